@@ -1,0 +1,2 @@
+VERSION = "1.2"
+RELEASE_NOTE = "Entries can be hidden."
