@@ -1,0 +1,31 @@
+"""What holds for all layers: the long products run with --all, and what was left out is said."""
+
+import sys
+
+import pytest
+import salt  # noqa: F401  (puts an importer of the old protocol on sys.meta_path)
+
+# pytest's importlib mode asks every importer for find_spec, which Salt's has not.
+sys.meta_path[:] = [importer for importer in sys.meta_path if hasattr(importer, "find_spec")]
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("django-formula")
+    group.addoption("--all", action="store_true", help="run the full products too")
+    group.addoption("--keep-hosts", action="store_true", help="leave the hosts of a failed run; the next run removes them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all"):
+        return
+    full = [item for item in items if item.get_closest_marker("full")]
+    if full:
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if item not in full]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = {report.longrepr[2] for report in skipped if "left out" in report.longrepr[2]}
+    for reason in sorted(reasons):
+        terminalreporter.section("LEFT OUT", sep="!", red=True, bold=True)
+        terminalreporter.line(reason)

@@ -1,0 +1,96 @@
+"""A load of requests that never pauses, for tests that may not lose one."""
+
+import http.client
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from urllib.parse import urlsplit
+
+Release = Callable[[bytes], str | None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request: when it was sent (seconds of time.time), how long it took, what came back."""
+
+    time: float
+    duration: float
+    status: int | None
+    release: str | None
+    error: str | None
+
+
+@dataclass
+class Load:
+    """Keep `connections` requests in flight, each on a connection of its own, until the block ends.
+
+    url: what is asked, under the name `host_header`
+    release: finds in an answer's body which release gave it
+    seconds, requests: the load stops by itself at either
+    """
+
+    url: str
+    host_header: str
+    connections: int = 16
+    release: Release = lambda body: None
+    seconds: float = 300
+    requests: int = 200_000
+    timeout: float = 30
+    answers: list[Answer] = field(default_factory=list)
+
+    def __enter__(self) -> "Load":
+        self.stopped = threading.Event()
+        self.limit = time.monotonic() + self.seconds
+        self.threads = [threading.Thread(target=self.ask_on, daemon=True) for _ in range(self.connections)]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join(self.timeout + 5)
+
+    @property
+    def failed(self) -> list[Answer]:
+        """The requests that got no answer, or none with status 200."""
+        return [answer for answer in self.answers if answer.status != 200]
+
+    @property
+    def releases(self) -> list[str]:
+        """The releases that answered, in the order of their first answer."""
+        ordered = sorted(self.answers, key=lambda answer: answer.time)
+        return list(dict.fromkeys(answer.release for answer in ordered if answer.release))
+
+    def wait(self, count: int, timeout: float = 30) -> None:
+        """Wait until `count` more requests have been answered. Raises TimeoutError."""
+        target, limit = len(self.answers) + count, time.monotonic() + timeout
+        while len(self.answers) < target:
+            if time.monotonic() > limit or not any(thread.is_alive() for thread in self.threads):
+                raise TimeoutError(f"{len(self.answers)} answers, {target} expected; failed: {self.failed[:3]}")
+            time.sleep(0.02)
+
+    def ask_on(self) -> None:
+        while not self.stopped.is_set() and time.monotonic() < self.limit and len(self.answers) < self.requests:
+            answer = self.ask()
+            self.answers.append(answer)
+            if answer.error:
+                time.sleep(0.05)
+
+    def ask(self) -> Answer:
+        where = urlsplit(self.url)
+        sent, started = time.time(), time.perf_counter()
+        connection = http.client.HTTPConnection(where.hostname or "", where.port or 80, timeout=self.timeout)
+        try:
+            connection.request("GET", where.path or "/", headers={"Host": self.host_header, "Connection": "close"})
+            response = connection.getresponse()
+            body = response.read()
+            return Answer(sent, time.perf_counter() - started, response.status, self.release(body), None)
+        except (OSError, http.client.HTTPException) as error:
+            return Answer(sent, time.perf_counter() - started, None, None, repr(error))
+        finally:
+            connection.close()

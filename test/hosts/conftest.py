@@ -1,0 +1,87 @@
+"""Fixtures: `hosts` and `module_hosts` start hosts, `host` is one, `repositories` makes git repositories on them."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from images import RELEASES
+from lab import Host, Lab, LabUnavailable
+from repository import EXAMPLE, Repository
+
+Hosts = Callable[..., Host]
+Repositories = Callable[..., Repository]
+
+
+@pytest.fixture(scope="session")
+def lab(pytestconfig: pytest.Config) -> Iterator[Lab]:
+    """The network of this run. Where the machine has none to give, tests are left out; under CI they fail."""
+
+    def say(line: str) -> None:
+        with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\n{line}", end=" ", flush=True)
+
+    try:
+        lab = Lab(say)
+    except LabUnavailable as why:
+        reason = f"left out every test on hosts: {why}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    yield lab
+    lab.close()
+
+
+@contextmanager
+def starting(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+    """Start hosts as Lab.start does, and remove them at the end: failed tests' too, but with --keep-hosts."""
+    started: list[Host] = []
+    failed_before = request.session.testsfailed
+
+    def start(*arguments: str, **options: object) -> Host:
+        started.append(lab.start(*arguments, **options))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    if request.config.getoption("--keep-hosts") and request.session.testsfailed > failed_before:
+        lab.keep(started)
+    else:
+        for host in started:
+            host.remove()
+
+
+@pytest.fixture
+def hosts(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+    """Start hosts that live as long as the test: `hosts("trixie", kind="bare", name="web1")`."""
+    with starting(lab, request) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_hosts(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+    """Start hosts that live as long as the module's tests."""
+    with starting(lab, request) as start:
+        yield start
+
+
+@pytest.fixture(scope="session", params=RELEASES)
+def release(request: pytest.FixtureRequest) -> str:
+    """Each Debian release in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def host(hosts: Hosts) -> Host:
+    """A host of the default release, with Salt and without pillar."""
+    return hosts()
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
+    """Make a git repository on a host, of the bundled example or another folder: `repositories(host)`."""
+
+    def make(host: Host, path: str = "/srv/git/project.git", source: Path = EXAMPLE) -> Repository:
+        return Repository(tmp_path_factory.mktemp("repository"), host, path, source)
+
+    return make

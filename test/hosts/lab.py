@@ -1,0 +1,384 @@
+"""Hosts with an init, a network and an address of their own: podman containers that the tests drive from outside."""
+
+import io
+import ipaddress
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+import testinfra
+from images import CERTIFICATES, Image, certificates, drop_old
+
+ROOT = Path(__file__).parent.parent.parent
+LABEL = "django-formula.process"
+ENVIRONMENT = {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES, "NODE_EXTRA_CA_CERTS": CERTIFICATES}
+LIMITS = ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
+MINION = {
+    "id": "host",
+    "file_client": "local",
+    "file_roots": {"base": ["/srv/formula"]},
+    "pillar_roots": {"base": ["/srv/pillar"]},
+}
+
+
+class LabUnavailable(Exception):
+    """This machine cannot make hosts; the message says why."""
+
+
+class CommandFailed(AssertionError):
+    """A command on a host, or podman itself, did not exit with 0; the message holds its output."""
+
+
+@dataclass(frozen=True)
+class Result:
+    command: str
+    returncode: int
+    stdout: str
+    stderr: str
+
+    def check(self) -> "Result":
+        if self.returncode:
+            raise CommandFailed(f"{self.command}\nexit {self.returncode}\n{self.stdout}\n{self.stderr}")
+        return self
+
+
+def podman(*argv: str, check: bool = True, stdin: str | bytes = "", timeout: float = 120) -> Result:
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    done = subprocess.run(["podman", *argv], input=data, capture_output=True, timeout=timeout, check=False)
+    out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    result = Result(shlex.join(["podman", *argv]), done.returncode, out, err)
+    return result.check() if check else result
+
+
+@dataclass(frozen=True)
+class State:
+    """What one state returned."""
+
+    id: str
+    name: str
+    function: str
+    result: bool | None
+    changes: dict[str, Any]
+    comment: str
+    warnings: list[str]
+    duration: float
+
+    def __str__(self) -> str:
+        mark = {True: "ok", False: "FAILED", None: "would change"}[self.result]
+        changes = f" {json.dumps(self.changes)[:2000]}" if self.changes else ""
+        return f"{mark:12} {self.id} ({self.function}): {self.comment}{changes}"
+
+
+@dataclass(frozen=True, repr=False)
+class Applied:
+    """A state.apply: its states in the order of their running, or the errors for which none ran."""
+
+    returncode: int
+    states: list[State]
+    errors: list[str]
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors and not self.failed and self.returncode == 0
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Comments of the states that failed, by id."""
+        return {state.id: state.comment for state in self.states if state.result is False}
+
+    @property
+    def changed(self) -> dict[str, dict[str, Any]]:
+        """Changes by id, those too that a dry run would have made."""
+        return {state.id: state.changes for state in self.states if state.changes or state.result is None}
+
+    @property
+    def warnings(self) -> dict[str, list[str]]:
+        return {state.id: state.warnings for state in self.states if state.warnings}
+
+    def __getitem__(self, state_id: str) -> State:
+        for state in self.states:
+            if state.id == state_id:
+                return state
+        raise KeyError(f"no state {state_id!r} among {[state.id for state in self.states]}")
+
+    def __repr__(self) -> str:
+        told = [state for state in self.states if state.result is not True or state.changes]
+        lines = [f"exit {self.returncode}, {len(self.states)} states", *self.errors, *map(str, told)]
+        return "\n".join([*lines, "" if self.states else self.stdout, self.stderr[-4000:]])
+
+
+def applied(result: Result) -> Applied:
+    """Read what `salt-call --local --out=json state.apply` printed."""
+    try:
+        answer = json.loads(result.stdout)["local"]
+    except (ValueError, KeyError):
+        return Applied(result.returncode, [], ["no JSON answer"], result.stdout, result.stderr)
+    if not isinstance(answer, dict):
+        return Applied(result.returncode, [], [str(line) for line in answer], result.stdout, result.stderr)
+    states = [
+        State(
+            id=state.get("__id__", key.split("_|-")[1]),
+            name=state.get("name", ""),
+            function="{0}.{3}".format(*key.split("_|-")),
+            result=state["result"],
+            changes=state["changes"],
+            comment=state["comment"],
+            warnings=state.get("warnings", []),
+            duration=state.get("duration", 0.0),
+        )
+        for key, state in sorted(answer.items(), key=lambda item: item[1].get("__run_num__", 0))
+    ]
+    return Applied(result.returncode, states, [], result.stdout, result.stderr)
+
+
+class Host:
+    """A running host. Its name resolves on the lab's network; its address can be asked from outside."""
+
+    def __init__(self, container: str, name: str, address: str, init: bool):
+        self.container = container
+        self.name = name
+        self.address = address
+        self.init = init
+
+    def __repr__(self) -> str:
+        return f"<host {self.name}: podman exec -it {self.container} bash>"
+
+    @property
+    def testinfra(self) -> Any:
+        """testinfra's host: `host.testinfra.service("nginx").is_running`, `.file("/srv").mode`, …"""
+        return testinfra.get_host(f"podman://{self.container}")
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        check: bool = True,
+        stdin: str | bytes = "",
+        timeout: float = 600,
+        user: str = "root",
+        environment: Mapping[str, str] | None = None,
+    ) -> Result:
+        """Run an argv, or a string by bash, as long as `timeout` seconds. Raises CommandFailed unless `check` is False."""
+        argv = ["bash", "-c", command] if isinstance(command, str) else list(command)
+        told = [f"--env={name}={value}" for name, value in (environment or {}).items()]
+        bounded = ["timeout", "--kill-after=10", str(timeout), *argv]
+        return podman(
+            *("exec", "--interactive", f"--user={user}", *told, self.container, *bounded),
+            **{"check": check, "stdin": stdin, "timeout": timeout + 60},
+        )
+
+    def write(self, path: str, content: str | bytes, *, mode: str = "0644", owner: str = "root", group: str = "root") -> None:
+        """Write a file, and the folders above it."""
+        self.run(["install", "-D", "-m", mode, "-o", owner, "-g", group, "/dev/stdin", path], stdin=content)
+
+    def read(self, path: str) -> str:
+        return self.run(["cat", "--", path]).stdout
+
+    def send(self, archive: bytes, folder: str) -> None:
+        """Unpack a tar archive into a folder, which is made."""
+        self.run(["mkdir", "-p", folder])
+        self.run(["tar", "-x", "--no-same-owner", "-C", folder], stdin=archive)
+
+    def pillar(self, pillar: Mapping[str, Any] | str) -> None:
+        """Give the host its pillar: data, or the text of an SLS."""
+        text = pillar if isinstance(pillar, str) else "#!json\n" + json.dumps(pillar, indent=2)
+        self.write("/srv/pillar/host.sls", text, mode="0600")
+        self.write("/srv/pillar/top.sls", "base:\n  '*':\n    - host\n")
+
+    def salt(self, function: str, *arguments: str, timeout: float = 900, **options: Any) -> Result:
+        """`salt-call --local`, masterless; options that are no strings are passed as JSON."""
+        named = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
+        argv = ["salt-call", "--local", "--out=json", "--log-level=warning", function, *arguments, *named]
+        return self.run(argv, check=False, timeout=timeout)
+
+    def call(self, function: str, *arguments: str, **options: Any) -> Any:
+        """What an execution function answers. Raises CommandFailed where it exits otherwise than with 0."""
+        return json.loads(self.salt(function, *arguments, **options).check().stdout)["local"]
+
+    def apply(
+        self, *states: str, test: bool = False, pillar: Mapping[str, Any] | None = None, timeout: float = 900
+    ) -> Applied:
+        """`state.apply`, of `django` unless other states are named."""
+        options: dict[str, Any] = {"test": True} if test else {}
+        if pillar is not None:
+            options["pillar"] = pillar
+        return applied(self.salt("state.apply", ",".join(states or ("django",)), timeout=timeout, **options))
+
+    def http(self, path: str = "/", host: str | None = None, method: str = "GET", **options: Any) -> requests.Response:
+        """Ask the host from outside, under a name that need not resolve; redirects are not followed."""
+        with self.browser(host) as browser:
+            return browser.request(method, path, **options)
+
+    def browser(self, host: str | None = None, port: int = 80) -> "Browser":
+        """A session that keeps its cookies, for forms and logins."""
+        return Browser(f"http://{self.address}:{port}", host or self.address)
+
+    def restart(self) -> None:
+        """Reboot."""
+        podman("restart", "--time=30", self.container)
+        self.wait_for_boot()
+
+    def kill(self) -> None:
+        """Cut the power."""
+        podman("kill", "--signal=KILL", self.container)
+        podman("wait", self.container)
+
+    def start(self) -> None:
+        """Switch the host on again after `kill`."""
+        podman("start", self.container)
+        self.wait_for_boot()
+
+    def wait_for_boot(self, timeout: float = 60) -> None:
+        """Raises CommandFailed where the init is not through in time, or a unit failed."""
+        if not self.init:
+            return
+        limit = time.monotonic() + timeout
+        while time.monotonic() < limit:
+            state = self.run(["systemctl", "is-system-running", "--wait"], check=False, timeout=timeout)
+            if state.stdout.strip() == "running":
+                return
+            if state.stdout.strip() == "degraded":
+                failed = self.run(["systemctl", "--failed", "--no-pager"], check=False)
+                raise CommandFailed(f"{self.name} has booted with failed units:\n{failed.stdout}")
+            time.sleep(0.2)
+        raise CommandFailed(f"{self.name} has not booted in {timeout} s: {state.stdout} {state.stderr}")
+
+    def remove(self) -> None:
+        podman("rm", "--force", "--time=0", self.container, check=False)
+
+
+class Browser(requests.Session):
+    """Requests to one address under one name; cookies belong to the name. Redirects are not followed unless told to."""
+
+    def __init__(self, origin: str, host: str):
+        super().__init__()
+        self.trust_env = False
+        self.origin = origin
+        self.headers["Host"] = host
+
+    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> requests.Response:  # type: ignore[override]
+        options.setdefault("allow_redirects", False)
+        options.setdefault("timeout", 30)
+        return super().request(method, self.origin + url, *arguments, **options)
+
+
+class Lab:
+    """The network of one test run, and the hosts on it."""
+
+    def __init__(self, say: Callable[[str], object]):
+        self.say = say
+        self.name = f"django-formula-{os.getpid()}"
+        self.images: dict[Image, str] = {}
+        self.started = self.kept = 0
+        require_podman()
+        remove_leftovers()
+        drop_old()
+        podman("network", "create", f"--label={LABEL}={os.getpid()}", self.name)
+        self.subnet = ipaddress.ip_network(json.loads(podman("network", "inspect", self.name).stdout)[0]["subnets"][0]["subnet"])
+
+    def image(self, release: str, kind: str) -> str:
+        image = Image(release, kind)
+        if image not in self.images:
+            try:
+                self.images[image] = image.require(self.say)
+            except subprocess.CalledProcessError as error:
+                raise CommandFailed(f"{shlex.join(error.cmd)}\n{error.stdout}\n{error.stderr}") from None
+        return self.images[image]
+
+    def start(
+        self,
+        release: str = "bookworm",
+        *,
+        kind: str = "salt",
+        name: str | None = None,
+        init: bool = True,
+        options: Sequence[str] = (),
+    ) -> Host:
+        """Start a host and wait until it has booted, with the formula's tree in /srv/formula.
+
+        kind: "salt" (masterless, as pinned), "salt-3007", or "bare" (Debian as it is installed)
+        init: False for a host without systemd
+        options: more of podman run's, as --volume=OUTSIDE:INSIDE
+        """
+        image = self.image(release, kind)
+        self.started += 1
+        name = name or f"host{self.started}"
+        container, address = f"{self.name}-{self.started}", str(self.subnet[9 + self.started])
+        podman(
+            *("--runtime", "runc", "run", "--detach", "--name", container, "--hostname", name, *LIMITS),
+            *("--network", self.name, "--network-alias", name, "--ip", address, f"--label={LABEL}={os.getpid()}"),
+            *(f"--env={key}={value}" for key, value in ENVIRONMENT.items()),
+            *("--volume", f"{certificates()}:{CERTIFICATES}:ro", *options),
+            *(("--systemd=always", image) if init else (image, "sleep", "infinity")),
+        )
+        host = Host(container, name, address, init)
+        host.send(tree(), "/srv/formula")
+        if kind != "bare":
+            host.write("/etc/salt/minion", json.dumps(MINION | {"id": name}))
+            host.pillar({})
+        host.wait_for_boot()
+        return host
+
+    def keep(self, hosts: Sequence[Host]) -> None:
+        """Leave these hosts running when the lab closes; the next run removes them."""
+        for host in hosts:
+            self.say(f"kept {host}")
+        self.kept += len(hosts)
+
+    def close(self) -> None:
+        if not self.kept:
+            remove(f"{LABEL}={os.getpid()}")
+
+
+def require_podman() -> None:
+    """Raises LabUnavailable unless this machine can be expected to run hosts."""
+    if os.geteuid():
+        raise LabUnavailable("hosts need root: sudo ./test/run")
+    missing = [tool for tool in ("podman", "runc", "mmdebstrap") if not shutil.which(tool)]
+    if missing:
+        raise LabUnavailable(f"not installed: {', '.join(missing)}")
+    info = podman("info", check=False)
+    if info.returncode:
+        raise LabUnavailable(f"podman does not work here: {info.stderr.strip()}")
+
+
+def remove_leftovers() -> None:
+    """Remove the hosts and networks of runs that were killed, or that kept theirs."""
+    labels = podman("ps", "--all", f"--filter=label={LABEL}", "--format", f'{{{{ index .Labels "{LABEL}" }}}}').stdout
+    labels += podman(
+        "network", "ls", f"--filter=label={LABEL}", "--format", f'{{{{ index .Labels "{LABEL}" }}}}'
+    ).stdout
+    for process in set(labels.split()):
+        if not Path("/proc", process).exists():
+            remove(f"{LABEL}={process}")
+
+
+def remove(label: str) -> None:
+    containers = podman("ps", "--all", "--quiet", f"--filter=label={label}").stdout.split()
+    if containers:
+        podman("rm", "--force", "--time=0", *containers, check=False)
+    for network in podman("network", "ls", "--quiet", f"--filter=label={label}").stdout.split():
+        podman("network", "rm", "--force", network, check=False)
+
+
+def tree() -> bytes:
+    """The work tree as a tar archive: what git tracks, and what it would."""
+    argv = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name in filter(None, listed.split("\0")):
+            if (ROOT / name).exists():
+                tar.add(ROOT / name, name, recursive=False)
+    return archive.getvalue()
