@@ -1,0 +1,579 @@
+"""
+The pillar, merged and checked: from what the operator wrote to the effective configuration of each site.
+
+While Salt renders, before anything of ours has been synced, this file is run by Salt's py renderer (``run``); later
+it is a module like the others. So it imports nothing of ours. ``django/schema.yaml`` says what is valid.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+Rules = dict[str, Any]  # a part of the schema, its references resolved
+Path = tuple[Any, ...]  # where a value stands in the pillar: ("django", "sites", "blog", "domains", 0)
+Problem = tuple[Path, str]  # where, and what is wrong there
+
+SOCKET_PATH = 107  # bytes that the kernel accepts as the path of a unix socket
+ARGUMENT = 128 * 1024  # bytes of one NAME=value, with the NUL at its end, that a process can be started with
+SHOWN = 60  # characters of a value that an error shows
+UNREADABLE = object()  # stands for a value that no JSON can hold and that has been reported already
+
+TYPES: dict[str, Callable[[Any], bool]] = {
+    "null": lambda value: value is None,
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: _number(value) and value == int(value),
+    "number": lambda value: _number(value),
+    "string": lambda value: isinstance(value, str),
+    "array": lambda value: isinstance(value, list),
+    "object": lambda value: isinstance(value, dict),
+}
+WORDS = {
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a string",
+    "array": "a list",
+    "object": "a map",
+}
+TRAPS = [
+    (r"\A\*{10}\Z", "Salt's mask of a value, as pillar.get returns it: write the value itself or an sdb:// reference"),
+    (r"-----BEGIN PGP MESSAGE", "still encrypted: begin the pillar file with #!yaml|gpg, with its key on the master"),
+    (r"(?s)\{\{.*\}\}|\{%.*%\}", "Jinja that has not been rendered: does the pillar file begin with #!yaml?"),
+]
+
+
+def run() -> dict[str, Any]:
+    """What ``map.jinja`` imports: ``compile`` over this minion's pillar and grains."""
+    context = globals()  # Salt's py renderer puts __salt__ and the like here
+
+    def read(name: str) -> Any:
+        return context["__salt__"]["slsutil.renderer"](f"salt://django/{name}", default_renderer="yaml")
+
+    return compile(context["__pillar__"], read("schema.yaml"), read("platforms.yaml"), context["__grains__"])
+
+
+def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) -> dict[str, Any]:
+    """
+    The effective configuration of each site, or everything that is wrong with the pillar.
+
+    :param pillar: the minion's pillar, of which only the key ``django`` is read
+    :param schema: ``schema.yaml``
+    :param platforms: ``platforms.yaml``
+    :param grains: ``os_family`` and ``osmajorrelease`` choose the platform
+    :return: ``errors``, lines in the words of the pillar; ``sites`` and ``absent``, configurations by the name of the
+        site (empty when there are errors) that hold each secret as ``{"pillar": "django:sites:blog:secret_key"}``;
+        ``platform``, what ``platforms.yaml`` says about this one
+    """
+    found: list[Problem] = []
+    platform = _platform(platforms, grains, found)
+    rules = resolve(schema, schema)["properties"]["django"]
+    given = _plain(pillar.get("django"), ("django",), found)
+    _report(found, _traps(given, rules, ("django",)))
+    _report(found, check(given, rules, ("django",)))
+    _prune(given, found)
+    layers = given if isinstance(given, dict) else {}
+    configurations, contradictions = _configurations(layers, platform.get("defaults", {}), rules)
+    _report(found, contradictions)
+    if found:
+        return {"errors": _lines(found), "sites": {}, "absent": {}, "platform": platform}
+    absent = {name: site for name, site in configurations.items() if site["state"] == "absent"}
+    sites = {name: site for name, site in configurations.items() if name not in absent}
+    return {"errors": [], "sites": sites, "absent": absent, "platform": platform}
+
+
+def _platform(platforms: dict[str, Any], grains: Any, found: list[Problem]) -> dict[str, Any]:
+    family = grains.get("os_family")
+    if family not in platforms:
+        known = ", ".join(name for name in platforms if "-" not in name)
+        found.append((("grains", "os_family"), f"expected one of {known}, got {_shown(family, {})}"))
+        return {}
+    release = platforms.get(f"{family}-{grains.get('osmajorrelease')}", {})
+    return _merge(platforms[family], release, {}, (), [])
+
+
+# Merging
+
+
+def _configurations(layers: Any, platform: Any, rules: Rules) -> tuple[dict[str, Any], list[Problem]]:
+    """Schema defaults < platform < django:defaults < site, and what contradicts itself in the result."""
+    problems: list[Problem] = []
+    site_rules = rules["properties"]["defaults"]
+    defaults = layers.get("defaults") or {}
+    inherited = _merge(platform, defaults, site_rules, ("django", "defaults"), problems)
+    problems += _oversized(defaults, ("django", "defaults"))
+    configurations = {}
+    for name, own in sorted((layers.get("sites") or {}).items()):
+        path = ("django", "sites", name)
+        merged = _merge(inherited, own or {}, site_rules, path, problems)
+        configurations[name] = _complete(name, _fill(merged, site_rules))
+        problems += [((*path, *key), text) for key, text in _site_contradictions(configurations[name], own or {})]
+        problems += _oversized(own or {}, path)
+    problems += _contradictions_between(configurations)
+    return configurations, problems
+
+
+def _merge(lower: Any, upper: Any, rules: Rules, path: Path, problems: list[Problem]) -> dict[str, Any]:
+    """
+    ``upper`` over ``lower``: maps key by key, lists and scalars replace, null takes the inherited value back.
+
+    Secrets of ``upper`` become references to their place in the pillar.
+    """
+    merged = dict(lower)
+    for name, value in upper.items():
+        rule = _rule(rules, name)
+        if value is None and (name in lower or "type" in rule):
+            if name not in lower and name not in rules.get("properties", ()):
+                problems.append(((*path, name), NOTHING_TO_TAKE_BACK))
+            merged.pop(name, None)
+        elif isinstance(value, dict):
+            beneath = lower.get(name)
+            beneath = beneath if isinstance(beneath, dict) and not rule.get("whole") else {}
+            merged[name] = _merge(beneath, value, rule, (*path, name), problems)
+        elif rule.get("secret") and isinstance(value, str):
+            merged[name] = {"pillar": ":".join((*path, name))}
+        else:
+            merged[name] = value
+    return merged
+
+
+NOTHING_TO_TAKE_BACK = (
+    "expected a value, got nothing (null): write '' for an empty text; nothing is inherited to take back"
+)
+
+
+def _rule(rules: Rules, name: str) -> Rules:
+    """The rules of one key of a map."""
+    rule = rules.get("properties", {}).get(name, rules.get("additionalProperties", {}))
+    return rule if isinstance(rule, dict) else {}
+
+
+def _fill(value: Any, rules: Rules) -> Any:
+    """The value with every default of the schema in its place."""
+    if isinstance(value, dict) and ("properties" in rules or "additionalProperties" in rules):
+        filled = {name: _fill(item, _rule(rules, name)) for name, item in value.items()}
+        for name, rule in rules.get("properties", {}).items():
+            if "default" in rule and name not in filled:
+                filled[name] = _fill(rule["default"], rule)
+        return filled
+    if isinstance(value, list):
+        return [_fill(item, rules.get("items", {})) for item in value]
+    if isinstance(value, float) and value.is_integer() and "integer" in rules.get("type", ()):
+        return int(value)
+    return value
+
+
+def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with its name, what is derived from that, and one shape for what may be written in several."""
+    derived = {"name": name, "root": f"/srv/django/{name}", "user": name, "domains": []}
+    environment = {key: _text(value) for key, value in site["environment"].items()}
+    secrets = {
+        key: {"value": {"pillar": entry["pillar"]}, "as": entry["as"]} if "pillar" in entry else entry
+        for key, entry in site["secrets"].items()
+    }
+    return {**derived, **site, "environment": environment, "secrets": secrets}
+
+
+def _text(value: Any) -> Any:
+    """A value of ``environment`` as the process sees it; what is taken from elsewhere stays as it is."""
+    return value if isinstance(value, str | dict) else json.dumps(value)
+
+
+# Contradictions: what no single option can see
+
+
+def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[Problem]:
+    """What contradicts itself within a site, by paths relative to it; ``own`` is what the site itself says."""
+    if site["repository"] and site["folder"]:
+        yield ("folder",), "expected either repository or folder, got both"
+    if site["state"] == "present" and not (site["repository"] or site["folder"]):
+        yield ("repository",), "missing: a site needs a repository or a folder"
+    if site["state"] == "present" and not site["domains"]:
+        yield ("domains",), "missing: a site needs at least one host name, such as [blog.example.org]"
+    if site["folder"] and own.get("revision"):
+        yield ("revision",), "a folder has no revision: leave it out, or name a repository instead of the folder"
+    if site["settings"] and not site["overlay"]:
+        yield ("settings",), "nothing is laid over the project with overlay: false; use environment instead"
+    for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
+        yield ("redirect_domains",), f"{domain} is one of domains too"
+    yield from _path_contradictions(site)
+    yield from _overlaps(site)
+    yield from _environment_contradictions(site)
+    yield from _command_contradictions(site["build"])
+
+
+def _path_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
+    root = site["root"]
+    socket = f"{root}/current/socket"
+    if len(socket.encode()) > SOCKET_PATH:
+        limit = SOCKET_PATH - len("/current/socket")
+        yield ("root",), f"expected at most {limit} bytes, got {len(root.encode())}: a socket lies below it"
+    if site["folder"] and _nested(site["folder"], root):
+        yield ("folder",), f"{site['folder']} and the root {root} lie within each other: move one of them"
+    if site["mount"] and _nested(site["mount"], root):
+        yield ("mount",), f"{site['mount']} and the root {root} lie within each other: move one of them"
+    if site["database"]["name"] and not site["database"]["engine"]:
+        yield ("database", "name"), "has no effect without an engine: add engine: sqlite"
+    port = _port(site)
+    if port and port > 65534:
+        yield ("server", "bind"), f"expected a port from 1 to 65534, since the next one is used too, got {port}"
+
+
+def _overlaps(site: dict[str, Any]) -> Iterator[Problem]:
+    """Paths in the source that lie within each other, of which each would undo the other."""
+    named = [(key, path) for key in ("shared", "writable", "files") for path in site[key]]
+    for (first_key, first), (key, path) in itertools.combinations(named, 2):
+        if _nested(first, path):
+            yield (key,), f"{path} and {first} (in {first_key}) lie within each other: name one of them"
+
+
+def _environment_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
+    for name, value in site["environment"].items():
+        if not isinstance(value, dict):
+            continue
+        source = value.get("from", "")
+        if source.startswith("database_") and not site["database"]["engine"]:
+            yield ("environment", name), f"{source} is not known without database:engine"
+        if value.get("join", ",") != "," and source != "domains":
+            yield ("environment", name, "join"), "only domains are joined"
+    taken = set(site["environment"])
+    for name, entry in site["secrets"].items():
+        variable = f"{name}_FILE" if entry["as"] == "file" else name
+        if variable in taken:
+            yield ("secrets", name), f"{variable} is in environment too: name it in one of them"
+        taken.add(variable)
+
+
+def _command_contradictions(build: list[str]) -> Iterator[Problem]:
+    for index, command in enumerate(build):
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            yield ("build", index), f"expected a command with its quotes closed, got {_shown(command, {})}: {error}"
+            continue
+        operators = {"&&", "||", "|", ";", "&", ">", ">>", "<"} & {*words}
+        if operators:
+            yield ("build", index), f"no shell reads {min(operators)}: write several commands, or sh -c '…'"
+
+
+def _oversized(layer: dict[str, Any], path: Path) -> Iterator[Problem]:
+    """Variables that no process can be started with."""
+    for key in ("environment", "secrets"):
+        for name, value in (layer.get(key) or {}).items():
+            text = value.get("value") if isinstance(value, dict) else value
+            size = len(f"{name}={text}".encode("utf-8", "surrogatepass")) + 1
+            if size > ARGUMENT:
+                yield (*path, key, name), f"expected at most {ARGUMENT} bytes with its name, got {size}"
+
+
+def _contradictions_between(sites: dict[str, Any]) -> Iterator[Problem]:
+    present = {name: site for name, site in sites.items() if site["state"] == "present"}
+    yield from _shared_addresses(present)
+    yield from _shared_ports(present)
+    for (first, one), (second, other) in itertools.combinations(sites.items(), 2):
+        if _nested(one["root"], other["root"]):
+            text = f"{other['root']} and the root {one['root']} of site {first} lie within each other: name another one"
+            yield ("django", "sites", second, "root"), text
+        if one["user"] == other["user"]:
+            text = f"{other['user']} is the user of site {first} too: each site has its own"
+            yield ("django", "sites", second, "user"), text
+
+
+def _shared_addresses(sites: dict[str, Any]) -> Iterator[Problem]:
+    """Domains that several sites have: each under a path of its own, all with the same server block."""
+    owners: dict[str, list[tuple[str, str | None]]] = {}
+    for name, site in sites.items():
+        for key in ("domains", "redirect_domains"):
+            for domain in site[key]:
+                place = site["path"] if key == "domains" else None
+                for other, other_place in owners.get(domain, ()):
+                    if other != name:
+                        yield from _shared_address(sites, (name, key, place), (other, other_place), domain)
+                owners.setdefault(domain, []).append((name, place))
+
+
+def _shared_address(sites: Any, mine: Any, theirs: Any, domain: str) -> Iterator[Problem]:
+    (name, key, place), (other, other_place) = mine, theirs
+    path = ("django", "sites", name)
+    if place is None or other_place is None:
+        yield (*path, key), f"{domain} belongs to site {other} too, and a redirected domain cannot be shared"
+    elif place == other_place:
+        yield (*path, key), f"{domain}{place} is served by site {other} already: use another domain or path"
+    proxy, other_proxy = sites[name]["proxy"], sites[other]["proxy"]
+    if sorted(proxy["listen"]) != sorted(other_proxy["listen"]):
+        ports, other_ports = proxy["listen"], other_proxy["listen"]
+        text = f"expected {other_ports}, since site {other} has {domain} too, got {ports}"
+        yield (*path, "proxy", "listen"), text
+    for option in sorted({*proxy["options"]} & {*other_proxy["options"]}):
+        if proxy["options"][option] != other_proxy["options"][option]:
+            text = f"differs from site {other}, which has {domain} too: one server block serves both"
+            yield (*path, "proxy", "options", option), text
+
+
+def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
+    """Ports that two servers would bind; each takes turns on its own and the next one."""
+    taken = {port: f"proxy:listen of site {name}" for name, site in sites.items() for port in site["proxy"]["listen"]}
+    for name, site in sites.items():
+        first = _port(site)
+        for port in (first, first + 1) if first else ():
+            if port in taken:
+                yield ("django", "sites", name, "server", "bind"), f"port {port} is taken by {taken[port]}"
+            taken.setdefault(port, f"server:bind of site {name}")
+
+
+def _port(site: dict[str, Any]) -> int:
+    """The first of the two TCP ports that the site's server binds; 0 for a unix socket."""
+    bind = site["server"]["bind"]
+    return 0 if bind == "unix" else int(bind.rpartition(":")[2])
+
+
+def _nested(one: str, other: str) -> bool:
+    """Whether two paths are the same or one lies within the other."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+# Checking: the keywords of JSON Schema that schema.yaml uses
+
+
+def resolve(rules: Any, schema: Rules) -> Any:
+    """The schema with each ``$ref`` replaced by what it names, and each ``type`` a list."""
+    if isinstance(rules, list):
+        return [resolve(item, schema) for item in rules]
+    if not isinstance(rules, dict):
+        return rules
+    resolved = {}
+    if "$ref" in rules:
+        resolved = resolve(schema["$defs"][rules["$ref"].rpartition("/")[2]], schema)
+    for keyword, value in rules.items():
+        if keyword == "properties":
+            value = {name: resolve(rule, schema) for name, rule in value.items()}
+        elif keyword == "type":
+            value = [value] if isinstance(value, str) else value
+        elif keyword not in ("$defs", "default", "enum"):
+            value = resolve(value, schema)
+        resolved[keyword] = value
+    return resolved
+
+
+def check(value: Any, rules: Rules, path: Path = ()) -> list[Problem]:
+    """Where a value departs from its (resolved) schema, each in a sentence for the operator."""
+    if value is UNREADABLE:
+        return []
+    if "type" in rules and not any(TYPES[name](value) for name in rules["type"]):
+        return [(path, _expected(value, rules))]
+    if "enum" in rules and not any(_same(value, choice) for choice in rules["enum"]):
+        return [(path, _expected(value, rules))]
+    if isinstance(value, dict):
+        problems = list(_check_map(value, rules, path))
+    elif isinstance(value, list):
+        problems = list(_check_list(value, rules, path))
+    else:
+        problems = _check_scalar(value, rules, path)
+    return problems or _check_combined(value, rules, path)
+
+
+def _check_scalar(value: Any, rules: Rules, path: Path) -> list[Problem]:
+    if isinstance(value, str):
+        if len(value) > rules.get("maxLength", math.inf):
+            return [(path, f"expected at most {rules['maxLength']} characters, got {len(value)}")]
+        fits = "pattern" not in rules or re.fullmatch(rules["pattern"], value) is not None
+    else:
+        fits = not _number(value) or rules.get("minimum", -math.inf) <= value <= rules.get("maximum", math.inf)
+    return [] if fits else [(path, _expected(value, rules))]
+
+
+def _check_map(value: dict[str, Any], rules: Rules, path: Path) -> Iterator[Problem]:
+    known = rules.get("properties", {})
+    others = rules.get("additionalProperties", {})
+    for name in rules.get("required", ()):
+        if name not in value:
+            yield (*path, name), f"missing: expected {_wanted(known[name])}"
+    for name, item in value.items():
+        place = (*path, name)
+        if "propertyNames" in rules:
+            yield from _check_name(name, rules["propertyNames"], place)
+        if name in known:
+            yield from check(item, known[name], place)
+        elif others is False:
+            yield place, _unknown(name, known)
+        else:
+            yield from check(item, others, place)
+
+
+def _check_name(name: str, rules: Rules, place: Path) -> Iterator[Problem]:
+    if "enum" in rules:
+        if name not in rules["enum"]:
+            yield place, _unknown(name, {choice: {} for choice in rules["enum"]})
+        return
+    for _, text in check(name, rules, place):
+        yield place, text.replace("expected ", "expected as name ", 1)
+
+
+def _check_list(value: list[Any], rules: Rules, path: Path) -> Iterator[Problem]:
+    if len(value) < rules.get("minItems", 0):
+        yield path, "expected at least one item, got an empty list"
+    for index, item in enumerate(value):
+        yield from check(item, rules.get("items", {}), (*path, index))
+        if rules.get("uniqueItems") and any(_same(item, earlier) for earlier in value[:index]):
+            yield (*path, index), f"{_shown(item, rules.get('items', {}))} is in the list twice"
+
+
+def _check_combined(value: Any, rules: Rules, path: Path) -> list[Problem]:
+    if "not" in rules and not check(value, rules["not"]):
+        return [(path, f"{_shown(value, rules)} is refused: {rules['refuse']}")]
+    for part in rules.get("allOf", ()):
+        problems = check(value, part, path)
+        if problems:
+            return problems
+    if "oneOf" in rules and sum(not check(value, choice) for choice in rules["oneOf"]) != 1:
+        got = " and ".join(value) if isinstance(value, dict) and value else _shown(value, rules)
+        return [(path, f"expected {rules['hint']}, got {got}")]
+    return []
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality of JSON: true is not 1."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+# Wording
+
+
+def _expected(value: Any, rules: Rules) -> str:
+    choices = [choice for choice in rules.get("enum", ()) if isinstance(choice, str)]
+    close = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
+    advice = f', did you mean "{close[0]}"?' if close else _advice(value, rules)
+    return f"expected {_wanted(rules)}, got {_shown(value, rules)}{advice}"
+
+
+def _wanted(rules: Rules) -> str:
+    """What a value has to be, in words."""
+    if "hint" in rules:
+        return str(rules["hint"])
+    if "enum" in rules:
+        choices = [str(choice) for choice in rules["enum"] if choice is not None]
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    if "minimum" in rules:
+        return f"a whole number from {rules['minimum']} to {rules['maximum']}"
+    return " or ".join(WORDS[name] for name in rules.get("type", ()) if name != "null")
+
+
+def _shown(value: Any, rules: Rules) -> str:
+    """A value with its type, at most SHOWN characters of it, and nothing of a secret."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'a map'}{'' if value else ' that is empty'}"
+    kind = "boolean" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
+    if rules.get("secret"):
+        return f"a {kind} that is not shown"
+    text = f"{value[:SHOWN]}…" if isinstance(value, str) and len(value) > SHOWN else value
+    return f"{json.dumps(text, ensure_ascii=not str(text).isprintable())} ({kind})"
+
+
+def _advice(value: Any, rules: Rules) -> str:
+    """How to write what was meant, where YAML read something else."""
+    types = rules.get("type", ())
+    if "array" in types and isinstance(value, str) and not rules.get("secret"):
+        return f": write it as [{value[:SHOWN]}]" if not check([value], rules) else ""
+    if "array" in types and isinstance(value, dict):
+        return ': begin each line with "- "'
+    if "object" in types and isinstance(value, list):
+        return ': write "name: …" lines, without "- "'
+    if "boolean" in types and str(value).lower() in ("yes", "on", "true", "no", "off", "false"):
+        return f": write {'true' if str(value).lower() in ('yes', 'on', 'true') else 'false'} without quotes"
+    if "integer" in types and re.fullmatch("[0-9]{1,9}", str(value)) and not check(int(value), rules):
+        return ": write it without quotes"
+    if "string" in types and isinstance(value, bool) and not check("yes", rules):
+        return ": quote it, since YAML reads yes, no, on and off as true and false"
+    if "string" in types and _number(value) and not check(str(value), rules):
+        return ": quote it, since YAML reads it as a number"
+    return ""
+
+
+def _unknown(name: str, known: dict[str, Rules]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    inner = [f"{option}:{name}" for option, rules in known.items() if name in rules.get("properties", ())]
+    if close or inner:
+        return "unknown option, did you mean " + " or ".join(f'"{option}"' for option in [*close, *inner]) + "?"
+    return f"unknown option, expected one of {', '.join(known)}" if 0 < len(known) <= 12 else "unknown option"
+
+
+def _lines(problems: Iterable[Problem]) -> list[str]:
+    """One line for each problem, sorted by its path."""
+
+    def place(problem: Problem) -> list[str]:
+        return [f"{step:06}" if isinstance(step, int) else step for step in problem[0]]
+
+    return [f"{':'.join(_step(step) for step in path)} — {text}" for path, text in sorted(problems, key=place)]
+
+
+def _step(step: Any) -> str:
+    text = str(step)
+    return text if re.fullmatch("[!-~]{1,200}", text) else json.dumps(text[:SHOWN])
+
+
+# Reading
+
+
+def _plain(value: Any, path: Path, found: list[Problem]) -> Any:
+    """A copy of what JSON can hold; what it cannot, such as a date, is reported and replaced by UNREADABLE."""
+    if isinstance(value, dict):
+        for name in value:
+            if not isinstance(name, str):
+                kind = "true and false" if isinstance(name, bool) else "numbers and dates"
+                found.append(((*path, str(name)), f"expected a string as name: quote it, since YAML reads {kind}"))
+        return {str(name): _plain(item, (*path, str(name)), found) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, (*path, index), found) for index, item in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    kind = type(value).__name__
+    found.append((path, f"expected plain text, a number or the like, got {value!s:.60} ({kind}): quote it"))
+    return UNREADABLE
+
+
+def _traps(value: Any, rules: Rules, path: Path) -> Iterator[Problem]:
+    """Strings that are certainly not what was meant."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _traps(item, _rule(rules, name), (*path, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _traps(item, rules.get("items", {}), (*path, index))
+    elif isinstance(value, str) and not rules.get("verbatim"):
+        for pattern, meaning in TRAPS:
+            if re.search(pattern, value):
+                yield path, f"the value is {meaning}"
+                return
+
+
+def _report(found: list[Problem], problems: Iterable[Problem]) -> None:
+    """Add problems, but for what follows from one that is reported already: above, below or at the same place."""
+    earlier = [path for path, _ in found]
+    for path, text in problems:
+        if not any(path[: len(other)] == other[: len(path)] for other in earlier):
+            found.append((path, text))
+
+
+def _prune(given: Any, found: Iterable[Problem]) -> None:
+    """Take out what is wrong, lists as a whole, so that the rest can be merged and checked."""
+    for path, _ in found:
+        node = given
+        for depth, step in enumerate(path[1:], 2):
+            child = node.get(step) if isinstance(node, dict) else None
+            if depth == len(path) or not isinstance(child, dict):
+                if isinstance(node, dict):
+                    node.pop(step, None)
+                break
+            node = child
