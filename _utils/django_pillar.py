@@ -13,6 +13,7 @@ import json
 import math
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -49,6 +50,11 @@ TRAPS = [
 ]
 
 
+# Each file that imports map.jinja executes this one anew. The pillar of one apply is one object, so what was compiled
+# from it last is kept from one execution to the next: reading the schema through Salt costs more than all the rest.
+KEPT: list[Any] = getattr(sys.modules.get("django_pillar"), "KEPT", [])
+
+
 def run() -> dict[str, Any]:
     """What ``map.jinja`` imports: ``compile`` over this minion's pillar and grains."""
     context = globals()  # Salt's py renderer puts __salt__ and the like here
@@ -56,7 +62,11 @@ def run() -> dict[str, Any]:
     def read(name: str) -> Any:
         return context["__salt__"]["slsutil.renderer"](f"salt://django/{name}", default_renderer="yaml")
 
-    return compile(context["__pillar__"], read("schema.yaml"), read("platforms.yaml"), context["__grains__"])
+    given = context["__pillar__"].get("django")
+    if not KEPT or KEPT[0] is not given:
+        compiled = compile({"django": given}, read("schema.yaml"), read("platforms.yaml"), context["__grains__"])
+        KEPT[:] = [given, compiled]
+    return KEPT[1]
 
 
 def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) -> dict[str, Any]:
