@@ -8,10 +8,13 @@ import salt  # noqa: F401  (puts an importer of the old protocol on sys.meta_pat
 # pytest's importlib mode asks every importer for find_spec, which Salt's has not.
 sys.meta_path[:] = [importer for importer in sys.meta_path if hasattr(importer, "find_spec")]
 
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("django-formula")
     group.addoption("--all", action="store_true", help="run the full products too")
-    group.addoption("--keep-hosts", action="store_true", help="leave the hosts of a failed run; the next run removes them")
+    group.addoption(
+        "--keep-hosts", action="store_true", help="leave the hosts of a failed run; the next run removes them"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

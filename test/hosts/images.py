@@ -118,7 +118,18 @@ class Image:
         packages.mkdir(exist_ok=True)
         (requirement,) = pins(self.kind)
         quiet(
-            *("podman", "--runtime", "runc", "build", "--quiet", "--layers=false", "--format", "docker", "--tag", self.tag),
+            *(
+                "podman",
+                "--runtime",
+                "runc",
+                "build",
+                "--quiet",
+                "--layers=false",
+                "--format",
+                "docker",
+                "--tag",
+                self.tag,
+            ),
             *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
             *("--build-arg", f"BARE={bare}", "--build-arg", f"SALT={requirement}"),
             *("--volume", f"{certificates()}:{CERTIFICATES}:ro"),
@@ -138,7 +149,9 @@ def drop_old() -> None:
     for archive in (cache_folder() / "images").glob("*.tar"):
         if archive.stat().st_mtime < limit:
             name, _, key = archive.stem.rpartition("-")
-            subprocess.run(["podman", "rmi", f"localhost/django-formula/{name}:{key}"], check=False, capture_output=True)
+            subprocess.run(
+                ["podman", "rmi", f"localhost/django-formula/{name}:{key}"], check=False, capture_output=True
+            )
             archive.unlink()
 
 

@@ -169,16 +169,16 @@ class Host:
         user: str = "root",
         environment: Mapping[str, str] | None = None,
     ) -> Result:
-        """Run an argv, or a string by bash, as long as `timeout` seconds. Raises CommandFailed unless `check` is False."""
+        """Run an argv, or a string by bash, for at most `timeout` seconds. Raises CommandFailed if `check`."""
         argv = ["bash", "-c", command] if isinstance(command, str) else list(command)
         told = [f"--env={name}={value}" for name, value in (environment or {}).items()]
         bounded = ["timeout", "--kill-after=10", str(timeout), *argv]
-        return podman(
-            *("exec", "--interactive", f"--user={user}", *told, self.container, *bounded),
-            **{"check": check, "stdin": stdin, "timeout": timeout + 60},
-        )
+        argv = ["exec", "--interactive", f"--user={user}", *told, self.container, *bounded]
+        return podman(*argv, check=check, stdin=stdin, timeout=timeout + 60)
 
-    def write(self, path: str, content: str | bytes, *, mode: str = "0644", owner: str = "root", group: str = "root") -> None:
+    def write(
+        self, path: str, content: str | bytes, *, mode: str = "0644", owner: str = "root", group: str = "root"
+    ) -> None:
         """Write a file, and the folders above it."""
         self.run(["install", "-D", "-m", mode, "-o", owner, "-g", group, "/dev/stdin", path], stdin=content)
 
@@ -285,7 +285,9 @@ class Lab:
         remove_leftovers()
         drop_old()
         podman("network", "create", f"--label={LABEL}={os.getpid()}", self.name)
-        self.subnet = ipaddress.ip_network(json.loads(podman("network", "inspect", self.name).stdout)[0]["subnets"][0]["subnet"])
+        self.subnet = ipaddress.ip_network(
+            json.loads(podman("network", "inspect", self.name).stdout)[0]["subnets"][0]["subnet"]
+        )
 
     def image(self, release: str, kind: str) -> str:
         image = Image(release, kind)

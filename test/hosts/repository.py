@@ -44,10 +44,12 @@ class Repository:
         """Run git in the work tree; `push` sends afterwards what it changed."""
         environment = {**os.environ, **AUTHOR}
         argv = ["git", *arguments]
-        return subprocess.run(argv, cwd=self.worktree, env=environment, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            argv, cwd=self.worktree, env=environment, check=True, capture_output=True, text=True
+        ).stdout
 
     def commit(self, files: Mapping[str, str | bytes | None], message: str = "A change", branch: str = "main") -> str:
-        """Commit files by path (None removes one) to a branch, made where it is new, and send it. Returns the commit."""
+        """Commit files by path (None removes one) to a branch, new or not, and send it. Returns the commit."""
         if self.git("branch", "--list", branch):
             self.git("switch", "--quiet", branch)
         elif self.git("branch", "--show-current").strip() != branch:

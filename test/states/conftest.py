@@ -1,0 +1,79 @@
+"""Salt in this process: no minion, no root, nothing outside a temporary folder."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import salt.config
+import salt.loader
+import salt.utils.event
+from saltfactories.utils.functional import Loaders
+
+ROOT = Path(__file__).parent.parent.parent
+GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 12, "osrelease": "12", "init": "systemd"}
+
+MakeLoaders = Callable[..., "UnitLoaders"]
+
+
+@cache
+def grains_of_this_machine() -> dict[str, Any]:
+    return dict(salt.loader.grains(salt.config.minion_config(None)))
+
+
+class UnitLoaders(Loaders):
+    """Loaders without what takes seconds: grains are given, and nothing is synced, for ours are in module_dirs."""
+
+    def __init__(self, opts: dict[str, Any], grains: Mapping[str, Any]):
+        self.given = grains
+        with mock.patch.object(Loaders, "modules"):
+            super().__init__(opts)
+
+    @property
+    def grains(self) -> dict[str, Any]:
+        return grains_of_this_machine() | dict(self.given)
+
+
+@pytest.fixture
+def loaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeLoaders:
+    """Make Salt's loaders for a minion with this pillar: `loaders({...}).states.django.live(name="blog", test=True)`.
+
+    `loaders(pillar, grains={...})` changes single grains of Debian 12, other options are the minion's configuration.
+    What was made is not changed afterwards: another pillar takes other loaders.
+    """
+    # Without a minion there is no bus; whoever fires an event on it waits a second for one.
+    monkeypatch.setattr(salt.utils.event, "get_event", mock.Mock(side_effect=OSError("no event bus")))
+    count = 0
+
+    def make(
+        pillar: Mapping[str, Any] | None = None, grains: Mapping[str, Any] | None = None, **options: Any
+    ) -> UnitLoaders:
+        nonlocal count
+        count += 1
+        root = tmp_path / f"minion{count}"
+        folders = {name: root / name for name in ("cache", "pki", "sock", "extension_modules", "pillar")}
+        for folder in folders.values():
+            folder.mkdir(parents=True)
+        opts = salt.config.minion_config(None)
+        opts.update(
+            id="unit",
+            file_client="local",
+            root_dir=str(root),
+            conf_file=str(root / "minion"),
+            cachedir=str(folders["cache"]),
+            pki_dir=str(folders["pki"]),
+            sock_dir=str(folders["sock"]),
+            extension_modules=str(folders["extension_modules"]),
+            file_roots={"base": [str(ROOT)]},
+            pillar_roots={"base": [str(folders["pillar"])]},
+            module_dirs=[str(ROOT / "_modules")],
+            states_dirs=[str(ROOT / "_states")],
+            utils_dirs=[str(ROOT / "_utils")],
+            pillar=dict(pillar or {}),
+            **options,
+        )
+        return UnitLoaders(opts, GRAINS | dict(grains or {}))
+
+    return make

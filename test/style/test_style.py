@@ -1,0 +1,56 @@
+"""Linters and types; their rules are in pyproject.toml, .yamllint and .salt-lint."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def files(*patterns: str) -> list[str]:
+    """The work tree's files that match: what git tracks, and what it would."""
+    argv = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "--cached", "--others", "--exclude-standard", "--"]
+    listed = subprocess.run([*argv, *patterns], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return sorted(name for name in set(listed.splitlines()) if (ROOT / name).is_file())
+
+
+def run(*argv: str, **environment: str) -> None:
+    done = subprocess.run(argv, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"{argv[0]} exits {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
+
+
+def test_python_is_clean():
+    run("ruff", "check", "--output-format=concise")
+
+
+def test_python_is_formatted():
+    run("ruff", "format", "--check")
+
+
+def test_python_is_safe():
+    run("bandit", "--quiet", "-ll", *files("_utils/*.py", "_states/*.py", "_modules/*.py", "django/*.py", "bench/*.py"))
+
+
+# One folder at a time: _modules and _states both have a django.py.
+@pytest.mark.parametrize("folder", ["_utils", "_states", "_modules", "test/hosts"])
+def test_types_hold(folder):
+    modules = [name for name in files(f"{folder}/*.py") if not Path(name).name.startswith(("test_", "conftest"))]
+    assert modules or folder in ("_states", "_modules")
+    if modules:
+        run("mypy", *modules, MYPYPATH="_utils:test/hosts")
+
+
+def test_yaml_is_clean():
+    run("yamllint", "--strict", *files("*.yaml", "*.yml", ".yamllint", ".salt-lint"))
+
+
+def test_states_are_clean():
+    run("salt-lint", *files("*.sls", "*.jinja"))
+
+
+def test_shell_scripts_parse():
+    for script in ["test/run", ".ci/run"]:
+        run("bash", "-n", script)
