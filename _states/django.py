@@ -1,0 +1,237 @@
+"""
+States of a Django site: one function for each step of a release, and one that takes a site off.
+
+Each looks, says what would have been done when it is only a test, and acts. The steps themselves are in
+``_utils/django_steps.py``; ``django/site.sls`` has them in their order.
+"""
+
+import django_removal
+import django_site
+import django_steps
+import django_virtualenv
+from django_command import DeploymentError, redact
+from django_deployment import Deployment
+
+__virtualname__ = "django"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def site(name, config, platform, templates):
+    """
+    Lay a site out: its folders, its registration, its configuration as applied, the mirror of its repository.
+
+    name
+        The site.
+    config
+        Its effective configuration, as ``map.jinja`` has it.
+    platform
+        Names of the operating system, as ``map.jinja`` has them.
+    templates
+        The ``salt://`` URLs of all files that a release of the site is rendered from.
+    """
+    try:
+        texts = {url: _text(url) for url in templates}
+        deployment = Deployment(
+            django_site.Site(config, platform), _given(config), texts, asked_by=_asked_by(), test=__opts__["test"]
+        )
+    except DeploymentError as error:
+        return {"name": name, "changes": {}, "result": False, "comment": str(error)}
+    _deployments()[name] = deployment
+    return _run("site", name, "is laid out")
+
+
+def source(name):
+    """Export the commit that the revision names, if there has to be a new release."""
+    return _run("source", name, "has its source")
+
+
+def virtualenv(name):
+    """Build the virtualenv of the new release, or share that of an older one."""
+    return _run("virtualenv", name, "has its virtualenv")
+
+
+def build(name):
+    """Run the pillar's build commands in the new source, and compile it."""
+    return _run("build", name, "is built")
+
+
+def secret_key(name):
+    """Generate the secret key, once, and keep it and the pillar's secrets."""
+    return _run("secret_key", name, "has its secrets")
+
+
+def settings(name):
+    """Write the settings overlay, the environment and the pillar's files into the new release."""
+    return _run("settings", name, "has its settings")
+
+
+def static(name):
+    """Start Django once: collect static files, read the effective settings, list pending migrations."""
+    return _run("static", name, "has its static files")
+
+
+def migration(name):
+    """Migrate the database, then run Django's checks."""
+    return _run("migration", name, "has its database migrated")
+
+
+def instance(name):
+    """Start the new release's own server, and wait until it answers well."""
+    return _run("instance", name, "has its instance")
+
+
+def live(name):
+    """Let the new release take over, drain and stop the old one, delete what is old enough."""
+    return _run("live", name, "is live")
+
+
+def proxy(name):
+    """Write nginx's files of the site, and reload nginx when it accepts them."""
+    return _run("proxy", name, "is served")
+
+
+def record(name):
+    """Write the deployment down."""
+    return _run("record", name, "is recorded")
+
+
+def absent(name, config, platform):
+    """
+    Take a site off: proxy, instances, units, releases, registration; with ``remove_data`` its data too.
+
+    name
+        The site.
+    config, platform
+        As for ``django.site``.
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} is already absent"}
+    site = django_site.Site(config, platform)
+    try:
+        present = django_removal.present(site)
+        if present and __opts__["test"]:
+            ret.update(result=None, comment=f"{name} would have been taken off", changes=present)
+        elif present:
+            django_removal.remove(site, _asked_by())
+            ret.update(comment=f"{name} has been taken off", changes=present)
+    except (DeploymentError, OSError) as error:
+        ret.update(result=False, comment=str(error))
+    return ret
+
+
+def uv(name):
+    """Install uv, which builds the virtualenvs, into a virtualenv of its own."""
+    ret = {"name": name, "changes": {}, "result": True, "comment": "uv is already installed"}
+    if django_virtualenv.uv_is_installed():
+        return ret
+    ret["changes"] = {"uv": django_virtualenv.UV_VERSION}
+    if __opts__["test"]:
+        return {**ret, "result": None, "comment": "uv would have been installed"}
+    try:
+        django_virtualenv.install_uv()
+    except DeploymentError as error:
+        return {**ret, "changes": {}, "result": False, "comment": str(error)}
+    return {**ret, "comment": "uv has been installed"}
+
+
+def default_server(name, ports, template):
+    """Have nginx refuse unknown hosts, on the ports where nobody else has a default server."""
+    import django_proxy
+
+    ret = {"name": name, "changes": {}, "result": True, "comment": "unknown hosts are already refused"}
+    try:
+        wanted = django_proxy.default_server(ports, {template: _text(template)})
+        changes = django_proxy.differences(wanted)
+        if changes and __opts__["test"]:
+            ret.update(result=None, comment="unknown hosts would have been refused", changes=changes)
+        elif changes:
+            django_proxy.apply(wanted)
+            ret.update(comment="unknown hosts have been refused", changes=changes)
+    except DeploymentError as error:
+        ret.update(result=False, comment=str(error))
+    return ret
+
+
+def _deployments():
+    return __context__.setdefault("django.deployments", {})
+
+
+def _run(step, name, done):
+    """One step of a site's deployment as a state."""
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} {done} already"}
+    test = __opts__["test"]
+    deployment = None
+    try:
+        deployment = _deployments().get(name) or _from_disk(name)
+        with deployment.step(step):
+            work = django_steps.look(getattr(django_steps, step), deployment)
+            changes = next(work, None)
+            if changes and not test:
+                next(work, None)
+    except DeploymentError as error:
+        ret.update(result=False, comment=str(error))
+    else:
+        if changes:
+            ret["changes"] = changes
+            ret["result"] = None if test else True
+            ret["comment"] = f"{name}: {step} would have been done" if test else f"{name} {done} now"
+    if deployment:
+        if deployment.warnings:
+            ret["warnings"] = [redact(text, deployment.masked()) for text in deployment.warnings]
+            deployment.warnings.clear()
+        ret["comment"] = redact(ret["comment"], deployment.masked())
+    return ret
+
+
+def _from_disk(name):
+    """The deployment of a site of which this run has no state ``django.site``."""
+    site = django_site.find(name)
+    _deployments()[name] = Deployment(site, {}, site.kept_templates(), asked_by=_asked_by(), test=__opts__["test"])
+    return _deployments()[name]
+
+
+def _asked_by():
+    job = __opts__.get("jid") or __opts__.get("__pub_jid")
+    return f"salt job {job}" if job else "salt-call"
+
+
+def _text(url):
+    """The text of a file of the file server, fetched once in a run."""
+    texts = __context__.setdefault("django.templates", {})
+    if url not in texts:
+        path = __salt__["cp.cache_file"](url, saltenv=__env__)
+        if not path:
+            raise DeploymentError(f"{url} is not there", hint="is it in the file_roots of Salt?")
+        with open(path, encoding="utf-8") as file:
+            texts[url] = file.read()
+    return texts[url]
+
+
+def _given(config):
+    """The secrets that the pillar gives to a site, by name."""
+    references = {"secret_key": config["secret_key"], "deploy_key": config["deploy_key"]}
+    references |= {key: said.get("value") for key, said in config["secrets"].items()}
+    return {key: _secret(reference["pillar"]) for key, reference in references.items() if reference}
+
+
+def _secret(path):
+    """
+    The value of a secret of the pillar, from an sdb profile if it is an ``sdb://`` URI.
+
+    It is read from ``__pillar__``: ``pillar.get`` returns ten stars under salt-ssh.
+    """
+    value = __pillar__
+    for key in path.split(":"):
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, dict):
+        value = value.get("value")
+    if isinstance(value, str) and value.startswith("sdb://"):
+        found = __salt__["sdb.get"](value)
+        if not isinstance(found, str) or found == value:
+            raise DeploymentError(f"{path}: {value} has no value", hint="does the sdb profile exist on this minion?")
+        value = found
+    if not isinstance(value, str) or not value or value == "**********":
+        raise DeploymentError(f"{path} has no value in this minion's pillar", hint="salt-call saltutil.refresh_pillar")
+    return value

@@ -1,0 +1,211 @@
+"""One pass over a site: what is wanted, what is live, the release in the making, and how it ends when a step fails."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import django_instance
+import django_release
+import django_secret
+import django_site
+import django_source
+from django_command import DeploymentError
+from django_release import Release
+from django_site import Site
+
+#: Keys of the configuration that a release is not made of: changing one makes no new release.
+_NOT_INPUTS = {
+    *(
+        "state",
+        "remove_data",
+        "repository",
+        "folder",
+        "revision",
+        "deploy",
+        "deploy_key",
+        "known_hosts",
+        "redirect_domains",
+    ),
+    *("packages", "secret_key", "health", "migrate", "check", "proxy", "releases", "timeouts", "media"),
+}
+#: The templates that a release is rendered from; the proxy's belong to the site.
+START_PROGRAM = "salt://django/files/django_formula_start.py"
+OVERLAY = "salt://django/files/django_formula_settings.py"
+_RELEASE_TEMPLATES = {django_instance.UWSGI, django_instance.SERVICE, django_instance.SOCKET, START_PROGRAM, OVERLAY}
+
+
+class Deployment:
+    """One pass over the steps of one site.
+
+    Args:
+        site: the site with its effective configuration.
+        given: secrets that the pillar gives, by name, and ``deploy_key``.
+        templates: text of the templates, by URL.
+        asked_by: whose deployment this is, for the lock and the record.
+        revision: a revision other than the configuration's; with it, and with `again`, nothing is held back.
+        again: release even where nothing has changed, or the commit was held back or has failed.
+        test: steps only look.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        given: Mapping[str, str],
+        templates: Mapping[str, str],
+        *,
+        asked_by: str = "salt",
+        revision: str | None = None,
+        again: bool = False,
+        test: bool = False,
+    ):
+        self.site = site
+        self.given = {name: value for name, value in given.items() if name != "deploy_key"}
+        self.deploy_key = given.get("deploy_key")
+        self.templates = templates
+        self.asked_by = asked_by
+        self.revision = revision
+        self.again = again
+        self.test = test
+        self.lock = django_site.Lock(site, asked_by)
+        self.live = django_release.linked(site, site.current)
+        #: The release that the steps work on: the live one until `source` begins another.
+        self.release: Release | None = self.live
+        self.is_new = False
+        #: In a rollback, the release that is left; it is held back from then on.
+        self.left: Release | None = None
+        #: In a test, the name of the release that would be made.
+        self.planned = ""
+        self.commit = ""
+        self.secrets: dict[str, str] = {}
+        self.warnings: list[str] = []
+        self.find_commit: Callable[[], str] | None = None
+        self.went_live = False
+        self.began = time.time()
+        self.seconds: dict[str, float] = {}
+
+    def masked(self) -> list[str]:
+        """The texts that no output may show."""
+        return [*self.secrets.values(), *([self.deploy_key] if self.deploy_key else [])]
+
+    def inputs(self) -> dict[str, str]:
+        """What the release is made of: the commit, and the path of each value below the site's pillar → a keyed hash."""
+        key = django_secret.record_key(self.site)
+        config = {name: value for name, value in self.site.config.items() if name not in _NOT_INPUTS}
+        config["static"] = {name: value for name, value in config["static"].items() if name != "expires"}
+        config["secrets"] = {name: said["as"] for name, said in config["secrets"].items()}
+        sources = {said["source"] for said in config["files"].values() if said.get("source")}
+        values = dict(_leaves(config))
+        values |= {f"secrets:{name}": value for name, value in self.secrets.items()}
+        values |= {url: text for url, text in self.templates.items() if url in _RELEASE_TEMPLATES or url in sources}
+        return {"commit": self.commit, **{path: django_secret.keyed_hash(key, value) for path, value in values.items()}}
+
+    def recorded_inputs(self) -> dict[str, Any]:
+        """The inputs of the live release, or of the last good one."""
+        good = [
+            release for release in django_release.releases(self.site) if release.record.get("state") in ("good", "held")
+        ]
+        last = self.live or (good[-1] if good else None)
+        recorded = dict(last.record.get("inputs", {})) if last else {}
+        if '"result": "released"' in (django_site.read_text(self.site.deploys) or ""):
+            recorded.setdefault("secrets:secret_key", "")
+        return recorded
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Run a step: what it raises ends the deployment and is recorded with the step's name.
+
+        Raises:
+            DeploymentError: always this, for the operator; an error of the file system becomes one.
+        """
+        began = time.monotonic()
+        try:
+            yield
+        except DeploymentError as error:
+            self._fail(name, error)
+            raise
+        except OSError as error:
+            wrapped = DeploymentError(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), transient=True)
+            self._fail(name, wrapped)
+            raise wrapped from error
+        except BaseException:
+            self.lock.release()
+            raise
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - began, 3)
+
+    def _fail(self, step: str, error: DeploymentError) -> None:
+        """The new release is stopped and kept as failed, or removed where trying again may help; what is live stays."""
+        release = self.release if self.is_new and not self.went_live else None
+        if release and release.path.exists():
+            django_instance.remove(self.site, release.path)
+            for part in ("source", "static"):
+                django_site.remove_tree(release.path / part)
+            if error.transient:
+                django_site.remove_tree(release.path)
+            else:
+                release.update(state="failed", step=step, error=str(error))
+            self.write_attempt("failed", step=step, error=error.message)
+        elif self.left and self.release and not self.went_live and self.release is not self.left:
+            django_instance.stop(self.site, self.release.path)
+        live = self.release if self.went_live else self.live
+        error.message = f"{step}: {error.message}"
+        error.hint = "\n".join(filter(None, [error.hint, f"{live.name} still runs" if live else "nothing runs yet"]))
+        self.lock.release()
+
+    def write_attempt(self, result: str, **more: Any) -> None:
+        """Append what came of this deployment to ``deploys.jsonl``."""
+        attempt = {
+            "time": django_site.now(),
+            "release": self.release.name if self.release else None,
+            "commit": self.commit,
+            "result": result,
+            "asked_by": self.asked_by,
+            "seconds": round(time.time() - self.began, 1),
+            **more,
+        }
+        with open(self.site.deploys, "a", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o640)
+            file.write(json.dumps(attempt, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def ask_for_commit(self) -> None:
+        """Begin to find out the commit of the revision: the remotes of all sites are asked at the same time."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        site, live = self.site, self.live
+        revision = self.revision or site.config["revision"]
+        if site.config["folder"]:
+            self.find_commit = lambda: django_source.tree_of_folder(site)
+        elif live and site.config["deploy"] == "manual" and not self.again:
+            self.find_commit = lambda: live.record["commit"]
+        elif django_source.COMMIT.fullmatch(revision):
+            self.find_commit = lambda: revision
+        else:
+            pool = ThreadPoolExecutor(1)
+            self.find_commit = pool.submit(django_source.resolve, site, revision).result
+            pool.shutdown(wait=False)
+
+    def wanted_commit(self) -> str:
+        """The commit that is to be live: the revision's, or the live one, with a warning, when the remote cannot be asked."""
+        if not self.find_commit:
+            self.ask_for_commit()
+        assert self.find_commit is not None
+        try:
+            return self.find_commit()
+        except DeploymentError as error:
+            if not (self.live and error.transient and not self.again):
+                raise
+            self.warnings.append(f"{error.message}; {self.live.name} stays live")
+            return self.live.record["commit"]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path}:{name}" if path else name)
+    else:
+        yield path, value

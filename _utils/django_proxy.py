@@ -1,0 +1,216 @@
+"""nginx in front of a site: a server for each domain, the locations of each site in it, and no reload before ``nginx -t`` passes."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import django_command
+import django_settings
+import django_site
+from django_command import DeploymentError
+from django_site import Site
+
+ETC = Path("/etc/nginx")
+OURS = "# Written by django-formula"
+UPSTREAM, LOCATIONS = "salt://django/files/upstream.conf", "salt://django/files/locations.conf"
+DOMAIN, REDIRECT = "salt://django/files/domain.conf", "salt://django/files/redirect.conf"
+DEFAULT = "salt://django/files/default.conf"
+
+#: Files by path; None is a file that must not be there; ``-> target`` is a link.
+Files = dict[Path, str | None]
+
+
+def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], through: Path | None = None) -> Files:
+    """Every file that nginx needs for a site, and those of its former domains as None.
+
+    Args:
+        facts: of the release: ``static_url``, ``media_url``, ``collected``.
+        through: the release that nginx reaches; `current`, whatever that names, when it is not given.
+    """
+    config = site.config
+    wanted: Files = {}
+    variables = {
+        "ours": OURS,
+        "site": config,
+        "root": str(site.root),
+        "through": str(through or site.current),
+        "upstream": f"django-{site.name}",
+        "unix": config["server"]["bind"] == "unix",
+        "ipv6": Path("/proc/net/if_inet6").exists(),
+        "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
+        "media_url": _local(facts.get("media_url", ""), site),
+        "harakiri": int(config["server"]["options"].get("harakiri", 60)),
+    }
+    wanted[ETC / "conf.d" / f"django-{site.name}.conf"] = django_settings.render(templates, UPSTREAM, **variables)
+    wanted[ETC / "django" / f"{site.name}.conf"] = django_settings.render(templates, LOCATIONS, **variables)
+    for domain in config["domains"]:
+        wanted[ETC / "django" / domain / f"{site.name}.conf"] = f"-> ../{site.name}.conf"
+        wanted[ETC / "sites-available" / domain] = django_settings.render(templates, DOMAIN, domain=domain, **variables)
+        wanted[ETC / "sites-enabled" / domain] = f"-> ../sites-available/{domain}"
+    for domain in config["redirect_domains"]:
+        wanted[ETC / "django" / domain / f"{site.name}.redirect"] = "-> /dev/null"
+        wanted[ETC / "sites-available" / domain] = django_settings.render(
+            templates, REDIRECT, domain=domain, **variables
+        )
+        wanted[ETC / "sites-enabled" / domain] = f"-> ../sites-available/{domain}"
+    return {**_stale(site, set(wanted)), **wanted}
+
+
+def is_installed(site: Site) -> bool:
+    """Whether nginx has files of the site."""
+    return (ETC / "conf.d" / f"django-{site.name}.conf").exists()
+
+
+def absent(site: Site) -> Files:
+    """The files of a site, all to go."""
+    return {
+        **_stale(site, set()),
+        ETC / "conf.d" / f"django-{site.name}.conf": None,
+        ETC / "django" / f"{site.name}.conf": None,
+    }
+
+
+def _stale(site: Site, wanted: set[Path]) -> Files:
+    """The files of domains that the site no longer has; a domain's server goes with its last site."""
+    stale: Files = {}
+    for path in [*ETC.glob(f"django/*/{site.name}.conf"), *ETC.glob(f"django/*/{site.name}.redirect")]:
+        if path not in wanted:
+            stale[path] = None
+            domain = path.parent.name
+            others = [other for other in path.parent.iterdir() if other != path]
+            if not others and ETC / "sites-available" / domain not in wanted:
+                stale[ETC / "sites-enabled" / domain] = None
+                stale[ETC / "sites-available" / domain] = None
+    return stale
+
+
+def _local(url: str, site: Site) -> str:
+    """The path of a URL that this host serves; empty for another host's, and where the path would hide the site itself.
+
+    Raises:
+        DeploymentError: the path has characters that do not belong there.
+    """
+    parts = urlsplit(url)
+    if parts.netloc or not parts.path.strip("/") or not parts.path.startswith("/"):
+        return ""
+    if not re.fullmatch(r"/[A-Za-z0-9/._~-]+/", parts.path):
+        raise DeploymentError(
+            f"{site.name} wants its files served from {url!r}",
+            hint="STATIC_URL and MEDIA_URL end in a slash and are plain ASCII",
+        )
+    return parts.path
+
+
+def differences(wanted: Files) -> dict[str, str]:
+    """The files that are not as wanted: path → what differs, as a diff.
+
+    Raises:
+        DeploymentError: a file of somebody else is in the way.
+    """
+    found = {}
+    for path, content in wanted.items():
+        present = _read(path)
+        if present != content:
+            if present is not None and not present.startswith(("-> ", OURS)):
+                raise DeploymentError(
+                    f"{path} is in the way: it was not written by this formula", hint=f"move it away: mv {path} /root/"
+                )
+            found[str(path)] = _diff(present, content)
+    return found
+
+
+def _read(path: Path) -> str | None:
+    if path.is_symlink():
+        return f"-> {os.readlink(path)}"
+    return django_site.read_text(path)
+
+
+def _diff(old: str | None, new: str | None) -> str:
+    if old is None or new is None or new.startswith("-> "):
+        return f"new: {new.splitlines()[0] if new.startswith('-> ') else 'file'}" if new else "removed"
+    return "\n".join(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1))
+
+
+def apply(wanted: Files) -> None:
+    """Bring the files in place and reload nginx; when ``nginx -t`` fails, everything is as it was before.
+
+    Raises:
+        DeploymentError: nginx does not accept the files, those of this site or those of a neighbour; the error names file and line.
+    """
+    before = {path: _read(path) for path in wanted}
+    try:
+        _install(wanted)
+        check()
+    except BaseException:
+        _install(before)
+        raise
+    reload()
+
+
+def _install(wanted: Files) -> None:
+    for path, content in wanted.items():
+        if content is None:
+            path.unlink(missing_ok=True)
+            if path.parent.parent == ETC / "django" and path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+        elif _read(path) != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if content.startswith("-> "):
+                django_site.link(path, content[3:])
+            else:
+                django_site.write(path, content)
+
+
+def check() -> None:
+    """Have nginx read its configuration.
+
+    Raises:
+        DeploymentError: it refuses; the message is nginx's own, with file and line.
+    """
+    try:
+        django_command.run(["nginx", "-t", "-q"], doing="nginx -t")
+    except DeploymentError as error:
+        found = re.search(r"\[emerg\] (?:\d+#\d+: )?(.*)", error.log)
+        cause = found.group(1) if found else error.message
+        raise DeploymentError(
+            f"nginx refuses its configuration: {cause}", hint="mend that file; until then nginx is not reloaded"
+        ) from None
+
+
+def reload() -> None:
+    """Reload nginx, or start it where it does not run."""
+    running = django_site.read_text(Path("/run/nginx.pid")) or "0"
+    verb = "reload" if Path(f"/proc/{running.strip()}/exe").exists() and running.strip() != "0" else "start"
+    django_command.run(
+        ["systemctl", verb, "nginx.service"], doing=f"{verb}ing nginx" if verb == "start" else "reloading nginx"
+    )
+
+
+def default_server(ports: list[int], templates: Mapping[str, str]) -> Files:
+    """The server that refuses unknown hosts, for the ports where nobody else has a default server."""
+    name = "django-default"
+    free = [port for port in ports if port not in _foreign_defaults(ETC / "sites-available" / name)]
+    if not free:
+        return {ETC / "sites-enabled" / name: None, ETC / "sites-available" / name: None}
+    ipv6 = Path("/proc/net/if_inet6").exists()
+    return {
+        ETC / "sites-available" / name: django_settings.render(templates, DEFAULT, ours=OURS, ports=free, ipv6=ipv6),
+        ETC / "sites-enabled" / name: f"-> ../sites-available/{name}",
+    }
+
+
+def _foreign_defaults(own: Path) -> set[int]:
+    """The ports for which a file of somebody else names a default server."""
+    ports = set()
+    for path in [ETC / "nginx.conf", *ETC.glob("conf.d/*.conf"), *ETC.glob("sites-enabled/*")]:
+        if path.is_file() and path.resolve() != own:
+            for listen in re.findall(
+                r"^\s*listen\s+([^;]*)default_server", path.read_text(errors="replace"), re.MULTILINE
+            ):
+                port = re.search(r"(?:^|:)(\d+)\s", listen)
+                ports.add(int(port.group(1)) if port else 80)
+    return ports

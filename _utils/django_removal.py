@@ -1,0 +1,75 @@
+"""Taking a site off, in the reverse order of its making; its data only when the pillar says so."""
+
+import os
+from pathlib import Path
+
+import django_instance
+import django_proxy
+import django_release
+import django_sandbox
+import django_site
+from django_site import Site
+
+
+def data(site: Site) -> list[Path]:
+    """What a site keeps when it is taken off: databases, uploads, secrets, backups, logs and the record of its deployments."""
+    return [site.database, site.media, site.shared, site.secrets, site.backups, site.log, site.deploys, site.applied]
+
+
+def present(site: Site) -> dict[str, str]:
+    """What there is of a site that would go, by path."""
+    own = [
+        site.current,
+        site.previous,
+        site.releases,
+        site.virtualenvs,
+        site.mirror,
+        site.build,
+        site.templates,
+        site.lock_file,
+    ]
+    own += [site.runtime, site.tmpfiles, django_site.REGISTRY / site.name, *_proxy_files(site), *_units(site)]
+    if site.config["remove_data"]:
+        own += [*data(site), site.root]
+    return {str(path): "removed" for path in own if os.path.lexists(path)}
+
+
+def _proxy_files(site: Site) -> list[Path]:
+    return [path for path in django_proxy.absent(site) if os.path.lexists(path)]
+
+
+def _units(site: Site) -> list[Path]:
+    return [
+        path
+        for path in django_instance.UNITS.glob(f"django-{site.name}-[0-9]*.*")
+        if path.suffix in (".service", ".socket")
+    ]
+
+
+def remove(site: Site, asked_by: str) -> None:
+    """Take a site off.
+
+    Raises:
+        DeploymentError: a deployment is under way, or nginx refuses what is left of its configuration.
+    """
+    lock = django_site.Lock(site, f"{asked_by}: removal")
+    if site.root.is_dir():
+        lock.take()
+    if _proxy_files(site):
+        django_proxy.apply(django_proxy.absent(site))
+    django_sandbox.stop(f"django-{site.name}-task.service")
+    sequences = {path.stem.rsplit("-", 1)[1] for path in _units(site)}
+    for sequence in sorted(sequences):
+        django_instance.remove(site, site.releases / f"{sequence}-")
+    for release in django_release.releases(site):
+        django_instance.remove(site, release.path)
+    gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build, site.templates]
+    gone += [site.runtime, site.tmpfiles, django_site.REGISTRY / site.name]
+    if site.config["remove_data"]:
+        gone += data(site)
+    for path in gone:
+        django_site.remove_tree(path)
+    lock.release()
+    site.lock_file.unlink(missing_ok=True)
+    if site.config["remove_data"] and site.root.is_dir() and not any(site.root.iterdir()):
+        site.root.rmdir()

@@ -1,0 +1,147 @@
+"""The secrets of a site: one file each below ``secrets/``, read by the site's user, outside every release."""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import django_site
+from django_command import DeploymentError
+from django_site import Site
+
+#: The file of the secret key holds its fallbacks too, so that one rename changes both.
+KEY_FILE = "secret_key.json"
+MASK = "**********"
+_ALPHABET = string.ascii_letters + string.digits + "!#%&()*+,-.:;<=>?@[]^_{|}~"
+_URL_SAFE = string.ascii_letters + string.digits + "-_"
+
+
+def wanted(site: Site) -> dict[str, dict[str, Any]]:
+    """The secrets that the configuration names: ``secret_key``, then those of ``secrets``."""
+    key = site.config["secret_key"]
+    return {"secret_key": {"value": key} if key else {"generate": 50}, **site.config["secrets"]}
+
+
+def values(site: Site, given: Mapping[str, str]) -> dict[str, str]:
+    """The value of each secret that is known: as the pillar gives it, else as it lies on disk.
+
+    Raises:
+        DeploymentError: a file holds no usable secret.
+    """
+    known = {name: given.get(name) or _read(site, name) for name in wanted(site)}
+    return {name: value for name, value in known.items() if value}
+
+
+def fallbacks(site: Site) -> list[str]:
+    """The secret keys that still verify what they have signed."""
+    return list((django_site.read_json(site.secrets / KEY_FILE) or {}).get("fallbacks", []))
+
+
+def path_of(site: Site, name: str) -> Path:
+    """The file of a secret."""
+    return site.secrets / (KEY_FILE if name == "secret_key" else name)
+
+
+def _read(site: Site, name: str) -> str | None:
+    path = path_of(site, name)
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    problem = ""
+    text = ""
+    if not stat.S_ISREG(status.st_mode):
+        problem = "is not a plain file"
+    elif status.st_uid != 0:
+        problem = f"belongs to {django_site.owner_of(status)}, not to root"
+    else:
+        text = path.read_text(errors="replace")
+        if name == "secret_key":
+            text = (django_site.read_json(path) or {}).get("key", "")
+        if not text or text.strip() in ("", MASK) or "\r" in text or "\0" in text:
+            problem = "is empty or damaged"
+    if problem:
+        raise DeploymentError(
+            f"{path} {problem}",
+            hint=f"restore it from a backup, or give the value: django:sites:{site.name}:{_key(name)}",
+        )
+    return text
+
+
+def _key(name: str) -> str:
+    return name if name == "secret_key" else f"secrets:{name}"
+
+
+def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -> list[str]:
+    """The secrets that have to be generated.
+
+    Args:
+        recorded: the inputs of the last good release; what it had must not be made anew.
+
+    Raises:
+        DeploymentError: a secret that a release had is gone.
+    """
+    absent = [name for name in wanted(site) if name not in known]
+    for name in absent:
+        if f"secrets:{name}" in recorded:
+            raise DeploymentError(
+                f"{path_of(site, name)} is gone; a new one would break what the old one has signed (every session, for the secret key)",
+                hint=f"restore it from a backup, or give the value: django:sites:{site.name}:{_key(name)}",
+            )
+    return absent
+
+
+def changed(site: Site, known: Mapping[str, str]) -> list[str]:
+    """The secrets whose file does not hold their value, or is not 0640 root:site."""
+    return [name for name, value in known.items() if not _is_kept(site, name, value)]
+
+
+def _is_kept(site: Site, name: str, value: str) -> bool:
+    path = path_of(site, name)
+    return (
+        path.exists() and _read(site, name) == value and _ownership(path) == (0, django_site.group_id(site.user), 0o640)
+    )
+
+
+def _ownership(path: Path) -> tuple[int, int, int]:
+    status = os.lstat(path)
+    return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
+
+
+def generate(site: Site, name: str) -> str:
+    """A new random value of the length that the configuration says."""
+    alphabet = _ALPHABET if name == "secret_key" else _URL_SAFE
+    return "".join(secrets.choice(alphabet) for _ in range(wanted(site)[name].get("generate", 50)))
+
+
+def keep(site: Site, name: str, value: str) -> None:
+    """Write a secret; a secret key that is replaced becomes the first of its fallbacks."""
+    content = value
+    if name == "secret_key":
+        before = django_site.read_json(site.secrets / KEY_FILE) or {}
+        older = [key for key in [before.get("key"), *before.get("fallbacks", [])] if key and key != value]
+        content = json.dumps({"key": value, "fallbacks": older[:3]}) + "\n"
+    django_site.write(path_of(site, name), content, mode=0o640, group=site.user)
+
+
+def record_key(site: Site) -> bytes:
+    """The key of this host's records: what they hold of a value cannot be found by guessing values."""
+    path = site.secrets / ".record_key"
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        key = secrets.token_bytes(32)
+        if site.secrets.is_dir():
+            django_site.write(path, key, mode=0o600)
+        return key
+
+
+def keyed_hash(key: bytes, value: Any) -> str:
+    """A short hash of a JSON value that only the owner of the key can compare with another."""
+    return hmac.new(key, json.dumps(value, sort_keys=True).encode(), hashlib.sha256).hexdigest()[:16]

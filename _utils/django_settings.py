@@ -1,0 +1,226 @@
+"""What a release is told: the settings overlay and its data, the environment, and the files rendered into its source."""
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import django_site
+import jinja2
+from django_command import PATH, DeploymentError
+from django_site import Site
+
+#: The overlay is a module of its own name, so that it never hides one of the project.
+MODULE = "django_formula_settings"
+
+
+def overlay(site: Site, release: Path, settings_module: str) -> str:
+    """The data that the overlay module reads (``config/settings.json``); no secret is among it."""
+    config = site.config
+    database = config["database"]
+    data = {
+        "settings_module": settings_module,
+        "secret_key_file": str(site.secrets / "secret_key.json"),
+        "path": config["path"].rstrip("/"),
+        "database_folder": str(site.database),
+        "database_engine": database["engine"],
+        "database_name": database["name"],
+        "always": {
+            "DEBUG": False,
+            "ALLOWED_HOSTS": config["domains"],
+            "STATIC_ROOT": str(release / "static"),
+            "MEDIA_ROOT": str(site.media),
+        },
+        "settings": config["settings"],
+    }
+    return json.dumps(data, indent=1, sort_keys=True) + "\n"
+
+
+def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+    """The environment of everything that runs the project, but for its secrets.
+
+    Args:
+        facts: what was found in the source: ``commit``, ``settings_module``, ``folder`` (that of manage.py).
+    """
+    config = site.config
+    project = str(project_folder(site, release, facts))
+    variables = {
+        "PATH": f"{release}/virtualenv/bin:{PATH}",
+        "VIRTUAL_ENV": f"{release}/virtualenv",
+        "PYTHONPATH": f"{release}/config:{project}" if config["overlay"] else project,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "LANG": "C.UTF-8",
+        "DJANGO_SETTINGS_MODULE": MODULE if config["overlay"] else facts["settings_module"],
+        "DJANGO_SITE": site.name,
+        "DJANGO_RELEASE": release.name,
+    }
+    database = site.database / (config["database"]["name"] or "db.sqlite3")
+    known = {
+        "commit": facts["commit"],
+        "release": release.name,
+        "domains": config["domains"],
+        "static_root": f"{release}/static",
+        "media_root": str(site.media),
+        "database_path": str(database),
+        "database_url": f"sqlite:///{database}",
+        "root": str(site.root),
+    }
+    for name, value in config["environment"].items():
+        if not isinstance(value, dict):
+            variables[name] = json.dumps(value) if isinstance(value, bool) else str(value)
+        elif value["from"] != "secret_key":
+            found = known[value["from"]]
+            variables[name] = value.get("join", ",").join(found) if isinstance(found, list) else found
+    files = {
+        f"{name}_FILE": str(site.secrets / name) for name, said in config["secrets"].items() if said["as"] == "file"
+    }
+    return {**variables, **files}
+
+
+def secret_environment(site: Site, secrets: Mapping[str, str]) -> dict[str, str]:
+    """The variables that hold secrets."""
+    keys = {
+        n: secrets["secret_key"]
+        for n, value in site.config["environment"].items()
+        if isinstance(value, dict) and value["from"] == "secret_key"
+    }
+    return {
+        **keys,
+        **{name: secrets[name] for name, said in site.config["secrets"].items() if said["as"] == "variable"},
+    }
+
+
+def project_folder(site: Site, release: Path, facts: Mapping[str, Any]) -> Path:
+    """The folder of manage.py as the project sees it: below ``mount`` where the pillar has one."""
+    source = Path(site.config["mount"]) if site.config["mount"] else release / "source"
+    return source / facts["folder"]
+
+
+def environment_file(variables: Mapping[str, str]) -> str:
+    """Variables as systemd's EnvironmentFile and ``sh`` both read them, byte for byte."""
+    lines = (f'{name}="{_escape(value)}"\n' for name, value in sorted(variables.items()))
+    return "".join(lines)
+
+
+def _escape(value: str) -> str:
+    return re.sub(r'([\\"$`])', r"\\\1", value)
+
+
+def dotenv_file(variables: Mapping[str, str]) -> str:
+    """Variables as python-dotenv, django-environ and decouple read them: single quotes where that is enough."""
+    return "".join(f"{name}={_dotenv(value)}\n" for name, value in sorted(variables.items()))
+
+
+def _dotenv(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]*", value):
+        return value
+    if "'" not in value and "\n" not in value:
+        return f"'{value}'"
+    return '"' + re.sub(r'([\\"])', r"\\\1", value) + '"'
+
+
+def project_files(site: Site, templates: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
+    """The files of the pillar's ``files``, rendered: path below the source → content.
+
+    Raises:
+        DeploymentError: a template is missing, or cannot be rendered.
+    """
+    rendered = {}
+    for path, said in site.config["files"].items():
+        if said.get("environment"):
+            own = {name: value for name, value in variables.items() if name in _own_names(site)}
+            rendered[path] = dotenv_file(own)
+        elif said.get("source"):
+            rendered[path] = render(templates, said["source"], site=site.config, environment=dict(variables))
+        else:
+            rendered[path] = said["contents"]
+    return rendered
+
+
+def _own_names(site: Site) -> set[str]:
+    secrets = {f"{name}_FILE" if said["as"] == "file" else name for name, said in site.config["secrets"].items()}
+    return {*site.config["environment"], *secrets}
+
+
+def unit_value(value: Any) -> str:
+    """A value in a systemd unit: no specifier is expanded, no line ends early.
+
+    Raises:
+        ValueError: it holds a control character or ends in a backslash.
+    """
+    text = {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if not text.isprintable() or text.endswith("\\"):
+        raise ValueError(f"{text!r} cannot stand in a systemd unit")
+    return text.replace("%", "%%")
+
+
+def uwsgi_value(value: Any) -> str:
+    """A value in uWSGI's ini: no magic variable, no inclusion.
+
+    Raises:
+        ValueError: it holds a control character, or ``$(`` or ``@(``, which cannot be escaped there.
+    """
+    text = {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if not text.isprintable() or "$(" in text or "@(" in text or text != text.strip():
+        raise ValueError(f"{text!r} cannot stand in an ini file of uWSGI")
+    return text.replace("%", "%%")
+
+
+def nginx_value(value: Any) -> str:
+    """A value in quotes in nginx's configuration, where nothing in it is expanded.
+
+    Raises:
+        ValueError: it holds a control character or ``$``, which cannot be escaped there.
+    """
+    text = str(value)
+    if not text.isprintable() or "$" in text:
+        raise ValueError(f"{text!r} cannot stand in nginx's configuration")
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@functools.cache
+def _jinja() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
+    )  # noqa: S701
+    environment.filters.update(unit=unit_value, uwsgi=uwsgi_value, nginx=nginx_value)
+    return environment
+
+
+@functools.lru_cache(maxsize=64)
+def _template(text: str) -> jinja2.Template:
+    return _jinja().from_string(text)
+
+
+def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:
+    """Render a template of the formula or of the pillar.
+
+    Args:
+        templates: the text of each template by its ``salt://`` URL.
+
+    Raises:
+        DeploymentError: the template is not there or cannot be rendered with these values.
+    """
+    if url not in templates:
+        raise DeploymentError(f"the template {url} is not there", hint="is it in the file_roots of Salt?")
+    try:
+        return _template(templates[url]).render(**variables)
+    except (jinja2.TemplateError, ValueError) as error:
+        raise DeploymentError(f"{url} cannot be rendered: {error}") from None
+
+
+def write_project_file(site: Site, source: Path, path: str, content: str) -> None:
+    """Write one of the pillar's files into the source; a link of the project is replaced, never followed.
+
+    Raises:
+        DeploymentError: a folder on the way is a link.
+    """
+    target = source / PurePosixPath(path)
+    for parent in reversed(target.relative_to(source).parents):
+        if (source / parent).is_symlink():
+            raise DeploymentError(f"django:sites:{site.name}:files:{path} lies behind the link {parent}")
+        (source / parent).mkdir(exist_ok=True)
+    django_site.write(target, content, mode=0o640, group=site.user)

@@ -1,0 +1,351 @@
+"""A site on disk: its paths, who owns them, and the configuration as last applied."""
+
+import contextlib
+import fcntl
+import grp
+import json
+import os
+import pwd
+import re
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import django_command
+from django_command import DeploymentError
+
+#: Where the sites of this host are registered: a link to the root of each, so that whoever has the name finds the site.
+REGISTRY = Path("/var/lib/django-formula/sites")
+RUNTIME = Path("/run/django")
+TMPFILES = Path("/etc/tmpfiles.d")
+
+
+class Folder(NamedTuple):
+    """A folder of a site with its owner, group and mode."""
+
+    path: Path
+    owner: str
+    group: str
+    mode: int
+
+
+class Site:
+    """One Django project on this host.
+
+    Args:
+        config: the effective configuration, as `django_pillar` compiles it; it holds no secret.
+        platform: names of the operating system (`platforms.yaml`).
+    """
+
+    def __init__(self, config: Mapping[str, Any], platform: Mapping[str, Any]):
+        self.config = config
+        self.platform = platform
+        self.name: str = config["name"]
+        self.user: str = config["user"]
+        self.build_user = f"{self.user}-build"
+        self.proxy_group: str = platform["nginx"]["group"]
+        self.root = Path(config["root"])
+        self.mirror = self.root / "repository.git"
+        self.build = self.root / "build"
+        self.virtualenvs = self.root / "virtualenvs"
+        self.releases = self.root / "releases"
+        self.current = self.root / "current"
+        self.previous = self.root / "previous"
+        self.database = self.root / "database"
+        self.media = self.root / "media"
+        self.shared = self.root / "shared"
+        self.secrets = self.root / "secrets"
+        self.backups = self.root / "backups"
+        self.log = self.root / "log"
+        self.templates = self.root / "templates"
+        self.applied = self.root / "site.json"
+        self.deploys = self.root / "deploys.jsonl"
+        self.lock_file = self.root / "lock"
+        self.runtime = RUNTIME / self.name
+        self.tmpfiles = TMPFILES / f"django-{self.name}.conf"
+
+    def folders(self) -> list[Folder]:
+        """Every folder of the site, parents first."""
+        return [
+            Folder(self.root, "root", "root", 0o755),
+            Folder(self.mirror, "root", "root", 0o700),
+            Folder(self.build, self.build_user, self.build_user, 0o700),
+            Folder(self.virtualenvs, "root", "root", 0o755),
+            Folder(self.releases, "root", "root", 0o755),
+            Folder(self.database, self.user, self.user, 0o750),
+            Folder(self.media, self.user, self.proxy_group, 0o2750),
+            Folder(self.shared, self.user, self.user, 0o750),
+            Folder(self.secrets, "root", self.user, 0o750),
+            Folder(self.backups, "root", "root", 0o700),
+            Folder(self.log, self.user, "adm", 0o750),
+            Folder(self.templates, "root", "root", 0o700),
+            Folder(self.runtime, self.user, self.proxy_group, 0o2750),
+        ]
+
+    def user_exists(self) -> bool:
+        """Whether the site's identities are on this host."""
+        return user_id(self.user) >= 0 and user_id(self.build_user) >= 0
+
+    def is_registered(self) -> bool:
+        """Whether the host knows the site: its root by its name, its runtime folder at boot."""
+        entry = REGISTRY / self.name
+        return (
+            entry.is_symlink()
+            and os.readlink(entry) == str(self.root)
+            and read_text(self.tmpfiles) == self._tmpfiles_line()
+        )
+
+    def register(self) -> None:
+        """Make the site known to the host."""
+        REGISTRY.mkdir(parents=True, exist_ok=True)
+        link(REGISTRY / self.name, str(self.root))
+        write(self.tmpfiles, self._tmpfiles_line())
+
+    def _tmpfiles_line(self) -> str:
+        return f"d {self.runtime} 2750 {self.user} {self.proxy_group} -\n"
+
+    def kept_template(self, url: str) -> Path:
+        """Where the text of a template lies that the site was last rendered from."""
+        return self.templates / url.removeprefix("salt://").replace("/", "__")
+
+    def kept_templates(self) -> dict[str, str]:
+        """The templates that the site was last rendered from, by URL."""
+        return {f"salt://{path.name.replace('__', '/')}": path.read_text() for path in self.templates.iterdir()}
+
+
+def find(name: str) -> Site:
+    """The site of that name as it was last applied.
+
+    Raises:
+        DeploymentError: there is no such site on this host, or its configuration cannot be read.
+    """
+    applied = read_json(REGISTRY / name / "site.json") if re.fullmatch(r"[a-z][a-z0-9-]*", name) else None
+    if not applied:
+        known = ", ".join(registered()) or "none"
+        raise DeploymentError(
+            f"there is no site {name!r} on this host (registered: {known})",
+            hint="salt-call state.apply django makes the sites of the pillar",
+        )
+    return Site(applied["config"], applied["platform"])
+
+
+def registered() -> list[str]:
+    """The names of the sites on this host."""
+    return sorted(path.name for path in REGISTRY.iterdir()) if REGISTRY.is_dir() else []
+
+
+def wrong_folder(folder: Folder) -> str:
+    """What is wrong with a folder, in words; empty when nothing is.
+
+    Raises:
+        DeploymentError: the path is taken by something that is not a folder.
+    """
+    try:
+        status = os.lstat(folder.path)
+    except FileNotFoundError:
+        return "missing"
+    if not stat.S_ISDIR(status.st_mode):
+        raise DeploymentError(
+            f"{folder.path} is in the way: it is not a folder",
+            hint=f"move it away: mv {folder.path} {folder.path}.aside",
+        )
+    found = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+    wanted = (user_id(folder.owner), group_id(folder.group), folder.mode)
+    return (
+        ""
+        if found == wanted
+        else f"{owner_of(status)} {found[2]:04o}, not {folder.owner}:{folder.group} {folder.mode:04o}"
+    )
+
+
+def make_folder(folder: Folder) -> None:
+    """Make a folder, or give it its owner, group and mode."""
+    folder.path.mkdir(parents=True, exist_ok=True, mode=0o755)
+    os.chown(folder.path, user_id(folder.owner), group_id(folder.group), follow_symlinks=False)
+    folder.path.chmod(folder.mode)
+
+
+def make_parents(top: Path, path: Path, user: str) -> None:
+    """Make the folders between a folder and one below it, for a user."""
+    for folder in reversed([path, *path.parents]):
+        if folder.is_relative_to(top) and folder != top and not folder.exists():
+            make_folder(Folder(folder, user, user, 0o750))
+
+
+def user_id(name: str) -> int:
+    """The uid of a user; -2, which nobody has, while the user does not exist."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return -2
+
+
+def group_id(name: str) -> int:
+    """The gid of a group; -2, which nobody has, while the group does not exist."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return -2
+
+
+def owner_of(status: os.stat_result) -> str:
+    """``user:group`` of a stat result, numbers where there is no name."""
+    try:
+        user = pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        user = str(status.st_uid)
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = str(status.st_gid)
+    return f"{user}:{group}"
+
+
+def write(path: Path, content: str | bytes, *, mode: int = 0o644, user: str = "root", group: str = "root") -> None:
+    """Write a file so that it is there whole or not at all, through any loss of power."""
+    temporary = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "wb") as file:
+        os.fchown(descriptor, user_id(user), group_id(group))
+        os.fchmod(descriptor, mode)
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(descriptor)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any, **ownership: Any) -> None:
+    """Write a value as JSON, as `write` does."""
+    write(path, json.dumps(value, indent=1, sort_keys=True) + "\n", **ownership)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when the file is missing or torn."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_text(path: Path) -> str | None:
+    """The text of a file; None when it is missing."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def link(path: Path, target: str) -> None:
+    """Make a link point to a target in one rename, through any loss of power."""
+    temporary = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    temporary.symlink_to(target)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring what was made, renamed or deleted in a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def give(path: Path, user: str, group: str, *, read_only_for_group: bool = False) -> None:
+    """Give a tree to a user and a group, links included and never followed.
+
+    With `read_only_for_group` folders become 0750 and files 0640, executable files 0750.
+    """
+    uid, gid = user_id(user), group_id(group)
+    for name, is_folder in [(str(path), path.is_dir()), *_walk(path)]:
+        os.lchown(name, uid, gid)
+        if read_only_for_group and not os.path.islink(name):
+            executable = is_folder or os.lstat(name).st_mode & 0o100
+            os.chmod(name, 0o750 if executable else 0o640)
+
+
+def open_to_all(path: Path) -> None:
+    """Let everybody read a tree: folders 0755, files 0644."""
+    for name, is_folder in [(str(path), True), *_walk(path)]:
+        if not os.path.islink(name):
+            os.chmod(name, 0o755 if is_folder else 0o644)
+
+
+def _walk(path: Path) -> Iterator[tuple[str, bool]]:
+    for parent, folders, files in os.walk(path):
+        yield from ((os.path.join(parent, name), True) for name in folders)
+        yield from ((os.path.join(parent, name), False) for name in files)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder and all below it; nothing happens when it is not there."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+class Lock:
+    """The lock of a site: held by the open file, so that it ends with the last process that has it.
+
+    Children inherit it (`django_command.inherited_descriptors`).
+    """
+
+    def __init__(self, site: Site, what: str):
+        self.path = site.lock_file
+        self.what = what
+        self.site = site
+        self.descriptor: int | None = None
+
+    def take(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take the lock, waiting as long as `timeouts:lock` says.
+
+        Raises:
+            DeploymentError: somebody else holds it; the error says who, since when and for what.
+        """
+        if self.descriptor is not None:
+            return
+        patience = self.site.config["timeouts"]["lock"]
+        deadline = clock() + django_command.seconds(patience)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if clock() >= deadline:
+                    holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "somebody"
+                    os.close(descriptor)
+                    raise DeploymentError(
+                        f"another deployment of {self.site.name} is under way: {holder}; waited {patience}",
+                        hint="wait for it, or end that process; the lock goes with it",
+                        transient=True,
+                    ) from None
+                time.sleep(0.1)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{self.what}, pid {os.getpid()}, since {now()}\n".encode(), 0)
+        self.descriptor = descriptor
+        django_command.inherited_descriptors.add(descriptor)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self.descriptor is not None:
+            django_command.inherited_descriptors.discard(self.descriptor)
+            os.ftruncate(self.descriptor, 0)
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def now() -> str:
+    """The time as people and programs read it: ``2026-03-01T12:00:00Z``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,596 @@
+"""The steps of a release, in their order, and the two walks over them: `deploy` and `rollback`.
+
+A step is a generator: it looks, yields what it would change, and acts when it is resumed; one that finds nothing to do yields
+nothing. The states run one step each; whoever only tests does not resume.
+"""
+
+import contextlib
+import gzip
+import logging
+import os
+import shlex
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import django_command
+import django_instance
+import django_project
+import django_proxy
+import django_release
+import django_secret
+import django_settings
+import django_site
+import django_source
+import django_virtualenv
+from django_command import DeploymentError, seconds
+from django_deployment import OVERLAY, START_PROGRAM, Deployment
+from django_release import Release
+from django_site import Site
+
+log = logging.getLogger(__name__)
+
+Changes = dict[str, Any]
+Step = Callable[[Deployment], Iterator[Changes]]
+
+_COMPRESSED = (
+    ".css",
+    ".js",
+    ".mjs",
+    ".svg",
+    ".json",
+    ".txt",
+    ".html",
+    ".xml",
+    ".map",
+    ".ico",
+    ".ttf",
+    ".eot",
+    ".wasm",
+    ".webmanifest",
+)
+
+
+def site(deployment: Deployment) -> Iterator[Changes]:
+    """The site's folders, its registration, its configuration as applied, and the mirror with its keys."""
+    site, templates = deployment.site, deployment.templates
+    _refuse_closed_parents(site)
+    wrong = {folder: problem for folder in site.folders() if (problem := django_site.wrong_folder(folder))}
+    applied = {"config": dict(site.config), "platform": dict(site.platform)}
+    stale = [url for url, text in templates.items() if django_site.read_text(site.kept_template(url)) != text]
+    changes: Changes = {str(folder.path): problem for folder, problem in wrong.items()}
+    if django_site.read_json(site.applied) != applied:
+        changes[str(site.applied)] = "new" if not site.applied.exists() else "changed"
+    if stale:
+        changes["templates"] = sorted(stale)
+    if not site.is_registered():
+        changes["registered"] = str(site.root)
+    keys = django_source.unprepared(site, deployment.deploy_key)
+    if keys:
+        changes["mirror"] = keys
+    if changes:
+        yield changes
+        for folder in wrong:
+            django_site.make_folder(folder)
+        for url in stale:
+            django_site.write(site.kept_template(url), templates[url], mode=0o600)
+        django_source.prepare(site, deployment.deploy_key)
+        django_site.write_json(site.applied, applied, mode=0o600)
+        site.register()
+    deployment.ask_for_commit()
+
+
+def _refuse_closed_parents(site: Site) -> None:
+    group = django_site.group_id(site.proxy_group)
+    for parent in reversed(site.root.parents):
+        try:
+            status = os.stat(parent)
+        except FileNotFoundError:
+            return
+        if not status.st_mode & 0o001 and not (status.st_gid == group and status.st_mode & 0o010):
+            raise DeploymentError(
+                f"{parent} is {django_site.owner_of(status)} {status.st_mode & 0o7777:04o}: it lets {site.proxy_group} not through to {site.root}",
+                hint=f"chmod o+x {parent}, or choose another django:sites:{site.name}:root",
+            )
+
+
+def source(deployment: Deployment) -> Iterator[Changes]:
+    """The commit that the revision names, exported; here it is decided whether there is a new release."""
+    site, live = deployment.site, deployment.live
+    if deployment.test and not (site.mirror / "HEAD").exists():
+        deployment.planned = "the first release"
+        yield {"release": f"would be built from {site.config['folder'] or site.config['revision']}"}
+        return
+    deployment.secrets = django_secret.values(site, deployment.given)
+    recorded = deployment.recorded_inputs()
+    django_secret.missing(site, deployment.secrets, recorded)
+    deployment.commit = deployment.wanted_commit()
+    inputs = deployment.inputs()
+    if not deployment.again:
+        if live and live.record.get("inputs") == inputs and live.is_whole():
+            return
+        if _stays_as_it_is(deployment, inputs):
+            return
+    changes = _differences(deployment, recorded, inputs)
+    deployment.planned = f"{django_release.next_sequence(site):04d}-{deployment.commit[:12]}"
+    yield {"release": {"old": live.name if live else None, "new": deployment.planned}, **changes}
+
+    deployment.lock.take()
+    django_release.clear_leftovers(site)
+    release = Release(site, f"{django_release.next_sequence(site):04d}-{deployment.commit[:12]}")
+    release.path.mkdir(mode=0o755)
+    deployment.release, deployment.is_new = release, True
+    about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": django_site.now()}
+    release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
+    django_source.export(site, deployment.commit, release.path / "source")
+    release.update(**django_source.describe(site, deployment.commit))
+    release.update(facts={"commit": deployment.commit, **django_project.find(site, release.path / "source")})
+
+
+def _stays_as_it_is(deployment: Deployment, inputs: dict[str, str]) -> bool:
+    """Whether a release of just these inputs is held back.
+
+    Raises:
+        DeploymentError: such a release has failed; it is not tried again by itself.
+    """
+    site, live = deployment.site, deployment.live
+    former = [release for release in django_release.releases(site) if release.record.get("inputs") == inputs]
+    state = former[-1].record.get("state") if former else None
+    if state == "held" and live:
+        again = f"salt-call django.release {site.name} releases it all the same"
+        deployment.warnings.append(
+            f"{former[-1].name} is held back since it was rolled back; {live.name} stays live. {again}"
+        )
+        return True
+    if state == "failed":
+        record = former[-1].record
+        raise DeploymentError(
+            f"as {former[-1].name} this has failed before, and nothing has changed since: {record['step']}: {record['error']}",
+            hint=f"change the revision or the pillar, or try it again: salt-call django.release {site.name}",
+        )
+    return False
+
+
+def _differences(deployment: Deployment, recorded: dict[str, str], inputs: dict[str, str]) -> Changes:
+    site, old = deployment.site, recorded.get("commit")
+    changes: Changes = {}
+    if old and old != deployment.commit:
+        if deployment.test and not site.config["folder"] and not django_source.has(site, deployment.commit):
+            django_source.fetch(site, deployment.commit)
+        changes = {
+            "commit": {"old": old, "new": deployment.commit},
+            **django_source.difference(site, old, deployment.commit),
+        }
+    pillar = (
+        sorted(path for path in {*recorded, *inputs} - {"commit"} if recorded.get(path) != inputs.get(path))
+        if old
+        else []
+    )
+    return {**changes, **({"changed": pillar} if pillar else {})}
+
+
+def virtualenv(deployment: Deployment) -> Iterator[Changes]:
+    """The virtualenv for the requirements: built, or shared with the releases that have the same."""
+    site, release = deployment.site, deployment.release
+    if not deployment.is_new or not release:
+        return
+    tree = release.path / "source"
+    files = django_virtualenv.requirement_files(site, tree, release.facts["folder"])
+    key = django_virtualenv.key_of(site, tree, files)
+    is_there = django_virtualenv.is_complete(site, key)
+    yield {"virtualenv": f"{key}, {'shared' if is_there else 'new'}", "requirements": files}
+    if not is_there:
+        log.info("%s: installing %s", site.name, ", ".join(files) or "packages")
+        django_virtualenv.build(site, tree, files, key)
+    django_site.link(release.path / "virtualenv", f"../../virtualenvs/{key}")
+    release.update(virtualenv=key)
+
+
+def build(deployment: Deployment) -> Iterator[Changes]:
+    """The build commands in the new source, as the build identity; then its Python is compiled, and it becomes root's."""
+    site, release = deployment.site, deployment.release
+    if not deployment.is_new or not release:
+        return
+    yield {"commands": site.config["build"] or "none", "source": "compiled"}
+    tree = release.path / "source"
+    virtualenv = release.path / "virtualenv"
+    environment = {
+        **django_virtualenv.build_environment(site),
+        "VIRTUAL_ENV": str(virtualenv),
+        "PATH": f"{virtualenv}/bin:{django_command.PATH}",
+    }
+    timeout = seconds(site.config["timeouts"]["build"])
+    django_site.give(tree, site.build_user, site.build_user)
+
+    def as_builder(argv: list[str]) -> None:
+        folder = str(tree / release.facts["folder"])
+        hint = f"django:sites:{site.name}:build says this command"
+        django_command.run(
+            argv,
+            doing=shlex.join(argv),
+            user=site.build_user,
+            environment=environment,
+            folder=folder,
+            timeout=timeout,
+            hint=hint,
+        )
+
+    for command in site.config["build"]:
+        log.info("%s: %s", site.name, command)
+        as_builder(shlex.split(command))
+    with contextlib.suppress(DeploymentError):
+        as_builder(
+            [f"{virtualenv}/bin/python", "-I", "-S", "-m", "compileall", "-q", "-x", r"/(node_modules|\.)", str(tree)]
+        )
+    _link_shared(site, tree)
+    django_site.give(tree, "root", site.user, read_only_for_group=True)
+    for path in site.config["writable"]:
+        (tree / path).mkdir(parents=True, exist_ok=True)
+        django_site.give(tree / path, site.user, site.user)
+
+
+def _link_shared(site: Site, tree: Path) -> None:
+    """Replace what outlives a release by links to ``shared/``; the first release fills it with what the source brings."""
+    for path in site.config["shared"]:
+        inside, kept = tree / path, site.shared / path
+        django_site.make_parents(site.shared, kept.parent, site.user)
+        if not os.path.lexists(kept):
+            if inside.exists() and not inside.is_symlink():
+                shutil.move(inside, kept)
+                django_site.give(kept, site.user, site.user)
+            elif not inside.suffix:
+                django_site.make_folder(django_site.Folder(kept, site.user, site.user, 0o750))
+        django_site.remove_tree(inside)
+        inside.parent.mkdir(parents=True, exist_ok=True)
+        inside.symlink_to(kept)
+
+
+def secret_key(deployment: Deployment) -> Iterator[Changes]:
+    """The secret key and the other secrets: generated once and kept, or as the pillar gives them."""
+    site = deployment.site
+    absent = django_secret.missing(site, deployment.secrets, deployment.recorded_inputs())
+    changed = django_secret.changed(site, deployment.secrets)
+    text = (
+        None
+        if absent
+        else django_settings.environment_file(django_settings.secret_environment(site, deployment.secrets))
+    )
+    if not absent and not changed and django_site.read_text(site.secrets / "environment") == text:
+        return
+    yield {**{name: "generated" for name in absent}, **{name: "kept" for name in changed}} or {"environment": "written"}
+    deployment.lock.take()
+    for name in absent:
+        deployment.secrets[name] = django_secret.generate(site, name)
+    for name in (*absent, *changed):
+        django_secret.keep(site, name, deployment.secrets[name])
+    text = django_settings.environment_file(django_settings.secret_environment(site, deployment.secrets))
+    django_site.write(site.secrets / "environment", text, mode=0o640, group=site.user)
+    if deployment.is_new and deployment.release:
+        deployment.release.update(inputs=deployment.inputs())
+
+
+def settings(deployment: Deployment) -> Iterator[Changes]:
+    """The overlay and its data, the environment, and the pillar's files, in the new release."""
+    site, release = deployment.site, deployment.release
+    if not deployment.is_new or not release:
+        return
+    plain = django_settings.environment(site, release.path, release.facts)
+    rendered = django_settings.project_files(
+        site, deployment.templates, {**plain, **django_settings.secret_environment(site, deployment.secrets)}
+    )
+    written = [
+        "environment",
+        django_project.START,
+        *([f"{django_settings.MODULE}.py", "settings.json"] if site.config["overlay"] else []),
+    ]
+    yield {"config": written, **({"files": sorted(rendered)} if rendered else {})}
+    config = release.path / "config"
+    django_site.make_folder(django_site.Folder(config, "root", site.user, 0o750))
+    contents = {
+        "environment": django_settings.environment_file(plain),
+        django_project.START: deployment.templates[START_PROGRAM],
+    }
+    if site.config["overlay"]:
+        contents[f"{django_settings.MODULE}.py"] = deployment.templates[OVERLAY]
+        contents["settings.json"] = django_settings.overlay(site, release.path, release.facts["settings_module"])
+    for name, content in contents.items():
+        django_site.write(config / name, content, mode=0o640, group=site.user)
+    for path, content in rendered.items():
+        django_settings.write_project_file(site, release.path / "source", path, content)
+
+
+def static(deployment: Deployment) -> Iterator[Changes]:
+    """One start of Django: it imports, its static files are collected, its effective settings and pending migrations are known."""
+    site, release = deployment.site, deployment.release
+    if not deployment.is_new or not release:
+        return
+    yield {"static": "collected" if site.config["static"]["collect"] else "not collected, as the pillar says"}
+    folder = release.path / "static"
+    django_site.make_folder(django_site.Folder(folder, site.user, site.user, 0o755))
+    log.info("%s: starting Django and collecting static files", site.name)
+    answer = django_project.start(site, release.path, release.facts, deployment.masked())
+    deployment.warnings += _judge(site, release, answer)
+    release.update(facts={**release.facts, **answer})
+    django_site.give(folder, "root", "root")
+    django_site.open_to_all(folder)
+    if "gzip" in site.config["static"]["compress"]:
+        _compress(folder)
+
+
+def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
+    """What the pillar decided and the project does not follow: warnings, or an error where the site would not be safe."""
+    at = f"django:sites:{site.name}"
+    if answer["settings_module"] != answer["expected_settings_module"]:
+        raise DeploymentError(
+            f"the project sets DJANGO_SETTINGS_MODULE to {answer['settings_module']} itself",
+            hint=f"use os.environ.setdefault in {release.facts['wsgi']}, or {at}:overlay: false",
+        )
+    if answer["debug"]:
+        raise DeploymentError(
+            "DEBUG is on",
+            hint=f"turn it off in the project's environment: {at}:environment, or let the overlay do it: {at}:overlay: true",
+        )
+    for alias, database in answer["databases"].items():
+        if (
+            "sqlite" in database["engine"]
+            and Path(database["name"]).is_relative_to(release.path)
+            and not _is_kept(site, Path(database["name"]))
+        ):
+            raise DeploymentError(
+                f"the database {alias!r} lies inside the release ({database['name']}) and would be lost with it",
+                hint=f"name its file in {at}:shared, or let the project read it: {at}:environment, {{from: database_path}}",
+            )
+    warnings = []
+    if not {*site.config["domains"]} <= {*answer["allowed_hosts"]} and "*" not in answer["allowed_hosts"]:
+        warnings.append(f"ALLOWED_HOSTS is {answer['allowed_hosts']}, which has not every domain of the site")
+    if answer["media_root"] and Path(answer["media_root"]) != site.media:
+        warnings.append(f"MEDIA_ROOT is {answer['media_root']}, not {site.media}: uploads are not served")
+    return warnings
+
+
+def _is_kept(site: Site, path: Path) -> bool:
+    return path.resolve().is_relative_to(site.shared)
+
+
+def _compress(folder: Path) -> None:
+    """A ``.gz`` beside each file that nginx would otherwise compress at every request, where it is smaller."""
+    for parent, _folders, files in os.walk(folder):
+        for name in files:
+            path = Path(parent, name)
+            if name.endswith(_COMPRESSED) and not path.is_symlink() and path.stat().st_size > 1024:
+                content = path.read_bytes()
+                smaller = gzip.compress(content, 6, mtime=0)
+                if len(smaller) < len(content):
+                    path.with_name(f"{name}.gz").write_bytes(smaller)
+                    path.with_name(f"{name}.gz").chmod(0o644)
+
+
+def migration(deployment: Deployment) -> Iterator[Changes]:
+    """The database has what the release needs; then Django's checks, which may read tables."""
+    site, release = deployment.site, deployment.release
+    if not release or not release.facts.get("migrations"):
+        return
+    pending = {
+        alias: names for alias in release.facts["migrations"] if (names := _pending(release, alias, deployment.is_new))
+    }
+    if not pending:
+        if deployment.is_new:
+            deployment.warnings += release.facts.get("checks", [])
+        return
+    if not site.config["migrate"]["run"]:
+        deployment.warnings.append(
+            f"not migrated, as the pillar says: {', '.join(name for names in pending.values() for name in names)}"
+        )
+        return
+    yield {"migrations": pending}
+    deployment.lock.take()
+    log.info("%s: migrating %s", site.name, ", ".join(name for names in pending.values() for name in names))
+    answer = django_project.migrate(site, release.path, release.facts, deployment.masked())
+    deployment.warnings += answer["checks"]
+    release.update(facts={**release.facts, **answer})
+
+
+def _pending(release: Release, alias: str, is_new: bool) -> list[str]:
+    """The migrations of a release that its database lacks: as its start has seen, or for the live one as its SQLite file says."""
+    known = release.facts["migrations"][alias]
+    database = release.facts["databases"][alias]
+    if is_new or "sqlite" not in database["engine"]:
+        return known["pending"] if is_new else []
+    return sorted(set(known["applied"]) - _applied(release.site, Path(database["name"])))
+
+
+def _applied(site: Site, path: Path) -> set[str]:
+    """The rows of django_migrations in a SQLite file of the site's user."""
+    try:
+        status = os.lstat(path)
+        if status.st_uid != django_site.user_id(site.user) or path.is_symlink():
+            return set()
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            return {f"{app}.{name}" for app, name in connection.execute("SELECT app, name FROM django_migrations")}
+    except (FileNotFoundError, sqlite3.DatabaseError):
+        return set()
+
+
+def instance(deployment: Deployment) -> Iterator[Changes]:
+    """The release's own server, which answers on its own socket before any request is led to it."""
+    site, release = deployment.site, deployment.release
+    if not release or not deployment.is_new and django_instance.is_kept_alive(site, release.path):
+        return
+    yield {"instance": f"{django_instance.unit(site, release.path)} started"}
+    deployment.lock.take()
+    log.info("%s: starting %s", site.name, release.name)
+    if deployment.is_new:
+        for name, content in django_instance.configuration(
+            site, release.path, release.facts, deployment.templates
+        ).items():
+            django_site.write(release.path / "config" / name, content, mode=0o640, group=site.user)
+        where = django_instance.address(site, release.path)
+        django_site.link(release.path / "socket", where if where.startswith("/") else "/dev/null")
+    django_instance.start(site, release.path)
+    django_instance.check_health(site, release.path)
+
+
+def live(deployment: Deployment) -> Iterator[Changes]:
+    """The flip: one rename; the old instance is drained, stopped and disabled, and what is old enough is deleted."""
+    site, release, old = deployment.site, deployment.release, deployment.live
+    if not release:
+        return
+    stray = django_instance.strays(site, release.path) if site.runtime.exists() else []
+    flips = not old or old.name != release.name
+    if not flips and not stray:
+        return
+    yield {"live": {"old": old.name if old else None, "new": release.name}} if flips else {"stopped": stray}
+    deployment.lock.take()
+    if flips:
+        log.info("%s: %s goes live", site.name, release.name)
+        _flip(deployment, release)
+    cut = 0
+    for name in {*stray, *([old.name] if old and flips else [])}:
+        cut += django_instance.drain(site, site.releases / name)
+        django_instance.stop(site, site.releases / name)
+    if cut:
+        deployment.warnings.append(
+            f"{cut} connections were still open after {site.config['releases']['drain']}, and were cut"
+        )
+    django_release.prune(site)
+
+
+def _flip(deployment: Deployment, release: Release) -> None:
+    """Make a release `current`: by the rename alone where nginx finds it through the link, else with a reload of nginx."""
+    site, old = deployment.site, deployment.live
+    is_served = bool(old) and django_proxy.is_installed(site)
+    if is_served and old and django_instance.kind(old.path) != django_instance.kind(release.path):
+        django_proxy.apply(django_proxy.files(site, release.facts, deployment.templates, through=release.path))
+    reloads = is_served and django_instance.kind(release.path)[0] == "tcp"
+    if reloads:
+        django_proxy.check()
+    release.update(state="good", live_since=django_site.now())
+    if old:
+        django_site.link(site.previous, f"releases/{old.name}")
+    django_site.link(site.current, f"releases/{release.name}")
+    deployment.went_live = True
+    if reloads:
+        django_proxy.reload()
+    if deployment.left:
+        deployment.left.update(state="held", held_since=django_site.now())
+
+
+def proxy(deployment: Deployment) -> Iterator[Changes]:
+    """nginx's files of the site and their links; nginx is reloaded when one has changed and all of them are accepted."""
+    site, release = deployment.site, deployment.release
+    if not release:
+        return
+    wanted = django_proxy.files(site, release.facts, deployment.templates)
+    changes = django_proxy.differences(wanted)
+    if changes:
+        yield changes
+        deployment.lock.take()
+        django_proxy.apply(wanted)
+
+
+def record(deployment: Deployment) -> Iterator[Changes]:
+    """The deployment is written down, and the lock given back."""
+    release = deployment.release
+    if deployment.went_live and release:
+        yield {"release": release.name}
+        release.update(steps=deployment.seconds, warnings=deployment.warnings)
+        deployment.write_attempt("rolled back" if deployment.left else "released")
+    deployment.lock.release()
+
+
+#: The story of a release; `site` before it lays the site out.
+RELEASE: tuple[Step, ...] = (
+    source,
+    virtualenv,
+    build,
+    secret_key,
+    settings,
+    static,
+    migration,
+    instance,
+    live,
+    proxy,
+    record,
+)
+_BACK: tuple[Step, ...] = (instance, live, proxy, record)
+#: The steps of which a test knows no more than that they would be taken, once there is a new release to make.
+_OF_A_NEW_RELEASE = {
+    "virtualenv",
+    "build",
+    "secret_key",
+    "settings",
+    "static",
+    "migration",
+    "instance",
+    "live",
+    "record",
+}
+
+
+def look(step: Step, deployment: Deployment) -> Iterator[Changes]:
+    """A step as the states run it: in a test, the steps after a new source say which release they would be for."""
+    name = step.__name__
+    if deployment.test and deployment.planned and (name in _OF_A_NEW_RELEASE or not deployment.release):
+        yield {"release": deployment.planned}
+    elif name != "site" or deployment.site.user_exists() or not deployment.test:
+        yield from step(deployment)
+    else:
+        yield {str(deployment.site.root): "would be laid out"}
+
+
+def walk(deployment: Deployment, steps: tuple[Step, ...]) -> Changes:
+    """Take steps one after another; returns the changes of each that had something to do, by its name."""
+    taken: Changes = {}
+    for step in steps:
+        with deployment.step(step.__name__):
+            for changes in step(deployment):
+                taken[step.__name__] = changes
+    return taken
+
+
+def deploy(name: str, revision: str | None = None, asked_by: str = "django.release") -> tuple[Deployment, Changes]:
+    """Release a site by hand, as its last apply configured it, even if it was held back, has failed or is unchanged.
+
+    Raises:
+        DeploymentError: a step fails.
+    """
+    site = django_site.find(name)
+    deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by, revision=revision, again=True)
+    return deployment, walk(deployment, RELEASE)
+
+
+def rollback(name: str, asked_by: str = "django.rollback") -> tuple[Deployment, Changes]:
+    """Go back to the newest good release before the live one, and hold the live one's commit back.
+
+    Raises:
+        DeploymentError: there is none, or it does not come up; the live one stays live then.
+    """
+    site = django_site.find(name)
+    deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
+    with deployment.step("rollback"):
+        deployment.lock.take()
+        deployment.live = deployment.left = left = django_release.linked(site, site.current)
+        target = django_release.older_good(site, left) if left else None
+        if not left or not target:
+            raise DeploymentError(
+                f"{name} has no older good release to go back to", hint=f"salt-call django.releases {name} lists them"
+            )
+        deployment.release, deployment.commit = target, target.record["commit"]
+        deployment.secrets = django_secret.values(site, {})
+        deployment.warnings += _newer_migrations(left, target)
+    return deployment, walk(deployment, _BACK)
+
+
+def _newer_migrations(left: Release, target: Release) -> list[str]:
+    """A warning for each database that has migrations which the release that comes back does not know."""
+    warnings = []
+    for alias, names in left.facts.get("migrations", {}).items():
+        known = target.facts.get("migrations", {}).get(alias, {}).get("applied", [])
+        newer = sorted(set(names["applied"]) - set(known))
+        if newer:
+            warnings.append(
+                f"the database {alias!r} keeps migrations that {target.name} does not know: {', '.join(newer)}"
+            )
+    return warnings

@@ -1,0 +1,344 @@
+"""Virtualenvs by uv: keyed by what goes into them, built once, shared by releases, never modified."""
+
+import functools
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import django_command
+import django_site
+from django_command import DeploymentError
+from django_site import Site
+
+UV = Path("/usr/local/lib/django-formula/uv")
+UV_VERSION = "0.13.8"
+#: The server of a project that brings none of its own.
+PYUWSGI = "pyuwsgi==2.0.30.post1"
+
+_LOCKS = ("uv.lock", "Pipfile.lock", "poetry.lock")
+_FOUND = (
+    "requirements.txt",
+    "requirements/production.txt",
+    "requirements/prod.txt",
+    "requirements/base.txt",
+    "requirements-prod.txt",
+)
+_INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
+_COMPLETE = ".complete"
+
+
+def uv_is_installed() -> bool:
+    """Whether the uv of the formula is on this host, in its version."""
+    return django_site.read_text(UV / "version") == UV_VERSION
+
+
+def install_uv() -> None:
+    """Install uv into a virtualenv of its own, by the host's pip (which knows the host's indexes).
+
+    Raises:
+        DeploymentError: it cannot be installed.
+    """
+    environment = django_command.network_environment()
+    bundle = Path("/etc/ssl/certs/ca-certificates.crt")
+    if bundle.exists():
+        environment.setdefault("PIP_CERT", str(bundle))
+    django_site.remove_tree(UV)
+    django_command.run(["python3", "-m", "venv", str(UV)], doing="making a virtualenv for uv", timeout=120)
+    pip = [str(UV / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", f"uv=={UV_VERSION}"]
+    django_command.run(pip, doing="installing uv", timeout=600, environment=environment)
+    django_site.write(UV / "version", UV_VERSION)
+
+
+def interpreter(python: str) -> str:
+    """The real path of an interpreter that pillar names.
+
+    Raises:
+        DeploymentError: there is no such interpreter on this host.
+    """
+    found = shutil.which(python, path=django_command.PATH)
+    if not found:
+        raise DeploymentError(
+            f"there is no {python} on this host",
+            hint="install it (django:sites:…:packages), or name another in django:sites:…:python",
+        )
+    return str(Path(found).resolve())
+
+
+@functools.lru_cache(maxsize=16)
+def _identity(path: str, _modified: float) -> str:
+    program = "import platform, sys, sysconfig; print(sys.implementation.cache_tag, sysconfig.get_platform(), platform.libc_ver())"
+    return django_command.run([path, "-I", "-S", "-c", program], doing=f"asking {path} for its version").strip()
+
+
+def requirement_files(site: Site, source: Path, folder: str) -> list[str]:
+    """The files that say what a project needs, relative to its source.
+
+    Args:
+        folder: where manage.py is, relative to the source; looked at before the source's top.
+
+    Raises:
+        DeploymentError: the pillar names a file that is not there, or none is found.
+    """
+    said = site.config["requirements"]
+    at = f"django:sites:{site.name}:requirements"
+    if said:
+        absent = [path for path in said if not (source / path).is_file()]
+        if absent:
+            raise DeploymentError(f"there is no {absent[0]} in the source", hint=f"correct {at}")
+        return list(said)
+    folders = [source / folder] if folder == "." else [source / folder, source]
+    for names in (_LOCKS, _FOUND, ("pyproject.toml",)):
+        for place in folders:
+            for name in names:
+                if (place / name).is_file():
+                    return [str((place / name).relative_to(source))]
+    if site.config["python_packages"]:
+        return []
+    looked = ", ".join((*_LOCKS, *_FOUND, "pyproject.toml"))
+    raise DeploymentError(
+        f"nothing says what the project needs; looked for {looked}",
+        hint=f"name the file in {at}, or add python_packages",
+    )
+
+
+def _with_included(source: Path, path: Path, seen: set[Path]) -> Iterator[Path]:
+    """A requirements file and all that it includes; a file outside the source is refused."""
+    path = path.resolve()
+    if path in seen:
+        return
+    seen.add(path)
+    if not path.is_relative_to(source.resolve()):
+        raise DeploymentError(f"the requirements include {path}, which is not in the source")
+    if not path.is_file():
+        raise DeploymentError(
+            f"the requirements include {path.relative_to(source.resolve())}, which is not in the source"
+        )
+    yield path
+    if path.suffix in (".txt", ".in"):
+        for included in _INCLUDE.findall(path.read_text(errors="replace")):
+            if "://" not in included:
+                yield from _with_included(source, path.parent / included, seen)
+
+
+def key_of(site: Site, source: Path, files: list[str]) -> str:
+    """The name of the virtualenv for these requirements: equal for equal contents, interpreter and platform."""
+    seen: set[Path] = set()
+    contents = {}
+    for name in files:
+        for path in _with_included(source, source / name, seen):
+            contents[str(path.relative_to(source.resolve()))] = path.read_text(errors="replace")
+        beside = (source / name).with_name("pyproject.toml")
+        if name.endswith("uv.lock") and beside.is_file():
+            contents[str(beside.relative_to(source))] = beside.read_text(errors="replace")
+    python = interpreter(site.config["python"])
+    inputs = {
+        "files": contents,
+        "packages": site.config["python_packages"],
+        "constraints": site.config["constraints"],
+        "server": PYUWSGI,
+        "python": [python, _identity(python, Path(python).stat().st_mtime)],
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_complete(site: Site, key: str) -> bool:
+    """Whether a virtualenv is there whole, and its interpreter still on this host."""
+    folder = site.virtualenvs / key
+    return (folder / _COMPLETE).exists() and (folder / "bin/python").exists()
+
+
+def build(site: Site, source: Path, files: list[str], key: str) -> None:
+    """Build a virtualenv as the build identity, then hand it to root.
+
+    Raises:
+        DeploymentError: the packages cannot be resolved, fetched or built.
+    """
+    folder = site.virtualenvs / key
+    django_site.remove_tree(folder)
+    folder.mkdir(mode=0o755)
+    work = site.build / "requirements"
+    django_site.remove_tree(work)
+    shutil.copytree(source, work, symlinks=True, ignore=_only_small_text)
+    django_site.give(work, site.build_user, site.build_user)
+    django_site.give(folder, site.build_user, site.build_user)
+    try:
+        _uv(
+            site,
+            "venv",
+            "--quiet",
+            "--no-project",
+            "--allow-existing",
+            "--python",
+            interpreter(site.config["python"]),
+            str(folder),
+            doing="making the virtualenv",
+        )
+        for arguments in _installations(site, work, files):
+            _uv(
+                site,
+                "pip",
+                "install",
+                "--python",
+                str(folder / "bin/python"),
+                *arguments,
+                doing="installing packages",
+                folder=work,
+            )
+        if not (folder / "bin/uwsgi").exists():
+            _uv(
+                site,
+                "pip",
+                "install",
+                "--python",
+                str(folder / "bin/python"),
+                PYUWSGI,
+                doing="installing pyuwsgi",
+                folder=work,
+            )
+    except DeploymentError:
+        django_site.remove_tree(folder)
+        raise
+    finally:
+        django_site.remove_tree(work)
+    django_site.give(folder, "root", "root")
+    django_site.write(folder / _COMPLETE, "")
+
+
+def _only_small_text(folder: str, names: list[str]) -> list[str]:
+    """What the installer does not need to see: everything but folders and the files that describe packages."""
+    described = (".txt", ".in", ".toml", ".lock", ".cfg", ".py", ".md", ".rst", ".whl", ".gz", ".json", ".pip")
+    return [
+        n
+        for n in names
+        if not Path(folder, n).is_dir()
+        and not n.endswith(described)
+        and n not in ("Pipfile", "README", "LICENSE", "VERSION")
+    ]
+
+
+def _installations(site: Site, work: Path, files: list[str]) -> Iterator[list[str]]:
+    """The arguments of each ``uv pip install``: what the project asks for, then what the pillar adds over it."""
+    constraints = work / ".constraints.txt"
+    constraints.write_text("".join(f"{line}\n" for line in site.config["constraints"]))
+    limit = ["--constraint", str(constraints)]
+    listed = [argument for name in files for argument in ("--requirement", str(_as_requirements(site, work, name)))]
+    if listed:
+        yield [*limit, *listed]
+    if site.config["python_packages"]:
+        yield [*limit, "--", *site.config["python_packages"]]
+
+
+def _as_requirements(site: Site, work: Path, name: str) -> Path:
+    """A file that ``uv pip install --requirement`` reads: lock files are converted, others are taken as they are."""
+    path = work / name
+    target = path.with_name(f".{path.name}.txt")
+    if path.name == "uv.lock":
+        exported = [
+            "export",
+            "--quiet",
+            "--frozen",
+            "--no-dev",
+            "--no-emit-project",
+            "--no-header",
+            "--output-file",
+            str(target),
+        ]
+        _uv(site, *exported, doing="reading uv.lock", folder=path.parent)
+        return target
+    if path.name == "Pipfile.lock":
+        target.write_text("".join(_pipfile_requirements(json.loads(path.read_text()))))
+        return target
+    if path.name == "poetry.lock":
+        target.write_text("".join(_poetry_requirements(path)))
+        return target
+    return path
+
+
+def _pipfile_requirements(lock: dict[str, Any]) -> Iterator[str]:
+    for source in lock.get("_meta", {}).get("sources", []):
+        if source.get("url", "").rstrip("/") != "https://pypi.org/simple":
+            yield f"--extra-index-url {source['url']}\n"
+    for name, package in lock.get("default", {}).items():
+        extras = f"[{','.join(package['extras'])}]" if package.get("extras") else ""
+        if "git" in package:
+            subdirectory = f"#subdirectory={package['subdirectory']}" if "subdirectory" in package else ""
+            requirement = f"{name}{extras} @ git+{package['git']}@{package['ref']}{subdirectory}"
+        elif "path" in package or "file" in package:
+            requirement = package.get("file") or package["path"]
+        else:
+            requirement = f"{name}{extras}{package['version']}"
+        yield f"{requirement}{_marker(package.get('markers'))}\n"
+
+
+def _poetry_requirements(path: Path) -> Iterator[str]:
+    try:
+        import tomllib
+    except ImportError:
+        raise DeploymentError("poetry.lock needs a Salt that runs on Python 3.11 or later") from None
+    lock = tomllib.loads(path.read_text())
+    for package in lock.get("package", []):
+        groups = package.get("groups", ["main"])
+        if (
+            "main" not in groups
+            or (package.get("optional") and "groups" not in package)
+            or package.get("category") == "dev"
+        ):
+            continue
+        markers = package.get("markers")
+        marker = markers.get("main") if isinstance(markers, dict) else markers
+        source = package.get("source", {})
+        if source.get("type") == "git":
+            requirement = f"{package['name']} @ git+{source['url']}@{source.get('resolved_reference', source.get('reference', 'HEAD'))}"
+        elif source.get("type") == "url":
+            requirement = f"{package['name']} @ {source['url']}"
+        elif source.get("type") in ("directory", "file"):
+            requirement = str(path.parent / source["url"])
+        else:
+            requirement = f"{package['name']}=={package['version']}"
+        yield f"{requirement}{_marker(marker)}\n"
+
+
+def _marker(marker: str | None) -> str:
+    return f" ; {marker}" if marker else ""
+
+
+def build_environment(site: Site) -> dict[str, str]:
+    """The environment of the build identity: its own home and caches, what the host says of networks, and no secret."""
+    temporary = site.build / "tmp"
+    if not temporary.exists():
+        temporary.mkdir(mode=0o700)
+        django_site.give(temporary, site.build_user, site.build_user)
+    return {**django_command.network_environment(), "HOME": str(site.build), "TMPDIR": str(temporary)}
+
+
+def _uv(site: Site, *arguments: str, doing: str, folder: Path | None = None) -> None:
+    environment = {
+        **build_environment(site),
+        "UV_CACHE_DIR": str(site.build / "uv"),
+        "UV_LINK_MODE": "copy",
+        "UV_COMPILE_BYTECODE": "1",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_SYSTEM_CERTS": "1",
+        "UV_NO_PROGRESS": "1",
+    }
+    django_command.run(
+        [str(UV / "bin/uv"), *arguments],
+        doing=doing,
+        user=site.build_user,
+        environment=environment,
+        folder=str(folder or site.build),
+        timeout=django_command.seconds(site.config["timeouts"]["build"]),
+        hint=f"look at the requirements, or at django:sites:{site.name}:python and :packages (headers, compilers)",
+    )
+
+
+def prune(site: Site, used: set[str]) -> list[str]:
+    """Delete the virtualenvs that no release uses; returns their keys."""
+    unused = [path for path in site.virtualenvs.iterdir() if path.name not in used]
+    for path in unused:
+        django_site.remove_tree(path)
+    return [path.name for path in unused]

@@ -1,0 +1,27 @@
+# The Django sites of this host: `salt '*' state.apply django`. The pillar is described in pillar.example.
+#
+#   django.sync    our own modules, where they are missing or old
+#   django.clean   sites with `state: absent` go first
+#   django.host    packages and uv
+#   django.nginx   the proxy, and who refuses unknown hosts
+#   django.site    each site, step by step
+{% from "django/map.jinja" import django with context %}
+{% if django.errors %}
+
+The pillar has errors:
+  test.fail_without_changes:
+    - name: {{ ("\n" ~ django.errors | join("\n")) | tojson }}
+    - failhard: True
+{% else %}
+
+include:
+  - django.sync
+{% if django.absent %}
+  - django.clean
+{% endif %}
+{% if django.sites %}
+  - django.host
+  - django.nginx
+  - django.site
+{% endif %}
+{% endif %}

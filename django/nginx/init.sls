@@ -1,0 +1,30 @@
+# nginx itself. Its default site goes only where it is this formula that installs nginx; a site's own files are made by
+# the site's step `proxy`.
+{% from "django/map.jinja" import django with context %}
+{% set ports = [] %}
+{% for site in django.sites.values() %}{% do ports.extend(site.proxy.listen) %}{% endfor %}
+
+nginx is installed:
+  pkg.installed:
+    - name: {{ django.platform.packages.nginx }}
+
+The default site of a fresh nginx is off:
+  file.absent:
+    - name: {{ django.platform.nginx.configuration }}/sites-enabled/default
+    - onchanges:
+      - pkg: nginx is installed
+
+nginx refuses unknown hosts:
+  django.default_server:
+    - ports: {{ ports | unique | sort | tojson }}
+    - template: salt://django/files/default.conf
+    - require:
+      - pkg: nginx is installed
+      - file: The default site of a fresh nginx is off
+
+nginx runs:
+  service.running:
+    - name: {{ django.platform.nginx.service }}
+    - enable: True
+    - require:
+      - pkg: nginx is installed

@@ -1,0 +1,65 @@
+# The story of a site. Its identities and folders come first, for all sites, so that every remote can be asked at the same
+# time; then each site takes the steps of a release. A step that finds nothing to do reports no change, one that fails
+# stops its own site only, and before "is live" nothing that serves is touched.
+{% from "django/map.jinja" import django with context %}
+{% set files = ['django_formula_start.py', 'django_formula_settings.py', 'uwsgi.ini', 'django.service', 'django.socket',
+                'upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf'] %}
+{% for name, site in django.sites.items() %}
+{% set templates = [] %}
+{% for file in files %}{% do templates.append('salt://django/files/' ~ file) %}{% endfor %}
+{% for file in site.files.values() if file.source is defined %}{% do templates.append(file.source) %}{% endfor %}
+
+{{ name }} has its user:
+  user.present:
+    - name: {{ site.user }}
+    - system: True
+    - createhome: False
+{% if site.user == name %}
+    - home: {{ site.root }}
+    - shell: {{ django.platform.shell }}
+{% endif %}
+
+{{ name }} has its build user:
+  user.present:
+    - name: {{ site.user }}-build
+    - system: True
+    - createhome: False
+    - home: {{ site.root }}/build
+    - shell: {{ django.platform.shell }}
+
+{{ name }} is laid out:
+  django.site:
+    - name: {{ name }}
+    - config: {{ site | tojson }}
+    - platform: {{ django.platform | tojson }}
+    - templates: {{ templates | unique | tojson }}
+    - require:
+      - user: {{ name }} has its user
+      - user: {{ name }} has its build user
+      - django: uv is installed
+{% endfor %}
+
+{% for name in django.sites %}
+{% set ns = namespace(before='is laid out', function='site') %}
+{% for function, sentence in [
+     ('source', 'has its source'),
+     ('virtualenv', 'has its virtualenv'),
+     ('build', 'is built'),
+     ('secret_key', 'has its secrets'),
+     ('settings', 'has its settings'),
+     ('static', 'has its static files'),
+     ('migration', 'has its database migrated'),
+     ('instance', 'has its instance'),
+     ('live', 'is live'),
+     ('proxy', 'is served'),
+     ('record', 'is recorded'),
+   ] %}
+
+{{ name }} {{ sentence }}:
+  django.{{ function }}:
+    - name: {{ name }}
+    - require:
+      - django: {{ name }} {{ ns.before }}
+{% set ns.before = sentence %}
+{% endfor %}
+{% endfor %}
