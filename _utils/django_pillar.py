@@ -15,6 +15,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from datetime import date
 from typing import Any
 
 Rules = dict[str, Any]  # a part of the schema, its references resolved
@@ -44,9 +45,12 @@ WORDS = {
     "object": "a map",
 }
 TRAPS = [
-    (r"\A\*{10}\Z", "Salt's mask of a value, as pillar.get returns it: write the value itself or an sdb:// reference"),
-    (r"-----BEGIN PGP MESSAGE", "still encrypted: begin the pillar file with #!yaml|gpg, with its key on the master"),
-    (r"(?s)\{\{.*\}\}|\{%.*%\}", "Jinja that has not been rendered: does the pillar file begin with #!yaml?"),
+    (
+        r"\A\*{10}\Z",
+        "expected the value itself or an sdb:// reference, got Salt's mask of it, as pillar.get returns it",
+    ),
+    (r"-----BEGIN PGP MESSAGE", "expected plain text, got a PGP message: does the pillar file begin with #!yaml|gpg?"),
+    (r"(?s)\{\{.*\}\}|\{%.*%\}", "expected a rendered value, got Jinja: does the pillar file begin with #!yaml?"),
 ]
 
 
@@ -66,7 +70,8 @@ def run() -> dict[str, Any]:
     if not KEPT or KEPT[0] is not given:
         compiled = compile({"django": given}, read("schema.yaml"), read("platforms.yaml"), context["__grains__"])
         KEPT[:] = [given, compiled]
-    return KEPT[1]
+    result: dict[str, Any] = KEPT[1]
+    return result
 
 
 def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) -> dict[str, Any]:
@@ -84,7 +89,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     found: list[Problem] = []
     platform = _platform(platforms, grains, found)
     rules = resolve(schema, schema)["properties"]["django"]
-    given = _plain(pillar.get("django"), ("django",), found)
+    given = _plain(pillar.get("django"), rules, ("django",), found)
     _report(found, _traps(given, rules, ("django",)))
     _report(found, check(given, rules, ("django",)))
     _prune(given, found)
@@ -328,7 +333,12 @@ def _shared_address(sites: Any, mine: Any, theirs: Any, domain: str) -> Iterator
 
 def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
     """Ports that two servers would bind; each takes turns on its own and the next one."""
-    taken = {port: f"proxy:listen of site {name}" for name, site in sites.items() for port in site["proxy"]["listen"]}
+    taken = {
+        port: f"proxy:listen of site {name}"
+        for name, site in sites.items()
+        if site["proxy"]["kind"] == "nginx"
+        for port in site["proxy"]["listen"]
+    }
     for name, site in sites.items():
         first = _port(site)
         for port in (first, first + 1) if first else ():
@@ -403,7 +413,7 @@ def _check_map(value: dict[str, Any], rules: Rules, path: Path) -> Iterator[Prob
     others = rules.get("additionalProperties", {})
     for name in rules.get("required", ()):
         if name not in value:
-            yield (*path, name), f"missing: expected {_wanted(known[name])}"
+            yield (*path, name), f"missing: expected {_wanted(known.get(name, {}))}"
     for name, item in value.items():
         place = (*path, name)
         if "propertyNames" in rules:
@@ -422,6 +432,7 @@ def _check_name(name: str, rules: Rules, place: Path) -> Iterator[Problem]:
             yield place, _unknown(name, {choice: {} for choice in rules["enum"]})
         return
     for _, text in check(name, rules, place):
+        text = text.removeprefix(f"{_shown(name, rules)} is ")  # the place says the name already
         yield place, text.replace("expected ", "expected as name ", 1)
 
 
@@ -461,7 +472,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _expected(value: Any, rules: Rules) -> str:
     choices = [choice for choice in rules.get("enum", ()) if isinstance(choice, str)]
-    close = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
+    close = difflib.get_close_matches(value, choices, 1) if choices and isinstance(value, str) else []
     advice = f', did you mean "{close[0]}"?' if close else _advice(value, rules)
     return f"expected {_wanted(rules)}, got {_shown(value, rules)}{advice}"
 
@@ -471,11 +482,11 @@ def _wanted(rules: Rules) -> str:
     if "hint" in rules:
         return str(rules["hint"])
     if "enum" in rules:
-        choices = [str(choice) for choice in rules["enum"] if choice is not None]
+        choices = ["true" if choice is True else str(choice) for choice in rules["enum"] if choice is not None]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
     if "minimum" in rules:
         return f"a whole number from {rules['minimum']} to {rules['maximum']}"
-    return " or ".join(WORDS[name] for name in rules.get("type", ()) if name != "null")
+    return " or ".join(WORDS[name] for name in rules.get("type", ("string",)) if name != "null")
 
 
 def _shown(value: Any, rules: Rules) -> str:
@@ -484,31 +495,38 @@ def _shown(value: Any, rules: Rules) -> str:
         return "nothing (null)"
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'a map'}{'' if value else ' that is empty'}"
-    kind = "boolean" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
+    names = {bool: "boolean", str: "string", int: "number", float: "number"}
+    kind = names.get(type(value), type(value).__name__)
     if rules.get("secret"):
         return f"a {kind} that is not shown"
-    text = f"{value[:SHOWN]}…" if isinstance(value, str) and len(value) > SHOWN else value
-    return f"{json.dumps(text, ensure_ascii=not str(text).isprintable())} ({kind})"
+    text = str(value).lower() if kind == "boolean" else re.sub("//[^/@]+@", "//…@", str(value))
+    text = f"{text[:SHOWN]}…" if len(text) > SHOWN else text
+    return f"{json.dumps(text, ensure_ascii=not text.isprintable()) if kind == 'string' else text} ({kind})"
 
 
 def _advice(value: Any, rules: Rules) -> str:
     """How to write what was meant, where YAML read something else."""
-    types = rules.get("type", ())
-    if "array" in types and isinstance(value, str) and not rules.get("secret"):
-        return f": write it as [{value[:SHOWN]}]" if not check([value], rules) else ""
-    if "array" in types and isinstance(value, dict):
+    types = [name for name in rules.get("type", ()) if name != "null"]
+    word = str(value).lower()
+    if types == ["array"] and isinstance(value, str | int) and not check([value], rules):
+        return f": write it as [{value}]"
+    if types == ["array"] and isinstance(value, dict):
         return ': begin each line with "- "'
-    if "object" in types and isinstance(value, list):
+    if types == ["object"] and isinstance(value, list):
         return ': write "name: …" lines, without "- "'
-    if "boolean" in types and str(value).lower() in ("yes", "on", "true", "no", "off", "false"):
-        return f": write {'true' if str(value).lower() in ('yes', 'on', 'true') else 'false'} without quotes"
-    if "integer" in types and re.fullmatch("[0-9]{1,9}", str(value)) and not check(int(value), rules):
+    if "boolean" in types and isinstance(value, str) and word in ("yes", "on", "true", "no", "off", "false"):
+        return f": write {'true' if word in ('yes', 'on', 'true') else 'false'} without quotes"
+    if "integer" in types and isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
         return ": write it without quotes"
-    if "string" in types and isinstance(value, bool) and not check("yes", rules):
+    if "string" in types and isinstance(value, bool) and _looks_right("yes", rules):
         return ": quote it, since YAML reads yes, no, on and off as true and false"
-    if "string" in types and _number(value) and not check(str(value), rules):
+    if "string" in types and _number(value) and _looks_right(str(value), rules):
         return ": quote it, since YAML reads it as a number"
-    return ""
+    return f": quote it, since YAML reads it as a {type(value).__name__}" if isinstance(value, date) else ""
+
+
+def _looks_right(text: str, rules: Rules) -> bool:
+    return len(text) <= SHOWN and re.fullmatch(rules.get("pattern", ".*"), text) is not None
 
 
 def _unknown(name: str, known: dict[str, Rules]) -> str:
@@ -536,20 +554,22 @@ def _step(step: Any) -> str:
 # Reading
 
 
-def _plain(value: Any, path: Path, found: list[Problem]) -> Any:
+def _plain(value: Any, rules: Rules, path: Path, found: list[Problem]) -> Any:
     """A copy of what JSON can hold; what it cannot, such as a date, is reported and replaced by UNREADABLE."""
     if isinstance(value, dict):
         for name in value:
             if not isinstance(name, str):
-                kind = "true and false" if isinstance(name, bool) else "numbers and dates"
-                found.append(((*path, str(name)), f"expected a string as name: quote it, since YAML reads {kind}"))
-        return {str(name): _plain(item, (*path, str(name)), found) for name, item in value.items()}
+                found.append(((*path, str(name)), f"expected a string as name, got {_shown(name, {})}: quote it"))
+        return {
+            str(name): _plain(item, _rule(rules, str(name)), (*path, str(name)), found) for name, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_plain(item, (*path, index), found) for index, item in enumerate(value)]
+        inner = rules.get("items", {})
+        return [_plain(item, inner, (*path, index), found) for index, item in enumerate(value)]
     if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    kind = type(value).__name__
-    found.append((path, f"expected plain text, a number or the like, got {value!s:.60} ({kind}): quote it"))
+    finite = not isinstance(value, float)
+    found.append((path, _expected(value, rules) if finite else f"expected a finite number, got {value}"))
     return UNREADABLE
 
 
@@ -562,9 +582,9 @@ def _traps(value: Any, rules: Rules, path: Path) -> Iterator[Problem]:
         for index, item in enumerate(value):
             yield from _traps(item, rules.get("items", {}), (*path, index))
     elif isinstance(value, str) and not rules.get("verbatim"):
-        for pattern, meaning in TRAPS:
+        for pattern, text in TRAPS:
             if re.search(pattern, value):
-                yield path, f"the value is {meaning}"
+                yield path, text
                 return
 
 

@@ -1,0 +1,144 @@
+"""From pillar to configuration, or to errors: cases are data, in pillar_errors.yaml and in the folders of test/render.
+
+UPDATE=1 writes what is rendered now into test/render; the diff is then the change to review.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import django_pillar
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
+PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
+GRAINS = {"os_family": "Debian", "osmajorrelease": 12}
+SITE = {"repository": "https://git.example.org/blog.git", "revision": "main", "domains": ["blog.example.org"]}
+
+
+class Cases(yaml.SafeLoader):
+    """YAML in which long text is written short."""
+
+
+Cases.add_constructor("!repeat", lambda loader, node: str.__mul__(*loader.construct_sequence(node)))
+Cases.add_constructor("!join", lambda loader, node: "".join(loader.construct_sequence(node, deep=True)))
+ERRORS = yaml.load((ROOT / "test/engine/pillar_errors.yaml").read_text(), Loader=Cases)
+RENDERED = sorted(path.parent for path in (ROOT / "test/render").glob("*/pillar.yaml"))
+
+
+def compiled(pillar: Any, grains: dict[str, Any] | None = None, platforms: Any = PLATFORMS) -> dict[str, Any]:
+    return django_pillar.compile(pillar, SCHEMA, platforms, grains or GRAINS)
+
+
+def site(**options: Any) -> dict[str, Any]:
+    """The configuration of a site of three keys and these."""
+    result = compiled({"django": {"sites": {"blog": {**SITE, **options}}}})
+    assert result["errors"] == []
+    configuration: dict[str, Any] = result["sites"]["blog"]
+    return configuration
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in ERRORS])
+def test_errors(case: dict[str, Any]) -> None:
+    pillar = case.get("pillar", {"django": {"sites": {"blog": {**SITE, **case.get("site", {})}}}})
+    result = compiled(pillar, case.get("grains"))
+    assert result["errors"] == case["errors"]
+    assert result["sites"] == result["absent"] == {}
+    assert "hunter2" not in "".join(result["errors"])
+    assert all("\n" not in line for line in result["errors"])
+
+
+@pytest.mark.parametrize("folder", RENDERED, ids=lambda folder: folder.name)
+def test_configuration(folder: Path) -> None:
+    expected = folder / "configuration.json"
+    rendered = json.dumps(compiled(yaml.safe_load((folder / "pillar.yaml").read_text())), indent=2, sort_keys=True)
+    if os.environ.get("UPDATE"):
+        expected.write_text(f"{rendered}\n")
+    assert f"{rendered}\n" == expected.read_text()
+
+
+def test_a_platform_stands_between_the_schema_and_the_defaults() -> None:
+    platforms = {
+        "Debian": {"defaults": {"python": "python3.9", "check": "deploy"}, "nginx": {"group": "www-data", "user": "x"}},
+        "Debian-12": {"defaults": {"python": "python3.11"}, "nginx": {"user": "www-data"}},
+    }
+    shop = {**SITE, "domains": ["shop.example.org"], "python": None}
+    pillar = {"django": {"defaults": {"check": "error"}, "sites": {"blog": SITE, "shop": shop}}}
+    result = compiled(pillar, platforms=platforms)
+    assert result["errors"] == []
+    assert result["platform"]["nginx"] == {"group": "www-data", "user": "www-data"}
+    assert [(name, result["sites"][name]["python"], result["sites"][name]["check"]) for name in ("blog", "shop")] == [
+        ("blog", "python3.11", "error"),
+        ("shop", "python3", "error"),
+    ]
+
+
+def test_no_secret_is_in_the_configuration() -> None:
+    secrets = {"A": "canary-a", "B": {"value": "canary-b", "as": "file"}}
+    key = "-----BEGIN PRIVATE KEY-----\ncanary-c\n-----END PRIVATE KEY-----\n"
+    configuration = site(secrets=secrets, deploy_key=key, secret_key="canary-d" * 5)
+    assert "canary" not in json.dumps(configuration)
+    assert configuration["secrets"]["B"]["value"] == {"pillar": "django:sites:blog:secrets:B:value"}
+
+
+def test_the_pillar_and_the_schema_stay_as_they_are() -> None:
+    pillar = yaml.safe_load((ROOT / "test/render/everything/pillar.yaml").read_text())
+    before = json.dumps([pillar, SCHEMA, PLATFORMS])
+    result = compiled(pillar)
+    result["sites"]["blog"]["settings"]["NUMBERS"].append(1)
+    result["sites"]["blog"]["proxy"]["listen"].append(1)
+    assert json.dumps([pillar, SCHEMA, PLATFORMS]) == before
+
+
+@pytest.mark.parametrize(("sites", "milliseconds"), [(1, 2), (50, 60)])
+def test_it_costs_little(sites: int, milliseconds: float) -> None:
+    pillar = {"django": {"sites": {f"blog-{n}": {**SITE, "domains": [f"{n}.example.org"]} for n in range(sites)}}}
+
+    def once() -> float:
+        start = time.process_time()
+        assert compiled(pillar)["errors"] == []
+        return (time.process_time() - start) * 1000
+
+    assert min(once() for _ in range(5)) < milliseconds
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Run the file as Salt's py renderer does: a new module each time, its context set, then run()."""
+    reads: list[str] = []
+
+    def renderer(path: str, default_renderer: str) -> Any:
+        reads.append(path)
+        return yaml.safe_load((ROOT / path.removeprefix("salt://")).read_text())
+
+    def render(pillar: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        module = ModuleType("django_pillar")
+        exec(compile((ROOT / "_utils/django_pillar.py").read_text(), "django_pillar.py", "exec"), module.__dict__)
+        monkeypatch.setitem(sys.modules, "django_pillar", module)
+        context = {"__pillar__": pillar, "__grains__": GRAINS, "__salt__": {"slsutil.renderer": renderer}}
+        vars(module).update(context)
+        reads.clear()
+        return module.run(), list(reads)
+
+    yield render
+
+
+def test_the_schema_is_read_once_for_one_pillar(rendered: Any) -> None:
+    pillar = {"django": {"sites": {"blog": SITE}}}
+    first, reads = rendered(pillar)
+    assert reads == ["salt://django/schema.yaml", "salt://django/platforms.yaml"]
+    assert first == compiled(pillar)
+    assert rendered(pillar) == (first, [])
+    other, reads = rendered({"django": {"sites": {"shop": SITE}}})
+    assert [*other["sites"], *reads] == ["shop", "salt://django/schema.yaml", "salt://django/platforms.yaml"]
+
+
+def test_a_pillar_without_the_formula_is_an_error(rendered: Any) -> None:
+    assert rendered({})[0]["errors"] == ["django — expected a map, got nothing (null)"]
