@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +25,18 @@ NETWORK_VARIABLES = (
     "HTTPS_PROXY",
     "NO_PROXY",
     "ALL_PROXY",
-)
-NETWORK_VARIABLES += (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "NODE_EXTRA_CA_CERTS",
     "PIP_CERT",
     "PIP_INDEX_URL",
     "PIP_EXTRA_INDEX_URL",
+    "PIP_FIND_LINKS",
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX",
+    "UV_FIND_LINKS",
+    "NPM_CONFIG_REGISTRY",
 )
-NETWORK_VARIABLES += ("PIP_FIND_LINKS", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "NPM_CONFIG_REGISTRY")
 
 #: File descriptors that every command inherits: the site's lock, so that it is held while any child lives.
 inherited_descriptors: set[int] = set()
@@ -41,9 +44,10 @@ inherited_descriptors: set[int] = set()
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s:@]*(?::[^/\s@]*)?@")
 _NETWORK = re.compile(
-    r"could not resolve|couldn't resolve|failed to resolve|name resolution|temporary failure|connection refused|connection reset"
-    r"|connection timed out|operation timed out|network is unreachable|no route to host|failed to connect|couldn't connect"
-    r"|dns error|error sending request|client error \(connect\)|early eof|the remote end hung up|tcp connect error"
+    r"could not resolve|couldn't resolve|failed to resolve|name resolution|temporary failure"
+    r"|connection refused|connection reset|connection timed out|operation timed out|network is unreachable"
+    r"|no route to host|failed to connect|couldn't connect|dns error"
+    r"|error sending request|client error \(connect\)|early eof|the remote end hung up|tcp connect error"
     r"|50[0234] (server error|bad gateway|service unavailable|gateway time)",
     re.IGNORECASE,
 )
@@ -104,8 +108,8 @@ def run(
 ) -> str:
     """Run a command to its end and return its standard output.
 
-    The environment is empty but for ``PATH``, ``LANG``, ``HOME`` and what is given; the command is the leader of a process group
-    that is ended as a whole when the time is up.
+    The environment is empty but for ``PATH``, ``LANG``, ``HOME`` and what is given; the command is the leader of a
+    process group that is ended as a whole when the time is up.
 
     Args:
         argv: the program and its arguments; there is no shell.
@@ -119,7 +123,7 @@ def run(
     """
     secrets = list(secrets)
     clean = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/nonexistent" if user else "/root", **(environment or {})}
-    identity = {}
+    identity: dict[str, Any] = {}
     if user:
         entry = pwd.getpwnam(user)
         identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
@@ -160,10 +164,10 @@ def run(
         transient = bool(_NETWORK.search(text))
         raise DeploymentError(f"{doing} failed (exit {process.returncode})", log=text, hint=hint, transient=transient)
     log.debug("%s took %.2f s", doing, time.monotonic() - started)
-    return output
+    return str(output)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
     """End the process group: SIGTERM, two seconds for its leader, SIGKILL for whatever is left."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)

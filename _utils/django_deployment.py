@@ -91,7 +91,7 @@ class Deployment:
         return [*self.secrets.values(), *([self.deploy_key] if self.deploy_key else [])]
 
     def inputs(self) -> dict[str, str]:
-        """What the release is made of: the commit, and the path of each value below the site's pillar → a keyed hash."""
+        """What the release is made of: the commit, and keyed hashes of the values below the site's pillar, by path."""
         key = django_secret.record_key(self.site)
         config = {name: value for name, value in self.site.config.items() if name not in _NOT_INPUTS}
         config["static"] = {name: value for name, value in config["static"].items() if name != "expires"}
@@ -172,7 +172,7 @@ class Deployment:
             file.flush()
             os.fsync(file.fileno())
 
-    def ask_for_commit(self) -> None:
+    def ask_for_commit(self) -> Callable[[], str]:
         """Begin to find out the commit of the revision: the remotes of all sites are asked at the same time."""
         from concurrent.futures import ThreadPoolExecutor
 
@@ -188,19 +188,18 @@ class Deployment:
             pool = ThreadPoolExecutor(1)
             self.find_commit = pool.submit(django_source.resolve, site, revision).result
             pool.shutdown(wait=False)
+        return self.find_commit
 
     def wanted_commit(self) -> str:
-        """The commit that is to be live: the revision's, or the live one, with a warning, when the remote cannot be asked."""
-        if not self.find_commit:
-            self.ask_for_commit()
-        assert self.find_commit is not None
+        """The commit that is to be live: the revision's, or the live one, with a warning, if the remote is silent."""
+        find = self.find_commit or self.ask_for_commit()
         try:
-            return self.find_commit()
+            return find()
         except DeploymentError as error:
             if not (self.live and error.transient and not self.again):
                 raise
             self.warnings.append(f"{error.message}; {self.live.name} stays live")
-            return self.live.record["commit"]
+            return str(self.live.record["commit"])
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""A running application server of one release: its configuration and units, whether it runs, answers and is idle, how it stops."""
+"""The application server of one release: its files and units, whether it runs, answers and is idle, how it stops."""
 
 import http.client
 import json
@@ -48,7 +48,7 @@ def address(site: Site, release: Path) -> str:
     """Where the instance of a release listens: the path of its socket, or ``host:port``; ports are taken in turn."""
     recorded = django_site.read_json(release / "config/instance.json")
     if recorded:
-        return recorded["address"]
+        return str(recorded["address"])
     bind = site.config["server"]["bind"]
     sequence = release.name.split("-")[0]
     if bind == "unix":
@@ -58,7 +58,7 @@ def address(site: Site, release: Path) -> str:
 
 
 def kind(release: Path) -> tuple[str, str]:
-    """How nginx reaches a release: (``unix`` or ``tcp``, protocol). Where two releases differ in it, a rename is not enough."""
+    """How nginx reaches a release: (``unix`` or ``tcp``, protocol). Where two differ in it, a rename is not enough."""
     recorded = django_site.read_json(release / "config/instance.json") or {"address": "/", "protocol": "uwsgi"}
     return ("unix" if recorded["address"].startswith("/") else "tcp", recorded["protocol"])
 
@@ -186,7 +186,7 @@ def strays(site: Site, release: Path) -> list[str]:
 
 
 def stop(site: Site, release: Path) -> None:
-    """Stop and disable the units of a release: socket and service in one call, so that no late connection starts it again."""
+    """Stop and disable the units of a release, both in one call, so that no late connection starts it again."""
     name = unit(site, release)
     units = [f"{name}.service", f"{name}.socket"]
     if any((UNITS / one).exists() for one in units):
@@ -241,7 +241,8 @@ def journal(name: str, since: float) -> str:
     except DeploymentError:
         return ""
     noise = re.compile(
-        r"^(django-\S+\.(service|socket): |Started |Starting |Stopped |Stopping |Listening on |Closed |Failed to start |\*\*\* )|^\s*$"
+        r"^(django-\S+\.(service|socket): |Started |Starting |Stopped |Stopping |Listening on |Closed |Failed to start "
+        r"|\*\*\* )|^\s*$"
     )
     return "\n".join(line for line in text.splitlines() if not noise.search(line))
 
@@ -332,7 +333,8 @@ def check_health(site: Site, release: Path) -> None:
             raise DeploymentError(
                 f"the health page {health['path']} of {release.name} is not well: {problem}",
                 log=journal(unit(site, release), began),
-                hint=f"mend the project, or say what is well: django:sites:{site.name}:health (path, status, contains, timeout)",
+                hint="mend the project, or say what is well: "
+                f"django:sites:{site.name}:health (path, status, contains, timeout)",
             )
         problem = _health_problem(site, release, max(left, 0.1))
         good = 0 if problem else good + 1

@@ -82,11 +82,12 @@ def _files(top: Path, name: str, depth: int) -> list[Path]:
 
 
 def start(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> dict[str, Any]:
-    """Start Django once as the instance will: import, collect static files, list pending migrations, read the effective settings.
+    """Start Django once as the instance will: import, collect static files, list pending migrations, read the settings.
 
     Returns:
-        ``settings_module``, ``debug``, ``static_url``, ``media_url``, ``databases``, ``migrations`` (applied and pending names per
-        database), ``checks`` (messages, when nothing is pending), ``problems``, ``django`` (version), ``collected`` (number of files).
+        ``settings_module``, ``debug``, ``static_url``, ``media_url``, ``databases``, ``migrations`` (applied and
+        pending names per database), ``checks`` (messages, when nothing is pending), ``django`` and ``python``
+        (versions), ``collected`` (number of files).
 
     Raises:
         DeploymentError: the project does not start; the error is the project's own last exception.
@@ -139,7 +140,8 @@ def _ask(
     except DeploymentError as error:
         raise DeploymentError(f"{doing}: {_cause(error)}", log=error.log, hint=error.hint, transient=False) from None
     try:
-        return json.loads(output)
+        answer: dict[str, Any] = json.loads(output)
+        return answer
     except ValueError:
         raise DeploymentError(f"{doing}: it ended without an answer", log=output) from None
 

@@ -1,4 +1,4 @@
-"""nginx in front of a site: a server for each domain, the locations of each site in it, and no reload before ``nginx -t`` passes."""
+"""nginx in front of a site: a server for each domain, in it the locations of each site, and reloads that are safe."""
 
 import difflib
 import os
@@ -139,7 +139,8 @@ def apply(wanted: Files) -> None:
     """Bring the files in place and reload nginx; when ``nginx -t`` fails, everything is as it was before.
 
     Raises:
-        DeploymentError: nginx does not accept the files, those of this site or those of a neighbour; the error names file and line.
+        DeploymentError: nginx does not accept the files, those of this site or those of a neighbour; the error names
+            file and line.
     """
     before = {path: _read(path) for path in wanted}
     try:

@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 class Release:
     """A release on disk: ``releases/0042-3f2a9c1b77de``, with its record in ``release.json``.
 
-    The record holds ``state`` (building, good, failed, held), ``commit``, ``inputs`` (keyed hashes), ``facts`` and ``steps`` (seconds).
+    The record holds ``state`` (building, good, failed, held), ``commit``, ``inputs`` (keyed hashes), ``facts`` and
+    ``steps`` (seconds).
     """
 
     def __init__(self, site: Site, name: str):
@@ -33,7 +34,8 @@ class Release:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return self.record.get("facts", {})
+        facts: dict[str, Any] = self.record.get("facts", {})
+        return facts
 
     def is_whole(self) -> bool:
         """Whether every part of a finished release is there."""
@@ -76,7 +78,7 @@ def linked(site: Site, link: Path) -> Release | None:
 
 
 def older_good(site: Site, than: Release) -> Release | None:
-    """The newest good release before another: where a rollback goes; releases that are held back or have failed do not count."""
+    """The newest good release before another: where a rollback goes; held back and failed ones do not count."""
     good = [
         r for r in releases(site) if r.sequence < than.sequence and r.record.get("state") == "good" and r.is_whole()
     ]
@@ -107,7 +109,8 @@ def remove(release: Release) -> None:
 def prune(site: Site) -> list[str]:
     """Delete what is over ``releases:keep``, the failed releases, and the virtualenvs that no release uses.
 
-    ``current`` and ``previous`` stay whatever their number, and so does what is held back while it is newer than the live release.
+    ``current`` and ``previous`` stay whatever their number, and so does what is held back while it is newer than the
+    live release.
 
     Returns:
         What was deleted, and what could not be.

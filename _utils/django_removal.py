@@ -12,7 +12,7 @@ from django_site import Site
 
 
 def data(site: Site) -> list[Path]:
-    """What a site keeps when it is taken off: databases, uploads, secrets, backups, logs and the record of its deployments."""
+    """What a site keeps when it is taken off: databases, uploads, secrets, backups, logs, the record of deployments."""
     return [site.database, site.media, site.shared, site.secrets, site.backups, site.log, site.deploys, site.applied]
 
 

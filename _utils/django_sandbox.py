@@ -1,4 +1,4 @@
-"""What a process of the project may do, in systemd's own directives: the same for the instance and for every command."""
+"""What a process of the project may do, in systemd's own directives, alike for the instance and for every command."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

@@ -91,7 +91,8 @@ def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -
     for name in absent:
         if f"secrets:{name}" in recorded:
             raise DeploymentError(
-                f"{path_of(site, name)} is gone; a new one would break what the old one has signed (every session, for the secret key)",
+                f"{path_of(site, name)} is gone; a new one would break what the old one has signed "
+                "(every session, for the secret key)",
                 hint=f"restore it from a backup, or give the value: django:sites:{site.name}:{_key(name)}",
             )
     return absent

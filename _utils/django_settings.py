@@ -1,4 +1,4 @@
-"""What a release is told: the settings overlay and its data, the environment, and the files rendered into its source."""
+"""What a release is told: the settings overlay and its data, the environment, the files rendered into its source."""
 
 import functools
 import json
@@ -96,7 +96,7 @@ def secret_environment(site: Site, secrets: Mapping[str, str]) -> dict[str, str]
 def project_folder(site: Site, release: Path, facts: Mapping[str, Any]) -> Path:
     """The folder of manage.py as the project sees it: below ``mount`` where the pillar has one."""
     source = Path(site.config["mount"]) if site.config["mount"] else release / "source"
-    return source / facts["folder"]
+    return source / str(facts["folder"])
 
 
 def environment_file(variables: Mapping[str, str]) -> str:
@@ -183,9 +183,9 @@ def nginx_value(value: Any) -> str:
 
 @functools.cache
 def _jinja() -> jinja2.Environment:
-    environment = jinja2.Environment(
+    environment = jinja2.Environment(  # noqa: S701  # nosec - configuration, not HTML: each format has a filter
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
-    )  # noqa: S701
+    )
     environment.filters.update(unit=unit_value, uwsgi=uwsgi_value, nginx=nginx_value)
     return environment
 

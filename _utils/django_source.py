@@ -175,7 +175,8 @@ def resolve(site: Site, revision: str) -> str:
     """The commit of a revision: a full commit as it is, a branch or tag as the remote has it now.
 
     Raises:
-        DeploymentError: the remote does not answer, does not know the revision, or knows a branch and a tag of that name.
+        DeploymentError: the remote does not answer, does not know the revision, or knows a branch and a tag of that
+            name.
     """
     if COMMIT.fullmatch(revision):
         return revision
@@ -189,8 +190,9 @@ def resolve(site: Site, revision: str) -> str:
         if name in refs and (name == "HEAD" or name.startswith("refs/"))
     }
     if len(set(found.values())) > 1:
+        branch, tag = (found[f"refs/{kind}/{revision}"][:12] for kind in ("heads", "tags"))
         raise DeploymentError(
-            f"{doing}: it is a branch ({found[f'refs/heads/{revision}'][:12]}) and a tag ({found[f'refs/tags/{revision}'][:12]})",
+            f"{doing}: it is a branch ({branch}) and a tag ({tag})",
             hint=f"say which: django:sites:{site.name}:revision: refs/heads/{revision}",
         )
     if found:
@@ -210,9 +212,10 @@ def resolve(site: Site, revision: str) -> str:
         for name in refs
         if name.startswith(("refs/heads/", "refs/tags/")) and not name.endswith("^{}")
     ]
+    some = f"{', '.join(names[:8]) or 'no branches'}{' …' if len(names) > 8 else ''}"
     raise DeploymentError(
         f"{doing}: there is no such branch, tag or commit",
-        hint=f"it has {', '.join(names[:8]) or 'no branches'}{' …' if len(names) > 8 else ''}; correct django:sites:{site.name}:revision",
+        hint=f"it has {some}; correct django:sites:{site.name}:revision",
     )
 
 

@@ -1,7 +1,7 @@
 """The steps of a release, in their order, and the two walks over them: `deploy` and `rollback`.
 
-A step is a generator: it looks, yields what it would change, and acts when it is resumed; one that finds nothing to do yields
-nothing. The states run one step each; whoever only tests does not resume.
+A step is a generator: it looks, yields what it would change, and acts when it is resumed; one that finds nothing to do
+yields nothing. The states run one step each; whoever only tests does not resume.
 """
 
 import contextlib
@@ -90,8 +90,9 @@ def _refuse_closed_parents(site: Site) -> None:
         except FileNotFoundError:
             return
         if not status.st_mode & 0o001 and not (status.st_gid == group and status.st_mode & 0o010):
+            mode = f"{django_site.owner_of(status)} {status.st_mode & 0o7777:04o}"
             raise DeploymentError(
-                f"{parent} is {django_site.owner_of(status)} {status.st_mode & 0o7777:04o}: it lets {site.proxy_group} not through to {site.root}",
+                f"{parent} is {mode}: it lets {site.proxy_group} not through to {site.root}",
                 hint=f"chmod o+x {parent}, or choose another django:sites:{site.name}:root",
             )
 
@@ -147,7 +148,8 @@ def _stays_as_it_is(deployment: Deployment, inputs: dict[str, str]) -> bool:
     if state == "failed":
         record = former[-1].record
         raise DeploymentError(
-            f"as {former[-1].name} this has failed before, and nothing has changed since: {record['step']}: {record['error']}",
+            f"as {former[-1].name} this has failed before, and nothing has changed since: "
+            f"{record['step']}: {record['error']}",
             hint=f"change the revision or the pillar, or try it again: salt-call django.release {site.name}",
         )
     return False
@@ -189,7 +191,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
 
 
 def build(deployment: Deployment) -> Iterator[Changes]:
-    """The build commands in the new source, as the build identity; then its Python is compiled, and it becomes root's."""
+    """The build commands in the new source, as the build identity; it is compiled then, and becomes root's."""
     site, release = deployment.site, deployment.release
     if not deployment.is_new or not release:
         return
@@ -232,7 +234,7 @@ def build(deployment: Deployment) -> Iterator[Changes]:
 
 
 def _link_shared(site: Site, tree: Path) -> None:
-    """Replace what outlives a release by links to ``shared/``; the first release fills it with what the source brings."""
+    """Replace what outlives a release by links to ``shared/``; the first release fills it with what it brings."""
     for path in site.config["shared"]:
         inside, kept = tree / path, site.shared / path
         django_site.make_parents(site.shared, kept.parent, site.user)
@@ -259,7 +261,7 @@ def secret_key(deployment: Deployment) -> Iterator[Changes]:
     )
     if not absent and not changed and django_site.read_text(site.secrets / "environment") == text:
         return
-    yield {**{name: "generated" for name in absent}, **{name: "kept" for name in changed}} or {"environment": "written"}
+    yield dict.fromkeys(absent, "generated") | dict.fromkeys(changed, "kept") or {"environment": "written"}
     deployment.lock.take()
     for name in absent:
         deployment.secrets[name] = django_secret.generate(site, name)
@@ -302,7 +304,7 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
 
 
 def static(deployment: Deployment) -> Iterator[Changes]:
-    """One start of Django: it imports, its static files are collected, its effective settings and pending migrations are known."""
+    """One start of Django: it imports, static files are collected, settings and pending migrations become known."""
     site, release = deployment.site, deployment.release
     if not deployment.is_new or not release:
         return
@@ -320,7 +322,7 @@ def static(deployment: Deployment) -> Iterator[Changes]:
 
 
 def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
-    """What the pillar decided and the project does not follow: warnings, or an error where the site would not be safe."""
+    """What the pillar decided and the project does not follow: warnings, an error where the site would not be safe."""
     at = f"django:sites:{site.name}"
     if answer["settings_module"] != answer["expected_settings_module"]:
         raise DeploymentError(
@@ -330,7 +332,8 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
     if answer["debug"]:
         raise DeploymentError(
             "DEBUG is on",
-            hint=f"turn it off in the project's environment: {at}:environment, or let the overlay do it: {at}:overlay: true",
+            hint=f"turn it off in the project's environment: {at}:environment, "
+            f"or let the overlay do it: {at}:overlay: true",
         )
     for alias, database in answer["databases"].items():
         if (
@@ -340,7 +343,8 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
         ):
             raise DeploymentError(
                 f"the database {alias!r} lies inside the release ({database['name']}) and would be lost with it",
-                hint=f"name its file in {at}:shared, or let the project read it: {at}:environment, {{from: database_path}}",
+                hint=f"name its file in {at}:shared, "
+                f"or let the project read it: {at}:environment, {{from: database_path}}",
             )
     warnings = []
     if not {*site.config["domains"]} <= {*answer["allowed_hosts"]} and "*" not in answer["allowed_hosts"]:
@@ -393,7 +397,7 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
 
 
 def _pending(release: Release, alias: str, is_new: bool) -> list[str]:
-    """The migrations of a release that its database lacks: as its start has seen, or for the live one as its SQLite file says."""
+    """The migrations that a release's database lacks: as its start has seen, or for the live one as SQLite says."""
     known = release.facts["migrations"][alias]
     database = release.facts["databases"][alias]
     if is_new or "sqlite" not in database["engine"]:
@@ -416,7 +420,7 @@ def _applied(site: Site, path: Path) -> set[str]:
 def instance(deployment: Deployment) -> Iterator[Changes]:
     """The release's own server, which answers on its own socket before any request is led to it."""
     site, release = deployment.site, deployment.release
-    if not release or not deployment.is_new and django_instance.is_kept_alive(site, release.path):
+    if not release or (not deployment.is_new and django_instance.is_kept_alive(site, release.path)):
         return
     yield {"instance": f"{django_instance.unit(site, release.path)} started"}
     deployment.lock.take()
@@ -458,7 +462,7 @@ def live(deployment: Deployment) -> Iterator[Changes]:
 
 
 def _flip(deployment: Deployment, release: Release) -> None:
-    """Make a release `current`: by the rename alone where nginx finds it through the link, else with a reload of nginx."""
+    """Make a release `current`: by the rename alone where nginx finds it through the link, else with a reload too."""
     site, old = deployment.site, deployment.live
     is_served = bool(old) and django_proxy.is_installed(site)
     if is_served and old and django_instance.kind(old.path) != django_instance.kind(release.path):
@@ -478,7 +482,7 @@ def _flip(deployment: Deployment, release: Release) -> None:
 
 
 def proxy(deployment: Deployment) -> Iterator[Changes]:
-    """nginx's files of the site and their links; nginx is reloaded when one has changed and all of them are accepted."""
+    """nginx's files of the site and their links; nginx is reloaded when one has changed and all are accepted."""
     site, release = deployment.site, deployment.release
     if not release:
         return

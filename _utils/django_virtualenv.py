@@ -70,7 +70,10 @@ def interpreter(python: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _identity(path: str, _modified: float) -> str:
-    program = "import platform, sys, sysconfig; print(sys.implementation.cache_tag, sysconfig.get_platform(), platform.libc_ver())"
+    program = (
+        "import platform, sys, sysconfig; "
+        "print(sys.implementation.cache_tag, sysconfig.get_platform(), platform.libc_ver())"
+    )
     return django_command.run([path, "-I", "-S", "-c", program], doing=f"asking {path} for its version").strip()
 
 
@@ -292,7 +295,8 @@ def _poetry_requirements(path: Path) -> Iterator[str]:
         marker = markers.get("main") if isinstance(markers, dict) else markers
         source = package.get("source", {})
         if source.get("type") == "git":
-            requirement = f"{package['name']} @ git+{source['url']}@{source.get('resolved_reference', source.get('reference', 'HEAD'))}"
+            reference = source.get("resolved_reference", source.get("reference", "HEAD"))
+            requirement = f"{package['name']} @ git+{source['url']}@{reference}"
         elif source.get("type") == "url":
             requirement = f"{package['name']} @ {source['url']}"
         elif source.get("type") in ("directory", "file"):

@@ -1,4 +1,4 @@
-"""The settings of the project, and over them what the pillar decides. The values are data: they lie in settings.json beside this file."""
+"""The settings of the project, and over them what the pillar decides, which is data: settings.json beside this file."""
 
 import importlib
 import json
@@ -32,7 +32,7 @@ def _over(project, data):
 
 
 def _databases(databases, data):
-    """The project's databases, with each SQLite file in the site's folder; the default one as the pillar says, if it does."""
+    """The project's databases, each SQLite file in the site's folder; the default one as the pillar says it."""
     moved = {}
     for alias, database in databases.items():
         if "sqlite" in database.get("ENGINE", "") or "spatialite" in database.get("ENGINE", ""):
@@ -40,7 +40,10 @@ def _databases(databases, data):
             database = {**database, "NAME": os.path.join(data["database_folder"], name)}
         moved[alias] = database
     if data["database_engine"] == "sqlite" and "sqlite" not in moved.get("default", {}).get("ENGINE", ""):
-        moved["default"] = {"ENGINE": "django.db.backends.sqlite3", "NAME": os.path.join(data["database_folder"], "db.sqlite3")}
+        moved["default"] = {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": os.path.join(data["database_folder"], "db.sqlite3"),
+        }
     if data["database_name"] and "default" in moved:
         moved["default"] = {**moved["default"], "NAME": os.path.join(data["database_folder"], data["database_name"])}
     return moved

@@ -1,4 +1,4 @@
-"""One start of Django in a site's virtualenv, as the site's user: a request comes by stdin, the answer goes to stdout, both JSON."""
+"""One start of Django in a site's virtualenv, as its user: stdin has a request, stdout gets the answer, both JSON."""
 
 import io
 import json
@@ -26,7 +26,10 @@ def migrate(request):
 
     for alias in request["databases"]:
         call_command("migrate", database=alias, interactive=False, verbosity=1, stdout=sys.stderr)
-    return {"migrations": {alias: migrations(alias) for alias in request["databases"]}, "checks": checks(request["check"])}
+    return {
+        "migrations": {alias: migrations(alias) for alias in request["databases"]},
+        "checks": checks(request["check"]),
+    }
 
 
 def import_wsgi(name):
@@ -54,7 +57,8 @@ def effective(settings):
         "media_url": str(settings.MEDIA_URL or ""),
         "media_root": str(settings.MEDIA_ROOT or ""),
         "databases": {
-            alias: {"engine": database["ENGINE"], "name": str(database["NAME"])} for alias, database in settings.DATABASES.items()
+            alias: {"engine": database["ENGINE"], "name": str(database["NAME"])}
+            for alias, database in settings.DATABASES.items()
         },
     }
 
@@ -64,7 +68,10 @@ def collect(settings, static_root):
     from django.core.management import call_command
 
     if os.path.realpath(settings.STATIC_ROOT or "") != os.path.realpath(static_root):
-        raise RuntimeError(f"STATIC_ROOT is {settings.STATIC_ROOT!r}, not {static_root}: with overlay: false the project has to read it")
+        raise RuntimeError(
+            f"STATIC_ROOT is {settings.STATIC_ROOT!r}, not {static_root}: "
+            "with overlay: false the project has to read it"
+        )
     output = io.StringIO()
     call_command("collectstatic", interactive=False, verbosity=0, stdout=output, stderr=sys.stderr)
     return sum(len(files) for _parent, _folders, files in os.walk(static_root))
@@ -78,7 +85,8 @@ def migrated_databases():
     return [
         alias
         for alias, database in databases.items()
-        if not database["ENGINE"].endswith(".dummy") and (alias == "default" or "sqlite" in database["ENGINE"] or "spatialite" in database["ENGINE"])
+        if not database["ENGINE"].endswith(".dummy")
+        and (alias == "default" or "sqlite" in database["ENGINE"] or "spatialite" in database["ENGINE"])
     ]
 
 
@@ -90,7 +98,10 @@ def migrations(alias):
     executor = MigrationExecutor(connections[alias])
     plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
     applied = set(executor.loader.applied_migrations) & set(executor.loader.graph.nodes)
-    return {"applied": sorted(".".join(key) for key in applied), "pending": [f"{m.app_label}.{m.name}" for m, backwards in plan if not backwards]}
+    return {
+        "applied": sorted(".".join(key) for key in applied),
+        "pending": [f"{m.app_label}.{m.name}" for m, backwards in plan if not backwards],
+    }
 
 
 def checks(level):
@@ -103,14 +114,20 @@ def checks(level):
     if serious:
         for message in serious:
             print(message, file=sys.stderr)
-        raise RuntimeError(f"{len(serious)} of Django's checks fail: {', '.join(sorted({m.id or '?' for m in serious}))}")
+        raise RuntimeError(
+            f"{len(serious)} of Django's checks fail: {', '.join(sorted({m.id or '?' for m in serious}))}"
+        )
     return [f"{m.id}: {' '.join(str(m.msg).split())[:200]}" for m in messages if m.level >= framework.WARNING]
 
 
 def cause(error):
     """The exception with the last place in its traceback that is the project's own."""
     places = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
-    places = [frame for frame in places if not frame.filename.startswith((sys.prefix, sys.base_prefix, "<")) and frame.filename != __file__]
+    places = [
+        frame
+        for frame in places
+        if not frame.filename.startswith((sys.prefix, sys.base_prefix, "<")) and frame.filename != __file__
+    ]
     where = f" ({os.path.relpath(places[-1].filename)}:{places[-1].lineno})" if places else ""
     if isinstance(error, SyntaxError) and error.filename:
         where = f" ({os.path.relpath(error.filename)}:{error.lineno})"
