@@ -357,11 +357,10 @@ def require_podman() -> None:
 
 def remove_leftovers() -> None:
     """Remove the hosts and networks of runs that were killed, or that kept theirs."""
-    labels = podman("ps", "--all", f"--filter=label={LABEL}", "--format", f'{{{{ index .Labels "{LABEL}" }}}}').stdout
-    labels += podman(
-        "network", "ls", f"--filter=label={LABEL}", "--format", f'{{{{ index .Labels "{LABEL}" }}}}'
-    ).stdout
-    for process in set(labels.split()):
+    containers = podman("ps", "--all", f"--filter=label={LABEL}", "--format=json").stdout
+    networks = podman("network", "ls", f"--filter=label={LABEL}", "--format=json").stdout
+    labels = [entry.get("Labels") or entry.get("labels") for entry in json.loads(containers) + json.loads(networks)]
+    for process in {label[LABEL] for label in labels}:
         if not Path("/proc", process).exists():
             remove(f"{LABEL}={process}")
 
