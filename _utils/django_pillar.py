@@ -325,10 +325,6 @@ def _shared_address(sites: Any, mine: Any, theirs: Any, domain: str) -> Iterator
         ports, other_ports = proxy["listen"], other_proxy["listen"]
         text = f"expected {other_ports}, since site {other} has {domain} too, got {ports}"
         yield (*path, "proxy", "listen"), text
-    for option in sorted({*proxy["options"]} & {*other_proxy["options"]}):
-        if proxy["options"][option] != other_proxy["options"][option]:
-            text = f"differs from site {other}, which has {domain} too: one server block serves both"
-            yield (*path, "proxy", "options", option), text
 
 
 def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
@@ -413,7 +409,7 @@ def _check_map(value: dict[str, Any], rules: Rules, path: Path) -> Iterator[Prob
     others = rules.get("additionalProperties", {})
     for name in rules.get("required", ()):
         if name not in value:
-            yield (*path, name), f"missing: expected {_wanted(known.get(name, {}))}"
+            yield (*path, name), f"missing: expected {wanted(known.get(name, {}))}"
     for name, item in value.items():
         place = (*path, name)
         if "propertyNames" in rules:
@@ -474,10 +470,10 @@ def _expected(value: Any, rules: Rules) -> str:
     choices = [choice for choice in rules.get("enum", ()) if isinstance(choice, str)]
     close = difflib.get_close_matches(value, choices, 1) if choices and isinstance(value, str) else []
     advice = f', did you mean "{close[0]}"?' if close else _advice(value, rules)
-    return f"expected {_wanted(rules)}, got {_shown(value, rules)}{advice}"
+    return f"expected {wanted(rules)}, got {_shown(value, rules)}{advice}"
 
 
-def _wanted(rules: Rules) -> str:
+def wanted(rules: Rules) -> str:
     """What a value has to be, in words."""
     if "hint" in rules:
         return str(rules["hint"])

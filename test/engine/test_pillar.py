@@ -5,6 +5,7 @@ UPDATE=1 writes what is rendered now into test/render; the diff is then the chan
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -142,3 +143,36 @@ def test_the_schema_is_read_once_for_one_pillar(rendered: Any) -> None:
 
 def test_a_pillar_without_the_formula_is_an_error(rendered: Any) -> None:
     assert rendered({})[0]["errors"] == ["django — expected a map, got nothing (null)"]
+
+
+def uncommented() -> Any:
+    """pillar.example with every option switched on: "#option:" is an option, "# text" explains."""
+    return yaml.safe_load(re.sub(r"(?m)^( *)#(?=[^ \n])", r"\1", (ROOT / "pillar.example").read_text()))
+
+
+def options(rules: dict[str, Any], path: str = "") -> Iterator[str]:
+    for name, rule in rules.get("properties", {}).items():
+        yield f"{path}{name}"
+        if "default" not in rule or rule["default"] == {}:
+            yield from options(rule, f"{path}{name}:")
+
+
+def test_the_example_is_a_site_as_it_is() -> None:
+    result = compiled(yaml.safe_load((ROOT / "pillar.example").read_text()))
+    assert result["errors"] == []
+    assert result["sites"] == {"blog": site()}
+
+
+def test_the_example_is_valid_with_every_option() -> None:
+    result = compiled(uncommented())
+    assert result["errors"] == []
+    assert [*result["sites"], *result["absent"]] == ["blog", "kiosk", "shop"]
+
+
+def test_the_example_has_every_option() -> None:
+    rules = django_pillar.resolve(SCHEMA, SCHEMA)["properties"]["django"]["properties"]["defaults"]
+    shown = uncommented()["django"]["sites"]
+    given = {*shown["kiosk"], *shown["blog"]}
+    given |= {f"{name}:{inner}" for name, value in shown["blog"].items() if isinstance(value, dict) for inner in value}
+    given |= {"server:options:harakiri", "settings:DEBUG"}
+    assert {*options(rules)} - given == set()

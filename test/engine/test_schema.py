@@ -1,0 +1,264 @@
+"""The schema itself, the small checker of it beside the jsonschema library, and what is generated from it."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import django_pillar
+import pytest
+import yaml
+from jsonschema import Draft202012Validator, ValidationError, validators
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
+RULES = django_pillar.resolve(SCHEMA, SCHEMA)
+PILLARS = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "test/render").glob("*/pillar.yaml"))]
+SUBSCHEMAS = ("additionalProperties", "items", "propertyNames", "not")
+# What SECURITY.md's fuzz list and YAML make of a value, and the shapes that the schema tells apart.
+VALUES: list[Any] = [
+    *(None, True, False, 0, 1, -1, 2, 80, 65535, 65536, 10**9, 10**30, 1.0, 4.0, -2.0, 2.5, 1e300),
+    *("", " ", "a", "A", "auto", "on", "x y", "x\n", "\nx", "x\ty", "x\r\n", "\0", "\x7f", "\x85", "\u2028", "ä", "😀"),
+    *(
+        "\ud800",
+        "-x",
+        "--upload-pack=x",
+        "a.",
+        ".a",
+        "..",
+        "../../etc",
+        "/",
+        "//",
+        "/a",
+        "/a/",
+        "/a//b",
+        "/a/../b",
+        "a/b",
+    ),
+    *("$(id)", "`id`", "@(/etc/shadow)", "%n", "{{ 7*7 }}", '"; return 200 pwn; #', "x; y", "x\\", "ext::sh -c id"),
+    *("a.org", "A.org", "*.a.org", "a..org", "a-.org", "127.0.0.1:80", "127.0.0.1:080", "[::1]:80", "unix", "unix:80"),
+    *(
+        "30s",
+        "30",
+        "1h\n",
+        "1y",
+        "75M",
+        "75 M",
+        "50%",
+        "infinity",
+        "0027",
+        "2024-01-01",
+        "1e10",
+        "HEAD",
+        "main",
+        "a@{1}",
+    ),
+    *(
+        "https://a.org/b.git",
+        "https://a.org/b c",
+        "ssh://-x/y",
+        "git@a.org:b",
+        "file:///a b",
+        "salt://a/../b",
+        "salt://a",
+    ),
+    *("sdb://a/b", "x" * 20, "-----BEGIN RSA PRIVATE KEY-----\nAA==\n", "root", "www-data", "blog-build", "kombu<5.6"),
+    *(
+        "SECRET_KEY",
+        "DEBUG",
+        "TIME_ZONE",
+        "LD_PRELOAD",
+        "PATH",
+        "socket",
+        "harakiri",
+        "listen",
+        "keepalive_timeout",
+        "Host",
+    ),
+    *([], ["a"], ["a", "a"], [1], [1, True], [1, 1.0], [200, 600], [None], [["a"]], ["a.org"], ["gzip"], [{}]),
+    *(
+        {},
+        {"a": 1},
+        {"A": "x"},
+        {"A": None},
+        {"A": True},
+        {"A": []},
+        {"A": {"from": "commit"}},
+        {"DEBUG": False},
+        {"": 1},
+    ),
+    *({"DEBUG": 0}, {"from": "commit"}, {"from": "x"}, {"join": ","}, {"value": "x"}, {"value": "x", "generate": 50}),
+    *(
+        {"generate": 50, "as": "file"},
+        {"environment": True},
+        {"environment": 1},
+        {"contents": "x", "source": "salt://x"},
+    ),
+    *(
+        {"harakiri": 30},
+        {"harakiri": 0.5},
+        {"socket": "x"},
+        {"ProtectHome": True},
+        {"User": "root"},
+        {"engine": "sqlite"},
+    ),
+]
+
+
+def ecma_pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    """As JSON Schema has it: $ is the end of the text, not a place before a newline at its end as in Python."""
+    end = re.sub(r"\$$", r"\\Z", pattern)
+    if validator.is_type(instance, "string") and not re.search(end, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+LIBRARY = validators.extend(Draft202012Validator, {"pattern": ecma_pattern})(SCHEMA)
+
+
+def parts(rules: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every schema within a schema, with its place; each of $defs once."""
+    yield path, rules
+    named = {f"properties/{name}": part for name, part in rules.get("properties", {}).items()}
+    named |= {f"$defs/{name}": part for name, part in rules.get("$defs", {}).items()}
+    named |= {name: rules[name] for name in SUBSCHEMAS if isinstance(rules.get(name), dict)}
+    named |= {f"{name}/{n}": part for name in ("allOf", "oneOf") for n, part in enumerate(rules.get(name, ()))}
+    for name, part in named.items():
+        yield from parts(part, f"{path}/{name}")
+
+
+PARTS = list(parts(SCHEMA))
+NAMED = [(path, part) for path, part in PARTS if path.split("/")[-2:-1] == ["properties"] and "refuse" not in part]
+
+
+def edges(part: Any) -> Iterator[Any]:
+    """Values just within and just beyond the limits of a schema."""
+    for limit in (part.get("minimum"), part.get("maximum")):
+        if limit is not None:
+            yield from (limit - 1, limit, limit + 1, float(limit))
+    if "maxLength" in part:
+        yield from ("a" * part["maxLength"], "a" * (part["maxLength"] + 1))
+    yield from part.get("enum", ())
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from leaves(inner)
+
+
+@pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
+def test_the_checker_agrees_with_the_library_on_every_part(path: str, part: Any) -> None:
+    library = LIBRARY.evolve(schema=part)
+    ours = django_pillar.resolve(part, SCHEMA)
+    known = [value for pillar in PILLARS for value in leaves(pillar)]
+    for value in [*VALUES, *edges(part), *known]:
+        problems = django_pillar.check(value, {"refuse": "", "hint": "", **ours})
+        assert (not problems) == library.is_valid(value), (value, problems)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container with each of its keys."""
+    if isinstance(value, dict | list):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+def mutate(pillar: Any, chance: random.Random) -> None:
+    """One change somewhere: another value, a value moved, a key renamed, doubled or gone."""
+    everywhere = list(places(pillar)) or [({"": pillar}, "")]
+    (container, key), (other, other_key) = chance.choice(everywhere), chance.choice(everywhere)
+    match chance.randrange(6):
+        case 0:
+            container[key] = chance.choice(VALUES)
+        case 1:
+            container[key] = json.loads(json.dumps(other[other_key]))
+        case 2 if isinstance(container, dict):
+            container[str(chance.choice([other_key, "a", "A-B", f"{key}s", "x\n"]))] = container.pop(key)
+        case 3 if isinstance(container, list):
+            container.append(container[key])
+        case 4:
+            container[key] = [container[key]]
+        case _:
+            del container[key]
+
+
+def test_the_checker_agrees_with_the_library_on_whole_pillars() -> None:
+    chance = random.Random(20260101)
+    verdicts = []
+    for _ in range(400):
+        pillar = json.loads(json.dumps(chance.choice(PILLARS)))
+        for _ in range(chance.randrange(3)):
+            mutate(pillar["django"], chance)
+        problems = django_pillar.check(pillar, RULES)
+        assert (not problems) == LIBRARY.is_valid(pillar), (pillar, problems)
+        verdicts.append(not problems)
+    assert 100 < sum(verdicts) < 300
+
+
+def test_the_checker_knows_every_keyword() -> None:
+    ours = {"hint", "refuse", "secret", "verbatim", "whole", "derived"}
+    told = {"$schema", "$defs", "title", "description", "default"}
+    checked = {"$ref", "type", "enum", "properties", "additionalProperties", "propertyNames", "required", "pattern"}
+    checked |= {"maxLength", "minimum", "maximum", "items", "minItems", "uniqueItems", "not", "allOf", "oneOf"}
+    assert {keyword for _, part in PARTS for keyword in part} == ours | told | checked
+
+
+def test_the_schema_is_valid() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize(("path", "part"), NAMED, ids=[path for path, _ in NAMED])
+def test_every_option_is_described_and_its_default_is_valid(path: str, part: Any) -> None:
+    rules = django_pillar.resolve(part, SCHEMA)
+    assert re.fullmatch(r"[A-Z`].*\.|.*DEBUG", rules.get("description", rules.get("hint")), re.DOTALL)
+    assert not django_pillar.check(rules.get("default"), rules) or "default" not in rules
+
+
+@pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
+def test_every_part_is_written_with_care(path: str, part: Any) -> None:
+    if "$ref" in part:
+        target = SCHEMA["$defs"][part["$ref"].rpartition("/")[2]]
+        assert not (set(target) & set(part)), "what is resolved is not what JSON Schema says"
+    pattern = part.get("pattern", "^$")
+    assert pattern.isascii()
+    assert pattern[0] + pattern[-1] == "^$"
+    assert not re.search(r"\\[dwWDb]", pattern), "these match more than ASCII"
+    if not path.endswith("/not"):
+        assert ("not" in part) == ("refuse" in part)
+        assert ("pattern" in part or "oneOf" in part) <= ("hint" in part), "a pattern is no explanation"
+    if "pattern" in part and "string" in part.get("type", ()) and not path.endswith("/not"):
+        bounded = not re.search(r"[*+]|\{[0-9]+,\}", re.sub(r"\[[^\]]*\]|\\.", "", pattern))
+        assert bounded or "maxLength" in part
+
+
+def texts() -> list[tuple[str, Any]]:
+    """The schemas of free text; those within `not` and `oneOf` only narrow it."""
+    free = [(path, part) for path, part in PARTS if "string" in part.get("type", ()) and "enum" not in part]
+    return [(path, part) for path, part in free if not re.search("/not$|/oneOf/", path)]
+
+
+@pytest.mark.parametrize(("path", "part"), texts(), ids=[path for path, _ in texts()])
+def test_no_control_character_passes(path: str, part: Any) -> None:
+    rules = django_pillar.resolve(part, SCHEMA)
+    known = [value for pillar in PILLARS for value in leaves(pillar) if isinstance(value, str)]
+    valid = [value for value in [*known, *VALUES] if isinstance(value, str) and not django_pillar.check(value, rules)]
+    allowed = "\n" * ("contents" in path or "environment" in path or "secrets" in path or "deploy_key" in path)
+    allowed += "\t" * ("contents" in path)
+    assert valid
+    for character in {*map(chr, range(32)), "\x7f", "\x85", "\u2028", "\u2029", "\ud800"} - {*allowed}:
+        for value in valid:
+            for changed in (value + character, character + value, f"{value[:1]}{character}{value[1:]}"):
+                assert django_pillar.check(changed, rules), changed
+
+
+def test_the_page_of_options_is_up_to_date() -> None:
+    subprocess.run([sys.executable, ROOT / "docs/options.py", "--check"], check=True)
+
+
+def test_it_loads_quickly() -> None:
+    assert (ROOT / "django/schema.yaml").stat().st_size < 35_000
