@@ -178,7 +178,7 @@ class Deployment:
 
         site, live = self.site, self.live
         revision = self.revision or site.config["revision"]
-        if site.config["folder"]:
+        if site.config["folder"] and not self.revision:
             self.find_commit = lambda: django_source.tree_of_folder(site)
         elif live and site.config["deploy"] == "manual" and not self.again:
             self.find_commit = lambda: live.record["commit"]

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,33 @@ def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[s
         "databases": list(facts["migrations"]),
     }
     return _ask(site, release, facts, request, secrets, timeout=seconds(site.config["migrate"]["timeout"]))
+
+
+def manage(
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    command: Sequence[str],
+    environment_file: str | None,
+    timeout: float,
+    secrets: list[str],
+) -> str:
+    """Run a management command as the site's user, with a release's environment and sandbox; returns what it prints.
+
+    Args:
+        environment_file: a file with further variables, in systemd's format.
+        timeout: seconds.
+
+    Raises:
+        DeploymentError: the command fails.
+    """
+    argv = [f"{release}/virtualenv/bin/python", "manage.py", *command]
+    more = [("EnvironmentFile", environment_file)] if environment_file else []
+    unit = f"manage-{os.getpid()}"
+    doing = f"manage.py {command[0] if command else ''}".strip()
+    return django_sandbox.run(
+        site, release, facts, argv, doing=doing, timeout=timeout, secrets=secrets, unit=unit, more=more
+    )
 
 
 def _ask(

@@ -138,3 +138,38 @@ def prune(site: Site) -> list[str]:
         Path(os.readlink(link)).name for release in releases(site) if (link := release.path / "virtualenv").is_symlink()
     }
     return deleted + [f"virtualenv {key}" for key in django_virtualenv.prune(site, used)]
+
+
+def overview(site: Site) -> list[dict[str, Any]]:
+    """What each release on disk is, the newest first."""
+    live, previous = linked(site, site.current), linked(site, site.previous)
+    shown = ("state", "commit", "subject", "author", "began", "live_since", "held_since", "asked_by", "step", "error")
+    rows = []
+    for release in reversed(releases(site)):
+        role = "live" if live and release.name == live.name else ""
+        role = "previous" if previous and release.name == previous.name and not role else role
+        record = {name: release.record[name] for name in shown if name in release.record}
+        rows.append({"release": release.name, "role": role, **record})
+    return rows
+
+
+def status(site: Site) -> dict[str, Any]:
+    """What runs of a site, and what does not."""
+    live = linked(site, site.current)
+    present = releases(site)
+    failed = [r for r in present if r.record.get("state") == "failed" and (not live or r.sequence > live.sequence)]
+    answer: dict[str, Any] = {
+        "domains": site.config["domains"],
+        "root": str(site.root),
+        "release": live.name if live else None,
+        "deploy": site.config["deploy"],
+        "held_back": [r.name for r in present if r.record.get("state") == "held"],
+        "failed": [f"{r.name}: {r.record['step']}: {r.record['error'].splitlines()[0]}" for r in failed],
+        "sandbox": site.config["sandbox"],
+    }
+    if live:
+        pid = django_instance.pid(site, live.path)
+        answer |= {key: live.record.get(key) for key in ("commit", "subject", "live_since")}
+        answer |= {"unit": f"{django_instance.unit(site, live.path)}.service", "pid": pid, "running": pid is not None}
+        answer["address"] = django_instance.address(site, live.path)
+    return answer

@@ -95,6 +95,7 @@ def run(
     stdin: str = "",
     secrets: Sequence[str] = (),
     unit: str = "task",
+    more: Sequence[tuple[str, str]] = (),
     hint: str = "",
 ) -> str:
     """Run a command of the project as the site's user, in the sandbox and with the environment of a release.
@@ -105,7 +106,7 @@ def run(
         DeploymentError: it fails, or is not through in time.
     """
     name = f"django-{site.name}-{unit}.service"
-    properties = [f"--property={name}={value}" for name, value in directives(site, release, facts, writable)]
+    properties = [f"--property={name}={value}" for name, value in [*directives(site, release, facts, writable), *more]]
     properties += [f"--property=RuntimeMaxSec={timeout:g}", "--property=TimeoutStopSec=5", "--property=SendSIGKILL=yes"]
     options = ["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={name}"]
     if unit == "task":

@@ -1,4 +1,4 @@
-"""The steps of a release, in their order, and the two walks over them: `deploy` and `rollback`.
+"""The steps of a release, in their order.
 
 A step is a generator: it looks, yields what it would change, and acts when it is resumed; one that finds nothing to do
 yields nothing. The states run one step each; whoever only tests does not resume.
@@ -518,7 +518,8 @@ RELEASE: tuple[Step, ...] = (
     proxy,
     record,
 )
-_BACK: tuple[Step, ...] = (instance, live, proxy, record)
+#: Of these, what going back to an older release takes.
+BACK: tuple[Step, ...] = (instance, live, proxy, record)
 #: The steps of which a test knows no more than that they would be taken, once there is a new release to make.
 _OF_A_NEW_RELEASE = {
     "virtualenv",
@@ -552,49 +553,3 @@ def walk(deployment: Deployment, steps: tuple[Step, ...]) -> Changes:
             for changes in step(deployment):
                 taken[step.__name__] = changes
     return taken
-
-
-def deploy(name: str, revision: str | None = None, asked_by: str = "django.release") -> tuple[Deployment, Changes]:
-    """Release a site by hand, as its last apply configured it, even if it was held back, has failed or is unchanged.
-
-    Raises:
-        DeploymentError: a step fails.
-    """
-    site = django_site.find(name)
-    deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by, revision=revision, again=True)
-    return deployment, walk(deployment, RELEASE)
-
-
-def rollback(name: str, asked_by: str = "django.rollback") -> tuple[Deployment, Changes]:
-    """Go back to the newest good release before the live one, and hold the live one's commit back.
-
-    Raises:
-        DeploymentError: there is none, or it does not come up; the live one stays live then.
-    """
-    site = django_site.find(name)
-    deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
-    with deployment.step("rollback"):
-        deployment.lock.take()
-        deployment.live = deployment.left = left = django_release.linked(site, site.current)
-        target = django_release.older_good(site, left) if left else None
-        if not left or not target:
-            raise DeploymentError(
-                f"{name} has no older good release to go back to", hint=f"salt-call django.releases {name} lists them"
-            )
-        deployment.release, deployment.commit = target, target.record["commit"]
-        deployment.secrets = django_secret.values(site, {})
-        deployment.warnings += _newer_migrations(left, target)
-    return deployment, walk(deployment, _BACK)
-
-
-def _newer_migrations(left: Release, target: Release) -> list[str]:
-    """A warning for each database that has migrations which the release that comes back does not know."""
-    warnings = []
-    for alias, names in left.facts.get("migrations", {}).items():
-        known = target.facts.get("migrations", {}).get(alias, {}).get("applied", [])
-        newer = sorted(set(names["applied"]) - set(known))
-        if newer:
-            warnings.append(
-                f"the database {alias!r} keeps migrations that {target.name} does not know: {', '.join(newer)}"
-            )
-    return warnings

@@ -1,0 +1,155 @@
+"""
+Django sites by hand: what runs, releasing, going back, management commands.
+
+Each verb reads what the last apply left on the host (``site.json``), never the master, so that it does the same under a
+master, masterless and by salt-ssh. One that fails returns its error as text and sets the return code.
+"""
+
+import shlex
+
+import django_release
+import django_site
+import django_verbs
+from django_command import DeploymentError, seconds
+
+__virtualname__ = "django"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def status(site=None):
+    """
+    What runs: for each site its live release, its process, what is held back or has failed, and whether pillar has it.
+
+    site
+        One site; all sites of this host if it is not given.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.status
+        salt-call django.status blog
+    """
+    return _answer(lambda: {name: _status(name) for name in ([site] if site else django_site.registered())})
+
+
+def _status(name):
+    managed = name in __pillar__.get("django", {}).get("sites", {})
+    return django_release.status(django_site.find(name)) | {"managed": managed}
+
+
+def releases(site):
+    """
+    The releases of a site that are on this host, the newest first.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.releases blog
+    """
+    return _answer(lambda: django_release.overview(django_site.find(site)))
+
+
+def release(site, revision=None):
+    """
+    Release a site now: its revision as it is today, even if nothing has changed, it is held back, or it has failed before.
+
+    site
+        The site.
+    revision
+        Another branch, tag or commit than that of the last apply; the next apply goes by pillar again, unless it says
+        ``deploy: manual``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.release blog
+        salt-call django.release blog v2.4.1
+    """
+    return _answer(lambda: _told(*django_verbs.release(site, revision, _asked_by("release"))))
+
+
+def rollback(site):
+    """
+    Go back to the last good release before the live one. The commit that is left is held back: applies do not bring it
+    back until the revision or the pillar changes.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.rollback blog
+    """
+    return _answer(lambda: _told(*django_verbs.rollback(site, _asked_by("rollback"))))
+
+
+def rotate_secret_key(site):
+    """
+    Give a site a new secret key by a release of the same commit. The old key stays among the fallbacks, so no session
+    is lost.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.rotate_secret_key blog
+    """
+    return _answer(lambda: _told(*django_verbs.rotate_secret_key(site, _asked_by("rotate_secret_key"))))
+
+
+def manage(site, *command, environment_file=None, timeout="1h"):
+    """
+    Run a management command of the live release: as the site's user, with its environment, in its sandbox.
+
+    site
+        The site.
+    command
+        The command and its arguments: words, or all in one string. Salt takes options for its own, so put them into
+        one string.
+    environment_file
+        A file on the host with further variables, in systemd's format, for what must not be seen in a process list.
+    timeout
+        How long it may take.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.manage blog showmigrations
+        salt-call django.manage blog 'createsuperuser --noinput --username admin' environment_file=/root/admin
+    """
+    words = shlex.split(command[0]) if len(command) == 1 else [str(word) for word in command]
+    return _answer(lambda: django_verbs.manage(site, words, environment_file, seconds(timeout)))
+
+
+def _answer(verb):
+    try:
+        return verb()
+    except (DeploymentError, OSError) as error:
+        __context__["retcode"] = 1
+        return str(error)
+
+
+def _told(deployment, changes):
+    """What a deployment by hand has done, for people."""
+    answer = {"release": deployment.release.name, "took": deployment.seconds, "changes": changes}
+    return answer | ({"warnings": deployment.warnings} if deployment.warnings else {})
+
+
+def _asked_by(verb):
+    job = __opts__.get("jid")
+    return f"django.{verb}, salt job {job}" if job else f"django.{verb}"
