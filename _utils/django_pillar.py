@@ -383,7 +383,7 @@ def check(value: Any, rules: Rules, path: Path = ()) -> list[Problem]:
         return []
     if "type" in rules and not any(TYPES[name](value) for name in rules["type"]):
         return [(path, _expected(value, rules))]
-    if "enum" in rules and not any(_same(value, choice) for choice in rules["enum"]):
+    if "enum" in rules and value not in rules["enum"]:
         return [(path, _expected(value, rules))]
     if isinstance(value, dict):
         problems = list(_check_map(value, rules, path))
@@ -437,7 +437,7 @@ def _check_list(value: list[Any], rules: Rules, path: Path) -> Iterator[Problem]
         yield path, "expected at least one item, got an empty list"
     for index, item in enumerate(value):
         yield from check(item, rules.get("items", {}), (*path, index))
-        if rules.get("uniqueItems") and any(_same(item, earlier) for earlier in value[:index]):
+        if rules.get("uniqueItems") and item in value[:index]:
             yield (*path, index), f"{_shown(item, rules.get('items', {}))} is in the list twice"
 
 
@@ -456,11 +456,6 @@ def _check_combined(value: Any, rules: Rules, path: Path) -> list[Problem]:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equality of JSON: true is not 1."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 # Wording
