@@ -43,12 +43,14 @@ inherited_descriptors: set[int] = set()
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s:@]*(?::[^/\s@]*)?@")
-_NETWORK = re.compile(
+#: What a program says when its cause lies outside of what is deployed: the network, the disk, a server that is down.
+_TRANSIENT = re.compile(
     r"could not resolve|couldn't resolve|failed to resolve|name resolution|temporary failure"
     r"|connection refused|connection reset|connection timed out|operation timed out|network is unreachable"
     r"|no route to host|failed to connect|couldn't connect|dns error"
     r"|error sending request|client error \(connect\)|early eof|the remote end hung up|tcp connect error"
-    r"|50[0234] (server error|bad gateway|service unavailable|gateway time)",
+    r"|50[0234] (server error|bad gateway|service unavailable|gateway time)"
+    r"|no space left|disk quota|read-only file system|cannot allocate memory|input/output error|database is locked",
     re.IGNORECASE,
 )
 
@@ -71,7 +73,7 @@ class DeploymentError(Exception):
         self.transient = transient
 
     def __str__(self) -> str:
-        lines = [line.rstrip()[:300] for line in self.log.splitlines() if line.strip()][-6:]
+        lines = [line.rstrip()[:300] for line in self.log.splitlines() if line.strip()][-5:]
         return "\n".join([self.message, *(f"  | {line}" for line in lines), *([self.hint] if self.hint else [])])
 
 
@@ -161,7 +163,7 @@ def run(
     if process.returncode:
         text = redact(errors if errors.strip() else output, secrets)
         log.info("%s failed (exit %s):\n%s", doing, process.returncode, redact(f"{output}\n{errors}", secrets))
-        transient = bool(_NETWORK.search(text))
+        transient = bool(_TRANSIENT.search(text))
         raise DeploymentError(f"{doing} failed (exit {process.returncode})", log=text, hint=hint, transient=transient)
     log.debug("%s took %.2f s", doing, time.monotonic() - started)
     return str(output)

@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
@@ -75,6 +76,7 @@ def configuration(site: Site, release: Path, facts: Mapping[str, Any], templates
         "facts": facts,
         "chdir": str(django_settings.project_folder(site, release, facts)),
         "processes": processes(site),
+        "binary": str(_binary(release)),
         "sandbox": django_sandbox.directives(site, release, facts),
         "proxy_group": site.proxy_group,
         "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
@@ -88,6 +90,13 @@ def configuration(site: Site, release: Path, facts: Mapping[str, Any], templates
         f"{name}.service": django_settings.render(templates, SERVICE, **variables),
         f"{name}.socket": django_settings.render(templates, SOCKET, **variables),
     }
+
+
+def _binary(release: Path) -> Path:
+    """What uWSGI executes when it is told to reload: the interpreter where ``uwsgi`` is a script (pyuwsgi), else itself."""
+    uwsgi = release / "virtualenv/bin/uwsgi"
+    with open(uwsgi, "rb") as file:
+        return uwsgi.with_name("python") if file.read(2) == b"#!" else uwsgi
 
 
 def processes(site: Site) -> int:
@@ -173,31 +182,26 @@ def _refuse_foreign_socket(site: Site, release: Path) -> None:
             )
 
 
-def strays(site: Site, release: Path) -> list[str]:
-    """The other releases of a site that still have a unit enabled, by name."""
-    own = unit(site, release)
-    enabled = [
-        path.stem
-        for path in UNITS.glob(f"*.wants/django-{site.name}-*.*")
-        if re.fullmatch(rf"django-{site.name}-\d+", path.stem)
-    ]
-    names = {name.rsplit("-", 1)[1] for name in enabled if name != own}
-    return sorted(path.name for path in site.releases.iterdir() if path.name.split("-")[0] in names)
+def strays(site: Site, release: Path) -> list[Path]:
+    """The other releases of a site that still have a unit enabled, whether their folder is there or not."""
+    links = [*UNITS.glob(f"*.wants/django-{site.name}-*.service"), *UNITS.glob(f"*.wants/django-{site.name}-*.socket")]
+    sequences = {found.group(1) for link in links if (found := re.fullmatch(rf"django-{site.name}-(\d+)", link.stem))}
+    sequences.discard(release.name.split("-")[0])
+    return sorted(next(site.releases.glob(f"{number}-*"), site.releases / f"{number}-gone") for number in sequences)
 
 
-def stop(site: Site, release: Path) -> None:
-    """Stop and disable the units of a release, both in one call, so that no late connection starts it again."""
+def stop(site: Site, release: Path, *, wait: bool = True) -> None:
+    """Stop and disable the units of a release: socket and service in one call, so that no late connection starts it again.
+
+    Args:
+        wait: until it has ended; without it systemd sees to the end, after the site's drain time by force.
+    """
     name = unit(site, release)
     units = [f"{name}.service", f"{name}.socket"]
     if any((UNITS / one).exists() for one in units):
-        _systemctl(
-            "disable",
-            "--quiet",
-            "--now",
-            *units,
-            doing=f"stopping {name}",
-            timeout=seconds(site.config["releases"]["drain"]) + 60,
-        )
+        options = ["--quiet", "--now", *([] if wait else ["--no-block"])]
+        timeout = seconds(site.config["releases"]["drain"]) + 60
+        _systemctl("disable", *options, *units, doing=f"stopping {name}", timeout=timeout)
 
 
 def remove(site: Site, release: Path) -> None:
@@ -318,33 +322,33 @@ def _uwsgi_request(host: str, path: str, query: str, scheme: str, headers: Mappi
 
 
 def check_health(site: Site, release: Path) -> None:
-    """Ask the health page until it has answered well three times in a row and every worker is warm.
+    """Ask the health page, as many times at once as there are workers, until all answers were good three times in a row.
+
+    Every worker is warm then: a first page takes several times as long as the next.
 
     Raises:
-        DeploymentError: it has not done so within ``health:timeout``; the error says what it answered instead.
+        DeploymentError: that has not come within ``health:timeout``; the error says what was answered instead.
     """
     health = site.config["health"]
-    timeout = seconds(health["timeout"])
-    began, deadline = time.time(), time.monotonic() + timeout
+    began, deadline = time.time(), time.monotonic() + seconds(health["timeout"])
+    at_once = processes(site)
     good, problem = 0, "it has not answered"
-    while good < max(3, 2 * processes(site)):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise DeploymentError(
-                f"the health page {health['path']} of {release.name} is not well: {problem}",
-                log=journal(unit(site, release), began),
-                hint="mend the project, or say what is well: "
-                f"django:sites:{site.name}:health (path, status, contains, timeout)",
-            )
-        problem = _health_problem(site, release, max(left, 0.1))
-        good = 0 if problem else good + 1
-        if problem:
-            time.sleep(0.2)
+    with ThreadPoolExecutor(at_once) as pool:
+        while good < 3:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DeploymentError(
+                    f"the health page {health['path']} of {release.name} is not well: {problem}",
+                    log=journal(unit(site, release), began),
+                    hint=f"mend the project, or say what is well: django:sites:{site.name}:health",
+                )
+            answers = pool.map(lambda timeout: _health_problem(site, release, timeout), [left] * at_once)
+            problem = next(filter(None, answers), "")
+            good = 0 if problem else good + 1
+            if problem:
+                time.sleep(0.2)
     if pid(site, release) is None:
-        raise DeploymentError(
-            f"another process than that of {release.name} answers on {address(site, release)}",
-            hint="ss -xlp shows which",
-        )
+        raise DeploymentError(f"another process than that of {release.name} answers on {address(site, release)}")
 
 
 def _health_problem(site: Site, release: Path, timeout: float) -> str:

@@ -91,8 +91,9 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     rules = resolve(schema, schema)["properties"]["django"]
     given = _plain(pillar.get("django"), rules, ("django",), found)
     _report(found, _traps(given, rules, ("django",)))
-    _report(found, check(given, rules, ("django",)))
-    _prune(given, found)
+    departures = check(given, rules, ("django",))
+    _prune(given, [*found, *departures])
+    _report(found, departures)
     layers = given if isinstance(given, dict) else {}
     configurations, contradictions = _configurations(layers, platform.get("defaults", {}), rules)
     _report(found, contradictions)

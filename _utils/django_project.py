@@ -13,6 +13,8 @@ from django_site import Site
 
 #: The programs of the formula in a release's ``config/``; their names hide no module of a project.
 START = "django_formula_start.py"
+#: Deployment checks that ask for TLS, which a site on plain http cannot meet.
+NOT_WITHOUT_TLS = ["security.W004", "security.W008", "security.W012", "security.W016", "security.W021"]
 _SKIPPED = {".git", "node_modules", "site-packages", "venv", ".venv", "env", "tests", "__pycache__"}
 _SETTINGS = re.compile(r"""DJANGO_SETTINGS_MODULE["']\s*[,\]]\s*=?\s*["']([\w.]+)["']""")
 
@@ -98,6 +100,7 @@ def start(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str
         "collect": site.config["static"]["collect"],
         "static_root": f"{release}/static",
         "check": site.config["check"],
+        "ignored_checks": NOT_WITHOUT_TLS,
     }
     return _ask(
         site,
@@ -124,6 +127,7 @@ def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[s
         "wsgi": facts["wsgi"],
         "check": site.config["check"],
         "databases": list(facts["migrations"]),
+        "ignored_checks": NOT_WITHOUT_TLS,
     }
     return _ask(site, release, facts, request, secrets, timeout=seconds(site.config["migrate"]["timeout"]))
 
@@ -165,7 +169,9 @@ def _ask(
             site, release, facts, argv, doing=doing, stdin=json.dumps(request), secrets=secrets, **options
         )
     except DeploymentError as error:
-        raise DeploymentError(f"{doing}: {_cause(error)}", log=error.log, hint=error.hint, transient=False) from None
+        raise DeploymentError(
+            f"{doing}: {_cause(error)}", log=error.log, hint=error.hint, transient=error.transient
+        ) from None
     try:
         answer: dict[str, Any] = json.loads(output)
         return answer

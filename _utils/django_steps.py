@@ -57,6 +57,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     """The site's folders, its registration, its configuration as applied, and the mirror with its keys."""
     site, templates = deployment.site, deployment.templates
     _refuse_closed_parents(site)
+    _refuse_a_move(site)
     wrong = {folder: problem for folder in site.folders() if (problem := django_site.wrong_folder(folder))}
     applied = {"config": dict(site.config), "platform": dict(site.platform)}
     stale = [url for url, text in templates.items() if django_site.read_text(site.kept_template(url)) != text]
@@ -94,6 +95,18 @@ def _refuse_closed_parents(site: Site) -> None:
             raise DeploymentError(
                 f"{parent} is {mode}: it lets {site.proxy_group} not through to {site.root}",
                 hint=f"chmod o+x {parent}, or choose another django:sites:{site.name}:root",
+            )
+
+
+def _refuse_a_move(site: Site) -> None:
+    """A site's root and user hold its data: they do not change by a change of the pillar alone."""
+    entry = django_site.REGISTRY / site.name
+    before = (django_site.read_json(entry / "site.json") or {}).get("config", {})
+    for key in ("root", "user"):
+        if before.get(key, site.config[key]) != site.config[key]:
+            raise DeploymentError(
+                f"{site.name} lives on this host with {key}: {before[key]}, and its data with it; the pillar now says {site.config[key]}",
+                hint=f"keep django:sites:{site.name}:{key}: {before[key]}, or take the site off first (state: absent) and move its data",
             )
 
 
@@ -441,19 +454,20 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     site, release, old = deployment.site, deployment.release, deployment.live
     if not release:
         return
-    stray = django_instance.strays(site, release.path) if site.runtime.exists() else []
+    stray = django_instance.strays(site, release.path)
     flips = not old or old.name != release.name
     if not flips and not stray:
         return
-    yield {"live": {"old": old.name if old else None, "new": release.name}} if flips else {"stopped": stray}
+    names = [path.name for path in stray]
+    yield {"live": {"old": old.name if old else None, "new": release.name}} if flips else {"stopped": names}
     deployment.lock.take()
     if flips:
         log.info("%s: %s goes live", site.name, release.name)
         _flip(deployment, release)
     cut = 0
-    for name in {*stray, *([old.name] if old and flips else [])}:
-        cut += django_instance.drain(site, site.releases / name)
-        django_instance.stop(site, site.releases / name)
+    for path in {*stray, *([old.path] if old and flips else [])}:
+        cut += django_instance.drain(site, path)
+        django_instance.stop(site, path, wait=False)
     if cut:
         deployment.warnings.append(
             f"{cut} connections were still open after {site.config['releases']['drain']}, and were cut"

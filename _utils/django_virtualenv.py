@@ -207,6 +207,7 @@ def build(site: Site, source: Path, files: list[str], key: str) -> None:
         raise
     finally:
         django_site.remove_tree(work)
+    (folder / ".lock").unlink(missing_ok=True)
     django_site.give(folder, "root", "root")
     django_site.write(folder / _COMPLETE, "")
 

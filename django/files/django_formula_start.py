@@ -16,7 +16,7 @@ def start(request):
         answer["collected"] = collect(settings, request["static_root"])
     answer["migrations"] = {alias: migrations(alias) for alias in migrated_databases()}
     if not any(names["pending"] for names in answer["migrations"].values()):
-        answer["checks"] = checks(request["check"])
+        answer["checks"] = checks(request)
     return answer
 
 
@@ -28,7 +28,7 @@ def migrate(request):
         call_command("migrate", database=alias, interactive=False, verbosity=1, stdout=sys.stderr)
     return {
         "migrations": {alias: migrations(alias) for alias in request["databases"]},
-        "checks": checks(request["check"]),
+        "checks": checks(request),
     }
 
 
@@ -104,12 +104,13 @@ def migrations(alias):
     }
 
 
-def checks(level):
+def checks(request):
     """Messages of the system checks; one at the level of an error, or with ``deploy`` of a warning, raises."""
     from django.core import checks as framework
 
-    messages = [m for m in framework.run_checks(include_deployment_checks=True) if not m.is_silenced()]
-    limit = framework.WARNING if level == "deploy" else framework.ERROR
+    found = framework.run_checks(include_deployment_checks=True)
+    messages = [m for m in found if not m.is_silenced() and m.id not in request["ignored_checks"]]
+    limit = framework.WARNING if request["check"] == "deploy" else framework.ERROR
     serious = [m for m in messages if m.level >= limit]
     if serious:
         for message in serious:
