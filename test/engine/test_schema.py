@@ -197,6 +197,9 @@ def test_the_checker_agrees_with_the_library_on_whole_pillars() -> None:
         problems = django_pillar.check(pillar, RULES)
         assert (not problems) == LIBRARY.is_valid(pillar), (pillar, problems)
         verdicts.append(not problems)
+        errors = django_pillar.compile(pillar, SCHEMA, {"Debian": {}}, {"os_family": "Debian"})["errors"]
+        assert bool(errors) >= bool(problems), (pillar, problems)
+        assert "\n" not in "".join(errors)
     assert 100 < sum(verdicts) < 300
 
 
