@@ -293,10 +293,23 @@ class Lab:
         image = Image(release, kind)
         if image not in self.images:
             try:
-                self.images[image] = image.require(self.say)
+                self.images[image] = self.ready(release) if kind == "ready" else image.require(self.say)
             except subprocess.CalledProcessError as error:
                 raise CommandFailed(f"{shlex.join(error.cmd)}\n{error.stdout}\n{error.stderr}") from None
         return self.images[image]
+
+    def ready(self, release: str) -> str:
+        """An image of this run only: a host on which the formula has installed packages, uv and nginx, and no site."""
+        host = self.start(release, name="ready")
+        host.pillar({"django": {"sites": {"none": {"repository": "/srv/none", "domains": ["none.example.org"]}}}})
+        applied = host.apply("django.sync", "django.host", "django.nginx")
+        if not applied.ok:
+            raise CommandFailed(f"a host cannot be made ready: {applied}")
+        tag = f"localhost/django-formula/{release}-ready:{os.getpid()}"
+        podman("stop", "--time=30", host.container)
+        podman("commit", "--quiet", f"--change=LABEL {LABEL}={os.getpid()}", host.container, tag, timeout=300)
+        host.remove()
+        return tag
 
     def start(
         self,
@@ -309,7 +322,8 @@ class Lab:
     ) -> Host:
         """Start a host and wait until it has booted, with the formula's tree in /srv/formula.
 
-        kind: "salt" (masterless, as pinned), "salt-3007", or "bare" (Debian as it is installed)
+        kind: "salt" (masterless, as pinned), "salt-3007", "bare" (Debian as it is installed), or "ready" ("salt" after the
+            formula has installed what every site needs)
         init: False for a host without systemd
         options: more of podman run's, as --volume=OUTSIDE:INSIDE
         """
@@ -359,7 +373,9 @@ def remove_leftovers() -> None:
     """Remove the hosts and networks of runs that were killed, or that kept theirs."""
     containers = podman("ps", "--all", f"--filter=label={LABEL}", "--format=json").stdout
     networks = podman("network", "ls", f"--filter=label={LABEL}", "--format=json").stdout
-    labels = [entry.get("Labels") or entry.get("labels") for entry in json.loads(containers) + json.loads(networks)]
+    images = podman("images", f"--filter=label={LABEL}", "--format=json").stdout
+    entries = json.loads(containers) + json.loads(networks) + json.loads(images)
+    labels = [entry.get("Labels") or entry.get("labels") for entry in entries]
     for process in {label[LABEL] for label in labels}:
         if not Path("/proc", process).exists():
             remove(f"{LABEL}={process}")
@@ -371,6 +387,8 @@ def remove(label: str) -> None:
         podman("rm", "--force", "--time=0", *containers, check=False)
     for network in podman("network", "ls", "--quiet", f"--filter=label={label}").stdout.split():
         podman("network", "rm", "--force", network, check=False)
+    for image in podman("images", "--quiet", f"--filter=label={label}").stdout.split():
+        podman("rmi", "--force", image, check=False)
 
 
 def tree() -> bytes:
