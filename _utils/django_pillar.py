@@ -62,9 +62,10 @@ KEPT: list[Any] = getattr(sys.modules.get("django_pillar"), "KEPT", [])
 def run() -> dict[str, Any]:
     """What ``map.jinja`` imports: ``compile`` over this minion's pillar and grains."""
     context = globals()  # Salt's py renderer puts __salt__ and the like here
+    environment = {"saltenv": context["saltenv"]} if context.get("saltenv") else {}
 
     def read(name: str) -> Any:
-        return context["__salt__"]["slsutil.renderer"](f"salt://django/{name}", default_renderer="yaml")
+        return context["__salt__"]["slsutil.renderer"](f"salt://django/{name}", default_renderer="yaml", **environment)
 
     given = context["__pillar__"].get("django")
     if not KEPT or KEPT[0] is not given:

@@ -115,7 +115,8 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Run the file as Salt's py renderer does: a new module each time, its context set, then run()."""
     reads: list[str] = []
 
-    def renderer(path: str, default_renderer: str) -> Any:
+    def renderer(path: str, default_renderer: str, saltenv: str) -> Any:
+        assert (default_renderer, saltenv) == ("yaml", "base")
         reads.append(path)
         return yaml.safe_load((ROOT / path.removeprefix("salt://")).read_text())
 
@@ -123,7 +124,8 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         module = ModuleType("django_pillar")
         exec(compile((ROOT / "_utils/django_pillar.py").read_text(), "django_pillar.py", "exec"), module.__dict__)
         monkeypatch.setitem(sys.modules, "django_pillar", module)
-        context = {"__pillar__": pillar, "__grains__": GRAINS, "__salt__": {"slsutil.renderer": renderer}}
+        salt = {"slsutil.renderer": renderer}
+        context = {"__pillar__": pillar, "__grains__": GRAINS, "__salt__": salt, "saltenv": "base"}
         vars(module).update(context)
         reads.clear()
         return module.run(), list(reads)
