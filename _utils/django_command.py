@@ -42,7 +42,7 @@ NETWORK_VARIABLES = (
 inherited_descriptors: set[int] = set()
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s:@]*(?::[^/\s@]*)?@")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 #: What a program says when its cause lies outside of what is deployed: the network, the disk, a server that is down.
 _TRANSIENT = re.compile(
     r"could not resolve|couldn't resolve|failed to resolve|name resolution|temporary failure"
