@@ -1,0 +1,5 @@
+"""Fixtures of the engine's tests."""
+
+from specimen import make_site, own_host
+
+__all__ = ["make_site", "own_host"]

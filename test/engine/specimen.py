@@ -1,0 +1,105 @@
+"""Sites for tests: configured by the formula's own schema, on a host that lies below a temporary folder."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import django_instance
+import django_pillar
+import django_proxy
+import django_site
+import django_virtualenv
+import pytest
+import yaml
+from django_site import Site
+
+ROOT = Path(__file__).parents[2]
+GRAINS = {"os_family": "Debian", "osmajorrelease": 12}
+COMMIT = "3f2a9c1b77de4e0f8a5d6c7b8a9f0e1d2c3b4a59"
+#: What was found in the source of a release, and what its start has answered.
+FACTS: dict[str, Any] = {
+    "commit": COMMIT,
+    "folder": ".",
+    "settings_module": "blog.settings",
+    "wsgi": "blog.wsgi",
+    "static_url": "/static/",
+    "media_url": "/media/",
+    "collected": 127,
+    "databases": {},
+    "migrations": {},
+}
+
+MakeSite = Callable[..., Site]
+
+
+@functools.cache
+def contract(name: str) -> dict[str, Any]:
+    """schema.yaml or platforms.yaml."""
+    data: dict[str, Any] = yaml.safe_load((ROOT / "django" / name).read_text())
+    return data
+
+
+def compiled(sites: dict[str, Any], defaults: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the pillar of these sites becomes: errors, or the configuration of each."""
+    pillar = {"django": {"sites": sites, "defaults": defaults or {}}}
+    return django_pillar.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), GRAINS)
+
+
+def three_keys(name: str = "blog") -> dict[str, Any]:
+    """The smallest site."""
+    return {
+        "repository": f"https://git.example.org/{name}.git",
+        "revision": "main",
+        "domains": [f"{name}.example.org"],
+    }
+
+
+def configured(name: str = "blog", **options: Any) -> Site:
+    """A site of three keys and these; with `folder` it has no repository."""
+    pillar = {**three_keys(name), **options}
+    if "folder" in options:
+        del pillar["repository"], pillar["revision"]
+    result = compiled({name: pillar})
+    assert result["errors"] == []
+    return Site(result["sites"][name], result["platform"])
+
+
+@functools.cache
+def formula_templates() -> dict[str, str]:
+    """The text of the formula's own templates by URL."""
+    return {f"salt://django/files/{path.name}": path.read_text() for path in (ROOT / "django/files").iterdir()}
+
+
+@pytest.fixture
+def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host below a temporary folder, on which every user and group is the one that runs the tests."""
+    folders = {
+        (django_site, "REGISTRY"): "var/lib/django-formula/sites",
+        (django_site, "RUNTIME"): "run/django",
+        (django_site, "TMPFILES"): "etc/tmpfiles.d",
+        (django_instance, "UNITS"): "etc/systemd/system",
+        (django_proxy, "ETC"): "etc/nginx",
+        (django_virtualenv, "UV"): "usr/local/lib/django-formula/uv",
+    }
+    for (module, name), folder in folders.items():
+        (tmp_path / folder).mkdir(parents=True)
+        monkeypatch.setattr(module, name, tmp_path / folder)
+    monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid())
+    monkeypatch.setattr(django_site, "group_id", lambda name: os.getgid())
+    return tmp_path
+
+
+@pytest.fixture
+def make_site(own_host: Path) -> MakeSite:
+    """Make a site on that host, with its folders: `make_site(timeouts={"lock": "1s"})`."""
+
+    def make(name: str = "blog", folders: bool = True, **options: Any) -> Site:
+        site = configured(name, **options)
+        site = Site({**site.config, "root": str(own_host / "srv" / name)}, site.platform)
+        for folder in site.folders() if folders else ():
+            django_site.make_folder(folder)
+        return site
+
+    return make

@@ -1,0 +1,175 @@
+import logging
+import os
+import pwd
+import subprocess
+import time
+from pathlib import Path
+
+import django_command
+import pytest
+from django_command import DeploymentError, redact, run, seconds
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root")
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [("500ms", 0.5), ("1s", 1), ("30s", 30), ("5m", 300), ("12h", 43200), ("2d", 172800), ("0s", 0)],
+)
+def test_seconds(duration, expected):
+    assert seconds(duration) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets", "expected"),
+    [
+        ("key hunter2 ends", ["hunter2"], "key ********** ends"),
+        ("hunter2hunter", ["hunter", "hunter2"], "********************"),
+        ("an ant", ["an"], "an ant"),
+        ("https://ray:hunter2@git.example.org/blog.git", [], "https://**********@git.example.org/blog.git"),
+        ("https://token@git.example.org/blog.git", [], "https://**********@git.example.org/blog.git"),
+        ("https://ray:hun@ter2@git.example.org/", [], "https://**********@git.example.org/"),
+        ("https://ray:@git.example.org/", [], "https://**********@git.example.org/"),
+        ("see https://a.org/@ray and b@c.org", [], "see https://a.org/@ray and b@c.org"),
+    ],
+)
+def test_redact(text, secrets, expected):
+    assert redact(text, secrets) == expected
+
+
+def test_the_output_is_what_the_program_prints():
+    assert run(["printf", r"%s\n", "a b", "$(id)"], doing="printing") == "a b\n$(id)\n"
+    assert run(["cat"], doing="copying", stdin="grüße\n") == "grüße\n"
+
+
+def test_the_environment_is_clean(monkeypatch):
+    monkeypatch.setenv("SECRET", "canary")
+    monkeypatch.setenv("https_proxy", "http://proxy.example.org")
+    lines = run(["env"], doing="asking", environment={"LANG": "C", "MORE": "1"}).splitlines()
+    assert sorted(lines) == ["HOME=/root", "LANG=C", "MORE=1", f"PATH={django_command.PATH}"]
+    assert django_command.network_environment()["https_proxy"] == "http://proxy.example.org"
+    assert "SECRET" not in django_command.network_environment()
+
+
+def test_the_folder_and_the_umask_are_given(tmp_path):
+    old = os.umask(0o077)
+    try:
+        run(["touch", "made"], doing="touching", folder=str(tmp_path))
+    finally:
+        os.umask(old)
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o644
+
+
+@as_root
+def test_an_identity_is_taken_with_its_group_and_no_other():
+    nobody = pwd.getpwnam("nobody")
+    told = run(["sh", "-c", "id -u; id -g; id -G; echo $HOME"], doing="asking", user="nobody").split()
+    assert told == [str(nobody.pw_uid), str(nobody.pw_gid), str(nobody.pw_gid), "/nonexistent"]
+
+
+@pytest.mark.parametrize(
+    ("script", "message", "log"),
+    [
+        ("echo out; echo err >&2; exit 3", "testing failed (exit 3)", "err\n"),
+        ("echo out; exit 1", "testing failed (exit 1)", "out\n"),
+        ("kill -9 $$", "testing failed (exit -9)", ""),
+        (
+            "echo https://a:b@c.org hunter2 >&2; exit 1",
+            "testing failed (exit 1)",
+            "https://**********@c.org **********\n",
+        ),
+        (r"printf '\377\n' >&2; exit 1", "testing failed (exit 1)", "\ufffd\n"),
+    ],
+)
+def test_a_failure_tells_what_the_program_said(script, message, log):
+    with pytest.raises(DeploymentError) as error:
+        run(["sh", "-c", script], doing="testing", secrets=["hunter2"], hint="look")
+    assert (error.value.message, error.value.log, error.value.hint) == (message, log, "look")
+
+
+def test_a_program_that_is_not_there():
+    with pytest.raises(DeploymentError, match=r"testing: /no/program cannot be started: No such file or directory"):
+        run(["/no/program"], doing="testing")
+
+
+@pytest.mark.parametrize(
+    ("said", "transient"),
+    [
+        ("fatal: unable to access 'https://x/': Could not resolve host: x", True),
+        ("connect to host x port 22: Connection refused", True),
+        ("error: client error (Connect)", True),
+        ("HTTP 503 Service Unavailable", True),
+        ("OSError: [Errno 28] No space left on device", True),
+        ("sqlite3.OperationalError: database is locked", True),
+        ("No solution found when resolving dependencies", False),
+        ("SyntaxError: invalid syntax", False),
+        ("HTTP 404 Not Found", False),
+    ],
+)
+def test_whether_trying_again_may_help(said, transient):
+    with pytest.raises(DeploymentError) as error:
+        run(["sh", "-c", 'echo "$1"; exit 1', "sh", said], doing="testing")
+    assert error.value.transient is transient
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie has), within two seconds."""
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
+    script = (
+        f"echo before; (trap '' TERM; echo $BASHPID > {tmp_path}/child; sleep 60) & echo $$ > {tmp_path}/leader; wait"
+    )
+    began = time.monotonic()
+    with pytest.raises(DeploymentError) as error:
+        run(["bash", "-c", script], doing="testing", timeout=0.4, hint="hint")
+    assert time.monotonic() - began < 3
+    assert (error.value.message, error.value.transient) == ("testing: not through after 0.4 s", True)
+    assert "before" in error.value.log
+    assert gone(int((tmp_path / "child").read_text())) and gone(int((tmp_path / "leader").read_text()))
+
+
+def test_a_program_ends_with_whoever_waits_for_it(monkeypatch):
+    started = []
+
+    def interrupted(process, *_arguments, **_options):
+        started.append(process.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(["sleep", "60"], doing="testing")
+    assert gone(started[0])
+
+
+def test_secrets_are_in_no_log(caplog):
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(DeploymentError):
+        run(["sh", "-c", "echo canary; exit 1", "canary"], doing="testing", secrets=["canary"])
+    run(["echo", "canary"], doing="testing", secrets=["canary"])
+    assert "testing failed" in caplog.text and "canary" not in caplog.text
+
+
+def test_children_inherit_the_lock_and_nothing_else(tmp_path, monkeypatch):
+    with open(tmp_path / "lock", "w") as lock, open(tmp_path / "other", "w") as other:
+        os.set_inheritable(other.fileno(), True)
+        monkeypatch.setattr(django_command, "inherited_descriptors", {lock.fileno()})
+        open_files = run(["ls", "-l", "/proc/self/fd"], doing="listing")
+    assert str(tmp_path / "lock") in open_files and str(tmp_path / "other") not in open_files
+
+
+def test_an_error_is_a_few_lines():
+    log = "".join(f"line {number}\n\n" for number in range(1, 9)) + "x" * 400
+    text = str(DeploymentError("it failed", log=log, hint="do this"))
+    lines = [f"  | line {number}" for number in range(5, 9)]
+    assert text.splitlines() == ["it failed", *lines, f"  | {'x' * 300}", "do this"]
+    assert str(DeploymentError("it failed")) == "it failed"
