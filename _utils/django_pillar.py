@@ -44,15 +44,23 @@ WORDS = {
     "array": "a list",
     "object": "a map",
 }
-TRAPS = [
+TRAPS: list[tuple[Callable[[str], bool], str]] = [
     (
-        r"\A\*{10}\Z",
+        lambda text: text == "**********",
         "expected the value itself or an sdb:// reference, got Salt's mask of it, as pillar.get returns it",
     ),
-    (r"-----BEGIN PGP MESSAGE", "expected plain text, got a PGP message: does the pillar file begin with #!yaml|gpg?"),
-    (r"(?s)\{\{.*\}\}|\{%.*%\}", "expected a rendered value, got Jinja: does the pillar file begin with #!yaml?"),
+    (
+        lambda text: "-----BEGIN PGP MESSAGE" in text,
+        "expected plain text, got a PGP message: does the pillar file begin with #!yaml|gpg?",
+    ),
+    (
+        lambda text: 0 <= text.find("{{") < text.rfind("}}") or 0 <= text.find("{%") < text.rfind("%}"),
+        "expected a rendered value, got Jinja: does the pillar file begin with #!yaml?",
+    ),
 ]
-
+NOTHING_TO_TAKE_BACK = (
+    "expected a value, got nothing (null): write '' for an empty text; nothing is inherited to take back"
+)
 
 # Each file that imports map.jinja executes this one anew. The pillar of one apply is one object, so what was compiled
 # from it last is kept from one execution to the next: reading the schema through Salt costs more than all the rest.
@@ -158,11 +166,6 @@ def _merge(lower: Any, upper: Any, rules: Rules, path: Path, problems: list[Prob
         else:
             merged[name] = value
     return merged
-
-
-NOTHING_TO_TAKE_BACK = (
-    "expected a value, got nothing (null): write '' for an empty text; nothing is inherited to take back"
-)
 
 
 def _rule(rules: Rules, name: str) -> Rules:
@@ -575,10 +578,7 @@ def _traps(value: Any, rules: Rules, path: Path) -> Iterator[Problem]:
         for index, item in enumerate(value):
             yield from _traps(item, rules.get("items", {}), (*path, index))
     elif isinstance(value, str) and not rules.get("verbatim"):
-        for pattern, text in TRAPS:
-            if re.search(pattern, value):
-                yield path, text
-                return
+        yield from ((path, text) for is_trap, text in TRAPS if is_trap(value))
 
 
 def _report(found: list[Problem], problems: Iterable[Problem]) -> None:
