@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 import django_command
 from django_command import DeploymentError
@@ -109,11 +110,12 @@ class Site:
 
     def kept_template(self, url: str) -> Path:
         """Where the text of a template lies that the site was last rendered from."""
-        return self.templates / url.removeprefix("salt://").replace("/", "__")
+        return self.templates / quote(url.removeprefix("salt://"), safe="")
 
     def kept_templates(self) -> dict[str, str]:
         """The templates that the site was last rendered from, by URL."""
-        return {f"salt://{path.name.replace('__', '/')}": path.read_text() for path in self.templates.iterdir()}
+        kept = (path for path in self.templates.iterdir() if not is_temporary(path))
+        return {f"salt://{unquote(path.name)}": path.read_text() for path in kept}
 
 
 def find(name: str) -> Site:
@@ -134,7 +136,7 @@ def find(name: str) -> Site:
 
 def registered() -> list[str]:
     """The names of the sites on this host."""
-    return sorted(path.name for path in REGISTRY.iterdir()) if REGISTRY.is_dir() else []
+    return sorted(path.name for path in REGISTRY.iterdir() if not is_temporary(path)) if REGISTRY.is_dir() else []
 
 
 def wrong_folder(folder: Folder) -> str:
@@ -220,6 +222,11 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o644, user: str = "r
     sync_folder(path.parent)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file is what `write` or `link` had begun when it was killed."""
+    return path.name.startswith(".") and path.name.endswith(".new")
+
+
 def write_json(path: Path, value: Any, **ownership: Any) -> None:
     """Write a value as JSON, as `write` does."""
     write(path, json.dumps(value, indent=1, sort_keys=True) + "\n", **ownership)
@@ -282,6 +289,8 @@ def open_to_all(path: Path) -> None:
 
 
 def _walk(path: Path) -> Iterator[tuple[str, bool]]:
+    if path.is_symlink():
+        return
     for parent, folders, files in os.walk(path):
         yield from ((os.path.join(parent, name), True) for name in folders)
         yield from ((os.path.join(parent, name), False) for name in files)
