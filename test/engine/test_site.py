@@ -1,0 +1,304 @@
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import django_command
+import django_site
+import pytest
+from django_command import DeploymentError
+from django_site import Folder, Lock
+from specimen import ROOT, configured
+
+
+def test_folders_and_who_owns_them():
+    site = configured()
+    assert [(str(path), f"{owner}:{group} {mode:04o}") for path, owner, group, mode in site.folders()] == [
+        ("/srv/django/blog", "root:root 0755"),
+        ("/srv/django/blog/repository.git", "root:root 0700"),
+        ("/srv/django/blog/build", "blog-build:blog-build 0700"),
+        ("/srv/django/blog/virtualenvs", "root:root 0755"),
+        ("/srv/django/blog/releases", "root:root 0755"),
+        ("/srv/django/blog/database", "blog:blog 0750"),
+        ("/srv/django/blog/media", "blog:www-data 2750"),
+        ("/srv/django/blog/shared", "blog:blog 0750"),
+        ("/srv/django/blog/secrets", "root:blog 0750"),
+        ("/srv/django/blog/backups", "root:root 0700"),
+        ("/srv/django/blog/log", "blog:adm 0750"),
+        ("/srv/django/blog/templates", "root:root 0700"),
+        ("/run/django/blog", "blog:www-data 2750"),
+    ]
+
+
+def test_a_folder_is_made_and_mended(make_site, tmp_path):
+    site = make_site()
+    assert {folder: django_site.wrong_folder(folder) for folder in site.folders()} == dict.fromkeys(site.folders(), "")
+    folder = Folder(tmp_path / "one/two", "blog", "blog", 0o2750)
+    assert django_site.wrong_folder(folder) == "missing"
+    django_site.make_folder(folder)
+    assert django_site.wrong_folder(folder) == ""
+    folder.path.chmod(0o777)
+    assert django_site.wrong_folder(folder).endswith(" 0777, not blog:blog 2750")
+    django_site.make_folder(folder)
+    assert django_site.wrong_folder(folder) == ""
+
+
+@pytest.mark.parametrize("what", ["a file", "a link"])
+def test_what_is_in_a_folders_way_is_named(own_host, what):
+    path = own_host / "releases"
+    path.symlink_to(own_host) if what == "a link" else path.write_text("")
+    with pytest.raises(DeploymentError) as error:
+        django_site.wrong_folder(Folder(path, "root", "root", 0o755))
+    assert error.value.message == f"{path} is in the way: it is not a folder"
+    assert error.value.hint == f"move it away: mv {path} {path}.aside"
+
+
+def test_parents_are_made_below_the_top_only(own_host):
+    top = own_host / "shared"
+    top.mkdir(mode=0o700)
+    django_site.make_parents(top, top / "a/b", "blog")
+    assert stat.S_IMODE((top / "a/b").stat().st_mode) == stat.S_IMODE((top / "a").stat().st_mode) == 0o750
+    assert stat.S_IMODE(top.stat().st_mode) == 0o700
+
+
+def test_names_of_users_and_groups():
+    assert django_site.user_id("root") == django_site.group_id("root") == 0
+    assert django_site.user_id("no-such-user") == django_site.group_id("no-such-group") == -2
+    assert django_site.owner_of(os.stat("/")) == "root:root"
+    assert django_site.owner_of(os.stat_result((0, 0, 0, 0, 999999, 999998, 0, 0, 0, 0))) == "999999:999998"
+
+
+def test_a_file_is_written_whole(own_host, monkeypatch):
+    """The content is on disk before the name leads to it, and the name before anything goes on."""
+    order = []
+    sync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: order.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
+    monkeypatch.setattr(Path, "replace", lambda path, to: order.append((str(path), str(to))) or replace(path, to))
+    path, new = own_host / "site.json", own_host / ".site.json.new"
+    django_site.write(path, "grüße\n", mode=0o640, user="root", group="blog")
+    assert order == [str(new), (str(new), str(path)), str(own_host)]
+    assert path.read_text() == "grüße\n" and stat.S_IMODE(path.stat().st_mode) == 0o640
+    order.clear()
+    django_site.link(own_host / "current", "releases/0001")
+    assert order == [(str(own_host / ".current.new"), str(own_host / "current")), str(own_host)]
+    assert os.readlink(own_host / "current") == "releases/0001"
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_a_write_that_is_cut_short_leaves_what_was_there(own_host, monkeypatch, what):
+    path, new = own_host / "one", own_host / ".one.new"
+
+    def put(content):
+        django_site.link(path, content) if what == "link" else django_site.write(path, content)
+
+    put("old")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", lambda *_: os.kill(os.getpid(), 0) or (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            put("new")
+    assert (os.readlink(path) if what == "link" else path.read_text()) == "old"
+    assert os.path.lexists(new)
+    put("newer")
+    assert (os.readlink(path) if what == "link" else path.read_text()) == "newer"
+    assert not os.path.lexists(new)
+
+
+def test_a_link_is_replaced_and_not_followed(own_host):
+    target = own_host / "target"
+    target.write_text("untouched")
+    for name in ("one", ".one.new"):
+        (own_host / name).symlink_to(target)
+    django_site.write(own_host / "one", "content")
+    assert target.read_text() == "untouched" and not (own_host / "one").is_symlink()
+
+
+WHOLE = b'{\n "key": "value"\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (WHOLE, {"key": "value"}),
+        (b"", None),
+        (WHOLE[: len(WHOLE) // 2], None),
+        (WHOLE[:-2], None),
+        (WHOLE + b"garbage", None),
+        (b"\0" * len(WHOLE), None),
+        (b"\xff\xfe", None),
+        (b'["a list"]', None),
+        (None, None),
+    ],
+    ids=["whole", "empty", "half", "all but its end", "garbage behind", "zeros", "not utf-8", "a list", "missing"],
+)
+def test_a_torn_record_is_none(own_host, content, expected):
+    path = own_host / "record.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert django_site.read_json(path) == expected
+
+
+def test_what_is_written_is_read(own_host):
+    value = {"text": "ü\n\0", "list": [1, 2.5, None, True]}
+    django_site.write_json(own_host / "record.json", value)
+    assert django_site.read_json(own_host / "record.json") == value
+    assert django_site.read_text(own_host / "no such file") is None
+
+
+def test_a_tree_is_given_away_without_following_links(own_host):
+    outside, tree = own_host / "outside", own_host / "tree"
+    outside.mkdir(mode=0o700)
+    (outside / "secret").write_text("")
+    (outside / "secret").chmod(0o600)
+    (tree / "folder").mkdir(parents=True)
+    (tree / "program").write_text("")
+    (tree / "program").chmod(0o755)
+    (tree / "folder/text").write_text("")
+    (tree / "leads").symlink_to(outside)
+    given = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "lchown", lambda name, uid, gid: given.append(os.path.relpath(name, own_host)))
+        django_site.give(tree, "blog", "blog", read_only_for_group=True)
+        assert sorted(given) == ["tree", "tree/folder", "tree/folder/text", "tree/leads", "tree/program"]
+        given.clear()
+        django_site.give(tree / "leads", "blog", "blog")
+        assert given == ["tree/leads"]
+    modes = {str(path.relative_to(tree)): stat.S_IMODE(path.lstat().st_mode) for path in tree.rglob("*")}
+    assert modes["program"] == modes["folder"] == stat.S_IMODE(tree.stat().st_mode) == 0o750
+    assert modes["folder/text"] == 0o640
+    django_site.open_to_all(tree)
+    modes = {str(path.relative_to(tree)): stat.S_IMODE(path.lstat().st_mode) for path in tree.rglob("*")}
+    assert modes["folder"] == 0o755 and modes["folder/text"] == modes["program"] == 0o644
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o700
+    assert stat.S_IMODE((outside / "secret").stat().st_mode) == 0o600
+
+
+def test_a_tree_is_removed_without_following_links(own_host):
+    (own_host / "outside").mkdir()
+    (own_host / "tree").mkdir()
+    (own_host / "tree/link").symlink_to(own_host / "outside")
+    (own_host / "link").symlink_to(own_host / "outside")
+    for name in ("tree", "link", "missing"):
+        django_site.remove_tree(own_host / name)
+    assert not os.path.lexists(own_host / "tree") and not os.path.lexists(own_host / "link")
+    assert (own_host / "outside").is_dir()
+
+
+def test_the_host_knows_its_sites(make_site):
+    blog, shop = make_site(), make_site("shop")
+    assert django_site.registered() == [] and not blog.is_registered()
+    blog.register()
+    shop.register()
+    (django_site.REGISTRY / ".wiki.new").symlink_to("/left/by/a/kill")
+    assert blog.is_registered() and django_site.registered() == ["blog", "shop"]
+    assert blog.tmpfiles.read_text() == f"d {blog.runtime} 2750 blog www-data -\n"
+    blog.tmpfiles.write_text("")
+    assert not blog.is_registered()
+
+
+def test_a_site_is_found_by_its_name(make_site):
+    site = make_site(path="/blog")
+    site.register()
+    django_site.write_json(site.applied, {"config": site.config, "platform": site.platform})
+    assert django_site.find("blog").config == site.config
+    for name in ("shop", "../blog", "", "blog/"):
+        with pytest.raises(DeploymentError, match=r"there is no site '.*' on this host \(registered: blog\)"):
+            django_site.find(name)
+    site.applied.write_text("{")
+    with pytest.raises(DeploymentError, match="there is no site 'blog'"):
+        django_site.find("blog")
+
+
+def test_templates_are_kept_by_their_url(make_site):
+    site = make_site()
+    templates = {"salt://django/files/uwsgi.ini": "one", "salt://blog/__init__.py.jinja": "two", "salt://a%2Fb": "3"}
+    for url, text in templates.items():
+        django_site.write(site.kept_template(url), text)
+    (site.templates / ".torn.new").write_text("left by a kill")
+    assert site.kept_templates() == templates
+
+
+HOLD = """
+import sys, time
+from types import SimpleNamespace
+import django_site
+from pathlib import Path
+site = SimpleNamespace(name="blog", lock_file=Path(sys.argv[1]), config={"timeouts": {"lock": "1s"}})
+lock = django_site.Lock(site, "salt job 42")
+lock.take()
+if sys.argv[2:]:
+    import django_command
+    django_command.run(["sh", "-c", "echo $$ > " + sys.argv[2] + "; exec sleep 60"], doing="sleeping")
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def holder(lock_file: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Another process that takes the lock."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "_utils")}
+    argv = [sys.executable, "-c", HOLD, str(lock_file), *arguments]
+    return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_lock_is_held_by_one_and_freed_by_its_end(make_site):
+    site = make_site(timeouts={"lock": "300ms"})
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        lock = Lock(site, "salt job 43")
+        began = time.monotonic()
+        with pytest.raises(DeploymentError) as error:
+            lock.take()
+        assert 0.3 <= time.monotonic() - began < 2
+        expected = rf"another deployment of blog is under way: salt job 42, pid {other.pid}, since \S+Z; waited 300ms"
+        assert error.match(expected) and error.value.transient and not django_command.inherited_descriptors
+        other.send_signal(signal.SIGSTOP)
+        with pytest.raises(DeploymentError):
+            lock.take()
+        other.kill()
+    lock.take()
+    assert f"salt job 43, pid {os.getpid()}, since" in site.lock_file.read_text()
+    lock.take()
+    with pytest.raises(DeploymentError, match="salt job 43"):
+        Lock(site, "salt job 44").take()
+    lock.release()
+    lock.release()
+    assert site.lock_file.read_text() == "" and not django_command.inherited_descriptors
+    after = Lock(site, "salt job 44")
+    after.take()
+    after.release()
+
+
+def test_a_lock_waits_for_the_one_before(make_site):
+    site = make_site(timeouts={"lock": "5s"})
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -9 {other.pid}"])
+        lock = Lock(site, "next")
+        lock.take()
+        lock.release()
+
+
+def test_a_lock_lives_as_long_as_a_child_of_its_deployment(make_site, tmp_path):
+    site = make_site(timeouts={"lock": "200ms"})
+    with holder(site.lock_file, str(tmp_path / "child")) as other:
+        deadline = time.monotonic() + 5
+        while not (child := django_site.read_text(tmp_path / "child")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        other.kill()
+        other.wait()
+        lock = Lock(site, "next")
+        with pytest.raises(DeploymentError, match="salt job 42"):
+            lock.take()
+        os.kill(int(child or 0), signal.SIGKILL)
+    lock.take()
+    lock.release()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(make_site):
+    site = make_site()
+    site.lock_file.symlink_to("/dev/null")
+    with pytest.raises(OSError, match="symbolic links"):
+        Lock(site, "next").take()
