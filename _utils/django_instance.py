@@ -93,7 +93,7 @@ def configuration(site: Site, release: Path, facts: Mapping[str, Any], templates
 
 
 def _binary(release: Path) -> Path:
-    """What uWSGI executes when it is told to reload: the interpreter where ``uwsgi`` is a script (pyuwsgi), else itself."""
+    """What uWSGI executes when it reloads: the interpreter where ``uwsgi`` is a script (pyuwsgi), else itself."""
     uwsgi = release / "virtualenv/bin/uwsgi"
     with open(uwsgi, "rb") as file:
         return uwsgi.with_name("python") if file.read(2) == b"#!" else uwsgi
@@ -191,7 +191,7 @@ def strays(site: Site, release: Path) -> list[Path]:
 
 
 def stop(site: Site, release: Path, *, wait: bool = True) -> None:
-    """Stop and disable the units of a release: socket and service in one call, so that no late connection starts it again.
+    """Stop and disable the units of a release, both in one call, so that no late connection starts it again.
 
     Args:
         wait: until it has ended; without it systemd sees to the end, after the site's drain time by force.
@@ -322,7 +322,7 @@ def _uwsgi_request(host: str, path: str, query: str, scheme: str, headers: Mappi
 
 
 def check_health(site: Site, release: Path) -> None:
-    """Ask the health page, as many times at once as there are workers, until all answers were good three times in a row.
+    """Ask the health page, as often at once as there are workers, until all answers were good three times in a row.
 
     Every worker is warm then: a first page takes several times as long as the next.
 

@@ -105,8 +105,10 @@ def _refuse_a_move(site: Site) -> None:
     for key in ("root", "user"):
         if before.get(key, site.config[key]) != site.config[key]:
             raise DeploymentError(
-                f"{site.name} lives on this host with {key}: {before[key]}, and its data with it; the pillar now says {site.config[key]}",
-                hint=f"keep django:sites:{site.name}:{key}: {before[key]}, or take the site off first (state: absent) and move its data",
+                f"{site.name} lives on this host with {key}: {before[key]}, and its data with it; "
+                f"the pillar now says {site.config[key]}",
+                hint=f"keep django:sites:{site.name}:{key}: {before[key]}, "
+                "or take the site off first (state: absent) and move its data",
             )
 
 
