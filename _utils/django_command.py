@@ -111,7 +111,7 @@ def run(
     """Run a command to its end and return its standard output.
 
     The environment is empty but for ``PATH``, ``LANG``, ``HOME`` and what is given; the command is the leader of a
-    process group that is ended as a whole when the time is up.
+    process group that ends with it: as a whole when the time is up, and whoever it has left behind.
 
     Args:
         argv: the program and its arguments; there is no shell.
@@ -160,6 +160,7 @@ def run(
     except BaseException:
         _end(process)
         raise
+    _end(process)
     if process.returncode:
         text = redact(errors if errors.strip() else output, secrets)
         log.info("%s failed (exit %s):\n%s", doing, process.returncode, redact(f"{output}\n{errors}", secrets))

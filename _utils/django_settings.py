@@ -4,7 +4,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import django_site
@@ -218,9 +218,6 @@ def write_project_file(site: Site, source: Path, path: str, content: str) -> Non
     Raises:
         DeploymentError: a folder on the way is a link.
     """
-    target = source / PurePosixPath(path)
-    for parent in reversed(target.relative_to(source).parents):
-        if (source / parent).is_symlink():
-            raise DeploymentError(f"django:sites:{site.name}:files:{path} lies behind the link {parent}")
-        (source / parent).mkdir(exist_ok=True)
+    target = django_site.inside(source, path, f"django:sites:{site.name}:files")
+    target.parent.mkdir(parents=True, exist_ok=True)
     django_site.write(target, content, mode=0o640, group=site.user)

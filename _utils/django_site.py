@@ -177,6 +177,22 @@ def make_parents(top: Path, path: Path, user: str) -> None:
             make_folder(Folder(folder, user, user, 0o750))
 
 
+def inside(top: Path, path: str, at: str, *, link: bool = True) -> Path:
+    """A path below a folder that somebody else has written.
+
+    Args:
+        at: the key of the pillar that names the path, for the error.
+        link: whether the path itself may be a link; a folder on the way to it may not.
+
+    Raises:
+        DeploymentError: there is a link, which may lead anywhere.
+    """
+    for part in [*reversed(Path(path).parents), *([] if link else [Path(path)])]:
+        if (top / part).is_symlink():
+            raise DeploymentError(f"{at}: {path} leads through the link {part}", hint="name where it really is")
+    return top / path
+
+
 def user_id(name: str) -> int:
     """The uid of a user; -2, which nobody has, while the user does not exist."""
     try:

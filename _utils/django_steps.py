@@ -244,14 +244,16 @@ def build(deployment: Deployment) -> Iterator[Changes]:
     _link_shared(site, tree)
     django_site.give(tree, "root", site.user, read_only_for_group=True)
     for path in site.config["writable"]:
-        (tree / path).mkdir(parents=True, exist_ok=True)
-        django_site.give(tree / path, site.user, site.user)
+        folder = django_site.inside(tree, path, f"django:sites:{site.name}:writable", link=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        django_site.give(folder, site.user, site.user)
 
 
 def _link_shared(site: Site, tree: Path) -> None:
     """Replace what outlives a release by links to ``shared/``; the first release fills it with what it brings."""
     for path in site.config["shared"]:
-        inside, kept = tree / path, site.shared / path
+        inside = django_site.inside(tree, path, f"django:sites:{site.name}:shared")
+        kept = django_site.inside(site.shared, path, f"django:sites:{site.name}:shared")
         django_site.make_parents(site.shared, kept.parent, site.user)
         if not os.path.lexists(kept):
             if inside.exists() and not inside.is_symlink():
