@@ -138,6 +138,11 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
     assert gone(int((tmp_path / "child").read_text())) and gone(int((tmp_path / "leader").read_text()))
 
 
+def test_a_program_leaves_no_children_behind(tmp_path):
+    run(["bash", "-c", f"(echo $BASHPID > {tmp_path}/child; exec sleep 60 >&- 2>&-) & wait -n & sleep 0.1"], doing="x")
+    assert gone(int((tmp_path / "child").read_text()))
+
+
 def test_a_program_ends_with_whoever_waits_for_it(monkeypatch):
     started = []
 
