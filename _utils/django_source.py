@@ -355,15 +355,17 @@ def _submodule_urls(site: Site, source: Path) -> dict[str, str]:
 
 def _absolute(url: str, parent: str) -> str:
     """The URL of a submodule, relative ones resolved against the URL of the repository that names them."""
+    rest, separator = url, "/"
+    while rest.startswith(("./", "../")):
+        up, _slash, rest = rest.partition("/")
+        if up == "..":
+            above = re.fullmatch(r"(.+)([/:])[^/:]+/?", parent)
+            if not above:
+                raise DeploymentError(f"the submodule url {url!r} leads nowhere")
+            parent, separator = above.groups()
     if url.startswith("-"):
         raise DeploymentError(f"the submodule url {url!r} is not a url")
-    while url.startswith(("./", "../")):
-        if url.startswith("../"):
-            parent = re.sub(r"[/:][^/:]*/?$", "", parent)
-        url = url.split("/", 1)[1]
-        if not url.startswith(("./", "../")):
-            return f"{parent}/{url}"
-    return url
+    return url if rest == url else f"{parent}{separator}{rest}"
 
 
 def lfs_pointers(source: Path) -> list[str]:
@@ -403,7 +405,9 @@ def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
             site, "log", "--format=%h %s", "-n", "20", f"{old}..{new}", doing="listing the commits"
         ).splitlines()
     answer["requirements"] = [
-        p for _s, p in pairs if re.search(r"(^|/)([^/]*requirements[^/]*\.(txt|in)|[^/]*\.lock|pyproject\.toml)$", p)
+        p
+        for _s, p in pairs
+        if re.search(r"(^|/)([^/]*requirements[^/]*(/[^/]+)?\.(txt|in)|[^/]*\.lock|pyproject\.toml)$", p)
     ]
     answer["migrations"] = [
         p for status, p in pairs if status == "A" and re.search(r"(^|/)migrations/(?!__init__)[^/]+\.py$", p)
