@@ -542,7 +542,6 @@ BACK: tuple[Step, ...] = (instance, live, proxy, record)
 _OF_A_NEW_RELEASE = {
     "virtualenv",
     "build",
-    "secret_key",
     "settings",
     "static",
     "migration",
