@@ -58,12 +58,12 @@ def _read(site: Site, name: str) -> str | None:
     text = ""
     if not stat.S_ISREG(status.st_mode):
         problem = "is not a plain file"
-    elif status.st_uid != 0:
+    elif status.st_uid != django_site.user_id("root"):
         problem = f"belongs to {django_site.owner_of(status)}, not to root"
     else:
-        text = path.read_text(errors="replace")
+        text = path.read_bytes().decode(errors="replace")
         if name == "secret_key":
-            text = (django_site.read_json(path) or {}).get("key", "")
+            text = str((django_site.read_json(path) or {}).get("key", ""))
         if not text or text.strip() in ("", MASK) or "\r" in text or "\0" in text:
             problem = "is empty or damaged"
     if problem:
@@ -104,15 +104,14 @@ def changed(site: Site, known: Mapping[str, str]) -> list[str]:
 
 
 def _is_kept(site: Site, name: str, value: str) -> bool:
-    path = path_of(site, name)
-    return (
-        path.exists() and _read(site, name) == value and _ownership(path) == (0, django_site.group_id(site.user), 0o640)
-    )
-
-
-def _ownership(path: Path) -> tuple[int, int, int]:
-    status = os.lstat(path)
-    return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
+    try:
+        if _read(site, name) != value:
+            return False
+    except DeploymentError:
+        return False
+    status = os.lstat(path_of(site, name))
+    wanted = (django_site.group_id(site.user), 0o640)
+    return (status.st_gid, stat.S_IMODE(status.st_mode)) == wanted
 
 
 def generate(site: Site, name: str) -> str:
