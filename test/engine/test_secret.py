@@ -1,0 +1,171 @@
+import json
+import os
+import re
+import stat
+
+import django_secret
+import django_site
+import pytest
+from django_command import DeploymentError
+
+KEY = "0123456789-secret-key-of-the-site"
+GIVEN = {"pillar": "django:sites:blog:secret_key"}
+
+
+@pytest.fixture
+def site(make_site):
+    return make_site(secrets={"TOKEN": {"generate": 64, "as": "file"}, "API": "given"}, secret_key=KEY)
+
+
+def generated(site):
+    """The site with nothing given by pillar."""
+    site.config["secret_key"] = None
+    return site
+
+
+def test_which_secrets_there_are(site):
+    assert django_secret.wanted(site) == {
+        "secret_key": {"value": GIVEN},
+        "TOKEN": {"generate": 64, "as": "file"},
+        "API": {"value": {"pillar": "django:sites:blog:secrets:API"}, "as": "variable"},
+    }
+    assert django_secret.wanted(generated(site))["secret_key"] == {"generate": 50}
+
+
+@pytest.mark.parametrize(("name", "characters"), [("secret_key", 50), ("TOKEN", 64)])
+def test_what_is_generated_is_long_and_plain(site, name, characters):
+    values = {django_secret.generate(generated(site), name) for _ in range(50)}
+    assert len(values) == 50
+    allowed = r"[^\s$\\`'\"/]" if name == "secret_key" else r"[A-Za-z0-9_-]"
+    assert all(re.fullmatch(f"{allowed}{{{characters}}}", value) for value in values)
+
+
+def test_a_first_release_generates_and_keeps(site):
+    site = generated(site)
+    known = django_secret.values(site, {"API": "given"})
+    assert known == {"API": "given"}
+    assert django_secret.missing(site, known, {}) == ["secret_key", "TOKEN"]
+    for name in ("secret_key", "TOKEN"):
+        known[name] = django_secret.generate(site, name)
+    assert django_secret.changed(site, known) == ["API", "secret_key", "TOKEN"]
+    for name, value in known.items():
+        django_secret.keep(site, name, value)
+        status = django_secret.path_of(site, name).stat()
+        assert stat.S_IMODE(status.st_mode) == 0o640 and status.st_uid == os.getuid()
+    assert django_secret.changed(site, known) == []
+    assert django_secret.values(site, {"API": "given"}) == known
+    assert sorted(path.name for path in site.secrets.iterdir()) == ["API", "TOKEN", "secret_key.json"]
+
+
+@pytest.mark.parametrize("name", ["secret_key", "TOKEN"])
+def test_a_secret_that_a_release_had_is_never_made_anew(site, name):
+    path = django_secret.path_of(site, name)
+    with pytest.raises(DeploymentError) as error:
+        django_secret.missing(generated(site), {"API": "given"}, {f"secrets:{name}": "a hash"})
+    assert error.value.message.startswith(f"{path} is gone; a new one would break what the old one has signed")
+    key = "secret_key" if name == "secret_key" else f"secrets:{name}"
+    assert error.value.hint == f"restore it from a backup, or give the value: django:sites:blog:{key}"
+    known = {"API": "given", "secret_key": KEY, "TOKEN": "given"}
+    assert django_secret.missing(site, known, {f"secrets:{name}": "a hash"}) == []
+
+
+def key_file(key):
+    return json.dumps({"key": key, "fallbacks": []})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("secret_key", ""),
+        ("secret_key", key_file(KEY)[: len(KEY) // 2]),
+        ("secret_key", key_file(KEY)[:-1]),
+        ("secret_key", "\0" * 60),
+        ("secret_key", "[]"),
+        ("secret_key", key_file("")),
+        ("secret_key", key_file("**********")),
+        ("secret_key", key_file("with\0zero")),
+        ("secret_key", key_file("with\rreturn")),
+        ("TOKEN", ""),
+        ("TOKEN", "  \n"),
+        ("TOKEN", "**********"),
+        ("TOKEN", "**********\n"),
+        ("TOKEN", "token\r\n"),
+        ("TOKEN", "\0" * 64),
+    ],
+)
+def test_a_damaged_secret_is_refused(site, name, content):
+    path = django_secret.path_of(generated(site), name)
+    django_site.write(path, content, mode=0o640)
+    with pytest.raises(DeploymentError) as error:
+        django_secret.values(site, {})
+    assert error.value.message == f"{path} is empty or damaged"
+    known = {name: "given by pillar, as the error says"}
+    assert django_secret.values(site, known)[name] == known[name]
+    assert django_secret.changed(site, known) == [name]
+    django_secret.keep(site, name, known[name])
+    assert django_secret.changed(site, known) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("link", "is not a plain file"),
+        ("dangling link", "is not a plain file"),
+        ("folder", "is not a plain file"),
+        ("owner", "belongs to .*, not to root"),
+    ],
+)
+def test_a_secret_that_somebody_else_has_laid_there(site, monkeypatch, what, message):
+    path = django_secret.path_of(site, "TOKEN")
+    if what == "folder":
+        path.mkdir()
+    elif what == "owner":
+        path.write_text("token")
+        monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
+    else:
+        (site.root / "elsewhere").write_text("token")
+        path.symlink_to(site.root / ("elsewhere" if what == "link" else "nowhere"))
+    with pytest.raises(DeploymentError, match=message):
+        django_secret.values(site, {})
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o666, 0o600])
+def test_a_wrong_mode_is_mended(site, mode):
+    django_secret.keep(site, "TOKEN", "token")
+    path = django_secret.path_of(site, "TOKEN")
+    path.chmod(mode)
+    assert django_secret.changed(site, {"TOKEN": "token"}) == ["TOKEN"]
+    django_secret.keep(site, "TOKEN", "token")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640 and django_secret.changed(site, {"TOKEN": "token"}) == []
+
+
+def test_former_keys_still_verify(site):
+    assert django_secret.fallbacks(site) == []
+    for number in range(6):
+        django_secret.keep(site, "secret_key", f"key {number}")
+    assert json.loads((site.secrets / "secret_key.json").read_text()) == {
+        "key": "key 5",
+        "fallbacks": ["key 4", "key 3", "key 2"],
+    }
+    django_secret.keep(site, "secret_key", "key 5")
+    assert django_secret.fallbacks(site) == ["key 4", "key 3", "key 2"]
+    django_secret.keep(site, "secret_key", "key 3")
+    assert django_secret.fallbacks(site) == ["key 5", "key 4", "key 2"]
+
+
+def test_records_are_hashed_with_a_key_of_the_host(site):
+    key = django_secret.record_key(site)
+    assert django_secret.record_key(site) == key and len(key) == 32
+    assert stat.S_IMODE((site.secrets / ".record_key").stat().st_mode) == 0o600
+    one = django_secret.keyed_hash(key, {"a": 1, "b": [True]})
+    assert re.fullmatch("[0-9a-f]{16}", one) and one == django_secret.keyed_hash(key, {"b": [True], "a": 1})
+    others = [
+        django_secret.keyed_hash(key, {"a": 1, "b": [1]}),
+        django_secret.keyed_hash(b"other", {"a": 1, "b": [True]}),
+    ]
+    assert one not in others
+
+
+def test_a_test_of_a_new_site_writes_nothing(make_site):
+    site = make_site(folders=False)
+    assert len(django_secret.record_key(site)) == 32 and not site.root.exists()
