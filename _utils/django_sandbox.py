@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import django_command
+from django_command import DeploymentError
 from django_settings import unit_value
 from django_site import Site
 
@@ -126,6 +127,18 @@ def run(
 
 
 def stop(unit: str) -> None:
-    """End a unit if it runs."""
-    if any(Path(folder, unit).exists() for folder in ("/run/systemd/transient", "/etc/systemd/system")):
-        django_command.run(["systemctl", "stop", unit], doing=f"stopping {unit}", timeout=60)
+    """End a unit if it runs; one that ends by itself meanwhile is as good.
+
+    Raises:
+        DeploymentError: it does not end.
+    """
+    if _is_loaded(unit):
+        try:
+            django_command.run(["systemctl", "stop", unit], doing=f"stopping {unit}", timeout=60)
+        except DeploymentError:
+            if _is_loaded(unit):
+                raise
+
+
+def _is_loaded(unit: str) -> bool:
+    return any(Path(folder, unit).exists() for folder in ("/run/systemd/transient", "/etc/systemd/system"))
