@@ -33,10 +33,13 @@ def _over(project, data):
 
 def _databases(databases, data):
     """The project's databases, each SQLite file in the site's folder; the default one as the pillar says it."""
-    moved = {}
+    moved, files = {}, {}
     for alias, database in databases.items():
         if "sqlite" in database.get("ENGINE", "") or "spatialite" in database.get("ENGINE", ""):
-            name = os.path.basename(str(database.get("NAME") or "")) or "db.sqlite3"
+            said = str(database.get("NAME") or "")
+            name = os.path.basename(said) or "db.sqlite3"
+            if files.setdefault(name, said) != said:
+                name = f"{alias}.{name}"
             database = {**database, "NAME": os.path.join(data["database_folder"], name)}
         moved[alias] = database
     if data["database_engine"] == "sqlite" and "sqlite" not in moved.get("default", {}).get("ENGINE", ""):
