@@ -110,15 +110,24 @@ def _escape(value: str) -> str:
 
 
 def dotenv_file(variables: Mapping[str, str]) -> str:
-    """Variables as python-dotenv, django-environ and decouple read them: single quotes where that is enough."""
-    return "".join(f"{name}={_dotenv(value)}\n" for name, value in sorted(variables.items()))
+    """Variables as python-dotenv reads them, and django-environ and python-decouple but for those of several lines.
+
+    Raises:
+        DeploymentError: a value cannot be written for python-dotenv.
+    """
+    return "".join(f"{name}={_dotenv(name, value)}\n" for name, value in sorted(variables.items()))
 
 
-def _dotenv(value: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]*", value):
+def _dotenv(name: str, value: str) -> str:
+    """Nothing is escaped where that can be helped, since each reader has escapes of its own."""
+    if re.search(r"\$\{[^}]*\}", value):
+        raise DeploymentError(f"{name} cannot stand in a .env file: python-dotenv expands ${{…}} there")
+    if not re.search(r"['\\\n]", value):
+        return value if re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]*", value) else f"'{value}'"
+    if value == value.strip() and not re.search(r"^['\"]|\s#|\n", value):
         return value
-    if "'" not in value and "\n" not in value:
-        return f"'{value}'"
+    if value.endswith("\\"):
+        raise DeploymentError(f"{name} cannot stand in a .env file: it ends with a backslash in quotes")
     return '"' + re.sub(r'([\\"])', r"\\\1", value) + '"'
 
 
@@ -208,7 +217,7 @@ def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:
         raise DeploymentError(f"the template {url} is not there", hint="is it in the file_roots of Salt?")
     try:
         return _template(templates[url]).render(**variables)
-    except (jinja2.TemplateError, ValueError) as error:
+    except Exception as error:  # a template may raise anything
         raise DeploymentError(f"{url} cannot be rendered: {error}") from None
 
 
