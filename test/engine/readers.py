@@ -1,0 +1,177 @@
+"""Readers of the files that are rendered, each as the program reads it that the file is for.
+
+They are strict: what the program would expand, include or run raises a Surprise.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+
+class Surprise(Exception):
+    """The file makes its program do something else than take a value."""
+
+
+def read_environment(text: str) -> dict[str, str]:
+    """An EnvironmentFile, after parse_env_file_internal() of systemd 252 (src/basic/env-file.c)."""
+    found: dict[str, str] = {}
+    state, key, value, trimmed = "before key", "", "", 0
+    for letter in f"{text}\n":
+        if state == "before key":
+            if letter in "#;":
+                state = "comment"
+            elif not letter.isspace():
+                state, key, value, trimmed = "key", letter, "", 0
+        elif state == "key":
+            if letter == "\n":
+                raise Surprise(f"a line without a value: {key}")
+            state, key = ("before value", key) if letter == "=" else ("key", key + letter)
+        elif state in ("before value", "value"):
+            if letter == "\n":
+                found[key.rstrip()] = value[:trimmed] if state == "value" else value
+                state = "before key"
+            elif letter in "'\"" and state == "before value":
+                state = letter
+            elif letter == "\\":
+                state = "escape"
+            elif state == "value" or not letter.isspace():
+                state, value = "value", value + letter
+                trimmed = trimmed if letter.isspace() else len(value)
+        elif state == "escape":
+            state, value = "value", value + ("" if letter == "\n" else letter)
+            trimmed = len(value)
+        elif state == "'":
+            state, value = ("before value", value) if letter == "'" else (state, value + letter)
+        elif state == '"':
+            if letter == '"':
+                state = "before value"
+            elif letter == "\\":
+                state = "escape in quotes"
+            else:
+                value += letter
+        elif state == "escape in quotes":
+            state = '"'
+            value += letter if letter in '"\\`$' else "" if letter == "\n" else f"\\{letter}"
+        elif state == "comment" and letter == "\n":
+            state = "before key"
+    if state != "before key":
+        raise Surprise(f"the file ends within {key}")
+    return found
+
+
+def read_environ(text: str) -> dict[str, str]:
+    """A .env file, after Env.read_env() of django-environ 0.14 (which imports Django)."""
+    found = {}
+    for line in text.splitlines():
+        matched = re.match(r"\A(?:export )?([A-Za-z_0-9]+)=(.*)\Z", line)
+        if not matched:
+            raise Surprise(f"an invalid line: {line}")
+        name, value = matched.groups()
+        if single := re.match(r"\A'(.*)'\Z", value):
+            value = single.group(1)
+        if double := re.match(r'\A"(.*)"\Z', value):
+            value = re.sub(r"\\(.)", lambda found: ("\\" if found[1] in "rnt" else "") + found[1], double.group(1))
+        found[name] = value
+    return found
+
+
+def read_unit(text: str) -> list[tuple[str, str, str]]:
+    """A unit of systemd: (section, directive, value) of each line, specifiers expanded."""
+    section, entries, before = "", [], ""
+    for line in text.splitlines():
+        line = before + line
+        before = ""
+        if line.endswith("\\") and not line.startswith(("#", ";")):
+            before = line[:-1] + " "
+        elif line.startswith("["):
+            section = line
+        elif line.strip() and not line.startswith(("#", ";")):
+            name, equals, value = line.partition("=")
+            if not equals:
+                raise Surprise(f"a line without a value: {line}")
+            entries.append((section, name, _expanded(value.strip())))
+    return entries
+
+
+def read_ini(text: str) -> list[tuple[str, str, str]]:
+    """A configuration of uWSGI: (section, option, value) of each line, magic variables expanded."""
+    section, entries = "", []
+    for line in text.splitlines():
+        line = line.strip(" \t")
+        if line.startswith("["):
+            section = line
+        elif line and not line.startswith((";", "#")):
+            name, _equals, value = line.partition("=")
+            if re.search(r"[$@]\(", line):
+                raise Surprise(f"something is inserted: {line}")
+            entries.append((section, name.rstrip(" \t"), _expanded(value.lstrip(" \t"))))
+    return entries
+
+
+def _expanded(value: str) -> str:
+    """The value with its doubled percent signs single; another one stands for something else."""
+    if "%" in value.replace("%%", ""):
+        raise Surprise(f"something is inserted: {value}")
+    return value.replace("%%", "%")
+
+
+def read_nginx(text: str) -> list[Any]:
+    """A configuration of nginx: [directive, its block or None] of each."""
+    words = _nginx_words(text)
+    return _nginx_block(words, top=True)
+
+
+def _nginx_block(words: Iterator[str], top: bool = False) -> list[Any]:
+    block: list[Any] = []
+    arguments: list[str] = []
+    for word in words:
+        if word == ";":
+            block.append([" ".join(arguments), None])
+            arguments = []
+        elif word == "{":
+            block.append([" ".join(arguments), _nginx_block(words)])
+            arguments = []
+        elif word == "}":
+            if top or arguments:
+                raise Surprise(f"a block ends within {arguments}")
+            return block
+        else:
+            arguments.append(word[1:])
+    if arguments or not top:
+        raise Surprise(f"the file ends within {arguments}")
+    return block
+
+
+def _nginx_words(text: str) -> Iterator[str]:
+    """The words of nginx's configuration, those that are no punctuation with a = before them."""
+    word = re.compile(
+        r"""\s+|\#[^\n]*|([;{}])|"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'|((?:\\.|[^\s;{}"'\\])[^\s;{}]*)""", re.DOTALL
+    )
+    place = 0
+    while place < len(text):
+        found = word.match(text, place)
+        if not found:
+            raise Surprise(f"quotes do not end: {text[place : place + 40]}")
+        place = found.end()
+        punctuation, double, single, bare = found.groups()
+        quoted = double if double is not None else single
+        if punctuation:
+            yield punctuation
+        elif quoted is not None:
+            yield "=" + re.sub(r"""\\([\\"'])""", r"\1", quoted)
+            if text[place : place + 1] not in " \t\n;{)":
+                raise Surprise(f"something follows a quote: {text[place : place + 40]}")
+        elif bare is not None:
+            yield f"={bare}"
+
+
+def read_json(text: str) -> Any:
+    """JSON, in which no name stands twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({name for name, _value in pairs}) < len(pairs):
+            raise Surprise(f"a name stands twice: {[name for name, _value in pairs]}")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=once)
