@@ -16,8 +16,8 @@ def _over(project, data):
         values["FORCE_SCRIPT_NAME"] = path
     for name, default in (("STATIC_URL", "static/"), ("MEDIA_URL", "media/")):
         url = project.get(name) or default
-        under_path = path and url.startswith("/") and not url.startswith(path + "/")
-        values[name] = path + url if under_path else url
+        elsewhere = url.startswith((path + "/", "http:", "https:", "//"))
+        values[name] = url if elsewhere or not path else f"{path}/{url.lstrip('/')}"
     if "LOGGING" not in project:
         console = {"class": "logging.StreamHandler"}
         django = {"handlers": ["console"], "level": "INFO", "propagate": False}
