@@ -7,10 +7,10 @@
 {% for site in django.sites.values() %}{% do packages.extend(site.packages) %}{% endfor %}
 
 The packages of the sites are installed:
-  pkg.installed:
+  django.packages:
     - pkgs: {{ packages | unique | sort | tojson }}
 
 uv is installed:
   django.uv:
     - require:
-      - pkg: The packages of the sites are installed
+      - django: The packages of the sites are installed

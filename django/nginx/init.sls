@@ -5,21 +5,21 @@
 {% for site in django.sites.values() %}{% do ports.extend(site.proxy.listen) %}{% endfor %}
 
 nginx is installed:
-  pkg.installed:
-    - name: {{ django.platform.packages.nginx }}
+  django.packages:
+    - pkgs: [{{ django.platform.packages.nginx }}]
 
 The default site of a fresh nginx is off:
   file.absent:
     - name: {{ django.platform.nginx.configuration }}/sites-enabled/default
     - onchanges:
-      - pkg: nginx is installed
+      - django: nginx is installed
 
 nginx refuses unknown hosts:
   django.default_server:
     - ports: {{ ports | unique | sort | tojson }}
     - template: salt://django/files/default.conf
     - require:
-      - pkg: nginx is installed
+      - django: nginx is installed
       - file: The default site of a fresh nginx is off
 
 nginx runs:
@@ -27,4 +27,4 @@ nginx runs:
     - name: {{ django.platform.nginx.service }}
     - enable: True
     - require:
-      - pkg: nginx is installed
+      - django: nginx is installed
