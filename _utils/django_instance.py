@@ -124,15 +124,8 @@ def pid(site: Site, release: Path) -> int | None:
 def is_kept_alive(site: Site, release: Path) -> bool:
     """Whether the instance runs, and would run again after a boot."""
     name = unit(site, release)
-    enabled = (
-        UNITS / "multi-user.target.wants" / f"{name}.service",
-        UNITS / "sockets.target.wants" / f"{name}.socket",
-    )
-    return (
-        pid(site, release) is not None
-        and all(os.path.lexists(path) for path in enabled)
-        and not _changed_units(site, release)
-    )
+    is_enabled = len(_enabled(name)) == 2
+    return is_enabled and pid(site, release) is not None and not _changed_units(site, release)
 
 
 def _changed_units(site: Site, release: Path) -> list[tuple[Path, str]]:
@@ -157,7 +150,6 @@ def start(site: Site, release: Path) -> None:
     timeout = seconds(site.config["timeouts"]["start"])
     units = [f"{name}.socket", f"{name}.service"]
     began = time.time()
-    _systemctl("daemon-reload", doing="loading the units")
     try:
         _systemctl("enable", "--quiet", "--now", *units, doing=f"starting {name}", timeout=timeout + 10)
     except DeploymentError as error:
@@ -199,22 +191,25 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
     name = unit(site, release)
     units = [f"{name}.service", f"{name}.socket"]
     if any((UNITS / one).exists() for one in units):
-        options = ["--quiet", "--now", *([] if wait else ["--no-block"])]
+        options = ["--quiet", "--no-reload", "--now", *([] if wait else ["--no-block"])]
         timeout = seconds(site.config["releases"]["drain"]) + 60
         _systemctl("disable", *options, *units, doing=f"stopping {name}", timeout=timeout)
 
 
 def remove(site: Site, release: Path) -> None:
-    """Stop the instance of a release and delete its units."""
-    stop(site, release)
-    present = [
-        path for suffix in (".service", ".socket") if (path := UNITS / f"{unit(site, release)}{suffix}").exists()
-    ]
-    for path in present:
-        path.unlink()
-    if present:
-        _systemctl("daemon-reload", doing="unloading the units")
-        _systemctl("reset-failed", f"{unit(site, release)}.service", doing="forgetting the unit", check=False)
+    """Delete the units of a release, and stop its instance if it has one."""
+    name = unit(site, release)
+    if _enabled(name) or pid(site, release) is not None:
+        stop(site, release)
+        _systemctl("reset-failed", f"{name}.service", doing="forgetting the unit", check=False)
+    for suffix in (".service", ".socket"):
+        (UNITS / f"{name}{suffix}").unlink(missing_ok=True)
+
+
+def _enabled(name: str) -> list[Path]:
+    """The links that start the units of a release at boot."""
+    links = (UNITS / f"multi-user.target.wants/{name}.service", UNITS / f"sockets.target.wants/{name}.socket")
+    return [path for path in links if os.path.lexists(path)]
 
 
 def _systemctl(*arguments: str, doing: str, timeout: float = 90, check: bool = True) -> None:
@@ -395,5 +390,5 @@ def drain(site: Site, release: Path) -> int:
         idle = 0 if left else idle + 1
         if left and time.monotonic() > deadline:
             return left
-        time.sleep(0.1)
+        time.sleep(0.05)
     return 0
