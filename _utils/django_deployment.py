@@ -148,7 +148,7 @@ class Deployment:
             else:
                 release.update(state="failed", step=step, error=str(error))
             self.write_attempt("failed", step=step, error=error.message)
-        elif self.left and self.release and not self.went_live and self.release is not self.left:
+        elif self.left and self.release and not self.went_live and self.release.name != self.left.name:
             django_instance.stop(self.site, self.release.path)
         live = self.release if self.went_live else self.live
         error.message = f"{step}: {error.message}"
