@@ -1,0 +1,514 @@
+"""The second half of ./quickstart, run by the Python of Salt's own environment: pillar, apply, admin, the answer."""
+
+import argparse
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import pwd
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FORMULA = Path(__file__).resolve().parent
+EXAMPLE = FORMULA / "examples/project"
+SALT_CALL = FORMULA.parent / "salt-call"
+PILLAR = Path("/etc/django-formula/pillar/django.sls")
+STATE = Path("/var/lib/django-formula/quickstart")
+SITES = Path("/var/lib/django-formula/sites")
+PORTS = (80, *range(8080, 8090))
+
+HEADER = """#!yaml
+# Written by quickstart, which leaves it alone once you have edited it. All options are in
+# {formula}/pillar.example; to apply a change: {salt_call} state.apply django
+"""
+
+
+class Refusal(Exception):
+    """What quickstart cannot do, in words for whoever has started it."""
+
+
+@dataclass
+class Options:
+    """What was asked of quickstart so far, kept from run to run.
+
+    repository: a URL or a folder; None is the bundled example
+    domains: as they were given; none for the machine's own names
+    sites: every site that quickstart has made, `site` is the one that it serves
+    pillar: SHA-256 of the pillar as it was last written
+    """
+
+    repository: str | None = None
+    revision: str | None = None
+    domains: list[str] = field(default_factory=list)
+    port: int = 80
+    site: str = ""
+    sites: list[str] = field(default_factory=list)
+    pillar: str = ""
+
+    @classmethod
+    def read(cls) -> "Options":
+        path = STATE / "options.json"
+        return cls(**json.loads(path.read_text())) if path.exists() else cls()
+
+    def write(self) -> None:
+        write(STATE / "options.json", json.dumps(asdict(self), indent=1) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that only root reads."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    new.replace(path)
+
+
+# What is asked
+
+
+def choose(before: Options, given: argparse.Namespace) -> Options:
+    """The options of this run.
+
+    Raises:
+        Refusal: they would take off a site that is live, or do not go together.
+    """
+    options = replace(before)
+    if given.repository:
+        folder = Path(given.repository)
+        options.repository = str(folder.resolve()) if folder.is_dir() else given.repository
+        options.revision = given.revision
+    elif given.revision:
+        options.revision = given.revision
+    if options.revision and not options.repository:
+        raise Refusal("--revision goes with --repository")
+    options.domains = given.domain or before.domains
+    options.site = site_name(options.repository)
+    options.sites = sorted({*before.sites, options.site})
+    if before.repository and options.site != before.site and (SITES / before.site / "current").exists():
+        raise Refusal(
+            f"this machine serves {before.site} from {before.repository} already\n"
+            f"add the other to {PILLAR}, or ./quickstart --remove first"
+        )
+    options.port = free_port(before.port)
+    return options
+
+
+def site_name(repository: str | None) -> str:
+    """A site's name after its repository, one that no user of this machine has."""
+    if not repository:
+        return "guestbook"
+    user = schema()["user"]
+    last = re.split(r"[/:]", repository.rstrip("/").removesuffix("/.git").removesuffix(".git"))[-1]
+    name = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-0123456789")[:20].strip("-") or "site"
+    taken = not re.fullmatch(user["pattern"], name) or bool(re.search(user["not"]["pattern"], name))
+    with contextlib.suppress(KeyError):
+        taken = taken or pwd.getpwnam(name).pw_dir != f"/srv/django/{name}"
+    return f"{name}-site" if taken else name
+
+
+def schema() -> dict[str, Any]:
+    definitions: dict[str, Any] = yaml.safe_load((FORMULA / "django/schema.yaml").read_text())["$defs"]
+    return definitions
+
+
+def free_port(wanted: int) -> int:
+    """The wanted port, or the first one that nobody listens on but nginx.
+
+    Raises:
+        Refusal: all of them are taken.
+    """
+    owners: dict[int, str | None] = {}
+    for port in dict.fromkeys((wanted, *PORTS)):
+        owners[port] = listener(port)
+        if owners[port] in (None, "nginx"):
+            if port != wanted:
+                say(f"{owners[wanted]} listens on port {wanted}: the site gets port {port}")
+            return port
+    raise Refusal(f"no port is free: {', '.join(f'{port} ({owner})' for port, owner in owners.items())}")
+
+
+def listener(port: int) -> str | None:
+    """The name of the program that listens on a TCP port; None when there is none."""
+    sockets = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(FileNotFoundError):
+            rows = [line.split() for line in Path(table).read_text().splitlines()[1:]]
+            sockets |= {f"socket:[{row[9]}]" for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}")}
+    if not sockets:
+        return None
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(descriptor) in sockets:
+                return (descriptor.parent.parent / "comm").read_text().strip()
+    return "another program"
+
+
+def own_names() -> list[str]:
+    """What this machine answers to: its address, its names, localhost."""
+    names = [address(), socket.gethostname(), "localhost"]
+    with contextlib.suppress(OSError):
+        names[1:1] = [info[3] for info in socket.getaddrinfo(names[1], None, flags=socket.AI_CANONNAME)]
+    pattern = schema()["host"]["pattern"]
+    return [name for name in dict.fromkeys(str(name).lower() for name in names) if re.fullmatch(pattern, name)]
+
+
+def address() -> str:
+    """The address of the interface that leads out; empty where none does."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # nothing is sent
+        return str(probe.getsockname()[0])
+    return ""
+
+
+# The pillar
+
+
+def pillar_of(options: Options) -> str:
+    """The text of the pillar: the site, and those before it as absent."""
+    site: dict[str, Any] = {}
+    if options.repository and not is_plain_folder(options):
+        site = {"repository": options.repository} | ({"revision": options.revision} if options.revision else {})
+    else:
+        site["folder"] = options.repository or str(EXAMPLE)
+    site["domains"] = options.domains or own_names()
+    if options.port != 80:
+        site["proxy"] = {"listen": [options.port]}
+    former = {name: {"state": "absent"} for name in options.sites if name != options.site}
+    pillar = {"django": {"sites": {options.site: site, **former}}}
+    text: str = yaml.safe_dump(pillar, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
+    return HEADER.format(formula=FORMULA, salt_call=salt_call()) + text
+
+
+def is_plain_folder(options: Options) -> bool:
+    """Whether the files of a folder are served as they lie there: no revision is said, and it is no bare repository."""
+    folder = Path(options.repository or "")
+    return folder.is_dir() and not options.revision and not (folder / "objects").is_dir()
+
+
+def salt_call() -> str:
+    """How the salt-call that knows this formula is called."""
+    short = Path("/usr/local/bin/salt-call")
+    return "salt-call" if short.resolve() == SALT_CALL else str(SALT_CALL)
+
+
+def keep_pillar(options: Options, is_asked: bool) -> bool:
+    """Write the pillar unless somebody has edited it; returns whether it is another than before.
+
+    Raises:
+        Refusal: it has been edited, and something is asked that would have to be written into it.
+    """
+    text = pillar_of(options)
+    present = PILLAR.read_text() if PILLAR.exists() else None
+    if present is not None and digest(present) != options.pillar:
+        if is_asked:
+            raise Refusal(f"{PILLAR} has been edited, so edit it for this too, then: {salt_call()} state.apply django")
+        return False
+    options.pillar = digest(text)
+    options.write()
+    if present != text:
+        write(PILLAR, text)
+    return present != text
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# The apply
+
+
+def say(text: str) -> None:
+    print(f"{time.time() - BEGAN:5.0f} s  {text[:110]}", flush=True)
+
+
+#: What is shown of the states that are not the engine's.
+HOST_STATES = {"pkg.installed": "installing {}", "django.uv": "installing uv", "service.running": "starting {}"}
+
+
+class Progress:
+    """Tells what Salt logs: the lines of the formula's engine, and other states once they take a while."""
+
+    def __init__(self, sites: list[str]):
+        self.own = re.compile(rf"\[INFO    \] ((?:{'|'.join(map(re.escape, sites))}): .*)")
+        self.slow: threading.Timer | None = None
+
+    def see(self, line: str) -> None:
+        told = self.own.match(line)
+        began = re.match(r"\[INFO    \] Executing state (\S+) for \[(.*)\]", line)
+        if told:
+            say(told[1])
+        elif line.startswith("[INFO    ] Completed state"):
+            self.done()
+        elif began and began[1] in HOST_STATES:
+            name = "packages" if " " in began[2] else began[2]
+            self.slow = threading.Timer(0.3, say, [HOST_STATES[began[1]].format(name)])
+            self.slow.start()
+
+    def done(self) -> None:
+        if self.slow:
+            self.slow.cancel()
+            self.slow = None
+
+
+def salt(function: str, *arguments: str, progress: Progress | None = None) -> tuple[Any, int]:
+    """Call Salt; returns its answer and exit code. What it logs goes to quickstart's log.
+
+    Raises:
+        Refusal: it does not answer.
+    """
+    argv = [str(SALT_CALL), "--log-level=info", "--out=json", function, *arguments]
+    with tempfile.TemporaryFile("w+") as answer, open(STATE / "log", "a") as log:
+        with subprocess.Popen(  # noqa: S603 - an argument list, never a shell
+            argv, stdout=answer, stderr=subprocess.PIPE, text=True, errors="replace"
+        ) as process:
+            for line in process.stderr or ():
+                log.write(line)
+                if progress:
+                    progress.see(line)
+        if progress:
+            progress.done()
+        answer.seek(0)
+        text = answer.read()
+        log.write(text)
+    try:
+        return json.loads(text)["local"], process.returncode
+    except (ValueError, KeyError):
+        raise Refusal(f"{function} gives no answer (exit {process.returncode}); see {STATE / 'log'}") from None
+
+
+def apply(options: Options, *arguments: str) -> list[dict[str, Any]]:
+    """Apply the formula; returns the states in the order of their running.
+
+    Raises:
+        Refusal: it fails; the message is the formula's own.
+    """
+    answer, code = salt("state.apply", *(arguments or ("django",)), progress=Progress(options.sites))
+    if not isinstance(answer, dict):
+        raise Refusal(in_few_lines(answer if isinstance(answer, list) else [str(answer)]))
+    states = sorted(answer.values(), key=lambda state: state["__run_num__"])
+    messages = [told for state in states if state["result"] is False and (told := message(state))]
+    if messages or code:
+        raise Refusal(in_few_lines(messages or [f"state.apply exits {code}"]))
+    return states
+
+
+def message(state: dict[str, Any]) -> str:
+    """Why a state has failed; empty when it is for another one's sake."""
+    if state["comment"].startswith("One or more requisite"):
+        return ""
+    text = state["name"] if state["comment"] == "Failure!" else state["comment"]
+    return f"{state['__id__']}: {text}"
+
+
+def in_few_lines(messages: list[str]) -> str:
+    lines = [line[:300] for line in "\n".join(messages).splitlines() if line.strip()]
+    return "\n".join(lines if len(lines) <= 9 else [*lines[:8], f"… {len(lines) - 8} lines more: {STATE / 'log'}"])
+
+
+# The admin
+
+
+def make_admin(site: str) -> str:
+    """Create the user `admin`, once; returns what has been done, if anything.
+
+    The file with its password is at the same time the environment of the command that creates it, and it is in place
+    only when the user exists.
+    """
+    file = admin_file(site)
+    new = file.with_suffix(".new")
+    if file.exists():
+        return ""
+    is_retried = new.exists()
+    if not is_retried:
+        values = {"USERNAME": "admin", "EMAIL": "admin@localhost", "PASSWORD": secrets.token_urlsafe(15)}
+        write(new, "".join(f"DJANGO_SUPERUSER_{name}={value}\n" for name, value in values.items()))
+    answer, code = salt("django.manage", site, "createsuperuser --noinput", f"environment_file={new}")
+    if code == 0 or (is_retried and "already taken" in str(answer)):
+        new.rename(file)
+        return "the user admin has been created"
+    new.unlink()
+    if "already taken" in str(answer):
+        return ""
+    if "Unknown command" in str(answer):
+        return "the project has no users, so there is no admin"
+    why = next((line for line in reversed(str(answer).splitlines()) if line.startswith("  | ")), str(answer))
+    return f"no admin has been created: {why.removeprefix('  | ')[:200]}"
+
+
+def admin_file(site: str) -> Path:
+    return (SITES / site).resolve() / "secrets/admin"
+
+
+# The answer
+
+
+@dataclass
+class Page:
+    url: str
+    status: int
+    reason: str
+
+
+def ask(config: dict[str, Any], path: str = "") -> Page:
+    """Ask this machine for a page of the site.
+
+    Raises:
+        Refusal: nobody answers.
+    """
+    domain, port = config["domains"][0], config["proxy"]["listen"][0]
+    host = domain if port == 80 else f"{domain}:{port}"
+    target = f"{config['path'].rstrip('/')}/{path}"
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", target, headers={"Host": host})
+        response = connection.getresponse()
+        return Page(f"http://{host}{target}", response.status, response.reason)
+    except (OSError, http.client.HTTPException) as error:
+        raise Refusal(f"http://{host}{target} does not answer: {error}") from None
+    finally:
+        connection.close()
+
+
+def steps(states: list[dict[str, Any]]) -> Iterator[tuple[float, str]]:
+    """What has been done in this run, with its seconds."""
+    for line in (STATE / "steps").read_text().splitlines():
+        seconds, text = line.split("\t")
+        yield float(seconds), text
+    for state in states:
+        if state["changes"]:
+            yield state["duration"] / 1000, state["__id__"]
+
+
+def new_packages() -> list[str]:
+    """The packages that this run has installed."""
+    query = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n"]
+    listed = subprocess.run(  # noqa: S603
+        query, check=True, capture_output=True, text=True
+    ).stdout.split("\n")
+    installed = {line.removeprefix("installed ") for line in listed if line.startswith("installed ")}
+    return sorted(installed - set((STATE / "packages.before").read_text().split()))
+
+
+def tell(options: Options, done: list[tuple[float, str]], notes: list[str]) -> None:
+    """The seconds of each step, what was installed, and where everything is.
+
+    Raises:
+        Refusal: the site answers with an error of the server.
+    """
+    config = json.loads((SITES / options.site / "site.json").read_text())["config"]
+    page = ask(config)
+    if done:
+        tell_seconds(done)
+        tell_installed(config["root"])
+    else:
+        print(f"\nNothing had to be changed ({time.time() - BEGAN:.1f} s).")
+    print()
+    for note in notes:
+        print(f"  note      {note}")
+    print(f"  site      {page.url} answers {page.status} {page.reason}")
+    file = admin_file(options.site)
+    if file.exists():
+        panel = ask(config, "admin/")
+        where = f"{panel.url} as " if panel.status in (200, 301, 302) else ""
+        print(f"  admin     {where}admin, password in {file}")
+    print(f"  pillar    {PILLAR}, applied by: {salt_call()} state.apply django")
+    print(f"  by hand   {salt_call()} django.status {options.site}")
+    if page.status >= 500:
+        raise Refusal(f"{page.url} answers {page.status}")
+
+
+def tell_seconds(done: list[tuple[float, str]]) -> None:
+    together = time.time() - BEGAN
+    long = [(seconds, text) for seconds, text in done if seconds >= 0.1]
+    rest = together - sum(seconds for seconds, _text in long)
+    print("\nSeconds")
+    for seconds, text in [*long, (rest, "everything else"), (together, "together")]:
+        print(f"{seconds:7.1f}  {text}")
+
+
+def tell_installed(root: str) -> None:
+    packages = new_packages()
+    text = f"Salt in {FORMULA.parent}, uv in /usr/local/lib/django-formula, the site in {root}"
+    if packages:
+        text += f", and {len(packages)} packages of Debian: {' '.join(packages)}"
+    print("\nInstalled")
+    print(textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+
+
+def serve(given: argparse.Namespace) -> None:
+    options = choose(Options.read(), given)
+    rewritten = keep_pillar(options, is_asked=bool(given.repository or given.revision or given.domain))
+    say(f"applying the formula to {options.site}")
+    states = apply(options)
+    done = list(steps(states))
+    began = time.time()
+    admin = make_admin(options.site)
+    if admin:
+        done.append((time.time() - began, admin))
+    if rewritten:
+        done.append((0.0, f"{PILLAR} has been written"))
+    tell(options, done, [warning for state in states for warning in state.get("warnings", [])])
+
+
+def remove(given: argparse.Namespace) -> None:
+    """Take the sites of quickstart off; their data only when that is asked for.
+
+    Raises:
+        Refusal: one is not gone, or the machine has other sites, which need what quickstart has installed.
+    """
+    options = Options.read()
+    roots = {name: (SITES / name).resolve() for name in options.sites}
+    gone = {"state": "absent", "remove_data": given.remove_data}
+    pillar = {"django": {"sites": dict.fromkeys(options.sites, gone)}}
+    apply(options, "django.sync,django.clean", f"pillar={json.dumps(pillar)}")
+    left = sorted(path.name for path in SITES.iterdir()) if SITES.is_dir() else []
+    if {*left} & {*options.sites}:
+        raise Refusal(f"{PILLAR} has errors: {salt_call()} state.apply django shows them")
+    if left:
+        raise Refusal(f"{', '.join(left)} of this machine need Salt, nginx and the packages, so these stay")
+    for name, root in roots.items():
+        if root != SITES / name and root.is_dir():
+            say(f"the data of {name} stays in {root}; to delete it: rm -r {root}; userdel {name}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="quickstart")
+    commands = parser.add_subparsers(required=True)
+    serving = commands.add_parser("serve")
+    serving.set_defaults(command=serve)
+    serving.add_argument("--repository")
+    serving.add_argument("--revision")
+    serving.add_argument("--domain", action="append")
+    removing = commands.add_parser("remove")
+    removing.set_defaults(command=remove)
+    removing.add_argument("--remove-data", action="store_true")
+    given = parser.parse_args()
+    try:
+        given.command(given)
+    except Refusal as error:
+        print(f"\nquickstart: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nquickstart: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+BEGAN = float(os.environ.get("QUICKSTART_BEGAN", time.time()))
+
+if __name__ == "__main__":
+    sys.exit(main())
