@@ -195,9 +195,9 @@ def _run(step, name, done):
             ret["result"] = None if test else True
             ret["comment"] = f"{name}: {step} would have been done" if test else f"{name} {done} now"
     if deployment:
-        if deployment.warnings:
-            ret["warnings"] = [redact(text, deployment.masked()) for text in deployment.warnings]
-            deployment.warnings.clear()
+        new = deployment.untold_warnings()
+        if new:
+            ret["warnings"] = [redact(text, deployment.masked()) for text in new]
         ret["comment"] = redact(ret["comment"], deployment.masked())
     return ret
 

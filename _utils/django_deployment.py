@@ -81,10 +81,16 @@ class Deployment:
         self.commit = ""
         self.secrets: dict[str, str] = {}
         self.warnings: list[str] = []
+        self._told = 0
         self.find_commit: Callable[[], str] | None = None
         self.went_live = False
         self.began = time.time()
         self.seconds: dict[str, float] = {}
+
+    def untold_warnings(self) -> list[str]:
+        """The warnings that have come since this was asked last."""
+        new, self._told = self.warnings[self._told :], len(self.warnings)
+        return new
 
     def masked(self) -> list[str]:
         """The texts that no output may show."""
@@ -95,12 +101,21 @@ class Deployment:
         key = django_secret.record_key(self.site)
         config = {name: value for name, value in self.site.config.items() if name not in _NOT_INPUTS}
         config["static"] = {name: value for name, value in config["static"].items() if name != "expires"}
-        config["secrets"] = {name: said["as"] for name, said in config["secrets"].items()}
+        config["secrets"] = {name: {"as": said["as"]} for name, said in config["secrets"].items()}
         sources = {said["source"] for said in config["files"].values() if said.get("source")}
         values = dict(_leaves(config))
         values |= {f"secrets:{name}": value for name, value in self.secrets.items()}
         values |= {url: text for url, text in self.templates.items() if url in _RELEASE_TEMPLATES or url in sources}
         return {"commit": self.commit, **{path: django_secret.keyed_hash(key, value) for path, value in values.items()}}
+
+    def judged_by(self) -> str:
+        """A keyed hash of the whole configuration: what a release that has failed was made of and judged by."""
+        return django_secret.keyed_hash(django_secret.record_key(self.site), dict(self.site.config))
+
+    def take_lock(self) -> None:
+        """Take the site's lock, and look again what is live: another deployment may have ended meanwhile."""
+        self.lock.take()
+        self.live = django_release.linked(self.site, self.site.current)
 
     def recorded_inputs(self) -> dict[str, Any]:
         """The inputs of the live release, or of the last good one."""
@@ -120,7 +135,7 @@ class Deployment:
         Raises:
             DeploymentError: always this, for the operator; an error of the file system becomes one.
         """
-        began = time.monotonic()
+        began, umask = time.monotonic(), os.umask(0o022)
         try:
             yield
         except DeploymentError as error:
@@ -134,26 +149,37 @@ class Deployment:
             self.lock.release()
             raise
         finally:
+            os.umask(umask)
             self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - began, 3)
 
     def _fail(self, step: str, error: DeploymentError) -> None:
         """The new release is stopped and kept as failed, or removed where trying again may help; what is live stays."""
         release = self.release if self.is_new and not self.went_live else None
         if release and release.path.exists():
-            django_instance.remove(self.site, release.path)
-            for part in ("source", "static"):
-                django_site.remove_tree(release.path / part)
-            if error.transient:
-                django_site.remove_tree(release.path)
-            else:
-                release.update(state="failed", step=step, error=str(error))
-            self.write_attempt("failed", step=step, error=error.message)
+            with contextlib.suppress(DeploymentError, OSError):
+                self._clear_away(release, step, error)
+        elif self.went_live:
+            self.write_attempt(self.result(), step=step, error=error.message)
         elif self.left and self.release and not self.went_live and self.release.name != self.left.name:
             django_instance.stop(self.site, self.release.path)
         live = self.release if self.went_live else self.live
         error.message = f"{step}: {error.message}"
         error.hint = "\n".join(filter(None, [error.hint, f"{live.name} still runs" if live else "nothing runs yet"]))
         self.lock.release()
+
+    def _clear_away(self, release: Release, step: str, error: DeploymentError) -> None:
+        django_instance.remove(self.site, release.path)
+        for part in ("source", "static"):
+            django_site.remove_tree(release.path / part)
+        if error.transient:
+            django_site.remove_tree(release.path)
+        else:
+            release.update(state="failed", step=step, error=str(error), judged_by=self.judged_by())
+        self.write_attempt("failed", step=step, error=error.message)
+
+    def result(self) -> str:
+        """What a deployment that went live has done."""
+        return "rolled back" if self.left else "released"
 
     def write_attempt(self, result: str, **more: Any) -> None:
         """Append what came of this deployment to ``deploys.jsonl``."""

@@ -39,8 +39,9 @@ class Release:
 
     def is_whole(self) -> bool:
         """Whether every part of a finished release is there."""
-        parts = ("source", "static", "config/settings.json", "config/environment", "virtualenv/bin/python", "socket")
-        return bool(self.record) and all(os.path.lexists(self.path / part) for part in parts)
+        parts = ("source", "static", "config/environment", "config/uwsgi.ini", "virtualenv/bin/python")
+        whole = all((self.path / part).exists() for part in parts) and os.path.lexists(self.path / "socket")
+        return bool(self.record) and whole
 
     def update(self, **values: Any) -> None:
         """Change the record, on disk too."""
@@ -50,8 +51,9 @@ class Release:
 
 def releases(site: Site) -> list[Release]:
     """The releases on disk, oldest first."""
-    names = sorted(path.name for path in site.releases.iterdir()) if site.releases.is_dir() else []
-    return [Release(site, name) for name in names if re.fullmatch(r"\d{4,}-[0-9a-f]{12}", name)]
+    names = [path.name for path in site.releases.iterdir()] if site.releases.is_dir() else []
+    found = [Release(site, name) for name in names if re.fullmatch(r"\d{4,}-[0-9a-f]{12}", name)]
+    return sorted(found, key=lambda release: release.sequence)
 
 
 def linked(site: Site, link: Path) -> Release | None:
@@ -93,8 +95,11 @@ def next_sequence(site: Site) -> int:
 
 
 def clear_leftovers(site: Site) -> None:
-    """Remove what a deployment that was killed has left; the caller holds the lock, so nobody works on it."""
-    kept = {release.name for link in (site.current, site.previous) if (release := linked(site, link))}
+    """Remove what a deployment that was killed has left; the caller holds the lock, so nobody works on it.
+
+    What ``current`` and ``previous`` name stays even where its record is damaged: it may serve.
+    """
+    kept = {Path(os.readlink(link)).name for link in (site.current, site.previous) if link.is_symlink()}
     for release in releases(site):
         if release.name not in kept and release.record.get("state") not in ("good", "failed", "held"):
             remove(release)

@@ -133,9 +133,13 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     deployment.planned = f"{django_release.next_sequence(site):04d}-{deployment.commit[:12]}"
     yield {"release": {"old": live.name if live else None, "new": deployment.planned}, **changes}
 
-    deployment.lock.take()
-    django_release.clear_leftovers(site)
+    deployment.take_lock()
+    live = deployment.live
+    if live and live.record.get("inputs") == inputs and live.is_whole() and not deployment.again:
+        deployment.release = live
+        return
     release = Release(site, f"{django_release.next_sequence(site):04d}-{deployment.commit[:12]}")
+    django_release.clear_leftovers(site)
     release.path.mkdir(mode=0o755)
     deployment.release, deployment.is_new = release, True
     about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": django_site.now()}
@@ -160,7 +164,7 @@ def _stays_as_it_is(deployment: Deployment, inputs: dict[str, str]) -> bool:
             f"{former[-1].name} is held back since it was rolled back; {live.name} stays live. {again}"
         )
         return True
-    if state == "failed":
+    if state == "failed" and former[-1].record.get("judged_by") == deployment.judged_by():
         record = former[-1].record
         raise DeploymentError(
             f"as {former[-1].name} this has failed before, and nothing has changed since: "
@@ -259,7 +263,7 @@ def _link_shared(site: Site, tree: Path) -> None:
             if inside.exists() and not inside.is_symlink():
                 shutil.move(inside, kept)
                 django_site.give(kept, site.user, site.user)
-            elif not inside.suffix:
+            elif "." not in inside.name:
                 django_site.make_folder(django_site.Folder(kept, site.user, site.user, 0o750))
         django_site.remove_tree(inside)
         inside.parent.mkdir(parents=True, exist_ok=True)
@@ -518,7 +522,7 @@ def record(deployment: Deployment) -> Iterator[Changes]:
     if deployment.went_live and release:
         yield {"release": release.name}
         release.update(steps=deployment.seconds, warnings=deployment.warnings)
-        deployment.write_attempt("rolled back" if deployment.left else "released")
+        deployment.write_attempt(deployment.result())
     deployment.lock.release()
 
 

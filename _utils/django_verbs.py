@@ -57,8 +57,8 @@ def rollback(name: str, asked_by: str = "django.rollback") -> tuple[Deployment, 
     site = django_site.find(name)
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
     with deployment.step("rollback"):
-        deployment.lock.take()
-        deployment.live = deployment.left = left = _live(site)
+        deployment.take_lock()
+        deployment.left = left = _live(site)
         target = django_release.older_good(site, left)
         if not target:
             raise DeploymentError(
