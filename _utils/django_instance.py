@@ -1,5 +1,6 @@
 """The application server of one release: its files and units, whether it runs, answers and is idle, how it stops."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -153,7 +154,8 @@ def start(site: Site, release: Path) -> None:
     try:
         _systemctl("enable", "--quiet", "--now", *units, doing=f"starting {name}", timeout=timeout + 10)
     except DeploymentError as error:
-        stop(site, release)
+        with contextlib.suppress(DeploymentError):
+            stop(site, release)
         raise DeploymentError(
             f"the application server of {release.name} does not start",
             log=journal(name, began) or error.log,
