@@ -1,0 +1,775 @@
+import errno
+import itertools
+import json
+import os
+import stat
+
+import django_command
+import django_instance
+import django_release
+import django_secret
+import django_site
+import django_source
+import django_steps
+import pytest
+from django_command import DeploymentError
+from specimen import contract
+from world import commit
+
+ONE, TWO, THREE = commit("one"), commit("two"), commit("three")
+
+
+def test_a_first_release(world):
+    changes = world.apply()
+    name = f"0001-{ONE[:12]}"
+    assert list(changes) == [
+        *[
+            "site",
+            "source",
+            "virtualenv",
+            "build",
+            "secret_key",
+            "settings",
+            "static",
+            "instance",
+            "live",
+            "proxy",
+            "record",
+        ]
+    ]
+    assert changes["source"] == {"release": {"old": None, "new": name}}
+    assert changes["live"] == {"live": {"old": None, "new": name}}
+    assert world.live == name and not world.site.previous.exists()
+    world.check()
+    record = django_site.read_json(world.site.current / "release.json")
+    about = {"name": name, "state": "good", "commit": ONE, "asked_by": "a test", "author": "Ada", "subject": ONE[:7]}
+    assert record.items() >= about.items()
+    assert set(record) - set(about) == {"began", "live_since", "inputs", "facts", "steps", "virtualenv", "warnings"}
+    assert set(record["steps"]) == {"site", *(step.__name__ for step in django_steps.RELEASE[:-1])}
+    attempts = [json.loads(line) for line in world.site.deploys.read_text().splitlines()]
+    assert [attempt["result"] for attempt in attempts] == ["released"]
+    assert attempts[0].keys() == {"time", "release", "commit", "result", "asked_by", "seconds"}
+
+
+def test_nothing_to_do_is_nothing_done(world):
+    world.apply()
+    world.commands.clear()
+    before = snapshot(world)
+    for options in ({}, {"test": True}):
+        assert world.apply(**options) == {}
+    assert world.commands == [] and snapshot(world) == before
+
+
+def snapshot(world):
+    """Everything on the host: path → content, mode and time."""
+    found = {}
+    for path in world.site.root.parents[1].rglob("*"):
+        status = path.lstat()
+        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        found[str(path)] = (content, status.st_mode, status.st_mtime_ns if path.is_file() else None)
+    return found
+
+
+def test_a_new_commit(world):
+    world.apply()
+    world.push("two")
+    changes = world.apply()
+    old, new = f"0001-{ONE[:12]}", f"0002-{TWO[:12]}"
+    assert changes["source"] == {"release": {"old": old, "new": new}, "commit": {"old": ONE, "new": TWO}, "files": 1}
+    assert changes["virtualenv"]["virtualenv"].endswith(", shared")
+    assert "secret_key" not in changes and "proxy" not in changes
+    assert changes["live"] == {"live": {"old": old, "new": new}}
+    assert world.live == new and os.readlink(world.site.previous) == f"releases/{old}"
+    assert world.releases == {old: "good", new: "good"}
+    world.check()
+    assert world.apply() == {}
+
+
+def test_old_releases_go(world):
+    world.options["releases"] = {"keep": 2}
+    for number in range(5):
+        world.push(f"commit {number}")
+        world.apply()
+    assert [name[:4] for name in world.releases] == ["0004", "0005"]
+    assert len(list(world.site.virtualenvs.iterdir())) == 1
+    world.check()
+
+
+def test_a_dry_run_of_a_bare_host(world, monkeypatch):
+    for name in ("user_id", "group_id"):
+        monkeypatch.setattr(django_site, name, lambda name: -2)
+    root = world.site.root.parent
+    before = {str(path) for path in root.parent.rglob("*")}
+    changes = world.apply(test=True)
+    assert changes["site"] == {str(world.site.root): "would be laid out"}
+    assert changes["source"] == {"release": "would be built from main"}
+    assert {name: changes[name] for name in list(changes)[2:]} == {
+        step.__name__: {"release": "the first release"} for step in django_steps.RELEASE[1:]
+    }
+    assert {str(path) for path in root.parent.rglob("*")} == before and world.commands == []
+
+
+def test_a_dry_run_of_a_new_commit(world):
+    world.apply()
+    world.push("two")
+    before = snapshot(world)
+    changes = world.apply(test=True)
+    new = f"0002-{TWO[:12]}"
+    assert changes.pop("source")["release"] == {"old": f"0001-{ONE[:12]}", "new": new}
+    assert changes == {
+        **{name: {"release": new} for name in ["virtualenv", "build", "settings", "static"]},
+        **{name: {"release": new} for name in ["migration", "instance", "live", "record"]},
+    }
+    assert snapshot(world) == before and world.releases == {f"0001-{ONE[:12]}": "good"}
+
+
+# What a release is made of
+
+
+#: Each option of a site: a value that makes a new release, and one that does not; None where there is no such value.
+#: An option of the schema that is not here fails the test.
+INPUTS = {
+    "state": (None, None),
+    "remove_data": (None, True),
+    "repository": (None, "https://git.example.org/moved.git"),
+    "folder": (None, None),
+    "revision": (None, "other"),
+    "deploy": (None, "manual"),
+    "deploy_key": (None, None),
+    "known_hosts": (None, [f"git.example.org ssh-ed25519 {'A' * 68}"]),
+    "submodules": (False, None),
+    "domains": (["a.org"], None),
+    "redirect_domains": (None, ["old.example.org"]),
+    "path": ("/blog", None),
+    "root": (None, None),
+    "user": (None, None),
+    "project": ("src", None),
+    "settings_module": ("blog.other", None),
+    "wsgi": ("blog.other", None),
+    "python": ("python3.12", None),
+    "requirements": (["other.txt"], None),
+    "python_packages": (["gunicorn"], None),
+    "constraints": (["kombu<5"], None),
+    "packages": (None, ["libpq5"]),
+    "build": (["npm ci"], None),
+    "settings": ({"TIME_ZONE": "UTC"}, None),
+    "overlay": (False, None),
+    "environment": ({"A": "1"}, None),
+    "secrets": ({"TOKEN": {"generate": 20}}, None),
+    "secret_key": (None, None),
+    "files": ({"a.txt": {"contents": "a"}}, None),
+    "shared": (["data"], None),
+    "writable": (["logs"], None),
+    "mount": ("/app", None),
+    "check": (None, "deploy"),
+    "database": ({"engine": "sqlite"}, None),
+    "migrate": (None, {"run": False}),
+    "static": ({"compress": []}, {"expires": "5d"}),
+    "media": (None, {"max_upload": "5M"}),
+    "health": (None, {"path": "/healthz"}),
+    "server": ({"threads": 2}, None),
+    "sandbox": ({"PrivateTmp": False}, None),
+    "resources": ({"MemoryMax": "1G"}, None),
+    "proxy": (None, {"listen": [8080]}),
+    "releases": (None, {"keep": 3}),
+    "timeouts": (None, {"build": "1h"}),
+    "log": ({"requests": True}, None),
+}
+
+
+def test_it_is_said_of_every_option_whether_it_makes_a_release():
+    assert INPUTS.keys() == contract("schema.yaml")["$defs"]["site"]["properties"].keys()
+
+
+@pytest.fixture
+def laid_out(world):
+    """A world with a site that has its folders, but no release."""
+    world.make_site()
+    return world
+
+
+@pytest.mark.parametrize("option", INPUTS)
+def test_which_options_make_a_release(laid_out, option):
+    world = laid_out
+    before = world.deployment().inputs()
+    makes, keeps = INPUTS[option]
+    if makes is not None:
+        world.options = {option: makes}
+        after = world.deployment().inputs()
+        changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+        assert changed and all(name.split(":")[0] == option for name in changed)
+    if keeps is not None:
+        world.options = {option: keeps}
+        assert world.deployment().inputs() == before
+
+
+def changed_inputs(world, **options):
+    """The inputs that are others with these options, beside those of the options of the world."""
+    before = world.deployment().inputs()
+    world.options = world.options | options
+    after = world.deployment().inputs()
+    return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "expected"),
+    [
+        ({"settings": {"A": {"B": 1, "C": [2]}}}, {"settings": {"A": {"B": 2, "C": [2]}}}, ["settings:A:B"]),
+        ({"settings": {"A": 1}}, {"settings": {"A": 1.0}}, ["settings:A"]),
+        ({"settings": {"A": 1}}, {"settings": {"A": True}}, ["settings:A"]),
+        ({"environment": {"A": "1"}}, {"environment": {"A": 1}}, []),
+        ({"secrets": {"A": {"generate": 20}}}, {"secrets": {"A": {"generate": 20, "as": "file"}}}, ["secrets:A:as"]),
+        ({"secrets": {"A": {"generate": 20}}}, {"secrets": {"A": {"generate": 30}}}, []),
+        (
+            {"server": {"options": {"harakiri": 30}}},
+            {"server": {"options": {"harakiri": 31}}},
+            ["server:options:harakiri"],
+        ),
+    ],
+)
+def test_an_input_is_named_by_its_path(laid_out, first, then, expected):
+    laid_out.options = first
+    assert changed_inputs(laid_out, **then) == expected
+
+
+def test_secrets_and_templates_are_inputs_too(laid_out):
+    world = laid_out
+    world.options = {"secrets": {"API": "x"}, "files": {"a.py": {"source": "salt://a.jinja"}}}
+    deployment = world.deployment()
+    world.templates["salt://a.jinja"] = "one"
+    before = deployment.inputs()
+    assert deployment.inputs() == before
+    deployment.secrets = {"API": "hunter2", "secret_key": "key"}
+    deployment.templates = world.templates | {"salt://a.jinja": "two", "salt://other": "x"}
+    deployment.templates[django_instance.UWSGI] += "\n"
+    deployment.templates["salt://django/files/locations.conf"] += "\n"
+    after = deployment.inputs()
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    assert changed == ["salt://a.jinja", django_instance.UWSGI, "secrets:API", "secrets:secret_key"]
+    assert "hunter2" not in json.dumps(after)
+
+
+def test_a_changed_secret_is_a_new_release_of_the_same_commit(world):
+    world.options, world.given = {"secrets": {"API": "x"}}, {"API": "one"}
+    world.apply()
+    world.given = {"API": "two"}
+    changes = world.apply()
+    assert changes["source"]["changed"] == ["secrets:API"] and changes["secret_key"] == {"API": "kept"}
+    assert world.live == f"0002-{ONE[:12]}"
+    assert 'API="two"' in (world.site.secrets / "environment").read_text()
+
+
+def test_a_release_of_settings_that_changed(world):
+    world.apply()
+    world.options = {"settings": {"TIME_ZONE": "UTC"}, "server": {"threads": 2}}
+    assert world.apply()["source"]["changed"] == ["server:threads", "settings", "settings:TIME_ZONE"]
+
+
+def test_without_an_overlay_there_is_nothing_to_do_either(world):
+    world.options = {"overlay": False}
+    world.apply()
+    assert not (world.site.current / "config/settings.json").exists()
+    assert world.apply() == {}
+
+
+# What keeps a commit from going live
+
+
+def failing(world, step, error):
+    """Let a step of the next deployments fail once it has done its work."""
+    original = getattr(django_steps, step)
+
+    def fails(deployment):
+        yield from original(deployment)
+        raise ERRORS[error][0]()
+
+    fails.__name__ = step
+    return tuple(fails if one.__name__ == step else one for one in django_steps.RELEASE)
+
+
+BUILT = [step.__name__ for step in django_steps.RELEASE if step.__name__ not in ("live", "proxy", "record")]
+AFTER = ["live", "proxy", "record"]
+
+
+class Killed(BaseException):
+    """The end of the process in which the engine runs."""
+
+
+#: What may go wrong, and how the message begins.
+ERRORS = {
+    "permanent": (lambda: DeploymentError("it is broken", log="line 1\nline 2", hint="mend it"), "it is broken"),
+    "transient": (lambda: DeploymentError("no network", transient=True), "no network"),
+    "full": (lambda: OSError(errno.ENOSPC, "No space left on device", "/srv/x"), "No space left on device: /srv/x"),
+    "killed": (Killed, None),
+}
+
+
+@pytest.mark.parametrize("step", BUILT)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_step_that_fails_before_the_flip(world, monkeypatch, step, first, error):
+    if not first:
+        world.apply()
+        world.push("two")
+    old = world.live
+    with monkeypatch.context() as patched:
+        patched.setattr(django_steps, "RELEASE", failing(world, step, error))
+        with pytest.raises((DeploymentError, Killed)) as caught:
+            world.apply()
+    assert world.live == old and (not old or f"django-blog-{old[:4]}.service" in world.running)
+    world.check_leftovers()
+    if error != "killed":
+        assert caught.value.message == f"{step}: {ERRORS[error][1]}"
+        assert caught.value.hint.endswith(f"{old} still runs" if old else "nothing runs yet")
+        assert world.running == (world.enabled if old else set())
+        assert len(world.running) == (2 if old else 0)
+        attempts = [json.loads(line) for line in world.site.deploys.read_text().splitlines()]
+        assert (attempts[-1]["result"], attempts[-1]["step"]) == ("failed", step)
+    new = f"0001-{ONE[:12]}" if first else f"0002-{TWO[:12]}"
+    if error == "permanent":
+        assert world.releases[new] == "failed"
+        for _ in range(2):
+            with pytest.raises(DeploymentError) as again:
+                world.apply()
+            assert again.value.message == (
+                f"source: as {new} this has failed before, and nothing has changed since: "
+                f"{step}: it is broken\n  | line 1\n  | line 2\nmend it"
+            )
+            assert again.value.hint.splitlines() == [
+                "change the revision or the pillar, or try it again: salt-call django.release blog",
+                f"{old} still runs" if old else "nothing runs yet",
+            ]
+        world.push("three")
+    world.apply()
+    assert world.live[5:] == (THREE if error == "permanent" else ONE if first else TWO)[:12]
+    world.check()
+    assert world.apply() == {}
+
+
+@pytest.mark.parametrize("step", AFTER)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_step_that_fails_after_the_flip(world, monkeypatch, step, first, error):
+    if not first:
+        world.apply()
+        world.push("two")
+    new = f"0001-{ONE[:12]}" if first else f"0002-{TWO[:12]}"
+    with monkeypatch.context() as patched:
+        patched.setattr(django_steps, "RELEASE", failing(world, step, error))
+        with pytest.raises((DeploymentError, Killed)) as caught:
+            world.apply()
+    assert world.live == new and f"django-blog-{new[:4]}.service" in world.running
+    if error != "killed":
+        assert caught.value.message == f"{step}: {ERRORS[error][1]}" and caught.value.hint.endswith(f"{new} still runs")
+    world.apply()
+    assert world.live == new
+    world.check()
+    assert world.apply() == {}
+
+
+def test_a_step_is_looked_at_before_it_acts(world, monkeypatch):
+    """No step changes anything before it has said that it would."""
+    world.apply()
+    world.push("two")
+    deployment = world.deployment()
+    for step in (django_steps.site, *django_steps.RELEASE):
+        before = snapshot(world)
+        work = step(deployment)
+        next(work, None)
+        assert snapshot(world) == before, step.__name__
+        next(work, None)
+
+
+def test_an_error_in_the_failing_itself_hides_nothing(world, monkeypatch):
+    world.apply()
+    world.push("two")
+    world.fails["enable --quiet --now django-blog-0002"] = DeploymentError("no")
+    world.fails["disable"] = DeploymentError("D-Bus is down")
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message == "instance: the application server of 0002-" + TWO[:12] + " does not start"
+    world.check_leftovers()
+
+
+def test_a_release_that_was_rolled_back_is_held_back(world):
+    world.apply()
+    world.push("two")
+    world.apply()
+    one, two = f"0001-{ONE[:12]}", f"0002-{TWO[:12]}"
+    rolled_back(world)
+    assert world.live == one and world.releases == {one: "good", two: "held"}
+    assert os.readlink(world.site.previous) == f"releases/{two}"
+    world.check()
+    for _ in range(2):
+        assert world.apply() == {}
+        assert world.last.warnings == [
+            f"{two} is held back since it was rolled back; {one} stays live. "
+            "salt-call django.release blog releases it all the same"
+        ]
+    assert world.live == one
+    world.push("three")
+    world.apply()
+    assert world.live == f"0003-{THREE[:12]}" and world.releases == {one: "good", world.live: "good"}
+    world.check()
+
+
+@pytest.mark.parametrize("what", ["option", "again"])
+def test_a_release_that_is_held_back_comes_back(world, what):
+    world.apply()
+    world.push("two")
+    world.apply()
+    rolled_back(world)
+    if what == "option":
+        world.options = {"settings": {"TIME_ZONE": "UTC"}}
+    world.apply(again=what == "again")
+    assert world.live == f"0003-{TWO[:12]}"
+    world.check()
+    assert world.apply() == {}
+
+
+def rolled_back(world):
+    """Go back as django_verbs.rollback does."""
+    deployment = world.deployment()
+    with deployment.step("rollback"):
+        deployment.lock.take()
+        deployment.left = deployment.live
+        deployment.release = django_release.older_good(world.site, deployment.live)
+        deployment.commit = deployment.release.record["commit"]
+    return django_steps.walk(deployment, django_steps.BACK)
+
+
+def test_a_rollback_whose_release_does_not_come_up(world, monkeypatch):
+    world.apply()
+    world.push("two")
+    world.apply()
+    one, two = f"0001-{ONE[:12]}", f"0002-{TWO[:12]}"
+    with monkeypatch.context() as patched:
+
+        def unwell(site, release):
+            raise DeploymentError("the health page is not well")
+
+        patched.setattr(django_instance, "check_health", unwell)
+        with pytest.raises(DeploymentError) as error:
+            rolled_back(world)
+    assert error.value.hint.endswith(f"{two} still runs")
+    assert world.live == two and world.releases == {one: "good", two: "good"}
+    world.check()
+    assert world.apply() == {}
+
+
+# Which commit is wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "again", "revision", "expected"),
+    [
+        ({}, False, None, TWO),
+        ({"deploy": "manual"}, False, None, ONE),
+        ({"deploy": "manual"}, True, None, TWO),
+        ({"revision": THREE}, False, None, THREE),
+        ({"revision": THREE, "deploy": "manual"}, False, None, ONE),
+        ({}, True, "other", commit("other")),
+        ({"deploy": "manual"}, True, THREE, THREE),
+    ],
+)
+def test_the_commit_that_is_wanted(world, options, again, revision, expected):
+    world.apply()
+    world.push("two")
+    world.push("other", "other")
+    world.options = options
+    assert world.deployment(again=again, revision=revision).wanted_commit() == expected
+
+
+def test_a_manual_site_gets_its_first_release(world):
+    world.options = {"deploy": "manual"}
+    world.apply()
+    world.push("two")
+    assert world.apply() == {"site": {str(world.site.applied): "changed"}} or world.live == f"0001-{ONE[:12]}"
+    assert world.live == f"0001-{ONE[:12]}"
+
+
+def test_the_commit_of_a_folder(world, monkeypatch):
+    world.options = {"folder": "/srv/checkout"}
+    monkeypatch.setattr(django_source, "tree_of_folder", lambda site: TWO)
+    assert world.deployment().wanted_commit() == TWO
+    assert world.deployment(revision=ONE, again=True).wanted_commit() == ONE
+
+
+def test_a_remote_that_is_silent(world):
+    world.branches = None
+    with pytest.raises(DeploymentError, match="connection refused"):
+        world.apply()
+    world.branches = {"main": ONE}
+    world.apply()
+    world.branches = None
+    assert world.apply() == {}
+    assert world.last.warnings == [f"asking for main: connection refused; 0001-{ONE[:12]} stays live"]
+    world.options = {"settings": {"TIME_ZONE": "UTC"}}
+    assert world.apply()["source"]["changed"] == ["settings", "settings:TIME_ZONE"]
+    with pytest.raises(DeploymentError, match="connection refused"):
+        world.apply(again=True)
+
+
+def test_a_revision_that_is_gone(world):
+    world.apply()
+    world.options = {"revision": "gone"}
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message == "source: asking for gone: there is no such branch"
+    assert error.value.hint == f"0001-{ONE[:12]} still runs"
+
+
+# What a host does in between
+
+
+def test_an_instance_that_was_stopped_is_started(world):
+    world.apply()
+    world.running.clear()
+    changes = world.apply()
+    assert changes == {"instance": {"instance": "django-blog-0001 started"}}
+    world.check()
+
+
+@pytest.mark.parametrize("how", ["unit", "wants"])
+def test_an_instance_that_would_not_survive_a_boot_is_mended(world, how):
+    world.apply()
+    units = django_instance.UNITS
+    if how == "unit":
+        (units / "django-blog-0001.service").write_text("edited by hand")
+    else:
+        (units / "multi-user.target.wants/django-blog-0001.service").unlink()
+    assert list(world.apply()) == ["instance"]
+    assert "edited" not in (units / "django-blog-0001.service").read_text()
+    world.check()
+
+
+def test_an_instance_that_nobody_needs_is_stopped(world):
+    """As a deployment leaves it that was killed between the flip and the end of the old instance."""
+    world.apply()
+    world.push("two")
+    world.apply()
+    world.systemctl("enable", "--now", *write_units(world, "0001"))
+    assert world.apply() == {"live": {"stopped": [f"0001-{ONE[:12]}"]}}
+    world.check_leftovers()
+    assert world.running == {"django-blog-0002.service", "django-blog-0002.socket"}
+
+
+def write_units(world, sequence):
+    names = [f"django-blog-{sequence}.service", f"django-blog-{sequence}.socket"]
+    for name in names:
+        (django_instance.UNITS / name).write_text("")
+    return names
+
+
+@pytest.mark.parametrize("part", ["source", "static", "virtualenv", "config", "socket", "config/environment"])
+def test_a_release_that_lost_a_part_is_made_anew(world, part):
+    world.apply()
+    django_site.remove_tree(world.site.current.resolve() / part)
+    world.apply()
+    assert world.live == f"0002-{ONE[:12]}"
+    world.check()
+
+
+def test_a_virtualenv_whose_interpreter_is_gone_is_built_anew(world):
+    world.apply()
+    python = world.site.current / "virtualenv/bin/python"
+    python.unlink()
+    python.symlink_to("/no/such/python")
+    assert world.apply()["virtualenv"]["virtualenv"].endswith(", new")
+    assert world.live == f"0002-{ONE[:12]}"
+
+
+TORN = {"empty": lambda old: b"", "half": lambda old: old[: len(old) // 2], "zeros": lambda old: b"\0" * len(old)}
+TORN |= {"garbage": lambda old: old + b"}", "all but its end": lambda old: old[:-2]}
+
+
+@pytest.mark.parametrize("how", TORN)
+def test_a_torn_record_of_the_live_release(world, how):
+    """The release goes on serving until the next apply has another, with the next number."""
+    world.apply()
+    record = world.site.current.resolve() / "release.json"
+    record.write_bytes(TORN[how](record.read_bytes()))
+    seen = []
+    start = world.systemctl
+    world.systemctl = lambda *arguments: (seen.append({*world.running}), start(*arguments))
+    world.apply()
+    assert world.live == f"0002-{ONE[:12]}"
+    assert all("django-blog-0001.service" in running for running in seen if "django-blog-0002.service" not in running)
+    world.check()
+    assert world.apply() == {}
+
+
+@pytest.mark.parametrize("how", TORN)
+@pytest.mark.parametrize(
+    "name", ["site.json", "deploys.jsonl", "secrets/environment", "releases/{live}/config/instance.json"]
+)
+def test_a_torn_file_is_written_anew_or_left(world, how, name):
+    world.apply()
+    path = world.site.root / name.format(live=world.live)
+    path.write_bytes(TORN[how](path.read_bytes()))
+    world.apply()
+    world.check()
+    assert world.apply() == {}
+    world.push("two")
+    world.apply()
+    assert world.live == f"0002-{TWO[:12]}"
+
+
+@pytest.mark.parametrize("how", TORN)
+def test_a_torn_secret_key_is_an_error(world, how):
+    world.apply()
+    path = world.site.secrets / "secret_key.json"
+    path.write_bytes(TORN[how](path.read_bytes()))
+    with pytest.raises(DeploymentError, match=r"source: .*/secret_key.json is empty or damaged"):
+        world.apply()
+    path.unlink()
+    with pytest.raises(DeploymentError, match=r"source: .*/secret_key.json is gone"):
+        world.apply()
+    assert world.live == f"0001-{ONE[:12]}" and len(world.running) == 2
+
+
+def test_a_secret_key_that_is_gone_with_all_releases_is_an_error_too(world):
+    world.apply()
+    for path in (world.site.secrets / "secret_key.json", world.site.releases, world.site.current):
+        django_site.remove_tree(path)
+    with pytest.raises(DeploymentError, match=r"source: .*/secret_key.json is gone"):
+        world.apply()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (None, "current is not a link"),
+        ("/srv/elsewhere", "current leads to /srv/elsewhere, which is not one of the site's releases"),
+        ("releases/../../0001", "which is not one of the site's releases"),
+    ],
+)
+def test_a_current_that_is_something_else_is_left_alone(world, target, message):
+    world.apply()
+    world.site.current.unlink()
+    world.site.current.mkdir() if target is None else world.site.current.symlink_to(target)
+    with pytest.raises(DeploymentError, match=message) as error:
+        world.apply()
+    assert str(world.site.current) in error.value.hint and len(world.running) == 2
+
+
+def test_a_current_that_leads_nowhere_is_healed(world):
+    world.apply()
+    django_site.link(world.site.current, "releases/0009-aaaaaaaaaaaa")
+    world.apply()
+    assert world.live == f"0002-{ONE[:12]}"
+    world.check()
+
+
+def test_what_a_killed_deployment_has_left_is_cleared(world):
+    world.apply()
+    left = django_release.Release(world.site, f"0002-{TWO[:12]}")
+    left.path.mkdir()
+    left.update(state="building")
+    world.systemctl("enable", "--now", *write_units(world, "0002"))
+    world.push("three")
+    world.apply()
+    assert world.releases == {f"0001-{ONE[:12]}": "good", f"0003-{THREE[:12]}": "good"}
+    world.check()
+
+
+def test_a_number_is_never_given_twice(world):
+    world.apply()
+    site = world.site
+    assert django_release.next_sequence(site) == 2
+    site.deploys.write_text('{"release": "0041-aaaaaaaaaaaa"}\ntorn {"release": "12')
+    assert django_release.next_sequence(site) == 42
+    (site.releases / "9999-bbbbbbbbbbbb").mkdir()
+    (site.releases / "lost+found").mkdir()
+    assert django_release.next_sequence(site) == 10000
+    world.push("two")
+    world.apply()
+    assert world.live == f"10000-{TWO[:12]}"
+    world.check()
+
+
+def test_releases_are_in_the_order_of_their_numbers(world):
+    world.apply()
+    for name in ("10000-aaaaaaaaaaaa", "9999-bbbbbbbbbbbb", "0002-short", "note.txt"):
+        (world.site.releases / name).mkdir()
+    names = [release.name for release in django_release.releases(world.site)]
+    assert names == [f"0001-{ONE[:12]}", "9999-bbbbbbbbbbbb", "10000-aaaaaaaaaaaa"]
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o007, 0o000])
+def test_the_umask_of_the_caller_does_not_matter(world, mask):
+    world.apply()
+    expected = modes(world)
+    django_site.remove_tree(world.site.root)
+    for folder in (django_instance.UNITS, django_site.REGISTRY):
+        for path in folder.iterdir():
+            django_site.remove_tree(path)
+    world.running.clear()
+    before = os.umask(mask)
+    try:
+        world.apply()
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert modes(world) == expected
+
+
+def modes(world):
+    played = ("commit", "manage.py", "wsgi.py", "requirements.txt", "uwsgi", "python", ".complete", "HEAD")
+    paths = [path for path in world.site.root.rglob("*") if not path.is_symlink() and path.name not in played]
+    return {str(path.relative_to(world.site.root)): oct(stat.S_IMODE(path.stat().st_mode)) for path in paths}
+
+
+def test_owners_and_modes_of_a_release(world, monkeypatch):
+    given = []
+    monkeypatch.setattr(os, "lchown", lambda path, uid, gid: given.append((path, uid, gid)))
+    monkeypatch.setattr(django_site, "user_id", {"root": 0, "blog": 1, "blog-build": 2}.__getitem__)
+    monkeypatch.setattr(
+        django_site, "group_id", {"root": 0, "blog": 1, "blog-build": 2, "www-data": 3, "adm": 4}.__getitem__
+    )
+    monkeypatch.setattr(os, "chown", lambda path, uid, gid, **_: given.append((str(path), uid, gid)))
+    monkeypatch.setattr(
+        os, "fchown", lambda file, uid, gid: given.append((os.readlink(f"/proc/self/fd/{file}"), uid, gid))
+    )
+    monkeypatch.setattr(django_secret, "_is_kept", lambda *_: True)
+    monkeypatch.setattr(django_site, "wrong_folder", lambda folder: "missing")
+    monkeypatch.setattr(django_secret, "_read", lambda site, name: None)
+    world.options = {"writable": ["logs"], "shared": ["data"], "files": {"local.py": {"contents": "x"}}}
+    world.apply()
+    owners = {}
+    for path, uid, gid in given:
+        owners[str(path).replace("/.", "/").removesuffix(".new")] = (uid, gid)
+    release = world.site.releases / world.live
+    found = {
+        str(path.relative_to(release)): owners.get(str(path)) for path in release.rglob("*") if not path.is_symlink()
+    }
+    assert {
+        path: found[path] for path in ("source", "source/manage.py", "source/blog", "source/local.py", "config")
+    } == dict.fromkeys(("source", "source/manage.py", "source/blog", "source/local.py", "config"), (0, 1))
+    assert found["source/logs"] == (1, 1) and owners[str(world.site.shared / "data")] == (1, 1)
+    assert found["static"] == (0, 0) and found["config/environment"] == found["config/settings.json"] == (0, 1)
+    assert found["release.json"] == (0, 0) and not any(uid == 2 for uid, _gid in filter(None, found.values()))
+    assert owners[str(world.site.secrets / "secret_key.json")] == (0, 1)
+
+
+# Two at once
+
+
+def test_a_site_is_deployed_by_one_at_a_time(world):
+    world.options = {"timeouts": {"lock": "0s"}}
+    world.apply()
+    other = world.deployment()
+    other.lock.take()
+    assert world.apply() == {}
+    world.push("two")
+    with pytest.raises(DeploymentError, match="source: another deployment of blog is under way: a test, pid"):
+        world.apply()
+    other.lock.release()
+    world.apply()
+    assert world.live == f"0002-{TWO[:12]}"
+
+
+def test_every_step_is_in_the_sweeps():
+    names = [step.__name__ for step in django_steps.RELEASE]
+    assert sorted(itertools.chain(BUILT, AFTER)) == sorted(names)
+    assert django_command.inherited_descriptors == set()

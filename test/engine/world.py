@@ -1,0 +1,226 @@
+"""A host in miniature: the engine deploys for real, into folders; a `World` plays systemd, nginx, git and uv."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import django_command
+import django_instance
+import django_sandbox
+import django_site
+import django_source
+import django_steps
+import django_virtualenv
+import pytest
+from django_command import DeploymentError
+from django_deployment import Deployment
+from django_site import Site
+from specimen import MakeSite, formula_templates
+
+__all__ = ["World", "world"]
+
+
+class World:
+    """What a host does while the engine works on it.
+
+    Attributes:
+        branches: the commit of each branch of the repository; None is a remote that cannot be reached.
+        running: the units that run.
+        answers: what the start of a project answers, laid over a good answer.
+        fails: part of a command line → the error with which it ends.
+        commands: the command lines, in their order.
+    """
+
+    def __init__(self, make_site: MakeSite):
+        self.make_site = make_site
+        self.options: dict[str, Any] = {}
+        self.given: dict[str, str] = {}
+        self.templates = dict(formula_templates())
+        self.branches: dict[str, str] | None = {"main": commit("one")}
+        self.running: set[str] = set()
+        self.answers: dict[str, Any] = {}
+        self.fails: dict[str, DeploymentError] = {}
+        self.commands: list[list[str]] = []
+        self.last: Deployment | None = None
+
+    @property
+    def site(self) -> Site:
+        """The site as the pillar has it now."""
+        return self.make_site(folders=False, **self.options)
+
+    @property
+    def releases(self) -> dict[str, str]:
+        """The state of each release on disk."""
+        return {
+            path.name: (django_site.read_json(path / "release.json") or {}).get("state", "")
+            for path in sorted(self.site.releases.iterdir())
+        }
+
+    @property
+    def live(self) -> str:
+        """The release that is served."""
+        return os.path.basename(os.readlink(self.site.current)) if self.site.current.is_symlink() else ""
+
+    @property
+    def enabled(self) -> set[str]:
+        """The units that start at boot."""
+        return {path.name for path in django_instance.UNITS.glob("*.wants/*")}
+
+    def push(self, name: str, branch: str = "main") -> str:
+        """A commit of that name is the head of a branch from now on."""
+        assert self.branches is not None
+        self.branches[branch] = commit(name)
+        return commit(name)
+
+    def deployment(self, **options: Any) -> Deployment:
+        return Deployment(self.site, self.given, self.templates, asked_by="a test", **options)
+
+    def apply(self, **options: Any) -> dict[str, Any]:
+        """Take the steps as the states do; returns the changes of each that had some, by its name."""
+        self.last = deployment = self.deployment(**options)
+        changes = {}
+        for step in (django_steps.site, *django_steps.RELEASE):
+            with deployment.step(step.__name__):
+                work = django_steps.look(step, deployment)
+                found = next(work, None)
+                if found:
+                    changes[step.__name__] = found
+                    if not deployment.test:
+                        next(work, None)
+        return changes
+
+    def check(self) -> None:
+        """What holds after an apply that has ended well: one release is live, whole, and it alone runs."""
+        site = self.site
+        unit = django_instance.unit(site, site.releases / self.live)
+        assert self.running == {f"{unit}.service", f"{unit}.socket"} == self.enabled
+        units = {path.stem for path in django_instance.UNITS.glob("django-*.*")}
+        assert unit in units and units <= {f"django-blog-{name.split('-')[0]}" for name in self.releases}
+        assert self.releases[self.live] == "good"
+        assert "building" not in self.releases.values()
+        self.check_leftovers()
+
+    def check_leftovers(self) -> None:
+        """What holds after any apply: no temporary file, no lock."""
+        site = self.site
+        assert list(site.root.rglob(".*.new")) == []
+        assert django_command.inherited_descriptors == set()
+        assert not site.lock_file.exists() or site.lock_file.read_text() == ""
+
+    # systemd, nginx and uv
+
+    def run(self, argv: Sequence[str], *, doing: str, stdin: str = "", **_options: Any) -> str:
+        self.commands.append(list(argv))
+        line = " ".join(argv)
+        for part, error in self.fails.items():
+            if part in line:
+                raise DeploymentError(error.message, log=error.log, hint=error.hint, transient=error.transient)
+        if argv[0] == "systemctl":
+            self.systemctl(*argv[1:])
+        elif argv[0] == "systemd-run":
+            return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
+        elif argv[0] not in ("nginx", "journalctl") and not argv[0].endswith("/python"):
+            assert argv[0] in ("npm", "make"), line
+        return ""
+
+    def systemctl(self, verb: str, *arguments: str) -> None:
+        units = [name for name in arguments if not name.startswith("--")]
+        for name in units if verb in ("enable", "disable") else ():
+            wants = "sockets" if name.endswith(".socket") else "multi-user"
+            folder = django_instance.UNITS / f"{wants}.target.wants"
+            folder.mkdir(exist_ok=True)
+            if verb == "enable":
+                assert (django_instance.UNITS / name).is_file()
+                self.running.add(name)
+                (folder / name).unlink(missing_ok=True)
+                (folder / name).symlink_to(django_instance.UNITS / name)
+            else:
+                self.running.discard(name)
+                (folder / name).unlink(missing_ok=True)
+
+    def project(self, request: dict[str, Any]) -> str:
+        """What the program in the virtualenv answers."""
+        migrations = {"default": {"applied": ["blog.0001_initial"], "pending": []}}
+        answer: dict[str, Any] = {
+            "django": "5.2",
+            "settings_module": "django_formula_settings",
+            "expected_settings_module": "django_formula_settings",
+            "debug": False,
+            "allowed_hosts": ["blog.example.org"],
+            "static_url": "/static/",
+            "static_root": request.get("static_root", ""),
+            "media_url": "/media/",
+            "media_root": str(self.site.media),
+            "databases": {"default": {"engine": "postgresql", "name": "blog"}},
+            "migrations": migrations,
+            "collected": 1,
+            "checks": [],
+        }
+        if request["mode"] == "start":
+            return json.dumps(answer | self.answers)
+        return json.dumps({"migrations": migrations, "checks": []})
+
+    def pid(self, site: Site, release: Path) -> int | None:
+        return 42 if f"{django_instance.unit(site, release)}.service" in self.running else None
+
+    def build(self, site: Site, source: Path, files: list[str], key: str) -> None:
+        django_site.remove_tree(site.virtualenvs / key)
+        (site.virtualenvs / key / "bin").mkdir(parents=True)
+        for name in ("bin/python", "bin/uwsgi", ".complete"):
+            (site.virtualenvs / key / name).write_text("#!")
+
+    # git
+
+    def resolve(self, site: Site, revision: str) -> str:
+        if self.branches is None:
+            raise DeploymentError(f"asking for {revision}: connection refused", transient=True)
+        if revision not in self.branches:
+            raise DeploymentError(f"asking for {revision}: there is no such branch")
+        return self.branches[revision]
+
+    def export(self, site: Site, commit: str, target: Path) -> None:
+        for name, content in {
+            "manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'blog.settings')",
+            "blog/wsgi.py": "application = get_wsgi_application()",
+            "requirements.txt": "django\n",
+            "commit": commit,
+        }.items():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_text(content)
+
+
+def commit(name: str) -> str:
+    """The commit of that name."""
+    return hashlib.sha1(name.encode()).hexdigest()
+
+
+@pytest.fixture
+def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A host in miniature, on which nothing has been deployed yet."""
+    world = World(make_site)
+    played = {
+        (os, "fsync"): lambda file: None,
+        (django_command, "run"): world.run,
+        (django_steps, "_refuse_closed_parents"): lambda site: None,
+        (django_virtualenv, "interpreter"): lambda python: sys.executable,
+        (django_virtualenv, "_identity"): lambda path, modified: f"{path} 3.11",
+        (django_virtualenv, "build"): world.build,
+        (django_instance, "pid"): world.pid,
+        (django_instance, "check_health"): lambda site, release: None,
+        (django_instance, "drain"): lambda site, release: 0,
+        (django_sandbox, "_is_loaded"): lambda unit: False,
+        (django_source, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text("ref: refs/heads/main\n"),
+        (django_source, "unprepared"): lambda site, key: [],
+        (django_source, "resolve"): world.resolve,
+        (django_source, "has"): lambda site, commit: True,
+        (django_source, "export"): world.export,
+        (django_source, "describe"): lambda site, commit: {"author": "Ada", "subject": commit[:7]},
+        (django_source, "difference"): lambda site, old, new: {"files": 1},
+    }
+    for (module, name), replacement in played.items():
+        monkeypatch.setattr(module, name, replacement)
+    yield world
