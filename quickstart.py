@@ -29,7 +29,7 @@ SALT_CALL = FORMULA.parent / "salt-call"
 PILLAR = Path("/etc/django-formula/pillar/django.sls")
 STATE = Path("/var/lib/django-formula/quickstart")
 SITES = Path("/var/lib/django-formula/sites")
-PORTS = (80, *range(8080, 8090))
+PORTS: tuple[int, ...] = (80, *range(8080, 8090))
 
 HEADER = """#!yaml
 # Written by quickstart, which leaves it alone once you have edited it. All options are in
@@ -132,7 +132,7 @@ def free_port(wanted: int) -> int:
         Refusal: all of them are taken.
     """
     owners: dict[int, str | None] = {}
-    for port in dict.fromkeys((wanted, *PORTS)):
+    for port in [wanted, *PORTS]:
         owners[port] = listener(port)
         if owners[port] in (None, "nginx"):
             if port != wanted:
@@ -235,12 +235,8 @@ def say(text: str) -> None:
     print(f"{time.time() - BEGAN:5.0f} s  {text[:110]}", flush=True)
 
 
-#: What is shown of the states that are not the engine's.
-HOST_STATES = {"pkg.installed": "installing {}", "django.uv": "installing uv", "service.running": "starting {}"}
-
-
 class Progress:
-    """Tells what Salt logs: the lines of the formula's engine, and other states once they take a while."""
+    """Tells what Salt logs: the lines of the formula's engine, and what is being installed once it takes a while."""
 
     def __init__(self, sites: list[str]):
         self.own = re.compile(rf"\[INFO    \] ((?:{'|'.join(map(re.escape, sites))}): .*)")
@@ -248,20 +244,14 @@ class Progress:
 
     def see(self, line: str) -> None:
         told = self.own.match(line)
-        began = re.match(r"\[INFO    \] Executing state (\S+) for \[(.*)\]", line)
+        began = re.match(r"\[INFO    \] Executing state \S+ for \[(.*) (?:is|are) installed\]", line)
         if told:
             say(told[1])
-        elif line.startswith("[INFO    ] Completed state"):
-            self.done()
-        elif began and began[1] in HOST_STATES:
-            name = "packages" if " " in began[2] else began[2]
-            self.slow = threading.Timer(0.3, say, [HOST_STATES[began[1]].format(name)])
+        elif began:
+            self.slow = threading.Timer(0.3, say, [f"installing {began[1][0].lower()}{began[1][1:]}"])
             self.slow.start()
-
-    def done(self) -> None:
-        if self.slow:
+        elif self.slow and line.startswith("[INFO    ] Completed state"):
             self.slow.cancel()
-            self.slow = None
 
 
 def salt(function: str, *arguments: str, progress: Progress | None = None) -> tuple[Any, int]:
@@ -279,8 +269,6 @@ def salt(function: str, *arguments: str, progress: Progress | None = None) -> tu
                 log.write(line)
                 if progress:
                     progress.see(line)
-        if progress:
-            progress.done()
         answer.seek(0)
         text = answer.read()
         log.write(text)
@@ -310,8 +298,8 @@ def message(state: dict[str, Any]) -> str:
     """Why a state has failed; empty when it is for another one's sake."""
     if state["comment"].startswith("One or more requisite"):
         return ""
-    text = state["name"] if state["comment"] == "Failure!" else state["comment"]
-    return f"{state['__id__']}: {text}"
+    name = str(state["name"])
+    return name if state["comment"] == "Failure!" else f"{name}: {state['comment']}"
 
 
 def in_few_lines(messages: list[str]) -> str:
@@ -413,11 +401,12 @@ def tell(options: Options, done: list[tuple[float, str]], notes: list[str]) -> N
     page = ask(config)
     if done:
         tell_seconds(done)
-        tell_installed(config["root"])
+        if (STATE / "steps").stat().st_size:
+            tell_installed(config["root"])
     else:
         print(f"\nNothing had to be changed ({time.time() - BEGAN:.1f} s).")
     print()
-    for note in notes:
+    for note in [*notes, *missing_names(options.domains)]:
         print(f"  note      {note}")
     print(f"  site      {page.url} answers {page.status} {page.reason}")
     file = admin_file(options.site)
@@ -429,6 +418,15 @@ def tell(options: Options, done: list[tuple[float, str]], notes: list[str]) -> N
     print(f"  by hand   {salt_call()} django.status {options.site}")
     if page.status >= 500:
         raise Refusal(f"{page.url} answers {page.status}")
+
+
+def missing_names(domains: list[str]) -> Iterator[str]:
+    """A note for each domain that has no address."""
+    for domain in domains:
+        try:
+            socket.getaddrinfo(domain, 80)
+        except OSError:
+            yield f"{domain} has no address yet: point it to this machine, {address()}"
 
 
 def tell_seconds(done: list[tuple[float, str]]) -> None:
