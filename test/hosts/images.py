@@ -130,7 +130,7 @@ class Image:
                 "--tag",
                 self.tag,
             ),
-            *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
+            *("--network", "host", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
             *("--build-arg", f"BARE={bare}", "--build-arg", f"SALT={requirement}"),
             *("--volume", f"{certificates()}:{CERTIFICATES}:ro"),
             *("--volume", f"{Path(uv).resolve()}:/usr/local/bin/uv:ro", "--volume", f"{packages}:/root/.cache/uv"),

@@ -16,12 +16,13 @@ from typing import Any
 
 import requests
 import testinfra
-from images import CERTIFICATES, Image, certificates, drop_old
+from images import CERTIFICATES, RELEASES, Image, certificates, drop_old
 
 ROOT = Path(__file__).parent.parent.parent
 LABEL = "django-formula.process"
 ENVIRONMENT = {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES, "NODE_EXTRA_CA_CERTS": CERTIFICATES}
-LIMITS = ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
+# crun fails where cgroups are v1, podman's own limits where CAP_SYS_RESOURCE is missing.
+RUN = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
 MINION = {
     "id": "host",
     "file_client": "local",
@@ -279,7 +280,7 @@ class Lab:
     def __init__(self, say: Callable[[str], object]):
         self.say = say
         self.name = f"django-formula-{os.getpid()}"
-        self.images: dict[Image, str] = {}
+        self.images: dict[Image, str | CommandFailed] = {}
         self.started = self.kept = 0
         require_podman()
         remove_leftovers()
@@ -288,15 +289,33 @@ class Lab:
         self.subnet = ipaddress.ip_network(
             json.loads(podman("network", "inspect", self.name).stdout)[0]["subnets"][0]["subnet"]
         )
+        try:
+            self.require_containers()
+        except (LabUnavailable, CommandFailed):
+            self.close()
+            raise
+
+    def require_containers(self) -> None:
+        """Raises LabUnavailable where podman is there and cannot run, as in most containers."""
+        image = self.image(RELEASES[0], "bare")
+        run = podman(*RUN, "--rm", "--network", self.name, image, "true", check=False)
+        if run.returncode:
+            raise LabUnavailable(f"podman cannot run a container here: {run.stderr.strip()}")
 
     def image(self, release: str, kind: str) -> str:
+        """The tag of an image; one that could not be made is not tried again in this run."""
         image = Image(release, kind)
         if image not in self.images:
             try:
                 self.images[image] = self.ready(release) if kind == "ready" else image.require(self.say)
+            except CommandFailed as failure:
+                self.images[image] = failure
             except subprocess.CalledProcessError as error:
-                raise CommandFailed(f"{shlex.join(error.cmd)}\n{error.stdout}\n{error.stderr}") from None
-        return self.images[image]
+                self.images[image] = CommandFailed(f"{shlex.join(error.cmd)}\n{error.stdout}\n{error.stderr}")
+        found = self.images[image]
+        if isinstance(found, CommandFailed):
+            raise found
+        return found
 
     def ready(self, release: str) -> str:
         """An image of this run only: a host on which the formula has installed packages, uv and nginx, and no site."""
@@ -322,8 +341,8 @@ class Lab:
     ) -> Host:
         """Start a host and wait until it has booted, with the formula's tree in /srv/formula.
 
-        kind: "salt" (masterless, as pinned), "salt-3007", "bare" (Debian as it is installed), or "ready" ("salt" after the
-            formula has installed what every site needs)
+        kind: "salt" (masterless, as pinned), "salt-3007", "bare" (Debian as it is installed), or "ready" ("salt" after
+            the formula has installed what every site needs)
         init: False for a host without systemd
         options: more of podman run's, as --volume=OUTSIDE:INSIDE
         """
@@ -332,7 +351,7 @@ class Lab:
         name = name or f"host{self.started}"
         container, address = f"{self.name}-{self.started}", str(self.subnet[9 + self.started])
         podman(
-            *("--runtime", "runc", "run", "--detach", "--name", container, "--hostname", name, *LIMITS),
+            *(*RUN, "--detach", "--name", container, "--hostname", name),
             *("--network", self.name, "--network-alias", name, "--ip", address, f"--label={LABEL}={os.getpid()}"),
             *(f"--env={key}={value}" for key, value in ENVIRONMENT.items()),
             *("--volume", f"{certificates()}:{CERTIFICATES}:ro", *options),
