@@ -253,20 +253,24 @@ def _as_requirements(site: Site, work: Path, name: str) -> Path:
         ]
         _uv(site, *exported, doing="reading uv.lock", folder=path.parent)
         return target
-    if path.name == "Pipfile.lock":
-        target.write_text("".join(_pipfile_requirements(json.loads(path.read_text()))))
-        return target
-    if path.name == "poetry.lock":
-        target.write_text("".join(_poetry_requirements(path)))
-        return target
-    return path
+    convert = {"Pipfile.lock": _pipfile_requirements, "poetry.lock": _poetry_requirements}.get(path.name)
+    if not convert:
+        return path
+    try:
+        target.write_text("".join(convert(path)))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DeploymentError(f"{name} cannot be read: {error!r}", hint="lock it anew, and commit it") from None
+    return target
 
 
-def _pipfile_requirements(lock: dict[str, Any]) -> Iterator[str]:
+def _pipfile_requirements(path: Path) -> Iterator[str]:
+    lock: dict[str, Any] = json.loads(path.read_text())
     for source in lock.get("_meta", {}).get("sources", []):
         if source.get("url", "").rstrip("/") != "https://pypi.org/simple":
             yield f"--extra-index-url {source['url']}\n"
     for name, package in lock.get("default", {}).items():
+        if package.get("path") == ".":
+            continue  # the project itself
         extras = f"[{','.join(package['extras'])}]" if package.get("extras") else ""
         if "git" in package:
             subdirectory = f"#subdirectory={package['subdirectory']}" if "subdirectory" in package else ""
@@ -284,6 +288,9 @@ def _poetry_requirements(path: Path) -> Iterator[str]:
     except ImportError:
         raise DeploymentError("poetry.lock needs a Salt that runs on Python 3.11 or later") from None
     lock = tomllib.loads(path.read_text())
+    sources = [package.get("source", {}) for package in lock.get("package", [])]
+    for url in sorted({source["url"] for source in sources if source.get("type") == "legacy"}):
+        yield f"--extra-index-url {url}\n"
     for package in lock.get("package", []):
         groups = package.get("groups", ["main"])
         if (
