@@ -1,6 +1,7 @@
 """Sites for tests: configured by the formula's own schema, on a host that lies below a temporary folder."""
 
 import functools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -58,12 +59,18 @@ def three_keys(name: str = "blog") -> dict[str, Any]:
 
 def configured(name: str = "blog", **options: Any) -> Site:
     """A site of three keys and these; with `folder` it has no repository."""
-    pillar = {**three_keys(name), **options}
-    if "folder" in options:
+    result = json.loads(_compiled_once(name, json.dumps(options)))
+    return Site(result["sites"][name], result["platform"])
+
+
+@functools.cache
+def _compiled_once(name: str, options: str) -> str:
+    pillar = {**three_keys(name), **json.loads(options)}
+    if "folder" in pillar:
         del pillar["repository"], pillar["revision"]
     result = compiled({name: pillar})
     assert result["errors"] == []
-    return Site(result["sites"][name], result["platform"])
+    return json.dumps(result)
 
 
 @functools.cache

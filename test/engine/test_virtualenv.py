@@ -1,0 +1,329 @@
+import itertools
+import os
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import django_command
+import django_site
+import django_virtualenv
+import pytest
+import yaml
+from django_command import DeploymentError
+from specimen import ROOT
+
+LOCKS = yaml.safe_load((Path(__file__).parent / "locks.yaml").read_text())
+
+
+def tree(folder: Path, files: dict[str, str]) -> Path:
+    """A source of these files."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "folder", "options", "expected"),
+    [
+        (["requirements.txt"], ".", {}, ["requirements.txt"]),
+        (["requirements/base.txt", "requirements/production.txt"], ".", {}, ["requirements/production.txt"]),
+        (["requirements/base.txt", "requirements/prod.txt"], ".", {}, ["requirements/prod.txt"]),
+        (["requirements/base.txt", "requirements/local.txt"], ".", {}, ["requirements/base.txt"]),
+        (["requirements-prod.txt"], ".", {}, ["requirements-prod.txt"]),
+        (["uv.lock", "pyproject.toml", "requirements.txt"], ".", {}, ["uv.lock"]),
+        (["Pipfile.lock", "Pipfile", "requirements.txt"], ".", {}, ["Pipfile.lock"]),
+        (["poetry.lock", "pyproject.toml"], ".", {}, ["poetry.lock"]),
+        (["pyproject.toml"], ".", {}, ["pyproject.toml"]),
+        (["pyproject.toml", "requirements.txt"], ".", {}, ["requirements.txt"]),
+        (["src/requirements.txt", "requirements.txt"], "src", {}, ["src/requirements.txt"]),
+        (["requirements.txt", "src/manage.py"], "src", {}, ["requirements.txt"]),
+        (["uv.lock", "src/requirements.txt"], "src", {}, ["uv.lock"]),
+        (["a.txt", "b.txt", "uv.lock"], ".", {"requirements": ["b.txt", "a.txt"]}, ["b.txt", "a.txt"]),
+        ([], ".", {"python_packages": ["django"]}, []),
+        (
+            ["a.txt"],
+            ".",
+            {"requirements": ["a.txt", "b.txt"]},
+            "there is no b.txt in the source\ncorrect django:sites:blog:requirements",
+        ),
+        (
+            ["setup.py"],
+            ".",
+            {},
+            "nothing says what the project needs; looked for uv.lock, Pipfile.lock, poetry.lock, requirements.txt, "
+            "requirements/production.txt, requirements/prod.txt, requirements/base.txt, requirements-prod.txt, "
+            "pyproject.toml\nname the file in django:sites:blog:requirements, or add python_packages",
+        ),
+    ],
+)
+def test_which_files_say_what_the_project_needs(make_site, tmp_path, files, folder, options, expected):
+    source = tree(tmp_path / "source", dict.fromkeys(["manage.py", *files], ""))
+    site = make_site(**options)
+    if isinstance(expected, list):
+        assert django_virtualenv.requirement_files(site, source, folder) == expected
+    else:
+        with pytest.raises(DeploymentError) as error:
+            django_virtualenv.requirement_files(site, source, folder)
+        assert str(error.value) == expected
+
+
+CHAIN = {
+    "requirements/production.txt": "-r base.txt\n--constraint=../limits.txt\ngunicorn\n",
+    "requirements/base.txt": "-c ../limits.txt\n  --requirement common.in  # more\ndjango\n",
+    "requirements/common.in": "-r production.txt\npillow\n-r https://example.org/more.txt\n",
+    "limits.txt": "django<6\n",
+    "unrelated.txt": "x\n",
+}
+
+
+@pytest.fixture
+def key(make_site, tmp_path, monkeypatch):
+    """The key of a virtualenv for a source of these files, in a site of these options."""
+    monkeypatch.setattr(django_virtualenv, "interpreter", lambda python: sys.executable)
+    count = itertools.count()
+
+    def key(files, names, **options):
+        source = tree(tmp_path / f"source{next(count)}", files)
+        return django_virtualenv.key_of(make_site(folders=False, **options), source, names)
+
+    return key
+
+
+def test_a_key_stands_for_all_that_goes_into_a_virtualenv(key, monkeypatch):
+    names = ["requirements/production.txt"]
+    first = key(CHAIN, names)
+    assert len(first) == 16 and key(CHAIN, names) == first
+    assert key(CHAIN | {"unrelated.txt": "y\n", "blog/models.py": "x"}, names) == first
+    assert key(CHAIN, names, settings={"A": 1}, packages=["libpq5"]) == first
+    others = [key(CHAIN | {name: CHAIN[name] + "more\n"}, names) for name in CHAIN if name != "unrelated.txt"]
+    others += [key(CHAIN, [*names, "unrelated.txt"])]
+    others += [key(CHAIN, names, python_packages=["a"]), key(CHAIN, names, constraints=["a"])]
+    monkeypatch.setattr(django_virtualenv, "_identity", lambda path, modified: "another python")
+    others += [key(CHAIN, names)]
+    monkeypatch.setattr(django_virtualenv, "PYUWSGI", "pyuwsgi==0")
+    others += [key(CHAIN, names)]
+    assert len({first, *others}) == 1 + len(others) == 10
+
+
+def test_a_lock_of_uv_stands_beside_its_project(key):
+    files = {"uv.lock": "lock", "pyproject.toml": "one"}
+    assert key(files, ["uv.lock"]) != key(files | {"pyproject.toml": "two"}, ["uv.lock"])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"requirements.txt": "-r gone.txt\n"}, "the requirements include gone.txt, which is not in the source"),
+        (
+            {"requirements.txt": "-r ../../secret.txt\n"},
+            r"the requirements include /.*/secret.txt, which is not in the",
+        ),
+        ({"requirements.txt": "-c /etc/passwd\n"}, "the requirements include /etc/passwd, which is not in the source"),
+    ],
+)
+def test_what_requirements_may_not_include(key, files, message):
+    with pytest.raises(DeploymentError, match=message):
+        key(files, ["requirements.txt"])
+
+
+def test_requirements_that_are_a_link_out_of_the_source(make_site, tmp_path):
+    source = tree(tmp_path / "source", {})
+    source.mkdir()
+    (source / "requirements.txt").symlink_to("/etc/passwd")
+    with pytest.raises(DeploymentError, match="the requirements include /etc/passwd, which is not in the source"):
+        django_virtualenv.key_of(make_site(), source, ["requirements.txt"])
+
+
+def test_an_interpreter():
+    assert django_virtualenv.interpreter("sh") == os.path.realpath(shutil.which("sh"))
+    with pytest.raises(DeploymentError) as error:
+        django_virtualenv.interpreter("python9.9")
+    assert str(error.value) == (
+        "there is no python9.9 on this host\n"
+        "install it (django:sites:…:packages), or name another in django:sites:…:python"
+    )
+    assert django_virtualenv._identity(sys.executable, 0).startswith(sys.implementation.cache_tag)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=f"{case['file']}-{case['case']}") for case in LOCKS])
+def test_a_lock_becomes_requirements(make_site, tmp_path, case):
+    work = tree(tmp_path / "work", {case["file"]: case["content"]})
+    if "error" in case:
+        with pytest.raises(DeploymentError) as error:
+            django_virtualenv._as_requirements(make_site(), work, case["file"])
+        assert error.value.message == case["error"]
+    else:
+        made = django_virtualenv._as_requirements(make_site(), work, case["file"])
+        assert made.read_text() == case["requirements"].replace("{folder}", str(work))
+
+
+@pytest.fixture
+def uv(monkeypatch):
+    """Plays uv: remembers its command lines, makes what it would make, and fails where `uv.fails` is in one."""
+
+    class Played:
+        calls: list
+        fails = ""
+
+        def __init__(self):
+            self.calls = []
+
+        def run(self, argv, *, doing, environment, user, folder, timeout, hint, **_options):
+            self.calls.append((argv, folder))
+            self.said = {"environment": environment, "user": user, "timeout": timeout, "hint": hint}
+            if self.fails and self.fails in argv:
+                raise DeploymentError(f"{doing} failed")
+            if "venv" in argv:
+                Path(argv[-1], "bin").mkdir()
+                Path(argv[-1], "bin/python").write_text("")
+                Path(argv[-1], ".lock").write_text("")
+            return ""
+
+    played = Played()
+    monkeypatch.setattr(django_virtualenv, "interpreter", lambda python: f"/usr/bin/{python}")
+    monkeypatch.setattr(django_command, "run", played.run)
+    return played
+
+
+def test_a_virtualenv_is_built(make_site, uv, tmp_path, monkeypatch):
+    monkeypatch.setenv("UV_INDEX", "https://pypi.example.org/simple")
+    source = tree(tmp_path / "source", CHAIN | {"photo.jpg": "x", "blog/models.py": "x"})
+    (source / "link.txt").symlink_to("/etc/passwd")
+    site = make_site(
+        python="python3.11",
+        python_packages=["psycopg[binary]", "a @ https://x.org/a"],
+        constraints=["b<2"],
+        timeouts={"build": "1m"},
+    )
+    work, folder = site.build / "requirements", site.virtualenvs / "key"
+    seen = []
+    remove_tree = django_site.remove_tree
+    monkeypatch.setattr(
+        django_site,
+        "remove_tree",
+        lambda path: (
+            seen.append({str(p.relative_to(path)) for p in path.rglob("*") if not p.is_dir()}),
+            remove_tree(path),
+        ),
+    )
+    django_virtualenv.build(site, source, ["requirements/production.txt"], "key")
+    binary = str(django_virtualenv.UV / "bin/uv")
+    install = [binary, "pip", "install", "--python", f"{folder}/bin/python"]
+    constraint = ["--constraint", f"{work}/.constraints.txt"]
+    assert uv.calls == [
+        (
+            [
+                binary,
+                "venv",
+                "--quiet",
+                "--no-project",
+                "--allow-existing",
+                "--python",
+                "/usr/bin/python3.11",
+                str(folder),
+            ],
+            str(site.build),
+        ),
+        ([*install, *constraint, "--requirement", f"{work}/requirements/production.txt"], str(work)),
+        ([*install, *constraint, "--", "psycopg[binary]", "a @ https://x.org/a"], str(work)),
+        ([*install, django_virtualenv.PYUWSGI], str(work)),
+    ]
+    assert uv.said["user"] == "blog-build" and uv.said["timeout"] == 60
+    assert (
+        uv.said["environment"].items()
+        >= {
+            "HOME": str(site.build),
+            "TMPDIR": f"{site.build}/tmp",
+            "UV_CACHE_DIR": f"{site.build}/uv",
+            "UV_LINK_MODE": "copy",
+            "UV_COMPILE_BYTECODE": "1",
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_SYSTEM_CERTS": "1",
+            "UV_NO_PROGRESS": "1",
+            "UV_INDEX": "https://pypi.example.org/simple",
+        }.items()
+    )
+    assert seen[-1] == {".constraints.txt", "link.txt", "blog/models.py", *CHAIN}
+    assert not work.exists() and django_virtualenv.is_complete(site, "key")
+    assert sorted(path.name for path in folder.iterdir()) == [".complete", "bin"]
+
+
+def test_a_lock_of_uv_is_exported_by_uv(make_site, uv, tmp_path):
+    source = tree(tmp_path / "source", {"src/uv.lock": "", "src/pyproject.toml": ""})
+    site = make_site()
+    django_virtualenv.build(site, source, ["src/uv.lock"], "key")
+    work = site.build / "requirements/src"
+    options = ["--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header", "--output-file"]
+    argv, folder = uv.calls[1]
+    assert (argv[1:], folder) == (["export", *options, f"{work}/.uv.lock.txt"], str(work))
+    assert uv.calls[2][0][-2:] == ["--requirement", f"{work}/.uv.lock.txt"]
+
+
+def test_a_project_that_brings_its_own_server(make_site, uv, tmp_path, monkeypatch):
+    run = uv.run
+
+    def with_server(argv, **options):
+        if "install" in argv:
+            Path(argv[4]).with_name("uwsgi").write_text("")
+        return run(argv, **options)
+
+    monkeypatch.setattr(django_command, "run", with_server)
+    django_virtualenv.build(make_site(), tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
+    assert not any(django_virtualenv.PYUWSGI in argv for argv, _folder in uv.calls)
+
+
+@pytest.mark.parametrize("fails", ["venv", "--requirement", django_virtualenv.PYUWSGI])
+def test_a_virtualenv_that_cannot_be_built_is_not_there(make_site, uv, tmp_path, fails):
+    uv.fails = fails
+    site, source = make_site(), tree(tmp_path / "source", {"a.txt": ""})
+    with pytest.raises(DeploymentError):
+        django_virtualenv.build(site, source, ["a.txt"], "key")
+    assert list(site.virtualenvs.iterdir()) == [] and not (site.build / "requirements").exists()
+    assert not django_virtualenv.is_complete(site, "key")
+    uv.fails = ""
+    django_virtualenv.build(site, source, ["a.txt"], "key")
+    assert django_virtualenv.is_complete(site, "key")
+
+
+@pytest.mark.parametrize("part", [".complete", "bin/python"])
+def test_half_a_virtualenv_is_none(make_site, uv, tmp_path, part):
+    site, source = make_site(), tree(tmp_path / "source", {"a.txt": ""})
+    django_virtualenv.build(site, source, ["a.txt"], "key")
+    (site.virtualenvs / "key" / part).unlink()
+    assert not django_virtualenv.is_complete(site, "key")
+
+
+def test_virtualenvs_that_no_release_uses_go(make_site):
+    site = make_site()
+    for name in ("one", "two", "three"):
+        (site.virtualenvs / name).mkdir()
+    assert sorted(django_virtualenv.prune(site, {"two"})) == ["one", "three"]
+    assert [path.name for path in site.virtualenvs.iterdir()] == ["two"]
+
+
+def test_uv_is_installed_once(own_host, monkeypatch):
+    calls = []
+    monkeypatch.setattr(django_command, "run", lambda argv, **options: calls.append((argv, options)) or make(argv))
+
+    def make(argv):
+        django_virtualenv.UV.mkdir(parents=True, exist_ok=True)
+        return ""
+
+    assert not django_virtualenv.uv_is_installed()
+    django_virtualenv.install_uv()
+    uv = str(django_virtualenv.UV)
+    requirement = f"uv=={django_virtualenv.UV_VERSION}"
+    assert [argv for argv, _options in calls] == [
+        ["python3", "-m", "venv", uv],
+        [f"{uv}/bin/pip", "install", "--quiet", "--disable-pip-version-check", requirement],
+    ]
+    assert django_virtualenv.uv_is_installed()
+    monkeypatch.setattr(django_virtualenv, "UV_VERSION", "9")
+    assert not django_virtualenv.uv_is_installed()
+
+
+def test_hosts_get_the_uv_that_the_tests_have():
+    pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["uv"]
+    assert pins == [f"uv=={django_virtualenv.UV_VERSION}"]
