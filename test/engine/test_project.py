@@ -1,0 +1,244 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import django_command
+import django_project
+import django_sandbox
+import pytest
+import yaml
+from django_command import DeploymentError
+from specimen import FACTS, ROOT, configured
+
+RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
+
+
+class Cases(yaml.SafeLoader):
+    """YAML with what django-admin writes."""
+
+
+Cases.add_constructor(
+    "!manage", lambda loader, node: f"os.environ.setdefault('DJANGO_SETTINGS_MODULE', '{node.value}')"
+)
+Cases.add_constructor(
+    "!wsgi",
+    lambda loader, node: (
+        "from django.core.wsgi import get_wsgi_application\n"
+        f'os.environ.setdefault("DJANGO_SETTINGS_MODULE", "{node.value}")\napplication = get_wsgi_application()\n'
+    ),
+)
+Cases.add_constructor("!join", lambda loader, node: "".join(loader.construct_sequence(node)))
+PROJECTS = yaml.load((Path(__file__).parent / "projects.yaml").read_text(), Loader=Cases)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in PROJECTS])
+def test_what_is_found_in_a_source(tmp_path, case):
+    for name, content in case["files"].items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
+    site = configured(**case.get("site", {}))
+    if "found" in case:
+        assert django_project.find(site, tmp_path) == case["found"]
+    else:
+        with pytest.raises(DeploymentError) as error:
+            django_project.find(site, tmp_path)
+        assert str(error.value) == case["error"]
+
+
+@pytest.fixture
+def sandbox(monkeypatch):
+    """Plays the sandbox: remembers what it is told to run, and answers, or fails with a log."""
+
+    class Played:
+        output = "{}"
+        error = None
+
+        def run(self, site, release, facts, argv, **options):
+            self.argv, self.options = argv, options
+            if self.error:
+                raise self.error
+            return self.output
+
+    played = Played()
+    monkeypatch.setattr(django_sandbox, "run", played.run)
+    return played
+
+
+def test_the_start_of_a_project(sandbox):
+    sandbox.output = '{"debug": false}'
+    site = configured(timeouts={"start": "10s"}, static={"collect": False}, check="deploy")
+    assert django_project.start(site, RELEASE, FACTS, ["hunter2"]) == {"debug": False}
+    assert sandbox.argv == [f"{RELEASE}/virtualenv/bin/python", f"{RELEASE}/config/django_formula_start.py"]
+    request = json.loads(sandbox.options.pop("stdin"))
+    assert request == {
+        "mode": "start",
+        "wsgi": "blog.wsgi",
+        "collect": False,
+        "static_root": f"{RELEASE}/static",
+        "check": "deploy",
+        "ignored_checks": django_project.NOT_WITHOUT_TLS,
+    }
+    expected = {"doing": "starting Django", "timeout": 10.0, "secrets": ["hunter2"], "writable": [RELEASE / "static"]}
+    assert sandbox.options == expected
+
+
+def test_a_migration(sandbox):
+    site = configured(migrate={"timeout": "2h"})
+    facts = FACTS | {"migrations": {"default": {}, "log": {}}}
+    assert django_project.migrate(site, RELEASE, facts, []) == {}
+    request = json.loads(sandbox.options.pop("stdin"))
+    assert (request["mode"], request["databases"]) == ("migrate", ["default", "log"])
+    assert sandbox.options == {"doing": "migrating the database", "timeout": 7200.0, "secrets": []}
+
+
+@pytest.mark.parametrize("transient", [True, False])
+def test_the_cause_is_the_projects_own_exception(sandbox, transient):
+    log = "Traceback (most recent call last):\n  File x\nKeyError: 'X'\ncause: KeyError: 'X' (blog/settings.py:5)\n"
+    sandbox.error = DeploymentError("starting Django failed (exit 1)", log=log, hint="", transient=transient)
+    with pytest.raises(DeploymentError) as error:
+        django_project.start(configured(), RELEASE, FACTS, [])
+    assert error.value.message == "starting Django: KeyError: 'X' (blog/settings.py:5)"
+    assert error.value.log == "Traceback (most recent call last):\n  File x\nKeyError: 'X'"
+    assert error.value.transient is transient
+
+
+def test_a_program_that_ends_without_a_cause(sandbox):
+    sandbox.error = DeploymentError("starting Django failed (exit 217)", log="Failed to set up user namespacing")
+    with pytest.raises(DeploymentError, match="starting Django: starting Django failed") as error:
+        django_project.start(configured(), RELEASE, FACTS, [])
+    assert error.value.log == "Failed to set up user namespacing"
+    sandbox.error, sandbox.output = None, "Segmentation fault"
+    with pytest.raises(DeploymentError, match="starting Django: it ended without an answer") as error:
+        django_project.start(configured(), RELEASE, FACTS, [])
+    assert error.value.log == "Segmentation fault"
+
+
+def test_a_command_of_the_project(sandbox):
+    sandbox.output = "[X] 0001_initial\n"
+    arguments = ["showmigrations", "--list"], "/root/admin", 60.0, ["hunter2"]
+    assert django_project.manage(configured(), RELEASE, FACTS, *arguments) == "[X] 0001_initial\n"
+    assert sandbox.argv == [f"{RELEASE}/virtualenv/bin/python", "manage.py", "showmigrations", "--list"]
+    assert sandbox.options.pop("unit").startswith("manage-")
+    assert sandbox.options == {
+        "doing": "manage.py showmigrations",
+        "timeout": 60.0,
+        "secrets": ["hunter2"],
+        "more": [("EnvironmentFile", "/root/admin")],
+    }
+    django_project.manage(configured(), RELEASE, FACTS, [], None, 60.0, [])
+    assert (sandbox.options["doing"], sandbox.options["more"]) == ("manage.py", [])
+
+
+# The program in the virtualenv
+
+PROGRAM = ROOT / "django/files/django_formula_start.py"
+
+
+@pytest.mark.parametrize(
+    ("wsgi", "cause"),
+    [
+        ("def application(): pass\n", "ModuleNotFoundError: No module named 'django.conf'"),
+        ("", "RuntimeError: wsgi has no application"),
+        ("import settings\n", "KeyError: 'X' (settings.py:2)"),
+        ("import os\nos.environ['Y']\n", "KeyError: 'Y' (wsgi.py:2)"),
+        ("def broken(:\n", "SyntaxError: invalid syntax (wsgi.py:1)"),
+        ("raise SystemExit('not today')\n", "SystemExit: not today (wsgi.py:1)"),
+        ("raise ValueError('x' * 500 + '\\n  y')\n", f"ValueError: {'x' * 400} (wsgi.py:1)"),
+        ("print('noise')\nimport nowhere\n", "ModuleNotFoundError: No module named 'nowhere' (wsgi.py:2)"),
+    ],
+)
+def test_the_program_says_why_a_project_does_not_start(tmp_path, wsgi, cause):
+    (tmp_path / "wsgi.py").write_text(wsgi)
+    (tmp_path / "settings.py").write_text("import os\nos.environ['X']\n")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / PROGRAM.name).write_text(PROGRAM.read_text())
+    (tmp_path / "django").mkdir()
+    (tmp_path / "django/__init__.py").write_text("")
+    request = json.dumps({"mode": "start", "wsgi": "wsgi", "collect": False})
+    argv = [sys.executable, f"config/{PROGRAM.name}"]
+    environment = {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        argv, cwd=tmp_path, env=environment, input=request, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.splitlines()[-1] == f"cause: {cause}"
+
+
+def test_the_program_answers_on_what_was_its_output(tmp_path):
+    """What the project prints does not come between."""
+    noisy = '"start": lambda request: print("noise") or {"a": request["b"]},'
+    (tmp_path / "program.py").write_text(PROGRAM.read_text().replace('"start": start,', noisy))
+    argv = [sys.executable, "program.py"]
+    done = subprocess.run(
+        argv, cwd=tmp_path, input='{"mode": "start", "b": 2}', capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"a": 2})
+    assert "noise" in done.stderr
+
+
+# The sandbox
+
+
+def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
+    ran = []
+    monkeypatch.setattr(django_command, "run", lambda argv, **options: ran.append((argv, options)) or "output")
+    monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: unit == "django-blog-task.service")
+    site = configured(sandbox={"PrivateTmp": False, "ReadWritePaths": ["/srv/a b", "/srv/100%"]}, writable=["logs"])
+    options = {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "hint": "h", "writable": [Path("/w")]}
+    assert django_sandbox.run(site, RELEASE, FACTS, ["python", "x y"], more=[("Nice", "5")], **options) == "output"
+    (stop, _), (argv, given) = ran
+    assert stop == ["systemctl", "stop", "django-blog-task.service"]
+    separator = argv.index("--")
+    assert argv[separator:] == ["--", "python", "x y"]
+    assert argv[:7] == [
+        *["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"],
+        "--unit=django-blog-task.service",
+    ]
+    properties = [argument.removeprefix("--property=") for argument in argv[7:separator]]
+    assert {"PrivateTmp=no", "ReadWritePaths=/srv/a b", "User=blog", "Nice=5", "RuntimeMaxSec=90"} <= set(properties)
+    assert "ReadWritePaths=/w" not in properties
+    assert given == {"doing": "x", "timeout": 105.0, "stdin": "in", "secrets": ["s"], "hint": "h"}
+
+
+def test_what_a_command_may_write():
+    site = configured(writable=["logs"])
+    named = dict.fromkeys(
+        value for name, value in django_sandbox.directives(site, RELEASE, FACTS) if name == "ReadWritePaths"
+    )
+    root = "/srv/django/blog"
+    assert list(named) == [f"{root}/{name}" for name in ("database", "media", "shared", "log")] + [
+        f"{RELEASE}/source/logs"
+    ]
+
+
+@pytest.mark.parametrize(("unit", "stops"), [("task", 2), ("manage-1", 1)])
+def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, unit, stops):
+    stopped = []
+
+    def run(argv, **_options):
+        if argv[0] == "systemd-run":
+            raise KeyboardInterrupt
+        stopped.append(argv)
+
+    monkeypatch.setattr(django_command, "run", run)
+    monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: True)
+    with pytest.raises(KeyboardInterrupt):
+        django_sandbox.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0, unit=unit)
+    assert stopped == [["systemctl", "stop", f"django-blog-{unit}.service"]] * stops
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_unit_that_ends_by_itself_is_as_good_as_stopped(monkeypatch, ends):
+    loaded = iter([True, not ends])
+
+    def fails(argv, **_options):
+        raise DeploymentError("Unit not loaded")
+
+    monkeypatch.setattr(django_command, "run", fails)
+    monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: next(loaded))
+    if ends:
+        django_sandbox.stop("x.service")
+    else:
+        with pytest.raises(DeploymentError, match="Unit not loaded"):
+            django_sandbox.stop("x.service")
