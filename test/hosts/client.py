@@ -26,6 +26,7 @@ class Answer:
 class Load:
     """Keep `connections` requests in flight, each on a connection of its own, until the block ends.
 
+    pause: seconds that each rests between two requests, for tests that need no pressure
     url: what is asked, under the name `host_header`
     release: finds in an answer's body which release gave it
     seconds, requests: the load stops by itself at either
@@ -34,6 +35,7 @@ class Load:
     url: str
     host_header: str
     connections: int = 16
+    pause: float = 0
     release: Release = lambda body: None
     seconds: float = 300
     requests: int = 200_000
@@ -66,6 +68,20 @@ class Load:
         ordered = sorted(self.answers, key=lambda answer: answer.time)
         return list(dict.fromkeys(answer.release for answer in ordered if answer.release))
 
+    @property
+    def went_back(self) -> list[Answer]:
+        """The answers of an older release to requests that were sent after a newer one had answered."""
+        order = {name: place for place, name in enumerate(self.releases)}
+        seen = sorted((a.time + a.duration, order[a.release]) for a in self.answers if a.release)
+        late, newest, place = [], -1, 0
+        for answer in sorted(self.answers, key=lambda answer: answer.time):
+            while place < len(seen) and seen[place][0] < answer.time:
+                newest = max(newest, seen[place][1])
+                place += 1
+            if answer.release and order[answer.release] < newest:
+                late.append(answer)
+        return late
+
     def wait(self, count: int, timeout: float = 30) -> None:
         """Wait until `count` more requests have been answered. Raises TimeoutError."""
         target, limit = len(self.answers) + count, time.monotonic() + timeout
@@ -78,8 +94,7 @@ class Load:
         while not self.stopped.is_set() and time.monotonic() < self.limit and len(self.answers) < self.requests:
             answer = self.ask()
             self.answers.append(answer)
-            if answer.error:
-                time.sleep(0.05)
+            time.sleep(max(self.pause, 0.05 if answer.error else 0))
 
     def ask(self) -> Answer:
         where = urlsplit(self.url)

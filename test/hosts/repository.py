@@ -34,7 +34,7 @@ class Repository:
         self.git("init", "--quiet", "--initial-branch=main")
         self.git("init", "--quiet", "--bare", "--initial-branch=main", str(self.bare))
         self.git("remote", "add", "origin", str(self.bare))
-        self.commit({}, "The example project")
+        self.first = self.commit({}, "The example project")
 
     @property
     def url(self) -> str:
@@ -57,7 +57,7 @@ class Repository:
         for name, content in files.items():
             file = self.worktree / name
             if content is None:
-                file.unlink()
+                file.unlink(missing_ok=True)
                 continue
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content.encode() if isinstance(content, str) else content)

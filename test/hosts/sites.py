@@ -1,0 +1,128 @@
+"""A site of the bundled example on a host, as a test configures, applies and asks it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+from lab import Applied, Browser, Host
+from repository import Repository
+
+
+class Site:
+    """A site of a host's pillar.
+
+    repository: what it is deployed from; None where the options say it
+    beside: another site of the same host, whose pillar it shares
+    options: of the pillar, over `revision: main`, the domain NAME.example.org and short timeouts
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        repository: Repository | None = None,
+        name: str = "blog",
+        beside: "Site | None" = None,
+        **options: Any,
+    ):
+        self.host, self.name = host, name
+        self.sites: dict[str, Any] = beside.sites if beside else {}
+        self.options: dict[str, Any] = {
+            "domains": [f"{name}.example.org"],
+            "health": {"path": "/healthz", "timeout": "5s"},
+        }
+        if repository:
+            self.repository: Repository = repository
+            self.options |= {"repository": repository.url, "revision": "main"}
+        self.options |= options
+        self.sites[name] = self.options
+
+    def configure(self, **changes: Any) -> None:
+        """Change options in the host's pillar; None takes one out."""
+        self.options.update(changes)
+        for key in [key for key, value in changes.items() if value is None]:
+            self.options.pop(key, None)
+        self.host.pillar({"django": {"sites": self.sites}})
+
+    def apply(self, test: bool = False, **changes: Any) -> Applied:
+        """`state.apply django` after a change of options."""
+        self.configure(**changes)
+        return self.host.apply(test=test)
+
+    def deploy(self, **changes: Any) -> Applied:
+        """An apply that has to succeed."""
+        applied = self.apply(**changes)
+        assert applied.ok, applied
+        return applied
+
+    @property
+    def root(self) -> str:
+        return str(self.options.get("root", f"/srv/django/{self.name}"))
+
+    @property
+    def domain(self) -> str:
+        return str(self.options["domains"][0])
+
+    @property
+    def path(self) -> str:
+        return str(self.options.get("path", "/")).rstrip("/")
+
+    def get(self, path: str = "/", **options: Any) -> requests.Response:
+        return self.host.http(self.path + path, self.domain, **options)
+
+    def browser(self) -> Browser:
+        return self.host.browser(self.domain)
+
+    @property
+    def answering(self) -> dict[str, Any]:
+        """What the running code says of itself: `release`, `version`, `note`, `pid`."""
+        response = self.get("/release")
+        assert response.status_code == 200, (response.status_code, response.text[:500])
+        return dict(response.json())
+
+    @property
+    def live(self) -> str:
+        """The release that `current` names."""
+        return self.host.run(["readlink", f"{self.root}/current"]).stdout.strip().removeprefix("releases/")
+
+    @property
+    def releases(self) -> list[str]:
+        return self.host.run(["ls", f"{self.root}/releases"]).stdout.split()
+
+    def record(self, release: str | None = None) -> dict[str, Any]:
+        """What release.json says of a release, by default the live one."""
+        return dict(json.loads(self.host.read(f"{self.root}/releases/{release or self.live}/release.json")))
+
+    @property
+    def unit(self) -> str:
+        """The name of the live release's units, without suffix."""
+        return f"django-{self.name}-{self.live.split('-')[0]}"
+
+    @property
+    def units(self) -> list[str]:
+        """The site's units that are loaded and active, by name."""
+        listed = self.host.run(
+            ["systemctl", "list-units", "--no-legend", "--plain", "--state=active", f"django-{self.name}-*"]
+        )
+        return sorted(line.split()[0] for line in listed.stdout.splitlines())
+
+    def manage(self, command: str, **options: Any) -> Any:
+        """`django.manage`: a management command of the live release."""
+        return self.host.call("django.manage", self.name, command, **options)
+
+
+def release_of(body: bytes) -> str | None:
+    """The release in an answer of `/release`, for a load."""
+    try:
+        return str(json.loads(body)["release"])
+    except (ValueError, KeyError):
+        return None
+
+
+def lines(comment: str) -> int:
+    return len(comment.strip().splitlines())
+
+
+def version(number: str, note: str = "") -> Mapping[str, str]:
+    """A commit's files that make the example project say another version."""
+    return {"guestbook/version.py": f'VERSION = "{number}"\nRELEASE_NOTE = "{note}"\n'}
