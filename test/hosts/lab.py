@@ -19,7 +19,17 @@ import testinfra
 from images import CERTIFICATES, RELEASES, Image, certificates, drop_old
 
 ROOT = Path(__file__).parent.parent.parent
-LABEL = "django-formula.process"
+
+
+def process(pid: int | str) -> str:
+    """A process by its number and the time of its start, for numbers come again; only the number where it is gone."""
+    try:
+        return f"{pid}-{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except FileNotFoundError:
+        return str(pid)
+
+
+LABEL, OWNER = "django-formula.run", process(os.getpid())
 ENVIRONMENT = {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES, "NODE_EXTRA_CA_CERTS": CERTIFICATES}
 # crun fails where cgroups are v1, podman's own limits where CAP_SYS_RESOURCE is missing.
 RUN = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
@@ -285,7 +295,7 @@ class Lab:
         require_podman()
         remove_leftovers()
         drop_old()
-        podman("network", "create", f"--label={LABEL}={os.getpid()}", self.name)
+        podman("network", "create", f"--label={LABEL}={OWNER}", self.name)
         self.subnet = ipaddress.ip_network(
             json.loads(podman("network", "inspect", self.name).stdout)[0]["subnets"][0]["subnet"]
         )
@@ -326,7 +336,7 @@ class Lab:
             raise CommandFailed(f"a host cannot be made ready: {applied}")
         tag = f"localhost/django-formula/{release}-ready:{os.getpid()}"
         podman("stop", "--time=30", host.container)
-        podman("commit", "--quiet", f"--change=LABEL {LABEL}={os.getpid()}", host.container, tag, timeout=300)
+        podman("commit", "--quiet", f"--change=LABEL {LABEL}={OWNER}", host.container, tag, timeout=300)
         host.remove()
         return tag
 
@@ -352,7 +362,7 @@ class Lab:
         container, address = f"{self.name}-{self.started}", str(self.subnet[9 + self.started])
         podman(
             *(*RUN, "--detach", "--name", container, "--hostname", name),
-            *("--network", self.name, "--network-alias", name, "--ip", address, f"--label={LABEL}={os.getpid()}"),
+            *("--network", self.name, "--network-alias", name, "--ip", address, f"--label={LABEL}={OWNER}"),
             *(f"--env={key}={value}" for key, value in ENVIRONMENT.items()),
             *("--volume", f"{certificates()}:{CERTIFICATES}:ro", *options),
             *(("--systemd=always", image) if init else (image, "sleep", "infinity")),
@@ -373,7 +383,7 @@ class Lab:
 
     def close(self) -> None:
         if not self.kept:
-            remove(f"{LABEL}={os.getpid()}")
+            remove(f"{LABEL}={OWNER}")
 
 
 def require_podman() -> None:
@@ -395,9 +405,9 @@ def remove_leftovers() -> None:
     images = podman("images", f"--filter=label={LABEL}", "--format=json").stdout
     entries = json.loads(containers) + json.loads(networks) + json.loads(images)
     labels = [entry.get("Labels") or entry.get("labels") for entry in entries]
-    for process in {label[LABEL] for label in labels}:
-        if not Path("/proc", process).exists():
-            remove(f"{LABEL}={process}")
+    for owner in {label[LABEL] for label in labels}:
+        if owner != process(owner.partition("-")[0]):
+            remove(f"{LABEL}={owner}")
 
 
 def remove(label: str) -> None:
