@@ -112,6 +112,7 @@ def run(
     options = ["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={name}"]
     if unit == "task":
         stop(name)
+    _start_bus()
     try:
         return django_command.run(
             ["systemd-run", *options, *properties, "--", *argv],
@@ -124,6 +125,12 @@ def run(
     except BaseException:
         stop(name)
         raise
+
+
+def _start_bus() -> None:
+    """The system bus, by which systemd-run passes input and output on, is not up where it has only just been installed."""
+    if not Path("/run/dbus/system_bus_socket").exists():
+        django_command.run(["systemctl", "start", "dbus.socket"], doing="starting the system bus")
 
 
 def stop(unit: str) -> None:
