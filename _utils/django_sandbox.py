@@ -10,6 +10,7 @@ from django_command import DeploymentError
 from django_settings import unit_value
 from django_site import Site
 
+_BUS = Path("/run/dbus/system_bus_socket")
 _DEFAULTS: dict[str, Any] = {
     "UMask": "0027",
     "NoNewPrivileges": True,
@@ -128,8 +129,8 @@ def run(
 
 
 def _start_bus() -> None:
-    """The system bus, by which systemd-run passes input and output on, is not up where it has only just been installed."""
-    if not Path("/run/dbus/system_bus_socket").exists():
+    """The system bus, by which systemd-run passes input and output on, does not run yet where it was just installed."""
+    if not _BUS.exists():
         django_command.run(["systemctl", "start", "dbus.socket"], doing="starting the system bus")
 
 

@@ -184,6 +184,7 @@ def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
     ran = []
     monkeypatch.setattr(django_command, "run", lambda argv, **options: ran.append((argv, options)) or "output")
     monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: unit == "django-blog-task.service")
+    monkeypatch.setattr(django_sandbox, "_BUS", Path("/"))
     site = configured(sandbox={"PrivateTmp": False, "ReadWritePaths": ["/srv/a b", "/srv/100%"]}, writable=["logs"])
     options = {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "hint": "h", "writable": [Path("/w")]}
     assert django_sandbox.run(site, RELEASE, FACTS, ["python", "x y"], more=[("Nice", "5")], **options) == "output"
@@ -199,6 +200,15 @@ def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
     assert {"PrivateTmp=no", "ReadWritePaths=/srv/a b", "User=blog", "Nice=5", "RuntimeMaxSec=90"} <= set(properties)
     assert "ReadWritePaths=/w" not in properties
     assert given == {"doing": "x", "timeout": 105.0, "stdin": "in", "secrets": ["s"], "hint": "h"}
+
+
+def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(django_command, "run", lambda argv, **_options: ran.append(argv))
+    monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: False)
+    monkeypatch.setattr(django_sandbox, "_BUS", tmp_path / "system_bus_socket")
+    django_sandbox.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0)
+    assert [argv[:3] for argv in ran] == [["systemctl", "start", "dbus.socket"], ["systemd-run", "--quiet", "--pipe"]]
 
 
 def test_what_a_command_may_write():
@@ -223,6 +233,7 @@ def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, unit, stops):
 
     monkeypatch.setattr(django_command, "run", run)
     monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: True)
+    monkeypatch.setattr(django_sandbox, "_BUS", Path("/"))
     with pytest.raises(KeyboardInterrupt):
         django_sandbox.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0, unit=unit)
     assert stopped == [["systemctl", "stop", f"django-blog-{unit}.service"]] * stops
