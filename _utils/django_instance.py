@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import django_command
 import django_sandbox
@@ -22,6 +22,8 @@ from django_command import DeploymentError, seconds
 from django_site import Site
 
 UNITS = Path("/etc/systemd/system")
+RUN = Path("/run")
+PROC = Path("/proc")
 #: The templates of a release's configuration.
 UWSGI, SERVICE, SOCKET = (
     "salt://django/files/uwsgi.ini",
@@ -47,7 +49,10 @@ def unit(site: Site, release: Path) -> str:
 
 
 def address(site: Site, release: Path) -> str:
-    """Where the instance of a release listens: the path of its socket, or ``host:port``; ports are taken in turn."""
+    """Where the instance of a release listens: the path of its socket, or ``host:port``.
+
+    Releases take turns on two ports; none takes that of the live one.
+    """
     recorded = django_site.read_json(release / "config/instance.json")
     if recorded:
         return str(recorded["address"])
@@ -56,7 +61,9 @@ def address(site: Site, release: Path) -> str:
     if bind == "unix":
         return f"{site.runtime}/{sequence}.sock"
     host, _colon, port = bind.rpartition(":")
-    return f"{host}:{int(port) + int(sequence) % 2}"
+    one, other = (f"{host}:{int(port) + (int(sequence) + turn) % 2}" for turn in (0, 1))
+    taken = (django_site.read_json(site.current / "config/instance.json") or {}).get("address")
+    return other if one == taken else one
 
 
 def kind(release: Path) -> tuple[str, str]:
@@ -113,9 +120,9 @@ def pid(site: Site, release: Path) -> int | None:
     """
     name = unit(site, release)
     try:
-        number = int((Path("/run") / name / "pid").read_text())
-        group = Path(f"/proc/{number}/cgroup").read_text()
-        variables = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+        number = int((RUN / name / "pid").read_text())
+        group = (PROC / str(number) / "cgroup").read_text()
+        variables = (PROC / str(number) / "environ").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return None
     is_ours = f"/{name}.service" in group and f"DJANGO_RELEASE={release.name}".encode() in variables
@@ -272,12 +279,9 @@ def ask(
         if kind(release)[1] == "uwsgi":
             connection.sendall(_uwsgi_request(host, target, query, scheme, headers or {}))
         else:
-            lines = [
-                f"GET {path} HTTP/1.0",
-                f"Host: {host}",
-                f"X-Forwarded-Proto: {scheme}",
-                *(f"{k}: {v}" for k, v in (headers or {}).items()),
-            ]
+            said = {"Host": host, "X-Forwarded-Proto": scheme, "User-Agent": "django-formula"}
+            said |= {name.title(): value for name, value in (headers or {}).items()}
+            lines = [f"GET {path} HTTP/1.0", *(f"{name}: {value}" for name, value in said.items())]
             connection.sendall("\r\n".join([*lines, "", ""]).encode())
         response = http.client.HTTPResponse(connection)
         response.begin()
@@ -299,7 +303,7 @@ def _uwsgi_request(host: str, path: str, query: str, scheme: str, headers: Mappi
     variables = {
         "REQUEST_METHOD": "GET",
         "REQUEST_URI": f"{path}?{query}" if query else path,
-        "PATH_INFO": path,
+        "PATH_INFO": unquote(path),
         "QUERY_STRING": query,
         "SERVER_PROTOCOL": "HTTP/1.1",
         "REQUEST_SCHEME": scheme,
