@@ -457,6 +457,35 @@ def test_a_rollback_whose_release_does_not_come_up(world, monkeypatch):
     assert world.apply() == {}
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_releases_take_turns_on_two_ports(world, failed):
+    """Each on the port that the live one has not, also where numbers were skipped, and in a rollback."""
+    world.options = {"server": {"bind": "127.0.0.1:8001"}}
+    addresses = []
+    for name in ("one", "two", "three"):
+        world.push(name)
+        if failed and name == "two":
+            world.fails["enable --quiet"] = DeploymentError("no")
+            with pytest.raises(DeploymentError):
+                world.apply()
+            world.fails.clear()
+            continue
+        world.apply()
+        site = world.site
+        addresses.append(django_instance.address(site, site.current.resolve()))
+        assert addresses[-1] in (django_instance.UNITS / f"django-blog-{world.live[:4]}.socket").read_text()
+        world.check()
+    assert addresses == ["127.0.0.1:8002", "127.0.0.1:8001", "127.0.0.1:8002"][: len(addresses)]
+    if failed:
+        assert world.live == f"0003-{THREE[:12]}"
+    rolled_back(world)
+    back = django_instance.address(world.site, world.site.current.resolve())
+    assert back != addresses[-1]
+    assert back in (django_instance.UNITS / f"django-blog-{world.live[:4]}.socket").read_text()
+    assert (world.site.current / "config/upstream.conf").read_text() == f"server {back};\n"
+    world.check()
+
+
 # Which commit is wanted
 
 
