@@ -15,6 +15,7 @@ from django_command import DeploymentError
 from django_site import Site
 
 ETC = Path("/etc/nginx")
+PID = Path("/run/nginx.pid")
 OURS = "# Written by django-formula"
 UPSTREAM, LOCATIONS = "salt://django/files/upstream.conf", "salt://django/files/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/domain.conf", "salt://django/files/redirect.conf"
@@ -115,7 +116,7 @@ def differences(wanted: Files) -> dict[str, str]:
     for path, content in wanted.items():
         present = _read(path)
         if present != content:
-            if present is not None and not present.startswith(("-> ", OURS)):
+            if present is not None and not _is_ours(path):
                 raise DeploymentError(
                     f"{path} is in the way: it was not written by this formula", hint=f"move it away: mv {path} /root/"
                 )
@@ -127,6 +128,14 @@ def _read(path: Path) -> str | None:
     if path.is_symlink():
         return f"-> {os.readlink(path)}"
     return django_site.read_text(path)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file, or what a link leads to, was written by the formula; a link to nothing may go too."""
+    try:
+        return not path.is_file() or path.read_text(errors="replace").startswith(OURS)
+    except OSError:
+        return False
 
 
 def _diff(old: str | None, new: str | None) -> str:
@@ -184,8 +193,8 @@ def check() -> None:
 
 def reload() -> None:
     """Reload nginx, or start it where it does not run."""
-    running = django_site.read_text(Path("/run/nginx.pid")) or "0"
-    verb = "reload" if Path(f"/proc/{running.strip()}/exe").exists() and running.strip() != "0" else "start"
+    pid = (django_site.read_text(PID) or "").strip() or "none"
+    verb = "reload" if Path(f"/proc/{pid}/exe").exists() else "start"
     django_command.run(
         ["systemctl", verb, "nginx.service"], doing=f"{verb}ing nginx" if verb == "start" else "reloading nginx"
     )
@@ -209,9 +218,8 @@ def _foreign_defaults(own: Path) -> set[int]:
     ports = set()
     for path in [ETC / "nginx.conf", *ETC.glob("conf.d/*.conf"), *ETC.glob("sites-enabled/*")]:
         if path.is_file() and path.resolve() != own:
-            for listen in re.findall(
-                r"^\s*listen\s+([^;]*)default_server", path.read_text(errors="replace"), re.MULTILINE
-            ):
+            text = re.sub(r"#.*", "", path.read_text(errors="replace"))
+            for listen in re.findall(r"(?<![^\s;{])listen\s+([^;]*)default_server", text):
                 port = re.search(r"(?:^|:)(\d+)\s", listen)
                 ports.add(int(port.group(1)) if port else 80)
     return ports
