@@ -1,0 +1,265 @@
+import os
+
+import django_command
+import django_proxy
+import pytest
+from django_command import DeploymentError
+from specimen import FACTS, formula_templates
+
+EMERG = 'nginx: [emerg] 12#12: unknown directive "x" in /etc/nginx/sites-enabled/neighbour:3\nnginx: configuration file failed'
+
+
+class Nginx:
+    """Plays nginx: refuses its configuration where `says` is set."""
+
+    def __init__(self):
+        self.says = ""
+        self.commands = []
+
+    def run(self, argv, *, doing, **_options):
+        self.commands.append(" ".join(argv))
+        if argv[0] == "nginx" and self.says:
+            raise DeploymentError(f"{doing} failed (exit 1)", log=self.says)
+        return ""
+
+
+@pytest.fixture
+def nginx(own_host, monkeypatch):
+    nginx = Nginx()
+    monkeypatch.setattr(django_command, "run", nginx.run)
+    monkeypatch.setattr(django_proxy, "reload", lambda: nginx.commands.append("reload"))
+    return nginx
+
+
+def files(site, **facts):
+    return django_proxy.files(site, {**FACTS, **facts}, formula_templates())
+
+
+def on_disk():
+    """Everything below /etc/nginx: path → content, or where a link leads."""
+    etc = django_proxy.ETC
+    return {
+        str(path.relative_to(etc)): f"-> {os.readlink(path)}" if path.is_symlink() else path.read_text()
+        for path in etc.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def names():
+    return sorted(on_disk())
+
+
+def install(site):
+    wanted = files(site)
+    changes = django_proxy.differences(wanted)
+    django_proxy.apply(wanted)
+    assert django_proxy.differences(files(site)) == {}
+    etc = f"{django_proxy.ETC}/"
+    return {path.removeprefix(etc): text for path, text in changes.items()}
+
+
+def test_the_files_of_a_site(make_site, nginx):
+    site = make_site(domains=["a.org", "b.org"], redirect_domains=["c.org"])
+    assert not django_proxy.is_installed(site)
+    changes = install(site)
+    assert nginx.commands == ["nginx -t -q", "reload"] and django_proxy.is_installed(site)
+    links = {
+        "django/a.org/blog.conf": "-> ../blog.conf",
+        "django/b.org/blog.conf": "-> ../blog.conf",
+        "django/c.org/blog.redirect": "-> /dev/null",
+        **{f"sites-enabled/{domain}": f"-> ../sites-available/{domain}" for domain in ("a.org", "b.org", "c.org")},
+    }
+    written = ["conf.d/django-blog.conf", "django/blog.conf", *(f"sites-available/{name}.org" for name in "abc")]
+    assert {name: text for name, text in on_disk().items() if text.startswith("-> ")} == links
+    assert names() == sorted([*links, *written])
+    assert all(on_disk()[name].startswith(django_proxy.OURS) for name in written)
+    assert changes == {**{name: f"new: {text}" for name, text in links.items()}, **dict.fromkeys(written, "new: file")}
+
+
+def test_a_change_is_shown_as_a_difference(make_site, nginx):
+    install(make_site())
+    changes = install(make_site(media={"max_upload": "5M"}))
+    assert list(changes) == ["django/blog.conf"]
+    lines = changes["django/blog.conf"].splitlines()
+    assert "-    client_max_body_size 75M;" in lines and "+    client_max_body_size 5M;" in lines and len(lines) < 10
+
+
+def test_a_domain_that_a_site_has_no_longer(make_site, nginx):
+    install(make_site(domains=["a.org", "b.org"], redirect_domains=["c.org"]))
+    changes = install(make_site(domains=["b.org"], redirect_domains=["d.org"]))
+    gone = ["django/a.org/blog.conf", "django/c.org/blog.redirect"]
+    gone += [f"sites-{kind}/{domain}" for kind in ("available", "enabled") for domain in ("a.org", "c.org")]
+    assert sorted(name for name, text in changes.items() if text == "removed") == sorted(gone)
+    assert not any("a.org" in name or "c.org" in name for name in names())
+    assert not (django_proxy.ETC / "django/a.org").exists()
+
+
+@pytest.mark.parametrize("first", [{"domains": ["a.org"]}, {"redirect_domains": ["a.org"]}])
+def test_a_domain_that_changes_its_part(make_site, nginx, first):
+    then = {"redirect_domains": ["a.org"]} if "domains" in first else {"domains": ["a.org"]}
+    install(make_site(**first))
+    install(make_site(**then))
+    kind = "redirect" if "redirect_domains" in then else "conf"
+    assert [name for name in names() if name.startswith("django/a.org/")] == [f"django/a.org/blog.{kind}"]
+    assert ("return 301" in on_disk()["sites-available/a.org"]) == ("redirect_domains" in then)
+
+
+def test_two_sites_on_one_domain(make_site, nginx):
+    blog = make_site(domains=["a.org"], proxy={"listen": [80, 8080]})
+    shop = make_site("shop", domains=["a.org"], path="/shop", proxy={"listen": [8080, 80]})
+    install(blog)
+    assert sorted(install(shop)) == ["conf.d/django-shop.conf", "django/a.org/shop.conf", "django/shop.conf"]
+    assert django_proxy.differences(files(blog)) == {}
+    django_proxy.apply(django_proxy.absent(blog))
+    assert names() == [
+        *["conf.d/django-shop.conf", "django/a.org/shop.conf", "django/shop.conf"],
+        *["sites-available/a.org", "sites-enabled/a.org"],
+    ]
+    django_proxy.apply(django_proxy.absent(shop))
+    assert names() == [] and not (django_proxy.ETC / "django/a.org").exists()
+
+
+@pytest.mark.parametrize(
+    "says", [EMERG, 'nginx: [emerg] host not found in upstream "x" in /etc/nginx/x:1', "no line of nginx"]
+)
+def test_a_configuration_that_nginx_refuses_is_taken_back(make_site, nginx, says):
+    install(make_site())
+    before = on_disk()
+    nginx.says = says
+    nginx.commands.clear()
+    with pytest.raises(DeploymentError) as error:
+        django_proxy.apply(files(make_site(domains=["new.org"], media={"max_upload": "5M"})))
+    cause = {
+        EMERG: 'unknown directive "x" in /etc/nginx/sites-enabled/neighbour:3',
+        "no line of nginx": "nginx -t failed (exit 1)",
+    }.get(says, 'host not found in upstream "x" in /etc/nginx/x:1')
+    assert error.value.message == f"nginx refuses its configuration: {cause}"
+    assert on_disk() == before and nginx.commands == ["nginx -t -q"]
+
+
+def test_a_first_configuration_that_nginx_refuses_leaves_nothing(make_site, nginx):
+    nginx.says = EMERG
+    with pytest.raises(DeploymentError):
+        django_proxy.apply(files(make_site()))
+    assert names() == []
+
+
+@pytest.mark.parametrize("how", ["file", "link", "dangling link", "link to ours"])
+@pytest.mark.parametrize("name", ["sites-available/blog.example.org", "sites-enabled/blog.example.org"])
+def test_a_file_of_somebody_else_is_in_the_way(make_site, nginx, own_host, name, how):
+    path, target = django_proxy.ETC / name, own_host / "target"
+    path.parent.mkdir(exist_ok=True)
+    if how == "file":
+        path.write_text("server {}\n")
+    else:
+        path.symlink_to(target)
+        if how != "dangling link":
+            target.write_text("server {}\n" if how == "link" else f"{django_proxy.OURS} once\n")
+    if how in ("file", "link"):
+        with pytest.raises(DeploymentError) as error:
+            django_proxy.differences(files(make_site()))
+        assert error.value.message == f"{path} is in the way: it was not written by this formula"
+        assert error.value.hint == f"move it away: mv {path} /root/"
+    else:
+        install(make_site())
+        assert target.exists() == (how == "link to ours")
+
+
+def test_a_domain_that_somebody_has_taken_over_is_not_removed(make_site, nginx):
+    install(make_site())
+    (django_proxy.ETC / "sites-available/blog.example.org").write_text("server {}\n")
+    with pytest.raises(DeploymentError, match="is in the way"):
+        django_proxy.differences(files(make_site(domains=["new.org"])))
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("/static/", "/static/"),
+        ("/a/b-c_d.e~/", "/a/b-c_d.e~/"),
+        ("static/", ""),
+        ("/", ""),
+        ("", ""),
+        ("https://cdn.example.org/static/", ""),
+        ("//cdn.example.org/static/", ""),
+        ("/static", None),
+        ("/st atic/", None),
+        ("/static/;x/", None),
+        ("/sta$tic/", None),
+        ('/"/', None),
+        ("/gr\u00fc\u00dfe/", None),
+        ("/a\n/", "/a/"),
+    ],
+)
+def test_what_this_host_serves_itself(make_site, url, expected):
+    if expected is None:
+        with pytest.raises(DeploymentError, match="wants its files served from"):
+            django_proxy._local(url, make_site())
+    else:
+        assert django_proxy._local(url, make_site()) == expected
+
+
+def test_nothing_is_served_that_is_not_collected(make_site):
+    site = make_site()
+    locations = django_proxy.ETC / "django/blog.conf"
+    without = {name: value for name, value in FACTS.items() if name != "collected"}
+    assert "location ^~ /static/" in files(site)[locations]
+    assert "static" not in django_proxy.files(site, without, formula_templates())[locations]
+    assert "location ^~ /static/" in files(site, collected=0)[locations]
+    assert "media" not in files(site, media_url="")[locations]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "ports"),
+    [
+        ("conf.d/x.conf", "server {\n    listen 80 default_server;\n}", {80}),
+        ("conf.d/x.conf", "server { listen [::]:8080 default_server; }", {8080}),
+        ("conf.d/x.conf", "server {listen 443 ssl default_server;listen default_server;}", {443, 80}),
+        ("conf.d/x.conf", "listen 127.0.0.1:81 backlog=5 default_server ;", {81}),
+        ("conf.d/x.conf", "# listen 80 default_server;\nlisten 80; # default_server", set()),
+        ("conf.d/x.conf", "listen 80;\nserver_name default_server;", set()),
+        ("conf.d/x.disabled", "listen 80 default_server;", set()),
+        ("nginx.conf", "http {\n server {\n\tlisten\t80\n default_server;\n}}", {80}),
+        ("sites-enabled/default", "listen 80 default_server;", {80}),
+    ],
+)
+def test_default_servers_of_others(own_host, name, text, ports):
+    etc = django_proxy.ETC
+    (etc / name).parent.mkdir(exist_ok=True)
+    (etc / name).write_text(text)
+    own = etc / "sites-available/django-default"
+    assert django_proxy._foreign_defaults(own) == ports
+
+
+def test_the_server_that_refuses_unknown_hosts(nginx):
+    etc = django_proxy.ETC
+    wanted = django_proxy.default_server([80, 8080], formula_templates())
+    django_proxy.apply(wanted)
+    assert names() == ["sites-available/django-default", "sites-enabled/django-default"]
+    text = on_disk()["sites-available/django-default"]
+    assert (
+        "    listen 80 default_server;\n" in text
+        and "    listen 8080 default_server;\n" in text
+        and "return 444;" in text
+    )
+    assert django_proxy.differences(django_proxy.default_server([80, 8080], formula_templates())) == {}
+    (etc / "sites-enabled/other").write_text("listen 80 default_server;")
+    wanted = django_proxy.default_server([80, 8080], formula_templates())
+    assert list(django_proxy.differences(wanted)) == [str(etc / "sites-available/django-default")]
+    django_proxy.apply(wanted)
+    assert "listen 80 " not in on_disk()["sites-available/django-default"]
+    django_proxy.apply(django_proxy.default_server([80], formula_templates()))
+    assert names() == ["sites-enabled/other"]
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_nginx_is_reloaded_or_started(own_host, monkeypatch, running):
+    commands = []
+    monkeypatch.setattr(django_command, "run", lambda argv, **_options: commands.append(argv))
+    monkeypatch.setattr(django_proxy, "PID", own_host / "nginx.pid")
+    (own_host / "nginx.pid").write_text(f"{os.getpid()}\n" if running else "999999999\n")
+    django_proxy.reload()
+    assert commands == [["systemctl", "reload" if running else "start", "nginx.service"]]
+    (own_host / "nginx.pid").write_text("")
+    django_proxy.reload()
+    assert commands[1] == ["systemctl", "start", "nginx.service"]
