@@ -1,6 +1,7 @@
 """Taking a site off, in the reverse order of its making; its data only when the pillar says so."""
 
 import os
+import re
 from pathlib import Path
 
 import django_instance
@@ -39,11 +40,8 @@ def _proxy_files(site: Site) -> list[Path]:
 
 
 def _units(site: Site) -> list[Path]:
-    return [
-        path
-        for path in django_instance.UNITS.glob(f"django-{site.name}-[0-9]*.*")
-        if path.suffix in (".service", ".socket")
-    ]
+    paths = django_instance.UNITS.glob(f"django-{site.name}-*.*")
+    return [path for path in paths if re.fullmatch(rf"django-{site.name}-\d+\.(service|socket)", path.name)]
 
 
 def remove(site: Site, asked_by: str) -> None:
@@ -55,6 +53,16 @@ def remove(site: Site, asked_by: str) -> None:
     lock = django_site.Lock(site, f"{asked_by}: removal")
     if site.root.is_dir():
         lock.take()
+    try:
+        _take_off(site)
+    finally:
+        lock.release()
+    site.lock_file.unlink(missing_ok=True)
+    if site.config["remove_data"] and site.root.is_dir() and not any(site.root.iterdir()):
+        site.root.rmdir()
+
+
+def _take_off(site: Site) -> None:
     if _proxy_files(site):
         django_proxy.apply(django_proxy.absent(site))
     django_sandbox.stop(f"django-{site.name}-task.service")
@@ -69,7 +77,3 @@ def remove(site: Site, asked_by: str) -> None:
         gone += data(site)
     for path in gone:
         django_site.remove_tree(path)
-    lock.release()
-    site.lock_file.unlink(missing_ok=True)
-    if site.config["remove_data"] and site.root.is_dir() and not any(site.root.iterdir()):
-        site.root.rmdir()
