@@ -60,7 +60,7 @@ def three_keys(name: str = "blog") -> dict[str, Any]:
 def configured(name: str = "blog", **options: Any) -> Site:
     """A site of three keys and these; with `folder` it has no repository."""
     result = json.loads(_compiled_once(name, json.dumps(options)))
-    return Site(result["sites"][name], result["platform"])
+    return Site((result["sites"] | result["absent"])[name], result["platform"])
 
 
 @functools.cache
@@ -69,7 +69,7 @@ def _compiled_once(name: str, options: str) -> str:
     if "folder" in pillar:
         del pillar["repository"], pillar["revision"]
     result = compiled({name: pillar})
-    assert result["errors"] == []
+    assert result["errors"] == [], result["errors"]
     return json.dumps(result)
 
 

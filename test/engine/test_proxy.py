@@ -6,7 +6,7 @@ import pytest
 from django_command import DeploymentError
 from specimen import FACTS, formula_templates
 
-EMERG = 'nginx: [emerg] 12#12: unknown directive "x" in /etc/nginx/sites-enabled/neighbour:3\nnginx: configuration file failed'
+EMERG = 'nginx: [emerg] 12#12: unknown directive "x" in /etc/nginx/sites-enabled/neighbour:3\nnginx: test failed'
 
 
 class Nginx:

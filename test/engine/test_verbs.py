@@ -1,0 +1,210 @@
+import json
+
+import django_project
+import django_release
+import django_secret
+import django_site
+import django_verbs
+import pytest
+from django_command import DeploymentError
+from world import commit
+
+ONE, TWO, THREE = (f"{number:04}-{commit(name)[:12]}" for number, name in enumerate(["one", "two", "three"], 1))
+
+
+@pytest.fixture
+def two(world):
+    """A world with two releases, the second of which is live."""
+    world.apply()
+    world.push("two")
+    world.apply()
+    return world
+
+
+def test_a_release_by_hand_is_made_even_where_nothing_has_changed(two):
+    deployment, changes = django_verbs.release("blog")
+    assert two.live == deployment.release.name == f"0003-{commit('two')[:12]}"
+    assert "source" in changes and "live" in changes and "secret_key" not in changes
+    two.check()
+    assert two.apply() == {}
+
+
+def test_a_release_of_another_revision(two):
+    two.push("other", "other")
+    django_verbs.release("blog", "other")
+    assert two.live == f"0003-{commit('other')[:12]}"
+    two.apply()
+    assert two.live == f"0004-{commit('two')[:12]}"
+    django_verbs.release("blog", commit("three"))
+    assert two.live == f"0005-{commit('three')[:12]}"
+
+
+def test_a_release_that_has_failed_is_tried_again(two):
+    two.push("three")
+    two.fails["systemd-run"] = DeploymentError("no")
+    for _ in range(2):
+        with pytest.raises(DeploymentError):
+            two.apply()
+    two.fails.clear()
+    with pytest.raises(DeploymentError, match="this has failed before"):
+        two.apply()
+    django_verbs.release("blog")
+    assert two.live == f"0004-{commit('three')[:12]}"
+    two.check()
+
+
+def test_what_is_done_by_hand_is_written_down(two):
+    django_verbs.release("blog", asked_by="salt job 7")
+    django_verbs.rollback("blog", asked_by="salt job 8")
+    lines = [json.loads(line) for line in two.site.deploys.read_text().splitlines()]
+    assert [(line["release"][:4], line["result"], line["asked_by"]) for line in lines] == [
+        ("0001", "released", "a test"),
+        ("0002", "released", "a test"),
+        ("0003", "released", "salt job 7"),
+        ("0002", "rolled back", "salt job 8"),
+    ]
+
+
+def test_going_back(two):
+    deployment, changes = django_verbs.rollback("blog")
+    assert two.live == ONE and changes["live"] == {"live": {"old": TWO, "new": ONE}}
+    assert two.releases == {ONE: "good", TWO: "held"} and deployment.warnings == []
+    two.check()
+    assert two.apply() == {}
+    with pytest.raises(DeploymentError) as error:
+        django_verbs.rollback("blog")
+    assert error.value.message == "rollback: blog has no older good release to go back to"
+    assert error.value.hint == f"salt-call django.releases blog lists them\n{ONE} still runs"
+    two.check()
+    assert two.apply() == {}
+
+
+def test_going_back_twice(two):
+    two.push("three")
+    two.apply()
+    django_verbs.rollback("blog")
+    django_verbs.rollback("blog")
+    assert two.live == ONE and two.releases == {ONE: "good", TWO: "held", THREE: "held"}
+    two.check()
+
+
+@pytest.mark.parametrize("why", ["failed", "not whole"])
+def test_going_back_passes_over_what_is_not_good(two, why):
+    two.push("three")
+    two.apply()
+    release = django_release.Release(two.site, TWO)
+    if why == "failed":
+        release.update(state="failed")
+    else:
+        django_site.remove_tree(release.path / "static")
+    django_verbs.rollback("blog")
+    assert two.live == ONE
+    two.check()
+
+
+def test_going_back_needs_no_network(two):
+    two.branches = None
+    django_verbs.rollback("blog")
+    assert two.live == ONE
+
+
+def test_going_back_warns_of_migrations_that_stay(world):
+    def migrated(*names):
+        world.answers["migrations"] = {"default": {"applied": list(names), "pending": []}}
+
+    migrated("blog.0001")
+    world.apply()
+    migrated("blog.0001", "blog.0002", "blog.0003")
+    world.push("two")
+    world.apply()
+    deployment, _changes = django_verbs.rollback("blog")
+    assert deployment.warnings == [
+        f"the database 'default' keeps migrations that {ONE} does not know: blog.0002, blog.0003"
+    ]
+
+
+def test_a_new_secret_key(two):
+    before = two.site.secrets / "secret_key.json"
+    old = django_site.read_json(before)["key"]
+    django_verbs.rotate_secret_key("blog")
+    told = django_site.read_json(before)
+    assert told["key"] != old and told["fallbacks"] == [old]
+    assert two.live == f"0003-{commit('two')[:12]}"
+    two.check()
+    assert two.apply() == {}
+    inputs = django_site.read_json(two.site.current / "release.json")["inputs"]
+    assert inputs["secrets:secret_key"] == django_secret.keyed_hash(django_secret.record_key(two.site), told["key"])
+
+
+def test_a_secret_key_of_the_pillar_is_not_changed_by_hand(world):
+    world.options, world.given = {"secret_key": "x" * 50}, {"secret_key": "x" * 50}
+    world.apply()
+    with pytest.raises(DeploymentError, match="the pillar gives blog its secret key"):
+        django_verbs.rotate_secret_key("blog")
+
+
+@pytest.mark.parametrize("verb", ["rollback", "rotate_secret_key", "manage"])
+def test_nothing_is_live_yet(world, verb):
+    world.fails["systemd-run"] = DeploymentError("no")
+    with pytest.raises(DeploymentError):
+        world.apply()
+    arguments = [["check"], None, 60.0] if verb == "manage" else []
+    with pytest.raises(DeploymentError, match="blog has no live release") as error:
+        getattr(django_verbs, verb)("blog", *arguments)
+    assert error.value.hint.splitlines()[0] == "salt-call state.apply django"
+
+
+@pytest.mark.parametrize("verb", ["release", "rollback", "rotate_secret_key", "manage"])
+def test_a_site_that_is_not_there(world, verb):
+    arguments = [["check"], None, 60.0] if verb == "manage" else []
+    with pytest.raises(DeploymentError, match=r"there is no site 'shop' on this host \(registered: none\)"):
+        getattr(django_verbs, verb)("shop", *arguments)
+
+
+def test_a_command(two, tmp_path):
+    assert django_verbs.manage("blog", ["check", "--deploy"], None, 60.0) == "printed by the command\n"
+    assert two.commands[-1][-3:] == ["manage.py", "check", "--deploy"]
+    variables = tmp_path / "admin"
+    variables.write_text("A=1\n")
+    django_verbs.manage("blog", ["createsuperuser"], str(variables), 60.0)
+    assert f"--property=EnvironmentFile={variables}" in two.commands[-1]
+    with pytest.raises(DeploymentError, match="there is no file /nowhere on this host"):
+        django_verbs.manage("blog", ["check"], "/nowhere", 60.0)
+
+
+def test_a_command_hides_secrets(two, monkeypatch):
+    seen = []
+    monkeypatch.setattr(django_project, "manage", lambda *arguments: seen.extend(arguments[-1]) or "")
+    django_verbs.manage("blog", ["check"], None, 60.0)
+    assert seen == [django_site.read_json(two.site.secrets / "secret_key.json")["key"]]
+
+
+def test_what_there_is(two):
+    two.push("three")
+    two.fails["systemd-run"] = DeploymentError("it is broken")
+    with pytest.raises(DeploymentError):
+        two.apply()
+    site = django_site.find("blog")
+    rows = django_release.overview(site)
+    assert [(row["release"], row["role"], row["state"]) for row in rows] == [
+        (THREE, "", "failed"),
+        (TWO, "live", "good"),
+        (ONE, "previous", "good"),
+    ]
+    assert rows[0]["step"] == "static" and "it is broken" in rows[0]["error"]
+    status = django_release.status(site)
+    expected = {
+        "domains": ["blog.example.org"],
+        "release": TWO,
+        "commit": commit("two"),
+        "deploy": "apply",
+        "held_back": [],
+        "unit": "django-blog-0002.service",
+        "pid": 42,
+        "running": True,
+        "address": f"{site.runtime}/0002.sock",
+    }
+    assert status.items() >= expected.items()
+    assert status["failed"] == [f"{THREE}: static: starting Django: it is broken"]
+    two.running.clear()
+    assert django_release.status(site)["running"] is False
