@@ -357,11 +357,8 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
             f"or let the overlay do it: {at}:overlay: true",
         )
     for alias, database in answer["databases"].items():
-        if (
-            "sqlite" in database["engine"]
-            and Path(database["name"]).is_relative_to(release.path)
-            and not _is_kept(site, Path(database["name"]))
-        ):
+        path = _file_of(release, database)
+        if path and path.is_relative_to(release.path) and not path.resolve().is_relative_to(site.shared):
             raise DeploymentError(
                 f"the database {alias!r} lies inside the release ({database['name']}) and would be lost with it",
                 hint=f"name its file in {at}:shared, "
@@ -375,8 +372,18 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
     return warnings
 
 
-def _is_kept(site: Site, path: Path) -> bool:
-    return path.resolve().is_relative_to(site.shared)
+def _file_of(release: Release, database: dict[str, str]) -> Path | None:
+    """The SQLite file of a database as the host sees it; None for other databases.
+
+    A relative name begins where the project runs, and below the pillar's ``mount`` lies the release's source.
+    """
+    if "sqlite" not in database["engine"] and "spatialite" not in database["engine"]:
+        return None
+    if database["name"].startswith((":memory:", "file:")):
+        return None
+    source, mount = release.path / "source", release.site.config["mount"]
+    path = Path(mount or source, release.facts["folder"], database["name"])
+    return source / path.relative_to(mount) if mount and path.is_relative_to(mount) else path
 
 
 def _compress(folder: Path) -> None:
@@ -419,11 +426,11 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
 
 def _pending(release: Release, alias: str, is_new: bool) -> list[str]:
     """The migrations that a release's database lacks: as its start has seen, or for the live one as SQLite says."""
-    known = release.facts["migrations"][alias]
-    database = release.facts["databases"][alias]
-    if is_new or "sqlite" not in database["engine"]:
+    known: dict[str, list[str]] = release.facts["migrations"][alias]
+    path = _file_of(release, release.facts["databases"][alias])
+    if is_new or not path:
         return known["pending"] if is_new else []
-    return sorted(set(known["applied"]) - _applied(release.site, Path(database["name"])))
+    return sorted(set(known["applied"]) - _applied(release.site, path))
 
 
 def _applied(site: Site, path: Path) -> set[str]:
