@@ -1,0 +1,478 @@
+import gzip
+import os
+import sqlite3
+import stat
+import tempfile
+from pathlib import Path
+
+import django_command
+import django_instance
+import django_proxy
+import django_site
+import django_source
+import django_steps
+import pytest
+from django_command import DeploymentError
+from specimen import configured
+from world import commit
+
+refuse_closed_parents = django_steps._refuse_closed_parents
+
+
+# The site
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everybody may enter, on the way to it too."""
+    with tempfile.TemporaryDirectory(prefix="df-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(
+    ("mode", "group", "passes"),
+    [
+        *[(0o755, None, True), (0o711, None, True), (0o700, None, False), (0o750, None, False)],
+        *[(0o750, "proxy", True), (0o740, "proxy", False), (0o704, "proxy", False)],
+    ],
+)
+def test_a_parent_that_the_proxy_cannot_enter(open_folder, monkeypatch, mode, group, passes):
+    home = open_folder / "home"
+    home.mkdir()
+    home.chmod(mode)
+    monkeypatch.setattr(django_site, "group_id", lambda name: home.stat().st_gid if group else -2)
+    site = configured()
+    site.root = home / "site/blog"
+    if passes:
+        refuse_closed_parents(site)
+        return
+    with pytest.raises(DeploymentError) as error:
+        refuse_closed_parents(site)
+    owner = django_site.owner_of(home.stat())
+    assert error.value.message == f"{home} is {owner} {mode:04o}: it lets www-data not through to {site.root}"
+    assert error.value.hint == f"chmod o+x {home}, or choose another django:sites:blog:root"
+
+
+def test_a_site_that_is_laid_out_is_left_alone(world):
+    deployment = world.deployment()
+    changes = list(django_steps.site(deployment))
+    assert len(changes) == 1 and changes[0][str(world.site.root)] == "missing"
+    assert changes[0][str(world.site.applied)] == "new" and changes[0]["registered"] == str(world.site.root)
+    assert changes[0]["templates"] == sorted(world.templates)
+    assert list(django_steps.site(world.deployment())) == []
+    assert stat.S_IMODE(world.site.applied.stat().st_mode) == 0o600
+    assert django_site.find("blog").config == world.site.config
+
+
+def test_what_is_applied_is_written_down_even_where_it_makes_no_release(world):
+    world.apply()
+    world.options = {"health": {"path": "/healthz"}}
+    assert world.apply() == {"site": {str(world.site.applied): "changed"}}
+    assert django_site.find("blog").config["health"]["path"] == "/healthz"
+    world.templates["salt://django/files/locations.conf"] += "# more\n"
+    assert world.apply()["site"] == {"templates": ["salt://django/files/locations.conf"]}
+    assert world.apply() == {}
+
+
+def test_wrong_folders_are_mended(world):
+    world.apply()
+    world.site.media.chmod(0o777)
+    changes = world.apply()["site"]
+    assert (
+        list(changes) == [str(world.site.media)] and " 0777, not blog:www-data 2750" in changes[str(world.site.media)]
+    )
+    assert world.apply() == {}
+
+
+def test_keys_are_laid_into_the_mirror(world, monkeypatch):
+    world.apply()
+    laid = []
+    monkeypatch.setattr(django_source, "unprepared", lambda site, key: [] if laid else ["deploy_key"])
+    monkeypatch.setattr(django_source, "prepare", lambda site, key: laid.append(key))
+    world.given = {"deploy_key": "the key"}
+    assert world.apply() == {"site": {"mirror": ["deploy_key"]}} and laid == ["the key"]
+    assert "the key" in world.last.masked()
+
+
+@pytest.mark.parametrize("key", ["root", "user"])
+def test_a_site_does_not_move(world, monkeypatch, key):
+    world.apply()
+    before = world.site.config[key]
+    make = world.make_site
+
+    def moved(*arguments, **options):
+        site = make(*arguments, **options)
+        return type(site)({**site.config, key: f"{before}-2"}, site.platform)
+
+    world.make_site = moved
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message == (
+        f"site: blog lives on this host with {key}: {before}, and its data with it; the pillar now says {before}-2"
+    )
+    assert f"keep django:sites:blog:{key}: {before}, or take the site off first" in error.value.hint
+
+
+# The source
+
+
+def test_build_commands_run_as_the_build_identity(world, monkeypatch):
+    world.options = {"build": ["npm ci", "make 'a b' c"], "timeouts": {"build": "1m"}}
+    seen = []
+    run = world.run
+
+    def watched(argv, **options):
+        if argv[0] in ("npm", "make") or "compileall" in argv:
+            seen.append((argv, options))
+        return run(argv, **options)
+
+    monkeypatch.setattr(django_command, "run", watched)
+    changes = world.apply()
+    assert changes["build"] == {"commands": ["npm ci", "make 'a b' c"], "source": "compiled"}
+    release = world.site.releases / world.live
+    assert [argv for argv, _options in seen[:2]] == [["npm", "ci"], ["make", "a b", "c"]]
+    assert seen[2][0][1:6] == ["-I", "-S", "-m", "compileall", "-q"] and seen[2][0][-1] == f"{release}/source"
+    for _argv, options in seen:
+        assert options["user"] == "blog-build" and options["folder"] == f"{release}/source" and options["timeout"] == 60
+        environment = options["environment"]
+        assert environment["HOME"] == str(world.site.build) and environment["VIRTUAL_ENV"] == f"{release}/virtualenv"
+        assert environment["PATH"].startswith(f"{release}/virtualenv/bin:")
+    assert seen[1][1]["doing"] == "make 'a b' c"
+    assert seen[1][1]["hint"] == "django:sites:blog:build says this command"
+
+
+def test_a_file_that_does_not_compile_stops_no_release(world):
+    world.fails["compileall"] = DeploymentError("SyntaxError in a template of code")
+    world.apply()
+    world.check()
+
+
+def brings(world, monkeypatch, **files):
+    """Let the source of each release have these files too; a None is a link out of it."""
+    export = world.export
+
+    def more(site, commit, target):
+        export(site, commit, target)
+        for name, content in files.items():
+            path = target / name.replace("__", "/").replace("_db", ".db")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(world.site.root.parent) if content is None else path.write_text(content)
+
+    monkeypatch.setattr(django_source, "export", more)
+
+
+def test_what_is_shared_outlives_its_release(world, monkeypatch):
+    brings(world, monkeypatch, data__photo="first", blog__site_db="first")
+    world.options = {"shared": ["data", "blog/site.db", "new/folder", "new.file"]}
+    world.apply()
+    source, shared = world.site.current / "source", world.site.shared
+    for name in world.options["shared"]:
+        assert os.readlink(source / name) == str(shared / name)
+    assert (shared / "data/photo").read_text() == (shared / "blog/site.db").read_text() == "first"
+    assert (shared / "new/folder").is_dir() and not (shared / "new.file").exists()
+    (shared / "data/photo").write_text("mine")
+    world.push("two")
+    brings(world, monkeypatch, data__photo="second", blog__site_db="second")
+    world.apply()
+    assert (world.site.current / "source/data/photo").read_text() == "mine"
+    assert (world.site.current / "source/blog/site.db").read_text() == "first"
+
+
+def test_what_is_writable_is_the_sites(world, monkeypatch):
+    brings(world, monkeypatch, logs__old="x")
+    world.options = {"writable": ["logs", "tmp/cache"]}
+    given = []
+    give = django_site.give
+    monkeypatch.setattr(
+        django_site, "give", lambda path, *who, **how: given.append((path.name, who)) or give(path, *who, **how)
+    )
+    world.apply()
+    assert ("logs", ("blog", "blog")) in given and ("cache", ("blog", "blog")) in given
+    assert (world.site.current / "source/tmp/cache").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"writable": ["link"]}, "build: django:sites:blog:writable: link leads through the link link"),
+        ({"writable": ["link/x"]}, "build: django:sites:blog:writable: link/x leads through the link link"),
+        ({"shared": ["link/x"]}, "build: django:sites:blog:shared: link/x leads through the link link"),
+        (
+            {"files": {"link/x": {"contents": ""}}},
+            "settings: django:sites:blog:files: link/x leads through the link link",
+        ),
+    ],
+)
+def test_a_link_of_the_source_leads_nobody_astray(world, monkeypatch, options, message):
+    brings(world, monkeypatch, link=None)
+    world.options = options
+    before = sorted(path.name for path in world.site.root.parent.iterdir()) if world.site.root.parent.exists() else []
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message == message
+    assert sorted(path.name for path in world.site.root.parent.iterdir()) == [*before, "blog"]
+
+
+def test_a_link_that_is_shared_is_replaced(world, monkeypatch):
+    brings(world, monkeypatch, link=None)
+    world.options = {"shared": ["link"]}
+    world.apply()
+    assert os.readlink(world.site.current / "source/link") == str(world.site.shared / "link")
+    assert (world.site.shared / "link").is_dir() and world.site.root.parent.is_dir()
+
+
+# The start of Django
+
+
+@pytest.mark.parametrize(
+    ("answers", "options", "message", "hint"),
+    [
+        (
+            {"settings_module": "blog.settings"},
+            {},
+            "static: the project sets DJANGO_SETTINGS_MODULE to blog.settings itself",
+            "use os.environ.setdefault in blog.wsgi, or django:sites:blog:overlay: false",
+        ),
+        (
+            {"debug": True},
+            {},
+            "static: DEBUG is on",
+            "turn it off in the project's environment: django:sites:blog:environment, "
+            "or let the overlay do it: django:sites:blog:overlay: true",
+        ),
+        *(
+            (
+                {"databases": {"default": {"engine": "django.db.backends.sqlite3", "name": name}}},
+                options,
+                f"static: the database 'default' lies inside the release ({name}) and would be lost with it",
+                "name its file in django:sites:blog:shared, "
+                "or let the project read it: django:sites:blog:environment, {from: database_path}",
+            )
+            for name, options in [
+                ("{release}/source/db.sqlite3", {}),
+                ("db.sqlite3", {}),
+                ("../data/db.sqlite3", {}),
+                ("/app/db.sqlite3", {"mount": "/app"}),
+                ("db.sqlite3", {"mount": "/app", "shared": ["data"]}),
+            ]
+        ),
+    ],
+)
+def test_what_a_project_does_that_is_not_safe(world, answers, options, message, hint):
+    release = str(world.site.releases / f"0001-{commit('one')[:12]}")
+    world.options = options
+    for database in answers.get("databases", {}).values():
+        database["name"] = database["name"].replace("{release}", release)
+    world.answers = answers
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message.replace(release, "{release}") == message.replace(release, "{release}")
+    assert error.value.hint == f"{hint}\nnothing runs yet"
+
+
+@pytest.mark.parametrize(
+    ("answers", "warnings"),
+    [
+        ({}, []),
+        ({"allowed_hosts": ["*"]}, []),
+        ({"allowed_hosts": ["other.org"]}, ["ALLOWED_HOSTS is ['other.org'], which has not every domain of the site"]),
+        ({"media_root": ""}, []),
+        ({"media_root": "/app/media"}, ["MEDIA_ROOT is /app/media, not {media}: uploads are not served"]),
+        ({"checks": ["security.W001: no middleware"]}, ["security.W001: no middleware"]),
+        ({"databases": {"default": {"engine": "sqlite3", "name": ":memory:"}}}, []),
+        ({"databases": {"default": {"engine": "sqlite3", "name": "file:x?mode=memory"}}}, []),
+    ],
+)
+def test_what_a_project_does_that_is_worth_a_word(world, answers, warnings):
+    world.answers = answers
+    world.apply()
+    assert world.last.warnings == [text.format(media=world.site.media) for text in warnings]
+
+
+@pytest.mark.parametrize(
+    ("name", "mount"),
+    [
+        ("{shared}/db.sqlite3", None),
+        ("data/db.sqlite3", None),
+        ("/app/data/db.sqlite3", "/app"),
+        ("{database}/x.db", None),
+    ],
+)
+def test_a_database_that_is_kept(world, name, mount):
+    world.options = {"shared": ["data"], "mount": mount}
+    name = name.format(shared=world.site.shared, database=world.site.database)
+    migrations = {"default": {"applied": ["blog.0001_initial"], "pending": []}}
+    world.answers = {"databases": {"default": {"engine": "django.db.backends.sqlite3", "name": name}}}
+    world.answers["migrations"] = migrations
+    world.apply()
+    path = django_steps._file_of(world.last.release, world.answers["databases"]["default"])
+    path.parent.mkdir(exist_ok=True)
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
+        connection.execute("INSERT INTO django_migrations VALUES ('blog', '0001_initial')")
+    assert world.apply() == {}
+    path.unlink()
+    assert world.apply()["migration"] == {"migrations": {"default": ["blog.0001_initial"]}}
+
+
+def test_static_files_are_compressed_where_that_helps(own_host):
+    folder = own_host / "static"
+    (folder / "deep").mkdir(parents=True)
+    text, noise = b"body { color: red }\n" * 200, os.urandom(3000)
+    files = {
+        "a.css": text,
+        "deep/b.js": text,
+        "small.css": text[:1024],
+        "c.png": text,
+        "noise.svg": noise,
+        "d.css": text,
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / "link.css").symlink_to("a.css")
+    django_steps._compress(folder)
+    made = {str(path.relative_to(folder)): path for path in folder.rglob("*.gz")}
+    assert made.keys() == {"a.css.gz", "deep/b.js.gz", "d.css.gz"}
+    assert all(gzip.decompress(path.read_bytes()) == text for path in made.values())
+    assert made["a.css.gz"].read_bytes() == made["d.css.gz"].read_bytes()
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in made.values())
+
+
+@pytest.mark.parametrize(("compress", "made"), [(["gzip"], True), ([], False)])
+def test_compression_is_asked_of_the_pillar(world, monkeypatch, compress, made):
+    project = world.project
+
+    def collects(request):
+        Path(request["static_root"], "a.css").write_text("x" * 2000)
+        return project(request)
+
+    world.project = collects
+    world.options = {"static": {"compress": compress}}
+    world.apply()
+    static = world.site.current / "static"
+    assert (static / "a.css.gz").exists() is made
+    assert stat.S_IMODE((static / "a.css").stat().st_mode) == 0o644
+
+
+# The database
+
+
+def pending(*names):
+    return {"default": {"applied": ["blog.0001"], "pending": list(names)}}
+
+
+def test_migrations_that_are_pending_are_run(world):
+    world.answers = {"migrations": pending("blog.0002", "blog.0003")}
+    changes = world.apply()
+    assert changes["migration"] == {"migrations": {"default": ["blog.0002", "blog.0003"]}}
+    facts = django_site.read_json(world.site.current / "release.json")["facts"]
+    assert facts["migrations"]["default"]["pending"] == []
+    assert world.apply() == {}
+
+
+def test_migrations_that_the_pillar_does_not_want(world):
+    world.options = {"migrate": {"run": False}}
+    world.answers = {"migrations": pending("blog.0002")}
+    assert "migration" not in world.apply()
+    assert world.last.warnings == ["not migrated, as the pillar says: blog.0002"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, set()),
+        ("", set()),
+        ("garbage " * 200, set()),
+        ("no table", set()),
+        ([("blog", "0001"), ("auth", "0001_initial")], {"blog.0001", "auth.0001_initial"}),
+    ],
+)
+def test_the_migrations_of_a_sqlite_file(make_site, content, expected):
+    site = make_site()
+    path = site.database / "db.sqlite3"
+    if isinstance(content, list) or content == "no table":
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("CREATE TABLE x (y)")
+            if isinstance(content, list):
+                connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
+                connection.executemany("INSERT INTO django_migrations VALUES (?, ?)", content)
+    elif content is not None:
+        path.write_text(content)
+    assert django_steps._applied(site, path) == expected
+
+
+@pytest.mark.parametrize("how", ["link", "owner"])
+def test_a_sqlite_file_that_is_not_the_sites_is_not_read(make_site, monkeypatch, how):
+    site = make_site()
+    path = site.database / "db.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
+        connection.execute("INSERT INTO django_migrations VALUES ('a', 'b')")
+    if how == "link":
+        (site.database / "link").symlink_to(path)
+        path = site.database / "link"
+    else:
+        monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
+    assert django_steps._applied(site, path) == set()
+
+
+# The flip
+
+
+def test_the_flip_of_a_unix_socket_reloads_nothing(world):
+    world.apply()
+    world.push("two")
+    world.commands.clear()
+    world.apply()
+    assert not any("nginx" in part for command in world.commands for part in command)
+
+
+@pytest.mark.parametrize(
+    "then", [{"server": {"bind": "127.0.0.1:8001", "protocol": "http"}}, {"server": {"protocol": "http"}}, {}]
+)
+@pytest.mark.parametrize("first", [{"server": {"bind": "127.0.0.1:8001"}}, {}])
+def test_a_flip_of_another_kind_takes_nginx_along(world, monkeypatch, first, then):
+    """When the release is live, nginx is told, and not before it could answer."""
+    world.options = first
+    world.apply()
+    old = world.live
+    world.options = then
+    world.push("two")
+    seen = []
+    reload = django_proxy.reload
+    monkeypatch.setattr(django_proxy, "reload", lambda: (seen.append(world.live), reload()))
+    world.apply()
+    kinds = {django_instance.kind(world.site.releases / name) for name in (old, world.live)}
+    is_tcp = django_instance.kind(world.site.current)[0] == "tcp"
+    if len(kinds) == 1 and not is_tcp:
+        assert seen == []
+    else:
+        assert seen[0] == (old if len(kinds) == 2 else world.live)
+        assert seen[-1] == world.live
+    assert world.apply() == {}
+    world.check()
+
+
+def test_connections_that_are_cut_are_told(world, monkeypatch):
+    world.apply()
+    world.push("two")
+    monkeypatch.setattr(django_instance, "drain", lambda site, release: 3)
+    world.apply()
+    assert world.last.warnings == ["3 connections were still open after 30s, and were cut"]
+
+
+def test_a_neighbour_that_breaks_nginx_stops_the_proxy_step_only(world):
+    world.apply()
+    world.options = {"media": {"max_upload": "5M"}}
+    world.push("two")
+    world.fails["nginx -t"] = DeploymentError("x", log="nginx: [emerg] broken in /etc/nginx/sites-enabled/other:3")
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message == "proxy: nginx refuses its configuration: broken in /etc/nginx/sites-enabled/other:3"
+    assert world.live == f"0002-{commit('two')[:12]}"
+    assert "75M" in (django_proxy.ETC / "django/blog.conf").read_text()
+    world.fails.clear()
+    assert list(world.apply()) == ["proxy"]
+    world.check()
