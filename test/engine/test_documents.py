@@ -1,0 +1,145 @@
+"""The documents: links lead somewhere, pillars in them are valid, every verb and every error is told."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import django_pillar
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
+PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
+DEBIAN = {"os_family": "Debian", "osmajorrelease": 12}
+#: What is quoted in troubleshooting.md and said by others: Django, nginx, Salt, systemd, uv.
+FOREIGN = {
+    "No solution found",
+    "No space left on device",
+    "These values could not be changed: {'home'",
+    "is not available",
+    "unable to open database file",
+}
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _mark, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
+            lost.append(link)
+    assert not lost
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "options.md"], ids=name)
+def test_lines_are_short(page):
+    assert [line for line in page.read_text().splitlines() if len(line) > 120] == []
+
+
+def test_every_page_is_in_an_index():
+    docs, decisions = ROOT / "docs", ROOT / "docs/decisions"
+    told = {docs: (docs / "README.md").read_text(), decisions: (decisions / "README.md").read_text()}
+    assert [name(page) for page in PAGES if page.parent in told and f"]({page.name})" not in told[page.parent]] == [
+        "docs/README.md",
+        "docs/decisions/README.md",
+    ]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 100
+
+
+def pillars() -> list[Any]:
+    found = []
+    for page in PAGES:
+        blocks = re.findall(r"^```yaml\n(django:\n.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        found += [
+            pytest.param(yaml.safe_load(block), id=f"{name(page)}-{number}") for number, block in enumerate(blocks)
+        ]
+    return found
+
+
+@pytest.mark.parametrize("pillar", pillars())
+def test_pillars_are_valid(pillar):
+    assert django_pillar.compile(pillar, SCHEMA, PLATFORMS, DEBIAN)["errors"] == []
+
+
+def test_the_readme_has_a_pillar_of_ten_lines():
+    (block,) = re.findall(r"^```yaml\n(django:\n.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(block.splitlines()) == 10
+
+
+def test_every_verb_is_told():
+    module = ast.parse((ROOT / "_modules/django.py").read_text())
+    verbs = {node.name for node in module.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"}
+    page = (ROOT / "docs/by-hand.md").read_text()
+    assert verbs == set(re.findall(r"^## ([a-z_]+)$", page, re.MULTILINE))
+    assert [verb for verb in verbs if f"[`{verb}`](#{verb})" not in page] == []
+
+
+def test_every_step_is_told():
+    steps = re.findall(r"\('(\w+)', '", (ROOT / "django/site.sls").read_text())
+    told = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/releases.md").read_text(), re.MULTILINE)
+    assert told[: len(steps)] == steps
+
+
+def messages() -> str:
+    """The words of the code: string literals joined as Python joins them, with … for what is put in."""
+    words = []
+    for path in [*ROOT.glob("_*/*.py"), *ROOT.glob("django/files/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                words.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.append(re.sub(r"\{\w+\}", "…", node.value))
+    words += [path.read_text() for path in [*ROOT.glob("django/*.sls"), ROOT / "django/schema.yaml"]]
+    return "\n".join(words)
+
+
+def quoted() -> list[str]:
+    """What troubleshooting.md quotes as said by the formula, in pieces without what differs from case to case."""
+    page = (ROOT / "docs/troubleshooting.md").read_text().partition("## What a visitor sees")[0]
+    entries = re.findall(r"^\* (.*?)(?=^\* |^#|\Z)", page, re.MULTILINE | re.DOTALL)
+    said = [" ".join(entry.split()).partition("→")[0].partition("`: ")[0] + "`" for entry in entries]
+    phrases = [phrase for text in said for phrase in re.findall(r"`([^`]+)`", text)]
+    return [piece.strip(" :").removesuffix(" failed") for phrase in phrases for piece in phrase.split("…")]
+
+
+def test_every_error_that_is_told_can_be_said():
+    code = messages()
+    gone = [piece for piece in quoted() if piece not in code and piece not in FOREIGN]
+    assert gone == []
+
+
+def errors() -> Iterator[tuple[str, list[str]]]:
+    """The message of each DeploymentError: where it is raised, and its fixed words."""
+    for path in sorted(ROOT.glob("_utils/django_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeploymentError":
+                constants = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)]
+                clauses = (clause.strip(" '") for text in constants for clause in re.split("[:;,(]", str(text)))
+                words = [clause for clause in clauses if len(clause) > 8]
+                if words:
+                    yield f"{path.name}:{node.lineno}", words
+
+
+def test_every_error_is_told():
+    page = " ".join((ROOT / "docs/troubleshooting.md").read_text().split())
+    untold = {where: words for where, words in errors() if not any(word in page for word in words)}
+    assert untold == {}, "add it to docs/troubleshooting.md, by its fixed words"
