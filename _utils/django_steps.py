@@ -339,7 +339,7 @@ def static(deployment: Deployment) -> Iterator[Changes]:
     django_site.give(folder, "root", "root")
     django_site.open_to_all(folder)
     if "gzip" in site.config["static"]["compress"]:
-        _compress(folder)
+        _compress(folder, deployment.live.path / "static" if deployment.live else None)
 
 
 def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
@@ -386,17 +386,31 @@ def _file_of(release: Release, database: dict[str, str]) -> Path | None:
     return source / path.relative_to(mount) if mount and path.is_relative_to(mount) else path
 
 
-def _compress(folder: Path) -> None:
-    """A ``.gz`` beside each file that nginx would otherwise compress at every request, where it is smaller."""
+def _compress(folder: Path, before: Path | None = None) -> None:
+    """A ``.gz`` beside each file that nginx would otherwise compress at every request, where it is smaller.
+
+    Args:
+        before: static files of an older release; of what they have alike the ``.gz`` is shared.
+    """
     for parent, _folders, files in os.walk(folder):
         for name in files:
             path = Path(parent, name)
             if name.endswith(_COMPRESSED) and not path.is_symlink() and path.stat().st_size > 1024:
-                content = path.read_bytes()
-                smaller = gzip.compress(content, 6, mtime=0)
-                if len(smaller) < len(content):
-                    path.with_name(f"{name}.gz").write_bytes(smaller)
-                    path.with_name(f"{name}.gz").chmod(0o644)
+                _compress_file(path, before / path.relative_to(folder) if before else None)
+
+
+def _compress_file(path: Path, former: Path | None) -> None:
+    content, compressed = path.read_bytes(), path.with_name(f"{path.name}.gz")
+    compressed.unlink(missing_ok=True)
+    shared = former.with_name(compressed.name) if former and former.is_file() else None
+    if shared and former and shared.is_file() and not shared.is_symlink() and former.read_bytes() == content:
+        os.link(shared, compressed)
+        return
+    smaller = gzip.compress(content, 6, mtime=0)
+    if len(smaller) < len(content):
+        with open(compressed, "xb") as file:
+            file.write(smaller)
+        compressed.chmod(0o644)
 
 
 def migration(deployment: Deployment) -> Iterator[Changes]:

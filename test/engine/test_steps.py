@@ -339,6 +339,35 @@ def test_static_files_are_compressed_where_that_helps(own_host):
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in made.values())
 
 
+def test_a_file_that_has_not_changed_shares_what_is_compressed(own_host):
+    old, new = own_host / "old", own_host / "new"
+    texts = {
+        "same.css": (b"a" * 2000, b"a" * 2000),
+        "other.css": (b"a" * 2000, b"b" * 2000),
+        "new.css": (b"", b"c" * 2000),
+    }
+    for place, folder in enumerate((old, new)):
+        folder.mkdir()
+        for name, contents in texts.items():
+            (folder / name).write_bytes(contents[place])
+    django_steps._compress(old)
+    django_steps._compress(new, old)
+    assert (new / "same.css.gz").samefile(old / "same.css.gz")
+    made = {path.name: gzip.decompress(path.read_bytes()) for path in new.glob("*.gz")}
+    assert made == {f"{name}.gz": contents[1] for name, contents in texts.items()}
+
+
+def test_a_link_that_a_project_has_left_beside_a_file_is_not_followed(own_host):
+    folder, foreign = own_host / "static", own_host / "foreign"
+    folder.mkdir()
+    foreign.write_text("mine")
+    (folder / "a.css").write_text("x" * 2000)
+    (folder / "a.css.gz").symlink_to(foreign)
+    django_steps._compress(folder)
+    assert foreign.read_text() == "mine"
+    assert not (folder / "a.css.gz").is_symlink()
+
+
 @pytest.mark.parametrize(("compress", "made"), [(["gzip"], True), ([], False)])
 def test_compression_is_asked_of_the_pillar(world, monkeypatch, compress, made):
     project = world.project
