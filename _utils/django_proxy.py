@@ -16,6 +16,7 @@ from django_site import Site
 
 ETC = Path("/etc/nginx")
 PID = Path("/run/nginx.pid")
+IPV6 = Path("/proc/net/if_inet6")
 OURS = "# Written by django-formula"
 UPSTREAM, LOCATIONS = "salt://django/files/upstream.conf", "salt://django/files/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/domain.conf", "salt://django/files/redirect.conf"
@@ -41,7 +42,7 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], th
         "through": str(through or site.current),
         "upstream": f"django-{site.name}",
         "unix": config["server"]["bind"] == "unix",
-        "ipv6": Path("/proc/net/if_inet6").exists(),
+        "ipv6": IPV6.exists(),
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
         "harakiri": int(config["server"]["options"].get("harakiri", 60)),
@@ -206,7 +207,7 @@ def default_server(ports: list[int], templates: Mapping[str, str]) -> Files:
     free = [port for port in ports if port not in _foreign_defaults(ETC / "sites-available" / name)]
     if not free:
         return {ETC / "sites-enabled" / name: None, ETC / "sites-available" / name: None}
-    ipv6 = Path("/proc/net/if_inet6").exists()
+    ipv6 = IPV6.exists()
     return {
         ETC / "sites-available" / name: django_settings.render(templates, DEFAULT, ours=OURS, ports=free, ipv6=ipv6),
         ETC / "sites-enabled" / name: f"-> ../sites-available/{name}",
