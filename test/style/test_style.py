@@ -35,12 +35,12 @@ def test_python_is_safe():
 
 
 # One folder at a time: _modules and _states both have a django.py.
-@pytest.mark.parametrize("folder", ["_utils", "_states", "_modules", "test/hosts"])
+@pytest.mark.parametrize("folder", ["_utils", "_states", "_modules", "test/hosts", "bench"])
 def test_types_hold(folder):
     modules = [name for name in files(f"{folder}/*.py") if not Path(name).name.startswith(("test_", "conftest"))]
     assert modules or folder in ("_states", "_modules")
     if modules:
-        run("mypy", *modules, MYPYPATH="_utils:test/hosts")
+        run("mypy", *modules, MYPYPATH="_utils:test/hosts:bench")
 
 
 def test_yaml_is_clean():
@@ -52,5 +52,5 @@ def test_states_are_clean():
 
 
 def test_shell_scripts_parse():
-    for script in ["test/run", ".ci/run"]:
+    for script in ["test/run", ".ci/run", "bench/run"]:
         run("bash", "-n", script)

@@ -1,0 +1,136 @@
+"""What is measured: django-formula and a plain Salt tree, each with its site on the same host, and an empty apply."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lab import Applied, CommandFailed, Host, Result, applied
+from repository import Repository
+
+MEASURE = "/srv/formula/bench/measure.py"
+#: Salt's own warnings about deprecated modules cost time where they are printed; nobody prints them.
+QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
+SALT = ("salt-call", "--local", "--out=json", "--log-level=quiet")
+PYUWSGI = "2.0.30.post1"
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds of a command and its children."""
+
+    cpu: float
+    wall: float
+
+
+def measured(host: Host, *argv: str) -> tuple[Took, Result]:
+    """Run a command on a host. Raises CommandFailed where it does not exit with 0."""
+    answer = json.loads(host.run(["python3", MEASURE, *argv], timeout=3600, environment=QUIET).stdout)
+    result = Result(" ".join(argv), answer["returncode"], answer["stdout"], answer["stderr"])
+    return Took(**answer["took"]), result.check()
+
+
+def apply(host: Host, *argv: str) -> tuple[Took, Applied]:
+    """Run a state.apply that has to succeed."""
+    took, result = measured(host, *SALT, *argv)
+    told = applied(result)
+    if not told.ok:
+        raise CommandFailed(f"{' '.join(argv)}: {told}")
+    return took, told
+
+
+class Contestant:
+    """A site of the bundled example that one way of deploying keeps on a host."""
+
+    title: str
+    domain: str
+    apply_argv: tuple[str, ...]
+
+    def __init__(self, host: Host, repository: Repository):
+        self.host, self.repository = host, repository
+        self.revision = ""
+
+    def configure(self, revision: str) -> None:
+        """Have the pillar name a commit."""
+        raise NotImplementedError
+
+    def nothing(self) -> Took:
+        """An apply that finds nothing to do. Raises CommandFailed where it did something."""
+        took, told = apply(self.host, *self.apply_argv)
+        if told.changed:
+            raise CommandFailed(f"{self.title}: there was something to do: {told}")
+        return took
+
+    def deploy(self, revision: str) -> Took:
+        """An apply that brings another commit; the pillar is written before the clock starts."""
+        self.configure(revision)
+        self.revision = revision
+        took, told = apply(self.host, *self.apply_argv)
+        if not told.changed:
+            raise CommandFailed(f"{self.title}: {revision} has not been deployed: {told}")
+        return took
+
+    def back(self, revision: str) -> Took:
+        """Roll back to the commit before."""
+        raise NotImplementedError
+
+    @property
+    def answering(self) -> dict[str, Any]:
+        """What the running code says of itself."""
+        return dict(self.host.http("/release", self.domain).json())
+
+
+class Formula(Contestant):
+    title, domain = "django-formula", "blog.example.org"
+    apply_argv = ("state.apply", "django")
+
+    def options(self, revision: str, domain: str) -> dict[str, Any]:
+        health = {"path": "/healthz"}
+        return {"repository": self.repository.url, "revision": revision, "domains": [domain], "health": health}
+
+    def configure(self, revision: str) -> None:
+        self.host.pillar({"django": {"sites": {"blog": self.options(revision, self.domain)}}})
+
+    def back(self, revision: str) -> Took:
+        return measured(self.host, *SALT, "django.rollback", "blog")[0]
+
+    def virtualenvs(self) -> str:
+        """The site's virtualenvs, with the latest change of anything in them."""
+        newest = "find $one -printf '%C@\\n' | sort | tail -1"
+        return self.host.run(f"cd /srv/django/blog/virtualenvs && for one in *; do echo $one; {newest}; done").stdout
+
+
+class Plain(Contestant):
+    title, domain = "plain Salt tree", "plain.example.org"
+    folder = "/srv/bench/plain"
+    apply_argv = (f"--config-dir={folder}", "state.apply", "site")
+
+    def __init__(self, host: Host, repository: Repository):
+        super().__init__(host, repository)
+        minion = {
+            "id": host.name,
+            "file_client": "local",
+            "cachedir": f"{self.folder}/cache",
+            "file_roots": {"base": ["/srv/formula/bench/plain"]},
+            "pillar_roots": {"base": [f"{self.folder}/pillar"]},
+        }
+        host.write(f"{self.folder}/minion", json.dumps(minion))
+        host.write(f"{self.folder}/pillar/top.sls", "base:\n  '*':\n    - host\n")
+
+    def configure(self, revision: str) -> None:
+        site: Mapping[str, str] = {
+            "repository": self.repository.url,
+            "revision": revision,
+            "domain": self.domain,
+            "pyuwsgi": PYUWSGI,
+            "secret_key": "of-the-plain-tree-0123456789-0123456789-0123456789",
+        }
+        self.host.write(f"{self.folder}/pillar/host.sls", "#!json\n" + json.dumps({"plain": site}))
+
+    def back(self, revision: str) -> Took:
+        return self.deploy(revision)
+
+
+def empty(host: Host) -> Took:
+    """The smallest apply that succeeds, by the minion that has the formula."""
+    return apply(host, "--file-root=/srv/formula/bench/plain", "state.apply", "empty")[0]

@@ -1,0 +1,3 @@
+# The smallest state.apply that succeeds.
+nothing:
+  test.nop: []
