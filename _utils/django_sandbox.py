@@ -50,6 +50,8 @@ def directives(
 ) -> list[tuple[str, str]]:
     """The directives of the [Service] section that confine a process of the project, ready to stand in a unit.
 
+    The pillar's replace ours, but for the paths without which the site does not work: there they are added.
+
     Args:
         facts: what was found in the source; ``folder`` is that of manage.py.
         writable: folders that this process may write besides the site's own.
@@ -64,6 +66,11 @@ def directives(
         *writable,
     ]
     mount = site.config["mount"]
+    needed = {
+        "BindReadOnlyPaths": [str(site.root), *([f"{source}:{mount}"] if mount else [])],
+        "BindPaths": [f"{source}/{path}:{mount}/{path}" for path in site.config["writable"]] if mount else [],
+        "ReadWritePaths": [str(path) for path in may_write],
+    }
     lines: dict[str, Any] = {
         "User": site.user,
         "Group": site.user,
@@ -71,11 +78,11 @@ def directives(
         "EnvironmentFile": [f"{release}/config/environment", f"{site.secrets}/environment"],
         **_DEFAULTS,
         "ProtectHome": "tmpfs" if site.root.is_relative_to("/home") or site.root.is_relative_to("/root") else True,
-        "BindReadOnlyPaths": [str(site.root), *([f"{source}:{mount}"] if mount else [])],
-        "BindPaths": [f"{source}/{path}:{mount}/{path}" for path in site.config["writable"]] if mount else [],
-        "ReadWritePaths": [str(path) for path in may_write],
         **site.config["sandbox"],
     }
+    for name, paths in needed.items():
+        said = site.config["sandbox"].get(name, [])
+        lines[name] = [*paths, *(said if isinstance(said, list) else [said])]
     return list(_spelled(lines))
 
 
