@@ -1,0 +1,125 @@
+"""What a pillar becomes on the host, whole: a case is a folder with a pillar.yaml, and all files rendered from it.
+
+configuration.json is compared by test/engine/test_pillar.py. Beside pillar.yaml, facts.yaml may say what was found in
+the sources (site → facts). A new case is a new folder; UPDATE=1 writes what is rendered now, and the diff is to review.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import django_instance
+import django_proxy
+import django_settings
+import pytest
+import yaml
+from django_site import Site
+from readers import read_environment, read_ini, read_json, read_nginx, read_unit
+from specimen import FACTS, compiled, formula_templates
+
+CASES = sorted(path.parent for path in Path(__file__).parent.glob("*/pillar.yaml"))
+RELEASE = "0042-3f2a9c1b77de"
+
+
+@pytest.fixture(autouse=True)
+def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing depends on the machine of the tests."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(django_instance, "_binary", lambda release: release / "virtualenv/bin/python")
+    monkeypatch.setattr(django_proxy, "IPV6", tmp_path)
+    monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
+
+
+def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
+    """Every file of a release of a site: its name below the site's folder → content."""
+    release = site.releases / RELEASE
+    secrets = {name: f"secret of {name}" for name in ("secret_key", *site.config["secrets"])}
+    plain = django_settings.environment(site, release, facts)
+    hidden = django_settings.secret_environment(site, secrets)
+    templates = {url: f"# {url}\n{{{{ environment | tojson }}}}\n" for url in sources(site)} | formula_templates()
+    return {
+        "environment": django_settings.environment_file(plain),
+        "secrets": django_settings.environment_file(hidden),
+        **({"settings.json": django_settings.overlay(site, release, "x")} if site.config["overlay"] else {}),
+        **django_instance.configuration(site, release, facts, formula_templates()),
+        **{
+            f"source/{path}": text
+            for path, text in django_settings.project_files(site, templates, {**plain, **hidden}).items()
+        },
+    }
+
+
+def sources(site: Site) -> list[str]:
+    return [said["source"] for said in site.config["files"].values() if "source" in said]
+
+
+def nginx_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
+    """The files of nginx for a site: name below /etc/nginx → content, or where a link leads."""
+    wanted = django_proxy.files(site, facts, formula_templates())
+    return {str(path.relative_to(django_proxy.ETC)): content for path, content in wanted.items() if content is not None}
+
+
+def rendered(case: Path) -> dict[str, str]:
+    """Every file that is rendered for a case, by its name below the case's folder."""
+    pillar = yaml.safe_load((case / "pillar.yaml").read_text())["django"]
+    known = yaml.safe_load((case / "facts.yaml").read_text()) if (case / "facts.yaml").exists() else {}
+    result = compiled(pillar["sites"], pillar.get("defaults"))
+    assert result["errors"] == []
+    files: dict[str, str] = {}
+    for name, config in result["sites"].items():
+        site = Site(config, result["platform"])
+        facts = {
+            **FACTS,
+            **{key: config[key] or FACTS[key] for key in ("settings_module", "wsgi")},
+            **known.get(name, {}),
+        }
+        files |= {f"{name}/{path}": text for path, text in files_of(site, facts).items()}
+        for path, text in nginx_of(site, facts).items():
+            assert files.setdefault(f"nginx/{path}", text) == text, f"two sites write {path}, each in its own way"
+    return files
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_files_of_a_case(case: Path) -> None:
+    found = rendered(case)
+    if os.environ.get("UPDATE"):
+        update(case, found)
+    assert {name: (case / name).read_text() if (case / name).exists() else None for name in found} == found
+    kept = {"pillar.yaml", "facts.yaml", "configuration.json"}
+    there = {str(path.relative_to(case)) for path in case.rglob("*") if path.is_file()}
+    assert there - kept == found.keys()
+
+
+def update(case: Path, files: dict[str, str]) -> None:
+    for path in case.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    for name, content in files.items():
+        (case / name).parent.mkdir(parents=True, exist_ok=True)
+        (case / name).write_text(content)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_files_of_a_case_are_read_without_surprises(case: Path) -> None:
+    """By the readers that the fuzz relies on; and what has to hold of every unit."""
+    for name, content in rendered(case).items():
+        if name.endswith((".service", ".socket")):
+            directives = read_unit(content)
+            sections = {section for section, _name, _value in directives}
+            assert sections == {"[Unit]", "[Service]" if name.endswith(".service") else "[Socket]", "[Install]"}
+        elif name.endswith("uwsgi.ini"):
+            assert {section for section, _name, _value in read_ini(content)} == {"[uwsgi]"}
+        elif name.endswith(("/environment", "/secrets")):
+            assert read_environment(content) or name.endswith("/secrets")
+        elif name.endswith(".json"):
+            assert read_json(content)
+        elif name.startswith("nginx/") and not content.startswith("-> "):
+            assert read_nginx(content)
+
+
+def test_every_template_is_rendered_by_a_case() -> None:
+    names = {Path(name).name for case in CASES for name in rendered(case)}
+    assert {"uwsgi.ini", "upstream.conf", "django-blog-0042.service", "django-blog-0042.socket"} <= names
+    text = "".join(text for case in CASES for name, text in rendered(case).items() if name.startswith("nginx/"))
+    assert "return 301 $scheme://" in text and "proxy_pass" in text and "uwsgi_pass" in text
