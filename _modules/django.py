@@ -59,7 +59,7 @@ def releases(site):
 
 def release(site, revision=None):
     """
-    Release a site now: its revision as it is today, even if nothing has changed, it is held back, or it has failed before.
+    Release a site now: its revision as it is today, even if nothing has changed, it is held back, or has failed before.
 
     site
         The site.
