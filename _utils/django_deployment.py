@@ -12,7 +12,7 @@ import django_release
 import django_secret
 import django_site
 import django_source
-from django_command import DeploymentError
+from django_command import DeploymentError, redact
 from django_release import Release
 from django_site import Site
 
@@ -112,10 +112,26 @@ class Deployment:
         """A keyed hash of the whole configuration: what a release that has failed was made of and judged by."""
         return django_secret.keyed_hash(django_secret.record_key(self.site), dict(self.site.config))
 
-    def take_lock(self) -> None:
-        """Take the site's lock, and look again what is live: another deployment may have ended meanwhile."""
+    def take_lock(self, *, look_again: bool = False) -> None:
+        """Take the site's lock, unless this deployment has it.
+
+        Args:
+            look_again: go on with what is live by then; the caller begins anew with it.
+
+        Raises:
+            DeploymentError: another deployment holds the lock too long, or has changed what is live while this one
+                waited for it.
+        """
+        if self.lock.descriptor is not None:
+            return
         self.lock.take()
-        self.live = django_release.linked(self.site, self.site.current)
+        before, self.live = self.live, django_release.linked(self.site, self.site.current)
+        if not look_again and (before and before.name) != (self.live and self.live.name):
+            raise DeploymentError(
+                f"another deployment has made {self.live.name if self.live else 'nothing'} live meanwhile",
+                hint="apply again",
+                transient=True,
+            )
 
     def recorded_inputs(self) -> dict[str, Any]:
         """The inputs of the live release, or of the last good one."""
@@ -154,6 +170,8 @@ class Deployment:
 
     def _fail(self, step: str, error: DeploymentError) -> None:
         """The new release is stopped and kept as failed, or removed where trying again may help; what is live stays."""
+        error.log = redact(error.log, self.masked())
+        error.message = redact(error.message, self.masked())
         release = self.release if self.is_new and not self.went_live else None
         if release and release.path.exists():
             with contextlib.suppress(DeploymentError, OSError):

@@ -133,7 +133,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     deployment.planned = f"{django_release.next_sequence(site):04d}-{deployment.commit[:12]}"
     yield {"release": {"old": live.name if live else None, "new": deployment.planned}, **changes}
 
-    deployment.take_lock()
+    deployment.take_lock(look_again=True)
     live = deployment.live
     if live and live.record.get("inputs") == inputs and live.is_whole() and not deployment.again:
         deployment.release = live
@@ -283,7 +283,7 @@ def secret_key(deployment: Deployment) -> Iterator[Changes]:
     if not absent and not changed and django_site.read_text(site.secrets / "environment") == text:
         return
     yield dict.fromkeys(absent, "generated") | dict.fromkeys(changed, "kept") or {"environment": "written"}
-    deployment.lock.take()
+    deployment.take_lock()
     for name in absent:
         deployment.secrets[name] = django_secret.generate(site, name)
     for name in (*absent, *changed):
@@ -431,7 +431,7 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
         )
         return
     yield {"migrations": pending}
-    deployment.lock.take()
+    deployment.take_lock()
     log.info("%s: migrating %s", site.name, ", ".join(name for names in pending.values() for name in names))
     answer = django_project.migrate(site, release.path, release.facts, deployment.masked())
     deployment.warnings += answer["checks"]
@@ -465,7 +465,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     if not release or (not deployment.is_new and django_instance.is_kept_alive(site, release.path)):
         return
     yield {"instance": f"{django_instance.unit(site, release.path)} started"}
-    deployment.lock.take()
+    deployment.take_lock()
     log.info("%s: starting %s", site.name, release.name)
     if deployment.is_new:
         for name, content in django_instance.configuration(
@@ -489,7 +489,7 @@ def live(deployment: Deployment) -> Iterator[Changes]:
         return
     names = [path.name for path in stray]
     yield {"live": {"old": old.name if old else None, "new": release.name}} if flips else {"stopped": names}
-    deployment.lock.take()
+    deployment.take_lock()
     if flips:
         log.info("%s: %s goes live", site.name, release.name)
         _flip(deployment, release)
@@ -533,7 +533,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     changes = django_proxy.differences(wanted)
     if changes:
         yield changes
-        deployment.lock.take()
+        deployment.take_lock()
         django_proxy.apply(wanted)
 
 

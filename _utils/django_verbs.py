@@ -43,7 +43,7 @@ def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> 
         site, {}, site.kept_templates(), asked_by=asked_by, revision=live.record["commit"], again=True
     )
     with deployment.step("rotate_secret_key"):
-        deployment.lock.take()
+        deployment.take_lock()
         django_secret.keep(site, "secret_key", django_secret.generate(site, "secret_key"))
     return deployment, django_steps.walk(deployment, django_steps.RELEASE)
 
@@ -57,7 +57,7 @@ def rollback(name: str, asked_by: str = "django.rollback") -> tuple[Deployment, 
     site = django_site.find(name)
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
     with deployment.step("rollback"):
-        deployment.take_lock()
+        deployment.take_lock(look_again=True)
         deployment.left = left = _live(site)
         target = django_release.older_good(site, left)
         if not target:

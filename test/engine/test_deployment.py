@@ -798,6 +798,19 @@ def test_a_site_is_deployed_by_one_at_a_time(world):
     assert world.live == f"0002-{TWO[:12]}"
 
 
+def test_who_has_waited_for_the_lock_does_not_act_on_what_is_no_longer_so(world):
+    world.apply()
+    late = world.deployment()
+    world.push("two")
+    world.apply()
+    with pytest.raises(DeploymentError, match="another deployment has made 0002-"):
+        late.take_lock()
+    late.lock.release()
+    again = world.deployment()
+    again.take_lock()
+    again.lock.release()
+
+
 def test_every_step_is_in_the_sweeps():
     names = [step.__name__ for step in django_steps.RELEASE]
     assert sorted(itertools.chain(BUILT, AFTER)) == sorted(names)
