@@ -99,9 +99,7 @@ def _ask_remote(
     try:
         return _git(site, *arguments, doing=doing, timeout=timeout, extra=extra, mirror=mirror)
     except DeploymentError as error:
-        url = django_command.redact(
-            next((a for a in arguments if "/" in a and not a.startswith(("-", "+", "refs/"))), "")
-        )
+        url = django_command.redact(arguments[arguments.index("--") + 1])
         fields = {"url": url, "host": _host(url), "at": f"django:sites:{site.name}"}
         for pattern, message, hint, transient in _REFUSALS:
             if re.search(pattern, error.log, re.IGNORECASE):

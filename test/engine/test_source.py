@@ -373,6 +373,16 @@ def test_what_a_remote_says_becomes_a_sentence(cloned, monkeypatch, said, messag
     assert (error.value.hint, error.value.transient) == (hint, transient)
 
 
+@pytest.mark.parametrize("url", ["git@git.example.org:blog.git", "git@git.example.org:team/blog.git"])
+def test_a_refusal_names_the_host(cloned, monkeypatch, url):
+    def refuse(*_arguments, doing, **_options):
+        raise DeploymentError(f"{doing} failed (exit 128)", log="Permission denied (publickey).")
+
+    monkeypatch.setattr(django_source, "_git", refuse)
+    with pytest.raises(DeploymentError, match=r"git\.example\.org refuses the key"):
+        django_source.resolve(cloned(url), "main")
+
+
 @pytest.mark.parametrize("url", ["/nowhere/blog.git", "file:///nowhere/blog.git"])
 def test_a_repository_that_is_not_there(cloned, url):
     with pytest.raises(DeploymentError, match="there is no repository at "):
