@@ -170,10 +170,10 @@ def uwsgi_value(value: Any) -> str:
     """A value in uWSGI's ini: no magic variable, no inclusion.
 
     Raises:
-        ValueError: it holds a control character, or ``$(`` or ``@(``, which cannot be escaped there.
+        ValueError: it holds a control character, or ``$(``, ``@(`` or ``%(``, which cannot be escaped there.
     """
     text = {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    if not text.isprintable() or "$(" in text or "@(" in text or text != text.strip():
+    if not text.isprintable() or re.search(r"[$@%]\(", text) or text != text.strip():
         raise ValueError(f"{text!r} cannot stand in an ini file of uWSGI")
     return text.replace("%", "%%")
 

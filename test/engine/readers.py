@@ -103,9 +103,10 @@ def read_ini(text: str) -> list[tuple[str, str, str]]:
             section = line
         elif line and not line.startswith((";", "#")):
             name, _equals, value = line.partition("=")
-            if re.search(r"[$@]\(", line):
+            value = _expanded(value.lstrip(" \t"))
+            if re.search(r"[$@%]\(", value):  # %%( too: placeholders come after magic variables
                 raise Surprise(f"something is inserted: {line}")
-            entries.append((section, name.rstrip(" \t"), _expanded(value.lstrip(" \t"))))
+            entries.append((section, name.rstrip(" \t"), value))
     return entries
 
 
@@ -145,25 +146,23 @@ def _nginx_block(words: Iterator[str], top: bool = False) -> list[Any]:
 
 def _nginx_words(text: str) -> Iterator[str]:
     """The words of nginx's configuration, those that are no punctuation with a = before them."""
-    word = re.compile(
-        r"""\s+|\#[^\n]*|([;{}])|"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'|((?:\\.|[^\s;{}"'\\])[^\s;{}]*)""", re.DOTALL
-    )
+    quoted = r"""\s+|\#[^\n]*|([;{}])|"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'"""
+    word = re.compile(quoted + r"""|((?:\\.|[^\s;{}"'\\])(?:\\.|\$\{|[^\s;{\\])*)""", re.DOTALL)
+    letters = {"t": "\t", "r": "\r", "n": "\n"}
     place = 0
     while place < len(text):
         found = word.match(text, place)
         if not found:
             raise Surprise(f"quotes do not end: {text[place : place + 40]}")
         place = found.end()
-        punctuation, double, single, bare = found.groups()
-        quoted = double if double is not None else single
+        punctuation, *words = found.groups()
         if punctuation:
             yield punctuation
-        elif quoted is not None:
-            yield "=" + re.sub(r"""\\([\\"'])""", r"\1", quoted)
-            if text[place : place + 1] not in " \t\n;{)":
-                raise Surprise(f"something follows a quote: {text[place : place + 40]}")
-        elif bare is not None:
-            yield f"={bare}"
+        for content in words:
+            if content is not None:
+                yield "=" + re.sub(r"""\\([\\"'trn])""", lambda escape: letters.get(escape[1], escape[1]), content)
+        if words[2] is None and (words[0], words[1]) != (None, None) and text[place : place + 1] not in " \t\n;{)":
+            raise Surprise(f"something follows a quote: {text[place : place + 40]}")
 
 
 def read_json(text: str) -> Any:
