@@ -7,7 +7,6 @@ from typing import Any
 
 import django_command
 from django_command import DeploymentError
-from django_settings import unit_value
 from django_site import Site
 
 _BUS = Path("/run/dbus/system_bus_socket")
@@ -48,7 +47,7 @@ _DEFAULTS: dict[str, Any] = {
 def directives(
     site: Site, release: Path, facts: Mapping[str, Any], writable: Sequence[Path] = ()
 ) -> list[tuple[str, str]]:
-    """The directives of the [Service] section that confine a process of the project, ready to stand in a unit.
+    """The directives of the [Service] section that confine a process of the project, as `systemd-run` takes them.
 
     The pillar's replace ours, but for the paths without which the site does not work: there they are added.
 
@@ -89,7 +88,7 @@ def directives(
 def _spelled(lines: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in lines.items():
         for one in value if isinstance(value, list) else [value]:
-            yield name, unit_value(one)
+            yield name, ("yes" if one else "no") if isinstance(one, bool) else str(one)
 
 
 def run(

@@ -198,7 +198,7 @@ def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
     ]
     properties = [argument.removeprefix("--property=") for argument in argv[7:separator]]
     assert {"PrivateTmp=no", "ReadWritePaths=/srv/a b", "User=blog", "Nice=5", "RuntimeMaxSec=90"} <= set(properties)
-    assert {"ReadWritePaths=/w", "ReadWritePaths=/srv/100%%", "ReadWritePaths=/srv/django/blog/media"} <= set(
+    assert {"ReadWritePaths=/w", "ReadWritePaths=/srv/100%", "ReadWritePaths=/srv/django/blog/media"} <= set(
         properties
     )
     assert given == {"doing": "x", "timeout": 105.0, "stdin": "in", "secrets": ["s"], "hint": "h"}
