@@ -375,12 +375,14 @@ def test_what_a_remote_says_becomes_a_sentence(cloned, monkeypatch, said, messag
 
 @pytest.mark.parametrize("url", ["git@git.example.org:blog.git", "git@git.example.org:team/blog.git"])
 def test_a_refusal_names_the_host(cloned, monkeypatch, url):
+    site = cloned(url)
+
     def refuse(*_arguments, doing, **_options):
         raise DeploymentError(f"{doing} failed (exit 128)", log="Permission denied (publickey).")
 
     monkeypatch.setattr(django_source, "_git", refuse)
     with pytest.raises(DeploymentError, match=r"git\.example\.org refuses the key"):
-        django_source.resolve(cloned(url), "main")
+        django_source.resolve(site, "main")
 
 
 @pytest.mark.parametrize("url", ["/nowhere/blog.git", "file:///nowhere/blog.git"])
