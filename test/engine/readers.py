@@ -147,7 +147,7 @@ def _nginx_block(words: Iterator[str], top: bool = False) -> list[Any]:
 def _nginx_words(text: str) -> Iterator[str]:
     """The words of nginx's configuration, those that are no punctuation with a = before them."""
     quoted = r"""\s+|\#[^\n]*|([;{}])|"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'"""
-    word = re.compile(quoted + r"""|((?:\\.|[^\s;{}"'\\])(?:\\.|\$\{|[^\s;{\\])*)""", re.DOTALL)
+    word = re.compile(quoted + r"""|((?:\\.|\$\{|[^\s;{}"'\\])(?:\\.|\$\{|[^\s;{\\])*)""", re.DOTALL)
     letters = {"t": "\t", "r": "\r", "n": "\n"}
     place = 0
     while place < len(text):
