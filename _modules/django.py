@@ -37,7 +37,8 @@ def status(site=None):
 
 
 def _status(name):
-    managed = name in __pillar__.get("django", {}).get("sites", {})
+    # salt-ssh gives no pillar to a verb: then it is not known.
+    managed = name in __pillar__.get("django", {}).get("sites", {}) if __pillar__ else None
     return django_release.status(django_site.find(name)) | {"managed": managed}
 
 
