@@ -129,10 +129,10 @@ class Applied:
         return "\n".join([*lines, "" if self.states else self.stdout, self.stderr[-4000:]])
 
 
-def applied(result: Result) -> Applied:
-    """Read what `salt-call --local --out=json state.apply` printed."""
+def applied(result: Result, minion: str = "local") -> Applied:
+    """Read what `salt-call --local --out=json state.apply` printed, or another command of Salt for one minion."""
     try:
-        answer = json.loads(result.stdout)["local"]
+        answer = json.loads(result.stdout)[minion]
     except (ValueError, KeyError):
         return Applied(result.returncode, [], ["no JSON answer"], result.stdout, result.stderr)
     if not isinstance(answer, dict):
@@ -155,6 +155,9 @@ def applied(result: Result) -> Applied:
 
 class Host:
     """A running host. Its name resolves on the lab's network; its address can be asked from outside."""
+
+    #: The name under which answers of `salt` come.
+    minion = "local"
 
     def __init__(self, container: str, name: str, address: str, init: bool):
         self.container = container
@@ -215,7 +218,7 @@ class Host:
 
     def call(self, function: str, *arguments: str, **options: Any) -> Any:
         """What an execution function answers. Raises CommandFailed where it exits otherwise than with 0."""
-        return json.loads(self.salt(function, *arguments, **options).check().stdout)["local"]
+        return json.loads(self.salt(function, *arguments, **options).check().stdout)[self.minion]
 
     def apply(
         self, *states: str, test: bool = False, pillar: Mapping[str, Any] | None = None, timeout: float = 900
@@ -224,7 +227,8 @@ class Host:
         options: dict[str, Any] = {"test": True} if test else {}
         if pillar is not None:
             options["pillar"] = pillar
-        return applied(self.salt("state.apply", ",".join(states or ("django",)), timeout=timeout, **options))
+        done = self.salt("state.apply", ",".join(states or ("django",)), timeout=timeout, **options)
+        return applied(done, self.minion)
 
     def http(self, path: str = "/", host: str | None = None, method: str = "GET", **options: Any) -> requests.Response:
         """Ask the host from outside, under a name that need not resolve; redirects are not followed."""

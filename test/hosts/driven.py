@@ -1,0 +1,27 @@
+"""A host whose Salt is driven from another one: by a master, or by salt-ssh."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lab import Host, Result
+
+
+class Driven(Host):
+    """A host of which `pillar`, `salt`, `call` and `apply` go through another one.
+
+    by: the host that has the formula and the pillar
+    command: what is called there, up to the target
+    """
+
+    def __init__(self, host: Host, by: Host, command: Sequence[str]):
+        super().__init__(host.container, host.name, host.address, host.init)
+        self.by, self.command, self.minion = by, command, host.name
+
+    def pillar(self, pillar: Mapping[str, Any] | str) -> None:
+        self.by.pillar(pillar)
+
+    def salt(self, function: str, *arguments: str, timeout: float = 900, **options: Any) -> Result:
+        named = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
+        argv = [*self.command, "--out=json", "--log-level=warning", self.minion, function, *arguments, *named]
+        return self.by.run(argv, check=False, timeout=timeout)

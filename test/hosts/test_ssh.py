@@ -1,0 +1,84 @@
+"""salt-ssh: a host with Debian and sshd, nothing of Salt on it, driven from another one."""
+
+import hashlib
+import json
+
+import pytest
+from driven import Driven
+from sites import Site, version
+
+TOKEN = "hunter2 $HOME 'and' \"quotes\""
+MASTER = {"file_roots": {"base": ["/srv/formula", "/srv/salt"]}, "pillar_roots": {"base": ["/srv/pillar"]}}
+TEMPLATE = "DOMAIN = {{ site.domains[0] | tojson }}\nTOKEN = {{ environment.API_TOKEN | tojson }}\n"
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    """A site of a host that salt-ssh had never seen, after the first dry run and the first apply."""
+    desk = module_hosts(name="desk")
+    bare = module_hosts(kind="bare", name="web1")
+    bare.run(["rm", "-r", "/srv/formula"])
+    reachable_by_ssh(desk, bare)
+    desk.write("/etc/salt/master", json.dumps(MASTER))
+    desk.write("/etc/salt/roster", "web1:\n  host: web1\n  user: root\n  priv: /root/.ssh/id_ed25519\n")
+    desk.write("/srv/salt/blog/place.py.jinja", TEMPLATE)
+    web1 = Driven(bare, by=desk, command=("salt-ssh",))
+    files = {"website/place.py": {"source": "salt://blog/place.py.jinja"}}
+    blog = Site(web1, repositories(bare), files=files, secrets={"API_TOKEN": TOKEN})
+    blog.foreseen = blog.apply(test=True)
+    blog.before = bare.run("ls /srv /usr/bin/git /usr/sbin/nginx", check=False).stdout.split()
+    blog.first = blog.deploy()
+    return blog
+
+
+def reachable_by_ssh(desk, bare) -> None:
+    desk.run("apt-get -qq install openssh-client", environment={"DEBIAN_FRONTEND": "noninteractive"})
+    desk.run("mkdir -p -m 700 /root/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
+    bare.write("/root/.ssh/authorized_keys", desk.read("/root/.ssh/id_ed25519.pub"), mode="0600")
+    desk.run(["ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "web1", "true"])
+
+
+def test_a_bare_host_is_dry_run(blog):
+    assert not blog.foreseen.failed and not blog.foreseen.errors, blog.foreseen
+    would = blog.foreseen["blog has its source"]
+    assert would.result is None and "main" in str(would.changes)
+    assert blog.before == ["/srv:", "git"]
+
+
+def test_the_site_is_served_and_salt_is_not_installed(blog):
+    assert "Guestbook" in blog.get().text
+    assert blog.host.run("command -v salt-call salt-minion", check=False).returncode == 1
+
+
+def test_a_second_apply_changes_nothing(blog):
+    again = blog.apply()
+    assert again.ok and not again.changed, again
+
+
+def test_a_template_and_a_secret_of_the_pillar_arrive(blog):
+    place: dict[str, str] = {}
+    exec(blog.host.read(f"{blog.root}/current/source/website/place.py"), place)
+    assert (place["DOMAIN"], place["TOKEN"]) == ("blog.example.org", TOKEN)
+    assert blog.host.read(f"{blog.root}/secrets/API_TOKEN") == TOKEN
+    seen = blog.manage(
+        "shell --command 'import hashlib, os; print(hashlib.sha256(os.environ[\"API_TOKEN\"].encode()).hexdigest())'"
+    )
+    assert hashlib.sha256(TOKEN.encode()).hexdigest() in seen
+    assert "hunter2" not in blog.foreseen.stdout + blog.first.stdout + blog.first.stderr
+
+
+def test_verbs_go_by_ssh(blog):
+    first = blog.live
+    blog.repository.commit(version("2.0"))
+    assert blog.host.call("django.release", "blog")["release"] == blog.live != first
+    assert blog.answering["version"] == "2.0"
+    assert blog.host.call("django.rollback", "blog")["release"] == blog.live == first
+    assert blog.host.call("django.status")["blog"]["managed"] is None
+    held = blog.apply()
+    assert held.ok and not held.changed and blog.live == first
+
+
+def test_what_fails_is_no_success_of_salt_ssh(blog):
+    assert blog.host.salt("django.manage", "blog", "lacking").returncode != 0
+    applied = blog.apply(revision="lacking")
+    assert applied.returncode != 0 and list(applied.failed)[:1] == ["blog has its source"], applied
