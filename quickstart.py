@@ -113,7 +113,7 @@ def site_name(repository: str | None) -> str:
         return "guestbook"
     user = schema()["user"]
     last = re.split(r"[/:]", repository.rstrip("/").removesuffix("/.git").removesuffix(".git"))[-1]
-    name = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-0123456789")[:20].strip("-") or "site"
+    name = re.sub(r"[^a-z0-9]+", "-", last.lower()).lstrip("-0123456789")[:20].rstrip("-") or "site"
     taken = not re.fullmatch(user["pattern"], name) or bool(re.search(user["not"]["pattern"], name))
     with contextlib.suppress(KeyError):
         taken = taken or pwd.getpwnam(name).pw_dir != f"/srv/django/{name}"

@@ -1,0 +1,272 @@
+"""quickstart on machines that have nothing but Debian: each is a story, from `sudo ./quickstart` to `--remove`.
+
+Salt's wheels come from the cache folder, for to build them takes minutes; with --all one machine does that too.
+"""
+
+import hashlib
+import re
+import time
+
+import pytest
+from conftest import Hosts
+from images import RELEASES, cache_folder, locked, pins
+from lab import Host, Lab, Result
+
+PILLAR = "/etc/django-formula/pillar/django.sls"
+LOG = "/var/lib/django-formula/quickstart/log"
+OFFLINE = {"PIP_FIND_LINKS": "/wheels", "PIP_NO_INDEX": "1"}
+#: What apt, dpkg, ldconfig and systemd write on their own account.
+NOT_OURS = (
+    "/(proc|sys|run|tmp|wheels|srv/(formula|git))|/var/(log|tmp|lib/(apt|dpkg|systemd)|cache/(apt|debconf|ldconfig))"
+)
+
+
+class Machine:
+    """A host on which quickstart runs, as it was before that."""
+
+    def __init__(self, host: Host, port: int):
+        self.host, self.port = host, port
+        if port != 80:
+            host.run(["systemd-run", "--quiet", "--unit=other", "python3", "-m", "http.server", "80"])
+        self.files, self.packages = self.list_files(), self.list_packages()
+
+    def quickstart(self, *arguments: str, check: bool = True) -> Result:
+        return self.host.run(["/srv/formula/quickstart", *arguments], environment=OFFLINE, check=check)
+
+    def list_files(self) -> set[str]:
+        prune = ["find", "/", "-xdev", "-regextype", "egrep", "-regex", NOT_OURS, "-prune", "-o", "-print"]
+        return set(self.host.run(prune).stdout.splitlines())
+
+    def list_packages(self) -> set[str]:
+        return set(self.host.run(["dpkg-query", "--show", "--showformat=${Package}\n"]).stdout.split())
+
+    def touched(self, since: str) -> list[str]:
+        """The files of which content, owner or mode have changed since a file was written."""
+        newer = ["find", "/", "-xdev", "-regextype", "egrep", "-regex", NOT_OURS, "-prune", "-o"]
+        listed = self.host.run([*newer, "-type", "f", "-newercm", since, "-print"]).stdout.splitlines()
+        own = ("/var/lib/django-formula/quickstart/", "/var/cache/django-formula/")
+        return [path for path in listed if not path.startswith(own)]
+
+    def page(self, domain: str | None = None, path: str = "/") -> str:
+        answer = self.host.browser(domain, self.port).get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    def log_in(self, site: str, domain: str | None = None) -> None:
+        """Log in as the admin through the form, with what the file says."""
+        password = f"/srv/django/{site}/secrets/admin"
+        file = self.host.testinfra.file(password)
+        assert (file.user, file.group, file.mode) == ("root", "root", 0o600)
+        said = dict(line.removeprefix("DJANGO_SUPERUSER_").split("=", 1) for line in file.content_string.splitlines())
+        browser = self.host.browser(domain, self.port)
+        form = browser.get("/admin/login/").text
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form)
+        assert token
+        answers = {"csrfmiddlewaretoken": token[1], "username": said["USERNAME"], "password": said["PASSWORD"]}
+        assert browser.post("/admin/login/?next=/admin/", data=answers).status_code == 302
+        assert "Site administration" in browser.get("/admin/").text
+        assert said["PASSWORD"] not in self.host.read(LOG)
+
+
+def wheels(lab: Lab, release: str) -> str:
+    """A folder with the wheels of Salt and uv for a release; made once."""
+    wanted = [*pins("salt"), *pins("uv")]
+    key = hashlib.sha256(" ".join(wanted).encode()).hexdigest()[:12]
+    folder = cache_folder() / "wheels" / f"{release}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_suffix(".lock")):
+        if not (folder / ".complete").exists():
+            host = lab.start(release, kind="bare", options=[f"--volume={folder}:/wheels"])
+            packages = "gcc libc6-dev python3-dev python3-venv"
+            host.run(f"apt-get -qq update && apt-get -qq install --no-install-recommends {packages} >/dev/null")
+            host.run(["python3", "-m", "venv", "/opt/wheels"])
+            host.run(["/opt/wheels/bin/pip", "wheel", "--quiet", "--wheel-dir=/wheels", *wanted])
+            host.remove()
+            (folder / ".complete").touch()
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def machines(lab: Lab, module_hosts: Hosts) -> dict[str, Machine]:
+    """A machine of each release; on Debian 13 another server listens on port 80."""
+    hosts = {
+        release: module_hosts(
+            release, kind="bare", name="web1", options=[f"--volume={wheels(lab, release)}:/wheels:ro"]
+        )
+        for release in RELEASES
+    }
+    return {release: Machine(host, 80 if release == "bookworm" else 8080) for release, host in hosts.items()}
+
+
+@pytest.fixture
+def machine(machines: dict[str, Machine], release: str) -> Machine:
+    return machines[release]
+
+
+@pytest.fixture
+def bookworm(machines: dict[str, Machine]) -> Machine:
+    return machines["bookworm"]
+
+
+@pytest.fixture
+def trixie(machines: dict[str, Machine]) -> Machine:
+    return machines["trixie"]
+
+
+# The bundled example
+
+
+def test_a_fresh_machine_serves_the_example(machine):
+    host = machine.host
+    done = machine.quickstart()
+    where = host.address if machine.port == 80 else f"{host.address}:{machine.port}"
+    assert f"http://{where}/ answers 200 OK" in done.stdout
+    assert "password in /srv/django/guestbook/secrets/admin" in done.stdout
+    told = ["installing Salt", "installing nginx", "guestbook: installing requirements.txt", "goes live", "Seconds"]
+    places = [done.stdout.index(text) for text in told]
+    assert places == sorted(places)
+    assert ("python3 listens on port 80: the site gets port 8080" in done.stdout) == (machine.port == 8080)
+    for name in (None, "web1", "localhost"):
+        assert "guestbook" in machine.page(name).lower()
+    machine.log_in("guestbook")
+    new = machine.list_packages() - machine.packages
+    assert {"git", "nginx", "python3-venv"} <= new and not {"gcc", "python3-dev"} & new
+    listed = done.stdout.split("\nInstalled\n")[1].split("\n\n")[0].split(":")[-1].split()
+    assert set(listed) == new
+    assert host.run(["salt-call", "--out=json", "django.status", "guestbook"]).stdout.count('"running": true') == 1
+
+
+def test_again_nothing_is_changed(machine):
+    machine.host.run(["touch", "/tmp/before"])
+    began = time.monotonic()
+    done = machine.quickstart()
+    assert time.monotonic() - began < 20
+    assert "Nothing had to be changed" in done.stdout and "answers 200 OK" in done.stdout
+    assert machine.touched("/tmp/before") == []
+
+
+# A project of one's own
+
+
+def test_a_repository_is_served_instead(bookworm, repositories):
+    repository = repositories(bookworm.host, "/srv/git/Blog_2.git")
+    arguments = ["--repository", repository.url, "--revision=main", "--domain", "blog.example.org"]
+    done = bookworm.quickstart(*arguments)
+    assert "http://blog.example.org/ answers 200 OK" in done.stdout
+    assert f"blog.example.org has no address yet: point it to this machine, {bookworm.host.address}" in done.stdout
+    pillar = bookworm.host.read(PILLAR).split("\ndjango:\n")[1]
+    assert pillar == (
+        "  sites:\n    blog-2:\n      repository: file:///srv/git/Blog_2.git\n      revision: main\n"
+        "      domains:\n      - blog.example.org\n    guestbook:\n      state: absent\n"
+    )
+    bookworm.page("blog.example.org")
+    bookworm.log_in("blog-2", "blog.example.org")
+    assert bookworm.host.testinfra.file("/srv/django/guestbook/database/db.sqlite3").is_file
+    assert "Nothing had to be changed" in bookworm.quickstart(*arguments).stdout
+
+
+def test_a_new_commit_is_released_and_a_broken_one_is_explained(bookworm, repositories):
+    repository = repositories(bookworm.host, "/srv/git/Blog_2.git")
+    repository.commit({"guestbook/version.py": 'VERSION = "2"\nRELEASE_NOTE = "quick"\n'})
+    assert "goes live" in bookworm.quickstart().stdout
+    repository.commit({"website/urls.py": "import nothing_of_that_name\n"})
+    failed = bookworm.quickstart(check=False)
+    assert failed.returncode == 1
+    assert "No module named 'nothing_of_that_name'" in failed.stderr and "still runs" in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) <= 10
+    assert '"quick"' in bookworm.page("blog.example.org", "/release")
+    repository.git("revert", "--no-edit", "HEAD")
+    repository.push()
+
+
+def test_a_pillar_that_was_edited_is_left_alone(bookworm, repositories):
+    repository = repositories(bookworm.host, "/srv/git/Blog_2.git")
+    edited = bookworm.host.read(PILLAR).replace("- blog.example.org", "- blog.example.org\n      - www.example.org")
+    bookworm.host.write(PILLAR, edited, mode="0600")
+    bookworm.quickstart()
+    bookworm.page("www.example.org")
+    assert bookworm.host.read(PILLAR) == edited
+    refused = bookworm.quickstart("--domain=other.example.org", check=False)
+    assert refused.returncode == 1
+    assert f"{PILLAR} has been edited" in refused.stderr
+    refused = bookworm.quickstart("--repository", "/srv/formula/examples/project", check=False)
+    assert f"this machine serves blog-2 from {repository.url} already" in refused.stderr
+
+
+def test_a_folder_is_served_as_it_lies_there(trixie):
+    trixie.host.run(["cp", "-r", "/srv/formula/examples/project", "/home/shop"])
+    done = trixie.host.run("cd /home && /srv/formula/quickstart --repository shop", environment=OFFLINE)
+    assert f"http://{trixie.host.address}:8080/ answers 200 OK" in done.stdout
+    assert "folder: /home/shop\n" in trixie.host.read(PILLAR)
+    trixie.log_in("shop")
+    trixie.host.write("/home/shop/guestbook/version.py", 'VERSION = "2"\nRELEASE_NOTE = "by hand"\n')
+    assert "goes live" in trixie.quickstart().stdout
+    assert '"by hand"' in trixie.page(path="/release")
+
+
+# The way back
+
+
+def test_what_quickstart_has_put_there_is_taken_away(bookworm):
+    done = bookworm.quickstart("--remove")
+    assert "the data of blog-2 stays in /srv/django/blog-2" in done.stdout
+    assert bookworm.list_packages() == bookworm.packages
+    left = bookworm.list_files() - bookworm.files
+    assert {path for path in left if not path.startswith("/srv/django")} == set()
+    for site in ("blog-2", "guestbook"):
+        assert f"/srv/django/{site}/database/db.sqlite3" in left
+        assert not {f"/srv/django/{site}/{name}" for name in ("releases", "virtualenvs", "current")} & left
+    assert bookworm.files <= bookworm.list_files()
+    assert "Nothing of quickstart is here" in bookworm.quickstart("--remove").stdout
+
+
+def test_the_data_goes_when_that_is_said(trixie):
+    trixie.quickstart("--remove", "--remove-data")
+    assert trixie.list_packages() == trixie.packages
+    assert trixie.list_files() - trixie.files == {path for path in trixie.list_files() if path.startswith("/home/shop")}
+    assert not trixie.host.testinfra.user("guestbook").exists and not trixie.host.testinfra.user("shop").exists
+
+
+# What it refuses
+
+
+@pytest.fixture(scope="module")
+def without_init(module_hosts: Hosts) -> Host:
+    return module_hosts(kind="bare", init=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([], "systemd is not running here as PID 1"),
+        (["--inspect"], "unknown argument --inspect; --help explains"),
+        (["--repository"], "--repository needs a value"),
+        (["--repository", "/srv/none"], "/srv/none is neither a folder nor a URL"),
+        (["--remove-data"], "--remove-data goes with --remove"),
+        (["--remove", "--domain=a.org"], "--remove takes no --domain"),
+    ],
+)
+def test_arguments_and_machines_that_are_refused(without_init, arguments, why):
+    done = without_init.run(["/srv/formula/quickstart", *arguments], check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"quickstart: {why}")
+
+
+def test_another_system_and_another_user_are_refused(without_init):
+    done = without_init.run(["/srv/formula/quickstart"], user="nobody", check=False)
+    assert (done.returncode, done.stderr) == (1, "quickstart: this needs root: sudo ./quickstart\n")
+    without_init.write("/etc/os-release", 'ID=ubuntu\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04 LTS"\n')
+    done = without_init.run(["/srv/formula/quickstart"], check=False)
+    assert "this is Ubuntu 24.04 LTS; quickstart is for Debian 12 and 13" in done.stderr
+
+
+def test_help_is_given_to_anybody(without_init):
+    done = without_init.run(["/srv/formula/quickstart", "--help"], user="nobody")
+    assert "sudo ./quickstart --repository URL|FOLDER" in done.stdout
+
+
+@pytest.mark.full
+def test_nothing_is_prepared_for_it(hosts, release):
+    host = hosts(release, kind="bare")
+    done = host.run(["/srv/formula/quickstart"], timeout=1200)
+    assert f"http://{host.address}/ answers 200 OK" in done.stdout
