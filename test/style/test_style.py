@@ -31,7 +31,12 @@ def test_python_is_formatted():
 
 
 def test_python_is_safe():
-    run("bandit", "--quiet", "-ll", *files("_utils/*.py", "_states/*.py", "_modules/*.py", "django/*.py", "bench/*.py"))
+    run(
+        "bandit",
+        "--quiet",
+        "-ll",
+        *files("_utils/*.py", "_states/*.py", "_modules/*.py", "django/*.py", "bench/*.py", "quickstart.py"),
+    )
 
 
 # One folder at a time: _modules and _states both have a django.py.
@@ -43,6 +48,10 @@ def test_types_hold(folder):
         run("mypy", *modules, MYPYPATH="_utils:test/hosts:bench")
 
 
+def test_types_of_quickstart_hold():
+    run("mypy", "quickstart.py")
+
+
 def test_yaml_is_clean():
     run("yamllint", "--strict", *files("*.yaml", "*.yml", ".yamllint", ".salt-lint"))
 
@@ -52,5 +61,5 @@ def test_states_are_clean():
 
 
 def test_shell_scripts_parse():
-    for script in ["test/run", ".ci/run", "bench/run"]:
+    for script in ["quickstart", "test/run", ".ci/run", "bench/run"]:
         run("bash", "-n", script)
