@@ -8,9 +8,10 @@ import re
 import time
 
 import pytest
-from conftest import Hosts
+from conftest import Hosts, Repositories
 from images import RELEASES, cache_folder, locked, pins
 from lab import Host, Lab, Result
+from repository import Repository
 
 PILLAR = "/etc/django-formula/pillar/django.sls"
 LOG = "/var/lib/django-formula/quickstart/log"
@@ -148,8 +149,12 @@ def test_again_nothing_is_changed(machine):
 # A project of one's own
 
 
-def test_a_repository_is_served_instead(bookworm, repositories):
-    repository = repositories(bookworm.host, "/srv/git/Blog_2.git")
+@pytest.fixture(scope="module")
+def repository(machines: dict[str, Machine], repositories: Repositories) -> Repository:
+    return repositories(machines["bookworm"].host, "/srv/git/Blog_2.git")
+
+
+def test_a_repository_is_served_instead(bookworm, repository):
     arguments = ["--repository", repository.url, "--revision=main", "--domain", "blog.example.org"]
     done = bookworm.quickstart(*arguments)
     assert "http://blog.example.org/ answers 200 OK" in done.stdout
@@ -165,8 +170,7 @@ def test_a_repository_is_served_instead(bookworm, repositories):
     assert "Nothing had to be changed" in bookworm.quickstart(*arguments).stdout
 
 
-def test_a_new_commit_is_released_and_a_broken_one_is_explained(bookworm, repositories):
-    repository = repositories(bookworm.host, "/srv/git/Blog_2.git")
+def test_a_new_commit_is_released_and_a_broken_one_is_explained(bookworm, repository):
     repository.commit({"guestbook/version.py": 'VERSION = "2"\nRELEASE_NOTE = "quick"\n'})
     assert "goes live" in bookworm.quickstart().stdout
     repository.commit({"website/urls.py": "import nothing_of_that_name\n"})
@@ -179,8 +183,7 @@ def test_a_new_commit_is_released_and_a_broken_one_is_explained(bookworm, reposi
     repository.push()
 
 
-def test_a_pillar_that_was_edited_is_left_alone(bookworm, repositories):
-    repository = repositories(bookworm.host, "/srv/git/Blog_2.git")
+def test_a_pillar_that_was_edited_is_left_alone(bookworm, repository):
     edited = bookworm.host.read(PILLAR).replace("- blog.example.org", "- blog.example.org\n      - www.example.org")
     bookworm.host.write(PILLAR, edited, mode="0600")
     bookworm.quickstart()
