@@ -1,0 +1,331 @@
+"""No string of the pillar breaks out of a file that it reaches.
+
+Every place of django/schema.yaml that takes a string, the names of maps among them, is given what could do harm. It is
+refused with its path, or each file that is rendered reads like that of a harmless value, with the one in the place of
+the other: byte for byte, and with no directive more.
+"""
+
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import django_instance
+import django_pillar
+import django_proxy
+import django_settings
+import django_site
+import django_source
+import dotenv
+import pytest
+from django_command import DeploymentError
+from django_deployment import Deployment
+from django_site import Site
+from readers import read_environment, read_ini, read_json, read_nginx, read_unit
+from specimen import FACTS, compiled, contract, formula_templates, three_keys
+
+NASTY = {
+    "newline": "\nExecStartPre=/bin/touch /tmp/pwn",
+    "newline in nginx": "\n}\nserver { return 200 pwn; }\n#",
+    "carriage return": "\rexec-as-root = id",
+    "nginx": '"; return 200 pwn; #',
+    "nginx without quotes": "x; return 200 pwn; #",
+    "nginx block": "x { return 200 pwn; }",
+    "nginx variable": "$http_cookie",
+    "shell": "$(id)",
+    "backticks": "`id`",
+    "uwsgi file": "@(/etc/shadow)",
+    "uwsgi option": "%(pidfile)",
+    "specifier": "%n",
+    "half a specifier": "100%",
+    "jinja": "{{ 7*7 }}",
+    "jinja block": "{% raw %}",
+    "path": "../../etc",
+    "absolute path": "/etc/shadow",
+    "git option": "--upload-pack=x",
+    "git transport": "ext::sh -c id",
+    "zero": "a\0b",
+    "64 KiB": "x" * 65536,
+    "line separator": "a\u2028b",
+    "next line": "a\x85b",
+    "surrogate": "a\ud800b",
+    "escape": "\x1b[31m",
+    "trailing backslash": "a\\",
+    "backslash": "a\\nb",
+    "variable": "${x}",
+    "quote": "'",
+    "double quote": '"',
+    "comment": "a # b",
+    "semicolon": "a;b",
+    "blanks": " a ",
+    "tab": "a\tb",
+    "empty": "",
+    "unit prefix": "-@:+!/bin/sh",
+    "true": "true",
+    "unicode": "grüße 日本 🙂",
+    "section": "[Service]",
+    "json": '", "DEBUG": true, "x": "',
+    "equals": "a=b",
+    "colon": "a:b",
+}
+#: Harmless values, of which each place gets the first that it takes. They are like nothing else in a rendered file.
+HARMLESS = [
+    "qzx",
+    "/qzx",
+    "/srv/qzx",
+    "/srv/qzx/qzx",
+    "https://qzx.example.org/qzx",
+    "qzx ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl",
+    "salt://qzx/qzx",
+    "-----BEGIN QZX PRIVATE KEY-----\nqzx\n-----END QZX PRIVATE KEY-----",
+    "QZX",
+    "qzxqzxqzxqzxqzxqzxqzxqzx",
+]
+#: What else has to be said for a value to reach a file, by the beginning of its path.
+BESIDE = {
+    "settings_module": {"overlay": False},
+    "database": {"database": {"engine": "sqlite"}},
+}
+
+#: What a value that is needed beside has to be, where it is not the first that does.
+NEEDED = {("environment", "*=", "from"): "domains"}
+SECRET = "some-secret"
+
+Place = tuple[str, ...]
+
+
+@functools.cache
+def site_rules() -> dict[str, Any]:
+    schema = contract("schema.yaml")
+    rules: dict[str, Any] = django_pillar.resolve(schema, schema)["properties"]["django"]["properties"]["defaults"]
+    return rules
+
+
+def places(rules: dict[str, Any], path: Place = ()) -> Iterator[Place]:
+    """Every place below some rules that takes a string; `*` is a name that the operator chooses, `0` an item.
+
+    A path that ends in `*` is the name itself, one that ends in `*=` is the value of such a name.
+    """
+    if "string" in rules.get("type", ["string"]):
+        yield path
+    for name, inner in rules.get("properties", {}).items():
+        yield from places(inner, (*path, name))
+    if rules.get("propertyNames"):
+        yield (*path, "*")
+    if isinstance(rules.get("additionalProperties"), dict):
+        yield from places(rules["additionalProperties"], (*path, "*="))
+    if "items" in rules:
+        yield from places(rules["items"], (*path, "0"))
+
+
+PLACES = [path for path in places(site_rules()) if path]
+
+
+def rules_of(path: Place) -> dict[str, Any]:
+    rules = site_rules()
+    for step in path:
+        if step == "*":
+            rules = rules["propertyNames"]
+        elif step == "*=":
+            rules = rules["additionalProperties"]
+        else:
+            rules = rules["items"] if step == "0" else rules["properties"][step]
+    return rules
+
+
+def accepts(path: Place, value: str) -> bool:
+    return not django_pillar.check(value, rules_of(path))
+
+
+def harmless(path: Place, beside: str = "") -> str | None:
+    """A value that a place takes; None where it takes none that could be told from others, such as one of a list.
+
+    An absolute path is compared with an absolute one, where both are taken.
+    """
+    alike = sorted(HARMLESS, key=lambda value: value.startswith("/") is not beside.startswith("/"))
+    return next((value for value in alike if accepts(path, value)), None)
+
+
+def some_name(path: Place) -> str:
+    """A name for which a map takes a value."""
+    rules = rules_of((*path, "*")) if rules_of(path).get("propertyNames") else {}
+    names = ["some-name", "SOME_NAME", "some_name", *rules.get("enum", [])[-1:]]
+    return next(name for name in names if not django_pillar.check(name, rules))
+
+
+def options(path: Place, value: str) -> dict[str, Any]:
+    """The options of a site that have a value at a place."""
+    built: Any = value
+    for depth in reversed(range(len(path))):
+        step, above = path[depth], path[:depth]
+        if step == "0":
+            built = [built]
+        elif step == "*":
+            built = {value: needed((*above, "*="))}
+        elif step == "*=":
+            built = {some_name(above): built}
+        else:
+            siblings = {
+                name: needed((*above, name)) for name in rules_of(above).get("required", []) if above and name != step
+            }
+            built = {**siblings, step: built}
+    said: dict[str, Any] = {}
+    for start, more in BESIDE.items():
+        if path[0] == start:
+            said |= more
+    merged = built if path[0] not in said else {path[0]: said[path[0]] | built[path[0]]}
+    return {**said, **merged}
+
+
+def needed(path: Place) -> Any:
+    """Some value that a place takes."""
+    rules = rules_of(path)
+    if path in NEEDED:
+        return NEEDED[path]
+    if "enum" in rules:
+        return rules["enum"][0]
+    if "object" in rules.get("type", ()) and rules.get("oneOf"):
+        name = next(choice["required"][0] for choice in rules["oneOf"] if "required" in choice)
+        return {name: needed((*path, name))}
+    return next(value for value in ("x", True, 5, "/x", "x" * 20) if not django_pillar.check(value, rules))
+
+
+def sites(path: Place, values: list[str]) -> dict[str, dict[str, Any]]:
+    """A site for each value, which has it at a place; the sites contradict each other nowhere."""
+    made = {}
+    for number, value in enumerate(values):
+        name = f"site-{number}"
+        domains = [f"{name}.example.org", f"www.{name}.example.org"]
+        made[name] = {**three_keys(name), "domains": domains, **options(path, value)}
+        if path[0] == "folder":
+            del made[name]["repository"], made[name]["revision"]
+    return made
+
+
+def judged(path: Place, values: list[str]) -> tuple[dict[str, Site], dict[str, list[str]]]:
+    """The values that a place takes, each with its site, and the errors of the others."""
+    pillar = sites(path, values)
+    accepted: dict[str, Site] = {}
+    refused: dict[str, list[str]] = {}
+    result = compiled(pillar)
+    for name, value in zip(pillar, values, strict=True):
+        lines = [line for line in result["errors"] if line.startswith(f"django:sites:{name}:")]
+        if lines:
+            refused[value] = [line.removeprefix(f"django:sites:{name}:") for line in lines]
+    for name, value in zip(pillar, values, strict=True):
+        if value not in refused:
+            alone = compiled({name: pillar[name]})
+            assert alone["errors"] == []
+            accepted[value] = Site(alone["sites"][name], alone["platform"])
+    return accepted, refused
+
+
+def parsed(site: Site, path: Place, value: str, folder: Path) -> dict[str, Any]:
+    """Every file of a site that has a value at a place, as the program reads it that the file is for."""
+    release = site.releases / "0042-3f2a9c1b77de"
+    facts = FACTS | {key: site.config[key] or FACTS[key] for key in ("settings_module", "wsgi")}
+    facts["folder"] = site.config["project"] or "."
+    said = {entry["source"] for entry in site.config["files"].values() if "source" in entry}
+    templates = formula_templates() | dict.fromkeys(said, "{{ site.name }}\n")
+    secret = value if rules_of(path).get("secret") and path[0] != "deploy_key" else SECRET
+    deploy_key = value.strip() if path[0] == "deploy_key" else SECRET
+    secrets = dict.fromkeys(["secret_key", *site.config["secrets"]], secret)
+    plain = django_settings.environment(site, release, facts)
+    hidden = django_settings.secret_environment(site, secrets)
+    files: dict[str, Any] = {
+        "environment": read_environment(django_settings.environment_file(plain)),
+        "secrets": read_environment(django_settings.environment_file(hidden)),
+        "settings.json": read_json(django_settings.overlay(site, release, facts["settings_module"])),
+        "tmpfiles": site._tmpfiles_line(),
+        "ssh": [path.name + text for path, text, _mode in django_source._ssh_files(site, deploy_key)],
+        "inputs": sorted(Deployment(site, {}, templates).inputs()),
+    }
+    dotenv_file = folder / "dotenv"
+    dotenv_file.write_text(django_settings.dotenv_file(hidden))
+    files["dotenv"] = dict(dotenv.dotenv_values(dotenv_file))
+    for name, text in django_settings.project_files(site, templates, plain | hidden).items():
+        files[f"source/{name}"] = text
+    django_site.write_json(folder / "site.json", {"config": site.config})
+    files["site.json"] = read_json((folder / "site.json").read_text())
+    for name, text in django_instance.configuration(site, release, facts, templates).items():
+        reader: Any = {".service": read_unit, ".socket": read_unit, ".ini": read_ini, ".json": read_json}
+        files[name] = reader.get(Path(name).suffix, read_nginx)(text)
+    for file, content in django_proxy.files(site, facts, templates).items():
+        if content is not None:
+            files[str(file)] = content if content.startswith("-> ") else read_nginx(content)
+            files[f"variables of {file}"] = re.findall(r"\$[{\w]+", content)
+    return files
+
+
+def replaced(value: Any, old: str, new: str) -> Any:
+    """A structure with one text in the place of another, wherever it stands."""
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, dict):
+        return {replaced(name, old, new): replaced(item, old, new) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(replaced(item, old, new) for item in value)
+    return value
+
+
+@pytest.fixture(autouse=True)
+def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(django_instance, "_binary", lambda release: release / "virtualenv/bin/python")
+    monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
+
+
+@pytest.mark.parametrize("path", PLACES, ids=":".join)
+def test_a_string(path: Place, tmp_path: Path) -> None:
+    good = harmless(path)
+    values = [*NASTY.values()]
+    if good:
+        values += [text for nasty in NASTY.values() for text in (good + nasty, nasty + good)]
+    values = list(dict.fromkeys(values))
+    accepted, refused = judged(path, values)
+    assert len(accepted) + len(refused) == len(values)
+    for value, lines in refused.items():
+        check_refusal(path, value, lines)
+    if good is None:
+        assert all(re.fullmatch("[A-Za-z0-9%.:-]*", value) for value in accepted), list(accepted)
+        return
+    goods = {value: harmless(path, value) or "" for value in accepted}
+    baseline, _ = judged(path, sorted({*goods.values()}))
+    expected = {good: (site.name, parsed(site, path, good, tmp_path)) for good, site in baseline.items()}
+    for value, site in accepted.items():
+        check_accepted(path, goods[value], *expected[goods[value]], value, site, tmp_path)
+
+
+def check_refusal(path: Place, value: str, lines: list[str]) -> None:
+    """The error names the place, in one line that shows little of the value."""
+    literal = list(itertools.takewhile(lambda step: not step.startswith("*") and step != "0", path))
+    assert any(line.startswith(":".join(literal)) for line in lines), (value[:80], lines)
+    assert all(line.isprintable() and len(line) < 1000 for line in lines), lines
+
+
+def check_accepted(path: Place, good: str, name: str, files: Any, value: str, site: Site, folder: Path) -> None:
+    """The files of a value are those of the harmless one, with the one in the place of the other."""
+    try:
+        found = parsed(site, path, value, folder)
+    except DeploymentError as error:
+        assert "cannot stand in a .env file" in error.message
+        return
+    new = value.strip() if path[0] == "deploy_key" else value
+    wanted = replaced(replaced(files, name, site.name), good, new)
+    for kind in (found, wanted):
+        kind["uwsgi.ini"].sort()
+    assert found == wanted, (value[:80], difference(found, wanted))
+
+
+def difference(found: Any, wanted: Any) -> Any:
+    """The first place in which two structures differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in {*found, *wanted}:
+            if found.get(name) != wanted.get(name):
+                return name, difference(found.get(name), wanted.get(name))
+    if isinstance(found, list) and isinstance(wanted, list):
+        for one, other in itertools.zip_longest(found, wanted):
+            if one != other:
+                return difference(one, other)
+    return found, wanted
