@@ -214,11 +214,12 @@ def judged(path: Place, values: list[str]) -> tuple[dict[str, Site], dict[str, l
         lines = [line for line in result["errors"] if line.startswith(f"django:sites:{name}:")]
         if lines:
             refused[value] = [line.removeprefix(f"django:sites:{name}:") for line in lines]
-    for name, value in zip(pillar, values, strict=True):
-        if value not in refused:
-            alone = compiled({name: pillar[name]})
-            assert alone["errors"] == []
-            accepted[value] = Site(alone["sites"][name], alone["platform"])
+    good = {name: value for name, value in zip(pillar, values, strict=True) if value not in refused}
+    together = compiled({name: pillar[name] for name in good})
+    for name, value in good.items():
+        known = compiled({name: pillar[name]}) if together["errors"] else together
+        assert known["errors"] == []
+        accepted[value] = Site(known["sites"][name], known["platform"])
     return accepted, refused
 
 
