@@ -6,7 +6,9 @@ the other: byte for byte, and with no directive more.
 """
 
 import functools
+import io
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,9 +245,7 @@ def parsed(site: Site, path: Place, value: str, folder: Path) -> dict[str, Any]:
         "ssh": [path.name + text for path, text, _mode in django_source._ssh_files(site, deploy_key)],
         "inputs": sorted(Deployment(site, {}, templates).inputs()),
     }
-    dotenv_file = folder / "dotenv"
-    dotenv_file.write_text(django_settings.dotenv_file(hidden))
-    files["dotenv"] = dict(dotenv.dotenv_values(dotenv_file))
+    files["dotenv"] = dict(dotenv.dotenv_values(stream=io.StringIO(django_settings.dotenv_file(hidden))))
     for name, text in django_settings.project_files(site, templates, plain | hidden).items():
         files[f"source/{name}"] = text
     django_site.write_json(folder / "site.json", {"config": site.config})
@@ -273,6 +273,7 @@ def replaced(value: Any, old: str, new: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(django_instance, "_binary", lambda release: release / "virtualenv/bin/python")
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
 
