@@ -1,0 +1,148 @@
+"""What a project says that it needs, in each of the ways that projects say it, is what its virtualenv has."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sites import Site, lines
+
+LOCKS = Path(__file__).with_name("locks")
+NEEDED = {"django": "5.2.19", "asgiref": "3.13.0", "sqlparse": "0.6.1"}
+
+
+def lock(name: str) -> str:
+    return (LOCKS / name).read_text()
+
+
+PYPROJECT = """
+[project]
+name = "site"
+version = "1"
+dependencies = ["Django==5.2.19", "iniconfig==2.3.1"]
+"""
+#: Files that are committed in place of requirements.txt, options, and packages that have to be there in that version.
+#: A stale requirements.txt beside a lock file is not what counts.
+SAID = {
+    "uv.lock": (
+        {"uv.lock": lock("uv.lock"), "pyproject.toml": lock("pyproject.toml"), "requirements.txt": "Django==0.0.1\n"},
+        {},
+        NEEDED | {"python-dotenv": "1.2.4"},
+    ),
+    "Pipfile.lock": ({"Pipfile.lock": lock("Pipfile.lock")}, {}, NEEDED | {"python-dotenv": "1.1.1"}),
+    "poetry.lock": ({"poetry.lock": lock("poetry.lock")}, {}, NEEDED | {"python-dotenv": "1.0.1"}),
+    "pyproject.toml": (
+        {"pyproject.toml": PYPROJECT},
+        {},
+        {"django": "5.2.19", "iniconfig": "2.3.1"},
+    ),
+    "chain": (
+        {
+            "requirements/production.txt": "-r base.txt\n-c limits/pins.txt\npython-dotenv\n",
+            "requirements/base.txt": "Django\n",
+            "requirements/limits/pins.txt": "Django==5.2.19\npython-dotenv==1.0.1\n",
+        },
+        {},
+        {"django": "5.2.19", "python-dotenv": "1.0.1"},
+    ),
+    "requirements": (
+        {"needs/all.txt": "Django==5.2.19\n"},
+        {
+            "requirements": ["needs/all.txt"],
+            "python_packages": ["python-dotenv"],
+            "constraints": ["python-dotenv==1.0.1"],
+        },
+        {"django": "5.2.19", "python-dotenv": "1.0.1"},
+    ),
+    "packages over pins": (
+        {"requirements.txt": "Django==5.2.19\npython-dotenv==1.0.1\n"},
+        {"requirements": None, "constraints": None, "python_packages": ["python-dotenv==1.1.1"]},
+        {"django": "5.2.19", "python-dotenv": "1.1.1"},
+    ),
+}
+UNSAID = {"requirements": None, "constraints": None, "python_packages": None}
+FILES = {name: None for files, _options, _has in SAID.values() for name in files}
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    host = module_hosts(kind="ready")
+    blog = Site(host, repositories(host))
+    blog.deploy()
+    return blog
+
+
+def installed(blog: Site) -> dict[str, str]:
+    listed = "{each.name.lower(): each.version for each in importlib.metadata.distributions()}"
+    program = f"import importlib.metadata, json; print(json.dumps({listed}))"
+    return json.loads(blog.host.run([f"{blog.root}/current/virtualenv/bin/python", "-I", "-c", program]).stdout)
+
+
+@pytest.mark.parametrize("way", SAID)
+def test_what_the_project_says_is_installed(blog, way):
+    files, options, has = SAID[way]
+    blog.repository.commit(FILES | files)
+    blog.deploy(**UNSAID | options)
+    found = installed(blog)
+    assert has.items() <= found.items()
+    assert "pyuwsgi" in found and "guestbook-site" not in found and "site" not in found
+    assert ("iniconfig" in found) == ("iniconfig" in has), "development packages are left out"
+    assert not blog.apply().changed
+
+
+def test_it_is_compiled_shares_no_file_and_belongs_to_root(blog):
+    virtualenv = f"{blog.root}/virtualenvs/{blog.record()['virtualenv']}"
+    packages = blog.host.run(f"echo {virtualenv}/lib/python3*/site-packages").stdout.strip()
+    assert blog.host.run(["find", f"{packages}/django/http", "-name", "*.pyc"]).stdout.count("\n") >= 5
+    assert blog.host.run(["find", packages, "-type", "f", "-links", "+1"]).stdout == ""
+    assert blog.host.run(["find", virtualenv, "-not", "-user", "root"]).stdout == ""
+
+
+def test_the_same_requirements_share_a_virtualenv_and_unused_ones_go(blog):
+    blog.repository.commit(FILES | {"requirements.txt": "Django==5.2.19\n"})
+    blog.deploy(**UNSAID, releases={"keep": 2})
+    key = blog.record()["virtualenv"]
+    blog.repository.commit({"notes.txt": "1\n"})
+    assert blog.deploy()["blog has its virtualenv"].changes["virtualenv"] == f"{key}, shared"
+    blog.repository.commit({"notes.txt": "2\n"})
+    blog.deploy()
+    assert blog.host.run(["ls", f"{blog.root}/virtualenvs"]).stdout.split() == [key]
+
+
+def test_build_commands_run_in_the_new_source_without_secrets(blog):
+    program = (
+        "import json, os; print(json.dumps([os.getuid(), os.getcwd(), *os.environ]), file=open('built.json', 'w'))"
+    )
+    blog.deploy(build=[f'python -c "{program}"'], secrets={"API_TOKEN": {"generate": 40}}, environment={"MOTTO": "x"})
+    uid, folder, *names = json.loads(blog.host.read(f"{blog.root}/current/source/built.json"))
+    assert str(uid) == blog.host.run(["id", "-u", "blog-build"]).stdout.strip()
+    assert folder == f"{blog.root}/releases/{blog.live}/source"
+    assert not {"API_TOKEN", "MOTTO", "DJANGO_SETTINGS_MODULE"} & set(names)
+    built = blog.host.testinfra.file(f"{blog.root}/current/source/built.json")
+    assert (built.user, built.group, built.mode) == ("root", "blog", 0o640)
+
+
+def test_a_build_command_that_fails_says_which(blog):
+    before = blog.live
+    applied = blog.apply(build=["python -c \"import sys; sys.exit('no paper')\""])
+    comment = applied.failed["blog is built"]
+    assert "no paper" in comment and "sys.exit" in comment and lines(comment) <= 10
+    assert blog.live == before
+    blog.deploy(build=None, secrets=None, environment=None)
+
+
+def test_an_interpreter_that_is_missing_is_named(blog):
+    before = blog.live
+    comment = blog.apply(python="python3.99").failed["blog has its virtualenv"]
+    assert "there is no python3.99 on this host" in comment and "django:sites" in comment and lines(comment) <= 10
+    assert blog.answering["release"] == before
+    blog.deploy(python=None)
+
+
+def test_another_interpreter_makes_another_virtualenv(blog):
+    before = blog.record()["virtualenv"]
+    blog.host.run("cp -L /usr/bin/python3 /usr/local/bin/python3.11-own")
+    blog.deploy(python="python3.11-own")
+    assert blog.record()["virtualenv"] != before
+    assert blog.answering["release"] == blog.live
+    blog.deploy(python=None)
+    assert blog.record()["virtualenv"] == before
