@@ -11,8 +11,12 @@ import django_release
 import django_site
 import django_verbs
 from django_command import DeploymentError, seconds
+from django_deployment import asked_by
 
 __virtualname__ = "django"
+
+# A table, or plain text, for people; `--out json` gives the data.
+__outputter__ = {"status": "table", "releases": "table", "manage": "txt", "logs": "txt"}
 
 
 def __virtual__():
@@ -21,7 +25,8 @@ def __virtual__():
 
 def status(site=None):
     """
-    What runs: for each site its live release, its process, what is held back or has failed, and whether pillar has it.
+    What runs: a row for each site, with its live release, whether its process runs, what is held back or has failed
+    since, what the pillar has changed in its sandbox, and whether the pillar has it at all.
 
     site
         One site; all sites of this host if it is not given.
@@ -31,14 +36,14 @@ def status(site=None):
     .. code-block:: bash
 
         salt-call django.status
-        salt-call django.status blog
+        salt-call django.status blog --out json
     """
-    return _answer(lambda: {name: _status(name) for name in ([site] if site else django_site.registered())})
+    return _answer(lambda: [_status(name) for name in ([site] if site else django_site.registered())])
 
 
 def _status(name):
     # salt-ssh gives no pillar to a verb: then it is not known.
-    managed = name in __pillar__.get("django", {}).get("sites", {}) if __pillar__ else None
+    managed = name in (__pillar__.get("django") or {}).get("sites", {}) if __pillar__ else None
     return django_release.status(django_site.find(name)) | {"managed": managed}
 
 
@@ -137,6 +142,125 @@ def manage(site, *command, environment_file=None, timeout="1h"):
     return _answer(lambda: django_verbs.manage(site, words, environment_file, seconds(timeout)))
 
 
+def superuser(site, username="admin", email="admin@localhost"):
+    """
+    Create a superuser with a generated password, which is written to a file that only root reads; the answer names it.
+
+    site
+        The site.
+    username, email
+        Of the user.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.superuser blog
+        salt-call django.superuser blog elspeth elspeth@example.org
+    """
+    return _answer(lambda: django_verbs.superuser(site, username, email))
+
+
+def migrate(site):
+    """
+    Migrate the databases to what the live release needs, then run Django's checks.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.migrate blog
+    """
+    return _answer(lambda: django_verbs.migrate(site, _asked_by("migrate")))
+
+
+def collectstatic(site):
+    """
+    Collect static files anew. A release is never changed once it is live, so this releases the live commit once more.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.collectstatic blog
+    """
+    return _answer(lambda: _told(*django_verbs.collectstatic(site, _asked_by("collectstatic"))))
+
+
+def check(site):
+    """
+    Run Django's checks in the live release, those for deployment too. The answer is the list of warnings; an error, or
+    a warning where pillar says ``check: deploy``, sets the return code.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.check blog
+    """
+    return _answer(lambda: django_verbs.check(site))
+
+
+def secret_key(site):
+    """
+    Fingerprints of the secret key and its fallbacks, never the keys: hosts with equal keys have equal fingerprints.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.secret_key blog
+    """
+    return _answer(lambda: django_verbs.secret_key(site))
+
+
+def config(site):
+    """
+    The configuration of a site as it was last applied, with every default; secrets by their place in the pillar.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.config blog
+    """
+    return _answer(lambda: django_verbs.config(site))
+
+
+def logs(site, lines=50):
+    """
+    The last lines that the live release has written to the journal.
+
+    site
+        The site.
+    lines
+        How many.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.logs blog
+        salt-call django.logs blog 500
+    """
+    return _answer(lambda: django_verbs.logs(site, lines))
+
+
 def _answer(verb):
     try:
         return verb()
@@ -152,5 +276,4 @@ def _told(deployment, changes):
 
 
 def _asked_by(verb):
-    job = __opts__.get("jid")
-    return f"django.{verb}, salt job {job}" if job else f"django.{verb}"
+    return asked_by(f"django.{verb}", __opts__["cachedir"])

@@ -10,7 +10,7 @@ import django_site
 import django_steps
 import django_virtualenv
 from django_command import DeploymentError, redact
-from django_deployment import Deployment
+from django_deployment import Deployment, asked_by
 
 __virtualname__ = "django"
 
@@ -35,7 +35,11 @@ def site(name, config, platform, templates):
     try:
         texts = {url: _text(url) for url in templates}
         deployment = Deployment(
-            django_site.Site(config, platform), _given(config), texts, asked_by=_asked_by(), test=__opts__["test"]
+            django_site.Site(config, platform),
+            _given(config),
+            texts,
+            asked_by=asked_by("state.apply", __opts__["cachedir"]),
+            test=__opts__["test"],
         )
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
@@ -114,7 +118,7 @@ def absent(name, config, platform):
         if present and __opts__["test"]:
             ret.update(result=None, comment=f"{name} would have been taken off", changes=present)
         elif present:
-            django_removal.remove(site, _asked_by())
+            django_removal.remove(site, asked_by("state.apply", __opts__["cachedir"]))
             ret.update(comment=f"{name} has been taken off", changes=present)
     except (DeploymentError, OSError) as error:
         ret.update(result=False, comment=str(error))
@@ -136,6 +140,41 @@ def packages(name, pkgs):
     if set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
         return {"name": name, "changes": {}, "result": True, "comment": "all packages are already installed"}
     return __states__["pkg.installed"](name=name, pkgs=pkgs, refresh=True, cache_valid_time=300)
+
+
+def users(name, user, shell):
+    """
+    Have the identities of a site: its user, and its build user. Both are system users without a home or a password.
+
+    A user that was on the host before is taken as it is, where pillar names it; one that has the site's name by chance
+    is refused, and never changed.
+
+    name
+        The site.
+    user
+        Its user.
+    shell
+        The shell of a new user.
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} has its users already"}
+    fullname = f"Django site {name}"
+    for one in (user, f"{user}-build"):
+        found = django_site.find_user(one)
+        if found is None:
+            made = __states__["user.present"](
+                one, system=True, createhome=False, home="/nonexistent", shell=shell, fullname=fullname
+            )
+            ret["changes"] |= {one: "new"}
+            ret.update(result=made["result"], comment=made["comment"])
+        elif found.pw_gecos.split(",")[0] != fullname and one in (name, f"{user}-build"):
+            ret["result"] = False
+            ret["comment"] = (
+                f"there is a user {one} on this host already, and it is not this site's"
+                f"\nchoose another: django:sites:{name}:user"
+            )
+        if ret["result"] is False:
+            break
+    return ret
 
 
 def uv(name):
@@ -205,13 +244,10 @@ def _run(step, name, done):
 def _from_disk(name):
     """The deployment of a site of which this run has no state ``django.site``."""
     site = django_site.find(name)
-    _deployments()[name] = Deployment(site, {}, site.kept_templates(), asked_by=_asked_by(), test=__opts__["test"])
+    _deployments()[name] = Deployment(
+        site, {}, site.kept_templates(), asked_by=asked_by("state.apply", __opts__["cachedir"]), test=__opts__["test"]
+    )
     return _deployments()[name]
-
-
-def _asked_by():
-    job = __opts__.get("jid") or __opts__.get("__pub_jid")
-    return f"salt job {job}" if job else "salt-call"
 
 
 def _text(url):

@@ -107,8 +107,9 @@ def run(
     secrets: Iterable[str] = (),
     umask: int = 0o022,
     hint: str = "",
+    errors_too: bool = False,
 ) -> str:
-    """Run a command to its end and return its standard output.
+    """Run a command to its end and return its standard output, with `errors_too` and its standard error behind it.
 
     The environment is empty but for ``PATH``, ``LANG``, ``HOME`` and what is given; the command is the leader of a
     process group that ends with it: as a whole when the time is up, and whoever it has left behind.
@@ -167,7 +168,7 @@ def run(
         transient = bool(_TRANSIENT.search(text))
         raise DeploymentError(f"{doing} failed (exit {process.returncode})", log=text, hint=hint, transient=transient)
     log.debug("%s took %.2f s", doing, time.monotonic() - started)
-    return str(output)
+    return f"{output}{errors}" if errors_too else str(output)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import django_instance
@@ -12,6 +13,7 @@ import django_release
 import django_secret
 import django_site
 import django_source
+import msgpack
 from django_command import DeploymentError, redact
 from django_release import Release
 from django_site import Site
@@ -242,7 +244,8 @@ class Deployment:
         except DeploymentError as error:
             if not (self.live and error.transient and not self.again):
                 raise
-            self.warnings.append(f"{error.message}; {self.live.name} stays live")
+            cause = next((line.strip() for line in reversed(error.log.splitlines()) if line.strip()), "")
+            self.warnings.append(f"{error.message}{f' ({cause})' if cause else ''}; {self.live.name} stays live")
             return str(self.live.record["commit"])
 
 
@@ -252,3 +255,16 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(inner, f"{path}:{name}" if path else name)
     else:
         yield path, value
+
+
+def asked_by(what: str, cachedir: str) -> str:
+    """Who asks for a deployment, for the lock and the record: what was called, and the number of the Salt job.
+
+    Args:
+        cachedir: Salt's cache on this host, where it keeps a file for each job that runs.
+    """
+    for path in Path(cachedir, "proc").glob("*"):
+        with contextlib.suppress(OSError, ValueError):
+            if msgpack.unpackb(path.read_bytes()).get("pid") == os.getpid():
+                return f"{what}, salt job {path.name}"
+    return what

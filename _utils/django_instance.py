@@ -180,6 +180,7 @@ def _refuse_foreign_socket(site: Site, release: Path) -> None:
             raise DeploymentError(
                 f"{host}:{port} is taken by another process",
                 hint=f"ss -ltnp 'sport = :{port}' names it; or django:sites:{site.name}:server:bind",
+                transient=True,
             )
 
 
@@ -323,42 +324,48 @@ def _uwsgi_request(host: str, path: str, query: str, scheme: str, headers: Mappi
 
 
 def check_health(site: Site, release: Path) -> None:
-    """Ask the health page, as often at once as there are workers, until all answers were good three times in a row.
+    """Ask the health page until it is well, then as often at once as there are workers, three times in a row.
 
-    Every worker is warm then: a first page takes several times as long as the next.
+    Every worker is warm then: a first page takes several times as long as the next. While the page is not well it is
+    asked by one, with growing pauses: a project may write a mail for each error.
 
     Raises:
         DeploymentError: that has not come within ``health:timeout``; the error says what was answered instead.
     """
     health = site.config["health"]
     began, deadline = time.time(), time.monotonic() + seconds(health["timeout"])
-    at_once = processes(site)
-    good, problem = 0, "it has not answered"
-    with ThreadPoolExecutor(at_once) as pool:
-        while good < 3:
-            left = deadline - time.monotonic()
-            if left <= 0:
+    good, pause, problem = 0, 0.1, "it has not answered"
+    with ThreadPoolExecutor(processes(site)) as pool:
+        while good <= 3:
+            if time.monotonic() >= deadline:
                 raise DeploymentError(
                     f"the health page {health['path']} of {release.name} is not well: {problem}",
                     log=journal(unit(site, release), began),
                     hint=f"mend the project, or say what is well: django:sites:{site.name}:health",
                 )
-            answers = pool.map(lambda timeout: _health_problem(site, release, timeout), [left] * at_once)
+            at_once = processes(site) if good else 1
+            answers = list(pool.map(lambda _: _health_problem(site, release, deadline), range(at_once)))
             problem = next(filter(None, answers), "")
             good = 0 if problem else good + 1
             if problem:
-                time.sleep(0.2)
+                time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
+                pause = min(pause * 1.5, 2)
     if pid(site, release) is None:
         raise DeploymentError(f"another process than that of {release.name} answers on {address(site, release)}")
 
 
-def _health_problem(site: Site, release: Path, timeout: float) -> str:
-    """What is wrong with the health page now; empty when it is well. Redirects on the same host are followed."""
+def _health_problem(site: Site, release: Path, deadline: float) -> str:
+    """What is wrong with the health page now; empty when it is well. Redirects on the same host are followed.
+
+    Args:
+        deadline: when the answer has to be there, by the monotonic clock.
+    """
     health = site.config["health"]
     path = site.config["path"].rstrip("/") + health["path"]
     try:
         for _hop in range(5):
-            answer = ask(site, release, path, headers=health["headers"], timeout=timeout)
+            left = max(deadline - time.monotonic(), 0.05)
+            answer = ask(site, release, path, headers=health["headers"], timeout=left)
             if answer.status in health["status"]:
                 missing = health["contains"] and health["contains"] not in answer.body
                 return f"it does not contain {health['contains']!r}" if missing else ""
@@ -370,7 +377,7 @@ def _health_problem(site: Site, release: Path, timeout: float) -> str:
             path = target.path + (f"?{target.query}" if target.query else "")
         return f"it redirects in a circle, at last to {path}"
     except TimeoutError:
-        return f"no answer within {timeout:.1f} s"
+        return f"no answer within {health['timeout']}"
     except (OSError, http.client.HTTPException) as error:
         return f"no answer ({error})"
 

@@ -132,6 +132,20 @@ def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[s
     return _ask(site, release, facts, request, secrets, timeout=seconds(site.config["migrate"]["timeout"]))
 
 
+def check(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> list[str]:
+    """Run Django's checks, those for deployment too; returns the warnings.
+
+    Raises:
+        DeploymentError: a check fails.
+    """
+    request = {"mode": "check", "wsgi": facts["wsgi"], "check": site.config["check"], "ignored_checks": NOT_WITHOUT_TLS}
+    timeout = seconds(site.config["timeouts"]["start"])
+    warnings: list[str] = _ask(site, release, facts, request, secrets, timeout=timeout, unit=f"check-{os.getpid()}")[
+        "checks"
+    ]
+    return warnings
+
+
 def manage(
     site: Site,
     release: Path,
@@ -155,7 +169,7 @@ def manage(
     unit = f"manage-{os.getpid()}"
     doing = f"manage.py {command[0] if command else ''}".strip()
     return django_sandbox.run(
-        site, release, facts, argv, doing=doing, timeout=timeout, secrets=secrets, unit=unit, more=more
+        site, release, facts, argv, doing=doing, timeout=timeout, secrets=secrets, unit=unit, more=more, errors_too=True
     )
 
 
@@ -163,7 +177,7 @@ def _ask(
     site: Site, release: Path, facts: Mapping[str, Any], request: dict[str, Any], secrets: list[str], **options: Any
 ) -> dict[str, Any]:
     argv = [f"{release}/virtualenv/bin/python", f"{release}/config/{START}"]
-    doing = {"start": "starting Django", "migrate": "migrating the database"}[request["mode"]]
+    doing = {"start": "starting Django", "migrate": "migrating the database", "check": "checking"}[request["mode"]]
     try:
         output = django_sandbox.run(
             site, release, facts, argv, doing=doing, stdin=json.dumps(request), secrets=secrets, **options

@@ -146,35 +146,31 @@ def prune(site: Site) -> list[str]:
 
 
 def overview(site: Site) -> list[dict[str, Any]]:
-    """What each release on disk is, the newest first."""
+    """The releases on disk, the newest first: a row each."""
     live, previous = linked(site, site.current), linked(site, site.previous)
-    shown = ("state", "commit", "subject", "author", "began", "live_since", "held_since", "asked_by", "step", "error")
     rows = []
     for release in reversed(releases(site)):
-        role = "live" if live and release.name == live.name else ""
-        role = "previous" if previous and release.name == previous.name and not role else role
-        record = {name: release.record[name] for name in shown if name in release.record}
-        rows.append({"release": release.name, "role": role, **record})
+        record = release.record
+        role = "previous" if previous and release.name == previous.name else ""
+        row = {"release": release.name, "role": "live" if live and release.name == live.name else role}
+        row |= {key: record.get(key) or "" for key in ("state", "commit", "subject", "live_since", "asked_by")}
+        failure = f"{record['step']}: {record['error'].splitlines()[0]}" if record.get("state") == "failed" else ""
+        rows.append({**row, "failure": failure})
     return rows
 
 
 def status(site: Site) -> dict[str, Any]:
-    """What runs of a site, and what does not."""
+    """What runs of a site, and what does not: one row."""
     live = linked(site, site.current)
     present = releases(site)
     failed = [r for r in present if r.record.get("state") == "failed" and (not live or r.sequence > live.sequence)]
-    answer: dict[str, Any] = {
-        "domains": site.config["domains"],
-        "root": str(site.root),
-        "release": live.name if live else None,
-        "deploy": site.config["deploy"],
-        "held_back": [r.name for r in present if r.record.get("state") == "held"],
-        "failed": [f"{r.name}: {r.record['step']}: {r.record['error'].splitlines()[0]}" for r in failed],
-        "sandbox": site.config["sandbox"],
+    return {
+        "site": site.name,
+        "domains": ", ".join(site.config["domains"]),
+        "release": live.name if live else "",
+        "live_since": live.record.get("live_since", "") if live else "",
+        "running": bool(live) and django_instance.pid(site, live.path) is not None,
+        "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),
+        "failed": ", ".join(f"{r.name}: {r.record['step']}" for r in failed),
+        "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
     }
-    if live:
-        pid = django_instance.pid(site, live.path)
-        answer |= {key: live.record.get(key) for key in ("commit", "subject", "live_since")}
-        answer |= {"unit": f"{django_instance.unit(site, live.path)}.service", "pid": pid, "running": pid is not None}
-        answer["address"] = django_instance.address(site, live.path)
-    return answer

@@ -62,6 +62,7 @@ def directives(
         site.shared,
         site.log,
         *(source / path for path in site.config["writable"]),
+        *_database_folder(site),
         *writable,
     ]
     mount = site.config["mount"]
@@ -85,6 +86,12 @@ def directives(
     return list(_spelled(lines))
 
 
+def _database_folder(site: Site) -> list[Path]:
+    """Where the pillar's SQLite file lies, if that is not in the site's own folder; SQLite writes beside it."""
+    name = site.config["database"]["name"] or ""
+    return [Path(name).parent] if name.startswith("/") else []
+
+
 def _spelled(lines: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in lines.items():
         for one in value if isinstance(value, list) else [value]:
@@ -105,6 +112,7 @@ def run(
     unit: str = "task",
     more: Sequence[tuple[str, str]] = (),
     hint: str = "",
+    errors_too: bool = False,
 ) -> str:
     """Run a command of the project as the site's user, in the sandbox and with the environment of a release.
 
@@ -128,6 +136,7 @@ def run(
             stdin=stdin,
             secrets=secrets,
             hint=hint,
+            errors_too=errors_too,
         )
     except BaseException:
         stop(name)

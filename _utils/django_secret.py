@@ -130,6 +130,11 @@ def keep(site: Site, name: str, value: str) -> None:
     django_site.write(path_of(site, name), content, mode=0o640, group=site.user)
 
 
+def fingerprint(key: str) -> str:
+    """What says whether two secret keys are equal, and nothing else."""
+    return hmac.new(key.encode(), b"django-formula fingerprint", hashlib.sha256).hexdigest()[:16]
+
+
 def record_key(site: Site) -> bytes:
     """The key of this host's records: what they hold of a value cannot be found by guessing values."""
     path = site.secrets / ".record_key"

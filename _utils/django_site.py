@@ -193,6 +193,14 @@ def inside(top: Path, path: str, at: str, *, link: bool = True) -> Path:
     return top / path
 
 
+def find_user(name: str) -> pwd.struct_passwd | None:
+    """The entry of a user; None when there is none."""
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
+
+
 def user_id(name: str) -> int:
     """The uid of a user; -2, which nobody has, while the user does not exist."""
     try:

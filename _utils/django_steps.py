@@ -362,7 +362,7 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
             raise DeploymentError(
                 f"the database {alias!r} lies inside the release ({database['name']}) and would be lost with it",
                 hint=f"name its file in {at}:shared, "
-                f"or let the project read it: {at}:environment, {{from: database_path}}",
+                f"or give it the path: {at}:environment, {{from: database_path}}, with database: {{engine: sqlite}}",
             )
     warnings = []
     if not {*site.config["domains"]} <= {*answer["allowed_hosts"]} and "*" not in answer["allowed_hosts"]:

@@ -1,15 +1,20 @@
 """What people do by hand: release, go back, rotate the key, run a command; each reads what the last apply left here."""
 
+import re
+import secrets as secrets_module
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import django_command
+import django_instance
 import django_project
 import django_release
 import django_secret
+import django_settings
 import django_site
 import django_steps
-from django_command import DeploymentError
+from django_command import DeploymentError, redact
 from django_deployment import Deployment
 from django_release import Release
 
@@ -95,6 +100,112 @@ def manage(name: str, command: Sequence[str], environment_file: str | None, time
         raise DeploymentError(f"there is no file {environment_file} on this host")
     secrets = list(django_secret.values(site, {}).values())
     return django_project.manage(site, live.path, live.facts, command, environment_file, timeout, secrets)
+
+
+def superuser(name: str, username: str, email: str) -> dict[str, str]:
+    """Create a superuser with a generated password, which is kept in a file that only root reads.
+
+    The file is the environment of the command that creates the user, and it gets its name only when the user exists.
+
+    Raises:
+        DeploymentError: there is such a user already, or the project has no users.
+    """
+    site = django_site.find(name)
+    if not re.fullmatch(r"[A-Za-z0-9_.@+-]+", username) or not re.fullmatch(r"[A-Za-z0-9_.@+-]*", email):
+        raise DeploymentError("a username and an e-mail address are of letters, digits and @ . + - _ only")
+    file = site.secrets / f"superuser-{username}"
+    if file.exists():
+        raise DeploymentError(f"{username} has been created before; the password was written to {file}")
+    password = secrets_module.token_urlsafe(15)
+    values = {"USERNAME": username, "EMAIL": email, "PASSWORD": password}
+    variables = {f"DJANGO_SUPERUSER_{key}": value for key, value in values.items()}
+    new = file.with_name(f".{file.name}")
+    django_site.write(new, django_settings.environment_file(variables), mode=0o600)
+    try:
+        manage(name, ["createsuperuser", "--noinput"], str(new), timeout=300)
+    except DeploymentError:
+        new.unlink()
+        raise
+    new.replace(file)
+    return {"username": username, "password_file": str(file)}
+
+
+def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:
+    """Migrate the databases of the live release; returns what has been applied, and the warnings of the checks.
+
+    Raises:
+        DeploymentError: nothing is live, or a migration fails.
+    """
+    site = django_site.find(name)
+    deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
+    with deployment.step("migrate"):
+        deployment.take_lock(look_again=True)
+        live = _live(site)
+        secrets = list(django_secret.values(site, {}).values())
+        before = live.facts["migrations"]
+        answer = django_project.migrate(site, live.path, live.facts, secrets)
+        live.update(facts={**live.facts, **answer})
+        deployment.lock.release()
+    after = {
+        alias: set(names["applied"]) - set(before[alias]["applied"]) for alias, names in answer["migrations"].items()
+    }
+    return {"migrated": {alias: sorted(names) for alias, names in after.items()}, "warnings": answer["checks"]}
+
+
+def collectstatic(name: str, asked_by: str = "django.collectstatic") -> tuple[Deployment, dict[str, Any]]:
+    """Collect static files anew, by a release of the live commit: a release itself is never changed.
+
+    Raises:
+        DeploymentError: nothing is live, or a step fails.
+    """
+    live = _live(django_site.find(name))
+    return release(name, live.record["commit"], asked_by)
+
+
+def check(name: str) -> list[str]:
+    """What Django's checks say of the live release, those for deployment too.
+
+    Raises:
+        DeploymentError: nothing is live, or a check fails as ``check`` in the pillar has it.
+    """
+    site = django_site.find(name)
+    live = _live(site)
+    return django_project.check(site, live.path, live.facts, list(django_secret.values(site, {}).values()))
+
+
+def secret_key(name: str) -> dict[str, Any]:
+    """Fingerprints of a site's secret key and its fallbacks: they tell whether two hosts have the same key, no more.
+
+    Raises:
+        DeploymentError: the site has no key yet.
+    """
+    site = django_site.find(name)
+    key = django_secret.values(site, {}).get("secret_key")
+    if not key:
+        raise DeploymentError(f"{name} has no secret key yet", hint="salt-call state.apply django")
+    return {
+        "fingerprint": django_secret.fingerprint(key),
+        "fallbacks": [django_secret.fingerprint(old) for old in django_secret.fallbacks(site)],
+        "given_by": "pillar" if site.config["secret_key"] else "generated",
+        "file": str(django_secret.path_of(site, "secret_key")),
+    }
+
+
+def config(name: str) -> dict[str, Any]:
+    """The configuration as last applied, secrets as references to their place in the pillar."""
+    return dict(django_site.find(name).config)
+
+
+def logs(name: str, lines: int) -> str:
+    """The last lines that the live release has written to the journal.
+
+    Raises:
+        DeploymentError: nothing is live, or the journal cannot be read.
+    """
+    site = django_site.find(name)
+    unit = django_instance.unit(site, _live(site).path)
+    argv = ["journalctl", "--unit", unit, "--lines", str(int(lines)), "--output", "short-iso", "--no-pager", "--quiet"]
+    return redact(django_command.run(argv, doing="reading the journal"), django_secret.values(site, {}).values())
 
 
 def _live(site: django_site.Site) -> Release:

@@ -228,7 +228,7 @@ def _installations(site: Site, work: Path, files: list[str]) -> Iterator[list[st
     """The arguments of each ``uv pip install``: what the project asks for, then what the pillar adds over it."""
     constraints = work / ".constraints.txt"
     constraints.write_text("".join(f"{line}\n" for line in site.config["constraints"]))
-    limit = ["--constraint", str(constraints)]
+    limit = ["--constraint", str(constraints)] if site.config["constraints"] else []
     listed = [argument for name in files for argument in ("--requirement", str(_as_requirements(site, work, name)))]
     if listed:
         yield [*limit, *listed]

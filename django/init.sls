@@ -11,6 +11,7 @@
 The pillar has errors:
   test.fail_without_changes:
     - name: {{ ("\n" ~ django.errors | join("\n")) | tojson }}
+    - comment: Correct the pillar; nothing has been changed.
     - failhard: True
 {% else %}
 

@@ -9,22 +9,10 @@
 {% for file in files %}{% do templates.append('salt://django/files/' ~ file) %}{% endfor %}
 {% for file in site.files.values() if file.source is defined %}{% do templates.append(file.source) %}{% endfor %}
 
-{{ name }} has its user:
-  user.present:
-    - name: {{ site.user }}
-    - system: True
-    - createhome: False
-{% if site.user == name %}
-    - home: {{ site.root }}
-    - shell: {{ django.platform.shell }}
-{% endif %}
-
-{{ name }} has its build user:
-  user.present:
-    - name: {{ site.user }}-build
-    - system: True
-    - createhome: False
-    - home: {{ site.root }}/build
+{{ name }} has its users:
+  django.users:
+    - name: {{ name }}
+    - user: {{ site.user }}
     - shell: {{ django.platform.shell }}
 
 {{ name }} is laid out:
@@ -34,8 +22,7 @@
     - platform: {{ django.platform | tojson }}
     - templates: {{ templates | unique | tojson }}
     - require:
-      - user: {{ name }} has its user
-      - user: {{ name }} has its build user
+      - django: {{ name }} has its users
       - django: uv is installed
 {% endfor %}
 

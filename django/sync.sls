@@ -13,7 +13,7 @@ KINDS = ("modules", "states", "utils")
 
 
 def run():
-    if __opts__.get("__cli") == "salt-ssh":
+    if "django.no_such_function" in __salt__:  # so says only what salt-ssh renders with, of any function
         return {}
     stale = {kind for kind in KINDS if any(_is_stale(kind, url) for url in _ours(kind))}
     if not stale:

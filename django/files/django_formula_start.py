@@ -32,6 +32,11 @@ def migrate(request):
     }
 
 
+def check(request):
+    import_wsgi(request["wsgi"])
+    return {"checks": checks(request)}
+
+
 def import_wsgi(name):
     """Import the WSGI module as the server does; it sets Django up."""
     import importlib
@@ -141,7 +146,7 @@ def main():
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     try:
-        answer = {"start": start, "migrate": migrate}[request["mode"]](request)
+        answer = {"start": start, "migrate": migrate, "check": check}[request["mode"]](request)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         print(f"cause: {cause(error)}", file=sys.stderr)
