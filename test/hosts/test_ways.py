@@ -1,0 +1,59 @@
+"""Masterless in two further ways: the formula by gitfs, and Salt 3007."""
+
+import io
+import json
+import tarfile
+
+import pytest
+from images import pins
+from lab import MINION, tree
+from sites import Site, version
+
+
+@pytest.fixture
+def formula(tmp_path):
+    """The work tree in a folder, as a commit would have it."""
+    with tarfile.open(fileobj=io.BytesIO(tree())) as tar:
+        tar.extractall(tmp_path / "formula")
+    return tmp_path / "formula"
+
+
+def test_the_formula_comes_by_gitfs(hosts, repositories, formula):
+    host = hosts(kind="ready")
+    repositories(host, "/srv/git/formula.git", formula)
+    host.run(["rm", "-r", "/srv/formula", "/var/cache/salt/minion"])
+    minion = MINION | {
+        "id": host.name,
+        "file_roots": {"base": ["/srv/salt"]},
+        "fileserver_backend": ["roots", "gitfs"],
+        "gitfs_provider": "gitpython",
+        "gitfs_remotes": [{"file:///srv/git/formula.git": [{"base": "main"}]}],
+    }
+    host.write("/etc/salt/minion", json.dumps(minion))
+    blog = Site(host, repositories(host))
+    foreseen = blog.apply(test=True)
+    assert not foreseen.failed and foreseen["blog has its source"].result is None, foreseen
+    blog.deploy()
+    assert "Guestbook" in blog.get().text
+    assert host.call("django.status", "blog")[0]["managed"] is True
+    assert not blog.apply().changed
+
+
+def test_salt_3007_does_the_same(hosts, repositories):
+    host = hosts(kind="salt-3007")
+    assert [f"salt=={host.call('test.version')}"] == pins("salt-3007")
+    blog = Site(host, repositories(host), secrets={"API_TOKEN": "hunter2"})
+    foreseen = blog.apply(test=True)
+    assert not foreseen.failed and foreseen["blog has its source"].result is None, foreseen
+    blog.deploy()
+    first = blog.live
+    again = blog.apply()
+    assert again.ok and not again.changed, again
+    blog.repository.commit(version("2.0"))
+    blog.deploy()
+    assert blog.answering["version"] == "2.0"
+    host.call("django.rollback", "blog")
+    assert blog.answering["release"] == blog.live == first
+    held = blog.apply()
+    assert held.ok and not held.changed
+    assert host.salt("django.manage", "blog", "lacking").returncode != 0
