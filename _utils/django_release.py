@@ -154,7 +154,7 @@ def overview(site: Site) -> list[dict[str, Any]]:
         role = "previous" if previous and release.name == previous.name else ""
         row = {"release": release.name, "role": "live" if live and release.name == live.name else role}
         row |= {key: record.get(key) or "" for key in ("state", "commit", "subject", "live_since", "asked_by")}
-        failure = f"{record['step']}: {record['error'].splitlines()[0]}" if record.get("state") == "failed" else ""
+        failure = f"{record['step']}: {record['error'].splitlines()[0]}" if "step" in record else ""
         rows.append({**row, "failure": failure})
     return rows
 
@@ -169,8 +169,8 @@ def status(site: Site) -> dict[str, Any]:
         "domains": ", ".join(site.config["domains"]),
         "release": live.name if live else "",
         "live_since": live.record.get("live_since", "") if live else "",
-        "running": bool(live) and django_instance.pid(site, live.path) is not None,
+        "running": live is not None and django_instance.pid(site, live.path) is not None,
         "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),
-        "failed": ", ".join(f"{r.name}: {r.record['step']}" for r in failed),
+        "failed": ", ".join(f"{r.name}: {r.record.get('step', '?')}" for r in failed),
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
     }

@@ -213,7 +213,7 @@ def redirect(to, status=302):
         ({"/": (302, {}, "")}, {}, "it redirects in a circle, at last to /"),
         ({"/": b""}, {}, "no answer (Remote end closed connection without response)"),
         ({"/": b"HTTP/1.1 abc\r\n\r\n"}, {}, "no answer (HTTP/1.1 abc\r\n)"),
-        ({"/": None}, {}, "no answer within 0.3 s"),
+        ({"/": None}, {}, "no answer within 300ms"),
     ],
 )
 def test_whether_a_page_is_well(instance, answers, options, problem):
@@ -227,7 +227,7 @@ def test_whether_a_page_is_well(instance, answers, options, problem):
         django_instance.check_health(site, release)
     path = options.get("path", "/")
     assert error.value.message.startswith(f"the health page {path} of 0001-3f2a9c1b77de is not well: ")
-    assert error.value.message.split("is not well: ")[1] == problem or "no answer within 0." in error.value.message
+    assert error.value.message.split("is not well: ")[1] == problem
     assert error.value.log == "the journal"
     assert error.value.hint == "mend the project, or say what is well: django:sites:blog:health"
 
@@ -252,7 +252,7 @@ def test_a_page_has_to_be_well_for_a_while(instance, monkeypatch, answers, well)
     server.answers["/"] = answers
     if well:
         django_instance.check_health(site, release)
-        assert len(server.requests) == 6
+        assert len(server.requests) == 7
     else:
         with pytest.raises(DeploymentError, match="it answers 500"):
             django_instance.check_health(site, release)
@@ -263,10 +263,10 @@ def test_every_worker_is_asked_at_once(instance):
     site.config["server"]["processes"] = 4
     together = threading.Barrier(4, timeout=2)
     answer = server.answer
-    server.answer = lambda connection: (together.wait(), answer(connection))
+    server.answer = lambda connection: (together.wait() if server.requests else None, answer(connection))
     server.answers["/"] = GOOD
     django_instance.check_health(site, release)
-    assert len(server.requests) == 12
+    assert len(server.requests) == 13
 
 
 def test_another_process_that_answers_is_not_ours(instance, monkeypatch):

@@ -125,6 +125,7 @@ def test_a_command_of_the_project(sandbox):
         "timeout": 60.0,
         "secrets": ["hunter2"],
         "more": [("EnvironmentFile", "/root/admin")],
+        "errors_too": True,
     }
     django_project.manage(configured(), RELEASE, FACTS, [], None, 60.0, [])
     assert (sandbox.options["doing"], sandbox.options["more"]) == ("manage.py", [])
@@ -198,10 +199,8 @@ def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
     ]
     properties = [argument.removeprefix("--property=") for argument in argv[7:separator]]
     assert {"PrivateTmp=no", "ReadWritePaths=/srv/a b", "User=blog", "Nice=5", "RuntimeMaxSec=90"} <= set(properties)
-    assert {"ReadWritePaths=/w", "ReadWritePaths=/srv/100%", "ReadWritePaths=/srv/django/blog/media"} <= set(
-        properties
-    )
-    assert given == {"doing": "x", "timeout": 105.0, "stdin": "in", "secrets": ["s"], "hint": "h"}
+    assert {"ReadWritePaths=/w", "ReadWritePaths=/srv/100%", "ReadWritePaths=/srv/django/blog/media"} <= set(properties)
+    assert given == {"doing": "x", "timeout": 105.0, "stdin": "in", "secrets": ["s"], "hint": "h", "errors_too": False}
 
 
 def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path):
