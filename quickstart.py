@@ -8,7 +8,6 @@ import json
 import os
 import pwd
 import re
-import secrets
 import socket
 import subprocess
 import sys
@@ -108,7 +107,7 @@ def choose(before: Options, given: argparse.Namespace) -> Options:
 
 
 def site_name(repository: str | None) -> str:
-    """A site's name after its repository, one that no user of this machine has."""
+    """A site's name after its repository; its user has the same name, so it is none that somebody else has."""
     if not repository:
         return "guestbook"
     user = schema()["user"]
@@ -116,7 +115,7 @@ def site_name(repository: str | None) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", last.lower()).lstrip("-0123456789")[:20].rstrip("-") or "site"
     taken = not re.fullmatch(user["pattern"], name) or bool(re.search(user["not"]["pattern"], name))
     with contextlib.suppress(KeyError):
-        taken = taken or pwd.getpwnam(name).pw_dir != f"/srv/django/{name}"
+        taken = taken or pwd.getpwnam(name).pw_gecos.split(",")[0] != f"Django site {name}"
     return f"{name}-site" if taken else name
 
 
@@ -311,34 +310,21 @@ def in_few_lines(messages: list[str]) -> str:
 
 
 def make_admin(site: str) -> str:
-    """Create the user `admin`, once; returns what has been done, if anything.
-
-    The file with its password is at the same time the environment of the command that creates it, and it is in place
-    only when the user exists.
-    """
-    file = admin_file(site)
-    new = file.with_suffix(".new")
-    if file.exists():
+    """Create the user `admin` unless that has been done before; returns why there is none."""
+    if admin_file(site).exists():
         return ""
-    is_retried = new.exists()
-    if not is_retried:
-        values = {"USERNAME": "admin", "EMAIL": "admin@localhost", "PASSWORD": secrets.token_urlsafe(15)}
-        write(new, "".join(f"DJANGO_SUPERUSER_{name}={value}\n" for name, value in values.items()))
-    answer, code = salt("django.manage", site, "createsuperuser --noinput", f"environment_file={new}")
-    if code == 0 or (is_retried and "already taken" in str(answer)):
-        new.rename(file)
-        return "the user admin has been created"
-    new.unlink()
-    if "already taken" in str(answer):
+    answer, code = salt("django.superuser", site)
+    text = str(answer)
+    if code == 0 or "already taken" in text:
         return ""
-    if "Unknown command" in str(answer):
+    if "Unknown command" in text:
         return "the project has no users, so there is no admin"
-    why = next((line for line in reversed(str(answer).splitlines()) if line.startswith("  | ")), str(answer))
-    return f"no admin has been created: {why.removeprefix('  | ')[:200]}"
+    causes = [line.removeprefix("  | ") for line in text.splitlines() if line.startswith("  | ")]
+    return f"no admin has been created: {(causes or [text])[-1][:200]}"
 
 
 def admin_file(site: str) -> Path:
-    return (SITES / site).resolve() / "secrets/admin"
+    return (SITES / site).resolve() / "secrets/superuser-admin"
 
 
 # The answer
@@ -453,13 +439,14 @@ def serve(given: argparse.Namespace) -> None:
     say(f"applying the formula to {options.site}")
     states = apply(options)
     done = list(steps(states))
-    began = time.time()
-    admin = make_admin(options.site)
-    if admin:
-        done.append((time.time() - began, admin))
+    began, has_admin = time.time(), admin_file(options.site).exists()
+    note = make_admin(options.site)
+    if admin_file(options.site).exists() and not has_admin:
+        done.append((time.time() - began, "the user admin has been created"))
     if rewritten:
         done.append((0.0, f"{PILLAR} has been written"))
-    tell(options, done, [warning for state in states for warning in state.get("warnings", [])])
+    warnings = [warning for state in states for warning in state.get("warnings", [])]
+    tell(options, done, [*warnings, note] if note else warnings)
 
 
 def remove(given: argparse.Namespace) -> None:
