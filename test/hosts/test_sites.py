@@ -1,0 +1,128 @@
+"""Several sites on a host: they fail one by one, share domains, and cannot see each other."""
+
+import pytest
+from sites import Site, lines, version
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    host = module_hosts(kind="ready")
+    blog = Site(host, repositories(host))
+    blog.settings = {"secrets": {"API_TOKEN": {"generate": 40, "as": "file"}}}
+    return blog
+
+
+@pytest.fixture(scope="module")
+def shop(blog, repositories) -> Site:
+    """A site beside it, below /home and under a path of the same domain; both are live after one apply."""
+    host = blog.host
+    host.run(["useradd", "--create-home", "elspeth"])
+    host.run(["chmod", "755", "/home/elspeth"])
+    repository = repositories(host, "/srv/git/shop.git")
+    place = {"root": "/home/elspeth/shop", "path": "/shop", "domains": ["blog.example.org"]}
+    shop = Site(host, repository, "shop", beside=blog, **place)
+    blog.deploy(**blog.settings)
+    return shop
+
+
+def test_two_sites_share_a_domain_under_two_paths(blog, shop):
+    assert blog.answering["release"] == blog.live
+    assert shop.answering["release"] == shop.live
+    page = shop.get("/")
+    assert page.status_code == 200 and 'href="/shop/static/guestbook/style.' in page.text
+    assert shop.host.http("/shop/static/guestbook/style.css", shop.domain).status_code == 200
+    assert shop.host.http("/static/guestbook/style.css", shop.domain).status_code == 200
+    moved = shop.host.http("/shop", shop.domain)
+    assert (moved.status_code, moved.headers["Location"]) == (301, "http://blog.example.org/shop/")
+    assert shop.get("/sign/").status_code == 200 and 'action="/sign/' not in shop.get("/sign/").text
+    assert shop.get("/admin/").headers["Location"].startswith("/shop/admin/login/")
+
+
+def test_the_second_site_lies_below_home(shop):
+    assert shop.host.run(["readlink", "/home/elspeth/shop/current"]).stdout.strip() == f"releases/{shop.live}"
+    assert shop.host.testinfra.file("/home/elspeth/shop/database/db.sqlite3").user == "shop"
+
+
+def test_a_site_that_fails_stops_nobody_else(blog, shop):
+    shop.repository.commit({"guestbook/version.py": "VERSION =\n"})
+    blog.repository.commit(version("2.0"))
+    applied = blog.apply()
+    assert applied.failed and all(state_id.startswith("shop ") for state_id in applied.failed)
+    assert blog.answering["version"] == "2.0" and shop.answering["version"] == "1.2"
+    shop.repository.commit(version("2.0"))
+    blog.deploy()
+    assert shop.answering["version"] == "2.0"
+    assert not blog.apply().changed
+
+
+#: What somebody who has taken over blog would like of shop.
+OUT_OF_REACH = {
+    "source": "cat {root}/current/source/manage.py",
+    "configuration": "cat {root}/current/config/environment {root}/current/config/settings.json",
+    "secrets": "cat {root}/secrets/secret_key.json {root}/secrets/environment",
+    "list of secrets": "ls {root}/secrets",
+    "database": "cat {root}/database/db.sqlite3",
+    "uploads": "ls {root}/media",
+    "shared": "ls {root}/shared",
+    "logs": "ls {root}/log",
+    "the configuration as applied": "cat {root}/site.json",
+    "repository": "ls {root}/repository.git",
+    "build": "ls {root}/build",
+    "socket": "python3 -c \"import socket; socket.socket(socket.AF_UNIX).connect('{socket}')\"",
+    "control": "echo q > /run/{unit}/fifo",
+    "environment of the process": "cat /proc/{pid}/environ",
+    "a kill": "kill -TERM {pid}",
+    "writing a release": "touch {root}/releases/new",
+    "writing the link": "ln -sfn releases/none {root}/current",
+}
+
+
+@pytest.mark.parametrize("what", OUT_OF_REACH)
+@pytest.mark.parametrize("who", ["blog", "blog-build", "shop-build"])
+def test_what_a_site_cannot_reach_of_another(blog, shop, who, what):
+    values = {"root": shop.root, "socket": socket(shop), "unit": shop.unit, "pid": master(shop)}
+    command = OUT_OF_REACH[what].format(**values)
+    if who == "shop-build" and what == "build":
+        pytest.skip("its own")
+    tried = shop.host.run(["runuser", "-u", who, "--", "bash", "-c", command], check=False)
+    assert tried.returncode != 0 and tried.stdout == "", f"{who} may: {command}"
+    assert "denied" in tried.stderr or "not permitted" in tried.stderr, tried.stderr
+
+
+def test_a_site_cannot_write_its_own_code(shop):
+    paths = [
+        f"{shop.root}/{path}"
+        for path in ("current/source", "current/config", "current/static", "virtualenvs", "secrets")
+    ]
+    for path in paths:
+        tried = shop.host.run(["runuser", "-u", "shop", "--", "touch", f"{path}/new"], check=False)
+        assert tried.returncode != 0, path
+
+
+def test_a_worker_sees_of_the_host_what_it_needs(blog, shop):
+    """Inside the sandbox: other sites' roots below /home are not there, and nothing of the system can be written."""
+    program = (
+        "import os; print([os.access(p, os.W_OK) for p in ('/etc', '/usr', '/srv', '/var', '{root}/current/source')])"
+    )
+    written = shop.manage(f'shell -c "{program.format(root=shop.root)}"')
+    assert written.splitlines()[-1] == str([False] * 5)
+
+
+def socket(site: Site) -> str:
+    return site.host.run(["readlink", "-f", f"{site.root}/current/socket"]).stdout.strip()
+
+
+def master(site: Site) -> str:
+    return site.host.run(["cat", f"/run/{site.unit}/pid"]).stdout.strip()
+
+
+def test_a_home_that_the_proxy_cannot_enter_is_refused_with_the_command(blog, shop, repositories):
+    shop.host.run("useradd --create-home ray && chmod 700 /home/ray")
+    wiki = Site(blog.host, blog.repository, "wiki", beside=blog, root="/home/ray/wiki")
+    applied = wiki.apply()
+    comment = applied.failed["wiki is laid out"]
+    assert "/home/ray" in comment and "0700" in comment and "chmod o+x /home/ray" in comment and lines(comment) <= 10
+    shop.host.run(["chmod", "o+x", "/home/ray"])
+    wiki.deploy()
+    assert wiki.answering["release"] == wiki.live
+    assert not wiki.apply().changed
