@@ -1,0 +1,24 @@
+# yaml-language-server: $schema=../../django/schema.yaml
+# Two sites on one domain under different paths, with what they share said once. Each has its own user, releases,
+# database and uploads. `www` follows a branch; `guestbook` stays as it is until somebody runs django.release.
+django:
+  defaults:
+    repository: https://git.example.org/website.git
+    revision: main
+    domains: [www.example.org]
+    redirect_domains: [example.org]
+    health: {path: /healthz}
+    settings:
+      TIME_ZONE: Asia/Shanghai
+      LANGUAGE_CODE: zh-hans
+    server: {processes: 1}
+
+  sites:
+    www: {}
+    guestbook:
+      path: /guestbook
+      deploy: manual
+      redirect_domains: []
+      settings:
+        TIME_ZONE: null                              # back to the project's own
+      media: {max_upload: 5M}
