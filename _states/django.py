@@ -5,6 +5,8 @@ Each looks, says what would have been done when it is only a test, and acts. The
 ``_utils/django_steps.py``; ``django/site.sls`` has them in their order.
 """
 
+import json
+
 import django_removal
 import django_site
 import django_steps
@@ -26,12 +28,13 @@ def site(name, config, platform, templates):
     name
         The site.
     config
-        Its effective configuration, as ``map.jinja`` has it.
+        Its effective configuration, as ``map.jinja`` has it: JSON, since YAML reads some characters as others.
     platform
         Names of the operating system, as ``map.jinja`` has them.
     templates
         The ``salt://`` URLs of all files that a release of the site is rendered from.
     """
+    config = json.loads(config)
     try:
         texts = {url: _text(url) for url in templates}
         deployment = Deployment(
@@ -112,7 +115,7 @@ def absent(name, config, platform):
         As for ``django.site``.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} is already absent"}
-    site = django_site.Site(config, platform)
+    site = django_site.Site(json.loads(config), platform)
     try:
         present = django_removal.present(site)
         if present and __opts__["test"]:

@@ -5,7 +5,7 @@
 {{ name }} is taken off:
   django.absent:
     - name: {{ name }}
-    - config: {{ site | tojson }}
+    - config: {{ site | tojson | yaml_dquote }}
     - platform: {{ django.platform | tojson }}
 
 {{ name }} has no build user:

@@ -10,7 +10,7 @@
 
 The pillar has errors:
   test.fail_without_changes:
-    - name: {{ ("\n" ~ django.errors | join("\n")) | tojson }}
+    - name: {{ ("\n" ~ django.errors | join("\n")) | yaml_dquote }}
     - comment: Correct the pillar; nothing has been changed.
     - failhard: True
 {% else %}

@@ -18,7 +18,7 @@
 {{ name }} is laid out:
   django.site:
     - name: {{ name }}
-    - config: {{ site | tojson }}
+    - config: {{ site | tojson | yaml_dquote }}
     - platform: {{ django.platform | tojson }}
     - templates: {{ templates | unique | tojson }}
     - require:
