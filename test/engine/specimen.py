@@ -104,7 +104,7 @@ def make_site(own_host: Path) -> MakeSite:
 
     def make(name: str = "blog", folders: bool = True, **options: Any) -> Site:
         site = configured(name, **options)
-        site = Site({**site.config, "root": str(own_host / "srv" / name)}, site.platform)
+        site = Site({**site.config, "root": str(own_host / "srv/django" / name)}, site.platform)
         for folder in site.folders() if folders else ():
             django_site.make_folder(folder)
         return site

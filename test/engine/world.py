@@ -123,7 +123,9 @@ class World:
             self.systemctl(*argv[1:])
         elif argv[0] == "systemd-run":
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
-        elif argv[0] not in ("nginx", "journalctl") and not argv[0].endswith("/python"):
+        elif argv[:3] == ["python3", "-m", "venv"]:
+            Path(argv[3]).mkdir(exist_ok=True)
+        elif argv[0] not in ("nginx", "journalctl") and not argv[0].endswith(("/python", "/pip")):
             assert argv[0] in ("npm", "make"), line
         return ""
 

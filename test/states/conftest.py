@@ -7,15 +7,24 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import salt._logging
 import salt.config
 import salt.loader
 import salt.utils.event
 from saltfactories.utils.functional import Loaders
+from specimen import make_site, own_host
+from world import world
+
+__all__ = ["loaders", "make_site", "own_host", "world"]
 
 ROOT = Path(__file__).parent.parent.parent
 GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 12, "osrelease": "12", "init": "systemd"}
 
 MakeLoaders = Callable[..., "UnitLoaders"]
+
+
+# What Salt logs before its logging is set up, it keeps for the end; pytest shows it where it belongs.
+salt._logging.shutdown_temp_handler()
 
 
 @cache
@@ -72,8 +81,8 @@ def loaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeLoaders:
             states_dirs=[str(ROOT / "_states")],
             utils_dirs=[str(ROOT / "_utils")],
             pillar=dict(pillar or {}),
-            **options,
         )
+        opts.update(options)
         return UnitLoaders(opts, GRAINS | dict(grains or {}))
 
     return make

@@ -1,0 +1,353 @@
+"""`state.apply django` in this process, on a host in miniature: see test/engine/world.py and the modules in played/."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import django_site
+import django_steps
+import played_host
+import pytest
+from django_command import DeploymentError
+from specimen import ROOT, compiled
+from world import commit
+
+KEY = "canary-0123456789-canary"
+SITE = {"repository": "https://git.example.org/blog.git", "revision": "main", "domains": ["blog.example.org"]}
+SENTENCES = [
+    *["blog has its users", "blog is laid out", "blog has its source", "blog has its virtualenv", "blog is built"],
+    *["blog has its secrets", "blog has its settings", "blog has its static files", "blog has its database migrated"],
+    *["blog has its instance", "blog is live", "blog is served", "blog is recorded"],
+]
+HOST = ["The packages of the sites are installed", "uv is installed", "nginx is installed"]
+HOST += ["The default site of a fresh nginx is off", "nginx refuses unknown hosts", "nginx runs"]
+
+
+@pytest.fixture
+def salt(loaders, world, own_host, monkeypatch):
+    """Apply states to that host: `salt(pillar)(test=True)`; the answer is id, result, changes, comment of each state."""
+
+    class Below(django_site.Site):
+        """A site whose root lies below the host's folder."""
+
+        def __init__(self, config, platform):
+            root = config["root"].removeprefix(str(own_host))
+            super().__init__({**config, "root": f"{own_host}{root}"}, platform)
+
+    played = Path(__file__).parent / "played"
+    formula = own_host / "formula"  # without what else lies in the work tree, which Salt would list
+    formula.mkdir()
+    for name in ("django", "_modules", "_states", "_utils"):
+        (formula / name).symlink_to(ROOT / name)
+    options = {
+        "played_host": str(own_host / "played"),
+        "file_roots": {"base": [str(formula)]},
+        "module_dirs": [str(ROOT / "_modules"), str(played / "modules")],
+        "states_dirs": [str(ROOT / "_states"), str(played / "states")],
+    }
+    monkeypatch.setattr(django_site, "Site", Below)
+    monkeypatch.setattr(django_site, "find_user", lambda name: find_user(options, name))
+
+    def on(pillar, current=True, **more):
+        made = loaders({"django": pillar}, **options, **more)
+        for kind in ("modules", "states", "utils") if current else ():
+            folder = Path(made.opts["extension_modules"]) / kind
+            folder.symlink_to(ROOT / f"_{kind}")
+
+        def apply(name="django", **arguments):
+            made.context.clear()
+            return answer(made.modules.state.apply(name, **arguments))
+
+        apply.loaders = made
+        return apply
+
+    return on
+
+
+def find_user(opts, name):
+    users = played_host.known(opts, "user")
+    return (
+        SimpleNamespace(pw_name=name, pw_gecos=f"Django site {name.removesuffix('-build')}") if name in users else None
+    )
+
+
+def answer(returned):
+    """The states in their order."""
+    if isinstance(returned, list):
+        raise AssertionError(returned)
+    states = sorted(
+        returned.raw.values() if hasattr(returned, "raw") else returned.values(), key=lambda one: one["__run_num__"]
+    )
+    return [
+        SimpleNamespace(id=one["__id__"], **{key: one[key] for key in ("result", "changes", "comment", "name")})
+        for one in states
+    ]
+
+
+def results(states):
+    return {state.id: state.result for state in states}
+
+
+def changed(states):
+    return [state.id for state in states if state.changes]
+
+
+def test_a_pillar_with_errors_is_one_failing_state_that_lists_them(salt):
+    pillar = {"sites": {"blog": {**SITE, "server": {"kindd": "uwsgi"}}, "shop": {"repository": "/srv/shop.git"}}}
+    for test in (True, False):
+        (state,) = salt(pillar)(test=test)
+        assert (state.id, state.result, state.changes) == ("The pillar has errors", False, {})
+        assert state.name.split("\n")[1:] == compiled(pillar["sites"])["errors"]
+        assert len(state.name.split("\n")) == 3
+
+
+def test_a_dry_run_of_a_bare_host(salt, world, own_host, monkeypatch):
+    for name in ("user_id", "group_id"):
+        monkeypatch.setattr(django_site, name, lambda name: -2)
+    before = {str(path) for path in own_host.rglob("*")}
+    states = salt({"sites": {"blog": SITE}})(test=True)
+    assert [state.id for state in states] == [*HOST, *SENTENCES]
+    expected = dict.fromkeys([*HOST, *SENTENCES]) | {"The default site of a fresh nginx is off": True}
+    assert results(states) == expected
+    assert states[len(HOST) + 2].changes == {"release": "would be built from main"}
+    made = {str(path) for path in own_host.rglob("*")} - before
+    assert [path for path in made if "/minion" not in path] == [] and world.commands == []
+
+
+def test_a_site_goes_live_and_stays_as_it_is(salt, world):
+    apply = salt({"sites": {"blog": SITE}})
+    states = apply()
+    assert set(results(states).values()) == {True}
+    skipped = {"The default site of a fresh nginx is off", "blog has its database migrated"}
+    assert set(changed(states)) == {*HOST, *SENTENCES} - skipped
+    assert world.live == f"0001-{commit('one')[:12]}"
+    world.check()
+    assert [state.comment for state in states if state.id == "blog is live"] == ["blog is live now"]
+    for test in (False, True):
+        states = apply(test=test)
+        assert (changed(states), set(results(states).values())) == ([], {True})
+    assert [state.comment for state in states if state.id == "blog is live"] == ["blog is live already"]
+
+
+def test_a_new_commit_and_its_dry_run(salt, world):
+    apply = salt({"sites": {"blog": SITE}})
+    apply()
+    world.push("two")
+    states = apply(test=True)
+    same = {"blog has its users", "blog is laid out", "blog has its secrets", "blog is served"}
+    expected = {name: True if name in {*HOST, *same} else None for name in [*HOST, *SENTENCES]}
+    assert results(states) == expected
+    assert {state.comment for state in states if state.result is None} > {"blog: source would have been done"}
+    assert world.live == f"0001-{commit('one')[:12]}"
+    states = apply()
+    assert set(changed(states)) == {*SENTENCES} - same - {"blog has its database migrated"}
+    assert world.live == f"0002-{commit('two')[:12]}"
+    world.check()
+
+
+def test_a_changed_pillar_changes_just_that(salt, world):
+    salt({"sites": {"blog": SITE}})()
+    states = salt({"sites": {"blog": {**SITE, "media": {"max_upload": "5M"}}}})()
+    assert changed(states) == ["blog is laid out", "blog is served"]
+    assert changed(salt({"sites": {"blog": {**SITE, "media": {"max_upload": "5M"}}}})()) == []
+
+
+def test_a_step_that_fails_stops_its_own_site_only(salt, world, monkeypatch):
+    apply = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}})
+    for step, sentence in zip(django_steps.RELEASE, SENTENCES[2:], strict=True):
+        world.push(step.__name__)
+        with monkeypatch.context() as patched:
+            patched.setattr(django_steps, step.__name__, broken_for_the_blog(step))
+            states = apply()
+        failed = [state for state in states if state.result is False]
+        assert [state.id for state in failed] == SENTENCES[SENTENCES.index(sentence) :]
+        lines = failed[0].comment.splitlines()
+        assert lines[:3] == [f"{step.__name__}: it is broken", "  | a line", "mend it"] and len(lines) < 10
+        assert all("One or more requisite failed" in state.comment for state in failed[1:])
+        assert {"shop is live", "shop is recorded"} <= {*changed(states)}
+
+
+def broken_for_the_blog(step):
+    def fails(deployment):
+        if deployment.site.name == "blog":
+            raise DeploymentError("it is broken", log="a line", hint="mend it")
+        yield from step(deployment)
+
+    fails.__name__ = step.__name__
+    return fails
+
+
+def test_the_states_are_the_steps_in_their_order(salt):
+    low = salt({"sites": {"blog": SITE}}).loaders.modules.state.show_low_sls("django")
+    steps = [chunk["fun"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
+    assert steps == ["users", "site", *(step.__name__ for step in django_steps.RELEASE)]
+    names = [chunk["__id__"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
+    assert names == SENTENCES
+    for before, chunk in zip(names[1:], [chunk for chunk in low if chunk["__id__"] in names[2:]], strict=False):
+        assert chunk["require"] == [{"django": before}]
+
+
+def test_all_sites_are_laid_out_before_the_first_takes_a_step(salt):
+    pillar = {"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}}
+    names = [state.id for state in salt(pillar)()]
+    assert names.index("shop is laid out") < names.index("blog has its source")
+    assert names.index("blog is recorded") < names.index("shop has its source")
+
+
+def test_what_the_pillar_says_arrives(salt):
+    """Through Jinja, YAML and Salt, byte for byte."""
+    texts = [
+        "grüße 日本 🙂",
+        "a: b",
+        "yes",
+        "1e3",
+        "0777",
+        "~",
+        "",
+        " a ",
+        "'",
+        '"',
+        "\\",
+        "a\nb",
+        "#",
+        "%",
+        "</",
+        "$(id)",
+        "- a",
+    ]
+    numbers = [1, 1.5, 1e30, 10**30, True, None]
+    site = {
+        **SITE,
+        "settings": {"TEXTS": texts, "NUMBERS": numbers, "NAMES": dict.fromkeys(texts, 1)},
+        "environment": {f"V{number}": text for number, text in enumerate(texts)},
+        "files": {"a.html": {"contents": "{{ 7*7 }} {% raw %} {# #}".join(texts)}},
+    }
+    low = salt({"sites": {"blog": site}}).loaders.modules.state.show_low_sls("django")
+    (chunk,) = [chunk for chunk in low if chunk["state"] == "django" and chunk["fun"] == "site"]
+    assert json.loads(chunk["config"]) == compiled({"blog": site})["sites"]["blog"]
+
+
+def test_secrets_reach_the_engine_and_nothing_else(salt, world, own_host):
+    site = {
+        **SITE,
+        "secret_key": KEY,
+        "secrets": {"API": "canary-api", "FILED": {"value": "canary-file", "as": "file"}},
+    }
+    apply = salt({"defaults": {"secrets": {"SHARED": "canary-shared"}}, "sites": {"blog": site}})
+    low = apply.loaders.modules.state.show_low_sls("django")
+    assert "canary" not in json.dumps(low, default=str)
+    states = apply()
+    assert set(results(states).values()) == {True}
+    assert "canary" not in repr(states)
+    holders = {path for path in own_host.rglob("*") if path.is_file() and b"canary" in path.read_bytes()}
+    secrets = world.site.secrets
+    assert holders == {secrets / name for name in ("environment", "secret_key.json", "API", "FILED", "SHARED")}
+    world.push("two")
+    world.fails["systemd-run"] = DeploymentError("failed", log=f"KeyError: canary-api {KEY}")
+    (comment,) = [state.comment for state in apply() if state.id == "blog has its static files"]
+    assert "KeyError: ********** **********" in comment
+
+
+def test_a_secret_that_is_not_there_is_an_error(salt, world):
+    apply = salt({"sites": {"blog": {**SITE, "secret_key": "sdb://vault/key-of-the-blog"}}})
+    (state,) = [state for state in apply() if state.id == "blog is laid out"]
+    assert state.result is False
+    assert state.comment.startswith("django:sites:blog:secret_key: sdb://vault/key-of-the-blog has no value")
+
+
+def test_a_template_that_is_not_there_is_an_error(salt, world):
+    apply = salt({"sites": {"blog": {**SITE, "files": {"a.py": {"source": "salt://blog/nowhere.jinja"}}}}})
+    (state,) = [state for state in apply() if state.id == "blog is laid out"]
+    assert (state.result, state.comment.split("\n")[0]) == (False, "salt://blog/nowhere.jinja is not there")
+
+
+def test_warnings_are_told_once(salt, world):
+    world.answers = {"allowed_hosts": ["other.org"], "checks": ["security.W001: no"]}
+    made = salt({"sites": {"blog": SITE}})
+    returned = made.loaders.modules.state.apply("django")
+    raw = returned.raw if hasattr(returned, "raw") else returned
+    told = [text for one in raw.values() for text in one.get("warnings", [])]
+    assert len(told) == 2 and "security.W001: no" in told
+
+
+# Sites that go
+
+
+def test_a_site_that_is_absent_goes_first(salt, world):
+    both = {"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}}
+    salt(both)()
+    gone = {"sites": {"blog": {"state": "absent"}, "shop": both["sites"]["shop"]}}
+    states = salt(gone)(test=True)
+    assert [state.id for state in states][:2] == ["blog is taken off", "blog has no build user"]
+    assert [(state.id, state.result) for state in states if state.changes] == [
+        ("blog is taken off", None),
+        ("blog has no build user", None),
+    ]
+    assert world.live
+    states = salt(gone)()
+    assert changed(states) == ["blog is taken off", "blog has no build user"]
+    assert not world.site.releases.exists() and world.site.media.exists()
+    assert changed(salt(gone)()) == [] and set(results(salt(gone)()).values()) == {True}
+    away = {"sites": {"blog": {"state": "absent", "remove_data": True}}}
+    states = salt(away)()
+    assert changed(states) == ["blog is taken off", "blog has no user"] and not world.site.root.exists()
+    assert changed(salt(away)()) == []
+
+
+def test_a_site_that_was_never_there_is_absent(salt, own_host):
+    states = salt({"sites": {"blog": {"state": "absent"}}})()
+    assert [(state.id, state.result, state.changes) for state in states] == [
+        ("blog is taken off", True, {}),
+        ("blog has no build user", True, {}),
+    ]
+
+
+# The host
+
+
+def test_uv_is_installed_once(salt, world):
+    state = salt({"sites": {}}).loaders.states.django.uv
+    assert (state(name="x", test=True).result, world.commands) == (None, [])
+    made = state(name="x")
+    assert made.result is True and made.changes == {"uv": "0.13.8"} and made.comment == "uv has been installed"
+    for test in (True, False):
+        again = state(name="x", test=test)
+        assert (again.result, again.changes, again.comment) == (True, {}, "uv is already installed")
+
+
+def test_uv_that_cannot_be_installed(salt, world):
+    world.fails["pip install"] = DeploymentError("installing uv failed", log="no network")
+    made = salt({"sites": {}}).loaders.states.django.uv(name="x")
+    assert (made.result, made.changes, made.comment) == (False, {}, "installing uv failed\n  | no network")
+
+
+def test_unknown_hosts_are_refused(salt, world):
+    made = salt({"sites": {}}).loaders
+
+    def state(ports, test=False):
+        template = "salt://django/files/default.conf"
+        return made.states.django.default_server(name="x", ports=ports, template=template, test=test)
+
+    assert state([80], test=True).result is None and world.commands == []
+    assert state([80]).result is True and state([80]).changes == {}
+    (difference,) = state([80, 8080]).changes.values()
+    assert "+    listen 8080 default_server;" in difference
+    world.fails["nginx -t"] = DeploymentError("no")
+    refused = state([81])
+    assert refused.result is False and refused.comment.startswith("nginx refuses its configuration")
+
+
+@pytest.mark.parametrize("stale", ["nothing is synced", "one is old"])
+def test_our_own_modules_are_synced_where_they_are_stale(salt, stale):
+    apply = salt({"sites": {"blog": SITE}}, current=stale == "one is old")
+    modules = Path(apply.loaders.opts["extension_modules"])
+    if stale == "one is old":
+        (modules / "utils").unlink()
+        (modules / "utils").mkdir()
+        for path in (ROOT / "_utils").glob("*.py"):
+            (modules / "utils" / path.name).write_text(path.read_text() + ("# old" if "steps" in path.name else ""))
+    first = apply(test=True)[0]
+    assert first.id == "The modules of the formula are current"
+    assert first.name == ("utils" if stale == "one is old" else "modules, states, utils")
+    assert (modules / "utils/django_steps.py").read_text() == (ROOT / "_utils/django_steps.py").read_text()
+    assert apply(test=True)[0].id == HOST[0]
