@@ -1,0 +1,132 @@
+"""pillar.example and the pillars of examples/, each applied as it is, one after the other on one host.
+
+Their repositories resolve to the host's own disk by the system's gitconfig; nothing else is arranged for them but the
+project that each is about.
+"""
+
+import json
+
+import pytest
+import yaml
+from lab import MINION, ROOT, Host
+from repository import Repository
+from sites import Site
+
+SITES = {
+    name
+    for path in (ROOT / "examples/pillars").glob("*.sls")
+    for name in yaml.safe_load(path.read_text())["django"]["sites"]
+}
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nbm90IGEga2V5\n-----END OPENSSH PRIVATE KEY-----\n"
+VAULT = {
+    "members-deploy-key": KEY,
+    "members-secret-key": "of-the-vault-8d1f0c!%{}$HOME-and-fifty-characters-at-least",
+    "members-smtp-password": "hunter2",
+}
+TWELVE_FACTORS = """
+import os
+from website.settings import *
+
+DEBUG = os.environ.get("DEBUG", "true") == "true"
+SECRET_KEY = os.environ["SECRET_KEY"]
+ALLOWED_HOSTS = os.environ["ALLOWED_HOSTS"].split(",")
+STATIC_ROOT, MEDIA_ROOT = os.environ["STATIC_ROOT"], os.environ["MEDIA_ROOT"]
+DATABASES["default"]["NAME"] = os.environ["DATABASE_PATH"]
+SMTP_PASSWORD = open(os.environ["SMTP_PASSWORD_FILE"]).read()
+"""
+
+
+@pytest.fixture(scope="module")
+def host(module_hosts, repositories) -> Host:
+    host = module_hosts(kind="ready")
+    host.write("/etc/salt/minion", json.dumps(MINION | {"id": host.name, "vault": {"driver": "yaml", "files": ["/v"]}}))
+    host.write("/v", json.dumps(VAULT), mode="0600")
+    repository: Repository = repositories(host)
+    repository.commit({"website/production.py": TWELVE_FACTORS})
+    for name in ("https://git.example.org/", "git@git.example.org:"):
+        for project in ("blog", "website", "api", "members"):
+            rewritten = [f"url.{repository.url}.insteadOf", f"{name}{project}.git"]
+            host.run(["git", "config", "--system", "--add", *rewritten])
+    host.run(["cp", "-r", "/srv/formula/examples/project", "/srv/kiosk"])
+    return host
+
+
+def applied(host: Host, path: str) -> dict[str, Site]:
+    """The sites of a pillar that was applied, and applied again without a change."""
+    text = (ROOT / path).read_text()
+    host.pillar(text)
+    first = host.apply()
+    assert first.ok and not first.warnings, first
+    again = host.apply()
+    assert again.ok and not again.changed, again
+    django = yaml.safe_load(text)["django"]
+    sites = {name: Site(host, name=name) for name in django["sites"]}
+    for name, site in sites.items():
+        site.options.update(django.get("defaults", {}) | django["sites"][name])
+    return sites
+
+
+def test_pillar_example_is_a_site_of_three_keys(host):
+    blog = applied(host, "pillar.example")["blog"]
+    assert "Guestbook" in blog.get().text and blog.answering["release"] == blog.live
+
+
+def test_the_smallest_one_is_the_same_site(host):
+    before = Site(host).live
+    assert applied(host, "examples/pillars/minimal.sls")["blog"].live == before
+
+
+def test_two_sites_share_a_domain_and_nothing_else(host):
+    sites = applied(host, "examples/pillars/two-sites.sls")
+    www, guestbook = sites["www"], sites["guestbook"]
+    assert www.answering["release"] == www.live and guestbook.answering["release"] == guestbook.live
+    assert 'href="/guestbook/static/' in guestbook.get("/").text
+    assert www.get("/sign/").status_code == guestbook.get("/sign/").status_code == 200
+    moved = host.http("/sign/", "example.org")
+    assert (moved.status_code, moved.headers["Location"]) == (301, "http://www.example.org/sign/")
+    zones = [
+        site.manage("shell --command 'from django.conf import settings; print(settings.TIME_ZONE)'")
+        for site in (www, guestbook)
+    ]
+    assert [zone.split()[-1] for zone in zones] == ["Asia/Shanghai", "UTC"]
+
+
+def test_a_project_that_reads_its_environment_gets_it(host):
+    api = applied(host, "examples/pillars/environment.sls")["api"]
+    assert "Guestbook" in api.get().text and host.http("/", "api.example.net").status_code == 200
+    seen = json.loads(
+        api.manage(
+            "shell --command 'import json, os; from django.conf import settings as s; print(json.dumps([s.DEBUG, "
+            's.ALLOWED_HOSTS, str(s.DATABASES["default"]["NAME"]), os.environ["SITE_TITLE"], '
+            'os.environ["SOURCE_COMMIT"], len(s.SMTP_PASSWORD), len(os.environ["SIGNING_KEY"])]))\''
+        ).splitlines()[-1]
+    )
+    assert seen[:3] == [False, ["api.example.org", "api.example.net"], f"{api.root}/database/api.sqlite3"]
+    assert seen[3:5] == ['Ray & Elspeth: 100% "quoted" $HOME', api.record()["commit"]]
+    assert host.run(["test", "-s", f"{api.root}/database/api.sqlite3"])
+
+
+def test_a_folder_is_released_when_it_has_changed(host):
+    kiosk = applied(host, "examples/pillars/folder.sls")["kiosk"]
+    assert "Guestbook" in kiosk.get().text
+    assert host.read(f"{kiosk.root}/current/source/website/robots.txt") == "User-agent: *\nDisallow: /\n"
+    assert host.run(["stat", "--format=%U", f"{kiosk.root}/database/visitors.sqlite3"]).stdout == "screens\n"
+    host.run('echo \'VERSION = "2.0"\nRELEASE_NOTE = ""\' > /srv/kiosk/guestbook/version.py')
+    assert host.apply().ok and kiosk.answering["version"] == "2.0"
+
+
+def test_a_hardened_site_passes_the_checks_for_deployment(host):
+    members = applied(host, "examples/pillars/hardened.sls")["members"]
+    assert members.get("/healthz").text.strip() == "ok"
+    assert members.get().headers["X-Content-Type-Options"] == "nosniff"
+    assert "no issues" in members.manage("check --deploy")
+    assert host.read(f"{members.root}/repository.git/deploy_key") == KEY
+    assert host.read(f"{members.root}/secrets/SMTP_PASSWORD") == "hunter2"
+    shown = host.run(["systemctl", "show", "--property=MemoryMax,TasksMax", f"{members.unit}.service"]).stdout
+    assert set(shown.split()) == {f"MemoryMax={512 << 20}", "TasksMax=128"}
+
+
+def test_all_of_them_were_applied_and_serve_beside_each_other(host):
+    status = {row["site"]: row for row in host.call("django.status")}
+    assert set(status) == SITES and all(row["running"] for row in status.values())
+    assert [name for name, row in status.items() if row["managed"]] == ["members"]
