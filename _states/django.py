@@ -165,7 +165,12 @@ def users(name, user, shell):
         found = django_site.find_user(one)
         if found is None:
             made = __states__["user.present"](
-                one, system=True, createhome=False, home="/nonexistent", shell=shell, fullname=fullname
+                one,
+                system=True,
+                createhome=False,
+                home="/nonexistent",
+                shell=shell,  # nosec B604
+                fullname=fullname,
             )
             ret["changes"] |= {one: "new"}
             ret.update(result=made["result"], comment=made["comment"])

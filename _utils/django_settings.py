@@ -192,7 +192,8 @@ def nginx_value(value: Any) -> str:
 
 @functools.cache
 def _jinja() -> jinja2.Environment:
-    environment = jinja2.Environment(  # noqa: S701  # nosec - configuration, not HTML: each format has a filter
+    # Configuration, not HTML: each format has a filter of its own.
+    environment = jinja2.Environment(  # noqa: S701  # nosec B701
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(unit=unit_value, uwsgi=uwsgi_value, nginx=nginx_value)
