@@ -247,7 +247,8 @@ def test_a_link_that_is_shared_is_replaced(world, monkeypatch):
                 options,
                 f"static: the database 'default' lies inside the release ({name}) and would be lost with it",
                 "name its file in django:sites:blog:shared, "
-                "or give it the path: django:sites:blog:environment, {from: database_path}, with database: {engine: sqlite}",
+                "or give it the path: django:sites:blog:environment, {from: database_path}, "
+                "with database: {engine: sqlite}",
             )
             for name, options in [
                 ("{release}/source/db.sqlite3", {}),

@@ -33,12 +33,15 @@ def grains_of_this_machine() -> dict[str, Any]:
 
 
 class UnitLoaders(Loaders):
-    """Loaders without what takes seconds: grains are given, and nothing is synced, for ours are in module_dirs."""
+    """Loaders without what takes seconds: grains and pillar are given; ours are in module_dirs, and not synced."""
 
     def __init__(self, opts: dict[str, Any], grains: Mapping[str, Any]):
         self.given = grains
         with mock.patch.object(Loaders, "modules"):
             super().__init__(opts)
+
+    def refresh_pillar(self) -> None:
+        self.opts["pillar"] = self._original_opts["pillar"]
 
     @property
     def grains(self) -> dict[str, Any]:

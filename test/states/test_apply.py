@@ -25,7 +25,7 @@ HOST += ["The default site of a fresh nginx is off", "nginx refuses unknown host
 
 @pytest.fixture
 def salt(loaders, world, own_host, monkeypatch):
-    """Apply states to that host: `salt(pillar)(test=True)`; the answer is id, result, changes, comment of each state."""
+    """Apply states to that host: `salt(pillar)(test=True)`; the answer has id, result, changes, comment of each."""
 
     class Below(django_site.Site):
         """A site whose root lies below the host's folder."""
@@ -277,21 +277,22 @@ def test_a_site_that_is_absent_goes_first(salt, world):
     both = {"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}}
     salt(both)()
     gone = {"sites": {"blog": {"state": "absent"}, "shop": both["sites"]["shop"]}}
-    states = salt(gone)(test=True)
+    apply = salt(gone)
+    states = apply(test=True)
     assert [state.id for state in states][:2] == ["blog is taken off", "blog has no build user"]
     assert [(state.id, state.result) for state in states if state.changes] == [
         ("blog is taken off", None),
         ("blog has no build user", None),
     ]
     assert world.live
-    states = salt(gone)()
-    assert changed(states) == ["blog is taken off", "blog has no build user"]
+    assert changed(apply()) == ["blog is taken off", "blog has no build user"]
     assert not world.site.releases.exists() and world.site.media.exists()
-    assert changed(salt(gone)()) == [] and set(results(salt(gone)()).values()) == {True}
+    states = apply()
+    assert changed(states) == [] and set(results(states).values()) == {True}
     away = {"sites": {"blog": {"state": "absent", "remove_data": True}}}
-    states = salt(away)()
-    assert changed(states) == ["blog is taken off", "blog has no user"] and not world.site.root.exists()
-    assert changed(salt(away)()) == []
+    apply = salt(away)
+    assert changed(apply()) == ["blog is taken off", "blog has no user"] and not world.site.root.exists()
+    assert changed(apply()) == []
 
 
 def test_a_site_that_was_never_there_is_absent(salt, own_host):
