@@ -141,7 +141,7 @@ def test_again_nothing_is_changed(machine):
     machine.host.run(["touch", "/tmp/before"])
     began = time.monotonic()
     done = machine.quickstart()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert "Nothing had to be changed" in done.stdout and "answers 200 OK" in done.stdout
     assert machine.touched("/tmp/before") == []
 
