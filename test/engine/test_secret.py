@@ -153,6 +153,11 @@ def test_former_keys_still_verify(site):
     assert django_secret.fallbacks(site) == ["key 5", "key 4", "key 2"]
 
 
+def test_a_fingerprint_tells_keys_apart_and_nothing_else():
+    one, other = django_secret.fingerprint(KEY), django_secret.fingerprint(f"{KEY}2")
+    assert re.fullmatch("[0-9a-f]{16}", one) and one == django_secret.fingerprint(KEY) and one != other
+
+
 def test_records_are_hashed_with_a_key_of_the_host(site):
     key = django_secret.record_key(site)
     assert django_secret.record_key(site) == key and len(key) == 32

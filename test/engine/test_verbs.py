@@ -1,4 +1,5 @@
 import json
+import stat
 
 import django_project
 import django_release
@@ -7,6 +8,7 @@ import django_site
 import django_verbs
 import pytest
 from django_command import DeploymentError
+from readers import read_environment
 from world import commit
 
 ONE, TWO, THREE = (f"{number:04}-{commit(name)[:12]}" for number, name in enumerate(["one", "two", "three"], 1))
@@ -204,3 +206,78 @@ def test_what_there_is(two):
     }
     two.running.clear()
     assert django_release.status(site)["running"] is False
+
+
+def test_a_superuser(two):
+    two.commands.clear()
+    told = django_verbs.superuser("blog", "admin", "admin@localhost")
+    file = two.site.secrets / "superuser-admin"
+    assert told == {"username": "admin", "password_file": str(file)}
+    variables = read_environment(file.read_text())
+    assert {**variables, "DJANGO_SUPERUSER_PASSWORD": None} == {
+        "DJANGO_SUPERUSER_USERNAME": "admin",
+        "DJANGO_SUPERUSER_EMAIL": "admin@localhost",
+        "DJANGO_SUPERUSER_PASSWORD": None,
+    }
+    assert len(variables["DJANGO_SUPERUSER_PASSWORD"]) == 20 and stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert two.commands[0][-3:] == ["manage.py", "createsuperuser", "--noinput"]
+    assert variables["DJANGO_SUPERUSER_PASSWORD"] not in repr(two.commands)
+    with pytest.raises(DeploymentError, match="admin has been created before; the password was written to"):
+        django_verbs.superuser("blog", "admin", "")
+    two.fails["systemd-run"] = DeploymentError("that username is already taken")
+    with pytest.raises(DeploymentError, match="already taken"):
+        django_verbs.superuser("blog", "other", "")
+    assert [path.name for path in two.site.secrets.glob("*superuser*")] == ["superuser-admin"]
+    two.check_leftovers()
+
+
+@pytest.mark.parametrize(
+    ("username", "email"), [("a b", ""), ("../x", ""), ("", ""), ("a", "b\nc"), ("a\n", ""), ("-a/", "")]
+)
+def test_a_superuser_whose_name_is_none(two, username, email):
+    with pytest.raises(DeploymentError, match="are of letters, digits and"):
+        django_verbs.superuser("blog", username, email)
+
+
+def test_migrations_by_hand(two):
+    two.answers = {}
+    live = django_release.Release(two.site, TWO)
+    facts = live.facts | {"migrations": {"default": {"applied": [], "pending": ["blog.0001_initial"]}}}
+    live.update(facts=facts)
+    assert django_verbs.migrate("blog") == {"migrated": {"default": ["blog.0001_initial"]}, "warnings": []}
+    assert django_verbs.migrate("blog") == {"migrated": {"default": []}, "warnings": []}
+    two.check()
+    two.fails["systemd-run"] = DeploymentError("no")
+    with pytest.raises(DeploymentError, match="migrate: migrating the database: no"):
+        django_verbs.migrate("blog")
+    two.check()
+
+
+def test_static_files_by_hand_are_those_of_a_new_release(two):
+    django_verbs.collectstatic("blog")
+    assert two.live == f"0003-{commit('two')[:12]}"
+    two.check()
+
+
+def test_checks_by_hand(two):
+    assert django_verbs.check("blog") == []
+    two.fails["systemd-run"] = DeploymentError("x", log="cause: RuntimeError: 1 of Django's checks fail")
+    with pytest.raises(DeploymentError, match="RuntimeError: 1 of Django's checks fail"):
+        django_verbs.check("blog")
+
+
+def test_fingerprints_of_the_secret_key(two):
+    first = django_verbs.secret_key("blog")
+    key = django_site.read_json(two.site.secrets / "secret_key.json")["key"]
+    assert first["fallbacks"] == [] and first["given_by"] == "generated" and key not in repr(first)
+    django_verbs.rotate_secret_key("blog")
+    second = django_verbs.secret_key("blog")
+    assert second["fallbacks"] == [first["fingerprint"]] and second["fingerprint"] != first["fingerprint"]
+
+
+def test_the_configuration_and_the_logs(two):
+    assert django_verbs.config("blog") == two.site.config
+    key = django_site.read_json(two.site.secrets / "secret_key.json")["key"]
+    two.prints["journalctl"] = f"a line with {key}\n"
+    assert django_verbs.logs("blog", 7) == "a line with **********\n"
+    assert two.commands[-1][:6] == ["journalctl", "--unit", "django-blog-0002", "--lines", "7", "--output"]

@@ -32,6 +32,7 @@ class World:
         running: the units that run.
         answers: what the start of a project answers, laid over a good answer.
         fails: part of a command line → the error with which it ends.
+        prints: program → what it prints.
         commands: the command lines, in their order.
     """
 
@@ -44,6 +45,7 @@ class World:
         self.running: set[str] = set()
         self.answers: dict[str, Any] = {}
         self.fails: dict[str, DeploymentError] = {}
+        self.prints: dict[str, str] = {}
         self.commands: list[list[str]] = []
         self.last: Deployment | None = None
 
@@ -127,7 +129,7 @@ class World:
             Path(argv[3]).mkdir(exist_ok=True)
         elif argv[0] not in ("nginx", "journalctl") and not argv[0].endswith(("/python", "/pip")):
             assert argv[0] in ("npm", "make"), line
-        return ""
+        return self.prints.get(argv[0], "")
 
     def systemctl(self, verb: str, *arguments: str) -> None:
         units = [name for name in arguments if not name.startswith("--")]
@@ -215,6 +217,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_instance, "check_health"): lambda site, release: None,
         (django_instance, "drain"): lambda site, release: 0,
         (django_sandbox, "_is_loaded"): lambda unit: False,
+        (django_sandbox, "_BUS"): Path("/"),
         (django_source, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text("ref: refs/heads/main\n"),
         (django_source, "unprepared"): lambda site, key: [],
         (django_source, "resolve"): world.resolve,
