@@ -352,7 +352,7 @@ def test_a_drain_comes_to_an_end(instance):
 )
 def test_where_a_release_listens(make_site, own_host, monkeypatch, bind, name, expected):
     monkeypatch.setattr(django_site, "RUNTIME", Path("/run/django"))
-    site = make_site(server={"bind": bind})
+    site = make_site(folders=False, server={"bind": bind})
     release = site.releases / name
     assert django_instance.address(site, release) == expected
     assert django_instance.unit(site, release) == f"django-blog-{name.split('-')[0]}"

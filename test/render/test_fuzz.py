@@ -8,7 +8,7 @@ the other: byte for byte, and with no directive more.
 import functools
 import io
 import itertools
-import os
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,6 @@ import django_instance
 import django_pillar
 import django_proxy
 import django_settings
-import django_site
 import django_source
 import dotenv
 import pytest
@@ -225,7 +224,7 @@ def judged(path: Place, values: list[str]) -> tuple[dict[str, Site], dict[str, l
     return accepted, refused
 
 
-def parsed(site: Site, path: Place, value: str, folder: Path) -> dict[str, Any]:
+def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
     """Every file of a site that has a value at a place, as the program reads it that the file is for."""
     release = site.releases / "0042-3f2a9c1b77de"
     facts = FACTS | {key: site.config[key] or FACTS[key] for key in ("settings_module", "wsgi")}
@@ -248,8 +247,7 @@ def parsed(site: Site, path: Place, value: str, folder: Path) -> dict[str, Any]:
     files["dotenv"] = dict(dotenv.dotenv_values(stream=io.StringIO(django_settings.dotenv_file(hidden))))
     for name, text in django_settings.project_files(site, templates, plain | hidden).items():
         files[f"source/{name}"] = text
-    django_site.write_json(folder / "site.json", {"config": site.config})
-    files["site.json"] = read_json((folder / "site.json").read_text())
+    files["site.json"] = read_json(json.dumps(site.config))
     for name, text in django_instance.configuration(site, release, facts, templates).items():
         reader: Any = {".service": read_unit, ".socket": read_unit, ".ini": read_ini, ".json": read_json}
         files[name] = reader.get(Path(name).suffix, read_nginx)(text)
@@ -273,13 +271,12 @@ def replaced(value: Any, old: str, new: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(django_instance, "_binary", lambda release: release / "virtualenv/bin/python")
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
 
 
 @pytest.mark.parametrize("path", PLACES, ids=":".join)
-def test_a_string(path: Place, tmp_path: Path) -> None:
+def test_a_string(path: Place) -> None:
     good = harmless(path)
     values = [*NASTY.values()]
     if good:
@@ -294,9 +291,9 @@ def test_a_string(path: Place, tmp_path: Path) -> None:
         return
     goods = {value: harmless(path, value) or "" for value in accepted}
     baseline, _ = judged(path, sorted({*goods.values()}))
-    expected = {good: (site.name, parsed(site, path, good, tmp_path)) for good, site in baseline.items()}
+    expected = {good: (site.name, parsed(site, path, good)) for good, site in baseline.items()}
     for value, site in accepted.items():
-        check_accepted(path, goods[value], *expected[goods[value]], value, site, tmp_path)
+        check_accepted(path, goods[value], *expected[goods[value]], value, site)
 
 
 def check_refusal(path: Place, value: str, lines: list[str]) -> None:
@@ -306,10 +303,10 @@ def check_refusal(path: Place, value: str, lines: list[str]) -> None:
     assert all(line.isprintable() and len(line) < 1000 for line in lines), lines
 
 
-def check_accepted(path: Place, good: str, name: str, files: Any, value: str, site: Site, folder: Path) -> None:
+def check_accepted(path: Place, good: str, name: str, files: Any, value: str, site: Site) -> None:
     """The files of a value are those of the harmless one, with the one in the place of the other."""
     try:
-        found = parsed(site, path, value, folder)
+        found = parsed(site, path, value)
     except DeploymentError as error:
         assert "cannot stand in a .env file" in error.message
         return
