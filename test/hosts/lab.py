@@ -32,7 +32,7 @@ def process(pid: int | str) -> str:
 LABEL, OWNER = "django-formula.run", process(os.getpid())
 ENVIRONMENT = {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES, "NODE_EXTRA_CA_CERTS": CERTIFICATES}
 # crun fails where cgroups are v1, podman's own limits where CAP_SYS_RESOURCE is missing.
-RUN = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
+RUN: tuple[str, ...] = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
 # Without these systemd makes no mount namespaces, and a unit's sandbox is silently not in force.
 RUN += ("--cap-add=SYS_ADMIN,SYS_PTRACE", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined")
 MINION = {
@@ -341,7 +341,7 @@ class Lab:
         if not applied.ok:
             raise CommandFailed(f"a host cannot be made ready: {applied}")
         tag = f"localhost/django-formula/{release}-ready:{os.getpid()}"
-        podman("stop", "--time=30", host.container)
+        host.kill()
         podman("commit", "--quiet", f"--change=LABEL {LABEL}={OWNER}", host.container, tag, timeout=300)
         host.remove()
         return tag
