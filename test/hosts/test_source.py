@@ -1,0 +1,275 @@
+"""Where a site's code comes from, and what is said when it cannot be had; never is anybody asked for anything."""
+
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+from lab import Host
+from sites import Site, lines, version
+
+#: A Git server that listens and never answers, and one that wants a login.
+SILENT = "import socket, time; s = socket.create_server(('', 9001)); time.sleep(10000)"
+LOGIN = """
+import http.server
+class Refuse(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="git"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+http.server.HTTPServer(("", 9002), Refuse).serve_forever()
+"""
+SHORT = {"fetch": "2s"}
+
+
+@pytest.fixture(scope="module")
+def server(module_hosts) -> Host:
+    """A host with repositories, for the user git by ssh."""
+    server = module_hosts(kind="ready", name="git1")
+    server.run(["useradd", "--create-home", "git"])
+    server.run(["git", "config", "--system", "--add", "safe.directory", "*"])
+    server.run("ssh-keygen -q -t ed25519 -N '' -f /root/key && ssh-keygen -q -t ed25519 -N '' -f /root/stranger")
+    server.run("install -D -o git -m 600 /root/key.pub /home/git/.ssh/authorized_keys && chown git /home/git/.ssh")
+    for name, program in {"silent": SILENT, "login": LOGIN}.items():
+        server.run(["systemd-run", "--quiet", f"--unit={name}", "python3", "-c", program])
+    return server
+
+
+@pytest.fixture(scope="module")
+def remote(server, repositories):
+    """The example's repository on the server."""
+    return repositories(server, "/srv/git/project.git")
+
+
+@pytest.fixture(scope="module")
+def known(server) -> list[str]:
+    key = server.read("/etc/ssh/ssh_host_ed25519_key.pub").split()
+    return [f"git1 {key[0]} {key[1]}"]
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    """A live site, deployed from a repository on its own host."""
+    host = module_hosts(kind="ready", name="web1")
+    blog = Site(host, repositories(host))
+    blog.deploy()
+    return blog
+
+
+@pytest.fixture
+def shop(blog) -> Iterator[Site]:
+    """A site beside it that has never been live."""
+    shop = Site(blog.host, blog.repository, "shop", beside=blog, timeouts=SHORT)
+    yield shop
+    del shop.sites["shop"]
+
+
+def ssh(server: Host, known: list[str]) -> dict[str, object]:
+    return {"repository": "git@git1:/srv/git/project.git", "deploy_key": server.read("/root/key"), "known_hosts": known}
+
+
+#: Options of a first deployment that cannot be, and what is said.
+UNAVAILABLE = {
+    "unknown branch": (
+        {"revision": "nowhere"},
+        r"for nowhere: there is no such branch, tag or commit.*\n.*main.*revision",
+    ),
+    "unknown commit": ({"revision": "f" * 40}, r"it has no commit f{40}\n.*was it pushed"),
+    "no repository": ({"repository": "/srv/git/none.git"}, r"there is no repository at /srv/git/none.git"),
+    "nobody listens": ({"repository": "http://git1:9000/project.git"}, r"is git1 reachable from here"),
+    "unknown name": ({"repository": "https://nowhere.invalid/project.git"}, r"is nowhere.invalid reachable from here"),
+    "hangs": ({"repository": "http://git1:9001/project.git"}, r"not through after 2 s"),
+    "ssh that hangs": ({"repository": "ssh://git@git1:9001/srv/project.git"}, r"not through after 2 s"),
+    "login": ({"repository": "http://git1:9002/project.git"}, r"git1 wants a login\n(.*\n)*.*deploy_key"),
+    "no folder": ({"repository": None, "revision": None, "folder": "/srv/none"}, r"there is no folder /srv/none"),
+}
+
+
+@pytest.mark.parametrize("case", UNAVAILABLE)
+def test_a_first_deployment_says_what_is_missing(server, shop, case):
+    options, says = UNAVAILABLE[case]
+    refused(shop.apply(**options), says)
+
+
+def refused(applied, says: str) -> None:
+    assert next(iter(applied.failed)) == "shop has its source", applied
+    comment = applied.failed["shop has its source"]
+    assert re.search(says, comment), comment
+    assert "nothing runs yet" in comment and lines(comment) <= 10
+    assert applied.returncode != 0
+    assert applied["shop has its source"].duration < 10_000
+    assert not [state_id for state_id in applied.failed if state_id.startswith("blog ")], "another site goes on"
+
+
+def test_a_deploy_key_and_a_pinned_host_key(server, known, remote, blog):
+    commit = remote.commit(version("3.0"))
+    assert not blog.deploy(**ssh(server, known)).warnings
+    assert blog.record()["commit"] == commit and blog.answering["version"] == "3.0"
+    key = blog.host.testinfra.file(f"{blog.root}/repository.git/deploy_key")
+    assert (key.user, key.mode) == ("root", 0o600)
+    assert not blog.apply().changed
+
+
+def test_a_host_key_that_is_not_pinned(server, known, remote, shop):
+    refused(shop.apply(**ssh(server, [])), r"the host key of git1 is not known\n(.*\n)*.*known_hosts")
+
+
+def test_a_host_key_that_has_changed(server, known, remote, shop):
+    other = [f"git1 {' '.join(server.read('/root/stranger.pub').split()[:2])}"]
+    refused(shop.apply(**ssh(server, other)), r"the host key of git1 is not the one that is pinned")
+
+
+def test_a_key_that_is_refused(server, known, remote, shop):
+    refused(shop.apply(**ssh(server, known) | {"deploy_key": server.read("/root/stranger")}), r"git1 refuses the key")
+
+
+def test_a_host_key_that_changes_while_a_site_is_live(server, known, remote, blog):
+    live = blog.live
+    blog.deploy(**ssh(server, known))
+    live = blog.live
+    other = [f"git1 {' '.join(server.read('/root/stranger.pub').split()[:2])}"]
+    applied = blog.apply(known_hosts=other)
+    assert "is not the one that is pinned" in applied.failed["blog has its source"]
+    assert f"{live} still runs" in applied.failed["blog has its source"]
+    assert blog.answering["release"] == live
+
+
+@pytest.fixture
+def live(blog) -> Site:
+    """The live site with its own repository again."""
+    here = {
+        "repository": blog.repository.url,
+        "revision": "main",
+        "folder": None,
+        "deploy_key": None,
+        "known_hosts": None,
+    }
+    blog.deploy(**here, timeouts=SHORT, submodules=None)
+    return blog
+
+
+@pytest.mark.parametrize(
+    "url", ["http://git1:9000/project.git", "http://git1:9001/project.git", "ssh://git@git1:9001/x.git"]
+)
+def test_a_branch_that_cannot_be_asked_while_a_release_is_live_is_a_warning(server, live, url):
+    release = live.live
+    began = time.monotonic()
+    applied = live.deploy(repository=url)
+    assert time.monotonic() - began < 20
+    assert applied.changed.keys() == {"blog is laid out"}
+    assert f"{release} stays live" in str(applied.warnings)
+    assert live.answering["release"] == release
+
+
+def test_a_branch_a_tag_and_a_commit(live):
+    repository = live.repository
+    branched = repository.commit(version("2.0"), branch="next")
+    live.deploy(revision="next")
+    assert (live.record()["commit"], live.answering["version"]) == (branched, "2.0")
+
+    tagged = repository.commit(version("2.1"), branch="next")
+    repository.git("tag", "--annotate", "--message=v2.1", "v2.1")
+    repository.push()
+    live.deploy(revision="v2.1")
+    assert (live.record()["commit"], live.answering["version"]) == (tagged, "2.1")
+    repository.commit(version("2.2"), branch="next")
+    assert not live.apply().changed, "a tag does not move with its branch"
+
+    live.deploy(revision=branched[:10])
+    assert live.record()["commit"] == branched
+
+
+def test_a_commit_that_was_fetched_needs_no_network(live):
+    first = live.record()["commit"]
+    live.repository.commit(version("2.3"))
+    live.deploy()
+    live.host.run(["mv", live.repository.path, "/srv/away"])
+    try:
+        applied = live.deploy(revision=first)
+        assert live.record()["commit"] == first and not applied.warnings
+        again = live.apply()
+        assert again.ok and not again.changed and not again.warnings
+    finally:
+        live.host.run(["mv", "/srv/away", live.repository.path])
+
+
+def test_a_name_of_a_branch_and_a_tag_has_to_be_said_in_full(live):
+    live.repository.commit(version("2.4"), branch="both")
+    live.repository.git("tag", "both", "main")
+    live.repository.push()
+    comment = live.apply(revision="both").failed["blog has its source"]
+    assert "it is a branch" in comment and "refs/heads/both" in comment
+    live.deploy(revision="refs/heads/both")
+    assert live.answering["version"] == "2.4"
+
+
+def test_a_branch_that_was_rewritten_is_followed(live):
+    live.repository.commit(version("2.5"))
+    live.deploy()
+    live.repository.git("reset", "--quiet", "--hard", "HEAD~1")
+    live.repository.commit(version("2.6"))
+    live.deploy()
+    assert live.answering["version"] == "2.6"
+
+
+def test_a_repository_of_another_user(live):
+    live.host.run(["chown", "-R", "www-data:www-data", live.repository.path])
+    live.repository.git("switch", "--quiet", "main")
+    commit = live.repository.commit(version("2.7"))
+    live.host.run(["chown", "-R", "www-data:www-data", live.repository.path])
+    live.deploy()
+    assert live.record()["commit"] == commit
+    live.host.run(["chown", "-R", "root:root", live.repository.path])
+
+
+def test_a_submodule_comes_along(live, repositories, tmp_path):
+    (tmp_path / "motto.py").write_text("MOTTO = 'from the submodule'\n")
+    library = repositories(live.host, "/srv/git/motto.git", tmp_path)
+    repository = live.repository
+    (repository.worktree / "motto").mkdir()
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{library.first},motto")
+    modules = '[submodule "motto"]\n\tpath = motto\n\turl = ../motto.git\n'
+    repository.commit({".gitmodules": modules})
+    live.deploy()
+    assert live.host.read(f"{live.root}/current/source/motto/motto.py") == "MOTTO = 'from the submodule'\n"
+
+    live.host.run(["mv", "/srv/git/motto.git", "/srv/git/away.git"])
+    repository.commit({"notes.txt": "1\n"})
+    live.deploy()
+    assert live.host.testinfra.file(f"{live.root}/current/source/motto/motto.py").exists, "what was fetched is kept"
+    repository.git("rm", "--quiet", "--cached", "motto")
+    (repository.worktree / "motto").rmdir()
+    repository.commit({".gitmodules": None})
+
+
+def test_a_pointer_of_git_lfs_is_named(live):
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n"
+    live.repository.commit({"guestbook/static/guestbook/film.webm": pointer})
+    comment = live.apply().failed["blog has its source"]
+    assert "guestbook/static/guestbook/film.webm" in comment and "Git LFS" in comment and lines(comment) <= 10
+    live.repository.commit({"guestbook/static/guestbook/film.webm": None})
+
+
+def test_a_damaged_mirror_is_fetched_anew(live):
+    live.host.run(f"find {live.root}/repository.git/objects -type f -exec truncate --size=10 {{}} +")
+    live.repository.commit(version("2.8"))
+    live.deploy()
+    assert live.answering["version"] == "2.8"
+
+
+def test_a_local_folder_is_a_release_per_state_of_its_files(live):
+    live.host.run(["git", "clone", "--quiet", live.repository.path, "/home/checkout"])
+    live.deploy(repository=None, revision=None, folder="/home/checkout")
+    first = live.live
+    assert not live.host.testinfra.file(f"{live.root}/current/source/.git").exists
+
+    live.host.write("/home/checkout/db.sqlite3", "ignored, as .gitignore says")
+    live.host.run(["touch", "/home/checkout/manage.py"])
+    assert not live.apply().changed
+    live.host.write("/home/checkout/guestbook/version.py", 'VERSION = "local"\nRELEASE_NOTE = ""\n')
+    foreseen = live.apply(test=True)
+    assert "blog is live" in foreseen.changed and live.live == first
+    live.deploy()
+    assert live.answering["version"] == "local"
+    assert live.host.run(["git", "-C", "/home/checkout", "status", "--porcelain"]).stdout == " M guestbook/version.py\n"
