@@ -1,6 +1,7 @@
 """Measure the figures on a host of the lab, print them beside their bounds, and keep a full run in RESULTS.md."""
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -24,14 +25,19 @@ def main() -> None:
     except LabUnavailable as why:
         sys.exit(f"no figures: {why}")
     try:
-        host = lab.start(name="web1")
-        refuse_slow_start(host)
-        machine, began = about(host), load_average()
-        rows, missing = measure(host, options)
+        report(lab.start(name="web1"), options)
     finally:
-        lab.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # many sites take long to remove; the next run sees to it
+            lab.close()
+
+
+def report(host: Host, options: argparse.Namespace) -> None:
+    """Measure on a host, print the table, and keep it where it is of all figures."""
+    refuse_slow_start(host)
+    machine, began = about(host), load_average()
+    rows, missing = measure(host, options)
     text = "\n".join([*table(rows), "", *missing, *machine, f"* load average: {began} before, {load_average()} after"])
-    print(text)
+    print(text, flush=True)
     if not options.quick and set(options.figures) == set(figures.FIGURES):
         (ROOT / "bench" / "RESULTS.md").write_text(f"# Figures of {time.strftime('%Y-%m-%d')}\n\n{text}\n")
 
@@ -61,7 +67,9 @@ def measure(host: Host, options: argparse.Namespace) -> tuple[list[figures.Figur
         bench = figures.Bench(host, Path(folder), say, options.runs, options.sites, options.deployments)
         for name in [name for name in figures.FIGURES if name in options.figures]:
             try:
-                rows += figures.FIGURES[name](bench)
+                found = figures.FIGURES[name](bench)
+                rows += found
+                say("\n".join(table(found)[2:]))
             except (CommandFailed, TimeoutError, OSError) as why:
                 missing.append(f"* {name} could not be measured: {why}")
     return rows, missing
