@@ -231,7 +231,7 @@ def digest(text: str) -> str:
 
 
 def say(text: str) -> None:
-    print(f"{time.time() - BEGAN:5.0f} s  {text[:110]}", flush=True)
+    print(f"{time.time() - BEGAN:5.0f} s  {text}", flush=True)
 
 
 class Progress:
@@ -245,7 +245,7 @@ class Progress:
         told = self.own.match(line)
         began = re.match(r"\[INFO    \] Executing state \S+ for \[(.*) (?:is|are) installed\]", line)
         if told:
-            say(told[1])
+            say(told[1][:110])
         elif began:
             self.slow = threading.Timer(0.3, say, [f"installing {began[1][0].lower()}{began[1][1:]}"])
             self.slow.start()
