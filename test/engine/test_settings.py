@@ -104,6 +104,21 @@ def test_a_dotenv_file_is_read_as_it_was_meant():
     assert all("${" in value or value.endswith("\\") for value in values if value not in lines)
 
 
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("a${x}", "python-dotenv expands ${…} there"),
+        ("${x:-y}", "python-dotenv expands ${…} there"),
+        ("'a\\", "it ends with a backslash in quotes"),  # python-dotenv before 1.2 reads on to the next quote
+        ("a\nb\\", "it ends with a backslash in quotes"),
+    ],
+)
+def test_what_no_dotenv_file_can_hold(value, why):
+    with pytest.raises(DeploymentError) as error:
+        django_settings.dotenv_file({"NAME": value})
+    assert error.value.message == f"NAME cannot stand in a .env file: {why}"
+
+
 def test_a_dotenv_file_of_plain_values_is_read_alike_by_all(tmp_path):
     """django-environ and python-decouple know no value of several lines, and no escape that the others know."""
     values = [
