@@ -5,17 +5,16 @@ yields nothing. The states run one step each; whoever only tests does not resume
 """
 
 import contextlib
-import gzip
 import logging
 import os
 import shlex
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import django_command
+import django_database
 import django_instance
 import django_project
 import django_proxy
@@ -24,6 +23,7 @@ import django_secret
 import django_settings
 import django_site
 import django_source
+import django_static
 import django_virtualenv
 from django_command import DeploymentError, seconds
 from django_deployment import OVERLAY, START_PROGRAM, Deployment
@@ -34,23 +34,6 @@ log = logging.getLogger(__name__)
 
 Changes = dict[str, Any]
 Step = Callable[[Deployment], Iterator[Changes]]
-
-_COMPRESSED = (
-    ".css",
-    ".js",
-    ".mjs",
-    ".svg",
-    ".json",
-    ".txt",
-    ".html",
-    ".xml",
-    ".map",
-    ".ico",
-    ".ttf",
-    ".eot",
-    ".wasm",
-    ".webmanifest",
-)
 
 
 def site(deployment: Deployment) -> Iterator[Changes]:
@@ -339,7 +322,7 @@ def static(deployment: Deployment) -> Iterator[Changes]:
     django_site.give(folder, "root", "root")
     django_site.open_to_all(folder)
     if "gzip" in site.config["static"]["compress"]:
-        _compress(folder, deployment.live.path / "static" if deployment.live else None)
+        django_static.compress(folder, deployment.live.path / "static" if deployment.live else None)
 
 
 def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
@@ -357,7 +340,7 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
             f"or let the overlay do it: {at}:overlay: true",
         )
     for alias, database in answer["databases"].items():
-        path = _file_of(release, database)
+        path = django_database.file_of(release, database)
         if path and path.is_relative_to(release.path) and not path.resolve().is_relative_to(site.shared):
             raise DeploymentError(
                 f"the database {alias!r} lies inside the release ({database['name']}) and would be lost with it",
@@ -372,54 +355,15 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
     return warnings
 
 
-def _file_of(release: Release, database: dict[str, str]) -> Path | None:
-    """The SQLite file of a database as the host sees it; None for other databases.
-
-    A relative name begins where the project runs, and below the pillar's ``mount`` lies the release's source.
-    """
-    if "sqlite" not in database["engine"] and "spatialite" not in database["engine"]:
-        return None
-    if database["name"].startswith((":memory:", "file:")):
-        return None
-    source, mount = release.path / "source", release.site.config["mount"]
-    path = Path(mount or source, release.facts["folder"], database["name"])
-    return source / path.relative_to(mount) if mount and path.is_relative_to(mount) else path
-
-
-def _compress(folder: Path, before: Path | None = None) -> None:
-    """A ``.gz`` beside each file that nginx would otherwise compress at every request, where it is smaller.
-
-    Args:
-        before: static files of an older release; of what they have alike the ``.gz`` is shared.
-    """
-    for parent, _folders, files in os.walk(folder):
-        for name in files:
-            path = Path(parent, name)
-            if name.endswith(_COMPRESSED) and not path.is_symlink() and path.stat().st_size > 1024:
-                _compress_file(path, before / path.relative_to(folder) if before else None)
-
-
-def _compress_file(path: Path, former: Path | None) -> None:
-    content, compressed = path.read_bytes(), path.with_name(f"{path.name}.gz")
-    compressed.unlink(missing_ok=True)
-    shared = former.with_name(compressed.name) if former and former.is_file() else None
-    if shared and former and shared.is_file() and not shared.is_symlink() and former.read_bytes() == content:
-        os.link(shared, compressed)
-        return
-    smaller = gzip.compress(content, 6, mtime=0)
-    if len(smaller) < len(content):
-        with open(compressed, "xb") as file:
-            file.write(smaller)
-        compressed.chmod(0o644)
-
-
 def migration(deployment: Deployment) -> Iterator[Changes]:
     """The database has what the release needs; then Django's checks, which may read tables."""
     site, release = deployment.site, deployment.release
     if not release or not release.facts.get("migrations"):
         return
     pending = {
-        alias: names for alias in release.facts["migrations"] if (names := _pending(release, alias, deployment.is_new))
+        alias: names
+        for alias in release.facts["migrations"]
+        if (names := django_database.pending(release, alias, deployment.is_new))
     }
     if not pending:
         if deployment.is_new:
@@ -436,27 +380,6 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
     answer = django_project.migrate(site, release.path, release.facts, deployment.masked())
     deployment.warnings += answer["checks"]
     release.update(facts={**release.facts, **answer})
-
-
-def _pending(release: Release, alias: str, is_new: bool) -> list[str]:
-    """The migrations that a release's database lacks: as its start has seen, or for the live one as SQLite says."""
-    known: dict[str, list[str]] = release.facts["migrations"][alias]
-    path = _file_of(release, release.facts["databases"][alias])
-    if is_new or not path:
-        return known["pending"] if is_new else []
-    return sorted(set(known["applied"]) - _applied(release.site, path))
-
-
-def _applied(site: Site, path: Path) -> set[str]:
-    """The rows of django_migrations in a SQLite file of the site's user."""
-    try:
-        status = os.lstat(path)
-        if status.st_uid != django_site.user_id(site.user) or path.is_symlink():
-            return set()
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
-            return {f"{app}.{name}" for app, name in connection.execute("SELECT app, name FROM django_migrations")}
-    except (FileNotFoundError, sqlite3.DatabaseError):
-        return set()
 
 
 def instance(deployment: Deployment) -> Iterator[Changes]:

@@ -6,10 +6,12 @@ import tempfile
 from pathlib import Path
 
 import django_command
+import django_database
 import django_instance
 import django_proxy
 import django_site
 import django_source
+import django_static
 import django_steps
 import pytest
 from django_command import DeploymentError
@@ -307,7 +309,7 @@ def test_a_database_that_is_kept(world, name, mount):
     world.answers = {"databases": {"default": {"engine": "django.db.backends.sqlite3", "name": name}}}
     world.answers["migrations"] = migrations
     world.apply()
-    path = django_steps._file_of(world.last.release, world.answers["databases"]["default"])
+    path = django_database.file_of(world.last.release, world.answers["databases"]["default"])
     path.parent.mkdir(exist_ok=True)
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
@@ -332,7 +334,7 @@ def test_static_files_are_compressed_where_that_helps(own_host):
     for name, content in files.items():
         (folder / name).write_bytes(content)
     (folder / "link.css").symlink_to("a.css")
-    django_steps._compress(folder)
+    django_static.compress(folder)
     made = {str(path.relative_to(folder)): path for path in folder.rglob("*.gz")}
     assert made.keys() == {"a.css.gz", "deep/b.js.gz", "d.css.gz"}
     assert all(gzip.decompress(path.read_bytes()) == text for path in made.values())
@@ -351,8 +353,8 @@ def test_a_file_that_has_not_changed_shares_what_is_compressed(own_host):
         folder.mkdir()
         for name, contents in texts.items():
             (folder / name).write_bytes(contents[place])
-    django_steps._compress(old)
-    django_steps._compress(new, old)
+    django_static.compress(old)
+    django_static.compress(new, old)
     assert (new / "same.css.gz").samefile(old / "same.css.gz")
     made = {path.name: gzip.decompress(path.read_bytes()) for path in new.glob("*.gz")}
     assert made == {f"{name}.gz": contents[1] for name, contents in texts.items()}
@@ -364,7 +366,7 @@ def test_a_link_that_a_project_has_left_beside_a_file_is_not_followed(own_host):
     foreign.write_text("mine")
     (folder / "a.css").write_text("x" * 2000)
     (folder / "a.css.gz").symlink_to(foreign)
-    django_steps._compress(folder)
+    django_static.compress(folder)
     assert foreign.read_text() == "mine"
     assert not (folder / "a.css.gz").is_symlink()
 
@@ -430,7 +432,7 @@ def test_the_migrations_of_a_sqlite_file(make_site, content, expected):
                 connection.executemany("INSERT INTO django_migrations VALUES (?, ?)", content)
     elif content is not None:
         path.write_text(content)
-    assert django_steps._applied(site, path) == expected
+    assert django_database.applied(site, path) == expected
 
 
 @pytest.mark.parametrize("how", ["link", "owner"])
@@ -445,7 +447,7 @@ def test_a_sqlite_file_that_is_not_the_sites_is_not_read(make_site, monkeypatch,
         path = site.database / "link"
     else:
         monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
-    assert django_steps._applied(site, path) == set()
+    assert django_database.applied(site, path) == set()
 
 
 # The flip
