@@ -38,13 +38,17 @@ def status(site=None):
         salt-call django.status
         salt-call django.status blog --out json
     """
-    return _answer(lambda: [_status(name) for name in ([site] if site else django_site.registered())])
+    return _answer(lambda: _status([site] if site else django_site.registered()))
 
 
-def _status(name):
-    # salt-ssh gives no pillar to a verb: then it is not known.
-    managed = name in (__pillar__.get("django") or {}).get("sites", {}) if __pillar__ else None
-    return django_release.status(django_site.find(name)) | {"managed": managed}
+def _status(names):
+    # The pillar as it is now: that in the memory of a running minion is older. By salt-ssh a verb has none.
+    pillar = __salt__["pillar.items"]()
+    managed = (pillar.get("django") or {}).get("sites") or {}
+    return [
+        django_release.status(django_site.find(name)) | {"managed": name in managed if pillar else None}
+        for name in names
+    ]
 
 
 def releases(site):
