@@ -1,0 +1,104 @@
+"""A changed pillar value does what it means and no more: a release of the same commit, files of nginx, or a record."""
+
+import pytest
+from sites import Site
+
+RELEASE = {
+    *("blog has its source", "blog has its virtualenv", "blog is built", "blog has its settings"),
+    *("blog has its static files", "blog has its instance", "blog is live", "blog is recorded"),
+}
+PROXY = {"blog is served"}
+NOTHING: set[str] = set()
+#: What a dry run cannot know without a start of the new release.
+POSSIBLE = {"blog has its database migrated"}
+
+CASES = {
+    "settings": ({"settings": {"TIME_ZONE": "Asia/Shanghai"}}, RELEASE),
+    "environment": ({"environment": {"SITE_NAME": 'Ray & Elspeth: 100% "quoted" $HOME'}}, RELEASE),
+    "server": ({"server": {"processes": 3}}, RELEASE),
+    "resources": ({"resources": {"MemoryMax": "512M"}}, RELEASE),
+    "a domain more": ({"domains": ["blog.example.org", "www.example.org"]}, RELEASE | PROXY),
+    "a domain less": ({"domains": ["blog.example.org"]}, RELEASE | PROXY),
+    "a redirect": ({"redirect_domains": ["old.example.org"]}, PROXY),
+    "proxy option": ({"proxy": {"options": {"keepalive_timeout": "65s"}}}, PROXY),
+    "uploads": ({"media": {"max_upload": "1M"}}, PROXY),
+    "expires": ({"static": {"expires": "30d"}}, PROXY),
+    "keep": ({"releases": {"keep": 3}}, NOTHING),
+    "health": ({"health": {"path": "/", "timeout": "5s"}}, NOTHING),
+    "timeouts": ({"timeouts": {"fetch": "5s"}}, NOTHING),
+}
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    host = module_hosts(kind="ready")
+    blog = Site(host, repositories(host))
+    blog.deploy()
+    return blog
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_change_does_what_it_means(blog, case):
+    changes, means = CASES[case]
+    before = blog.live
+    foreseen = blog.apply(test=True, **changes)
+    assert not foreseen.failed and blog.live == before
+    applied = blog.deploy()
+    assert applied.changed.keys() == {"blog is laid out"} | means
+    assert foreseen.changed.keys() - POSSIBLE == applied.changed.keys(), "the dry run foresees other steps"
+    assert (blog.live != before) == bool(means & RELEASE)
+    assert not blog.apply().changed
+
+
+def test_settings_are_in_effect(blog):
+    blog.deploy(settings={"TIME_ZONE": "Asia/Tokyo"})
+    assert (
+        blog.manage("""shell -c "from django.conf import settings; print(settings.TIME_ZONE)" """).splitlines()[-1]
+        == "Asia/Tokyo"
+    )
+
+
+def test_the_environment_is_in_effect_to_the_byte(blog):
+    value = 'Ray & Elspeth: 100% "quoted" \'single\' $HOME \\ `id` <>\n{"a": [1]}'
+    blog.deploy(environment={"SITE_NAME": value, "EMPTY": "", "FLAG": True, "SOURCE": {"from": "commit"}})
+    variables = blog.host.read(f"/proc/{blog.answering['pid']}/environ").split("\0")
+    expected = {f"SITE_NAME={value}", "EMPTY=", "FLAG=true", f"SOURCE={blog.record()['commit']}"}
+    assert expected <= set(variables)
+
+
+def test_processes_are_in_effect(blog):
+    blog.deploy(server={"processes": 4})
+    master = blog.host.run(["cat", f"/run/{blog.unit}/pid"]).stdout.strip()
+    assert len(blog.host.run(["ps", "-o", "pid=", "--ppid", master]).stdout.split()) == 4
+
+
+def test_domains_are_in_effect(blog):
+    blog.deploy(domains=["blog.example.org", "www.example.org"], redirect_domains=["old.example.org"])
+    assert blog.host.http("/", "www.example.org").status_code == 200
+    moved = blog.host.http("/sign/?a=1", "old.example.org")
+    assert (moved.status_code, moved.headers["Location"]) == (301, "http://blog.example.org/sign/?a=1")
+    blog.deploy(domains=["blog.example.org"], redirect_domains=[])
+    for gone in ("www.example.org", "old.example.org"):
+        assert not blog.host.testinfra.file(f"/etc/nginx/sites-enabled/{gone}").exists
+
+
+def test_the_limit_of_uploads_is_in_effect(blog):
+    blog.deploy(media={"max_upload": "1M"})
+    assert blog.browser().post("/sign/", files={"attachment": ("a.txt", b"a" * 1_500_000)}).status_code == 413
+
+
+def test_packages_of_the_system_are_installed_without_a_release(blog):
+    before = blog.live
+    applied = blog.deploy(packages=["gettext"])
+    assert applied.changed.keys() == {"The packages of the sites are installed", "blog is laid out"}
+    assert blog.live == before and blog.host.run("command -v msgfmt").returncode == 0
+
+
+def test_what_is_wrong_in_the_pillar_is_said_before_anything_changes(blog):
+    applied = blog.apply(server={"kindd": "uwsgi"}, domains="blog.example.org")
+    assert list(applied.failed) == ["The pillar has errors"] and applied.returncode != 0
+    comment = applied["The pillar has errors"].name
+    assert 'django:sites:blog:server:kindd — unknown option, did you mean "kind"?' in comment
+    assert "django:sites:blog:domains — expected a list" in comment
+    assert "Traceback" not in applied.stdout + applied.stderr
+    assert len(applied.states) == 1
