@@ -1,0 +1,132 @@
+"""A master and a minion: the formula and the pillar are on one host, the sites on another."""
+
+import json
+
+import pytest
+from driven import Driven
+from lab import Host
+from sites import Site, version
+
+CANARY = "canary-8d1f0c"
+MASTER = {
+    "auto_accept": True,
+    "file_roots": {"base": ["/srv/formula"]},
+    "pillar_roots": {"base": ["/srv/pillar"]},
+}
+
+#: Appended to a module of each kind on the master; the minion shows which code it runs.
+CHANGED = {
+    "_utils/django_release.py": """
+CODE = "new"
+_status = status
+
+def status(site):
+    return _status(site) | {"code": CODE}
+""",
+    "_states/django.py": """
+import django_release
+_as_before = _run
+
+def _run(step, name, done):
+    ret = _as_before(step, name, done)
+    return ret | {"comment": f"{ret['comment']} ({django_release.CODE} code)"}
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def master(module_hosts) -> Host:
+    master = module_hosts(name="master")
+    master.write("/etc/salt/master", json.dumps(MASTER))
+    master.run(["systemd-run", "--unit=salt-master", "salt-master"])
+    return master
+
+
+@pytest.fixture(scope="module")
+def blog(master, module_hosts, repositories) -> Site:
+    """A site of a minion, after the first dry run and the first apply that the minion ever saw."""
+    minion = module_hosts("trixie", name="web1")
+    minion.run(["rm", "-r", "/srv/formula", "/srv/pillar"])
+    minion.write("/etc/salt/minion", json.dumps({"id": "web1", "master": "master"}))
+    minion.run(["systemd-run", "--unit=salt-minion", "salt-minion"])
+    web1 = Driven(minion, by=master, command=("salt", "--timeout=600"))
+    key, token = f"{CANARY}-secret-key-of-the-pillar", f"{CANARY}-token"
+    blog = Site(web1, repositories(minion), secret_key=key, secrets={"API_TOKEN": token})
+    master.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=180)
+    blog.foreseen = blog.apply(test=True)
+    blog.before = minion.run("ls /srv /usr/bin/git /usr/sbin/nginx", check=False).stdout.split()
+    blog.first = blog.deploy()
+    return blog
+
+
+def test_a_bare_minion_is_dry_run_without_a_sync(blog):
+    assert not blog.foreseen.failed and not blog.foreseen.errors, blog.foreseen
+    would = blog.foreseen["blog has its source"]
+    assert would.result is None and "main" in str(would.changes)
+    assert blog.before == ["/srv:", "git"]
+
+
+def test_a_minion_serves_what_its_master_says(blog):
+    assert "Guestbook" in blog.get().text
+    assert blog.answering["release"] == blog.live
+
+
+def test_a_second_apply_changes_nothing(blog):
+    again = blog.apply()
+    assert again.ok and not again.changed, again
+
+
+def test_verbs_go_through_the_master(blog):
+    first = blog.live
+    blog.repository.commit(version("2.0"))
+    assert blog.host.call("django.release", "blog")["release"] == blog.live != first
+    assert blog.answering["version"] == "2.0"
+    assert blog.host.call("django.rollback", "blog")["release"] == blog.live == first
+    assert blog.host.call("django.status", "blog")[0]["managed"] is True, "the pillar is newer than the minion's start"
+    assert "0001_initial" in blog.manage("showmigrations guestbook")
+    held = blog.apply()
+    assert held.ok and not held.changed and blog.live == first
+
+
+@pytest.mark.parametrize(
+    "verb", [("manage", "blog", "lacking"), ("release", "blog", "lacking"), ("status", "shop"), ("rollback", "blog")]
+)
+def test_a_verb_that_fails_is_no_success_of_salt(blog, verb):
+    function, *arguments = verb
+    done = blog.host.salt(f"django.{function}", *arguments)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_failing_apply_is_no_success_of_salt(blog):
+    applied = blog.apply(revision="lacking")
+    assert applied.returncode != 0 and list(applied.failed)[:1] == ["blog has its source"]
+    assert blog.apply(domain="a.org").returncode != 0
+    blog.configure(revision="main", domain=None)
+
+
+def test_changed_code_reaches_a_running_minion_by_the_next_apply(blog, master):
+    for name, lines in CHANGED.items():
+        path = f"/srv/formula/{name}"
+        master.write(path, master.read(path) + lines)
+    applied = blog.deploy()
+    assert "(new code)" in applied["blog is live"].comment
+    assert blog.host.call("django.status", "blog")[0]["code"] == "new"
+    assert not blog.apply().changed
+
+
+def test_secrets_stay_out_of_caches_of_jobs_logs_and_answers(blog, master):
+    applied = blog.deploy(secret_key=f"{CANARY}-second-secret-key-of-the-pillar")
+    assert blog.host.read(f"{blog.root}/secrets/API_TOKEN") == f"{CANARY}-token"
+    answers = [text for each in (blog.foreseen, blog.first, applied) for text in (each.stdout, each.stderr)]
+    assert CANARY not in "".join(answers)
+    jobs = "/var/cache/salt/master/jobs"
+    assert holding("blog is live", master, jobs)
+    assert holding(CANARY, master, jobs, "/var/log") == []
+    assert blog.host.run(["test", "-s", "/var/log/salt/minion"])
+    assert holding(CANARY, blog.host, "/var/log", "/etc", f"{blog.root}/releases") == []
+
+
+def holding(text: str, host: Host, *folders: str) -> list[str]:
+    """The files below these folders that hold a text."""
+    return host.run(["grep", "-rlaF", text, *folders], check=False).stdout.split()
