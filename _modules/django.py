@@ -142,8 +142,14 @@ def manage(site, *command, environment_file=None, timeout="1h"):
         salt-call django.manage blog showmigrations
         salt-call django.manage blog 'createsuperuser --noinput --username admin' environment_file=/root/admin
     """
-    words = shlex.split(command[0]) if len(command) == 1 else [str(word) for word in command]
-    return _answer(lambda: django_verbs.manage(site, words, environment_file, seconds(timeout)))
+    return _answer(lambda: django_verbs.manage(site, _words(command), environment_file, seconds(timeout)))
+
+
+def _words(command):
+    try:
+        return shlex.split(command[0]) if len(command) == 1 else [str(word) for word in command]
+    except ValueError as error:
+        raise DeploymentError(f"{command[0]!r} is no command: {error}") from None
 
 
 def superuser(site, username="admin", email="admin@localhost"):

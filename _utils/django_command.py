@@ -78,9 +78,15 @@ class DeploymentError(Exception):
 
 
 def seconds(duration: str) -> float:
-    """The seconds of a duration as the pillar writes it: ``500ms``, ``30s``, ``5m``, ``1h``, ``2d``."""
-    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h|d)", duration).groups()  # type: ignore[union-attr]
-    return int(number) * _SECONDS[unit]
+    """The seconds of a duration as the pillar writes it: ``500ms``, ``30s``, ``5m``, ``1h``, ``2d``.
+
+    Raises:
+        DeploymentError: it is none.
+    """
+    found = re.fullmatch(r"(\d+)(ms|s|m|h|d)", str(duration))
+    if not found:
+        raise DeploymentError(f"{duration!r} is no duration", hint="write a number with its unit, such as 30s or 5m")
+    return int(found[1]) * _SECONDS[found[2]]
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
