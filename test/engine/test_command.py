@@ -20,6 +20,12 @@ def test_seconds(duration, expected):
     assert seconds(duration) == expected
 
 
+@pytest.mark.parametrize("duration", ["", "5", 5, "1.5s", "5 m", "5w", "-5s", "5s\n"])
+def test_what_is_no_duration(duration):
+    with pytest.raises(DeploymentError, match="is no duration"):
+        seconds(duration)
+
+
 @pytest.mark.parametrize(
     ("text", "secrets", "expected"),
     [
