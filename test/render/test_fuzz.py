@@ -30,6 +30,7 @@ from specimen import FACTS, compiled, contract, formula_templates, three_keys
 NASTY = {
     "newline": "\nExecStartPre=/bin/touch /tmp/pwn",
     "newline in nginx": "\n}\nserver { return 200 pwn; }\n#",
+    "newline alone": "\n",
     "carriage return": "\rexec-as-root = id",
     "nginx": '"; return 200 pwn; #',
     "nginx without quotes": "x; return 200 pwn; #",
