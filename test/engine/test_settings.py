@@ -421,7 +421,7 @@ def test_a_file_is_written_into_the_source(make_site):
     (source / "app").mkdir(parents=True)
     (source / "elsewhere").symlink_to(site.root)
     (source / "link").symlink_to(site.root / "target")
-    for path in ("app/deep/new.py", "link", ".env"):
+    for path in ("app/very/deep/new.py", "link", ".env"):
         django_settings.write_project_file(site, source, path, "ü")
         assert (source / path).read_text() == "ü" and not (source / path).is_symlink()
         assert stat.S_IMODE((source / path).stat().st_mode) == 0o640

@@ -56,6 +56,25 @@ def test_what_is_in_a_folders_way_is_named(own_host, what):
     assert error.value.hint == f"move it away: mv {path} {path}.aside"
 
 
+@pytest.mark.parametrize(("path", "link"), [("a/link/b", True), ("a/link", False), ("a/link/b", False)])
+def test_a_path_that_leads_through_a_link_is_refused(own_host, path, link):
+    (own_host / "a").mkdir()
+    (own_host / "a/link").symlink_to(own_host)
+    with pytest.raises(DeploymentError) as error:
+        django_site.inside(own_host, path, "some:key", link=link)
+    assert str(error.value) == f"some:key: {path} leads through the link a/link\nname where it really is"
+    assert django_site.inside(own_host, "a/link", "some:key") == own_host / "a/link"
+    assert django_site.inside(own_host, "a/b", "some:key", link=False) == own_host / "a/b"
+
+
+@pytest.mark.parametrize(
+    ("users", "there"), [(["blog", "blog-build"], True), (["blog"], False), (["blog-build"], False)]
+)
+def test_whether_a_site_has_its_users(monkeypatch, users, there):
+    monkeypatch.setattr(django_site, "user_id", lambda name: 0 if name in users else -2)
+    assert configured().user_exists() is there
+
+
 def test_parents_are_made_below_the_top_only(own_host):
     top = own_host / "shared"
     top.mkdir(mode=0o700)
@@ -74,13 +93,20 @@ def test_names_of_users_and_groups():
 def test_a_file_is_written_whole(own_host, monkeypatch):
     """The content is on disk before the name leads to it, and the name before anything goes on."""
     order = []
-    sync, replace = os.fsync, Path.replace
+    sync, replace, give = os.fsync, Path.replace, os.fchown
+    modes = []
+    monkeypatch.setattr(
+        os, "fchown", lambda file, *ids: modes.append(os.fstat(file).st_mode & 0o777) or give(file, *ids)
+    )
     monkeypatch.setattr(os, "fsync", lambda file: order.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
     monkeypatch.setattr(Path, "replace", lambda path, to: order.append((str(path), str(to))) or replace(path, to))
     path, new = own_host / "site.json", own_host / ".site.json.new"
     django_site.write(path, "grüße\n", mode=0o640, user="root", group="blog")
     assert order == [str(new), (str(new), str(path)), str(own_host)]
     assert path.read_text() == "grüße\n" and stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert modes == [0o600], "nobody else reads it before it has its owner"
+    django_site.write(path, b"bytes")
+    assert path.read_bytes() == b"bytes" and stat.S_IMODE(path.stat().st_mode) == 0o644
     order.clear()
     django_site.link(own_host / "current", "releases/0001")
     assert order == [(str(own_host / ".current.new"), str(own_host / "current")), str(own_host)]
@@ -156,18 +182,23 @@ def test_a_tree_is_given_away_without_following_links(own_host):
     (tree / "program").write_text("")
     (tree / "program").chmod(0o755)
     (tree / "folder/text").write_text("")
+    (tree / "others").write_text("")
+    (tree / "others").chmod(0o655)
     (tree / "leads").symlink_to(outside)
     given = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "lchown", lambda name, uid, gid: given.append(os.path.relpath(name, own_host)))
         django_site.give(tree, "blog", "blog", read_only_for_group=True)
-        assert sorted(given) == ["tree", "tree/folder", "tree/folder/text", "tree/leads", "tree/program"]
+        assert sorted(given) == [
+            "tree",
+            *(f"tree/{name}" for name in ("folder", "folder/text", "leads", "others", "program")),
+        ]
         given.clear()
         django_site.give(tree / "leads", "blog", "blog")
         assert given == ["tree/leads"]
     modes = {str(path.relative_to(tree)): stat.S_IMODE(path.lstat().st_mode) for path in tree.rglob("*")}
     assert modes["program"] == modes["folder"] == stat.S_IMODE(tree.stat().st_mode) == 0o750
-    assert modes["folder/text"] == 0o640
+    assert modes["folder/text"] == modes["others"] == 0o640
     django_site.open_to_all(tree)
     modes = {str(path.relative_to(tree)): stat.S_IMODE(path.lstat().st_mode) for path in tree.rglob("*")}
     assert modes["folder"] == 0o755 and modes["folder/text"] == modes["program"] == 0o644

@@ -122,14 +122,6 @@ def test_a_revision_that_is_no_commit(cloned, history, revision, message, hint):
     assert error.value.hint == hint and not error.value.transient
 
 
-def test_a_short_commit_that_is_two(cloned, history, monkeypatch):
-    """Git itself refuses a prefix that several objects have; what it says is not mistaken for a commit."""
-    site = cloned(history)
-    monkeypatch.setattr(django_source, "fetch", lambda *_arguments: None)
-    with pytest.raises(DeploymentError, match="there is no such branch, tag or commit"):
-        django_source.resolve(site, "1234567")
-
-
 def test_a_commit_is_exported_as_it_is(cloned, upstream):
     (upstream.folder / "link").symlink_to("manage.py")
     files = {
