@@ -31,7 +31,7 @@ def test_what_is_no_duration(duration):
     [
         ("key hunter2 ends", ["hunter2"], "key ********** ends"),
         ("hunter2hunter", ["hunter", "hunter2"], "********************"),
-        ("an ant", ["an"], "an ant"),
+        ("an ant and more", ["an", "ant", "more"], "an ant and **********"),
         ("https://ray:hunter2@git.example.org/blog.git", [], "https://**********@git.example.org/blog.git"),
         ("https://token@git.example.org/blog.git", [], "https://**********@git.example.org/blog.git"),
         ("https://ray:hun@ter2@git.example.org/", [], "https://**********@git.example.org/"),
@@ -46,6 +46,12 @@ def test_redact(text, secrets, expected):
 def test_the_output_is_what_the_program_prints():
     assert run(["printf", r"%s\n", "a b", "$(id)"], doing="printing") == "a b\n$(id)\n"
     assert run(["cat"], doing="copying", stdin="grüße\n") == "grüße\n"
+
+
+def test_what_is_said_of_errors_can_be_had_too():
+    argv = ["sh", "-c", "echo out; echo err >&2"]
+    assert run(argv, doing="printing") == "out\n"
+    assert sorted(run(argv, doing="printing", errors_too=True).splitlines()) == ["err", "out"]
 
 
 def test_the_environment_is_clean(monkeypatch):
@@ -183,4 +189,4 @@ def test_an_error_is_a_few_lines():
     text = str(DeploymentError("it failed", log=log, hint="do this"))
     lines = [f"  | line {number}" for number in range(5, 9)]
     assert text.splitlines() == ["it failed", *lines, f"  | {'x' * 300}", "do this"]
-    assert str(DeploymentError("it failed")) == "it failed"
+    assert str(DeploymentError("it failed")) == "it failed" and DeploymentError("it failed").transient is False
