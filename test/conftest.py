@@ -3,10 +3,13 @@
 import sys
 
 import pytest
-import salt  # noqa: F401  (puts an importer of the old protocol on sys.meta_path)
+import salt._logging  # (puts an importer of the old protocol on sys.meta_path)
 
 # pytest's importlib mode asks every importer for find_spec, which Salt's has not.
 sys.meta_path[:] = [importer for importer in sys.meta_path if hasattr(importer, "find_spec")]
+
+# What Salt logs before its logging is set up, it keeps for the end; pytest shows it where it belongs.
+salt._logging.shutdown_temp_handler()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

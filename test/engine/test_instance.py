@@ -254,7 +254,7 @@ def test_a_page_has_to_be_well_for_a_while(instance, monkeypatch, answers, well)
         django_instance.check_health(site, release)
         assert len(server.requests) == 7
     else:
-        with pytest.raises(DeploymentError, match="it answers 500|no answer within"):
+        with pytest.raises(DeploymentError, match=r"it answers 500|no answer within"):
             django_instance.check_health(site, release)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import salt._logging
 import salt.config
 import salt.loader
 import salt.utils.event
@@ -21,10 +20,6 @@ ROOT = Path(__file__).parent.parent.parent
 GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 12, "osrelease": "12", "init": "systemd"}
 
 MakeLoaders = Callable[..., "UnitLoaders"]
-
-
-# What Salt logs before its logging is set up, it keeps for the end; pytest shows it where it belongs.
-salt._logging.shutdown_temp_handler()
 
 
 @cache
