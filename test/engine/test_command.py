@@ -150,6 +150,13 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
     assert gone(int((tmp_path / "child").read_text())) and gone(int((tmp_path / "leader").read_text()))
 
 
+def test_a_program_that_hangs_may_clean_up(tmp_path):
+    script = f"trap 'echo ended > {tmp_path}/ended; exit' TERM; sleep 60 & wait"
+    with pytest.raises(DeploymentError):
+        run(["bash", "-c", script], doing="testing", timeout=0.3)
+    assert (tmp_path / "ended").read_text() == "ended\n"
+
+
 def test_a_program_leaves_no_children_behind(tmp_path):
     run(["bash", "-c", f"(echo $BASHPID > {tmp_path}/child; exec sleep 60 >&- 2>&-) & wait -n & sleep 0.1"], doing="x")
     assert gone(int((tmp_path / "child").read_text()))

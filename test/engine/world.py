@@ -166,7 +166,7 @@ class World:
         }
         if request["mode"] == "start":
             return json.dumps(answer | self.answers)
-        return json.dumps({"migrations": migrations, "checks": []})
+        return json.dumps({"migrations": migrations, "checks": self.answers.get("checks", [])})
 
     def pid(self, site: Site, release: Path) -> int | None:
         return 42 if f"{django_instance.unit(site, release)}.service" in self.running else None
