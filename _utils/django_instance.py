@@ -152,14 +152,16 @@ def start(site: Site, release: Path) -> None:
         DeploymentError: the server does not start; the error has the last lines of its journal.
     """
     name = unit(site, release)
-    for path, text in _changed_units(site, release):
+    changed = _changed_units(site, release)
+    reload = [] if any(path.exists() for path, _text in changed) else ["--no-reload"]  # systemd reads new units anyway
+    for path, text in changed:
         django_site.write(path, text)
     _refuse_foreign_socket(site, release)
     timeout = seconds(site.config["timeouts"]["start"])
     units = [f"{name}.socket", f"{name}.service"]
     began = time.time()
     try:
-        _systemctl("enable", "--quiet", "--now", *units, doing=f"starting {name}", timeout=timeout + 10)
+        _systemctl("enable", "--quiet", *reload, "--now", *units, doing=f"starting {name}", timeout=timeout + 10)
     except DeploymentError as error:
         with contextlib.suppress(DeploymentError):
             stop(site, release)

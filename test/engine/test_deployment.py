@@ -383,7 +383,7 @@ def test_a_step_is_looked_at_before_it_acts(world, monkeypatch):
 def test_an_error_in_the_failing_itself_hides_nothing(world, monkeypatch):
     world.apply()
     world.push("two")
-    world.fails["enable --quiet --now django-blog-0002"] = DeploymentError("no")
+    world.fails["enable --quiet --no-reload --now django-blog-0002"] = DeploymentError("no")
     world.fails["disable"] = DeploymentError("D-Bus is down")
     with pytest.raises(DeploymentError) as error:
         world.apply()
