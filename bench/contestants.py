@@ -17,9 +17,10 @@ PYUWSGI = "2.0.30.post1"
 
 @dataclass(frozen=True)
 class Took:
-    """Seconds of a command and its children."""
+    """Seconds: CPU of a command and its children, CPU of the whole host meanwhile, wall."""
 
     cpu: float
+    host: float
     wall: float
 
 

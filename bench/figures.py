@@ -87,17 +87,17 @@ def nothing(bench: Bench) -> list[Figure]:
 
 def deployment(bench: Bench) -> list[Figure]:
     """A code-only commit and its rollback, in turn by each contestant."""
-    deployed: dict[str, list[float]] = {Formula.title: [], Plain.title: []}
-    returned: dict[str, list[float]] = {Formula.title: [], Plain.title: []}
+    deployed: dict[str, list[Took]] = {Formula.title: [], Plain.title: []}
+    returned: dict[str, list[Took]] = {Formula.title: [], Plain.title: []}
     before = bench.formula.virtualenvs()
     for _run in bench.each("a code-only commit, and back"):
         for contestant in (bench.formula, bench.plain):
             bench.pause()
             last, version = contestant.revision, contestant.answering["version"]
-            deployed[contestant.title].append(contestant.deploy(bench.commit()).wall)
+            deployed[contestant.title].append(contestant.deploy(bench.commit()))
             bench.check(contestant, contestant.answering["version"] == f"2.{len(bench.commits) - 1}")
             bench.pause()
-            returned[contestant.title].append(contestant.back(last).wall)
+            returned[contestant.title].append(contestant.back(last))
             bench.check(contestant, contestant.answering["version"] == version)
             contestant.revision = last
     after = bench.formula.virtualenvs()
@@ -108,9 +108,14 @@ def deployment(bench: Bench) -> list[Figure]:
     ]
 
 
-def beside(walls: dict[str, list[float]], more: str = "") -> tuple[list[float], str]:
-    ours, plain = walls.values()
-    return ratios(ours, plain), f"wall: {seconds(ours)}; plain Salt tree {seconds(plain)}{more}"
+def beside(took: dict[str, list[Took]], more: str = "") -> tuple[list[float], str]:
+    """Ratios of wall times; told beside them is the CPU of the whole host, which other work disturbs less."""
+    (ours, plain), (our_cpu, plain_cpu) = (
+        [[getattr(one, kind) for one in row] for row in took.values()] for kind in ("wall", "host")
+    )
+    cpu = f"{statistics.median(ratios(our_cpu, plain_cpu)):.2f}"
+    walls = f"wall: {seconds(ours)}; plain Salt tree {seconds(plain)}"
+    return ratios(ours, plain), f"{walls}; CPU of the whole host {seconds(our_cpu)}, {cpu} of the plain tree's{more}"
 
 
 def load(bench: Bench) -> list[Figure]:
