@@ -55,9 +55,10 @@ def ownership(host: Host, folder: str) -> dict[str, str]:
 
 
 def files(host: Host) -> str:
-    """Everything on the host's disk but caches and logs, with sizes, modes and times."""
+    """Everything on the host's disk but logs and caches (and apt's index, which Salt refreshes), with sizes and times."""
     left_out = " -o ".join(
-        f"-path {path}" for path in ("/var/cache", "/var/log", "/var/lib/systemd", "/tmp", "/opt/salt")
+        f"-path {path}"
+        for path in ("/var/cache", "/var/lib/apt/lists", "/var/log", "/var/lib/systemd", "/tmp", "/opt/salt")
     )
     return host.run(f"find / -xdev \\( {left_out} \\) -prune -o -type f -printf '%p %s %m %T@\\n' | sort").stdout
 
