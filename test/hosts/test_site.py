@@ -55,7 +55,7 @@ def ownership(host: Host, folder: str) -> dict[str, str]:
 
 
 def files(host: Host) -> str:
-    """Everything on the host's disk but logs and caches (and apt's index, which Salt refreshes), with sizes and times."""
+    """Everything on the host's disk but logs and caches (and apt's index, which Salt refreshes), with its times."""
     left_out = " -o ".join(
         f"-path {path}"
         for path in ("/var/cache", "/var/lib/apt/lists", "/var/log", "/var/lib/systemd", "/tmp", "/opt/salt")
