@@ -42,6 +42,7 @@ def test_a_first_release(world):
     assert world.live == name and not world.site.previous.exists()
     world.check()
     record = django_site.read_json(world.site.current / "release.json")
+    assert stat.S_IMODE((world.site.current / "release.json").stat().st_mode) == 0o640
     about = {"name": name, "state": "good", "commit": ONE, "asked_by": "a test", "author": "Ada", "subject": ONE[:7]}
     assert record.items() >= about.items()
     assert set(record) - set(about) == {"began", "live_since", "inputs", "facts", "steps", "virtualenv", "warnings"}
@@ -700,6 +701,18 @@ def test_what_a_killed_deployment_has_left_is_cleared(world):
     world.apply()
     assert world.releases == {f"0001-{ONE[:12]}": "good", f"0003-{THREE[:12]}": "good"}
     world.check()
+
+
+@pytest.mark.parametrize("state", ["building", "", "failed", "good", "held"])
+def test_which_releases_are_left_over(world, state):
+    world.apply()
+    other = django_release.Release(world.site, f"0002-{TWO[:12]}")
+    other.path.mkdir()
+    if state:
+        other.update(state=state)
+    django_release.clear_leftovers(world.site)
+    assert (other.name in world.releases) is (state in ("failed", "good", "held"))
+    assert world.live in world.releases
 
 
 def test_a_number_is_never_given_twice(world):

@@ -76,6 +76,17 @@ def test_the_files_of_a_site(make_site, nginx):
     assert changes == {**{name: f"new: {text}" for name, text in links.items()}, **dict.fromkeys(written, "new: file")}
 
 
+@pytest.mark.parametrize("bind", ["unix", "127.0.0.1:8001"])
+def test_a_site_is_reached_through_current_or_a_release_of_its_own(make_site, nginx, bind):
+    site = make_site(server={"bind": bind})
+    upstream = django_proxy.ETC / "conf.d/django-blog.conf"
+    end = "socket" if bind == "unix" else "config/upstream.conf"
+    assert f"{site.root}/current/{end};" in files(site)[upstream]
+    release = site.releases / "0042-3f2a9c1b77de"
+    through = django_proxy.files(site, FACTS, formula_templates(), through=release)[upstream]
+    assert f"{release}/{end};" in through and "current" not in through
+
+
 def test_a_change_is_shown_as_a_difference(make_site, nginx):
     install(make_site())
     changes = install(make_site(media={"max_upload": "5M"}))

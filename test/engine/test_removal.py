@@ -1,6 +1,7 @@
 import django_instance
 import django_proxy
 import django_removal
+import django_sandbox
 import django_site
 import pytest
 from django_command import DeploymentError
@@ -30,6 +31,9 @@ def test_a_site_is_taken_off(world, data):
     present = django_removal.present(site)
     assert set(present.values()) == {"removed"} and str(site.releases) in present
     assert (str(site.media) in present) is data and (str(site.root) in present) is data
+    units = [django_instance.UNITS / f"django-blog-{number}.service" for number in ("0001", "0002")]
+    known = [site.runtime, site.tmpfiles, django_site.REGISTRY / "blog", django_proxy.ETC / "django/blog.conf", *units]
+    assert {str(path) for path in known} <= set(present)
     world.commands.clear()
     django_removal.remove(site, "a test")
     assert below(site.root) == ([] if data else DATA) and site.root.exists() is not data
@@ -53,6 +57,21 @@ def test_what_a_first_deployment_has_left_is_taken_off_too(world):
         world.apply()
     django_removal.remove(world.site, "a test")
     assert below(world.site.root) == DATA and rest(world) == []
+
+
+def test_units_whose_release_is_gone_are_taken_off_too(world):
+    world.apply()
+    django_site.remove_tree(world.site.releases)
+    django_removal.remove(world.site, "a test")
+    assert rest(world) == [] and world.running == set()
+
+
+def test_a_command_that_still_runs_is_ended(world, monkeypatch):
+    world.apply()
+    monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: unit == "django-blog-task.service")
+    world.commands.clear()
+    django_removal.remove(world.site, "a test")
+    assert ["systemctl", "stop", "django-blog-task.service"] in world.commands
 
 
 def test_a_folder_of_somebody_else_in_the_root_stays(world):
