@@ -96,6 +96,25 @@ def test_old_releases_go(world):
     world.check()
 
 
+def test_an_old_release_that_cannot_be_deleted_stops_nothing(world, monkeypatch):
+    for number in range(3):
+        world.push(f"commit {number}")
+        world.apply()
+    remove = django_release.remove
+
+    def stuck(release):
+        if release.sequence == 1:
+            raise OSError(errno.EPERM, "Operation not permitted")
+        remove(release)
+
+    monkeypatch.setattr(django_release, "remove", stuck)
+    world.options["releases"] = {"keep": 2}
+    site = world.site
+    assert django_release.prune(site) == [
+        f"0001-{commit('commit 0')[:12]} could not be deleted: [Errno 1] Operation not permitted"
+    ]
+
+
 def test_a_dry_run_of_a_bare_host(world, monkeypatch):
     for name in ("user_id", "group_id"):
         monkeypatch.setattr(django_site, name, lambda name: -2)
