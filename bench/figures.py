@@ -48,6 +48,7 @@ class Bench:
         for contestant in (self.formula, self.plain):
             self.say(f"{contestant.title}: first deployment")
             contestant.deploy(self.commits[0])
+            self.pause()
             self.check(contestant, contestant.answering["version"] == "1.2")
 
     def commit(self) -> str:
@@ -66,7 +67,7 @@ class Bench:
         return range(self.runs)
 
     def pause(self) -> None:
-        """Let what a command has left to systemd come to its end."""
+        """Let what a command has left to systemd and nginx come to its end."""
         time.sleep(self.rest)
 
 
