@@ -65,7 +65,7 @@ def module_hosts(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Hosts]:
         yield start
 
 
-@pytest.fixture(scope="session", params=RELEASES)
+@pytest.fixture(params=RELEASES)  # of a wider scope it would tear the stories of modules apart
 def release(request: pytest.FixtureRequest) -> str:
     """Each Debian release in turn."""
     return str(request.param)
