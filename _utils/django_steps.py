@@ -437,6 +437,8 @@ def _flip(deployment: Deployment, release: Release) -> None:
     if reloads:
         django_proxy.check()
     release.update(state="good", live_since=django_site.now())
+    if deployment.is_new:
+        django_command.run(["sync", "--file-system", str(release.path)], doing=f"writing {release.name} to the disk")
     if old:
         django_site.link(site.previous, f"releases/{old.name}")
     django_site.link(site.current, f"releases/{release.name}")

@@ -411,6 +411,23 @@ def test_an_error_in_the_failing_itself_hides_nothing(world, monkeypatch):
     world.check_leftovers()
 
 
+def test_a_new_release_is_on_the_disk_before_it_goes_live(world):
+    """Once for each new release: a rollback writes none."""
+    world.apply()
+    one = world.live
+    world.push("two")
+    world.fails["sync --file-system"] = DeploymentError("Input/output error")
+    with pytest.raises(DeploymentError, match="live: Input/output error"):
+        world.apply()
+    assert world.live == one
+    world.fails.clear()
+    world.push("three")
+    world.apply()
+    rolled_back(world)
+    synced = [argv[-1].rsplit("/", 1)[1].split("-")[0] for argv in world.commands if argv[0] == "sync"]
+    assert synced == ["0001", "0002", "0003"]
+
+
 def test_a_release_that_was_rolled_back_is_held_back(world):
     world.apply()
     world.push("two")

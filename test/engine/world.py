@@ -127,7 +127,7 @@ class World:
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
         elif argv[:3] == ["python3", "-m", "venv"]:
             Path(argv[3]).mkdir(exist_ok=True)
-        elif argv[0] not in ("nginx", "journalctl") and not argv[0].endswith(("/python", "/pip")):
+        elif argv[0] not in ("nginx", "journalctl", "sync") and not argv[0].endswith(("/python", "/pip")):
             assert argv[0] in ("npm", "make"), line
         return self.prints.get(argv[0], "")
 

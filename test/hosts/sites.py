@@ -1,6 +1,7 @@
 """A site of the bundled example on a host, as a test configures, applies and asks it."""
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,7 +101,10 @@ class Site:
 
     @property
     def units(self) -> list[str]:
-        """The site's units that are loaded and active, by name."""
+        """The site's units that are loaded and active, by name, once systemd has done what it was told."""
+        deadline = time.monotonic() + 30
+        while f"django-{self.name}-" in self.host.run(["systemctl", "list-jobs", "--no-legend"]).stdout:
+            assert time.monotonic() < deadline, "systemd has not stopped or started the site's units within 30 s"
         listed = self.host.run(
             ["systemctl", "list-units", "--no-legend", "--plain", "--state=active", f"django-{self.name}-*"]
         )
