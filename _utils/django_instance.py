@@ -400,10 +400,11 @@ def drain(site: Site, release: Path) -> int:
     where = address(site, release)
     deadline = time.monotonic() + seconds(site.config["releases"]["drain"])
     idle = 0
-    while idle < 2:
+    while True:
         left = connections(where)
         idle = 0 if left else idle + 1
+        if idle == 2:
+            return 0
         if left and time.monotonic() > deadline:
             return left
         time.sleep(0.05)
-    return 0
