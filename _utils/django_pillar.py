@@ -225,7 +225,7 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     yield from _path_contradictions(site)
     yield from _overlaps(site)
     yield from _environment_contradictions(site)
-    yield from _command_contradictions(site["build"])
+    yield from _command_contradictions(site)
 
 
 def _path_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
@@ -270,16 +270,19 @@ def _environment_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
         taken.add(variable)
 
 
-def _command_contradictions(build: list[str]) -> Iterator[Problem]:
-    for index, command in enumerate(build):
-        try:
-            words = shlex.split(command)
-        except ValueError as error:
-            yield ("build", index), f"expected a command with its quotes closed, got {_shown(command, {})}: {error}"
-            continue
-        operators = {"&&", "||", "|", ";", "&", ">", ">>", "<"} & {*words}
-        if operators:
-            yield ("build", index), f"no shell reads {min(operators)}: write several commands, or sh -c '…'"
+def _command_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
+    listed: dict[Path, list[str]] = {("build",): site["build"]}
+    listed |= {("commands", stage): commands for stage, commands in site["commands"].items()}
+    for at, commands in listed.items():
+        for index, command in enumerate(commands):
+            try:
+                words = shlex.split(command)
+            except ValueError as error:
+                yield (*at, index), f"expected a command with its quotes closed, got {_shown(command, {})}: {error}"
+                continue
+            operators = {"&&", "||", "|", ";", "&", ">", ">>", "<"} & {*words}
+            if operators:
+                yield (*at, index), f"no shell reads {min(operators)}: write several commands, or sh -c '…'"
 
 
 def _oversized(layer: dict[str, Any], path: Path) -> Iterator[Problem]:

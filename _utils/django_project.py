@@ -1,8 +1,10 @@
 """The project: what is found in its source, and the programs that run inside its virtualenv and answer in JSON."""
 
 import json
+import logging
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import django_sandbox
 from django_command import DeploymentError, seconds
 from django_site import Site
+
+log = logging.getLogger(__name__)
 
 #: The programs of the formula in a release's ``config/``; their names hide no module of a project.
 START = "django_formula_start.py"
@@ -171,6 +175,40 @@ def manage(
     return django_sandbox.run(
         site, release, facts, argv, doing=doing, timeout=timeout, secrets=secrets, unit=unit, more=more, errors_too=True
     )
+
+
+def run_commands(
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    stage: str,
+    secrets: list[str],
+    writable: Sequence[Path] = (),
+) -> None:
+    """Run the pillar's commands of a stage, one after another, as the site's user in the sandbox of a release.
+
+    Args:
+        stage: ``after_static``, ``after_migrate``, ``before_switch`` or ``after_switch``.
+        writable: folders that they may write besides the site's own.
+
+    Raises:
+        DeploymentError: one fails; those behind it have not run.
+    """
+    for position, command in enumerate(site.config["commands"][stage]):
+        log.info("%s: %s", site.name, command)
+        words = shlex.split(command)
+        program = ["python", "manage.py"] if words[0] in ("manage.py", "./manage.py") else words[:1]
+        django_sandbox.run(
+            site,
+            release,
+            facts,
+            ["/usr/bin/env", *program, *words[1:]],
+            doing=command,
+            timeout=seconds(site.config["timeouts"]["command"]),
+            writable=writable,
+            secrets=secrets,
+            hint=f"django:sites:{site.name}:commands:{stage}:{position} says this command",
+        )
 
 
 def _ask(

@@ -9,7 +9,7 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -312,13 +312,18 @@ def static(deployment: Deployment) -> Iterator[Changes]:
     site, release = deployment.site, deployment.release
     if not deployment.is_new or not release:
         return
-    yield {"static": "collected" if site.config["static"]["collect"] else "not collected, as the pillar says"}
+    collects = site.config["static"]["collect"]
+    yield {
+        "static": "collected" if collects else "not collected, as the pillar says",
+        **_commands(deployment, "after_static"),
+    }
     folder = release.path / "static"
     django_site.make_folder(django_site.Folder(folder, site.user, site.user, 0o755))
     log.info("%s: starting Django and collecting static files", site.name)
     answer = django_project.start(site, release.path, release.facts, deployment.masked())
     deployment.warnings += _judge(site, release, answer)
     release.update(facts={**release.facts, **answer})
+    _run_commands(deployment, "after_static", writable=[folder])
     django_site.give(folder, "root", "root")
     django_site.open_to_all(folder)
     if "gzip" in site.config["static"]["compress"]:
@@ -358,28 +363,43 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
 def migration(deployment: Deployment) -> Iterator[Changes]:
     """The database has what the release needs; then Django's checks, which may read tables."""
     site, release = deployment.site, deployment.release
-    if not release or not release.facts.get("migrations"):
+    if not release:
         return
     pending = {
         alias: names
-        for alias in release.facts["migrations"]
+        for alias in release.facts.get("migrations", {})
         if (names := django_database.pending(release, alias, deployment.is_new))
     }
-    if not pending:
-        if deployment.is_new:
-            deployment.warnings += release.facts.get("checks", [])
-        return
-    if not site.config["migrate"]["run"]:
+    if deployment.is_new and not pending:
+        deployment.warnings += release.facts.get("checks", [])
+    if pending and not site.config["migrate"]["run"]:
         deployment.warnings.append(
             f"not migrated, as the pillar says: {', '.join(name for names in pending.values() for name in names)}"
         )
+        pending = {}
+    changes = {**({"migrations": pending} if pending else {}), **_commands(deployment, "after_migrate")}
+    if not changes:
         return
-    yield {"migrations": pending}
+    yield changes
     deployment.take_lock()
-    log.info("%s: migrating %s", site.name, ", ".join(name for names in pending.values() for name in names))
-    answer = django_project.migrate(site, release.path, release.facts, deployment.masked())
-    deployment.warnings += answer["checks"]
-    release.update(facts={**release.facts, **answer})
+    if pending:
+        log.info("%s: migrating %s", site.name, ", ".join(name for names in pending.values() for name in names))
+        answer = django_project.migrate(site, release.path, release.facts, deployment.masked())
+        deployment.warnings += answer["checks"]
+        release.update(facts={**release.facts, **answer})
+    _run_commands(deployment, "after_migrate")
+
+
+def _commands(deployment: Deployment, stage: str) -> Changes:
+    """The commands of a stage, as a change, where this deployment will run them: once for each new release."""
+    commands = deployment.site.config["commands"][stage]
+    return {"commands": commands} if commands and deployment.is_new else {}
+
+
+def _run_commands(deployment: Deployment, stage: str, writable: Sequence[Path] = ()) -> None:
+    release = deployment.release
+    if release and deployment.is_new:
+        django_project.run_commands(deployment.site, release.path, release.facts, stage, deployment.masked(), writable)
 
 
 def instance(deployment: Deployment) -> Iterator[Changes]:
@@ -387,7 +407,10 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     site, release = deployment.site, deployment.release
     if not release or (not deployment.is_new and django_instance.is_kept_alive(site, release.path)):
         return
-    yield {"instance": f"{django_instance.unit(site, release.path)} started"}
+    yield {
+        "instance": f"{django_instance.unit(site, release.path)} started",
+        **_commands(deployment, "before_switch"),
+    }
     deployment.take_lock()
     log.info("%s: starting %s", site.name, release.name)
     if deployment.is_new:
@@ -399,6 +422,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         django_site.link(release.path / "socket", where if where.startswith("/") else "/dev/null")
     django_instance.start(site, release.path)
     django_instance.check_health(site, release.path)
+    _run_commands(deployment, "before_switch")
 
 
 def live(deployment: Deployment) -> Iterator[Changes]:
@@ -463,11 +487,12 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
 
 
 def record(deployment: Deployment) -> Iterator[Changes]:
-    """The deployment is written down, and the lock given back."""
+    """The deployment is written down, after the commands that wait for the switch; the lock is given back."""
     release = deployment.release
     if deployment.went_live and release:
-        yield {"release": release.name}
+        yield {"release": release.name, **_commands(deployment, "after_switch")}
         release.update(steps=deployment.seconds, warnings=deployment.warnings)
+        _run_commands(deployment, "after_switch")
         deployment.write_attempt(deployment.result())
     deployment.lock.release()
 

@@ -172,6 +172,7 @@ INPUTS = {
     "constraints": (["kombu<5"], None),
     "packages": (None, ["libpq5"]),
     "build": (["npm ci"], None),
+    "commands": ({"after_static": ["manage.py compress"]}, None),
     "settings": ({"TIME_ZONE": "UTC"}, None),
     "overlay": (False, None),
     "environment": ({"A": "1"}, None),
@@ -423,7 +424,7 @@ def test_a_new_release_is_on_the_disk_before_it_goes_live(world):
     world.fails.clear()
     world.push("three")
     world.apply()
-    rolled_back(world)
+    world.roll_back()
     synced = [argv[-1].rsplit("/", 1)[1].split("-")[0] for argv in world.commands if argv[0] == "sync"]
     assert synced == ["0001", "0002", "0003"]
 
@@ -433,7 +434,7 @@ def test_a_release_that_was_rolled_back_is_held_back(world):
     world.push("two")
     world.apply()
     one, two = f"0001-{ONE[:12]}", f"0002-{TWO[:12]}"
-    rolled_back(world)
+    world.roll_back()
     assert world.live == one and world.releases == {one: "good", two: "held"}
     assert os.readlink(world.site.previous) == f"releases/{two}"
     world.check()
@@ -455,24 +456,13 @@ def test_a_release_that_is_held_back_comes_back(world, what):
     world.apply()
     world.push("two")
     world.apply()
-    rolled_back(world)
+    world.roll_back()
     if what == "option":
         world.options = {"settings": {"TIME_ZONE": "UTC"}}
     world.apply(again=what == "again")
     assert world.live == f"0003-{TWO[:12]}"
     world.check()
     assert world.apply() == {}
-
-
-def rolled_back(world):
-    """Go back as django_verbs.rollback does."""
-    deployment = world.deployment()
-    with deployment.step("rollback"):
-        deployment.lock.take()
-        deployment.left = deployment.live
-        deployment.release = django_release.older_good(world.site, deployment.live)
-        deployment.commit = deployment.release.record["commit"]
-    return django_steps.walk(deployment, django_steps.BACK)
 
 
 def test_a_rollback_whose_release_does_not_come_up(world, monkeypatch):
@@ -487,7 +477,7 @@ def test_a_rollback_whose_release_does_not_come_up(world, monkeypatch):
 
         patched.setattr(django_instance, "check_health", unwell)
         with pytest.raises(DeploymentError) as error:
-            rolled_back(world)
+            world.roll_back()
     assert error.value.hint.endswith(f"{two} still runs")
     assert world.live == two and world.releases == {one: "good", two: "good"}
     world.check()
@@ -515,7 +505,7 @@ def test_releases_take_turns_on_two_ports(world, failed):
     assert addresses == ["127.0.0.1:8002", "127.0.0.1:8001", "127.0.0.1:8002"][: len(addresses)]
     if failed:
         assert world.live == f"0003-{THREE[:12]}"
-    rolled_back(world)
+    world.roll_back()
     back = django_instance.address(world.site, world.site.current.resolve())
     assert back != addresses[-1]
     assert back in (django_instance.UNITS / f"django-blog-{world.live[:4]}.socket").read_text()

@@ -1,4 +1,5 @@
 import gzip
+import json
 import os
 import sqlite3
 import stat
@@ -142,6 +143,82 @@ def test_build_commands_run_as_the_build_identity(world, monkeypatch):
         assert environment["PATH"].startswith(f"{release}/virtualenv/bin:")
     assert seen[1][1]["doing"] == "make 'a b' c"
     assert seen[1][1]["hint"] == "django:sites:blog:build says this command"
+
+
+COMMANDS = {
+    "after_static": ["manage.py compress --force", "true"],
+    "after_migrate": ["./manage.py createcachetable"],
+    "before_switch": ["warm 'a b'"],
+    "after_switch": ["manage.py clear_cache"],
+}
+RUN = [
+    ["/usr/bin/env", "python", "manage.py", "compress", "--force"],
+    ["/usr/bin/env", "true"],
+    ["/usr/bin/env", "python", "manage.py", "createcachetable"],
+    ["/usr/bin/env", "warm", "a b"],
+    ["/usr/bin/env", "python", "manage.py", "clear_cache"],
+]
+
+
+def ran(world):
+    """The commands of the project that were run by systemd-run, without its options."""
+    told = [argv[argv.index("--") + 1 :] for argv in world.commands if argv[0] == "systemd-run"]
+    return [argv for argv in told if argv[0] == "/usr/bin/env"]
+
+
+def test_each_command_runs_once_in_each_release(world):
+    world.options = {"commands": COMMANDS, "timeouts": {"command": "90s"}}
+    changes = world.apply()
+    assert [step for step, change in changes.items() if "commands" in change and step != "build"] == [
+        "static",
+        "migration",
+        "instance",
+        "record",
+    ]
+    assert ran(world) == RUN
+    writable = [
+        argv[-2]
+        for argv in world.commands
+        if argv[-1] in ("--force", "clear_cache") and f"{world.site.releases / world.live}/static" in " ".join(argv)
+    ]
+    assert len(writable) == 1
+    assert all("RuntimeMaxSec=90" in " ".join(argv) for argv in world.commands if "/usr/bin/env" in argv)
+    assert world.apply() == {} and ran(world) == RUN
+    world.push("two")
+    world.apply()
+    assert ran(world) == RUN * 2
+    world.roll_back()
+    assert ran(world) == RUN * 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"), [("after_static", "static"), ("after_migrate", "migration"), ("before_switch", "instance")]
+)
+def test_a_command_that_fails_before_the_switch_stops_the_release(world, stage, step):
+    world.apply()
+    one = world.live
+    world.options = {"commands": {stage: ["good", "bad x", "never"]}}
+    world.push("two")
+    world.fails["bad x"] = DeploymentError("bad x failed (exit 1)")
+    with pytest.raises(DeploymentError, match=f"{step}: bad x failed"):
+        world.apply()
+    assert world.live == one and [argv[1] for argv in ran(world)] == ["good", "bad"]
+
+
+def test_a_command_that_fails_after_the_switch_takes_nothing_back(world):
+    world.apply()
+    world.options = {"commands": {"after_switch": ["bad x"]}}
+    world.push("two")
+    world.fails["bad x"] = DeploymentError("bad x failed (exit 1)")
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    two = world.live
+    assert error.value.message == "record: bad x failed (exit 1)" and f"{two} still runs" in error.value.hint
+    assert world.releases[two] == "good" and two.startswith("0002")
+    last = json.loads(world.site.deploys.read_text().splitlines()[-1])
+    assert last["result"] == "released" and last["step"] == "record" and "bad x" in last["error"]
+    world.fails.clear()
+    assert world.apply() == {}
 
 
 def test_a_file_that_does_not_compile_stops_no_release(world):

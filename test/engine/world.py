@@ -10,6 +10,7 @@ from typing import Any
 
 import django_command
 import django_instance
+import django_release
 import django_sandbox
 import django_site
 import django_source
@@ -130,6 +131,16 @@ class World:
         elif argv[0] not in ("nginx", "journalctl", "sync") and not argv[0].endswith(("/python", "/pip")):
             assert argv[0] in ("npm", "make"), line
         return self.prints.get(argv[0], "")
+
+    def roll_back(self) -> dict[str, Any]:
+        """Go back as django_verbs.rollback does."""
+        deployment = self.deployment()
+        with deployment.step("rollback"):
+            deployment.lock.take()
+            deployment.left = deployment.live
+            deployment.release = django_release.older_good(self.site, deployment.live)
+            deployment.commit = deployment.release.record["commit"]
+        return django_steps.walk(deployment, django_steps.BACK)
 
     def systemctl(self, verb: str, *arguments: str) -> None:
         units = [name for name in arguments if not name.startswith("--")]
