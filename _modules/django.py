@@ -7,6 +7,7 @@ master, masterless and by salt-ssh. One that fails returns its error as text and
 
 import shlex
 
+import django_inspection
 import django_release
 import django_site
 import django_verbs
@@ -16,7 +17,7 @@ from django_deployment import asked_by
 __virtualname__ = "django"
 
 # A table, or plain text, for people; `--out json` gives the data.
-__outputter__ = {"status": "table", "releases": "table", "manage": "txt", "logs": "txt"}
+__outputter__ = {"status": "table", "releases": "table", "manage": "txt", "logs": "txt", "inspect": "txt"}
 
 
 def __virtual__():
@@ -269,6 +270,28 @@ def logs(site, lines=50):
         salt-call django.logs blog 500
     """
     return _answer(lambda: django_verbs.logs(site, lines))
+
+
+def inspect(source, revision="HEAD", deploy_key=None):
+    """
+    What is found in a project, and a pillar that deploys it, with comments where something is a guess. Its source is
+    read; nothing of it is run, and nothing is changed on this host.
+
+    source
+        The URL of a git repository, or a folder on this host.
+    revision
+        A branch, tag or commit of the repository.
+    deploy_key
+        The file of a private SSH key to fetch with. Host keys are those of /etc/ssh/ssh_known_hosts.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.inspect https://git.example.org/blog.git
+        salt-call django.inspect /home/ray/blog
+    """
+    return _answer(lambda: django_inspection.inspect(source, revision, deploy_key))
 
 
 def _answer(verb):

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ START = "django_formula_start.py"
 #: Deployment checks that ask for TLS, which a site on plain http cannot meet.
 NOT_WITHOUT_TLS = ["security.W004", "security.W008", "security.W012", "security.W016", "security.W021"]
 _SKIPPED = {".git", "node_modules", "site-packages", "venv", ".venv", "env", "tests", "__pycache__"}
+_LIKE_SETTINGS = re.compile(r"^(INSTALLED_APPS|DATABASES|DEBUG|SECRET_KEY|from \.?\S* import \*)", re.MULTILINE)
 _SETTINGS = re.compile(r"""DJANGO_SETTINGS_MODULE["']\s*[,\]]\s*=?\s*["']([\w.]+)["']""")
 
 
@@ -40,50 +41,86 @@ def find(site: Site, source: Path) -> dict[str, str]:
     return {"folder": folder, "settings_module": settings_module, "wsgi": wsgi}
 
 
+def manage_files(source: Path) -> list[Path]:
+    """Where manage.py is in a source, relative to it."""
+    return sorted(path.relative_to(source) for path in files(source, "manage.py", depth=3))
+
+
 def _folder(source: Path, at: str) -> str:
-    found = sorted(path.relative_to(source) for path in _files(source, "manage.py", depth=3))
+    found = manage_files(source)
     if len(found) == 1:
         return str(found[0].parent)
     if not found:
         raise DeploymentError("there is no manage.py in the source", hint=f"say where the project is: {at}:project")
-    names = ", ".join(str(path) for path in found)
     raise DeploymentError(
-        f"there are {len(found)} manage.py in the source: {names}",
+        f"there are {len(found)} manage.py in the source: {some(map(str, found))}",
         hint=f"say which folder is the project's: {at}:project",
     )
 
 
-def _wsgi(project: Path, at: str) -> str:
-    modules = [
+def wsgi_modules(project: Path) -> list[str]:
+    """The modules of a project that make a WSGI application as Django's template does."""
+    return sorted(
         str(path.relative_to(project).with_suffix("")).replace("/", ".")
-        for path in _files(project, "wsgi.py", depth=3)
+        for path in files(project, "wsgi.py", depth=3)
         if "get_wsgi_application" in path.read_text(errors="replace")
-    ]
+    )
+
+
+def _wsgi(project: Path, at: str) -> str:
+    modules = wsgi_modules(project)
     if len(modules) == 1:
         return modules[0]
-    found = f"there are {len(modules)}: {', '.join(sorted(modules))}" if modules else "there is no wsgi.py"
+    found = f"there are {len(modules)}: {some(modules)}" if modules else "there is no wsgi.py"
     raise DeploymentError(f"the WSGI module is not known; {found}", hint=f"say it: {at}:wsgi, for example mysite.wsgi")
 
 
-def _settings_module(project: Path, wsgi: str, at: str) -> str:
+def settings_named(project: Path, wsgi: str) -> str:
+    """The settings module that the WSGI module names, or else manage.py; empty where neither does."""
     for path in (project / (wsgi.replace(".", "/") + ".py"), project / "manage.py"):
         if path.is_file():
             found = _SETTINGS.search(path.read_text(errors="replace"))
             if found:
                 return found.group(1)
+    return ""
+
+
+def settings_modules(project: Path) -> list[str]:
+    """Modules that look like settings: ``settings.py``, and those in a package of settings."""
+    found = []
+    for path in files(project, None, depth=4):
+        in_package = path.parent.name in ("settings", "config", "conf") and path.stem != "__init__"
+        is_named_so = path.suffix == ".py" and path.stem.isidentifier() and (path.stem == "settings" or in_package)
+        if is_named_so and _LIKE_SETTINGS.search(path.read_text(errors="replace")):
+            found.append(".".join(path.relative_to(project).with_suffix("").parts))
+    return sorted(found)
+
+
+def _settings_module(project: Path, wsgi: str, at: str) -> str:
+    named = settings_named(project, wsgi)
+    if named:
+        return named
+    found = settings_modules(project)
+    there_are = f"; there are {some(found)}" if found else ""
     raise DeploymentError(
-        "neither wsgi.py nor manage.py names a settings module",
-        hint=f"say it: {at}:settings_module, for example mysite.settings",
+        f"neither wsgi.py nor manage.py names a settings module{there_are}",
+        hint=f"say it: {at}:settings_module, for example {found[0] if found else 'mysite.settings'}",
     )
 
 
-def _files(top: Path, name: str, depth: int) -> list[Path]:
+def some(names: Iterable[str]) -> str:
+    """Names in a sentence, no more than eight of them."""
+    listed = list(names)
+    return f"{', '.join(listed[:8])}{' …' if len(listed) > 8 else ''}"
+
+
+def files(top: Path, name: str | None, depth: int) -> list[Path]:
+    """The files of that name, or all, in a tree down to a depth; tests and what others wrote are left out."""
     found = []
-    for parent, folders, files in os.walk(top):
+    for parent, folders, names in os.walk(top):
         level = len(Path(parent).relative_to(top).parts)
         folders[:] = sorted(f for f in folders if f not in _SKIPPED and not f.startswith(".")) if level < depth else []
-        if name in files:
-            found.append(Path(parent, name))
+        found += [Path(parent, one) for one in names if name in (None, one)]
     return found
 
 
@@ -221,9 +258,11 @@ def _ask(
             site, release, facts, argv, doing=doing, stdin=json.dumps(request), secrets=secrets, **options
         )
     except DeploymentError as error:
-        raise DeploymentError(
-            f"{doing}: {_cause(error)}", log=error.log, hint=error.hint, transient=error.transient
-        ) from None
+        told = _told(error)
+        cause, hint, at = told["cause"] or error.message, error.hint, f"django:sites:{site.name}"
+        if told["missing"]:
+            hint = f"give it: {at}:environment:{told['missing']}, or {at}:secrets:{told['missing']}"
+        raise DeploymentError(f"{doing}: {cause}", log=error.log, hint=hint, transient=error.transient) from None
     try:
         answer: dict[str, Any] = json.loads(output)
         return answer
@@ -231,10 +270,15 @@ def _ask(
         raise DeploymentError(f"{doing}: it ended without an answer", log=output) from None
 
 
-def _cause(error: DeploymentError) -> str:
-    """The line that the program in the virtualenv ends with when the project raises."""
-    causes = [line.removeprefix("cause: ") for line in error.log.splitlines() if line.startswith("cause: ")]
-    if not causes:
-        return error.message
-    error.log = "\n".join(line for line in error.log.splitlines() if not line.startswith("cause: "))
-    return causes[-1]
+def _told(error: DeploymentError) -> dict[str, str]:
+    """What the program in the virtualenv says at its end when the project raises; it is taken out of the log."""
+    told = {"cause": "", "missing": ""}
+    rest = []
+    for line in error.log.splitlines():
+        name, _colon, value = line.partition(": ")
+        if name in told and _colon:
+            told[name] = value
+        else:
+            rest.append(line)
+    error.log = "\n".join(rest)
+    return told

@@ -241,6 +241,17 @@ def fetch(site: Site, commit: str | None, *, url: str | None = None, mirror: Pat
             ) from None
 
 
+def fetch_only(site: Site, commit: str) -> None:
+    """Bring one commit into the mirror, without its history.
+
+    Raises:
+        DeploymentError: the remote cannot be reached, or does not give that commit.
+    """
+    url = site.config["repository"]
+    arguments = ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head"]
+    _ask_remote(site, *arguments, "--", url, commit, doing=f"fetching {django_command.redact(url)}")
+
+
 def tree_of_folder(site: Site) -> str:
     """The tree of the local folder as it is now: what git would commit of it, the ignored files left out.
 

@@ -184,6 +184,8 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
     files = django_virtualenv.requirement_files(site, tree, release.facts["folder"])
     key = django_virtualenv.key_of(site, tree, files)
     is_there = django_virtualenv.is_complete(site, key)
+    if not is_there:
+        django_virtualenv.refuse_other_python(site, tree, files)
     yield {"virtualenv": f"{key}, {'shared' if is_there else 'new'}", "requirements": files}
     if not is_there:
         log.info("%s: installing %s", site.name, ", ".join(files) or "packages")

@@ -27,6 +27,32 @@ _FOUND = (
     "requirements/base.txt",
     "requirements-prod.txt",
 )
+_PYTHON_VERSIONS = {
+    "uv.lock": r'^requires-python = "([^"]+)"',
+    "pyproject.toml": r"""^requires-python\s*=\s*["']([^"']+)""",
+    "poetry.lock": r'^\[metadata\][\s\S]*?^python-versions = "([^"]+)"',
+}
+#: A line that asks for the project itself, which is never installed: its code is that of each release.
+_ITSELF = re.compile(
+    r"^\s*(?:(?:-e|--editable)[\s=]+)?(?:file:)?\./?(?:\[([\w, -]+)\])?[ \t]*(?:[;#].*)?$", re.MULTILINE
+)
+_REQUIREMENT = re.compile(r"[A-Za-z][\w.-]*(\[[\w, -]+\])?")
+_PACKAGED = ("pyproject.toml", "setup.py", "setup.cfg")
+#: What a build says that lacks something of the system → the packages of Debian that bring it.
+_LACKING = (
+    (r"pg_config", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
+    (r"mysql_config|mysqlclient\.pc|MYSQLCLIENT_CFLAGS|mariadb_config", ["default-libmysqlclient-dev", "pkg-config"]),
+    (r"Python\.h: No such file", ["python3-dev"]),
+    (
+        r"(command '?\S*gcc'? failed: No such file|unable to execute '?\S*gcc|No such file or directory: '\S*gcc')",
+        ["gcc"],
+    ),
+    (r"(stdlib|stdio|limits|errno)\.h: No such file", ["libc6-dev"]),
+    (r"lber\.h|ldap\.h", ["libldap2-dev", "libsasl2-dev"]),
+    (r"ffi\.h: No such file", ["libffi-dev"]),
+    (r"xmlsec1? (is|was) not found|Unable to invoke pkg-config", ["libxmlsec1-dev", "pkg-config"]),
+    (r"git executable not found|Git executable not found", ["git"]),
+)
 _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
 _COMPLETE = ".complete"
 
@@ -72,7 +98,7 @@ def interpreter(python: str) -> str:
 def _identity(path: str, _modified: float) -> str:
     program = (
         "import platform, sys, sysconfig; "
-        "print(sys.implementation.cache_tag, sysconfig.get_platform(), platform.libc_ver())"
+        "print(sys.implementation.cache_tag, sysconfig.get_platform(), *platform.libc_ver(), platform.python_version())"
     )
     return django_command.run([path, "-I", "-S", "-c", program], doing=f"asking {path} for its version").strip()
 
@@ -93,19 +119,92 @@ def requirement_files(site: Site, source: Path, folder: str) -> list[str]:
         if absent:
             raise DeploymentError(f"there is no {absent[0]} in the source", hint=f"correct {at}")
         return list(said)
-    folders = [source / folder] if folder == "." else [source / folder, source]
-    for names in (_LOCKS, _FOUND, ("pyproject.toml",)):
-        for place in folders:
-            for name in names:
-                if (place / name).is_file():
-                    return [str((place / name).relative_to(source))]
-    if site.config["python_packages"]:
-        return []
+    found = found_files(source, folder)
+    if found or site.config["python_packages"]:
+        return found
     looked = ", ".join((*_LOCKS, *_FOUND, "pyproject.toml"))
     raise DeploymentError(
         f"nothing says what the project needs; looked for {looked}",
         hint=f"name the file in {at}, or add python_packages",
     )
+
+
+def found_files(source: Path, folder: str) -> list[str]:
+    """The file from which a project would be installed where the pillar names none; empty where there is none."""
+    folders = [source / folder] if folder == "." else [source / folder, source]
+    for names in (_LOCKS, _FOUND, ("pyproject.toml",)):
+        for place in folders:
+            for name in names:
+                if (place / name).is_file() and (name != "pyproject.toml" or _is_package(place / name)):
+                    return [str((place / name).relative_to(source))]
+    return []
+
+
+def _is_package(pyproject: Path) -> bool:
+    """Whether a pyproject.toml says what the project needs; many hold only the configuration of tools."""
+    return bool(re.search(r"^\[(project|tool\.poetry)\]", pyproject.read_text(errors="replace"), re.MULTILINE))
+
+
+def python_versions(source: Path, files: list[str]) -> str:
+    """The versions of Python that the files are for, as they say it: ``>=3.12``; empty where none does."""
+    for name in files:
+        pattern = _PYTHON_VERSIONS.get(Path(name).name)
+        found = re.search(pattern, (source / name).read_text(errors="replace"), re.MULTILINE) if pattern else None
+        if found:
+            return found.group(1)
+    return ""
+
+
+def refuse_other_python(site: Site, source: Path, files: list[str]) -> None:
+    """Refuse an interpreter that the project or its lock file is not for.
+
+    Raises:
+        DeploymentError: it is not; the error says for which it is.
+    """
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    wanted, python = python_versions(source, files), interpreter(site.config["python"])
+    version = _identity(python, Path(python).stat().st_mtime).split()[-1]
+    try:
+        fits = SpecifierSet(wanted).contains(version, prereleases=True)
+    except InvalidSpecifier:  # poetry's own way to say it, such as ^3.11
+        return
+    if not fits:
+        raise DeploymentError(
+            f"the project is for Python {wanted}, and {site.config['python']} is {version}",
+            hint=f"name another interpreter: django:sites:{site.name}:python",
+        )
+
+
+def asked_for(source: Path, files: list[str]) -> list[str]:
+    """The requirements of a project, or the packages of its lock file, by name in lower case, with their extras."""
+    names: list[str] = []
+    for name in files:
+        for path in _with_included(source, source / name, set()):
+            text = path.read_text(errors="replace")
+            if path.name == "Pipfile.lock":
+                names += json.loads(text).get("default", {})
+            elif path.suffix == ".lock":
+                names += re.findall(r'^name = "([^"]+)"', text, re.MULTILINE)
+            else:
+                lines = text.splitlines() if path.suffix != ".toml" else _dependencies(path)
+                names += [found.group() for line in lines if (found := _REQUIREMENT.match(line.strip()))]
+    return sorted({name.lower().replace("_", "-").replace(" ", "") for name in names})
+
+
+def _dependencies(pyproject: Path) -> list[str]:
+    """The dependencies that a pyproject.toml lists; those of poetry by their names."""
+    content = _toml(pyproject)
+    listed: list[str] = content.get("project", {}).get("dependencies", [])
+    return [*listed, *content.get("tool", {}).get("poetry", {}).get("dependencies", {})]
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ImportError:
+        raise DeploymentError(f"{path.name} needs a Salt that runs on Python 3.11 or later") from None
+    return tomllib.loads(path.read_text())
 
 
 def _with_included(source: Path, path: Path, seen: set[Path]) -> Iterator[Path]:
@@ -137,6 +236,8 @@ def key_of(site: Site, source: Path, files: list[str]) -> str:
         beside = (source / name).with_name("pyproject.toml")
         if name.endswith("uv.lock") and beside.is_file():
             contents[str(beside.relative_to(source))] = beside.read_text(errors="replace")
+    if any(_ITSELF.search(text) for name, text in contents.items() if name.endswith((".txt", ".in"))):
+        contents |= {name: text for name in _PACKAGED if (text := django_site.read_text(source / name)) is not None}
     python = interpreter(site.config["python"])
     inputs = {
         "files": contents,
@@ -229,11 +330,37 @@ def _installations(site: Site, work: Path, files: list[str]) -> Iterator[list[st
     constraints = work / ".constraints.txt"
     constraints.write_text("".join(f"{line}\n" for line in site.config["constraints"]))
     limit = ["--constraint", str(constraints)] if site.config["constraints"] else []
+    extras = _take_itself_out(work, files)
     listed = [argument for name in files for argument in ("--requirement", str(_as_requirements(site, work, name)))]
+    if extras is not None:
+        own = next((name for name in _PACKAGED if (work / name).is_file() and _says_dependencies(work / name)), None)
+        listed += ["--requirement", own, *(f"--extra={extra}" for extra in extras)] if own else []
     if listed:
         yield [*limit, *listed]
     if site.config["python_packages"]:
         yield [*limit, "--", *site.config["python_packages"]]
+
+
+def _take_itself_out(work: Path, files: list[str]) -> list[str] | None:
+    """Take the lines that ask for the project itself out of its requirements.
+
+    Returns:
+        The extras that they ask for; None where there is no such line.
+    """
+    seen: set[Path] = set()
+    extras: list[str] | None = None
+    for name in files:
+        for path in _with_included(work, work / name, seen):
+            text = path.read_text(errors="replace") if path.suffix in (".txt", ".in") else ""
+            for found in _ITSELF.finditer(text):
+                extras = [*(extras or []), *re.findall(r"[\w-]+", found.group(1) or "")]
+            if _ITSELF.search(text):
+                path.write_text(_ITSELF.sub("", text))
+    return extras
+
+
+def _says_dependencies(path: Path) -> bool:
+    return path.name != "pyproject.toml" or _is_package(path)
 
 
 def _as_requirements(site: Site, work: Path, name: str) -> Path:
@@ -283,11 +410,7 @@ def _pipfile_requirements(path: Path) -> Iterator[str]:
 
 
 def _poetry_requirements(path: Path) -> Iterator[str]:
-    try:
-        import tomllib
-    except ImportError:
-        raise DeploymentError("poetry.lock needs a Salt that runs on Python 3.11 or later") from None
-    lock = tomllib.loads(path.read_text())
+    lock = _toml(path)
     sources = [package.get("source", {}) for package in lock.get("package", [])]
     for url in sorted({source["url"] for source in sources if source.get("type") == "legacy"}):
         yield f"--extra-index-url {url}\n"
@@ -337,15 +460,22 @@ def _uv(site: Site, *arguments: str, doing: str, folder: Path | None = None) -> 
         "UV_SYSTEM_CERTS": "1",
         "UV_NO_PROGRESS": "1",
     }
-    django_command.run(
-        [str(UV / "bin/uv"), *arguments],
-        doing=doing,
-        user=site.build_user,
-        environment=environment,
-        folder=str(folder or site.build),
-        timeout=django_command.seconds(site.config["timeouts"]["build"]),
-        hint=f"look at the requirements, or at django:sites:{site.name}:python and :packages (headers, compilers)",
-    )
+    at = f"django:sites:{site.name}"
+    try:
+        django_command.run(
+            [str(UV / "bin/uv"), *arguments],
+            doing=doing,
+            user=site.build_user,
+            environment=environment,
+            folder=str(folder or site.build),
+            timeout=django_command.seconds(site.config["timeouts"]["build"]),
+            hint=f"look at the requirements, or at {at}:python and :packages (headers, compilers)",
+        )
+    except DeploymentError as error:
+        lacking = sorted({name for pattern, names in _LACKING if re.search(pattern, error.log) for name in names})
+        if lacking:
+            error.hint = f"the system lacks what this takes to be built: {at}:packages: [{', '.join(lacking)}]"
+        raise
 
 
 def prune(site: Site, used: set[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 import traceback
 
@@ -141,6 +142,23 @@ def cause(error):
     return f"{type(error).__name__}: {text}{where}"
 
 
+def missing_variable(error):
+    """The environment variable that the project asks for and has not got; empty when it is something else."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, KeyError) and frames and frames[-1].filename in (os.__file__, "<frozen os>"):
+        return str(error.args[0])
+    for pattern in (
+        r"^Set the (\w+) environment variable",  # django-environ
+        r"^(\w+) not found. Declare it as envvar",  # python-decouple
+        r'^Environment variable "(\w+)" not set',  # environs
+        r"(?i)environment variable '?\"?(\w+)'?\"? (?:is )?(?:required|not set|missing|must be set)",
+    ):
+        found = re.search(pattern, str(error))
+        if found:
+            return found.group(1)
+    return ""
+
+
 def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -149,7 +167,7 @@ def main():
         answer = {"start": start, "migrate": migrate, "check": check}[request["mode"]](request)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        print(f"cause: {cause(error)}", file=sys.stderr)
+        print(f"missing: {missing_variable(error)}\ncause: {cause(error)}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)
     json.dump(answer, answers)

@@ -46,7 +46,7 @@ def test_links_lead_somewhere(page):
     assert not lost
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "options.md"], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ("options.md", "projects.md")], ids=name)
 def test_lines_are_short(page):
     assert [line for line in page.read_text().splitlines() if len(line) > 120] == []
 
@@ -82,6 +82,16 @@ def test_pillars_are_valid(pillar):
 def test_the_readme_has_a_pillar_of_ten_lines():
     (block,) = re.findall(r"^```yaml\n(django:\n.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert len(block.splitlines()) == 10
+
+
+def test_every_trait_of_a_project_names_its_test():
+    rows = re.findall(r"^\| (?!trait|---).*\|$", (ROOT / "docs/projects.md").read_text(), re.MULTILINE)
+    unknown = []
+    for row in rows:
+        file, test = re.findall(r"`(test_\w+\.py)::(test_\w+)` \|$", row)[0]
+        if f"def {test}(" not in (ROOT / "test/hosts" / file).read_text():
+            unknown.append(f"{file}::{test}")
+    assert len(rows) > 30 and unknown == []
 
 
 def test_every_verb_is_told():

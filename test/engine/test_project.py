@@ -103,6 +103,15 @@ def test_the_cause_is_the_projects_own_exception(sandbox, transient):
     assert error.value.transient is transient
 
 
+def test_a_variable_that_is_missing_is_named(sandbox):
+    log = "KeyError: 'TOKEN'\nmissing: TOKEN\ncause: KeyError: 'TOKEN' (blog/settings.py:5)\n"
+    sandbox.error = DeploymentError("starting Django failed (exit 1)", log=log)
+    with pytest.raises(DeploymentError) as error:
+        django_project.start(configured(), RELEASE, FACTS, [])
+    assert error.value.hint == "give it: django:sites:blog:environment:TOKEN, or django:sites:blog:secrets:TOKEN"
+    assert error.value.log == "KeyError: 'TOKEN'"
+
+
 def test_a_program_that_ends_without_a_cause(sandbox):
     sandbox.error = DeploymentError("starting Django failed (exit 217)", log="Failed to set up user namespacing")
     with pytest.raises(DeploymentError, match="starting Django: starting Django failed") as error:
@@ -137,19 +146,25 @@ PROGRAM = ROOT / "django/files/django_formula_start.py"
 
 
 @pytest.mark.parametrize(
-    ("wsgi", "cause"),
+    ("wsgi", "cause", "missing"),
     [
-        ("def application(): pass\n", "ModuleNotFoundError: No module named 'django.conf'"),
-        ("", "RuntimeError: wsgi has no application"),
-        ("import settings\n", "KeyError: 'X' (settings.py:2)"),
-        ("import os\nos.environ['Y']\n", "KeyError: 'Y' (wsgi.py:2)"),
-        ("def broken(:\n", "SyntaxError: invalid syntax (wsgi.py:1)"),
-        ("raise SystemExit('not today')\n", "SystemExit: not today (wsgi.py:1)"),
-        ("raise ValueError('x' * 500 + '\\n  y')\n", f"ValueError: {'x' * 400} (wsgi.py:1)"),
-        ("print('noise')\nimport nowhere\n", "ModuleNotFoundError: No module named 'nowhere' (wsgi.py:2)"),
+        ("def application(): pass\n", "ModuleNotFoundError: No module named 'django.conf'", ""),
+        ("", "RuntimeError: wsgi has no application", ""),
+        ("import settings\n", "KeyError: 'X' (settings.py:2)", "X"),
+        ("import os\nos.environ['Y']\n", "KeyError: 'Y' (wsgi.py:2)", "Y"),
+        ("{}['Z']\n", "KeyError: 'Z' (wsgi.py:1)", ""),
+        ("raise ValueError('Set the A_B environment variable')\n", None, "A_B"),
+        ("raise ValueError('A_B not found. Declare it as envvar or define a default value.')\n", None, "A_B"),
+        ("raise ValueError('Environment variable \"A_B\" not set')\n", None, "A_B"),
+        ("raise ValueError('The environment variable A_B is required')\n", None, "A_B"),
+        ("raise ValueError('A_B is wrong in this environment')\n", None, ""),
+        ("def broken(:\n", "SyntaxError: invalid syntax (wsgi.py:1)", ""),
+        ("raise SystemExit('not today')\n", "SystemExit: not today (wsgi.py:1)", ""),
+        ("raise ValueError('x' * 500 + '\\n  y')\n", f"ValueError: {'x' * 400} (wsgi.py:1)", ""),
+        ("print('noise')\nimport nowhere\n", "ModuleNotFoundError: No module named 'nowhere' (wsgi.py:2)", ""),
     ],
 )
-def test_the_program_says_why_a_project_does_not_start(tmp_path, wsgi, cause):
+def test_the_program_says_why_a_project_does_not_start(tmp_path, wsgi, cause, missing):
     (tmp_path / "wsgi.py").write_text(wsgi)
     (tmp_path / "settings.py").write_text("import os\nos.environ['X']\n")
     (tmp_path / "config").mkdir()
@@ -163,7 +178,8 @@ def test_the_program_says_why_a_project_does_not_start(tmp_path, wsgi, cause):
         argv, cwd=tmp_path, env=environment, input=request, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.splitlines()[-1] == f"cause: {cause}"
+    *_log, told_missing, told_cause = done.stderr.splitlines()
+    assert told_missing == f"missing: {missing}" and (cause is None or told_cause == f"cause: {cause}")
 
 
 def test_the_program_answers_on_what_was_its_output(tmp_path):

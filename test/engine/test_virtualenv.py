@@ -59,7 +59,7 @@ def tree(folder: Path, files: dict[str, str]) -> Path:
     ],
 )
 def test_which_files_say_what_the_project_needs(make_site, tmp_path, files, folder, options, expected):
-    source = tree(tmp_path / "source", dict.fromkeys(["manage.py", *files], ""))
+    source = tree(tmp_path / "source", dict.fromkeys(["manage.py", *files], "[project]"))
     site = make_site(**options)
     if isinstance(expected, list):
         assert django_virtualenv.requirement_files(site, source, folder) == expected
@@ -327,3 +327,101 @@ def test_uv_is_installed_once(own_host, monkeypatch):
 def test_hosts_get_the_uv_that_the_tests_have():
     pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["uv"]
     assert pins == [f"uv=={django_virtualenv.UV_VERSION}"]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"uv.lock": 'version = 1\nrequires-python = ">=3.99"\n'}, ">=3.99"),
+        ({"pyproject.toml": "[project]\nrequires-python = '>=3.99,<4'\n"}, ">=3.99,<4"),
+        (
+            {
+                "poetry.lock": '[[package]]\nname = "a"\npython-versions = ">=3.99"\n'
+                '[metadata]\nlock-version = "2"\npython-versions = ">=3.2"\n'
+            },
+            None,
+        ),
+        ({"poetry.lock": '[metadata]\npython-versions = "==3.99"\n'}, "==3.99"),
+        ({"poetry.lock": '[metadata]\npython-versions = "^3.99"\n'}, None),
+        ({"pyproject.toml": "[project]\nrequires-python = '>=3.2'\n"}, None),
+        ({"requirements.txt": "django\n"}, None),
+    ],
+)
+def test_a_project_for_another_python_is_refused(make_site, tmp_path, monkeypatch, files, expected):
+    source = tree(tmp_path / "source", files)
+    monkeypatch.setattr(django_virtualenv, "interpreter", lambda python: sys.executable)
+    monkeypatch.setattr(django_virtualenv, "_identity", lambda path, modified: "cpython-311 linux glibc 2.36 3.11.2")
+    site = make_site()
+    if not expected:
+        django_virtualenv.refuse_other_python(site, source, [*files])
+        return
+    with pytest.raises(DeploymentError) as error:
+        django_virtualenv.refuse_other_python(site, source, [*files])
+    assert str(error.value) == (
+        f"the project is for Python {expected}, and python3 is 3.11.2\n"
+        "name another interpreter: django:sites:blog:python"
+    )
+
+
+ITSELF = {
+    "-e .": [],
+    ".": [],
+    "./": [],
+    "--editable=.": [],
+    "-e file:.[prod, db]": ["prod", "db"],
+    ".[prod] ; python_version > '3'": ["prod"],
+    "-e .  # the project": [],
+}
+
+
+@pytest.mark.parametrize("line", ITSELF)
+@pytest.mark.parametrize("packaged", ["pyproject.toml", "setup.py", None])
+def test_the_project_itself_is_not_installed_but_what_it_needs(make_site, tmp_path, line, packaged):
+    files = {
+        "requirements.txt": f"django\n{line}\n-r more.txt\n",
+        "more.txt": "wheel\n",
+        "pyproject.toml": "[tool.x]\n",
+    }
+    work = tree(tmp_path / "work", files | ({packaged: "[project]\n"} if packaged else {}))
+    arguments = list(django_virtualenv._installations(make_site(), work, ["requirements.txt"]))
+    own = ["--requirement", packaged, *(f"--extra={extra}" for extra in ITSELF[line])] if packaged else []
+    assert arguments == [["--requirement", str(work / "requirements.txt"), *own]]
+    assert (work / "requirements.txt").read_text().split() == ["django", "-r", "more.txt"]
+
+
+def test_a_project_among_its_requirements_is_part_of_the_key(make_site, tmp_path, monkeypatch):
+    monkeypatch.setattr(django_virtualenv, "interpreter", lambda python: sys.executable)
+    monkeypatch.setattr(django_virtualenv, "_identity", lambda path, modified: "3.11")
+    source = tree(tmp_path / "source", {"requirements.txt": "django\n", "pyproject.toml": "[project]\n"})
+
+    def key():
+        return django_virtualenv.key_of(make_site(), source, ["requirements.txt"])
+
+    alone = key()
+    (source / "pyproject.toml").write_text("[project]\nversion = '2'\n")
+    assert key() == alone
+    (source / "requirements.txt").write_text("django\n-e .\n")
+    with_itself = key()
+    (source / "pyproject.toml").write_text("[project]\nversion = '3'\n")
+    assert len({alone, with_itself, key()}) == 3
+
+
+LACKS = {
+    "Error: pg_config executable not found.": "gcc, libc6-dev, libpq-dev, python3-dev",
+    "fatal error: Python.h: No such file or directory": "python3-dev",
+    "error: command 'x86_64-linux-gnu-gcc' failed: No such file or directory": "gcc",
+    "Can not find valid pkg-config name. Specify MYSQLCLIENT_CFLAGS": "default-libmysqlclient-dev, pkg-config",
+}
+
+
+@pytest.mark.parametrize("said", LACKS)
+def test_what_the_system_lacks_is_named(make_site, monkeypatch, said):
+    def run(argv, **options):
+        raise DeploymentError("installing packages failed (exit 1)", log=said, hint=options["hint"])
+
+    monkeypatch.setattr(django_command, "run", run)
+    with pytest.raises(DeploymentError) as error:
+        django_virtualenv._uv(make_site(), "pip", doing="installing packages")
+    assert (
+        error.value.hint == f"the system lacks what this takes to be built: django:sites:blog:packages: [{LACKS[said]}]"
+    )

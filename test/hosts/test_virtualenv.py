@@ -130,6 +130,27 @@ def test_a_build_command_that_fails_says_which(blog):
     blog.deploy(build=None, secrets=None, environment=None)
 
 
+def test_a_project_for_another_python_is_named(blog):
+    before = blog.live
+    blog.repository.commit({"pyproject.toml": PYPROJECT + 'requires-python = ">=3.99"\n', "requirements.txt": None})
+    comment = blog.apply().failed["blog has its virtualenv"]
+    assert "the project is for Python >=3.99, and python3 is 3." in comment
+    assert "django:sites:blog:python" in comment and lines(comment) <= 10 and blog.live == before
+    blog.repository.commit(FILES | {"requirements.txt": "Django==5.2.19\n"})
+    blog.deploy()
+
+
+def test_what_the_system_lacks_is_named(blog):
+    """psycopg2 has no wheel, and asks for pg_config before any compiler."""
+    before = blog.live
+    blog.repository.commit({"requirements.txt": "Django==5.2.19\npsycopg2==2.9.10\n"})
+    comment = blog.apply().failed["blog has its virtualenv"]
+    assert "django:sites:blog:packages: [gcc, libc6-dev, libpq-dev, python3-dev]" in comment
+    assert lines(comment) <= 10 and blog.live == before
+    blog.repository.commit({"requirements.txt": "Django==5.2.19\n"})
+    blog.deploy()
+
+
 def test_an_interpreter_that_is_missing_is_named(blog):
     before = blog.live
     comment = blog.apply(python="python3.99").failed["blog has its virtualenv"]

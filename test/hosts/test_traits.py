@@ -1,0 +1,96 @@
+"""What real projects have: two of them that have most of it, deployed with nothing but pillar."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Hosts, Repositories
+from repository import Repository
+from sites import Site
+
+TRAITS = Path(__file__).with_name("traits")
+
+
+def project(name, repositories, tmp_path_factory, host) -> tuple[Repository, dict]:
+    """A repository of a project of the folder `traits`, and the options of its site."""
+    described = yaml.safe_load((TRAITS / f"{name}.yaml").read_text())
+    folder = tmp_path_factory.mktemp(name)
+    for path, content in described["files"].items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content)
+    return repositories(host, f"/srv/git/{name}.git", folder), described["options"]
+
+
+@pytest.fixture(scope="module")
+def manor(module_hosts: Hosts, repositories: Repositories, tmp_path_factory) -> Site:
+    host = module_hosts(kind="ready")
+    repository, options = project("manor", repositories, tmp_path_factory, host)
+    site = Site(host, repository, "manor", health={"path": "/", "contains": "Welcome"}, **options)
+    site.deploy()
+    return site
+
+
+@pytest.fixture(scope="module")
+def clinic(manor: Site, repositories: Repositories, tmp_path_factory) -> Site:
+    repository, options = project("clinic", repositories, tmp_path_factory, manor.host)
+    manor.host.run(["chown", "-R", "daemon", repository.path])
+    return Site(manor.host, repository, "clinic", beside=manor, **options)
+
+
+def test_files_in_odd_places(manor):
+    """Settings that differ, paths beside the source, DEBUG on, a template folder relative to the working directory."""
+    assert "Welcome to the manor, 0 guests" in manor.get("/").text
+    assert manor.record()["facts"]["settings_module"] == "django_formula_settings"
+    assert manor.get("/about").json()["debug"] is False
+    assert manor.get("/assets/manor/style.css").text == "body {color: brown}\n"
+    log = manor.host.read(f"{manor.root}/current/source/src/logs/manor.log")
+    assert "a guest comes" in log
+    assert manor.host.run(["ls", f"{manor.root}/database"]).stdout.split()[0] == "db.sqlite3"
+
+
+def test_requirements_that_lead_on(manor):
+    """A chain with constraints and an index, and the project itself among them, which is not installed."""
+    listed = manor.host.run(f"ls {manor.root}/current/virtualenv/lib/python3*/site-packages").stdout
+    for package in ("django-5.2.19", "iniconfig-2.3.1", "python_dotenv-1.1.1"):
+        assert f"{package}.dist-info" in listed
+    assert "manor" not in listed
+
+
+def test_what_lies_in_the_source_outlives_a_release(manor):
+    key = manor.get("/about").json()["key"]
+    assert manor.get("/add").text == "/uploads/a.txt"
+    manor.repository.commit({"src/templates/home.html": "Welcome again, {{ guests }} guests\n"})
+    manor.deploy()
+    assert "Welcome again, 1 guests" in manor.get("/").text
+    assert manor.get("/uploads/a.txt").text == "an upload"
+    about = manor.get("/about").json()
+    assert about["key"] == key and about["kept"] is True
+
+
+def test_a_variable_that_is_missing_is_named(clinic):
+    failed = clinic.apply(migrate={"timeout": "20s"}).failed["clinic has its static files"]
+    assert "KeyError: 'CLINIC_TOKEN' (clinic/settings.py:6)" in failed
+    assert "django:sites:clinic:environment:CLINIC_TOKEN" in failed and len(failed.splitlines()) <= 10
+
+
+def test_a_project_from_an_image(clinic):
+    """Wired to /app, from the environment only, two databases, slow, redirected to https, with commands to run."""
+    clinic.deploy(secrets={"CLINIC_TOKEN": {"generate": 30}})
+    response = clinic.get("/")
+    assert (response.status_code, response.headers["Location"]) == (301, f"https://{clinic.domain}/")
+    answer = clinic.get("/", headers={"X-Scheme": "https"}).json()
+    assert answer == {
+        "name": "Clinic",
+        "patients": [0, 0],
+        "compiled": "compiled",
+        "cached": 1,
+        "region": "north",
+        "version": "1.2",
+        "title": 'Ray & Elspeth <clinic>, "100%" $HOME',
+        "empty": "",
+        "services": {"a": [1, "b"]},
+        "cwd": "/app",
+    }
+    assert clinic.get("/collected/clinic/new.css").text == "body {color: white}\n"
+    assert clinic.get("/collected/old.css").status_code == 404
+    assert not clinic.apply().changed
