@@ -43,6 +43,7 @@ def site(name, config, platform, templates):
             texts,
             asked_by=asked_by("state.apply", __opts__["cachedir"]),
             test=__opts__["test"],
+            managed=(__pillar__.get("django") or {}).get("sites") or (),
         )
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}

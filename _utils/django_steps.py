@@ -9,7 +9,7 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     site, templates = deployment.site, deployment.templates
     _refuse_closed_parents(site)
     _refuse_a_move(site)
+    _refuse_a_new_name(site, deployment.managed)
     wrong = {folder: problem for folder in site.folders() if (problem := django_site.wrong_folder(folder))}
     applied = {"config": dict(site.config), "platform": dict(site.platform)}
     stale = [url for url, text in templates.items() if django_site.read_text(site.kept_template(url)) != text]
@@ -92,6 +93,21 @@ def _refuse_a_move(site: Site) -> None:
                 f"the pillar now says {site.config[key]}",
                 hint=f"keep django:sites:{site.name}:{key}: {before[key]}, "
                 "or take the site off first (state: absent) and move its data",
+            )
+
+
+def _refuse_a_new_name(site: Site, managed: Collection[str]) -> None:
+    """A site that has got another name in the pillar would begin anew, beside its own data."""
+    for name in django_site.registered():
+        if name == site.name or name in managed:
+            continue
+        other = django_site.find(name).config
+        shared = sorted({*other["domains"]} & {*site.config["domains"]}) if other["path"] == site.config["path"] else []
+        if shared or other["root"] == site.config["root"]:
+            raise DeploymentError(
+                f"{name}, which the pillar no longer has, still serves {shared[0] if shared else other['root']} here",
+                hint=f"keep its name; or apply with django:sites:{name}: {{state: absent}} first, then with "
+                f"{site.name}: {{root: {other['root']}, user: {other['user']}}}, which has its data again",
             )
 
 
@@ -325,6 +341,8 @@ def static(deployment: Deployment) -> Iterator[Changes]:
     answer = django_project.start(site, release.path, release.facts, deployment.masked())
     deployment.warnings += _judge(site, release, answer)
     release.update(facts={**release.facts, **answer})
+    if deployment.live:
+        _refuse_an_empty_database(deployment.live, release)
     _run_commands(deployment, "after_static", writable=[folder])
     django_site.give(folder, "root", "root")
     django_site.open_to_all(folder)
@@ -360,6 +378,22 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
     if answer["media_root"] and Path(answer["media_root"]) != site.media:
         warnings.append(f"MEDIA_ROOT is {answer['media_root']}, not {site.media}: uploads are not served")
     return warnings
+
+
+def _refuse_an_empty_database(live: Release, release: Release) -> None:
+    """A release that looks for its SQLite file elsewhere than the live one would begin with an empty one."""
+    site = release.site
+    for alias, database in release.facts["databases"].items():
+        before = live.facts.get("databases", {}).get(alias)
+        old, new = before and django_database.file_of(live, before), django_database.file_of(release, database)
+        if not old or not new or old.resolve() == new.resolve():
+            continue
+        if django_database.applied(site, old.resolve()) and not django_database.applied(site, new.resolve()):
+            raise DeploymentError(
+                f"the database {alias!r} would be {new}, which is empty; the data is in {old}",
+                hint=f"take it along, or say where it is (django:sites:{site.name}:database:name): "
+                f"install -o {site.user} -g {site.user} -m 0640 {old} {new}",
+            )
 
 
 def migration(deployment: Deployment) -> Iterator[Changes]:

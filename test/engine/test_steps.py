@@ -117,6 +117,22 @@ def test_a_site_does_not_move(world, monkeypatch, key):
     assert f"keep django:sites:blog:{key}: {before}, or take the site off first" in error.value.hint
 
 
+def test_a_site_keeps_its_name(world, make_site, monkeypatch):
+    """Unless the pillar has its old name too, if only to take it off."""
+    world.apply()
+    renamed = type(world.site)({**world.site.config, "name": "journal", "root": "/srv/other"}, world.site.platform)
+    with pytest.raises(DeploymentError) as error:
+        django_steps._refuse_a_new_name(renamed, {"journal"})
+    assert error.value.message == "blog, which the pillar no longer has, still serves blog.example.org here"
+    assert "django:sites:blog: {state: absent}" in error.value.hint and "user: blog}" in error.value.hint
+    django_steps._refuse_a_new_name(renamed, {"journal", "blog"})
+    elsewhere = {**renamed.config, "path": "/journal"}
+    django_steps._refuse_a_new_name(type(world.site)(elsewhere, world.site.platform), {"journal"})
+    there = {**elsewhere, "root": world.site.config["root"]}
+    with pytest.raises(DeploymentError, match="still serves /"):
+        django_steps._refuse_a_new_name(type(world.site)(there, world.site.platform), {"journal"})
+
+
 # The source
 
 
