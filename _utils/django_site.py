@@ -48,6 +48,7 @@ class Site:
         self.user: str = config["user"]
         self.build_user = f"{self.user}-build"
         self.proxy_group: str = platform["nginx"]["group"]
+        self.process: str = config.get("process", "systemd")
         self.root = Path(config["root"])
         self.mirror = self.root / "repository.git"
         self.build = self.root / "build"

@@ -16,6 +16,7 @@ from typing import Any
 import django_command
 import django_database
 import django_instance
+import django_process
 import django_project
 import django_proxy
 import django_release
@@ -387,7 +388,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     site, release = deployment.site, deployment.release
     if not release or (not deployment.is_new and django_instance.is_kept_alive(site, release.path)):
         return
-    yield {"instance": f"{django_instance.unit(site, release.path)} started"}
+    yield {"instance": f"{django_process.unit(site, release.path)} started"}
     deployment.take_lock()
     log.info("%s: starting %s", site.name, release.name)
     if deployment.is_new:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import django_instance
 import django_pillar
 import django_proxy
 import django_site
+import django_systemd
 import django_virtualenv
 import pytest
 import yaml
@@ -86,7 +86,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_site, "REGISTRY"): "var/lib/django-formula/sites",
         (django_site, "RUNTIME"): "run/django",
         (django_site, "TMPFILES"): "etc/tmpfiles.d",
-        (django_instance, "UNITS"): "etc/systemd/system",
+        (django_systemd, "UNITS"): "etc/systemd/system",
         (django_proxy, "ETC"): "etc/nginx",
         (django_virtualenv, "UV"): "usr/local/lib/django-formula/uv",
     }

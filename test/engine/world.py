@@ -10,10 +10,11 @@ from typing import Any
 
 import django_command
 import django_instance
-import django_sandbox
+import django_process
 import django_site
 import django_source
 import django_steps
+import django_systemd
 import django_virtualenv
 import pytest
 from django_command import DeploymentError
@@ -70,7 +71,7 @@ class World:
     @property
     def enabled(self) -> set[str]:
         """The units that start at boot."""
-        return {path.name for path in django_instance.UNITS.glob("*.wants/*")}
+        return {path.name for path in django_systemd.UNITS.glob("*.wants/*")}
 
     def push(self, name: str, branch: str = "main") -> str:
         """A commit of that name is the head of a branch from now on."""
@@ -98,9 +99,9 @@ class World:
     def check(self) -> None:
         """What holds after an apply that has ended well: one release is live, whole, and it alone runs."""
         site = self.site
-        unit = django_instance.unit(site, site.releases / self.live)
+        unit = django_process.unit(site, site.releases / self.live)
         assert self.running == {f"{unit}.service", f"{unit}.socket"} == self.enabled
-        units = {path.stem for path in django_instance.UNITS.glob("django-*.*")}
+        units = {path.stem for path in django_systemd.UNITS.glob("django-*.*")}
         assert unit in units and units <= {f"django-blog-{name.split('-')[0]}" for name in self.releases}
         assert self.releases[self.live] == "good"
         assert "building" not in self.releases.values()
@@ -135,13 +136,13 @@ class World:
         units = [name for name in arguments if not name.startswith("--")]
         for name in units if verb in ("enable", "disable") else ():
             wants = "sockets" if name.endswith(".socket") else "multi-user"
-            folder = django_instance.UNITS / f"{wants}.target.wants"
+            folder = django_systemd.UNITS / f"{wants}.target.wants"
             folder.mkdir(exist_ok=True)
             if verb == "enable":
-                assert (django_instance.UNITS / name).is_file()
+                assert (django_systemd.UNITS / name).is_file()
                 self.running.add(name)
                 (folder / name).unlink(missing_ok=True)
-                (folder / name).symlink_to(django_instance.UNITS / name)
+                (folder / name).symlink_to(django_systemd.UNITS / name)
             else:
                 self.running.discard(name)
                 (folder / name).unlink(missing_ok=True)
@@ -169,7 +170,7 @@ class World:
         return json.dumps({"migrations": migrations, "checks": self.answers.get("checks", [])})
 
     def pid(self, site: Site, release: Path) -> int | None:
-        return 42 if f"{django_instance.unit(site, release)}.service" in self.running else None
+        return 42 if f"{django_process.unit(site, release)}.service" in self.running else None
 
     def build(self, site: Site, source: Path, files: list[str], key: str) -> None:
         django_site.remove_tree(site.virtualenvs / key)
@@ -213,11 +214,11 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_virtualenv, "interpreter"): lambda python: sys.executable,
         (django_virtualenv, "_identity"): lambda path, modified: f"{path} 3.11",
         (django_virtualenv, "build"): world.build,
-        (django_instance, "pid"): world.pid,
+        (django_systemd, "pid"): world.pid,
         (django_instance, "check_health"): lambda site, release: None,
         (django_instance, "drain"): lambda site, release: 0,
-        (django_sandbox, "_is_loaded"): lambda unit: False,
-        (django_sandbox, "_BUS"): Path("/"),
+        (django_systemd, "_is_loaded"): lambda unit: False,
+        (django_systemd, "_BUS"): Path("/"),
         (django_source, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text("ref: refs/heads/main\n"),
         (django_source, "unprepared"): lambda site, key: [],
         (django_source, "resolve"): world.resolve,
