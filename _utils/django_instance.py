@@ -15,6 +15,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import django_settings
 import django_site
+import django_supervisor
 import django_systemd
 from django_command import DeploymentError, seconds
 from django_process import Keeper, unit
@@ -22,7 +23,7 @@ from django_site import Site
 
 UWSGI = "salt://django/files/uwsgi.ini"
 #: Who can keep a release alive, by the name that the pillar has for it.
-KEEPERS: dict[str, Keeper] = {"systemd": django_systemd}
+KEEPERS: dict[str, Keeper] = {"systemd": django_systemd, "supervisor": django_supervisor}
 
 _ACCEPTING = 0x10000
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -39,6 +40,12 @@ class Answer(NamedTuple):
 def templates(site: Site) -> set[str]:
     """The templates of a release's configuration."""
     return {UWSGI, *KEEPERS[site.process].TEMPLATES}
+
+
+def warnings(site: Site) -> list[str]:
+    """What a new release has to do without, because of who keeps it alive."""
+    warning = KEEPERS[site.process].WARNING
+    return [warning] if warning else []
 
 
 def address(site: Site, release: Path) -> str:
@@ -80,6 +87,8 @@ def configuration(site: Site, release: Path, facts: Mapping[str, Any], templates
         "proxy_group": site.proxy_group,
         "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
         "unix": server["bind"] == "unix",
+        "log": str(django_supervisor.log_file(site, release)),
+        "backlog": _backlog(),
     }
     recorded = {"address": variables["address"], "process": site.process, "protocol": server["protocol"]}
     return {
@@ -95,6 +104,11 @@ def _binary(release: Path) -> Path:
     uwsgi = release / "virtualenv/bin/uwsgi"
     with open(uwsgi, "rb") as file:
         return uwsgi.with_name("python") if file.read(2) == b"#!" else uwsgi
+
+
+def _backlog() -> int:
+    """How many connections may wait at a socket that the server binds: uWSGI takes no more than the kernel does."""
+    return min(1024, int(Path("/proc/sys/net/core/somaxconn").read_text()))
 
 
 def processes(site: Site) -> int:

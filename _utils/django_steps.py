@@ -390,6 +390,8 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         return
     yield {"instance": f"{django_process.unit(site, release.path)} started"}
     deployment.take_lock()
+    if deployment.is_new:
+        deployment.warnings += django_instance.warnings(site)
     log.info("%s: starting %s", site.name, release.name)
     if deployment.is_new:
         for name, content in django_instance.configuration(

@@ -1,4 +1,4 @@
-"""A host in miniature: the engine deploys for real, into folders; a `World` plays systemd, nginx, git and uv."""
+"""A host in miniature: the engine deploys for real, into folders; a `World` plays its daemons, git and uv."""
 
 import hashlib
 import json
@@ -11,9 +11,11 @@ from typing import Any
 import django_command
 import django_instance
 import django_process
+import django_service
 import django_site
 import django_source
 import django_steps
+import django_supervisor
 import django_systemd
 import django_virtualenv
 import pytest
@@ -29,8 +31,9 @@ class World:
     """What a host does while the engine works on it.
 
     Attributes:
+        process: who keeps new releases alive.
         branches: the commit of each branch of the repository; None is a remote that cannot be reached.
-        running: the units that run.
+        running: the units that run, and the programs of supervisor.
         answers: what the start of a project answers, laid over a good answer.
         fails: part of a command line → the error with which it ends.
         prints: program → what it prints.
@@ -43,7 +46,9 @@ class World:
         self.given: dict[str, str] = {}
         self.templates = dict(formula_templates())
         self.branches: dict[str, str] | None = {"main": commit("one")}
+        self.process = "systemd"
         self.running: set[str] = set()
+        self.updated: set[str] = set()
         self.answers: dict[str, Any] = {}
         self.fails: dict[str, DeploymentError] = {}
         self.prints: dict[str, str] = {}
@@ -53,7 +58,7 @@ class World:
     @property
     def site(self) -> Site:
         """The site as the pillar has it now."""
-        return self.make_site(folders=False, **self.options)
+        return self.make_site(folders=False, process=self.process, **self.options)
 
     @property
     def releases(self) -> dict[str, str]:
@@ -70,8 +75,8 @@ class World:
 
     @property
     def enabled(self) -> set[str]:
-        """The units that start at boot."""
-        return {path.name for path in django_systemd.UNITS.glob("*.wants/*")}
+        """The units that start at boot, and the programs that supervisor starts."""
+        return {path.name for path in [*django_systemd.UNITS.glob("*.wants/*"), *django_supervisor.PROGRAMS.iterdir()]}
 
     def push(self, name: str, branch: str = "main") -> str:
         """A commit of that name is the head of a branch from now on."""
@@ -100,8 +105,12 @@ class World:
         """What holds after an apply that has ended well: one release is live, whole, and it alone runs."""
         site = self.site
         unit = django_process.unit(site, site.releases / self.live)
-        assert self.running == {f"{unit}.service", f"{unit}.socket"} == self.enabled
-        units = {path.stem for path in django_systemd.UNITS.glob("django-*.*")}
+        recorded = django_site.read_json(site.current / "config/instance.json") or {}
+        parts = {"systemd": (".service", ".socket"), "supervisor": (".conf",)}[recorded["process"]]
+        assert self.running == {f"{unit}{suffix}" for suffix in parts} == self.enabled
+        units = {
+            path.stem for path in [*django_systemd.UNITS.glob("django-*.*"), *django_supervisor.PROGRAMS.iterdir()]
+        }
         assert unit in units and units <= {f"django-blog-{name.split('-')[0]}" for name in self.releases}
         assert self.releases[self.live] == "good"
         assert "building" not in self.releases.values()
@@ -114,7 +123,7 @@ class World:
         assert django_command.inherited_descriptors == set()
         assert not site.lock_file.exists() or site.lock_file.read_text() == ""
 
-    # systemd, nginx and uv
+    # systemd, supervisor, nginx and uv
 
     def run(self, argv: Sequence[str], *, doing: str, stdin: str = "", **_options: Any) -> str:
         self.commands.append(list(argv))
@@ -124,11 +133,13 @@ class World:
                 raise DeploymentError(error.message, log=error.log, hint=error.hint, transient=error.transient)
         if argv[0] == "systemctl":
             self.systemctl(*argv[1:])
-        elif argv[0] == "systemd-run":
+        elif argv[0] == "supervisorctl":
+            return self.supervisorctl(*argv[1:])
+        elif argv[0] in ("systemd-run", "/usr/bin/setpriv"):
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
         elif argv[:3] == ["python3", "-m", "venv"]:
             Path(argv[3]).mkdir(exist_ok=True)
-        elif argv[0] not in ("nginx", "journalctl", "sync") and not argv[0].endswith(("/python", "/pip")):
+        elif argv[0] not in ("nginx", "journalctl", "tail", "sync") and not argv[0].endswith(("/python", "/pip")):
             assert argv[0] in ("npm", "make"), line
         return self.prints.get(argv[0], "")
 
@@ -146,6 +157,18 @@ class World:
             else:
                 self.running.discard(name)
                 (folder / name).unlink(missing_ok=True)
+
+    def supervisorctl(self, verb: str, name: str) -> str:
+        program, before = f"{name}.conf", set(self.running)
+        there = (django_supervisor.PROGRAMS / program).is_file()
+        if there and (verb == "restart" or program not in self.updated):
+            self.running.add(program)
+            (django_process.RUN / name).mkdir()
+            (django_process.RUN / name / "ready").touch()
+        elif not there:
+            self.running.discard(program)
+        self.updated = {path.name for path in django_supervisor.PROGRAMS.iterdir()}
+        return "" if self.running == before else f"{name}: updated\n"
 
     def project(self, request: dict[str, Any]) -> str:
         """What the program in the virtualenv answers."""
@@ -171,6 +194,9 @@ class World:
 
     def pid(self, site: Site, release: Path) -> int | None:
         return 42 if f"{django_process.unit(site, release)}.service" in self.running else None
+
+    def supervised_pid(self, site: Site, release: Path) -> int | None:
+        return 43 if f"{django_process.unit(site, release)}.conf" in self.running else None
 
     def build(self, site: Site, source: Path, files: list[str], key: str) -> None:
         django_site.remove_tree(site.virtualenvs / key)
@@ -215,6 +241,8 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_virtualenv, "_identity"): lambda path, modified: f"{path} 3.11",
         (django_virtualenv, "build"): world.build,
         (django_systemd, "pid"): world.pid,
+        (django_supervisor, "pid"): world.supervised_pid,
+        (django_service, "pid"): lambda daemon: 7,
         (django_instance, "check_health"): lambda site, release: None,
         (django_instance, "drain"): lambda site, release: 0,
         (django_systemd, "_is_loaded"): lambda unit: False,
