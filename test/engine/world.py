@@ -106,7 +106,7 @@ class World:
         site = self.site
         unit = django_process.unit(site, site.releases / self.live)
         recorded = django_site.read_json(site.current / "config/instance.json") or {}
-        parts = {"systemd": (".service", ".socket"), "supervisor": (".conf",)}[recorded["process"]]
+        parts = {"systemd": (".service", ".socket"), "supervisor": (".conf",)}[recorded.get("process", "systemd")]
         assert self.running == {f"{unit}{suffix}" for suffix in parts} == self.enabled
         units = {
             path.stem for path in [*django_systemd.UNITS.glob("django-*.*"), *django_supervisor.PROGRAMS.iterdir()]
