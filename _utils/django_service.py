@@ -1,5 +1,6 @@
 """Daemons of the host: started the way this host starts services, and judged by their process, not by what is said."""
 
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ from django_command import DeploymentError
 SYSTEMD = Path("/run/systemd/system")
 RUN = Path("/run")
 PROC = Path("/proc")
+#: Seconds that a daemon may take to start.
+PATIENCE = 10.0
 
 
 class Daemon(NamedTuple):
@@ -40,19 +43,24 @@ def pid(daemon: Daemon) -> int | None:
 
 
 def start(daemon: Daemon) -> None:
-    """Start a daemon that does not run.
+    """Start a daemon that does not run, and wait until it does.
 
     Raises:
-        DeploymentError: it does not run then.
+        DeploymentError: it does not.
     """
-    name = daemon.service
+    name, output = daemon.service, ""
     if has_systemd():
         django_command.run(["systemctl", "start", f"{name}.service"], doing=f"starting {name}")
-        return
-    (RUN / daemon.pid_file).unlink(missing_ok=True)  # of one that is dead, and in some containers never buried
-    output = django_command.run(["service", name, "start"], doing=f"starting {name}", errors_too=True, daemon=True)
-    if pid(daemon) is None:
-        raise DeploymentError(f"{name} does not run, though it was started", log=output, hint=f"service {name} start")
+    else:
+        (RUN / daemon.pid_file).unlink(missing_ok=True)  # of one that is dead, and in some containers never buried
+        argv = ["service", name, "start"]
+        output = django_command.run(argv, doing=f"starting {name}", errors_too=True, daemon=True)
+    deadline = time.monotonic() + PATIENCE
+    while pid(daemon) is None:
+        if time.monotonic() > deadline:
+            hint = f"service {name} start"
+            raise DeploymentError(f"{name} does not run, though it was started", log=output, hint=hint)
+        time.sleep(0.05)
 
 
 def reload(daemon: Daemon) -> None:

@@ -19,6 +19,8 @@ from django_process import unit
 from django_site import Site
 
 PROGRAMS = Path("/etc/supervisor/conf.d")
+#: Where supervisor writes what a program says before it is the server.
+OUTPUT = Path("/var/log/supervisor")
 PROGRAM, SCRIPT = "salt://django/files/supervisor.conf", "salt://django/files/supervisor.sh"
 TEMPLATES: tuple[str, ...] = (PROGRAM, SCRIPT)
 WARNING = "supervisor keeps it: there is no sandbox, only the rights of its user (docs/sandbox.md)"
@@ -149,8 +151,9 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
 
 
 def remove(site: Site, release: Path) -> None:
-    """Take the program of a release from supervisor, if it has it; its log stays while there is a trace of it."""
+    """Take the program of a release from supervisor, if it has it; the log of the server stays for a while."""
     stop(site, release)
+    (OUTPUT / f"{unit(site, release)}.log").unlink(missing_ok=True)
 
 
 def _supervisorctl(verb: str, name: str, *, doing: str, timeout: float = 90) -> str:
@@ -163,12 +166,15 @@ def log_file(site: Site, release: Path) -> Path:
 
 
 def journal(site: Site, release: Path, since: float) -> str:
-    """The last lines of a release's log, if it has written any since a time (seconds since 1970)."""
+    """The last lines of a release's log, if it has written any since a time (seconds since 1970).
+
+    Where there is no log, what has gone wrong before.
+    """
     try:
         is_new = os.lstat(log_file(site, release)).st_mtime >= int(since)
         text = log(site, release, 60) if is_new else ""
     except (OSError, DeploymentError):
-        return ""
+        text = django_site.read_text(OUTPUT / f"{unit(site, release)}.log") or ""
     return "\n".join(line for line in text.splitlines() if not re.match(r"(\S+ )?\*\*\* ", line))
 
 

@@ -94,6 +94,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_systemd, "UNITS"): "etc/systemd/system",
         (django_service, "SYSTEMD"): "run/systemd/system",
         (django_supervisor, "PROGRAMS"): "etc/supervisor/conf.d",
+        (django_supervisor, "OUTPUT"): "var/log/supervisor",
         (django_process, "RUN"): "run",
         (django_process, "PROC"): "proc",
         (django_proxy, "ETC"): "etc/nginx",

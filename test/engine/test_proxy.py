@@ -267,7 +267,12 @@ def test_the_server_that_refuses_unknown_hosts(nginx):
 @pytest.mark.parametrize("running", [True, False])
 def test_nginx_is_reloaded_or_started(own_host, monkeypatch, running):
     commands = []
-    monkeypatch.setattr(django_command, "run", lambda argv, **_options: commands.append(argv))
+
+    def run(argv, **_options):
+        commands.append(argv)
+        (own_host / "nginx.pid").write_text("42\n")
+
+    monkeypatch.setattr(django_command, "run", run)
     monkeypatch.setattr(django_service, "RUN", own_host)
     monkeypatch.setattr(django_service, "PROC", own_host / "proc")
     (own_host / "proc/42").mkdir(parents=True)

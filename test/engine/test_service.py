@@ -1,5 +1,7 @@
 """Daemons: started and reloaded as this host does it, judged by their process."""
 
+import threading
+
 import django_command
 import django_service
 import pytest
@@ -60,11 +62,20 @@ def test_a_daemon_is_started_as_the_host_does_it(host):
     assert host.commands == [["service", "nginx", "start"]]
 
 
-def test_a_daemon_that_only_says_that_it_runs_is_an_error(host):
+def test_a_daemon_that_only_says_that_it_runs_is_an_error(host, monkeypatch):
+    monkeypatch.setattr(django_service, "PATIENCE", 0.1)
     with pytest.raises(DeploymentError) as error:
         django_service.reload(NGINX)
     assert error.value.message == "nginx does not run, though it was started"
     assert error.value.log == "it says that it does\n" and error.value.hint == "service nginx start"
+
+
+def test_a_daemon_that_takes_its_time_is_waited_for(host, own_host, monkeypatch):
+    monkeypatch.setattr(django_service, "SYSTEMD", own_host)
+    host.plays = lambda: threading.Timer(0.2, host, [7, b"supervisord", "supervisord.pid"]).start()
+    django_service.start(SUPERVISOR)
+    assert host.commands == [["systemctl", "start", "supervisor.service"]]
+    assert django_service.pid(SUPERVISOR) == 7
 
 
 def test_nginx_reloads(host):

@@ -299,11 +299,15 @@ def test_what_a_release_that_does_not_start_says(release):
     log = release.site.log / "0042.log"
     began = 1000.0
     assert django_supervisor.journal(release.site, release.path, began) == ""
+    (django_supervisor.OUTPUT / f"{NAME}.log").write_text("install: invalid user\n")
+    assert django_supervisor.journal(release.site, release.path, began) == "install: invalid user"
     log.write_text("")
     release.plays["--quiet"] = lambda: "*** Starting uWSGI ***\nKeyError: x\n2026-11-20T11:36:00+0000 *** no app ***\n"
     assert django_supervisor.journal(release.site, release.path, began) == "KeyError: x"
     os.utime(log, (0, 0))
     assert django_supervisor.journal(release.site, release.path, began) == ""
+    django_supervisor.remove(release.site, release.path)
+    assert not (django_supervisor.OUTPUT / f"{NAME}.log").exists()
 
 
 # Commands

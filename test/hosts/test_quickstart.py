@@ -271,8 +271,9 @@ def test_help_is_given_to_anybody(without_init):
 
 
 def test_a_container_without_init_serves_the_example_and_is_left_as_it_was(lab, hosts):
-    folder = wheels(lab, "bookworm")
-    machine = Machine(hosts(kind="bare", name="web1", init=False, options=[f"--volume={folder}:/wheels:ro"]), 80)
+    folder = wheels(lab, "trixie")
+    host = hosts("trixie", kind="bare", name="web1", init=False, options=[f"--volume={folder}:/wheels:ro"])
+    machine = Machine(host, 80)
     done = machine.quickstart()
     assert f"http://{machine.host.address}/ answers 200 OK" in done.stdout
     assert "after a restart: service supervisor start; service nginx start" in done.stdout

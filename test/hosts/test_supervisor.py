@@ -177,7 +177,7 @@ def test_nothing_is_left_but_the_data(blog):
     applied = blog.deploy(state="absent")
     assert "blog is taken off" in applied.changed
     assert programs(blog) == []
-    left = blog.host.run("find /run/django* /etc/supervisor /etc/nginx /etc/tmpfiles.d -name '*blog*'", check=False)
+    left = blog.host.run("find /run /etc /var/log -xdev -name '*blog*'", check=False)
     assert left.stdout == ""
     assert blog.host.run(["pgrep", "--euid", "blog"], check=False).stdout == ""
     assert blog.host.testinfra.file(f"{blog.root}/database/db.sqlite3").is_file
