@@ -18,7 +18,7 @@ import django_site
 import django_supervisor
 import django_systemd
 from django_command import DeploymentError, seconds
-from django_process import Keeper, unit
+from django_process import Keeper, main_process, unit
 from django_site import Site
 
 UWSGI = "salt://django/files/uwsgi.ini"
@@ -151,8 +151,9 @@ def start(site: Site, release: Path) -> None:
     except DeploymentError as error:
         with contextlib.suppress(DeploymentError):
             own.stop(site, release, wait=True)
+        why = "" if error.log else f": {error.message}"
         raise DeploymentError(
-            f"the application server of {release.name} does not start",
+            f"the application server of {release.name} does not start{why}",
             log=own.journal(site, release, began) or error.log,
             hint=own.where_the_log_is(site, release),
         ) from None
@@ -164,7 +165,7 @@ def _refuse_foreign_socket(site: Site, release: Path) -> None:
         return
     host, _colon, port = where.rpartition(":")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        if pid(site, release) is None and probe.connect_ex((host.strip("[]"), int(port))) == 0:
+        if main_process(site, release) is None and probe.connect_ex((host.strip("[]"), int(port))) == 0:
             raise DeploymentError(
                 f"{host}:{port} is taken by another process",
                 hint=f"ss -ltnp 'sport = :{port}' names it; or django:sites:{site.name}:server:bind",

@@ -84,12 +84,14 @@ def start(site: Site, release: Path) -> None:
         DeploymentError: supervisor does not run, the server ends at once, or is not ready in time.
     """
     name = unit(site, release)
+    if is_kept_alive(site, release):
+        return
     if django_service.pid(django_service.SUPERVISOR) is None:
         django_service.start(django_service.SUPERVISOR)
     _forget_old_logs(site)
     if pid(site, release) is None:
         _end_orphan(site, release)
-        django_site.remove_tree(django_process.RUN / name)
+    django_site.remove_tree(django_process.RUN / name)
     if _is_changed(site, release):
         django_site.write(PROGRAMS / f"{name}.conf", django_site.read_text(release / "config" / f"{name}.conf") or "")
     if not _supervisorctl("update", name, doing=f"starting {name}") and pid(site, release) is None:
@@ -122,9 +124,9 @@ def _wait_until_ready(site: Site, release: Path) -> None:
     deadline = time.monotonic() + seconds(site.config["timeouts"]["start"])
     while not (folder / "ready").exists() or pid(site, release) is None:
         if _starts(folder) > 1:
-            raise DeploymentError(f"{name} ends as soon as it has started")
+            raise DeploymentError("it ends as soon as it has started")
         if time.monotonic() > deadline:
-            raise DeploymentError(f"{name} is not ready after {site.config['timeouts']['start']}", transient=True)
+            raise DeploymentError(f"it is not ready after {site.config['timeouts']['start']}")
         time.sleep(0.02)
 
 

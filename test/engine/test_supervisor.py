@@ -180,25 +180,37 @@ def test_a_program_that_somebody_has_stopped_is_started(release):
 
 def test_a_server_that_runs_is_left_alone(release):
     release.process()
-    (release.run / "kept").touch()
+    (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
     django_supervisor.start(release.site, release.path)
-    assert [argv[1] for argv in release.commands] == ["update"] and (release.run / "kept").exists()
+    assert release.commands == [] and release.run.exists()
+
+
+def test_a_server_whose_program_was_edited_is_started_anew(release):
+    release.process()
+    for name in ("kept", "starts"):
+        (release.run / name).write_text("\n\n")
+    (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[edited]")
+    release.plays["update"] = release.process
+    django_supervisor.start(release.site, release.path)
+    assert [argv[1] for argv in release.commands] == ["update"] and not (release.run / "kept").exists()
+    assert django_supervisor.is_kept_alive(release.site, release.path)
 
 
 @pytest.mark.parametrize(
     ("starts", "message"),
-    [("\n\n", f"{NAME} ends as soon as it has started"), ("\n", f"{NAME} is not ready after 200ms")],
+    [("\n\n", "it ends as soon as it has started"), ("\n", "it is not ready after 200ms")],
 )
 def test_a_server_that_does_not_get_ready(release, starts, message):
     def begin():
-        release.run.mkdir()
+        release.run.mkdir(exist_ok=True)
         (release.run / "starts").write_text(starts)
         return "updated"
 
     release.plays["update"] = begin
     with pytest.raises(DeploymentError) as error:
-        django_supervisor.start(release.site, release.path)
-    assert error.value.message == message
+        django_instance.start(release.site, release.path)
+    assert error.value.message == f"the application server of {release.path.name} does not start: {message}"
+    assert django_supervisor.files(release.site) == [] and not release.run.exists()
 
 
 def test_what_an_earlier_start_has_left_does_not_count(release):
