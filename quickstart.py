@@ -28,6 +28,8 @@ SALT_CALL = FORMULA.parent / "salt-call"
 PILLAR = Path("/etc/django-formula/pillar/django.sls")
 STATE = Path("/var/lib/django-formula/quickstart")
 SITES = Path("/var/lib/django-formula/sites")
+SYSTEMD = Path("/run/systemd/system")
+START = "service supervisor start; service nginx start"
 PORTS: tuple[int, ...] = (80, *range(8080, 8090))
 
 HEADER = """#!yaml
@@ -445,8 +447,10 @@ def serve(given: argparse.Namespace) -> None:
         done.append((time.time() - began, "the user admin has been created"))
     if rewritten:
         done.append((0.0, f"{PILLAR} has been written"))
-    warnings = [warning for state in states for warning in state.get("warnings", [])]
-    tell(options, done, [*warnings, note] if note else warnings)
+    notes = [warning for state in states for warning in state.get("warnings", [])]
+    if not SYSTEMD.is_dir():
+        notes.append(f"nothing starts here by itself; after a restart: {START}")
+    tell(options, done, [*notes, note] if note else notes)
 
 
 def remove(given: argparse.Namespace) -> None:

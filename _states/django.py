@@ -8,6 +8,7 @@ Each looks, says what would have been done when it is only a test, and acts. The
 import json
 
 import django_removal
+import django_service
 import django_site
 import django_steps
 import django_virtualenv
@@ -199,6 +200,27 @@ def uv(name):
     except DeploymentError as error:
         return {**ret, "changes": {}, "result": False, "comment": str(error)}
     return {**ret, "comment": "uv has been installed"}
+
+
+def running(name):
+    """
+    Have a daemon of the host run where there is no systemd: Salt's own ``service.running`` believes there that it does.
+
+    name
+        Its service: ``nginx`` or ``supervisor``.
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} already runs"}
+    daemon = django_service.DAEMONS[name]
+    if django_service.pid(daemon) is not None:
+        return ret
+    ret["changes"] = {name: "started"}
+    if __opts__["test"]:
+        return {**ret, "result": None, "comment": f"{name} would have been started"}
+    try:
+        django_service.start(daemon)
+    except DeploymentError as error:
+        return {**ret, "changes": {}, "result": False, "comment": str(error)}
+    return {**ret, "comment": f"{name} has been started"}
 
 
 def default_server(name, ports, template):

@@ -114,6 +114,7 @@ def run(
     umask: int = 0o022,
     hint: str = "",
     errors_too: bool = False,
+    daemon: bool = False,
 ) -> str:
     """Run a command to its end and return its standard output, with `errors_too` and its standard error behind it.
 
@@ -126,6 +127,7 @@ def run(
         user: the identity to take, with its own group and no other; None stays root.
         timeout: seconds.
         secrets: texts that are masked in errors and logs.
+        daemon: whether it leaves somebody behind on purpose, who then lives on, and does not keep the site's lock.
 
     Raises:
         DeploymentError: it cannot be started, fails, or is not through in time.
@@ -147,7 +149,7 @@ def run(
             env=clean,
             cwd=folder,
             start_new_session=True,
-            pass_fds=tuple(inherited_descriptors),
+            pass_fds=() if daemon else tuple(inherited_descriptors),
             umask=umask,
             encoding="utf-8",
             errors="replace",
@@ -167,7 +169,8 @@ def run(
     except BaseException:
         _end(process)
         raise
-    _end(process)
+    if process.returncode or not daemon:
+        _end(process)
     if process.returncode:
         text = redact(errors if errors.strip() else output, secrets)
         log.info("%s failed (exit %s):\n%s", doing, process.returncode, redact(f"{output}\n{errors}", secrets))

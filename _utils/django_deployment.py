@@ -33,10 +33,9 @@ _NOT_INPUTS = {
     ),
     *("packages", "secret_key", "health", "migrate", "check", "proxy", "releases", "timeouts", "media"),
 }
-#: The templates that a release is rendered from; the proxy's belong to the site.
+#: Of the templates that a release is rendered from, those that the server does not need.
 START_PROGRAM = "salt://django/files/django_formula_start.py"
 OVERLAY = "salt://django/files/django_formula_settings.py"
-_RELEASE_TEMPLATES = {django_instance.UWSGI, django_instance.SERVICE, django_instance.SOCKET, START_PROGRAM, OVERLAY}
 
 
 class Deployment:
@@ -107,10 +106,11 @@ class Deployment:
         config = {name: value for name, value in self.site.config.items() if name not in _NOT_INPUTS}
         config["static"] = {name: value for name, value in config["static"].items() if name != "expires"}
         config["secrets"] = {name: {"as": said["as"]} for name, said in config["secrets"].items()}
-        sources = {said["source"] for said in config["files"].values() if said.get("source")}
+        used = {said["source"] for said in config["files"].values() if said.get("source")}
+        used |= {START_PROGRAM, OVERLAY, *django_instance.templates(self.site)}
         values = dict(_leaves(config))
         values |= {f"secrets:{name}": value for name, value in self.secrets.items()}
-        values |= {url: text for url, text in self.templates.items() if url in _RELEASE_TEMPLATES or url in sources}
+        values |= {url: text for url, text in self.templates.items() if url in used}
         return {"commit": self.commit, **{path: django_secret.keyed_hash(key, value) for path, value in values.items()}}
 
     def judged_by(self) -> str:

@@ -1,10 +1,9 @@
-"""The application server of one release: its files and units, whether it runs, answers and is idle, how it stops."""
+"""The application server of one release: its files, who keeps it alive, whether it runs, answers and is idle."""
 
 import contextlib
 import http.client
 import json
 import os
-import re
 import socket
 import struct
 import time
@@ -14,22 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
-import django_command
-import django_sandbox
 import django_settings
 import django_site
+import django_supervisor
+import django_systemd
 from django_command import DeploymentError, seconds
+from django_process import Keeper, main_process, unit
 from django_site import Site
 
-UNITS = Path("/etc/systemd/system")
-RUN = Path("/run")
-PROC = Path("/proc")
-#: The templates of a release's configuration.
-UWSGI, SERVICE, SOCKET = (
-    "salt://django/files/uwsgi.ini",
-    "salt://django/files/django.service",
-    "salt://django/files/django.socket",
-)
+UWSGI = "salt://django/files/uwsgi.ini"
+#: Who can keep a release alive, by the name that the pillar has for it.
+KEEPERS: dict[str, Keeper] = {"systemd": django_systemd, "supervisor": django_supervisor}
 
 _ACCEPTING = 0x10000
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -43,9 +37,15 @@ class Answer(NamedTuple):
     body: str
 
 
-def unit(site: Site, release: Path) -> str:
-    """The name of a release's units, without suffix: ``django-blog-0042``."""
-    return f"django-{site.name}-{release.name.split('-')[0]}"
+def templates(site: Site) -> set[str]:
+    """The templates of a release's configuration."""
+    return {UWSGI, *KEEPERS[site.process].TEMPLATES}
+
+
+def warnings(site: Site) -> list[str]:
+    """What a new release has to do without, because of who keeps it alive."""
+    warning = KEEPERS[site.process].WARNING
+    return [warning] if warning else []
 
 
 def address(site: Site, release: Path) -> str:
@@ -73,30 +73,29 @@ def kind(release: Path) -> tuple[str, str]:
 
 
 def configuration(site: Site, release: Path, facts: Mapping[str, Any], templates: Mapping[str, str]) -> dict[str, str]:
-    """The server's configuration and the units of a release: file name in ``config/`` → content."""
-    name = unit(site, release)
+    """The server's configuration, and what keeps it alive: file name in ``config/`` → content."""
     server = site.config["server"]
     variables = {
         "site": site.config,
         "release": str(release),
-        "unit": name,
+        "unit": unit(site, release),
         "address": address(site, release),
         "facts": facts,
         "chdir": str(django_settings.project_folder(site, release, facts)),
         "processes": processes(site),
         "binary": str(_binary(release)),
-        "sandbox": django_sandbox.directives(site, release, facts),
         "proxy_group": site.proxy_group,
         "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
         "unix": server["bind"] == "unix",
+        "log": str(django_supervisor.log_file(site, release)),
+        "backlog": _backlog(),
     }
-    listens = {"address": variables["address"], "protocol": server["protocol"]}
+    recorded = {"address": variables["address"], "process": site.process, "protocol": server["protocol"]}
     return {
-        "instance.json": json.dumps(listens) + "\n",
+        "instance.json": json.dumps(recorded) + "\n",
         "upstream.conf": f"server {'unix:' if variables['unix'] else ''}{variables['address']};\n",
         "uwsgi.ini": django_settings.render(templates, UWSGI, **variables),
-        f"{name}.service": django_settings.render(templates, SERVICE, **variables),
-        f"{name}.socket": django_settings.render(templates, SOCKET, **variables),
+        **KEEPERS[site.process].configuration(site, release, variables, templates),
     }
 
 
@@ -107,68 +106,56 @@ def _binary(release: Path) -> Path:
         return uwsgi.with_name("python") if file.read(2) == b"#!" else uwsgi
 
 
+def _backlog() -> int:
+    """How many connections may wait at a socket that the server binds: uWSGI takes no more than the kernel does."""
+    return min(1024, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+
+
 def processes(site: Site) -> int:
     """The number of worker processes: as the pillar says, else one for each core, at least two."""
     said = site.config["server"]["processes"]
     return max(2, os.cpu_count() or 1) if said == "auto" else said
 
 
-def pid(site: Site, release: Path) -> int | None:
-    """The main process behind a release's socket; None when it does not run.
-
-    The pid file is the server's word; the control group and the environment of the process are the kernel's.
-    """
+def keeper(site: Site, release: Path) -> Keeper:
+    """Who keeps a release alive: as it has recorded, or as files of it say, or as the pillar has it for a new one."""
+    recorded = django_site.read_json(release / "config/instance.json")
+    if recorded:
+        return KEEPERS[recorded.get("process", "systemd")]
     name = unit(site, release)
-    try:
-        number = int((RUN / name / "pid").read_text())
-        group = (PROC / str(number) / "cgroup").read_text()
-        variables = (PROC / str(number) / "environ").read_bytes().split(b"\0")
-    except (OSError, ValueError):
-        return None
-    is_ours = f"/{name}.service" in group and f"DJANGO_RELEASE={release.name}".encode() in variables
-    return number if is_ours else None
+    having = (keeper for keeper in KEEPERS.values() if any(path.stem == name for path in keeper.files(site)))
+    return next(having, KEEPERS[site.process])
+
+
+def pid(site: Site, release: Path) -> int | None:
+    """The main process behind a release's socket; None when it does not run."""
+    return keeper(site, release).pid(site, release)
 
 
 def is_kept_alive(site: Site, release: Path) -> bool:
     """Whether the instance runs, and would run again after a boot."""
-    name = unit(site, release)
-    is_enabled = len(_enabled(name)) == 2
-    return is_enabled and pid(site, release) is not None and not _changed_units(site, release)
-
-
-def _changed_units(site: Site, release: Path) -> list[tuple[Path, str]]:
-    name = unit(site, release)
-    wanted = (
-        (UNITS / f"{name}{suffix}", django_site.read_text(release / "config" / f"{name}{suffix}") or "")
-        for suffix in (".service", ".socket")
-    )
-    return [(path, text) for path, text in wanted if django_site.read_text(path) != text]
+    return keeper(site, release).is_kept_alive(site, release)
 
 
 def start(site: Site, release: Path) -> None:
-    """Install the units of a release, start and enable them, and wait until the server says that it is ready.
+    """Start a release, at every boot too, and wait until the server says that it is ready.
 
     Raises:
-        DeploymentError: the server does not start; the error has the last lines of its journal.
+        DeploymentError: the server does not start; the error has the last lines of its log.
     """
-    name = unit(site, release)
-    changed = _changed_units(site, release)
-    reload = [] if any(path.exists() for path, _text in changed) else ["--no-reload"]  # systemd reads new units anyway
-    for path, text in changed:
-        django_site.write(path, text)
     _refuse_foreign_socket(site, release)
-    timeout = seconds(site.config["timeouts"]["start"])
-    units = [f"{name}.socket", f"{name}.service"]
+    own = keeper(site, release)
     began = time.time()
     try:
-        _systemctl("enable", "--quiet", *reload, "--now", *units, doing=f"starting {name}", timeout=timeout + 10)
+        own.start(site, release)
     except DeploymentError as error:
         with contextlib.suppress(DeploymentError):
-            stop(site, release)
+            own.stop(site, release, wait=True)
+        why = "" if error.log else f": {error.message}"
         raise DeploymentError(
-            f"the application server of {release.name} does not start",
-            log=journal(name, began) or error.log,
-            hint=f"journalctl -u {name} has all of it",
+            f"the application server of {release.name} does not start{why}",
+            log=own.journal(site, release, began) or error.log,
+            hint=own.where_the_log_is(site, release),
         ) from None
 
 
@@ -178,7 +165,7 @@ def _refuse_foreign_socket(site: Site, release: Path) -> None:
         return
     host, _colon, port = where.rpartition(":")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        if pid(site, release) is None and probe.connect_ex((host.strip("[]"), int(port))) == 0:
+        if main_process(site, release) is None and probe.connect_ex((host.strip("[]"), int(port))) == 0:
             raise DeploymentError(
                 f"{host}:{port} is taken by another process",
                 hint=f"ss -ltnp 'sport = :{port}' names it; or django:sites:{site.name}:server:bind",
@@ -187,75 +174,25 @@ def _refuse_foreign_socket(site: Site, release: Path) -> None:
 
 
 def strays(site: Site, release: Path) -> list[Path]:
-    """The other releases of a site that still have a unit enabled, whether their folder is there or not."""
-    links = [*UNITS.glob(f"*.wants/django-{site.name}-*.service"), *UNITS.glob(f"*.wants/django-{site.name}-*.socket")]
-    sequences = {found.group(1) for link in links if (found := re.fullmatch(rf"django-{site.name}-(\d+)", link.stem))}
-    sequences.discard(release.name.split("-")[0])
-    return sorted(next(site.releases.glob(f"{number}-*"), site.releases / f"{number}-gone") for number in sequences)
+    """The other releases of a site that would run after a boot, whether their folder is there or not."""
+    others = {name for one in KEEPERS.values() for name in one.enabled(site)} - {unit(site, release)}
+    numbers = [name.rpartition("-")[2] for name in sorted(others)]
+    return sorted(next(site.releases.glob(f"{number}-*"), site.releases / f"{number}-gone") for number in numbers)
 
 
 def stop(site: Site, release: Path, *, wait: bool = True) -> None:
-    """Stop and disable the units of a release, both in one call, so that no late connection starts it again.
+    """Stop a release for good: it runs no more, and not after a boot.
 
     Args:
-        wait: until it has ended; without it systemd sees to the end, after the site's drain time by force.
+        wait: until it has ended; without it, it may still be about to.
     """
-    name = unit(site, release)
-    units = [f"{name}.service", f"{name}.socket"]
-    if any((UNITS / one).exists() for one in units):
-        options = ["--quiet", "--no-reload", "--now", *([] if wait else ["--no-block"])]
-        timeout = seconds(site.config["releases"]["drain"]) + 60
-        _systemctl("disable", *options, *units, doing=f"stopping {name}", timeout=timeout)
+    keeper(site, release).stop(site, release, wait=wait)
 
 
 def remove(site: Site, release: Path) -> None:
-    """Delete the units of a release, and stop its instance if it has one."""
-    name = unit(site, release)
-    if _enabled(name) or pid(site, release) is not None:
-        stop(site, release)
-        _systemctl("reset-failed", f"{name}.service", doing="forgetting the unit", check=False)
-    for suffix in (".service", ".socket"):
-        (UNITS / f"{name}{suffix}").unlink(missing_ok=True)
-
-
-def _enabled(name: str) -> list[Path]:
-    """The links that start the units of a release at boot."""
-    links = (UNITS / f"multi-user.target.wants/{name}.service", UNITS / f"sockets.target.wants/{name}.socket")
-    return [path for path in links if os.path.lexists(path)]
-
-
-def _systemctl(*arguments: str, doing: str, timeout: float = 90, check: bool = True) -> None:
-    try:
-        django_command.run(["systemctl", *arguments], doing=doing, timeout=timeout)
-    except DeploymentError:
-        if check:
-            raise
-
-
-def journal(name: str, since: float) -> str:
-    """What a unit has written to the journal since a time (seconds since 1970), without the noise of the manager."""
-    argv = [
-        "journalctl",
-        "--unit",
-        name,
-        "--since",
-        f"@{int(since)}",
-        "--lines",
-        "60",
-        "--output",
-        "cat",
-        "--no-pager",
-        "--quiet",
-    ]
-    try:
-        text = django_command.run(argv, doing="reading the journal")
-    except DeploymentError:
-        return ""
-    noise = re.compile(
-        r"^(django-\S+\.(service|socket): |Started |Starting |Stopped |Stopping |Listening on |Closed |Failed to start "
-        r"|\*\*\* )|^\s*$"
-    )
-    return "\n".join(line for line in text.splitlines() if not noise.search(line))
+    """Take what keeps a release alive off the host, and stop its instance if it has one."""
+    for one in KEEPERS.values():
+        one.remove(site, release)
 
 
 def ask(
@@ -342,7 +279,7 @@ def check_health(site: Site, release: Path) -> None:
             if time.monotonic() >= deadline:
                 raise DeploymentError(
                     f"the health page {health['path']} of {release.name} is not well: {problem}",
-                    log=journal(unit(site, release), began),
+                    log=keeper(site, release).journal(site, release, began),
                     hint=f"mend the project, or say what is well: django:sites:{site.name}:health",
                 )
             at_once = processes(site) if good else 1

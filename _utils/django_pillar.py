@@ -90,10 +90,10 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     :param pillar: the minion's pillar, of which only the key ``django`` is read
     :param schema: ``schema.yaml``
     :param platforms: ``platforms.yaml``
-    :param grains: ``os_family`` and ``osmajorrelease`` choose the platform
+    :param grains: ``os_family`` and ``osmajorrelease`` choose the platform, ``init`` says whether there is systemd
     :return: ``errors``, lines in the words of the pillar; ``sites`` and ``absent``, configurations by the name of the
         site (empty when there are errors) that hold each secret as ``{"pillar": "django:sites:blog:secret_key"}``;
-        ``platform``, what ``platforms.yaml`` says about this one
+        ``platform``, what ``platforms.yaml`` says about this one; ``process``, who keeps the sites alive
     """
     found: list[Problem] = []
     platform = _platform(platforms, grains, found)
@@ -104,13 +104,15 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     _prune(given, [*found, *departures])
     _report(found, departures)
     layers = given if isinstance(given, dict) else {}
-    configurations, contradictions = _configurations(layers, platform.get("defaults", {}), rules)
+    process = _process(layers, grains, found)
+    configurations, contradictions = _configurations(layers, platform.get("defaults", {}), rules, process)
     _report(found, contradictions)
+    host = {"platform": platform, "process": process}
     if found:
-        return {"errors": _lines(found), "sites": {}, "absent": {}, "platform": platform}
+        return {"errors": _lines(found), "sites": {}, "absent": {}, **host}
     absent = {name: site for name, site in configurations.items() if site["state"] == "absent"}
     sites = {name: site for name, site in configurations.items() if name not in absent}
-    return {"errors": [], "sites": sites, "absent": absent, "platform": platform}
+    return {"errors": [], "sites": sites, "absent": absent, **host}
 
 
 def _platform(platforms: dict[str, Any], grains: Any, found: list[Problem]) -> dict[str, Any]:
@@ -123,10 +125,19 @@ def _platform(platforms: dict[str, Any], grains: Any, found: list[Problem]) -> d
     return _merge(platforms[family], release, {}, (), [])
 
 
+def _process(layers: Any, grains: Any, found: list[Problem]) -> str:
+    """Who keeps the sites of this host alive."""
+    said, init = layers.get("process") or "auto", grains.get("init")
+    if said == "systemd" and init != "systemd":
+        text = f"expected auto or supervisor, got systemd, which does not run here as PID 1 (grain init: {init})"
+        found.append((("django", "process"), text))
+    return str(said) if said != "auto" else "systemd" if init == "systemd" else "supervisor"
+
+
 # Merging
 
 
-def _configurations(layers: Any, platform: Any, rules: Rules) -> tuple[dict[str, Any], list[Problem]]:
+def _configurations(layers: Any, platform: Any, rules: Rules, process: str) -> tuple[dict[str, Any], list[Problem]]:
     """Schema defaults < platform < django:defaults < site, and what contradicts itself in the result."""
     problems: list[Problem] = []
     site_rules = rules["properties"]["defaults"]
@@ -137,7 +148,7 @@ def _configurations(layers: Any, platform: Any, rules: Rules) -> tuple[dict[str,
     for name, own in sorted((layers.get("sites") or {}).items()):
         path = ("django", "sites", name)
         merged = _merge(inherited, own or {}, site_rules, path, problems)
-        configurations[name] = _complete(name, _fill(merged, site_rules))
+        configurations[name] = {**_complete(name, _fill(merged, site_rules)), "process": process}
         problems += [((*path, *key), text) for key, text in _site_contradictions(configurations[name], own or {})]
         problems += _oversized(own or {}, path)
     problems += _contradictions_between(configurations)
@@ -222,6 +233,9 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         yield ("settings",), "nothing is laid over the project with overlay: false; use environment instead"
     for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
         yield ("redirect_domains",), f"{domain} is one of domains too"
+    for key in ("sandbox", "resources", "mount"):
+        if site[key] and site["process"] != "systemd":
+            yield (key,), f"{site['process']} keeps the sites of this host, and only systemd can do this: leave it out"
     yield from _path_contradictions(site)
     yield from _overlaps(site)
     yield from _environment_contradictions(site)

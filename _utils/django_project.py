@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import django_sandbox
+import django_instance
 from django_command import DeploymentError, seconds
 from django_site import Site
 
@@ -181,7 +181,7 @@ def check(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str
     """
     request = {"mode": "check", "wsgi": facts["wsgi"], "check": site.config["check"], "ignored_checks": NOT_WITHOUT_TLS}
     timeout = seconds(site.config["timeouts"]["start"])
-    warnings: list[str] = _ask(site, release, facts, request, secrets, timeout=timeout, unit=f"check-{os.getpid()}")[
+    warnings: list[str] = _ask(site, release, facts, request, secrets, timeout=timeout, task=f"check-{os.getpid()}")[
         "checks"
     ]
     return warnings
@@ -206,11 +206,17 @@ def manage(
         DeploymentError: the command fails.
     """
     argv = [f"{release}/virtualenv/bin/python", "manage.py", *command]
-    more = [("EnvironmentFile", environment_file)] if environment_file else []
-    unit = f"manage-{os.getpid()}"
-    doing = f"manage.py {command[0] if command else ''}".strip()
-    return django_sandbox.run(
-        site, release, facts, argv, doing=doing, timeout=timeout, secrets=secrets, unit=unit, more=more, errors_too=True
+    return django_instance.keeper(site, release).run(
+        site,
+        release,
+        facts,
+        argv,
+        doing=f"manage.py {command[0] if command else ''}".strip(),
+        timeout=timeout,
+        secrets=secrets,
+        task=f"manage-{os.getpid()}",
+        environment_file=environment_file,
+        errors_too=True,
     )
 
 
@@ -235,17 +241,20 @@ def run_commands(
         log.info("%s: %s", site.name, command)
         words = shlex.split(command)
         program = ["python", "manage.py"] if words[0] in ("manage.py", "./manage.py") else words[:1]
-        django_sandbox.run(
-            site,
-            release,
-            facts,
-            ["/usr/bin/env", *program, *words[1:]],
-            doing=command,
-            timeout=seconds(site.config["timeouts"]["command"]),
-            writable=writable,
-            secrets=secrets,
-            hint=f"django:sites:{site.name}:commands:{stage}:{position} says this command",
-        )
+        try:
+            django_instance.keeper(site, release).run(
+                site,
+                release,
+                facts,
+                ["/usr/bin/env", *program, *words[1:]],
+                doing=command,
+                timeout=seconds(site.config["timeouts"]["command"]),
+                writable=writable,
+                secrets=secrets,
+            )
+        except DeploymentError as error:
+            error.hint = f"django:sites:{site.name}:commands:{stage}:{position} says this command"
+            raise
 
 
 def _ask(
@@ -254,7 +263,7 @@ def _ask(
     argv = [f"{release}/virtualenv/bin/python", f"{release}/config/{START}"]
     doing = {"start": "starting Django", "migrate": "migrating the database", "check": "checking"}[request["mode"]]
     try:
-        output = django_sandbox.run(
+        output = django_instance.keeper(site, release).run(
             site, release, facts, argv, doing=doing, stdin=json.dumps(request), secrets=secrets, **options
         )
     except DeploymentError as error:

@@ -9,13 +9,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import django_command
+import django_service
 import django_settings
 import django_site
 from django_command import DeploymentError
 from django_site import Site
 
 ETC = Path("/etc/nginx")
-PID = Path("/run/nginx.pid")
 IPV6 = Path("/proc/net/if_inet6")
 OURS = "# Written by django-formula"
 UPSTREAM, LOCATIONS = "salt://django/files/upstream.conf", "salt://django/files/locations.conf"
@@ -194,11 +194,7 @@ def check() -> None:
 
 def reload() -> None:
     """Reload nginx, or start it where it does not run."""
-    pid = (django_site.read_text(PID) or "").strip() or "none"
-    verb = "reload" if Path(f"/proc/{pid}/exe").exists() else "start"
-    django_command.run(
-        ["systemctl", verb, "nginx.service"], doing=f"{verb}ing nginx" if verb == "start" else "reloading nginx"
-    )
+    django_service.reload(django_service.NGINX)
 
 
 def default_server(ports: list[int], templates: Mapping[str, str]) -> Files:

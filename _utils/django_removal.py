@@ -1,13 +1,11 @@
 """Taking a site off, in the reverse order of its making; its data only when the pillar says so."""
 
 import os
-import re
 from pathlib import Path
 
 import django_instance
 import django_proxy
 import django_release
-import django_sandbox
 import django_site
 from django_site import Site
 
@@ -29,7 +27,7 @@ def present(site: Site) -> dict[str, str]:
         site.templates,
         site.lock_file,
     ]
-    own += [site.runtime, site.tmpfiles, django_site.REGISTRY / site.name, *_proxy_files(site), *_units(site)]
+    own += [site.runtime, site.tmpfiles, django_site.REGISTRY / site.name, *_proxy_files(site), *_kept(site)]
     if site.config["remove_data"]:
         own += [*data(site), site.root]
     return {str(path): "removed" for path in own if os.path.lexists(path)}
@@ -39,9 +37,8 @@ def _proxy_files(site: Site) -> list[Path]:
     return [path for path in django_proxy.absent(site) if os.path.lexists(path)]
 
 
-def _units(site: Site) -> list[Path]:
-    paths = django_instance.UNITS.glob(f"django-{site.name}-*.*")
-    return [path for path in paths if re.fullmatch(rf"django-{site.name}-\d+\.(service|socket)", path.name)]
+def _kept(site: Site) -> list[Path]:
+    return [path for keeper in django_instance.KEEPERS.values() for path in keeper.files(site)]
 
 
 def remove(site: Site, asked_by: str) -> None:
@@ -65,8 +62,9 @@ def remove(site: Site, asked_by: str) -> None:
 def _take_off(site: Site) -> None:
     if _proxy_files(site):
         django_proxy.apply(django_proxy.absent(site))
-    django_sandbox.stop(f"django-{site.name}-task.service")
-    sequences = {path.stem.rsplit("-", 1)[1] for path in _units(site)}
+    for keeper in django_instance.KEEPERS.values():
+        keeper.end_tasks(site)
+    sequences = {path.stem.rsplit("-", 1)[1] for path in _kept(site)}
     for sequence in sorted(sequences):
         django_instance.remove(site, site.releases / f"{sequence}-")
     for release in django_release.releases(site):

@@ -5,11 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import django_command
-from django_command import DeploymentError
 from django_site import Site
 
-_BUS = Path("/run/dbus/system_bus_socket")
 _DEFAULTS: dict[str, Any] = {
     "UMask": "0027",
     "NoNewPrivileges": True,
@@ -96,72 +93,3 @@ def _spelled(lines: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in lines.items():
         for one in value if isinstance(value, list) else [value]:
             yield name, ("yes" if one else "no") if isinstance(one, bool) else str(one)
-
-
-def run(
-    site: Site,
-    release: Path,
-    facts: Mapping[str, Any],
-    argv: Sequence[str],
-    *,
-    doing: str,
-    timeout: float,
-    writable: Sequence[Path] = (),
-    stdin: str = "",
-    secrets: Sequence[str] = (),
-    unit: str = "task",
-    more: Sequence[tuple[str, str]] = (),
-    hint: str = "",
-    errors_too: bool = False,
-) -> str:
-    """Run a command of the project as the site's user, in the sandbox and with the environment of a release.
-
-    Commands of a deployment share one unit name: one that outlived its deployment is ended first, never doubled.
-
-    Raises:
-        DeploymentError: it fails, or is not through in time.
-    """
-    name = f"django-{site.name}-{unit}.service"
-    properties = [f"--property={name}={value}" for name, value in [*directives(site, release, facts, writable), *more]]
-    properties += [f"--property=RuntimeMaxSec={timeout:g}", "--property=TimeoutStopSec=5", "--property=SendSIGKILL=yes"]
-    options = ["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={name}"]
-    if unit == "task":
-        stop(name)
-    _start_bus()
-    try:
-        return django_command.run(
-            ["systemd-run", *options, *properties, "--", *argv],
-            doing=doing,
-            timeout=timeout + 15,
-            stdin=stdin,
-            secrets=secrets,
-            hint=hint,
-            errors_too=errors_too,
-        )
-    except BaseException:
-        stop(name)
-        raise
-
-
-def _start_bus() -> None:
-    """The system bus, by which systemd-run passes input and output on, does not run yet where it was just installed."""
-    if not _BUS.exists():
-        django_command.run(["systemctl", "start", "dbus.socket"], doing="starting the system bus")
-
-
-def stop(unit: str) -> None:
-    """End a unit if it runs; one that ends by itself meanwhile is as good.
-
-    Raises:
-        DeploymentError: it does not end.
-    """
-    if _is_loaded(unit):
-        try:
-            django_command.run(["systemctl", "stop", unit], doing=f"stopping {unit}", timeout=60)
-        except DeploymentError:
-            if _is_loaded(unit):
-                raise
-
-
-def _is_loaded(unit: str) -> bool:
-    return any(Path(folder, unit).exists() for folder in ("/run/systemd/transient", "/etc/systemd/system"))

@@ -105,6 +105,34 @@ def environment_file(variables: Mapping[str, str]) -> str:
     return "".join(lines)
 
 
+_LINE = re.compile(
+    r"""^[ \t]*(?P<name>[A-Za-z_][A-Za-z0-9_]*)[ \t]*=
+    (?P<quoted>(?:[ \t]*(?:'[^']*'|"(?:[^"\\]|\\.)*"))*)
+    [ \t]*(?P<plain>(?:\\.|[^\\\n])*?)[ \t]*$""",
+    re.DOTALL | re.MULTILINE | re.VERBOSE,
+)
+
+
+def read_environment(text: str) -> dict[str, str]:
+    """The variables of a file that systemd would take as an EnvironmentFile."""
+    return {line["name"]: _unquoted(line["quoted"]) + _unescaped(line["plain"]) for line in _LINE.finditer(text)}
+
+
+def _unquoted(text: str) -> str:
+    parts = re.findall(r"""'([^']*)'|"((?:[^"\\]|\\.)*)\"""", text, re.DOTALL)
+    return "".join(single + _unescaped(double, '"\\`$\n') for single, double in parts)
+
+
+def _unescaped(text: str, escaped: str = "") -> str:
+    """A text without its backslashes, or without those before certain letters; one before a line's end joins lines."""
+
+    def plain(found: re.Match[str]) -> str:
+        letter = found[1]
+        return found[0] if escaped and letter not in escaped else letter.replace("\n", "")
+
+    return re.sub(r"\\(.)", plain, text, flags=re.DOTALL)
+
+
 def _escape(value: str) -> str:
     return re.sub(r'([\\"$`])', r"\\\1", value)
 

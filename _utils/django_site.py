@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 import django_command
+import django_service
 from django_command import DeploymentError
 
 #: Where the sites of this host are registered: a link to the root of each, so that whoever has the name finds the site.
@@ -48,6 +49,7 @@ class Site:
         self.user: str = config["user"]
         self.build_user = f"{self.user}-build"
         self.proxy_group: str = platform["nginx"]["group"]
+        self.process: str = config.get("process", "systemd")
         self.root = Path(config["root"])
         self.mirror = self.root / "repository.git"
         self.build = self.root / "build"
@@ -96,14 +98,15 @@ class Site:
         return (
             entry.is_symlink()
             and os.readlink(entry) == str(self.root)
-            and read_text(self.tmpfiles) == self._tmpfiles_line()
+            and (not django_service.has_systemd() or read_text(self.tmpfiles) == self._tmpfiles_line())
         )
 
     def register(self) -> None:
         """Make the site known to the host."""
         REGISTRY.mkdir(parents=True, exist_ok=True)
         link(REGISTRY / self.name, str(self.root))
-        write(self.tmpfiles, self._tmpfiles_line())
+        if django_service.has_systemd():
+            write(self.tmpfiles, self._tmpfiles_line())
 
     def _tmpfiles_line(self) -> str:
         return f"d {self.runtime} 2750 {self.user} {self.proxy_group} -\n"

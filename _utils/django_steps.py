@@ -16,6 +16,7 @@ from typing import Any
 import django_command
 import django_database
 import django_instance
+import django_process
 import django_project
 import django_proxy
 import django_release
@@ -444,10 +445,12 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     if not release or (not deployment.is_new and django_instance.is_kept_alive(site, release.path)):
         return
     yield {
-        "instance": f"{django_instance.unit(site, release.path)} started",
+        "instance": f"{django_process.unit(site, release.path)} started",
         **_commands(deployment, "before_switch"),
     }
     deployment.take_lock()
+    if deployment.is_new:
+        deployment.warnings += django_instance.warnings(site)
     log.info("%s: starting %s", site.name, release.name)
     if deployment.is_new:
         for name, content in django_instance.configuration(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import django_command
 import django_instance
 import django_project
 import django_release
@@ -197,15 +196,15 @@ def config(name: str) -> dict[str, Any]:
 
 
 def logs(name: str, lines: int) -> str:
-    """The last lines that the live release has written to the journal.
+    """The last lines of the live release's log.
 
     Raises:
-        DeploymentError: nothing is live, or the journal cannot be read.
+        DeploymentError: nothing is live, or the log cannot be read.
     """
     site = django_site.find(name)
-    unit = django_instance.unit(site, _live(site).path)
-    argv = ["journalctl", "--unit", unit, "--lines", str(int(lines)), "--output", "short-iso", "--no-pager", "--quiet"]
-    return redact(django_command.run(argv, doing="reading the journal"), django_secret.values(site, {}).values())
+    live = _live(site).path
+    text = django_instance.keeper(site, live).log(site, live, int(lines))
+    return redact(text, django_secret.values(site, {}).values())
 
 
 def _live(site: django_site.Site) -> Release:

@@ -1,7 +1,7 @@
 # What every site needs of the host: packages, and uv for its virtualenvs.
 {% from "django/map.jinja" import django with context %}
 {% set platform = django.platform %}
-{% set own = ['bus', 'certificates', 'git', 'python', 'ssh', 'venv'] %}
+{% set own = ['certificates', 'git', 'python', 'ssh', 'venv'] + (['bus'] if django.process == 'systemd' else []) %}
 {% set packages = [] %}
 {% for noun in own %}{% do packages.append(platform.packages[noun]) %}{% endfor %}
 {% for site in django.sites.values() %}{% do packages.extend(site.packages) %}{% endfor %}

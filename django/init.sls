@@ -1,10 +1,11 @@
 # The Django sites of this host: `salt '*' state.apply django`. The pillar is described in pillar.example.
 #
-#   django.sync    our own modules, where they are missing or old
-#   django.clean   sites with `state: absent` go first
-#   django.host    packages and uv
-#   django.nginx   the proxy, and who refuses unknown hosts
-#   django.site    each site, step by step
+#   django.sync        our own modules, where they are missing or old
+#   django.clean       sites with `state: absent` go first
+#   django.host        packages and uv
+#   django.nginx       the proxy, and who refuses unknown hosts
+#   django.supervisor  who keeps the sites alive where it is not systemd
+#   django.site        each site, step by step
 {% from "django/map.jinja" import django with context %}
 {% if django.errors %}
 
@@ -23,6 +24,9 @@ include:
 {% if django.sites %}
   - django.host
   - django.nginx
+{% if django.process == 'supervisor' %}
+  - django.supervisor
+{% endif %}
   - django.site
 {% endif %}
 {% endif %}

@@ -2,8 +2,9 @@
 # time; then each site takes the steps of a release. A step that finds nothing to do reports no change, one that fails
 # stops its own site only, and before "is live" nothing that serves is touched.
 {% from "django/map.jinja" import django with context %}
-{% set files = ['django_formula_start.py', 'django_formula_settings.py', 'uwsgi.ini', 'django.service', 'django.socket',
-                'upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf'] %}
+{% set files = ['django_formula_start.py', 'django_formula_settings.py', 'uwsgi.ini', 'upstream.conf', 'locations.conf', 'domain.conf',
+                'redirect.conf'] %}
+{% do files.extend({'systemd': ['django.service', 'django.socket'], 'supervisor': ['supervisor.conf', 'supervisor.sh']}[django.process]) %}
 {% for name, site in django.sites.items() %}
 {% set templates = [] %}
 {% for file in files %}{% do templates.append('salt://django/files/' ~ file) %}{% endfor %}
@@ -24,6 +25,9 @@
     - require:
       - django: {{ name }} has its users
       - django: uv is installed
+{% if django.process == 'supervisor' %}
+      - supervisor runs
+{% endif %}
 {% endfor %}
 
 {% for name in django.sites %}

@@ -28,6 +28,7 @@ Pillar has the keys `django:sites:<site>` and, with the same options, `django:de
 Maps merge key by key, lists and other values replace what is inherited, and null takes an inherited value back.
 An editor that knows JSON Schema completes and checks a pillar with `django/schema.yaml`.
 """
+HOST = "Beside `sites` and `defaults`: `django:process`."
 
 
 def main() -> int:
@@ -47,7 +48,9 @@ def page(schema: Rules) -> str:
     """The page as Markdown: the site's own options, then a section for each map among them."""
     site = resolve(schema, schema)["properties"]["django"]["properties"]["sites"]["additionalProperties"]
     options = site["properties"]
-    sections = [section("A site", "", {name: rules for name, rules in options.items() if not is_map(rules)}, [])]
+    host = resolve(schema, schema)["properties"]["django"]["properties"]
+    sections = [section("The host", HOST, {"process": host["process"]}, [])]
+    sections += [section("A site", "", {name: rules for name, rules in options.items() if not is_map(rules)}, [])]
     for name, rules in options.items():
         if is_map(rules):
             rows = dict(entries(rules))

@@ -23,8 +23,12 @@ nginx refuses unknown hosts:
       - file: The default site of a fresh nginx is off
 
 nginx runs:
+{% if grains.init == 'systemd' %}
   service.running:
-    - name: {{ django.platform.nginx.service }}
     - enable: True
+{% else %}
+  django.running:
+{% endif %}
+    - name: {{ django.platform.nginx.service }}
     - require:
       - django: nginx is installed

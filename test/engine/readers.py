@@ -3,8 +3,10 @@
 They are strict: what the program would expand, include or run raises a Surprise.
 """
 
+import configparser
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,6 +94,23 @@ def read_unit(text: str) -> list[tuple[str, str, str]]:
                 raise Surprise(f"a line without a value: {line}")
             entries.append((section, name, _expanded(value.strip())))
     return entries
+
+
+def read_program(text: str) -> list[tuple[str, str, str]]:
+    """A program of supervisor: (section, option, value) of each, after UnhosedConfigParser of supervisor 4.2."""
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"))
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        raise Surprise(str(error)) from None
+    return [(f"[{name}]", key, _expanded(value)) for name in parser.sections() for key, value in parser.items(name)]
+
+
+def read_script(text: str) -> list[list[str]]:
+    """The words of each line of a shell script that runs nothing to find them."""
+    if re.search(r"\$\(|`", text):
+        raise Surprise("something is inserted")
+    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
 
 
 def read_ini(text: str) -> list[tuple[str, str, str]]:

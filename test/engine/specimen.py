@@ -7,17 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import django_instance
 import django_pillar
+import django_process
 import django_proxy
+import django_service
 import django_site
+import django_supervisor
+import django_systemd
 import django_virtualenv
 import pytest
 import yaml
 from django_site import Site
 
 ROOT = Path(__file__).parents[2]
-GRAINS = {"os_family": "Debian", "osmajorrelease": 12}
+GRAINS = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
 COMMIT = "3f2a9c1b77de4e0f8a5d6c7b8a9f0e1d2c3b4a59"
 #: What was found in the source of a release, and what its start has answered.
 FACTS: dict[str, Any] = {
@@ -42,9 +45,11 @@ def contract(name: str) -> dict[str, Any]:
     return data
 
 
-def compiled(sites: dict[str, Any], defaults: dict[str, Any] | None = None) -> dict[str, Any]:
+def compiled(
+    sites: dict[str, Any], defaults: dict[str, Any] | None = None, process: str | None = None
+) -> dict[str, Any]:
     """What the pillar of these sites becomes: errors, or the configuration of each."""
-    pillar = {"django": {"sites": sites, "defaults": defaults or {}}}
+    pillar = {"django": {"sites": sites, "defaults": defaults or {}, "process": process}}
     return django_pillar.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), GRAINS)
 
 
@@ -57,18 +62,18 @@ def three_keys(name: str = "blog") -> dict[str, Any]:
     }
 
 
-def configured(name: str = "blog", **options: Any) -> Site:
+def configured(name: str = "blog", process: str = "systemd", **options: Any) -> Site:
     """A site of three keys and these; with `folder` it has no repository."""
-    result = json.loads(_compiled_once(name, json.dumps(options)))
+    result = json.loads(_compiled_once(name, process, json.dumps(options)))
     return Site((result["sites"] | result["absent"])[name], result["platform"])
 
 
 @functools.cache
-def _compiled_once(name: str, options: str) -> str:
+def _compiled_once(name: str, process: str, options: str) -> str:
     pillar = {**three_keys(name), **json.loads(options)}
     if "folder" in pillar:
         del pillar["repository"], pillar["revision"]
-    result = compiled({name: pillar})
+    result = compiled({name: pillar}, process=process)
     assert result["errors"] == [], result["errors"]
     return json.dumps(result)
 
@@ -86,12 +91,17 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_site, "REGISTRY"): "var/lib/django-formula/sites",
         (django_site, "RUNTIME"): "run/django",
         (django_site, "TMPFILES"): "etc/tmpfiles.d",
-        (django_instance, "UNITS"): "etc/systemd/system",
+        (django_systemd, "UNITS"): "etc/systemd/system",
+        (django_service, "SYSTEMD"): "run/systemd/system",
+        (django_supervisor, "PROGRAMS"): "etc/supervisor/conf.d",
+        (django_supervisor, "OUTPUT"): "var/log/supervisor",
+        (django_process, "RUN"): "run",
+        (django_process, "PROC"): "proc",
         (django_proxy, "ETC"): "etc/nginx",
         (django_virtualenv, "UV"): "usr/local/lib/django-formula/uv",
     }
     for (module, name), folder in folders.items():
-        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
     monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid())
     monkeypatch.setattr(django_site, "group_id", lambda name: os.getgid())

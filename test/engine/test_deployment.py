@@ -11,6 +11,7 @@ import django_secret
 import django_site
 import django_source
 import django_steps
+import django_systemd
 import pytest
 from django_command import DeploymentError
 from specimen import contract
@@ -408,7 +409,7 @@ def test_an_error_in_the_failing_itself_hides_nothing(world, monkeypatch):
     world.fails["disable"] = DeploymentError("D-Bus is down")
     with pytest.raises(DeploymentError) as error:
         world.apply()
-    assert error.value.message == "instance: the application server of 0002-" + TWO[:12] + " does not start"
+    assert error.value.message == "instance: the application server of 0002-" + TWO[:12] + " does not start: no"
     world.check_leftovers()
 
 
@@ -500,7 +501,7 @@ def test_releases_take_turns_on_two_ports(world, failed):
         world.apply()
         site = world.site
         addresses.append(django_instance.address(site, site.current.resolve()))
-        assert addresses[-1] in (django_instance.UNITS / f"django-blog-{world.live[:4]}.socket").read_text()
+        assert addresses[-1] in (django_systemd.UNITS / f"django-blog-{world.live[:4]}.socket").read_text()
         world.check()
     assert addresses == ["127.0.0.1:8002", "127.0.0.1:8001", "127.0.0.1:8002"][: len(addresses)]
     if failed:
@@ -508,7 +509,7 @@ def test_releases_take_turns_on_two_ports(world, failed):
     world.roll_back()
     back = django_instance.address(world.site, world.site.current.resolve())
     assert back != addresses[-1]
-    assert back in (django_instance.UNITS / f"django-blog-{world.live[:4]}.socket").read_text()
+    assert back in (django_systemd.UNITS / f"django-blog-{world.live[:4]}.socket").read_text()
     assert (world.site.current / "config/upstream.conf").read_text() == f"server {back};\n"
     world.check()
 
@@ -589,7 +590,7 @@ def test_an_instance_that_was_stopped_is_started(world):
 @pytest.mark.parametrize("how", ["unit", "wants"])
 def test_an_instance_that_would_not_survive_a_boot_is_mended(world, how):
     world.apply()
-    units = django_instance.UNITS
+    units = django_systemd.UNITS
     if how == "unit":
         (units / "django-blog-0001.service").write_text("edited by hand")
     else:
@@ -613,7 +614,7 @@ def test_an_instance_that_nobody_needs_is_stopped(world):
 def write_units(world, sequence):
     names = [f"django-blog-{sequence}.service", f"django-blog-{sequence}.socket"]
     for name in names:
-        (django_instance.UNITS / name).write_text("")
+        (django_systemd.UNITS / name).write_text("")
     return names
 
 
@@ -769,7 +770,7 @@ def test_the_umask_of_the_caller_does_not_matter(world, mask):
     world.apply()
     expected = modes(world)
     django_site.remove_tree(world.site.root)
-    for folder in (django_instance.UNITS, django_site.REGISTRY):
+    for folder in (django_systemd.UNITS, django_site.REGISTRY):
         for path in folder.iterdir():
             django_site.remove_tree(path)
     world.running.clear()

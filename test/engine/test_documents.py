@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
 PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
-DEBIAN = {"os_family": "Debian", "osmajorrelease": 12}
+DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
 #: What is quoted in troubleshooting.md and said by others: Django, nginx, Salt, systemd, uv.
 FOREIGN = {
     "No solution found",

@@ -16,7 +16,10 @@ def test_a_pillar_is_valid(path: Path) -> None:
         yaml.safe_load((ROOT / "django" / name).read_text()) for name in ("schema.yaml", "platforms.yaml")
     )
     compiled = django_pillar.compile(
-        yaml.safe_load(path.read_text()), schema, platforms, {"os_family": "Debian", "osmajorrelease": 13}
+        yaml.safe_load(path.read_text()),
+        schema,
+        platforms,
+        {"os_family": "Debian", "osmajorrelease": 13, "init": "systemd"},
     )
     assert compiled["errors"] == [] and compiled["sites"]
 

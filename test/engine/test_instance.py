@@ -12,7 +12,9 @@ from pathlib import Path
 
 import django_command
 import django_instance
+import django_process
 import django_site
+import django_systemd
 import pytest
 from django_command import DeploymentError
 from specimen import FACTS, formula_templates
@@ -93,7 +95,7 @@ def instance(runtime, make_site, monkeypatch):
     """Make a site, a release of it and a server that answers on the release's address."""
     listeners = []
     monkeypatch.setattr(django_instance, "pid", lambda site, release: 42)
-    monkeypatch.setattr(django_instance, "journal", lambda name, since: "the journal")
+    monkeypatch.setattr(django_systemd, "journal", lambda site, release, since: "the journal")
 
     def make(protocol="uwsgi", bind="unix", listens=True, **options):
         health = {"timeout": "10s", **options.pop("health", {})}
@@ -355,7 +357,7 @@ def test_where_a_release_listens(make_site, own_host, monkeypatch, bind, name, e
     site = make_site(folders=False, server={"bind": bind})
     release = site.releases / name
     assert django_instance.address(site, release) == expected
-    assert django_instance.unit(site, release) == f"django-blog-{name.split('-')[0]}"
+    assert django_process.unit(site, release) == f"django-blog-{name.split('-')[0]}"
 
 
 @pytest.mark.parametrize(
@@ -398,69 +400,6 @@ def test_what_uwsgi_executes_anew(make_site, first, binary):
     (release / "virtualenv/bin/uwsgi").write_bytes(first)
     ini = django_instance.configuration(site, release, FACTS, formula_templates())["uwsgi.ini"]
     assert f"binary-path = {release}/virtualenv/bin/{binary}\n" in ini
-
-
-@pytest.fixture
-def proc(own_host, monkeypatch):
-    """A host on which process 42 is that of release 0042."""
-    for name in ("RUN", "PROC"):
-        monkeypatch.setattr(django_instance, name, own_host / name.lower())
-    files = {
-        "run/django-blog-0042/pid": "42\n",
-        "proc/42/cgroup": "0::/system.slice/django-blog-0042.service\n",
-        "proc/42/environ": "A=b\0DJANGO_RELEASE=0042-3f2a9c1b77de\0C=d",
-    }
-    for name, content in files.items():
-        (own_host / name).parent.mkdir(parents=True, exist_ok=True)
-        (own_host / name).write_text(content)
-    return own_host
-
-
-@pytest.mark.parametrize(
-    ("changed", "content", "expected"),
-    [
-        (None, None, 42),
-        ("run/django-blog-0042/pid", "", None),
-        ("run/django-blog-0042/pid", "x\n", None),
-        ("run/django-blog-0042/pid", "43\n", None),
-        ("run/django-blog-0042/pid", None, None),
-        ("proc/42/cgroup", "0::/system.slice/django-blog-0041.service\n", None),
-        ("proc/42/cgroup", "0::/system.slice/xdjango-blog-0042.service\n", None),
-        ("proc/42/environ", "DJANGO_RELEASE=0042-000000000000\0", None),
-        ("proc/42/environ", "XDJANGO_RELEASE=0042-3f2a9c1b77de\0", None),
-    ],
-)
-def test_which_process_is_a_releases(make_site, proc, changed, content, expected):
-    if changed:
-        (proc / changed).unlink()
-        if content is not None:
-            (proc / changed).write_text(content)
-    site = make_site()
-    assert django_instance.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
-
-
-def test_what_a_release_that_does_not_start_says(make_site, monkeypatch):
-    def run(argv, *, doing, **_options):
-        if argv[0] == "journalctl":
-            assert "django-blog-0042" in argv
-            return (
-                "Starting Django site blog\n*** Starting uWSGI 2.0 ***\n\nModuleNotFoundError: x\n"
-                "django-blog-0042.service: Main process exited\nFailed to start Django\n"
-            )
-        if "enable" in argv:
-            raise DeploymentError(f"{doing} failed (exit 1)", log="Job failed. See journalctl")
-        return ""
-
-    monkeypatch.setattr(django_command, "run", run)
-    site = make_site()
-    release = site.releases / "0042-3f2a9c1b77de"
-    (release / "config").mkdir(parents=True)
-    with pytest.raises(DeploymentError) as error:
-        django_instance.start(site, release)
-    assert str(error.value) == (
-        "the application server of 0042-3f2a9c1b77de does not start\n  | ModuleNotFoundError: x\n"
-        "journalctl -u django-blog-0042 has all of it"
-    )
 
 
 def test_a_port_that_somebody_else_has_is_refused(make_site, monkeypatch):

@@ -20,7 +20,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
 PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
-GRAINS = {"os_family": "Debian", "osmajorrelease": 12}
+GRAINS = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
 SITE = {"repository": "https://git.example.org/blog.git", "revision": "main", "domains": ["blog.example.org"]}
 
 
@@ -79,6 +79,21 @@ def test_a_platform_stands_between_the_schema_and_the_defaults() -> None:
         ("blog", "python3.11", "error"),
         ("shop", "python3", "error"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "init", "expected"),
+    [
+        *[(None, "systemd", "systemd"), ("auto", "systemd", "systemd"), ("systemd", "systemd", "systemd")],
+        *[(None, "unknown", "supervisor"), ("auto", "runit", "supervisor"), ("auto", None, "supervisor")],
+        *[("supervisor", "systemd", "supervisor"), ("supervisor", "unknown", "supervisor")],
+    ],
+)
+def test_who_keeps_the_sites_alive(said: str | None, init: str | None, expected: str) -> None:
+    pillar = {"django": {"process": said, "sites": {"blog": SITE, "shop": {"state": "absent"}}}}
+    result = compiled(pillar, {**GRAINS, "init": init})
+    assert (result["errors"], result["process"]) == ([], expected)
+    assert [result[key][name]["process"] for key, name in (("sites", "blog"), ("absent", "shop"))] == [expected] * 2
 
 
 def test_no_secret_is_in_the_configuration() -> None:

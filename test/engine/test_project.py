@@ -3,9 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import django_command
 import django_project
-import django_sandbox
+import django_systemd
 import pytest
 import yaml
 from django_command import DeploymentError
@@ -61,7 +60,7 @@ def sandbox(monkeypatch):
             return self.output
 
     played = Played()
-    monkeypatch.setattr(django_sandbox, "run", played.run)
+    monkeypatch.setattr(django_systemd, "run", played.run)
     return played
 
 
@@ -128,16 +127,16 @@ def test_a_command_of_the_project(sandbox):
     arguments = ["showmigrations", "--list"], "/root/admin", 60.0, ["hunter2"]
     assert django_project.manage(configured(), RELEASE, FACTS, *arguments) == "[X] 0001_initial\n"
     assert sandbox.argv == [f"{RELEASE}/virtualenv/bin/python", "manage.py", "showmigrations", "--list"]
-    assert sandbox.options.pop("unit").startswith("manage-")
+    assert sandbox.options.pop("task").startswith("manage-")
     assert sandbox.options == {
         "doing": "manage.py showmigrations",
         "timeout": 60.0,
         "secrets": ["hunter2"],
-        "more": [("EnvironmentFile", "/root/admin")],
+        "environment_file": "/root/admin",
         "errors_too": True,
     }
     django_project.manage(configured(), RELEASE, FACTS, [], None, 60.0, [])
-    assert (sandbox.options["doing"], sandbox.options["more"]) == ("manage.py", [])
+    assert (sandbox.options["doing"], sandbox.options["environment_file"]) == ("manage.py", None)
 
 
 # The program in the virtualenv
@@ -192,81 +191,3 @@ def test_the_program_answers_on_what_was_its_output(tmp_path):
     )
     assert (done.returncode, json.loads(done.stdout)) == (0, {"a": 2})
     assert "noise" in done.stderr
-
-
-# The sandbox
-
-
-def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
-    ran = []
-    monkeypatch.setattr(django_command, "run", lambda argv, **options: ran.append((argv, options)) or "output")
-    monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: unit == "django-blog-task.service")
-    monkeypatch.setattr(django_sandbox, "_BUS", Path("/"))
-    site = configured(sandbox={"PrivateTmp": False, "ReadWritePaths": ["/srv/a b", "/srv/100%"]}, writable=["logs"])
-    options = {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "hint": "h", "writable": [Path("/w")]}
-    assert django_sandbox.run(site, RELEASE, FACTS, ["python", "x y"], more=[("Nice", "5")], **options) == "output"
-    (stop, _), (argv, given) = ran
-    assert stop == ["systemctl", "stop", "django-blog-task.service"]
-    separator = argv.index("--")
-    assert argv[separator:] == ["--", "python", "x y"]
-    assert argv[:7] == [
-        *["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"],
-        "--unit=django-blog-task.service",
-    ]
-    properties = [argument.removeprefix("--property=") for argument in argv[7:separator]]
-    assert {"PrivateTmp=no", "ReadWritePaths=/srv/a b", "User=blog", "Nice=5", "RuntimeMaxSec=90"} <= set(properties)
-    assert {"ReadWritePaths=/w", "ReadWritePaths=/srv/100%", "ReadWritePaths=/srv/django/blog/media"} <= set(properties)
-    assert given == {"doing": "x", "timeout": 105.0, "stdin": "in", "secrets": ["s"], "hint": "h", "errors_too": False}
-
-
-def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path):
-    ran = []
-    monkeypatch.setattr(django_command, "run", lambda argv, **_options: ran.append(argv))
-    monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: False)
-    monkeypatch.setattr(django_sandbox, "_BUS", tmp_path / "system_bus_socket")
-    django_sandbox.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0)
-    assert [argv[:3] for argv in ran] == [["systemctl", "start", "dbus.socket"], ["systemd-run", "--quiet", "--pipe"]]
-
-
-def test_what_a_command_may_write():
-    site = configured(writable=["logs"])
-    named = dict.fromkeys(
-        value for name, value in django_sandbox.directives(site, RELEASE, FACTS) if name == "ReadWritePaths"
-    )
-    root = "/srv/django/blog"
-    assert list(named) == [f"{root}/{name}" for name in ("database", "media", "shared", "log")] + [
-        f"{RELEASE}/source/logs"
-    ]
-
-
-@pytest.mark.parametrize(("unit", "stops"), [("task", 2), ("manage-1", 1)])
-def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, unit, stops):
-    stopped = []
-
-    def run(argv, **_options):
-        if argv[0] == "systemd-run":
-            raise KeyboardInterrupt
-        stopped.append(argv)
-
-    monkeypatch.setattr(django_command, "run", run)
-    monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: True)
-    monkeypatch.setattr(django_sandbox, "_BUS", Path("/"))
-    with pytest.raises(KeyboardInterrupt):
-        django_sandbox.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0, unit=unit)
-    assert stopped == [["systemctl", "stop", f"django-blog-{unit}.service"]] * stops
-
-
-@pytest.mark.parametrize("ends", [True, False])
-def test_a_unit_that_ends_by_itself_is_as_good_as_stopped(monkeypatch, ends):
-    loaded = iter([True, not ends])
-
-    def fails(argv, **_options):
-        raise DeploymentError("Unit not loaded")
-
-    monkeypatch.setattr(django_command, "run", fails)
-    monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: next(loaded))
-    if ends:
-        django_sandbox.stop("x.service")
-    else:
-        with pytest.raises(DeploymentError, match="Unit not loaded"):
-            django_sandbox.stop("x.service")

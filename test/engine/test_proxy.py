@@ -2,6 +2,7 @@ import os
 
 import django_command
 import django_proxy
+import django_service
 import pytest
 from django_command import DeploymentError
 from specimen import FACTS, formula_templates
@@ -266,9 +267,17 @@ def test_the_server_that_refuses_unknown_hosts(nginx):
 @pytest.mark.parametrize("running", [True, False])
 def test_nginx_is_reloaded_or_started(own_host, monkeypatch, running):
     commands = []
-    monkeypatch.setattr(django_command, "run", lambda argv, **_options: commands.append(argv))
-    monkeypatch.setattr(django_proxy, "PID", own_host / "nginx.pid")
-    (own_host / "nginx.pid").write_text(f"{os.getpid()}\n" if running else "999999999\n")
+
+    def run(argv, **_options):
+        commands.append(argv)
+        (own_host / "nginx.pid").write_text("42\n")
+
+    monkeypatch.setattr(django_command, "run", run)
+    monkeypatch.setattr(django_service, "RUN", own_host)
+    monkeypatch.setattr(django_service, "PROC", own_host / "proc")
+    (own_host / "proc/42").mkdir(parents=True)
+    (own_host / "proc/42/cmdline").write_text("nginx: master process /usr/sbin/nginx")
+    (own_host / "nginx.pid").write_text("42\n" if running else "43\n")
     django_proxy.reload()
     assert commands == [["systemctl", "reload" if running else "start", "nginx.service"]]
     (own_host / "nginx.pid").write_text("")

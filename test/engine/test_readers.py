@@ -1,7 +1,17 @@
 """The readers themselves: what they take for a value has been seen with systemd 252, uWSGI 2.0.30 and nginx 1.22."""
 
 import pytest
-from readers import Surprise, read_environ, read_environment, read_ini, read_json, read_nginx, read_unit
+from readers import (
+    Surprise,
+    read_environ,
+    read_environment,
+    read_ini,
+    read_json,
+    read_nginx,
+    read_program,
+    read_script,
+    read_unit,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +34,11 @@ from readers import Surprise, read_environ, read_environment, read_ini, read_jso
         ),
         (read_unit, "[S]\nA=%n\n", Surprise),
         (read_unit, "[S]\nA\n", Surprise),
+        (read_program, "; x\n[p:x]\na=b %%n ; c\n", [("[p:x]", "a", "b %n")]),
+        (read_program, "[p:x]\na=%(here)s\n", Surprise),
+        (read_program, "[p:x]\na=b\na=c\n", Surprise),
+        (read_script, "a 'b c' # d\n\nexec >>/e\n", [["a", "b c"], ["exec", ">>/e"]]),
+        (read_script, "a $(id)\n", Surprise),
         (read_ini, "[u]\na = b = c ; d \n;x\n#y\nb = %%n\\\n", [("[u]", "a", "b = c ; d"), ("[u]", "b", "%n\\")]),
         (read_ini, "[u]\na = %n\n", Surprise),
         (read_ini, "[u]\na = $(X)\n", Surprise),

@@ -1,8 +1,7 @@
-import django_instance
 import django_proxy
 import django_removal
-import django_sandbox
 import django_site
+import django_systemd
 import pytest
 from django_command import DeploymentError
 
@@ -15,7 +14,7 @@ def below(root):
 
 def rest(world):
     """What is on the host beside the site's root."""
-    folders = (django_instance.UNITS, django_proxy.ETC, django_site.REGISTRY, django_site.RUNTIME, django_site.TMPFILES)
+    folders = (django_systemd.UNITS, django_proxy.ETC, django_site.REGISTRY, django_site.RUNTIME, django_site.TMPFILES)
     return sorted(
         path.name for folder in folders for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
     )
@@ -31,7 +30,7 @@ def test_a_site_is_taken_off(world, data):
     present = django_removal.present(site)
     assert set(present.values()) == {"removed"} and str(site.releases) in present
     assert (str(site.media) in present) is data and (str(site.root) in present) is data
-    units = [django_instance.UNITS / f"django-blog-{number}.service" for number in ("0001", "0002")]
+    units = [django_systemd.UNITS / f"django-blog-{number}.service" for number in ("0001", "0002")]
     known = [site.runtime, site.tmpfiles, django_site.REGISTRY / "blog", django_proxy.ETC / "django/blog.conf", *units]
     assert {str(path) for path in known} <= set(present)
     world.commands.clear()
@@ -68,7 +67,7 @@ def test_units_whose_release_is_gone_are_taken_off_too(world):
 
 def test_a_command_that_still_runs_is_ended(world, monkeypatch):
     world.apply()
-    monkeypatch.setattr(django_sandbox, "_is_loaded", lambda unit: unit == "django-blog-task.service")
+    monkeypatch.setattr(django_systemd, "_is_loaded", lambda unit: unit == "django-blog-task.service")
     world.commands.clear()
     django_removal.remove(world.site, "a test")
     assert ["systemctl", "stop", "django-blog-task.service"] in world.commands
@@ -85,7 +84,7 @@ def test_a_folder_of_somebody_else_in_the_root_stays(world):
 def test_a_site_whose_name_begins_alike_stays(world, make_site):
     world.apply()
     for name in ("django-blog-2-0001.service", "django-blog-2-0001.socket", "django-blogs-0001.service"):
-        (django_instance.UNITS / name).write_text("")
+        (django_systemd.UNITS / name).write_text("")
     django_removal.remove(world.site, "a test")
     assert rest(world) == ["django-blog-2-0001.service", "django-blog-2-0001.socket", "django-blogs-0001.service"]
     assert django_removal.present(world.site) == {}

@@ -1,3 +1,4 @@
+import contextlib
 import importlib.util
 import io
 import itertools
@@ -14,7 +15,7 @@ import django_settings
 import dotenv
 import pytest
 from django_command import DeploymentError
-from readers import read_environ, read_environment
+from readers import Surprise, read_environ, read_environment
 from specimen import FACTS, ROOT, configured, formula_templates
 
 RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
@@ -82,8 +83,22 @@ def read_by_sh(text: str, names: list[str], folder: Path) -> dict[str, str]:
 def test_an_environment_file_is_read_as_it_was_meant(tmp_path):
     variables = {f"V{number:04}": value for number, value in enumerate(nasty_values())}
     text = django_settings.environment_file(variables)
-    assert read_environment(text) == variables
+    assert read_environment(text) == variables == django_settings.read_environment(text)
     assert read_by_sh(text, list(variables), tmp_path) == variables
+
+
+def test_an_environment_file_of_somebody_is_read_as_systemd_does():
+    pieces = ["A=", "B =", "\n", "\n", "'", "'", '"', '"', "\\", " ", "  # c", "# B=c\n", "x", "y z", "$", "\\\n", "="]
+    choose = random.Random(42)
+    read = 0
+    for _ in range(20000):
+        text = "A=" + "".join(choose.choices(pieces, k=8)) + "\n"
+        with contextlib.suppress(Surprise):
+            found = read_environment(text)
+            if set(found) <= {"A", "B"}:
+                assert django_settings.read_environment(text) == found, text
+                read += 1
+    assert read > 5000
 
 
 def dotenv_of(value: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A host in miniature: the engine deploys for real, into folders; a `World` plays systemd, nginx, git and uv."""
+"""A host in miniature: the engine deploys for real, into folders; a `World` plays its daemons, git and uv."""
 
 import hashlib
 import json
@@ -10,11 +10,14 @@ from typing import Any
 
 import django_command
 import django_instance
+import django_process
 import django_release
-import django_sandbox
+import django_service
 import django_site
 import django_source
 import django_steps
+import django_supervisor
+import django_systemd
 import django_virtualenv
 import pytest
 from django_command import DeploymentError
@@ -29,8 +32,9 @@ class World:
     """What a host does while the engine works on it.
 
     Attributes:
+        process: who keeps new releases alive.
         branches: the commit of each branch of the repository; None is a remote that cannot be reached.
-        running: the units that run.
+        running: the units that run, and the programs of supervisor.
         answers: what the start of a project answers, laid over a good answer.
         fails: part of a command line → the error with which it ends.
         prints: program → what it prints.
@@ -43,7 +47,9 @@ class World:
         self.given: dict[str, str] = {}
         self.templates = dict(formula_templates())
         self.branches: dict[str, str] | None = {"main": commit("one")}
+        self.process = "systemd"
         self.running: set[str] = set()
+        self.updated: set[str] = set()
         self.answers: dict[str, Any] = {}
         self.fails: dict[str, DeploymentError] = {}
         self.prints: dict[str, str] = {}
@@ -53,7 +59,7 @@ class World:
     @property
     def site(self) -> Site:
         """The site as the pillar has it now."""
-        return self.make_site(folders=False, **self.options)
+        return self.make_site(folders=False, process=self.process, **self.options)
 
     @property
     def releases(self) -> dict[str, str]:
@@ -70,8 +76,8 @@ class World:
 
     @property
     def enabled(self) -> set[str]:
-        """The units that start at boot."""
-        return {path.name for path in django_instance.UNITS.glob("*.wants/*")}
+        """The units that start at boot, and the programs that supervisor starts."""
+        return {path.name for path in [*django_systemd.UNITS.glob("*.wants/*"), *django_supervisor.PROGRAMS.iterdir()]}
 
     def push(self, name: str, branch: str = "main") -> str:
         """A commit of that name is the head of a branch from now on."""
@@ -99,9 +105,13 @@ class World:
     def check(self) -> None:
         """What holds after an apply that has ended well: one release is live, whole, and it alone runs."""
         site = self.site
-        unit = django_instance.unit(site, site.releases / self.live)
-        assert self.running == {f"{unit}.service", f"{unit}.socket"} == self.enabled
-        units = {path.stem for path in django_instance.UNITS.glob("django-*.*")}
+        unit = django_process.unit(site, site.releases / self.live)
+        recorded = django_site.read_json(site.current / "config/instance.json") or {}
+        parts = {"systemd": (".service", ".socket"), "supervisor": (".conf",)}[recorded.get("process", "systemd")]
+        assert self.running == {f"{unit}{suffix}" for suffix in parts} == self.enabled
+        units = {
+            path.stem for path in [*django_systemd.UNITS.glob("django-*.*"), *django_supervisor.PROGRAMS.iterdir()]
+        }
         assert unit in units and units <= {f"django-blog-{name.split('-')[0]}" for name in self.releases}
         assert self.releases[self.live] == "good"
         assert "building" not in self.releases.values()
@@ -114,7 +124,7 @@ class World:
         assert django_command.inherited_descriptors == set()
         assert not site.lock_file.exists() or site.lock_file.read_text() == ""
 
-    # systemd, nginx and uv
+    # systemd, supervisor, nginx and uv
 
     def run(self, argv: Sequence[str], *, doing: str, stdin: str = "", **_options: Any) -> str:
         self.commands.append(list(argv))
@@ -124,11 +134,13 @@ class World:
                 raise DeploymentError(error.message, log=error.log, hint=error.hint, transient=error.transient)
         if argv[0] == "systemctl":
             self.systemctl(*argv[1:])
-        elif argv[0] == "systemd-run":
+        elif argv[0] == "supervisorctl":
+            return self.supervisorctl(*argv[1:])
+        elif argv[0] in ("systemd-run", "/usr/bin/setpriv"):
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
         elif argv[:3] == ["python3", "-m", "venv"]:
             Path(argv[3]).mkdir(exist_ok=True)
-        elif argv[0] not in ("nginx", "journalctl", "sync") and not argv[0].endswith(("/python", "/pip")):
+        elif argv[0] not in ("nginx", "journalctl", "tail", "sync") and not argv[0].endswith(("/python", "/pip")):
             assert argv[0] in ("npm", "make"), line
         return self.prints.get(argv[0], "")
 
@@ -146,16 +158,28 @@ class World:
         units = [name for name in arguments if not name.startswith("--")]
         for name in units if verb in ("enable", "disable") else ():
             wants = "sockets" if name.endswith(".socket") else "multi-user"
-            folder = django_instance.UNITS / f"{wants}.target.wants"
+            folder = django_systemd.UNITS / f"{wants}.target.wants"
             folder.mkdir(exist_ok=True)
             if verb == "enable":
-                assert (django_instance.UNITS / name).is_file()
+                assert (django_systemd.UNITS / name).is_file()
                 self.running.add(name)
                 (folder / name).unlink(missing_ok=True)
-                (folder / name).symlink_to(django_instance.UNITS / name)
+                (folder / name).symlink_to(django_systemd.UNITS / name)
             else:
                 self.running.discard(name)
                 (folder / name).unlink(missing_ok=True)
+
+    def supervisorctl(self, verb: str, name: str) -> str:
+        program, before = f"{name}.conf", set(self.running)
+        there = (django_supervisor.PROGRAMS / program).is_file()
+        if there and (verb == "restart" or program not in self.updated):
+            self.running.add(program)
+            (django_process.RUN / name).mkdir()
+            (django_process.RUN / name / "ready").touch()
+        elif not there:
+            self.running.discard(program)
+        self.updated = {path.name for path in django_supervisor.PROGRAMS.iterdir()}
+        return "" if self.running == before else f"{name}: updated\n"
 
     def project(self, request: dict[str, Any]) -> str:
         """What the program in the virtualenv answers."""
@@ -180,7 +204,10 @@ class World:
         return json.dumps({"migrations": migrations, "checks": self.answers.get("checks", [])})
 
     def pid(self, site: Site, release: Path) -> int | None:
-        return 42 if f"{django_instance.unit(site, release)}.service" in self.running else None
+        return 42 if f"{django_process.unit(site, release)}.service" in self.running else None
+
+    def supervised_pid(self, site: Site, release: Path) -> int | None:
+        return 43 if f"{django_process.unit(site, release)}.conf" in self.running else None
 
     def build(self, site: Site, source: Path, files: list[str], key: str) -> None:
         django_site.remove_tree(site.virtualenvs / key)
@@ -224,11 +251,13 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_virtualenv, "interpreter"): lambda python: sys.executable,
         (django_virtualenv, "_identity"): lambda path, modified: f"{path} 3.11",
         (django_virtualenv, "build"): world.build,
-        (django_instance, "pid"): world.pid,
+        (django_systemd, "pid"): world.pid,
+        (django_supervisor, "pid"): world.supervised_pid,
+        (django_service, "pid"): lambda daemon: 7,
         (django_instance, "check_health"): lambda site, release: None,
         (django_instance, "drain"): lambda site, release: 0,
-        (django_sandbox, "_is_loaded"): lambda unit: False,
-        (django_sandbox, "_BUS"): Path("/"),
+        (django_systemd, "_is_loaded"): lambda unit: False,
+        (django_systemd, "_BUS"): Path("/"),
         (django_source, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text("ref: refs/heads/main\n"),
         (django_source, "unprepared"): lambda site, key: [],
         (django_source, "resolve"): world.resolve,

@@ -242,8 +242,8 @@ class Host:
         return Browser(f"http://{self.address}:{port}", host or self.address)
 
     def restart(self) -> None:
-        """Reboot."""
-        podman("restart", "--time=30", self.container)
+        """Reboot. Without an init nobody ends the processes, and there is nothing to wait for."""
+        podman("restart", "--time=30" if self.init else "--time=1", self.container)
         self.wait_for_boot()
 
     def kill(self) -> None:
@@ -353,13 +353,14 @@ class Lab:
         kind: str = "salt",
         name: str | None = None,
         init: bool = True,
+        command: Sequence[str] = ("sleep", "infinity"),
         options: Sequence[str] = (),
     ) -> Host:
         """Start a host and wait until it has booted, with the formula's tree in /srv/formula.
 
         kind: "salt" (masterless, as pinned), "salt-3007", "bare" (Debian as it is installed), or "ready" ("salt" after
             the formula has installed what every site needs)
-        init: False for a host without systemd
+        init: False for a host without systemd, of which `command` is the first process
         options: more of podman run's, as --volume=OUTSIDE:INSIDE
         """
         image = self.image(release, kind)
@@ -371,7 +372,7 @@ class Lab:
             *("--network", self.name, "--network-alias", name, "--ip", address, f"--label={LABEL}={OWNER}"),
             *(f"--env={key}={value}" for key, value in ENVIRONMENT.items()),
             *("--volume", f"{certificates()}:{CERTIFICATES}:ro", *options),
-            *(("--systemd=always", image) if init else (image, "sleep", "infinity")),
+            *(("--systemd=always", image) if init else (image, *command)),
         )
         host = Host(container, name, address, init)
         host.send(tree(), "/srv/formula")

@@ -37,13 +37,15 @@ class Site:
             self.options |= {"repository": repository.url, "revision": "main"}
         self.options |= options
         self.sites[name] = self.options
+        #: `django:process` of the host's pillar.
+        self.process = "auto"
 
     def configure(self, **changes: Any) -> None:
         """Change options in the host's pillar; None takes one out."""
         self.options.update(changes)
         for key in [key for key, value in changes.items() if value is None]:
             self.options.pop(key, None)
-        self.host.pillar({"django": {"sites": self.sites}})
+        self.host.pillar({"django": {"process": self.process, "sites": self.sites}})
 
     def apply(self, test: bool = False, **changes: Any) -> Applied:
         """`state.apply django` after a change of options."""

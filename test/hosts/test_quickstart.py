@@ -241,7 +241,6 @@ def without_init(module_hosts: Hosts) -> Host:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ([], "systemd is not running here as PID 1"),
         (["--inspect"], "unknown argument --inspect; --help explains"),
         (["--repository"], "--repository needs a value"),
         (["--repository", "/srv/none"], "/srv/none is neither a folder nor a URL"),
@@ -266,6 +265,30 @@ def test_another_system_and_another_user_are_refused(without_init):
 def test_help_is_given_to_anybody(without_init):
     done = without_init.run(["/srv/formula/quickstart", "--help"], user="nobody")
     assert "sudo ./quickstart --repository URL|FOLDER" in done.stdout
+
+
+# Without an init
+
+
+def test_a_container_without_init_serves_the_example_and_is_left_as_it_was(lab, hosts):
+    folder = wheels(lab, "trixie")
+    host = hosts("trixie", kind="bare", name="web1", init=False, options=[f"--volume={folder}:/wheels:ro"])
+    machine = Machine(host, 80)
+    done = machine.quickstart()
+    assert f"http://{machine.host.address}/ answers 200 OK" in done.stdout
+    assert "after a restart: service supervisor start; service nginx start" in done.stdout
+    machine.log_in("guestbook")
+    assert "Nothing had to be changed" in machine.quickstart().stdout
+    machine.host.restart()
+    machine.host.run("service supervisor start; service nginx start")
+    assert "Nothing had to be changed" in machine.quickstart().stdout
+    machine.page()
+    machine.quickstart("--remove", "--remove-data")
+    assert machine.list_packages() == machine.packages
+    assert machine.list_files() == machine.files
+    processes = machine.host.run(["ps", "-eo", "stat=,comm="]).stdout.splitlines()
+    alive = {line.split()[1] for line in processes if not line.startswith("Z")}
+    assert not {"nginx", "supervisord", "uwsgi"} & alive
 
 
 @pytest.mark.full

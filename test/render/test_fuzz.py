@@ -24,7 +24,7 @@ import pytest
 from django_command import DeploymentError
 from django_deployment import Deployment
 from django_site import Site
-from readers import read_environment, read_ini, read_json, read_nginx, read_unit
+from readers import read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, contract, formula_templates, three_keys
 
 NASTY = {
@@ -94,6 +94,15 @@ BESIDE = {
 #: What a value that is needed beside has to be, where it is not the first that does.
 NEEDED = {("environment", "*=", "from"): "domains"}
 SECRET = "some-secret"
+#: How the files of an instance are read, by the last part of their name.
+READERS: dict[str, Any] = {
+    ".service": read_unit,
+    ".socket": read_unit,
+    ".ini": read_ini,
+    ".json": read_json,
+    ".conf": read_nginx,
+    ".sh": read_script,
+}
 
 Place = tuple[str, ...]
 
@@ -249,9 +258,10 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
     for name, text in django_settings.project_files(site, templates, plain | hidden).items():
         files[f"source/{name}"] = text
     files["site.json"] = read_json(json.dumps(site.config))
-    for name, text in django_instance.configuration(site, release, facts, templates).items():
-        reader: Any = {".service": read_unit, ".socket": read_unit, ".ini": read_ini, ".json": read_json}
-        files[name] = reader.get(Path(name).suffix, read_nginx)(text)
+    for kept in (site, Site({**site.config, "process": "supervisor"}, site.platform)):
+        for name, text in django_instance.configuration(kept, release, facts, templates).items():
+            reader = read_program if name == f"django-{site.name}-0042.conf" else READERS[Path(name).suffix]
+            files[name if kept is site else f"supervised {name}"] = reader(text)
     for file, content in django_proxy.files(site, facts, templates).items():
         if content is not None:
             files[str(file)] = content if content.startswith("-> ") else read_nginx(content)
@@ -315,6 +325,7 @@ def check_accepted(path: Place, good: str, name: str, files: Any, value: str, si
     wanted = replaced(replaced(files, name, site.name), good, new)
     for kind in (found, wanted):
         kind["uwsgi.ini"].sort()
+        kind["supervised uwsgi.ini"].sort()
     assert found == wanted, (value[:80], difference(found, wanted))
 
 

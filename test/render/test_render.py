@@ -5,6 +5,7 @@ the sources (site → facts). A new case is a new folder; UPDATE=1 writes what i
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import django_settings
 import pytest
 import yaml
 from django_site import Site
-from readers import read_environment, read_ini, read_json, read_nginx, read_unit
+from readers import read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, formula_templates
 
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("*/pillar.yaml"))
@@ -26,6 +27,7 @@ RELEASE = "0042-3f2a9c1b77de"
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing depends on the machine of the tests."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(django_instance, "_backlog", lambda: 1024)
     monkeypatch.setattr(django_instance, "_binary", lambda release: release / "virtualenv/bin/python")
     monkeypatch.setattr(django_proxy, "IPV6", tmp_path)
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
@@ -64,7 +66,7 @@ def rendered(case: Path) -> dict[str, str]:
     """Every file that is rendered for a case, by its name below the case's folder."""
     pillar = yaml.safe_load((case / "pillar.yaml").read_text())["django"]
     known = yaml.safe_load((case / "facts.yaml").read_text()) if (case / "facts.yaml").exists() else {}
-    result = compiled(pillar["sites"], pillar.get("defaults"))
+    result = compiled(pillar["sites"], pillar.get("defaults"), pillar.get("process"))
     assert result["errors"] == []
     files: dict[str, str] = {}
     for name, config in result["sites"].items():
@@ -104,7 +106,11 @@ def update(case: Path, files: dict[str, str]) -> None:
 def test_the_files_of_a_case_are_read_without_surprises(case: Path) -> None:
     """By the readers that the fuzz relies on; and what has to hold of every unit."""
     for name, content in rendered(case).items():
-        if name.endswith((".service", ".socket")):
+        if re.search(r"/django-\w+-0042\.conf$", name) and not name.startswith("nginx/"):
+            assert {section for section, _name, _value in read_program(content)} == {f"[program:{Path(name).stem}]"}
+        elif name.endswith(".sh"):
+            read_script(content)
+        elif name.endswith((".service", ".socket")):
             directives = read_unit(content)
             sections = {section for section, _name, _value in directives}
             assert sections == {"[Unit]", "[Service]" if name.endswith(".service") else "[Socket]", "[Install]"}
@@ -121,5 +127,6 @@ def test_the_files_of_a_case_are_read_without_surprises(case: Path) -> None:
 def test_every_template_is_rendered_by_a_case() -> None:
     names = {Path(name).name for case in CASES for name in rendered(case)}
     assert {"uwsgi.ini", "upstream.conf", "django-blog-0042.service", "django-blog-0042.socket"} <= names
+    assert {"django-blog-0042.conf", "supervisor.sh"} <= names
     text = "".join(text for case in CASES for name, text in rendered(case).items() if name.startswith("nginx/"))
     assert "return 301 $scheme://" in text and "proxy_pass" in text and "uwsgi_pass" in text

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import django_service
 import django_site
 import django_steps
 import played_host
@@ -66,9 +67,8 @@ def salt(loaders, world, own_host, monkeypatch):
 
 def find_user(opts, name):
     users = played_host.known(opts, "user")
-    return (
-        SimpleNamespace(pw_name=name, pw_gecos=f"Django site {name.removesuffix('-build')}") if name in users else None
-    )
+    fullname = f"Django site {name.removesuffix('-build')}"
+    return SimpleNamespace(pw_name=name, pw_gecos=fullname, pw_dir="/nonexistent") if name in users else None
 
 
 def answer(returned):
@@ -127,6 +127,37 @@ def test_a_site_goes_live_and_stays_as_it_is(salt, world):
         states = apply(test=test)
         assert (changed(states), set(results(states).values())) == ([], {True})
     assert [state.comment for state in states if state.id == "blog is live"] == ["blog is live already"]
+
+
+def test_without_systemd_supervisor_keeps_a_site(salt, world):
+    apply = salt({"sites": {"blog": SITE}}, grains={"init": "unknown"})
+    assert results(apply(test=True)).keys() == {*HOST, *SENTENCES, "supervisor is installed", "supervisor runs"}
+    states = apply()
+    assert set(results(states).values()) == {True}
+    assert {"supervisor is installed", "blog has its instance"} <= {*changed(states)}
+    assert {"django-blog-0001.conf"} == world.running
+    world.check()
+    for test in (False, True):
+        states = apply(test=test)
+        assert (changed(states), set(results(states).values())) == ([], {True})
+
+
+def test_a_daemon_runs_without_systemd(salt, world, monkeypatch):
+    running = salt({"sites": {}}).loaders.states.django.running
+    assert running(name="nginx").comment == "nginx already runs" and running(name="nginx").changes == {}
+    monkeypatch.setattr(django_service, "pid", lambda daemon: None)
+    monkeypatch.setattr(django_service, "start", lambda daemon: world.commands.append([daemon.service]))
+    for test, comment in ((True, "nginx would have been started"), (False, "nginx has been started")):
+        state = running(name="nginx", test=test)
+        assert (state.result, state.comment) == (None if test else True, comment)
+        assert state.changes == {"nginx": "started"} and world.commands == ([] if test else [["nginx"]])
+
+    def fails(daemon):
+        raise DeploymentError("it does not run")
+
+    monkeypatch.setattr(django_service, "start", fails)
+    state = running(name="supervisor")
+    assert (state.result, state.changes, state.comment) == (False, {}, "it does not run")
 
 
 def test_a_new_commit_and_its_dry_run(salt, world):

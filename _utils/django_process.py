@@ -1,0 +1,108 @@
+"""Who keeps a release alive: what every way has in common, and what each of them can be asked for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from django_site import Site
+
+RUN = Path("/run")
+PROC = Path("/proc")
+
+
+class Keeper(Protocol):
+    """One way to keep instances alive; each is a module of its own."""
+
+    #: The templates of its files of a release.
+    TEMPLATES: tuple[str, ...]
+    #: What a site has to do without, for whoever releases it; empty when it is nothing.
+    WARNING: str
+
+    def configuration(
+        self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Its files of a release: name in ``config/`` → content."""
+
+    def files(self, site: Site) -> list[Path]:
+        """What it has of a site on the host, outside of the site's root; the stem of each is a `unit`."""
+
+    def pid(self, site: Site, release: Path) -> int | None:
+        """The main process behind a release's socket; None when it does not run, or another keeps it."""
+
+    def is_kept_alive(self, site: Site, release: Path) -> bool:
+        """Whether the instance runs, and would run again after a boot."""
+
+    def enabled(self, site: Site) -> set[str]:
+        """The units of a site that would run again after a boot."""
+
+    def start(self, site: Site, release: Path) -> None:
+        """Start a release, at every boot too, and wait until the server says that it is ready.
+
+        Raises:
+            DeploymentError: the server does not start.
+        """
+
+    def stop(self, site: Site, release: Path, *, wait: bool) -> None:
+        """Stop a release for good; without `wait` it may still be about to end."""
+
+    def remove(self, site: Site, release: Path) -> None:
+        """Delete its files of a release, and stop its instance if it has one."""
+
+    def journal(self, site: Site, release: Path, since: float) -> str:
+        """What a release has written to its log since a time (seconds since 1970), without noise of the keeper's."""
+
+    def log(self, site: Site, release: Path, lines: int) -> str:
+        """The last lines of a release's log."""
+
+    def where_the_log_is(self, site: Site, release: Path) -> str:
+        """How to read all of a release's log, for people."""
+
+    def run(
+        self,
+        site: Site,
+        release: Path,
+        facts: Mapping[str, Any],
+        argv: Sequence[str],
+        *,
+        doing: str,
+        timeout: float,
+        writable: Sequence[Path] = (),
+        stdin: str = "",
+        secrets: Sequence[str] = (),
+        task: str = "task",
+        environment_file: str | None = None,
+        errors_too: bool = False,
+    ) -> str:
+        """Run a command of the project as the site's user, confined as an instance, in the environment of a release.
+
+        Commands of a deployment have one name: one that outlived its deployment is ended first, never doubled.
+
+        Args:
+            writable: folders that the command may write besides the site's own.
+            task: the name of the command, if others may run beside it.
+            environment_file: further variables, in systemd's format.
+
+        Raises:
+            DeploymentError: it fails, or is not through in time.
+        """
+
+    def end_tasks(self, site: Site) -> None:
+        """End a command of a deployment that outlived it."""
+
+
+def unit(site: Site, release: Path) -> str:
+    """The name under which a release is kept alive: ``django-blog-0042``."""
+    return f"django-{site.name}-{release.name.split('-')[0]}"
+
+
+def main_process(site: Site, release: Path) -> int | None:
+    """The process that calls itself the server of a release; None when it does not run.
+
+    The pid file is the server's word, the environment of the process the kernel's.
+    """
+    try:
+        number = int((RUN / unit(site, release) / "pid").read_text())
+        variables = (PROC / str(number) / "environ").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return number if f"DJANGO_RELEASE={release.name}".encode() in variables else None

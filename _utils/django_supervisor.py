@@ -1,0 +1,248 @@
+"""supervisor keeps releases alive, where systemd is not PID 1 or the pillar wants it: a program for each."""
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import django_command
+import django_process
+import django_service
+import django_settings
+import django_site
+from django_command import DeploymentError, seconds
+from django_process import unit
+from django_site import Site
+
+PROGRAMS = Path("/etc/supervisor/conf.d")
+#: Where supervisor writes what a program says before it is the server.
+OUTPUT = Path("/var/log/supervisor")
+PROGRAM, SCRIPT = "salt://django/files/supervisor.conf", "salt://django/files/supervisor.sh"
+TEMPLATES: tuple[str, ...] = (PROGRAM, SCRIPT)
+WARNING = "supervisor keeps it: there is no sandbox, only the rights of its user (docs/sandbox.md)"
+
+
+def configuration(
+    site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+) -> dict[str, str]:
+    """The program of a release and what it runs: file name in ``config/`` → content."""
+    more = {"identity": _identity(site), "runtime": str(site.runtime), "secrets": str(site.secrets)}
+    return {
+        f"{unit(site, release)}.conf": django_settings.render(templates, PROGRAM, **variables),
+        "supervisor.sh": django_settings.render(templates, SCRIPT, **more, **variables),
+    }
+
+
+def _identity(site: Site) -> list[str]:
+    """What makes a process of root's one of the site's user, which never gains rights again."""
+    return ["/usr/bin/setpriv", f"--reuid={site.user}", f"--regid={site.user}", "--init-groups", "--no-new-privs"]
+
+
+def files(site: Site) -> list[Path]:
+    """The programs of a site, of whatever release."""
+    pattern = rf"django-{site.name}-\d+\.conf"
+    return [path for path in PROGRAMS.glob(f"django-{site.name}-*.conf") if re.fullmatch(pattern, path.name)]
+
+
+def pid(site: Site, release: Path) -> int | None:
+    """The main process behind a release's socket, if supervisor has started it."""
+    number = django_process.main_process(site, release)
+    return number if number and _parent(number) == django_service.pid(django_service.SUPERVISOR) else None
+
+
+def _parent(number: int) -> int:
+    """The parent of a process; -1 when it has ended."""
+    try:
+        return int((django_process.PROC / str(number) / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return -1
+
+
+def is_kept_alive(site: Site, release: Path) -> bool:
+    """Whether the instance runs, and would run again after a restart of supervisor."""
+    return pid(site, release) is not None and not _is_changed(site, release)
+
+
+def _is_changed(site: Site, release: Path) -> bool:
+    name = f"{unit(site, release)}.conf"
+    return django_site.read_text(PROGRAMS / name) != django_site.read_text(release / "config" / name)
+
+
+def enabled(site: Site) -> set[str]:
+    """The programs of a site: each that has a file runs when supervisor starts."""
+    return {path.stem for path in files(site)}
+
+
+def start(site: Site, release: Path) -> None:
+    """Install the program of a release, start it, and wait until the server accepts requests.
+
+    Raises:
+        DeploymentError: supervisor does not run, the server ends at once, or is not ready in time.
+    """
+    name = unit(site, release)
+    if is_kept_alive(site, release):
+        return
+    if django_service.pid(django_service.SUPERVISOR) is None:
+        django_service.start(django_service.SUPERVISOR)
+    _forget_old_logs(site)
+    if pid(site, release) is None:
+        _end_orphan(site, release)
+    django_site.remove_tree(django_process.RUN / name)
+    if _is_changed(site, release):
+        django_site.write(PROGRAMS / f"{name}.conf", django_site.read_text(release / "config" / f"{name}.conf") or "")
+    if not _supervisorctl("update", name, doing=f"starting {name}") and pid(site, release) is None:
+        _supervisorctl("restart", name, doing=f"starting {name}")
+    _wait_until_ready(site, release)
+
+
+def _forget_old_logs(site: Site) -> None:
+    """Delete the logs of releases that are no more."""
+    there = {path.name.split("-")[0] for path in site.releases.iterdir()}
+    for path in site.log.glob("*.log*"):
+        if re.fullmatch(r"\d{4,}\.log(\.1)?", path.name) and path.name.split(".")[0] not in there:
+            path.unlink()
+
+
+def _end_orphan(site: Site, release: Path) -> None:
+    """End a server that has outlived its supervisor: it would keep the socket."""
+    number = django_process.main_process(site, release)
+    deadline = time.monotonic() + 10
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        if number and os.stat(django_process.PROC / str(number)).st_uid == django_site.user_id(site.user):
+            os.kill(number, signal.SIGTERM)
+            while django_process.main_process(site, release) == number and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+
+def _wait_until_ready(site: Site, release: Path) -> None:
+    name = unit(site, release)
+    folder = django_process.RUN / name
+    deadline = time.monotonic() + seconds(site.config["timeouts"]["start"])
+    while not (folder / "ready").exists() or pid(site, release) is None:
+        if _starts(folder) > 1:
+            raise DeploymentError("it ends as soon as it has started")
+        if time.monotonic() > deadline:
+            raise DeploymentError(f"it is not ready after {site.config['timeouts']['start']}")
+        time.sleep(0.02)
+
+
+def _starts(folder: Path) -> int:
+    """How often the server has been started: a byte for each."""
+    try:
+        return os.lstat(folder / "starts").st_size
+    except FileNotFoundError:
+        return 0
+
+
+def stop(site: Site, release: Path, *, wait: bool = True) -> None:
+    """Take the program of a release from supervisor, which ends it, after the site's drain time by force."""
+    del wait  # supervisor forgets a program only when it has ended
+    name = unit(site, release)
+    program = PROGRAMS / f"{name}.conf"
+    if program.exists():
+        program.unlink()
+        if django_service.pid(django_service.SUPERVISOR) is not None:
+            timeout = seconds(site.config["releases"]["drain"]) + 60
+            _supervisorctl("update", name, doing=f"stopping {name}", timeout=timeout)
+        _end_orphan(site, release)
+        django_site.remove_tree(django_process.RUN / name)
+
+
+def remove(site: Site, release: Path) -> None:
+    """Take the program of a release from supervisor, if it has it; the log of the server stays for a while."""
+    stop(site, release)
+    (OUTPUT / f"{unit(site, release)}.log").unlink(missing_ok=True)
+
+
+def _supervisorctl(verb: str, name: str, *, doing: str, timeout: float = 90) -> str:
+    return django_command.run(["supervisorctl", verb, name], doing=doing, timeout=timeout)
+
+
+def log_file(site: Site, release: Path) -> Path:
+    """What a release writes; the file before it has a 1 at the end of its name."""
+    return site.log / f"{release.name.split('-')[0]}.log"
+
+
+def journal(site: Site, release: Path, since: float) -> str:
+    """The last lines of a release's log, if it has written any since a time (seconds since 1970).
+
+    Where there is no log, what has gone wrong before.
+    """
+    try:
+        is_new = os.lstat(log_file(site, release)).st_mtime >= int(since)
+        text = log(site, release, 60) if is_new else ""
+    except (OSError, DeploymentError):
+        text = django_site.read_text(OUTPUT / f"{unit(site, release)}.log") or ""
+    return "\n".join(line for line in text.splitlines() if not re.match(r"(\S+ )?\*\*\* ", line))
+
+
+def log(site: Site, release: Path, lines: int) -> str:
+    """The last lines of a release's log, read as the site's user, who owns it and may have put anything in its place.
+
+    Raises:
+        DeploymentError: the log cannot be read.
+    """
+    path = log_file(site, release)
+    parts = [str(part) for part in (path.with_name(f"{path.name}.1"), path) if part.exists()]
+    argv = ["tail", "--quiet", f"--lines={lines}", "--", *parts]
+    text = django_command.run(argv, doing="reading the log", user=site.user) if parts else ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def where_the_log_is(site: Site, release: Path) -> str:
+    """Where all of a release's log is."""
+    return f"{log_file(site, release)} has all of it"
+
+
+def run(
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    argv: Sequence[str],
+    *,
+    doing: str,
+    timeout: float,
+    writable: Sequence[Path] = (),
+    stdin: str = "",
+    secrets: Sequence[str] = (),
+    task: str = "task",
+    environment_file: str | None = None,
+    errors_too: bool = False,
+) -> str:
+    """Run a command of the project as the site's user, in the environment of a release; there is no sandbox.
+
+    One that outlives its deployment holds the site's lock, so none runs beside it.
+
+    Args:
+        writable, task: of no meaning where there is no sandbox and no unit.
+        environment_file: a file with further variables, in systemd's format.
+
+    Raises:
+        DeploymentError: it fails, or is not through in time.
+    """
+    del writable, task
+    user = django_site.find_user(site.user)
+    paths = [release / "config/environment", site.secrets / "environment"]
+    paths += [Path(environment_file)] if environment_file else []
+    variables = {"HOME": user.pw_dir if user else "/nonexistent", "USER": site.user, "LOGNAME": site.user}
+    for path in paths:
+        variables |= django_settings.read_environment(path.read_text())
+    return django_command.run(
+        [*_identity(site), "--", *argv],
+        doing=doing,
+        environment=variables,
+        folder=str(django_settings.project_folder(site, release, facts)),
+        timeout=timeout,
+        stdin=stdin,
+        secrets=secrets,
+        umask=0o027,
+        errors_too=errors_too,
+    )
+
+
+def end_tasks(site: Site) -> None:
+    """Nothing: a command of a deployment ends with it, or holds the site's lock."""

@@ -1,0 +1,249 @@
+"""systemd keeps releases alive: a service and a socket for each, and every command of the project as a unit too."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import django_command
+import django_process
+import django_sandbox
+import django_settings
+import django_site
+from django_command import DeploymentError, seconds
+from django_process import unit
+from django_site import Site
+
+UNITS = Path("/etc/systemd/system")
+SERVICE, SOCKET = "salt://django/files/django.service", "salt://django/files/django.socket"
+TEMPLATES: tuple[str, ...] = (SERVICE, SOCKET)
+WARNING = ""
+
+_BUS = Path("/run/dbus/system_bus_socket")
+
+
+def configuration(
+    site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+) -> dict[str, str]:
+    """The units of a release: file name in ``config/`` → content."""
+    name = unit(site, release)
+    sandbox = django_sandbox.directives(site, release, variables["facts"])
+    return {
+        f"{name}.service": django_settings.render(templates, SERVICE, sandbox=sandbox, **variables),
+        f"{name}.socket": django_settings.render(templates, SOCKET, **variables),
+    }
+
+
+def files(site: Site) -> list[Path]:
+    """The units of a site, of whatever release."""
+    return [path for path in UNITS.glob(f"django-{site.name}-*.*") if _is_unit(site, path)]
+
+
+def _is_unit(site: Site, path: Path) -> bool:
+    return re.fullmatch(rf"django-{site.name}-\d+\.(service|socket)", path.name) is not None
+
+
+def pid(site: Site, release: Path) -> int | None:
+    """The main process behind a release's socket, if the kernel too says that it is of the release's unit."""
+    number = django_process.main_process(site, release)
+    try:
+        group = (django_process.PROC / str(number) / "cgroup").read_text() if number else ""
+    except OSError:
+        return None
+    return number if f"/{unit(site, release)}.service" in group else None
+
+
+def is_kept_alive(site: Site, release: Path) -> bool:
+    """Whether the instance runs, and would run again after a boot."""
+    is_enabled = len(_links(unit(site, release))) == 2
+    return is_enabled and pid(site, release) is not None and not _changed_units(site, release)
+
+
+def _changed_units(site: Site, release: Path) -> list[tuple[Path, str]]:
+    name = unit(site, release)
+    wanted = (
+        (UNITS / f"{name}{suffix}", django_site.read_text(release / "config" / f"{name}{suffix}") or "")
+        for suffix in (".service", ".socket")
+    )
+    return [(path, text) for path, text in wanted if django_site.read_text(path) != text]
+
+
+def enabled(site: Site) -> set[str]:
+    """The units of a site, without suffix, of which at least one part starts at boot."""
+    return {path.stem for path in UNITS.glob(f"*.wants/django-{site.name}-*.*") if _is_unit(site, path)}
+
+
+def start(site: Site, release: Path) -> None:
+    """Install the units of a release, start and enable them, and wait until the server says that it is ready.
+
+    Raises:
+        DeploymentError: the server does not start.
+    """
+    name = unit(site, release)
+    changed = _changed_units(site, release)
+    reload = [] if any(path.exists() for path, _text in changed) else ["--no-reload"]  # systemd reads new units anyway
+    for path, text in changed:
+        django_site.write(path, text)
+    timeout = seconds(site.config["timeouts"]["start"])
+    units = [f"{name}.socket", f"{name}.service"]
+    _systemctl("enable", "--quiet", *reload, "--now", *units, doing=f"starting {name}", timeout=timeout + 10)
+
+
+def stop(site: Site, release: Path, *, wait: bool = True) -> None:
+    """Stop and disable the units of a release, both in one call, so that no late connection starts it again.
+
+    Args:
+        wait: until it has ended; without it systemd sees to the end, after the site's drain time by force.
+    """
+    name = unit(site, release)
+    units = [f"{name}.service", f"{name}.socket"]
+    if any((UNITS / one).exists() for one in units):
+        options = ["--quiet", "--no-reload", "--now", *([] if wait else ["--no-block"])]
+        timeout = seconds(site.config["releases"]["drain"]) + 60
+        _systemctl("disable", *options, *units, doing=f"stopping {name}", timeout=timeout)
+
+
+def remove(site: Site, release: Path) -> None:
+    """Delete the units of a release, and stop its instance if it has one."""
+    name = unit(site, release)
+    if _links(name) or pid(site, release) is not None:
+        stop(site, release)
+        _systemctl("reset-failed", f"{name}.service", doing="forgetting the unit", check=False)
+    for suffix in (".service", ".socket"):
+        (UNITS / f"{name}{suffix}").unlink(missing_ok=True)
+
+
+def _links(name: str) -> list[Path]:
+    """The links that start the units of a release at boot."""
+    links = (UNITS / f"multi-user.target.wants/{name}.service", UNITS / f"sockets.target.wants/{name}.socket")
+    return [path for path in links if os.path.lexists(path)]
+
+
+def _systemctl(*arguments: str, doing: str, timeout: float = 90, check: bool = True) -> None:
+    try:
+        django_command.run(["systemctl", *arguments], doing=doing, timeout=timeout)
+    except DeploymentError:
+        if check:
+            raise
+
+
+def journal(site: Site, release: Path, since: float) -> str:
+    """What a release has written to the journal since a time (seconds since 1970), without the noise of systemd."""
+    argv = [
+        "journalctl",
+        "--unit",
+        unit(site, release),
+        "--since",
+        f"@{int(since)}",
+        "--lines",
+        "60",
+        "--output",
+        "cat",
+        "--no-pager",
+        "--quiet",
+    ]
+    try:
+        text = django_command.run(argv, doing="reading the journal")
+    except DeploymentError:
+        return ""
+    noise = re.compile(
+        r"^(django-\S+\.(service|socket): |Started |Starting |Stopped |Stopping |Listening on |Closed |Failed to start "
+        r"|\*\*\* )|^\s*$"
+    )
+    return "\n".join(line for line in text.splitlines() if not noise.search(line))
+
+
+def log(site: Site, release: Path, lines: int) -> str:
+    """The last lines that a release has written to the journal.
+
+    Raises:
+        DeploymentError: the journal cannot be read.
+    """
+    name = unit(site, release)
+    argv = ["journalctl", "--unit", name, "--lines", str(lines), "--output", "short-iso", "--no-pager", "--quiet"]
+    return django_command.run(argv, doing="reading the journal")
+
+
+def where_the_log_is(site: Site, release: Path) -> str:
+    """How to read all of a release's journal."""
+    return f"journalctl -u {unit(site, release)} has all of it"
+
+
+def run(
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    argv: Sequence[str],
+    *,
+    doing: str,
+    timeout: float,
+    writable: Sequence[Path] = (),
+    stdin: str = "",
+    secrets: Sequence[str] = (),
+    task: str = "task",
+    environment_file: str | None = None,
+    errors_too: bool = False,
+) -> str:
+    """Run a command of the project as a unit: as the site's user, in the sandbox, in the environment of a release.
+
+    Commands of a deployment share one unit name: one that outlived its deployment is ended first, never doubled.
+
+    Args:
+        writable: folders that the command may write besides the site's own.
+        task: the last part of the unit's name.
+        environment_file: a file with further variables.
+
+    Raises:
+        DeploymentError: it fails, or is not through in time.
+    """
+    name = f"django-{site.name}-{task}.service"
+    more = [("EnvironmentFile", environment_file)] if environment_file else []
+    sandbox = django_sandbox.directives(site, release, facts, writable)
+    properties = [f"--property={key}={value}" for key, value in [*sandbox, *more]]
+    properties += [f"--property=RuntimeMaxSec={timeout:g}", "--property=TimeoutStopSec=5", "--property=SendSIGKILL=yes"]
+    options = ["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={name}"]
+    if task == "task":
+        _end(name)
+    _start_bus()
+    try:
+        return django_command.run(
+            ["systemd-run", *options, *properties, "--", *argv],
+            doing=doing,
+            timeout=timeout + 15,
+            stdin=stdin,
+            secrets=secrets,
+            errors_too=errors_too,
+        )
+    except BaseException:
+        _end(name)
+        raise
+
+
+def _start_bus() -> None:
+    """The system bus, by which systemd-run passes input and output on, does not run yet where it was just installed."""
+    if not _BUS.exists():
+        django_command.run(["systemctl", "start", "dbus.socket"], doing="starting the system bus")
+
+
+def end_tasks(site: Site) -> None:
+    """End a command of a deployment that outlived it.
+
+    Raises:
+        DeploymentError: it does not end.
+    """
+    _end(f"django-{site.name}-task.service")
+
+
+def _end(name: str) -> None:
+    """End a unit if it runs; one that ends by itself meanwhile is as good."""
+    if _is_loaded(name):
+        try:
+            django_command.run(["systemctl", "stop", name], doing=f"stopping {name}", timeout=60)
+        except DeploymentError:
+            if _is_loaded(name):
+                raise
+
+
+def _is_loaded(name: str) -> bool:
+    return any(Path(folder, name).exists() for folder in ("/run/systemd/transient", "/etc/systemd/system"))

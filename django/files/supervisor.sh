@@ -1,0 +1,23 @@
+# {{ unit }}: written by django-formula for this release; later releases have their own.
+# Supervisor runs this as root: it makes the folders in /run, which a restart of the host may have emptied, and goes on as
+# the site's user, with the environment of the release and nothing of supervisor's.
+set -eu
+run=/run/{{ unit }}
+
+if [ "${1:-}" != "as {{ site.user }}" ]; then
+    trap 'sleep 0.5' EXIT
+    install -d -o root -g root -m 0755 {{ runtime.rpartition('/')[0] }}
+    install -d -o {{ site.user }} -g {{ proxy_group }} -m 2750 {{ runtime }}
+    install -d -o {{ site.user }} -g {{ site.user }} -m 0750 "$run"
+    exec {{ identity | join(' ') }} --reset-env -- /bin/sh "$0" "as {{ site.user }}"
+fi
+
+exec >>{{ log }} 2>&1
+# A second start is one after a crash: not at once again. The file counts for whoever waits for the first.
+[ ! -e "$run/starts" ] || sleep 0.5
+echo >>"$run/starts"
+set -a
+. {{ release }}/config/environment
+. {{ secrets }}/environment
+set +a
+exec {{ release }}/virtualenv/bin/uwsgi --ini {{ release }}/config/uwsgi.ini

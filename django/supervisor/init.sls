@@ -1,0 +1,18 @@
+# supervisor keeps the sites alive where systemd is not PID 1, or pillar wants it. Each release has a program of its own, which
+# the site's step `instance` makes.
+{% from "django/map.jinja" import django with context %}
+
+supervisor is installed:
+  django.packages:
+    - pkgs: [{{ django.platform.packages.supervisor }}]
+
+supervisor runs:
+{% if grains.init == 'systemd' %}
+  service.running:
+    - enable: True
+{% else %}
+  django.running:
+{% endif %}
+    - name: supervisor
+    - require:
+      - django: supervisor is installed

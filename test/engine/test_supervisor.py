@@ -1,0 +1,356 @@
+"""supervisor as the keeper of releases: its programs, which process is a release's, how it starts, logs, commands."""
+
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import django_command
+import django_instance
+import django_process
+import django_removal
+import django_service
+import django_site
+import django_supervisor
+import django_systemd
+import django_verbs
+import pytest
+from django_command import DeploymentError
+from specimen import FACTS, formula_templates
+from world import commit
+
+NAME = "django-blog-0042"
+
+
+@pytest.fixture
+def supervised(world):
+    """A host in miniature on which supervisor keeps the releases."""
+    world.process = "supervisor"
+    return world
+
+
+# Releases
+
+
+def test_a_site_goes_live_and_stays_as_it_is(supervised):
+    changes = supervised.apply()
+    assert changes["instance"] == {"instance": "django-blog-0001 started"}
+    assert supervised.last.warnings == [django_supervisor.WARNING]
+    supervised.check()
+    assert not {"systemd-run", "journalctl"} & {argv[0] for argv in supervised.commands}
+    assert supervised.apply() == {} and supervised.last.warnings == []
+
+
+def test_the_old_release_is_stopped_and_a_rollback_starts_it_again(supervised):
+    supervised.apply()
+    supervised.push("two")
+    supervised.commands.clear()
+    supervised.apply()
+    supervised.check()
+    told = [argv[1:] for argv in supervised.commands if argv[0] == "supervisorctl"]
+    assert told == [["update", "django-blog-0002"], ["update", "django-blog-0001"]]
+    django_verbs.rollback("blog")
+    assert supervised.live.startswith("0001")
+    supervised.check()
+    assert supervised.apply() == {}
+
+
+def test_a_change_of_mind_is_a_release_that_each_keeper_knows_its_own_of(world):
+    world.apply()
+    for process in ("supervisor", "systemd"):
+        world.process = process
+        assert "process" in world.apply()["source"]["changed"]
+        world.check()
+        assert world.apply() == {}
+    assert world.live.startswith("0003")
+    django_verbs.rollback("blog")
+    assert world.running == {"django-blog-0002.conf"}
+    world.check()
+    django_verbs.rollback("blog")
+    world.check()
+    assert world.running == {"django-blog-0001.service", "django-blog-0001.socket"}
+
+
+def test_a_server_that_does_not_start_leaves_the_old_one(supervised):
+    supervised.apply()
+    supervised.push("two")
+    supervised.fails["update django-blog-0002"] = DeploymentError(
+        "starting django-blog-0002 failed (exit 1)", log="why"
+    )
+    with pytest.raises(DeploymentError) as error:
+        supervised.apply()
+    assert error.value.message == f"instance: the application server of 0002-{commit('two')[:12]} does not start"
+    assert error.value.log == "why"
+    assert error.value.hint.splitlines()[0] == f"{supervised.site.log}/0002.log has all of it"
+    supervised.fails.clear()
+    assert supervised.live.startswith("0001")
+    supervised.check()
+
+
+@pytest.mark.parametrize("process", ["systemd", "supervisor"])
+def test_a_site_is_taken_off_whoever_keeps_it_by_now(world, process):
+    for one in ("systemd", "supervisor"):
+        world.process = one
+        world.apply()
+    world.process = process
+    world.options = {"state": "absent"}
+    site = world.site
+    assert str(django_supervisor.PROGRAMS / "django-blog-0002.conf") in django_removal.present(site)
+    django_removal.remove(site, "a test")
+    assert world.running == set() and django_removal.present(site) == {}
+
+
+def test_an_instance_of_an_older_formula_is_systemds(make_site):
+    site = make_site(process="supervisor")
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    assert django_instance.keeper(site, release) is django_supervisor
+    (django_systemd.UNITS / f"{NAME}.service").write_text("")
+    assert django_instance.keeper(site, release) is django_systemd
+    (django_systemd.UNITS / f"{NAME}.service").unlink()
+    (release / "config/instance.json").write_text('{"address": "/x", "protocol": "uwsgi"}')
+    assert django_instance.keeper(site, release) is django_systemd
+    old = django_site.Site({key: value for key, value in site.config.items() if key != "process"}, site.platform)
+    assert old.process == "systemd"
+
+
+def test_only_its_own_programs_are_a_sites(make_site):
+    names = ("django-blog-0042", "django-blog-0007", "django-blog-two-0001", "django-blog-x", "other")
+    for name in names:
+        (django_supervisor.PROGRAMS / f"{name}.conf").write_text("")
+    site = make_site(process="supervisor")
+    assert django_supervisor.enabled(site) == set(names[:2])
+    assert [path.name for path in django_instance.strays(site, site.releases / "0042-3f2a9c1b77de")] == ["0007-gone"]
+
+
+# Starting
+
+
+@pytest.fixture
+def release(make_site, own_host, monkeypatch):
+    """A release that is to be started; `commands` are run by nobody, and what `plays` has is done at them."""
+    site = make_site(process="supervisor", timeouts={"start": "200ms"})
+    path = site.releases / "0042-3f2a9c1b77de"
+    (path / "config").mkdir(parents=True)
+    (path / f"config/{NAME}.conf").write_text("[program]")
+    made = SimpleNamespace(site=site, path=path, run=own_host / "run" / NAME, proc=own_host / "proc")
+    made.commands, made.plays, made.supervisor = [], {}, 7
+
+    def run(argv, **options):
+        made.commands.append(argv)
+        return made.plays.get(argv[1], lambda: "")()
+
+    def process(parent=7, name="0042-3f2a9c1b77de"):
+        """The server's own process."""
+        made.run.mkdir(exist_ok=True)
+        (made.run / "pid").write_text("42\n")
+        (made.run / "ready").touch()
+        (made.proc / "42").mkdir(parents=True, exist_ok=True)
+        (made.proc / "42/stat").write_text(f"42 (uwsgi (x) y) S {parent} 1 1")
+        (made.proc / "42/environ").write_text(f"A=b\0DJANGO_RELEASE={name}\0")
+        return "updated"
+
+    def start_daemon(daemon):
+        made.commands.append([daemon.service])
+        made.supervisor = 7
+
+    made.process = process
+    monkeypatch.setattr(django_command, "run", run)
+    monkeypatch.setattr(django_service, "pid", lambda daemon: made.supervisor)
+    monkeypatch.setattr(django_service, "start", start_daemon)
+    return made
+
+
+def test_a_program_is_installed_and_told_alone(release):
+    release.plays["update"] = release.process
+    release.supervisor = None
+    django_supervisor.start(release.site, release.path)
+    assert release.commands == [["supervisor"], ["supervisorctl", "update", NAME]]
+    assert (django_supervisor.PROGRAMS / f"{NAME}.conf").read_text() == "[program]"
+    assert django_supervisor.is_kept_alive(release.site, release.path)
+    (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[other]")
+    assert not django_supervisor.is_kept_alive(release.site, release.path)
+
+
+def test_a_program_that_somebody_has_stopped_is_started(release):
+    release.plays["restart"] = release.process
+    django_supervisor.start(release.site, release.path)
+    assert [argv[1] for argv in release.commands] == ["update", "restart"]
+
+
+def test_a_server_that_runs_is_left_alone(release):
+    release.process()
+    (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
+    django_supervisor.start(release.site, release.path)
+    assert release.commands == [] and release.run.exists()
+
+
+def test_a_server_whose_program_was_edited_is_started_anew(release):
+    release.process()
+    for name in ("kept", "starts"):
+        (release.run / name).write_text("\n\n")
+    (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[edited]")
+    release.plays["update"] = release.process
+    django_supervisor.start(release.site, release.path)
+    assert [argv[1] for argv in release.commands] == ["update"] and not (release.run / "kept").exists()
+    assert django_supervisor.is_kept_alive(release.site, release.path)
+
+
+@pytest.mark.parametrize(
+    ("starts", "message"),
+    [("\n\n", "it ends as soon as it has started"), ("\n", "it is not ready after 200ms")],
+)
+def test_a_server_that_does_not_get_ready(release, starts, message):
+    def begin():
+        release.run.mkdir(exist_ok=True)
+        (release.run / "starts").write_text(starts)
+        return "updated"
+
+    release.plays["update"] = begin
+    with pytest.raises(DeploymentError) as error:
+        django_instance.start(release.site, release.path)
+    assert error.value.message == f"the application server of {release.path.name} does not start: {message}"
+    assert django_supervisor.files(release.site) == [] and not release.run.exists()
+
+
+def test_what_an_earlier_start_has_left_does_not_count(release):
+    release.run.mkdir()
+    for name in ("ready", "starts"):
+        (release.run / name).write_text("\n\n")
+    release.plays["update"] = release.process
+    django_supervisor.start(release.site, release.path)
+    assert not (release.run / "starts").exists()
+
+
+@pytest.mark.parametrize("verb", ["start", "stop"])
+def test_a_server_that_has_outlived_its_supervisor_is_ended(release, monkeypatch, verb):
+    release.process(parent=1)
+    assert django_supervisor.pid(release.site, release.path) is None
+    killed = []
+
+    def kill(number, how):
+        killed.append((number, how))
+        (release.run / "pid").unlink()
+
+    monkeypatch.setattr(os, "kill", kill)
+    release.plays["update"] = release.process if verb == "start" else lambda: ""
+    (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
+    getattr(django_supervisor, verb)(release.site, release.path)
+    assert killed == [(42, signal.SIGTERM)]
+
+
+def test_a_process_of_another_user_is_not_ended(release, monkeypatch):
+    release.process(parent=1)
+    monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
+    monkeypatch.setattr(os, "kill", lambda number, how: pytest.fail("it is ended"))
+    django_supervisor._end_orphan(release.site, release.path)
+
+
+@pytest.mark.parametrize(
+    ("process", "expected"),
+    [({}, 42), ({"parent": 1}, None), ({"name": "0042-000000000000"}, None), (None, None)],
+)
+def test_which_process_is_a_releases(release, process, expected):
+    if process is not None:
+        release.process(**process)
+    assert django_supervisor.pid(release.site, release.path) == expected
+
+
+def test_a_process_that_has_just_ended_is_nobodys(release):
+    release.process()
+    (release.proc / "42/stat").unlink()
+    assert django_supervisor.pid(release.site, release.path) is None
+
+
+@pytest.mark.parametrize("supervisor", [7, None])
+def test_a_release_is_stopped_and_forgotten(release, supervisor):
+    (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
+    release.run.mkdir()
+    release.supervisor = supervisor
+    django_supervisor.stop(release.site, release.path)
+    assert release.commands == ([["supervisorctl", "update", NAME]] if supervisor else [])
+    assert not release.run.exists() and django_supervisor.files(release.site) == []
+    django_supervisor.stop(release.site, release.path)
+    assert len(release.commands) <= 1
+
+
+# Logs
+
+
+def test_the_logs_of_releases_that_are_gone_are_deleted(release):
+    log = release.site.log
+    for name in ("0041.log", "0041.log.1", "0042.log", "0042.log.1", "django.log", "0041.log.old"):
+        (log / name).write_text("")
+    release.plays["update"] = release.process
+    django_supervisor.start(release.site, release.path)
+    assert {path.name for path in log.iterdir()} == {"0042.log", "0042.log.1", "django.log", "0041.log.old"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "lines", "expected"),
+    [
+        (None, None, 3, ""),
+        (None, "a\nb\n", 3, "a\nb"),
+        ("a\nb\n", "c\n", 2, "b\nc"),
+        ("a\n", "b\nc\nd\n", 2, "c\nd"),
+    ],
+)
+def test_the_last_lines_of_a_log(make_site, monkeypatch, before, now, lines, expected):
+    site, run, users = make_site(process="supervisor"), django_command.run, []
+    monkeypatch.setattr(
+        django_command, "run", lambda argv, user, **options: (users.append(user), run(argv, **options))[1]
+    )
+    for name, text in (("0042.log.1", before), ("0042.log", now)):
+        if text is not None:
+            (site.log / name).write_text(text)
+    assert django_supervisor.log(site, site.releases / "0042-3f2a9c1b77de", lines) == expected
+    assert set(users) <= {"blog"}
+
+
+def test_what_a_release_that_does_not_start_says(release):
+    log = release.site.log / "0042.log"
+    began = 1000.0
+    assert django_supervisor.journal(release.site, release.path, began) == ""
+    (django_supervisor.OUTPUT / f"{NAME}.log").write_text("install: invalid user\n")
+    assert django_supervisor.journal(release.site, release.path, began) == "install: invalid user"
+    log.write_text("")
+    release.plays["--quiet"] = lambda: "*** Starting uWSGI ***\nKeyError: x\n2026-11-20T11:36:00+0000 *** no app ***\n"
+    assert django_supervisor.journal(release.site, release.path, began) == "KeyError: x"
+    os.utime(log, (0, 0))
+    assert django_supervisor.journal(release.site, release.path, began) == ""
+    django_supervisor.remove(release.site, release.path)
+    assert not (django_supervisor.OUTPUT / f"{NAME}.log").exists()
+
+
+# Commands
+
+
+def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_arguments(make_site, monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(django_command, "run", lambda argv, **options: ran.append((argv, options)) or "output")
+    monkeypatch.setattr(django_site, "find_user", lambda name: SimpleNamespace(pw_dir="/home/blog"))
+    site = make_site(process="supervisor")
+    path = site.releases / "0042-3f2a9c1b77de"
+    (path / "config").mkdir(parents=True)
+    (path / "config/environment").write_text('A="a"\nPATH="/venv/bin"\n')
+    (site.secrets / "environment").write_text('KEY="hunter2"\n')
+    (tmp_path / "more").write_text("B=b\n")
+    options = {"doing": "x", "timeout": 5.0, "stdin": "in", "secrets": ["hunter2"], "errors_too": True}
+    more = {"environment_file": str(tmp_path / "more"), "task": "manage-1", "writable": [path]}
+    assert django_supervisor.run(site, path, FACTS, ["python", "x y"], **options, **more) == "output"
+    ((argv, given),) = ran
+    assert argv == [
+        *["/usr/bin/setpriv", "--reuid=blog", "--regid=blog", "--init-groups", "--no-new-privs", "--"],
+        *["python", "x y"],
+    ]
+    variables = {"A": "a", "B": "b", "KEY": "hunter2", "PATH": "/venv/bin"}
+    variables |= {"HOME": "/home/blog", "USER": "blog", "LOGNAME": "blog"}
+    assert given == {**options, "environment": variables, "folder": f"{path}/source", "umask": 0o027}
+
+
+def test_no_secret_is_in_the_files_of_a_program(make_site, monkeypatch):
+    monkeypatch.setattr(django_instance, "_binary", lambda release: Path("/x"))
+    site = make_site(process="supervisor", secrets={"KEY": "hunter2hunter2"}, environment={"NAME": "ray"})
+    files = django_instance.configuration(site, site.releases / "0042-3f2a9c1b77de", FACTS, formula_templates())
+    assert not [name for name, text in files.items() if "hunter2" in text or "ray" in text]
+    assert django_process.unit(site, site.releases / "0042-3f2a9c1b77de") == NAME

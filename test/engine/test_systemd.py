@@ -1,0 +1,166 @@
+"""systemd as the keeper of releases: which process is a release's, how it starts, and the commands of a project."""
+
+from pathlib import Path
+
+import django_command
+import django_instance
+import django_process
+import django_sandbox
+import django_systemd
+import pytest
+from django_command import DeploymentError
+from specimen import FACTS, configured
+
+RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
+
+
+# Processes and units
+
+
+@pytest.fixture
+def proc(own_host, monkeypatch):
+    """A host on which process 42 is that of release 0042."""
+    for name in ("RUN", "PROC"):
+        monkeypatch.setattr(django_process, name, own_host / name.lower())
+    files = {
+        "run/django-blog-0042/pid": "42\n",
+        "proc/42/cgroup": "0::/system.slice/django-blog-0042.service\n",
+        "proc/42/environ": "A=b\0DJANGO_RELEASE=0042-3f2a9c1b77de\0C=d",
+    }
+    for name, content in files.items():
+        (own_host / name).parent.mkdir(parents=True, exist_ok=True)
+        (own_host / name).write_text(content)
+    return own_host
+
+
+@pytest.mark.parametrize(
+    ("changed", "content", "expected"),
+    [
+        (None, None, 42),
+        ("run/django-blog-0042/pid", "", None),
+        ("run/django-blog-0042/pid", "x\n", None),
+        ("run/django-blog-0042/pid", "43\n", None),
+        ("run/django-blog-0042/pid", None, None),
+        ("proc/42/cgroup", "0::/system.slice/django-blog-0041.service\n", None),
+        ("proc/42/cgroup", "0::/system.slice/xdjango-blog-0042.service\n", None),
+        ("proc/42/environ", "DJANGO_RELEASE=0042-000000000000\0", None),
+        ("proc/42/environ", "XDJANGO_RELEASE=0042-3f2a9c1b77de\0", None),
+    ],
+)
+def test_which_process_is_a_releases(make_site, proc, changed, content, expected):
+    if changed:
+        (proc / changed).unlink()
+        if content is not None:
+            (proc / changed).write_text(content)
+    site = make_site()
+    assert django_systemd.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
+
+
+def test_what_a_release_that_does_not_start_says(make_site, monkeypatch):
+    def run(argv, *, doing, **_options):
+        if argv[0] == "journalctl":
+            assert "django-blog-0042" in argv
+            return (
+                "Starting Django site blog\n*** Starting uWSGI 2.0 ***\n\nModuleNotFoundError: x\n"
+                "django-blog-0042.service: Main process exited\nFailed to start Django\n"
+            )
+        if "enable" in argv:
+            raise DeploymentError(f"{doing} failed (exit 1)", log="Job failed. See journalctl")
+        return ""
+
+    monkeypatch.setattr(django_command, "run", run)
+    site = make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    with pytest.raises(DeploymentError) as error:
+        django_instance.start(site, release)
+    assert str(error.value) == (
+        "the application server of 0042-3f2a9c1b77de does not start\n  | ModuleNotFoundError: x\n"
+        "journalctl -u django-blog-0042 has all of it"
+    )
+
+
+# Commands
+
+
+def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
+    ran = []
+    monkeypatch.setattr(django_command, "run", lambda argv, **options: ran.append((argv, options)) or "output")
+    monkeypatch.setattr(django_systemd, "_is_loaded", lambda unit: unit == "django-blog-task.service")
+    monkeypatch.setattr(django_systemd, "_BUS", Path("/"))
+    site = configured(sandbox={"PrivateTmp": False, "ReadWritePaths": ["/srv/a b", "/srv/100%"]}, writable=["logs"])
+    options = {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "writable": [Path("/w")]}
+    assert (
+        django_systemd.run(site, RELEASE, FACTS, ["python", "x y"], environment_file="/root/x", **options) == "output"
+    )
+    (stop, _), (argv, given) = ran
+    assert stop == ["systemctl", "stop", "django-blog-task.service"]
+    separator = argv.index("--")
+    assert argv[separator:] == ["--", "python", "x y"]
+    assert argv[:7] == [
+        *["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"],
+        "--unit=django-blog-task.service",
+    ]
+    properties = [argument.removeprefix("--property=") for argument in argv[7:separator]]
+    assert {
+        "PrivateTmp=no",
+        "ReadWritePaths=/srv/a b",
+        "User=blog",
+        "EnvironmentFile=/root/x",
+        "RuntimeMaxSec=90",
+    } <= set(properties)
+    assert {"ReadWritePaths=/w", "ReadWritePaths=/srv/100%", "ReadWritePaths=/srv/django/blog/media"} <= set(properties)
+    assert given == {"doing": "x", "timeout": 105.0, "stdin": "in", "secrets": ["s"], "errors_too": False}
+
+
+def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(django_command, "run", lambda argv, **_options: ran.append(argv))
+    monkeypatch.setattr(django_systemd, "_is_loaded", lambda unit: False)
+    monkeypatch.setattr(django_systemd, "_BUS", tmp_path / "system_bus_socket")
+    django_systemd.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0)
+    assert [argv[:3] for argv in ran] == [["systemctl", "start", "dbus.socket"], ["systemd-run", "--quiet", "--pipe"]]
+
+
+def test_what_a_command_may_write():
+    site = configured(writable=["logs"])
+    named = dict.fromkeys(
+        value for name, value in django_sandbox.directives(site, RELEASE, FACTS) if name == "ReadWritePaths"
+    )
+    root = "/srv/django/blog"
+    assert list(named) == [f"{root}/{name}" for name in ("database", "media", "shared", "log")] + [
+        f"{RELEASE}/source/logs"
+    ]
+
+
+@pytest.mark.parametrize(("task", "stops"), [("task", 2), ("manage-1", 1)])
+def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, task, stops):
+    stopped = []
+
+    def run(argv, **_options):
+        if argv[0] == "systemd-run":
+            raise KeyboardInterrupt
+        stopped.append(argv)
+
+    monkeypatch.setattr(django_command, "run", run)
+    monkeypatch.setattr(django_systemd, "_is_loaded", lambda unit: True)
+    monkeypatch.setattr(django_systemd, "_BUS", Path("/"))
+    with pytest.raises(KeyboardInterrupt):
+        django_systemd.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0, task=task)
+    assert stopped == [["systemctl", "stop", f"django-blog-{task}.service"]] * stops
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_unit_that_ends_by_itself_is_as_good_as_stopped(monkeypatch, ends):
+    loaded = iter([True, not ends])
+
+    def fails(argv, **_options):
+        raise DeploymentError("Unit not loaded")
+
+    monkeypatch.setattr(django_command, "run", fails)
+    monkeypatch.setattr(django_systemd, "_is_loaded", lambda unit: next(loaded))
+    if ends:
+        django_systemd._end("x.service")
+    else:
+        with pytest.raises(DeploymentError, match="Unit not loaded"):
+            django_systemd._end("x.service")

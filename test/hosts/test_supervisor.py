@@ -1,0 +1,209 @@
+"""A site that supervisor keeps: on a host without systemd, and on one with it there and back."""
+
+import time
+
+import pytest
+from client import Load
+from sites import Site, lines, release_of, version
+
+#: What a container runs that is to serve again after its restart.
+COMMAND = ("sh", "-c", "service supervisor start; service nginx start; exec sleep infinity")
+CANARY = "canary-of-the-api-key"
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    """A site on a container whose /run is empty after each restart."""
+    host = module_hosts(kind="ready", init=False, command=COMMAND, options=["--tmpfs=/run"])
+    return Site(host, repositories(host), secrets={"API_KEY": CANARY})
+
+
+def load(blog: Site, **options: object) -> Load:
+    return Load(f"http://{blog.host.address}/release", blog.domain, release=release_of, **options)  # type: ignore[arg-type]
+
+
+def programs(blog: Site) -> list[str]:
+    """The programs that supervisor has of the site, and what they do."""
+    listed = blog.host.run(["supervisorctl", "status"], check=False).stdout.splitlines()
+    return [" ".join(line.split()[:2]) for line in listed if line.startswith(f"django-{blog.name}-")]
+
+
+def test_the_first_apply_serves(blog):
+    blog.host.run("rm -f /etc/nginx/sites-enabled/default")
+    applied = blog.deploy()
+    assert blog.answering["release"] == blog.live
+    assert {"supervisor is installed", "supervisor runs", "blog is live"} <= applied.changed.keys()
+    assert "there is no sandbox" in str(applied.warnings["blog has its instance"])
+    assert programs(blog) == [f"{blog.unit} RUNNING"]
+    socket = blog.host.testinfra.file(f"/run/django/blog/{blog.live[:4]}.sock")
+    assert (socket.user, socket.group, socket.mode) == ("blog", "www-data", 0o660)
+
+
+def test_a_second_apply_changes_nothing(blog):
+    applied = blog.deploy()
+    assert not applied.changed and not applied.warnings
+    assert blog.apply(test=True).changed == {}
+
+
+def test_the_process_has_its_user_and_environment_and_nothing_more(blog):
+    pid = blog.host.read(f"/run/{blog.unit}/pid").strip()
+    status = dict(line.split(":", 1) for line in blog.host.read(f"/proc/{pid}/status").splitlines())
+    assert status["NoNewPrivs"].strip() == "1"
+    user = blog.host.testinfra.user("blog")
+    assert status["Uid"].split() == [str(user.uid)] * 4 and status["CapEff"].strip("\t0") == ""
+    names = {pair.split("=")[0] for pair in blog.host.read(f"/proc/{pid}/environ").split("\0") if pair}
+    assert {"API_KEY", "DJANGO_RELEASE", "HOME", "USER"} <= names
+    assert not {name for name in names if name.startswith("SUPERVISOR") or name in ("container", "PIP_CERT")}
+    files = f"/etc/supervisor/conf.d/* {blog.root}/releases/*/config/* {blog.root}/log/* /var/log/supervisor/*"
+    pattern = f"{CANARY[:-1]}[{CANARY[-1]}]"  # not the command that looks for it
+    told = blog.host.run(f"cat /proc/*/cmdline {files} 2>/dev/null | grep -ac {pattern}", check=False)
+    assert told.stdout.strip() == "0"
+
+
+def test_the_verbs(blog):
+    (status,) = blog.host.call("django.status", "blog")
+    assert status["running"] is True and status["release"] == blog.live
+    program = 'import os, pwd; print(pwd.getpwuid(os.getuid()).pw_name, len(os.environ["API_KEY"]), os.getcwd())'
+    source = f"{blog.root}/releases/{blog.live}/source"
+    assert blog.manage(f"shell -c '{program}'").split()[-3:] == ["blog", str(len(CANARY)), source]
+    blog.get("/slow?seconds=0")
+    assert "WSGI app 0" in blog.host.call("django.logs", "blog", "500")
+    assert len(blog.host.call("django.logs", "blog", "3").splitlines()) == 3
+    assert "password_file" in blog.host.call("django.superuser", "blog")
+
+
+def test_a_commit_goes_live_without_losing_a_request(blog):
+    old, program = blog.live, blog.unit
+    blog.repository.commit(version("2.0"))
+    with load(blog) as requests:
+        requests.wait(200)
+        blog.deploy()
+        requests.wait(200)
+    assert requests.failed == [] and requests.went_back == []
+    assert requests.releases == [old, blog.live]
+    assert programs(blog) == [f"{blog.unit} RUNNING"] and blog.unit != program
+    assert not blog.apply().changed
+
+
+def test_a_rollback_loses_no_request(blog):
+    blog.repository.commit(version("2.1"))
+    blog.deploy()
+    left = blog.live
+    with load(blog, connections=4, pause=0.05) as requests:
+        back = blog.host.call("django.rollback", "blog")["release"]
+        requests.wait(20)
+    assert requests.failed == [] and requests.releases == [left, back]
+    assert programs(blog) == [f"{blog.unit} RUNNING"]
+    assert not blog.apply().changed
+
+
+BROKEN = {
+    "import error": ({"website/wsgi.py": "import lacking\n"}, "has its static files", "No module named 'lacking'"),
+    "server that dies": (
+        {"website/wsgi.py": "import sys\nif 'uwsgi' in sys.modules: raise SystemExit('out of ink')\n"},
+        "has its instance",
+        "out of ink",
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", BROKEN)
+def test_a_broken_commit_leaves_the_old_release_serving(blog, cause):
+    changes, step, says = BROKEN[cause]
+    old = blog.live
+    worktree = blog.repository.worktree
+    blog.repository.commit({name: text + (worktree / name).read_text() for name, text in changes.items()})
+    with load(blog, connections=2, pause=0.1) as requests:
+        applied = blog.apply()
+    assert requests.failed == [] and requests.releases == [old]
+    comment = applied.failed[f"blog {step}"]
+    assert says in comment and f"{old} still runs" in comment and lines(comment) <= 10
+    assert programs(blog) == [f"{blog.unit} RUNNING"]
+    blog.repository.git("revert", "--no-edit", "HEAD")
+    blog.repository.push()
+    blog.deploy()
+
+
+def test_a_killed_server_comes_back(blog):
+    live = blog.live
+    blog.host.run(["kill", "-KILL", blog.host.read(f"/run/{blog.unit}/pid").strip()])
+    assert comes_back(blog) == live
+    assert not blog.apply().changed
+
+
+def comes_back(blog: Site) -> str:
+    """The release that serves within ten seconds."""
+    limit = time.monotonic() + 10
+    while True:
+        try:
+            return str(blog.answering["release"])
+        except (AssertionError, OSError):
+            if time.monotonic() > limit:
+                raise
+            time.sleep(0.1)
+
+
+def test_what_was_stopped_is_started_by_an_apply(blog):
+    live = blog.live
+    blog.host.run(["supervisorctl", "stop", blog.unit])
+    assert blog.get().status_code == 502
+    assert blog.deploy().changed.keys() == {"blog has its instance"}
+    assert blog.answering["release"] == live
+    blog.host.run("kill -KILL $(cat /run/supervisord.pid); nginx -s stop")
+    assert {"supervisor runs", "nginx runs", "blog has its instance"} == blog.deploy().changed.keys()
+    assert blog.answering["release"] == live
+    assert not blog.apply().changed
+
+
+def test_it_comes_back_after_a_restart_of_the_container(blog):
+    live = blog.live
+    blog.host.restart()
+    assert comes_back(blog) == live
+    assert not blog.apply().changed
+
+
+def test_a_port_in_place_of_a_socket(blog):
+    blog.deploy(server={"bind": "127.0.0.1:8001", "protocol": "http"})
+    old = blog.live
+    blog.repository.commit(version("3.0"))
+    with load(blog, connections=4) as requests:
+        requests.wait(50)
+        blog.deploy()
+        requests.wait(50)
+    assert requests.failed == [] and requests.releases == [old, blog.live]
+
+
+def test_nothing_is_left_but_the_data(blog):
+    applied = blog.deploy(state="absent")
+    assert "blog is taken off" in applied.changed
+    assert programs(blog) == []
+    left = blog.host.run("find /run /etc /var/log -xdev -name '*blog*'", check=False)
+    assert left.stdout == ""
+    assert blog.host.run(["pgrep", "--euid", "blog"], check=False).stdout == ""
+    assert blog.host.testinfra.file(f"{blog.root}/database/db.sqlite3").is_file
+
+
+# With systemd as PID 1
+
+
+def test_from_systemd_to_supervisor_and_back(hosts, repositories):
+    host = hosts(kind="ready")
+    shop = Site(host, repositories(host), name="shop")
+    shop.deploy()
+    served = [shop.live]
+    with load(shop) as requests:
+        requests.wait(100)
+        for process in ("supervisor", "systemd"):
+            shop.process = process
+            shop.deploy()
+            served.append(shop.live)
+            requests.wait(100)
+            assert not shop.apply().changed
+            assert (programs(shop) == [f"{shop.unit} RUNNING"]) is (process == "supervisor")
+            assert bool(shop.units) is (process == "systemd")
+        host.call("django.rollback", "shop")
+        requests.wait(100)
+    assert requests.failed == [] and requests.releases == served
+    assert shop.live == served[1] and shop.units == [] and not shop.apply().changed
+    host.restart()
+    assert comes_back(shop) == served[1]

@@ -1,0 +1,23 @@
+# django-shop-0042: written by django-formula for this release; later releases have their own.
+# Supervisor runs this as root: it makes the folders in /run, which a restart of the host may have emptied, and goes on as
+# the site's user, with the environment of the release and nothing of supervisor's.
+set -eu
+run=/run/django-shop-0042
+
+if [ "${1:-}" != "as shop" ]; then
+    trap 'sleep 0.5' EXIT
+    install -d -o root -g root -m 0755 /run/django
+    install -d -o shop -g www-data -m 2750 /run/django/shop
+    install -d -o shop -g shop -m 0750 "$run"
+    exec /usr/bin/setpriv --reuid=shop --regid=shop --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as shop"
+fi
+
+exec >>/srv/django/shop/log/0042.log 2>&1
+# A second start is one after a crash: not at once again. The file counts for whoever waits for the first.
+[ ! -e "$run/starts" ] || sleep 0.5
+echo >>"$run/starts"
+set -a
+. /srv/django/shop/releases/0042-3f2a9c1b77de/config/environment
+. /srv/django/shop/secrets/environment
+set +a
+exec /srv/django/shop/releases/0042-3f2a9c1b77de/virtualenv/bin/uwsgi --ini /srv/django/shop/releases/0042-3f2a9c1b77de/config/uwsgi.ini
