@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import django_database
 import django_sandbox
 from django_command import DeploymentError, seconds
 from django_site import Site
@@ -101,6 +102,7 @@ def start(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str
         "static_root": f"{release}/static",
         "check": site.config["check"],
         "ignored_checks": NOT_WITHOUT_TLS,
+        "migrate": {alias: database["migrate"] for alias, database in site.config["databases"].items()},
     }
     return _ask(
         site,
@@ -183,9 +185,9 @@ def _ask(
             site, release, facts, argv, doing=doing, stdin=json.dumps(request), secrets=secrets, **options
         )
     except DeploymentError as error:
-        raise DeploymentError(
-            f"{doing}: {_cause(error)}", log=error.log, hint=error.hint, transient=error.transient
-        ) from None
+        told = DeploymentError(f"{doing}: {_cause(error)}", log=error.log, hint=error.hint, transient=error.transient)
+        django_database.explain(site, told)
+        raise told from None
     try:
         answer: dict[str, Any] = json.loads(output)
         return answer

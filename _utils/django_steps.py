@@ -339,8 +339,9 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
             hint=f"turn it off in the project's environment: {at}:environment, "
             f"or let the overlay do it: {at}:overlay: true",
         )
+    django_database.judge(site, answer["databases"])
     for alias, database in answer["databases"].items():
-        path = django_database.file_of(release, database)
+        path = django_database.file_of(site, release.path, release.facts, database)
         if path and path.is_relative_to(release.path) and not path.resolve().is_relative_to(site.shared):
             raise DeploymentError(
                 f"the database {alias!r} lies inside the release ({database['name']}) and would be lost with it",
@@ -363,7 +364,7 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
     pending = {
         alias: names
         for alias in release.facts["migrations"]
-        if (names := django_database.pending(release, alias, deployment.is_new))
+        if (names := django_database.pending(site, release.path, release.facts, alias, deployment.is_new))
     }
     if not pending:
         if deployment.is_new:

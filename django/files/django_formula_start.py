@@ -14,7 +14,7 @@ def start(request):
     answer = effective(settings)
     if request["collect"] and "django.contrib.staticfiles" in settings.INSTALLED_APPS:
         answer["collected"] = collect(settings, request["static_root"])
-    answer["migrations"] = {alias: migrations(alias) for alias in migrated_databases()}
+    answer["migrations"] = {alias: migrations(alias) for alias in migrated_databases(request["migrate"])}
     if not any(names["pending"] for names in answer["migrations"].values()):
         answer["checks"] = checks(request)
     return answer
@@ -82,8 +82,8 @@ def collect(settings, static_root):
     return sum(len(files) for _parent, _folders, files in os.walk(static_root))
 
 
-def migrated_databases():
-    """The default database, and every further SQLite file."""
+def migrated_databases(said):
+    """The databases that the pillar names, but for those that it excepts; the default one, and every SQLite file."""
     from django.db import connections
 
     databases = connections.settings if hasattr(connections, "settings") else connections.databases
@@ -91,7 +91,7 @@ def migrated_databases():
         alias
         for alias, database in databases.items()
         if not database["ENGINE"].endswith(".dummy")
-        and (alias == "default" or "sqlite" in database["ENGINE"] or "spatialite" in database["ENGINE"])
+        and said.get(alias, alias == "default" or "sqlite" in database["ENGINE"] or "spatialite" in database["ENGINE"])
     ]
 
 

@@ -67,7 +67,8 @@ def sandbox(monkeypatch):
 
 def test_the_start_of_a_project(sandbox):
     sandbox.output = '{"debug": false}'
-    site = configured(timeouts={"start": "10s"}, static={"collect": False}, check="deploy")
+    databases = {"default": {}, "replica": {"migrate": False}}
+    site = configured(timeouts={"start": "10s"}, static={"collect": False}, check="deploy", databases=databases)
     assert django_project.start(site, RELEASE, FACTS, ["hunter2"]) == {"debug": False}
     assert sandbox.argv == [f"{RELEASE}/virtualenv/bin/python", f"{RELEASE}/config/django_formula_start.py"]
     request = json.loads(sandbox.options.pop("stdin"))
@@ -78,6 +79,7 @@ def test_the_start_of_a_project(sandbox):
         "static_root": f"{RELEASE}/static",
         "check": "deploy",
         "ignored_checks": django_project.NOT_WITHOUT_TLS,
+        "migrate": {"default": True, "replica": False},
     }
     expected = {"doing": "starting Django", "timeout": 10.0, "secrets": ["hunter2"], "writable": [RELEASE / "static"]}
     assert sandbox.options == expected
