@@ -10,6 +10,9 @@ def _over(project, data):
     """The settings that replace those of the project."""
     keys = json.loads(pathlib.Path(data["secret_key_file"]).read_text())
     values = {"SECRET_KEY": keys["key"], "SECRET_KEY_FALLBACKS": keys["fallbacks"], **data["always"]}
+    for name in ("STATIC_ROOT", "MEDIA_ROOT"):
+        if isinstance(project.get(name), pathlib.PurePath):
+            values[name] = pathlib.Path(values[name])
     values["DATABASES"] = _databases(project.get("DATABASES", {}), data)
     path = data["path"]
     if path:
