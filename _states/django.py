@@ -8,6 +8,7 @@ Each looks, says what would have been done when it is only a test, and acts. The
 import json
 
 import django_removal
+import django_secret
 import django_service
 import django_site
 import django_steps
@@ -38,9 +39,10 @@ def site(name, config, platform, templates):
     config = json.loads(config)
     try:
         texts = {url: _text(url) for url in templates}
+        site = django_site.Site(config, platform)
         deployment = Deployment(
-            django_site.Site(config, platform),
-            _given(config),
+            site,
+            _given(site),
             texts,
             asked_by=asked_by("state.apply", __opts__["cachedir"]),
             test=__opts__["test"],
@@ -293,11 +295,11 @@ def _text(url):
     return texts[url]
 
 
-def _given(config):
+def _given(site):
     """The secrets that the pillar gives to a site, by name."""
-    references = {"secret_key": config["secret_key"], "deploy_key": config["deploy_key"]}
-    references |= {key: said.get("value") for key, said in config["secrets"].items()}
-    return {key: _secret(reference["pillar"]) for key, reference in references.items() if reference}
+    references = {name: said.get("value") for name, said in django_secret.wanted(site).items()}
+    references["deploy_key"] = site.config["deploy_key"]
+    return {name: _secret(reference["pillar"]) for name, reference in references.items() if reference}
 
 
 def _secret(path):

@@ -1,16 +1,163 @@
-"""The databases of a site as the host sees them: where a SQLite file lies, and which migrations it has."""
+"""The databases of a site: as the pillar gives them to the project, and as the host sees them."""
 
 import contextlib
 import os
+import re
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
 
 import django_site
-from django_release import Release
+from django_command import DeploymentError
 from django_site import Site
 
+#: Engines that are servers, and what Django calls them where the project has no backend of that kind.
+BACKENDS = {"postgres": "django.db.backends.postgresql", "mysql": "django.db.backends.mysql"}
+#: What a driver or a server says, and what to do about it; {at} is the database in the pillar.
+_CAUSES = {
+    "Error loading (psycopg|MySQLdb)": "the virtualenv lacks the database's driver: {site}:python_packages, such as "
+    "'psycopg[binary]' or mysqlclient; or the host lacks its library: {site}:packages, such as libpq5 or libmariadb3",
+    "password authentication failed|access denied for user|no password supplied": "correct {at}:user or {at}:password",
+    "no pg_hba.conf entry|is not allowed to connect": "let this host in at the server, or correct {at}:user",
+    r"database \S+ does not exist|unknown database": "create it at the server, or correct {at}:name",
+    r"could not translate host name|unknown (\w+ )?server host|failed to resolve host": "correct {at}:host",
+    r"connection to server .*failed|can't connect to|connection timeout expired|server has gone away|too many c"
+    "|the database system is": "does the server run, and can it be reached? {at}:host, {at}:port",
+}
 
-def file_of(release: Release, database: dict[str, str]) -> Path | None:
+
+def secret_of(alias: str) -> str:
+    """The name of the secret that is a database's password; no variable has such a name."""
+    return f"database.{alias}"
+
+
+def passwords(site: Site) -> dict[str, dict[str, Any]]:
+    """The passwords that the pillar gives, as secrets by their names."""
+    given = {alias: database["password"] for alias, database in site.config["databases"].items()}
+    return {secret_of(alias): {"value": password} for alias, password in given.items() if password}
+
+
+def place(site: Site, alias: str) -> str:
+    """Where the pillar has a database, for errors."""
+    only = list(site.config["databases"]) == ["default"] == [alias]
+    return f"django:sites:{site.name}:{'database' if only else f'databases:{alias}'}"
+
+
+def engines(site: Site) -> list[str]:
+    """The kinds of servers that the pillar's databases are on."""
+    return sorted({database["engine"] for database in site.config["databases"].values()} & {*BACKENDS})
+
+
+def path_of(site: Site, alias: str) -> Path:
+    """The file of one of the pillar's SQLite databases."""
+    name = site.config["databases"].get(alias, {}).get("name")
+    return site.database / (name or ("db.sqlite3" if alias == "default" else f"{alias}.sqlite3"))
+
+
+def url(site: Site, alias: str, secrets: Mapping[str, str]) -> str:
+    """A database in one line, as dj-database-url and django-environ read it."""
+    database = site.config["databases"][alias]
+    if database["engine"] == "sqlite":
+        return f"sqlite:///{path_of(site, alias)}"
+    login = quote(database["user"], safe="")
+    password = secrets.get(secret_of(alias))
+    if password:
+        login += f":{quote(password, safe='')}"
+    host = database["host"] or ""
+    host = f"[{host}]" if ":" in host else quote(host, safe="")
+    port = f":{database['port']}" if database["port"] else ""
+    options = {
+        name: str(value).lower() if isinstance(value, bool) else value for name, value in database["options"].items()
+    }
+    query = f"?{urlencode(options, quote_via=quote, errors='surrogatepass')}" if options else ""
+    return f"{database['engine']}://{login}@{host}{port}/{quote(database['name'], safe='')}{query}"
+
+
+def known(site: Site, secrets: Mapping[str, str]) -> dict[str, str]:
+    """What the environment may take of the default database, by the word after ``from``."""
+    database = site.config["databases"].get("default", {"engine": None})
+    if not database["engine"]:
+        return {}
+    words = {f"database_{key}": str(database[key]) for key in ("name", "user", "host", "port") if database[key]}
+    if database["engine"] == "sqlite":
+        words |= dict.fromkeys(("database_path", "database_name"), str(path_of(site, "default")))
+    if secret_of("default") in secrets:
+        words["database_password"] = secrets[secret_of("default")]
+    return {**words, "database_url": url(site, "default", secrets)}
+
+
+def is_secret(site: Site, word: str) -> bool:
+    """Whether what the environment takes of the default database holds a password."""
+    server = site.config["databases"].get("default", {}).get("engine") in BACKENDS
+    return server and word in ("database_url", "database_password")
+
+
+def variables(site: Site, secrets: Mapping[str, str], *, secret: bool) -> dict[str, str]:
+    """The URLs that databases are given by: those to a server are secret, those of files are not."""
+    return {
+        database["variable"]: url(site, alias, secrets)
+        for alias, database in site.config["databases"].items()
+        if database["as"] == "environment" and (database["engine"] in BACKENDS) == secret
+    }
+
+
+def laid_over(site: Site) -> dict[str, dict[str, Any]]:
+    """The databases as the overlay reads them; a password by the path of its file."""
+    data = {}
+    for alias, database in site.config["databases"].items():
+        if database["as"] == "settings" and database["engine"] == "sqlite":
+            name = str(path_of(site, alias)) if database["name"] else None
+            data[alias] = {"engine": None, "name": name}
+        elif database["as"] == "settings":
+            file = str(site.secrets / secret_of(alias)) if database["password"] else None
+            data[alias] = {
+                "engine": BACKENDS[database["engine"]],
+                "password_file": file,
+                **{key: database[key] or "" for key in ("name", "user", "host", "port")},
+            }
+        if alias in data:
+            data[alias] |= {"options": database["options"], "settings": database["settings"]}
+    return data
+
+
+def judge(site: Site, effective: Mapping[str, Mapping[str, str]]) -> None:
+    """Whether the project uses the servers that the pillar gives it.
+
+    Args:
+        effective: engine and name of each database in the project's settings.
+
+    Raises:
+        DeploymentError: it uses another one, and would write its data there.
+    """
+    for alias, database in site.config["databases"].items():
+        found = effective.get(alias, {"engine": "nothing", "name": ""})
+        words = {"postgres": "postg", "mysql": "mysql"}.get(database["engine"], "")
+        if words and not (words in found["engine"] and found["name"] == database["name"]):
+            raise DeploymentError(
+                f"the project does not use the database {alias!r} of the pillar: it has {found['name'] or 'none'} "
+                f"({found['engine']})",
+                hint=f"let it read {database['variable']}, or have it laid over: {place(site, alias)}:as: settings"
+                if database["variable"]
+                else f"leave DATABASES to the overlay, or take {place(site, alias)} out",
+            )
+
+
+def explain(site: Site, error: DeploymentError) -> None:
+    """Say what to do about an error that a driver or a server of databases has raised.
+
+    Where the cause lies at the server, trying again may help without a change here.
+    """
+    at = place(site, "default") if len(site.config["databases"]) == 1 else f"django:sites:{site.name}:databases:…"
+    for pattern, advice in _CAUSES.items():
+        if re.search(f"(OperationalError|ImproperlyConfigured): .*({pattern})", error.message, re.IGNORECASE):
+            error.hint = advice.format(at=at, site=f"django:sites:{site.name}")
+            error.transient = error.transient or "OperationalError" in error.message
+            return
+
+
+def file_of(site: Site, release: Path, facts: Mapping[str, Any], database: Mapping[str, str]) -> Path | None:
     """The SQLite file of a database as the host sees it; None for other databases.
 
     A relative name begins where the project runs, and below the pillar's ``mount`` lies the release's source.
@@ -19,18 +166,18 @@ def file_of(release: Release, database: dict[str, str]) -> Path | None:
         return None
     if database["name"].startswith((":memory:", "file:")):
         return None
-    source, mount = release.path / "source", release.site.config["mount"]
-    path = Path(mount or source, release.facts["folder"], database["name"])
+    source, mount = release / "source", site.config["mount"]
+    path = Path(mount or source, facts["folder"], database["name"])
     return source / path.relative_to(mount) if mount and path.is_relative_to(mount) else path
 
 
-def pending(release: Release, alias: str, is_new: bool) -> list[str]:
+def pending(site: Site, release: Path, facts: Mapping[str, Any], alias: str, is_new: bool) -> list[str]:
     """The migrations that a release's database lacks: as its start has seen, or for the live one as SQLite says."""
-    known: dict[str, list[str]] = release.facts["migrations"][alias]
-    path = file_of(release, release.facts["databases"][alias])
+    known: dict[str, list[str]] = facts["migrations"][alias]
+    path = file_of(site, release, facts, facts["databases"][alias])
     if is_new or not path:
         return known["pending"] if is_new else []
-    return sorted(set(known["applied"]) - applied(release.site, path))
+    return sorted(set(known["applied"]) - applied(site, path))
 
 
 def applied(site: Site, path: Path) -> set[str]:

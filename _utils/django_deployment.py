@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import django_instance
 import django_release
@@ -97,8 +98,9 @@ class Deployment:
         return new
 
     def masked(self) -> list[str]:
-        """The texts that no output may show."""
-        return [*self.secrets.values(), *([self.deploy_key] if self.deploy_key else [])]
+        """The texts that no output may show, as they are and as they stand in a URL."""
+        known = [*self.secrets.values(), *([self.deploy_key] if self.deploy_key else [])]
+        return [*known, *(quoted for value in known if (quoted := quote(value, safe="")) != value)]
 
     def inputs(self) -> dict[str, str]:
         """What the release is made of: the commit, and keyed hashes of the values below the site's pillar, by path."""
@@ -106,6 +108,8 @@ class Deployment:
         config = {name: value for name, value in self.site.config.items() if name not in _NOT_INPUTS}
         config["static"] = {name: value for name, value in config["static"].items() if name != "expires"}
         config["secrets"] = {name: {"as": said["as"]} for name, said in config["secrets"].items()}
+        databases = config["databases"].items()
+        config["databases"] = {alias: {**database, "password": None} for alias, database in databases}
         used = {said["source"] for said in config["files"].values() if said.get("source")}
         used |= {START_PROGRAM, OVERLAY, *django_instance.templates(self.site)}
         values = dict(_leaves(config))

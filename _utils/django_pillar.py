@@ -24,6 +24,7 @@ Problem = tuple[Path, str]  # where, and what is wrong there
 
 SOCKET_PATH = 107  # bytes that the kernel accepts as the path of a unix socket
 ARGUMENT = 128 * 1024  # bytes of one NAME=value, with the NUL at its end, that a process can be started with
+SERVERS = ("postgres", "mysql")  # engines of databases that are reached over a connection
 SHOWN = 60  # characters of a value that an error shows
 UNREADABLE = object()  # stands for a value that no JSON can hold and that has been reported already
 
@@ -148,6 +149,8 @@ def _configurations(layers: Any, platform: Any, rules: Rules, process: str) -> t
     for name, own in sorted((layers.get("sites") or {}).items()):
         path = ("django", "sites", name)
         merged = _merge(inherited, own or {}, site_rules, path, problems)
+        if merged.get("database") and merged.get("databases"):
+            problems.append(((*path, "databases"), "expected either database or databases, got both"))
         configurations[name] = {**_complete(name, _fill(merged, site_rules)), "process": process}
         problems += [((*path, *key), text) for key, text in _site_contradictions(configurations[name], own or {})]
         problems += _oversized(own or {}, path)
@@ -208,7 +211,22 @@ def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
         key: {"value": {"pillar": entry["pillar"]}, "as": entry["as"]} if "pillar" in entry else entry
         for key, entry in site["secrets"].items()
     }
-    return {**derived, **site, "environment": environment, "secrets": secrets}
+    databases = site["databases"] or {"default": site["database"]}
+    databases = {alias: _complete_database(name, alias, database, site) for alias, database in databases.items()}
+    rest = {key: value for key, value in site.items() if key != "database"}
+    return {**derived, **rest, "environment": environment, "secrets": secrets, "databases": databases}
+
+
+def _complete_database(name: str, alias: str, database: dict[str, Any], site: dict[str, Any]) -> dict[str, Any]:
+    """A database with what is derived: how the project gets it, and on a server its name and login."""
+    engine = database["engine"]
+    way = "settings" if site["overlay"] or engine == "sqlite" else "environment"
+    derived: dict[str, Any] = {"as": way} if engine else {}
+    if engine in SERVERS:
+        derived |= {"user": name, **({"name": name} if alias == "default" else {})}
+    if engine and (database["as"] or way) == "environment":
+        derived["variable"] = "DATABASE_URL" if alias == "default" else f"{alias.upper()}_DATABASE_URL"
+    return {**database, **{key: value for key, value in derived.items() if database[key] is None}}
 
 
 def _text(value: Any) -> Any:
@@ -238,6 +256,11 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
             yield (key,), f"{site['process']} keeps the sites of this host, and only systemd can do this: leave it out"
     yield from _path_contradictions(site)
     yield from _overlaps(site)
+    for alias, database in site["databases"].items():
+        place = ("databases", alias) if "databases" in own or alias != "default" else ("database",)
+        takes = alias == "default" and {"from": "database_url", "join": ","} in site["environment"].values()
+        for key, text in _database_contradictions(database, site["overlay"], takes or database["as"] == "environment"):
+            yield (*place, key), text
     yield from _environment_contradictions(site)
     yield from _command_contradictions(site)
 
@@ -252,11 +275,34 @@ def _path_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
         yield ("folder",), f"{site['folder']} and the root {root} lie within each other: move one of them"
     if site["mount"] and _nested(site["mount"], root):
         yield ("mount",), f"{site['mount']} and the root {root} lie within each other: move one of them"
-    if site["database"]["name"] and not site["database"]["engine"]:
-        yield ("database", "name"), "has no effect without an engine: add engine: sqlite"
     port = _port(site)
     if port and port > 65534:
         yield ("server", "bind"), f"expected a port from 1 to 65534, since the next one is used too, got {port}"
+
+
+def _database_contradictions(database: dict[str, Any], overlay: bool, in_url: bool) -> Iterator[tuple[str, str]]:
+    """What contradicts itself in one database, by its key; `in_url` says whether the project gets it as a URL."""
+    engine, way = database["engine"], database["as"]
+    said = [key for key, value in database.items() if key not in ("engine", "migrate") and value not in (None, {})]
+    if not engine:
+        yield from ((key, "has no effect without an engine: add engine: sqlite, postgres or mysql") for key in said)
+        return
+    if engine == "sqlite":
+        server = [key for key in said if key in ("user", "host", "port", "password")]
+        yield from ((key, "SQLite is a file and has none: leave it out, or choose another engine") for key in server)
+    elif not database["name"]:
+        yield "name", "missing: expected the name of the database on its server"
+    elif database["name"].startswith("/"):
+        yield "name", "expected the name of the database on its server, got a path"
+    elif way == "settings" and not overlay:
+        yield "as", "nothing is laid over the project with overlay: false; use environment instead"
+    if way == "settings" and database["variable"]:
+        yield "variable", "has no effect without as: environment"
+    if way == "environment" and database["settings"]:
+        yield "settings", "a URL has no place for them; use as: settings instead"
+    for name, value in database["options"].items() if in_url else ():
+        if engine == "sqlite" or not isinstance(value, str | int | float):
+            yield "options", f"a URL has no place for {name}; use as: settings instead"
 
 
 def _overlaps(site: dict[str, Any]) -> Iterator[Problem]:
@@ -268,20 +314,44 @@ def _overlaps(site: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _environment_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
+    database = site["databases"].get("default", {})
     for name, value in site["environment"].items():
         if not isinstance(value, dict):
             continue
         source = value.get("from", "")
-        if source.startswith("database_") and not site["database"]["engine"]:
+        key = source.removeprefix("database_") if source.startswith("database_") else ""
+        if key and not database.get("engine"):
             yield ("environment", name), f"{source} is not known without database:engine"
+        elif key and not _is_known(key, database):
+            yield ("environment", name), f"{source} is not known: the database has no {key}"
         if value.get("join", ",") != "," and source != "domains":
             yield ("environment", name, "join"), "only domains are joined"
-    taken = set(site["environment"])
+    taken = {**dict.fromkeys(site["environment"], "environment"), **_database_variables(site)}
+    for name, value in site["environment"].items():
+        is_it = isinstance(value, dict) and value.get("from") == "database_url"
+        if taken[name] != "environment" and not (is_it and taken[name] == "the database default"):
+            yield ("environment", name), f"{taken[name]} writes {name} already: name it in one of them"
     for name, entry in site["secrets"].items():
         variable = f"{name}_FILE" if entry["as"] == "file" else name
         if variable in taken:
-            yield ("secrets", name), f"{variable} is in environment too: name it in one of them"
-        taken.add(variable)
+            yield ("secrets", name), f"{variable} is in {taken[variable]} too: name it in one of them"
+        taken[variable] = "secrets"
+
+
+def _is_known(key: str, database: dict[str, Any]) -> bool:
+    """Whether a database has what `environment` takes from it."""
+    if key == "path":
+        return bool(database["engine"] == "sqlite")
+    return key in ("url", "name") or bool(database[key])
+
+
+def _database_variables(site: dict[str, Any]) -> dict[str, str]:
+    """The variables that databases are given by, each with its alias."""
+    return {
+        database["variable"]: f"the database {alias}"
+        for alias, database in site["databases"].items()
+        if database["as"] == "environment"
+    }
 
 
 def _command_contradictions(site: dict[str, Any]) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import django_database
 import django_instance
 from django_command import DeploymentError, seconds
 from django_site import Site
@@ -142,6 +143,7 @@ def start(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str
         "static_root": f"{release}/static",
         "check": site.config["check"],
         "ignored_checks": NOT_WITHOUT_TLS,
+        "migrate": {alias: database["migrate"] for alias, database in site.config["databases"].items()},
     }
     return _ask(
         site,
@@ -271,7 +273,9 @@ def _ask(
         cause, hint, at = told["cause"] or error.message, error.hint, f"django:sites:{site.name}"
         if told["missing"]:
             hint = f"give it: {at}:environment:{told['missing']}, or {at}:secrets:{told['missing']}"
-        raise DeploymentError(f"{doing}: {cause}", log=error.log, hint=hint, transient=error.transient) from None
+        failure = DeploymentError(f"{doing}: {cause}", log=error.log, hint=hint, transient=error.transient)
+        django_database.explain(site, failure)
+        raise failure from None
     try:
         answer: dict[str, Any] = json.loads(output)
         return answer

@@ -59,7 +59,7 @@ def directives(
         site.shared,
         site.log,
         *(source / path for path in site.config["writable"]),
-        *_database_folder(site),
+        *_database_folders(site),
         *writable,
     ]
     mount = site.config["mount"]
@@ -83,10 +83,10 @@ def directives(
     return list(_spelled(lines))
 
 
-def _database_folder(site: Site) -> list[Path]:
-    """Where the pillar's SQLite file lies, if that is not in the site's own folder; SQLite writes beside it."""
-    name = site.config["database"]["name"] or ""
-    return [Path(name).parent] if name.startswith("/") else []
+def _database_folders(site: Site) -> list[Path]:
+    """Where the pillar's SQLite files lie, if that is not in the site's own folder; SQLite writes beside them."""
+    names = [database["name"] or "" for database in site.config["databases"].values()]
+    return list(dict.fromkeys(Path(name).parent for name in names if name.startswith("/")))
 
 
 def _spelled(lines: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import django_database
 import django_site
 from django_command import DeploymentError
 from django_site import Site
@@ -23,9 +24,10 @@ _URL_SAFE = string.ascii_letters + string.digits + "-_"
 
 
 def wanted(site: Site) -> dict[str, dict[str, Any]]:
-    """The secrets that the configuration names: ``secret_key``, then those of ``secrets``."""
+    """The secrets that the configuration names: ``secret_key``, those of ``secrets``, the databases' passwords."""
     key = site.config["secret_key"]
-    return {"secret_key": {"value": key} if key else {"generate": 50}, **site.config["secrets"]}
+    named = {"secret_key": {"value": key} if key else {"generate": 50}, **site.config["secrets"]}
+    return {**named, **django_database.passwords(site)}
 
 
 def values(site: Site, given: Mapping[str, str]) -> dict[str, str]:
@@ -69,13 +71,15 @@ def _read(site: Site, name: str) -> str | None:
     if problem:
         raise DeploymentError(
             f"{path} {problem}",
-            hint=f"restore it from a backup, or give the value: django:sites:{site.name}:{_key(name)}",
+            hint=f"restore it from a backup, or give the value: {_place(site, name)}",
         )
     return text
 
 
-def _key(name: str) -> str:
-    return name if name == "secret_key" else f"secrets:{name}"
+def _place(site: Site, name: str) -> str:
+    if name.startswith("database."):
+        return f"{django_database.place(site, name.removeprefix('database.'))}:password"
+    return f"django:sites:{site.name}:{name if name == 'secret_key' else f'secrets:{name}'}"
 
 
 def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -> list[str]:
@@ -85,7 +89,7 @@ def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -
         recorded: the inputs of the last good release; what it had must not be made anew.
 
     Raises:
-        DeploymentError: a secret that a release had is gone.
+        DeploymentError: a secret that a release had is gone, or one of the pillar has not come yet.
     """
     absent = [name for name in wanted(site) if name not in known]
     for name in absent:
@@ -93,7 +97,12 @@ def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -
             raise DeploymentError(
                 f"{path_of(site, name)} is gone; a new one would break what the old one has signed "
                 "(every session, for the secret key)",
-                hint=f"restore it from a backup, or give the value: django:sites:{site.name}:{_key(name)}",
+                hint=f"restore it from a backup, or give the value: {_place(site, name)}",
+            )
+        if "value" in wanted(site)[name]:
+            raise DeploymentError(
+                f"{path_of(site, name)} is not there yet: the pillar gives it, and only an apply reads the pillar",
+                hint="salt-call state.apply django",
             )
     return absent
 

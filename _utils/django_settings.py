@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import django_database
 import django_site
 import jinja2
 from django_command import PATH, DeploymentError
@@ -19,14 +20,12 @@ MODULE = "django_formula_settings"
 def overlay(site: Site, release: Path, settings_module: str) -> str:
     """The data that the overlay module reads (``config/settings.json``); no secret is among it."""
     config = site.config
-    database = config["database"]
     data = {
         "settings_module": settings_module,
         "secret_key_file": str(site.secrets / "secret_key.json"),
         "path": config["path"].rstrip("/"),
         "database_folder": str(site.database),
-        "database_engine": database["engine"],
-        "database_name": database["name"],
+        "databases": django_database.laid_over(site),
         "always": {
             "DEBUG": False,
             "ALLOWED_HOSTS": config["domains"],
@@ -57,38 +56,42 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
         "DJANGO_SITE": site.name,
         "DJANGO_RELEASE": release.name,
     }
-    database = site.database / (config["database"]["name"] or "db.sqlite3")
     known = {
         "commit": facts["commit"],
         "release": release.name,
         "domains": config["domains"],
         "static_root": f"{release}/static",
         "media_root": str(site.media),
-        "database_path": str(database),
-        "database_url": f"sqlite:///{database}",
         "root": str(site.root),
+        **django_database.known(site, {}),
     }
     for name, value in config["environment"].items():
         if not isinstance(value, dict):
             variables[name] = json.dumps(value) if isinstance(value, bool) else str(value)
-        elif value["from"] != "secret_key":
+        elif not _is_secret(site, value["from"]):
             found = known[value["from"]]
             variables[name] = value.get("join", ",").join(found) if isinstance(found, list) else found
     files = {
         f"{name}_FILE": str(site.secrets / name) for name, said in config["secrets"].items() if said["as"] == "file"
     }
-    return {**variables, **files}
+    return {**variables, **django_database.variables(site, {}, secret=False), **files}
+
+
+def _is_secret(site: Site, word: str) -> bool:
+    return word == "secret_key" or django_database.is_secret(site, word)
 
 
 def secret_environment(site: Site, secrets: Mapping[str, str]) -> dict[str, str]:
     """The variables that hold secrets."""
-    keys = {
-        n: secrets["secret_key"]
-        for n, value in site.config["environment"].items()
-        if isinstance(value, dict) and value["from"] == "secret_key"
+    known = {"secret_key": secrets.get("secret_key", ""), **django_database.known(site, secrets)}
+    taken = {
+        name: known[value["from"]]
+        for name, value in site.config["environment"].items()
+        if isinstance(value, dict) and _is_secret(site, value["from"])
     }
     return {
-        **keys,
+        **taken,
+        **django_database.variables(site, secrets, secret=True),
         **{name: secrets[name] for name, said in site.config["secrets"].items() if said["as"] == "variable"},
     }
 
@@ -179,7 +182,8 @@ def project_files(site: Site, templates: Mapping[str, str], variables: Mapping[s
 
 def _own_names(site: Site) -> set[str]:
     secrets = {f"{name}_FILE" if said["as"] == "file" else name for name, said in site.config["secrets"].items()}
-    return {*site.config["environment"], *secrets}
+    urls = {database["variable"] for database in site.config["databases"].values()} - {None}
+    return {*site.config["environment"], *secrets, *urls}
 
 
 def unit_value(value: Any) -> str:

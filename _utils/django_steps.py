@@ -365,8 +365,9 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
             hint=f"turn it off in the project's environment: {at}:environment, "
             f"or let the overlay do it: {at}:overlay: true",
         )
+    django_database.judge(site, answer["databases"])
     for alias, database in answer["databases"].items():
-        path = django_database.file_of(release, database)
+        path = django_database.file_of(site, release.path, release.facts, database)
         if path and path.is_relative_to(release.path) and not path.resolve().is_relative_to(site.shared):
             raise DeploymentError(
                 f"the database {alias!r} lies inside the release ({database['name']}) and would be lost with it",
@@ -386,7 +387,8 @@ def _refuse_an_empty_database(live: Release, release: Release) -> None:
     site = release.site
     for alias, database in release.facts["databases"].items():
         before = live.facts.get("databases", {}).get(alias)
-        old, new = before and django_database.file_of(live, before), django_database.file_of(release, database)
+        old = before and django_database.file_of(site, live.path, live.facts, before)
+        new = django_database.file_of(site, release.path, release.facts, database)
         if not old or not new or old.resolve() == new.resolve():
             continue
         if django_database.applied(site, old.resolve()) and not django_database.applied(site, new.resolve()):
@@ -405,7 +407,7 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
     pending = {
         alias: names
         for alias in release.facts.get("migrations", {})
-        if (names := django_database.pending(release, alias, deployment.is_new))
+        if (names := django_database.pending(site, release.path, release.facts, alias, deployment.is_new))
     }
     if deployment.is_new and not pending:
         deployment.warnings += release.facts.get("checks", [])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import django_command
+import django_database
 import django_site
 from django_command import DeploymentError
 from django_site import Site
@@ -18,6 +19,11 @@ UV = Path("/usr/local/lib/django-formula/uv")
 UV_VERSION = "0.13.8"
 #: The server of a project that brings none of its own.
 PYUWSGI = "pyuwsgi==2.0.30.post1"
+#: The drivers of a database server that a project may bring, as their dist-info folders are named.
+_DRIVERS = {
+    "postgres": {"psycopg", "psycopg2", "psycopg2_binary", "psycopg2cffi"},
+    "mysql": {"mysqlclient", "pymysql", "mysql_connector_python"},
+}
 
 _LOCKS = ("uv.lock", "Pipfile.lock", "poetry.lock")
 _FOUND = (
@@ -244,6 +250,7 @@ def key_of(site: Site, source: Path, files: list[str]) -> str:
         "packages": site.config["python_packages"],
         "constraints": site.config["constraints"],
         "server": PYUWSGI,
+        "databases": django_database.engines(site),
         "python": [python, _identity(python, Path(python).stat().st_mtime)],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
@@ -292,6 +299,18 @@ def build(site: Site, source: Path, files: list[str], key: str) -> None:
                 doing="installing packages",
                 folder=work,
             )
+        for driver in _missing_drivers(site, folder):
+            _uv(
+                site,
+                "pip",
+                "install",
+                "--python",
+                str(folder / "bin/python"),
+                *_limit(site, work),
+                driver,
+                doing=f"installing {driver}",
+                folder=work,
+            )
         if not (folder / "bin/uwsgi").exists():
             _uv(
                 site,
@@ -327,9 +346,7 @@ def _only_small_text(folder: str, names: list[str]) -> list[str]:
 
 def _installations(site: Site, work: Path, files: list[str]) -> Iterator[list[str]]:
     """The arguments of each ``uv pip install``: what the project asks for, then what the pillar adds over it."""
-    constraints = work / ".constraints.txt"
-    constraints.write_text("".join(f"{line}\n" for line in site.config["constraints"]))
-    limit = ["--constraint", str(constraints)] if site.config["constraints"] else []
+    limit = _limit(site, work)
     extras = _take_itself_out(work, files)
     listed = [argument for name in files for argument in ("--requirement", str(_as_requirements(site, work, name)))]
     if extras is not None:
@@ -361,6 +378,23 @@ def _take_itself_out(work: Path, files: list[str]) -> list[str] | None:
 
 def _says_dependencies(path: Path) -> bool:
     return path.name != "pyproject.toml" or _is_package(path)
+
+
+def _limit(site: Site, work: Path) -> list[str]:
+    """The arguments by which the pillar's constraints hold."""
+    constraints = work / ".constraints.txt"
+    constraints.write_text("".join(f"{line}\n" for line in site.config["constraints"]))
+    return ["--constraint", str(constraints)] if site.config["constraints"] else []
+
+
+def _missing_drivers(site: Site, folder: Path) -> list[str]:
+    """A driver for each server of the pillar's databases for which the project brings none."""
+    infos = [path.stem.lower().split("-") for path in folder.glob("lib/python*/site-packages/*.dist-info")]
+    installed = {re.sub("[-.]", "_", name): version for name, version, *_ in infos}
+    version = tuple(int(part) for part in re.findall(r"\d+", installed.get("django", ""))[:2])
+    postgres = "psycopg[binary]>=3.1.8" if version >= (4, 2) else "psycopg2-binary>=2.8.6"
+    wanted = {"postgres": postgres, "mysql": "mysqlclient>=2.2.1"}
+    return [wanted[engine] for engine in django_database.engines(site) if not _DRIVERS[engine] & {*installed}]
 
 
 def _as_requirements(site: Site, work: Path, name: str) -> Path:

@@ -4,7 +4,10 @@
 {% set own = ['certificates', 'git', 'python', 'ssh', 'venv'] + (['bus'] if django.process == 'systemd' else []) %}
 {% set packages = [] %}
 {% for noun in own %}{% do packages.append(platform.packages[noun]) %}{% endfor %}
-{% for site in django.sites.values() %}{% do packages.extend(site.packages) %}{% endfor %}
+{% for site in django.sites.values() %}
+{% do packages.extend(site.packages) %}
+{% for database in site.databases.values() %}{% do packages.extend(platform.packages.get(database.engine, [])) %}{% endfor %}
+{% endfor %}
 
 The packages of the sites are installed:
   django.packages:

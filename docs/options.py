@@ -91,8 +91,9 @@ def kind(rules: Rules) -> str:
         return cell(f"a list of: {wanted(rules['items'])}")
     if "type" not in rules and "hint" not in rules:
         return "any JSON value"
-    if "additionalProperties" in rules and "hint" not in rules:
-        return cell(f"a map; names: {wanted(rules['propertyNames'])}; values: {wanted(rules['additionalProperties'])}")
+    if "propertyNames" in rules and "hint" not in rules:
+        values = wanted(rules["additionalProperties"]) if rules["additionalProperties"] else "any JSON value"
+        return cell(f"a map; names: {wanted(rules['propertyNames'])}; values: {values}")
     return cell(wanted(rules))
 
 

@@ -10,6 +10,9 @@ def _over(project, data):
     """The settings that replace those of the project."""
     keys = json.loads(pathlib.Path(data["secret_key_file"]).read_text())
     values = {"SECRET_KEY": keys["key"], "SECRET_KEY_FALLBACKS": keys["fallbacks"], **data["always"]}
+    for name in ("STATIC_ROOT", "MEDIA_ROOT"):
+        if isinstance(project.get(name), pathlib.PurePath):
+            values[name] = pathlib.Path(values[name])
     values["DATABASES"] = _databases(project.get("DATABASES", {}), data)
     path = data["path"]
     if path:
@@ -32,24 +35,48 @@ def _over(project, data):
 
 
 def _databases(databases, data):
-    """The project's databases, each SQLite file in the site's folder; the default one as the pillar says it."""
+    """The project's databases, each SQLite file in the site's folder; over them those that the pillar gives."""
     moved, files = {}, {}
     for alias, database in databases.items():
-        if "sqlite" in database.get("ENGINE", "") or "spatialite" in database.get("ENGINE", ""):
+        if _is_sqlite(database):
             said = str(database.get("NAME") or "")
             name = os.path.basename(said) or "db.sqlite3"
             if files.setdefault(name, said) != said:
                 name = f"{alias}.{name}"
             database = {**database, "NAME": os.path.join(data["database_folder"], name)}
         moved[alias] = database
-    if data["database_engine"] == "sqlite" and "sqlite" not in moved.get("default", {}).get("ENGINE", ""):
-        moved["default"] = {
-            "ENGINE": "django.db.backends.sqlite3",
-            "NAME": os.path.join(data["database_folder"], "db.sqlite3"),
-        }
-    if data["database_name"] and "default" in moved:
-        moved["default"] = {**moved["default"], "NAME": os.path.join(data["database_folder"], data["database_name"])}
+    for alias, given in data["databases"].items():
+        over = _server if given["engine"] else _file
+        moved[alias] = {**over(moved.get(alias, {}), given, alias, data["database_folder"]), **given["settings"]}
     return moved
+
+
+def _is_sqlite(database):
+    return "sqlite" in database.get("ENGINE", "") or "spatialite" in database.get("ENGINE", "")
+
+
+def _file(database, given, alias, folder):
+    """A SQLite database: the project's own where it is one, by the name that the pillar gives it."""
+    if not _is_sqlite(database):
+        name = "db.sqlite3" if alias == "default" else f"{alias}.sqlite3"
+        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": os.path.join(folder, name)}
+    options = {**database.get("OPTIONS", {}), **given["options"]}
+    return {**database, "NAME": given["name"] or database["NAME"], **({"OPTIONS": options} if options else {})}
+
+
+def _server(database, given, alias, folder):
+    """A database on a server: of the project's own entry stays what is not about where it is.
+
+    The project's engine and OPTIONS stay too where they are for a server of that kind (postgis, a pool).
+    """
+    kind = "postg" if "postg" in given["engine"] else "mysql"
+    own = database if kind in database.get("ENGINE", "") else {}
+    options = {**({"charset": "utf8mb4"} if kind == "mysql" else {}), **own.get("OPTIONS", {}), **given["options"]}
+    rest = {key: value for key, value in database.items() if key not in ("ENGINE", "OPTIONS", "TEST")}
+    password = pathlib.Path(given["password_file"]).read_text() if given["password_file"] else ""
+    where = {key.upper(): str(given[key]) for key in ("name", "user", "host", "port")}
+    engine = own.get("ENGINE", given["engine"])
+    return {**rest, "ENGINE": engine, **where, "PASSWORD": password, "OPTIONS": options}
 
 
 _data = json.loads(pathlib.Path(__file__).with_name("settings.json").read_text())

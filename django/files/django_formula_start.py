@@ -7,6 +7,9 @@ import re
 import sys
 import traceback
 
+#: As the formula has set it, before anything of the project is imported.
+SETTINGS_MODULE = os.environ.get("DJANGO_SETTINGS_MODULE")
+
 
 def start(request):
     import_wsgi(request["wsgi"])
@@ -15,7 +18,7 @@ def start(request):
     answer = effective(settings)
     if request["collect"] and "django.contrib.staticfiles" in settings.INSTALLED_APPS:
         answer["collected"] = collect(settings, request["static_root"])
-    answer["migrations"] = {alias: migrations(alias) for alias in migrated_databases()}
+    answer["migrations"] = {alias: migrations(alias) for alias in migrated_databases(request["migrate"])}
     if not any(names["pending"] for names in answer["migrations"].values()):
         answer["checks"] = checks(request)
     return answer
@@ -50,12 +53,13 @@ def import_wsgi(name):
 def effective(settings):
     import django
 
-    module = os.environ["DJANGO_SETTINGS_MODULE"]
+    # (dynaconf has a list of files there)
+    named = settings.SETTINGS_MODULE if isinstance(settings.SETTINGS_MODULE, str) else None
     return {
         "django": django.get_version(),
         "python": ".".join(map(str, sys.version_info[:3])),
-        "settings_module": settings.SETTINGS_MODULE,
-        "expected_settings_module": module,
+        "settings_module": named or os.environ["DJANGO_SETTINGS_MODULE"],
+        "expected_settings_module": SETTINGS_MODULE,
         "debug": bool(settings.DEBUG),
         "allowed_hosts": [str(host) for host in settings.ALLOWED_HOSTS],
         "static_url": str(settings.STATIC_URL or ""),
@@ -83,8 +87,8 @@ def collect(settings, static_root):
     return sum(len(files) for _parent, _folders, files in os.walk(static_root))
 
 
-def migrated_databases():
-    """The default database, and every further SQLite file."""
+def migrated_databases(said):
+    """The databases that the pillar names, but for those that it excepts; the default one, and every SQLite file."""
     from django.db import connections
 
     databases = connections.settings if hasattr(connections, "settings") else connections.databases
@@ -92,7 +96,7 @@ def migrated_databases():
         alias
         for alias, database in databases.items()
         if not database["ENGINE"].endswith(".dummy")
-        and (alias == "default" or "sqlite" in database["ENGINE"] or "spatialite" in database["ENGINE"])
+        and said.get(alias, alias == "default" or "sqlite" in database["ENGINE"] or "spatialite" in database["ENGINE"])
     ]
 
 
@@ -111,20 +115,26 @@ def migrations(alias):
 
 
 def checks(request):
-    """Messages of the system checks; one at the level of an error, or with ``deploy`` of a warning, raises."""
+    """Messages of the system checks; an error raises, and with ``deploy`` what `check --deploy` finds besides."""
     from django.core import checks as framework
 
-    found = framework.run_checks(include_deployment_checks=True)
-    messages = [m for m in found if not m.is_silenced() and m.id not in request["ignored_checks"]]
-    limit = framework.WARNING if request["check"] == "deploy" else framework.ERROR
-    serious = [m for m in messages if m.level >= limit]
+    def heard(messages):
+        return [m for m in messages if not m.is_silenced() and m.id not in request["ignored_checks"]]
+
+    found = heard(framework.run_checks())
+    of_deployment = framework.registry.registry.deployment_checks
+    deployment = heard([message for check in of_deployment for message in check(app_configs=None, databases=None)])
+    serious = [m for m in found if m.level >= framework.ERROR]
+    if request["check"] == "deploy":
+        serious = [m for m in [*found, *deployment] if m.level >= framework.WARNING]
     if serious:
         for message in serious:
             print(message, file=sys.stderr)
         raise RuntimeError(
             f"{len(serious)} of Django's checks fail: {', '.join(sorted({m.id or '?' for m in serious}))}"
         )
-    return [f"{m.id}: {' '.join(str(m.msg).split())[:200]}" for m in messages if m.level >= framework.WARNING]
+    warnings = [m for m in [*found, *deployment] if m.level >= framework.WARNING]
+    return [f"{m.id}: {' '.join(str(m.msg).split())[:200]}" for m in warnings]
 
 
 def cause(error):

@@ -184,7 +184,8 @@ INPUTS = {
     "writable": (["logs"], None),
     "mount": ("/app", None),
     "check": (None, "deploy"),
-    "database": ({"engine": "sqlite"}, None),
+    "database": ({"engine": "sqlite"}, {"password": None}),
+    "databases": ({"default": {}, "metrics": {"engine": "sqlite"}}, None),
     "migrate": (None, {"run": False}),
     "static": ({"compress": []}, {"expires": "5d"}),
     "media": (None, {"max_upload": "5M"}),
@@ -219,7 +220,7 @@ def test_which_options_make_a_release(laid_out, option):
         world.options = {option: makes}
         after = world.deployment().inputs()
         changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
-        assert changed and all(name.split(":")[0] == option for name in changed)
+        assert changed and {name.split(":")[0] for name in changed} == {"databases" if option == "database" else option}
     if keeps is not None:
         world.options = {option: keeps}
         assert world.deployment().inputs() == before
@@ -242,6 +243,8 @@ def changed_inputs(world, **options):
         ({"environment": {"A": "1"}}, {"environment": {"A": 1}}, []),
         ({"secrets": {"A": {"generate": 20}}}, {"secrets": {"A": {"generate": 20, "as": "file"}}}, ["secrets:A:as"]),
         ({"secrets": {"A": {"generate": 20}}}, {"secrets": {"A": {"generate": 30}}}, []),
+        ({"database": {"engine": "mysql"}}, {"database": {"engine": "mysql", "password": "hunter2"}}, []),
+        ({"database": {"engine": "mysql"}}, {"database": {"engine": "mysql", "port": 1}}, ["databases:default:port"]),
         (
             {"server": {"options": {"harakiri": 30}}},
             {"server": {"options": {"harakiri": 31}}},

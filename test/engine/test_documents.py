@@ -15,8 +15,19 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglo
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
 PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
 DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
-#: What is quoted in troubleshooting.md and said by others: Django, nginx, Salt, systemd, uv.
+#: What is quoted in troubleshooting.md and said by others: Django, database servers, nginx, Salt, systemd, uv.
 FOREIGN = {
+    "Access denied for user",
+    "Can't connect to",
+    "Error loading MySQLdb module",
+    "Error loading psycopg2 or psycopg module",
+    "Unknown database",
+    "Unknown server host",
+    "connection to server",
+    'database "',
+    '" does not exist',
+    "installing mysqlclient",
+    "permission denied for schema public",
     "No solution found",
     "No space left on device",
     "These values could not be changed: {'home'",

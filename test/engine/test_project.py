@@ -1,7 +1,9 @@
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import django_project
 import django_systemd
@@ -66,7 +68,8 @@ def sandbox(monkeypatch):
 
 def test_the_start_of_a_project(sandbox):
     sandbox.output = '{"debug": false}'
-    site = configured(timeouts={"start": "10s"}, static={"collect": False}, check="deploy")
+    databases = {"default": {}, "replica": {"migrate": False}}
+    site = configured(timeouts={"start": "10s"}, static={"collect": False}, check="deploy", databases=databases)
     assert django_project.start(site, RELEASE, FACTS, ["hunter2"]) == {"debug": False}
     assert sandbox.argv == [f"{RELEASE}/virtualenv/bin/python", f"{RELEASE}/config/django_formula_start.py"]
     request = json.loads(sandbox.options.pop("stdin"))
@@ -77,6 +80,7 @@ def test_the_start_of_a_project(sandbox):
         "static_root": f"{RELEASE}/static",
         "check": "deploy",
         "ignored_checks": django_project.NOT_WITHOUT_TLS,
+        "migrate": {"default": True, "replica": False},
     }
     expected = {"doing": "starting Django", "timeout": 10.0, "secrets": ["hunter2"], "writable": [RELEASE / "static"]}
     assert sandbox.options == expected
@@ -191,3 +195,62 @@ def test_the_program_answers_on_what_was_its_output(tmp_path):
     )
     assert (done.returncode, json.loads(done.stdout)) == (0, {"a": 2})
     assert "noise" in done.stderr
+
+
+@pytest.fixture
+def program():
+    """The program that runs in the virtualenv, as a module."""
+    spec = importlib.util.spec_from_file_location("started", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("found", "of_deployment", "mode", "expected"),
+    [
+        ([("a.E1", 40)], [], "error", "1 of Django's checks fail: a.E1"),
+        ([("a.W1", 30), ("a.I1", 20)], [("b.W1", 30)], "error", ["a.W1: x", "b.W1: x"]),
+        ([], [("b.E1", 40)], "error", ["b.E1: x"]),
+        ([], [("b.E1", 40)], "deploy", "1 of Django's checks fail: b.E1"),
+        ([("a.W1", 30)], [("b.W1", 30)], "deploy", "2 of Django's checks fail: a.W1, b.W1"),
+        ([("quiet", 40)], [("security.W004", 30)], "deploy", []),
+    ],
+)
+def test_which_checks_stop_a_release(program, monkeypatch, found, of_deployment, mode, expected):
+    def messages(said):
+        return [
+            SimpleNamespace(id=name, level=level, msg="x", is_silenced=lambda name=name: name == "quiet")
+            for name, level in said
+        ]
+
+    registry = SimpleNamespace(deployment_checks={lambda **_options: messages(of_deployment)})
+    framework = SimpleNamespace(
+        WARNING=30, ERROR=40, run_checks=lambda: messages(found), registry=SimpleNamespace(registry=registry)
+    )
+    monkeypatch.setitem(sys.modules, "django.core", SimpleNamespace(checks=framework))
+    request = {"check": mode, "ignored_checks": ["security.W004"]}
+    if isinstance(expected, list):
+        assert program.checks(request) == expected
+    else:
+        with pytest.raises(RuntimeError, match=f"^{expected}$"):
+            program.checks(request)
+
+
+@pytest.mark.parametrize(
+    ("named", "environment", "found"),
+    [
+        ("own.settings", "own.settings", "own.settings"),
+        ("overlay", "overlay", "overlay"),
+        (["settings.py", "settings.toml"], "overlay", "overlay"),  # as dynaconf leaves it
+        (["settings.py", "settings.toml"], "own.settings", "own.settings"),
+    ],
+)
+def test_which_settings_module_the_project_ends_with(program, monkeypatch, named, environment, found):
+    monkeypatch.setattr(program, "SETTINGS_MODULE", "overlay")
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", environment)
+    monkeypatch.setitem(sys.modules, "django", SimpleNamespace(get_version=lambda: "5.2"))
+    plain = dict.fromkeys(("STATIC_URL", "STATIC_ROOT", "MEDIA_URL", "MEDIA_ROOT"), "")
+    settings = SimpleNamespace(SETTINGS_MODULE=named, DEBUG=False, ALLOWED_HOSTS=[], DATABASES={}, **plain)
+    answer = program.effective(settings)
+    assert (answer["settings_module"], answer["expected_settings_module"]) == (found, "overlay")

@@ -69,6 +69,24 @@ def test_a_secret_that_a_release_had_is_never_made_anew(site, name):
     assert django_secret.missing(site, known, {f"secrets:{name}": "a hash"}) == []
 
 
+def test_the_password_of_a_database(make_site):
+    server = {"engine": "postgres", "password": "hunter2"}
+    site = make_site(databases={"default": {"engine": "sqlite"}, "log": {**server, "name": "log"}})
+    path, at = site.secrets / "database.log", "django:sites:blog:databases:log:password"
+    assert django_secret.wanted(site)["database.log"] == {"value": {"pillar": at}}
+    assert django_secret.path_of(site, "database.log") == path
+    for recorded, message in (({}, "is not there yet"), ({"secrets:database.log": "a hash"}, "is gone")):
+        with pytest.raises(DeploymentError, match=f"^{path} {message}") as error:
+            django_secret.missing(site, {"secret_key": KEY}, recorded)
+        assert error.value.hint.endswith("salt-call state.apply django" if not recorded else at)
+    django_secret.keep(site, "database.log", "hunter2")
+    assert django_secret.values(site, {})["database.log"] == "hunter2"
+    alone = make_site("shop", database=server)
+    with pytest.raises(DeploymentError) as error:
+        django_secret.missing(alone, {"secret_key": KEY}, {"secrets:database.default": "a hash"})
+    assert error.value.hint.endswith("give the value: django:sites:shop:database:password")
+
+
 def key_file(key):
     return json.dumps({"key": key, "fallbacks": []})
 

@@ -267,6 +267,12 @@ def test_the_overlay_decides_what_must_not_be_the_projects(overlaid):
     }
 
 
+def test_a_path_stays_a_path(overlaid):
+    """Projects reckon with it: `STATIC_ROOT / "manifest.json"`."""
+    found = overlaid("import pathlib\nSTATIC_ROOT = pathlib.Path('/app/static')\nMEDIA_ROOT = '/app/media'\n")
+    assert (found["STATIC_ROOT"], found["MEDIA_ROOT"]) == (RELEASE / "static", "/srv/django/blog/media")
+
+
 def test_a_project_without_logging_writes_to_the_journal(overlaid):
     logging = overlaid("")["LOGGING"]
     assert logging["handlers"] == {"console": {"class": "logging.StreamHandler"}}

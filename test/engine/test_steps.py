@@ -402,7 +402,9 @@ def test_a_database_that_is_kept(world, name, mount):
     world.answers = {"databases": {"default": {"engine": "django.db.backends.sqlite3", "name": name}}}
     world.answers["migrations"] = migrations
     world.apply()
-    path = django_database.file_of(world.last.release, world.answers["databases"]["default"])
+    path = django_database.file_of(
+        world.site, world.last.release.path, world.last.release.facts, world.answers["databases"]["default"]
+    )
     path.parent.mkdir(exist_ok=True)
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
@@ -501,46 +503,6 @@ def test_migrations_that_the_pillar_does_not_want(world):
     world.answers = {"migrations": pending("blog.0002")}
     assert "migration" not in world.apply()
     assert world.last.warnings == ["not migrated, as the pillar says: blog.0002"]
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (None, set()),
-        ("", set()),
-        ("garbage " * 200, set()),
-        ("no table", set()),
-        ([("blog", "0001"), ("auth", "0001_initial")], {"blog.0001", "auth.0001_initial"}),
-    ],
-)
-def test_the_migrations_of_a_sqlite_file(make_site, content, expected):
-    site = make_site()
-    path = site.database / "db.sqlite3"
-    if isinstance(content, list) or content == "no table":
-        with sqlite3.connect(path) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("CREATE TABLE x (y)")
-            if isinstance(content, list):
-                connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
-                connection.executemany("INSERT INTO django_migrations VALUES (?, ?)", content)
-    elif content is not None:
-        path.write_text(content)
-    assert django_database.applied(site, path) == expected
-
-
-@pytest.mark.parametrize("how", ["link", "owner"])
-def test_a_sqlite_file_that_is_not_the_sites_is_not_read(make_site, monkeypatch, how):
-    site = make_site()
-    path = site.database / "db.sqlite3"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
-        connection.execute("INSERT INTO django_migrations VALUES ('a', 'b')")
-    if how == "link":
-        (site.database / "link").symlink_to(path)
-        path = site.database / "link"
-    else:
-        monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
-    assert django_database.applied(site, path) == set()
 
 
 # The flip

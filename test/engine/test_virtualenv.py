@@ -102,9 +102,10 @@ def test_a_key_stands_for_all_that_goes_into_a_virtualenv(key, monkeypatch):
     others += [key(CHAIN, names, python_packages=["a"]), key(CHAIN, names, constraints=["a"])]
     monkeypatch.setattr(django_virtualenv, "_identity", lambda path, modified: "another python")
     others += [key(CHAIN, names)]
+    others += [key(CHAIN, names, database={"engine": "postgres"}), key(CHAIN, names, database={"engine": "mysql"})]
     monkeypatch.setattr(django_virtualenv, "PYUWSGI", "pyuwsgi==0")
     others += [key(CHAIN, names)]
-    assert len({first, *others}) == 1 + len(others) == 10
+    assert len({first, *others}) == 1 + len(others) == 12
 
 
 def test_a_lock_of_uv_stands_beside_its_project(key):
@@ -272,6 +273,44 @@ def test_a_project_that_brings_its_own_server(make_site, uv, tmp_path, monkeypat
     monkeypatch.setattr(django_command, "run", with_server)
     django_virtualenv.build(make_site(), tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
     assert not any(django_virtualenv.PYUWSGI in argv for argv, _folder in uv.calls)
+
+
+POSTGRES, MYSQL = {"engine": "postgres"}, {"engine": "mysql", "name": "x"}
+
+
+@pytest.mark.parametrize(
+    ("databases", "brought", "expected"),
+    [
+        ({"default": {"engine": "sqlite"}}, ["django-5.2.19"], []),
+        ({"default": POSTGRES}, ["Django-5.2.19"], ["psycopg[binary]>=3.1.8"]),
+        ({"default": POSTGRES}, ["django-4.2"], ["psycopg[binary]>=3.1.8"]),
+        ({"default": POSTGRES}, ["django-4.1.13"], ["psycopg2-binary>=2.8.6"]),
+        ({"default": POSTGRES}, ["django-10.0"], ["psycopg[binary]>=3.1.8"]),
+        ({"default": POSTGRES}, ["django-5.2.19", "psycopg-3.2.1"], []),
+        ({"default": POSTGRES}, ["django-5.2.19", "psycopg2_binary-2.9.9"], []),
+        ({"default": POSTGRES}, ["django-5.2.19", "psycopg2-2.9.9"], []),
+        ({"default": MYSQL}, ["django-5.2.19", "psycopg-3.2.1"], ["mysqlclient>=2.2.1"]),
+        ({"default": MYSQL}, ["django-5.2.19", "PyMySQL-1.1.0"], []),
+        ({"default": MYSQL}, ["django-5.2.19", "mysqlclient-2.2.4"], []),
+        ({"default": {}, "a": MYSQL, "b": MYSQL, "c": {**POSTGRES, "name": "c"}}, ["django-5.2.19"], 2),
+    ],
+)
+def test_a_driver_that_the_project_has_not_brought(make_site, uv, tmp_path, monkeypatch, databases, brought, expected):
+    run = uv.run
+
+    def with_packages(argv, **options):
+        if "--requirement" in argv:
+            for name in brought:
+                (Path(argv[4]).parents[1] / f"lib/python3.11/site-packages/{name}.dist-info").mkdir(parents=True)
+        return run(argv, **options)
+
+    monkeypatch.setattr(django_command, "run", with_packages)
+    site = make_site(databases=databases, constraints=["psycopg<4"])
+    django_virtualenv.build(site, tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
+    drivers = [argv[5:] for argv, _folder in uv.calls[2:-1]]
+    assert all(argv[0] == "--constraint" for argv in drivers)
+    wanted = ["mysqlclient>=2.2.1", "psycopg[binary]>=3.1.8"] if expected == 2 else expected
+    assert [argv[2] for argv in drivers] == wanted
 
 
 @pytest.mark.parametrize("fails", ["venv", "--requirement", django_virtualenv.PYUWSGI])

@@ -17,6 +17,7 @@ from typing import Any
 import django_instance
 import django_pillar
 import django_proxy
+import django_secret
 import django_settings
 import django_source
 import dotenv
@@ -86,11 +87,10 @@ HARMLESS = [
     "qzxqzxqzxqzxqzxqzxqzxqzx",
 ]
 #: What else has to be said for a value to reach a file, by the beginning of its path.
-BESIDE = {
-    "settings_module": {"overlay": False},
-    "database": {"database": {"engine": "sqlite"}},
-}
-
+BESIDE = {"settings_module": {"overlay": False}}
+#: What has to be said within the same database, by the key that gets the value.
+DATABASE = {"name": {"engine": "sqlite"}, "variable": {"engine": "postgres", "name": "xqz", "as": "environment"}}
+SERVER = {"engine": "postgres", "name": "xqz"}
 #: What a value that is needed beside has to be, where it is not the first that does.
 NEEDED = {("environment", "*=", "from"): "domains"}
 SECRET = "some-secret"
@@ -174,13 +174,15 @@ def options(path: Place, value: str) -> dict[str, Any]:
         if step == "0":
             built = [built]
         elif step == "*":
-            built = {value: needed((*above, "*="))}
+            built = {value: SERVER if above == ("databases",) else needed((*above, "*="))}
         elif step == "*=":
             built = {some_name(above): built}
         else:
             siblings = {
                 name: needed((*above, name)) for name in rules_of(above).get("required", []) if above and name != step
             }
+            if above in (("database",), ("databases", "*=")):
+                siblings = DATABASE.get(step, SERVER)
             built = {**siblings, step: built}
     said: dict[str, Any] = {}
     for start, more in BESIDE.items():
@@ -243,7 +245,7 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
     templates = formula_templates() | dict.fromkeys(said, "{{ site.name }}\n")
     secret = value if rules_of(path).get("secret") and path[0] != "deploy_key" else SECRET
     deploy_key = value.strip() if path[0] == "deploy_key" else SECRET
-    secrets = dict.fromkeys(["secret_key", *site.config["secrets"]], secret)
+    secrets = dict.fromkeys(django_secret.wanted(site), secret)
     plain = django_settings.environment(site, release, facts)
     hidden = django_settings.secret_environment(site, secrets)
     files: dict[str, Any] = {

@@ -12,6 +12,7 @@ from typing import Any
 
 import django_instance
 import django_proxy
+import django_secret
 import django_settings
 import pytest
 import yaml
@@ -36,7 +37,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     """Every file of a release of a site: its name below the site's folder → content."""
     release = site.releases / RELEASE
-    secrets = {name: f"secret of {name}" for name in ("secret_key", *site.config["secrets"])}
+    secrets = {name: f"secret of {name}" for name in django_secret.wanted(site)}
     plain = django_settings.environment(site, release, facts)
     hidden = django_settings.secret_environment(site, secrets)
     templates = {url: f"# {url}\n{{{{ environment | tojson }}}}\n" for url in sources(site)} | formula_templates()

@@ -279,6 +279,30 @@ def test_secrets_reach_the_engine_and_nothing_else(salt, world, own_host):
     assert "KeyError: ********** **********" in comment
 
 
+@pytest.mark.parametrize(
+    ("engine", "packages"),
+    [
+        ("sqlite", set()),
+        ("postgres", {"libpq5"}),
+        ("mysql", {"gcc", "libmariadb-dev", "pkgconf", "python3-dev"}),
+    ],
+)
+def test_the_host_gets_what_a_driver_needs(salt, own_host, engine, packages):
+    database = {"engine": engine} | ({"password": "canary-db"} if packages else {})
+    states = salt({"sites": {"blog": {**SITE, "database": database}}})()
+    installed = set((own_host / "played").read_text().split()) & {
+        "libpq5",
+        "gcc",
+        "libmariadb-dev",
+        "pkgconf",
+        "python3-dev",
+    }
+    assert installed == packages
+    assert "canary-db" not in str([vars(state) for state in states])
+    kept = own_host / "srv/django/blog/secrets/database.default"
+    assert (kept.read_text() if packages else None) == database.get("password")
+
+
 def test_a_secret_that_is_not_there_is_an_error(salt, world):
     apply = salt({"sites": {"blog": {**SITE, "secret_key": "sdb://vault/key-of-the-blog"}}})
     (state,) = [state for state in apply() if state.id == "blog is laid out"]

@@ -1,0 +1,377 @@
+"""Databases: as the pillar gives them to the project, what is said of their errors, and what their files hold."""
+
+import importlib.util
+import json
+import os
+import sqlite3
+import sys
+from types import SimpleNamespace
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import django_database
+import django_secret
+import django_settings
+import django_site
+import pytest
+from django_command import DeploymentError
+from specimen import FACTS, ROOT, configured
+
+SQLITE = "django.db.backends.sqlite3"
+POSTGRES = "django.db.backends.postgresql"
+MYSQL = "django.db.backends.mysql"
+PASSWORD = "p@s:s/w%20#?+ [x] ü"
+SERVER = {"engine": "postgres", "host": "db1.example.org", "password": PASSWORD}
+RELEASE = configured().releases / "0042-3f2a9c1b77de"
+
+
+def secrets_of(site):
+    return {name: f"{PASSWORD} {name}" for name in django_secret.wanted(site)}
+
+
+def read_url(url):
+    """As dj-database-url and django-environ read it."""
+    parts = urlsplit(url)
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    read = {"engine": parts.scheme, "name": unquote(parts.path[1:]), "host": unquote(parts.hostname or "")}
+    login = {"user": unquote(parts.username or ""), "password": unquote(parts.password or "")}
+    return {**read, **login, "port": parts.port, "options": options}
+
+
+@pytest.mark.parametrize(
+    ("database", "expected"),
+    [
+        ({}, {}),
+        ({"host": None}, {"host": ""}),
+        ({"host": "10.0.0.5", "port": 6432}, {"host": "10.0.0.5", "port": 6432}),
+        ({"host": "fd00::5", "port": 6432}, {"host": "fd00::5", "port": 6432}),
+        ({"host": "/run/postgresql"}, {"host": "/run/postgresql"}),
+        ({"engine": "mysql"}, {"engine": "mysql"}),
+        ({"name": "b+c", "user": "ray@azure"}, {"name": "b+c", "user": "ray@azure"}),
+        ({"password": None}, {"password": ""}),
+        (
+            {"options": {"sslmode": "require", "application_name": "a b&c", "connect_timeout": 5, "x": True}},
+            {"options": {"sslmode": "require", "application_name": "a b&c", "connect_timeout": "5", "x": "true"}},
+        ),
+    ],
+)
+def test_a_url_is_read_as_it_was_meant(database, expected):
+    site = configured(database={**SERVER, "as": "environment", **database})
+    secrets = secrets_of(site)
+    usual = {
+        "engine": "postgres",
+        "name": "blog",
+        "user": "blog",
+        "host": "db1.example.org",
+        "port": None,
+        "options": {},
+    }
+    password = {"password": secrets.get("database.default", "")}
+    assert read_url(django_database.url(site, "default", secrets)) == {**usual, **password, **expected}
+
+
+def environments(**options):
+    """The plain and the secret variables of a site, but for those that every site has."""
+    site = configured(**options)
+    usual = set(django_settings.environment(configured(), RELEASE, FACTS))
+    plain = django_settings.environment(site, RELEASE, FACTS)
+    hidden = django_settings.secret_environment(site, {name: name for name in django_secret.wanted(site)})
+    return {name: value for name, value in plain.items() if name not in usual}, hidden
+
+
+URL = "postgres://blog:database.default@db1.example.org/blog"
+
+
+@pytest.mark.parametrize(
+    ("options", "plain", "secret"),
+    [
+        ({"database": SERVER}, {}, {}),
+        ({"database": {**SERVER, "as": "environment"}}, {}, {"DATABASE_URL": URL}),
+        ({"database": {**SERVER, "as": "environment", "variable": "DB"}}, {}, {"DB": URL}),
+        ({"database": SERVER, "overlay": False}, {}, {"DATABASE_URL": URL}),
+        ({"database": SERVER, "environment": {"DB": {"from": "database_url"}}}, {}, {"DB": URL}),
+        (
+            {
+                "database": {**SERVER, "port": 5433},
+                "environment": {
+                    name: {"from": f"database_{name.lower()}"} for name in ("NAME", "USER", "HOST", "PORT", "PASSWORD")
+                },
+            },
+            {"NAME": "blog", "USER": "blog", "HOST": "db1.example.org", "PORT": "5433"},
+            {"PASSWORD": "database.default"},
+        ),
+        ({"database": {"engine": "sqlite"}, "overlay": False}, {}, {}),
+        (
+            {"database": {"engine": "sqlite", "as": "environment"}},
+            {"DATABASE_URL": "sqlite:////srv/django/blog/database/db.sqlite3"},
+            {},
+        ),
+        (
+            {"databases": {"default": {}, "log": {**SERVER, "name": "log", "as": "environment"}}},
+            {},
+            {"LOG_DATABASE_URL": "postgres://blog:database.log@db1.example.org/log"},
+        ),
+    ],
+)
+def test_how_the_project_gets_it(options, plain, secret):
+    assert environments(**options) == (plain, secret)
+
+
+def test_a_dotenv_file_has_the_url_too():
+    site = configured(database={**SERVER, "as": "environment"}, files={".env": {"environment": True}})
+    variables = django_settings.secret_environment(site, {"database.default": "x"})
+    assert django_settings.project_files(site, {}, variables)[".env"] == (
+        "DATABASE_URL=postgres://blog:x@db1.example.org/blog\n"
+    )
+
+
+def test_no_password_is_in_the_settings():
+    site = configured(database={**SERVER, "options": {"sslmode": "require"}, "settings": {"CONN_MAX_AGE": 60}})
+    data = json.loads(django_settings.overlay(site, RELEASE, "blog.settings"))
+    assert data["databases"] == {
+        "default": {
+            "engine": POSTGRES,
+            "name": "blog",
+            "user": "blog",
+            "host": "db1.example.org",
+            "port": "",
+            "password_file": "/srv/django/blog/secrets/database.default",
+            "options": {"sslmode": "require"},
+            "settings": {"CONN_MAX_AGE": 60},
+        }
+    }
+
+
+@pytest.fixture
+def overlay(tmp_path, monkeypatch):
+    """The overlay, over a project without settings: its functions are asked."""
+    (tmp_path / "database.default").write_text(PASSWORD)
+    (tmp_path / "key.json").write_text('{"key": "x", "fallbacks": []}')
+    (tmp_path / "empty_project_settings.py").write_text("")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    data = json.loads(django_settings.overlay(configured(), RELEASE, "empty_project_settings"))
+    (tmp_path / "settings.json").write_text(json.dumps({**data, "secret_key_file": str(tmp_path / "key.json")}))
+    path = tmp_path / "django_formula_settings.py"
+    path.write_text((ROOT / "django/files" / path.name).read_text())
+    spec = importlib.util.spec_from_file_location("overlay_of_databases", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def databases(project, **options):
+        data = json.loads(django_settings.overlay(configured(**options), RELEASE, "x"))
+        for given in data["databases"].values():
+            if given.get("password_file"):
+                given["password_file"] = str(tmp_path / "database.default")
+        return module._databases(project, data)
+
+    return databases
+
+
+WHERE = {"NAME": "blog", "USER": "blog", "HOST": "db1.example.org", "PORT": "", "PASSWORD": PASSWORD}
+
+
+@pytest.mark.parametrize(
+    ("project", "database", "expected"),
+    [
+        ({}, {}, {"ENGINE": POSTGRES, **WHERE, "OPTIONS": {}}),
+        (
+            {
+                "ENGINE": SQLITE,
+                "NAME": "db.sqlite3",
+                "OPTIONS": {"timeout": 5},
+                "TEST": {"NAME": "x"},
+                "ATOMIC_REQUESTS": True,
+            },
+            {},
+            {"ENGINE": POSTGRES, **WHERE, "OPTIONS": {}, "ATOMIC_REQUESTS": True},
+        ),
+        (
+            {
+                "ENGINE": "django.contrib.gis.db.backends.postgis",
+                "HOST": "old",
+                "OPTIONS": {"sslmode": "prefer", "a": 1},
+            },
+            {
+                "options": {"sslmode": "require"},
+                "port": 6432,
+                "settings": {"CONN_MAX_AGE": None, "TEST": {"NAME": "t"}},
+            },
+            {
+                "ENGINE": "django.contrib.gis.db.backends.postgis",
+                **WHERE,
+                "PORT": "6432",
+                "OPTIONS": {"sslmode": "require", "a": 1},
+                "CONN_MAX_AGE": None,
+                "TEST": {"NAME": "t"},
+            },
+        ),
+        ({"ENGINE": POSTGRES}, {"engine": "mysql"}, {"ENGINE": MYSQL, **WHERE, "OPTIONS": {"charset": "utf8mb4"}}),
+        (
+            {"ENGINE": "django_prometheus.db.backends.mysql", "OPTIONS": {"charset": "latin1"}},
+            {"engine": "mysql", "password": None, "host": None},
+            {
+                "ENGINE": "django_prometheus.db.backends.mysql",
+                **WHERE,
+                "HOST": "",
+                "PASSWORD": "",
+                "OPTIONS": {"charset": "latin1"},
+            },
+        ),
+    ],
+)
+def test_a_server_is_laid_over_what_the_project_says(overlay, project, database, expected):
+    found = overlay({"default": project} if project else {}, database={**SERVER, **database})
+    assert found == {"default": expected}
+
+
+def test_several_databases_are_laid_over(overlay):
+    project = {"default": {"ENGINE": SQLITE, "NAME": "a.db"}, "own": {"ENGINE": POSTGRES, "NAME": "own"}}
+    given = {"default": {"engine": "sqlite", "options": {"timeout": 9}}, "log": {"engine": "sqlite"}}
+    folder = "/srv/django/blog/database"
+    assert overlay(project, databases={**given, "own": {}, "metrics": {**SERVER, "name": "m"}}) == {
+        "default": {"ENGINE": SQLITE, "NAME": f"{folder}/a.db", "OPTIONS": {"timeout": 9}},
+        "own": {"ENGINE": POSTGRES, "NAME": "own"},
+        "log": {"ENGINE": SQLITE, "NAME": f"{folder}/log.sqlite3"},
+        "metrics": {"ENGINE": POSTGRES, **WHERE, "NAME": "m", "OPTIONS": {}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("databases", "said", "expected"),
+    [
+        ({"default": POSTGRES, "other": POSTGRES}, {"default": True}, ["default"]),
+        ({"default": POSTGRES, "log": SQLITE, "geo": "x.spatialite"}, {}, ["default", "log", "geo"]),
+        ({"default": POSTGRES, "other": POSTGRES}, {"default": False, "other": True}, ["other"]),
+        ({"default": POSTGRES, "log": SQLITE}, {"log": False, "gone": True}, ["default"]),
+        ({"default": "django.db.backends.dummy"}, {"default": True}, []),
+    ],
+)
+def test_which_databases_are_migrated(monkeypatch, databases, said, expected):
+    path = ROOT / "django/files/django_formula_start.py"
+    spec = importlib.util.spec_from_file_location("started", path)
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    connections = SimpleNamespace(settings={alias: {"ENGINE": engine} for alias, engine in databases.items()})
+    monkeypatch.setitem(sys.modules, "django.db", SimpleNamespace(connections=connections))
+    assert program.migrated_databases(said) == expected
+
+
+@pytest.mark.parametrize(
+    ("effective", "told"),
+    [
+        ({"default": (POSTGRES, "blog")}, None),
+        ({"default": ("django.contrib.gis.db.backends.postgis", "blog")}, None),
+        ({"default": (SQLITE, "/x/db.sqlite3")}, f"it has /x/db.sqlite3 ({SQLITE})"),
+        ({"default": (POSTGRES, "other")}, f"it has other ({POSTGRES})"),
+        ({}, "it has none (nothing)"),
+    ],
+)
+@pytest.mark.parametrize("way", ["settings", "environment"])
+def test_a_project_that_uses_another_database(effective, told, way):
+    site = configured(database={**SERVER, "as": way})
+    found = {alias: {"engine": engine, "name": name} for alias, (engine, name) in effective.items()}
+    if told is None:
+        return django_database.judge(site, found)
+    with pytest.raises(DeploymentError) as error:
+        django_database.judge(site, found)
+    assert error.value.message == f"the project does not use the database 'default' of the pillar: {told}"
+    assert ("DATABASE_URL" in error.value.hint) == (way == "environment")
+    return None
+
+
+@pytest.mark.parametrize("database", [{}, {"engine": "sqlite"}])
+def test_a_project_with_a_database_of_its_own(database):
+    django_database.judge(configured(database=database), {"default": {"engine": POSTGRES, "name": "own"}})
+
+
+HINTS = {
+    'OperationalError: connection to server at "db1" (10.0.0.5), port 5432 failed: FATAL:  password authentication '
+    'failed for user "blog"': "correct {at}:user or {at}:password",
+    "OperationalError: (1045, \"Access denied for user 'blog'@'web1' (using password: YES)\")": (
+        "correct {at}:user or {at}:password"
+    ),
+    'OperationalError: connection failed: FATAL:  database "lost" does not exist': (
+        "create it at the server, or correct {at}:name"
+    ),
+    "OperationalError: (1049, \"Unknown database 'lost'\")": "create it at the server, or correct {at}:name",
+    'OperationalError: could not translate host name "db9" to address: Name or service not known': "correct {at}:host",
+    "OperationalError: (2005, \"Unknown server host 'db9' (-2)\")": "correct {at}:host",
+    'OperationalError: connection to server at "db1", port 5432 failed: Connection refused': (
+        "does the server run, and can it be reached? {at}:host, {at}:port"
+    ),
+    "OperationalError: (2002, \"Can't connect to server on 'db1' (115)\")": (
+        "does the server run, and can it be reached? {at}:host, {at}:port"
+    ),
+}
+
+
+@pytest.mark.parametrize("message", HINTS)
+@pytest.mark.parametrize("several", [False, True])
+def test_what_is_to_do_about_a_server(message, several):
+    site = configured(databases={"default": SERVER, **({"log": {"engine": "sqlite"}} if several else {})})
+    error = DeploymentError(f"starting Django: {message}", hint="")
+    django_database.explain(site, error)
+    at = "django:sites:blog:databases:…" if several else "django:sites:blog:database"
+    assert error.hint == HINTS[message].format(at=at) and error.transient
+
+
+def test_what_is_to_do_about_a_driver():
+    error = DeploymentError("starting Django: ImproperlyConfigured: Error loading psycopg2 or psycopg module")
+    django_database.explain(configured(), error)
+    assert "django:sites:blog:python_packages" in error.hint and not error.transient
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'ProgrammingError: relation "blog_entry" does not exist',
+        "OperationalError: [Errno 111] Connection refused",
+        "ConnectionError: Error 111 connecting to redis:6379. Connection refused.",
+    ],
+)
+def test_what_is_no_matter_of_a_server(message):
+    error = DeploymentError(f"starting Django: {message}", hint="as it was")
+    django_database.explain(configured(), error)
+    assert error.hint == "as it was" and not error.transient
+
+
+# Files of SQLite
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, set()),
+        ("", set()),
+        ("garbage " * 200, set()),
+        ("no table", set()),
+        ([("blog", "0001"), ("auth", "0001_initial")], {"blog.0001", "auth.0001_initial"}),
+    ],
+)
+def test_the_migrations_of_a_sqlite_file(make_site, content, expected):
+    site = make_site()
+    path = site.database / "db.sqlite3"
+    if isinstance(content, list) or content == "no table":
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("CREATE TABLE x (y)")
+            if isinstance(content, list):
+                connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
+                connection.executemany("INSERT INTO django_migrations VALUES (?, ?)", content)
+    elif content is not None:
+        path.write_text(content)
+    assert django_database.applied(site, path) == expected
+
+
+@pytest.mark.parametrize("how", ["link", "owner"])
+def test_a_sqlite_file_that_is_not_the_sites_is_not_read(make_site, monkeypatch, how):
+    site = make_site()
+    path = site.database / "db.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
+        connection.execute("INSERT INTO django_migrations VALUES ('a', 'b')")
+    if how == "link":
+        (site.database / "link").symlink_to(path)
+        path = site.database / "link"
+    else:
+        monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
+    assert django_database.applied(site, path) == set()
