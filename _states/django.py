@@ -200,6 +200,25 @@ def uv(name):
     return {**ret, "comment": "uv has been installed"}
 
 
+def ports(name, sites):
+    """
+    See that nobody but nginx listens on the ports of the sites; nothing is changed.
+
+    name
+        What it is for.
+    sites
+        The ports of each site, by its name.
+    """
+    import django_proxy
+
+    try:
+        for site, wanted in sites.items():
+            django_proxy.refuse_taken_ports(site, wanted)
+    except DeploymentError as error:
+        return {"name": name, "changes": {}, "result": False, "comment": str(error)}
+    return {"name": name, "changes": {}, "result": True, "comment": "no port is taken by somebody else"}
+
+
 def default_server(name, ports, template):
     """Have nginx refuse unknown hosts, on the ports where nobody else has a default server."""
     import django_proxy

@@ -90,7 +90,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     :param pillar: the minion's pillar, of which only the key ``django`` is read
     :param schema: ``schema.yaml``
     :param platforms: ``platforms.yaml``
-    :param grains: ``os_family`` and ``osmajorrelease`` choose the platform
+    :param grains: ``os_family`` and ``osmajorrelease`` choose the platform; ``uid`` is whose Salt this is
     :return: ``errors``, lines in the words of the pillar; ``sites`` and ``absent``, configurations by the name of the
         site (empty when there are errors) that hold each secret as ``{"pillar": "django:sites:blog:secret_key"}``;
         ``platform``, what ``platforms.yaml`` says about this one
@@ -114,6 +114,9 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
 
 
 def _platform(platforms: dict[str, Any], grains: Any, found: list[Problem]) -> dict[str, Any]:
+    if grains.get("uid", 0) != 0:
+        text = "expected 0 (root), since users, packages and services are made: run it with sudo"
+        found.append((("grains", "uid"), f"{text}, got {_shown(grains['uid'], {})}"))
     family = grains.get("os_family")
     if family not in platforms:
         known = ", ".join(name for name in platforms if "-" not in name)

@@ -41,6 +41,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     site, templates = deployment.site, deployment.templates
     _refuse_closed_parents(site)
     _refuse_a_move(site)
+    django_proxy.refuse_taken_ports(site.name, site.config["proxy"]["listen"])
     wrong = {folder: problem for folder in site.folders() if (problem := django_site.wrong_folder(folder))}
     applied = {"config": dict(site.config), "platform": dict(site.platform)}
     stale = [url for url, text in templates.items() if django_site.read_text(site.kept_template(url)) != text]

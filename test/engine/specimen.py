@@ -9,6 +9,7 @@ from typing import Any
 
 import django_instance
 import django_pillar
+import django_port
 import django_proxy
 import django_site
 import django_virtualenv
@@ -87,6 +88,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_site, "RUNTIME"): "run/django",
         (django_site, "TMPFILES"): "etc/tmpfiles.d",
         (django_instance, "UNITS"): "etc/systemd/system",
+        (django_port, "PROC"): "proc",
         (django_proxy, "ETC"): "etc/nginx",
         (django_virtualenv, "UV"): "usr/local/lib/django-formula/uv",
     }

@@ -17,8 +17,10 @@ PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
 DEBIAN = {"os_family": "Debian", "osmajorrelease": 12}
 #: What is quoted in troubleshooting.md and said by others: Django, nginx, Salt, systemd, uv.
 FOREIGN = {
+    "No permissions to access",
     "No solution found",
     "No space left on device",
+    "Rendering SLS '",
     "These values could not be changed: {'home'",
     "is not available",
     "unable to open database file",

@@ -27,7 +27,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing depends on the machine of the tests."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(django_instance, "_binary", lambda release: release / "virtualenv/bin/python")
-    monkeypatch.setattr(django_proxy, "IPV6", tmp_path)
+    monkeypatch.setattr(django_proxy, "IPV6", Path(__file__))
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
 
 
