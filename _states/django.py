@@ -185,8 +185,15 @@ def users(name, user, shell):
     return ret
 
 
-def uv(name):
-    """Install uv, which builds the virtualenvs, into a virtualenv of its own."""
+def uv(name, index=None):
+    """
+    Install uv, which builds the virtualenvs, into a virtualenv of its own.
+
+    name
+        What it is for.
+    index
+        The package index of the pillar to install it from.
+    """
     ret = {"name": name, "changes": {}, "result": True, "comment": "uv is already installed"}
     if django_virtualenv.uv_is_installed():
         return ret
@@ -194,7 +201,8 @@ def uv(name):
     if __opts__["test"]:
         return {**ret, "result": None, "comment": "uv would have been installed"}
     try:
-        django_virtualenv.install_uv()
+        password = _secret(index["password"]["pillar"]) if index and index["password"] else None
+        django_virtualenv.install_uv(index, password)
     except DeploymentError as error:
         return {**ret, "changes": {}, "result": False, "comment": str(error)}
     return {**ret, "comment": "uv has been installed"}
@@ -292,6 +300,7 @@ def _text(url):
 def _given(config):
     """The secrets that the pillar gives to a site, by name."""
     references = {"secret_key": config["secret_key"], "deploy_key": config["deploy_key"]}
+    references["index_password"] = config["index"]["password"]
     references |= {key: said.get("value") for key, said in config["secrets"].items()}
     return {key: _secret(reference["pillar"]) for key, reference in references.items() if reference}
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import django_index
 import django_instance
 import django_release
 import django_secret
@@ -31,7 +32,7 @@ _NOT_INPUTS = {
         "known_hosts",
         "redirect_domains",
     ),
-    *("packages", "secret_key", "health", "migrate", "check", "proxy", "releases", "timeouts", "media"),
+    *("packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases", "timeouts", "media"),
 }
 #: The templates that a release is rendered from; the proxy's belong to the site.
 START_PROGRAM = "salt://django/files/django_formula_start.py"
@@ -44,7 +45,7 @@ class Deployment:
 
     Args:
         site: the site with its effective configuration.
-        given: secrets that the pillar gives, by name, and ``deploy_key``.
+        given: secrets that the pillar gives, by name, and ``deploy_key`` and ``index_password``.
         templates: text of the templates, by URL.
         asked_by: whose deployment this is, for the lock and the record.
         revision: a revision other than the configuration's; with it, and with `again`, nothing is held back.
@@ -64,8 +65,9 @@ class Deployment:
         test: bool = False,
     ):
         self.site = site
-        self.given = {name: value for name, value in given.items() if name != "deploy_key"}
+        self.given = {name: value for name, value in given.items() if name not in ("deploy_key", "index_password")}
         self.deploy_key = given.get("deploy_key")
+        self.index_password = django_index.password(site, given.get("index_password"))
         self.templates = templates
         self.asked_by = asked_by
         self.revision = revision
@@ -96,7 +98,7 @@ class Deployment:
 
     def masked(self) -> list[str]:
         """The texts that no output may show."""
-        return [*self.secrets.values(), *([self.deploy_key] if self.deploy_key else [])]
+        return [*self.secrets.values(), *filter(None, [self.deploy_key, self.index_password])]
 
     def inputs(self) -> dict[str, str]:
         """What the release is made of: the commit, and keyed hashes of the values below the site's pillar, by path."""
@@ -112,7 +114,8 @@ class Deployment:
 
     def judged_by(self) -> str:
         """A keyed hash of the whole configuration: what a release that has failed was made of and judged by."""
-        return django_secret.keyed_hash(django_secret.record_key(self.site), dict(self.site.config))
+        judge = {**self.site.config, "index_password": self.index_password}
+        return django_secret.keyed_hash(django_secret.record_key(self.site), judge)
 
     def take_lock(self, *, look_again: bool = False) -> None:
         """Take the site's lock, unless this deployment has it.

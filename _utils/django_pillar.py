@@ -225,6 +225,10 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         yield ("settings",), "nothing is laid over the project with overlay: false; use environment instead"
     for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
         yield ("redirect_domains",), f"{domain} is one of domains too"
+    if site["index"]["user"] and not site["index"]["url"]:
+        yield ("index", "url"), "missing: a login goes with the url of an index"
+    if bool(site["index"]["user"]) != bool(site["index"]["password"]):
+        yield ("index", "password" if site["index"]["user"] else "user"), "missing: a login is a user and a password"
     yield from _path_contradictions(site)
     yield from _overlaps(site)
     yield from _environment_contradictions(site)

@@ -15,6 +15,7 @@ from typing import Any
 
 import django_command
 import django_database
+import django_index
 import django_instance
 import django_project
 import django_proxy
@@ -55,6 +56,8 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     keys = django_source.unprepared(site, deployment.deploy_key)
     if keys:
         changes["mirror"] = keys
+    if not django_index.is_kept(site, deployment.index_password):
+        changes["index"] = "password kept" if deployment.index_password else "password removed"
     if changes:
         yield changes
         for folder in wrong:
@@ -62,6 +65,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
         for url in stale:
             django_site.write(site.kept_template(url), templates[url], mode=0o600)
         django_source.prepare(site, deployment.deploy_key)
+        django_index.keep(site, deployment.index_password)
         django_site.write_json(site.applied, applied, mode=0o600)
         site.register()
     deployment.ask_for_commit()
@@ -188,7 +192,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
     yield {"virtualenv": f"{key}, {'shared' if is_there else 'new'}", "requirements": files}
     if not is_there:
         log.info("%s: installing %s", site.name, ", ".join(files) or "packages")
-        django_virtualenv.build(site, tree, files, key)
+        django_virtualenv.build(site, tree, files, key, deployment.index_password)
     django_site.link(release.path / "virtualenv", f"../../virtualenvs/{key}")
     release.update(virtualenv=key)
 

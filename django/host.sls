@@ -5,6 +5,7 @@
 {% set packages = [] %}
 {% for noun in own %}{% do packages.append(platform.packages[noun]) %}{% endfor %}
 {% for site in django.sites.values() %}{% do packages.extend(site.packages) %}{% endfor %}
+{% set indexes = django.sites.values() | map(attribute='index') | selectattr('url') | list %}
 
 The packages of the sites are installed:
   django.packages:
@@ -12,5 +13,6 @@ The packages of the sites are installed:
 
 uv is installed:
   django.uv:
+    - index: {{ indexes | first | default(none) | tojson }}
     - require:
       - django: The packages of the sites are installed

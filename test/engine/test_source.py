@@ -391,6 +391,8 @@ def test_git_runs_without_prompts_hooks_and_configurations(cloned, history, monk
     seen = {}
     monkeypatch.setattr(django_command, "run", lambda argv, **options: seen.update(options, argv=argv) or "")
     monkeypatch.setenv("GIT_SSH_COMMAND", "ssh -o StrictHostKeyChecking=no")
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/company.pem")
+    monkeypatch.delenv("GIT_SSL_CAINFO", raising=False)
     django_source.fetch(site, None)
     mirror = site.mirror
     assert seen["argv"] == [
@@ -400,6 +402,7 @@ def test_git_runs_without_prompts_hooks_and_configurations(cloned, history, monk
     assert {name: value for name, value in seen["environment"].items() if name.startswith("GIT_")} == {
         "GIT_DIR": str(mirror),
         "GIT_CONFIG_GLOBAL": f"{mirror}/gitconfig",
+        "GIT_SSL_CAINFO": "/etc/company.pem",
         "GIT_ALLOW_PROTOCOL": "https:http:ssh:file",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "/bin/false",

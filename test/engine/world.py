@@ -171,7 +171,7 @@ class World:
     def pid(self, site: Site, release: Path) -> int | None:
         return 42 if f"{django_instance.unit(site, release)}.service" in self.running else None
 
-    def build(self, site: Site, source: Path, files: list[str], key: str) -> None:
+    def build(self, site: Site, source: Path, files: list[str], key: str, password: str | None) -> None:
         django_site.remove_tree(site.virtualenvs / key)
         (site.virtualenvs / key / "bin").mkdir(parents=True)
         for name in ("bin/python", "bin/uwsgi", ".complete"):

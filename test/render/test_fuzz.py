@@ -89,6 +89,7 @@ HARMLESS = [
 BESIDE = {
     "settings_module": {"overlay": False},
     "database": {"database": {"engine": "sqlite"}},
+    "index": {"index": {"url": "https://example.org/simple", "user": "x", "password": "x"}},
 }
 
 #: What a value that is needed beside has to be, where it is not the first that does.
