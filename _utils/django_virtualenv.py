@@ -54,9 +54,13 @@ def install_uv(index: Mapping[str, Any] | None = None, password: str | None = No
         environment.setdefault("PIP_CERT", str(bundle))
     django_site.remove_tree(UV)
     django_command.run(["python3", "-m", "venv", str(UV)], doing="making a virtualenv for uv", timeout=120)
+    temporary = UV / "tmp"  # /tmp may be small
+    temporary.mkdir()
+    environment["TMPDIR"] = str(temporary)
     pip = [str(UV / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", f"uv=={UV_VERSION}"]
     secrets = [password] if password else []
     django_command.run(pip, doing="installing uv", timeout=600, environment=environment, secrets=secrets)
+    django_site.remove_tree(temporary)
     django_site.write(UV / "version", UV_VERSION)
 
 
