@@ -78,6 +78,9 @@ class Deployment:
         #: The release that the steps work on: the live one until `source` begins another.
         self.release: Release | None = self.live
         self.is_new = False
+        #: The live release where it was stopped before the new one starts, and when (by the monotonic clock).
+        self.paused: Release | None = None
+        self.paused_at = 0.0
         #: In a rollback, the release that is left; it is held back from then on.
         self.left: Release | None = None
         #: In a test, the name of the release that would be made.
@@ -186,9 +189,26 @@ class Deployment:
         elif self.left and self.release and not self.went_live and self.release.name != self.left.name:
             django_instance.stop(self.site, self.release.path)
         live = self.release if self.went_live else self.live
+        runs = f"{live.name} still runs" if live else "nothing runs yet"
+        if self.paused and not self.went_live:
+            runs = self._resume(self.paused)
         error.message = f"{step}: {error.message}"
-        error.hint = "\n".join(filter(None, [error.hint, f"{live.name} still runs" if live else "nothing runs yet"]))
+        error.hint = "\n".join(filter(None, [error.hint, runs]))
         self.lock.release()
+
+    def pause(self, live: Release) -> None:
+        """Stop the live instance, for there is no memory for two; it comes back if the new one fails."""
+        self.paused, self.paused_at = live, time.monotonic()
+        django_instance.pause(self.site, live.path)
+
+    def _resume(self, live: Release) -> str:
+        """Start the instance again that was stopped first; returns what runs then."""
+        try:
+            django_instance.start(self.site, live.path)
+        except (DeploymentError, OSError) as error:
+            again = f"salt-call django.release {self.site.name} {live.record['commit']}"
+            return f"{live.name} does not come back: {str(error).splitlines()[0]}\n{again} releases it anew"
+        return f"{live.name} runs again"
 
     def _clear_away(self, release: Release, step: str, error: DeploymentError) -> None:
         django_instance.remove(self.site, release.path)

@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import django_command
 import django_database
 import django_index
 import django_instance
+import django_memory
 import django_project
 import django_proxy
 import django_release
@@ -121,6 +123,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     deployment.planned = f"{django_release.next_sequence(site):04d}-{deployment.commit[:12]}"
     yield {"release": {"old": live.name if live else None, "new": deployment.planned}, **changes}
 
+    _refuse_without_memory(deployment)
     deployment.take_lock(look_again=True)
     live = deployment.live
     if live and live.record.get("inputs") == inputs and live.is_whole() and not deployment.again:
@@ -135,6 +138,27 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     django_source.export(site, deployment.commit, release.path / "source")
     release.update(**django_source.describe(site, deployment.commit))
     release.update(facts={"commit": deployment.commit, **django_project.find(site, release.path / "source")})
+
+
+def _refuse_without_memory(deployment: Deployment) -> None:
+    """Two instances run for a while: without the memory for it, the kernel would end one of them, or the database.
+
+    Raises:
+        DeploymentError: what the live instance takes is more than what is left.
+    """
+    site, live = deployment.site, deployment.live
+    pid = django_instance.pid(site, live.path) if live and site.config["releases"]["overlap"] else None
+    if not pid:
+        return
+    needed, left = django_memory.of_tree(pid), django_memory.available()
+    if needed > left:
+        raise DeploymentError(
+            f"{needed >> 20} MB of memory are needed for another instance beside the live one, "
+            f"and {left >> 20} are left",
+            hint=f"django:sites:{site.name}:releases:overlap: false stops the live one first, which visitors notice; "
+            f"or fewer server:processes",
+            transient=True,
+        )
 
 
 def _stays_as_it_is(deployment: Deployment, inputs: dict[str, str]) -> bool:
@@ -394,6 +418,11 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         return
     yield {"instance": f"{django_instance.unit(site, release.path)} started"}
     deployment.take_lock()
+    live = deployment.live if deployment.live and deployment.live.name != release.name else None
+    if live and site.config["releases"]["overlap"]:
+        _refuse_without_memory(deployment)
+    elif live:
+        deployment.pause(live)
     log.info("%s: starting %s", site.name, release.name)
     if deployment.is_new:
         for name, content in django_instance.configuration(
@@ -421,6 +450,9 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     if flips:
         log.info("%s: %s goes live", site.name, release.name)
         _flip(deployment, release)
+        if deployment.paused:
+            gap = time.monotonic() - deployment.paused_at
+            deployment.warnings.append(f"nothing has answered for {gap:.1f} s, as releases:overlap says")
     cut = 0
     for path in {*stray, *([old.path] if old and flips else [])}:
         cut += django_instance.drain(site, path)

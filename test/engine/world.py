@@ -10,6 +10,7 @@ from typing import Any
 
 import django_command
 import django_instance
+import django_memory
 import django_sandbox
 import django_site
 import django_source
@@ -34,6 +35,7 @@ class World:
         fails: part of a command line → the error with which it ends.
         prints: program → what it prints.
         commands: the command lines, in their order.
+        takes: the bytes of memory that an instance takes; `memory`, what is left.
     """
 
     def __init__(self, make_site: MakeSite):
@@ -47,6 +49,7 @@ class World:
         self.fails: dict[str, DeploymentError] = {}
         self.prints: dict[str, str] = {}
         self.commands: list[list[str]] = []
+        self.takes, self.memory = 90 << 20, 1 << 30
         self.last: Deployment | None = None
 
     @property
@@ -133,6 +136,8 @@ class World:
 
     def systemctl(self, verb: str, *arguments: str) -> None:
         units = [name for name in arguments if not name.startswith("--")]
+        if verb == "stop":
+            self.running -= {*units}
         for name in units if verb in ("enable", "disable") else ():
             wants = "sockets" if name.endswith(".socket") else "multi-user"
             folder = django_instance.UNITS / f"{wants}.target.wants"
@@ -216,6 +221,8 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_instance, "pid"): world.pid,
         (django_instance, "check_health"): lambda site, release: None,
         (django_instance, "drain"): lambda site, release: 0,
+        (django_memory, "of_tree"): lambda pid: world.takes,
+        (django_memory, "available"): lambda: world.memory,
         (django_sandbox, "_is_loaded"): lambda unit: False,
         (django_sandbox, "_BUS"): Path("/"),
         (django_source, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text("ref: refs/heads/main\n"),
