@@ -30,8 +30,13 @@ _FOUND = (
 )
 _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
 _COMPLETE = ".complete"
-#: What uv says of an index that does not let it in.
-_LOGIN = re.compile(r"\b(401 Unauthorized|403 Forbidden|407 Proxy)\b", re.IGNORECASE)
+#: What uv says of an index → what to do.
+_HINTS = {
+    r"\b(401 Unauthorized|403 Forbidden|407 Proxy)": "the package index wants another login: {at}:index:user "
+    "and :password",
+    r"invalid peer certificate": "the index has an authority that is not in the system's store, nor in the file that "
+    "SSL_CERT_FILE names in Salt's environment; {user} has to be able to read that",
+}
 
 
 def uv_is_installed() -> bool:
@@ -367,8 +372,9 @@ def _uv(site: Site, *arguments: str, doing: str, folder: Path | None = None, pas
             hint=f"look at the requirements, or at {at}:python and :packages (headers, compilers)",
         )
     except DeploymentError as error:
-        if _LOGIN.search(error.log):
-            error.hint = f"the package index wants another login: {at}:index:user and :password"
+        for says, hint in _HINTS.items():
+            if re.search(says, error.log, re.IGNORECASE):
+                error.hint = hint.format(at=at, user=site.build_user)
         raise
 
 

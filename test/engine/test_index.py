@@ -112,6 +112,7 @@ def test_another_password_tries_again_what_has_failed(world, monkeypatch):
     ("says", "hint"),
     [
         ("HTTP status client error (401 Unauthorized) for url", "the package index wants another login"),
+        ("cause: invalid peer certificate: UnknownIssuer", "the index has an authority that is not"),
         ("error: No solution found", "look at the requirements"),
     ],
 )

@@ -338,6 +338,12 @@ def test_a_remote_that_refuses(cloned, scheme):
             False,
         ),
         (
+            "fatal: unable to access 'https://git.example.org/blog.git/': server certificate verification failed.",
+            "the certificate of git.example.org is not trusted here",
+            "add its authority to the system's store, or to the file that SSL_CERT_FILE names in Salt's environment",
+            False,
+        ),
+        (
             "remote: Repository not found.\nfatal: repository 'https://git.example.org/blog.git/' not found",
             "there is no repository at https://**********@git.example.org/blog.git",
             "correct django:sites:blog:repository",

@@ -43,6 +43,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
+    protocol_version = "HTTP/1.1"  # a login is asked for and given on one connection
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass
@@ -52,7 +53,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def is_let_in(self, header: str) -> bool:
         is_let_in = self.headers.get(header) == self.server.wants
@@ -97,13 +99,13 @@ def relay(one: socket.socket, other: socket.socket) -> None:
 class Intranet(Handler):
     """Repositories for everybody, and a package index for whoever has the login; what it lacks PyPI has."""
 
-    folder: Path
+    repositories: Path
     wheel = "company_motto-1.0-py3-none-any.whl"
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         if path.startswith("/git/"):
-            file = self.folder / path.removeprefix("/git/")
+            file = self.repositories / path.removeprefix("/git/")
             self.reply(200, file.read_bytes()) if file.is_file() else self.reply(404)
         elif not self.is_let_in("Authorization"):
             self.reply(401, WWW_Authenticate='Basic realm="index"')
@@ -113,6 +115,8 @@ class Intranet(Handler):
             self.reply(200, wheel())
         else:
             self.reply(302, Location=f"https://pypi.org{path}")
+
+    do_HEAD = do_GET
 
 
 def wheel() -> bytes:
@@ -144,17 +148,20 @@ class Company:
     def __init__(self, folder: Path, address: str, repositories: Path):
         self.authority = folder / "authority.pem"
         key, certificate = folder / "authority.key", folder / "server.pem"
-        new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days=30"]
-        new[-1:] = ["-days", "30"]
+        new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        new += ["-days", "30"]
         run([*new, "-subj", "/CN=A company", "-keyout", key, "-out", self.authority])
         signed = ["-CA", self.authority, "-CAkey", key, "-addext", f"subjectAltName=IP:{address}"]
         run([*new, *signed, "-addext", "basicConstraints=critical,CA:FALSE", "-subj", "/CN=intranet",
              "-keyout", folder / "server.key", "-out", certificate])  # fmt: skip
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, folder / "server.key")
-        handler = type("Served", (Intranet,), {"folder": repositories})
+        self.repositories = repositories
+        handler = type("Served", (Intranet,), {"repositories": repositories})
         self.intranet = Server(address, handler, login(self.user, self.password))
-        self.intranet.socket = context.wrap_socket(self.intranet.socket, server_side=True)
+        self.intranet.socket = context.wrap_socket(
+            self.intranet.socket, server_side=True, do_handshake_on_connect=False
+        )
         self.proxy = Server(address, Proxy, login(self.user, self.proxy_password))
         self.intranet.start()
         self.proxy.start()
