@@ -212,7 +212,7 @@ def refuse_taken_ports(name: str, ports: list[int]) -> None:
     """
     for port in ports:
         holder = django_port.holder(port, but=_pid())
-        if holder:
+        if holder and holder.unit != "nginx.service":
             stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' names it"
             raise DeploymentError(
                 f"port {port} is taken by {holder}, so nginx cannot listen there; nothing has been changed",

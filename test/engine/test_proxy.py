@@ -289,7 +289,7 @@ def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
 
     def holder(port, but):
         asked.append((port, but))
-        return django_port.Holder("apache2", 7, unit) if port == 81 else None
+        return {80: django_port.Holder("nginx", 5, "nginx.service"), 81: django_port.Holder("apache2", 7, unit)}[port]
 
     monkeypatch.setattr(django_port, "holder", holder)
     monkeypatch.setattr(django_proxy, "PID", own_host / "nginx.pid")
