@@ -35,9 +35,7 @@ def test_a_release_and_a_rollback_overlap(blog):
     assert blog.answering["version"] == "2.0"
     blog.host.call("django.rollback", blog.name)
     assert blog.answering["release"] == blog.live == first
-    assert most(blog) < 400
-    print(most(blog))
-    assert 0
+    assert most(blog) < 320, "docs/decisions/0021 says 204"
 
 
 def test_a_project_that_does_not_fit_twice_is_told_so(blog):
@@ -47,7 +45,6 @@ def test_a_project_that_does_not_fit_twice_is_told_so(blog):
     live = blog.live
     blog.repository.commit(version("3.0"))
     told = blog.apply().failed["blog has its source"]
-    print(told)
     assert "MB of memory are needed for another instance beside the live one" in told and lines(told) <= 4
     assert "django:sites:blog:releases:overlap: false" in told and f"{live} still runs" in told
     assert blog.answering["release"] == blog.live == live
@@ -57,7 +54,6 @@ def test_its_advice_leads_to_the_release(blog):
     live = blog.live
     applied = blog.deploy(releases={"overlap": False})
     (warning,) = applied.warnings["blog is live"]
-    print(warning)
     assert "nothing has answered for " in warning
     assert blog.live != live and blog.answering["version"] == "3.0"
     assert [unit for unit in blog.units if unit.endswith(".service")] == [f"{blog.unit}.service"]
