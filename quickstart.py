@@ -409,12 +409,26 @@ def tell(options: Options, done: list[tuple[float, str]], notes: list[str]) -> N
 
 
 def missing_names(domains: list[str]) -> Iterator[str]:
-    """A note for each domain that has no address."""
+    """A note for each domain that has no address, or none of this machine's."""
     for domain in domains:
         try:
-            socket.getaddrinfo(domain, 80)
+            addresses = {str(info[4][0]) for info in socket.getaddrinfo(domain, 80)}
         except OSError:
             yield f"{domain} has no address yet: point it to this machine, {address()}"
+            continue
+        if not any(map(is_own, addresses)):
+            where = ", ".join(sorted(addresses))
+            yield f"{domain} points to {where}: unless that leads here, point it to this machine, {address()}"
+
+
+def is_own(address: str) -> bool:
+    """Whether an address is one of this machine's."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+        return True
 
 
 def tell_seconds(done: list[tuple[float, str]]) -> None:

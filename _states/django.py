@@ -189,8 +189,15 @@ def users(name, user, shell):
     return ret
 
 
-def uv(name):
-    """Install uv, which builds the virtualenvs, into a virtualenv of its own."""
+def uv(name, index=None):
+    """
+    Install uv, which builds the virtualenvs, into a virtualenv of its own.
+
+    name
+        What it is for.
+    index
+        The package index of the pillar to install it from.
+    """
     ret = {"name": name, "changes": {}, "result": True, "comment": "uv is already installed"}
     if django_virtualenv.uv_is_installed():
         return ret
@@ -198,7 +205,8 @@ def uv(name):
     if __opts__["test"]:
         return {**ret, "result": None, "comment": "uv would have been installed"}
     try:
-        django_virtualenv.install_uv()
+        password = _secret(index["password"]["pillar"]) if index and index["password"] else None
+        django_virtualenv.install_uv(index, password)
     except DeploymentError as error:
         return {**ret, "changes": {}, "result": False, "comment": str(error)}
     return {**ret, "comment": "uv has been installed"}
@@ -223,6 +231,25 @@ def running(name):
     except DeploymentError as error:
         return {**ret, "changes": {}, "result": False, "comment": str(error)}
     return {**ret, "comment": f"{name} has been started"}
+
+
+def ports(name, sites):
+    """
+    See that nobody but nginx listens on the ports of the sites; nothing is changed.
+
+    name
+        What it is for.
+    sites
+        The ports of each site, by its name.
+    """
+    import django_proxy
+
+    try:
+        for site, wanted in sites.items():
+            django_proxy.refuse_taken_ports(site, wanted)
+    except DeploymentError as error:
+        return {"name": name, "changes": {}, "result": False, "comment": str(error)}
+    return {"name": name, "changes": {}, "result": True, "comment": "no port is taken by somebody else"}
 
 
 def default_server(name, ports, template):
@@ -298,7 +325,7 @@ def _text(url):
 def _given(site):
     """The secrets that the pillar gives to a site, by name."""
     references = {name: said.get("value") for name, said in django_secret.wanted(site).items()}
-    references["deploy_key"] = site.config["deploy_key"]
+    references |= {"deploy_key": site.config["deploy_key"], "index_password": site.config["index"]["password"]}
     return {name: _secret(reference["pillar"]) for name, reference in references.items() if reference}
 
 

@@ -27,16 +27,20 @@ NETWORK_VARIABLES = (
     "ALL_PROXY",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
+    "REQUESTS_CA_BUNDLE",
     "NODE_EXTRA_CA_CERTS",
     "PIP_CERT",
     "PIP_INDEX_URL",
     "PIP_EXTRA_INDEX_URL",
     "PIP_FIND_LINKS",
+    "PIP_TRUSTED_HOST",
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
     "UV_FIND_LINKS",
     "NPM_CONFIG_REGISTRY",
 )
+_INDEX_LOGIN = re.compile(r"UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
 
 #: File descriptors that every command inherits: the site's lock, so that it is held while any child lives.
 inherited_descriptors: set[int] = set()
@@ -97,8 +101,16 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def network_environment() -> dict[str, str]:
-    """The variables about proxies, certificate authorities and package indexes that Salt was started with."""
-    return {name: os.environ[name] for name in NETWORK_VARIABLES if name in os.environ}
+    """The variables about proxies, certificate authorities and package indexes that Salt was started with.
+
+    An authority that ``SSL_CERT_FILE`` names is git's and pip's too, which do not read that variable.
+    """
+    environ = os.environ
+    found = {name: environ[name] for name in environ if name in NETWORK_VARIABLES or _INDEX_LOGIN.fullmatch(name)}
+    for name in ("GIT_SSL_CAINFO", "PIP_CERT"):
+        if "SSL_CERT_FILE" in found:
+            found.setdefault(name, found["SSL_CERT_FILE"])
+    return found
 
 
 def run(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import django_index
 import django_instance
 import django_release
 import django_secret
@@ -32,7 +33,7 @@ _NOT_INPUTS = {
         "known_hosts",
         "redirect_domains",
     ),
-    *("packages", "secret_key", "health", "migrate", "check", "proxy", "releases", "timeouts", "media"),
+    *("packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases", "timeouts", "media"),
 }
 #: Of the templates that a release is rendered from, those that the server does not need.
 START_PROGRAM = "salt://django/files/django_formula_start.py"
@@ -44,7 +45,7 @@ class Deployment:
 
     Args:
         site: the site with its effective configuration.
-        given: secrets that the pillar gives, by name, and ``deploy_key``.
+        given: secrets that the pillar gives, by name, and ``deploy_key`` and ``index_password``.
         templates: text of the templates, by URL.
         asked_by: whose deployment this is, for the lock and the record.
         revision: a revision other than the configuration's; with it, and with `again`, nothing is held back.
@@ -66,8 +67,9 @@ class Deployment:
         managed: Collection[str] = (),
     ):
         self.site = site
-        self.given = {name: value for name, value in given.items() if name != "deploy_key"}
+        self.given = {name: value for name, value in given.items() if name not in ("deploy_key", "index_password")}
         self.deploy_key = given.get("deploy_key")
+        self.index_password = django_index.password(site, given.get("index_password"))
         self.templates = templates
         self.asked_by = asked_by
         self.revision = revision
@@ -79,6 +81,9 @@ class Deployment:
         #: The release that the steps work on: the live one until `source` begins another.
         self.release: Release | None = self.live
         self.is_new = False
+        #: The live release where it was stopped before the new one starts, and when (by the monotonic clock).
+        self.paused: Release | None = None
+        self.paused_at = 0.0
         #: In a rollback, the release that is left; it is held back from then on.
         self.left: Release | None = None
         #: In a test, the name of the release that would be made.
@@ -99,7 +104,7 @@ class Deployment:
 
     def masked(self) -> list[str]:
         """The texts that no output may show, as they are and as they stand in a URL."""
-        known = [*self.secrets.values(), *([self.deploy_key] if self.deploy_key else [])]
+        known = [*self.secrets.values(), *filter(None, [self.deploy_key, self.index_password])]
         return [*known, *(quoted for value in known if (quoted := quote(value, safe="")) != value)]
 
     def inputs(self) -> dict[str, str]:
@@ -119,7 +124,8 @@ class Deployment:
 
     def judged_by(self) -> str:
         """A keyed hash of the whole configuration: what a release that has failed was made of and judged by."""
-        return django_secret.keyed_hash(django_secret.record_key(self.site), dict(self.site.config))
+        judge = {**self.site.config, "index_password": self.index_password}
+        return django_secret.keyed_hash(django_secret.record_key(self.site), judge)
 
     def take_lock(self, *, look_again: bool = False) -> None:
         """Take the site's lock, unless this deployment has it.
@@ -190,9 +196,26 @@ class Deployment:
         elif self.left and self.release and not self.went_live and self.release.name != self.left.name:
             django_instance.stop(self.site, self.release.path)
         live = self.release if self.went_live else self.live
+        runs = f"{live.name} still runs" if live else "nothing runs yet"
+        if self.paused and not self.went_live:
+            runs = self._resume(self.paused)
         error.message = f"{step}: {error.message}"
-        error.hint = "\n".join(filter(None, [error.hint, f"{live.name} still runs" if live else "nothing runs yet"]))
+        error.hint = "\n".join(filter(None, [error.hint, runs]))
         self.lock.release()
+
+    def pause(self, live: Release) -> None:
+        """Stop the live instance, for there is no memory for two; it comes back if the new one fails."""
+        self.paused, self.paused_at = live, time.monotonic()
+        django_instance.pause(self.site, live.path)
+
+    def _resume(self, live: Release) -> str:
+        """Start the instance again that was stopped first; returns what runs then."""
+        try:
+            django_instance.start(self.site, live.path)
+        except (DeploymentError, OSError) as error:
+            again = f"salt-call django.release {self.site.name} {live.record['commit']}"
+            return f"{live.name} does not come back: {str(error).splitlines()[0]}\n{again} releases it anew"
+        return f"{live.name} runs again"
 
     def _clear_away(self, release: Release, step: str, error: DeploymentError) -> None:
         django_instance.remove(self.site, release.path)

@@ -189,6 +189,11 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
     keeper(site, release).stop(site, release, wait=wait)
 
 
+def pause(site: Site, release: Path) -> None:
+    """Stop an instance that still comes up at a boot; `start` lets it go on. No late connection starts it again."""
+    keeper(site, release).pause(site, release)
+
+
 def remove(site: Site, release: Path) -> None:
     """Take what keeps a release alive off the host, and stop its instance if it has one."""
     for one in KEEPERS.values():

@@ -91,7 +91,8 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     :param pillar: the minion's pillar, of which only the key ``django`` is read
     :param schema: ``schema.yaml``
     :param platforms: ``platforms.yaml``
-    :param grains: ``os_family`` and ``osmajorrelease`` choose the platform, ``init`` says whether there is systemd
+    :param grains: ``os_family`` and ``osmajorrelease`` choose the platform, ``init`` says whether there is systemd,
+        ``uid`` whose Salt this is
     :return: ``errors``, lines in the words of the pillar; ``sites`` and ``absent``, configurations by the name of the
         site (empty when there are errors) that hold each secret as ``{"pillar": "django:sites:blog:secret_key"}``;
         ``platform``, what ``platforms.yaml`` says about this one; ``process``, who keeps the sites alive
@@ -117,6 +118,9 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
 
 
 def _platform(platforms: dict[str, Any], grains: Any, found: list[Problem]) -> dict[str, Any]:
+    if grains.get("uid", 0) != 0:
+        text = "expected 0 (root), since users, packages and services are made: run it with sudo"
+        found.append((("grains", "uid"), f"{text}, got {_shown(grains['uid'], {})}"))
     family = grains.get("os_family")
     if family not in platforms:
         known = ", ".join(name for name in platforms if "-" not in name)
@@ -254,6 +258,10 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     for key in ("sandbox", "resources", "mount"):
         if site[key] and site["process"] != "systemd":
             yield (key,), f"{site['process']} keeps the sites of this host, and only systemd can do this: leave it out"
+    if site["index"]["user"] and not site["index"]["url"]:
+        yield ("index", "url"), "missing: a login goes with the url of an index"
+    if bool(site["index"]["user"]) != bool(site["index"]["password"]):
+        yield ("index", "password" if site["index"]["user"] else "user"), "missing: a login is a user and a password"
     yield from _path_contradictions(site)
     yield from _overlaps(site)
     for alias, database in site["databases"].items():

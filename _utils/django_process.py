@@ -45,6 +45,9 @@ class Keeper(Protocol):
     def stop(self, site: Site, release: Path, *, wait: bool) -> None:
         """Stop a release for good; without `wait` it may still be about to end."""
 
+    def pause(self, site: Site, release: Path) -> None:
+        """Stop a release that still comes up at a boot, and wait until it has ended; `start` lets it go on."""
+
     def remove(self, site: Site, release: Path) -> None:
         """Delete its files of a release, and stop its instance if it has one."""
 

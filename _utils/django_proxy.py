@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import django_command
+import django_port
 import django_service
 import django_settings
 import django_site
@@ -42,7 +43,7 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], th
         "through": str(through or site.current),
         "upstream": f"django-{site.name}",
         "unix": config["server"]["bind"] == "unix",
-        "ipv6": IPV6.exists(),
+        "ipv6": _has_ipv6(),
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
         "harakiri": int(config["server"]["options"].get("harakiri", 60)),
@@ -192,6 +193,28 @@ def check() -> None:
         ) from None
 
 
+def _has_ipv6() -> bool:
+    """Whether an interface of this host has an IPv6 address; without the protocol, nginx could not listen on it."""
+    return bool(django_site.read_text(IPV6))
+
+
+def refuse_taken_ports(name: str, ports: list[int]) -> None:
+    """Refuse a site where somebody else than nginx listens on one of its ports: nginx would not start, or not reload.
+
+    Raises:
+        DeploymentError: who that is, and the way out.
+    """
+    for port in ports:
+        holder = django_port.holder(port, but=django_service.pid(django_service.NGINX))
+        if holder and holder.unit != "nginx.service":
+            stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' names it"
+            raise DeploymentError(
+                f"port {port} is taken by {holder}, so nginx cannot listen there; nothing has been changed",
+                hint=f"stop that, if nobody needs it ({stop}), "
+                f"or choose another port: django:sites:{name}:proxy:listen: [8080]",
+            )
+
+
 def reload() -> None:
     """Reload nginx, or start it where it does not run."""
     django_service.reload(django_service.NGINX)
@@ -203,9 +226,9 @@ def default_server(ports: list[int], templates: Mapping[str, str]) -> Files:
     free = [port for port in ports if port not in _foreign_defaults(ETC / "sites-available" / name)]
     if not free:
         return {ETC / "sites-enabled" / name: None, ETC / "sites-available" / name: None}
-    ipv6 = IPV6.exists()
+    content = django_settings.render(templates, DEFAULT, ours=OURS, ports=free, ipv6=_has_ipv6())
     return {
-        ETC / "sites-available" / name: django_settings.render(templates, DEFAULT, ours=OURS, ports=free, ipv6=ipv6),
+        ETC / "sites-available" / name: content,
         ETC / "sites-enabled" / name: f"-> ../sites-available/{name}",
     }
 

@@ -46,6 +46,12 @@ _REFUSALS = (
         False,
     ),
     (
+        r"certificate verif|certificate problem|unable to get local issuer|unknown authority",
+        "the certificate of {host} is not trusted here",
+        "add its authority to the system's store, or to the file that SSL_CERT_FILE names in Salt's environment",
+        False,
+    ),
+    (
         r"not found|does not exist|not appear to be a git repository|returned error: 404|no such file",
         "there is no repository at {url}",
         "correct {at}:repository",

@@ -9,13 +9,16 @@ import logging
 import os
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import django_command
 import django_database
+import django_index
 import django_instance
+import django_memory
 import django_process
 import django_project
 import django_proxy
@@ -43,6 +46,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     _refuse_closed_parents(site)
     _refuse_a_move(site)
     _refuse_a_new_name(site, deployment.managed)
+    django_proxy.refuse_taken_ports(site.name, site.config["proxy"]["listen"])
     wrong = {folder: problem for folder in site.folders() if (problem := django_site.wrong_folder(folder))}
     applied = {"config": dict(site.config), "platform": dict(site.platform)}
     stale = [url for url, text in templates.items() if django_site.read_text(site.kept_template(url)) != text]
@@ -56,6 +60,8 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     keys = django_source.unprepared(site, deployment.deploy_key)
     if keys:
         changes["mirror"] = keys
+    if not django_index.is_kept(site, deployment.index_password):
+        changes["index"] = "password kept" if deployment.index_password else "password removed"
     if changes:
         yield changes
         for folder in wrong:
@@ -63,6 +69,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
         for url in stale:
             django_site.write(site.kept_template(url), templates[url], mode=0o600)
         django_source.prepare(site, deployment.deploy_key)
+        django_index.keep(site, deployment.index_password)
         django_site.write_json(site.applied, applied, mode=0o600)
         site.register()
     deployment.ask_for_commit()
@@ -133,6 +140,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     deployment.planned = f"{django_release.next_sequence(site):04d}-{deployment.commit[:12]}"
     yield {"release": {"old": live.name if live else None, "new": deployment.planned}, **changes}
 
+    _refuse_without_memory(deployment)
     deployment.take_lock(look_again=True)
     live = deployment.live
     if live and live.record.get("inputs") == inputs and live.is_whole() and not deployment.again:
@@ -147,6 +155,27 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     django_source.export(site, deployment.commit, release.path / "source")
     release.update(**django_source.describe(site, deployment.commit))
     release.update(facts={"commit": deployment.commit, **django_project.find(site, release.path / "source")})
+
+
+def _refuse_without_memory(deployment: Deployment) -> None:
+    """Two instances run for a while: without the memory for it, the kernel would end one of them, or the database.
+
+    Raises:
+        DeploymentError: what the live instance takes is more than what is left.
+    """
+    site, live = deployment.site, deployment.live
+    pid = django_instance.pid(site, live.path) if live and site.config["releases"]["overlap"] else None
+    if not pid:
+        return
+    needed, left = django_memory.of_tree(pid), django_memory.available()
+    if needed > left:
+        raise DeploymentError(
+            f"{needed >> 20} MB of memory are needed for another instance beside the live one, "
+            f"and {left >> 20} are left",
+            hint=f"django:sites:{site.name}:releases:overlap: false stops the live one first, which visitors notice; "
+            f"or fewer server:processes",
+            transient=True,
+        )
 
 
 def _stays_as_it_is(deployment: Deployment, inputs: dict[str, str]) -> bool:
@@ -206,7 +235,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
     yield {"virtualenv": f"{key}, {'shared' if is_there else 'new'}", "requirements": files}
     if not is_there:
         log.info("%s: installing %s", site.name, ", ".join(files) or "packages")
-        django_virtualenv.build(site, tree, files, key)
+        django_virtualenv.build(site, tree, files, key, deployment.index_password)
     django_site.link(release.path / "virtualenv", f"../../virtualenvs/{key}")
     release.update(virtualenv=key)
 
@@ -453,6 +482,11 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     deployment.take_lock()
     if deployment.is_new:
         deployment.warnings += django_instance.warnings(site)
+    live = deployment.live if deployment.live and deployment.live.name != release.name else None
+    if live and site.config["releases"]["overlap"]:
+        _refuse_without_memory(deployment)
+    elif live:
+        deployment.pause(live)
     log.info("%s: starting %s", site.name, release.name)
     if deployment.is_new:
         for name, content in django_instance.configuration(
@@ -481,6 +515,9 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     if flips:
         log.info("%s: %s goes live", site.name, release.name)
         _flip(deployment, release)
+        if deployment.paused:
+            gap = time.monotonic() - deployment.paused_at
+            deployment.warnings.append(f"nothing has answered for {gap:.1f} s, as releases:overlap says")
     cut = 0
     for path in {*stray, *([old.path] if old and flips else [])}:
         cut += django_instance.drain(site, path)

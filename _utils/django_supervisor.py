@@ -152,6 +152,14 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
         django_site.remove_tree(django_process.RUN / name)
 
 
+def pause(site: Site, release: Path) -> None:
+    """Stop the program of a release; supervisor starts it again when it starts itself."""
+    name = unit(site, release)
+    timeout = seconds(site.config["releases"]["drain"]) + 60
+    _supervisorctl("stop", name, doing=f"stopping {name}", timeout=timeout)
+    _end_orphan(site, release)
+
+
 def remove(site: Site, release: Path) -> None:
     """Take the program of a release from supervisor, if it has it; the log of the server stays for a while."""
     stop(site, release)

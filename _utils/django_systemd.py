@@ -104,6 +104,13 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
         _systemctl("disable", *options, *units, doing=f"stopping {name}", timeout=timeout)
 
 
+def pause(site: Site, release: Path) -> None:
+    """Stop the units of a release, both in one call, so that no late connection starts it again."""
+    name = unit(site, release)
+    timeout = seconds(site.config["releases"]["drain"]) + 60
+    _systemctl("stop", f"{name}.socket", f"{name}.service", doing=f"stopping {name}", timeout=timeout)
+
+
 def remove(site: Site, release: Path) -> None:
     """Delete the units of a release, and stop its instance if it has one."""
     name = unit(site, release)

@@ -5,12 +5,13 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import django_command
 import django_database
+import django_index
 import django_site
 from django_command import DeploymentError
 from django_site import Site
@@ -61,6 +62,13 @@ _LACKING = (
 )
 _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
 _COMPLETE = ".complete"
+#: What uv says of an index → what to do.
+_HINTS = {
+    r"\b(401 Unauthorized|403 Forbidden|407 Proxy)": "the package index wants another login: {at}:index:user "
+    "and :password",
+    r"invalid peer certificate": "the index has an authority that is not in the system's store, nor in the file that "
+    "SSL_CERT_FILE names in Salt's environment; {user} has to be able to read that",
+}
 
 
 def uv_is_installed() -> bool:
@@ -68,20 +76,28 @@ def uv_is_installed() -> bool:
     return django_site.read_text(UV / "version") == UV_VERSION
 
 
-def install_uv() -> None:
+def install_uv(index: Mapping[str, Any] | None = None, password: str | None = None) -> None:
     """Install uv into a virtualenv of its own, by the host's pip (which knows the host's indexes).
+
+    Args:
+        index: the pillar's index, and its password.
 
     Raises:
         DeploymentError: it cannot be installed.
     """
-    environment = django_command.network_environment()
+    environment = django_index.for_pip(index, password)
     bundle = Path("/etc/ssl/certs/ca-certificates.crt")
     if bundle.exists():
         environment.setdefault("PIP_CERT", str(bundle))
     django_site.remove_tree(UV)
     django_command.run(["python3", "-m", "venv", str(UV)], doing="making a virtualenv for uv", timeout=120)
+    temporary = UV / "tmp"  # /tmp may be small
+    temporary.mkdir()
+    environment["TMPDIR"] = str(temporary)
     pip = [str(UV / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", f"uv=={UV_VERSION}"]
-    django_command.run(pip, doing="installing uv", timeout=600, environment=environment)
+    secrets = [password] if password else []
+    django_command.run(pip, doing="installing uv", timeout=600, environment=environment, secrets=secrets)
+    django_site.remove_tree(temporary)
     django_site.write(UV / "version", UV_VERSION)
 
 
@@ -262,8 +278,11 @@ def is_complete(site: Site, key: str) -> bool:
     return (folder / _COMPLETE).exists() and (folder / "bin/python").exists()
 
 
-def build(site: Site, source: Path, files: list[str], key: str) -> None:
+def build(site: Site, source: Path, files: list[str], key: str, password: str | None = None) -> None:
     """Build a virtualenv as the build identity, then hand it to root.
+
+    Args:
+        password: that of the pillar's index.
 
     Raises:
         DeploymentError: the packages cannot be resolved, fetched or built.
@@ -298,6 +317,7 @@ def build(site: Site, source: Path, files: list[str], key: str) -> None:
                 *arguments,
                 doing="installing packages",
                 folder=work,
+                password=password,
             )
         for driver in _missing_drivers(site, folder):
             _uv(
@@ -310,6 +330,7 @@ def build(site: Site, source: Path, files: list[str], key: str) -> None:
                 driver,
                 doing=f"installing {driver}",
                 folder=work,
+                password=password,
             )
         if not (folder / "bin/uwsgi").exists():
             _uv(
@@ -321,6 +342,7 @@ def build(site: Site, source: Path, files: list[str], key: str) -> None:
                 PYUWSGI,
                 doing="installing pyuwsgi",
                 folder=work,
+                password=password,
             )
     except DeploymentError:
         django_site.remove_tree(folder)
@@ -484,9 +506,11 @@ def build_environment(site: Site) -> dict[str, str]:
     return {**django_command.network_environment(), "HOME": str(site.build), "TMPDIR": str(temporary)}
 
 
-def _uv(site: Site, *arguments: str, doing: str, folder: Path | None = None) -> None:
+def _uv(site: Site, *arguments: str, doing: str, folder: Path | None = None, password: str | None = None) -> None:
+    at = f"django:sites:{site.name}"
     environment = {
         **build_environment(site),
+        **django_index.for_uv(site.config["index"], password),
         "UV_CACHE_DIR": str(site.build / "uv"),
         "UV_LINK_MODE": "copy",
         "UV_COMPILE_BYTECODE": "1",
@@ -503,9 +527,13 @@ def _uv(site: Site, *arguments: str, doing: str, folder: Path | None = None) -> 
             environment=environment,
             folder=str(folder or site.build),
             timeout=django_command.seconds(site.config["timeouts"]["build"]),
+            secrets=[password] if password else [],
             hint=f"look at the requirements, or at {at}:python and :packages (headers, compilers)",
         )
     except DeploymentError as error:
+        for says, hint in _HINTS.items():
+            if re.search(says, error.log, re.IGNORECASE):
+                error.hint = hint.format(at=at, user=site.build_user)
         lacking = sorted({name for pattern, names in _LACKING if re.search(pattern, error.log) for name in names})
         if lacking:
             error.hint = f"the system lacks what this takes to be built: {at}:packages: [{', '.join(lacking)}]"

@@ -8,6 +8,7 @@
 {% do packages.extend(site.packages) %}
 {% for database in site.databases.values() %}{% do packages.extend(platform.packages.get(database.engine, [])) %}{% endfor %}
 {% endfor %}
+{% set indexes = django.sites.values() | map(attribute='index') | selectattr('url') | list %}
 
 The packages of the sites are installed:
   django.packages:
@@ -15,5 +16,6 @@ The packages of the sites are installed:
 
 uv is installed:
   django.uv:
+    - index: {{ indexes | first | default(none) | tojson }}
     - require:
       - django: The packages of the sites are installed

@@ -1,12 +1,22 @@
-# nginx itself. Its default site goes only where it is this formula that installs nginx; a site's own files are made by
-# the site's step `proxy`.
+# nginx itself, where its ports are free. Its default site goes only where it is this formula that installs nginx; a
+# site's own files are made by the site's step `proxy`.
 {% from "django/map.jinja" import django with context %}
 {% set ports = [] %}
-{% for site in django.sites.values() %}{% do ports.extend(site.proxy.listen) %}{% endfor %}
+{% set sites = {} %}
+{% for name, site in django.sites.items() %}
+{% do ports.extend(site.proxy.listen) %}
+{% do sites.update({name: site.proxy.listen}) %}
+{% endfor %}
+
+The ports of nginx are free:
+  django.ports:
+    - sites: {{ sites | tojson }}
 
 nginx is installed:
   django.packages:
     - pkgs: [{{ django.platform.packages.nginx }}]
+    - require:
+      - django: The ports of nginx are free
 
 The default site of a fresh nginx is off:
   file.absent:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import django_pillar
+import django_port
 import django_process
 import django_proxy
 import django_service
@@ -97,6 +98,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_supervisor, "OUTPUT"): "var/log/supervisor",
         (django_process, "RUN"): "run",
         (django_process, "PROC"): "proc",
+        (django_port, "PROC"): "proc",
         (django_proxy, "ETC"): "etc/nginx",
         (django_virtualenv, "UV"): "usr/local/lib/django-formula/uv",
     }

@@ -171,6 +171,7 @@ INPUTS = {
     "requirements": (["other.txt"], None),
     "python_packages": (["gunicorn"], None),
     "constraints": (["kombu<5"], None),
+    "index": (None, {"url": "https://pypi.example.org/simple"}),
     "packages": (None, ["libpq5"]),
     "build": (["npm ci"], None),
     "commands": ({"after_static": ["manage.py compress"]}, None),

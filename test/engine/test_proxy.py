@@ -1,6 +1,7 @@
 import os
 
 import django_command
+import django_port
 import django_proxy
 import django_service
 import pytest
@@ -283,3 +284,36 @@ def test_nginx_is_reloaded_or_started(own_host, monkeypatch, running):
     (own_host / "nginx.pid").write_text("")
     django_proxy.reload()
     assert commands[1] == ["systemctl", "start", "nginx.service"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "way"),
+    [
+        ("apache2.service", "(systemctl disable --now apache2.service)"),
+        ("", "(ss -ltnp 'sport = :81' names it)"),
+    ],
+)
+def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
+    asked = []
+
+    def holder(port, but):
+        asked.append((port, but))
+        return {80: django_port.Holder("nginx", 5, "nginx.service"), 81: django_port.Holder("apache2", 7, unit)}[port]
+
+    monkeypatch.setattr(django_port, "holder", holder)
+    monkeypatch.setattr(django_service, "pid", lambda daemon: None)
+    django_proxy.refuse_taken_ports("blog", [80])
+    monkeypatch.setattr(django_service, "pid", lambda daemon: 5)
+    with pytest.raises(DeploymentError, match=r"^port 81 is taken by apache2 \(pid 7") as caught:
+        django_proxy.refuse_taken_ports("blog", [80, 81])
+    assert way in caught.value.hint and "django:sites:blog:proxy:listen: [8080]" in caught.value.hint
+    assert asked == [(80, None), (80, 5), (81, 5)]
+
+
+@pytest.mark.parametrize(("text", "has"), [(None, False), ("", False), ("0000 01 80 10 80 lo\n", True)])
+def test_a_host_listens_by_ipv6_where_it_has_an_address(own_host, monkeypatch, nginx, text, has):
+    monkeypatch.setattr(django_proxy, "IPV6", own_host / "if_inet6")
+    if text is not None:
+        (own_host / "if_inet6").write_text(text)
+    wanted = django_proxy.default_server([80], formula_templates())
+    assert ("listen [::]:80 " in wanted[django_proxy.ETC / "sites-available/django-default"]) == has

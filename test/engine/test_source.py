@@ -338,6 +338,12 @@ def test_a_remote_that_refuses(cloned, scheme):
             False,
         ),
         (
+            "fatal: unable to access 'https://git.example.org/blog.git/': server certificate verification failed.",
+            "the certificate of git.example.org is not trusted here",
+            "add its authority to the system's store, or to the file that SSL_CERT_FILE names in Salt's environment",
+            False,
+        ),
+        (
             "remote: Repository not found.\nfatal: repository 'https://git.example.org/blog.git/' not found",
             "there is no repository at https://**********@git.example.org/blog.git",
             "correct django:sites:blog:repository",
@@ -391,6 +397,8 @@ def test_git_runs_without_prompts_hooks_and_configurations(cloned, history, monk
     seen = {}
     monkeypatch.setattr(django_command, "run", lambda argv, **options: seen.update(options, argv=argv) or "")
     monkeypatch.setenv("GIT_SSH_COMMAND", "ssh -o StrictHostKeyChecking=no")
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/company.pem")
+    monkeypatch.delenv("GIT_SSL_CAINFO", raising=False)
     django_source.fetch(site, None)
     mirror = site.mirror
     assert seen["argv"] == [
@@ -400,6 +408,7 @@ def test_git_runs_without_prompts_hooks_and_configurations(cloned, history, monk
     assert {name: value for name, value in seen["environment"].items() if name.startswith("GIT_")} == {
         "GIT_DIR": str(mirror),
         "GIT_CONFIG_GLOBAL": f"{mirror}/gitconfig",
+        "GIT_SSL_CAINFO": "/etc/company.pem",
         "GIT_ALLOW_PROTOCOL": "https:http:ssh:file",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "/bin/false",

@@ -10,6 +10,7 @@ from typing import Any
 
 import django_command
 import django_instance
+import django_memory
 import django_process
 import django_release
 import django_service
@@ -39,6 +40,7 @@ class World:
         fails: part of a command line → the error with which it ends.
         prints: program → what it prints.
         commands: the command lines, in their order.
+        takes: the bytes of memory that an instance takes; `memory`, what is left.
     """
 
     def __init__(self, make_site: MakeSite):
@@ -54,6 +56,7 @@ class World:
         self.fails: dict[str, DeploymentError] = {}
         self.prints: dict[str, str] = {}
         self.commands: list[list[str]] = []
+        self.takes, self.memory = 90 << 20, 1 << 30
         self.last: Deployment | None = None
 
     @property
@@ -156,6 +159,8 @@ class World:
 
     def systemctl(self, verb: str, *arguments: str) -> None:
         units = [name for name in arguments if not name.startswith("--")]
+        if verb == "stop":
+            self.running -= {*units}
         for name in units if verb in ("enable", "disable") else ():
             wants = "sockets" if name.endswith(".socket") else "multi-user"
             folder = django_systemd.UNITS / f"{wants}.target.wants"
@@ -209,7 +214,7 @@ class World:
     def supervised_pid(self, site: Site, release: Path) -> int | None:
         return 43 if f"{django_process.unit(site, release)}.conf" in self.running else None
 
-    def build(self, site: Site, source: Path, files: list[str], key: str) -> None:
+    def build(self, site: Site, source: Path, files: list[str], key: str, password: str | None) -> None:
         django_site.remove_tree(site.virtualenvs / key)
         (site.virtualenvs / key / "bin").mkdir(parents=True)
         for name in ("bin/python", "bin/uwsgi", ".complete"):
@@ -256,6 +261,8 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_service, "pid"): lambda daemon: 7,
         (django_instance, "check_health"): lambda site, release: None,
         (django_instance, "drain"): lambda site, release: 0,
+        (django_memory, "of_tree"): lambda pid: world.takes,
+        (django_memory, "available"): lambda: world.memory,
         (django_systemd, "_is_loaded"): lambda unit: False,
         (django_systemd, "_BUS"): Path("/"),
         (django_source, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text("ref: refs/heads/main\n"),

@@ -167,7 +167,12 @@ def test_a_repository_is_served_instead(bookworm, repository):
     bookworm.page("blog.example.org")
     bookworm.log_in("blog-2", "blog.example.org")
     assert bookworm.host.testinfra.file("/srv/django/guestbook/database/db.sqlite3").is_file
-    assert "Nothing had to be changed" in bookworm.quickstart(*arguments).stdout
+    bookworm.host.run("echo 192.0.2.7 blog.example.org >> /etc/hosts")
+    done = bookworm.quickstart(*arguments)
+    assert "Nothing had to be changed" in done.stdout
+    assert "blog.example.org points to 192.0.2.7: unless that leads here, point it to this machine" in done.stdout
+    bookworm.host.run(f"echo {bookworm.host.address} blog.example.org >> /etc/hosts")
+    assert "point it to this machine" not in bookworm.quickstart(*arguments).stdout
 
 
 def test_a_new_commit_is_released_and_a_broken_one_is_explained(bookworm, repository):

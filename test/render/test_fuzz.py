@@ -87,7 +87,10 @@ HARMLESS = [
     "qzxqzxqzxqzxqzxqzxqzxqzx",
 ]
 #: What else has to be said for a value to reach a file, by the beginning of its path.
-BESIDE = {"settings_module": {"overlay": False}}
+BESIDE = {
+    "settings_module": {"overlay": False},
+    "index": {"index": {"url": "https://example.org/simple", "user": "x", "password": "x"}},
+}
 #: What has to be said within the same database, by the key that gets the value.
 DATABASE = {"name": {"engine": "sqlite"}, "variable": {"engine": "postgres", "name": "xqz", "as": "environment"}}
 SERVER = {"engine": "postgres", "name": "xqz"}

@@ -30,7 +30,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(django_instance, "_backlog", lambda: 1024)
     monkeypatch.setattr(django_instance, "_binary", lambda release: release / "virtualenv/bin/python")
-    monkeypatch.setattr(django_proxy, "IPV6", tmp_path)
+    monkeypatch.setattr(django_proxy, "IPV6", Path(__file__))
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
 
 

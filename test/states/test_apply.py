@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import django_port
 import django_service
 import django_site
 import django_steps
@@ -20,8 +21,10 @@ SENTENCES = [
     *["blog has its secrets", "blog has its settings", "blog has its static files", "blog has its database migrated"],
     *["blog has its instance", "blog is live", "blog is served", "blog is recorded"],
 ]
-HOST = ["The packages of the sites are installed", "uv is installed", "nginx is installed"]
+HOST = ["The packages of the sites are installed", "uv is installed", "The ports of nginx are free"]
+HOST += ["nginx is installed"]
 HOST += ["The default site of a fresh nginx is off", "nginx refuses unknown hosts", "nginx runs"]
+UNCHANGED = {"The ports of nginx are free", "The default site of a fresh nginx is off"}
 
 
 @pytest.fixture
@@ -107,7 +110,7 @@ def test_a_dry_run_of_a_bare_host(salt, world, own_host, monkeypatch):
     before = {str(path) for path in own_host.rglob("*")}
     states = salt({"sites": {"blog": SITE}})(test=True)
     assert [state.id for state in states] == [*HOST, *SENTENCES]
-    expected = dict.fromkeys([*HOST, *SENTENCES]) | {"The default site of a fresh nginx is off": True}
+    expected = dict.fromkeys([*HOST, *SENTENCES]) | dict.fromkeys(UNCHANGED, True)
     assert results(states) == expected
     assert states[len(HOST) + 2].changes == {"release": "would be built from main"}
     made = {str(path) for path in own_host.rglob("*")} - before
@@ -118,8 +121,7 @@ def test_a_site_goes_live_and_stays_as_it_is(salt, world):
     apply = salt({"sites": {"blog": SITE}})
     states = apply()
     assert set(results(states).values()) == {True}
-    skipped = {"The default site of a fresh nginx is off", "blog has its database migrated"}
-    assert set(changed(states)) == {*HOST, *SENTENCES} - skipped
+    assert set(changed(states)) == {*HOST, *SENTENCES} - UNCHANGED - {"blog has its database migrated"}
     assert world.live == f"0001-{commit('one')[:12]}"
     world.check()
     assert [state.comment for state in states if state.id == "blog is live"] == ["blog is live now"]
@@ -375,6 +377,22 @@ def test_uv_that_cannot_be_installed(salt, world):
     world.fails["pip install"] = DeploymentError("installing uv failed", log="no network")
     made = salt({"sites": {}}).loaders.states.django.uv(name="x")
     assert (made.result, made.changes, made.comment) == (False, {}, "installing uv failed\n  | no network")
+
+
+def test_a_port_that_is_taken_stops_the_site_and_leaves_nginx_alone(salt, world, monkeypatch):
+    taken = {80: django_port.Holder("apache2", 7, "apache2.service")}
+    monkeypatch.setattr(django_port, "holder", lambda port, but: taken.get(port))
+    states = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["a.org"], "proxy": {"listen": [8080]}}}})()
+    failed = {state.id: state.comment for state in states if state.result is False}
+    told = failed["The ports of nginx are free"]
+    assert told == failed["blog is laid out"].removeprefix("site: ").removesuffix("\nnothing runs yet")
+    assert told.splitlines() == [
+        "port 80 is taken by apache2 (pid 7, apache2.service), so nginx cannot listen there; nothing has been changed",
+        "stop that, if nobody needs it (systemctl disable --now apache2.service), "
+        "or choose another port: django:sites:blog:proxy:listen: [8080]",
+    ]
+    assert not {"nginx is installed", "nginx runs"} & {*changed(states)}
+    assert {"shop is laid out", "shop is live"} <= {*changed(states)}
 
 
 def test_unknown_hosts_are_refused(salt, world):

@@ -1,0 +1,67 @@
+"""A TCP port of this host: who listens on it."""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+PROC = Path("/proc")
+_LISTENING = "0A"
+
+
+class Holder(NamedTuple):
+    """A process that listens on a port: its name, its number, and its unit of systemd if it has one."""
+
+    program: str
+    pid: int
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.program} ({', '.join(filter(None, [f'pid {self.pid}', self.unit]))})" if self.pid else "somebody"
+
+
+def holder(port: int, *, but: int | None = None) -> Holder | None:
+    """Who listens on a port, on whatever address; None when nobody does.
+
+    Args:
+        but: the number of a process that may: it counts as nobody.
+    """
+    sockets = set(_listening(port))
+    if not sockets or (but and sockets <= _sockets(but)):
+        return None
+    for process in PROC.glob("[0-9]*"):
+        pid = int(process.name)
+        if pid != but and sockets & _sockets(pid):
+            with contextlib.suppress(OSError):
+                return Holder((process / "comm").read_text().strip(), pid, _unit(process))
+    return Holder("", 0, "")  # in another namespace, or gone
+
+
+def _listening(port: int) -> list[str]:
+    """The sockets that listen on a port, as their descriptors are called in /proc."""
+    found = []
+    for table in (PROC / "net/tcp", PROC / "net/tcp6"):
+        with contextlib.suppress(FileNotFoundError), open(table) as rows:
+            next(rows, None)
+            for row in map(str.split, rows):
+                if row[3] != _LISTENING:
+                    break  # they come first
+                if row[1].endswith(f":{port:04X}"):
+                    found.append(f"socket:[{row[9]}]")
+    return found
+
+
+def _sockets(pid: int) -> set[str]:
+    links = set()
+    with contextlib.suppress(OSError):
+        for descriptor in (PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                links.add(os.readlink(descriptor))
+    return links
+
+
+def _unit(process: Path) -> str:
+    """The service that a process belongs to, by its control group."""
+    found = re.search(r"/([^/\n]+\.service)$", (process / "cgroup").read_text(), re.MULTILINE)
+    return found.group(1) if found else ""

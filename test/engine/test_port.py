@@ -1,0 +1,62 @@
+"""Who listens on a port, as the kernel has it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import django_port
+import pytest
+
+SERVER = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_this_process(family):
+    with socket.socket(family) as server:
+        server.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+        port = server.getsockname()[1]
+        assert django_port.holder(port) is None, "it does not listen yet"
+        server.listen()
+        found = django_port.holder(port)
+        assert found and found.pid == os.getpid() and found.program == Path("/proc/self/comm").read_text().strip()
+        assert django_port.holder(port, but=os.getpid()) is None
+    assert django_port.holder(port) is None
+
+
+def test_another_process():
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        port = int(process.stdout.readline())
+        found = django_port.holder(port, but=os.getpid())
+        assert found and found.pid == process.pid
+        process.stdin.close()
+
+
+def test_connections_are_no_holders():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert django_port.holder(client.getsockname()[1]) is None
+
+
+@pytest.mark.parametrize(
+    ("group", "told"),
+    [
+        ("0::/system.slice/apache2.service\n", "apache2 (pid 7, apache2.service)"),
+        ("12:cpu:/system.slice/apache2.service\n0::/\n", "apache2 (pid 7, apache2.service)"),
+        ("0::/user.slice/session-1.scope\n", "apache2 (pid 7)"),
+        (None, "somebody"),
+    ],
+)
+def test_what_is_told_of_it(tmp_path, monkeypatch, group, told):
+    monkeypatch.setattr(django_port, "PROC", tmp_path)
+    rows = ["  sl  local_address", "0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 11 1"]
+    rows += ["1: 00000000:0050 00000000:0000 0A 0:0 0:0 0 0 0 12 1", "2: 00000000:0051 0:0 01 0:0 0:0 0 0 0 13 1"]
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/tcp").write_text("\n".join(rows) + "\n")
+    if group is not None:
+        (tmp_path / "7/fd").mkdir(parents=True)
+        (tmp_path / "7/fd/3").symlink_to("socket:[12]")
+        (tmp_path / "7/comm").write_text("apache2\n")
+        (tmp_path / "7/cgroup").write_text(group)
+    assert str(django_port.holder(80)) == told
+    assert django_port.holder(81) is None

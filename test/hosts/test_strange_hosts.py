@@ -1,0 +1,99 @@
+"""A host that others have set up in their own way, all of it at once.
+
+Apache has port 80, /srv is another disk, /tmp is small and noexec, there is no IPv6, and Salt is started with umask 077
+and the locale C. The repository has names that are not ASCII.
+"""
+
+import json
+
+import pytest
+from sites import Site, lines, version
+
+SALT_CALL = """#!/bin/sh
+umask 077
+export LANG=C LC_ALL=C
+exec /opt/salt/bin/salt-call "$@"
+"""
+OPTIONS = ["--sysctl=net.ipv6.conf.all.disable_ipv6=1", "--tmpfs=/srv:rw,exec,size=2g,mode=0755"]
+APT = {"DEBIAN_FRONTEND": "noninteractive"}
+GREETING = "guestbook/static/guestbook/grüße.txt"
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    host = module_hosts(name="web1", options=OPTIONS)
+    host.run("apt-get -qq update && apt-get -qq install --no-install-recommends apache2", environment=APT)
+    host.run("mount -t tmpfs -o noexec,nosuid,nodev,size=8m tmpfs /tmp && mount -o bind /tmp /var/tmp")
+    host.run("rm /usr/local/bin/salt-call")
+    host.write("/usr/local/bin/salt-call", SALT_CALL, mode="0755")
+    repository = repositories(host, "/srv/git/bücher.git")
+    needs = (repository.worktree / "requirements.txt").read_text()
+    repository.commit({GREETING: "Grüße\n", "requirements.txt": f"{needs}iniconfig\n--no-binary iniconfig\n"})
+    repository.git("commit", "--quiet", "--amend", "--author=Jörg Ünal <joerg@example.org>", "--message=Grüße")
+    repository.push()
+    return Site(host, repository, settings={"TITLE": "Bücher, 本"}, environment={"MOTTO": "Grüße 🙂"})
+
+
+def apache(blog: Site) -> str:
+    return str(blog.host.browser(port=80).get("/").text)
+
+
+def test_the_host_is_as_strange_as_it_is_meant_to_be(blog):
+    host = blog.host
+    assert "noexec" in host.run(["findmnt", "--noheadings", "--output=OPTIONS", "/tmp"]).stdout
+    assert host.run(["stat", "--format=%d", "/srv"]).stdout != host.run(["stat", "--format=%d", "/"]).stdout
+    assert host.run(["ip", "-6", "address"]).stdout == ""
+    assert "It works" in apache(blog)
+
+
+def test_apache_keeps_the_port_and_nginx_is_not_begun(blog):
+    applied = blog.apply()
+    told = applied.failed["blog is laid out"]
+    assert "port 80 is taken by apache2 (pid " in told and "systemctl disable --now apache2.service" in told
+    assert "django:sites:blog:proxy:listen: [8080]" in told and lines(told) <= 5
+    assert applied.failed["The ports of nginx are free"] in told.removeprefix("site: ")
+    assert not blog.host.testinfra.package("nginx").is_installed
+    assert not blog.host.testinfra.file("/etc/nginx").exists and not blog.host.testinfra.file(blog.root).exists
+    assert "It works" in apache(blog)
+    assert blog.apply(test=True).failed.keys() >= {"The ports of nginx are free"}
+
+
+def test_the_way_out_leads_to_a_site_beside_apache(blog):
+    blog.deploy(proxy={"listen": [8080]})
+    with blog.host.browser(blog.domain, 8080) as browser:
+        assert browser.get("/").status_code == 200
+        assert browser.get("/release").json()["release"] == blog.live
+    assert "It works" in apache(blog)
+    assert blog.host.run(["systemctl", "is-system-running"], check=False).stdout.strip() == "running"
+    assert not blog.apply().changed
+
+
+def test_what_is_not_ascii_comes_through(blog):
+    record = blog.record()
+    assert (record["author"], record["subject"]) == ("Jörg Ünal", "Grüße")
+    manifest = json.loads(blog.host.read(f"{blog.root}/current/static/staticfiles.json"))
+    with blog.host.browser(blog.domain, 8080) as browser:
+        answer = browser.get(f"/static/{manifest['paths']['guestbook/grüße.txt']}")
+    assert answer.content.decode() == "Grüße\n"
+    program = "from django.conf import settings; import os; print(ascii([settings.TITLE, os.environ['MOTTO']]))"
+    assert ascii(["Bücher, 本", "Grüße 🙂"]) in blog.manage(f'shell -c "{program}"')
+
+
+def test_files_are_as_open_as_elsewhere(blog):
+    paths = ["", "/releases", "/current/static", "/current/static/guestbook", "/virtualenvs", "/database", "/secrets"]
+    paths += ["/current/virtualenv/bin/python", "/media"]
+    modes = blog.host.run(["stat", "--dereference", "--format=%a", *(f"{blog.root}{path}" for path in paths)]).stdout
+    assert modes.split() == ["755", "755", "755", "755", "755", "750", "750", "755", "2750"]
+    uv = "/usr/local/lib/django-formula/uv/bin/uv"
+    assert blog.host.run([uv, "--version"], user="nobody").stdout.startswith("uv ")
+    assert "[::]" not in blog.host.run("cat /etc/nginx/sites-enabled/*").stdout
+
+
+def test_releases_and_the_way_back(blog):
+    first = blog.live
+    blog.repository.commit(version("2.0"))
+    blog.deploy()
+    with blog.host.browser(blog.domain, 8080) as browser:
+        assert browser.get("/release").json()["version"] == "2.0"
+        blog.host.call("django.rollback", blog.name)
+        assert browser.get("/release").json()["release"] == blog.live == first
