@@ -62,10 +62,17 @@ def _folder(source: Path, at: str) -> str:
 def wsgi_modules(project: Path) -> list[str]:
     """The modules of a project that make a WSGI application as Django's template does."""
     return sorted(
-        str(path.relative_to(project).with_suffix("")).replace("/", ".")
-        for path in files(project, "wsgi.py", depth=3)
+        ".".join(path.relative_to(project).with_suffix("").parts)
+        for path in _own_files(project, "wsgi.py", depth=3)
         if "get_wsgi_application" in path.read_text(errors="replace")
     )
+
+
+def _own_files(project: Path, name: str | None, depth: int) -> list[Path]:
+    """The files of a project but for those of another one in its folders, which has a manage.py of its own."""
+    found = files(project, name, depth)
+    others = {path.parent for path in files(project, "manage.py", depth)} - {project}
+    return [path for path in found if not others & {*path.parents}]
 
 
 def _wsgi(project: Path, at: str) -> str:
@@ -89,7 +96,7 @@ def settings_named(project: Path, wsgi: str) -> str:
 def settings_modules(project: Path) -> list[str]:
     """Modules that look like settings: ``settings.py``, and those in a package of settings."""
     found = []
-    for path in files(project, None, depth=4):
+    for path in _own_files(project, None, depth=4):
         in_package = path.parent.name in ("settings", "config", "conf") and path.stem != "__init__"
         is_named_so = path.suffix == ".py" and path.stem.isidentifier() and (path.stem == "settings" or in_package)
         if is_named_so and _LIKE_SETTINGS.search(path.read_text(errors="replace")):

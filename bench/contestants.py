@@ -75,6 +75,10 @@ class Contestant:
         """Roll back to the commit before."""
         raise NotImplementedError
 
+    def clear(self) -> None:
+        """Leave the host as before the first deployment of the site, but with the packages in their caches."""
+        raise NotImplementedError
+
     @property
     def answering(self) -> dict[str, Any]:
         """What the running code says of itself."""
@@ -94,6 +98,13 @@ class Formula(Contestant):
 
     def back(self, revision: str) -> Took:
         return measured(self.host, *SALT, "django.rollback", "blog")[0]
+
+    def clear(self) -> None:
+        self.host.run(
+            "systemctl stop 'django-blog-*'; cd /etc/systemd/system && rm -f django-blog-* *.wants/django-blog-*; "
+            "systemctl daemon-reload; "
+            "cd /srv/django/blog && rm -rf current previous releases/* virtualenvs/* database/*"
+        )
 
     def virtualenvs(self) -> str:
         """The site's virtualenvs, with the latest change of anything in them."""
@@ -130,6 +141,12 @@ class Plain(Contestant):
 
     def back(self, revision: str) -> Took:
         return self.deploy(revision)
+
+    def clear(self) -> None:
+        self.host.run(
+            "systemctl disable --quiet --now plain; rm -f /etc/systemd/system/plain.service; systemctl daemon-reload; "
+            "cd /srv/plain && rm -rf virtualenv source static database config"
+        )
 
 
 def empty(host: Host) -> Took:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client import Load
-from contestants import Contestant, Formula, Plain, Took, apply, empty
+from contestants import SALT, Contestant, Formula, Plain, Took, apply, empty, measured
 from lab import CommandFailed, Host
 from repository import Repository
 
@@ -119,6 +119,27 @@ def beside(took: dict[str, list[Took]], more: str = "") -> tuple[list[float], st
     return ratios(ours, plain), f"{walls}; CPU of the whole host {seconds(our_cpu)}, {cpu} of the plain tree's{more}"
 
 
+def cold(bench: Bench) -> list[Figure]:
+    """A first deployment, in turn by each contestant; the packages come from the caches of uv and pip."""
+    took: dict[str, list[Took]] = {Formula.title: [], Plain.title: []}
+    for _run in range(max(3, bench.runs // 2)):
+        for contestant in (bench.formula, bench.plain):
+            contestant.clear()
+            bench.pause()
+            took[contestant.title].append(contestant.deploy(bench.commits[0]))
+            bench.check(contestant, contestant.answering["version"] == "1.2")
+    return [Figure("a first deployment, packages cached", "wall ÷ the plain Salt tree", 0.6, *beside(took))]
+
+
+def inspect(bench: Bench) -> list[Figure]:
+    """What is found in a project of ten thousand files, Salt's own start included."""
+    folder = "/srv/bench/large"
+    made = "for d in $(seq 100); do mkdir -p app$d; for f in $(seq 100); do echo 'X = 1' > app$d/m$f.py; done; done"
+    bench.host.run(f"mkdir -p {folder} && cd {folder} && cp -r /srv/formula/examples/project/. . && {made}")
+    took = [measured(bench.host, *SALT, "django.inspect", folder)[0] for _run in bench.each("inspect")]
+    return [Figure("inspect, 10 000 files", "wall, s", 2, [one.wall for one in took], "salt-call and all it does")]
+
+
 def load(bench: Bench) -> list[Figure]:
     """Deployments under a load that never pauses; the plain tree shows with fewer what is lost without care."""
     lost: dict[str, str] = {}
@@ -180,6 +201,8 @@ def seconds(values: Sequence[float]) -> str:
 FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "nothing": nothing,
     "deployment": deployment,
+    "cold": cold,
+    "inspect": inspect,
     "load": load,
     "sites": sites,
 }
