@@ -1,5 +1,6 @@
 """Daemons of the host: started the way this host starts services, and judged by their process, not by what is said."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -64,15 +65,36 @@ def start(daemon: Daemon) -> None:
 
 
 def reload(daemon: Daemon) -> None:
-    """Have nginx read its configuration anew, or start it where it does not run.
+    """Have nginx read its configuration anew, or start it where it does not run; then nobody answers by the old one.
 
     Raises:
-        DeploymentError: it does not.
+        DeploymentError: it does not run, or goes on with its old configuration.
     """
-    name = daemon.service
-    if pid(daemon) is None:
+    name, main = daemon.service, pid(daemon)
+    if main is None:
         start(daemon)
-    elif has_systemd():
+        return
+    old = _workers(main)
+    if has_systemd():
         django_command.run(["systemctl", "reload", f"{name}.service"], doing=f"reloading {name}")
     else:
         django_command.run([name, "-s", "reload"], doing=f"reloading {name}")
+    deadline = time.monotonic() + PATIENCE
+    while old & _workers(main):
+        if time.monotonic() > deadline:
+            raise DeploymentError(
+                f"{name} goes on with its old configuration, though it was reloaded",
+                hint="its error log says why: /var/log/nginx/error.log",
+            )
+        time.sleep(0.02)
+
+
+def _workers(main: int) -> set[int]:
+    """The workers of nginx that take requests; one that shuts down ends those that it has."""
+    found = set()
+    for process in PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == main and (process / "cmdline").read_bytes().rstrip(b"\0 ").endswith(b"worker process"):
+                found.add(int(process.name))
+    return found

@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import django_command
 import django_port
@@ -284,6 +285,46 @@ def test_nginx_is_reloaded_or_started(own_host, monkeypatch, running):
     (own_host / "nginx.pid").write_text("")
     django_proxy.reload()
     assert commands[1] == ["systemctl", "start", "nginx.service"]
+
+
+WORKER, SHUTTING = b"nginx: worker process\0\0", b"nginx: worker process is shutting down\0"
+
+
+@pytest.mark.parametrize("then", [SHUTTING, None, WORKER])
+def test_a_reload_is_through_when_no_old_worker_takes_requests(own_host, monkeypatch, then):
+    def process(number, line, parent=42):
+        (own_host / "proc" / str(number)).mkdir(parents=True, exist_ok=True)
+        (own_host / "proc" / str(number) / "cmdline").write_bytes(line)
+        (own_host / "proc" / str(number) / "stat").write_text(f"{number} (nginx (x)) S {parent} 1")
+
+    def run(argv, **_options):
+        process(45, WORKER)
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if then:
+            process(43, then)
+        else:
+            shutil.rmtree(own_host / "proc/43")
+
+    slept, clock = [], iter(range(100))
+    process(42, b"nginx: master process /usr/sbin/nginx", 1)
+    process(43, WORKER)
+    process(44, b"nginx: cache manager process\0")
+    process(46, WORKER, 7)
+    (own_host / "nginx.pid").write_text("42\n")
+    monkeypatch.setattr(django_command, "run", run)
+    monkeypatch.setattr(django_service, "RUN", own_host)
+    monkeypatch.setattr(django_service, "PROC", own_host / "proc")
+    monkeypatch.setattr(django_service.time, "sleep", sleep)
+    monkeypatch.setattr(django_service.time, "monotonic", lambda: next(clock))
+    if then == WORKER:
+        with pytest.raises(DeploymentError, match="nginx goes on with its old configuration"):
+            django_proxy.reload()
+        assert len(slept) == 10
+    else:
+        django_proxy.reload()
+        assert slept == [0.02]
 
 
 @pytest.mark.parametrize(
