@@ -246,11 +246,13 @@ def without_init(module_hosts: Hosts) -> Host:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--inspect"], "unknown argument --inspect; --help explains"),
+        (["--instal"], "unknown argument --instal; --help explains"),
         (["--repository"], "--repository needs a value"),
         (["--repository", "/srv/none"], "/srv/none is neither a folder nor a URL"),
         (["--remove-data"], "--remove-data goes with --remove"),
         (["--remove", "--domain=a.org"], "--remove takes no --domain"),
+        (["--domain", "Blog.example.org"], "Blog.example.org is no host name in lower case"),
+        (["--domain=a_b.org"], "a_b.org is no host name in lower case"),
     ],
 )
 def test_arguments_and_machines_that_are_refused(without_init, arguments, why):
@@ -265,6 +267,14 @@ def test_another_system_and_another_user_are_refused(without_init):
     without_init.write("/etc/os-release", 'ID=ubuntu\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04 LTS"\n')
     done = without_init.run(["/srv/formula/quickstart"], check=False)
     assert "this is Ubuntu 24.04 LTS; quickstart is for Debian 12 and 13" in done.stderr
+
+
+def test_a_project_is_inspected_with_nothing_installed(without_init):
+    """By anybody, where the project is a folder."""
+    done = without_init.run(["/srv/formula/quickstart", "--inspect", "/srv/formula/examples/project"], user="nobody")
+    assert "folder: /srv/formula/examples/project\n" in done.stdout and "website.settings" in done.stdout
+    done = without_init.run(["/srv/formula/quickstart", "--inspect=https://git.example.org/blog.git"], check=False)
+    assert done.stderr == "quickstart: git is not installed: apt-get install git\n"
 
 
 def test_help_is_given_to_anybody(without_init):
