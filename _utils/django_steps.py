@@ -20,6 +20,7 @@ import django_index
 import django_instance
 import django_memory
 import django_process
+import django_program
 import django_project
 import django_proxy
 import django_release
@@ -336,7 +337,7 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     )
     written = [
         "environment",
-        django_project.START,
+        django_program.START,
         *([f"{django_settings.MODULE}.py", "settings.json"] if site.config["overlay"] else []),
     ]
     yield {"config": written, **({"files": sorted(rendered)} if rendered else {})}
@@ -344,7 +345,7 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     django_site.make_folder(django_site.Folder(config, "root", site.user, 0o750))
     contents = {
         "environment": django_settings.environment_file(plain),
-        django_project.START: deployment.templates[START_PROGRAM],
+        django_program.START: deployment.templates[START_PROGRAM],
     }
     if site.config["overlay"]:
         contents[f"{django_settings.MODULE}.py"] = deployment.templates[OVERLAY]
@@ -368,7 +369,7 @@ def static(deployment: Deployment) -> Iterator[Changes]:
     folder = release.path / "static"
     django_site.make_folder(django_site.Folder(folder, site.user, site.user, 0o755))
     log.info("%s: starting Django and collecting static files", site.name)
-    answer = django_project.start(site, release.path, release.facts, deployment.masked())
+    answer = django_program.start(site, release.path, release.facts, deployment.masked())
     deployment.warnings += _judge(site, release, answer)
     release.update(facts={**release.facts, **answer})
     if deployment.live:
@@ -452,7 +453,7 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
     deployment.take_lock()
     if pending:
         log.info("%s: migrating %s", site.name, ", ".join(name for names in pending.values() for name in names))
-        answer = django_project.migrate(site, release.path, release.facts, deployment.masked())
+        answer = django_program.migrate(site, release.path, release.facts, deployment.masked())
         deployment.warnings += answer["checks"]
         release.update(facts={**release.facts, **answer})
     _run_commands(deployment, "after_migrate")
@@ -467,7 +468,7 @@ def _commands(deployment: Deployment, stage: str) -> Changes:
 def _run_commands(deployment: Deployment, stage: str, writable: Sequence[Path] = ()) -> None:
     release = deployment.release
     if release and deployment.is_new:
-        django_project.run_commands(deployment.site, release.path, release.facts, stage, deployment.masked(), writable)
+        django_program.run_commands(deployment.site, release.path, release.facts, stage, deployment.masked(), writable)
 
 
 def instance(deployment: Deployment) -> Iterator[Changes]:

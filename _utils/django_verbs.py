@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import django_instance
-import django_project
+import django_program
 import django_release
 import django_secret
 import django_settings
@@ -98,7 +98,7 @@ def manage(name: str, command: Sequence[str], environment_file: str | None, time
     if environment_file and not Path(environment_file).is_file():
         raise DeploymentError(f"there is no file {environment_file} on this host")
     secrets = list(django_secret.values(site, {}).values())
-    return django_project.manage(site, live.path, live.facts, command, environment_file, timeout, secrets)
+    return django_program.manage(site, live.path, live.facts, command, environment_file, timeout, secrets)
 
 
 def superuser(name: str, username: str, email: str) -> dict[str, str]:
@@ -142,7 +142,7 @@ def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:
         live = _live(site)
         secrets = list(django_secret.values(site, {}).values())
         before = live.facts["migrations"]
-        answer = django_project.migrate(site, live.path, live.facts, secrets)
+        answer = django_program.migrate(site, live.path, live.facts, secrets)
         live.update(facts={**live.facts, **answer})
         deployment.lock.release()
     after = {
@@ -169,7 +169,7 @@ def check(name: str) -> list[str]:
     """
     site = django_site.find(name)
     live = _live(site)
-    return django_project.check(site, live.path, live.facts, list(django_secret.values(site, {}).values()))
+    return django_program.check(site, live.path, live.facts, list(django_secret.values(site, {}).values()))
 
 
 def secret_key(name: str) -> dict[str, Any]:

@@ -1,0 +1,223 @@
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import django_program
+import django_systemd
+import pytest
+from django_command import DeploymentError
+from specimen import FACTS, ROOT, configured
+
+RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
+
+
+@pytest.fixture
+def sandbox(monkeypatch):
+    """Plays the sandbox: remembers what it is told to run, and answers, or fails with a log."""
+
+    class Played:
+        output = "{}"
+        error = None
+
+        def run(self, site, release, facts, argv, **options):
+            self.argv, self.options = argv, options
+            if self.error:
+                raise self.error
+            return self.output
+
+    played = Played()
+    monkeypatch.setattr(django_systemd, "run", played.run)
+    return played
+
+
+def test_the_start_of_a_project(sandbox):
+    sandbox.output = '{"debug": false}'
+    databases = {"default": {}, "replica": {"migrate": False}}
+    site = configured(timeouts={"start": "10s"}, static={"collect": False}, check="deploy", databases=databases)
+    assert django_program.start(site, RELEASE, FACTS, ["hunter2"]) == {"debug": False}
+    assert sandbox.argv == [f"{RELEASE}/virtualenv/bin/python", f"{RELEASE}/config/django_formula_start.py"]
+    request = json.loads(sandbox.options.pop("stdin"))
+    assert request == {
+        "mode": "start",
+        "wsgi": "blog.wsgi",
+        "collect": False,
+        "static_root": f"{RELEASE}/static",
+        "check": "deploy",
+        "ignored_checks": django_program.NOT_WITHOUT_TLS,
+        "migrate": {"default": True, "replica": False},
+    }
+    expected = {"doing": "starting Django", "timeout": 10.0, "secrets": ["hunter2"], "writable": [RELEASE / "static"]}
+    assert sandbox.options == expected
+
+
+def test_a_migration(sandbox):
+    site = configured(migrate={"timeout": "2h"})
+    facts = FACTS | {"migrations": {"default": {}, "log": {}}}
+    assert django_program.migrate(site, RELEASE, facts, []) == {}
+    request = json.loads(sandbox.options.pop("stdin"))
+    assert (request["mode"], request["databases"]) == ("migrate", ["default", "log"])
+    assert sandbox.options == {"doing": "migrating the database", "timeout": 7200.0, "secrets": []}
+
+
+@pytest.mark.parametrize("transient", [True, False])
+def test_the_cause_is_the_projects_own_exception(sandbox, transient):
+    log = "Traceback (most recent call last):\n  File x\nKeyError: 'X'\ncause: KeyError: 'X' (blog/settings.py:5)\n"
+    sandbox.error = DeploymentError("starting Django failed (exit 1)", log=log, hint="", transient=transient)
+    with pytest.raises(DeploymentError) as error:
+        django_program.start(configured(), RELEASE, FACTS, [])
+    assert error.value.message == "starting Django: KeyError: 'X' (blog/settings.py:5)"
+    assert error.value.log == "Traceback (most recent call last):\n  File x\nKeyError: 'X'"
+    assert error.value.transient is transient
+
+
+def test_a_variable_that_is_missing_is_named(sandbox):
+    log = "KeyError: 'TOKEN'\nmissing: TOKEN\ncause: KeyError: 'TOKEN' (blog/settings.py:5)\n"
+    sandbox.error = DeploymentError("starting Django failed (exit 1)", log=log)
+    with pytest.raises(DeploymentError) as error:
+        django_program.start(configured(), RELEASE, FACTS, [])
+    assert error.value.hint == "give it: django:sites:blog:environment:TOKEN, or django:sites:blog:secrets:TOKEN"
+    assert error.value.log == "KeyError: 'TOKEN'"
+
+
+def test_a_program_that_ends_without_a_cause(sandbox):
+    sandbox.error = DeploymentError("starting Django failed (exit 217)", log="Failed to set up user namespacing")
+    with pytest.raises(DeploymentError, match="starting Django: starting Django failed") as error:
+        django_program.start(configured(), RELEASE, FACTS, [])
+    assert error.value.log == "Failed to set up user namespacing"
+    sandbox.error, sandbox.output = None, "Segmentation fault"
+    with pytest.raises(DeploymentError, match="starting Django: it ended without an answer") as error:
+        django_program.start(configured(), RELEASE, FACTS, [])
+    assert error.value.log == "Segmentation fault"
+
+
+def test_a_command_of_the_project(sandbox):
+    sandbox.output = "[X] 0001_initial\n"
+    arguments = ["showmigrations", "--list"], "/root/admin", 60.0, ["hunter2"]
+    assert django_program.manage(configured(), RELEASE, FACTS, *arguments) == "[X] 0001_initial\n"
+    assert sandbox.argv == [f"{RELEASE}/virtualenv/bin/python", "manage.py", "showmigrations", "--list"]
+    assert sandbox.options.pop("task").startswith("manage-")
+    assert sandbox.options == {
+        "doing": "manage.py showmigrations",
+        "timeout": 60.0,
+        "secrets": ["hunter2"],
+        "environment_file": "/root/admin",
+        "errors_too": True,
+    }
+    django_program.manage(configured(), RELEASE, FACTS, [], None, 60.0, [])
+    assert (sandbox.options["doing"], sandbox.options["environment_file"]) == ("manage.py", None)
+
+
+# The program in the virtualenv
+
+PROGRAM = ROOT / "django/files/django_formula_start.py"
+
+
+@pytest.mark.parametrize(
+    ("wsgi", "cause", "missing"),
+    [
+        ("def application(): pass\n", "ModuleNotFoundError: No module named 'django.conf'", ""),
+        ("", "RuntimeError: wsgi has no application", ""),
+        ("import settings\n", "KeyError: 'X' (settings.py:2)", "X"),
+        ("import os\nos.environ['Y']\n", "KeyError: 'Y' (wsgi.py:2)", "Y"),
+        ("{}['Z']\n", "KeyError: 'Z' (wsgi.py:1)", ""),
+        ("raise ValueError('Set the A_B environment variable')\n", None, "A_B"),
+        ("raise ValueError('A_B not found. Declare it as envvar or define a default value.')\n", None, "A_B"),
+        ("raise ValueError('Environment variable \"A_B\" not set')\n", None, "A_B"),
+        ("raise ValueError('The environment variable A_B is required')\n", None, "A_B"),
+        ("raise ValueError('A_B is wrong in this environment')\n", None, ""),
+        ("def broken(:\n", "SyntaxError: invalid syntax (wsgi.py:1)", ""),
+        ("raise SystemExit('not today')\n", "SystemExit: not today (wsgi.py:1)", ""),
+        ("raise ValueError('x' * 500 + '\\n  y')\n", f"ValueError: {'x' * 400} (wsgi.py:1)", ""),
+        ("print('noise')\nimport nowhere\n", "ModuleNotFoundError: No module named 'nowhere' (wsgi.py:2)", ""),
+    ],
+)
+def test_the_program_says_why_a_project_does_not_start(tmp_path, wsgi, cause, missing):
+    (tmp_path / "wsgi.py").write_text(wsgi)
+    (tmp_path / "settings.py").write_text("import os\nos.environ['X']\n")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / PROGRAM.name).write_text(PROGRAM.read_text())
+    (tmp_path / "django").mkdir()
+    (tmp_path / "django/__init__.py").write_text("")
+    request = json.dumps({"mode": "start", "wsgi": "wsgi", "collect": False})
+    argv = [sys.executable, f"config/{PROGRAM.name}"]
+    environment = {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        argv, cwd=tmp_path, env=environment, input=request, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    *_log, told_missing, told_cause = done.stderr.splitlines()
+    assert told_missing == f"missing: {missing}" and (cause is None or told_cause == f"cause: {cause}")
+
+
+def test_the_program_answers_on_what_was_its_output(tmp_path):
+    """What the project prints does not come between."""
+    noisy = '"start": lambda request: print("noise") or {"a": request["b"]},'
+    (tmp_path / "program.py").write_text(PROGRAM.read_text().replace('"start": start,', noisy))
+    argv = [sys.executable, "program.py"]
+    done = subprocess.run(
+        argv, cwd=tmp_path, input='{"mode": "start", "b": 2}', capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"a": 2})
+    assert "noise" in done.stderr
+
+
+@pytest.fixture
+def program():
+    """The program that runs in the virtualenv, as a module."""
+    spec = importlib.util.spec_from_file_location("started", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("found", "of_deployment", "mode", "expected"),
+    [
+        ([("a.E1", 40)], [], "error", "1 of Django's checks fail: a.E1"),
+        ([("a.W1", 30), ("a.I1", 20)], [("b.W1", 30)], "error", ["a.W1: x", "b.W1: x"]),
+        ([], [("b.E1", 40)], "error", ["b.E1: x"]),
+        ([], [("b.E1", 40)], "deploy", "1 of Django's checks fail: b.E1"),
+        ([("a.W1", 30)], [("b.W1", 30)], "deploy", "2 of Django's checks fail: a.W1, b.W1"),
+        ([("quiet", 40)], [("security.W004", 30)], "deploy", []),
+    ],
+)
+def test_which_checks_stop_a_release(program, monkeypatch, found, of_deployment, mode, expected):
+    def messages(said):
+        return [
+            SimpleNamespace(id=name, level=level, msg="x", is_silenced=lambda name=name: name == "quiet")
+            for name, level in said
+        ]
+
+    registry = SimpleNamespace(deployment_checks={lambda **_options: messages(of_deployment)})
+    framework = SimpleNamespace(
+        WARNING=30, ERROR=40, run_checks=lambda: messages(found), registry=SimpleNamespace(registry=registry)
+    )
+    monkeypatch.setitem(sys.modules, "django.core", SimpleNamespace(checks=framework))
+    request = {"check": mode, "ignored_checks": ["security.W004"]}
+    if isinstance(expected, list):
+        assert program.checks(request) == expected
+    else:
+        with pytest.raises(RuntimeError, match=f"^{expected}$"):
+            program.checks(request)
+
+
+@pytest.mark.parametrize(
+    ("named", "environment", "found"),
+    [
+        ("own.settings", "own.settings", "own.settings"),
+        ("overlay", "overlay", "overlay"),
+        (["settings.py", "settings.toml"], "overlay", "overlay"),  # as dynaconf leaves it
+        (["settings.py", "settings.toml"], "own.settings", "own.settings"),
+    ],
+)
+def test_which_settings_module_the_project_ends_with(program, monkeypatch, named, environment, found):
+    monkeypatch.setattr(program, "SETTINGS_MODULE", "overlay")
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", environment)
+    monkeypatch.setitem(sys.modules, "django", SimpleNamespace(get_version=lambda: "5.2"))
+    plain = dict.fromkeys(("STATIC_URL", "STATIC_ROOT", "MEDIA_URL", "MEDIA_ROOT"), "")
+    settings = SimpleNamespace(SETTINGS_MODULE=named, DEBUG=False, ALLOWED_HOSTS=[], DATABASES={}, **plain)
+    answer = program.effective(settings)
+    assert (answer["settings_module"], answer["expected_settings_module"]) == (found, "overlay")
