@@ -104,8 +104,8 @@ def test_another_file_of_the_database_is_refused_until_the_data_is_there(blog):
 
 def test_another_name_is_refused_and_how_it_is_done_works(blog):
     options = {**blog.options, "root": blog.root, "user": "blog"}
-    blog.sites.clear()
-    journal = Site(blog.host, None, "journal", beside=blog, **options)
+    del options["repository"], blog.sites["blog"]
+    journal = Site(blog.host, blog.repository, "journal", beside=blog, **options)
     applied = journal.apply()
     comment = applied.failed["journal is laid out"]
     assert (
