@@ -164,3 +164,21 @@ def test_an_old_instance_that_does_not_come_back_is_said(world):
     django_verbs.release("blog", *caught.value.hint.rpartition("django.release blog ")[2].split()[:1])
     assert world.live.endswith(live[4:]) and world.live != live
     world.check()
+
+
+def test_the_old_instance_comes_back_if_somebody_interrupts(world, monkeypatch):
+    world.options = {"releases": {"overlap": False}}
+    world.apply()
+    live = world.live
+    world.push("two")
+
+    def interrupt(site, release):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(django_instance, "check_health", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        world.apply()
+    assert f"django-blog-{live[:4]}.service" in world.running and world.live == live
+    monkeypatch.setattr(django_instance, "check_health", lambda site, release: None)
+    assert "live" in world.apply()
+    world.check()
