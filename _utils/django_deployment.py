@@ -177,6 +177,8 @@ class Deployment:
             self._fail(name, wrapped)
             raise wrapped from error
         except BaseException:
+            if self.paused and not self.went_live:
+                self._resume(self.paused)
             self.lock.release()
             raise
         finally:

@@ -105,7 +105,9 @@ def test_a_rollback_that_does_not_fit_is_not_begun(world):
     world.check()
 
 
-def test_without_overlap_the_old_instance_is_stopped_first(world, monkeypatch):
+@pytest.mark.parametrize("process", ["systemd", "supervisor"])
+def test_without_overlap_the_old_instance_is_stopped_first(world, monkeypatch, process):
+    world.process = process
     world.options, world.memory = {"releases": {"overlap": False}}, 0
     world.apply()
     world.push("two")
@@ -116,7 +118,7 @@ def test_without_overlap_the_old_instance_is_stopped_first(world, monkeypatch):
     )
     world.apply()
     assert running == [set()]
-    (warning,) = world.last.warnings
+    warning = world.last.warnings[-1]
     assert warning.startswith("nothing has answered for 0.") and "releases:overlap" in warning
     world.check()
     django_verbs.rollback("blog")
@@ -124,8 +126,10 @@ def test_without_overlap_the_old_instance_is_stopped_first(world, monkeypatch):
     world.check()
 
 
+@pytest.mark.parametrize("process", ["systemd", "supervisor"])
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_the_old_instance_comes_back_if_the_new_one_fails(world, monkeypatch, by_hand):
+def test_the_old_instance_comes_back_if_the_new_one_fails(world, monkeypatch, by_hand, process):
+    world.process = process
     world.options = {"releases": {"overlap": False}}
     world.apply()
     if by_hand:
@@ -135,7 +139,8 @@ def test_the_old_instance_comes_back_if_the_new_one_fails(world, monkeypatch, by
     world.push("three")
 
     def check_health(site, release):
-        assert world.enabled >= {f"django-blog-{live[:4]}.service"}, "at a loss of power it comes up again"
+        unit = "service" if process == "systemd" else "conf"
+        assert f"django-blog-{live[:4]}.{unit}" in world.enabled, "at a loss of power it comes up again"
         raise DeploymentError("it answers 500")
 
     monkeypatch.setattr(django_instance, "check_health", check_health)
@@ -158,4 +163,22 @@ def test_an_old_instance_that_does_not_come_back_is_said(world):
     assert world.running == set()
     django_verbs.release("blog", *caught.value.hint.rpartition("django.release blog ")[2].split()[:1])
     assert world.live.endswith(live[4:]) and world.live != live
+    world.check()
+
+
+def test_the_old_instance_comes_back_if_somebody_interrupts(world, monkeypatch):
+    world.options = {"releases": {"overlap": False}}
+    world.apply()
+    live = world.live
+    world.push("two")
+
+    def interrupt(site, release):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(django_instance, "check_health", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        world.apply()
+    assert f"django-blog-{live[:4]}.service" in world.running and world.live == live
+    monkeypatch.setattr(django_instance, "check_health", lambda site, release: None)
+    assert "live" in world.apply()
     world.check()

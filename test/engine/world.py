@@ -177,7 +177,9 @@ class World:
     def supervisorctl(self, verb: str, name: str) -> str:
         program, before = f"{name}.conf", set(self.running)
         there = (django_supervisor.PROGRAMS / program).is_file()
-        if there and (verb == "restart" or program not in self.updated):
+        if verb == "stop":
+            self.running.discard(program)
+        elif there and (verb == "restart" or program not in self.updated):
             self.running.add(program)
             (django_process.RUN / name).mkdir()
             (django_process.RUN / name / "ready").touch()

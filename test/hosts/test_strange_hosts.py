@@ -7,6 +7,7 @@ and the locale C. The repository has names that are not ASCII.
 import json
 
 import pytest
+from lab import ROOT
 from sites import Site, lines, version
 
 SALT_CALL = """#!/bin/sh
@@ -66,6 +67,15 @@ def test_the_way_out_leads_to_a_site_beside_apache(blog):
     assert "It works" in apache(blog)
     assert blog.host.run(["systemctl", "is-system-running"], check=False).stdout.strip() == "running"
     assert not blog.apply().changed
+
+
+def test_apache_may_pass_the_domain_on(blog):
+    page = (ROOT / "docs/ways-to-run.md").read_text()
+    told = page[page.index("    <VirtualHost") : page.index("</VirtualHost>") + len("</VirtualHost>")]
+    blog.host.write("/etc/apache2/sites-enabled/blog.conf", told + "\n")
+    blog.host.run("a2enmod -q proxy proxy_http && systemctl restart apache2")
+    assert blog.get("/release").json()["release"] == blog.live
+    assert "It works" in apache(blog)
 
 
 def test_what_is_not_ascii_comes_through(blog):

@@ -155,6 +155,23 @@ def test_what_was_stopped_is_started_by_an_apply(blog):
     assert not blog.apply().changed
 
 
+def test_without_overlap_the_old_one_is_stopped_first_and_comes_back_if_need_be(blog):
+    blog.repository.commit(version("2.5"))
+    applied = blog.deploy(releases={"overlap": False})
+    assert "nothing has answered for " in str(applied.warnings["blog is live"])
+    assert blog.answering["version"] == "2.5" and programs(blog) == [f"{blog.unit} RUNNING"]
+    live = blog.live
+    changes, step, says = BROKEN["server that dies"]
+    worktree = blog.repository.worktree
+    blog.repository.commit({name: text + (worktree / name).read_text() for name, text in changes.items()})
+    comment = blog.apply().failed[f"blog {step}"]
+    assert says in comment and f"{live} runs again" in comment
+    assert blog.answering["release"] == live and programs(blog) == [f"{blog.unit} RUNNING"]
+    blog.repository.git("revert", "--no-edit", "HEAD")
+    blog.repository.push()
+    blog.deploy(releases=None)
+
+
 def test_it_comes_back_after_a_restart_of_the_container(blog):
     live = blog.live
     blog.host.restart()
