@@ -12,6 +12,7 @@ import django_secret
 import django_service
 import django_site
 import django_steps
+import django_takeover
 import django_virtualenv
 from django_command import DeploymentError, redact
 from django_deployment import Deployment, asked_by
@@ -52,6 +53,30 @@ def site(name, config, platform, templates):
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
     _deployments()[name] = deployment
     return _run("site", name, "is laid out")
+
+
+def adoption(name, config, platform):
+    """
+    Have the place of a site for the site: what somebody else has left there is named, or with ``adopt`` taken over.
+
+    This changes nothing. The other states of the site leave the old one alone until the new one is live.
+
+    name
+        The site.
+    config, platform
+        As for ``django.site``.
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"nobody else is where {name} is to be"}
+    site = django_site.Site(json.loads(config), platform)
+    try:
+        takeover = django_takeover.wanted(site)
+    except (DeploymentError, OSError) as error:
+        return {**ret, "result": False, "comment": str(error)}
+    if takeover and __opts__["test"]:
+        ret.update(result=None, comment=f"{name} would have been adopted", changes=takeover.told())
+    elif takeover:
+        ret["comment"] = "\n  ".join([f"{name} is adopted once its release is live:", *takeover.plan["found"]])
+    return ret
 
 
 def source(name):

@@ -15,6 +15,7 @@ import django_release
 import django_secret
 import django_site
 import django_source
+import django_takeover
 import msgpack
 from django_command import DeploymentError, redact
 from django_release import Release
@@ -25,6 +26,7 @@ _NOT_INPUTS = {
     *(
         "state",
         "remove_data",
+        "adopt",
         "repository",
         "folder",
         "revision",
@@ -92,6 +94,8 @@ class Deployment:
         self.secrets: dict[str, str] = {}
         self.warnings: list[str] = []
         self._told = 0
+        #: The adoption of an old site, until it is done.
+        self.takeover = django_takeover.load(site)
         self.find_commit: Callable[[], str] | None = None
         self.went_live = False
         self.began = time.time()
@@ -179,7 +183,7 @@ class Deployment:
         except BaseException:
             if self.paused and not self.went_live:
                 self._resume(self.paused)
-            self.lock.release()
+            self._let_go()
             raise
         finally:
             os.umask(umask)
@@ -203,6 +207,11 @@ class Deployment:
             runs = self._resume(self.paused)
         error.message = f"{step}: {error.message}"
         error.hint = "\n".join(filter(None, [error.hint, runs]))
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.takeover:
+            self.takeover.let_go()
         self.lock.release()
 
     def pause(self, live: Release) -> None:

@@ -1,9 +1,10 @@
 """nginx in front of a site: a server for each domain, in it the locations of each site, and reloads that are safe."""
 
+import contextlib
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -129,7 +130,10 @@ def differences(wanted: Files) -> dict[str, str]:
 def _read(path: Path) -> str | None:
     if path.is_symlink():
         return f"-> {os.readlink(path)}"
-    return django_site.read_text(path)
+    try:
+        return path.read_text(errors="surrogateescape")
+    except FileNotFoundError:
+        return None
 
 
 def _is_ours(path: Path) -> bool:
@@ -220,10 +224,32 @@ def reload() -> None:
     django_service.reload(django_service.NGINX)
 
 
-def default_server(ports: list[int], templates: Mapping[str, str]) -> Files:
-    """The server that refuses unknown hosts, for the ports where nobody else has a default server."""
+def workers() -> set[str]:
+    """The processes of nginx that accept connections: a reload is over when none of those before is left."""
+    master = str(django_service.pid(django_service.NGINX))
+    found = set()
+    for path in django_service.PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+            if parent == master and b"shutting down" not in (path / "cmdline").read_bytes():
+                found.add(path.name)
+    return found
+
+
+def refused_ports() -> list[int]:
+    """The ports on which our default server refuses unknown hosts."""
+    text = django_site.read_text(ETC / "sites-available/django-default") or ""
+    return sorted({int(port) for port in re.findall(r"listen (\d+) default_server", text)})
+
+
+def default_server(ports: list[int], templates: Mapping[str, str], without: Collection[Path] = ()) -> Files:
+    """The server that refuses unknown hosts, for the ports where nobody else has a default server.
+
+    Args:
+        without: files of somebody else that go.
+    """
     name = "django-default"
-    free = [port for port in ports if port not in _foreign_defaults(ETC / "sites-available" / name)]
+    free = [port for port in ports if port not in _foreign_defaults(ETC / "sites-available" / name, without)]
     if not free:
         return {ETC / "sites-enabled" / name: None, ETC / "sites-available" / name: None}
     content = django_settings.render(templates, DEFAULT, ours=OURS, ports=free, ipv6=_has_ipv6())
@@ -233,11 +259,11 @@ def default_server(ports: list[int], templates: Mapping[str, str]) -> Files:
     }
 
 
-def _foreign_defaults(own: Path) -> set[int]:
+def _foreign_defaults(own: Path, without: Collection[Path] = ()) -> set[int]:
     """The ports for which a file of somebody else names a default server."""
     ports = set()
     for path in [ETC / "nginx.conf", *ETC.glob("conf.d/*.conf"), *ETC.glob("sites-enabled/*")]:
-        if path.is_file() and path.resolve() != own:
+        if path.is_file() and path.resolve() != own and path not in without:
             text = re.sub(r"#.*", "", path.read_text(errors="replace"))
             for listen in re.findall(r"(?<![^\s;{])listen\s+([^;]*)default_server", text):
                 port = re.search(r"(?:^|:)(\d+)\s", listen)

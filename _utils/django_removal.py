@@ -7,12 +7,19 @@ import django_instance
 import django_proxy
 import django_release
 import django_site
+import django_takeover
 from django_site import Site
 
 
 def data(site: Site) -> list[Path]:
-    """What a site keeps when it is taken off: databases, uploads, secrets, backups, logs, the record of deployments."""
-    return [site.database, site.media, site.shared, site.secrets, site.backups, site.log, site.deploys, site.applied]
+    """What a site keeps when it is taken off: databases, uploads, secrets, backups, logs, the record of deployments.
+
+    What belongs to an old site that has not been taken over yet is not the site's.
+    """
+    takeover = django_takeover.load(site)
+    theirs = takeover.plan["kept"] if takeover and takeover.plan["phase"] == "waiting" else []
+    own = [site.database, site.media, site.shared, site.secrets, site.backups, site.log, site.deploys, site.applied]
+    return [path for path in own if str(path) not in theirs]
 
 
 def present(site: Site) -> dict[str, str]:

@@ -66,6 +66,7 @@ class Site:
         self.templates = self.root / "templates"
         self.applied = self.root / "site.json"
         self.deploys = self.root / "deploys.jsonl"
+        self.adopted = self.root / "adopted"
         self.lock_file = self.root / "lock"
         self.runtime = RUNTIME / self.name
         self.tmpfiles = TMPFILES / f"django-{self.name}.conf"
@@ -220,6 +221,14 @@ def group_id(name: str) -> int:
         return -2
 
 
+def group_name(gid: int) -> str:
+    """The name of a group; ``root`` where it has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return "root"
+
+
 def owner_of(status: os.stat_result) -> str:
     """``user:group`` of a stat result, numbers where there is no name."""
     try:
@@ -242,7 +251,7 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o644, user: str = "r
     with open(descriptor, "wb") as file:
         os.fchown(descriptor, user_id(user), group_id(group))
         os.fchmod(descriptor, mode)
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
         file.flush()
         os.fsync(descriptor)
     temporary.replace(path)

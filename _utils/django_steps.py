@@ -29,11 +29,13 @@ import django_settings
 import django_site
 import django_source
 import django_static
+import django_takeover
 import django_virtualenv
 from django_command import DeploymentError, seconds
 from django_deployment import OVERLAY, START_PROGRAM, Deployment
 from django_release import Release
 from django_site import Site
+from django_takeover import Takeover
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +46,14 @@ Step = Callable[[Deployment], Iterator[Changes]]
 def site(deployment: Deployment) -> Iterator[Changes]:
     """The site's folders, its registration, its configuration as applied, and the mirror with its keys."""
     site, templates = deployment.site, deployment.templates
+    begun = deployment.takeover
+    takeover = deployment.takeover = django_takeover.wanted(site)
     _refuse_closed_parents(site)
     _refuse_a_move(site)
     _refuse_a_new_name(site, deployment.managed)
     django_proxy.refuse_taken_ports(site.name, site.config["proxy"]["listen"])
-    wrong = {folder: problem for folder in site.folders() if (problem := django_site.wrong_folder(folder))}
+    folders = takeover.folders() if takeover else site.folders()
+    wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
     applied = {"config": dict(site.config), "platform": dict(site.platform)}
     stale = [url for url, text in templates.items() if django_site.read_text(site.kept_template(url)) != text]
     changes: Changes = {str(folder.path): problem for folder, problem in wrong.items()}
@@ -58,6 +63,8 @@ def site(deployment: Deployment) -> Iterator[Changes]:
         changes["templates"] = sorted(stale)
     if not site.is_registered():
         changes["registered"] = str(site.root)
+    if takeover and (not begun or begun.plan != takeover.plan):
+        changes["adopted"] = takeover.told()
     keys = django_source.unprepared(site, deployment.deploy_key)
     if keys:
         changes["mirror"] = keys
@@ -67,6 +74,8 @@ def site(deployment: Deployment) -> Iterator[Changes]:
         yield changes
         for folder in wrong:
             django_site.make_folder(folder)
+        if takeover:
+            takeover.write()
         for url in stale:
             django_site.write(site.kept_template(url), templates[url], mode=0o600)
         django_source.prepare(site, deployment.deploy_key)
@@ -366,11 +375,15 @@ def static(deployment: Deployment) -> Iterator[Changes]:
         "static": "collected" if collects else "not collected, as the pillar says",
         **_commands(deployment, "after_static"),
     }
+    if deployment.takeover:
+        deployment.takeover.hand_over()
     folder = release.path / "static"
     django_site.make_folder(django_site.Folder(folder, site.user, site.user, 0o755))
     log.info("%s: starting Django and collecting static files", site.name)
     answer = django_program.start(site, release.path, release.facts, deployment.masked())
     deployment.warnings += _judge(site, release, answer)
+    if deployment.takeover:
+        deployment.takeover.check(release, answer["databases"])
     release.update(facts={**release.facts, **answer})
     if deployment.live:
         _refuse_an_empty_database(deployment.live, release)
@@ -508,12 +521,17 @@ def live(deployment: Deployment) -> Iterator[Changes]:
         return
     stray = django_instance.strays(site, release.path)
     flips = not old or old.name != release.name
-    if not flips and not stray:
+    takeover = deployment.takeover
+    if not flips and not stray and not takeover:
         return
-    names = [path.name for path in stray]
-    yield {"live": {"old": old.name if old else None, "new": release.name}} if flips else {"stopped": names}
+    changes: Changes = {"live": {"old": old.name if old else None, "new": release.name}} if flips else {}
+    if stray and not flips:
+        changes["stopped"] = [path.name for path in stray]
+    yield {**changes, **({"adopted": takeover.told()} if takeover else {})}
     deployment.take_lock()
-    if flips:
+    if takeover:
+        _take_over(deployment, release, takeover, flips=flips)
+    elif flips:
         log.info("%s: %s goes live", site.name, release.name)
         _flip(deployment, release)
         if deployment.paused:
@@ -528,6 +546,27 @@ def live(deployment: Deployment) -> Iterator[Changes]:
             f"{cut} connections were still open after {site.config['releases']['drain']}, and were cut"
         )
     django_release.prune(site)
+
+
+def _take_over(deployment: Deployment, release: Release, takeover: Takeover, *, flips: bool) -> None:
+    """The first release goes live in the place of an old site, which is stopped then; or it stays as it was."""
+    site = deployment.site
+    log.info("%s: %s takes over", site.name, release.name)
+    if flips:
+        takeover.write(phase="switching")
+        _flip(deployment, release)
+    try:
+        takeover.switch(django_proxy.files(site, release.facts, deployment.templates), deployment.templates)
+    except BaseException as error:
+        if flips:
+            site.current.unlink()
+            deployment.went_live = False
+            takeover.write(phase="waiting")
+        if isinstance(error, DeploymentError):
+            error.transient = True
+        raise
+    deployment.warnings += takeover.end()
+    deployment.takeover = None
 
 
 def _flip(deployment: Deployment, release: Release) -> None:

@@ -2,6 +2,7 @@
 #
 #   django.sync        our own modules, where they are missing or old
 #   django.clean       sites with `state: absent` go first
+#   django.place       whether somebody else is where a site is to be
 #   django.host        packages and uv
 #   django.nginx       the proxy, and who refuses unknown hosts
 #   django.supervisor  who keeps the sites alive where it is not systemd
@@ -22,6 +23,7 @@ include:
   - django.clean
 {% endif %}
 {% if django.sites %}
+  - django.place
   - django.host
   - django.nginx
 {% if django.process == 'supervisor' %}

@@ -3,7 +3,7 @@
 # stops its own site only, and before "is live" nothing that serves is touched.
 {% from "django/map.jinja" import django with context %}
 {% set files = ['django_formula_start.py', 'django_formula_settings.py', 'uwsgi.ini', 'upstream.conf', 'locations.conf', 'domain.conf',
-                'redirect.conf'] %}
+                'redirect.conf', 'default.conf'] %}
 {% do files.extend({'systemd': ['django.service', 'django.socket'], 'supervisor': ['supervisor.conf', 'supervisor.sh']}[django.process]) %}
 {% for name, site in django.sites.items() %}
 {% set templates = [] %}
@@ -15,6 +15,8 @@
     - name: {{ name }}
     - user: {{ site.user }}
     - shell: {{ django.platform.shell }}
+    - require:
+      - django: {{ name }} has its place
 
 {{ name }} is laid out:
   django.site:

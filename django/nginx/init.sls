@@ -3,14 +3,20 @@
 {% from "django/map.jinja" import django with context %}
 {% set ports = [] %}
 {% set sites = {} %}
+{% set places = [] %}
 {% for name, site in django.sites.items() %}
 {% do ports.extend(site.proxy.listen) %}
 {% do sites.update({name: site.proxy.listen}) %}
+{% do places.append({'django': name ~ ' has its place'}) %}
 {% endfor %}
+
+include:
+  - django.place
 
 The ports of nginx are free:
   django.ports:
     - sites: {{ sites | tojson }}
+    - require_any: {{ places | tojson }}
 
 nginx is installed:
   django.packages:

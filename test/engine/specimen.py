@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import django_adoption
 import django_pillar
 import django_port
 import django_process
@@ -101,10 +102,14 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_port, "PROC"): "proc",
         (django_proxy, "ETC"): "etc/nginx",
         (django_virtualenv, "UV"): "usr/local/lib/django-formula/uv",
+        (django_adoption, "SYSTEMD"): "etc/systemd/system",
+        (django_adoption, "SUPERVISOR"): "etc/supervisor/conf.d",
+        (django_adoption, "PROC"): "proc",
     }
     for (module, name), folder in folders.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
+    monkeypatch.setattr(django_adoption, "CRONTABS", [tmp_path / "etc/cron.d"])
     monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid())
     monkeypatch.setattr(django_site, "group_id", lambda name: os.getgid())
     return tmp_path

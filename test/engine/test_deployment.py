@@ -161,6 +161,7 @@ INPUTS = {
     "submodules": (False, None),
     "domains": (["a.org"], None),
     "redirect_domains": (None, ["old.example.org"]),
+    "adopt": (None, True),
     "path": ("/blog", None),
     "root": (None, None),
     "user": (None, None),

@@ -21,10 +21,10 @@ SENTENCES = [
     *["blog has its secrets", "blog has its settings", "blog has its static files", "blog has its database migrated"],
     *["blog has its instance", "blog is live", "blog is served", "blog is recorded"],
 ]
-HOST = ["The packages of the sites are installed", "uv is installed", "The ports of nginx are free"]
-HOST += ["nginx is installed"]
+HOST = ["blog has its place", "The packages of the sites are installed", "uv is installed"]
+HOST += ["The ports of nginx are free", "nginx is installed"]
 HOST += ["The default site of a fresh nginx is off", "nginx refuses unknown hosts", "nginx runs"]
-UNCHANGED = {"The ports of nginx are free", "The default site of a fresh nginx is off"}
+UNCHANGED = {"blog has its place", "The ports of nginx are free", "The default site of a fresh nginx is off"}
 
 
 @pytest.fixture
@@ -213,10 +213,10 @@ def broken_for_the_blog(step):
 def test_the_states_are_the_steps_in_their_order(salt):
     low = salt({"sites": {"blog": SITE}}).loaders.modules.state.show_low_sls("django")
     steps = [chunk["fun"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
-    assert steps == ["users", "site", *(step.__name__ for step in django_steps.RELEASE)]
+    assert steps == ["adoption", "users", "site", *(step.__name__ for step in django_steps.RELEASE)]
     names = [chunk["__id__"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
-    assert names == SENTENCES
-    for before, chunk in zip(names[1:], [chunk for chunk in low if chunk["__id__"] in names[2:]], strict=False):
+    assert names == ["blog has its place", *SENTENCES]
+    for before, chunk in zip(names[2:], [chunk for chunk in low if chunk["__id__"] in names[3:]], strict=False):
         assert chunk["require"] == [{"django": before}]
 
 

@@ -1,0 +1,584 @@
+"""What somebody else has left where a site is to be: folders, nginx files, units, supervisor programs, processes.
+
+Where a domain of the site is in an nginx file, that is followed: to the address behind it, the processes that listen
+there, their folders, and what keeps them alive.
+"""
+
+import os
+import pwd
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import django_proxy
+import django_site
+from django_command import DeploymentError
+from django_site import Site
+
+SYSTEMD = Path("/etc/systemd/system")
+SUPERVISOR = Path("/etc/supervisor/conf.d")
+CRONTABS = [Path("/var/spool/cron/crontabs"), Path("/etc/cron.d")]
+PROC = Path("/proc")
+
+#: What a project in a folder looks like, besides the data that may stay where it is.
+_LEFT = ("source", "virtualenv", "venv", "env", ".venv", "static", "staticfiles", "manage.py", "db.sqlite3")
+#: Folders in which a project keeps its source beside its data.
+_INNER = ("source", "src", "code", "app", "project")
+_SERVERS = r"gunicorn|uwsgi(-core)?|uvicorn|daphne|hypercorn|granian|waitress-serve|mod_wsgi-express"
+_WORKERS = r"celery|rq|rqworker|dramatiq|huey|qcluster"
+_APPLICATION = re.compile(rf"({_SERVERS}|{_WORKERS})(:|$)|manage\.py$")
+_LASTING = re.compile(rf"runserver.*|{_WORKERS}|runworker|run_huey|rundramatiq|process_tasks|rqscheduler")
+_WEB = re.compile(rf"\b({_SERVERS}|runserver)\b")
+#: Units that keep nothing alive which is started from them.
+_SESSIONS = re.compile(r"(ssh|sshd|cron|user@\d+)\.service")
+_ACCEPTING = 0x10000
+
+
+class Found(NamedTuple):
+    """A thing that was found: what it is, where, and more about it in words."""
+
+    kind: str
+    path: str
+    more: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.path}" + (f" ({self.more})" if self.more else "")
+
+
+class Process(NamedTuple):
+    """A process: its number, arguments, working directory, owner's uid and gid, and the unit that it belongs to."""
+
+    pid: int
+    argv: list[str]
+    folder: str
+    user: int
+    group: int
+    unit: str
+
+    def __str__(self) -> str:
+        """Its program, and the command of a manage.py; further arguments may be secrets."""
+        words = self.argv[1:] if re.match(r"python|pypy", os.path.basename(self.argv[0])) else []
+        program, *more = words if words and not words[0].startswith("-") else self.argv
+        return " ".join([program, *more[:1]]) if program.endswith("manage.py") else program.partition(" ")[0]
+
+    def is_application(self) -> bool:
+        """Whether it serves or works for a Django project, and is not a shell or an editor in its folder."""
+        return any(_APPLICATION.match(os.path.basename(word)) for word in self.argv[:6])
+
+    def is_at_work(self) -> bool:
+        """Whether it is a management command that ends by itself."""
+        words = [os.path.basename(word) for word in self.argv[:6]]
+        command = words[words.index("manage.py") + 1 :][:1] if "manage.py" in words else []
+        return bool(command) and not _LASTING.fullmatch(command[0])
+
+    def lies_in(self, folders: Iterable[Path]) -> bool:
+        """Whether its working directory or one of its arguments lies in one of these folders."""
+        return any(_lies_in(path, folders) for path in (self.folder, *self.argv))
+
+
+class Server(NamedTuple):
+    """A ``server`` block of nginx: names, ports, whether one has TLS, addresses behind it, folders by location."""
+
+    names: list[str]
+    ports: list[int]
+    tls: bool
+    addresses: list[str]
+    folders: dict[str, Path]
+
+
+@dataclass
+class Adoption:
+    """What there is to adopt.
+
+    Attributes:
+        found: everything, as the operator is told.
+        refused: why it cannot be adopted as it is, and the way out.
+        folders: the folders of the old project.
+        entries: what lies in the site's root and is set aside.
+        nginx, units, programs: files of the old site: of nginx, systemd and supervisor.
+        names: names of the programs.
+        workers: units and programs that serve no pages.
+        addresses: where the old site listens: paths of sockets, or ``host:port``.
+        databases: SQLite files: where each lies, and where the site has it.
+        media: folders of uploads.
+        owner: uid and gid of the old site's processes; those of its database where none runs.
+    """
+
+    found: list[Found] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    entries: list[Path] = field(default_factory=list)
+    nginx: list[Path] = field(default_factory=list)
+    units: list[Path] = field(default_factory=list)
+    programs: list[Path] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    workers: list[str] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+    databases: dict[Path, Path] = field(default_factory=dict)
+    media: list[Path] = field(default_factory=list)
+    owner: tuple[int, int] | None = None
+
+
+def look(site: Site, kept: Sequence[str] = ()) -> Adoption | None:
+    """What there is to adopt before the first release of a site; None when nobody has been here.
+
+    Args:
+        kept: the site's own folders that are known to be another's.
+
+    Raises:
+        DeploymentError: there is something, and the pillar does not say ``adopt``, or it cannot be adopted as it is.
+    """
+    adoption = find(site, kept)
+    if not adoption.found:
+        return None
+    at = f"django:sites:{site.name}"
+    things = [str(found) for found in adoption.found]
+    if not site.config["adopt"]:
+        raise DeploymentError(
+            "\n  ".join([f"somebody has been where {site.name} is to be:", *things, *adoption.refused]),
+            hint=f"{at}:adopt: true takes it over and sets it aside; or choose another {at}:root, or remove it",
+        )
+    if adoption.refused:
+        raise DeploymentError(
+            "\n  ".join([f"{site.name} cannot be adopted as it is:", *adoption.refused]),
+            hint="docs/adopt.md has the ways out; nothing has been changed",
+        )
+    return adoption
+
+
+def find(site: Site, kept: Sequence[str] = ()) -> Adoption:
+    """Everything of somebody else's that is in the way of a site; changes nothing."""
+    adoption = Adoption()
+    servers = _nginx_files(site, adoption)
+    _entries(site, adoption, kept)
+    ports = _wanted_ports(site)
+    addresses = list(dict.fromkeys(address for server in servers for address in server.addresses))
+    if not (adoption.found or any(_inodes(port) for port in ports)):
+        return adoption
+    everybody = list(processes())
+    holders = {address: _holders(address, everybody) for address in [*addresses, *ports]}
+    adoption.addresses = addresses
+    behind = [process for address in addresses for process in holders[address]]
+    _project_folders(site, adoption, servers, behind)
+    _units(adoption, behind)
+    _programs(adoption)
+    _crontabs(adoption)
+    mine = _processes(adoption, everybody, behind)
+    _ports(site, adoption, {port: holders[port] for port in ports}, mine)
+    _databases(site, adoption)
+    _media(site, adoption, servers)
+    _owner(adoption, mine)
+    return adoption
+
+
+# nginx
+
+
+def _nginx_files(site: Site, adoption: Adoption) -> list[Server]:
+    """The servers of the site's domains in files that are not ours."""
+    etc = django_proxy.ETC
+    domains = {*site.config["domains"], *site.config["redirect_domains"]}
+    paths = [*etc.glob("sites-available/*"), *etc.glob("sites-enabled/*"), *etc.glob("conf.d/*.conf")]
+    texts = {path: _configuration(path) for path in [etc / "nginx.conf", *sorted(paths)]}
+    upstreams = dict(pair for text in texts.values() for pair in _upstreams(text))
+    servers: list[Server] = []
+    for path, text in texts.items():
+        inside = [_server(block, upstreams) for block in _blocks(text, "server")]
+        own = [server for server in inside if domains & {name.removeprefix(".") for name in server.names}]
+        if own:
+            servers += own
+            adoption.nginx.append(path)
+            names = sorted({name for server in own for name in server.names})
+            adoption.found.append(Found("nginx file", str(path), f"server_name {' '.join(names)}"))
+            adoption.refused += _server_problems(site, path, inside, domains)
+    return servers
+
+
+def _server_problems(site: Site, path: Path, servers: list[Server], domains: set[str]) -> Iterator[str]:
+    at = f"django:sites:{site.name}"
+    if path.name == "nginx.conf":
+        yield f"{path} has the server in itself: move it into a file of its own in sites-enabled"
+    others = {name for server in servers for name in server.names} - domains - {"_", "localhost", '""'}
+    others = {name for name in others if name.removeprefix(".") not in domains}
+    if others:
+        names = ", ".join(sorted(others))
+        yield f"{path} also serves {names}: name that in {at}:domains or redirect_domains, or move it to another file"
+    if any(server.tls for server in servers):
+        yield f"{path} serves https, which this formula does not do yet: take the TLS server out of it first"
+    ports = {port for server in servers for port in server.ports if not server.tls} - {*site.config["proxy"]["listen"]}
+    if ports:
+        yield f"{path} listens on {', '.join(map(str, sorted(ports)))}: add that to {at}:proxy:listen"
+
+
+def _configuration(path: Path) -> str:
+    """The text of a file of nginx that is not ours, without comments; empty for ours and for links to nothing."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    return "" if text.startswith(django_proxy.OURS) else re.sub(r"#[^\n]*", "", text)
+
+
+def _blocks(text: str, name: str) -> Iterator[str]:
+    """The contents of the blocks of that name."""
+    for start in re.finditer(rf"(?<![\w$./-]){name}\s*\{{", text):
+        depth, end = 1, start.end()
+        while depth and end < len(text):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        yield text[start.end() : end - 1]
+
+
+def _upstreams(text: str) -> Iterator[tuple[str, list[str]]]:
+    for name in re.findall(r"(?<![\w$.-])upstream\s+(\S+?)\s*\{", text):
+        for block in _blocks(text, rf"upstream\s+{re.escape(name)}"):
+            yield name, re.findall(r"(?<![\w$.-])server\s+([^;\s]+)", block)
+
+
+def _server(block: str, upstreams: dict[str, list[str]]) -> Server:
+    def said(directive: str) -> list[str]:
+        return [value.strip() for value in re.findall(rf"(?<![\w$.-]){directive}\s+([^;{{}}]+);", block)]
+
+    listens = said("listen")
+    ports = [int(port[1]) if (port := re.match(r"(?:\S*:)?(\d+)(?:\s|$)", value)) else 80 for value in listens]
+    passed = [
+        re.sub(r"^(https?|grpcs?|uwsgi)://", "", value) for value in said("(?:proxy|uwsgi|fastcgi|scgi|grpc)_pass")
+    ]
+    addresses = [address for value in passed for address in upstreams.get(value.partition("/")[0], [value])]
+    folders = {}
+    for location in re.finditer(r"(?<![\w$.-])location\s+([^{}]*?)(\S+)\s*\{([^{}]*)\}", block):
+        where = re.search(r"(?<![\w$.-])(alias|root)\s+\"?(/[^;\"]*)", location[3])
+        if where:
+            below = location[2].strip("^/") if where[1] == "root" else ""
+            folders[location[2]] = Path(where[2].strip(), below)
+    return Server(
+        names=[name.strip('"') or '""' for value in said("server_name") for name in value.split()],
+        ports=ports or [80],
+        tls=any(re.search(r"\bssl\b", value) for value in listens) or "on" in said("ssl"),
+        addresses=[found for value in addresses if (found := _address(value))],
+        folders=folders,
+    )
+
+
+def _address(value: str) -> str:
+    """An address behind nginx: the path of a socket, or ``127.0.0.1:port``; empty for one of another host."""
+    if value.startswith("unix:"):
+        return os.path.normpath("/" + value.removeprefix("unix:").partition(":")[0].lstrip("/"))
+    local = re.match(r"(127\.0\.0\.1|localhost|\[::1?\]|0\.0\.0\.0):(\d+)", value)
+    return f"127.0.0.1:{local[2]}" if local else ""
+
+
+# The root, and the folders of the old project
+
+
+def _entries(site: Site, adoption: Adoption, kept: Sequence[str]) -> None:
+    """What lies in the site's root that the formula has not made."""
+    is_laid_out = site.applied.exists()
+    ours = {folder.path for folder in site.folders()} | {site.current, site.previous, site.deploys, site.lock_file}
+    ours |= {site.applied, site.adopted}
+    data = {site.database, site.media}
+    present = [path for path in sorted(site.root.iterdir()) if not _is_empty(path)] if site.root.is_dir() else []
+    for path in present:
+        taken = not is_laid_out and path in ours - data
+        if path.name in _LEFT or str(path) in kept or (path in data and not is_laid_out) or taken:
+            adoption.found.append(Found("folder" if path.is_dir() else "file", str(path)))
+            adoption.folders = [site.root]
+        if taken:
+            adoption.refused.append(
+                f"{path} has the name of something of this formula's, and the old site may need it: "
+                f"choose another django:sites:{site.name}:root"
+            )
+    if adoption.folders:
+        whole = (site.root / "manage.py").exists()
+        theirs = [path for path in present if path.name in _LEFT or (whole and path.name != "lost+found")]
+        adoption.entries = [path for path in theirs if path not in ours]
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
+def _project_folders(site: Site, adoption: Adoption, servers: list[Server], behind: list[Process]) -> None:
+    """The folders of the old project: where its processes run, and the projects that nginx serves files of."""
+    found = [Path(process.folder) for process in behind]
+    found += [Path(word).parents[2] for process in behind for word in process.argv[:2] if _is_program(word)]
+    served = [folder for server in servers for folder in server.folders.values()]
+    found += [top for folder in served for top in (folder, folder.parent) if _is_project(top)]
+    adoption.folders += [folder for folder in dict.fromkeys(found) if not _is_broad(folder)]
+    adoption.folders = list(dict.fromkeys(adoption.folders))
+
+
+def _is_program(word: str) -> bool:
+    """Whether a word is the path of a program in a virtualenv."""
+    path = Path(word)
+    return path.is_absolute() and path.parent.name == "bin" and len(path.parents) > 3 and not word.startswith("/usr/")
+
+
+def _is_project(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("manage.py", "source/manage.py", "src/manage.py"))
+
+
+def _is_broad(folder: Path) -> bool:
+    """Whether a folder is more than a project's: of the system, or somebody's home."""
+    homes = {Path(entry.pw_dir) for entry in pwd.getpwall()}
+    system = ("/usr/", "/etc/", "/run/", "/proc/", "/var/lib/", "/var/cache/", "/var/log/")
+    return len(folder.parts) <= 2 or folder in homes or str(folder).startswith(system) or folder == Path("/var/www")
+
+
+def _lies_in(path: str, folders: Iterable[Path]) -> bool:
+    return path.startswith("/") and any(Path(os.path.normpath(path)).is_relative_to(folder) for folder in folders)
+
+
+# What keeps the old site alive
+
+
+def processes() -> Iterator[Process]:
+    """The processes of this host but this one; those that end meanwhile are left out."""
+    for path in sorted(PROC.glob("[0-9]*"), key=lambda path: int(path.name)):
+        try:
+            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            group = (path / "cgroup").read_text()
+            folder = os.readlink(path / "cwd")
+            status = os.stat(path)
+        except OSError:
+            continue
+        argv = [word for word in words if word]
+        if argv and int(path.name) != os.getpid():
+            yield Process(int(path.name), argv, folder, status.st_uid, status.st_gid, _unit_of(group))
+
+
+def _unit_of(groups: str) -> str:
+    """The unit in the control groups of a process; empty for what was started by hand."""
+    for line in groups.splitlines():
+        if ":name=systemd:" in line or line.startswith("0::"):
+            units = re.findall(r"/([^/]+\.service)(?=/|$)", line)
+            if units and not _SESSIONS.fullmatch(units[-1]):
+                return str(units[-1])
+    return ""
+
+
+def _inodes(address: str) -> set[str]:
+    """The inodes of the sockets that listen at an address."""
+    if address.startswith("/"):
+        rows = _rows("unix")
+        return {row[6] for row in rows if row[-1] == address and int(row[3], 16) & _ACCEPTING}
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    return {row[9] for name in ("tcp", "tcp6") for row in _rows(name) if row[1].endswith(port) and row[3] == "0A"}
+
+
+def _rows(name: str) -> list[list[str]]:
+    text = django_site.read_text(PROC / "net" / name) or ""
+    return [line.split() for line in text.splitlines()[1:]]
+
+
+def _holders(address: str, everybody: list[Process]) -> list[Process]:
+    """The processes that listen at an address, but for systemd."""
+    wanted = {f"socket:[{inode}]" for inode in _inodes(address)}
+    return [process for process in everybody if wanted and process.pid != 1 and wanted & _open(process.pid)]
+
+
+def _open(pid: int) -> set[str]:
+    links = set()
+    try:
+        for path in (PROC / str(pid) / "fd").iterdir():
+            links.add(os.readlink(path))
+    except OSError:
+        pass  # it has ended, or closed one
+    return links
+
+
+def _units(adoption: Adoption, behind: list[Process]) -> None:
+    """The units that lead into the old project's folders, keep its processes alive, or hold its socket."""
+    keepers = {process.unit for process in behind}
+    own = re.compile(r"django-.+-\d+\.(service|socket)")
+    files = [path for path in sorted(SYSTEMD.glob("*.*")) if path.is_file() and not path.is_symlink()]
+    texts = {path: path.read_text(errors="replace") for path in files if not own.fullmatch(path.name)}
+    for path, text in texts.items():
+        listens = set(re.findall(r"^\s*ListenStream\s*=\s*(\S+)", text, re.MULTILINE))
+        listens |= {f"127.0.0.1:{value.rpartition(':')[2]}" for value in listens if not value.startswith("/")}
+        if path.suffix == ".socket" and listens & {*adoption.addresses}:
+            keepers.add(f"{path.stem}.service")
+    for path, text in texts.items():
+        kept = path.name in keepers and "emperor" not in text
+        if path.suffix == ".service" and (kept or _leads_into(text, adoption.folders)):
+            pair = [path, *(other for other in texts if other.stem == path.stem and other != path)]
+            adoption.units += pair
+            adoption.found += [Found("unit", one.name, str(one)) for one in pair]
+            if not _WEB.search(text):
+                adoption.workers.append(path.name)
+            home = re.search(r"^\s*WorkingDirectory\s*=\s*-?(/\S+)", text, re.MULTILINE)
+            if home and not _is_broad(Path(home[1])) and Path(home[1]) not in adoption.folders:
+                adoption.folders.append(Path(home[1]))
+
+
+def _leads_into(text: str, folders: list[Path]) -> bool:
+    lines = re.sub(r"^\s*[#;].*$", "", text, flags=re.MULTILINE)
+    return any(_lies_in(word, folders) for word in re.findall(r"(?<![\w.])/[^\s\"'=:,;]+", lines))
+
+
+def _programs(adoption: Adoption) -> None:
+    """The files of supervisor whose programs lead into the old project's folders."""
+    for path in sorted(SUPERVISOR.glob("*.conf")):
+        text = path.read_text(errors="replace")
+        sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
+        programs = [section for section in sections if section.startswith(("[program:", "[fcgi-program:"))]
+        inside = [section for section in programs if _leads_into(section, adoption.folders)]
+        if inside and not re.fullmatch(r"django-.+-\d+\.conf", path.name):
+            adoption.programs.append(path)
+            adoption.names += [_program(section) for section in inside]
+            names = ", ".join(_program(section) for section in inside)
+            adoption.found.append(Found("supervisor program", names, str(path)))
+            adoption.workers += [_program(section) for section in inside if not _WEB.search(section)]
+            if len(inside) != len(programs):
+                others = ", ".join(_program(section) for section in programs if section not in inside)
+                adoption.refused.append(f"{path} also runs {others}: move that to another file")
+
+
+def _crontabs(adoption: Adoption) -> None:
+    """The lines of crontabs that lead into the old project's folders."""
+    for path in [path for folder in CRONTABS if folder.is_dir() for path in sorted(folder.iterdir())]:
+        if path.is_file() and _leads_into(path.read_text(errors="replace"), adoption.folders):
+            adoption.found.append(Found("crontab", str(path)))
+            adoption.refused.append(f"{path} has lines that lead into the old site: take them out first")
+
+
+def _program(section: str) -> str:
+    return section.partition("]")[0].partition(":")[2].strip()
+
+
+def _processes(adoption: Adoption, everybody: list[Process], behind: list[Process]) -> list[Process]:
+    """The processes of the old site; each has to be kept alive by what was found, or by nobody."""
+    mine = [
+        process
+        for process in everybody
+        if process in behind or (process.is_application() and process.lies_in(adoption.folders))
+    ]
+    units = {path.name for path in adoption.units}
+    for process in mine:
+        adoption.found.append(Found("process", str(process.pid), str(process)))
+        if process.is_at_work():
+            adoption.refused.append(f"process {process.pid} ({process}) is at work: wait until it has ended")
+        elif not process.unit and not _WEB.search(" ".join(process.argv)) and process not in behind:
+            adoption.workers.append(f"process {process.pid} ({process})")
+        by_supervisor = process.unit == "supervisor.service" and adoption.programs
+        if process.unit and process.unit not in units and not by_supervisor:
+            adoption.refused.append(
+                f"process {process.pid} is kept alive by {process.unit}, which is not this site's alone: "
+                "take it out of there by hand"
+            )
+    return mine
+
+
+def loose(folders: list[Path], addresses: Iterable[str] = ()) -> list[Process]:
+    """The processes of an old site that nothing keeps alive: started by hand, in screen, tmux or the background."""
+    everybody = [process for process in processes() if not process.unit and not process.is_at_work()]
+    behind = [process for address in addresses for process in _holders(address, everybody)]
+    return [one for one in everybody if one in behind or (one.is_application() and one.lies_in(folders))]
+
+
+def _wanted_ports(site: Site) -> list[str]:
+    """The addresses that the site needs for itself: of its own server, and of nginx."""
+    bind = site.config["server"]["bind"]
+    host, _colon, port = bind.rpartition(":")
+    own = [] if bind == "unix" else [f"{host}:{int(port) + turn}" for turn in (0, 1)]
+    return [*own, *(f"0.0.0.0:{port}" for port in site.config["proxy"]["listen"])]
+
+
+def _ports(site: Site, adoption: Adoption, holders: dict[str, list[Process]], mine: list[Process]) -> None:
+    """The ports that the site needs and an application has; another web server's are not of this page."""
+    for address, held in holders.items():
+        for process in held:
+            if process in mine or process.is_application():
+                port = address.rpartition(":")[2]
+                adoption.found.append(Found("port", port, f"process {process.pid}, {process}"))
+                way = "choose another server:bind" if not address.startswith("0.0.0.0:") else "have it listen elsewhere"
+                adoption.refused.append(f"port {port} is needed while process {process.pid} still has it: {way}")
+
+
+# Data
+
+
+def _databases(site: Site, adoption: Adoption) -> None:
+    """The SQLite files of the old site, and where the new one has each."""
+    if not site.config["overlay"] and not site.config["database"]["engine"]:
+        return  # the project alone knows where its database is
+    said = site.config["database"]["name"] or ""
+    kept = Path(said) if said.startswith("/") else None
+    files = [kept] if kept and _is_database(kept) else []
+    for top in _tops(adoption):
+        names = (".", "database", "db", "data", *_INNER)
+        files += [path for name in names for path in sorted((top / name).glob("*")) if _is_database(path)]
+        files += [path for path in _named_in_settings(top) if _is_database(path)]
+    told = {found.path for found in adoption.found}
+    ours = [folder for folder in (site.database, site.media) if str(folder) not in told]
+    for path in dict.fromkeys(Path(os.path.normpath(file)) for file in files):
+        if _lies_in(str(path), ours):
+            continue
+        stays = path == kept or _lies_in(str(path), [site.database])
+        adoption.databases[path] = path if stays else site.database / path.name
+    if len(adoption.databases) == 1 and said and not kept:
+        path = next(iter(adoption.databases))
+        adoption.databases[path] = path if _lies_in(str(path), [site.database]) else site.database / said
+    olds_of: dict[Path, list[Path]] = {}
+    for path, new in adoption.databases.items():
+        olds_of.setdefault(new, []).append(path)
+    for olds in olds_of.values():
+        if len(olds) > 1:
+            adoption.refused.append(
+                f"{' and '.join(map(str, olds))} may each be the database: move away what is not, "
+                f"or let it stay where it is: django:sites:{site.name}:database: {{engine: sqlite, name: {olds[0]}}}"
+            )
+    adoption.found += [Found("database", str(path)) for path in adoption.databases]
+
+
+def _tops(adoption: Adoption) -> list[Path]:
+    """The folders of the old project, and those above where one is but its source."""
+    above = [folder.parent for folder in adoption.folders if folder.name in _INNER and not _is_broad(folder.parent)]
+    return list(dict.fromkeys([*adoption.folders, *above]))
+
+
+def _named_in_settings(folder: Path) -> list[Path]:
+    """The SQLite files that the settings of a project name by an absolute path."""
+    texts = (path.read_text(errors="replace") for path in _settings_files(folder) if path.is_file())
+    return [Path(name) for text in texts for name in re.findall(r"[\"'](/[^\"'\n]+\.(?:sqlite3?|db))[\"']", text)]
+
+
+def _settings_files(folder: Path) -> list[Path]:
+    patterns = [f"{inner}/*/{name}" for inner in (".", *_INNER) for name in ("settings*.py", "settings/*.py")]
+    return [path for pattern in patterns for path in folder.glob(pattern)][:50]
+
+
+def _is_database(path: Path) -> bool:
+    """Whether a file is a SQLite database that Django has migrated."""
+    if not path.name.endswith((".sqlite3", ".sqlite", ".db")) or path.is_symlink() or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        beginning = file.read(1 << 20)
+    return beginning.startswith(b"SQLite format 3\0") and b"django_migrations" in beginning
+
+
+def _media(site: Site, adoption: Adoption, servers: list[Server]) -> None:
+    """The folders of uploads: as nginx serves them, in the site's root, beside the project."""
+    served = [
+        folder
+        for server in servers
+        for location, folder in server.folders.items()
+        if re.search("media|upload", f"{location} {folder.name}")
+    ]
+    around = [top / inner / "media" for top in _tops(adoption) for inner in (".", *_INNER)]
+    told = {found.path for found in adoption.found}
+    folders = [path for path in (*served, *around) if path != site.media or str(path) in told]
+    present = [path for path in dict.fromkeys(folders) if path.is_dir() and not (path.is_symlink() or _is_empty(path))]
+    adoption.media = present
+    adoption.found += [Found("uploads", str(path)) for path in present if str(path) not in told]
+
+
+def _owner(adoption: Adoption, mine: list[Process]) -> None:
+    """Whose the old site is: of its processes, workers rather than a master that root has started."""
+    for process in sorted(mine, key=lambda process: process.user == 0):
+        adoption.owner = adoption.owner or (process.user, process.group)
+    for path in adoption.databases:
+        status = path.stat()
+        adoption.owner = adoption.owner or (status.st_uid, status.st_gid)

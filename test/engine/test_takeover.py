@@ -1,0 +1,351 @@
+"""Taking an old site over on a host in miniature: its data loses nothing, and whatever fails leaves it as it was."""
+
+import contextlib
+import errno
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+from pathlib import Path
+
+import django_adoption
+import django_command
+import django_proxy
+import django_removal
+import django_site
+import django_steps
+import django_takeover
+import pytest
+from django_command import DeploymentError
+
+OLD = "server { listen 80; server_name blog.example.org; location / { proxy_pass http://127.0.0.1:8001; } }\n"
+
+
+class Old:
+    """An old site: its folder, and its database of guests."""
+
+    def __init__(self, world, folder: Path, mode: str = "delete"):
+        self.world, self.folder, self.database = world, folder, folder / "db.sqlite3"
+        (folder / "media/2026").mkdir(parents=True)
+        (folder / "media/2026/photo").write_text("a photo")
+        (folder / "manage.py").write_text("")
+        with contextlib.closing(sqlite3.connect(self.database)) as connection:
+            connection.execute(f"PRAGMA journal_mode={mode}")
+            connection.execute("CREATE TABLE django_migrations (app, name)")
+            connection.execute("INSERT INTO django_migrations VALUES ('blog', '0001_initial')")
+            connection.execute("CREATE TABLE guest (name)")
+            connection.commit()
+        self.sign("Ada")
+        (django_proxy.ETC / "sites-enabled").mkdir()
+        self.nginx = django_proxy.ETC / "sites-enabled/blog"
+        self.nginx.write_text(OLD)
+
+    def sign(self, name: str) -> None:
+        with contextlib.closing(sqlite3.connect(self.database, timeout=0)) as connection:
+            connection.execute("INSERT INTO guest VALUES (?)", [name])
+            connection.commit()
+
+    def guests(self, path: Path | None = None) -> list[str]:
+        with contextlib.closing(sqlite3.connect(path or self.database)) as connection:
+            return [name for (name,) in connection.execute("SELECT name FROM guest")]
+
+
+@pytest.fixture(autouse=True)
+def systemd(tmp_path, monkeypatch):
+    monkeypatch.setattr(django_takeover, "_SYSTEMD", tmp_path)
+
+
+@pytest.fixture
+def old(world, own_host, monkeypatch):
+    """An old site in a folder of its own, that nginx serves by a port behind which nobody is any more."""
+    old = Old(world, own_host / "opt/shop")
+    unit = f"[Service]\nWorkingDirectory={old.folder}\nExecStart={old.folder}/venv/bin/gunicorn x\n"
+    (django_adoption.SYSTEMD / "shop.service").write_text(unit)
+    monkeypatch.setattr(django_adoption, "_is_project", lambda folder: folder == old.folder)
+    old.nginx.write_text(OLD.replace("location", f"location /static {{ alias {old.folder}/static; }} location"))
+    world.options = {"adopt": True}
+    uses(world, world.site.database / "db.sqlite3")
+    return old
+
+
+def uses(world, path: Path) -> None:
+    """The project's default database is this file."""
+    world.answers = {"databases": {"default": {"engine": "django.db.backends.sqlite3", "name": str(path)}}}
+
+
+def plan(world) -> dict:
+    return django_site.read_json(world.site.adopted / "plan.json")
+
+
+def test_a_site_is_taken_over(world, old):
+    changes = world.apply()
+    site = world.site
+    (aside,) = site.adopted.iterdir()
+    unit = str(django_adoption.SYSTEMD / "shop.service")
+    told = {
+        str(old.nginx): f"set aside in {aside}",
+        unit: f"stopped, set aside in {aside}",
+        str(old.database): f"copied to {site.database}/db.sqlite3",
+        str(old.folder / "media"): f"copied to {site.media}",
+    }
+    assert changes["site"]["adopted"] == changes["live"]["adopted"] == told
+    assert old.guests(site.database / "db.sqlite3") == old.guests() == ["Ada"]
+    assert (site.media / "2026/photo").read_text() == "a photo"
+    assert not old.nginx.exists() and "alias" in (aside / str(old.nginx)[1:]).read_text()
+    assert not Path(unit).exists() and (aside / unit[1:]).exists()
+    assert (django_proxy.ETC / "sites-enabled/blog.example.org").is_symlink()
+    stopping = ["systemctl", "disable", "--quiet", "--now", "shop.service"]
+    commands = world.commands
+    assert commands.index(["systemctl", "start", "nginx.service"]) < commands.index(stopping)
+    assert commands.index(stopping) < commands.index(["systemctl", "daemon-reload"])
+    assert django_site.read_json(aside / "adoption.json")["phase"] == "done" and plan(world) is None
+    world.check()
+    assert world.apply() == {}
+    del world.options["adopt"]
+    assert world.apply() == {"site": {str(site.applied): "changed"}}
+
+
+def test_a_dry_run_changes_nothing(world, old, own_host):
+    before = {path: path.lstat().st_mtime_ns for path in own_host.rglob("*")}
+    changes = world.apply(test=True)
+    assert changes["site"]["adopted"][str(old.database)] == f"copied to {world.site.database}/db.sqlite3"
+    assert {path: path.lstat().st_mtime_ns for path in own_host.rglob("*")} == before
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_the_old_site_reads_and_does_not_write_once_it_is_copied(world, own_host, mode):
+    old = Old(world, own_host / "opt/shop", mode)
+    site = world.make_site()
+    site.adopted.mkdir()
+    adoption = django_adoption.Adoption(databases={old.database: site.database / "db.sqlite3"})
+    takeover = django_takeover._begin(site, adoption, None)
+    with contextlib.closing(sqlite3.connect(old.database)) as open_before:
+        assert len(open_before.execute("SELECT * FROM guest").fetchall()) == 1
+        takeover.hand_over()
+        assert old.guests() == ["Ada"]
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            old.sign("too late")
+    assert old.guests(site.database / "db.sqlite3") == ["Ada"]
+    assert stat.S_IMODE((site.database / "db.sqlite3").stat().st_mode) == 0o640
+    takeover.let_go()
+    old.sign("Bob")
+    takeover.hand_over()
+    assert old.guests(site.database / "db.sqlite3") == ["Ada", "Bob"]
+    takeover.let_go()
+    assert sorted(path.name for path in site.database.iterdir()) == ["db.sqlite3"]
+
+
+def test_a_database_that_somebody_holds(world, old, monkeypatch):
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        django_takeover.sqlite3, "connect", lambda *some, **more: connect(*some, **{**more, "timeout": 0})
+    )
+    with contextlib.closing(connect(old.database, isolation_level=None)) as held:
+        held.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DeploymentError) as error:
+            world.apply()
+    assert error.value.message == f"static: the old site's database {old.database} cannot be copied: database is locked"
+    assert old.nginx.exists() and world.live == "" and world.releases == {}
+    world.apply()
+    assert old.guests(world.site.database / "db.sqlite3") == ["Ada"]
+
+
+FAILURES = [
+    *[("the project", "migrate"), ("the instance", "enable --quiet --no-reload --now django-blog")],
+    ("nginx", "nginx -t"),
+]
+
+
+@pytest.mark.parametrize("part", [part for _name, part in FAILURES], ids=[name for name, _part in FAILURES])
+def test_what_fails_leaves_the_old_site_and_the_next_apply_has_its_new_rows(world, old, part, monkeypatch):
+    if part == "migrate":
+        pending = {"default": {"applied": [], "pending": ["blog.0001_initial"]}}
+        world.answers["migrations"] = pending
+        broken = DeploymentError("no such table", transient=True)
+        monkeypatch.setattr("django_project.migrate", lambda *_: (_ for _ in ()).throw(broken))
+    else:
+        world.fails = {part: DeploymentError("it does not", transient=True)}
+    text = old.nginx.read_text()
+    with pytest.raises(DeploymentError):
+        world.apply()
+    assert old.nginx.read_text() == text and world.live == ""
+    assert not (django_proxy.ETC / "sites-enabled/blog.example.org").exists()
+    assert ["systemctl", "disable", "--quiet", "--now", "shop.service"] not in world.commands
+    assert plan(world)["phase"] == "waiting" and world.running == set()
+    old.sign("Bob")
+    (old.folder / "media/new").write_text("new")
+    world.fails, world.answers["migrations"] = {}, {}
+    world.options["environment"] = {"MENDED": "yes"}
+    world.apply()
+    assert old.guests(world.site.database / "db.sqlite3") == ["Ada", "Bob"]
+    assert (world.site.media / "new").read_text() == "new"
+    assert plan(world) is None and not old.nginx.exists()
+    world.check()
+
+
+def test_an_empty_database_is_refused(world, old):
+    uses(world, world.site.database / "other.sqlite3")
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message == (
+        f"static: the release would begin with an empty database {world.site.database}/other.sqlite3; "
+        f"the old site has {old.database}"
+    )
+    assert error.value.hint.startswith("django:sites:blog:database: {engine: sqlite, name: db.sqlite3}")
+    old.sign("Bob")
+    assert old.nginx.exists()
+
+
+def test_a_disk_that_is_too_small(world, old, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(DeploymentError, match=r"the old site's data needs 0 MiB in .*, which has 0 MiB left"):
+        world.apply()
+    old.sign("Bob")
+
+
+def test_taking_the_site_off_before_it_was_live_leaves_the_old_ones_data(world, in_place):
+    world.fails = {"nginx -t": DeploymentError("it does not", transient=True)}
+    with pytest.raises(DeploymentError):
+        world.apply()
+    world.options |= {"state": "absent", "remove_data": True}
+    django_removal.remove(world.site, "a test")
+    assert in_place.guests() == ["Ada"] and (world.site.media / "2026/photo").exists()
+
+
+@pytest.mark.parametrize("disks", ["one", "two"])
+def test_what_is_set_aside_never_replaces_anything(world, in_place, monkeypatch, disks):
+    rename = Path.rename
+
+    def over_disks(path, target):
+        if path.name == "source" and disks == "two":
+            raise OSError(errno.EXDEV, "another disk")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", over_disks)
+    run = world.run
+    monkeypatch.setattr(
+        django_command,
+        "run",
+        lambda argv, **more: subprocess.run(argv, check=True) if argv[0] == "cp" else run(argv, **more),
+    )
+    monkeypatch.setattr(django_takeover.Takeover, "_place", in_the_way(django_takeover.Takeover._place))
+    world.apply()
+    (aside,) = world.site.adopted.iterdir()
+    assert not (world.site.root / "source").exists()
+    found = aside / str(world.site.root)[1:]
+    assert (found / "source/first").exists() and (found / "source.again/manage.py").exists()
+    assert sorted(path.name for path in found.iterdir()) == ["source", "source.again"]
+
+
+def in_the_way(place):
+    def made(self, path):
+        target = place(self, path)
+        if target.name == "source":
+            target.mkdir()
+            (target / "first").write_text("")
+        return target
+
+    return made
+
+
+# An apply that was cut short
+
+
+def cut_short(world, monkeypatch, where: str) -> None:
+    """An apply that is killed."""
+    with monkeypatch.context() as patched:
+        module, name = where.rsplit(".", 1)
+        patched.setattr(f"{module}.{name}", lambda *_: (_ for _ in ()).throw(SystemExit))
+        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        patched.setattr(django_takeover.Takeover, "write", only_switching(django_takeover.Takeover.write))
+        with pytest.raises(SystemExit):
+            world.apply()
+
+
+def only_switching(write):
+    """What follows the kill is not done."""
+    return lambda self, **values: None if values.get("phase") == "waiting" else write(self, **values)
+
+
+def test_a_kill_after_the_switch_is_gone_on_with(world, old, monkeypatch):
+    monkeypatch.setattr(django_takeover.Takeover, "_stop", lambda self: (_ for _ in ()).throw(SystemExit))
+    with pytest.raises(SystemExit):
+        world.apply()
+    assert plan(world)["phase"] == "switched" and world.live
+    monkeypatch.setattr(django_takeover.Takeover, "_stop", lambda self: None)
+    del world.options["adopt"]
+    changes = world.apply()
+    assert "adopted" in changes["live"] and plan(world) is None
+    assert not (django_adoption.SYSTEMD / "shop.service").exists()
+    world.check()
+
+
+@pytest.mark.parametrize("wrote", [False, True])
+def test_a_kill_within_the_switch(world, old, monkeypatch, wrote):
+    """Nobody knows which of the two served then: it is gone on with only if the old one has not written."""
+    cut_short(world, monkeypatch, "django_proxy.apply")
+    assert plan(world)["phase"] == "switching" and world.live
+    if wrote:
+        old.sign("Bob")
+        with pytest.raises(DeploymentError) as error:
+            world.apply()
+        assert error.value.message.startswith(f"live: the old site has written to {old.database} after it was copied")
+        world.site.current.unlink()
+    world.apply()
+    assert old.guests(world.site.database / "db.sqlite3") == (["Ada", "Bob"] if wrote else ["Ada"])
+    assert plan(world) is None
+
+
+# Data that stays where it is
+
+
+@pytest.fixture
+def in_place(world):
+    """A site whose database and uploads lie where the formula has them."""
+    site = world.site
+    old = Old(world, site.root / "database")
+    (site.root / "database/manage.py").unlink()
+    shutil.move(site.root / "database/media", site.media)
+    (site.root / "source").mkdir()
+    (site.root / "source/manage.py").write_text("")
+    world.options = {"adopt": True}
+    uses(world, old.database)
+    return old
+
+
+def test_data_in_place_is_used_as_it_is(world, in_place, monkeypatch):
+    inode = in_place.database.stat().st_ino
+    changes = world.apply()
+    assert changes["live"]["adopted"][str(in_place.database)] == "used where it is"
+    assert in_place.database.stat().st_ino == inode and in_place.guests() == ["Ada"]
+    assert (world.site.media / "2026/photo").read_text() == "a photo"
+    assert not (world.site.root / "source").exists()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (world.site.root, world.site.database)} == {0o755, 0o750}
+    assert world.apply() == {}
+
+
+def test_until_then_the_old_site_may_write_in_its_folders(world, in_place):
+    deployment = world.deployment()
+    list(django_steps.site(deployment))
+    assert stat.S_IMODE(world.site.root.stat().st_mode) == 0o1775
+    assert str(world.site.database) in plan(world)["kept"]
+    in_place.sign("Bob")
+
+
+def test_another_user_reads_on_and_gets_its_data_back_when_it_fails(world, in_place, monkeypatch):
+    monkeypatch.setattr(django_adoption, "_owner", lambda adoption, mine: setattr(adoption, "owner", (12345, 54321)))
+    in_place.database.chmod(0o644)
+    world.fails = {"nginx -t": DeploymentError("it does not", transient=True)}
+    seen = []
+    give = django_takeover._hand
+    monkeypatch.setattr(
+        django_takeover, "_hand", lambda path, *who, **more: seen.append(who) or give(path, *who, **more)
+    )
+    with pytest.raises(DeploymentError):
+        world.apply()
+    assert ("blog", django_site.group_name(54321)) in seen
+    assert stat.S_IMODE(in_place.database.stat().st_mode) == 0o644
+    world.fails = {}
+    world.apply()
+    assert stat.S_IMODE(in_place.database.stat().st_mode) == 0o640 and os.getuid() == in_place.database.stat().st_uid
