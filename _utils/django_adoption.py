@@ -98,6 +98,7 @@ class Adoption:
         folders: the folders of the old project.
         entries: what lies in the site's root and is set aside.
         nginx, units, programs: files of the old site: of nginx, systemd and supervisor.
+        neighbours: names of other servers of nginx, by the address behind them.
         names: names of the programs.
         workers: units and programs that serve no pages.
         addresses: where the old site listens: paths of sockets, or ``host:port``.
@@ -111,6 +112,7 @@ class Adoption:
     folders: list[Path] = field(default_factory=list)
     entries: list[Path] = field(default_factory=list)
     nginx: list[Path] = field(default_factory=list)
+    neighbours: dict[str, list[str]] = field(default_factory=dict)
     units: list[Path] = field(default_factory=list)
     programs: list[Path] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -187,6 +189,9 @@ def _nginx_files(site: Site, adoption: Adoption) -> list[Server]:
     for path, text in texts.items():
         inside = [_server(block, upstreams) for block in _blocks(text, "server")]
         own = [server for server in inside if domains & {name.removeprefix(".") for name in server.names}]
+        for server in inside:
+            if server not in own:
+                adoption.neighbours |= dict.fromkeys(server.addresses, server.names)
         if own:
             servers += own
             adoption.nginx.append(path)
@@ -275,7 +280,9 @@ def _address(value: str) -> str:
 
 def _entries(site: Site, adoption: Adoption, kept: Sequence[str]) -> None:
     """What lies in the site's root that the formula has not made."""
-    is_laid_out = site.applied.exists()
+    # One of these is enough: a site that was taken off keeps them, and so does one that was brought from another host.
+    signs = (site.applied, site.deploys, site.secrets / "secret_key.json")
+    is_laid_out = any(path.exists() for path in signs)
     ours = {folder.path for folder in site.folders()} | {site.current, site.previous, site.deploys, site.lock_file}
     ours |= {site.applied, site.adopted}
     data = {site.database, site.media}
@@ -303,7 +310,8 @@ def _is_empty(path: Path) -> bool:
 def _project_folders(site: Site, adoption: Adoption, servers: list[Server], behind: list[Process]) -> None:
     """The folders of the old project: where its processes run, and the projects that nginx serves files of."""
     found = [Path(process.folder) for process in behind]
-    found += [Path(word).parents[2] for process in behind for word in process.argv[:2] if _is_program(word)]
+    virtualenvs = [Path(word).parents[1] for process in behind for word in process.argv[:2] if _is_program(word)]
+    found += [*virtualenvs, *(folder.parent for folder in virtualenvs if _is_project(folder.parent))]
     served = [folder for server in servers for folder in server.folders.values()]
     found += [top for folder in served for top in (folder, folder.parent) if _is_project(top)]
     adoption.folders += [folder for folder in dict.fromkeys(found) if not _is_broad(folder)]
@@ -455,6 +463,12 @@ def _processes(adoption: Adoption, everybody: list[Process], behind: list[Proces
         for process in everybody
         if process in behind or (process.is_application() and process.lies_in(adoption.folders))
     ]
+    for address, names in adoption.neighbours.items():
+        if address not in adoption.addresses and any(process in mine for process in _holders(address, everybody)):
+            adoption.refused.append(
+                f"what answers for {', '.join(names)} at {address} runs in the same folders, and would be stopped too: "
+                "give it others, or choose another root"
+            )
     units = {path.name for path in adoption.units}
     for process in mine:
         adoption.found.append(Found("process", str(process.pid), str(process)))

@@ -92,7 +92,7 @@ class Takeover:
         self.write(stamps={str(old): _stamp(old) for old, new in self.databases.items() if old != new})
         folder = self.site.media
         if str(folder) not in self.plan["kept"]:
-            os.chown(folder, 0, 0)
+            os.chown(folder, django_site.user_id("root"), django_site.group_id("root"))
         self._copy_uploads()
         self._give(final=False)
 
@@ -216,15 +216,15 @@ class Takeover:
             target = self._place(path)
             if os.path.lexists(path) and not os.path.lexists(target):
                 shutil.copy2(path, target, follow_symlinks=False)
-        before = django_proxy.workers()
         if self.plan["phase"] != "switched":
+            before = django_proxy.workers()
             ports = sorted({*django_proxy.refused_ports(), *self.site.config["proxy"]["listen"]})
             refusing = django_proxy.default_server(ports, templates, without=theirs)
             django_proxy.apply({**dict.fromkeys(theirs), **refusing, **wanted})
-        self.write(phase="switched")
-        deadline = time.monotonic() + 30
-        while before & django_proxy.workers() and time.monotonic() < deadline:
-            time.sleep(0.05)
+            self.write(phase="switched")
+            deadline = time.monotonic() + 30
+            while before & django_proxy.workers() and time.monotonic() < deadline:
+                time.sleep(0.05)
 
     def _refuse_late_writes(self) -> None:
         """After an apply that was cut short in the switch: nobody may have written to what had been copied before."""

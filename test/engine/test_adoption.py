@@ -92,9 +92,11 @@ def test_a_file_below_the_root(host, name):
     assert host.found() == [f"file /srv/django/blog/{name}"]
 
 
-def test_what_is_ours_is_not_found(host):
+@pytest.mark.parametrize("sign", ["site.json", "deploys.jsonl", "secrets/secret_key.json"])
+def test_what_is_ours_is_not_found(host, sign):
+    """After a removal that kept the data, and where it was brought from another host."""
     site = host.make_site()
-    host.write("srv/django/blog/site.json", "{}")
+    host.write(f"srv/django/blog/{sign}", "{}")
     for folder in ("database", "media", "releases", "log"):
         host.write(f"srv/django/blog/{folder}/file")
     assert django_adoption.find(site).found == []
@@ -251,6 +253,27 @@ def test_a_project_elsewhere_is_found_by_its_domain(host):
     assert adoption.refused == [] and adoption.entries == []
     assert (adoption.names, adoption.workers) == (["shop", "worker"], ["worker"])
     assert adoption.databases == {host.top / "opt/shop/db.sqlite3": host.root / "database/db.sqlite3"}
+
+
+def test_a_neighbour_that_runs_in_the_same_folders(host):
+    host.write("opt/shop/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8001"))
+    host.nginx(PROXY % ("other.org", "127.0.0.1:8002"), "other")
+    host.run("opt/shop", "/usr/bin/gunicorn", "a", listens="8001")
+    host.run("opt/else", "/usr/bin/gunicorn", "b", listens="8002")
+    assert host.refused() == []
+    host.run("opt/shop", "/usr/bin/gunicorn", "b", listens="8002")
+    assert [reason.partition(", and")[0] for reason in host.refused()] == [
+        "what answers for other.org at 127.0.0.1:8002 runs in the same folders"
+    ]
+
+
+def test_a_folder_of_virtualenvs_is_not_one_sites(host):
+    host.write("opt/shop/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8001"))
+    host.write("etc/systemd/system/other.service", UNIT % ("/opt/other", f"{host.top}/opt/venvs/other"))
+    host.run("opt/shop", f"{host.top}/opt/venvs/shop/bin/gunicorn", "a", listens="8001")
+    assert "unit" not in str(host.found())
 
 
 def test_a_file_of_supervisor_with_somebody_elses_program(host):
