@@ -342,7 +342,7 @@ def wanted(site: Site) -> Takeover | None:
     under_way = load(site)
     if under_way and under_way.plan["phase"] != "waiting":
         return under_way
-    if not under_way and site.current.is_symlink():
+    if not under_way and site.current.is_symlink() and site.applied.exists():
         return None
     adoption = django_adoption.look(site, under_way.plan["kept"] if under_way else ())
     return _begin(site, adoption, under_way) if adoption else None

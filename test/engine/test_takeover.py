@@ -106,6 +106,20 @@ def test_a_site_is_taken_over(world, old):
     assert world.apply() == {"site": {str(site.applied): "changed"}}
 
 
+def test_the_releases_of_another_tool_are_refused(world):
+    """As Capistrano lays them out: with the same names, and nothing that could be told from a site's."""
+    site = world.site
+    (site.releases / "20200101120000").mkdir(parents=True)
+    site.current.symlink_to(site.releases / "20200101120000")
+    (site.shared / "log").mkdir(parents=True)
+    world.options = {"adopt": True}
+    with pytest.raises(DeploymentError, match="blog cannot be adopted as it is") as error:
+        world.apply()
+    for name in ("current", "releases", "shared"):
+        assert f"{site.root}/{name} has the name of something of this formula's" in error.value.message
+    assert sorted(path.name for path in site.root.iterdir()) == ["current", "releases", "shared"]
+
+
 def test_a_dry_run_changes_nothing(world, old, own_host):
     before = {path: path.lstat().st_mtime_ns for path in own_host.rglob("*")}
     changes = world.apply(test=True)

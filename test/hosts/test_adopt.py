@@ -291,7 +291,8 @@ def test_the_way_back_by_hand(host, blog):
     blog.deploy(state="absent")
     (aside,) = host.run(f"ls -d {blog.root}/adopted/*").stdout.split()
     writer = Writer(f"http://{host.address}", "blog.example.org")
-    host.run(f"cd {aside} && rm adoption.json && cp -a . / && systemctl daemon-reload")
-    host.run("systemctl enable --quiet --now gunicorn-blog.example.org && nginx -t -q && systemctl reload nginx")
+    host.run(f"cd {aside} && rm adoption.json && tar -c . | tar -x -C / --no-overwrite-dir")
+    host.run("systemctl daemon-reload && systemctl enable --quiet --now gunicorn-blog.example.org")
+    host.run("nginx -t -q && systemctl reload nginx")
     until(lambda: writer.sign("after"), "the old site does not come back")
     assert host.http("/release", "blog.example.org").json()["release"] is None
