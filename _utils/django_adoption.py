@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import django_database
 import django_proxy
 import django_site
 from django_command import DeploymentError
@@ -516,25 +517,18 @@ def _ports(site: Site, adoption: Adoption, holders: dict[str, list[Process]], mi
 
 def _databases(site: Site, adoption: Adoption) -> None:
     """The SQLite files of the old site, and where the new one has each."""
-    if not site.config["overlay"] and not site.config["database"]["engine"]:
-        return  # the project alone knows where its database is
-    said = site.config["database"]["name"] or ""
-    kept = Path(said) if said.startswith("/") else None
-    files = [kept] if kept and _is_database(kept) else []
-    for top in _tops(adoption):
-        names = (".", "database", "db", "data", *_INNER)
-        files += [path for name in names for path in sorted((top / name).glob("*")) if _is_database(path)]
-        files += [path for path in _named_in_settings(top) if _is_database(path)]
-    told = {found.path for found in adoption.found}
-    ours = [folder for folder in (site.database, site.media) if str(folder) not in told]
-    for path in dict.fromkeys(Path(os.path.normpath(file)) for file in files):
-        if _lies_in(str(path), ours):
-            continue
-        stays = path == kept or _lies_in(str(path), [site.database])
+    given = site.config["databases"]
+    default = given.get("default", {"engine": None, "name": None})
+    if default["engine"] in django_database.BACKENDS or not (site.config["overlay"] or default["engine"]):
+        return  # it is on a server, or the project alone knows where it is
+    names = [database["name"] or "" for database in given.values() if database["engine"] == "sqlite"]
+    kept = [Path(name) for name in names if name.startswith("/")]
+    for path in _candidates(site, adoption, kept):
+        stays = path in kept or _lies_in(str(path), [site.database])
         adoption.databases[path] = path if stays else site.database / path.name
-    if len(adoption.databases) == 1 and said and not kept:
+    if len(adoption.databases) == 1 and default["name"] and not kept:
         path = next(iter(adoption.databases))
-        adoption.databases[path] = path if _lies_in(str(path), [site.database]) else site.database / said
+        adoption.databases[path] = path if _lies_in(str(path), [site.database]) else site.database / default["name"]
     olds_of: dict[Path, list[Path]] = {}
     for path, new in adoption.databases.items():
         olds_of.setdefault(new, []).append(path)
@@ -542,9 +536,23 @@ def _databases(site: Site, adoption: Adoption) -> None:
         if len(olds) > 1:
             adoption.refused.append(
                 f"{' and '.join(map(str, olds))} may each be the database: move away what is not, "
-                f"or let it stay where it is: django:sites:{site.name}:database: {{engine: sqlite, name: {olds[0]}}}"
+                "or let it stay where it is: "
+                f"{django_database.place(site, 'default')}: {{engine: sqlite, name: {olds[0]}}}"
             )
     adoption.found += [Found("database", str(path)) for path in adoption.databases]
+
+
+def _candidates(site: Site, adoption: Adoption, kept: list[Path]) -> list[Path]:
+    """The SQLite files that the pillar or the old settings name, or that lie in the old project's folders."""
+    files = list(kept)
+    for top in _tops(adoption):
+        inner = (".", "database", "db", "data", *_INNER)
+        files += [path for name in inner for path in sorted((top / name).glob("*"))]
+        files += _named_in_settings(top)
+    told = {found.path for found in adoption.found}
+    ours = [folder for folder in (site.database, site.media) if str(folder) not in told]
+    paths = dict.fromkeys(Path(os.path.normpath(file)) for file in files)
+    return [path for path in paths if not _lies_in(str(path), ours) and _is_database(path)]
 
 
 def _tops(adoption: Adoption) -> list[Path]:

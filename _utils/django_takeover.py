@@ -20,6 +20,7 @@ import django_command
 import django_database
 import django_instance
 import django_proxy
+import django_service
 import django_site
 from django_adoption import Adoption
 from django_command import DeploymentError, seconds
@@ -27,8 +28,6 @@ from django_proxy import Files
 from django_release import Release
 from django_site import Folder, Site
 
-#: Is there where systemd is PID 1.
-_SYSTEMD = Path("/run/systemd/system")
 _COMPANIONS = ("", "-journal", "-wal", "-shm")
 
 
@@ -181,14 +180,15 @@ class Takeover:
         Raises:
             DeploymentError: the default database is none of those that the old site has used.
         """
-        path = django_database.file_of(release, databases["default"]) if "default" in databases else None
+        default = databases.get("default")
+        path = default and django_database.file_of(self.site, release.path, release.facts, default)
         known = {*self.databases, *self.databases.values()}
         if path and known and path not in known:
             names = ", ".join(str(old) for old in self.databases)
             first = next(iter(self.databases.values())).name
             raise DeploymentError(
                 f"the release would begin with an empty database {path}; the old site has {names}",
-                hint=f"django:sites:{self.site.name}:database: {{engine: sqlite, name: {first}}}",
+                hint=f"{django_database.place(self.site, 'default')}: {{engine: sqlite, name: {first}}}",
             )
 
     def let_go(self) -> None:
@@ -252,7 +252,7 @@ class Takeover:
         self._copy_uploads()
         for path in [*self.plan["entries"], *self.plan["units"], *self.plan["programs"]]:
             self._put_aside(Path(path))
-        if self.plan["units"] and _SYSTEMD.exists():
+        if self.plan["units"] and django_service.has_systemd():
             django_command.run(["systemctl", "daemon-reload"], doing="reading the units again")
         self._give(final=True)
         django_site.make_folder(self.site.folders()[0])
@@ -278,7 +278,7 @@ class Takeover:
 
     def _stop(self) -> None:
         units = [Path(path).name for path in self.plan["units"] if Path(path).exists()]
-        if units and _SYSTEMD.exists():
+        if units and django_service.has_systemd():
             argv = ["systemctl", "disable", "--quiet", "--now", *units]
             django_command.run(argv, doing=f"stopping {' '.join(units)}", timeout=120)
         for name in self.plan["names"]:

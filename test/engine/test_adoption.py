@@ -410,6 +410,7 @@ def test_which_database_is_used_is_not_guessed(host):
         ({}, "srv/django/blog/database/site.db"),
         ({"database": {"engine": "sqlite", "name": "blog.sqlite3"}}, "srv/django/blog/database/blog.sqlite3"),
         ({"overlay": False}, None),
+        ({"database": {"engine": "postgres", "name": "blog", "host": "db.example.org"}}, None),
         ({"overlay": False, "database": {"engine": "sqlite"}}, "srv/django/blog/database/site.db"),
     ],
 )
@@ -424,7 +425,7 @@ def test_a_database_that_stays_where_it_is(host):
     path = host.write("var/lib/club/data/club.db", SQLITE)
     host.write("srv/django/blog/source/manage.py")
     site = host.site(database={"engine": "sqlite", "name": "/var/lib/club/data/club.db"})
-    site.config["database"]["name"] = str(path)
+    site.config["databases"]["default"]["name"] = str(path)
     assert django_adoption.find(site).databases == {path: path}
 
 

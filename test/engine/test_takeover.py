@@ -51,11 +51,6 @@ class Old:
             return [name for (name,) in connection.execute("SELECT name FROM guest")]
 
 
-@pytest.fixture(autouse=True)
-def systemd(tmp_path, monkeypatch):
-    monkeypatch.setattr(django_takeover, "_SYSTEMD", tmp_path)
-
-
 @pytest.fixture
 def old(world, own_host, monkeypatch):
     """An old site in a folder of its own, that nginx serves by a port behind which nobody is any more."""
@@ -97,7 +92,7 @@ def test_a_site_is_taken_over(world, old):
     assert (django_proxy.ETC / "sites-enabled/blog.example.org").is_symlink()
     stopping = ["systemctl", "disable", "--quiet", "--now", "shop.service"]
     commands = world.commands
-    assert commands.index(["systemctl", "start", "nginx.service"]) < commands.index(stopping)
+    assert commands.index(["systemctl", "reload", "nginx.service"]) < commands.index(stopping)
     assert commands.index(stopping) < commands.index(["systemctl", "daemon-reload"])
     assert django_site.read_json(aside / "adoption.json")["phase"] == "done" and plan(world) is None
     world.check()
