@@ -112,7 +112,7 @@ class Takeover:
 
         While it is frozen nothing of this process may open and close the old file: that would end the lock.
         """
-        temporary = new.with_name(f".{new.name}.new")
+        temporary = self.site.adopted / new.name  # nobody but root may put a link there
         _remove_database(temporary)
         try:
             lock = sqlite3.connect(f"{old.as_uri()}?mode=rw", uri=True, timeout=30, isolation_level=None)
@@ -132,7 +132,7 @@ class Takeover:
             ) from None
         _hand(temporary, self.site.user, self.site.user)
         _remove_database(new)
-        temporary.replace(new)
+        _move(temporary, new)
         django_site.sync_folder(new.parent)
 
     def _copy_uploads(self) -> None:
@@ -399,6 +399,21 @@ def _stamp(path: Path) -> list[int]:
             status = os.stat(f"{path}{ending}")
             stamp += [status.st_size, status.st_mtime_ns] if status.st_size else []
     return stamp
+
+
+def _move(path: Path, target: Path) -> None:
+    """Move a file, to another disk too; a link at the target is replaced, never followed."""
+    try:
+        path.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        status = path.stat()
+        with open(path, "rb") as old, open(target, "xb") as new:
+            os.fchmod(new.fileno(), status.st_mode & 0o7777)
+            os.fchown(new.fileno(), status.st_uid, status.st_gid)
+            shutil.copyfileobj(old, new, 1 << 20)
+        path.unlink()
 
 
 def _remove_database(path: Path) -> None:

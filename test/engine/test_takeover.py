@@ -145,6 +145,32 @@ def test_the_old_site_reads_and_does_not_write_once_it_is_copied(world, own_host
     assert sorted(path.name for path in site.database.iterdir()) == ["db.sqlite3"]
 
 
+@pytest.mark.parametrize("disks", ["one", "two"])
+def test_a_copy_follows_no_link(world, own_host, monkeypatch, disks):
+    """The old site's user may write in the folder of databases: what it puts there leads root nowhere."""
+    old = Old(world, own_host / "opt/shop")
+    site = world.make_site()
+    site.adopted.mkdir()
+    adoption = django_adoption.Adoption(databases={old.database: site.database / "db.sqlite3"})
+    takeover = django_takeover._begin(site, adoption, None)
+    (own_host / "shadow").write_text("untouched")
+    for name in ("db.sqlite3", ".db.sqlite3.new", "db.sqlite3-wal", "db.sqlite3-journal"):
+        (site.database / name).symlink_to(own_host / "shadow")
+    if disks == "two":
+        another = OSError(errno.EXDEV, "another disk")
+        monkeypatch.setattr(
+            Path,
+            "replace",
+            lambda path, to: (_ for _ in ()).throw(another) if "sqlite3" in path.name else os.replace(path, to),
+        )
+    takeover.hand_over()
+    takeover.let_go()
+    assert (own_host / "shadow").read_text() == "untouched"
+    assert old.guests(site.database / "db.sqlite3") == ["Ada"]
+    assert stat.S_IMODE((site.database / "db.sqlite3").lstat().st_mode) == 0o640
+    assert [path.name for path in site.adopted.iterdir()] == ["plan.json"]
+
+
 def test_a_database_that_somebody_holds(world, old, monkeypatch):
     connect = sqlite3.connect
     monkeypatch.setattr(
