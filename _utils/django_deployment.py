@@ -202,7 +202,8 @@ class Deployment:
         elif self.left and self.release and not self.went_live and self.release.name != self.left.name:
             django_instance.stop(self.site, self.release.path)
         live = self.release if self.went_live else self.live
-        runs = f"{live.name} still runs" if live else "nothing runs yet"
+        nothing = "the old site still serves" if self.takeover else "nothing runs yet"
+        runs = f"{live.name} still runs" if live else nothing
         if self.paused and not self.went_live:
             runs = self._resume(self.paused)
         error.message = f"{step}: {error.message}"

@@ -202,8 +202,9 @@ def test_what_fails_leaves_the_old_site_and_the_next_apply_has_its_new_rows(worl
     else:
         world.fails = {part: DeploymentError("it does not", transient=True)}
     text = old.nginx.read_text()
-    with pytest.raises(DeploymentError):
+    with pytest.raises(DeploymentError) as error:
         world.apply()
+    assert str(error.value).splitlines()[-1] == "the old site still serves"
     assert old.nginx.read_text() == text and world.live == ""
     assert not (django_proxy.ETC / "sites-enabled/blog.example.org").exists()
     assert ["systemctl", "disable", "--quiet", "--now", "shop.service"] not in world.commands
