@@ -200,6 +200,23 @@ def test_a_step_that_fails_stops_its_own_site_only(salt, world, monkeypatch):
         assert {"shop is live", "shop is recorded"} <= {*changed(states)}
 
 
+def test_a_place_that_is_taken_stops_its_own_site_only(salt, world, own_host):
+    source = own_host / "srv/django/blog/source"
+    source.mkdir(parents=True)
+    (source / "manage.py").write_text("")
+    states = salt({"sites": {"blog": SITE}})()
+    failed = [state for state in states if state.result is False]
+    assert failed[0].id == "blog has its place" and f"folder {source}" in failed[0].comment
+    nginx = HOST[HOST.index("The ports of nginx are free") :]
+    assert {state.id for state in failed[1:]} == {*nginx, *SENTENCES} - {"The default site of a fresh nginx is off"}
+    assert set(changed(states)) == {"The packages of the sites are installed", "uv is installed"}
+    assert list(source.parent.iterdir()) == [source] and "systemctl" not in str(world.commands)
+
+    states = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}})()
+    assert {state.id for state in states if state.result is False} == {"blog has its place", *SENTENCES}
+    assert {"nginx is installed", "shop is live", "shop is recorded"} <= {*changed(states)}
+
+
 def broken_for_the_blog(step):
     def fails(deployment):
         if deployment.site.name == "blog":
