@@ -151,11 +151,11 @@ def _diff(old: str | None, new: str | None) -> str:
 
 
 def apply(wanted: Files) -> None:
-    """Bring the files in place and reload nginx; when ``nginx -t`` fails, everything is as it was before.
+    """Bring the files in place and reload nginx; when that fails, everything is as it was before.
 
     Raises:
         DeploymentError: nginx does not accept the files, those of this site or those of a neighbour; the error names
-            file and line.
+            file and line. Or it goes on with its old configuration.
     """
     before = {path: _read(path) for path in wanted}
     try:
@@ -164,7 +164,13 @@ def apply(wanted: Files) -> None:
     except BaseException:
         _install(before)
         raise
-    reload()
+    try:
+        reload()
+    except BaseException:
+        _install(before)
+        with contextlib.suppress(DeploymentError):
+            reload()  # it may have read the new files after all
+        raise
 
 
 def _install(wanted: Files) -> None:
@@ -222,18 +228,6 @@ def refuse_taken_ports(name: str, ports: list[int]) -> None:
 def reload() -> None:
     """Reload nginx, or start it where it does not run."""
     django_service.reload(django_service.NGINX)
-
-
-def workers() -> set[str]:
-    """The processes of nginx that accept connections: a reload is over when none of those before is left."""
-    master = str(django_service.pid(django_service.NGINX))
-    found = set()
-    for path in django_service.PROC.glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError):
-            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-            if parent == master and b"shutting down" not in (path / "cmdline").read_bytes():
-                found.add(path.name)
-    return found
 
 
 def refused_ports() -> list[int]:

@@ -217,14 +217,10 @@ class Takeover:
             if os.path.lexists(path) and not os.path.lexists(target):
                 shutil.copy2(path, target, follow_symlinks=False)
         if self.plan["phase"] != "switched":
-            before = django_proxy.workers()
             ports = sorted({*django_proxy.refused_ports(), *self.site.config["proxy"]["listen"]})
             refusing = django_proxy.default_server(ports, templates, without=theirs)
             django_proxy.apply({**dict.fromkeys(theirs), **refusing, **wanted})
             self.write(phase="switched")
-            deadline = time.monotonic() + 30
-            while before & django_proxy.workers() and time.monotonic() < deadline:
-                time.sleep(0.05)
 
     def _refuse_late_writes(self) -> None:
         """After an apply that was cut short in the switch: nobody may have written to what had been copied before."""

@@ -189,6 +189,7 @@ def test_a_database_that_somebody_holds(world, old, monkeypatch):
 FAILURES = [
     *[("the project", "migrate"), ("the instance", "enable --quiet --no-reload --now django-blog")],
     ("nginx", "nginx -t"),
+    ("its reload", "reload nginx.service"),
 ]
 
 
