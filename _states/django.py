@@ -47,7 +47,6 @@ def site(name, config, platform, templates):
             texts,
             asked_by=asked_by("state.apply", __opts__["cachedir"]),
             test=__opts__["test"],
-            managed=(__pillar__.get("django") or {}).get("sites") or (),
         )
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
@@ -57,7 +56,8 @@ def site(name, config, platform, templates):
 
 def adoption(name, config, platform):
     """
-    Have the place of a site for the site: what somebody else has left there is named, or with ``adopt`` taken over.
+    Have the place of a site for the site: its root, its user and its name are those that it has had, and what somebody
+    else has left there is named, or with ``adopt`` taken over.
 
     This changes nothing. The other states of the site leave the old one alone until the new one is live.
 
@@ -69,6 +69,7 @@ def adoption(name, config, platform):
     ret = {"name": name, "changes": {}, "result": True, "comment": f"nobody else is where {name} is to be"}
     site = django_site.Site(json.loads(config), platform)
     try:
+        django_site.refuse_another_identity(site, (__pillar__.get("django") or {}).get("sites") or ())
         takeover = django_takeover.wanted(site)
     except (DeploymentError, OSError) as error:
         return {**ret, "result": False, "comment": str(error)}

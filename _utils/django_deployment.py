@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -53,7 +53,6 @@ class Deployment:
         revision: a revision other than the configuration's; with it, and with `again`, nothing is held back.
         again: release even where nothing has changed, or the commit was held back or has failed.
         test: steps only look.
-        managed: the names of the sites that the pillar has on this host.
     """
 
     def __init__(
@@ -66,7 +65,6 @@ class Deployment:
         revision: str | None = None,
         again: bool = False,
         test: bool = False,
-        managed: Collection[str] = (),
     ):
         self.site = site
         self.given = {name: value for name, value in given.items() if name not in ("deploy_key", "index_password")}
@@ -77,7 +75,6 @@ class Deployment:
         self.revision = revision
         self.again = again
         self.test = test
-        self.managed = managed
         self.lock = django_site.Lock(site, asked_by)
         self.live = django_release.linked(site, site.current)
         #: The release that the steps work on: the live one until `source` begins another.

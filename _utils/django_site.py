@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -141,6 +141,35 @@ def find(name: str) -> Site:
 def registered() -> list[str]:
     """The names of the sites on this host."""
     return sorted(path.name for path in REGISTRY.iterdir() if not is_temporary(path)) if REGISTRY.is_dir() else []
+
+
+def refuse_another_identity(site: Site, managed: Collection[str]) -> None:
+    """A site's root, user and name hold its data: they do not change by a change of the pillar alone.
+
+    Args:
+        managed: the names of the sites that the pillar has on this host.
+
+    Raises:
+        DeploymentError: one has changed; the error says how that is done.
+    """
+    before = (read_json(REGISTRY / site.name / "site.json") or {}).get("config", {})
+    for key in ("root", "user"):
+        if before.get(key, site.config[key]) != site.config[key]:
+            raise DeploymentError(
+                f"{site.name} lives on this host with {key}: {before[key]}, and its data with it; "
+                f"the pillar now says {site.config[key]}",
+                hint=f"keep django:sites:{site.name}:{key}: {before[key]}, "
+                "or take the site off first (state: absent) and move its data",
+            )
+    for name in sorted({*registered()} - {site.name, *managed}):
+        other = find(name).config
+        shared = sorted({*other["domains"]} & {*site.config["domains"]}) if other["path"] == site.config["path"] else []
+        if shared or other["root"] == site.config["root"]:
+            raise DeploymentError(
+                f"{name}, which the pillar no longer has, still serves {shared[0] if shared else other['root']} here",
+                hint=f"keep its name; or apply with django:sites:{name}: {{state: absent}} first, then with "
+                f"{site.name}: {{root: {other['root']}, user: {other['user']}}}, which has its data again",
+            )
 
 
 def wrong_folder(folder: Folder) -> str:

@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,6 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     begun = deployment.takeover
     takeover = deployment.takeover = django_takeover.wanted(site)
     _refuse_closed_parents(site)
-    _refuse_a_move(site)
-    _refuse_a_new_name(site, deployment.managed)
     django_proxy.refuse_taken_ports(site.name, site.config["proxy"]["listen"])
     folders = takeover.folders() if takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
@@ -97,35 +95,6 @@ def _refuse_closed_parents(site: Site) -> None:
             raise DeploymentError(
                 f"{parent} is {mode}: it lets {site.proxy_group} not through to {site.root}",
                 hint=f"chmod o+x {parent}, or choose another django:sites:{site.name}:root",
-            )
-
-
-def _refuse_a_move(site: Site) -> None:
-    """A site's root and user hold its data: they do not change by a change of the pillar alone."""
-    entry = django_site.REGISTRY / site.name
-    before = (django_site.read_json(entry / "site.json") or {}).get("config", {})
-    for key in ("root", "user"):
-        if before.get(key, site.config[key]) != site.config[key]:
-            raise DeploymentError(
-                f"{site.name} lives on this host with {key}: {before[key]}, and its data with it; "
-                f"the pillar now says {site.config[key]}",
-                hint=f"keep django:sites:{site.name}:{key}: {before[key]}, "
-                "or take the site off first (state: absent) and move its data",
-            )
-
-
-def _refuse_a_new_name(site: Site, managed: Collection[str]) -> None:
-    """A site that has got another name in the pillar would begin anew, beside its own data."""
-    for name in django_site.registered():
-        if name == site.name or name in managed:
-            continue
-        other = django_site.find(name).config
-        shared = sorted({*other["domains"]} & {*site.config["domains"]}) if other["path"] == site.config["path"] else []
-        if shared or other["root"] == site.config["root"]:
-            raise DeploymentError(
-                f"{name}, which the pillar no longer has, still serves {shared[0] if shared else other['root']} here",
-                hint=f"keep its name; or apply with django:sites:{name}: {{state: absent}} first, then with "
-                f"{site.name}: {{root: {other['root']}, user: {other['user']}}}, which has its data again",
             )
 
 

@@ -99,38 +99,41 @@ def test_keys_are_laid_into_the_mirror(world, monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["root", "user"])
-def test_a_site_does_not_move(world, monkeypatch, key):
+def test_a_site_does_not_move(world, key):
     world.apply()
     before = world.site.config[key]
-    make = world.make_site
-
-    def moved(*arguments, **options):
-        site = make(*arguments, **options)
-        return type(site)({**site.config, key: f"{before}-2"}, site.platform)
-
-    world.make_site = moved
+    moved = type(world.site)({**world.site.config, key: f"{before}-2"}, world.site.platform)
     with pytest.raises(DeploymentError) as error:
-        world.apply()
+        django_site.refuse_another_identity(moved, ["blog"])
     assert error.value.message == (
-        f"site: blog lives on this host with {key}: {before}, and its data with it; the pillar now says {before}-2"
+        f"blog lives on this host with {key}: {before}, and its data with it; the pillar now says {before}-2"
     )
     assert f"keep django:sites:blog:{key}: {before}, or take the site off first" in error.value.hint
+    django_site.refuse_another_identity(world.site, ["blog"])
 
 
-def test_a_site_keeps_its_name(world, make_site, monkeypatch):
+@pytest.mark.parametrize(
+    ("changed", "managed", "serves"),
+    [
+        ({}, ["journal"], "blog.example.org"),
+        ({}, ["journal", "blog"], None),
+        ({"path": "/journal"}, ["journal"], None),
+        ({"domains": ["journal.example.org"]}, ["journal"], None),
+        ({"path": "/journal", "root": None}, ["journal"], "/"),
+    ],
+)
+def test_a_site_keeps_its_name(world, changed, managed, serves):
     """Unless the pillar has its old name too, if only to take it off."""
     world.apply()
-    renamed = type(world.site)({**world.site.config, "name": "journal", "root": "/srv/other"}, world.site.platform)
-    with pytest.raises(DeploymentError) as error:
-        django_steps._refuse_a_new_name(renamed, {"journal"})
-    assert error.value.message == "blog, which the pillar no longer has, still serves blog.example.org here"
+    root = world.site.config["root"] if "root" in changed else "/srv/other"
+    config = {**world.site.config, "name": "journal", **changed, "root": root}
+    renamed = type(world.site)(config, world.site.platform)
+    if not serves:
+        django_site.refuse_another_identity(renamed, managed)
+        return
+    with pytest.raises(DeploymentError, match=f"blog, which the pillar no longer has, still serves {serves}") as error:
+        django_site.refuse_another_identity(renamed, managed)
     assert "django:sites:blog: {state: absent}" in error.value.hint and "user: blog}" in error.value.hint
-    django_steps._refuse_a_new_name(renamed, {"journal", "blog"})
-    elsewhere = {**renamed.config, "path": "/journal"}
-    django_steps._refuse_a_new_name(type(world.site)(elsewhere, world.site.platform), {"journal"})
-    there = {**elsewhere, "root": world.site.config["root"]}
-    with pytest.raises(DeploymentError, match="still serves /"):
-        django_steps._refuse_a_new_name(type(world.site)(there, world.site.platform), {"journal"})
 
 
 # The source

@@ -199,7 +199,7 @@ def test_what_fails_leaves_the_old_site_and_the_next_apply_has_its_new_rows(worl
         pending = {"default": {"applied": [], "pending": ["blog.0001_initial"]}}
         world.answers["migrations"] = pending
         broken = DeploymentError("no such table", transient=True)
-        monkeypatch.setattr("django_project.migrate", lambda *_: (_ for _ in ()).throw(broken))
+        monkeypatch.setattr("django_program.migrate", lambda *_: (_ for _ in ()).throw(broken))
     else:
         world.fails = {part: DeploymentError("it does not", transient=True)}
     text = old.nginx.read_text()
