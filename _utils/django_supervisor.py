@@ -101,7 +101,8 @@ def _forget_old_logs(site: Site) -> None:
     there = {path.name.split("-")[0] for path in site.releases.iterdir()}
     for path in site.log.glob("*.log*"):
         if re.fullmatch(r"\d{4,}\.log(\.1)?", path.name) and path.name.split(".")[0] not in there:
-            path.unlink()
+            with contextlib.suppress(OSError):  # the site may have put a folder there
+                path.unlink()
 
 
 def _wait_until_ready(site: Site, release: Path) -> None:

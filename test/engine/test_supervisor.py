@@ -289,9 +289,10 @@ def test_the_logs_of_releases_that_are_gone_are_deleted(release):
     log = release.site.log
     for name in ("0041.log", "0041.log.1", "0042.log", "0042.log.1", "django.log", "0041.log.old"):
         (log / name).write_text("")
+    (log / "0040.log").mkdir()
     release.plays["update"] = release.process
     django_supervisor.start(release.site, release.path)
-    assert {path.name for path in log.iterdir()} == {"0042.log", "0042.log.1", "django.log", "0041.log.old"}
+    assert {path.name for path in log.iterdir()} == {"0040.log", "0042.log", "0042.log.1", "django.log", "0041.log.old"}
 
 
 @pytest.mark.parametrize(
