@@ -97,27 +97,16 @@ def test_a_rollback_loses_no_request(blog):
     assert not blog.apply().changed
 
 
-BROKEN = {
-    "import error": ({"website/wsgi.py": "import lacking\n"}, "has its static files", "No module named 'lacking'"),
-    "server that dies": (
-        {"website/wsgi.py": "import sys\nif 'uwsgi' in sys.modules: raise SystemExit('out of ink')\n"},
-        "has its instance",
-        "out of ink",
-    ),
-}
-
-
-@pytest.mark.parametrize("cause", BROKEN)
-def test_a_broken_commit_leaves_the_old_release_serving(blog, cause):
-    changes, step, says = BROKEN[cause]
+def test_a_commit_whose_server_dies_leaves_the_old_release_serving(blog):
     old = blog.live
-    worktree = blog.repository.worktree
-    blog.repository.commit({name: text + (worktree / name).read_text() for name, text in changes.items()})
+    wsgi = (blog.repository.worktree / "website/wsgi.py").read_text()
+    dies = "import sys\nif 'uwsgi' in sys.modules: raise SystemExit('out of ink')\n"
+    blog.repository.commit({"website/wsgi.py": dies + wsgi})
     with load(blog, connections=2, pause=0.1) as requests:
         applied = blog.apply()
     assert requests.failed == [] and requests.releases == [old]
-    comment = applied.failed[f"blog {step}"]
-    assert says in comment and f"{old} still runs" in comment and lines(comment) <= 10
+    comment = applied.failed["blog has its instance"]
+    assert "out of ink" in comment and f"{old} still runs" in comment and lines(comment) <= 10
     assert programs(blog) == [f"{blog.unit} RUNNING"]
     blog.repository.git("revert", "--no-edit", "HEAD")
     blog.repository.push()
@@ -132,8 +121,8 @@ def test_a_killed_server_comes_back(blog):
 
 
 def comes_back(blog: Site) -> str:
-    """The release that serves within ten seconds."""
-    limit = time.monotonic() + 10
+    """The release that serves within a minute."""
+    limit = time.monotonic() + 60
     while True:
         try:
             return str(blog.answering["release"])
