@@ -153,9 +153,10 @@ def _clear(site: Site, release: Path) -> None:
 def pause(site: Site, release: Path) -> None:
     """Stop the program of a release; supervisor starts it again when it starts itself."""
     name = unit(site, release)
-    timeout = seconds(site.config["releases"]["drain"]) + 60
-    _supervisorctl("stop", name, doing=f"stopping {name}", timeout=timeout)
-    _end_orphan(site, release)
+    if django_service.pid(django_service.SUPERVISOR) is not None:
+        timeout = seconds(site.config["releases"]["drain"]) + 60
+        _supervisorctl("stop", name, doing=f"stopping {name}", timeout=timeout)
+    _clear(site, release)
 
 
 def remove(site: Site, release: Path) -> None:
