@@ -200,7 +200,7 @@ def test_from_systemd_to_supervisor_and_back(hosts, repositories):
     shop = Site(host, repositories(host), name="shop")
     shop.deploy()
     served = [shop.live]
-    with load(shop) as requests:
+    with load(shop, connections=8, pause=0.02) as requests:
         requests.wait(100)
         for process in ("supervisor", "systemd"):
             shop.process = process
