@@ -55,23 +55,6 @@ def test_the_old_release_is_stopped_and_a_rollback_starts_it_again(supervised):
     assert supervised.apply() == {}
 
 
-def test_a_release_that_stops_the_old_one_first(supervised):
-    supervised.options = {"releases": {"overlap": False}}
-    supervised.apply()
-    supervised.push("two")
-    supervised.commands.clear()
-    supervised.apply()
-    told = [argv[1:] for argv in supervised.commands if argv[0] == "supervisorctl"]
-    assert told[:2] == [["stop", "django-blog-0001"], ["update", "django-blog-0002"]]
-    supervised.check()
-    supervised.push("three")
-    supervised.fails["update django-blog-0003"] = DeploymentError("no")
-    with pytest.raises(DeploymentError):
-        supervised.apply()
-    supervised.fails.clear()
-    assert supervised.running == {"django-blog-0002.conf"} == supervised.enabled
-
-
 def test_a_change_of_mind_is_a_release_that_each_keeper_knows_its_own_of(world):
     world.apply()
     for process in ("supervisor", "systemd"):
