@@ -86,16 +86,13 @@ def start(site: Site, release: Path) -> None:
     name = unit(site, release)
     if is_kept_alive(site, release):
         return
+    stop(site, release)
+    _clear(site, release)
     if django_service.pid(django_service.SUPERVISOR) is None:
         django_service.start(django_service.SUPERVISOR)
     _forget_old_logs(site)
-    if pid(site, release) is None:
-        _end_orphan(site, release)
-    django_site.remove_tree(django_process.RUN / name)
-    if _is_changed(site, release):
-        django_site.write(PROGRAMS / f"{name}.conf", django_site.read_text(release / "config" / f"{name}.conf") or "")
-    if not _supervisorctl("update", name, doing=f"starting {name}") and pid(site, release) is None:
-        _supervisorctl("restart", name, doing=f"starting {name}")
+    django_site.write(PROGRAMS / f"{name}.conf", django_site.read_text(release / "config" / f"{name}.conf") or "")
+    _supervisorctl("update", name, doing=f"starting {name}")
     _wait_until_ready(site, release)
 
 
@@ -104,18 +101,8 @@ def _forget_old_logs(site: Site) -> None:
     there = {path.name.split("-")[0] for path in site.releases.iterdir()}
     for path in site.log.glob("*.log*"):
         if re.fullmatch(r"\d{4,}\.log(\.1)?", path.name) and path.name.split(".")[0] not in there:
-            path.unlink()
-
-
-def _end_orphan(site: Site, release: Path) -> None:
-    """End a server that has outlived its supervisor: it would keep the socket."""
-    number = django_process.main_process(site, release)
-    deadline = time.monotonic() + 10
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        if number and os.stat(django_process.PROC / str(number)).st_uid == django_site.user_id(site.user):
-            os.kill(number, signal.SIGTERM)
-            while django_process.main_process(site, release) == number and time.monotonic() < deadline:
-                time.sleep(0.05)
+            with contextlib.suppress(OSError):  # the site may have put a folder there
+                path.unlink()
 
 
 def _wait_until_ready(site: Site, release: Path) -> None:
@@ -148,16 +135,28 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
         if django_service.pid(django_service.SUPERVISOR) is not None:
             timeout = seconds(site.config["releases"]["drain"]) + 60
             _supervisorctl("update", name, doing=f"stopping {name}", timeout=timeout)
-        _end_orphan(site, release)
-        django_site.remove_tree(django_process.RUN / name)
+        _clear(site, release)
+
+
+def _clear(site: Site, release: Path) -> None:
+    """End a server that has outlived its supervisor, and delete what a release has in /run."""
+    number = django_process.main_process(site, release)
+    deadline = time.monotonic() + 10
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        if number and os.stat(django_process.PROC / str(number)).st_uid == django_site.user_id(site.user):
+            os.kill(number, signal.SIGTERM)
+            while django_process.main_process(site, release) == number and time.monotonic() < deadline:
+                time.sleep(0.05)
+    django_site.remove_tree(django_process.RUN / unit(site, release))
 
 
 def pause(site: Site, release: Path) -> None:
     """Stop the program of a release; supervisor starts it again when it starts itself."""
     name = unit(site, release)
-    timeout = seconds(site.config["releases"]["drain"]) + 60
-    _supervisorctl("stop", name, doing=f"stopping {name}", timeout=timeout)
-    _end_orphan(site, release)
+    if django_service.pid(django_service.SUPERVISOR) is not None:
+        timeout = seconds(site.config["releases"]["drain"]) + 60
+        _supervisorctl("stop", name, doing=f"stopping {name}", timeout=timeout)
+    _clear(site, release)
 
 
 def remove(site: Site, release: Path) -> None:

@@ -172,10 +172,17 @@ def test_a_program_is_installed_and_told_alone(release):
     assert not django_supervisor.is_kept_alive(release.site, release.path)
 
 
-def test_a_program_that_somebody_has_stopped_is_started(release):
-    release.plays["restart"] = release.process
+def test_a_program_that_somebody_has_stopped_is_begun_anew(release):
+    (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
+    installed = []
+
+    def update():
+        installed.append(bool(django_supervisor.files(release.site)))
+        return release.process() if installed[-1] else ""
+
+    release.plays["update"] = update
     django_supervisor.start(release.site, release.path)
-    assert [argv[1] for argv in release.commands] == ["update", "restart"]
+    assert installed == [False, True]
 
 
 def test_a_server_that_runs_is_left_alone(release):
@@ -185,14 +192,15 @@ def test_a_server_that_runs_is_left_alone(release):
     assert release.commands == [] and release.run.exists()
 
 
-def test_a_server_whose_program_was_edited_is_started_anew(release):
+def test_a_server_whose_program_was_edited_is_started_anew(release, monkeypatch):
     release.process()
     for name in ("kept", "starts"):
         (release.run / name).write_text("\n\n")
     (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[edited]")
-    release.plays["update"] = release.process
+    monkeypatch.setattr(os, "kill", lambda number, how: (release.run / "pid").unlink())
+    release.plays["update"] = lambda: release.process() if django_supervisor.files(release.site) else ""
     django_supervisor.start(release.site, release.path)
-    assert [argv[1] for argv in release.commands] == ["update"] and not (release.run / "kept").exists()
+    assert [argv[1] for argv in release.commands] == ["update", "update"] and not (release.run / "kept").exists()
     assert django_supervisor.is_kept_alive(release.site, release.path)
 
 
@@ -233,7 +241,7 @@ def test_a_server_that_has_outlived_its_supervisor_is_ended(release, monkeypatch
         (release.run / "pid").unlink()
 
     monkeypatch.setattr(os, "kill", kill)
-    release.plays["update"] = release.process if verb == "start" else lambda: ""
+    release.plays["update"] = lambda: release.process() if django_supervisor.files(release.site) else ""
     (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
     getattr(django_supervisor, verb)(release.site, release.path)
     assert killed == [(42, signal.SIGTERM)]
@@ -243,7 +251,7 @@ def test_a_process_of_another_user_is_not_ended(release, monkeypatch):
     release.process(parent=1)
     monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
     monkeypatch.setattr(os, "kill", lambda number, how: pytest.fail("it is ended"))
-    django_supervisor._end_orphan(release.site, release.path)
+    django_supervisor._clear(release.site, release.path)
 
 
 @pytest.mark.parametrize(
@@ -281,9 +289,10 @@ def test_the_logs_of_releases_that_are_gone_are_deleted(release):
     log = release.site.log
     for name in ("0041.log", "0041.log.1", "0042.log", "0042.log.1", "django.log", "0041.log.old"):
         (log / name).write_text("")
+    (log / "0040.log").mkdir()
     release.plays["update"] = release.process
     django_supervisor.start(release.site, release.path)
-    assert {path.name for path in log.iterdir()} == {"0042.log", "0042.log.1", "django.log", "0041.log.old"}
+    assert {path.name for path in log.iterdir()} == {"0040.log", "0042.log", "0042.log.1", "django.log", "0041.log.old"}
 
 
 @pytest.mark.parametrize(

@@ -177,9 +177,10 @@ class World:
     def supervisorctl(self, verb: str, name: str) -> str:
         program, before = f"{name}.conf", set(self.running)
         there = (django_supervisor.PROGRAMS / program).is_file()
+        assert verb in ("update", "stop")
         if verb == "stop":
             self.running.discard(program)
-        elif there and (verb == "restart" or program not in self.updated):
+        elif there and program not in self.updated:
             self.running.add(program)
             (django_process.RUN / name).mkdir()
             (django_process.RUN / name / "ready").touch()

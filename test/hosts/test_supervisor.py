@@ -97,31 +97,29 @@ def test_a_rollback_loses_no_request(blog):
     assert not blog.apply().changed
 
 
-BROKEN = {
-    "import error": ({"website/wsgi.py": "import lacking\n"}, "has its static files", "No module named 'lacking'"),
-    "server that dies": (
-        {"website/wsgi.py": "import sys\nif 'uwsgi' in sys.modules: raise SystemExit('out of ink')\n"},
-        "has its instance",
-        "out of ink",
-    ),
-}
-
-
-@pytest.mark.parametrize("cause", BROKEN)
-def test_a_broken_commit_leaves_the_old_release_serving(blog, cause):
-    changes, step, says = BROKEN[cause]
+def test_a_commit_whose_server_dies_leaves_the_old_release_serving(blog):
     old = blog.live
-    worktree = blog.repository.worktree
-    blog.repository.commit({name: text + (worktree / name).read_text() for name, text in changes.items()})
+    break_server(blog)
     with load(blog, connections=2, pause=0.1) as requests:
         applied = blog.apply()
     assert requests.failed == [] and requests.releases == [old]
-    comment = applied.failed[f"blog {step}"]
-    assert says in comment and f"{old} still runs" in comment and lines(comment) <= 10
+    comment = applied.failed["blog has its instance"]
+    assert "out of ink" in comment and f"{old} still runs" in comment and lines(comment) <= 10
     assert programs(blog) == [f"{blog.unit} RUNNING"]
+    mend_server(blog)
+    blog.deploy()
+
+
+def break_server(blog: Site) -> None:
+    """A commit that can be imported, but not by the server."""
+    wsgi = (blog.repository.worktree / "website/wsgi.py").read_text()
+    dies = "import sys\nif 'uwsgi' in sys.modules: raise SystemExit('out of ink')\n"
+    blog.repository.commit({"website/wsgi.py": dies + wsgi})
+
+
+def mend_server(blog: Site) -> None:
     blog.repository.git("revert", "--no-edit", "HEAD")
     blog.repository.push()
-    blog.deploy()
 
 
 def test_a_killed_server_comes_back(blog):
@@ -132,8 +130,8 @@ def test_a_killed_server_comes_back(blog):
 
 
 def comes_back(blog: Site) -> str:
-    """The release that serves within ten seconds."""
-    limit = time.monotonic() + 10
+    """The release that serves within a minute."""
+    limit = time.monotonic() + 60
     while True:
         try:
             return str(blog.answering["release"])
@@ -150,7 +148,10 @@ def test_what_was_stopped_is_started_by_an_apply(blog):
     assert blog.deploy().changed.keys() == {"blog has its instance"}
     assert blog.answering["release"] == live
     blog.host.run("kill -KILL $(cat /run/supervisord.pid); nginx -s stop")
-    assert {"supervisor runs", "nginx runs", "blog has its instance"} == blog.deploy().changed.keys()
+    again = blog.deploy().changed.keys()
+    assert {"supervisor runs", "nginx runs"} <= again <= {"supervisor runs", "nginx runs", "blog has its instance"}
+    alive = blog.host.run("ps -u blog -o stat=,ppid= | grep -v ^Z").stdout.split()[1::2]
+    assert "1" not in alive, "no server has outlived the old supervisor"
     assert blog.answering["release"] == live
     assert not blog.apply().changed
 
@@ -161,14 +162,11 @@ def test_without_overlap_the_old_one_is_stopped_first_and_comes_back_if_need_be(
     assert "nothing has answered for " in str(applied.warnings["blog is live"])
     assert blog.answering["version"] == "2.5" and programs(blog) == [f"{blog.unit} RUNNING"]
     live = blog.live
-    changes, step, says = BROKEN["server that dies"]
-    worktree = blog.repository.worktree
-    blog.repository.commit({name: text + (worktree / name).read_text() for name, text in changes.items()})
-    comment = blog.apply().failed[f"blog {step}"]
-    assert says in comment and f"{live} runs again" in comment
+    break_server(blog)
+    comment = blog.apply().failed["blog has its instance"]
+    assert "out of ink" in comment and f"{live} runs again" in comment
     assert blog.answering["release"] == live and programs(blog) == [f"{blog.unit} RUNNING"]
-    blog.repository.git("revert", "--no-edit", "HEAD")
-    blog.repository.push()
+    mend_server(blog)
     blog.deploy(releases=None)
 
 
@@ -208,7 +206,7 @@ def test_from_systemd_to_supervisor_and_back(hosts, repositories):
     shop = Site(host, repositories(host), name="shop")
     shop.deploy()
     served = [shop.live]
-    with load(shop) as requests:
+    with load(shop, connections=8, pause=0.02) as requests:
         requests.wait(100)
         for process in ("supervisor", "systemd"):
             shop.process = process

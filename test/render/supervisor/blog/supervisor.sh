@@ -16,6 +16,12 @@ exec >>/srv/django/blog/log/0042.log 2>&1
 # A second start is one after a crash: not at once again. The file counts for whoever waits for the first.
 [ ! -e "$run/starts" ] || sleep 0.5
 echo >>"$run/starts"
+# A server that has outlived its supervisor has to go: it has the socket.
+is_alive() { grep -qsz '^DJANGO_RELEASE=0042-3f2a9c1b77de$' "/proc/$pid/environ"; }
+if [ -e "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
+    kill "$pid"
+    while is_alive; do sleep 0.1; done
+fi
 set -a
 . /srv/django/blog/releases/0042-3f2a9c1b77de/config/environment
 . /srv/django/blog/secrets/environment
