@@ -30,6 +30,8 @@ FOREIGN = {
     "permission denied for schema public",
     "No permissions to access",
     "No solution found",
+    "'setuptools'",
+    "No module named 'pkg_resources'",
     "No space left on device",
     "Rendering SLS '",
     "These values could not be changed: {'home'",
