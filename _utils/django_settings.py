@@ -62,6 +62,7 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
         "domains": config["domains"],
         "static_root": f"{release}/static",
         "media_root": str(site.media),
+        "shared": str(site.shared),
         "root": str(site.root),
         **django_database.known(site, {}),
     }

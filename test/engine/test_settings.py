@@ -171,7 +171,7 @@ def test_the_environment_of_a_release():
             "KEY": {"from": "secret_key"},
             "ORIGINS": {"from": "domains", "join": " "},
             **{name.upper(): {"from": name} for name in ("commit", "release", "domains", "static_root", "media_root")},
-            **{name.upper(): {"from": name} for name in ("database_url", "database_path", "root")},
+            **{name.upper(): {"from": name} for name in ("database_url", "database_path", "shared", "root")},
         },
         secrets={"API": "hunter2", "TOKEN": {"generate": 20, "as": "file"}},
     )
@@ -191,6 +191,7 @@ def test_the_environment_of_a_release():
         "SWITCH": "true",
         "ORIGINS": "a.org b.org",
         "COMMIT": FACTS["commit"],
+        "SHARED": "/srv/django/blog/shared",
         "RELEASE": "0042-3f2a9c1b77de",
         "DOMAINS": "a.org,b.org",
         "STATIC_ROOT": f"{RELEASE}/static",
