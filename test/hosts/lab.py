@@ -367,9 +367,11 @@ class Lab:
         self.started += 1
         name = name or f"host{self.started}"
         container, address = f"{self.name}-{self.started}", str(self.subnet[9 + self.started])
+        # Left to podman, each restart brings another, and whoever has asked before does not find the host for a minute.
+        hardware = "02:" + ":".join(f"{byte:02x}" for byte in (0, *map(int, address.split("."))))
         podman(
             *(*RUN, "--detach", "--name", container, "--hostname", name),
-            *("--network", self.name, "--network-alias", name, "--ip", address, f"--label={LABEL}={OWNER}"),
+            *("--network", self.name, "--network-alias", name, "--ip", address, "--mac-address", hardware, f"--label={LABEL}={OWNER}"),
             *(f"--env={key}={value}" for key, value in ENVIRONMENT.items()),
             *("--volume", f"{certificates()}:{CERTIFICATES}:ro", *options),
             *(("--systemd=always", image) if init else (image, *command)),
