@@ -220,5 +220,5 @@ def test_from_systemd_to_supervisor_and_back(hosts, repositories):
         requests.wait(100)
     assert requests.failed == [] and requests.releases == served
     assert shop.live == served[1] and shop.units == [] and not shop.apply().changed
-    host.run("systemctl is-enabled supervisor nginx && systemctl restart supervisor")
+    host.restart()
     assert comes_back(shop) == served[1]
