@@ -25,7 +25,8 @@ def main() -> None:
     except LabUnavailable as why:
         sys.exit(f"no figures: {why}")
     try:
-        report(lab.start(name="web1"), options)
+        with tempfile.TemporaryDirectory(dir="/var/tmp", ignore_cleanup_errors=True) as disk:
+            report(lab.start(name="web1", options=[f"--volume={disk}:/srv"]), options)
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):  # many sites take long to remove; the next run sees to it
             lab.close()
