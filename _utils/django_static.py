@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _COMPRESSED = (
@@ -28,11 +29,15 @@ def compress(folder: Path, before: Path | None = None) -> None:
     Args:
         before: static files of an older release; of what they have alike the ``.gz`` is shared.
     """
-    for parent, _folders, files in os.walk(folder):
-        for name in files:
-            path = Path(parent, name)
-            if name.endswith(_COMPRESSED) and not path.is_symlink() and path.stat().st_size > 1024:
-                _compress_file(path, before / path.relative_to(folder) if before else None)
+    paths = [Path(parent, name) for parent, _folders, files in os.walk(folder) for name in files]
+    large = [
+        path
+        for path in paths
+        if path.name.endswith(_COMPRESSED) and not path.is_symlink() and path.stat().st_size > 1024
+    ]
+    formers = [before / path.relative_to(folder) if before else None for path in large]
+    with ThreadPoolExecutor() as pool:  # zlib and the file system work beside each other
+        list(pool.map(_compress_file, large, formers))
 
 
 def _compress_file(path: Path, former: Path | None) -> None:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "test" / "hosts"))
 
 import figures  # noqa: E402
+from images import cache_folder  # noqa: E402
 from lab import CommandFailed, Host, Lab, LabUnavailable  # noqa: E402
 
 HEAD = ("figure", "in", "at most", "min", "median", "max", "kept", "beside it")
@@ -25,7 +26,8 @@ def main() -> None:
     except LabUnavailable as why:
         sys.exit(f"no figures: {why}")
     try:
-        with tempfile.TemporaryDirectory(dir="/var/tmp", ignore_cleanup_errors=True) as disk:
+        with tempfile.TemporaryDirectory(dir=cache_folder(), ignore_cleanup_errors=True) as disk:
+            Path(disk).chmod(0o755)
             report(lab.start(name="web1", options=[f"--volume={disk}:/srv"]), options)
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):  # many sites take long to remove; the next run sees to it

@@ -371,7 +371,8 @@ class Lab:
         hardware = "02:" + ":".join(f"{byte:02x}" for byte in (0, *map(int, address.split("."))))
         podman(
             *(*RUN, "--detach", "--name", container, "--hostname", name),
-            *("--network", self.name, "--network-alias", name, "--ip", address, "--mac-address", hardware, f"--label={LABEL}={OWNER}"),
+            *("--network", self.name, "--network-alias", name, "--ip", address, "--mac-address", hardware),
+            f"--label={LABEL}={OWNER}",
             *(f"--env={key}={value}" for key, value in ENVIRONMENT.items()),
             *("--volume", f"{certificates()}:{CERTIFICATES}:ro", *options),
             *(("--systemd=always", image) if init else (image, *command)),
