@@ -1,0 +1,217 @@
+"""The password of a database on this host's servers, as it is renewed while the site serves."""
+
+import re
+
+import django_command
+import django_database_server
+import django_deployment
+import django_instance
+import django_postgres
+import django_program
+import django_site
+import django_steps
+import django_verbs
+import pytest
+from django_command import DeploymentError
+from world import commit
+
+POSTGRES = {"engine": "postgres", "host": "localhost", "manage": True}
+SETTINGS = {"databases": {"default": {"engine": "django.db.backends.postgresql", "name": "blog"}}}
+
+
+class Server:
+    """A PostgreSQL that knows roles, databases and members as far as they are needed here."""
+
+    def __init__(self):
+        self.roles, self.databases, self.told = {}, {}, []
+        self.refuses = ""
+
+    def ask(self, share):
+        texts = {"hba": "", "ident": ""}
+        return {**texts, "texts": texts, "unread": [], "roles": self.roles, "databases": self.databases}
+
+    def make(self, share, lacking):
+        for statement in (statement for lack in lacking for statement in lack.statements):
+            self.told.append(statement)
+            if self.refuses and self.refuses in statement:
+                raise DeploymentError("setting PostgreSQL up failed")
+            if made := re.search(r'CREATE ROLE "(\w+)"', statement):
+                role = {"mark": "Django site blog", "login": True, "rights": False, "verifier": None, "of": []}
+                self.roles[made[1]] = role
+            if secret := re.search(r"""ROLE "(\w+)" .*PASSWORD (NULL|'([^']+)')""", statement):
+                self.roles[secret[1]]["verifier"] = secret[3]
+            if made := re.search(r'CREATE DATABASE "(\w+)" OWNER "(\w+)"', statement):
+                database = {"mark": "Django site blog", "owner": made[2], "open": False, "acts": {}}
+                self.databases[made[1]] = database
+            if member := re.search(r'GRANT "(\w+)" TO "(\w+)"', statement):
+                self.roles[member[2]]["of"] = [member[1]]
+                self.databases["blog"]["acts"][member[2]] = f"role={member[1]}"
+
+    def lets_in(self, login):
+        user, password = login
+        return django_postgres.fits(self.roles.get(user, {}).get("verifier") or "", password, user)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = Server()
+    monkeypatch.setattr(django_postgres, "ask", server.ask)
+    monkeypatch.setattr(django_postgres, "make", server.make)
+    monkeypatch.setattr(django_postgres, "is_installed", lambda: True)
+    monkeypatch.setattr(django_postgres, "is_running", lambda: True)
+    return server
+
+
+@pytest.fixture
+def blog(world, server, monkeypatch):
+    """A site whose release is live, with a generated password; `both` has who was let in while both instances ran."""
+    world.options, world.answers = {"database": POSTGRES}, SETTINGS
+    monkeypatch.setattr(django_steps, "RELEASE", (django_steps.database, *django_steps.RELEASE))
+    world.apply()
+    world.first, world.both = login(world), {}
+    seen = world.both
+
+    def look(site, release):
+        seen.update(old=server.lets_in(world.first), new=server.lets_in(login(world)))
+
+    monkeypatch.setattr(django_instance, "check_health", look)
+    return world
+
+
+def login(world):
+    """What a process of the site would log in with, were it to start now."""
+    files = ("database.default.user", "database.default")
+    return tuple((world.site.secrets / name).read_text() for name in files)
+
+
+def test_a_generated_password_is_renewed_while_both_logins_are_let_in(blog, server):
+    assert blog.first[0] == "blog" and server.lets_in(blog.first)
+    deployment, changes = django_verbs.rotate_database_password("blog")
+    assert blog.both == {"old": True, "new": True}
+    assert login(blog)[0] == "blog_2" and server.lets_in(login(blog)) and not server.lets_in(blog.first)
+    assert changes["database"] == {"postgres": {"role blog_2": "new", "membership of blog_2": "of blog"}}
+    assert changes["live"]["postgres"] == {"role blog": "password taken away"} and deployment.warnings == []
+    assert blog.live == f"0002-{commit('one')[:12]}" and blog.apply() == {}
+    blog.first = login(blog)
+    django_verbs.rotate_database_password("blog")
+    assert blog.both == {"old": True, "new": True}
+    assert login(blog)[0] == "blog" and not server.lets_in(blog.first) and server.lets_in(login(blog))
+    assert blog.apply() == {} and not any(blog.first[1] in text for text in server.told)
+    blog.check()
+
+
+def test_a_password_of_the_pillar_is_renewed_by_an_apply(blog, server):
+    blog.options = {"database": {**POSTGRES, "password": "x"}}
+    for password, user in (("the first", "blog_2"), ("the second", "blog")):
+        blog.given = {"database.default": password}
+        changes = blog.apply()
+        assert blog.both == {"old": True, "new": True}
+        assert login(blog) == (user, password) and not server.lets_in(blog.first)
+        assert changes["live"]["postgres"] and blog.apply() == {}
+        blog.first = login(blog)
+
+
+def test_a_release_that_fails_leaves_the_live_one_its_login(blog, server, monkeypatch):
+    monkeypatch.setattr(django_instance, "check_health", lambda site, release: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        django_verbs.rotate_database_password("blog")
+    assert login(blog) == blog.first and server.lets_in(blog.first)
+    monkeypatch.setattr(django_instance, "check_health", lambda site, release: None)
+    assert blog.apply()["database"] == {"postgres": {"role blog_2": "password taken away"}}
+    assert server.lets_in(blog.first) and blog.apply() == {}
+
+
+def test_a_deployment_that_is_killed_before_the_switch_is_taken_up_with_the_new_login(blog, server, monkeypatch):
+    monkeypatch.setattr(django_deployment.Deployment, "_put_back", lambda deployment: None)
+    start = django_instance.start
+    monkeypatch.setattr(django_instance, "start", lambda site, release: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        django_verbs.rotate_database_password("blog")
+    assert login(blog)[0] == "blog_2" and server.lets_in(blog.first)
+    monkeypatch.setattr(django_instance, "start", start)
+    changes = blog.apply()
+    assert blog.both == {"old": True, "new": True} and changes["live"]["postgres"]
+    assert login(blog)[0] == "blog_2" and not server.lets_in(blog.first) and blog.apply() == {}
+
+
+def test_a_server_that_does_not_forget_a_password_is_told_so_by_the_next_apply(blog, server):
+    server.refuses = "PASSWORD NULL"
+    deployment, _changes = django_verbs.rotate_database_password("blog")
+    assert deployment.warnings == [
+        "the former password still opens the database: setting PostgreSQL up failed; apply again"
+    ]
+    server.refuses = ""
+    assert blog.apply()["database"] == {"postgres": {"role blog": "password taken away"}}
+    assert not server.lets_in(blog.first) and blog.apply() == {}
+
+
+def test_a_release_that_comes_back_has_the_new_login(blog, server):
+    django_verbs.rotate_database_password("blog")
+    django_verbs.rollback("blog")
+    assert blog.live == f"0001-{commit('one')[:12]}"
+    data = django_site.read_json(blog.site.current / "config/settings.json")["databases"]["default"]
+    assert data["user_file"] == str(blog.site.secrets / "database.default.user") and server.lets_in(login(blog))
+    assert "user_file" in data and blog.apply() == {}
+
+
+def test_a_release_that_does_not_reach_its_database_does_not_come_back(blog, monkeypatch):
+    asked = []
+
+    def ask(site, path, facts, request, secrets):
+        asked.append((path.name, request))
+        raise DeploymentError('FATAL: database "blog" does not exist')
+
+    blog.push("two")
+    blog.apply()
+    monkeypatch.setattr(django_program, "backup", ask)
+    django_verbs.rollback("blog")
+    assert asked == [] and blog.live == f"0001-{commit('one')[:12]}"
+    django_verbs.rotate_database_password("blog")
+    live = blog.live
+    with pytest.raises(DeploymentError, match="does not reach its databases as they are now: FATAL") as error:
+        django_verbs.rollback("blog")
+    assert "force=True goes back all the same" in error.value.hint and blog.live == live
+    assert asked == [(f"0001-{commit('one')[:12]}", {"mode": "fit", "names": {"default": "blog"}, "migrate": False})]
+    django_verbs.rollback("blog", force=True)
+    assert blog.live == f"0001-{commit('one')[:12]}"
+
+
+@pytest.mark.parametrize("torn", ["", "postgres", "blog_", None])
+def test_a_torn_name_of_the_login_is_found_again(blog, server, torn):
+    django_verbs.rotate_database_password("blog")
+    right, file = login(blog), blog.site.secrets / "database.default.user"
+    if torn is None:
+        file.unlink()
+    else:
+        file.write_text(torn)
+    assert [row["drift"] for row in django_verbs.drift("blog")["drift"]] == ["missing" if torn is None else "changed"]
+    assert blog.apply() == {"secret_key": {"database.default.user": "kept"}}
+    assert login(blog) == right and server.lets_in(right) and blog.apply() == {}
+
+
+@pytest.mark.parametrize(
+    ("database", "alias", "told"),
+    [
+        ({"engine": "postgres"}, "default", "the database 'default' of blog has no password"),
+        ({**POSTGRES, "password": "x"}, "default", "the pillar gives blog the password of its database 'default'"),
+        ({"engine": "postgres", "host": "db1", "password": "x"}, "default", "is not on a server that the formula"),
+        ({"engine": "sqlite"}, "default", "is not on a server that the formula sets up"),
+        (POSTGRES, "metrics", "the pillar of blog has no database 'metrics'"),
+    ],
+)
+def test_a_password_that_is_not_generated_here_is_not_renewed(world, database, alias, told):
+    world.options, world.answers = {"database": database}, SETTINGS
+    world.given = {"database.default": "x"} if "password" in database else {}
+    if database.get("manage"):
+        world.given = {"database.default": "made before"}
+    world.apply()
+    with pytest.raises(DeploymentError, match=told):
+        django_verbs.rotate_database_password("blog", alias)
+    assert world.live == f"0001-{commit('one')[:12]}"
+
+
+def test_what_a_server_is_asked_twice_is_asked_once(blog, server, monkeypatch):
+    asked = []
+    monkeypatch.setattr(django_postgres, "ask", lambda share: asked.append(share) or server.ask(share))
+    assert blog.apply() == {} and len(asked) == 1
+    assert django_database_server.is_installed("postgres") and django_command.inherited_descriptors == set()
