@@ -1,0 +1,73 @@
+"""SQLite: everything is done by a small program that runs as the site's user, whose file it is."""
+
+import contextlib
+from typing import Any
+
+import django_command
+import django_dump
+import django_site
+from django_command import DeploymentError
+from django_dump import Database
+
+SUFFIX = "sqlite3"
+PROGRAM = "salt://django/files/django_formula_sqlite.py"
+
+
+def look(database: Database) -> dict[str, int]:
+    """As `django_dump.Engine.look`."""
+    found: dict[str, int] = _do(database, "look", database.name)
+    return found
+
+
+def dump(database: Database, file: int) -> dict[str, Any]:
+    """As `django_dump.Engine.dump`: by SQLite's online backup."""
+    found: dict[str, Any] = _do(database, "dump", database.name, output=file)
+    return found
+
+
+def load(database: Database, name: str, file: int) -> dict[str, Any]:
+    """As `django_dump.Engine.load`."""
+    found: dict[str, Any] = _do(database, "load", name, stdin=file)
+    return found
+
+
+def rows(database: Database) -> dict[str, int]:
+    """As `django_dump.Engine.rows`."""
+    found: dict[str, int] = _do(database, "count", database.name)["rows"]
+    return found
+
+
+def refuse(database: Database) -> None:
+    """As `django_dump.Engine.refuse`: a file can always be exchanged."""
+
+
+def swap(database: Database, name: str, kept: str) -> None:
+    """As `django_dump.Engine.swap`; the site is stopped."""
+    _do(database, "swap", database.name, name, kept)
+
+
+def drop(database: Database, name: str) -> None:
+    """As `django_dump.Engine.drop`."""
+    _do(database, "remove", name)
+
+
+def _do(database: Database, verb: str, *paths: str, **streams: Any) -> Any:
+    site = database.site
+    program = django_site.read_text(site.kept_template(PROGRAM)) or ""
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(django_dump.private_file(site, program))
+        answers = stack.enter_context(django_dump.private_file(site, ""))
+        argv = ["/usr/bin/python3", "-I", f"/proc/self/fd/{source}", str(answers), verb, *paths]
+        try:
+            django_command.run(
+                argv,
+                doing=f"the database {database.alias!r}",
+                user=site.user,
+                timeout=database.timeout(),
+                descriptors=[source, answers],
+                **streams,
+            )
+        except DeploymentError as error:
+            cause = next((line for line in reversed(error.log.splitlines()) if line.strip()), error.message)
+            raise DeploymentError(f"SQLite: {cause}", log=error.log, transient=error.transient) from None
+        return django_dump.read_answer(answers)

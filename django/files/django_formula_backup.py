@@ -1,0 +1,72 @@
+"""What a backup asks the project: where its databases are, and whether its code fits a restored one.
+
+stdin has the length of this program, the program, and a request (JSON); stdout gets the answer, JSON.
+"""
+
+import importlib
+import json
+import os
+import sys
+import traceback
+
+#: As drivers call it, and as the answer does.
+NAMES = {"dbname": "name", "database": "name", "db": "name", "passwd": "password", "unix_socket": "host"}
+
+
+def connections_of(request):
+    """What the drivers are given to reach each database, as far as it is text and numbers."""
+    from django.db import connections
+
+    return {alias: plain(connections[alias].get_connection_params()) for alias in request["aliases"]}
+
+
+def plain(values):
+    kept = {NAMES.get(key, key): value for key, value in values.items() if is_plain(value)}
+    return {key: plain(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def is_plain(value):
+    return isinstance(value, (str, int, float)) or (isinstance(value, dict) and all(isinstance(k, str) for k in value))
+
+
+def fit(request):
+    """The migrations that other databases of these names lack; they are migrated before, where that is wanted."""
+    from django.core.management import call_command
+    from django.db import connections
+
+    for alias, name in request["names"].items():
+        connections[alias].close()
+        connections[alias].settings_dict["NAME"] = name
+        if request["migrate"]:
+            call_command("migrate", database=alias, interactive=False, verbosity=1, stdout=sys.stderr)
+    return {alias: pending(connections[alias]) for alias in request["names"]}
+
+
+def pending(connection):
+    from django.db.migrations.executor import MigrationExecutor
+
+    executor = MigrationExecutor(connection)
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    connection.close()
+    return [f"{migration.app_label}.{migration.name}" for migration, backwards in plan if not backwards]
+
+
+def main():
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    request = json.load(sys.stdin)
+    try:
+        importlib.import_module(request["wsgi"])
+        answer = {"connections": connections_of, "fit": fit}[request["mode"]](request)
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        print(f"cause: {type(error).__name__}: {' '.join(str(error).split())[:400]}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+    answers.write(f"{json.dumps(answer)}\nanswered\n")  # the log tells last lines, and the answer holds passwords
+    answers.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,456 @@
+"""Backups: which are made, what is in their manifests, which stay, and what is restored."""
+
+import contextlib
+import json
+import os
+import re
+import stat
+import time
+
+import django_backup
+import django_dump
+import django_maintenance
+import django_migration
+import django_release
+import django_restore
+import django_site
+import django_verbs
+import pytest
+from django_command import DeploymentError
+
+ROWS = {"public.guestbook_entry": 3, "public.auth_user": 1}
+
+
+def _page(site):
+    return site.root / "maintenance/on"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock by the hour, so that no two backups are of the same moment."""
+    moments = iter(range(1772366400, 1 << 40, 3600))
+    current = [next(moments)]
+
+    real = time.gmtime
+    monkeypatch.setattr(time, "gmtime", lambda moment=None: real(current[0] if moment is None else moment))
+    return lambda: current.__setitem__(0, next(moments))
+
+
+@pytest.fixture
+def site(world, monkeypatch):
+    """A world in which a site is live, whose database has two tables; maintenance needs no nginx."""
+    world.apply()
+    world.server.databases["blog"] = {"rows": dict(ROWS), "migrations": ["guestbook.0001"]}
+
+    def on(site, message="", *, by):
+        (site.root / "maintenance").mkdir(exist_ok=True)
+        (site.root / "maintenance/on").touch()
+
+    monkeypatch.setattr(django_maintenance, "on", on)
+    monkeypatch.setattr(django_maintenance, "off", lambda site: (site.root / "maintenance/on").unlink())
+    about = {"by": "django.restore"}
+    monkeypatch.setattr(django_maintenance, "is_on", lambda site: about if _page(site).exists() else None)
+    return world.site
+
+
+def names(site):
+    return sorted(path.name for path in site.backups.iterdir() if not path.name.startswith("."))
+
+
+def backup(site, why=django_backup.BY_HAND, **options):
+    live = django_release.linked(site, site.current)
+    return [path.name for path in django_backup.make(site, live, why=why, secrets=[], **options)]
+
+
+def test_what_a_backup_is(world, site, clock):
+    (name,) = backup(site)
+    assert name == f"default-20260301T120000Z-{world.live}.dump" and names(site) == [name, f"{name}.json"]
+    (about,) = django_backup.manifests(site)
+    expected = {
+        "backup": f"20260301T120000Z-{world.live}",
+        "name": name,
+        "alias": "default",
+        "engine": "postgres",
+        "database": "blog",
+        "taken": "2026-03-01T12:00:00Z",
+        "why": "by hand",
+        "release": world.live,
+        "rows": ROWS,
+        "migrations": ["guestbook.0001"],
+        "size": (site.backups / name).stat().st_size,
+    }
+    assert {key: about[key] for key in expected} == expected and len(about["sha256"]) == 64
+    modes = {stat.S_IMODE((site.backups / one).stat().st_mode) for one in names(site)}
+    assert modes == {0o600} and "pw" not in (site.backups / f"{name}.json").read_text()
+    django_backup.verify(site, about)
+    world.check_leftovers()
+
+
+def test_a_database_without_tables_is_not_backed_up(world, site):
+    world.server.databases["blog"]["rows"] = {}
+    assert backup(site) == [] == names(site)
+
+
+def test_two_in_the_same_second_have_different_names(site, clock, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock())
+    assert backup(site) != backup(site)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [("django.db.backends.oracle", "cannot back up the database 'default': it has no way to dump a"), ("mssql", "it")],
+)
+def test_an_engine_that_cannot_be_dumped(world, site, engine, message):
+    live = django_release.linked(site, site.current)
+    live.update(facts={**live.facts, "databases": {"default": {"engine": engine, "name": "blog"}}})
+    with pytest.raises(DeploymentError, match=message) as error:
+        backup(site)
+    assert "django:sites:blog:migrate: {backup: false}" in error.value.hint
+
+
+def test_a_database_in_memory_is_left_out(site):
+    live = django_release.linked(site, site.current)
+    live.update(facts={**live.facts, "databases": {"default": {"engine": "sqlite3", "name": ":memory:"}}})
+    assert backup(site) == []
+
+
+def test_a_disk_that_is_too_small(world, site, clock, monkeypatch):
+    world.server.size = 5 << 20
+    with pytest.raises(DeploymentError, match=r"a backup needs 5.24 MB in /\S+/backups, and 1.05 MB are free") as error:
+        backup(site)
+    assert "django:sites:blog:backup:directory" in error.value.hint and error.value.transient and names(site) == []
+    world.server.size = 1000
+    backup(site)
+    world.server.size = 5 << 30
+    monkeypatch.setattr(django_dump, "free", lambda folder: 2 << 20)
+    clock()
+    assert len(backup(site)) == 1, "the last one says how large a dump of it is"
+
+
+def test_one_that_fails_leaves_nothing_behind(world, site):
+    world.server.fails["dump"] = DeploymentError("the server is gone")
+    with pytest.raises(DeploymentError, match="the server is gone"):
+        backup(site)
+    assert names(site) == []
+    world.check_leftovers()
+
+
+def test_what_a_killed_one_has_left_goes(world, site, clock):
+    name = f"default-20260101T000000Z-{world.live}.dump"
+    left = [f".{name}.new", f".{name}.json.new", name, f"{name.replace('T00', 'T01')}.json"]
+    for one in [*left, "notes.txt"]:
+        (site.backups / one).touch()
+    (made,) = backup(site)
+    assert names(site) == [made, f"{made}.json", "notes.txt"] and not (site.backups / left[0]).exists()
+
+
+def test_two_at_a_time_wait_for_each_other(world, site):
+    world.options = {"timeouts": {"lock": "0s"}}
+    with django_backup.locked(world.site, "another"), pytest.raises(DeploymentError) as error:
+        backup(world.site)
+    assert error.value.message.startswith("another backup of blog is under way: another, pid ")
+
+
+# Before a migration
+
+
+@pytest.fixture
+def pending(world):
+    """Each new release has a migration to come."""
+
+    def push(name):
+        world.push(name)
+        world.answers["migrations"] = {"default": {"applied": ["guestbook.0001"], "pending": [f"guestbook.{name}"]}}
+
+    return push
+
+
+def test_a_backup_before_a_migration(world, site, pending, clock):
+    before = world.live
+    pending("0002")
+    world.apply()
+    live = django_release.linked(site, site.current)
+    (about,) = django_backup.manifests(site)
+    assert live.record["backups"] == [about["name"]] and about["release"] == before != live.name
+    assert about["why"] == "migration" and django_backup.newest_before(site, "2026-03-01T12:00:00Z") == about
+    assert django_backup.newest_before(site, "2026-03-01T11:59:59Z") is None
+
+
+@pytest.mark.parametrize("options", [{"migrate": {"backup": False}}, {"migrate": {"run": False}}])
+def test_none_where_the_pillar_says_so(world, site, pending, options):
+    world.options = options
+    pending("0002")
+    world.apply()
+    assert names(world.site) == []
+
+
+def test_nothing_is_migrated_where_none_can_be_made(world, site, pending):
+    before = world.live
+    world.server.fails["dump"] = DeploymentError("the server is gone")
+    pending("0002")
+    world.commands.clear()
+    with pytest.raises(DeploymentError, match="migration: the server is gone"):
+        world.apply()
+    assert world.live == before and sum("systemd-run" in command for command in world.commands) == 1
+
+
+def test_a_migration_that_fails_says_how_to_get_the_database_back(world, site, pending, clock, monkeypatch):
+    def fail(*_arguments):
+        raise DeploymentError("it does not balance", hint="mend it")
+
+    monkeypatch.setattr(django_migration, "migrate", fail)
+    pending("0002")
+    with pytest.raises(DeploymentError, match="migration: it does not balance") as error:
+        world.apply()
+    which = f"20260301T120000Z-{world.live}"
+    way = f"as the database was before: salt-call django.restore blog {which}"
+    assert error.value.hint == f"mend it\n{way}\n{world.live} still runs"
+    clock()
+    assert django_verbs.restore("blog", which)["restored"]
+
+
+# Which stay
+
+
+def test_as_many_stay_as_the_pillar_says(world, site, clock):
+    world.options = {"backup": {"keep": 2}}
+    made = []
+    for why in (django_backup.BY_HAND, django_backup.BY_TIMER, django_backup.BY_HAND):
+        made += backup(world.site, why)
+        clock()
+    assert [one["name"] for one in django_backup.manifests(site)] == made[:0:-1]
+
+
+def test_those_before_migrations_stay_with_their_releases(world, site, pending, clock):
+    world.options = {"backup": {"keep": 1}, "releases": {"keep": 2}}
+    for number in range(2, 7):
+        clock()
+        pending(f"000{number}")
+        world.apply()
+    whys = [one["why"] for one in django_backup.manifests(site)]
+    assert whys == ["migration"] * 3  # the live release's, the previous one's, and that of the one that just went
+    for _ in range(3):
+        clock()
+        backup(world.site)
+    named = {name for release in django_release.releases(site) for name in release.record.get("backups", ())}
+    assert named <= {one["name"] for one in django_backup.manifests(site)}
+    assert [one["why"] for one in django_backup.manifests(site)].count("by hand") == 1
+
+
+def test_a_file_that_is_cut_counts_as_none(site, clock):
+    (first,) = backup(site)
+    clock()
+    (second,) = backup(site)
+    os.truncate(site.backups / second, 5)
+    assert [one["name"] for one in django_backup.manifests(site)] == [first]
+
+
+def test_the_list(world, site, clock, monkeypatch):
+    backup(site)
+    monkeypatch.setattr(time, "time", lambda: 1772366400 + 3 * 3600)
+    (row,) = django_backup.overview(site)
+    assert row == {
+        "backup": f"default-20260301T120000Z-{world.live}.dump",
+        "age": "3 h",
+        "size": row["size"],
+        "why": "by hand",
+        "release": world.live,
+        "rows": 4,
+        "verified": "",
+    }
+    assert row["size"].endswith(" B")
+
+
+# Restoring
+
+
+def test_restoring(world, site, clock):
+    backup(site)
+    world.server.databases["blog"]["rows"]["public.guestbook_entry"] = 5
+    clock()
+    answer = django_verbs.restore("blog")
+    kept = "blog_before_20260301t130000"
+    assert world.server.databases["blog"]["rows"] == ROWS and set(world.server.databases) == {"blog", kept}
+    assert world.server.databases[kept]["rows"]["public.guestbook_entry"] == 5
+    assert answer["kept"] == {"default": kept} and kept in answer["note"]
+    assert answer["rows"] == {"default": {"public.guestbook_entry": "5 before, 3 now"}}
+    assert world.server.swapped == [("blog", True)] and not django_maintenance.is_on(site)
+    assert django_backup.overview(site)[0]["verified"] == "2026-03-01T13:00:00Z"
+    world.check()
+
+
+def test_maintenance_that_was_on_stays_on(site, clock):
+    backup(site)
+    django_maintenance.on(site, by="Ada")
+    clock()
+    django_verbs.restore("blog")
+    assert django_maintenance.is_on(site)
+
+
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [("nonsense", "restore: there is no backup nonsense of blog"), (None, "restore: blog has no backup")],
+)
+def test_what_is_not_there_is_not_restored(site, which, message):
+    with pytest.raises(DeploymentError, match=message):
+        django_verbs.restore("blog", which)
+
+
+def damaged(world, site):
+    path = site.backups / django_backup.manifests(site)[0]["name"]
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+
+
+def other_rows(world, site):
+    load = world.server.load
+
+    def lossy(database, name, file):
+        found = load(database, name, file)
+        return {**found, "rows": {**found["rows"], "public.auth_user": 0}}
+
+    world.server.load = lossy
+
+
+@pytest.mark.parametrize(
+    ("breaks", "message"),
+    [
+        (damaged, "is damaged: it is not what was written on 2026-03-01T12:00:00Z"),
+        (other_rows, "is not what was dumped: public.auth_user has 0 rows, not 1"),
+        *[(what, "the server says no") for what in ("load", "refuse", "swap default")],
+        ("lacking", "needs migrations that the backup does not have: guestbook.0002"),
+    ],
+)
+def test_what_cannot_be_restored_changes_nothing(world, site, clock, breaks, message):
+    backup(site)
+    world.server.databases["blog"]["rows"]["public.guestbook_entry"] = 5
+    if callable(breaks):
+        breaks(world, site)
+    elif breaks == "lacking":
+        world.lacking = {"default": ["guestbook.0002"]}
+    else:
+        world.server.fails[breaks] = DeploymentError("the server says no")
+    clock()
+    with pytest.raises(DeploymentError, match=message) as error:
+        django_verbs.restore("blog")
+    assert error.value.hint.endswith(f"{world.live} still runs")
+    assert set(world.server.databases) == {"blog"}
+    assert world.server.databases["blog"]["rows"]["public.guestbook_entry"] == 5
+    assert not django_maintenance.is_on(site) and django_backup.overview(site)[0]["verified"] == ""
+    world.check()
+
+
+def test_two_databases_are_exchanged_both_or_none(world, site, clock):
+    live = django_release.linked(site, site.current)
+    said = {alias: {"engine": "postgresql", "name": name} for alias, name in (("default", "blog"), ("metrics", "m"))}
+    live.update(facts={**live.facts, "databases": said, "migrations": {"default": {}, "metrics": {}}})
+    world.server.databases["m"] = {"rows": {"public.hits": 7}, "migrations": []}
+    assert len(backup(site)) == 2
+    for name in ("blog", "m"):
+        world.server.databases[name]["rows"]["public.new"] = 1
+    world.server.fails["swap default"] = DeploymentError("the server says no")
+    clock()
+    with pytest.raises(DeploymentError, match="the server says no"):
+        django_verbs.restore("blog")
+    assert set(world.server.databases) == {"blog", "m"} and not django_maintenance.is_on(site)
+    assert all("public.new" in database["rows"] for database in world.server.databases.values())
+    world.server.fails.clear()
+    answer = django_verbs.restore("blog", f"metrics-20260301T120000Z-{world.live}.dump")
+    assert list(answer["kept"]) == ["metrics"] and "public.new" in world.server.databases["blog"]["rows"]
+
+
+def test_a_site_that_does_not_come_up_with_it(world, site, clock):
+    backup(site)
+    clock()
+    world.fails["enable"] = DeploymentError("no")
+    with pytest.raises(DeploymentError) as error:
+        django_verbs.restore("blog")
+    told = "the backup is restored, and before it is in blog_before_20260301t130000"
+    assert told in error.value.hint and "salt-call django.maintenance blog off" in error.value.hint
+    assert django_maintenance.is_on(site) and world.server.databases["blog"]["rows"] == ROWS
+
+
+def test_going_back_with_the_backup(world, site, pending, clock):
+    before = world.live
+    pending("0002")
+    world.apply()
+    clock()
+    answer = django_verbs.restore("blog", rollback=True)
+    assert world.live == answer["release"] == before and not django_maintenance.is_on(site)
+    world.check()
+    assert world.apply() == {}
+
+
+def test_going_back_to_a_release_that_is_gone(world, site, pending, clock):
+    before = world.live
+    pending("0002")
+    world.apply()
+    django_site.remove_tree(site.releases / before)
+    with pytest.raises(DeploymentError, match=f"{before}, which the backup was made under, is not on this host") as no:
+        django_verbs.restore("blog", rollback=True)
+    assert "migrate=True" in no.value.hint
+
+
+def test_migrating_what_is_restored(world, site, clock):
+    backup(site)
+    world.lacking = {"default": ["guestbook.0002"]}
+    clock()
+    assert django_verbs.restore("blog", migrate=True)["release"] == world.live
+
+
+# The drill
+
+
+def test_a_drill(world, site, clock):
+    backup(site)
+    clock()
+    answer = django_verbs.restore_drill("blog")
+    assert answer["result"] == "good" and answer["rows"] == {"default": 4} and answer["migrations to apply"] == {}
+    assert set(world.server.databases) == {"blog"} and world.server.swapped == []
+    assert django_backup.overview(site)[0]["verified"] == "2026-03-01T13:00:00Z"
+    status = django_backup.status(site)
+    assert status["backup"] == "2026-03-01T12:00:00Z"
+    assert re.fullmatch(r"2026-03-01T13:00:00Z, \S+ s: good", status["restore_drill"])
+
+
+def test_a_drill_with_a_backup_from_before_a_migration(world, site, clock):
+    backup(site)
+    world.lacking = {"default": ["guestbook.0002"]}
+    assert django_verbs.restore_drill("blog")["migrations to apply"] == world.lacking
+    world.lacking = {"default": ["guestbook.0001"]}
+    with pytest.raises(DeploymentError, match=r"lacks migrations that it had when it was made: guestbook\.0001"):
+        django_verbs.restore_drill("blog")
+
+
+@pytest.mark.parametrize("breaks", [damaged, other_rows, "load"])
+def test_a_drill_that_fails_is_remembered(world, site, clock, breaks):
+    backup(site)
+    if callable(breaks):
+        breaks(world, site)
+    else:
+        world.server.fails[breaks] = DeploymentError("the server says no")
+    with contextlib.suppress(DeploymentError):
+        django_verbs.restore_drill("blog")
+    assert set(world.server.databases) == {"blog"}
+    assert " s: failed: " in django_backup.status(site)["restore_drill"]
+    assert json.loads((site.backups / "drill.json").read_text())["backup"].startswith("20260301T")
+
+
+def test_without_room_for_a_file(site, monkeypatch):
+    from django_dump import Database
+
+    monkeypatch.setattr(django_dump, "free", lambda folder: 10)
+    with pytest.raises(DeploymentError, match=r"restoring needs 0 MB in /\S+/database, and 0 are free"):
+        django_restore._refuse_without_room(
+            {"size": 11}, Database(site, "default", "sqlite", str(site.database / "db.sqlite3"))
+        )
+
+
+def test_migrating_by_hand_is_preceded_by_a_backup(world, site, clock):
+    world.lacking = {"default": []}
+    django_verbs.migrate("blog")
+    assert names(site) == []
+    world.lacking = {"default": ["guestbook.0002"]}
+    django_verbs.migrate("blog")
+    (about,) = django_backup.manifests(site)
+    assert about["why"] == "migration"
+    assert django_release.linked(site, site.current).record["backups"] == [about["name"]]

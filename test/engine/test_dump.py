@@ -1,0 +1,370 @@
+"""Dumps: SQLite by its real program, what clients are told, and how the rows of a dump are counted."""
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import django_command
+import django_dump
+import django_dump_media
+import django_dump_mysql
+import django_dump_postgres
+import django_dump_sqlite
+import django_program
+import django_release
+import pytest
+from django_command import DeploymentError
+from django_dump import Database
+from specimen import ROOT
+
+PASSWORD = "p:a\\s \"s' #;=%$x"
+
+
+@pytest.fixture
+def site(make_site, monkeypatch):
+    """A site whose user is the one that runs the tests."""
+    monkeypatch.setattr(django_command, "identity", lambda user: {})
+    site = make_site()
+    for name in ("django_formula_sqlite.py", "django_formula_backup.py"):
+        text = (ROOT / "django/files" / name).read_text()
+        site.kept_template(f"salt://django/files/{name}").write_text(text)
+    return site
+
+
+# SQLite
+
+
+@pytest.fixture(params=["wal", "delete"])
+def sqlite(site, request):
+    """A database of two tables, in each journal mode; somebody has it open."""
+    path = site.database / "db.sqlite3"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA journal_mode={request.param}")
+        connection.execute("CREATE TABLE django_migrations (app, name)")
+        connection.execute("CREATE TABLE 'odd \"name' (value UNIQUE)")
+        connection.execute("CREATE VIRTUAL TABLE words USING fts5(word)")
+        connection.executemany("INSERT INTO 'odd \"name' VALUES (?)", [(number,) for number in range(1000)])
+        connection.execute("INSERT INTO django_migrations VALUES ('blog', '0001_initial')")
+        yield Database(site, "default", "sqlite", str(path))
+
+
+def dumped(database, path):
+    with open(path, "wb+") as file:
+        return django_dump_sqlite.dump(database, file.fileno())
+
+
+def test_a_sqlite_database_is_dumped_and_loaded(sqlite, tmp_path):
+    looked = django_dump_sqlite.look(sqlite)
+    assert looked["tables"] >= 2 and looked["size"] > 8192
+    found = dumped(sqlite, tmp_path / "dump")
+    assert found["rows"]['odd "name'] == 1000 and found["migrations"] == ["blog.0001_initial"]
+    assert "words" not in found["rows"]
+    with open(tmp_path / "dump", "rb") as file:
+        assert django_dump_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno()) == found
+    assert sorted(path.name for path in Path(sqlite.name).parent.glob("*restore*")) == ["db.sqlite3.restore"]
+
+
+def test_a_sqlite_database_is_dumped_while_others_write(sqlite, tmp_path):
+    with contextlib.closing(sqlite3.connect(sqlite.name, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("INSERT INTO 'odd \"name' VALUES ('not yet')")
+        assert dumped(sqlite, tmp_path / "dump")["rows"]['odd "name'] == 1000
+        other.execute("COMMIT")
+    assert dumped(sqlite, tmp_path / "dump")["rows"]['odd "name'] == 1001
+
+
+def test_sqlite_files_change_places(sqlite, tmp_path):
+    dumped(sqlite, tmp_path / "dump")
+    with open(tmp_path / "dump", "rb") as file:
+        django_dump_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno())
+    with contextlib.closing(sqlite3.connect(sqlite.name, isolation_level=None)) as connection:
+        mode = connection.execute("PRAGMA journal_mode").fetchone()
+        connection.execute("INSERT INTO 'odd \"name' VALUES ('since')")
+    os.chmod(sqlite.name, 0o600)
+    django_dump_sqlite.swap(sqlite, f"{sqlite.name}.restore", f"{sqlite.name}.before")
+    assert os.stat(sqlite.name).st_mode & 0o777 == 0o600
+    assert django_dump_sqlite.rows(sqlite)['odd "name'] == 1000
+    assert django_dump_sqlite.rows(sqlite._replace(name=f"{sqlite.name}.before"))['odd "name'] == 1001
+    with contextlib.closing(sqlite3.connect(sqlite.name)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == mode
+    assert not Path(f"{sqlite.name}.restore").exists()
+
+
+def test_a_sqlite_file_that_is_not_there(site):
+    database = Database(site, "default", "sqlite", str(site.database / "none.sqlite3"))
+    assert django_dump_sqlite.look(database) == {"size": 0, "tables": 0}
+    assert list(site.database.iterdir()) == []
+
+
+def test_a_sqlite_file_that_is_lost_is_replaced(sqlite, tmp_path):
+    dumped(sqlite, tmp_path / "dump")
+    for path in Path(sqlite.name).parent.glob("db.sqlite3*"):
+        path.unlink()
+    with open(tmp_path / "dump", "rb") as file:
+        django_dump_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno())
+    django_dump_sqlite.swap(sqlite, f"{sqlite.name}.restore", f"{sqlite.name}.before")
+    assert django_dump_sqlite.rows(sqlite)['odd "name'] == 1000
+    with pytest.raises(DeploymentError, match="unable to open database file"):
+        django_dump_sqlite.rows(sqlite._replace(name=f"{sqlite.name}.before"))
+    assert not Path(f"{sqlite.name}.before").exists()
+
+
+def test_a_damaged_sqlite_file(sqlite, tmp_path):
+    dumped(sqlite, tmp_path / "dump")
+    with open(tmp_path / "dump", "rb+") as file:
+        file.seek(3 * 4096 + 100)
+        file.write(b"\xff" * 6000)
+        file.seek(0)
+        with pytest.raises(DeploymentError, match=r"SQLite: load .*(damaged|malformed)"):
+            django_dump_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno())
+    django_dump_sqlite.drop(sqlite, f"{sqlite.name}.restore")
+    assert list(Path(sqlite.name).parent.glob("*restore*")) == []
+
+
+def test_what_a_killed_sqlite_dump_has_left_is_no_obstacle(sqlite, tmp_path):
+    copy = Path(sqlite.name).with_name(".db.sqlite3.backup")
+    copy.write_text("half")
+    assert dumped(sqlite, tmp_path / "dump")["rows"]['odd "name'] == 1000 and not copy.exists()
+
+
+# PostgreSQL
+
+
+def test_what_the_clients_of_postgresql_are_told(site):
+    said = {"host": "db1", "port": 5433, "user": "blog", "password": PASSWORD, "sslmode": "require", "pool": True}
+    database = Database(site, "default", "postgres", "blog", said)
+    with django_dump_postgres._reached(database) as (environment, (descriptor,)):
+        with open(environment.pop("PGPASSFILE")) as file:
+            assert file.read() == "*:*:*:*:p\\:a\\\\s \"s' #;=%$x\n"
+        assert os.fstat(descriptor).st_mode & 0o777 == 0o600
+    expected = {"PGHOST": "db1", "PGPORT": "5433", "PGUSER": "blog", "PGDATABASE": "blog", "PGSSLMODE": "require"}
+    assert environment == {**expected, "PGAPPNAME": "django-formula"}
+    with django_dump_postgres._reached(database._replace(said={})) as (environment, _descriptors):
+        assert environment == {"PGDATABASE": "blog", "PGAPPNAME": "django-formula"}
+
+
+def test_a_role_that_may_not_create_databases(site, monkeypatch):
+    def psql(database, script, **variables):
+        raise DeploymentError("asking blog failed (exit 3)", log="ERROR:  permission denied to create database")
+
+    monkeypatch.setattr(django_dump_postgres, "_psql", psql)
+    monkeypatch.setattr(django_dump, "client", lambda database, programs, package: programs[0])
+    database = Database(site, "default", "postgres", "blog", {"user": "ray"})
+    with pytest.raises(DeploymentError, match="ray may not create databases on its server") as error:
+        django_dump_postgres.load(database, "blog_restore", 0)
+    assert error.value.hint == 'as a superuser there: ALTER ROLE "ray" CREATEDB;'
+
+
+def test_a_database_of_somebody_else(site, monkeypatch):
+    monkeypatch.setattr(django_dump_postgres, "_psql", lambda database, script: "f\n" if "role" in script else "dba\n")
+    with pytest.raises(DeploymentError, match="blog belongs to dba, and only its owner may rename it") as error:
+        django_dump_postgres.refuse(Database(site, "default", "postgres", "blog", {"user": "ray"}))
+    assert error.value.hint == 'as a superuser there: ALTER DATABASE "blog" OWNER TO "ray";'
+
+
+def test_a_session_at_a_server(site, monkeypatch):
+    database = Database(site, "default", "postgres", "blog", {"password": PASSWORD})
+    monkeypatch.setattr(django_dump_postgres, "_client", lambda database: ["cat"])
+    with django_dump_postgres._session(database) as ask:
+        assert ask("one\n") == "one" and ask("two\n") == "two"
+    monkeypatch.setattr(django_dump_postgres, "_client", lambda database: ["sh", "-c", f'echo "{PASSWORD[:4]}" >&2'])
+    with (
+        pytest.raises(DeploymentError, match="asking blog failed"),
+        django_dump_postgres._session(database) as ask,
+    ):
+        ask("one\n")
+
+
+def test_a_client_that_is_not_there(site, monkeypatch):
+    monkeypatch.setattr(django_command, "PATH", str(site.root))
+    with pytest.raises(DeploymentError, match="pg_dump is not on this host") as error:
+        django_dump_postgres.dump(Database(site, "default", "postgres", "blog"), 0)
+    assert error.value.hint == "django:sites:blog:packages: [postgresql-client], then apply"
+
+
+# MariaDB
+
+
+def counted(text):
+    """What is counted in a dump, and what is packed of it."""
+    read, write = os.pipe()
+    packed = os.memfd_create("packed")
+    counter = django_dump_mysql._Counter(read, packed)
+    counter.start()
+    with open(write, "wb") as pipe:
+        pipe.write(text)
+    counter.join()
+    os.lseek(packed, 0, os.SEEK_SET)
+    with open(packed, "rb") as file:
+        assert gzip.decompress(file.read()) == text
+    return counter
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (b"CREATE TABLE `a` (\n  `id` int,\n  KEY `x` (`id`)\n);\n", {"a": 0}),
+        (b"CREATE TABLE `a` (\nINSERT INTO `a` VALUES (1,'x'),(2,NULL);\n", {"a": 2}),
+        (b"CREATE TABLE `a` (\nINSERT INTO `a` VALUES\n(1,'x'),\n(2,0xAB);\n(not a row)\n", {"a": 2}),
+        (b"CREATE TABLE `a` (\nINSERT INTO `a` VALUES (1,'),(3,\\'),(\\\\'),(2,'it''s (');\n", {"a": 2}),
+        (b"CREATE TABLE `a` (\nINSERT INTO `a` VALUES\n(1,'x;'),\n(2,'(');\nINSERT INTO `a` VALUES\n(3,_binary '(');\n",
+         {"a": 3}),
+        (b"CREATE TABLE `a``(b` (\nINSERT INTO `a``(b` (`x`, `y`) VALUES (1,2);\n", {"a`(b": 1}),
+        (b"CREATE TABLE `a` (\nCREATE TABLE `b` (\nINSERT INTO `b` VALUES (1);\nINSERT INTO `a` VALUES (1),(2);\n",
+         {"a": 2, "b": 1}),
+        (b"/*!50001 CREATE VIEW `v` AS SELECT 1 */;\n", {}),
+    ],
+)  # fmt: skip
+def test_rows_are_counted_in_the_dump(text, rows):
+    assert counted(text + b"-- Dump completed on 2026-03-01\n").rows == rows
+
+
+def test_a_dump_that_has_no_end(site, monkeypatch):
+    monkeypatch.setattr(django_dump, "client", lambda database, programs, package: programs[0])
+    monkeypatch.setattr(django_dump_mysql, "_migrations", lambda database: [])
+    monkeypatch.setattr(django_dump_mysql, "_run", lambda *arguments, output, **options: os.write(output, b"CREATE\n"))
+    with open(site.backups / "dump", "wb") as file, pytest.raises(DeploymentError, match="the dump of blog has no end"):
+        django_dump_mysql.dump(Database(site, "default", "mysql", "blog"), file.fileno())
+
+
+def test_what_the_clients_of_mariadb_are_told(site):
+    said = {"host": "db1", "port": 3307, "user": "blog", "password": PASSWORD, "ssl": {"ca": "/etc/ca.pem"}}
+    for host, option in (("db1", 'host="db1"'), ("/run/my.sock", 'socket="/run/my.sock"')):
+        database = Database(site, "default", "mysql", "blog", {**said, "host": host})
+        with django_dump_mysql._reached(database) as descriptor:
+            lines = os.read(descriptor, 4096).decode().splitlines()
+        assert lines[0] == "[client]" and option in lines and 'ssl-ca="/etc/ca.pem"' in lines
+        assert 'password="p:a\\\\s \\"s\' #;=%$x"' in lines
+
+
+def test_what_does_not_move_between_databases(site, monkeypatch):
+    monkeypatch.setattr(django_dump_mysql, "_sql", lambda database, text: "view totals\n")
+    with pytest.raises(DeploymentError, match="only tables move from one database to another, and it has view totals"):
+        django_dump_mysql.refuse(Database(site, "default", "mysql", "blog"))
+
+
+def test_a_login_that_may_not_create_databases(site, monkeypatch):
+    def sql(database, text):
+        if text.startswith("CREATE"):
+            raise DeploymentError("asking blog failed", log="ERROR 1044 (42000): Access denied for user")
+        return "blog@localhost\n" if "USER" in text else "utf8mb4 COLLATE utf8mb4_general_ci\n"
+
+    monkeypatch.setattr(django_dump_mysql, "_sql", sql)
+    with pytest.raises(DeploymentError, match="blog may not create databases on its server") as error:
+        django_dump_mysql.load(Database(site, "default", "mysql", "my_blog", {"user": "blog"}), "my_blog_restore", 0)
+    assert error.value.hint == "as root there: GRANT ALL ON `my\\_blog\\_%`.* TO 'blog'@'localhost';"
+
+
+def test_a_packed_dump_that_is_cut(tmp_path):
+    whole = gzip.compress(os.urandom(5000))
+    (tmp_path / "cut").write_bytes(whole[:-500])
+    read, write = os.pipe()
+    with open(tmp_path / "cut", "rb") as file, open(read, "rb") as pipe:
+        feeder = django_dump_mysql._Feeder(file.fileno(), write)
+        threading.Thread(target=pipe.read, daemon=True).start()
+        feeder.run()
+    assert isinstance(feeder.error, EOFError)
+
+
+# Uploads
+
+
+def test_uploads(site, tmp_path):
+    (site.media / "2026").mkdir()
+    (site.media / "2026/ä picture.png").write_bytes(b"x" * 5000)
+    (site.media / "link").symlink_to("/etc/passwd")
+    database = Database(site, "media", "media", str(site.media))
+    looked = django_dump_media.look(database)
+    assert looked["tables"] == 1 and looked["size"] > 5000
+    with open(tmp_path / "tar", "wb+") as file:
+        assert django_dump_media.dump(database, file.fileno())["rows"] == {"files": 2}
+        file.seek(0)
+        with tarfile.open(fileobj=io.BytesIO(file.read())) as packed:
+            assert packed.getmember("./link").issym()
+        file.seek(0)
+        name = f"{site.media}.restore"
+        assert django_dump_media.load(database, name, file.fileno())["rows"] == {"files": 2}
+    (site.media / "new").touch()
+    django_dump_media.swap(database, name, f"{site.media}.before")
+    assert not (site.media / "new").exists() and Path(f"{site.media}.before/new").exists()
+    assert (site.media / "2026/ä picture.png").stat().st_size == 5000 and (site.media / "link").is_symlink()
+    assert site.media.stat().st_mode & 0o7777 == 0o2750
+
+
+# The program that asks the project
+
+
+def test_the_program_answers_with_what_drivers_are_given(site, tmp_path):
+    """As `django_program.backup` runs it: the program and its request come by the standard input."""
+    django = tmp_path / "django/db"
+    django.mkdir(parents=True)
+    (tmp_path / "django/__init__.py").touch()
+    django.joinpath("__init__.py").write_text(
+        f"params = dict(dbname='blog', passwd={PASSWORD!r}, conv={{1: str}}, factory=object, n=1)\n"
+        "params['ssl'] = {'ca': '/ca'}\n"
+        "class Connection:\n    get_connection_params = staticmethod(lambda: params)\n"
+        "connections = {'default': Connection()}\n"
+    )
+    (tmp_path / "wsgi.py").write_text("print('noise')\n")
+    program = site.kept_template(django_program.BACKUP).read_bytes()
+    request = json.dumps({"mode": "connections", "aliases": ["default"], "wsgi": "wsgi"}).encode()
+    done = subprocess.run(
+        [sys.executable, "-c", django_program._READ],
+        input=b"%d\n%s%s" % (len(program), program, request),
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    answer = json.loads(done.stdout.splitlines()[0])
+    assert answer == {"default": {"name": "blog", "password": PASSWORD, "ssl": {"ca": "/ca"}, "n": 1}}
+    assert done.stdout.splitlines()[1:] == [b"answered"]
+    assert b"noise" in done.stderr and PASSWORD.encode() not in done.stderr
+
+
+def test_a_project_is_asked_only_for_servers(site, monkeypatch):
+    asked = []
+
+    def backup(site, release, facts, request, secrets):
+        asked.append(request)
+        return {alias: {"name": "blog2", "password": PASSWORD} for alias in request["aliases"]}
+
+    monkeypatch.setattr(django_program, "backup", backup)
+    release = django_release.Release(site, "0001-3f2a9c1b77de")
+    databases = {
+        "default": {"engine": "django_prometheus.db.backends.postgresql", "name": "blog"},
+        "files": {"engine": "django.db.backends.sqlite3", "name": "files.sqlite3"},
+        "none": {"engine": "django.db.backends.sqlite3", "name": ":memory:"},
+    }
+    release.record = {"facts": {"folder": ".", "databases": databases}}
+    found = django_dump.find(release, sorted(databases), [])
+    by_alias = {one.alias: one for one in found}
+    assert by_alias.keys() == {"default", "files"} and by_alias["default"].name == "blog2"
+    assert by_alias["default"].masked() == [PASSWORD] and by_alias["files"].masked() == []
+    assert by_alias["files"].name.endswith("0001-3f2a9c1b77de/source/files.sqlite3")
+    assert asked == [{"mode": "connections", "aliases": ["default"]}]
+
+
+def test_uploads_that_cannot_be_read_are_not_taken_for_none(site, monkeypatch):
+    (site.media / "2026").mkdir()
+    scan = os.scandir
+
+    def refused(error):
+        def scandir(path):
+            if str(path).endswith("2026"):
+                raise error
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        return django_dump_media.look(Database(site, "media", "media", str(site.media)))
+
+    with pytest.raises(PermissionError):
+        refused(PermissionError(13, "Permission denied", str(site.media / "2026")))
+    assert refused(FileNotFoundError(2, "it has just gone"))["tables"] == 0

@@ -1,0 +1,200 @@
+"""Backups by themselves: the timer, cron where there is no systemd, and the program that needs no Salt."""
+
+import io
+import subprocess
+import sys
+import zipfile
+
+import django_backup
+import django_removal
+import django_schedule
+import django_service
+import django_steps
+import django_systemd
+import pytest
+from django_command import DeploymentError
+
+
+@pytest.fixture
+def daily(world):
+    """A world in which a site is live that is backed up every day."""
+    world.apply()
+    world.options = {"backup": {"schedule": "daily"}}
+    return world
+
+
+def units(world):
+    found = django_systemd.UNITS.rglob("*backup*")
+    return {str(path.relative_to(django_systemd.UNITS)) for path in found}
+
+
+def test_a_schedule_becomes_a_timer(daily):
+    assert daily.apply()["site"]["schedule"].keys() == {
+        str(daily.site.root / "backup.pyz"),
+        str(django_systemd.UNITS / "django-blog-backup.service"),
+        str(django_systemd.UNITS / "django-blog-backup.timer"),
+    }
+    timer = (django_systemd.UNITS / "django-blog-backup.timer").read_text()
+    assert "\nOnCalendar=daily\nPersistent=yes\n" in timer
+    service = (django_systemd.UNITS / "django-blog-backup.service").read_text()
+    assert f"\nExecStart=/usr/bin/python3 -I {daily.site.root}/backup.pyz blog\n" in service
+    assert ["systemctl", "restart", "django-blog-backup.timer"] in daily.commands
+    assert (daily.site.root / "backup.pyz").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("databases", "local"),
+    [
+        ({}, False),
+        ({"database": {"engine": "sqlite"}}, True),
+        ({"database": {"engine": "postgres", "manage": False}}, True),
+        ({"database": {"engine": "mysql", "host": "/run/mysqld/mysqld.sock", "manage": False}}, True),
+        ({"database": {"engine": "postgres", "host": "db1", "password": "x"}}, False),
+        ({"databases": {"default": {"engine": "sqlite"}, "replica": {"migrate": False}}}, False),
+    ],
+)
+def test_what_needs_no_network_has_none(daily, databases, local):
+    daily.options |= databases
+    daily.given = {"database.default": "x"}
+    list(django_steps.site(daily.deployment()))
+    service = (django_systemd.UNITS / "django-blog-backup.service").read_text()
+    assert ("\nPrivateNetwork=yes\nIPAddressDeny=any\nRestrictAddressFamilies=AF_UNIX\n" in service) == local
+    assert ("\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n" in service) != local
+
+
+@pytest.mark.parametrize(
+    ("options", "homes"),
+    [
+        ({}, "yes"),
+        ({"backup": {"schedule": "daily", "directory": "/home/backups"}}, "no"),
+        ({"sandbox": {"BindPaths": ["/home/ray/data"]}}, "no"),
+        ({"sandbox": {"BindPaths": ["/data:/root/data"]}}, "no"),
+        ({"environment": {"NOTE": "see /home/ray"}}, "yes"),
+    ],
+)
+def test_homes_are_hidden_where_nothing_of_the_site_lies_there(daily, options, homes):
+    daily.options |= options
+    list(django_steps.site(daily.deployment()))
+    assert f"\nProtectHome={homes}\n" in (django_systemd.UNITS / "django-blog-backup.service").read_text()
+
+
+def enabled(world):
+    """What systemctl does to a timer, which the world does not play."""
+    folder = django_systemd.UNITS / "timers.target.wants"
+    folder.mkdir()
+    (folder / "django-blog-backup.timer").symlink_to(django_systemd.UNITS / "django-blog-backup.timer")
+    return folder / "django-blog-backup.timer"
+
+
+def test_it_stays_as_it_is(daily):
+    daily.apply()
+    link = enabled(daily)
+    daily.commands.clear()
+    assert daily.apply() == {} and daily.commands == []
+    link.unlink()
+    assert daily.apply() == {"site": {"schedule": {str(django_systemd.UNITS / link.name): "disabled"}}}
+
+
+def test_it_changes(daily):
+    daily.apply()
+    enabled(daily)
+    daily.options = {"backup": {"schedule": "Mon..Fri 03:30"}}
+    changes = daily.apply()["site"]
+    assert changes["schedule"] == {str(django_systemd.UNITS / "django-blog-backup.timer"): "changed"}
+    (daily.site.root / "backup.pyz").write_bytes(b"")
+    assert daily.apply()["site"]["schedule"] == {str(daily.site.root / "backup.pyz"): "changed"}
+
+
+def test_a_test_changes_nothing(daily):
+    assert "schedule" in daily.apply(test=True)["site"] and units(daily) == set()
+
+
+@pytest.mark.parametrize("off", [{"backup": {}}, {"state": "absent"}])
+def test_it_is_taken_back(daily, off):
+    daily.apply()
+    link = enabled(daily)
+    daily.options = off
+    if "state" in off:
+        assert str(daily.site.root / "backup.pyz") in django_removal.present(daily.site)
+        django_removal.remove(daily.site, "a test")
+    else:
+        assert set(daily.apply()["site"]["schedule"].values()) == {"removed"}
+        assert daily.apply() == {}
+    assert ["systemctl", "disable", "--quiet", "--now", link.name] in daily.commands
+    assert units(daily) <= {"timers.target.wants/django-blog-backup.timer"}
+    assert not (daily.site.root / "backup.pyz").exists()
+
+
+# Without systemd
+
+
+@pytest.fixture
+def cron(daily, own_host, monkeypatch):
+    """The same host with cron in place of systemd."""
+    monkeypatch.setattr(django_schedule, "CRON", own_host / "etc/cron.d")
+    monkeypatch.setattr(django_service, "SYSTEMD", own_host / "none")
+    monkeypatch.setattr(django_schedule.shutil, "which", lambda name, path: f"/usr/sbin/{name}")
+    (own_host / "etc/cron.d").mkdir(exist_ok=True)
+    return own_host / "etc/cron.d/django-blog-backup"
+
+
+def test_without_systemd_cron_does_it(daily, cron):
+    changes = daily.apply()["site"]["schedule"]
+    assert changes == {str(daily.site.root / "backup.pyz"): "new", str(cron): "new"}
+    line = f"0 0 * * * root /usr/bin/python3 -I {daily.site.root}/backup.pyz blog"
+    assert cron.read_text() == f"# Backups of the Django site blog\n{line}\n" and daily.apply() == {}
+    daily.options = {}
+    daily.apply()
+    assert not cron.exists()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "has_cron", "message"),
+    [
+        ("03:30", True, "03:30 is a time as systemd has it, and this host has cron"),
+        ("daily", False, "this host has neither systemd nor cron"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(daily, cron, monkeypatch, schedule, has_cron, message):
+    if not has_cron:
+        monkeypatch.setattr(django_schedule.shutil, "which", lambda name, path: None)
+    daily.options = {"backup": {"schedule": schedule}}
+    with pytest.raises(DeploymentError, match=message) as error:
+        daily.apply()
+    assert "django:sites:blog:backup:schedule" in error.value.hint and not cron.exists()
+
+
+# The program
+
+
+def test_the_program_needs_nothing_but_python(daily):
+    """No module of Salt's environment, as on a host that only salt-ssh knows."""
+    daily.apply()
+    program = daily.site.root / "backup.pyz"
+    done = subprocess.run(["/usr/bin/python3", "-I", program, "nobody"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "there is no site 'nobody' on this host" in done.stderr, done.stderr
+    names = set(zipfile.ZipFile(program).namelist())
+    assert {"__main__.py", "django_backup.py", "django_dump_mysql.py", "django_site.py"} <= names
+    assert not names & {"django_deployment.py", "django_steps.py", "django_restore.py"}
+
+
+def test_what_the_timer_does(daily, capsys):
+    daily.server.databases["blog"]["rows"] = {"public.guestbook_entry": 3}
+    assert django_schedule.main("blog") == 0
+    (about,) = django_backup.manifests(daily.site)
+    assert capsys.readouterr().out == f"{daily.site.backups}/{about['name']}\n" and about["why"] == "timer"
+    daily.server.fails["dump"] = DeploymentError("the server is gone", hint="start it")
+    assert django_schedule.main("blog") == 1
+    assert capsys.readouterr().err == "the server is gone\nstart it\n"
+    assert django_schedule.main("nobody") == 1
+    daily.site.current.unlink()
+    assert django_schedule.main("blog") == 0 and "has no live release yet" in capsys.readouterr().out
+
+
+def test_the_modules_of_the_program_import_nothing_foreign():
+    packed = zipfile.ZipFile(io.BytesIO(django_schedule._packed()))
+    sources = {name: packed.read(name).decode() for name in packed.namelist()}
+    words = {line.split()[1].split(".")[0] for text in sources.values() for line in text.splitlines()
+             if line.startswith(("import ", "from "))}  # fmt: skip
+    own = {name.removesuffix(".py") for name in sources}
+    assert {word for word in words if word not in own and word not in sys.stdlib_module_names} == set()
