@@ -1,0 +1,442 @@
+"""What migrations do to the release that runs beside them, from Django's own operations: class, reason, lock and SQL.
+
+`safe` leaves what the running release reads and writes as it is; `breaking` does not; `data` changes rows by code of
+the project; `opaque` is what only its author can judge: SQL, and operations that are not Django's.
+"""
+
+import re
+import sys
+
+#: The classes, the worst last: a migration is of the worst class among its operations.
+CLASSES = ("safe", "data", "opaque", "breaking")
+SAFE = ("safe", "", "")
+_NOT_WRITTEN = "the running release's INSERTs leave it out, and it has no default in the database"
+_FITS = "first release code that only writes what fits, then allow this one"
+_INTEGERS = {"smallint": 1, "smallserial": 1, "mediumint": 2, "integer": 3, "int": 3, "serial": 3}
+_INTEGERS |= {"bigint": 4, "bigserial": 4}
+_TEXTS = {"text", "longtext", "varchar", "clob", "citext"}
+
+
+def classify(connection, executor, chosen):
+    """What migrations do that a database lacks, or that are to be looked at as if it lacked them, in their order.
+
+    Where the database has no others nothing can be broken, and their operations are not looked at.
+
+    Args:
+        chosen: pairs of application and name.
+    """
+    chosen, loader = set(chosen), executor.loader
+    order = [migration for migration, _ in executor.migration_plan(loader.graph.leaf_nodes(), clean_start=True)]
+    before = set(loader.applied_migrations) - chosen
+    wanted = [migration for migration in order if (migration.app_label, migration.name) in chosen]
+    if not before:
+        return [_migration(migration, []) for migration in wanted]
+    state = executor._create_project_state()
+    for migration in order:
+        if (migration.app_label, migration.name) in before:
+            migration.mutate_state(state, preserve=False)
+    guard = Guard(connection, {app for app, _name in before})
+    return [_migration(migration, guard.look(migration, state)) for migration in wanted]
+
+
+def _migration(migration, operations):
+    return {
+        "name": f"{migration.app_label}.{migration.name}",
+        "class": max((operation["class"] for operation in operations), key=CLASSES.index, default="safe"),
+        "reversible": all(operation["reversible"] for operation in operations)
+        if operations
+        else all(operation.reversible for operation in migration.operations),
+        "operations": operations,
+    }
+
+
+def _is_installed(migration):
+    """Whether a migration comes with a package, and is not the project's to change."""
+    return str(getattr(sys.modules.get(type(migration).__module__), "__file__", "")).startswith(f"{sys.prefix}/")
+
+
+class Guard:
+    """Looks at operations one after another, as they would be run on a database.
+
+    Args:
+        connection: the database; it is asked for names of constraints, never changed.
+        apps: the applications that the running release has tables of.
+    """
+
+    def __init__(self, connection, apps):
+        self.connection = connection
+        self.apps = apps
+        #: What the running release does not know: models and fields that came before in the same plan.
+        self.new_models = set()
+        self.new_fields = set()
+
+    def look(self, migration, state):
+        """The operations of a migration; the state is carried on past them."""
+        found = self._look(migration.app_label, migration.operations, state)
+        if _is_installed(migration):
+            for operation in found:
+                operation["way"] = ""
+        return found
+
+    def _look(self, app, operations, state):
+        found = []
+        for operation in operations:
+            name = _deed(operation)
+            before = state.clone()
+            if name == "SeparateDatabaseAndState":
+                found += self._look(app, operation.database_operations, state.clone())
+                operation.state_forwards(app, state)
+                continue
+            operation.state_forwards(app, state)
+            try:
+                found.append(self._told(name, app, operation, before, state))
+            except Exception as error:  # of somebody's own field, say
+                why = f"it cannot be looked at: {type(error).__name__}: {error}"
+                empty = dict.fromkeys(("model", "field", "way", "lock", "sql"), "")
+                about = {"operation": type(operation).__name__, "class": "opaque", "why": why, "reversible": False}
+                found.append({**empty, **about})
+        return found
+
+    def _told(self, name, app, operation, before, after):
+        models = self._models(name, app, operation, before, after)
+        if models is None:
+            verdict = _unmodelled(name, operation)
+        elif self._is_elsewhere(operation, models[-1]) or self._is_new(app, models[0]._meta.model_name):
+            verdict = SAFE
+        else:
+            verdict = getattr(self, f"_judge_{name}", lambda *_: SAFE)(operation, *models)
+        kind, why, way = verdict
+        sql = self._sql(name, app, operation, before, after)
+        known = {
+            model._meta.db_table
+            for model in before.apps.get_models(include_auto_created=True)
+            if not self._is_new(model._meta.app_label, model._meta.model_name)
+        }
+        own = models[0]._meta.db_table if models else ""
+        rewrites = _rewrites(self.connection, name, operation, models)
+        self._remember(name, app, operation, models)
+        return {
+            "operation": type(operation).__name__,
+            "model": models[0]._meta.label if models else "",
+            "field": _field_of(operation),
+            "class": kind,
+            "why": why,
+            "way": way,
+            "reversible": operation.reversible and not (kind == "breaking" and name in ("DeleteModel", "RemoveField")),
+            "lock": lock(self.connection.vendor, sql, rewrites, known, own),
+            "sql": ";\n".join(statement.rstrip("; \n") for statement in sql)[:4000],
+        }
+
+    def _is_elsewhere(self, operation, model):
+        """Whether a model has no table here: a proxy, what Django does not manage, or what is in another database."""
+        return not operation.allow_migrate_model(self.connection.alias, model)
+
+    def _is_new(self, app, model):
+        return app not in self.apps or (app, model) in self.new_models
+
+    def _models(self, name, app, operation, before, after):
+        """The model before and after, or the one of them that there is; None where an operation is not about one."""
+        named = "name" if name in _WHOLE else "model_name"
+        if name in ("", "RunPython", "RunSQL") or not hasattr(operation, named):
+            return None
+        if name == "RenameModel":
+            names = [(before, operation.old_name), (after, operation.new_name)]
+        else:
+            model = operation.name if name in _WHOLE else operation.model_name
+            names = [(before, model)] * (name != "CreateModel") + [(after, model)] * (name != "DeleteModel")
+        return [state.apps.get_model(app, model) for state, model in names]
+
+    def _remember(self, name, app, operation, models):
+        if not models:
+            return
+        model = models[-1]._meta.model_name
+        if name == "CreateModel" or (name == "RenameModel" and self._is_new(app, models[0]._meta.model_name)):
+            self.new_models.add((app, model))
+        elif name == "AddField":
+            self.new_fields.add((app, model, operation.name))
+        elif name == "RenameField" and (app, model, operation.old_name) in self.new_fields:
+            self.new_fields.add((app, model, operation.new_name))
+
+    def _column(self, field):
+        """The column of a field in its model's table; None where it has none, such as that of a ManyToManyField."""
+        return field.column if field.db_parameters(connection=self.connection)["type"] else None
+
+    def _is_new_field(self, model, name):
+        return (model._meta.app_label, model._meta.model_name, name) in self.new_fields
+
+    def _sql(self, name, app, operation, before, after):
+        """What an operation of Django's would run; empty where that cannot be known before those ahead of it have."""
+        if name in ("", "RunPython"):
+            return []
+        editor = self.connection.schema_editor(collect_sql=True, atomic=False)
+        editor.deferred_sql = []
+        try:
+            operation.database_forwards(app, editor, before, after)
+        except Exception:
+            return []
+        statements = [*editor.collected_sql, *map(str, editor.deferred_sql)]
+        return [statement for statement in statements if not statement.startswith("--")]
+
+    # What each operation does to the running release: class, reason, and the way to do without
+
+    def _judge_CreateModel(self, operation, model):
+        return SAFE
+
+    def _judge_DeleteModel(self, operation, model):
+        return ("breaking", "the running release still uses it", _without(model._meta.label))
+
+    def _judge_RenameModel(self, operation, old, new):
+        return self._renamed(old._meta.db_table, new._meta.db_table, "table")
+
+    def _judge_AlterModelTable(self, operation, old, new):
+        return self._renamed(old._meta.db_table, new._meta.db_table, "table")
+
+    def _judge_AlterOrderWithRespectTo(self, operation, old, new):
+        was, becomes = (model._meta.order_with_respect_to for model in (old, new))
+        if becomes and not was:
+            return ("breaking", _NOT_WRITTEN, f"first create the column {new._meta.label}._order with a default by SQL")
+        return ("breaking", "the running release still reads it", _without("_order")) if was and not becomes else SAFE
+
+    def _judge_AddField(self, operation, old, new):
+        field = new._meta.get_field(operation.name)
+        if not self._column(field) or _fills_itself(field):
+            return SAFE
+        if field.primary_key:
+            return ("breaking", "the running release knows the rows by another key", "make a new model and copy")
+        if not field.null:
+            return ("breaking", _NOT_WRITTEN, "first release it with null=True or db_default, then fill and tighten it")
+        if field.unique and _has_db_default(field):
+            return ("breaking", "the running release's second INSERT repeats its default", _FITS)
+        return SAFE
+
+    def _judge_RemoveField(self, operation, old, new):
+        field = old._meta.get_field(operation.name)
+        through = field.many_to_many and field.remote_field.through._meta.auto_created
+        if self._is_new_field(old, operation.name) or not (self._column(field) or through):
+            return SAFE
+        return ("breaking", "the running release still uses it", _without(f"{old._meta.label}.{operation.name}"))
+
+    def _judge_RenameField(self, operation, old, new):
+        before, after = old._meta.get_field(operation.old_name), new._meta.get_field(operation.new_name)
+        if self._is_new_field(old, operation.old_name) or not self._column(before):
+            return SAFE
+        return self._renamed(before.column, after.column, "column")
+
+    def _renamed(self, old, new, what):
+        if old == new:
+            return SAFE
+        way = "add the new one beside it, copy, move the code over and remove the old one, a release each; or keep the "
+        return ("breaking", f"the running release knows the {what} as {old}", f"{way}name: db_{what}={old!r}")
+
+    def _judge_AlterField(self, operation, old, new):
+        before, after = old._meta.get_field(operation.name), new._meta.get_field(operation.name)
+        if not self._column(before) and not self._column(after):
+            return SAFE
+        if self._is_new_field(old, operation.name):
+            problems = [] if after.null or _has_db_default(after) else [_NOT_WRITTEN]
+        elif before.column != after.column:
+            return self._renamed(before.column, after.column, "column")
+        else:
+            problems = list(self._narrowed(before, after))
+        return ("breaking", "; ".join(problems), _FITS) if problems else SAFE
+
+    def _narrowed(self, before, after):
+        """What a field no longer takes that the running release may write, or no longer is."""
+        old, new = (field.db_parameters(connection=self.connection) for field in (before, after))
+        if before.null and not after.null:
+            yield "the running release may write NULL"
+        if _has_db_default(before) and not _has_db_default(after) and not after.null:
+            yield "the running release leaves it to the default in the database"
+        if not widens(str(old["type"]), str(new["type"])):
+            yield f"{old['type']} becomes {new['type']}"
+        if new.get("check") and new.get("check") != old.get("check"):
+            yield f"the running release may write what it refuses: CHECK {new['check']}"
+        if after.primary_key != before.primary_key:
+            yield "the running release knows the rows by another key"
+        elif after.unique and not before.unique:
+            yield "the running release may write the same twice"
+        target = _target(after)
+        if target and target != _target(before):
+            yield f"the running release may write what is not in {target}"
+
+    def _judge_AlterTogetherOptionOperation(self, operation, old, new):
+        if operation.option_name != "unique_together":
+            return SAFE
+        added = set(new._meta.unique_together) - set(old._meta.unique_together)
+        return self._unique(new, [fields for fields in added if not self._has_new_null(new, fields)])
+
+    def _judge_AddConstraint(self, operation, old, new):
+        constraint = operation.constraint
+        condition = getattr(constraint, "check", None) or getattr(constraint, "condition", None)
+        fields = getattr(constraint, "fields", ()) or ()
+        if type(constraint).__name__ == "CheckConstraint":
+            names = list(_names(condition))
+            if names and all(name and self._is_new_field(new, name) for name in names):
+                return SAFE
+            return ("breaking", "the running release may write what it refuses", _FITS)
+        return SAFE if self._has_new_null(new, fields) else self._unique(new, [fields or (constraint.name,)])
+
+    _judge_AddConstraintNotValid = _judge_AddConstraint
+
+    def _unique(self, model, together):
+        names = ", ".join(name for fields in together for name in fields)
+        return ("breaking", f"the running release may write the same twice: {names}", _FITS) if together else SAFE
+
+    def _has_new_null(self, model, fields):
+        """Whether the running release writes NULL into one of them, which is equal to nothing."""
+        new = [model._meta.get_field(name) for name in fields if self._is_new_field(model, name)]
+        return any(field.null and not _has_db_default(field) for field in new)
+
+
+#: Operations that are about a model as such: their `name` is its name.
+_WHOLE = {"CreateModel", "DeleteModel", "RenameModel", "AlterModelTable", "AlterModelTableComment", "AlterModelOptions"}
+_WHOLE |= {"AlterModelManagers", "AlterOrderWithRespectTo", "AlterTogetherOptionOperation"}
+
+
+def _deed(operation):
+    """The name of Django's own class that does what an operation does; empty where somebody else's does it."""
+    for one in type(operation).__mro__:
+        if "database_forwards" in vars(one):
+            return one.__name__ if one.__module__.startswith(("django.db.migrations.", "django.contrib.")) else ""
+    return ""
+
+
+def _unmodelled(name, operation):
+    """The class of an operation that names no model."""
+    if name == "RunPython":
+        nothing = operation.code is type(operation).noop
+        return SAFE if nothing else ("data", "code of the project changes rows", "")
+    if name == "RunSQL":
+        return ("opaque", "SQL of the project's own", "") if operation.sql else SAFE
+    if name in ("CreateExtension", "CreateCollation", "ValidateConstraint"):
+        return SAFE
+    return ("opaque", "not one of Django's operations on models", "")
+
+
+def _field_of(operation):
+    if not hasattr(operation, "model_name"):
+        return ""
+    for attribute in ("old_name", "name"):
+        if isinstance(getattr(operation, attribute, None), str):
+            return getattr(operation, attribute)
+    return getattr(getattr(operation, "index", None) or getattr(operation, "constraint", None), "name", "")
+
+
+def _without(what):
+    return f"first release code that does not use {what}, then one that removes it"
+
+
+def _has_db_default(field):
+    from django.db.models import NOT_PROVIDED
+
+    return getattr(field, "db_default", NOT_PROVIDED) is not NOT_PROVIDED
+
+
+def _fills_itself(field):
+    """Whether the database gives a column its value where an INSERT says none; one that takes NULL may be unique."""
+    unique = field.unique and not field.primary_key
+    return (_has_db_default(field) and not unique) or getattr(field, "generated", False)
+
+
+def _target(field):
+    """The table that the values of a field have to be in, by a constraint of the database."""
+    if not field.remote_field or not getattr(field, "db_constraint", False):
+        return None
+    return field.remote_field.model._meta.db_table
+
+
+def _names(condition):
+    """The fields that a condition asks for; None where one cannot be told, or where NULL does not pass."""
+    for child in getattr(condition, "children", [None]):
+        if isinstance(child, tuple):
+            yield None if child[0].endswith("__isnull") else child[0].split("__")[0]
+        else:
+            yield from _names(child)
+
+
+def widens(old, new):
+    """Whether a column of the new type takes and gives all that one of the old type does."""
+    (old, old_size), (new, new_size) = (_type(text) for text in (old, new))
+    if old in _INTEGERS and new in _INTEGERS:
+        return _INTEGERS[new] >= _INTEGERS[old]
+    if old.endswith(" unsigned") and new.endswith(" unsigned"):
+        return _INTEGERS[new.partition(" ")[0]] >= _INTEGERS[old.partition(" ")[0]]
+    if old.endswith(" unsigned") and new in _INTEGERS:
+        return _INTEGERS[new] > _INTEGERS[old.partition(" ")[0]]
+    if old in _TEXTS | {"char"} and new in _TEXTS:
+        return not new_size or bool(old_size and new_size[0] >= old_size[0])
+    if old == new and old in ("numeric", "decimal") and old_size and new_size:
+        (digits, places), (new_digits, new_places) = old_size, new_size
+        return new_places >= places and new_digits - new_places >= digits - places
+    return (old, old_size) == (new, new_size)
+
+
+def _type(text):
+    """A type without what fills it, and its size: ``varchar(80)`` is ``varchar`` and (80,)."""
+    text = re.sub(r" (auto_increment|generated .*|autoincrement)", "", text.lower())
+    found = re.fullmatch(r"([a-z ]+?)\s*\(([\d, ]+)\)(.*)", text)
+    if not found:
+        return text, ()
+    return found[1] + found[3], tuple(int(number) for number in found[2].split(","))
+
+
+def _rewrites(connection, name, operation, models):
+    """Whether an operation has a server write a table anew: by another type, or a column that it computes."""
+    if name == "AddField" and models:
+        return getattr(models[-1]._meta.get_field(operation.name), "generated", False)
+    if name != "AlterField" or not models or len(models) < 2:
+        return False
+    old, new = (model._meta.get_field(operation.name).db_parameters(connection=connection)["type"] for model in models)
+    texts = _type(str(old))[0] in _TEXTS and _type(str(new))[0] in _TEXTS and widens(str(old), str(new))
+    return old != new and not texts
+
+
+#: What a statement locks, and meanwhile; the strongest first. {} is the table.
+_LOCKS = {
+    "postgresql": [
+        (r"ALTER TABLE (\S+) .*ALTER COLUMN \S+ SET NOT NULL", "ACCESS EXCLUSIVE on {} while it is read"),
+        (r"ALTER TABLE (\S+) VALIDATE CONSTRAINT", "SHARE UPDATE EXCLUSIVE on {}: nothing waits"),
+        (r"ALTER TABLE (\S+) ADD CONSTRAINT .*FOREIGN KEY", "SHARE ROW EXCLUSIVE on {}: writes wait while it is read"),
+        (r"ALTER TABLE (\S+) ADD CONSTRAINT .*NOT VALID", "ACCESS EXCLUSIVE on {} for a moment"),
+        (r"ALTER TABLE (\S+) ADD CONSTRAINT", "ACCESS EXCLUSIVE on {} while it is read"),
+        (r"(?:ALTER|DROP) TABLE (?:IF EXISTS )?(\S+)", "ACCESS EXCLUSIVE on {} for a moment"),
+        (r"DROP INDEX CONCURRENTLY", "SHARE UPDATE EXCLUSIVE on {}: nothing waits"),
+        (r"DROP INDEX", "ACCESS EXCLUSIVE on {} for a moment"),
+        (r"CREATE (?:UNIQUE )?INDEX CONCURRENTLY .* ON (\S+)", "SHARE UPDATE EXCLUSIVE on {}: nothing waits"),
+        (r"CREATE (?:UNIQUE )?INDEX .* ON (\S+)", "SHARE on {}: writes wait while it is read"),
+    ],
+    "mysql": [
+        (r"ALTER TABLE (\S+) .*(?:FOREIGN KEY|CHECK)", "SHARED on {}: writes wait while it is copied"),
+        (r"(?:ALTER|DROP|RENAME) TABLE (?:IF EXISTS )?(\S+)", "EXCLUSIVE on {} for a moment"),
+        (r"(?:CREATE (?:UNIQUE )?|DROP )INDEX .* ON (\S+)", "EXCLUSIVE on {} for a moment"),
+    ],
+}
+_REWRITTEN = {
+    "postgresql": "ACCESS EXCLUSIVE on {} while it is rewritten",
+    "mysql": "SHARED on {}: writes wait while it is copied",
+}
+_STRENGTH = ("ACCESS EXCLUSIVE", "SHARE ROW EXCLUSIVE", "SHARED", "EXCLUSIVE", "SHARE on", "SHARE UPDATE EXCLUSIVE")
+
+
+def lock(vendor, statements, rewrites, known, own):
+    """The strongest lock that statements take on a table that the running release knows; empty where there is none.
+
+    Args:
+        rewrites: whether they have the server write the table anew.
+        known: the tables of the running release.
+        own: the table that they are about.
+    """
+    if vendor == "sqlite":
+        return "the whole database: writes wait" if statements else ""
+    found = [_REWRITTEN[vendor].format(own)] if rewrites and vendor in _REWRITTEN and own in known else []
+    for statement in (" ".join(one.split()) for one in statements):
+        locked = ((re.match(pattern, statement, re.IGNORECASE), told) for pattern, told in _LOCKS.get(vendor, ()))
+        match, told = next((one for one in locked if one[0]), (None, ""))
+        table = (match[1] if match and match.re.groups else own).strip('"`;') if match else ""
+        if table in known:
+            found.append(told.format(table))
+        elif match and vendor == "postgresql":
+            referenced = re.search(r'REFERENCES "?(\w+)', statement)
+            if referenced and referenced[1] in known:
+                found.append(f"SHARE ROW EXCLUSIVE on {referenced[1]} for a moment")
+    return min(found, key=lambda told: next(i for i, word in enumerate(_STRENGTH) if told.startswith(word)), default="")

@@ -1,0 +1,330 @@
+"""Migrations in a site's virtualenv, as its user: one process migrates and the others wait; nothing waits behind it.
+
+stdin has a request, stdout gets the answer, both JSON. With arguments, manage.py is run with them under the same lock:
+the first is the request, the others are its own.
+"""
+
+import contextlib
+import json
+import os
+import runpy
+import sys
+import time
+
+import django_formula_guard as guard
+import django_formula_lock as locks
+import django_formula_start as start
+
+TRIES = 5
+#: Statements that leave nothing behind.
+_READS = ("SELECT", "SHOW", "SET ", "PRAGMA", "EXPLAIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN")
+
+
+class Blocked(Exception):
+    """Somebody else holds a lock for too long; trying again later may help."""
+
+    def __init__(self, text, error=None):
+        super().__init__(text)
+        self.told = {**getattr(error, "told", {}), "blocked": "yes"}
+
+
+def migrate(request):
+    """Migrate the databases, those first that are named first, and run the checks."""
+    start.import_wsgi(request["wsgi"])
+    done = {}
+    for alias in request["databases"]:
+        done[alias] = _under_lock(alias, request, Forwards())
+    return {
+        "migrations": {alias: start.migrations(alias) for alias in request["databases"]},
+        "migrated": done,
+        "checks": start.checks(request),
+    }
+
+
+def reverse(request):
+    """Take migrations back: of each database those that are named, and no other."""
+    start.import_wsgi(request["wsgi"])
+    done = {}
+    for alias, names in request["databases"].items():
+        done[alias] = _under_lock(alias, request, Backwards(names))
+    return {"migrations": {alias: start.migrations(alias) for alias in done}, "migrated": done}
+
+
+def classify(request):
+    """What the named migrations do, which the databases have, to a release that knows all others.
+
+    Those that only stand for what that release knows are left out (squashed ones).
+    """
+    start.import_wsgi(request["wsgi"])
+    from django.db import connections
+
+    answer = {}
+    for alias, names in request["databases"].items():
+        executor = _executor(connections[alias])
+        known = set(request["known"].get(alias, ()))
+        chosen = {key for key in executor.loader.graph.nodes if ".".join(key) in names}
+        stand_for = {key: {".".join(one) for one in executor.loader.graph.nodes[key].replaces} for key in chosen}
+        chosen -= {key for key, names in stand_for.items() if names and names <= known}
+        answer[alias] = guard.classify(connections[alias], executor, chosen)
+    return {"schema": answer}
+
+
+def manage(request, arguments):
+    """Run the project's manage.py; while it migrates a database, under the lock of that one."""
+    start.import_wsgi(request["wsgi"])
+    from django.db import connections
+
+    def run():
+        sys.argv = ["manage.py", *arguments]
+        sys.path[0] = os.getcwd()
+        runpy.run_path("manage.py", run_name="__main__")
+
+    alias = _option(arguments, "--database") or "default"
+    if {"--plan", "--check", "--help", "-h"} & {*arguments} or alias not in connections:
+        return run()
+    _end_connections()
+    patience = request["lock_timeout"]
+    try:
+        with _patience(request), _lock(alias, request) as lock, lock.watch(connections[alias], patience) as watch:
+            try:
+                return run()
+            except Exception as error:
+                if not is_lock_timeout(error):
+                    raise
+                raise Blocked(f"waited {patience:g} s for a lock; {watch.told()}") from error
+    except Blocked as error:
+        raise SystemExit(str(error)) from None
+
+
+def _option(arguments, name):
+    for position, argument in enumerate(arguments):
+        if argument == name:
+            return arguments[position + 1] if position + 1 < len(arguments) else ""
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return ""
+
+
+def _under_lock(alias, request, act):
+    """Do something to a database while nobody else migrates it; returns the names of what was done."""
+    from django.db import connections
+
+    _end_connections()
+    with _patience(request), _lock(alias, request) as lock:
+        return _persistently(connections[alias], lock, request, act)
+
+
+class Forwards:
+    """Migrate a database to what the project wants."""
+
+    def __call__(self, connection):
+        from django.core.management import call_command
+
+        pending = start.migrations(connection.alias)["pending"]
+        if pending:
+            call_command("migrate", database=connection.alias, interactive=False, verbosity=1, stdout=sys.stderr)
+        return pending
+
+    def under_way(self, executor):
+        """The migration that is run next; None when all are through."""
+        plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        return plan[0][0] if plan else None
+
+
+class Backwards:
+    """Take the named migrations of a database back."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def __call__(self, connection):
+        from django.core.management import call_command
+
+        graph = _executor(connection).loader.graph
+        keys = {key for key in graph.nodes if ".".join(key) in self.names}
+        for app in sorted({app for app, _name in keys}):
+            applied = set(_executor(connection).loader.applied_migrations)
+            kept = {key for key in graph.nodes if key[0] == app and key in applied} - keys
+            last = [key for key in kept if not kept & {child.key for child in graph.node_map[key].children}]
+            if len(last) > 1:
+                names = ", ".join(sorted(name for _app, name in last))
+                raise RuntimeError(f"{app} has several last migrations: {names}")
+            target = last[0][1] if last else "zero"
+            options = {"database": connection.alias, "interactive": False, "verbosity": 1, "stdout": sys.stderr}
+            call_command("migrate", app, target, **options)
+        return self.names
+
+    def under_way(self, executor):
+        """The migration that is taken back next."""
+        applied = executor.loader.applied_migrations
+        order = [one for one, _ in executor.migration_plan(executor.loader.graph.leaf_nodes(), clean_start=True)]
+        keys = ((one, (one.app_label, one.name)) for one in reversed(order))
+        return next((one for one, key in keys if key in applied and ".".join(key) in self.names), None)
+
+
+def _executor(connection):
+    from django.db.migrations.executor import MigrationExecutor
+
+    return MigrationExecutor(connection)
+
+
+def _end_connections():
+    """What importing the project has opened was opened without our patience."""
+    from django.db import connections
+
+    connections.close_all()
+
+
+# Trying again
+
+
+def _persistently(connection, lock, request, act):
+    """Try again, with growing pauses, what somebody else's lock has stopped and what has left nothing.
+
+    Raises:
+        Blocked: it does not get through; what it waited for is told.
+    """
+    began, patience = time.monotonic(), request["lock_timeout"]
+    before = None
+    for attempt in range(1, TRIES + 1):
+        with _Statements(connection) as statements, lock.watch(connection, patience) as watch:
+            try:
+                before = before or _applied(connection)
+                return act(connection)
+            except Exception as error:
+                name, again = _look(connection, act, statements, before, error)
+                if not is_lock_timeout(error):
+                    raise
+                text = f"waited {f'{attempt} times ' if attempt > 1 else ''}{patience:g} s for a lock"
+                text = f"{text}; {watch.told()}"
+                if not again:
+                    text = f"{text}; it is not atomic: see what it has left, it was not tried again"
+                    raise Blocked(text, error) from error
+                if attempt == TRIES or time.monotonic() - began > request["timeout"]:
+                    raise Blocked(text, error) from error
+                print(f"{name} {text}; trying again", file=sys.stderr)
+        time.sleep(patience * 2 ** (attempt - 1))
+    raise AssertionError("not reached")
+
+
+def _look(connection, act, statements, before, error):
+    """The migration that an error has stopped, told with the error, and whether it has left nothing."""
+    name, again = "", statements.written == 0
+    with contextlib.suppress(Exception):
+        connection.close_if_unusable_or_obsolete()
+        migration = act.under_way(_executor(connection))
+        name = f"{migration.app_label}.{migration.name}" if migration else ""
+        again = migration is None or _has_left_nothing(connection, migration, statements)
+        since = ", ".join(sorted(before ^ _applied(connection)))
+        error.told = {"migration": name, "applied": since}
+    return name, again
+
+
+def _applied(connection):
+    return {*start.migrations(connection.alias)["applied"]}
+
+
+def _has_left_nothing(connection, migration, statements):
+    """Whether a migration that failed has changed nothing: its transaction took all back, or nothing was run yet.
+
+    An index that PostgreSQL builds concurrently is left as an invalid one.
+    """
+    if migration.atomic and connection.features.can_rollback_ddl:
+        return True
+    return connection.vendor == "mysql" and statements.written == 0
+
+
+class _Statements:
+    """Counts what has been written since a migration was last recorded."""
+
+    def __init__(self, connection):
+        self.wrapped = connection.execute_wrapper(self) if hasattr(connection, "execute_wrapper") else None
+        self.written = 0 if self.wrapped else 1
+
+    def __call__(self, execute, sql, params, many, context):
+        result = execute(sql, params, many, context)
+        text = str(sql).lstrip().upper()
+        if "DJANGO_MIGRATIONS" in text and text.startswith(("INSERT", "DELETE")):
+            self.written = 0
+        elif not text.startswith(_READS):
+            self.written += 1
+        return result
+
+    def __enter__(self):
+        if self.wrapped:
+            self.wrapped.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        if self.wrapped:
+            self.wrapped.__exit__(*error)
+
+
+def is_lock_timeout(error):
+    """Whether a database has said that a lock was not to be had in time, or that two waited for each other."""
+    from django.db.utils import OperationalError
+
+    if not isinstance(error, OperationalError):
+        return False
+    cause = error.__cause__
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    number = cause.args[0] if cause is not None and cause.args else None
+    text = str(error)
+    return code in ("55P03", "40P01") or number in (1205, 1213) or "is locked" in text or "lock timeout" in text
+
+
+@contextlib.contextmanager
+def _patience(request):
+    """Connections that are opened from now on wait no longer for a lock than the pillar says."""
+    from django.db.backends.signals import connection_created
+
+    milliseconds = max(1, round(request["lock_timeout"] * 1000))
+    said = {
+        "postgresql": [f"SET lock_timeout = {milliseconds}"],
+        "mysql": [f"SET SESSION {name} = {max(1, -(-milliseconds // 1000))}" for name in _MYSQL_TIMEOUTS],
+        "sqlite": [f"PRAGMA busy_timeout = {milliseconds}"],
+    }
+
+    def limit(sender, connection, **_more):
+        with connection.cursor() as cursor:
+            for statement in said.get(connection.vendor, ()):
+                cursor.execute(statement)
+
+    connection_created.connect(limit, weak=False, dispatch_uid=locks.NAMESPACE)
+    try:
+        yield
+    finally:
+        connection_created.disconnect(dispatch_uid=locks.NAMESPACE)
+
+
+_MYSQL_TIMEOUTS = ("lock_wait_timeout", "innodb_lock_wait_timeout")
+
+
+@contextlib.contextmanager
+def _lock(alias, request):
+    """Hold the lock of a database, waiting for it as long as the request says.
+
+    Raises:
+        Blocked: somebody else migrates it for too long.
+    """
+    from django.db import connections
+
+    lock = locks.of(connections[alias], alias)
+    deadline, pause = time.monotonic() + request["timeout"], 0.1
+    try:
+        while not lock.take():
+            if time.monotonic() > deadline:
+                holder = lock.holder() or "whose is not known"
+                raise Blocked(f"another migration of {alias!r} is under way: {holder}")
+            time.sleep(pause)
+            pause = min(2 * pause, 2)
+        yield lock
+    finally:
+        lock.give_back()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        manage(json.loads(sys.argv[1]), sys.argv[2:])
+    else:
+        start.serve({"migrate": migrate, "reverse": reverse, "classify": classify})

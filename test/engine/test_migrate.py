@@ -1,0 +1,375 @@
+"""The program that migrates, in a virtualenv with Django, on projects with a SQLite file."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+
+import in_django
+import pytest
+from specimen import ROOT
+
+SETTINGS = """
+import os
+SECRET_KEY = "x" * 50
+INSTALLED_APPS = ["blog"]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ["DB"]}}
+"""
+WSGI = """
+import django
+django.setup()
+application = print
+"""
+MANAGE = """
+import sys
+from django.core.management import execute_from_command_line
+execute_from_command_line(sys.argv)
+"""
+MIGRATION = """
+import os, time
+from django.db import connection, migrations, models
+
+def slow(apps, editor):
+    with open("ran", "a") as file:
+        file.write("x")
+    while {waits} and not os.path.exists("go"):
+        time.sleep(0.02)
+
+def fail(apps, editor):
+    raise RuntimeError("it does not balance")
+
+class Migration(migrations.Migration):
+    dependencies = {dependencies}
+    atomic = {atomic}
+    operations = [{operations}]
+"""
+FIRST = "migrations.CreateModel('Post', [('id', models.AutoField(primary_key=True)), ('title', models.TextField())])"
+SECOND = "migrations.AddField('post', 'note', models.TextField(null=True))"
+
+
+class Project:
+    """A project with its migrations, and the formula's programs beside it."""
+
+    def __init__(self, folder):
+        self.folder, self.database = folder, folder / "db.sqlite3"
+        files = {"settings.py": SETTINGS, "wsgi.py": WSGI, "manage.py": MANAGE, "blog/__init__.py": ""}
+        for name, text in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+        for path in (ROOT / "django/files").glob("django_formula_*.py"):
+            (folder / path.name).write_text(path.read_text())
+        (folder / "blog/migrations").mkdir()
+        (folder / "blog/migrations/__init__.py").touch()
+        self.names: list[str] = []
+        self.add("0001_first", FIRST)
+
+    def add(self, name, *operations, atomic=True, waits=False):
+        dependencies = [("blog", self.names[-1])] if self.names else []
+        self.names.append(name)
+        text = MIGRATION.format(dependencies=dependencies, operations=", ".join(operations), atomic=atomic, waits=waits)
+        (self.folder / f"blog/migrations/{name}.py").write_text(text)
+
+    def go(self):
+        """Let a migration end that waits."""
+        (self.folder / "go").touch()
+
+    def begin(self, *arguments, **request):
+        """Start the program; with arguments as manage.py does."""
+        said = {"wsgi": "wsgi", "timeout": 20, "lock_timeout": 0.2, "check": "error", "ignored_checks": [], **request}
+        argv = [in_django.python("django"), "-B", "django_formula_migrate.py"]
+        environment = {"DB": str(self.database), "DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": "."}
+        process = subprocess.Popen(
+            [*argv, *([json.dumps(said), *arguments] if arguments else [])],
+            cwd=self.folder,
+            env=environment | {"DJANGO_SITE": "blog", "DJANGO_RELEASE": "0007-abc"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if not arguments:
+            process.stdin.write(json.dumps({"mode": "migrate", "databases": ["default"], **said}))
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+    def end(self, process):
+        """The answer of the program, or what it says at its end."""
+        output, errors = process.communicate(timeout=60)
+        if process.returncode == 0:
+            return json.loads(output)
+        return dict(line.partition(": ")[::2] for line in errors.splitlines() if line[:1].islower() and ": " in line)
+
+    def migrate(self, **request):
+        return self.end(self.begin(**request))
+
+    def applied(self):
+        with contextlib.closing(sqlite3.connect(self.database)) as connection:
+            return [name for (name,) in connection.execute("SELECT name FROM django_migrations ORDER BY id")]
+
+    @contextlib.contextmanager
+    def locked(self, how="IMMEDIATE"):
+        """Somebody writes to the database for a long time; with EXCLUSIVE it cannot be read either."""
+        with contextlib.closing(sqlite3.connect(self.database, isolation_level=None)) as connection:
+            connection.execute(f"BEGIN {how}")
+            yield
+            connection.execute("ROLLBACK")
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+def ran(project, times):
+    """Wait until a migration's code has begun so many times."""
+    deadline = time.monotonic() + 20
+    while not (project.folder / "ran").exists() or len((project.folder / "ran").read_text()) < times:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_migration_and_nothing_to_migrate(project):
+    answer = project.migrate()
+    assert answer == {
+        "migrations": {"default": {"applied": ["blog.0001_first"], "pending": []}},
+        "migrated": {"default": ["blog.0001_first"]},
+        "checks": answer["checks"],
+    }
+    assert project.migrate()["migrated"] == {"default": []}
+    assert {path.name for path in project.folder.glob("db.*")} == {"db.sqlite3"}
+
+
+def test_two_migrate_once(project):
+    project.add("0002_slow", "migrations.RunPython(slow)", waits=True)
+    both = [project.begin() for _ in range(2)]
+    ran(project, 1)
+    project.go()
+    answers = [project.end(process)["migrated"]["default"] for process in both]
+    assert sorted(answers) == [[], ["blog.0001_first", "blog.0002_slow"]]
+    assert (project.folder / "ran").read_text() == "x"
+
+
+def test_waiting_for_another_migration_has_an_end(project):
+    project.add("0002_slow", "migrations.RunPython(slow)", waits=True)
+    first = project.begin()
+    ran(project, 1)
+    told = project.migrate(timeout=0.5)
+    assert told["cause"].startswith("another migration of 'default' is under way: django-formula migrate blog 0007-abc")
+    assert told["blocked"] == "yes" and f"pid {first.pid}" in told["cause"]
+    project.go()
+    assert project.end(first)["migrated"]["default"] == ["blog.0001_first", "blog.0002_slow"]
+
+
+def test_who_is_killed_keeps_no_lock(project):
+    project.add("0002_slow", "migrations.RunPython(slow)", waits=True)
+    first = project.begin()
+    ran(project, 1)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    project.names.pop()
+    project.add("0002_slow", "migrations.RunPython(slow)")
+    assert project.migrate(timeout=1)["migrated"]["default"] == ["blog.0002_slow"]
+    assert {path.name for path in project.folder.glob("db.*")} == {"db.sqlite3"}
+
+
+@pytest.mark.parametrize("how", ["IMMEDIATE", "EXCLUSIVE"])
+def test_a_lock_that_is_given_back_in_time(project, how):
+    project.migrate()
+    project.add("0002_note", SECOND)
+    with project.locked(how):
+        process = project.begin(lock_timeout=0.4)
+        time.sleep(1.5)
+    assert project.end(process)["migrated"]["default"] == ["blog.0002_note"]
+
+
+def test_a_lock_that_is_not_given_back(project):
+    project.migrate()
+    project.add("0002_note", SECOND)
+    with project.locked():
+        began = time.monotonic()
+        told = project.migrate(lock_timeout=0.1)
+        took = time.monotonic() - began
+    assert told["migration"] == "blog.0002_note" and told["blocked"] == "yes" and told["applied"] == ""
+    assert told["cause"] == "waited 5 times 0.1 s for a lock; who holds it is not known"
+    assert 2 < took < 10
+    assert project.applied() == ["0001_first"]
+
+
+def test_a_migration_that_is_not_atomic_is_not_tried_again(project):
+    project.migrate()
+    write = "migrations.RunSQL(\"INSERT INTO blog_post (title) VALUES ('x')\")"
+    wait = "migrations.RunPython(slow)"
+    project.add("0002_half", write, wait, SECOND, atomic=False, waits=True)
+    process = project.begin()
+    ran(project, 1)
+    with project.locked():
+        project.go()
+        told = project.end(process)
+    assert told["migration"] == "blog.0002_half" and "it is not atomic: see what it has left" in told["cause"]
+    assert (project.folder / "ran").read_text() == "x"
+
+
+def test_a_migration_that_fails_is_named(project):
+    project.add("0002_ledger", "migrations.RunPython(fail)")
+    told = project.migrate()
+    assert told["migration"] == "blog.0002_ledger" and told["applied"] == "blog.0001_first"
+    assert told["cause"] == "RuntimeError: it does not balance (blog/migrations/0002_ledger.py:12)"
+    assert "blocked" not in told
+
+
+def test_taking_back(project):
+    project.add("0002_note", SECOND)
+    project.add("0003_more", "migrations.AddField('post', 'more', models.TextField(null=True))")
+    project.migrate()
+    answer = project.migrate(mode="reverse", databases={"default": ["blog.0003_more", "blog.0002_note"]})
+    assert answer["migrations"]["default"] == {
+        "applied": ["blog.0001_first"],
+        "pending": ["blog.0002_note", "blog.0003_more"],
+    }
+    answer = project.migrate(mode="reverse", databases={"default": ["blog.0001_first"]})
+    assert answer["migrations"]["default"]["applied"] == [] == project.applied()
+
+
+def test_taking_back_what_cannot_be(project):
+    project.migrate()
+    project.add("0002_slow", "migrations.RunPython(slow)")
+    project.add("0003_note", SECOND)
+    project.migrate()
+    told = project.migrate(mode="reverse", databases={"default": ["blog.0003_note", "blog.0002_slow"]})
+    assert told["migration"] == "blog.0002_slow" and told["applied"] == "blog.0003_note"
+    assert "IrreversibleError" in told["cause"]
+
+
+def test_what_migrations_do_that_are_there_already(project):
+    project.add("0002_note", SECOND)
+    project.add("0003_gone", "migrations.RemoveField('post', 'title')")
+    project.migrate()
+    names = ["blog.0002_note", "blog.0003_gone"]
+    answer = project.migrate(mode="classify", databases={"default": names}, known={"default": ["blog.0001_first"]})
+    assert [(one["name"], one["class"], one["reversible"]) for one in answer["schema"]["default"]] == [
+        ("blog.0002_note", "safe", True),
+        ("blog.0003_gone", "breaking", False),
+    ]
+
+
+def test_no_way_is_told_to_change_a_migration_of_a_package(project):
+    settings = project.folder / "settings.py"
+    settings.write_text(settings.read_text().replace('["blog"]', '["blog", "django.contrib.contenttypes"]'))
+    project.add("0002_gone", "migrations.RemoveField('post', 'title')")
+    project.migrate()
+    names = ["contenttypes.0002_remove_content_type_name", "blog.0002_gone"]
+    known = ["contenttypes.0001_initial", "blog.0001_first"]
+    answer = project.migrate(mode="classify", databases={"default": names}, known={"default": known})
+    found = {one["name"]: one["operations"][-1] for one in answer["schema"]["default"]}
+    assert {name: operation["class"] for name, operation in found.items()} == dict.fromkeys(names, "breaking")
+    assert [bool(found[name]["way"]) for name in names] == [False, True]
+
+
+def started(project):
+    """What the start of a release answers."""
+    request = {"mode": "start", "wsgi": "wsgi", "collect": False, "migrate": {}, "check": "error", "ignored_checks": []}
+    request["write_ahead"] = False
+    done = subprocess.run(
+        [in_django.python("django"), "-B", "django_formula_start.py"],
+        cwd=project.folder,
+        env={"DB": str(project.database), "DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": "."},
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return json.loads(done.stdout) if done.returncode == 0 else done.stderr.splitlines()[-1]
+
+
+def test_a_start_says_what_is_to_come(project):
+    answer = started(project)
+    first = {"name": "blog.0001_first", "class": "safe", "reversible": True, "operations": []}
+    assert answer["schema"] == {"default": [first]} and "checks" not in answer
+    project.migrate()
+    assert "schema" not in started(project)
+    project.add("0002_note", SECOND)
+    (told,) = started(project)["schema"]["default"]
+    assert told["class"] == "safe" and told["operations"][0]["lock"] == "the whole database: writes wait"
+    assert told["operations"][0]["sql"] == 'ALTER TABLE "blog_post" ADD COLUMN "note" text NULL'
+    project.add("0003_lost", "migrations.AddField('nowhere', 'note', models.TextField(null=True))")
+    lost = {"name": "blog.0003_lost", "class": "opaque", "reversible": False, "operations": []}
+    assert started(project)["schema"]["default"][1] == lost
+    assert project.applied() == ["0001_first"]
+
+
+def test_a_start_refuses_what_migrate_would_not_begin(project):
+    project.add("0002_note", SECOND)
+    project.migrate()
+    project.names.pop()
+    project.add("0002_other", "migrations.AddField('post', 'other', models.TextField(null=True))")
+    why = "blog has 2 last migrations, 0002_note, 0002_other: run makemigrations --merge, and commit"
+    assert started(project) == f"cause: RuntimeError: {why}"
+    (project.folder / "blog/migrations/0002_other.py").unlink()
+    (project.folder / "blog/migrations/0001_first.py").rename(project.folder / "blog/migrations/0001_begin.py")
+    second = project.folder / "blog/migrations/0002_note.py"
+    second.write_text(second.read_text().replace("0001_first", "0001_begin"))
+    project.names[-1] = "0002_note"
+    project.add("0003_more", "migrations.AddField('post', 'more', models.TextField(null=True))")
+    assert "InconsistentMigrationHistory: Migration blog.0002_note is applied before its depend" in started(project)
+    assert project.applied() == ["0001_first", "0002_note"]
+
+
+def test_what_was_squashed_is_no_news(project):
+    project.add("0002_note", SECOND)
+    project.migrate()
+    squashed = project.folder / "blog/migrations/0001_squashed.py"
+    text = MIGRATION.format(dependencies=[], operations=f"{FIRST}, {SECOND}", atomic=True, waits=False)
+    squashed.write_text(text + "    replaces = [('blog', '0001_first'), ('blog', '0002_note')]\n")
+    known = ["blog.0001_first", "blog.0002_note"]
+    request = {"mode": "classify", "databases": {"default": ["blog.0001_squashed"]}}
+    assert project.migrate(**request, known={"default": known}) == {"schema": {"default": []}}
+    found = project.migrate(**request, known={"default": known[:1]})["schema"]["default"]
+    assert [one["name"] for one in found] == ["blog.0001_squashed"]
+
+
+def by_hand(project, *arguments, **request):
+    process = project.begin(*arguments, **request)
+    output, errors = process.communicate(timeout=60)
+    return process.returncode, output, errors
+
+
+def test_migrate_by_hand_waits_like_others(project):
+    project.add("0002_slow", "migrations.RunPython(slow)", waits=True)
+    first = project.begin()
+    ran(project, 1)
+    code, _output, errors = by_hand(project, "migrate", "--database=default", timeout=0.2)
+    assert code == 1 and errors.startswith("another migration of 'default' is under way")
+    code, output, _errors = by_hand(project, "migrate", "--plan")
+    assert code == 0 and "0002_slow" in output
+    project.go()
+    code, output, _errors = by_hand(project, "migrate", "--database", "default")
+    assert code == 0 and "No migrations to apply" in output
+    assert project.end(first)["migrated"]["default"] == ["blog.0001_first", "blog.0002_slow"]
+
+
+def test_migrate_by_hand_stalls_nobody(project):
+    project.migrate()
+    project.add("0002_note", SECOND)
+    with project.locked("EXCLUSIVE"):
+        code, _output, errors = by_hand(project, "migrate", "blog", lock_timeout=0.3)
+    assert code == 1 and errors.endswith("waited 0.3 s for a lock; who holds it is not known\n")
+    code, _output, errors = by_hand(project, "migrate", "--database", "other")
+    assert code and "other" in errors
+
+
+def test_somebody_else_may_hold_the_lock(project):
+    """As a program of another make would: the file is the database's name and `.migrating`."""
+    project.migrate()
+    path = f"{project.database}.migrating"
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        process = project.begin()
+        time.sleep(1)
+        assert process.poll() is None
+        os.unlink(path)
+    assert project.end(process)["migrated"]["default"] == []

@@ -1,0 +1,208 @@
+"""Migrations on servers: one at a time, behind nobody's lock, judged before they are run; and going back from them."""
+
+import shlex
+import threading
+import time
+
+import pytest
+import servers
+from faults import APPLY, provoked
+from lab import applied
+from sites import Site, lines
+
+PASSWORD = "grenadier-7f3"
+ROLES = f"""
+CREATE ROLE blog LOGIN PASSWORD '{PASSWORD}';
+CREATE DATABASE blog OWNER blog;
+"""
+USERS = f"""
+CREATE USER shop@localhost IDENTIFIED BY '{PASSWORD}';
+CREATE DATABASE shop CHARACTER SET utf8mb4;
+GRANT ALL ON shop.* TO shop@localhost;
+"""
+MIGRATION = """
+import time
+from django.db import migrations, models
+
+def slow(apps, editor):
+    apps.get_model("guestbook", "Entry").objects.create(name="made by a migration", message="x")
+    time.sleep(7)
+
+class Migration(migrations.Migration):
+    dependencies = [("guestbook", "{after}")]
+    operations = [{operation}]
+"""
+NOTE = "migrations.AddField('entry', 'note', models.CharField(max_length=9, null=True))"
+SLOW = "migrations.RunPython(slow, migrations.RunPython.noop)"
+REMARK = "migrations.RenameField('entry', 'note', 'remark')"
+GONE = "migrations.RemoveField('entry', 'note')"
+HALF = "migrations.RunSQL('CREATE TABLE ledger (id integer)'), migrations.RunSQL('SELECT 1/0')"
+WHOLE = "migrations.RunSQL('CREATE TABLE ledger (id integer)')"
+MADE = "from guestbook.models import Entry; print(Entry.objects.filter(name='made by a migration').count())"
+
+
+#: Sites on PostgreSQL and on MariaDB; the second is one of the long products.
+NAMES = ["blog", pytest.param("shop", marks=pytest.mark.full)]
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    host = module_hosts(kind="ready")
+    servers.set_up(host, postgres=ROLES, mysql=USERS)
+    database = {"engine": "postgres", "host": "127.0.0.1", "password": PASSWORD}
+    blog = Site(host, repositories(host), database=database)
+    blog.deploy()
+    return blog
+
+
+@pytest.fixture(scope="module")
+def shop(blog, repositories) -> Site:
+    """Another site of the host, on MariaDB."""
+    database = {"engine": "mysql", "host": "127.0.0.1", "password": PASSWORD}
+    shop = Site(blog.host, repositories(blog.host, "/srv/git/shop.git"), name="shop", beside=blog, database=database)
+    shop.deploy()
+    return shop
+
+
+def add(site: Site, name: str, operation: str, after: str) -> None:
+    text = MIGRATION.format(after=after, operation=operation)
+    site.repository.commit({f"guestbook/migrations/{name}.py": text})
+
+
+def verb(site: Site, *words: str) -> str:
+    """What a verb by hand prints, whether it fails or not."""
+    return site.host.run(["salt-call", "--local", "--out=json", *words], check=False).stdout
+
+
+def migrating(site: Site, times: int) -> list[str]:
+    """What `django.manage migrate` prints, so many times at once."""
+    said: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: said.append(verb(site, "django.manage", site.name, "migrate")))
+        for _ in range(times)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return said
+
+
+def reader(site: Site) -> str:
+    """A client that has read the table of entries, in a transaction that takes its time."""
+    sleep = "pg_sleep" if site.name == "blog" else "SLEEP"
+    sql = f"BEGIN; SELECT count(*) FROM guestbook_entry WHERE name = 'Ada Lovelace'; SELECT {sleep}(120)"
+    argv = ["mariadb", "--user=shop", f"--password={PASSWORD}", "--host=127.0.0.1", "shop", "-e", sql]
+    if site.name == "blog":
+        login = [f"PGPASSWORD={PASSWORD}", "PGAPPNAME=report"]
+        argv = ["env", *login, "psql", "--host=127.0.0.1", "--username=blog", "blog", f"--command={sql}"]
+    ends = "--property=KillSignal=SIGINT"  # at which it takes its query back; else the server would go on with it
+    return shlex.join(["systemd-run", "--quiet", "--collect", "--unit=reader", ends, "--", *argv])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_migration_that_nobody_waits_behind(request, name):
+    site: Site = request.getfixturevalue(name)
+    old = site.live
+    add(site, "0004_note", NOTE, "0003_entry_hidden")
+    site.host.run(reader(site))
+    time.sleep(2)
+    migrate = {"lock_timeout": "500ms" if name == "blog" else "1s"}
+    comment = site.apply(migrate=migrate).failed[f"{name} has its database migrated"]
+    assert site.get().status_code == 200 and site.answering["release"] == old
+    holds = "(report, blog, " if name == "blog" else "(shop, localhost"
+    assert "guestbook.0004_note: waited 5 times" in comment and holds in comment, comment
+    assert "SLEEP" in comment.upper() and "Lovelace" not in comment and PASSWORD not in comment
+    assert lines(comment) <= 10 and f"{old} still runs" in comment
+    site.host.run("systemctl stop reader")
+    site.deploy(migrate=None)
+    assert site.live != old
+    (said,) = [one for one in site.record()["schema"]["default"] if one["name"] == "guestbook.0004_note"]
+    (operation,) = said["operations"]
+    lock = {"blog": "ACCESS EXCLUSIVE", "shop": "EXCLUSIVE"}[name]
+    assert operation["lock"] == f"{lock} on guestbook_entry for a moment" and "ADD COLUMN" in operation["sql"]
+    assert not site.apply().changed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_at_once_and_one_that_is_killed(request, name):
+    site: Site = request.getfixturevalue(name)
+    add(site, "0005_slow", SLOW, "0004_note")
+    applied = site.deploy(migrate={"run": False})
+    assert "guestbook.0005_slow" in str(applied.warnings)
+    first = threading.Thread(target=migrating, args=(site, 1))
+    first.start()
+    while not site.host.run(["pgrep", "-f", "bin/python [^ ]*/django_formula_migrate.py"], check=False).stdout:
+        time.sleep(0.1)
+    time.sleep(4)
+    site.host.run(["pkill", "-KILL", "-f", "bin/python [^ ]*/django_formula_migrate.py"])
+    first.join()
+    said = migrating(site, 2)
+    assert sorted("Applying guestbook.0005_slow" in text for text in said) == [False, True], said
+    assert site.manage(f'shell -c "{MADE}"').splitlines()[-1] == "1"
+    site.configure(migrate=None)
+
+
+def test_what_breaks_the_running_release_is_refused(blog):
+    old = blog.live
+    add(blog, "0006_remark", REMARK, "0005_slow")
+    comment = blog.apply().failed["blog has its database migrated"]
+    assert "guestbook.0006_remark: RenameField guestbook.Entry.note" in comment and "unsafe: maintenance" in comment
+    assert lines(comment) <= 10 and f"{old} still runs" in comment
+    assert "0006" not in blog.manage("showmigrations guestbook") and blog.answering["release"] == old
+    blog.deploy(migrate={"unsafe": "maintenance"})
+    assert blog.live != old and blog.get().status_code == 200
+
+
+def test_going_back(blog):
+    before = [name for name in blog.releases if blog.record(name)["state"] == "good"][-2]
+    told = verb(blog, "django.rollback", "blog")
+    assert "reversible: guestbook.0006_remark renamed guestbook.Entry.note" in told and blog.live != before
+    told = verb(blog, "django.rollback", "blog", "migrate=True")
+    assert blog.live == before and '"taken_back": true' in told, told
+    assert "[ ] 0006_remark" not in blog.manage("showmigrations guestbook")
+    assert blog.get().status_code == 200
+    told = verb(blog, "django.rollback", "blog", before[:4].lstrip("0"))
+    assert f"{before} is live" in told
+
+    blog.repository.commit({"guestbook/migrations/0006_remark.py": None})
+    add(blog, "0006_gone", GONE, "0005_slow")
+    blog.deploy()
+    latest = blog.live
+    told = verb(blog, "django.rollback", "blog")
+    assert "unsafe: guestbook.0006_gone removed guestbook.Entry.note" in told and blog.live == latest
+    assert "django.restore blog default-" in told
+    assert verb(blog, "django.rollback", "blog", "migrate=True") == told
+
+    blog.repository.commit({"note": "nothing about the database"})
+    blog.deploy()
+    told = verb(blog, "django.rollback", "blog")
+    assert blog.live == latest and '"schema": "safe"' in told
+
+
+def test_a_migration_that_fails_half_way(blog):
+    old, recorded = blog.live, blog.manage("showmigrations guestbook")
+    add(blog, "0007_ledger", HALF, "0006_gone")
+    comment = blog.apply().failed["blog has its database migrated"]
+    assert "guestbook.0007_ledger" in comment and "division by zero" in comment and f"{old} still runs" in comment
+    assert lines(comment) <= 10 and blog.answering["release"] == old == blog.live
+    assert blog.manage("showmigrations guestbook") == recorded, "nothing of it is recorded"
+    add(blog, "0007_ledger", WHOLE, "0006_gone")
+    blog.deploy()
+    assert "[X] 0007_ledger" in blog.manage("showmigrations guestbook"), "no table of the first attempt was in the way"
+
+
+@pytest.mark.full
+def test_a_server_that_goes_away_before_the_health_page(blog):
+    old = blog.live
+    blog.repository.commit({"note": "all the same"})
+    away = provoked(blog.host, "instance", "first", "systemctl stop postgresql")
+    try:
+        comment = applied(blog.host.run(APPLY, check=False, environment=away)).failed["blog has its instance"]
+    finally:
+        blog.host.run("systemctl start postgresql")
+    assert "answers 503" in comment and f"{old} still runs" in comment and lines(comment) <= 10
+    assert blog.live == old and blog.get().status_code == 200 and blog.answering["release"] == old
+    blog.host.call("django.release", "blog")
+    assert blog.live != old and blog.get().status_code == 200
+    assert not blog.apply().changed
