@@ -1,0 +1,122 @@
+"""From where a project is imported besides the folder of manage.py, as its own files say it. No code of it is run."""
+
+import ast
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+#: Calls that make a path of one, and of its parts.
+_SAME = {"Path", "pathlib.Path", "str", "os.fspath", "os.path.abspath", "os.path.realpath", "os.path.normpath"}
+_SAME_METHODS = {"resolve", "absolute", "as_posix"}
+
+
+def declared(source: Path, folder: str) -> list[str]:
+    """The folders, relative to the source, that manage.py puts on sys.path or that packages are made of.
+
+    Args:
+        folder: that of manage.py, which is not among them.
+    """
+    project = source / folder
+    said = [*_of_manage(project / "manage.py"), *_of_packaging(project), *_of_packaging(source)]
+    paths = dict.fromkeys(Path(os.path.normpath(path)) for path in said)
+    return [
+        str(path.relative_to(source))
+        for path in paths
+        if path != project and path.is_relative_to(source) and path.is_dir() and os.pathsep not in str(path)
+    ]
+
+
+def module_file(folder: Path, module: str) -> Path | None:
+    """The file of a module that is imported from a folder; None where it is not there."""
+    base = folder / module.replace(".", "/")
+    return next((path for path in (base.with_name(f"{base.name}.py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _of_manage(manage: Path) -> Iterator[Path]:
+    """What manage.py puts on sys.path, where that is text or is joined to its own place."""
+    try:
+        tree = ast.parse(manage.read_text(errors="replace"))
+    except (OSError, SyntaxError, ValueError):
+        return
+    names = {"__file__": manage}
+    for node in ast.walk(tree):
+        entries: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            value = _path(node.value, names, manage.parent)
+            names |= {target.id: value for target in node.targets if isinstance(target, ast.Name) and value}
+        elif isinstance(node, ast.AugAssign) and ast.unparse(node.target) == "sys.path":
+            entries = getattr(node.value, "elts", [])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("sys.path.insert", "sys.path.append"):
+            entries = node.args[-1:]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "sys.path.extend":
+            entries = getattr(node.args[0], "elts", []) if node.args else []
+        yield from filter(None, (_path(entry, names, manage.parent) for entry in entries))
+
+
+def _path(node: ast.expr, names: dict[str, Path], working: Path) -> Path | None:
+    """The path that an expression stands for; None where that cannot be told."""
+    if isinstance(node, ast.Constant):
+        return working / node.value if isinstance(node.value, str) and "\0" not in node.value else None
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        return _joined(node.left, [node.right], names, working)
+    if isinstance(node, ast.Attribute) and node.attr == "parent":
+        base = _path(node.value, names, working)
+        return base.parent if base else None
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "parents":
+        base, index = _path(node.value.value, names, working), getattr(node.slice, "value", None)
+        return base.parents[index] if base and isinstance(index, int) and index < len(base.parents) else None
+    return _path_of_call(node, names, working) if isinstance(node, ast.Call) else None
+
+
+def _path_of_call(node: ast.Call, names: dict[str, Path], working: Path) -> Path | None:
+    called = ast.unparse(node.func)
+    if called in ("os.getcwd", "Path.cwd", "pathlib.Path.cwd"):
+        return working
+    if isinstance(node.func, ast.Attribute) and node.func.attr in _SAME_METHODS:
+        return _path(node.func.value, names, working)
+    if isinstance(node.func, ast.Attribute) and node.func.attr == "joinpath":
+        return _joined(node.func.value, node.args, names, working)
+    if not node.args:
+        return None
+    if called == "os.path.dirname":
+        base = _path(node.args[0], names, working)
+        return base.parent if base else None
+    joins = called in ("os.path.join", "Path", "pathlib.Path")
+    return _joined(node.args[0], node.args[1:] if joins else [], names, working) if joins or called in _SAME else None
+
+
+def _joined(first: ast.expr, others: list[ast.expr], names: dict[str, Path], working: Path) -> Path | None:
+    base = _path(first, names, working)
+    parts = [other.value for other in others if isinstance(other, ast.Constant) and isinstance(other.value, str)]
+    return base.joinpath(*parts) if base and len(parts) == len(others) else None
+
+
+def _of_packaging(folder: Path) -> Iterator[Path]:
+    """Where pyproject.toml has the packages of setuptools or of poetry; a Salt on Python 3.10 cannot read it."""
+    try:
+        import tomllib
+
+        tool = tomllib.loads((folder / "pyproject.toml").read_text()).get("tool", {})
+    except (ImportError, OSError, ValueError):
+        return
+    found = _dig(tool, "setuptools", "packages", "find", "where")
+    named = _dig(tool, "setuptools", "package-dir")
+    listed = _dig(tool, "poetry", "packages")
+    for where in found if isinstance(found, list) else []:
+        yield folder / str(where)
+    for name, where in named.items() if isinstance(named, dict) else []:
+        if not name or Path(str(where)).name == name:
+            yield folder / str(where) if not name else (folder / str(where)).parent
+    for package in listed if isinstance(listed, list) else []:
+        if _dig(package, "from"):
+            yield folder / str(_dig(package, "from"))
+
+
+def _dig(value: Any, *names: str) -> Any:
+    """What lies below these names in a TOML value; None where there is nothing."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value

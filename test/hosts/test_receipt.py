@@ -1,0 +1,214 @@
+"""Before the switch, in it and after: what a release is refused for, what it costs, and the way back by itself."""
+
+import json
+import re
+import time
+
+import pytest
+from client import Load
+from faults import APPLY, provoked
+from lab import applied
+from sites import Site, lines, release_of, version
+
+#: A health page that is well until its release is live.
+TURNS = """
+def health(request):
+    if os.readlink("/srv/django/blog/current").endswith(os.environ["DJANGO_RELEASE"]):
+        raise RuntimeError("out of ink")
+    return HttpResponse("ok")
+"""
+#: A server that ends some seconds after it has started.
+ENDS = """
+import os, sys, threading
+if "uwsgi" in sys.modules:
+    threading.Timer(12, os._exit, [3]).start()
+"""
+BAD_DROP_IN = "[Service]\nUser=nobody-here\n"
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    """A site on a disk of its own, which a test can make smaller."""
+    host = module_hosts(kind="ready")
+    host.run("mkdir -p /srv/django && mount -t tmpfs -o size=1g,mode=755 tmpfs /srv/django")
+    blog = Site(host, repositories(host))
+    blog.deploy()
+    return blog
+
+
+@pytest.fixture
+def good(blog) -> Site:
+    """The site with a good release live, whatever the test before has left."""
+    for name in ("guestbook", "website"):
+        blog.repository.git("checkout", "--quiet", blog.repository.first, "--", name)
+    blog.repository.commit(version("1.2", f"{blog.live} was before"))
+    blog.deploy(releases=None, commands=None, server=None, media=None)
+    return blog
+
+
+def load(blog: Site, **options: object) -> Load:
+    return Load(f"http://{blog.host.address}/release", blog.domain, release=release_of, **options)  # type: ignore[arg-type]
+
+
+def appended(blog: Site, name: str, text: str) -> dict[str, str]:
+    return {name: (blog.repository.worktree / name).read_text() + text}
+
+
+def last_attempt(blog: Site) -> dict[str, object]:
+    return dict(json.loads(blog.host.read(f"{blog.root}/deploys.jsonl").splitlines()[-1]))
+
+
+def test_a_release_has_a_receipt(good):
+    good.repository.commit(version("2.0"))
+    with load(good, connections=4, pause=0.02) as requests:
+        applied = good.deploy()
+    assert applied["blog has its source"].changes["gapless"] == "yes"
+    receipt = applied["blog is live"].changes["receipt"]
+    assert receipt["sent"] >= 4 and receipt["failed"] == receipt["cut"] == 0 and receipt["through"] == "proxy"
+    assert 0 < receipt["latency_before"] < 5 and 0 < receipt["latency_after"] < 5
+    assert good.record()["receipt"] == last_attempt(good)["receipt"] == receipt
+    assert requests.failed == []
+    assert not good.apply().changed
+
+
+def test_a_page_that_fails_once_it_is_live_brings_the_release_before_back(good):
+    old = good.live
+    good.repository.commit(appended(good, "guestbook/views.py", TURNS))
+    with load(good, connections=4, pause=0.02) as requests:
+        applied = good.apply()
+    comment = applied.failed["blog is live"]
+    assert re.search(
+        rf"requests for the health page /healthz failed .*it answers 500: RuntimeError: out of ink .*; {old} is live",
+        comment,
+    )
+    assert lines(comment) <= 10 and applied.returncode != 0
+    assert requests.failed == [], "all other pages were well"
+    assert good.live == good.answering["release"] == old
+    assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
+    assert last_attempt(good)["result"] == "failed" and last_attempt(good)["receipt"]["failed"] >= 1
+
+    again = good.apply()
+    assert "failed before" in again.failed["blog has its source"] and good.live == old
+    good.repository.git("checkout", "--quiet", good.repository.first, "--", "guestbook")
+    good.repository.commit(version("2.1"))
+    good.deploy()
+    assert good.answering["version"] == "2.1"
+
+
+def test_a_server_that_ends_within_the_watch_brings_the_release_before_back(good):
+    old = good.live
+    good.repository.commit(appended(good, "website/wsgi.py", ENDS))
+    with load(good, connections=4, pause=0.02) as requests:
+        applied = good.apply(releases={"watch": "30s"})
+    comment = applied.failed["blog is live"]
+    assert re.search(rf"(has ended after the switch|failed after the switch: .*); {old} is live again", comment), (
+        comment
+    )
+    assert lines(comment) <= 10
+    assert len(requests.failed) <= 4, "no more than were under way when it ended"
+    assert good.live == good.answering["release"] == old
+    assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
+
+
+def test_what_is_longer_than_the_drain_is_cut_and_counted(good):
+    good.repository.commit(version("2.2"))
+    url = f"http://{good.host.address}/slow?seconds=25"
+    with Load(url, good.domain, connections=1, requests=1, release=release_of) as slow:
+        while not good.host.run(["ss", "-xH", "state", "connected", "src", "*.sock"], check=False).stdout:
+            pass
+        began = time.monotonic()
+        applied = good.deploy(releases={"drain": "2s"})
+        slow.threads[0].join(20)
+        assert not slow.threads[0].is_alive() and time.monotonic() - began < 22, "it was cut"
+    assert len(slow.failed) == 1
+    assert applied["blog is live"].changes["receipt"]["cut"] == last_attempt(good)["receipt"]["cut"] == 1
+    assert "1 connections were still open after 2s, and were cut" in applied.warnings["blog is live"]
+    assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
+
+
+@pytest.mark.parametrize(("lack", "flag"), [("size", "-h"), ("nr_inodes", "-i")])
+def test_a_disk_that_is_too_small_is_refused_before_anything(good, lack, flag):
+    taken = "df --output=used -k /srv/django" if lack == "size" else "df --output=iused /srv/django"
+    used = int(good.host.run(f"{taken} | tail -1").stdout)
+    limit = f"size={used + 300}k" if lack == "size" else f"nr_inodes={used + 60}"
+    live, releases = good.live, good.releases
+    good.repository.commit(version("2.3", lack))
+    good.host.run(["mount", "-o", f"remount,{limit}", "/srv/django"])
+    try:
+        applied, plan = good.apply(), good.apply(test=True)
+    finally:
+        good.host.run("mount -o remount,size=1g,nr_inodes=400000 /srv/django")
+    comment = applied.failed["blog has its source"]
+    assert "two releases like the last one take" in comment and f"df {flag} /srv/django/blog" in comment
+    assert f"{live} still runs" in comment and lines(comment) <= 10
+    assert "two releases like the last one take" in plan["blog has its source"].changes["refused"]
+    assert good.releases == releases and good.live == good.answering["release"] == live
+    good.deploy()
+    assert good.answering["version"] == "2.3"
+
+
+@pytest.mark.parametrize("lack", ["size", pytest.param("nr_inodes", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "step", ["static", *(pytest.param(s, marks=pytest.mark.full) for s in ("virtualenv", "build", "settings"))]
+)
+def test_a_disk_that_fills_up_within_a_deployment(good, step, lack):
+    used = {"size": "used", "nr_inodes": "iused"}[lack]
+    few = {"size": "size=$((used + 12))k", "nr_inodes": "nr_inodes=$((used + 2))"}[lack]
+    fills = f"used=$(df -k --output={used} /srv/django | tail -1); mount -o remount,{few} /srv/django"
+    old = good.live
+    good.repository.commit(version("2.5", f"{step} {lack}"))
+    try:
+        done = applied(good.host.run(APPLY, check=False, environment=provoked(good.host, step, "first", fills)))
+        assert done.returncode and len(done.failed) > 1
+        comment = next(iter(done.failed.values()))
+        assert good.live == good.answering["release"] == old
+    finally:
+        good.host.run("mount -o remount,size=1g,nr_inodes=400000 /srv/django")
+    assert f"df -{'h' if lack == 'size' else 'i'} {good.root}: " in comment and f"{old} still runs" in comment
+    assert lines(comment) <= 10, comment
+    good.deploy()
+    assert good.answering["version"] == "2.5" and not good.apply().changed
+    assert [name for name in good.releases if good.record(name)["state"] == "building"] == []
+
+
+def test_a_neighbour_that_breaks_nginx_is_named_before_the_build(good):
+    broken = "/etc/nginx/conf.d/other.conf"
+    old, releases = good.live, good.releases
+    good.repository.commit(version("2.4"))
+    good.host.write(broken, "retrun 200;\n")
+    refused = good.apply(server={"bind": "127.0.0.1:8001"})
+    assert f"{broken}:1" in refused.failed["blog has its source"], "its switch would have to reload nginx"
+    assert good.releases == releases and good.live == old
+
+    applied = good.apply(server=None, media={"max_upload": "3M"})
+    (warning,) = applied["blog has its source"].changes["warnings"]
+    assert f"{broken}:1" in warning and "goes live without a reload" in warning
+    assert next(iter(applied.failed)) == "blog is served" and f"{broken}:1" in applied.failed["blog is served"]
+    assert good.live != old and good.answering["version"] == "2.4", "a flip needs no reload"
+    good.host.run(["rm", broken])
+    assert good.deploy().changed.keys() == {"blog is served"}
+
+
+def test_a_unit_that_cannot_start_says_why(good):
+    live = good.live
+    drop_in = f"/etc/systemd/system/django-blog-{int(live.split('-')[0]) + 1:04}.service.d"
+    good.host.write(f"{drop_in}/bad.conf", BAD_DROP_IN)
+    good.repository.commit(version("2.5"))
+    comment = good.apply().failed["blog has its instance"]
+    good.host.run(["rm", "-r", drop_in])
+    assert "does not start" in comment and re.search("217/USER|Failed (to determine user|at step USER)", comment), (
+        comment
+    )
+    assert lines(comment) <= 10 and good.live == good.answering["release"] == live
+    good.host.call("django.release", "blog")
+    assert good.answering["version"] == "2.5"
+
+
+def test_a_command_that_fails_after_the_switch_is_told(good):
+    old = good.live
+    good.repository.commit(version("2.6"))
+    applied = good.apply(commands={"after_switch": ["manage.py no_such_command"]})
+    assert list(applied.failed) == ["blog is recorded"]
+    assert "no_such_command" in applied.failed["blog is recorded"]
+    assert good.live != old and good.answering["version"] == "2.6"
+    assert "no_such_command" in good.record()["error"]
