@@ -240,7 +240,7 @@ class Progress:
     """Tells what Salt logs: the lines of the formula's engine, and what is being installed once it takes a while."""
 
     def __init__(self, sites: list[str]):
-        self.own = re.compile(rf"\[INFO    \] ((?:{'|'.join(map(re.escape, sites))}): .*)")
+        self.own = re.compile(rf"\[INFO    \] ((?:{'|'.join(map(re.escape, sites))}): .*|.* takes \d+ s so far.*)")
         self.slow: threading.Timer | None = None
 
     def see(self, line: str) -> None:

@@ -7,7 +7,9 @@ master, masterless and by salt-ssh. One that fails returns its error as text and
 
 import shlex
 
+import django_backup
 import django_inspection
+import django_plan
 import django_release
 import django_site
 import django_verbs
@@ -17,7 +19,14 @@ from django_deployment import asked_by
 __virtualname__ = "django"
 
 # A table, or plain text, for people; `--out json` gives the data.
-__outputter__ = {"status": "table", "releases": "table", "manage": "txt", "logs": "txt", "inspect": "txt"}
+__outputter__ = {
+    "status": "table",
+    "releases": "table",
+    "backups": "table",
+    "manage": "txt",
+    "logs": "txt",
+    "inspect": "txt",
+}
 
 
 def __virtual__():
@@ -26,8 +35,9 @@ def __virtual__():
 
 def status(site=None):
     """
-    What runs: a row for each site, with its live release, whether its process runs, what is held back or has failed
-    since, what the pillar has changed in its sandbox, and whether the pillar has it at all.
+    What runs: a row for each site, with its live release, whether its process runs and its databases fit it, what is
+    held back or has failed since, what the pillar has changed in its sandbox, and whether the pillar has it at all. The
+    return code is 1 where files of a site are damaged.
 
     site
         One site; all sites of this host if it is not given.
@@ -39,22 +49,22 @@ def status(site=None):
         salt-call django.status
         salt-call django.status blog --out json
     """
-    return _answer(lambda: _status([site] if site else django_site.registered()))
+    return _answer(lambda: _managed([django_verbs.status(site)] if site else django_verbs.every_status()))
 
 
-def _status(names):
+def _managed(rows):
     # The pillar as it is now: that in the memory of a running minion is older. By salt-ssh a verb has none.
     pillar = __salt__["pillar.items"]()
     managed = (pillar.get("django") or {}).get("sites") or {}
-    return [
-        django_release.status(django_site.find(name)) | {"managed": name in managed if pillar else None}
-        for name in names
-    ]
+    if any(row["damage"] for row in rows):
+        __context__["retcode"] = 1
+    return [{**row, "managed": row["site"] in managed if pillar else None} for row in rows]
 
 
 def releases(site):
     """
-    The releases of a site that are on this host, the newest first.
+    The releases of a site that are on this host, the newest first, with age, health and whether the databases still fit
+    them; before them what has failed since the live one and left nothing here.
 
     site
         The site.
@@ -66,6 +76,25 @@ def releases(site):
         salt-call django.releases blog
     """
     return _answer(lambda: django_release.overview(django_site.find(site)))
+
+
+def record(site, release=None):
+    """
+    All that is recorded of a release: commit, packages, migrations, seconds of each step, who asked, what visitors met.
+
+    site
+        The site.
+    release
+        By its name, its number or its commit (seven digits or more); the live one if none is given.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.record blog
+        salt-call django.record blog 42 --out json
+    """
+    return _answer(lambda: django_verbs.record(site, release))
 
 
 def release(site, revision=None):
@@ -88,21 +117,53 @@ def release(site, revision=None):
     return _answer(lambda: _told(*django_verbs.release(site, revision, _asked_by("release"))))
 
 
-def rollback(site):
+def plan(site, revision=None):
     """
-    Go back to the last good release before the live one. The commit that is left is held back: applies do not bring it
-    back until the revision or the pillar changes.
+    What a release would change: commits, packages, migrations, effective settings, files, and what restarts. It is
+    built aside for that, as ``release`` would, compared with what is live, and removed; nothing that serves is touched.
+    The virtualenv stays for the release to come.
 
     site
         The site.
+    revision
+        Another branch, tag or commit than that of the last apply.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.plan blog
+        salt-call django.plan blog v2.4.1
+    """
+    return _answer(lambda: django_plan.make(site, revision, _asked_by("plan")))
+
+
+def rollback(site, to=None, migrate=False, force=False):
+    """
+    Go back to the last good release before the live one, or to another. The commit that is left is held back: applies
+    do not bring it back until the revision or the pillar changes.
+
+    Where the databases have migrations that the older release does not know, the answer is `safe` (it can live with
+    them), `reversible` or `unsafe`; nothing is done then in the last two cases.
+
+    site
+        The site.
+    to
+        A release: its name, its number, or its commit (seven digits or more).
+    migrate
+        Take the migrations back first that the older release does not know, by the one that is left.
+    force
+        Go back even where the older release cannot live with what the databases have.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt-call django.rollback blog
+        salt-call django.rollback blog 0041-9be1c07d2a44 migrate=True
     """
-    return _answer(lambda: _told(*django_verbs.rollback(site, _asked_by("rollback"))))
+    options = {"migrate": migrate, "force": force, "asked_by": _asked_by("rollback")}
+    return _answer(lambda: _told(*django_verbs.rollback(site, to, **options)))
 
 
 def rotate_secret_key(site):
@@ -120,6 +181,77 @@ def rotate_secret_key(site):
         salt-call django.rotate_secret_key blog
     """
     return _answer(lambda: _told(*django_verbs.rotate_secret_key(site, _asked_by("rotate_secret_key"))))
+
+
+def rotate_database_password(site, database="default"):
+    """
+    Give a database a new generated password by a release of the same commit: one on a server that the formula sets up,
+    reached with a password. Until the old instance has ended the server takes both, so no visitor notices.
+
+    site
+        The site.
+    database
+        Its name in Django.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.rotate_database_password blog
+        salt-call django.rotate_database_password blog metrics
+    """
+    return _answer(
+        lambda: _told(*django_verbs.rotate_database_password(site, database, _asked_by("rotate_database_password")))
+    )
+
+
+def drift(site):
+    """
+    What of a site is otherwise than its live release was made: source, static files, configuration, virtualenv, units,
+    nginx's files and secrets. Each path that was changed, is missing or was added, with its owner and the time when it
+    was last written. The return code is 1 when there is such a path; a new release mends it.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.drift blog
+    """
+    answer = _answer(lambda: django_verbs.drift(site))
+    if isinstance(answer, dict) and answer["drift"]:
+        __context__["retcode"] = 1
+    return answer
+
+
+def maintenance(site, switch="", message=""):
+    """
+    Have visitors get a page and status 503 in the place of a site, and end that; without ``on`` or ``off``, only say
+    how it is. It lasts through releases and reboots. Static files and uploads are served, and who is in
+    ``maintenance:allow`` of the pillar sees the site.
+
+    site
+        The site.
+    switch
+        ``on`` or ``off``.
+    message
+        What the page says. A time in it (14:00, 2026-03-01 06:00 UTC) or a duration (30m) is told to clients as
+        Retry-After.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.maintenance blog on 'back at 14:00'
+        salt-call django.maintenance blog off
+        salt-call django.maintenance blog
+    """
+    # Salt reads arguments as YAML: on and off are booleans, 14:00 is the number of its minutes.
+    switch = {True: "on", False: "off"}.get(switch, switch) if isinstance(switch, bool) else switch
+    message = "{:02}:{:02}".format(*divmod(message, 60)) if isinstance(message, int) else str(message)
+    return _answer(lambda: django_verbs.maintenance(site, switch, message, _asked_by("maintenance")))
 
 
 def manage(site, *command, environment_file=None, timeout="1h"):
@@ -186,6 +318,84 @@ def migrate(site):
         salt-call django.migrate blog
     """
     return _answer(lambda: django_verbs.migrate(site, _asked_by("migrate")))
+
+
+def backup(site):
+    """
+    Back up the databases of a site now, and with ``backup: {media: true}`` its uploads.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.backup blog
+    """
+    return _answer(lambda: django_verbs.backup(site, _asked_by("backup")))
+
+
+def backups(site):
+    """
+    The backups of a site that are on this host, the newest first: age, size, why each was made and under which release,
+    and when it was loaded for the last time and found to be whole.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.backups blog
+    """
+    return _answer(lambda: django_backup.overview(django_site.find(site)))
+
+
+def restore(site, which=None, media=False, migrate=False, rollback=False):
+    """
+    Put a backup in the place of the databases. It is loaded beside them and looked through first; then the site is in
+    maintenance for a moment. What was there is kept under a name that the answer tells.
+
+    site
+        The site.
+    which
+        A backup as ``django.backups`` names it, or the part of its name from the time on, for all its files; the newest
+        one if it is not given.
+    media
+        The uploads of the backup too.
+    migrate
+        Bring what is restored to what the live release needs.
+    rollback
+        Go back to the release that the backup was made under.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.restore blog
+        salt-call django.restore blog 20260301T120000Z-0041-9be1c07d2a44 rollback=True
+    """
+    options = {"media": bool(media), "migrate": bool(migrate), "rollback": bool(rollback)}
+    return _answer(lambda: django_verbs.restore(site, which, asked_by=_asked_by("restore"), **options))
+
+
+def restore_drill(site):
+    """
+    See whether the newest backup can be restored: it is loaded into a database beside the site's own, its rows are
+    counted, and the live release looks for migrations that it lacks. What was loaded is removed; the site serves.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.restore_drill blog
+    """
+    return _answer(lambda: django_verbs.restore_drill(site))
 
 
 def collectstatic(site):

@@ -7,6 +7,7 @@ Each looks, says what would have been done when it is only a test, and acts. The
 
 import json
 
+import django_database_server
 import django_removal
 import django_secret
 import django_service
@@ -50,6 +51,7 @@ def site(name, config, platform, templates):
         )
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
+    deployment.servers = __context__.setdefault("django.servers", {})
     _deployments()[name] = deployment
     return _run("site", name, "is laid out")
 
@@ -78,6 +80,11 @@ def adoption(name, config, platform):
     elif takeover:
         ret["comment"] = "\n  ".join([f"{name} is adopted once its release is live:", *takeover.plan["found"]])
     return ret
+
+
+def database(name):
+    """Have the site's databases and logins on the servers of this host that the formula sets up."""
+    return _run("database", name, "has its databases")
 
 
 def source(name):
@@ -175,6 +182,40 @@ def packages(name, pkgs):
     return __states__["pkg.installed"](name=name, pkgs=pkgs, refresh=True, cache_valid_time=300)
 
 
+def nginx(name, pkgs):
+    """
+    Have nginx installed, as ``django.packages`` does it: it starts without Debian's default site.
+
+    name
+        What the packages are for.
+    pkgs
+        Their names.
+    """
+    import django_proxy
+
+    if not __opts__["test"] and not set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
+        django_proxy.leave_out_the_default_site()
+    return packages(name, pkgs)
+
+
+def server(name, engine, pkgs):
+    """
+    Have a server of databases on this host: the one that is there, whoever has installed it, else the system's own.
+
+    name
+        What it is for.
+    engine
+        ``postgres`` or ``mysql``.
+    pkgs
+        The packages of the system's own.
+    """
+    if django_database_server.is_installed(engine):
+        return {"name": name, "changes": {}, "result": True, "comment": "there is a server already"}
+    return __states__["pkg.installed"](
+        name=name, pkgs=pkgs, refresh=True, cache_valid_time=300, install_recommends=False
+    )
+
+
 def users(name, user, shell):
     """
     Have the identities of a site: its user, and its build user. Both are system users without a home or a password.
@@ -191,25 +232,25 @@ def users(name, user, shell):
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} has its users already"}
     fullname = f"Django site {name}"
-    for one in (user, f"{user}-build"):
-        found = django_site.find_user(one)
-        if found is None:
-            made = __states__["user.present"](
-                one,
-                system=True,
-                createhome=False,
-                home="/nonexistent",
-                shell=shell,  # nosec B604
-                fullname=fullname,
-            )
-            ret["changes"] |= {one: "new"}
-            ret.update(result=made["result"], comment=made["comment"])
-        elif found.pw_gecos.split(",")[0] != fullname and one in (name, f"{user}-build"):
-            ret["result"] = False
-            ret["comment"] = (
+    found = {one: django_site.find_user(one) for one in (user, f"{user}-build")}
+    for one, there in found.items():
+        if there and there.pw_gecos.split(",")[0] != fullname and one in (name, f"{user}-build"):
+            comment = (
                 f"there is a user {one} on this host already, and it is not this site's"
                 f"\nchoose another: django:sites:{name}:user"
             )
+            return {**ret, "result": False, "comment": comment}
+    for one in [one for one, there in found.items() if not there]:
+        made = __states__["user.present"](
+            one,
+            system=True,
+            createhome=False,
+            home="/nonexistent",
+            shell=shell,  # nosec B604
+            fullname=fullname,
+        )
+        ret["changes"] |= {one: "new"}
+        ret.update(result=made["result"], comment=made["comment"])
         if ret["result"] is False:
             break
     return ret
@@ -243,7 +284,7 @@ def running(name):
     Have a daemon of the host run where there is no systemd: Salt's own ``service.running`` believes there that it does.
 
     name
-        Its service: ``nginx`` or ``supervisor``.
+        Its service: ``nginx``, ``supervisor``, ``postgresql`` or ``mariadb``.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} already runs"}
     daemon = django_service.DAEMONS[name]

@@ -1,4 +1,4 @@
-"""What somebody else has left where a site is to be: folders, nginx files, units, supervisor programs, processes.
+"""What somebody else has left where a site is to be: folders, files of nginx, systemd, supervisor and uWSGI, processes.
 
 Where a domain of the site is in an nginx file, that is followed: to the address behind it, the processes that listen
 there, their folders, and what keeps them alive.
@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import django_database
-import django_proxy
+import django_nginx
+import django_service
 import django_site
 from django_command import DeploymentError
+from django_nginx import Server
 from django_site import Site
 
 SYSTEMD = Path("/etc/systemd/system")
 SUPERVISOR = Path("/etc/supervisor/conf.d")
+UWSGI = [Path("/etc/uwsgi"), Path("/etc/uwsgi-emperor")]
 CRONTABS = [Path("/var/spool/cron/crontabs"), Path("/etc/cron.d")]
 PROC = Path("/proc")
 
@@ -60,13 +63,22 @@ class Process(NamedTuple):
 
     def __str__(self) -> str:
         """Its program, and the command of a manage.py; further arguments may be secrets."""
-        words = self.argv[1:] if re.match(r"python|pypy", os.path.basename(self.argv[0])) else []
+        words = self.argv[1:] if self.is_python() else []
         program, *more = words if words and not words[0].startswith("-") else self.argv
         return " ".join([program, *more[:1]]) if program.endswith("manage.py") else program.partition(" ")[0]
 
     def is_application(self) -> bool:
-        """Whether it serves or works for a Django project, and is not a shell or an editor in its folder."""
-        return any(_APPLICATION.match(os.path.basename(word)) for word in self.argv[:6])
+        """Whether it serves or works for a Django project, and is no shell, editor or screen in which somebody does."""
+        words = self.argv[1:6] if self.is_python() else self.argv[:1]
+        return any(_APPLICATION.match(os.path.basename(word)) for word in words)
+
+    def is_python(self) -> bool:
+        """Whether it runs a program in Python."""
+        return bool(re.match(r"python|pypy", os.path.basename(self.argv[0])))
+
+    def is_uwsgi(self) -> bool:
+        """Whether it is uWSGI, which takes SIGTERM for a reload unless it is told otherwise."""
+        return bool(re.match(r"uwsgi(?![a-z])", os.path.basename(self.argv[0]), re.IGNORECASE))
 
     def is_at_work(self) -> bool:
         """Whether it is a management command that ends by itself."""
@@ -79,16 +91,6 @@ class Process(NamedTuple):
         return any(_lies_in(path, folders) for path in (self.folder, *self.argv))
 
 
-class Server(NamedTuple):
-    """A ``server`` block of nginx: names, ports, whether one has TLS, addresses behind it, folders by location."""
-
-    names: list[str]
-    ports: list[int]
-    tls: bool
-    addresses: list[str]
-    folders: dict[str, Path]
-
-
 @dataclass
 class Adoption:
     """What there is to adopt.
@@ -99,6 +101,7 @@ class Adoption:
         folders: the folders of the old project.
         entries: what lies in the site's root and is set aside.
         nginx, units, programs: files of the old site: of nginx, systemd and supervisor.
+        apps: files of it that an emperor of uWSGI, or Debian's uwsgi, runs an instance for.
         neighbours: names of other servers of nginx, by the address behind them.
         names: names of the programs.
         workers: units and programs that serve no pages.
@@ -116,6 +119,7 @@ class Adoption:
     neighbours: dict[str, list[str]] = field(default_factory=dict)
     units: list[Path] = field(default_factory=list)
     programs: list[Path] = field(default_factory=list)
+    apps: list[Path] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     workers: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
@@ -167,6 +171,7 @@ def find(site: Site, kept: Sequence[str] = ()) -> Adoption:
     _project_folders(site, adoption, servers, behind)
     _units(adoption, behind)
     _programs(adoption)
+    _apps(adoption, behind)
     _crontabs(adoption)
     mine = _processes(adoption, everybody, behind)
     _ports(site, adoption, {port: holders[port] for port in ports}, mine)
@@ -181,14 +186,9 @@ def find(site: Site, kept: Sequence[str] = ()) -> Adoption:
 
 def _nginx_files(site: Site, adoption: Adoption) -> list[Server]:
     """The servers of the site's domains in files that are not ours."""
-    etc = django_proxy.ETC
     domains = {*site.config["domains"], *site.config["redirect_domains"]}
-    paths = [*etc.glob("sites-available/*"), *etc.glob("sites-enabled/*"), *etc.glob("conf.d/*.conf")]
-    texts = {path: _configuration(path) for path in [etc / "nginx.conf", *sorted(paths)]}
-    upstreams = dict(pair for text in texts.values() for pair in _upstreams(text))
     servers: list[Server] = []
-    for path, text in texts.items():
-        inside = [_server(block, upstreams) for block in _blocks(text, "server")]
+    for path, inside in django_nginx.servers().items():
         own = [server for server in inside if domains & {name.removeprefix(".") for name in server.names}]
         for server in inside:
             if server not in own:
@@ -198,82 +198,8 @@ def _nginx_files(site: Site, adoption: Adoption) -> list[Server]:
             adoption.nginx.append(path)
             names = sorted({name for server in own for name in server.names})
             adoption.found.append(Found("nginx file", str(path), f"server_name {' '.join(names)}"))
-            adoption.refused += _server_problems(site, path, inside, domains)
+            adoption.refused += django_nginx.problems(site, path, inside)
     return servers
-
-
-def _server_problems(site: Site, path: Path, servers: list[Server], domains: set[str]) -> Iterator[str]:
-    at = f"django:sites:{site.name}"
-    if path.name == "nginx.conf":
-        yield f"{path} has the server in itself: move it into a file of its own in sites-enabled"
-    others = {name for server in servers for name in server.names} - domains - {"_", "localhost", '""'}
-    others = {name for name in others if name.removeprefix(".") not in domains}
-    if others:
-        names = ", ".join(sorted(others))
-        yield f"{path} also serves {names}: name that in {at}:domains or redirect_domains, or move it to another file"
-    if any(server.tls for server in servers):
-        yield f"{path} serves https, which this formula does not do yet: take the TLS server out of it first"
-    ports = {port for server in servers for port in server.ports if not server.tls} - {*site.config["proxy"]["listen"]}
-    if ports:
-        yield f"{path} listens on {', '.join(map(str, sorted(ports)))}: add that to {at}:proxy:listen"
-
-
-def _configuration(path: Path) -> str:
-    """The text of a file of nginx that is not ours, without comments; empty for ours and for links to nothing."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return ""
-    return "" if text.startswith(django_proxy.OURS) else re.sub(r"#[^\n]*", "", text)
-
-
-def _blocks(text: str, name: str) -> Iterator[str]:
-    """The contents of the blocks of that name."""
-    for start in re.finditer(rf"(?<![\w$./-]){name}\s*\{{", text):
-        depth, end = 1, start.end()
-        while depth and end < len(text):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        yield text[start.end() : end - 1]
-
-
-def _upstreams(text: str) -> Iterator[tuple[str, list[str]]]:
-    for name in re.findall(r"(?<![\w$.-])upstream\s+(\S+?)\s*\{", text):
-        for block in _blocks(text, rf"upstream\s+{re.escape(name)}"):
-            yield name, re.findall(r"(?<![\w$.-])server\s+([^;\s]+)", block)
-
-
-def _server(block: str, upstreams: dict[str, list[str]]) -> Server:
-    def said(directive: str) -> list[str]:
-        return [value.strip() for value in re.findall(rf"(?<![\w$.-]){directive}\s+([^;{{}}]+);", block)]
-
-    listens = said("listen")
-    ports = [int(port[1]) if (port := re.match(r"(?:\S*:)?(\d+)(?:\s|$)", value)) else 80 for value in listens]
-    passed = [
-        re.sub(r"^(https?|grpcs?|uwsgi)://", "", value) for value in said("(?:proxy|uwsgi|fastcgi|scgi|grpc)_pass")
-    ]
-    addresses = [address for value in passed for address in upstreams.get(value.partition("/")[0], [value])]
-    folders = {}
-    for location in re.finditer(r"(?<![\w$.-])location\s+([^{}]*?)(\S+)\s*\{([^{}]*)\}", block):
-        where = re.search(r"(?<![\w$.-])(alias|root)\s+\"?(/[^;\"]*)", location[3])
-        if where:
-            below = location[2].strip("^/") if where[1] == "root" else ""
-            folders[location[2]] = Path(where[2].strip(), below)
-    return Server(
-        names=[name.strip('"') or '""' for value in said("server_name") for name in value.split()],
-        ports=ports or [80],
-        tls=any(re.search(r"\bssl\b", value) for value in listens) or "on" in said("ssl"),
-        addresses=[found for value in addresses if (found := _address(value))],
-        folders=folders,
-    )
-
-
-def _address(value: str) -> str:
-    """An address behind nginx: the path of a socket, or ``127.0.0.1:port``; empty for one of another host."""
-    if value.startswith("unix:"):
-        return os.path.normpath("/" + value.removeprefix("unix:").partition(":")[0].lstrip("/"))
-    local = re.match(r"(127\.0\.0\.1|localhost|\[::1?\]|0\.0\.0\.0):(\d+)", value)
-    return f"127.0.0.1:{local[2]}" if local else ""
 
 
 # The root, and the folders of the old project
@@ -359,8 +285,11 @@ def processes() -> Iterator[Process]:
 
 
 def _unit_of(groups: str) -> str:
-    """The unit in the control groups of a process; empty for what was started by hand."""
-    for line in groups.splitlines():
+    """The unit in the control groups of a process; empty for what was started by hand, and without systemd.
+
+    In a container the groups may be those of the machine around it, with its units.
+    """
+    for line in groups.splitlines() if django_service.has_systemd() else ():
         if ":name=systemd:" in line or line.startswith("0::"):
             units = re.findall(r"/([^/]+\.service)(?=/|$)", line)
             if units and not _SESSIONS.fullmatch(units[-1]):
@@ -410,7 +339,7 @@ def _units(adoption: Adoption, behind: list[Process]) -> None:
         if path.suffix == ".socket" and listens & {*adoption.addresses}:
             keepers.add(f"{path.stem}.service")
     for path, text in texts.items():
-        kept = path.name in keepers and "emperor" not in text
+        kept = path.name in keepers and not _is_emperor(text)
         if path.suffix == ".service" and (kept or _leads_into(text, adoption.folders)):
             pair = [path, *(other for other in texts if other.stem == path.stem and other != path)]
             adoption.units += pair
@@ -420,6 +349,12 @@ def _units(adoption: Adoption, behind: list[Process]) -> None:
             home = re.search(r"^\s*WorkingDirectory\s*=\s*-?(/\S+)", text, re.MULTILINE)
             if home and not _is_broad(Path(home[1])) and Path(home[1]) not in adoption.folders:
                 adoption.folders.append(Path(home[1]))
+
+
+def _is_emperor(text: str) -> bool:
+    """Whether a unit runs uWSGI for whatever lies in a folder, as it says itself or in its configuration."""
+    named = re.findall(r"/\S+\.(?:ini|xml|ya?ml|json)\b", text)
+    return any("emperor" in one for one in (text, *(django_site.read_text(Path(name)) or "" for name in named)))
 
 
 def _leads_into(text: str, folders: list[Path]) -> bool:
@@ -443,6 +378,27 @@ def _programs(adoption: Adoption) -> None:
             if len(inside) != len(programs):
                 others = ", ".join(_program(section) for section in programs if section not in inside)
                 adoption.refused.append(f"{path} also runs {others}: move that to another file")
+
+
+def _apps(adoption: Adoption, behind: list[Process]) -> None:
+    """The files for which an emperor of uWSGI, or Debian's uwsgi, runs the old project's instance.
+
+    They lead into its folders; or its process is told their name, which no other has.
+    """
+    files = [path for folder in UWSGI for path in sorted(folder.glob("*/*")) if path.is_file()]
+    named = {os.path.basename(word) for process in behind if process.is_uwsgi() for word in process.argv[1:]}
+    for path in files:
+        is_named = path.name in named and len({one.resolve() for one in files if one.name == path.name}) == 1
+        if is_named or _leads_into(path.read_text(errors="replace"), adoption.folders):
+            adoption.apps.append(path)
+            adoption.found.append(Found("uWSGI file", str(path)))
+
+
+def _is_app(process: Process, folders: list[Path], apps: Iterable[Path]) -> bool:
+    """Whether uWSGI runs a process for one of these files; the emperor itself, which may hold its socket, is none."""
+    names = {path.name for path in apps}
+    is_told = any(os.path.basename(word) in names for word in process.argv[1:])
+    return bool(names) and process.is_uwsgi() and (is_told or process.lies_in(folders))
 
 
 def _crontabs(adoption: Adoption) -> None:
@@ -478,7 +434,8 @@ def _processes(adoption: Adoption, everybody: list[Process], behind: list[Proces
         elif not process.unit and not _WEB.search(" ".join(process.argv)) and process not in behind:
             adoption.workers.append(f"process {process.pid} ({process})")
         by_supervisor = process.unit == "supervisor.service" and adoption.programs
-        if process.unit and process.unit not in units and not by_supervisor:
+        by_uwsgi = _is_app(process, adoption.folders, adoption.apps)
+        if process.unit and process.unit not in units and not (by_supervisor or by_uwsgi):
             adoption.refused.append(
                 f"process {process.pid} is kept alive by {process.unit}, which is not this site's alone: "
                 "take it out of there by hand"
@@ -486,9 +443,14 @@ def _processes(adoption: Adoption, everybody: list[Process], behind: list[Proces
     return mine
 
 
-def loose(folders: list[Path], addresses: Iterable[str] = ()) -> list[Process]:
-    """The processes of an old site that nothing keeps alive: started by hand, in screen, tmux or the background."""
-    everybody = [process for process in processes() if not process.unit and not process.is_at_work()]
+def loose(folders: list[Path], addresses: Iterable[str] = (), apps: Sequence[Path] = ()) -> list[Process]:
+    """The processes of an old site that nothing keeps alive: started by hand, in screen, tmux or the background.
+
+    Args:
+        apps: the files that are taken from uWSGI: what it runs for them is kept alive by nothing either.
+    """
+    alone = [one for one in processes() if not one.unit or _is_app(one, folders, apps)]
+    everybody = [process for process in alone if not process.is_at_work()]
     behind = [process for address in addresses for process in _holders(address, everybody)]
     return [one for one in everybody if one in behind or (one.is_application() and one.lies_in(folders))]
 

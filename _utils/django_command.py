@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ _INDEX_LOGIN = re.compile(r"UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
 
 #: File descriptors that every command inherits: the site's lock, so that it is held while any child lives.
 inherited_descriptors: set[int] = set()
+
+#: Seconds after which a command that still runs is told of, again and again.
+PROGRESS = 15.0
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
@@ -121,7 +124,9 @@ def run(
     environment: Mapping[str, str] | None = None,
     folder: str = "/",
     timeout: float = 60.0,
-    stdin: str = "",
+    stdin: str | int = "",
+    output: int | None = None,
+    descriptors: Collection[int] = (),
     secrets: Iterable[str] = (),
     umask: int = 0o022,
     hint: str = "",
@@ -131,13 +136,17 @@ def run(
     """Run a command to its end and return its standard output, with `errors_too` and its standard error behind it.
 
     The environment is empty but for ``PATH``, ``LANG``, ``HOME`` and what is given; the command is the leader of a
-    process group that ends with it: as a whole when the time is up, and whoever it has left behind.
+    process group that ends with it: as a whole when the time is up, and whoever it has left behind. While it runs, the
+    log has its last line now and then, at level info.
 
     Args:
         argv: the program and its arguments; there is no shell.
         doing: what the command is for, as in "fetching the repository"; errors begin with it.
         user: the identity to take, with its own group and no other; None stays root.
         timeout: seconds.
+        stdin: what it reads, no more than a pipe takes at once, 64 KiB; or a file descriptor that it reads.
+        output: a file descriptor that takes its standard output, of which nothing is returned then.
+        descriptors: further ones that it inherits.
         secrets: texts that are masked in errors and logs.
         daemon: whether it leaves somebody behind on purpose, who then lives on, and does not keep the site's lock.
 
@@ -146,35 +155,31 @@ def run(
     """
     secrets = list(secrets)
     clean = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/nonexistent" if user else "/root", **(environment or {})}
-    identity: dict[str, Any] = {}
-    if user:
-        entry = pwd.getpwnam(user)
-        identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     log.debug("running %s", redact(" ".join(argv), secrets))
     started = time.monotonic()
     try:
         process = subprocess.Popen(  # noqa: S603 - an argument list, never a shell
             list(argv),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE if isinstance(stdin, str) else stdin,
+            stdout=subprocess.PIPE if output is None else output,
             stderr=subprocess.PIPE,
             env=clean,
             cwd=folder,
             start_new_session=True,
-            pass_fds=() if daemon else tuple(inherited_descriptors),
+            pass_fds=() if daemon else (*inherited_descriptors, *descriptors),
             umask=umask,
             encoding="utf-8",
             errors="replace",
-            **identity,
+            **identity(user),
         )
     except OSError as error:
         raise DeploymentError(f"{doing}: {argv[0]} cannot be started: {error.strerror}", hint=hint) from None
     try:
-        output, errors = process.communicate(stdin, timeout=timeout)
+        printed, errors = _wait(process, stdin if isinstance(stdin, str) else None, doing, timeout, secrets)
     except subprocess.TimeoutExpired:
         _end(process)
-        output, errors = process.communicate()
-        text = redact(f"{output}\n{errors}", secrets)
+        printed, errors = process.communicate()
+        text = redact(f"{printed or ''}\n{errors}", secrets)
         raise DeploymentError(
             f"{doing}: not through after {timeout:g} s", log=text, hint=hint, transient=True
         ) from None
@@ -183,13 +188,58 @@ def run(
         raise
     if process.returncode or not daemon:
         _end(process)
+    printed = printed or ""
     if process.returncode:
-        text = redact(errors if errors.strip() else output, secrets)
-        log.info("%s failed (exit %s):\n%s", doing, process.returncode, redact(f"{output}\n{errors}", secrets))
+        text = redact(errors if errors.strip() else printed, secrets)
+        log.info("%s failed (exit %s):\n%s", doing, process.returncode, redact(f"{printed}\n{errors}", secrets))
         transient = bool(_TRANSIENT.search(text))
         raise DeploymentError(f"{doing} failed (exit {process.returncode})", log=text, hint=hint, transient=transient)
     log.debug("%s took %.2f s", doing, time.monotonic() - started)
-    return f"{output}{errors}" if errors_too else str(output)
+    return f"{printed}{errors}" if errors_too else str(printed)
+
+
+def identity(user: str | None) -> dict[str, Any]:
+    """What makes a new process one of a user, with its own group and no other; nothing for None, which stays root."""
+    if not user:
+        return {}
+    entry = pwd.getpwnam(user)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def _wait(
+    process: subprocess.Popen[str], stdin: str | None, doing: str, timeout: float, secrets: Sequence[str]
+) -> tuple[str, str]:
+    """What a process prints, once it has ended; while it runs, the log tells how far it is.
+
+    Raises:
+        subprocess.TimeoutExpired: it has not ended in time.
+    """
+    began = time.monotonic()
+    unsent = stdin
+    told = ["", ""]
+    while True:
+        left = began + timeout - time.monotonic()
+        try:
+            return process.communicate(unsent, timeout=min(left, PROGRESS))
+        except subprocess.TimeoutExpired as expired:
+            if left <= PROGRESS:
+                raise
+            lines = [_last_line(text or b"", secrets) for text in (expired.stdout, expired.stderr)]
+            new = [line for line, before in zip(lines, told, strict=True) if line and line != before]
+            told, unsent = lines, None
+            last = f": {new[-1]}" if new else ""
+            log.info("%s takes %.0f s so far%s", doing, time.monotonic() - began, last)
+
+
+def _last_line(output: bytes, secrets: Sequence[str]) -> str:
+    """The last line of an output so far; one that goes on is left out where it may end within a secret."""
+    parts = [line for secret in secrets for line in secret.splitlines() if len(line) > 3]
+    *lines, rest = re.split(r"[\r\n]", output.decode(errors="ignore"))
+    ends = any(rest.endswith(part[:size]) for part in parts for size in range(1, len(part) + 1))
+    if not ends and "://" not in rest:
+        lines.append(rest)
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return "".join(filter(str.isprintable, redact(last, parts))).strip()[:200]
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -1,7 +1,6 @@
 """One pass over a site: what is wanted, what is live, the release in the making, and how it ends when a step fails."""
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,8 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import django_attempt
+import django_disk
 import django_index
 import django_instance
+import django_migration
+import django_receipt
 import django_release
 import django_secret
 import django_site
@@ -36,9 +39,11 @@ _NOT_INPUTS = {
         "redirect_domains",
     ),
     *("packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases", "timeouts", "media"),
+    "maintenance",
+    "backup",
 }
 #: Of the templates that a release is rendered from, those that the server does not need.
-START_PROGRAM = "salt://django/files/django_formula_start.py"
+PROGRAMS = [f"salt://django/files/django_formula_{name}.py" for name in ("start", "migrate", "lock", "guard")]
 OVERLAY = "salt://django/files/django_formula_settings.py"
 
 
@@ -85,16 +90,35 @@ class Deployment:
         self.paused_at = 0.0
         #: In a rollback, the release that is left; it is held back from then on.
         self.left: Release | None = None
-        #: In a test, the name of the release that would be made.
+        #: Whether the release is built aside, for a plan: what outlives releases is left as it is.
+        self.aside = False
+        #: In a test or a plan, the name of the release that would be made.
         self.planned = ""
+        #: In a test, what steps of that release would change, by their names, as far as it is known before it is built.
+        self.foreseen: dict[str, dict[str, Any]] = {}
         self.commit = ""
         self.secrets: dict[str, str] = {}
+        #: Former secret keys that the new release does without.
+        self.lapsed: list[str] = []
+        #: The files of secrets that were written for the new release, as the live one had them.
+        self.replaced: dict[Path, bytes] = {}
+        #: What the servers of databases on this host have, as they were asked last; shared by the sites of an apply.
+        self.servers: dict[Any, Any] = {}
         self.warnings: list[str] = []
         self._told = 0
         #: The adoption of an old site, until it is done.
         self.takeover = django_takeover.load(site)
         self.find_commit: Callable[[], str] | None = None
         self.went_live = False
+        #: The main process of the release when its health page was found well.
+        self.steady: int | None = None
+        #: What asks for the health page over the switch, and what it has seen in the end.
+        self.probe: django_receipt.Probe | None = None
+        self.receipt: dict[str, Any] = {}
+        #: Whether what fails is written down: not where it has failed before, and is not tried again.
+        self.is_attempt = True
+        #: Whether it is still being decided if anything is done: what fails then is a refusal.
+        self.is_undecided = False
         self.began = time.time()
         self.seconds: dict[str, float] = {}
 
@@ -105,7 +129,8 @@ class Deployment:
 
     def masked(self) -> list[str]:
         """The texts that no output may show, as they are and as they stand in a URL."""
-        known = [*self.secrets.values(), *filter(None, [self.deploy_key, self.index_password])]
+        given = filter(None, [*self.given.values(), self.deploy_key, self.index_password])
+        known = list(dict.fromkeys([*self.secrets.values(), *given, *django_secret.fallbacks(self.site)]))
         return [*known, *(quoted for value in known if (quoted := quote(value, safe="")) != value)]
 
     def inputs(self) -> dict[str, str]:
@@ -113,15 +138,27 @@ class Deployment:
         key = django_secret.record_key(self.site)
         config = {name: value for name, value in self.site.config.items() if name not in _NOT_INPUTS}
         config["static"] = {name: value for name, value in config["static"].items() if name != "expires"}
-        config["secrets"] = {name: {"as": said["as"]} for name, said in config["secrets"].items()}
+        config["secrets"] = {
+            name: {"as": said["as"], "variable": said["variable"]} for name, said in config["secrets"].items()
+        }
         databases = config["databases"].items()
-        config["databases"] = {alias: {**database, "password": None} for alias, database in databases}
+        config["databases"] = {
+            alias: {key: value for key, value in {**database, "password": None}.items() if key != "manage"}
+            for alias, database in databases
+        }
         used = {said["source"] for said in config["files"].values() if said.get("source")}
-        used |= {START_PROGRAM, OVERLAY, *django_instance.templates(self.site)}
+        used |= {*PROGRAMS, OVERLAY, *django_instance.templates(self.site)}
         values = dict(_leaves(config))
         values |= {f"secrets:{name}": value for name, value in self.secrets.items()}
+        if former := self.former_keys():
+            values["secrets:secret_key:fallbacks"] = former
         values |= {url: text for url, text in self.templates.items() if url in used}
         return {"commit": self.commit, **{path: django_secret.keyed_hash(key, value) for path, value in values.items()}}
+
+    def former_keys(self) -> list[str]:
+        """The former secret keys that the release knows, the last one first."""
+        former = django_secret.fallbacks_beside(self.site, self.secrets.get("secret_key", ""))
+        return [key for key in former if key not in self.lapsed]
 
     def judged_by(self) -> str:
         """A keyed hash of the whole configuration: what a release that has failed was made of and judged by."""
@@ -156,7 +193,7 @@ class Deployment:
         ]
         last = self.live or (good[-1] if good else None)
         recorded = dict(last.record.get("inputs", {})) if last else {}
-        if '"result": "released"' in (django_site.read_text(self.site.deploys) or ""):
+        if django_attempt.has_released(self.site):
             recorded.setdefault("secrets:secret_key", "")
         return recorded
 
@@ -169,7 +206,10 @@ class Deployment:
         """
         began, umask = time.monotonic(), os.umask(0o022)
         try:
-            yield
+            try:
+                yield
+            finally:
+                self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - began, 3)
         except DeploymentError as error:
             self._fail(name, error)
             raise
@@ -178,36 +218,52 @@ class Deployment:
             self._fail(name, wrapped)
             raise wrapped from error
         except BaseException:
+            self._put_back()
             if self.paused and not self.went_live:
                 self._resume(self.paused)
             self._let_go()
             raise
         finally:
             os.umask(umask)
-            self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - began, 3)
 
     def _fail(self, step: str, error: DeploymentError) -> None:
         """The new release is stopped and kept as failed, or removed where trying again may help; what is live stays."""
         error.log = redact(error.log, self.masked())
         error.message = redact(error.message, self.masked())
+        django_disk.explain(error, self.site.root)
+        self._put_back()
         release = self.release if self.is_new and not self.went_live else None
-        if release and release.path.exists():
-            with contextlib.suppress(DeploymentError, OSError):
+        self._write_failure(step, error)
+        with contextlib.suppress(DeploymentError, OSError):
+            if release and release.path.exists():
                 self._clear_away(release, step, error)
-        elif self.went_live:
-            self.write_attempt(self.result(), step=step, error=error.message)
-        elif self.left and self.release and not self.went_live and self.release.name != self.left.name:
-            django_instance.stop(self.site, self.release.path)
+            elif self.left and self.release and not self.went_live and self.release.name != self.left.name:
+                django_instance.stop(self.site, self.release.path)
         live = self.release if self.went_live else self.live
         nothing = "the old site still serves" if self.takeover else "nothing runs yet"
         runs = f"{live.name} still runs" if live else nothing
         if self.paused and not self.went_live:
             runs = self._resume(self.paused)
+        if not self.went_live and self.live and django_migration.is_closed(self.site, self.live):
+            runs = (
+                f"visitors get the maintenance page: {self.live.name} runs, and cannot live with what was migrated; "
+                f"release forward, or restore a backup and salt-call django.maintenance {self.site.name} off"
+            )
         error.message = f"{step}: {error.message}"
         error.hint = "\n".join(filter(None, [error.hint, runs]))
         self._let_go()
 
+    def _put_back(self) -> None:
+        """Give the live release its secrets again, for it reads them when it starts the next time."""
+        if self.live and not self.went_live:
+            for path, content in self.replaced.items():
+                with contextlib.suppress(OSError):
+                    django_site.write(path, content, mode=0o640, group=self.site.user)
+        self.replaced = {}
+
     def _let_go(self) -> None:
+        if self.probe:
+            self.probe.end()
         if self.takeover:
             self.takeover.let_go()
         self.lock.release()
@@ -233,8 +289,17 @@ class Deployment:
         if error.transient:
             django_site.remove_tree(release.path)
         else:
-            release.update(state="failed", step=step, error=str(error), judged_by=self.judged_by())
-        self.write_attempt("failed", step=step, error=error.message)
+            failure = {"step": step, "error": str(error), "judged_by": self.judged_by()}
+            release.update(state="failed", steps=self.seconds, **failure)
+
+    def _write_failure(self, step: str, error: DeploymentError) -> None:
+        """Write down what has failed, also before there was a release; not where nothing was tried."""
+        if self.is_attempt and not self.test and self.site.applied.exists():
+            with contextlib.suppress(OSError):  # a full disk
+                ended = "refused" if self.is_undecided else "failed"
+                self.write_attempt(self.result() if self.went_live else ended, step=step, error=error.message)
+                if self.went_live and self.release:
+                    self.release.update(steps=self.seconds)
 
     def result(self) -> str:
         """What a deployment that went live has done."""
@@ -242,20 +307,18 @@ class Deployment:
 
     def write_attempt(self, result: str, **more: Any) -> None:
         """Append what came of this deployment to ``deploys.jsonl``."""
+        begun = self.release.name if self.release else None
         attempt = {
             "time": django_site.now(),
-            "release": self.release.name if self.release else None,
+            "release": None if self.live and begun == self.live.name else begun,
             "commit": self.commit,
             "result": result,
             "asked_by": self.asked_by,
             "seconds": round(time.time() - self.began, 1),
+            **({"receipt": self.receipt} if self.receipt else {}),
             **more,
         }
-        with open(self.site.deploys, "a", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o640)
-            file.write(json.dumps(attempt, sort_keys=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        django_attempt.append(self.site, attempt)
 
     def ask_for_commit(self) -> Callable[[], str]:
         """Begin to find out the commit of the revision: the remotes of all sites are asked at the same time."""
@@ -297,13 +360,21 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def asked_by(what: str, cachedir: str) -> str:
-    """Who asks for a deployment, for the lock and the record: what was called, and the number of the Salt job.
+    """Who asks for a deployment, for the lock and the record: what was called, by whom, the number of the Salt job.
 
     Args:
         cachedir: Salt's cache on this host, where it keeps a file for each job that runs.
     """
     for path in Path(cachedir, "proc").glob("*"):
         with contextlib.suppress(OSError, ValueError):
-            if msgpack.unpackb(path.read_bytes()).get("pid") == os.getpid():
-                return f"{what}, salt job {path.name}"
-    return what
+            job = msgpack.unpackb(path.read_bytes())
+            if job.get("pid") == os.getpid():
+                return f"{what} by {_person(job)}, salt job {path.name}"
+    return f"{what} by {_person({})}"
+
+
+def _person(job: Mapping[str, Any]) -> str:
+    """Who has published a Salt job, its schedule, or whoever became root on this host to call it."""
+    if "schedule" in job:
+        return f"the schedule {job['schedule']}"
+    return str(job.get("user") or os.environ.get("SUDO_USER") or "root").removeprefix("sudo_")

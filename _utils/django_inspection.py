@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import django_project
+import django_python_path
 import django_source
 import django_virtualenv
 from django_command import DeploymentError
@@ -21,6 +23,8 @@ from django_site import Site
 #: What a variable's name says of its value → what the pillar gives it. The first that matches is taken.
 _KNOWN = (
     (r"(^|_)SECRET_?KEY$", {"from": "secret_key"}),
+    (r"(^|_)SECRET_?KEY_(FILE|PATH)$", {"from": "secret_key_file"}),
+    (r"(^|_)SECRET_?KEY_FALLBACKS$", {"from": "secret_key_fallbacks"}),
     (r"ALLOWED_HOSTS?$", {"from": "domains"}),
     (r"DATABASE_URL$", {"from": "database_url"}),
     (r"(^|_)STATIC_ROOT$", {"from": "static_root"}),
@@ -93,7 +97,7 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
         project = _project(report, tree)
         python = _requirements(report, tree, project)
         _front_end(report, tree)
-        _settings(report, tree / project)
+        _settings(report, [tree / folder for folder in (project, *report.pillar.get("python_path", ([], ""))[0])])
         return _text(where, name, report, python)
 
 
@@ -149,12 +153,16 @@ def _project(report: Report, tree: Path) -> str:
     folders = [str(path.parent) for path in django_project.manage_files(tree)]
     if not folders:
         raise DeploymentError("there is no manage.py in the source", hint="is it a Django project?")
-    folder = next((one for one in folders if django_project.wsgi_modules(tree / one)), folders[0])
+    folder = next((one for one in folders if django_project.wsgi_modules([tree / one])), folders[0])
     if len(folders) > 1:
         report.say("project", folder, f"a guess: there are manage.py in {django_project.some(folders)}")
     elif folder != ".":
         report.remarks.append(f"manage.py is in {folder}")
-    modules = django_project.wsgi_modules(tree / folder)
+    paths = django_project.python_path(tree, folder)
+    if paths:
+        report.say("python_path", paths, "found: it is imported from there too")
+    roots = [tree / path for path in (folder, *paths)]
+    modules = django_project.wsgi_modules(roots)
     wsgi = modules[0] if modules else "mysite.wsgi"
     if len(modules) == 1:
         report.remarks.append(f"the WSGI module is {wsgi}")
@@ -162,12 +170,12 @@ def _project(report: Report, tree: Path) -> str:
         report.say("wsgi", wsgi, f"a guess: there are {django_project.some(modules)}")
     else:
         report.say("wsgi", wsgi, "not found: say which module calls get_wsgi_application()")
-    report.settings_module = _settings_module(report, tree / folder, wsgi)
+    report.settings_module = _settings_module(report, roots, wsgi)
     return folder
 
 
-def _settings_module(report: Report, project: Path, wsgi: str) -> str:
-    named, there = django_project.settings_named(project, wsgi), django_project.settings_modules(project)
+def _settings_module(report: Report, roots: list[Path], wsgi: str) -> str:
+    named, there = django_project.settings_named(roots, wsgi), django_project.settings_modules(roots)
     production = [module for module in there if re.search(r"\.(production|prod|live)$", module)]
     if not named:
         guess = [*production, *there, "mysite.settings"][0]
@@ -213,12 +221,12 @@ def _front_end(report: Report, tree: Path) -> None:
             report.add("packages", ["npm"], "for the build")
 
 
-def _settings(report: Report, project: Path) -> None:
+def _settings(report: Report, roots: list[Path]) -> None:
     """What the settings read and hold: variables of the environment, what has to be run, where its health is."""
-    texts = dict(_local_modules(project, report.settings_module))
+    texts = dict(_local_modules(roots, report.settings_module))
     variables: dict[str, Variable] = {}
     for path, text in texts.items():
-        for variable in read_variables(text, str(path.relative_to(project))):
+        for variable in read_variables(text, os.path.relpath(path, roots[0])):
             known = variables.setdefault(variable.name, variable)
             known.required |= variable.required
     _environment(report, list(variables.values()))
@@ -228,7 +236,7 @@ def _settings(report: Report, project: Path) -> None:
     if "cache.backends.db.DatabaseCache" in settings:
         report.add("commands", [("after_migrate", ["manage.py createcachetable"])], "DatabaseCache")
     health: dict[str, Any] = {}
-    for path in django_project.files(project, "urls.py", depth=3):
+    for path in (path for root in roots for path in django_project.files(root, "urls.py", depth=3)):
         found = _HEALTH.search(path.read_text(errors="replace"))
         if found and not health:
             health = {"path": f"/{found.group(1)}"}
@@ -240,11 +248,10 @@ def _settings(report: Report, project: Path) -> None:
         report.say("health", health, "a guess")
 
 
-def _local_modules(project: Path, module: str, seen: set[Path] | None = None) -> Iterator[tuple[Path, str]]:
+def _local_modules(roots: list[Path], module: str, seen: set[Path] | None = None) -> Iterator[tuple[Path, str]]:
     """The file of a module of the project, and of those that it imports everything from."""
     seen = set() if seen is None else seen
-    base = project / module.replace(".", "/")
-    path = next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+    path = next(filter(None, (django_python_path.module_file(root, module) for root in roots)), None)
     if not module or not path or path in seen:
         return
     seen.add(path)
@@ -254,7 +261,7 @@ def _local_modules(project: Path, module: str, seen: set[Path] | None = None) ->
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
             package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
             above = package[: len(package) - node.level + 1] if node.level else []
-            yield from _local_modules(project, ".".join([*above, *filter(None, [node.module])]), seen)
+            yield from _local_modules(roots, ".".join([*above, *filter(None, [node.module])]), seen)
 
 
 def _parsed(text: str) -> ast.Module:
@@ -330,8 +337,8 @@ def _environment(report: Report, variables: list[Variable]) -> None:
 
 
 _ORDER = (
-    *("repository", "folder", "revision", "domains", "project", "settings_module", "wsgi", "python_packages"),
-    *("packages", "build", "commands", "environment", "secrets", "database", "health"),
+    *("repository", "folder", "revision", "domains", "project", "python_path", "settings_module", "wsgi"),
+    *("python_packages", "packages", "build", "commands", "environment", "secrets", "database", "health"),
 )
 
 

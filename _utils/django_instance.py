@@ -4,10 +4,13 @@ import contextlib
 import http.client
 import json
 import os
+import re
+import signal
 import socket
 import struct
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +30,13 @@ KEEPERS: dict[str, Keeper] = {"systemd": django_systemd, "supervisor": django_su
 
 _ACCEPTING = 0x10000
 _REDIRECTS = (301, 302, 303, 307, 308)
+#: What is wrong with a page where the project raises; past Django's own handlers, uWSGI closes the connection.
+_RAISES = ("it answers 500", "no answer (Remote end closed connection without response)")
+#: A frame of a traceback in a log, and the line with the exception behind the last one; supervisor's have a time first.
+_FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "([^"]+)", line (\d+)')
+_EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
+#: What stands between an exception and the one that came of it.
+_ANOTHER = re.compile(r"^(?:\d{4}-\S+ )?(?:During handling of|The above exception was the direct cause)")
 
 
 class Answer(NamedTuple):
@@ -72,8 +82,14 @@ def kind(release: Path) -> tuple[str, str]:
     return ("unix" if recorded["address"].startswith("/") else "tcp", recorded["protocol"])
 
 
-def configuration(site: Site, release: Path, facts: Mapping[str, Any], templates: Mapping[str, str]) -> dict[str, str]:
-    """The server's configuration, and what keeps it alive: file name in ``config/`` → content."""
+def configuration(
+    site: Site, release: Path, facts: Mapping[str, Any], templates: Mapping[str, str], built: Path | None = None
+) -> dict[str, str]:
+    """The server's configuration, and what keeps it alive: file name in ``config/`` → content.
+
+    Args:
+        built: a release whose virtualenv is looked at, where this one has none yet.
+    """
     server = site.config["server"]
     variables = {
         "site": site.config,
@@ -83,7 +99,7 @@ def configuration(site: Site, release: Path, facts: Mapping[str, Any], templates
         "facts": facts,
         "chdir": str(django_settings.project_folder(site, release, facts)),
         "processes": processes(site),
-        "binary": str(_binary(release)),
+        "binary": str(_binary(built or release)),
         "proxy_group": site.proxy_group,
         "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
         "unix": server["bind"] == "unix",
@@ -152,10 +168,12 @@ def start(site: Site, release: Path) -> None:
         with contextlib.suppress(DeploymentError):
             own.stop(site, release, wait=True)
         why = "" if error.log else f": {error.message}"
+        log = own.journal(site, release, began) or error.log
         raise DeploymentError(
             f"the application server of {release.name} does not start{why}",
-            log=own.journal(site, release, began) or error.log,
+            log=log,
             hint=own.where_the_log_is(site, release),
+            transient=bool(django_systemd.CANNOT_START.search(log)),
         ) from None
 
 
@@ -180,6 +198,11 @@ def strays(site: Site, release: Path) -> list[Path]:
     return sorted(next(site.releases.glob(f"{number}-*"), site.releases / f"{number}-gone") for number in numbers)
 
 
+def numbers(site: Site) -> set[str]:
+    """The numbers of the releases of a site that something on the host would keep alive."""
+    return {path.stem.rpartition("-")[2] for keeper in KEEPERS.values() for path in keeper.files(site)}
+
+
 def stop(site: Site, release: Path, *, wait: bool = True) -> None:
     """Stop a release for good: it runs no more, and not after a boot.
 
@@ -187,6 +210,23 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
         wait: until it has ended; without it, it may still be about to.
     """
     keeper(site, release).stop(site, release, wait=wait)
+
+
+def cut(site: Site, release: Path) -> None:
+    """Stop a release for good, and at once: who is connected to it yet loses the connection."""
+    number = pid(site, release)
+
+    def kill() -> None:
+        if number and main_process(site, release) == number:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+    timer = threading.Timer(0.5, kill)  # beside the stop, which with supervisor waits for the end of the process
+    timer.start()
+    try:
+        stop(site, release, wait=False)
+    finally:
+        timer.join()
 
 
 def pause(site: Site, release: Path) -> None:
@@ -278,38 +318,83 @@ def check_health(site: Site, release: Path) -> None:
     """
     health = site.config["health"]
     began, deadline = time.time(), time.monotonic() + seconds(health["timeout"])
-    good, pause, problem = 0, 0.1, "it has not answered"
+    first = pid(site, release)
+    late = _late(site)
+    good, pause, problem = 0, 0.1, late
     with ThreadPoolExecutor(processes(site)) as pool:
         while good <= 3:
             if time.monotonic() >= deadline:
+                journal = keeper(site, release).journal(site, release, began)
+                raised = raised_in(journal, release)
+                if raised and problem in _RAISES:
+                    problem = f"it answers 500: {raised}"
                 raise DeploymentError(
                     f"the health page {health['path']} of {release.name} is not well: {problem}",
-                    log=keeper(site, release).journal(site, release, began),
+                    log=journal,
                     hint=f"mend the project, or say what is well: django:sites:{site.name}:health",
                 )
             at_once = processes(site) if good else 1
-            answers = list(pool.map(lambda _: _health_problem(site, release, deadline), range(at_once)))
-            problem = next(filter(None, answers), "")
+            answers = list(pool.map(lambda _: problem_of(site, release, deadline), range(at_once)))
+            found = next(filter(None, answers), "")
+            # The last request has less time than it may take; what was answered before says more.
+            problem = (problem or found) if found == late else found
             good = 0 if problem else good + 1
             if problem:
                 time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
                 pause = min(pause * 1.5, 2)
-    if pid(site, release) is None:
+    last = pid(site, release)
+    if last is None:
         raise DeploymentError(f"another process than that of {release.name} answers on {address(site, release)}")
+    if first not in (None, last):
+        raise DeploymentError(
+            f"the application server of {release.name} does not stay up: it ended while its health page was asked",
+            log=keeper(site, release).journal(site, release, began),
+            hint=keeper(site, release).where_the_log_is(site, release),
+        )
 
 
-def _health_problem(site: Site, release: Path, deadline: float) -> str:
+def raised_in(log: str, release: Path) -> str:
+    """The last exception that a log has with its traceback, and the last place in that which is the project's own.
+
+    Of one that was raised while another was handled the log's end may not be written yet; then the one before counts.
+    """
+    found: list[str] = []
+    place = ""
+    has_frames = is_another = False
+    for line in log.splitlines():
+        frame, exception = _FRAME.match(line), _EXCEPTION.match(line)
+        if frame:
+            has_frames = True
+            if not re.search("^<|/site-packages/|/lib/python3", frame[1]):
+                place = f" ({frame[1].removeprefix(f'{release}/source/')}:{frame[2]})"
+        elif has_frames and exception:
+            text = exception[2] or ""  # never cut, or what is secret in it would not be known again
+            raised = f"{exception[1]}{text if len(text) <= 400 else ''}{place}"
+            found = [*(found[:-1] if is_another else found[-1:]), raised]
+            place, has_frames, is_another = "", False, False
+        elif found and _ANOTHER.search(line):
+            is_another = True
+    return "".join(found[:1] if is_another else found[-1:])
+
+
+def problem_of(site: Site, release: Path, deadline: float) -> str:
+    """What is wrong with the health page of a release now, asked on its own socket; empty when it is well."""
+    headers = site.config["health"]["headers"]
+    return health_problem(site, lambda path, left: ask(site, release, path, headers=headers, timeout=left), deadline)
+
+
+def health_problem(site: Site, ask: Callable[[str, float], Answer], deadline: float) -> str:
     """What is wrong with the health page now; empty when it is well. Redirects on the same host are followed.
 
     Args:
+        ask: requests a path, within some seconds; it may raise OSError and http.client.HTTPException.
         deadline: when the answer has to be there, by the monotonic clock.
     """
     health = site.config["health"]
     path = site.config["path"].rstrip("/") + health["path"]
     try:
         for _hop in range(5):
-            left = max(deadline - time.monotonic(), 0.05)
-            answer = ask(site, release, path, headers=health["headers"], timeout=left)
+            answer = ask(path, max(deadline - time.monotonic(), 0.05))
             if answer.status in health["status"]:
                 missing = health["contains"] and health["contains"] not in answer.body
                 return f"it does not contain {health['contains']!r}" if missing else ""
@@ -321,9 +406,13 @@ def _health_problem(site: Site, release: Path, deadline: float) -> str:
             path = target.path + (f"?{target.query}" if target.query else "")
         return f"it redirects in a circle, at last to {path}"
     except TimeoutError:
-        return f"no answer within {health['timeout']}"
+        return _late(site)
     except (OSError, http.client.HTTPException) as error:
         return f"no answer ({error})"
+
+
+def _late(site: Site) -> str:
+    return f"no answer within {site.config['health']['timeout']}"
 
 
 def connections(where: str) -> int:
@@ -334,7 +423,8 @@ def connections(where: str) -> int:
     suffix = f":{int(where.rpartition(':')[2]):04X}"
     tables = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
     rows = (line.split() for path in tables for line in path.read_text().splitlines()[1:])
-    return sum(1 for row in rows if row[1].endswith(suffix) and row[3] in ("01", "02", "03", "08"))
+    # While others come and go the kernel tells a connection twice; its two ends make it one.
+    return len({(row[1], row[2]) for row in rows if row[1].endswith(suffix) and row[3] in ("01", "02", "03", "08")})
 
 
 def drain(site: Site, release: Path) -> int:

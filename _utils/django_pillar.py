@@ -8,6 +8,7 @@ it is a module like the others. So it imports nothing of ours. ``django/schema.y
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import itertools
 import json
 import math
@@ -25,6 +26,9 @@ Problem = tuple[Path, str]  # where, and what is wrong there
 SOCKET_PATH = 107  # bytes that the kernel accepts as the path of a unix socket
 ARGUMENT = 128 * 1024  # bytes of one NAME=value, with the NUL at its end, that a process can be started with
 SERVERS = ("postgres", "mysql")  # engines of databases that are reached over a connection
+LOCAL = ("localhost", "127.0.0.1", "::1")  # hosts of a server on this host
+RESERVED_DATABASES = ("postgres", "template0", "template1", "mysql", "sys", "information_schema", "performance_schema")
+RESERVED_LOGINS = ("postgres", "root", "mysql", "mariadb.sys", "public", "none")
 SHOWN = 60  # characters of a value that an error shows
 UNREADABLE = object()  # stands for a value that no JSON can hold and that has been reported already
 
@@ -95,7 +99,8 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         ``uid`` whose Salt this is
     :return: ``errors``, lines in the words of the pillar; ``sites`` and ``absent``, configurations by the name of the
         site (empty when there are errors) that hold each secret as ``{"pillar": "django:sites:blog:secret_key"}``;
-        ``platform``, what ``platforms.yaml`` says about this one; ``process``, who keeps the sites alive
+        ``servers``, engines of databases on this host; ``platform``, what ``platforms.yaml`` says about this one;
+        ``process``, who keeps the sites alive
     """
     found: list[Problem] = []
     platform = _platform(platforms, grains, found)
@@ -111,10 +116,12 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     _report(found, contradictions)
     host = {"platform": platform, "process": process}
     if found:
-        return {"errors": _lines(found), "sites": {}, "absent": {}, **host}
+        return {"errors": _lines(found), "sites": {}, "absent": {}, "servers": [], **host}
     absent = {name: site for name, site in configurations.items() if site["state"] == "absent"}
     sites = {name: site for name, site in configurations.items() if name not in absent}
-    return {"errors": [], "sites": sites, "absent": absent, **host}
+    databases = [database for site in sites.values() for database in site["databases"].values()]
+    servers = sorted({database["engine"] for database in databases if database["manage"]})
+    return {"errors": [], "sites": sites, "absent": absent, "servers": servers, **host}
 
 
 def _platform(platforms: dict[str, Any], grains: Any, found: list[Problem]) -> dict[str, Any]:
@@ -211,14 +218,18 @@ def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
     """The configuration with its name, what is derived from that, and one shape for what may be written in several."""
     derived = {"name": name, "root": f"/srv/django/{name}", "user": name, "domains": []}
     environment = {key: _text(value) for key, value in site["environment"].items()}
-    secrets = {
-        key: {"value": {"pillar": entry["pillar"]}, "as": entry["as"]} if "pillar" in entry else entry
-        for key, entry in site["secrets"].items()
-    }
+    secrets = {key: _complete_secret(key, entry) for key, entry in site["secrets"].items()}
     databases = site["databases"] or {"default": site["database"]}
     databases = {alias: _complete_database(name, alias, database, site) for alias, database in databases.items()}
     rest = {key: value for key, value in site.items() if key != "database"}
     return {**derived, **rest, "environment": environment, "secrets": secrets, "databases": databases}
+
+
+def _complete_secret(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """A secret with the variable of it, or of its file."""
+    given = {"value": {"pillar": entry["pillar"]}, "as": entry["as"]} if "pillar" in entry else entry
+    usual = f"{name}_FILE" if entry["as"] == "file" else name
+    return {**given, "variable": entry.get("variable") or usual}
 
 
 def _complete_database(name: str, alias: str, database: dict[str, Any], site: dict[str, Any]) -> dict[str, Any]:
@@ -227,10 +238,19 @@ def _complete_database(name: str, alias: str, database: dict[str, Any], site: di
     way = "settings" if site["overlay"] or engine == "sqlite" else "environment"
     derived: dict[str, Any] = {"as": way} if engine else {}
     if engine in SERVERS:
-        derived |= {"user": name, **({"name": name} if alias == "default" else {})}
+        manage = database["host"] is None if database["manage"] is None else database["manage"]
+        user = site.get("user") or name if manage else name
+        derived |= {"manage": manage, "user": user, **({"name": name} if alias == "default" else {})}
+        if manage and not _over_socket(database):
+            derived["password"] = {"generate": 40}
     if engine and (database["as"] or way) == "environment":
         derived["variable"] = "DATABASE_URL" if alias == "default" else f"{alias.upper()}_DATABASE_URL"
     return {**database, **{key: value for key, value in derived.items() if database[key] is None}}
+
+
+def _over_socket(database: dict[str, Any]) -> bool:
+    """Whether a server of this host is reached over its unix socket."""
+    return not database["host"] or database["host"].startswith("/")
 
 
 def _text(value: Any) -> Any:
@@ -262,6 +282,8 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         yield ("index", "url"), "missing: a login goes with the url of an index"
     if bool(site["index"]["user"]) != bool(site["index"]["password"]):
         yield ("index", "password" if site["index"]["user"] else "user"), "missing: a login is a user and a password"
+    for index, network in enumerate(site["maintenance"]["allow"]):
+        yield from ((("maintenance", "allow", index), text) for text in _network_problem(network))
     yield from _path_contradictions(site)
     yield from _overlaps(site)
     for alias, database in site["databases"].items():
@@ -269,8 +291,21 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         takes = alias == "default" and {"from": "database_url", "join": ","} in site["environment"].values()
         for key, text in _database_contradictions(database, site["overlay"], takes or database["as"] == "environment"):
             yield (*place, key), text
+        for key, text in _managed_contradictions(database, site["user"]) if database["manage"] else ():
+            yield (*place, key), text
+    yield from _shared_logins(site["databases"])
     yield from _environment_contradictions(site)
     yield from _command_contradictions(site)
+
+
+def _network_problem(network: str) -> Iterator[str]:
+    try:
+        found = ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        yield f"expected an address or a network, such as 10.0.0.0/8 or 2001:db8::/32, got {_shown(network, {})}"
+        return
+    if "/" in network and network.partition("/")[0] != str(found.network_address):
+        yield f"expected the first address of the network, {found}, got {_shown(network, {})}"
 
 
 def _path_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
@@ -296,7 +331,7 @@ def _database_contradictions(database: dict[str, Any], overlay: bool, in_url: bo
         yield from ((key, "has no effect without an engine: add engine: sqlite, postgres or mysql") for key in said)
         return
     if engine == "sqlite":
-        server = [key for key in said if key in ("user", "host", "port", "password")]
+        server = [key for key in said if key in ("user", "host", "port", "password", "manage")]
         yield from ((key, "SQLite is a file and has none: leave it out, or choose another engine") for key in server)
     elif not database["name"]:
         yield "name", "missing: expected the name of the database on its server"
@@ -311,6 +346,40 @@ def _database_contradictions(database: dict[str, Any], overlay: bool, in_url: bo
     for name, value in database["options"].items() if in_url else ():
         if engine == "sqlite" or not isinstance(value, str | int | float):
             yield "options", f"a URL has no place for {name}; use as: settings instead"
+
+
+def _managed_contradictions(database: dict[str, Any], user: str) -> Iterator[tuple[str, str]]:
+    """What cannot be on a server of this host that the formula sets up; `user` is the site's."""
+    if database["engine"] not in SERVERS:
+        return
+    if not _over_socket(database) and database["host"] not in LOCAL:
+        yield "manage", f"expected a server of this host, got {database['host']}: leave manage out, or the host"
+    for key, reserved in (("name", RESERVED_DATABASES), ("user", RESERVED_LOGINS)):
+        said = database[key] or ""
+        if said.lower() in reserved or said.startswith("pg_"):
+            yield key, f"{said} is the server's own: choose another"
+        elif len(said) > 63:
+            yield key, f"expected at most 63 characters, got {len(said)}"
+    known = database["engine"] == "postgres" or database["password"] or not _over_socket(database)
+    if database["user"] != user and not known:
+        yield (
+            "user",
+            f"over its unix socket MariaDB knows a login by the site's user, {user}: leave it out, or add a password",
+        )
+
+
+def _shared_logins(databases: dict[str, Any]) -> Iterator[Problem]:
+    """Databases on a server of this host that have one login, and would have a password generated for each."""
+    logins: dict[tuple[Any, ...], str] = {}
+    for alias, database in databases.items():
+        if database["manage"] and database["password"]:
+            port = database["engine"] == "postgres" and (database["port"] or 5432)
+            first = logins.setdefault((database["engine"], port, database["user"]), alias)
+            if first != alias and "generate" in {*database["password"], *databases[first]["password"]}:
+                text = (
+                    f"{database['user']} is the login of {first} too, and has one password: name another, or give both"
+                )
+                yield ("databases", alias, "user"), f"{text} databases the same password"
 
 
 def _overlaps(site: dict[str, Any]) -> Iterator[Problem]:
@@ -332,15 +401,17 @@ def _environment_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
             yield ("environment", name), f"{source} is not known without database:engine"
         elif key and not _is_known(key, database):
             yield ("environment", name), f"{source} is not known: the database has no {key}"
-        if value.get("join", ",") != "," and source != "domains":
-            yield ("environment", name, "join"), "only domains are joined"
+        if value.get("join", ",") != "," and source not in ("domains", "secret_key_fallbacks"):
+            yield ("environment", name, "join"), "only domains and secret_key_fallbacks are joined"
     taken = {**dict.fromkeys(site["environment"], "environment"), **_database_variables(site)}
     for name, value in site["environment"].items():
         is_it = isinstance(value, dict) and value.get("from") == "database_url"
         if taken[name] != "environment" and not (is_it and taken[name] == "the database default"):
             yield ("environment", name), f"{taken[name]} writes {name} already: name it in one of them"
     for name, entry in site["secrets"].items():
-        variable = f"{name}_FILE" if entry["as"] == "file" else name
+        variable = entry["variable"]
+        if variable != name and entry["as"] == "variable":
+            yield ("secrets", name, "variable"), "has no effect without as: file"
         if variable in taken:
             yield ("secrets", name), f"{variable} is in {taken[variable]} too: name it in one of them"
         taken[variable] = "secrets"
@@ -391,6 +462,7 @@ def _contradictions_between(sites: dict[str, Any]) -> Iterator[Problem]:
     present = {name: site for name, site in sites.items() if site["state"] == "present"}
     yield from _shared_addresses(present)
     yield from _shared_ports(present)
+    yield from _shared_databases(present)
     for (first, one), (second, other) in itertools.combinations(sites.items(), 2):
         if _nested(one["root"], other["root"]):
             text = f"{other['root']} and the root {one['root']} of site {first} lie within each other: name another one"
@@ -441,6 +513,20 @@ def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
             if port in taken:
                 yield ("django", "sites", name, "server", "bind"), f"port {port} is taken by {taken[port]}"
             taken.setdefault(port, f"server:bind of site {name}")
+
+
+def _shared_databases(sites: dict[str, Any]) -> Iterator[Problem]:
+    """Databases and logins of this host's servers that several sites have."""
+    owners: dict[tuple[Any, ...], str] = {}
+    for name, site in sites.items():
+        for alias, database in site["databases"].items():
+            for key in ("name", "user") if database["manage"] else ():
+                port = database["engine"] == "postgres" and (database["port"] or 5432)
+                owner = owners.setdefault((database["engine"], port, key, database[key]), name)
+                if owner != name:
+                    place = ("database",) if list(site["databases"]) == ["default"] else ("databases", alias)
+                    text = f"{database[key]} is site {owner}'s on this host's server: each has its own"
+                    yield ("django", "sites", name, *place, key), text
 
 
 def _port(site: dict[str, Any]) -> int:
@@ -599,6 +685,8 @@ def _advice(value: Any, rules: Rules) -> str:
     """How to write what was meant, where YAML read something else."""
     types = [name for name in rules.get("type", ()) if name != "null"]
     word = str(value).lower()
+    if rules.get("format") == "hostname" and isinstance(value, str) and not value.isascii():
+        return _form_in_dns(value, rules)
     if types == ["array"] and isinstance(value, str | int) and not check([value], rules):
         return f": write it as [{value}]"
     if types == ["array"] and isinstance(value, dict):
@@ -614,6 +702,18 @@ def _advice(value: Any, rules: Rules) -> str:
     if "string" in types and _number(value) and _looks_right(str(value), rules):
         return ": quote it, since YAML reads it as a number"
     return f": quote it, since YAML reads it as a {type(value).__name__}" if isinstance(value, date) else ""
+
+
+def _form_in_dns(name: str, rules: Rules) -> str:
+    """How to write a host name that is not ASCII."""
+    try:
+        form = name.lower().encode("idna").decode()
+    except UnicodeError:
+        form = ""
+    # Python has the form of 2003; for these characters today's is another, which may be somebody else's domain.
+    if set("ßς\u200c\u200d") & set(name.lower()) or check(form, rules):
+        return ": DNS has names in ASCII only, and this one's form is not known here: write it as the registrar does"
+    return f": DNS has names in ASCII only, write it as {form}"
 
 
 def _looks_right(text: str, rules: Rules) -> bool:

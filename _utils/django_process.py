@@ -26,11 +26,14 @@ class Keeper(Protocol):
     def files(self, site: Site) -> list[Path]:
         """What it has of a site on the host, outside of the site's root; the stem of each is a `unit`."""
 
+    def installed(self, site: Site, release: Path) -> dict[Path, str]:
+        """The files outside of the site's root by which it keeps a release alive: path → what belongs there."""
+
     def pid(self, site: Site, release: Path) -> int | None:
         """The main process behind a release's socket; None when it does not run, or another keeps it."""
 
     def is_kept_alive(self, site: Site, release: Path) -> bool:
-        """Whether the instance runs, and would run again after a boot."""
+        """Whether the instance runs, and would run again after a boot; one that comes up by itself is waited for."""
 
     def enabled(self, site: Site) -> set[str]:
         """The units of a site that would run again after a boot."""

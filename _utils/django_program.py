@@ -3,26 +3,49 @@
 import json
 import logging
 import os
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import django_database
 import django_instance
+import django_project
+import django_site
 from django_command import DeploymentError, seconds
 from django_site import Site
 
 log = logging.getLogger(__name__)
 
 #: The programs of the formula in a release's ``config/``; their names hide no module of a project.
-START = "django_formula_start.py"
+START, MIGRATE = "django_formula_start.py", "django_formula_migrate.py"
+#: The program that answers what a backup has to know, and how Python reads a program before its request.
+BACKUP = "salt://django/files/django_formula_backup.py"
+_READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
 #: Deployment checks that ask for TLS, which a site on plain http cannot meet.
 NOT_WITHOUT_TLS = ["security.W004", "security.W008", "security.W012", "security.W016", "security.W021"]
 
 
-def start(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> dict[str, Any]:
+class PartlyMigrated(DeploymentError):
+    """Migrations were applied, or taken back, before one failed: `names`."""
+
+    names: Collection[str] = ()
+
+
+def start(
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    secrets: list[str],
+    *,
+    write_ahead: bool = False,
+    task: str = "task",
+) -> dict[str, Any]:
     """Start Django once as the instance will: import, collect static files, list pending migrations, read the settings.
+
+    Args:
+        write_ahead: have SQLite files keep a write-ahead log; not while somebody else has them open.
 
     Returns:
         ``settings_module``, ``debug``, ``static_url``, ``media_url``, ``databases``, ``migrations`` (applied and
@@ -40,6 +63,7 @@ def start(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str
         "check": site.config["check"],
         "ignored_checks": NOT_WITHOUT_TLS,
         "migrate": {alias: database["migrate"] for alias, database in site.config["databases"].items()},
+        "write_ahead": write_ahead,
     }
     return _ask(
         site,
@@ -49,17 +73,39 @@ def start(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str
         secrets,
         timeout=seconds(site.config["timeouts"]["start"]),
         writable=[release / "static"],
+        task=task,
     )
 
 
-def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> dict[str, Any]:
-    """Migrate the databases, then run the checks (which may read tables).
+def settings(
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    program: Path,
+    request: dict[str, Any],
+    secrets: list[str],
+    task: str,
+) -> dict[str, Any]:
+    """The effective settings of a release: name → ``text``, None where it is hidden, and ``hash``.
 
-    Returns:
-        ``migrations`` and ``checks``, as `start` does.
+    Args:
+        program: where the program that asks for them lies (`django_formula_plan.py`).
 
     Raises:
-        DeploymentError: a migration fails; what was applied before it stays applied.
+        DeploymentError: the project does not start.
+    """
+    timeout = seconds(site.config["timeouts"]["start"])
+    return _ask(site, release, facts, request, secrets, program=str(program), timeout=timeout, task=task)
+
+
+def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> dict[str, Any]:
+    """Migrate the databases under their locks, then run the checks (which may read tables).
+
+    Returns:
+        ``migrations`` and ``checks``, as `start` does; ``migrated``: the names of what was applied, by database.
+
+    Raises:
+        DeploymentError: a migration fails, or somebody else's lock stops it; what was applied before it stays applied.
     """
     request = {
         "mode": "migrate",
@@ -67,8 +113,59 @@ def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[s
         "check": site.config["check"],
         "databases": list(facts["migrations"]),
         "ignored_checks": NOT_WITHOUT_TLS,
+        **_patience(site),
     }
-    return _ask(site, release, facts, request, secrets, timeout=seconds(site.config["migrate"]["timeout"]))
+    timeout = seconds(site.config["migrate"]["timeout"])
+    return _ask(site, release, facts, request, secrets, program=MIGRATE, timeout=timeout)
+
+
+def reverse(
+    site: Site, release: Path, facts: Mapping[str, Any], databases: Mapping[str, list[str]], secrets: list[str]
+) -> dict[str, Any]:
+    """Take migrations back by the release that knows them.
+
+    Args:
+        databases: the names of the migrations, by database.
+
+    Returns:
+        ``migrations`` as `start` does, of these databases.
+
+    Raises:
+        DeploymentError: one cannot be taken back; those behind it have been.
+    """
+    request = {"mode": "reverse", "wsgi": facts["wsgi"], "databases": databases, **_patience(site)}
+    timeout = seconds(site.config["migrate"]["timeout"])
+    return _ask(site, release, facts, request, secrets, program=MIGRATE, timeout=timeout)
+
+
+def classify(
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    databases: Mapping[str, list[str]],
+    known: Mapping[str, list[str]],
+    secrets: list[str],
+) -> dict[str, list[dict[str, Any]]]:
+    """What migrations that the databases have do to a release that does not know them.
+
+    Args:
+        databases: the names of the migrations, by database.
+        known: those that the other release knows.
+
+    Raises:
+        DeploymentError: the project does not start.
+    """
+    request = {"mode": "classify", "wsgi": facts["wsgi"], "databases": databases, "known": known}
+    timeout = seconds(site.config["timeouts"]["start"])
+    answer = _ask(site, release, facts, request, secrets, program=MIGRATE, timeout=timeout)
+    schema: dict[str, list[dict[str, Any]]] = answer["schema"]
+    return schema
+
+
+def _patience(site: Site) -> dict[str, float]:
+    """How long a migration waits, in seconds: for another one, and for a lock; it says so before its time is up."""
+    timeout = seconds(site.config["migrate"]["timeout"])
+    return {"timeout": timeout - min(5, timeout / 4), "lock_timeout": seconds(site.config["migrate"]["lock_timeout"])}
 
 
 def check(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> list[str]:
@@ -96,6 +193,8 @@ def manage(
 ) -> str:
     """Run a management command as the site's user, with a release's environment and sandbox; returns what it prints.
 
+    `migrate` is run under the lock of its database, as the migrations of a release are.
+
     Args:
         environment_file: a file with further variables, in systemd's format.
         timeout: seconds.
@@ -103,7 +202,10 @@ def manage(
     Raises:
         DeploymentError: the command fails.
     """
-    argv = [f"{release}/virtualenv/bin/python", "manage.py", *command]
+    program = ["manage.py"]
+    if command and command[0] == "migrate":
+        program = [_program(release, MIGRATE), json.dumps({"wsgi": facts["wsgi"], **_patience(site)})]
+    argv = [f"{release}/virtualenv/bin/python", *program, *command]
     return django_instance.keeper(site, release).run(
         site,
         release,
@@ -155,23 +257,64 @@ def run_commands(
             raise
 
 
+def backup(site: Site, release: Path, facts: Mapping[str, Any], request: dict[str, Any], secrets: list[str]) -> Any:
+    """What a backup asks the project, which may have been released before there were backups.
+
+    Args:
+        request: ``mode`` `connections` with the ``aliases`` of databases: what their drivers are given; or `fit` with
+            other ``names`` of databases by alias, and ``migrate``: the migrations that they lack.
+
+    Raises:
+        DeploymentError: the project does not start, or cannot reach a database.
+    """
+    program = (django_site.read_text(site.kept_template(BACKUP)) or "").encode()
+    argv = [f"{release}/virtualenv/bin/python", "-c", _READ]
+    doing = {"connections": "asking for the databases", "fit": "trying the databases"}[request["mode"]]
+    timeout = "migrate" if request.get("migrate") else "timeouts"
+    try:
+        output = django_instance.keeper(site, release).run(
+            site,
+            release,
+            facts,
+            argv,
+            doing=doing,
+            stdin=f"{len(program)}\n{program.decode()}{json.dumps({**request, 'wsgi': facts['wsgi']})}",
+            timeout=seconds(site.config[timeout]["timeout" if timeout == "migrate" else "start"]),
+            secrets=secrets,
+            task=f"backup-{os.getpid()}",
+        )
+    except DeploymentError as error:
+        raise _explained(site, release, facts, doing, error) from None
+    return json.loads(output.partition("\n")[0])
+
+
+_DOING = {
+    "start": "starting Django",
+    "migrate": "migrating the database",
+    "check": "checking",
+    "reverse": "taking migrations back",
+    "classify": "looking at migrations",
+    "settings": "reading the settings",
+}
+
+
 def _ask(
-    site: Site, release: Path, facts: Mapping[str, Any], request: dict[str, Any], secrets: list[str], **options: Any
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    request: dict[str, Any],
+    secrets: list[str],
+    program: str = START,
+    **options: Any,
 ) -> dict[str, Any]:
-    argv = [f"{release}/virtualenv/bin/python", f"{release}/config/{START}"]
-    doing = {"start": "starting Django", "migrate": "migrating the database", "check": "checking"}[request["mode"]]
+    argv = [f"{release}/virtualenv/bin/python", _program(release, program)]
+    doing = _DOING[request["mode"]]
     try:
         output = django_instance.keeper(site, release).run(
             site, release, facts, argv, doing=doing, stdin=json.dumps(request), secrets=secrets, **options
         )
     except DeploymentError as error:
-        told = _told(error)
-        cause, hint, at = told["cause"] or error.message, error.hint, f"django:sites:{site.name}"
-        if told["missing"]:
-            hint = f"give it: {at}:environment:{told['missing']}, or {at}:secrets:{told['missing']}"
-        failure = DeploymentError(f"{doing}: {cause}", log=error.log, hint=hint, transient=error.transient)
-        django_database.explain(site, failure)
-        raise failure from None
+        raise _explained(site, release, facts, doing, error) from None
     try:
         answer: dict[str, Any] = json.loads(output)
         return answer
@@ -179,9 +322,49 @@ def _ask(
         raise DeploymentError(f"{doing}: it ended without an answer", log=output) from None
 
 
+def _program(release: Path, name: str) -> str:
+    """The path of one of our programs in a release.
+
+    Raises:
+        DeploymentError: the release was made before there was this program.
+    """
+    path = release / "config" / name
+    if name == MIGRATE and release.exists() and not path.exists():
+        raise DeploymentError(
+            f"{release.name} was made by an older version of the formula, which could not do this",
+            hint="salt-call state.apply django makes a release that can",
+        )
+    return str(path)
+
+
+def _explained(
+    site: Site, release: Path, facts: Mapping[str, Any], doing: str, error: DeploymentError
+) -> DeploymentError:
+    """The error of a program in the virtualenv in the words of the project's own exception, with what to do."""
+    told = _told(error)
+    cause, hint, at = told["cause"] or error.message.removeprefix(f"{doing}: "), error.hint, f"django:sites:{site.name}"
+    if told["missing"]:
+        hint = f"give it: {at}:environment:{told['missing']}, or {at}:secrets:{told['missing']}"
+    lacking = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", cause)
+    there = django_project.homes(release / "source", facts["folder"], lacking.group(1)) if lacking else []
+    if there:
+        hint = f"it is in the source: {at}:python_path: [{there[0]}]"
+    if told["blocked"]:
+        hint = f"end it, or apply again later; {at}:migrate:lock_timeout and timeout say how long is waited"
+    text = ": ".join(filter(None, [doing, told["migration"], cause]))
+    text += f" (before it: {told['applied']})" if told["applied"] else ""
+    transient = error.transient or bool(told["blocked"])
+    kind = PartlyMigrated if told["applied"] else DeploymentError
+    failure = kind(text, log="" if told["blocked"] else error.log, hint=hint, transient=transient)
+    if isinstance(failure, PartlyMigrated):
+        failure.names = told["applied"].split(", ")
+    django_database.explain(site, failure)
+    return failure
+
+
 def _told(error: DeploymentError) -> dict[str, str]:
     """What the program in the virtualenv says at its end when the project raises; it is taken out of the log."""
-    told = {"cause": "", "missing": ""}
+    told = dict.fromkeys(("cause", "missing", "migration", "applied", "blocked"), "")
     rest = []
     for line in error.log.splitlines():
         name, _colon, value = line.partition(": ")

@@ -2,9 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import django_python_path
 from django_command import DeploymentError
 from django_site import Site
 
@@ -13,8 +15,11 @@ _LIKE_SETTINGS = re.compile(r"^(INSTALLED_APPS|DATABASES|DEBUG|SECRET_KEY|from \
 _SETTINGS = re.compile(r"""DJANGO_SETTINGS_MODULE["']\s*[,\]]\s*=?\s*["']([\w.]+)["']""")
 
 
-def find(site: Site, source: Path) -> dict[str, str]:
-    """What the source says of itself, where the pillar does not: ``folder``, ``settings_module`` and ``wsgi``.
+def find(site: Site, source: Path) -> dict[str, Any]:
+    """What the source says of itself, where the pillar does not.
+
+    Returns:
+        ``folder`` (of manage.py), ``python_path`` (other folders to import from), ``settings_module`` and ``wsgi``.
 
     Raises:
         DeploymentError: something is not found, or found twice; the error names the key that decides.
@@ -22,12 +27,45 @@ def find(site: Site, source: Path) -> dict[str, str]:
     config = site.config
     at = f"django:sites:{site.name}"
     folder = config["project"] or _folder(source, at)
-    project = source / folder
-    if not project.is_dir():
-        raise DeploymentError(f"there is no folder {folder} in the source", hint=f"correct {at}:project")
-    wsgi = config["wsgi"] or _wsgi(project, at)
-    settings_module = config["settings_module"] or _settings_module(project, wsgi, at)
-    return {"folder": folder, "settings_module": settings_module, "wsgi": wsgi}
+    _refuse_absent(source, folder, f"{at}:project")
+    said = config["python_path"]
+    paths = python_path(source, folder) if said is None else said
+    for path in paths:
+        _refuse_absent(source, path, f"{at}:python_path")
+    roots = [source / path for path in (folder, *paths)]
+    wsgi = config["wsgi"] or _wsgi(roots, at)
+    settings_module = config["settings_module"] or _settings_module(roots, wsgi, at)
+    return {"folder": folder, "python_path": list(paths), "settings_module": settings_module, "wsgi": wsgi}
+
+
+def _refuse_absent(source: Path, folder: str, at: str) -> None:
+    if not (source / folder).is_dir():
+        raise DeploymentError(f"there is no folder {folder} in the source", hint=f"correct {at}")
+
+
+def python_path(source: Path, folder: str) -> list[str]:
+    """The folders of a source that the project is imported from, but for that of manage.py.
+
+    Its own files declare them, or else it is where the settings are that manage.py names.
+    """
+    found = django_python_path.declared(source, folder)
+    named = _settings_in(source / folder / "manage.py")
+    if named and not any(django_python_path.module_file(source / path, named) for path in (folder, *found)):
+        there = homes(source, folder, named)
+        found += there if len(there) == 1 else []
+    return found
+
+
+def homes(source: Path, folder: str, module: str) -> list[str]:
+    """The folders of a source from which a module of the project can be imported.
+
+    Args:
+        folder: that of manage.py.
+    """
+    name = module.replace(".", "/")
+    own = [path.relative_to(source) for path in _own_files([source, source / folder], None, depth=5)]
+    found = {str(path).removesuffix(".py").removesuffix("/__init__") for path in own if path.suffix == ".py"}
+    return sorted(path.removesuffix(name).rstrip("/") or "." for path in found if f"/{path}".endswith(f"/{name}"))
 
 
 def manage_files(source: Path) -> list[Path]:
@@ -47,56 +85,75 @@ def _folder(source: Path, at: str) -> str:
     )
 
 
-def wsgi_modules(project: Path) -> list[str]:
-    """The modules of a project that make a WSGI application as Django's template does."""
+def wsgi_modules(roots: Sequence[Path]) -> list[str]:
+    """The modules of a project that make a WSGI application as Django's template does.
+
+    Args:
+        roots: the folders that it is imported from, that of manage.py first.
+    """
     return sorted(
-        ".".join(path.relative_to(project).with_suffix("").parts)
-        for path in _own_files(project, "wsgi.py", depth=3)
+        _module(path, roots)
+        for path in _own_files(roots, "wsgi.py", depth=3)
         if "get_wsgi_application" in path.read_text(errors="replace")
     )
 
 
-def _own_files(project: Path, name: str | None, depth: int) -> list[Path]:
+def _own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path]:
     """The files of a project but for those of another one in its folders, which has a manage.py of its own."""
-    found = files(project, name, depth)
-    others = {path.parent for path in files(project, "manage.py", depth)} - {project}
-    return [path for path in found if not others & {*path.parents}]
+    own: dict[Path, None] = {}
+    for root in roots:
+        found = files(root, name, depth)
+        others = {path.parent for path in files(root, "manage.py", depth)} - {*roots}
+        own |= dict.fromkeys(path for path in found if not others & {*path.parents})
+    return list(own)
 
 
-def _wsgi(project: Path, at: str) -> str:
-    modules = wsgi_modules(project)
+def _module(path: Path, roots: Sequence[Path]) -> str:
+    """The name by which a file is imported: below the root that holds its outermost package."""
+    above = sorted((root for root in roots if path.is_relative_to(root)), key=lambda root: -len(root.parts))
+    packages = [path.parent]
+    while (packages[-1] / "__init__.py").is_file():
+        packages.append(packages[-1].parent)
+    root = next((package for package in reversed(packages) if package in above), above[0])
+    return ".".join(path.relative_to(root).with_suffix("").parts)
+
+
+def _wsgi(roots: Sequence[Path], at: str) -> str:
+    modules = wsgi_modules(roots)
     if len(modules) == 1:
         return modules[0]
     found = f"there are {len(modules)}: {some(modules)}" if modules else "there is no wsgi.py"
     raise DeploymentError(f"the WSGI module is not known; {found}", hint=f"say it: {at}:wsgi, for example mysite.wsgi")
 
 
-def settings_named(project: Path, wsgi: str) -> str:
+def settings_named(roots: Sequence[Path], wsgi: str) -> str:
     """The settings module that the WSGI module names, or else manage.py; empty where neither does."""
-    for path in (project / (wsgi.replace(".", "/") + ".py"), project / "manage.py"):
-        if path.is_file():
-            found = _SETTINGS.search(path.read_text(errors="replace"))
-            if found:
-                return found.group(1)
-    return ""
+    modules = filter(None, (django_python_path.module_file(root, wsgi) for root in roots))
+    return next(filter(None, map(_settings_in, (*modules, roots[0] / "manage.py"))), "")
 
 
-def settings_modules(project: Path) -> list[str]:
+def _settings_in(path: Path) -> str:
+    """The settings module that a file names; empty where it does not, or is not there."""
+    found = _SETTINGS.search(path.read_text(errors="replace")) if path.is_file() else None
+    return found.group(1) if found else ""
+
+
+def settings_modules(roots: Sequence[Path]) -> list[str]:
     """Modules that look like settings: ``settings.py``, and those in a package of settings."""
     found = []
-    for path in _own_files(project, None, depth=4):
+    for path in _own_files(roots, None, depth=4):
         in_package = path.parent.name in ("settings", "config", "conf") and path.stem != "__init__"
         is_named_so = path.suffix == ".py" and path.stem.isidentifier() and (path.stem == "settings" or in_package)
         if is_named_so and _LIKE_SETTINGS.search(path.read_text(errors="replace")):
-            found.append(".".join(path.relative_to(project).with_suffix("").parts))
+            found.append(_module(path, roots))
     return sorted(found)
 
 
-def _settings_module(project: Path, wsgi: str, at: str) -> str:
-    named = settings_named(project, wsgi)
+def _settings_module(roots: Sequence[Path], wsgi: str, at: str) -> str:
+    named = settings_named(roots, wsgi)
     if named:
         return named
-    found = settings_modules(project)
+    found = settings_modules(roots)
     there_are = f"; there are {some(found)}" if found else ""
     raise DeploymentError(
         f"neither wsgi.py nor manage.py names a settings module{there_are}",

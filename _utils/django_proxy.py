@@ -2,9 +2,11 @@
 
 import contextlib
 import difflib
+import fcntl
 import os
 import re
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +17,7 @@ import django_service
 import django_settings
 import django_site
 from django_command import DeploymentError
-from django_site import Site
+from django_site import Folder, Site
 
 ETC = Path("/etc/nginx")
 IPV6 = Path("/proc/net/if_inet6")
@@ -24,33 +26,51 @@ UPSTREAM, LOCATIONS = "salt://django/files/upstream.conf", "salt://django/files/
 DOMAIN, REDIRECT = "salt://django/files/domain.conf", "salt://django/files/redirect.conf"
 DEFAULT = "salt://django/files/default.conf"
 
+#: Seconds to wait for another site's switch.
+PATIENCE = 60.0
+#: The open lock file, while this process has nginx to itself.
+_alone: list[int] = []
+
 #: Files by path; None is a file that must not be there; ``-> target`` is a link.
 Files = dict[Path, str | None]
 
 
-def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], through: Path | None = None) -> Files:
+def files(
+    site: Site,
+    facts: Mapping[str, Any],
+    templates: Mapping[str, str],
+    through: Path | None = None,
+    *,
+    upcoming: bool = False,
+) -> Files:
     """Every file that nginx needs for a site, and those of its former domains as None.
 
     Args:
         facts: of the release: ``static_url``, ``media_url``, ``collected``.
         through: the release that nginx reaches; `current`, whatever that names, when it is not given.
+        upcoming: whether they are those of the next release, which speaks as the pillar has it.
     """
     config = site.config
     wanted: Files = {}
+    # A release that a rollback has brought back may speak otherwise than the pillar has it by now.
+    spoken = {} if upcoming else django_site.read_json((through or site.current) / "config/instance.json") or {}
+    unix = spoken["address"].startswith("/") if spoken else config["server"]["bind"] == "unix"
+    protocol = spoken.get("protocol", config["server"]["protocol"])
     variables = {
         "ours": OURS,
-        "site": config,
+        "site": {**config, "server": {**config["server"], "protocol": protocol}},
         "root": str(site.root),
         "through": str(through or site.current),
         "upstream": f"django-{site.name}",
-        "unix": config["server"]["bind"] == "unix",
+        "variable": site.name.replace("-", "_"),
+        "unix": unix,
         "ipv6": _has_ipv6(),
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
         "harakiri": int(config["server"]["options"].get("harakiri", 60)),
     }
     wanted[ETC / "conf.d" / f"django-{site.name}.conf"] = django_settings.render(templates, UPSTREAM, **variables)
-    wanted[ETC / "django" / f"{site.name}.conf"] = django_settings.render(templates, LOCATIONS, **variables)
+    wanted[locations(site)] = django_settings.render(templates, LOCATIONS, **variables)
     for domain in config["domains"]:
         wanted[ETC / "django" / domain / f"{site.name}.conf"] = f"-> ../{site.name}.conf"
         wanted[ETC / "sites-available" / domain] = django_settings.render(templates, DOMAIN, domain=domain, **variables)
@@ -62,6 +82,11 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], th
         )
         wanted[ETC / "sites-enabled" / domain] = f"-> ../sites-available/{domain}"
     return {**_stale(site, set(wanted)), **wanted}
+
+
+def locations(site: Site) -> Path:
+    """The file with the locations of a site."""
+    return ETC / "django" / f"{site.name}.conf"
 
 
 def is_installed(site: Site) -> bool:
@@ -117,7 +142,7 @@ def differences(wanted: Files) -> dict[str, str]:
     """
     found = {}
     for path, content in wanted.items():
-        present = _read(path)
+        present = read(path)
         if present != content:
             if present is not None and not _is_ours(path):
                 raise DeploymentError(
@@ -127,7 +152,8 @@ def differences(wanted: Files) -> dict[str, str]:
     return found
 
 
-def _read(path: Path) -> str | None:
+def read(path: Path) -> str | None:
+    """What a file of nginx holds, or ``-> target`` of a link; None when it is not there."""
     if path.is_symlink():
         return f"-> {os.readlink(path)}"
     try:
@@ -150,6 +176,49 @@ def _diff(old: str | None, new: str | None) -> str:
     return "\n".join(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1))
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Have nginx to oneself: switches of several sites of this host come one after another, of other processes too.
+
+    Whoever has it may ask for it again.
+
+    Raises:
+        DeploymentError: another one has it for longer than `PATIENCE`.
+    """
+    if _alone:
+        yield
+        return
+    lock = django_site.RUNTIME / "flip.lock"
+    if not lock.parent.is_dir():
+        django_site.make_folder(django_site.Folder(lock.parent, "root", "root", 0o755))  # whatever the umask is
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "somebody"
+                    raise DeploymentError(
+                        f"another site of this host is being switched: {holder}; waited {PATIENCE:g} s",
+                        hint="wait for it, or end that process; the lock goes with it",
+                        transient=True,
+                    ) from None
+                time.sleep(0.02)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()}, since {django_site.now()}\n".encode(), 0)
+        _alone.append(descriptor)
+        try:
+            yield
+        finally:
+            _alone.clear()
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
 def apply(wanted: Files) -> None:
     """Bring the files in place and reload nginx; when that fails, everything is as it was before.
 
@@ -157,7 +226,12 @@ def apply(wanted: Files) -> None:
         DeploymentError: nginx does not accept the files, those of this site or those of a neighbour; the error names
             file and line. Or it goes on with its old configuration.
     """
-    before = {path: _read(path) for path in wanted}
+    with alone():
+        _apply(wanted)
+
+
+def _apply(wanted: Files) -> None:
+    before = {path: read(path) for path in wanted}
     try:
         _install(wanted)
         check()
@@ -179,7 +253,7 @@ def _install(wanted: Files) -> None:
             path.unlink(missing_ok=True)
             if path.parent.parent == ETC / "django" and path.parent.is_dir() and not any(path.parent.iterdir()):
                 path.parent.rmdir()
-        elif _read(path) != content:
+        elif read(path) != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             if content.startswith("-> "):
                 django_site.link(path, content[3:])
@@ -201,6 +275,17 @@ def check() -> None:
         raise DeploymentError(
             f"nginx refuses its configuration: {cause}", hint="mend that file; until then nginx is not reloaded"
         ) from None
+
+
+def leave_out_the_default_site() -> None:
+    """Have an nginx that is about to be installed start without Debian's default site: its package keeps what is there.
+
+    That site listens on IPv6 too. Where the kernel has none nginx does not start with it, and is not installed then.
+    """
+    folder = ETC / "sites-enabled"
+    for path in (ETC, folder):
+        django_site.make_folder(Folder(path, "root", "root", 0o755))
+    django_site.write(folder / "default", "")
 
 
 def _has_ipv6() -> bool:

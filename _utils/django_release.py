@@ -1,13 +1,23 @@
 """A release on disk: its record, which one is live, which one a rollback goes to, and what is deleted."""
 
+import contextlib
 import logging
 import os
 import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import django_attempt
+import django_disk
+import django_fit
 import django_instance
+import django_maintenance
+import django_process
+import django_secret
 import django_site
+import django_systemd
 import django_virtualenv
 from django_command import DeploymentError
 from django_site import Site
@@ -16,16 +26,17 @@ log = logging.getLogger(__name__)
 
 
 class Release:
-    """A release on disk: ``releases/0042-3f2a9c1b77de``, with its record in ``release.json``.
+    """A release on disk: ``releases/0042-3f2a9c1b77de``, with its record in ``release.json``; a plan's in its folder.
 
-    The record holds ``state`` (building, good, failed, held), ``commit``, ``inputs`` (keyed hashes), ``facts`` and
-    ``steps`` (seconds).
+    The record holds ``state`` (building, good, failed, held), ``commit`` with ``author``, ``subject`` and ``committed``
+    (when), ``inputs`` (keyed hashes), ``packages`` (name → version), ``facts`` (what was found in the source, what the
+    start of Django has answered, the migrations of its databases), ``steps`` (seconds) and ``asked_by``.
     """
 
-    def __init__(self, site: Site, name: str):
+    def __init__(self, site: Site, name: str, folder: Path | None = None):
         self.site = site
         self.name = name
-        self.path = site.releases / name
+        self.path = (folder or site.releases) / name
         self.record: dict[str, Any] = django_site.read_json(self.path / "release.json") or {}
 
     @property
@@ -48,12 +59,58 @@ class Release:
         self.record.update(values)
         django_site.write_json(self.path / "release.json", self.record, mode=0o640)
 
+    def measure(self) -> None:
+        """Record once what the release takes of the disk, and its virtualenv, unless a release with the same knows."""
+        if "size" in self.record:
+            return
+        key = self.record.get("virtualenv")
+        same = (r.record for r in releases(self.site) if r.record.get("virtualenv") == key and "size" in r.record)
+        known = next(same, None)
+        space = known["size"]["virtualenv"] if known else django_disk.of_tree(self.site.virtualenvs / str(key))
+        self.update(size={"release": django_disk.of_tree(self.path), "virtualenv": space})
+
 
 def releases(site: Site) -> list[Release]:
     """The releases on disk, oldest first."""
     names = [path.name for path in site.releases.iterdir()] if site.releases.is_dir() else []
     found = [Release(site, name) for name in names if re.fullmatch(r"\d{4,}-[0-9a-f]{12}", name)]
     return sorted(found, key=lambda release: release.sequence)
+
+
+def has_used(site: Site, name: str, value: str) -> bool:
+    """Whether a release on disk was made with that value of a secret."""
+    used = django_secret.keyed_hash(django_secret.record_key(site), value)
+    return any(release.record.get("inputs", {}).get(f"secrets:{name}") == used for release in reversed(releases(site)))
+
+
+def refuse_unknown_secrets(
+    site: Site, known: Mapping[str, str], given: Collection[str], recorded: Mapping[str, Any]
+) -> None:
+    """See that the secrets which lie on disk alone are those of a release: half a password looks like a whole one.
+
+    The secret key is left out: its file says itself when it is torn, and is changed by hand.
+
+    Args:
+        known: the value of each secret.
+        given: the names of those that the pillar gives now.
+        recorded: the inputs of the live release.
+
+    Raises:
+        DeploymentError: one has another value than any release on disk.
+    """
+    key = django_secret.record_key(site)
+    if recorded.get("name") != django_secret.keyed_hash(key, site.name):
+        return  # the key of the records was lost: nothing can be compared
+    for name, value in known.items():
+        used = recorded.get(f"secrets:{name}")
+        if name in given or name == "secret_key" or not used or used == django_secret.keyed_hash(key, value):
+            continue
+        if not has_used(site, name, value):
+            raise DeploymentError(
+                f"{django_secret.path_of(site, name)} holds a value that no release was made with: "
+                "it is damaged, or was changed by hand",
+                hint=f"restore it from a backup, or give the value: {django_secret.place(site, name)}, and apply",
+            )
 
 
 def linked(site: Site, link: Path) -> Release | None:
@@ -89,20 +146,37 @@ def older_good(site: Site, than: Release) -> Release | None:
 
 def next_sequence(site: Site) -> int:
     """One more than any release has had, whatever the clock says."""
-    names = [path.name for path in site.releases.iterdir()] if site.releases.is_dir() else []
-    names += re.findall(r'"release": "(\d+-)', django_site.read_text(site.deploys) or "")
-    return max((int(name.split("-")[0]) for name in names if name.split("-")[0].isdigit()), default=0) + 1
+    names = [path.name.split("-")[0] for path in site.releases.iterdir()] if site.releases.is_dir() else []
+    return max([*(int(name) for name in names if name.isdigit()), *django_attempt.sequences(site)], default=0) + 1
 
 
 def clear_leftovers(site: Site) -> None:
-    """Remove what a deployment that was killed has left; the caller holds the lock, so nobody works on it.
+    """Remove what a deployment that was killed has left, and write it down as an attempt.
+
+    The caller holds the lock, so nobody works on it.
 
     What ``current`` and ``previous`` name stays even where its record is damaged: it may serve.
     """
     kept = {Path(os.readlink(link)).name for link in (site.current, site.previous) if link.is_symlink()}
+    clear_plans(site)
     for release in releases(site):
         if release.name not in kept and release.record.get("state") not in ("good", "failed", "held"):
-            remove(release)
+            try:
+                remove(release)
+            except OSError as error:
+                log.warning("%s: %s cannot be deleted: %s", site.name, release.name, error)
+                continue
+            about = {key: release.record.get(key) or "" for key in ("commit", "asked_by", "began")}
+            django_attempt.append(
+                site, {"time": django_site.now(), "release": release.name, "result": "interrupted", **about}
+            )
+
+
+def clear_plans(site: Site) -> None:
+    """Remove what plans have left that were killed: each has a folder named after its process."""
+    for path in site.plans():
+        if not (django_process.PROC / path.name.removeprefix("plan-")).exists():
+            django_site.remove_tree(path)
 
 
 def remove(release: Release) -> None:
@@ -112,13 +186,13 @@ def remove(release: Release) -> None:
 
 
 def prune(site: Site) -> list[str]:
-    """Delete what is over ``releases:keep``, the failed releases, and the virtualenvs that no release uses.
+    """Delete what is over ``releases:keep``, the failed releases, and the units and virtualenvs that none has any more.
 
     ``current`` and ``previous`` stay whatever their number, and so does what is held back while it is newer than the
     live release.
 
     Returns:
-        What was deleted, and what could not be.
+        What could not be deleted, and why, and what somebody has left for a release that is gone: a sentence each.
     """
     live, previous = linked(site, site.current), linked(site, site.previous)
     kept = {release.name for release in (live, previous) if release}
@@ -130,47 +204,130 @@ def prune(site: Site) -> list[str]:
         for release in present
         if release.record.get("state") == "held" and live and release.sequence > live.sequence
     }
-    deleted = []
+    stuck = []
     for release in present:
         if release.name not in kept:
-            try:
-                remove(release)
-                deleted.append(release.name)
-            except (OSError, DeploymentError) as error:
-                log.warning("%s: %s cannot be deleted: %s", site.name, release.name, error)
-                deleted.append(f"{release.name} could not be deleted: {error}")
-    used = {
-        Path(os.readlink(link)).name for release in releases(site) if (link := release.path / "virtualenv").is_symlink()
-    }
-    return deleted + [f"virtualenv {key}" for key in django_virtualenv.prune(site, used)]
+            stuck += _tried(release.name, partial(remove, release))
+    there = {release.name.split("-")[0] for release in releases(site)}
+    for number in sorted(django_instance.numbers(site) - there):
+        gone = site.releases / f"{number}-gone"
+        stuck += _tried(django_process.unit(site, gone), partial(django_instance.remove, site, gone))
+    stuck += [
+        f"{path} is somebody's, for a release that is gone: say it in the pillar (resources, sandbox), and rm -r {path}"
+        for path in django_systemd.drop_ins(site)
+        if path.name.split("-")[-1].partition(".")[0] not in there and not _is_removed_empty(path)
+    ]
+    links = [link for folder in (site.releases, *site.plans()) for link in folder.glob("*/virtualenv")]
+    used = {os.path.basename(os.readlink(link)) for link in links if link.is_symlink()}
+    for path in django_virtualenv.unused(site, used):
+        stuck += _tried(f"the virtualenv {path.name}", partial(django_site.remove_tree, path))
+    return stuck
+
+
+def _is_removed_empty(folder: Path) -> bool:
+    """Delete a folder in which nothing is; whether that was so."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        return True
+    return False
+
+
+def _tried(what: str, delete: Callable[[], None]) -> list[str]:
+    try:
+        delete()
+    except (OSError, DeploymentError) as error:
+        return [f"{what} could not be deleted: {str(error).splitlines()[0]}"]
+    return []
+
+
+def named(site: Site, name: str) -> Release:
+    """The newest release of that name, number or commit: ``0042-3f2a9c1b77de``, ``42``, ``3f2a9c1`` (seven digits on).
+
+    Raises:
+        DeploymentError: there is none on this host.
+    """
+    for release in reversed(releases(site)):
+        if name == release.name or (name.isdigit() and int(name) == release.sequence):
+            return release
+        if re.fullmatch(r"[0-9a-f]{7,40}", name) and str(release.record.get("commit", "")).startswith(name):
+            return release
+    raise DeploymentError(
+        f"{site.name} has no release {name} on this host", hint=f"salt-call django.releases {site.name} lists them"
+    )
 
 
 def overview(site: Site) -> list[dict[str, Any]]:
-    """The releases on disk, the newest first: a row each."""
+    """What has failed since the live release and left nothing on disk, then the releases on disk: the newest first."""
     live, previous = linked(site, site.current), linked(site, site.previous)
-    rows = []
-    for release in reversed(releases(site)):
-        record = release.record
-        role = "previous" if previous and release.name == previous.name else ""
-        row = {"release": release.name, "role": "live" if live and release.name == live.name else role}
-        row |= {key: record.get(key) or "" for key in ("state", "commit", "subject", "live_since", "asked_by")}
-        failure = f"{record['step']}: {record['error'].splitlines()[0]}" if "step" in record else ""
-        rows.append({**row, "failure": failure})
+    roles = {release.name: role for role, release in (("previous", previous), ("live", live)) if release}
+    present = releases(site)
+    records = [release.record for release in present if release.record]
+    has = django_fit.applied(site, records)
+    rows = [
+        _row(attempt, state=attempt["result"], age=attempt.get("time")) for attempt in _lost_attempts(site, present)
+    ]
+    for release in reversed(present):
+        record, role = release.record, roles.get(release.name, "")
+        health = _health(release, role == "live")
+        schema = django_fit.fit(record, records, has) if record else ""
+        age = record.get("live_since") or record.get("began")
+        rows.append(_row({**record, "release": release.name}, role=role, age=age, health=health, schema=schema))
     return rows
+
+
+def _row(record: Mapping[str, Any], *, age: str | None, **more: str) -> dict[str, Any]:
+    keys = ("release", "role", "state", "age", "health", "schema", "subject", "asked_by")
+    who = record.get("asked_by", "").partition(", salt job")[0]
+    values = {**record, **more, "age": django_site.age(age or ""), "asked_by": who}
+    failure = f"{record['step']}: {record['error'].splitlines()[0]}" if "step" in record else ""
+    return {**{key: values.get(key) or "" for key in keys}, "failure": failure}
+
+
+def _lost_attempts(site: Site, present: Sequence[Release]) -> list[dict[str, Any]]:
+    """The attempts that failed after the last good one and have no release on disk: the newest first, at most five."""
+    names = {release.name for release in present}
+    lost = []
+    for attempt in reversed(django_attempt.attempts(site)):
+        if attempt.get("result") == "refused":
+            continue
+        if attempt.get("result") not in ("failed", "interrupted"):
+            break
+        if attempt.get("release") not in names:
+            lost.append(attempt)
+    return lost[:5]
+
+
+def _health(release: Release, is_live: bool) -> str:
+    """Whether the instance of a release runs, where it should or does, and what visitors met at its switch."""
+    runs = django_instance.pid(release.site, release.path) is not None
+    said = ["runs" if runs else "does not run"] if is_live or runs else []
+    receipt = release.record.get("receipt")
+    if receipt:
+        said.append(f"{receipt['failed']} of {receipt['sent']} failed")
+    return ", ".join(said)
 
 
 def status(site: Site) -> dict[str, Any]:
     """What runs of a site, and what does not: one row."""
     live = linked(site, site.current)
     present = releases(site)
+    records = [release.record for release in present if release.record]
     failed = [r for r in present if r.record.get("state") == "failed" and (not live or r.sequence > live.sequence)]
+    lost = [
+        f"{attempt.get('step', 'interrupted')} {django_site.age(attempt['time'])} ago"
+        for attempt in reversed(_lost_attempts(site, present))
+    ]
+    torn = site.current.is_symlink() and not live
     return {
         "site": site.name,
+        "damage": f"{site.current}/release.json is gone or torn: state.apply makes a new release" if torn else "",
         "domains": ", ".join(site.config["domains"]),
         "release": live.name if live else "",
         "live_since": live.record.get("live_since", "") if live else "",
         "running": live is not None and django_instance.pid(site, live.path) is not None,
+        "schema": django_fit.fit(live.record, records, django_fit.applied(site, records)) if live else "",
         "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),
-        "failed": ", ".join(f"{r.name}: {r.record.get('step', '?')}" for r in failed),
+        "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
+        "maintenance": django_maintenance.told(site),
     }

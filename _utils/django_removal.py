@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+import django_database_server
 import django_instance
 import django_proxy
 import django_release
+import django_schedule
 import django_site
 import django_takeover
 from django_site import Site
@@ -19,6 +21,7 @@ def data(site: Site) -> list[Path]:
     takeover = django_takeover.load(site)
     theirs = takeover.plan["kept"] if takeover and takeover.plan["phase"] == "waiting" else []
     own = [site.database, site.media, site.shared, site.secrets, site.backups, site.log, site.deploys, site.applied]
+    own += [site.root / "backups"] if site.backups != site.root / "backups" else []
     return [path for path in own if str(path) not in theirs]
 
 
@@ -32,12 +35,31 @@ def present(site: Site) -> dict[str, str]:
         site.mirror,
         site.build,
         site.templates,
+        site.maintenance,
         site.lock_file,
+        *site.plans(),
     ]
-    own += [site.runtime, site.tmpfiles, django_site.REGISTRY / site.name, *_proxy_files(site), *_kept(site)]
+    own += [
+        site.runtime,
+        site.tmpfiles,
+        django_site.REGISTRY / site.name,
+        *_proxy_files(site),
+        *_kept(site),
+        *django_schedule.present(site),
+    ]
     if site.config["remove_data"]:
         own += [*data(site), site.root]
-    return {str(path): "removed" for path in own if os.path.lexists(path)}
+    there = {str(path): "removed" for path in own if os.path.lexists(path)}
+    if site.config["remove_data"]:
+        servers = django_database_server.belongings(_as_applied(site))
+        there |= {f"{engine} {lack.what}": lack.how for engine, lacks in servers.items() for lack in lacks}
+    return there
+
+
+def _as_applied(site: Site) -> Site:
+    """The site with its databases as its last apply had them: the pillar needs not say them any more."""
+    applied = django_site.read_json(site.applied) or {"config": {"databases": {}}}
+    return Site({**site.config, "databases": applied["config"]["databases"]}, site.platform)
 
 
 def _proxy_files(site: Site) -> list[Path]:
@@ -69,6 +91,7 @@ def remove(site: Site, asked_by: str) -> None:
 def _take_off(site: Site) -> None:
     if _proxy_files(site):
         django_proxy.apply(django_proxy.absent(site))
+    django_schedule.remove(site)
     for keeper in django_instance.KEEPERS.values():
         keeper.end_tasks(site)
     sequences = {path.stem.rsplit("-", 1)[1] for path in _kept(site)}
@@ -77,8 +100,9 @@ def _take_off(site: Site) -> None:
     for release in django_release.releases(site):
         django_instance.remove(site, release.path)
     gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build, site.templates]
-    gone += [site.runtime, site.tmpfiles, django_site.REGISTRY / site.name]
+    gone += [site.maintenance, *site.plans(), site.runtime, site.tmpfiles, django_site.REGISTRY / site.name]
     if site.config["remove_data"]:
+        django_database_server.drop(_as_applied(site))
         gone += data(site)
     for path in gone:
         django_site.remove_tree(path)

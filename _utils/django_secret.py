@@ -1,5 +1,6 @@
 """The secrets of a site: one file each below ``secrets/``, read by the site's user, outside every release."""
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -7,7 +8,7 @@ import os
 import secrets
 import stat
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from django_site import Site
 
 #: The file of the secret key holds its fallbacks too, so that one rename changes both.
 KEY_FILE = "secret_key.json"
+#: The secret key alone, for projects that read it from a file; derived from the other.
+PLAIN_KEY_FILE = "secret_key"
 MASK = "**********"
-_ALPHABET = string.ascii_letters + string.digits + "!#%&()*+,-.:;<=>?@[]^_{|}~"
+#: Without a comma, which stands between the keys in a list of former ones.
+_ALPHABET = string.ascii_letters + string.digits + "!#%&()*+-.:;<=>?@[]^_{|}~"
 _URL_SAFE = string.ascii_letters + string.digits + "-_"
 
 
@@ -40,9 +44,23 @@ def values(site: Site, given: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in known.items() if value}
 
 
+def stored(site: Site, name: str) -> str | None:
+    """The value that lies on disk; None where there is none, or none that can be used."""
+    try:
+        return _read(site, name)
+    except DeploymentError:
+        return None
+
+
 def fallbacks(site: Site) -> list[str]:
     """The secret keys that still verify what they have signed."""
     return list((django_site.read_json(site.secrets / KEY_FILE) or {}).get("fallbacks", []))
+
+
+def fallbacks_beside(site: Site, key: str) -> list[str]:
+    """The fallbacks once that is the key: those that there are, and before them the key that it replaces."""
+    before = (django_site.read_json(site.secrets / KEY_FILE) or {}).get("key")
+    return [former for former in [before, *fallbacks(site)] if former and former != key]
 
 
 def path_of(site: Site, name: str) -> Path:
@@ -71,12 +89,13 @@ def _read(site: Site, name: str) -> str | None:
     if problem:
         raise DeploymentError(
             f"{path} {problem}",
-            hint=f"restore it from a backup, or give the value: {_place(site, name)}",
+            hint=f"restore it from a backup, or give the value: {place(site, name)}",
         )
     return text
 
 
-def _place(site: Site, name: str) -> str:
+def place(site: Site, name: str) -> str:
+    """Where the pillar may give a secret, for errors."""
     if name.startswith("database."):
         return f"{django_database.place(site, name.removeprefix('database.'))}:password"
     return f"django:sites:{site.name}:{name if name == 'secret_key' else f'secrets:{name}'}"
@@ -97,7 +116,7 @@ def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -
             raise DeploymentError(
                 f"{path_of(site, name)} is gone; a new one would break what the old one has signed "
                 "(every session, for the secret key)",
-                hint=f"restore it from a backup, or give the value: {_place(site, name)}",
+                hint=f"restore it from a backup, or give the value: {place(site, name)}",
             )
         if "value" in wanted(site)[name]:
             raise DeploymentError(
@@ -108,7 +127,7 @@ def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -
 
 
 def changed(site: Site, known: Mapping[str, str]) -> list[str]:
-    """The secrets whose file does not hold their value, or is not 0640 root:site."""
+    """The secrets and logins whose file does not hold their value, or is not 0640 root:site."""
     return [name for name, value in known.items() if not _is_kept(site, name, value)]
 
 
@@ -118,9 +137,25 @@ def _is_kept(site: Site, name: str, value: str) -> bool:
             return False
     except DeploymentError:
         return False
-    status = os.lstat(path_of(site, name))
-    wanted = (django_site.group_id(site.user), 0o640)
-    return (status.st_gid, stat.S_IMODE(status.st_mode)) == wanted
+    paths = [path_of(site, name)]
+    if name == "secret_key" and _has_plain_key(site):
+        paths.append(site.secrets / PLAIN_KEY_FILE)
+        if django_site.read_text(paths[-1]) != value:
+            return False
+    found = {(status.st_gid, stat.S_IMODE(status.st_mode)) for status in map(os.lstat, paths)}
+    return found == {(django_site.group_id(site.user), 0o640)}
+
+
+def _has_plain_key(site: Site) -> bool:
+    """Whether the pillar has the path of the plain key in a variable, or had, and an older release may read it."""
+    taken = [value["from"] for value in site.config["environment"].values() if isinstance(value, dict)]
+    return "secret_key_file" in taken or os.path.lexists(site.secrets / PLAIN_KEY_FILE)
+
+
+def exposed(site: Site, names: Collection[str]) -> list[Path]:
+    """The files of these secrets whose mode lets every user read them."""
+    paths = [path_of(site, name) for name in names]
+    return [path for path in paths if path.is_file() and os.lstat(path).st_mode & 0o004]
 
 
 def generate(site: Site, name: str) -> str:
@@ -129,14 +164,19 @@ def generate(site: Site, name: str) -> str:
     return "".join(secrets.choice(alphabet) for _ in range(wanted(site)[name].get("generate", 50)))
 
 
-def keep(site: Site, name: str, value: str) -> None:
-    """Write a secret; a secret key that is replaced becomes the first of its fallbacks."""
+def keep(site: Site, name: str, value: str, without: Collection[str] = ()) -> None:
+    """Write a secret; a secret key that is replaced becomes the first of its fallbacks.
+
+    Args:
+        without: former keys that go.
+    """
     content = value
     if name == "secret_key":
-        before = django_site.read_json(site.secrets / KEY_FILE) or {}
-        older = [key for key in [before.get("key"), *before.get("fallbacks", [])] if key and key != value]
-        content = json.dumps({"key": value, "fallbacks": older[:3]}) + "\n"
+        former = [key for key in fallbacks_beside(site, value) if key not in without]
+        content = json.dumps({"key": value, "fallbacks": former}) + "\n"
     django_site.write(path_of(site, name), content, mode=0o640, group=site.user)
+    if name == "secret_key" and _has_plain_key(site):
+        django_site.write(site.secrets / PLAIN_KEY_FILE, value, mode=0o640, group=site.user)
 
 
 def fingerprint(key: str) -> str:
@@ -147,13 +187,14 @@ def fingerprint(key: str) -> str:
 def record_key(site: Site) -> bytes:
     """The key of this host's records: what they hold of a value cannot be found by guessing values."""
     path = site.secrets / ".record_key"
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        key = secrets.token_bytes(32)
-        if site.secrets.is_dir():
-            django_site.write(path, key, mode=0o600)
-        return key
+    with contextlib.suppress(FileNotFoundError):
+        kept = path.read_bytes()
+        if len(kept) == 32:
+            return kept
+    key = secrets.token_bytes(32)
+    if site.secrets.is_dir():
+        django_site.write(path, key, mode=0o600)
+    return key
 
 
 def keyed_hash(key: bytes, value: Any) -> str:

@@ -1,7 +1,9 @@
 """Daemons of the host: started the way this host starts services, and judged by their process, not by what is said."""
 
 import contextlib
+import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +15,12 @@ RUN = Path("/run")
 PROC = Path("/proc")
 #: Seconds that a daemon may take to start.
 PATIENCE = 10.0
+#: Seconds for one that somebody else may be starting.
+CONTEST = 2.0
 
 
 class Daemon(NamedTuple):
-    """A daemon: the name of its service, its pid file in /run, what the command line of its process has in it."""
+    """A daemon: the name of its service, its pid file in /run (a pattern), what its process has in its command line."""
 
     service: str
     pid_file: str
@@ -25,7 +29,9 @@ class Daemon(NamedTuple):
 
 NGINX = Daemon("nginx", "nginx.pid", "nginx")
 SUPERVISOR = Daemon("supervisor", "supervisord.pid", "supervisord")
-DAEMONS = {daemon.service: daemon for daemon in (NGINX, SUPERVISOR)}
+POSTGRES = Daemon("postgresql", "postgresql/*.pid", "postgres")
+MARIADB = Daemon("mariadb", "mysqld/*.pid", "mariadbd")
+DAEMONS = {daemon.service: daemon for daemon in (NGINX, SUPERVISOR, POSTGRES, MARIADB)}
 
 
 def has_systemd() -> bool:
@@ -35,12 +41,35 @@ def has_systemd() -> bool:
 
 def pid(daemon: Daemon) -> int | None:
     """The main process of a daemon; None when it does not run, whatever an old file says."""
+    for path in sorted(RUN.glob(daemon.pid_file)):
+        with contextlib.suppress(OSError, ValueError):
+            number = int(path.read_text())
+            if daemon.program.encode() in (PROC / str(number) / "cmdline").read_bytes():
+                return number
+    return None
+
+
+def age(daemon: Daemon) -> float:
+    """Seconds since a daemon has started, by its pid file; infinite where there is none."""
     try:
-        number = int((RUN / daemon.pid_file).read_text())
-        line = (PROC / str(number) / "cmdline").read_bytes()
-    except (OSError, ValueError):
-        return None
-    return number if daemon.program.encode() in line else None
+        return time.time() - (RUN / daemon.pid_file).stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
+def processes() -> Iterator[tuple[int, bytes]]:
+    """The processes of this host: number and command line."""
+    for process in PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield int(process.name), (process / "cmdline").read_bytes()
+
+
+def parent(number: int) -> int:
+    """The parent of a process; -1 when it has ended."""
+    try:
+        return int((PROC / str(number) / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return -1
 
 
 def start(daemon: Daemon) -> None:
@@ -49,19 +78,38 @@ def start(daemon: Daemon) -> None:
     Raises:
         DeploymentError: it does not.
     """
-    name, output = daemon.service, ""
+    name = daemon.service
     if has_systemd():
-        django_command.run(["systemctl", "start", f"{name}.service"], doing=f"starting {name}")
+        output = django_command.run(["systemctl", "start", f"{name}.service"], doing=f"starting {name}")
     else:
-        (RUN / daemon.pid_file).unlink(missing_ok=True)  # of one that is dead, and in some containers never buried
-        argv = ["service", name, "start"]
-        output = django_command.run(argv, doing=f"starting {name}", errors_too=True, daemon=True)
-    deadline = time.monotonic() + PATIENCE
+        output = _start_by_script(daemon)
+    if not _comes_up(daemon, PATIENCE):
+        hint = f"service {name} start"
+        raise DeploymentError(f"{name} does not run, though it was started", log=output, hint=hint)
+
+
+def _start_by_script(daemon: Daemon) -> str:
+    """Start a daemon as a host without systemd does it; returns what its script says."""
+    for path in RUN.glob(daemon.pid_file):
+        path.unlink()  # of one that is dead, and in some containers never buried
+    argv, doing = ["service", daemon.service, "start"], f"starting {daemon.service}"
+    try:
+        return django_command.run(argv, doing=doing, errors_too=True, daemon=True)
+    except DeploymentError:
+        # Whoever starts the container may be starting it too: one of the two gives up, and one is enough.
+        if _comes_up(daemon, CONTEST):
+            return ""
+        raise
+
+
+def _comes_up(daemon: Daemon, patience: float) -> bool:
+    """Whether a daemon runs within so many seconds."""
+    deadline = time.monotonic() + patience
     while pid(daemon) is None:
         if time.monotonic() > deadline:
-            hint = f"service {name} start"
-            raise DeploymentError(f"{name} does not run, though it was started", log=output, hint=hint)
+            return False
         time.sleep(0.05)
+    return True
 
 
 def reload(daemon: Daemon) -> None:
@@ -91,10 +139,5 @@ def reload(daemon: Daemon) -> None:
 
 def _workers(main: int) -> set[int]:
     """The workers of nginx that take requests; one that shuts down ends those that it has."""
-    found = set()
-    for process in PROC.glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == main and (process / "cmdline").read_bytes().rstrip(b"\0 ").endswith(b"worker process"):
-                found.add(int(process.name))
-    return found
+    lines = ((number, line.rstrip(b"\0 ")) for number, line in processes())
+    return {number for number, line in lines if line.endswith(b"worker process") and parent(number) == main}

@@ -3,18 +3,22 @@
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django_database
 import django_site
-import jinja2
 from django_command import PATH, DeploymentError
 from django_site import Site
 
+if TYPE_CHECKING:
+    import jinja2
+
 #: The overlay is a module of its own name, so that it never hides one of the project.
 MODULE = "django_formula_settings"
+#: What the environment may take that only the secret key's rotation knows.
+FORMER_KEYS = "secret_key_fallbacks"
 
 
 def overlay(site: Site, release: Path, settings_module: str) -> str:
@@ -41,14 +45,19 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
     """The environment of everything that runs the project, but for its secrets.
 
     Args:
-        facts: what was found in the source: ``commit``, ``settings_module``, ``folder`` (that of manage.py).
+        facts: what was found in the source: ``commit``, ``settings_module``, ``folder`` (that of manage.py) and
+            ``python_path`` (other folders).
     """
     config = site.config
-    project = str(project_folder(site, release, facts))
+    source = _source_folder(site, release)
+    imported_from = [
+        *([release / "config"] if config["overlay"] else []),
+        *(source / path for path in (facts["folder"], *facts["python_path"])),
+    ]
     variables = {
         "PATH": f"{release}/virtualenv/bin:{PATH}",
         "VIRTUAL_ENV": f"{release}/virtualenv",
-        "PYTHONPATH": f"{release}/config:{project}" if config["overlay"] else project,
+        "PYTHONPATH": ":".join(map(str, imported_from)),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         "LANG": "C.UTF-8",
@@ -64,6 +73,7 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
         "media_root": str(site.media),
         "shared": str(site.shared),
         "root": str(site.root),
+        "secret_key_file": str(site.secrets / "secret_key"),
         **django_database.known(site, {}),
     }
     for name, value in config["environment"].items():
@@ -73,20 +83,24 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
             found = known[value["from"]]
             variables[name] = value.get("join", ",").join(found) if isinstance(found, list) else found
     files = {
-        f"{name}_FILE": str(site.secrets / name) for name, said in config["secrets"].items() if said["as"] == "file"
+        said["variable"]: str(site.secrets / name) for name, said in config["secrets"].items() if said["as"] == "file"
     }
     return {**variables, **django_database.variables(site, {}, secret=False), **files}
 
 
 def _is_secret(site: Site, word: str) -> bool:
-    return word == "secret_key" or django_database.is_secret(site, word)
+    return word in ("secret_key", FORMER_KEYS) or django_database.is_secret(site, word)
 
 
-def secret_environment(site: Site, secrets: Mapping[str, str]) -> dict[str, str]:
-    """The variables that hold secrets."""
+def secret_environment(site: Site, secrets: Mapping[str, str], former_keys: Sequence[str]) -> dict[str, str]:
+    """The variables that hold secrets.
+
+    Raises:
+        DeploymentError: the former keys cannot be told apart in a variable.
+    """
     known = {"secret_key": secrets.get("secret_key", ""), **django_database.known(site, secrets)}
     taken = {
-        name: known[value["from"]]
+        name: _joined(site, name, former_keys) if value["from"] == FORMER_KEYS else known[value["from"]]
         for name, value in site.config["environment"].items()
         if isinstance(value, dict) and _is_secret(site, value["from"])
     }
@@ -97,10 +111,24 @@ def secret_environment(site: Site, secrets: Mapping[str, str]) -> dict[str, str]
     }
 
 
+def _joined(site: Site, name: str, keys: Sequence[str]) -> str:
+    between = str(site.config["environment"][name].get("join", ","))
+    if any(between in key for key in keys):
+        raise DeploymentError(
+            f"a former secret key has {between!r} in it, which stands between the keys in {name}",
+            hint=f"let the project split them at something else, and say it: django:sites:{site.name}:environment:"
+            f"{name}:join, such as ' ' or '|||'",
+        )
+    return between.join(keys)
+
+
 def project_folder(site: Site, release: Path, facts: Mapping[str, Any]) -> Path:
     """The folder of manage.py as the project sees it: below ``mount`` where the pillar has one."""
-    source = Path(site.config["mount"]) if site.config["mount"] else release / "source"
-    return source / str(facts["folder"])
+    return _source_folder(site, release) / str(facts["folder"])
+
+
+def _source_folder(site: Site, release: Path) -> Path:
+    return Path(site.config["mount"]) if site.config["mount"] else release / "source"
 
 
 def environment_file(variables: Mapping[str, str]) -> str:
@@ -182,7 +210,7 @@ def project_files(site: Site, templates: Mapping[str, str], variables: Mapping[s
 
 
 def _own_names(site: Site) -> set[str]:
-    secrets = {f"{name}_FILE" if said["as"] == "file" else name for name, said in site.config["secrets"].items()}
+    secrets = {said["variable"] for said in site.config["secrets"].values()}
     urls = {database["variable"] for database in site.config["databases"].values()} - {None}
     return {*site.config["environment"], *secrets, *urls}
 
@@ -224,7 +252,9 @@ def nginx_value(value: Any) -> str:
 
 
 @functools.cache
-def _jinja() -> jinja2.Environment:
+def _jinja() -> "jinja2.Environment":
+    import jinja2  # which the program of a timer has not
+
     # Configuration, not HTML: each format has a filter of its own.
     environment = jinja2.Environment(  # noqa: S701  # nosec B701
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
@@ -234,7 +264,7 @@ def _jinja() -> jinja2.Environment:
 
 
 @functools.lru_cache(maxsize=64)
-def _template(text: str) -> jinja2.Template:
+def _template(text: str) -> "jinja2.Template":
     return _jinja().from_string(text)
 
 

@@ -1,8 +1,10 @@
 """A site on disk: its paths, who owns them, and the configuration as last applied."""
 
+import calendar
 import contextlib
 import fcntl
 import grp
+import hashlib
 import json
 import os
 import pwd
@@ -61,14 +63,19 @@ class Site:
         self.media = self.root / "media"
         self.shared = self.root / "shared"
         self.secrets = self.root / "secrets"
-        self.backups = self.root / "backups"
+        elsewhere = (config.get("backup") or {}).get("directory")
+        self.backups = Path(elsewhere, self.name) if elsewhere else self.root / "backups"
         self.log = self.root / "log"
         self.templates = self.root / "templates"
+        self.template_sums = self.templates / ".sums.json"
+        self.maintenance = self.root / "maintenance"
         self.applied = self.root / "site.json"
         self.deploys = self.root / "deploys.jsonl"
         self.adopted = self.root / "adopted"
         self.lock_file = self.root / "lock"
         self.runtime = RUNTIME / self.name
+        #: The logins of databases that were chosen since this object was made, by alias.
+        self.logins: dict[str, str] = {}
         self.tmpfiles = TMPFILES / f"django-{self.name}.conf"
 
     def folders(self) -> list[Folder]:
@@ -88,6 +95,10 @@ class Site:
             Folder(self.templates, "root", "root", 0o700),
             Folder(self.runtime, self.user, self.proxy_group, 0o2750),
         ]
+
+    def plans(self) -> list[Path]:
+        """The folders of plans, each named after the process that builds a release there."""
+        return [path for path in self.root.glob("plan-*") if re.fullmatch(r"plan-\d+", path.name)]
 
     def user_exists(self) -> bool:
         """Whether the site's identities are on this host."""
@@ -116,10 +127,37 @@ class Site:
         """Where the text of a template lies that the site was last rendered from."""
         return self.templates / quote(url.removeprefix("salt://"), safe="")
 
+    def stale_templates(self, templates: Mapping[str, str]) -> list[str]:
+        """What `keep_templates` would write: URLs, or the file of their checksums."""
+        stale = [url for url, text in templates.items() if read_text(self.kept_template(url)) != text]
+        sums = {url: checksum(text) for url, text in templates.items()}
+        return sorted(stale) or ([] if read_json(self.template_sums) == sums else [str(self.template_sums)])
+
+    def keep_templates(self, templates: Mapping[str, str]) -> None:
+        """Keep the templates that the site is rendered from, by URL, in the place of those before."""
+        for url, text in templates.items():
+            if read_text(self.kept_template(url)) != text:
+                write(self.kept_template(url), text, mode=0o600)
+        for path in {*self.templates.iterdir()} - {self.template_sums, *map(self.kept_template, templates)}:
+            path.unlink()
+        write_json(self.template_sums, {url: checksum(text) for url, text in templates.items()}, mode=0o600)
+
     def kept_templates(self) -> dict[str, str]:
-        """The templates that the site was last rendered from, by URL."""
-        kept = (path for path in self.templates.iterdir() if not is_temporary(path))
-        return {f"salt://{unquote(path.name)}": path.read_text() for path in kept}
+        """The templates that the site was last rendered from, by URL.
+
+        Raises:
+            DeploymentError: one is not as it was kept.
+        """
+        kept = [path for path in self.templates.iterdir() if not path.name.startswith(".")]
+        texts = {f"salt://{unquote(path.name)}": read_text(path) or "" for path in kept}
+        sums = read_json(self.template_sums) or {}
+        damaged = [url for url, text in texts.items() if sums.get(url) != checksum(text)]
+        if damaged:
+            raise DeploymentError(
+                f"{self.kept_template(damaged[0])} is not as the last apply has left it",
+                hint="salt-call state.apply django writes it anew",
+            )
+        return texts
 
 
 def find(name: str) -> Site:
@@ -128,7 +166,13 @@ def find(name: str) -> Site:
     Raises:
         DeploymentError: there is no such site on this host, or its configuration cannot be read.
     """
-    applied = read_json(REGISTRY / name / "site.json") if re.fullmatch(r"[a-z][a-z0-9-]*", name) else None
+    is_known = re.fullmatch(r"[a-z][a-z0-9-]*", name) and (REGISTRY / name).is_symlink()
+    applied = read_json(REGISTRY / name / "site.json") or {} if is_known else {}
+    if is_known and not {"config", "platform"} <= applied.keys():
+        raise DeploymentError(
+            f"{os.readlink(REGISTRY / name)}/site.json, the configuration of {name} as applied, is gone or damaged",
+            hint="salt-call state.apply django writes it anew",
+        )
     if not applied:
         known = ", ".join(registered()) or "none"
         raise DeploymentError(
@@ -162,7 +206,9 @@ def refuse_another_identity(site: Site, managed: Collection[str]) -> None:
                 "or take the site off first (state: absent) and move its data",
             )
     for name in sorted({*registered()} - {site.name, *managed}):
-        other = find(name).config
+        other = (read_json(REGISTRY / name / "site.json") or {}).get("config")
+        if not other:
+            continue
         shared = sorted({*other["domains"]} & {*site.config["domains"]}) if other["path"] == site.config["path"] else []
         if shared or other["root"] == site.config["root"]:
             raise DeploymentError(
@@ -287,6 +333,11 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o644, user: str = "r
     sync_folder(path.parent)
 
 
+def checksum(text: str) -> str:
+    """What tells whether a text is whole."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a file is what `write` or `link` had begun when it was killed."""
     return path.name.startswith(".") and path.name.endswith(".new")
@@ -301,17 +352,31 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when the file is missing or torn."""
     try:
         value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
 def read_text(path: Path) -> str | None:
-    """The text of a file; None when it is missing."""
+    """The text of a file, whatever its bytes are; None when it is missing."""
     try:
-        return path.read_text()
+        return path.read_text(errors="surrogateescape")
     except FileNotFoundError:
         return None
+
+
+def append(path: Path, line: str, *, mode: int) -> None:
+    """Add a line to a file, on disk too; half a line that is its last one stays one of its own."""
+    is_new = not path.exists()
+    with open(path, "a+b") as file:
+        os.fchmod(file.fileno(), mode)
+        end = file.seek(0, os.SEEK_END)
+        whole = not end or os.pread(file.fileno(), 1, end - 1) == b"\n"
+        file.write(f"{'' if whole else chr(10)}{line}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync_folder(path.parent)
 
 
 def link(path: Path, target: str) -> None:
@@ -373,10 +438,15 @@ class Lock:
     """The lock of a site: held by the open file, so that it ends with the last process that has it.
 
     Children inherit it (`django_command.inherited_descriptors`).
+
+    Args:
+        what: who takes it, for whoever has to wait.
+        path: another file, for a lock `of` something else than a deployment.
     """
 
-    def __init__(self, site: Site, what: str):
-        self.path = site.lock_file
+    def __init__(self, site: Site, what: str, *, path: Path | None = None, of: str = "deployment"):
+        self.path = path or site.lock_file
+        self.of = of
         self.what = what
         self.site = site
         self.descriptor: int | None = None
@@ -401,7 +471,7 @@ class Lock:
                     holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "somebody"
                     os.close(descriptor)
                     raise DeploymentError(
-                        f"another deployment of {self.site.name} is under way: {holder}; waited {patience}",
+                        f"another {self.of} of {self.site.name} is under way: {holder}; waited {patience}",
                         hint="wait for it, or end that process; the lock goes with it",
                         transient=True,
                     ) from None
@@ -410,6 +480,18 @@ class Lock:
         os.pwrite(descriptor, f"{self.what}, pid {os.getpid()}, since {now()}\n".encode(), 0)
         self.descriptor = descriptor
         django_command.inherited_descriptors.add(descriptor)
+
+    def holder(self) -> str:
+        """Who has the lock now: what, process, since; empty while nobody has."""
+        try:
+            with open(self.path, "rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return file.read(4096).decode(errors="replace").strip() or "somebody"
+        except FileNotFoundError:
+            pass
+        return ""
 
     def release(self) -> None:
         """Give the lock back."""
@@ -420,6 +502,37 @@ class Lock:
             self.descriptor = None
 
 
+@contextlib.contextmanager
+def held(lock: Lock) -> Iterator[Lock]:
+    """Hold a lock for a while.
+
+    Raises:
+        DeploymentError: somebody else holds it.
+    """
+    lock.take()
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
 def now() -> str:
     """The time as people and programs read it: ``2026-03-01T12:00:00Z``."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return written()
+
+
+def age(when: str) -> str:
+    """How long ago a time is that `now` has written: ``40 s``, ``5 min``, ``3 h``, ``12 d``; empty where it is none."""
+    try:
+        passed = max(time.time() - calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ")), 0)
+    except ValueError:
+        return ""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if passed >= 2 * length:
+            return f"{passed / length:.0f} {unit}"
+    return f"{passed:.0f} s"
+
+
+def written(moment: float | None = None) -> str:
+    """A time (seconds since 1970, by default the present) as `now` writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))

@@ -17,6 +17,10 @@ _CORRUPT = re.compile(
     r"corrupt|bad object|unable to read|inflate|packfile .* (cannot|does not)|is empty|not a git repository",
     re.IGNORECASE,
 )
+_REQUIREMENTS = re.compile(r"(^|/)([^/]*requirements[^/]*(/[^/]+)?\.(txt|in)|[^/]*\.lock|pyproject\.toml)$")
+_HEADER = re.compile(r"diff --git |index [0-9a-f]+\.\.|--- |\+\+\+ ")
+#: How much is shown of what lies between two commits, and of a file that differs.
+_COMMITS, _LINES = 20, 60
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 #: What git says → what it means: (pattern, message, hint, transient). The first that matches is taken.
@@ -397,17 +401,21 @@ def lfs_pointers(source: Path) -> list[str]:
 
 
 def describe(site: Site, commit: str) -> dict[str, Any]:
-    """Author and subject of a commit; nothing for the state of a folder."""
+    """Author, subject and date of a commit; of the state of a folder, which folder it is."""
     if site.config["folder"]:
         return {"subject": f"the files of {site.config['folder']}"}
-    author, _newline, subject = (
-        _git(site, "show", "-s", "--format=%an%n%s", commit, doing="reading the commit").strip().partition("\n")
-    )
-    return {"author": author[:200], "subject": subject[:200]}
+    shown = _git(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
+    date, author, subject = [*shown.split("\n", 2), "", ""][:3]
+    return {"author": author[:200], "subject": subject[:200], "committed": django_site.written(float(date))}
 
 
 def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
-    """What lies between two commits: their subjects, and the requirements and migrations that differ."""
+    """What lies between two commits: authors and subjects, requirements as a diff, new migrations.
+
+    Returns:
+        ``files`` (how many differ), ``commits`` (new ones, the newest first, at most 20), ``left`` (those that are not
+        in the new commit), ``requirements`` (path → diff), ``migrations`` (paths).
+    """
     if not old or not has_tree(site, old) or not has_tree(site, new):
         return {}
     changed = _git(site, "diff", "--no-renames", "--name-status", "-z", old, new, doing="comparing the commits").split(
@@ -416,18 +424,29 @@ def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
     pairs = list(zip(changed[::2], changed[1::2], strict=False))
     answer: dict[str, Any] = {"files": len(pairs)}
     if not site.config["folder"]:
-        answer["commits"] = _git(
-            site, "log", "--format=%h %s", "-n", "20", f"{old}..{new}", doing="listing the commits"
-        ).splitlines()
-    answer["requirements"] = [
-        p
-        for _s, p in pairs
-        if re.search(r"(^|/)([^/]*requirements[^/]*(/[^/]+)?\.(txt|in)|[^/]*\.lock|pyproject\.toml)$", p)
-    ]
+        answer |= {"commits": _log(site, old, new), "left": _log(site, new, old)}
+    requirements = [path for _status, path in pairs if _REQUIREMENTS.search(path)]
+    answer["requirements"] = {path: _diff(site, old, new, path) for path in requirements[:10]}
     answer["migrations"] = [
         p for status, p in pairs if status == "A" and re.search(r"(^|/)migrations/(?!__init__)[^/]+\.py$", p)
     ]
     return {key: value for key, value in answer.items() if value}
+
+
+def _log(site: Site, old: str, new: str) -> list[str]:
+    """The commits of one that another does not have, a line each."""
+    arguments = ["log", "--format=%h %an: %s", "-n", str(_COMMITS + 1), f"{old}..{new}"]
+    lines = [line[:200] for line in _git(site, *arguments, doing="listing the commits").splitlines()]
+    return [*lines[:_COMMITS], "…"] if len(lines) > _COMMITS else lines
+
+
+def _diff(site: Site, old: str, new: str, path: str) -> str:
+    """What differs in a file between two commits, without its header and without credentials."""
+    arguments = ["diff", "--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1", old, new, "--", path]
+    lines = _git(site, *arguments, doing="comparing the commits").splitlines()
+    lines = [line[:300] for line in lines if not _HEADER.match(line)]
+    more = [f"… {len(lines) - _LINES} lines more"] if len(lines) > _LINES else []
+    return django_command.redact("\n".join([*lines[:_LINES], *more]))
 
 
 def has_tree(site: Site, name: str) -> bool:

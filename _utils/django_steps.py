@@ -1,7 +1,8 @@
 """The steps of a release, in their order.
 
 A step is a generator: it looks, yields what it would change, and acts when it is resumed; one that finds nothing to do
-yields nothing. The states run one step each; whoever only tests does not resume.
+yields nothing. The states run one step each; whoever only tests does not resume. What is known only once it has acted
+it adds to the changes that it has yielded.
 """
 
 import contextlib
@@ -9,33 +10,43 @@ import logging
 import os
 import shlex
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import django_attempt
 import django_command
 import django_database
+import django_database_server
+import django_difference
+import django_drift
 import django_index
 import django_instance
-import django_memory
+import django_maintenance
+import django_manifest
+import django_migration
+import django_preflight
 import django_process
 import django_program
 import django_project
 import django_proxy
+import django_receipt
 import django_release
+import django_rotation
+import django_schedule
 import django_secret
 import django_settings
 import django_site
 import django_source
 import django_static
+import django_switch
 import django_takeover
 import django_virtualenv
-from django_command import DeploymentError, seconds
-from django_deployment import OVERLAY, START_PROGRAM, Deployment
+from django_command import DeploymentError, redact, seconds
+from django_deployment import OVERLAY, PROGRAMS, Deployment
 from django_release import Release
 from django_site import Site
-from django_takeover import Takeover
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +64,12 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     folders = takeover.folders() if takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
     applied = {"config": dict(site.config), "platform": dict(site.platform)}
-    stale = [url for url, text in templates.items() if django_site.read_text(site.kept_template(url)) != text]
+    stale = site.stale_templates(templates)
     changes: Changes = {str(folder.path): problem for folder, problem in wrong.items()}
     if django_site.read_json(site.applied) != applied:
         changes[str(site.applied)] = "new" if not site.applied.exists() else "changed"
     if stale:
-        changes["templates"] = sorted(stale)
+        changes["templates"] = stale
     if not site.is_registered():
         changes["registered"] = str(site.root)
     if takeover and (not begun or begun.plan != takeover.plan):
@@ -68,19 +79,47 @@ def site(deployment: Deployment) -> Iterator[Changes]:
         changes["mirror"] = keys
     if not django_index.is_kept(site, deployment.index_password):
         changes["index"] = "password kept" if deployment.index_password else "password removed"
+    schedule = django_schedule.stale(site, templates)
+    if schedule:
+        changes["schedule"] = schedule
     if changes:
         yield changes
         for folder in wrong:
             django_site.make_folder(folder)
         if takeover:
             takeover.write()
-        for url in stale:
-            django_site.write(site.kept_template(url), templates[url], mode=0o600)
+        if stale:
+            site.keep_templates(templates)
         django_source.prepare(site, deployment.deploy_key)
         django_index.keep(site, deployment.index_password)
         django_site.write_json(site.applied, applied, mode=0o600)
         site.register()
+        if schedule:
+            django_schedule.apply(site, templates)
     deployment.ask_for_commit()
+
+
+def database(deployment: Deployment) -> Iterator[Changes]:
+    """The site's databases and their logins on servers of this host; a login over TCP has a password."""
+    site = deployment.site
+    if not django_database.shares(site, {}):
+        return
+    known = django_secret.values(site, deployment.given)
+    absent = django_secret.missing(site, known, deployment.recorded_inputs())
+    new = {name: django_secret.generate(site, name) for name in absent if name.startswith("database.")}
+    known |= new
+    inputs = deployment.live.record.get("inputs", {}) if deployment.live else None
+    shares = django_database_server.shares(site, known, inputs)
+    site.logins = django_database_server.logins(shares, deployment.servers, test=deployment.test)
+    shares = django_database_server.shares(site, known, inputs)
+    lacking = django_database_server.lacks(shares, deployment.servers, test=deployment.test)
+    if not lacking and not new:
+        return
+    yield {**django_database_server.told(lacking), **({"passwords": sorted(new)} if new else {})}
+    deployment.take_lock()
+    for name, password in new.items():
+        django_secret.keep(site, name, password)
+    django_database_server.make(shares, deployment.servers)
 
 
 def _refuse_closed_parents(site: Site) -> None:
@@ -105,21 +144,21 @@ def source(deployment: Deployment) -> Iterator[Changes]:
         deployment.planned = "the first release"
         yield {"release": f"would be built from {site.config['folder'] or site.config['revision']}"}
         return
-    deployment.secrets = django_secret.values(site, deployment.given)
-    recorded = deployment.recorded_inputs()
-    django_secret.missing(site, deployment.secrets, recorded)
-    deployment.commit = deployment.wanted_commit()
-    inputs = deployment.inputs()
+    recorded, inputs = find_inputs(deployment)
     if not deployment.again:
         if live and live.record.get("inputs") == inputs and live.is_whole():
             return
         if _stays_as_it_is(deployment, inputs):
             return
-    changes = _differences(deployment, recorded, inputs)
+    changes = differences(deployment, recorded, inputs)
     deployment.planned = f"{django_release.next_sequence(site):04d}-{deployment.commit[:12]}"
-    yield {"release": {"old": live.name if live else None, "new": deployment.planned}, **changes}
+    foreseen = _foresee(deployment, live) if deployment.test and live else {}
+    outlook = django_preflight.look(deployment, changes)
+    told = {**changes, **outlook.told(), **foreseen}
+    yield {"release": {"old": live.name if live else None, "new": deployment.planned}, **told}
 
-    _refuse_without_memory(deployment)
+    if outlook.refusal:
+        raise outlook.refusal
     deployment.take_lock(look_again=True)
     live = deployment.live
     if live and live.record.get("inputs") == inputs and live.is_whole() and not deployment.again:
@@ -136,25 +175,50 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     release.update(facts={"commit": deployment.commit, **django_project.find(site, release.path / "source")})
 
 
-def _refuse_without_memory(deployment: Deployment) -> None:
-    """Two instances run for a while: without the memory for it, the kernel would end one of them, or the database.
+def find_inputs(deployment: Deployment) -> tuple[dict[str, str], dict[str, str]]:
+    """Find out the secrets and the commit; returns what the last release was made of, and what the next one would be.
 
     Raises:
-        DeploymentError: what the live instance takes is more than what is left.
+        DeploymentError: a secret is lost or damaged, or the revision cannot be found out.
     """
     site, live = deployment.site, deployment.live
-    pid = django_instance.pid(site, live.path) if live and site.config["releases"]["overlap"] else None
-    if not pid:
-        return
-    needed, left = django_memory.of_tree(pid), django_memory.available()
-    if needed > left:
-        raise DeploymentError(
-            f"{needed >> 20} MB of memory are needed for another instance beside the live one, "
-            f"and {left >> 20} are left",
-            hint=f"django:sites:{site.name}:releases:overlap: false stops the live one first, which visitors notice; "
-            f"or fewer server:processes",
-            transient=True,
-        )
+    deployment.secrets = django_secret.values(site, deployment.given)
+    recorded = deployment.recorded_inputs()
+    django_secret.missing(site, deployment.secrets, recorded)
+    django_release.refuse_unknown_secrets(site, deployment.secrets, deployment.given, recorded)
+    deployment.commit = deployment.wanted_commit()
+    if live and live.record.get("commit") == deployment.commit:
+        deployment.lapsed = _lapsed_keys(deployment, live)
+    return recorded, deployment.inputs()
+
+
+def _lapsed_keys(deployment: Deployment, live: Release) -> list[str]:
+    """The former keys that nobody needs; their time begins when what is live has another key."""
+    key = django_secret.keyed_hash(django_secret.record_key(deployment.site), deployment.secrets.get("secret_key"))
+    if live.record["inputs"].get("secrets:secret_key") != key:
+        return []
+    return django_rotation.lapsed(deployment.site, live.facts.get("signed_for"), test=deployment.test)
+
+
+def _foresee(deployment: Deployment, live: Release) -> Changes:
+    """Render what can be rendered without building the release; returns what is not known without it."""
+    site = deployment.site
+    path, facts = site.releases / deployment.planned, _expected_facts(deployment, live)
+    files = django_difference.of_instance(live, path, facts, deployment.templates, deployment.masked())
+    deployment.foreseen = {"instance": {"files": files}} if files else {}
+    builds = (
+        f"; salt-call django.plan {site.name} builds it aside" if deployment.commit != live.record["commit"] else ""
+    )
+    return {"not known": f"packages, migrations' SQL, settings of the project (STATIC_URL in nginx's files){builds}"}
+
+
+def _expected_facts(deployment: Deployment, live: Release) -> dict[str, Any]:
+    """What is known of the next release by what the live one has found, and by what the pillar decides itself."""
+    config = deployment.site.config
+    said = {"folder": config["project"], "wsgi": config["wsgi"], "settings_module": config["settings_module"]}
+    if config["overlay"]:
+        said |= {name.lower(): config["settings"].get(name) for name in ("STATIC_URL", "MEDIA_URL")}
+    return {**live.facts, "commit": deployment.commit, **{name: value for name, value in said.items() if value}}
 
 
 def _stays_as_it_is(deployment: Deployment, inputs: dict[str, str]) -> bool:
@@ -173,7 +237,7 @@ def _stays_as_it_is(deployment: Deployment, inputs: dict[str, str]) -> bool:
         )
         return True
     if state == "failed" and former[-1].record.get("judged_by") == deployment.judged_by():
-        record = former[-1].record
+        record, deployment.is_attempt = former[-1].record, False
         raise DeploymentError(
             f"as {former[-1].name} this has failed before, and nothing has changed since: "
             f"{record['step']}: {record['error']}",
@@ -182,7 +246,13 @@ def _stays_as_it_is(deployment: Deployment, inputs: dict[str, str]) -> bool:
     return False
 
 
-def _differences(deployment: Deployment, recorded: dict[str, str], inputs: dict[str, str]) -> Changes:
+def differences(deployment: Deployment, recorded: dict[str, str], inputs: dict[str, str]) -> Changes:
+    """What a release would be made of otherwise than another: commits, requirements, paths of the pillar.
+
+    Args:
+        recorded: the inputs of the other one.
+        inputs: those of the next release.
+    """
     site, old = deployment.site, recorded.get("commit")
     changes: Changes = {}
     if old and old != deployment.commit:
@@ -192,6 +262,8 @@ def _differences(deployment: Deployment, recorded: dict[str, str], inputs: dict[
             "commit": {"old": old, "new": deployment.commit},
             **django_source.difference(site, old, deployment.commit),
         }
+        diffs = changes.get("requirements", {})
+        diffs.update({path: redact(text, deployment.masked()) for path, text in diffs.items()})
     pillar = (
         sorted(path for path in {*recorded, *inputs} - {"commit"} if recorded.get(path) != inputs.get(path))
         if old
@@ -207,16 +279,23 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         return
     tree = release.path / "source"
     files = django_virtualenv.requirement_files(site, tree, release.facts["folder"])
-    key = django_virtualenv.key_of(site, tree, files)
+    key = django_virtualenv.newest(site, django_virtualenv.key_of(site, tree, files))
     is_there = django_virtualenv.is_complete(site, key)
+    if is_there and deployment.again and django_drift.of_virtualenv(site, key):
+        key, is_there = django_virtualenv.next_of(site, key.partition(".")[0]), False
     if not is_there:
         django_virtualenv.refuse_other_python(site, tree, files)
-    yield {"virtualenv": f"{key}, {'shared' if is_there else 'new'}", "requirements": files}
+    changes: Changes = {"virtualenv": f"{key}, {'shared' if is_there else 'new'}", "requirements": files}
+    yield changes
     if not is_there:
+        django_preflight.refuse_without_disk(site, deployment.live, with_virtualenv=True)
         log.info("%s: installing %s", site.name, ", ".join(files) or "packages")
-        django_virtualenv.build(site, tree, files, key, deployment.index_password)
+        drivers = django_virtualenv.build(site, tree, files, key, deployment.index_password)
+        if drivers:
+            changes["drivers"] = drivers
+        django_manifest.make(site.virtualenvs / key, django_secret.record_key(site))
     django_site.link(release.path / "virtualenv", f"../../virtualenvs/{key}")
-    release.update(virtualenv=key)
+    release.update(virtualenv=key, packages=django_virtualenv.packages(site.virtualenvs / key))
 
 
 def build(deployment: Deployment) -> Iterator[Changes]:
@@ -255,7 +334,7 @@ def build(deployment: Deployment) -> Iterator[Changes]:
         as_builder(
             [f"{virtualenv}/bin/python", "-I", "-S", "-m", "compileall", "-q", "-x", r"/(node_modules|\.)", str(tree)]
         )
-    _link_shared(site, tree)
+    _link_shared(site, tree, fill=not deployment.aside)
     django_site.give(tree, "root", site.user, read_only_for_group=True)
     for path in site.config["writable"]:
         folder = django_site.inside(tree, path, f"django:sites:{site.name}:writable", link=False)
@@ -263,11 +342,17 @@ def build(deployment: Deployment) -> Iterator[Changes]:
         django_site.give(folder, site.user, site.user)
 
 
-def _link_shared(site: Site, tree: Path) -> None:
-    """Replace what outlives a release by links to ``shared/``; the first release fills it with what it brings."""
+def _link_shared(site: Site, tree: Path, *, fill: bool) -> None:
+    """Replace what outlives a release by links to ``shared/``; the first release fills it with what it brings.
+
+    Args:
+        fill: whether it does; otherwise what is not shared yet stays as the source has it.
+    """
     for path in site.config["shared"]:
         inside = django_site.inside(tree, path, f"django:sites:{site.name}:shared")
         kept = django_site.inside(site.shared, path, f"django:sites:{site.name}:shared")
+        if not fill and not os.path.lexists(kept):
+            continue
         django_site.make_parents(site.shared, kept.parent, site.user)
         if not os.path.lexists(kept):
             if inside.exists() and not inside.is_symlink():
@@ -284,24 +369,34 @@ def secret_key(deployment: Deployment) -> Iterator[Changes]:
     """The secret key and the other secrets: generated once and kept, or as the pillar gives them."""
     site = deployment.site
     absent = django_secret.missing(site, deployment.secrets, deployment.recorded_inputs())
-    changed = django_secret.changed(site, deployment.secrets)
-    text = (
-        None
-        if absent
-        else django_settings.environment_file(django_settings.secret_environment(site, deployment.secrets))
-    )
-    if not absent and not changed and django_site.read_text(site.secrets / "environment") == text:
+    logins = django_database.logins(site)
+    changed = django_secret.changed(site, {**deployment.secrets, **logins})
+    lapsed = deployment.lapsed if deployment.is_new else []
+    text = None if absent else _secret_environment(deployment)
+    environment = site.secrets / "environment"
+    if not absent and not changed and not lapsed and django_site.read_text(environment) == text:
         return
-    yield dict.fromkeys(absent, "generated") | dict.fromkeys(changed, "kept") or {"environment": "written"}
+    changes = dict.fromkeys(absent, "generated") | dict.fromkeys(changed, "kept")
+    changes |= {"former keys": f"{len(lapsed)} dropped, for all that they have signed has expired"} if lapsed else {}
+    yield changes or {"environment": "written"}
     deployment.take_lock()
+    for path in django_secret.exposed(site, changed):
+        deployment.warnings.append(f"{path} was readable for every user, and is not any more: change that secret")
     for name in absent:
         deployment.secrets[name] = django_secret.generate(site, name)
-    for name in (*absent, *changed):
-        django_secret.keep(site, name, deployment.secrets[name])
-    text = django_settings.environment_file(django_settings.secret_environment(site, deployment.secrets))
-    django_site.write(site.secrets / "environment", text, mode=0o640, group=site.user)
+    if deployment.is_new:
+        paths = [environment, *(django_secret.path_of(site, name) for name in changed)]
+        deployment.replaced = {path: path.read_bytes() for path in paths if path.is_file() and not path.is_symlink()}
+    for name in {*absent, *changed} | ({"secret_key"} if lapsed else set()):
+        django_secret.keep(site, name, logins.get(name) or deployment.secrets[name], lapsed)
+    django_site.write(environment, _secret_environment(deployment), mode=0o640, group=site.user)
     if deployment.is_new and deployment.release:
         deployment.release.update(inputs=deployment.inputs())
+
+
+def _secret_environment(deployment: Deployment) -> str:
+    variables = django_settings.secret_environment(deployment.site, deployment.secrets, deployment.former_keys())
+    return django_settings.environment_file(variables)
 
 
 def settings(deployment: Deployment) -> Iterator[Changes]:
@@ -311,20 +406,20 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
         return
     plain = django_settings.environment(site, release.path, release.facts)
     rendered = django_settings.project_files(
-        site, deployment.templates, {**plain, **django_settings.secret_environment(site, deployment.secrets)}
+        site,
+        deployment.templates,
+        {**plain, **django_settings.secret_environment(site, deployment.secrets, deployment.former_keys())},
     )
+    programs = {url.rpartition("/")[2]: deployment.templates[url] for url in PROGRAMS}
     written = [
         "environment",
-        django_program.START,
+        *programs,
         *([f"{django_settings.MODULE}.py", "settings.json"] if site.config["overlay"] else []),
     ]
     yield {"config": written, **({"files": sorted(rendered)} if rendered else {})}
     config = release.path / "config"
     django_site.make_folder(django_site.Folder(config, "root", site.user, 0o750))
-    contents = {
-        "environment": django_settings.environment_file(plain),
-        django_program.START: deployment.templates[START_PROGRAM],
-    }
+    contents = {"environment": django_settings.environment_file(plain), **programs}
     if site.config["overlay"]:
         contents[f"{django_settings.MODULE}.py"] = deployment.templates[OVERLAY]
         contents["settings.json"] = django_settings.overlay(site, release.path, release.facts["settings_module"])
@@ -332,6 +427,7 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
         django_site.write(config / name, content, mode=0o640, group=site.user)
     for path, content in rendered.items():
         django_settings.write_project_file(site, release.path / "source", path, content)
+    django_maintenance.refuse_missing_page(site, release.path, release.facts["folder"])
 
 
 def static(deployment: Deployment) -> Iterator[Changes]:
@@ -349,13 +445,10 @@ def static(deployment: Deployment) -> Iterator[Changes]:
     folder = release.path / "static"
     django_site.make_folder(django_site.Folder(folder, site.user, site.user, 0o755))
     log.info("%s: starting Django and collecting static files", site.name)
-    answer = django_program.start(site, release.path, release.facts, deployment.masked())
-    deployment.warnings += _judge(site, release, answer)
-    if deployment.takeover:
-        deployment.takeover.check(release, answer["databases"])
-    release.update(facts={**release.facts, **answer})
-    if deployment.live:
-        _refuse_an_empty_database(deployment.live, release)
+    answer = django_program.start(
+        site, release.path, release.facts, deployment.masked(), write_ahead=not deployment.takeover
+    )
+    judge(deployment, release, answer)
     _run_commands(deployment, "after_static", writable=[folder])
     django_site.give(folder, "root", "root")
     django_site.open_to_all(folder)
@@ -363,7 +456,22 @@ def static(deployment: Deployment) -> Iterator[Changes]:
         django_static.compress(folder, deployment.live.path / "static" if deployment.live else None)
 
 
-def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
+def judge(deployment: Deployment, release: Release, answer: dict[str, Any]) -> None:
+    """Record what the start of Django has answered, unless the site would not be safe or would lose its data.
+
+    Raises:
+        DeploymentError: it would.
+    """
+    schema = answer.pop("schema", {})
+    deployment.warnings += [*_unfollowed(deployment.site, release, answer), *_lost_sessions(deployment, answer)]
+    if deployment.takeover:
+        deployment.takeover.check(release, answer["databases"])
+    release.update(facts={**release.facts, **answer}, **({"schema": schema} if schema else {}))
+    if deployment.live:
+        _refuse_an_empty_database(deployment.live, release)
+
+
+def _unfollowed(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
     """What the pillar decided and the project does not follow: warnings, an error where the site would not be safe."""
     at = f"django:sites:{site.name}"
     if answer["settings_module"] != answer["expected_settings_module"]:
@@ -386,12 +494,30 @@ def _judge(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
                 hint=f"name its file in {at}:shared, "
                 f"or give it the path: {at}:environment, {{from: database_path}}, with database: {{engine: sqlite}}",
             )
+    if answer.get("empty_former_key"):
+        raise DeploymentError(
+            "SECRET_KEY_FALLBACKS of the project's settings has an empty key, with which anybody can sign anything",
+            hint="leave empty texts out where its variable is split, such as [key for key in text.split(',') if key]",
+        )
     warnings = []
     if not {*site.config["domains"]} <= {*answer["allowed_hosts"]} and "*" not in answer["allowed_hosts"]:
         warnings.append(f"ALLOWED_HOSTS is {answer['allowed_hosts']}, which has not every domain of the site")
     if answer["media_root"] and Path(answer["media_root"]) != site.media:
         warnings.append(f"MEDIA_ROOT is {answer['media_root']}, not {site.media}: uploads are not served")
     return warnings
+
+
+def _lost_sessions(deployment: Deployment, answer: dict[str, Any]) -> list[str]:
+    """A warning where the key has changed, and the project takes nothing any more that the former one has signed."""
+    site, live = deployment.site, deployment.live
+    before = live.record["inputs"].get("secrets:secret_key") if live else None
+    is_new = before and before != deployment.inputs()["secrets:secret_key"]
+    if not is_new or answer.get("former_keys", 1) >= len(django_secret.fallbacks(site)):
+        return []
+    why = f"Django {answer['django']} knows no SECRET_KEY_FALLBACKS"
+    if not answer["django"].startswith(("1.", "2.", "3.", "4.0")):
+        why = "SECRET_KEY_FALLBACKS of the project's settings has not the former key"
+    return [f"the secret key has changed, and every session ends with this release: {why}"]
 
 
 def _refuse_an_empty_database(live: Release, release: Release) -> None:
@@ -407,7 +533,8 @@ def _refuse_an_empty_database(live: Release, release: Release) -> None:
             raise DeploymentError(
                 f"the database {alias!r} would be {new}, which is empty; the data is in {old}",
                 hint=f"take it along, or say where it is (django:sites:{site.name}:database:name): "
-                f"install -o {site.user} -g {site.user} -m 0640 {old} {new}",
+                f"runuser -u {site.user} -- python3 -c "
+                f"\"import sqlite3 as s; s.connect('{old}').backup(s.connect('{new}'))\"",
             )
 
 
@@ -416,11 +543,7 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
     site, release = deployment.site, deployment.release
     if not release:
         return
-    pending = {
-        alias: names
-        for alias in release.facts.get("migrations", {})
-        if (names := django_database.pending(site, release.path, release.facts, alias, deployment.is_new))
-    }
+    pending = django_migration.pending(site, release, deployment.is_new)
     if deployment.is_new and not pending:
         deployment.warnings += release.facts.get("checks", [])
     if pending and not site.config["migrate"]["run"]:
@@ -428,16 +551,16 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
             f"not migrated, as the pillar says: {', '.join(name for names in pending.values() for name in names)}"
         )
         pending = {}
+    if pending and deployment.is_new:
+        deployment.warnings += django_migration.judge(release, deployment.live)
     changes = {**({"migrations": pending} if pending else {}), **_commands(deployment, "after_migrate")}
     if not changes:
         return
     yield changes
     deployment.take_lock()
     if pending:
-        log.info("%s: migrating %s", site.name, ", ".join(name for names in pending.values() for name in names))
-        answer = django_program.migrate(site, release.path, release.facts, deployment.masked())
-        deployment.warnings += answer["checks"]
-        release.update(facts={**release.facts, **answer})
+        live = deployment.live if deployment.is_new else None
+        deployment.warnings += django_migration.migrate_beside(live, release, pending, deployment.masked())
     _run_commands(deployment, "after_migrate")
 
 
@@ -467,7 +590,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         deployment.warnings += django_instance.warnings(site)
     live = deployment.live if deployment.live and deployment.live.name != release.name else None
     if live and site.config["releases"]["overlap"]:
-        _refuse_without_memory(deployment)
+        django_preflight.refuse_without_memory(site, live)
     elif live:
         deployment.pause(live)
     log.info("%s: starting %s", site.name, release.name)
@@ -478,86 +601,68 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
             django_site.write(release.path / "config" / name, content, mode=0o640, group=site.user)
         where = django_instance.address(site, release.path)
         django_site.link(release.path / "socket", where if where.startswith("/") else "/dev/null")
-    django_instance.start(site, release.path)
+    with ThreadPoolExecutor(1) as pool:  # the files are read while the server starts
+        noted = pool.submit(django_drift.note, release) if deployment.is_new else None
+        django_instance.start(site, release.path)
+        if noted:
+            noted.result()
+    if live and not deployment.paused:
+        deployment.probe = django_receipt.Probe(site, through_proxy=django_proxy.is_installed(site)).start()
     django_instance.check_health(site, release.path)
+    deployment.steady = django_instance.pid(site, release.path)
     _run_commands(deployment, "before_switch")
 
 
 def live(deployment: Deployment) -> Iterator[Changes]:
-    """The flip: one rename; the old instance is drained, stopped and disabled, and what is old enough is deleted."""
+    """The flip: one rename; while the new release does well the old one is drained, then stopped; the oldest go.
+
+    A release that does not do well is left again, see `django_switch.watch`.
+    """
     site, release, old = deployment.site, deployment.release, deployment.live
     if not release:
         return
     stray = django_instance.strays(site, release.path)
     flips = not old or old.name != release.name
     takeover = deployment.takeover
-    if not flips and not stray and not takeover:
+    opens = django_migration.is_closed(site) and not django_migration.is_closed(site, release)
+    if not flips and not stray and not takeover and not opens:
         return
     changes: Changes = {"live": {"old": old.name if old else None, "new": release.name}} if flips else {}
+    if opens:
+        changes["maintenance"] = "off"
     if stray and not flips:
         changes["stopped"] = [path.name for path in stray]
-    yield {**changes, **({"adopted": takeover.told()} if takeover else {})}
-    deployment.take_lock()
     if takeover:
-        _take_over(deployment, release, takeover, flips=flips)
+        changes["adopted"] = takeover.told()
+    yield changes
+    deployment.take_lock()
+    former = site.previous.readlink() if site.previous.is_symlink() else None
+    leaving = {*stray, *([old.path] if old and flips else [])}
+    if takeover:
+        django_switch.take_over(deployment, release, takeover, flips=flips)
     elif flips:
-        log.info("%s: %s goes live", site.name, release.name)
-        _flip(deployment, release)
-        if deployment.paused:
-            gap = time.monotonic() - deployment.paused_at
-            deployment.warnings.append(f"nothing has answered for {gap:.1f} s, as releases:overlap says")
-    cut = 0
-    for path in {*stray, *([old.path] if old and flips else [])}:
-        cut += django_instance.drain(site, path)
-        django_instance.stop(site, path, wait=False)
-    if cut:
-        deployment.warnings.append(
-            f"{cut} connections were still open after {site.config['releases']['drain']}, and were cut"
-        )
-    django_release.prune(site)
-
-
-def _take_over(deployment: Deployment, release: Release, takeover: Takeover, *, flips: bool) -> None:
-    """The first release goes live in the place of an old site, which is stopped then; or it stays as it was."""
-    site = deployment.site
-    log.info("%s: %s takes over", site.name, release.name)
+        django_switch.flip(deployment, release)
     if flips:
-        takeover.write(phase="switching")
-        _flip(deployment, release)
+        left = django_switch.watch(deployment, release, leaving, former)
+        changes["receipt"] = deployment.receipt
+    else:
+        left = {path: django_instance.drain(site, path) for path in leaving}
+    if opens:
+        django_migration.reopen(site)
+    django_switch.end(deployment, left)
+    if flips and old and django_database_server.has_renewed(site, old.record, release.record):
+        changes |= _forget_passwords(deployment, release)
+    deployment.warnings += django_release.prune(site)
+
+
+def _forget_passwords(deployment: Deployment, release: Release) -> Changes:
+    """The servers of this host take the new passwords only; where that fails, the next apply does it."""
+    shares = django_database_server.shares(deployment.site, deployment.secrets, release.record["inputs"])
     try:
-        takeover.switch(django_proxy.files(site, release.facts, deployment.templates), deployment.templates)
-    except BaseException as error:
-        if flips:
-            site.current.unlink()
-            deployment.went_live = False
-            takeover.write(phase="waiting")
-        if isinstance(error, DeploymentError):
-            error.transient = True
-        raise
-    deployment.warnings += takeover.end()
-    deployment.takeover = None
-
-
-def _flip(deployment: Deployment, release: Release) -> None:
-    """Make a release `current`: by the rename alone where nginx finds it through the link, else with a reload too."""
-    site, old = deployment.site, deployment.live
-    is_served = bool(old) and django_proxy.is_installed(site)
-    if is_served and old and django_instance.kind(old.path) != django_instance.kind(release.path):
-        django_proxy.apply(django_proxy.files(site, release.facts, deployment.templates, through=release.path))
-    reloads = is_served and django_instance.kind(release.path)[0] == "tcp"
-    if reloads:
-        django_proxy.check()
-    release.update(state="good", live_since=django_site.now())
-    if deployment.is_new:
-        django_command.run(["sync", "--file-system", str(release.path)], doing=f"writing {release.name} to the disk")
-    if old:
-        django_site.link(site.previous, f"releases/{old.name}")
-    django_site.link(site.current, f"releases/{release.name}")
-    deployment.went_live = True
-    if reloads:
-        django_proxy.reload()
-    if deployment.left:
-        deployment.left.update(state="held", held_since=django_site.now())
+        return django_database_server.told(django_database_server.make(shares, deployment.servers))
+    except DeploymentError as error:
+        deployment.warnings.append(f"the former password still opens the database: {error.message}; apply again")
+        return {}
 
 
 def proxy(deployment: Deployment) -> Iterator[Changes]:
@@ -565,7 +670,9 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     site, release = deployment.site, deployment.release
     if not release:
         return
-    wanted = django_proxy.files(site, release.facts, deployment.templates)
+    upcoming = bool(deployment.planned and deployment.test)
+    facts = _expected_facts(deployment, release) if upcoming else release.facts
+    wanted = django_proxy.files(site, facts, deployment.templates, upcoming=upcoming)
     changes = django_proxy.differences(wanted)
     if changes:
         yield changes
@@ -574,14 +681,41 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
 
 
 def record(deployment: Deployment) -> Iterator[Changes]:
-    """The deployment is written down, after the commands that wait for the switch; the lock is given back."""
+    """The deployment is written down, after the commands that wait for the switch; the lock is given back.
+
+    So is one that was killed once its release was live.
+    """
     release = deployment.release
+    if release and not deployment.went_live and "steps" not in release.record:
+        yield {"release": f"{release.name}, of a deployment that was interrupted"}
+        deployment.take_lock()
+        _record_interrupted(deployment, Release(deployment.site, release.name))
     if deployment.went_live and release:
         yield {"release": release.name, **_commands(deployment, "after_switch")}
-        release.update(steps=deployment.seconds, warnings=deployment.warnings)
-        _run_commands(deployment, "after_switch")
+        told = {"steps": deployment.seconds, "warnings": deployment.warnings, "receipt": deployment.receipt}
+        release.update(**told)
+        _lapsed_keys(deployment, release)
+        try:
+            _run_commands(deployment, "after_switch")
+        except DeploymentError as error:
+            release.update(step="record", error=redact(str(error), deployment.masked()))
+            raise
         deployment.write_attempt(deployment.result())
     deployment.lock.release()
+
+
+def _record_interrupted(deployment: Deployment, release: Release) -> None:
+    """Write down a release that went live by a deployment that was killed then, unless that has recorded it itself."""
+    if "steps" in release.record:
+        return
+    commands = deployment.site.config["commands"]["after_switch"]
+    if commands:
+        deployment.warnings.append(f"nobody knows whether these have run in {release.name}: {', '.join(commands)}")
+    about = {key: release.record.get(key) or "" for key in ("commit", "asked_by")}
+    django_attempt.append(
+        deployment.site, {"time": django_site.now(), "release": release.name, "result": "released", **about}
+    )
+    release.update(steps={})
 
 
 #: The story of a release; `site` before it lays the site out.
@@ -617,7 +751,7 @@ def look(step: Step, deployment: Deployment) -> Iterator[Changes]:
     """A step as the states run it: in a test, the steps after a new source say which release they would be for."""
     name = step.__name__
     if deployment.test and deployment.planned and (name in _OF_A_NEW_RELEASE or not deployment.release):
-        yield {"release": deployment.planned}
+        yield {"release": deployment.planned, **deployment.foreseen.get(name, {})}
     elif name != "site" or deployment.site.user_exists() or not deployment.test:
         yield from step(deployment)
     else:

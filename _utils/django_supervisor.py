@@ -23,6 +23,8 @@ PROGRAMS = Path("/etc/supervisor/conf.d")
 OUTPUT = Path("/var/log/supervisor")
 PROGRAM, SCRIPT = "salt://django/files/supervisor.conf", "salt://django/files/supervisor.sh"
 TEMPLATES: tuple[str, ...] = (PROGRAM, SCRIPT)
+#: Seconds after its own start within which supervisor begins every program.
+_FIRST = 2.0
 WARNING = "supervisor keeps it: there is no sandbox, only the rights of its user (docs/sandbox.md)"
 
 
@@ -51,25 +53,44 @@ def files(site: Site) -> list[Path]:
 def pid(site: Site, release: Path) -> int | None:
     """The main process behind a release's socket, if supervisor has started it."""
     number = django_process.main_process(site, release)
-    return number if number and _parent(number) == django_service.pid(django_service.SUPERVISOR) else None
-
-
-def _parent(number: int) -> int:
-    """The parent of a process; -1 when it has ended."""
-    try:
-        return int((django_process.PROC / str(number) / "stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return -1
+    return number if number and django_service.parent(number) == django_service.pid(django_service.SUPERVISOR) else None
 
 
 def is_kept_alive(site: Site, release: Path) -> bool:
-    """Whether the instance runs, and would run again after a restart of supervisor."""
-    return pid(site, release) is not None and not _is_changed(site, release)
+    """Whether the instance runs, and would run again after a restart of supervisor.
+
+    What supervisor is starting by itself, as after a restart of the container, is waited for and not begun anew.
+    """
+    if _is_changed(site, release):
+        return False
+    starts = _starts(site, release)
+    deadline = time.monotonic() + seconds(site.config["timeouts"]["start"])
+    while pid(site, release) is None and _is_under_way(release):
+        if _starts(site, release) > starts + 1 or time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return pid(site, release) is not None
+
+
+def _is_under_way(release: Path) -> bool:
+    """Whether supervisor has begun the program of a release, or has begun itself and comes to it in a moment."""
+    main = django_service.pid(django_service.SUPERVISOR)
+    if main is None:
+        return False
+    if django_service.age(django_service.SUPERVISOR) < _FIRST:
+        return True
+    mark = f"{release}/config/".encode()
+    return any(mark in line and django_service.parent(number) == main for number, line in django_service.processes())
+
+
+def installed(site: Site, release: Path) -> dict[Path, str]:
+    """The program of a release: path → what its configuration has."""
+    name = f"{unit(site, release)}.conf"
+    return {PROGRAMS / name: django_site.read_text(release / "config" / name) or ""}
 
 
 def _is_changed(site: Site, release: Path) -> bool:
-    name = f"{unit(site, release)}.conf"
-    return django_site.read_text(PROGRAMS / name) != django_site.read_text(release / "config" / name)
+    return any(django_site.read_text(path) != text for path, text in installed(site, release).items())
 
 
 def enabled(site: Site) -> set[str]:
@@ -106,21 +127,24 @@ def _forget_old_logs(site: Site) -> None:
 
 
 def _wait_until_ready(site: Site, release: Path) -> None:
-    name = unit(site, release)
-    folder = django_process.RUN / name
+    ready = django_process.RUN / unit(site, release) / "ready"
     deadline = time.monotonic() + seconds(site.config["timeouts"]["start"])
-    while not (folder / "ready").exists() or pid(site, release) is None:
-        if _starts(folder) > 1:
+    while not ready.exists() or pid(site, release) is None:
+        if _starts(site, release) > 1:
             raise DeploymentError("it ends as soon as it has started")
         if time.monotonic() > deadline:
             raise DeploymentError(f"it is not ready after {site.config['timeouts']['start']}")
         time.sleep(0.02)
 
 
-def _starts(folder: Path) -> int:
-    """How often the server has been started: a byte for each."""
+def _counter(site: Site, release: Path) -> Path:
+    """The file in which the program counts its starts: a byte for each."""
+    return django_process.RUN / f"{unit(site, release)}.starts"
+
+
+def _starts(site: Site, release: Path) -> int:
     try:
-        return os.lstat(folder / "starts").st_size
+        return _counter(site, release).stat().st_size
     except FileNotFoundError:
         return 0
 
@@ -148,6 +172,7 @@ def _clear(site: Site, release: Path) -> None:
             while django_process.main_process(site, release) == number and time.monotonic() < deadline:
                 time.sleep(0.05)
     django_site.remove_tree(django_process.RUN / unit(site, release))
+    _counter(site, release).unlink(missing_ok=True)
 
 
 def pause(site: Site, release: Path) -> None:
@@ -177,14 +202,21 @@ def log_file(site: Site, release: Path) -> Path:
 def journal(site: Site, release: Path, since: float) -> str:
     """The last lines of a release's log, if it has written any since a time (seconds since 1970).
 
-    Where there is no log, what has gone wrong before.
+    Where it has not, what has gone wrong before it could.
     """
-    try:
-        is_new = os.lstat(log_file(site, release)).st_mtime >= int(since)
-        text = log(site, release, 60) if is_new else ""
-    except (OSError, DeploymentError):
-        text = django_site.read_text(OUTPUT / f"{unit(site, release)}.log") or ""
+    text, before = "", OUTPUT / f"{unit(site, release)}.log"
+    with contextlib.suppress(DeploymentError):
+        text = log(site, release, 60) if _is_written(log_file(site, release), since) else ""
+    if not text and _is_written(before, since):
+        text = django_site.read_text(before) or ""
     return "\n".join(line for line in text.splitlines() if not re.match(r"(\S+ )?\*\*\* ", line))
+
+
+def _is_written(path: Path, since: float) -> bool:
+    try:
+        return os.lstat(path).st_mtime >= int(since)
+    except FileNotFoundError:
+        return False
 
 
 def log(site: Site, release: Path, lines: int) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ TEMPLATES: tuple[str, ...] = (SERVICE, SOCKET)
 WARNING = ""
 
 _BUS = Path("/run/dbus/system_bus_socket")
+#: What systemd says where it cannot start a command at all; the cause lies on the host, in a drop-in for example.
+CANNOT_START = re.compile(
+    r"Failed (at step|to (determine|load|locate|set up)) .*|Main process exited, code=exited, status=2\d\d/[A-Z]+"
+)
 
 
 def configuration(
@@ -60,13 +65,14 @@ def is_kept_alive(site: Site, release: Path) -> bool:
     return is_enabled and pid(site, release) is not None and not _changed_units(site, release)
 
 
+def installed(site: Site, release: Path) -> dict[Path, str]:
+    """The units of a release: path → what its configuration has."""
+    names = [f"{unit(site, release)}{suffix}" for suffix in (".service", ".socket")]
+    return {UNITS / name: django_site.read_text(release / "config" / name) or "" for name in names}
+
+
 def _changed_units(site: Site, release: Path) -> list[tuple[Path, str]]:
-    name = unit(site, release)
-    wanted = (
-        (UNITS / f"{name}{suffix}", django_site.read_text(release / "config" / f"{name}{suffix}") or "")
-        for suffix in (".service", ".socket")
-    )
-    return [(path, text) for path, text in wanted if django_site.read_text(path) != text]
+    return [(path, text) for path, text in installed(site, release).items() if django_site.read_text(path) != text]
 
 
 def enabled(site: Site) -> set[str]:
@@ -121,6 +127,11 @@ def remove(site: Site, release: Path) -> None:
         (UNITS / f"{name}{suffix}").unlink(missing_ok=True)
 
 
+def drop_ins(site: Site) -> list[Path]:
+    """The folders beside the units of a site's releases by which somebody has changed them: the formula writes none."""
+    return sorted(path for path in UNITS.glob(f"django-{site.name}-*.d") if _is_unit(site, path.with_suffix("")))
+
+
 def _links(name: str) -> list[Path]:
     """The links that start the units of a release at boot."""
     links = (UNITS / f"multi-user.target.wants/{name}.service", UNITS / f"sockets.target.wants/{name}.socket")
@@ -136,29 +147,27 @@ def _systemctl(*arguments: str, doing: str, timeout: float = 90, check: bool = T
 
 
 def journal(site: Site, release: Path, since: float) -> str:
-    """What a release has written to the journal since a time (seconds since 1970), without the noise of systemd."""
-    argv = [
-        "journalctl",
-        "--unit",
-        unit(site, release),
-        "--since",
-        f"@{int(since)}",
-        "--lines",
-        "60",
-        "--output",
-        "cat",
-        "--no-pager",
-        "--quiet",
-    ]
-    try:
-        text = django_command.run(argv, doing="reading the journal")
-    except DeploymentError:
-        return ""
+    """What a release has written to the journal since a time (seconds since 1970), without the noise of systemd.
+
+    Why systemd could not start it (its exits 203, 217, 226 …) is no noise.
+    """
     noise = re.compile(
-        r"^(django-\S+\.(service|socket): |Started |Starting |Stopped |Stopping |Listening on |Closed |Failed to start "
+        rf"^(django-\S+\.(service|socket): (?!{CANNOT_START.pattern})"
+        r"|Started |Starting |Stopped |Stopping |Listening on |Closed |Failed to start "
         r"|\*\*\* )|^\s*$"
     )
-    return "\n".join(line for line in text.splitlines() if not noise.search(line))
+    lines = _journal(unit(site, release), since).splitlines()
+    return "\n".join(line for line in lines if not noise.search(line))
+
+
+def _journal(name: str, since: float) -> str:
+    """The last lines of a unit in the journal since a time (seconds since 1970)."""
+    which = ["--unit", name, "--since", f"@{int(since)}", "--lines", "60"]
+    try:
+        argv = ["journalctl", *which, "--output", "cat", "--no-pager", "--quiet"]
+        return django_command.run(argv, doing="reading the journal")
+    except DeploymentError:
+        return ""
 
 
 def log(site: Site, release: Path, lines: int) -> str:
@@ -213,6 +222,7 @@ def run(
     if task == "task":
         _end(name)
     _start_bus()
+    began = time.time()
     try:
         return django_command.run(
             ["systemd-run", *options, *properties, "--", *argv],
@@ -222,9 +232,22 @@ def run(
             secrets=secrets,
             errors_too=errors_too,
         )
+    except DeploymentError as error:
+        _end(name)
+        raise _cannot_start(error, doing, name, began) from None
     except BaseException:
         _end(name)
         raise
+
+
+def _cannot_start(error: DeploymentError, doing: str, name: str, since: float) -> DeploymentError:
+    """The error of a command, or that systemd could not start it, where its exit is one of systemd's own."""
+    own_exit = re.search(r"\(exit 2[0-4]\d\)$", error.message)
+    reason = CANNOT_START.search(_journal(name, since)) if own_exit else None
+    if not reason:
+        return error
+    hint = "systemd-delta --type=extended names the files by which somebody changes its units"
+    return DeploymentError(f"{doing}: systemd cannot start it: {reason[0]}", hint=hint, transient=True)
 
 
 def _start_bus() -> None:

@@ -56,7 +56,7 @@ class Takeover:
     def told(self) -> dict[str, str]:
         """What is done with each thing, by its path."""
         files = [*self.plan["entries"], *self.plan["nginx"]]
-        stopped = [*self.plan["units"], *self.plan["programs"]]
+        stopped = [*self.plan["units"], *self.plan["programs"], *self.plan["apps"]]
         told = dict.fromkeys(files, f"set aside in {self.aside}")
         told |= dict.fromkeys(stopped, f"stopped, set aside in {self.aside}")
         for old, new in self.databases.items():
@@ -279,12 +279,15 @@ class Takeover:
             django_command.run(argv, doing=f"stopping {' '.join(units)}", timeout=120)
         for name in self.plan["names"]:
             self._stop_program(name)
+        apps = [Path(path) for path in self.plan["apps"]]
+        for path in apps:
+            self._put_aside(path)  # first, or an emperor starts anew what has ended
         ours = [self.site.releases, self.site.virtualenvs]
         folders = [Path(folder) for folder in self.plan["folders"]]
-        found = django_adoption.loose(folders, self.plan["addresses"])
+        found = django_adoption.loose(folders, self.plan["addresses"], apps)
         left = [process for process in found if not process.lies_in(ours)]
         for process in left:
-            _signal(process.pid, signal.SIGTERM)
+            _signal(process.pid, signal.SIGINT if process.is_uwsgi() else signal.SIGTERM)
         deadline = time.monotonic() + 10
         while any(Path(f"/proc/{process.pid}/exe").exists() for process in left) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -358,6 +361,7 @@ def _begin(site: Site, adoption: Adoption, under_way: Takeover | None) -> Takeov
             "nginx": [str(path) for path in adoption.nginx],
             "units": [str(path) for path in adoption.units],
             "programs": [str(path) for path in adoption.programs],
+            "apps": [str(path) for path in adoption.apps],
             "names": adoption.names,
             "workers": adoption.workers,
             "folders": [str(path) for path in adoption.folders],

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import django_backup
+import django_database
+import django_drift
 import django_instance
+import django_maintenance
+import django_migration
 import django_program
 import django_release
+import django_restore
+import django_rollback
 import django_secret
 import django_settings
 import django_site
@@ -16,6 +23,36 @@ import django_steps
 from django_command import DeploymentError, redact
 from django_deployment import Deployment
 from django_release import Release
+
+
+def status(name: str) -> dict[str, Any]:
+    """What runs of a site, and what of its files is damaged: one row.
+
+    Raises:
+        DeploymentError: there is no such site, or nothing can be said, for a file is damaged.
+    """
+    site = django_site.find(name)
+    try:
+        return {**django_release.status(site), **django_backup.status(site)}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # whole JSON, and not what was written
+        raise DeploymentError(
+            f"a file of {name}'s records is damaged: {type(error).__name__}: {error}",
+            hint=f"look at the newest first: ls -t {site.root}/*.json* {site.releases}/*/release.json "
+            f"{site.backups}/*.json",
+        ) from None
+
+
+def every_status() -> list[dict[str, Any]]:
+    """The rows of all sites of this host; of one whose files cannot be read, what is the matter with it."""
+    rows, damaged = [], {}
+    for name in django_site.registered():
+        try:
+            rows.append(status(name))
+        except (DeploymentError, OSError) as error:
+            damaged[name] = str(error).splitlines()[0]
+    columns = dict.fromkeys((*(column for row in rows for column in row), "site", "damage"), "")
+    rows += [{**columns, "site": name, "running": None, "damage": damage} for name, damage in damaged.items()]
+    return sorted(rows, key=lambda row: str(row["site"]))
 
 
 def release(
@@ -52,39 +89,97 @@ def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> 
     return deployment, django_steps.walk(deployment, django_steps.RELEASE)
 
 
-def rollback(name: str, asked_by: str = "django.rollback") -> tuple[Deployment, dict[str, Any]]:
-    """Go back to the newest good release before the live one, and hold the live one's commit back.
+def rotate_database_password(
+    name: str, alias: str = "default", asked_by: str = "django.rotate_database_password"
+) -> tuple[Deployment, dict[str, Any]]:
+    """Give a database of a site a new generated password, by a release of the live commit.
+
+    Until the old instance has ended, its server takes the former password too.
 
     Raises:
-        DeploymentError: there is none, or it does not come up; the live one stays live then.
+        DeploymentError: the password is not the formula's to change, nothing is live, or a step fails.
+    """
+    site = django_site.find(name)
+    live = _live(site)
+    secret = django_database.secret_of(alias)
+    _refuse_to_rotate(site, alias)
+    given = {secret: django_secret.generate(site, secret)}
+    deployment = Deployment(
+        site, given, site.kept_templates(), asked_by=asked_by, revision=live.record["commit"], again=True
+    )
+    with deployment.step("rotate_database_password"):
+        deployment.take_lock()
+    return deployment, django_steps.walk(deployment, (django_steps.database, *django_steps.RELEASE))
+
+
+def _refuse_to_rotate(site: django_site.Site, alias: str) -> None:
+    """See that the password of a database is one that was generated here."""
+    database = site.config["databases"].get(alias, {})
+    at = django_database.place(site, alias)
+    if not database.get("engine"):
+        known = ", ".join(site.config["databases"]) or "none"
+        raise DeploymentError(f"the pillar of {site.name} has no database {alias!r}", hint=f"it has {known}")
+    if not database.get("manage"):
+        raise DeploymentError(
+            f"the database {alias!r} of {site.name} is not on a server that the formula sets up",
+            hint=f"let its server take a new password beside the old one, change {at}:password, and apply",
+        )
+    if not database["password"]:
+        raise DeploymentError(
+            f"the database {alias!r} of {site.name} has no password: its server knows who connects over its socket"
+        )
+    if "generate" not in database["password"]:
+        raise DeploymentError(
+            f"the pillar gives {site.name} the password of its database {alias!r}",
+            hint=f"change it there ({at}:password), and apply: no visitor notices",
+        )
+
+
+def rollback(
+    name: str,
+    to: str | int | None = None,
+    *,
+    migrate: bool = False,
+    force: bool = False,
+    asked_by: str = "django.rollback",
+) -> tuple[Deployment, dict[str, Any]]:
+    """Go back to an older release, and hold the live one's commit back.
+
+    Args:
+        to: the name, the number or the commit of a release; None is the newest good one before the live one.
+        migrate: take back the migrations that it does not know.
+        force: go back even where it cannot live with what the databases have.
+
+    Raises:
+        DeploymentError: there is none, it cannot live with the databases' schema, or it does not come up; the live one
+            stays live then.
     """
     site = django_site.find(name)
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
+    deployment.is_undecided = True
     with deployment.step("rollback"):
         deployment.take_lock(look_again=True)
         deployment.left = left = _live(site)
-        target = django_release.older_good(site, left)
-        if not target:
-            raise DeploymentError(
-                f"{name} has no older good release to go back to", hint=f"salt-call django.releases {name} lists them"
-            )
-        deployment.release, deployment.commit = target, target.record["commit"]
+        target = django_rollback.target(site, left, to)
         deployment.secrets = django_secret.values(site, {})
-        deployment.warnings += _newer_migrations(left, target)
-    return deployment, django_steps.walk(deployment, django_steps.BACK)
-
-
-def _newer_migrations(left: Release, target: Release) -> list[str]:
-    """A warning for each database that has migrations which the release that comes back does not know."""
-    warnings = []
-    for alias, names in left.facts.get("migrations", {}).items():
-        known = target.facts.get("migrations", {}).get(alias, {}).get("applied", [])
-        newer = sorted(set(names["applied"]) - set(known))
-        if newer:
-            warnings.append(
-                f"the database {alias!r} keeps migrations that {target.name} does not know: {', '.join(newer)}"
-            )
-    return warnings
+        outlook = django_rollback.look(site, left, target, deployment.masked())
+        if not force:
+            django_rollback.refuse(site, target, outlook, reverses=migrate)
+            django_rollback.refuse_without_database(left, target, deployment.masked())
+        deployment.is_undecided = False
+        reverses = migrate and bool(outlook.schema) and not outlook.lasting
+        deployment.release, deployment.commit = target, target.record["commit"]
+        changes = {"rollback": {"schema": outlook.answer, "newer": outlook.names, "taken_back": reverses}}
+        if reverses:
+            django_rollback.reverse(left, outlook, deployment.masked())
+        else:
+            deployment.warnings += django_rollback.warnings(target, outlook)
+    try:
+        return deployment, changes | django_steps.walk(deployment, django_steps.BACK)
+    except DeploymentError as error:
+        if reverses and not deployment.went_live:
+            error.hint += f"\n{django_rollback.restore(left, deployment.masked())}"
+        raise
 
 
 def manage(name: str, command: Sequence[str], environment_file: str | None, timeout: float) -> str:
@@ -142,13 +237,100 @@ def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:
         live = _live(site)
         secrets = list(django_secret.values(site, {}).values())
         before = live.facts["migrations"]
-        answer = django_program.migrate(site, live.path, live.facts, secrets)
-        live.update(facts={**live.facts, **answer})
+        with django_backup.before_migration(live, _pending(live, secrets), secrets):
+            warnings = django_migration.migrate(live, secrets)
         deployment.lock.release()
     after = {
-        alias: set(names["applied"]) - set(before[alias]["applied"]) for alias, names in answer["migrations"].items()
+        alias: set(names["applied"]) - set(before[alias]["applied"])
+        for alias, names in live.facts["migrations"].items()
     }
-    return {"migrated": {alias: sorted(names) for alias, names in after.items()}, "warnings": answer["checks"]}
+    return {"migrated": {alias: sorted(names) for alias, names in after.items()}, "warnings": warnings}
+
+
+def _pending(live: Release, secrets: list[str]) -> list[str]:
+    """The databases that lack migrations of the live release, as they are now."""
+    names = {alias: live.facts["databases"][alias]["name"] for alias in live.facts["migrations"]}
+    request = {"mode": "fit", "names": names, "migrate": False}
+    found = django_program.backup(live.site, live.path, live.facts, request, secrets)
+    return [alias for alias, missing in found.items() if missing]
+
+
+def backup(name: str, asked_by: str = "django.backup") -> dict[str, Any]:
+    """Back up the databases of a site; returns the files that were made, and those that were deleted for them.
+
+    Raises:
+        DeploymentError: nothing is live, or it cannot be backed up.
+    """
+    site = django_site.find(name)
+    before = {one["name"] for one in django_backup.manifests(site)}
+    made = django_backup.make(site, _live(site), why=django_backup.BY_HAND, secrets=_secrets(site))
+    gone = sorted(before - {one["name"] for one in django_backup.manifests(site)})
+    return {"made": [str(path) for path in made], "deleted": gone}
+
+
+def restore(
+    name: str,
+    which: str | None = None,
+    *,
+    media: bool = False,
+    migrate: bool = False,
+    rollback: bool = False,
+    asked_by: str = "django.restore",
+) -> dict[str, Any]:
+    """Put a backup in the place of what a site has, which is kept under another name.
+
+    Args:
+        rollback: go back to the release that the backup was made under, in the same minute.
+
+    Raises:
+        DeploymentError: it does not fit, or cannot be restored; what was there stays then.
+    """
+    site = django_site.find(name)
+    deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
+    with deployment.step("restore"):
+        deployment.take_lock(look_again=True)
+        live = _live(site)
+        deployment.secrets = django_secret.values(site, {})
+        to = _made_under(site, which, live) if rollback else None
+
+        def go_back() -> None:
+            deployment.left, deployment.release = live, to
+            deployment.commit = to.record["commit"] if to else ""
+            django_steps.walk(deployment, django_steps.BACK)
+
+        options: dict[str, Any] = {"to": to, "serve": go_back} if to else {}
+        answer = django_restore.restore(
+            site, live, which, media=media, migrate=migrate, secrets=deployment.masked(), **options
+        )
+        deployment.lock.release()
+    return {**answer, "release": (to or live).name}
+
+
+def _made_under(site: django_site.Site, which: str | None, live: Release) -> Release | None:
+    """The release that a backup was made under; None where it is the live one."""
+    release = Release(site, django_backup.chosen(site, which)[0]["release"])
+    if release.name == live.name:
+        return None
+    if not release.is_whole() or release.record.get("state") not in ("good", "held"):
+        raise DeploymentError(
+            f"the release {release.name}, which the backup was made under, is not on this host any more",
+            hint=f"migrate=True brings the backup to what {live.name} needs",
+        )
+    return release
+
+
+def restore_drill(name: str) -> dict[str, Any]:
+    """Load the newest backup beside the databases, and see whether the live release fits it.
+
+    Raises:
+        DeploymentError: nothing is live, there is no backup, or it is not good.
+    """
+    site = django_site.find(name)
+    return django_restore.drill(site, _live(site), _secrets(site))
+
+
+def _secrets(site: django_site.Site) -> list[str]:
+    return list(django_secret.values(site, {}).values())
 
 
 def collectstatic(name: str, asked_by: str = "django.collectstatic") -> tuple[Deployment, dict[str, Any]]:
@@ -172,6 +354,37 @@ def check(name: str) -> list[str]:
     return django_program.check(site, live.path, live.facts, list(django_secret.values(site, {}).values()))
 
 
+def drift(name: str) -> dict[str, Any]:
+    """What of a site is otherwise than its live release was made, each path with its owner, and what mends it.
+
+    Raises:
+        DeploymentError: nothing is live.
+    """
+    site = django_site.find(name)
+    live = _live(site)
+    rows = django_drift.of_site(site, live)
+    mended = {"mended_by": f"salt-call django.release {name} {live.record['commit']}"} if rows else {}
+    return {"release": live.name, "drift": rows, **mended}
+
+
+def maintenance(name: str, switch: str, message: str, asked_by: str = "django.maintenance") -> dict[str, Any]:
+    """Switch maintenance ``on`` or ``off``, or with neither only tell; returns how it is then.
+
+    Raises:
+        DeploymentError: the word is another one, or nginx does not serve the site.
+    """
+    site = django_site.find(name)
+    if switch not in ("", "on", "off"):
+        hint = f"django.maintenance {name} on 'back soon'"
+        raise DeploymentError(f"maintenance is on or off, not {switch!r}", hint=hint)
+    if switch == "on":
+        django_maintenance.on(site, message, by=asked_by)
+    elif switch == "off":
+        django_maintenance.off(site)
+    about = django_maintenance.is_on(site)
+    return {"maintenance": "on", **about} if about else {"maintenance": "off"}
+
+
 def secret_key(name: str) -> dict[str, Any]:
     """Fingerprints of a site's secret key and its fallbacks: they tell whether two hosts have the same key, no more.
 
@@ -188,6 +401,16 @@ def secret_key(name: str) -> dict[str, Any]:
         "given_by": "pillar" if site.config["secret_key"] else "generated",
         "file": str(django_secret.path_of(site, "secret_key")),
     }
+
+
+def record(name: str, release: str | int | None = None) -> dict[str, Any]:
+    """What a release has recorded, by default the live one.
+
+    Raises:
+        DeploymentError: nothing is live, or there is no such release.
+    """
+    site = django_site.find(name)
+    return (_live(site) if release is None else django_release.named(site, str(release))).record
 
 
 def config(name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -272,17 +272,41 @@ def key_of(site: Site, source: Path, files: list[str]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def newest(site: Site, key: str) -> str:
+    """The name of the last virtualenv that was built for a key: the key itself, unless it had to be built anew."""
+    return _generations(site, key)[-1]
+
+
+def next_of(site: Site, key: str) -> str:
+    """A name for one more virtualenv of a key, since releases may still run in those that are there."""
+    return f"{key}.{int(newest(site, key).partition('.')[2] or 1) + 1}"
+
+
+def _generations(site: Site, key: str) -> list[str]:
+    found = [path.name for path in site.virtualenvs.glob(f"{key}.*") if path.suffix[1:].isdigit()]
+    return [key, *sorted(found, key=lambda name: int(name.partition(".")[2]))]
+
+
 def is_complete(site: Site, key: str) -> bool:
     """Whether a virtualenv is there whole, and its interpreter still on this host."""
     folder = site.virtualenvs / key
     return (folder / _COMPLETE).exists() and (folder / "bin/python").exists()
 
 
-def build(site: Site, source: Path, files: list[str], key: str, password: str | None = None) -> None:
+def packages(folder: Path) -> dict[str, str]:
+    """The packages of a virtualenv, as the names of their dist-info folders say it: normalised name → version."""
+    infos = (path.stem.partition("-") for path in folder.glob("lib/python*/site-packages/*.dist-info"))
+    return {re.sub("[-_.]+", "-", name).lower(): version for name, _dash, version in sorted(infos)}
+
+
+def build(site: Site, source: Path, files: list[str], key: str, password: str | None = None) -> list[str]:
     """Build a virtualenv as the build identity, then hand it to root.
 
     Args:
         password: that of the pillar's index.
+
+    Returns:
+        The drivers of databases that the project had forgotten.
 
     Raises:
         DeploymentError: the packages cannot be resolved, fetched or built.
@@ -308,42 +332,12 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
             doing="making the virtualenv",
         )
         for arguments in _installations(site, work, files):
-            _uv(
-                site,
-                "pip",
-                "install",
-                "--python",
-                str(folder / "bin/python"),
-                *arguments,
-                doing="installing packages",
-                folder=work,
-                password=password,
-            )
-        for driver in _missing_drivers(site, folder):
-            _uv(
-                site,
-                "pip",
-                "install",
-                "--python",
-                str(folder / "bin/python"),
-                *_limit(site, work),
-                driver,
-                doing=f"installing {driver}",
-                folder=work,
-                password=password,
-            )
+            _install(site, folder, work, arguments, password)
+        drivers = _missing_drivers(site, folder)
+        for driver in drivers:
+            _install(site, folder, work, [*_limit(site, work), driver], password, doing=f"installing {driver}")
         if not (folder / "bin/uwsgi").exists():
-            _uv(
-                site,
-                "pip",
-                "install",
-                "--python",
-                str(folder / "bin/python"),
-                PYUWSGI,
-                doing="installing pyuwsgi",
-                folder=work,
-                password=password,
-            )
+            _install(site, folder, work, [PYUWSGI], password, doing="installing pyuwsgi")
     except DeploymentError:
         django_site.remove_tree(folder)
         raise
@@ -352,6 +346,19 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
     (folder / ".lock").unlink(missing_ok=True)
     django_site.give(folder, "root", "root")
     django_site.write(folder / _COMPLETE, "")
+    return drivers
+
+
+def _install(
+    site: Site,
+    folder: Path,
+    work: Path,
+    arguments: list[str],
+    password: str | None,
+    doing: str = "installing packages",
+) -> None:
+    python = str(folder / "bin/python")
+    _uv(site, "pip", "install", "--python", python, *arguments, doing=doing, folder=work, password=password)
 
 
 def _only_small_text(folder: str, names: list[str]) -> list[str]:
@@ -411,8 +418,7 @@ def _limit(site: Site, work: Path) -> list[str]:
 
 def _missing_drivers(site: Site, folder: Path) -> list[str]:
     """A driver for each server of the pillar's databases for which the project brings none."""
-    infos = [path.stem.lower().split("-") for path in folder.glob("lib/python*/site-packages/*.dist-info")]
-    installed = {re.sub("[-.]", "_", name): version for name, version, *_ in infos}
+    installed = {name.replace("-", "_"): version for name, version in packages(folder).items()}
     version = tuple(int(part) for part in re.findall(r"\d+", installed.get("django", ""))[:2])
     postgres = "psycopg[binary]>=3.1.8" if version >= (4, 2) else "psycopg2-binary>=2.8.6"
     wanted = {"postgres": postgres, "mysql": "mysqlclient>=2.2.1"}
@@ -448,9 +454,7 @@ def _as_requirements(site: Site, work: Path, name: str) -> Path:
 
 def _pipfile_requirements(path: Path) -> Iterator[str]:
     lock: dict[str, Any] = json.loads(path.read_text())
-    for source in lock.get("_meta", {}).get("sources", []):
-        if source.get("url", "").rstrip("/") != "https://pypi.org/simple":
-            yield f"--extra-index-url {source['url']}\n"
+    yield from _indexes(source["url"] for source in lock.get("_meta", {}).get("sources", []))
     for name, package in lock.get("default", {}).items():
         if package.get("path") == ".":
             continue  # the project itself
@@ -468,8 +472,7 @@ def _pipfile_requirements(path: Path) -> Iterator[str]:
 def _poetry_requirements(path: Path) -> Iterator[str]:
     lock = _toml(path)
     sources = [package.get("source", {}) for package in lock.get("package", [])]
-    for url in sorted({source["url"] for source in sources if source.get("type") == "legacy"}):
-        yield f"--extra-index-url {url}\n"
+    yield from _indexes(sorted({source["url"] for source in sources if source.get("type") == "legacy"}))
     for package in lock.get("package", []):
         groups = package.get("groups", ["main"])
         if (
@@ -493,6 +496,13 @@ def _poetry_requirements(path: Path) -> Iterator[str]:
         yield f"{requirement}{_marker(marker)}\n"
 
 
+def _indexes(urls: Iterable[str]) -> Iterator[str]:
+    """The indexes that a lock names. PyPI is what it is for everybody: the host may have another in its place."""
+    for url in urls:
+        if url.rstrip("/") != "https://pypi.org/simple":
+            yield f"--extra-index-url {url}\n"
+
+
 def _marker(marker: str | None) -> str:
     return f" ; {marker}" if marker else ""
 
@@ -507,7 +517,6 @@ def build_environment(site: Site) -> dict[str, str]:
 
 
 def _uv(site: Site, *arguments: str, doing: str, folder: Path | None = None, password: str | None = None) -> None:
-    at = f"django:sites:{site.name}"
     environment = {
         **build_environment(site),
         **django_index.for_uv(site.config["index"], password),
@@ -540,9 +549,6 @@ def _uv(site: Site, *arguments: str, doing: str, folder: Path | None = None, pas
         raise
 
 
-def prune(site: Site, used: set[str]) -> list[str]:
-    """Delete the virtualenvs that no release uses; returns their keys."""
-    unused = [path for path in site.virtualenvs.iterdir() if path.name not in used]
-    for path in unused:
-        django_site.remove_tree(path)
-    return [path.name for path in unused]
+def unused(site: Site, used: set[str]) -> list[Path]:
+    """The virtualenvs of a site whose keys are not among those that its releases use."""
+    return sorted(path for path in site.virtualenvs.iterdir() if path.name not in used)

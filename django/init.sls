@@ -5,6 +5,8 @@
 #   django.place       whether somebody else is where a site is to be
 #   django.host        packages and uv
 #   django.nginx       the proxy, and who refuses unknown hosts
+#   django.postgres    PostgreSQL, where a site has its database on a server of this host
+#   django.mysql       MariaDB, likewise
 #   django.supervisor  who keeps the sites alive where it is not systemd
 #   django.site        each site, step by step
 {% from "django/map.jinja" import django with context %}
@@ -26,6 +28,9 @@ include:
   - django.place
   - django.host
   - django.nginx
+{% for engine in django.servers %}
+  - django.{{ engine }}
+{% endfor %}
 {% if django.process == 'supervisor' %}
   - django.supervisor
 {% endif %}

@@ -2,12 +2,16 @@
 # time; then each site takes the steps of a release. A step that finds nothing to do reports no change, one that fails
 # stops its own site only, and before "is live" nothing that serves is touched.
 {% from "django/map.jinja" import django with context %}
-{% set files = ['django_formula_start.py', 'django_formula_settings.py', 'uwsgi.ini', 'upstream.conf', 'locations.conf', 'domain.conf',
-                'redirect.conf', 'default.conf'] %}
+{% set files = ['django_formula_start.py', 'django_formula_migrate.py', 'django_formula_lock.py', 'django_formula_guard.py',
+                'django_formula_settings.py', 'uwsgi.ini', 'upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf', 'default.conf',
+                'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py'] %}
 {% do files.extend({'systemd': ['django.service', 'django.socket'], 'supervisor': ['supervisor.conf', 'supervisor.sh']}[django.process]) %}
 {% for name, site in django.sites.items() %}
-{% set templates = [] %}
+{% set templates = ['salt://django/files/django_formula_plan.py'] %}
 {% for file in files %}{% do templates.append('salt://django/files/' ~ file) %}{% endfor %}
+{% if site.backup.schedule %}
+{% do templates.extend(['salt://django/files/backup.service', 'salt://django/files/backup.timer']) %}
+{% endif %}
 {% for file in site.files.values() if file.source is defined %}{% do templates.append(file.source) %}{% endfor %}
 
 {{ name }} has its users:
@@ -32,9 +36,11 @@
 {% endif %}
 {% endfor %}
 
-{% for name in django.sites %}
+{% for name, site in django.sites.items() %}
 {% set ns = namespace(before='is laid out', function='site') %}
+{% set servers = site.databases.values() | selectattr('manage') | map(attribute='engine') | unique | list %}
 {% for function, sentence in [
+     ('database', 'has its databases'),
      ('source', 'has its source'),
      ('virtualenv', 'has its virtualenv'),
      ('build', 'is built'),
@@ -46,13 +52,16 @@
      ('live', 'is live'),
      ('proxy', 'is served'),
      ('record', 'is recorded'),
-   ] %}
+   ] if function != 'database' or servers %}
 
 {{ name }} {{ sentence }}:
   django.{{ function }}:
     - name: {{ name }}
     - require:
       - django: {{ name }} {{ ns.before }}
+{% for engine in servers if function == 'database' %}
+      - django: {{ {'postgres': 'PostgreSQL', 'mysql': 'MariaDB'}[engine] }} runs
+{% endfor %}
 {% set ns.before = sentence %}
 {% endfor %}
 {% endfor %}

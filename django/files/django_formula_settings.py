@@ -43,7 +43,8 @@ def _databases(databases, data):
             name = os.path.basename(said) or "db.sqlite3"
             if files.setdefault(name, said) != said:
                 name = f"{alias}.{name}"
-            database = {**database, "NAME": os.path.join(data["database_folder"], name)}
+            options = {**_patience(), **database.get("OPTIONS", {})}
+            database = {**database, "NAME": os.path.join(data["database_folder"], name), "OPTIONS": options}
         moved[alias] = database
     for alias, given in data["databases"].items():
         over = _server if given["engine"] else _file
@@ -55,13 +56,20 @@ def _is_sqlite(database):
     return "sqlite" in database.get("ENGINE", "") or "spatialite" in database.get("ENGINE", "")
 
 
+def _patience():
+    """OPTIONS of SQLite for a site of several processes: one that would write waits for its turn, long enough."""
+    import django
+
+    return {"timeout": 20, **({"transaction_mode": "IMMEDIATE"} if django.VERSION >= (5, 1) else {})}
+
+
 def _file(database, given, alias, folder):
     """A SQLite database: the project's own where it is one, by the name that the pillar gives it."""
     if not _is_sqlite(database):
         name = "db.sqlite3" if alias == "default" else f"{alias}.sqlite3"
         database = {"ENGINE": "django.db.backends.sqlite3", "NAME": os.path.join(folder, name)}
-    options = {**database.get("OPTIONS", {}), **given["options"]}
-    return {**database, "NAME": given["name"] or database["NAME"], **({"OPTIONS": options} if options else {})}
+    options = {**_patience(), **database.get("OPTIONS", {}), **given["options"]}
+    return {**database, "NAME": given["name"] or database["NAME"], "OPTIONS": options}
 
 
 def _server(database, given, alias, folder):
@@ -71,12 +79,16 @@ def _server(database, given, alias, folder):
     """
     kind = "postg" if "postg" in given["engine"] else "mysql"
     own = database if kind in database.get("ENGINE", "") else {}
-    options = {**({"charset": "utf8mb4"} if kind == "mysql" else {}), **own.get("OPTIONS", {}), **given["options"]}
+    strict = {"charset": "utf8mb4", "init_command": "SET sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')"}
+    options = {**(strict if kind == "mysql" else {}), **own.get("OPTIONS", {}), **given["options"]}
     rest = {key: value for key, value in database.items() if key not in ("ENGINE", "OPTIONS", "TEST")}
-    password = pathlib.Path(given["password_file"]).read_text() if given["password_file"] else ""
     where = {key.upper(): str(given[key]) for key in ("name", "user", "host", "port")}
+    login = {"PASSWORD": ""}
+    if given["password_file"]:
+        files = {"USER": given["user_file"], "PASSWORD": given["password_file"]}
+        login = {key: pathlib.Path(file).read_text() for key, file in files.items()}
     engine = own.get("ENGINE", given["engine"])
-    return {**rest, "ENGINE": engine, **where, "PASSWORD": password, "OPTIONS": options}
+    return {**rest, "ENGINE": engine, **where, **login, "OPTIONS": options}
 
 
 _data = json.loads(pathlib.Path(__file__).with_name("settings.json").read_text())

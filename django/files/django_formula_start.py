@@ -20,22 +20,18 @@ def start(request):
     answer = effective(settings)
     if request["collect"] and "django.contrib.staticfiles" in settings.INSTALLED_APPS:
         answer["collected"] = collect(settings, request["static_root"])
-    answer["migrations"] = {alias: migrations(alias) for alias in migrated_databases(request["migrate"])}
-    if not any(names["pending"] for names in answer["migrations"].values()):
+    databases = migrated_databases(request["migrate"])
+    for alias in databases if request["write_ahead"] else ():
+        write_ahead(alias)
+    answer["migrations"] = {alias: migrations(alias) for alias in databases}
+    pending = {alias: names["pending"] for alias, names in answer["migrations"].items() if names["pending"]}
+    if pending:
+        for alias in pending:
+            require_order(alias)
+        answer["schema"] = {alias: classified(alias, names) for alias, names in pending.items()}
+    else:
         answer["checks"] = checks(request)
     return answer
-
-
-def migrate(request):
-    import_wsgi(request["wsgi"])
-    from django.core.management import call_command
-
-    for alias in request["databases"]:
-        call_command("migrate", database=alias, interactive=False, verbosity=1, stdout=sys.stderr)
-    return {
-        "migrations": {alias: migrations(alias) for alias in request["databases"]},
-        "checks": checks(request),
-    }
 
 
 def check(request):
@@ -57,6 +53,7 @@ def effective(settings):
 
     # (dynaconf has a list of files there)
     named = settings.SETTINGS_MODULE if isinstance(settings.SETTINGS_MODULE, str) else None
+    former = list(getattr(settings, "SECRET_KEY_FALLBACKS", None) or ()) if django.VERSION >= (4, 1) else []
     return {
         "django": django.get_version(),
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -68,11 +65,25 @@ def effective(settings):
         "static_root": str(settings.STATIC_ROOT or ""),
         "media_url": str(settings.MEDIA_URL or ""),
         "media_root": str(settings.MEDIA_ROOT or ""),
+        "signed_for": longest_age(settings),
+        "former_keys": len(list(filter(None, former))),
+        "empty_former_key": not all(former),
         "databases": {
-            alias: {"engine": database["ENGINE"], "name": str(database["NAME"])}
+            alias: {key.lower(): str(database.get(key) or "") for key in ("ENGINE", "NAME", "HOST", "PORT")}
             for alias, database in settings.DATABASES.items()
         },
     }
+
+
+def longest_age(settings):
+    """Seconds for which the project takes what it has signed: sessions, links for a new password, cookies."""
+    ages = [settings.SESSION_COOKIE_AGE, 86400 * (getattr(settings, "PASSWORD_RESET_TIMEOUT_DAYS", None) or 0)]
+    for name in dir(settings):
+        signed = re.search(r"(_COOKIE_AGE|_RESET_TIMEOUT|REMEMBER\w*_AGE)$", name)
+        if signed and not name.startswith(("CSRF_", "LANGUAGE_")):
+            age = getattr(settings, name)
+            ages.append(age.total_seconds() if hasattr(age, "total_seconds") else age)
+    return max(age for age in ages if isinstance(age, (int, float)))
 
 
 def collect(settings, static_root):
@@ -102,6 +113,23 @@ def migrated_databases(said):
     ]
 
 
+def write_ahead(alias):
+    """Have a SQLite file keep a write-ahead log from now on, so that readers and a writer do not wait for each other.
+
+    Where it is locked just now, the next release tries again; where the project decides it, its word stands.
+    """
+    from django.db import OperationalError, connections
+
+    connection = connections[alias]
+    if connection.vendor != "sqlite" or "journal_mode" in str(connection.settings_dict["OPTIONS"]):
+        return
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA journal_mode=WAL")
+    except OperationalError as error:
+        print(f"no write-ahead log for {alias}: {error}", file=sys.stderr)
+
+
 def migrations(alias):
     """Names of the migrations of the source: those that the database has, and those that it lacks, in order."""
     from django.db import connections
@@ -114,6 +142,32 @@ def migrations(alias):
         "applied": sorted(".".join(key) for key in applied),
         "pending": [f"{m.app_label}.{m.name}" for m, backwards in plan if not backwards],
     }
+
+
+def require_order(alias):
+    """Raises where `migrate` would not begin: a history out of order, or an application with two last migrations."""
+    from django.db import connections
+    from django.db.migrations.executor import MigrationExecutor
+
+    loader = MigrationExecutor(connections[alias]).loader
+    loader.check_consistent_history(connections[alias])
+    for app, names in loader.detect_conflicts().items():
+        last = ", ".join(sorted(names))
+        raise RuntimeError(f"{app} has {len(names)} last migrations, {last}: run makemigrations --merge, and commit")
+
+
+def classified(alias, names):
+    """What pending migrations do to the release that runs; those that cannot be looked at are opaque."""
+    import django_formula_guard as guard
+    from django.db import connections
+    from django.db.migrations.executor import MigrationExecutor
+
+    executor = MigrationExecutor(connections[alias])
+    try:
+        return guard.classify(connections[alias], executor, [tuple(name.split(".", 1)) for name in names])
+    except Exception as error:
+        print(f"the pending migrations cannot be looked at: {cause(error)}", file=sys.stderr)
+        return [{"name": name, "class": "opaque", "reversible": False, "operations": []} for name in names]
 
 
 def checks(request):
@@ -140,7 +194,9 @@ def checks(request):
 
 
 def cause(error):
-    """The exception with the last place in its traceback that is the project's own."""
+    """The exception with the last place in its traceback that is the project's own; one of ours by its words alone."""
+    if getattr(error, "told", {}).get("blocked"):
+        return str(error)
     places = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     places = [
         frame
@@ -171,21 +227,27 @@ def missing_variable(error):
     return ""
 
 
-def main():
+def serve(modes):
+    """Answer the request on stdin by the function of its mode; what is told of an error goes to stderr, at its end."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     try:
-        answer = {"start": start, "migrate": migrate, "check": check}[request["mode"]](request)
+        answer = modes[request["mode"]](request)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        print(f"missing: {missing_variable(error)}\ncause: {cause(error)}", file=sys.stderr)
+        told = {**getattr(error, "told", {}), "missing": missing_variable(error), "cause": cause(error)}
+        print("\n".join(f"{name}: {value}" for name, value in told.items()), file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)
     json.dump(answer, answers)
     answers.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def main():
+    serve({"start": start, "check": check})
 
 
 if __name__ == "__main__":

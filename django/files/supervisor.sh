@@ -6,16 +6,18 @@ run=/run/{{ unit }}
 
 if [ "${1:-}" != "as {{ site.user }}" ]; then
     trap 'sleep 0.5' EXIT
+    # A second start is one after a crash: not at once again. The file counts for whoever waits for the first.
+    [ ! -e "$run.starts" ] || sleep 0.5
+    echo >>"$run.starts"
     install -d -o root -g root -m 0755 {{ runtime.rpartition('/')[0] }}
     install -d -o {{ site.user }} -g {{ proxy_group }} -m 2750 {{ runtime }}
     install -d -o {{ site.user }} -g {{ site.user }} -m 0750 "$run"
+    # Somebody may have moved the logs away; without their folder the server would not start.
+    [ -d {{ log.rpartition('/')[0] }} ] || install -d -o {{ site.user }} -g adm -m 0750 {{ log.rpartition('/')[0] }}
     exec {{ identity | join(' ') }} --reset-env -- /bin/sh "$0" "as {{ site.user }}"
 fi
 
 exec >>{{ log }} 2>&1
-# A second start is one after a crash: not at once again. The file counts for whoever waits for the first.
-[ ! -e "$run/starts" ] || sleep 0.5
-echo >>"$run/starts"
 # A server that has outlived its supervisor has to go: it has the socket.
 is_alive() { grep -qsz '^DJANGO_RELEASE={{ release.rpartition('/')[2] }}$' "/proc/$pid/environ"; }
 if [ -e "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then

@@ -19,7 +19,7 @@ The ports of nginx are free:
     - require_any: {{ places | tojson }}
 
 nginx is installed:
-  django.packages:
+  django.nginx:
     - pkgs: [{{ django.platform.packages.nginx }}]
     - require:
       - django: The ports of nginx are free
