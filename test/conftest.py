@@ -1,5 +1,6 @@
 """What holds for all layers: the long products run with --all, and what was left out is said."""
 
+import gc
 import sys
 
 import pytest
@@ -7,6 +8,9 @@ import salt._logging  # (puts an importer of the old protocol on sys.meta_path)
 
 # pytest's importlib mode asks every importer for find_spec, which Salt's has not.
 sys.meta_path[:] = [importer for importer in sys.meta_path if hasattr(importer, "find_spec")]
+
+# Thousands of small tests leave little garbage, and Salt's loaders much that is looked through in vain.
+gc.set_threshold(100_000, 50, 50)
 
 # What Salt logs before its logging is set up, it keeps for the end; pytest shows it where it belongs.
 salt._logging.shutdown_temp_handler()

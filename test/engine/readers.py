@@ -4,6 +4,7 @@ They are strict: what the program would expand, include or run raises a Surprise
 """
 
 import configparser
+import functools
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ class Surprise(Exception):
     """The file makes its program do something else than take a value."""
 
 
+@functools.lru_cache(1000)
 def read_environment(text: str) -> dict[str, str]:
     """An EnvironmentFile, after parse_env_file_internal() of systemd 252 (src/basic/env-file.c)."""
     found: dict[str, str] = {}
@@ -78,6 +80,7 @@ def read_environ(text: str) -> dict[str, str]:
     return found
 
 
+@functools.lru_cache(1000)
 def read_unit(text: str) -> list[tuple[str, str, str]]:
     """A unit of systemd: (section, directive, value) of each line, specifiers expanded."""
     section, entries, before = "", [], ""
@@ -106,6 +109,7 @@ def read_program(text: str) -> list[tuple[str, str, str]]:
     return [(f"[{name}]", key, _expanded(value)) for name in parser.sections() for key, value in parser.items(name)]
 
 
+@functools.lru_cache(1000)
 def read_script(text: str) -> list[list[str]]:
     """The words of each line of a shell script that runs nothing to find them."""
     if re.search(r"\$\(|`", text):
@@ -136,6 +140,7 @@ def _expanded(value: str) -> str:
     return value.replace("%%", "%")
 
 
+@functools.lru_cache(1000)
 def read_nginx(text: str) -> list[Any]:
     """A configuration of nginx: [directive, its block or None] of each."""
     words = _nginx_words(text)

@@ -28,6 +28,7 @@ COMMIT = "3f2a9c1b77de4e0f8a5d6c7b8a9f0e1d2c3b4a59"
 FACTS: dict[str, Any] = {
     "commit": COMMIT,
     "folder": ".",
+    "python_path": [],
     "settings_module": "blog.settings",
     "wsgi": "blog.wsgi",
     "static_url": "/static/",
@@ -95,6 +96,8 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_site, "TMPFILES"): "etc/tmpfiles.d",
         (django_systemd, "UNITS"): "etc/systemd/system",
         (django_service, "SYSTEMD"): "run/systemd/system",
+        (django_service, "RUN"): "run",
+        (django_service, "PROC"): "proc",
         (django_supervisor, "PROGRAMS"): "etc/supervisor/conf.d",
         (django_supervisor, "OUTPUT"): "var/log/supervisor",
         (django_process, "RUN"): "run",
@@ -110,6 +113,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
     monkeypatch.setattr(django_adoption, "CRONTABS", [tmp_path / "etc/cron.d"])
+    monkeypatch.setattr(django_adoption, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
     monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid())
     monkeypatch.setattr(django_site, "group_id", lambda name: os.getgid())
     return tmp_path

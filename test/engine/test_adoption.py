@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import django_adoption
-import django_proxy
 import pytest
 from django_command import DeploymentError
 
@@ -127,23 +126,17 @@ def test_what_is_beside_an_old_site_in_the_root_stays(host):
 
 
 @pytest.mark.parametrize(
-    ("text", "is_found"),
+    ("name", "is_found"),
     [
-        (PROXY % ("blog.example.org", "127.0.0.1:8000"), True),
-        ("server {\n  server_name a.org\n    blog.example.org;\n}", True),
-        ('server { server_name "blog.example.org"; }', True),
-        ("server { server_name .blog.example.org; }", True),
-        ("server { server_name www.example.org; }\nserver{server_name blog.example.org;}", True),
-        ("# server { server_name blog.example.org; }", False),
-        ("server { server_name other.example.org; }", False),
-        ("server { server_name *.example.org; }", False),
-        ("server { server_name _; }", False),
-        (f"{django_proxy.OURS} for it.\nserver {{ server_name blog.example.org; }}", False),
-        ("map $host $x { blog.example.org 1; }", False),
+        ("a.org blog.example.org", True),
+        (".blog.example.org", True),
+        ("other.example.org", False),
+        ("*.example.org", False),
+        ("_", False),
     ],
 )
-def test_nginx_files_with_a_domain_of_the_site(host, text, is_found):
-    host.nginx(text)
+def test_nginx_files_with_a_domain_of_the_site(host, name, is_found):
+    host.nginx(f"server {{ server_name {name}; }}")
     assert [line.split(" (")[0] for line in host.found()] == ["nginx file /etc/nginx/sites-enabled/old"] * is_found
 
 
@@ -154,52 +147,10 @@ def test_the_domains_that_are_redirected_count_too(host):
     assert host.found(redirect_domains=["old.example.org"]) == found
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("listen 80; server_name blog.example.org;", None),
-        ("server_name blog.example.org _ localhost;", None),
-        ("listen [::]:80; server_name blog.example.org;", None),
-        ("listen 80; server_name blog.example.org www.example.org;", "also serves www.example.org"),
-        ("listen 443 ssl; server_name blog.example.org;", "serves https"),
-        ("ssl on; server_name blog.example.org;", "serves https"),
-        ("listen 8080; server_name blog.example.org;", "listens on 8080"),
-    ],
-)
-def test_what_a_file_of_nginx_does_besides(host, text, reason):
-    host.nginx(f"server {{ {text} }}")
-    assert [reason in told for told in host.refused()] == ([True] if reason else [])
-
-
 def test_a_neighbour_in_the_same_file(host):
     host.nginx((PROXY % ("blog.example.org", "127.0.0.1:1")) + (PROXY % ("other.org", "127.0.0.1:2")))
     assert ["also serves other.org: name that" in reason for reason in host.refused()] == [True]
-
-
-def test_a_server_in_the_main_file(host):
-    host.write("etc/nginx/nginx.conf", "http { server { server_name blog.example.org; } }")
-    assert ["move it into a file of its own" in reason for reason in host.refused()] == [True]
-
-
-@pytest.mark.parametrize(
-    ("passed", "address"),
-    [
-        ("proxy_pass http://127.0.0.1:8000;", "127.0.0.1:8000"),
-        ("proxy_pass http://localhost:8000/;", "127.0.0.1:8000"),
-        ("proxy_pass http://unix:/tmp/a.socket;", "/tmp/a.socket"),
-        ("proxy_pass http://unix:/tmp/a.socket:/path;", "/tmp/a.socket"),
-        ("uwsgi_pass unix:///run/a.sock;", "/run/a.sock"),
-        ("uwsgi_pass 127.0.0.1:3031;", "127.0.0.1:3031"),
-        ("proxy_pass http://app;", "/run/up.sock"),
-        ("proxy_pass http://app/;", "/run/up.sock"),
-        ("proxy_pass https://elsewhere.example.org;", None),
-        ("proxy_pass http://192.0.2.1:8000;", None),
-    ],
-)
-def test_where_a_request_goes(host, passed, address):
-    upstream = "upstream app { server unix:/run/up.sock fail_timeout=0; }\n"
-    host.nginx(f"{upstream}server {{ server_name blog.example.org; location / {{ {passed} }} }}")
-    assert django_adoption.find(host.site()).addresses == ([address] if address else [])
+    assert django_adoption.find(host.site()).addresses == ["127.0.0.1:1"]
 
 
 # What keeps it alive
@@ -286,8 +237,8 @@ def test_a_development_server_in_the_background(host):
     host.write("srv/django/blog/manage.py")
     argv = [f"{host.root}/env/bin/python", "manage.py", "runserver", "8000"]
     first, second = host.run("srv/django/blog", *argv), host.run("srv/django/blog", *argv)
-    host.run("srv/django/blog", "/bin/bash")
-    host.run("srv/django/blog", "vim", "settings.py")
+    for argv in (["/bin/bash"], ["vim", "manage.py"], ["SCREEN", "-dmS", "x", "python", "manage.py", "runserver"]):
+        host.run("srv/django/blog", *argv)
     told = [f"process {pid} (manage.py runserver)" for pid in (first, second)]
     assert [line for line in host.found() if line.startswith("process")] == told
     assert host.refused() == []
@@ -342,6 +293,14 @@ def test_a_session_keeps_nothing_alive(host, unit):
     assert host.refused() == []
 
 
+def test_without_systemd_a_unit_is_the_machines_around(host):
+    (host.top / "run/systemd/system").rmdir()
+    host.write("srv/django/blog/manage.py")
+    pid = host.run("srv/django/blog", "/x/bin/gunicorn", "a", unit="docker.service")
+    assert host.refused() == []
+    assert [process.pid for process in django_adoption.loose([host.root])] == [pid]
+
+
 def test_a_process_that_somebody_else_keeps_alive(host):
     host.write("srv/django/blog/manage.py")
     host.write("etc/systemd/system/uwsgi.service", "[Service]\nExecStart=/usr/bin/uwsgi --emperor /etc/uwsgi/sites\n")
@@ -349,6 +308,72 @@ def test_a_process_that_somebody_else_keeps_alive(host):
     assert host.refused() == [
         f"process {pid} is kept alive by uwsgi.service, which is not this site's alone: take it out of there by hand"
     ]
+
+
+INI = "[uwsgi]\n# chdir = %s\nchdir = %s\nmodule = website.wsgi\n"
+
+
+@pytest.mark.parametrize("folder", ["uwsgi/apps-enabled", "uwsgi/vassals", "uwsgi-emperor/vassals"])
+def test_an_app_of_uwsgi(host, folder):
+    """Of Debian's own, which runs one for each file, or of an emperor."""
+    host.write("opt/wiki/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "unix:/run/uwsgi/app/wiki/socket"))
+    host.write("etc/uwsgi/apps-available/wiki.ini", INI % ("/opt/other", host.top / "opt/wiki"))
+    (host.top / f"etc/{folder}").mkdir(parents=True)
+    (host.top / f"etc/{folder}/wiki.ini").symlink_to(host.top / "etc/uwsgi/apps-available/wiki.ini")
+    host.write(f"etc/{folder}/other.ini", INI % (host.top / "opt/wiki", "/opt/other"))
+    host.write("etc/systemd/system/uwsgi.service", f"[Service]\nExecStart=/usr/bin/uwsgi --ini {host.top}/etc/e.ini\n")
+    host.write("etc/e.ini", "[uwsgi]\nemperor = /etc/uwsgi/vassals\n")
+    uwsgi = ["/usr/bin/uwsgi-core", "--ini", "wiki.ini"]
+    pid = host.run("opt/wiki", *uwsgi, unit="uwsgi.service", listens="/run/uwsgi/app/wiki/socket")
+    other = host.run("opt/other", *uwsgi, unit="uwsgi.service")
+    assert host.found()[1:] == [
+        "uWSGI file /etc/uwsgi/apps-available/wiki.ini",
+        f"uWSGI file /etc/{folder}/wiki.ini",
+        f"process {pid} (/usr/bin/uwsgi-core)",
+    ]
+    assert host.refused() == []
+    adoption = django_adoption.find(host.site())
+    assert adoption.folders == [host.top / "opt/wiki"]
+    assert [one.pid for one in django_adoption.loose(adoption.folders, apps=adoption.apps)] == [pid] != [other]
+    assert django_adoption.loose(adoption.folders) == []
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_an_app_of_uwsgi_whose_file_names_no_folder(host, twin):
+    """Its process is told the file; where two have its name nobody knows which is meant."""
+    host.write("opt/wiki/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "unix:/run/wiki.sock"))
+    host.write("etc/uwsgi/sites/wiki.ini", "[uwsgi]\nchdir = /opt/%n\n")
+    pid = host.run("opt/wiki", "uwsgi", "--ini", "wiki.ini", unit="uwsgi.service", listens="/run/wiki.sock")
+    if twin:
+        host.write("etc/uwsgi/others/wiki.ini", "[uwsgi]\nchdir = /srv/%n\n")
+        (reason,) = host.refused()
+        assert reason.startswith(f"process {pid} is kept alive by uwsgi.service")
+    else:
+        assert host.found()[1] == "uWSGI file /etc/uwsgi/sites/wiki.ini" and host.refused() == []
+
+
+def test_an_emperor_that_holds_the_sockets_is_not_one_sites(host):
+    host.write("opt/wiki/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "unix:/run/wiki.sock"))
+    file = host.write("etc/uwsgi/sites/wiki.ini", INI % ("/x", host.top / "opt/wiki"))
+    on_demand = ["/usr/bin/uwsgi", "--emperor", str(file.parent), "--emperor-on-demand-directory", "/run"]
+    host.run("opt/wiki", "/usr/bin/uwsgi", "--ini", "wiki.ini", unit="uwsgi.service")
+    emperor = host.run("etc", *on_demand, unit="uwsgi.service", listens="/run/wiki.sock")
+    assert [reason.partition(",")[0] for reason in host.refused()] == [
+        f"process {emperor} is kept alive by uwsgi.service"
+    ]
+    loose = django_adoption.loose([host.top / "opt/wiki"], ["/run/wiki.sock"], [file])
+    assert emperor not in [process.pid for process in loose]
+
+
+def test_what_is_not_uwsgi_is_not_taken_from_it(host):
+    host.write("srv/django/blog/manage.py")
+    file = host.write("etc/uwsgi/vassals/blog.ini", INI % ("/x", host.root))
+    pid = host.run("srv/django/blog", "/usr/bin/gunicorn", "x", unit="club.service")
+    assert [reason.partition(",")[0] for reason in host.refused()] == [f"process {pid} is kept alive by club.service"]
+    assert django_adoption.loose([host.root], apps=[file]) == []
 
 
 def test_a_unit_is_found_by_its_socket(host):

@@ -183,6 +183,42 @@ def test_secrets_are_in_no_log(caplog):
     assert "testing failed" in caplog.text and "canary" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("prints", "told"),
+    [
+        ("", "testing takes 0 s so far"),
+        (r"one\ntwo\n\n", "testing takes 0 s so far: two"),
+        (r"one\rtwo \033[1m", "testing takes 0 s so far: two [1m"),
+        (r"one\n  Applying blog.0002...", "testing takes 0 s so far: Applying blog.0002..."),
+        (r"one\nkey canary!", "testing takes 0 s so far: key **********!"),
+        (r"one\nkey cana", "testing takes 0 s so far: one"),
+        (r"one\nof several lines!", "testing takes 0 s so far: of **********!"),
+        (r"one\nof several li", "testing takes 0 s so far: one"),
+        (r"one\nget https://ray:hun", "testing takes 0 s so far: one"),
+        (
+            r"get https://ray:hunter2@pypi.example.org/\n",
+            "testing takes 0 s so far: get https://**********@pypi.example.org/",
+        ),
+    ],
+)
+def test_what_takes_long_tells_how_far_it_is(caplog, monkeypatch, prints, told):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(django_command, "PROGRESS", 0.1)
+    secrets = ["canary", "several lines\nof a key"]
+    output = run(["sh", "-c", f"printf '{prints}' >&2; sleep 0.15; cat"], doing="testing", stdin="in", secrets=secrets)
+    assert (output, caplog.messages[0]) == ("in", told)
+
+
+def test_what_takes_long_tells_each_line_once(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(django_command, "PROGRESS", 0.2)
+    run(["sh", "-c", "echo one; echo two >&2; sleep 0.3; echo three; sleep 0.2"], doing="testing")
+    assert [message.partition("so far")[2] for message in caplog.messages] == [": two", ": three"]
+    with pytest.raises(DeploymentError, match="not through"):
+        run(["sh", "-c", "echo one; sleep 5"], doing="testing", timeout=0.3)
+    assert caplog.messages[2:] == ["testing takes 0 s so far: one"]
+
+
 def test_children_inherit_the_lock_and_nothing_else(tmp_path, monkeypatch):
     with open(tmp_path / "lock", "w") as lock, open(tmp_path / "other", "w") as other:
         os.set_inheritable(other.fileno(), True)

@@ -1,5 +1,6 @@
 """Databases: as the pillar gives them to the project, what is said of their errors, and what their files hold."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -74,7 +75,7 @@ def environments(**options):
     site = configured(**options)
     usual = set(django_settings.environment(configured(), RELEASE, FACTS))
     plain = django_settings.environment(site, RELEASE, FACTS)
-    hidden = django_settings.secret_environment(site, {name: name for name in django_secret.wanted(site)})
+    hidden = django_settings.secret_environment(site, {name: name for name in django_secret.wanted(site)}, [])
     return {name: value for name, value in plain.items() if name not in usual}, hidden
 
 
@@ -96,8 +97,8 @@ URL = "postgres://blog:database.default@db1.example.org/blog"
                     name: {"from": f"database_{name.lower()}"} for name in ("NAME", "USER", "HOST", "PORT", "PASSWORD")
                 },
             },
-            {"NAME": "blog", "USER": "blog", "HOST": "db1.example.org", "PORT": "5433"},
-            {"PASSWORD": "database.default"},
+            {"NAME": "blog", "HOST": "db1.example.org", "PORT": "5433"},
+            {"USER": "blog", "PASSWORD": "database.default"},
         ),
         ({"database": {"engine": "sqlite"}, "overlay": False}, {}, {}),
         (
@@ -118,7 +119,7 @@ def test_how_the_project_gets_it(options, plain, secret):
 
 def test_a_dotenv_file_has_the_url_too():
     site = configured(database={**SERVER, "as": "environment"}, files={".env": {"environment": True}})
-    variables = django_settings.secret_environment(site, {"database.default": "x"})
+    variables = django_settings.secret_environment(site, {"database.default": "x"}, [])
     assert django_settings.project_files(site, {}, variables)[".env"] == (
         "DATABASE_URL=postgres://blog:x@db1.example.org/blog\n"
     )
@@ -135,6 +136,7 @@ def test_no_password_is_in_the_settings():
             "host": "db1.example.org",
             "port": "",
             "password_file": "/srv/django/blog/secrets/database.default",
+            "user_file": "/srv/django/blog/secrets/database.default.user",
             "options": {"sslmode": "require"},
             "settings": {"CONN_MAX_AGE": 60},
         }
@@ -145,9 +147,11 @@ def test_no_password_is_in_the_settings():
 def overlay(tmp_path, monkeypatch):
     """The overlay, over a project without settings: its functions are asked."""
     (tmp_path / "database.default").write_text(PASSWORD)
+    (tmp_path / "database.default.user").write_text("blog")
     (tmp_path / "key.json").write_text('{"key": "x", "fallbacks": []}')
     (tmp_path / "empty_project_settings.py").write_text("")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setitem(sys.modules, "django", SimpleNamespace(VERSION=(5, 2, 0)))
     data = json.loads(django_settings.overlay(configured(), RELEASE, "empty_project_settings"))
     (tmp_path / "settings.json").write_text(json.dumps({**data, "secret_key_file": str(tmp_path / "key.json")}))
     path = tmp_path / "django_formula_settings.py"
@@ -161,11 +165,14 @@ def overlay(tmp_path, monkeypatch):
         for given in data["databases"].values():
             if given.get("password_file"):
                 given["password_file"] = str(tmp_path / "database.default")
+                given["user_file"] = str(tmp_path / "database.default.user")
         return module._databases(project, data)
 
     return databases
 
 
+STRICT = {"init_command": "SET sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')"}
+PATIENT = {"timeout": 20, "transaction_mode": "IMMEDIATE"}
 WHERE = {"NAME": "blog", "USER": "blog", "HOST": "db1.example.org", "PORT": "", "PASSWORD": PASSWORD}
 
 
@@ -204,7 +211,11 @@ WHERE = {"NAME": "blog", "USER": "blog", "HOST": "db1.example.org", "PORT": "", 
                 "TEST": {"NAME": "t"},
             },
         ),
-        ({"ENGINE": POSTGRES}, {"engine": "mysql"}, {"ENGINE": MYSQL, **WHERE, "OPTIONS": {"charset": "utf8mb4"}}),
+        (
+            {"ENGINE": POSTGRES},
+            {"engine": "mysql"},
+            {"ENGINE": MYSQL, **WHERE, "OPTIONS": {"charset": "utf8mb4", **STRICT}},
+        ),
         (
             {"ENGINE": "django_prometheus.db.backends.mysql", "OPTIONS": {"charset": "latin1"}},
             {"engine": "mysql", "password": None, "host": None},
@@ -213,7 +224,7 @@ WHERE = {"NAME": "blog", "USER": "blog", "HOST": "db1.example.org", "PORT": "", 
                 **WHERE,
                 "HOST": "",
                 "PASSWORD": "",
-                "OPTIONS": {"charset": "latin1"},
+                "OPTIONS": {"charset": "latin1", **STRICT},
             },
         ),
     ],
@@ -228,11 +239,25 @@ def test_several_databases_are_laid_over(overlay):
     given = {"default": {"engine": "sqlite", "options": {"timeout": 9}}, "log": {"engine": "sqlite"}}
     folder = "/srv/django/blog/database"
     assert overlay(project, databases={**given, "own": {}, "metrics": {**SERVER, "name": "m"}}) == {
-        "default": {"ENGINE": SQLITE, "NAME": f"{folder}/a.db", "OPTIONS": {"timeout": 9}},
+        "default": {"ENGINE": SQLITE, "NAME": f"{folder}/a.db", "OPTIONS": {**PATIENT, "timeout": 9}},
         "own": {"ENGINE": POSTGRES, "NAME": "own"},
-        "log": {"ENGINE": SQLITE, "NAME": f"{folder}/log.sqlite3"},
+        "log": {"ENGINE": SQLITE, "NAME": f"{folder}/log.sqlite3", "OPTIONS": PATIENT},
         "metrics": {"ENGINE": POSTGRES, **WHERE, "NAME": "m", "OPTIONS": {}},
     }
+
+
+@pytest.mark.parametrize(
+    ("version", "own", "expected"),
+    [
+        ((5, 2), {}, PATIENT),
+        ((4, 2), {}, {"timeout": 20}),
+        ((5, 1), {"timeout": 5, "transaction_mode": "DEFERRED"}, {"timeout": 5, "transaction_mode": "DEFERRED"}),
+    ],
+)
+def test_a_file_that_is_written_to_is_waited_for(overlay, monkeypatch, version, own, expected):
+    monkeypatch.setitem(sys.modules, "django", SimpleNamespace(VERSION=version))
+    (found,) = overlay({"default": {"ENGINE": SQLITE, "NAME": "a.db", "OPTIONS": own}}).values()
+    assert found["OPTIONS"] == expected
 
 
 @pytest.mark.parametrize(
@@ -253,6 +278,40 @@ def test_which_databases_are_migrated(monkeypatch, databases, said, expected):
     connections = SimpleNamespace(settings={alias: {"ENGINE": engine} for alias, engine in databases.items()})
     monkeypatch.setitem(sys.modules, "django.db", SimpleNamespace(connections=connections))
     assert program.migrated_databases(said) == expected
+
+
+@pytest.mark.parametrize(
+    ("vendor", "options", "holder", "expected"),
+    [
+        ("sqlite", {}, None, "wal"),
+        ("sqlite", {"init_command": "PRAGMA journal_mode=DELETE"}, None, "delete"),
+        ("postgresql", {}, None, "delete"),
+        ("sqlite", {}, "BEGIN EXCLUSIVE", "delete"),
+    ],
+)
+def test_a_file_keeps_a_write_ahead_log(tmp_path, monkeypatch, capsys, vendor, options, holder, expected):
+    path = ROOT / "django/files/django_formula_start.py"
+    spec = importlib.util.spec_from_file_location("started", path)
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    file = str(tmp_path / "db.sqlite3")
+
+    @contextlib.contextmanager
+    def cursor():
+        with contextlib.closing(sqlite3.connect(file, timeout=0)) as opened:
+            yield opened.cursor()
+
+    connection = SimpleNamespace(vendor=vendor, settings_dict={"OPTIONS": options}, cursor=cursor)
+    played = SimpleNamespace(connections={"default": connection}, OperationalError=sqlite3.OperationalError)
+    monkeypatch.setitem(sys.modules, "django.db", played)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("CREATE TABLE entry (name)")
+        if holder:
+            other.execute(holder)
+        program.write_ahead("default")
+    with contextlib.closing(sqlite3.connect(file)) as found:
+        assert found.execute("PRAGMA journal_mode").fetchone() == (expected,)
+    assert ("no write-ahead log for default: database is locked" in capsys.readouterr().err) == bool(holder)
 
 
 @pytest.mark.parametrize(

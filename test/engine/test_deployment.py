@@ -1,19 +1,25 @@
+import difflib
 import errno
 import itertools
 import json
 import os
 import stat
 
+import django_attempt
 import django_command
 import django_instance
+import django_proxy
 import django_release
 import django_secret
 import django_site
 import django_source
 import django_steps
 import django_systemd
+import django_verbs
+import msgpack
 import pytest
 from django_command import DeploymentError
+from django_deployment import asked_by
 from specimen import contract
 from world import commit
 
@@ -39,18 +45,19 @@ def test_a_first_release(world):
         ]
     ]
     assert changes["source"] == {"release": {"old": None, "new": name}}
-    assert changes["live"] == {"live": {"old": None, "new": name}}
+    assert changes["live"] == {"live": {"old": None, "new": name}, "receipt": world.last.receipt}
     assert world.live == name and not world.site.previous.exists()
     world.check()
     record = django_site.read_json(world.site.current / "release.json")
     assert stat.S_IMODE((world.site.current / "release.json").stat().st_mode) == 0o640
     about = {"name": name, "state": "good", "commit": ONE, "asked_by": "a test", "author": "Ada", "subject": ONE[:7]}
     assert record.items() >= about.items()
-    assert set(record) - set(about) == {"began", "live_since", "inputs", "facts", "steps", "virtualenv", "warnings"}
+    more = {"began", "live_since", "inputs", "facts", "steps", "virtualenv", "packages", "warnings", "receipt", "size"}
+    assert set(record) - set(about) == more
     assert set(record["steps"]) == {"site", *(step.__name__ for step in django_steps.RELEASE[:-1])}
     attempts = [json.loads(line) for line in world.site.deploys.read_text().splitlines()]
     assert [attempt["result"] for attempt in attempts] == ["released"]
-    assert attempts[0].keys() == {"time", "release", "commit", "result", "asked_by", "seconds"}
+    assert attempts[0].keys() == {"time", "release", "commit", "result", "asked_by", "seconds", "receipt"}
 
 
 def test_nothing_to_do_is_nothing_done(world):
@@ -77,10 +84,15 @@ def test_a_new_commit(world):
     world.push("two")
     changes = world.apply()
     old, new = f"0001-{ONE[:12]}", f"0002-{TWO[:12]}"
-    assert changes["source"] == {"release": {"old": old, "new": new}, "commit": {"old": ONE, "new": TWO}, "files": 1}
+    assert changes["source"] == {
+        "release": {"old": old, "new": new},
+        "commit": {"old": ONE, "new": TWO},
+        "files": 1,
+        "gapless": "yes",
+    }
     assert changes["virtualenv"]["virtualenv"].endswith(", shared")
     assert "secret_key" not in changes and "proxy" not in changes
-    assert changes["live"] == {"live": {"old": old, "new": new}}
+    assert changes["live"] == {"live": {"old": old, "new": new}, "receipt": world.last.receipt}
     assert world.live == new and os.readlink(world.site.previous) == f"releases/{old}"
     assert world.releases == {old: "good", new: "good"}
     world.check()
@@ -97,6 +109,26 @@ def test_old_releases_go(world):
     world.check()
 
 
+def test_what_somebody_has_left_for_units_that_are_gone_is_told(world):
+    world.options = {"releases": {"keep": 2}}
+    world.apply()
+    folders = [f"django-blog-{name}.d" for name in ("0001.service", "0001.socket", "0004.service")]
+    folders += ["django-blog-.service.d", "django-blog-task-0001.service.d", "django-blogs-0001.service.d"]
+    for folder in folders:
+        (django_systemd.UNITS / folder).mkdir(exist_ok=True)
+        if "socket" not in folder:
+            (django_systemd.UNITS / folder / "override.conf").write_text("[Service]\nNice=5\n")
+    for name in ("two", "three", "four"):
+        world.push(name)
+        world.apply()
+    left = django_systemd.UNITS / "django-blog-0001.service.d"
+    assert world.last.warnings == [
+        f"{left} is somebody's, for a release that is gone: say it in the pillar (resources, sandbox), and rm -r {left}"
+    ]
+    there = {path.name for path in django_systemd.UNITS.glob("*.d")}
+    assert there == {*folders} - {"django-blog-0001.socket.d"}
+
+
 def test_an_old_release_that_cannot_be_deleted_stops_nothing(world, monkeypatch):
     for number in range(3):
         world.push(f"commit {number}")
@@ -111,9 +143,80 @@ def test_an_old_release_that_cannot_be_deleted_stops_nothing(world, monkeypatch)
     monkeypatch.setattr(django_release, "remove", stuck)
     world.options["releases"] = {"keep": 2}
     site = world.site
-    assert django_release.prune(site) == [
-        f"0001-{commit('commit 0')[:12]} could not be deleted: [Errno 1] Operation not permitted"
+    stuck = f"0001-{commit('commit 0')[:12]} could not be deleted: [Errno 1] Operation not permitted"
+    assert django_release.prune(site) == [stuck]
+    world.push("last")
+    assert "live" in world.apply() and world.last.warnings == [stuck]
+
+
+def test_what_is_stuck_is_tried_again_and_stops_nothing(world, monkeypatch):
+    """A virtualenv, and what a deployment has left that was killed, on a disk that does not let them go."""
+    world.apply()
+    left = django_release.Release(world.site, f"0002-{TWO[:12]}")
+    left.path.mkdir()
+    left.update(state="building")
+    (world.site.virtualenvs / "old").mkdir()
+    remove_tree = django_site.remove_tree
+
+    def stuck(path):
+        if path in (left.path, world.site.virtualenvs / "old"):
+            raise OSError(errno.EPERM, "Operation not permitted", str(path))
+        remove_tree(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(django_site, "remove_tree", stuck)
+        world.push("three")
+        world.apply()
+    assert world.live == f"0003-{THREE[:12]}"
+    assert [warning.split(":")[0] for warning in world.last.warnings] == [
+        f"{left.name} could not be deleted",
+        "the virtualenv old could not be deleted",
     ]
+    world.push("four")
+    world.apply()
+    assert left.name not in world.releases and len(list(world.site.virtualenvs.iterdir())) == 1
+    world.check()
+
+
+def test_failed_releases_do_not_count_and_go(world):
+    world.options["releases"] = {"keep": 2}
+    for number in range(3):
+        world.push(f"good {number}")
+        world.apply()
+        world.push(f"bad {number}")
+        world.fails["enable --quiet"] = DeploymentError("no")
+        with pytest.raises(DeploymentError):
+            world.apply()
+        world.fails.clear()
+    assert list(world.releases.values()) == ["good", "good", "failed"]
+    world.push("last")
+    world.apply()
+    assert [name[:4] for name in world.releases] == ["0005", "0007"]
+    world.check()
+
+
+def test_units_whose_release_is_gone_go_too(world):
+    world.apply()
+    units = [*write_units(world, "0007"), *write_units(world, "0001")]
+    world.systemctl("enable", "--now", *units[:2])
+    world.push("two")
+    world.apply()
+    assert {path.name[:16] for path in django_systemd.UNITS.glob("django-blog-*.*")} == {
+        "django-blog-0001",
+        "django-blog-0002",
+    }
+    assert world.running == {"django-blog-0002.service", "django-blog-0002.socket"}
+
+
+def test_a_virtualenv_stays_while_a_release_has_it(world):
+    world.apply()
+    world.options = {"python_packages": ["gunicorn"], "releases": {"keep": 2}}
+    world.apply()
+    first = [os.readlink(path / "virtualenv") for path in sorted(world.site.releases.iterdir())]
+    assert len(set(first)) == len(list(world.site.virtualenvs.iterdir())) == 2
+    world.push("two")
+    world.apply()
+    assert len(list(world.site.virtualenvs.iterdir())) == 1, "that of the first release goes with it"
 
 
 def test_a_dry_run_of_a_bare_host(world, monkeypatch):
@@ -144,6 +247,98 @@ def test_a_dry_run_of_a_new_commit(world):
     assert snapshot(world) == before and world.releases == {f"0001-{ONE[:12]}": "good"}
 
 
+LOCATIONS = "salt://django/files/locations.conf"
+#: A change, and the files that a dry run shows as differences: those of the instance, those of nginx.
+CHANGES = {
+    "commit": ({}, None, [], []),
+    "threads": ({"server": {"threads": 2}}, None, ["uwsgi.ini"], []),
+    "an option of the server": ({"server": {"options": {"harakiri": 7}}}, None, ["uwsgi.ini"], ["blog.conf"]),
+    "a limit": ({"resources": {"MemoryMax": "1G"}}, None, ["django-blog-0001.service"], []),
+    "a path": ({"path": "/blog"}, None, ["uwsgi.ini"], ["blog.conf"]),
+    "STATIC_URL": ({"settings": {"STATIC_URL": "/files/"}}, None, [], ["blog.conf"]),
+    "domains": ({"domains": ["new.org"]}, None, [], ["blog.example.org", "new.org"]),
+    "a port": (
+        {"server": {"bind": "127.0.0.1:8000"}},
+        None,
+        ["django-blog-0001.socket", "instance.json", "upstream.conf"],
+        ["django-blog.conf"],
+    ),
+    "what only nginx reads": ({"media": {"max_upload": "5M"}}, None, [], ["blog.conf"]),
+    "the server's template": ({}, django_instance.UWSGI, ["uwsgi.ini"], []),
+    "the unit's template": ({}, django_systemd.SERVICE, ["django-blog-0001.service"], []),
+    "nginx's template": ({}, LOCATIONS, [], ["blog.conf"]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_dry_run_tells_what_the_apply_then_does(world, change):
+    world.apply()
+    world.options, template, instance, nginx = CHANGES[change]
+    if change == "commit":
+        world.push("two")
+    if template:
+        world.templates[template] += "# more\n"
+    if change == "STATIC_URL":
+        world.answers["static_url"] = "/files/"
+    old = world.site.releases / world.live
+    before = {path.name: path.read_text() for path in (old / "config").iterdir()}
+    told = [world.apply(test=True) for _ in range(2)]
+    assert told[0] == told[1]
+    done = world.apply()
+    assert {*done} <= {*told[0]} and {*told[0]} - {*done} <= {"migration"}
+    foreseen = told[0].get("instance", {}).get("files", {})
+    assert sorted(foreseen) == [*instance] and foreseen == differences(world, old, before)
+    assert told[0].get("proxy", {}).keys() == done.get("proxy", {}).keys()
+    # another kind of address is led to in two steps, the first of which is part of the flip
+    assert told[0].get("proxy", {}) == done.get("proxy", {}) or change == "a port"
+    found = {name for name in done.get("proxy", {}) if "sites-enabled" not in name and "blog.example.org/" not in name}
+    assert {path.rpartition("/")[2] for path in found} >= {*nginx} and bool(found) is bool(nginx)
+    if "source" in done:
+        unknown = told[0]["source"].pop("not known")
+        assert told[0]["source"] == done["source"] and ("django.plan blog" in unknown) is (change == "commit")
+    assert world.apply(test=True) == world.apply() == {}
+
+
+def differences(world, old, before):
+    """What the configuration of the live release has that the one before it had not, but for names."""
+    found = {}
+    new = world.site.releases / world.live
+    names = {str(new): str(old), new.name: old.name, "django-blog-0002": "django-blog-0001", "/0002.sock": "/0001.sock"}
+    for path in (new / "config").iterdir() if new != old else ():
+        name, text = path.name, path.read_text()
+        for one, other in names.items():
+            name, text = name.replace(one, other), text.replace(one, other)
+        lines = list(difflib.unified_diff(before[name].splitlines(), text.splitlines(), lineterm="", n=1))[2:]
+        if lines and name not in ("settings.json", "environment"):
+            found[name] = "\n".join(lines)
+    return found
+
+
+def test_a_dry_run_hides_secrets(world):
+    world.options, world.given = {"secrets": {"API": "x"}}, {"API": "hunter2"}
+    world.apply()
+    world.options = world.options | {"server": {"options": {"procname": "is-hunter2"}}}
+    assert "+procname = is-**********" in world.apply(test=True)["instance"]["files"]["uwsgi.ini"]
+
+
+@pytest.mark.parametrize("gone", ["virtualenv", "config", "static", "config/instance.json", "config/uwsgi.ini"])
+def test_a_dry_run_of_a_release_that_has_lost_a_part(world, gone):
+    world.apply()
+    django_site.remove_tree(world.site.current / gone)
+    told = world.apply(test=True)
+    done = world.apply()
+    assert {*done} <= {*told} and told.get("source", {}).get("release") == done.get("source", {}).get("release")
+    assert world.apply(test=True) == world.apply() == {}
+
+
+def test_a_dry_run_of_another_keeper(world):
+    world.apply()
+    world.process = "supervisor"
+    files = world.apply(test=True)["instance"]["files"]
+    assert files["django-blog-0001.service"] == files["django-blog-0001.socket"] == "removed"
+    assert files["django-blog-0001.conf"] == files["supervisor.sh"] == "new file"
+
+
 # What a release is made of
 
 
@@ -166,6 +361,7 @@ INPUTS = {
     "root": (None, None),
     "user": (None, None),
     "project": ("src", None),
+    "python_path": (["src"], None),
     "settings_module": ("blog.other", None),
     "wsgi": ("blog.other", None),
     "python": ("python3.12", None),
@@ -196,8 +392,10 @@ INPUTS = {
     "sandbox": ({"PrivateTmp": False}, None),
     "resources": ({"MemoryMax": "1G"}, None),
     "proxy": (None, {"listen": [8080]}),
+    "maintenance": (None, {"allow": ["10.0.0.0/8"]}),
     "releases": (None, {"keep": 3}),
     "timeouts": (None, {"build": "1h"}),
+    "backup": (None, {"keep": 3}),
     "log": ({"requests": True}, None),
 }
 
@@ -243,7 +441,11 @@ def changed_inputs(world, **options):
         ({"settings": {"A": 1}}, {"settings": {"A": 1.0}}, ["settings:A"]),
         ({"settings": {"A": 1}}, {"settings": {"A": True}}, ["settings:A"]),
         ({"environment": {"A": "1"}}, {"environment": {"A": 1}}, []),
-        ({"secrets": {"A": {"generate": 20}}}, {"secrets": {"A": {"generate": 20, "as": "file"}}}, ["secrets:A:as"]),
+        (
+            {"secrets": {"A": {"generate": 20}}},
+            {"secrets": {"A": {"generate": 20, "as": "file"}}},
+            ["secrets:A:as", "secrets:A:variable"],
+        ),
         ({"secrets": {"A": {"generate": 20}}}, {"secrets": {"A": {"generate": 30}}}, []),
         ({"database": {"engine": "mysql"}}, {"database": {"engine": "mysql", "password": "hunter2"}}, []),
         ({"database": {"engine": "mysql"}}, {"database": {"engine": "mysql", "port": 1}}, ["databases:default:port"]),
@@ -824,6 +1026,111 @@ def test_owners_and_modes_of_a_release(world, monkeypatch):
     assert found["static"] == (0, 0) and found["config/environment"] == found["config/settings.json"] == (0, 1)
     assert found["release.json"] == (0, 0) and not any(uid == 2 for uid, _gid in filter(None, found.values()))
     assert owners[str(world.site.secrets / "secret_key.json")] == (0, 1)
+
+
+# What is written down
+
+
+def attempts(world):
+    return [(line["release"], line["result"], line.get("step")) for line in django_attempt.attempts(world.site)]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+def test_what_fails_before_there_is_a_release_is_written_down(world, first):
+    if not first:
+        world.apply()
+    before = attempts(world)
+    world.given = {"API": "hunter2"}
+    world.options = {"secrets": {"API": "x"}, "revision": "hunter2"}
+    for _ in range(2):
+        with pytest.raises(DeploymentError):
+            world.apply()
+        before.append((None, "failed", "source"))
+        assert attempts(world) == before
+        with pytest.raises(DeploymentError):
+            world.apply(test=True)
+    last = django_attempt.attempts(world.site)[-1]
+    assert last["error"] == "asking for **********: there is no such branch" and last["asked_by"] == "a test"
+    assert last["seconds"] >= 0 and last["commit"] == ""
+
+
+def test_what_fails_while_a_site_is_laid_out_is_written_down_where_it_is_ours(world, monkeypatch):
+    def taken(name, ports):
+        raise DeploymentError("port 80 is taken")
+
+    monkeypatch.setattr(django_proxy, "refuse_taken_ports", taken)
+    with pytest.raises(DeploymentError):
+        world.apply()
+    assert not world.site.root.exists()
+
+
+def test_what_has_failed_before_is_no_attempt(world):
+    world.fails["systemd-run"] = DeploymentError("no")
+    for _ in range(3):
+        with pytest.raises(DeploymentError):
+            world.apply()
+    assert attempts(world) == [(f"0001-{ONE[:12]}", "failed", "static")]
+    record = django_release.Release(world.site, f"0001-{ONE[:12]}").record
+    assert {"source", "virtualenv", "static"} <= set(record["steps"])
+
+
+def test_a_rollback_that_is_refused_is_written_down(world):
+    world.apply()
+    with pytest.raises(DeploymentError):
+        django_verbs.rollback("blog")
+    assert attempts(world)[1:] == [(None, "refused", "rollback")]
+    world.push("two")
+    world.apply()
+    world.fails["django-blog-0001"] = DeploymentError("no")
+    with pytest.raises(DeploymentError):
+        django_verbs.rollback("blog")
+    assert attempts(world)[-1] == (f"0001-{ONE[:12]}", "failed", "instance")
+
+
+@pytest.mark.parametrize("step", ["source", "static", "instance"])
+def test_a_deployment_that_was_killed_is_written_down_by_the_next(world, monkeypatch, step):
+    with monkeypatch.context() as patched:
+        patched.setattr(django_steps, "RELEASE", failing(world, step, "killed"))
+        with pytest.raises(Killed):
+            world.apply()
+    assert not world.site.deploys.exists()
+    world.apply()
+    assert attempts(world) == [(f"0001-{ONE[:12]}", "interrupted", None), (f"0002-{ONE[:12]}", "released", None)]
+    assert django_attempt.attempts(world.site)[0].items() >= {"commit": ONE, "asked_by": "a test"}.items()
+
+
+def test_a_deployment_that_was_killed_after_the_switch_is_written_down_by_the_next(world, monkeypatch):
+    world.options = {"commands": {"after_switch": ["manage.py clear_cache"]}}
+    with monkeypatch.context() as patched:
+        patched.setattr(django_steps, "RELEASE", failing(world, "proxy", "killed"))
+        with pytest.raises(Killed):
+            world.apply()
+    name = f"0001-{ONE[:12]}"
+    expected = {"record": {"release": f"{name}, of a deployment that was interrupted"}}
+    assert world.apply(test=True) == expected == world.apply()
+    assert world.last.warnings == [f"nobody knows whether these have run in {name}: manage.py clear_cache"]
+    assert attempts(world) == [(name, "released", None)]
+    assert world.apply() == {}
+
+
+def test_who_asks(tmp_path, monkeypatch):
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    assert asked_by("state.apply", str(tmp_path)) == "state.apply by root"
+    monkeypatch.setenv("SUDO_USER", "ray")
+    assert asked_by("state.apply", str(tmp_path)) == "state.apply by ray"
+    (tmp_path / "proc").mkdir()
+    job = tmp_path / "proc/20261120083604097515"
+    for more, who in (
+        ({}, "ray"),
+        ({"user": "ada"}, "ada"),
+        ({"user": "sudo_ada"}, "ada"),
+        ({"schedule": "nightly"}, "the schedule nightly"),
+    ):
+        job.write_bytes(msgpack.packb({"pid": os.getpid(), **more}))
+        assert asked_by("django.release", str(tmp_path)) == f"django.release by {who}, salt job {job.name}"
+    job.write_bytes(msgpack.packb({"pid": 1, "user": "ada"}))
+    (tmp_path / "proc/torn").write_bytes(b"\xc1")
+    assert asked_by("django.release", str(tmp_path)) == "django.release by ray"
 
 
 # Two at once

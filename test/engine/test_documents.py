@@ -15,11 +15,14 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglo
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
 PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
 DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
+#: Pages that are tables.
+WIDE = ("faults.md", "options.md", "projects.md")
 #: What is quoted in troubleshooting.md and said by others: Django, database servers, nginx, Salt, systemd, uv.
 FOREIGN = {
     "Access denied for user",
     "Can't connect to",
     "Error loading MySQLdb module",
+    "Peer authentication",
     "Error loading psycopg2 or psycopg module",
     "Unknown database",
     "Unknown server host",
@@ -27,6 +30,7 @@ FOREIGN = {
     'database "',
     '" does not exist',
     "installing mysqlclient",
+    "is applied before its dependency",
     "permission denied for schema public",
     "No permissions to access",
     "No solution found",
@@ -35,6 +39,7 @@ FOREIGN = {
     "No space left on device",
     "Rendering SLS '",
     "These values could not be changed: {'home'",
+    'The function "state.apply" is running as PID',
     "is not available",
     "unable to open database file",
 }
@@ -61,7 +66,7 @@ def test_links_lead_somewhere(page):
     assert not lost
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ("options.md", "projects.md")], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in WIDE], ids=name)
 def test_lines_are_short(page):
     assert [line for line in page.read_text().splitlines() if len(line) > 120] == []
 
@@ -107,6 +112,27 @@ def test_every_trait_of_a_project_names_its_test():
         if f"def {test}(" not in (ROOT / "test/hosts" / file).read_text():
             unknown.append(f"{file}::{test}")
     assert len(rows) > 30 and unknown == []
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("test/projects/*.yaml")), ids=lambda path: str(path.stem))
+def test_every_project_from_outside_is_told(path):
+    recipe = yaml.safe_load(path.read_text())
+    versions, number = " → ".join(recipe["versions"]), {"bookworm": 12, "trixie": 13}[recipe.get("debian", "bookworm")]
+    told = f"* `{path.stem}` {versions}, Debian {number}: "
+    assert told in (ROOT / "docs/projects.md").read_text()
+
+
+def test_every_fault_is_shown_or_said_to_be_open():
+    cases, numbers = yaml.safe_load_all((ROOT / "test/hosts/faults.yaml").read_text())
+    assert list(numbers) == list(range(1, 66))
+    assert {key for about in numbers.values() for key in about} == {"fault", "tests", "open"}
+    assert {case["number"] for case in cases} <= {*numbers}
+    shown = {number for number, about in numbers.items() if about.get("tests")} | {case["number"] for case in cases}
+    assert {number for number in numbers if number not in shown} == {
+        number for number, about in numbers.items() if "open" in about
+    }
+    tests = [test.split("::") for about in numbers.values() for test in about.get("tests", [])]
+    assert [f"{file}::{test}" for file, test in tests if f"def {test}(" not in (ROOT / "test" / file).read_text()] == []
 
 
 def test_every_verb_is_told():

@@ -3,8 +3,10 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
+import subprocess
 import tempfile
 import threading
 import time
@@ -234,6 +236,68 @@ def test_whether_a_page_is_well(instance, answers, options, problem):
     assert error.value.hint == "mend the project, or say what is well: django:sites:blog:health"
 
 
+RAISES = """\
+[pid: 7] an answer
+Traceback (most recent call last):
+  File "/srv/virtualenv/lib/python3.11/site-packages/django/core/handlers/exception.py", line 55, in inner
+    response = get_response(request)
+               ^^^^^^^^^^^^^^^^^^^^^
+  File "{source}/blog/views.py", line 6, in home
+    raise KeyError("ink")
+KeyError: 'ink'
+During handling of the above exception, another exception occurred:
+Traceback (most recent call last):
+  File "{source}/blog/errors.py", line 9, in handler500
+    return render(request, "500.html")
+  File "/srv/virtualenv/lib/python3.11/site-packages/django/template/loader.py", line 19, in get_template
+    raise TemplateDoesNotExist(template_name, chain=chain)
+django.template.exceptions.TemplateDoesNotExist: 500.html
+[pid: 7] GET / => generated 0 bytes in 3 msecs (HTTP/1.1 500)
+"""
+LAST = "it answers 500: django.template.exceptions.TemplateDoesNotExist: 500.html (blog/errors.py:9)"
+FIRST = "it answers 500: KeyError: 'ink' (blog/views.py:6)"
+
+
+@pytest.mark.parametrize(
+    ("answer", "lines", "problem"),
+    [
+        (b"", slice(None), LAST),
+        ((500, {}, ""), slice(None), LAST),
+        ((500, {}, ""), slice(8), FIRST),
+        ((500, {}, ""), slice(3, 8), FIRST),
+        ((500, {}, ""), slice(7), "it answers 500"),
+        ((502, {}, ""), slice(None), "it answers 502"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "2026-11-20T15:02:32+0000 "])
+def test_what_a_page_raises_is_told(instance, monkeypatch, answer, lines, problem, prefix):
+    site, release, server = instance(health={"timeout": "300ms"})
+    server.answers["/"] = answer
+    log = RAISES.format(source=release / "source").splitlines(keepends=True)[lines]
+    monkeypatch.setattr(django_instance.django_systemd, "journal", lambda *_: "".join(f"{prefix}{one}" for one in log))
+    with pytest.raises(DeploymentError) as error:
+        django_instance.check_health(site, release)
+    assert error.value.message.split("is not well: ")[1] == problem
+
+
+def test_a_long_text_of_what_is_raised_is_left_out(tmp_path):
+    log = '  File "/usr/share/blog.py", line 3, in home\n    raise\nOSError: ' + "x" * 500
+    assert django_instance.raised_in(log, tmp_path) == "OSError (/usr/share/blog.py:3)"
+
+
+@pytest.mark.parametrize("prefix", ["", "2026-11-20T08:00:00+0000 "])
+@pytest.mark.parametrize("between", ["During handling of the above exception, another exception occurred:", ""])
+def test_a_log_whose_end_is_not_written_yet(tmp_path, between, prefix):
+    """Of the last request only the first of two exceptions is there."""
+    first = ['  File "/srv/views.py", line 3, in home', "RuntimeError: out of ink", "", between]
+    second = ['  File "/srv/urls.py", line 7, in handler', "RuntimeError: no paper either"]
+    log = "\n".join(f"{prefix}{line}" for line in [*first, *second, *first, *second[:1]])
+    last = "no paper either (/srv/urls.py:7)" if between else "out of ink (/srv/views.py:3)"
+    assert django_instance.raised_in(log, tmp_path) == f"RuntimeError: {last}"
+    cut = "\n".join(f"{prefix}{line}" for line in first)
+    assert django_instance.raised_in(cut, tmp_path) == "RuntimeError: out of ink (/srv/views.py:3)"
+
+
 def test_a_page_below_the_path_of_the_site(instance):
     site, release, server = instance(path="/shop", health={"path": "/healthz", "headers": {"X-Scheme": "https"}})
     server.answers["/shop/healthz"] = GOOD
@@ -320,6 +384,13 @@ def test_connections_of_a_port_are_counted(host):
         assert django_instance.connections(where) == 0
 
 
+def test_a_connection_that_the_kernel_tells_twice_is_one(monkeypatch):
+    rows = ["0100007F:1F41 0100007F:C350 01"] * 2 + ["0100007F:1F41 0100007F:C351 01", "0100007F:1F42 0100007F:C350 01"]
+    table = "\n".join(["header", *(f"{number}: {row}" for number, row in enumerate(rows))])
+    monkeypatch.setattr(Path, "read_text", lambda path: table if path.name == "tcp" else "header")
+    assert django_instance.connections("127.0.0.1:8001") == 2
+
+
 def test_an_instance_is_drained(instance):
     site, release, server = instance(releases={"drain": "5s"})
     server.answers["/"] = None
@@ -331,6 +402,19 @@ def test_an_instance_is_drained(instance):
     began = time.monotonic()
     assert django_instance.drain(site, release) == 0
     assert 0.3 < time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_connection_is_cut_with_its_server(instance, monkeypatch, ends):
+    """It is killed while it is being stopped, for with supervisor that waits for its end; one that ends is left."""
+    site, release, _server = instance()
+    process = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(django_instance, "pid", lambda site, release: process.pid)
+    gone = []
+    monkeypatch.setattr(django_instance, "main_process", lambda site, release: None if gone else process.pid)
+    monkeypatch.setattr(django_instance, "stop", lambda *_, wait: (gone.append(1), process.terminate()) if ends else 0)
+    django_instance.cut(site, release)
+    assert process.wait(10) == -(signal.SIGTERM if ends else signal.SIGKILL)
 
 
 def test_a_drain_comes_to_an_end(instance):

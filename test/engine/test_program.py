@@ -1,3 +1,4 @@
+import datetime
 import importlib.util
 import json
 import subprocess
@@ -48,9 +49,10 @@ def test_the_start_of_a_project(sandbox):
         "check": "deploy",
         "ignored_checks": django_program.NOT_WITHOUT_TLS,
         "migrate": {"default": True, "replica": False},
+        "write_ahead": False,
     }
     expected = {"doing": "starting Django", "timeout": 10.0, "secrets": ["hunter2"], "writable": [RELEASE / "static"]}
-    assert sandbox.options == expected
+    assert sandbox.options == expected | {"task": "task"}
 
 
 def test_a_migration(sandbox):
@@ -59,7 +61,42 @@ def test_a_migration(sandbox):
     assert django_program.migrate(site, RELEASE, facts, []) == {}
     request = json.loads(sandbox.options.pop("stdin"))
     assert (request["mode"], request["databases"]) == ("migrate", ["default", "log"])
+    assert (request["timeout"], request["lock_timeout"]) == (7195.0, 5.0)
+    assert sandbox.argv[1].endswith("config/django_formula_migrate.py")
     assert sandbox.options == {"doing": "migrating the database", "timeout": 7200.0, "secrets": []}
+
+
+def test_migrate_by_hand_is_run_under_the_lock(sandbox):
+    site = configured(migrate={"timeout": "8s", "lock_timeout": "500ms"})
+    django_program.manage(site, RELEASE, FACTS, ["migrate", "blog", "0002"], None, 60.0, [])
+    program, request, *words = sandbox.argv[1:]
+    assert program.endswith("config/django_formula_migrate.py") and words == ["migrate", "blog", "0002"]
+    assert json.loads(request) == {"wsgi": "blog.wsgi", "timeout": 6.0, "lock_timeout": 0.5}
+    assert sandbox.options["doing"] == "manage.py migrate"
+
+
+def test_a_release_that_knows_nothing_of_locks(sandbox, tmp_path):
+    with pytest.raises(DeploymentError, match="was made by an older version of the formula"):
+        django_program.manage(configured(), tmp_path, FACTS, ["migrate"], None, 60.0, [])
+    django_program.manage(configured(), tmp_path, FACTS, ["check"], None, 60.0, [])
+
+
+@pytest.mark.parametrize(
+    ("told", "message", "kind"),
+    [
+        ("migration: blog.0002\napplied: blog.0001", "blog.0002: it fails (before it: blog.0001)", "PartlyMigrated"),
+        ("migration: blog.0002\napplied: ", "blog.0002: it fails", "DeploymentError"),
+        ("migration: blog.0002\napplied: \nblocked: yes", "blog.0002: it fails", "DeploymentError"),
+    ],
+)
+def test_where_a_migration_has_stopped(sandbox, told, message, kind):
+    sandbox.error = DeploymentError("exit 1", log=f"Traceback\n{told}\nmissing: \ncause: it fails")
+    with pytest.raises(DeploymentError) as error:
+        django_program.migrate(configured(), RELEASE, FACTS, [])
+    assert error.value.message == f"migrating the database: {message}" and type(error.value).__name__ == kind
+    blocked = "blocked" in told
+    assert error.value.transient == blocked == ("lock_timeout" in error.value.hint)
+    assert error.value.log == ("" if blocked else "Traceback")
 
 
 @pytest.mark.parametrize("transient", [True, False])
@@ -80,6 +117,26 @@ def test_a_variable_that_is_missing_is_named(sandbox):
         django_program.start(configured(), RELEASE, FACTS, [])
     assert error.value.hint == "give it: django:sites:blog:environment:TOKEN, or django:sites:blog:secrets:TOKEN"
     assert error.value.log == "KeyError: 'TOKEN'"
+
+
+@pytest.mark.parametrize(
+    ("lacking", "hint"),
+    [
+        ("shop", "it is in the source: django:sites:blog:python_path: [apps]"),
+        ("shop.views", "it is in the source: django:sites:blog:python_path: [apps]"),
+        ("shop.models", ""),
+        ("shops", ""),
+    ],
+)
+def test_a_module_that_lies_elsewhere_is_named(sandbox, tmp_path, lacking, hint):
+    (tmp_path / "source/apps/shop").mkdir(parents=True)
+    for name in ("__init__", "views"):
+        (tmp_path / f"source/apps/shop/{name}.py").touch()
+    log = f"cause: ModuleNotFoundError: No module named '{lacking}' (blog/settings.py:5)\n"
+    sandbox.error = DeploymentError("starting Django failed (exit 1)", log=log)
+    with pytest.raises(DeploymentError) as error:
+        django_program.start(configured(), tmp_path, FACTS, [])
+    assert error.value.hint == hint
 
 
 def test_a_program_that_ends_without_a_cause(sandbox):
@@ -205,6 +262,21 @@ def test_which_checks_stop_a_release(program, monkeypatch, found, of_deployment,
 
 
 @pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, 1209600),
+        ({"PASSWORD_RESET_TIMEOUT": 259200, "CSRF_COOKIE_AGE": 31449600, "LANGUAGE_COOKIE_AGE": None}, 1209600),
+        ({"PASSWORD_RESET_TIMEOUT": 9e6}, 9e6),
+        ({"PASSWORD_RESET_TIMEOUT_DAYS": 20}, 1728000),
+        ({"SHOP_COOKIE_AGE": datetime.timedelta(days=30)}, 2592000),
+        ({"ACCOUNT_SESSION_REMEMBER_ME_AGE": "a year"}, 1209600),
+    ],
+)
+def test_how_long_what_is_signed_is_taken(program, more, expected):
+    assert program.longest_age(SimpleNamespace(SESSION_COOKIE_AGE=1209600, **more)) == expected
+
+
+@pytest.mark.parametrize(
     ("named", "environment", "found"),
     [
         ("own.settings", "own.settings", "own.settings"),
@@ -216,8 +288,8 @@ def test_which_checks_stop_a_release(program, monkeypatch, found, of_deployment,
 def test_which_settings_module_the_project_ends_with(program, monkeypatch, named, environment, found):
     monkeypatch.setattr(program, "SETTINGS_MODULE", "overlay")
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", environment)
-    monkeypatch.setitem(sys.modules, "django", SimpleNamespace(get_version=lambda: "5.2"))
-    plain = dict.fromkeys(("STATIC_URL", "STATIC_ROOT", "MEDIA_URL", "MEDIA_ROOT"), "")
+    monkeypatch.setitem(sys.modules, "django", SimpleNamespace(get_version=lambda: "5.2", VERSION=(5, 2)))
+    plain = dict.fromkeys(("STATIC_URL", "STATIC_ROOT", "MEDIA_URL", "MEDIA_ROOT"), "") | {"SESSION_COOKIE_AGE": 60}
     settings = SimpleNamespace(SETTINGS_MODULE=named, DEBUG=False, ALLOWED_HOSTS=[], DATABASES={}, **plain)
     answer = program.effective(settings)
     assert (answer["settings_module"], answer["expected_settings_module"]) == (found, "overlay")

@@ -32,7 +32,7 @@ def test_what_is_found_in_a_source(tmp_path, case):
         (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
     site = configured(**case.get("site", {}))
     if "found" in case:
-        assert django_project.find(site, tmp_path) == case["found"]
+        assert django_project.find(site, tmp_path) == {"python_path": [], **case["found"]}
     else:
         with pytest.raises(DeploymentError) as error:
             django_project.find(site, tmp_path)

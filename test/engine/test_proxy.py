@@ -61,6 +61,23 @@ def install(site):
     return {path.removeprefix(etc): text for path, text in changes.items()}
 
 
+def test_debians_default_site_is_left_out(own_host):
+    """Also where an installation has failed, and has left it."""
+    before = os.umask(0o077)
+    django_proxy.ETC.rmdir()
+    django_proxy.leave_out_the_default_site()
+    os.umask(before)
+    default = django_proxy.ETC / "sites-enabled/default"
+    modes = [path.stat().st_mode & 0o777 for path in (django_proxy.ETC, default.parent, default)]
+    assert modes == [0o755, 0o755, 0o644]
+    default.unlink()
+    (django_proxy.ETC / "theirs").write_text("server {}")
+    default.symlink_to("../theirs")
+    django_proxy.leave_out_the_default_site()
+    assert not default.is_symlink() and default.read_text() == ""
+    assert (django_proxy.ETC / "theirs").read_text() == "server {}"
+
+
 def test_the_files_of_a_site(make_site, nginx):
     site = make_site(domains=["a.org", "b.org"], redirect_domains=["c.org"])
     assert not django_proxy.is_installed(site)

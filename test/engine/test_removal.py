@@ -1,3 +1,4 @@
+import django_postgres
 import django_proxy
 import django_removal
 import django_site
@@ -13,10 +14,13 @@ def below(root):
 
 
 def rest(world):
-    """What is on the host beside the site's root."""
+    """What is on the host beside the site's root, but for the lock that all sites of the host have."""
     folders = (django_systemd.UNITS, django_proxy.ETC, django_site.REGISTRY, django_site.RUNTIME, django_site.TMPFILES)
     return sorted(
-        path.name for folder in folders for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
+        path.name
+        for folder in folders
+        for path in folder.rglob("*")
+        if (not path.is_dir() or path.is_symlink()) and path.name != "flip.lock"
     )
 
 
@@ -100,6 +104,27 @@ def test_a_removal_that_nginx_refuses(world):
     world.check()
     world.fails.clear()
     assert world.apply() == {}
+
+
+def test_databases_on_servers_of_this_host_go_with_the_data(world, monkeypatch):
+    on_it = {"roles": {"blog": {"mark": "Django site blog", "login": True, "rights": False, "verifier": None}}}
+    databases = {"blog": {"owner": "blog", "mark": "Django site blog", "open": False}}
+    server = {**django_postgres.nothing(), **on_it, "databases": databases}
+    told = []
+    monkeypatch.setattr(django_postgres, "is_installed", lambda: True)
+    monkeypatch.setattr(django_postgres, "ask", lambda share: server)
+    monkeypatch.setattr(django_postgres, "make", lambda share, lacking: told.extend(lack.what for lack in lacking))
+    world.options = {"database": {"engine": "postgres"}}
+    world.apply()
+    world.options = {"state": "absent"}
+    assert not {*django_removal.present(world.site)} & {"postgres database blog", "postgres role blog"}
+    django_removal.remove(world.site, "a test")
+    assert told == []
+    world.options = {"state": "absent", "remove_data": True}
+    assert django_removal.present(world.site)["postgres database blog"] == "dropped"
+    django_removal.remove(world.site, "a test")
+    assert told == ["database blog", "role blog"] and not world.site.root.exists()
+    assert django_removal.present(world.site) == {}
 
 
 def test_a_removal_waits_for_a_deployment(world):

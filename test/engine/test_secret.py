@@ -26,8 +26,8 @@ def generated(site):
 def test_which_secrets_there_are(site):
     assert django_secret.wanted(site) == {
         "secret_key": {"value": GIVEN},
-        "TOKEN": {"generate": 64, "as": "file"},
-        "API": {"value": {"pillar": "django:sites:blog:secrets:API"}, "as": "variable"},
+        "TOKEN": {"generate": 64, "as": "file", "variable": "TOKEN_FILE"},
+        "API": {"value": {"pillar": "django:sites:blog:secrets:API"}, "as": "variable", "variable": "API"},
     }
     assert django_secret.wanted(generated(site))["secret_key"] == {"generate": 50}
 
@@ -157,18 +157,43 @@ def test_a_wrong_mode_is_mended(site, mode):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640 and django_secret.changed(site, {"TOKEN": "token"}) == []
 
 
+def test_the_key_alone_for_a_project_that_reads_a_file(site, make_site):
+    plain, known = site.secrets / "secret_key", {"secret_key": KEY}
+    django_secret.keep(site, "secret_key", KEY)
+    assert not plain.exists() and django_secret.changed(site, known) == []
+    asking = make_site(environment={"KEY_PATH": {"from": "secret_key_file"}})
+    assert django_secret.changed(asking, known) == ["secret_key"]
+    django_secret.keep(asking, "secret_key", KEY)
+    assert django_secret.changed(asking, known) == [] and django_secret.fallbacks(asking) == []
+    assert plain.read_text() == KEY and stat.S_IMODE(plain.stat().st_mode) == 0o640
+    plain.chmod(0o644)
+    assert django_secret.changed(asking, known) == ["secret_key"]
+    django_secret.keep(asking, "secret_key", KEY)
+    plain.write_text("torn")
+    assert django_secret.changed(asking, known) == ["secret_key"]
+    django_secret.keep(site, "secret_key", "another")
+    assert plain.read_text() == "another", "an older release may still read it"
+
+
 def test_former_keys_still_verify(site):
     assert django_secret.fallbacks(site) == []
     for number in range(6):
         django_secret.keep(site, "secret_key", f"key {number}")
     assert json.loads((site.secrets / "secret_key.json").read_text()) == {
         "key": "key 5",
-        "fallbacks": ["key 4", "key 3", "key 2"],
+        "fallbacks": ["key 4", "key 3", "key 2", "key 1", "key 0"],
     }
-    django_secret.keep(site, "secret_key", "key 5")
+    django_secret.keep(site, "secret_key", "key 5", ["key 1", "key 0", "key 7"])
     assert django_secret.fallbacks(site) == ["key 4", "key 3", "key 2"]
     django_secret.keep(site, "secret_key", "key 3")
     assert django_secret.fallbacks(site) == ["key 5", "key 4", "key 2"]
+
+
+@pytest.mark.parametrize("torn", [b"", b"k" * 31, b"k" * 33])
+def test_a_torn_key_of_the_records_is_made_anew(site, torn):
+    (site.secrets / ".record_key").write_bytes(torn)
+    key = django_secret.record_key(site)
+    assert len(key) == 32 and key != torn and django_secret.record_key(site) == key
 
 
 def test_a_fingerprint_tells_keys_apart_and_nothing_else():

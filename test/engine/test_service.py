@@ -6,15 +6,13 @@ import django_command
 import django_service
 import pytest
 from django_command import DeploymentError
-from django_service import NGINX, SUPERVISOR
+from django_service import NGINX, POSTGRES, SUPERVISOR
 
 
 @pytest.fixture
 def host(own_host, monkeypatch):
     """A host without systemd: `host(7, "nginx: master")` has a process; what is run lies in `host.commands`."""
     monkeypatch.setattr(django_service, "SYSTEMD", own_host / "none")
-    monkeypatch.setattr(django_service, "RUN", own_host / "run")
-    monkeypatch.setattr(django_service, "PROC", own_host / "proc")
 
     def process(number, line, pid_file="nginx.pid"):
         (own_host / "run" / pid_file).write_text(f"{number}\n")
@@ -49,6 +47,14 @@ def test_a_number_that_another_has_by_now_is_not_the_daemon(host):
     assert (django_service.pid(SUPERVISOR), django_service.pid(NGINX)) == (7, None)
 
 
+def test_one_of_several_servers_that_runs_is_found(host, own_host):
+    (own_host / "run/postgresql").mkdir(parents=True)
+    host(8, b"sleep\0", "postgresql/13-main.pid")
+    assert django_service.pid(POSTGRES) is None
+    host(9, b"/usr/lib/postgresql/15/bin/postgres\0-D\0", "postgresql/15-main.pid")
+    assert django_service.pid(POSTGRES) == 9
+
+
 def test_a_daemon_is_started_as_the_host_does_it(host):
     host(6, b"")
     assert (django_service.RUN / "nginx.pid").exists()
@@ -76,6 +82,23 @@ def test_a_daemon_that_takes_its_time_is_waited_for(host, own_host, monkeypatch)
     django_service.start(SUPERVISOR)
     assert host.commands == [["systemctl", "start", "supervisor.service"]]
     assert django_service.pid(SUPERVISOR) == 7
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_daemon_that_somebody_else_starts_at_the_same_time(host, monkeypatch, comes):
+    monkeypatch.setattr(django_service, "CONTEST", 0.3)
+
+    def gives_up():
+        if comes:
+            threading.Timer(0.1, host, [7, b"supervisord", "supervisord.pid"]).start()
+        raise DeploymentError("starting supervisor failed (exit 1)")
+
+    host.plays = gives_up
+    if comes:
+        django_service.start(SUPERVISOR)
+        return
+    with pytest.raises(DeploymentError, match="exit 1"):
+        django_service.start(SUPERVISOR)
 
 
 def test_nginx_reloads(host):

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import decouple
 import django_settings
@@ -169,11 +170,16 @@ def test_the_environment_of_a_release():
             "SWITCH": True,
             "LANG": "de_DE.UTF-8",
             "KEY": {"from": "secret_key"},
+            "KEY_PATH": {"from": "secret_key_file"},
             "ORIGINS": {"from": "domains", "join": " "},
             **{name.upper(): {"from": name} for name in ("commit", "release", "domains", "static_root", "media_root")},
             **{name.upper(): {"from": name} for name in ("database_url", "database_path", "shared", "root")},
         },
-        secrets={"API": "hunter2", "TOKEN": {"generate": 20, "as": "file"}},
+        secrets={
+            "API": "hunter2",
+            "TOKEN": {"generate": 20, "as": "file"},
+            "OTHER": {"generate": 20, "as": "file", "variable": "OTHER_PATH"},
+        },
     )
     plain = django_settings.environment(site, RELEASE, FACTS)
     assert plain == {
@@ -200,22 +206,51 @@ def test_the_environment_of_a_release():
         "DATABASE_PATH": "/srv/django/blog/database/db.sqlite3",
         "ROOT": "/srv/django/blog",
         "TOKEN_FILE": "/srv/django/blog/secrets/TOKEN",
+        "OTHER_PATH": "/srv/django/blog/secrets/OTHER",
+        "KEY_PATH": "/srv/django/blog/secrets/secret_key",
     }
     secrets = {"secret_key": KEY, "API": "hunter2", "TOKEN": "token"}
-    assert django_settings.secret_environment(site, secrets) == {"KEY": KEY, "API": "hunter2"}
+    assert django_settings.secret_environment(site, secrets, ["former"]) == {"KEY": KEY, "API": "hunter2"}
 
 
 @pytest.mark.parametrize(
-    ("options", "folder", "expected"),
+    ("said", "keys", "expected"),
+    [
+        ({}, [], ""),
+        ({}, ["one"], "one"),
+        ({}, ["one", "t w|o"], "one,t w|o"),
+        ({"join": " "}, ["one", "t,wo"], "one t,wo"),
+        ({"join": "|||"}, ["one", "t w,o"], "one|||t w,o"),
+    ],
+)
+def test_former_keys_for_a_project_that_reads_its_environment(said, keys, expected):
+    site = configured(overlay=False, environment={"OLD": {"from": "secret_key_fallbacks", **said}})
+    assert "OLD" not in django_settings.environment(site, RELEASE, FACTS)
+    assert django_settings.secret_environment(site, {"secret_key": KEY}, keys) == {"OLD": expected}
+
+
+def test_former_keys_that_cannot_be_told_apart():
+    site = configured(environment={"OLD": {"from": "secret_key_fallbacks"}})
+    with pytest.raises(DeploymentError, match="a former secret key has ',' in it") as error:
+        django_settings.secret_environment(site, {"secret_key": KEY}, ["o,ne"])
+    assert "django:sites:blog:environment:OLD:join" in error.value.hint and "o,ne" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "folders", "expected"),
     [
         ({}, ".", f"{RELEASE}/config:{RELEASE}/source"),
         ({}, "src/app", f"{RELEASE}/config:{RELEASE}/source/src/app"),
         ({"mount": "/app"}, "src", f"{RELEASE}/config:/app/src"),
         ({"overlay": False}, ".", f"{RELEASE}/source"),
+        ({}, ("src", "lib", "."), f"{RELEASE}/config:{RELEASE}/source/src:{RELEASE}/source/lib:{RELEASE}/source"),
+        ({"mount": "/app", "overlay": False}, (".", "apps"), "/app:/app/apps"),
     ],
 )
-def test_where_python_looks(options, folder, expected):
-    found = django_settings.environment(configured(**options), RELEASE, {**FACTS, "folder": folder})
+def test_where_python_looks(options, folders, expected):
+    folder, *others = [folders] if isinstance(folders, str) else folders
+    facts = {**FACTS, "folder": folder, "python_path": others}
+    found = django_settings.environment(configured(**options), RELEASE, facts)
     assert found["PYTHONPATH"] == expected
     module = "blog.settings" if options.get("overlay") is False else "django_formula_settings"
     assert found["DJANGO_SETTINGS_MODULE"] == module
@@ -225,6 +260,7 @@ def test_where_python_looks(options, folder, expected):
 def overlaid(tmp_path, monkeypatch):
     """The settings of a project, as the overlay makes them in a site of these options."""
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setitem(sys.modules, "django", SimpleNamespace(VERSION=(5, 2, 0)))
     (tmp_path / "key.json").write_text(json.dumps({"key": "the key", "fallbacks": ["older"]}))
     overlay = ROOT / "django/files/django_formula_settings.py"
 

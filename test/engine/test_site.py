@@ -238,17 +238,24 @@ def test_a_site_is_found_by_its_name(make_site):
         with pytest.raises(DeploymentError, match=r"there is no site '.*' on this host \(registered: blog\)"):
             django_site.find(name)
     site.applied.write_text("{")
-    with pytest.raises(DeploymentError, match="there is no site 'blog'"):
+    with pytest.raises(DeploymentError, match="the configuration of blog as applied, is gone or damaged"):
         django_site.find("blog")
 
 
 def test_templates_are_kept_by_their_url(make_site):
     site = make_site()
     templates = {"salt://django/files/uwsgi.ini": "one", "salt://blog/__init__.py.jinja": "two", "salt://a%2Fb": "3"}
-    for url, text in templates.items():
-        django_site.write(site.kept_template(url), text)
+    assert site.stale_templates(templates) == sorted(templates)
+    site.keep_templates(templates)
     (site.templates / ".torn.new").write_text("left by a kill")
-    assert site.kept_templates() == templates
+    assert site.kept_templates() == templates and site.stale_templates(templates) == []
+    site.kept_template("salt://a%2Fb").write_text("torn")
+    with pytest.raises(DeploymentError, match="is not as the last apply has left it"):
+        site.kept_templates()
+    del templates["salt://a%2Fb"]
+    assert site.stale_templates(templates) == [str(site.template_sums)]
+    site.keep_templates(templates)
+    assert site.kept_templates() == templates and len([*site.templates.iterdir()]) == 3
 
 
 HOLD = """
@@ -333,3 +340,14 @@ def test_a_lock_that_is_a_link_is_not_followed(make_site):
     site.lock_file.symlink_to("/dev/null")
     with pytest.raises(OSError, match="symbolic links"):
         Lock(site, "next").take()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(-5, "0 s"), (0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (172800, "2 d")],
+)
+def test_how_long_ago_a_time_is(monkeypatch, seconds, expected):
+    when = django_site.written(1772366400)
+    assert when == "2026-03-01T12:00:00Z"
+    monkeypatch.setattr(django_site.time, "time", lambda: 1772366400.0 + seconds)
+    assert django_site.age(when) == expected and django_site.age("") == django_site.age("torn") == ""

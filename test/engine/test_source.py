@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import django_command
+import django_site
 import django_source
 import pytest
 from django_command import DeploymentError
@@ -501,15 +502,33 @@ def test_what_lies_between_two_commits(cloned, upstream):
     }
     second = upstream.commit(files, "It's the second: ünicode\n\nBody")
     exported(site, second)
-    assert django_source.describe(site, second) == {"author": "Ada", "subject": "It's the second: ünicode"}
+    committed = django_site.written(float(upstream.git("show", "-s", "--format=%ct", second)))
+    about = {"author": "Ada", "subject": "It's the second: ünicode", "committed": committed}
+    assert django_source.describe(site, second) == about
+    new_file = "new file mode 100644"
     assert django_source.difference(site, upstream.first, second) == {
         "files": 5,
-        "commits": [f"{second[:7]} It's the second: ünicode"],
-        "requirements": ["requirements/base.txt", "uv.lock"],
+        "commits": [f"{second[:7]} Ada: It's the second: ünicode"],
+        "requirements": {"requirements/base.txt": "new file mode 100644\n@@ -0,0 +1 @@\n+django", "uv.lock": new_file},
         "migrations": ["blog/migrations/0001_initial.py"],
     }
     assert django_source.difference(site, second, upstream.first) == {
         "files": 5,
-        "requirements": ["requirements/base.txt", "uv.lock"],
+        "left": [f"{second[:7]} Ada: It's the second: ünicode"],
+        "requirements": {
+            "requirements/base.txt": "deleted file mode 100644\n@@ -1 +0,0 @@\n-django",
+            "uv.lock": "deleted file mode 100644",
+        },
     }
+    third = upstream.commit({"requirements.txt": "--index-url https://ci:hunter2@pypi.example.org/simple\n"})
+    for number in range(21):
+        fourth = upstream.commit({"uv.lock": "x\n" * number}, f"{number}")
+    exported(site, fourth)
+    told = django_source.difference(site, second, fourth)
+    assert "--index-url https://**********@pypi.example.org/simple" in told["requirements"]["requirements.txt"]
+    assert len(told["commits"]) == 21 and told["commits"][0].endswith("Ada: 20") and told["commits"][-1] == "…"
+    long = upstream.commit({"uv.lock": "".join(f"{number}\n" for number in range(100))})
+    exported(site, long)
+    lines = django_source.difference(site, third, long)["requirements"]["uv.lock"].splitlines()
+    assert len(lines) == 61 and lines[-1] == "… 41 lines more"
     assert django_source.difference(site, None, second) == django_source.difference(site, "1" * 40, second) == {}

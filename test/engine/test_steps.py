@@ -9,6 +9,7 @@ from pathlib import Path
 import django_command
 import django_database
 import django_instance
+import django_program
 import django_proxy
 import django_site
 import django_source
@@ -545,6 +546,23 @@ def test_a_flip_of_another_kind_takes_nginx_along(world, monkeypatch, first, the
     world.check()
 
 
+@pytest.mark.parametrize("then", [{"server": {"bind": "127.0.0.1:8001"}}, {}])
+@pytest.mark.parametrize("first", [{"server": {"bind": "127.0.0.1:8001"}}, {}])
+def test_a_live_release_whose_record_is_torn_is_left_as_any_other(world, monkeypatch, first, then):
+    """It serves, so nginx has to be led to the next one where the rename does not do that."""
+    world.options = first
+    world.apply()
+    old = world.live
+    (world.site.current / "release.json").write_text("{")
+    world.options = then
+    seen = []
+    monkeypatch.setattr(django_proxy, "reload", lambda: seen.append(world.live))
+    world.apply()
+    assert world.live != old and (seen[-1:] == [world.live] if first or then else seen == [])
+    assert world.apply() == {} and not any(old[:4] in unit for unit in world.running)
+    world.check()
+
+
 def test_connections_that_are_cut_are_told(world, monkeypatch):
     world.apply()
     world.push("two")
@@ -566,3 +584,23 @@ def test_a_neighbour_that_breaks_nginx_stops_the_proxy_step_only(world):
     world.fails.clear()
     assert list(world.apply()) == ["proxy"]
     world.check()
+
+
+def test_a_driver_that_the_project_has_forgotten_is_told(world):
+    world.drivers = ["psycopg[binary]>=3.1.8"]
+    assert world.apply()["virtualenv"]["drivers"] == world.drivers
+    world.drivers = []
+    world.push("two")
+    assert "drivers" not in world.apply()["virtualenv"]
+
+
+def test_only_a_release_changes_how_sqlite_keeps_its_log(world, monkeypatch):
+    start, asked = django_program.start, []
+
+    def played(*arguments, **options):
+        asked.append(options["write_ahead"])
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(django_program, "start", played)
+    world.apply()
+    assert asked == [True]

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,6 +137,9 @@ def release(make_site, own_host, monkeypatch):
     (path / f"config/{NAME}.conf").write_text("[program]")
     made = SimpleNamespace(site=site, path=path, run=own_host / "run" / NAME, proc=own_host / "proc")
     made.commands, made.plays, made.supervisor = [], {}, 7
+    made.starts = own_host / "run" / f"{NAME}.starts"
+    (own_host / "run/supervisord.pid").touch()
+    os.utime(own_host / "run/supervisord.pid", (0, 0))
 
     def run(argv, **options):
         made.commands.append(argv)
@@ -194,8 +199,8 @@ def test_a_server_that_runs_is_left_alone(release):
 
 def test_a_server_whose_program_was_edited_is_started_anew(release, monkeypatch):
     release.process()
-    for name in ("kept", "starts"):
-        (release.run / name).write_text("\n\n")
+    (release.run / "kept").write_text("")
+    release.starts.write_text("\n\n")
     (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[edited]")
     monkeypatch.setattr(os, "kill", lambda number, how: (release.run / "pid").unlink())
     release.plays["update"] = lambda: release.process() if django_supervisor.files(release.site) else ""
@@ -210,24 +215,130 @@ def test_a_server_whose_program_was_edited_is_started_anew(release, monkeypatch)
 )
 def test_a_server_that_does_not_get_ready(release, starts, message):
     def begin():
-        release.run.mkdir(exist_ok=True)
-        (release.run / "starts").write_text(starts)
+        release.starts.write_text(starts)
         return "updated"
 
     release.plays["update"] = begin
     with pytest.raises(DeploymentError) as error:
         django_instance.start(release.site, release.path)
     assert error.value.message == f"the application server of {release.path.name} does not start: {message}"
-    assert django_supervisor.files(release.site) == [] and not release.run.exists()
+    assert django_supervisor.files(release.site) == []
+    assert not release.run.exists() and not release.starts.exists()
 
 
 def test_what_an_earlier_start_has_left_does_not_count(release):
     release.run.mkdir()
-    for name in ("ready", "starts"):
-        (release.run / name).write_text("\n\n")
+    (release.run / "ready").touch()
+    release.starts.write_text("\n\n")
     release.plays["update"] = release.process
     django_supervisor.start(release.site, release.path)
-    assert not (release.run / "starts").exists()
+    assert not release.starts.exists()
+
+
+@pytest.fixture
+def restarted(release, own_host):
+    """The release on a host that has just started: its program is known, supervisor runs for `age` seconds."""
+    (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
+    release.starts.write_text("\n")
+
+    def restarted(age: float) -> None:
+        (own_host / "run/supervisord.pid").touch()
+        os.utime(own_host / "run/supervisord.pid", (time.time() - age,) * 2)
+
+    return restarted
+
+
+def begin(release, parent=7):
+    """Have supervisor begin the program, which is not the server yet."""
+    (release.proc / "41").mkdir(parents=True, exist_ok=True)
+    (release.proc / "41/stat").write_text(f"41 (sh) S {parent} 1 1")
+    (release.proc / "41/cmdline").write_text(f"/bin/sh\0{release.path}/config/supervisor.sh\0")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What is done at each of the coming sleeps, which take no time; how long all have taken."""
+    clock = SimpleNamespace(does=lambda: None, now=0.0)
+
+    def sleep(duration):
+        clock.now += duration
+        clock.does()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock
+
+
+@pytest.mark.parametrize(("age", "is_begun"), [(0, False), (0, True), (60, True)])
+def test_what_supervisor_starts_by_itself_is_waited_for(release, restarted, clock, age, is_begun):
+    restarted(age)
+    if is_begun:
+        begin(release)
+    clock.does = release.process
+    assert django_supervisor.is_kept_alive(release.site, release.path)
+    assert release.commands == [] and clock.now > 0
+
+
+@pytest.mark.parametrize(
+    ("age", "parent", "starts", "waits"),
+    [(60, None, 1, 0), (60, 1, 1, 0), (60, 7, 3, 0.05), (60, 7, 2, 0.25), (0, None, 1, 0.25)],
+    ids=["stopped", "another's", "it crashes", "it hangs", "it is not begun"],
+)
+def test_what_supervisor_does_not_bring_up_is_not_waited_for_in_vain(
+    release, restarted, clock, age, parent, starts, waits
+):
+    restarted(age)
+    if parent:
+        begin(release, parent)
+    clock.does = lambda: release.starts.write_text("\n" * starts)
+    assert not django_supervisor.is_kept_alive(release.site, release.path)
+    assert clock.now == pytest.approx(waits)
+
+
+def test_nothing_is_waited_for_without_supervisor(release, restarted, clock):
+    restarted(0)
+    release.supervisor = None
+    assert not django_supervisor.is_kept_alive(release.site, release.path)
+    assert clock.now == 0
+
+
+def test_a_program_whose_first_lines_fail_is_counted(make_site, tmp_path, monkeypatch):
+    """Those that are run as root: whoever waits for the server knows of it at the second start."""
+    monkeypatch.setattr(django_instance, "_binary", lambda release: Path("/x"))
+    site = make_site(process="supervisor")
+    files = django_instance.configuration(site, site.releases / "0042-3f2a9c1b77de", FACTS, formula_templates())
+    (tmp_path / "bin").mkdir()
+    for name, does in (("install", "echo 'install: invalid user' >&2; exit 1"), ("sleep", "exit 0")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    script = files["supervisor.sh"].replace("run=/run/", f"run={tmp_path}/run/")
+    for starts in (1, 2):
+        done = subprocess.run(
+            ["/bin/sh", "-c", script], env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1 and done.stderr == "install: invalid user\n"
+        assert (tmp_path / "run" / f"{NAME}.starts").stat().st_size == starts
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_program_has_a_folder_for_its_log(make_site, tmp_path, monkeypatch, is_there):
+    """What is run as root, up to the change of the user."""
+    monkeypatch.setattr(django_instance, "_binary", lambda release: Path("/x"))
+    site = make_site(process="supervisor")
+    files = django_instance.configuration(site, site.releases / "0042-3f2a9c1b77de", FACTS, formula_templates())
+    for folder in (tmp_path / "bin", tmp_path / "run"):
+        folder.mkdir(exist_ok=True)
+    if not is_there:
+        site.log.rmdir()
+    for name, does in (("install", 'echo "$@"'), ("sleep", "exit 0")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    script = files["supervisor.sh"].replace("run=/run/", f"run={tmp_path}/run/")
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True, check=False
+    )
+    made = f"-d -o blog -g adm -m 0750 {site.log}"
+    assert (made in done.stdout.splitlines()) is not is_there, done.stdout
 
 
 @pytest.mark.parametrize("verb", ["start", "stop"])
@@ -326,6 +437,8 @@ def test_what_a_release_that_does_not_start_says(release):
     release.plays["--quiet"] = lambda: "*** Starting uWSGI ***\nKeyError: x\n2026-11-20T11:36:00+0000 *** no app ***\n"
     assert django_supervisor.journal(release.site, release.path, began) == "KeyError: x"
     os.utime(log, (0, 0))
+    assert django_supervisor.journal(release.site, release.path, began) == "install: invalid user"
+    os.utime(django_supervisor.OUTPUT / f"{NAME}.log", (0, 0))
     assert django_supervisor.journal(release.site, release.path, began) == ""
     django_supervisor.remove(release.site, release.path)
     assert not (django_supervisor.OUTPUT / f"{NAME}.log").exists()

@@ -164,3 +164,59 @@ def test_a_unit_that_ends_by_itself_is_as_good_as_stopped(monkeypatch, ends):
     else:
         with pytest.raises(DeploymentError, match="Unit not loaded"):
             django_systemd._end("x.service")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "django-blog-0001.service: Failed to locate executable /srv/x/uwsgi: No such file or directory",
+        "django-blog-0001.service: Failed at step EXEC spawning /srv/x/uwsgi: No such file or directory",
+        "django-blog-0001.service: Failed to determine user credentials: No such process",
+        "django-blog-0001.service: Failed to set up mount namespacing: /srv/x: No such file or directory",
+        "django-blog-0001.service: Failed to load environment files: No such file or directory",
+        "django-blog-0001.service: Main process exited, code=exited, status=217/USER",
+    ],
+)
+def test_why_systemd_could_not_start_it_is_told(make_site, monkeypatch, line):
+    noise = [
+        "Starting django-blog-0001.service - Django site blog, release 0001-3f2a9c1b77de...",
+        "django-blog-0001.service: Main process exited, code=exited, status=1/FAILURE",
+        "django-blog-0001.service: Failed with result 'exit-code'.",
+        "Failed to start django-blog-0001.service - Django site blog, release 0001-3f2a9c1b77de.",
+    ]
+    monkeypatch.setattr(django_command, "run", lambda argv, **options: "\n".join([noise[0], line, *noise[1:]]))
+    site = make_site()
+    assert django_systemd.journal(site, site.releases / "0001-3f2a9c1b77de", 0) == line
+
+
+@pytest.mark.parametrize(
+    ("exit", "journal", "told"),
+    [
+        (
+            203,
+            "django-blog-task.service: Failed at step EXEC spawning /x: No such file",
+            "cannot start it: Failed at step",
+        ),
+        (
+            217,
+            "django-blog-task.service: Main process exited, code=exited, status=217/USER",
+            "cannot start it: Main proc",
+        ),
+        (203, "the project's own words", "a task failed (exit 203)"),
+        (1, "django-blog-task.service: Failed at step EXEC spawning /x: No such file", "a task failed (exit 1)"),
+    ],
+)
+def test_a_command_that_systemd_cannot_start_is_tried_again(make_site, monkeypatch, exit, journal, told):
+    def run(argv, *, doing, **_options):
+        if argv[0] == "systemd-run":
+            raise DeploymentError(f"{doing} failed (exit {exit})")
+        return journal if argv[0] == "journalctl" else ""
+
+    monkeypatch.setattr(django_command, "run", run)
+    monkeypatch.setattr(django_systemd, "_is_loaded", lambda _unit: False)
+    site = make_site()
+    release = site.releases / "0001-3f2a9c1b77de"
+    facts = {"commit": "3f2a", "folder": ".", "settings_module": "blog.settings"}
+    with pytest.raises(DeploymentError) as caught:
+        django_systemd.run(site, release, facts, ["/x"], doing="a task", timeout=5)
+    assert told in caught.value.message and caught.value.transient is ("cannot" in told)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -99,6 +100,24 @@ def test_a_site_is_taken_over(world, old):
     assert world.apply() == {}
     del world.options["adopt"]
     assert world.apply() == {"site": {str(site.applied): "changed"}}
+
+
+def test_an_app_of_uwsgi_is_taken_from_it_and_then_ended(world, old, own_host, monkeypatch):
+    """An emperor starts anew what ends while its file is there; SIGTERM would be a reload."""
+    app = own_host / "etc/uwsgi/vassals/shop.ini"
+    app.parent.mkdir(parents=True)
+    app.write_text(f"[uwsgi]\nchdir = {old.folder}\n")
+    gone = [
+        django_adoption.Process(1 << 30, ["/usr/bin/uwsgi", "--ini", "shop.ini"], str(old.folder), 33, 33, "uwsgi"),
+        django_adoption.Process(1 << 29, ["python3", "manage.py", "runserver"], str(old.folder), 33, 33, ""),
+    ]
+    done = []
+    monkeypatch.setattr(django_adoption, "loose", lambda *told: done.append((app.exists(), told[-1])) or gone)
+    monkeypatch.setattr(django_takeover, "_signal", lambda pid, number: done.append((pid, number)))
+    told = world.apply()["live"]["adopted"]
+    (aside,) = world.site.adopted.iterdir()
+    assert told[str(app)] == f"stopped, set aside in {aside}" and (aside / str(app)[1:]).exists()
+    assert done[:3] == [(False, [app]), (1 << 30, signal.SIGINT), (1 << 29, signal.SIGTERM)]
 
 
 def test_the_releases_of_another_tool_are_refused(world):

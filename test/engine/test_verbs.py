@@ -69,7 +69,7 @@ def test_what_is_done_by_hand_is_written_down(two):
 
 def test_going_back(two):
     deployment, changes = django_verbs.rollback("blog")
-    assert two.live == ONE and changes["live"] == {"live": {"old": TWO, "new": ONE}}
+    assert two.live == ONE and changes["live"]["live"] == {"old": TWO, "new": ONE}
     assert two.releases == {ONE: "good", TWO: "held"} and deployment.warnings == []
     two.check()
     assert two.apply() == {}
@@ -77,8 +77,22 @@ def test_going_back(two):
         django_verbs.rollback("blog")
     assert error.value.message == "rollback: blog has no older good release to go back to"
     assert error.value.hint == f"salt-call django.releases blog lists them\n{ONE} still runs"
+    attempt = json.loads(two.site.deploys.read_text().splitlines()[-1])
+    assert (attempt["result"], attempt["step"]) == ("refused", "rollback")
+    assert django_verbs.status("blog")["failed"] == ""
     two.check()
     assert two.apply() == {}
+
+
+def test_a_refusal_hides_no_failure(two):
+    two.fails["systemd-run"] = DeploymentError("no", transient=True)
+    two.push("three")
+    with pytest.raises(DeploymentError):
+        two.apply()
+    two.fails.clear()
+    with pytest.raises(DeploymentError):
+        django_verbs.rollback("blog", "0009")
+    assert django_verbs.status("blog")["failed"].startswith("static ")
 
 
 def test_going_back_twice(two):
@@ -108,21 +122,6 @@ def test_going_back_needs_no_network(two):
     two.branches = None
     django_verbs.rollback("blog")
     assert two.live == ONE
-
-
-def test_going_back_warns_of_migrations_that_stay(world):
-    def migrated(*names):
-        world.answers["migrations"] = {"default": {"applied": list(names), "pending": []}}
-
-    migrated("blog.0001")
-    world.apply()
-    migrated("blog.0001", "blog.0002", "blog.0003")
-    world.push("two")
-    world.apply()
-    deployment, _changes = django_verbs.rollback("blog")
-    assert deployment.warnings == [
-        f"the database 'default' keeps migrations that {ONE} does not know: blog.0002, blog.0003"
-    ]
 
 
 def test_a_new_secret_key(two):
@@ -198,14 +197,49 @@ def test_what_there_is(two):
         "site": "blog",
         "domains": "blog.example.org",
         "release": TWO,
-        "live_since": rows[1]["live_since"],
+        "live_since": django_release.Release(site, TWO).record["live_since"],
         "running": True,
+        "schema": "fits",
         "held_back": "",
         "failed": f"{THREE}: static",
         "sandbox": "",
+        "maintenance": "",
+        "damage": "",
     }
+    assert [row["health"].split(",")[0] for row in rows[:2]] == ["", "runs"] and rows[1]["age"].endswith(" s")
     two.running.clear()
     assert django_release.status(site)["running"] is False
+    assert django_release.overview(site)[1]["health"].startswith("does not run")
+    django_release.Release(site, ONE).update(receipt={"sent": 41, "failed": 2})
+    assert django_release.overview(site)[2]["health"] == "2 of 41 failed"
+
+
+def test_what_failed_and_left_nothing_is_shown_too(two):
+    site = two.site
+    for number in range(7):
+        two.push("three") if number == 3 else None
+        two.branches, branches = None if number == 3 else {}, two.branches
+        with pytest.raises(DeploymentError):
+            two.apply(again=True)
+        two.branches = branches
+    rows = django_release.overview(site)
+    assert [row["release"] for row in rows] == ["", "", "", "", "", TWO, ONE]
+    assert (rows[0]["state"], rows[0]["failure"]) == ("failed", "source: asking for main: there is no such branch")
+    assert rows[3]["failure"] == "source: asking for main: connection refused" and rows[0]["asked_by"] == "a test"
+    failed = django_release.status(site)["failed"].split(", ")
+    assert len(failed) == 5 and all(one.startswith("source ") and one.endswith(" s ago") for one in failed)
+    two.apply()
+    assert [row["release"] for row in django_release.overview(site)] == [THREE, TWO, ONE]
+    assert django_release.status(site)["failed"] == ""
+
+
+def test_all_of_one_release(two):
+    for name in (TWO, "2", 2, "0002", commit("two")[:7]):
+        assert django_verbs.record("blog", name)["packages"] == {"django": "5.2"}
+    assert django_verbs.record("blog")["name"] == TWO and django_verbs.record("blog", 1)["name"] == ONE
+    for name in ("3", "0003-x", "x", ""):
+        with pytest.raises(DeploymentError, match=f"blog has no release {name} on this host"):
+            django_verbs.record("blog", name)
 
 
 def test_a_superuser(two):

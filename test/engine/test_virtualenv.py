@@ -306,11 +306,11 @@ def test_a_driver_that_the_project_has_not_brought(make_site, uv, tmp_path, monk
 
     monkeypatch.setattr(django_command, "run", with_packages)
     site = make_site(databases=databases, constraints=["psycopg<4"])
-    django_virtualenv.build(site, tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
+    told = django_virtualenv.build(site, tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
     drivers = [argv[5:] for argv, _folder in uv.calls[2:-1]]
     assert all(argv[0] == "--constraint" for argv in drivers)
     wanted = ["mysqlclient>=2.2.1", "psycopg[binary]>=3.1.8"] if expected == 2 else expected
-    assert [argv[2] for argv in drivers] == wanted
+    assert [argv[2] for argv in drivers] == wanted == told
 
 
 @pytest.mark.parametrize("fails", ["venv", "--requirement", django_virtualenv.PYUWSGI])
@@ -334,12 +334,11 @@ def test_half_a_virtualenv_is_none(make_site, uv, tmp_path, part):
     assert not django_virtualenv.is_complete(site, "key")
 
 
-def test_virtualenvs_that_no_release_uses_go(make_site):
+def test_virtualenvs_that_no_release_uses(make_site):
     site = make_site()
     for name in ("one", "two", "three"):
         (site.virtualenvs / name).mkdir()
-    assert sorted(django_virtualenv.prune(site, {"two"})) == ["one", "three"]
-    assert [path.name for path in site.virtualenvs.iterdir()] == ["two"]
+    assert [path.name for path in django_virtualenv.unused(site, {"two"})] == ["one", "three"]
 
 
 def test_uv_is_installed_once(own_host, monkeypatch):
@@ -464,3 +463,12 @@ def test_what_the_system_lacks_is_named(make_site, monkeypatch, said):
     assert (
         error.value.hint == f"the system lacks what this takes to be built: django:sites:blog:packages: [{LACKS[said]}]"
     )
+
+
+def test_the_packages_of_a_virtualenv(tmp_path):
+    packages = tmp_path / "lib/python3.11/site-packages"
+    for name in ("Django-5.2.1", "psycopg2_binary-2.9.10", "ruamel.yaml-0.18", "a-1.0+local.1"):
+        (packages / f"{name}.dist-info").mkdir(parents=True)
+    (packages / "django").mkdir()
+    expected = {"a": "1.0+local.1", "django": "5.2.1", "psycopg2-binary": "2.9.10", "ruamel-yaml": "0.18"}
+    assert django_virtualenv.packages(tmp_path) == expected

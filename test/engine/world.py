@@ -8,25 +8,79 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import django_backup
 import django_command
+import django_dump
 import django_instance
 import django_memory
 import django_process
+import django_program
+import django_receipt
 import django_release
 import django_service
 import django_site
 import django_source
 import django_steps
 import django_supervisor
+import django_switch
 import django_systemd
 import django_virtualenv
 import pytest
 from django_command import DeploymentError
 from django_deployment import Deployment
+from django_dump import Database
 from django_site import Site
 from specimen import MakeSite, formula_templates
 
 __all__ = ["World", "world"]
+
+
+class Server:
+    """A server of databases: what each has, by its name; it fails where a test says so."""
+
+    SUFFIX = "dump"
+
+    def __init__(self) -> None:
+        self.databases: dict[str, dict[str, Any]] = {"blog": {"rows": {}, "migrations": []}}
+        self.size = 1000
+        self.fails: dict[str, DeploymentError] = {}
+        self.swapped: list[tuple[str, bool]] = []
+
+    def look(self, database: Database) -> dict[str, int]:
+        return {"size": self.size, "tables": len(self.databases.get(database.name, {"rows": {}})["rows"])}
+
+    def dump(self, database: Database, file: int) -> dict[str, Any]:
+        self._fail("dump")
+        os.write(file, json.dumps(self.databases[database.name]).encode())
+        return dict(self.databases[database.name])
+
+    def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
+        self.databases[name] = json.loads(os.read(file, 1 << 20))
+        self._fail("load")
+        return self.databases[name]
+
+    def rows(self, database: Database) -> dict[str, int]:
+        return dict(self.databases[database.name]["rows"])
+
+    def refuse(self, database: Database) -> None:
+        self._fail("refuse")
+
+    def swap(self, database: Database, name: str, kept: str) -> None:
+        self._fail(f"swap {database.alias}")
+        self.databases[kept], self.databases[database.name] = self.databases[database.name], self.databases.pop(name)
+        self.swapped.append((database.name, is_maintained(database.site)))
+
+    def drop(self, database: Database, name: str) -> None:
+        self.databases.pop(name, None)
+
+    def _fail(self, what: str) -> None:
+        if what in self.fails:
+            raise self.fails[what]
+
+
+def is_maintained(site: Site) -> bool:
+    """Whether visitors get the maintenance page."""
+    return (site.root / "maintenance/on").exists()
 
 
 class World:
@@ -37,10 +91,15 @@ class World:
         branches: the commit of each branch of the repository; None is a remote that cannot be reached.
         running: the units that run, and the programs of supervisor.
         answers: what the start of a project answers, laid over a good answer.
+        requirements, packages: the requirements of the project, and what is installed for them, name → version.
+        settings: the effective settings of a release, by its name.
         fails: part of a command line → the error with which it ends.
         prints: program → what it prints.
-        commands: the command lines, in their order.
+        commands: the command lines, in their order; `requests`, what the programs in the virtualenv were asked.
+        drivers: those that a project has forgotten.
         takes: the bytes of memory that an instance takes; `memory`, what is left.
+        connections: those that are still open at an instance when its time is up.
+        problems: release → what is wrong with the health page while it is live.
     """
 
     def __init__(self, make_site: MakeSite):
@@ -56,7 +115,16 @@ class World:
         self.fails: dict[str, DeploymentError] = {}
         self.prints: dict[str, str] = {}
         self.commands: list[list[str]] = []
+        self.requests: list[dict[str, Any]] = []
         self.takes, self.memory = 90 << 20, 1 << 30
+        self.server = Server()
+        #: The migrations that a loaded database lacks for a release, by alias.
+        self.lacking: dict[str, list[str]] = {}
+        self.drivers: list[str] = []
+        self.requirements, self.packages = "django\n", {"django": "5.2"}
+        self.settings: dict[str, dict[str, Any]] = {}
+        self.connections = 0
+        self.problems: dict[str, str] = {}
         self.last: Deployment | None = None
 
     @property
@@ -191,6 +259,7 @@ class World:
 
     def project(self, request: dict[str, Any]) -> str:
         """What the program in the virtualenv answers."""
+        self.requests.append(request)
         migrations = {"default": {"applied": ["blog.0001_initial"], "pending": []}}
         answer: dict[str, Any] = {
             "django": "5.2",
@@ -207,9 +276,23 @@ class World:
             "collected": 1,
             "checks": [],
         }
+        if request["mode"] == "settings":
+            return json.dumps(self.settings.get(request["names"][1], {}))
         if request["mode"] == "start":
             return json.dumps(answer | self.answers)
-        return json.dumps({"migrations": migrations, "checks": self.answers.get("checks", [])})
+        done = {"migrated": {}, "schema": self.answers.get("classes", {})}
+        return json.dumps({"migrations": migrations, "checks": self.answers.get("checks", []), **done})
+
+    def ask(
+        self, site: Site, release: Path, facts: dict[str, Any], request: dict[str, Any], secrets: list[str]
+    ) -> dict[str, Any]:
+        """What the program of backups answers."""
+        if request["mode"] == "connections":
+            return {
+                alias: {"name": facts["databases"][alias]["name"], "password": "pw"} for alias in request["aliases"]
+            }
+        assert set(request["names"].values()) <= set(self.server.databases)
+        return {} if request["migrate"] else self.lacking
 
     def pid(self, site: Site, release: Path) -> int | None:
         return 42 if f"{django_process.unit(site, release)}.service" in self.running else None
@@ -217,11 +300,24 @@ class World:
     def supervised_pid(self, site: Site, release: Path) -> int | None:
         return 43 if f"{django_process.unit(site, release)}.conf" in self.running else None
 
-    def build(self, site: Site, source: Path, files: list[str], key: str, password: str | None) -> None:
+    def problem_of(self, site: Site, release: Path, deadline: float) -> str:
+        runs = django_instance.pid(site, release) is not None
+        return self.problems.get(release.name[:4], "") if runs else "no answer"
+
+    def problem(self) -> str:
+        try:
+            return self.problems.get(self.live[:4], "")
+        except FileNotFoundError:  # a test has taken the folder away
+            return "no answer"
+
+    def build(self, site: Site, source: Path, files: list[str], key: str, password: str | None) -> list[str]:
         django_site.remove_tree(site.virtualenvs / key)
         (site.virtualenvs / key / "bin").mkdir(parents=True)
         for name in ("bin/python", "bin/uwsgi", ".complete"):
             (site.virtualenvs / key / name).write_text("#!")
+        for name, version in self.packages.items():
+            (site.virtualenvs / key / f"lib/python3.11/site-packages/{name}-{version}.dist-info").mkdir(parents=True)
+        return list(self.drivers)
 
     # git
 
@@ -236,7 +332,7 @@ class World:
         for name, content in {
             "manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'blog.settings')",
             "blog/wsgi.py": "application = get_wsgi_application()",
-            "requirements.txt": "django\n",
+            "requirements.txt": self.requirements,
             "commit": commit,
         }.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -255,6 +351,8 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
     played = {
         (os, "fsync"): lambda file: None,
         (django_command, "run"): world.run,
+        (django_program, "backup"): world.ask,
+        (django_dump, "free"): lambda folder: 1 << 20,
         (django_steps, "_refuse_closed_parents"): lambda site: None,
         (django_virtualenv, "interpreter"): lambda python: sys.executable,
         (django_virtualenv, "_identity"): lambda path, modified: f"{path} 3.11",
@@ -263,7 +361,11 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_supervisor, "pid"): world.supervised_pid,
         (django_service, "pid"): lambda daemon: 7,
         (django_instance, "check_health"): lambda site, release: None,
-        (django_instance, "drain"): lambda site, release: 0,
+        (django_instance, "problem_of"): world.problem_of,
+        (django_instance, "drain"): lambda site, release: world.connections,
+        (django_receipt, "RATE"): 2000,
+        (django_switch, "_PAUSE"): 0.001,
+        (django_receipt.Probe, "problem"): lambda probe: world.problem(),
         (django_memory, "of_tree"): lambda pid: world.takes,
         (django_memory, "available"): lambda: world.memory,
         (django_systemd, "_is_loaded"): lambda unit: False,
@@ -278,4 +380,6 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
     }
     for (module, name), replacement in played.items():
         monkeypatch.setattr(module, name, replacement)
+    for kind in ("sqlite", "postgres"):
+        monkeypatch.setitem(django_backup.ENGINES, kind, world.server)
     yield world

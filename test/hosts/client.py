@@ -1,12 +1,16 @@
-"""A load of requests that never pauses, for tests that may not lose one."""
+"""A load of requests that never pauses, and one that writes, for tests that may not lose anything."""
 
 import http.client
+import itertools
+import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from urllib.parse import urlsplit
+
+import requests
 
 Release = Callable[[bytes], str | None]
 
@@ -44,7 +48,7 @@ class Load:
 
     def __enter__(self) -> "Load":
         self.stopped = threading.Event()
-        self.limit = time.monotonic() + self.seconds
+        self.limit, self.begun = time.monotonic() + self.seconds, itertools.count()
         self.threads = [threading.Thread(target=self.ask_on, daemon=True) for _ in range(self.connections)]
         for thread in self.threads:
             thread.start()
@@ -91,7 +95,7 @@ class Load:
             time.sleep(0.02)
 
     def ask_on(self) -> None:
-        while not self.stopped.is_set() and time.monotonic() < self.limit and len(self.answers) < self.requests:
+        while not self.stopped.is_set() and time.monotonic() < self.limit and next(self.begun) < self.requests:
             answer = self.ask()
             self.answers.append(answer)
             time.sleep(max(self.pause, 0.05 if answer.error else 0))
@@ -101,7 +105,8 @@ class Load:
         sent, started = time.time(), time.perf_counter()
         connection = http.client.HTTPConnection(where.hostname or "", where.port or 80, timeout=self.timeout)
         try:
-            connection.request("GET", where.path or "/", headers={"Host": self.host_header, "Connection": "close"})
+            target = f"{where.path or '/'}?{where.query}" if where.query else where.path or "/"
+            connection.request("GET", target, headers={"Host": self.host_header, "Connection": "close"})
             response = connection.getresponse()
             body = response.read()
             return Answer(sent, time.perf_counter() - started, response.status, self.release(body), None)
@@ -109,3 +114,45 @@ class Load:
             return Answer(sent, time.perf_counter() - started, None, None, repr(error))
         finally:
             connection.close()
+
+
+class Writer:
+    """Signs the guestbook again and again, a file with each name, and remembers what was acknowledged."""
+
+    def __init__(self, origin: str, domain: str, pause: float = 0.1):
+        self.origin, self.domain, self.pause = origin, domain, pause
+        self.began = time.time_ns()
+        self.acknowledged: list[str] = []
+        self.refused: list[str] = []
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.write, daemon=True)
+
+    def __enter__(self) -> "Writer":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stopped.set()
+        self.thread.join(40)
+
+    def write(self) -> None:
+        number = 0
+        while not self.stopped.is_set():
+            number += 1
+            name = f"{self.domain}-{self.began}-{number}"
+            (self.acknowledged if self.sign(name) else self.refused).append(name)
+            time.sleep(self.pause)
+
+    def sign(self, name: str) -> bool:
+        try:
+            with requests.Session() as session:
+                session.trust_env = False
+                session.headers["Host"] = self.domain
+                form = session.get(f"{self.origin}/sign/", timeout=30)
+                found = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form.text)
+                data = {"csrfmiddlewaretoken": found[1] if found else "", "name": name, "message": "written"}
+                file = {"attachment": (f"{name}.txt", name)}
+                answer = session.post(f"{self.origin}/sign/", data=data, files=file, timeout=30, allow_redirects=False)
+                return answer.status_code == 302
+        except requests.RequestException:
+            return False

@@ -1,4 +1,4 @@
-"""Fixtures: `hosts` and `module_hosts` start hosts, `host` is one, `repositories` makes git repositories on them."""
+"""Fixtures: `hosts` and `module_hosts` start hosts, `host` is one, `repositories` makes repositories, `blog` a site."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ import pytest
 from images import RELEASES
 from lab import Host, Lab, LabUnavailable
 from repository import EXAMPLE, Repository
+from sites import Site
 
 Hosts = Callable[..., Host]
 Repositories = Callable[..., Repository]
@@ -85,3 +86,12 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
         return Repository(tmp_path_factory.mktemp("repository"), host, path, source)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts: Hosts, repositories: Repositories) -> Site:
+    """A live site of the bundled example on a host of the module; some modules have one of their own."""
+    host = module_hosts(kind="ready")
+    blog = Site(host, repositories(host))
+    blog.deploy()
+    return blog

@@ -1,17 +1,18 @@
 """Hosts where tutorials were followed before: what they have left is named, changes nothing, and is taken over.
 
 Three layouts on one host: a folder below sites/ with gunicorn under systemd, /opt with supervisor, a home folder with a
-development server in the background. Each has rows and an upload, and is written to while it is taken over.
+development server in screen. Each has rows and an upload, and is written to while it is taken over. Three more have
+uWSGI, run by an emperor, by Debian's own, and by a unit. Another host is a container without systemd, of Debian 13;
+with --all there is a second host of the six layouts, of Debian 13 too.
 """
 
+import contextlib
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import requests
-from client import Load
+from client import Load, Writer
 from lab import Host
 from sites import Site, lines, release_of
 
@@ -45,50 +46,33 @@ NGINX = """server {
     }
 }
 """
-STATE = "find /etc/nginx /etc/systemd/system /etc/supervisor /home/elspeth/sites /opt/shop /home/ray/club"
+INI = """[uwsgi]
+plugin = python3
+base = /opt
+chdir = %(base)/{name}
+virtualenv = %(base)/{name}/venv
+module = website.wsgi
+socket = /opt/{name}/wsgi.sock
+chmod-socket = 666
+uid = www-data
+gid = www-data
+master = true
+processes = 2
+"""
+EMPEROR = """[Service]
+ExecStart=/usr/bin/uwsgi --emperor /etc/uwsgi/vassals
+KillSignal=SIGQUIT
+Restart=always
+
+[Install]
+WantedBy=multi-user.target
+"""
+#: Where the file of each lies that uWSGI runs, and of the unit that runs one of them.
+APPS = {"forum": "vassals/forum.ini", "wiki": "apps-available/wiki.ini", "shelf": "shelf.ini"}
+PLAIN = EMPEROR.replace("--emperor /etc/uwsgi/vassals", "--ini /etc/uwsgi/shelf.ini")
+STATE = "find /etc/nginx /etc/systemd/system /etc/supervisor /etc/uwsgi /home/elspeth/sites /opt/shop /home/ray/club"
 STATE += " /srv/django /var/lib/django-formula /run/django -not -name '*.pyc' -not -name '__pycache__'"
 STATE += " -printf '%p %u %m %l\\n' 2>/dev/null | sort; getent passwd | cut -d: -f1"
-
-
-class Writer:
-    """Signs the guestbook again and again, and remembers what was acknowledged."""
-
-    def __init__(self, origin: str, domain: str):
-        self.origin, self.domain = origin, domain
-        self.acknowledged: list[str] = []
-        self.refused: list[str] = []
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self.write, daemon=True)
-
-    def __enter__(self) -> "Writer":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.stopped.set()
-        self.thread.join(40)
-
-    def write(self) -> None:
-        number = 0
-        while not self.stopped.is_set():
-            number += 1
-            name = f"{self.domain}-{number}"
-            (self.acknowledged if self.sign(name) else self.refused).append(name)
-            time.sleep(0.1)
-
-    def sign(self, name: str) -> bool:
-        try:
-            with requests.Session() as session:
-                session.trust_env = False
-                session.headers["Host"] = self.domain
-                form = session.get(f"{self.origin}/sign/", timeout=30)
-                found = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form.text)
-                data = {"csrfmiddlewaretoken": found[1] if found else "", "name": name, "message": "written"}
-                file = {"attachment": (f"{name}.txt", name)}
-                answer = session.post(f"{self.origin}/sign/", data=data, files=file, timeout=30, allow_redirects=False)
-                return answer.status_code == 302
-        except requests.RequestException:
-            return False
 
 
 def old_site(host: Host, folder: str, virtualenv: str, owner: str, database: str = "db.sqlite3") -> None:
@@ -108,11 +92,12 @@ def old_site(host: Host, folder: str, virtualenv: str, owner: str, database: str
     """)
 
 
-@pytest.fixture(scope="module")
-def host(module_hosts, repositories) -> Host:
-    host = module_hosts(kind="ready", name="web1")
+@pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.full)])
+def host(request, module_hosts, repositories) -> Host:
+    host = module_hosts(request.param, kind="ready", name="web1")
     host.repository = repositories(host)
-    host.run("apt-get -qq update && apt-get -qq install --no-install-recommends supervisor git", environment=APT)
+    packages = "supervisor git screen uwsgi uwsgi-plugin-python3"
+    host.run(f"apt-get -qq update && apt-get -qq install --no-install-recommends {packages}", environment=APT)
     host.run("git config --system --add safe.directory '*'")
     host.run("useradd --create-home elspeth && useradd --create-home ray && chmod 755 /home/elspeth /home/ray")
 
@@ -130,20 +115,41 @@ def host(module_hosts, repositories) -> Host:
     host.run("supervisorctl update")
 
     old_site(host, "/home/ray/club", "/home/ray/club/env", "ray")
-    start = (
-        "cd /home/ray/club && setsid nohup env/bin/python manage.py runserver 0.0.0.0:8002 >/dev/null 2>&1 </dev/null &"
-    )
-    host.run(start, user="ray")
-    host.run("rm -f /etc/nginx/sites-enabled/default; systemctl reload nginx")
-    for domain, port in (("blog.example.org", 80), ("shop.example.org", 80), ("club.example.org", 8002)):
-        writer = Writer(f"http://{host.address}:{port}", domain)
-        until(lambda writer=writer: writer.sign("before"), f"the old site {domain} does not come up")
+    host.run("cd /home/ray/club && screen -dmS club env/bin/python manage.py runserver 0.0.0.0:8002", user="ray")
+    host.run("rm -f /etc/nginx/sites-enabled/default")
+    apps_of_uwsgi(host)
+    host.run("systemctl reload nginx")
+    for name in ("blog", "shop", "club", *APPS):
+        sign_before(host, f"{name}.example.org", 8002 if name == "club" else 80)
     return host
+
+
+def apps_of_uwsgi(host: Host) -> None:
+    """Copies of the shop, each run by uWSGI in another way; the emperor has one more vassal, which is not Django's."""
+    for name, path in APPS.items():
+        host.run(f"cp -a /opt/shop /opt/{name} && chown -R www-data: /opt/{name}")
+        host.write(f"/etc/uwsgi/{path}", INI.format(name=name))
+        text = NGINX % (f"{name}.example.org", f"/opt/{name}/staticfiles", f"unix:/opt/{name}/wsgi.sock")
+        text = text.replace("proxy_set_header Host $host", "include uwsgi_params")
+        nginx(host, name, text.replace("proxy_pass http://", "uwsgi_pass "))
+    host.write("/etc/uwsgi/vassals/other.ini", "[uwsgi]\nmaster = true\nsocket = /run/other.sock\n")
+    host.write("/etc/systemd/system/emperor.uwsgi.service", EMPEROR)
+    host.write("/etc/systemd/system/shelf.service", PLAIN)
+    host.run("ln -s /etc/uwsgi/apps-available/wiki.ini /etc/uwsgi/apps-enabled/ && systemctl restart uwsgi")
+    host.run("systemctl daemon-reload && systemctl enable --quiet --now emperor.uwsgi shelf")
+
+
+def sign_before(host: Host, domain: str, port: int = 80) -> None:
+    writer = Writer(f"http://{host.address}:{port}", domain)
+    until(lambda: writer.sign("before"), f"the old site {domain} does not come up")
 
 
 def until(is_so: Callable[[], bool], problem: str) -> None:
     deadline = time.monotonic() + 30
-    while not is_so():
+    while True:
+        with contextlib.suppress(OSError):
+            if is_so():
+                return
         assert time.monotonic() < deadline, problem
         time.sleep(0.2)
 
@@ -169,6 +175,11 @@ def club(host, blog) -> Site:
     return Site(host, host.repository, "club", beside=blog, user="ray", root="/home/ray/club")
 
 
+@pytest.fixture(scope="module")
+def apps(host, blog) -> dict[str, Site]:
+    return {name: Site(host, host.repository, name, beside=blog) for name in APPS}
+
+
 def entries(site: Site) -> list[str]:
     command = "shell -c \"from guestbook.models import Entry; print(*Entry.objects.values_list('name', flat=True))\""
     return str(site.manage(command)).splitlines()[-1].split()
@@ -183,11 +194,11 @@ def loads(host) -> Iterator[dict[str, Load]]:
         yield made
 
 
-def test_what_is_there_is_named_and_nothing_is_changed(host, blog, shop, club):
+def test_what_is_there_is_named_and_nothing_is_changed(host, blog, shop, club, apps):
     before = host.run(STATE).stdout
     for test in (True, False):
         applied = blog.apply(test=test)
-        found = {name: applied.failed[f"{name} has its place"] for name in ("blog", "shop", "club")}
+        found = {name: applied.failed[f"{name} has its place"] for name in ("blog", "shop", "club", *APPS)}
         root = "/home/elspeth/sites/blog.example.org"
         for thing in (
             *(f"folder {root}/{name}" for name in ("source", "virtualenv", "static", "database")),
@@ -206,15 +217,20 @@ def test_what_is_there_is_named_and_nothing_is_changed(host, blog, shop, club):
         for thing in ("manage.py", "env", "media", "db.sqlite3"):
             assert f"/home/ray/club/{thing}" in found["club"]
         assert re.search(r"process \d+ \(manage.py runserver", found["club"])
+        for name, path in APPS.items():
+            assert f"/etc/uwsgi/{path}" in found[name] or name == "shelf"
+            assert re.search(r"process \d+ \(/usr/bin/uwsgi", found[name]) and "is kept alive by" not in found[name]
+            assert f"database /opt/{name}/db.sqlite3" in found[name]
+        assert "unit shelf.service" in found["shelf"]
         assert not [state for state in applied.states if state.changes and state.function != "test.nop"], applied
         assert host.run(STATE).stdout == before
     assert max(map(lines, found.values())) < 30
     assert host.http("/healthz", "blog.example.org").text == "ok\n"
 
 
-def test_a_dry_run_says_what_would_be_adopted(host, blog, shop, club):
+def test_a_dry_run_says_what_would_be_adopted(host, blog, shop, club, apps):
     before = host.run(STATE).stdout
-    for site in (blog, shop, club):
+    for site in (blog, shop, club, *apps.values()):
         site.options["adopt"] = True
     applied = blog.apply(test=True)
     root = "/home/elspeth/sites/blog.example.org"
@@ -227,7 +243,7 @@ def test_a_dry_run_says_what_would_be_adopted(host, blog, shop, club):
     assert host.run(STATE).stdout == before
 
 
-def test_the_sites_are_taken_over_without_loss(host, blog, shop, club, loads):
+def test_the_sites_are_taken_over_without_loss(host, blog, shop, club, apps, loads):
     origin = f"http://{host.address}"
     with (
         Writer(origin, "blog.example.org") as of_blog,
@@ -254,6 +270,19 @@ def test_the_sites_are_taken_over_without_loss(host, blog, shop, club, loads):
         assert {f"{name}.txt" for name in ("before", *writer.acknowledged)} <= {*uploads}
         upload = host.run(f"cd {site.root} && find media -name before.txt").stdout.strip()
         assert site.get(f"/{upload}").text == "before"
+    for name, site in apps.items():
+        assert site.answering["release"] == site.live and entries(site) == ["before"], name
+
+
+def test_what_uwsgi_ran_is_taken_from_it(host, apps):
+    for name, path in APPS.items():
+        assert host.run(["ss", "-Hxl", "src", f"/opt/{name}/wsgi.sock"]).stdout == "", name
+        (aside,) = host.run(f"ls -d /srv/django/{name}/adopted/*").stdout.split()
+        assert host.testinfra.file(f"/etc/uwsgi/{path}").exists is (name == "shelf")
+        assert host.testinfra.file(f"{aside}/etc/uwsgi/{path}").exists is (name != "shelf")
+    assert not host.testinfra.file("/etc/uwsgi/apps-enabled/wiki.ini").exists
+    assert host.testinfra.service("emperor.uwsgi").is_running and not host.testinfra.service("shelf").is_running
+    assert host.run(["ss", "-Hxl", "src", "/run/other.sock"]).stdout != "", "its neighbour is not touched"
 
 
 def test_the_old_is_stopped_and_set_aside(host, blog, shop, club):
@@ -280,9 +309,9 @@ def test_a_second_apply_has_nothing_to_do(blog):
     assert not blog.apply().changed
 
 
-def test_it_is_there_after_a_reboot(host, blog, shop, club):
+def test_it_is_there_after_a_reboot(host, blog, shop, club, apps):
     host.restart()
-    for site in (blog, shop, club):
+    for site in (blog, shop, club, *apps.values()):
         assert site.answering["release"] == site.live
 
 
@@ -296,3 +325,38 @@ def test_the_way_back_by_hand(host, blog):
     host.run("nginx -t -q && systemctl reload nginx")
     until(lambda: writer.sign("after"), "the old site does not come back")
     assert host.http("/release", "blog.example.org").json()["release"] is None
+
+
+# Without systemd
+
+
+def test_a_container_in_which_supervisor_keeps_an_old_site(hosts, repositories):
+    command = ("sh", "-c", "service supervisor start; service nginx start; exec sleep infinity")
+    host = hosts("trixie", kind="ready", init=False, command=command)
+    host.repository = repositories(host)
+    host.run("apt-get -qq update && apt-get -qq install --no-install-recommends supervisor git", environment=APT)
+    host.run("git config --system --add safe.directory '*'; rm -f /etc/nginx/sites-enabled/default")
+    old_site(host, "/opt/shop", "/opt/shop/venv", "www-data")
+    host.write("/etc/supervisor/conf.d/shop.conf", PROGRAM)
+    nginx(host, "shop", NGINX % ("shop.example.org", "/opt/shop/staticfiles", "127.0.0.1:8001"))
+    host.run("service supervisor start; service nginx start; supervisorctl update; nginx -s reload")
+    sign_before(host, "shop.example.org")
+
+    shop = Site(host, host.repository, "shop")
+    told = shop.apply().failed["shop has its place"]
+    assert "supervisor program shop" in told and "nginx file /etc/nginx/sites-enabled/shop" in told
+    assert re.search(r"process \d+ \(/opt/shop/venv/bin/gunicorn", told)
+    url = f"http://{host.address}/release"
+    with Load(url, shop.domain, 2, 0.02, release_of) as load:
+        load.wait(20)
+        shop.deploy(adopt=True)
+        load.wait(20)
+    assert load.failed == [] and load.releases == ["None", shop.live]
+    assert entries(shop) == ["before"] and not shop.apply().changed
+    assert host.run(["supervisorctl", "status"]).stdout.split()[:2] == [shop.unit, "RUNNING"]
+    assert "/opt/shop/venv" not in host.run("ps -eo args").stdout
+    (aside,) = host.run("ls -d /srv/django/shop/adopted/*").stdout.split()
+    assert host.read(f"{aside}/etc/supervisor/conf.d/shop.conf") == PROGRAM
+    host.restart()
+    until(lambda: shop.get("/release").status_code == 200, "it does not come back")
+    assert shop.answering["release"] == shop.live

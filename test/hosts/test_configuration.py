@@ -1,7 +1,6 @@
 """A changed pillar value does what it means and no more: a release of the same commit, files of nginx, or a record."""
 
 import pytest
-from sites import Site
 
 RELEASE = {
     *("blog has its source", "blog has its virtualenv", "blog is built", "blog has its settings"),
@@ -27,14 +26,6 @@ CASES = {
     "health": ({"health": {"path": "/", "timeout": "5s"}}, NOTHING),
     "timeouts": ({"timeouts": {"fetch": "5s"}}, NOTHING),
 }
-
-
-@pytest.fixture(scope="module")
-def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready")
-    blog = Site(host, repositories(host))
-    blog.deploy()
-    return blog
 
 
 @pytest.mark.parametrize("case", CASES)

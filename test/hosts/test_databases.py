@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import servers
 from sites import Site, lines, version
 
 PASSWORD = 'grenadier-7f3 p@s:s/w%20#?+"$x'
@@ -28,26 +29,22 @@ ENVIRONMENT = {
 }
 POSTGRES = {"engine": "postgres", "host": "127.0.0.1", "password": PASSWORD}
 MYSQL = {"engine": "mysql", "host": "127.0.0.1", "name": "blog", "password": PASSWORD}
-SERVERS = f"""
-export DEBIAN_FRONTEND=noninteractive
-apt-get -qq update && apt-get -qq install --no-install-recommends postgresql mariadb-server >/dev/null
-runuser -u postgres -- psql --quiet --set=ON_ERROR_STOP=1 <<'SQL'
+ROLES = f"""
 CREATE ROLE blog LOGIN PASSWORD '{PASSWORD}';
 CREATE DATABASE blog OWNER blog;
-SQL
-mariadb <<'SQL'
+"""
+USERS = f"""
 CREATE USER blog@localhost IDENTIFIED BY '{PASSWORD}';
 CREATE DATABASE blog CHARACTER SET utf8mb4;
 CREATE DATABASE metrics CHARACTER SET utf8mb4;
 GRANT ALL ON *.* TO blog@localhost;
-SQL
 """
 
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
     host = module_hosts(kind="ready")
-    host.run(f"set -e\n{SERVERS}", timeout=600)
+    servers.set_up(host, postgres=ROLES, mysql=USERS)
     return Site(host, repositories(host))
 
 
@@ -124,7 +121,7 @@ def test_mysql_by_settings(blog):
     blog.deploy(database=MYSQL)
     assert blog.get().status_code == 200 and migrated(blog, "mysql", "blog") > 15
     assert "mysqlclient" in installed(blog) and "psycopg" not in installed(blog)
-    assert value(blog, "settings.DATABASES['default']['OPTIONS']") == "{'charset': 'utf8mb4'}"
+    assert value(blog, "settings.DATABASES['default']['OPTIONS']['charset']") == "utf8mb4"
     assert not blog.apply().changed
 
 

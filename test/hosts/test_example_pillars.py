@@ -34,6 +34,20 @@ STATIC_ROOT, MEDIA_ROOT = os.environ["STATIC_ROOT"], os.environ["MEDIA_ROOT"]
 DATABASES["default"]["NAME"] = os.environ["DATABASE_PATH"]
 SMTP_PASSWORD = open(os.environ["SMTP_PASSWORD_FILE"]).read()
 """
+#: A project that reads a URL as dj-database-url does, of which this is what matters here.
+BY_URL = """
+import os
+from urllib.parse import urlsplit
+from website.settings import *
+
+url = urlsplit(os.environ["DATABASE_URL"])
+DEBUG = False
+SECRET_KEY = os.environ["SECRET_KEY"]
+ALLOWED_HOSTS = os.environ["ALLOWED_HOSTS"].split(",")
+STATIC_ROOT, MEDIA_ROOT = os.environ["STATIC_ROOT"], os.environ["MEDIA_ROOT"]
+DATABASES["default"] = {"ENGINE": "django.db.backends.postgresql", "NAME": url.path[1:], "USER": url.username}
+DATABASES["default"] |= {"HOST": url.hostname, "PASSWORD": url.password}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +56,9 @@ def host(module_hosts, repositories) -> Host:
     host.write("/etc/salt/minion", json.dumps(MINION | {"id": host.name, "vault": {"driver": "yaml", "files": ["/v"]}}))
     host.write("/v", json.dumps(VAULT), mode="0600")
     repository: Repository = repositories(host)
-    repository.commit({"website/production.py": TWELVE_FACTORS})
+    repository.commit({"website/production.py": TWELVE_FACTORS, "website/served.py": BY_URL})
     for name in ("https://git.example.org/", "git@git.example.org:"):
-        for project in ("blog", "website", "api", "members"):
+        for project in ("blog", "website", "api", "members", "library"):
             rewritten = [f"url.{repository.url}.insteadOf", f"{name}{project}.git"]
             host.run(["git", "config", "--system", "--add", *rewritten])
     host.run(["cp", "-r", "/srv/formula/examples/project", "/srv/kiosk"])
@@ -104,6 +118,16 @@ def test_a_project_that_reads_its_environment_gets_it(host):
     assert seen[:3] == [False, ["api.example.org", "api.example.net"], f"{api.root}/database/api.sqlite3"]
     assert seen[3:5] == ['Ray & Elspeth: 100% "quoted" $HOME', api.record()["commit"]]
     assert host.run(["test", "-s", f"{api.root}/database/api.sqlite3"])
+
+
+def test_two_sites_have_their_databases_on_this_host(host):
+    sites = applied(host, "examples/pillars/databases.sls")
+    for name, site in sites.items():
+        assert site.answering["release"] == site.live
+        engine = "from django.db import connection as c; print(c.vendor, c.settings_dict['NAME'])"
+        assert site.manage(f'shell -c "{engine}"').splitlines()[-1] == f"postgresql {name}"
+    listed = host.run(["ls", f"{sites['library'].root}/secrets", f"{sites['archive'].root}/secrets"]).stdout
+    assert listed.split().count("database.default") == 1
 
 
 def test_a_folder_is_released_when_it_has_changed(host):

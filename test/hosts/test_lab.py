@@ -94,7 +94,8 @@ def test_a_host_is_asked_from_outside(host, page):
 def test_a_load_loses_nothing_and_names_the_release(host, page):
     with Load(page, "blog.example.org", connections=4, release=bytes.decode) as load:
         load.wait(50)
-        host.write("/srv/page/index.html", "release 2")
+        host.write("/srv/new.html", "release 2")
+        host.run(["mv", "/srv/new.html", "/srv/page/index.html"])
         load.wait(50)
     assert load.failed == []
     assert load.releases[0] == "release 1" and load.releases[-1] == "release 2"

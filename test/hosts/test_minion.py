@@ -105,6 +105,26 @@ def test_a_failing_apply_is_no_success_of_salt(blog):
     blog.configure(revision="main", domain=None)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("ends", ["kill --signal=KILL", "restart"])
+def test_a_minion_that_ends_within_a_deployment(blog, master, ends):
+    old, minion = blog.live, blog.host
+    commit = blog.repository.commit(version(ends))
+    blog.configure(build=["sleep 20"])
+    master.run(["salt", "--async", "web1", "state.apply", "django"])
+    minion.run("until pgrep --uid blog-build --exact sleep; do sleep 0.1; done", timeout=60)
+    minion.run(f"systemctl {ends} salt-minion")
+    if "kill" in ends:
+        minion.run("until systemctl reset-failed salt-minion; do sleep 0.1; done", timeout=60)
+        minion.run(["systemd-run", "--unit=salt-minion", "salt-minion"])
+    assert not minion.run(["pgrep", "--uid", "blog-build"], check=False).stdout
+    assert blog.live == old and blog.answering["release"] == old
+    master.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=180)
+    blog.deploy(build=None)
+    assert blog.record()["commit"] == commit and blog.answering["release"] == blog.live
+    assert not blog.apply().changed
+
+
 def test_changed_code_reaches_a_running_minion_by_the_next_apply(blog, master):
     for name, lines in CHANGED.items():
         path = f"/srv/formula/{name}"

@@ -25,6 +25,10 @@ HEALTH = """
 def health(request):
     raise RuntimeError("out of ink")
 """
+HANDLER = """
+def handler500(request):
+    raise RuntimeError("no paper either")
+"""
 
 #: What is committed (a text that begins with + is appended), the state that fails, and what it says.
 BROKEN = {
@@ -43,7 +47,16 @@ BROKEN = {
         "has its static files",
         r"KeyError: 'MAIL_HOST'.*website/settings\.py",
     ),
-    "view that raises": ({"guestbook/views.py": f"+{HEALTH}"}, "has its instance", r"/healthz.*answers 500"),
+    "view that raises": (
+        {"guestbook/views.py": f"+{HEALTH}"},
+        "has its instance",
+        r"/healthz.*answers 500: RuntimeError: out of ink \(guestbook/views\.py:\d+\)",
+    ),
+    "view that raises, and so does the page for errors": (
+        {"guestbook/views.py": f"+{HEALTH}", "website/urls.py": f"+{HANDLER}"},
+        "has its instance",
+        r"/healthz.*answers 500: RuntimeError: no paper either \(website/urls\.py:\d+\)",
+    ),
     "migration that raises": (
         {"guestbook/migrations/0004_ledger.py": MIGRATION},
         "has its database migrated",
@@ -66,14 +79,11 @@ BROKEN = {
         "does not start",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready")
-    blog = Site(host, repositories(host))
-    blog.deploy()
-    return blog
+#: The others are among the faults of faults.yaml, in the same words.
+SHORT = {
+    *("missing variable", "view that raises, and so does the page for errors"),
+    *("no requirements", "unknown application"),
+}
 
 
 @pytest.fixture
@@ -173,7 +183,9 @@ def test_what_is_older_than_keep_is_deleted(good):
     assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
 
 
-@pytest.mark.parametrize("cause", BROKEN)
+@pytest.mark.parametrize(
+    "cause", [cause if cause in SHORT else pytest.param(cause, marks=pytest.mark.full) for cause in BROKEN]
+)
 def test_a_broken_commit_leaves_the_old_release_serving(good, cause):
     changes, step, says = BROKEN[cause]
     old = good.live

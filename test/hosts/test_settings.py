@@ -31,14 +31,6 @@ raise RuntimeError(f"{os.environ['API_TOKEN']} and {os.environ['OWN_KEY']} in {d
 """
 
 
-@pytest.fixture(scope="module")
-def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready")
-    blog = Site(host, repositories(host))
-    blog.deploy()
-    return blog
-
-
 @pytest.fixture
 def plain(blog) -> Site:
     """The site with the example project as it is, and no option of these tests."""
@@ -181,8 +173,8 @@ def test_secrets_reach_the_project(plain):
     assert value(plain, "os.environ['API_TOKEN']") == TOKEN + "2"
 
 
-def test_a_session_outlives_a_new_secret_key(plain):
-    plain.deploy()
+def logged_in(plain):
+    """A browser in which a superuser is logged in."""
     browser = plain.browser()
     plain.host.write("/root/ada", "DJANGO_SUPERUSER_PASSWORD=lovelace-1815\n", mode="0600")
     plain.host.salt(
@@ -194,11 +186,17 @@ def test_a_session_outlives_a_new_secret_key(plain):
     token = browser.get("/admin/login/").cookies["csrftoken"]
     form = {"csrfmiddlewaretoken": token, "username": "ada", "password": "lovelace-1815", "next": "/admin/"}
     assert browser.post("/admin/login/", data=form).status_code == 302
+    return browser
+
+
+def test_a_session_outlives_a_new_secret_key(plain):
+    plain.deploy()
+    browser = logged_in(plain)
     plain.deploy(secret_key="another-" * 6)
-    assert browser.get("/admin/").status_code == 200
+    assert browser.get("/admin/", allow_redirects=False).status_code == 200
     plain.deploy(secret_key=None)
     plain.host.call("django.rotate_secret_key", "blog")
-    assert browser.get("/admin/").status_code == 200
+    assert browser.get("/admin/", allow_redirects=False).status_code == 200
 
 
 def test_a_secret_key_that_is_gone_is_never_made_anew(plain):
@@ -211,6 +209,19 @@ def test_a_secret_key_that_is_gone_is_never_made_anew(plain):
     assert not plain.host.testinfra.file(key).exists
     plain.host.write(key, kept, mode="0640", group="blog")
     plain.deploy()
+
+
+def test_a_session_outlives_a_new_secret_key_of_a_project_that_reads_its_environment(plain):
+    fallbacks = 'SECRET_KEY_FALLBACKS = [key for key in os.environ["OLD_KEYS"].split(" ") if key]\n'
+    append(plain, "website/settings.py", FROM_ENVIRONMENT + fallbacks)
+    environment = {**ENVIRONMENT, "OLD_KEYS": {"from": "secret_key_fallbacks", "join": " "}}
+    plain.deploy(overlay=False, environment=environment, database={"engine": "sqlite"})
+    browser = logged_in(plain)
+    before = value(plain, "settings.SECRET_KEY")
+    told = plain.host.call("django.rotate_secret_key", "blog")
+    assert "every session ends" not in str(told) and not plain.apply().changed
+    assert value(plain, "settings.SECRET_KEY_FALLBACKS[0]") == before
+    assert browser.get("/admin/", allow_redirects=False).status_code == 200
 
 
 def test_no_secret_is_seen_anywhere(plain):

@@ -39,6 +39,7 @@ RELEASE_OWNERSHIP = {
     "virtualenv": "root:root 777",
     "socket": "root:root 777",
     "release.json": "root:root 640",
+    ".manifest.json": "root:root 600",
 }
 
 #: States that have something to do only once a package has been installed, which a dry run does not do.

@@ -55,6 +55,18 @@ def test_a_site_that_fails_stops_nobody_else(blog, shop):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
+def test_two_sites_are_released_at_once(blog, shop):
+    for site in (blog, shop):
+        needs = (site.repository.worktree / "requirements.txt").read_text()
+        site.repository.commit({**version("2.1"), "requirements.txt": f"{needs}iniconfig\n"})
+    blog.host.run("for site in blog shop; do salt-call --local django.release $site & done; wait")
+    for site in (blog, shop):
+        assert site.answering["version"] == "2.1" and site.answering["release"] == site.live
+        assert "iniconfig" in site.record()["packages"]
+    assert not blog.apply().changed
+
+
 #: What somebody who has taken over blog would like of shop.
 OUT_OF_REACH = {
     "source": "cat {root}/current/source/manage.py",

@@ -4,9 +4,12 @@ Apache has port 80, /srv is another disk, /tmp is small and noexec, there is no 
 and the locale C. The repository has names that are not ASCII.
 """
 
+import errno
 import json
+import socket
 
 import pytest
+import requests
 from lab import ROOT
 from sites import Site, lines, version
 
@@ -16,6 +19,18 @@ export LANG=C LC_ALL=C
 exec /opt/salt/bin/salt-call "$@"
 """
 OPTIONS = ["--sysctl=net.ipv6.conf.all.disable_ipv6=1", "--tmpfs=/srv:rw,exec,size=2g,mode=0755"]
+#: As with ipv6.disable=1 for the kernel: no address, and no socket of that family (EAFNOSUPPORT).
+NO_IPV6 = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [
+        {
+            "names": ["socket"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": errno.EAFNOSUPPORT,
+            "args": [{"index": 0, "value": int(socket.AF_INET6), "op": "SCMP_CMP_EQ"}],
+        }
+    ],
+}
 APT = {"DEBIAN_FRONTEND": "noninteractive"}
 GREETING = "guestbook/static/guestbook/grüße.txt"
 
@@ -107,3 +122,22 @@ def test_releases_and_the_way_back(blog):
         assert browser.get("/release").json()["version"] == "2.0"
         blog.host.call("django.rollback", blog.name)
         assert browser.get("/release").json()["release"] == blog.live == first
+
+
+# Without IPv6 in the kernel
+
+
+def test_nginx_is_installed_and_runs_without_ipv6(hosts, tmp_path):
+    """Debian's default site would not let it start."""
+    (tmp_path / "seccomp.json").write_text(json.dumps(NO_IPV6))
+    host = hosts(options=[OPTIONS[0], f"--security-opt=seccomp={tmp_path}/seccomp.json"])
+    asked = host.run(["python3", "-c", "import socket; socket.socket(socket.AF_INET6)"], check=False)
+    assert "Address family not supported" in asked.stderr
+    host.pillar({"django": {"sites": {"blog": {"repository": "/srv/none", "domains": ["blog.example.org"]}}}})
+    applied = host.apply("django.sync", "django.nginx")
+    assert applied.ok, applied
+    assert host.testinfra.service("nginx").is_running
+    assert host.run("ls /etc/nginx/sites-enabled").stdout.split() == ["django-default"]
+    with pytest.raises(requests.ConnectionError):
+        host.http("/", "blog.example.org")
+    assert not host.apply("django.sync", "django.nginx").changed

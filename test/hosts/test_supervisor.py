@@ -141,6 +141,21 @@ def comes_back(blog: Site) -> str:
             time.sleep(0.1)
 
 
+def test_logs_that_are_moved_away(blog):
+    live = blog.live
+    blog.host.run(f"mv {blog.root}/log {blog.root}/log.1")
+    assert blog.answering["release"] == live
+    blog.host.run(["kill", "-KILL", blog.host.read(f"/run/{blog.unit}/pid").strip()])
+    assert comes_back(blog) == live
+    assert blog.deploy().changed.keys() <= {"blog is laid out", "blog has its instance"}
+    blog.repository.commit(version("2.3"))
+    blog.deploy()
+    assert blog.answering["version"] == "2.3"
+    assert {f"{live[:4]}.log", f"{blog.live[:4]}.log"} <= {*blog.host.run(["ls", f"{blog.root}/log"]).stdout.split()}
+    blog.host.run(["rm", "-r", f"{blog.root}/log.1"])
+    assert not blog.apply().changed
+
+
 def test_what_was_stopped_is_started_by_an_apply(blog):
     live = blog.live
     blog.host.run(["supervisorctl", "stop", blog.unit])
@@ -173,8 +188,19 @@ def test_without_overlap_the_old_one_is_stopped_first_and_comes_back_if_need_be(
 def test_it_comes_back_after_a_restart_of_the_container(blog):
     live = blog.live
     blog.host.restart()
+    assert "blog has its instance" not in blog.apply().changed, "what comes up by itself is waited for"
     assert comes_back(blog) == live
     assert not blog.apply().changed
+
+
+def test_a_program_that_fails_as_root_is_told_at_once(blog):
+    blog.host.run(["supervisorctl", "stop", blog.unit])
+    blog.host.run("mv /usr/bin/install /usr/bin/install.away")
+    began = time.monotonic()
+    comment = blog.host.apply().failed["blog has its instance"]
+    blog.host.run("mv /usr/bin/install.away /usr/bin/install")
+    assert "install: not found" in comment and time.monotonic() - began < 60
+    blog.deploy()
 
 
 def test_a_port_in_place_of_a_socket(blog):

@@ -41,7 +41,8 @@ def test_files_in_odd_places(manor):
     """Settings that differ, paths beside the source, DEBUG on, a template folder relative to the working directory."""
     assert "Welcome to the manor, 0 guests" in manor.get("/").text
     assert manor.record()["facts"]["settings_module"] == "django_formula_settings"
-    assert manor.get("/about").json()["debug"] is False
+    about = manor.get("/about").json()
+    assert (about["debug"], about["bottles"]) == (False, 12)
     assert manor.get("/assets/manor/style.css").text == "body {color: brown}\n"
     log = manor.host.read(f"{manor.root}/current/source/src/logs/manor.log")
     assert "a guest comes" in log
@@ -69,13 +70,15 @@ def test_what_lies_in_the_source_outlives_a_release(manor):
 
 def test_a_variable_that_is_missing_is_named(clinic):
     failed = clinic.apply(migrate={"timeout": "20s"}).failed["clinic has its static files"]
-    assert "KeyError: 'CLINIC_TOKEN' (clinic/settings.py:6)" in failed
+    assert "KeyError: 'CLINIC_TOKEN' (clinic/settings.py:7)" in failed
     assert "django:sites:clinic:environment:CLINIC_TOKEN" in failed and len(failed.splitlines()) <= 10
 
 
 def test_a_project_from_an_image(clinic):
     """Wired to /app, from the environment only, two databases, slow, redirected to https, with commands to run."""
-    clinic.deploy(secrets={"CLINIC_TOKEN": {"generate": 30}})
+    pin = {"value": "1815 is the pin", "as": "file", "variable": "CLINIC_PIN_PATH"}
+    clinic.deploy(secrets={"CLINIC_TOKEN": {"generate": 30}, "PIN": pin})
+    assert clinic.manage("shell -c 'import wards; print(wards.WARDS)'").splitlines()[-1] == "3"
     response = clinic.get("/")
     assert (response.status_code, response.headers["Location"]) == (301, f"https://{clinic.domain}/")
     answer = clinic.get("/", headers={"X-Scheme": "https"}).json()
@@ -88,6 +91,8 @@ def test_a_project_from_an_image(clinic):
         "version": "1.2",
         "title": 'Ray & Elspeth <clinic>, "100%" $HOME',
         "empty": "",
+        "wards": 3,
+        "pin": "1815 is the pin",
         "services": {"a": [1, "b"]},
         "cwd": "/app",
     }

@@ -63,14 +63,6 @@ UNSAID = {"requirements": None, "constraints": None, "python_packages": None}
 FILES = {name: None for files, _options, _has in SAID.values() for name in files}
 
 
-@pytest.fixture(scope="module")
-def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready")
-    blog = Site(host, repositories(host))
-    blog.deploy()
-    return blog
-
-
 def installed(blog: Site) -> dict[str, str]:
     listed = "{each.name.lower(): each.version for each in importlib.metadata.distributions()}"
     program = f"import importlib.metadata, json; print(json.dumps({listed}))"

@@ -92,8 +92,11 @@ BESIDE = {
     "index": {"index": {"url": "https://example.org/simple", "user": "x", "password": "x"}},
 }
 #: What has to be said within the same database, by the key that gets the value.
-DATABASE = {"name": {"engine": "sqlite"}, "variable": {"engine": "postgres", "name": "xqz", "as": "environment"}}
-SERVER = {"engine": "postgres", "name": "xqz"}
+DATABASE = {
+    "name": {"engine": "sqlite"},
+    "variable": {"engine": "postgres", "name": "xqz", "manage": False, "as": "environment"},
+}
+SERVER = {"engine": "postgres", "name": "xqz", "manage": False}
 #: What a value that is needed beside has to be, where it is not the first that does.
 NEEDED = {("environment", "*=", "from"): "domains"}
 SECRET = "some-secret"
@@ -250,7 +253,7 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
     deploy_key = value.strip() if path[0] == "deploy_key" else SECRET
     secrets = dict.fromkeys(django_secret.wanted(site), secret)
     plain = django_settings.environment(site, release, facts)
-    hidden = django_settings.secret_environment(site, secrets)
+    hidden = django_settings.secret_environment(site, secrets, [])
     files: dict[str, Any] = {
         "environment": read_environment(django_settings.environment_file(plain)),
         "secrets": read_environment(django_settings.environment_file(hidden)),
@@ -274,14 +277,17 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
     return files
 
 
-def replaced(value: Any, old: str, new: str) -> Any:
-    """A structure with one text in the place of another, wherever it stands."""
-    if isinstance(value, str):
-        return value.replace(old, new)
-    if isinstance(value, dict):
-        return {replaced(name, old, new): replaced(item, old, new) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(replaced(item, old, new) for item in value)
+def replaced(value: Any, *pairs: tuple[str, str]) -> Any:
+    """A structure with some texts in the place of others, one pair after the other, wherever they stand."""
+    kind = type(value)
+    if kind is str:
+        for old, new in pairs:
+            value = value.replace(old, new)
+        return value
+    if kind is dict:
+        return {replaced(name, *pairs): replaced(item, *pairs) for name, item in value.items()}
+    if kind is list or kind is tuple:
+        return kind([replaced(item, *pairs) for item in value])
     return value
 
 
@@ -327,7 +333,8 @@ def check_accepted(path: Place, good: str, name: str, files: Any, value: str, si
         assert "cannot stand in a .env file" in error.message
         return
     new = value.strip() if path[0] == "deploy_key" else value
-    wanted = replaced(replaced(files, name, site.name), good, new)
+    variables = (name.replace("-", "_"), site.name.replace("-", "_"))
+    wanted = replaced(files, (name, site.name), variables, (good, new))
     for kind in (found, wanted):
         kind["uwsgi.ini"].sort()
         kind["supervised uwsgi.ini"].sort()

@@ -39,7 +39,7 @@ def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     release = site.releases / RELEASE
     secrets = {name: f"secret of {name}" for name in django_secret.wanted(site)}
     plain = django_settings.environment(site, release, facts)
-    hidden = django_settings.secret_environment(site, secrets)
+    hidden = django_settings.secret_environment(site, secrets, [])
     templates = {url: f"# {url}\n{{{{ environment | tojson }}}}\n" for url in sources(site)} | formula_templates()
     return {
         "environment": django_settings.environment_file(plain),

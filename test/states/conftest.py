@@ -79,6 +79,7 @@ def loaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeLoaders:
             states_dirs=[str(ROOT / "_states")],
             utils_dirs=[str(ROOT / "_utils")],
             pillar=dict(pillar or {}),
+            __cli="salt-call",  # whose pillar is not compiled again for each apply
         )
         opts.update(options)
         return UnitLoaders(opts, GRAINS | dict(grains or {}))

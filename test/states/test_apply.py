@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import django_database
 import django_port
+import django_postgres
 import django_service
 import django_site
 import django_steps
@@ -117,9 +119,12 @@ def test_a_dry_run_of_a_bare_host(salt, world, own_host, monkeypatch):
     assert [path for path in made if "/minion" not in path] == [] and world.commands == []
 
 
-def test_a_site_goes_live_and_stays_as_it_is(salt, world):
+def test_a_site_goes_live_and_stays_as_it_is(salt, world, own_host):
     apply = salt({"sites": {"blog": SITE}})
     states = apply()
+    default = own_host / "etc/nginx/sites-enabled/default"  # the state that takes it away has the host's own path
+    assert default.read_text() == ""
+    default.unlink()
     assert set(results(states).values()) == {True}
     assert set(changed(states)) == {*HOST, *SENTENCES} - UNCHANGED - {"blog has its database migrated"}
     assert world.live == f"0001-{commit('one')[:12]}"
@@ -128,6 +133,7 @@ def test_a_site_goes_live_and_stays_as_it_is(salt, world):
     for test in (False, True):
         states = apply(test=test)
         assert (changed(states), set(results(states).values())) == ([], {True})
+        assert not default.exists()
     assert [state.comment for state in states if state.id == "blog is live"] == ["blog is live already"]
 
 
@@ -187,7 +193,7 @@ def test_a_changed_pillar_changes_just_that(salt, world):
 
 def test_a_step_that_fails_stops_its_own_site_only(salt, world, monkeypatch):
     apply = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}})
-    for step, sentence in zip(django_steps.RELEASE, SENTENCES[2:], strict=True):
+    for step, sentence in [*zip(django_steps.RELEASE, SENTENCES[2:], strict=True)][::4]:
         world.push(step.__name__)
         with monkeypatch.context() as patched:
             patched.setattr(django_steps, step.__name__, broken_for_the_blog(step))
@@ -215,6 +221,17 @@ def test_a_place_that_is_taken_stops_its_own_site_only(salt, world, own_host):
     states = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}})()
     assert {state.id for state in states if state.result is False} == {"blog has its place", *SENTENCES}
     assert {"nginx is installed", "shop is live", "shop is recorded"} <= {*changed(states)}
+
+
+@pytest.mark.parametrize("name", ["blog", "blog-build"])
+def test_a_user_of_somebody_else_is_refused(salt, world, monkeypatch, name):
+    somebody = SimpleNamespace(pw_name=name, pw_gecos="Ada Lovelace", pw_dir="/home/ada")
+    monkeypatch.setattr(django_site, "find_user", {name: somebody}.get)
+    states = salt({"sites": {"blog": SITE}})()
+    failed = [state for state in states if state.result is False]
+    assert [state.id for state in failed] == SENTENCES
+    assert f"there is a user {name} on this host already, and it is not this site's" in failed[0].comment
+    assert "django:sites:blog:user" in failed[0].comment and not failed[0].changes and not world.live
 
 
 def broken_for_the_blog(step):
@@ -307,7 +324,7 @@ def test_secrets_reach_the_engine_and_nothing_else(salt, world, own_host):
     ],
 )
 def test_the_host_gets_what_a_driver_needs(salt, own_host, engine, packages):
-    database = {"engine": engine} | ({"password": "canary-db"} if packages else {})
+    database = {"engine": engine} | ({"host": "db1", "password": "canary-db"} if packages else {})
     states = salt({"sites": {"blog": {**SITE, "database": database}}})()
     installed = set((own_host / "played").read_text().split()) & {
         "libpq5",
@@ -320,6 +337,74 @@ def test_the_host_gets_what_a_driver_needs(salt, own_host, engine, packages):
     assert "canary-db" not in str([vars(state) for state in states])
     kept = own_host / "srv/django/blog/secrets/database.default"
     assert (kept.read_text() if packages else None) == database.get("password")
+
+
+@pytest.fixture
+def postgres(monkeypatch):
+    """A PostgreSQL on the host, once its package is there: what it has, and how often it was asked."""
+    server = SimpleNamespace(installed=False, answer=django_postgres.nothing(), asked=0, made=[])
+
+    def ask(share):
+        server.asked += 1
+        return server.answer
+
+    def make(share, lacking):
+        server.made += [lack.what for lack in lacking]
+        role = {"mark": "Django site blog", "login": True, "rights": False, "verifier": None}
+        database = {"mark": "Django site blog", "owner": share.user, "open": False}
+        server.answer["roles"][share.user] = role | {"mark": django_database.mark(share.site)}
+        server.answer["databases"][share.database] = database
+
+    monkeypatch.setattr(django_postgres, "is_installed", lambda: server.installed)
+    monkeypatch.setattr(django_postgres, "ask", ask)
+    monkeypatch.setattr(django_postgres, "make", make)
+    return server
+
+
+def two_sites(world):
+    """Two sites with a database on this host: the first one's default, and one more of the second."""
+    world.answers["databases"] = {name: {"engine": "postgresql", "name": name} for name in ("default", "shop")}
+    world.answers["databases"]["default"]["name"] = "blog"
+    databases = {"default": {}, "shop": {"engine": "postgres", "name": "shop"}}
+    shop = {**SITE, "domains": ["shop.example.org"], "databases": databases}
+    return {"blog": {**SITE, "database": {"engine": "postgres"}}, "shop": shop}
+
+
+def test_a_server_of_databases_on_this_host(salt, world, own_host, postgres):
+    sites = two_sites(world)
+    apply = salt({"sites": sites})
+    planned = {state.id: state for state in apply(test=True)}
+    assert planned["PostgreSQL is installed"].result is None
+    assert planned["blog has its databases"].changes == {"postgres": {"role blog": "new", "database blog": "new"}}
+    assert postgres.asked == 0 and "mariadb" not in "".join(planned).lower()
+    states = apply()
+    assert "postgresql" in (own_host / "played").read_text().split() and not [s for s in states if s.result is False]
+    assert postgres.made == ["role blog", "database blog", "role shop", "database shop"]
+    postgres.installed, postgres.asked = True, 0
+    again = apply()
+    assert changed(again) == [] and postgres.asked == 1
+    assert results(again)["shop has its databases"] is True
+
+
+def test_a_server_that_refuses_one_site_stops_nobody_else(salt, world, postgres):
+    postgres.installed = True
+    postgres.answer["databases"]["shop"] = {"mark": None, "owner": "ray", "open": True}
+    sites = two_sites(world)
+    states = {state.id: state for state in salt({"sites": sites})()}
+    assert states["blog is recorded"].result is True and states["shop has its source"].result is False
+    comment = states["shop has its databases"].comment
+    assert comment.startswith("database: there is a database shop in PostgreSQL already, and ray owns it")
+
+
+def test_a_password_for_a_login_over_tcp_is_generated(salt, world, own_host, postgres):
+    database = {"engine": "postgres", "host": "localhost", "manage": True}
+    apply = salt({"sites": {"blog": {**SITE, "database": database}}})
+    states = {state.id: state for state in apply()}
+    kept = (own_host / "srv/django/blog/secrets/database.default").read_text()
+    assert len(kept) == 40 and kept not in str([vars(state) for state in states.values()])
+    assert states["blog has its databases"].changes["passwords"] == ["database.default"]
+    postgres.answer["roles"]["blog"]["verifier"] = django_postgres.verifier(kept)
+    assert changed(apply()) == []
 
 
 def test_a_secret_that_is_not_there_is_an_error(salt, world):

@@ -2,6 +2,7 @@
 
 import ast
 
+import django_site
 import pytest
 from specimen import ROOT
 from world import commit
@@ -31,6 +32,31 @@ def test_what_runs(call, monkeypatch):
     assert call("status", "blog")[0] == [row]
     rows, code = call("releases", "blog")
     assert [(row["release"], row["role"]) for row in rows] == [(TWO, "live"), (ONE, "previous")]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("site.json", "{", "site.json, the configuration of shop as applied, is gone or damaged"),
+        ("current/release.json", "", "current/release.json is gone or torn: state.apply makes a new release"),
+        ("current/release.json", '{"facts": [], "inputs": 1}', "a file of shop's records is damaged: "),
+        ("backups/drill.json", '{"date": 1}', "a file of shop's records is damaged: KeyError: 'seconds'"),
+    ],
+)
+def test_a_site_whose_files_are_damaged_does_not_hide_the_others(call, world, make_site, file, content, told):
+    shop = make_site("shop")
+    shop.register()
+    for path in ("site.json", "releases/0001-abcdefabcdef/release.json"):
+        (shop.root / path).parent.mkdir(parents=True, exist_ok=True)
+    django_site.write_json(shop.applied, {"config": dict(shop.config), "platform": dict(shop.platform)})
+    shop.current.symlink_to("releases/0001-abcdefabcdef")
+    (shop.current / "release.json").write_text('{"facts": {}, "state": "good"}')
+    rows, code = call("status")
+    assert [(row["site"], row["damage"], code) for row in rows] == [("blog", "", 0), ("shop", "", 0)]
+    (shop.root / file).write_text(content)
+    (blog, damaged), code = call("status")
+    assert (blog["site"], blog["release"], blog["damage"], code) == ("blog", TWO, "", 1)
+    assert told in damaged["damage"] and list(damaged) == list(blog) and not damaged["managed"]
 
 
 def test_releasing_and_going_back(call, world):
@@ -75,6 +101,22 @@ def test_a_timeout_that_is_none(call, timeout):
 def test_a_command_of_words_or_of_one_string(call, world, words, expected):
     assert call("manage", "blog", *words) == ("printed by the command\n", 0)
     assert world.commands[-1][world.commands[-1].index("manage.py") + 1 :] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["on", "back at 14:00"], ("on", "back at 14:00")),
+        ([True, 14 * 60], ("on", "14:00")),  # as Salt reads on and 14:00
+        ([False], ("off", None)),
+        ([], ("off", None)),
+    ],
+)
+def test_maintenance_as_salt_reads_it(call, arguments, expected):
+    answer, code = call("maintenance", "blog", *arguments)
+    assert (answer["maintenance"], answer.get("message"), code) == (*expected, 0)
+    row = call("status")[0][0]
+    assert row["maintenance"].endswith(expected[1] or "")
 
 
 def test_every_verb_has_an_example():

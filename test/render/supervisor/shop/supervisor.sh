@@ -6,16 +6,18 @@ run=/run/django-shop-0042
 
 if [ "${1:-}" != "as shop" ]; then
     trap 'sleep 0.5' EXIT
+    # A second start is one after a crash: not at once again. The file counts for whoever waits for the first.
+    [ ! -e "$run.starts" ] || sleep 0.5
+    echo >>"$run.starts"
     install -d -o root -g root -m 0755 /run/django
     install -d -o shop -g www-data -m 2750 /run/django/shop
     install -d -o shop -g shop -m 0750 "$run"
+    # Somebody may have moved the logs away; without their folder the server would not start.
+    [ -d /srv/django/shop/log ] || install -d -o shop -g adm -m 0750 /srv/django/shop/log
     exec /usr/bin/setpriv --reuid=shop --regid=shop --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as shop"
 fi
 
 exec >>/srv/django/shop/log/0042.log 2>&1
-# A second start is one after a crash: not at once again. The file counts for whoever waits for the first.
-[ ! -e "$run/starts" ] || sleep 0.5
-echo >>"$run/starts"
 # A server that has outlived its supervisor has to go: it has the socket.
 is_alive() { grep -qsz '^DJANGO_RELEASE=0042-3f2a9c1b77de$' "/proc/$pid/environ"; }
 if [ -e "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
