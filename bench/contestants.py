@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from images import pins
 from lab import Applied, CommandFailed, Host, Result, applied
 from repository import Repository
 
-MEASURE = "/srv/formula/bench/measure.py"
+MEASURE, PEERS = "/srv/formula/bench/measure.py", "/srv/formula/bench/peers"
 #: Salt's own warnings about deprecated modules cost time where they are printed; nobody prints them.
 QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
 SALT = ("salt-call", "--local", "--out=json", "--log-level=quiet")
@@ -45,6 +46,7 @@ class Contestant:
 
     title: str
     domain: str
+    root: str
     apply_argv: tuple[str, ...]
 
     def __init__(self, host: Host, repository: Repository):
@@ -75,9 +77,25 @@ class Contestant:
         """Roll back to the commit before."""
         raise NotImplementedError
 
+    def takes(self) -> tuple[int, int]:
+        """Bytes of memory that the processes of the site's user have, and of disk below its folder."""
+        user = self.domain.split(".")[0]
+        memory = self.host.run(f"ps -o rss= --user {user} | awk '{{s += $1}} END {{print s * 1024}}'").stdout
+        disk = self.host.run(["du", "--summarize", "--bytes", self.root]).stdout
+        return int(float(memory)), int(disk.split()[0])
+
     def clear(self) -> None:
         """Leave the host as before the first deployment of the site, but with the packages in their caches."""
         raise NotImplementedError
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit of its server."""
+        return self.domain.split(".")[0]
+
+    def status(self) -> int:
+        """What a visitor of the first page gets."""
+        return self.host.http("/", self.domain).status_code
 
     @property
     def answering(self) -> dict[str, Any]:
@@ -86,7 +104,7 @@ class Contestant:
 
 
 class Formula(Contestant):
-    title, domain = "django-formula", "blog.example.org"
+    title, domain, root = "django-formula", "blog.example.org", "/srv/django/blog"
     apply_argv = ("state.apply", "django")
 
     def options(self, revision: str, domain: str) -> dict[str, Any]:
@@ -98,6 +116,11 @@ class Formula(Contestant):
 
     def back(self, revision: str) -> Took:
         return measured(self.host, *SALT, "django.rollback", "blog")[0]
+
+    @property
+    def unit(self) -> str:
+        sequence = self.host.run(["readlink", f"{self.root}/current"]).stdout.partition("/")[2].partition("-")[0]
+        return f"django-blog-{sequence}.service"
 
     def clear(self) -> None:
         self.host.run(
@@ -113,7 +136,7 @@ class Formula(Contestant):
 
 
 class Plain(Contestant):
-    title, domain = "plain Salt tree", "plain.example.org"
+    title, domain, root = "plain Salt tree", "plain.example.org", "/srv/plain"
     folder = "/srv/bench/plain"
     apply_argv = (f"--config-dir={folder}", "state.apply", "site")
 
@@ -123,21 +146,15 @@ class Plain(Contestant):
             "id": host.name,
             "file_client": "local",
             "cachedir": f"{self.folder}/cache",
-            "file_roots": {"base": ["/srv/formula/bench/plain"]},
+            "file_roots": {"base": [f"{PEERS}/salt", PEERS]},
             "pillar_roots": {"base": [f"{self.folder}/pillar"]},
         }
         host.write(f"{self.folder}/minion", json.dumps(minion))
         host.write(f"{self.folder}/pillar/top.sls", "base:\n  '*':\n    - host\n")
 
     def configure(self, revision: str) -> None:
-        site: Mapping[str, str] = {
-            "repository": self.repository.url,
-            "revision": revision,
-            "domain": self.domain,
-            "pyuwsgi": PYUWSGI,
-            "secret_key": "of-the-plain-tree-0123456789-0123456789-0123456789",
-        }
-        self.host.write(f"{self.folder}/pillar/host.sls", "#!json\n" + json.dumps({"plain": site}))
+        pillar = {"plain": told(self.repository, revision, self.domain)}
+        self.host.write(f"{self.folder}/pillar/host.sls", "#!json\n" + json.dumps(pillar))
 
     def back(self, revision: str) -> Took:
         return self.deploy(revision)
@@ -149,6 +166,83 @@ class Plain(Contestant):
         )
 
 
+class Peer(Contestant):
+    """A site of a tool that is not Salt: the site is data in a file of its name, with its user and folder."""
+
+    user: str
+    #: Its command for a first deployment, and for each further one.
+    first: tuple[str, ...]
+    again: tuple[str, ...]
+
+    def __init__(self, host: Host, repository: Repository):
+        super().__init__(host, repository)
+        self.domain, self.root = f"{self.user}.example.org", f"/srv/{self.user}"
+
+    def configure(self, revision: str) -> None:
+        site = told(self.repository, revision, self.domain)
+        self.host.write(f"/srv/bench/peers/{self.user}.json", json.dumps(self.data(site)))
+
+    def data(self, site: Mapping[str, str]) -> Mapping[str, Any]:
+        return site
+
+    def run(self, argv: tuple[str, ...]) -> Took:
+        return measured(
+            self.host, "env", f"--chdir={PEERS}", "PATH=/opt/peers/bin:/usr/sbin:/usr/bin:/sbin:/bin", *argv
+        )[0]
+
+    def deploy(self, revision: str) -> Took:
+        self.configure(revision)
+        took = self.run(self.again if self.revision else self.first)
+        self.revision = revision
+        return took
+
+    def back(self, revision: str) -> Took:
+        return self.deploy(revision)
+
+
+class Fabric(Peer):
+    title, user = "a Fabric script", "fabric"
+    first = ("fab", "--hosts=localhost", "provision")
+    again = ("fab", "--hosts=localhost", "deploy")
+
+
+class Ansible(Peer):
+    title, user = "an Ansible play", "ansible"
+    first = again = ("ansible-playbook", "--inventory=localhost,", "--connection=local", "ansible.yaml")
+
+    def data(self, site: Mapping[str, str]) -> Mapping[str, Any]:
+        return {"site": site}
+
+
+class Pyinfra(Peer):
+    title, user = "pyinfra", "pyinfra"
+    first = again = ("pyinfra", "--yes", "@local", "pyinfra_deploy.py")
+
+
+def told(repository: Repository, revision: str, domain: str) -> dict[str, str]:
+    """What every peer is told of its site."""
+    return {
+        "repository": repository.url,
+        "revision": revision,
+        "domain": domain,
+        "pyuwsgi": PYUWSGI,
+        "secret_key": "of-a-peer-0123456789-0123456789-0123456789-0123456789",
+    }
+
+
+def install_peers(host: Host) -> None:
+    """Install the tools of the peers on the host, and let root log in at localhost, as Fabric does."""
+    host.run(["python3", "-m", "venv", "/opt/peers"])
+    host.run(["/opt/peers/bin/pip", "install", "--quiet", *pins("peers")], timeout=900)
+    host.run("""set -e
+        git config --system --replace-all safe.directory '*'
+        test -e /root/.ssh/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519
+        cat /root/.ssh/id_ed25519.pub >>/root/.ssh/authorized_keys
+        systemctl start ssh
+        ssh-keyscan localhost 2>/dev/null >>/root/.ssh/known_hosts
+    """)
+
+
 def empty(host: Host) -> Took:
     """The smallest apply that succeeds, by the minion that has the formula."""
-    return apply(host, "--file-root=/srv/formula/bench/plain", "state.apply", "empty")[0]
+    return apply(host, f"--file-root={PEERS}/salt", "state.apply", "empty")[0]

@@ -1,13 +1,29 @@
 """The figures: each measures, alternating, what its bound speaks of, and returns ratios of neighbours in time."""
 
+import functools
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from client import Load
-from contestants import SALT, Contestant, Formula, Plain, Took, apply, empty, measured
+from contestants import (
+    SALT,
+    Ansible,
+    Contestant,
+    Fabric,
+    Formula,
+    Plain,
+    Pyinfra,
+    Took,
+    apply,
+    empty,
+    install_peers,
+    measured,
+)
 from lab import CommandFailed, Host
 from repository import Repository
 
@@ -51,16 +67,28 @@ class Bench:
             self.pause()
             self.check(contestant, contestant.answering["version"] == "1.2")
 
-    def commit(self) -> str:
-        """A commit that changes code and nothing else."""
+    def commit(self, more: Mapping[str, str] = MappingProxyType({})) -> str:
+        """A commit that changes code and nothing else, but for more files."""
         number = f"2.{len(self.commits)}"
-        files = {"guestbook/version.py": f'VERSION = "{number}"\nRELEASE_NOTE = ""\n'}
+        files = {"guestbook/version.py": f'VERSION = "{number}"\nRELEASE_NOTE = ""\n', **more}
         self.commits.append(self.repository.commit(files, f"Version {number}"))
         return self.commits[-1]
 
     def check(self, contestant: Contestant, is_so: bool) -> None:
         if not is_so:
             raise CommandFailed(f"{contestant.title} answers {contestant.answering}")
+
+    @functools.cached_property
+    def everybody(self) -> list[Contestant]:
+        """All contestants, each with its site live; those that are no Salt are installed on first need."""
+        install_peers(self.host)
+        rivals = [kind(self.host, self.repository) for kind in (Fabric, Ansible, Pyinfra)]
+        for rival in rivals:
+            self.say(f"{rival.title}: first deployment")
+            rival.deploy(self.commits[0])
+            self.pause()
+            self.check(rival, rival.answering["version"] == "1.2")
+        return [self.formula, self.plain, *rivals]
 
     def each(self, what: str) -> range:
         self.say(f"{what}: {self.runs} runs")
@@ -140,26 +168,190 @@ def inspect(bench: Bench) -> list[Figure]:
     return [Figure("inspect, 10 000 files", "wall, s", 2, [one.wall for one in took], "salt-call and all it does")]
 
 
+MIGRATION = """from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [("guestbook", "{before}")]
+    operations = [migrations.AddField("entry", "note{number}", models.CharField(max_length=9, null=True))]
+"""
+
+
+def peers(bench: Bench) -> list[Figure]:
+    """A code-only commit, its rollback, and a commit with a migration, in turn by each tool that people use."""
+    everybody = bench.everybody
+    took: dict[str, dict[str, list[Took]]] = {
+        what: {one.title: [] for one in everybody} for what in ("code", "back", "migration")
+    }
+    before = "0003_entry_hidden"
+    for run in bench.each("peers: a commit, back, and a commit with a migration"):
+        number = len(bench.commits)
+        commit = bench.commit()
+        for one in everybody:
+            last = one.revision
+            bench.pause()
+            took["code"][one.title].append(one.deploy(commit))
+            bench.pause()
+            took["back"][one.title].append(one.back(last))
+            bench.check(one, one.answering["version"] != f"2.{number}")
+            one.revision = last
+        name = f"{run + 4:04}_note{number}"
+        text = MIGRATION.format(before=before, number=number)
+        before = name
+        commit = bench.commit({f"guestbook/migrations/{name}.py": text})
+        for one in everybody:
+            bench.pause()
+            took["migration"][one.title].append(one.deploy(commit))
+            bench.check(one, one.answering["version"] == f"2.{number + 1}")
+    fabric = Fabric.title
+    return [
+        Figure(title, "wall ÷ a Fabric script", bound, *among(took[what], fabric))
+        for what, title, bound in (
+            ("code", "a code-only commit beside its peers", 0.9),
+            ("migration", "a commit with a migration, backup, lock and guard included", 1.1),
+            ("back", "rollback beside its peers", 0.6),
+        )
+    ]
+
+
+BROKEN = {
+    "a syntax error": {"guestbook/views.py": "def entries(:\n"},
+    "a view that raises": {
+        "guestbook/views.py": "+\n\nclass EntryList:\n    as_view = lambda: lambda request: 1 / 0\n"
+    },
+}
+
+
+def broken(bench: Bench) -> list[Figure]:
+    """What visitors get after a commit that is broken, and after the next restart of the server."""
+    good = (bench.repository.worktree / "guestbook/views.py").read_text()
+    wrong, details = 0, []
+    for what, files in BROKEN.items():
+        texts = {name: good + text[1:] if text.startswith("+") else text for name, text in files.items()}
+        bad, mended = bench.commit(texts), bench.commit({"guestbook/views.py": good})
+        for one in bench.everybody:
+            told = "it succeeds"
+            try:
+                one.deploy(bad)
+            except CommandFailed:
+                told = "it fails"
+            after = one.status()
+            bench.host.run(["systemctl", "restart", one.unit])
+            bench.pause()
+            restarted = one.status()
+            wrong += one is bench.formula and (after, restarted) != (200, 200)
+            details.append(f"{what}, {one.title}: {told}, {after}, after a restart {restarted}")
+            one.deploy(mended)
+    return [Figure("a broken commit", "times that visitors saw it", 0, [wrong], "; ".join(details))]
+
+
+def among(took: dict[str, list[Took]], rival: str) -> tuple[list[float], str]:
+    """Ratios of wall times to one rival's; told beside them are the times of all."""
+    walls = {title: [one.wall for one in row] for title, row in took.items()}
+    cpu = {title: statistics.median(one.host for one in row) for title, row in took.items()}
+    details = "; ".join(f"{title} {seconds(row)}, CPU {cpu[title]:.2f} s" for title, row in walls.items())
+    return ratios(walls[Formula.title], walls[rival]), details
+
+
+@dataclass
+class Endured:
+    """Deployments under load.
+
+    quick, slow: pages of 20 ms that 16 asked for, and of 5 s that one did
+    walls: seconds of each deployment; times: when each began and ended, as time.time has it
+    early, late: bytes of memory and of disk that the site takes, after ten deployments and at the end
+    """
+
+    quick: Load
+    slow: Load
+    walls: list[float] = field(default_factory=list)
+    times: list[tuple[float, float]] = field(default_factory=list)
+    early: tuple[int, int] = (1, 1)
+    late: tuple[int, int] = (1, 1)
+
+    @property
+    def lost(self) -> int:
+        return len(self.quick.failed) + len(self.slow.failed)
+
+    def __str__(self) -> str:
+        asked = len(self.quick.answers) + len(self.slow.answers)
+        return f"lost {self.lost} of {asked} requests in {len(self.walls)} deployments of {seconds(self.walls)}"
+
+    def gap(self) -> tuple[list[float], str]:
+        """The longest time without an answer, as a multiple of the slowest quick page outside of deployments."""
+        ends = sorted(answer.time + answer.duration for answer in self.quick.answers)
+        longest = max(after - before for before, after in itertools.pairwise(ends))
+        calm = max(
+            answer.duration
+            for answer in self.quick.answers
+            if all(answer.time + answer.duration < began or answer.time > ended for began, ended in self.times)
+        )
+        return [longest / calm], f"{1000 * longest:.0f} ms; the slowest page outside took {1000 * calm:.0f} ms"
+
+    def growth(self) -> tuple[list[float], str]:
+        """How much more the site takes at the end than after ten deployments: the worse of memory and disk."""
+        told = zip(("memory", "disk"), self.early, self.late, strict=True)
+        details = "; ".join(f"{what} {early >> 20} → {late >> 20} MB" for what, early, late in told)
+        return [max(late / early for early, late in zip(self.early, self.late, strict=True))], details
+
+
 def load(bench: Bench) -> list[Figure]:
     """Deployments under a load that never pauses; the plain tree shows with fewer what is lost without care."""
-    lost: dict[str, str] = {}
-    failed = 0
-    for contestant, count in ((bench.formula, bench.deployments), (bench.plain, min(5, bench.deployments))):
-        bench.say(f"{contestant.title}: {count} deployments under load")
-        commits = [bench.commit() for _each in range(count)]
-        address = f"http://{bench.host.address}/release"
-        with Load(address, contestant.domain, connections=16, seconds=7200, requests=10**8) as requests:
-            requests.wait(100)
-            walls = [contestant.deploy(commit).wall for commit in commits]
-            requests.wait(100)
-        if contestant is bench.formula:
-            failed = len(requests.failed)
-        lost[contestant.title] = (
-            f"{len(requests.failed)} of {len(requests.answers)} requests in {count} deployments of {seconds(walls)}"
-        )
-    details = "; ".join(f"{title} lost {text}" for title, text in lost.items())
+    ours = endure(bench, bench.formula, bench.deployments)
+    plain = endure(bench, bench.plain, min(5, bench.deployments))
     title = f"{bench.deployments} deployments, 16 connections always in flight"
-    return [Figure(title, "failed requests", 0, [failed], details)]
+    return [
+        Figure(title, "failed requests", 0, [ours.lost], f"{Formula.title} {ours}; {Plain.title} {plain}"),
+        Figure("their longest gap between answers", "÷ the slowest page outside of them", 2, *ours.gap()),
+        Figure("what the site takes after them", "÷ what it took after the tenth", 1.1, *ours.growth()),
+    ]
+
+
+def endure(bench: Bench, contestant: Contestant, count: int) -> Endured:
+    """Deploy some commits under load."""
+    bench.say(f"{contestant.title}: {count} deployments under load")
+    commits = [bench.commit() for _each in range(count)]
+    address = f"http://{bench.host.address}/slow?seconds="
+    quick = Load(f"{address}0.02", contestant.domain, connections=16, seconds=7200, requests=10**8)
+    slow = Load(f"{address}5", contestant.domain, connections=1, seconds=7200, requests=10**8)
+    endured = Endured(quick, slow)
+    with quick, slow:
+        quick.wait(100)
+        for number, commit in enumerate(commits, start=1):
+            began = time.time()
+            endured.walls.append(contestant.deploy(commit).wall)
+            endured.times.append((began, time.time()))
+            endured.late = contestant.takes()
+            endured.early = endured.late if number <= 10 else endured.early
+        quick.wait(100)
+    return endured
+
+
+def machinery(bench: Bench) -> list[Figure]:
+    """What the look for migrations adds to releases that have none: the same site with `migrate`, and without it."""
+    figures = []
+    for name, database, bound in (("small", {}, 50), ("large", {"engine": "postgres"}, 100)):
+        spent: dict[bool, list[float]] = {True: [], False: []}
+        release(bench, name, {**database, "migrate": True})
+        for _run in bench.each(f"nothing to migrate, {name}"):
+            for migrates, row in spent.items():
+                bench.pause()
+                row.append(release(bench, name, {**database, "migrate": migrates}))
+        engine = database.get("engine", "sqlite")
+        looks, looks_not = (statistics.median(row) for row in spent.values())
+        details = f"steps static and migration: {looks:.0f} ms, {looks_not:.0f} ms with migrate: false"
+        added = [a - b for a, b in zip(*spent.values(), strict=True)]
+        figures.append(Figure(f"nothing to migrate, {engine}", "ms added to a release", bound, added, details))
+    return figures
+
+
+def release(bench: Bench, name: str, database: Mapping[str, object]) -> float:
+    """Deploy a commit to a site of its own; milliseconds of the steps that have to do with migrations."""
+    options = {**bench.formula.options(bench.commit(), f"{name}.example.org"), "database": database}
+    bench.host.pillar({"django": {"sites": {name: options}}})
+    apply(bench.host, *bench.formula.apply_argv)
+    steps = bench.host.call("django.record", name)["steps"]
+    return 1000 * float(steps["static"] + steps["migration"])
 
 
 def sites(bench: Bench) -> list[Figure]:
@@ -203,6 +395,9 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "deployment": deployment,
     "cold": cold,
     "inspect": inspect,
+    "peers": peers,
+    "broken": broken,
     "load": load,
+    "machinery": machinery,
     "sites": sites,
 }

@@ -60,7 +60,7 @@ settings:
     - name: {{ root }}/config/production.py
     - source: salt://files/production.py.jinja
     - template: jinja
-    - context: {root: {{ root }}, site: {{ site | tojson }}}
+    - context: {account: plain, root: {{ root }}, site: {{ site | tojson }}}
     - group: www-data
     - mode: '0644'
     - require:
@@ -88,14 +88,14 @@ uwsgi.ini:
     - name: {{ root }}/config/uwsgi.ini
     - source: salt://files/uwsgi.ini
     - template: jinja
-    - context: {root: {{ root }}}
+    - context: {account: plain, root: {{ root }}}
 
 unit:
   file.managed:
     - name: /etc/systemd/system/plain.service
-    - source: salt://files/plain.service
+    - source: salt://files/django.service
     - template: jinja
-    - context: {root: {{ root }}}
+    - context: {account: plain, root: {{ root }}}
   cmd.run:
     - name: systemctl daemon-reload
     - onchanges:
@@ -117,7 +117,7 @@ nginx site:
     - name: /etc/nginx/sites-available/plain
     - source: salt://files/nginx.conf
     - template: jinja
-    - context: {root: {{ root }}, site: {{ site | tojson }}}
+    - context: {account: plain, root: {{ root }}, site: {{ site | tojson }}}
     - require:
       - pkg: packages
 
