@@ -106,6 +106,7 @@ class Deployment:
         self.servers: dict[Any, Any] = {}
         self.warnings: list[str] = []
         self._told = 0
+        self._fallbacks: list[str] = []
         #: The adoption of an old site, until it is done.
         self.takeover = django_takeover.load(site)
         self.find_commit: Callable[[], str] | None = None
@@ -130,7 +131,9 @@ class Deployment:
     def masked(self) -> list[str]:
         """The texts that no output may show, as they are and as they stand in a URL."""
         given = filter(None, [*self.given.values(), self.deploy_key, self.index_password])
-        known = list(dict.fromkeys([*self.secrets.values(), *given, *django_secret.fallbacks(self.site)]))
+        with contextlib.suppress(OSError):  # no more files may be opened: what was read before is known yet
+            self._fallbacks = django_secret.fallbacks(self.site)
+        known = list(dict.fromkeys([*self.secrets.values(), *given, *self._fallbacks]))
         return [*known, *(quoted for value in known if (quoted := quote(value, safe="")) != value)]
 
     def inputs(self) -> dict[str, str]:
@@ -244,11 +247,12 @@ class Deployment:
         runs = f"{live.name} still runs" if live else nothing
         if self.paused and not self.went_live:
             runs = self._resume(self.paused)
-        if not self.went_live and self.live and django_migration.is_closed(self.site, self.live):
-            runs = (
-                f"visitors get the maintenance page: {self.live.name} runs, and cannot live with what was migrated; "
-                f"release forward, or restore a backup and salt-call django.maintenance {self.site.name} off"
-            )
+        with contextlib.suppress(OSError):
+            if not self.went_live and self.live and django_migration.is_closed(self.site, self.live):
+                runs = (
+                    f"visitors get the maintenance page: {self.live.name} runs, and cannot live with what was migrated"
+                    f"; release forward, or restore a backup and salt-call django.maintenance {self.site.name} off"
+                )
         error.message = f"{step}: {error.message}"
         error.hint = "\n".join(filter(None, [error.hint, runs]))
         self._let_go()

@@ -29,6 +29,8 @@ UWSGI = "salt://django/files/uwsgi.ini"
 KEEPERS: dict[str, Keeper] = {"systemd": django_systemd, "supervisor": django_supervisor}
 
 _ACCEPTING = 0x10000
+#: Seconds without a new line after which a log counts as written.
+_SETTLES = 0.4
 _REDIRECTS = (301, 302, 303, 307, 308)
 #: What is wrong with a page where the project raises; past Django's own handlers, uWSGI closes the connection.
 _RAISES = ("it answers 500", "no answer (Remote end closed connection without response)")
@@ -324,7 +326,7 @@ def check_health(site: Site, release: Path) -> None:
     with ThreadPoolExecutor(processes(site)) as pool:
         while good <= 3:
             if time.monotonic() >= deadline:
-                journal = keeper(site, release).journal(site, release, began)
+                journal = _whole_journal(site, release, began)
                 raised = raised_in(journal, release)
                 if raised and problem in _RAISES:
                     problem = f"it answers 500: {raised}"
@@ -351,6 +353,16 @@ def check_health(site: Site, release: Path) -> None:
             log=keeper(site, release).journal(site, release, began),
             hint=keeper(site, release).where_the_log_is(site, release),
         )
+
+
+def _whole_journal(site: Site, release: Path, since: float) -> str:
+    """What a release has written since a time, once nothing more comes: its last answer may be quicker than its log."""
+    before, log = None, keeper(site, release).journal(site, release, since)
+    deadline = time.monotonic() + 3
+    while log != before and time.monotonic() < deadline:
+        time.sleep(_SETTLES)
+        before, log = log, keeper(site, release).journal(site, release, since)
+    return log
 
 
 def raised_in(log: str, release: Path) -> str:

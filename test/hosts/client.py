@@ -117,7 +117,10 @@ class Load:
 
 
 class Writer:
-    """Signs the guestbook again and again, a file with each name, and remembers what was acknowledged."""
+    """Signs the guestbook again and again, a file with each name; knows what was acknowledged, and why others were not.
+
+    Each request has a connection of its own: of one that is kept open nobody knows whether it is being closed just now.
+    """
 
     def __init__(self, origin: str, domain: str, pause: float = 0.1):
         self.origin, self.domain, self.pause = origin, domain, pause
@@ -140,19 +143,24 @@ class Writer:
         while not self.stopped.is_set():
             number += 1
             name = f"{self.domain}-{self.began}-{number}"
-            (self.acknowledged if self.sign(name) else self.refused).append(name)
+            problem = self.problem(name)
+            (self.refused if problem else self.acknowledged).append(f"{name}: {problem}" if problem else name)
             time.sleep(self.pause)
 
     def sign(self, name: str) -> bool:
+        return not self.problem(name)
+
+    def problem(self, name: str) -> str:
+        """Sign; what has come in place of an acknowledgement, or nothing."""
         try:
             with requests.Session() as session:
                 session.trust_env = False
-                session.headers["Host"] = self.domain
+                session.headers.update({"Host": self.domain, "Connection": "close"})
                 form = session.get(f"{self.origin}/sign/", timeout=30)
                 found = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form.text)
                 data = {"csrfmiddlewaretoken": found[1] if found else "", "name": name, "message": "written"}
                 file = {"attachment": (f"{name}.txt", name)}
                 answer = session.post(f"{self.origin}/sign/", data=data, files=file, timeout=30, allow_redirects=False)
-                return answer.status_code == 302
-        except requests.RequestException:
-            return False
+                return "" if answer.status_code == 302 else f"{answer.status_code} {answer.text[:500]}"
+        except requests.RequestException as error:
+            return repr(error)
