@@ -60,7 +60,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     begun = deployment.takeover
     takeover = deployment.takeover = django_takeover.wanted(site)
     _refuse_closed_parents(site)
-    django_proxy.refuse_taken_ports(site.name, site.config["proxy"]["listen"])
+    django_proxy.refuse_taken_ports(site.name, site.config["proxy"]["listen"], deployment.listening)
     folders = takeover.folders() if takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
     applied = {"config": dict(site.config), "platform": dict(site.platform)}
