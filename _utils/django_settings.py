@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -268,6 +268,12 @@ def _template(text: str) -> "jinja2.Template":
     return _jinja().from_string(text)
 
 
+def compile_templates(templates: Mapping[str, str], urls: Iterable[str]) -> None:
+    """Compile templates before they are rendered; what is wrong with one is told by `render`."""
+    for url in urls:
+        _template(templates[url])
+
+
 def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:
     """Render a template of the formula or of the pillar.
 
@@ -293,4 +299,4 @@ def write_project_file(site: Site, source: Path, path: str, content: str) -> Non
     """
     target = django_site.inside(source, path, f"django:sites:{site.name}:files")
     target.parent.mkdir(parents=True, exist_ok=True)
-    django_site.write(target, content, mode=0o640, group=site.user)
+    django_site.write(target, content, mode=0o640, group=site.user, durable=False)

@@ -170,7 +170,9 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     deployment.release, deployment.is_new = release, True
     about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": django_site.now()}
     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
-    django_source.export(site, deployment.commit, release.path / "source")
+    with ThreadPoolExecutor(1) as pool:  # the interpreter is asked for its version while git works
+        pool.submit(django_virtualenv.know_interpreter, site)
+        django_source.export(site, deployment.commit, release.path / "source")
     release.update(**django_source.describe(site, deployment.commit))
     release.update(facts={"commit": deployment.commit, **django_project.find(site, release.path / "source")})
 
@@ -294,7 +296,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         if drivers:
             changes["drivers"] = drivers
         django_manifest.make(site.virtualenvs / key, django_secret.record_key(site))
-    django_site.link(release.path / "virtualenv", f"../../virtualenvs/{key}")
+    django_site.link(release.path / "virtualenv", f"../../virtualenvs/{key}", durable=False)
     release.update(virtualenv=key, packages=django_virtualenv.packages(site.virtualenvs / key))
 
 
@@ -424,7 +426,7 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
         contents[f"{django_settings.MODULE}.py"] = deployment.templates[OVERLAY]
         contents["settings.json"] = django_settings.overlay(site, release.path, release.facts["settings_module"])
     for name, content in contents.items():
-        django_site.write(config / name, content, mode=0o640, group=site.user)
+        django_site.write(config / name, content, mode=0o640, group=site.user, durable=False)
     for path, content in rendered.items():
         django_settings.write_project_file(site, release.path / "source", path, content)
     django_maintenance.refuse_missing_page(site, release.path, release.facts["folder"])
@@ -445,15 +447,15 @@ def static(deployment: Deployment) -> Iterator[Changes]:
     folder = release.path / "static"
     django_site.make_folder(django_site.Folder(folder, site.user, site.user, 0o755))
     log.info("%s: starting Django and collecting static files", site.name)
-    answer = django_program.start(
-        site, release.path, release.facts, deployment.masked(), write_ahead=not deployment.takeover
-    )
+    with ThreadPoolExecutor(1) as pool:  # this process has nothing to do meanwhile
+        pool.submit(django_settings.compile_templates, deployment.templates, django_instance.templates(site))
+        answer = django_program.start(
+            site, release.path, release.facts, deployment.masked(), write_ahead=not deployment.takeover
+        )
     judge(deployment, release, answer)
     _run_commands(deployment, "after_static", writable=[folder])
     django_site.give(folder, "root", "root")
     django_site.open_to_all(folder)
-    if "gzip" in site.config["static"]["compress"]:
-        django_static.compress(folder, deployment.live.path / "static" if deployment.live else None)
 
 
 def judge(deployment: Deployment, release: Release, answer: dict[str, Any]) -> None:
@@ -598,19 +600,29 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         for name, content in django_instance.configuration(
             site, release.path, release.facts, deployment.templates
         ).items():
-            django_site.write(release.path / "config" / name, content, mode=0o640, group=site.user)
+            django_site.write(release.path / "config" / name, content, mode=0o640, group=site.user, durable=False)
         where = django_instance.address(site, release.path)
-        django_site.link(release.path / "socket", where if where.startswith("/") else "/dev/null")
-    with ThreadPoolExecutor(1) as pool:  # the files are read while the server starts
-        noted = pool.submit(django_drift.note, release) if deployment.is_new else None
+        django_site.link(release.path / "socket", where if where.startswith("/") else "/dev/null", durable=False)
+    with ThreadPoolExecutor(1) as pool:  # the server takes its time to start
+        finished = pool.submit(_finish, deployment, release) if deployment.is_new else None
         django_instance.start(site, release.path)
-        if noted:
-            noted.result()
+        if finished:
+            finished.result()
     if live and not deployment.paused:
         deployment.probe = django_receipt.Probe(site, through_proxy=django_proxy.is_installed(site)).start()
     django_instance.check_health(site, release.path)
     deployment.steady = django_instance.pid(site, release.path)
     _run_commands(deployment, "before_switch")
+
+
+def _finish(deployment: Deployment, release: Release) -> None:
+    """What is left to be done to the files of a new release, which its server does not read."""
+    before = deployment.live.path / "static" if deployment.live else None
+    if "gzip" in deployment.site.config["static"]["compress"]:
+        django_static.compress(release.path / "static", before)
+    django_drift.note(release)
+    with contextlib.suppress(DeploymentError):  # it is done once more, and judged, when the release goes live
+        django_site.sync(release.path)
 
 
 def live(deployment: Deployment) -> Iterator[Changes]:
