@@ -25,6 +25,8 @@ OURS = "# Written by django-formula"
 UPSTREAM, LOCATIONS = "salt://django/files/upstream.conf", "salt://django/files/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/domain.conf", "salt://django/files/redirect.conf"
 DEFAULT = "salt://django/files/default.conf"
+#: The templates of a site's files.
+TEMPLATES = (UPSTREAM, LOCATIONS, DOMAIN, REDIRECT)
 
 #: Seconds to wait for another site's switch.
 PATIENCE = 60.0

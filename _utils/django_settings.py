@@ -1,5 +1,6 @@
 """What a release is told: the settings overlay and its data, the environment, the files rendered into its source."""
 
+import contextlib
 import functools
 import json
 import re
@@ -269,9 +270,12 @@ def _template(text: str) -> "jinja2.Template":
 
 
 def compile_templates(templates: Mapping[str, str], urls: Iterable[str]) -> None:
-    """Compile templates before they are rendered; what is wrong with one is told by `render`."""
+    """Compile templates while there is time; one that is missing or wrong is told of when it is to be rendered."""
+    import jinja2
+
     for url in urls:
-        _template(templates[url])
+        with contextlib.suppress(KeyError, jinja2.TemplateError):
+            _template(templates[url])
 
 
 def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:

@@ -615,10 +615,9 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         where = django_instance.address(site, release.path)
         django_site.link(release.path / "socket", where if where.startswith("/") else "/dev/null", durable=False)
     with ThreadPoolExecutor(1) as pool:  # the server takes its time to start
-        finished = pool.submit(_finish, deployment, release) if deployment.is_new else None
+        beside = pool.submit(_work_beside_the_start, deployment, release)
         django_instance.start(site, release.path)
-        if finished:
-            finished.result()
+        beside.result()
     if live and not deployment.paused:
         deployment.probe = django_receipt.Probe(site, through_proxy=django_proxy.is_installed(site)).start()
     django_instance.check_health(site, release.path)
@@ -626,14 +625,16 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     _run_commands(deployment, "before_switch")
 
 
-def _finish(deployment: Deployment, release: Release) -> None:
-    """What is left to be done to the files of a new release, which its server does not read."""
-    before = deployment.live.path / "static" if deployment.live else None
-    if "gzip" in deployment.site.config["static"]["compress"]:
-        django_static.compress(release.path / "static", before)
-    django_drift.note(release)
-    with contextlib.suppress(DeploymentError):  # it is done once more, and judged, when the release goes live
-        django_site.sync(release.path)
+def _work_beside_the_start(deployment: Deployment, release: Release) -> None:
+    """What is left to be done to the files of a new release that its server does not read, and to what comes next."""
+    if deployment.is_new:
+        before = deployment.live.path / "static" if deployment.live else None
+        if "gzip" in deployment.site.config["static"]["compress"]:
+            django_static.compress(release.path / "static", before)
+        django_drift.note(release)
+        with contextlib.suppress(DeploymentError):  # it is done once more, and judged, when the release goes live
+            django_site.sync(release.path)
+    django_settings.compile_templates(deployment.templates, django_proxy.TEMPLATES)
 
 
 def live(deployment: Deployment) -> Iterator[Changes]:
