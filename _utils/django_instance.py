@@ -37,8 +37,6 @@ _RAISES = ("it answers 500", "no answer (Remote end closed connection without re
 #: A frame of a traceback in a log, and the line with the exception behind the last one; supervisor's have a time first.
 _FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "([^"]+)", line (\d+)')
 _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
-#: What stands between an exception and the one that came of it.
-_ANOTHER = re.compile(r"^(?:\d{4}-\S+ )?(?:During handling of|The above exception was the direct cause)")
 
 
 class Answer(NamedTuple):
@@ -366,13 +364,9 @@ def _whole_journal(site: Site, release: Path, since: float) -> str:
 
 
 def raised_in(log: str, release: Path) -> str:
-    """The last exception that a log has with its traceback, and the last place in that which is the project's own.
-
-    Of one that was raised while another was handled the log's end may not be written yet; then the one before counts.
-    """
-    found: list[str] = []
-    place = ""
-    has_frames = is_another = False
+    """The last exception that a log has with its traceback, and the last place in that which is the project's own."""
+    raised = place = ""
+    has_frames = False
     for line in log.splitlines():
         frame, exception = _FRAME.match(line), _EXCEPTION.match(line)
         if frame:
@@ -382,11 +376,8 @@ def raised_in(log: str, release: Path) -> str:
         elif has_frames and exception:
             text = exception[2] or ""  # never cut, or what is secret in it would not be known again
             raised = f"{exception[1]}{text if len(text) <= 400 else ''}{place}"
-            found = [*(found[:-1] if is_another else found[-1:]), raised]
-            place, has_frames, is_another = "", False, False
-        elif found and _ANOTHER.search(line):
-            is_another = True
-    return "".join(found[:1] if is_another else found[-1:])
+            place, has_frames = "", False
+    return raised
 
 
 def problem_of(site: Site, release: Path, deadline: float) -> str:
