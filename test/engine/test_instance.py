@@ -291,7 +291,6 @@ def test_a_log_that_is_still_being_written(instance, monkeypatch):
     server.answers["/"] = (500, {}, "")
     log = RAISES.format(source=release / "source").splitlines(keepends=True)
     parts = iter([log[:8], log[:12]])
-    monkeypatch.setattr(django_instance, "_SETTLES", 0)
     monkeypatch.setattr(django_systemd, "journal", lambda *_: "".join(next(parts, log)))
     with pytest.raises(DeploymentError) as error:
         django_instance.check_health(site, release)
