@@ -206,10 +206,13 @@ def test_two_deployments_at_once(good):
     good.is_settled = True
 
 
-def test_a_small_number_of_open_files(good):
-    good.repository.commit(version("few files"))
+@pytest.mark.parametrize(
+    "number", [number if number in (14, 19) else pytest.param(number, marks=pytest.mark.full) for number in range(12, 26)]
+)
+def test_a_small_number_of_open_files(good, number):
+    good.repository.commit(version(f"{number} files"))
     old = good.live
-    few = applied(good.host.run(["prlimit", "--nofile=14", *APPLY], check=False))
+    few = applied(good.host.run(["prlimit", f"--nofile={number}", *APPLY], check=False))
     comment = next(iter(few.failed.values()))
     assert few.returncode and "Too many open files" in comment and f"{old} still runs" in comment, few
     assert lines(comment) <= 10 and good.live == old and good.answering["release"] == old
