@@ -57,7 +57,8 @@ _TRANSIENT = re.compile(
     r"|no route to host|failed to connect|couldn't connect|dns error"
     r"|error sending request|client error \(connect\)|early eof|the remote end hung up|tcp connect error"
     r"|50[0234] (server error|bad gateway|service unavailable|gateway time)"
-    r"|no space left|too many open files|disk quota|read-only file system|cannot allocate memory|input/output error|database is locked",
+    r"|no space left|disk quota|read-only file system|input/output error|too many open files"
+    r"|cannot allocate memory|database is locked",
     re.IGNORECASE,
 )
 

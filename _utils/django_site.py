@@ -286,7 +286,7 @@ def find_user(name: str) -> pwd.struct_passwd | None:
 
 
 def _refuse_to_guess() -> None:
-    """Nobody is there either, says Python, where the file of users cannot be opened: one that can be says which it is."""
+    """For Python nobody is there either where the file of users cannot be opened."""
     os.close(os.open("/", os.O_RDONLY))
 
 

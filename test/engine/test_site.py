@@ -360,7 +360,7 @@ def test_a_user_that_cannot_be_looked_up_is_not_said_to_be_missing():
     try:
         for look_up in (django_site.find_user, django_site.user_id, django_site.group_id):
             with pytest.raises(OSError, match="Too many open files"):
-                look_up("root")
+                look_up("nobody-at-all")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert django_site.find_user("nobody-at-all") is None and django_site.user_id("nobody-at-all") == -2

@@ -207,7 +207,8 @@ def test_two_deployments_at_once(good):
 
 
 @pytest.mark.parametrize(
-    "number", [number if number in (14, 19) else pytest.param(number, marks=pytest.mark.full) for number in range(12, 26)]
+    "number",
+    [number if number in (14, 19) else pytest.param(number, marks=pytest.mark.full) for number in range(12, 26)],
 )
 def test_a_small_number_of_open_files(good, number):
     good.repository.commit(version(f"{number} files"))
