@@ -1,6 +1,7 @@
 """Commands as argument lists: an identity, a clean environment, a time limit, and the one exception of the engine."""
 
 import contextlib
+import errno
 import logging
 import os
 import pwd
@@ -174,7 +175,9 @@ def run(
             **identity(user),
         )
     except OSError as error:
-        raise DeploymentError(f"{doing}: {argv[0]} cannot be started: {error.strerror}", hint=hint) from None
+        transient = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+        message = f"{doing}: {argv[0]} cannot be started: {error.strerror}"
+        raise DeploymentError(message, hint=hint, transient=transient) from None
     try:
         printed, errors = _wait(process, stdin if isinstance(stdin, str) else None, doing, timeout, secrets)
     except subprocess.TimeoutExpired:

@@ -204,7 +204,7 @@ def test_the_checker_agrees_with_the_library_on_whole_pillars() -> None:
 
 
 def test_the_checker_knows_every_keyword() -> None:
-    ours = {"hint", "refuse", "secret", "verbatim", "whole", "derived"}
+    ours = {"hint", "refuse", "secret", "verbatim", "whole", "derived", "kinds"}
     told = {"$schema", "$defs", "title", "description", "default", "format"}
     checked = {"$ref", "type", "enum", "properties", "additionalProperties", "propertyNames", "required", "pattern"}
     checked |= {"maxLength", "minimum", "maximum", "items", "minItems", "uniqueItems", "not", "allOf", "oneOf"}
