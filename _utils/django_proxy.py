@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import django_command
 import django_port
+import django_server
 import django_service
 import django_settings
 import django_site
@@ -67,7 +68,7 @@ def files(
         "ipv6": _has_ipv6(),
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
-        "harakiri": int(config["server"]["options"].get("harakiri", 60)),
+        "timeout": django_server.of_site(site).timeout(site) + 5,
     }
     wanted[ETC / "conf.d" / f"django-{site.name}.conf"] = django_settings.render(templates, UPSTREAM, **variables)
     wanted[locations(site)] = django_settings.render(templates, LOCATIONS, **variables)

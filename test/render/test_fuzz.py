@@ -20,6 +20,7 @@ import django_proxy
 import django_secret
 import django_settings
 import django_source
+import django_uwsgi
 import dotenv
 import pytest
 from django_command import DeploymentError
@@ -293,7 +294,7 @@ def replaced(value: Any, *pairs: tuple[str, str]) -> Any:
 
 @pytest.fixture(autouse=True)
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(django_instance, "_binary", lambda release: release / "virtualenv/bin/python")
+    monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
 
 
