@@ -45,7 +45,8 @@ def configuration(
         "chdir": variables["chdir"],
         "workers": variables["processes"],
         "threads": server["threads"],
-        "preload_app": True,
+        # gevent patches Python in each worker: what was imported before has not been.
+        "preload_app": server["options"].get("worker_class") != "gevent",
         "max_requests": server["max_requests"],
         "max_requests_jitter": server["max_requests"] // 10,
         "timeout": 60,

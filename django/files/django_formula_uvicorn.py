@@ -26,10 +26,13 @@ READY = os.path.join(GIVEN["run"], "ready")
 
 
 def __getattr__(name):
-    """``application``: that of the project, below the path of the site; it is imported where it runs only."""
+    """``application``: the project's, below the path of the site. It is imported by the processes that answer only."""
     if name != "application":
         raise AttributeError(name)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # nobody answers on without the process that watches
     project = importlib.import_module(GIVEN["module"]).application
+    if not os.path.exists(READY):
+        say_ready()
     if not GIVEN["prefix"]:
         return project
 
@@ -39,21 +42,8 @@ def __getattr__(name):
     return application
 
 
-class Server(uvicorn.Server):
-    """One of the processes that answer; it ends with the one that watches it."""
-
-    def run(self, sockets=None):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        super().run(sockets=sockets)
-
-    async def startup(self, sockets=None):
-        await super().startup(sockets=sockets)
-        if self.started and not os.path.exists(READY):
-            say_ready()
-
-
 def say_ready():
-    """Tell whoever has started the server, by sd_notify and by a file."""
+    """Tell whoever has started the server, by sd_notify and by a file; connections wait at the socket already."""
     with open(READY, "w", encoding="utf-8"):
         pass
     address = os.environ.get("NOTIFY_SOCKET")
@@ -67,7 +57,7 @@ class Watch(Multiprocess):
     """Keeps as many processes as there are to be; where one ends before any was ready, nothing comes of the others."""
 
     def keep_subprocess_alive(self):
-        if not os.path.exists(READY) and not all(process.is_alive() for process in self.processes):
+        if not os.path.exists(READY) and not all(process.process.is_alive() for process in self.processes):
             self.terminate_all()
             self.join_all()
             sys.exit("the project does not start")
@@ -86,8 +76,8 @@ def main():
         os.unlink(READY)
     with open(os.path.join(GIVEN["run"], "pid"), "w", encoding="utf-8") as pid:
         pid.write(str(os.getpid()))
-    listener = socket.socket(fileno=LISTENER)
-    Watch(config, target=Server(config).run, sockets=[listener]).run()
+    target = {"target": uvicorn.Server(config).run} if "target" in inspect.signature(Multiprocess).parameters else {}
+    Watch(config, sockets=[socket.socket(fileno=LISTENER)], **target).run()
 
 
 if __name__ == "__main__":
