@@ -6,7 +6,7 @@ By default each server and each way to keep and to reach it is there once; with 
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -29,10 +29,9 @@ WAYS = {
 #: system, process, server: what is done without --all; uWSGI's ways have files of their own.
 SHORT = [
     ("bookworm", "systemd", "gunicorn, sync"),
-    ("bookworm", "systemd", "gunicorn, gthread, tcp"),
-    ("trixie", "supervisor", "gunicorn, gevent"),
+    ("bookworm", "systemd", "gunicorn, gevent"),
+    ("trixie", "supervisor", "gunicorn, gthread, tcp"),
     ("trixie", "supervisor", "uvicorn"),
-    ("bookworm", "systemd", "uvicorn"),
 ]
 FULL = [
     (system, process, way)
@@ -62,6 +61,17 @@ def machines(module_hosts, repositories) -> Iterator[dict[tuple[str, str], Site]
 def loaded(blog: Site, **options: object) -> Load:
     address = f"http://{blog.host.address}/release"
     return Load(address, blog.domain, connections=4, release=release_of, pause=0.01, **options)  # type: ignore[arg-type]
+
+
+def main_process(blog: Site) -> str:
+    return str(blog.host.run(["cat", f"/run/{blog.unit}/pid"], check=False).stdout).strip()
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline, "it does not come back"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +107,13 @@ def test_a_way_to_serve(machines, system, process, way):
     assert requests.failed == [] and requests.releases == [second, first]
     (status,) = blog.host.call("django.status", "blog")
     assert status["running"] is True and status["server"] == WAYS[way]["kind"]
+
+    killed = blog.host.read(f"/run/{blog.unit}/pid").strip()
+    blog.host.run(["kill", "-9", killed])
+    until(lambda: main_process(blog) not in ("", killed) and blog.get("/release").status_code == 200)
+    listed = blog.host.run("ps -u blog -o pid=,ppid=,stat=").stdout.splitlines()
+    orphans = [pid for pid, parent, state in map(str.split, listed) if parent == "1" and state[0] != "Z"]
+    assert orphans in ([], [main_process(blog)]), "nobody lives on without the process that was killed"
 
     blog.deploy(state="absent", remove_data=True)
     left = "find /etc/nginx /etc/systemd/system /etc/supervisor /run -name '*blog*' 2>/dev/null"
