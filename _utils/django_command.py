@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -62,7 +63,8 @@ _TRANSIENT = re.compile(
     r"|no route to host|failed to connect|couldn't connect|dns error"
     r"|error sending request|client error \(connect\)|early eof|the remote end hung up|tcp connect error"
     r"|50[0234] (server error|bad gateway|service unavailable|gateway time)"
-    r"|no space left|disk quota|read-only file system|cannot allocate memory|input/output error|database is locked",
+    r"|no space left|disk quota|read-only file system|input/output error|too many open files"
+    r"|cannot allocate memory|database is locked",
     re.IGNORECASE,
 )
 
@@ -178,7 +180,9 @@ def run(
             **identity(user),
         )
     except OSError as error:
-        raise DeploymentError(f"{doing}: {argv[0]} cannot be started: {error.strerror}", hint=hint) from None
+        transient = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+        message = f"{doing}: {argv[0]} cannot be started: {error.strerror}"
+        raise DeploymentError(message, hint=hint, transient=transient) from None
     try:
         printed, errors = _wait(process, stdin if isinstance(stdin, str) else None, doing, timeout, secrets)
     except subprocess.TimeoutExpired:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import django_command
 import django_port
+import django_server
 import django_service
 import django_settings
 import django_site
@@ -58,6 +59,7 @@ def files(
     spoken = {} if upcoming else django_site.read_json((through or site.current) / "config/instance.json") or {}
     unix = spoken["address"].startswith("/") if spoken else config["server"]["bind"] == "unix"
     protocol = spoken.get("protocol", config["server"]["protocol"])
+    server = django_server.SERVERS[spoken.get("server", config["server"]["kind"])]
     variables = {
         "ours": OURS,
         "site": {**config, "server": {**config["server"], "protocol": protocol}},
@@ -69,7 +71,8 @@ def files(
         "ipv6": _has_ipv6(),
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
-        "harakiri": int(config["server"]["options"].get("harakiri", 60)),
+        "timeout": server.timeout(site) + 5,
+        "websockets": server.INTERFACE == "asgi",
     }
     wanted[ETC / "conf.d" / f"django-{site.name}.conf"] = django_settings.render(templates, UPSTREAM, **variables)
     wanted[locations(site)] = django_settings.render(templates, LOCATIONS, **variables)

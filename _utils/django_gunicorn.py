@@ -1,0 +1,77 @@
+"""Gunicorn (https://docs.gunicorn.org): its settings in a JSON file that a Python file of the formula reads."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django_command import seconds
+from django_process import Requirements
+from django_site import Site
+
+CONF = "salt://django/files/gunicorn.conf.py"
+_GUNICORN: Requirements = {
+    ("gunicorn",): ("gunicorn==27.0.1; python_version >= '3.10'", "gunicorn==23.0.0; python_version < '3.10'")
+}
+#: What a class of workers needs besides.
+_WORKERS: dict[str, Requirements] = {
+    "gevent": {
+        ("gevent",): ("gevent==26.9.0; python_version >= '3.10'", "gevent==24.11.1; python_version < '3.10'"),
+        ("packaging",): ("packaging==25.0",),
+    }
+}
+
+PROTOCOLS: tuple[str, ...] = ("http",)
+TEMPLATES: tuple[str, ...] = (CONF,)
+MAIN = "gunicorn.json"
+INTERFACE = "wsgi"
+NOTIFIES = "main"
+BINDS = False
+WRITES_LOG = False
+
+
+def requirements(site: Site) -> Requirements:
+    """Gunicorn, and the packages of its workers."""
+    return {**_GUNICORN, **_WORKERS.get(str(site.config["server"]["options"].get("worker_class")), {})}
+
+
+def configuration(
+    site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+) -> dict[str, str]:
+    """The settings of a release, and what has gunicorn read them: file name in ``config/`` → content."""
+    del release
+    server, run = site.config["server"], f"/run/{variables['unit']}"
+    settings = {
+        "chdir": variables["chdir"],
+        "workers": variables["processes"],
+        "threads": server["threads"],
+        # gevent patches Python in each worker: what was imported before has not been.
+        "preload_app": server["options"].get("worker_class") != "gevent",
+        "max_requests": server["max_requests"],
+        "max_requests_jitter": server["max_requests"] // 10,
+        "timeout": 60,
+        "graceful_timeout": int(seconds(site.config["releases"]["drain"])),
+        "pidfile": f"{run}/pid",
+        "worker_tmp_dir": run,
+        "accesslog": "-" if site.config["log"]["requests"] else None,
+        "proc_name": variables["unit"],
+        "control_socket_disable": True,
+    }
+    given = {
+        "settings": settings,
+        "options": server["options"],
+        "script_name": site.config["path"].rstrip("/"),
+        "ready": f"{run}/ready",
+    }
+    return {MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n", "gunicorn.conf.py": templates[CONF]}
+
+
+def command(release: Path, facts: Mapping[str, Any]) -> list[str]:
+    """What runs gunicorn."""
+    config = f"{release}/config/gunicorn.conf.py"
+    return [f"{release}/virtualenv/bin/gunicorn", "--config", config, f"{facts['wsgi']}:application"]
+
+
+def timeout(site: Site) -> int:
+    """Seconds that gunicorn gives a request of a worker that has one at a time."""
+    return int(site.config["server"]["options"].get("timeout", 60))
