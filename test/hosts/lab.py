@@ -31,6 +31,8 @@ def process(pid: int | str) -> str:
         return str(pid)
 
 
+#: Hosts that are being removed.
+REMOVALS: list[subprocess.Popen[bytes]] = []
 LABEL, OWNER = "django-formula.run", process(os.getpid())
 ENVIRONMENT = {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES, "NODE_EXTRA_CA_CERTS": CERTIFICATES}
 # crun fails where cgroups are v1, podman's own limits where CAP_SYS_RESOURCE is missing.
@@ -287,7 +289,9 @@ class Host:
         raise CommandFailed(f"{self.name} has not booted in {timeout} s: {state.stdout} {state.stderr}")
 
     def remove(self) -> None:
-        podman("rm", "--force", "--time=0", self.container, check=False)
+        """Remove the host; nobody waits for it but the lab when it closes."""
+        argv = ["podman", "rm", "--force", "--time=0", self.container]
+        REMOVALS.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
 
 class Browser(requests.Session):
@@ -407,6 +411,8 @@ class Lab:
         self.kept += len(hosts)
 
     def close(self) -> None:
+        for removal in REMOVALS:
+            removal.wait(120)
         if not self.kept:
             remove(f"{LABEL}={OWNER}")
 
