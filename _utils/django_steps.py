@@ -11,7 +11,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -676,10 +676,15 @@ def live(deployment: Deployment) -> Iterator[Changes]:
         left = {path: django_instance.drain(site, path) for path in leaving}
     if opens:
         django_migration.reopen(site)
-    django_switch.end(deployment, left)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(django_switch.end, deployment, left)
+        if stray:  # which may be a release that is deleted then
+            wait([ended])
+        stuck = django_release.prune(site)
+        ended.result()
     if flips and old and django_database_server.has_renewed(site, old.record, release.record):
         changes |= _forget_passwords(deployment, release)
-    deployment.warnings += django_release.prune(site)
+    deployment.warnings += stuck
 
 
 def _forget_passwords(deployment: Deployment, release: Release) -> Changes:

@@ -1,9 +1,11 @@
 """The application that uWSGI runs: that of the project's module, which uwsgi.ini names, once it is warm."""
 
+import gc
 import importlib
 
 import django_formula_warm
 import uwsgi
 
+gc.disable()  # what is imported now stays; `warm` has it collected again
 application = importlib.import_module(uwsgi.opt["set-ph"].decode().partition("=")[2]).application
 django_formula_warm.warm()

@@ -14,5 +14,5 @@ def warm():
         get_resolver().url_patterns  # noqa: B018 - it is read from the project's module now
         engines.all()
     connections.close_all()  # what was connected until here is no connection of those that answer
-    gc.collect()
     gc.freeze()
+    gc.enable()
