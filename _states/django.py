@@ -292,7 +292,7 @@ def running(name, enable=False):
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} already runs"}
     daemon = django_service.DAEMONS[name]
-    starts = django_service.pid(daemon) is None
+    starts = not django_service.runs(daemon)
     enables = enable and not django_service.is_enabled(daemon)
     done = [what for what, is_so in (("started", starts), ("enabled", enables)) if is_so]
     if not done:

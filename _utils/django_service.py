@@ -50,6 +50,14 @@ def pid(daemon: Daemon) -> int | None:
     return None
 
 
+def runs(daemon: Daemon) -> bool:
+    """Whether a daemon runs: by its process, or by systemd's word where somebody lets it write its pid elsewhere."""
+    if pid(daemon) is not None:
+        return True
+    # (the unit of PostgreSQL stands for all clusters, and is active without any)
+    return has_systemd() and daemon != POSTGRES and _says_yes("is-active", daemon)
+
+
 def is_enabled(daemon: Daemon) -> bool:
     """Whether systemd starts a daemon at boot; without systemd it is True, for its package has seen to that."""
     if not has_systemd():
@@ -58,8 +66,13 @@ def is_enabled(daemon: Daemon) -> bool:
     links = [folder / unit for folder in UNITS.glob("*.wants")]
     if any(path.is_symlink() for path in links) and not (UNITS / unit).is_symlink():
         return True  # each apply asks; a process for it would cost more than the looking
+    return _says_yes("is-enabled", daemon)
+
+
+def _says_yes(verb: str, daemon: Daemon) -> bool:
+    unit = f"{daemon.service}.service"
     try:
-        django_command.run(["systemctl", "is-enabled", "--quiet", unit], doing=f"asking for {unit}")
+        django_command.run(["systemctl", verb, "--quiet", unit], doing=f"asking for {unit}")
     except DeploymentError:
         return False
     return True

@@ -119,6 +119,24 @@ def test_whether_systemd_starts_a_daemon_at_boot(host, own_host, monkeypatch, li
     assert host.commands == [["systemctl", "is-enabled", "--quiet", "nginx.service"]] * asked
 
 
+@pytest.mark.parametrize(
+    ("daemon", "active", "expected"), [(NGINX, True, True), (NGINX, False, False), (POSTGRES, True, False)]
+)
+def test_a_daemon_with_a_pid_file_elsewhere_runs_where_systemd_says_so(
+    host, own_host, monkeypatch, daemon, active, expected
+):
+    assert not django_service.runs(daemon) and host.commands == [], "there is no systemd"
+    monkeypatch.setattr(django_service, "SYSTEMD", own_host)
+
+    def answers():
+        if not active:
+            raise DeploymentError("asking for it failed (exit 3)")
+
+    host.plays = answers
+    assert django_service.runs(daemon) is expected
+    assert host.commands == [["systemctl", "is-active", "--quiet", "nginx.service"]] * (daemon == NGINX)
+
+
 def test_without_systemd_nobody_is_asked_what_starts_at_boot(host):
     assert django_service.is_enabled(NGINX) and host.commands == []
 

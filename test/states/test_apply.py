@@ -153,7 +153,7 @@ def test_without_systemd_supervisor_keeps_a_site(salt, world):
 def test_a_daemon_runs_without_systemd(salt, world, monkeypatch):
     running = salt({"sites": {}}).loaders.states.django.running
     assert running(name="nginx").comment == "nginx already runs" and running(name="nginx").changes == {}
-    monkeypatch.setattr(django_service, "pid", lambda daemon: None)
+    monkeypatch.setattr(django_service, "runs", lambda daemon: False)
     monkeypatch.setattr(django_service, "start", lambda daemon: world.commands.append([daemon.service]))
     for test, comment in ((True, "nginx would have been started"), (False, "nginx has been started")):
         state = running(name="nginx", test=test)
