@@ -21,7 +21,6 @@ _WORKERS: dict[str, Requirements] = {
     }
 }
 
-PROTOCOLS: tuple[str, ...] = ("http",)
 TEMPLATES: tuple[str, ...] = (CONF, WARM)
 MAIN = "gunicorn.json"
 INTERFACE = "wsgi"
@@ -79,6 +78,12 @@ def command(release: Path, facts: Mapping[str, Any]) -> list[str]:
 def keeps_threads(site: Site) -> bool:
     """Unless each request has a greenlet of its own."""
     return bool(site.config["server"]["options"].get("worker_class") != "gevent")
+
+
+def workers(run: Path) -> str:
+    """Nothing: there is nobody to ask."""
+    del run
+    return ""
 
 
 def timeout(site: Site) -> int:

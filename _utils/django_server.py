@@ -22,8 +22,6 @@ class Server(Protocol):
 
     #: What it asks the project for: ``wsgi`` or ``asgi``.
     INTERFACE: str
-    #: What it speaks with the proxy, the usual one first.
-    PROTOCOLS: tuple[str, ...]
     #: The templates of its files of a release.
     TEMPLATES: tuple[str, ...]
     #: Its file in ``config/`` without which a release cannot start.
@@ -48,6 +46,13 @@ class Server(Protocol):
 
     def keeps_threads(self, site: Site) -> bool:
         """Whether the threads that answer outlive a request, and with them their connections to databases."""
+
+    def workers(self, run: Path) -> str:
+        """What its processes do just now, in words; empty where it does not say.
+
+        Args:
+            run: the folder in /run of the instance.
+        """
 
     def timeout(self, site: Site) -> int:
         """Seconds that it gives a request."""

@@ -487,6 +487,13 @@ def judge(deployment: Deployment, release: Release, answer: dict[str, Any]) -> N
         _refuse_an_empty_database(deployment.live, release)
 
 
+def _is_allowed(domain: str, hosts: Sequence[str]) -> bool:
+    """Whether Django's ALLOWED_HOSTS has a domain; a name with a dot before it has those below it too."""
+    return any(
+        host in ("*", domain) or (host.startswith(".") and f".{domain}".endswith(host.lower())) for host in hosts
+    )
+
+
 def _unfollowed(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
     """What the pillar decided and the project does not follow: warnings, an error where the site would not be safe."""
     at = f"django:sites:{site.name}"
@@ -516,7 +523,7 @@ def _unfollowed(site: Site, release: Release, answer: dict[str, Any]) -> list[st
             hint="leave empty texts out where its variable is split, such as [key for key in text.split(',') if key]",
         )
     warnings = []
-    if not {*site.config["domains"]} <= {*answer["allowed_hosts"]} and "*" not in answer["allowed_hosts"]:
+    if not all(_is_allowed(domain, answer["allowed_hosts"]) for domain in site.config["domains"]):
         warnings.append(f"ALLOWED_HOSTS is {answer['allowed_hosts']}, which has not every domain of the site")
     if answer["media_root"] and Path(answer["media_root"]) != site.media:
         warnings.append(f"MEDIA_ROOT is {answer['media_root']}, not {site.media}: uploads are not served")

@@ -19,7 +19,6 @@ _REQUIREMENTS: Requirements = {
 }
 
 INTERFACE = "asgi"
-PROTOCOLS: tuple[str, ...] = ("http",)
 TEMPLATES: tuple[str, ...] = (PROGRAM,)
 MAIN = "uvicorn.json"
 NOTIFIES = "all"
@@ -74,6 +73,12 @@ def keeps_threads(site: Site) -> bool:
     """Not so in Django's ASGI."""
     del site
     return False
+
+
+def workers(run: Path) -> str:
+    """Nothing: there is nobody to ask."""
+    del run
+    return ""
 
 
 def timeout(site: Site) -> int:

@@ -392,6 +392,11 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
     [
         ({}, []),
         ({"allowed_hosts": ["*"]}, []),
+        ({"allowed_hosts": [".example.org"]}, []),
+        (
+            {"allowed_hosts": ["xblog.example.org", ".ample.org"]},
+            ["ALLOWED_HOSTS is ['xblog.example.org', '.ample.org'], which has not every domain of the site"],
+        ),
         ({"allowed_hosts": ["other.org"]}, ["ALLOWED_HOSTS is ['other.org'], which has not every domain of the site"]),
         ({"media_root": ""}, []),
         ({"media_root": "/app/media"}, ["MEDIA_ROOT is /app/media, not {media}: uploads are not served"]),
