@@ -45,7 +45,8 @@ def present(site: Site) -> dict[str, str]:
         django_site.REGISTRY / site.name,
         *_proxy_files(site),
         *_kept(site),
-        *django_schedule.present(site),
+        *(path for task in django_schedule.TASKS for path in django_schedule.present(site, task)),
+        *django_proxy.leftovers(django_proxy.absent(site)),
     ]
     if site.config["remove_data"]:
         own += [*data(site), site.root]
@@ -89,9 +90,11 @@ def remove(site: Site, asked_by: str) -> None:
 
 
 def _take_off(site: Site) -> None:
+    certificates = django_proxy.leftovers(django_proxy.absent(site))
     if _proxy_files(site):
         django_proxy.apply(django_proxy.absent(site))
-    django_schedule.remove(site)
+    for task in django_schedule.TASKS:
+        django_schedule.remove(site, task)
     for keeper in django_instance.KEEPERS.values():
         keeper.end_tasks(site)
     sequences = {path.stem.rsplit("-", 1)[1] for path in _kept(site)}
@@ -101,6 +104,7 @@ def _take_off(site: Site) -> None:
         django_instance.remove(site, release.path)
     gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build, site.templates]
     gone += [site.maintenance, *site.plans(), site.runtime, site.tmpfiles, django_site.REGISTRY / site.name]
+    gone += certificates
     if site.config["remove_data"]:
         django_database_server.drop(_as_applied(site))
         gone += data(site)

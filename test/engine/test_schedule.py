@@ -192,7 +192,7 @@ def test_what_the_timer_does(daily, capsys):
 
 
 def test_the_modules_of_the_program_import_nothing_foreign():
-    packed = zipfile.ZipFile(io.BytesIO(django_schedule._packed()))
+    packed = zipfile.ZipFile(io.BytesIO(django_schedule._packed("django_schedule")))
     sources = {name: packed.read(name).decode() for name in packed.namelist()}
     words = {line.split()[1].split(".")[0] for text in sources.values() for line in text.splitlines()
              if line.startswith(("import ", "from "))}  # fmt: skip

@@ -89,6 +89,7 @@ HARMLESS = [
 #: What else has to be said for a value to reach a file, by the beginning of its path.
 BESIDE = {
     "settings_module": {"overlay": False},
+    "tls": {"tls": {"kind": "acme", "challenge": "dns-01", "hook": "/x", "eab": {"key_id": "x", "key": "x"}}},
     "index": {"index": {"url": "https://example.org/simple", "user": "x", "password": "x"}},
 }
 #: What has to be said within the same database, by the key that gets the value.
@@ -295,6 +296,7 @@ def replaced(value: Any, *pairs: tuple[str, str]) -> Any:
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_instance, "_binary", lambda release: release / "virtualenv/bin/python")
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
+    monkeypatch.setattr(django_proxy, "version", lambda: (1, 22, 1))
 
 
 @pytest.mark.parametrize("path", PLACES, ids=":".join)
