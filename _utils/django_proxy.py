@@ -152,7 +152,8 @@ def connection(site: Site, timeout: float) -> http.client.HTTPConnection:
     text = read(ETC / "sites-available" / site.config["domains"][0]) or ""
     if not speaks_tls(site):
         port = re.search(r"listen (\d+);", text)
-        return http.client.HTTPConnection("127.0.0.1", int(port[1]) if port else 80, timeout=timeout)
+        usual = [*site.config["proxy"]["listen"], 80][0]
+        return http.client.HTTPConnection("127.0.0.1", int(port[1]) if port else usual, timeout=timeout)
     port = re.search(r"listen (\d+) ssl", text)
     return Secure("127.0.0.1", int(port[1]) if port else 443, site.config["domains"][0], timeout)
 

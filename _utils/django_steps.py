@@ -758,9 +758,8 @@ def _record_interrupted(deployment: Deployment, release: Release) -> None:
     release.update(steps={})
 
 
-#: The story of a release; `site` before it lays the site out.
+#: The story of a release; `site` before it lays the site out, and what is the host's is seen to beside it.
 RELEASE: tuple[Step, ...] = (
-    tls,
     source,
     virtualenv,
     build,
@@ -771,7 +770,6 @@ RELEASE: tuple[Step, ...] = (
     instance,
     live,
     proxy,
-    acme,
     record,
 )
 #: Of these, what going back to an older release takes.

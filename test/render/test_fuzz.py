@@ -188,6 +188,8 @@ def options(path: Place, value: str) -> dict[str, Any]:
             siblings = {
                 name: needed((*above, name)) for name in rules_of(above).get("required", []) if above and name != step
             }
+            if above == ("tls", "eab"):
+                siblings = {"key_id": "x", "key": "x"}
             if above in (("database",), ("databases", "*=")):
                 siblings = DATABASE.get(step, SERVER)
             built = {**siblings, step: built}

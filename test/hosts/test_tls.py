@@ -1,0 +1,66 @@
+"""Certificates: a site that gets https while people visit it, by each kind in turn, and goes back to http."""
+
+import re
+import ssl
+
+import pytest
+from certificates import Authority, Visitors, ask
+
+ROOT = "/var/lib/django-formula/authority/root.pem"
+
+
+def serial(blog, root=None):
+    """The serial number of the certificate that a visitor sees, verified by a root."""
+    return ask(blog.host.address, blog.domain, "/healthz", root=root).certificate.get("serialNumber")
+
+
+def test_a_site_gets_https_while_people_visit_it(blog):
+    with Visitors(blog.host.address, blog.domain, "/release") as visitors:
+        foreseen = blog.apply(test=True, tls={"kind": "self_signed"}, packages=["curl"])
+        assert foreseen["blog has its certificates"].changes["certificates"] == {blog.domain: "new"}
+        applied = blog.deploy()
+    assert visitors.failed == [] and visitors.statuses[200] > 20 and visitors.statuses[301] > 0
+    assert applied["blog is live"].changes["receipt"]["failed"] == 0
+    assert not blog.deploy().changed
+
+
+def test_who_trusts_the_root_gets_pages_by_http2(blog):
+    root = blog.host.read(ROOT)
+    url = f"https://{blog.domain}/release"
+    argv = ["curl", "-sS", "--http2", "--cacert", ROOT, "--resolve", f"{blog.domain}:443:127.0.0.1", url]
+    done = blog.host.run([*argv, "-o", "/dev/null", "-w", "%{http_version} %{http_code}"])
+    assert done.stdout == "2 200"
+    seen = ask(blog.host.address, blog.domain, "/", root=root)
+    assert seen.status == 200 and seen.headers["strict-transport-security"] == "max-age=3600"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        ask(blog.host.address, blog.domain, root=Authority().root)
+
+
+def test_http_leads_to_https(blog):
+    for method, status in (("GET", 301), ("HEAD", 301), ("POST", 308)):
+        moved = blog.host.http("/sign/?a=b", blog.domain, method)
+        assert (moved.status_code, moved.headers["Location"]) == (status, f"https://{blog.domain}/sign/?a=b")
+    assert blog.get("/.well-known/acme-challenge/none").status_code == 404
+
+
+def test_an_unknown_name_gets_no_certificate(blog):
+    with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
+        ask(blog.host.address, "nobody.example.org", root=None)
+
+
+def test_keys_are_roots_alone(blog):
+    listed = blog.host.run(["find", "/var/lib/django-formula", "-type", "f", "-printf", "%f %u:%g %m\n"]).stdout
+    modes = dict(line.split(" ", 1) for line in listed.splitlines())
+    assert modes["root.key"] == modes[f"{blog.domain}.pem"] == "root:root 600"
+    assert modes["root.pem"] == "root:root 644"
+
+
+def test_django_knows_of_it(blog):
+    assert blog.host.call("django.check", "blog") == []
+    (status,) = blog.host.call("django.status")
+    assert re.fullmatch(r"self_signed, 36[45] of 365 days left; root: /var/.*/root.pem", status["certificate"])
+
+
+def test_a_form_is_sent_by_https(blog):
+    page = ask(blog.host.address, blog.domain, "/sign/", root=None)
+    assert "secure" in page.headers["set-cookie"].lower()
