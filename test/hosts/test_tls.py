@@ -1,10 +1,15 @@
 """Certificates: a site that gets https while people visit it, by each kind in turn, and goes back to http."""
 
+import contextlib
 import re
 import ssl
+import threading
+import time
 
+import pebble
 import pytest
 from certificates import Authority, Visitors, ask
+from sites import Site
 
 ROOT = "/var/lib/django-formula/authority/root.pem"
 
@@ -64,3 +69,87 @@ def test_django_knows_of_it(blog):
 def test_a_form_is_sent_by_https(blog):
     page = ask(blog.host.address, blog.domain, "/sign/", root=None)
     assert "secure" in page.headers["set-cookie"].lower()
+
+
+# Files
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return Authority()
+
+
+def give(blog, signed):
+    """Have a certificate and its key on the host."""
+    blog.host.write("/etc/ssl/blog/chain.pem", signed.certificate)
+    blog.host.write("/etc/ssl/blog/key.pem", signed.key, mode="0600")
+
+
+FILES = {"kind": "files", "certificate": "/etc/ssl/blog/chain.pem", "key": "/etc/ssl/blog/key.pem"}
+
+
+def test_files_that_are_not_good_change_nothing(blog, authority):
+    before = serial(blog, blog.host.read(ROOT))
+    give(blog, authority.sign("shop.example.org"))
+    refused = blog.apply(tls=FILES)
+    told = refused.failed["blog has its certificates"]
+    assert "django:sites:blog:tls:certificate is for shop.example.org, and not for blog.example.org" in told
+    assert not refused.changed and serial(blog, blog.host.read(ROOT)) == before
+
+
+def test_files_are_served_and_changed_ones_too(blog, authority):
+    give(blog, authority.sign(blog.domain))
+    with Visitors(blog.host.address, blog.domain, "/release") as visitors:
+        applied = blog.deploy()
+        assert applied["blog has its certificates"].changes == {"certificates": {blog.domain: "changed"}}
+        first = serial(blog, authority.root)
+        give(blog, authority.sign(blog.domain))
+        blog.deploy()
+    assert visitors.failed == []
+    assert first and serial(blog, authority.root) not in (None, first)
+    assert not blog.deploy().changed
+
+
+def test_the_timer_takes_changed_files(blog, authority):
+    first = serial(blog, authority.root)
+    give(blog, authority.sign(blog.domain))
+    blog.host.run(["systemctl", "start", "django-blog-tls.service"])
+    assert serial(blog, authority.root) != first
+    timers = blog.host.run(["systemctl", "list-timers", "--no-legend", "django-blog-tls.timer"]).stdout
+    assert "django-blog-tls.timer" in timers
+
+
+# ACME
+
+
+@pytest.fixture(scope="module")
+def acme(blog):
+    """The directory of an authority that knows the domains of the site."""
+    names = [blog.domain, "shop.example.org"]
+    pebble.start(blog.host, *names)
+    return {"kind": "acme", "email": "ops@example.org", "directory": pebble.DIRECTORY, "eab": pebble.EAB}
+
+
+def test_a_first_start_has_a_placeholder_then_the_certificate(blog, acme):
+    shop = Site(blog.host, blog.repository, "shop", beside=blog, tls=acme)
+    seen: list[str] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
+                answer = ask(blog.host.address, shop.domain, "/healthz", root=None)
+                seen.append(f"{answer.status}")
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    applied = shop.deploy()
+    over.set()
+    watcher.join()
+    assert seen and {*seen} == {"200"}
+    assert applied["shop has its certificates"].changes["certificates"] == {shop.domain: "new"}
+    ordered = applied["shop has its authority's certificates"].changes["certificates"]
+    assert ordered[shop.domain].startswith("valid until ") and not applied.warnings
+    assert not shop.deploy().changed
+    assert pebble.EAB["key"] not in blog.host.run("journalctl --no-pager").stdout

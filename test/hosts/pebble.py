@@ -1,0 +1,44 @@
+"""Pebble, the server of Let's Encrypt for tests, beside a site: it rejects nonces and wants a binding."""
+
+import json
+import time
+
+from certificates import Authority
+from lab import CERTIFICATES, Host
+
+DIRECTORY = "https://acme.example.org:14000/dir"
+EAB = {"key_id": "kid-1", "key": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"}
+CONFIGURATION = {
+    "pebble": {
+        "listenAddress": "0.0.0.0:14000",
+        "managementListenAddress": "0.0.0.0:15000",
+        "certificate": "/etc/pebble/server.pem",
+        "privateKey": "/etc/pebble/server.key",
+        "httpPort": 80,
+        "tlsPort": 443,
+        "ocspResponderURL": "",
+        "externalAccountBindingRequired": True,
+        "externalAccountMACKeys": {EAB["key_id"]: EAB["key"]},
+    }
+}
+#: One in five good nonces is refused; each name is proven anew.
+ENVIRONMENT = {"PEBBLE_WFE_NONCEREJECT": "20", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_AUTHZREUSE": "0"}
+
+
+def start(host: Host, *names: str) -> None:
+    """Have pebble on a host, which trusts it; of all names it finds these ones here."""
+    host.run("DEBIAN_FRONTEND=noninteractive apt-get -qq update && apt-get -qq install pebble >/dev/null", timeout=300)
+    authority = Authority()
+    server = authority.sign("acme.example.org")
+    host.write("/etc/pebble/server.pem", server.certificate)
+    host.write("/etc/pebble/server.key", server.key, mode="0600")
+    host.write("/etc/pebble/pebble.json", json.dumps(CONFIGURATION))
+    host.write("/etc/pebble/trusted.pem", host.read(CERTIFICATES) + authority.root)
+    host.run(["mount", "--bind", "/etc/pebble/trusted.pem", CERTIFICATES])
+    host.run(f"printf '127.0.0.1 %s\\n' acme.example.org {' '.join(names)} >> /etc/hosts")
+    told = [f"--setenv={name}={value}" for name, value in ENVIRONMENT.items()]
+    host.run(["systemd-run", "--unit=pebble", *told, "pebble", "-config", "/etc/pebble/pebble.json"])
+    deadline = time.monotonic() + 20
+    while host.run("ss -ltn | grep -q :14000", check=False).returncode:
+        assert time.monotonic() < deadline, host.run(["journalctl", "-u", "pebble"]).stdout
+        time.sleep(0.2)
