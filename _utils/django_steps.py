@@ -64,6 +64,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     takeover = deployment.takeover = django_takeover.wanted(site)
     _refuse_closed_parents(site)
     django_proxy.refuse_taken_ports(site.name, [*site.config["proxy"]["listen"], *site.https])
+    django_tls.refuse_bad_files(site, deployment.tls, templates)
     folders = takeover.folders() if takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
     applied = {"config": dict(site.config), "platform": dict(site.platform)}

@@ -262,6 +262,16 @@ def joined(origin: str, key: str, chain: str) -> str:
 # Files of the pillar
 
 
+def refuse_bad_files(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) -> None:
+    """See that what the pillar gives with ``files`` is good, before anything is changed for it.
+
+    Raises:
+        DeploymentError: it is not.
+    """
+    if site.https and site.config["tls"]["kind"] == "files":
+        from_files(site, files, templates)
+
+
 def from_files(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) -> str:
     """The content of the domains' files with ``files``; empty where nobody has the pillar at hand.
 

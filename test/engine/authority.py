@@ -36,9 +36,7 @@ def signed(*names: str, by: str = "", begins: float = -1, ends: float = 89, ca: 
         .add_extension(alternatives, critical=False)
         .sign(issuer, hashes.SHA256())
     )
-    key = own.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    key = own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return Signed(certificate.public_bytes(serialization.Encoding.PEM).decode(), key.decode())
 
 

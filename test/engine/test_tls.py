@@ -179,7 +179,7 @@ def test_files_by_path_and_by_salt(blog, own_host):
     (own_host / "chain.pem").write_text(given["certificate"])
     site = blog(kind="files", certificate=str(own_host / "chain.pem"), key="salt://keys/blog.pem")
     assert django_tls.lacking(site, {}, {"salt://keys/blog.pem": given["key"]}) == {DOMAIN: "new"}
-    with pytest.raises(DeploymentError, match="the template salt://keys/blog.pem is not there"):
+    with pytest.raises(DeploymentError, match=r"the template salt://keys/blog\.pem is not there"):
         lacking(site)
     (own_host / "chain.pem").unlink()
     with pytest.raises(DeploymentError, match=r"tls:certificate: .*/chain.pem cannot be read: No such file"):

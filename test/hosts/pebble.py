@@ -4,7 +4,8 @@ import json
 import time
 
 from certificates import Authority
-from lab import CERTIFICATES, Host
+from images import CERTIFICATES
+from lab import Host
 
 DIRECTORY = "https://acme.example.org:14000/dir"
 EAB = {"key_id": "kid-1", "key": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"}
