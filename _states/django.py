@@ -144,7 +144,7 @@ def proxy(name):
 
 def acme(name):
     """Order the certificates that are due from the authority of the pillar; where that fails, this warns."""
-    return _run("acme", name, "has its authority's certificates")
+    return _run("acme", name, "has its certificates ordered")
 
 
 def record(name):

@@ -56,7 +56,7 @@
      ('instance', 'has its instance'),
      ('live', 'is live'),
      ('proxy', 'is served'),
-     ('acme', "has its authority's certificates"),
+     ('acme', 'has its certificates ordered'),
      ('record', 'is recorded'),
    ] if (function != 'database' or servers) and (function != 'tls' or site.tls.kind != 'none')
      and (function != 'acme' or site.tls.kind == 'acme') %}

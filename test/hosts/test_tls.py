@@ -130,8 +130,12 @@ def acme(blog):
     return {"kind": "acme", "email": "ops@example.org", "directory": pebble.DIRECTORY, "eab": pebble.EAB}
 
 
-def test_a_first_start_has_a_placeholder_then_the_certificate(blog, acme):
-    shop = Site(blog.host, blog.repository, "shop", beside=blog, tls=acme)
+@pytest.fixture(scope="module")
+def shop(blog, acme):
+    return Site(blog.host, blog.repository, "shop", beside=blog, tls=acme)
+
+
+def test_a_first_start_has_a_placeholder_then_the_certificate(blog, shop):
     seen: list[str] = []
     over = threading.Event()
 
@@ -148,8 +152,76 @@ def test_a_first_start_has_a_placeholder_then_the_certificate(blog, acme):
     over.set()
     watcher.join()
     assert seen and {*seen} == {"200"}
-    assert applied["shop has its certificates"].changes["certificates"] == {shop.domain: "new"}
-    ordered = applied["shop has its authority's certificates"].changes["certificates"]
+    assert not applied.warnings and applied["shop has its certificates"].changes["certificates"] == {shop.domain: "new"}
+    ordered = applied["shop has its certificates ordered"].changes["certificates"]
     assert ordered[shop.domain].startswith("valid until ") and not applied.warnings
     assert not shop.deploy().changed
     assert pebble.EAB["key"] not in blog.host.run("journalctl --no-pager").stdout
+
+
+def test_a_domain_that_is_not_proven_keeps_its_placeholder(shop):
+    applied = shop.deploy(domains=[shop.domain, "lost.example.org"])
+    (warning,) = applied.warnings["shop has its certificates ordered"]
+    assert warning.startswith("no certificate for lost.example.org yet: ") and "a placeholder serves" in warning
+    assert ask(shop.host.address, "lost.example.org", "/healthz", root=shop.host.read(ROOT)).status == 200
+    again = shop.deploy()
+    assert not again.changed and "it is tried again in 15 min" in str(again.warnings)
+    shop.host.run("echo 127.0.0.1 lost.example.org >> /etc/hosts")
+    assert "lost.example.org" in shop.host.call("django.renew", "shop")["renewed"]
+    assert not shop.deploy().warnings
+
+
+def old(shop, authority, left):
+    """Have a certificate of ninety days that ends in so many."""
+    signed = authority.sign(shop.domain, begins=left - 90, ends=left)
+    text = f"# Written by django-formula: acme {pebble.DIRECTORY}\n{signed.key}{signed.certificate}"
+    shop.host.write(f"/var/lib/django-formula/certificates/{shop.domain}.pem", text, mode="0600")
+    shop.host.run(["systemctl", "reload", "nginx"])
+    return serial(shop, authority.root)
+
+
+def test_the_timer_renews_what_is_nearly_over(shop, authority):
+    before = old(shop, authority, left=20)
+    (status,) = (row for row in shop.host.call("django.status") if row["site"] == "shop")
+    assert status["certificate"] == "acme, 20 of 90 days left; WARNING: shop.example.org should have been renewed"
+    with Visitors(shop.host.address, shop.domain, "/release") as visitors:
+        shop.host.run(["systemctl", "start", "django-shop-tls.service"])
+    assert before and visitors.failed == []
+    with pytest.raises(ssl.SSLCertVerificationError):
+        serial(shop, authority.root)
+    (status,) = (row for row in shop.host.call("django.status") if row["site"] == "shop")
+    assert "WARNING" not in status["certificate"] and not shop.deploy().changed
+
+
+def test_an_order_that_is_killed(shop, authority):
+    before = old(shop, authority, left=20)
+    shop.host.run("salt-call --local django.renew shop & sleep 1.2; pkill -KILL -x uacme; kill -KILL $!", check=False)
+    assert serial(shop, authority.root) == before
+    assert shop.domain in shop.deploy()["shop has its certificates ordered"].changes["certificates"]
+
+
+def test_an_authority_that_is_away(shop, authority):
+    before = old(shop, authority, left=20)
+    shop.host.run(["systemctl", "stop", "pebble"])
+    applied = shop.deploy()
+    assert (
+        "the one before serves, with 20 days left" in str(applied.warnings) and serial(shop, authority.root) == before
+    )
+
+
+def test_certificates_go_with_their_site(shop):
+    shop.deploy(state="absent")
+    left = shop.host.run("find /var/lib/django-formula /etc/systemd /run/systemd/system -name '*shop*'").stdout
+    assert left == ""
+
+
+def test_a_site_goes_back_to_http_while_people_visit_it(blog):
+    blog.sites.pop("shop", None)
+    with Visitors(blog.host.address, blog.domain, "/release") as visitors:
+        blog.deploy(tls=None)
+    assert {*visitors.statuses} == {200, 301} and visitors.failed == []
+    assert blog.get("/release").status_code == 200 and not blog.deploy().changed
+    left = blog.host.run("find /var/lib/django-formula/certificates -type f").stdout
+    assert blog.domain not in left
+    with pytest.raises(OSError):
+        ask(blog.host.address, blog.domain, root=None)
