@@ -1,10 +1,11 @@
 """Certificates from an authority that speaks ACME (RFC 8555), ordered by uacme, each domain by itself."""
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import django_command
@@ -71,10 +72,14 @@ def renew(site: Site, wanted: Iterable[str], files: Mapping[str, str]) -> tuple[
     """
     ordered, warnings = {}, []
     for domain in wanted:
-        log.info("%s: ordering a certificate for %s", site.name, domain)
+        path = django_tls.path_of(domain)
+        before = django_site.read_text(path)
         try:
-            text = _order(site, domain, files)
-            django_proxy.change_certificates({django_tls.path_of(domain): text})
+            with _alone():
+                if django_site.read_text(path) != before:
+                    continue  # the timer was quicker, or an apply
+                log.info("%s: ordering a certificate for %s", site.name, domain)
+                django_proxy.change_certificates({path: _order(site, domain, files)})
         except (DeploymentError, OSError) as error:
             cause = _cause(error)
             _note(site, domain, cause)
@@ -84,6 +89,29 @@ def renew(site: Site, wanted: Iterable[str], files: Mapping[str, str]) -> tuple[
             certificate = django_tls.read(domain)
             ordered[domain] = f"valid until {django_site.written(certificate.ends)}" if certificate else "damaged"
     return ordered, warnings
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Order alone on this host.
+
+    Raises:
+        DeploymentError: somebody else orders for too long.
+    """
+    folder = django_tls.STATE / "acme"
+    for path, mode in ((django_tls.STATE, 0o755), (folder, 0o700)):
+        django_site.make_folder(Folder(path, "root", "root", mode))
+    deadline = time.monotonic() + PATIENCE
+    with open(folder / "lock", "w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DeploymentError(f"somebody else orders certificates for {PATIENCE:g} s already") from None
+                time.sleep(0.1)
+        yield
 
 
 def _cause(error: Exception) -> str:
@@ -144,8 +172,7 @@ def _account(site: Site, files: Mapping[str, str]) -> Path:
     made = folder / "account.json"
     if made.exists():
         return folder
-    for path in (django_tls.STATE, folder.parent, folder):
-        django_site.make_folder(Folder(path, "root", "root", 0o755 if path == django_tls.STATE else 0o700))
+    django_site.make_folder(Folder(folder, "root", "root", 0o700))
     binding: list[str] = []
     secrets: list[str] = []
     if tls["eab"]["key_id"]:
@@ -156,9 +183,9 @@ def _account(site: Site, files: Mapping[str, str]) -> Path:
                 hint="salt-call state.apply django",
             )
         binding, secrets = ["-e", f"{tls['eab']['key_id']}:{key.rstrip('=')}"], [key, key.rstrip("=")]
-    email = [tls["email"]] if tls["email"] else []
+    email, network = [tls["email"]] if tls["email"] else [], django_command.network_environment()
     try:
-        _uacme(site, folder, "-t", "EC", *binding, "new", *email, environment=None, secrets=secrets)
+        _uacme(site, folder, "-t", "EC", *binding, "new", *email, environment=network, secrets=secrets)
     except DeploymentError as error:
         if "already exists" not in error.log:  # of a run that was killed then
             raise
@@ -170,14 +197,20 @@ def _uacme(
     site: Site,
     account: Path,
     *arguments: str,
-    environment: Mapping[str, str] | None,
+    environment: Mapping[str, str],
     secrets: Iterable[str] = (),
 ) -> None:
-    directory = site.config["tls"]["directory"]
-    django_command.run(
-        ["uacme", "-y", "-c", str(account), "-a", directory, *arguments],
-        doing=f"uacme {arguments[-1] if 'new' not in arguments else 'new'}",
-        environment=environment if environment is not None else django_command.network_environment(),
-        timeout=PATIENCE,
-        secrets=secrets,
-    )
+    """Run uacme; again where the authority has refused its nonce, which says nothing of the order.
+
+    Raises:
+        DeploymentError: it fails.
+    """
+    argv = ["uacme", "-y", "-c", str(account), "-a", site.config["tls"]["directory"], *arguments]
+    doing = f"uacme {arguments[-1] if 'new' not in arguments else 'new'}"
+    for tries_left in (2, 1, 0):
+        try:
+            django_command.run(argv, doing=doing, environment=environment, timeout=PATIENCE, secrets=secrets)
+            return
+        except DeploymentError as error:
+            if not tries_left or "badNonce" not in error.log:
+                raise

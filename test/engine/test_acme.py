@@ -1,3 +1,4 @@
+import contextlib
 import subprocess
 import time
 import zipfile
@@ -26,13 +27,15 @@ class Uacme:
 
     def __init__(self):
         self.commands, self.environments, self.fails = [], [], {}
-        self.certificate = {"ends": 89}
+        self.certificate, self.refused = {"ends": 89}, []
 
     def run(self, argv, *, doing, environment=None, **options):
         assert argv[0] == "uacme", argv
         folder, verb = Path(argv[argv.index("-c") + 1]), "new" if "new" in argv else "issue"
         self.commands.append(argv[argv.index("-a") + 1 :])
         self.environments.append((environment or {}).get("UACME_CHALLENGE_PATH"))
+        if self.refused:
+            raise self.refused.pop()
         if verb in self.fails:
             raise DeploymentError(f"{doing} failed (exit 2)", log=self.fails[verb])
         if verb == "issue":
@@ -116,8 +119,7 @@ def test_an_account_that_a_killed_run_has_left(blog, uacme):
     uacme.fails["new"] = "uacme: Account already exists at https://acme.example.org/acct/1"
     assert order(blog)[1] == []
     uacme.fails = {"new": "uacme: no"}
-    other = django_acme._account
-    assert other(blog, {}).joinpath("account.json").exists()
+    assert django_acme._account(blog, {}).joinpath("account.json").exists()
 
 
 def test_an_order_that_fails_leaves_what_serves(blog, uacme, monkeypatch):
@@ -143,6 +145,14 @@ def test_an_order_that_fails_leaves_what_serves(blog, uacme, monkeypatch):
     assert order(blog)[0] and not django_tls.path_of(DOMAIN).with_suffix(".failed").exists()
 
 
+@pytest.mark.parametrize(("refused", "is_ordered"), [(2, True), (3, False)])
+def test_a_nonce_that_is_refused_says_nothing_of_the_order(blog, uacme, refused, is_ordered):
+    nonce = DeploymentError("uacme failed", log='"type": "urn:ietf:params:acme:error:badNonce",\n"detail": "bad nonce"')
+    uacme.refused = [nonce] * refused
+    ordered, warnings = order(blog)
+    assert bool(ordered) is is_ordered and ("bad nonce" in str(warnings)) is not is_ordered
+
+
 def test_another_authority_is_asked_at_once(blog, make_site, uacme):
     uacme.fails["issue"] = SAID
     order(blog)
@@ -166,6 +176,25 @@ def test_one_that_nginx_refuses_is_not_taken(blog, monkeypatch):
 
     monkeypatch.setattr(django_proxy, "change_certificates", refuse)
     assert "nginx refuses its configuration: x; the one before serves" in order(blog)[1][0]
+
+
+def test_who_has_waited_for_another_order_does_not_order_again(blog, uacme, monkeypatch):
+    alone = django_acme._alone
+
+    @contextlib.contextmanager
+    def waited():
+        with alone():
+            put(signed(DOMAIN))
+            yield
+
+    monkeypatch.setattr(django_acme, "_alone", waited)
+    assert order(blog) == ({}, []) and uacme.commands == []
+
+
+def test_an_order_of_somebody_else_that_never_ends(blog, uacme, monkeypatch):
+    monkeypatch.setattr(django_acme, "PATIENCE", 0.0)
+    with django_acme._alone():
+        assert "somebody else orders certificates for 0 s already" in order(blog)[1][0]
 
 
 # The timer

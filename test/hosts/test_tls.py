@@ -1,14 +1,17 @@
 """Certificates: a site that gets https while people visit it, by each kind in turn, and goes back to http."""
 
 import contextlib
+import json
 import re
 import ssl
+import subprocess
 import threading
 import time
 
 import pebble
 import pytest
 from certificates import Authority, Visitors, ask
+from images import pins
 from sites import Site
 
 ROOT = "/var/lib/django-formula/authority/root.pem"
@@ -69,6 +72,30 @@ def test_django_knows_of_it(blog):
 def test_a_form_is_sent_by_https(blog):
     page = ask(blog.host.address, blog.domain, "/sign/", root=None)
     assert "secure" in page.headers["set-cookie"].lower()
+
+
+@pytest.mark.full
+def test_sslyze_finds_mozillas_intermediate_profile(blog, tmp_path):
+    (sslyze,) = pins("tls")
+    argv = ["uv", "tool", "run", "--python=/usr/bin/python3", f"--from={sslyze}", "sslyze"]
+    argv += ["--mozilla_config=intermediate", f"--sni={blog.domain}", f"{blog.host.address}:443"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
+    told = done.stdout.partition("COMPLIANCE AGAINST")[2]
+    assert "Checking results against Mozilla's" in told, done.stdout + done.stderr
+    wrong = re.findall(r"^ +\* (\w+):", told, re.MULTILINE)
+    assert {*wrong} <= {"certificate_path_validation"}, told
+
+
+@pytest.mark.full
+def test_testssl_finds_nothing_of_medium_severity(blog):
+    install = "apt-get -qq update && apt-get -qq install --no-install-recommends testssl.sh bsdextrautils dnsutils"
+    blog.host.run(f"DEBIAN_FRONTEND=noninteractive sh -c '{install}' >/dev/null", timeout=300)
+    argv = ["testssl", "--quiet", "--warnings=off", "--color=0", "--ip=127.0.0.1", f"--add-ca={ROOT}"]
+    argv += ["--jsonfile=/tmp/testssl.json", "--severity=MEDIUM", blog.domain]
+    done = blog.host.run(argv, check=False, timeout=900)
+    found = {row["id"]: row["finding"] for row in json.loads(blog.host.read("/tmp/testssl.json"))}
+    # The authority of the host has no list of what it has revoked, and HSTS begins with an hour on purpose.
+    assert {*found} <= {"cert_revocation", "HSTS_time", "cert_caIssuers"}, (found, done.stdout[-2000:])
 
 
 # Files
