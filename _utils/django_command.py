@@ -1,6 +1,7 @@
 """Commands as argument lists: an identity, a clean environment, a time limit, and the one exception of the engine."""
 
 import contextlib
+import errno
 import logging
 import os
 import pwd
@@ -57,7 +58,8 @@ _TRANSIENT = re.compile(
     r"|no route to host|failed to connect|couldn't connect|dns error"
     r"|error sending request|client error \(connect\)|early eof|the remote end hung up|tcp connect error"
     r"|50[0234] (server error|bad gateway|service unavailable|gateway time)"
-    r"|no space left|disk quota|read-only file system|cannot allocate memory|input/output error|database is locked",
+    r"|no space left|disk quota|read-only file system|input/output error|too many open files"
+    r"|cannot allocate memory|database is locked",
     re.IGNORECASE,
 )
 
@@ -173,7 +175,9 @@ def run(
             **identity(user),
         )
     except OSError as error:
-        raise DeploymentError(f"{doing}: {argv[0]} cannot be started: {error.strerror}", hint=hint) from None
+        transient = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+        message = f"{doing}: {argv[0]} cannot be started: {error.strerror}"
+        raise DeploymentError(message, hint=hint, transient=transient) from None
     try:
         printed, errors = _wait(process, stdin if isinstance(stdin, str) else None, doing, timeout, secrets)
     except subprocess.TimeoutExpired:

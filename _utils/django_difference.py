@@ -36,7 +36,7 @@ def of_instance(
         secrets: texts that are masked.
     """
     built = path if (path / "virtualenv").exists() else live.path
-    if not (built / "virtualenv/bin/uwsgi").exists():
+    if not (built / "virtualenv/bin").exists():
         return {}
     names = _names(live, path)
     rendered = django_instance.configuration(live.site, path, facts, templates, built=built)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
+import django_server
 import django_settings
 import django_site
 import django_supervisor
@@ -24,7 +25,6 @@ from django_command import DeploymentError, seconds
 from django_process import Keeper, main_process, unit
 from django_site import Site
 
-UWSGI = "salt://django/files/uwsgi.ini"
 #: Who can keep a release alive, by the name that the pillar has for it.
 KEEPERS: dict[str, Keeper] = {"systemd": django_systemd, "supervisor": django_supervisor}
 
@@ -37,8 +37,6 @@ _RAISES = ("it answers 500", "no answer (Remote end closed connection without re
 #: A frame of a traceback in a log, and the line with the exception behind the last one; supervisor's have a time first.
 _FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "([^"]+)", line (\d+)')
 _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
-#: What stands between an exception and the one that came of it.
-_ANOTHER = re.compile(r"^(?:\d{4}-\S+ )?(?:During handling of|The above exception was the direct cause)")
 
 
 class Answer(NamedTuple):
@@ -51,7 +49,7 @@ class Answer(NamedTuple):
 
 def templates(site: Site) -> set[str]:
     """The templates of a release's configuration."""
-    return {UWSGI, *KEEPERS[site.process].TEMPLATES}
+    return {*django_server.of_site(site).TEMPLATES, *KEEPERS[site.process].TEMPLATES}
 
 
 def warnings(site: Site) -> list[str]:
@@ -92,7 +90,7 @@ def configuration(
     Args:
         built: a release whose virtualenv is looked at, where this one has none yet.
     """
-    server = site.config["server"]
+    server, own = site.config["server"], django_server.of_site(site)
     variables = {
         "site": site.config,
         "release": str(release),
@@ -101,32 +99,27 @@ def configuration(
         "facts": facts,
         "chdir": str(django_settings.project_folder(site, release, facts)),
         "processes": processes(site),
-        "binary": str(_binary(built or release)),
+        "virtualenv": (built or release) / "virtualenv",
+        "command": own.command(release, facts),
+        "binds": own.BINDS,
+        "writes_log": own.WRITES_LOG,
+        "log": str(django_supervisor.log_file(site, release)),
         "proxy_group": site.proxy_group,
         "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
         "unix": server["bind"] == "unix",
-        "log": str(django_supervisor.log_file(site, release)),
-        "backlog": _backlog(),
     }
-    recorded = {"address": variables["address"], "process": site.process, "protocol": server["protocol"]}
+    recorded = {
+        "address": variables["address"],
+        "process": site.process,
+        "protocol": server["protocol"],
+        "server": server["kind"],
+    }
     return {
         "instance.json": json.dumps(recorded) + "\n",
         "upstream.conf": f"server {'unix:' if variables['unix'] else ''}{variables['address']};\n",
-        "uwsgi.ini": django_settings.render(templates, UWSGI, **variables),
+        **own.configuration(site, release, variables, templates),
         **KEEPERS[site.process].configuration(site, release, variables, templates),
     }
-
-
-def _binary(release: Path) -> Path:
-    """What uWSGI executes when it reloads: the interpreter where ``uwsgi`` is a script (pyuwsgi), else itself."""
-    uwsgi = release / "virtualenv/bin/uwsgi"
-    with open(uwsgi, "rb") as file:
-        return uwsgi.with_name("python") if file.read(2) == b"#!" else uwsgi
-
-
-def _backlog() -> int:
-    """How many connections may wait at a socket that the server binds: uWSGI takes no more than the kernel does."""
-    return min(1024, int(Path("/proc/sys/net/core/somaxconn").read_text()))
 
 
 def processes(site: Site) -> int:
@@ -175,7 +168,7 @@ def start(site: Site, release: Path) -> None:
             f"the application server of {release.name} does not start{why}",
             log=log,
             hint=own.where_the_log_is(site, release),
-            transient=bool(django_systemd.CANNOT_START.search(log)),
+            transient=error.transient or bool(django_systemd.CANNOT_START.search(log)),
         ) from None
 
 
@@ -366,13 +359,9 @@ def _whole_journal(site: Site, release: Path, since: float) -> str:
 
 
 def raised_in(log: str, release: Path) -> str:
-    """The last exception that a log has with its traceback, and the last place in that which is the project's own.
-
-    Of one that was raised while another was handled the log's end may not be written yet; then the one before counts.
-    """
-    found: list[str] = []
-    place = ""
-    has_frames = is_another = False
+    """The last exception that a log has with its traceback, and the last place in that which is the project's own."""
+    raised = place = ""
+    has_frames = False
     for line in log.splitlines():
         frame, exception = _FRAME.match(line), _EXCEPTION.match(line)
         if frame:
@@ -382,11 +371,8 @@ def raised_in(log: str, release: Path) -> str:
         elif has_frames and exception:
             text = exception[2] or ""  # never cut, or what is secret in it would not be known again
             raised = f"{exception[1]}{text if len(text) <= 400 else ''}{place}"
-            found = [*(found[:-1] if is_another else found[-1:]), raised]
-            place, has_frames, is_another = "", False, False
-        elif found and _ANOTHER.search(line):
-            is_another = True
-    return "".join(found[:1] if is_another else found[-1:])
+            place, has_frames = "", False
+    return raised
 
 
 def problem_of(site: Site, release: Path, deadline: float) -> str:

@@ -163,6 +163,7 @@ def _configurations(layers: Any, platform: Any, rules: Rules, process: str) -> t
         if merged.get("database") and merged.get("databases"):
             problems.append(((*path, "databases"), "expected either database or databases, got both"))
         configurations[name] = {**_complete(name, _fill(merged, site_rules)), "process": process}
+        problems += _server_problems(configurations[name], own or {}, site_rules, name)
         problems += [((*path, *key), text) for key, text in _site_contradictions(configurations[name], own or {})]
         problems += _oversized(own or {}, path)
     problems += _contradictions_between(configurations)
@@ -212,6 +213,19 @@ def _fill(value: Any, rules: Rules) -> Any:
     if isinstance(value, float) and value.is_integer() and "integer" in rules.get("type", ()):
         return int(value)
     return value
+
+
+def _server_problems(site: dict[str, Any], own: dict[str, Any], rules: Rules, name: str) -> Iterator[Problem]:
+    """What is wrong for the kind of server that a site has; what that kind decides by default is filled in."""
+    server, said = site["server"], own.get("server") or {}
+    for option, rule in rules["properties"]["server"]["properties"].items():
+        kind = rule.get("kinds", {}).get(server["kind"])
+        if kind and server[option] is None:
+            server[option] = kind["default"]
+        for place, text in check(server[option], kind) if kind else ():
+            is_own = place[0] in (said.get(option) or {}) if place else option in said
+            layer = ("sites", name) if is_own else ("defaults",)
+            yield ("django", *layer, "server", option, *place), text
 
 
 def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:

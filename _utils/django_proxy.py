@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import django_command
 import django_port
+import django_server
 import django_service
 import django_settings
 import django_site
@@ -71,7 +72,7 @@ def files(
         **_listening(site.config["proxy"]["listen"], site.https),
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
-        "harakiri": int(config["server"]["options"].get("harakiri", 60)),
+        "timeout": django_server.of_site(site).timeout(site) + 5,
     }
     wanted[ETC / "conf.d" / f"django-{site.name}.conf"] = django_settings.render(templates, UPSTREAM, **variables)
     wanted[locations(site)] = django_settings.render(templates, LOCATIONS, **variables)

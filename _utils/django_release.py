@@ -16,6 +16,7 @@ import django_instance
 import django_maintenance
 import django_process
 import django_secret
+import django_server
 import django_site
 import django_systemd
 import django_virtualenv
@@ -50,7 +51,8 @@ class Release:
 
     def is_whole(self) -> bool:
         """Whether every part of a finished release is there."""
-        parts = ("source", "static", "config/environment", "config/uwsgi.ini", "virtualenv/bin/python")
+        server = f"config/{django_server.of_release(self.path).MAIN}"
+        parts = ("source", "static", "config/environment", server, "virtualenv/bin/python")
         whole = all((self.path / part).exists() for part in parts) and os.path.lexists(self.path / "socket")
         return bool(self.record) and whole
 
@@ -325,6 +327,7 @@ def status(site: Site) -> dict[str, Any]:
         "release": live.name if live else "",
         "live_since": live.record.get("live_since", "") if live else "",
         "running": live is not None and django_instance.pid(site, live.path) is not None,
+        "server": (django_site.read_json(live.path / "config/instance.json") or {}).get("server", "") if live else "",
         "schema": django_fit.fit(live.record, records, django_fit.applied(site, records)) if live else "",
         "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),
         "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),

@@ -277,19 +277,27 @@ def inside(top: Path, path: str, at: str, *, link: bool = True) -> Path:
 
 
 def find_user(name: str) -> pwd.struct_passwd | None:
-    """The entry of a user; None when there is none."""
+    """The entry of a user; None when there is none.
+
+    Raises:
+        OSError: it cannot be known, for no more files may be opened.
+    """
     try:
         return pwd.getpwnam(name)
     except KeyError:
+        _refuse_to_guess()
         return None
+
+
+def _refuse_to_guess() -> None:
+    """For Python nobody is there either where the file of users cannot be opened."""
+    os.close(os.open("/", os.O_RDONLY))
 
 
 def user_id(name: str) -> int:
     """The uid of a user; -2, which nobody has, while the user does not exist."""
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return -2
+    user = find_user(name)
+    return user.pw_uid if user else -2
 
 
 def group_id(name: str) -> int:
@@ -297,6 +305,7 @@ def group_id(name: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
+        _refuse_to_guess()
         return -2
 
 

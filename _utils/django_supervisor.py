@@ -11,6 +11,7 @@ from typing import Any
 
 import django_command
 import django_process
+import django_server
 import django_service
 import django_settings
 import django_site
@@ -19,10 +20,11 @@ from django_process import unit
 from django_site import Site
 
 PROGRAMS = Path("/etc/supervisor/conf.d")
-#: Where supervisor writes what a program says before it is the server.
+#: Where supervisor writes what a program says: before it is the server, or all of it where that writes no log itself.
 OUTPUT = Path("/var/log/supervisor")
 PROGRAM, SCRIPT = "salt://django/files/supervisor.conf", "salt://django/files/supervisor.sh"
-TEMPLATES: tuple[str, ...] = (PROGRAM, SCRIPT)
+LISTEN = "salt://django/files/django_formula_listen.py"
+TEMPLATES: tuple[str, ...] = (PROGRAM, SCRIPT, LISTEN)
 #: Seconds after its own start within which supervisor begins every program.
 _FIRST = 2.0
 WARNING = "supervisor keeps it: there is no sandbox, only the rights of its user (docs/sandbox.md)"
@@ -36,6 +38,7 @@ def configuration(
     return {
         f"{unit(site, release)}.conf": django_settings.render(templates, PROGRAM, **variables),
         "supervisor.sh": django_settings.render(templates, SCRIPT, **more, **variables),
+        **({} if variables["binds"] else {"django_formula_listen.py": templates[LISTEN]}),
     }
 
 
@@ -172,6 +175,7 @@ def _clear(site: Site, release: Path) -> None:
             while django_process.main_process(site, release) == number and time.monotonic() < deadline:
                 time.sleep(0.05)
     django_site.remove_tree(django_process.RUN / unit(site, release))
+    (site.runtime / f"{release.name.split('-')[0]}.sock").unlink(missing_ok=True)
     _counter(site, release).unlink(missing_ok=True)
 
 
@@ -187,7 +191,8 @@ def pause(site: Site, release: Path) -> None:
 def remove(site: Site, release: Path) -> None:
     """Take the program of a release from supervisor, if it has it; the log of the server stays for a while."""
     stop(site, release)
-    (OUTPUT / f"{unit(site, release)}.log").unlink(missing_ok=True)
+    for ending in ("log", "log.1"):
+        (OUTPUT / f"{unit(site, release)}.{ending}").unlink(missing_ok=True)
 
 
 def _supervisorctl(verb: str, name: str, *, doing: str, timeout: float = 90) -> str:
@@ -196,7 +201,9 @@ def _supervisorctl(verb: str, name: str, *, doing: str, timeout: float = 90) -> 
 
 def log_file(site: Site, release: Path) -> Path:
     """What a release writes; the file before it has a 1 at the end of its name."""
-    return site.log / f"{release.name.split('-')[0]}.log"
+    if django_server.of_release(release).WRITES_LOG:
+        return site.log / f"{release.name.split('-')[0]}.log"
+    return OUTPUT / f"{unit(site, release)}.log"
 
 
 def journal(site: Site, release: Path, since: float) -> str:
@@ -220,7 +227,7 @@ def _is_written(path: Path, since: float) -> bool:
 
 
 def log(site: Site, release: Path, lines: int) -> str:
-    """The last lines of a release's log, read as the site's user, who owns it and may have put anything in its place.
+    """The last lines of a release's log, read as the site's user where that owns it, and may have put anything there.
 
     Raises:
         DeploymentError: the log cannot be read.
@@ -228,7 +235,8 @@ def log(site: Site, release: Path, lines: int) -> str:
     path = log_file(site, release)
     parts = [str(part) for part in (path.with_name(f"{path.name}.1"), path) if part.exists()]
     argv = ["tail", "--quiet", f"--lines={lines}", "--", *parts]
-    text = django_command.run(argv, doing="reading the log", user=site.user) if parts else ""
+    user = site.user if path.parent == site.log else None
+    text = django_command.run(argv, doing="reading the log", user=user) if parts else ""
     return "\n".join(text.splitlines()[-lines:])
 
 

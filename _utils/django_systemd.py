@@ -161,11 +161,14 @@ def journal(site: Site, release: Path, since: float) -> str:
 
 
 def _journal(name: str, since: float) -> str:
-    """The last lines of a unit in the journal since a time (seconds since 1970)."""
-    which = ["--unit", name, "--since", f"@{int(since)}", "--lines", "60"]
+    """The last lines of a unit in the journal since a time (seconds since 1970).
+
+    They are asked for from the end: systemd 252 takes ``--lines`` beside ``--since`` for the first ones.
+    """
+    which = ["--unit", name, "--since", f"@{int(since)}", "--reverse", "--lines", "60"]
     try:
         argv = ["journalctl", *which, "--output", "cat", "--no-pager", "--quiet"]
-        return django_command.run(argv, doing="reading the journal")
+        return "\n".join(reversed(django_command.run(argv, doing="reading the journal").splitlines()))
     except DeploymentError:
         return ""
 

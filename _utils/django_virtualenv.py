@@ -12,6 +12,7 @@ from typing import Any
 import django_command
 import django_database
 import django_index
+import django_server
 import django_site
 from django_command import DeploymentError
 from django_site import Site
@@ -19,7 +20,6 @@ from django_site import Site
 UV = Path("/usr/local/lib/django-formula/uv")
 UV_VERSION = "0.13.8"
 #: The server of a project that brings none of its own.
-PYUWSGI = "pyuwsgi==2.0.30.post1"
 #: The drivers of a database server that a project may bring, as their dist-info folders are named.
 _DRIVERS = {
     "postgres": {"psycopg", "psycopg2", "psycopg2_binary", "psycopg2cffi"},
@@ -265,7 +265,7 @@ def key_of(site: Site, source: Path, files: list[str]) -> str:
         "files": contents,
         "packages": site.config["python_packages"],
         "constraints": site.config["constraints"],
-        "server": PYUWSGI,
+        "server": " ".join(django_server.of_site(site).requirements(site)),
         "databases": django_database.engines(site),
         "python": [python, _identity(python, Path(python).stat().st_mtime)],
     }
@@ -336,8 +336,10 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         drivers = _missing_drivers(site, folder)
         for driver in drivers:
             _install(site, folder, work, [*_limit(site, work), driver], password, doing=f"installing {driver}")
-        if not (folder / "bin/uwsgi").exists():
-            _install(site, folder, work, [PYUWSGI], password, doing="installing pyuwsgi")
+        server = django_server.of_site(site).missing(site, folder, packages(folder))
+        if server:
+            doing = f"installing {site.config['server']['kind']}"
+            _install(site, folder, work, server, password, doing=doing)
     except DeploymentError:
         django_site.remove_tree(folder)
         raise

@@ -3,12 +3,16 @@
 # stops its own site only, and before "is live" nothing that serves is touched.
 {% from "django/map.jinja" import django with context %}
 {% set files = ['django_formula_start.py', 'django_formula_migrate.py', 'django_formula_lock.py', 'django_formula_guard.py',
-                'django_formula_settings.py', 'uwsgi.ini', 'upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf', 'default.conf',
+                'django_formula_settings.py', 'upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf', 'default.conf',
                 'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py'] %}
-{% do files.extend({'systemd': ['django.service', 'django.socket'], 'supervisor': ['supervisor.conf', 'supervisor.sh']}[django.process]) %}
+{% set processes = {'systemd': ['django.service', 'django.socket'],
+                    'supervisor': ['supervisor.conf', 'supervisor.sh', 'django_formula_listen.py']} %}
+{% set servers = {'uwsgi': ['uwsgi.ini'], 'gunicorn': ['gunicorn.conf.py']} %}
 {% for name, site in django.sites.items() %}
 {% set templates = ['salt://django/files/django_formula_plan.py'] %}
-{% for file in files %}{% do templates.append('salt://django/files/' ~ file) %}{% endfor %}
+{% for file in files + processes[django.process] + servers[site.server.kind] %}
+{% do templates.append('salt://django/files/' ~ file) %}
+{% endfor %}
 {% if site.backup.schedule %}
 {% do templates.extend(['salt://django/files/backup.service', 'salt://django/files/backup.timer']) %}
 {% endif %}

@@ -77,6 +77,9 @@ def entries(rules: Rules) -> Iterator[tuple[str, Rules]]:
     for name, rule in rules.get("properties", {}).items():
         yield name, rule
         yield from ((f"{name}:{inner}", part) for inner, part in rule.get("properties", {}).items())
+        for server, part in rule.get("kinds", {}).items():
+            for inner, inner_rule in part.get("properties", {}).items():
+                yield f"{name}:{inner}", {**inner_rule, "description": f"Of {server}: {inner_rule['description']}"}
     others = rules.get("additionalProperties")
     if isinstance(others, dict):
         named = f"{others.get('description', '')} Name: {wanted(rules['propertyNames'])}.".strip()
@@ -111,7 +114,10 @@ def refusals(rules: Rules, prefix: str) -> list[str]:
     """The names in a map that something else decides, as patterns."""
     names = rules.get("propertyNames", {})
     refused = [part for part in [names, *names.get("allOf", ())] if "not" in part]
-    return [f"* `{prefix}{part['not']['pattern'].strip('^$')}` — {part['refuse']}" for part in refused]
+    lines = [f"* `{prefix}{part['not']['pattern'].strip('^$')}` — {part['refuse']}" for part in refused]
+    for server, part in rules.get("kinds", {}).items():
+        lines += [f"{line} (of {server})" for line in refusals(part, prefix)]
+    return lines
 
 
 def cell(text: Any) -> str:

@@ -12,12 +12,16 @@ if [ "${1:-}" != "as {{ site.user }}" ]; then
     install -d -o root -g root -m 0755 {{ runtime.rpartition('/')[0] }}
     install -d -o {{ site.user }} -g {{ proxy_group }} -m 2750 {{ runtime }}
     install -d -o {{ site.user }} -g {{ site.user }} -m 0750 "$run"
+{% if writes_log %}
     # Somebody may have moved the logs away; without their folder the server would not start.
     [ -d {{ log.rpartition('/')[0] }} ] || install -d -o {{ site.user }} -g adm -m 0750 {{ log.rpartition('/')[0] }}
+{% endif %}
     exec {{ identity | join(' ') }} --reset-env -- /bin/sh "$0" "as {{ site.user }}"
 fi
 
+{% if writes_log %}
 exec >>{{ log }} 2>&1
+{% endif %}
 # A server that has outlived its supervisor has to go: it has the socket.
 is_alive() { grep -qsz '^DJANGO_RELEASE={{ release.rpartition('/')[2] }}$' "/proc/$pid/environ"; }
 if [ -e "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
@@ -28,4 +32,4 @@ set -a
 . {{ release }}/config/environment
 . {{ secrets }}/environment
 set +a
-exec {{ release }}/virtualenv/bin/uwsgi --ini {{ release }}/config/uwsgi.ini
+exec {% if not binds %}{{ release }}/virtualenv/bin/python -I {{ release }}/config/django_formula_listen.py {{ address }} {% endif %}{{ command | join(' ') }}

@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import pwd
@@ -233,3 +234,14 @@ def test_an_error_is_a_few_lines():
     lines = [f"  | line {number}" for number in range(5, 9)]
     assert text.splitlines() == ["it failed", *lines, f"  | {'x' * 300}", "do this"]
     assert str(DeploymentError("it failed")) == "it failed" and DeploymentError("it failed").transient is False
+
+
+@pytest.mark.parametrize(("number", "transient"), [(errno.EMFILE, True), (errno.ENOENT, False)])
+def test_a_command_that_cannot_be_started_for_want_of_files_is_tried_again(monkeypatch, number, transient):
+    def refuse(*_arguments, **_options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(django_command.subprocess, "Popen", refuse)
+    with pytest.raises(DeploymentError, match=os.strerror(number)) as error:
+        django_command.run(["true"], doing="x")
+    assert error.value.transient is transient

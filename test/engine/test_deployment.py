@@ -15,6 +15,7 @@ import django_site
 import django_source
 import django_steps
 import django_systemd
+import django_uwsgi
 import django_verbs
 import msgpack
 import pytest
@@ -264,7 +265,7 @@ CHANGES = {
         ["django-blog.conf"],
     ),
     "what only nginx reads": ({"media": {"max_upload": "5M"}}, None, [], ["blog.conf"]),
-    "the server's template": ({}, django_instance.UWSGI, ["uwsgi.ini"], []),
+    "the server's template": ({}, django_uwsgi.INI, ["uwsgi.ini"], []),
     "the unit's template": ({}, django_systemd.SERVICE, ["django-blog-0001.service"], []),
     "nginx's template": ({}, LOCATIONS, [], ["blog.conf"]),
 }
@@ -471,11 +472,11 @@ def test_secrets_and_templates_are_inputs_too(laid_out):
     assert deployment.inputs() == before
     deployment.secrets = {"API": "hunter2", "secret_key": "key"}
     deployment.templates = world.templates | {"salt://a.jinja": "two", "salt://other": "x"}
-    deployment.templates[django_instance.UWSGI] += "\n"
+    deployment.templates[django_uwsgi.INI] += "\n"
     deployment.templates["salt://django/files/locations.conf"] += "\n"
     after = deployment.inputs()
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
-    assert changed == ["salt://a.jinja", django_instance.UWSGI, "secrets:API", "secrets:secret_key"]
+    assert changed == ["salt://a.jinja", django_uwsgi.INI, "secrets:API", "secrets:secret_key"]
     assert "hunter2" not in json.dumps(after)
 
 

@@ -98,6 +98,7 @@ def instance(runtime, make_site, monkeypatch):
     listeners = []
     monkeypatch.setattr(django_instance, "pid", lambda site, release: 42)
     monkeypatch.setattr(django_systemd, "journal", lambda site, release, since: "the journal")
+    monkeypatch.setattr(django_instance, "_SETTLES", 0)
 
     def make(protocol="uwsgi", bind="unix", listens=True, **options):
         health = {"timeout": "10s", **options.pop("health", {})}
@@ -285,17 +286,15 @@ def test_a_long_text_of_what_is_raised_is_left_out(tmp_path):
     assert django_instance.raised_in(log, tmp_path) == "OSError (/usr/share/blog.py:3)"
 
 
-@pytest.mark.parametrize("prefix", ["", "2026-11-20T08:00:00+0000 "])
-@pytest.mark.parametrize("between", ["During handling of the above exception, another exception occurred:", ""])
-def test_a_log_whose_end_is_not_written_yet(tmp_path, between, prefix):
-    """Of the last request only the first of two exceptions is there."""
-    first = ['  File "/srv/views.py", line 3, in home', "RuntimeError: out of ink", "", between]
-    second = ['  File "/srv/urls.py", line 7, in handler', "RuntimeError: no paper either"]
-    log = "\n".join(f"{prefix}{line}" for line in [*first, *second, *first, *second[:1]])
-    last = "no paper either (/srv/urls.py:7)" if between else "out of ink (/srv/views.py:3)"
-    assert django_instance.raised_in(log, tmp_path) == f"RuntimeError: {last}"
-    cut = "\n".join(f"{prefix}{line}" for line in first)
-    assert django_instance.raised_in(cut, tmp_path) == "RuntimeError: out of ink (/srv/views.py:3)"
+def test_a_log_that_is_still_being_written(instance, monkeypatch):
+    site, release, server = instance(health={"timeout": "300ms"})
+    server.answers["/"] = (500, {}, "")
+    log = RAISES.format(source=release / "source").splitlines(keepends=True)
+    parts = iter([log[:8], log[:12]])
+    monkeypatch.setattr(django_systemd, "journal", lambda *_: "".join(next(parts, log)))
+    with pytest.raises(DeploymentError) as error:
+        django_instance.check_health(site, release)
+    assert error.value.message.split("is not well: ")[1] == LAST
 
 
 def test_a_page_below_the_path_of_the_site(instance):

@@ -125,6 +125,7 @@ def parts(rules: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     named = {f"properties/{name}": part for name, part in rules.get("properties", {}).items()}
     named |= {f"$defs/{name}": part for name, part in rules.get("$defs", {}).items()}
     named |= {name: rules[name] for name in SUBSCHEMAS if isinstance(rules.get(name), dict)}
+    named |= {f"kinds/{name}": part for name, part in rules.get("kinds", {}).items()}
     named |= {f"{name}/{n}": part for name in ("allOf", "oneOf") for n, part in enumerate(rules.get(name, ()))}
     for name, part in named.items():
         yield from parts(part, f"{path}/{name}")
@@ -204,7 +205,7 @@ def test_the_checker_agrees_with_the_library_on_whole_pillars() -> None:
 
 
 def test_the_checker_knows_every_keyword() -> None:
-    ours = {"hint", "plain", "refuse", "secret", "verbatim", "whole", "derived"}
+    ours = {"hint", "plain", "refuse", "secret", "verbatim", "whole", "derived", "kinds"}
     told = {"$schema", "$defs", "title", "description", "default", "format"}
     checked = {"$ref", "type", "enum", "properties", "additionalProperties", "propertyNames", "required", "pattern"}
     checked |= {"maxLength", "minimum", "maximum", "items", "minItems", "uniqueItems", "not", "allOf", "oneOf"}

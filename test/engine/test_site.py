@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -351,3 +352,15 @@ def test_how_long_ago_a_time_is(monkeypatch, seconds, expected):
     assert when == "2026-03-01T12:00:00Z"
     monkeypatch.setattr(django_site.time, "time", lambda: 1772366400.0 + seconds)
     assert django_site.age(when) == expected and django_site.age("") == django_site.age("torn") == ""
+
+
+def test_a_user_that_cannot_be_looked_up_is_not_said_to_be_missing():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        for look_up in (django_site.find_user, django_site.user_id, django_site.group_id):
+            with pytest.raises(OSError, match="Too many open files"):
+                look_up("nobody-at-all")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert django_site.find_user("nobody-at-all") is None and django_site.user_id("nobody-at-all") == -2

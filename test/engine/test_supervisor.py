@@ -15,6 +15,7 @@ import django_service
 import django_site
 import django_supervisor
 import django_systemd
+import django_uwsgi
 import django_verbs
 import pytest
 from django_command import DeploymentError
@@ -304,7 +305,7 @@ def test_nothing_is_waited_for_without_supervisor(release, restarted, clock):
 
 def test_a_program_whose_first_lines_fail_is_counted(make_site, tmp_path, monkeypatch):
     """Those that are run as root: whoever waits for the server knows of it at the second start."""
-    monkeypatch.setattr(django_instance, "_binary", lambda release: Path("/x"))
+    monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: Path("/x"))
     site = make_site(process="supervisor")
     files = django_instance.configuration(site, site.releases / "0042-3f2a9c1b77de", FACTS, formula_templates())
     (tmp_path / "bin").mkdir()
@@ -323,7 +324,7 @@ def test_a_program_whose_first_lines_fail_is_counted(make_site, tmp_path, monkey
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_program_has_a_folder_for_its_log(make_site, tmp_path, monkeypatch, is_there):
     """What is run as root, up to the change of the user."""
-    monkeypatch.setattr(django_instance, "_binary", lambda release: Path("/x"))
+    monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: Path("/x"))
     site = make_site(process="supervisor")
     files = django_instance.configuration(site, site.releases / "0042-3f2a9c1b77de", FACTS, formula_templates())
     for folder in (tmp_path / "bin", tmp_path / "run"):
@@ -471,7 +472,7 @@ def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_argumen
 
 
 def test_no_secret_is_in_the_files_of_a_program(make_site, monkeypatch):
-    monkeypatch.setattr(django_instance, "_binary", lambda release: Path("/x"))
+    monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: Path("/x"))
     site = make_site(process="supervisor", secrets={"KEY": "hunter2hunter2"}, environment={"NAME": "ray"})
     files = django_instance.configuration(site, site.releases / "0042-3f2a9c1b77de", FACTS, formula_templates())
     assert not [name for name, text in files.items() if "hunter2" in text or "ray" in text]

@@ -68,7 +68,7 @@ def test_what_the_project_has_raised_is_told(two, monkeypatch):
         f'  File "{source}/blog/views.py", line 7, in health',
         "KeyError: 'ink'",
     ]
-    two.prints["journalctl"] = "\n".join(lines)
+    two.prints["journalctl"] = "\n".join(reversed(lines))
     two.problems["0002"] = "it answers 500"
     with pytest.raises(DeploymentError) as caught:
         two.apply()

@@ -199,6 +199,7 @@ def test_what_there_is(two):
         "release": TWO,
         "live_since": django_release.Release(site, TWO).record["live_since"],
         "running": True,
+        "server": "uwsgi",
         "schema": "fits",
         "held_back": "",
         "failed": f"{THREE}: static",

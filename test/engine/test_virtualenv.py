@@ -7,6 +7,7 @@ from pathlib import Path
 
 import django_command
 import django_site
+import django_uwsgi
 import django_virtualenv
 import pytest
 import yaml
@@ -103,7 +104,7 @@ def test_a_key_stands_for_all_that_goes_into_a_virtualenv(key, monkeypatch):
     monkeypatch.setattr(django_virtualenv, "_identity", lambda path, modified: "another python")
     others += [key(CHAIN, names)]
     others += [key(CHAIN, names, database={"engine": "postgres"}), key(CHAIN, names, database={"engine": "mysql"})]
-    monkeypatch.setattr(django_virtualenv, "PYUWSGI", "pyuwsgi==0")
+    monkeypatch.setattr(django_uwsgi, "PYUWSGI", "pyuwsgi==0")
     others += [key(CHAIN, names)]
     assert len({first, *others}) == 1 + len(others) == 12
 
@@ -229,7 +230,7 @@ def test_a_virtualenv_is_built(make_site, uv, tmp_path, monkeypatch):
         ),
         ([*install, *constraint, "--requirement", f"{work}/requirements/production.txt"], str(work)),
         ([*install, *constraint, "--", "psycopg[binary]", "a @ https://x.org/a"], str(work)),
-        ([*install, django_virtualenv.PYUWSGI], str(work)),
+        ([*install, django_uwsgi.PYUWSGI], str(work)),
     ]
     assert uv.said["user"] == "blog-build" and uv.said["timeout"] == 60
     assert (
@@ -272,7 +273,7 @@ def test_a_project_that_brings_its_own_server(make_site, uv, tmp_path, monkeypat
 
     monkeypatch.setattr(django_command, "run", with_server)
     django_virtualenv.build(make_site(), tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
-    assert not any(django_virtualenv.PYUWSGI in argv for argv, _folder in uv.calls)
+    assert not any(django_uwsgi.PYUWSGI in argv for argv, _folder in uv.calls)
 
 
 POSTGRES, MYSQL = {"engine": "postgres"}, {"engine": "mysql", "name": "x"}
@@ -313,7 +314,7 @@ def test_a_driver_that_the_project_has_not_brought(make_site, uv, tmp_path, monk
     assert [argv[2] for argv in drivers] == wanted == told
 
 
-@pytest.mark.parametrize("fails", ["venv", "--requirement", django_virtualenv.PYUWSGI])
+@pytest.mark.parametrize("fails", ["venv", "--requirement", django_uwsgi.PYUWSGI])
 def test_a_virtualenv_that_cannot_be_built_is_not_there(make_site, uv, tmp_path, fails):
     uv.fails = fails
     site, source = make_site(), tree(tmp_path / "source", {"a.txt": ""})

@@ -20,6 +20,7 @@ import django_proxy
 import django_secret
 import django_settings
 import django_source
+import django_uwsgi
 import dotenv
 import pytest
 from django_command import DeploymentError
@@ -124,7 +125,8 @@ def site_rules() -> dict[str, Any]:
 def places(rules: dict[str, Any], path: Place = ()) -> Iterator[Place]:
     """Every place below some rules that takes a string; `*` is a name that the operator chooses, `0` an item.
 
-    A path that ends in `*` is the name itself, one that ends in `*=` is the value of such a name.
+    A path that ends in `*` is the name itself, one that ends in `*=` is the value of such a name; `kind=gunicorn` is
+    what holds besides for that kind of server.
     """
     if "string" in rules.get("type", ["string"]):
         yield path
@@ -136,6 +138,9 @@ def places(rules: dict[str, Any], path: Place = ()) -> Iterator[Place]:
         yield from places(rules["additionalProperties"], (*path, "*="))
     if "items" in rules:
         yield from places(rules["items"], (*path, "0"))
+    for kind, inner in rules.get("kinds", {}).items():
+        if "propertyNames" in inner:
+            yield from places({**rules, "kinds": {}, **inner}, (*path, f"kind={kind}"))
 
 
 PLACES = [path for path in places(site_rules()) if path]
@@ -148,6 +153,8 @@ def rules_of(path: Place) -> dict[str, Any]:
             rules = rules["propertyNames"]
         elif step == "*=":
             rules = rules["additionalProperties"]
+        elif step.startswith("kind="):
+            rules = {**rules, **rules["kinds"][step.removeprefix("kind=")]}
         else:
             rules = rules["items"] if step == "0" else rules["properties"][step]
     return rules
@@ -184,7 +191,7 @@ def options(path: Place, value: str) -> dict[str, Any]:
             built = {value: SERVER if above == ("databases",) else needed((*above, "*="))}
         elif step == "*=":
             built = {some_name(above): built}
-        else:
+        elif not step.startswith("kind="):
             siblings = {
                 name: needed((*above, name)) for name in rules_of(above).get("required", []) if above and name != step
             }
@@ -198,6 +205,9 @@ def options(path: Place, value: str) -> dict[str, Any]:
         if path[0] == start:
             said |= more
     merged = built if path[0] not in said else {path[0]: said[path[0]] | built[path[0]]}
+    for step in path:
+        if step.startswith("kind="):
+            merged["server"]["kind"] = step.removeprefix("kind=")
     return {**said, **merged}
 
 
@@ -271,6 +281,8 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
     files["site.json"] = read_json(json.dumps(site.config))
     for kept in (site, Site({**site.config, "process": "supervisor"}, site.platform)):
         for name, text in django_instance.configuration(kept, release, facts, templates).items():
+            if text in templates.values():
+                continue  # a program, the same for every site
             reader = read_program if name == f"django-{site.name}-0042.conf" else READERS[Path(name).suffix]
             files[name if kept is site else f"supervised {name}"] = reader(text)
     for file, content in django_proxy.files(site, facts, templates).items():
@@ -296,7 +308,7 @@ def replaced(value: Any, *pairs: tuple[str, str]) -> Any:
 
 @pytest.fixture(autouse=True)
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(django_instance, "_binary", lambda release: release / "virtualenv/bin/python")
+    monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
     monkeypatch.setattr(django_proxy, "version", lambda: (1, 22, 1))
 
@@ -324,7 +336,7 @@ def test_a_string(path: Place) -> None:
 
 def check_refusal(path: Place, value: str, lines: list[str]) -> None:
     """The error names the place, in one line that shows little of the value."""
-    literal = list(itertools.takewhile(lambda step: not step.startswith("*") and step != "0", path))
+    literal = list(itertools.takewhile(lambda step: not step.startswith(("*", "kind=")) and step != "0", path))
     assert any(line.startswith(":".join(literal)) for line in lines), (value[:80], lines)
     assert all(line.isprintable() and len(line) < 1000 for line in lines), lines
 
@@ -340,8 +352,8 @@ def check_accepted(path: Place, good: str, name: str, files: Any, value: str, si
     variables = (name.replace("-", "_"), site.name.replace("-", "_"))
     wanted = replaced(files, (name, site.name), variables, (good, new))
     for kind in (found, wanted):
-        kind["uwsgi.ini"].sort()
-        kind["supervised uwsgi.ini"].sort()
+        for name in ("uwsgi.ini", "supervised uwsgi.ini"):
+            kind.get(name, []).sort()
     assert found == wanted, (value[:80], difference(found, wanted))
 
 

@@ -14,6 +14,7 @@ import django_instance
 import django_proxy
 import django_secret
 import django_settings
+import django_uwsgi
 import pytest
 import yaml
 from django_site import Site
@@ -28,8 +29,8 @@ RELEASE = "0042-3f2a9c1b77de"
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing depends on the machine of the tests."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(django_instance, "_backlog", lambda: 1024)
-    monkeypatch.setattr(django_instance, "_binary", lambda release: release / "virtualenv/bin/python")
+    monkeypatch.setattr(django_uwsgi, "_backlog", lambda: 1024)
+    monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
     monkeypatch.setattr(django_proxy, "IPV6", Path(__file__))
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
     monkeypatch.setattr(django_proxy, "version", lambda: (1, 26, 3))
@@ -41,12 +42,13 @@ def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     secrets = {name: f"secret of {name}" for name in django_secret.wanted(site)}
     plain = django_settings.environment(site, release, facts)
     hidden = django_settings.secret_environment(site, secrets, [])
+    configuration = django_instance.configuration(site, release, facts, formula_templates())
     templates = {url: f"# {url}\n{{{{ environment | tojson }}}}\n" for url in sources(site)} | formula_templates()
     return {
         "environment": django_settings.environment_file(plain),
         "secrets": django_settings.environment_file(hidden),
         **({"settings.json": django_settings.overlay(site, release, "x")} if site.config["overlay"] else {}),
-        **django_instance.configuration(site, release, facts, formula_templates()),
+        **{name: text for name, text in configuration.items() if text not in formula_templates().values()},
         **{
             f"source/{path}": text
             for path, text in django_settings.project_files(site, templates, {**plain, **hidden}).items()

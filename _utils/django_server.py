@@ -1,0 +1,62 @@
+"""How an instance speaks WSGI: what every application server has in common, and what each of them can be asked for."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import django_gunicorn
+import django_site
+import django_uwsgi
+from django_site import Site
+
+
+class Server(Protocol):
+    """One application server; each is a module of its own.
+
+    It is told all by files in the release's ``config/``, takes an inherited socket (sd_listen_fds) or binds its own,
+    and writes ``/run/<unit>/pid`` when it starts. It says when it is ready, by sd_notify and by the file
+    ``/run/<unit>/ready``, and on SIGTERM it ends what it is at and stops.
+    """
+
+    #: What it speaks with the proxy, the usual one first.
+    PROTOCOLS: tuple[str, ...]
+    #: The templates of its files of a release.
+    TEMPLATES: tuple[str, ...]
+    #: Its file in ``config/`` without which a release cannot start.
+    MAIN: str
+    #: Whether it binds a socket by itself where nobody hands it one.
+    BINDS: bool
+    #: Whether it writes the log of a release by itself, and begins a new file when that is large.
+    WRITES_LOG: bool
+
+    def requirements(self, site: Site) -> list[str]:
+        """What a virtualenv needs for it, as requirements of pip."""
+
+    def missing(self, site: Site, virtualenv: Path, packages: Collection[str]) -> list[str]:
+        """Those of its requirements that the project has not brought, by the names of the virtualenv's packages."""
+
+    def configuration(
+        self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Its files of a release: name in ``config/`` → content."""
+
+    def command(self, release: Path, facts: Mapping[str, Any]) -> list[str]:
+        """What runs it, for a project of which that was found."""
+
+    def timeout(self, site: Site) -> int:
+        """Seconds that it gives a request."""
+
+
+#: Every application server, by the name that the pillar has for it.
+SERVERS: dict[str, Server] = {"uwsgi": django_uwsgi, "gunicorn": django_gunicorn}
+
+
+def of_site(site: Site) -> Server:
+    """The server that new releases of a site have."""
+    return SERVERS[site.config["server"]["kind"]]
+
+
+def of_release(release: Path) -> Server:
+    """The server that a release has."""
+    recorded = django_site.read_json(release / "config/instance.json") or {}
+    return SERVERS[recorded.get("server", "uwsgi")]

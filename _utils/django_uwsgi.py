@@ -1,0 +1,64 @@
+"""uWSGI (https://uwsgi-docs.readthedocs.io): an ini file, by its own protocol or HTTP."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import django_settings
+from django_site import Site
+
+INI = "salt://django/files/uwsgi.ini"
+PYUWSGI = "pyuwsgi==2.0.30.post1"
+
+PROTOCOLS: tuple[str, ...] = ("uwsgi", "http")
+TEMPLATES: tuple[str, ...] = (INI,)
+MAIN = "uwsgi.ini"
+BINDS = True
+WRITES_LOG = True
+
+
+def requirements(site: Site) -> list[str]:
+    """The wheel of uWSGI: what a virtualenv needs for it."""
+    del site
+    return [PYUWSGI]
+
+
+def missing(site: Site, virtualenv: Path, packages: Collection[str]) -> list[str]:
+    """The wheel of uWSGI, where the project has brought neither it nor uWSGI itself."""
+    del packages
+    return [] if (virtualenv / "bin/uwsgi").exists() else requirements(site)
+
+
+def configuration(
+    site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+) -> dict[str, str]:
+    """The ini file of a release: file name in ``config/`` → content."""
+    del site
+    binary = _binary(variables["virtualenv"])
+    return {MAIN: django_settings.render(templates, INI, binary=str(binary), backlog=_backlog(), **variables)}
+
+
+def _binary(virtualenv: Path) -> Path:
+    """What uWSGI executes when it reloads: the interpreter where ``uwsgi`` is a script (pyuwsgi), else itself."""
+    uwsgi = virtualenv / "bin/uwsgi"
+    try:
+        with open(uwsgi, "rb") as file:
+            return uwsgi.with_name("python") if file.read(2) == b"#!" else uwsgi
+    except FileNotFoundError:  # a virtualenv of another server, which a plan has to do with
+        return uwsgi.with_name("python")
+
+
+def _backlog() -> int:
+    """How many connections may wait at a socket that the server binds: uWSGI takes no more than the kernel does."""
+    return min(1024, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+
+
+def command(release: Path, facts: Mapping[str, Any]) -> list[str]:
+    """What runs uWSGI."""
+    del facts
+    return [f"{release}/virtualenv/bin/uwsgi", "--ini", f"{release}/config/{MAIN}"]
+
+
+def timeout(site: Site) -> int:
+    """Seconds that uWSGI gives a request."""
+    return int(site.config["server"]["options"].get("harakiri", 60))

@@ -1,0 +1,141 @@
+import json
+import os
+import re
+import runpy
+import socket
+import subprocess
+import sys
+import types
+
+import django_instance
+import django_server
+import django_uwsgi
+import pytest
+from django_site import Site
+from specimen import FACTS, ROOT, configured, formula_templates
+
+PROGRAM = ROOT / "django/files/django_formula_listen.py"
+SHOWS = (
+    "import os, socket; s = socket.socket(fileno=3); print(s.getsockname(), os.environ['LISTEN_FDS'],"
+    " int(os.environ['LISTEN_PID']) == os.getpid(), s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))"
+)
+
+
+def serving(**server: object) -> Site:
+    return configured(server=server)
+
+
+@pytest.mark.parametrize("kind", django_server.SERVERS)
+def test_what_every_server_says_of_itself(kind):
+    own = django_server.SERVERS[kind]
+    site = serving(kind=kind)
+    assert django_server.of_site(site) is own and site.config["server"]["protocol"] == own.PROTOCOLS[0]
+    assert set(own.TEMPLATES) <= set(formula_templates())
+
+
+@pytest.mark.parametrize(
+    ("server", "packages", "expected"),
+    [
+        ({"kind": "gunicorn"}, {}, ["gunicorn", "gunicorn"]),
+        ({"kind": "gunicorn"}, {"gunicorn": "20.1.0"}, []),
+        ({"kind": "gunicorn", "options": {"worker_class": "gevent"}}, {"gunicorn": "20"}, ["gevent", "gevent"]),
+        ({"kind": "gunicorn", "options": {"worker_class": "gevent"}}, {"gunicorn": "20", "gevent": "1"}, []),
+        ({"kind": "gunicorn", "options": {"worker_class": "gthread"}}, {}, ["gunicorn", "gunicorn"]),
+        ({"kind": "uwsgi"}, {}, ["pyuwsgi"]),
+    ],
+)
+def test_what_the_virtualenv_is_given(tmp_path, server, packages, expected):
+    site = serving(**server)
+    missing = django_server.of_site(site).missing(site, tmp_path, packages)
+    assert [re.match(r"\w+", requirement)[0] for requirement in missing] == expected
+    assert set(missing) <= set(django_server.of_site(site).requirements(site))
+
+
+def test_a_uwsgi_of_the_project_is_taken(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/uwsgi").touch()
+    assert django_uwsgi.missing(serving(), tmp_path, {}) == []
+
+
+def test_the_server_of_a_release_is_what_it_has_recorded(tmp_path):
+    (tmp_path / "config").mkdir()
+    assert django_server.of_release(tmp_path) is django_uwsgi, "before there were others"
+    (tmp_path / "config/instance.json").write_text('{"address": "/x", "protocol": "http", "server": "gunicorn"}')
+    assert django_server.of_release(tmp_path) is django_server.SERVERS["gunicorn"]
+
+
+@pytest.mark.parametrize(
+    ("server", "seconds"),
+    [
+        ({}, 60),
+        ({"options": {"harakiri": 7}}, 7),
+        ({"kind": "gunicorn"}, 60),
+        ({"kind": "gunicorn", "options": {"timeout": 7}}, 7),
+    ],
+)
+def test_the_time_that_a_request_has(server, seconds):
+    site = serving(**server)
+    assert django_server.of_site(site).timeout(site) == seconds
+
+
+@pytest.fixture
+def gunicorn(tmp_path, monkeypatch):
+    """What gunicorn reads, of a release with some options: its settings; a gunicorn that knows few stands in."""
+    known = ("workers", "threads", "timeout", "keepalive", "preload_app", "raw_env", "pidfile")
+    config = types.ModuleType("gunicorn.config")
+    config.make_settings = lambda: dict.fromkeys(known)
+    package = types.ModuleType("gunicorn")
+    package.__version__, package.config = "1.2", config
+    monkeypatch.setitem(sys.modules, "gunicorn", package)
+    monkeypatch.setitem(sys.modules, "gunicorn.config", config)
+    monkeypatch.setenv("SPT_NOENV", "")
+
+    def read(**site):
+        release = tmp_path / "0001-0123456789ab"
+        (release / "config").mkdir(parents=True)
+        (release / "virtualenv/bin").mkdir(parents=True)
+        site = configured(**site)
+        for name, text in django_instance.configuration(site, release, FACTS, formula_templates()).items():
+            (release / "config" / name).write_text(text)
+        settings = json.loads((release / "config/gunicorn.json").read_text())
+        settings["ready"] = str(tmp_path / "ready")
+        (release / "config/gunicorn.json").write_text(json.dumps(settings))
+        return runpy.run_path(str(release / "config/gunicorn.conf.py"))
+
+    return read
+
+
+def test_what_gunicorn_reads(gunicorn, tmp_path):
+    read = gunicorn(path="/shop", server={"kind": "gunicorn", "threads": 3, "options": {"keepalive": 9, "timeout": 5}})
+    assert (read["threads"], read["timeout"], read["keepalive"], read["preload_app"]) == (3, 5, 9, True)
+    assert read["raw_env"] == ["SCRIPT_NAME=/shop"] and "max_requests" not in read, "not in this version"
+    assert os.environ["SPT_NOENV"] == "1"
+    read["when_ready"](None)
+    assert (tmp_path / "ready").exists()
+
+
+def test_an_option_that_gunicorn_does_not_have(gunicorn):
+    with pytest.raises(SystemExit, match=r"gunicorn 1\.2 has no setting harakiri, max_fd \(server:options\)"):
+        gunicorn(server={"kind": "gunicorn", "options": {"harakiri": 9, "max_fd": 1, "timeout": 1}})
+
+
+@pytest.mark.parametrize("address", ["unix", "127.0.0.1:0", "[::1]:0"])
+def test_a_socket_is_bound_for_a_server_that_takes_one(tmp_path, address):
+    path = tmp_path / "0042.sock"
+    if address == "unix":
+        path.touch()
+        address = str(path)
+    argv = [sys.executable, "-I", PROGRAM, address, sys.executable, "-c", SHOWS]
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert shown.endswith(" 1 True 1\n")
+    if address == str(path):
+        assert path.stat().st_mode & 0o777 == 0o660 and path.is_socket() and shown.startswith(address)
+    else:
+        assert socket.AF_INET and shown.startswith(f"('{address.rpartition(':')[0].strip('[]')}', ")
+
+
+def test_an_address_that_is_taken_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        shown = subprocess.run([sys.executable, "-I", PROGRAM, address, "/bin/true"], capture_output=True, text=True)
+    assert shown.returncode and "Address already in use" in shown.stderr

@@ -1,0 +1,130 @@
+"""Every way to serve: each application server, however it is reached and whoever keeps it, by the same release engine.
+
+By default each server and each way to keep and to reach it is there once; with --all all of them on both systems.
+"""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from client import Load
+from sites import Site, lines, release_of, version
+
+#: server → what the pillar says, and what its log has once it runs.
+WAYS = {
+    "uwsgi, unix": {"kind": "uwsgi"},
+    "uwsgi, tcp": {"kind": "uwsgi", "bind": "127.0.0.1:8101"},
+    "uwsgi, http": {"kind": "uwsgi", "protocol": "http"},
+    "gunicorn, sync": {"kind": "gunicorn"},
+    "gunicorn, sync, tcp": {"kind": "gunicorn", "bind": "127.0.0.1:8101"},
+    "gunicorn, gthread": {"kind": "gunicorn", "threads": 4, "options": {"keepalive": 5}},
+    "gunicorn, gthread, tcp": {"kind": "gunicorn", "threads": 4, "bind": "127.0.0.1:8101"},
+    "gunicorn, gevent": {"kind": "gunicorn", "options": {"worker_class": "gevent"}},
+}
+#: system, process, server: what is done without --all; uWSGI's ways have files of their own.
+SHORT = [
+    ("bookworm", "systemd", "gunicorn, sync"),
+    ("bookworm", "systemd", "gunicorn, gthread, tcp"),
+    ("trixie", "supervisor", "gunicorn, gevent"),
+]
+FULL = [
+    (system, process, way)
+    for system in ("bookworm", "trixie")
+    for process in ("systemd", "supervisor")
+    for way in WAYS
+    if (system, process, way) not in SHORT
+]
+RAISES = "\n\ndef health(request):\n    raise RuntimeError('out of ink')\n"
+
+
+@pytest.fixture(scope="module")
+def machines(module_hosts, repositories) -> Iterator[dict[tuple[str, str], Site]]:
+    """The host of each system and process, made when the first case wants it, with the site that it has just now."""
+    made: dict[tuple[str, str], Site] = {}
+
+    def machine(system: str, process: str) -> Site:
+        if (system, process) not in made:
+            options = {} if process == "systemd" else {"init": False, "command": ("sleep", "infinity")}
+            host = module_hosts(system, kind="ready", **options)
+            made[system, process] = Site(host, repositories(host))
+        return made[system, process]
+
+    return machine
+
+
+def loaded(blog: Site, **options: object) -> Load:
+    address = f"http://{blog.host.address}/release"
+    return Load(address, blog.domain, connections=4, release=release_of, pause=0.01, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("system", "process", "way"), [*SHORT, *(pytest.param(*case, marks=pytest.mark.full) for case in FULL)]
+)
+def test_a_way_to_serve(machines, system, process, way):
+    blog: Site = machines(system, process)
+    blog.deploy(server=WAYS[way], state=None)
+    first = blog.live
+    assert blog.answering["release"] == first
+    assert not blog.apply().changed and not blog.apply(test=True).changed
+
+    blog.repository.commit(version(f"{way} {system} {process}"))
+    with loaded(blog) as requests:
+        requests.wait(20)
+        blog.deploy()
+        requests.wait(20)
+    assert requests.failed == [] and requests.releases == [first, blog.live]
+    assert "tcp" in way or requests.went_back == [], "a rename is the switch; a reload of nginx overlaps"
+    second = blog.live
+
+    views = (blog.repository.worktree / "guestbook/views.py").read_text()
+    blog.repository.commit({"guestbook/views.py": views + RAISES})
+    comment = blog.apply().failed["blog has its instance"]
+    assert re.search(r"it answers 500|Remote end closed", comment) and "out of ink" in comment, comment
+    assert lines(comment) <= 10 and blog.answering["release"] == second
+    blog.repository.commit({"guestbook/views.py": views})
+
+    with loaded(blog) as requests:
+        requests.wait(20)
+        assert blog.host.call("django.rollback", "blog")["release"] == first
+        requests.wait(20)
+    assert requests.failed == [] and requests.releases == [second, first]
+    (status,) = blog.host.call("django.status", "blog")
+    assert status["running"] is True and status["server"] == WAYS[way]["kind"]
+
+    blog.deploy(state="absent", remove_data=True)
+    left = "find /etc/nginx /etc/systemd/system /etc/supervisor /run -name '*blog*' 2>/dev/null"
+    assert blog.host.run(left, check=False).stdout == ""
+    assert "virtualenv/bin" not in blog.host.run("ps -eo args").stdout
+
+
+CHANGES = {
+    "gunicorn": {"kind": "gunicorn"},
+    "threads, a port": {"kind": "gunicorn", "threads": 2, "bind": "127.0.0.1:8101"},
+    "uwsgi by http": {"kind": "uwsgi", "protocol": "http"},
+    "gunicorn again": {"kind": "gunicorn", "options": {"timeout": 30}},
+    "uwsgi again": {"kind": "uwsgi"},
+}
+
+
+def test_a_change_of_the_server_loses_no_request(machines):
+    blog: Site = machines("bookworm", "systemd")
+    blog.deploy(server={"kind": "uwsgi"}, state=None, remove_data=None)
+    for change, server in CHANGES.items():
+        before = blog.live
+        with loaded(blog) as requests:
+            requests.wait(20)
+            blog.deploy(server=server)
+            requests.wait(20)
+        assert requests.failed == [] and requests.releases == [before, blog.live], change
+    blog.host.call("django.rollback", "blog")
+    assert blog.answering["release"] == blog.live and blog.live == before
+    blog.host.restart()
+    assert blog.answering["release"] == before
+
+
+def test_a_setting_that_gunicorn_does_not_have_is_named(machines):
+    blog: Site = machines("bookworm", "systemd")
+    before = blog.live
+    comment = blog.apply(server={"kind": "gunicorn", "options": {"harakiri": 30}}).failed["blog has its instance"]
+    assert re.search(r"gunicorn \S+ has no setting harakiri \(server:options\)", comment) and lines(comment) <= 10
+    assert blog.answering["release"] == before

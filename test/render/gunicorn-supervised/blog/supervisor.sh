@@ -1,0 +1,28 @@
+# django-blog-0042: written by django-formula for this release; later releases have their own.
+# Supervisor runs this as root: it makes the folders in /run, which a restart of the host may have emptied, and goes on as
+# the site's user, with the environment of the release and nothing of supervisor's.
+set -eu
+run=/run/django-blog-0042
+
+if [ "${1:-}" != "as blog" ]; then
+    trap 'sleep 0.5' EXIT
+    # A second start is one after a crash: not at once again. The file counts for whoever waits for the first.
+    [ ! -e "$run.starts" ] || sleep 0.5
+    echo >>"$run.starts"
+    install -d -o root -g root -m 0755 /run/django
+    install -d -o blog -g www-data -m 2750 /run/django/blog
+    install -d -o blog -g blog -m 0750 "$run"
+    exec /usr/bin/setpriv --reuid=blog --regid=blog --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as blog"
+fi
+
+# A server that has outlived its supervisor has to go: it has the socket.
+is_alive() { grep -qsz '^DJANGO_RELEASE=0042-3f2a9c1b77de$' "/proc/$pid/environ"; }
+if [ -e "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
+    kill "$pid"
+    while is_alive; do sleep 0.1; done
+fi
+set -a
+. /srv/django/blog/releases/0042-3f2a9c1b77de/config/environment
+. /srv/django/blog/secrets/environment
+set +a
+exec /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/python -I /srv/django/blog/releases/0042-3f2a9c1b77de/config/django_formula_listen.py /run/django/blog/0042.sock /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/gunicorn --config /srv/django/blog/releases/0042-3f2a9c1b77de/config/gunicorn.conf.py blog.wsgi:application
