@@ -3,11 +3,13 @@ import stat
 import time
 
 import django_command
+import django_instance
 import django_proxy
+import django_receipt
 import django_site
 import django_tls
 import pytest
-from authority import signed
+from authority import serving, signed
 from django_command import DeploymentError
 from specimen import FACTS, formula_templates
 
@@ -262,6 +264,35 @@ def installed(site, **options):
 
 def server(domain=DOMAIN):
     return (django_proxy.ETC / "sites-available" / domain).read_text()
+
+
+def test_the_probe_of_a_release_asks_by_https(blog, tmp_path, monkeypatch):
+    site = blog(kind="self_signed")
+    Nginx(monkeypatch)
+    with serving(DOMAIN, tmp_path) as server:
+        installed(site)
+        domain = django_proxy.ETC / "sites-available" / DOMAIN
+        domain.write_text(domain.read_text().replace("443 ssl", f"{server.server_port} ssl"))
+        assert django_receipt.Probe(site, through_proxy=True).problem() == ""
+    assert server.requests == [("/", DOMAIN)] and server.names == [DOMAIN]
+    assert "no answer" in django_receipt.Probe(site, through_proxy=True).problem()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "location", "problem"),
+    [
+        ("https", "https://blog.example.org/b", ""),
+        ("https", "http://blog.example.org/b", "it redirects to http://blog.example.org/b"),
+        ("http", "https://blog.example.org/b", "it redirects to https://blog.example.org/b"),
+        ("https", "/b", ""),
+    ],
+)
+def test_the_health_page_is_of_the_sites_scheme(blog, scheme, location, problem):
+    def ask(path, timeout):
+        return django_instance.Answer(200 if path == "/b" else 301, {"location": location}, "")
+
+    site = blog(kind="self_signed")
+    assert django_instance.health_problem(site, ask, time.monotonic() + 9, scheme) == problem
 
 
 def test_a_certificate_that_nginx_refuses_is_taken_back(blog, monkeypatch):

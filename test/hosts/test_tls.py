@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import socket
 import ssl
 import subprocess
 import threading
@@ -198,12 +199,24 @@ def test_a_domain_that_is_not_proven_keeps_its_placeholder(shop):
     assert not shop.deploy().warnings
 
 
+def served(site):
+    """The certificate that nginx sends, in PEM."""
+    context = ssl._create_unverified_context()
+    plain = socket.create_connection((site.host.address, 443), timeout=20)
+    with context.wrap_socket(plain, server_hostname=site.domain) as secure:
+        return ssl.DER_cert_to_PEM_cert(secure.getpeercert(binary_form=True))
+
+
 def old(shop, authority, left):
     """Have a certificate of ninety days that ends in so many."""
     signed = authority.sign(shop.domain, begins=left - 90, ends=left)
     text = f"# Written by django-formula: acme {pebble.DIRECTORY}\n{signed.key}{signed.certificate}"
     shop.host.write(f"/var/lib/django-formula/certificates/{shop.domain}.pem", text, mode="0600")
     shop.host.run(["systemctl", "reload", "nginx"])
+    deadline = time.monotonic() + 20
+    while served(shop) != signed.certificate:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     return serial(shop, authority.root)
 
 
@@ -220,6 +233,7 @@ def test_the_timer_renews_what_is_nearly_over(shop, authority):
     assert "WARNING" not in status["certificate"] and not shop.deploy().changed
 
 
+@pytest.mark.full
 def test_an_order_that_is_killed(shop, authority):
     before = old(shop, authority, left=20)
     shop.host.run("salt-call --local django.renew shop & sleep 1.2; pkill -KILL -x uacme; kill -KILL $!", check=False)
@@ -227,6 +241,7 @@ def test_an_order_that_is_killed(shop, authority):
     assert shop.domain in shop.deploy()["shop has its certificates ordered"].changes["certificates"]
 
 
+@pytest.mark.full
 def test_an_authority_that_is_away(shop, authority):
     before = old(shop, authority, left=20)
     shop.host.run(["systemctl", "stop", "pebble"])
