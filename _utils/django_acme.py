@@ -119,7 +119,7 @@ def _cause(error: Exception) -> str:
     text = getattr(error, "log", "") or ""
     lines = [line.strip() for line in text.splitlines() if '"detail"' in line or line.startswith("uacme: ")]
     details = [line for line in lines if '"detail"' in line]
-    said = details[-1].partition(":")[2].strip(' ",') if details else lines[-1] if lines else ""
+    said = details[-1].partition(":")[2].strip(' ",').replace('\\"', '"') if details else lines[-1] if lines else ""
     first = str(error).splitlines()[0]
     return f"{first}: {said[:300]}" if said else first
 

@@ -174,15 +174,17 @@ class Secure(http.client.HTTPConnection):
         self.sock = context.wrap_socket(self.sock, server_hostname=self.name)
 
 
-def leftovers(wanted: Files) -> list[Path]:
-    """The certificates of domains that have no https any more once these files are there."""
-    gone = [path.name for path, text in wanted.items() if path.parent == ETC / "sites-available"]
-    return [
-        path
-        for domain in gone
-        if f"{django_tls.path_of(domain)};" not in (wanted[ETC / "sites-available" / domain] or "")
-        for path in django_tls.belongings(domain)
-    ]
+def leftovers(site: Site, wanted: Files) -> list[Path]:
+    """The certificates of domains of a site that have no https any more once these files are there."""
+    own = dict.fromkeys([*site.config["domains"], *site.config["redirect_domains"]])
+    own |= dict.fromkeys(path.name for path in wanted if path.parent == ETC / "sites-available")
+    left = []
+    for domain in own:
+        path = ETC / "sites-available" / domain
+        text = wanted[path] if path in wanted else read(path)
+        if f"{django_tls.path_of(domain)};" not in (text or ""):
+            left += django_tls.belongings(domain)
+    return left
 
 
 def change_certificates(texts: Mapping[Path, str]) -> None:

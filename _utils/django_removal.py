@@ -46,7 +46,7 @@ def present(site: Site) -> dict[str, str]:
         *_proxy_files(site),
         *_kept(site),
         *(path for task in django_schedule.TASKS for path in django_schedule.present(site, task)),
-        *django_proxy.leftovers(django_proxy.absent(site)),
+        *django_proxy.leftovers(site, django_proxy.absent(site)),
     ]
     if site.config["remove_data"]:
         own += [*data(site), site.root]
@@ -90,7 +90,7 @@ def remove(site: Site, asked_by: str) -> None:
 
 
 def _take_off(site: Site) -> None:
-    certificates = django_proxy.leftovers(django_proxy.absent(site))
+    certificates = django_proxy.leftovers(site, django_proxy.absent(site))
     if _proxy_files(site):
         django_proxy.apply(django_proxy.absent(site))
     for task in django_schedule.TASKS:

@@ -695,7 +695,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     facts = _expected_facts(deployment, release) if upcoming else release.facts
     wanted = django_proxy.files(site, facts, deployment.templates, upcoming=upcoming)
     changes = django_proxy.differences(wanted)
-    leftovers = django_proxy.leftovers(wanted)
+    leftovers = django_proxy.leftovers(site, wanted)
     if changes or leftovers:
         yield {**changes, **{str(path): "removed" for path in leftovers}}
         deployment.take_lock()

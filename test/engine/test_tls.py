@@ -328,8 +328,8 @@ def test_https_comes_beside_http_first(blog, make_site, monkeypatch):
     assert f"return 301 https://{DOMAIN}$request_uri;" in server()
     put(DOMAIN, signed(DOMAIN), "self_signed x")
     wanted = django_proxy.files(plain, FACTS, formula_templates())
-    assert django_proxy.leftovers(django_proxy.files(site, FACTS, formula_templates())) == []
-    assert django_proxy.leftovers(wanted) == [django_tls.path_of(DOMAIN)]
+    assert django_proxy.leftovers(site, django_proxy.files(site, FACTS, formula_templates())) == []
+    assert django_proxy.leftovers(site, wanted) == [django_tls.path_of(DOMAIN)]
     django_proxy.apply(wanted)
     assert server() == before
 
@@ -343,7 +343,7 @@ def test_the_certificates_of_a_site_go_with_it(blog, monkeypatch):
     for path in own:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
-    gone = django_proxy.leftovers(django_proxy.absent(site))
+    gone = django_proxy.leftovers(site, django_proxy.absent(site))
     assert gone == [django_tls.path_of(DOMAIN), own[0], own[1].parent]
 
 
