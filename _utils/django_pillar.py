@@ -354,6 +354,9 @@ def _tls_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
         elif any(tls["eab"].values()) and not tls["eab"][key]:
             yield ("tls", "eab", key), "missing: a binding is a key_id and a key"
     if kind == "none":
+        if 443 in site["proxy"]["listen"]:
+            text = "443 is a port of https, and tls:kind is none: choose a kind, or leave the port out"
+            yield ("proxy", "listen"), text
         return
     for key in ("certificate", "key"):
         if kind == "files" and not tls[key]:
