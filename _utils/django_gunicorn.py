@@ -1,43 +1,38 @@
 """Gunicorn (https://docs.gunicorn.org): its settings in a JSON file that a Python file of the formula reads."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from django_command import seconds
+from django_process import Requirements
 from django_site import Site
 
 CONF = "salt://django/files/gunicorn.conf.py"
-#: What is installed where the project does not bring it. The last version for Python 3.9 and older is another.
-_GUNICORN = ("gunicorn==27.0.1; python_version >= '3.10'", "gunicorn==23.0.0; python_version < '3.10'")
-_GEVENT = ("gevent==26.9.0; python_version >= '3.10'", "gevent==24.11.1; python_version < '3.10'")
-_WORKERS = {"gevent": _GEVENT}
+_GUNICORN: Requirements = {
+    ("gunicorn",): ("gunicorn==27.0.1; python_version >= '3.10'", "gunicorn==23.0.0; python_version < '3.10'")
+}
+#: What a class of workers needs besides.
+_WORKERS: dict[str, Requirements] = {
+    "gevent": {
+        ("gevent",): ("gevent==26.9.0; python_version >= '3.10'", "gevent==24.11.1; python_version < '3.10'"),
+        ("packaging",): ("packaging==25.0",),
+    }
+}
 
 PROTOCOLS: tuple[str, ...] = ("http",)
 TEMPLATES: tuple[str, ...] = (CONF,)
 MAIN = "gunicorn.json"
+INTERFACE = "wsgi"
+NOTIFIES = "main"
 BINDS = False
 WRITES_LOG = False
 
 
-def requirements(site: Site) -> list[str]:
-    """Gunicorn, and the package of its workers."""
-    return [*_GUNICORN, *_WORKERS.get(_worker(site), ())]
-
-
-def missing(site: Site, virtualenv: Path, packages: Collection[str]) -> list[str]:
-    """Those of its requirements that the project has not brought."""
-    del virtualenv
-    worker = _worker(site)
-    return [
-        *(_GUNICORN if "gunicorn" not in packages else ()),
-        *(_WORKERS.get(worker, ()) if worker not in packages else ()),
-    ]
-
-
-def _worker(site: Site) -> str:
-    return str(site.config["server"]["options"].get("worker_class", "sync"))
+def requirements(site: Site) -> Requirements:
+    """Gunicorn, and the packages of its workers."""
+    return {**_GUNICORN, **_WORKERS.get(str(site.config["server"]["options"].get("worker_class")), {})}
 
 
 def configuration(
@@ -50,7 +45,8 @@ def configuration(
         "chdir": variables["chdir"],
         "workers": variables["processes"],
         "threads": server["threads"],
-        "preload_app": True,
+        # gevent patches Python in each worker: what was imported before has not been.
+        "preload_app": server["options"].get("worker_class") != "gevent",
         "max_requests": server["max_requests"],
         "max_requests_jitter": server["max_requests"] // 10,
         "timeout": 60,

@@ -153,7 +153,7 @@ def _project(report: Report, tree: Path) -> str:
     folders = [str(path.parent) for path in django_project.manage_files(tree)]
     if not folders:
         raise DeploymentError("there is no manage.py in the source", hint="is it a Django project?")
-    folder = next((one for one in folders if django_project.wsgi_modules([tree / one])), folders[0])
+    folder = next((one for one in folders if django_project.application_modules([tree / one])), folders[0])
     if len(folders) > 1:
         report.say("project", folder, f"a guess: there are manage.py in {django_project.some(folders)}")
     elif folder != ".":
@@ -162,7 +162,7 @@ def _project(report: Report, tree: Path) -> str:
     if paths:
         report.say("python_path", paths, "found: it is imported from there too")
     roots = [tree / path for path in (folder, *paths)]
-    modules = django_project.wsgi_modules(roots)
+    modules = django_project.application_modules(roots)
     wsgi = modules[0] if modules else "mysite.wsgi"
     if len(modules) == 1:
         report.remarks.append(f"the WSGI module is {wsgi}")

@@ -9,6 +9,9 @@ from django_site import Site
 RUN = Path("/run")
 PROC = Path("/proc")
 
+#: The packages of a server: their names, of which one will do, → what is installed where none of them is there.
+Requirements = dict[tuple[str, ...], tuple[str, ...]]
+
 
 class Keeper(Protocol):
     """One way to keep instances alive; each is a module of its own."""

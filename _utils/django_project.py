@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import django_python_path
+import django_server
 from django_command import DeploymentError
 from django_site import Site
 
@@ -19,7 +20,8 @@ def find(site: Site, source: Path) -> dict[str, Any]:
     """What the source says of itself, where the pillar does not.
 
     Returns:
-        ``folder`` (of manage.py), ``python_path`` (other folders to import from), ``settings_module`` and ``wsgi``.
+        ``folder`` (of manage.py), ``python_path`` (other folders to import from), ``settings_module``, and ``wsgi``:
+        the module with the application that the site's server runs, which for some is ASGI's.
 
     Raises:
         DeploymentError: something is not found, or found twice; the error names the key that decides.
@@ -33,7 +35,8 @@ def find(site: Site, source: Path) -> dict[str, Any]:
     for path in paths:
         _refuse_absent(source, path, f"{at}:python_path")
     roots = [source / path for path in (folder, *paths)]
-    wsgi = config["wsgi"] or _wsgi(roots, at)
+    interface = django_server.of_site(site).INTERFACE
+    wsgi = config[interface] or _application(roots, interface, at)
     settings_module = config["settings_module"] or _settings_module(roots, wsgi, at)
     return {"folder": folder, "python_path": list(paths), "settings_module": settings_module, "wsgi": wsgi}
 
@@ -85,16 +88,17 @@ def _folder(source: Path, at: str) -> str:
     )
 
 
-def wsgi_modules(roots: Sequence[Path]) -> list[str]:
-    """The modules of a project that make a WSGI application as Django's template does.
+def application_modules(roots: Sequence[Path], interface: str = "wsgi") -> list[str]:
+    """The modules of a project that make an application as Django's template does.
 
     Args:
         roots: the folders that it is imported from, that of manage.py first.
+        interface: ``wsgi`` or ``asgi``.
     """
     return sorted(
         _module(path, roots)
-        for path in _own_files(roots, "wsgi.py", depth=3)
-        if "get_wsgi_application" in path.read_text(errors="replace")
+        for path in _own_files(roots, f"{interface}.py", depth=3)
+        if f"get_{interface}_application" in path.read_text(errors="replace")
     )
 
 
@@ -118,12 +122,15 @@ def _module(path: Path, roots: Sequence[Path]) -> str:
     return ".".join(path.relative_to(root).with_suffix("").parts)
 
 
-def _wsgi(roots: Sequence[Path], at: str) -> str:
-    modules = wsgi_modules(roots)
+def _application(roots: Sequence[Path], interface: str, at: str) -> str:
+    modules = application_modules(roots, interface)
     if len(modules) == 1:
         return modules[0]
-    found = f"there are {len(modules)}: {some(modules)}" if modules else "there is no wsgi.py"
-    raise DeploymentError(f"the WSGI module is not known; {found}", hint=f"say it: {at}:wsgi, for example mysite.wsgi")
+    found = f"there are {len(modules)}: {some(modules)}" if modules else f"there is no {interface}.py"
+    raise DeploymentError(
+        f"the {interface.upper()} module is not known; {found}",
+        hint=f"say it: {at}:{interface}, for example mysite.{interface}",
+    )
 
 
 def settings_named(roots: Sequence[Path], wsgi: str) -> str:

@@ -61,6 +61,7 @@ def files(
     spoken = {} if upcoming else django_site.read_json((through or site.current) / "config/instance.json") or {}
     unix = spoken["address"].startswith("/") if spoken else config["server"]["bind"] == "unix"
     protocol = spoken.get("protocol", config["server"]["protocol"])
+    server = django_server.SERVERS[spoken.get("server", config["server"]["kind"])]
     variables = {
         "ours": OURS,
         "site": {**config, "server": {**config["server"], "protocol": protocol}},
@@ -72,7 +73,8 @@ def files(
         **_listening(site.config["proxy"]["listen"], site.https),
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
-        "timeout": django_server.of_site(site).timeout(site) + 5,
+        "timeout": server.timeout(site) + 5,
+        "websockets": server.INTERFACE == "asgi",
     }
     wanted[ETC / "conf.d" / f"django-{site.name}.conf"] = django_settings.render(templates, UPSTREAM, **variables)
     wanted[locations(site)] = django_settings.render(templates, LOCATIONS, **variables)

@@ -1,4 +1,4 @@
-"""How an instance speaks WSGI: what every application server has in common, and what each of them can be asked for."""
+"""How an instance speaks WSGI or ASGI: what every application server has in common, and can be asked for."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 import django_gunicorn
 import django_site
+import django_uvicorn
 import django_uwsgi
+from django_process import Requirements
 from django_site import Site
 
 
@@ -18,22 +20,23 @@ class Server(Protocol):
     ``/run/<unit>/ready``, and on SIGTERM it ends what it is at and stops.
     """
 
+    #: What it asks the project for: ``wsgi`` or ``asgi``.
+    INTERFACE: str
     #: What it speaks with the proxy, the usual one first.
     PROTOCOLS: tuple[str, ...]
     #: The templates of its files of a release.
     TEMPLATES: tuple[str, ...]
     #: Its file in ``config/`` without which a release cannot start.
     MAIN: str
+    #: Which of its processes says that it is ready, as systemd has it in NotifyAccess: ``main`` or ``all``.
+    NOTIFIES: str
     #: Whether it binds a socket by itself where nobody hands it one.
     BINDS: bool
     #: Whether it writes the log of a release by itself, and begins a new file when that is large.
     WRITES_LOG: bool
 
-    def requirements(self, site: Site) -> list[str]:
-        """What a virtualenv needs for it, as requirements of pip."""
-
-    def missing(self, site: Site, virtualenv: Path, packages: Collection[str]) -> list[str]:
-        """Those of its requirements that the project has not brought, by the names of the virtualenv's packages."""
+    def requirements(self, site: Site) -> Requirements:
+        """The packages that a virtualenv needs for it."""
 
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
@@ -48,7 +51,7 @@ class Server(Protocol):
 
 
 #: Every application server, by the name that the pillar has for it.
-SERVERS: dict[str, Server] = {"uwsgi": django_uwsgi, "gunicorn": django_gunicorn}
+SERVERS: dict[str, Server] = {"uwsgi": django_uwsgi, "gunicorn": django_gunicorn, "uvicorn": django_uvicorn}
 
 
 def of_site(site: Site) -> Server:
@@ -60,3 +63,13 @@ def of_release(release: Path) -> Server:
     """The server that a release has."""
     recorded = django_site.read_json(release / "config/instance.json") or {}
     return SERVERS[recorded.get("server", "uwsgi")]
+
+
+def requirements(site: Site, packages: Collection[str] = ()) -> list[str]:
+    """What a virtualenv is given for the server of a site, as requirements of pip.
+
+    Args:
+        packages: what it has already: what the project itself has brought is taken as it is.
+    """
+    wanted = of_site(site).requirements(site).items()
+    return [one for names, pins in wanted if not {*names} & {*packages} for one in pins]

@@ -38,6 +38,7 @@ import django_renewal  # noqa: F401 - a program of a timer is made of it
 import django_rotation
 import django_schedule
 import django_secret
+import django_server
 import django_settings
 import django_site
 import django_source
@@ -236,7 +237,8 @@ def _foresee(deployment: Deployment, live: Release) -> Changes:
 def _expected_facts(deployment: Deployment, live: Release) -> dict[str, Any]:
     """What is known of the next release by what the live one has found, and by what the pillar decides itself."""
     config = deployment.site.config
-    said = {"folder": config["project"], "wsgi": config["wsgi"], "settings_module": config["settings_module"]}
+    interface = django_server.of_site(deployment.site).INTERFACE
+    said = {"folder": config["project"], "wsgi": config[interface], "settings_module": config["settings_module"]}
     if config["overlay"]:
         said |= {name.lower(): config["settings"].get(name) for name in ("STATIC_URL", "MEDIA_URL")}
     return {**live.facts, "commit": deployment.commit, **{name: value for name, value in said.items() if value}}

@@ -1,10 +1,11 @@
 """uWSGI (https://uwsgi-docs.readthedocs.io): an ini file, by its own protocol or HTTP."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import django_settings
+from django_process import Requirements
 from django_site import Site
 
 INI = "salt://django/files/uwsgi.ini"
@@ -13,20 +14,16 @@ PYUWSGI = "pyuwsgi==2.0.30.post1"
 PROTOCOLS: tuple[str, ...] = ("uwsgi", "http")
 TEMPLATES: tuple[str, ...] = (INI,)
 MAIN = "uwsgi.ini"
+INTERFACE = "wsgi"
+NOTIFIES = "main"
 BINDS = True
 WRITES_LOG = True
 
 
-def requirements(site: Site) -> list[str]:
-    """The wheel of uWSGI: what a virtualenv needs for it."""
-    del site
-    return [PYUWSGI]
-
-
-def missing(site: Site, virtualenv: Path, packages: Collection[str]) -> list[str]:
+def requirements(site: Site) -> Requirements:
     """The wheel of uWSGI, where the project has brought neither it nor uWSGI itself."""
-    del packages
-    return [] if (virtualenv / "bin/uwsgi").exists() else requirements(site)
+    del site
+    return {("pyuwsgi", "uwsgi"): (PYUWSGI,)}
 
 
 def configuration(

@@ -265,7 +265,7 @@ def key_of(site: Site, source: Path, files: list[str]) -> str:
         "files": contents,
         "packages": site.config["python_packages"],
         "constraints": site.config["constraints"],
-        "server": " ".join(django_server.of_site(site).requirements(site)),
+        "server": " ".join(django_server.requirements(site)),
         "databases": django_database.engines(site),
         "python": [python, _identity(python, Path(python).stat().st_mtime)],
     }
@@ -336,7 +336,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         drivers = _missing_drivers(site, folder)
         for driver in drivers:
             _install(site, folder, work, [*_limit(site, work), driver], password, doing=f"installing {driver}")
-        server = django_server.of_site(site).missing(site, folder, packages(folder))
+        server = django_server.requirements(site, packages(folder))
         if server:
             doing = f"installing {site.config['server']['kind']}"
             _install(site, folder, work, server, password, doing=doing)

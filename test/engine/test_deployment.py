@@ -365,6 +365,7 @@ INPUTS = {
     "python_path": (["src"], None),
     "settings_module": ("blog.other", None),
     "wsgi": ("blog.other", None),
+    "asgi": ("blog.other", None),
     "python": ("python3.12", None),
     "requirements": (["other.txt"], None),
     "python_packages": (["gunicorn"], None),

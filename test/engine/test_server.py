@@ -15,6 +15,7 @@ from django_site import Site
 from specimen import FACTS, ROOT, configured, formula_templates
 
 PROGRAM = ROOT / "django/files/django_formula_listen.py"
+GEVENT = {"kind": "gunicorn", "options": {"worker_class": "gevent"}}
 SHOWS = (
     "import os, socket; s = socket.socket(fileno=3); print(s.getsockname(), os.environ['LISTEN_FDS'],"
     " int(os.environ['LISTEN_PID']) == os.getpid(), s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))"
@@ -38,23 +39,18 @@ def test_what_every_server_says_of_itself(kind):
     [
         ({"kind": "gunicorn"}, {}, ["gunicorn", "gunicorn"]),
         ({"kind": "gunicorn"}, {"gunicorn": "20.1.0"}, []),
-        ({"kind": "gunicorn", "options": {"worker_class": "gevent"}}, {"gunicorn": "20"}, ["gevent", "gevent"]),
-        ({"kind": "gunicorn", "options": {"worker_class": "gevent"}}, {"gunicorn": "20", "gevent": "1"}, []),
-        ({"kind": "gunicorn", "options": {"worker_class": "gthread"}}, {}, ["gunicorn", "gunicorn"]),
+        (GEVENT, {"gunicorn": "20"}, ["gevent", "gevent", "packaging"]),
+        (GEVENT, {"gunicorn": "20", "gevent": "1", "packaging": "1"}, []),
         ({"kind": "uwsgi"}, {}, ["pyuwsgi"]),
+        ({"kind": "uwsgi"}, {"uwsgi": "2"}, []),
+        ({"kind": "uvicorn"}, {"uvicorn": "0.30", "uvloop": "0.20", "wsproto": "1"}, ["httptools"]),
     ],
 )
-def test_what_the_virtualenv_is_given(tmp_path, server, packages, expected):
+def test_what_the_virtualenv_is_given(server, packages, expected):
     site = serving(**server)
-    missing = django_server.of_site(site).missing(site, tmp_path, packages)
+    missing = django_server.requirements(site, packages)
     assert [re.match(r"\w+", requirement)[0] for requirement in missing] == expected
-    assert set(missing) <= set(django_server.of_site(site).requirements(site))
-
-
-def test_a_uwsgi_of_the_project_is_taken(tmp_path):
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/uwsgi").touch()
-    assert django_uwsgi.missing(serving(), tmp_path, {}) == []
+    assert set(missing) <= set(django_server.requirements(site))
 
 
 def test_the_server_of_a_release_is_what_it_has_recorded(tmp_path):

@@ -268,7 +268,8 @@ def test_a_project_that_brings_its_own_server(make_site, uv, tmp_path, monkeypat
 
     def with_server(argv, **options):
         if "install" in argv:
-            Path(argv[4]).with_name("uwsgi").write_text("")
+            folder = Path(argv[4]).parents[1] / "lib/python3.11/site-packages/uWSGI-2.0.30.dist-info"
+            folder.mkdir(parents=True, exist_ok=True)
         return run(argv, **options)
 
     monkeypatch.setattr(django_command, "run", with_server)

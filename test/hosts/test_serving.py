@@ -4,7 +4,10 @@ By default each server and each way to keep and to reach it is there once; with 
 """
 
 import re
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from client import Load
@@ -20,12 +23,15 @@ WAYS = {
     "gunicorn, gthread": {"kind": "gunicorn", "threads": 4, "options": {"keepalive": 5}},
     "gunicorn, gthread, tcp": {"kind": "gunicorn", "threads": 4, "bind": "127.0.0.1:8101"},
     "gunicorn, gevent": {"kind": "gunicorn", "options": {"worker_class": "gevent"}},
+    "uvicorn": {"kind": "uvicorn"},
+    "uvicorn, tcp": {"kind": "uvicorn", "bind": "127.0.0.1:8101"},
 }
 #: system, process, server: what is done without --all; uWSGI's ways have files of their own.
 SHORT = [
     ("bookworm", "systemd", "gunicorn, sync"),
-    ("bookworm", "systemd", "gunicorn, gthread, tcp"),
-    ("trixie", "supervisor", "gunicorn, gevent"),
+    ("bookworm", "systemd", "gunicorn, gevent"),
+    ("trixie", "supervisor", "gunicorn, gthread, tcp"),
+    ("trixie", "supervisor", "uvicorn"),
 ]
 FULL = [
     (system, process, way)
@@ -55,6 +61,17 @@ def machines(module_hosts, repositories) -> Iterator[dict[tuple[str, str], Site]
 def loaded(blog: Site, **options: object) -> Load:
     address = f"http://{blog.host.address}/release"
     return Load(address, blog.domain, connections=4, release=release_of, pause=0.01, **options)  # type: ignore[arg-type]
+
+
+def main_process(blog: Site) -> str:
+    return str(blog.host.run(["cat", f"/run/{blog.unit}/pid"], check=False).stdout).strip()
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline, "it does not come back"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +108,13 @@ def test_a_way_to_serve(machines, system, process, way):
     (status,) = blog.host.call("django.status", "blog")
     assert status["running"] is True and status["server"] == WAYS[way]["kind"]
 
+    killed = blog.host.read(f"/run/{blog.unit}/pid").strip()
+    blog.host.run(["kill", "-9", killed])
+    until(lambda: main_process(blog) not in ("", killed) and blog.get("/release").status_code == 200)
+    listed = blog.host.run("ps -u blog -o pid=,ppid=,stat=").stdout.splitlines()
+    orphans = [pid for pid, parent, state in map(str.split, listed) if parent == "1" and state[0] != "Z"]
+    assert orphans in ([], [main_process(blog)]), "nobody lives on without the process that was killed"
+
     blog.deploy(state="absent", remove_data=True)
     left = "find /etc/nginx /etc/systemd/system /etc/supervisor /run -name '*blog*' 2>/dev/null"
     assert blog.host.run(left, check=False).stdout == ""
@@ -102,6 +126,7 @@ CHANGES = {
     "threads, a port": {"kind": "gunicorn", "threads": 2, "bind": "127.0.0.1:8101"},
     "uwsgi by http": {"kind": "uwsgi", "protocol": "http"},
     "gunicorn again": {"kind": "gunicorn", "options": {"timeout": 30}},
+    "uvicorn": {"kind": "uvicorn"},
     "uwsgi again": {"kind": "uwsgi"},
 }
 
@@ -120,6 +145,69 @@ def test_a_change_of_the_server_loses_no_request(machines):
     assert blog.answering["release"] == blog.live and blog.live == before
     blog.host.restart()
     assert blog.answering["release"] == before
+
+
+ECHO = """
+
+django_application = application
+
+
+async def application(scope, receive, send):
+    if scope["type"] != "websocket":
+        return await django_application(scope, receive, send)
+    await receive()
+    await send({"type": "websocket.accept"})
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        await send({"type": "websocket.send", "text": f"{scope['root_path']} {scope['path']} {message['text']}"})
+"""
+
+
+class WebSocket:
+    """A client of a websocket that sends short texts (RFC 6455)."""
+
+    def __init__(self, blog: Site, path: str):
+        self.socket = socket.create_connection((blog.host.address, 80), timeout=30)
+        self.stream = self.socket.makefile("rb")
+        lines = [f"GET {path} HTTP/1.1", f"Host: {blog.domain}", "Upgrade: websocket", "Connection: Upgrade"]
+        lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
+        self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
+        self.status = int(self.stream.readline().split()[1])
+        while self.stream.readline().strip():
+            pass
+
+    def say(self, text: str) -> str:
+        """Send a text, and return what comes back; empty once the connection is closed."""
+        try:
+            self.socket.sendall(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text.encode())
+            kind, size = self.stream.read(2) or b"\x88\0"
+            content = self.stream.read(size)
+        except ConnectionError:
+            return ""
+        return "" if kind == 0x88 else content.decode()
+
+
+def test_a_websocket_outlives_a_release_as_long_as_it_may(machines):
+    blog: Site = machines("bookworm", "systemd")
+    module = (blog.repository.worktree / "website/asgi.py").read_text()
+    blog.repository.commit({"website/asgi.py": module + ECHO})
+    blog.deploy(server={"kind": "uvicorn"}, releases={"drain": "8s"}, path="/live", state=None)
+    talk = WebSocket(blog, "/live/echo")
+    assert talk.status == 101 and talk.say("hello") == "/live /live/echo hello"
+    blog.repository.commit(version("while somebody talks"))
+    before, told = blog.live, []
+    with ThreadPoolExecutor(1) as pool:
+        release = pool.submit(blog.deploy)
+        while not release.done() and talk.say("still here"):
+            told.append(blog.live)
+            time.sleep(0.2)
+    assert told[0] == before and told.count(blog.live) > 5, "it talks on after the switch"
+    warnings = str(release.result().warnings)
+    assert "1 connections were still open after 8s, and were cut" in warnings, warnings
+    assert WebSocket(blog, "/live/echo").say("new") == "/live /live/echo new"
+    blog.deploy(releases=None, path=None)
 
 
 def test_a_setting_that_gunicorn_does_not_have_is_named(machines):

@@ -1,0 +1,76 @@
+"""Uvicorn (https://www.uvicorn.org): an ASGI server, run by a program of the formula that reads a JSON file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django_command import seconds
+from django_process import Requirements
+from django_site import Site
+
+PROGRAM = "salt://django/files/django_formula_uvicorn.py"
+#: What is installed where the project does not bring it; Python 3.9 and older have another last version.
+_REQUIREMENTS: Requirements = {
+    ("uvicorn",): ("uvicorn==0.54.0; python_version >= '3.10'", "uvicorn==0.33.0; python_version < '3.10'"),
+    ("uvloop",): ("uvloop==0.23.0",),
+    ("httptools",): ("httptools==0.9.0",),
+    ("websockets", "wsproto"): ("websockets==15.0.1",),
+}
+
+INTERFACE = "asgi"
+PROTOCOLS: tuple[str, ...] = ("http",)
+TEMPLATES: tuple[str, ...] = (PROGRAM,)
+MAIN = "uvicorn.json"
+NOTIFIES = "all"
+BINDS = False
+WRITES_LOG = False
+
+
+def requirements(site: Site) -> Requirements:
+    """Uvicorn, and what it needs to be quick and for websockets."""
+    del site
+    return _REQUIREMENTS
+
+
+def configuration(
+    site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+) -> dict[str, str]:
+    """The settings of a release, and the program that reads them: file name in ``config/`` → content."""
+    del release
+    server, run = site.config["server"], f"/run/{variables['unit']}"
+    settings = {
+        "workers": variables["processes"],
+        "limit_max_requests": server["max_requests"] or None,
+        "limit_max_requests_jitter": server["max_requests"] // 10,
+        "timeout_graceful_shutdown": int(seconds(site.config["releases"]["drain"])),
+        "access_log": site.config["log"]["requests"],
+        # Nobody but the proxy reaches it, and that says who the visitor is.
+        "proxy_headers": True,
+        "forwarded_allow_ips": "*" if variables["unix"] else "127.0.0.1,::1",
+        "server_header": False,
+    }
+    given = {
+        "module": variables["facts"]["wsgi"],
+        "folder": variables["chdir"],
+        "prefix": site.config["path"].rstrip("/"),
+        "settings": settings,
+        "options": server["options"],
+        "run": run,
+    }
+    return {
+        MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n",
+        "django_formula_uvicorn.py": templates[PROGRAM],
+    }
+
+
+def command(release: Path, facts: Mapping[str, Any]) -> list[str]:
+    """What runs uvicorn."""
+    del facts
+    return [f"{release}/virtualenv/bin/python", f"{release}/config/django_formula_uvicorn.py"]
+
+
+def timeout(site: Site) -> int:
+    """Seconds that a request may be silent: the server itself sets no limit."""
+    del site
+    return 60

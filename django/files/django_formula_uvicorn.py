@@ -1,0 +1,84 @@
+"""
+Runs uvicorn as uvicorn.json beside this file has it, on the socket that systemd hands over (sd_listen_fds).
+
+The processes that answer are watched by one that does not; the first of them that is ready says so.
+"""
+
+import ctypes
+import importlib
+import inspect
+import json
+import os
+import signal
+import socket
+import sys
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+LISTENER = 3  # the descriptor at which sd_listen_fds begins
+
+with open(os.path.join(HERE, "uvicorn.json"), encoding="utf-8") as file:
+    GIVEN = json.load(file)
+READY = os.path.join(GIVEN["run"], "ready")
+
+
+def __getattr__(name):
+    """``application``: the project's, below the path of the site. It is imported by the processes that answer only."""
+    if name != "application":
+        raise AttributeError(name)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # nobody answers on without the process that watches
+    project = importlib.import_module(GIVEN["module"]).application
+    if not os.path.exists(READY):
+        say_ready()
+    if not GIVEN["prefix"]:
+        return project
+
+    async def application(scope, receive, send):
+        await project({**scope, "root_path": GIVEN["prefix"]}, receive, send)
+
+    return application
+
+
+def say_ready():
+    """Tell whoever has started the server, by sd_notify and by a file; connections wait at the socket already."""
+    with open(READY, "w", encoding="utf-8"):
+        pass
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.connect("\0" + address[1:] if address[0] == "@" else address)
+            notify.sendall(b"READY=1")
+
+
+class Watch(Multiprocess):
+    """Keeps as many processes as there are to be; where one ends before any was ready, nothing comes of the others."""
+
+    def keep_subprocess_alive(self):
+        if not os.path.exists(READY) and not all(process.process.is_alive() for process in self.processes):
+            self.terminate_all()
+            self.join_all()
+            sys.exit("the project does not start")
+        super().keep_subprocess_alive()
+
+
+def main():
+    known = inspect.signature(uvicorn.Config).parameters
+    unknown = sorted(set(GIVEN["options"]) - set(known))
+    if unknown:
+        sys.exit(f"uvicorn {uvicorn.__version__} has no setting {', '.join(unknown)} (server:options)")
+    sys.path[:0] = [GIVEN["folder"]]
+    settings = {name: value for name, value in GIVEN["settings"].items() if name in known}
+    config = uvicorn.Config("django_formula_uvicorn:application", **{**settings, **GIVEN["options"]})
+    if os.path.exists(READY):
+        os.unlink(READY)
+    with open(os.path.join(GIVEN["run"], "pid"), "w", encoding="utf-8") as pid:
+        pid.write(str(os.getpid()))
+    target = {"target": uvicorn.Server(config).run} if "target" in inspect.signature(Multiprocess).parameters else {}
+    Watch(config, sockets=[socket.socket(fileno=LISTENER)], **target).run()
+
+
+if __name__ == "__main__":
+    main()
