@@ -280,3 +280,24 @@ def test_a_site_goes_back_to_http_while_people_visit_it(blog):
     assert blog.domain not in left
     with pytest.raises(OSError):
         ask(blog.host.address, blog.domain, root=None)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("release", "init"), [("trixie", True), ("bookworm", False)], ids=["trixie", "cron"])
+def test_other_hosts(hosts, repositories, release, init):
+    host = hosts(release, init=init)
+    site = Site(host, repositories(host), tls={"kind": "self_signed"}, packages=["curl", "cron"])
+    site.deploy()
+    assert not site.deploy().changed
+    url = f"https://{site.domain}/release"
+    argv = ["curl", "-sS", "--http2", "--cacert", ROOT, "--resolve", f"{site.domain}:443:127.0.0.1", url]
+    assert host.run([*argv, "-o", "/dev/null", "-w", "%{http_version} %{http_code}"]).stdout == "2 200"
+    if not init:
+        assert f"{site.root}/tls.pyz blog" in host.read("/etc/cron.d/django-blog-tls")
+    path = f"/var/lib/django-formula/certificates/{site.domain}.pem"
+    before = host.read(path)
+    host.run(["rm", path])
+    host.run(["/usr/bin/python3", "-I", f"{site.root}/tls.pyz", "blog"])
+    assert host.read(path) not in ("", before) and served(site) in host.read(path)
+    site.deploy(state="absent")
+    assert host.run("find /var/lib/django-formula/certificates /etc/cron.d -name '*blog*'").stdout == ""
