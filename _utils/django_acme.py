@@ -149,8 +149,11 @@ def _order(site: Site, domain: str, files: Mapping[str, str]) -> str:
     """
     account = _account(site, files)
     tls = site.config["tls"]
-    challenges = django_tls.STATE / "challenges"
+    challenges = django_tls.challenges()
     django_site.make_folder(Folder(challenges, "root", "root", 0o755))
+    for path in challenges.iterdir():
+        if path.stat().st_mtime < time.time() - 86400:  # of an order that was killed
+            path.unlink()
     hook = tls["hook"] if tls["challenge"] == "dns-01" else str(HOOK)
     environment = {**django_command.network_environment(), "UACME_CHALLENGE_PATH": str(challenges)}
     _uacme(site, account, "-f", "-t", "EC", "-h", hook, "issue", domain, environment=environment)

@@ -107,7 +107,7 @@ def _listening(http: list[int], https: list[int]) -> dict[str, Any]:
 
 def _server(template: str, domain: str, templates: Mapping[str, str], variables: Mapping[str, Any]) -> str:
     """The file of a domain."""
-    where = {"certificate": django_tls.path_of(domain), "challenges": django_tls.STATE / "challenges"}
+    where = {"certificate": django_tls.path_of(domain), "challenges": django_tls.challenges()}
     return django_settings.render(templates, template, domain=domain, **where, **variables)
 
 
@@ -198,6 +198,7 @@ def change_certificates(texts: Mapping[Path, str]) -> None:
     with alone():
         django_site.make_folder(Folder(django_tls.STATE, "root", "root", 0o755))
         django_site.make_folder(Folder(django_tls.STATE / "certificates", "root", "root", 0o700))
+        django_site.make_folder(Folder(django_tls.challenges(), "root", "root", 0o755))
         before = {path: django_site.read_text(path) for path in texts}
         _write_secretly(texts)
         if not any(f"{path};" in (read(ETC / "sites-available" / path.stem) or "") for path in texts):

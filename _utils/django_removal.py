@@ -10,6 +10,7 @@ import django_release
 import django_schedule
 import django_site
 import django_takeover
+import django_tls
 from django_site import Site
 
 
@@ -110,3 +111,4 @@ def _take_off(site: Site) -> None:
         gone += data(site)
     for path in gone:
         django_site.remove_tree(path)
+    django_tls.forget_challenges()

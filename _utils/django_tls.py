@@ -77,6 +77,11 @@ def path_of(domain: str) -> Path:
     return STATE / "certificates" / f"{domain}.pem"
 
 
+def challenges() -> Path:
+    """The folder with the answers to authorities that ask by http, for all sites."""
+    return STATE / "challenges"
+
+
 def root() -> Path:
     """The certificate of the local authority, for whoever wants to trust it."""
     return STATE / "authority/root.pem"
@@ -398,6 +403,12 @@ def told(site: Site) -> dict[str, str]:
     if certificate.origin.startswith("self_signed "):
         said.append(f"root: {root()}")
     return {"certificate": "; ".join(said)}
+
+
+def forget_challenges() -> None:
+    """Take the folder of challenges away where no domain has a certificate any more."""
+    if not [*STATE.glob("certificates/*.pem")]:
+        django_site.remove_tree(challenges())
 
 
 def belongings(domain: str) -> list[Path]:

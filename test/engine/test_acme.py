@@ -1,4 +1,5 @@
 import contextlib
+import os
 import subprocess
 import time
 import zipfile
@@ -99,6 +100,16 @@ def test_an_order(blog, uacme):
     uacme.certificate["ends"] = 95
     order(blog)
     assert len(uacme.commands) == 3, "the account is made once"
+
+
+def test_what_a_killed_order_has_left_goes(blog):
+    django_tls.challenges().mkdir(parents=True)
+    old, new = (django_tls.challenges() / name for name in ("old", "new"))
+    for path, age in ((old, 90000), (new, 60)):
+        path.write_text("")
+        os.utime(path, (time.time() - age,) * 2)
+    order(blog)
+    assert not old.exists() and new.exists(), "another order may be under way"
 
 
 def test_a_program_of_ones_own_proves_a_domain(make_site, uacme):

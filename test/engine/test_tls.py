@@ -345,6 +345,12 @@ def test_the_certificates_of_a_site_go_with_it(blog, monkeypatch):
         path.write_text("")
     gone = django_proxy.leftovers(site, django_proxy.absent(site))
     assert gone == [django_tls.path_of(DOMAIN), own[0], own[1].parent]
+    django_tls.challenges().mkdir()
+    django_tls.forget_challenges()
+    assert django_tls.challenges().exists(), "another domain has a certificate yet"
+    django_tls.path_of(DOMAIN).unlink()
+    django_tls.forget_challenges()
+    assert not django_tls.challenges().exists()
 
 
 @pytest.mark.parametrize(
