@@ -52,7 +52,7 @@ def start(host: Host) -> None:
     host.run(["mount", "--bind", "/etc/pebble/trusted.pem", CERTIFICATES])
     host.run("echo 127.0.0.1 acme.example.org >> /etc/hosts")
     dns = ["pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""]
-    others = [option for name in ("http01", "https01", "tlsalpn01", "doh") for option in (f"-{name}", "")]
+    others = [option for name in ("http01", "https01", "tlsalpn01") for option in (f"-{name}", "")]
     host.run(["systemd-run", "--unit=pebble-dns", *dns, *others])
     told = [f"--setenv={name}={value}" for name, value in ENVIRONMENT.items()]
     pebble = ["pebble", "-config", "/etc/pebble/pebble.json", "-dnsserver", "127.0.0.1:8053"]
