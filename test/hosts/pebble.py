@@ -29,6 +29,7 @@ ENVIRONMENT = {"PEBBLE_WFE_NONCEREJECT": "20", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE
 #: A hook of dns-01 as an operator might write it.
 HOOK = """#!/bin/sh
 [ "$2" = dns-01 ] || exit 1
+echo "$1 $3" >> /var/log/dns-hook
 case $1 in begin) verb=set-txt ;; *) verb=clear-txt ;; esac
 exec curl -fsS -d "{\\"host\\": \\"_acme-challenge.$3.\\", \\"value\\": \\"$5\\"}" "http://127.0.0.1:8055/$verb"
 """

@@ -214,8 +214,9 @@ def old(shop, authority, left):
     text = f"# Written by django-formula: acme {pebble.DIRECTORY}\n{signed.key}{signed.certificate}"
     shop.host.write(f"/var/lib/django-formula/certificates/{shop.domain}.pem", text, mode="0600")
     shop.host.run(["systemctl", "reload", "nginx"])
-    deadline = time.monotonic() + 20
-    while served(shop) != signed.certificate:
+    deadline, good = time.monotonic() + 20, 0
+    while good < 5:  # workers of before may still answer once or twice
+        good = good + 1 if served(shop) == signed.certificate else 0
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return serial(shop, authority.root)
@@ -241,8 +242,8 @@ def test_a_hook_proves_a_domain_by_dns(shop, acme):
     before = served(shop)
     done = shop.host.call("django.renew", "shop", force=True)
     assert {*done["renewed"]} == {*shop.options["domains"]} and served(shop) != before
-    asked = shop.host.run(["journalctl", "--no-pager", "--unit=pebble", "--since=-30s"]).stdout
-    assert "Attempting to validate w/ DNS" in asked or "_acme-challenge" in asked
+    called = [f"{verb} {domain}" for domain in shop.options["domains"] for verb in ("begin", "done")]
+    assert shop.host.read("/var/log/dns-hook").splitlines() == called
     shop.deploy(tls=acme)
 
 
