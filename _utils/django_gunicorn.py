@@ -9,7 +9,7 @@ from django_command import seconds
 from django_process import Requirements
 from django_site import Site
 
-CONF = "salt://django/files/gunicorn.conf.py"
+CONF, WARM = "salt://django/files/gunicorn.conf.py", "salt://django/files/django_formula_warm.py"
 _GUNICORN: Requirements = {
     ("gunicorn",): ("gunicorn==27.0.1; python_version >= '3.10'", "gunicorn==23.0.0; python_version < '3.10'")
 }
@@ -22,7 +22,7 @@ _WORKERS: dict[str, Requirements] = {
 }
 
 PROTOCOLS: tuple[str, ...] = ("http",)
-TEMPLATES: tuple[str, ...] = (CONF,)
+TEMPLATES: tuple[str, ...] = (CONF, WARM)
 MAIN = "gunicorn.json"
 INTERFACE = "wsgi"
 NOTIFIES = "main"
@@ -46,7 +46,7 @@ def configuration(
         "workers": variables["processes"],
         "threads": server["threads"],
         # gevent patches Python in each worker: what was imported before has not been.
-        "preload_app": server["options"].get("worker_class") != "gevent",
+        "preload_app": keeps_threads(site),
         "max_requests": server["max_requests"],
         "max_requests_jitter": server["max_requests"] // 10,
         "timeout": 60,
@@ -63,13 +63,22 @@ def configuration(
         "script_name": site.config["path"].rstrip("/"),
         "ready": f"{run}/ready",
     }
-    return {MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n", "gunicorn.conf.py": templates[CONF]}
+    return {
+        MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n",
+        "gunicorn.conf.py": templates[CONF],
+        "django_formula_warm.py": templates[WARM],
+    }
 
 
 def command(release: Path, facts: Mapping[str, Any]) -> list[str]:
     """What runs gunicorn."""
     config = f"{release}/config/gunicorn.conf.py"
     return [f"{release}/virtualenv/bin/gunicorn", "--config", config, f"{facts['wsgi']}:application"]
+
+
+def keeps_threads(site: Site) -> bool:
+    """Unless each request has a greenlet of its own."""
+    return bool(site.config["server"]["options"].get("worker_class") != "gevent")
 
 
 def timeout(site: Site) -> int:

@@ -46,6 +46,9 @@ class Server(Protocol):
     def command(self, release: Path, facts: Mapping[str, Any]) -> list[str]:
         """What runs it, for a project of which that was found."""
 
+    def keeps_threads(self, site: Site) -> bool:
+        """Whether the threads that answer outlive a request, and with them their connections to databases."""
+
     def timeout(self, site: Site) -> int:
         """Seconds that it gives a request."""
 

@@ -15,14 +15,20 @@ from django_site import Site
 if TYPE_CHECKING:
     import jinja2
 
+#: Seconds that a connection to a database is kept from one request to the next, where the project does not say it.
+_CONN_MAX_AGE = 60
 #: The overlay is a module of its own name, so that it never hides one of the project.
 MODULE = "django_formula_settings"
 #: What the environment may take that only the secret key's rotation knows.
 FORMER_KEYS = "secret_key_fallbacks"
 
 
-def overlay(site: Site, release: Path, settings_module: str) -> str:
-    """The data that the overlay module reads (``config/settings.json``); no secret is among it."""
+def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: bool = True) -> str:
+    """The data that the overlay module reads (``config/settings.json``); no secret is among it.
+
+    Args:
+        keeps_threads: whether the server's threads, and with them their connections to databases, outlive a request.
+    """
     config = site.config
     data = {
         "settings_module": settings_module,
@@ -30,6 +36,7 @@ def overlay(site: Site, release: Path, settings_module: str) -> str:
         "path": config["path"].rstrip("/"),
         "database_folder": str(site.database),
         "databases": django_database.laid_over(site),
+        "conn_max_age": _CONN_MAX_AGE if keeps_threads else 0,
         "always": {
             "DEBUG": False,
             "ALLOWED_HOSTS": config["domains"],

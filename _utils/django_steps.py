@@ -445,7 +445,8 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     contents = {"environment": django_settings.environment_file(plain), **programs}
     if site.config["overlay"]:
         contents[f"{django_settings.MODULE}.py"] = deployment.templates[OVERLAY]
-        contents["settings.json"] = django_settings.overlay(site, release.path, release.facts["settings_module"])
+        module, keeps = release.facts["settings_module"], django_server.of_site(site).keeps_threads(site)
+        contents["settings.json"] = django_settings.overlay(site, release.path, module, keeps_threads=keeps)
     for name, content in contents.items():
         django_site.write(config / name, content, mode=0o640, group=site.user)
     for path, content in rendered.items():

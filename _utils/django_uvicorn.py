@@ -70,6 +70,12 @@ def command(release: Path, facts: Mapping[str, Any]) -> list[str]:
     return [f"{release}/virtualenv/bin/python", f"{release}/config/django_formula_uvicorn.py"]
 
 
+def keeps_threads(site: Site) -> bool:
+    """Not so in Django's ASGI."""
+    del site
+    return False
+
+
 def timeout(site: Site) -> int:
     """Seconds that a request may be silent: the server itself sets no limit."""
     del site

@@ -9,10 +9,12 @@ from django_process import Requirements
 from django_site import Site
 
 INI = "salt://django/files/uwsgi.ini"
+#: What uWSGI imports: file name in ``config/`` → template.
+_PROGRAMS = {name: f"salt://django/files/{name}" for name in ("django_formula_uwsgi.py", "django_formula_warm.py")}
 PYUWSGI = "pyuwsgi==2.0.30.post1"
 
 PROTOCOLS: tuple[str, ...] = ("uwsgi", "http")
-TEMPLATES: tuple[str, ...] = (INI,)
+TEMPLATES: tuple[str, ...] = (INI, *_PROGRAMS.values())
 MAIN = "uwsgi.ini"
 INTERFACE = "wsgi"
 NOTIFIES = "main"
@@ -29,10 +31,13 @@ def requirements(site: Site) -> Requirements:
 def configuration(
     site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
 ) -> dict[str, str]:
-    """The ini file of a release: file name in ``config/`` → content."""
+    """The ini file of a release, and what it has imported: file name in ``config/`` → content."""
     del site
     binary = _binary(variables["virtualenv"])
-    return {MAIN: django_settings.render(templates, INI, binary=str(binary), backlog=_backlog(), **variables)}
+    return {
+        MAIN: django_settings.render(templates, INI, binary=str(binary), backlog=_backlog(), **variables),
+        **{name: templates[url] for name, url in _PROGRAMS.items()},
+    }
 
 
 def _binary(virtualenv: Path) -> Path:
@@ -54,6 +59,11 @@ def command(release: Path, facts: Mapping[str, Any]) -> list[str]:
     """What runs uWSGI."""
     del facts
     return [f"{release}/virtualenv/bin/uwsgi", "--ini", f"{release}/config/{MAIN}"]
+
+
+def keeps_threads(site: Site) -> bool:
+    """Unless something takes the place of threads."""
+    return not {"gevent", "asyncio", "ugreen", "async"} & {*site.config["server"]["options"]}
 
 
 def timeout(site: Site) -> int:

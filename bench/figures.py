@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -327,6 +328,95 @@ def endure(bench: Bench, contestant: Contestant, count: int) -> Endured:
     return endured
 
 
+FIVE = """
+
+def five(request):
+    from django.shortcuts import render
+    counts = [Entry.objects.filter(pk__gt=number).count() for number in range(3)]
+    entries = list(Entry.objects.filter(hidden=False)[:20])
+    return render(request, "guestbook/entry_list.html", {"page_obj": entries, "counts": counts,
+                                                         "version": Entry.objects.filter(hidden=True).exists()})
+"""
+#: The server of a tutorial, in the place of the plain tree's: four processes of two threads each, behind a port.
+TUTORIAL = r"""set -e
+cd /srv/plain/config
+sed -i -e 's/^processes.*/processes = 4/' -e 's/^socket.*/socket = 127.0.0.1:8900/' -e '/^chmod-socket/d' uwsgi.ini
+echo 'threads = 2' >>uwsgi.ini
+sed -i 's|uwsgi_pass .*|uwsgi_pass 127.0.0.1:8900;|' /etc/nginx/sites-available/plain*
+systemctl restart plain
+systemctl reload nginx
+"""
+#: CPU (s) and memory (bytes, what is shared counted in parts) of all processes of a user.
+SPENT = """
+import os, pathlib, sys
+hertz, cpu, memory = os.sysconf("SC_CLK_TCK"), 0, 0
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    if process.owner() == sys.argv[1]:
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        cpu += int(fields[11]) + int(fields[12])
+        memory += int((process / "smaps_rollup").read_text().split("Pss:")[1].split()[0]) * 1024
+print(cpu / hertz, memory)
+"""
+
+
+def serving(bench: Bench) -> list[Figure]:
+    """What a page with five queries and a static file cost, beside a server as tutorials have it."""
+    views = (bench.repository.worktree / "guestbook/views.py").read_text()
+    urls = (bench.repository.worktree / "guestbook/urls.py").read_text()
+    route = urls.replace("urlpatterns = [", 'urlpatterns = [\n    path("five", views.five),')
+    commit = bench.commit({"guestbook/views.py": views + FIVE, "guestbook/urls.py": route})
+    both = {"blog": bench.formula, "plain": bench.plain}
+    for contestant in both.values():
+        contestant.deploy(commit)
+    bench.host.run(TUTORIAL)
+    bench.pause()
+    cpu: dict[str, list[float]] = {user: [] for user in both}
+    files: dict[str, list[float]] = {user: [] for user in both}
+    memory: dict[str, list[float]] = {user: [] for user in both}
+    for run in range(bench.runs + 1):
+        for user, contestant in both.items():
+            cost, size = asked(bench, contestant, "/five", user)
+            page = bench.host.http("/five", contestant.domain).text
+            name = re.search(r'/static/[^"]+[.][0-9a-f]{8,}[.]css', page)
+            if not name:
+                raise CommandFailed(f"{contestant.title}: no static file in {page[:500]}")
+            file, _size = asked(bench, contestant, name[0], "www-data")
+            if run:  # the first warms up
+                cpu[user].append(cost)
+                memory[user].append(size)
+                files[user].append(file)
+    bench.plain.revision = ""
+    told = [
+        "; ".join(f"{both[user].title} {1000 * statistics.median(row):.2f} ms" for user, row in rows.items())
+        for rows in (cpu, files)
+    ]
+    sizes = "; ".join(f"{both[user].title} {statistics.median(row) / 2**20:.0f} MB" for user, row in memory.items())
+    beside = "÷ a tutorial's uWSGI"
+    return [
+        Figure("a page with five queries", f"CPU of the server {beside}", 0.8, ratios(*cpu.values()), told[0]),
+        Figure("its memory", f"shared pages in parts, {beside}", 0.55, ratios(*memory.values()), sizes),
+        Figure("a static file", "CPU of nginx ÷ its defaults", 0.7, ratios(*files.values()), told[1]),
+    ]
+
+
+def asked(bench: Bench, contestant: Contestant, path: str, user: str, count: int = 600) -> tuple[float, float]:
+    """Ask for a page or file; seconds of CPU that each answer took of a user's processes, and their memory then."""
+    before, _memory = spent(bench.host, user)
+    load = Load(f"http://{bench.host.address}{path}", contestant.domain, connections=2, requests=count)
+    with load:
+        while len(load.answers) < count:
+            load.wait(min(100, count - len(load.answers)))
+    if load.failed:
+        raise CommandFailed(f"{contestant.title}: {path}: {load.failed[0]}")
+    after, memory = spent(bench.host, user)
+    return (after - before) / count, memory
+
+
+def spent(host: Host, user: str) -> tuple[float, float]:
+    cpu, memory = host.run(["python3", "-c", SPENT, user]).stdout.split()
+    return float(cpu), float(memory)
+
+
 def machinery(bench: Bench) -> list[Figure]:
     """What the look for migrations adds to releases that have none: the same site with `migrate`, and without it."""
     figures = []
@@ -399,5 +489,6 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "broken": broken,
     "load": load,
     "machinery": machinery,
+    "serving": serving,
     "sites": sites,
 }

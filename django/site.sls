@@ -7,7 +7,8 @@
                 'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py'] %}
 {% set processes = {'systemd': ['django.service', 'django.socket'],
                     'supervisor': ['supervisor.conf', 'supervisor.sh', 'django_formula_listen.py']} %}
-{% set servers = {'uwsgi': ['uwsgi.ini'], 'gunicorn': ['gunicorn.conf.py'], 'uvicorn': ['django_formula_uvicorn.py']} %}
+{% set servers = {'uwsgi': ['uwsgi.ini', 'django_formula_uwsgi.py', 'django_formula_warm.py'],
+                  'gunicorn': ['gunicorn.conf.py', 'django_formula_warm.py'], 'uvicorn': ['django_formula_uvicorn.py']} %}
 {% for name, site in django.sites.items() %}
 {% set templates = ['salt://django/files/django_formula_plan.py'] %}
 {% for file in files + processes[django.process] + servers[site.server.kind] %}

@@ -13,7 +13,10 @@ def _over(project, data):
     for name in ("STATIC_ROOT", "MEDIA_ROOT"):
         if isinstance(project.get(name), pathlib.PurePath):
             values[name] = pathlib.Path(values[name])
-    values["DATABASES"] = _databases(project.get("DATABASES", {}), data)
+    databases = _databases(project.get("DATABASES", {}), data)
+    values["DATABASES"] = {
+        alias: {**_connection(database, data["conn_max_age"]), **database} for alias, database in databases.items()
+    }
     path = data["path"]
     if path:
         values["FORCE_SCRIPT_NAME"] = path
@@ -80,6 +83,16 @@ def _databases(databases, data):
         over = _server if given["engine"] else _file
         moved[alias] = {**over(moved.get(alias, {}), given, alias, data["database_folder"]), **given["settings"]}
     return moved
+
+
+def _connection(database, age):
+    """How long a connection is kept, where nobody says it: to open one for each request costs much of a page."""
+    import django
+
+    engine = database.get("ENGINE", "")
+    if not age or not engine.startswith("django.") or "pool" in database.get("OPTIONS", {}):
+        return {}
+    return {"CONN_MAX_AGE": age, **({"CONN_HEALTH_CHECKS": True} if django.VERSION >= (4, 1) else {})}
 
 
 def _is_sqlite(database):

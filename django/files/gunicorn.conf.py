@@ -1,6 +1,5 @@
 """What gunicorn reads when it starts: the settings in gunicorn.json, which lies beside this file."""
 
-import gc
 import json
 import os
 import sys
@@ -8,7 +7,8 @@ import sys
 import gunicorn
 import gunicorn.config
 
-with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "gunicorn.json"), encoding="utf-8") as _file:
+_HERE = os.path.dirname(os.path.abspath(__file__))
+with open(os.path.join(_HERE, "gunicorn.json"), encoding="utf-8") as _file:
     _given = json.load(_file)
 _known = gunicorn.config.make_settings()
 _unknown = sorted(set(_given["options"]) - set(_known))
@@ -22,10 +22,11 @@ os.environ["SPT_NOENV"] = "1"  # setproctitle, where there is one, leaves the en
 
 
 def when_ready(server):
-    """The project is loaded: what the workers get of it is never copied for a collection of garbage."""
-    if "django.db" in sys.modules:  # what was connected while the project was loaded is no connection of a worker
-        sys.modules["django.db"].connections.close_all()
-    gc.collect()
-    gc.freeze()
+    """Workers are made next."""
+    if server.cfg.preload_app:
+        sys.path.append(_HERE)
+        import django_formula_warm
+
+        django_formula_warm.warm()
     with open(_given["ready"], "w", encoding="utf-8"):
         pass

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import django_database
 import django_secret
+import django_server
 import django_settings
 import django_site
 import pytest
@@ -159,6 +160,7 @@ def overlay(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("overlay_of_databases", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, "overlay_of_databases", module)
 
     def databases(project, **options):
         data = json.loads(django_settings.overlay(configured(**options), RELEASE, "x"))
@@ -171,6 +173,7 @@ def overlay(tmp_path, monkeypatch):
     return databases
 
 
+GEVENT = {"kind": "gunicorn", "options": {"worker_class": "gevent"}}
 STRICT = {"init_command": "SET sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')"}
 PATIENT = {"timeout": 20, "transaction_mode": "IMMEDIATE"}
 WHERE = {"NAME": "blog", "USER": "blog", "HOST": "db1.example.org", "PORT": "", "PASSWORD": PASSWORD}
@@ -244,6 +247,29 @@ def test_several_databases_are_laid_over(overlay):
         "log": {"ENGINE": SQLITE, "NAME": f"{folder}/log.sqlite3", "OPTIONS": PATIENT},
         "metrics": {"ENGINE": POSTGRES, **WHERE, "NAME": "m", "OPTIONS": {}},
     }
+
+
+@pytest.mark.parametrize(
+    ("database", "age", "version", "expected"),
+    [
+        ({"ENGINE": SQLITE}, 60, (5, 2), {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}),
+        ({"ENGINE": POSTGRES}, 60, (4, 0), {"CONN_MAX_AGE": 60}),
+        ({"ENGINE": POSTGRES, "OPTIONS": {"pool": True}}, 60, (5, 2), {}),
+        ({"ENGINE": "django_db_geventpool.backends.postgresql"}, 60, (5, 2), {}),
+        ({"ENGINE": SQLITE}, 0, (5, 2), {}),
+        ({}, 60, (5, 2), {}),
+    ],
+)
+def test_how_long_a_connection_is_kept(overlay, monkeypatch, database, age, version, expected):
+    monkeypatch.setattr(sys.modules["django"], "VERSION", version)
+    assert sys.modules["overlay_of_databases"]._connection(database, age) == expected
+
+
+@pytest.mark.parametrize(("server", "age"), [({}, 60), ({"kind": "uvicorn"}, 0), (GEVENT, 0)])
+def test_connections_are_kept_where_threads_are(server, age):
+    site = configured(server=server)
+    keeps = django_server.of_site(site).keeps_threads(site)
+    assert json.loads(django_settings.overlay(site, RELEASE, "x", keeps_threads=keeps))["conn_max_age"] == age
 
 
 @pytest.mark.parametrize(

@@ -101,12 +101,17 @@ def gunicorn(tmp_path, monkeypatch):
     return read
 
 
-def test_what_gunicorn_reads(gunicorn, tmp_path):
+def test_what_gunicorn_reads(gunicorn, tmp_path, monkeypatch):
     read = gunicorn(path="/shop", server={"kind": "gunicorn", "threads": 3, "options": {"keepalive": 9, "timeout": 5}})
     assert (read["threads"], read["timeout"], read["keepalive"], read["preload_app"]) == (3, 5, 9, True)
     assert read["raw_env"] == ["SCRIPT_NAME=/shop"] and "max_requests" not in read, "not in this version"
     assert os.environ["SPT_NOENV"] == "1"
-    read["when_ready"](None)
+    warmed = types.ModuleType("django_formula_warm")
+    warmed.warm = lambda: (tmp_path / "warm").touch()
+    monkeypatch.setitem(sys.modules, "django_formula_warm", warmed)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    read["when_ready"](types.SimpleNamespace(cfg=types.SimpleNamespace(preload_app=True)))
+    assert (tmp_path / "warm").exists()
     assert (tmp_path / "ready").exists()
 
 
