@@ -250,7 +250,8 @@ def test_a_hook_proves_a_domain_by_dns(shop, acme):
 @pytest.mark.full
 def test_an_order_that_is_killed(shop, authority):
     before = old(shop, authority, left=20)
-    shop.host.run("salt-call --local django.renew shop & sleep 1.2; pkill -KILL -x uacme; kill -KILL $!", check=False)
+    kill = "until child=$(pgrep -x uacme); do sleep 0.02; done; kill -KILL $! $child"
+    shop.host.run(f"salt-call --local django.renew shop & {kill}", check=False, timeout=60)
     assert serial(shop, authority.root) == before
     assert shop.domain in shop.deploy()["shop has its certificates ordered"].changes["certificates"]
 
