@@ -81,6 +81,12 @@ def keeps_threads(site: Site) -> bool:
     return bool(site.config["server"]["options"].get("worker_class") != "gevent")
 
 
+def workers(run: Path) -> str:
+    """Nothing: there is nobody to ask."""
+    del run
+    return ""
+
+
 def timeout(site: Site) -> int:
     """Seconds that gunicorn gives a request of a worker that has one at a time."""
     return int(site.config["server"]["options"].get("timeout", 60))

@@ -309,6 +309,15 @@ def _health(release: Release, is_live: bool) -> str:
     return ", ".join(said)
 
 
+def _server(live: Release) -> str:
+    """The server of the live release, and what it says of its processes."""
+    kind = (django_site.read_json(live.path / "config/instance.json") or {}).get("server", "")
+    workers = django_server.of_release(live.path).workers(
+        django_process.RUN / django_process.unit(live.site, live.path)
+    )
+    return f"{kind}: {workers}" if workers else kind
+
+
 def status(site: Site) -> dict[str, Any]:
     """What runs of a site, and what does not: one row."""
     live = linked(site, site.current)
@@ -327,7 +336,7 @@ def status(site: Site) -> dict[str, Any]:
         "release": live.name if live else "",
         "live_since": live.record.get("live_since", "") if live else "",
         "running": live is not None and django_instance.pid(site, live.path) is not None,
-        "server": (django_site.read_json(live.path / "config/instance.json") or {}).get("server", "") if live else "",
+        "server": _server(live) if live else "",
         "schema": django_fit.fit(live.record, records, django_fit.applied(site, records)) if live else "",
         "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),
         "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),

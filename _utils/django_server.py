@@ -49,6 +49,13 @@ class Server(Protocol):
     def keeps_threads(self, site: Site) -> bool:
         """Whether the threads that answer outlive a request, and with them their connections to databases."""
 
+    def workers(self, run: Path) -> str:
+        """What its processes do just now, in words; empty where it does not say.
+
+        Args:
+            run: the folder in /run of the instance.
+        """
+
     def timeout(self, site: Site) -> int:
         """Seconds that it gives a request."""
 

@@ -76,6 +76,12 @@ def keeps_threads(site: Site) -> bool:
     return False
 
 
+def workers(run: Path) -> str:
+    """Nothing: there is nobody to ask."""
+    del run
+    return ""
+
+
 def timeout(site: Site) -> int:
     """Seconds that a request may be silent: the server itself sets no limit."""
     del site

@@ -1,5 +1,7 @@
 """uWSGI (https://uwsgi-docs.readthedocs.io): an ini file, by its own protocol or HTTP."""
 
+import json
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,22 @@ def command(release: Path, facts: Mapping[str, Any]) -> list[str]:
 def keeps_threads(site: Site) -> bool:
     """Unless something takes the place of threads."""
     return not {"gevent", "asyncio", "ugreen", "async"} & {*site.config["server"]["options"]}
+
+
+def workers(run: Path) -> str:
+    """What the processes do, by uWSGI's own word at ``stats.sock``, which uwsgitop reads too."""
+    try:
+        with socket.socket(socket.AF_UNIX) as stats:
+            stats.settimeout(2)
+            stats.connect(str(run / "stats.sock"))
+            told = json.loads(b"".join(iter(lambda: stats.recv(65536), b"")))
+        states = [worker["status"] for worker in told["workers"]]
+        requests = sum(worker["requests"] for worker in told["workers"])
+        raised = sum(worker["exceptions"] for worker in told["workers"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    busy = f"{states.count('busy')} of {len(states)} busy"
+    return f"{busy}, {told.get('listen_queue', 0)} waiting, {requests} requests, {raised} exceptions"
 
 
 def timeout(site: Site) -> int:

@@ -5,6 +5,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import threading
 import types
 
 import django_instance
@@ -140,3 +141,36 @@ def test_an_address_that_is_taken_is_told():
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         shown = subprocess.run([sys.executable, "-I", PROGRAM, address, "/bin/true"], capture_output=True, text=True)
     assert shown.returncode and "Address already in use" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (
+            {
+                "listen_queue": 3,
+                "workers": [
+                    {"status": "busy", "requests": 5, "exceptions": 1},
+                    {"status": "idle", "requests": 2, "exceptions": 0},
+                ],
+            },
+            "1 of 2 busy, 3 waiting, 7 requests, 1 exceptions",
+        ),
+        ({"workers": [{}]}, ""),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_what_uwsgi_says_of_its_processes(tmp_path, answer, told):
+    with socket.socket(socket.AF_UNIX) as listener:
+        if answer is not None:
+            listener.bind(str(tmp_path / "stats.sock"))
+            listener.listen()
+            threading.Thread(target=say, args=(listener, answer), daemon=True).start()
+        assert django_uwsgi.workers(tmp_path) == told
+
+
+def say(listener, answer):
+    connection, _address = listener.accept()
+    with connection:
+        connection.sendall(json.dumps(answer).encode())
