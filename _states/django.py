@@ -52,6 +52,7 @@ def site(name, config, platform, templates):
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
     deployment.servers = __context__.setdefault("django.servers", {})
+    deployment.listening = __context__.get("django.listening")
     _deployments()[name] = deployment
     return _run("site", name, "is laid out")
 
@@ -289,25 +290,34 @@ def uv(name, index=None):
     return {**ret, "comment": "uv has been installed"}
 
 
-def running(name):
+def running(name, enable=False):
     """
-    Have a daemon of the host run where there is no systemd: Salt's own ``service.running`` believes there that it does.
+    Have a daemon of the host run: it is judged by its process, and without systemd it is started too, where Salt's own
+    ``service.running`` believes that it runs. That state would also spawn a handful of processes to find nothing to do.
 
     name
         Its service: ``nginx``, ``supervisor``, ``postgresql`` or ``mariadb``.
+    enable
+        Whether systemd is to start it at boot.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} already runs"}
     daemon = django_service.DAEMONS[name]
-    if django_service.pid(daemon) is not None:
+    starts = django_service.pid(daemon) is None
+    enables = enable and not django_service.is_enabled(daemon)
+    done = [what for what, is_so in (("started", starts), ("enabled", enables)) if is_so]
+    if not done:
         return ret
-    ret["changes"] = {name: "started"}
+    ret["changes"] = {name: ", ".join(done)}
     if __opts__["test"]:
-        return {**ret, "result": None, "comment": f"{name} would have been started"}
+        return {**ret, "result": None, "comment": f"{name} would have been {' and '.join(done)}"}
     try:
-        django_service.start(daemon)
+        if starts:
+            django_service.start(daemon)
+        if enables:
+            django_service.enable(daemon)
     except DeploymentError as error:
         return {**ret, "changes": {}, "result": False, "comment": str(error)}
-    return {**ret, "comment": f"{name} has been started"}
+    return {**ret, "comment": f"{name} has been {' and '.join(done)}"}
 
 
 def ports(name, sites):
@@ -319,11 +329,13 @@ def ports(name, sites):
     sites
         The ports of each site, by its name.
     """
+    import django_port
     import django_proxy
 
+    listening = __context__["django.listening"] = django_port.listening()
     try:
         for site, wanted in sites.items():
-            django_proxy.refuse_taken_ports(site, wanted)
+            django_proxy.refuse_taken_ports(site, wanted, listening)
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
     return {"name": name, "changes": {}, "result": True, "comment": "no port is taken by somebody else"}

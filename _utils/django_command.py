@@ -1,7 +1,9 @@
 """Commands as argument lists: an identity, a clean environment, a time limit, and the one exception of the engine."""
 
+import atexit
 import contextlib
 import errno
+import gc
 import logging
 import os
 import pwd
@@ -13,6 +15,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
+
+# What Salt has in memory is not looked through for garbage once more when its process ends: that takes some 30 ms.
+atexit.register(gc.freeze)
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

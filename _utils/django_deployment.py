@@ -108,6 +108,8 @@ class Deployment:
         self.replaced: dict[Path, bytes] = {}
         #: What the servers of databases on this host have, as they were asked last; shared by the sites of an apply.
         self.servers: dict[Any, Any] = {}
+        #: Who listens on which port, where this apply has looked already.
+        self.listening: Mapping[int, set[str]] | None = None
         self.warnings: list[str] = []
         self._told = 0
         self._fallbacks: list[str] = []

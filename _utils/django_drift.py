@@ -20,7 +20,7 @@ from django_site import Site
 def note(release: Release) -> None:
     """Write down what a release is made of; but for its record, and what the site may write, it stays so."""
     without = [f"source/{path}" for path in release.site.config["writable"]]
-    django_manifest.make(release.path, django_secret.record_key(release.site), without)
+    django_manifest.make(release.path, django_secret.record_key(release.site), without, durable=False)
 
 
 def of_virtualenv(site: Site, key: str) -> dict[str, str]:

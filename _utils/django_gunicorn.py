@@ -21,7 +21,6 @@ _WORKERS: dict[str, Requirements] = {
     }
 }
 
-PROTOCOLS: tuple[str, ...] = ("http",)
 TEMPLATES: tuple[str, ...] = (CONF, WARM)
 MAIN = "gunicorn.json"
 INTERFACE = "wsgi"

@@ -15,16 +15,17 @@ NAME = ".manifest.json"
 _LEFT_OUT = {NAME, "release.json"}
 
 
-def make(folder: Path, key: bytes, without: Collection[str] = ()) -> None:
+def make(folder: Path, key: bytes, without: Collection[str] = (), *, durable: bool = True) -> None:
     """Write down what is in a folder: owner, group and mode of each path, the content of files, where links lead.
 
     Args:
         key: with which contents are hashed; without it, nobody finds a short secret of a file by guessing.
         without: paths below the folder that others may change.
+        durable: as for `django_site.write`.
     """
     entries = {path: _entry(f"{folder}/{path}", status, key) for path, status in _walk(str(folder), set(without))}
     text = json.dumps({"without": sorted(without), "entries": entries}, separators=(",", ":"))
-    django_site.write(folder / NAME, text, mode=0o600)
+    django_site.write(folder / NAME, text, mode=0o600, durable=durable)
 
 
 def exists(folder: Path) -> bool:

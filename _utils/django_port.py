@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +22,14 @@ class Holder(NamedTuple):
         return f"{self.program} ({', '.join(filter(None, [f'pid {self.pid}', self.unit]))})" if self.pid else "somebody"
 
 
-def holder(port: int, *, but: int | None = None) -> Holder | None:
+def holder(port: int, *, but: int | None = None, ports: Mapping[int, set[str]] | None = None) -> Holder | None:
     """Who listens on a port, on whatever address; None when nobody does.
 
     Args:
         but: the number of a process that may: it counts as nobody.
+        ports: as `listening` has just found it.
     """
-    sockets = set(_listening(port))
+    sockets = (listening() if ports is None else ports).get(port, set())
     if not sockets or (but and sockets <= _sockets(but)):
         return None
     for process in PROC.glob("[0-9]*"):
@@ -38,17 +40,19 @@ def holder(port: int, *, but: int | None = None) -> Holder | None:
     return Holder("", 0, "")  # in another namespace, or gone
 
 
-def _listening(port: int) -> list[str]:
-    """The sockets that listen on a port, as their descriptors are called in /proc."""
-    found = []
+def listening() -> dict[int, set[str]]:
+    """The ports on which somebody listens, with the sockets, as their descriptors are called in /proc.
+
+    The kernel looks through all its connections for it, some milliseconds long.
+    """
+    found: dict[int, set[str]] = {}
     for table in (PROC / "net/tcp", PROC / "net/tcp6"):
         with contextlib.suppress(FileNotFoundError), open(table) as rows:
             next(rows, None)
             for row in map(str.split, rows):
                 if row[3] != _LISTENING:
                     break  # they come first
-                if row[1].endswith(f":{port:04X}"):
-                    found.append(f"socket:[{row[9]}]")
+                found.setdefault(int(row[1].rpartition(":")[2], 16), set()).add(f"socket:[{row[9]}]")
     return found
 
 

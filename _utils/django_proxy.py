@@ -30,6 +30,8 @@ OURS = "# Written by django-formula"
 UPSTREAM, LOCATIONS = "salt://django/files/upstream.conf", "salt://django/files/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/domain.conf", "salt://django/files/redirect.conf"
 DEFAULT, TLS = "salt://django/files/default.conf", "salt://django/files/tls.conf"
+#: The templates of a site's files.
+TEMPLATES = (UPSTREAM, LOCATIONS, DOMAIN, REDIRECT)
 
 #: Seconds to wait for another site's switch.
 PATIENCE = 60.0
@@ -428,14 +430,20 @@ def _has_ipv6() -> bool:
     return bool(django_site.read_text(IPV6))
 
 
-def refuse_taken_ports(name: str, ports: list[int]) -> None:
+def refuse_taken_ports(name: str, ports: list[int], listening: Mapping[int, set[str]] | None = None) -> None:
     """Refuse a site where somebody else than nginx listens on one of its ports: nginx would not start, or not reload.
+
+    Args:
+        listening: as `django_port.listening` has found it in this apply.
 
     Raises:
         DeploymentError: who that is, and the way out.
     """
     for port in ports:
-        holder = django_port.holder(port, but=django_service.pid(django_service.NGINX))
+        nginx = django_service.pid(django_service.NGINX)
+        holder = django_port.holder(port, but=nginx, ports=listening)
+        if holder and listening is not None:  # nginx may have other sockets by now
+            holder = django_port.holder(port, but=nginx)
         if holder and holder.unit != "nginx.service":
             stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' names it"
             raise DeploymentError(

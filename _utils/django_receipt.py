@@ -15,7 +15,7 @@ from django_command import seconds
 from django_instance import Answer
 from django_site import Site
 
-#: Requests per second.
+#: Requests per second; twice as many for the first ones after the switch, which are waited for.
 RATE = 20
 #: Requests that have to be answered well after the switch, one after another, before the old instance is stopped.
 STEADY = 3
@@ -50,6 +50,7 @@ class Probe:
         #: When the new release was about to go live, and when it was live, by the monotonic clock.
         self.leaves = self.switched = math.inf
         self._under_way: list[float] = []
+        self._hurried = 0
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._is_over = False
@@ -72,10 +73,11 @@ class Probe:
                     threading.Thread(target=self._sample, daemon=True).start()
                 except RuntimeError:  # no more threads are to be had: this one asks itself
                     self._sample()
-            due = max(due + 1 / RATE, time.monotonic())
+            due = max(due + 1 / (2 * RATE if self._hurried else RATE), time.monotonic())
+            self._hurried = max(self._hurried - 1, 0)
             if self._wake.wait(due - time.monotonic()):
                 self._wake.clear()
-                due = time.monotonic()
+                due, self._hurried = time.monotonic(), STEADY - 1
 
     def _sample(self) -> None:
         sent = time.monotonic()
@@ -161,8 +163,8 @@ class Probe:
         """
         samples = sorted(self.samples)
         good = [sample for sample in samples if not sample.problem]
-        times = sorted(sample.ended for sample in good)
-        gaps = [later - earlier - 1 / RATE for earlier, later in itertools.pairwise(times)]
+        pairs = itertools.pairwise(sorted(good, key=lambda sample: sample.ended))
+        gaps = [b.ended - a.ended - min(max(b.sent - a.sent, 0.0), 1 / RATE) for a, b in pairs]
         return {
             "rate": RATE,
             "through": "proxy" if self.through_proxy else "socket",

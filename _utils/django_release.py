@@ -57,9 +57,10 @@ class Release:
         return bool(self.record) and whole
 
     def update(self, **values: Any) -> None:
-        """Change the record, on disk too."""
+        """Change the record, on disk too; that of a release in the making outlives no loss of power, as it does not."""
         self.record.update(values)
-        django_site.write_json(self.path / "release.json", self.record, mode=0o640)
+        durable = self.record.get("state") != "building"
+        django_site.write_json(self.path / "release.json", self.record, mode=0o640, durable=durable)
 
     def measure(self) -> None:
         """Record once what the release takes of the disk, and its virtualenv, unless a release with the same knows."""

@@ -22,8 +22,6 @@ class Server(Protocol):
 
     #: What it asks the project for: ``wsgi`` or ``asgi``.
     INTERFACE: str
-    #: What it speaks with the proxy, the usual one first.
-    PROTOCOLS: tuple[str, ...]
     #: The templates of its files of a release.
     TEMPLATES: tuple[str, ...]
     #: Its file in ``config/`` without which a release cannot start.

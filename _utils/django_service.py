@@ -11,6 +11,7 @@ import django_command
 from django_command import DeploymentError
 
 SYSTEMD = Path("/run/systemd/system")
+UNITS = Path("/etc/systemd/system")
 RUN = Path("/run")
 PROC = Path("/proc")
 #: Seconds that a daemon may take to start.
@@ -47,6 +48,32 @@ def pid(daemon: Daemon) -> int | None:
             if daemon.program.encode() in (PROC / str(number) / "cmdline").read_bytes():
                 return number
     return None
+
+
+def is_enabled(daemon: Daemon) -> bool:
+    """Whether systemd starts a daemon at boot; without systemd it is True, for its package has seen to that."""
+    if not has_systemd():
+        return True
+    unit = f"{daemon.service}.service"
+    links = [folder / unit for folder in UNITS.glob("*.wants")]
+    if any(path.is_symlink() for path in links) and not (UNITS / unit).is_symlink():
+        return True  # each apply asks; a process for it would cost more than the looking
+    try:
+        django_command.run(["systemctl", "is-enabled", "--quiet", unit], doing=f"asking for {unit}")
+    except DeploymentError:
+        return False
+    return True
+
+
+def enable(daemon: Daemon) -> None:
+    """Have systemd start a daemon at boot.
+
+    Raises:
+        DeploymentError: it refuses, as where the unit is masked.
+    """
+    name = daemon.service
+    argv = ["systemctl", "enable", "--quiet", f"{name}.service"]
+    django_command.run(argv, doing=f"enabling {name}", hint=f"systemctl status {name} says why, such as masked")
 
 
 def age(daemon: Daemon) -> float:

@@ -1,9 +1,10 @@
 """What a release is told: the settings overlay and its data, the environment, the files rendered into its source."""
 
+import contextlib
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -282,6 +283,15 @@ def _template(text: str) -> "jinja2.Template":
     return _jinja().from_string(text)
 
 
+def compile_templates(templates: Mapping[str, str], urls: Iterable[str]) -> None:
+    """Compile templates while there is time; one that is missing or wrong is told of when it is to be rendered."""
+    import jinja2
+
+    for url in urls:
+        with contextlib.suppress(KeyError, jinja2.TemplateError):
+            _template(templates[url])
+
+
 def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:
     """Render a template of the formula or of the pillar.
 
@@ -307,4 +317,4 @@ def write_project_file(site: Site, source: Path, path: str, content: str) -> Non
     """
     target = django_site.inside(source, path, f"django:sites:{site.name}:files")
     target.parent.mkdir(parents=True, exist_ok=True)
-    django_site.write(target, content, mode=0o640, group=site.user)
+    django_site.write(target, content, mode=0o640, group=site.user, durable=False)

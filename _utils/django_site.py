@@ -118,7 +118,9 @@ class Site:
         )
 
     def register(self) -> None:
-        """Make the site known to the host."""
+        """Make the site known to the host, unless it is."""
+        if self.is_registered():
+            return
         REGISTRY.mkdir(parents=True, exist_ok=True)
         link(REGISTRY / self.name, str(self.root))
         if django_service.has_systemd():
@@ -330,8 +332,20 @@ def owner_of(status: os.stat_result) -> str:
     return f"{user}:{group}"
 
 
-def write(path: Path, content: str | bytes, *, mode: int = 0o644, user: str = "root", group: str = "root") -> None:
-    """Write a file so that it is there whole or not at all, through any loss of power."""
+def write(
+    path: Path,
+    content: str | bytes,
+    *,
+    mode: int = 0o644,
+    user: str = "root",
+    group: str = "root",
+    durable: bool = True,
+) -> None:
+    """Write a file so that it is there whole or not at all, through any loss of power.
+
+    Args:
+        durable: False for a file of a release in the making, which is brought to disk as a whole before it goes live.
+    """
     temporary = path.with_name(f".{path.name}.new")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
@@ -341,9 +355,11 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o644, user: str = "r
         os.fchmod(descriptor, mode)
         file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
         file.flush()
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     temporary.replace(path)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def checksum(text: str) -> str:
@@ -356,9 +372,9 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".new")
 
 
-def write_json(path: Path, value: Any, **ownership: Any) -> None:
+def write_json(path: Path, value: Any, **options: Any) -> None:
     """Write a value as JSON, as `write` does."""
-    write(path, json.dumps(value, indent=1, sort_keys=True) + "\n", **ownership)
+    write(path, json.dumps(value, indent=1, sort_keys=True) + "\n", **options)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -392,14 +408,19 @@ def append(path: Path, line: str, *, mode: int) -> None:
         sync_folder(path.parent)
 
 
-def link(path: Path, target: str) -> None:
-    """Make a link point to a target in one rename, through any loss of power."""
+def link(path: Path, target: str, *, durable: bool = True) -> None:
+    """Make a link point to a target in one rename, through any loss of power.
+
+    Args:
+        durable: as for `write`.
+    """
     temporary = path.with_name(f".{path.name}.new")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
     temporary.symlink_to(target)
     temporary.replace(path)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
@@ -409,6 +430,15 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync(path: Path) -> None:
+    """Bring the file system of a folder to disk.
+
+    Raises:
+        DeploymentError: that fails.
+    """
+    django_command.run(["sync", "--file-system", str(path)], doing=f"writing {path.name} to the disk")
 
 
 def give(path: Path, user: str, group: str, *, read_only_for_group: bool = False) -> None:

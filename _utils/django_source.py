@@ -3,6 +3,7 @@
 import os
 import re
 import urllib.parse
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,17 @@ _REQUIREMENTS = re.compile(r"(^|/)([^/]*requirements[^/]*(/[^/]+)?\.(txt|in)|[^/
 _HEADER = re.compile(r"diff --git |index [0-9a-f]+\.\.|--- |\+\+\+ ")
 #: How much is shown of what lies between two commits, and of a file that differs.
 _COMMITS, _LINES = 20, 60
+_GITCONFIG = """\
+[safe]
+\tdirectory = *
+[http]
+\tlowSpeedLimit = 1
+\tlowSpeedTime = 60
+[gc]
+\tauto = 0
+[maintenance]
+\tauto = false
+"""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 #: What git says → what it means: (pattern, message, hint, transient). The first that matches is taken.
@@ -132,10 +144,8 @@ def _host(url: str) -> str:
 
 def prepare(site: Site, deploy_key: str | None) -> None:
     """Make the mirror, and lay the deploy key and the pinned host keys into it."""
-    django_site.write(
-        site.mirror / "gitconfig",
-        "[safe]\n\tdirectory = *\n[http]\n\tlowSpeedLimit = 1\n\tlowSpeedTime = 60\n[gc]\n\tauto = 0\n",
-    )
+    if django_site.read_text(site.mirror / "gitconfig") != _GITCONFIG:
+        django_site.write(site.mirror / "gitconfig", _GITCONFIG)
     for path, lines, mode in _ssh_files(site, deploy_key):
         if lines:
             django_site.write(path, lines, mode=mode)
@@ -167,11 +177,26 @@ def has(site: Site, commit: str, mirror: Path | None = None) -> bool:
     """Whether the mirror has a commit."""
     if not ((mirror or site.mirror) / "HEAD").exists():
         return False
+    if _loose_kind(mirror or site.mirror, commit) == "commit":
+        return True
     try:
         _git(site, "cat-file", "-e", f"{commit}^{{commit}}", doing="looking for a commit", mirror=mirror)
     except DeploymentError:
         return False
     return True
+
+
+def _loose_kind(mirror: Path, name: str) -> str:
+    """What an object is that has a file of its own, as those of a fetch have: no process is needed to know that.
+
+    Empty for one that is packed, damaged or not there.
+    """
+    try:
+        with open(mirror / "objects" / name[:2] / name[2:], "rb") as file:
+            header = zlib.decompressobj().decompress(file.read(64), 16)
+    except (OSError, zlib.error):
+        return ""
+    return header.partition(b" ")[0].decode(errors="replace")
 
 
 def needs_network(site: Site) -> bool:
@@ -451,6 +476,8 @@ def _diff(site: Site, old: str, new: str, path: str) -> str:
 
 def has_tree(site: Site, name: str) -> bool:
     """Whether the mirror has that commit or tree."""
+    if _loose_kind(site.mirror, name) in ("commit", "tree"):
+        return True
     try:
         _git(site, "cat-file", "-e", name, doing="looking for a commit")
     except DeploymentError:

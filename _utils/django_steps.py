@@ -54,6 +54,19 @@ from django_site import Site
 
 log = logging.getLogger(__name__)
 
+#: Compiles a source: what compileall does, whose own start takes longer than that.
+_COMPILE = """
+import os, py_compile, sys
+for parent, folders, names in os.walk(sys.argv[1]):
+    folders[:] = [name for name in folders if name != "node_modules" and not name.startswith(".")]
+    for name in names:
+        if name.endswith(".py") and not name.startswith("."):
+            try:
+                py_compile.compile(os.path.join(parent, name), doraise=True)
+            except Exception:
+                pass  # whoever imports it is told
+"""
+
 Changes = dict[str, Any]
 Step = Callable[[Deployment], Iterator[Changes]]
 
@@ -64,7 +77,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     begun = deployment.takeover
     takeover = deployment.takeover = django_takeover.wanted(site)
     _refuse_closed_parents(site)
-    django_proxy.refuse_taken_ports(site.name, [*site.config["proxy"]["listen"], *site.https])
+    django_proxy.refuse_taken_ports(site.name, [*site.config["proxy"]["listen"], *site.https], deployment.listening)
     django_tls.refuse_bad_files(site, deployment.tls, templates)
     folders = takeover.folders() if takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
@@ -192,7 +205,9 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     deployment.release, deployment.is_new = release, True
     about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": django_site.now()}
     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
-    django_source.export(site, deployment.commit, release.path / "source")
+    with ThreadPoolExecutor(1) as pool:  # the interpreter is asked for its version while git works
+        pool.submit(django_virtualenv.know_interpreter, site)
+        django_source.export(site, deployment.commit, release.path / "source")
     release.update(**django_source.describe(site, deployment.commit))
     release.update(facts={"commit": deployment.commit, **django_project.find(site, release.path / "source")})
 
@@ -317,7 +332,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         if drivers:
             changes["drivers"] = drivers
         django_manifest.make(site.virtualenvs / key, django_secret.record_key(site))
-    django_site.link(release.path / "virtualenv", f"../../virtualenvs/{key}")
+    django_site.link(release.path / "virtualenv", f"../../virtualenvs/{key}", durable=False)
     release.update(virtualenv=key, packages=django_virtualenv.packages(site.virtualenvs / key))
 
 
@@ -337,12 +352,12 @@ def build(deployment: Deployment) -> Iterator[Changes]:
     timeout = seconds(site.config["timeouts"]["build"])
     django_site.give(tree, site.build_user, site.build_user)
 
-    def as_builder(argv: list[str]) -> None:
+    def as_builder(argv: list[str], doing: str = "") -> None:
         folder = str(tree / release.facts["folder"])
         hint = f"django:sites:{site.name}:build says this command"
         django_command.run(
             argv,
-            doing=shlex.join(argv),
+            doing=doing or shlex.join(argv),
             user=site.build_user,
             environment=environment,
             folder=folder,
@@ -354,9 +369,7 @@ def build(deployment: Deployment) -> Iterator[Changes]:
         log.info("%s: %s", site.name, command)
         as_builder(shlex.split(command))
     with contextlib.suppress(DeploymentError):
-        as_builder(
-            [f"{virtualenv}/bin/python", "-I", "-S", "-m", "compileall", "-q", "-x", r"/(node_modules|\.)", str(tree)]
-        )
+        as_builder([f"{virtualenv}/bin/python", "-I", "-S", "-c", _COMPILE, str(tree)], "compiling the source")
     _link_shared(site, tree, fill=not deployment.aside)
     django_site.give(tree, "root", site.user, read_only_for_group=True)
     for path in site.config["writable"]:
@@ -448,7 +461,7 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
         module, keeps = release.facts["settings_module"], django_server.of_site(site).keeps_threads(site)
         contents["settings.json"] = django_settings.overlay(site, release.path, module, keeps_threads=keeps)
     for name, content in contents.items():
-        django_site.write(config / name, content, mode=0o640, group=site.user)
+        django_site.write(config / name, content, mode=0o640, group=site.user, durable=False)
     for path, content in rendered.items():
         django_settings.write_project_file(site, release.path / "source", path, content)
     django_maintenance.refuse_missing_page(site, release.path, release.facts["folder"])
@@ -469,15 +482,15 @@ def static(deployment: Deployment) -> Iterator[Changes]:
     folder = release.path / "static"
     django_site.make_folder(django_site.Folder(folder, site.user, site.user, 0o755))
     log.info("%s: starting Django and collecting static files", site.name)
-    answer = django_program.start(
-        site, release.path, release.facts, deployment.masked(), write_ahead=not deployment.takeover
-    )
+    with ThreadPoolExecutor(1) as pool:  # this process has nothing to do meanwhile
+        pool.submit(django_settings.compile_templates, deployment.templates, django_instance.templates(site))
+        answer = django_program.start(
+            site, release.path, release.facts, deployment.masked(), write_ahead=not deployment.takeover
+        )
     judge(deployment, release, answer)
     _run_commands(deployment, "after_static", writable=[folder])
     django_site.give(folder, "root", "root")
     django_site.open_to_all(folder)
-    if "gzip" in site.config["static"]["compress"]:
-        django_static.compress(folder, deployment.live.path / "static" if deployment.live else None)
 
 
 def judge(deployment: Deployment, release: Release, answer: dict[str, Any]) -> None:
@@ -493,6 +506,13 @@ def judge(deployment: Deployment, release: Release, answer: dict[str, Any]) -> N
     release.update(facts={**release.facts, **answer}, **({"schema": schema} if schema else {}))
     if deployment.live:
         _refuse_an_empty_database(deployment.live, release)
+
+
+def _is_allowed(domain: str, hosts: Sequence[str]) -> bool:
+    """Whether Django's ALLOWED_HOSTS has a domain; a name with a dot before it has those below it too."""
+    return any(
+        host in ("*", domain) or (host.startswith(".") and f".{domain}".endswith(host.lower())) for host in hosts
+    )
 
 
 def _unfollowed(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
@@ -524,7 +544,7 @@ def _unfollowed(site: Site, release: Release, answer: dict[str, Any]) -> list[st
             hint="leave empty texts out where its variable is split, such as [key for key in text.split(',') if key]",
         )
     warnings = []
-    if not {*site.config["domains"]} <= {*answer["allowed_hosts"]} and "*" not in answer["allowed_hosts"]:
+    if not all(_is_allowed(domain, answer["allowed_hosts"]) for domain in site.config["domains"]):
         warnings.append(f"ALLOWED_HOSTS is {answer['allowed_hosts']}, which has not every domain of the site")
     if answer["media_root"] and Path(answer["media_root"]) != site.media:
         warnings.append(f"MEDIA_ROOT is {answer['media_root']}, not {site.media}: uploads are not served")
@@ -622,19 +642,30 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         for name, content in django_instance.configuration(
             site, release.path, release.facts, deployment.templates
         ).items():
-            django_site.write(release.path / "config" / name, content, mode=0o640, group=site.user)
+            django_site.write(release.path / "config" / name, content, mode=0o640, group=site.user, durable=False)
         where = django_instance.address(site, release.path)
-        django_site.link(release.path / "socket", where if where.startswith("/") else "/dev/null")
-    with ThreadPoolExecutor(1) as pool:  # the files are read while the server starts
-        noted = pool.submit(django_drift.note, release) if deployment.is_new else None
+        django_site.link(release.path / "socket", where if where.startswith("/") else "/dev/null", durable=False)
+    with ThreadPoolExecutor(1) as pool:  # the server takes its time to start
+        beside = pool.submit(_work_beside_the_start, deployment, release)
         django_instance.start(site, release.path)
-        if noted:
-            noted.result()
+        beside.result()
     if live and not deployment.paused:
         deployment.probe = django_receipt.Probe(site, through_proxy=django_proxy.is_installed(site)).start()
     django_instance.check_health(site, release.path)
     deployment.steady = django_instance.pid(site, release.path)
     _run_commands(deployment, "before_switch")
+
+
+def _work_beside_the_start(deployment: Deployment, release: Release) -> None:
+    """What is left to be done to the files of a new release that its server does not read, and to what comes next."""
+    if deployment.is_new:
+        before = deployment.live.path / "static" if deployment.live else None
+        if "gzip" in deployment.site.config["static"]["compress"]:
+            django_static.compress(release.path / "static", before)
+        django_drift.note(release)
+        with contextlib.suppress(DeploymentError):  # it is done once more, and judged, when the release goes live
+            django_site.sync(release.path)
+    django_settings.compile_templates(deployment.templates, django_proxy.TEMPLATES)
 
 
 def live(deployment: Deployment) -> Iterator[Changes]:

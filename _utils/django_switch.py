@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-import django_command
 import django_instance
 import django_migration
 import django_proxy
@@ -58,7 +57,7 @@ def flip(deployment: Deployment, release: Release) -> None:
         raise _ended(site, release, deployment.began)
     log.info("%s: %s goes live", site.name, release.name)
     if deployment.is_new:
-        django_command.run(["sync", "--file-system", str(release.path)], doing=f"writing {release.name} to the disk")
+        django_site.sync(release.path)
     with django_proxy.alone():
         before = site.current.resolve() if site.current.is_symlink() else None  # serves, even where its record is torn
         is_served = before and django_proxy.is_installed(site)

@@ -19,7 +19,6 @@ _REQUIREMENTS: Requirements = {
 }
 
 INTERFACE = "asgi"
-PROTOCOLS: tuple[str, ...] = ("http",)
 TEMPLATES: tuple[str, ...] = (PROGRAM,)
 MAIN = "uvicorn.json"
 NOTIFIES = "all"

@@ -15,7 +15,6 @@ INI = "salt://django/files/uwsgi.ini"
 _PROGRAMS = {name: f"salt://django/files/{name}" for name in ("django_formula_uwsgi.py", "django_formula_warm.py")}
 PYUWSGI = "pyuwsgi==2.0.30.post1"
 
-PROTOCOLS: tuple[str, ...] = ("uwsgi", "http")
 TEMPLATES: tuple[str, ...] = (INI, *_PROGRAMS.values())
 MAIN = "uwsgi.ini"
 INTERFACE = "wsgi"

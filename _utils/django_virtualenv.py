@@ -125,6 +125,12 @@ def _identity(path: str, _modified: float) -> str:
     return django_command.run([path, "-I", "-S", "-c", program], doing=f"asking {path} for its version").strip()
 
 
+def know_interpreter(site: Site) -> None:
+    """Ask the interpreter of a site what it is, so that it has not to be waited for later."""
+    python = interpreter(site.config["python"])
+    _identity(python, Path(python).stat().st_mtime)
+
+
 def requirement_files(site: Site, source: Path, folder: str) -> list[str]:
     """The files that say what a project needs, relative to its source.
 

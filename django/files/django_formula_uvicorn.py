@@ -57,7 +57,8 @@ class Watch(Multiprocess):
     """Keeps as many processes as there are to be; where one ends before any was ready, nothing comes of the others."""
 
     def keep_subprocess_alive(self):
-        if not os.path.exists(READY) and not all(process.process.is_alive() for process in self.processes):
+        processes = [getattr(process, "process", process) for process in self.processes]  # Uvicorn's own, or Python's
+        if not os.path.exists(READY) and not all(process.is_alive() for process in processes):
             self.terminate_all()
             self.join_all()
             sys.exit("the project does not start")

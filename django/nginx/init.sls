@@ -46,12 +46,8 @@ nginx refuses unknown hosts:
       - file: The default site of a fresh nginx is off
 
 nginx runs:
-{% if grains.init == 'systemd' %}
-  service.running:
-    - enable: True
-{% else %}
   django.running:
-{% endif %}
     - name: {{ django.platform.nginx.service }}
+    - enable: True
     - require:
       - django: nginx is installed

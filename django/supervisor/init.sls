@@ -7,12 +7,8 @@ supervisor is installed:
     - pkgs: [{{ django.platform.packages.supervisor }}]
 
 supervisor runs:
-{% if grains.init == 'systemd' %}
-  service.running:
-    - enable: True
-{% else %}
   django.running:
-{% endif %}
     - name: supervisor
+    - enable: True
     - require:
       - django: supervisor is installed

@@ -97,6 +97,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_site, "TMPFILES"): "etc/tmpfiles.d",
         (django_systemd, "UNITS"): "etc/systemd/system",
         (django_service, "SYSTEMD"): "run/systemd/system",
+        (django_service, "UNITS"): "etc/systemd/system",
         (django_service, "RUN"): "run",
         (django_service, "PROC"): "proc",
         (django_supervisor, "PROGRAMS"): "etc/supervisor/conf.d",

@@ -624,7 +624,7 @@ def test_an_error_in_the_failing_itself_hides_nothing(world, monkeypatch):
 
 
 def test_a_new_release_is_on_the_disk_before_it_goes_live(world):
-    """Once for each new release: a rollback writes none."""
+    """First while its server starts, then what is left; a rollback writes none."""
     world.apply()
     one = world.live
     world.push("two")
@@ -637,7 +637,7 @@ def test_a_new_release_is_on_the_disk_before_it_goes_live(world):
     world.apply()
     world.roll_back()
     synced = [argv[-1].rsplit("/", 1)[1].split("-")[0] for argv in world.commands if argv[0] == "sync"]
-    assert synced == ["0001", "0002", "0003"]
+    assert synced == ["0001", "0001", "0002", "0002", "0003", "0003"]
 
 
 def test_a_release_that_was_rolled_back_is_held_back(world):
@@ -1058,7 +1058,7 @@ def test_what_fails_before_there_is_a_release_is_written_down(world, first):
 
 
 def test_what_fails_while_a_site_is_laid_out_is_written_down_where_it_is_ours(world, monkeypatch):
-    def taken(name, ports):
+    def taken(name, ports, listening):
         raise DeploymentError("port 80 is taken")
 
     monkeypatch.setattr(django_proxy, "refuse_taken_ports", taken)

@@ -60,3 +60,7 @@ def test_what_is_told_of_it(tmp_path, monkeypatch, group, told):
         (tmp_path / "7/cgroup").write_text(group)
     assert str(django_port.holder(80)) == told
     assert django_port.holder(81) is None
+    assert django_port.listening() == {8080: {"socket:[11]"}, 80: {"socket:[12]"}}
+    (tmp_path / "net/tcp").unlink()
+    assert django_port.holder(80) is None, "it is read anew"
+    assert str(django_port.holder(80, ports={80: {"socket:[12]"}})) == told, "unless the caller has just done so"

@@ -354,8 +354,8 @@ def test_a_reload_is_through_when_no_old_worker_takes_requests(own_host, monkeyp
 def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
     asked = []
 
-    def holder(port, but):
-        asked.append((port, but))
+    def holder(port, but, ports=None):
+        asked.append((port, but, *([ports] if ports else [])))
         return {80: django_port.Holder("nginx", 5, "nginx.service"), 81: django_port.Holder("apache2", 7, unit)}[port]
 
     monkeypatch.setattr(django_port, "holder", holder)
@@ -366,6 +366,18 @@ def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
         django_proxy.refuse_taken_ports("blog", [80, 81])
     assert way in caught.value.hint and "django:sites:blog:proxy:listen: [8080]" in caught.value.hint
     assert asked == [(80, None), (80, 5), (81, 5)]
+
+
+def test_a_port_that_nginx_had_by_another_socket_is_looked_at_anew(own_host, monkeypatch):
+    before, asked = {80: {"socket:[1]"}}, []
+
+    def holder(port, but, ports=None):
+        asked.append(ports)
+        return django_port.Holder("", 0, "") if ports else None
+
+    monkeypatch.setattr(django_port, "holder", holder)
+    django_proxy.refuse_taken_ports("blog", [80], before)
+    assert asked == [before, None]
 
 
 @pytest.mark.parametrize(("text", "has"), [(None, False), ("", False), ("0000 01 80 10 80 lo\n", True)])

@@ -203,6 +203,20 @@ def test_the_pace_is_kept(make_site, monkeypatch):
     assert 5 <= len(probe.samples) <= 12
 
 
+def test_the_first_after_the_switch_come_twice_as_fast(make_site, monkeypatch):
+    monkeypatch.setattr(django_receipt, "RATE", 5)
+    monkeypatch.setattr(Probe, "problem", lambda probe: "")
+    probe = Probe(make_site(), through_proxy=False).start()
+    wait_for(lambda: probe.samples)
+    with probe.switching():
+        pass
+    wait_for(lambda: len(probe._after()) == 4)
+    probe.end()
+    sent = [sample.sent - probe.switched for sample in probe._after()]
+    assert 0.2 <= sent[2] < 0.38 and sent[3] - sent[2] >= 0.18, "three for which it is waited, then as before"
+    assert probe.receipt(0)["longest_gap"] < 0.15
+
+
 def test_after_the_switch_it_asks_at_once(make_site, monkeypatch):
     monkeypatch.setattr(django_receipt, "RATE", 1)
     monkeypatch.setattr(Probe, "problem", lambda probe: "")

@@ -84,6 +84,45 @@ def test_a_daemon_that_takes_its_time_is_waited_for(host, own_host, monkeypatch)
     assert django_service.pid(SUPERVISOR) == 7
 
 
+@pytest.mark.parametrize(
+    ("links", "says", "expected", "asked"),
+    [
+        ({"multi-user.target.wants/nginx.service": "/lib/systemd/system/nginx.service"}, "", True, 0),
+        ({}, "generated", True, 1),
+        ({}, "", False, 1),
+        ({"nginx.service": "/dev/null"}, "", False, 1),
+        (
+            {
+                "nginx.service": "/dev/null",
+                "multi-user.target.wants/nginx.service": "/lib/systemd/system/nginx.service",
+            },
+            "",
+            False,
+            1,
+        ),
+    ],
+    ids=["linked", "otherwise", "disabled", "masked", "masked and linked"],
+)
+def test_whether_systemd_starts_a_daemon_at_boot(host, own_host, monkeypatch, links, says, expected, asked):
+    monkeypatch.setattr(django_service, "SYSTEMD", own_host)
+    for path, target in links.items():
+        link = django_service.UNITS / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+
+    def answers():
+        if not says:
+            raise DeploymentError("asking for nginx.service failed (exit 1)")
+
+    host.plays = answers
+    assert django_service.is_enabled(NGINX) is expected
+    assert host.commands == [["systemctl", "is-enabled", "--quiet", "nginx.service"]] * asked
+
+
+def test_without_systemd_nobody_is_asked_what_starts_at_boot(host):
+    assert django_service.is_enabled(NGINX) and host.commands == []
+
+
 @pytest.mark.parametrize("comes", [True, False])
 def test_a_daemon_that_somebody_else_starts_at_the_same_time(host, monkeypatch, comes):
     monkeypatch.setattr(django_service, "CONTEST", 0.3)

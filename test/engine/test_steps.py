@@ -3,6 +3,8 @@ import json
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -146,7 +148,7 @@ def test_build_commands_run_as_the_build_identity(world, monkeypatch):
     run = world.run
 
     def watched(argv, **options):
-        if argv[0] in ("npm", "make") or "compileall" in argv:
+        if argv[0] in ("npm", "make") or "py_compile" in argv[-2]:
             seen.append((argv, options))
         return run(argv, **options)
 
@@ -155,7 +157,7 @@ def test_build_commands_run_as_the_build_identity(world, monkeypatch):
     assert changes["build"] == {"commands": ["npm ci", "make 'a b' c"], "source": "compiled"}
     release = world.site.releases / world.live
     assert [argv for argv, _options in seen[:2]] == [["npm", "ci"], ["make", "a b", "c"]]
-    assert seen[2][0][1:6] == ["-I", "-S", "-m", "compileall", "-q"] and seen[2][0][-1] == f"{release}/source"
+    assert seen[2][0][1:4] == ["-I", "-S", "-c"] and seen[2][0][5:] == [f"{release}/source"]
     for _argv, options in seen:
         assert options["user"] == "blog-build" and options["folder"] == f"{release}/source" and options["timeout"] == 60
         environment = options["environment"]
@@ -242,9 +244,23 @@ def test_a_command_that_fails_after_the_switch_takes_nothing_back(world):
 
 
 def test_a_file_that_does_not_compile_stops_no_release(world):
-    world.fails["compileall"] = DeploymentError("SyntaxError in a template of code")
+    world.fails["py_compile"] = DeploymentError("SyntaxError in a template of code")
     world.apply()
     world.check()
+
+
+def test_a_source_is_compiled_but_for_what_is_none_of_the_project(tmp_path):
+    tree = tmp_path / ".hidden" / "source"
+    left_out = ["node_modules/a.py", ".git/b.py", "app/.c.py", "app/text.txt", "app/broken.py", "app/null.py"]
+    for name in ["manage.py", "app/views.py", "app/deep/er/x.py", *left_out]:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text({"broken": "def f(:\n", "null": "\0"}.get(Path(name).stem, "X = 1\n"))
+    program = [sys.executable, "-I", "-S", "-c", django_steps._COMPILE, str(tree)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    found = {path.relative_to(tree).as_posix().replace("__pycache__/", "") for path in tree.rglob("*.pyc")}
+    tag = sys.implementation.cache_tag
+    assert found == {f"manage.{tag}.pyc", f"app/views.{tag}.pyc", f"app/deep/er/x.{tag}.pyc"}
 
 
 def brings(world, monkeypatch, **files):
@@ -376,6 +392,11 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
     [
         ({}, []),
         ({"allowed_hosts": ["*"]}, []),
+        ({"allowed_hosts": [".example.org"]}, []),
+        (
+            {"allowed_hosts": ["xblog.example.org", ".ample.org"]},
+            ["ALLOWED_HOSTS is ['xblog.example.org', '.ample.org'], which has not every domain of the site"],
+        ),
         ({"allowed_hosts": ["other.org"]}, ["ALLOWED_HOSTS is ['other.org'], which has not every domain of the site"]),
         ({"media_root": ""}, []),
         ({"media_root": "/app/media"}, ["MEDIA_ROOT is /app/media, not {media}: uploads are not served"]),

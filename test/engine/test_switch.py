@@ -218,7 +218,7 @@ def test_a_way_back_that_is_closed_is_said(two, monkeypatch):
     two.problems["0002"] = "it answers 500"
     link = django_site.link
 
-    def full(path, target):
+    def full(path, target, **options):
         if path.name == "current" and target.endswith(ONE):
             raise OSError(28, "No space left on device", str(path))
         link(path, target)

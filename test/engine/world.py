@@ -115,6 +115,7 @@ class World:
         self.fails: dict[str, DeploymentError] = {}
         self.prints: dict[str, str] = {}
         self.commands: list[list[str]] = []
+        self.daemons: list[django_service.Daemon] = []
         self.requests: list[dict[str, Any]] = []
         self.takes, self.memory = 90 << 20, 1 << 30
         self.server = Server()
@@ -360,6 +361,8 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_systemd, "pid"): world.pid,
         (django_supervisor, "pid"): world.supervised_pid,
         (django_service, "pid"): lambda daemon: 7,
+        (django_service, "is_enabled"): lambda daemon: daemon in world.daemons,
+        (django_service, "enable"): world.daemons.append,
         (django_instance, "check_health"): lambda site, release: None,
         (django_instance, "problem_of"): world.problem_of,
         (django_instance, "drain"): lambda site, release: world.connections,

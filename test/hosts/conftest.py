@@ -15,6 +15,21 @@ Hosts = Callable[..., Host]
 Repositories = Callable[..., Repository]
 
 
+#: The files that take longest: they begin first, so that no worker is left with one of them at the end.
+LONGEST = ("faults", "quickstart", "servers", "release", "supervisor", "source", "backups", "adopt", "maintenance")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.stem.removeprefix("test_")
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    places = [number for number, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    ordered = sorted((items[number] for number in places), key=place)  # those of a file stay in their order
+    for number, item in zip(places, ordered, strict=True):
+        items[number] = item
+
+
 @pytest.fixture(scope="session")
 def lab(pytestconfig: pytest.Config) -> Iterator[Lab]:
     """The network of this run. Where the machine has none to give, tests are left out; under CI they fail."""
@@ -66,7 +81,12 @@ def module_hosts(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Hosts]:
         yield start
 
 
-@pytest.fixture(params=RELEASES)  # of a wider scope it would tear the stories of modules apart
+#: The Debian releases as parameters: the first, and with --all each. Some tests take another one by its name, so that
+#: each has hosts by default too.
+EACH_RELEASE = [RELEASES[0], *(pytest.param(name, marks=pytest.mark.full) for name in RELEASES[1:])]
+
+
+@pytest.fixture(params=EACH_RELEASE)  # of a wider scope it would tear the stories of modules apart
 def release(request: pytest.FixtureRequest) -> str:
     """Each Debian release in turn."""
     return str(request.param)

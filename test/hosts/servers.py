@@ -4,12 +4,14 @@ from lab import Host
 
 INSTALL = """
 export DEBIAN_FRONTEND=noninteractive
-apt-get -qq update && apt-get -qq install --no-install-recommends postgresql mariadb-server >/dev/null
+apt-get -qq update && apt-get -qq install --no-install-recommends {packages} >/dev/null
 """
 
 
-def set_up(host: Host, *, postgres: str, mysql: str) -> None:
-    """Install both servers, and let each run statements as its administrator."""
-    host.run(f"set -e\n{INSTALL}", timeout=600)
+def set_up(host: Host, *, postgres: str, mysql: str | None) -> None:
+    """Install the servers, MariaDB where it is given statements, and let each run its own as its administrator."""
+    packages = "postgresql mariadb-server" if mysql else "postgresql"
+    host.run(f"set -e\n{INSTALL.format(packages=packages)}", timeout=600)
     host.run(["runuser", "-u", "postgres", "--", "psql", "--quiet", "--set=ON_ERROR_STOP=1"], stdin=postgres)
-    host.run(["mariadb"], stdin=mysql)
+    if mysql:
+        host.run(["mariadb"], stdin=mysql)

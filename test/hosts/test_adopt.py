@@ -330,9 +330,9 @@ def test_the_way_back_by_hand(host, blog):
 # Without systemd
 
 
-def test_a_container_in_which_supervisor_keeps_an_old_site(hosts, repositories):
+def test_a_container_in_which_supervisor_keeps_an_old_site(hosts, repositories, release):
     command = ("sh", "-c", "service supervisor start; service nginx start; exec sleep infinity")
-    host = hosts("trixie", kind="ready", init=False, command=command)
+    host = hosts(release, kind="ready", init=False, command=command)
     host.repository = repositories(host)
     host.run("apt-get -qq update && apt-get -qq install --no-install-recommends supervisor git", environment=APT)
     host.run("git config --system --add safe.directory '*'; rm -f /etc/nginx/sites-enabled/default")

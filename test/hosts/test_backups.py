@@ -48,9 +48,9 @@ ENDS = {"sqlite": "sqlite3", "postgres": "dump", "mysql": "sql.gz"}
 
 
 @pytest.fixture(scope="module")
-def blog(module_hosts, repositories) -> Site:
+def blog(module_hosts, repositories, pytestconfig) -> Site:
     host = module_hosts(kind="ready")
-    servers.set_up(host, postgres=ROLES, mysql=USERS)
+    servers.set_up(host, postgres=ROLES, mysql=USERS if pytestconfig.getoption("--all") else None)
     site = Site(host, repositories(host))
     views, urls = (site.repository.git("show", f"HEAD:guestbook/{name}") for name in ("views.py", "urls.py"))
     urls = urls.replace("urlpatterns = [", 'urlpatterns = [path("note", views.note),')

@@ -46,9 +46,9 @@ NAMES = ["blog", pytest.param("shop", marks=pytest.mark.full)]
 
 
 @pytest.fixture(scope="module")
-def blog(module_hosts, repositories) -> Site:
+def blog(module_hosts, repositories, pytestconfig) -> Site:
     host = module_hosts(kind="ready")
-    servers.set_up(host, postgres=ROLES, mysql=USERS)
+    servers.set_up(host, postgres=ROLES, mysql=USERS if pytestconfig.getoption("--all") else None)
     database = {"engine": "postgres", "host": "127.0.0.1", "password": PASSWORD}
     blog = Site(host, repositories(host), database=database)
     blog.deploy()

@@ -3,13 +3,15 @@
 Salt's wheels come from the cache folder, for to build them takes minutes; with --all one machine does that too.
 """
 
+import functools
 import hashlib
 import re
 import time
+from collections.abc import Callable
 
 import pytest
 from conftest import Hosts, Repositories
-from images import RELEASES, cache_folder, locked, pins
+from images import cache_folder, locked, pins
 from lab import Host, Lab, Result
 from repository import Repository
 
@@ -28,7 +30,9 @@ class Machine:
     def __init__(self, host: Host, port: int):
         self.host, self.port = host, port
         if port != 80:
-            host.run(["systemd-run", "--quiet", "--unit=other", "python3", "-m", "http.server", "80"])
+            keeper = "systemd-run --quiet --unit=other" if host.init else "setsid --fork"
+            host.run(f"{keeper} python3 -m http.server 80 </dev/null >/dev/null 2>&1")
+            host.run("until echo > /dev/tcp/localhost/80; do sleep 0.1; done 2>/dev/null", timeout=10)
         self.files, self.packages = self.list_files(), self.list_packages()
 
     def quickstart(self, *arguments: str, check: bool = True) -> Result:
@@ -100,30 +104,26 @@ def wheels(lab: Lab, release: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def machines(lab: Lab, module_hosts: Hosts) -> dict[str, Machine]:
-    """A machine of each release; on Debian 13 another server listens on port 80."""
-    hosts = {
-        release: module_hosts(
-            release, kind="bare", name="web1", options=[f"--volume={wheels(lab, release)}:/wheels:ro"]
-        )
-        for release in RELEASES
-    }
-    return {release: Machine(host, 80 if release == "bookworm" else 8080) for release, host in hosts.items()}
+def machines(lab: Lab, module_hosts: Hosts) -> Callable[[str], Machine]:
+    """The machine of a release, made when it is asked for; on Debian 13 another server listens on port 80."""
+
+    @functools.cache
+    def made(release: str) -> Machine:
+        volume = f"--volume={wheels(lab, release)}:/wheels:ro"
+        host = module_hosts(release, kind="bare", name="web1", options=[volume])
+        return Machine(host, 80 if release == "bookworm" else 8080)
+
+    return made
 
 
 @pytest.fixture
-def machine(machines: dict[str, Machine], release: str) -> Machine:
-    return machines[release]
+def machine(machines: Callable[[str], Machine], release: str) -> Machine:
+    return machines(release)
 
 
 @pytest.fixture
-def bookworm(machines: dict[str, Machine]) -> Machine:
-    return machines["bookworm"]
-
-
-@pytest.fixture
-def trixie(machines: dict[str, Machine]) -> Machine:
-    return machines["trixie"]
+def bookworm(machines: Callable[[str], Machine]) -> Machine:
+    return machines("bookworm")
 
 
 # The bundled example
@@ -162,8 +162,8 @@ def test_again_nothing_is_changed(machine):
 
 
 @pytest.fixture(scope="module")
-def repository(machines: dict[str, Machine], repositories: Repositories) -> Repository:
-    return repositories(machines["bookworm"].host, "/srv/git/Blog_2.git")
+def repository(machines: Callable[[str], Machine], repositories: Repositories) -> Repository:
+    return repositories(machines("bookworm").host, "/srv/git/Blog_2.git")
 
 
 def test_a_repository_is_served_instead(bookworm, repository):
@@ -213,15 +213,16 @@ def test_a_pillar_that_was_edited_is_left_alone(bookworm, repository):
     assert f"this machine serves blog-2 from {repository.url} already" in refused.stderr
 
 
-def test_a_folder_is_served_as_it_lies_there(trixie):
-    trixie.host.run(["cp", "-r", "/srv/formula/examples/project", "/home/shop"])
-    done = trixie.host.run("cd /home && /srv/formula/quickstart --repository shop", environment=OFFLINE)
-    assert f"http://{trixie.host.address}:8080/ answers 200 OK" in done.stdout
-    assert "folder: /home/shop\n" in trixie.host.read(PILLAR)
-    trixie.log_in("shop")
-    trixie.host.write("/home/shop/guestbook/version.py", 'VERSION = "2"\nRELEASE_NOTE = "by hand"\n')
-    assert "goes live" in trixie.quickstart().stdout
-    assert '"by hand"' in trixie.page(path="/release")
+def serves_a_folder(machine: Machine) -> None:
+    """A folder is served as it lies there; when what is in it has changed, that is released."""
+    machine.host.run(["cp", "-r", "/srv/formula/examples/project", "/home/shop"])
+    done = machine.host.run("cd /home && /srv/formula/quickstart --repository shop", environment=OFFLINE)
+    assert f"http://{machine.host.address}:8080/ answers 200 OK" in done.stdout
+    assert "folder: /home/shop\n" in machine.host.read(PILLAR)
+    machine.log_in("shop")
+    machine.host.write("/home/shop/guestbook/version.py", 'VERSION = "2"\nRELEASE_NOTE = "by hand"\n')
+    assert "goes live" in machine.quickstart().stdout
+    assert '"by hand"' in machine.page(path="/release")
 
 
 # The way back
@@ -240,11 +241,19 @@ def test_what_quickstart_has_put_there_is_taken_away(bookworm):
     assert "Nothing of quickstart is here" in bookworm.quickstart("--remove").stdout
 
 
-def test_the_data_goes_when_that_is_said(trixie):
-    trixie.quickstart("--remove", "--remove-data")
-    assert trixie.list_packages() == trixie.packages
-    assert trixie.list_files() - trixie.files == {path for path in trixie.list_files() if path.startswith("/home/shop")}
-    assert not trixie.host.testinfra.user("guestbook").exists and not trixie.host.testinfra.user("shop").exists
+def is_removed_with_its_data(machine: Machine) -> None:
+    machine.quickstart("--remove", "--remove-data")
+    assert machine.list_packages() == machine.packages
+    files = machine.list_files()
+    assert machine.files <= files and files - machine.files == {path for path in files if path.startswith("/home/shop")}
+    assert not machine.host.testinfra.user("guestbook").exists and not machine.host.testinfra.user("shop").exists
+
+
+@pytest.mark.full
+def test_a_folder_is_served_and_the_data_goes_when_that_is_said(machines):
+    machine = machines("trixie")
+    serves_a_folder(machine)
+    is_removed_with_its_data(machine)
 
 
 # What it refuses
@@ -300,9 +309,10 @@ def test_help_is_given_to_anybody(without_init):
 def test_a_container_without_init_serves_the_example_and_is_left_as_it_was(lab, hosts):
     folder = wheels(lab, "trixie")
     host = hosts("trixie", kind="bare", name="web1", init=False, options=[f"--volume={folder}:/wheels:ro"])
-    machine = Machine(host, 80)
+    machine = Machine(host, 8080)
     done = machine.quickstart()
-    assert f"http://{machine.host.address}/ answers 200 OK" in done.stdout
+    assert f"http://{machine.host.address}:8080/ answers 200 OK" in done.stdout
+    assert "python3 listens on port 80: the site gets port 8080" in done.stdout
     assert "after a restart: service supervisor start; service nginx start" in done.stdout
     machine.log_in("guestbook")
     assert "Nothing had to be changed" in machine.quickstart().stdout
@@ -310,9 +320,8 @@ def test_a_container_without_init_serves_the_example_and_is_left_as_it_was(lab, 
     machine.host.run("service supervisor start; service nginx start")
     machine.comes_back()
     assert "Nothing had to be changed" in machine.quickstart().stdout
-    machine.quickstart("--remove", "--remove-data")
-    assert machine.list_packages() == machine.packages
-    assert machine.list_files() == machine.files
+    serves_a_folder(machine)
+    is_removed_with_its_data(machine)
     processes = machine.host.run(["ps", "-eo", "stat=,comm="]).stdout.splitlines()
     alive = {line.split()[1] for line in processes if not line.startswith("Z")}
     assert not {"nginx", "supervisord", "uwsgi"} & alive

@@ -1,10 +1,10 @@
-"""A first site on a fresh host of each Debian release: all that a visitor, an operator and an intruder would try."""
+"""A first site on a fresh host, of each Debian with --all: what a visitor, an operator and an intruder would try."""
 
 import re
 
 import pytest
 import requests
-from images import RELEASES
+from conftest import EACH_RELEASE
 from lab import Host
 from sites import Site
 
@@ -64,7 +64,7 @@ def files(host: Host) -> str:
     return host.run(f"find / -xdev \\( {left_out} \\) -prune -o -type f -printf '%p %s %m %T@\\n' | sort").stdout
 
 
-@pytest.fixture(scope="module", params=RELEASES)
+@pytest.fixture(scope="module", params=EACH_RELEASE)
 def blog(request, module_hosts, repositories) -> Site:
     """A site after the first dry run and the first apply of a fresh host."""
     host = module_hosts(request.param, name="web1")

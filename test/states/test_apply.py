@@ -173,6 +173,19 @@ def test_a_daemon_runs_without_systemd(salt, world, monkeypatch):
     assert (state.result, state.changes, state.comment) == (False, {}, "it does not run")
 
 
+def test_a_daemon_that_runs_is_enabled_with_systemd(salt, world, monkeypatch):
+    running = salt({"sites": {}}).loaders.states.django.running
+    enabled = []
+    monkeypatch.setattr(django_service, "is_enabled", lambda daemon: daemon.service in enabled)
+    monkeypatch.setattr(django_service, "enable", lambda daemon: enabled.append(daemon.service))
+    assert running(name="nginx").changes == {}
+    for test, comment in ((True, "nginx would have been enabled"), (False, "nginx has been enabled")):
+        state = running(name="nginx", enable=True, test=test)
+        assert (state.result, state.comment) == (None if test else True, comment)
+        assert state.changes == {"nginx": "enabled"} and enabled == ([] if test else ["nginx"])
+    assert running(name="nginx", enable=True).changes == {}
+
+
 def test_a_new_commit_and_its_dry_run(salt, world):
     apply = salt({"sites": {"blog": SITE}})
     apply()
@@ -488,7 +501,7 @@ def test_uv_that_cannot_be_installed(salt, world):
 
 def test_a_port_that_is_taken_stops_the_site_and_leaves_nginx_alone(salt, world, monkeypatch):
     taken = {80: django_port.Holder("apache2", 7, "apache2.service")}
-    monkeypatch.setattr(django_port, "holder", lambda port, but: taken.get(port))
+    monkeypatch.setattr(django_port, "holder", lambda port, but, ports=None: taken.get(port))
     states = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["a.org"], "proxy": {"listen": [8080]}}}})()
     failed = {state.id: state.comment for state in states if state.result is False}
     told = failed["The ports of nginx are free"]
