@@ -285,10 +285,13 @@ def test_a_site_goes_back_to_http_while_people_visit_it(blog):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("release", "init"), [("trixie", True), ("bookworm", False)], ids=["trixie", "cron"])
-def test_other_hosts(hosts, repositories, release, init):
+@pytest.mark.parametrize(
+    ("release", "init", "kind"), [("trixie", True, "gunicorn"), ("bookworm", False, "uvicorn")], ids=["trixie", "cron"]
+)
+def test_other_hosts_and_servers(hosts, repositories, release, init, kind):
     host = hosts(release, init=init)
-    site = Site(host, repositories(host), tls={"kind": "self_signed"}, packages=["curl", "cron"])
+    tls = {"kind": "self_signed"}
+    site = Site(host, repositories(host), tls=tls, server={"kind": kind}, packages=["curl", "cron"])
     site.deploy()
     assert not site.deploy().changed
     url = f"https://{site.domain}/release"
