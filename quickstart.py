@@ -9,6 +9,7 @@ import os
 import pwd
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -345,16 +346,23 @@ def ask(config: dict[str, Any], path: str = "") -> Page:
     Raises:
         Refusal: nobody answers.
     """
-    domain, port = config["domains"][0], config["proxy"]["listen"][0]
-    host = domain if port == 80 else f"{domain}:{port}"
+    domain, tls = config["domains"][0], config["tls"]
+    scheme, usual = ("http", 80) if tls["kind"] == "none" else ("https", 443)
+    port = (config["proxy"] if scheme == "http" else tls)["listen"][0]
+    host = domain if port == usual else f"{domain}:{port}"
     target = f"{config['path'].rstrip('/')}/{path}"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
+        if scheme == "https":
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it may be by this host's own authority
+            connection.connect()
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=domain)
         connection.request("GET", target, headers={"Host": host})
         response = connection.getresponse()
-        return Page(f"http://{host}{target}", response.status, response.reason)
+        return Page(f"{scheme}://{host}{target}", response.status, response.reason)
     except (OSError, http.client.HTTPException) as error:
-        raise Refusal(f"http://{host}{target} does not answer: {error}") from None
+        raise Refusal(f"{scheme}://{host}{target} does not answer: {error}") from None
     finally:
         connection.close()
 

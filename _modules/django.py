@@ -226,6 +226,28 @@ def drift(site):
     return answer
 
 
+def renew(site, force=False):
+    """
+    Renew the certificates of a site that are due, and those that could not be ordered before, without waiting for the
+    timer. The return code is 1 when one has failed; the one before serves on then.
+
+    site
+        The site.
+    force
+        Order those too that are not due, from an authority that speaks ACME.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.renew blog
+    """
+    answer = _answer(lambda: django_verbs.renew(site, force=force))
+    if isinstance(answer, dict) and answer["warnings"]:
+        __context__["retcode"] = 1
+    return answer
+
+
 def maintenance(site, switch="", message=""):
     """
     Have visitors get a page and status 503 in the place of a site, and end that; without ``on`` or ``off``, only say

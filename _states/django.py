@@ -88,6 +88,11 @@ def database(name):
     return _run("database", name, "has its databases")
 
 
+def tls(name):
+    """Have a certificate for each domain, if only for the time until another one comes; the pillar's are checked."""
+    return _run("tls", name, "has its certificates")
+
+
 def source(name):
     """Export the commit that the revision names, if there has to be a new release."""
     return _run("source", name, "has its source")
@@ -136,6 +141,11 @@ def live(name):
 def proxy(name):
     """Write nginx's files of the site, and reload nginx when it accepts them."""
     return _run("proxy", name, "is served")
+
+
+def acme(name):
+    """Order the certificates that are due from the authority of the pillar; where that fails, this warns."""
+    return _run("acme", name, "has its certificates ordered")
 
 
 def record(name):
@@ -331,13 +341,25 @@ def ports(name, sites):
     return {"name": name, "changes": {}, "result": True, "comment": "no port is taken by somebody else"}
 
 
-def default_server(name, ports, template):
-    """Have nginx refuse unknown hosts, on the ports where nobody else has a default server."""
+def default_server(name, ports, template, https=(), tls=None):
+    """
+    Have nginx refuse unknown hosts, on the ports where nobody else has a default server.
+
+    name
+        What it is for.
+    ports
+        Ports of http.
+    template
+        The ``salt://`` URL of the server.
+    https, tls
+        Ports of https, and the ``salt://`` URL of what all its servers have in common.
+    """
     import django_proxy
 
     ret = {"name": name, "changes": {}, "result": True, "comment": "unknown hosts are already refused"}
     try:
-        wanted = django_proxy.default_server(ports, {template: _text(template)})
+        texts = {url: _text(url) for url in (template, tls) if url}
+        wanted = django_proxy.default_server(ports, texts, https=https)
         changes = django_proxy.differences(wanted)
         if changes and __opts__["test"]:
             ret.update(result=None, comment="unknown hosts would have been refused", changes=changes)
@@ -404,8 +426,10 @@ def _text(url):
 def _given(site):
     """The secrets that the pillar gives to a site, by name."""
     references = {name: said.get("value") for name, said in django_secret.wanted(site).items()}
+    references |= {f"tls:{key}": site.config["tls"][key] for key in ("certificate", "key")}
+    references["tls:eab:key"] = site.config["tls"]["eab"]["key"]
     references |= {"deploy_key": site.config["deploy_key"], "index_password": site.config["index"]["password"]}
-    return {name: _secret(reference["pillar"]) for name, reference in references.items() if reference}
+    return {name: _secret(said["pillar"]) for name, said in references.items() if isinstance(said, dict) and said}
 
 
 def _secret(path):

@@ -41,6 +41,7 @@ _NOT_INPUTS = {
     *("packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases", "timeouts", "media"),
     "maintenance",
     "backup",
+    "tls",
 }
 #: Of the templates that a release is rendered from, those that the server does not need.
 PROGRAMS = [f"salt://django/files/django_formula_{name}.py" for name in ("start", "migrate", "lock", "guard")]
@@ -72,7 +73,10 @@ class Deployment:
         test: bool = False,
     ):
         self.site = site
-        self.given = {name: value for name, value in given.items() if name not in ("deploy_key", "index_password")}
+        others = ("deploy_key", "index_password")
+        self.given = {name: value for name, value in given.items() if name not in others and name[:4] != "tls:"}
+        #: What the pillar gives of ``tls``, by its key there, where it is no path.
+        self.tls = {name[4:]: value for name, value in given.items() if name[:4] == "tls:"}
         self.deploy_key = given.get("deploy_key")
         self.index_password = django_index.password(site, given.get("index_password"))
         self.templates = templates
@@ -132,7 +136,8 @@ class Deployment:
 
     def masked(self) -> list[str]:
         """The texts that no output may show, as they are and as they stand in a URL."""
-        given = filter(None, [*self.given.values(), self.deploy_key, self.index_password])
+        keys = [value for name, value in self.tls.items() if name != "certificate"]
+        given = filter(None, [*self.given.values(), self.deploy_key, self.index_password, *keys])
         with contextlib.suppress(OSError):  # no more files may be opened: what was read before is known yet
             self._fallbacks = django_secret.fallbacks(self.site)
         known = list(dict.fromkeys([*self.secrets.values(), *given, *self._fallbacks]))
@@ -153,6 +158,8 @@ class Deployment:
         }
         used = {said["source"] for said in config["files"].values() if said.get("source")}
         used |= {*PROGRAMS, OVERLAY, *django_instance.templates(self.site)}
+        if self.site.https and self.site.config["overlay"]:
+            config["tls"] = {"listen": self.site.https}
         values = dict(_leaves(config))
         values |= {f"secrets:{name}": value for name, value in self.secrets.items()}
         if former := self.former_keys():

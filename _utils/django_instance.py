@@ -379,15 +379,20 @@ def raised_in(log: str, release: Path) -> str:
 def problem_of(site: Site, release: Path, deadline: float) -> str:
     """What is wrong with the health page of a release now, asked on its own socket; empty when it is well."""
     headers = site.config["health"]["headers"]
-    return health_problem(site, lambda path, left: ask(site, release, path, headers=headers, timeout=left), deadline)
+
+    def socket(path: str, left: float) -> Answer:
+        return ask(site, release, path, scheme=site.scheme, headers=headers, timeout=left)
+
+    return health_problem(site, socket, deadline, site.scheme)
 
 
-def health_problem(site: Site, ask: Callable[[str, float], Answer], deadline: float) -> str:
+def health_problem(site: Site, ask: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> str:
     """What is wrong with the health page now; empty when it is well. Redirects on the same host are followed.
 
     Args:
         ask: requests a path, within some seconds; it may raise OSError and http.client.HTTPException.
         deadline: when the answer has to be there, by the monotonic clock.
+        scheme: by which it asks.
     """
     health = site.config["health"]
     path = site.config["path"].rstrip("/") + health["path"]
@@ -399,8 +404,9 @@ def health_problem(site: Site, ask: Callable[[str, float], Answer], deadline: fl
                 return f"it does not contain {health['contains']!r}" if missing else ""
             if answer.status not in _REDIRECTS:
                 return f"it answers {answer.status}"
-            target = urlsplit(urljoin(f"http://{site.config['domains'][0]}{path}", answer.headers.get("location", "")))
-            if target.hostname not in site.config["domains"] or target.scheme != "http":
+            base = f"{scheme}://{site.config['domains'][0]}{path}"
+            target = urlsplit(urljoin(base, answer.headers.get("location", "")))
+            if target.hostname not in site.config["domains"] or target.scheme != scheme:
                 return f"it redirects to {target.geturl()}"
             path = target.path + (f"?{target.query}" if target.query else "")
         return f"it redirects in a circle, at last to {path}"

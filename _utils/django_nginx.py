@@ -44,8 +44,11 @@ def problems(site: Site, path: Path, inside: list[Server]) -> Iterator[str]:
     if others:
         names = ", ".join(sorted(others))
         yield f"{path} also serves {names}: name that in {at}:domains or redirect_domains, or move it to another file"
-    if any(server.tls for server in inside):
-        yield f"{path} serves https, which this formula does not do yet: take the TLS server out of it first"
+    secure = {port for server in inside for port in server.ports if server.tls} - {80}
+    if secure and not site.https:
+        yield f"{path} serves https: say in {at}:tls where the site's certificate comes from"
+    elif secure - {*site.https}:
+        yield f"{path} serves https on {', '.join(map(str, sorted(secure)))}: add that to {at}:tls:listen"
     ports = {port for server in inside for port in server.ports if not server.tls} - {*site.config["proxy"]["listen"]}
     if ports:
         yield f"{path} listens on {', '.join(map(str, sorted(ports)))}: add that to {at}:proxy:listen"

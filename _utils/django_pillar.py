@@ -187,7 +187,7 @@ def _merge(lower: Any, upper: Any, rules: Rules, path: Path, problems: list[Prob
             beneath = lower.get(name)
             beneath = beneath if isinstance(beneath, dict) and not rule.get("whole") else {}
             merged[name] = _merge(beneath, value, rule, (*path, name), problems)
-        elif rule.get("secret") and isinstance(value, str):
+        elif rule.get("secret") and isinstance(value, str) and not re.match(rule.get("plain", "$."), value):
             merged[name] = {"pillar": ":".join((*path, name))}
         else:
             merged[name] = value
@@ -236,6 +236,9 @@ def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
     databases = site["databases"] or {"default": site["database"]}
     databases = {alias: _complete_database(name, alias, database, site) for alias, database in databases.items()}
     rest = {key: value for key, value in site.items() if key != "database"}
+    if site["tls"]["kind"] != "none":
+        listen = [port for port in site["proxy"]["listen"] if port not in site["tls"]["listen"]]
+        rest["proxy"] = {**site["proxy"], "listen": listen}
     return {**derived, **rest, "environment": environment, "secrets": secrets, "databases": databases}
 
 
@@ -299,6 +302,7 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     for index, network in enumerate(site["maintenance"]["allow"]):
         yield from ((("maintenance", "allow", index), text) for text in _network_problem(network))
     yield from _path_contradictions(site)
+    yield from _tls_contradictions(site)
     yield from _overlaps(site)
     for alias, database in site["databases"].items():
         place = ("databases", alias) if "databases" in own or alias != "default" else ("database",)
@@ -335,6 +339,40 @@ def _path_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     port = _port(site)
     if port and port > 65534:
         yield ("server", "bind"), f"expected a port from 1 to 65534, since the next one is used too, got {port}"
+
+
+def _tls_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
+    """Options of another kind of certificates, ones that are missing, and domains that can have none."""
+    tls, kind = site["tls"], site["tls"]["kind"]
+    of_kind = {"certificate": "files", "key": "files", "email": "acme", "hook": "acme"}
+    for key, wanted in of_kind.items():
+        if tls[key] and kind != wanted:
+            yield ("tls", key), f"has no effect with kind: {kind}; it is of kind: {wanted}"
+    for key in ("key_id", "key"):
+        if tls["eab"][key] and kind != "acme":
+            yield ("tls", "eab", key), f"has no effect with kind: {kind}; it is of kind: acme"
+        elif any(tls["eab"].values()) and not tls["eab"][key]:
+            yield ("tls", "eab", key), "missing: a binding is a key_id and a key"
+    if kind == "none":
+        if 443 in site["proxy"]["listen"]:
+            text = "443 is a port of https, and tls:kind is none: choose a kind, or leave the port out"
+            yield ("proxy", "listen"), text
+        return
+    for key in ("certificate", "key"):
+        if kind == "files" and not tls[key]:
+            yield ("tls", key), "missing: with kind: files there is a certificate and its key"
+    if kind == "acme" and (tls["challenge"] == "dns-01") != bool(tls["hook"]):
+        text = "missing: dns-01 takes a program" if not tls["hook"] else "has no effect with challenge: http-01"
+        yield ("tls", "hook"), text
+    if kind == "acme" and tls["challenge"] == "http-01" and 80 not in site["proxy"]["listen"]:
+        text = "expected port 80 among them, where the authority asks with tls:challenge: http-01"
+        yield ("proxy", "listen"), f"{text}, got {site['proxy']['listen']}"
+    for key in ("domains", "redirect_domains"):
+        for index, domain in enumerate(site[key]):
+            if re.fullmatch(r"[0-9.]+", domain):
+                yield (key, index), f"{domain} is an address, and with https only names tell sites apart: name a host"
+            elif kind == "acme" and "." not in domain:
+                yield (key, index), f"{domain} is no name of the public DNS, and no authority signs for it"
 
 
 def _database_contradictions(database: dict[str, Any], overlay: bool, in_url: bool) -> Iterator[tuple[str, str]]:
@@ -511,6 +549,8 @@ def _shared_address(sites: Any, mine: Any, theirs: Any, domain: str) -> Iterator
         ports, other_ports = proxy["listen"], other_proxy["listen"]
         text = f"expected {other_ports}, since site {other} has {domain} too, got {ports}"
         yield (*path, "proxy", "listen"), text
+    elif sites[name]["tls"] != sites[other]["tls"]:
+        yield (*path, "tls"), f"expected that of site {other}, which has {domain} too: say it once in django:defaults"
 
 
 def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
@@ -521,6 +561,12 @@ def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
         if site["proxy"]["kind"] == "nginx"
         for port in site["proxy"]["listen"]
     }
+    for name, site in sites.items():
+        for port in site["tls"]["listen"] if site["tls"]["kind"] != "none" else ():
+            if port in taken and taken[port].startswith("proxy:listen"):
+                text = f"port {port} is in {taken[port]}, and is http there: choose another port for one of them"
+                yield ("django", "sites", name, "tls", "listen"), text
+            taken.setdefault(port, f"tls:listen of site {name}")
     for name, site in sites.items():
         first = _port(site)
         for port in (first, first + 1) if first else ():

@@ -27,6 +27,11 @@ _READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())
 NOT_WITHOUT_TLS = ["security.W004", "security.W008", "security.W012", "security.W016", "security.W021"]
 
 
+def ignored_checks(site: Site) -> list[str]:
+    """The deployment checks that a site cannot meet."""
+    return [] if site.https else NOT_WITHOUT_TLS
+
+
 class PartlyMigrated(DeploymentError):
     """Migrations were applied, or taken back, before one failed: `names`."""
 
@@ -61,7 +66,7 @@ def start(
         "collect": site.config["static"]["collect"],
         "static_root": f"{release}/static",
         "check": site.config["check"],
-        "ignored_checks": NOT_WITHOUT_TLS,
+        "ignored_checks": ignored_checks(site),
         "migrate": {alias: database["migrate"] for alias, database in site.config["databases"].items()},
         "write_ahead": write_ahead,
     }
@@ -112,7 +117,7 @@ def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[s
         "wsgi": facts["wsgi"],
         "check": site.config["check"],
         "databases": list(facts["migrations"]),
-        "ignored_checks": NOT_WITHOUT_TLS,
+        "ignored_checks": ignored_checks(site),
         **_patience(site),
     }
     timeout = seconds(site.config["migrate"]["timeout"])
@@ -174,7 +179,12 @@ def check(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str
     Raises:
         DeploymentError: a check fails.
     """
-    request = {"mode": "check", "wsgi": facts["wsgi"], "check": site.config["check"], "ignored_checks": NOT_WITHOUT_TLS}
+    request = {
+        "mode": "check",
+        "wsgi": facts["wsgi"],
+        "check": site.config["check"],
+        "ignored_checks": ignored_checks(site),
+    }
     timeout = seconds(site.config["timeouts"]["start"])
     warnings: list[str] = _ask(site, release, facts, request, secrets, timeout=timeout, task=f"check-{os.getpid()}")[
         "checks"

@@ -3,8 +3,11 @@
 import contextlib
 import difflib
 import fcntl
+import functools
+import http.client
 import os
 import re
+import ssl
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +20,7 @@ import django_server
 import django_service
 import django_settings
 import django_site
+import django_tls
 from django_command import DeploymentError
 from django_site import Folder, Site
 
@@ -25,7 +29,7 @@ IPV6 = Path("/proc/net/if_inet6")
 OURS = "# Written by django-formula"
 UPSTREAM, LOCATIONS = "salt://django/files/upstream.conf", "salt://django/files/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/domain.conf", "salt://django/files/redirect.conf"
-DEFAULT = "salt://django/files/default.conf"
+DEFAULT, TLS = "salt://django/files/default.conf", "salt://django/files/tls.conf"
 #: The templates of a site's files.
 TEMPLATES = (UPSTREAM, LOCATIONS, DOMAIN, REDIRECT)
 
@@ -68,7 +72,7 @@ def files(
         "upstream": f"django-{site.name}",
         "variable": site.name.replace("-", "_"),
         "unix": unix,
-        "ipv6": _has_ipv6(),
+        **_listening(site.config["proxy"]["listen"], site.https),
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
         "timeout": server.timeout(site) + 5,
@@ -76,17 +80,145 @@ def files(
     }
     wanted[ETC / "conf.d" / f"django-{site.name}.conf"] = django_settings.render(templates, UPSTREAM, **variables)
     wanted[locations(site)] = django_settings.render(templates, LOCATIONS, **variables)
+    if site.https:
+        wanted[protocols()] = django_settings.render(templates, TLS, ours=OURS)
     for domain in config["domains"]:
         wanted[ETC / "django" / domain / f"{site.name}.conf"] = f"-> ../{site.name}.conf"
-        wanted[ETC / "sites-available" / domain] = django_settings.render(templates, DOMAIN, domain=domain, **variables)
+        wanted[ETC / "sites-available" / domain] = _server(DOMAIN, domain, templates, variables)
         wanted[ETC / "sites-enabled" / domain] = f"-> ../sites-available/{domain}"
     for domain in config["redirect_domains"]:
         wanted[ETC / "django" / domain / f"{site.name}.redirect"] = "-> /dev/null"
-        wanted[ETC / "sites-available" / domain] = django_settings.render(
-            templates, REDIRECT, domain=domain, **variables
-        )
+        wanted[ETC / "sites-available" / domain] = _server(REDIRECT, domain, templates, variables)
         wanted[ETC / "sites-enabled" / domain] = f"-> ../sites-available/{domain}"
     return {**_stale(site, set(wanted)), **wanted}
+
+
+def _listening(http: list[int], https: list[int]) -> dict[str, Any]:
+    """What templates know of the ports, and of what this nginx understands."""
+    new = bool(https) and version() >= (1, 25, 1)
+    return {
+        "http": sorted(http),
+        "https": sorted(https),
+        "ipv6": _has_ipv6(),
+        "flags": " ssl" if new else " ssl http2",
+        "http2_directive": new,
+        "canonical_port": "" if not https or https[0] == 443 else f":{https[0]}",
+        "redirects": True,
+    }
+
+
+def _server(template: str, domain: str, templates: Mapping[str, str], variables: Mapping[str, Any]) -> str:
+    """The file of a domain."""
+    where = {"certificate": django_tls.path_of(domain), "challenges": django_tls.challenges()}
+    return django_settings.render(templates, template, domain=domain, **where, **variables)
+
+
+@functools.cache
+def version() -> tuple[int, ...]:
+    """The version of nginx; that of today where it is not installed yet."""
+    try:
+        said = django_command.run(["nginx", "-v"], doing="nginx -v", errors_too=True)
+    except DeploymentError:
+        return (1, 26)
+    found = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", said)
+    return tuple(map(int, found.groups())) if found else (1, 26)
+
+
+def protocols() -> Path:
+    """The file with what all servers of https have in common."""
+    return ETC / "snippets/django-tls.conf"
+
+
+def opening(site: Site, templates: Mapping[str, str]) -> Files:
+    """The files by which domains that nginx serves by http alone are served by https beside it; none once they are.
+
+    A release that wants https can go live then, and one that goes on without notices nothing.
+    """
+    if not site.https or not is_installed(site):
+        return {}
+    wanted: Files = {}
+    variables = {"ours": OURS, "site": site.config, **_listening(site.config["proxy"]["listen"], site.https)}
+    for domain in site.config["domains"]:
+        path = ETC / "sites-available" / domain
+        present = read(path)
+        if present and _is_ours(path) and f"{django_tls.path_of(domain)};" not in present:
+            wanted[path] = _server(DOMAIN, domain, templates, {**variables, "redirects": False})
+    return {**wanted, **({protocols(): django_settings.render(templates, TLS, ours=OURS)} if wanted else {})}
+
+
+def speaks_tls(site: Site) -> bool:
+    """Whether nginx serves the site by https, as its files are now."""
+    domain = site.config["domains"][0]
+    return f"{django_tls.path_of(domain)};" in (read(ETC / "sites-available" / domain) or "")
+
+
+def connection(site: Site, timeout: float) -> http.client.HTTPConnection:
+    """A connection to nginx on this host, as it serves the site now; who has signed its certificate does not matter."""
+    text = read(ETC / "sites-available" / site.config["domains"][0]) or ""
+    if not speaks_tls(site):
+        port = re.search(r"listen (\d+);", text)
+        usual = [*site.config["proxy"]["listen"], 80][0]
+        return http.client.HTTPConnection("127.0.0.1", int(port[1]) if port else usual, timeout=timeout)
+    port = re.search(r"listen (\d+) ssl", text)
+    return Secure("127.0.0.1", int(port[1]) if port else 443, site.config["domains"][0], timeout)
+
+
+class Secure(http.client.HTTPConnection):
+    """A connection by TLS to an address, for a name."""
+
+    def __init__(self, address: str, port: int, name: str, timeout: float):
+        super().__init__(address, port, timeout=timeout)
+        self.name = name
+
+    def connect(self) -> None:
+        """Connect, and say the name."""
+        super().connect()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.sock = context.wrap_socket(self.sock, server_hostname=self.name)
+
+
+def leftovers(site: Site, wanted: Files) -> list[Path]:
+    """The certificates of domains of a site that have no https any more once these files are there."""
+    own = dict.fromkeys([*site.config["domains"], *site.config["redirect_domains"]])
+    own |= dict.fromkeys(path.name for path in wanted if path.parent == ETC / "sites-available")
+    left = []
+    for domain in own:
+        path = ETC / "sites-available" / domain
+        text = wanted[path] if path in wanted else read(path)
+        if f"{django_tls.path_of(domain)};" not in (text or ""):
+            left += django_tls.belongings(domain)
+    return left
+
+
+def change_certificates(texts: Mapping[Path, str]) -> None:
+    """Bring certificates in place, and have nginx take those of domains that it serves; or all is as it was before.
+
+    Raises:
+        DeploymentError: nginx does not accept them.
+    """
+    with alone():
+        django_site.make_folder(Folder(django_tls.STATE, "root", "root", 0o755))
+        django_site.make_folder(Folder(django_tls.STATE / "certificates", "root", "root", 0o700))
+        django_site.make_folder(Folder(django_tls.challenges(), "root", "root", 0o755))
+        before = {path: django_site.read_text(path) for path in texts}
+        _write_secretly(texts)
+        if not any(f"{path};" in (read(ETC / "sites-available" / path.stem) or "") for path in texts):
+            return
+        try:
+            check()
+            reload()
+        except BaseException:
+            _write_secretly(before)
+            raise
+
+
+def _write_secretly(texts: Mapping[Path, str | None]) -> None:
+    for path, text in texts.items():
+        if text is None:
+            path.unlink(missing_ok=True)
+        else:
+            django_site.write(path, text, mode=0o600)
 
 
 def locations(site: Site) -> Path:
@@ -317,7 +449,8 @@ def refuse_taken_ports(name: str, ports: list[int], listening: Mapping[int, set[
             raise DeploymentError(
                 f"port {port} is taken by {holder}, so nginx cannot listen there; nothing has been changed",
                 hint=f"stop that, if nobody needs it ({stop}), "
-                f"or choose another port: django:sites:{name}:proxy:listen: [8080]",
+                f"or choose another port: django:sites:{name}:"
+                + ("tls:listen: [8443]" if port == 443 else "proxy:listen: [8080]"),
             )
 
 
@@ -332,18 +465,29 @@ def refused_ports() -> list[int]:
     return sorted({int(port) for port in re.findall(r"listen (\d+) default_server", text)})
 
 
-def default_server(ports: list[int], templates: Mapping[str, str], without: Collection[Path] = ()) -> Files:
+def refused_https_ports() -> list[int]:
+    """Those of https."""
+    text = django_site.read_text(ETC / "sites-available/django-default") or ""
+    return sorted({int(port) for port in re.findall(r"listen (\d+) ssl", text)})
+
+
+def default_server(
+    ports: list[int], templates: Mapping[str, str], without: Collection[Path] = (), https: Collection[int] = ()
+) -> Files:
     """The server that refuses unknown hosts, for the ports where nobody else has a default server.
 
     Args:
         without: files of somebody else that go.
+        https: further ports, on which a client of an unknown name gets no certificate either.
     """
     name = "django-default"
-    free = [port for port in ports if port not in _foreign_defaults(ETC / "sites-available" / name, without)]
-    if not free:
+    taken = _foreign_defaults(ETC / "sites-available" / name, without)
+    free, secure = ([port for port in some if port not in taken] for some in (ports, https))
+    if not free and not secure:
         return {ETC / "sites-enabled" / name: None, ETC / "sites-available" / name: None}
-    content = django_settings.render(templates, DEFAULT, ours=OURS, ports=free, ipv6=_has_ipv6())
+    content = django_settings.render(templates, DEFAULT, ours=OURS, **_listening(free, secure))
     return {
+        **({protocols(): django_settings.render(templates, TLS, ours=OURS)} if secure else {}),
         ETC / "sites-available" / name: content,
         ETC / "sites-enabled" / name: f"-> ../sites-available/{name}",
     }

@@ -1,7 +1,6 @@
 """The receipt of a switch: what a client saw who asked for the health page at a fixed rate, before, in it and after."""
 
 import contextlib
-import http.client
 import itertools
 import math
 import statistics
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import django_instance
+import django_proxy
 from django_command import seconds
 from django_instance import Answer
 from django_site import Site
@@ -92,11 +92,13 @@ class Probe:
     def problem(self) -> str:
         """Ask once: what is wrong with the health page now; empty when it is well."""
         deadline = time.monotonic() + min(seconds(self.site.config["health"]["timeout"]), PATIENCE)
-        ask = self._ask_proxy if self.through_proxy else self._ask_socket
-        return django_instance.health_problem(self.site, ask, deadline)
+        if not self.through_proxy:
+            return django_instance.health_problem(self.site, self._ask_socket, deadline, self.site.scheme)
+        scheme = "https" if django_proxy.speaks_tls(self.site) else "http"
+        return django_instance.health_problem(self.site, self._ask_proxy, deadline, scheme)
 
     def _ask_proxy(self, path: str, timeout: float) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.site.config["proxy"]["listen"][0], timeout=timeout)
+        connection = django_proxy.connection(self.site, timeout)
         headers = {"Host": self.site.config["domains"][0], "User-Agent": "django-formula", "Connection": "close"}
         with contextlib.closing(connection):
             connection.request("GET", path, headers=headers | self.site.config["health"]["headers"])
@@ -105,8 +107,8 @@ class Probe:
             return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
     def _ask_socket(self, path: str, timeout: float) -> Answer:
-        headers = self.site.config["health"]["headers"]
-        return django_instance.ask(self.site, self.site.current, path, headers=headers, timeout=timeout)
+        headers, scheme = self.site.config["health"]["headers"], self.site.scheme
+        return django_instance.ask(self.site, self.site.current, path, scheme=scheme, headers=headers, timeout=timeout)
 
     @contextlib.contextmanager
     def switching(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import django_release
 import django_schedule
 import django_site
 import django_takeover
+import django_tls
 from django_site import Site
 
 
@@ -45,7 +46,8 @@ def present(site: Site) -> dict[str, str]:
         django_site.REGISTRY / site.name,
         *_proxy_files(site),
         *_kept(site),
-        *django_schedule.present(site),
+        *(path for task in django_schedule.TASKS for path in django_schedule.present(site, task)),
+        *django_proxy.leftovers(site, django_proxy.absent(site)),
     ]
     if site.config["remove_data"]:
         own += [*data(site), site.root]
@@ -89,9 +91,11 @@ def remove(site: Site, asked_by: str) -> None:
 
 
 def _take_off(site: Site) -> None:
+    certificates = django_proxy.leftovers(site, django_proxy.absent(site))
     if _proxy_files(site):
         django_proxy.apply(django_proxy.absent(site))
-    django_schedule.remove(site)
+    for task in django_schedule.TASKS:
+        django_schedule.remove(site, task)
     for keeper in django_instance.KEEPERS.values():
         keeper.end_tasks(site)
     sequences = {path.stem.rsplit("-", 1)[1] for path in _kept(site)}
@@ -101,8 +105,10 @@ def _take_off(site: Site) -> None:
         django_instance.remove(site, release.path)
     gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build, site.templates]
     gone += [site.maintenance, *site.plans(), site.runtime, site.tmpfiles, django_site.REGISTRY / site.name]
+    gone += certificates
     if site.config["remove_data"]:
         django_database_server.drop(_as_applied(site))
         gone += data(site)
     for path in gone:
         django_site.remove_tree(path)
+    django_tls.forget_challenges()

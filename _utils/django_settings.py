@@ -45,8 +45,15 @@ def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: b
             "MEDIA_ROOT": str(site.media),
         },
         "settings": config["settings"],
+        **({"https": origins(site)} if site.https else {}),
     }
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
+
+
+def origins(site: Site) -> list[str]:
+    """The origins of a site that is served by https, such as ``https://blog.example.org``."""
+    port = "" if site.https[0] == 443 else f":{site.https[0]}"
+    return [f"https://{domain}{port}" for domain in site.config["domains"]]
 
 
 def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, str]:

@@ -52,6 +52,10 @@ class Site:
         self.build_user = f"{self.user}-build"
         self.proxy_group: str = platform["nginx"]["group"]
         self.process: str = config.get("process", "systemd")
+        tls = config.get("tls") or {"kind": "none"}
+        #: The ports of https; none where the site has no certificate.
+        self.https: list[int] = sorted(tls["listen"]) if tls["kind"] != "none" else []
+        self.scheme = "https" if self.https else "http"
         self.root = Path(config["root"])
         self.mirror = self.root / "repository.git"
         self.build = self.root / "build"

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import django_acme
 import django_attempt
 import django_command
 import django_database
@@ -33,6 +34,7 @@ import django_project
 import django_proxy
 import django_receipt
 import django_release
+import django_renewal  # noqa: F401 - a program of a timer is made of it
 import django_rotation
 import django_schedule
 import django_secret
@@ -43,6 +45,7 @@ import django_source
 import django_static
 import django_switch
 import django_takeover
+import django_tls
 import django_virtualenv
 from django_command import DeploymentError, redact, seconds
 from django_deployment import OVERLAY, PROGRAMS, Deployment
@@ -74,7 +77,8 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     begun = deployment.takeover
     takeover = deployment.takeover = django_takeover.wanted(site)
     _refuse_closed_parents(site)
-    django_proxy.refuse_taken_ports(site.name, site.config["proxy"]["listen"], deployment.listening)
+    django_proxy.refuse_taken_ports(site.name, [*site.config["proxy"]["listen"], *site.https], deployment.listening)
+    django_tls.refuse_bad_files(site, deployment.tls, templates)
     folders = takeover.folders() if takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
     applied = {"config": dict(site.config), "platform": dict(site.platform)}
@@ -93,7 +97,8 @@ def site(deployment: Deployment) -> Iterator[Changes]:
         changes["mirror"] = keys
     if not django_index.is_kept(site, deployment.index_password):
         changes["index"] = "password kept" if deployment.index_password else "password removed"
-    schedule = django_schedule.stale(site, templates)
+    schedules = {task: django_schedule.stale(site, templates, task) for task in django_schedule.TASKS}
+    schedule = {path: matter for found in schedules.values() for path, matter in found.items()}
     if schedule:
         changes["schedule"] = schedule
     if changes:
@@ -108,8 +113,8 @@ def site(deployment: Deployment) -> Iterator[Changes]:
         django_index.keep(site, deployment.index_password)
         django_site.write_json(site.applied, applied, mode=0o600)
         site.register()
-        if schedule:
-            django_schedule.apply(site, templates)
+        for task in [task for task, found in schedules.items() if found]:
+            django_schedule.apply(site, templates, task)
     deployment.ask_for_commit()
 
 
@@ -134,6 +139,22 @@ def database(deployment: Deployment) -> Iterator[Changes]:
     for name, password in new.items():
         django_secret.keep(site, name, password)
     django_database_server.make(shares, deployment.servers)
+
+
+def tls(deployment: Deployment) -> Iterator[Changes]:
+    """Each domain has a certificate, if only for the time until another comes; nginx speaks https with it already."""
+    site, files, templates = deployment.site, deployment.tls, deployment.templates
+    if not site.https:
+        return
+    lacking = django_tls.lacking(site, files, templates)
+    opened = django_proxy.differences(django_proxy.opening(site, templates))
+    if not lacking and not opened:
+        return
+    yield {**({"certificates": lacking} if lacking else {}), **opened}
+    if lacking:
+        django_proxy.change_certificates(django_tls.texts(site, lacking, files, templates))
+    if opened:
+        django_proxy.apply(django_proxy.opening(site, templates))
 
 
 def _refuse_closed_parents(site: Site) -> None:
@@ -713,10 +734,30 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     facts = _expected_facts(deployment, release) if upcoming else release.facts
     wanted = django_proxy.files(site, facts, deployment.templates, upcoming=upcoming)
     changes = django_proxy.differences(wanted)
-    if changes:
-        yield changes
+    leftovers = django_proxy.leftovers(site, wanted)
+    if changes or leftovers:
+        yield {**changes, **{str(path): "removed" for path in leftovers}}
         deployment.take_lock()
-        django_proxy.apply(wanted)
+        if changes:
+            django_proxy.apply(wanted)
+        for path in leftovers:
+            django_site.remove_tree(path)
+
+
+def acme(deployment: Deployment) -> Iterator[Changes]:
+    """The certificates that are due are ordered, now that nginx answers; what fails is a warning, for others serve."""
+    site = deployment.site
+    if not site.https or site.config["tls"]["kind"] != "acme" or not (deployment.release or deployment.test):
+        return
+    due, deferred = django_acme.due(site)
+    deployment.warnings += deferred
+    if due:
+        changes: Changes = {"certificates": due}
+        yield changes
+        ordered, failed = django_acme.renew(site, due, deployment.tls)
+        deployment.warnings += failed
+        changes.clear()
+        changes.update({"certificates": ordered} if ordered else {})
 
 
 def record(deployment: Deployment) -> Iterator[Changes]:
@@ -757,7 +798,7 @@ def _record_interrupted(deployment: Deployment, release: Release) -> None:
     release.update(steps={})
 
 
-#: The story of a release; `site` before it lays the site out.
+#: The story of a release; `site` before it lays the site out, and what is the host's is seen to beside it.
 RELEASE: tuple[Step, ...] = (
     source,
     virtualenv,

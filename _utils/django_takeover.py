@@ -218,7 +218,8 @@ class Takeover:
                 shutil.copy2(path, target, follow_symlinks=False)
         if self.plan["phase"] != "switched":
             ports = sorted({*django_proxy.refused_ports(), *self.site.config["proxy"]["listen"]})
-            refusing = django_proxy.default_server(ports, templates, without=theirs)
+            https = sorted({*django_proxy.refused_https_ports(), *self.site.https})
+            refusing = django_proxy.default_server(ports, templates, without=theirs, https=https)
             django_proxy.apply({**dict.fromkeys(theirs), **refusing, **wanted})
             self.write(phase="switched")
 

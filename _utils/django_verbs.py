@@ -14,12 +14,14 @@ import django_maintenance
 import django_migration
 import django_program
 import django_release
+import django_renewal
 import django_restore
 import django_rollback
 import django_secret
 import django_settings
 import django_site
 import django_steps
+import django_tls
 from django_command import DeploymentError, redact
 from django_deployment import Deployment
 from django_release import Release
@@ -33,7 +35,7 @@ def status(name: str) -> dict[str, Any]:
     """
     site = django_site.find(name)
     try:
-        return {**django_release.status(site), **django_backup.status(site)}
+        return {**django_release.status(site), **django_backup.status(site), **django_tls.told(site)}
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # whole JSON, and not what was written
         raise DeploymentError(
             f"a file of {name}'s records is damaged: {type(error).__name__}: {error}",
@@ -331,6 +333,22 @@ def restore_drill(name: str) -> dict[str, Any]:
 
 def _secrets(site: django_site.Site) -> list[str]:
     return list(django_secret.values(site, {}).values())
+
+
+def renew(name: str, *, force: bool = False) -> dict[str, Any]:
+    """Renew the certificates of a site that are due or could not be ordered before; returns what has changed.
+
+    Args:
+        force: order those too that are not due.
+
+    Raises:
+        DeploymentError: the site has none, or one cannot be made.
+    """
+    site = django_site.find(name)
+    if not site.https:
+        raise DeploymentError(f"{name} has no certificates", hint=f"django:sites:{name}:tls says where they come from")
+    changed, warnings = django_renewal.renew(site, force=force, again=True)
+    return {"renewed": changed, "warnings": warnings, **django_tls.told(site)}
 
 
 def collectstatic(name: str, asked_by: str = "django.collectstatic") -> tuple[Deployment, dict[str, Any]]:

@@ -17,6 +17,10 @@
 {% if site.backup.schedule %}
 {% do templates.extend(['salt://django/files/backup.service', 'salt://django/files/backup.timer']) %}
 {% endif %}
+{% if site.tls.kind != 'none' %}
+{% do templates.extend(['salt://django/files/tls.conf', 'salt://django/files/tls.service', 'salt://django/files/tls.timer']) %}
+{% endif %}
+{% for url in (site.tls.certificate, site.tls.key) if url is string and url.startswith('salt://') %}{% do templates.append(url) %}{% endfor %}
 {% for file in site.files.values() if file.source is defined %}{% do templates.append(file.source) %}{% endfor %}
 
 {{ name }} has its users:
@@ -46,6 +50,7 @@
 {% set servers = site.databases.values() | selectattr('manage') | map(attribute='engine') | unique | list %}
 {% for function, sentence in [
      ('database', 'has its databases'),
+     ('tls', 'has its certificates'),
      ('source', 'has its source'),
      ('virtualenv', 'has its virtualenv'),
      ('build', 'is built'),
@@ -56,8 +61,10 @@
      ('instance', 'has its instance'),
      ('live', 'is live'),
      ('proxy', 'is served'),
+     ('acme', 'has its certificates ordered'),
      ('record', 'is recorded'),
-   ] if function != 'database' or servers %}
+   ] if (function != 'database' or servers) and (function != 'tls' or site.tls.kind != 'none')
+     and (function != 'acme' or site.tls.kind == 'acme') %}
 
 {{ name }} {{ sentence }}:
   django.{{ function }}:

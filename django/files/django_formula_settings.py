@@ -34,7 +34,37 @@ def _over(project, data):
             "root": {"handlers": ["console"], "level": "INFO"},
             "loggers": {"django": django},
         }
+    if "https" in data:
+        values.update(_over_https(project, data))
     return {**values, **data["settings"]}
+
+
+def _over_https(project, data):
+    """What Django has to know where all of a site is served by https; the project's own policies stay."""
+    import django
+
+    said = {**project, **data["settings"]}
+    policies = {
+        "SECURE_HSTS_SECONDS": 3600,
+        "SECURE_CONTENT_TYPE_NOSNIFF": True,
+        "X_FRAME_OPTIONS": "DENY",
+        "SECURE_REFERRER_POLICY": "same-origin",
+    }
+    values = {name: value for name, value in policies.items() if name not in said}
+    own = data["https"] if django.VERSION >= (4, 0) else [url.partition("://")[2] for url in data["https"]]
+    trusted = project.get("CSRF_TRUSTED_ORIGINS", [])
+    # Subdomains and the browsers' list are not this site's alone to decide on: nobody is asked to.
+    undecided = {"SECURE_HSTS_INCLUDE_SUBDOMAINS": "security.W005", "SECURE_HSTS_PRELOAD": "security.W021"}
+    silenced = [check for name, check in undecided.items() if name not in said]
+    return {
+        **values,
+        "SECURE_SSL_REDIRECT": True,
+        "SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https"),
+        "SESSION_COOKIE_SECURE": True,
+        "CSRF_COOKIE_SECURE": True,
+        "CSRF_TRUSTED_ORIGINS": [*trusted, *(origin for origin in own if origin not in trusted)],
+        "SILENCED_SYSTEM_CHECKS": [*project.get("SILENCED_SYSTEM_CHECKS", []), *silenced],
+    }
 
 
 def _databases(databases, data):

@@ -2,11 +2,14 @@
 # site's own files are made by the site's step `proxy`.
 {% from "django/map.jinja" import django with context %}
 {% set ports = [] %}
+{% set https = [] %}
 {% set sites = {} %}
 {% set places = [] %}
 {% for name, site in django.sites.items() %}
+{% set secure = site.tls.listen if site.tls.kind != 'none' else [] %}
 {% do ports.extend(site.proxy.listen) %}
-{% do sites.update({name: site.proxy.listen}) %}
+{% do https.extend(secure) %}
+{% do sites.update({name: site.proxy.listen + secure}) %}
 {% do places.append({'django': name ~ ' has its place'}) %}
 {% endfor %}
 
@@ -34,6 +37,10 @@ nginx refuses unknown hosts:
   django.default_server:
     - ports: {{ ports | unique | sort | tojson }}
     - template: salt://django/files/default.conf
+{% if https %}
+    - https: {{ https | unique | sort | tojson }}
+    - tls: salt://django/files/tls.conf
+{% endif %}
     - require:
       - django: nginx is installed
       - file: The default site of a fresh nginx is off

@@ -16,6 +16,7 @@ import django_service
 import django_site
 import django_supervisor
 import django_systemd
+import django_tls
 import django_virtualenv
 import pytest
 import yaml
@@ -105,6 +106,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_process, "PROC"): "proc",
         (django_port, "PROC"): "proc",
         (django_proxy, "ETC"): "etc/nginx",
+        (django_tls, "STATE"): "var/lib/django-formula",
         (django_virtualenv, "UV"): "usr/local/lib/django-formula/uv",
         (django_adoption, "SYSTEMD"): "etc/systemd/system",
         (django_adoption, "SUPERVISOR"): "etc/supervisor/conf.d",

@@ -394,6 +394,7 @@ INPUTS = {
     "sandbox": ({"PrivateTmp": False}, None),
     "resources": ({"MemoryMax": "1G"}, None),
     "proxy": (None, {"listen": [8080]}),
+    "tls": ({"kind": "self_signed"}, {"listen": [8443]}),
     "maintenance": (None, {"allow": ["10.0.0.0/8"]}),
     "releases": (None, {"keep": 3}),
     "timeouts": (None, {"build": "1h"}),

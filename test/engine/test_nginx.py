@@ -84,7 +84,7 @@ def test_which_folders_are_served(read):
         ("listen [::]:80; server_name blog.example.org;", None),
         ("listen 80; server_name blog.example.org www.example.org;", "also serves www.example.org"),
         ("listen 443 ssl; server_name blog.example.org;", "serves https"),
-        ("ssl on; server_name blog.example.org;", "serves https"),
+        ("listen 443; ssl on; server_name blog.example.org;", "say in django:sites:blog:tls where"),
         ("listen 8080; server_name blog.example.org;", "listens on 8080"),
     ],
 )
@@ -92,6 +92,15 @@ def test_what_a_file_does_besides(read, make_site, text, reason):
     path = django_proxy.ETC / "sites-enabled/old"
     told = django_nginx.problems(make_site(folders=False), path, read(f"server {{ {text} }}"))
     assert [str(reason) in problem for problem in told] == ([True] if reason else [])
+
+
+def test_a_file_of_https_gives_way_to_a_site_that_has_it(read, make_site):
+    path, site = django_proxy.ETC / "sites-enabled/old", make_site(folders=False, tls={"kind": "self_signed"})
+    assert [*django_nginx.problems(site, path, read("server { listen 443 ssl; server_name blog.example.org; }"))] == []
+    other = read("server { listen 8443 ssl; server_name blog.example.org; }")
+    assert [*django_nginx.problems(site, path, other)] == [
+        f"{path} serves https on 8443: add that to django:sites:blog:tls:listen"
+    ]
 
 
 def test_a_server_in_the_main_file(read, make_site):

@@ -190,6 +190,8 @@ def test_the_example_has_every_option() -> None:
     rules = django_pillar.resolve(SCHEMA, SCHEMA)["properties"]["django"]["properties"]["defaults"]
     shown = uncommented()["django"]["sites"]
     given = {*shown["kiosk"], *shown["blog"]}
-    given |= {f"{name}:{inner}" for name, value in shown["blog"].items() if isinstance(value, dict) for inner in value}
+    for site in (shown["kiosk"], shown["blog"]):
+        given |= {f"{name}:{inner}" for name, value in site.items() if isinstance(value, dict) for inner in value}
+    given |= {f"tls:eab:{name}" for name in shown["blog"]["tls"]["eab"]}
     given |= {"server:options:harakiri", "settings:DEBUG"}
     assert {*options(rules)} - given == set()

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from authority import serving
 
 
 @pytest.fixture
@@ -33,3 +34,15 @@ def quickstart(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_progress_is_what_the_engine_logs(quickstart, capsys, line, told):
     quickstart.Progress(["blog", "shop"]).see(line)
     assert capsys.readouterr().out.partition(" s  ")[2].strip() == told
+
+
+def test_a_site_by_https_is_asked_by_https(quickstart, tmp_path):
+    with serving("blog.example.org", tmp_path) as server:
+        config = {"domains": ["blog.example.org"], "path": "/shop", "proxy": {"listen": [80]}}
+        config["tls"] = {"kind": "self_signed", "listen": [server.server_port]}
+        page = quickstart.ask(config)
+    host = f"blog.example.org:{server.server_port}"
+    assert (page.url, page.status) == (f"https://{host}/shop/", 200)
+    assert server.requests == [("/shop/", host)] and server.names == ["blog.example.org"]
+    with pytest.raises(quickstart.Refusal, match="does not answer"):
+        quickstart.ask(config)

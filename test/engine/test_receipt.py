@@ -143,7 +143,7 @@ def test_where_the_proxy_keeps_the_page_the_socket_is_asked(make_site, proxy, mo
     monkeypatch.setattr(django_receipt, "RATE", 100)
     asked = []
 
-    def ask(site, release, path, *, headers, timeout):
+    def ask(site, release, path, *, scheme, headers, timeout):
         asked.append((release, path, headers))
         return django_instance.Answer(200, {}, "ok")
 

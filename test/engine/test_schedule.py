@@ -192,9 +192,47 @@ def test_what_the_timer_does(daily, capsys):
 
 
 def test_the_modules_of_the_program_import_nothing_foreign():
-    packed = zipfile.ZipFile(io.BytesIO(django_schedule._packed()))
+    packed = zipfile.ZipFile(io.BytesIO(django_schedule._packed("django_schedule")))
     sources = {name: packed.read(name).decode() for name in packed.namelist()}
     words = {line.split()[1].split(".")[0] for text in sources.values() for line in text.splitlines()
              if line.startswith(("import ", "from "))}  # fmt: skip
     own = {name.removesuffix(".py") for name in sources}
     assert {word for word in words if word not in own and word not in sys.stdlib_module_names} == set()
+
+
+# Certificates
+
+
+@pytest.fixture
+def secure(world):
+    """A site by https on that host."""
+    world.options = {"tls": {"kind": "self_signed"}}
+    return world
+
+
+def test_certificates_are_looked_at_every_hour(secure):
+    list(django_steps.site(secure.deployment()))
+    unit = django_systemd.UNITS / "django-blog-tls.service"
+    assert f"\nExecStart=/usr/bin/python3 -I {secure.site.root}/tls.pyz blog\n" in unit.read_text()
+    timer = unit.with_suffix(".timer").read_text()
+    assert "\nOnCalendar=hourly\nRandomizedDelaySec=30m\nPersistent=yes\n" in timer
+    assert ["systemctl", "enable", "--quiet", "django-blog-tls.timer"] in secure.commands
+    assert not (secure.site.root / "backup.pyz").exists()
+    secure.options = {}
+    list(django_steps.site(secure.deployment()))
+    assert not unit.exists() and not (secure.site.root / "tls.pyz").exists()
+
+
+@pytest.mark.parametrize("has_cron", [True, False])
+def test_without_systemd_cron_looks_at_certificates_or_applies_do(secure, own_host, monkeypatch, has_cron):
+    monkeypatch.setattr(django_schedule, "CRON", own_host / "etc/cron.d")
+    monkeypatch.setattr(django_service, "SYSTEMD", own_host / "none")
+    monkeypatch.setattr(django_schedule.shutil, "which", lambda name, path: "/usr/sbin/cron" if has_cron else None)
+    (own_host / "etc/cron.d").mkdir(exist_ok=True)
+    changes = next(django_steps.site(secure.deployment())).get("schedule", {})
+    cron, program = own_host / "etc/cron.d/django-blog-tls", secure.site.root / "tls.pyz"
+    assert changes == ({str(program): "new", str(cron): "new"} if has_cron else {})
+    list(django_steps.site(secure.deployment()))
+    if has_cron:
+        lines = "# Renewal of the certificates of the Django site blog\n"
+        assert cron.read_text() == f"{lines}{sum(b'blog') % 60} * * * * root /usr/bin/python3 -I {program} blog\n"

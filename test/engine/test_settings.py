@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import re
 import stat
 import subprocess
 import sys
@@ -302,6 +303,43 @@ def test_the_overlay_decides_what_must_not_be_the_projects(overlaid):
         "NUMBERS": [1, 2.5, None],
         "LOGGING": {"a": 1},
     }
+
+
+def test_over_https_django_knows_of_it(overlaid):
+    found = overlaid("", tls={"kind": "self_signed", "listen": [8443]}, domains=["a.org", "b.org"])
+    assert {name: value for name, value in found.items() if re.match("SECURE|SESSION|CSRF|X_F|SIL", name)} == {
+        "SECURE_SSL_REDIRECT": True,
+        "SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https"),
+        "SECURE_HSTS_SECONDS": 3600,
+        "SECURE_CONTENT_TYPE_NOSNIFF": True,
+        "SECURE_REFERRER_POLICY": "same-origin",
+        "SESSION_COOKIE_SECURE": True,
+        "CSRF_COOKIE_SECURE": True,
+        "CSRF_TRUSTED_ORIGINS": ["https://a.org:8443", "https://b.org:8443"],
+        "X_FRAME_OPTIONS": "DENY",
+        "SILENCED_SYSTEM_CHECKS": ["security.W005", "security.W021"],
+    }
+
+
+def test_over_https_policies_stay_the_projects_and_the_pillar_has_the_last_word(overlaid):
+    found = overlaid(
+        "X_FRAME_OPTIONS = 'SAMEORIGIN'\nSECURE_HSTS_SECONDS = 60\nSECURE_HSTS_INCLUDE_SUBDOMAINS = False\n"
+        "CSRF_TRUSTED_ORIGINS = ['https://b.org', 'https://x.org']\nSESSION_COOKIE_SECURE = False\n"
+        "SECURE_PROXY_SSL_HEADER = ('HTTP_X_SCHEME', 'https')\nSILENCED_SYSTEM_CHECKS = ['fields.W342']\n",
+        tls={"kind": "self_signed"},
+        domains=["a.org", "b.org"],
+        settings={"SECURE_HSTS_PRELOAD": True, "CSRF_COOKIE_SECURE": False},
+    )
+    assert found["X_FRAME_OPTIONS"] == "SAMEORIGIN" and found["SECURE_HSTS_SECONDS"] == 60
+    assert found["CSRF_TRUSTED_ORIGINS"] == ["https://b.org", "https://x.org", "https://a.org"]
+    assert found["SESSION_COOKIE_SECURE"] is True and found["CSRF_COOKIE_SECURE"] is False
+    assert found["SECURE_PROXY_SSL_HEADER"] == ("HTTP_X_FORWARDED_PROTO", "https")
+    assert found["SILENCED_SYSTEM_CHECKS"] == ["fields.W342"]
+
+
+def test_a_django_of_before_trusts_hosts_not_origins(overlaid, monkeypatch):
+    monkeypatch.setitem(sys.modules, "django", SimpleNamespace(VERSION=(3, 2, 0)))
+    assert overlaid("", tls={"kind": "self_signed"})["CSRF_TRUSTED_ORIGINS"] == ["blog.example.org"]
 
 
 def test_a_path_stays_a_path(overlaid):

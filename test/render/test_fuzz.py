@@ -90,6 +90,7 @@ HARMLESS = [
 #: What else has to be said for a value to reach a file, by the beginning of its path.
 BESIDE = {
     "settings_module": {"overlay": False},
+    "tls": {"tls": {"kind": "acme", "challenge": "dns-01", "hook": "/x", "eab": {"key_id": "x", "key": "x"}}},
     "index": {"index": {"url": "https://example.org/simple", "user": "x", "password": "x"}},
 }
 #: What has to be said within the same database, by the key that gets the value.
@@ -194,6 +195,8 @@ def options(path: Place, value: str) -> dict[str, Any]:
             siblings = {
                 name: needed((*above, name)) for name in rules_of(above).get("required", []) if above and name != step
             }
+            if above == ("tls", "eab"):
+                siblings = {"key_id": "x", "key": "x"}
             if above in (("database",), ("databases", "*=")):
                 siblings = DATABASE.get(step, SERVER)
             built = {**siblings, step: built}
@@ -307,6 +310,7 @@ def replaced(value: Any, *pairs: tuple[str, str]) -> Any:
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
+    monkeypatch.setattr(django_proxy, "version", lambda: (1, 22, 1))
 
 
 @pytest.mark.parametrize("path", PLACES, ids=":".join)

@@ -33,6 +33,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
     monkeypatch.setattr(django_proxy, "IPV6", Path(__file__))
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
+    monkeypatch.setattr(django_proxy, "version", lambda: (1, 26, 3))
 
 
 def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:

@@ -4,14 +4,19 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import django_acme
 import django_database
 import django_port
 import django_postgres
+import django_proxy
+import django_schedule
 import django_service
 import django_site
 import django_steps
+import django_tls
 import played_host
 import pytest
+from authority import signed
 from django_command import DeploymentError
 from specimen import ROOT, compiled
 from world import commit
@@ -540,3 +545,87 @@ def test_our_own_modules_are_synced_where_they_are_stale(salt, stale):
     assert first.name == ("utils" if stale == "one is old" else "modules, states, utils")
     assert (modules / "utils/django_steps.py").read_text() == (ROOT / "_utils/django_steps.py").read_text()
     assert apply(test=True)[0].id == HOST[0]
+
+
+@pytest.fixture
+def authorities(monkeypatch):
+    """Plays openssl and uacme: what is ordered, and how an order fails."""
+    played = SimpleNamespace(ordered=[], fails=None)
+
+    def certificate(origin, domain):
+        made = signed(domain)
+        return django_tls.joined(origin, made.key, made.certificate)
+
+    def order(site, domain, files):
+        played.ordered.append((domain, files))
+        if played.fails:
+            raise played.fails
+        return certificate(django_tls.origin(site), domain)
+
+    monkeypatch.setattr(django_tls, "make_authority", lambda: None)
+    own = f"self_signed {django_tls._fingerprint()}"
+    monkeypatch.setattr(django_tls, "_signed", lambda domain: certificate(own, domain))
+    monkeypatch.setattr(django_acme, "_order", order)
+    monkeypatch.setattr(django_proxy, "version", lambda: (1, 22, 1))
+    monkeypatch.setattr(django_schedule, "_link", lambda site, task: Path("/"))  # which the world does not play
+    return played
+
+
+BY_HTTPS = [*SENTENCES[:2], "blog has its certificates", *SENTENCES[2:]]
+
+
+def test_a_site_by_https(salt, world, own_host, authorities):
+    apply = salt({"sites": {"blog": {**SITE, "tls": {"kind": "self_signed"}}}})
+    foreseen = apply(test=True)
+    assert [state.id for state in foreseen] == [*HOST, *BY_HTTPS]
+    states = {state.id: state for state in apply()}
+    assert states["blog has its certificates"].changes == {"certificates": {"blog.example.org": "new"}}
+    assert {state.result for state in states.values()} == {True}
+    (own_host / "etc/nginx/sites-enabled/default").unlink()
+    assert changed(apply()) == []
+
+
+def test_a_site_gets_https_and_gives_it_back(salt, world, own_host, authorities):
+    salt({"sites": {"blog": SITE}})()
+    tls = salt({"sites": {"blog": {**SITE, "tls": {"kind": "self_signed"}}}})
+    foreseen = {state.id: state for state in tls(test=True)}["blog has its certificates"]
+    states = {state.id: state for state in tls()}
+    domain = own_host / "etc/nginx/sites-available/blog.example.org"
+    opened = states["blog has its certificates"].changes
+    assert opened.keys() <= foreseen.changes.keys() and "+    listen 443 ssl http2;" in opened[str(domain)]
+    assert "return 301" in states["blog is served"].changes[str(domain)]
+    assert world.live.startswith("0002-")
+    states = {state.id: state for state in salt({"sites": {"blog": SITE}})()}
+    assert states["blog is served"].changes[str(django_tls.path_of("blog.example.org"))] == "removed"
+    assert world.live.startswith("0003-") and "ssl" not in domain.read_text()
+    assert not django_tls.path_of("blog.example.org").exists()
+
+
+def test_certificates_are_ordered_once_the_site_is_served(salt, world, own_host, authorities):
+    tls = {"kind": "acme", "eab": {"key_id": "kid-1", "key": KEY}}
+    apply = salt({"sites": {"blog": {**SITE, "tls": tls}}})
+    assert [state.id for state in apply(test=True)][-2:] == ["blog has its certificates ordered", "blog is recorded"]
+    authorities.fails = DeploymentError("uacme failed", log='"detail": "no A record"')
+    states = apply()
+    assert {state.result for state in states} == {True} and authorities.ordered == [
+        ("blog.example.org", {"eab:key": KEY})
+    ]
+    assert "blog has its certificates ordered" not in changed(states)
+    (own_host / "etc/nginx/sites-enabled/default").unlink()
+    assert changed(apply()) == [] and len(authorities.ordered) == 1, "it is not tried again at once"
+    django_tls.path_of("blog.example.org").with_suffix(".failed").unlink()
+    authorities.fails = None
+    assert changed(apply(test=True)) == changed(apply()) == ["blog has its certificates ordered"]
+    assert changed(apply()) == []
+    assert not [path for path in own_host.rglob("*") if path.is_file() and KEY in path.read_text(errors="replace")]
+
+
+def test_files_that_are_not_good_stop_their_site_only(salt, world, authorities):
+    made = signed("x.example.org")
+    bad = {"kind": "files", "certificate": made.certificate, "key": made.key}
+    sites = {"blog": {**SITE, "tls": bad}, "shop": {**SITE, "domains": ["shop.example.org"]}}
+    states = salt({"sites": sites})()
+    failed = {state.id: state.comment for state in states if state.result is False}
+    told = "site: django:sites:blog:tls:certificate is for x.example.org, and not for blog.example.org"
+    assert failed["blog is laid out"].splitlines() == [told, "nothing runs yet"]
+    assert "shop is live" in changed(states)

@@ -1,0 +1,418 @@
+"""The certificates of this host: one file for each domain, with key and chain, so that one rename changes both.
+
+A local authority signs for sites with ``self_signed``, and for those that wait for another one's.
+"""
+
+import _ssl
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import ssl
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import django_command
+import django_site
+from django_command import DeploymentError
+from django_site import Folder, Site
+
+STATE = Path("/var/lib/django-formula")
+#: The first line of each file, with where the certificate comes from behind it.
+OURS = "# Written by django-formula: "
+#: Days that a certificate of the local authority lasts, and the authority itself.
+DAYS, AUTHORITY_DAYS = 365, 3650
+_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\n.*?-----END \1-----", re.DOTALL)
+_EXTENSIONS = """basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = DNS:{domain}
+"""
+
+
+class Certificate(NamedTuple):
+    """A certificate: its names, its subject and issuer, when it begins and ends (seconds since 1970), its origin."""
+
+    names: list[str]
+    subject: Any
+    issuer: Any
+    begins: float
+    ends: float
+    origin: str = ""
+
+    @property
+    def left(self) -> float:
+        """Seconds until it ends."""
+        return self.ends - time.time()
+
+    @property
+    def part_left(self) -> float:
+        """What is left of its lifetime: 1 at its beginning, 0 at its end."""
+        return self.left / max(self.ends - self.begins, 1)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to renew it."""
+        return self.part_left < 1 / 3
+
+    def covers(self, domain: str) -> bool:
+        """Whether it is for a domain, by name or by a wildcard."""
+        wildcard = f"*.{domain.partition('.')[2]}"
+        return any(name.lower() in (domain, wildcard) for name in self.names)
+
+
+def domains(site: Site) -> list[str]:
+    """The domains of a site that need a certificate."""
+    return [*site.config["domains"], *site.config["redirect_domains"]] if site.https else []
+
+
+def path_of(domain: str) -> Path:
+    """The file with key and chain of a domain."""
+    return STATE / "certificates" / f"{domain}.pem"
+
+
+def challenges() -> Path:
+    """The folder with the answers to authorities that ask by http, for all sites."""
+    return STATE / "challenges"
+
+
+def root() -> Path:
+    """The certificate of the local authority, for whoever wants to trust it."""
+    return STATE / "authority/root.pem"
+
+
+def origin(site: Site) -> str:
+    """Where the certificates of a site come from, as their files say it."""
+    kind = site.config["tls"]["kind"]
+    if kind == "acme":
+        return f"acme {site.config['tls']['directory']}"
+    return f"self_signed {_fingerprint()}" if kind == "self_signed" else str(kind)
+
+
+def _fingerprint() -> str:
+    """What tells the present authority from one before."""
+    return hashlib.sha256((django_site.read_text(root()) or "").encode()).hexdigest()[:16]
+
+
+def read(domain: str) -> Certificate | None:
+    """The certificate of a domain; None where there is none that can be used."""
+    path = path_of(domain)
+    try:
+        with open(path, encoding="utf-8") as file:
+            said = file.readline()
+        _load(str(path))
+        found = _decode(str(path))
+    except (OSError, ValueError):
+        return None
+    return found._replace(origin=said.removeprefix(OURS).strip())
+
+
+def _load(path: str) -> None:
+    """Load key and chain as a server does.
+
+    Raises:
+        OSError: it cannot; ssl.SSLError, which is one, where they do not go together.
+    """
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, password=lambda: "")
+
+
+def _decode(path: str) -> Certificate:
+    """The first certificate of a file, by what Python itself reads certificates with.
+
+    Raises:
+        OSError: there is none; ssl.SSLError is one.
+    """
+    said: dict[str, Any] = dict(_ssl._test_decode_cert(path))  # type: ignore[attr-defined]
+    names = [name for kind, name in said.get("subjectAltName", ()) if kind == "DNS"]
+    begins, ends = (float(ssl.cert_time_to_seconds(said[key])) for key in ("notBefore", "notAfter"))
+    return Certificate(names, said["subject"], said["issuer"], begins, ends)
+
+
+@contextlib.contextmanager
+def _in_memory(text: str) -> Iterator[str]:
+    """The path of a file that is on no disk, while it is needed."""
+    descriptor = os.memfd_create("certificate")
+    try:
+        os.write(descriptor, text.encode())
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+# What is wanted
+
+
+def lacking(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) -> dict[str, str]:
+    """The domains of a site without the certificate that they can have at once, and why.
+
+    With ``acme`` that is any which is valid yet: a better one is ordered once the domain is served.
+
+    Args:
+        files: what the pillar gives as ``certificate`` and ``key``, where that is not in the configuration.
+
+    Raises:
+        DeploymentError: the files of the pillar are not good.
+    """
+    if site.config["tls"]["kind"] == "files":
+        text = from_files(site, files, templates)
+        found = {domain: _outdated(domain, text) for domain in domains(site)}
+    else:
+        found = {domain: _unusable(site, domain) for domain in domains(site)}
+    return {domain: why for domain, why in found.items() if why}
+
+
+def _outdated(domain: str, text: str) -> str:
+    present = django_site.read_text(path_of(domain))
+    if not text:  # what the pillar gives is not known here
+        return "" if present else "missing"
+    return "" if present == text else "changed" if present else "new"
+
+
+def _unusable(site: Site, domain: str) -> str:
+    """Why the local authority has to sign for a domain."""
+    certificate = read(domain)
+    if not certificate:
+        return "damaged" if path_of(domain).exists() else "new"
+    if not certificate.covers(domain):
+        return "for another name"
+    if site.config["tls"]["kind"] == "acme":
+        is_own = certificate.origin.startswith("self_signed ")
+        return "expired" if certificate.left <= 0 else "due" if is_own and certificate.is_due else ""
+    return "due" if certificate.is_due else "" if certificate.origin == origin(site) else "new"
+
+
+def texts(
+    site: Site, wanted: Mapping[str, str], files: Mapping[str, str], templates: Mapping[str, str]
+) -> dict[Path, str]:
+    """The files for the domains that `lacking` has named: path → content.
+
+    Raises:
+        DeploymentError: the files of the pillar are not good, or nobody knows them here.
+    """
+    if site.config["tls"]["kind"] != "files":
+        make_authority()
+        return {path_of(domain): _signed(domain) for domain in wanted}
+    text = from_files(site, files, templates)
+    if not text:
+        raise DeploymentError(
+            f"the certificate of {site.name} is gone, and only the pillar has it",
+            hint="salt-call state.apply django writes it anew",
+        )
+    return {path_of(domain): text for domain in wanted}
+
+
+# The local authority
+
+
+def make_authority() -> None:
+    """Have a local authority that lasts longer than what it signs.
+
+    Raises:
+        DeploymentError: openssl cannot make it.
+    """
+    folder = root().parent
+    with contextlib.suppress(OSError):
+        if (folder / "root.key").exists() and _decode(str(root())).left > DAYS * 86400:
+            return
+    for path in (STATE, folder):
+        django_site.make_folder(Folder(path, "root", "root", 0o755))
+    name = re.sub(r"[^A-Za-z0-9.-]", "", os.uname().nodename)[:40]
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        _openssl(
+            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-sha256"),
+            *("-keyout", f"{made}/key", "-out", f"{made}/root", "-days", str(AUTHORITY_DAYS)),
+            *("-subj", f"/O=django-formula/CN=Local authority of {name}"),
+            *("-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"),
+            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
+        )
+        django_site.write(folder / "root.key", Path(made, "key").read_bytes(), mode=0o600)
+        django_site.write(root(), Path(made, "root").read_bytes())
+
+
+def _openssl(*arguments: str) -> str:
+    return django_command.run(["openssl", *arguments], doing=f"openssl {arguments[0]}")
+
+
+def _signed(domain: str) -> str:
+    """Key and certificate for a domain, by the local authority."""
+    authority = root().with_name("root.key")
+    subject = f"/CN={domain}" if len(domain) <= 64 else "/O=django-formula"  # as long as X.509 lets it be
+    with tempfile.TemporaryDirectory(dir=root().parent) as made:
+        Path(made, "extensions").write_text(_EXTENSIONS.format(domain=domain))
+        _openssl(
+            *("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-sha256"),
+            *("-keyout", f"{made}/key", "-out", f"{made}/request", "-subj", subject),
+        )
+        _openssl(
+            *("x509", "-req", "-in", f"{made}/request", "-out", f"{made}/certificate", "-days", str(DAYS), "-sha256"),
+            *("-CA", str(root()), "-CAkey", str(authority), "-set_serial", f"0x{os.urandom(16).hex()}"),
+            *("-extfile", f"{made}/extensions"),
+        )
+        key, certificate = (Path(made, name).read_text() for name in ("key", "certificate"))
+        return joined(f"self_signed {_fingerprint()}", key, certificate)
+
+
+def joined(origin: str, key: str, chain: str) -> str:
+    """The content of a domain's file: the key and the certificates, without what stands between them."""
+    blocks = [found[0] for text in (key, chain) for found in _BLOCK.finditer(text)]
+    return "\n".join([f"{OURS}{origin}", *blocks, ""])
+
+
+# Files of the pillar
+
+
+def refuse_bad_files(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) -> None:
+    """See that what the pillar gives with ``files`` is good, before anything is changed for it.
+
+    Raises:
+        DeploymentError: it is not.
+    """
+    if site.https and site.config["tls"]["kind"] == "files":
+        from_files(site, files, templates)
+
+
+def from_files(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) -> str:
+    """The content of the domains' files with ``files``; empty where nobody has the pillar at hand.
+
+    Raises:
+        DeploymentError: a file is not there, or it is not a key and a chain for the domains; the error has its path
+            in the pillar.
+    """
+    chain, key = (_said(site, name, files, templates) for name in ("certificate", "key"))
+    if chain is None or key is None:
+        return ""
+    at = f"django:sites:{site.name}:tls"
+    keys = [found[0] for found in _BLOCK.finditer(key) if found[1].endswith("PRIVATE KEY")]
+    if len(keys) != 1 or "ENCRYPTED" in keys[0]:
+        what = "is encrypted" if "ENCRYPTED" in key else f"has {len(keys) or 'no'} private keys"
+        raise DeploymentError(f"{at}:key {what}: expected one in PEM without a password")
+    blocks = [found[0] for found in _BLOCK.finditer(chain) if found[1] == "CERTIFICATE"]
+    if not blocks:
+        raise DeploymentError(f"{at}:certificate has no certificate in PEM")
+    text = joined("files", keys[0], "\n".join(blocks))
+    _check(site, text, blocks)
+    return text
+
+
+def _said(site: Site, name: str, files: Mapping[str, str], templates: Mapping[str, str]) -> str | None:
+    """The text of the ``certificate`` or the ``key``; None where only the pillar has it, and it is not at hand."""
+    said = site.config["tls"][name]
+    value = files.get(name) if isinstance(said, dict) else said
+    if value is None or value.startswith("-----"):
+        return value
+    if value.startswith("salt://"):
+        if value not in templates:
+            raise DeploymentError(f"the template {value} is not there", hint="is it in the file_roots of Salt?")
+        return templates[value]
+    try:
+        return Path(value).read_text(errors="replace")
+    except OSError as error:
+        raise DeploymentError(
+            f"django:sites:{site.name}:tls:{name}: {value} cannot be read: {error.strerror}"
+        ) from None
+
+
+def _check(site: Site, text: str, blocks: list[str]) -> None:
+    """See that key and chain go together, in order, and are for the domains now.
+
+    Raises:
+        DeploymentError: they are not.
+    """
+    at = f"django:sites:{site.name}:tls"
+    chain = []
+    for number, block in enumerate(blocks, 1):
+        try:
+            with _in_memory(block + "\n") as path:
+                chain.append(_decode(path))
+        except (OSError, ValueError):
+            raise DeploymentError(f"{at}:certificate: number {number} in it is no certificate") from None
+    try:
+        with _in_memory(text) as path:
+            _load(path)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", None) or str(error)
+        if "MISMATCH" in why:
+            raise DeploymentError(f"{at}:key is not the key of {at}:certificate") from None
+        raise DeploymentError(f"{at}:key cannot be used with {at}:certificate: {why}") from None
+    for number, (one, issuer) in enumerate(itertools.pairwise(chain), 1):
+        if one.issuer != issuer.subject:
+            raise DeploymentError(
+                f"{at}:certificate: number {number + 1} in it is not the issuer of number {number}",
+                hint="the site's own comes first, then who has signed it, and so on",
+            )
+    own = chain[0]
+    missing = [domain for domain in domains(site) if not own.covers(domain)]
+    if missing:
+        names = ", ".join(own.names) or "no host name"
+        raise DeploymentError(f"{at}:certificate is for {names}, and not for {', '.join(missing)}")
+    if own.left <= 0:
+        raise DeploymentError(f"{at}:certificate has ended on {django_site.written(own.ends)}")
+    if own.begins > time.time():
+        raise DeploymentError(f"{at}:certificate begins on {django_site.written(own.begins)}")
+
+
+def refuse_worse(domain: str, text: str) -> None:
+    """See that a certificate is for a domain, goes with its key, and lasts longer than one from the same place.
+
+    Raises:
+        DeploymentError: it does not.
+    """
+    try:
+        with _in_memory(text) as path:
+            _load(path)
+            new = _decode(path)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", None) or str(error)
+        raise DeploymentError(f"the certificate that was issued for {domain} cannot be used: {why}") from None
+    present = read(domain)
+    is_same = present and text.startswith(f"{OURS}{present.origin}\n")
+    if not new.covers(domain) or new.left <= 0 or (is_same and present and new.ends < present.ends):
+        raise DeploymentError(
+            f"the certificate that was issued for {domain} is worse than the one that there is",
+            hint=f"it is for {', '.join(new.names)} and ends on {django_site.written(new.ends)}",
+        )
+
+
+# What there is
+
+
+def told(site: Site) -> dict[str, str]:
+    """The certificate that ends first, for ``django.status``: kind, days left, and a warning below a quarter."""
+    found = [(read(domain), domain) for domain in domains(site)]
+    missing = [domain for certificate, domain in found if not certificate]
+    if missing:
+        return {"certificate": f"{missing[0]}: missing or damaged: state.apply makes it anew"}
+    if not found:
+        return {"certificate": ""}
+    certificate, domain = min(((one, domain) for one, domain in found if one), key=lambda pair: pair[0].left)
+    kind = site.config["tls"]["kind"]
+    days = f"{max(certificate.left, 0) / 86400:.0f} of {(certificate.ends - certificate.begins) / 86400:.0f} days left"
+    said = [f"{kind}, {days}"]
+    if certificate.left <= 0:
+        said.append(f"WARNING: {domain} has expired")
+    elif certificate.part_left < 1 / 4:
+        said.append(f"WARNING: {domain} should have been renewed")
+    if kind == "acme" and not certificate.origin.startswith("acme "):
+        said.append(f"{domain} has a placeholder")
+    if certificate.origin.startswith("self_signed "):
+        said.append(f"root: {root()}")
+    return {"certificate": "; ".join(said)}
+
+
+def forget_challenges() -> None:
+    """Take the folder of challenges away where no domain has a certificate any more."""
+    if not [*STATE.glob("certificates/*.pem")]:
+        django_site.remove_tree(challenges())
+
+
+def belongings(domain: str) -> list[Path]:
+    """What there is of a domain's certificates on this host."""
+    own = [path_of(domain), path_of(domain).with_suffix(".failed")]
+    ordered = [*STATE.glob(f"acme/*/{domain}"), *STATE.glob(f"acme/*/private/{domain}")]
+    return [path for path in [*own, *ordered] if os.path.lexists(path)]

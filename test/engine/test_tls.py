@@ -1,0 +1,384 @@
+import os
+import stat
+import time
+
+import django_command
+import django_instance
+import django_proxy
+import django_receipt
+import django_site
+import django_tls
+import pytest
+from authority import serving, signed
+from django_command import DeploymentError
+from specimen import FACTS, formula_templates
+
+DOMAIN = "blog.example.org"
+SELF_SIGNED = {"kind": "self_signed"}
+FILES = {"kind": "files", "certificate": "sdb://x/certificate", "key": "sdb://x/key"}
+ACME = {"kind": "acme", "directory": "https://acme.example.org/dir"}
+
+
+@pytest.fixture
+def blog(make_site, monkeypatch):
+    """A site whose tls a test says: `blog(kind="files")`."""
+    monkeypatch.setattr(django_proxy, "version", lambda: (1, 22, 1))
+    return lambda **tls: make_site(tls=tls)
+
+
+def lacking(site, **files):
+    return django_tls.lacking(site, files, {})
+
+
+def put(domain, signed, origin):
+    """Have a certificate on the host."""
+    django_tls.path_of(domain).parent.mkdir(parents=True, exist_ok=True)
+    django_tls.path_of(domain).write_text(django_tls.joined(origin, signed.key, signed.certificate))
+
+
+def make(site, wanted, **files):
+    django_tls.path_of(DOMAIN).parent.mkdir(parents=True, exist_ok=True)
+    for path, text in django_tls.texts(site, wanted, files, {}).items():
+        path.write_text(text)
+
+
+def test_without_tls_there_is_nothing(make_site):
+    site = make_site()
+    assert site.https == [] and django_tls.domains(site) == [] and lacking(site) == {}
+    assert django_tls.told(site) == {"certificate": ""}
+    assert not django_tls.STATE.joinpath("certificates").exists()
+
+
+def test_the_local_authority_signs(blog):
+    site = blog(kind="self_signed")
+    assert lacking(site) == {DOMAIN: "new"}
+    make(site, [DOMAIN])
+    assert lacking(site) == {}
+    certificate = django_tls.read(DOMAIN)
+    assert certificate.names == [DOMAIN] and certificate.origin == django_tls.origin(site)
+    assert 364 < certificate.left / 86400 <= 365 and not certificate.is_due
+    key = django_tls.root().with_name("root.key")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and stat.S_IMODE(django_tls.root().stat().st_mode) == 0o644
+    verify = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", DOMAIN]
+    django_command.run([*verify, "-CAfile", str(django_tls.root()), str(django_tls.path_of(DOMAIN))], doing="verify")
+    assert {path.name for path in django_tls.root().parent.iterdir()} == {"root.key", "root.pem"}
+
+
+def test_the_authority_stays_until_it_is_too_old(blog, monkeypatch):
+    site = blog(kind="self_signed")
+    make(site, [DOMAIN])
+    before = django_tls.root().read_text()
+    make(site, [DOMAIN])
+    assert django_tls.root().read_text() == before
+    monkeypatch.setattr(django_tls, "DAYS", 3651)
+    django_tls.make_authority()
+    assert django_tls.root().read_text() != before and lacking(site) == {DOMAIN: "new"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "certificate", "origin", "why"),
+    [
+        ("self_signed", {"begins": -70, "ends": 20}, "own", "due"),
+        ("self_signed", {"begins": -60, "ends": 31}, "own", None),
+        ("self_signed", {}, "files", "new"),
+        ("acme", {"begins": -80, "ends": 10}, "acme https://acme.example.org/dir", None),
+        ("acme", {"begins": -80, "ends": -1}, "acme https://acme.example.org/dir", "expired"),
+        ("acme", {"begins": -80, "ends": 10}, "own", "due"),
+        ("acme", {"begins": -8, "ends": 90}, "files", None),
+    ],
+)
+def test_what_the_local_authority_replaces(blog, kind, certificate, origin, why):
+    site = blog(**{"self_signed": SELF_SIGNED, "acme": ACME}[kind])
+    own = f"self_signed {django_tls._fingerprint()}"
+    put(DOMAIN, signed(DOMAIN, **certificate), own if origin == "own" else origin)
+    assert lacking(site) == ({DOMAIN: why} if why else {})
+
+
+@pytest.mark.parametrize("damage", ["", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "key"])
+def test_a_damaged_file_is_made_anew(blog, damage):
+    site = blog(kind="self_signed")
+    make(site, [DOMAIN])
+    other = signed("x.example.org").key
+    path = django_tls.path_of(DOMAIN)
+    path.write_text(django_tls.joined("x", other, path.read_text().partition("KEY-----\n")[2]) if damage else damage)
+    assert lacking(site) == {DOMAIN: "damaged"}
+    make(site, [DOMAIN])
+    assert lacking(site) == {}
+
+
+# Files
+
+
+def pair(*names, **options):
+    made = signed(*(names or [DOMAIN]), **options)
+    return {"certificate": made.certificate, "key": made.key}
+
+
+def test_files_are_kept_whole_in_one(blog):
+    site = blog(**FILES)
+    given = pair()
+    assert lacking(site, **given) == {DOMAIN: "new"}
+    make(site, [DOMAIN], **given)
+    assert lacking(site, **given) == {} and lacking(site) == {}, "by hand nobody knows the pillar"
+    assert django_tls.path_of(DOMAIN).read_text().startswith("# Written by django-formula: files\n-----BEGIN")
+    assert lacking(site, **pair(ends=100)) == {DOMAIN: "changed"}
+
+
+def test_files_that_are_gone_come_back_by_an_apply_only(blog):
+    site = blog(**FILES)
+    assert lacking(site) == {DOMAIN: "missing"}
+    with pytest.raises(DeploymentError, match="the certificate of blog is gone, and only the pillar has it"):
+        make(site, [DOMAIN])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (lambda: {**pair(), "key": pair("x")["key"]}, "tls:key is not the key of django:sites:blog:tls:certificate"),
+        (lambda: {**pair(), "key": pair()["certificate"]}, "tls:key has no private keys"),
+        (lambda: {**pair(), "key": pair()["key"] * 2}, "tls:key has 2 private keys"),
+        (
+            lambda: {**pair(), "key": pair()["key"].replace("PRIVATE", "ENCRYPTED PRIVATE")},
+            "tls:key is encrypted: expected one in PEM without a password",
+        ),
+        (lambda: {**pair(), "certificate": pair()["key"]}, "tls:certificate has no certificate in PEM"),
+        (
+            lambda: {**pair(), "certificate": pair()["certificate"].replace("MII", "MIA")},
+            "tls:certificate: number 1 in it is no certificate",
+        ),
+        (
+            lambda: pair("shop.example.org", "*.shop.example.org"),
+            "tls:certificate is for shop.example.org, *.shop.example.org, and not for blog.example.org",
+        ),
+        (lambda: pair(begins=-90, ends=-1), "tls:certificate has ended on 2"),
+        (lambda: pair(begins=1, ends=9), "tls:certificate begins on 2"),
+        (
+            lambda: {**pair(), "certificate": pair()["certificate"] + pair("other")["certificate"]},
+            "tls:certificate: number 2 in it is not the issuer of number 1",
+        ),
+    ],
+)
+def test_files_that_are_not_good(blog, given, told):
+    with pytest.raises(DeploymentError) as error:
+        lacking(blog(**FILES), **given())
+    assert error.value.message.startswith("django:sites:blog:tls:") and told in error.value.message
+    assert "\n" not in error.value.message
+
+
+def test_a_chain_and_a_wildcard(blog):
+    issuer = signed("issuer", ca=True)
+    own = signed("*.example.org", by="issuer")
+    given = {"certificate": own.certificate + issuer.certificate, "key": own.key}
+    site = blog(**FILES)
+    assert lacking(site, **given) == {DOMAIN: "new"}
+    make(site, [DOMAIN], **given)
+    assert django_tls.path_of(DOMAIN).read_text().count("BEGIN CERTIFICATE") == 2
+    assert not django_tls.read(DOMAIN).covers("a.blog.example.org")
+
+
+def test_files_by_path_and_by_salt(blog, own_host):
+    given = pair()
+    (own_host / "chain.pem").write_text(given["certificate"])
+    site = blog(kind="files", certificate=str(own_host / "chain.pem"), key="salt://keys/blog.pem")
+    assert django_tls.lacking(site, {}, {"salt://keys/blog.pem": given["key"]}) == {DOMAIN: "new"}
+    with pytest.raises(DeploymentError, match=r"the template salt://keys/blog\.pem is not there"):
+        lacking(site)
+    (own_host / "chain.pem").unlink()
+    with pytest.raises(DeploymentError, match=r"tls:certificate: .*/chain.pem cannot be read: No such file"):
+        lacking(site)
+
+
+# Status
+
+
+@pytest.mark.parametrize(
+    ("tls", "certificate", "origin", "told"),
+    [
+        (ACME, {"begins": -30, "ends": 60}, "acme https://acme.example.org/dir", "acme, 60 of 90 days left"),
+        (
+            ACME,
+            {"begins": -70, "ends": 20},
+            "acme https://acme.example.org/dir",
+            "acme, 20 of 90 days left; WARNING: blog.example.org should have been renewed",
+        ),
+        (
+            ACME,
+            {"begins": -90, "ends": -1},
+            "acme https://acme.example.org/dir",
+            "acme, 0 of 89 days left; WARNING: blog.example.org has expired",
+        ),
+        (ACME, {}, "files", "acme, 89 of 90 days left; blog.example.org has a placeholder"),
+        (SELF_SIGNED, {}, "self_signed x", "self_signed, 89 of 90 days left; root: {root}"),
+        (SELF_SIGNED, None, "", "blog.example.org: missing or damaged: state.apply makes it anew"),
+    ],
+)
+def test_the_status(blog, tls, certificate, origin, told):
+    site = blog(**tls)
+    if certificate is not None:
+        put(DOMAIN, signed(DOMAIN, **certificate), origin)
+    assert django_tls.told(site) == {"certificate": told.format(root=django_tls.root())}
+
+
+@pytest.mark.parametrize(
+    ("names", "ends", "origin", "is_worse"),
+    [
+        ([DOMAIN], 100, "same", False),
+        ([DOMAIN], 50, "same", True),
+        ([DOMAIN], 50, "other", False),
+        ([DOMAIN], -1, "other", True),
+        (["x.example.org"], 100, "other", True),
+    ],
+)
+def test_no_certificate_gives_way_to_a_worse_one(blog, names, ends, origin, is_worse):
+    put(DOMAIN, signed(DOMAIN), "same")
+    new = signed(*names, begins=-2, ends=ends)
+    text = django_tls.joined(origin, new.key, new.certificate)
+    if is_worse:
+        with pytest.raises(DeploymentError, match="is worse than the one that there is"):
+            django_tls.refuse_worse(DOMAIN, text)
+    else:
+        django_tls.refuse_worse(DOMAIN, text)
+    with pytest.raises(DeploymentError, match="cannot be used"):
+        django_tls.refuse_worse(DOMAIN, text.replace("MII", "MIA"))
+
+
+# nginx
+
+
+class Nginx:
+    def __init__(self, monkeypatch):
+        self.commands, self.refuses = [], False
+        monkeypatch.setattr(django_command, "run", self.run)
+        monkeypatch.setattr(django_proxy, "reload", lambda: self.commands.append("reload"))
+
+    def run(self, argv, *, doing, **_options):
+        self.commands.append(" ".join(argv))
+        if self.refuses:
+            raise DeploymentError("nginx -t failed", log="nginx: [emerg] bad certificate")
+        return ""
+
+
+def installed(site, **options):
+    django_proxy.apply(django_proxy.files(site, FACTS, formula_templates(), **options))
+
+
+def server(domain=DOMAIN):
+    return (django_proxy.ETC / "sites-available" / domain).read_text()
+
+
+def test_the_probe_of_a_release_asks_by_https(blog, tmp_path, monkeypatch):
+    site = blog(kind="self_signed")
+    Nginx(monkeypatch)
+    with serving(DOMAIN, tmp_path) as server:
+        installed(site)
+        domain = django_proxy.ETC / "sites-available" / DOMAIN
+        domain.write_text(domain.read_text().replace("443 ssl", f"{server.server_port} ssl"))
+        assert django_receipt.Probe(site, through_proxy=True).problem() == ""
+    assert server.requests == [("/", DOMAIN)] and server.names == [DOMAIN]
+    assert "no answer" in django_receipt.Probe(site, through_proxy=True).problem()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "location", "problem"),
+    [
+        ("https", "https://blog.example.org/b", ""),
+        ("https", "http://blog.example.org/b", "it redirects to http://blog.example.org/b"),
+        ("http", "https://blog.example.org/b", "it redirects to https://blog.example.org/b"),
+        ("https", "/b", ""),
+    ],
+)
+def test_the_health_page_is_of_the_sites_scheme(blog, scheme, location, problem):
+    def ask(path, timeout):
+        return django_instance.Answer(200 if path == "/b" else 301, {"location": location}, "")
+
+    site = blog(kind="self_signed")
+    assert django_instance.health_problem(site, ask, time.monotonic() + 9, scheme) == problem
+
+
+def test_a_certificate_that_nginx_refuses_is_taken_back(blog, monkeypatch):
+    site = blog(**FILES)
+    put(DOMAIN, signed(DOMAIN), "files")
+    nginx = Nginx(monkeypatch)
+    installed(site)
+    before, nginx.refuses = django_tls.path_of(DOMAIN).read_text(), True
+    with pytest.raises(DeploymentError, match="nginx refuses its configuration: bad certificate"):
+        django_proxy.change_certificates({django_tls.path_of(DOMAIN): "other"})
+    assert django_tls.path_of(DOMAIN).read_text() == before
+    nginx.refuses, nginx.commands = False, []
+    django_proxy.change_certificates({django_tls.path_of(DOMAIN): "other", django_tls.path_of("x.example.org"): "x"})
+    assert nginx.commands == ["nginx -t -q", "reload"]
+    assert stat.S_IMODE(os.stat(django_tls.path_of(DOMAIN)).st_mode) == 0o600
+    nginx.commands = []
+    django_proxy.change_certificates({django_tls.path_of("y.example.org"): "y"})
+    assert nginx.commands == [], "nobody serves it"
+
+
+def test_https_comes_beside_http_first(blog, make_site, monkeypatch):
+    plain, site = make_site(), blog(kind="self_signed")
+    Nginx(monkeypatch)
+    assert django_proxy.opening(site, formula_templates()) == {}, "nothing is served yet"
+    installed(plain)
+    before = server()
+    assert not django_proxy.speaks_tls(site)
+    django_proxy.apply(django_proxy.opening(site, formula_templates()))
+    assert "return 301" not in server() and "listen 443 ssl http2;" in server() and "listen 80;" in server()
+    assert server().count(f"include /etc/nginx/django/{DOMAIN}/*.conf;") == 2
+    assert django_proxy.speaks_tls(site) and django_proxy.opening(site, formula_templates()) == {}
+    installed(site)
+    assert f"return 301 https://{DOMAIN}$request_uri;" in server()
+    put(DOMAIN, signed(DOMAIN), "self_signed x")
+    wanted = django_proxy.files(plain, FACTS, formula_templates())
+    assert django_proxy.leftovers(site, django_proxy.files(site, FACTS, formula_templates())) == []
+    assert django_proxy.leftovers(site, wanted) == [django_tls.path_of(DOMAIN)]
+    django_proxy.apply(wanted)
+    assert server() == before
+
+
+def test_the_certificates_of_a_site_go_with_it(blog, monkeypatch):
+    site = blog(**ACME)
+    Nginx(monkeypatch)
+    installed(site)
+    put(DOMAIN, signed(DOMAIN), "acme x")
+    own = [django_tls.path_of(DOMAIN).with_suffix(".failed"), django_tls.STATE / "acme/1/private" / DOMAIN / "key.pem"]
+    for path in own:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    gone = django_proxy.leftovers(site, django_proxy.absent(site))
+    assert gone == [django_tls.path_of(DOMAIN), own[0], own[1].parent]
+    django_tls.challenges().mkdir()
+    django_tls.forget_challenges()
+    assert django_tls.challenges().exists(), "another domain has a certificate yet"
+    django_tls.path_of(DOMAIN).unlink()
+    django_tls.forget_challenges()
+    assert not django_tls.challenges().exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "said"), [("nginx/1.22.1", (1, 22, 1)), ("nginx/1.26.3 (Ubuntu)", (1, 26, 3)), (None, (1, 26))]
+)
+def test_the_version_of_nginx(monkeypatch, version, said):
+    def run(argv, **options):
+        if version is None:
+            raise DeploymentError("nginx cannot be started")
+        return f"nginx version: {version}\n"
+
+    monkeypatch.setattr(django_command, "run", run)
+    assert django_proxy.version.__wrapped__() == said
+
+
+def test_unknown_names_of_https_are_refused(own_host, monkeypatch):
+    monkeypatch.setattr(django_proxy, "version", lambda: (1, 25, 1))
+    Nginx(monkeypatch)
+    wanted = django_proxy.default_server([80], formula_templates(), https=[443])
+    django_proxy.apply(wanted)
+    text = server("django-default")
+    assert "listen 443 ssl default_server;" in text and "ssl_reject_handshake on;" in text and "http2 on;" in text
+    assert django_proxy.refused_ports() == [80] and django_proxy.refused_https_ports() == [443]
+    assert django_site.read_text(django_proxy.protocols())
+    django_proxy.apply(django_proxy.default_server([80], formula_templates()))
+    assert "443" not in server("django-default")
+
+
+def test_times_are_those_of_the_certificate():
+    found = django_tls.Certificate([DOMAIN], (), (), time.time() - 300, time.time() + 100)
+    assert 0.24 < found.part_left < 0.26 and found.is_due and found.covers(DOMAIN)

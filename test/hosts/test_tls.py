@@ -1,0 +1,308 @@
+"""Certificates: a site that gets https while people visit it, by each kind in turn, and goes back to http."""
+
+import contextlib
+import json
+import re
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import pebble
+import pytest
+from certificates import Authority, Visitors, ask
+from images import pins
+from sites import Site
+
+ROOT = "/var/lib/django-formula/authority/root.pem"
+
+
+def serial(blog, root=None):
+    """The serial number of the certificate that a visitor sees, verified by a root."""
+    return ask(blog.host.address, blog.domain, "/healthz", root=root).certificate.get("serialNumber")
+
+
+def test_a_site_gets_https_while_people_visit_it(blog):
+    with Visitors(blog.host.address, blog.domain, "/release") as visitors:
+        foreseen = blog.apply(test=True, tls={"kind": "self_signed"}, packages=["curl"])
+        assert foreseen["blog has its certificates"].changes["certificates"] == {blog.domain: "new"}
+        applied = blog.deploy()
+    assert visitors.failed == [] and visitors.statuses[200] > 20 and visitors.statuses[301] > 0
+    assert applied["blog is live"].changes["receipt"]["failed"] == 0
+    assert not blog.deploy().changed
+
+
+def test_who_trusts_the_root_gets_pages_by_http2(blog):
+    root = blog.host.read(ROOT)
+    url = f"https://{blog.domain}/release"
+    argv = ["curl", "-sS", "--http2", "--cacert", ROOT, "--resolve", f"{blog.domain}:443:127.0.0.1", url]
+    done = blog.host.run([*argv, "-o", "/dev/null", "-w", "%{http_version} %{http_code}"])
+    assert done.stdout == "2 200"
+    seen = ask(blog.host.address, blog.domain, "/", root=root)
+    assert seen.status == 200 and seen.headers["strict-transport-security"] == "max-age=3600"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        ask(blog.host.address, blog.domain, root=Authority().root)
+
+
+def test_http_leads_to_https(blog):
+    for method, status in (("GET", 301), ("HEAD", 301), ("POST", 308)):
+        moved = blog.host.http("/sign/?a=b", blog.domain, method)
+        assert (moved.status_code, moved.headers["Location"]) == (status, f"https://{blog.domain}/sign/?a=b")
+    assert blog.get("/.well-known/acme-challenge/none").status_code == 404
+
+
+def test_an_unknown_name_gets_no_certificate(blog):
+    with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
+        ask(blog.host.address, "nobody.example.org", root=None)
+
+
+def test_keys_are_roots_alone(blog):
+    listed = blog.host.run(["find", "/var/lib/django-formula", "-type", "f", "-printf", "%f %u:%g %m\n"]).stdout
+    modes = dict(line.split(" ", 1) for line in listed.splitlines())
+    assert modes["root.key"] == modes[f"{blog.domain}.pem"] == "root:root 600"
+    assert modes["root.pem"] == "root:root 644"
+
+
+def test_django_knows_of_it(blog):
+    assert blog.host.call("django.check", "blog") == []
+    (status,) = blog.host.call("django.status")
+    assert re.fullmatch(r"self_signed, 36[45] of 365 days left; root: /var/.*/root.pem", status["certificate"])
+
+
+def test_a_form_is_sent_by_https(blog):
+    page = ask(blog.host.address, blog.domain, "/sign/", root=None)
+    assert "secure" in page.headers["set-cookie"].lower()
+
+
+@pytest.mark.full
+def test_sslyze_finds_mozillas_intermediate_profile(blog, tmp_path):
+    (sslyze,) = pins("tls")
+    argv = ["uv", "tool", "run", "--python=/usr/bin/python3", f"--from={sslyze}", "sslyze"]
+    argv += ["--mozilla_config=intermediate", f"--sni={blog.domain}", f"{blog.host.address}:443"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
+    told = done.stdout.partition("COMPLIANCE AGAINST")[2]
+    assert "Checking results against Mozilla's" in told, done.stdout + done.stderr
+    wrong = re.findall(r"^ +\* (\w+):", told, re.MULTILINE)
+    assert {*wrong} <= {"certificate_path_validation"}, told
+
+
+@pytest.mark.full
+def test_testssl_finds_nothing_of_medium_severity(blog):
+    install = "apt-get -qq update && apt-get -qq install --no-install-recommends testssl.sh bsdextrautils dnsutils"
+    blog.host.run(f"DEBIAN_FRONTEND=noninteractive sh -c '{install}' >/dev/null", timeout=300)
+    argv = ["testssl", "--quiet", "--warnings", "off", "--color", "0", "--ip", "127.0.0.1", "--add-ca", ROOT]
+    argv += ["--jsonfile", "/tmp/testssl.json", "--severity", "MEDIUM", blog.domain]
+    done = blog.host.run(argv, check=False, timeout=900)
+    rows = json.loads(blog.host.read("/tmp/testssl.json"))
+    found = {row["id"]: row["finding"] for row in rows if row["severity"] in ("MEDIUM", "HIGH", "CRITICAL")}
+    # The authority of the host has no list of what it has revoked, and HSTS begins with an hour on purpose.
+    assert {*found} <= {"cert_revocation", "HSTS_time"}, (found, done.stdout[-2000:])
+
+
+# Files
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return Authority()
+
+
+def give(blog, signed):
+    """Have a certificate and its key on the host."""
+    blog.host.write("/etc/ssl/blog/chain.pem", signed.certificate)
+    blog.host.write("/etc/ssl/blog/key.pem", signed.key, mode="0600")
+
+
+FILES = {"kind": "files", "certificate": "/etc/ssl/blog/chain.pem", "key": "/etc/ssl/blog/key.pem"}
+
+
+def test_files_that_are_not_good_change_nothing(blog, authority):
+    before = serial(blog, blog.host.read(ROOT))
+    give(blog, authority.sign("shop.example.org"))
+    refused = blog.apply(tls=FILES)
+    told = refused.failed["blog is laid out"]
+    assert "django:sites:blog:tls:certificate is for shop.example.org, and not for blog.example.org" in told
+    assert not refused.changed and serial(blog, blog.host.read(ROOT)) == before
+
+
+def test_files_are_served_and_changed_ones_too(blog, authority):
+    give(blog, authority.sign(blog.domain))
+    with Visitors(blog.host.address, blog.domain, "/release") as visitors:
+        applied = blog.deploy()
+        assert applied["blog has its certificates"].changes == {"certificates": {blog.domain: "changed"}}
+        first = serial(blog, authority.root)
+        give(blog, authority.sign(blog.domain))
+        blog.deploy()
+    assert visitors.failed == []
+    assert first and serial(blog, authority.root) not in (None, first)
+    assert not blog.deploy().changed
+
+
+def test_the_timer_takes_changed_files(blog, authority):
+    first = serial(blog, authority.root)
+    give(blog, authority.sign(blog.domain))
+    blog.host.run(["systemctl", "start", "django-blog-tls.service"])
+    assert serial(blog, authority.root) != first
+    timers = blog.host.run(["systemctl", "list-timers", "--no-legend", "django-blog-tls.timer"]).stdout
+    assert "django-blog-tls.timer" in timers
+
+
+# ACME
+
+
+@pytest.fixture(scope="module")
+def acme(blog):
+    """An authority beside the site."""
+    pebble.start(blog.host)
+    return {"kind": "acme", "email": "ops@example.org", "directory": pebble.DIRECTORY, "eab": pebble.EAB}
+
+
+@pytest.fixture(scope="module")
+def shop(blog, acme):
+    return Site(blog.host, blog.repository, "shop", beside=blog, tls=acme)
+
+
+def test_a_first_start_has_a_placeholder_then_the_certificate(blog, shop):
+    seen: list[str] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
+                answer = ask(blog.host.address, shop.domain, "/healthz", root=None)
+                seen.append(f"{answer.status}")
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    applied = shop.deploy()
+    over.set()
+    watcher.join()
+    assert seen and {*seen} == {"200"}
+    assert not applied.warnings and applied["shop has its certificates"].changes["certificates"] == {shop.domain: "new"}
+    ordered = applied["shop has its certificates ordered"].changes["certificates"]
+    assert ordered[shop.domain].startswith("valid until ") and not applied.warnings
+    assert not shop.deploy().changed
+    assert pebble.EAB["key"] not in blog.host.run("journalctl --no-pager").stdout
+
+
+def test_a_domain_that_is_not_proven_keeps_its_placeholder(shop):
+    pebble.names(shop.host, "set-servfail", "lost.example.org")
+    applied = shop.deploy(domains=[shop.domain, "lost.example.org"])
+    (warning,) = applied.warnings["shop has its certificates ordered"]
+    assert warning.startswith("no certificate for lost.example.org yet: ") and "a placeholder serves" in warning
+    assert ask(shop.host.address, "lost.example.org", "/healthz", root=shop.host.read(ROOT)).status == 200
+    again = shop.deploy()
+    assert not again.changed and "it is tried again in 15 min" in str(again.warnings)
+    pebble.names(shop.host, "clear-servfail", "lost.example.org")
+    assert "lost.example.org" in shop.host.call("django.renew", "shop")["renewed"]
+    assert not shop.deploy().warnings
+
+
+def served(site):
+    """The certificate that nginx sends, in PEM."""
+    context = ssl._create_unverified_context()
+    plain = socket.create_connection((site.host.address, 443), timeout=20)
+    with context.wrap_socket(plain, server_hostname=site.domain) as secure:
+        return ssl.DER_cert_to_PEM_cert(secure.getpeercert(binary_form=True))
+
+
+def old(shop, authority, left):
+    """Have a certificate of ninety days that ends in so many."""
+    signed = authority.sign(shop.domain, begins=left - 90, ends=left)
+    text = f"# Written by django-formula: acme {pebble.DIRECTORY}\n{signed.key}{signed.certificate}"
+    shop.host.write(f"/var/lib/django-formula/certificates/{shop.domain}.pem", text, mode="0600")
+    shop.host.run(["systemctl", "reload", "nginx"])
+    deadline, good = time.monotonic() + 20, 0
+    while good < 5:  # workers of before may still answer once or twice
+        good = good + 1 if served(shop) == signed.certificate else 0
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return serial(shop, authority.root)
+
+
+def test_the_timer_renews_what_is_nearly_over(shop, authority):
+    before = old(shop, authority, left=20)
+    (status,) = (row for row in shop.host.call("django.status") if row["site"] == "shop")
+    assert status["certificate"] == "acme, 20 of 90 days left; WARNING: shop.example.org should have been renewed"
+    with Visitors(shop.host.address, shop.domain, "/release") as visitors:
+        shop.host.run(["systemctl", "start", "django-shop-tls.service"])
+    assert before and visitors.failed == []
+    with pytest.raises(ssl.SSLCertVerificationError):
+        serial(shop, authority.root)
+    (status,) = (row for row in shop.host.call("django.status") if row["site"] == "shop")
+    assert "WARNING" not in status["certificate"] and not shop.deploy().changed
+
+
+@pytest.mark.full
+def test_a_hook_proves_a_domain_by_dns(shop, acme):
+    shop.host.write("/usr/local/lib/dns-hook", pebble.HOOK, mode="0755")
+    shop.deploy(tls={**acme, "challenge": "dns-01", "hook": "/usr/local/lib/dns-hook"})
+    before = served(shop)
+    done = shop.host.call("django.renew", "shop", force=True)
+    assert {*done["renewed"]} == {*shop.options["domains"]} and served(shop) != before
+    called = [f"{verb} {domain}" for domain in shop.options["domains"] for verb in ("begin", "done")]
+    assert shop.host.read("/var/log/dns-hook").splitlines() == called
+    shop.deploy(tls=acme)
+
+
+@pytest.mark.full
+def test_an_order_that_is_killed(shop, authority):
+    before = old(shop, authority, left=20)
+    kill = "until child=$(pgrep -x uacme); do sleep 0.02; done; kill -KILL $! $child"
+    shop.host.run(f"salt-call --local django.renew shop & {kill}", check=False, timeout=60)
+    assert serial(shop, authority.root) == before
+    assert shop.domain in shop.deploy()["shop has its certificates ordered"].changes["certificates"]
+
+
+@pytest.mark.full
+def test_an_authority_that_is_away(shop, authority):
+    before = old(shop, authority, left=20)
+    shop.host.run(["systemctl", "stop", "pebble"])
+    applied = shop.deploy()
+    assert (
+        "the one before serves, with 20 days left" in str(applied.warnings) and serial(shop, authority.root) == before
+    )
+
+
+def test_certificates_go_with_their_site(shop):
+    shop.deploy(state="absent")
+    left = shop.host.run("find /var/lib/django-formula /etc/systemd /run/systemd/system -name '*shop*'").stdout
+    assert left == ""
+
+
+def test_a_site_goes_back_to_http_while_people_visit_it(blog):
+    blog.sites.pop("shop", None)
+    with Visitors(blog.host.address, blog.domain, "/release") as visitors:
+        blog.deploy(tls=None)
+    assert {*visitors.statuses} == {200, 301} and visitors.failed == []
+    assert blog.get("/release").status_code == 200 and not blog.deploy().changed
+    left = blog.host.run("find /var/lib/django-formula/certificates -type f").stdout
+    assert blog.domain not in left
+    with pytest.raises(OSError):
+        ask(blog.host.address, blog.domain, root=None)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("release", "init", "kind"), [("trixie", True, "gunicorn"), ("bookworm", False, "uvicorn")], ids=["trixie", "cron"]
+)
+def test_other_hosts_and_servers(hosts, repositories, release, init, kind):
+    host = hosts(release, init=init)
+    tls = {"kind": "self_signed"}
+    site = Site(host, repositories(host), tls=tls, server={"kind": kind}, packages=["curl", "cron"])
+    site.deploy()
+    assert not site.deploy().changed
+    url = f"https://{site.domain}/release"
+    argv = ["curl", "-sS", "--http2", "--cacert", ROOT, "--resolve", f"{site.domain}:443:127.0.0.1", url]
+    assert host.run([*argv, "-o", "/dev/null", "-w", "%{http_version} %{http_code}"]).stdout == "2 200"
+    if not init:
+        assert f"{site.root}/tls.pyz blog" in host.read("/etc/cron.d/django-blog-tls")
+    path = f"/var/lib/django-formula/certificates/{site.domain}.pem"
+    before = host.read(path)
+    host.run(["rm", path])
+    host.run(["/usr/bin/python3", "-I", f"{site.root}/tls.pyz", "blog"])
+    assert host.read(path) not in ("", before) and served(site) in host.read(path)
+    site.deploy(state="absent")
+    assert host.run("find /var/lib/django-formula/certificates /etc/cron.d -name '*blog*'").stdout == ""
