@@ -72,7 +72,7 @@ def configuration(
 def command(release: Path, facts: Mapping[str, Any]) -> list[str]:
     """What runs gunicorn."""
     config = f"{release}/config/gunicorn.conf.py"
-    return [f"{release}/virtualenv/bin/gunicorn", "--config", config, f"{facts['wsgi']}:application"]
+    return [f"{release}/virtualenv/bin/gunicorn", "--config", config, f"{facts['application']}:application"]
 
 
 def keeps_threads(site: Site) -> bool:

@@ -168,7 +168,7 @@ def _settings(deployment: Deployment, live: Release, release: Release) -> Plan:
     found = []
     for one in (live, release):
         names = [str(one.path), one.name]
-        asked = {**request, "wsgi": one.facts["wsgi"], "names": names}
+        asked = {**request, "application": one.facts["application"], "names": names}
         program = folder / SETTINGS_PROGRAM.rpartition("/")[2]
         try:
             answer = django_program.settings(site, one.path, one.facts, program, asked, deployment.masked(), _task())

@@ -62,7 +62,7 @@ def start(
     """
     request = {
         "mode": "start",
-        "wsgi": facts["wsgi"],
+        "application": facts["application"],
         "collect": site.config["static"]["collect"],
         "static_root": f"{release}/static",
         "check": site.config["check"],
@@ -114,7 +114,7 @@ def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[s
     """
     request = {
         "mode": "migrate",
-        "wsgi": facts["wsgi"],
+        "application": facts["application"],
         "check": site.config["check"],
         "databases": list(facts["migrations"]),
         "ignored_checks": ignored_checks(site),
@@ -138,7 +138,7 @@ def reverse(
     Raises:
         DeploymentError: one cannot be taken back; those behind it have been.
     """
-    request = {"mode": "reverse", "wsgi": facts["wsgi"], "databases": databases, **_patience(site)}
+    request = {"mode": "reverse", "application": facts["application"], "databases": databases, **_patience(site)}
     timeout = seconds(site.config["migrate"]["timeout"])
     return _ask(site, release, facts, request, secrets, program=MIGRATE, timeout=timeout)
 
@@ -160,7 +160,7 @@ def classify(
     Raises:
         DeploymentError: the project does not start.
     """
-    request = {"mode": "classify", "wsgi": facts["wsgi"], "databases": databases, "known": known}
+    request = {"mode": "classify", "application": facts["application"], "databases": databases, "known": known}
     timeout = seconds(site.config["timeouts"]["start"])
     answer = _ask(site, release, facts, request, secrets, program=MIGRATE, timeout=timeout)
     schema: dict[str, list[dict[str, Any]]] = answer["schema"]
@@ -181,7 +181,7 @@ def check(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str
     """
     request = {
         "mode": "check",
-        "wsgi": facts["wsgi"],
+        "application": facts["application"],
         "check": site.config["check"],
         "ignored_checks": ignored_checks(site),
     }
@@ -214,7 +214,7 @@ def manage(
     """
     program = ["manage.py"]
     if command and command[0] == "migrate":
-        program = [_program(release, MIGRATE), json.dumps({"wsgi": facts["wsgi"], **_patience(site)})]
+        program = [_program(release, MIGRATE), json.dumps({"application": facts["application"], **_patience(site)})]
     argv = [f"{release}/virtualenv/bin/python", *program, *command]
     return django_instance.keeper(site, release).run(
         site,
@@ -288,7 +288,7 @@ def backup(site: Site, release: Path, facts: Mapping[str, Any], request: dict[st
             facts,
             argv,
             doing=doing,
-            stdin=f"{len(program)}\n{program.decode()}{json.dumps({**request, 'wsgi': facts['wsgi']})}",
+            stdin=f"{len(program)}\n{program.decode()}{json.dumps({**request, 'application': facts['application']})}",
             timeout=seconds(site.config[timeout]["timeout" if timeout == "migrate" else "start"]),
             secrets=secrets,
             task=f"backup-{os.getpid()}",

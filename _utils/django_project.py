@@ -20,8 +20,8 @@ def find(site: Site, source: Path) -> dict[str, Any]:
     """What the source says of itself, where the pillar does not.
 
     Returns:
-        ``folder`` (of manage.py), ``python_path`` (other folders to import from), ``settings_module``, and ``wsgi``:
-        the module with the application that the site's server runs, which for some is ASGI's.
+        ``folder`` (of manage.py), ``python_path`` (other folders to import from), ``settings_module``, and
+        ``application``: the module with what the site's server runs, of WSGI or ASGI.
 
     Raises:
         DeploymentError: something is not found, or found twice; the error names the key that decides.
@@ -36,9 +36,10 @@ def find(site: Site, source: Path) -> dict[str, Any]:
         _refuse_absent(source, path, f"{at}:python_path")
     roots = [source / path for path in (folder, *paths)]
     interface = django_server.of_site(site).INTERFACE
-    wsgi = config[interface] or _application(roots, interface, at)
-    settings_module = config["settings_module"] or _settings_module(roots, wsgi, at)
-    return {"folder": folder, "python_path": list(paths), "settings_module": settings_module, "wsgi": wsgi}
+    application = config[interface] or _application(roots, interface, at)
+    settings_module = config["settings_module"] or _settings_module(roots, application, at)
+    found = {"settings_module": settings_module, "application": application}
+    return {"folder": folder, "python_path": list(paths), **found}
 
 
 def _refuse_absent(source: Path, folder: str, at: str) -> None:
@@ -133,9 +134,9 @@ def _application(roots: Sequence[Path], interface: str, at: str) -> str:
     )
 
 
-def settings_named(roots: Sequence[Path], wsgi: str) -> str:
-    """The settings module that the WSGI module names, or else manage.py; empty where neither does."""
-    modules = filter(None, (django_python_path.module_file(root, wsgi) for root in roots))
+def settings_named(roots: Sequence[Path], application: str) -> str:
+    """The settings module that the module of the application names, or else manage.py; empty where neither does."""
+    modules = filter(None, (django_python_path.module_file(root, application) for root in roots))
     return next(filter(None, map(_settings_in, (*modules, roots[0] / "manage.py"))), "")
 
 
@@ -156,8 +157,8 @@ def settings_modules(roots: Sequence[Path]) -> list[str]:
     return sorted(found)
 
 
-def _settings_module(roots: Sequence[Path], wsgi: str, at: str) -> str:
-    named = settings_named(roots, wsgi)
+def _settings_module(roots: Sequence[Path], application: str, at: str) -> str:
+    named = settings_named(roots, application)
     if named:
         return named
     found = settings_modules(roots)

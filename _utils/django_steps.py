@@ -253,7 +253,7 @@ def _expected_facts(deployment: Deployment, live: Release) -> dict[str, Any]:
     """What is known of the next release by what the live one has found, and by what the pillar decides itself."""
     config = deployment.site.config
     interface = django_server.of_site(deployment.site).INTERFACE
-    said = {"folder": config["project"], "wsgi": config[interface], "settings_module": config["settings_module"]}
+    said = {"folder": config["project"], "application": config[interface], "settings_module": config["settings_module"]}
     if config["overlay"]:
         said |= {name.lower(): config["settings"].get(name) for name in ("STATIC_URL", "MEDIA_URL")}
     return {**live.facts, "commit": deployment.commit, **{name: value for name, value in said.items() if value}}
@@ -521,7 +521,7 @@ def _unfollowed(site: Site, release: Release, answer: dict[str, Any]) -> list[st
     if answer["settings_module"] != answer["expected_settings_module"]:
         raise DeploymentError(
             f"the project sets DJANGO_SETTINGS_MODULE to {answer['settings_module']} itself",
-            hint=f"use os.environ.setdefault in {release.facts['wsgi']}, or {at}:overlay: false",
+            hint=f"use os.environ.setdefault in {release.facts['application']}, or {at}:overlay: false",
         )
     if answer["debug"]:
         raise DeploymentError(

@@ -50,7 +50,7 @@ def configuration(
         "server_header": False,
     }
     given = {
-        "module": variables["facts"]["wsgi"],
+        "module": variables["facts"]["application"],
         "folder": variables["chdir"],
         "prefix": site.config["path"].rstrip("/"),
         "settings": settings,

@@ -56,7 +56,7 @@ def main():
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     try:
-        importlib.import_module(request["wsgi"])
+        importlib.import_module(request["application"])
         answer = {"connections": connections_of, "fit": fit}[request["mode"]](request)
     except (Exception, SystemExit) as error:
         traceback.print_exc()

@@ -30,7 +30,7 @@ class Blocked(Exception):
 
 def migrate(request):
     """Migrate the databases, those first that are named first, and run the checks."""
-    start.import_wsgi(request["wsgi"])
+    start.import_application(request["application"])
     done = {}
     for alias in request["databases"]:
         done[alias] = _under_lock(alias, request, Forwards())
@@ -43,7 +43,7 @@ def migrate(request):
 
 def reverse(request):
     """Take migrations back: of each database those that are named, and no other."""
-    start.import_wsgi(request["wsgi"])
+    start.import_application(request["application"])
     done = {}
     for alias, names in request["databases"].items():
         done[alias] = _under_lock(alias, request, Backwards(names))
@@ -55,7 +55,7 @@ def classify(request):
 
     Those that only stand for what that release knows are left out (squashed ones).
     """
-    start.import_wsgi(request["wsgi"])
+    start.import_application(request["application"])
     from django.db import connections
 
     answer = {}
@@ -71,7 +71,7 @@ def classify(request):
 
 def manage(request, arguments):
     """Run the project's manage.py; while it migrates a database, under the lock of that one."""
-    start.import_wsgi(request["wsgi"])
+    start.import_application(request["application"])
     from django.db import connections
 
     def run():

@@ -9,7 +9,7 @@ import django_formula_start
 
 def settings(request):
     """Every setting by its name, those in dictionaries by their path: its text, None where it is hidden, and a hash."""
-    django_formula_start.import_wsgi(request["wsgi"])
+    django_formula_start.import_application(request["application"])
     from django.conf import settings
     from django.views.debug import SafeExceptionReporterFilter
 

@@ -14,7 +14,7 @@ SETTINGS_MODULE = os.environ.get("DJANGO_SETTINGS_MODULE")
 
 def start(request):
     gc.disable()  # this process ends before garbage matters, and its imports are a tenth quicker
-    import_wsgi(request["wsgi"])
+    import_application(request["application"])
     from django.conf import settings
 
     answer = effective(settings)
@@ -35,12 +35,12 @@ def start(request):
 
 
 def check(request):
-    import_wsgi(request["wsgi"])
+    import_application(request["application"])
     return {"checks": checks(request)}
 
 
-def import_wsgi(name):
-    """Import the WSGI module as the server does; it sets Django up."""
+def import_application(name):
+    """Import the module of the application as the server does; it sets Django up."""
     import importlib
 
     module = importlib.import_module(name)

@@ -31,7 +31,7 @@ FACTS: dict[str, Any] = {
     "folder": ".",
     "python_path": [],
     "settings_module": "blog.settings",
-    "wsgi": "blog.wsgi",
+    "application": "blog.wsgi",
     "static_url": "/static/",
     "media_url": "/media/",
     "collected": 127,

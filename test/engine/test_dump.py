@@ -315,7 +315,7 @@ def test_the_program_answers_with_what_drivers_are_given(site, tmp_path):
     )
     (tmp_path / "wsgi.py").write_text("print('noise')\n")
     program = site.kept_template(django_program.BACKUP).read_bytes()
-    request = json.dumps({"mode": "connections", "aliases": ["default"], "wsgi": "wsgi"}).encode()
+    request = json.dumps({"mode": "connections", "aliases": ["default"], "application": "wsgi"}).encode()
     done = subprocess.run(
         [sys.executable, "-c", django_program._READ],
         input=b"%d\n%s%s" % (len(program), program, request),

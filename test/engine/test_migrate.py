@@ -79,7 +79,8 @@ class Project:
 
     def begin(self, *arguments, **request):
         """Start the program; with arguments as manage.py does."""
-        said = {"wsgi": "wsgi", "timeout": 20, "lock_timeout": 0.2, "check": "error", "ignored_checks": [], **request}
+        checks = {"check": "error", "ignored_checks": []}
+        said = {"application": "wsgi", "timeout": 20, "lock_timeout": 0.2, **checks, **request}
         argv = [in_django.python("django"), "-B", "django_formula_migrate.py"]
         environment = {"DB": str(self.database), "DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": "."}
         process = subprocess.Popen(
@@ -272,8 +273,8 @@ def test_no_way_is_told_to_change_a_migration_of_a_package(project):
 
 def started(project):
     """What the start of a release answers."""
-    request = {"mode": "start", "wsgi": "wsgi", "collect": False, "migrate": {}, "check": "error", "ignored_checks": []}
-    request["write_ahead"] = False
+    request = {"mode": "start", "application": "wsgi", "collect": False, "migrate": {}}
+    request |= {"check": "error", "ignored_checks": [], "write_ahead": False}
     done = subprocess.run(
         [in_django.python("django"), "-B", "django_formula_start.py"],
         cwd=project.folder,

@@ -43,7 +43,7 @@ def test_the_start_of_a_project(sandbox):
     request = json.loads(sandbox.options.pop("stdin"))
     assert request == {
         "mode": "start",
-        "wsgi": "blog.wsgi",
+        "application": "blog.wsgi",
         "collect": False,
         "static_root": f"{RELEASE}/static",
         "check": "deploy",
@@ -71,7 +71,7 @@ def test_migrate_by_hand_is_run_under_the_lock(sandbox):
     django_program.manage(site, RELEASE, FACTS, ["migrate", "blog", "0002"], None, 60.0, [])
     program, request, *words = sandbox.argv[1:]
     assert program.endswith("config/django_formula_migrate.py") and words == ["migrate", "blog", "0002"]
-    assert json.loads(request) == {"wsgi": "blog.wsgi", "timeout": 6.0, "lock_timeout": 0.5}
+    assert json.loads(request) == {"application": "blog.wsgi", "timeout": 6.0, "lock_timeout": 0.5}
     assert sandbox.options["doing"] == "manage.py migrate"
 
 
@@ -198,7 +198,7 @@ def test_the_program_says_why_a_project_does_not_start(tmp_path, wsgi, cause, mi
     (tmp_path / "config" / PROGRAM.name).write_text(PROGRAM.read_text())
     (tmp_path / "django").mkdir()
     (tmp_path / "django/__init__.py").write_text("")
-    request = json.dumps({"mode": "start", "wsgi": "wsgi", "collect": False})
+    request = json.dumps({"mode": "start", "application": "wsgi", "collect": False})
     argv = [sys.executable, f"config/{PROGRAM.name}"]
     environment = {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(

@@ -258,7 +258,8 @@ def judged(path: Place, values: list[str]) -> tuple[dict[str, Site], dict[str, l
 def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
     """Every file of a site that has a value at a place, as the program reads it that the file is for."""
     release = site.releases / "0042-3f2a9c1b77de"
-    facts = FACTS | {key: site.config[key] or FACTS[key] for key in ("settings_module", "wsgi")}
+    said = {"settings_module": site.config["settings_module"], "application": site.config["wsgi"]}
+    facts = FACTS | {key: value for key, value in said.items() if value}
     facts["folder"] = site.config["project"] or "."
     said = {entry["source"] for entry in site.config["files"].values() if "source" in entry}
     templates = formula_templates() | dict.fromkeys(said, "{{ site.name }}\n")

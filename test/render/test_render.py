@@ -13,6 +13,7 @@ from typing import Any
 import django_instance
 import django_proxy
 import django_secret
+import django_server
 import django_settings
 import django_uwsgi
 import pytest
@@ -77,7 +78,8 @@ def rendered(case: Path) -> dict[str, str]:
         site = Site(config, result["platform"])
         facts = {
             **FACTS,
-            **{key: config[key] or FACTS[key] for key in ("settings_module", "wsgi")},
+            "settings_module": config["settings_module"] or FACTS["settings_module"],
+            "application": config[django_server.of_site(site).INTERFACE] or FACTS["application"],
             **known.get(name, {}),
         }
         files |= {f"{name}/{path}": text for path, text in files_of(site, facts).items()}
