@@ -25,6 +25,8 @@ OUTPUT = Path("/var/log/supervisor")
 PROGRAM, SCRIPT = "salt://django/files/supervisor.conf", "salt://django/files/supervisor.sh"
 LISTEN = "salt://django/files/django_formula_listen.py"
 TEMPLATES: tuple[str, ...] = (PROGRAM, SCRIPT, LISTEN)
+#: Seconds by which the time of a file may be behind the clock.
+_TICK = 0.02
 #: Seconds after its own start within which supervisor begins every program.
 _FIRST = 2.0
 WARNING = "supervisor keeps it: there is no sandbox, only the rights of its user (docs/sandbox.md)"
@@ -221,7 +223,7 @@ def journal(site: Site, release: Path, since: float) -> str:
 
 def _is_written(path: Path, since: float) -> bool:
     try:
-        return os.lstat(path).st_mtime >= int(since)
+        return os.lstat(path).st_mtime >= since - _TICK
     except FileNotFoundError:
         return False
 

@@ -50,7 +50,8 @@ class Machine:
         newer = ["find", "/", "-xdev", "-regextype", "egrep", "-regex", NOT_OURS, "-prune", "-o"]
         listed = self.host.run([*newer, "-type", "f", "-newercm", since, "-print"]).stdout.splitlines()
         own = ("/var/lib/django-formula/quickstart/", "/var/cache/django-formula/")
-        return [path for path in listed if not path.startswith(own)]
+        open_files = ("-wal", "-shm")  # of a database, beside which the site that is asked keeps them
+        return [path for path in listed if not path.startswith(own) and not path.endswith(open_files)]
 
     def page(self, domain: str | None = None, path: str = "/") -> str:
         answer = self.host.browser(domain, self.port).get(path)
