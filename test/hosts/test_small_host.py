@@ -4,8 +4,19 @@ import pytest
 from sites import Site, lines, version
 
 LIMIT = ["--memory=512m", "--memory-swap=512m"]
-#: What each process that serves takes besides, and the one start of Django for a release.
-FAT = "\nEATEN = b'x' * (50 << 20)\n"
+#: What each process that serves takes besides from its first request on; what is loaded before that they share.
+FAT = """
+from django.core.signals import request_started
+
+EATEN = []
+
+
+def eat(**_signal):
+    EATEN[:] = EATEN or [b"x" * (50 << 20)]
+
+
+request_started.connect(eat)
+"""
 #: The memory of the host's processes without the kernel's caches, ten times a second.
 SAMPLE = """
 while sleep 0.1; do
