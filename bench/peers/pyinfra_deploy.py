@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from pyinfra import host
+from pyinfra.facts.files import Directory
 from pyinfra.facts.server import Command
 from pyinfra.operations import apt, files, git, pip, server, systemd
 
@@ -20,7 +21,8 @@ apt.packages(name="packages", packages=["git", "nginx", "python3-venv"])
 server.user(name="user", user=NAME, system=True, home=ROOT, shell="/usr/sbin/nologin", ensure_home=False)
 for folder in ("", "/config", "/database", "/media", "/static"):
     files.directory(name=f"folder {folder}", path=f"{ROOT}{folder}", user=NAME, group="www-data", mode="755")
-git.repo(name="source", src=SITE["repository"], dest=f"{ROOT}/source", pull=False)
+if not host.get_fact(Directory, path=f"{ROOT}/source/.git"):  # of a commit that no branch has, git.repo knows nothing
+    git.repo(name="source", src=SITE["repository"], dest=f"{ROOT}/source", pull=False)
 checkout = f"git -C {ROOT}/source checkout --quiet --force {SITE['revision']}"
 head = host.get_fact(Command, command=f"git -C {ROOT}/source rev-parse HEAD 2>/dev/null || true")
 source = server.shell(
