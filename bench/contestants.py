@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from images import pins
@@ -106,10 +107,11 @@ class Contestant:
 class Formula(Contestant):
     title, domain, root = "django-formula", "blog.example.org", "/srv/django/blog"
     apply_argv = ("state.apply", "django")
+    health: Mapping[str, str] = MappingProxyType({"path": "/healthz"})
 
     def options(self, revision: str, domain: str) -> dict[str, Any]:
-        health = {"path": "/healthz"}
-        return {"repository": self.repository.url, "revision": revision, "domains": [domain], "health": health}
+        about = {"domains": [domain], "health": dict(self.health)}
+        return {"repository": self.repository.url, "revision": revision, **about}
 
     def configure(self, revision: str) -> None:
         self.host.pillar({"django": {"sites": {"blog": self.options(revision, self.domain)}}})

@@ -228,6 +228,7 @@ def broken(bench: Bench) -> list[Figure]:
     """What visitors get after a commit that is broken, and after the next restart of the server."""
     good = (bench.repository.worktree / "guestbook/views.py").read_text()
     wrong, details = 0, []
+    bench.formula.health = {}  # the first page, as it is by default
     for what, files in BROKEN.items():
         texts = {name: good + text[1:] if text.startswith("+") else text for name, text in files.items()}
         bad, mended = bench.commit(texts), bench.commit({"guestbook/views.py": good})
