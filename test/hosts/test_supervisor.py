@@ -131,7 +131,7 @@ def test_a_killed_server_comes_back(blog):
 
 
 def comes_back(blog: Site, killed: str = "") -> str:
-    """The release that serves within a minute, by another process than the one that was killed, whose workers linger."""
+    """The release that serves within a minute, and not by the workers that outlive a killed process for a moment."""
     limit = time.monotonic() + 60
     while True:
         try:
