@@ -213,8 +213,10 @@ def test_a_small_number_of_open_files(good, number):
     good.repository.commit(version(f"{number} files"))
     old = good.live
     few = applied(good.host.run(["prlimit", f"--nofile={number}", *APPLY], check=False))
-    if number <= 14 or few.failed:
+    if few.failed:
         comment = next(iter(few.failed.values()))
         assert few.returncode and "Too many open files" in comment and f"{old} still runs" in comment, few
-        assert lines(comment) <= 10 and good.live == old and good.answering["release"] == old
+        assert lines(comment) <= 10
+    if few.returncode:  # with the fewest, Salt itself does not begin
+        assert good.live == old and good.answering["release"] == old
     assert good.host.apply().ok and good.live != old
