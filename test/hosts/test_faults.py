@@ -206,17 +206,21 @@ def test_two_deployments_at_once(good):
     good.is_settled = True
 
 
-@pytest.mark.parametrize(
-    "number", [14, 17, *(pytest.param(number, marks=pytest.mark.full) for number in (12, 13, 15, 16, 18, 19, 20))]
-)
-def test_a_small_number_of_open_files(good, number):
-    good.repository.commit(version(f"{number} files"))
-    old = good.live
-    few = applied(good.host.run(["prlimit", f"--nofile={number}", *APPLY], check=False))
-    if few.failed:
-        comment = next(iter(few.failed.values()))
-        assert few.returncode and "Too many open files" in comment and f"{old} still runs" in comment, few
-        assert lines(comment) <= 10
-    if few.returncode:  # with the fewest, Salt itself does not begin
-        assert good.live == old and good.answering["release"] == old
-    assert good.host.apply().ok and good.live != old
+def test_a_small_number_of_open_files(good):
+    """In which step they run out depends on Salt: numbers are tried until they have in two, and in one at least."""
+    failed = set()
+    for number in (14, 13, 15, 16, 17, 18):
+        good.repository.commit(version(f"{number} files"))
+        old = good.live
+        few = applied(good.host.run(["prlimit", f"--nofile={number}", *APPLY], check=False))
+        if few.failed:
+            state, comment = next(iter(few.failed.items()))
+            assert few.returncode and "Too many open files" in comment and f"{old} still runs" in comment, few
+            assert lines(comment) <= 10
+            failed.add(state)
+        if few.returncode:
+            assert good.live == old and good.answering["release"] == old
+        assert good.host.apply().ok and good.live != old
+        if len(failed) == 2:
+            return
+    assert failed, "no number was too small for a step of the site"
