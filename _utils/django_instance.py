@@ -82,6 +82,12 @@ def kind(release: Path) -> tuple[str, str]:
     return ("unix" if recorded["address"].startswith("/") else "tcp", recorded["protocol"])
 
 
+def next_kind(site: Site) -> tuple[str, str]:
+    """How nginx will reach the site's next release, as `kind` has it."""
+    server = site.config["server"]
+    return ("unix" if server["bind"] == "unix" else "tcp", server["protocol"])
+
+
 def configuration(
     site: Site, release: Path, facts: Mapping[str, Any], templates: Mapping[str, str], built: Path | None = None
 ) -> dict[str, str]:

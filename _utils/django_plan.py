@@ -206,8 +206,7 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
         if site.config["releases"]["overlap"]
         else [f"{old} is stopped, then {new} starts: visitors get errors meanwhile (releases:overlap)"]
     )
-    server = site.config["server"]
-    kind = ("unix" if server["bind"] == "unix" else "tcp", server["protocol"])
+    kind = django_instance.next_kind(site)
     reloads = [
         *(["its files change"] if of_nginx else []),
         *(["as part of the switch"] if "tcp" in kind or kind != django_instance.kind(live.path) else []),

@@ -110,8 +110,7 @@ def _gapless(deployment: Deployment) -> str:
 
 def _reloads(site: Site, live: Release | None) -> str:
     """Why nginx has to be reloaded for the switch itself; empty where a rename does."""
-    server = site.config["server"]
-    new = ("unix" if server["bind"] == "unix" else "tcp", server["protocol"])
+    new = django_instance.next_kind(site)
     if not live or not django_proxy.is_installed(site):
         return ""
     if django_instance.kind(live.path) != new:
