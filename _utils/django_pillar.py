@@ -292,6 +292,9 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         yield ("settings",), "nothing is laid over the project with overlay: false; use environment instead"
     for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
         yield ("redirect_domains",), f"{domain} is one of domains too"
+    if site["server"]["options"].get("worker_class") == "gevent" and site["server"]["threads"] > 1:
+        text = f"expected 1 with gevent, which takes many requests at a time in one, got {site['server']['threads']}"
+        yield ("server", "threads"), text
     for key in ("sandbox", "resources", "mount"):
         if site[key] and site["process"] != "systemd":
             yield (key,), f"{site['process']} keeps the sites of this host, and only systemd can do this: leave it out"
