@@ -24,7 +24,6 @@ _WORKERS: dict[str, Requirements] = {
 TEMPLATES: tuple[str, ...] = (CONF, WARM)
 MAIN = "gunicorn.json"
 INTERFACE = "wsgi"
-NOTIFIES = "main"
 BINDS = False
 WRITES_LOG = False
 

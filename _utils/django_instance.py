@@ -107,7 +107,6 @@ def configuration(
         "processes": processes(site),
         "virtualenv": (built or release) / "virtualenv",
         "command": own.command(release, facts),
-        "notifies": own.NOTIFIES,
         "binds": own.BINDS,
         "writes_log": own.WRITES_LOG,
         "log": str(django_supervisor.log_file(site, release)),

@@ -16,7 +16,7 @@ class Server(Protocol):
     """One application server; each is a module of its own.
 
     It is told all by files in the release's ``config/``, takes an inherited socket (sd_listen_fds) or binds its own,
-    and writes ``/run/<unit>/pid`` when it starts. It says when it is ready, by sd_notify and by the file
+    and writes ``/run/<unit>/pid`` when it starts. Its main process says when it is ready, by sd_notify and by the file
     ``/run/<unit>/ready``, and on SIGTERM it ends what it is at and stops.
     """
 
@@ -26,8 +26,6 @@ class Server(Protocol):
     TEMPLATES: tuple[str, ...]
     #: Its file in ``config/`` without which a release cannot start.
     MAIN: str
-    #: Which of its processes says that it is ready, as systemd has it in NotifyAccess: ``main`` or ``all``.
-    NOTIFIES: str
     #: Whether it binds a socket by itself where nobody hands it one.
     BINDS: bool
     #: Whether it writes the log of a release by itself, and begins a new file when that is large.

@@ -21,7 +21,6 @@ _REQUIREMENTS: Requirements = {
 INTERFACE = "asgi"
 TEMPLATES: tuple[str, ...] = (PROGRAM,)
 MAIN = "uvicorn.json"
-NOTIFIES = "all"
 BINDS = False
 WRITES_LOG = False
 

@@ -18,7 +18,6 @@ PYUWSGI = "pyuwsgi==2.0.30.post1"
 TEMPLATES: tuple[str, ...] = (INI, *_PROGRAMS.values())
 MAIN = "uwsgi.ini"
 INTERFACE = "wsgi"
-NOTIFIES = "main"
 BINDS = True
 WRITES_LOG = True
 

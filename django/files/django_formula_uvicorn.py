@@ -1,7 +1,7 @@
 """
 Runs uvicorn as uvicorn.json beside this file has it, on the socket that systemd hands over (sd_listen_fds).
 
-The processes that answer are watched by one that does not; the first of them that is ready says so.
+The processes that answer are watched by one that does not, which says when the first of them is ready.
 """
 
 import ctypes
@@ -12,6 +12,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -31,8 +33,8 @@ def __getattr__(name):
         raise AttributeError(name)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # nobody answers on without the process that watches
     project = importlib.import_module(GIVEN["module"]).application
-    if not os.path.exists(READY):
-        say_ready()
+    with open(READY, "w", encoding="utf-8"):
+        pass
     if not GIVEN["prefix"]:
         return project
 
@@ -43,9 +45,9 @@ def __getattr__(name):
 
 
 def say_ready():
-    """Tell whoever has started the server, by sd_notify and by a file; connections wait at the socket already."""
-    with open(READY, "w", encoding="utf-8"):
-        pass
+    """Tell systemd, by sd_notify, once the project is imported; connections wait at the socket already."""
+    while not os.path.exists(READY):
+        time.sleep(0.02)
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
@@ -77,6 +79,7 @@ def main():
         os.unlink(READY)
     with open(os.path.join(GIVEN["run"], "pid"), "w", encoding="utf-8") as pid:
         pid.write(str(os.getpid()))
+    threading.Thread(target=say_ready, daemon=True).start()
     target = {"target": uvicorn.Server(config).run} if "target" in inspect.signature(Multiprocess).parameters else {}
     Watch(config, sockets=[socket.socket(fileno=LISTENER)], **target).run()
 

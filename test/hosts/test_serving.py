@@ -82,6 +82,8 @@ def test_a_way_to_serve(machines, system, process, way):
     blog.deploy(server=WAYS[way], state=None)
     first = blog.live
     assert blog.answering["release"] == first
+    if process == "systemd":
+        blog.host.run(["systemd-analyze", "security", "--threshold=11", "--no-pager", f"{blog.unit}.service"])
     assert not blog.apply().changed and not blog.apply(test=True).changed
 
     blog.repository.commit(version(f"{way} {system} {process}"))
