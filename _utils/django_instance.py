@@ -108,6 +108,7 @@ def configuration(
         "virtualenv": (built or release) / "virtualenv",
         "command": own.command(release, facts),
         "binds": own.BINDS,
+        "inherits": own.INHERITS,
         "writes_log": own.WRITES_LOG,
         "log": str(django_supervisor.log_file(site, release)),
         "proxy_group": site.proxy_group,
@@ -116,6 +117,7 @@ def configuration(
     }
     recorded = {
         "address": variables["address"],
+        "interface": own.interface(site),
         "process": site.process,
         "protocol": server["protocol"],
         "server": server["kind"],

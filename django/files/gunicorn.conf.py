@@ -18,6 +18,12 @@ globals().update({name: value for name, value in _given["settings"].items() if n
 globals().update(_given["options"])
 if _given["script_name"]:
     raw_env = [f"SCRIPT_NAME={_given['script_name']}"]
+if _given["options"].get("worker_class") == "uvicorn":
+    from uvicorn_worker import UvicornWorker
+
+    class worker_class(UvicornWorker):  # noqa: N801 - the name of the setting
+        CONFIG_KWARGS = {**UvicornWorker.CONFIG_KWARGS, "root_path": _given["script_name"]}  # noqa: RUF012
+
 os.environ["SPT_NOENV"] = "1"  # setproctitle, where there is one, leaves the environment of the process
 
 

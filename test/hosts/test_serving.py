@@ -23,13 +23,18 @@ WAYS = {
     "gunicorn, gthread": {"kind": "gunicorn", "threads": 4, "options": {"keepalive": 5}},
     "gunicorn, gthread, tcp": {"kind": "gunicorn", "threads": 4, "bind": "127.0.0.1:8101"},
     "gunicorn, gevent": {"kind": "gunicorn", "options": {"worker_class": "gevent"}},
+    "gunicorn, uvicorn": {"kind": "gunicorn", "options": {"worker_class": "uvicorn"}},
     "uvicorn": {"kind": "uvicorn"},
     "uvicorn, tcp": {"kind": "uvicorn", "bind": "127.0.0.1:8101"},
+    "granian": {"kind": "granian"},
+    "granian, tcp": {"kind": "granian", "bind": "127.0.0.1:8101"},
+    "granian, wsgi": {"kind": "granian", "threads": 2, "options": {"interface": "wsgi"}},
 }
 #: system, process, server: what is done without --all; uWSGI's ways have files of their own.
 SHORT = [
     ("bookworm", "systemd", "gunicorn, sync"),
     ("bookworm", "systemd", "gunicorn, gevent"),
+    ("bookworm", "systemd", "granian"),
     ("trixie", "supervisor", "gunicorn, gthread, tcp"),
     ("trixie", "supervisor", "uvicorn"),
 ]
