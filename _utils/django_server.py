@@ -61,7 +61,12 @@ class Server(Protocol):
 
 
 #: Every application server, by the name that the pillar has for it.
-SERVERS: dict[str, Server] = {"uwsgi": django_uwsgi, "gunicorn": django_gunicorn, "uvicorn": django_uvicorn, "granian": django_granian}
+SERVERS: dict[str, Server] = {
+    "uwsgi": django_uwsgi,
+    "gunicorn": django_gunicorn,
+    "uvicorn": django_uvicorn,
+    "granian": django_granian,
+}
 
 
 def of_site(site: Site) -> Server:

@@ -21,8 +21,9 @@ if _given["script_name"]:
 if _given["options"].get("worker_class") == "uvicorn":
     from uvicorn_worker import UvicornWorker
 
-    class worker_class(UvicornWorker):  # noqa: N801 - the name of the setting
+    class worker_class(UvicornWorker):
         CONFIG_KWARGS = {**UvicornWorker.CONFIG_KWARGS, "root_path": _given["script_name"]}  # noqa: RUF012
+
 
 os.environ["SPT_NOENV"] = "1"  # setproctitle, where there is one, leaves the environment of the process
 

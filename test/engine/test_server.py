@@ -16,6 +16,8 @@ from django_site import Site
 from specimen import FACTS, ROOT, configured, formula_templates
 
 PROGRAM = ROOT / "django/files/django_formula_listen.py"
+UVICORN = {"kind": "gunicorn", "options": {"worker_class": "uvicorn"}}
+GRANIAN_WSGI = {"kind": "granian", "threads": 3, "options": {"interface": "wsgi"}}
 GEVENT = {"kind": "gunicorn", "options": {"worker_class": "gevent"}}
 SHOWS = (
     "import os, socket; s = socket.socket(fileno=3); print(s.getsockname(), os.environ['LISTEN_FDS'],"
@@ -42,6 +44,9 @@ def test_what_every_server_says_of_itself(kind):
         ({"kind": "gunicorn"}, {"gunicorn": "20.1.0"}, []),
         (GEVENT, {"gunicorn": "20"}, ["gevent", "gevent", "packaging"]),
         (GEVENT, {"gunicorn": "20", "gevent": "1", "packaging": "1"}, []),
+        (UVICORN, {"gunicorn": "27", "uvicorn": "0.54", "wsproto": "1"}, ["uvloop", "httptools", "uvicorn", "uvicorn"]),
+        ({"kind": "granian"}, {"uvloop": "0.20"}, ["granian", "granian"]),
+        ({"kind": "granian"}, {"granian": "2.2.4", "uvloop": "0.20"}, []),
         ({"kind": "uwsgi"}, {}, ["pyuwsgi"]),
         ({"kind": "uwsgi"}, {"uwsgi": "2"}, []),
         ({"kind": "uvicorn"}, {"uvicorn": "0.30", "uvloop": "0.20", "wsproto": "1"}, ["httptools"]),
@@ -52,6 +57,24 @@ def test_what_the_virtualenv_is_given(server, packages, expected):
     missing = django_server.requirements(site, packages)
     assert [re.match(r"\w+", requirement)[0] for requirement in missing] == expected
     assert set(missing) <= set(django_server.requirements(site))
+
+
+@pytest.mark.parametrize(
+    ("server", "interface", "keeps_threads"),
+    [
+        ({}, "wsgi", True),
+        ({"kind": "gunicorn"}, "wsgi", True),
+        (GEVENT, "wsgi", False),
+        (UVICORN, "asgi", False),
+        ({"kind": "uvicorn"}, "asgi", False),
+        ({"kind": "granian"}, "asgi", False),
+        (GRANIAN_WSGI, "wsgi", False),
+    ],
+)
+def test_what_a_server_runs_of_the_project(server, interface, keeps_threads):
+    site = serving(**server)
+    own = django_server.of_site(site)
+    assert (own.interface(site), own.keeps_threads(site)) == (interface, keeps_threads)
 
 
 def test_the_server_of_a_release_is_what_it_has_recorded(tmp_path):

@@ -196,14 +196,15 @@ class WebSocket:
         return "" if kind == 0x88 else content.decode()
 
 
-def test_a_websocket_outlives_a_release_as_long_as_it_may(machines):
+@pytest.mark.parametrize("way", ["uvicorn", "granian", pytest.param("gunicorn, uvicorn", marks=pytest.mark.full)])
+def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way):
     blog: Site = machines("bookworm", "systemd")
     module = (blog.repository.worktree / "website/asgi.py").read_text()
     blog.repository.commit({"website/asgi.py": module + ECHO})
-    blog.deploy(server={"kind": "uvicorn"}, releases={"drain": "8s"}, path="/live", state=None)
+    blog.deploy(server=WAYS[way], releases={"drain": "8s"}, path="/live", state=None)
     talk = WebSocket(blog, "/live/echo")
     assert talk.status == 101 and talk.say("hello") == "/live /live/echo hello"
-    blog.repository.commit(version("while somebody talks"))
+    blog.repository.commit(version(f"while somebody talks to {way}"))
     before, told = blog.live, []
     with ThreadPoolExecutor(1) as pool:
         release = pool.submit(blog.deploy)
@@ -214,6 +215,7 @@ def test_a_websocket_outlives_a_release_as_long_as_it_may(machines):
     warnings = str(release.result().warnings)
     assert "1 connections were still open after 8s, and were cut" in warnings, warnings
     assert WebSocket(blog, "/live/echo").say("new") == "/live /live/echo new"
+    blog.repository.commit({"website/asgi.py": module})
     blog.deploy(releases=None, path=None)
 
 
