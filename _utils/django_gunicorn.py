@@ -22,10 +22,7 @@ _WORKERS: dict[str, Requirements] = {
     },
     "uvicorn": {
         **django_uvicorn.REQUIREMENTS,
-        ("uvicorn-worker",): (
-            "uvicorn-worker==0.4.0; python_version >= '3.9'",
-            "uvicorn-worker==0.2.0; python_version < '3.9'",
-        ),
+        ("uvicorn-worker",): ("uvicorn-worker==0.4.0",),
     },
 }
 

@@ -44,7 +44,7 @@ def test_what_every_server_says_of_itself(kind):
         ({"kind": "gunicorn"}, {"gunicorn": "20.1.0"}, []),
         (GEVENT, {"gunicorn": "20"}, ["gevent", "gevent", "packaging"]),
         (GEVENT, {"gunicorn": "20", "gevent": "1", "packaging": "1"}, []),
-        (UVICORN, {"gunicorn": "27", "uvicorn": "0.54", "wsproto": "1"}, ["uvloop", "httptools", "uvicorn", "uvicorn"]),
+        (UVICORN, {"gunicorn": "27", "uvicorn": "0.54", "wsproto": "1"}, ["uvloop", "httptools", "uvicorn"]),
         ({"kind": "granian"}, {"uvloop": "0.20"}, ["granian", "granian"]),
         ({"kind": "granian"}, {"granian": "2.2.4", "uvloop": "0.20"}, []),
         ({"kind": "uwsgi"}, {}, ["pyuwsgi"]),
