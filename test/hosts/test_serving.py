@@ -3,6 +3,7 @@
 By default each server and each way to keep and to reach it is there once; with --all all of them on both systems.
 """
 
+import json
 import re
 import socket
 import time
@@ -225,3 +226,50 @@ def test_a_setting_that_gunicorn_does_not_have_is_named(machines):
     comment = blog.apply(server={"kind": "gunicorn", "options": {"harakiri": 30}}).failed["blog has its instance"]
     assert re.search(r"gunicorn \S+ has no setting harakiri \(server:options\)", comment) and lines(comment) <= 10
     assert blog.answering["release"] == before
+
+
+SLOW = """
+
+def health(request):
+    time.sleep(float(request.GET.get("seconds", 0)))
+    return HttpResponse()
+"""
+STATS = """
+import json, socket, sys
+with socket.socket(socket.AF_UNIX) as stats:
+    stats.connect(sys.argv[1])
+    print(json.dumps(json.loads(b"".join(iter(lambda: stats.recv(65536), b"")))["workers"]))
+"""
+
+
+def test_what_uwsgi_is_told_it_does(machines):
+    blog: Site = machines("bookworm", "systemd")
+    views = (blog.repository.worktree / "guestbook/views.py").read_text()
+    blog.repository.commit({"guestbook/views.py": views + SLOW})
+    options = {"cheaper": 1, "thunder-lock": True, "harakiri": 3, "max-worker-lifetime": 3600}
+    blog.deploy(server={"kind": "uwsgi", "processes": 4, "max_requests": 25, "options": options}, state=None)
+
+    def workers() -> list[dict[str, int | str]]:
+        return list(json.loads(blog.host.run(["python3", "-c", STATS, f"/run/{blog.unit}/stats.sock"]).stdout))
+
+    def awake() -> int:
+        return sum(worker["status"] != "cheap" for worker in workers())
+
+    assert "thunder lock: enabled" in blog.host.run(["journalctl", "--unit", blog.unit, "--output", "cat"]).stdout
+    assert len(workers()) == 4
+    until(lambda: awake() == 1)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(blog.get, "/healthz?seconds=2") for _ in range(4)]
+        until(lambda: awake() > 1)
+        assert [answer.result().status_code for answer in answers] == [200] * 4
+    assert blog.get("/healthz?seconds=9").status_code == 502
+    assert sum(worker["harakiri_count"] for worker in workers()) == 1
+    before = sum(worker["respawn_count"] for worker in workers())
+    assert all(blog.get("/release").status_code == 200 for _ in range(60))
+    assert sum(worker["respawn_count"] for worker in workers()) > before, "a process is replaced after 25 requests"
+
+    ended = main_process(blog)
+    blog.host.run(f"echo q >/run/{blog.unit}/fifo")
+    until(lambda: main_process(blog) not in ("", ended))
+    assert blog.get("/release").status_code == 200, "connections wait at the socket"
+    blog.repository.commit({"guestbook/views.py": views})
