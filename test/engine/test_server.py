@@ -1,3 +1,5 @@
+import contextlib
+import ctypes
 import json
 import os
 import re
@@ -101,7 +103,7 @@ def test_the_time_that_a_request_has(server, seconds):
 @pytest.fixture
 def gunicorn(tmp_path, monkeypatch):
     """What gunicorn reads, of a release with some options: its settings; a gunicorn that knows few stands in."""
-    known = ("workers", "threads", "timeout", "keepalive", "preload_app", "raw_env", "pidfile")
+    known = ("workers", "threads", "timeout", "keepalive", "preload_app", "raw_env", "pidfile", "worker_class")
     config = types.ModuleType("gunicorn.config")
     config.make_settings = lambda: dict.fromkeys(known)
     package = types.ModuleType("gunicorn")
@@ -137,6 +139,26 @@ def test_what_gunicorn_reads(gunicorn, tmp_path, monkeypatch):
     read["when_ready"](types.SimpleNamespace(cfg=types.SimpleNamespace(preload_app=True)))
     assert (tmp_path / "warm").exists()
     assert (tmp_path / "ready").exists()
+
+
+@pytest.mark.parametrize("path", ["/", "/shop"])
+def test_workers_of_uvicorn_know_the_path_of_the_site(gunicorn, monkeypatch, path):
+    def load(self):
+        self.wsgi = application
+
+    async def application(scope, receive, send):
+        told.append(scope.get("root_path"))
+
+    told = []
+    package = types.ModuleType("uvicorn_worker")
+    package.UvicornWorker = type("UvicornWorker", (), {"load_wsgi": load})
+    monkeypatch.setitem(sys.modules, "uvicorn_worker", package)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace(prctl=lambda *_: None))
+    worker = gunicorn(path=path, asgi="blog.asgi", server=UVICORN)["worker_class"]()
+    worker.load_wsgi()
+    with contextlib.suppress(StopIteration):
+        worker.wsgi({"type": "http"}, None, None).send(None)
+    assert told == [None if path == "/" else "/shop"]
 
 
 def test_an_option_that_gunicorn_does_not_have(gunicorn):

@@ -135,6 +135,7 @@ CHANGES = {
     "uwsgi by http": {"kind": "uwsgi", "protocol": "http"},
     "gunicorn again": {"kind": "gunicorn", "options": {"timeout": 30}},
     "uvicorn": {"kind": "uvicorn"},
+    "granian": {"kind": "granian"},
     "uwsgi again": {"kind": "uwsgi"},
 }
 
