@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import django_uvicorn
 from django_command import seconds
 from django_process import Requirements
 from django_site import Site
@@ -18,19 +19,32 @@ _WORKERS: dict[str, Requirements] = {
     "gevent": {
         ("gevent",): ("gevent==26.9.0; python_version >= '3.10'", "gevent==24.11.1; python_version < '3.10'"),
         ("packaging",): ("packaging==25.0",),
-    }
+    },
+    "uvicorn": {
+        **django_uvicorn.REQUIREMENTS,
+        ("uvicorn-worker",): ("uvicorn-worker==0.4.0",),
+    },
 }
 
 TEMPLATES: tuple[str, ...] = (CONF, WARM)
 MAIN = "gunicorn.json"
-INTERFACE = "wsgi"
 BINDS = False
+INHERITS = True
 WRITES_LOG = False
+
+
+def interface(site: Site) -> str:
+    """ASGI where its workers are Uvicorn's."""
+    return "asgi" if _worker_class(site) == "uvicorn" else "wsgi"
+
+
+def _worker_class(site: Site) -> str:
+    return str(site.config["server"]["options"].get("worker_class") or "sync")
 
 
 def requirements(site: Site) -> Requirements:
     """Gunicorn, and the packages of its workers."""
-    return {**_GUNICORN, **_WORKERS.get(str(site.config["server"]["options"].get("worker_class")), {})}
+    return {**_GUNICORN, **_WORKERS.get(_worker_class(site), {})}
 
 
 def configuration(
@@ -44,7 +58,7 @@ def configuration(
         "workers": variables["processes"],
         "threads": server["threads"],
         # gevent patches Python in each worker: what was imported before has not been.
-        "preload_app": keeps_threads(site),
+        "preload_app": _worker_class(site) != "gevent",
         "max_requests": server["max_requests"],
         "max_requests_jitter": server["max_requests"] // 10,
         "timeout": 60,
@@ -54,6 +68,8 @@ def configuration(
         "accesslog": "-" if site.config["log"]["requests"] else None,
         "proc_name": variables["unit"],
         "control_socket_disable": True,
+        # Nobody but the proxy reaches it, and that says who the visitor is.
+        "forwarded_allow_ips": "*" if variables["unix"] else "127.0.0.1,::1",
     }
     given = {
         "settings": settings,
@@ -75,8 +91,8 @@ def command(release: Path, facts: Mapping[str, Any]) -> list[str]:
 
 
 def keeps_threads(site: Site) -> bool:
-    """Unless each request has a greenlet of its own."""
-    return bool(site.config["server"]["options"].get("worker_class") != "gevent")
+    """Unless each request has a greenlet or a task of its own."""
+    return _worker_class(site) not in ("gevent", "uvicorn")
 
 
 def workers(run: Path) -> str:

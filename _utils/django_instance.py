@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
+import django_memory
 import django_server
 import django_settings
 import django_site
@@ -29,6 +30,8 @@ from django_site import Site
 KEEPERS: dict[str, Keeper] = {"systemd": django_systemd, "supervisor": django_supervisor}
 
 _ACCEPTING = 0x10000
+#: Bytes of memory for each process, where nobody says how many there are.
+_PROCESS = 128 << 20
 #: Seconds without a new line after which a log counts as written.
 _SETTLES = 0.4
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -108,6 +111,7 @@ def configuration(
         "virtualenv": (built or release) / "virtualenv",
         "command": own.command(release, facts),
         "binds": own.BINDS,
+        "inherits": own.INHERITS,
         "writes_log": own.WRITES_LOG,
         "log": str(django_supervisor.log_file(site, release)),
         "proxy_group": site.proxy_group,
@@ -116,6 +120,7 @@ def configuration(
     }
     recorded = {
         "address": variables["address"],
+        "interface": own.interface(site),
         "process": site.process,
         "protocol": server["protocol"],
         "server": server["kind"],
@@ -129,9 +134,16 @@ def configuration(
 
 
 def processes(site: Site) -> int:
-    """The number of worker processes: as the pillar says, else one for each core, at least two."""
+    """The number of worker processes: as the pillar says, else one for each core that has memory too, at least two.
+
+    Two instances run for a while, each in the limits of its own unit and both in the host's memory.
+    """
     said = site.config["server"]["processes"]
-    return max(2, os.cpu_count() or 1) if said == "auto" else said
+    if said != "auto":
+        return int(said)
+    limits = (django_memory.limit(site.config["resources"].get(name)) for name in ("MemoryMax", "MemoryHigh"))
+    rooms = [django_memory.total() // 2, *(limit for limit in limits if limit is not None)]
+    return max(2, min(os.cpu_count() or 1, min(rooms) // _PROCESS))
 
 
 def keeper(site: Site, release: Path) -> Keeper:

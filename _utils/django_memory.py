@@ -43,6 +43,26 @@ def available() -> int:
     return max(0, min(left))
 
 
+def total() -> int:
+    """The bytes of memory that the host has, swap left out, or that this container is limited to."""
+    has = [_kibibytes(PROC / "meminfo")["MemTotal"] * 1024]
+    for limit, _use, _cache in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no limit is "max", or no file
+            has.append(int((CGROUP / limit).read_text()))
+    return min(has)
+
+
+def limit(said: str | int | None) -> int | None:
+    """The bytes of a limit as systemd takes it: a number, one with K, M, G or T, or a percentage; None without one."""
+    if said is None or said == "infinity":
+        return None
+    text = str(said)
+    if text.endswith("%"):
+        return total() * int(text[:-1]) // 100
+    power = "KMGT".find(text[-1]) + 1
+    return int(text.rstrip("KMGT")) << 10 * power
+
+
 def _kibibytes(path: Path) -> dict[str, int]:
     """The lines ``name: number kB`` of a file."""
     rows = (line.partition(":") for line in path.read_text().splitlines())

@@ -292,8 +292,9 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         yield ("settings",), "nothing is laid over the project with overlay: false; use environment instead"
     for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
         yield ("redirect_domains",), f"{domain} is one of domains too"
-    if site["server"]["options"].get("worker_class") == "gevent" and site["server"]["threads"] > 1:
-        text = f"expected 1 with gevent, which takes many requests at a time in one, got {site['server']['threads']}"
+    at_once = _many_at_once(site["server"])
+    if at_once and site["server"]["threads"] > 1:
+        text = f"expected 1 with {at_once}, which takes many requests at a time in one, got {site['server']['threads']}"
         yield ("server", "threads"), text
     for key in ("sandbox", "resources", "mount"):
         if site[key] and site["process"] != "systemd":
@@ -317,6 +318,14 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     yield from _shared_logins(site["databases"])
     yield from _environment_contradictions(site)
     yield from _command_contradictions(site)
+
+
+def _many_at_once(server: dict[str, Any]) -> str:
+    """What in a server has no threads to answer with, for it takes many requests in one; empty where it has them."""
+    options = server["options"]
+    if server["kind"] == "granian":
+        return "" if options.get("interface") == "wsgi" else "ASGI"
+    return str(options["worker_class"]) if options.get("worker_class") in ("gevent", "uvicorn") else ""
 
 
 def _network_problem(network: str) -> Iterator[str]:

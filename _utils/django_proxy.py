@@ -76,7 +76,7 @@ def files(
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
         "timeout": server.timeout(site) + 5,
-        "websockets": server.INTERFACE == "asgi",
+        "websockets": spoken.get("interface", server.interface(site)) == "asgi",
     }
     wanted[ETC / "conf.d" / f"django-{site.name}.conf"] = django_settings.render(templates, UPSTREAM, **variables)
     wanted[locations(site)] = django_settings.render(templates, LOCATIONS, **variables)

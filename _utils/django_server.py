@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import django_granian
 import django_gunicorn
 import django_site
 import django_uvicorn
@@ -20,16 +21,19 @@ class Server(Protocol):
     ``/run/<unit>/ready``, and on SIGTERM it ends what it is at and stops.
     """
 
-    #: What it asks the project for: ``wsgi`` or ``asgi``.
-    INTERFACE: str
     #: The templates of its files of a release.
     TEMPLATES: tuple[str, ...]
     #: Its file in ``config/`` without which a release cannot start.
     MAIN: str
     #: Whether it binds a socket by itself where nobody hands it one.
     BINDS: bool
+    #: Whether it takes a socket that systemd hands over (sd_listen_fds); one that does not binds its own there too.
+    INHERITS: bool
     #: Whether it writes the log of a release by itself, and begins a new file when that is large.
     WRITES_LOG: bool
+
+    def interface(self, site: Site) -> str:
+        """What it asks the project for: ``wsgi`` or ``asgi``."""
 
     def requirements(self, site: Site) -> Requirements:
         """The packages that a virtualenv needs for it."""
@@ -57,7 +61,12 @@ class Server(Protocol):
 
 
 #: Every application server, by the name that the pillar has for it.
-SERVERS: dict[str, Server] = {"uwsgi": django_uwsgi, "gunicorn": django_gunicorn, "uvicorn": django_uvicorn}
+SERVERS: dict[str, Server] = {
+    "uwsgi": django_uwsgi,
+    "gunicorn": django_gunicorn,
+    "uvicorn": django_uvicorn,
+    "granian": django_granian,
+}
 
 
 def of_site(site: Site) -> Server:

@@ -252,7 +252,7 @@ def _foresee(deployment: Deployment, live: Release) -> Changes:
 def _expected_facts(deployment: Deployment, live: Release) -> dict[str, Any]:
     """What is known of the next release by what the live one has found, and by what the pillar decides itself."""
     config = deployment.site.config
-    interface = django_server.of_site(deployment.site).INTERFACE
+    interface = django_server.of_site(deployment.site).interface(deployment.site)
     said = {"folder": config["project"], "application": config[interface], "settings_module": config["settings_module"]}
     if config["overlay"]:
         said |= {name.lower(): config["settings"].get(name) for name in ("STATIC_URL", "MEDIA_URL")}

@@ -10,6 +10,7 @@ from typing import Any
 import django_command
 import django_process
 import django_sandbox
+import django_server
 import django_settings
 import django_site
 from django_command import DeploymentError, seconds
@@ -33,11 +34,22 @@ def configuration(
 ) -> dict[str, str]:
     """The units of a release: file name in ``config/`` → content."""
     name = unit(site, release)
-    sandbox = django_sandbox.directives(site, release, variables["facts"])
-    return {
-        f"{name}.service": django_settings.render(templates, SERVICE, sandbox=sandbox, **variables),
-        f"{name}.socket": django_settings.render(templates, SOCKET, **variables),
-    }
+    binds = variables["unix"] and not variables["inherits"]
+    sandbox = django_sandbox.directives(site, release, variables["facts"], [site.runtime] if binds else [])
+    units = {f"{name}.service": django_settings.render(templates, SERVICE, sandbox=sandbox, **variables)}
+    if variables["inherits"]:
+        units[f"{name}.socket"] = django_settings.render(templates, SOCKET, **variables)
+    return units
+
+
+def _units(site: Site, release: Path) -> list[str]:
+    """The units of a release: its service, and a socket where the server takes one; of a release that is gone, both."""
+    name = unit(site, release)
+    if (release / "config/instance.json").exists():
+        inherits = django_server.of_release(release).INHERITS
+    else:
+        inherits = (UNITS / f"{name}.socket").exists() or not (UNITS / f"{name}.service").exists()
+    return [*([f"{name}.socket"] if inherits else []), f"{name}.service"]
 
 
 def files(site: Site) -> list[Path]:
@@ -61,14 +73,13 @@ def pid(site: Site, release: Path) -> int | None:
 
 def is_kept_alive(site: Site, release: Path) -> bool:
     """Whether the instance runs, and would run again after a boot."""
-    is_enabled = len(_links(unit(site, release))) == 2
+    is_enabled = len(_links(unit(site, release))) == len(_units(site, release))
     return is_enabled and pid(site, release) is not None and not _changed_units(site, release)
 
 
 def installed(site: Site, release: Path) -> dict[Path, str]:
     """The units of a release: path → what its configuration has."""
-    names = [f"{unit(site, release)}{suffix}" for suffix in (".service", ".socket")]
-    return {UNITS / name: django_site.read_text(release / "config" / name) or "" for name in names}
+    return {UNITS / name: django_site.read_text(release / "config" / name) or "" for name in _units(site, release)}
 
 
 def _changed_units(site: Site, release: Path) -> list[tuple[Path, str]]:
@@ -92,7 +103,7 @@ def start(site: Site, release: Path) -> None:
     for path, text in changed:
         django_site.write(path, text)
     timeout = seconds(site.config["timeouts"]["start"])
-    units = [f"{name}.socket", f"{name}.service"]
+    units = _units(site, release)
     _systemctl("enable", "--quiet", *reload, "--now", *units, doing=f"starting {name}", timeout=timeout + 10)
 
 
@@ -103,7 +114,7 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
         wait: until it has ended; without it systemd sees to the end, after the site's drain time by force.
     """
     name = unit(site, release)
-    units = [f"{name}.service", f"{name}.socket"]
+    units = _units(site, release)[::-1]
     if any((UNITS / one).exists() for one in units):
         options = ["--quiet", "--no-reload", "--now", *([] if wait else ["--no-block"])]
         timeout = seconds(site.config["releases"]["drain"]) + 60
@@ -114,7 +125,7 @@ def pause(site: Site, release: Path) -> None:
     """Stop the units of a release, both in one call, so that no late connection starts it again."""
     name = unit(site, release)
     timeout = seconds(site.config["releases"]["drain"]) + 60
-    _systemctl("stop", f"{name}.socket", f"{name}.service", doing=f"stopping {name}", timeout=timeout)
+    _systemctl("stop", *_units(site, release), doing=f"stopping {name}", timeout=timeout)
 
 
 def remove(site: Site, release: Path) -> None:

@@ -11,24 +11,30 @@ from django_site import Site
 
 PROGRAM = "salt://django/files/django_formula_uvicorn.py"
 #: What is installed where the project does not bring it; Python 3.9 and older have another last version.
-_REQUIREMENTS: Requirements = {
+REQUIREMENTS: Requirements = {
     ("uvicorn",): ("uvicorn==0.54.0; python_version >= '3.10'", "uvicorn==0.33.0; python_version < '3.10'"),
     ("uvloop",): ("uvloop==0.23.0",),
     ("httptools",): ("httptools==0.9.0",),
     ("websockets", "wsproto"): ("websockets==15.0.1",),
 }
 
-INTERFACE = "asgi"
 TEMPLATES: tuple[str, ...] = (PROGRAM,)
 MAIN = "uvicorn.json"
 BINDS = False
+INHERITS = True
 WRITES_LOG = False
+
+
+def interface(site: Site) -> str:
+    """Always ASGI."""
+    del site
+    return "asgi"
 
 
 def requirements(site: Site) -> Requirements:
     """Uvicorn, and what it needs to be quick and for websockets."""
     del site
-    return _REQUIREMENTS
+    return REQUIREMENTS
 
 
 def configuration(

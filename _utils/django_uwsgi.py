@@ -17,9 +17,15 @@ PYUWSGI = "pyuwsgi==2.0.30.post1"
 
 TEMPLATES: tuple[str, ...] = (INI, *_PROGRAMS.values())
 MAIN = "uwsgi.ini"
-INTERFACE = "wsgi"
 BINDS = True
+INHERITS = True
 WRITES_LOG = True
+
+
+def interface(site: Site) -> str:
+    """Always WSGI."""
+    del site
+    return "wsgi"
 
 
 def requirements(site: Site) -> Requirements:

@@ -8,7 +8,8 @@
 {% set processes = {'systemd': ['django.service', 'django.socket'],
                     'supervisor': ['supervisor.conf', 'supervisor.sh', 'django_formula_listen.py']} %}
 {% set servers = {'uwsgi': ['uwsgi.ini', 'django_formula_uwsgi.py', 'django_formula_warm.py'],
-                  'gunicorn': ['gunicorn.conf.py', 'django_formula_warm.py'], 'uvicorn': ['django_formula_uvicorn.py']} %}
+                  'gunicorn': ['gunicorn.conf.py', 'django_formula_warm.py'], 'uvicorn': ['django_formula_uvicorn.py'],
+                  'granian': ['django_formula_granian.py']} %}
 {% for name, site in django.sites.items() %}
 {% set templates = ['salt://django/files/django_formula_plan.py'] %}
 {% for file in files + processes[django.process] + servers[site.server.kind] %}

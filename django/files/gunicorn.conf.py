@@ -18,6 +18,26 @@ globals().update({name: value for name, value in _given["settings"].items() if n
 globals().update(_given["options"])
 if _given["script_name"]:
     raw_env = [f"SCRIPT_NAME={_given['script_name']}"]
+if _given["options"].get("worker_class") == "uvicorn":
+    import ctypes
+    import signal
+
+    from uvicorn_worker import UvicornWorker
+
+    class worker_class(UvicornWorker):
+        """Uvicorn's, which ends with the process that watches, as Gunicorn's own do, and knows the path of the site."""
+
+        def load_wsgi(self):
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG of linux/prctl.h
+            super().load_wsgi()
+            project, prefix = self.wsgi, _given["script_name"]
+
+            async def application(scope, receive, send):
+                await project({**scope, "root_path": prefix}, receive, send)
+
+            self.wsgi = application if prefix else project
+
+
 os.environ["SPT_NOENV"] = "1"  # setproctitle, where there is one, leaves the environment of the process
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import django_command
 import django_instance
+import django_memory
 import django_process
 import django_site
 import django_systemd
@@ -469,10 +470,26 @@ def test_a_release_keeps_its_address(make_site):
     assert django_instance.kind(site.releases / "0041-3f2a9c1b77de") == ("unix", "uwsgi")
 
 
-@pytest.mark.parametrize(("said", "cores", "expected"), [("auto", 8, 8), ("auto", 1, 2), ("auto", None, 2), (1, 8, 1)])
-def test_how_many_processes(make_site, monkeypatch, said, cores, expected):
+@pytest.mark.parametrize(
+    ("said", "cores", "gigabytes", "limits", "expected"),
+    [
+        ("auto", 8, 16, {}, 8),
+        ("auto", 1, 16, {}, 2),
+        ("auto", None, 16, {}, 2),
+        (1, 8, 16, {}, 1),
+        ("auto", 8, 1, {}, 4),
+        ("auto", 8, 0.25, {}, 2),
+        (8, 8, 0.25, {}, 8),
+        ("auto", 8, 16, {"MemoryMax": "512M"}, 4),
+        ("auto", 8, 16, {"MemoryMax": "2G", "MemoryHigh": 384 << 20}, 3),
+        ("auto", 8, 16, {"MemoryMax": "5%"}, 6),
+        ("auto", 8, 16, {"MemoryMax": "infinity"}, 8),
+    ],
+)
+def test_how_many_processes(make_site, monkeypatch, said, cores, gigabytes, limits, expected):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert django_instance.processes(make_site(server={"processes": said})) == expected
+    monkeypatch.setattr(django_memory, "total", lambda: int(gigabytes * 2**30))
+    assert django_instance.processes(make_site(server={"processes": said}, resources=limits)) == expected
 
 
 @pytest.mark.parametrize(("first", "binary"), [(b"#!/x/python", "python"), (b"\x7fELF", "uwsgi")])

@@ -26,6 +26,33 @@ def test_a_process_and_its_descendants():
         assert django_memory.of_tree(process.pid) == 0
 
 
+@pytest.mark.parametrize(("limit", "total"), [("max", 2048000 << 10), ("9000", 9000), (None, 2048000 << 10)])
+def test_what_a_host_has(tmp_path, monkeypatch, limit, total):
+    monkeypatch.setattr(django_memory, "PROC", tmp_path)
+    monkeypatch.setattr(django_memory, "CGROUP", tmp_path)
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    if limit:
+        (tmp_path / "memory.max").write_text(limit)
+    assert django_memory.total() == total
+    assert django_memory.limit("10%") == total // 10
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        (None, None),
+        ("infinity", None),
+        (5000, 5000),
+        ("3K", 3 << 10),
+        ("512M", 512 << 20),
+        ("2G", 2 << 30),
+        ("1T", 1 << 40),
+    ],
+)
+def test_a_limit_as_systemd_takes_it(said, limit):
+    assert django_memory.limit(said) == limit
+
+
 def test_a_tree_that_is_not_ours():
     assert django_memory.of_tree(os.getpid()) > 5 << 20
 

@@ -1,3 +1,5 @@
+import contextlib
+import ctypes
 import json
 import os
 import re
@@ -16,6 +18,8 @@ from django_site import Site
 from specimen import FACTS, ROOT, configured, formula_templates
 
 PROGRAM = ROOT / "django/files/django_formula_listen.py"
+UVICORN = {"kind": "gunicorn", "options": {"worker_class": "uvicorn"}}
+GRANIAN_WSGI = {"kind": "granian", "threads": 3, "options": {"interface": "wsgi"}}
 GEVENT = {"kind": "gunicorn", "options": {"worker_class": "gevent"}}
 SHOWS = (
     "import os, socket; s = socket.socket(fileno=3); print(s.getsockname(), os.environ['LISTEN_FDS'],"
@@ -42,6 +46,9 @@ def test_what_every_server_says_of_itself(kind):
         ({"kind": "gunicorn"}, {"gunicorn": "20.1.0"}, []),
         (GEVENT, {"gunicorn": "20"}, ["gevent", "gevent", "packaging"]),
         (GEVENT, {"gunicorn": "20", "gevent": "1", "packaging": "1"}, []),
+        (UVICORN, {"gunicorn": "27", "uvicorn": "0.54", "wsproto": "1"}, ["uvloop", "httptools", "uvicorn"]),
+        ({"kind": "granian"}, {"uvloop": "0.20"}, ["granian", "granian"]),
+        ({"kind": "granian"}, {"granian": "2.2.4", "uvloop": "0.20"}, []),
         ({"kind": "uwsgi"}, {}, ["pyuwsgi"]),
         ({"kind": "uwsgi"}, {"uwsgi": "2"}, []),
         ({"kind": "uvicorn"}, {"uvicorn": "0.30", "uvloop": "0.20", "wsproto": "1"}, ["httptools"]),
@@ -52,6 +59,24 @@ def test_what_the_virtualenv_is_given(server, packages, expected):
     missing = django_server.requirements(site, packages)
     assert [re.match(r"\w+", requirement)[0] for requirement in missing] == expected
     assert set(missing) <= set(django_server.requirements(site))
+
+
+@pytest.mark.parametrize(
+    ("server", "interface", "keeps_threads"),
+    [
+        ({}, "wsgi", True),
+        ({"kind": "gunicorn"}, "wsgi", True),
+        (GEVENT, "wsgi", False),
+        (UVICORN, "asgi", False),
+        ({"kind": "uvicorn"}, "asgi", False),
+        ({"kind": "granian"}, "asgi", False),
+        (GRANIAN_WSGI, "wsgi", False),
+    ],
+)
+def test_what_a_server_runs_of_the_project(server, interface, keeps_threads):
+    site = serving(**server)
+    own = django_server.of_site(site)
+    assert (own.interface(site), own.keeps_threads(site)) == (interface, keeps_threads)
 
 
 def test_the_server_of_a_release_is_what_it_has_recorded(tmp_path):
@@ -78,7 +103,7 @@ def test_the_time_that_a_request_has(server, seconds):
 @pytest.fixture
 def gunicorn(tmp_path, monkeypatch):
     """What gunicorn reads, of a release with some options: its settings; a gunicorn that knows few stands in."""
-    known = ("workers", "threads", "timeout", "keepalive", "preload_app", "raw_env", "pidfile")
+    known = ("workers", "threads", "timeout", "keepalive", "preload_app", "raw_env", "pidfile", "worker_class")
     config = types.ModuleType("gunicorn.config")
     config.make_settings = lambda: dict.fromkeys(known)
     package = types.ModuleType("gunicorn")
@@ -114,6 +139,26 @@ def test_what_gunicorn_reads(gunicorn, tmp_path, monkeypatch):
     read["when_ready"](types.SimpleNamespace(cfg=types.SimpleNamespace(preload_app=True)))
     assert (tmp_path / "warm").exists()
     assert (tmp_path / "ready").exists()
+
+
+@pytest.mark.parametrize("path", ["/", "/shop"])
+def test_workers_of_uvicorn_know_the_path_of_the_site(gunicorn, monkeypatch, path):
+    def load(self):
+        self.wsgi = application
+
+    async def application(scope, receive, send):
+        told.append(scope.get("root_path"))
+
+    told = []
+    package = types.ModuleType("uvicorn_worker")
+    package.UvicornWorker = type("UvicornWorker", (), {"load_wsgi": load})
+    monkeypatch.setitem(sys.modules, "uvicorn_worker", package)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace(prctl=lambda *_: None))
+    worker = gunicorn(path=path, asgi="blog.asgi", server=UVICORN)["worker_class"]()
+    worker.load_wsgi()
+    with contextlib.suppress(StopIteration):
+        worker.wsgi({"type": "http"}, None, None).send(None)
+    assert told == [None if path == "/" else "/shop"]
 
 
 def test_an_option_that_gunicorn_does_not_have(gunicorn):

@@ -1,5 +1,6 @@
 """systemd as the keeper of releases: which process is a release's, how it starts, and the commands of a project."""
 
+import json
 from pathlib import Path
 
 import django_command
@@ -78,6 +79,49 @@ def test_what_a_release_that_does_not_start_says(make_site, monkeypatch):
         "the application server of 0042-3f2a9c1b77de does not start\n  | ModuleNotFoundError: x\n"
         "journalctl -u django-blog-0042 has all of it"
     )
+
+
+@pytest.mark.parametrize(
+    ("server", "is_there", "expected"),
+    [
+        ("uwsgi", (), ["socket", "service"]),
+        ("granian", (), ["service"]),
+        ("granian", ("socket", "service"), ["service"]),
+        (None, (), ["socket", "service"]),
+        (None, ("service",), ["service"]),
+        (None, ("socket",), ["socket", "service"]),
+    ],
+)
+def test_a_server_that_binds_its_own_socket_has_no_unit_for_it(
+    make_site, tmp_path, monkeypatch, server, is_there, expected
+):
+    """`server` is None for a release that is gone, of which units may be there."""
+    ran = []
+    monkeypatch.setattr(django_command, "run", lambda argv, **_options: ran.append(argv) or "")
+    monkeypatch.setattr(django_systemd, "UNITS", tmp_path)
+    site = make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    if server:
+        (release / "config").mkdir(parents=True)
+        (release / "config/instance.json").write_text(json.dumps({"address": "/x", "server": server}))
+    for suffix in is_there:
+        (tmp_path / f"django-blog-0042.{suffix}").touch()
+    expected = [f"django-blog-0042.{suffix}" for suffix in expected]
+    assert {path.name for path in django_systemd.installed(site, release)} == {*expected}
+    django_systemd.pause(site, release)
+    django_systemd.stop(site, release)
+    assert ran[0][2:] == expected
+    if is_there:
+        assert ran[1][-len(expected) :] == expected[::-1] and "disable" in ran[1]
+    links = [tmp_path / "multi-user.target.wants/django-blog-0042.service"]
+    links += [tmp_path / "sockets.target.wants/django-blog-0042.socket"] * (len(expected) - 1)
+    monkeypatch.setattr(django_systemd, "pid", lambda site, release: 42)
+    monkeypatch.setattr(django_systemd, "_changed_units", lambda site, release: [])
+    for link in links:
+        assert not django_systemd.is_kept_alive(site, release)
+        link.parent.mkdir()
+        link.touch()
+    assert django_systemd.is_kept_alive(site, release)
 
 
 # Commands

@@ -3,6 +3,7 @@
 By default each server and each way to keep and to reach it is there once; with --all all of them on both systems.
 """
 
+import json
 import re
 import socket
 import time
@@ -23,13 +24,18 @@ WAYS = {
     "gunicorn, gthread": {"kind": "gunicorn", "threads": 4, "options": {"keepalive": 5}},
     "gunicorn, gthread, tcp": {"kind": "gunicorn", "threads": 4, "bind": "127.0.0.1:8101"},
     "gunicorn, gevent": {"kind": "gunicorn", "options": {"worker_class": "gevent"}},
+    "gunicorn, uvicorn": {"kind": "gunicorn", "options": {"worker_class": "uvicorn"}},
     "uvicorn": {"kind": "uvicorn"},
     "uvicorn, tcp": {"kind": "uvicorn", "bind": "127.0.0.1:8101"},
+    "granian": {"kind": "granian"},
+    "granian, tcp": {"kind": "granian", "bind": "127.0.0.1:8101"},
+    "granian, wsgi": {"kind": "granian", "threads": 2, "options": {"interface": "wsgi"}},
 }
 #: system, process, server: what is done without --all; uWSGI's ways have files of their own.
 SHORT = [
     ("bookworm", "systemd", "gunicorn, sync"),
     ("bookworm", "systemd", "gunicorn, gevent"),
+    ("bookworm", "systemd", "granian"),
     ("trixie", "supervisor", "gunicorn, gthread, tcp"),
     ("trixie", "supervisor", "uvicorn"),
 ]
@@ -129,6 +135,7 @@ CHANGES = {
     "uwsgi by http": {"kind": "uwsgi", "protocol": "http"},
     "gunicorn again": {"kind": "gunicorn", "options": {"timeout": 30}},
     "uvicorn": {"kind": "uvicorn"},
+    "granian": {"kind": "granian"},
     "uwsgi again": {"kind": "uwsgi"},
 }
 
@@ -191,14 +198,15 @@ class WebSocket:
         return "" if kind == 0x88 else content.decode()
 
 
-def test_a_websocket_outlives_a_release_as_long_as_it_may(machines):
+@pytest.mark.parametrize("way", ["uvicorn", "granian", pytest.param("gunicorn, uvicorn", marks=pytest.mark.full)])
+def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way):
     blog: Site = machines("bookworm", "systemd")
     module = (blog.repository.worktree / "website/asgi.py").read_text()
     blog.repository.commit({"website/asgi.py": module + ECHO})
-    blog.deploy(server={"kind": "uvicorn"}, releases={"drain": "8s"}, path="/live", state=None)
+    blog.deploy(server=WAYS[way], releases={"drain": "8s"}, path="/live", state=None)
     talk = WebSocket(blog, "/live/echo")
     assert talk.status == 101 and talk.say("hello") == "/live /live/echo hello"
-    blog.repository.commit(version("while somebody talks"))
+    blog.repository.commit(version(f"while somebody talks to {way}"))
     before, told = blog.live, []
     with ThreadPoolExecutor(1) as pool:
         release = pool.submit(blog.deploy)
@@ -209,6 +217,7 @@ def test_a_websocket_outlives_a_release_as_long_as_it_may(machines):
     warnings = str(release.result().warnings)
     assert "1 connections were still open after 8s, and were cut" in warnings, warnings
     assert WebSocket(blog, "/live/echo").say("new") == "/live /live/echo new"
+    blog.repository.commit({"website/asgi.py": module})
     blog.deploy(releases=None, path=None)
 
 
@@ -218,3 +227,50 @@ def test_a_setting_that_gunicorn_does_not_have_is_named(machines):
     comment = blog.apply(server={"kind": "gunicorn", "options": {"harakiri": 30}}).failed["blog has its instance"]
     assert re.search(r"gunicorn \S+ has no setting harakiri \(server:options\)", comment) and lines(comment) <= 10
     assert blog.answering["release"] == before
+
+
+SLOW = """
+
+def health(request):
+    time.sleep(float(request.GET.get("seconds", 0)))
+    return HttpResponse()
+"""
+STATS = """
+import json, socket, sys
+with socket.socket(socket.AF_UNIX) as stats:
+    stats.connect(sys.argv[1])
+    print(json.dumps(json.loads(b"".join(iter(lambda: stats.recv(65536), b"")))["workers"]))
+"""
+
+
+def test_what_uwsgi_is_told_it_does(machines):
+    blog: Site = machines("bookworm", "systemd")
+    views = (blog.repository.worktree / "guestbook/views.py").read_text()
+    blog.repository.commit({"guestbook/views.py": views + SLOW})
+    options = {"cheaper": 1, "thunder-lock": True, "harakiri": 3, "max-worker-lifetime": 3600}
+    blog.deploy(server={"kind": "uwsgi", "processes": 4, "max_requests": 25, "options": options}, state=None)
+
+    def workers() -> list[dict[str, int | str]]:
+        return list(json.loads(blog.host.run(["python3", "-c", STATS, f"/run/{blog.unit}/stats.sock"]).stdout))
+
+    def awake() -> int:
+        return sum(worker["status"] != "cheap" for worker in workers())
+
+    assert "thunder lock: enabled" in blog.host.run(["journalctl", "--unit", blog.unit, "--output", "cat"]).stdout
+    assert len(workers()) == 4
+    until(lambda: awake() == 1)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(blog.get, "/healthz?seconds=2") for _ in range(4)]
+        until(lambda: awake() > 1)
+        assert [answer.result().status_code for answer in answers] == [200] * 4
+    assert blog.get("/healthz?seconds=9").status_code == 502
+    assert sum(worker["harakiri_count"] for worker in workers()) == 1
+    before = sum(worker["respawn_count"] for worker in workers())
+    assert all(blog.get("/release").status_code == 200 for _ in range(120))
+    until(lambda: sum(worker["respawn_count"] for worker in workers()) > before)  # after 25 requests of one
+
+    ended = main_process(blog)
+    blog.host.run(f"echo q >/run/{blog.unit}/fifo")
+    until(lambda: main_process(blog) not in ("", ended))
+    assert blog.get("/release").status_code == 200, "connections wait at the socket"
+    blog.repository.commit({"guestbook/views.py": views})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import django_instance
+import django_memory
 import django_proxy
 import django_secret
 import django_server
@@ -33,6 +34,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_uwsgi, "_backlog", lambda: 1024)
     monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
     monkeypatch.setattr(django_proxy, "IPV6", Path(__file__))
+    monkeypatch.setattr(django_memory, "total", lambda: 16 << 30)
     monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
     monkeypatch.setattr(django_proxy, "version", lambda: (1, 26, 3))
 
@@ -79,7 +81,7 @@ def rendered(case: Path) -> dict[str, str]:
         facts = {
             **FACTS,
             "settings_module": config["settings_module"] or FACTS["settings_module"],
-            "application": config[django_server.of_site(site).INTERFACE] or FACTS["application"],
+            "application": config[django_server.of_site(site).interface(site)] or FACTS["application"],
             **known.get(name, {}),
         }
         files |= {f"{name}/{path}": text for path, text in files_of(site, facts).items()}
