@@ -270,15 +270,16 @@ def ask(
     """
     host = site.config["domains"][0]
     where = address(site, release)
+    headers = {**site.config["proxy"].get("headers", {}), **(headers or {})}
     target, _mark, query = path.partition("?")
     with socket.socket(socket.AF_UNIX if where.startswith("/") else _family(where)) as connection:
         connection.settimeout(timeout)
         connection.connect(where if where.startswith("/") else _endpoint(where))
         if kind(release)[1] == "uwsgi":
-            connection.sendall(_uwsgi_request(host, target, query, scheme, headers or {}))
+            connection.sendall(_uwsgi_request(host, target, query, scheme, headers))
         else:
             said = {"Host": host, "X-Forwarded-Proto": scheme, "User-Agent": "django-formula"}
-            said |= {name.title(): value for name, value in (headers or {}).items()}
+            said |= {name.title(): value for name, value in headers.items()}
             lines = [f"GET {path} HTTP/1.0", *(f"{name}: {value}" for name, value in said.items())]
             connection.sendall("\r\n".join([*lines, "", ""]).encode())
         response = http.client.HTTPResponse(connection)

@@ -303,8 +303,9 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         yield ("index", "url"), "missing: a login goes with the url of an index"
     if bool(site["index"]["user"]) != bool(site["index"]["password"]):
         yield ("index", "password" if site["index"]["user"] else "user"), "missing: a login is a user and a password"
-    for index, network in enumerate(site["maintenance"]["allow"]):
-        yield from ((("maintenance", "allow", index), text) for text in _network_problem(network))
+    for part, key in (("maintenance", "allow"), ("proxy", "allow"), ("proxy", "trusted")):
+        for index, network in enumerate(site[part][key]):
+            yield from (((part, key, index), text) for text in _network_problem(network))
     yield from _path_contradictions(site)
     yield from _tls_contradictions(site)
     yield from _overlaps(site)
@@ -561,6 +562,9 @@ def _shared_address(sites: Any, mine: Any, theirs: Any, domain: str) -> Iterator
         ports, other_ports = proxy["listen"], other_proxy["listen"]
         text = f"expected {other_ports}, since site {other} has {domain} too, got {ports}"
         yield (*path, "proxy", "listen"), text
+    elif sorted(proxy["trusted"]) != sorted(other_proxy["trusted"]):
+        text = f"expected that of site {other}, which has {domain} too: say it once in django:defaults"
+        yield (*path, "proxy", "trusted"), text
     elif sites[name]["tls"] != sites[other]["tls"]:
         yield (*path, "tls"), f"expected that of site {other}, which has {domain} too: say it once in django:defaults"
 

@@ -193,5 +193,6 @@ def test_the_example_has_every_option() -> None:
     for site in (shown["kiosk"], shown["blog"]):
         given |= {f"{name}:{inner}" for name, value in site.items() if isinstance(value, dict) for inner in value}
     given |= {f"tls:eab:{name}" for name in shown["blog"]["tls"]["eab"]}
+    given |= {f"proxy:limit_req:{name}" for name in shown["blog"]["proxy"]["limit_req"]}
     given |= {"server:options:harakiri", "settings:DEBUG"}
     assert {*options(rules)} - given == set()

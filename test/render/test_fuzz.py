@@ -177,7 +177,7 @@ def harmless(path: Place, beside: str = "") -> str | None:
 def some_name(path: Place) -> str:
     """A name for which a map takes a value."""
     rules = rules_of((*path, "*")) if rules_of(path).get("propertyNames") else {}
-    names = ["some-name", "SOME_NAME", "some_name", *rules.get("enum", [])[-1:]]
+    names = ["some-name", "SOME_NAME", "some_name", "/some-name/", *rules.get("enum", [])[-1:]]
     return next(name for name in names if not django_pillar.check(name, rules))
 
 
@@ -222,7 +222,7 @@ def needed(path: Place) -> Any:
     if "object" in rules.get("type", ()) and rules.get("oneOf"):
         name = next(choice["required"][0] for choice in rules["oneOf"] if "required" in choice)
         return {name: needed((*path, name))}
-    return next(value for value in ("x", True, 5, "/x", "x" * 20) if not django_pillar.check(value, rules))
+    return next(value for value in ("x", True, 5, "/x", "x" * 20, {}) if not django_pillar.check(value, rules))
 
 
 def sites(path: Place, values: list[str]) -> dict[str, dict[str, Any]]:
@@ -353,7 +353,9 @@ def check_accepted(path: Place, good: str, name: str, files: Any, value: str, si
         return
     new = value.strip() if path[0] == "deploy_key" else value
     variables = (name.replace("-", "_"), site.name.replace("-", "_"))
-    wanted = replaced(files, (name, site.name), variables, (good, new))
+    # A header's name becomes a variable of WSGI.
+    in_wsgi = tuple(f"HTTP_{text.upper().replace('-', '_')}" for text in (good, new))
+    wanted = replaced(files, (name, site.name), variables, in_wsgi, (good, new))
     for kind in (found, wanted):
         for name in ("uwsgi.ini", "supervised uwsgi.ini"):
             kind.get(name, []).sort()

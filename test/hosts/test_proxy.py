@@ -1,0 +1,106 @@
+"""What nginx can be told besides: who may come, who is believed, how often; parts of the site, logs, uploads."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sites import Site
+
+VIEW = """
+
+def health(request):
+    from django.http import HttpResponse, JsonResponse
+
+    if "upload" in request.GET:
+        return HttpResponse(headers={"X-Accel-Redirect": "/.django-media/blog/" + request.GET["upload"]})
+    names = ("REMOTE_ADDR", "HTTP_X_FORWARDED_FOR", "HTTP_FASTLY_SSL", "SERVER_NAME")
+    return JsonResponse({"secure": request.is_secure(), **{name: request.META.get(name) for name in names}})
+"""
+SNIPPET = "location = /hello { return 200 hello; }"
+ELSEWHERE = "198.51.100.7"
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    host = module_hosts("bookworm", kind="ready")
+    blog = Site(host, repositories(host))
+    views = (blog.repository.worktree / "guestbook/views.py").read_text()
+    blog.repository.commit({"guestbook/views.py": views + VIEW})
+    host.write("/etc/nginx/snippets/blog.conf", SNIPPET)
+    blog.deploy(
+        packages=["curl"],
+        settings={"SECURE_PROXY_SSL_HEADER": ["HTTP_X_FORWARDED_PROTO", "https"]},
+        media={"protected": True},
+        proxy={
+            "access_log": "json",
+            "headers": {"Fastly-SSL": "1"},
+            "limit_req": {"rate": "30r/m", "burst": 4},
+            "locations": {"/admin/": {"deny": "all"}},
+            "snippets": ["/etc/nginx/snippets/blog.conf"],
+            "trusted": ["127.0.0.1"],
+        },
+    )
+    assert not blog.apply().changed and not blog.apply(test=True).changed
+    return blog
+
+
+def on_the_host(blog: Site, path: str, *headers: str) -> tuple[int, str]:
+    """What a client on the host gets, which is one that is trusted: status and body."""
+    said = [word for header in headers for word in ("--header", header)]
+    command = ["curl", "--silent", "--write-out", "\\n%{http_code}", "--header", f"Host: {blog.domain}", *said]
+    body, _newline, status = blog.host.run([*command, f"http://127.0.0.1{path}"]).stdout.rpartition("\n")
+    return int(status), body
+
+
+def test_a_proxy_before_this_one_says_who_the_visitor_is(blog):
+    forwarded = ("X-Forwarded-For: 203.0.113.1, " + ELSEWHERE, "X-Forwarded-Proto: https", "Fastly-SSL: forged")
+    seen = json.loads(on_the_host(blog, "/healthz", *forwarded)[1])
+    assert seen["secure"] is True and seen["HTTP_FASTLY_SSL"] == "1"
+    assert seen["REMOTE_ADDR"] == seen["HTTP_X_FORWARDED_FOR"] == ELSEWHERE
+    headers = dict(header.split(": ", 1) for header in forwarded)
+    seen = blog.get("/healthz", headers=headers).json()
+    assert seen["secure"] is False and seen["HTTP_FASTLY_SSL"] == "1", "anybody else is not believed"
+    assert seen["REMOTE_ADDR"] == seen["HTTP_X_FORWARDED_FOR"] not in (ELSEWHERE, "203.0.113.1")
+
+
+def test_uploads_are_had_by_the_word_of_the_project_only(blog):
+    blog.host.write(f"{blog.root}/media/report.txt", "for some only")
+    blog.host.run(["chown", "blog:www-data", f"{blog.root}/media/report.txt"])
+    assert on_the_host(blog, "/media/report.txt")[0] == 404
+    assert on_the_host(blog, "/.django-media/blog/report.txt")[0] == 404
+    assert on_the_host(blog, "/healthz?upload=report.txt") == (200, "for some only")
+    assert on_the_host(blog, "/healthz?upload=../secrets/secret_key")[0] in (400, 404, 500)
+
+
+def test_parts_of_the_site_and_files_of_ones_own(blog):
+    assert on_the_host(blog, "/admin/")[0] == 403 and on_the_host(blog, "/hello") == (200, "hello")
+
+
+def test_a_client_that_asks_too_often_is_told(blog):
+    with ThreadPoolExecutor(8) as pool:
+        statuses = [answer.status_code for answer in pool.map(lambda _: blog.get("/release"), range(24))]
+    assert {*statuses} == {200, 429} and statuses.count(200) < 12
+    assert blog.get("/static/admin/css/base.css").status_code == 200, "static files are not counted"
+    assert all(on_the_host(blog, "/release")[0] == 200 for _ in range(12)), "nor is the host itself"
+
+
+def test_the_log_is_json(blog):
+    on_the_host(blog, "/release?quote=%22%0a", 'User-Agent: a "quoted" one', f"X-Forwarded-For: {ELSEWHERE}")
+    *_before, last = blog.host.read("/var/log/nginx/django-blog.log").splitlines()
+    entry = json.loads(last)
+    assert (entry["client"], entry["status"], entry["method"]) == (ELSEWHERE, 200, "GET")
+    assert entry["agent"] == 'a "quoted" one' and entry["uri"] == "/release?quote=%22%0a" and entry["seconds"] < 10
+
+
+def test_who_is_not_allowed_sees_nothing_and_releases_go_on(blog):
+    before = blog.live
+    proxy = {"allow": [ELSEWHERE], "trusted": ["127.0.0.1"]}
+    blog.deploy(proxy=proxy)
+    assert blog.live == before, "it takes no release"
+    assert blog.get("/release").status_code == blog.get("/static/admin/css/base.css").status_code == 403
+    assert on_the_host(blog, "/release", f"X-Forwarded-For: {ELSEWHERE}")[0] == 200
+    blog.repository.commit({"guestbook/version.py": 'VERSION = "2"\nRELEASE_NOTE = ""\n'})
+    blog.deploy()
+    assert blog.live != before and blog.record()["receipt"]["failed"] == 0
+    blog.deploy(state="absent", remove_data=True)
+    assert blog.host.run("nginx -T 2>/dev/null | grep -c blog", check=False).stdout.strip() == "0"
