@@ -17,6 +17,7 @@ from typing import Any
 
 import django_acme
 import django_attempt
+import django_coherence
 import django_command
 import django_database
 import django_database_server
@@ -508,13 +509,6 @@ def judge(deployment: Deployment, release: Release, answer: dict[str, Any]) -> N
         _refuse_an_empty_database(deployment.live, release)
 
 
-def _is_allowed(domain: str, hosts: Sequence[str]) -> bool:
-    """Whether Django's ALLOWED_HOSTS has a domain; a name with a dot before it has those below it too."""
-    return any(
-        host in ("*", domain) or (host.startswith(".") and f".{domain}".endswith(host.lower())) for host in hosts
-    )
-
-
 def _unfollowed(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
     """What the pillar decided and the project does not follow: warnings, an error where the site would not be safe."""
     at = f"django:sites:{site.name}"
@@ -543,12 +537,7 @@ def _unfollowed(site: Site, release: Release, answer: dict[str, Any]) -> list[st
             "SECRET_KEY_FALLBACKS of the project's settings has an empty key, with which anybody can sign anything",
             hint="leave empty texts out where its variable is split, such as [key for key in text.split(',') if key]",
         )
-    warnings = []
-    if not all(_is_allowed(domain, answer["allowed_hosts"]) for domain in site.config["domains"]):
-        warnings.append(f"ALLOWED_HOSTS is {answer['allowed_hosts']}, which has not every domain of the site")
-    if answer["media_root"] and Path(answer["media_root"]) != site.media:
-        warnings.append(f"MEDIA_ROOT is {answer['media_root']}, not {site.media}: uploads are not served")
-    return warnings
+    return list(django_coherence.contradictions(site, answer))
 
 
 def _lost_sessions(deployment: Deployment, answer: dict[str, Any]) -> list[str]:

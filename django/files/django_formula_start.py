@@ -10,6 +10,8 @@ import traceback
 
 #: As the formula has set it, before anything of the project is imported.
 SETTINGS_MODULE = os.environ.get("DJANGO_SETTINGS_MODULE")
+#: Settings of cookies that a browser may keep back.
+COOKIES = ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SESSION_COOKIE_DOMAIN", "CSRF_COOKIE_DOMAIN")
 
 
 def start(request):
@@ -65,6 +67,9 @@ def effective(settings):
         "static_root": str(settings.STATIC_ROOT or ""),
         "media_url": str(settings.MEDIA_URL or ""),
         "media_root": str(settings.MEDIA_ROOT or ""),
+        "cookies": {name: getattr(settings, name, None) for name in COOKIES},
+        "script_name": settings.FORCE_SCRIPT_NAME,
+        "timeouts": dict(timeouts(settings.DATABASES)),
         "signed_for": longest_age(settings),
         "former_keys": len(list(filter(None, former))),
         "empty_former_key": not all(former),
@@ -73,6 +78,15 @@ def effective(settings):
             for alias, database in settings.DATABASES.items()
         },
     }
+
+
+def timeouts(databases):
+    """Seconds that databases are waited for, by the name of the option that says so."""
+    for alias, database in databases.items():
+        for name in ("connect_timeout", "read_timeout", "write_timeout", "timeout"):
+            seconds = (database.get("OPTIONS") or {}).get(name)
+            if isinstance(seconds, (int, float)):
+                yield f"DATABASES[{alias!r}]['OPTIONS'][{name!r}]", seconds
 
 
 def longest_age(settings):

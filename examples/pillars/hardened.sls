@@ -13,6 +13,7 @@ django:
       secrets:
         SMTP_PASSWORD: {value: sdb://vault/members-smtp-password, as: file}
       settings:
+        SECURE_PROXY_SSL_HEADER: [HTTP_X_FORWARDED_PROTO, https]
         CSRF_TRUSTED_ORIGINS: ['https://members.example.org']
         CSRF_COOKIE_SECURE: true
         SESSION_COOKIE_SECURE: true
@@ -30,5 +31,6 @@ django:
         CPUQuota: 150%
         TasksMax: 128
       proxy:
+        trusted: [10.0.0.0/8]                        # the proxy in front: it says who visits, and by https
         options: {keepalive_timeout: 30s}
       log: {requests: true}

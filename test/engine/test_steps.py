@@ -400,6 +400,30 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
         ({"allowed_hosts": ["other.org"]}, ["ALLOWED_HOSTS is ['other.org'], which has not every domain of the site"]),
         ({"media_root": ""}, []),
         ({"media_root": "/app/media"}, ["MEDIA_ROOT is /app/media, not {media}: uploads are not served"]),
+        (
+            {"cookies": {"SESSION_COOKIE_SECURE": True, "CSRF_COOKIE_SECURE": False, "SESSION_COOKIE_DOMAIN": None}},
+            [
+                "browsers send what SESSION_COOKIE_SECURE is about by https only, and the site has no tls; "
+                "where a proxy before this one speaks https, name it in proxy:trusted"
+            ],
+        ),
+        ({"cookies": {"SESSION_COOKIE_DOMAIN": ".example.org", "CSRF_COOKIE_DOMAIN": "blog.example.org"}}, []),
+        (
+            {"cookies": {"CSRF_COOKIE_DOMAIN": ".log.example.org"}},
+            [
+                "CSRF_COOKIE_DOMAIN is .log.example.org, which blog.example.org is not below: "
+                "browsers refuse the cookie there"
+            ],
+        ),
+        ({"script_name": "/"}, []),
+        (
+            {"script_name": "/app"},
+            ["FORCE_SCRIPT_NAME is '/app', and the site's path is '/': links lead to the former"],
+        ),
+        (
+            {"timeouts": {"DATABASES['default']['OPTIONS']['timeout']": 60, "x": 90.5}},
+            ["x is 90.5 s, and a request is given up after 60 s: who waits never learns why"],
+        ),
         ({"checks": ["security.W001: no middleware"]}, ["security.W001: no middleware"]),
         ({"databases": {"default": {"engine": "sqlite3", "name": ":memory:"}}}, []),
         ({"databases": {"default": {"engine": "sqlite3", "name": "file:x?mode=memory"}}}, []),

@@ -50,6 +50,16 @@ DATABASES["default"] |= {"HOST": url.hostname, "PASSWORD": url.password}
 """
 
 
+#: A client that trusts the authority of the host.
+BY_HTTPS = """
+import ssl
+from urllib.request import urlopen
+
+authority = ssl.create_default_context(cafile="/var/lib/django-formula/authority/root.pem")
+print(urlopen("https://intranet.example.org/release", context=authority).read().decode())
+"""
+
+
 @pytest.fixture(scope="module")
 def host(module_hosts, repositories) -> Host:
     host = module_hosts(kind="ready")
@@ -137,6 +147,15 @@ def test_a_folder_is_released_when_it_has_changed(host):
     assert host.run(["stat", "--format=%U", f"{kiosk.root}/database/visitors.sqlite3"]).stdout == "screens\n"
     host.run('echo \'VERSION = "2.0"\nRELEASE_NOTE = ""\' > /srv/kiosk/guestbook/version.py')
     assert host.apply().ok and kiosk.answering["version"] == "2.0"
+
+
+def test_a_site_by_https(host):
+    intranet = applied(host, "examples/pillars/https.sls")["intranet"]
+    moved = host.http("/sign/", "wiki.example.org")
+    assert (moved.status_code, moved.headers["Location"]) == (301, "https://intranet.example.org/sign/")
+    host.run("echo 127.0.0.1 intranet.example.org >>/etc/hosts")
+    assert json.loads(host.run(["python3", "-c", BY_HTTPS]).stdout)["release"] == intranet.live
+    assert "no issues" in intranet.manage("check --deploy")
 
 
 def test_a_hardened_site_passes_the_checks_for_deployment(host):
