@@ -68,7 +68,7 @@ def effective(settings):
         "media_url": str(settings.MEDIA_URL or ""),
         "media_root": str(settings.MEDIA_ROOT or ""),
         "cookies": {name: getattr(settings, name, None) for name in COOKIES},
-        "script_name": settings.FORCE_SCRIPT_NAME,
+        "script_name": getattr(settings, "FORCE_SCRIPT_NAME", None),
         "timeouts": dict(timeouts(settings.DATABASES)),
         "signed_for": longest_age(settings),
         "former_keys": len(list(filter(None, former))),
