@@ -22,7 +22,7 @@ NAMES_ADDRESSES = True
 _LOCATIONS = "salt://django/files/apache/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/apache/domain.conf", "salt://django/files/apache/redirect.conf"
 TLS = "salt://django/files/apache/tls.conf"
-TEMPLATES = (_LOCATIONS, DOMAIN, REDIRECT)
+TEMPLATES: tuple[str, ...] = (_LOCATIONS, DOMAIN, REDIRECT)
 
 #: The ports that Debian's package listens on before anybody has said otherwise.
 _USUAL = {80}

@@ -23,7 +23,7 @@ NAMES_ADDRESSES = False
 _UPSTREAM, _LOCATIONS = "salt://django/files/nginx/upstream.conf", "salt://django/files/nginx/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/nginx/domain.conf", "salt://django/files/nginx/redirect.conf"
 _DEFAULT, TLS = "salt://django/files/nginx/default.conf", "salt://django/files/nginx/tls.conf"
-TEMPLATES = (_UPSTREAM, _LOCATIONS, DOMAIN, REDIRECT)
+TEMPLATES: tuple[str, ...] = (_UPSTREAM, _LOCATIONS, DOMAIN, REDIRECT)
 
 
 def main_file(site: Site) -> Path:
