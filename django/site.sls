@@ -9,7 +9,9 @@
                     'supervisor': ['supervisor.conf', 'supervisor.sh', 'django_formula_listen.py']} %}
 {% set servers = {'uwsgi': ['uwsgi.ini', 'django_formula_uwsgi.py', 'django_formula_warm.py'],
                   'gunicorn': ['gunicorn.conf.py', 'django_formula_warm.py'], 'uvicorn': ['django_formula_uvicorn.py'],
-                  'granian': ['django_formula_granian.py']} %}
+                  'granian': ['django_formula_granian.py'],
+                  'mod_wsgi': ['mod_wsgi.conf', 'django_formula_mod_wsgi.py', 'django_formula_wsgi.py',
+                               'django_formula_warm.py']} %}
 {% for name, site in django.sites.items() %}
 {% set templates = ['salt://django/files/django_formula_plan.py'] %}
 {% for file in files + processes[django.process] + servers[site.server.kind] %}

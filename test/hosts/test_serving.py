@@ -30,12 +30,17 @@ WAYS = {
     "granian": {"kind": "granian"},
     "granian, tcp": {"kind": "granian", "bind": "127.0.0.1:8101"},
     "granian, wsgi": {"kind": "granian", "threads": 2, "options": {"interface": "wsgi"}},
+    "mod_wsgi, tcp": {"kind": "mod_wsgi"},
+    "mod_wsgi, threads, tcp": {"kind": "mod_wsgi", "threads": 4, "bind": "127.0.0.1:8101"},
+    "mod_wsgi, embedded, tcp": {"kind": "mod_wsgi", "options": {"mode": "embedded"}},
+    "mod_wsgi, embedded, threads, tcp": {"kind": "mod_wsgi", "threads": 4, "options": {"mode": "embedded"}},
 }
 #: system, process, server: what is done without --all; uWSGI's ways have files of their own.
 SHORT = [
     ("bookworm", "systemd", "gunicorn, sync"),
     ("bookworm", "systemd", "gunicorn, gevent"),
     ("bookworm", "systemd", "granian"),
+    ("bookworm", "systemd", "mod_wsgi, tcp"),
     ("trixie", "supervisor", "gunicorn, gthread, tcp"),
     ("trixie", "supervisor", "uvicorn"),
 ]

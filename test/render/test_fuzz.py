@@ -27,7 +27,7 @@ import pytest
 from django_command import DeploymentError
 from django_deployment import Deployment
 from django_site import Site
-from readers import read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
+from readers import read_apache, read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, contract, formula_templates, three_keys
 
 NASTY = {
@@ -285,7 +285,8 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
         for name, text in django_instance.configuration(kept, release, facts, templates).items():
             if text in templates.values():
                 continue  # a program, the same for every site
-            reader = read_program if name == f"django-{site.name}-0042.conf" else READERS[Path(name).suffix]
+            own_readers = {f"django-{site.name}-0042.conf": read_program, "mod_wsgi.conf": read_apache}
+            reader = own_readers.get(name, READERS[Path(name).suffix])
             files[name if kept is site else f"supervised {name}"] = reader(text)
     for file, content in django_proxy.files(site, facts, templates).items():
         if content is not None:
