@@ -203,7 +203,7 @@ def read_apache(text: str) -> list[list[str]]:
             name, _blank, argument = line[1:].partition(" ")
             if not line.endswith(">") or (name.startswith("/") and open_sections.pop() != name[1:-1]):
                 raise Surprise(f"a section does not end: {line}")
-            found.append([f"<{name}", *_apache_words(argument.removesuffix(">"))])
+            found.append([f"<{name.removesuffix('>')}", *_apache_words(argument.removesuffix(">"))])
             open_sections += [] if name.startswith("/") else [name]
         else:
             found.append(_apache_words(line))

@@ -222,6 +222,12 @@ def test_a_database_that_was_never_used_is_not_asked(two):
             "yes, with a reload of nginx: django:sites:blog:server:bind is an address; with unix a rename does",
         ),
         (
+            {"server": {"kind": "mod_wsgi"}},
+            {"server": {"kind": "mod_wsgi", "threads": 2}},
+            "yes, with a reload of nginx: django:sites:blog:server:kind listens at ports; with another over a unix "
+            "socket a rename does",
+        ),
+        (
             {},
             {"server": {"protocol": "http"}},
             "yes, with a reload of nginx: it will reach the site by unix and http; the next release needs none over a "
