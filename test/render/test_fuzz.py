@@ -354,12 +354,16 @@ def check_accepted(path: Place, good: str, name: str, files: Any, value: str, si
         return
     new = value.strip() if path[0] == "deploy_key" else value
     variables = (name.replace("-", "_"), site.name.replace("-", "_"))
+    addresses = (django_pillar._loopback(name), django_pillar._loopback(site.name))
     # A header's name becomes a variable of WSGI.
     in_wsgi = tuple(f"HTTP_{text.upper().replace('-', '_')}" for text in (good, new))
-    wanted = replaced(files, (name, site.name), variables, in_wsgi, (good, new))
+    wanted = replaced(files, (name, site.name), variables, addresses, in_wsgi, (good, new))
     for kind in (found, wanted):
         for name in ("uwsgi.ini", "supervised uwsgi.ini"):
             kind.get(name, []).sort()
+        for name in ("mod_wsgi.conf", "supervised mod_wsgi.conf"):
+            for words in kind.get(name, []):
+                words.sort()
     assert found == wanted, (value[:80], difference(found, wanted))
 
 
