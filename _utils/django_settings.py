@@ -278,6 +278,15 @@ def apache_value(value: Any) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def apache_header(value: Any) -> str:
+    """The value of a header in quotes in Apache's configuration, where a ``%`` begins something else.
+
+    Raises:
+        ValueError: it holds what cannot be escaped there.
+    """
+    return apache_value(str(value).replace("%", "%%"))
+
+
 @functools.cache
 def _jinja() -> "jinja2.Environment":
     import jinja2  # which the program of a timer has not
@@ -286,7 +295,9 @@ def _jinja() -> "jinja2.Environment":
     environment = jinja2.Environment(  # noqa: S701  # nosec B701
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(unit=unit_value, uwsgi=uwsgi_value, nginx=nginx_value, apache=apache_value)
+    environment.filters.update(
+        unit=unit_value, uwsgi=uwsgi_value, nginx=nginx_value, apache=apache_value, apache_header=apache_header
+    )
     return environment
 
 
