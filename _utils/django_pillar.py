@@ -321,6 +321,7 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         for index, network in enumerate(site[part][key]):
             yield from (((part, key, index), text) for text in _network_problem(network))
     yield from _path_contradictions(site)
+    yield from _listen_contradictions(site)
     yield from _proxy_contradictions(site)
     yield from _tls_contradictions(site)
     yield from _overlaps(site)
@@ -334,6 +335,49 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     yield from _shared_logins(site["databases"])
     yield from _environment_contradictions(site)
     yield from _command_contradictions(site)
+
+
+def _listen_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
+    """Addresses to listen at that are none, and those that are among all addresses."""
+    for key in ("proxy", "tls"):
+        listens = site[key]["listen"]
+        for index, listen in enumerate(listens):
+            host, port = _host(listen), _ports([listen])[0]
+            try:
+                known = str(ipaddress.ip_address(host)) if host else ""
+            except ValueError:
+                yield (key, "listen", index), f"expected an address and a port, got {_shown(listen, {})}"
+                continue
+            if port > 65535:
+                yield (key, "listen", index), f"expected a port from 1 to 65535, got {_shown(listen, {})}"
+            elif host != known:
+                yield (key, "listen", index), f"write the address as {known}, got {_shown(listen, {})}"
+            for other in listens[:index]:
+                if _hides(listen, other):
+                    text = f"{listen} and {other} are the same port at all addresses and at one: name one of them"
+                    yield (key, "listen", index), text
+
+
+def _hides(one: Any, other: Any) -> bool:
+    """Whether of two places to listen at one is among those that the other stands for."""
+    hosts = {_host(one), _host(other)}
+    if len(hosts) == 1 or _ports([one]) != _ports([other]):
+        return False
+    try:
+        addresses = {ipaddress.ip_address(host) for host in hosts if host}
+    except ValueError:
+        return False  # it has been said
+    is_one_family = len({address.version for address in addresses}) == 1
+    return "" in hosts or (is_one_family and any(address.is_unspecified for address in addresses))
+
+
+def _host(listen: Any) -> str:
+    """The address at which is listened, empty for all."""
+    return str(listen).rpartition(":")[0].strip("[]")
+
+
+def _ports(listens: list[Any]) -> list[int]:
+    return [int(str(listen).rpartition(":")[2]) for listen in listens]
 
 
 def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
@@ -407,7 +451,7 @@ def _tls_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
         elif any(tls["eab"].values()) and not tls["eab"][key]:
             yield ("tls", "eab", key), "missing: a binding is a key_id and a key"
     if kind == "none":
-        if 443 in site["proxy"]["listen"]:
+        if 443 in _ports(site["proxy"]["listen"]):
             text = "443 is a port of https, and tls:kind is none: choose a kind, or leave the port out"
             yield ("proxy", "listen"), text
         return
@@ -417,7 +461,7 @@ def _tls_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     if kind == "acme" and (tls["challenge"] == "dns-01") != bool(tls["hook"]):
         text = "missing: dns-01 takes a program" if not tls["hook"] else "has no effect with challenge: http-01"
         yield ("tls", "hook"), text
-    if kind == "acme" and tls["challenge"] == "http-01" and 80 not in site["proxy"]["listen"]:
+    if kind == "acme" and tls["challenge"] == "http-01" and 80 not in _ports(site["proxy"]["listen"]):
         text = "expected port 80 among them, where the authority asks with tls:challenge: http-01"
         yield ("proxy", "listen"), f"{text}, got {site['proxy']['listen']}"
     for key in ("domains", "redirect_domains"):
@@ -601,7 +645,7 @@ def _shared_address(sites: Any, mine: Any, theirs: Any, domain: str) -> Iterator
     if proxy["kind"] != other_proxy["kind"]:
         text = f"expected {other_proxy['kind']}, since site {other} has {domain} too, got {proxy['kind']}"
         yield (*path, "proxy", "kind"), text
-    elif sorted(proxy["listen"]) != sorted(other_proxy["listen"]):
+    elif {*proxy["listen"]} != {*other_proxy["listen"]}:
         ports, other_ports = proxy["listen"], other_proxy["listen"]
         text = f"expected {other_ports}, since site {other} has {domain} too, got {ports}"
         yield (*path, "proxy", "listen"), text
@@ -615,17 +659,22 @@ def _shared_address(sites: Any, mine: Any, theirs: Any, domain: str) -> Iterator
 def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
     """Ports that two servers would bind; each takes turns on its own and the next one."""
     served = {name: site for name, site in sites.items() if site["proxy"]["kind"] != "none"}
-    taken = {port: f"proxy:listen of site {name}" for name, site in served.items() for port in site["proxy"]["listen"]}
+    taken = {
+        port: f"proxy:listen of site {name}"
+        for name, site in served.items()
+        for port in _ports(site["proxy"]["listen"])
+    }
+    yield from _hidden_addresses(served)
     holders: dict[int, tuple[str, str]] = {}
     for name, site in served.items():
         kind = site["proxy"]["kind"]
-        for port in (*site["proxy"]["listen"], *(site["tls"]["listen"] if site["tls"]["kind"] != "none" else ())):
+        for port in _ports([*site["proxy"]["listen"], *_secure(site)]):
             other, holder = holders.setdefault(port, (name, kind))
             if holder != kind:
                 text = f"{kind} and {holder} of site {other} cannot both listen on port {port}: have one of them on it"
                 yield ("django", "sites", name, "proxy", "kind"), text
     for name, site in sites.items():
-        for port in site["tls"]["listen"] if site["tls"]["kind"] != "none" else ():
+        for port in _ports(_secure(site)):
             if port in taken and taken[port].startswith("proxy:listen"):
                 text = f"port {port} is in {taken[port]}, and is http there: choose another port for one of them"
                 yield ("django", "sites", name, "tls", "listen"), text
@@ -641,6 +690,25 @@ def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
                 text = f"port {port} is taken by server:bind of site {other}"
                 yield ("django", "sites", name, "server", "bind"), text
         bound[name] = mine
+
+
+def _hidden_addresses(sites: dict[str, Any]) -> Iterator[Problem]:
+    """Addresses at which a proxy would look at one site alone, though others listen on the port at all addresses."""
+    named: list[tuple[str, Any]] = []
+    for name, site in sites.items():
+        for key, listens in (("proxy", site["proxy"]["listen"]), ("tls", _secure(site))):
+            for listen in listens:
+                for other, there in named:
+                    if other != name and _hides(listen, there):
+                        text = f"{listen} and {there} of site {other} are the same port at all addresses and at one, "
+                        text += "where the proxy would have the latter alone: name addresses for both sites, or none"
+                        yield ("django", "sites", name, key, "listen"), text
+        named += [(name, listen) for listen in (*site["proxy"]["listen"], *_secure(site))]
+
+
+def _secure(site: dict[str, Any]) -> list[Any]:
+    """Where a site is served by https."""
+    return list(site["tls"]["listen"]) if site["tls"]["kind"] != "none" else []
 
 
 def _meet(one: dict[str, Any], other: dict[str, Any]) -> bool:

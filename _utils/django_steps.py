@@ -81,7 +81,9 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     takeover = deployment.takeover = django_takeover.wanted(site)
     _refuse_closed_parents(site)
     proxy = site.config["proxy"]
-    django_proxy.refuse_taken_ports(site.name, proxy["kind"], [*proxy["listen"], *site.https], deployment.listening)
+    listens = [*proxy["listen"], *site.listens_tls]
+    django_proxy.refuse_foreign_addresses(site)
+    django_proxy.refuse_taken_ports(site.name, proxy["kind"], listens, deployment.listening)
     django_tls.refuse_bad_files(site, deployment.tls, templates)
     folders = takeover.folders() if takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}

@@ -92,6 +92,37 @@ def test_the_log_is_json(blog):
     assert entry["agent"] == 'a "quoted" one' and entry["uri"] == "/release?quote=%22%0a" and entry["seconds"] < 10
 
 
+@pytest.mark.parametrize("kind", ["nginx", pytest.param("apache", marks=pytest.mark.full)])
+def test_it_listens_at_chosen_addresses(blog, kind):
+    usual, at = blog.options["proxy"], blog.host.address
+    blog.deploy(proxy=usual if kind == "nginx" else {"kind": kind}, media={"protected": kind == "nginx"})
+    own = blog.options["proxy"]
+    applied = blog.apply(proxy={**own, "listen": [f"{at}:80", "192.0.2.77:80"]})
+    assert "django:sites:blog:proxy:listen: nobody can listen at 192.0.2.77:80" in str(applied.failed)
+    assert blog.get("/release").status_code == on_the_host(blog, "/release")[0] == 200
+    if kind == "apache":
+        blog.host.run(["sed", "-i", "s/^Listen 80$//", "/etc/apache2/ports.conf"])
+    blog.deploy(proxy={**own, "listen": [f"{at}:80", "[::1]:80"]})
+    assert blog.get("/release").status_code == 200
+    curl = ["curl", "--silent", "--max-time", "5", "--header", f"Host: {blog.domain}"]
+    assert blog.host.run([*curl, "http://127.0.0.1/release"], check=False).returncode == 7, "nobody listens there"
+    assert blog.live in blog.host.run([*curl, "http://[::1]/release"]).stdout
+    assert not blog.apply().changed and not blog.apply(test=True).changed
+    blog.host.run("python3 -m http.server --bind 127.0.0.1 80 >/dev/null 2>&1 & echo $! > /root/other")
+    before = blog.live
+    blog.repository.commit({"guestbook/version.py": f'VERSION = "{kind}"\nRELEASE_NOTE = ""\n'})
+    blog.deploy()
+    receipt = blog.record()["receipt"]
+    assert blog.live != before and (receipt["failed"], receipt["through"]) == (0, "proxy")
+    refused = blog.apply(proxy=own)
+    assert "port 80 is taken by python3" in str(refused.failed), "all addresses have that one too"
+    blog.host.run("kill $(cat /root/other)")
+    blog.deploy()
+    assert blog.get("/release").status_code == on_the_host(blog, "/release")[0] == 200
+    assert not blog.apply().changed
+    blog.deploy(proxy=usual, media={"protected": True})
+
+
 def test_who_is_not_allowed_sees_nothing_and_releases_go_on(blog):
     before = blog.live
     proxy = {"allow": [ELSEWHERE], "trusted": ["127.0.0.1"]}
