@@ -18,8 +18,6 @@ from django_site import Folder, Site
 
 ETC = Path("/etc/apache2")
 DAEMON = django_service.APACHE
-#: An address behind it is in its own files, for a backend cannot be included.
-NAMES_ADDRESSES = True
 
 _LOCATIONS = "salt://django/files/apache/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/apache/domain.conf", "salt://django/files/apache/redirect.conf"
@@ -92,6 +90,12 @@ def _modules(tls: bool, trusts: bool) -> Files:
             if not link.exists():
                 wanted[link] = f"-> ../mods-available/{link.name}"
     return wanted
+
+
+def names_addresses(site: Site) -> bool:
+    """An address behind it is in its own files, for a backend cannot be included."""
+    del site
+    return True
 
 
 def protocols() -> Path:

@@ -19,9 +19,6 @@ from django_site import Folder, Site
 ETC = Path("/etc/nginx")
 IPV6 = Path("/proc/net/if_inet6")
 DAEMON = django_service.NGINX
-#: An address behind it is in a file of the release: who reads that anew when it is reloaded knows the live one.
-NAMES_ADDRESSES = False
-
 _UPSTREAM, _LOCATIONS = "salt://django/files/nginx/upstream.conf", "salt://django/files/nginx/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/nginx/domain.conf", "salt://django/files/nginx/redirect.conf"
 _DEFAULT, TLS = "salt://django/files/nginx/default.conf", "salt://django/files/nginx/tls.conf"
@@ -64,6 +61,17 @@ def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]
         main_file(site): django_settings.render(templates, _UPSTREAM, **variables),
         locations(site): django_settings.render(templates, _LOCATIONS, **variables),
     }
+
+
+def names_addresses(site: Site) -> bool:
+    """Whether the address of a release is in its own files; else it is in one of the release, which they include.
+
+    What is said of the server beside its address can stand in its own files only.
+    """
+    text = django_site.read_text(main_file(site))
+    return "self" in site.config["proxy"].get("upstreams", ()) or (
+        text is not None and f"include {site.current}/config/upstream.conf;" not in text
+    )
 
 
 def protocols() -> Path:

@@ -322,6 +322,7 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
             yield from (((part, key, index), text) for text in _network_problem(network))
     yield from _path_contradictions(site)
     yield from _listen_contradictions(site)
+    yield from _upstream_contradictions(site["proxy"])
     yield from _proxy_contradictions(site)
     yield from _tls_contradictions(site)
     yield from _overlaps(site)
@@ -342,20 +343,25 @@ def _listen_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     for key in ("proxy", "tls"):
         listens = site[key]["listen"]
         for index, listen in enumerate(listens):
-            host, port = _host(listen), _ports([listen])[0]
-            try:
-                known = str(ipaddress.ip_address(host)) if host else ""
-            except ValueError:
-                yield (key, "listen", index), f"expected an address and a port, got {_shown(listen, {})}"
-                continue
-            if port > 65535:
-                yield (key, "listen", index), f"expected a port from 1 to 65535, got {_shown(listen, {})}"
-            elif host != known:
-                yield (key, "listen", index), f"write the address as {known}, got {_shown(listen, {})}"
+            yield from (((key, "listen", index), text) for text in _place_problem(listen))
             for other in listens[:index]:
                 if _hides(listen, other):
                     text = f"{listen} and {other} are the same port at all addresses and at one: name one of them"
                     yield (key, "listen", index), text
+
+
+def _place_problem(place: Any) -> Iterator[str]:
+    """What is wrong with an address and a port."""
+    host, port = _host(place), _ports([place])[0]
+    try:
+        known = str(ipaddress.ip_address(host)) if host else ""
+    except ValueError:
+        yield f"expected an address and a port, got {_shown(place, {})}"
+        return
+    if port > 65535:
+        yield f"expected a port from 1 to 65535, got {_shown(place, {})}"
+    elif host != known:
+        yield f"write the address as {known}, got {_shown(place, {})}"
 
 
 def _hides(one: Any, other: Any) -> bool:
@@ -384,6 +390,8 @@ def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     """What the proxy of a site has not, or nobody does where it has none."""
     proxy, kind = site["proxy"], site["proxy"]["kind"]
     only_nginx: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("options", "locations")}
+    only_nginx[("proxy", "balance")] = proxy["balance"] != "round_robin"
+    only_nginx[("proxy", "upstreams")] = proxy["upstreams"]
     only_nginx[("proxy", "limit_req", "rate")] = proxy["limit_req"]["rate"]
     only_nginx[("proxy", "access_log")] = proxy["access_log"] == "json"
     only_nginx[("media", "protected")] = site["media"]["protected"]
@@ -399,6 +407,25 @@ def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     for path, value in any_proxy.items() if kind == "none" else ():
         if value:
             yield path, "there is no proxy for this with proxy:kind: none: your own does it, leave it out"
+
+
+def _upstream_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
+    """Several servers behind one site: what nginx refuses, and what has no effect."""
+    balance, upstreams = proxy["balance"], proxy["upstreams"]
+    others = {address: said for address, said in upstreams.items() if address != "self"}
+    for address in others:
+        yield from ((("proxy", "upstreams", address), text) for text in _place_problem(address))
+    if not others and (upstreams or balance != "round_robin"):
+        key = "upstreams" if upstreams else "balance"
+        yield ("proxy", key), "has no effect without another server in proxy:upstreams, such as 192.0.2.11:8001: {}"
+    if (balance == "hash") != bool(proxy["hash"]):
+        missing = "missing: balance: hash takes what is hashed, such as cookie_sessionid"
+        yield ("proxy", "hash"), missing if balance == "hash" else "has no effect without balance: hash"
+    backups = [address for address, said in upstreams.items() if said["backup"]]
+    if backups and balance in ("ip_hash", "hash"):
+        yield ("proxy", "upstreams", backups[0], "backup"), f"cannot be together with proxy:balance: {balance}"
+    elif others and len(backups) == len({*others, "self"}):
+        yield ("proxy", "upstreams"), "expected one that is no backup"
 
 
 def _many_at_once(server: dict[str, Any]) -> str:

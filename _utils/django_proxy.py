@@ -49,8 +49,6 @@ class Proxy(Protocol):
     DOMAIN: str
     REDIRECT: str
     TLS: str
-    #: Whether an address behind it stands in its own files, which a release over TCP changes then.
-    NAMES_ADDRESSES: bool
 
     def main_file(self, site: Site) -> Path:
         """The file without which it does not serve a site."""
@@ -72,6 +70,9 @@ class Proxy(Protocol):
 
     def files(self, site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
         """What a site has beside the servers of its domains."""
+
+    def names_addresses(self, site: Site) -> bool:
+        """Whether an address behind it stands in its own files, which a release over TCP changes then."""
 
     def protocols(self) -> Path:
         """The file with what all servers of https have in common."""

@@ -4,7 +4,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sites import Site
+from client import Load
+from sites import Site, release_of, version
 
 VIEW = """
 
@@ -121,6 +122,85 @@ def test_it_listens_at_chosen_addresses(blog, kind):
     assert blog.get("/release").status_code == on_the_host(blog, "/release")[0] == 200
     assert not blog.apply().changed
     blog.deploy(proxy=usual, media={"protected": True})
+
+
+OTHER = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"other")
+    log_message = lambda *_: None
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def other(blog):
+    """A server of another host, played by one that answers `other` to all."""
+    blog.host.write("/root/other.py", OTHER)
+    blog.host.run(["systemd-run", "--quiet", "--unit=other", "python3", "/root/other.py", "8301"])
+    blog.host.run("until curl -s http://127.0.0.1:8301/; do sleep 0.1; done")
+    return "127.0.0.1:8301"
+
+
+def answered(blog: Site, count: int = 20, **headers: str) -> list[str]:
+    """Who has answered so many requests."""
+    texts = [blog.get("/release", headers=headers).text for _ in range(count)]
+    return ["other" if text == "other" else "own" for text in texts]
+
+
+@pytest.mark.parametrize(
+    "bind", ["unix", *(pytest.param(bind, marks=pytest.mark.full) for bind in ("127.0.0.1:8201",))]
+)
+def test_requests_are_spread_over_servers(blog, other, bind):
+    server = {"protocol": "http", "bind": bind}
+    usual = blog.options["proxy"]
+    blog.deploy(server=server, proxy={"upstreams": {other: {}, "self": {"weight": 3, "max_fails": 0}}})
+    seen = answered(blog, 40)
+    assert seen.count("own") == 30 and seen.count("other") == 10
+    first = blog.live
+    blog.repository.commit(version(bind))
+    address = f"http://{blog.host.address}/release"
+    with Load(address, blog.domain, connections=4, release=release_of, pause=0.01) as load:
+        load.wait(20)
+        blog.deploy()
+        load.wait(20)
+        blog.host.call("django.rollback", "blog")
+        load.wait(20)
+    assert load.failed == [] and load.releases[:1] == [first] and len(load.releases) == 2 and blog.live == first
+    blog.repository.commit(version(f"{bind} again"))
+    blog.deploy()
+    assert not blog.apply().changed and not blog.apply(test=True).changed
+    assert (blog.record()["receipt"]["failed"], blog.record()["receipt"]["through"]) == (0, "socket")
+    blog.deploy(proxy={"upstreams": {other: {}}, "balance": "hash", "hash": "cookie_sessionid"})
+    chosen = [{*answered(blog, 4, Cookie=f"sessionid={number}")} for number in range(12)]
+    assert all(len(who) == 1 for who in chosen) and {"own"} in chosen and {"other"} in chosen
+    if bind != "unix":  # from an address in the proxy's files to one in those of the release
+        blog.repository.commit(version(f"{bind} at last"))
+        with Load(address, blog.domain, connections=4, release=release_of, pause=0.01) as load:
+            load.wait(20)
+            blog.deploy(proxy={"upstreams": {other: {"backup": True}}})
+            load.wait(20)
+        assert load.failed == []
+    blog.deploy(server=None, proxy=usual)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("balance", ["round_robin", "least_conn", "ip_hash"])
+def test_ways_to_choose_among_servers(blog, other, balance):
+    usual = blog.options["proxy"]
+    with_backup = {"upstreams": {other: {"backup": balance != "ip_hash"}}, "balance": balance}
+    blog.deploy(server={"protocol": "http"}, proxy=with_backup)
+    first = {*answered(blog)}
+    assert len(first) == 1 and (balance == "ip_hash" or first == {"own"})
+    blog.host.run(["systemctl", "stop", f"{blog.unit}.socket", f"{blog.unit}.service"])
+    assert {*answered(blog)} == {"other"}
+    blog.deploy()
+    assert blog.live
+    blog.deploy(server=None, proxy=usual)
+    assert {*answered(blog)} == {"own"}
 
 
 def test_who_is_not_allowed_sees_nothing_and_releases_go_on(blog):
