@@ -31,6 +31,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")  # hosts of a server on this host
 RESERVED_DATABASES = ("postgres", "template0", "template1", "mysql", "sys", "information_schema", "performance_schema")
 RESERVED_LOGINS = ("postgres", "root", "mysql", "mariadb.sys", "public", "none")
 APACHE = 8471  # the first of the two ports at which an Apache with mod_wsgi listens on an address of its own
+KEPT_IDLE = 60  # seconds that nginx keeps an idle connection to a server
 SHOWN = 60  # characters of a value that an error shows
 UNREADABLE = object()  # stands for a value that no JSON can hold and that has been reported already
 
@@ -323,6 +324,8 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     yield from _path_contradictions(site)
     yield from _listen_contradictions(site)
     yield from _upstream_contradictions(site["proxy"])
+    if site["proxy"]["keepalive"] and site["proxy"]["kind"] == "nginx":
+        yield from _keepalive_contradictions(site["server"])
     yield from _proxy_contradictions(site)
     yield from _tls_contradictions(site)
     yield from _overlaps(site)
@@ -390,6 +393,7 @@ def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     """What the proxy of a site has not, or nobody does where it has none."""
     proxy, kind = site["proxy"], site["proxy"]["kind"]
     only_nginx: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("options", "locations")}
+    only_nginx[("proxy", "keepalive")] = proxy["keepalive"]
     only_nginx[("proxy", "balance")] = proxy["balance"] != "round_robin"
     only_nginx[("proxy", "upstreams")] = proxy["upstreams"]
     only_nginx[("proxy", "limit_req", "rate")] = proxy["limit_req"]["rate"]
@@ -426,6 +430,24 @@ def _upstream_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
         yield ("proxy", "upstreams", backups[0], "backup"), f"cannot be together with proxy:balance: {balance}"
     elif others and len(backups) == len({*others, "self"}):
         yield ("proxy", "upstreams"), "expected one that is no backup"
+
+
+def _keepalive_contradictions(server: dict[str, Any]) -> Iterator[Problem]:
+    """Servers that end a connection with its request, or before nginx has given it up."""
+    kind, options = server["kind"], server["options"]
+    is_uvicorn = "uvicorn" in (kind, options.get("worker_class"))
+    is_sync = server["threads"] == 1 and options.get("worker_class", "sync") == "sync"
+    if kind not in ("gunicorn", "uvicorn") or (kind == "gunicorn" and is_sync):
+        what = "gunicorn with worker_class sync" if kind == "gunicorn" else kind
+        text = f"{what} is not known to keep one: gunicorn with threads, gevent or uvicorn does, and uvicorn itself"
+        yield ("proxy", "keepalive"), text
+    elif is_uvicorn and server["max_requests"]:
+        text = "expected 0 with proxy:keepalive, since uvicorn cuts the connections of a process that it replaces"
+        yield ("server", "max_requests"), f"{text}, got {server['max_requests']}"
+    for option in sorted({"keepalive", "timeout_keep_alive"} & {*options}):
+        if _number(options[option]) and options[option] <= KEPT_IDLE:
+            text = f"expected more than the {KEPT_IDLE} seconds that nginx keeps a connection, got {options[option]}"
+            yield ("server", "options", option), text
 
 
 def _many_at_once(server: dict[str, Any]) -> str:

@@ -184,6 +184,7 @@ def _files(
         "root": str(site.root),
         "through": str(through or site.current),
         "upstream": f"django-{site.name}",
+        "keepalive": config["proxy"].get("keepalive") if spoken.get("keepalive", not spoken) else None,
         "variable": site.name.replace("-", "_"),
         "unix": address.startswith("/"),
         "address": address,

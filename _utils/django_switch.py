@@ -88,11 +88,15 @@ def flip(deployment: Deployment, release: Release) -> None:
 def _is_reached_otherwise(site: Site, proxy: Proxy, one: Path, other: Path) -> bool:
     """Whether a proxy has other files for one release than for another."""
     first, second = django_instance.kind(one), django_instance.kind(other)
+    if django_instance.is_kept_connected(one) != django_instance.is_kept_connected(other):
+        return True
     return first != second or (first[0] == "tcp" and proxy.names_addresses(site))
 
 
 def _reads_by_reload(site: Site, proxy: Proxy, release: Path) -> bool:
     """Whether a proxy finds a release by the link, but looks there only when it is reloaded."""
+    if django_instance.is_kept_connected(release):
+        return True
     return django_instance.kind(release)[0] == "tcp" and not proxy.names_addresses(site)
 
 

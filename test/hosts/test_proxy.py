@@ -1,6 +1,7 @@
 """What nginx can be told besides: who may come, who is believed, how often; parts of the site, logs, uploads."""
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,12 +11,18 @@ from sites import Site, release_of, version
 VIEW = """
 
 def health(request):
+    import os
+
     from django.http import HttpResponse, JsonResponse
 
     if "upload" in request.GET:
         return HttpResponse(headers={"X-Accel-Redirect": "/.django-media/blog/" + request.GET["upload"]})
     names = ("REMOTE_ADDR", "HTTP_X_FORWARDED_FOR", "HTTP_FASTLY_SSL", "SERVER_NAME")
-    return JsonResponse({"secure": request.is_secure(), **{name: request.META.get(name) for name in names}})
+    said = {"secure": request.is_secure(), "release": os.environ["DJANGO_RELEASE"], "pid": os.getpid()}
+    return JsonResponse({**said, **{name: request.META.get(name) for name in names}})
+
+
+health.csrf_exempt = True
 """
 SNIPPET = "location = /hello { return 200 hello; }"
 ELSEWHERE = "198.51.100.7"
@@ -45,9 +52,9 @@ def blog(module_hosts, repositories) -> Site:
     return blog
 
 
-def on_the_host(blog: Site, path: str, *headers: str) -> tuple[int, str]:
+def on_the_host(blog: Site, path: str, *headers: str, options: Sequence[str] = ()) -> tuple[int, str]:
     """What a client on the host gets, which is one that is trusted: status and body."""
-    said = [word for header in headers for word in ("--header", header)]
+    said = [*options, *(word for header in headers for word in ("--header", header))]
     command = ["curl", "--silent", "--write-out", "\\n%{http_code}", "--header", f"Host: {blog.domain}", *said]
     body, _newline, status = blog.host.run([*command, f"http://127.0.0.1{path}"]).stdout.rpartition("\n")
     return int(status), body
@@ -201,6 +208,33 @@ def test_ways_to_choose_among_servers(blog, other, balance):
     assert blog.live
     blog.deploy(server=None, proxy=usual)
     assert {*answered(blog)} == {"own"}
+
+
+KEEPING = {
+    "gthread": {"kind": "gunicorn", "threads": 8},
+    "gevent": {"kind": "gunicorn", "options": {"worker_class": "gevent"}},
+    "uvicorn workers": {"kind": "gunicorn", "options": {"worker_class": "uvicorn"}, "max_requests": 0},
+    "uvicorn": {"kind": "uvicorn", "max_requests": 0},
+}
+
+
+@pytest.mark.parametrize(
+    "server", ["gthread", *(pytest.param(name, marks=pytest.mark.full) for name in [*KEEPING][1:])]
+)
+def test_connections_are_kept_and_a_release_loses_nothing(blog, server):
+    usual, address = blog.options["proxy"], f"http://{blog.host.address}/healthz"
+    blog.deploy(proxy={})
+    posts = [Load(address, blog.domain, 4, release=release_of, method="POST", pause=pause) for pause in (0.01, 0.3)]
+    with posts[0], posts[1]:
+        posts[0].wait(20)
+        blog.deploy(server=KEEPING[server], proxy={"keepalive": 8})
+        blog.repository.commit(version(server))
+        blog.deploy()
+        blog.host.call("django.rollback", "blog")
+        blog.deploy(server=None, proxy={})
+        posts[0].wait(20)
+    assert [*posts[0].failed, *posts[1].failed] == []
+    blog.deploy(proxy=usual)
 
 
 def test_who_is_not_allowed_sees_nothing_and_releases_go_on(blog):
