@@ -393,6 +393,7 @@ def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     """What the proxy of a site has not, or nobody does where it has none."""
     proxy, kind = site["proxy"], site["proxy"]["kind"]
     only_nginx: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("options", "locations")}
+    only_nginx[("proxy", "error_pages")] = proxy["error_pages"]
     only_nginx[("proxy", "keepalive")] = proxy["keepalive"]
     only_nginx[("proxy", "balance")] = proxy["balance"] != "round_robin"
     only_nginx[("proxy", "upstreams")] = proxy["upstreams"]
@@ -854,7 +855,7 @@ def _check_map(value: dict[str, Any], rules: Rules, path: Path) -> Iterator[Prob
         if name in known:
             yield from check(item, known[name], place)
         elif others is False:
-            yield place, _unknown(name, known)
+            yield place, _unknown(str(name), known)
         else:
             yield from check(item, others, place)
 
@@ -862,7 +863,7 @@ def _check_map(value: dict[str, Any], rules: Rules, path: Path) -> Iterator[Prob
 def _check_name(name: str, rules: Rules, place: Path) -> Iterator[Problem]:
     if "enum" in rules:
         if name not in rules["enum"]:
-            yield place, _unknown(name, {choice: {} for choice in rules["enum"]})
+            yield place, _unknown(str(name), {choice: {} for choice in rules["enum"]})
         return
     for _, text in check(name, rules, place):
         text = text.removeprefix(f"{_shown(name, rules)} is ")  # the place says the name already
@@ -999,8 +1000,9 @@ def _step(step: Any) -> str:
 def _plain(value: Any, rules: Rules, path: Path, found: list[Problem]) -> Any:
     """A copy of what JSON can hold; what it cannot, such as a date, is reported and replaced by UNREADABLE."""
     if isinstance(value, dict):
+        statuses = rules.get("propertyNames", {}).get("enum", ())
         for name in value:
-            if not isinstance(name, str):
+            if not isinstance(name, str) and str(name) not in statuses:
                 found.append(((*path, str(name)), f"expected a string as name, got {_shown(name, {})}: quote it"))
         return {
             str(name): _plain(item, _rule(rules, str(name)), (*path, str(name)), found) for name, item in value.items()

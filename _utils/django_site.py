@@ -75,6 +75,7 @@ class Site:
         self.templates = self.root / "templates"
         self.template_sums = self.templates / ".sums.json"
         self.maintenance = self.root / "maintenance"
+        self.errors = self.root / "errors"
         self.applied = self.root / "site.json"
         self.deploys = self.root / "deploys.jsonl"
         self.adopted = self.root / "adopted"

@@ -30,6 +30,7 @@ import django_instance
 import django_maintenance
 import django_manifest
 import django_migration
+import django_page
 import django_preflight
 import django_process
 import django_program
@@ -471,6 +472,7 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     for path, content in rendered.items():
         django_settings.write_project_file(site, release.path / "source", path, content)
     django_maintenance.refuse_missing_page(site, release.path, release.facts["folder"])
+    django_page.of_errors(site, release.path, release.facts["folder"])
 
 
 def static(deployment: Deployment) -> Iterator[Changes]:
@@ -730,12 +732,16 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     facts = _expected_facts(deployment, release) if upcoming else release.facts
     wanted = django_handover.files(site, facts, deployment.templates, upcoming=upcoming)
     changes = django_etc.differences(wanted)
+    pages = {} if upcoming else django_page.of_errors(site, release.path, release.facts["folder"])
+    stale = {} if upcoming else django_page.differences(site, pages)
     leftovers = django_proxy.leftovers(site, wanted)
-    if changes or leftovers:
-        yield {**changes, **{str(path): "removed" for path in leftovers}}
+    if changes or stale or leftovers:
+        yield {**changes, **stale, **{str(path): "removed" for path in leftovers}}
         deployment.take_lock()
+        django_page.bring(site, pages)
         if changes:
             django_proxy.apply(wanted)
+        django_page.clear(site, pages)
         for path in leftovers:
             django_site.remove_tree(path)
 

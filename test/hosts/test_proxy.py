@@ -210,6 +210,34 @@ def test_ways_to_choose_among_servers(blog, other, balance):
     assert {*answered(blog)} == {"own"}
 
 
+def test_pages_of_the_project_for_errors_of_nginx(blog):
+    statuses, usual = (403, 404, 413, 429, 502), blog.options["proxy"]
+    pages = {status: f"errors/{status}.html" for status in statuses}
+    blog.repository.commit({page: f"<p>ours: {status}</p>" for status, page in pages.items()})
+    applied = blog.deploy(proxy={**usual, "error_pages": pages}, media={"protected": True, "max_upload": "1k"})
+    assert f"{blog.root}/errors/502.html" in str(applied.changed)
+    assert not blog.apply().changed and not blog.apply(test=True).changed
+    asked = {403: "/admin/", 404: "/static/nothing.css", 413: "/release"}
+    for status, path in asked.items():
+        body = ["--data", "x" * 2000] if status == 413 else []
+        assert on_the_host(blog, path, options=body) == (status, f"<p>ours: {status}</p>")
+    limited = [answer for answer in (blog.get("/release") for _ in range(12)) if answer.status_code == 429]
+    assert {answer.text for answer in limited} == {"<p>ours: 429</p>"}
+    assert limited[0].headers["Content-Type"].startswith("text/html")
+    status, text = on_the_host(blog, "/nothing")
+    assert status == 404 and "ours" not in text, "the application's own stays"
+    assert on_the_host(blog, "/.django-errors/blog/404.html")[0] == 404
+    blog.host.run(["systemctl", "stop", f"{blog.unit}.socket", f"{blog.unit}.service"])
+    assert on_the_host(blog, "/release") == (502, "<p>ours: 502</p>")
+    blog.host.run(["systemctl", "start", f"{blog.unit}.socket", f"{blog.unit}.service"])
+    failed = blog.apply(proxy={**usual, "error_pages": {"404": "errors/lost.html"}}).failed
+    assert "django:sites:blog:proxy:error_pages:404: there is no file errors/lost.html" in str(failed)
+    assert on_the_host(blog, "/static/nothing.css") == (404, "<p>ours: 404</p>"), "nginx goes on as before"
+    blog.deploy(proxy=usual, media={"protected": True})
+    assert "ours" not in on_the_host(blog, "/static/nothing.css")[1]
+    assert blog.host.run(["ls", f"{blog.root}/errors"], check=False).returncode
+
+
 KEEPING = {
     "gthread": {"kind": "gunicorn", "threads": 8},
     "gevent": {"kind": "gunicorn", "options": {"worker_class": "gevent"}},
