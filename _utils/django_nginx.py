@@ -64,6 +64,12 @@ def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]
     }
 
 
+def needs(site: Site) -> Files:
+    """What else it has to have for a site: nothing, for its modules are built in."""
+    del site
+    return {}
+
+
 def protocols() -> Path:
     """The file with what all servers of https have in common."""
     return ETC / "snippets/django-tls.conf"
