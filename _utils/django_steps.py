@@ -644,7 +644,8 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         django_instance.start(site, release.path)
         beside.result()
     if live and not deployment.paused:
-        deployment.probe = django_receipt.Probe(site, through_proxy=django_proxy.is_installed(site)).start()
+        through_proxy = django_proxy.is_installed(site) and django_proxy.of_site(site) is not None
+        deployment.probe = django_receipt.Probe(site, through_proxy=through_proxy).start()
     django_instance.check_health(site, release.path)
     deployment.steady = django_instance.pid(site, release.path)
     _run_commands(deployment, "before_switch")
