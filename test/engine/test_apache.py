@@ -75,14 +75,18 @@ def sites(make_site, monkeypatch):
 
     monkeypatch.setattr(django_site, "registered", lambda: sorted(made))
     monkeypatch.setattr(django_site, "find", made.get)
-    monkeypatch.setattr(django_release, "linked", lambda site, link: SimpleNamespace(facts=FACTS))
+    monkeypatch.setattr(django_release, "linked", lambda site, link: SimpleNamespace(facts=facts(site)))
     monkeypatch.setattr(django_site.Site, "kept_templates", lambda site: formula_templates())
     return with_proxy
 
 
+def facts(site):
+    return {**FACTS, "static_url": f"/{site.name}/static/", "media_url": f"/{site.name}/media/"}
+
+
 def apply(*sites):
     for site in sites:
-        wanted = django_handover.files(site, FACTS, formula_templates())
+        wanted = django_handover.files(site, facts(site), formula_templates())
         if django_etc.differences(wanted):
             django_proxy.apply(wanted)
 
@@ -103,7 +107,7 @@ def test_a_site_by_apache(make_site, host):
     ]
     assert (django_apache.ETC / "mods-enabled/proxy_uwsgi.load").is_symlink()
     assert not (django_apache.ETC / "mods-enabled/ssl.load").is_symlink()
-    assert django_etc.differences(django_handover.files(site, FACTS, formula_templates())) == {}
+    assert django_etc.differences(django_handover.files(site, facts(site), formula_templates())) == {}
     assert django_proxy.connection(site, 1).port == 80
     django_proxy.apply(django_proxy.absent(site))
     assert names(django_apache) == [] and (django_apache.ETC / "mods-enabled/proxy.load").is_symlink()
@@ -117,6 +121,16 @@ def test_what_it_gets_for_https_comes_before_its_servers(make_site, host):
     assert {django_apache.ETC / "mods-enabled/ssl.load", django_apache.server("a.org")} <= opening.keys()
     django_proxy.apply(opening)
     assert django_proxy.opening(secure, formula_templates()) == {} and django_proxy.speaks_tls(secure)
+
+
+def test_two_sites_of_a_domain_have_files_of_their_own(sites, host):
+    blog, shop = sites("apache")
+    apply(blog)
+    with pytest.raises(DeploymentError) as refused:
+        django_handover.files(shop, {**facts(shop), "media_url": "/blog/media/"}, formula_templates())
+    assert refused.value.message == "/blog/media/ of a.org is served for another site, blog"
+    assert "django:sites:shop:settings" in refused.value.hint
+    apply(shop)
 
 
 @pytest.mark.parametrize(

@@ -297,12 +297,21 @@ class WebSocket:
         return "" if kind == 0x88 else content.decode()
 
 
-@pytest.mark.parametrize("way", ["uvicorn", "granian", pytest.param("gunicorn, uvicorn", marks=pytest.mark.full)])
-def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way):
+@pytest.mark.parametrize(
+    ("way", "proxy"),
+    [
+        ("uvicorn", "nginx"),
+        ("granian", "apache"),
+        *(pytest.param(way, "nginx", marks=pytest.mark.full) for way in ("granian", "gunicorn, uvicorn")),
+        *(pytest.param(way, "apache", marks=pytest.mark.full) for way in ("uvicorn", "gunicorn, uvicorn")),
+    ],
+)
+def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way, proxy):
     blog: Site = machines("bookworm", "systemd")
     module = (blog.repository.worktree / "website/asgi.py").read_text()
     blog.repository.commit({"website/asgi.py": module + ECHO})
-    blog.deploy(server=WAYS[way], releases={"drain": "8s"}, path="/live", state=None)
+    blog.configure(releases={"drain": "8s"}, path="/live")
+    deploy(blog, "systemd", proxy, way)
     talk = WebSocket(blog, "/live/echo")
     assert talk.status == 101 and talk.say("hello") == "/live /live/echo hello"
     blog.repository.commit(version(f"while somebody talks to {way}"))
@@ -318,6 +327,8 @@ def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way):
     assert WebSocket(blog, "/live/echo").say("new") == "/live /live/echo new"
     blog.repository.commit({"website/asgi.py": module})
     blog.deploy(releases=None, path=None)
+    if proxy == "apache":
+        blog.deploy(proxy={"kind": "nginx"})
 
 
 def test_a_setting_that_gunicorn_does_not_have_is_named(machines):
