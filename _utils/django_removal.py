@@ -10,6 +10,7 @@ import django_proxy
 import django_release
 import django_schedule
 import django_site
+import django_systemd
 import django_takeover
 import django_tls
 from django_site import Site
@@ -106,6 +107,8 @@ def _take_off(site: Site) -> None:
         django_instance.remove(site, site.releases / f"{sequence}-")
     for release in django_release.releases(site):
         django_instance.remove(site, release.path)
+    if sequences:
+        django_systemd.forget()
     gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build, site.templates]
     gone += [site.maintenance, *site.plans(), site.runtime, site.tmpfiles, django_site.REGISTRY / site.name]
     gone += certificates

@@ -139,6 +139,12 @@ def remove(site: Site, release: Path) -> None:
         (UNITS / f"{name}{suffix}").unlink(missing_ok=True)
 
 
+def forget() -> None:
+    """Have systemd forget units whose files are gone: those that a boot has begun are known on, by their names."""
+    if django_service.has_systemd():
+        _systemctl("daemon-reload", doing="reading units anew")
+
+
 def drop_ins(site: Site) -> list[Path]:
     """The folders beside the units of a site's releases by which somebody has changed them: the formula writes none."""
     return sorted(path for path in UNITS.glob(f"django-{site.name}-*.d") if _is_unit(site, path.with_suffix("")))
