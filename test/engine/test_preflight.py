@@ -302,7 +302,7 @@ def test_what_a_broken_neighbour_will_stop_is_said_before(two):
     changes = two.apply(test=True)
     assert changes["source"]["warnings"] == [
         "nginx refuses its configuration: broken in /etc/nginx/sites-enabled/other:3; the release goes live without a "
-        "reload, and nginx's files of the site stay as they are"
+        "reload, and the proxy's files of the site stay as they are"
     ]
     with pytest.raises(DeploymentError, match=r"^proxy: nginx refuses"):
         two.apply()
