@@ -1,4 +1,4 @@
-"""mod_wsgi on a host whose Apache faces the visitors: two Apaches, which leave one another alone; and without a proxy."""
+"""mod_wsgi on a host whose Apache faces the visitors: the two leave one another alone; and without a proxy."""
 
 import json
 
@@ -92,6 +92,7 @@ def test_a_release_loses_no_request(blog):
     assert requests.failed == [] and requests.releases == [first, blog.live]
 
 
+@pytest.mark.full
 def test_each_goes_on_without_the_other(blog):
     own = main_process(blog)
     blog.host.run(["service", "apache2", "stop"])
@@ -102,12 +103,15 @@ def test_each_goes_on_without_the_other(blog):
     blog.host.run(["service", "apache2", "reload"])
     assert main_process(blog) == own and blog.answering["release"] == blog.live
     blog.host.run(["kill", "-9", own])
-    blog.host.run(f"until [ $(cat /run/{blog.unit}/pid) != {own} ] && [ -e /run/{blog.unit}/ready ]; do sleep 0.1; done")
+    blog.host.run(
+        f"until [ $(cat /run/{blog.unit}/pid) != {own} ] && [ -e /run/{blog.unit}/ready ]; do sleep 0.1; done"
+    )
     assert facing(blog) == before and blog.answering["release"] == blog.live
     blog.host.run(["dpkg-reconfigure", "libapache2-mod-wsgi-py3"])
     assert facing(blog) == before and " wsgi_module" not in modules(blog)
 
 
+@pytest.mark.full
 def test_from_apache_to_nginx_to_none(blog):
     own = main_process(blog)
     blog.deploy(proxy={"kind": "nginx"})
