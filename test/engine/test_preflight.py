@@ -247,11 +247,11 @@ def test_a_database_that_was_never_used_is_not_asked(two):
             "unix socket",
         ),
         (
-            {"server": {"kind": "mod_wsgi"}},
-            {"server": {"kind": "mod_wsgi", "threads": 2}, "proxy": {"kind": "none"}},
+            {},
+            {"proxy": {"kind": "none"}},
             "no: nginx gives the site up for a proxy of yours (django:sites:blog:proxy:kind)",
         ),
-        ({"proxy": {"kind": "none"}}, {"proxy": {"kind": "none"}, "server": {"kind": "mod_wsgi"}}, "yes"),
+        ({"proxy": {"kind": "none"}}, {"proxy": {"kind": "none"}}, "yes"),
         (
             {},
             {"releases": {"overlap": False}},
