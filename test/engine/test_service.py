@@ -173,7 +173,7 @@ def test_without_systemd_a_daemon_is_stopped_by_its_process(host, monkeypatch, r
     monkeypatch.setattr(os, "kill", kill)
     monkeypatch.setattr(django_service, "PATIENCE", 0.05)
     host(8, b"/usr/sbin/nginx" if runs else b"")
-    with contextlib.nullcontext() if ends else pytest.raises(DeploymentError, match="^nginx does not stop"):
+    with contextlib.nullcontext() if ends else pytest.raises(DeploymentError, match=r"^nginx does not stop"):
         django_service.stop(NGINX)
     assert sent == ([(8, signal.SIGTERM)] if runs else []) and host.commands == []
 
