@@ -145,7 +145,7 @@ def check() -> None:
         said = [
             line
             for line in lines
-            if line and not re.search("ServerName|Action 'configtest'|apache error log|ulimit", line)
+            if line and not re.search("ServerName|Action 'configtest'|Apache error log|ulimit", line)
         ]
         raise DeploymentError(
             f"Apache refuses its configuration: {' '.join(said) or error.message}",
