@@ -109,9 +109,6 @@ def _gapless(deployment: Deployment) -> str:
     kind = site.config["proxy"]["kind"]
     if kind != "none" and not _serving(site):
         return f"no: {kind} does not serve the site now"
-    former = _serving(site)
-    if kind == "none" and former:
-        return f"no: {former.DAEMON.service} gives the site up for a proxy of yours ({at}:proxy:kind)"
     reload = _reloads(site, live)
     return f"yes, with a reload of {kind}: {reload}" if reload else "yes"
 

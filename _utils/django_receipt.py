@@ -92,8 +92,7 @@ class Probe:
     def problem(self) -> str:
         """Ask once: what is wrong with the health page now; empty when it is well."""
         deadline = time.monotonic() + min(seconds(self.site.config["health"]["timeout"]), PATIENCE)
-        has_given_up = django_proxy.of_site(self.site) is None and django_proxy.is_ready(self.site)
-        if not self.through_proxy or has_given_up:
+        if not self.through_proxy:
             return django_instance.health_problem(self.site, self._ask_socket, deadline, self.site.scheme)
         scheme = "https" if django_proxy.speaks_tls(self.site) else "http"
         return django_instance.health_problem(self.site, self._ask_proxy, deadline, scheme)

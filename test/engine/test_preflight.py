@@ -248,12 +248,6 @@ def test_a_database_that_was_never_used_is_not_asked(two):
         ),
         (
             {},
-            {"proxy": {"kind": "none"}},
-            "no: nginx gives the site up for a proxy of yours (django:sites:blog:proxy:kind)",
-        ),
-        ({"proxy": {"kind": "none"}}, {"proxy": {"kind": "none"}}, "yes"),
-        (
-            {},
             {"releases": {"overlap": False}},
             "no: django:sites:blog:releases:overlap: false stops the live instance before the new one starts; "
             "true would not",

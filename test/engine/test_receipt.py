@@ -4,11 +4,8 @@ import time
 from types import SimpleNamespace
 
 import django_instance
-import django_nginx
-import django_proxy
 import django_receipt
 import pytest
-from django_instance import Answer
 from django_receipt import Probe, Sample
 
 
@@ -160,18 +157,6 @@ def test_where_the_proxy_keeps_the_page_the_socket_is_asked(make_site, proxy, mo
     probe.end()
     assert len(proxy.requests) == 1 and asked[0] == (site.current, "/shop/healthz", {"X-Scheme": "https"})
     assert probe.receipt(0)["through"] == "socket" and probe.receipt(0)["failed"] == 0
-
-
-def test_once_the_proxy_has_given_the_site_up_the_socket_is_asked(make_site, proxy, monkeypatch):
-    site = served(make_site, proxy)
-    site.config["proxy"]["kind"] = "none"
-    monkeypatch.setattr(django_instance, "ask", lambda *_given, **_named: Answer(200, {}, "ok"))
-    for serving, asked in ((django_nginx, 1), (None, 1)):
-        monkeypatch.setattr(django_proxy, "serving", lambda site, serving=serving: serving)
-        monkeypatch.setattr(
-            django_proxy, "connection", lambda site, timeout: http.client.HTTPConnection("127.0.0.1", proxy.server_port)
-        )
-        assert Probe(site, through_proxy=True).problem() == "" and len(proxy.requests) == asked
 
 
 @pytest.mark.parametrize("problem", ["nobody listens", "it answers 500", "it does not contain"])
