@@ -93,7 +93,7 @@ def test_addresses_that_nobody_can_have_are_refused(listening, systemd, monkeypa
     django_listener.apply(listening(), formula_templates())
     django_listener.refuse_impossible(listening())
     monkeypatch.setattr(django_service, "has_systemd", lambda: False)
-    with pytest.raises(DeploymentError, match="no systemd that would listen on 0.0.0.0:8000") as refused:
+    with pytest.raises(DeploymentError, match=r"no systemd that would listen on 0\.0\.0\.0:8000") as refused:
         django_listener.refuse_impossible(listening())
     assert "django:sites:blog:server:bind" in refused.value.hint
 
