@@ -104,7 +104,14 @@ def _take_off(site: Site) -> None:
     for release in django_release.releases(site):
         django_instance.remove(site, release.path)
     gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build, site.templates]
-    gone += [site.maintenance, *site.plans(), site.runtime, site.tmpfiles, django_site.REGISTRY / site.name]
+    gone += [
+        site.maintenance,
+        *site.plans(),
+        site.runtime,
+        site.confinement,
+        site.tmpfiles,
+        django_site.REGISTRY / site.name,
+    ]
     gone += certificates
     if site.config["remove_data"]:
         django_database_server.drop(_as_applied(site))
