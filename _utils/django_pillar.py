@@ -361,6 +361,8 @@ def _tls_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     for key, wanted in of_kind.items():
         if tls[key] and kind != wanted:
             yield ("tls", key), f"has no effect with kind: {kind}; it is of kind: {wanted}"
+    if tls["client"] != "uacme" and kind != "acme":
+        yield ("tls", "client"), f"has no effect with kind: {kind}; it is of kind: acme"
     for key in ("key_id", "key"):
         if tls["eab"][key] and kind != "acme":
             yield ("tls", "eab", key), f"has no effect with kind: {kind}; it is of kind: acme"
