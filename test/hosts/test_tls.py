@@ -235,22 +235,47 @@ def test_the_timer_renews_what_is_nearly_over(shop, authority):
     assert "WARNING" not in status["certificate"] and not shop.deploy().changed
 
 
+@pytest.fixture
+def watched(shop):
+    """What the list of processes has shown of the key of the binding, as a file that grows; it is watched meanwhile."""
+    shop.host.write("/root/key", pebble.EAB["key"], mode="0600")
+    watch = "while sleep 0.02; do grep -sazFf /root/key /proc/[0-9]*/cmdline; done > /root/shown"
+    shop.host.run(["systemd-run", "--quiet", "--unit=watch", "sh", "-c", watch])
+    yield "/root/shown"
+    shop.host.run(["systemctl", "stop", "watch"])
+
+
+def test_certbot_orders_and_shows_nobody_the_key(shop, acme, authority, watched):
+    before = old(shop, authority, left=20)
+    applied = shop.deploy(tls={**acme, "client": "certbot"})
+    assert {*applied["shop has its certificates ordered"].changes["certificates"]} == {shop.domain}, applied
+    assert not applied.warnings and served(shop) != before and not shop.deploy().changed
+    assert shop.host.read(watched) == ""
+    left = shop.host.run("grep -rlFf /root/key /var/lib/django-formula /etc/letsencrypt /var/log", check=False)
+    assert left.stdout == ""
+    shop.host.run("! ls -d /etc/letsencrypt/live /var/log/letsencrypt/letsencrypt.log")
+
+
 @pytest.mark.full
-def test_a_hook_proves_a_domain_by_dns(shop, acme):
+@pytest.mark.parametrize("client", ["uacme", "certbot"])
+def test_a_hook_proves_a_domain_by_dns(shop, acme, client):
     shop.host.write("/usr/local/lib/dns-hook", pebble.HOOK, mode="0755")
-    shop.deploy(tls={**acme, "challenge": "dns-01", "hook": "/usr/local/lib/dns-hook"})
+    shop.host.run(["rm", "-f", "/var/log/dns-hook"])
+    shop.deploy(tls={**acme, "client": client, "challenge": "dns-01", "hook": "/usr/local/lib/dns-hook"})
     before = served(shop)
     done = shop.host.call("django.renew", "shop", force=True)
     assert {*done["renewed"]} == {*shop.options["domains"]} and served(shop) != before
     called = [f"{verb} {domain}" for domain in shop.options["domains"] for verb in ("begin", "done")]
-    assert shop.host.read("/var/log/dns-hook").splitlines() == called
+    assert [*dict.fromkeys(shop.host.read("/var/log/dns-hook").splitlines())] == called
     shop.deploy(tls=acme)
 
 
 @pytest.mark.full
-def test_an_order_that_is_killed(shop, authority):
+@pytest.mark.parametrize("client", ["certbot", "uacme"])
+def test_an_order_that_is_killed(shop, acme, authority, client):
+    shop.deploy(tls={**acme, "client": client})
     before = old(shop, authority, left=20)
-    kill = "until child=$(pgrep -x uacme); do sleep 0.02; done; kill -KILL $! $child"
+    kill = f"until child=$(pgrep -x {client}); do sleep 0.02; done; sleep 0.2; kill -KILL $! $child"
     shop.host.run(f"salt-call --local django.renew shop & {kill}", check=False, timeout=60)
     assert serial(shop, authority.root) == before
     assert shop.domain in shop.deploy()["shop has its certificates ordered"].changes["certificates"]
