@@ -292,6 +292,11 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         yield ("settings",), "nothing is laid over the project with overlay: false; use environment instead"
     for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
         yield ("redirect_domains",), f"{domain} is one of domains too"
+    interface = _interface(site["server"])
+    other = "wsgi" if interface == "asgi" else "asgi"
+    if own.get(other) and not own.get(interface):
+        text = f"has no effect: {site['server']['kind']} runs {interface.upper()} here; say {interface}, or another"
+        yield (other,), f"{text} server:kind"
     at_once = _many_at_once(site["server"])
     if at_once and site["server"]["threads"] > 1:
         text = f"expected 1 with {at_once}, which takes many requests at a time in one, got {site['server']['threads']}"
@@ -319,6 +324,14 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     yield from _shared_logins(site["databases"])
     yield from _environment_contradictions(site)
     yield from _command_contradictions(site)
+
+
+def _interface(server: dict[str, Any]) -> str:
+    """What a server asks the project for, as its module says too, which cannot be asked here."""
+    if server["kind"] == "granian":
+        return "wsgi" if server["options"].get("interface") == "wsgi" else "asgi"
+    is_uvicorn = server["kind"] == "uvicorn" or server["options"].get("worker_class") == "uvicorn"
+    return "asgi" if is_uvicorn else "wsgi"
 
 
 def _many_at_once(server: dict[str, Any]) -> str:
