@@ -13,6 +13,7 @@ import django_steps
 import django_systemd
 import pytest
 from django_command import DeploymentError
+from specimen import formula_templates
 
 
 @pytest.fixture
@@ -236,3 +237,26 @@ def test_without_systemd_cron_looks_at_certificates_or_applies_do(secure, own_ho
     if has_cron:
         lines = "# Renewal of the certificates of the Django site blog\n"
         assert cron.read_text() == f"{lines}{sum(b'blog') % 60} * * * * root /usr/bin/python3 -I {program} blog\n"
+
+
+@pytest.mark.parametrize(
+    ("tls", "expected"),
+    [
+        ({"kind": "self_signed"}, {"ProtectHome": "yes", "ProtectSystem": "strict", "MemoryDenyWriteExecute": "yes"}),
+        (
+            {"kind": "files", "certificate": "/home/ray/chain.pem", "key": "/home/ray/key.pem"},
+            {"ProtectHome": "read-only", "ProtectSystem": "strict", "MemoryDenyWriteExecute": "yes"},
+        ),
+        (
+            {"kind": "acme", "challenge": "dns-01", "hook": "/usr/local/lib/hook"},
+            {"ProtectHome": "read-only", "ProtectSystem": "full"},
+        ),
+    ],
+)
+def test_a_program_of_others_has_more_rights(make_site, tls, expected):
+    site = make_site(tls=tls)
+    files = django_schedule._files(site, formula_templates(), django_schedule.RENEWAL)
+    unit = files[django_systemd.UNITS / "django-blog-tls.service"].decode()
+    said = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+    assert {name: said[name] for name in said if name in {"MemoryDenyWriteExecute", *expected}} == expected
+    assert ("CAP_SETUID" in said["CapabilityBoundingSet"]) is ("hook" in tls)

@@ -139,11 +139,19 @@ def test_files_are_served_and_changed_ones_too(blog, authority):
     assert not blog.deploy().changed
 
 
+def rating(site):
+    """How exposed systemd finds the unit of a site's certificates."""
+    unit = f"django-{site.name}-tls.service"
+    told = site.host.run(["systemd-analyze", "security", "--no-pager", unit]).stdout
+    return float(re.findall(r"exposure level for \S+: ([0-9.]+)", told)[0])
+
+
 def test_the_timer_takes_changed_files(blog, authority):
     first = serial(blog, authority.root)
     give(blog, authority.sign(blog.domain))
     blog.host.run(["systemctl", "start", "django-blog-tls.service"])
     assert serial(blog, authority.root) != first
+    assert rating(blog) <= 2.4
     timers = blog.host.run(["systemctl", "list-timers", "--no-legend", "django-blog-tls.timer"]).stdout
     assert "django-blog-tls.timer" in timers
 
@@ -254,6 +262,10 @@ def test_certbot_orders_and_shows_nobody_the_key(shop, acme, authority, watched)
     left = shop.host.run("grep -rlFf /root/key /var/lib/django-formula /etc/letsencrypt /var/log", check=False)
     assert left.stdout == ""
     shop.host.run("! ls -d /etc/letsencrypt/live /var/log/letsencrypt/letsencrypt.log")
+    before = old(shop, authority, left=20)
+    shop.host.run(["systemctl", "start", "django-shop-tls.service"])
+    with pytest.raises(ssl.SSLCertVerificationError):
+        serial(shop, authority.root)
 
 
 @pytest.mark.full
@@ -262,6 +274,7 @@ def test_a_hook_proves_a_domain_by_dns(shop, acme, client):
     shop.host.write("/usr/local/lib/dns-hook", pebble.HOOK, mode="0755")
     shop.host.run(["rm", "-f", "/var/log/dns-hook"])
     shop.deploy(tls={**acme, "client": client, "challenge": "dns-01", "hook": "/usr/local/lib/dns-hook"})
+    assert rating(shop) <= 3.0
     before = served(shop)
     done = shop.host.call("django.renew", "shop", force=True)
     assert {*done["renewed"]} == {*shop.options["domains"]} and served(shop) != before
