@@ -139,7 +139,7 @@ def live(name):
 
 
 def proxy(name):
-    """Write nginx's files of the site, and reload nginx when it accepts them."""
+    """Write the proxy's files of the site, and reload the proxy when it accepts them."""
     return _run("proxy", name, "is served")
 
 
@@ -193,19 +193,21 @@ def packages(name, pkgs):
     return __states__["pkg.installed"](name=name, pkgs=pkgs, refresh=True, cache_valid_time=300)
 
 
-def nginx(name, pkgs):
+def web_server(name, kind, pkgs):
     """
-    Have nginx installed, as ``django.packages`` does it: it starts without Debian's default site.
+    Have a web server installed, as ``django.packages`` does it: it starts without Debian's default site.
 
     name
         What the packages are for.
+    kind
+        ``nginx`` or ``apache``.
     pkgs
         Their names.
     """
     import django_proxy
 
     if not __opts__["test"] and not set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
-        django_proxy.leave_out_the_default_site()
+        django_proxy.PROXIES[kind].leave_out_the_default_site()
     return packages(name, pkgs)
 
 
@@ -296,7 +298,7 @@ def running(name, enable=False):
     ``service.running`` believes that it runs. That state would also spawn a handful of processes to find nothing to do.
 
     name
-        Its service: ``nginx``, ``supervisor``, ``postgresql`` or ``mariadb``.
+        Its service: ``nginx``, ``apache2``, ``supervisor``, ``postgresql`` or ``mariadb``.
     enable
         Whether systemd is to start it at boot.
     """
@@ -320,12 +322,14 @@ def running(name, enable=False):
     return {**ret, "comment": f"{name} has been {' and '.join(done)}"}
 
 
-def ports(name, sites):
+def ports(name, kind, sites):
     """
-    See that nobody but nginx listens on the ports of the sites; nothing is changed.
+    See that nobody but proxies of the formula listens on the ports of the sites; nothing is changed.
 
     name
         What it is for.
+    kind
+        ``nginx`` or ``apache``.
     sites
         The ports of each site, by its name.
     """
@@ -335,40 +339,51 @@ def ports(name, sites):
     listening = __context__["django.listening"] = django_port.listening()
     try:
         for site, wanted in sites.items():
-            django_proxy.refuse_taken_ports(site, wanted, listening)
+            django_proxy.refuse_taken_ports(site, kind, wanted, listening)
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
     return {"name": name, "changes": {}, "result": True, "comment": "no port is taken by somebody else"}
 
 
-def default_server(name, ports, template, https=(), tls=None):
+def proxy_runs(name, kind, http, templates, https=()):
     """
-    Have nginx refuse unknown hosts, on the ports where nobody else has a default server.
+    Have a web server run, and refuse unknown hosts on the ports where nobody else has a default server. Where another
+    one of the formula has those ports yet, it waits: the sites bring it up when they are handed over.
 
     name
         What it is for.
-    ports
+    kind
+        ``nginx`` or ``apache``.
+    http
         Ports of http.
-    template
-        The ``salt://`` URL of the server.
-    https, tls
-        Ports of https, and the ``salt://`` URL of what all its servers have in common.
+    templates
+        The ``salt://`` URLs of its default server, and of what all its servers of https have in common.
+    https
+        Ports of https.
     """
+    import django_etc
     import django_proxy
 
-    ret = {"name": name, "changes": {}, "result": True, "comment": "unknown hosts are already refused"}
+    ret = {"name": name, "changes": {}, "result": True, "comment": "it runs, and refuses unknown hosts already"}
+    proxy = django_proxy.PROXIES[kind]
     try:
-        texts = {url: _text(url) for url in (template, tls) if url}
-        wanted = django_proxy.default_server(ports, texts, https=https)
-        changes = django_proxy.differences(wanted)
+        if django_proxy.holder_of([*http, *https], __context__.get("django.listening")) not in (None, proxy):
+            return {
+                **ret,
+                "comment": f"another proxy has the ports until the sites are handed over to {kind}",
+            }
+        wanted = proxy.default_server(http, https, {url: _text(url) for url in templates})
+        changes = django_etc.differences(wanted)
         if changes and __opts__["test"]:
             ret.update(result=None, comment="unknown hosts would have been refused", changes=changes)
         elif changes:
             django_proxy.apply(wanted)
             ret.update(comment="unknown hosts have been refused", changes=changes)
     except DeploymentError as error:
-        ret.update(result=False, comment=str(error))
-    return ret
+        return {**ret, "result": False, "comment": str(error)}
+    runs = running(proxy.DAEMON.service, enable=True)
+    changes = {**ret["changes"], **runs["changes"]}
+    return {**(runs if runs["changes"] or runs["result"] is False else ret), "name": name, "changes": changes}
 
 
 def _deployments():

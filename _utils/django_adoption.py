@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import django_database
-import django_nginx
+import django_nginx_servers
 import django_service
 import django_site
 from django_command import DeploymentError
-from django_nginx import Server
+from django_nginx_servers import Server
 from django_site import Site
 
 SYSTEMD = Path("/etc/systemd/system")
@@ -188,7 +188,7 @@ def _nginx_files(site: Site, adoption: Adoption) -> list[Server]:
     """The servers of the site's domains in files that are not ours."""
     domains = {*site.config["domains"], *site.config["redirect_domains"]}
     servers: list[Server] = []
-    for path, inside in django_nginx.servers().items():
+    for path, inside in django_nginx_servers.servers().items():
         own = [server for server in inside if domains & {name.removeprefix(".") for name in server.names}]
         for server in inside:
             if server not in own:
@@ -198,7 +198,7 @@ def _nginx_files(site: Site, adoption: Adoption) -> list[Server]:
             adoption.nginx.append(path)
             names = sorted({name for server in own for name in server.names})
             adoption.found.append(Found("nginx file", str(path), f"server_name {' '.join(names)}"))
-            adoption.refused += django_nginx.problems(site, path, inside)
+            adoption.refused += django_nginx_servers.problems(site, path, inside)
     return servers
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import django_database
+import django_etc
 import django_instance
 import django_manifest
 import django_proxy
@@ -62,7 +63,7 @@ def _of_keeper(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
 
 def _of_proxy(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
     for path, text in django_proxy.files(site, live.facts, site.kept_templates()).items():
-        present = django_proxy.read(path)
+        present = django_etc.read(path)
         if present != text:
             yield path, "missing" if present is None else "added" if text is None else "changed"
 

@@ -45,9 +45,10 @@ def on(site: Site, message: str = "", *, by: str) -> None:
     Raises:
         DeploymentError: nginx does not serve the site, or its files are older than this.
     """
-    if f"{site.maintenance}/on" not in (django_site.read_text(django_proxy.locations(site)) or ""):
+    proxy = django_proxy.serving(site)
+    if not proxy or f"{site.maintenance}/on" not in (django_site.read_text(proxy.locations(site)) or ""):
         raise DeploymentError(
-            f"nginx does not serve {site.name} yet, or by files that know nothing of maintenance",
+            f"no proxy of the formula serves {site.name} yet, or by files that know nothing of maintenance",
             hint="salt-call state.apply django",
         )
     end = until(message, time.time())
@@ -63,6 +64,7 @@ def on(site: Site, message: str = "", *, by: str) -> None:
     about = {"since": django_site.now(), "by": by, "message": message, "page": origin}
     about |= {"until": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end))} if end else {}
     django_site.write(folder / "index.html", page)
+    django_site.write(folder / "retry-after", folder.name)  # as Apache wants it
     django_site.write_json(folder / "about.json", about, mode=0o600)
     django_site.sync_folder(parent)
     django_site.link(site.maintenance / "on", str(folder.relative_to(site.maintenance)))

@@ -1,112 +1,187 @@
-"""What others have told nginx: the servers of the files that are not ours, and what is behind them."""
+"""nginx (https://nginx.org/en/docs/) as the proxy of sites: a server for each domain, in it its sites."""
 
-import os
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import django_proxy
-from django_site import Site
+import django_command
+import django_service
+import django_settings
+import django_site
+from django_command import DeploymentError
+from django_etc import OURS, Files
+from django_site import Folder, Site
 
+ETC = Path("/etc/nginx")
+IPV6 = Path("/proc/net/if_inet6")
+DAEMON = django_service.NGINX
+#: An address behind it is in a file of the release: who reads that anew when it is reloaded knows the live one.
+NAMES_ADDRESSES = False
 
-class Server(NamedTuple):
-    """A ``server`` block of nginx: names, ports, whether one has TLS, addresses behind it, folders by location."""
-
-    names: list[str]
-    ports: list[int]
-    tls: bool
-    addresses: list[str]
-    folders: dict[str, Path]
-
-
-def servers() -> dict[Path, list[Server]]:
-    """The servers in each file of nginx that is not ours."""
-    etc = django_proxy.ETC
-    paths = [*etc.glob("sites-available/*"), *etc.glob("sites-enabled/*"), *etc.glob("conf.d/*.conf")]
-    texts = {path: _configuration(path) for path in [etc / "nginx.conf", *sorted(paths)]}
-    upstreams = dict(pair for text in texts.values() for pair in _upstreams(text))
-    return {path: [_server(block, upstreams) for block in _blocks(text, "server")] for path, text in texts.items()}
+_UPSTREAM, _LOCATIONS = "salt://django/files/nginx/upstream.conf", "salt://django/files/nginx/locations.conf"
+DOMAIN, REDIRECT = "salt://django/files/nginx/domain.conf", "salt://django/files/nginx/redirect.conf"
+_DEFAULT, TLS = "salt://django/files/nginx/default.conf", "salt://django/files/nginx/tls.conf"
+TEMPLATES = (_UPSTREAM, _LOCATIONS, DOMAIN, REDIRECT)
 
 
-def problems(site: Site, path: Path, inside: list[Server]) -> Iterator[str]:
-    """Why a file with a domain of the site cannot be set aside as it is.
+def main_file(site: Site) -> Path:
+    """The file without which nginx does not serve a site: its upstream."""
+    return ETC / "conf.d" / f"django-{site.name}.conf"
+
+
+def locations(site: Site) -> Path:
+    """The file with the locations of a site."""
+    return ETC / "django" / f"{site.name}.conf"
+
+
+def server(domain: str) -> Path:
+    """The file with the servers of a domain."""
+    return ETC / "sites-available" / domain
+
+
+def enabled(domain: str) -> Path:
+    """The link to that file."""
+    return ETC / "sites-enabled" / domain
+
+
+def share(site: Site, domain: str) -> Path:
+    """The link by which a domain has the locations of a site."""
+    return ETC / "django" / domain / f"{site.name}.conf"
+
+
+def shares(site: Site) -> list[Path]:
+    """Those links that there are, and the marks of domains that only lead on."""
+    return [*ETC.glob(f"django/*/{site.name}.conf"), *ETC.glob(f"django/*/{site.name}.redirect")]
+
+
+def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
+    """What a site has beside the servers of its domains."""
+    return {
+        main_file(site): django_settings.render(templates, _UPSTREAM, **variables),
+        locations(site): django_settings.render(templates, _LOCATIONS, **variables),
+    }
+
+
+def protocols() -> Path:
+    """The file with what all servers of https have in common."""
+    return ETC / "snippets/django-tls.conf"
+
+
+def listening(http: Collection[int], https: Collection[int]) -> dict[str, Any]:
+    """What templates know of the ports, and of what this nginx understands."""
+    new = bool(https) and version() >= (1, 25, 1)
+    return {
+        "http": sorted(http),
+        "https": sorted(https),
+        "ipv6": _has_ipv6(),
+        "flags": " ssl" if new else " ssl http2",
+        "http2_directive": new,
+    }
+
+
+@functools.cache
+def version() -> tuple[int, ...]:
+    """The version of nginx; that of today where it is not installed yet."""
+    try:
+        said = django_command.run(["nginx", "-v"], doing="nginx -v", errors_too=True)
+    except DeploymentError:
+        return (1, 26)
+    found = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", said)
+    return tuple(map(int, found.groups())) if found else (1, 26)
+
+
+def _has_ipv6() -> bool:
+    """Whether an interface of this host has an IPv6 address; without the protocol, nginx could not listen on it."""
+    return bool(django_site.read_text(IPV6))
+
+
+def has_certificate(text: str, certificate: Path) -> bool:
+    """Whether the servers of a domain show a certificate."""
+    return f"{certificate};" in text
+
+
+def port(text: str, *, tls: bool) -> int | None:
+    """The first port of https, or of http, that the servers of a domain listen on."""
+    found = re.search(r"listen (\d+) ssl" if tls else r"listen (\d+);", text)
+    return int(found[1]) if found else None
+
+
+def check() -> None:
+    """Have nginx read its configuration.
+
+    Raises:
+        DeploymentError: it refuses; the message is nginx's own, with file and line.
+    """
+    try:
+        django_command.run(["nginx", "-t", "-q"], doing="nginx -t")
+    except DeploymentError as error:
+        found = re.search(r"\[emerg\] (?:\d+#\d+: )?(.*)", error.log)
+        cause = found.group(1) if found else error.message
+        raise DeploymentError(
+            f"nginx refuses its configuration: {cause}", hint="mend that file; until then nginx is not reloaded"
+        ) from None
+
+
+def leave_out_the_default_site() -> None:
+    """Have an nginx that is about to be installed start without Debian's default site: its package keeps what is there.
+
+    That site listens on IPv6 too. Where the kernel has none nginx does not start with it, and is not installed then.
+    """
+    folder = ETC / "sites-enabled"
+    for path in (ETC, folder):
+        django_site.make_folder(Folder(path, "root", "root", 0o755))
+    django_site.write(folder / "default", "")
+
+
+def is_idle() -> bool:
+    """Whether it has no site any more, of anybody."""
+    places = [*ETC.glob("sites-enabled/*"), *ETC.glob("conf.d/*.conf")]
+    return not any(path.is_file() and path.stat().st_size for path in places)
+
+
+def needed_ports() -> set[int]:
+    """The ports that it listens on whatever the sites say: none."""
+    return set()
+
+
+def refused() -> tuple[list[int], list[int]]:
+    """The ports of http and of https on which our default server refuses unknown hosts."""
+    text = django_site.read_text(ETC / "sites-available/django-default") or ""
+    plain, secure = (re.findall(pattern, text) for pattern in (r"listen (\d+) default_server", r"listen (\d+) ssl"))
+    return sorted({*map(int, plain)}), sorted({*map(int, secure)})
+
+
+def default_server(
+    http: Collection[int], https: Collection[int], templates: Mapping[str, str], without: Collection[Path] = ()
+) -> Files:
+    """The server that refuses unknown hosts, for the ports where nobody else has a default server.
 
     Args:
-        inside: the servers of the file.
+        https: ports on which a client of an unknown name gets no certificate either.
+        without: files of somebody else that go.
     """
-    at = f"django:sites:{site.name}"
-    domains = {*site.config["domains"], *site.config["redirect_domains"]}
-    if path.name == "nginx.conf":
-        yield f"{path} has the server in itself: move it into a file of its own in sites-enabled"
-    others = {name for server in inside for name in server.names} - domains - {"_", "localhost", '""'}
-    others = {name for name in others if name.removeprefix(".") not in domains}
-    if others:
-        names = ", ".join(sorted(others))
-        yield f"{path} also serves {names}: name that in {at}:domains or redirect_domains, or move it to another file"
-    secure = {port for server in inside for port in server.ports if server.tls} - {80}
-    if secure and not site.https:
-        yield f"{path} serves https: say in {at}:tls where the site's certificate comes from"
-    elif secure - {*site.https}:
-        yield f"{path} serves https on {', '.join(map(str, sorted(secure)))}: add that to {at}:tls:listen"
-    ports = {port for server in inside for port in server.ports if not server.tls} - {*site.config["proxy"]["listen"]}
-    if ports:
-        yield f"{path} listens on {', '.join(map(str, sorted(ports)))}: add that to {at}:proxy:listen"
+    name = "django-default"
+    taken = _foreign_defaults(ETC / "sites-available" / name, without)
+    free, secure = ([port for port in some if port not in taken] for some in (http, https))
+    if not free and not secure:
+        return {ETC / "sites-enabled" / name: None, ETC / "sites-available" / name: None}
+    content = django_settings.render(templates, _DEFAULT, ours=OURS, **listening(free, secure))
+    return {
+        **({protocols(): django_settings.render(templates, TLS, ours=OURS)} if secure else {}),
+        ETC / "sites-available" / name: content,
+        ETC / "sites-enabled" / name: f"-> ../sites-available/{name}",
+    }
 
 
-def _configuration(path: Path) -> str:
-    """The text of a file of nginx that is not ours, without comments; empty for ours and for links to nothing."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return ""
-    return "" if text.startswith(django_proxy.OURS) else re.sub(r"#[^\n]*", "", text)
-
-
-def _blocks(text: str, name: str) -> Iterator[str]:
-    """The contents of the blocks of that name."""
-    for start in re.finditer(rf"(?<![\w$./-]){name}\s*\{{", text):
-        depth, end = 1, start.end()
-        while depth and end < len(text):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        yield text[start.end() : end - 1]
-
-
-def _upstreams(text: str) -> Iterator[tuple[str, list[str]]]:
-    for name in re.findall(r"(?<![\w$.-])upstream\s+(\S+?)\s*\{", text):
-        for block in _blocks(text, rf"upstream\s+{re.escape(name)}"):
-            yield name, re.findall(r"(?<![\w$.-])server\s+([^;\s]+)", block)
-
-
-def _server(block: str, upstreams: dict[str, list[str]]) -> Server:
-    def said(directive: str) -> list[str]:
-        return [value.strip() for value in re.findall(rf"(?<![\w$.-]){directive}\s+([^;{{}}]+);", block)]
-
-    listens = said("listen")
-    ports = [int(port[1]) if (port := re.match(r"(?:\S*:)?(\d+)(?:\s|$)", value)) else 80 for value in listens]
-    passed = [
-        re.sub(r"^(https?|grpcs?|uwsgi)://", "", value) for value in said("(?:proxy|uwsgi|fastcgi|scgi|grpc)_pass")
-    ]
-    addresses = [address for value in passed for address in upstreams.get(value.partition("/")[0], [value])]
-    folders = {}
-    for location in re.finditer(r"(?<![\w$.-])location\s+([^{}]*?)(\S+)\s*\{([^{}]*)\}", block):
-        where = re.search(r"(?<![\w$.-])(alias|root)\s+\"?(/[^;\"]*)", location[3])
-        if where:
-            below = location[2].strip("^/") if where[1] == "root" else ""
-            folders[location[2]] = Path(where[2].strip(), below)
-    return Server(
-        names=[name.strip('"') or '""' for value in said("server_name") for name in value.split()],
-        ports=ports or [80],
-        tls=any(re.search(r"\bssl\b", value) for value in listens) or "on" in said("ssl"),
-        addresses=[found for value in addresses if (found := _address(value))],
-        folders=folders,
-    )
-
-
-def _address(value: str) -> str:
-    """An address behind nginx: the path of a socket, or ``127.0.0.1:port``; empty for one of another host."""
-    if value.startswith("unix:"):
-        return os.path.normpath("/" + value.removeprefix("unix:").partition(":")[0].lstrip("/"))
-    local = re.match(r"(127\.0\.0\.1|localhost|\[::1?\]|0\.0\.0\.0):(\d+)", value)
-    return f"127.0.0.1:{local[2]}" if local else ""
+def _foreign_defaults(own: Path, without: Collection[Path] = ()) -> set[int]:
+    """The ports for which a file of somebody else names a default server."""
+    ports = set()
+    for path in [ETC / "nginx.conf", *ETC.glob("conf.d/*.conf"), *ETC.glob("sites-enabled/*")]:
+        if path.is_file() and path.resolve() != own and path not in without:
+            text = re.sub(r"#.*", "", path.read_text(errors="replace"))
+            for listen in re.findall(r"(?<![^\s;{])listen\s+([^;]*)default_server", text):
+                port = re.search(r"(?:^|:)(\d+)\s", listen)
+                ports.add(int(port.group(1)) if port else 80)
+    return ports

@@ -99,7 +99,8 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         ``uid`` whose Salt this is
     :return: ``errors``, lines in the words of the pillar; ``sites`` and ``absent``, configurations by the name of the
         site (empty when there are errors) that hold each secret as ``{"pillar": "django:sites:blog:secret_key"}``;
-        ``servers``, engines of databases on this host; ``platform``, what ``platforms.yaml`` says about this one;
+        ``servers``, engines of databases on this host; ``proxies``, their kinds; ``platform``, what
+        ``platforms.yaml`` says about this one;
         ``process``, who keeps the sites alive
     """
     found: list[Problem] = []
@@ -116,12 +117,13 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     _report(found, contradictions)
     host = {"platform": platform, "process": process}
     if found:
-        return {"errors": _lines(found), "sites": {}, "absent": {}, "servers": [], **host}
+        return {"errors": _lines(found), "sites": {}, "absent": {}, "servers": [], "proxies": [], **host}
     absent = {name: site for name, site in configurations.items() if site["state"] == "absent"}
     sites = {name: site for name, site in configurations.items() if name not in absent}
     databases = [database for site in sites.values() for database in site["databases"].values()]
     servers = sorted({database["engine"] for database in databases if database["manage"]})
-    return {"errors": [], "sites": sites, "absent": absent, "servers": servers, **host}
+    proxies = sorted({site["proxy"]["kind"] for site in sites.values()} - {"none"})
+    return {"errors": [], "sites": sites, "absent": absent, "servers": servers, "proxies": proxies, **host}
 
 
 def _platform(platforms: dict[str, Any], grains: Any, found: list[Problem]) -> dict[str, Any]:
@@ -312,6 +314,7 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         for index, network in enumerate(site[part][key]):
             yield from (((part, key, index), text) for text in _network_problem(network))
     yield from _path_contradictions(site)
+    yield from _proxy_contradictions(site)
     yield from _tls_contradictions(site)
     yield from _overlaps(site)
     for alias, database in site["databases"].items():
@@ -332,6 +335,27 @@ def _interface(server: dict[str, Any]) -> str:
         return "wsgi" if server["options"].get("interface") == "wsgi" else "asgi"
     is_uvicorn = server["kind"] == "uvicorn" or server["options"].get("worker_class") == "uvicorn"
     return "asgi" if is_uvicorn else "wsgi"
+
+
+def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
+    """What the proxy of a site has not, or nobody does where it has none."""
+    proxy, kind = site["proxy"], site["proxy"]["kind"]
+    only_nginx: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("options", "locations")}
+    only_nginx[("proxy", "limit_req", "rate")] = proxy["limit_req"]["rate"]
+    only_nginx[("proxy", "access_log")] = proxy["access_log"] == "json"
+    only_nginx[("media", "protected")] = site["media"]["protected"]
+    only_nginx[("adopt",)] = site["adopt"]
+    for path, value in only_nginx.items() if kind != "nginx" else ():
+        if value:
+            yield path, f"only nginx can do this, and proxy:kind is {kind}: leave it out"
+    any_proxy: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("headers", "allow", "snippets")}
+    any_proxy[("proxy", "access_log")] = proxy["access_log"] == "none"
+    any_proxy[("tls", "kind")] = site["tls"]["kind"] != "none"
+    any_proxy[("redirect_domains",)] = site["redirect_domains"]
+    any_proxy[("maintenance", "allow")] = site["maintenance"]["allow"]
+    for path, value in any_proxy.items() if kind == "none" else ():
+        if value:
+            yield path, "there is no proxy for this with proxy:kind: none: your own does it, leave it out"
 
 
 def _many_at_once(server: dict[str, Any]) -> str:
@@ -573,7 +597,10 @@ def _shared_address(sites: Any, mine: Any, theirs: Any, domain: str) -> Iterator
     elif place == other_place:
         yield (*path, key), f"{domain}{place} is served by site {other} already: use another domain or path"
     proxy, other_proxy = sites[name]["proxy"], sites[other]["proxy"]
-    if sorted(proxy["listen"]) != sorted(other_proxy["listen"]):
+    if proxy["kind"] != other_proxy["kind"]:
+        text = f"expected {other_proxy['kind']}, since site {other} has {domain} too, got {proxy['kind']}"
+        yield (*path, "proxy", "kind"), text
+    elif sorted(proxy["listen"]) != sorted(other_proxy["listen"]):
         ports, other_ports = proxy["listen"], other_proxy["listen"]
         text = f"expected {other_ports}, since site {other} has {domain} too, got {ports}"
         yield (*path, "proxy", "listen"), text
@@ -586,12 +613,16 @@ def _shared_address(sites: Any, mine: Any, theirs: Any, domain: str) -> Iterator
 
 def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
     """Ports that two servers would bind; each takes turns on its own and the next one."""
-    taken = {
-        port: f"proxy:listen of site {name}"
-        for name, site in sites.items()
-        if site["proxy"]["kind"] == "nginx"
-        for port in site["proxy"]["listen"]
-    }
+    served = {name: site for name, site in sites.items() if site["proxy"]["kind"] != "none"}
+    taken = {port: f"proxy:listen of site {name}" for name, site in served.items() for port in site["proxy"]["listen"]}
+    holders: dict[int, tuple[str, str]] = {}
+    for name, site in served.items():
+        kind = site["proxy"]["kind"]
+        for port in (*site["proxy"]["listen"], *(site["tls"]["listen"] if site["tls"]["kind"] != "none" else ())):
+            other, holder = holders.setdefault(port, (name, kind))
+            if holder != kind:
+                text = f"{kind} and {holder} of site {other} cannot both listen on port {port}: have one of them on it"
+                yield ("django", "sites", name, "proxy", "kind"), text
     for name, site in sites.items():
         for port in site["tls"]["listen"] if site["tls"]["kind"] != "none" else ():
             if port in taken and taken[port].startswith("proxy:listen"):

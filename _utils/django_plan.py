@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import django_difference
+import django_etc
+import django_handover
 import django_instance
 import django_migration
 import django_preflight
 import django_process
 import django_program
 import django_project
-import django_proxy
 import django_release
 import django_secret
 import django_site
@@ -197,8 +198,8 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
     """The files that would change, and what starts, stops and reloads for them."""
     site, templates, masked = deployment.site, deployment.templates, deployment.masked()
     files = django_difference.of_instance(live, release.path, release.facts, templates, masked)
-    of_nginx = django_proxy.differences(django_proxy.files(site, release.facts, templates, upcoming=True))
-    files |= {path: redact(text, masked) for path, text in of_nginx.items()}
+    of_proxy = django_etc.differences(django_handover.files(site, release.facts, templates, upcoming=True))
+    files |= {path: redact(text, masked) for path, text in of_proxy.items()}
     old, new = (django_process.unit(site, one.path) for one in (live, release))
     drain = site.config["releases"]["drain"]
     restarts = (
@@ -208,8 +209,10 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
     )
     kind = django_instance.next_kind(site)
     reloads = [
-        *(["its files change"] if of_nginx else []),
+        *(["its files change"] if of_proxy else []),
         *(["as part of the switch"] if "tcp" in kind or kind != django_instance.kind(live.path) else []),
     ]
-    restarts.append(f"nginx is reloaded: {', '.join(reloads)}" if reloads else "nginx is not reloaded")
+    kind = site.config["proxy"]["kind"]
+    if kind != "none":
+        restarts.append(f"{kind} is reloaded: {', '.join(reloads)}" if reloads else f"{kind} is not reloaded")
     return {**({"rendered": files} if files else {}), "restarts": restarts}

@@ -40,6 +40,24 @@ def holder(port: int, *, but: int | None = None, ports: Mapping[int, set[str]] |
     return Holder("", 0, "")  # in another namespace, or gone
 
 
+def has(pid: int, port: int, ports: Mapping[int, set[str]] | None = None) -> bool:
+    """Whether a process listens on a port.
+
+    Args:
+        ports: as `listening` has just found it.
+    """
+    return bool((listening() if ports is None else ports).get(port, set()) & _sockets(pid))
+
+
+def listens(pid: int, ports: Mapping[int, set[str]]) -> bool:
+    """Whether a process listens on any port.
+
+    Args:
+        ports: as `listening` has just found it.
+    """
+    return bool(set().union(*ports.values()) & _sockets(pid))
+
+
 def listening() -> dict[int, set[str]]:
     """The ports on which somebody listens, with the sockets, as their descriptors are called in /proc.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import django_database
 import django_disk
+import django_etc
 import django_instance
 import django_maintenance
 import django_memory
@@ -18,6 +19,7 @@ import django_site
 from django_command import DeploymentError
 from django_deployment import Deployment
 from django_disk import Space
+from django_proxy import Proxy
 from django_release import Release
 from django_site import Site
 
@@ -74,18 +76,18 @@ def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
         if live and not deployment.again and not changed & _DATABASES:
             _refuse_without_database(site, live)
         if live and _reloads(site, live):
-            django_proxy.check()
+            django_proxy.check(site)
     except DeploymentError as error:
         error.transient = True
         outlook.refusal = error
         return outlook
     if not _reloads(site, live) and _has_new_files(deployment):
         try:
-            django_proxy.check()
+            django_proxy.check(site)
         except DeploymentError as error:
             outlook.warnings.append(
                 f"{error.message}; the release goes live without a reload, "
-                "and nginx's files of the site stay as they are"
+                "and the proxy's files of the site stay as they are"
             )
     return outlook
 
@@ -102,14 +104,21 @@ def _gapless(deployment: Deployment) -> str:
         return f"no: {live.name} does not run"
     if not site.config["releases"]["overlap"]:
         return f"no: {at}:releases:overlap: false stops the live instance before the new one starts; true would not"
-    if not django_proxy.is_installed(site) or django_service.pid(django_service.NGINX) is None:
-        return "no: nginx does not serve the site now"
+    kind = site.config["proxy"]["kind"]
+    if kind != "none" and not _serving(site):
+        return f"no: {kind} does not serve the site now"
     reload = _reloads(site, live)
-    return f"yes, with a reload of nginx: {reload}" if reload else "yes"
+    return f"yes, with a reload of {kind}: {reload}" if reload else "yes"
+
+
+def _serving(site: Site) -> Proxy | None:
+    """The proxy that serves a site and runs."""
+    proxy = django_proxy.serving(site)
+    return proxy if proxy and django_service.pid(proxy.DAEMON) is not None else None
 
 
 def _reloads(site: Site, live: Release | None) -> str:
-    """Why nginx has to be reloaded for the switch itself; empty where a rename does."""
+    """Why the proxy has to be reloaded for the switch itself; empty where a rename does."""
     new = django_instance.next_kind(site)
     if not live or not django_proxy.is_installed(site):
         return ""
@@ -119,12 +128,12 @@ def _reloads(site: Site, live: Release | None) -> str:
 
 
 def _has_new_files(deployment: Deployment) -> bool:
-    """Whether nginx runs and will have other files of the site once the release is live."""
+    """Whether the proxy runs and will have other files of the site once the release is live."""
     site, live = deployment.site, deployment.live
-    if not live or django_service.pid(django_service.NGINX) is None:
+    if not live or not _serving(site):
         return False
     try:
-        return bool(django_proxy.differences(django_proxy.files(site, live.facts, deployment.templates)))
+        return bool(django_etc.differences(django_proxy.files(site, live.facts, deployment.templates)))
     except DeploymentError:
         return False  # somebody's file is in the way, which the step `proxy` says
 

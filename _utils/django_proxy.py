@@ -1,9 +1,7 @@
-"""nginx in front of a site: a server for each domain, in it the locations of each site, and reloads that are safe."""
+"""What faces the client on a site's host: a proxy is a module of its own, each switch of files is done or undone."""
 
 import contextlib
-import difflib
 import fcntl
-import functools
 import http.client
 import os
 import re
@@ -11,10 +9,12 @@ import ssl
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import django_command
+import django_apache
+import django_etc
+import django_nginx
 import django_port
 import django_server
 import django_service
@@ -22,24 +22,116 @@ import django_settings
 import django_site
 import django_tls
 from django_command import DeploymentError
+from django_etc import OURS, Files
+from django_port import Holder
+from django_service import Daemon
 from django_site import Folder, Site
-
-ETC = Path("/etc/nginx")
-IPV6 = Path("/proc/net/if_inet6")
-OURS = "# Written by django-formula"
-UPSTREAM, LOCATIONS = "salt://django/files/upstream.conf", "salt://django/files/locations.conf"
-DOMAIN, REDIRECT = "salt://django/files/domain.conf", "salt://django/files/redirect.conf"
-DEFAULT, TLS = "salt://django/files/default.conf", "salt://django/files/tls.conf"
-#: The templates of a site's files.
-TEMPLATES = (UPSTREAM, LOCATIONS, DOMAIN, REDIRECT)
 
 #: Seconds to wait for another site's switch.
 PATIENCE = 60.0
-#: The open lock file, while this process has nginx to itself.
+#: The open lock file, while this process has the proxies to itself.
 _alone: list[int] = []
 
-#: Files by path; None is a file that must not be there; ``-> target`` is a link.
-Files = dict[Path, str | None]
+
+class Proxy(Protocol):
+    """One proxy; each is a module of its own.
+
+    A domain has a file with its servers, which include the locations of each of its sites: sites that share a domain
+    know nothing of each other. It reaches a site through ``current``, so that a rename switches it.
+    """
+
+    #: Where its configuration is.
+    ETC: Path
+    #: Who it is.
+    DAEMON: Daemon
+    #: The templates of a site's files; of these, those of the servers of a domain, and what those of https share.
+    TEMPLATES: tuple[str, ...]
+    DOMAIN: str
+    REDIRECT: str
+    TLS: str
+    #: Whether an address behind it stands in its own files, which a release over TCP changes then.
+    NAMES_ADDRESSES: bool
+
+    def main_file(self, site: Site) -> Path:
+        """The file without which it does not serve a site."""
+
+    def locations(self, site: Site) -> Path:
+        """The file with the locations of a site."""
+
+    def server(self, domain: str) -> Path:
+        """The file with the servers of a domain."""
+
+    def enabled(self, domain: str) -> Path:
+        """The link to that file."""
+
+    def share(self, site: Site, domain: str) -> Path:
+        """The link by which a domain has the locations of a site."""
+
+    def shares(self, site: Site) -> list[Path]:
+        """Those links that there are, and the marks (``.redirect``) of domains that only lead on."""
+
+    def files(self, site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
+        """What a site has beside the servers of its domains."""
+
+    def protocols(self) -> Path:
+        """The file with what all servers of https have in common."""
+
+    def listening(self, http: Collection[int], https: Collection[int]) -> dict[str, Any]:
+        """What templates know of the ports, ``http`` and ``https`` among it."""
+
+    def has_certificate(self, text: str, certificate: Path) -> bool:
+        """Whether the servers of a domain show a certificate."""
+
+    def port(self, text: str, *, tls: bool) -> int | None:
+        """The first port of https, or of http, that the servers of a domain listen on."""
+
+    def check(self) -> None:
+        """Have it read its configuration; DeploymentError says where it refuses."""
+
+    def leave_out_the_default_site(self) -> None:
+        """Have it start without Debian's default site where it is about to be installed."""
+
+    def is_idle(self) -> bool:
+        """Whether it has no site any more, of anybody."""
+
+    def needed_ports(self) -> set[int]:
+        """The ports that it listens on whatever the sites say."""
+
+    def refused(self) -> tuple[list[int], list[int]]:
+        """The ports of http and of https on which a default server of ours refuses unknown hosts."""
+
+    def default_server(
+        self,
+        http: Collection[int],
+        https: Collection[int],
+        templates: Mapping[str, str],
+        without: Collection[Path] = (),
+    ) -> Files:
+        """The server that refuses unknown hosts; none where the servers of domains do that themselves."""
+
+
+#: Every proxy, by the name that the pillar has for it; with ``none`` somebody else's leads to the site.
+PROXIES: dict[str, Proxy] = {"nginx": django_nginx, "apache": django_apache}
+
+
+def of_site(site: Site) -> Proxy | None:
+    """The proxy that a site is to have; None where it is somebody else's."""
+    return PROXIES.get(site.config["proxy"]["kind"])
+
+
+def serving(site: Site) -> Proxy | None:
+    """The proxy that has files of a site now; None where none has."""
+    return next((proxy for proxy in PROXIES.values() if proxy.main_file(site).exists()), None)
+
+
+def is_installed(site: Site) -> bool:
+    """Whether a proxy has files of the site."""
+    return serving(site) is not None
+
+
+def is_ready(site: Site) -> bool:
+    """Whether the site is served by the proxy that it is to have, or needs none."""
+    return serving(site) is of_site(site)
 
 
 def files(
@@ -50,18 +142,33 @@ def files(
     *,
     upcoming: bool = False,
 ) -> Files:
-    """Every file that nginx needs for a site, and those of its former domains as None.
+    """Every file that a proxy needs for a site, and those of its former domains and of other proxies as None.
 
     Args:
         facts: of the release: ``static_url``, ``media_url``, ``collected``.
-        through: the release that nginx reaches; `current`, whatever that names, when it is not given.
+        through: the release that is reached; `current`, whatever that names, when it is not given.
         upcoming: whether they are those of the next release, which speaks as the pillar has it.
     """
-    config = site.config
+    own = of_site(site)
     wanted: Files = {}
+    for proxy in PROXIES.values():
+        wanted |= _files(proxy, site, facts, templates, through, upcoming) if proxy is own else _absent(proxy, site)
+    return wanted
+
+
+def _files(
+    proxy: Proxy,
+    site: Site,
+    facts: Mapping[str, Any],
+    templates: Mapping[str, str],
+    through: Path | None,
+    upcoming: bool,
+) -> Files:
+    config = site.config
     # A release that a rollback has brought back may speak otherwise than the pillar has it by now.
     spoken = {} if upcoming else django_site.read_json((through or site.current) / "config/instance.json") or {}
-    unix = spoken["address"].startswith("/") if spoken else config["server"]["bind"] == "unix"
+    bind = config["server"]["bind"]
+    address = str(spoken.get("address", "/" if bind == "unix" else bind))
     protocol = spoken.get("protocol", config["server"]["protocol"])
     server = django_server.SERVERS[spoken.get("server", config["server"]["kind"])]
     variables = {
@@ -71,96 +178,127 @@ def files(
         "through": str(through or site.current),
         "upstream": f"django-{site.name}",
         "variable": site.name.replace("-", "_"),
-        "unix": unix,
-        **_listening(site.config["proxy"]["listen"], site.https),
+        "unix": address.startswith("/"),
+        "address": address,
+        **_listening(proxy, site),
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
         "timeout": server.timeout(site) + 5,
         "websockets": spoken.get("interface", server.interface(site)) == "asgi",
     }
-    wanted[ETC / "conf.d" / f"django-{site.name}.conf"] = django_settings.render(templates, UPSTREAM, **variables)
-    wanted[locations(site)] = django_settings.render(templates, LOCATIONS, **variables)
+    wanted = proxy.files(site, variables, templates)
     if site.https:
-        wanted[protocols()] = django_settings.render(templates, TLS, ours=OURS)
+        wanted[proxy.protocols()] = django_settings.render(templates, proxy.TLS, ours=OURS)
     for domain in config["domains"]:
-        wanted[ETC / "django" / domain / f"{site.name}.conf"] = f"-> ../{site.name}.conf"
-        wanted[ETC / "sites-available" / domain] = _server(DOMAIN, domain, templates, variables)
-        wanted[ETC / "sites-enabled" / domain] = f"-> ../sites-available/{domain}"
+        wanted[proxy.share(site, domain)] = f"-> ../{proxy.locations(site).name}"
+        wanted |= _server(proxy, proxy.DOMAIN, domain, templates, variables)
     for domain in config["redirect_domains"]:
-        wanted[ETC / "django" / domain / f"{site.name}.redirect"] = "-> /dev/null"
-        wanted[ETC / "sites-available" / domain] = _server(REDIRECT, domain, templates, variables)
-        wanted[ETC / "sites-enabled" / domain] = f"-> ../sites-available/{domain}"
-    return {**_stale(site, set(wanted)), **wanted}
+        wanted[proxy.share(site, domain).with_suffix(".redirect")] = "-> /dev/null"
+        wanted |= _server(proxy, proxy.REDIRECT, domain, templates, variables)
+    return {**_stale(proxy, site, set(wanted)), **wanted}
 
 
-def _listening(http: list[int], https: list[int]) -> dict[str, Any]:
-    """What templates know of the ports, and of what this nginx understands."""
-    new = bool(https) and version() >= (1, 25, 1)
+def _listening(proxy: Proxy, site: Site) -> dict[str, Any]:
+    """What templates know of the ports of a site."""
+    https = sorted(site.https)
+    canonical = "" if not https or https[0] == 443 else f":{https[0]}"
+    return {**proxy.listening(site.config["proxy"]["listen"], https), "canonical_port": canonical, "redirects": True}
+
+
+def _server(
+    proxy: Proxy, template: str, domain: str, templates: Mapping[str, str], variables: Mapping[str, Any]
+) -> Files:
+    """The file of a domain, and its link."""
+    where = {"certificate": django_tls.path_of(domain), "challenges": django_tls.challenges()}
+    path = proxy.server(domain)
     return {
-        "http": sorted(http),
-        "https": sorted(https),
-        "ipv6": _has_ipv6(),
-        "flags": " ssl" if new else " ssl http2",
-        "http2_directive": new,
-        "canonical_port": "" if not https or https[0] == 443 else f":{https[0]}",
-        "redirects": True,
+        path: django_settings.render(templates, template, domain=domain, **where, **variables),
+        proxy.enabled(domain): f"-> ../sites-available/{path.name}",
     }
 
 
-def _server(template: str, domain: str, templates: Mapping[str, str], variables: Mapping[str, Any]) -> str:
-    """The file of a domain."""
-    where = {"certificate": django_tls.path_of(domain), "challenges": django_tls.challenges()}
-    return django_settings.render(templates, template, domain=domain, **where, **variables)
+def _stale(proxy: Proxy, site: Site, wanted: set[Path]) -> Files:
+    """The files of domains that the site no longer has; a domain's server goes with its last site."""
+    stale: Files = {}
+    for path in proxy.shares(site):
+        if path not in wanted:
+            stale[path] = None
+            domain = path.parent.name
+            others = [other for other in path.parent.iterdir() if other != path]
+            if not others and proxy.server(domain) not in wanted:
+                stale[proxy.enabled(domain)] = None
+                stale[proxy.server(domain)] = None
+    return stale
 
 
-@functools.cache
-def version() -> tuple[int, ...]:
-    """The version of nginx; that of today where it is not installed yet."""
-    try:
-        said = django_command.run(["nginx", "-v"], doing="nginx -v", errors_too=True)
-    except DeploymentError:
-        return (1, 26)
-    found = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", said)
-    return tuple(map(int, found.groups())) if found else (1, 26)
+def _absent(proxy: Proxy, site: Site) -> Files:
+    return {**_stale(proxy, site, set()), proxy.main_file(site): None, proxy.locations(site): None}
 
 
-def protocols() -> Path:
-    """The file with what all servers of https have in common."""
-    return ETC / "snippets/django-tls.conf"
+def absent(site: Site) -> Files:
+    """The files of a site, all to go."""
+    return {path: None for proxy in PROXIES.values() for path in _absent(proxy, site)}
+
+
+def _local(url: str, site: Site) -> str:
+    """The path of a URL that this host serves; empty for another host's, and where the path would hide the site itself.
+
+    Raises:
+        DeploymentError: the path has characters that do not belong there.
+    """
+    parts = urlsplit(url)
+    if parts.netloc or not parts.path.strip("/") or not parts.path.startswith("/"):
+        return ""
+    if not re.fullmatch(r"/[A-Za-z0-9/._~-]+/", parts.path):
+        raise DeploymentError(
+            f"{site.name} wants its files served from {url!r}",
+            hint="STATIC_URL and MEDIA_URL end in a slash and are plain ASCII",
+        )
+    return parts.path
+
+
+# Certificates
 
 
 def opening(site: Site, templates: Mapping[str, str]) -> Files:
-    """The files by which domains that nginx serves by http alone are served by https beside it; none once they are.
+    """The files by which domains that are served by http alone are served by https beside it; none once they are.
 
     A release that wants https can go live then, and one that goes on without notices nothing.
     """
-    if not site.https or not is_installed(site):
+    proxy = of_site(site)
+    if not site.https or not proxy or serving(site) is not proxy:
         return {}
     wanted: Files = {}
-    variables = {"ours": OURS, "site": site.config, **_listening(site.config["proxy"]["listen"], site.https)}
+    variables = {"ours": OURS, "site": site.config, **_listening(proxy, site), "redirects": False}
     for domain in site.config["domains"]:
-        path = ETC / "sites-available" / domain
-        present = read(path)
-        if present and _is_ours(path) and f"{django_tls.path_of(domain)};" not in present:
-            wanted[path] = _server(DOMAIN, domain, templates, {**variables, "redirects": False})
-    return {**wanted, **({protocols(): django_settings.render(templates, TLS, ours=OURS)} if wanted else {})}
+        path = proxy.server(domain)
+        present = django_etc.read(path)
+        if present and django_etc.is_ours(path) and not proxy.has_certificate(present, django_tls.path_of(domain)):
+            wanted[path] = _server(proxy, proxy.DOMAIN, domain, templates, variables)[path]
+    texts = {proxy.protocols(): django_settings.render(templates, proxy.TLS, ours=OURS)} if wanted else {}
+    return {**wanted, **texts}
+
+
+def _shows(proxy: Proxy, domain: str) -> bool:
+    """Whether the servers of a domain show its certificate."""
+    return proxy.has_certificate(django_etc.read(proxy.server(domain)) or "", django_tls.path_of(domain))
 
 
 def speaks_tls(site: Site) -> bool:
-    """Whether nginx serves the site by https, as its files are now."""
-    domain = site.config["domains"][0]
-    return f"{django_tls.path_of(domain)};" in (read(ETC / "sites-available" / domain) or "")
+    """Whether the site is served by https, as the proxy's files are now."""
+    proxy = serving(site)
+    return proxy is not None and _shows(proxy, site.config["domains"][0])
 
 
 def connection(site: Site, timeout: float) -> http.client.HTTPConnection:
-    """A connection to nginx on this host, as it serves the site now; who has signed its certificate does not matter."""
-    text = read(ETC / "sites-available" / site.config["domains"][0]) or ""
-    if not speaks_tls(site):
-        port = re.search(r"listen (\d+);", text)
-        usual = [*site.config["proxy"]["listen"], 80][0]
-        return http.client.HTTPConnection("127.0.0.1", int(port[1]) if port else usual, timeout=timeout)
-    port = re.search(r"listen (\d+) ssl", text)
-    return Secure("127.0.0.1", int(port[1]) if port else 443, site.config["domains"][0], timeout)
+    """A connection to the proxy on this host, as it serves the site now, whoever has signed its certificate."""
+    domain, proxy = site.config["domains"][0], serving(site)
+    text = (proxy and django_etc.read(proxy.server(domain))) or ""
+    is_secure = speaks_tls(site)
+    port = proxy.port(text, tls=is_secure) if proxy else None
+    if is_secure:
+        return Secure("127.0.0.1", port or 443, domain, timeout)
+    return http.client.HTTPConnection("127.0.0.1", port or [*site.config["proxy"]["listen"], 80][0], timeout=timeout)
 
 
 class Secure(http.client.HTTPConnection):
@@ -181,21 +319,22 @@ class Secure(http.client.HTTPConnection):
 def leftovers(site: Site, wanted: Files) -> list[Path]:
     """The certificates of domains of a site that have no https any more once these files are there."""
     own = dict.fromkeys([*site.config["domains"], *site.config["redirect_domains"]])
-    own |= dict.fromkeys(path.name for path in wanted if path.parent == ETC / "sites-available")
+    for proxy in PROXIES.values():
+        own |= dict.fromkeys(path.parent.name for path in proxy.shares(site))
     left = []
     for domain in own:
-        path = ETC / "sites-available" / domain
-        text = wanted[path] if path in wanted else read(path)
-        if f"{django_tls.path_of(domain)};" not in (text or ""):
+        servers = [(proxy, proxy.server(domain)) for proxy in PROXIES.values()]
+        texts = [(proxy, wanted[path] if path in wanted else django_etc.read(path)) for proxy, path in servers]
+        if not any(proxy.has_certificate(text or "", django_tls.path_of(domain)) for proxy, text in texts):
             left += django_tls.belongings(domain)
     return left
 
 
 def change_certificates(texts: Mapping[Path, str]) -> None:
-    """Bring certificates in place, and have nginx take those of domains that it serves; or all is as it was before.
+    """Bring certificates in place, and have proxies take those of domains that they serve; or all is as it was before.
 
     Raises:
-        DeploymentError: nginx does not accept them.
+        DeploymentError: a proxy does not accept them.
     """
     with alone():
         django_site.make_folder(Folder(django_tls.STATE, "root", "root", 0o755))
@@ -203,11 +342,11 @@ def change_certificates(texts: Mapping[Path, str]) -> None:
         django_site.make_folder(Folder(django_tls.challenges(), "root", "root", 0o755))
         before = {path: django_site.read_text(path) for path in texts}
         _write_secretly(texts)
-        if not any(f"{path};" in (read(ETC / "sites-available" / path.stem) or "") for path in texts):
-            return
+        showing = [proxy for proxy in PROXIES.values() if any(_shows(proxy, path.stem) for path in texts)]
         try:
-            check()
-            reload()
+            for proxy in showing:
+                proxy.check()
+                django_service.reload(proxy.DAEMON)
         except BaseException:
             _write_secretly(before)
             raise
@@ -221,106 +360,17 @@ def _write_secretly(texts: Mapping[Path, str | None]) -> None:
             django_site.write(path, text, mode=0o600)
 
 
-def locations(site: Site) -> Path:
-    """The file with the locations of a site."""
-    return ETC / "django" / f"{site.name}.conf"
-
-
-def is_installed(site: Site) -> bool:
-    """Whether nginx has files of the site."""
-    return (ETC / "conf.d" / f"django-{site.name}.conf").exists()
-
-
-def absent(site: Site) -> Files:
-    """The files of a site, all to go."""
-    return {
-        **_stale(site, set()),
-        ETC / "conf.d" / f"django-{site.name}.conf": None,
-        ETC / "django" / f"{site.name}.conf": None,
-    }
-
-
-def _stale(site: Site, wanted: set[Path]) -> Files:
-    """The files of domains that the site no longer has; a domain's server goes with its last site."""
-    stale: Files = {}
-    for path in [*ETC.glob(f"django/*/{site.name}.conf"), *ETC.glob(f"django/*/{site.name}.redirect")]:
-        if path not in wanted:
-            stale[path] = None
-            domain = path.parent.name
-            others = [other for other in path.parent.iterdir() if other != path]
-            if not others and ETC / "sites-available" / domain not in wanted:
-                stale[ETC / "sites-enabled" / domain] = None
-                stale[ETC / "sites-available" / domain] = None
-    return stale
-
-
-def _local(url: str, site: Site) -> str:
-    """The path of a URL that this host serves; empty for another host's, and where the path would hide the site itself.
-
-    Raises:
-        DeploymentError: the path has characters that do not belong there.
-    """
-    parts = urlsplit(url)
-    if parts.netloc or not parts.path.strip("/") or not parts.path.startswith("/"):
-        return ""
-    if not re.fullmatch(r"/[A-Za-z0-9/._~-]+/", parts.path):
-        raise DeploymentError(
-            f"{site.name} wants its files served from {url!r}",
-            hint="STATIC_URL and MEDIA_URL end in a slash and are plain ASCII",
-        )
-    return parts.path
-
-
-def differences(wanted: Files) -> dict[str, str]:
-    """The files that are not as wanted: path → what differs, as a diff.
-
-    Raises:
-        DeploymentError: a file of somebody else is in the way.
-    """
-    found = {}
-    for path, content in wanted.items():
-        present = read(path)
-        if present != content:
-            if present is not None and not _is_ours(path):
-                raise DeploymentError(
-                    f"{path} is in the way: it was not written by this formula", hint=f"move it away: mv {path} /root/"
-                )
-            found[str(path)] = _diff(present, content)
-    return found
-
-
-def read(path: Path) -> str | None:
-    """What a file of nginx holds, or ``-> target`` of a link; None when it is not there."""
-    if path.is_symlink():
-        return f"-> {os.readlink(path)}"
-    try:
-        return path.read_text(errors="surrogateescape")
-    except FileNotFoundError:
-        return None
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file, or what a link leads to, was written by the formula; a link to nothing may go too."""
-    try:
-        return not path.is_file() or path.read_text(errors="replace").startswith(OURS)
-    except OSError:
-        return False
-
-
-def _diff(old: str | None, new: str | None) -> str:
-    if old is None or new is None or new.startswith("-> "):
-        return f"new: {new.splitlines()[0] if new.startswith('-> ') else 'file'}" if new else "removed"
-    return "\n".join(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1))
+# Switches
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Have nginx to oneself: switches of several sites of this host come one after another, of other processes too.
+    """Have the proxies to oneself: switches of several sites come one after another, of other processes too.
 
-    Whoever has it may ask for it again.
+    Whoever has them may ask for them again.
 
     Raises:
-        DeploymentError: another one has it for longer than `PATIENCE`.
+        DeploymentError: another one has them for longer than `PATIENCE`.
     """
     if _alone:
         yield
@@ -356,11 +406,31 @@ def alone() -> Iterator[None]:
         os.close(descriptor)
 
 
-def apply(wanted: Files) -> None:
-    """Bring the files in place and reload nginx; when that fails, everything is as it was before.
+def check(site: Site) -> None:
+    """Have the proxy that serves a site read its configuration.
 
     Raises:
-        DeploymentError: nginx does not accept the files, those of this site or those of a neighbour; the error names
+        DeploymentError: it refuses.
+    """
+    proxy = serving(site)
+    if proxy:
+        proxy.check()
+
+
+def reload(site: Site) -> None:
+    """Reload the proxy that serves a site, or start it where it does not run."""
+    proxy = serving(site)
+    if proxy:
+        django_service.reload(proxy.DAEMON)
+
+
+def apply(wanted: Files) -> None:
+    """Bring files in place and reload whose they are; when that fails, everything is as it was before.
+
+    A proxy that has nothing to serve any more when another comes for it is stopped first, so that its ports are free.
+
+    Raises:
+        DeploymentError: a proxy does not accept the files, those of this site or those of a neighbour; the error names
             file and line. Or it goes on with its old configuration.
     """
     with alone():
@@ -368,138 +438,97 @@ def apply(wanted: Files) -> None:
 
 
 def _apply(wanted: Files) -> None:
-    before = {path: read(path) for path in wanted}
+    before = {path: django_etc.read(path) for path in wanted}
+    coming = [proxy for proxy in PROXIES.values() if any(text is not None for text in _of(proxy, wanted).values())]
+    leaving = [
+        proxy
+        for proxy in PROXIES.values()
+        if proxy not in coming and any(before[path] is not None for path in _of(proxy, wanted))
+    ]
+    folders = [proxy.ETC / "django" for proxy in PROXIES.values()]
     try:
-        _install(wanted)
-        check()
+        django_etc.install(wanted, folders)
+        for proxy in [*leaving, *coming]:
+            if proxy in coming or not coming or django_service.pid(proxy.DAEMON):
+                proxy.check()
     except BaseException:
-        _install(before)
+        django_etc.install(before, folders)
         raise
     try:
-        reload()
+        _switch(leaving, coming)
     except BaseException:
-        _install(before)
-        with contextlib.suppress(DeploymentError):
-            reload()  # it may have read the new files after all
+        django_etc.install(before, folders)
+        with contextlib.suppress(DeploymentError):  # they may have read the new files after all
+            _switch(coming if leaving else [], leaving or coming)
         raise
 
 
-def _install(wanted: Files) -> None:
-    for path, content in wanted.items():
-        if content is None:
-            path.unlink(missing_ok=True)
-            if path.parent.parent == ETC / "django" and path.parent.is_dir() and not any(path.parent.iterdir()):
-                path.parent.rmdir()
-        elif read(path) != content:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if content.startswith("-> "):
-                django_site.link(path, content[3:])
-            else:
-                django_site.write(path, content)
+def _of(proxy: Proxy, wanted: Files) -> Files:
+    return {path: text for path, text in wanted.items() if path.is_relative_to(proxy.ETC)}
 
 
-def check() -> None:
-    """Have nginx read its configuration.
-
-    Raises:
-        DeploymentError: it refuses; the message is nginx's own, with file and line.
-    """
-    try:
-        django_command.run(["nginx", "-t", "-q"], doing="nginx -t")
-    except DeploymentError as error:
-        found = re.search(r"\[emerg\] (?:\d+#\d+: )?(.*)", error.log)
-        cause = found.group(1) if found else error.message
-        raise DeploymentError(
-            f"nginx refuses its configuration: {cause}", hint="mend that file; until then nginx is not reloaded"
-        ) from None
+def _switch(leaving: Collection[Proxy], coming: Collection[Proxy]) -> None:
+    """Have proxies read their files: first those that have fewer servers now, or none at all."""
+    for proxy in leaving:
+        if coming and proxy.is_idle():
+            django_service.stop(proxy.DAEMON)
+        elif not coming or django_service.pid(proxy.DAEMON):
+            django_service.reload(proxy.DAEMON)
+    for proxy in coming:
+        django_service.reload(proxy.DAEMON)
+        if leaving:
+            django_service.enable(proxy.DAEMON)
 
 
-def leave_out_the_default_site() -> None:
-    """Have an nginx that is about to be installed start without Debian's default site: its package keeps what is there.
-
-    That site listens on IPv6 too. Where the kernel has none nginx does not start with it, and is not installed then.
-    """
-    folder = ETC / "sites-enabled"
-    for path in (ETC, folder):
-        django_site.make_folder(Folder(path, "root", "root", 0o755))
-    django_site.write(folder / "default", "")
+# The ports
 
 
-def _has_ipv6() -> bool:
-    """Whether an interface of this host has an IPv6 address; without the protocol, nginx could not listen on it."""
-    return bool(django_site.read_text(IPV6))
-
-
-def refuse_taken_ports(name: str, ports: list[int], listening: Mapping[int, set[str]] | None = None) -> None:
-    """Refuse a site where somebody else than nginx listens on one of its ports: nginx would not start, or not reload.
+def holder_of(ports: Collection[int], listening: Mapping[int, set[str]] | None = None) -> Proxy | None:
+    """The proxy with files of ours that listens on one of these ports now.
 
     Args:
+        listening: as `django_port.listening` has found it in this apply.
+    """
+    for proxy in PROXIES.values():
+        is_ours = any(proxy.ETC.glob("django/*.conf")) or any(proxy.refused())
+        pid = django_service.pid(proxy.DAEMON) if is_ours else None
+        if pid and any(django_port.has(pid, port, listening) for port in ports):
+            return proxy
+    return None
+
+
+def refuse_taken_ports(
+    name: str, kind: str, ports: Collection[int], listening: Mapping[int, set[str]] | None = None
+) -> None:
+    """Refuse a site where somebody else than a proxy of ours listens on one of its ports: its own would not start.
+
+    Args:
+        name: the site.
+        kind: its proxy.
         listening: as `django_port.listening` has found it in this apply.
 
     Raises:
         DeploymentError: who that is, and the way out.
     """
-    for port in ports:
-        nginx = django_service.pid(django_service.NGINX)
-        holder = django_port.holder(port, but=nginx, ports=listening)
-        if holder and listening is not None:  # nginx may have other sockets by now
-            holder = django_port.holder(port, but=nginx)
-        if holder and holder.unit != "nginx.service":
+    proxy = PROXIES.get(kind)
+    if not proxy:
+        return
+    own = django_service.pid(proxy.DAEMON)
+    former = holder_of(ports, listening)
+    for port in sorted({*ports, *(() if own else proxy.needed_ports())}):
+        holder = django_port.holder(port, but=own, ports=listening)
+        if holder and listening is not None:  # it may have other sockets by now
+            holder = django_port.holder(port, but=own)
+        if holder and holder.unit != f"{proxy.DAEMON.service}.service" and not _is(former, holder):
             stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' names it"
             raise DeploymentError(
-                f"port {port} is taken by {holder}, so nginx cannot listen there; nothing has been changed",
+                f"port {port} is taken by {holder}, so {kind} cannot listen there; nothing has been changed",
                 hint=f"stop that, if nobody needs it ({stop}), "
                 f"or choose another port: django:sites:{name}:"
                 + ("tls:listen: [8443]" if port == 443 else "proxy:listen: [8080]"),
             )
 
 
-def reload() -> None:
-    """Reload nginx, or start it where it does not run."""
-    django_service.reload(django_service.NGINX)
-
-
-def refused_ports() -> list[int]:
-    """The ports on which our default server refuses unknown hosts."""
-    text = django_site.read_text(ETC / "sites-available/django-default") or ""
-    return sorted({int(port) for port in re.findall(r"listen (\d+) default_server", text)})
-
-
-def refused_https_ports() -> list[int]:
-    """Those of https."""
-    text = django_site.read_text(ETC / "sites-available/django-default") or ""
-    return sorted({int(port) for port in re.findall(r"listen (\d+) ssl", text)})
-
-
-def default_server(
-    ports: list[int], templates: Mapping[str, str], without: Collection[Path] = (), https: Collection[int] = ()
-) -> Files:
-    """The server that refuses unknown hosts, for the ports where nobody else has a default server.
-
-    Args:
-        without: files of somebody else that go.
-        https: further ports, on which a client of an unknown name gets no certificate either.
-    """
-    name = "django-default"
-    taken = _foreign_defaults(ETC / "sites-available" / name, without)
-    free, secure = ([port for port in some if port not in taken] for some in (ports, https))
-    if not free and not secure:
-        return {ETC / "sites-enabled" / name: None, ETC / "sites-available" / name: None}
-    content = django_settings.render(templates, DEFAULT, ours=OURS, **_listening(free, secure))
-    return {
-        **({protocols(): django_settings.render(templates, TLS, ours=OURS)} if secure else {}),
-        ETC / "sites-available" / name: content,
-        ETC / "sites-enabled" / name: f"-> ../sites-available/{name}",
-    }
-
-
-def _foreign_defaults(own: Path, without: Collection[Path] = ()) -> set[int]:
-    """The ports for which a file of somebody else names a default server."""
-    ports = set()
-    for path in [ETC / "nginx.conf", *ETC.glob("conf.d/*.conf"), *ETC.glob("sites-enabled/*")]:
-        if path.is_file() and path.resolve() != own and path not in without:
-            text = re.sub(r"#.*", "", path.read_text(errors="replace"))
-            for listen in re.findall(r"(?<![^\s;{])listen\s+([^;]*)default_server", text):
-                port = re.search(r"(?:^|:)(\d+)\s", listen)
-                ports.add(int(port.group(1)) if port else 80)
-    return ports
+def _is(proxy: Proxy | None, holder: Holder) -> bool:
+    """Whether a process is that proxy, which is about to make way."""
+    return proxy is not None and holder.pid == django_service.pid(proxy.DAEMON)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import django_command
+import django_port
 from django_command import DeploymentError
 
 SYSTEMD = Path("/run/systemd/system")
@@ -21,18 +22,24 @@ CONTEST = 2.0
 
 
 class Daemon(NamedTuple):
-    """A daemon: the name of its service, its pid file in /run (a pattern), what its process has in its command line."""
+    """A daemon: the name of its service, its pid file in /run (a pattern), what its process has in its command line.
+
+    Of a web server also what reloads it where there is no systemd, and where its own log is.
+    """
 
     service: str
     pid_file: str
     program: str
+    reload: tuple[str, ...] = ()
+    log: str = ""
 
 
-NGINX = Daemon("nginx", "nginx.pid", "nginx")
+NGINX = Daemon("nginx", "nginx.pid", "nginx", ("nginx", "-s", "reload"), "/var/log/nginx/error.log")
+APACHE = Daemon("apache2", "apache2/apache2.pid", "apache2", ("apache2ctl", "graceful"), "/var/log/apache2/error.log")
 SUPERVISOR = Daemon("supervisor", "supervisord.pid", "supervisord")
 POSTGRES = Daemon("postgresql", "postgresql/*.pid", "postgres")
 MARIADB = Daemon("mariadb", "mysqld/*.pid", "mariadbd")
-DAEMONS = {daemon.service: daemon for daemon in (NGINX, SUPERVISOR, POSTGRES, MARIADB)}
+DAEMONS = {daemon.service: daemon for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB)}
 
 
 def has_systemd() -> bool:
@@ -152,32 +159,61 @@ def _comes_up(daemon: Daemon, patience: float) -> bool:
     return True
 
 
-def reload(daemon: Daemon) -> None:
-    """Have nginx read its configuration anew, or start it where it does not run; then nobody answers by the old one.
+def stop(daemon: Daemon) -> None:
+    """Stop a daemon, at boots too, and wait until it has ended.
 
     Raises:
-        DeploymentError: it does not run, or goes on with its old configuration.
+        DeploymentError: it does not end.
+    """
+    name = daemon.service
+    if has_systemd():
+        argv = ["systemctl", "disable", "--quiet", "--now", f"{name}.service"]
+    else:
+        argv = ["service", name, "stop"]
+    django_command.run(argv, doing=f"stopping {name}")
+    deadline = time.monotonic() + PATIENCE
+    while pid(daemon) is not None:
+        if time.monotonic() > deadline:
+            raise DeploymentError(f"{name} does not stop", hint=f"look at it: systemctl status {name}")
+        time.sleep(0.02)
+
+
+def reload(daemon: Daemon) -> None:
+    """Have a web server read its configuration anew, or start it where it does not run; then nobody answers by the old.
+
+    Raises:
+        DeploymentError: it does not run any more, or goes on with its old configuration.
     """
     name, main = daemon.service, pid(daemon)
     if main is None:
         start(daemon)
         return
-    old = _workers(main)
+    old = _workers(daemon, main)
     if has_systemd():
         django_command.run(["systemctl", "reload", f"{name}.service"], doing=f"reloading {name}")
     else:
-        django_command.run([name, "-s", "reload"], doing=f"reloading {name}")
+        django_command.run(list(daemon.reload), doing=f"reloading {name}")
     deadline = time.monotonic() + PATIENCE
-    while old & _workers(main):
+    while old & _workers(daemon, main):
         if time.monotonic() > deadline:
             raise DeploymentError(
                 f"{name} goes on with its old configuration, though it was reloaded",
-                hint="its error log says why: /var/log/nginx/error.log",
+                hint=f"its error log says why: {daemon.log}",
             )
         time.sleep(0.02)
+    if pid(daemon) is None:
+        raise DeploymentError(f"{name} has ended, though it was reloaded", hint=f"its error log says why: {daemon.log}")
 
 
-def _workers(main: int) -> set[int]:
-    """The workers of nginx that take requests; one that shuts down ends those that it has."""
+def _workers(daemon: Daemon, main: int) -> set[int]:
+    """The workers of a web server that take requests; one that shuts down ends those that it has.
+
+    A worker of nginx says so in its title; one of Apache gives up its sockets.
+    """
+    if daemon is not NGINX:
+        ports = django_port.listening()
+        return {
+            number for number, _line in processes() if parent(number) == main and django_port.listens(number, ports)
+        }
     lines = ((number, line.rstrip(b"\0 ")) for number, line in processes())
     return {number for number, line in lines if line.endswith(b"worker process") and parent(number) == main}

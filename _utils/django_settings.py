@@ -266,6 +266,18 @@ def nginx_value(value: Any) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def apache_value(value: Any) -> str:
+    """A value of a header in quotes in Apache's configuration, where nothing in it is expanded.
+
+    Raises:
+        ValueError: it holds a control character or ``$``, which cannot be escaped there.
+    """
+    text = str(value)
+    if not text.isprintable() or "$" in text:
+        raise ValueError(f"{text!r} cannot stand in Apache's configuration")
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+
+
 @functools.cache
 def _jinja() -> "jinja2.Environment":
     import jinja2  # which the program of a timer has not
@@ -274,7 +286,7 @@ def _jinja() -> "jinja2.Environment":
     environment = jinja2.Environment(  # noqa: S701  # nosec B701
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(unit=unit_value, uwsgi=uwsgi_value, nginx=nginx_value)
+    environment.filters.update(unit=unit_value, uwsgi=uwsgi_value, nginx=nginx_value, apache=apache_value)
     return environment
 
 

@@ -23,6 +23,8 @@ import django_database
 import django_database_server
 import django_difference
 import django_drift
+import django_etc
+import django_handover
 import django_index
 import django_instance
 import django_maintenance
@@ -78,7 +80,8 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     begun = deployment.takeover
     takeover = deployment.takeover = django_takeover.wanted(site)
     _refuse_closed_parents(site)
-    django_proxy.refuse_taken_ports(site.name, [*site.config["proxy"]["listen"], *site.https], deployment.listening)
+    proxy = site.config["proxy"]
+    django_proxy.refuse_taken_ports(site.name, proxy["kind"], [*proxy["listen"], *site.https], deployment.listening)
     django_tls.refuse_bad_files(site, deployment.tls, templates)
     folders = takeover.folders() if takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
@@ -143,12 +146,12 @@ def database(deployment: Deployment) -> Iterator[Changes]:
 
 
 def tls(deployment: Deployment) -> Iterator[Changes]:
-    """Each domain has a certificate, if only for the time until another comes; nginx speaks https with it already."""
+    """Each domain has a certificate, if only for the time until another comes; the proxy has https with it already."""
     site, files, templates = deployment.site, deployment.tls, deployment.templates
     if not site.https:
         return
     lacking = django_tls.lacking(site, files, templates)
-    opened = django_proxy.differences(django_proxy.opening(site, templates))
+    opened = django_etc.differences(django_proxy.opening(site, templates))
     if not lacking and not opened:
         return
     yield {**({"certificates": lacking} if lacking else {}), **opened}
@@ -653,7 +656,8 @@ def _work_beside_the_start(deployment: Deployment, release: Release) -> None:
         django_drift.note(release)
         with contextlib.suppress(DeploymentError):  # it is done once more, and judged, when the release goes live
             django_site.sync(release.path)
-    django_settings.compile_templates(deployment.templates, django_proxy.TEMPLATES)
+    proxy = django_proxy.of_site(deployment.site)
+    django_settings.compile_templates(deployment.templates, proxy.TEMPLATES if proxy else ())
 
 
 def live(deployment: Deployment) -> Iterator[Changes]:
@@ -714,14 +718,14 @@ def _forget_passwords(deployment: Deployment, release: Release) -> Changes:
 
 
 def proxy(deployment: Deployment) -> Iterator[Changes]:
-    """nginx's files of the site and their links; nginx is reloaded when one has changed and all are accepted."""
+    """The proxy's files of the site and their links; it is reloaded when one has changed and all are accepted."""
     site, release = deployment.site, deployment.release
     if not release:
         return
     upcoming = bool(deployment.planned and deployment.test)
     facts = _expected_facts(deployment, release) if upcoming else release.facts
-    wanted = django_proxy.files(site, facts, deployment.templates, upcoming=upcoming)
-    changes = django_proxy.differences(wanted)
+    wanted = django_handover.files(site, facts, deployment.templates, upcoming=upcoming)
+    changes = django_etc.differences(wanted)
     leftovers = django_proxy.leftovers(site, wanted)
     if changes or leftovers:
         yield {**changes, **{str(path): "removed" for path in leftovers}}
@@ -733,7 +737,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
 
 
 def acme(deployment: Deployment) -> Iterator[Changes]:
-    """The certificates that are due are ordered, now that nginx answers; what fails is a warning, for others serve."""
+    """The certificates that are due are ordered, now that the proxy answers; what fails is a warning."""
     site = deployment.site
     if not site.https or site.config["tls"]["kind"] != "acme" or not (deployment.release or deployment.test):
         return

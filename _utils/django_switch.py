@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+import django_handover
 import django_instance
 import django_migration
 import django_proxy
@@ -15,6 +16,7 @@ import django_receipt
 import django_site
 from django_command import DeploymentError, seconds
 from django_deployment import Deployment
+from django_proxy import Proxy
 from django_release import Release
 from django_site import Site
 from django_takeover import Takeover
@@ -47,10 +49,10 @@ def take_over(deployment: Deployment, release: Release, takeover: Takeover, *, f
 
 
 def flip(deployment: Deployment, release: Release) -> None:
-    """Make a release `current`: by the rename alone where nginx finds it through the link, else with a reload too.
+    """Make a release `current`: by the rename alone where the proxy finds it through the link, else with a reload too.
 
     Raises:
-        DeploymentError: its instance has ended since it was found well, or nginx refuses its configuration.
+        DeploymentError: its instance has ended since it was found well, or the proxy refuses its configuration.
     """
     site, old = deployment.site, deployment.live
     if deployment.steady and django_instance.pid(site, release.path) != deployment.steady:
@@ -60,12 +62,14 @@ def flip(deployment: Deployment, release: Release) -> None:
         django_site.sync(release.path)
     with django_proxy.alone():
         before = site.current.resolve() if site.current.is_symlink() else None  # serves, even where its record is torn
-        is_served = before and django_proxy.is_installed(site)
-        if before and is_served and django_instance.kind(before) != django_instance.kind(release.path):
+        if before and old and not django_proxy.is_ready(site):
+            django_proxy.apply(django_handover.files(site, old.facts, deployment.templates))
+        proxy = django_proxy.serving(site) if before else None
+        if before and proxy and _is_reached_otherwise(proxy, before, release.path):
             django_proxy.apply(django_proxy.files(site, release.facts, deployment.templates, through=release.path))
-        reloads = is_served and django_instance.kind(release.path)[0] == "tcp"
+        reloads = proxy is not None and _reads_by_reload(proxy, release.path)
         if reloads:
-            django_proxy.check()
+            django_proxy.check(site)
         release.update(state="good", live_since=django_site.now())
         if old:
             django_site.link(site.previous, f"releases/{old.name}")
@@ -73,12 +77,23 @@ def flip(deployment: Deployment, release: Release) -> None:
             django_site.link(site.current, f"releases/{release.name}")
             deployment.went_live = True
             if reloads:
-                django_proxy.reload()
+                django_proxy.reload(site)
     if deployment.left:
         deployment.left.update(state="held", held_since=django_site.now())
     if deployment.paused:
         gap = time.monotonic() - deployment.paused_at
         deployment.warnings.append(f"nothing has answered for {gap:.1f} s, as releases:overlap says")
+
+
+def _is_reached_otherwise(proxy: Proxy, one: Path, other: Path) -> bool:
+    """Whether a proxy has other files for one release than for another."""
+    first, second = django_instance.kind(one), django_instance.kind(other)
+    return first != second or (first[0] == "tcp" and proxy.NAMES_ADDRESSES)
+
+
+def _reads_by_reload(proxy: Proxy, release: Path) -> bool:
+    """Whether a proxy finds a release by the link, but looks there only when it is reloaded."""
+    return django_instance.kind(release)[0] == "tcp" and not proxy.NAMES_ADDRESSES
 
 
 def _ended(site: Site, release: Release, since: float) -> DeploymentError:
@@ -214,8 +229,8 @@ def _flip_back(deployment: Deployment, release: Release, old: Release, former: P
     if deployment.paused:
         django_instance.start(site, old.path)
     with django_proxy.alone():
-        is_served, kind = django_proxy.is_installed(site), django_instance.kind(old.path)
-        is_other = is_served and kind != django_instance.kind(release.path)
+        proxy = django_proxy.serving(site)
+        is_other = proxy is not None and _is_reached_otherwise(proxy, release.path, old.path)
         if is_other:
             django_proxy.apply(django_proxy.files(site, old.facts, deployment.templates, through=old.path))
         if former:
@@ -225,8 +240,8 @@ def _flip_back(deployment: Deployment, release: Release, old: Release, former: P
         django_site.link(site.current, f"releases/{old.name}")
         if is_other:
             django_proxy.apply(django_proxy.files(site, old.facts, deployment.templates))
-        elif is_served and kind[0] == "tcp":
-            django_proxy.reload()
+        elif proxy and _reads_by_reload(proxy, old.path):
+            django_proxy.reload(site)
 
 
 def end(deployment: Deployment, leaving: Mapping[Path, int]) -> None:

@@ -19,12 +19,13 @@ import django_adoption
 import django_command
 import django_database
 import django_instance
+import django_nginx
 import django_proxy
 import django_service
 import django_site
 from django_adoption import Adoption
 from django_command import DeploymentError, seconds
-from django_proxy import Files
+from django_etc import Files
 from django_release import Release
 from django_site import Folder, Site
 
@@ -217,9 +218,9 @@ class Takeover:
             if os.path.lexists(path) and not os.path.lexists(target):
                 shutil.copy2(path, target, follow_symlinks=False)
         if self.plan["phase"] != "switched":
-            ports = sorted({*django_proxy.refused_ports(), *self.site.config["proxy"]["listen"]})
-            https = sorted({*django_proxy.refused_https_ports(), *self.site.https})
-            refusing = django_proxy.default_server(ports, templates, without=theirs, https=https)
+            plain, secure = django_nginx.refused()
+            ports, https = {*plain, *self.site.config["proxy"]["listen"]}, {*secure, *self.site.https}
+            refusing = django_nginx.default_server(sorted(ports), sorted(https), templates, without=theirs)
             django_proxy.apply({**dict.fromkeys(theirs), **refusing, **wanted})
             self.write(phase="switched")
 

@@ -4,7 +4,7 @@
 #   django.clean       sites with `state: absent` go first
 #   django.place       whether somebody else is where a site is to be
 #   django.host        packages and uv
-#   django.nginx       the proxy, and who refuses unknown hosts
+#   django.proxy       the web servers, and who refuses unknown hosts
 #   django.postgres    PostgreSQL, where a site has its database on a server of this host
 #   django.mysql       MariaDB, likewise
 #   django.supervisor  who keeps the sites alive where it is not systemd
@@ -27,7 +27,7 @@ include:
 {% if django.sites %}
   - django.place
   - django.host
-  - django.nginx
+  - django.proxy
 {% for engine in django.servers %}
   - django.{{ engine }}
 {% endfor %}

@@ -3,23 +3,27 @@
 # stops its own site only, and before "is live" nothing that serves is touched.
 {% from "django/map.jinja" import django with context %}
 {% set files = ['django_formula_start.py', 'django_formula_migrate.py', 'django_formula_lock.py', 'django_formula_guard.py',
-                'django_formula_settings.py', 'upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf', 'default.conf',
-                'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py'] %}
+                'django_formula_settings.py', 'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py'] %}
 {% set processes = {'systemd': ['django.service', 'django.socket'],
                     'supervisor': ['supervisor.conf', 'supervisor.sh', 'django_formula_listen.py']} %}
 {% set servers = {'uwsgi': ['uwsgi.ini', 'django_formula_uwsgi.py', 'django_formula_warm.py'],
                   'gunicorn': ['gunicorn.conf.py', 'django_formula_warm.py'], 'uvicorn': ['django_formula_uvicorn.py'],
                   'granian': ['django_formula_granian.py']} %}
+{% set proxies = {'nginx': ['upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf', 'default.conf'],
+                  'apache': ['locations.conf', 'domain.conf', 'redirect.conf'], 'none': []} %}
 {% for name, site in django.sites.items() %}
 {% set templates = ['salt://django/files/django_formula_plan.py'] %}
 {% for file in files + processes[django.process] + servers[site.server.kind] %}
 {% do templates.append('salt://django/files/' ~ file) %}
 {% endfor %}
+{% for file in proxies[site.proxy.kind] + (['tls.conf'] if site.tls.kind != 'none' else []) %}
+{% do templates.append('salt://django/files/' ~ site.proxy.kind ~ '/' ~ file) %}
+{% endfor %}
 {% if site.backup.schedule %}
 {% do templates.extend(['salt://django/files/backup.service', 'salt://django/files/backup.timer']) %}
 {% endif %}
 {% if site.tls.kind != 'none' %}
-{% do templates.extend(['salt://django/files/tls.conf', 'salt://django/files/tls.service', 'salt://django/files/tls.timer']) %}
+{% do templates.extend(['salt://django/files/tls.service', 'salt://django/files/tls.timer']) %}
 {% endif %}
 {% for url in (site.tls.certificate, site.tls.key) if url is string and url.startswith('salt://') %}{% do templates.append(url) %}{% endfor %}
 {% for file in site.files.values() if file.source is defined %}{% do templates.append(file.source) %}{% endfor %}

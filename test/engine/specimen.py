@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import django_adoption
+import django_apache
+import django_nginx
 import django_pillar
 import django_port
 import django_process
-import django_proxy
 import django_service
 import django_site
 import django_supervisor
@@ -85,7 +86,9 @@ def _compiled_once(name: str, process: str, options: str) -> str:
 @functools.cache
 def formula_templates() -> dict[str, str]:
     """The text of the formula's own templates by URL."""
-    return {f"salt://django/files/{path.name}": path.read_text() for path in (ROOT / "django/files").iterdir()}
+    folder = ROOT / "django/files"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {f"salt://django/files/{path.relative_to(folder)}": path.read_text() for path in files}
 
 
 @pytest.fixture
@@ -105,7 +108,8 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_process, "RUN"): "run",
         (django_process, "PROC"): "proc",
         (django_port, "PROC"): "proc",
-        (django_proxy, "ETC"): "etc/nginx",
+        (django_nginx, "ETC"): "etc/nginx",
+        (django_apache, "ETC"): "etc/apache2",
         (django_tls, "STATE"): "var/lib/django-formula",
         (django_virtualenv, "UV"): "usr/local/lib/django-formula/uv",
         (django_adoption, "SYSTEMD"): "etc/systemd/system",

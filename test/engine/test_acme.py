@@ -10,6 +10,7 @@ import django_command
 import django_proxy
 import django_renewal
 import django_schedule
+import django_service
 import django_site
 import django_tls
 import pytest
@@ -71,7 +72,7 @@ class Authority:
 def authority(own_host, monkeypatch):
     authority = Authority()
     monkeypatch.setattr(django_command, "run", authority.run)
-    monkeypatch.setattr(django_proxy, "reload", lambda: None)
+    monkeypatch.setattr(django_service, "reload", lambda daemon: None)
     return authority
 
 
@@ -362,7 +363,7 @@ def test_the_timer_says_what_has_failed(blog, authority, capsys):
 
 
 def test_the_timer_of_the_local_authority(make_site, monkeypatch):
-    monkeypatch.setattr(django_proxy, "reload", lambda: None)
+    monkeypatch.setattr(django_service, "reload", lambda daemon: None)
     site = make_site(tls={"kind": "self_signed"})
     applied(site)
     put(signed(DOMAIN, begins=-300, ends=65), "self_signed 0")

@@ -248,7 +248,7 @@ def test_a_dry_run_of_a_new_commit(world):
     assert snapshot(world) == before and world.releases == {f"0001-{ONE[:12]}": "good"}
 
 
-LOCATIONS = "salt://django/files/locations.conf"
+LOCATIONS = "salt://django/files/nginx/locations.conf"
 #: A change, and the files that a dry run shows as differences: those of the instance, those of nginx.
 CHANGES = {
     "commit": ({}, None, [], []),
@@ -474,7 +474,7 @@ def test_secrets_and_templates_are_inputs_too(laid_out):
     deployment.secrets = {"API": "hunter2", "secret_key": "key"}
     deployment.templates = world.templates | {"salt://a.jinja": "two", "salt://other": "x"}
     deployment.templates[django_uwsgi.INI] += "\n"
-    deployment.templates["salt://django/files/locations.conf"] += "\n"
+    deployment.templates["salt://django/files/nginx/locations.conf"] += "\n"
     after = deployment.inputs()
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     assert changed == ["salt://a.jinja", django_uwsgi.INI, "secrets:API", "secrets:secret_key"]
@@ -1058,7 +1058,7 @@ def test_what_fails_before_there_is_a_release_is_written_down(world, first):
 
 
 def test_what_fails_while_a_site_is_laid_out_is_written_down_where_it_is_ours(world, monkeypatch):
-    def taken(name, ports, listening):
+    def taken(name, kind, ports, listening):
         raise DeploymentError("port 80 is taken")
 
     monkeypatch.setattr(django_proxy, "refuse_taken_ports", taken)

@@ -2,8 +2,9 @@ import os
 from pathlib import Path
 
 import django_drift
+import django_etc
 import django_manifest
-import django_proxy
+import django_nginx
 import django_release
 import django_secret
 import django_site
@@ -118,8 +119,8 @@ def test_each_part_is_looked_at_and_a_release_mends_it(blog):
     unit.with_name("django-blog-0001.service.d").mkdir()
     (unit.with_name("django-blog-0001.service.d") / "more.conf").touch()
     unit.with_suffix(".socket").unlink()
-    django_proxy.locations(site).write_text(f"{django_proxy.OURS}\n")
-    (django_proxy.ETC / "sites-enabled/blog.example.org").unlink()
+    django_nginx.locations(site).write_text(f"{django_etc.OURS}\n")
+    (django_nginx.ETC / "sites-enabled/blog.example.org").unlink()
     (site.secrets / "environment").write_text("TOKEN=\n")
     found = drift(blog)
     assert found == {

@@ -3,7 +3,7 @@ import time
 from pathlib import Path
 
 import django_maintenance
-import django_proxy
+import django_nginx
 import django_release
 import django_removal
 import django_site
@@ -120,7 +120,7 @@ def test_clients_are_told_the_end(blog):
 
 
 def test_nginx_has_to_know_of_it(blog):
-    django_proxy.locations(blog.site).write_text("location / {}\n")
+    django_nginx.locations(blog.site).write_text("location / {}\n")
     with pytest.raises(DeploymentError, match="by files that know nothing of maintenance"):
         django_maintenance.on(blog.site, by="ada")
     assert django_maintenance.is_on(blog.site) is None
@@ -201,11 +201,11 @@ def test_by_hand(blog):
 
 
 def test_the_link_is_where_nginx_looks(blog):
-    locations = django_proxy.locations(blog.site).read_text()
+    locations = django_nginx.locations(blog.site).read_text()
     assert f"if (-f {blog.site.root}/maintenance/on/index.html) {{" in locations
     blog.options["maintenance"] = {"allow": ["10.0.0.0/8"]}
     assert set(blog.apply()) == {"site", "proxy"}
-    locations = django_proxy.locations(blog.site).read_text()
+    locations = django_nginx.locations(blog.site).read_text()
     assert f"if (-f {blog.site.root}/maintenance/on/index.html$django_blog_sees) {{" in locations
-    upstream = Path(django_proxy.ETC / "conf.d/django-blog.conf").read_text()
+    upstream = Path(django_nginx.ETC / "conf.d/django-blog.conf").read_text()
     assert "geo $django_blog_sees {" in upstream and "    10.0.0.0/8 .seen;" in upstream

@@ -5,8 +5,8 @@ import sys
 import django_disk
 import django_instance
 import django_maintenance
+import django_nginx
 import django_preflight
-import django_proxy
 import django_service
 import django_site
 import django_systemd
@@ -299,7 +299,7 @@ def test_nobody_asks_nginx_where_a_rename_does(two):
 
 def test_a_file_in_the_way_is_left_to_the_step_that_says_it(two):
     two.options = {"redirect_domains": ["old.example.org"]}
-    path = django_proxy.ETC / "sites-available/old.example.org"
+    path = django_nginx.ETC / "sites-available/old.example.org"
     path.write_text("mine")
     with pytest.raises(DeploymentError, match=r"^proxy: .*old\.example\.org is in the way"):
         two.apply()

@@ -2,6 +2,8 @@ import os
 import shutil
 
 import django_command
+import django_etc
+import django_nginx
 import django_port
 import django_proxy
 import django_service
@@ -30,7 +32,7 @@ class Nginx:
 def nginx(own_host, monkeypatch):
     nginx = Nginx()
     monkeypatch.setattr(django_command, "run", nginx.run)
-    monkeypatch.setattr(django_proxy, "reload", lambda: nginx.commands.append("reload"))
+    monkeypatch.setattr(django_service, "reload", lambda daemon: nginx.commands.append("reload"))
     return nginx
 
 
@@ -40,7 +42,7 @@ def files(site, **facts):
 
 def on_disk():
     """Everything below /etc/nginx: path → content, or where a link leads."""
-    etc = django_proxy.ETC
+    etc = django_nginx.ETC
     return {
         str(path.relative_to(etc)): f"-> {os.readlink(path)}" if path.is_symlink() else path.read_text()
         for path in etc.rglob("*")
@@ -54,28 +56,28 @@ def names():
 
 def install(site):
     wanted = files(site)
-    changes = django_proxy.differences(wanted)
+    changes = django_etc.differences(wanted)
     django_proxy.apply(wanted)
-    assert django_proxy.differences(files(site)) == {}
-    etc = f"{django_proxy.ETC}/"
+    assert django_etc.differences(files(site)) == {}
+    etc = f"{django_nginx.ETC}/"
     return {path.removeprefix(etc): text for path, text in changes.items()}
 
 
 def test_debians_default_site_is_left_out(own_host):
     """Also where an installation has failed, and has left it."""
     before = os.umask(0o077)
-    django_proxy.ETC.rmdir()
-    django_proxy.leave_out_the_default_site()
+    django_nginx.ETC.rmdir()
+    django_nginx.leave_out_the_default_site()
     os.umask(before)
-    default = django_proxy.ETC / "sites-enabled/default"
-    modes = [path.stat().st_mode & 0o777 for path in (django_proxy.ETC, default.parent, default)]
+    default = django_nginx.ETC / "sites-enabled/default"
+    modes = [path.stat().st_mode & 0o777 for path in (django_nginx.ETC, default.parent, default)]
     assert modes == [0o755, 0o755, 0o644]
     default.unlink()
-    (django_proxy.ETC / "theirs").write_text("server {}")
+    (django_nginx.ETC / "theirs").write_text("server {}")
     default.symlink_to("../theirs")
-    django_proxy.leave_out_the_default_site()
+    django_nginx.leave_out_the_default_site()
     assert not default.is_symlink() and default.read_text() == ""
-    assert (django_proxy.ETC / "theirs").read_text() == "server {}"
+    assert (django_nginx.ETC / "theirs").read_text() == "server {}"
 
 
 def test_the_files_of_a_site(make_site, nginx):
@@ -92,14 +94,14 @@ def test_the_files_of_a_site(make_site, nginx):
     written = ["conf.d/django-blog.conf", "django/blog.conf", *(f"sites-available/{name}.org" for name in "abc")]
     assert {name: text for name, text in on_disk().items() if text.startswith("-> ")} == links
     assert names() == sorted([*links, *written])
-    assert all(on_disk()[name].startswith(django_proxy.OURS) for name in written)
+    assert all(on_disk()[name].startswith(django_etc.OURS) for name in written)
     assert changes == {**{name: f"new: {text}" for name, text in links.items()}, **dict.fromkeys(written, "new: file")}
 
 
 @pytest.mark.parametrize("bind", ["unix", "127.0.0.1:8001"])
 def test_a_site_is_reached_through_current_or_a_release_of_its_own(make_site, nginx, bind):
     site = make_site(server={"bind": bind})
-    upstream = django_proxy.ETC / "conf.d/django-blog.conf"
+    upstream = django_nginx.ETC / "conf.d/django-blog.conf"
     end = "socket" if bind == "unix" else "config/upstream.conf"
     assert f"{site.root}/current/{end};" in files(site)[upstream]
     release = site.releases / "0042-3f2a9c1b77de"
@@ -122,7 +124,7 @@ def test_a_domain_that_a_site_has_no_longer(make_site, nginx):
     gone += [f"sites-{kind}/{domain}" for kind in ("available", "enabled") for domain in ("a.org", "c.org")]
     assert sorted(name for name, text in changes.items() if text == "removed") == sorted(gone)
     assert not any("a.org" in name or "c.org" in name for name in names())
-    assert not (django_proxy.ETC / "django/a.org").exists()
+    assert not (django_nginx.ETC / "django/a.org").exists()
 
 
 @pytest.mark.parametrize("first", [{"domains": ["a.org"]}, {"redirect_domains": ["a.org"]}])
@@ -140,14 +142,14 @@ def test_two_sites_on_one_domain(make_site, nginx):
     shop = make_site("shop", domains=["a.org"], path="/shop", proxy={"listen": [8080, 80]})
     install(blog)
     assert sorted(install(shop)) == ["conf.d/django-shop.conf", "django/a.org/shop.conf", "django/shop.conf"]
-    assert django_proxy.differences(files(blog)) == {}
+    assert django_etc.differences(files(blog)) == {}
     django_proxy.apply(django_proxy.absent(blog))
     assert names() == [
         *["conf.d/django-shop.conf", "django/a.org/shop.conf", "django/shop.conf"],
         *["sites-available/a.org", "sites-enabled/a.org"],
     ]
     django_proxy.apply(django_proxy.absent(shop))
-    assert names() == [] and not (django_proxy.ETC / "django/a.org").exists()
+    assert names() == [] and not (django_nginx.ETC / "django/a.org").exists()
 
 
 @pytest.mark.parametrize(
@@ -178,17 +180,17 @@ def test_a_first_configuration_that_nginx_refuses_leaves_nothing(make_site, ngin
 @pytest.mark.parametrize("how", ["file", "link", "dangling link", "link to ours"])
 @pytest.mark.parametrize("name", ["sites-available/blog.example.org", "sites-enabled/blog.example.org"])
 def test_a_file_of_somebody_else_is_in_the_way(make_site, nginx, own_host, name, how):
-    path, target = django_proxy.ETC / name, own_host / "target"
+    path, target = django_nginx.ETC / name, own_host / "target"
     path.parent.mkdir(exist_ok=True)
     if how == "file":
         path.write_text("server {}\n")
     else:
         path.symlink_to(target)
         if how != "dangling link":
-            target.write_text("server {}\n" if how == "link" else f"{django_proxy.OURS} once\n")
+            target.write_text("server {}\n" if how == "link" else f"{django_etc.OURS} once\n")
     if how in ("file", "link"):
         with pytest.raises(DeploymentError) as error:
-            django_proxy.differences(files(make_site()))
+            django_etc.differences(files(make_site()))
         assert error.value.message == f"{path} is in the way: it was not written by this formula"
         assert error.value.hint == f"move it away: mv {path} /root/"
     else:
@@ -198,9 +200,9 @@ def test_a_file_of_somebody_else_is_in_the_way(make_site, nginx, own_host, name,
 
 def test_a_domain_that_somebody_has_taken_over_is_not_removed(make_site, nginx):
     install(make_site())
-    (django_proxy.ETC / "sites-available/blog.example.org").write_text("server {}\n")
+    (django_nginx.ETC / "sites-available/blog.example.org").write_text("server {}\n")
     with pytest.raises(DeploymentError, match="is in the way"):
-        django_proxy.differences(files(make_site(domains=["new.org"])))
+        django_etc.differences(files(make_site(domains=["new.org"])))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_what_this_host_serves_itself(make_site, url, expected):
 
 def test_nothing_is_served_that_is_not_collected(make_site):
     site = make_site()
-    locations = django_proxy.ETC / "django/blog.conf"
+    locations = django_nginx.ETC / "django/blog.conf"
     without = {name: value for name, value in FACTS.items() if name != "collected"}
     assert "location ^~ /static/" in files(site)[locations]
     assert "static" not in django_proxy.files(site, without, formula_templates())[locations]
@@ -255,16 +257,16 @@ def test_nothing_is_served_that_is_not_collected(make_site):
     ],
 )
 def test_default_servers_of_others(own_host, name, text, ports):
-    etc = django_proxy.ETC
+    etc = django_nginx.ETC
     (etc / name).parent.mkdir(exist_ok=True)
     (etc / name).write_text(text)
     own = etc / "sites-available/django-default"
-    assert django_proxy._foreign_defaults(own) == ports
+    assert django_nginx._foreign_defaults(own) == ports
 
 
 def test_the_server_that_refuses_unknown_hosts(nginx):
-    etc = django_proxy.ETC
-    wanted = django_proxy.default_server([80, 8080], formula_templates())
+    etc = django_nginx.ETC
+    wanted = django_nginx.default_server([80, 8080], [], formula_templates())
     django_proxy.apply(wanted)
     assert names() == ["sites-available/django-default", "sites-enabled/django-default"]
     text = on_disk()["sites-available/django-default"]
@@ -273,13 +275,13 @@ def test_the_server_that_refuses_unknown_hosts(nginx):
         and "    listen 8080 default_server;\n" in text
         and "return 444;" in text
     )
-    assert django_proxy.differences(django_proxy.default_server([80, 8080], formula_templates())) == {}
+    assert django_etc.differences(django_nginx.default_server([80, 8080], [], formula_templates())) == {}
     (etc / "sites-enabled/other").write_text("listen 80 default_server;")
-    wanted = django_proxy.default_server([80, 8080], formula_templates())
-    assert list(django_proxy.differences(wanted)) == [str(etc / "sites-available/django-default")]
+    wanted = django_nginx.default_server([80, 8080], [], formula_templates())
+    assert list(django_etc.differences(wanted)) == [str(etc / "sites-available/django-default")]
     django_proxy.apply(wanted)
     assert "listen 80 " not in on_disk()["sites-available/django-default"]
-    django_proxy.apply(django_proxy.default_server([80], formula_templates()))
+    django_proxy.apply(django_nginx.default_server([80], [], formula_templates()))
     assert names() == ["sites-enabled/other"]
 
 
@@ -297,10 +299,10 @@ def test_nginx_is_reloaded_or_started(own_host, monkeypatch, running):
     (own_host / "proc/42").mkdir(parents=True)
     (own_host / "proc/42/cmdline").write_text("nginx: master process /usr/sbin/nginx")
     (own_host / "nginx.pid").write_text("42\n" if running else "43\n")
-    django_proxy.reload()
+    django_service.reload(django_service.NGINX)
     assert commands == [["systemctl", "reload" if running else "start", "nginx.service"]]
     (own_host / "nginx.pid").write_text("")
-    django_proxy.reload()
+    django_service.reload(django_service.NGINX)
     assert commands[1] == ["systemctl", "start", "nginx.service"]
 
 
@@ -337,10 +339,10 @@ def test_a_reload_is_through_when_no_old_worker_takes_requests(own_host, monkeyp
     monkeypatch.setattr(django_service.time, "monotonic", lambda: next(clock))
     if then == WORKER:
         with pytest.raises(DeploymentError, match="nginx goes on with its old configuration"):
-            django_proxy.reload()
+            django_service.reload(django_service.NGINX)
         assert len(slept) == 10
     else:
-        django_proxy.reload()
+        django_service.reload(django_service.NGINX)
         assert slept == [0.02]
 
 
@@ -360,10 +362,10 @@ def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
 
     monkeypatch.setattr(django_port, "holder", holder)
     monkeypatch.setattr(django_service, "pid", lambda daemon: None)
-    django_proxy.refuse_taken_ports("blog", [80])
+    django_proxy.refuse_taken_ports("blog", "nginx", [80])
     monkeypatch.setattr(django_service, "pid", lambda daemon: 5)
     with pytest.raises(DeploymentError, match=r"^port 81 is taken by apache2 \(pid 7") as caught:
-        django_proxy.refuse_taken_ports("blog", [80, 81])
+        django_proxy.refuse_taken_ports("blog", "nginx", [80, 81])
     assert way in caught.value.hint and "django:sites:blog:proxy:listen: [8080]" in caught.value.hint
     assert asked == [(80, None), (80, 5), (81, 5)]
 
@@ -376,14 +378,14 @@ def test_a_port_that_nginx_had_by_another_socket_is_looked_at_anew(own_host, mon
         return django_port.Holder("", 0, "") if ports else None
 
     monkeypatch.setattr(django_port, "holder", holder)
-    django_proxy.refuse_taken_ports("blog", [80], before)
+    django_proxy.refuse_taken_ports("blog", "nginx", [80], before)
     assert asked == [before, None]
 
 
 @pytest.mark.parametrize(("text", "has"), [(None, False), ("", False), ("0000 01 80 10 80 lo\n", True)])
 def test_a_host_listens_by_ipv6_where_it_has_an_address(own_host, monkeypatch, nginx, text, has):
-    monkeypatch.setattr(django_proxy, "IPV6", own_host / "if_inet6")
+    monkeypatch.setattr(django_nginx, "IPV6", own_host / "if_inet6")
     if text is not None:
         (own_host / "if_inet6").write_text(text)
-    wanted = django_proxy.default_server([80], formula_templates())
-    assert ("listen [::]:80 " in wanted[django_proxy.ETC / "sites-available/django-default"]) == has
+    wanted = django_nginx.default_server([80], [], formula_templates())
+    assert ("listen [::]:80 " in wanted[django_nginx.ETC / "sites-available/django-default"]) == has

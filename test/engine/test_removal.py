@@ -1,5 +1,5 @@
+import django_nginx
 import django_postgres
-import django_proxy
 import django_removal
 import django_site
 import django_systemd
@@ -15,7 +15,7 @@ def below(root):
 
 def rest(world):
     """What is on the host beside the site's root, but for the lock that all sites of the host have."""
-    folders = (django_systemd.UNITS, django_proxy.ETC, django_site.REGISTRY, django_site.RUNTIME, django_site.TMPFILES)
+    folders = (django_systemd.UNITS, django_nginx.ETC, django_site.REGISTRY, django_site.RUNTIME, django_site.TMPFILES)
     return sorted(
         path.name
         for folder in folders
@@ -35,7 +35,7 @@ def test_a_site_is_taken_off(world, data):
     assert set(present.values()) == {"removed"} and str(site.releases) in present
     assert (str(site.media) in present) is data and (str(site.root) in present) is data
     units = [django_systemd.UNITS / f"django-blog-{number}.service" for number in ("0001", "0002")]
-    known = [site.runtime, site.tmpfiles, django_site.REGISTRY / "blog", django_proxy.ETC / "django/blog.conf", *units]
+    known = [site.runtime, site.tmpfiles, django_site.REGISTRY / "blog", django_nginx.ETC / "django/blog.conf", *units]
     assert {str(path) for path in known} <= set(present)
     world.commands.clear()
     django_removal.remove(site, "a test")

@@ -12,8 +12,9 @@ import django_coherence
 import django_command
 import django_database
 import django_instance
+import django_nginx
 import django_program
-import django_proxy
+import django_service
 import django_site
 import django_source
 import django_static
@@ -77,8 +78,8 @@ def test_what_is_applied_is_written_down_even_where_it_makes_no_release(world):
     world.options = {"health": {"path": "/healthz"}}
     assert world.apply() == {"site": {str(world.site.applied): "changed"}}
     assert django_site.find("blog").config["health"]["path"] == "/healthz"
-    world.templates["salt://django/files/locations.conf"] += "# more\n"
-    assert world.apply()["site"] == {"templates": ["salt://django/files/locations.conf"]}
+    world.templates["salt://django/files/nginx/locations.conf"] += "# more\n"
+    assert world.apply()["site"] == {"templates": ["salt://django/files/nginx/locations.conf"]}
     assert world.apply() == {}
 
 
@@ -673,8 +674,8 @@ def test_a_flip_of_another_kind_takes_nginx_along(world, monkeypatch, first, the
     world.options = then
     world.push("two")
     seen = []
-    reload = django_proxy.reload
-    monkeypatch.setattr(django_proxy, "reload", lambda: (seen.append(world.live), reload()))
+    reload = django_service.reload
+    monkeypatch.setattr(django_service, "reload", lambda daemon: (seen.append(world.live), reload(daemon)))
     world.apply()
     kinds = {django_instance.kind(world.site.releases / name) for name in (old, world.live)}
     is_tcp = django_instance.kind(world.site.current)[0] == "tcp"
@@ -697,7 +698,7 @@ def test_a_live_release_whose_record_is_torn_is_left_as_any_other(world, monkeyp
     (world.site.current / "release.json").write_text("{")
     world.options = then
     seen = []
-    monkeypatch.setattr(django_proxy, "reload", lambda: seen.append(world.live))
+    monkeypatch.setattr(django_service, "reload", lambda daemon: seen.append(world.live))
     world.apply()
     assert world.live != old and (seen[-1:] == [world.live] if first or then else seen == [])
     assert world.apply() == {} and not any(old[:4] in unit for unit in world.running)
@@ -721,7 +722,7 @@ def test_a_neighbour_that_breaks_nginx_stops_the_proxy_step_only(world):
         world.apply()
     assert error.value.message == "proxy: nginx refuses its configuration: broken in /etc/nginx/sites-enabled/other:3"
     assert world.live == f"0002-{commit('two')[:12]}"
-    assert "75M" in (django_proxy.ETC / "django/blog.conf").read_text()
+    assert "75M" in (django_nginx.ETC / "django/blog.conf").read_text()
     world.fails.clear()
     assert list(world.apply()) == ["proxy"]
     world.check()

@@ -7,9 +7,11 @@ import threading
 import time
 
 import django_instance
+import django_nginx
 import django_proxy
 import django_receipt
 import django_release
+import django_service
 import django_site
 import django_switch
 import django_systemd
@@ -180,7 +182,7 @@ def test_nginx_reaches_the_release_before_again(world, monkeypatch, first, then)
     world.options = OTHERS[then]
     world.problems["0002"] = "it answers 500"
     reloaded = []
-    monkeypatch.setattr(django_proxy, "reload", lambda: reloaded.append(world.live))
+    monkeypatch.setattr(django_service, "reload", lambda daemon: reloaded.append(world.live))
     with pytest.raises(DeploymentError):
         world.apply()
     assert world.live == ONE and (reloaded[-1:] == [ONE]) and nginx_files() == before
@@ -202,7 +204,7 @@ def test_nginx_speaks_as_the_release_does_that_a_rollback_brings_back(world, fir
 
 
 def nginx_files():
-    return {path: path.read_text() for path in django_proxy.ETC.rglob("*.conf")}
+    return {path: path.read_text() for path in django_nginx.ETC.rglob("*.conf")}
 
 
 def test_without_overlap_the_old_instance_is_started_first(two):

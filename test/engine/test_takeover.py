@@ -12,7 +12,7 @@ from pathlib import Path
 
 import django_adoption
 import django_command
-import django_proxy
+import django_nginx
 import django_removal
 import django_site
 import django_steps
@@ -38,8 +38,8 @@ class Old:
             connection.execute("CREATE TABLE guest (name)")
             connection.commit()
         self.sign("Ada")
-        (django_proxy.ETC / "sites-enabled").mkdir()
-        self.nginx = django_proxy.ETC / "sites-enabled/blog"
+        (django_nginx.ETC / "sites-enabled").mkdir()
+        self.nginx = django_nginx.ETC / "sites-enabled/blog"
         self.nginx.write_text(OLD)
 
     def sign(self, name: str) -> None:
@@ -90,7 +90,7 @@ def test_a_site_is_taken_over(world, old):
     assert (site.media / "2026/photo").read_text() == "a photo"
     assert not old.nginx.exists() and "alias" in (aside / str(old.nginx)[1:]).read_text()
     assert not Path(unit).exists() and (aside / unit[1:]).exists()
-    assert (django_proxy.ETC / "sites-enabled/blog.example.org").is_symlink()
+    assert (django_nginx.ETC / "sites-enabled/blog.example.org").is_symlink()
     stopping = ["systemctl", "disable", "--quiet", "--now", "shop.service"]
     commands = world.commands
     assert commands.index(["systemctl", "reload", "nginx.service"]) < commands.index(stopping)
@@ -226,7 +226,7 @@ def test_what_fails_leaves_the_old_site_and_the_next_apply_has_its_new_rows(worl
         world.apply()
     assert str(error.value).splitlines()[-1] == "the old site still serves"
     assert old.nginx.read_text() == text and world.live == ""
-    assert not (django_proxy.ETC / "sites-enabled/blog.example.org").exists()
+    assert not (django_nginx.ETC / "sites-enabled/blog.example.org").exists()
     assert ["systemctl", "disable", "--quiet", "--now", "shop.service"] not in world.commands
     assert plan(world)["phase"] == "waiting" and world.running == set()
     old.sign("Bob")

@@ -4,8 +4,10 @@ import time
 
 import django_command
 import django_instance
+import django_nginx
 import django_proxy
 import django_receipt
+import django_service
 import django_site
 import django_tls
 import pytest
@@ -22,7 +24,7 @@ ACME = {"kind": "acme", "directory": "https://acme.example.org/dir"}
 @pytest.fixture
 def blog(make_site, monkeypatch):
     """A site whose tls a test says: `blog(kind="files")`."""
-    monkeypatch.setattr(django_proxy, "version", lambda: (1, 22, 1))
+    monkeypatch.setattr(django_nginx, "version", lambda: (1, 22, 1))
     return lambda **tls: make_site(tls=tls)
 
 
@@ -249,7 +251,7 @@ class Nginx:
     def __init__(self, monkeypatch):
         self.commands, self.refuses = [], False
         monkeypatch.setattr(django_command, "run", self.run)
-        monkeypatch.setattr(django_proxy, "reload", lambda: self.commands.append("reload"))
+        monkeypatch.setattr(django_service, "reload", lambda daemon: self.commands.append("reload"))
 
     def run(self, argv, *, doing, **_options):
         self.commands.append(" ".join(argv))
@@ -263,7 +265,7 @@ def installed(site, **options):
 
 
 def server(domain=DOMAIN):
-    return (django_proxy.ETC / "sites-available" / domain).read_text()
+    return (django_nginx.ETC / "sites-available" / domain).read_text()
 
 
 def test_the_probe_of_a_release_asks_by_https(blog, tmp_path, monkeypatch):
@@ -271,7 +273,7 @@ def test_the_probe_of_a_release_asks_by_https(blog, tmp_path, monkeypatch):
     Nginx(monkeypatch)
     with serving(DOMAIN, tmp_path) as server:
         installed(site)
-        domain = django_proxy.ETC / "sites-available" / DOMAIN
+        domain = django_nginx.ETC / "sites-available" / DOMAIN
         domain.write_text(domain.read_text().replace("443 ssl", f"{server.server_port} ssl"))
         assert django_receipt.Probe(site, through_proxy=True).problem() == ""
     assert server.requests == [("/", DOMAIN)] and server.names == [DOMAIN]
@@ -363,19 +365,19 @@ def test_the_version_of_nginx(monkeypatch, version, said):
         return f"nginx version: {version}\n"
 
     monkeypatch.setattr(django_command, "run", run)
-    assert django_proxy.version.__wrapped__() == said
+    assert django_nginx.version.__wrapped__() == said
 
 
 def test_unknown_names_of_https_are_refused(own_host, monkeypatch):
-    monkeypatch.setattr(django_proxy, "version", lambda: (1, 25, 1))
+    monkeypatch.setattr(django_nginx, "version", lambda: (1, 25, 1))
     Nginx(monkeypatch)
-    wanted = django_proxy.default_server([80], formula_templates(), https=[443])
+    wanted = django_nginx.default_server([80], [443], formula_templates())
     django_proxy.apply(wanted)
     text = server("django-default")
     assert "listen 443 ssl default_server;" in text and "ssl_reject_handshake on;" in text and "http2 on;" in text
-    assert django_proxy.refused_ports() == [80] and django_proxy.refused_https_ports() == [443]
-    assert django_site.read_text(django_proxy.protocols())
-    django_proxy.apply(django_proxy.default_server([80], formula_templates()))
+    assert django_nginx.refused() == ([80], [443])
+    assert django_site.read_text(django_nginx.protocols())
+    django_proxy.apply(django_nginx.default_server([80], [], formula_templates()))
     assert "443" not in server("django-default")
 
 

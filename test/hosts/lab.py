@@ -356,7 +356,7 @@ class Lab:
         """An image of this run only: a host on which the formula has installed packages, uv and nginx, and no site."""
         host = self.start(release, name="ready")
         host.pillar({"django": {"sites": {"none": {"repository": "/srv/none", "domains": ["none.example.org"]}}}})
-        applied = host.apply("django.sync", "django.host", "django.nginx")
+        applied = host.apply("django.sync", "django.host", "django.proxy")
         if not applied.ok:
             raise CommandFailed(f"a host cannot be made ready: {applied}")
         tag = f"localhost/django-formula/{release}-ready:{os.getpid()}"

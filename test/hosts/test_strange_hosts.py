@@ -134,10 +134,10 @@ def test_nginx_is_installed_and_runs_without_ipv6(hosts, tmp_path):
     asked = host.run(["python3", "-c", "import socket; socket.socket(socket.AF_INET6)"], check=False)
     assert "Address family not supported" in asked.stderr
     host.pillar({"django": {"sites": {"blog": {"repository": "/srv/none", "domains": ["blog.example.org"]}}}})
-    applied = host.apply("django.sync", "django.nginx")
+    applied = host.apply("django.sync", "django.proxy")
     assert applied.ok, applied
     assert host.testinfra.service("nginx").is_running
     assert host.run("ls /etc/nginx/sites-enabled").stdout.split() == ["django-default"]
     with pytest.raises(requests.ConnectionError):
         host.http("/", "blog.example.org")
-    assert not host.apply("django.sync", "django.nginx").changed
+    assert not host.apply("django.sync", "django.proxy").changed

@@ -16,6 +16,7 @@ from typing import Any
 
 import django_instance
 import django_memory
+import django_nginx
 import django_pillar
 import django_proxy
 import django_secret
@@ -312,8 +313,8 @@ def replaced(value: Any, *pairs: tuple[str, str]) -> Any:
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
     monkeypatch.setattr(django_memory, "total", lambda: 16 << 30)
-    monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
-    monkeypatch.setattr(django_proxy, "version", lambda: (1, 22, 1))
+    monkeypatch.setattr(django_nginx, "ETC", tmp_path / "etc/nginx")
+    monkeypatch.setattr(django_nginx, "version", lambda: (1, 22, 1))
 
 
 @pytest.mark.parametrize("path", PLACES, ids=":".join)

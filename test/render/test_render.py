@@ -12,6 +12,7 @@ from typing import Any
 
 import django_instance
 import django_memory
+import django_nginx
 import django_proxy
 import django_secret
 import django_server
@@ -33,10 +34,10 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(django_uwsgi, "_backlog", lambda: 1024)
     monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
-    monkeypatch.setattr(django_proxy, "IPV6", Path(__file__))
+    monkeypatch.setattr(django_nginx, "IPV6", Path(__file__))
     monkeypatch.setattr(django_memory, "total", lambda: 16 << 30)
-    monkeypatch.setattr(django_proxy, "ETC", tmp_path / "etc/nginx")
-    monkeypatch.setattr(django_proxy, "version", lambda: (1, 26, 3))
+    monkeypatch.setattr(django_nginx, "ETC", tmp_path / "etc/nginx")
+    monkeypatch.setattr(django_nginx, "version", lambda: (1, 26, 3))
 
 
 def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
@@ -66,7 +67,7 @@ def sources(site: Site) -> list[str]:
 def nginx_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     """The files of nginx for a site: name below /etc/nginx → content, or where a link leads."""
     wanted = django_proxy.files(site, facts, formula_templates())
-    return {str(path.relative_to(django_proxy.ETC)): content for path, content in wanted.items() if content is not None}
+    return {str(path.relative_to(django_nginx.ETC)): content for path, content in wanted.items() if content is not None}
 
 
 def rendered(case: Path) -> dict[str, str]:

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import django_acme
 import django_database
+import django_nginx
 import django_port
 import django_postgres
-import django_proxy
 import django_schedule
 import django_service
 import django_site
@@ -519,7 +519,7 @@ def test_unknown_hosts_are_refused(salt, world):
     made = salt({"sites": {}}).loaders
 
     def state(ports, test=False):
-        template = "salt://django/files/default.conf"
+        template = "salt://django/files/nginx/default.conf"
         return made.states.django.default_server(name="x", ports=ports, template=template, test=test)
 
     assert state([80], test=True).result is None and world.commands == []
@@ -566,7 +566,7 @@ def authorities(monkeypatch):
     own = f"self_signed {django_tls._fingerprint()}"
     monkeypatch.setattr(django_tls, "_signed", lambda domain: certificate(own, domain))
     monkeypatch.setattr(django_acme, "_order", order)
-    monkeypatch.setattr(django_proxy, "version", lambda: (1, 22, 1))
+    monkeypatch.setattr(django_nginx, "version", lambda: (1, 22, 1))
     monkeypatch.setattr(django_schedule, "_link", lambda site, task: Path("/"))  # which the world does not play
     return played
 

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import django_etc
 import django_nginx
-import django_proxy
+import django_nginx_servers
 import pytest
-from django_nginx import Server
+from django_nginx_servers import Server
 
 
 @pytest.fixture
@@ -13,10 +14,10 @@ def read(own_host):
     """Put a text into a file of nginx, and read the servers in it."""
 
     def read(text: str, name: str = "sites-enabled/old") -> list[Server]:
-        path = django_proxy.ETC / name
+        path = django_nginx.ETC / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        return django_nginx.servers()[path]
+        return django_nginx_servers.servers()[path]
 
     return read
 
@@ -31,7 +32,7 @@ def read(own_host):
         ("server { server_name www.example.org; }\nserver{server_name b.org;}", [["www.example.org"], ["b.org"]]),
         ("http { server { location / { return 404; } server_name b.org; } }", [["b.org"]]),
         ("# server { server_name blog.example.org; }", []),
-        (f"{django_proxy.OURS} for it.\nserver {{ server_name blog.example.org; }}", []),
+        (f"{django_etc.OURS} for it.\nserver {{ server_name blog.example.org; }}", []),
         ("map $host $x { blog.example.org 1; }", []),
         ("upstream app { server 127.0.0.1:8000; }", []),
     ],
@@ -43,8 +44,10 @@ def test_the_names_of_servers(read, text, names):
 def test_every_file_that_nginx_reads(read):
     for name in ("nginx.conf", "conf.d/a.conf", "sites-available/b", "sites-enabled/b"):
         assert len(read("server { listen 80; }", name)) == 1
-    (django_proxy.ETC / "sites-enabled/lost").symlink_to("../sites-available/lost")
-    found = {str(path.relative_to(django_proxy.ETC)): len(inside) for path, inside in django_nginx.servers().items()}
+    (django_nginx.ETC / "sites-enabled/lost").symlink_to("../sites-available/lost")
+    found = {
+        str(path.relative_to(django_nginx.ETC)): len(inside) for path, inside in django_nginx_servers.servers().items()
+    }
     there = {"nginx.conf": 1, "conf.d/a.conf": 1, "sites-available/b": 1, "sites-enabled/b": 1}
     assert found == {**there, "sites-enabled/lost": 0}
 
@@ -89,22 +92,24 @@ def test_which_folders_are_served(read):
     ],
 )
 def test_what_a_file_does_besides(read, make_site, text, reason):
-    path = django_proxy.ETC / "sites-enabled/old"
-    told = django_nginx.problems(make_site(folders=False), path, read(f"server {{ {text} }}"))
+    path = django_nginx.ETC / "sites-enabled/old"
+    told = django_nginx_servers.problems(make_site(folders=False), path, read(f"server {{ {text} }}"))
     assert [str(reason) in problem for problem in told] == ([True] if reason else [])
 
 
 def test_a_file_of_https_gives_way_to_a_site_that_has_it(read, make_site):
-    path, site = django_proxy.ETC / "sites-enabled/old", make_site(folders=False, tls={"kind": "self_signed"})
-    assert [*django_nginx.problems(site, path, read("server { listen 443 ssl; server_name blog.example.org; }"))] == []
+    path, site = django_nginx.ETC / "sites-enabled/old", make_site(folders=False, tls={"kind": "self_signed"})
+    assert [
+        *django_nginx_servers.problems(site, path, read("server { listen 443 ssl; server_name blog.example.org; }"))
+    ] == []
     other = read("server { listen 8443 ssl; server_name blog.example.org; }")
-    assert [*django_nginx.problems(site, path, other)] == [
+    assert [*django_nginx_servers.problems(site, path, other)] == [
         f"{path} serves https on 8443: add that to django:sites:blog:tls:listen"
     ]
 
 
 def test_a_server_in_the_main_file(read, make_site):
-    path = django_proxy.ETC / "nginx.conf"
+    path = django_nginx.ETC / "nginx.conf"
     inside = read("http { server { server_name blog.example.org; } }", "nginx.conf")
-    (problem,) = django_nginx.problems(make_site(folders=False), path, inside)
+    (problem,) = django_nginx_servers.problems(make_site(folders=False), path, inside)
     assert "move it into a file of its own" in problem

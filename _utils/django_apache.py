@@ -1,0 +1,181 @@
+"""Apache (https://httpd.apache.org/docs/2.4/) as the proxy of sites: virtual hosts for each domain."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import django_command
+import django_etc
+import django_service
+import django_settings
+import django_site
+from django_command import DeploymentError
+from django_etc import Files
+from django_site import Folder, Site
+
+ETC = Path("/etc/apache2")
+DAEMON = django_service.APACHE
+#: An address behind it is in its own files, for a backend cannot be included.
+NAMES_ADDRESSES = True
+
+_LOCATIONS = "salt://django/files/apache/locations.conf"
+DOMAIN, REDIRECT = "salt://django/files/apache/domain.conf", "salt://django/files/apache/redirect.conf"
+TLS = "salt://django/files/apache/tls.conf"
+TEMPLATES = (_LOCATIONS, DOMAIN, REDIRECT)
+
+#: The ports that Debian's package listens on before anybody has said otherwise.
+_USUAL = {80}
+_MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", "proxy", "proxy_http", "proxy_uwsgi", "rewrite")
+_TLS_MODULES = ("http2", "socache_shmcb", "ssl")
+#: Those that come with a file of settings.
+_WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "ssl"}
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "M": 2592000, "y": 31536000}
+_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def main_file(site: Site) -> Path:
+    """The file without which Apache does not serve a site."""
+    return locations(site)
+
+
+def locations(site: Site) -> Path:
+    """The file with the rules of a site."""
+    return ETC / "django" / f"{site.name}.conf"
+
+
+def server(domain: str) -> Path:
+    """The file with the virtual hosts of a domain."""
+    return ETC / "sites-available" / f"{domain}.conf"
+
+
+def enabled(domain: str) -> Path:
+    """The link to that file, as a2ensite makes it."""
+    return ETC / "sites-enabled" / f"{domain}.conf"
+
+
+def share(site: Site, domain: str) -> Path:
+    """The link by which a domain has the rules of a site; the site with the longest path comes first."""
+    depth = 999 - len(site.config["path"])
+    return ETC / "django" / domain / f"{depth:03}-{site.name}.conf"
+
+
+def shares(site: Site) -> list[Path]:
+    """Those links that there are, and the marks of domains that only lead on."""
+    pattern = re.compile(rf"\d\d\d-{re.escape(site.name)}\.(conf|redirect)")
+    return [path for path in ETC.glob("django/*/*") if pattern.fullmatch(path.name)]
+
+
+def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
+    """What a site has beside the virtual hosts of its domains: its rules, and the modules that they need."""
+    config = site.config
+    expires = re.fullmatch(r"(\d+)([a-zA-Z]+)", config["static"]["expires"])
+    upload = re.fullmatch(r"(\d+)([kKmMgG]?)", config["media"]["max_upload"])
+    more = {
+        "max_age": int(int(expires[1]) * _SECONDS[expires[2]]) if expires else 0,
+        "max_upload": int(upload[1]) * _BYTES[upload[2].lower()] if upload else 0,
+    }
+    return {
+        **_modules(bool(site.https), bool(config["proxy"]["trusted"])),
+        locations(site): django_settings.render(templates, _LOCATIONS, **variables, **more),
+    }
+
+
+def _modules(tls: bool, trusts: bool) -> Files:
+    """The links of modules that are not enabled yet, as a2enmod makes them; nobody disables them again."""
+    wanted: Files = {}
+    for name in [*_MODULES, *(_TLS_MODULES if tls else ()), *(["remoteip"] if trusts else ())]:
+        for ending in ("load", *(["conf"] if name in _WITH_SETTINGS else [])):
+            link = ETC / "mods-enabled" / f"{name}.{ending}"
+            if not link.exists():
+                wanted[link] = f"-> ../mods-available/{link.name}"
+    return wanted
+
+
+def protocols() -> Path:
+    """The file with what all virtual hosts of https have in common."""
+    return ETC / "django-tls.conf"
+
+
+def listening(http: Collection[int], https: Collection[int]) -> dict[str, Any]:
+    """What templates know of the ports; ``own`` are those for which nobody else has a Listen."""
+    own = {*http, *https} - _foreign_listens()
+    return {"http": sorted(http), "https": sorted(https), "own": sorted(own)}
+
+
+def _foreign_listens() -> set[int]:
+    """The ports that somebody else's files say."""
+    return {int(port) for text in _foreign() for port in re.findall(r"(?mi)^\s*Listen\s+(?:\S+:)?(\d+)\b", text)}
+
+
+def _foreign() -> Iterator[str]:
+    """The files of somebody else; before Apache is there, what Debian's package brings."""
+    if not (ETC / "ports.conf").exists():
+        yield "Listen 80\nListen 443"
+    places = ["ports.conf", "apache2.conf", "conf-enabled/*.conf", "mods-enabled/*.conf", "sites-enabled/*.conf"]
+    for path in [path for place in places for path in ETC.glob(place)]:
+        if path.is_file() and not django_etc.is_ours(path):
+            yield path.read_text(errors="replace")
+
+
+def has_certificate(text: str, certificate: Path) -> bool:
+    """Whether the virtual hosts of a domain show a certificate."""
+    return f'SSLCertificateFile "{certificate}"' in text
+
+
+def port(text: str, *, tls: bool) -> int | None:
+    """The first port of https, or of http, that the virtual hosts of a domain listen on."""
+    for ports, inside in re.findall(r"<VirtualHost \*:(\d+)[^>]*>(.*?)</VirtualHost>", text, re.DOTALL):
+        if ("SSLEngine on" in inside) == tls:
+            return int(ports)
+    return None
+
+
+def check() -> None:
+    """Have Apache read its configuration.
+
+    Raises:
+        DeploymentError: it refuses; the message is Apache's own, with file and line.
+    """
+    try:
+        django_command.run(["apache2ctl", "configtest"], doing="apache2ctl configtest")
+    except DeploymentError as error:
+        lines = [re.sub(r"^AH\d+: ", "", line.strip()) for line in error.log.splitlines()]
+        said = [
+            line for line in lines if line and not re.search("ServerName|Action 'configtest'|apache error log", line)
+        ]
+        raise DeploymentError(
+            f"Apache refuses its configuration: {' '.join(said) or error.message}",
+            hint="mend that file; until then Apache is not reloaded",
+        ) from None
+
+
+def leave_out_the_default_site() -> None:
+    """Have an Apache that is about to be installed start without Debian's default site, for it keeps what is there."""
+    folder = ETC / "sites-enabled"
+    for path in (ETC, folder):
+        django_site.make_folder(Folder(path, "root", "root", 0o755))
+    django_site.write(folder / "000-default.conf", "")
+
+
+def is_idle() -> bool:
+    """Whether it has no site any more, of anybody."""
+    return not any(path.is_file() and path.stat().st_size for path in ETC.glob("sites-enabled/*.conf"))
+
+
+def needed_ports() -> set[int]:
+    """The ports that it listens on whatever the sites say, without which it does not start."""
+    return _foreign_listens() - {443} if (ETC / "ports.conf").exists() else _USUAL
+
+
+def refused() -> tuple[list[int], list[int]]:
+    """The ports of a default server: none, for each virtual host answers 421 to whom it does not know."""
+    return [], []
+
+
+def default_server(
+    http: Collection[int], https: Collection[int], templates: Mapping[str, str], without: Collection[Path] = ()
+) -> Files:
+    """There is none."""
+    del http, https, templates, without
+    return {}

@@ -1,0 +1,125 @@
+"""Apache in the place of nginx: the same site, the same releases, and the way from one to the other."""
+
+import re
+
+import pytest
+import requests
+from client import Load
+from sites import Site, release_of, version
+
+VIEW = """
+
+def health(request):
+    from django.http import HttpResponse, JsonResponse
+
+    if "unavailable" in request.GET:
+        return HttpResponse("the project's own", status=503)
+    names = ("REMOTE_ADDR", "PATH_INFO", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_SCHEME", "QUERY_STRING")
+    body = {"secure": request.is_secure(), "path": request.path, "size": len(request.body)}
+    return JsonResponse(body | {name: request.META.get(name) for name in names})
+
+
+health.csrf_exempt = True
+"""
+APACHE = {"kind": "apache", "headers": {"X-Scheme": "it is 100% ours"}}
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    host = module_hosts("bookworm", kind="ready")
+    blog = Site(host, repositories(host))
+    views = (blog.repository.worktree / "guestbook/views.py").read_text()
+    blog.repository.commit({"guestbook/views.py": views + VIEW})
+    blog.deploy(proxy=APACHE, media={"max_upload": "1M"}, settings={"DATA_UPLOAD_MAX_MEMORY_SIZE": 4 << 20})
+    assert not blog.apply().changed and not blog.apply(test=True).changed
+    return blog
+
+
+def loaded(blog: Site) -> Load:
+    address = f"http://{blog.host.address}/release"
+    return Load(address, blog.domain, connections=4, release=release_of, pause=0.01)
+
+
+def seen(blog: Site, path: str = "/healthz", **headers: str) -> dict[str, object]:
+    return blog.get(path, headers=headers).json()
+
+
+def test_a_project_sees_who_asks(blog):
+    forged = {"X-Forwarded-For": "203.0.113.1", "X_Forwarded_For": "203.0.113.2", "X-Forwarded-Proto": "https"}
+    told = seen(blog, "/healthz?a=%2F&b=c%20d", **forged, **{"X-Scheme": "forged", "X_Scheme": "forged"})
+    assert told["secure"] is False and told["QUERY_STRING"] == "a=%2F&b=c%20d"
+    assert told["HTTP_X_FORWARDED_FOR"] == told["REMOTE_ADDR"] and "203" not in str(told["REMOTE_ADDR"])
+    assert told["HTTP_X_FORWARDED_PROTO"] == "http" and told["HTTP_X_SCHEME"] == "it is 100% ours"
+    assert told["path"] == told["PATH_INFO"] == "/healthz"
+
+
+@pytest.mark.parametrize("host", ["elsewhere.example.org", "", "blogXexample.org"])
+def test_unknown_hosts_are_refused(blog, host):
+    assert requests.get(f"http://{blog.host.address}/", headers={"Host": host}, timeout=10).status_code in (400, 421)
+    assert blog.get("/.git/config").status_code == 404
+
+
+def test_files_are_served(blog):
+    page = blog.get("/").text
+    hashed = re.search(r'/static/[^"]+\.[0-9a-f]{8,}\.css', page)
+    assert hashed, page
+    plain = blog.get(hashed[0], headers={"Accept-Encoding": "identity"})
+    small = blog.get(hashed[0], headers={"Accept-Encoding": "gzip"})
+    for answer in (plain, small):
+        assert answer.status_code == 200 and answer.headers["Content-Type"].startswith("text/css")
+        assert answer.headers["Cache-Control"] == "max-age=31536000, public, immutable"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff" and answer.headers["Vary"] == "Accept-Encoding"
+    assert "Content-Encoding" not in plain.headers and small.headers["Content-Encoding"] == "gzip"
+    assert plain.content == small.content and blog.get("/static/nothing.css").status_code == 404
+    assert blog.get("/static/../../secrets/secret_key").status_code in (400, 404)
+    blog.host.write(f"{blog.root}/media/page.html", "<script>1</script>")
+    blog.host.run(["chown", "blog:www-data", f"{blog.root}/media/page.html"])
+    upload = blog.get("/media/page.html")
+    assert upload.status_code == 200 and upload.headers["Content-Security-Policy"].startswith("script-src 'none'")
+    assert blog.get("/media/").status_code in (403, 404)
+
+
+def test_the_size_of_uploads(blog):
+    url, headers = f"http://{blog.host.address}/healthz", {"Host": blog.domain}
+    assert requests.post(url, data=b"x" * 900_000, headers=headers, timeout=10).json()["size"] == 900_000
+    assert requests.post(url, data=b"x" * 1_100_000, headers=headers, timeout=10).status_code == 413
+
+
+def test_a_release_loses_no_request(blog):
+    first = blog.live
+    blog.repository.commit(version("2"))
+    with loaded(blog) as load:
+        load.wait(20)
+        blog.deploy()
+        load.wait(20)
+    assert load.failed == [] and load.releases == [first, blog.live] and load.went_back == []
+    assert blog.record()["receipt"]["failed"] == 0
+
+
+def test_maintenance(blog):
+    own = blog.get("/healthz?unavailable")
+    assert own.status_code == 503 and own.text == "the project's own"
+    blog.host.call("django.maintenance", "blog", "on", "back in 10m")
+    try:
+        for method in ("get", "post"):
+            answer = requests.request(method, f"http://{blog.host.address}/", headers={"Host": blog.domain}, timeout=10)
+            assert answer.status_code == 503 and "back in 10m" in answer.text
+            assert answer.headers["Cache-Control"] == "no-store" and answer.headers["Retry-After"].endswith("GMT")
+        assert blog.get("/static/admin/css/base.css").status_code == 200
+    finally:
+        blog.host.call("django.maintenance", "blog", "off")
+    assert blog.get("/").status_code == 200
+
+
+def test_apache_that_refuses_its_files_is_not_reloaded(blog):
+    blog.host.write("/etc/apache2/sites-enabled/neighbour.conf", "Nonsense on\n")
+    try:
+        comment = blog.apply(proxy={**APACHE, "allow": ["203.0.113.0/24"]}).failed["blog is served"]
+        assert "Nonsense" in comment and "neighbour.conf" in comment, comment
+        assert blog.get("/").status_code == 200
+    finally:
+        blog.host.run(["rm", "/etc/apache2/sites-enabled/neighbour.conf"])
+    blog.deploy()
+    assert blog.get("/").status_code == 403 and blog.get("/static/admin/css/base.css").status_code == 403
+    blog.deploy(proxy=APACHE)
+    assert blog.get("/").status_code == 200
