@@ -100,7 +100,7 @@ def _failure(domain: str) -> Path:
 
 
 def renew(site: Site, wanted: Iterable[str], files: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Order certificates and have nginx take them; what fails leaves the one that there is.
+    """Order certificates and have the proxy take them; what fails leaves the one that there is.
 
     Args:
         wanted: the domains.

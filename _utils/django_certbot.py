@@ -13,6 +13,8 @@ from django_site import Folder, Site
 #: What an order leaves in its folder, but for the accounts: nobody renews by it, and a killed one would be in the way.
 _OF_ORDERS = ("archive", "csr", "keys", "live", "renewal")
 _VERBS = ("begin", "done")
+#: The lines of a problem as an authority says it; certbot shows some only by an AttributeError of its own.
+_PROBLEM = re.compile(r'^ *("type": "urn:[^"]*"|"detail": "(?:[^"\\]|\\.)*")', re.MULTILINE)
 
 
 def register(site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
@@ -71,8 +73,7 @@ def _run(
     try:
         django_command.run([*argv, *arguments], doing=doing, environment=environment, timeout=patience, secrets=secrets)
     except DeploymentError as error:
-        details = re.findall(r'^ *"detail": ("(?:[^"\\]|\\.)*")', _log(folder), re.MULTILINE)
-        error.log += f'\n"detail": {details[-1]}' if details else ""
+        error.log += "".join(f"\n{line}" for line in _PROBLEM.findall(_log(folder))[-2:])
         raise
     finally:
         django_site.remove_tree(folder / "log")
@@ -84,8 +85,9 @@ def _log(folder: Path) -> str:
 
 def said(log: str) -> str:
     """What the authority or certbot has said of an order that has failed."""
-    *lines, last = [line for line in log.splitlines() if line.strip()] or [""]
-    if last.startswith('"detail": '):
-        return str(json.loads(last.removeprefix('"detail": ')))
-    told = [line for line in [*lines, last] if not re.match("Saving debug log|Ask for help|An unexpected error", line)]
+    lines = [line for line in log.splitlines() if line.strip()]
+    details = [line.removeprefix('"detail": ') for line in lines if line.startswith('"detail": ')]
+    if details:
+        return str(json.loads(details[-1]))
+    told = [line for line in lines if not re.match("Saving debug log|Ask for help|An unexpected error", line)]
     return told[-1] if told else ""

@@ -106,7 +106,7 @@ def _of_paths(site: Site, said: Mapping[str, Any]) -> Iterator[str]:
             f"correct {_setting(site, 'FORCE_SCRIPT_NAME')}, or {at}:path"
         )
     static, media = (str(said.get(key, "")) for key in ("static_url", "media_url"))
-    if said.get("collected") is None or not _is_here(static):
+    if said.get("collected") is None or not _is_here(static) or not _is_ours(site):
         return
     if static.rstrip("/") in ("", path):
         yield (
@@ -120,6 +120,11 @@ def _of_paths(site: Site, said: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _is_ours(site: Site) -> bool:
+    """Whether the proxy of the site is of the formula."""
+    return bool(site.config["proxy"]["kind"] != "none")
+
+
 def _is_here(url: str) -> bool:
     """Whether a URL is a path of this host."""
     return url.startswith("/") and not urlsplit(url).netloc
@@ -130,7 +135,7 @@ def _of_sizes(site: Site, largest: int | None) -> Iterator[str]:
     said = [site.config["media"]["max_upload"]]
     said += [options.get("client_max_body_size", "") for options in site.config["proxy"]["locations"].values()]
     limits = [size for size in map(_bytes, said) if size is not None]
-    if largest and 0 not in limits and largest > max(limits):
+    if largest and _is_ours(site) and 0 not in limits and largest > max(limits):
         yield (
             f"DATA_UPLOAD_MAX_MEMORY_SIZE is {largest} bytes, and the proxy takes no request over {said[0]}: "
             f"django:sites:{site.name}:media:max_upload"

@@ -259,6 +259,23 @@ def test_certbots_log_has_what_the_authority_said(make_site, authority):
     assert not list((django_tls.STATE / "acme").rglob("letsencrypt.log"))
 
 
+def test_certbot_that_cannot_say_that_a_nonce_was_refused(make_site, authority):
+    site, tries = make_site(tls={**ACME, "client": "certbot"}), []
+
+    def fail(argv, **options):
+        if argv[1] == "certonly" and len(tries) < 4:
+            tries.append(argv)
+            log = Path(argv[argv.index("--logs-dir") + 1]) / "letsencrypt.log"
+            log.parent.mkdir()
+            problem = '  "type": "urn:ietf:params:acme:error:badNonce",\n  "detail": "invalid anti-replay nonce: x",'
+            log.write_text(f'  "type": "http-01",\n{{\n{problem}\n}}\nAttributeError')
+            raise DeploymentError("certbot failed", log="An unexpected error occurred:\nAttributeError: can't set attribute")
+        return Authority.run(authority, argv, **options)
+
+    authority.run, django_command.run = fail, fail
+    assert order(site)[0] and len(tries) == 4
+
+
 def test_an_order_that_fails_leaves_what_serves(blog, authority, monkeypatch):
     put(signed(DOMAIN, begins=-85, ends=5))
     before = django_tls.path_of(DOMAIN).read_text()
