@@ -87,7 +87,8 @@ def said(log: str) -> str:
     """What the authority or certbot has said of an order that has failed."""
     lines = [line for line in log.splitlines() if line.strip()]
     details = [line.removeprefix('"detail": ') for line in lines if line.startswith('"detail": ')]
-    if details:
-        return str(json.loads(details[-1]))
+    if details:  # a hook that has failed is the cause of what the authority does not find
+        hooks = [line for line in lines if re.match("Hook '.* reported error code", line)]
+        return "; ".join([*hooks[:1], str(json.loads(details[-1]))])
     told = [line for line in lines if not re.match("Saving debug log|Ask for help|An unexpected error", line)]
     return told[-1] if told else ""

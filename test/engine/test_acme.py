@@ -236,6 +236,11 @@ def test_an_account_that_is_refused(blog, authority):
         ("certbot", 'Some challenges have failed.\n"detail": "no \\"A\\" record"', 'no "A" record'),
         (
             "certbot",
+            "Hook '--manual-auth-hook' for x reported error code 127\n\"detail\": \"no TXT\"",
+            "Hook '--manual-auth-hook' for x reported error code 127; no TXT",
+        ),
+        (
+            "certbot",
             "Saving debug log to /x\nAn unexpected error occurred:\nConnectionError: refused\nAsk for help or search",
             "ConnectionError: refused",
         ),
