@@ -236,7 +236,7 @@ def test_an_account_that_is_refused(blog, authority):
         ("certbot", 'Some challenges have failed.\n"detail": "no \\"A\\" record"', 'no "A" record'),
         (
             "certbot",
-            "Hook '--manual-auth-hook' for x reported error code 127\n\"detail\": \"no TXT\"",
+            'Hook \'--manual-auth-hook\' for x reported error code 127\n"detail": "no TXT"',
             "Hook '--manual-auth-hook' for x reported error code 127; no TXT",
         ),
         (
@@ -274,7 +274,9 @@ def test_certbot_that_cannot_say_that_a_nonce_was_refused(make_site, authority):
             log.parent.mkdir()
             problem = '  "type": "urn:ietf:params:acme:error:badNonce",\n  "detail": "invalid anti-replay nonce: x",'
             log.write_text(f'  "type": "http-01",\n{{\n{problem}\n}}\nAttributeError')
-            raise DeploymentError("certbot failed", log="An unexpected error occurred:\nAttributeError: can't set attribute")
+            raise DeploymentError(
+                "certbot failed", log="An unexpected error occurred:\nAttributeError: can't set attribute"
+            )
         return Authority.run(authority, argv, **options)
 
     authority.run, django_command.run = fail, fail

@@ -244,7 +244,10 @@ def test_without_systemd_cron_looks_at_certificates_or_applies_do(secure, own_ho
     [
         ({"kind": "self_signed"}, set()),
         ({"kind": "acme"}, set()),
-        ({"kind": "acme", "challenge": "dns-01", "hook": "/usr/local/lib/hook"}, {"CAP_KILL", "CAP_SETGID", "CAP_SETUID"}),
+        (
+            {"kind": "acme", "challenge": "dns-01", "hook": "/usr/local/lib/hook"},
+            {"CAP_KILL", "CAP_SETGID", "CAP_SETUID"},
+        ),
     ],
 )
 def test_a_program_of_others_has_more_rights(make_site, tls, more):

@@ -23,6 +23,16 @@ def serial(blog, root=None):
     return ask(blog.host.address, blog.domain, "/healthz", root=root).certificate.get("serialNumber")
 
 
+@pytest.fixture(scope="module")
+def wiki(module_hosts, repositories):
+    """A site behind Apache."""
+    host = module_hosts("bookworm", kind="ready")
+    wiki = Site(host, repositories(host), "wiki", proxy={"kind": "apache"}, tls={"kind": "self_signed"})
+    wiki.deploy()
+    assert not wiki.deploy().changed
+    return wiki
+
+
 def test_a_site_gets_https_while_people_visit_it(blog):
     with Visitors(blog.host.address, blog.domain, "/release") as visitors:
         foreseen = blog.apply(test=True, tls={"kind": "self_signed"}, packages=["curl"])
@@ -76,10 +86,12 @@ def test_a_form_is_sent_by_https(blog):
 
 
 @pytest.mark.full
-def test_sslyze_finds_mozillas_intermediate_profile(blog, tmp_path):
+@pytest.mark.parametrize("site", ["blog", "wiki"])
+def test_sslyze_finds_mozillas_intermediate_profile(site, request):
+    site = request.getfixturevalue(site)
     (sslyze,) = pins("tls")
     argv = ["uv", "tool", "run", "--python=/usr/bin/python3", f"--from={sslyze}", "sslyze"]
-    argv += ["--mozilla_config=intermediate", f"--sni={blog.domain}", f"{blog.host.address}:443"]
+    argv += ["--mozilla_config=intermediate", f"--sni={site.domain}", f"{site.host.address}:443"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
     told = done.stdout.partition("COMPLIANCE AGAINST")[2]
     assert "Checking results against Mozilla's" in told, done.stdout + done.stderr
@@ -88,13 +100,15 @@ def test_sslyze_finds_mozillas_intermediate_profile(blog, tmp_path):
 
 
 @pytest.mark.full
-def test_testssl_finds_nothing_of_medium_severity(blog):
+@pytest.mark.parametrize("site", ["blog", "wiki"])
+def test_testssl_finds_nothing_of_medium_severity(site, request):
+    site = request.getfixturevalue(site)
     install = "apt-get -qq update && apt-get -qq install --no-install-recommends testssl.sh bsdextrautils dnsutils"
-    blog.host.run(f"DEBIAN_FRONTEND=noninteractive sh -c '{install}' >/dev/null", timeout=300)
+    site.host.run(f"DEBIAN_FRONTEND=noninteractive sh -c '{install}' >/dev/null", timeout=300)
     argv = ["testssl", "--quiet", "--warnings", "off", "--color", "0", "--ip", "127.0.0.1", "--add-ca", ROOT]
-    argv += ["--jsonfile", "/tmp/testssl.json", "--severity", "MEDIUM", blog.domain]
-    done = blog.host.run(argv, check=False, timeout=900)
-    rows = json.loads(blog.host.read("/tmp/testssl.json"))
+    argv += ["--jsonfile", "/tmp/testssl.json", "--severity", "MEDIUM", site.domain]
+    done = site.host.run(argv, check=False, timeout=900)
+    rows = json.loads(site.host.read("/tmp/testssl.json"))
     found = {row["id"]: row["finding"] for row in rows if row["severity"] in ("MEDIUM", "HIGH", "CRITICAL")}
     # The authority of the host has no list of what it has revoked, and HSTS begins with an hour on purpose.
     assert {*found} <= {"cert_revocation", "HSTS_time"}, (found, done.stdout[-2000:])
@@ -213,7 +227,7 @@ def test_a_domain_that_is_not_proven_keeps_its_placeholder(shop):
 
 
 def served(site):
-    """The certificate that nginx sends, in PEM."""
+    """The certificate that the proxy sends, in PEM."""
     context = ssl._create_unverified_context()
     plain = socket.create_connection((site.host.address, 443), timeout=20)
     with context.wrap_socket(plain, server_hostname=site.domain) as secure:
@@ -225,7 +239,7 @@ def old(shop, authority, left):
     signed = authority.sign(shop.domain, begins=left - 90, ends=left)
     text = f"# Written by django-formula: acme {pebble.DIRECTORY}\n{signed.key}{signed.certificate}"
     shop.host.write(f"/var/lib/django-formula/certificates/{shop.domain}.pem", text, mode="0600")
-    shop.host.run(["systemctl", "reload", "nginx"])
+    shop.host.run(["systemctl", "reload", "apache2" if "proxy" in shop.options else "nginx"])
     deadline, good = time.monotonic() + 20, 0
     while good < 5:  # workers of before may still answer once or twice
         good = good + 1 if served(shop) == signed.certificate else 0
@@ -307,6 +321,26 @@ def test_an_authority_that_is_away(shop, authority):
     assert (
         "the one before serves, with 20 days left" in str(applied.warnings) and serial(shop, authority.root) == before
     )
+
+
+@pytest.mark.full
+def test_the_timer_renews_behind_apache(wiki, authority):
+    pebble.start(wiki.host)
+    told = wiki.deploy(tls={"kind": "acme", "directory": pebble.DIRECTORY, "eab": pebble.EAB, "client": "certbot"})
+    assert not told.warnings and not wiki.deploy().changed
+    placed = old(wiki, authority, left=20)
+    unit, neighbour = ["systemctl", "start", "django-wiki-tls"], "/etc/apache2/sites-enabled/neighbour.conf"
+    wiki.host.write(neighbour, "Nonsense on\n")
+    assert wiki.host.run(unit, check=False).returncode and serial(wiki, authority.root) == placed
+    said = wiki.host.run(["journalctl", "--no-pager", "--output=cat", "--unit=django-wiki-tls"]).stdout
+    assert "Apache refuses its configuration: Syntax error on line 1 of " in said, said
+    wiki.host.write(neighbour, "CustomLog /home/ray/access.log combined\n")
+    wiki.host.run("mkdir -p /home/ray; rm /var/lib/django-formula/certificates/*.failed")
+    with Visitors(wiki.host.address, wiki.domain, "/release") as visitors:
+        wiki.host.run(unit)
+    assert visitors.failed == [] and rating(wiki) <= 2.6
+    with pytest.raises(ssl.SSLCertVerificationError):
+        serial(wiki, authority.root)
 
 
 def test_certificates_go_with_their_site(shop):
