@@ -22,7 +22,7 @@ NAMES_ADDRESSES = True
 _LOCATIONS = "salt://django/files/apache/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/apache/domain.conf", "salt://django/files/apache/redirect.conf"
 TLS = "salt://django/files/apache/tls.conf"
-TEMPLATES = (_LOCATIONS, DOMAIN, REDIRECT)
+TEMPLATES: tuple[str, ...] = (_LOCATIONS, DOMAIN, REDIRECT)
 
 #: The ports that Debian's package listens on before anybody has said otherwise.
 _USUAL = {80}
@@ -76,15 +76,16 @@ def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]
         "max_upload": int(upload[1]) * _BYTES[upload[2].lower()] if upload else 0,
     }
     return {
-        **_modules(bool(site.https), bool(config["proxy"]["trusted"])),
+        **needs(site),
         locations(site): django_settings.render(templates, _LOCATIONS, **variables, **more),
     }
 
 
-def _modules(tls: bool, trusts: bool) -> Files:
+def needs(site: Site) -> Files:
     """The links of modules that are not enabled yet, as a2enmod makes them; nobody disables them again."""
     wanted: Files = {}
-    for name in [*_MODULES, *(_TLS_MODULES if tls else ()), *(["remoteip"] if trusts else ())]:
+    trusts = ["remoteip"] if site.config["proxy"]["trusted"] else []
+    for name in [*_MODULES, *(_TLS_MODULES if site.https else ()), *trusts]:
         for ending in ("load", *(["conf"] if name in _WITH_SETTINGS else [])):
             link = ETC / "mods-enabled" / f"{name}.{ending}"
             if not link.exists():
@@ -142,7 +143,9 @@ def check() -> None:
     except DeploymentError as error:
         lines = [re.sub(r"^AH\d+: ", "", line.strip()) for line in error.log.splitlines()]
         said = [
-            line for line in lines if line and not re.search("ServerName|Action 'configtest'|apache error log", line)
+            line
+            for line in lines
+            if line and not re.search("ServerName|Action 'configtest'|apache error log|ulimit", line)
         ]
         raise DeploymentError(
             f"Apache refuses its configuration: {' '.join(said) or error.message}",

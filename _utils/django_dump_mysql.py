@@ -72,11 +72,14 @@ class _Counter(threading.Thread):
 
     def run(self) -> None:
         try:
-            with open(self.read, "rb") as lines, open(os.dup(self.file), "wb") as raw:
-                with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed:
-                    for line in lines:
-                        self._count(line)
-                        packed.write(line)
+            with (
+                open(self.read, "rb") as lines,
+                open(os.dup(self.file), "wb") as raw,
+                gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
+            ):
+                for line in lines:
+                    self._count(line)
+                    packed.write(line)
         except OSError as error:  # of the last bytes too, which are written when it is closed
             self.error = error
 
@@ -137,10 +140,13 @@ class _Feeder(threading.Thread):
 
     def run(self) -> None:
         try:
-            with open(self.write, "wb") as pipe, open(os.dup(self.file), "rb") as raw:
-                with gzip.GzipFile(fileobj=raw) as packed:
-                    while block := packed.read(1 << 20):
-                        pipe.write(block)
+            with (
+                open(self.write, "wb") as pipe,
+                open(os.dup(self.file), "rb") as raw,
+                gzip.GzipFile(fileobj=raw) as packed,
+            ):
+                while block := packed.read(1 << 20):
+                    pipe.write(block)
         except BrokenPipeError:  # the client has ended, and says why
             pass
         except (OSError, EOFError, zlib.error) as error:

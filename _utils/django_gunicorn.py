@@ -47,6 +47,12 @@ def requirements(site: Site) -> Requirements:
     return {**_GUNICORN, **_WORKERS.get(_worker_class(site), {})}
 
 
+def python(site: Site) -> str:
+    """Any."""
+    del site
+    return ""
+
+
 def configuration(
     site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
 ) -> dict[str, str]:

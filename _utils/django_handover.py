@@ -23,7 +23,8 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], *,
     former = django_proxy.serving(site) or (django_proxy.holder_of(ports) if own else None)
     if not former or not own or former is own:
         return wanted
-    left, coming = [], [site]
+    left: list[Site] = []
+    coming = [site]
     for other in _others(site, former):
         (coming if django_proxy.of_site(other) is own else left).append(other)
     for other in coming[1:]:
@@ -33,6 +34,7 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], *,
         **_refusing(former, left, left[0].kept_templates() if left else {}),
         **_refusing(own, coming, templates),
         **wanted,
+        **django_proxy.deserted(wanted),
     }
 
 

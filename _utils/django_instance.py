@@ -442,11 +442,19 @@ def connections(where: str) -> int:
     if where.startswith("/"):
         rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:] if line.endswith(where))
         return sum(1 for row in rows if row[-1] == where and not int(row[3], 16) & _ACCEPTING)
-    suffix = f":{int(where.rpartition(':')[2]):04X}"
+    suffix = _local_end(where)
     tables = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
     rows = (line.split() for path in tables for line in path.read_text().splitlines()[1:])
     # While others come and go the kernel tells a connection twice; its two ends make it one.
     return len({(row[1], row[2]) for row in rows if row[1].endswith(suffix) and row[3] in ("01", "02", "03", "08")})
+
+
+def _local_end(where: str) -> str:
+    """How the kernel ends this end's address of a connection to ``host:port``: with the host, if it is one of IPv4."""
+    host, _colon, port = where.rpartition(":")
+    is_one = ":" not in host and host.strip("0.")
+    number = f"{struct.unpack('=I', socket.inet_aton(host))[0]:08X}" if is_one else ""
+    return f"{number}:{int(port):04X}"
 
 
 def drain(site: Site, release: Path) -> int:

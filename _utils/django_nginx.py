@@ -23,7 +23,7 @@ NAMES_ADDRESSES = False
 _UPSTREAM, _LOCATIONS = "salt://django/files/nginx/upstream.conf", "salt://django/files/nginx/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/nginx/domain.conf", "salt://django/files/nginx/redirect.conf"
 _DEFAULT, TLS = "salt://django/files/nginx/default.conf", "salt://django/files/nginx/tls.conf"
-TEMPLATES = (_UPSTREAM, _LOCATIONS, DOMAIN, REDIRECT)
+TEMPLATES: tuple[str, ...] = (_UPSTREAM, _LOCATIONS, DOMAIN, REDIRECT)
 
 
 def main_file(site: Site) -> Path:
@@ -62,6 +62,12 @@ def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]
         main_file(site): django_settings.render(templates, _UPSTREAM, **variables),
         locations(site): django_settings.render(templates, _LOCATIONS, **variables),
     }
+
+
+def needs(site: Site) -> Files:
+    """What else it has to have for a site: nothing, for its modules are built in."""
+    del site
+    return {}
 
 
 def protocols() -> Path:

@@ -8,6 +8,7 @@ it is a module like the others. So it imports nothing of ours. ``django/schema.y
 from __future__ import annotations
 
 import difflib
+import hashlib
 import ipaddress
 import itertools
 import json
@@ -29,6 +30,7 @@ SERVERS = ("postgres", "mysql")  # engines of databases that are reached over a 
 LOCAL = ("localhost", "127.0.0.1", "::1")  # hosts of a server on this host
 RESERVED_DATABASES = ("postgres", "template0", "template1", "mysql", "sys", "information_schema", "performance_schema")
 RESERVED_LOGINS = ("postgres", "root", "mysql", "mariadb.sys", "public", "none")
+APACHE = 8471  # the first of the two ports at which an Apache with mod_wsgi listens on an address of its own
 SHOWN = 60  # characters of a value that an error shows
 UNREADABLE = object()  # stands for a value that no JSON can hold and that has been reported already
 
@@ -241,7 +243,15 @@ def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
     if site["tls"]["kind"] != "none":
         listen = [port for port in site["proxy"]["listen"] if port not in site["tls"]["listen"]]
         rest["proxy"] = {**site["proxy"], "listen": listen}
+    if site["server"]["kind"] == "mod_wsgi" and not site["server"]["bind"]:
+        rest["server"] = {**site["server"], "bind": f"{_loopback(name)}:{APACHE}"}
     return {**derived, **rest, "environment": environment, "secrets": secrets, "databases": databases}
+
+
+def _loopback(name: str) -> str:
+    """An address of loopback that no other site has, nor anybody else: 127.0.0.0/16 is left out."""
+    one, two, three = hashlib.sha256(name.encode()).digest()[:3]
+    return f"127.{one % 254 + 1}.{two}.{three % 254 + 1}"
 
 
 def _complete_secret(name: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -303,6 +313,8 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     if at_once and site["server"]["threads"] > 1:
         text = f"expected 1 with {at_once}, which takes many requests at a time in one, got {site['server']['threads']}"
         yield ("server", "threads"), text
+    for option in sorted({*site["server"]["options"]} - {"mode"}) if _is_embedded(site["server"]) else ():
+        yield ("server", "options", option), "has no effect with mode: embedded; it is of the processes of mode: daemon"
     for key in ("sandbox", "resources", "mount"):
         if site[key] and site["process"] != "systemd":
             yield (key,), f"{site['process']} keeps the sites of this host, and only systemd can do this: leave it out"
@@ -364,6 +376,10 @@ def _many_at_once(server: dict[str, Any]) -> str:
     if server["kind"] == "granian":
         return "" if options.get("interface") == "wsgi" else "ASGI"
     return str(options["worker_class"]) if options.get("worker_class") in ("gevent", "uvicorn") else ""
+
+
+def _is_embedded(server: dict[str, Any]) -> bool:
+    return bool(server["kind"] == "mod_wsgi" and server["options"].get("mode") == "embedded")
 
 
 def _network_problem(network: str) -> Iterator[str]:
@@ -629,12 +645,23 @@ def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
                 text = f"port {port} is in {taken[port]}, and is http there: choose another port for one of them"
                 yield ("django", "sites", name, "tls", "listen"), text
             taken.setdefault(port, f"tls:listen of site {name}")
+    bound: dict[str, set[int]] = {}
     for name, site in sites.items():
         first = _port(site)
-        for port in (first, first + 1) if first else ():
-            if port in taken:
-                yield ("django", "sites", name, "server", "bind"), f"port {port} is taken by {taken[port]}"
-            taken.setdefault(port, f"server:bind of site {name}")
+        mine = {first, first + 1} if first else set()
+        for port in sorted(mine & {*taken}):
+            yield ("django", "sites", name, "server", "bind"), f"port {port} is taken by {taken[port]}"
+        for other, ports in bound.items():
+            for port in sorted(mine & ports - {*taken}) if _meet(site, sites[other]) else ():
+                text = f"port {port} is taken by server:bind of site {other}"
+                yield ("django", "sites", name, "server", "bind"), text
+        bound[name] = mine
+
+
+def _meet(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two servers that bind the same port are in each other's way: two addresses of loopback are not."""
+    hosts = {site["server"]["bind"].rpartition(":")[0] for site in (one, other)}
+    return len(hosts) == 1 or not all(host.startswith("127.") for host in hosts)
 
 
 def _shared_databases(sites: dict[str, Any]) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ import django_memory
 import django_proxy
 import django_service
 import django_site
+import django_virtualenv
 from django_command import DeploymentError
 from django_deployment import Deployment
 from django_disk import Space
@@ -70,6 +71,7 @@ def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
     outlook = Outlook(_gapless(deployment), waits_for=deployment.lock.holder() if deployment.test else "")
     changed = {str(path).split(":")[0] for path in changes.get("changed", ())}
     try:
+        django_virtualenv.refuse_python_of_another(site)
         refuse_without_disk(site, live, with_virtualenv=bool(changes.get("requirements")))
         if live and site.config["releases"]["overlap"]:
             refuse_without_memory(site, live)
@@ -124,7 +126,11 @@ def _reloads(site: Site, live: Release | None) -> str:
         return ""
     if django_instance.kind(live.path) != new:
         return f"it will reach the site by {' and '.join(new)}; the next release needs none over a unix socket"
-    return f"django:sites:{site.name}:server:bind is an address; with unix a rename does" if new[0] == "tcp" else ""
+    if new[0] != "tcp":
+        return ""
+    if site.config["server"]["kind"] == "mod_wsgi":
+        return f"django:sites:{site.name}:server:kind listens at ports; with another over a unix socket a rename does"
+    return f"django:sites:{site.name}:server:bind is an address; with unix a rename does"
 
 
 def _has_new_files(deployment: Deployment) -> bool:

@@ -73,6 +73,9 @@ class Proxy(Protocol):
     def files(self, site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
         """What a site has beside the servers of its domains."""
 
+    def needs(self, site: Site) -> Files:
+        """What it has to have for the servers of a site's domains, and has not yet."""
+
     def protocols(self) -> Path:
         """The file with what all servers of https have in common."""
 
@@ -153,7 +156,7 @@ def files(
     wanted: Files = {}
     for proxy in PROXIES.values():
         wanted |= _files(proxy, site, facts, templates, through, upcoming) if proxy is own else _absent(proxy, site)
-    return wanted
+    return {**wanted, **deserted(wanted)}
 
 
 def _files(
@@ -218,26 +221,29 @@ def _server(
 
 
 def _stale(proxy: Proxy, site: Site, wanted: set[Path]) -> Files:
-    """The files of domains that the site no longer has; a domain's server goes with its last site."""
-    stale: Files = {}
-    for path in proxy.shares(site):
-        if path not in wanted:
-            stale[path] = None
-            domain = path.parent.name
-            others = [other for other in path.parent.iterdir() if other != path]
-            if not others and proxy.server(domain) not in wanted:
-                stale[proxy.enabled(domain)] = None
-                stale[proxy.server(domain)] = None
-    return stale
+    """The places of a site in domains that it no longer has."""
+    return {path: None for path in proxy.shares(site) if path not in wanted}
 
 
 def _absent(proxy: Proxy, site: Site) -> Files:
     return {**_stale(proxy, site, set()), proxy.main_file(site): None, proxy.locations(site): None}
 
 
+def deserted(wanted: Files) -> Files:
+    """The servers of domains whose last site goes with these files."""
+    servers: Files = {}
+    for proxy in PROXIES.values():
+        for folder in {path.parent for path, text in wanted.items() if text is None} & {*proxy.ETC.glob("django/*")}:
+            path = proxy.server(folder.name)
+            if path not in wanted and all(wanted.get(share, "it stays") is None for share in folder.iterdir()):
+                servers |= {proxy.enabled(folder.name): None, path: None}
+    return servers
+
+
 def absent(site: Site) -> Files:
     """The files of a site, all to go."""
-    return {path: None for proxy in PROXIES.values() for path in _absent(proxy, site)}
+    wanted: Files = {path: None for proxy in PROXIES.values() for path in _absent(proxy, site)}
+    return {**wanted, **deserted(wanted)}
 
 
 def _local(url: str, site: Site) -> str:
@@ -275,8 +281,9 @@ def opening(site: Site, templates: Mapping[str, str]) -> Files:
         present = django_etc.read(path)
         if present and django_etc.is_ours(path) and not proxy.has_certificate(present, django_tls.path_of(domain)):
             wanted[path] = _server(proxy, proxy.DOMAIN, domain, templates, variables)[path]
-    texts = {proxy.protocols(): django_settings.render(templates, proxy.TLS, ours=OURS)} if wanted else {}
-    return {**wanted, **texts}
+    if not wanted:
+        return {}
+    return {**wanted, **proxy.needs(site), proxy.protocols(): django_settings.render(templates, proxy.TLS, ours=OURS)}
 
 
 def _shows(proxy: Proxy, domain: str) -> bool:

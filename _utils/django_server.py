@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import django_granian
 import django_gunicorn
+import django_mod_wsgi
 import django_site
 import django_uvicorn
 import django_uwsgi
@@ -38,6 +39,9 @@ class Server(Protocol):
     def requirements(self, site: Site) -> Requirements:
         """The packages that a virtualenv needs for it."""
 
+    def python(self, site: Site) -> str:
+        """The only version of Python in which it runs, such as ``3.11``; empty where any does."""
+
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
     ) -> dict[str, str]:
@@ -66,6 +70,7 @@ SERVERS: dict[str, Server] = {
     "gunicorn": django_gunicorn,
     "uvicorn": django_uvicorn,
     "granian": django_granian,
+    "mod_wsgi": django_mod_wsgi,
 }
 
 

@@ -119,15 +119,32 @@ def parent(number: int) -> int:
         return -1
 
 
+def journal(name: str, since: float) -> str:
+    """The last lines of a unit in the journal since a time (seconds since 1970).
+
+    They are asked for from the end: systemd 252 takes ``--lines`` beside ``--since`` for the first ones.
+    """
+    which = ["--unit", name, "--since", f"@{int(since)}", "--reverse", "--lines", "60"]
+    try:
+        argv = ["journalctl", *which, "--output", "cat", "--no-pager", "--quiet"]
+        return "\n".join(reversed(django_command.run(argv, doing="reading the journal").splitlines()))
+    except DeploymentError:
+        return ""
+
+
 def start(daemon: Daemon) -> None:
     """Start a daemon that does not run, and wait until it does.
 
     Raises:
-        DeploymentError: it does not.
+        DeploymentError: it does not; with what it has said.
     """
-    name = daemon.service
+    name, began = daemon.service, time.time()
     if has_systemd():
-        output = django_command.run(["systemctl", "start", f"{name}.service"], doing=f"starting {name}")
+        try:
+            output = django_command.run(["systemctl", "start", f"{name}.service"], doing=f"starting {name}")
+        except DeploymentError as error:
+            error.log = journal(name, began) or error.log
+            raise
     else:
         output = _start_by_script(daemon)
     if not _comes_up(daemon, PATIENCE):

@@ -267,15 +267,24 @@ def nginx_value(value: Any) -> str:
 
 
 def apache_value(value: Any) -> str:
-    """A value of a header in quotes in Apache's configuration, where nothing in it is expanded.
+    """A value in quotes in Apache's configuration, where nothing in it is expanded.
 
     Raises:
-        ValueError: it holds a control character or ``$``, which cannot be escaped there.
+        ValueError: it holds a control character or ``${``, which cannot be escaped there.
     """
     text = str(value)
-    if not text.isprintable() or "$" in text:
+    if not text.isprintable() or "${" in text:
         raise ValueError(f"{text!r} cannot stand in Apache's configuration")
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def apache_header(value: Any) -> str:
+    """The value of a header in quotes in Apache's configuration, where a ``%`` begins something else.
+
+    Raises:
+        ValueError: it holds what cannot be escaped there.
+    """
+    return apache_value(str(value).replace("%", "%%"))
 
 
 @functools.cache
@@ -286,7 +295,9 @@ def _jinja() -> "jinja2.Environment":
     environment = jinja2.Environment(  # noqa: S701  # nosec B701
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(unit=unit_value, uwsgi=uwsgi_value, nginx=nginx_value, apache=apache_value)
+    environment.filters.update(
+        unit=unit_value, uwsgi=uwsgi_value, nginx=nginx_value, apache=apache_value, apache_header=apache_header
+    )
     return environment
 
 

@@ -12,6 +12,7 @@ import django_command
 import django_process
 import django_sandbox
 import django_server
+import django_service
 import django_settings
 import django_site
 from django_command import DeploymentError, seconds
@@ -187,21 +188,8 @@ def journal(site: Site, release: Path, since: float) -> str:
         r"|Started |Starting |Stopped |Stopping |Listening on |Closed |Failed to start "
         r"|\*\*\* )|^\s*$"
     )
-    lines = _journal(unit(site, release), since).splitlines()
+    lines = django_service.journal(unit(site, release), since).splitlines()
     return "\n".join(line for line in lines if not noise.search(line))
-
-
-def _journal(name: str, since: float) -> str:
-    """The last lines of a unit in the journal since a time (seconds since 1970).
-
-    They are asked for from the end: systemd 252 takes ``--lines`` beside ``--since`` for the first ones.
-    """
-    which = ["--unit", name, "--since", f"@{int(since)}", "--reverse", "--lines", "60"]
-    try:
-        argv = ["journalctl", *which, "--output", "cat", "--no-pager", "--quiet"]
-        return "\n".join(reversed(django_command.run(argv, doing="reading the journal").splitlines()))
-    except DeploymentError:
-        return ""
 
 
 def log(site: Site, release: Path, lines: int) -> str:
@@ -277,7 +265,7 @@ def run(
 def _cannot_start(error: DeploymentError, doing: str, name: str, since: float) -> DeploymentError:
     """The error of a command, or that systemd could not start it, where its exit is one of systemd's own."""
     own_exit = re.search(r"\(exit 2[0-4]\d\)$", error.message)
-    reason = CANNOT_START.search(_journal(name, since)) if own_exit else None
+    reason = CANNOT_START.search(django_service.journal(name, since)) if own_exit else None
     if not reason:
         return error
     hint = "systemd-delta --type=extended names the files by which somebody changes its units"

@@ -37,6 +37,12 @@ def requirements(site: Site) -> Requirements:
     return REQUIREMENTS
 
 
+def python(site: Site) -> str:
+    """Any."""
+    del site
+    return ""
+
+
 def configuration(
     site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
 ) -> dict[str, str]:

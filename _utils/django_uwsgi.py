@@ -34,6 +34,12 @@ def requirements(site: Site) -> Requirements:
     return {("pyuwsgi", "uwsgi"): (PYUWSGI,)}
 
 
+def python(site: Site) -> str:
+    """Any."""
+    del site
+    return ""
+
+
 def configuration(
     site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
 ) -> dict[str, str]:

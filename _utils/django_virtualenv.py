@@ -204,6 +204,24 @@ def refuse_other_python(site: Site, source: Path, files: list[str]) -> None:
         )
 
 
+def refuse_python_of_another(site: Site) -> None:
+    """Refuse an interpreter in which the server of a site does not run.
+
+    Raises:
+        DeploymentError: it is not the one that the server is built for; the error says which that is.
+    """
+    wanted = django_server.of_site(site).python(site)
+    if not wanted:
+        return
+    kind, python = site.config["server"]["kind"], interpreter(site.config["python"])
+    tag, *_platform, version = _identity(python, Path(python).stat().st_mtime).split()
+    if tag != f"cpython-{wanted.replace('.', '')}":
+        raise DeploymentError(
+            f"this system's {kind} is built for Python {wanted}, and {site.config['python']} is {version} ({tag})",
+            hint=f"django:sites:{site.name}:python: python{wanted}, or another server:kind",
+        )
+
+
 def asked_for(source: Path, files: list[str]) -> list[str]:
     """The requirements of a project, or the packages of its lock file, by name in lower case, with their extras."""
     names: list[str] = []

@@ -8,7 +8,9 @@
                     'supervisor': ['supervisor.conf', 'supervisor.sh', 'django_formula_listen.py']} %}
 {% set servers = {'uwsgi': ['uwsgi.ini', 'django_formula_uwsgi.py', 'django_formula_warm.py'],
                   'gunicorn': ['gunicorn.conf.py', 'django_formula_warm.py'], 'uvicorn': ['django_formula_uvicorn.py'],
-                  'granian': ['django_formula_granian.py']} %}
+                  'granian': ['django_formula_granian.py'],
+                  'mod_wsgi': ['mod_wsgi.conf', 'django_formula_mod_wsgi.py', 'django_formula_wsgi.py',
+                               'django_formula_warm.py']} %}
 {% set proxies = {'nginx': ['upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf', 'default.conf'],
                   'apache': ['locations.conf', 'domain.conf', 'redirect.conf'], 'none': []} %}
 {% for name, site in django.sites.items() %}

@@ -189,6 +189,45 @@ def _nginx_words(text: str) -> Iterator[str]:
             raise Surprise(f"something follows a quote: {text[place : place + 40]}")
 
 
+@functools.lru_cache(1000)
+def read_apache(text: str) -> list[list[str]]:
+    """A configuration of Apache: the words of each directive, its sections as such; nothing in it is defined."""
+    found: list[list[str]] = []
+    open_sections: list[str] = []
+    for line in (line.strip(" \t\r\v\f") for line in re.sub(r"\\\n", "", text).split("\n")):
+        if not line or line.startswith("#"):
+            continue
+        if "${" in line:
+            raise Surprise(f"something is inserted: {line}")
+        if line.startswith("<"):
+            name, _blank, argument = line[1:].partition(" ")
+            if not line.endswith(">") or (name.startswith("/") and open_sections.pop() != name[1:-1]):
+                raise Surprise(f"a section does not end: {line}")
+            found.append([f"<{name.removesuffix('>')}", *_apache_words(argument.removesuffix(">"))])
+            open_sections += [] if name.startswith("/") else [name]
+        else:
+            found.append(_apache_words(line))
+    if open_sections:
+        raise Surprise(f"the file ends within {open_sections}")
+    return found
+
+
+def _apache_words(line: str) -> list[str]:
+    """The words of a directive, after ap_getword_conf() of Apache 2.4; those of mod_wsgi are name=value."""
+    words = []
+    word = re.compile(r"""\s*([\w-]+=)?(?:"((?:\\.|[^"\\])*)"|([^\s"][^\s]*))(?=\s|$)""")
+    place = 0
+    while line[place:].strip():
+        matched = word.match(line, place)
+        if not matched:
+            raise Surprise(f"quotes do not end: {line[place:]}")
+        name, quoted, plain = matched.groups()
+        value = plain if quoted is None else re.sub(r'\\(["\\])', r"\1", quoted)
+        words.append((name or "") + value)
+        place = matched.end()
+    return words
+
+
 def read_json(text: str) -> Any:
     """JSON, in which no name stands twice."""
 

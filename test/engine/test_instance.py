@@ -388,6 +388,15 @@ def test_connections_of_a_port_are_counted(host):
         assert django_instance.connections(where) == 0
 
 
+def test_connections_to_the_same_port_of_another_address_are_not_counted():
+    with socket.create_server(("127.1.2.3", 0)) as one:
+        port = one.getsockname()[1]
+        with socket.create_server(("127.1.2.4", port)), socket.create_connection(("127.1.2.4", port)):
+            assert django_instance.connections(f"127.1.2.3:{port}") == 0
+            assert django_instance.connections(f"127.1.2.4:{port}") == 1
+            assert django_instance.connections(f"0.0.0.0:{port}") == 1
+
+
 def test_a_connection_that_the_kernel_tells_twice_is_one(monkeypatch):
     rows = ["0100007F:1F41 0100007F:C350 01"] * 2 + ["0100007F:1F41 0100007F:C351 01", "0100007F:1F42 0100007F:C350 01"]
     table = "\n".join(["header", *(f"{number}: {row}" for number, row in enumerate(rows))])

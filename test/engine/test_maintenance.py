@@ -54,7 +54,7 @@ def test_nginx_can_read_it_and_nobody_writes_it(blog, monkeypatch):
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in blog.site.maintenance.rglob("*") if path.is_file()}
-    assert modes == {"index.html": 0o644, "about.json": 0o600}
+    assert modes == {"index.html": 0o644, "about.json": 0o600, "retry-after": 0o644}
     folders = [blog.site.maintenance, *(path for path in blog.site.maintenance.rglob("*") if path.is_dir())]
     assert {path.stat().st_mode & 0o777 for path in folders} == {0o755}
 

@@ -5,6 +5,7 @@ import sys
 import django_disk
 import django_instance
 import django_maintenance
+import django_mod_wsgi
 import django_nginx
 import django_preflight
 import django_service
@@ -41,6 +42,18 @@ def refused(world, match):
     assert told.splitlines()[0] == caught.value.message.removeprefix("source: ")
     world.check_leftovers()
     return caught.value
+
+
+# Python
+
+
+def test_a_server_that_is_built_for_another_python_is_refused_before_anything_is_done(two, monkeypatch):
+    two.options = {"server": {"kind": "mod_wsgi"}}
+    monkeypatch.setattr(django_mod_wsgi, "python", lambda site: "3.13")
+    refused(two, r"^source: this system's mod_wsgi is built for Python 3\.13, and python3 is 3\.11\.2")
+    monkeypatch.setattr(django_mod_wsgi, "python", lambda site: "3.11")
+    two.apply()
+    assert two.live.startswith("0002-")
 
 
 # Disk
@@ -222,6 +235,12 @@ def test_a_database_that_was_never_used_is_not_asked(two):
             "yes, with a reload of nginx: django:sites:blog:server:bind is an address; with unix a rename does",
         ),
         (
+            {"server": {"kind": "mod_wsgi"}},
+            {"server": {"kind": "mod_wsgi", "threads": 2}},
+            "yes, with a reload of nginx: django:sites:blog:server:kind listens at ports; with another over a unix "
+            "socket a rename does",
+        ),
+        (
             {},
             {"server": {"protocol": "http"}},
             "yes, with a reload of nginx: it will reach the site by unix and http; the next release needs none over a "
@@ -283,7 +302,7 @@ def test_what_a_broken_neighbour_will_stop_is_said_before(two):
     changes = two.apply(test=True)
     assert changes["source"]["warnings"] == [
         "nginx refuses its configuration: broken in /etc/nginx/sites-enabled/other:3; the release goes live without a "
-        "reload, and nginx's files of the site stay as they are"
+        "reload, and the proxy's files of the site stay as they are"
     ]
     with pytest.raises(DeploymentError, match=r"^proxy: nginx refuses"):
         two.apply()

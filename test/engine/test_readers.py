@@ -3,6 +3,7 @@
 import pytest
 from readers import (
     Surprise,
+    read_apache,
     read_environ,
     read_environment,
     read_ini,
@@ -44,6 +45,13 @@ from readers import (
         (read_ini, "[u]\na = $(X)\n", Surprise),
         (read_ini, "[u]\na = @(/etc/shadow)\n", Surprise),
         (read_ini, "[u]\na = %%(b)\n", Surprise),
+        (read_apache, 'A "b \\\\ \\" c" d\n<S "x">\n # y\n</S>\n', [["A", 'b \\ " c', "d"], ["<S", "x"], ["</S"]]),
+        (read_apache, 'A b="c d" e=f %{g}', [["A", "b=c d", "e=f", "%{g}"]]),
+        (read_apache, "A b \\\nc", [["A", "b", "c"]]),
+        (read_apache, 'A "b', Surprise),
+        (read_apache, 'A "b"c', Surprise),
+        (read_apache, "A ${b}", Surprise),
+        (read_apache, "<S x>\n", Surprise),
         (read_nginx, 'return 200 "a\\\\b\\"c;{}#";', [['return 200 a\\b"c;{}#', None]]),
         (read_nginx, "return 200 'a\\'b\"c\\\\';", [["return 200 a'b\"c\\", None]]),
         (read_nginx, 'return 200 a\\"b\\;c\\\\;', [['return 200 a"b\\;c\\', None]]),

@@ -56,6 +56,7 @@ def test_the_pillar_knows_what_a_server_runs(server):
         (UVICORN, {"gunicorn": "27", "uvicorn": "0.54", "wsproto": "1"}, ["uvloop", "httptools", "uvicorn"]),
         ({"kind": "granian"}, {"uvloop": "0.20"}, ["granian", "granian"]),
         ({"kind": "granian"}, {"granian": "2.2.4", "uvloop": "0.20"}, []),
+        ({"kind": "mod_wsgi"}, {}, []),
         ({"kind": "uwsgi"}, {}, ["pyuwsgi"]),
         ({"kind": "uwsgi"}, {"uwsgi": "2"}, []),
         ({"kind": "uvicorn"}, {"uvicorn": "0.30", "uvloop": "0.20", "wsproto": "1"}, ["httptools"]),
@@ -78,6 +79,7 @@ def test_what_the_virtualenv_is_given(server, packages, expected):
         ({"kind": "uvicorn"}, "asgi", False),
         ({"kind": "granian"}, "asgi", False),
         (GRANIAN_WSGI, "wsgi", False),
+        ({"kind": "mod_wsgi"}, "wsgi", True),
     ],
 )
 def test_what_a_server_runs_of_the_project(server, interface, keeps_threads):
@@ -100,6 +102,9 @@ def test_the_server_of_a_release_is_what_it_has_recorded(tmp_path):
         ({"options": {"harakiri": 7}}, 7),
         ({"kind": "gunicorn"}, 60),
         ({"kind": "gunicorn", "options": {"timeout": 7}}, 7),
+        ({"kind": "mod_wsgi"}, 60),
+        ({"kind": "mod_wsgi", "options": {"request-timeout": 7}}, 7),
+        ({"kind": "mod_wsgi", "options": {"mode": "embedded"}}, 60),
     ],
 )
 def test_the_time_that_a_request_has(server, seconds):

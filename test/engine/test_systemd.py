@@ -86,6 +86,7 @@ def test_what_a_release_that_does_not_start_says(make_site, monkeypatch):
     [
         ("uwsgi", (), ["socket", "service"]),
         ("granian", (), ["service"]),
+        ("mod_wsgi", (), ["service"]),
         ("granian", ("socket", "service"), ["service"]),
         (None, (), ["socket", "service"]),
         (None, ("service",), ["service"]),

@@ -403,6 +403,33 @@ def test_a_project_for_another_python_is_refused(make_site, tmp_path, monkeypatc
     )
 
 
+@pytest.mark.parametrize(
+    ("tag", "module", "told"),
+    [
+        ("cpython-311", "mod_wsgi.so-3.11", None),
+        ("cpython-311", None, None),
+        ("cpython-312", "mod_wsgi.so-3.11", "python3.12 is 3.12.3 (cpython-312)"),
+        ("pypy-311", "mod_wsgi.so-3.11", "python3.12 is 3.12.3 (pypy-311)"),
+    ],
+)
+def test_a_python_for_which_the_server_is_not_built_is_refused(make_site, tmp_path, monkeypatch, tag, module, told):
+    monkeypatch.setattr(django_virtualenv, "interpreter", lambda python: sys.executable)
+    monkeypatch.setattr(django_virtualenv, "_identity", lambda path, modified: f"{tag} linux glibc 2.36 3.12.3")
+    if module:
+        (tmp_path / "mod_wsgi.so").symlink_to(module)
+    site = make_site(server={"kind": "mod_wsgi"}, python="python3.12")
+    site.platform["mod_wsgi"] = {"modules": str(tmp_path)}
+    if not told:
+        django_virtualenv.refuse_python_of_another(site)
+        return
+    with pytest.raises(DeploymentError) as error:
+        django_virtualenv.refuse_python_of_another(site)
+    assert str(error.value) == (
+        f"this system's mod_wsgi is built for Python 3.11, and {told}\n"
+        "django:sites:blog:python: python3.11, or another server:kind"
+    )
+
+
 ITSELF = {
     "-e .": [],
     ".": [],

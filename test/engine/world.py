@@ -13,6 +13,7 @@ import django_command
 import django_dump
 import django_instance
 import django_memory
+import django_mod_wsgi
 import django_process
 import django_program
 import django_receipt
@@ -374,7 +375,8 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_dump, "free"): lambda folder: 1 << 20,
         (django_steps, "_refuse_closed_parents"): lambda site: None,
         (django_virtualenv, "interpreter"): lambda python: sys.executable,
-        (django_virtualenv, "_identity"): lambda path, modified: f"{path} 3.11",
+        (django_virtualenv, "_identity"): lambda path, modified: f"cpython-311 {path} 3.11.2",
+        (django_mod_wsgi, "python"): lambda site: "3.11",
         (django_virtualenv, "build"): world.build,
         (django_systemd, "pid"): world.pid,
         (django_supervisor, "pid"): world.supervised_pid,

@@ -14,9 +14,9 @@ def health(request):
 
     if "unavailable" in request.GET:
         return HttpResponse("the project's own", status=503)
-    names = ("REMOTE_ADDR", "PATH_INFO", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_SCHEME", "QUERY_STRING")
+    names = ["REMOTE_ADDR", "PATH_INFO", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_SCHEME"]
     body = {"secure": request.is_secure(), "path": request.path, "size": len(request.body)}
-    return JsonResponse(body | {name: request.META.get(name) for name in names})
+    return JsonResponse(body | {name: request.META.get(name) for name in [*names, "QUERY_STRING"]})
 
 
 health.csrf_exempt = True
@@ -30,7 +30,8 @@ def blog(module_hosts, repositories) -> Site:
     blog = Site(host, repositories(host))
     views = (blog.repository.worktree / "guestbook/views.py").read_text()
     blog.repository.commit({"guestbook/views.py": views + VIEW})
-    blog.deploy(proxy=APACHE, media={"max_upload": "1M"}, settings={"DATA_UPLOAD_MAX_MEMORY_SIZE": 4 << 20})
+    settings = {"DATA_UPLOAD_MAX_MEMORY_SIZE": 4 << 20}
+    blog.deploy(packages=["curl"], proxy=APACHE, media={"max_upload": "1M"}, settings=settings)
     assert not blog.apply().changed and not blog.apply(test=True).changed
     return blog
 
@@ -123,3 +124,96 @@ def test_apache_that_refuses_its_files_is_not_reloaded(blog):
     assert blog.get("/").status_code == 403 and blog.get("/static/admin/css/base.css").status_code == 403
     blog.deploy(proxy=APACHE)
     assert blog.get("/").status_code == 200
+
+
+SERVERS = {
+    "gunicorn, tcp": {"kind": "gunicorn", "bind": "127.0.0.1:8101"},
+    "uwsgi, http": {"kind": "uwsgi", "protocol": "http"},
+    "uwsgi, tcp": {"kind": "uwsgi", "bind": "127.0.0.1:8103"},
+}
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_servers_change_behind_it(blog, server):
+    before = blog.live
+    with loaded(blog) as load:
+        load.wait(20)
+        blog.deploy(server=SERVERS[server])
+        load.wait(20)
+    assert load.failed == [] and load.releases == [before, blog.live]
+    second = blog.live
+    with loaded(blog) as load:
+        load.wait(20)
+        blog.host.call("django.rollback", "blog")
+        load.wait(20)
+    assert load.failed == [] and load.releases == [second, before]
+    blog.repository.commit(version(server))
+    blog.deploy()
+    assert not blog.apply().changed
+    told = seen(blog, "/healthz?a=%2F", **{"X-Forwarded-Proto": "https"})
+    assert told["path"] == "/healthz" and told["secure"] is False and told["HTTP_X_SCHEME"] == "it is 100% ours"
+
+
+def test_sites_change_their_proxy_together(blog):
+    """nginx takes both sites of the host over at once, and gives them back; what visitors notice is said."""
+    domains = blog.options["domains"]
+    shop = Site(blog.host, blog.repository, "shop", beside=blog, domains=domains, path="/shop", proxy=APACHE)
+    blog.deploy(server={"kind": "uwsgi"}, media=None, settings=None)
+    assert blog.answering["release"] == blog.live and shop.answering["release"] == shop.live
+    for kind, former in (("nginx", "apache2"), ("apache", "nginx")):
+        lives = (blog.live, shop.live)
+        proxy = {"kind": kind, "headers": APACHE["headers"]}
+        assert not blog.apply(test=True, proxy=proxy).ok, "a port has one holder: all sites of it go together"
+        shop.options["proxy"] = proxy
+        with loaded(blog) as load:
+            load.wait(20)
+            applied = shop.deploy()
+            load.wait(20)
+        assert not [answer for answer in load.failed if answer.status], "nobody gets an error page"
+        print(f"{former} -> {kind}: {len(load.failed)} of {len(load.answers)} lost")
+        assert (blog.live, shop.live) == lives, "it takes no release"
+        assert blog.get("/release").headers["Server"].lower().startswith(kind)
+        assert shop.answering["release"] == shop.live and "blog is served" in applied.changed
+        assert not shop.apply().changed and not shop.apply(test=True).changed
+        active = blog.host.run(["systemctl", "is-active", former], check=False).stdout.strip()
+        enabled = blog.host.run(["systemctl", "is-enabled", former], check=False).stdout.strip()
+        assert (active, enabled) == ("inactive", "disabled")
+        left = blog.host.run(f"find /etc/{former} -name '*blog*' -o -name 'django-default'").stdout
+        assert left == ""
+    blog.host.restart()
+    assert blog.answering["release"] == blog.live and shop.answering["release"] == shop.live
+    shop.deploy(state="absent", remove_data=True)
+    assert blog.get("/shop/release").status_code == 404 and blog.answering["release"] == blog.live
+
+
+def test_https(blog):
+    with loaded(blog) as load:
+        load.wait(20)
+        blog.deploy(tls={"kind": "self_signed"}, redirect_domains=["www.example.org"])
+        load.wait(5)
+    assert [answer for answer in load.failed if answer.status != 301] == []
+    assert not blog.apply().changed
+    told = blog.host.run(
+        [
+            "curl",
+            "-sk",
+            "--http2",
+            "-D",
+            "-",
+            "--resolve",
+            f"{blog.domain}:443:127.0.0.1",
+            f"https://{blog.domain}/healthz",
+        ]
+    ).stdout
+    assert told.startswith("HTTP/2 200") and '"secure": true' in told and "strict-transport-security" in told.lower()
+    answer = blog.host.http("/release?a=b", blog.domain, allow_redirects=False)
+    assert answer.status_code == 301 and answer.headers["Location"] == f"https://{blog.domain}/release?a=b"
+    answer = blog.host.http("/release", "www.example.org", allow_redirects=False)
+    assert answer.status_code == 301 and answer.headers["Location"] == f"https://{blog.domain}/release"
+    second = blog.live
+    blog.repository.commit(version("https"))
+    blog.deploy()
+    assert blog.live != second and blog.record()["receipt"]["failed"] == 0
+    blog.deploy(state="absent", remove_data=True)
+    left = "find /etc/apache2 /etc/nginx /etc/systemd/system /run /var/lib/django-formula -name '*blog*' 2>/dev/null"
+    assert blog.host.run(left, check=False).stdout == ""

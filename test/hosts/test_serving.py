@@ -30,12 +30,17 @@ WAYS = {
     "granian": {"kind": "granian"},
     "granian, tcp": {"kind": "granian", "bind": "127.0.0.1:8101"},
     "granian, wsgi": {"kind": "granian", "threads": 2, "options": {"interface": "wsgi"}},
+    "mod_wsgi, tcp": {"kind": "mod_wsgi"},
+    "mod_wsgi, threads, tcp": {"kind": "mod_wsgi", "threads": 4, "bind": "127.0.0.1:8101"},
+    "mod_wsgi, embedded, tcp": {"kind": "mod_wsgi", "options": {"mode": "embedded"}},
+    "mod_wsgi, embedded, threads, tcp": {"kind": "mod_wsgi", "threads": 4, "options": {"mode": "embedded"}},
 }
 #: system, process, server: what is done without --all; uWSGI's ways have files of their own.
 SHORT = [
     ("bookworm", "systemd", "gunicorn, sync"),
     ("bookworm", "systemd", "gunicorn, gevent"),
     ("bookworm", "systemd", "granian"),
+    ("bookworm", "systemd", "mod_wsgi, tcp"),
     ("trixie", "supervisor", "gunicorn, gthread, tcp"),
     ("trixie", "supervisor", "uvicorn"),
 ]
@@ -131,6 +136,7 @@ def test_a_way_to_serve(machines, system, process, way):
 
 CHANGES = {
     "gunicorn": {"kind": "gunicorn"},
+    "mod_wsgi": {"kind": "mod_wsgi"},
     "threads, a port": {"kind": "gunicorn", "threads": 2, "bind": "127.0.0.1:8101"},
     "uwsgi by http": {"kind": "uwsgi", "protocol": "http"},
     "gunicorn again": {"kind": "gunicorn", "options": {"timeout": 30}},
@@ -235,6 +241,34 @@ def health(request):
     time.sleep(float(request.GET.get("seconds", 0)))
     return HttpResponse()
 """
+
+
+@pytest.mark.parametrize("mode", ["daemon", pytest.param("embedded", marks=pytest.mark.full)])
+def test_an_apache_ends_what_it_is_at(machines, mode):
+    blog: Site = machines("bookworm", "systemd")
+    views = (blog.repository.worktree / "guestbook/views.py").read_text()
+    blog.repository.commit({"guestbook/views.py": views + SLOW})
+    blog.deploy(server={"kind": "mod_wsgi", "processes": 2, "options": {"mode": mode}}, state=None)
+    before = blog.live
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(blog.get, "/healthz?seconds=5") for _ in range(4)]  # two of them wait
+        time.sleep(1)
+        blog.repository.commit(version(f"while pages of {mode} mode are made"))
+        blog.deploy()
+        assert [answer.result().status_code for answer in asked] == [200] * 4 and blog.live != before
+        asked = [pool.submit(blog.get, "/healthz?seconds=3") for _ in range(2)]
+        time.sleep(1)
+        blog.host.run(["systemctl", "restart", f"{blog.unit}.service"])
+        assert [answer.result().status_code for answer in asked] == [200] * 2
+    before = blog.live
+    options = {"request-timeout": 5, "nonsense": 3}
+    comment = blog.apply(server={"kind": "mod_wsgi", "options": options}).failed["blog has its instance"]
+    assert "mod_wsgi does not take nonsense=3 (server:options)" in comment and lines(comment) <= 10, comment
+    assert blog.answering["release"] == before
+    blog.repository.commit({"guestbook/views.py": views})
+    blog.deploy(server=WAYS["gunicorn, sync"])
+
+
 STATS = """
 import json, socket, sys
 with socket.socket(socket.AF_UNIX) as stats:

@@ -28,7 +28,7 @@ import pytest
 from django_command import DeploymentError
 from django_deployment import Deployment
 from django_site import Site
-from readers import read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
+from readers import read_apache, read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, contract, formula_templates, three_keys
 
 NASTY = {
@@ -286,7 +286,8 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
         for name, text in django_instance.configuration(kept, release, facts, templates).items():
             if text in templates.values():
                 continue  # a program, the same for every site
-            reader = read_program if name == f"django-{site.name}-0042.conf" else READERS[Path(name).suffix]
+            own_readers = {f"django-{site.name}-0042.conf": read_program, "mod_wsgi.conf": read_apache}
+            reader = own_readers.get(name, READERS[Path(name).suffix])
             files[name if kept is site else f"supervised {name}"] = reader(text)
     for file, content in django_proxy.files(site, facts, templates).items():
         if content is not None:
@@ -354,12 +355,16 @@ def check_accepted(path: Place, good: str, name: str, files: Any, value: str, si
         return
     new = value.strip() if path[0] == "deploy_key" else value
     variables = (name.replace("-", "_"), site.name.replace("-", "_"))
+    addresses = (django_pillar._loopback(name), django_pillar._loopback(site.name))
     # A header's name becomes a variable of WSGI.
     in_wsgi = tuple(f"HTTP_{text.upper().replace('-', '_')}" for text in (good, new))
-    wanted = replaced(files, (name, site.name), variables, in_wsgi, (good, new))
+    wanted = replaced(files, (name, site.name), variables, addresses, in_wsgi, (good, new))
     for kind in (found, wanted):
         for name in ("uwsgi.ini", "supervised uwsgi.ini"):
             kind.get(name, []).sort()
+        for name in ("mod_wsgi.conf", "supervised mod_wsgi.conf"):
+            for words in kind.get(name, []):
+                words.sort()
     assert found == wanted, (value[:80], difference(found, wanted))
 
 

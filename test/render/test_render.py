@@ -21,7 +21,7 @@ import django_uwsgi
 import pytest
 import yaml
 from django_site import Site
-from readers import read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
+from readers import read_apache, read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, formula_templates
 
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("*/pillar.yaml"))
@@ -123,6 +123,8 @@ def test_the_files_of_a_case_are_read_without_surprises(case: Path) -> None:
             directives = read_unit(content)
             sections = {section for section, _name, _value in directives}
             assert sections == {"[Unit]", "[Service]" if name.endswith(".service") else "[Socket]", "[Install]"}
+        elif name.endswith("mod_wsgi.conf"):
+            assert ["Require", "all", "denied"] in read_apache(content)
         elif name.endswith("uwsgi.ini"):
             assert {section for section, _name, _value in read_ini(content)} == {"[uwsgi]"}
         elif name.endswith(("/environment", "/secrets")):

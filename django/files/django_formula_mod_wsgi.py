@@ -1,0 +1,115 @@
+"""
+Runs an Apache with mod_wsgi as mod_wsgi.conf beside this file has it, and says when the project can be reached.
+
+A SIGTERM has it end what it is at. Apache's own processes do not outlive this one, nor each other.
+"""
+
+import ctypes
+import glob
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+CONFIGURATION = os.path.join(HERE, "mod_wsgi.conf")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+with open(os.path.join(HERE, "mod_wsgi.json"), encoding="utf-8") as file:
+    GIVEN = json.load(file)
+LOADED, BROKEN, READY = (os.path.join(GIVEN["run"], name) for name in ("loaded", "broken", "ready"))
+
+
+def end_leftovers():
+    """Kill what is left of an Apache of this release of which the main process has been killed."""
+    mark = f"DJANGO_RELEASE={os.environ['DJANGO_RELEASE']}".encode()
+    for process in glob.glob("/proc/[0-9]*"):
+        try:
+            if os.readlink(f"{process}/exe").startswith(GIVEN["apache"]):  # a space and more where it was upgraded
+                with open(f"{process}/environ", "rb") as environment:
+                    if mark in environment.read().split(b"\0"):
+                        os.kill(int(process.rpartition("/")[2]), signal.SIGKILL)
+        except OSError:
+            pass  # it is somebody else's, or has ended
+
+
+def die_with_parent():
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def connect(address):
+    """Connect once to the address of the release."""
+    host, _colon, port = address.rpartition(":")
+    with socket.socket(socket.AF_INET6 if address[0] == "[" else socket.AF_INET) as client:
+        client.connect((host.strip("[]"), int(port)))
+
+
+def wait_until_loaded(apache):
+    """Wait until the project is imported and connections are taken; it exits where that does not come."""
+    while apache.poll() is None:
+        if os.path.exists(BROKEN):
+            apache.terminate()
+            apache.wait()
+            sys.exit("the project does not start")
+        if os.path.exists(LOADED):
+            try:
+                connect(GIVEN["address"])
+            except OSError:
+                pass
+            else:
+                return
+        time.sleep(0.02)
+    wrong = GIVEN["options"].items() if apache.returncode else ()
+    refused = [f"{name}={value}" for name, value in sorted(wrong) if not takes(name, value)]
+    sys.exit(f"mod_wsgi does not take {', '.join(refused)} (server:options)" if refused else apache.returncode)
+
+
+def takes(name, value):
+    """Whether mod_wsgi knows an option of its processes; Apache itself only says that one of them is wrong."""
+    modules = (f"LoadModule {name}_module {GIVEN['modules']}/mod_{name}.so" for name in ("mpm_event", "wsgi"))
+    directives = ["ServerName localhost", "ErrorLog |/bin/cat", *modules, f'WSGIDaemonProcess x {name}="{value}"']
+    argv = [GIVEN["apache"], "-t", "-f", "/dev/null", *(word for one in directives for word in ("-C", one))]
+    tested = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - root has written it
+    return "WSGI daemon process" not in tested.stderr
+
+
+def say_ready():
+    """Tell systemd, by sd_notify, and supervisor, by a file."""
+    with open(READY, "w", encoding="utf-8"):
+        pass
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.connect("\0" + address[1:] if address[0] == "@" else address)
+            notify.sendall(b"READY=1")
+
+
+def main():
+    for path in (LOADED, BROKEN, READY):
+        if os.path.exists(path):
+            os.unlink(path)
+    end_leftovers()
+    with open(os.path.join(GIVEN["run"], "pid"), "w", encoding="utf-8") as pid:
+        pid.write(str(os.getpid()))
+    argv = [GIVEN["apache"], "-f", CONFIGURATION, "-DFOREGROUND"]
+    apache = subprocess.Popen(argv, preexec_fn=die_with_parent)  # noqa: S603 - an argument list that root has written
+    ended = []
+
+    def end(_signal, _frame):
+        ended.append(True)
+        apache.send_signal(signal.SIGWINCH if os.path.exists(READY) else signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+    wait_until_loaded(apache)
+    say_ready()
+    code = apache.wait()
+    if not ended:
+        end_leftovers()
+        sys.exit(f"Apache has ended by itself ({code})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The application that mod_wsgi runs: that of the project's module, which mod_wsgi.json beside this file names."""
+
+import gc
+import importlib
+import json
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def load():
+    with open(os.path.join(HERE, "mod_wsgi.json"), encoding="utf-8") as file:
+        given = json.load(file)
+    # mod_wsgi's own writes to Apache's log, where each letter beyond ASCII is one of \x…
+    log = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    sys.stdout = sys.stderr = log
+    os.chdir(given["folder"])
+    sys.path.append(HERE)
+    import django_formula_warm
+
+    state = "broken"
+    try:
+        gc.disable()  # what is imported now stays; `warm` has it collected again
+        found = importlib.import_module(given["module"]).application
+        django_formula_warm.warm()
+        state = "loaded"
+    finally:
+        with open(os.path.join(given["run"], state), "w", encoding="utf-8"):
+            pass
+    return found
+
+
+application = load()
