@@ -243,6 +243,9 @@ def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
     if site["tls"]["kind"] != "none":
         listen = [port for port in site["proxy"]["listen"] if port not in site["tls"]["listen"]]
         rest["proxy"] = {**site["proxy"], "listen": listen}
+    if site["tls"]["kind"] == "acme" and not site["tls"]["client"]:
+        client = "certbot" if site["tls"]["eab"]["key_id"] else "uacme"  # which takes its key as an argument
+        rest["tls"] = {**site["tls"], "client": client}
     if site["server"]["kind"] == "mod_wsgi" and not site["server"]["bind"]:
         rest["server"] = {**site["server"], "bind": f"{_loopback(name)}:{APACHE}"}
     return {**derived, **rest, "environment": environment, "secrets": secrets, "databases": databases}
@@ -410,12 +413,10 @@ def _path_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
 def _tls_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     """Options of another kind of certificates, ones that are missing, and domains that can have none."""
     tls, kind = site["tls"], site["tls"]["kind"]
-    of_kind = {"certificate": "files", "key": "files", "email": "acme", "hook": "acme"}
+    of_kind = {"certificate": "files", "key": "files", "email": "acme", "hook": "acme", "client": "acme"}
     for key, wanted in of_kind.items():
         if tls[key] and kind != wanted:
             yield ("tls", key), f"has no effect with kind: {kind}; it is of kind: {wanted}"
-    if tls["client"] != "uacme" and kind != "acme":
-        yield ("tls", "client"), f"has no effect with kind: {kind}; it is of kind: acme"
     for key in ("key_id", "key"):
         if tls["eab"][key] and kind != "acme":
             yield ("tls", "eab", key), f"has no effect with kind: {kind}; it is of kind: acme"

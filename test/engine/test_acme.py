@@ -187,6 +187,11 @@ def test_certbot_calls_it_as_uacme_does(make_site, authority, tmp_path):
     assert (tmp_path / "called").read_text().splitlines() == expected
 
 
+@pytest.mark.parametrize(("eab", "client"), [({}, "uacme"), ({"key_id": "kid-1", "key": "x"}, "certbot")])
+def test_the_client_that_is_usual_shows_nobody_the_key(make_site, eab, client):
+    assert make_site(tls={**ACME, "eab": eab}).config["tls"]["client"] == client
+
+
 @pytest.mark.parametrize("client", ["uacme", "certbot"])
 def test_an_account_with_a_binding(make_site, authority, client):
     site = make_site(tls={**ACME, "client": client, "eab": {"key_id": "kid-1", "key": "sdb://vault/eab"}})

@@ -181,7 +181,8 @@ def test_the_timer_takes_changed_files(blog, authority):
 def acme(blog):
     """An authority beside the site."""
     pebble.start(blog.host)
-    return {"kind": "acme", "email": "ops@example.org", "directory": pebble.DIRECTORY, "eab": pebble.EAB}
+    told = {"directory": pebble.DIRECTORY, "eab": pebble.EAB, "client": "uacme"}
+    return {"kind": "acme", "email": "ops@example.org", **told}
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +265,7 @@ def test_the_timer_renews_what_is_nearly_over(shop, authority):
 @pytest.fixture
 def watched(shop):
     """What the list of processes has shown of the key of the binding, as a file that grows; it is watched meanwhile."""
+    shop.deploy()
     shop.host.write("/root/key", pebble.EAB["key"], mode="0600")
     watch = "while sleep 0.02; do grep -sazFf /root/key /proc/[0-9]*/cmdline; done > /root/shown"
     shop.host.run(["systemd-run", "--quiet", "--unit=watch", "sh", "-c", watch])
@@ -272,9 +274,8 @@ def watched(shop):
 
 
 def test_certbot_orders_and_shows_nobody_the_key(shop, acme, authority, watched):
-    shop.deploy()
     before = old(shop, authority, left=20)
-    applied = shop.deploy(tls={**acme, "client": "certbot"})
+    applied = shop.deploy(tls={**acme, "client": None})
     assert {*applied["shop has its certificates ordered"].changes["certificates"]} == {shop.domain}, applied
     assert not applied.warnings and served(shop) != before and not shop.deploy().changed
     assert shop.host.read(watched) == ""
@@ -326,7 +327,7 @@ def test_an_authority_that_is_away(shop, authority):
 @pytest.mark.full
 def test_the_timer_renews_behind_apache(wiki, authority):
     pebble.start(wiki.host)
-    told = wiki.deploy(tls={"kind": "acme", "directory": pebble.DIRECTORY, "eab": pebble.EAB, "client": "certbot"})
+    told = wiki.deploy(tls={"kind": "acme", "directory": pebble.DIRECTORY, "eab": pebble.EAB})
     assert not told.warnings and not wiki.deploy().changed
     placed = old(wiki, authority, left=20)
     unit, neighbour = ["systemctl", "start", "django-wiki-tls"], "/etc/apache2/sites-enabled/neighbour.conf"
