@@ -116,6 +116,8 @@ def configuration(
         "proxy_group": site.proxy_group,
         "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
         "unix": server["bind"] == "unix",
+        # Who may say who the visitor is: what leads to it by its socket or from this host, unless visitors do so.
+        "believed": [] if site.listener else ["*"] if server["bind"] == "unix" else ["127.0.0.1", "::1"],
     }
     recorded = {
         "address": variables["address"],

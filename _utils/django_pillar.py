@@ -248,6 +248,10 @@ def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
         rest["tls"] = {**site["tls"], "client": client}
     if site["server"]["kind"] == "mod_wsgi" and not site["server"]["bind"]:
         rest["server"] = {**site["server"], "bind": f"{_loopback(name)}:{APACHE}"}
+    elif site["proxy"]["kind"] == "none":  # whoever listens on that address leads to the socket of the live release
+        bind = site["server"]["bind"] or "unix"
+        rest["listener"] = "" if bind == "unix" else bind
+        rest["server"] = {**site["server"], "bind": "unix"}
     return {**derived, **rest, "environment": environment, "secrets": secrets, "databases": databases}
 
 
@@ -368,6 +372,8 @@ def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     any_proxy[("tls", "kind")] = site["tls"]["kind"] != "none"
     any_proxy[("redirect_domains",)] = site["redirect_domains"]
     any_proxy[("maintenance", "allow")] = site["maintenance"]["allow"]
+    if kind == "none" and site["server"]["kind"] == "mod_wsgi":
+        yield ("server", "kind"), "mod_wsgi has no socket to which another proxy could lead: have nginx or apache"
     for path, value in any_proxy.items() if kind == "none" else ():
         if value:
             yield path, "there is no proxy for this with proxy:kind: none: your own does it, leave it out"
@@ -649,7 +655,7 @@ def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
     bound: dict[str, set[int]] = {}
     for name, site in sites.items():
         first = _port(site)
-        mine = {first, first + 1} if first else set()
+        mine = {first, first + (not site.get("listener"))} if first else set()
         for port in sorted(mine & {*taken}):
             yield ("django", "sites", name, "server", "bind"), f"port {port} is taken by {taken[port]}"
         for other, ports in bound.items():
@@ -661,7 +667,7 @@ def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
 
 def _meet(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two servers that bind the same port are in each other's way: two addresses of loopback are not."""
-    hosts = {site["server"]["bind"].rpartition(":")[0] for site in (one, other)}
+    hosts = {(site.get("listener") or site["server"]["bind"]).rpartition(":")[0] for site in (one, other)}
     return len(hosts) == 1 or not all(host.startswith("127.") for host in hosts)
 
 
@@ -680,8 +686,8 @@ def _shared_databases(sites: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _port(site: dict[str, Any]) -> int:
-    """The first of the two TCP ports that the site's server binds; 0 for a unix socket."""
-    bind = site["server"]["bind"]
+    """The TCP port on which a site is reached without a proxy, or the first of its server's two; 0 for a socket."""
+    bind = site.get("listener") or site["server"]["bind"]
     return 0 if bind == "unix" else int(bind.rpartition(":")[2])
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import django_database_server
 import django_instance
+import django_listener
 import django_proxy
 import django_release
 import django_schedule
@@ -46,6 +47,7 @@ def present(site: Site) -> dict[str, str]:
         django_site.REGISTRY / site.name,
         *_proxy_files(site),
         *_kept(site),
+        *django_listener.present(site),
         *(path for task in django_schedule.TASKS for path in django_schedule.present(site, task)),
         *django_proxy.leftovers(site, django_proxy.absent(site)),
     ]
@@ -94,6 +96,7 @@ def _take_off(site: Site) -> None:
     certificates = django_proxy.leftovers(site, django_proxy.absent(site))
     if _proxy_files(site):
         django_proxy.apply(django_proxy.absent(site))
+    django_listener.remove(site)
     for task in django_schedule.TASKS:
         django_schedule.remove(site, task)
     for keeper in django_instance.KEEPERS.values():

@@ -56,6 +56,8 @@ class Site:
         #: The ports of https; none where the site has no certificate.
         self.https: list[int] = sorted(tls["listen"]) if tls["kind"] != "none" else []
         self.scheme = "https" if self.https else "http"
+        #: The address on which systemd listens for a site that has no proxy; empty where none is said.
+        self.listener: str = config.get("listener", "")
         self.root = Path(config["root"])
         self.mirror = self.root / "repository.git"
         self.build = self.root / "build"

@@ -27,6 +27,7 @@ import django_etc
 import django_handover
 import django_index
 import django_instance
+import django_listener
 import django_maintenance
 import django_manifest
 import django_migration
@@ -82,6 +83,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     _refuse_closed_parents(site)
     proxy = site.config["proxy"]
     django_proxy.refuse_taken_ports(site.name, proxy["kind"], [*proxy["listen"], *site.https], deployment.listening)
+    django_listener.refuse_impossible(site, deployment.listening)
     django_tls.refuse_bad_files(site, deployment.tls, templates)
     folders = takeover.folders() if takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
@@ -641,7 +643,8 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         django_instance.start(site, release.path)
         beside.result()
     if live and not deployment.paused:
-        deployment.probe = django_receipt.Probe(site, through_proxy=django_proxy.is_installed(site)).start()
+        through_proxy = django_proxy.is_installed(site) and django_proxy.of_site(site) is not None
+        deployment.probe = django_receipt.Probe(site, through_proxy=through_proxy).start()
     django_instance.check_health(site, release.path)
     deployment.steady = django_instance.pid(site, release.path)
     _run_commands(deployment, "before_switch")
@@ -718,7 +721,10 @@ def _forget_passwords(deployment: Deployment, release: Release) -> Changes:
 
 
 def proxy(deployment: Deployment) -> Iterator[Changes]:
-    """The proxy's files of the site and their links; it is reloaded when one has changed and all are accepted."""
+    """The proxy's files of the site and their links; it is reloaded when one has changed and all are accepted.
+
+    Without a proxy, the address on which systemd listens for the site.
+    """
     site, release = deployment.site, deployment.release
     if not release:
         return
@@ -727,11 +733,16 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     wanted = django_handover.files(site, facts, deployment.templates, upcoming=upcoming)
     changes = django_etc.differences(wanted)
     leftovers = django_proxy.leftovers(site, wanted)
-    if changes or leftovers:
-        yield {**changes, **{str(path): "removed" for path in leftovers}}
+    listener = django_listener.stale(site, deployment.templates)
+    if changes or leftovers or listener:
+        yield {**changes, **listener, **{str(path): "removed" for path in leftovers}}
         deployment.take_lock()
+        if listener and not site.listener:
+            django_listener.remove(site)
         if changes:
             django_proxy.apply(wanted)
+        if listener and site.listener:
+            django_listener.apply(site, deployment.templates)
         for path in leftovers:
             django_site.remove_tree(path)
 

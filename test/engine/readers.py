@@ -197,7 +197,7 @@ def read_apache(text: str) -> list[list[str]]:
     for line in (line.strip(" \t\r\v\f") for line in re.sub(r"\\\n", "", text).split("\n")):
         if not line or line.startswith("#"):
             continue
-        if "${" in line:
+        if "${" in line.replace("${APACHE_LOG_DIR}", ""):
             raise Surprise(f"something is inserted: {line}")
         if line.startswith("<"):
             name, _blank, argument = line[1:].partition(" ")
@@ -206,7 +206,10 @@ def read_apache(text: str) -> list[list[str]]:
             found.append([f"<{name.removesuffix('>')}", *_apache_words(argument.removesuffix(">"))])
             open_sections += [] if name.startswith("/") else [name]
         else:
-            found.append(_apache_words(line))
+            words = _apache_words(line)
+            if words[:2] == ["RequestHeader", "set"] and not words[-1].startswith("expr="):
+                words[-1] = _expanded(words[-1])
+            found.append(words)
     if open_sections:
         raise Surprise(f"the file ends within {open_sections}")
     return found
