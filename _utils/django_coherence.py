@@ -47,7 +47,7 @@ def _setting(site: Site, name: str) -> str:
 def _of_cookies(site: Site, cookies: Mapping[str, Any]) -> Iterator[str]:
     """Cookies that no browser sends back: of another domain, or by https only where there is none."""
     secure = [name for name, value in cookies.items() if name.endswith("_SECURE") and value]
-    if secure and not site.https and not site.config["proxy"]["trusted"]:
+    if secure and not _may_be_https(site):
         names = " and ".join(secure)
         yield (
             f"browsers send what {names} {'are' if len(secure) > 1 else 'is'} about by https only, and the site has no "
@@ -62,11 +62,16 @@ def _of_cookies(site: Site, cookies: Mapping[str, Any]) -> Iterator[str]:
                 )
 
 
+def _may_be_https(site: Site) -> bool:
+    """Whether visitors may come by https: to the site's proxy, or to somebody else's before it or in its place."""
+    return bool(site.https or site.config["proxy"]["trusted"] or not _is_ours(site))
+
+
 def _of_https(site: Site, https: Mapping[str, Any]) -> Iterator[str]:
     """A redirect to https where nobody speaks it, or where Django never learns that the visitor has come by it."""
     # (any other header comes from the visitor's side as it is)
     learns = https.get("header") not in (None, "HTTP_X_FORWARDED_PROTO")
-    if https.get("redirect") and not site.https and not site.config["proxy"]["trusted"] and not learns:
+    if https.get("redirect") and not _may_be_https(site) and not learns:
         at = f"django:sites:{site.name}"
         yield (
             "SECURE_SSL_REDIRECT leads every visitor to https, and the site has no tls, so they meet nobody, or the "

@@ -518,6 +518,16 @@ def test_what_a_project_does_that_is_worth_a_word(world, answers, warnings):
         ({"proxy": {"trusted": ["10.0.0.1"]}}, {"https": {"redirect": True, "header": None}}, ""),
         ({"media": {"max_upload": "1k"}}, {"largest_body": 1025}, "DATA_UPLOAD_MAX_MEMORY_SIZE is 1025 bytes, and"),
         ({"media": {"max_upload": "0"}}, {"largest_body": 1 << 40}, ""),
+        (
+            {"proxy": {"kind": "none"}},
+            {
+                "https": {"redirect": True, "header": "HTTP_X_FORWARDED_PROTO"},
+                "cookies": {"SESSION_COOKIE_SECURE": True},
+                "largest_body": 1 << 40,
+                "static_url": "/",
+            },
+            "",
+        ),
         ({"proxy": {"locations": {"/a/": {"client_max_body_size": "1G"}}}}, {"largest_body": 1 << 30}, ""),
         (
             {"server": {"kind": "uvicorn"}, "database": {"engine": "postgres", "options": {"connect_timeout": 90}}},
