@@ -80,6 +80,10 @@ def read_environ(text: str) -> dict[str, str]:
     return found
 
 
+#: Directives of systemd in which a percent sign is one, and no specifier is expanded.
+SHARES = ("CPUQuota", "MemoryHigh", "MemoryMax", "TasksMax")
+
+
 @functools.lru_cache(1000)
 def read_unit(text: str) -> list[tuple[str, str, str]]:
     """A unit of systemd: (section, directive, value) of each line, specifiers expanded."""
@@ -95,7 +99,8 @@ def read_unit(text: str) -> list[tuple[str, str, str]]:
             name, equals, value = line.partition("=")
             if not equals:
                 raise Surprise(f"a line without a value: {line}")
-            entries.append((section, name, _expanded(value.strip())))
+            value = value.strip()
+            entries.append((section, name, value if name in SHARES else _expanded(value)))
     return entries
 
 

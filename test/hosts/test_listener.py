@@ -59,7 +59,7 @@ def test_it_gets_an_address(blog):
     assert float(rated.rpartition("level for")[2].split(":")[1].split()[0]) <= 1.1
 
 
-@pytest.mark.parametrize("server", ["uwsgi", *SERVERS])
+@pytest.mark.parametrize("server", ["uwsgi", *(pytest.param(name, marks=pytest.mark.full) for name in SERVERS)])
 def test_releases_lose_no_request(blog, server):
     before = blog.live
     if server == "uwsgi":
