@@ -56,9 +56,8 @@ def templates(site: Site) -> set[str]:
 
 
 def warnings(site: Site) -> list[str]:
-    """What a new release has to do without, because of who keeps it alive."""
-    warning = KEEPERS[site.process].WARNING
-    return [warning] if warning else []
+    """What a new release has to do without on this host, because of who keeps it alive."""
+    return KEEPERS[site.process].warnings(site)
 
 
 def address(site: Site, release: Path) -> str:

@@ -243,6 +243,9 @@ def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
     if site["tls"]["kind"] != "none":
         listen = [port for port in site["proxy"]["listen"] if port not in site["tls"]["listen"]]
         rest["proxy"] = {**site["proxy"], "listen": listen}
+    if site["tls"]["kind"] == "acme" and not site["tls"]["client"]:
+        client = "certbot" if site["tls"]["eab"]["key_id"] else "uacme"  # which takes its key as an argument
+        rest["tls"] = {**site["tls"], "client": client}
     if site["server"]["kind"] == "mod_wsgi" and not site["server"]["bind"]:
         rest["server"] = {**site["server"], "bind": f"{_loopback(name)}:{APACHE}"}
     elif site["proxy"]["kind"] == "none":  # whoever listens on that address leads to the socket of the live release
@@ -308,6 +311,11 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         yield ("settings",), "nothing is laid over the project with overlay: false; use environment instead"
     for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
         yield ("redirect_domains",), f"{domain} is one of domains too"
+    interface = _interface(site["server"])
+    other = "wsgi" if interface == "asgi" else "asgi"
+    if own.get(other) and not own.get(interface):
+        text = f"has no effect: {site['server']['kind']} runs {interface.upper()} here; say {interface}, or another"
+        yield (other,), f"{text} server:kind"
     at_once = _many_at_once(site["server"])
     if at_once and site["server"]["threads"] > 1:
         text = f"expected 1 with {at_once}, which takes many requests at a time in one, got {site['server']['threads']}"
@@ -338,6 +346,14 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     yield from _shared_logins(site["databases"])
     yield from _environment_contradictions(site)
     yield from _command_contradictions(site)
+
+
+def _interface(server: dict[str, Any]) -> str:
+    """What a server asks the project for, as its module says too, which cannot be asked here."""
+    if server["kind"] == "granian":
+        return "wsgi" if server["options"].get("interface") == "wsgi" else "asgi"
+    is_uvicorn = server["kind"] == "uvicorn" or server["options"].get("worker_class") == "uvicorn"
+    return "asgi" if is_uvicorn else "wsgi"
 
 
 def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
@@ -403,7 +419,7 @@ def _path_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
 def _tls_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     """Options of another kind of certificates, ones that are missing, and domains that can have none."""
     tls, kind = site["tls"], site["tls"]["kind"]
-    of_kind = {"certificate": "files", "key": "files", "email": "acme", "hook": "acme"}
+    of_kind = {"certificate": "files", "key": "files", "email": "acme", "hook": "acme", "client": "acme"}
     for key, wanted in of_kind.items():
         if tls[key] and kind != wanted:
             yield ("tls", key), f"has no effect with kind: {kind}; it is of kind: {wanted}"

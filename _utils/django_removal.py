@@ -110,7 +110,14 @@ def _take_off(site: Site) -> None:
     if sequences:
         django_systemd.forget()
     gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build, site.templates]
-    gone += [site.maintenance, *site.plans(), site.runtime, site.tmpfiles, django_site.REGISTRY / site.name]
+    gone += [
+        site.maintenance,
+        *site.plans(),
+        site.runtime,
+        site.confinement,
+        site.tmpfiles,
+        django_site.REGISTRY / site.name,
+    ]
     gone += certificates
     if site.config["remove_data"]:
         django_database_server.drop(_as_applied(site))

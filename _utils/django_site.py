@@ -80,6 +80,8 @@ class Site:
         self.adopted = self.root / "adopted"
         self.lock_file = self.root / "lock"
         self.runtime = RUNTIME / self.name
+        #: What has been found of its sandbox since the boot; not in `runtime`, where the site may write.
+        self.confinement = RUNTIME / f"{self.name}.sandbox.json"
         #: The logins of databases that were chosen since this object was made, by alias.
         self.logins: dict[str, str] = {}
         self.tmpfiles = TMPFILES / f"django-{self.name}.conf"

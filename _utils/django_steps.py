@@ -200,6 +200,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
 
     if outlook.refusal:
         raise outlook.refusal
+    deployment.warnings += django_instance.warnings(site)
     deployment.take_lock(look_again=True)
     live = deployment.live
     if live and live.record.get("inputs") == inputs and live.is_whole() and not deployment.again:
@@ -624,8 +625,6 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         **_commands(deployment, "before_switch"),
     }
     deployment.take_lock()
-    if deployment.is_new:
-        deployment.warnings += django_instance.warnings(site)
     live = deployment.live if deployment.live and deployment.live.name != release.name else None
     if live and site.config["releases"]["overlap"]:
         django_preflight.refuse_without_memory(site, live)

@@ -7,7 +7,7 @@
 {% for site in django.sites.values() %}
 {% do packages.extend(site.packages) %}
 {% if site.tls.kind != 'none' %}{% do packages.append(platform.packages.tls) %}{% endif %}
-{% if site.tls.kind == 'acme' %}{% do packages.append(platform.packages.acme) %}{% endif %}
+{% if site.tls.kind == 'acme' %}{% do packages.append(platform.packages[site.tls.client]) %}{% endif %}
 {% for database in site.databases.values() %}{% do packages.extend(platform.packages.get(database.engine, [])) %}{% endfor %}
 {% endfor %}
 {% set indexes = django.sites.values() | map(attribute='index') | selectattr('url') | list %}
