@@ -372,6 +372,9 @@ def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     any_proxy[("tls", "kind")] = site["tls"]["kind"] != "none"
     any_proxy[("redirect_domains",)] = site["redirect_domains"]
     any_proxy[("maintenance", "allow")] = site["maintenance"]["allow"]
+    for name, value in proxy["headers"].items() if kind == "apache" else ():
+        if value.startswith("expr="):
+            yield ("proxy", "headers", name), "Apache evaluates what begins with expr=: say another value"
     if kind == "none" and site["server"]["kind"] == "mod_wsgi":
         yield ("server", "kind"), "mod_wsgi has no socket to which another proxy could lead: have nginx or apache"
     for path, value in any_proxy.items() if kind == "none" else ():
