@@ -211,6 +211,22 @@ def web_server(name, kind, pkgs):
     return packages(name, pkgs)
 
 
+def mod_wsgi(name, pkgs):
+    """
+    Have mod_wsgi installed, as ``django.packages`` does it: an Apache that this host has goes on without it.
+
+    name
+        What the packages are for.
+    pkgs
+        Their names.
+    """
+    import django_mod_wsgi
+
+    if not __opts__["test"] and not set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
+        django_mod_wsgi.leave_out_of_apache()
+    return packages(name, pkgs)
+
+
 def server(name, engine, pkgs):
     """
     Have a server of databases on this host: the one that is there, whoever has installed it, else the system's own.

@@ -1,28 +1,67 @@
-"""Certificates from an authority that speaks ACME (RFC 8555), ordered by uacme, each domain by itself."""
+"""Certificates from an authority that speaks ACME (RFC 8555), each domain by itself, by a client of Debian's."""
 
 import contextlib
 import fcntl
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-import django_command
+import django_certbot
 import django_proxy
 import django_site
 import django_tls
+import django_uacme
 from django_command import DeploymentError
 from django_site import Folder, Site
 
 log = logging.getLogger(__name__)
 
-#: Debian's hook for http-01: it writes each challenge into the folder that its environment names.
-HOOK = Path("/usr/share/uacme/uacme.sh")
 #: Seconds for one order.
 PATIENCE = 300.0
+#: How often an order is begun where the authority refuses a nonce, which says nothing of it.
+TRIES = 5
 #: Seconds after a failed order until the next one, doubled with each: Let's Encrypt bears five an hour.
 PAUSE, LONGEST_PAUSE = 900, 6 * 3600
+_T = TypeVar("_T")
+
+
+class Client(Protocol):
+    """A program that speaks with authorities; each is a module of its own.
+
+    What it keeps of an account is in a folder of root's. Errors of the authority are in the log of a DeploymentError,
+    ``badNonce`` among them where that is all.
+    """
+
+    def register(self, site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
+        """Have an account at the authority; one that is there is as good.
+
+        Args:
+            binding: identifier and key (base64url, without padding) of an external account.
+            patience: seconds.
+
+        Raises:
+            DeploymentError: the authority gives none.
+        """
+
+    def issue(self, site: Site, folder: Path, domain: str, challenges: Path, patience: float) -> tuple[str, str]:
+        """Order a certificate, whatever there is; returns its key and its chain in PEM.
+
+        Args:
+            challenges: the folder where answers to http-01 are served from.
+
+        Raises:
+            DeploymentError: there is none.
+        """
+
+    def said(self, log: str) -> str:
+        """What the authority, or the client, has said of an order that has failed, in a line; empty for nothing."""
+
+
+#: Every client, by the name that the pillar has for it.
+CLIENTS: dict[str, Client] = {"uacme": django_uacme, "certbot": django_certbot}
 
 
 def due(site: Site, *, again: bool = False) -> tuple[dict[str, str], list[str]]:
@@ -61,7 +100,7 @@ def _failure(domain: str) -> Path:
 
 
 def renew(site: Site, wanted: Iterable[str], files: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Order certificates and have nginx take them; what fails leaves the one that there is.
+    """Order certificates and have the proxy take them; what fails leaves the one that there is.
 
     Args:
         wanted: the domains.
@@ -81,7 +120,7 @@ def renew(site: Site, wanted: Iterable[str], files: Mapping[str, str]) -> tuple[
                 log.info("%s: ordering a certificate for %s", site.name, domain)
                 django_proxy.change_certificates({path: _order(site, domain, files)})
         except (DeploymentError, OSError) as error:
-            cause = _cause(error)
+            cause = _cause(site, error)
             _note(site, domain, cause)
             warnings.append(f"no certificate for {domain} yet: {cause}; {_serves(domain)}")
         else:
@@ -114,14 +153,15 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _cause(error: Exception) -> str:
+def _cause(site: Site, error: Exception) -> str:
     """Why an order has failed, in a line: what the authority has said, where it has said something."""
-    text = getattr(error, "log", "") or ""
-    lines = [line.strip() for line in text.splitlines() if '"detail"' in line or line.startswith("uacme: ")]
-    details = [line for line in lines if '"detail"' in line]
-    said = details[-1].partition(":")[2].strip(' ",').replace('\\"', '"') if details else lines[-1] if lines else ""
+    said = _client(site).said(getattr(error, "log", "") or "")
     first = str(error).splitlines()[0]
     return f"{first}: {said[:300]}" if said else first
+
+
+def _client(site: Site) -> Client:
+    return CLIENTS[site.config["tls"]["client"]]
 
 
 def _serves(domain: str) -> str:
@@ -142,25 +182,36 @@ def _note(site: Site, domain: str, cause: str) -> None:
 
 
 def _order(site: Site, domain: str, files: Mapping[str, str]) -> str:
-    """Have uacme order a certificate; returns the content of the domain's file.
+    """Have the client order a certificate; returns the content of the domain's file.
 
     Raises:
         DeploymentError: it gets none, or one that is no better than what there is.
     """
     account = _account(site, files)
-    tls = site.config["tls"]
     challenges = django_tls.challenges()
     django_site.make_folder(Folder(challenges, "root", "root", 0o755))
     for path in challenges.iterdir():
         if path.stat().st_mtime < time.time() - 86400:  # of an order that was killed
             path.unlink()
-    hook = tls["hook"] if tls["challenge"] == "dns-01" else str(HOOK)
-    environment = {**django_command.network_environment(), "UACME_CHALLENGE_PATH": str(challenges)}
-    _uacme(site, account, "-f", "-t", "EC", "-h", hook, "issue", domain, environment=environment)
-    key, chain = account / "private" / domain / "key.pem", account / domain / "cert.pem"
-    text = django_tls.joined(django_tls.origin(site), key.read_text(), chain.read_text())
+    key, chain = _persistently(lambda: _client(site).issue(site, account, domain, challenges, PATIENCE))
+    text = django_tls.joined(django_tls.origin(site), key, chain)
     django_tls.refuse_worse(domain, text)
     return text
+
+
+def _persistently(ask: Callable[[], _T]) -> _T:
+    """Ask an authority, again where it has refused a nonce.
+
+    Raises:
+        DeploymentError: it refuses something else, or nonces all the time.
+    """
+    for tries_left in reversed(range(TRIES)):
+        try:
+            return ask()
+        except DeploymentError as error:
+            if not tries_left or "badNonce" not in error.log:
+                raise
+    raise AssertionError
 
 
 def _account(site: Site, files: Mapping[str, str]) -> Path:
@@ -170,14 +221,14 @@ def _account(site: Site, files: Mapping[str, str]) -> Path:
         DeploymentError: the authority gives none.
     """
     tls = site.config["tls"]
-    who = "\n".join([tls["directory"], tls["email"] or "", tls["eab"]["key_id"] or ""])
+    client = [] if tls["client"] == "uacme" else [tls["client"]]
+    who = "\n".join([tls["directory"], tls["email"] or "", tls["eab"]["key_id"] or "", *client])
     folder = django_tls.STATE / "acme" / hashlib.sha256(who.encode()).hexdigest()[:16]
     made = folder / "account.json"
     if made.exists():
         return folder
     django_site.make_folder(Folder(folder, "root", "root", 0o700))
-    binding: list[str] = []
-    secrets: list[str] = []
+    binding = None
     if tls["eab"]["key_id"]:
         key = files.get("eab:key")
         if not key:
@@ -185,35 +236,8 @@ def _account(site: Site, files: Mapping[str, str]) -> Path:
                 f"there is no account at {tls['directory']} yet, and the key of its binding is in the pillar only",
                 hint="salt-call state.apply django",
             )
-        binding, secrets = ["-e", f"{tls['eab']['key_id']}:{key.rstrip('=')}"], [key, key.rstrip("=")]
-    email, network = [tls["email"]] if tls["email"] else [], django_command.network_environment()
-    try:
-        _uacme(site, folder, "-t", "EC", *binding, "new", *email, environment=network, secrets=secrets)
-    except DeploymentError as error:
-        if "already exists" not in error.log:  # of a run that was killed then
-            raise
-    django_site.write_json(made, {"directory": tls["directory"], "email": tls["email"]}, mode=0o600)
+        binding = (tls["eab"]["key_id"], key.rstrip("="))
+    _persistently(lambda: _client(site).register(site, folder, binding, PATIENCE))
+    about = {"client": tls["client"], "directory": tls["directory"], "email": tls["email"]}
+    django_site.write_json(made, about, mode=0o600)
     return folder
-
-
-def _uacme(
-    site: Site,
-    account: Path,
-    *arguments: str,
-    environment: Mapping[str, str],
-    secrets: Iterable[str] = (),
-) -> None:
-    """Run uacme; again where the authority has refused its nonce, which says nothing of the order.
-
-    Raises:
-        DeploymentError: it fails.
-    """
-    argv = ["uacme", "-y", "-c", str(account), "-a", site.config["tls"]["directory"], *arguments]
-    doing = f"uacme {arguments[-1] if 'new' not in arguments else 'new'}"
-    for tries_left in (2, 1, 0):
-        try:
-            django_command.run(argv, doing=doing, environment=environment, timeout=PATIENCE, secrets=secrets)
-            return
-        except DeploymentError as error:
-            if not tries_left or "badNonce" not in error.log:
-                raise

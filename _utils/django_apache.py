@@ -75,16 +75,31 @@ def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]
         "max_age": int(int(expires[1]) * _SECONDS[expires[2]]) if expires else 0,
         "max_upload": int(upload[1]) * _BYTES[upload[2].lower()] if upload else 0,
     }
+    _refuse_shared_urls(site, [variables["static_url"], variables["media_url"]])
     return {
-        **_modules(bool(site.https), bool(config["proxy"]["trusted"])),
+        **needs(site),
         locations(site): django_settings.render(templates, _LOCATIONS, **variables, **more),
     }
 
 
-def _modules(tls: bool, trusts: bool) -> Files:
+def _refuse_shared_urls(site: Site, urls: Collection[str]) -> None:
+    """Refuse a URL of files that another site of a domain has: nginx would refuse it, Apache takes the first."""
+    links = [link for domain in site.config["domains"] for link in (ETC / "django" / domain).glob("*.conf")]
+    for link in links:
+        text = "" if link.name.endswith(f"-{site.name}.conf") else django_site.read_text(link) or ""
+        for url in filter(None, urls):
+            if f'RewriteRule "^{url}'.replace(".", "\\.") in text:
+                raise DeploymentError(
+                    f"{url} of {link.parent.name} is served for another site, {link.name[4:-5]}",
+                    hint=f"another STATIC_URL or MEDIA_URL in one of the two: django:sites:{site.name}:settings",
+                )
+
+
+def needs(site: Site) -> Files:
     """The links of modules that are not enabled yet, as a2enmod makes them; nobody disables them again."""
     wanted: Files = {}
-    for name in [*_MODULES, *(_TLS_MODULES if tls else ()), *(["remoteip"] if trusts else ())]:
+    trusts = ["remoteip"] if site.config["proxy"]["trusted"] else []
+    for name in [*_MODULES, *(_TLS_MODULES if site.https else ()), *trusts]:
         for ending in ("load", *(["conf"] if name in _WITH_SETTINGS else [])):
             link = ETC / "mods-enabled" / f"{name}.{ending}"
             if not link.exists():
@@ -182,7 +197,9 @@ def check() -> None:
     except DeploymentError as error:
         lines = [re.sub(r"^AH\d+: ", "", line.strip()) for line in error.log.splitlines()]
         said = [
-            line for line in lines if line and not re.search("ServerName|Action 'configtest'|apache error log", line)
+            line
+            for line in lines
+            if line and not re.search("ServerName|Action 'configtest'|Apache error log|ulimit", line)
         ]
         raise DeploymentError(
             f"Apache refuses its configuration: {' '.join(said) or error.message}",

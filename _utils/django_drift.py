@@ -8,6 +8,7 @@ from pathlib import Path
 import django_database
 import django_etc
 import django_instance
+import django_listener
 import django_manifest
 import django_proxy
 import django_release
@@ -62,7 +63,9 @@ def _of_keeper(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
 
 
 def _of_proxy(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
-    for path, text in django_proxy.files(site, live.facts, site.kept_templates()).items():
+    templates = site.kept_templates()
+    wanted = {**django_proxy.files(site, live.facts, templates), **django_listener.files(site, templates)}
+    for path, text in wanted.items():
         present = django_etc.read(path)
         if present != text:
             yield path, "missing" if present is None else "added" if text is None else "changed"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,14 +71,17 @@ class _Counter(threading.Thread):
         self.error: OSError | None = None
 
     def run(self) -> None:
-        with open(self.read, "rb") as lines, open(os.dup(self.file), "wb") as raw:
-            try:
-                with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed:
-                    for line in lines:
-                        self._count(line)
-                        packed.write(line)
-            except OSError as error:
-                self.error = error
+        try:
+            with (
+                open(self.read, "rb") as lines,
+                open(os.dup(self.file), "wb") as raw,
+                gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
+            ):
+                for line in lines:
+                    self._count(line)
+                    packed.write(line)
+        except OSError as error:  # of the last bytes too, which are written when it is closed
+            self.error = error
 
     def _count(self, line: bytes) -> None:
         made = re.match(rb"CREATE TABLE `((?:[^`]|``)+)`", line)
@@ -135,16 +139,18 @@ class _Feeder(threading.Thread):
         self.error: Exception | None = None
 
     def run(self) -> None:
-        with open(self.write, "wb") as pipe, open(os.dup(self.file), "rb") as raw:
-            try:
-                with gzip.GzipFile(fileobj=raw) as packed:
-                    while block := packed.read(1 << 20):
-                        pipe.write(block)
-                pipe.flush()
-            except BrokenPipeError:  # the client has ended, and says why
-                pass
-            except (OSError, EOFError) as error:
-                self.error = error
+        try:
+            with (
+                open(self.write, "wb") as pipe,
+                open(os.dup(self.file), "rb") as raw,
+                gzip.GzipFile(fileobj=raw) as packed,
+            ):
+                while block := packed.read(1 << 20):
+                    pipe.write(block)
+        except BrokenPipeError:  # the client has ended, and says why
+            pass
+        except (OSError, EOFError, zlib.error) as error:
+            self.error = error
 
 
 def rows(database: Database) -> dict[str, int]:

@@ -62,7 +62,7 @@ def configuration(
         "settings": settings,
         "options": server["options"],
         # Nobody but the proxy reaches it, and that says who the visitor is.
-        "trusted": "*" if variables["unix"] else ["127.0.0.1", "::1"],
+        "trusted": "*" if "*" in variables["believed"] else variables["believed"],
         "run": f"/run/{variables['unit']}",
     }
     return {

@@ -76,8 +76,10 @@ def configuration(
         "proc_name": variables["unit"],
         "control_socket_disable": True,
         # Nobody but the proxy reaches it, and that says who the visitor is.
-        "forwarded_allow_ips": "*" if variables["unix"] else "127.0.0.1,::1",
+        "forwarded_allow_ips": ",".join(variables["believed"]),
     }
+    if not variables["believed"]:
+        settings |= {"secure_scheme_headers": {}, "forwarder_headers": ""}  # whoever comes by a socket is believed
     given = {
         "settings": settings,
         "options": server["options"],

@@ -56,9 +56,8 @@ def templates(site: Site) -> set[str]:
 
 
 def warnings(site: Site) -> list[str]:
-    """What a new release has to do without, because of who keeps it alive."""
-    warning = KEEPERS[site.process].WARNING
-    return [warning] if warning else []
+    """What a new release has to do without on this host, because of who keeps it alive."""
+    return KEEPERS[site.process].warnings(site)
 
 
 def address(site: Site, release: Path) -> str:
@@ -122,6 +121,8 @@ def configuration(
         "proxy_group": site.proxy_group,
         "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
         "unix": server["bind"] == "unix",
+        # Who may say who the visitor is: what leads to it by its socket or from this host, unless visitors do so.
+        "believed": [] if site.listener else ["*"] if server["bind"] == "unix" else ["127.0.0.1", "::1"],
     }
     recorded = {
         "address": variables["address"],

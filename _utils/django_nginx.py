@@ -74,6 +74,12 @@ def names_addresses(site: Site) -> bool:
     )
 
 
+def needs(site: Site) -> Files:
+    """What else it has to have for a site: nothing, for its modules are built in."""
+    del site
+    return {}
+
+
 def protocols() -> Path:
     """The file with what all servers of https have in common."""
     return ETC / "snippets/django-tls.conf"

@@ -244,8 +244,15 @@ def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
     if site["tls"]["kind"] != "none":
         listen = [port for port in site["proxy"]["listen"] if port not in site["tls"]["listen"]]
         rest["proxy"] = {**site["proxy"], "listen": listen}
+    if site["tls"]["kind"] == "acme" and not site["tls"]["client"]:
+        client = "certbot" if site["tls"]["eab"]["key_id"] else "uacme"  # which takes its key as an argument
+        rest["tls"] = {**site["tls"], "client": client}
     if site["server"]["kind"] == "mod_wsgi" and not site["server"]["bind"]:
         rest["server"] = {**site["server"], "bind": f"{_loopback(name)}:{APACHE}"}
+    elif site["proxy"]["kind"] == "none":  # whoever listens on that address leads to the socket of the live release
+        bind = site["server"]["bind"] or "unix"
+        rest["listener"] = "" if bind == "unix" else bind
+        rest["server"] = {**site["server"], "bind": "unix"}
     return {**derived, **rest, "environment": environment, "secrets": secrets, "databases": databases}
 
 
@@ -305,6 +312,11 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         yield ("settings",), "nothing is laid over the project with overlay: false; use environment instead"
     for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
         yield ("redirect_domains",), f"{domain} is one of domains too"
+    interface = _interface(site["server"])
+    other = "wsgi" if interface == "asgi" else "asgi"
+    if own.get(other) and not own.get(interface):
+        text = f"has no effect: {site['server']['kind']} runs {interface.upper()} here; say {interface}, or another"
+        yield (other,), f"{text} server:kind"
     at_once = _many_at_once(site["server"])
     if at_once and site["server"]["threads"] > 1:
         text = f"expected 1 with {at_once}, which takes many requests at a time in one, got {site['server']['threads']}"
@@ -389,6 +401,14 @@ def _ports(listens: list[Any]) -> list[int]:
     return [int(str(listen).rpartition(":")[2]) for listen in listens]
 
 
+def _interface(server: dict[str, Any]) -> str:
+    """What a server asks the project for, as its module says too, which cannot be asked here."""
+    if server["kind"] == "granian":
+        return "wsgi" if server["options"].get("interface") == "wsgi" else "asgi"
+    is_uvicorn = server["kind"] == "uvicorn" or server["options"].get("worker_class") == "uvicorn"
+    return "asgi" if is_uvicorn else "wsgi"
+
+
 def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     """What the proxy of a site has not, or nobody does where it has none."""
     proxy, kind = site["proxy"], site["proxy"]["kind"]
@@ -409,6 +429,11 @@ def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     any_proxy[("tls", "kind")] = site["tls"]["kind"] != "none"
     any_proxy[("redirect_domains",)] = site["redirect_domains"]
     any_proxy[("maintenance", "allow")] = site["maintenance"]["allow"]
+    for name, value in proxy["headers"].items() if kind == "apache" else ():
+        if value.startswith("expr="):
+            yield ("proxy", "headers", name), "Apache evaluates what begins with expr=: say another value"
+    if kind == "none" and site["server"]["kind"] == "mod_wsgi":
+        yield ("server", "kind"), "mod_wsgi has no socket to which another proxy could lead: have nginx or apache"
     for path, value in any_proxy.items() if kind == "none" else ():
         if value:
             yield path, "there is no proxy for this with proxy:kind: none: your own does it, leave it out"
@@ -491,7 +516,7 @@ def _path_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
 def _tls_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     """Options of another kind of certificates, ones that are missing, and domains that can have none."""
     tls, kind = site["tls"], site["tls"]["kind"]
-    of_kind = {"certificate": "files", "key": "files", "email": "acme", "hook": "acme"}
+    of_kind = {"certificate": "files", "key": "files", "email": "acme", "hook": "acme", "client": "acme"}
     for key, wanted in of_kind.items():
         if tls[key] and kind != wanted:
             yield ("tls", key), f"has no effect with kind: {kind}; it is of kind: {wanted}"
@@ -732,7 +757,7 @@ def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
     bound: dict[str, set[int]] = {}
     for name, site in sites.items():
         first = _port(site)
-        mine = {first, first + 1} if first else set()
+        mine = {first, first + (not site.get("listener"))} if first else set()
         for port in sorted(mine & {*taken}):
             yield ("django", "sites", name, "server", "bind"), f"port {port} is taken by {taken[port]}"
         for other, ports in bound.items():
@@ -763,7 +788,7 @@ def _secure(site: dict[str, Any]) -> list[Any]:
 
 def _meet(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two servers that bind the same port are in each other's way: two addresses of loopback are not."""
-    hosts = {site["server"]["bind"].rpartition(":")[0] for site in (one, other)}
+    hosts = {(site.get("listener") or site["server"]["bind"]).rpartition(":")[0] for site in (one, other)}
     return len(hosts) == 1 or not all(host.startswith("127.") for host in hosts)
 
 
@@ -782,8 +807,8 @@ def _shared_databases(sites: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _port(site: dict[str, Any]) -> int:
-    """The first of the two TCP ports that the site's server binds; 0 for a unix socket."""
-    bind = site["server"]["bind"]
+    """The TCP port on which a site is reached without a proxy, or the first of its server's two; 0 for a socket."""
+    bind = site.get("listener") or site["server"]["bind"]
     return 0 if bind == "unix" else int(bind.rpartition(":")[2])
 
 

@@ -109,6 +109,10 @@ def _gapless(deployment: Deployment) -> str:
     kind = site.config["proxy"]["kind"]
     if kind != "none" and not _serving(site):
         return f"no: {kind} does not serve the site now"
+    if kind == "none" and django_proxy.is_installed(site):
+        return (
+            f"no: {at}:proxy:kind: none ends what leads to it now; visitors come by {site.listener or 'your own'} then"
+        )
     reload = _reloads(site, live)
     return f"yes, with a reload of {kind}: {reload}" if reload else "yes"
 
@@ -122,7 +126,7 @@ def _serving(site: Site) -> Proxy | None:
 def _reloads(site: Site, live: Release | None) -> str:
     """Why the proxy has to be reloaded for the switch itself; empty where a rename does."""
     new = django_instance.next_kind(site)
-    if not live or not django_proxy.is_installed(site):
+    if not live or not django_proxy.of_site(site) or not django_proxy.is_installed(site):
         return ""
     if django_instance.kind(live.path) != new:
         return f"it will reach the site by {' and '.join(new)}; the next release needs none over a unix socket"

@@ -20,8 +20,9 @@ class Keeper(Protocol):
 
     #: The templates of its files of a release.
     TEMPLATES: tuple[str, ...]
-    #: What a site has to do without, for whoever releases it; empty when it is nothing.
-    WARNING: str
+
+    def warnings(self, site: Site) -> list[str]:
+        """What a new release has to do without on this host, for whoever releases it."""
 
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]

@@ -74,6 +74,9 @@ class Proxy(Protocol):
     def names_addresses(self, site: Site) -> bool:
         """Whether an address behind it stands in its own files, which a release over TCP changes then."""
 
+    def needs(self, site: Site) -> Files:
+        """What it has to have for the servers of a site's domains, and has not yet."""
+
     def protocols(self) -> Path:
         """The file with what all servers of https have in common."""
 
@@ -292,8 +295,9 @@ def opening(site: Site, templates: Mapping[str, str]) -> Files:
         present = django_etc.read(path)
         if present and django_etc.is_ours(path) and not proxy.has_certificate(present, django_tls.path_of(domain)):
             wanted[path] = _server(proxy, proxy.DOMAIN, domain, templates, variables)[path]
-    texts = {proxy.protocols(): django_settings.render(templates, proxy.TLS, ours=OURS)} if wanted else {}
-    return {**wanted, **texts}
+    if not wanted:
+        return {}
+    return {**wanted, **proxy.needs(site), proxy.protocols(): django_settings.render(templates, proxy.TLS, ours=OURS)}
 
 
 def _shows(proxy: Proxy, domain: str) -> bool:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import django_database_server
 import django_instance
+import django_listener
 import django_proxy
 import django_release
 import django_schedule
 import django_site
+import django_systemd
 import django_takeover
 import django_tls
 from django_site import Site
@@ -47,6 +49,7 @@ def present(site: Site) -> dict[str, str]:
         django_site.REGISTRY / site.name,
         *_proxy_files(site),
         *_kept(site),
+        *django_listener.present(site),
         *(path for task in django_schedule.TASKS for path in django_schedule.present(site, task)),
         *django_proxy.leftovers(site, django_proxy.absent(site)),
     ]
@@ -95,6 +98,7 @@ def _take_off(site: Site) -> None:
     certificates = django_proxy.leftovers(site, django_proxy.absent(site))
     if _proxy_files(site):
         django_proxy.apply(django_proxy.absent(site))
+    django_listener.remove(site)
     for task in django_schedule.TASKS:
         django_schedule.remove(site, task)
     for keeper in django_instance.KEEPERS.values():
@@ -104,12 +108,15 @@ def _take_off(site: Site) -> None:
         django_instance.remove(site, site.releases / f"{sequence}-")
     for release in django_release.releases(site):
         django_instance.remove(site, release.path)
+    if sequences:
+        django_systemd.forget()
     gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build, site.templates]
     gone += [
         site.maintenance,
         site.errors,
         *site.plans(),
         site.runtime,
+        site.confinement,
         site.tmpfiles,
         django_site.REGISTRY / site.name,
     ]

@@ -36,7 +36,7 @@ def renew(site: Site, *, force: bool = False, again: bool = False) -> tuple[dict
         What has changed, by domain, and warnings.
 
     Raises:
-        DeploymentError: they cannot be made, or nginx does not take them.
+        DeploymentError: they cannot be made, or the proxy does not take them.
     """
     if not site.https:
         return {}, []

@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,12 +184,14 @@ def stop(daemon: Daemon) -> None:
     Raises:
         DeploymentError: it does not end.
     """
-    name = daemon.service
+    name, main = daemon.service, pid(daemon)
     if has_systemd():
         argv = ["systemctl", "disable", "--quiet", "--now", f"{name}.service"]
-    else:
-        argv = ["service", name, "stop"]
-    django_command.run(argv, doing=f"stopping {name}")
+        django_command.run(argv, doing=f"stopping {name}")
+    elif main is not None:
+        # Not by its script: that of Apache fails where an Apache of somebody else runs, or nobody buries the dead.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(main, signal.SIGTERM)
     deadline = time.monotonic() + PATIENCE
     while pid(daemon) is not None:
         if time.monotonic() > deadline:
@@ -209,7 +213,8 @@ def restart(daemon: Daemon) -> None:
             error.log = journal(name, began) or error.log
             raise
     else:
-        django_command.run(["service", name, "restart"], doing=f"restarting {name}", daemon=True)
+        stop(daemon)
+        start(daemon)
     deadline = time.monotonic() + PATIENCE
     while pid(daemon) in (None, main):
         if time.monotonic() > deadline:

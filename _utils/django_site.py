@@ -58,6 +58,8 @@ class Site:
         self.listens_tls: list[django_port.Listen] = list(tls["listen"]) if tls["kind"] != "none" else []
         self.https = sorted({django_port.split(listen)[1] for listen in self.listens_tls})
         self.scheme = "https" if self.https else "http"
+        #: The address on which systemd listens for a site that has no proxy; empty where none is said.
+        self.listener: str = config.get("listener", "")
         self.root = Path(config["root"])
         self.mirror = self.root / "repository.git"
         self.build = self.root / "build"
@@ -81,6 +83,8 @@ class Site:
         self.adopted = self.root / "adopted"
         self.lock_file = self.root / "lock"
         self.runtime = RUNTIME / self.name
+        #: What has been found of its sandbox since the boot; not in `runtime`, where the site may write.
+        self.confinement = RUNTIME / f"{self.name}.sandbox.json"
         #: The logins of databases that were chosen since this object was made, by alias.
         self.logins: dict[str, str] = {}
         self.tmpfiles = TMPFILES / f"django-{self.name}.conf"

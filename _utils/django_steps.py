@@ -27,6 +27,7 @@ import django_etc
 import django_handover
 import django_index
 import django_instance
+import django_listener
 import django_maintenance
 import django_manifest
 import django_migration
@@ -85,6 +86,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     listens = [*proxy["listen"], *site.listens_tls]
     django_proxy.refuse_foreign_addresses(site)
     django_proxy.refuse_taken_ports(site.name, proxy["kind"], listens, deployment.listening)
+    django_listener.refuse_impossible(site, deployment.listening)
     django_tls.refuse_bad_files(site, deployment.tls, templates)
     folders = takeover.folders() if takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
@@ -201,6 +203,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
 
     if outlook.refusal:
         raise outlook.refusal
+    deployment.warnings += django_instance.warnings(site)
     deployment.take_lock(look_again=True)
     live = deployment.live
     if live and live.record.get("inputs") == inputs and live.is_whole() and not deployment.again:
@@ -626,8 +629,6 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         **_commands(deployment, "before_switch"),
     }
     deployment.take_lock()
-    if deployment.is_new:
-        deployment.warnings += django_instance.warnings(site)
     live = deployment.live if deployment.live and deployment.live.name != release.name else None
     if live and site.config["releases"]["overlap"]:
         django_preflight.refuse_without_memory(site, live)
@@ -646,7 +647,8 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         django_instance.start(site, release.path)
         beside.result()
     if live and not deployment.paused:
-        through_proxy = django_proxy.is_installed(site) and not site.config["proxy"].get("upstreams")
+        through_proxy = django_proxy.is_installed(site) and django_proxy.of_site(site) is not None
+        through_proxy &= not site.config["proxy"].get("upstreams")
         deployment.probe = django_receipt.Probe(site, through_proxy=through_proxy).start()
     django_instance.check_health(site, release.path)
     deployment.steady = django_instance.pid(site, release.path)
@@ -724,7 +726,10 @@ def _forget_passwords(deployment: Deployment, release: Release) -> Changes:
 
 
 def proxy(deployment: Deployment) -> Iterator[Changes]:
-    """The proxy's files of the site and their links; it is reloaded when one has changed and all are accepted."""
+    """The proxy's files of the site and their links; it is reloaded when one has changed and all are accepted.
+
+    Without a proxy, the address on which systemd listens for the site.
+    """
     site, release = deployment.site, deployment.release
     if not release:
         return
@@ -735,13 +740,18 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     pages = {} if upcoming else django_page.of_errors(site, release.path, release.facts["folder"])
     stale = {} if upcoming else django_page.differences(site, pages)
     leftovers = django_proxy.leftovers(site, wanted)
-    if changes or stale or leftovers:
-        yield {**changes, **stale, **{str(path): "removed" for path in leftovers}}
+    listener = django_listener.stale(site, deployment.templates)
+    if changes or stale or leftovers or listener:
+        yield {**changes, **stale, **listener, **{str(path): "removed" for path in leftovers}}
         deployment.take_lock()
+        if listener and not site.listener:
+            django_listener.remove(site)
         django_page.bring(site, pages)
         if changes:
             django_proxy.apply(wanted)
         django_page.clear(site, pages)
+        if listener and site.listener:
+            django_listener.apply(site, deployment.templates)
         for path in leftovers:
             django_site.remove_tree(path)
 

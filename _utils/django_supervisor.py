@@ -29,7 +29,13 @@ TEMPLATES: tuple[str, ...] = (PROGRAM, SCRIPT, LISTEN)
 _TICK = 0.02
 #: Seconds after its own start within which supervisor begins every program.
 _FIRST = 2.0
-WARNING = "supervisor keeps it: there is no sandbox, only the rights of its user (docs/sandbox.md)"
+_NO_SANDBOX = "supervisor keeps it: there is no sandbox, only the rights of its user (docs/sandbox.md)"
+
+
+def warnings(site: Site) -> list[str]:
+    """What a new release has to do without on this host."""
+    del site
+    return [_NO_SANDBOX]
 
 
 def configuration(

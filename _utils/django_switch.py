@@ -62,7 +62,7 @@ def flip(deployment: Deployment, release: Release) -> None:
         django_site.sync(release.path)
     with django_proxy.alone():
         before = site.current.resolve() if site.current.is_symlink() else None  # serves, even where its record is torn
-        if before and old and not django_proxy.is_ready(site):
+        if before and old and django_proxy.of_site(site) and not django_proxy.is_ready(site):
             django_proxy.apply(django_handover.files(site, old.facts, deployment.templates))
         proxy = django_proxy.serving(site) if before else None
         if before and proxy and _is_reached_otherwise(site, proxy, before, release.path):

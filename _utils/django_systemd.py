@@ -1,5 +1,6 @@
 """systemd keeps releases alive: a service and a socket for each, and every command of the project as a unit too."""
 
+import json
 import os
 import re
 import time
@@ -21,13 +22,32 @@ from django_site import Site
 UNITS = Path("/etc/systemd/system")
 SERVICE, SOCKET = "salt://django/files/django.service", "salt://django/files/django.socket"
 TEMPLATES: tuple[str, ...] = (SERVICE, SOCKET)
-WARNING = ""
 
 _BUS = Path("/run/dbus/system_bus_socket")
 #: What systemd says where it cannot start a command at all; the cause lies on the host, in a drop-in for example.
 CANNOT_START = re.compile(
     r"Failed (at step|to (determine|load|locate|set up)) .*|Main process exited, code=exited, status=2\d\d/[A-Z]+"
 )
+
+
+def warnings(site: Site) -> list[str]:
+    """What a new release has to do without on this host: what of its sandbox and its limits is not in force.
+
+    A process that is confined as the project's own looks at itself, once for each boot and each such sandbox.
+    """
+    properties = [f"--property={key}={value}" for key, value in django_sandbox.trial(site)]
+    known = django_site.read_json(site.confinement) or {}
+    if known.get("properties") != properties:
+        _start_bus()
+        options = ["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"]
+        argv = ["systemd-run", *options, *properties, "--", *django_sandbox.LOOK]
+        try:
+            found = json.loads(django_command.run(argv, doing="trying the sandbox", timeout=30))
+            known = {"properties": properties, "found": {**found, "outside": django_sandbox.outside()}}
+        except (DeploymentError, OSError, ValueError):
+            return []  # whatever it is, the release meets it too, and says it
+        django_site.write_json(site.confinement, known, mode=0o600)
+    return django_sandbox.not_in_force(site, known["found"])
 
 
 def configuration(
@@ -137,6 +157,12 @@ def remove(site: Site, release: Path) -> None:
         _systemctl("reset-failed", f"{name}.service", doing="forgetting the unit", check=False)
     for suffix in (".service", ".socket"):
         (UNITS / f"{name}{suffix}").unlink(missing_ok=True)
+
+
+def forget() -> None:
+    """Have systemd forget units whose files are gone: those that a boot has begun are known on, by their names."""
+    if django_service.has_systemd():
+        _systemctl("daemon-reload", doing="reading units anew")
 
 
 def drop_ins(site: Site) -> list[Path]:

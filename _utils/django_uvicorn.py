@@ -58,7 +58,7 @@ def configuration(
         "access_log": site.config["log"]["requests"],
         # Nobody but the proxy reaches it, and that says who the visitor is.
         "proxy_headers": True,
-        "forwarded_allow_ips": "*" if variables["unix"] else "127.0.0.1,::1",
+        "forwarded_allow_ips": ",".join(variables["believed"]),
         "server_header": False,
     }
     given = {

@@ -7,8 +7,7 @@
 {% for site in django.sites.values() %}
 {% do packages.extend(site.packages) %}
 {% if site.tls.kind != 'none' %}{% do packages.append(platform.packages.tls) %}{% endif %}
-{% if site.server.kind == 'mod_wsgi' %}{% do packages.extend(platform.packages.mod_wsgi) %}{% endif %}
-{% if site.tls.kind == 'acme' %}{% do packages.append(platform.packages.acme) %}{% endif %}
+{% if site.tls.kind == 'acme' %}{% do packages.append(platform.packages[site.tls.client]) %}{% endif %}
 {% for database in site.databases.values() %}{% do packages.extend(platform.packages.get(database.engine, [])) %}{% endfor %}
 {% endfor %}
 {% set indexes = django.sites.values() | map(attribute='index') | selectattr('url') | list %}
@@ -16,6 +15,12 @@
 The packages of the sites are installed:
   django.packages:
     - pkgs: {{ packages | unique | sort | tojson }}
+
+{% if 'mod_wsgi' in django.sites.values() | map(attribute='server.kind') %}
+mod_wsgi is installed:
+  django.mod_wsgi:
+    - pkgs: {{ platform.packages.mod_wsgi | tojson }}
+{% endif %}
 
 uv is installed:
   django.uv:

@@ -21,6 +21,9 @@
 {% for file in proxies[site.proxy.kind] + (['tls.conf'] if site.tls.kind != 'none' else []) %}
 {% do templates.append('salt://django/files/' ~ site.proxy.kind ~ '/' ~ file) %}
 {% endfor %}
+{% if site.listener is defined and site.listener %}
+{% do templates.extend(['salt://django/files/listen.service', 'salt://django/files/listen.socket']) %}
+{% endif %}
 {% if site.backup.schedule %}
 {% do templates.extend(['salt://django/files/backup.service', 'salt://django/files/backup.timer']) %}
 {% endif %}
@@ -47,6 +50,9 @@
     - require:
       - django: {{ name }} has its users
       - django: uv is installed
+{% if site.server.kind == 'mod_wsgi' %}
+      - django: mod_wsgi is installed
+{% endif %}
 {% if django.process == 'supervisor' %}
       - supervisor runs
 {% endif %}

@@ -25,12 +25,12 @@ LOADED, BROKEN, READY = (os.path.join(GIVEN["run"], name) for name in ("loaded",
 
 def end_leftovers():
     """Kill what is left of an Apache of this release of which the main process has been killed."""
-    mark = f"DJANGO_RELEASE={os.environ['DJANGO_RELEASE']}".encode()
+    marks = {f"{name}={os.environ[name]}".encode() for name in ("DJANGO_SITE", "DJANGO_RELEASE")}
     for process in glob.glob("/proc/[0-9]*"):
         try:
             if os.readlink(f"{process}/exe").startswith(GIVEN["apache"]):  # a space and more where it was upgraded
                 with open(f"{process}/environ", "rb") as environment:
-                    if mark in environment.read().split(b"\0"):
+                    if marks <= {*environment.read().split(b"\0")}:
                         os.kill(int(process.rpartition("/")[2]), signal.SIGKILL)
         except OSError:
             pass  # it is somebody else's, or has ended

@@ -12,6 +12,11 @@ import traceback
 SETTINGS_MODULE = os.environ.get("DJANGO_SETTINGS_MODULE")
 #: Settings of cookies that a browser may keep back.
 COOKIES = ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SESSION_COOKIE_DOMAIN", "CSRF_COOKIE_DOMAIN")
+#: Django's own DATA_UPLOAD_MAX_MEMORY_SIZE.
+LARGEST_BODY = 2621440
+#: A time limit among what PostgreSQL is given as a command line, and the seconds of its units.
+STATEMENT_TIMEOUT = r"(?:-c *|--)statement[_-]timeout=(\d+)(us|ms|s|min|h|d)?"
+UNITS = {"us": 1e-6, "": 1e-3, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 def start(request):
@@ -68,7 +73,10 @@ def effective(settings):
         "media_url": str(settings.MEDIA_URL or ""),
         "media_root": str(settings.MEDIA_ROOT or ""),
         "cookies": {name: getattr(settings, name, None) for name in COOKIES},
+        "https": https(settings),
+        "trusted_origins": [str(origin) for origin in getattr(settings, "CSRF_TRUSTED_ORIGINS", None) or ()],
         "script_name": getattr(settings, "FORCE_SCRIPT_NAME", None),
+        "largest_body": largest_body(settings),
         "timeouts": dict(timeouts(settings.DATABASES)),
         "signed_for": longest_age(settings),
         "former_keys": len(list(filter(None, former))),
@@ -80,13 +88,33 @@ def effective(settings):
     }
 
 
+def https(settings):
+    """Whether Django leads visitors to https, and the header by which it knows that they have come by it."""
+    header = getattr(settings, "SECURE_PROXY_SSL_HEADER", None)
+    redirects = getattr(settings, "SECURE_SSL_REDIRECT", False)
+    by = any(str(name).endswith("SecurityMiddleware") for name in getattr(settings, "MIDDLEWARE", None) or ())
+    return {"redirect": bool(redirects and by), "header": str(header[0]) if header else None}
+
+
+def largest_body(settings):
+    """Bytes of a request, without its files, that the project says to take; None where it does not say."""
+    size = getattr(settings, "DATA_UPLOAD_MAX_MEMORY_SIZE", None)
+    return size if isinstance(size, int) and size != LARGEST_BODY else None
+
+
 def timeouts(databases):
     """Seconds that databases are waited for, by the name of the option that says so."""
     for alias, database in databases.items():
+        options = database.get("OPTIONS") or {}
         for name in ("connect_timeout", "read_timeout", "write_timeout", "timeout"):
-            seconds = (database.get("OPTIONS") or {}).get(name)
+            seconds = options.get(name)
             if isinstance(seconds, (int, float)):
                 yield f"DATABASES[{alias!r}]['OPTIONS'][{name!r}]", seconds
+        # As PostgreSQL reads it: the last one counts, a number without a unit is of milliseconds, and 0 is no limit.
+        said = re.findall(STATEMENT_TIMEOUT, str(options.get("options") or ""))
+        if said:
+            number, unit = said[-1]
+            yield f"DATABASES[{alias!r}]['OPTIONS']['options']: statement_timeout", float(number) * UNITS[unit]
 
 
 def longest_age(settings):

@@ -80,6 +80,10 @@ def read_environ(text: str) -> dict[str, str]:
     return found
 
 
+#: Directives of systemd in which a percent sign is one, and no specifier is expanded.
+SHARES = ("CPUQuota", "MemoryHigh", "MemoryMax", "TasksMax")
+
+
 @functools.lru_cache(1000)
 def read_unit(text: str) -> list[tuple[str, str, str]]:
     """A unit of systemd: (section, directive, value) of each line, specifiers expanded."""
@@ -95,7 +99,8 @@ def read_unit(text: str) -> list[tuple[str, str, str]]:
             name, equals, value = line.partition("=")
             if not equals:
                 raise Surprise(f"a line without a value: {line}")
-            entries.append((section, name, _expanded(value.strip())))
+            value = value.strip()
+            entries.append((section, name, value if name in SHARES else _expanded(value)))
     return entries
 
 
@@ -197,7 +202,7 @@ def read_apache(text: str) -> list[list[str]]:
     for line in (line.strip(" \t\r\v\f") for line in re.sub(r"\\\n", "", text).split("\n")):
         if not line or line.startswith("#"):
             continue
-        if "${" in line:
+        if "${" in line.replace("${APACHE_LOG_DIR}", ""):
             raise Surprise(f"something is inserted: {line}")
         if line.startswith("<"):
             name, _blank, argument = line[1:].partition(" ")
@@ -206,7 +211,10 @@ def read_apache(text: str) -> list[list[str]]:
             found.append([f"<{name.removesuffix('>')}", *_apache_words(argument.removesuffix(">"))])
             open_sections += [] if name.startswith("/") else [name]
         else:
-            found.append(_apache_words(line))
+            words = _apache_words(line)
+            if words[:2] == ["RequestHeader", "set"] and not words[-1].startswith("expr="):
+                words[-1] = _expanded(words[-1])
+            found.append(words)
     if open_sections:
         raise Surprise(f"the file ends within {open_sections}")
     return found

@@ -21,43 +21,68 @@ from specimen import formula_templates
 DOMAIN = "blog.example.org"
 URL = "https://acme.example.org/dir"
 ACME = {"kind": "acme", "email": "ops@example.org", "directory": URL}
-SAID = 'uacme: received 403\n  "detail": "no A record for blog.example.org",\nuacme: failed to authorize'
+SAID = {
+    "uacme": 'uacme: received 403\n  "detail": "no A record for blog.example.org",\nuacme: failed to authorize',
+    "certbot": 'Some challenges have failed.\n"detail": "no A record for blog.example.org"',
+}
 
 
-class Uacme:
-    """Plays uacme, and the authority behind it."""
+class Authority:
+    """Plays the clients, and the authority behind them.
+
+    Attributes:
+        commands: what a client was told, from the directory on.
+        fails: what it prints when it fails, by ``new`` and ``issue``.
+        refused: errors of the next calls.
+        certificate: of what is issued.
+    """
 
     def __init__(self):
         self.commands, self.environments, self.fails = [], [], {}
-        self.certificate, self.refused = {"ends": 89}, []
+        self.certificate, self.refused, self.bindings = {"ends": 89}, [], []
 
     def run(self, argv, *, doing, environment=None, **options):
-        assert argv[0] == "uacme", argv
-        folder, verb = Path(argv[argv.index("-c") + 1]), "new" if "new" in argv else "issue"
-        self.commands.append(argv[argv.index("-a") + 1 :])
-        self.environments.append((environment or {}).get("UACME_CHALLENGE_PATH"))
+        verb = "issue" if {"issue", "certonly"} & {*argv} else "new"
+        self.commands.append(argv)
+        self.environments.append(environment or {})
+        if "--config" in argv:
+            self.bindings.append(Path(argv[argv.index("--config") + 1]).read_text())
         if self.refused:
             raise self.refused.pop()
         if verb in self.fails:
             raise DeploymentError(f"{doing} failed (exit 2)", log=self.fails[verb])
         if verb == "issue":
             new = signed(argv[-1], **self.certificate)
-            for path, text in {f"{argv[-1]}/cert.pem": new.certificate, f"private/{argv[-1]}/key.pem": new.key}.items():
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                (folder / path).write_text(text)
+            for path, text in zip(self.files(argv), (new.certificate, new.key), strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
         return ""
 
+    def files(self, argv):
+        """Where a client puts the certificate and the key of an order."""
+        domain = argv[-1]
+        if argv[0] == "uacme":
+            folder = Path(argv[argv.index("-c") + 1])
+            return folder / domain / "cert.pem", folder / "private" / domain / "key.pem"
+        live = Path(argv[argv.index("--config-dir") + 1]) / "live" / domain
+        return live / "fullchain.pem", live / "privkey.pem"
+
 
 @pytest.fixture
-def uacme(own_host, monkeypatch):
-    uacme = Uacme()
-    monkeypatch.setattr(django_command, "run", uacme.run)
+def authority(own_host, monkeypatch):
+    authority = Authority()
+    monkeypatch.setattr(django_command, "run", authority.run)
     monkeypatch.setattr(django_service, "reload", lambda daemon: None)
-    return uacme
+    return authority
+
+
+@pytest.fixture(params=["uacme", "certbot"])
+def blog(make_site, authority, request):
+    return make_site(tls={**ACME, "client": request.param})
 
 
 @pytest.fixture
-def blog(make_site, uacme):
+def by_uacme(make_site, authority):
     return make_site(tls=ACME)
 
 
@@ -89,18 +114,45 @@ def test_what_is_ordered(blog, certificate, origin, why):
     assert django_acme.due(blog) == ({DOMAIN: why} if why else {}, [])
 
 
-def test_an_order(blog, uacme):
+def test_an_order(blog, authority):
     ordered, warnings = order(blog)
     assert warnings == [] and ordered[DOMAIN].startswith("valid until 2")
-    assert uacme.commands == [
-        [URL, "-t", "EC", "new", "ops@example.org"],
-        [URL, "-f", "-t", "EC", "-h", "/usr/share/uacme/uacme.sh", "issue", DOMAIN],
-    ]
-    assert uacme.environments[1] == str(django_tls.STATE / "challenges")
     assert django_tls.read(DOMAIN).origin == f"acme {URL}" and django_acme.due(blog) == ({}, [])
-    uacme.certificate["ends"] = 95
+    authority.certificate["ends"] = 95
     order(blog)
-    assert len(uacme.commands) == 3, "the account is made once"
+    assert len(authority.commands) == 3, "the account is made once"
+
+
+def test_what_uacme_is_told(by_uacme, authority):
+    order(by_uacme)
+    new, issue = authority.commands
+    folder = new[3]
+    assert new == ["uacme", "-y", "-c", folder, "-a", URL, "-t", "EC", "new", "ops@example.org"]
+    hook = "/usr/share/uacme/uacme.sh"
+    assert issue == ["uacme", "-y", "-c", folder, "-a", URL, "-t", "EC", "-f", "-h", hook, "issue", DOMAIN]
+    assert authority.environments[1]["UACME_CHALLENGE_PATH"] == str(django_tls.STATE / "challenges")
+
+
+def test_what_certbot_is_told(make_site, authority):
+    order(make_site(tls={**ACME, "client": "certbot"}))
+    register, certonly = authority.commands
+    folder = register[register.index("--config-dir") + 1].removesuffix("/etc")
+    common = ["--non-interactive", "--agree-tos", "--no-directory-hooks", "--max-log-backups", "0", "--server", URL]
+    common += ["--config-dir", f"{folder}/etc", "--work-dir", f"{folder}/work", "--logs-dir", f"{folder}/log"]
+    assert register == ["certbot", "register", *common, "--email", "ops@example.org", "--no-eff-email"]
+    way = ["--webroot", "--webroot-path", f"{folder}/webroot", "--key-type", "ecdsa"]
+    assert certonly == ["certbot", "certonly", *common, *way, "--cert-name", DOMAIN, "--domain", DOMAIN]
+    assert authority.environments[0]["HOME"] == folder, "the configuration of root is not its own"
+    assert Path(folder, "webroot/.well-known/acme-challenge").resolve() == django_tls.STATE / "challenges"
+    left = [str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()]
+    assert left == ["account.json"], "no key but in the file of the domain"
+
+
+def test_another_client_has_an_account_of_its_own(make_site, authority):
+    for client in ("uacme", "certbot"):
+        order(make_site(tls={**ACME, "client": client}))
+    folders = [path.parent for path in (django_tls.STATE / "acme").glob("*/account.json")]
+    assert len(authority.commands) == 4 and len(folders) == 2
 
 
 def test_what_a_killed_order_has_left_goes(blog):
@@ -113,35 +165,137 @@ def test_what_a_killed_order_has_left_goes(blog):
     assert not old.exists() and new.exists(), "another order may be under way"
 
 
-def test_a_program_of_ones_own_proves_a_domain(make_site, uacme):
-    order(make_site(tls={**ACME, "challenge": "dns-01", "hook": "/usr/local/lib/hook"}))
-    assert uacme.commands[1][4:6] == ["-h", "/usr/local/lib/hook"]
+BY_DNS = {**ACME, "challenge": "dns-01", "hook": "/usr/local/lib/hook"}
 
 
-def test_an_account_with_a_binding(make_site, uacme):
-    site = make_site(tls={**ACME, "eab": {"key_id": "kid-1", "key": "sdb://vault/eab"}})
+def test_a_program_of_ones_own_proves_a_domain(make_site, authority):
+    order(make_site(tls=BY_DNS))
+    assert authority.commands[1][9:11] == ["-h", "/usr/local/lib/hook"]
+
+
+def test_certbot_calls_it_as_uacme_does(make_site, authority, tmp_path):
+    hook = tmp_path / "hook"
+    hook.write_text(f'#!/bin/sh\nfor each; do echo "($each)"; done >> {tmp_path}/called\n')
+    hook.chmod(0o755)
+    order(make_site(tls={**BY_DNS, "client": "certbot", "hook": str(hook)}))
+    argv = authority.commands[1]
+    assert "--manual" in argv and "--webroot" not in argv
+    environment = {"CERTBOT_DOMAIN": DOMAIN, "CERTBOT_VALIDATION": "-$(x) y"}
+    for option in ("--manual-auth-hook", "--manual-cleanup-hook"):
+        subprocess.run(argv[argv.index(option) + 1], shell=True, env=environment, check=True)
+    expected = [f"({word})" for verb in ("begin", "done") for word in (verb, "dns-01", DOMAIN, "", "-$(x) y")]
+    assert (tmp_path / "called").read_text().splitlines() == expected
+
+
+@pytest.mark.parametrize(("eab", "client"), [({}, "uacme"), ({"key_id": "kid-1", "key": "x"}, "certbot")])
+def test_the_client_that_is_usual_shows_nobody_the_key(make_site, eab, client):
+    assert make_site(tls={**ACME, "eab": eab}).config["tls"]["client"] == client
+
+
+@pytest.mark.parametrize("client", ["uacme", "certbot"])
+def test_an_account_with_a_binding(make_site, authority, client):
+    site = make_site(tls={**ACME, "client": client, "eab": {"key_id": "kid-1", "key": "sdb://vault/eab"}})
     (warning,) = order(site)[1]
     assert "the key of its binding is in the pillar only" in warning
     django_tls.path_of(DOMAIN).with_suffix(".failed").unlink(missing_ok=True)
     assert order(site, **{"eab:key": "c2VjcmV0cw=="})[1] == []
-    assert uacme.commands[0][3:6] == ["-e", "kid-1:c2VjcmV0cw", "new"]
+    if client == "uacme":
+        assert authority.commands[0][8:11] == ["-e", "kid-1:c2VjcmV0cw", "new"]
+    else:
+        assert authority.bindings == ["eab-kid = kid-1\neab-hmac-key = c2VjcmV0cw\n"]
+        assert not [word for argv in authority.commands for word in argv if "c2VjcmV0cw" in word]
+        left = [path for path in (django_tls.STATE / "acme").rglob("*") if path.is_file()]
+        assert not [path for path in left if "c2VjcmV0cw" in path.read_text()]
 
 
-def test_an_account_that_a_killed_run_has_left(blog, uacme):
-    uacme.fails["new"] = "uacme: Account already exists at https://acme.example.org/acct/1"
-    assert order(blog)[1] == []
-    uacme.fails = {"new": "uacme: no"}
-    assert django_acme._account(blog, {}).joinpath("account.json").exists()
+@pytest.mark.parametrize(
+    ("client", "text"),
+    [
+        ("uacme", "uacme: Account already exists at https://acme.example.org/acct/1"),
+        (
+            "certbot",
+            "There is an existing account; registration of a duplicate account is unsupported.",
+        ),
+    ],
+)
+def test_an_account_that_a_killed_run_has_left(make_site, authority, client, text):
+    site = make_site(tls={**ACME, "client": client})
+    authority.fails["new"] = text
+    assert order(site)[1] == []
+    authority.fails = {"new": "uacme: no"}
+    assert django_acme._account(site, {}).joinpath("account.json").exists()
 
 
-def test_an_order_that_fails_leaves_what_serves(blog, uacme, monkeypatch):
+def test_an_account_that_is_refused(blog, authority):
+    authority.fails["new"] = "uacme: no"
+    assert "no certificate for blog.example.org yet: " in order(blog)[1][0]
+    assert not list((django_tls.STATE / "acme").glob("*/account.json"))
+
+
+@pytest.mark.parametrize(
+    ("client", "log", "expected"),
+    [
+        ("uacme", SAID["uacme"], "no A record for blog.example.org"),
+        ("uacme", "curl: x\nuacme: connection refused\n", "connection refused"),
+        ("uacme", "", ""),
+        ("certbot", 'Some challenges have failed.\n"detail": "no \\"A\\" record"', 'no "A" record'),
+        (
+            "certbot",
+            'Hook \'--manual-auth-hook\' for x reported error code 127\n"detail": "no TXT"',
+            "Hook '--manual-auth-hook' for x reported error code 127; no TXT",
+        ),
+        (
+            "certbot",
+            "Saving debug log to /x\nAn unexpected error occurred:\nConnectionError: refused\nAsk for help or search",
+            "ConnectionError: refused",
+        ),
+        ("certbot", "", ""),
+    ],
+)
+def test_what_was_said_of_an_order(client, log, expected):
+    assert django_acme.CLIENTS[client].said(log).removeprefix("uacme: ") == expected
+
+
+def test_certbots_log_has_what_the_authority_said(make_site, authority):
+    def fail(argv, **_options):
+        log = Path(argv[argv.index("--logs-dir") + 1]) / "letsencrypt.log"
+        log.parent.mkdir()
+        log.write_text('x\n  "detail": "nonce",\n      "detail": "no A record",\n  "status": 400')
+        raise DeploymentError("certbot failed", log="Some challenges have failed.")
+
+    django_acme._account(site := make_site(tls={**ACME, "client": "certbot"}), {})
+    authority.run, django_command.run = fail, fail
+    assert order(site)[1][0].startswith("no certificate for blog.example.org yet: certbot failed: no A record; ")
+    assert not list((django_tls.STATE / "acme").rglob("letsencrypt.log"))
+
+
+def test_certbot_that_cannot_say_that_a_nonce_was_refused(make_site, authority):
+    site, tries = make_site(tls={**ACME, "client": "certbot"}), []
+
+    def fail(argv, **options):
+        if argv[1] == "certonly" and len(tries) < 4:
+            tries.append(argv)
+            log = Path(argv[argv.index("--logs-dir") + 1]) / "letsencrypt.log"
+            log.parent.mkdir()
+            problem = '  "type": "urn:ietf:params:acme:error:badNonce",\n  "detail": "invalid anti-replay nonce: x",'
+            log.write_text(f'  "type": "http-01",\n{{\n{problem}\n}}\nAttributeError')
+            raise DeploymentError(
+                "certbot failed", log="An unexpected error occurred:\nAttributeError: can't set attribute"
+            )
+        return Authority.run(authority, argv, **options)
+
+    authority.run, django_command.run = fail, fail
+    assert order(site)[0] and len(tries) == 4
+
+
+def test_an_order_that_fails_leaves_what_serves(blog, authority, monkeypatch):
     put(signed(DOMAIN, begins=-85, ends=5))
     before = django_tls.path_of(DOMAIN).read_text()
-    uacme.fails["issue"] = SAID
+    authority.fails["issue"] = SAID[blog.config["tls"]["client"]]
     ordered, (warning,) = order(blog)
     assert ordered == {} and django_tls.path_of(DOMAIN).read_text() == before
     assert warning == (
-        "no certificate for blog.example.org yet: uacme blog.example.org failed (exit 2): "
+        f"no certificate for blog.example.org yet: {blog.config['tls']['client']} blog.example.org failed (exit 2): "
         "no A record for blog.example.org; the one before serves, with 5 days left"
     )
     due, (deferred,) = django_acme.due(blog)
@@ -153,28 +307,28 @@ def test_an_order_that_fails_leaves_what_serves(blog, uacme, monkeypatch):
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 6 * 3600 + 1)
     assert django_acme.due(blog)[0]
-    uacme.fails = {}
+    authority.fails = {}
     assert order(blog)[0] and not django_tls.path_of(DOMAIN).with_suffix(".failed").exists()
 
 
-@pytest.mark.parametrize(("refused", "is_ordered"), [(2, True), (3, False)])
-def test_a_nonce_that_is_refused_says_nothing_of_the_order(blog, uacme, refused, is_ordered):
+@pytest.mark.parametrize(("refused", "is_ordered"), [(4, True), (5, False)])
+def test_a_nonce_that_is_refused_says_nothing_of_the_order(blog, authority, refused, is_ordered):
     nonce = DeploymentError("uacme failed", log='"type": "urn:ietf:params:acme:error:badNonce",\n"detail": "bad nonce"')
-    uacme.refused = [nonce] * refused
+    authority.refused = [nonce] * refused
     ordered, warnings = order(blog)
     assert bool(ordered) is is_ordered and ("bad nonce" in str(warnings)) is not is_ordered
 
 
-def test_another_authority_is_asked_at_once(blog, make_site, uacme):
-    uacme.fails["issue"] = SAID
+def test_another_authority_is_asked_at_once(blog, make_site, authority):
+    authority.fails["issue"] = SAID[blog.config["tls"]["client"]]
     order(blog)
     assert django_acme.due(make_site(tls={**ACME, "directory": "https://other.example.org/dir"}))[0] == {DOMAIN: "new"}
 
 
 @pytest.mark.parametrize("certificate", [{"ends": 3}, {"begins": -2, "ends": -1}])
-def test_a_worse_certificate_is_not_taken(blog, uacme, certificate):
+def test_a_worse_certificate_is_not_taken(blog, authority, certificate):
     put(signed(DOMAIN, begins=-85, ends=5))
-    uacme.certificate = certificate
+    authority.certificate = certificate
     ordered, (warning,) = order(blog)
     assert ordered == {} and "is worse than the one that there is" in warning
     assert 4 < django_tls.read(DOMAIN).left / 86400 <= 5
@@ -190,7 +344,7 @@ def test_one_that_nginx_refuses_is_not_taken(blog, monkeypatch):
     assert "nginx refuses its configuration: x; the one before serves" in order(blog)[1][0]
 
 
-def test_who_has_waited_for_another_order_does_not_order_again(blog, uacme, monkeypatch):
+def test_who_has_waited_for_another_order_does_not_order_again(blog, authority, monkeypatch):
     alone = django_acme._alone
 
     @contextlib.contextmanager
@@ -200,10 +354,10 @@ def test_who_has_waited_for_another_order_does_not_order_again(blog, uacme, monk
             yield
 
     monkeypatch.setattr(django_acme, "_alone", waited)
-    assert order(blog) == ({}, []) and uacme.commands == []
+    assert order(blog) == ({}, []) and authority.commands == []
 
 
-def test_an_order_of_somebody_else_that_never_ends(blog, uacme, monkeypatch):
+def test_an_order_of_somebody_else_that_never_ends(blog, authority, monkeypatch):
     monkeypatch.setattr(django_acme, "PATIENCE", 0.0)
     with django_acme._alone():
         assert "somebody else orders certificates for 0 s already" in order(blog)[1][0]
@@ -227,14 +381,14 @@ def test_the_timer_renews_what_is_due(blog, capsys):
     assert django_renewal.main("blog") == 0 and capsys.readouterr().out == ""
 
 
-def test_the_timer_says_what_has_failed(blog, uacme, capsys):
+def test_the_timer_says_what_has_failed(blog, authority, capsys):
     applied(blog)
     put(signed(DOMAIN, begins=-61, ends=29))
-    uacme.fails["issue"] = SAID
+    authority.fails["issue"] = SAID[blog.config["tls"]["client"]]
     assert django_renewal.main("blog") == 1 and "the one before serves" in capsys.readouterr().err
     assert django_renewal.main("nobody") == 1
     answer = django_renewal.renew(blog, again=True)
-    assert answer[0] == {} and len(uacme.commands) == 3
+    assert answer[0] == {} and len(authority.commands) == 3
 
 
 def test_the_timer_of_the_local_authority(make_site, monkeypatch):

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import django_pillar
+import django_sandbox
 import pytest
 import yaml
+from specimen import FACTS, configured
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -147,6 +149,31 @@ def test_every_step_is_told():
     steps = re.findall(r"\('(\w+)', '", (ROOT / "django/site.sls").read_text())
     told = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/releases.md").read_text(), re.MULTILINE)
     assert told[: len(steps)] == steps
+
+
+def test_every_directive_of_the_sandbox_is_told():
+    """With its value, and with what switches it off, which the pillar takes."""
+    release = Path("/srv/django/blog/releases/0001-0123456789ab")
+    had: dict[str, list[str]] = {}
+    for directive, value in django_sandbox.directives(configured(), release, FACTS):
+        had.setdefault(directive, []).append(value)
+    for directive in ("User", "Group", "WorkingDirectory", "EnvironmentFile"):
+        del had[directive]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .+? \| ?(.*?) ?\| .*\|$", sandbox_table(), re.MULTILINE)
+    assert sorted(directive for directive, _value, _off in rows) == sorted(had)
+    told = {directive: re.findall("`(.+?)`", value) for directive, value, _off in rows}
+    wrong = [name for name in told if not name.endswith("Paths") and {*had[name]} - {"", *told[name]}]
+    assert wrong == [] and told["CapabilityBoundingSet"] == []
+    off = {directive: yaml.safe_load(value.strip("`")) for directive, _value, value in rows if value}
+    pillar = {"django": {"sites": {"blog": {"folder": "/app", "domains": ["blog.example.org"], "sandbox": off}}}}
+    compiled = django_pillar.compile(pillar, SCHEMA, PLATFORMS, DEBIAN)
+    assert compiled["errors"] == [] and len(off) > 25
+    assert not [name for name in off if django_sandbox._is_on(off, name) and name in django_sandbox._OF_SECCOMP]
+
+
+def sandbox_table() -> str:
+    page = (ROOT / "docs/sandbox.md").read_text()
+    return page[page.index("## Each directive") : page.index("## AppArmor")]
 
 
 def messages() -> str:

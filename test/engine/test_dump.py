@@ -5,11 +5,13 @@ import gzip
 import io
 import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
 import tarfile
 import threading
+import zlib
 from pathlib import Path
 
 import django_command
@@ -263,15 +265,40 @@ def test_a_login_that_may_not_create_databases(site, monkeypatch):
     assert error.value.hint == "as root there: GRANT ALL ON `my\\_blog\\_%`.* TO 'blog'@'localhost';"
 
 
-def test_a_packed_dump_that_is_cut(tmp_path):
-    whole = gzip.compress(os.urandom(5000))
-    (tmp_path / "cut").write_bytes(whole[:-500])
+def test_a_disk_that_is_full_with_the_last_bytes():
     read, write = os.pipe()
-    with open(tmp_path / "cut", "rb") as file, open(read, "rb") as pipe:
+    with open("/dev/full", "wb") as full, open(write, "wb") as pipe:
+        counter = django_dump_mysql._Counter(read, full.fileno())
+        pipe.write(b"x\n")
+        pipe.close()
+        counter.run()
+    assert isinstance(counter.error, OSError)
+
+
+def test_a_client_that_reads_no_more(tmp_path):
+    (tmp_path / "whole").write_bytes(gzip.compress(b"x"))
+    read, write = os.pipe()
+    os.close(read)
+    with open(tmp_path / "whole", "rb") as file:
         feeder = django_dump_mysql._Feeder(file.fileno(), write)
-        threading.Thread(target=pipe.read, daemon=True).start()
         feeder.run()
-    assert isinstance(feeder.error, EOFError)
+    assert feeder.error is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [(lambda whole: whole[:-500], EOFError), (lambda whole: whole[:20] + b"\xff" * 2000 + whole[2020:], zlib.error)],
+)
+def test_a_packed_dump_that_is_damaged(tmp_path, damage, error):
+    (tmp_path / "damaged").write_bytes(damage(gzip.compress(random.Random(0).randbytes(2500).hex().encode())))
+    read, write = os.pipe()
+    with open(tmp_path / "damaged", "rb") as file, open(read, "rb") as pipe:
+        feeder = django_dump_mysql._Feeder(file.fileno(), write)
+        reader = threading.Thread(target=pipe.read)
+        reader.start()
+        feeder.run()
+        reader.join()
+    assert isinstance(feeder.error, error)
 
 
 # Uploads

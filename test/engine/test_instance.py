@@ -35,6 +35,10 @@ def read_uwsgi(connection: socket.socket) -> dict[str, str]:
     return dict(zip(found[::2], found[1::2], strict=True))
 
 
+def end():
+    raise EOFError("the connection was closed")
+
+
 class Server:
     """An application server of these answers: path → (status, headers, body), bytes, or None, which is silence.
 
@@ -57,7 +61,7 @@ class Server:
             threading.Thread(target=self.answer, args=[connection], daemon=True).start()
 
     def answer(self, connection):
-        with connection, contextlib.suppress(OSError, struct.error):
+        with connection, contextlib.suppress(OSError, EOFError, struct.error):
             request = read_uwsgi(connection) if self.protocol == "uwsgi" else self.read_http(connection)
             with self.lock:
                 self.requests.append(request)
@@ -77,7 +81,7 @@ class Server:
     def read_http(connection):
         text = b""
         while b"\r\n\r\n" not in text:
-            text += connection.recv(4096)
+            text += connection.recv(4096) or end()
         first, *lines = text.decode().split("\r\n")[:-2]
         headers = [line.split(": ", 1) for line in lines]
         assert len({name.lower() for name, _value in headers}) == len(headers)

@@ -60,7 +60,7 @@ class Program:
         self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notified.bind(str(folder / "notify"))
         self.notified.settimeout(10)
-        environment = {"DJANGO_RELEASE": RELEASE, "NOTIFY_SOCKET": str(folder / "notify")}
+        environment = {"DJANGO_SITE": "blog", "DJANGO_RELEASE": RELEASE, "NOTIFY_SOCKET": str(folder / "notify")}
         argv = [sys.executable, "-I", "-S", str(self.path)]
         self.process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -119,10 +119,13 @@ def test_what_apache_refuses(program, options, said):
     assert program("fails", **options).end() == (1, said)
 
 
-@pytest.mark.parametrize(("release", "is_left"), [(RELEASE, False), ("0041-3f2a9c1b77de", True)])
-def test_an_apache_that_ends_by_itself_ends_what_is_left_of_it(program, tmp_path, release, is_left):
+@pytest.mark.parametrize(
+    ("site", "release", "is_left"),
+    [("blog", RELEASE, False), ("blog", "0041-3f2a9c1b77de", True), ("shop", RELEASE, True)],
+)
+def test_an_apache_that_ends_by_itself_ends_what_is_left_of_it(program, tmp_path, site, release, is_left):
     sleep = shutil.copy("/bin/sleep", tmp_path / "apache2 of before")
-    with subprocess.Popen([sleep, "60"], env={"DJANGO_RELEASE": release}) as left:
+    with subprocess.Popen([sleep, "60"], env={"DJANGO_SITE": site, "DJANGO_RELEASE": release}) as left:
         while not os.readlink(f"/proc/{left.pid}/exe").startswith(str(tmp_path)):
             time.sleep(0.01)
         assert program("dies").end() == (1, "Apache has ended by itself (3)\n")

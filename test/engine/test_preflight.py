@@ -252,6 +252,11 @@ def test_a_database_that_was_never_used_is_not_asked(two):
             "no: django:sites:blog:releases:overlap: false stops the live instance before the new one starts; "
             "true would not",
         ),
+        (
+            {},
+            {"proxy": {"kind": "none"}, "server": {"bind": "0.0.0.0:8000"}},
+            "no: django:sites:blog:proxy:kind: none ends what leads to it now; visitors come by 0.0.0.0:8000 then",
+        ),
     ],
 )
 def test_whether_visitors_notice_is_said(world, before, then, says):

@@ -277,6 +277,45 @@ def test_how_long_what_is_signed_is_taken(program, more, expected):
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"timeout": 20, "connect_timeout": "5"}, {"['timeout']": 20}),
+        ({"options": "-c search_path=blog"}, {}),
+        ({"options": "-c statement_timeout=90s"}, {"['options']: statement_timeout": 90}),
+        ({"options": "-cstatement_timeout=1min --statement-timeout=2500"}, {"['options']: statement_timeout": 2.5}),
+        ({"options": None}, {}),
+    ],
+)
+def test_how_long_a_database_is_waited_for(program, options, expected):
+    found = dict(program.timeouts({"default": {"OPTIONS": options}}))
+    assert found == {f"DATABASES['default']['OPTIONS']{name}": seconds for name, seconds in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (False, None, None)),
+        (
+            {"SECURE_SSL_REDIRECT": True, "MIDDLEWARE": ["a.B"], "DATA_UPLOAD_MAX_MEMORY_SIZE": 2621440},
+            (False, None, None),
+        ),
+        (
+            {
+                "SECURE_SSL_REDIRECT": True,
+                "SECURE_PROXY_SSL_HEADER": ("HTTP_X_SCHEME", "https"),
+                "MIDDLEWARE": ["django.middleware.security.SecurityMiddleware"],
+                "DATA_UPLOAD_MAX_MEMORY_SIZE": 1 << 30,
+            },
+            (True, "HTTP_X_SCHEME", 1 << 30),
+        ),
+    ],
+)
+def test_what_a_project_says_of_https_and_of_sizes(program, settings, expected):
+    settings = SimpleNamespace(**settings)
+    assert (*program.https(settings).values(), program.largest_body(settings)) == expected
+
+
+@pytest.mark.parametrize(
     ("named", "environment", "found"),
     [
         ("own.settings", "own.settings", "own.settings"),

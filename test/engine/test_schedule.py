@@ -13,6 +13,7 @@ import django_steps
 import django_systemd
 import pytest
 from django_command import DeploymentError
+from specimen import formula_templates
 
 
 @pytest.fixture
@@ -236,3 +237,23 @@ def test_without_systemd_cron_looks_at_certificates_or_applies_do(secure, own_ho
     if has_cron:
         lines = "# Renewal of the certificates of the Django site blog\n"
         assert cron.read_text() == f"{lines}{sum(b'blog') % 60} * * * * root /usr/bin/python3 -I {program} blog\n"
+
+
+@pytest.mark.parametrize(
+    ("tls", "more"),
+    [
+        ({"kind": "self_signed"}, set()),
+        ({"kind": "acme"}, set()),
+        (
+            {"kind": "acme", "challenge": "dns-01", "hook": "/usr/local/lib/hook"},
+            {"CAP_KILL", "CAP_SETGID", "CAP_SETUID"},
+        ),
+    ],
+)
+def test_a_program_of_others_has_more_rights(make_site, tls, more):
+    files = django_schedule._files(make_site(tls=tls), formula_templates(), django_schedule.RENEWAL)
+    unit = files[django_systemd.UNITS / "django-blog-tls.service"].decode()
+    said = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+    usual = {"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_NET_BIND_SERVICE"}
+    assert {*said["CapabilityBoundingSet"].split()} == usual | more
+    assert said["ProtectSystem"] == "full" and "ProtectHome" not in said  # other sites may have their logs there

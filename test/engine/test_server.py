@@ -11,6 +11,7 @@ import threading
 import types
 
 import django_instance
+import django_pillar
 import django_server
 import django_uwsgi
 import pytest
@@ -37,6 +38,12 @@ def test_what_every_server_says_of_itself(kind):
     site = serving(kind=kind)
     assert django_server.of_site(site) is own
     assert set(own.TEMPLATES) <= set(formula_templates())
+
+
+@pytest.mark.parametrize("server", [*({"kind": kind} for kind in django_server.SERVERS), UVICORN, GRANIAN_WSGI, GEVENT])
+def test_the_pillar_knows_what_a_server_runs(server):
+    site = serving(**server)
+    assert django_pillar._interface(site.config["server"]) == django_server.of_site(site).interface(site)
 
 
 @pytest.mark.parametrize(

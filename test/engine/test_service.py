@@ -1,5 +1,8 @@
 """Daemons: started and reloaded as this host does it, judged by their process."""
 
+import contextlib
+import os
+import signal
 import threading
 
 import django_command
@@ -16,7 +19,7 @@ def host(own_host, monkeypatch):
 
     def process(number, line, pid_file="nginx.pid"):
         (own_host / "run" / pid_file).write_text(f"{number}\n")
-        (own_host / "proc" / str(number)).mkdir(parents=True)
+        (own_host / "proc" / str(number)).mkdir(parents=True, exist_ok=True)
         (own_host / "proc" / str(number) / "cmdline").write_bytes(line)
 
     process.commands, process.plays = [], lambda: None
@@ -156,6 +159,23 @@ def test_a_daemon_that_somebody_else_starts_at_the_same_time(host, monkeypatch, 
         return
     with pytest.raises(DeploymentError, match="exit 1"):
         django_service.start(SUPERVISOR)
+
+
+@pytest.mark.parametrize(("runs", "ends"), [(True, True), (True, False), (False, True)])
+def test_without_systemd_a_daemon_is_stopped_by_its_process(host, monkeypatch, runs, ends):
+    sent = []
+
+    def kill(number, what):
+        sent.append((number, what))
+        if ends:
+            host(number, b"")  # a zombie
+
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(django_service, "PATIENCE", 0.05)
+    host(8, b"/usr/sbin/nginx" if runs else b"")
+    with contextlib.nullcontext() if ends else pytest.raises(DeploymentError, match=r"^nginx does not stop"):
+        django_service.stop(NGINX)
+    assert sent == ([(8, signal.SIGTERM)] if runs else []) and host.commands == []
 
 
 def test_nginx_reloads(host):

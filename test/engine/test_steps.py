@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import django_coherence
 import django_command
 import django_database
 import django_instance
@@ -400,6 +401,8 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
         ),
         ({"allowed_hosts": ["other.org"]}, ["ALLOWED_HOSTS is ['other.org'], which has not every domain of the site"]),
         ({"media_root": ""}, []),
+        ({"media_root": "{media}/.//"}, []),
+        ({"allowed_hosts": ["Blog.Example.ORG"]}, []),
         ({"media_root": "/app/media"}, ["MEDIA_ROOT is /app/media, not {media}: uploads are not served"]),
         (
             {"cookies": {"SESSION_COOKIE_SECURE": True, "CSRF_COOKIE_SECURE": False, "SESSION_COOKIE_DOMAIN": None}},
@@ -408,22 +411,78 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
                 "where a proxy before this one speaks https, name it in proxy:trusted"
             ],
         ),
-        ({"cookies": {"SESSION_COOKIE_DOMAIN": ".example.org", "CSRF_COOKIE_DOMAIN": "blog.example.org"}}, []),
+        ({"cookies": {"SESSION_COOKIE_DOMAIN": ".Example.ORG", "CSRF_COOKIE_DOMAIN": "blog.example.org"}}, []),
         (
             {"cookies": {"CSRF_COOKIE_DOMAIN": ".log.example.org"}},
             [
                 "CSRF_COOKIE_DOMAIN is .log.example.org, which blog.example.org is not below: "
-                "browsers refuse the cookie there"
+                "browsers refuse the cookie there; correct django:sites:blog:settings:CSRF_COOKIE_DOMAIN"
+            ],
+        ),
+        ({"https": {"redirect": False, "header": None}}, []),
+        ({"https": {"redirect": True, "header": "HTTP_X_SCHEME"}}, []),
+        *(
+            (
+                {"https": {"redirect": True, "header": header}},
+                [
+                    "SECURE_SSL_REDIRECT leads every visitor to https, and the site has no tls, so they meet nobody, "
+                    "or the same redirect again: django:sites:blog:tls; where a proxy before this one speaks https, "
+                    "django:sites:blog:proxy:trusted names it"
+                ],
+            )
+            for header in (None, "HTTP_X_FORWARDED_PROTO")
+        ),
+        ({"trusted_origins": ["https://app.example.com", "https://*.Example.org:8443"]}, []),
+        ({"trusted_origins": ["http://blog.example.org"]}, []),
+        (
+            {"trusted_origins": ["https://app.example.com", "https://*.example.com"]},
+            [
+                "CSRF_TRUSTED_ORIGINS is ['https://app.example.com', 'https://*.example.com'], which has no domain "
+                "of the site (blog.example.org); correct django:sites:blog:settings:CSRF_TRUSTED_ORIGINS"
             ],
         ),
         ({"script_name": "/"}, []),
         (
             {"script_name": "/app"},
-            ["FORCE_SCRIPT_NAME is '/app', and the site's path is '/': links lead to the former"],
+            [
+                "FORCE_SCRIPT_NAME is '/app', and the site's path is '/': links lead to the former; "
+                "correct django:sites:blog:settings:FORCE_SCRIPT_NAME, or django:sites:blog:path"
+            ],
+        ),
+        ({"static_url": "https://cdn.example.org/", "media_url": "https://cdn.example.org/media/"}, []),
+        ({"static_url": "/static/", "media_url": "/"}, []),
+        ({"static_url": "/static/", "media_url": "/static/", "collected": None}, []),
+        (
+            {"static_url": "/"},
+            [
+                "STATIC_URL is '/', and the site's path is '/': no static files are served there; "
+                "correct django:sites:blog:settings:STATIC_URL"
+            ],
+        ),
+        *(
+            (
+                {"static_url": static, "media_url": media},
+                [
+                    f"MEDIA_URL is '{media}', and STATIC_URL is '{static}': what lies below both is found in one of "
+                    "them only; correct django:sites:blog:settings:MEDIA_URL, or STATIC_URL"
+                ],
+            )
+            for static, media in (("/media/static/", "/media/"), ("/static/", "/static/media/"))
+        ),
+        ({"largest_body": 75 << 20}, []),
+        (
+            {"largest_body": 76 << 20},
+            [
+                "DATA_UPLOAD_MAX_MEMORY_SIZE is 79691776 bytes, and the proxy takes no request over 75M: "
+                "django:sites:blog:media:max_upload"
+            ],
         ),
         (
             {"timeouts": {"DATABASES['default']['OPTIONS']['timeout']": 60, "x": 90.5}},
-            ["x is 90.5 s, and a request is given up after 60 s: who waits never learns why"],
+            [
+                "x is 90.5 s, and a request is given up after 60 s: who waits never learns why; say a shorter one in "
+                "the project, or a longer django:sites:blog:server:options:harakiri"
+            ],
         ),
         ({"checks": ["security.W001: no middleware"]}, ["security.W001: no middleware"]),
         ({"databases": {"default": {"engine": "sqlite3", "name": ":memory:"}}}, []),
@@ -431,9 +490,56 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
     ],
 )
 def test_what_a_project_does_that_is_worth_a_word(world, answers, warnings):
+    if answers.get("media_root"):
+        answers = {**answers, "media_root": answers["media_root"].format(media=world.site.media)}
     world.answers = answers
     world.apply()
     assert world.last.warnings == [text.format(media=world.site.media) for text in warnings]
+
+
+@pytest.mark.parametrize(
+    ("options", "answers", "words"),
+    [
+        (
+            {"tls": {"kind": "self_signed"}},
+            {
+                "https": {"redirect": True, "header": None},
+                "trusted_origins": ["http://blog.example.org", "https://blog.example.org", "http://a.example.com"],
+            },
+            "CSRF_TRUSTED_ORIGINS has http://blog.example.org, and the site is served by https only",
+        ),
+        (
+            {"path": "/app", "overlay": False},
+            {"script_name": "/"},
+            "FORCE_SCRIPT_NAME is '/', and the site's path is '/app': links lead to the former; "
+            "correct django:sites:blog:environment",
+        ),
+        ({"path": "/app"}, {"static_url": "/app/"}, "STATIC_URL is '/app/', and the site's path is '/app': no"),
+        ({"proxy": {"trusted": ["10.0.0.1"]}}, {"https": {"redirect": True, "header": None}}, ""),
+        ({"media": {"max_upload": "1k"}}, {"largest_body": 1025}, "DATA_UPLOAD_MAX_MEMORY_SIZE is 1025 bytes, and"),
+        ({"media": {"max_upload": "0"}}, {"largest_body": 1 << 40}, ""),
+        (
+            {"proxy": {"kind": "none"}},
+            {
+                "https": {"redirect": True, "header": "HTTP_X_FORWARDED_PROTO"},
+                "cookies": {"SESSION_COOKIE_SECURE": True},
+                "largest_body": 1 << 40,
+                "static_url": "/",
+            },
+            "",
+        ),
+        ({"proxy": {"locations": {"/a/": {"client_max_body_size": "1G"}}}}, {"largest_body": 1 << 30}, ""),
+        (
+            {"server": {"kind": "uvicorn"}, "database": {"engine": "postgres", "options": {"connect_timeout": 90}}},
+            {"timeouts": {"DATABASES['default']['OPTIONS']['connect_timeout']": 90}},
+            "who waits never learns why; say a shorter one in django:sites:blog:database:options",
+        ),
+    ],
+)
+def test_what_contradicts_the_pillar(make_site, options, answers, words):
+    plain = {"allowed_hosts": ["*"], "static_url": "/static/", "media_url": "/media/", "media_root": "", "collected": 1}
+    found = list(django_coherence.contradictions(make_site(**options), {**plain, **answers}))
+    assert [words in line for line in found] == ([True] if words else []), found
 
 
 @pytest.mark.parametrize(

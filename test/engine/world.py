@@ -18,6 +18,7 @@ import django_process
 import django_program
 import django_receipt
 import django_release
+import django_sandbox
 import django_service
 import django_site
 import django_source
@@ -34,6 +35,19 @@ from django_site import Site
 from specimen import MakeSite, formula_templates
 
 __all__ = ["World", "world"]
+
+
+#: What a process finds of its sandbox where all of it is in force.
+CONFINED: dict[str, Any] = {
+    "namespaces": {"ipc": "2", "mnt": "2", "net": "1", "user": "2"},
+    "proc": ["rw,hidepid=invisible,subset=pid"],
+    "read_only": True,
+    "controllers": ["cpu", "io", "memory", "pids"],
+    "filters": 30,
+    "seccomp": 2,
+    "sends": True,
+    "writes_and_executes": False,
+}
 
 
 class Server:
@@ -100,6 +114,7 @@ class World:
         drivers: those that a project has forgotten.
         takes: the bytes of memory that an instance takes; `memory`, what is left.
         connections: those that are still open at an instance when its time is up.
+        sandbox: what a process finds of its sandbox.
         problems: release → what is wrong with the health page while it is live.
     """
 
@@ -127,6 +142,7 @@ class World:
         self.settings: dict[str, dict[str, Any]] = {}
         self.connections = 0
         self.problems: dict[str, str] = {}
+        self.sandbox = dict(CONFINED)
         self.last: Deployment | None = None
 
     @property
@@ -209,6 +225,8 @@ class World:
             self.systemctl(*argv[1:])
         elif argv[0] == "supervisorctl":
             return self.supervisorctl(*argv[1:])
+        elif argv[-1:] == [django_sandbox.LOOK[-1]]:
+            return json.dumps(self.sandbox)
         elif argv[0] in ("systemd-run", "/usr/bin/setpriv"):
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
         elif argv[:3] == ["python3", "-m", "venv"]:
@@ -375,6 +393,10 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_memory, "available"): lambda: world.memory,
         (django_systemd, "_is_loaded"): lambda unit: False,
         (django_systemd, "_BUS"): Path("/"),
+        (django_sandbox, "outside"): lambda: {
+            "namespaces": dict.fromkeys(("ipc", "mnt", "net", "user"), "1"),
+            "filters": 0,
+        },
         (django_source, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text("ref: refs/heads/main\n"),
         (django_source, "unprepared"): lambda site, key: [],
         (django_source, "resolve"): world.resolve,

@@ -249,9 +249,11 @@ class Host:
         done = self.salt("state.apply", ",".join(states or ("django",)), timeout=timeout, **options)
         return applied(done, self.minion)
 
-    def http(self, path: str = "/", host: str | None = None, method: str = "GET", **options: Any) -> requests.Response:
+    def http(
+        self, path: str = "/", host: str | None = None, method: str = "GET", port: int = 80, **options: Any
+    ) -> requests.Response:
         """Ask the host from outside, under a name that need not resolve; redirects are not followed."""
-        with self.browser(host) as browser:
+        with self.browser(host, port) as browser:
             return browser.request(method, path, **options)
 
     def browser(self, host: str | None = None, port: int = 80) -> "Browser":

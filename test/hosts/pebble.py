@@ -43,7 +43,9 @@ def names(host: Host, verb: str, name: str) -> None:
 
 def start(host: Host) -> None:
     """Have pebble on a host, which trusts it."""
-    host.run("DEBIAN_FRONTEND=noninteractive apt-get -qq update && apt-get -qq install pebble >/dev/null", timeout=300)
+    host.run(
+        "DEBIAN_FRONTEND=noninteractive apt-get -qq update && apt-get -qq install curl pebble >/dev/null", timeout=300
+    )
     authority = Authority()
     server = authority.sign("acme.example.org")
     host.write("/etc/pebble/server.pem", server.certificate)

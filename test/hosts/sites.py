@@ -37,6 +37,8 @@ class Site:
             self.options |= {"repository": repository.url, "revision": "main"}
         self.options |= options
         self.sites[name] = self.options
+        #: Where visitors find it.
+        self.port = 80
         #: `django:process` of the host's pillar.
         self.process = "auto"
 
@@ -71,7 +73,7 @@ class Site:
         return str(self.options.get("path", "/")).rstrip("/")
 
     def get(self, path: str = "/", **options: Any) -> requests.Response:
-        return self.host.http(self.path + path, self.domain, **options)
+        return self.host.http(self.path + path, self.domain, port=self.port, **options)
 
     def browser(self) -> Browser:
         return self.host.browser(self.domain)

@@ -126,6 +126,21 @@ def test_apache_that_refuses_its_files_is_not_reloaded(blog):
     assert blog.get("/").status_code == 200
 
 
+def test_a_proxy_before_it_says_who_the_visitor_is(blog):
+    visitor = {"X-Forwarded-For": "203.0.113.1, 198.51.100.7", "X-Forwarded-Proto": "https"}
+    blog.deploy(proxy={**APACHE, "trusted": [f"{blog.host.address.rpartition('.')[0]}.0/24"]})
+    told = seen(blog, **visitor)
+    assert told["secure"] is True and told["HTTP_X_FORWARDED_PROTO"] == "https"
+    assert told["REMOTE_ADDR"] == told["HTTP_X_FORWARDED_FOR"] == "198.51.100.7", told
+    blog.deploy(proxy={**blog.options["proxy"], "allow": ["198.51.100.0/24"]})
+    for path in ("/", "/static/admin/css/base.css"):
+        assert blog.get(path, headers=visitor).status_code == 200 and blog.get(path).status_code == 403
+    blog.deploy(proxy={**APACHE, "trusted": ["127.0.0.1"]})
+    told = seen(blog, **visitor)
+    assert told["secure"] is False and "198" not in str(told["REMOTE_ADDR"]), "anybody else is not believed"
+    blog.deploy(proxy=APACHE)
+
+
 SERVERS = {
     "gunicorn, tcp": {"kind": "gunicorn", "bind": "127.0.0.1:8101"},
     "uwsgi, http": {"kind": "uwsgi", "protocol": "http"},

@@ -1,9 +1,12 @@
 """Every way to serve: each application server, however it is reached and whoever keeps it, by the same release engine.
 
-By default each server and each way to keep and to reach it is there once; with --all all of them on both systems.
+By default each server and each way to keep and to reach it is there once; with --all all of them are, and what was
+seen is written to docs/serving.md.
 """
 
+import itertools
 import json
+import random
 import re
 import socket
 import time
@@ -12,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from client import Load
+from lab import ROOT
 from sites import Site, lines, release_of, version
 
 #: server → what the pillar says, and what its log has once it runs.
@@ -35,22 +39,49 @@ WAYS = {
     "mod_wsgi, embedded, tcp": {"kind": "mod_wsgi", "options": {"mode": "embedded"}},
     "mod_wsgi, embedded, threads, tcp": {"kind": "mod_wsgi", "threads": 4, "options": {"mode": "embedded"}},
 }
-#: system, process, server: what is done without --all; uWSGI's ways have files of their own.
-SHORT = [
-    ("bookworm", "systemd", "gunicorn, sync"),
-    ("bookworm", "systemd", "gunicorn, gevent"),
-    ("bookworm", "systemd", "granian"),
-    ("bookworm", "systemd", "mod_wsgi, tcp"),
-    ("trixie", "supervisor", "gunicorn, gthread, tcp"),
-    ("trixie", "supervisor", "uvicorn"),
+PROCESSES = ("systemd", "supervisor")
+PROXIES = ("nginx", "apache", "none")
+SYSTEMS = ("bookworm", "trixie")
+#: Of which each is done once without --all.
+COMMON = [
+    *["uwsgi, unix", "uwsgi, tcp", "uwsgi, http", "gunicorn, sync", "gunicorn, gthread, tcp", "gunicorn, gevent"],
+    *["uvicorn", "granian", "mod_wsgi, tcp", "mod_wsgi, embedded, tcp"],
 ]
-FULL = [
-    (system, process, way)
-    for system in ("bookworm", "trixie")
-    for process in ("systemd", "supervisor")
-    for way in WAYS
-    if (system, process, way) not in SHORT
-]
+Case = tuple[str, str, str, str]
+
+
+def product() -> list[Case]:
+    """Every way by each process behind each proxy, where it applies, on the systems in turn."""
+    places = list(itertools.product(enumerate(WAYS), enumerate(PROCESSES), enumerate(PROXIES)))
+    cases = [(SYSTEMS[(a + b + c) % 2], process, proxy, way) for (a, way), (b, process), (c, proxy) in places]
+    return [case for case in cases if case[2] != "none" or applies_without_a_proxy(case[3])]
+
+
+def applies_without_a_proxy(way: str) -> bool:
+    """Whether browsers understand what a server says at its socket; its address is then not its own."""
+    return "tcp" not in way and way != "uwsgi, unix"
+
+
+def short(cases: list[Case]) -> list[Case]:
+    """One case of each common way: the first draw in which every pair of the other values is met that there is."""
+    draws = (
+        [chance.choice([case for case in cases if case[3] == way]) for way in COMMON]
+        for chance in map(random.Random, itertools.count())
+    )
+    return next(draw for draw in draws if pairs(draw) == pairs(cases))
+
+
+def pairs(cases: list[Case]) -> set[tuple[str, ...]]:
+    return {pair for case in cases for pair in itertools.combinations(case[:3], 2)}
+
+
+def by_host(case: Case) -> tuple[object, ...]:
+    return (SYSTEMS.index(case[0]), PROCESSES.index(case[1]), PROXIES.index(case[2]), [*WAYS].index(case[3]))
+
+
+PRODUCT = product()
+SHORT = short(PRODUCT)
+CASES = [pytest.param(*case, marks=() if case in SHORT else pytest.mark.full) for case in sorted(PRODUCT, key=by_host)]
 RAISES = "\n\ndef health(request):\n    raise RuntimeError('out of ink')\n"
 
 
@@ -70,7 +101,7 @@ def machines(module_hosts, repositories) -> Iterator[dict[tuple[str, str], Site]
 
 
 def loaded(blog: Site, **options: object) -> Load:
-    address = f"http://{blog.host.address}/release"
+    address = f"http://{blog.host.address}:{blog.port}/release"
     return Load(address, blog.domain, connections=4, release=release_of, pause=0.01, **options)  # type: ignore[arg-type]
 
 
@@ -85,25 +116,73 @@ def until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(
-    ("system", "process", "way"), [*SHORT, *(pytest.param(*case, marks=pytest.mark.full) for case in FULL)]
-)
-def test_a_way_to_serve(machines, system, process, way):
+FORWARD = "nohup socat TCP-LISTEN:8000,reuseaddr,fork UNIX-CONNECT:/srv/django/blog/current/socket >/dev/null 2>&1 &"
+
+
+def deploy(blog: Site, process: str, proxy: str, way: str) -> None:
+    """Deploy a site behind a proxy; without one by an address of systemd's, or with somebody else's proxy before it."""
+    server, blog.port = dict(WAYS[way]), 80
+    if proxy != "apache":
+        blog.host.run(
+            "test ! -x /usr/sbin/apache2ctl || { service apache2 stop; systemctl disable apache2; }", check=False
+        )
+    if proxy == "none":
+        blog.port = 8000
+        if process == "systemd":
+            server["bind"] = "0.0.0.0:8000"
+    blog.deploy(server=server, proxy={"kind": proxy}, packages=["socat"], state=None, remove_data=None)
+    if proxy == "none" and process == "supervisor":
+        blog.host.run(FORWARD)
+
+
+@pytest.fixture(scope="module")
+def seen(request) -> Iterator[dict[Case, dict[str, str]]]:
+    """What was seen of each case; docs/serving.md has it when all of them were."""
+    rows: dict[Case, dict[str, str]] = {}
+    yield rows
+    if len(rows) == len(PRODUCT):
+        (ROOT / "docs/serving.md").write_text(table(rows))
+
+
+def table(rows: dict[Case, dict[str, str]]) -> str:
+    """The page with what was seen."""
+    columns = ["server", "process", "proxy", "Debian", *next(iter(rows.values()))]
+    lines = [" | ".join(columns), "|".join("---" for _ in columns)]
+    for system, process, proxy, way in sorted(rows, key=lambda case: ([*WAYS].index(case[3]), by_host(case))):
+        found = rows[system, process, proxy, way].values()
+        lines.append(" | ".join([way, process, proxy, {"bookworm": "12", "trixie": "13"}[system], *found]))
+    return INTRODUCTION.format(date=time.strftime("%Y-%m-%d")) + "".join(f"| {line} |\n" for line in lines)
+
+
+INTRODUCTION = """# Every way to serve, as it was tried
+
+Written by `test/run --all test/hosts/test_serving.py`, last on {date}. In each row a site was deployed and applied
+again without a change; then, while four clients asked again and again, a commit was released, a broken one was refused,
+the release was taken back, and the main process of the server was killed by `kill -9`; then the host was rebooted where
+it has systemd, and the site taken off. The columns have how many requests had no answer of 200, of how many, and after
+how long the site answered on.
+
+"""
+
+
+@pytest.mark.parametrize(("system", "process", "proxy", "way"), CASES)
+def test_a_way_to_serve(machines, seen, system, process, proxy, way):
     blog: Site = machines(system, process)
-    blog.deploy(server=WAYS[way], state=None)
+    deploy(blog, process, proxy, way)
     first = blog.live
     assert blog.answering["release"] == first
     if process == "systemd":
-        blog.host.run(["systemd-analyze", "security", "--threshold=11", "--no-pager", f"{blog.unit}.service"])
+        rated = blog.host.run(["systemd-analyze", "security", "--no-pager", f"{blog.unit}.service"]).stdout
+        assert float(re.findall(r"exposure level for \S+: ([0-9.]+)", rated)[0]) <= 1.1
     assert not blog.apply().changed and not blog.apply(test=True).changed
 
-    blog.repository.commit(version(f"{way} {system} {process}"))
-    with loaded(blog) as requests:
-        requests.wait(20)
+    blog.repository.commit(version(f"{way} {system} {process} {proxy}"))
+    with loaded(blog) as released:
+        released.wait(20)
         blog.deploy()
-        requests.wait(20)
-    assert requests.failed == [] and requests.releases == [first, blog.live]
-    assert "tcp" in way or requests.went_back == [], "a rename is the switch; a reload of nginx overlaps"
+        released.wait(20)
+    assert released.failed == [] and released.releases == [first, blog.live]
+    assert "tcp" in way or released.went_back == [], "a rename is the switch; a reload of the proxy overlaps"
     second = blog.live
 
     views = (blog.repository.worktree / "guestbook/views.py").read_text()
@@ -113,23 +192,37 @@ def test_a_way_to_serve(machines, system, process, way):
     assert lines(comment) <= 10 and blog.answering["release"] == second
     blog.repository.commit({"guestbook/views.py": views})
 
-    with loaded(blog) as requests:
-        requests.wait(20)
+    with loaded(blog) as rolled_back:
+        rolled_back.wait(20)
         assert blog.host.call("django.rollback", "blog")["release"] == first
-        requests.wait(20)
-    assert requests.failed == [] and requests.releases == [second, first]
+        rolled_back.wait(20)
+    assert rolled_back.failed == [] and rolled_back.releases == [second, first]
     (status,) = blog.host.call("django.status", "blog")
     assert status["running"] is True and status["server"].startswith(WAYS[way]["kind"])
 
-    killed = blog.host.read(f"/run/{blog.unit}/pid").strip()
-    blog.host.run(["kill", "-9", killed])
-    until(lambda: main_process(blog) not in ("", killed) and blog.get("/release").status_code == 200)
+    killed = main_process(blog)
+    with loaded(blog) as load:
+        load.wait(20)
+        began = time.monotonic()
+        blog.host.run(["kill", "-9", killed])
+        until(lambda: main_process(blog) not in ("", killed) and blog.get("/release").status_code == 200)
+        back = time.monotonic() - began
+        load.wait(20)
     listed = blog.host.run("ps -u blog -o pid=,ppid=,stat=").stdout.splitlines()
     orphans = [pid for pid, parent, state in map(str.split, listed) if parent == "1" and state[0] != "Z"]
     assert orphans in ([], [main_process(blog)]), "nobody lives on without the process that was killed"
+    if process == "systemd":
+        blog.host.restart()
+        assert blog.answering["release"] == first
+    seen[system, process, proxy, way] = {
+        "release": f"{len(released.failed)} of {len(released.answers)}",
+        "rollback": f"{len(rolled_back.failed)} of {len(rolled_back.answers)}",
+        "killed": f"{len(load.failed)} of {len(load.answers)}, {back:.1f} s",
+    }
 
     blog.deploy(state="absent", remove_data=True)
-    left = "find /etc/nginx /etc/systemd/system /etc/supervisor /run -name '*blog*' 2>/dev/null"
+    blog.host.run("pkill socat", check=False)
+    left = "find /etc/nginx /etc/apache2 /etc/systemd/system /etc/supervisor /run -name '*blog*' 2>/dev/null"
     assert blog.host.run(left, check=False).stdout == ""
     assert "virtualenv/bin" not in blog.host.run("ps -eo args").stdout
 
@@ -148,7 +241,7 @@ CHANGES = {
 
 def test_a_change_of_the_server_loses_no_request(machines):
     blog: Site = machines("bookworm", "systemd")
-    blog.deploy(server={"kind": "uwsgi"}, state=None, remove_data=None)
+    deploy(blog, "systemd", "nginx", "uwsgi, unix")
     for change, server in CHANGES.items():
         before = blog.live
         with loaded(blog) as requests:
@@ -204,12 +297,21 @@ class WebSocket:
         return "" if kind == 0x88 else content.decode()
 
 
-@pytest.mark.parametrize("way", ["uvicorn", "granian", pytest.param("gunicorn, uvicorn", marks=pytest.mark.full)])
-def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way):
+@pytest.mark.parametrize(
+    ("way", "proxy"),
+    [
+        ("uvicorn", "nginx"),
+        ("granian", "apache"),
+        *(pytest.param(way, "nginx", marks=pytest.mark.full) for way in ("granian", "gunicorn, uvicorn")),
+        *(pytest.param(way, "apache", marks=pytest.mark.full) for way in ("uvicorn", "gunicorn, uvicorn")),
+    ],
+)
+def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way, proxy):
     blog: Site = machines("bookworm", "systemd")
     module = (blog.repository.worktree / "website/asgi.py").read_text()
     blog.repository.commit({"website/asgi.py": module + ECHO})
-    blog.deploy(server=WAYS[way], releases={"drain": "8s"}, path="/live", state=None)
+    blog.configure(releases={"drain": "8s"}, path="/live")
+    deploy(blog, "systemd", proxy, way)
     talk = WebSocket(blog, "/live/echo")
     assert talk.status == 101 and talk.say("hello") == "/live /live/echo hello"
     blog.repository.commit(version(f"while somebody talks to {way}"))
@@ -225,6 +327,8 @@ def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way):
     assert WebSocket(blog, "/live/echo").say("new") == "/live /live/echo new"
     blog.repository.commit({"website/asgi.py": module})
     blog.deploy(releases=None, path=None)
+    if proxy == "apache":
+        blog.deploy(proxy={"kind": "nginx"})
 
 
 def test_a_setting_that_gunicorn_does_not_have_is_named(machines):

@@ -33,7 +33,7 @@ def test_the_first_apply_serves(blog):
     applied = blog.deploy()
     assert blog.answering["release"] == blog.live
     assert {"supervisor is installed", "supervisor runs", "blog is live"} <= applied.changed.keys()
-    assert "there is no sandbox" in str(applied.warnings["blog has its instance"])
+    assert "there is no sandbox" in str(applied.warnings["blog has its source"])
     assert programs(blog) == [f"{blog.unit} RUNNING"]
     socket = blog.host.testinfra.file(f"/run/django/blog/{blog.live[:4]}.sock")
     assert (socket.user, socket.group, socket.mode) == ("blog", "www-data", 0o660)

@@ -23,6 +23,16 @@ def serial(blog, root=None):
     return ask(blog.host.address, blog.domain, "/healthz", root=root).certificate.get("serialNumber")
 
 
+@pytest.fixture(scope="module")
+def wiki(module_hosts, repositories):
+    """A site behind Apache."""
+    host = module_hosts("bookworm", kind="ready")
+    wiki = Site(host, repositories(host), "wiki", proxy={"kind": "apache"}, tls={"kind": "self_signed"})
+    wiki.deploy()
+    assert not wiki.deploy().changed
+    return wiki
+
+
 def test_a_site_gets_https_while_people_visit_it(blog):
     with Visitors(blog.host.address, blog.domain, "/release") as visitors:
         foreseen = blog.apply(test=True, tls={"kind": "self_signed"}, packages=["curl"])
@@ -76,10 +86,12 @@ def test_a_form_is_sent_by_https(blog):
 
 
 @pytest.mark.full
-def test_sslyze_finds_mozillas_intermediate_profile(blog, tmp_path):
+@pytest.mark.parametrize("site", ["blog", "wiki"])
+def test_sslyze_finds_mozillas_intermediate_profile(site, request):
+    site = request.getfixturevalue(site)
     (sslyze,) = pins("tls")
     argv = ["uv", "tool", "run", "--python=/usr/bin/python3", f"--from={sslyze}", "sslyze"]
-    argv += ["--mozilla_config=intermediate", f"--sni={blog.domain}", f"{blog.host.address}:443"]
+    argv += ["--mozilla_config=intermediate", f"--sni={site.domain}", f"{site.host.address}:443"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
     told = done.stdout.partition("COMPLIANCE AGAINST")[2]
     assert "Checking results against Mozilla's" in told, done.stdout + done.stderr
@@ -88,13 +100,15 @@ def test_sslyze_finds_mozillas_intermediate_profile(blog, tmp_path):
 
 
 @pytest.mark.full
-def test_testssl_finds_nothing_of_medium_severity(blog):
+@pytest.mark.parametrize("site", ["blog", "wiki"])
+def test_testssl_finds_nothing_of_medium_severity(site, request):
+    site = request.getfixturevalue(site)
     install = "apt-get -qq update && apt-get -qq install --no-install-recommends testssl.sh bsdextrautils dnsutils"
-    blog.host.run(f"DEBIAN_FRONTEND=noninteractive sh -c '{install}' >/dev/null", timeout=300)
+    site.host.run(f"DEBIAN_FRONTEND=noninteractive sh -c '{install}' >/dev/null", timeout=300)
     argv = ["testssl", "--quiet", "--warnings", "off", "--color", "0", "--ip", "127.0.0.1", "--add-ca", ROOT]
-    argv += ["--jsonfile", "/tmp/testssl.json", "--severity", "MEDIUM", blog.domain]
-    done = blog.host.run(argv, check=False, timeout=900)
-    rows = json.loads(blog.host.read("/tmp/testssl.json"))
+    argv += ["--jsonfile", "/tmp/testssl.json", "--severity", "MEDIUM", site.domain]
+    done = site.host.run(argv, check=False, timeout=900)
+    rows = json.loads(site.host.read("/tmp/testssl.json"))
     found = {row["id"]: row["finding"] for row in rows if row["severity"] in ("MEDIUM", "HIGH", "CRITICAL")}
     # The authority of the host has no list of what it has revoked, and HSTS begins with an hour on purpose.
     assert {*found} <= {"cert_revocation", "HSTS_time"}, (found, done.stdout[-2000:])
@@ -139,11 +153,23 @@ def test_files_are_served_and_changed_ones_too(blog, authority):
     assert not blog.deploy().changed
 
 
+def rating(site):
+    """How exposed systemd finds the unit of a site's certificates."""
+    unit = f"django-{site.name}-tls.service"
+    told = site.host.run(["systemd-analyze", "security", "--no-pager", unit]).stdout
+    return float(re.findall(r"exposure level for \S+: ([0-9.]+)", told)[0])
+
+
 def test_the_timer_takes_changed_files(blog, authority):
     first = serial(blog, authority.root)
     give(blog, authority.sign(blog.domain))
+    blog.host.run(["mkdir", "-p", "/home/ray/logs", "/srv/logs"])
+    logs = "access_log /home/ray/logs/access.log; error_log /srv/logs/error.log;"
+    blog.host.write("/etc/nginx/conf.d/neighbour.conf", f"server {{ listen 8099; {logs} }}\n")
     blog.host.run(["systemctl", "start", "django-blog-tls.service"])
+    blog.host.run(["rm", "/etc/nginx/conf.d/neighbour.conf"])
     assert serial(blog, authority.root) != first
+    assert rating(blog) <= 2.6
     timers = blog.host.run(["systemctl", "list-timers", "--no-legend", "django-blog-tls.timer"]).stdout
     assert "django-blog-tls.timer" in timers
 
@@ -155,7 +181,8 @@ def test_the_timer_takes_changed_files(blog, authority):
 def acme(blog):
     """An authority beside the site."""
     pebble.start(blog.host)
-    return {"kind": "acme", "email": "ops@example.org", "directory": pebble.DIRECTORY, "eab": pebble.EAB}
+    told = {"directory": pebble.DIRECTORY, "eab": pebble.EAB, "client": "uacme"}
+    return {"kind": "acme", "email": "ops@example.org", **told}
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +228,7 @@ def test_a_domain_that_is_not_proven_keeps_its_placeholder(shop):
 
 
 def served(site):
-    """The certificate that nginx sends, in PEM."""
+    """The certificate that the proxy sends, in PEM."""
     context = ssl._create_unverified_context()
     plain = socket.create_connection((site.host.address, 443), timeout=20)
     with context.wrap_socket(plain, server_hostname=site.domain) as secure:
@@ -213,7 +240,7 @@ def old(shop, authority, left):
     signed = authority.sign(shop.domain, begins=left - 90, ends=left)
     text = f"# Written by django-formula: acme {pebble.DIRECTORY}\n{signed.key}{signed.certificate}"
     shop.host.write(f"/var/lib/django-formula/certificates/{shop.domain}.pem", text, mode="0600")
-    shop.host.run(["systemctl", "reload", "nginx"])
+    shop.host.run(["systemctl", "reload", "apache2" if "proxy" in shop.options else "nginx"])
     deadline, good = time.monotonic() + 20, 0
     while good < 5:  # workers of before may still answer once or twice
         good = good + 1 if served(shop) == signed.certificate else 0
@@ -235,22 +262,53 @@ def test_the_timer_renews_what_is_nearly_over(shop, authority):
     assert "WARNING" not in status["certificate"] and not shop.deploy().changed
 
 
+@pytest.fixture
+def watched(shop):
+    """What the list of processes has shown of the key of the binding, as a file that grows; it is watched meanwhile."""
+    shop.deploy()
+    shop.host.write("/root/key", pebble.EAB["key"], mode="0600")
+    watch = "while sleep 0.02; do grep -sazFf /root/key /proc/[0-9]*/cmdline; done > /root/shown"
+    shop.host.run(["systemd-run", "--quiet", "--unit=watch", "sh", "-c", watch])
+    yield "/root/shown"
+    shop.host.run(["systemctl", "stop", "watch"])
+
+
+def test_certbot_orders_and_shows_nobody_the_key(shop, acme, authority, watched):
+    before = old(shop, authority, left=20)
+    applied = shop.deploy(tls={**acme, "client": None})
+    assert {*applied["shop has its certificates ordered"].changes["certificates"]} == {shop.domain}, applied
+    assert not applied.warnings and served(shop) != before and not shop.deploy().changed
+    assert shop.host.read(watched) == ""
+    left = shop.host.run("grep -rlFf /root/key /var/lib/django-formula /etc/letsencrypt /var/log", check=False)
+    assert left.stdout == ""
+    shop.host.run("! ls -d /etc/letsencrypt/live /var/log/letsencrypt/letsencrypt.log")
+    before = old(shop, authority, left=20)
+    shop.host.run(["systemctl", "start", "django-shop-tls.service"])
+    with pytest.raises(ssl.SSLCertVerificationError):
+        serial(shop, authority.root)
+
+
 @pytest.mark.full
-def test_a_hook_proves_a_domain_by_dns(shop, acme):
+@pytest.mark.parametrize("client", ["uacme", "certbot"])
+def test_a_hook_proves_a_domain_by_dns(shop, acme, client):
     shop.host.write("/usr/local/lib/dns-hook", pebble.HOOK, mode="0755")
-    shop.deploy(tls={**acme, "challenge": "dns-01", "hook": "/usr/local/lib/dns-hook"})
+    shop.host.run(["rm", "-f", "/var/log/dns-hook"])
+    shop.deploy(tls={**acme, "client": client, "challenge": "dns-01", "hook": "/usr/local/lib/dns-hook"})
+    assert rating(shop) <= 3.0
     before = served(shop)
     done = shop.host.call("django.renew", "shop", force=True)
     assert {*done["renewed"]} == {*shop.options["domains"]} and served(shop) != before
     called = [f"{verb} {domain}" for domain in shop.options["domains"] for verb in ("begin", "done")]
-    assert shop.host.read("/var/log/dns-hook").splitlines() == called
+    assert [*dict.fromkeys(shop.host.read("/var/log/dns-hook").splitlines())] == called
     shop.deploy(tls=acme)
 
 
 @pytest.mark.full
-def test_an_order_that_is_killed(shop, authority):
+@pytest.mark.parametrize("client", ["certbot", "uacme"])
+def test_an_order_that_is_killed(shop, acme, authority, client):
+    shop.deploy(tls={**acme, "client": client})
     before = old(shop, authority, left=20)
-    kill = "until child=$(pgrep -x uacme); do sleep 0.02; done; kill -KILL $! $child"
+    kill = f"until child=$(pgrep -x {client}); do sleep 0.02; done; sleep 0.2; kill -KILL $! $child"
     shop.host.run(f"salt-call --local django.renew shop & {kill}", check=False, timeout=60)
     assert serial(shop, authority.root) == before
     assert shop.domain in shop.deploy()["shop has its certificates ordered"].changes["certificates"]
@@ -264,6 +322,26 @@ def test_an_authority_that_is_away(shop, authority):
     assert (
         "the one before serves, with 20 days left" in str(applied.warnings) and serial(shop, authority.root) == before
     )
+
+
+@pytest.mark.full
+def test_the_timer_renews_behind_apache(wiki, authority):
+    pebble.start(wiki.host)
+    told = wiki.deploy(tls={"kind": "acme", "directory": pebble.DIRECTORY, "eab": pebble.EAB})
+    assert not told.warnings and not wiki.deploy().changed
+    placed = old(wiki, authority, left=20)
+    unit, neighbour = ["systemctl", "start", "django-wiki-tls"], "/etc/apache2/sites-enabled/neighbour.conf"
+    wiki.host.write(neighbour, "Nonsense on\n")
+    assert wiki.host.run(unit, check=False).returncode and serial(wiki, authority.root) == placed
+    said = wiki.host.run(["journalctl", "--no-pager", "--output=cat", "--unit=django-wiki-tls"]).stdout
+    assert "Apache refuses its configuration: Syntax error on line 1 of " in said, said
+    wiki.host.write(neighbour, "CustomLog /home/ray/access.log combined\n")
+    wiki.host.run("mkdir -p /home/ray; rm /var/lib/django-formula/certificates/*.failed")
+    with Visitors(wiki.host.address, wiki.domain, "/release") as visitors:
+        wiki.host.run(unit)
+    assert visitors.failed == [] and rating(wiki) <= 2.6
+    with pytest.raises(ssl.SSLCertVerificationError):
+        serial(wiki, authority.root)
 
 
 def test_certificates_go_with_their_site(shop):

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import django_apache
 import django_instance
+import django_listener
 import django_memory
 import django_nginx
 import django_pillar
@@ -289,10 +291,16 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
             own_readers = {f"django-{site.name}-0042.conf": read_program, "mod_wsgi.conf": read_apache}
             reader = own_readers.get(name, READERS[Path(name).suffix])
             files[name if kept is site else f"supervised {name}"] = reader(text)
-    for file, content in django_proxy.files(site, facts, templates).items():
-        if content is not None:
-            files[str(file)] = content if content.startswith("-> ") else read_nginx(content)
-            files[f"variables of {file}"] = re.findall(r"\$[{\w]+", content)
+    listened = Site({**site.config, "listener": "127.0.0.1:8000"}, site.platform)
+    for file, content in django_listener.files(listened, templates).items():
+        files[f"listener {file.suffix}"] = read_unit(content or "")
+    for kind, reader in (("nginx", read_nginx), ("apache", read_apache)):
+        served = Site({**site.config, "proxy": {**site.config["proxy"], "kind": kind}}, site.platform)
+        for file, content in django_proxy.files(served, facts, templates).items():
+            if content is not None:
+                file = re.sub(r"/\d{3}-(?=[^/]+$)", "/by-length-", str(file))
+                files[file] = content if content.startswith("-> ") else reader(content)
+                files[f"variables of {file}"] = re.findall(r"\$[{\w]+", content)
     return files
 
 
@@ -316,6 +324,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_memory, "total", lambda: 16 << 30)
     monkeypatch.setattr(django_nginx, "ETC", tmp_path / "etc/nginx")
     monkeypatch.setattr(django_nginx, "version", lambda: (1, 22, 1))
+    monkeypatch.setattr(django_apache, "ETC", tmp_path / "etc/apache2")
 
 
 @pytest.mark.parametrize("path", PLACES, ids=":".join)

@@ -10,7 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import django_apache
 import django_instance
+import django_listener
 import django_memory
 import django_nginx
 import django_proxy
@@ -38,6 +40,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_memory, "total", lambda: 16 << 30)
     monkeypatch.setattr(django_nginx, "ETC", tmp_path / "etc/nginx")
     monkeypatch.setattr(django_nginx, "version", lambda: (1, 26, 3))
+    monkeypatch.setattr(django_apache, "ETC", tmp_path / "etc/apache2")
 
 
 def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
@@ -64,10 +67,15 @@ def sources(site: Site) -> list[str]:
     return [said["source"] for said in site.config["files"].values() if "source" in said]
 
 
-def nginx_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
-    """The files of nginx for a site: name below /etc/nginx → content, or where a link leads."""
+def proxy_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
+    """The files of the proxy of a site: name below /etc → content, or where a link leads; or the units without one."""
     wanted = django_proxy.files(site, facts, formula_templates())
-    return {str(path.relative_to(django_nginx.ETC)): content for path, content in wanted.items() if content is not None}
+    units = django_listener.files(site, formula_templates())
+    return {f"{site.name}/{path.name}": text or "" for path, text in units.items()} | {
+        str(path.relative_to(django_nginx.ETC.parent)): content
+        for path, content in wanted.items()
+        if content is not None
+    }
 
 
 def rendered(case: Path) -> dict[str, str]:
@@ -86,8 +94,8 @@ def rendered(case: Path) -> dict[str, str]:
             **known.get(name, {}),
         }
         files |= {f"{name}/{path}": text for path, text in files_of(site, facts).items()}
-        for path, text in nginx_of(site, facts).items():
-            assert files.setdefault(f"nginx/{path}", text) == text, f"two sites write {path}, each in its own way"
+        for path, text in proxy_of(site, facts).items():
+            assert files.setdefault(path, text) == text, f"two sites write {path}, each in its own way"
     return files
 
 
@@ -115,14 +123,16 @@ def update(case: Path, files: dict[str, str]) -> None:
 def test_the_files_of_a_case_are_read_without_surprises(case: Path) -> None:
     """By the readers that the fuzz relies on; and what has to hold of every unit."""
     for name, content in rendered(case).items():
-        if re.search(r"/django-\w+-0042\.conf$", name) and not name.startswith("nginx/"):
+        if re.search(r"/django-\w+-0042\.conf$", name) and not name.startswith(("nginx/", "apache2/")):
             assert {section for section, _name, _value in read_program(content)} == {f"[program:{Path(name).stem}]"}
         elif name.endswith(".sh"):
             read_script(content)
         elif name.endswith((".service", ".socket")):
             directives = read_unit(content)
             sections = {section for section, _name, _value in directives}
-            assert sections == {"[Unit]", "[Service]" if name.endswith(".service") else "[Socket]", "[Install]"}
+            own = "[Service]" if name.endswith(".service") else "[Socket]"
+            assert sections | {"[Install]"} == {"[Unit]", own, "[Install]"}
+            assert "[Install]" in sections or name.endswith("-listen.service")
         elif name.endswith("mod_wsgi.conf"):
             assert ["Require", "all", "denied"] in read_apache(content)
         elif name.endswith("uwsgi.ini"):
@@ -131,8 +141,8 @@ def test_the_files_of_a_case_are_read_without_surprises(case: Path) -> None:
             assert read_environment(content) or name.endswith("/secrets")
         elif name.endswith(".json"):
             assert read_json(content)
-        elif name.startswith("nginx/") and not content.startswith("-> "):
-            assert read_nginx(content)
+        elif name.startswith(("nginx/", "apache2/")) and not content.startswith("-> "):
+            assert read_nginx(content) if name.startswith("nginx/") else read_apache(content)
 
 
 def test_every_template_is_rendered_by_a_case() -> None:

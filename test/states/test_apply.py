@@ -241,6 +241,20 @@ def test_a_place_that_is_taken_stops_its_own_site_only(salt, world, own_host):
     assert {"nginx is installed", "shop is live", "shop is recorded"} <= {*changed(states)}
 
 
+def test_an_apache_of_the_host_is_left_without_mod_wsgi(salt, own_host):
+    notes = own_host / "var/lib/apache2/module"
+    (notes / "disabled_by_maint").mkdir()
+    (notes / "disabled_by_maint/wsgi").touch()
+    apply = salt({"sites": {"blog": {**SITE, "server": {"kind": "mod_wsgi"}}}})
+    (planned,) = [state for state in apply(test=True) if state.id == "mod_wsgi is installed"]
+    assert planned.result is None and not (notes / "disabled_by_admin").exists()
+    assert "mod_wsgi is installed" in changed(apply())
+    assert [path.relative_to(notes).as_posix() for path in notes.rglob("wsgi")] == ["disabled_by_admin/wsgi"]
+    (notes / "disabled_by_admin/wsgi").unlink()  # somebody enables it
+    apply()
+    assert not (notes / "disabled_by_admin/wsgi").exists()
+
+
 @pytest.mark.parametrize("name", ["blog", "blog-build"])
 def test_a_user_of_somebody_else_is_refused(salt, world, monkeypatch, name):
     somebody = SimpleNamespace(pw_name=name, pw_gecos="Ada Lovelace", pw_dir="/home/ada")
