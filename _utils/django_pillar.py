@@ -770,6 +770,8 @@ def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
 def _hidden_addresses(sites: dict[str, Any]) -> Iterator[Problem]:
     """Addresses at which a proxy would look at one site alone, though others listen on the port at all addresses."""
     named: list[tuple[str, Any]] = []
+    if all(isinstance(listen, int) for site in sites.values() for listen in [*site["proxy"]["listen"], *_secure(site)]):
+        return
     for name, site in sites.items():
         for key, listens in (("proxy", site["proxy"]["listen"]), ("tls", _secure(site))):
             for listen in listens:
