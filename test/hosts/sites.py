@@ -2,10 +2,12 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import requests
+from client import Load
 from lab import Applied, Browser, Host
 from repository import Repository
 
@@ -77,6 +79,21 @@ class Site:
 
     def browser(self) -> Browser:
         return self.host.browser(self.domain)
+
+    def load(self) -> Load:
+        """Ask which release answers, on and on by four connections, until the block ends."""
+        address = f"http://{self.host.address}:{self.port}{self.path}/release"
+        return Load(address, self.domain, connections=4, release=release_of, pause=0.01)
+
+    @contextmanager
+    def lossless(self) -> Iterator[Load]:
+        """What is done in the block loses no request: the release of before answers, then the one of after."""
+        before = self.live
+        with self.load() as load:
+            load.wait(20)
+            yield load
+            load.wait(20)
+        assert load.failed == [] and load.releases == [before, self.live] and before != self.live
 
     @property
     def answering(self) -> dict[str, Any]:

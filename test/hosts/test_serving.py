@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from client import Load
 from lab import ROOT
-from sites import Site, lines, release_of, version
+from sites import Site, lines, version
 
 #: server → what the pillar says, and what its log has once it runs.
 WAYS = {
@@ -42,7 +41,7 @@ WAYS = {
 PROCESSES = ("systemd", "supervisor")
 PROXIES = ("nginx", "apache", "none")
 SYSTEMS = ("bookworm", "trixie")
-#: Of which each is done once without --all.
+#: Of which each is done once without --all, and with it by each process behind each proxy.
 COMMON = [
     *["uwsgi, unix", "uwsgi, tcp", "uwsgi, http", "gunicorn, sync", "gunicorn, gthread, tcp", "gunicorn, gevent"],
     *["uvicorn", "granian", "mod_wsgi, tcp", "mod_wsgi, embedded, tcp"],
@@ -51,10 +50,13 @@ Case = tuple[str, str, str, str]
 
 
 def product() -> list[Case]:
-    """Every way by each process behind each proxy, where it applies, on the systems in turn."""
-    places = list(itertools.product(enumerate(WAYS), enumerate(PROCESSES), enumerate(PROXIES)))
-    cases = [(SYSTEMS[(a + b + c) % 2], process, proxy, way) for (a, way), (b, process), (c, proxy) in places]
-    return [case for case in cases if case[2] != "none" or applies_without_a_proxy(case[3])]
+    """Each common way by each process behind each proxy, where it applies, the others once; on the systems in turn."""
+    cases = []
+    for (a, way), (b, process), (c, proxy) in itertools.product(*map(enumerate, (WAYS, PROCESSES, PROXIES))):
+        is_wanted = way in COMMON or (b, c) == (a % 2, a // 2 % 2)
+        if is_wanted and (proxy != "none" or applies_without_a_proxy(way)):
+            cases.append((SYSTEMS[(a + b + c) % 2], process, proxy, way))
+    return cases
 
 
 def applies_without_a_proxy(way: str) -> bool:
@@ -98,11 +100,6 @@ def machines(module_hosts, repositories) -> Iterator[dict[tuple[str, str], Site]
         return made[system, process]
 
     return machine
-
-
-def loaded(blog: Site, **options: object) -> Load:
-    address = f"http://{blog.host.address}:{blog.port}/release"
-    return Load(address, blog.domain, connections=4, release=release_of, pause=0.01, **options)  # type: ignore[arg-type]
 
 
 def main_process(blog: Site) -> str:
@@ -177,11 +174,8 @@ def test_a_way_to_serve(machines, seen, system, process, proxy, way):
     assert not blog.apply().changed and not blog.apply(test=True).changed
 
     blog.repository.commit(version(f"{way} {system} {process} {proxy}"))
-    with loaded(blog) as released:
-        released.wait(20)
+    with blog.lossless() as released:
         blog.deploy()
-        released.wait(20)
-    assert released.failed == [] and released.releases == [first, blog.live]
     assert "tcp" in way or released.went_back == [], "a rename is the switch; a reload of the proxy overlaps"
     second = blog.live
 
@@ -192,16 +186,13 @@ def test_a_way_to_serve(machines, seen, system, process, proxy, way):
     assert lines(comment) <= 10 and blog.answering["release"] == second
     blog.repository.commit({"guestbook/views.py": views})
 
-    with loaded(blog) as rolled_back:
-        rolled_back.wait(20)
+    with blog.lossless() as rolled_back:
         assert blog.host.call("django.rollback", "blog")["release"] == first
-        rolled_back.wait(20)
-    assert rolled_back.failed == [] and rolled_back.releases == [second, first]
     (status,) = blog.host.call("django.status", "blog")
     assert status["running"] is True and status["server"].startswith(WAYS[way]["kind"])
 
     killed = main_process(blog)
-    with loaded(blog) as load:
+    with blog.load() as load:
         load.wait(20)
         began = time.monotonic()
         blog.host.run(["kill", "-9", killed])
@@ -227,28 +218,26 @@ def test_a_way_to_serve(machines, seen, system, process, proxy, way):
     assert "virtualenv/bin" not in blog.host.run("ps -eo args").stdout
 
 
-CHANGES = {
-    "gunicorn": {"kind": "gunicorn"},
-    "mod_wsgi": {"kind": "mod_wsgi"},
-    "threads, a port": {"kind": "gunicorn", "threads": 2, "bind": "127.0.0.1:8101"},
-    "uwsgi by http": {"kind": "uwsgi", "protocol": "http"},
-    "gunicorn again": {"kind": "gunicorn", "options": {"timeout": 30}},
-    "uvicorn": {"kind": "uvicorn"},
-    "granian": {"kind": "granian"},
-    "uwsgi again": {"kind": "uwsgi"},
-}
+CHANGES = [
+    {"kind": "gunicorn"},
+    {"kind": "mod_wsgi"},
+    {"kind": "gunicorn", "threads": 2, "bind": "127.0.0.1:8101"},
+    {"kind": "uwsgi", "protocol": "http"},
+    {"kind": "gunicorn", "options": {"timeout": 30}},
+    {"kind": "uvicorn"},
+    {"kind": "granian"},
+    {"kind": "mod_wsgi"},
+    {"kind": "uwsgi"},
+]
 
 
 def test_a_change_of_the_server_loses_no_request(machines):
     blog: Site = machines("bookworm", "systemd")
     deploy(blog, "systemd", "nginx", "uwsgi, unix")
-    for change, server in CHANGES.items():
+    for server in CHANGES:
         before = blog.live
-        with loaded(blog) as requests:
-            requests.wait(20)
+        with blog.lossless():
             blog.deploy(server=server)
-            requests.wait(20)
-        assert requests.failed == [] and requests.releases == [before, blog.live], change
     blog.host.call("django.rollback", "blog")
     assert blog.answering["release"] == blog.live and blog.live == before
     blog.host.restart()
