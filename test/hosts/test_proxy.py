@@ -194,6 +194,24 @@ def test_requests_are_spread_over_servers(blog, other, bind):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("kind", ["uwsgi", "gunicorn"])
+def test_another_host_has_the_site_too(module_hosts, repositories, kind):
+    one, two = (Site(host, repositories(host)) for host in (module_hosts(kind="ready"), module_hosts(kind="ready")))
+    two.repository.commit(version("two"))
+    two.deploy(server={"kind": kind, "bind": f"{two.host.address}:8001"}, proxy={"kind": "none"})
+    one.deploy(server={"kind": kind}, proxy={"upstreams": {f"{two.host.address}:8001": {}}})
+    assert {one.answering["release"] for _ in range(10)} == {one.live, two.live}
+    with Load(f"http://{one.host.address}/release", one.domain, 4, release=release_of, pause=0.01) as load:
+        for site in (two, one):
+            site.repository.commit(version(site.host.name))
+            site.deploy()
+            load.wait(20)
+        two.host.call("django.rollback", "blog")
+        load.wait(20)
+    assert load.failed == [] and {one.live, two.live} <= {*load.releases}
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("balance", ["round_robin", "least_conn", "ip_hash"])
 def test_ways_to_choose_among_servers(blog, other, balance):
     with_backup = {"upstreams": {other: {"backup": balance != "ip_hash"}}, "balance": balance}
