@@ -448,6 +448,8 @@ def _upstream_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
     if not others and (upstreams or balance != "round_robin"):
         key = "upstreams" if upstreams else "balance"
         yield ("proxy", key), "has no effect without another server in proxy:upstreams, such as 192.0.2.11:8001: {}"
+    if others and proxy["keepalive"]:
+        yield ("proxy", "keepalive"), "cannot be together with proxy:upstreams: a release there would cut connections"
     if (balance == "hash") != bool(proxy["hash"]):
         missing = "missing: balance: hash takes what is hashed, such as cookie_sessionid"
         yield ("proxy", "hash"), missing if balance == "hash" else "has no effect without balance: hash"
