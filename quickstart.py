@@ -348,10 +348,11 @@ def ask(config: dict[str, Any], path: str = "") -> Page:
     """
     domain, tls = config["domains"][0], config["tls"]
     scheme, usual = ("http", 80) if tls["kind"] == "none" else ("https", 443)
-    port = (config["proxy"] if scheme == "http" else tls)["listen"][0]
+    said = str((config["proxy"] if scheme == "http" else tls)["listen"][0])
+    address, port = said.rpartition(":")[0].strip("[]"), int(said.rpartition(":")[2])
     host = domain if port == usual else f"{domain}:{port}"
     target = f"{config['path'].rstrip('/')}/{path}"
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection(address or "127.0.0.1", port, timeout=30)
     try:
         if scheme == "https":
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -347,7 +347,7 @@ def ports(name, kind, sites):
     kind
         ``nginx`` or ``apache``.
     sites
-        The ports of each site, by its name.
+        The ports of each site, by its name; on all addresses or as ``192.0.2.10:80``.
     """
     import django_port
     import django_proxy
@@ -371,11 +371,11 @@ def proxy_runs(name, kind, http, templates, https=()):
     kind
         ``nginx`` or ``apache``.
     http
-        Ports of http.
+        Ports of http, on all addresses or as ``192.0.2.10:80``.
     templates
         The ``salt://`` URLs of its default server, and of what all its servers of https have in common.
     https
-        Ports of https.
+        Those of https.
     """
     import django_etc
     import django_proxy
@@ -388,6 +388,7 @@ def proxy_runs(name, kind, http, templates, https=()):
                 **ret,
                 "comment": f"another proxy has the ports until the sites are handed over to {kind}",
             }
+        http, https = django_proxy.known(proxy, http), django_proxy.known(proxy, https)
         wanted = proxy.default_server(http, https, {url: _text(url) for url in templates})
         changes = django_etc.differences(wanted)
         if changes and __opts__["test"]:

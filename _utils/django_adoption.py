@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import django_database
 import django_nginx_servers
+import django_port
 import django_service
 import django_site
 from django_command import DeploymentError
@@ -460,7 +461,7 @@ def _wanted_ports(site: Site) -> list[str]:
     bind = site.config["server"]["bind"]
     host, _colon, port = bind.rpartition(":")
     own = [] if bind == "unix" else [f"{host}:{int(port) + turn}" for turn in (0, 1)]
-    return [*own, *(f"0.0.0.0:{port}" for port in site.config["proxy"]["listen"])]
+    return [*own, *(f"0.0.0.0:{django_port.split(listen)[1]}" for listen in site.config["proxy"]["listen"])]
 
 
 def _ports(site: Site, adoption: Adoption, holders: dict[str, list[Process]], mine: list[Process]) -> None:

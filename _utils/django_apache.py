@@ -7,17 +7,17 @@ from typing import Any
 
 import django_command
 import django_etc
+import django_port
 import django_service
 import django_settings
 import django_site
 from django_command import DeploymentError
 from django_etc import Files
+from django_port import Listen, Place
 from django_site import Folder, Site
 
 ETC = Path("/etc/apache2")
 DAEMON = django_service.APACHE
-#: An address behind it is in its own files, for a backend cannot be included.
-NAMES_ADDRESSES = True
 
 _LOCATIONS = "salt://django/files/apache/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/apache/domain.conf", "salt://django/files/apache/redirect.conf"
@@ -107,20 +107,49 @@ def needs(site: Site) -> Files:
     return wanted
 
 
+def names_addresses(site: Site) -> bool:
+    """An address behind it is in its own files, for a backend cannot be included."""
+    del site
+    return True
+
+
 def protocols() -> Path:
     """The file with what all virtual hosts of https have in common."""
     return ETC / "django-tls.conf"
 
 
-def listening(http: Collection[int], https: Collection[int]) -> dict[str, Any]:
-    """What templates know of the ports; ``own`` are those for which nobody else has a Listen."""
-    own = {*http, *https} - _foreign_listens()
-    return {"http": sorted(http), "https": sorted(https), "own": sorted(own)}
+def listening(http: Collection[Listen], https: Collection[Listen]) -> dict[str, Any]:
+    """What templates know of where it listens; ``own`` is where nobody else has a Listen, by a name for it."""
+    everywhere, named = _foreign_listens()
+    taken = {port for _host, port in named}
+
+    def is_own(listen: Listen) -> bool:
+        host, port = django_port.split(listen)
+        return port not in everywhere and ((host, port) not in named if host else port not in taken)
+
+    own = filter(is_own, django_port.ordered([*http, *https]))
+
+    def places(listens: Collection[Listen]) -> list[str]:
+        return [f"*:{listen}" if isinstance(listen, int) else listen for listen in django_port.ordered(listens)]
+
+    return {
+        "http": places(http),
+        "https": places(https),
+        "own": {str(listen).translate({46: "_", 58: "-", 91: None, 93: None}): listen for listen in own},
+    }
 
 
-def _foreign_listens() -> set[int]:
-    """The ports that somebody else's files say."""
-    return {int(port) for text in _foreign() for port in re.findall(r"(?mi)^\s*Listen\s+(?:\S+:)?(\d+)\b", text)}
+def _foreign_listens() -> tuple[set[int], set[Place]]:
+    """Where somebody else's files listen: the ports at all addresses, and single addresses."""
+    listens = _listens("\n".join(_foreign()))
+    everywhere = {port for host, port in listens if host in django_port.ALL}
+    return everywhere, {(host, port) for host, port in listens if host not in django_port.ALL}
+
+
+def _listens(text: str) -> set[Place]:
+    """Where Apache listens by a text; a port alone is for both families."""
+    found = re.findall(r"(?mi)^\s*Listen\s+(?:(\S+):)?(\d+)\b", text)
+    return {(host.strip("[]").replace("*", "::") or "::", int(port)) for host, port in found}
 
 
 def _foreign() -> Iterator[str]:
@@ -138,12 +167,23 @@ def has_certificate(text: str, certificate: Path) -> bool:
     return f'SSLCertificateFile "{certificate}"' in text
 
 
-def port(text: str, *, tls: bool) -> int | None:
-    """The first port of https, or of http, that the virtual hosts of a domain listen on."""
-    for ports, inside in re.findall(r"<VirtualHost \*:(\d+)[^>]*>(.*?)</VirtualHost>", text, re.DOTALL):
+def place(text: str, *, tls: bool) -> Place | None:
+    """The first place of https, or of http, where the virtual hosts of a domain listen."""
+    for first, inside in re.findall(r"<VirtualHost ([^ >]+)[^>]*>(.*?)</VirtualHost>", text, re.DOTALL):
         if ("SSLEngine on" in inside) == tls:
-            return int(ports)
+            return django_port.split(first.removeprefix("*:"))
     return None
+
+
+def listens(text: str) -> set[str]:
+    """Where the virtual hosts in a file of ours listen, in Apache's words."""
+    return {place for places in re.findall(r"<VirtualHost ([^>]+)>", text) for place in places.split()}
+
+
+def places() -> set[Place]:
+    """Where Apache listens by its configuration, of whomever that is."""
+    own = (path.read_text(errors="replace") for path in ETC.glob("sites-enabled/*.conf") if django_etc.is_ours(path))
+    return _listens("\n".join([*_foreign(), *own]))
 
 
 def check() -> None:
@@ -182,16 +222,19 @@ def is_idle() -> bool:
 
 def needed_ports() -> set[int]:
     """The ports that it listens on whatever the sites say, without which it does not start."""
-    return _foreign_listens() - {443} if (ETC / "ports.conf").exists() else _USUAL
+    if not (ETC / "ports.conf").exists():
+        return _USUAL
+    everywhere, named = _foreign_listens()
+    return {*everywhere, *(port for _host, port in named)} - {443}
 
 
-def refused() -> tuple[list[int], list[int]]:
-    """The ports of a default server: none, for each virtual host answers 421 to whom it does not know."""
+def refused() -> tuple[list[Listen], list[Listen]]:
+    """Where a default server refuses unknown hosts: nowhere, each virtual host does that itself."""
     return [], []
 
 
 def default_server(
-    http: Collection[int], https: Collection[int], templates: Mapping[str, str], without: Collection[Path] = ()
+    http: Collection[Listen], https: Collection[Listen], templates: Mapping[str, str], without: Collection[Path] = ()
 ) -> Files:
     """There is none."""
     del http, https, templates, without

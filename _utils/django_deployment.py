@@ -160,6 +160,8 @@ class Deployment:
         used |= {*PROGRAMS, OVERLAY, *django_instance.templates(self.site)}
         if self.site.https and self.site.config["overlay"]:
             config["tls"] = {"listen": self.site.https}
+        if self.site.config["proxy"].get("keepalive"):
+            config["proxy"] = {"keepalive": True}
         values = dict(_leaves(config))
         values |= {f"secrets:{name}": value for name, value in self.secrets.items()}
         if former := self.former_keys():

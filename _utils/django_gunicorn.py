@@ -7,7 +7,7 @@ from typing import Any
 
 import django_uvicorn
 from django_command import seconds
-from django_process import Requirements
+from django_process import KEPT_ALIVE, Requirements
 from django_site import Site
 
 CONF, WARM = "salt://django/files/gunicorn.conf.py", "salt://django/files/django_formula_warm.py"
@@ -68,6 +68,7 @@ def configuration(
         "max_requests": server["max_requests"],
         "max_requests_jitter": server["max_requests"] // 10,
         "timeout": 60,
+        **({"keepalive": KEPT_ALIVE} if site.config["proxy"].get("keepalive") else {}),
         "graceful_timeout": int(seconds(site.config["releases"]["drain"])),
         "pidfile": f"{run}/pid",
         "worker_tmp_dir": run,

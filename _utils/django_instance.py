@@ -84,6 +84,11 @@ def kind(release: Path) -> tuple[str, str]:
     return ("unix" if recorded["address"].startswith("/") else "tcp", recorded["protocol"])
 
 
+def is_kept_connected(release: Path) -> bool:
+    """Whether nginx keeps connections to a release, which a rename does not end."""
+    return bool((django_site.read_json(release / "config/instance.json") or {}).get("keepalive"))
+
+
 def next_kind(site: Site) -> tuple[str, str]:
     """How nginx will reach the site's next release, as `kind` has it."""
     server = site.config["server"]
@@ -125,6 +130,7 @@ def configuration(
         "process": site.process,
         "protocol": server["protocol"],
         "server": server["kind"],
+        **({"keepalive": True} if site.config["proxy"].get("keepalive") else {}),
     }
     return {
         "instance.json": json.dumps(recorded) + "\n",

@@ -5,7 +5,6 @@ import html
 import logging
 import os
 import re
-import stat
 import tempfile
 import time
 from email.utils import formatdate
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import django_command
+import django_page
 import django_proxy
 import django_settings
 import django_site
@@ -153,30 +153,8 @@ def _page(site: Site, message: str) -> tuple[str, str]:
 
 
 def _of_project(site: Site, release: Path, folder: str) -> str:
-    """The text of the page that the pillar names: a plain file of root's, reached without a link.
-
-    All the world sees the page, so a link of the project, or one that its processes lay, must not lead to a secret.
-    """
-    page = site.config["maintenance"]["page"]
     at = f"django:sites:{site.name}:maintenance:page"
-    *parents, name = Path(folder, page).parts
-    descriptor = os.open(release / "source", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for part, kind in [*((parent, os.O_DIRECTORY) for parent in parents), (name, os.O_NONBLOCK)]:
-            inner = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | kind, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = inner
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != django_site.user_id("root") or status.st_nlink > 1:
-            raise DeploymentError(f"{at}: {page} is not a plain file of the release", hint="name one that is")
-        with open(descriptor, encoding="utf-8", errors="replace", closefd=False) as file:
-            return file.read()
-    except OSError:
-        raise DeploymentError(
-            f"{at}: there is no file {page} in the project", hint="commit it, or take the option out"
-        ) from None
-    finally:
-        os.close(descriptor)
+    return django_page.of_project(release, folder, site.config["maintenance"]["page"], at)
 
 
 def _target(site: Site) -> str:

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import django_command
+import django_port
 import django_service
 import django_settings
 import django_site
 from django_command import DeploymentError
 from django_etc import OURS, Files
+from django_port import Listen, Place
 from django_site import Folder, Site
 
 ETC = Path("/etc/nginx")
 IPV6 = Path("/proc/net/if_inet6")
 DAEMON = django_service.NGINX
-#: An address behind it is in a file of the release: who reads that anew when it is reloaded knows the live one.
-NAMES_ADDRESSES = False
-
 _UPSTREAM, _LOCATIONS = "salt://django/files/nginx/upstream.conf", "salt://django/files/nginx/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/nginx/domain.conf", "salt://django/files/nginx/redirect.conf"
 _DEFAULT, TLS = "salt://django/files/nginx/default.conf", "salt://django/files/nginx/tls.conf"
@@ -64,6 +63,17 @@ def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]
     }
 
 
+def names_addresses(site: Site) -> bool:
+    """Whether the address of a release is in its own files; else it is in one of the release, which they include.
+
+    What is said of the server beside its address can stand in its own files only.
+    """
+    text = django_site.read_text(main_file(site))
+    return "self" in site.config["proxy"].get("upstreams", ()) or (
+        text is not None and f"include {site.current}/config/upstream.conf;" not in text
+    )
+
+
 def needs(site: Site) -> Files:
     """What else it has to have for a site: nothing, for its modules are built in."""
     del site
@@ -75,13 +85,18 @@ def protocols() -> Path:
     return ETC / "snippets/django-tls.conf"
 
 
-def listening(http: Collection[int], https: Collection[int]) -> dict[str, Any]:
-    """What templates know of the ports, and of what this nginx understands."""
+def listening(http: Collection[Listen], https: Collection[Listen]) -> dict[str, Any]:
+    """What templates know of where it listens, and of what this nginx understands."""
     new = bool(https) and version() >= (1, 25, 1)
+    everywhere = ["{}", "[::]:{}"] if _has_ipv6() else ["{}"]
+
+    def places(listens: Collection[Listen]) -> list[str]:
+        ordered = django_port.ordered(listens)
+        return [form.format(one) for one in ordered for form in (everywhere if isinstance(one, int) else ["{}"])]
+
     return {
-        "http": sorted(http),
-        "https": sorted(https),
-        "ipv6": _has_ipv6(),
+        "http": places(http),
+        "https": places(https),
         "flags": " ssl" if new else " ssl http2",
         "http2_directive": new,
     }
@@ -108,10 +123,28 @@ def has_certificate(text: str, certificate: Path) -> bool:
     return f"{certificate};" in text
 
 
-def port(text: str, *, tls: bool) -> int | None:
-    """The first port of https, or of http, that the servers of a domain listen on."""
-    found = re.search(r"listen (\d+) ssl" if tls else r"listen (\d+);", text)
-    return int(found[1]) if found else None
+def place(text: str, *, tls: bool) -> Place | None:
+    """The first place of https, or of http, where the servers of a domain listen."""
+    found = re.search(r"listen (\S+) ssl" if tls else r"listen ([^\s;]+);", text)
+    return django_port.split(found[1]) if found else None
+
+
+def listens(text: str) -> set[str]:
+    """Where the servers in a file of ours listen, in nginx's words."""
+    return {*re.findall(r"(?m)^    listen ([^\s;]+)", text)}
+
+
+def places() -> set[Place]:
+    """Where nginx listens by its configuration, of whomever that is: at all addresses, or at those that are named."""
+    text = re.sub(r"(?m)(^|\s)#.*", "", django_command.run(["nginx", "-T", "-q"], doing="nginx -T"))
+    found = set()
+    for listen in re.findall(r"(?<![^\s;{])listen\s+([^\s;]+)", text):
+        is_whole = re.fullmatch(r"(?:(?:(\[.*\]|[^:]*):)?(\d+))|(\[.*\]|[^:]+)", listen)
+        if is_whole:
+            host = (is_whole[1] or is_whole[3] or "*").strip("[]").replace("*", django_port.ALL[0])
+            found.add((host, int(is_whole[2] or 80)))
+    everywhere = {(host, port) for host, port in found if host in django_port.ALL}
+    return everywhere | {(host, port) for host, port in found if (django_port.ALL[":" in host], port) not in everywhere}
 
 
 def check() -> None:
@@ -152,25 +185,30 @@ def needed_ports() -> set[int]:
     return set()
 
 
-def refused() -> tuple[list[int], list[int]]:
-    """The ports of http and of https on which our default server refuses unknown hosts."""
+def refused() -> tuple[list[Listen], list[Listen]]:
+    """Where our default server refuses unknown hosts, by http and by https."""
     text = django_site.read_text(ETC / "sites-available/django-default") or ""
-    plain, secure = (re.findall(pattern, text) for pattern in (r"listen (\d+) default_server", r"listen (\d+) ssl"))
-    return sorted({*map(int, plain)}), sorted({*map(int, secure)})
+    plain, secure = (re.findall(pattern, text) for pattern in (r"listen (\S+) default_server", r"listen (\S+) ssl"))
+    return _as_said(plain), _as_said(secure)
+
+
+def _as_said(places: Collection[str]) -> list[Listen]:
+    ports = {f"[::]:{place}" for place in places if place.isdigit()}
+    return django_port.ordered([int(place) if place.isdigit() else place for place in places if place not in ports])
 
 
 def default_server(
-    http: Collection[int], https: Collection[int], templates: Mapping[str, str], without: Collection[Path] = ()
+    http: Collection[Listen], https: Collection[Listen], templates: Mapping[str, str], without: Collection[Path] = ()
 ) -> Files:
-    """The server that refuses unknown hosts, for the ports where nobody else has a default server.
+    """The server that refuses unknown hosts, where nobody else has a default server.
 
     Args:
-        https: ports on which a client of an unknown name gets no certificate either.
+        https: where a client of an unknown name gets no certificate either.
         without: files of somebody else that go.
     """
     name = "django-default"
     taken = _foreign_defaults(ETC / "sites-available" / name, without)
-    free, secure = ([port for port in some if port not in taken] for some in (http, https))
+    free, secure = ([listen for listen in some if listen not in taken] for some in (http, https))
     if not free and not secure:
         return {ETC / "sites-enabled" / name: None, ETC / "sites-available" / name: None}
     content = django_settings.render(templates, _DEFAULT, ours=OURS, **listening(free, secure))
@@ -181,13 +219,13 @@ def default_server(
     }
 
 
-def _foreign_defaults(own: Path, without: Collection[Path] = ()) -> set[int]:
-    """The ports for which a file of somebody else names a default server."""
-    ports = set()
+def _foreign_defaults(own: Path, without: Collection[Path] = ()) -> set[Listen]:
+    """The ports for which a file of somebody else names a default server, and the addresses where it does."""
+    taken: set[Listen] = set()
     for path in [ETC / "nginx.conf", *ETC.glob("conf.d/*.conf"), *ETC.glob("sites-enabled/*")]:
         if path.is_file() and path.resolve() != own and path not in without:
             text = re.sub(r"#.*", "", path.read_text(errors="replace"))
             for listen in re.findall(r"(?<![^\s;{])listen\s+([^;]*)default_server", text):
                 port = re.search(r"(?:^|:)(\d+)\s", listen)
-                ports.add(int(port.group(1)) if port else 80)
-    return ports
+                taken |= {int(port.group(1)) if port else 80, *re.findall(r"^(\S+:\d+)\s", listen)}
+    return taken

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import django_etc
 import django_nginx
+import django_port
 from django_site import Site
 
 
@@ -50,7 +51,8 @@ def problems(site: Site, path: Path, inside: list[Server]) -> Iterator[str]:
         yield f"{path} serves https: say in {at}:tls where the site's certificate comes from"
     elif secure - {*site.https}:
         yield f"{path} serves https on {', '.join(map(str, sorted(secure)))}: add that to {at}:tls:listen"
-    ports = {port for server in inside for port in server.ports if not server.tls} - {*site.config["proxy"]["listen"]}
+    own = {django_port.split(listen)[1] for listen in site.config["proxy"]["listen"]}
+    ports = {port for server in inside for port in server.ports if not server.tls} - own
     if ports:
         yield f"{path} listens on {', '.join(map(str, sorted(ports)))}: add that to {at}:proxy:listen"
 

@@ -31,6 +31,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")  # hosts of a server on this host
 RESERVED_DATABASES = ("postgres", "template0", "template1", "mysql", "sys", "information_schema", "performance_schema")
 RESERVED_LOGINS = ("postgres", "root", "mysql", "mariadb.sys", "public", "none")
 APACHE = 8471  # the first of the two ports at which an Apache with mod_wsgi listens on an address of its own
+KEPT_IDLE = 60  # seconds that nginx keeps an idle connection to a server
 SHOWN = 60  # characters of a value that an error shows
 UNREADABLE = object()  # stands for a value that no JSON can hold and that has been reported already
 
@@ -333,6 +334,10 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         for index, network in enumerate(site[part][key]):
             yield from (((part, key, index), text) for text in _network_problem(network))
     yield from _path_contradictions(site)
+    yield from _listen_contradictions(site)
+    yield from _upstream_contradictions(site["proxy"])
+    if site["proxy"]["keepalive"] and site["proxy"]["kind"] == "nginx":
+        yield from _keepalive_contradictions(site["server"])
     yield from _proxy_contradictions(site)
     yield from _tls_contradictions(site)
     yield from _overlaps(site)
@@ -348,6 +353,54 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     yield from _command_contradictions(site)
 
 
+def _listen_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
+    """Addresses to listen at that are none, and those that are among all addresses."""
+    for key in ("proxy", "tls"):
+        listens = site[key]["listen"]
+        for index, listen in enumerate(listens):
+            yield from (((key, "listen", index), text) for text in _place_problem(listen))
+            for other in listens[:index]:
+                if _hides(listen, other):
+                    text = f"{listen} and {other} are the same port at all addresses and at one: name one of them"
+                    yield (key, "listen", index), text
+
+
+def _place_problem(place: Any) -> Iterator[str]:
+    """What is wrong with an address and a port."""
+    host, port = _host(place), _ports([place])[0]
+    try:
+        known = str(ipaddress.ip_address(host)) if host else ""
+    except ValueError:
+        yield f"expected an address and a port, got {_shown(place, {})}"
+        return
+    if port > 65535:
+        yield f"expected a port from 1 to 65535, got {_shown(place, {})}"
+    elif host != known:
+        yield f"write the address as {known}, got {_shown(place, {})}"
+
+
+def _hides(one: Any, other: Any) -> bool:
+    """Whether of two places to listen at one is among those that the other stands for."""
+    hosts = {_host(one), _host(other)}
+    if len(hosts) == 1 or _ports([one]) != _ports([other]):
+        return False
+    try:
+        addresses = {ipaddress.ip_address(host) for host in hosts if host}
+    except ValueError:
+        return False  # it has been said
+    is_one_family = len({address.version for address in addresses}) == 1
+    return "" in hosts or (is_one_family and any(address.is_unspecified for address in addresses))
+
+
+def _host(listen: Any) -> str:
+    """The address at which is listened, empty for all."""
+    return str(listen).rpartition(":")[0].strip("[]")
+
+
+def _ports(listens: list[Any]) -> list[int]:
+    return [int(str(listen).rpartition(":")[2]) for listen in listens]
+
+
 def _interface(server: dict[str, Any]) -> str:
     """What a server asks the project for, as its module says too, which cannot be asked here."""
     if server["kind"] == "granian":
@@ -360,6 +413,10 @@ def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     """What the proxy of a site has not, or nobody does where it has none."""
     proxy, kind = site["proxy"], site["proxy"]["kind"]
     only_nginx: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("options", "locations")}
+    only_nginx[("proxy", "error_pages")] = proxy["error_pages"]
+    only_nginx[("proxy", "keepalive")] = proxy["keepalive"]
+    only_nginx[("proxy", "balance")] = proxy["balance"] != "round_robin"
+    only_nginx[("proxy", "upstreams")] = proxy["upstreams"]
     only_nginx[("proxy", "limit_req", "rate")] = proxy["limit_req"]["rate"]
     only_nginx[("proxy", "access_log")] = proxy["access_log"] == "json"
     only_nginx[("media", "protected")] = site["media"]["protected"]
@@ -380,6 +437,45 @@ def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     for path, value in any_proxy.items() if kind == "none" else ():
         if value:
             yield path, "there is no proxy for this with proxy:kind: none: your own does it, leave it out"
+
+
+def _upstream_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
+    """Several servers behind one site: what nginx refuses, and what has no effect."""
+    balance, upstreams = proxy["balance"], proxy["upstreams"]
+    others = {address: said for address, said in upstreams.items() if address != "self"}
+    for address in others:
+        yield from ((("proxy", "upstreams", address), text) for text in _place_problem(address))
+    if not others and (upstreams or balance != "round_robin"):
+        key = "upstreams" if upstreams else "balance"
+        yield ("proxy", key), "has no effect without another server in proxy:upstreams, such as 192.0.2.11:8001: {}"
+    if others and proxy["keepalive"]:
+        yield ("proxy", "keepalive"), "cannot be together with proxy:upstreams: a release there would cut connections"
+    if (balance == "hash") != bool(proxy["hash"]):
+        missing = "missing: balance: hash takes what is hashed, such as cookie_sessionid"
+        yield ("proxy", "hash"), missing if balance == "hash" else "has no effect without balance: hash"
+    backups = [address for address, said in upstreams.items() if said["backup"]]
+    if backups and balance in ("ip_hash", "hash"):
+        yield ("proxy", "upstreams", backups[0], "backup"), f"cannot be together with proxy:balance: {balance}"
+    elif others and len(backups) == len({*others, "self"}):
+        yield ("proxy", "upstreams"), "expected one that is no backup"
+
+
+def _keepalive_contradictions(server: dict[str, Any]) -> Iterator[Problem]:
+    """Servers that end a connection with its request, or before nginx has given it up."""
+    kind, options = server["kind"], server["options"]
+    is_uvicorn = "uvicorn" in (kind, options.get("worker_class"))
+    is_sync = server["threads"] == 1 and options.get("worker_class", "sync") == "sync"
+    if kind not in ("gunicorn", "uvicorn") or (kind == "gunicorn" and is_sync):
+        what = "gunicorn with worker_class sync" if kind == "gunicorn" else kind
+        text = f"{what} is not known to keep one: gunicorn with threads, gevent or uvicorn does, and uvicorn itself"
+        yield ("proxy", "keepalive"), text
+    elif is_uvicorn and server["max_requests"]:
+        text = "expected 0 with proxy:keepalive, since uvicorn cuts the connections of a process that it replaces"
+        yield ("server", "max_requests"), f"{text}, got {server['max_requests']}"
+    for option in sorted({"keepalive", "timeout_keep_alive"} & {*options}):
+        if _number(options[option]) and options[option] <= KEPT_IDLE:
+            text = f"expected more than the {KEPT_IDLE} seconds that nginx keeps a connection, got {options[option]}"
+            yield ("server", "options", option), text
 
 
 def _many_at_once(server: dict[str, Any]) -> str:
@@ -432,7 +528,7 @@ def _tls_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
         elif any(tls["eab"].values()) and not tls["eab"][key]:
             yield ("tls", "eab", key), "missing: a binding is a key_id and a key"
     if kind == "none":
-        if 443 in site["proxy"]["listen"]:
+        if 443 in _ports(site["proxy"]["listen"]):
             text = "443 is a port of https, and tls:kind is none: choose a kind, or leave the port out"
             yield ("proxy", "listen"), text
         return
@@ -442,7 +538,7 @@ def _tls_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     if kind == "acme" and (tls["challenge"] == "dns-01") != bool(tls["hook"]):
         text = "missing: dns-01 takes a program" if not tls["hook"] else "has no effect with challenge: http-01"
         yield ("tls", "hook"), text
-    if kind == "acme" and tls["challenge"] == "http-01" and 80 not in site["proxy"]["listen"]:
+    if kind == "acme" and tls["challenge"] == "http-01" and 80 not in _ports(site["proxy"]["listen"]):
         text = "expected port 80 among them, where the authority asks with tls:challenge: http-01"
         yield ("proxy", "listen"), f"{text}, got {site['proxy']['listen']}"
     for key in ("domains", "redirect_domains"):
@@ -626,7 +722,7 @@ def _shared_address(sites: Any, mine: Any, theirs: Any, domain: str) -> Iterator
     if proxy["kind"] != other_proxy["kind"]:
         text = f"expected {other_proxy['kind']}, since site {other} has {domain} too, got {proxy['kind']}"
         yield (*path, "proxy", "kind"), text
-    elif sorted(proxy["listen"]) != sorted(other_proxy["listen"]):
+    elif {*proxy["listen"]} != {*other_proxy["listen"]}:
         ports, other_ports = proxy["listen"], other_proxy["listen"]
         text = f"expected {other_ports}, since site {other} has {domain} too, got {ports}"
         yield (*path, "proxy", "listen"), text
@@ -640,17 +736,22 @@ def _shared_address(sites: Any, mine: Any, theirs: Any, domain: str) -> Iterator
 def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
     """Ports that two servers would bind; each takes turns on its own and the next one."""
     served = {name: site for name, site in sites.items() if site["proxy"]["kind"] != "none"}
-    taken = {port: f"proxy:listen of site {name}" for name, site in served.items() for port in site["proxy"]["listen"]}
+    taken = {
+        port: f"proxy:listen of site {name}"
+        for name, site in served.items()
+        for port in _ports(site["proxy"]["listen"])
+    }
+    yield from _hidden_addresses(served)
     holders: dict[int, tuple[str, str]] = {}
     for name, site in served.items():
         kind = site["proxy"]["kind"]
-        for port in (*site["proxy"]["listen"], *(site["tls"]["listen"] if site["tls"]["kind"] != "none" else ())):
+        for port in _ports([*site["proxy"]["listen"], *_secure(site)]):
             other, holder = holders.setdefault(port, (name, kind))
             if holder != kind:
                 text = f"{kind} and {holder} of site {other} cannot both listen on port {port}: have one of them on it"
                 yield ("django", "sites", name, "proxy", "kind"), text
     for name, site in sites.items():
-        for port in site["tls"]["listen"] if site["tls"]["kind"] != "none" else ():
+        for port in _ports(_secure(site)):
             if port in taken and taken[port].startswith("proxy:listen"):
                 text = f"port {port} is in {taken[port]}, and is http there: choose another port for one of them"
                 yield ("django", "sites", name, "tls", "listen"), text
@@ -666,6 +767,27 @@ def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
                 text = f"port {port} is taken by server:bind of site {other}"
                 yield ("django", "sites", name, "server", "bind"), text
         bound[name] = mine
+
+
+def _hidden_addresses(sites: dict[str, Any]) -> Iterator[Problem]:
+    """Addresses at which a proxy would look at one site alone, though others listen on the port at all addresses."""
+    named: list[tuple[str, Any]] = []
+    if all(isinstance(listen, int) for site in sites.values() for listen in [*site["proxy"]["listen"], *_secure(site)]):
+        return
+    for name, site in sites.items():
+        for key, listens in (("proxy", site["proxy"]["listen"]), ("tls", _secure(site))):
+            for listen in listens:
+                for other, there in named:
+                    if other != name and _hides(listen, there):
+                        text = f"{listen} and {there} of site {other} are the same port at all addresses and at one, "
+                        text += "where the proxy would have the latter alone: name addresses for both sites, or none"
+                        yield ("django", "sites", name, key, "listen"), text
+        named += [(name, listen) for listen in (*site["proxy"]["listen"], *_secure(site))]
+
+
+def _secure(site: dict[str, Any]) -> list[Any]:
+    """Where a site is served by https."""
+    return list(site["tls"]["listen"]) if site["tls"]["kind"] != "none" else []
 
 
 def _meet(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -762,7 +884,7 @@ def _check_map(value: dict[str, Any], rules: Rules, path: Path) -> Iterator[Prob
         if name in known:
             yield from check(item, known[name], place)
         elif others is False:
-            yield place, _unknown(name, known)
+            yield place, _unknown(str(name), known)
         else:
             yield from check(item, others, place)
 
@@ -770,7 +892,7 @@ def _check_map(value: dict[str, Any], rules: Rules, path: Path) -> Iterator[Prob
 def _check_name(name: str, rules: Rules, place: Path) -> Iterator[Problem]:
     if "enum" in rules:
         if name not in rules["enum"]:
-            yield place, _unknown(name, {choice: {} for choice in rules["enum"]})
+            yield place, _unknown(str(name), {choice: {} for choice in rules["enum"]})
         return
     for _, text in check(name, rules, place):
         text = text.removeprefix(f"{_shown(name, rules)} is ")  # the place says the name already
@@ -907,8 +1029,9 @@ def _step(step: Any) -> str:
 def _plain(value: Any, rules: Rules, path: Path, found: list[Problem]) -> Any:
     """A copy of what JSON can hold; what it cannot, such as a date, is reported and replaced by UNREADABLE."""
     if isinstance(value, dict):
+        statuses = rules.get("propertyNames", {}).get("enum", ())
         for name in value:
-            if not isinstance(name, str):
+            if not isinstance(name, str) and str(name) not in statuses:
                 found.append(((*path, str(name)), f"expected a string as name, got {_shown(name, {})}: quote it"))
         return {
             str(name): _plain(item, _rule(rules, str(name)), (*path, str(name)), found) for name, item in value.items()

@@ -1,14 +1,24 @@
-"""A TCP port of this host: who listens on it."""
+"""A TCP port of this host: who listens on it, and at which addresses."""
 
 import contextlib
+import ipaddress
 import os
 import re
-from collections.abc import Mapping
+import socket
+import struct
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
 _LISTENING = "0A"
+#: How all addresses of a family are called.
+ALL = (str(ipaddress.IPv4Address(0)), str(ipaddress.IPv6Address(0)))
+
+#: Where a proxy listens, as the pillar has it: a port on all addresses, or ``192.0.2.10:80``, or ``[2001:db8::1]:80``.
+Listen = int | str
+#: Where a socket listens: the address, without brackets, and the port.
+Place = tuple[str, int]
 
 
 class Holder(NamedTuple):
@@ -22,6 +32,27 @@ class Holder(NamedTuple):
         return f"{self.program} ({', '.join(filter(None, [f'pid {self.pid}', self.unit]))})" if self.pid else "somebody"
 
 
+def split(listen: Listen) -> Place:
+    """The address, which is empty for all, and the port."""
+    host, _colon, port = str(listen).rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def ordered(listens: Collection[Listen]) -> list[Listen]:
+    """By port, then by address; each once."""
+    return sorted({*listens}, key=lambda listen: split(listen)[::-1])
+
+
+def refusal(host: str) -> str:
+    """Why nobody can listen at an address of this host; empty where it is one, or the kernel lets anybody do so."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def holder(port: int, *, but: int | None = None, ports: Mapping[int, set[str]] | None = None) -> Holder | None:
     """Who listens on a port, on whatever address; None when nobody does.
 
@@ -30,7 +61,7 @@ def holder(port: int, *, but: int | None = None, ports: Mapping[int, set[str]] |
         ports: as `listening` has just found it.
     """
     sockets = (listening() if ports is None else ports).get(port, set())
-    if not sockets or (but and sockets <= _sockets(but)):
+    if not sockets or (but and not (sockets := sockets - _sockets(but))):
         return None
     for process in PROC.glob("[0-9]*"):
         pid = int(process.name)
@@ -58,20 +89,49 @@ def listens(pid: int, ports: Mapping[int, set[str]]) -> bool:
     return bool(set().union(*ports.values()) & _sockets(pid))
 
 
-def listening() -> dict[int, set[str]]:
+def listening(host: str = "") -> dict[int, set[str]]:
     """The ports on which somebody listens, with the sockets, as their descriptors are called in /proc.
 
     The kernel looks through all its connections for it, some milliseconds long.
+
+    Args:
+        host: an address; only those who are in the way of somebody else there.
     """
     found: dict[int, set[str]] = {}
+    for place, port, descriptor in _listeners():
+        if not host or _meet(_address(place), host):
+            found.setdefault(port, set()).add(descriptor)
+    return found
+
+
+def held(pid: int) -> set[Place]:
+    """Where a process listens."""
+    own = _sockets(pid)
+    return {(_address(place), port) for place, port, descriptor in _listeners() if descriptor in own}
+
+
+def _listeners() -> Iterator[tuple[str, int, str]]:
+    """The sockets that listen: address as the kernel writes it, port, descriptor."""
     for table in (PROC / "net/tcp", PROC / "net/tcp6"):
         with contextlib.suppress(FileNotFoundError), open(table) as rows:
             next(rows, None)
             for row in map(str.split, rows):
                 if row[3] != _LISTENING:
                     break  # they come first
-                found.setdefault(int(row[1].rpartition(":")[2], 16), set()).add(f"socket:[{row[9]}]")
-    return found
+                host, _colon, port = row[1].rpartition(":")
+                yield host, int(port, 16), f"socket:[{row[9]}]"
+
+
+def _address(words: str) -> str:
+    """An address as people write it, from the words in which the kernel does."""
+    numbers = [int(words[start : start + 8], 16) for start in range(0, len(words), 8)]
+    found = ipaddress.ip_address(struct.pack(f"={len(numbers)}I", *numbers))
+    return str(getattr(found, "ipv4_mapped", None) or found)
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two sockets at these addresses are in each other's way; one at ``::`` may be for IPv4 too."""
+    return one == other or one == "::" or ((":" in one) == (":" in other) and bool({one, other} & {*ALL}))
 
 
 def _sockets(pid: int) -> set[str]:

@@ -130,6 +130,8 @@ def _reloads(site: Site, live: Release | None) -> str:
         return ""
     if django_instance.kind(live.path) != new:
         return f"it will reach the site by {' and '.join(new)}; the next release needs none over a unix socket"
+    if site.config["proxy"].get("keepalive") or django_instance.is_kept_connected(live.path):
+        return f"django:sites:{site.name}:proxy:keepalive keeps connections; without it a rename does"
     if new[0] != "tcp":
         return ""
     if site.config["server"]["kind"] == "mod_wsgi":

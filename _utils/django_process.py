@@ -8,6 +8,8 @@ from django_site import Site
 
 RUN = Path("/run")
 PROC = Path("/proc")
+#: Seconds that a server keeps an idle connection of nginx: longer than nginx, which may be about to use it.
+KEPT_ALIVE = 75
 
 #: The packages of a server: their names, of which one will do, → what is installed where none of them is there.
 Requirements = dict[tuple[str, ...], tuple[str, ...]]

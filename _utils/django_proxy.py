@@ -23,7 +23,7 @@ import django_site
 import django_tls
 from django_command import DeploymentError
 from django_etc import OURS, Files
-from django_port import Holder
+from django_port import Holder, Listen, Place
 from django_service import Daemon
 from django_site import Folder, Site
 
@@ -49,8 +49,6 @@ class Proxy(Protocol):
     DOMAIN: str
     REDIRECT: str
     TLS: str
-    #: Whether an address behind it stands in its own files, which a release over TCP changes then.
-    NAMES_ADDRESSES: bool
 
     def main_file(self, site: Site) -> Path:
         """The file without which it does not serve a site."""
@@ -73,20 +71,29 @@ class Proxy(Protocol):
     def files(self, site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
         """What a site has beside the servers of its domains."""
 
+    def names_addresses(self, site: Site) -> bool:
+        """Whether an address behind it stands in its own files, which a release over TCP changes then."""
+
     def needs(self, site: Site) -> Files:
         """What it has to have for the servers of a site's domains, and has not yet."""
 
     def protocols(self) -> Path:
         """The file with what all servers of https have in common."""
 
-    def listening(self, http: Collection[int], https: Collection[int]) -> dict[str, Any]:
-        """What templates know of the ports, ``http`` and ``https`` among it."""
+    def listening(self, http: Collection[Listen], https: Collection[Listen]) -> dict[str, Any]:
+        """What templates know of where it listens, ``http`` and ``https`` among it, in its own words."""
 
     def has_certificate(self, text: str, certificate: Path) -> bool:
         """Whether the servers of a domain show a certificate."""
 
-    def port(self, text: str, *, tls: bool) -> int | None:
-        """The first port of https, or of http, that the servers of a domain listen on."""
+    def place(self, text: str, *, tls: bool) -> Place | None:
+        """The first place of https, or of http, where the servers of a domain listen."""
+
+    def listens(self, text: str) -> set[str]:
+        """Where the servers in a file of ours listen, in its own words."""
+
+    def places(self) -> set[Place]:
+        """Where it listens by its whole configuration, that of others too."""
 
     def check(self) -> None:
         """Have it read its configuration; DeploymentError says where it refuses."""
@@ -100,13 +107,13 @@ class Proxy(Protocol):
     def needed_ports(self) -> set[int]:
         """The ports that it listens on whatever the sites say."""
 
-    def refused(self) -> tuple[list[int], list[int]]:
-        """The ports of http and of https on which a default server of ours refuses unknown hosts."""
+    def refused(self) -> tuple[list[Listen], list[Listen]]:
+        """Where a default server of ours refuses unknown hosts, by http and by https."""
 
     def default_server(
         self,
-        http: Collection[int],
-        https: Collection[int],
+        http: Collection[Listen],
+        https: Collection[Listen],
         templates: Mapping[str, str],
         without: Collection[Path] = (),
     ) -> Files:
@@ -180,6 +187,7 @@ def _files(
         "root": str(site.root),
         "through": str(through or site.current),
         "upstream": f"django-{site.name}",
+        "keepalive": config["proxy"].get("keepalive") if spoken.get("keepalive", not spoken) else None,
         "variable": site.name.replace("-", "_"),
         "unix": address.startswith("/"),
         "address": address,
@@ -202,10 +210,16 @@ def _files(
 
 
 def _listening(proxy: Proxy, site: Site) -> dict[str, Any]:
-    """What templates know of the ports of a site."""
-    https = sorted(site.https)
-    canonical = "" if not https or https[0] == 443 else f":{https[0]}"
-    return {**proxy.listening(site.config["proxy"]["listen"], https), "canonical_port": canonical, "redirects": True}
+    """What templates know of where a site is served."""
+    http, https = site.config["proxy"]["listen"], site.listens_tls
+    places = [django_port.split(listen) for listen in [*http, *https]]
+    return {
+        **proxy.listening(http, https),
+        "ports": sorted({port for _host, port in places}),
+        "addresses": sorted({host for host, _port in places} - {"", *django_port.ALL}),
+        "canonical_port": "" if not https or site.https[0] == 443 else f":{site.https[0]}",
+        "redirects": True,
+    }
 
 
 def _server(
@@ -302,10 +316,12 @@ def connection(site: Site, timeout: float) -> http.client.HTTPConnection:
     domain, proxy = site.config["domains"][0], serving(site)
     text = (proxy and django_etc.read(proxy.server(domain))) or ""
     is_secure = speaks_tls(site)
-    port = proxy.port(text, tls=is_secure) if proxy else None
+    said = django_port.split([*site.config["proxy"]["listen"], 80][0])
+    host, port = (proxy and proxy.place(text, tls=is_secure)) or (("", 443) if is_secure else said)
+    host = {"": "127.0.0.1", **dict(zip(django_port.ALL, ("127.0.0.1", "::1"), strict=True))}.get(host, host)
     if is_secure:
-        return Secure("127.0.0.1", port or 443, domain, timeout)
-    return http.client.HTTPConnection("127.0.0.1", port or [*site.config["proxy"]["listen"], 80][0], timeout=timeout)
+        return Secure(host, port, domain, timeout)
+    return http.client.HTTPConnection(host, port, timeout=timeout)
 
 
 class Secure(http.client.HTTPConnection):
@@ -431,6 +447,32 @@ def reload(site: Site) -> None:
         django_service.reload(proxy.DAEMON)
 
 
+def moves(proxy: Proxy, wanted: Files, before: Files | None = None) -> bool:
+    """Whether files let a proxy listen elsewhere, where that is not at all addresses before and after.
+
+    Args:
+        before: the files as they were; as they are now when they are not given.
+    """
+    paths = _of(proxy, wanted)
+    old = before if before is not None else {path: django_etc.read(path) for path in paths}
+    places = {place for path in paths for place in proxy.listens(old[path] or "") ^ proxy.listens(wanted[path] or "")}
+    return any(re.search(r"\d\.|\[.*[0-9a-f].*\]", place) for place in places)
+
+
+def known(proxy: Proxy, listens: Collection[Listen]) -> list[Listen]:
+    """Of these, the ports, and the addresses at which a site is served by now, or unknown hosts are refused.
+
+    A server at an address keeps all others from it that are there by a port alone: the first one is of a site.
+    """
+    servers = (text for path in proxy.ETC.glob("sites-available/*") if (text := django_etc.read(path)))
+    there = {place for text in servers for place in proxy.listens(text)} if any(map(_is_address, listens)) else set()
+    return [listen for listen in listens if not _is_address(listen) or listen in there]
+
+
+def _is_address(listen: Listen) -> bool:
+    return not isinstance(listen, int)
+
+
 def apply(wanted: Files) -> None:
     """Bring files in place and reload whose they are; when that fails, everything is as it was before.
 
@@ -461,12 +503,13 @@ def _apply(wanted: Files) -> None:
     except BaseException:
         django_etc.install(before, folders)
         raise
+    moving = [proxy for proxy in coming if moves(proxy, wanted, before)]
     try:
-        _switch(leaving, coming)
+        _switch(leaving, coming, moving)
     except BaseException:
         django_etc.install(before, folders)
         with contextlib.suppress(DeploymentError):  # they may have read the new files after all
-            _switch(coming if leaving else [], leaving or coming)
+            _switch(coming if leaving else [], leaving or coming, moving)
         raise
 
 
@@ -474,28 +517,68 @@ def _of(proxy: Proxy, wanted: Files) -> Files:
     return {path: text for path, text in wanted.items() if path.is_relative_to(proxy.ETC)}
 
 
-def _switch(leaving: Collection[Proxy], coming: Collection[Proxy]) -> None:
-    """Have proxies read their files: first those that have fewer servers now, or none at all."""
+def _switch(leaving: Collection[Proxy], coming: Collection[Proxy], moving: Collection[Proxy]) -> None:
+    """Have proxies read their files: first those that have fewer servers now, or none at all.
+
+    Args:
+        moving: of ``coming``, those that have to let go of all addresses of a port perhaps before they have one of
+            them, or the other way round: no reload does that.
+    """
     for proxy in leaving:
         if coming and proxy.is_idle():
             django_service.stop(proxy.DAEMON)
         elif not coming or django_service.pid(proxy.DAEMON):
             django_service.reload(proxy.DAEMON)
     for proxy in coming:
-        django_service.reload(proxy.DAEMON)
+        if proxy in moving and _is_in_its_own_way(proxy):
+            django_service.restart(proxy.DAEMON)
+        else:
+            django_service.reload(proxy.DAEMON)
         if leaving:
             django_service.enable(proxy.DAEMON)
+
+
+def _is_in_its_own_way(proxy: Proxy) -> bool:
+    """Whether a proxy cannot listen where its files say while it still listens where it does."""
+    pid = django_service.pid(proxy.DAEMON)
+    held, wanted = django_port.held(pid) if pid else set(), proxy.places()
+    return any(
+        port == other_port and {host, other_host} & {*django_port.ALL}
+        for host, port in held - wanted
+        for other_host, other_port in wanted - held
+    )
 
 
 # The ports
 
 
-def holder_of(ports: Collection[int], listening: Mapping[int, set[str]] | None = None) -> Proxy | None:
-    """The proxy with files of ours that listens on one of these ports now.
+def refuse_foreign_addresses(site: Site) -> None:
+    """Refuse a site that is to be served at an address that this host has not: its proxy would not start.
+
+    Raises:
+        DeploymentError: which address.
+    """
+    config = site.config
+    for key, listens in (("proxy:listen", config["proxy"]["listen"]), ("tls:listen", site.listens_tls)):
+        for listen in listens if config["proxy"]["kind"] in PROXIES else ():
+            host, _port = django_port.split(listen)
+            problem = django_port.refusal(host) if host else ""
+            if problem:
+                raise DeploymentError(
+                    f"django:sites:{site.name}:{key}: nobody can listen at {listen} on this host ({problem}); "
+                    "nothing has been changed",
+                    hint="ip address shows those that it has; for one that comes later, as with keepalived: "
+                    "sysctl net.ipv4.ip_nonlocal_bind=1 (or net.ipv6)",
+                )
+
+
+def holder_of(listens: Collection[Listen], listening: Mapping[int, set[str]] | None = None) -> Proxy | None:
+    """The proxy with files of ours that listens on one of the ports of these places now.
 
     Args:
         listening: as `django_port.listening` has found it in this apply.
     """
+    ports = {django_port.split(listen)[1] for listen in listens}
     for proxy in PROXIES.values():
         is_ours = any(proxy.ETC.glob("django/*.conf")) or any(proxy.refused())
         pid = django_service.pid(proxy.DAEMON) if is_ours else None
@@ -505,13 +588,14 @@ def holder_of(ports: Collection[int], listening: Mapping[int, set[str]] | None =
 
 
 def refuse_taken_ports(
-    name: str, kind: str, ports: Collection[int], listening: Mapping[int, set[str]] | None = None
+    name: str, kind: str, listens: Collection[Listen], listening: Mapping[int, set[str]] | None = None
 ) -> None:
     """Refuse a site where somebody else than a proxy of ours listens on one of its ports: its own would not start.
 
     Args:
         name: the site.
         kind: its proxy.
+        listens: its ports, and its addresses with a port.
         listening: as `django_port.listening` has found it in this apply.
 
     Raises:
@@ -521,15 +605,17 @@ def refuse_taken_ports(
     if not proxy:
         return
     own = django_service.pid(proxy.DAEMON)
-    former = holder_of(ports, listening)
-    for port in sorted({*ports, *(() if own else proxy.needed_ports())}):
-        holder = django_port.holder(port, but=own, ports=listening)
-        if holder and listening is not None:  # it may have other sockets by now
+    former = holder_of(listens, listening)
+    for listen in django_port.ordered([*listens, *(() if own else proxy.needed_ports())]):
+        host, port = django_port.split(listen)
+        holder = django_port.holder(port, but=own, ports=django_port.listening(host) if host else listening)
+        if holder and listening is not None and not host:  # it may have other sockets by now
             holder = django_port.holder(port, but=own)
         if holder and holder.unit != f"{proxy.DAEMON.service}.service" and not _is(former, holder):
             stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' names it"
             raise DeploymentError(
-                f"port {port} is taken by {holder}, so {kind} cannot listen there; nothing has been changed",
+                f"{listen if host else f'port {port}'} is taken by {holder}, so {kind} cannot listen there; "
+                "nothing has been changed",
                 hint=f"stop that, if nobody needs it ({stop}), "
                 f"or choose another port: django:sites:{name}:"
                 + ("tls:listen: [8443]" if port == 443 else "proxy:listen: [8080]"),

@@ -39,6 +39,7 @@ def present(site: Site) -> dict[str, str]:
         site.build,
         site.templates,
         site.maintenance,
+        site.errors,
         site.lock_file,
         *site.plans(),
     ]
@@ -112,6 +113,7 @@ def _take_off(site: Site) -> None:
     gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build, site.templates]
     gone += [
         site.maintenance,
+        site.errors,
         *site.plans(),
         site.runtime,
         site.confinement,

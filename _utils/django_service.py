@@ -199,6 +199,30 @@ def stop(daemon: Daemon) -> None:
         time.sleep(0.02)
 
 
+def restart(daemon: Daemon) -> None:
+    """Have a web server that runs end, and start it anew: for a moment nobody answers.
+
+    Raises:
+        DeploymentError: it does not run any more; with what it has said.
+    """
+    name, began, main = daemon.service, time.time(), pid(daemon)
+    if has_systemd():
+        try:
+            django_command.run(["systemctl", "restart", f"{name}.service"], doing=f"restarting {name}")
+        except DeploymentError as error:
+            error.log = journal(name, began) or error.log
+            raise
+    else:
+        stop(daemon)
+        start(daemon)
+    deadline = time.monotonic() + PATIENCE
+    while pid(daemon) in (None, main):
+        if time.monotonic() > deadline:
+            hint = f"its error log says why: {daemon.log}"
+            raise DeploymentError(f"{name} does not run, though it was restarted", hint=hint)
+        time.sleep(0.02)
+
+
 def reload(daemon: Daemon) -> None:
     """Have a web server read its configuration anew, or start it where it does not run; then nobody answers by the old.
 

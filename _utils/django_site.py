@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 import django_command
+import django_port
 import django_service
 from django_command import DeploymentError
 
@@ -53,8 +54,9 @@ class Site:
         self.proxy_group: str = platform["nginx"]["group"]
         self.process: str = config.get("process", "systemd")
         tls = config.get("tls") or {"kind": "none"}
-        #: The ports of https; none where the site has no certificate.
-        self.https: list[int] = sorted(tls["listen"]) if tls["kind"] != "none" else []
+        #: Where it is served by https, as the pillar has it, and at which ports; nowhere where it has no certificate.
+        self.listens_tls: list[django_port.Listen] = list(tls["listen"]) if tls["kind"] != "none" else []
+        self.https = sorted({django_port.split(listen)[1] for listen in self.listens_tls})
         self.scheme = "https" if self.https else "http"
         #: The address on which systemd listens for a site that has no proxy; empty where none is said.
         self.listener: str = config.get("listener", "")
@@ -75,6 +77,7 @@ class Site:
         self.templates = self.root / "templates"
         self.template_sums = self.templates / ".sums.json"
         self.maintenance = self.root / "maintenance"
+        self.errors = self.root / "errors"
         self.applied = self.root / "site.json"
         self.deploys = self.root / "deploys.jsonl"
         self.adopted = self.root / "adopted"

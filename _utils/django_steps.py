@@ -31,6 +31,7 @@ import django_listener
 import django_maintenance
 import django_manifest
 import django_migration
+import django_page
 import django_preflight
 import django_process
 import django_program
@@ -82,7 +83,9 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     takeover = deployment.takeover = django_takeover.wanted(site)
     _refuse_closed_parents(site)
     proxy = site.config["proxy"]
-    django_proxy.refuse_taken_ports(site.name, proxy["kind"], [*proxy["listen"], *site.https], deployment.listening)
+    listens = [*proxy["listen"], *site.listens_tls]
+    django_proxy.refuse_foreign_addresses(site)
+    django_proxy.refuse_taken_ports(site.name, proxy["kind"], listens, deployment.listening)
     django_listener.refuse_impossible(site, deployment.listening)
     django_tls.refuse_bad_files(site, deployment.tls, templates)
     folders = takeover.folders() if takeover else site.folders()
@@ -472,6 +475,7 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     for path, content in rendered.items():
         django_settings.write_project_file(site, release.path / "source", path, content)
     django_maintenance.refuse_missing_page(site, release.path, release.facts["folder"])
+    django_page.of_errors(site, release.path, release.facts["folder"])
 
 
 def static(deployment: Deployment) -> Iterator[Changes]:
@@ -644,6 +648,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         beside.result()
     if live and not deployment.paused:
         through_proxy = django_proxy.is_installed(site) and django_proxy.of_site(site) is not None
+        through_proxy &= not site.config["proxy"].get("upstreams")
         deployment.probe = django_receipt.Probe(site, through_proxy=through_proxy).start()
     django_instance.check_health(site, release.path)
     deployment.steady = django_instance.pid(site, release.path)
@@ -732,15 +737,19 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     facts = _expected_facts(deployment, release) if upcoming else release.facts
     wanted = django_handover.files(site, facts, deployment.templates, upcoming=upcoming)
     changes = django_etc.differences(wanted)
+    pages = {} if upcoming else django_page.of_errors(site, release.path, release.facts["folder"])
+    stale = {} if upcoming else django_page.differences(site, pages)
     leftovers = django_proxy.leftovers(site, wanted)
     listener = django_listener.stale(site, deployment.templates)
-    if changes or leftovers or listener:
-        yield {**changes, **listener, **{str(path): "removed" for path in leftovers}}
+    if changes or stale or leftovers or listener:
+        yield {**changes, **stale, **listener, **{str(path): "removed" for path in leftovers}}
         deployment.take_lock()
         if listener and not site.listener:
             django_listener.remove(site)
+        django_page.bring(site, pages)
         if changes:
             django_proxy.apply(wanted)
+        django_page.clear(site, pages)
         if listener and site.listener:
             django_listener.apply(site, deployment.templates)
         for path in leftovers:

@@ -65,9 +65,9 @@ def flip(deployment: Deployment, release: Release) -> None:
         if before and old and django_proxy.of_site(site) and not django_proxy.is_ready(site):
             django_proxy.apply(django_handover.files(site, old.facts, deployment.templates))
         proxy = django_proxy.serving(site) if before else None
-        if before and proxy and _is_reached_otherwise(proxy, before, release.path):
+        if before and proxy and _is_reached_otherwise(site, proxy, before, release.path):
             django_proxy.apply(django_proxy.files(site, release.facts, deployment.templates, through=release.path))
-        reloads = proxy is not None and _reads_by_reload(proxy, release.path)
+        reloads = proxy is not None and _reads_by_reload(site, proxy, release.path)
         if reloads:
             django_proxy.check(site)
         release.update(state="good", live_since=django_site.now())
@@ -85,15 +85,19 @@ def flip(deployment: Deployment, release: Release) -> None:
         deployment.warnings.append(f"nothing has answered for {gap:.1f} s, as releases:overlap says")
 
 
-def _is_reached_otherwise(proxy: Proxy, one: Path, other: Path) -> bool:
+def _is_reached_otherwise(site: Site, proxy: Proxy, one: Path, other: Path) -> bool:
     """Whether a proxy has other files for one release than for another."""
     first, second = django_instance.kind(one), django_instance.kind(other)
-    return first != second or (first[0] == "tcp" and proxy.NAMES_ADDRESSES)
+    if django_instance.is_kept_connected(one) != django_instance.is_kept_connected(other):
+        return True
+    return first != second or (first[0] == "tcp" and proxy.names_addresses(site))
 
 
-def _reads_by_reload(proxy: Proxy, release: Path) -> bool:
+def _reads_by_reload(site: Site, proxy: Proxy, release: Path) -> bool:
     """Whether a proxy finds a release by the link, but looks there only when it is reloaded."""
-    return django_instance.kind(release)[0] == "tcp" and not proxy.NAMES_ADDRESSES
+    if django_instance.is_kept_connected(release):
+        return True
+    return django_instance.kind(release)[0] == "tcp" and not proxy.names_addresses(site)
 
 
 def _ended(site: Site, release: Release, since: float) -> DeploymentError:
@@ -230,7 +234,7 @@ def _flip_back(deployment: Deployment, release: Release, old: Release, former: P
         django_instance.start(site, old.path)
     with django_proxy.alone():
         proxy = django_proxy.serving(site)
-        is_other = proxy is not None and _is_reached_otherwise(proxy, release.path, old.path)
+        is_other = proxy is not None and _is_reached_otherwise(site, proxy, release.path, old.path)
         if is_other:
             django_proxy.apply(django_proxy.files(site, old.facts, deployment.templates, through=old.path))
         if former:
@@ -240,7 +244,7 @@ def _flip_back(deployment: Deployment, release: Release, old: Release, former: P
         django_site.link(site.current, f"releases/{old.name}")
         if is_other:
             django_proxy.apply(django_proxy.files(site, old.facts, deployment.templates))
-        elif proxy and _reads_by_reload(proxy, old.path):
+        elif proxy and _reads_by_reload(site, proxy, old.path):
             django_proxy.reload(site)
 
 

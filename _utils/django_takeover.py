@@ -20,6 +20,7 @@ import django_command
 import django_database
 import django_instance
 import django_nginx
+import django_port
 import django_proxy
 import django_service
 import django_site
@@ -219,8 +220,10 @@ class Takeover:
                 shutil.copy2(path, target, follow_symlinks=False)
         if self.plan["phase"] != "switched":
             plain, secure = django_nginx.refused()
-            ports, https = {*plain, *self.site.config["proxy"]["listen"]}, {*secure, *self.site.https}
-            refusing = django_nginx.default_server(sorted(ports), sorted(https), templates, without=theirs)
+            http, https = [*plain, *self.site.config["proxy"]["listen"]], [*secure, *self.site.listens_tls]
+            refusing = django_nginx.default_server(
+                django_port.ordered(http), django_port.ordered(https), templates, without=theirs
+            )
             django_proxy.apply({**dict.fromkeys(theirs), **refusing, **wanted})
             self.write(phase="switched")
 

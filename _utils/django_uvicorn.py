@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django_command import seconds
-from django_process import Requirements
+from django_process import KEPT_ALIVE, Requirements
 from django_site import Site
 
 PROGRAM = "salt://django/files/django_formula_uvicorn.py"
@@ -54,6 +54,7 @@ def configuration(
         "limit_max_requests": server["max_requests"] or None,
         "limit_max_requests_jitter": server["max_requests"] // 10,
         "timeout_graceful_shutdown": int(seconds(site.config["releases"]["drain"])),
+        **({"timeout_keep_alive": KEPT_ALIVE} if site.config["proxy"].get("keepalive") else {}),
         "access_log": site.config["log"]["requests"],
         # Nobody but the proxy reaches it, and that says who the visitor is.
         "proxy_headers": True,

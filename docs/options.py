@@ -77,6 +77,8 @@ def entries(rules: Rules) -> Iterator[tuple[str, Rules]]:
     for name, rule in rules.get("properties", {}).items():
         yield name, rule
         yield from ((f"{name}:{inner}", part) for inner, part in rule.get("properties", {}).items())
+        for inner, part in (rule.get("additionalProperties") or {}).get("properties", {}).items():
+            yield f"{name}:<name>:{inner}", part
         for server, part in rule.get("kinds", {}).items():
             for inner, inner_rule in part.get("properties", {}).items():
                 yield f"{name}:{inner}", {**inner_rule, "description": f"Of {server}: {inner_rule['description']}"}

@@ -40,8 +40,8 @@ The default site of a fresh {{ kind }} is off:
 {{ kind }} runs:
   django.proxy_runs:
     - kind: {{ kind }}
-    - http: {{ http | unique | sort | tojson }}
-    - https: {{ https | unique | sort | tojson }}
+    - http: {{ http | unique | list | tojson }}
+    - https: {{ https | unique | list | tojson }}
     - templates:
 {%- for file in templates %}
       - salt://django/files/{{ kind }}/{{ file }}

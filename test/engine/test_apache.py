@@ -146,7 +146,7 @@ def test_ports_that_others_listen_on_are_not_listened_on_twice(own_host, theirs,
     for name, text in theirs.items():
         (django_apache.ETC / name).parent.mkdir(parents=True, exist_ok=True)
         (django_apache.ETC / name).write_text(text)
-    assert django_apache.listening([80, 8080], [443])["own"] == sorted(own)
+    assert [*django_apache.listening([80, 8080], [443])["own"].values()] == sorted(own)
 
 
 def test_what_it_refuses_is_told_by_file_and_line_and_taken_back(make_site, host):

@@ -466,6 +466,12 @@ def test_an_input_is_named_by_its_path(laid_out, first, then, expected):
     assert changed_inputs(laid_out, **then) == expected
 
 
+def test_connections_that_are_kept_are_the_servers_matter_too(laid_out):
+    laid_out.options = {"server": {"kind": "gunicorn", "threads": 2}}
+    assert changed_inputs(laid_out, proxy={"keepalive": 8}) == ["proxy:keepalive"]
+    assert changed_inputs(laid_out, proxy={"keepalive": 9}) == []
+
+
 def test_secrets_and_templates_are_inputs_too(laid_out):
     world = laid_out
     world.options = {"secrets": {"API": "x"}, "files": {"a.py": {"source": "salt://a.jinja"}}}

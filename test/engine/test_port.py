@@ -33,6 +33,22 @@ def test_another_process():
         process.stdin.close()
 
 
+def test_another_process_at_another_address_is_told_from_our_own():
+    """A worker has the sockets of its main process."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = SERVER.replace("'127.0.0.1', 0", f"'127.0.0.2', {port}")
+        workers = [subprocess.Popen(["sleep", "60"], pass_fds=[server.fileno()]) for _ in range(2)]
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            found = django_port.holder(port, but=os.getpid())
+            process.stdin.close()
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+        assert found and found.pid == process.pid and django_port.holder(port, but=os.getpid()) is None
+
+
 def test_connections_are_no_holders():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         assert django_port.holder(client.getsockname()[1]) is None
@@ -64,3 +80,13 @@ def test_what_is_told_of_it(tmp_path, monkeypatch, group, told):
     (tmp_path / "net/tcp").unlink()
     assert django_port.holder(80) is None, "it is read anew"
     assert str(django_port.holder(80, ports={80: {"socket:[12]"}})) == told, "unless the caller has just done so"
+
+
+@pytest.mark.parametrize(("host", "is_ours"), [("127.0.0.1", True), ("::", True), ("192.0.2.99", False)])
+def test_addresses_of_this_host(host, is_ours):
+    assert bool(django_port.refusal(host)) is not is_ours
+
+
+def test_places_are_ordered_by_port():
+    listens = ["[::1]:80", "192.0.2.1:80", 80, 9, "10.0.0.1:8", 80]
+    assert django_port.ordered(listens) == ["10.0.0.1:8", 9, 80, "192.0.2.1:80", "[::1]:80"]

@@ -241,6 +241,12 @@ def test_a_database_that_was_never_used_is_not_asked(two):
             "socket a rename does",
         ),
         (
+            {"server": {"kind": "gunicorn", "threads": 2}, "proxy": {"keepalive": 8}},
+            {"server": {"kind": "gunicorn", "threads": 2}},
+            "yes, with a reload of nginx: django:sites:blog:proxy:keepalive keeps connections; without it a rename "
+            "does",
+        ),
+        (
             {},
             {"server": {"protocol": "http"}},
             "yes, with a reload of nginx: it will reach the site by unix and http; the next release needs none over a "

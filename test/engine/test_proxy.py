@@ -1,8 +1,10 @@
 import os
 import shutil
 
+import django_apache
 import django_command
 import django_etc
+import django_handover
 import django_nginx
 import django_port
 import django_proxy
@@ -246,9 +248,9 @@ def test_nothing_is_served_that_is_not_collected(make_site):
     ("name", "text", "ports"),
     [
         ("conf.d/x.conf", "server {\n    listen 80 default_server;\n}", {80}),
-        ("conf.d/x.conf", "server { listen [::]:8080 default_server; }", {8080}),
+        ("conf.d/x.conf", "server { listen [::]:8080 default_server; }", {8080, "[::]:8080"}),
         ("conf.d/x.conf", "server {listen 443 ssl default_server;listen default_server;}", {443, 80}),
-        ("conf.d/x.conf", "listen 127.0.0.1:81 backlog=5 default_server ;", {81}),
+        ("conf.d/x.conf", "listen 127.0.0.1:81 backlog=5 default_server ;", {81, "127.0.0.1:81"}),
         ("conf.d/x.conf", "# listen 80 default_server;\nlisten 80; # default_server", set()),
         ("conf.d/x.conf", "listen 80;\nserver_name default_server;", set()),
         ("conf.d/x.disabled", "listen 80 default_server;", set()),
@@ -389,3 +391,134 @@ def test_a_host_listens_by_ipv6_where_it_has_an_address(own_host, monkeypatch, n
         (own_host / "if_inet6").write_text(text)
     wanted = django_nginx.default_server([80], [], formula_templates())
     assert ("listen [::]:80 " in wanted[django_nginx.ETC / "sites-available/django-default"]) == has
+
+
+ADDRESSES = ["192.0.2.10:80", "[2001:db8::10]:80", 8080]
+TLS = {"kind": "self_signed", "listen": ["192.0.2.10:443", "[2001:db8::10]:443"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tls", "place"),
+    [
+        ("nginx", None, ("192.0.2.10", 80)),
+        ("nginx", TLS, ("192.0.2.10", 443)),
+        ("apache", None, ("192.0.2.10", 80)),
+        ("apache", TLS, ("192.0.2.10", 443)),
+    ],
+)
+def test_a_site_at_chosen_addresses_is_asked_there(make_site, nginx, kind, tls, place):
+    site = make_site(proxy={"kind": kind, "listen": ADDRESSES}, tls=tls)
+    django_proxy.apply(files(site))
+    connection = django_proxy.connection(site, 1)
+    assert (connection.host, connection.port) == place and isinstance(connection, django_proxy.Secure) == bool(tls)
+
+
+@pytest.mark.parametrize(("listen", "host"), [("0.0.0.0:80", "127.0.0.1"), ("[::]:80", "::1"), ("[::1]:80", "::1")])
+@pytest.mark.parametrize("kind", ["nginx", "apache"])
+def test_a_site_at_all_addresses_of_a_family_is_asked_there(make_site, nginx, listen, host, kind):
+    site = make_site(proxy={"kind": kind, "listen": [listen]})
+    assert django_proxy.connection(site, 1).host == host, "before it has files too"
+    django_proxy.apply(files(site))
+    assert django_proxy.connection(site, 1).host == host
+
+
+def test_apache_listens_where_nobody_else_says_so(make_site, nginx):
+    etc = django_apache.ETC
+    (etc / "ports.conf").write_text("Listen 8080\nListen 192.0.2.10:80\n")
+    site = make_site(proxy={"kind": "apache", "listen": ADDRESSES})
+    text = files(site)[etc / "sites-available/blog.example.org.conf"]
+    assert [line.strip() for line in text.splitlines() if "isten" in line] == [
+        "<IfDefine !django_listen_2001-db8--10-80>",
+        "Define django_listen_2001-db8--10-80",
+        "Listen [2001:db8::10]:80",
+    ]
+    assert "<VirtualHost 192.0.2.10:80 [2001:db8::10]:80 *:8080>" in text
+    django_proxy.apply(files(site))
+    found = {("::", 8080), ("192.0.2.10", 80), ("2001:db8::10", 80)}
+    assert django_apache.places() == found and django_apache.needed_ports() == {80, 8080}
+
+
+def test_unknown_hosts_are_refused_at_an_address_once_a_site_is_served_there(make_site, nginx):
+    default = django_nginx.ETC / "sites-available/django-default"
+    assert django_proxy.known(django_nginx, [80, "192.0.2.10:80"]) == [80]
+    site = make_site(proxy={"listen": ADDRESSES}, tls=TLS)
+    wanted = django_handover.files(site, FACTS, formula_templates())
+    assert "listen 192.0.2.10:80 default_server;" in wanted[default]
+    django_proxy.apply(wanted)
+    assert django_nginx.refused() == (["192.0.2.10:80", "[2001:db8::10]:80", 8080], TLS["listen"])
+    assert django_proxy.known(django_nginx, ADDRESSES) == ADDRESSES
+    assert django_proxy.known(django_nginx, TLS["listen"]) == TLS["listen"]
+    assert django_etc.differences(django_handover.files(site, FACTS, formula_templates())) == {}
+    assert default not in django_handover.files(make_site(), FACTS, formula_templates())
+
+
+NGINX_T = """
+# configuration file /etc/nginx/nginx.conf:
+http { server { listen 80; listen 192.0.2.10:80 default_server; # listen 81;
+  listen [::1]:82 ssl; listen *:83; listen unix:/run/x; listen 127.0.0.1; listen localhost:84; } }
+"""
+
+
+def test_where_nginx_listens(nginx, monkeypatch):
+    monkeypatch.setattr(django_command, "run", lambda argv, **_options: NGINX_T)
+    everywhere = "0.0.0.0"
+    found = {(everywhere, 80), ("::1", 82), (everywhere, 83), ("localhost", 84)}
+    assert django_nginx.places() == found, "what is among all addresses has no socket of its own"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "held", "expected"),
+    [
+        ([80], ["192.0.2.10:80"], {("0.0.0.0", 80), ("::", 80)}, "restart"),
+        (["192.0.2.10:80"], [80], {("192.0.2.10", 80)}, "restart"),
+        (["192.0.2.10:80"], ["192.0.2.11:80"], {("192.0.2.10", 80)}, "reload"),
+        (["192.0.2.10:80"], ["192.0.2.10:80", 8080], {("192.0.2.10", 80)}, "reload"),
+        ([80], [8080], {("0.0.0.0", 80), ("::", 80)}, "reload"),
+        ([80], ["192.0.2.10:80"], None, "reload"),
+    ],
+)
+def test_nginx_lets_go_of_all_addresses_before_it_has_one(make_site, nginx, monkeypatch, before, after, held, expected):
+    django_proxy.apply(files(make_site(proxy={"listen": before})))
+    nginx.commands.clear()
+    wanted = files(make_site(proxy={"listen": after}))
+    monkeypatch.setattr(nginx, "run", lambda argv, **_options: "".join(text or "" for text in wanted.values()))
+    monkeypatch.setattr(django_command, "run", nginx.run)
+    monkeypatch.setattr(django_port, "held", lambda pid: held)
+    monkeypatch.setattr(django_service, "pid", lambda daemon: held and 7)
+    monkeypatch.setattr(django_service, "restart", lambda daemon: nginx.commands.append("restart"))
+    django_proxy.apply(wanted)
+    assert nginx.commands == [expected]
+
+
+def test_an_address_that_the_host_has_not_is_refused(make_site, monkeypatch):
+    monkeypatch.setattr(django_port, "refusal", lambda host: "" if host == "192.0.2.10" else "not ours")
+    django_proxy.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.10:80", 81]}))
+    with pytest.raises(DeploymentError) as caught:
+        django_proxy.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.11:80"]}))
+    assert caught.value.message == (
+        "django:sites:blog:proxy:listen: nobody can listen at 192.0.2.11:80 on this host (not ours); "
+        "nothing has been changed"
+    )
+    with pytest.raises(DeploymentError, match=r"^django:sites:blog:tls:listen: .* \[::5\]:443 "):
+        django_proxy.refuse_foreign_addresses(make_site(tls={"kind": "self_signed", "listen": ["[::5]:443"]}))
+    django_proxy.refuse_foreign_addresses(make_site(proxy={"kind": "none", "listen": ["192.0.2.11:80"]}))
+
+
+def test_somebody_at_another_address_of_the_port_is_no_matter(own_host, monkeypatch):
+    """The address of the first row is 127.0.0.1, that of the second ::1, by the kernel's words."""
+    rows = {"tcp": "0100007F:0050 0:0 0A", "tcp6": "00000000000000000000000001000000:0051 0:0 0A"}
+    (own_host / "proc/net").mkdir()
+    for name, row in rows.items():
+        (own_host / "proc/net" / name).write_text(f"head\n0: {row} 0:0 0:0 0 0 0 {name}\n")
+    (own_host / "proc/7/fd").mkdir(parents=True)
+    for name in rows:
+        (own_host / "proc/7/fd" / name).symlink_to(f"socket:[{name}]")
+    monkeypatch.setattr(django_service, "pid", lambda daemon: None)
+    assert django_port.held(7) == {("127.0.0.1", 80), ("::1", 81)}
+    django_proxy.refuse_taken_ports("blog", "nginx", ["127.0.0.2:80", "127.0.0.1:81", "[::2]:81", "[::1]:80"])
+    for listen in ("127.0.0.1:80", "0.0.0.0:80", "[::1]:81", "[::]:81"):
+        with pytest.raises(DeploymentError) as caught:
+            django_proxy.refuse_taken_ports("blog", "nginx", [listen])
+        assert caught.value.message.startswith(f"{listen} is taken by somebody, so nginx cannot listen there")
+    with pytest.raises(DeploymentError, match=r"^port 80 is taken by somebody"):
+        django_proxy.refuse_taken_ports("blog", "nginx", [80])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import django_instance
 import django_nginx
@@ -170,10 +171,17 @@ OTHERS = {
     "tcp": {"server": {"bind": "127.0.0.1:8001"}},
     "http": {"server": {"protocol": "http"}},
     "unix": {},
+    "kept": {"server": {"kind": "gunicorn", "threads": 2}, "proxy": {"keepalive": 8}},
+    "named": {
+        "server": {"bind": "127.0.0.1:8001"},
+        "proxy": {"upstreams": {"192.0.2.11:8001": {}, "self": {"weight": 2}}},
+    },
 }
+CHANGES = [("unix", "tcp"), ("tcp", "unix"), ("tcp", "tcp"), ("unix", "http"), ("unix", "kept"), ("kept", "kept")]
+CHANGES += [("kept", "unix"), ("named", "named"), ("tcp", "named"), ("named", "tcp")]
 
 
-@pytest.mark.parametrize(("first", "then"), [("unix", "tcp"), ("tcp", "unix"), ("tcp", "tcp"), ("unix", "http")])
+@pytest.mark.parametrize(("first", "then"), CHANGES)
 def test_nginx_reaches_the_release_before_again(world, monkeypatch, first, then):
     world.options = OTHERS[first]
     world.apply()
@@ -185,11 +193,37 @@ def test_nginx_reaches_the_release_before_again(world, monkeypatch, first, then)
     monkeypatch.setattr(django_service, "reload", lambda daemon: reloaded.append(world.live))
     with pytest.raises(DeploymentError):
         world.apply()
-    assert world.live == ONE and (reloaded[-1:] == [ONE]) and nginx_files() == before
+    assert world.live == ONE and (reloaded[-1:] == [ONE])
+    if OTHERS[first].get("proxy") == OTHERS[then].get("proxy"):
+        assert nginx_files() == before
+    text = django_nginx.main_file(world.site).read_text()
+    assert ("keepalive 8;" in text) == (first == then == "kept")
+    assert "server 127.0.0.1:8001" not in text, "the address of the other one"
     world.check()
 
 
-@pytest.mark.parametrize(("first", "then"), [("unix", "tcp"), ("tcp", "unix"), ("unix", "http")])
+@pytest.mark.parametrize(("first", "then"), [change for change in CHANGES if "named" in change])
+def test_an_address_in_the_files_of_nginx_is_that_of_the_live_release(world, monkeypatch, first, then):
+    """Whenever it is reloaded, it leads to a release whose instance runs."""
+    world.options = OTHERS[first]
+    world.apply()
+    world.push("two")
+    world.options = OTHERS[then]
+    seen = []
+
+    def reload(daemon):
+        text = django_nginx.main_file(world.site).read_text()
+        named = re.search(r"server (127\.0\.0\.1:\d+)", text)
+        included = re.search(r"include (\S+)/config", text)
+        seen.append(named[1] if named else django_instance.address(world.site, Path(included[1]).resolve()))
+
+    monkeypatch.setattr(django_service, "reload", reload)
+    world.apply()
+    own = django_instance.address(world.site, world.site.current.resolve())
+    assert world.live == TWO and own == seen[0] == seen[-1] == "127.0.0.1:8001"
+
+
+@pytest.mark.parametrize(("first", "then"), [("unix", "tcp"), ("tcp", "unix"), ("unix", "http"), ("unix", "kept")])
 def test_nginx_speaks_as_the_release_does_that_a_rollback_brings_back(world, first, then):
     world.options = OTHERS[first]
     world.apply()

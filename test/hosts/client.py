@@ -33,6 +33,7 @@ class Load:
     pause: seconds that each rests between two requests, for tests that need no pressure
     url: what is asked, under the name `host_header`
     release: finds in an answer's body which release gave it
+    method: one that is not GET is never sent twice by nginx
     seconds, requests: the load stops by itself at either
     """
 
@@ -44,6 +45,7 @@ class Load:
     seconds: float = 300
     requests: int = 200_000
     timeout: float = 30
+    method: str = "GET"
     answers: list[Answer] = field(default_factory=list)
 
     def __enter__(self) -> "Load":
@@ -106,7 +108,7 @@ class Load:
         connection = http.client.HTTPConnection(where.hostname or "", where.port or 80, timeout=self.timeout)
         try:
             target = f"{where.path or '/'}?{where.query}" if where.query else where.path or "/"
-            connection.request("GET", target, headers={"Host": self.host_header, "Connection": "close"})
+            connection.request(self.method, target, headers={"Host": self.host_header, "Connection": "close"})
             response = connection.getresponse()
             body = response.read()
             return Answer(sent, time.perf_counter() - started, response.status, self.release(body), None)

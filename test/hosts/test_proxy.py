@@ -1,23 +1,39 @@
 """What nginx can be told besides: who may come, who is believed, how often; parts of the site, logs, uploads."""
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sites import Site
+from client import Load
+from sites import Site, release_of, version
 
 VIEW = """
 
 def health(request):
+    import os
+
     from django.http import HttpResponse, JsonResponse
 
     if "upload" in request.GET:
         return HttpResponse(headers={"X-Accel-Redirect": "/.django-media/blog/" + request.GET["upload"]})
     names = ("REMOTE_ADDR", "HTTP_X_FORWARDED_FOR", "HTTP_FASTLY_SSL", "SERVER_NAME")
-    return JsonResponse({"secure": request.is_secure(), **{name: request.META.get(name) for name in names}})
+    said = {"secure": request.is_secure(), "release": os.environ["DJANGO_RELEASE"], "pid": os.getpid()}
+    return JsonResponse({**said, **{name: request.META.get(name) for name in names}})
+
+
+health.csrf_exempt = True
 """
 SNIPPET = "location = /hello { return 200 hello; }"
 ELSEWHERE = "198.51.100.7"
+USUAL = {
+    "access_log": "json",
+    "headers": {"Fastly-SSL": "1"},
+    "limit_req": {"rate": "30r/m", "burst": 4},
+    "locations": {"/admin/": {"deny": "all"}},
+    "snippets": ["/etc/nginx/snippets/blog.conf"],
+    "trusted": ["127.0.0.1"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +47,15 @@ def blog(module_hosts, repositories) -> Site:
         packages=["curl"],
         settings={"SECURE_PROXY_SSL_HEADER": ["HTTP_X_FORWARDED_PROTO", "https"]},
         media={"protected": True},
-        proxy={
-            "access_log": "json",
-            "headers": {"Fastly-SSL": "1"},
-            "limit_req": {"rate": "30r/m", "burst": 4},
-            "locations": {"/admin/": {"deny": "all"}},
-            "snippets": ["/etc/nginx/snippets/blog.conf"],
-            "trusted": ["127.0.0.1"],
-        },
+        proxy=USUAL,
     )
     assert not blog.apply().changed and not blog.apply(test=True).changed
     return blog
 
 
-def on_the_host(blog: Site, path: str, *headers: str) -> tuple[int, str]:
+def on_the_host(blog: Site, path: str, *headers: str, options: Sequence[str] = ()) -> tuple[int, str]:
     """What a client on the host gets, which is one that is trusted: status and body."""
-    said = [word for header in headers for word in ("--header", header)]
+    said = [*options, *(word for header in headers for word in ("--header", header))]
     command = ["curl", "--silent", "--write-out", "\\n%{http_code}", "--header", f"Host: {blog.domain}", *said]
     body, _newline, status = blog.host.run([*command, f"http://127.0.0.1{path}"]).stdout.rpartition("\n")
     return int(status), body
@@ -90,6 +99,187 @@ def test_the_log_is_json(blog):
     entry = json.loads(last)
     assert (entry["client"], entry["status"], entry["method"]) == (ELSEWHERE, 200, "GET")
     assert entry["agent"] == 'a "quoted" one' and entry["uri"] == "/release?quote=%22%0a" and entry["seconds"] < 10
+
+
+@pytest.mark.parametrize("kind", ["nginx", pytest.param("apache", marks=pytest.mark.full)])
+def test_it_listens_at_chosen_addresses(blog, kind):
+    own, at = USUAL if kind == "nginx" else {"kind": kind}, blog.host.address
+    if kind == "apache":
+        blog.deploy(proxy=own, media=None)
+    applied = blog.apply(proxy={**own, "listen": [f"{at}:80", "192.0.2.77:80"]})
+    assert "django:sites:blog:proxy:listen: nobody can listen at 192.0.2.77:80" in str(applied.failed)
+    assert blog.get("/release").status_code == on_the_host(blog, "/release")[0] == 200
+    if kind == "apache":
+        blog.host.run(["sed", "-i", "s/^Listen 80$//", "/etc/apache2/ports.conf"])
+    blog.deploy(proxy={**own, "listen": [f"{at}:80", "[::1]:80"]})
+    assert blog.get("/release").status_code == 200
+    curl = ["curl", "--silent", "--max-time", "5", "--header", f"Host: {blog.domain}"]
+    assert blog.host.run([*curl, "http://127.0.0.1/release"], check=False).returncode == 7, "nobody listens there"
+    assert blog.live in blog.host.run([*curl, "http://[::1]/release"]).stdout
+    assert not blog.apply().changed
+    blog.host.run("python3 -m http.server --bind 127.0.0.1 80 >/dev/null 2>&1 & echo $! > /root/other")
+    before = blog.live
+    blog.repository.commit({"guestbook/version.py": f'VERSION = "{kind}"\nRELEASE_NOTE = ""\n'})
+    blog.deploy()
+    receipt = blog.record()["receipt"]
+    assert blog.live != before and (receipt["failed"], receipt["through"]) == (0, "proxy")
+    refused = blog.apply(proxy=own)
+    assert "port 80 is taken by python3" in str(refused.failed), "all addresses have that one too"
+    blog.host.run("kill $(cat /root/other)")
+    blog.deploy()
+    assert blog.get("/release").status_code == on_the_host(blog, "/release")[0] == 200
+    if kind == "apache":
+        blog.deploy(proxy=USUAL, media={"protected": True})
+
+
+OTHER = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"other")
+    log_message = lambda *_: None
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def other(blog):
+    """A server of another host, played by one that answers `other` to all."""
+    blog.host.write("/root/other.py", OTHER)
+    blog.host.run(["systemd-run", "--quiet", "--unit=other", "python3", "/root/other.py", "8301"])
+    blog.host.run("until curl -s http://127.0.0.1:8301/; do sleep 0.1; done")
+    return "127.0.0.1:8301"
+
+
+def answered(blog: Site, count: int = 20, **headers: str) -> list[str]:
+    """Who has answered so many requests."""
+    texts = [blog.get("/release", headers=headers).text for _ in range(count)]
+    return ["other" if text == "other" else "own" for text in texts]
+
+
+@pytest.mark.parametrize(
+    "bind", ["unix", *(pytest.param(bind, marks=pytest.mark.full) for bind in ("127.0.0.1:8201",))]
+)
+def test_requests_are_spread_over_servers(blog, other, bind):
+    server = {"protocol": "http", "bind": bind}
+    blog.deploy(server=server, proxy={"upstreams": {other: {}, "self": {"weight": 3, "max_fails": 0}}})
+    seen = answered(blog, 40)
+    assert seen.count("own") == 30 and seen.count("other") == 10
+    first = blog.live
+    blog.repository.commit(version(bind))
+    address = f"http://{blog.host.address}/release"
+    with Load(address, blog.domain, connections=4, release=release_of, pause=0.01) as load:
+        load.wait(20)
+        blog.deploy()
+        load.wait(20)
+        blog.host.call("django.rollback", "blog")
+        load.wait(20)
+    second = blog.record(load.releases[-1])["receipt"]
+    assert load.failed == [] and load.releases[:1] == [first] and len(load.releases) == 2 and blog.live == first
+    assert (second["failed"], second["through"]) == (0, "socket")
+    assert not blog.apply().changed
+    blog.deploy(proxy={"upstreams": {other: {}}, "balance": "hash", "hash": "cookie_sessionid"})
+    chosen = [{*answered(blog, 4, Cookie=f"sessionid={number}")} for number in range(12)]
+    assert all(len(who) == 1 for who in chosen) and {"own"} in chosen and {"other"} in chosen
+    if bind != "unix":  # from an address in the proxy's files to one in those of the release
+        blog.repository.commit(version(f"{bind} at last"))
+        with Load(address, blog.domain, connections=4, release=release_of, pause=0.01) as load:
+            load.wait(20)
+            blog.deploy(proxy={"upstreams": {other: {"backup": True}}})
+            load.wait(20)
+        assert load.failed == []
+        blog.deploy(server=None, proxy={})
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["uwsgi", "gunicorn"])
+def test_another_host_has_the_site_too(module_hosts, repositories, kind):
+    one, two = (Site(host, repositories(host)) for host in (module_hosts(kind="ready"), module_hosts(kind="ready")))
+    two.repository.commit(version("two"))
+    two.deploy(server={"kind": kind, "bind": f"{two.host.address}:8001"}, proxy={"kind": "none"})
+    one.deploy(server={"kind": kind}, proxy={"upstreams": {f"{two.host.address}:8001": {}}})
+    assert {one.answering["release"] for _ in range(10)} == {one.live, two.live}
+    with Load(f"http://{one.host.address}/release", one.domain, 4, release=release_of, pause=0.01) as load:
+        for site in (two, one):
+            site.repository.commit(version(site.host.name))
+            site.deploy()
+            load.wait(20)
+        two.host.call("django.rollback", "blog")
+        load.wait(20)
+    assert load.failed == [] and {one.live, two.live} <= {*load.releases}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("balance", ["round_robin", "least_conn", "ip_hash"])
+def test_ways_to_choose_among_servers(blog, other, balance):
+    with_backup = {"upstreams": {other: {"backup": balance != "ip_hash"}}, "balance": balance}
+    blog.deploy(server={"protocol": "http"}, proxy=with_backup)
+    first = {*answered(blog)}
+    assert len(first) == 1 and (balance == "ip_hash" or first == {"own"})
+    blog.host.run(["systemctl", "stop", f"{blog.unit}.socket", f"{blog.unit}.service"])
+    assert {*answered(blog)} == {"other"}
+    blog.deploy()
+    assert blog.live
+    blog.deploy(server=None, proxy={})
+    assert {*answered(blog)} == {"own"}
+
+
+def test_pages_of_the_project_for_errors_of_nginx(blog):
+    statuses, media = (403, 404, 413, 429, 502), {"protected": True, "max_upload": "1k"}
+    pages = {status: f"errors/{status}.html" for status in statuses}
+    blog.repository.commit({page: f"<p>ours: {status}</p>" for status, page in pages.items()})
+    applied = blog.deploy(server=None, proxy={**USUAL, "error_pages": pages}, media=media)
+    assert f"{blog.root}/errors/502.html" in str(applied.changed)
+    assert not blog.apply().changed and not blog.apply(test=True).changed
+    asked = {403: "/admin/", 404: "/static/nothing.css", 413: "/release"}
+    for status, path in asked.items():
+        body = ["--data", "x" * 2000] if status == 413 else []
+        assert on_the_host(blog, path, options=body) == (status, f"<p>ours: {status}</p>")
+    limited = [answer for answer in (blog.get("/release") for _ in range(12)) if answer.status_code == 429]
+    assert {answer.text for answer in limited} == {"<p>ours: 429</p>"}
+    assert limited[0].headers["Content-Type"].startswith("text/html")
+    status, text = on_the_host(blog, "/nothing")
+    assert status == 404 and "ours" not in text, "the application's own stays"
+    assert on_the_host(blog, "/.django-errors/blog/404.html")[0] == 404
+    blog.host.run(["systemctl", "stop", f"{blog.unit}.socket", f"{blog.unit}.service"])
+    assert on_the_host(blog, "/release") == (502, "<p>ours: 502</p>")
+    blog.host.run(["systemctl", "start", f"{blog.unit}.socket", f"{blog.unit}.service"])
+    failed = blog.apply(proxy={**USUAL, "error_pages": {"404": "errors/lost.html"}}).failed
+    assert "django:sites:blog:proxy:error_pages:404: there is no file errors/lost.html" in str(failed)
+    assert on_the_host(blog, "/static/nothing.css") == (404, "<p>ours: 404</p>"), "nginx goes on as before"
+    blog.deploy(proxy={}, media={"protected": True})
+    assert "ours" not in on_the_host(blog, "/static/nothing.css")[1]
+    assert blog.host.run(["ls", f"{blog.root}/errors"], check=False).returncode
+
+
+KEEPING = {
+    "gthread": {"kind": "gunicorn", "threads": 8},
+    "gevent": {"kind": "gunicorn", "options": {"worker_class": "gevent"}},
+    "uvicorn workers": {"kind": "gunicorn", "options": {"worker_class": "uvicorn"}, "max_requests": 0},
+    "uvicorn": {"kind": "uvicorn", "max_requests": 0},
+}
+
+
+@pytest.mark.parametrize(
+    "server", ["gthread", *(pytest.param(name, marks=pytest.mark.full) for name in [*KEEPING][1:])]
+)
+def test_connections_are_kept_and_a_release_loses_nothing(blog, server):
+    address = f"http://{blog.host.address}/healthz"
+    if blog.options["proxy"]:
+        blog.deploy(proxy={})
+    posts = [Load(address, blog.domain, 4, release=release_of, method="POST", pause=pause) for pause in (0.01, 0.3)]
+    with posts[0], posts[1]:
+        posts[0].wait(20)
+        blog.deploy(server=KEEPING[server], proxy={"keepalive": 8})
+        blog.repository.commit(version(server))
+        blog.deploy()
+        if server != "gthread":
+            blog.host.call("django.rollback", "blog")
+        blog.deploy(server=None, proxy={})
+        posts[0].wait(20)
+    assert [*posts[0].failed, *posts[1].failed] == []
 
 
 def test_who_is_not_allowed_sees_nothing_and_releases_go_on(blog):

@@ -180,7 +180,7 @@ def harmless(path: Place, beside: str = "") -> str | None:
 def some_name(path: Place) -> str:
     """A name for which a map takes a value."""
     rules = rules_of((*path, "*")) if rules_of(path).get("propertyNames") else {}
-    names = ["some-name", "SOME_NAME", "some_name", "/some-name/", *rules.get("enum", [])[-1:]]
+    names = ["some-name", "SOME_NAME", "some_name", "/some-name/", "192.0.2.1:80", *rules.get("enum", [])[-1:]]
     return next(name for name in names if not django_pillar.check(name, rules))
 
 
