@@ -226,7 +226,8 @@ def _server_problems(site: dict[str, Any], own: dict[str, Any], rules: Rules, na
     for option, rule in rules["properties"]["server"]["properties"].items():
         kind = rule.get("kinds", {}).get(server["kind"])
         if kind and server[option] is None:
-            server[option] = kind["default"]
+            is_uvicorn = option == "max_requests" and server["options"].get("worker_class") == "uvicorn"
+            server[option] = 0 if is_uvicorn else kind["default"]
         for place, text in check(server[option], kind) if kind else ():
             is_own = place[0] in (said.get(option) or {}) if place else option in said
             layer = ("sites", name) if is_own else ("defaults",)
