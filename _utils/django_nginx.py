@@ -19,6 +19,7 @@ from django_site import Folder, Site
 ETC = Path("/etc/nginx")
 IPV6 = Path("/proc/net/if_inet6")
 DAEMON = django_service.NGINX
+
 _UPSTREAM, _LOCATIONS = "salt://django/files/nginx/upstream.conf", "salt://django/files/nginx/locations.conf"
 DOMAIN, REDIRECT = "salt://django/files/nginx/domain.conf", "salt://django/files/nginx/redirect.conf"
 _DEFAULT, TLS = "salt://django/files/nginx/default.conf", "salt://django/files/nginx/tls.conf"
