@@ -108,7 +108,8 @@ class Probe:
 
     def _ask_socket(self, path: str, timeout: float) -> Answer:
         headers, scheme = self.site.config["health"]["headers"], self.site.scheme
-        return django_instance.ask(self.site, self.site.current, path, scheme=scheme, headers=headers, timeout=timeout)
+        release = self.site.current.resolve()
+        return django_instance.ask(self.site, release, path, scheme=scheme, headers=headers, timeout=timeout)
 
     @contextlib.contextmanager
     def switching(self) -> Iterator[None]:
