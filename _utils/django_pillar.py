@@ -425,7 +425,8 @@ def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
     for path, value in only_nginx.items() if kind != "nginx" else ():
         if value:
             yield path, f"only nginx can do this, and proxy:kind is {kind}: leave it out"
-    any_proxy: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("headers", "allow", "snippets")}
+    any_proxy: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("headers", "allow", "snippets", "trusted")}
+    any_proxy[("proxy", "listen")] = proxy["listen"] != [80]
     any_proxy[("proxy", "access_log")] = proxy["access_log"] == "none"
     any_proxy[("tls", "kind")] = site["tls"]["kind"] != "none"
     any_proxy[("redirect_domains",)] = site["redirect_domains"]
