@@ -11,6 +11,7 @@ from lab import ROOT, Host
 
 CASES = sorted(path.parent for path in (ROOT / "test/render").glob("*/pillar.yaml"))
 PACKAGES = "apache2 libapache2-mod-wsgi-py3 nginx-light openssl supervisor"
+LISTENING = "$(find /etc/nginx/sites-available -type f)"
 CERTIFICATE = "openssl req -x509 -nodes -subj /CN=localhost -keyout /tmp/key -out /tmp/chain 2>/dev/null"
 
 
@@ -50,6 +51,8 @@ def lay(host: Host, case: Path, program: str) -> bool:
         return False
     host.run(f"rm -rf /etc/{program} && cp -a /tmp/{program} /etc/{program}")
     host.send(packed(case, program), f"/etc/{program}")
+    # The host has not the addresses of the cases, and nginx binds them for its test.
+    host.run(f"sed -i 's/listen 192.0.2.10:/listen 127.0.0.1:/; s/listen .2001:db8::10]:/listen [::1]:/' {LISTENING}")
     text = "".join(path.read_text() for path in (case / program).rglob("*") if path.is_file())
     for path in {*re.findall(r"(?i)ssl_?certificate(?:file)? \"?([^\";\n]+)", text)}:
         host.run(["install", "-D", "/tmp/both", path])
