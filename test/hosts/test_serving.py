@@ -144,7 +144,7 @@ def seen(request) -> Iterator[dict[Case, dict[str, str]]]:
 def table(rows: dict[Case, dict[str, str]]) -> str:
     """The page with what was seen."""
     columns = ["server", "process", "proxy", "Debian", *next(iter(rows.values()))]
-    lines = [" | ".join(columns), "|".join("---" for _ in columns)]
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     for system, process, proxy, way in sorted(rows, key=lambda case: ([*WAYS].index(case[3]), by_host(case))):
         found = rows[system, process, proxy, way].values()
         lines.append(" | ".join([way, process, proxy, {"bookworm": "12", "trixie": "13"}[system], *found]))
