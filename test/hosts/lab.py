@@ -176,6 +176,7 @@ class Host:
         self.name = name
         self.address = address
         self.init = init
+        self.is_removed = False
 
     def __repr__(self) -> str:
         return f"<host {self.name}: podman exec -it {self.container} bash>"
@@ -292,6 +293,7 @@ class Host:
 
     def remove(self) -> None:
         """Remove the host; nobody waits for it but the lab when it closes."""
+        self.is_removed = True
         argv = ["podman", "rm", "--force", "--time=0", self.container]
         REMOVALS.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
@@ -319,6 +321,7 @@ class Lab:
         self.name = f"django-formula-{os.getpid()}"
         self.images: dict[Image, str | CommandFailed] = {}
         self.started = self.kept = 0
+        self.named: list[Host] = []
         require_podman()
         remove_leftovers()
         drop_old()
@@ -390,15 +393,21 @@ class Lab:
         container, address = f"{self.name}-{self.started}", str(self.subnet[9 + self.started])
         # Left to podman, each restart brings another, and whoever has asked before does not find the host for a minute.
         hardware = "02:" + ":".join(f"{byte:02x}" for byte in (0, *map(int, address.split("."))))
+        # podman's own server of names misses some while hosts come and go.
+        others = [host for host in self.named if not host.is_removed]
         podman(
             *(*RUN, "--detach", "--name", container, "--hostname", name),
             *("--network", self.name, "--network-alias", name, "--ip", address, "--mac-address", hardware),
+            *(f"--add-host={other.name}:{other.address}" for other in others),
             f"--label={LABEL}={OWNER}",
             *(f"--env={key}={value}" for key, value in ENVIRONMENT.items()),
             *("--volume", f"{certificates()}:{CERTIFICATES}:ro", *options),
             *(("--systemd=always", image) if init else (image, *command)),
         )
         host = Host(container, name, address, init)
+        for other in others:
+            other.run(f"echo '{address} {name}' >>/etc/hosts", check=False)
+        self.named = [*others, host]
         host.send(tree(), "/srv/formula")
         if kind != "bare":
             host.write("/etc/salt/minion", json.dumps(MINION | {"id": name}))
