@@ -501,7 +501,6 @@ def test_an_address_that_the_host_has_not_is_refused(make_site, monkeypatch):
     )
     with pytest.raises(DeploymentError, match=r"^django:sites:blog:tls:listen: .* \[::5\]:443 "):
         django_proxy.refuse_foreign_addresses(make_site(tls={"kind": "self_signed", "listen": ["[::5]:443"]}))
-    django_proxy.refuse_foreign_addresses(make_site(proxy={"kind": "none", "listen": ["192.0.2.11:80"]}))
 
 
 def test_somebody_at_another_address_of_the_port_is_no_matter(own_host, monkeypatch):
