@@ -560,7 +560,7 @@ def refuse_foreign_addresses(site: Site) -> None:
     """
     config = site.config
     for key, listens in (("proxy:listen", config["proxy"]["listen"]), ("tls:listen", site.listens_tls)):
-        for listen in listens if config["proxy"]["kind"] in PROXIES else ():
+        for listen in listens:
             host, _port = django_port.split(listen)
             problem = django_port.refusal(host) if host else ""
             if problem:
