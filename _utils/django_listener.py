@@ -23,16 +23,11 @@ TEMPLATES = ("salt://django/files/listen.socket", "salt://django/files/listen.se
 
 def files(site: Site, templates: Mapping[str, str]) -> Files:
     """The units of a site; none where nobody is to listen for it."""
-    return (
-        {}
-        if not site.listener
-        else {
-            django_systemd.UNITS / f"django-{site.name}-{Path(url).name}": django_settings.render(
-                templates, url, ours=OURS, site=site.config, group=site.proxy_group, socket=f"{site.current}/socket"
-            )
-            for url in TEMPLATES
-        }
-    )
+    known = {"ours": OURS, "site": site.config, "group": site.proxy_group, "socket": f"{site.current}/socket"}
+    return {
+        django_systemd.UNITS / f"django-{site.name}-{Path(url).name}": django_settings.render(templates, url, **known)
+        for url in (TEMPLATES if site.listener else ())
+    }
 
 
 def present(site: Site) -> list[Path]:
@@ -90,14 +85,11 @@ def refuse_impossible(site: Site, ports: Mapping[int, set[str]] | None = None) -
 
 
 def apply(site: Site, templates: Mapping[str, str]) -> None:
-    """Have systemd listen for a site as the pillar has it, or no more; connections that are open go on where they can.
+    """Have systemd listen for a site as the pillar has it; where it did at another address, who is connected is cut.
 
     Raises:
         DeploymentError: systemd cannot listen there; then all is as it was before.
     """
-    if not site.listener:
-        remove(site)
-        return
     wanted = files(site, templates)
     before = {path: django_etc.read(path) for path in wanted}
     socket, service = _units(site)
