@@ -140,18 +140,21 @@ def start(daemon: Daemon) -> None:
     Raises:
         DeploymentError: it does not; with what it has said.
     """
-    name, began = daemon.service, time.time()
-    if has_systemd():
-        try:
-            output = django_command.run(["systemctl", "start", f"{name}.service"], doing=f"starting {name}")
-        except DeploymentError as error:
-            error.log = journal(name, began) or error.log
-            raise
-    else:
-        output = _start_by_script(daemon)
+    name = daemon.service
+    output = _systemctl("start", daemon) if has_systemd() else _start_by_script(daemon)
     if not _comes_up(daemon, PATIENCE):
         hint = f"service {name} start"
         raise DeploymentError(f"{name} does not run, though it was started", log=output, hint=hint)
+
+
+def _systemctl(verb: str, daemon: Daemon) -> str:
+    """Have systemd start or restart a daemon; where that fails, the error has what it has said."""
+    began, name = time.time(), daemon.service
+    try:
+        return django_command.run(["systemctl", verb, f"{name}.service"], doing=f"{verb}ing {name}")
+    except DeploymentError as error:
+        error.log = journal(name, began) or error.log
+        raise
 
 
 def _start_by_script(daemon: Daemon) -> str:
@@ -205,13 +208,9 @@ def restart(daemon: Daemon) -> None:
     Raises:
         DeploymentError: it does not run any more; with what it has said.
     """
-    name, began, main = daemon.service, time.time(), pid(daemon)
+    name, main = daemon.service, pid(daemon)
     if has_systemd():
-        try:
-            django_command.run(["systemctl", "restart", f"{name}.service"], doing=f"restarting {name}")
-        except DeploymentError as error:
-            error.log = journal(name, began) or error.log
-            raise
+        _systemctl("restart", daemon)
     else:
         stop(daemon)
         start(daemon)
