@@ -7,6 +7,7 @@ from typing import Any
 
 import django_command
 import django_etc
+import django_nginx
 import django_port
 import django_service
 import django_settings
@@ -30,8 +31,6 @@ _MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", "proxy", "pr
 _TLS_MODULES = ("http2", "socache_shmcb", "ssl")
 #: Those that come with a file of settings.
 _WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "ssl"}
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "M": 2592000, "y": 31536000}
-_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def main_file(site: Site) -> Path:
@@ -69,11 +68,9 @@ def shares(site: Site) -> list[Path]:
 def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
     """What a site has beside the virtual hosts of its domains: its rules, and the modules that they need."""
     config = site.config
-    expires = re.fullmatch(r"(\d+)([a-zA-Z]+)", config["static"]["expires"])
-    upload = re.fullmatch(r"(\d+)([kKmMgG]?)", config["media"]["max_upload"])
     more = {
-        "max_age": int(int(expires[1]) * _SECONDS[expires[2]]) if expires else 0,
-        "max_upload": int(upload[1]) * _BYTES[upload[2].lower()] if upload else 0,
+        "max_age": django_nginx.age(config["static"]["expires"]),
+        "max_upload": django_nginx.size(config["media"]["max_upload"]),
     }
     _refuse_shared_urls(site, [variables["static_url"], variables["media_url"]])
     return {

@@ -1,17 +1,16 @@
 """Whether the pillar, the proxy and the project's settings agree: each contradiction is a line with both sides."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import django_nginx
 import django_server
 from django_site import Site
 
 #: The option by which a server gives a request longer, where it has one.
 _PATIENCE = {"uwsgi": "harakiri", "gunicorn": "timeout"}
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def contradictions(site: Site, said: Mapping[str, Any]) -> Iterator[str]:
@@ -139,18 +138,12 @@ def _of_sizes(site: Site, largest: int | None) -> Iterator[str]:
     """A project that takes larger requests than the proxy lets through; Django counts no files, and may take less."""
     said = [site.config["media"]["max_upload"]]
     said += [options.get("client_max_body_size", "") for options in site.config["proxy"]["locations"].values()]
-    limits = [size for size in map(_bytes, said) if size is not None]
+    limits = [size for size in map(django_nginx.size, said) if size is not None]
     if largest and _is_ours(site) and 0 not in limits and largest > max(limits):
         yield (
             f"DATA_UPLOAD_MAX_MEMORY_SIZE is {largest} bytes, and the proxy takes no request over {said[0]}: "
             f"django:sites:{site.name}:media:max_upload"
         )
-
-
-def _bytes(size: Any) -> int | None:
-    """A size as nginx writes it; 0 is any."""
-    found = re.fullmatch(r"([0-9]+)([kmg]?)", str(size).lower())
-    return int(found[1]) * _UNITS[found[2]] if found else None
 
 
 def _of_times(site: Site, timeouts: Mapping[str, float]) -> Iterator[str]:

@@ -26,6 +26,22 @@ _DEFAULT, TLS = "salt://django/files/nginx/default.conf", "salt://django/files/n
 TEMPLATES: tuple[str, ...] = (_UPSTREAM, _LOCATIONS, DOMAIN, REDIRECT)
 
 
+_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "M": 2592000, "y": 31536000}
+
+
+def size(text: object) -> int | None:
+    """The bytes of a size as nginx writes it, such as ``75M``; None where it is none."""
+    found = re.fullmatch(r"([0-9]+)([kmg]?)", str(text).lower())
+    return int(found[1]) * _BYTES[found[2]] if found else None
+
+
+def age(text: str) -> int:
+    """The seconds of a time as nginx writes it, such as ``30d`` or ``1y``."""
+    number = text.rstrip("".join(_SECONDS))
+    return int(int(number) * _SECONDS[text.removeprefix(number)])
+
+
 def main_file(site: Site) -> Path:
     """The file without which nginx does not serve a site: its upstream."""
     return ETC / "conf.d" / f"django-{site.name}.conf"

@@ -100,6 +100,21 @@ def test_the_files_of_a_site(make_site, nginx):
     assert changes == {**{name: f"new: {text}" for name, text in links.items()}, **dict.fromkeys(written, "new: file")}
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("75M", 75 << 20), ("8k", 8192), ("1G", 1 << 30), ("0", 0), (12, 12), ("a", None), ("", None)],
+)
+def test_sizes_are_read_as_nginx_does(text, expected):
+    assert django_nginx.size(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1y", 31536000), ("2M", 5184000), ("3m", 180), ("1500ms", 1), ("40s", 40), ("2w", 1209600)]
+)
+def test_times_are_read_as_nginx_does(text, expected):
+    assert django_nginx.age(text) == expected
+
+
 @pytest.mark.parametrize("bind", ["unix", "127.0.0.1:8001"])
 def test_a_site_is_reached_through_current_or_a_release_of_its_own(make_site, nginx, bind):
     site = make_site(server={"bind": bind})
