@@ -43,9 +43,14 @@ def on(site: Site, message: str = "", *, by: str) -> None:
         by: who asks for it.
 
     Raises:
-        DeploymentError: nginx does not serve the site, or its files are older than this.
+        DeploymentError: no proxy of the formula serves the site, or its files are older than this.
     """
     proxy = django_proxy.serving(site)
+    if not django_proxy.of_site(site):
+        raise DeploymentError(
+            f"{site.name} has no proxy of the formula to show a page: django:sites:{site.name}:proxy:kind is none",
+            hint="have your own proxy answer 503 for that time",
+        )
     if not proxy or f"{site.maintenance}/on" not in (django_site.read_text(proxy.locations(site)) or ""):
         raise DeploymentError(
             f"no proxy of the formula serves {site.name} yet, or by files that know nothing of maintenance",

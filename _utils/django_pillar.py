@@ -236,7 +236,7 @@ def _server_problems(site: dict[str, Any], own: dict[str, Any], rules: Rules, na
 
 def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
     """The configuration with its name, what is derived from that, and one shape for what may be written in several."""
-    derived = {"name": name, "root": f"/srv/django/{name}", "user": name, "domains": []}
+    derived = {"name": name, "root": f"/srv/django/{name}", "user": name, "domains": [], "listener": ""}
     environment = {key: _text(value) for key, value in site["environment"].items()}
     secrets = {key: _complete_secret(key, entry) for key, entry in site["secrets"].items()}
     databases = site["databases"] or {"default": site["database"]}
@@ -252,8 +252,7 @@ def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
         rest["server"] = {**site["server"], "bind": f"{_loopback(name)}:{APACHE}"}
     elif site["proxy"]["kind"] == "none":  # whoever listens on that address leads to the socket of the live release
         bind = site["server"]["bind"] or "unix"
-        rest["listener"] = "" if bind == "unix" else bind
-        rest["server"] = {**site["server"], "bind": "unix"}
+        rest |= {"listener": "" if bind == "unix" else bind, "server": {**site["server"], "bind": "unix"}}
     return {**derived, **rest, "environment": environment, "secrets": secrets, "databases": databases}
 
 
@@ -339,7 +338,7 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     yield from _upstream_contradictions(site["proxy"])
     if site["proxy"]["keepalive"] and site["proxy"]["kind"] == "nginx":
         yield from _keepalive_contradictions(site["server"])
-    yield from _proxy_contradictions(site)
+    yield from _proxy_contradictions(site, own)
     yield from _tls_contradictions(site)
     yield from _overlaps(site)
     for alias, database in site["databases"].items():
@@ -410,7 +409,7 @@ def _interface(server: dict[str, Any]) -> str:
     return "asgi" if is_uvicorn else "wsgi"
 
 
-def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
+def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[Problem]:
     """What the proxy of a site has not, or nobody does where it has none."""
     proxy, kind = site["proxy"], site["proxy"]["kind"]
     only_nginx: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("options", "locations")}
@@ -426,7 +425,8 @@ def _proxy_contradictions(site: dict[str, Any]) -> Iterator[Problem]:
         if value:
             yield path, f"only nginx can do this, and proxy:kind is {kind}: leave it out"
     any_proxy: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("headers", "allow", "snippets", "trusted")}
-    any_proxy[("proxy", "listen")] = proxy["listen"] != [80]
+    for part, key in (("proxy", "listen"), ("static", "expires"), ("media", "max_upload"), ("maintenance", "page")):
+        any_proxy[(part, key)] = (own.get(part) or {}).get(key)
     any_proxy[("proxy", "access_log")] = proxy["access_log"] == "none"
     any_proxy[("tls", "kind")] = site["tls"]["kind"] != "none"
     any_proxy[("redirect_domains",)] = site["redirect_domains"]
@@ -761,7 +761,7 @@ def _shared_ports(sites: dict[str, Any]) -> Iterator[Problem]:
     bound: dict[str, set[int]] = {}
     for name, site in sites.items():
         first = _port(site)
-        mine = {first, first + (not site.get("listener"))} if first else set()
+        mine = {first, first + (not site["listener"])} if first else set()
         for port in sorted(mine & {*taken}):
             yield ("django", "sites", name, "server", "bind"), f"port {port} is taken by {taken[port]}"
         for other, ports in bound.items():
@@ -794,7 +794,7 @@ def _secure(site: dict[str, Any]) -> list[Any]:
 
 def _meet(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two servers that bind the same port are in each other's way: two addresses of loopback are not."""
-    hosts = {(site.get("listener") or site["server"]["bind"]).rpartition(":")[0] for site in (one, other)}
+    hosts = {(site["listener"] or site["server"]["bind"]).rpartition(":")[0] for site in (one, other)}
     return len(hosts) == 1 or not all(host.startswith("127.") for host in hosts)
 
 
@@ -814,7 +814,7 @@ def _shared_databases(sites: dict[str, Any]) -> Iterator[Problem]:
 
 def _port(site: dict[str, Any]) -> int:
     """The TCP port on which a site is reached without a proxy, or the first of its server's two; 0 for a socket."""
-    bind = site.get("listener") or site["server"]["bind"]
+    bind = site["listener"] or site["server"]["bind"]
     return 0 if bind == "unix" else int(bind.rpartition(":")[2])
 
 

@@ -21,7 +21,7 @@
 {% for file in proxies[site.proxy.kind] + (['tls.conf'] if site.tls.kind != 'none' else []) %}
 {% do templates.append('salt://django/files/' ~ site.proxy.kind ~ '/' ~ file) %}
 {% endfor %}
-{% if site.listener is defined and site.listener %}
+{% if site.listener %}
 {% do templates.extend(['salt://django/files/listen.service', 'salt://django/files/listen.socket']) %}
 {% endif %}
 {% if site.backup.schedule %}

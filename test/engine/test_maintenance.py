@@ -126,6 +126,11 @@ def test_nginx_has_to_know_of_it(blog):
     assert django_maintenance.is_on(blog.site) is None
 
 
+def test_without_a_proxy_nobody_would_show_it(make_site):
+    with pytest.raises(DeploymentError, match="django:sites:blog:proxy:kind is none"):
+        django_maintenance.on(make_site(proxy={"kind": "none"}), by="ada")
+
+
 @pytest.mark.parametrize("torn", ["", "{", '{"since": "2026"', "\0" * 40, "[]"])
 def test_a_torn_record_is_still_maintenance(blog, torn):
     django_maintenance.on(blog.site, "soon", by="ada")
