@@ -350,12 +350,12 @@ def ports(name, kind, sites):
         The ports of each site, by its name; on all addresses or as ``192.0.2.10:80``.
     """
     import django_port
-    import django_proxy
+    import django_proxy_ports
 
     listening = __context__["django.listening"] = django_port.listening()
     try:
         for site, wanted in sites.items():
-            django_proxy.refuse_taken_ports(site, kind, wanted, listening)
+            django_proxy_ports.refuse_taken_ports(site, kind, wanted, listening)
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
     return {"name": name, "changes": {}, "result": True, "comment": "no port is taken by somebody else"}
@@ -379,16 +379,17 @@ def proxy_runs(name, kind, http, templates, https=()):
     """
     import django_etc
     import django_proxy
+    import django_proxy_ports
 
     ret = {"name": name, "changes": {}, "result": True, "comment": "it runs, and refuses unknown hosts already"}
     proxy = django_proxy.PROXIES[kind]
     try:
-        if django_proxy.holder_of([*http, *https], __context__.get("django.listening")) not in (None, proxy):
+        if django_proxy_ports.holder_of([*http, *https], __context__.get("django.listening")) not in (None, proxy):
             return {
                 **ret,
                 "comment": f"another proxy has the ports until the sites are handed over to {kind}",
             }
-        http, https = django_proxy.known(proxy, http), django_proxy.known(proxy, https)
+        http, https = django_proxy_ports.known(proxy, http), django_proxy_ports.known(proxy, https)
         wanted = proxy.default_server(http, https, {url: _text(url) for url in templates})
         changes = django_etc.differences(wanted)
         if changes and __opts__["test"]:

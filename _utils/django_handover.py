@@ -5,6 +5,7 @@ from typing import Any
 
 import django_port
 import django_proxy
+import django_proxy_ports
 import django_release
 import django_site
 from django_etc import Files
@@ -24,7 +25,7 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], *,
     wanted = django_proxy.files(site, facts, templates, upcoming=upcoming)
     own = django_proxy.of_site(site)
     listens = [*site.config["proxy"]["listen"], *site.listens_tls]
-    former = django_proxy.serving(site) or (django_proxy.holder_of(listens) if own else None)
+    former = django_proxy.serving(site) or (django_proxy_ports.holder_of(listens) if own else None)
     if own and former in (own, None):
         if django_proxy.moves(own, wanted):
             wanted |= _of_others([other for other in _others(site, own) if django_proxy.of_site(other) is own])

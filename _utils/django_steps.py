@@ -37,6 +37,7 @@ import django_process
 import django_program
 import django_project
 import django_proxy
+import django_proxy_ports
 import django_receipt
 import django_release
 import django_renewal  # noqa: F401 - a program of a timer is made of it
@@ -84,8 +85,8 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     _refuse_closed_parents(site)
     proxy = site.config["proxy"]
     listens = [*proxy["listen"], *site.listens_tls]
-    django_proxy.refuse_foreign_addresses(site)
-    django_proxy.refuse_taken_ports(site.name, proxy["kind"], listens, deployment.listening)
+    django_proxy_ports.refuse_foreign_addresses(site)
+    django_proxy_ports.refuse_taken_ports(site.name, proxy["kind"], listens, deployment.listening)
     django_listener.refuse_impossible(site, deployment.listening)
     django_tls.refuse_bad_files(site, deployment.tls, templates)
     folders = takeover.folders() if takeover else site.folders()

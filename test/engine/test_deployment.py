@@ -8,7 +8,7 @@ import stat
 import django_attempt
 import django_command
 import django_instance
-import django_proxy
+import django_proxy_ports
 import django_release
 import django_secret
 import django_site
@@ -1069,7 +1069,7 @@ def test_what_fails_while_a_site_is_laid_out_is_written_down_where_it_is_ours(wo
     def taken(name, kind, ports, listening):
         raise DeploymentError("port 80 is taken")
 
-    monkeypatch.setattr(django_proxy, "refuse_taken_ports", taken)
+    monkeypatch.setattr(django_proxy_ports, "refuse_taken_ports", taken)
     with pytest.raises(DeploymentError):
         world.apply()
     assert not world.site.root.exists()

@@ -8,6 +8,7 @@ import django_handover
 import django_nginx
 import django_port
 import django_proxy
+import django_proxy_ports
 import django_service
 import pytest
 from django_command import DeploymentError
@@ -379,10 +380,10 @@ def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
 
     monkeypatch.setattr(django_port, "holder", holder)
     monkeypatch.setattr(django_service, "pid", lambda daemon: None)
-    django_proxy.refuse_taken_ports("blog", "nginx", [80])
+    django_proxy_ports.refuse_taken_ports("blog", "nginx", [80])
     monkeypatch.setattr(django_service, "pid", lambda daemon: 5)
     with pytest.raises(DeploymentError, match=r"^port 81 is taken by apache2 \(pid 7") as caught:
-        django_proxy.refuse_taken_ports("blog", "nginx", [80, 81])
+        django_proxy_ports.refuse_taken_ports("blog", "nginx", [80, 81])
     assert way in caught.value.hint and "django:sites:blog:proxy:listen: [8080]" in caught.value.hint
     assert asked == [(80, None), (80, 5), (81, 5)]
 
@@ -395,7 +396,7 @@ def test_a_port_that_nginx_had_by_another_socket_is_looked_at_anew(own_host, mon
         return django_port.Holder("", 0, "") if ports else None
 
     monkeypatch.setattr(django_port, "holder", holder)
-    django_proxy.refuse_taken_ports("blog", "nginx", [80], before)
+    django_proxy_ports.refuse_taken_ports("blog", "nginx", [80], before)
     assert asked == [before, None]
 
 
@@ -455,14 +456,14 @@ def test_apache_listens_where_nobody_else_says_so(make_site, nginx):
 
 def test_unknown_hosts_are_refused_at_an_address_once_a_site_is_served_there(make_site, nginx):
     default = django_nginx.ETC / "sites-available/django-default"
-    assert django_proxy.known(django_nginx, [80, "192.0.2.10:80"]) == [80]
+    assert django_proxy_ports.known(django_nginx, [80, "192.0.2.10:80"]) == [80]
     site = make_site(proxy={"listen": ADDRESSES}, tls=TLS)
     wanted = django_handover.files(site, FACTS, formula_templates())
     assert "listen 192.0.2.10:80 default_server;" in wanted[default]
     django_proxy.apply(wanted)
     assert django_nginx.refused() == (["192.0.2.10:80", "[2001:db8::10]:80", 8080], TLS["listen"])
-    assert django_proxy.known(django_nginx, ADDRESSES) == ADDRESSES
-    assert django_proxy.known(django_nginx, TLS["listen"]) == TLS["listen"]
+    assert django_proxy_ports.known(django_nginx, ADDRESSES) == ADDRESSES
+    assert django_proxy_ports.known(django_nginx, TLS["listen"]) == TLS["listen"]
     assert django_etc.differences(django_handover.files(site, FACTS, formula_templates())) == {}
     assert default not in django_handover.files(make_site(), FACTS, formula_templates())
 
@@ -507,15 +508,15 @@ def test_nginx_lets_go_of_all_addresses_before_it_has_one(make_site, nginx, monk
 
 def test_an_address_that_the_host_has_not_is_refused(make_site, monkeypatch):
     monkeypatch.setattr(django_port, "refusal", lambda host: "" if host == "192.0.2.10" else "not ours")
-    django_proxy.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.10:80", 81]}))
+    django_proxy_ports.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.10:80", 81]}))
     with pytest.raises(DeploymentError) as caught:
-        django_proxy.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.11:80"]}))
+        django_proxy_ports.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.11:80"]}))
     assert caught.value.message == (
         "django:sites:blog:proxy:listen: nobody can listen at 192.0.2.11:80 on this host (not ours); "
         "nothing has been changed"
     )
     with pytest.raises(DeploymentError, match=r"^django:sites:blog:tls:listen: .* \[::5\]:443 "):
-        django_proxy.refuse_foreign_addresses(make_site(tls={"kind": "self_signed", "listen": ["[::5]:443"]}))
+        django_proxy_ports.refuse_foreign_addresses(make_site(tls={"kind": "self_signed", "listen": ["[::5]:443"]}))
 
 
 def test_somebody_at_another_address_of_the_port_is_no_matter(own_host, monkeypatch):
@@ -529,10 +530,10 @@ def test_somebody_at_another_address_of_the_port_is_no_matter(own_host, monkeypa
         (own_host / "proc/7/fd" / name).symlink_to(f"socket:[{name}]")
     monkeypatch.setattr(django_service, "pid", lambda daemon: None)
     assert django_port.held(7) == {("127.0.0.1", 80), ("::1", 81)}
-    django_proxy.refuse_taken_ports("blog", "nginx", ["127.0.0.2:80", "127.0.0.1:81", "[::2]:81", "[::1]:80"])
+    django_proxy_ports.refuse_taken_ports("blog", "nginx", ["127.0.0.2:80", "127.0.0.1:81", "[::2]:81", "[::1]:80"])
     for listen in ("127.0.0.1:80", "0.0.0.0:80", "[::1]:81", "[::]:81"):
         with pytest.raises(DeploymentError) as caught:
-            django_proxy.refuse_taken_ports("blog", "nginx", [listen])
+            django_proxy_ports.refuse_taken_ports("blog", "nginx", [listen])
         assert caught.value.message.startswith(f"{listen} is taken by somebody, so nginx cannot listen there")
     with pytest.raises(DeploymentError, match=r"^port 80 is taken by somebody"):
-        django_proxy.refuse_taken_ports("blog", "nginx", [80])
+        django_proxy_ports.refuse_taken_ports("blog", "nginx", [80])
