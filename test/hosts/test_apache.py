@@ -182,7 +182,14 @@ def test_apache_that_refuses_its_files_is_not_reloaded(blog):
     finally:
         blog.host.run(["rm", "/etc/apache2/sites-enabled/neighbour.conf"])
     blog.deploy()
-    assert blog.get("/").status_code == 403 and blog.get("/static/admin/css/base.css").status_code == 403
+    for path in (
+        "/",
+        "//",
+        "/static/admin/css/base.css",
+        "/%73tatic/admin/css/base.css",
+        "//static/admin/css/base.css",
+    ):
+        assert blog.get(path).status_code == 403, path
     blog.deploy(proxy=APACHE)
     assert blog.get("/").status_code == 200
 
@@ -228,6 +235,11 @@ def test_sites_change_their_proxy_together(blog):
     shop = Site(blog.host, blog.repository, "shop", beside=blog, domains=domains, path="/shop", proxy=APACHE)
     blog.deploy(server={"kind": "uwsgi"}, media=None, settings=None)
     assert blog.answering["release"] == blog.live and shop.answering["release"] == shop.live
+    shop.deploy(proxy={**APACHE, "allow": ["203.0.113.0/24"]})
+    for path in ("/shop/release", "/%73hop/release", "//shop/release", "/./shop/release", "/x/../shop/release"):
+        command = ["curl", "--path-as-is", "-so", "/dev/null", "-w", "%{http_code}", "-H", f"Host: {blog.domain}"]
+        assert blog.host.run([*command, f"http://127.0.0.1{path}"]).stdout == "403", path
+    shop.deploy(proxy=APACHE)
     for kind, former in (("nginx", "apache2"), ("apache", "nginx")):
         lives = (blog.live, shop.live)
         proxy = {"kind": kind, "headers": APACHE["headers"]}
