@@ -29,8 +29,7 @@ APACHE = {"kind": "apache", "headers": {"X-Scheme": "it is 100% ours"}}
 def blog(module_hosts, repositories) -> Site:
     host = module_hosts("bookworm", kind="ready")
     blog = Site(host, repositories(host))
-    views = (blog.repository.worktree / "guestbook/views.py").read_text()
-    blog.repository.commit({"guestbook/views.py": views + VIEW})
+    blog.repository.append("guestbook/views.py", VIEW)
     settings = {"DATA_UPLOAD_MAX_MEMORY_SIZE": 4 << 20}
     blog.deploy(packages=["curl"], proxy=APACHE, media={"max_upload": "1M"}, settings=settings)
     assert not blog.apply().changed and not blog.apply(test=True).changed
