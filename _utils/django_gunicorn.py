@@ -70,6 +70,7 @@ def configuration(
         "max_requests": server["max_requests"],
         "max_requests_jitter": server["max_requests"] // 10,
         "timeout": 60,
+        "limit_request_line": 8190,  # as long as a proxy lets through
         **({"keepalive": KEPT_ALIVE} if site.config["proxy"].get("keepalive") else {}),
         "graceful_timeout": int(seconds(site.config["releases"]["drain"])),
         "pidfile": f"{run}/pid",

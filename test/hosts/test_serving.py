@@ -175,6 +175,8 @@ def test_a_way_to_serve(machines, seen, system, process, proxy, way):
     deploy(blog, process, proxy, way)
     first = blog.live
     assert blog.answering["release"] == first
+    large = {f"X-Large-{number}": "x" * 7000 for number in range(3)}
+    assert blog.get(f"/release?{'x' * 7000}", headers=large).status_code == 200, "as large as proxies let through"
     refused = [blog.get("/nothing", method="POST", data="x" * 300_000).status_code for _ in range(20)]
     assert {*refused} == {404}, "what a project leaves unread of a request is no error of the proxy"
     if process == "systemd":
