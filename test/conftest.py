@@ -1,6 +1,7 @@
 """What holds for all layers: the long products run with --all, and what was left out is said."""
 
 import gc
+import os
 import sys
 
 import pytest
@@ -8,6 +9,10 @@ import salt._logging  # (puts an importer of the old protocol on sys.meta_path)
 
 # pytest's importlib mode asks every importer for find_spec, which Salt's has not.
 sys.meta_path[:] = [importer for importer in sys.meta_path if hasattr(importer, "find_spec")]
+
+# The tests and what they import are compiled by the first process that needs them, and kept outside the work tree.
+if cache := os.environ.get("DJANGO_FORMULA_CACHE"):
+    sys.dont_write_bytecode, sys.pycache_prefix = False, f"{cache}/bytecode"
 
 # Thousands of small tests leave little garbage, and Salt's loaders much that is looked through in vain.
 gc.set_threshold(100_000, 50, 50)
@@ -31,6 +36,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if full:
         config.hook.pytest_deselected(items=full)
         items[:] = [item for item in items if item not in full]
+
+
+def pytest_collection_finish() -> None:
+    """What tests import from folders of their own is not kept."""
+    sys.dont_write_bytecode, sys.pycache_prefix = True, None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,11 +1,13 @@
 """Salt in this process: no minion, no root, nothing outside a temporary folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import jinja2
 import pytest
 import salt.config
 import salt.loader
@@ -20,6 +22,34 @@ ROOT = Path(__file__).parent.parent.parent
 GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 12, "osrelease": "12", "init": "systemd"}
 
 MakeLoaders = Callable[..., "UnitLoaders"]
+
+
+#: What has been compiled in this process: an apply compiles the same templates and modules as the one before.
+COMPILED: dict[Any, Any] = {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Compile each template and each module once, wherever a test has it."""
+    of_template, of_module = jinja2.Environment.compile, SourceFileLoader.source_to_code
+
+    def template(self: Any, source: Any, name: Any = None, filename: Any = None, *more: Any, **named: Any) -> Any:
+        key = (type(self), self.trim_blocks, self.lstrip_blocks, source, name, *more, *named.items())
+        if key not in COMPILED:
+            COMPILED[key] = of_template(self, source, name, filename, *more, **named)
+        return COMPILED[key]
+
+    def module(self: Any, data: Any, path: str, **named: Any) -> Any:
+        key = (data, Path(path).name)
+        if key not in COMPILED:
+            COMPILED[key] = of_module(self, data, path, **named)
+        return COMPILED[key]
+
+    with (
+        mock.patch.object(jinja2.Environment, "compile", template),
+        mock.patch.object(SourceFileLoader, "source_to_code", module),
+    ):
+        yield
 
 
 @cache
