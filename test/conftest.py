@@ -1,6 +1,7 @@
 """What holds for all layers: the long products run with --all, and what was left out is said."""
 
 import gc
+import logging
 import os
 import sys
 
@@ -19,6 +20,8 @@ gc.set_threshold(100_000, 50, 50)
 
 # What Salt logs before its logging is set up, it keeps for the end; pytest shows it where it belongs.
 salt._logging.shutdown_temp_handler()
+# Salt has each of its messages made, for handlers of its own; pytest's take log_level of pyproject.toml and above.
+logging.root.setLevel(logging.WARNING)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
