@@ -27,10 +27,11 @@ TEMPLATES: tuple[str, ...] = (_LOCATIONS, DOMAIN, REDIRECT)
 
 #: The ports that Debian's package listens on before anybody has said otherwise.
 _USUAL = {80}
-_MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", "proxy", "proxy_http", "proxy_uwsgi", "rewrite")
+_PROXY_MODULES = ("proxy", "proxy_http", "proxy_uwsgi")
+_MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", *_PROXY_MODULES, "rewrite", "setenvif")
 _TLS_MODULES = ("http2", "socache_shmcb", "ssl")
 #: Those that come with a file of settings.
-_WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "ssl"}
+_WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "setenvif", "ssl"}
 
 
 def main_file(site: Site) -> Path:

@@ -10,7 +10,10 @@ from django_process import Requirements
 from django_site import Site
 
 #: What runs granian, and what that imports: file name in ``config/`` → template.
-_PROGRAMS = {name: f"salt://django/files/{name}" for name in ("django_formula_granian.py", "django_formula_ready.py")}
+_PROGRAMS = {
+    name: f"salt://django/files/{name}"
+    for name in ("django_formula_granian.py", "django_formula_ready.py", "django_formula_drain.py")
+}
 #: What is installed where the project does not bring it; Python 3.9 has another last version.
 _REQUIREMENTS: Requirements = {
     ("granian",): ("granian==2.8.7; python_version >= '3.10'", "granian==2.5.7; python_version < '3.10'"),

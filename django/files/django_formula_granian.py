@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 
+import django_formula_drain
 import django_formula_ready
 import granian
 from granian.utils import proxies
@@ -30,11 +31,11 @@ def application():
     django_formula_ready.end_with_parent()
     sys.path[:0] = [GIVEN["folder"]]
     project = importlib.import_module(GIVEN["module"]).application
-    is_wsgi = SETTINGS["interface"] == "wsgi"
-    wrap = proxies.wrap_wsgi_with_proxy_headers if is_wsgi else proxies.wrap_asgi_with_proxy_headers
     with open(IMPORTED, "w", encoding="utf-8"):
         pass
-    return wrap(project, GIVEN["trusted"])
+    if SETTINGS["interface"] == "wsgi":
+        return proxies.wrap_wsgi_with_proxy_headers(django_formula_drain.drained(project), GIVEN["trusted"])
+    return proxies.wrap_asgi_with_proxy_headers(project, GIVEN["trusted"])
 
 
 def say_ready(server):

@@ -1,6 +1,8 @@
 """Apache in the place of nginx: the same site, the same releases, and the way from one to the other."""
 
+import json
 import re
+import socket
 
 import pytest
 import requests
@@ -102,6 +104,74 @@ def test_maintenance(blog):
     assert blog.get("/").status_code == 200
 
 
+def test_directives_for_the_site_and_for_parts_of_it(blog):
+    options = {"Header": "always set X-Of-The-Site yes"}
+    locations = {
+        "/healthz": {"LimitRequestBody": 10},
+        "/admin/": {"Require": "ip 203.0.113.1"},
+        "/admin/login/": {"Header": "always set X-Of-The-Site no"},
+    }
+    before = blog.live
+    blog.deploy(proxy={**APACHE, "options": options, "locations": locations})
+    assert blog.live == before and not blog.apply().changed
+    assert blog.get("/").headers["X-Of-The-Site"] == "yes"
+    assert "X-Of-The-Site" not in blog.get("/static/admin/css/base.css").headers
+    for path in ("/admin/", "//admin/", "/admin%2F", "/%61dmin/auth/"):
+        assert blog.get(path).status_code == 403, path
+    assert blog.get("/admin/login/").headers["X-Of-The-Site"] == "no"
+    posted = [
+        requests.post(f"http://{blog.host.address}{path}", "x" * 11, headers={"Host": blog.domain}, timeout=10)
+        for path in ("/healthz", "/healthz/")
+    ]
+    assert [answer.status_code for answer in posted] == [413, 404]
+    refused = blog.apply(proxy={**APACHE, "options": {"Nonsense": "on"}}).failed["blog is served"]
+    assert "Nonsense" in refused and blog.get("/").headers["X-Of-The-Site"] == "yes"
+    blog.deploy(proxy=APACHE)
+
+
+def test_a_log_in_json(blog):
+    blog.deploy(proxy={**APACHE, "access_log": "json"})
+    answer = blog.get("/release?quote=%22%0A", headers={"User-Agent": 'a "quoted" \\ one', "Referer": "caf\u00e9 \tau"})
+    blog.get("/static/nothing.css")
+    with socket.create_connection((blog.host.address, 80), 10) as raw:
+        raw.sendall(f"GET /release?odd=\u00e9 HTTP/1.1\r\nHost: {blog.domain}\r\nConnection: close\r\n\r\n".encode())
+        assert b"200 OK" in raw.recv(1000)
+    log = "/var/log/apache2/django-blog.log"
+    blog.host.run(f"until [ $(grep -c -e odd= -e quote= -e nothing.css {log}) = 3 ]; do sleep 0.1; done")
+    entries = [json.loads(line) for line in blog.host.read(log).splitlines()]
+    page, odd, missing = (next(entry for entry in entries if word in entry["uri"]) for word in ("quote", "odd", "css"))
+    assert page["agent"] == 'a "quoted" \\ one' and page["uri"] == "/release?quote=%22%0A"
+    assert page["referrer"] == "caf%e9%20%09au" and page["host"] == blog.domain
+    assert page["method"] == "GET" and page["bytes"] > 10 and 0 < page["seconds"] < 10
+    assert odd["uri"].endswith("%c3%a9") and odd["agent"] == "" and missing["status"] == 404
+    assert "Referer" not in answer.headers.get("Vary", "")
+    assert "quote=" not in blog.host.read("/var/log/apache2/access.log")
+    blog.deploy(proxy=APACHE)
+
+
+def test_pages_of_the_project_for_errors_of_apache(blog):
+    pages = {status: f"errors/{status}.html" for status in (403, 404, 413, 502)}
+    blog.repository.commit({page: f"<p>ours: {status}</p>" for status, page in pages.items()})
+    blog.deploy(proxy={**APACHE, "error_pages": pages, "locations": {"/admin/": {"Require": "all denied"}}})
+    assert not blog.apply().changed
+    for status, path in {403: "/admin/", 404: "/static/nothing.css"}.items():
+        answer = blog.get(path)
+        assert (answer.status_code, answer.text) == (status, f"<p>ours: {status}</p>")
+        assert answer.headers["Cache-Control"] == "no-store" and answer.headers["Content-Type"].startswith("text/html")
+    url, headers = f"http://{blog.host.address}/healthz", {"Host": blog.domain}
+    answer = requests.post(url, data=b"x" * 1_100_000, headers=headers, timeout=10)
+    assert (answer.status_code, answer.text) == (413, "<p>ours: 413</p>")
+    own = blog.get("/healthz?unavailable")
+    assert own.text == "the project's own" and "ours" not in blog.get("/nothing").text
+    assert blog.get("/.django/blog/errors/404.html").status_code == 404
+    blog.host.run(["systemctl", "stop", f"{blog.unit}.socket", f"{blog.unit}.service"])
+    answer = blog.get("/release")
+    assert (answer.status_code, answer.text) == (503, "<p>ours: 502</p>")
+    blog.host.run(["systemctl", "start", f"{blog.unit}.socket", f"{blog.unit}.service"])
+    blog.deploy(proxy=APACHE)
+    assert "ours" not in blog.get("/static/nothing.css").text
+
+
 def test_apache_that_refuses_its_files_is_not_reloaded(blog):
     blog.host.write("/etc/apache2/sites-enabled/neighbour.conf", "Nonsense on\n")
     try:
@@ -111,7 +181,14 @@ def test_apache_that_refuses_its_files_is_not_reloaded(blog):
     finally:
         blog.host.run(["rm", "/etc/apache2/sites-enabled/neighbour.conf"])
     blog.deploy()
-    assert blog.get("/").status_code == 403 and blog.get("/static/admin/css/base.css").status_code == 403
+    for path in (
+        "/",
+        "//",
+        "/static/admin/css/base.css",
+        "/%73tatic/admin/css/base.css",
+        "//static/admin/css/base.css",
+    ):
+        assert blog.get(path).status_code == 403, path
     blog.deploy(proxy=APACHE)
     assert blog.get("/").status_code == 200
 
@@ -157,6 +234,11 @@ def test_sites_change_their_proxy_together(blog):
     shop = Site(blog.host, blog.repository, "shop", beside=blog, domains=domains, path="/shop", proxy=APACHE)
     blog.deploy(server={"kind": "uwsgi"}, media=None, settings=None)
     assert blog.answering["release"] == blog.live and shop.answering["release"] == shop.live
+    shop.deploy(proxy={**APACHE, "allow": ["203.0.113.0/24"]})
+    for path in ("/shop/release", "/%73hop/release", "//shop/release", "/./shop/release", "/x/../shop/release"):
+        command = ["curl", "--path-as-is", "-so", "/dev/null", "-w", "%{http_code}", "-H", f"Host: {blog.domain}"]
+        assert blog.host.run([*command, f"http://127.0.0.1{path}"]).stdout == "403", path
+    shop.deploy(proxy=APACHE)
     for kind, former in (("nginx", "apache2"), ("apache", "nginx")):
         lives = (blog.live, shop.live)
         proxy = {"kind": kind, "headers": APACHE["headers"]}

@@ -175,6 +175,8 @@ def test_a_way_to_serve(machines, seen, system, process, proxy, way):
     deploy(blog, process, proxy, way)
     first = blog.live
     assert blog.answering["release"] == first
+    refused = [blog.get("/nothing", method="POST", data="x" * 300_000).status_code for _ in range(20)]
+    assert {*refused} == {404}, "what a project leaves unread of a request is no error of the proxy"
     if process == "systemd":
         rated = blog.host.run(["systemd-analyze", "security", "--no-pager", f"{blog.unit}.service"]).stdout
         assert float(re.findall(r"exposure level for \S+: ([0-9.]+)", rated)[0]) <= 1.1
