@@ -260,10 +260,7 @@ def nginx_value(value: Any) -> str:
     Raises:
         ValueError: it holds a control character or ``$``, which cannot be escaped there.
     """
-    text = str(value)
-    if not text.isprintable() or "$" in text:
-        raise ValueError(f"{text!r} cannot stand in nginx's configuration")
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return _quoted(value, "$", "nginx")
 
 
 def apache_value(value: Any) -> str:
@@ -272,9 +269,13 @@ def apache_value(value: Any) -> str:
     Raises:
         ValueError: it holds a control character or ``${``, which cannot be escaped there.
     """
+    return _quoted(value, "${", "Apache")
+
+
+def _quoted(value: Any, expanded: str, program: str) -> str:
     text = str(value)
-    if not text.isprintable() or "${" in text:
-        raise ValueError(f"{text!r} cannot stand in Apache's configuration")
+    if not text.isprintable() or expanded in text:
+        raise ValueError(f"{text!r} cannot stand in {program}'s configuration")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -1,6 +1,8 @@
 """What holds for all layers: the long products run with --all, and what was left out is said."""
 
 import gc
+import logging
+import os
 import sys
 
 import pytest
@@ -9,11 +11,17 @@ import salt._logging  # (puts an importer of the old protocol on sys.meta_path)
 # pytest's importlib mode asks every importer for find_spec, which Salt's has not.
 sys.meta_path[:] = [importer for importer in sys.meta_path if hasattr(importer, "find_spec")]
 
+# The tests and what they import are compiled by the first process that needs them, and kept outside the work tree.
+if cache := os.environ.get("DJANGO_FORMULA_CACHE"):
+    sys.dont_write_bytecode, sys.pycache_prefix = False, f"{cache}/bytecode"
+
 # Thousands of small tests leave little garbage, and Salt's loaders much that is looked through in vain.
 gc.set_threshold(100_000, 50, 50)
 
 # What Salt logs before its logging is set up, it keeps for the end; pytest shows it where it belongs.
 salt._logging.shutdown_temp_handler()
+# Salt has each of its messages made, for handlers of its own; pytest's take log_level of pyproject.toml and above.
+logging.root.setLevel(logging.WARNING)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +39,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if full:
         config.hook.pytest_deselected(items=full)
         items[:] = [item for item in items if item not in full]
+
+
+def pytest_collection_finish() -> None:
+    """What tests import from folders of their own is not kept."""
+    sys.dont_write_bytecode, sys.pycache_prefix = True, None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,14 +1,19 @@
 """Salt in this process: no minion, no root, nothing outside a temporary folder."""
 
-from collections.abc import Callable, Mapping
+import copy
+import os
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import jinja2
 import pytest
 import salt.config
 import salt.loader
+import salt.loader.lazy
 import salt.utils.event
 from saltfactories.utils.functional import Loaders
 from specimen import make_site, own_host
@@ -20,6 +25,54 @@ ROOT = Path(__file__).parent.parent.parent
 GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 12, "osrelease": "12", "init": "systemd"}
 
 MakeLoaders = Callable[..., "UnitLoaders"]
+
+
+#: What has been compiled in this process: an apply compiles the same templates and modules as the one before.
+COMPILED: dict[Any, Any] = {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Compile each template and each module once, wherever a test has it."""
+    of_template, of_module = jinja2.Environment.compile, SourceFileLoader.source_to_code
+
+    def template(self: Any, source: Any, name: Any = None, filename: Any = None, *more: Any, **named: Any) -> Any:
+        key = (type(self), self.trim_blocks, self.lstrip_blocks, source, name, *more, *named.items())
+        if key not in COMPILED:
+            COMPILED[key] = of_template(self, source, name, filename, *more, **named)
+        return COMPILED[key]
+
+    def module(self: Any, data: Any, path: str, **named: Any) -> Any:
+        key = (data, Path(path).name)
+        if key not in COMPILED:
+            COMPILED[key] = of_module(self, data, path, **named)
+        return COMPILED[key]
+
+    with (
+        mock.patch.object(jinja2.Environment, "compile", template),
+        mock.patch.object(SourceFileLoader, "source_to_code", module),
+    ):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sorted_once() -> Iterator[None]:
+    """Sort the files in folders of modules once for all of Salt's loaders that look there."""
+    known: dict[Any, Any] = {}
+    refresh = salt.loader.lazy.LazyLoader._refresh_file_mapping
+
+    def looked_up(self: Any) -> None:
+        folders = tuple((path, *os.listdir(path)) for path in self.module_dirs if os.path.isdir(path))
+        key = (folders, tuple(self.static_modules), tuple(sorted(self.disabled)), tuple(self.suffix_map))
+        if key in known:
+            mapping, self.suffix_map, self.suffix_order = map(copy.copy, known[key])
+            self.file_mapping = mapping
+        else:
+            refresh(self)
+            known[key] = tuple(map(copy.copy, (self.file_mapping, self.suffix_map, self.suffix_order)))
+
+    with mock.patch.object(salt.loader.lazy.LazyLoader, "_refresh_file_mapping", looked_up):
+        yield
 
 
 @cache
