@@ -30,7 +30,10 @@ _USUAL = {80}
 _MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", "proxy", "proxy_http", "proxy_uwsgi", "rewrite")
 _TLS_MODULES = ("http2", "socache_shmcb", "ssl")
 #: Those that come with a file of settings.
-_WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "ssl"}
+_WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "proxy_balancer", "ssl"}
+
+#: How it chooses among several servers: the pillar's word → Apache's.
+_LBMETHODS = {"round_robin": "byrequests", "least_conn": "bybusyness"}
 
 
 def main_file(site: Site) -> Path:
@@ -71,12 +74,27 @@ def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]
     more = {
         "max_age": django_nginx.age(config["static"]["expires"]),
         "max_upload": django_nginx.size(config["media"]["max_upload"]),
+        "members": _members(config["proxy"].get("upstreams", {})),
+        "lbmethod": _LBMETHODS.get(config["proxy"].get("balance")),
     }
     _refuse_shared_urls(site, [variables["static_url"], variables["media_url"]])
     return {
         **needs(site),
         locations(site): django_settings.render(templates, _LOCATIONS, **variables, **more),
     }
+
+
+def _members(upstreams: Mapping[str, Any]) -> dict[str, str]:
+    """What Apache is told of each server where there are several, by its address; the site's own is ``self``.
+
+    After a failure a server is left out for as long as nginx would leave it out.
+    """
+    members = {}
+    for name, said in ({"self": {}, **upstreams} if upstreams else {}).items():
+        words = [f"loadfactor={said['weight']}"] if said.get("weight") else []
+        words.append(f"retry={django_nginx.age(said.get('fail_timeout') or '10s')}")
+        members[name] = " ".join([*words, *(["status=+H"] if said.get("backup") else [])])
+    return members
 
 
 def _refuse_shared_urls(site: Site, urls: Collection[str]) -> None:
@@ -95,8 +113,11 @@ def _refuse_shared_urls(site: Site, urls: Collection[str]) -> None:
 def needs(site: Site) -> Files:
     """The links of modules that are not enabled yet, as a2enmod makes them; nobody disables them again."""
     wanted: Files = {}
-    trusts = ["remoteip"] if site.config["proxy"]["trusted"] else []
-    for name in [*_MODULES, *(_TLS_MODULES if site.https else ()), *trusts]:
+    proxy = site.config["proxy"]
+    more = ["remoteip"] if proxy["trusted"] else []
+    if proxy.get("upstreams"):
+        more += ["proxy_balancer", "slotmem_shm", f"lbmethod_{_LBMETHODS[proxy['balance']]}"]
+    for name in [*_MODULES, *(_TLS_MODULES if site.https else ()), *more]:
         for ending in ("load", *(["conf"] if name in _WITH_SETTINGS else [])):
             link = ETC / "mods-enabled" / f"{name}.{ending}"
             if not link.exists():

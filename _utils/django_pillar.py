@@ -31,6 +31,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")  # hosts of a server on this host
 RESERVED_DATABASES = ("postgres", "template0", "template1", "mysql", "sys", "information_schema", "performance_schema")
 RESERVED_LOGINS = ("postgres", "root", "mysql", "mariadb.sys", "public", "none")
 APACHE = 8471  # the first of the two ports at which an Apache with mod_wsgi listens on an address of its own
+HEAVIEST = 100  # the greatest weight that Apache takes
 KEPT_IDLE = 60  # seconds that nginx keeps an idle connection to a server
 SHOWN = 60  # characters of a value that an error shows
 UNREADABLE = object()  # stands for a value that no JSON can hold and that has been reported already
@@ -415,8 +416,6 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
     only_nginx: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("options", "locations")}
     only_nginx[("proxy", "error_pages")] = proxy["error_pages"]
     only_nginx[("proxy", "keepalive")] = proxy["keepalive"]
-    only_nginx[("proxy", "balance")] = proxy["balance"] != "round_robin"
-    only_nginx[("proxy", "upstreams")] = proxy["upstreams"]
     only_nginx[("proxy", "limit_req", "rate")] = proxy["limit_req"]["rate"]
     only_nginx[("proxy", "access_log")] = proxy["access_log"] == "json"
     only_nginx[("media", "protected")] = site["media"]["protected"]
@@ -428,6 +427,8 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
     for part, key in (("proxy", "listen"), ("static", "expires"), ("media", "max_upload"), ("maintenance", "page")):
         any_proxy[(part, key)] = (own.get(part) or {}).get(key)
     any_proxy[("proxy", "access_log")] = proxy["access_log"] == "none"
+    any_proxy[("proxy", "balance")] = proxy["balance"] != "round_robin"
+    any_proxy[("proxy", "upstreams")] = proxy["upstreams"]
     any_proxy[("tls", "kind")] = site["tls"]["kind"] != "none"
     any_proxy[("redirect_domains",)] = site["redirect_domains"]
     any_proxy[("maintenance", "allow")] = site["maintenance"]["allow"]
@@ -442,7 +443,7 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
 
 
 def _upstream_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
-    """Several servers behind one site: what nginx refuses, and what has no effect."""
+    """Several servers behind one site: what the proxy refuses, and what has no effect."""
     balance, upstreams = proxy["balance"], proxy["upstreams"]
     others = {address: said for address, said in upstreams.items() if address != "self"}
     for address in others:
@@ -460,6 +461,21 @@ def _upstream_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
         yield ("proxy", "upstreams", backups[0], "backup"), f"cannot be together with proxy:balance: {balance}"
     elif others and len(backups) == len({*others, "self"}):
         yield ("proxy", "upstreams"), "expected one that is no backup"
+    if proxy["kind"] == "apache":
+        yield from _balancer_contradictions(proxy)
+
+
+def _balancer_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
+    """What is said of several servers that Apache has no word for."""
+    if proxy["balance"] in ("ip_hash", "hash"):
+        yield ("proxy", "balance"), f"Apache has no {proxy['balance']}: say round_robin or least_conn, or have nginx"
+    for address, said in proxy["upstreams"].items():
+        if said["max_fails"] is not None:
+            text = "Apache leaves a server out after one failure, for fail_timeout: leave it out, or have nginx"
+            yield ("proxy", "upstreams", address, "max_fails"), text
+        if (said["weight"] or 1) > HEAVIEST:
+            text = f"expected at most {HEAVIEST}, which is what Apache takes, got {said['weight']}"
+            yield ("proxy", "upstreams", address, "weight"), text
 
 
 def _keepalive_contradictions(server: dict[str, Any]) -> Iterator[Problem]:
