@@ -32,7 +32,7 @@ RESERVED_DATABASES = ("postgres", "template0", "template1", "mysql", "sys", "inf
 RESERVED_LOGINS = ("postgres", "root", "mysql", "mariadb.sys", "public", "none")
 APACHE = 8471  # the first of the two ports at which an Apache with mod_wsgi listens on an address of its own
 HEAVIEST = 100  # the greatest weight that Apache takes
-KEPT_IDLE = 60  # seconds that nginx keeps an idle connection to a server
+KEPT_IDLE = 60  # seconds that a proxy keeps an idle connection to a server
 SHOWN = 60  # characters of a value that an error shows
 UNREADABLE = object()  # stands for a value that no JSON can hold and that has been reported already
 
@@ -337,7 +337,7 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     yield from _path_contradictions(site)
     yield from _listen_contradictions(site)
     yield from _upstream_contradictions(site["proxy"])
-    if site["proxy"]["keepalive"] and site["proxy"]["kind"] == "nginx":
+    if site["proxy"]["keepalive"] and site["proxy"]["kind"] != "none":
         yield from _keepalive_contradictions(site["server"])
     yield from _proxy_contradictions(site, own)
     yield from _tls_contradictions(site)
@@ -415,7 +415,6 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
     proxy, kind = site["proxy"], site["proxy"]["kind"]
     only_nginx: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("options", "locations")}
     only_nginx[("proxy", "error_pages")] = proxy["error_pages"]
-    only_nginx[("proxy", "keepalive")] = proxy["keepalive"]
     only_nginx[("proxy", "limit_req", "rate")] = proxy["limit_req"]["rate"]
     only_nginx[("proxy", "access_log")] = proxy["access_log"] == "json"
     only_nginx[("media", "protected")] = site["media"]["protected"]
@@ -428,6 +427,7 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
         any_proxy[(part, key)] = (own.get(part) or {}).get(key)
     any_proxy[("proxy", "access_log")] = proxy["access_log"] == "none"
     any_proxy[("proxy", "balance")] = proxy["balance"] != "round_robin"
+    any_proxy[("proxy", "keepalive")] = proxy["keepalive"]
     any_proxy[("proxy", "upstreams")] = proxy["upstreams"]
     any_proxy[("tls", "kind")] = site["tls"]["kind"] != "none"
     any_proxy[("redirect_domains",)] = site["redirect_domains"]
@@ -479,7 +479,7 @@ def _balancer_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _keepalive_contradictions(server: dict[str, Any]) -> Iterator[Problem]:
-    """Servers that end a connection with its request, or before nginx has given it up."""
+    """Servers that end a connection with its request, or before the proxy has given it up."""
     kind, options = server["kind"], server["options"]
     is_uvicorn = "uvicorn" in (kind, options.get("worker_class"))
     is_sync = server["threads"] == 1 and options.get("worker_class", "sync") == "sync"
@@ -492,7 +492,7 @@ def _keepalive_contradictions(server: dict[str, Any]) -> Iterator[Problem]:
         yield ("server", "max_requests"), f"{text}, got {server['max_requests']}"
     for option in sorted({"keepalive", "timeout_keep_alive"} & {*options}):
         if _number(options[option]) and options[option] <= KEPT_IDLE:
-            text = f"expected more than the {KEPT_IDLE} seconds that nginx keeps a connection, got {options[option]}"
+            text = f"expected more than the {KEPT_IDLE} seconds that a connection is kept, got {options[option]}"
             yield ("server", "options", option), text
 
 

@@ -281,21 +281,24 @@ KEEPING = {
 
 
 @pytest.mark.parametrize(
-    "server", ["gthread", *(pytest.param(name, marks=pytest.mark.full) for name in [*KEEPING][1:])]
+    ("kind", "server"),
+    [(kind, "gthread") if name == "gthread" else full(kind, name) for kind in ("nginx", "apache") for name in KEEPING],
 )
-def test_connections_are_kept_and_a_release_loses_nothing(blog, server):
+def test_connections_are_kept_and_a_release_loses_nothing(blog, kind, server):
     address = f"http://{blog.host.address}/healthz"
-    if blog.options["proxy"]:
-        blog.deploy(proxy={})
+    if blog.options["proxy"] or kind != "nginx":
+        blog.deploy(proxy={"kind": kind}, media=None)
     posts = [Load(address, blog.domain, 4, release=release_of, method="POST", pause=pause) for pause in (0.01, 0.3)]
     with posts[0], posts[1]:
         posts[0].wait(20)
-        blog.deploy(server=KEEPING[server], proxy={"keepalive": 8})
-        blog.repository.commit(version(server))
+        blog.deploy(server=KEEPING[server], proxy={"kind": kind, "keepalive": 8})
+        blog.repository.commit(version(f"{server} {kind}"))
+        first = blog.live
         blog.deploy()
+        assert blog.answering["release"] == blog.live != first and blog.record()["receipt"]["cut"] == 0
         if server != "gthread":
             blog.host.call("django.rollback", "blog")
-        blog.deploy(server=None, proxy={})
+        blog.deploy(server=None, proxy={"kind": kind})
         posts[0].wait(20)
     assert [*posts[0].failed, *posts[1].failed] == []
 
