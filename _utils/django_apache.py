@@ -32,6 +32,9 @@ _TLS_MODULES = ("http2", "socache_shmcb", "ssl")
 #: Those that come with a file of settings.
 _WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "proxy_balancer", "ssl"}
 
+#: Where Debian notes which of its modules an administrator, or a package, has disabled.
+NOTES = Path("/var/lib/apache2/module")
+
 #: How it chooses among several servers: the pillar's word → Apache's.
 _LBMETHODS = {"round_robin": "byrequests", "least_conn": "bybusyness"}
 
@@ -77,7 +80,8 @@ def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]
         "members": _members(config["proxy"].get("upstreams", {})),
         "lbmethod": _LBMETHODS.get(config["proxy"].get("balance")),
     }
-    _refuse_shared_urls(site, [variables["static_url"], variables["media_url"]])
+    is_protected = config["media"].get("protected")
+    _refuse_shared_urls(site, [variables["static_url"], "" if is_protected else variables["media_url"]])
     return {
         **needs(site),
         locations(site): django_settings.render(templates, _LOCATIONS, **variables, **more),
@@ -117,6 +121,8 @@ def needs(site: Site) -> Files:
     more = ["remoteip"] if proxy["trusted"] else []
     if proxy.get("upstreams"):
         more += ["proxy_balancer", "slotmem_shm", f"lbmethod_{_LBMETHODS[proxy['balance']]}"]
+    if site.config["media"].get("protected"):
+        more.append("xsendfile")
     for name in [*_MODULES, *(_TLS_MODULES if site.https else ()), *more]:
         for ending in ("load", *(["conf"] if name in _WITH_SETTINGS else [])):
             link = ETC / "mods-enabled" / f"{name}.{ending}"
@@ -231,6 +237,19 @@ def leave_out_the_default_site() -> None:
     for path in (ETC, folder):
         django_site.make_folder(Folder(path, "root", "root", 0o755))
     django_site.write(folder / "000-default.conf", "")
+
+
+def leave_out(module: str) -> None:
+    """Have the Apache of the host, if there is or comes one, go on as it is once the package of a module is installed.
+
+    By itself the package enables it there and restarts Apache, unless ``a2dismod`` has said no; so does this.
+    """
+    note = NOTES / "disabled_by_admin" / module
+    for folder in reversed(note.parents):
+        if not folder.exists():
+            django_site.make_folder(Folder(folder, "root", "root", 0o755))
+    django_site.write(note, "")
+    (NOTES / "disabled_by_maint" / note.name).unlink(missing_ok=True)
 
 
 def is_idle() -> bool:

@@ -417,7 +417,6 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
     only_nginx[("proxy", "error_pages")] = proxy["error_pages"]
     only_nginx[("proxy", "limit_req", "rate")] = proxy["limit_req"]["rate"]
     only_nginx[("proxy", "access_log")] = proxy["access_log"] == "json"
-    only_nginx[("media", "protected")] = site["media"]["protected"]
     only_nginx[("adopt",)] = site["adopt"]
     for path, value in only_nginx.items() if kind != "nginx" else ():
         if value:
@@ -429,6 +428,7 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
     any_proxy[("proxy", "balance")] = proxy["balance"] != "round_robin"
     any_proxy[("proxy", "keepalive")] = proxy["keepalive"]
     any_proxy[("proxy", "upstreams")] = proxy["upstreams"]
+    any_proxy[("media", "protected")] = site["media"]["protected"]
     any_proxy[("tls", "kind")] = site["tls"]["kind"] != "none"
     any_proxy[("redirect_domains",)] = site["redirect_domains"]
     any_proxy[("maintenance", "allow")] = site["maintenance"]["allow"]
