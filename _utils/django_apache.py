@@ -27,10 +27,11 @@ TEMPLATES: tuple[str, ...] = (_LOCATIONS, DOMAIN, REDIRECT)
 
 #: The ports that Debian's package listens on before anybody has said otherwise.
 _USUAL = {80}
-_MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", "proxy", "proxy_http", "proxy_uwsgi", "rewrite")
+_PROXY_MODULES = ("proxy", "proxy_http", "proxy_uwsgi")
+_MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", *_PROXY_MODULES, "rewrite", "setenvif")
 _TLS_MODULES = ("http2", "socache_shmcb", "ssl")
 #: Those that come with a file of settings.
-_WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "proxy_balancer", "ssl"}
+_WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "proxy_balancer", "setenvif", "ssl"}
 
 #: Where Debian notes which of its modules an administrator, or a package, has disabled.
 NOTES = Path("/var/lib/apache2/module")
@@ -74,17 +75,19 @@ def shares(site: Site) -> list[Path]:
 def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
     """What a site has beside the virtual hosts of its domains: its rules, and the modules that they need."""
     config = site.config
+    # Uploads that are protected are pages of the project.
+    media_url = "" if config["media"].get("protected") else variables["media_url"]
     more = {
+        "media_url": media_url,
         "max_age": django_nginx.age(config["static"]["expires"]),
         "max_upload": django_nginx.size(config["media"]["max_upload"]),
         "members": _members(config["proxy"].get("upstreams", {})),
         "lbmethod": _LBMETHODS.get(config["proxy"].get("balance")),
     }
-    is_protected = config["media"].get("protected")
-    _refuse_shared_urls(site, [variables["static_url"], "" if is_protected else variables["media_url"]])
+    _refuse_shared_urls(site, [variables["static_url"], media_url])
     return {
         **needs(site),
-        locations(site): django_settings.render(templates, _LOCATIONS, **variables, **more),
+        locations(site): django_settings.render(templates, _LOCATIONS, **{**variables, **more}),
     }
 
 

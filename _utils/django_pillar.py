@@ -169,7 +169,8 @@ def _configurations(layers: Any, platform: Any, rules: Rules, process: str) -> t
         if merged.get("database") and merged.get("databases"):
             problems.append(((*path, "databases"), "expected either database or databases, got both"))
         configurations[name] = {**_complete(name, _fill(merged, site_rules)), "process": process}
-        problems += _server_problems(configurations[name], own or {}, site_rules, name)
+        for part in ("server", "proxy"):
+            problems += _problems_of_its_kind(part, configurations[name], own or {}, site_rules, name)
         problems += [((*path, *key), text) for key, text in _site_contradictions(configurations[name], own or {})]
         problems += _oversized(own or {}, path)
     problems += _contradictions_between(configurations)
@@ -221,18 +222,20 @@ def _fill(value: Any, rules: Rules) -> Any:
     return value
 
 
-def _server_problems(site: dict[str, Any], own: dict[str, Any], rules: Rules, name: str) -> Iterator[Problem]:
-    """What is wrong for the kind of server that a site has; what that kind decides by default is filled in."""
-    server, said = site["server"], own.get("server") or {}
-    for option, rule in rules["properties"]["server"]["properties"].items():
-        kind = rule.get("kinds", {}).get(server["kind"])
-        if kind and server[option] is None:
-            is_uvicorn = option == "max_requests" and server["options"].get("worker_class") == "uvicorn"
-            server[option] = 0 if is_uvicorn else kind["default"]
-        for place, text in check(server[option], kind) if kind else ():
+def _problems_of_its_kind(
+    part: str, site: dict[str, Any], own: dict[str, Any], rules: Rules, name: str
+) -> Iterator[Problem]:
+    """What is wrong for the kind of server or proxy that a site has; what that kind decides by default is filled in."""
+    chosen, said = site[part], own.get(part) or {}
+    for option, rule in rules["properties"][part]["properties"].items():
+        kind = rule.get("kinds", {}).get(chosen["kind"])
+        if kind and chosen[option] is None:
+            is_uvicorn = option == "max_requests" and chosen["options"].get("worker_class") == "uvicorn"
+            chosen[option] = 0 if is_uvicorn else kind["default"]
+        for place, text in check(chosen[option], kind) if kind else ():
             is_own = place[0] in (said.get(option) or {}) if place else option in said
             layer = ("sites", name) if is_own else ("defaults",)
-            yield ("django", *layer, "server", option, *place), text
+            yield ("django", *layer, part, option, *place), text
 
 
 def _complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
@@ -413,18 +416,16 @@ def _interface(server: dict[str, Any]) -> str:
 def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[Problem]:
     """What the proxy of a site has not, or nobody does where it has none."""
     proxy, kind = site["proxy"], site["proxy"]["kind"]
-    only_nginx: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("options", "locations")}
-    only_nginx[("proxy", "error_pages")] = proxy["error_pages"]
-    only_nginx[("proxy", "limit_req", "rate")] = proxy["limit_req"]["rate"]
-    only_nginx[("proxy", "access_log")] = proxy["access_log"] == "json"
+    only_nginx: dict[Path, Any] = {("proxy", "limit_req", "rate"): proxy["limit_req"]["rate"]}
     only_nginx[("adopt",)] = site["adopt"]
     for path, value in only_nginx.items() if kind != "nginx" else ():
         if value:
             yield path, f"only nginx can do this, and proxy:kind is {kind}: leave it out"
-    any_proxy: dict[Path, Any] = {("proxy", key): proxy[key] for key in ("headers", "allow", "snippets", "trusted")}
+    keys = ("headers", "allow", "snippets", "trusted", "options", "locations", "error_pages")
+    any_proxy: dict[Path, Any] = {("proxy", key): proxy[key] for key in keys}
     for part, key in (("proxy", "listen"), ("static", "expires"), ("media", "max_upload"), ("maintenance", "page")):
         any_proxy[(part, key)] = (own.get(part) or {}).get(key)
-    any_proxy[("proxy", "access_log")] = proxy["access_log"] == "none"
+    any_proxy[("proxy", "access_log")] = proxy["access_log"] != "combined"
     any_proxy[("proxy", "balance")] = proxy["balance"] != "round_robin"
     any_proxy[("proxy", "keepalive")] = proxy["keepalive"]
     any_proxy[("proxy", "upstreams")] = proxy["upstreams"]
@@ -435,6 +436,13 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
     for name, value in proxy["headers"].items() if kind == "apache" else ():
         if value.startswith("expr="):
             yield ("proxy", "headers", name), "Apache evaluates what begins with expr=: say another value"
+    if kind == "apache" and "429" in proxy["error_pages"]:
+        yield (
+            ("proxy", "error_pages", "429"),
+            "has no effect with Apache, which limits no requests",
+        )
+    if kind == "apache" and "Require" in proxy["options"] and proxy["allow"]:
+        yield ("proxy", "options", "Require"), "would take the place of proxy:allow: leave out one of them"
     if kind == "none" and site["server"]["kind"] == "mod_wsgi":
         yield ("server", "kind"), "mod_wsgi has no socket to which another proxy could lead: have nginx or apache"
     for path, value in any_proxy.items() if kind == "none" else ():

@@ -198,23 +198,26 @@ def _nginx_words(text: str) -> Iterator[str]:
 def read_apache(text: str) -> list[list[str]]:
     """A configuration of Apache: the words of each directive, its sections as such; nothing in it is defined."""
     found: list[list[str]] = []
-    open_sections: list[str] = []
+    open_sections: list[tuple[str, str]] = []
     for line in (line.strip(" \t\r\v\f") for line in re.sub(r"\\\n", "", text).split("\n")):
         if not line or line.startswith("#"):
             continue
-        if "${" in line.replace("${APACHE_LOG_DIR}", ""):
+        if "${" in re.sub(r"\$\{(APACHE_LOG_DIR\}|django_escape:%1\})", "", line):
             raise Surprise(f"something is inserted: {line}")
         if line.startswith("<"):
             name, _blank, argument = line[1:].partition(" ")
-            if not line.endswith(">") or (name.startswith("/") and open_sections.pop() != name[1:-1]):
+            if not line.endswith(">") or (name.startswith("/") and open_sections.pop()[0] != name[1:-1]):
                 raise Surprise(f"a section does not end: {line}")
+            if "django_application" in argument:
+                argument = argument.replace("(/|%2[Ff])", "/").replace("\\.", ".")
             found.append([f"<{name.removesuffix('>')}", *_apache_words(argument.removesuffix(">"))])
-            open_sections += [] if name.startswith("/") else [name]
+            open_sections += [] if name.startswith("/") else [(name, argument)]
         else:
             words = _apache_words(line)
             if words[:2] == ["RequestHeader", "set"] and not words[-1].startswith("expr="):
                 words[-1] = _expanded(words[-1])
-            found.append(words)
+            is_verbatim = bool(open_sections) and "django_application" in open_sections[-1][1]
+            found.append([words[0], line.partition(" ")[2]] if is_verbatim else words)
     if open_sections:
         raise Surprise(f"the file ends within {open_sections}")
     return found

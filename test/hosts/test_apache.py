@@ -1,6 +1,8 @@
 """Apache in the place of nginx: the same site, the same releases, and the way from one to the other."""
 
+import json
 import re
+import socket
 from urllib.parse import quote
 
 import pytest
@@ -145,6 +147,74 @@ def test_maintenance(blog):
     finally:
         blog.host.call("django.maintenance", "blog", "off")
     assert blog.get("/").status_code == 200
+
+
+def test_directives_for_the_site_and_for_parts_of_it(blog):
+    options = {"Header": "always set X-Of-The-Site yes"}
+    locations = {
+        "/healthz": {"LimitRequestBody": 10},
+        "/admin/": {"Require": "ip 203.0.113.1"},
+        "/admin/login/": {"Header": "always set X-Of-The-Site no"},
+    }
+    before = blog.live
+    blog.deploy(proxy={**APACHE, "options": options, "locations": locations})
+    assert blog.live == before and not blog.apply().changed
+    assert blog.get("/").headers["X-Of-The-Site"] == "yes"
+    assert "X-Of-The-Site" not in blog.get("/static/admin/css/base.css").headers
+    for path in ("/admin/", "//admin/", "/admin%2F", "/%61dmin/auth/"):
+        assert blog.get(path).status_code == 403, path
+    assert blog.get("/admin/login/").headers["X-Of-The-Site"] == "no"
+    posted = [
+        requests.post(f"http://{blog.host.address}{path}", "x" * 11, headers={"Host": blog.domain}, timeout=10)
+        for path in ("/healthz", "/healthz/")
+    ]
+    assert [answer.status_code for answer in posted] == [413, 404]
+    refused = blog.apply(proxy={**APACHE, "options": {"Nonsense": "on"}}).failed["blog is served"]
+    assert "Nonsense" in refused and blog.get("/").headers["X-Of-The-Site"] == "yes"
+    blog.deploy(proxy=APACHE)
+
+
+def test_a_log_in_json(blog):
+    blog.deploy(proxy={**APACHE, "access_log": "json"})
+    answer = blog.get("/release?quote=%22%0A", headers={"User-Agent": 'a "quoted" \\ one', "Referer": "caf\u00e9 \tau"})
+    blog.get("/static/nothing.css")
+    with socket.create_connection((blog.host.address, 80), 10) as raw:
+        raw.sendall(f"GET /release?odd=\u00e9 HTTP/1.1\r\nHost: {blog.domain}\r\nConnection: close\r\n\r\n".encode())
+        assert b"200 OK" in raw.recv(1000)
+    log = "/var/log/apache2/django-blog.log"
+    blog.host.run(f"until [ $(grep -c -e odd= -e quote= -e nothing.css {log}) = 3 ]; do sleep 0.1; done")
+    entries = [json.loads(line) for line in blog.host.read(log).splitlines()]
+    page, odd, missing = (next(entry for entry in entries if word in entry["uri"]) for word in ("quote", "odd", "css"))
+    assert page["agent"] == 'a "quoted" \\ one' and page["uri"] == "/release?quote=%22%0A"
+    assert page["referrer"] == "caf%e9%20%09au" and page["host"] == blog.domain
+    assert page["method"] == "GET" and page["bytes"] > 10 and 0 < page["seconds"] < 10
+    assert odd["uri"].endswith("%c3%a9") and odd["agent"] == "" and missing["status"] == 404
+    assert "Referer" not in answer.headers.get("Vary", "")
+    assert "quote=" not in blog.host.read("/var/log/apache2/access.log")
+    blog.deploy(proxy=APACHE)
+
+
+def test_pages_of_the_project_for_errors_of_apache(blog):
+    pages = {status: f"errors/{status}.html" for status in (403, 404, 413, 502)}
+    blog.repository.commit({page: f"<p>ours: {status}</p>" for status, page in pages.items()})
+    blog.deploy(proxy={**APACHE, "error_pages": pages, "locations": {"/admin/": {"Require": "all denied"}}})
+    assert not blog.apply().changed
+    for status, path in {403: "/admin/", 404: "/static/nothing.css"}.items():
+        answer = blog.get(path)
+        assert (answer.status_code, answer.text) == (status, f"<p>ours: {status}</p>")
+        assert answer.headers["Cache-Control"] == "no-store" and answer.headers["Content-Type"].startswith("text/html")
+    url, headers = f"http://{blog.host.address}/healthz", {"Host": blog.domain}
+    answer = requests.post(url, data=b"x" * 1_100_000, headers=headers, timeout=10)
+    assert (answer.status_code, answer.text) == (413, "<p>ours: 413</p>")
+    own = blog.get("/healthz?unavailable")
+    assert own.text == "the project's own" and "ours" not in blog.get("/nothing").text
+    assert blog.get("/.django/blog/errors/404.html").status_code == 404
+    blog.host.run(["systemctl", "stop", f"{blog.unit}.socket", f"{blog.unit}.service"])
+    answer = blog.get("/release")
+    assert (answer.status_code, answer.text) == (503, "<p>ours: 502</p>")
+    blog.host.run(["systemctl", "start", f"{blog.unit}.socket", f"{blog.unit}.service"])
+    blog.deploy(proxy=APACHE)
+    assert "ours" not in blog.get("/static/nothing.css").text
 
 
 def test_apache_that_refuses_its_files_is_not_reloaded(blog):

@@ -130,7 +130,7 @@ def places(rules: dict[str, Any], path: Place = ()) -> Iterator[Place]:
     """Every place below some rules that takes a string; `*` is a name that the operator chooses, `0` an item.
 
     A path that ends in `*` is the name itself, one that ends in `*=` is the value of such a name; `kind=gunicorn` is
-    what holds besides for that kind of server.
+    what holds besides for that kind of server or proxy.
     """
     if "string" in rules.get("type", ["string"]):
         yield path
@@ -143,7 +143,7 @@ def places(rules: dict[str, Any], path: Place = ()) -> Iterator[Place]:
     if "items" in rules:
         yield from places(rules["items"], (*path, "0"))
     for kind, inner in rules.get("kinds", {}).items():
-        if "propertyNames" in inner:
+        if {"propertyNames", "additionalProperties"} & {*inner}:
             yield from places({**rules, "kinds": {}, **inner}, (*path, f"kind={kind}"))
 
 
@@ -180,8 +180,8 @@ def harmless(path: Place, beside: str = "") -> str | None:
 def some_name(path: Place) -> str:
     """A name for which a map takes a value."""
     rules = rules_of((*path, "*")) if rules_of(path).get("propertyNames") else {}
-    names = ["some-name", "SOME_NAME", "some_name", "/some-name/", "192.0.2.1:80", *rules.get("enum", [])[-1:]]
-    return next(name for name in names if not django_pillar.check(name, rules))
+    names = ["some_name", "some-name", "SOME_NAME", "SomeName", "/some-name/", "192.0.2.1:80"]
+    return next(name for name in [*names, *rules.get("enum", [])[-1:]] if not django_pillar.check(name, rules))
 
 
 def options(path: Place, value: str) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def options(path: Place, value: str) -> dict[str, Any]:
     merged = built if path[0] not in said else {path[0]: said[path[0]] | built[path[0]]}
     for step in path:
         if step.startswith("kind="):
-            merged["server"]["kind"] = step.removeprefix("kind=")
+            merged[path[0]]["kind"] = step.removeprefix("kind=")
     return {**said, **merged}
 
 
