@@ -83,12 +83,21 @@ def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]
         "max_upload": django_nginx.size(config["media"]["max_upload"]),
         "members": _members(config["proxy"].get("upstreams", {})),
         "lbmethod": _LBMETHODS.get(config["proxy"].get("balance")),
+        "unescapes": bool(config["media"].get("protected")) and unescapes(site),
     }
     _refuse_shared_urls(site, [variables["static_url"], media_url])
     return {
         **needs(site),
         locations(site): django_settings.render(templates, _LOCATIONS, **{**variables, **more}),
     }
+
+
+def unescapes(site: Site) -> bool:
+    """Whether mod_xsendfile, as that of Debian 13, reads a path as if it were quoted, unless it is told otherwise."""
+    try:
+        return b"XSendFileUnescape" in Path(site.platform["mod_wsgi"]["modules"], "mod_xsendfile.so").read_bytes()
+    except OSError:
+        return False
 
 
 def _members(upstreams: Mapping[str, Any]) -> dict[str, str]:

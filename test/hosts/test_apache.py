@@ -29,9 +29,9 @@ health.csrf_exempt = True
 APACHE = {"kind": "apache", "headers": {"X-Scheme": "it is 100% ours"}}
 
 
-@pytest.fixture(scope="module")
-def blog(module_hosts, repositories) -> Site:
-    host = module_hosts("bookworm", kind="ready")
+@pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.full)])
+def blog(request, module_hosts, repositories) -> Site:
+    host = module_hosts(request.param, kind="ready")
     blog = Site(host, repositories(host))
     views = (blog.repository.worktree / "guestbook/views.py").read_text()
     blog.repository.commit({"guestbook/views.py": views + VIEW})
