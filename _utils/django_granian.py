@@ -9,14 +9,18 @@ from django_command import seconds
 from django_process import Requirements
 from django_site import Site
 
-PROGRAM = "salt://django/files/django_formula_granian.py"
+#: What runs granian, and what that imports: file name in ``config/`` → template.
+_PROGRAMS = {
+    name: f"salt://django/files/{name}"
+    for name in ("django_formula_granian.py", "django_formula_ready.py", "django_formula_drain.py")
+}
 #: What is installed where the project does not bring it; Python 3.9 has another last version.
 _REQUIREMENTS: Requirements = {
     ("granian",): ("granian==2.8.7; python_version >= '3.10'", "granian==2.5.7; python_version < '3.10'"),
     ("uvloop",): ("uvloop==0.23.0",),
 }
 
-TEMPLATES: tuple[str, ...] = (PROGRAM,)
+TEMPLATES: tuple[str, ...] = (*_PROGRAMS.values(),)
 MAIN = "granian.json"
 BINDS = True
 INHERITS = False
@@ -43,7 +47,7 @@ def python(site: Site) -> str:
 def configuration(
     site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
 ) -> dict[str, str]:
-    """The settings of a release, and the program that reads them: file name in ``config/`` → content."""
+    """The settings of a release, and the programs that read them: file name in ``config/`` → content."""
     del release
     server = site.config["server"]
     drain = int(seconds(site.config["releases"]["drain"]))
@@ -67,7 +71,7 @@ def configuration(
     }
     return {
         MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n",
-        "django_formula_granian.py": templates[PROGRAM],
+        **{name: templates[url] for name, url in _PROGRAMS.items()},
     }
 
 

@@ -10,7 +10,9 @@ from django_command import seconds
 from django_process import KEPT_ALIVE, Requirements
 from django_site import Site
 
-CONF, WARM = "salt://django/files/gunicorn.conf.py", "salt://django/files/django_formula_warm.py"
+CONF = "salt://django/files/gunicorn.conf.py"
+#: What that imports: file name in ``config/`` → template.
+_PROGRAMS = {name: f"salt://django/files/{name}" for name in ("django_formula_warm.py", "django_formula_drain.py")}
 _GUNICORN: Requirements = {
     ("gunicorn",): ("gunicorn==27.0.1; python_version >= '3.10'", "gunicorn==23.0.0; python_version < '3.10'")
 }
@@ -26,7 +28,7 @@ _WORKERS: dict[str, Requirements] = {
     },
 }
 
-TEMPLATES: tuple[str, ...] = (CONF, WARM)
+TEMPLATES: tuple[str, ...] = (CONF, *_PROGRAMS.values())
 MAIN = "gunicorn.json"
 BINDS = False
 INHERITS = True
@@ -89,7 +91,7 @@ def configuration(
     return {
         MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n",
         "gunicorn.conf.py": templates[CONF],
-        "django_formula_warm.py": templates[WARM],
+        **{name: templates[url] for name, url in _PROGRAMS.items()},
     }
 
 

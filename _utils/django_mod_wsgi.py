@@ -14,7 +14,12 @@ CONF = "salt://django/files/mod_wsgi.conf"
 #: What runs Apache, and what that imports: file name in ``config/`` → template.
 _PROGRAMS = {
     name: f"salt://django/files/{name}"
-    for name in ("django_formula_mod_wsgi.py", "django_formula_wsgi.py", "django_formula_warm.py")
+    for name in (
+        "django_formula_mod_wsgi.py",
+        "django_formula_ready.py",
+        "django_formula_wsgi.py",
+        "django_formula_warm.py",
+    )
 }
 #: Requests that the one process of Apache takes at a time, at least; further ones wait at its socket.
 _TAKERS = 64

@@ -9,7 +9,8 @@ from django_command import seconds
 from django_process import KEPT_ALIVE, Requirements
 from django_site import Site
 
-PROGRAM = "salt://django/files/django_formula_uvicorn.py"
+#: What runs uvicorn, and what that imports: file name in ``config/`` → template.
+_PROGRAMS = {name: f"salt://django/files/{name}" for name in ("django_formula_uvicorn.py", "django_formula_ready.py")}
 #: What is installed where the project does not bring it; Python 3.9 and older have another last version.
 REQUIREMENTS: Requirements = {
     ("uvicorn",): ("uvicorn==0.54.0; python_version >= '3.10'", "uvicorn==0.33.0; python_version < '3.10'"),
@@ -18,7 +19,7 @@ REQUIREMENTS: Requirements = {
     ("websockets", "wsproto"): ("websockets==15.0.1",),
 }
 
-TEMPLATES: tuple[str, ...] = (PROGRAM,)
+TEMPLATES: tuple[str, ...] = (*_PROGRAMS.values(),)
 MAIN = "uvicorn.json"
 BINDS = False
 INHERITS = True
@@ -46,7 +47,7 @@ def python(site: Site) -> str:
 def configuration(
     site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
 ) -> dict[str, str]:
-    """The settings of a release, and the program that reads them: file name in ``config/`` → content."""
+    """The settings of a release, and the programs that read them: file name in ``config/`` → content."""
     del release
     server, run = site.config["server"], f"/run/{variables['unit']}"
     settings = {
@@ -71,7 +72,7 @@ def configuration(
     }
     return {
         MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n",
-        "django_formula_uvicorn.py": templates[PROGRAM],
+        **{name: templates[url] for name, url in _PROGRAMS.items()},
     }
 
 

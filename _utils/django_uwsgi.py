@@ -12,7 +12,10 @@ from django_site import Site
 
 INI = "salt://django/files/uwsgi.ini"
 #: What uWSGI imports: file name in ``config/`` → template.
-_PROGRAMS = {name: f"salt://django/files/{name}" for name in ("django_formula_uwsgi.py", "django_formula_warm.py")}
+_PROGRAMS = {
+    name: f"salt://django/files/{name}"
+    for name in ("django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_drain.py")
+}
 PYUWSGI = "pyuwsgi==2.0.30.post1"
 
 TEMPLATES: tuple[str, ...] = (INI, *_PROGRAMS.values())

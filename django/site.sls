@@ -6,11 +6,12 @@
                 'django_formula_settings.py', 'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py'] %}
 {% set processes = {'systemd': ['django.service', 'django.socket'],
                     'supervisor': ['supervisor.conf', 'supervisor.sh', 'django_formula_listen.py']} %}
-{% set servers = {'uwsgi': ['uwsgi.ini', 'django_formula_uwsgi.py', 'django_formula_warm.py'],
-                  'gunicorn': ['gunicorn.conf.py', 'django_formula_warm.py'], 'uvicorn': ['django_formula_uvicorn.py'],
-                  'granian': ['django_formula_granian.py'],
-                  'mod_wsgi': ['mod_wsgi.conf', 'django_formula_mod_wsgi.py', 'django_formula_wsgi.py',
-                               'django_formula_warm.py']} %}
+{% set servers = {'uwsgi': ['uwsgi.ini', 'django_formula_uwsgi.py', 'django_formula_warm.py', 'django_formula_drain.py'],
+                  'gunicorn': ['gunicorn.conf.py', 'django_formula_warm.py', 'django_formula_drain.py'],
+                  'uvicorn': ['django_formula_uvicorn.py', 'django_formula_ready.py'],
+                  'granian': ['django_formula_granian.py', 'django_formula_ready.py', 'django_formula_drain.py'],
+                  'mod_wsgi': ['mod_wsgi.conf', 'django_formula_mod_wsgi.py', 'django_formula_ready.py',
+                               'django_formula_wsgi.py', 'django_formula_warm.py']} %}
 {% set proxies = {'nginx': ['upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf', 'default.conf'],
                   'apache': ['locations.conf', 'domain.conf', 'redirect.conf'], 'none': []} %}
 {% for name, site in django.sites.items() %}

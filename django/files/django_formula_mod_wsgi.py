@@ -4,19 +4,19 @@ Runs an Apache with mod_wsgi as mod_wsgi.conf beside this file has it, and says 
 A SIGTERM has it end what it is at. Apache's own processes do not outlive this one, nor each other.
 """
 
-import ctypes
 import glob
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.append(HERE)  # Python runs with -I
+import django_formula_ready  # noqa: E402
+
 CONFIGURATION = os.path.join(HERE, "mod_wsgi.conf")
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 with open(os.path.join(HERE, "mod_wsgi.json"), encoding="utf-8") as file:
     GIVEN = json.load(file)
@@ -36,17 +36,6 @@ def end_leftovers():
             pass  # it is somebody else's, or has ended
 
 
-def die_with_parent():
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def connect(address):
-    """Connect once to the address of the release."""
-    host, _colon, port = address.rpartition(":")
-    with socket.socket(socket.AF_INET6 if address[0] == "[" else socket.AF_INET) as client:
-        client.connect((host.strip("[]"), int(port)))
-
-
 def wait_until_loaded(apache):
     """Wait until the project is imported and connections are taken; it exits where that does not come."""
     while apache.poll() is None:
@@ -56,7 +45,7 @@ def wait_until_loaded(apache):
             sys.exit("the project does not start")
         if os.path.exists(LOADED):
             try:
-                connect(GIVEN["address"])
+                django_formula_ready.connect(GIVEN["address"])
             except OSError:
                 pass
             else:
@@ -76,26 +65,11 @@ def takes(name, value):
     return "WSGI daemon process" not in tested.stderr
 
 
-def say_ready():
-    """Tell systemd, by sd_notify, and supervisor, by a file."""
-    with open(READY, "w", encoding="utf-8"):
-        pass
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.connect("\0" + address[1:] if address[0] == "@" else address)
-            notify.sendall(b"READY=1")
-
-
 def main():
-    for path in (LOADED, BROKEN, READY):
-        if os.path.exists(path):
-            os.unlink(path)
     end_leftovers()
-    with open(os.path.join(GIVEN["run"], "pid"), "w", encoding="utf-8") as pid:
-        pid.write(str(os.getpid()))
+    django_formula_ready.begin(GIVEN["run"], "loaded", "broken")
     argv = [GIVEN["apache"], "-f", CONFIGURATION, "-DFOREGROUND"]
-    apache = subprocess.Popen(argv, preexec_fn=die_with_parent)  # noqa: S603 - an argument list that root has written
+    apache = subprocess.Popen(argv, preexec_fn=django_formula_ready.end_with_parent)  # noqa: S603 - root has written it
     ended = []
 
     def end(_signal, _frame):
@@ -104,7 +78,7 @@ def main():
 
     signal.signal(signal.SIGTERM, end)
     wait_until_loaded(apache)
-    say_ready()
+    django_formula_ready.say_ready(GIVEN["run"])
     code = apache.wait()
     if not ended:
         end_leftovers()

@@ -4,22 +4,20 @@ Runs uvicorn as uvicorn.json beside this file has it, on the socket that systemd
 The processes that answer are watched by one that does not, which says when the first of them is ready.
 """
 
-import ctypes
 import importlib
 import inspect
 import json
 import os
-import signal
 import socket
 import sys
 import threading
 import time
 
+import django_formula_ready
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LISTENER = 3  # the descriptor at which sd_listen_fds begins
 
 with open(os.path.join(HERE, "uvicorn.json"), encoding="utf-8") as file:
@@ -31,7 +29,7 @@ def __getattr__(name):
     """``application``: the project's, below the path of the site. It is imported by the processes that answer only."""
     if name != "application":
         raise AttributeError(name)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # nobody answers on without the process that watches
+    django_formula_ready.end_with_parent()
     project = importlib.import_module(GIVEN["module"]).application
     with open(READY, "w", encoding="utf-8"):
         pass
@@ -45,14 +43,10 @@ def __getattr__(name):
 
 
 def say_ready():
-    """Tell systemd, by sd_notify, once the project is imported; connections wait at the socket already."""
+    """Say so once the project is imported; connections wait at the socket already."""
     while not os.path.exists(READY):
         time.sleep(0.02)
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.connect("\0" + address[1:] if address[0] == "@" else address)
-            notify.sendall(b"READY=1")
+    django_formula_ready.say_ready(GIVEN["run"])
 
 
 class Watch(Multiprocess):
@@ -75,10 +69,7 @@ def main():
     sys.path[:0] = [GIVEN["folder"]]
     settings = {name: value for name, value in GIVEN["settings"].items() if name in known}
     config = uvicorn.Config("django_formula_uvicorn:application", **{**settings, **GIVEN["options"]})
-    if os.path.exists(READY):
-        os.unlink(READY)
-    with open(os.path.join(GIVEN["run"], "pid"), "w", encoding="utf-8") as pid:
-        pid.write(str(os.getpid()))
+    django_formula_ready.begin(GIVEN["run"])
     threading.Thread(target=say_ready, daemon=True).start()
     target = {"target": uvicorn.Server(config).run} if "target" in inspect.signature(Multiprocess).parameters else {}
     Watch(config, sockets=[socket.socket(fileno=LISTENER)], **target).run()

@@ -18,6 +18,7 @@ globals().update({name: value for name, value in _given["settings"].items() if n
 globals().update(_given["options"])
 if _given["script_name"]:
     raw_env = [f"SCRIPT_NAME={_given['script_name']}"]
+sys.path.append(_HERE)
 if _given["options"].get("worker_class") == "uvicorn":
     import ctypes
     import signal
@@ -38,13 +39,20 @@ if _given["options"].get("worker_class") == "uvicorn":
             self.wsgi = application if prefix else project
 
 
+else:
+    import django_formula_drain
+
+    def post_worker_init(worker):
+        """It answers next."""
+        worker.wsgi = django_formula_drain.drained(worker.wsgi)
+
+
 os.environ["SPT_NOENV"] = "1"  # setproctitle, where there is one, leaves the environment of the process
 
 
 def when_ready(server):
     """Workers are made next."""
     if server.cfg.preload_app:
-        sys.path.append(_HERE)
         import django_formula_warm
 
         django_formula_warm.warm()

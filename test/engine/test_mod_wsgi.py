@@ -56,7 +56,8 @@ class Program:
         given = {"apache": str(apache), "address": f"127.0.0.1:{port}", "modules": "/modules", "options": options}
         (config / "mod_wsgi.json").write_text(json.dumps({**given, "run": str(self.run)}))
         self.path = config / "django_formula_mod_wsgi.py"
-        self.path.write_text((FILES / self.path.name).read_text())
+        for name in (self.path.name, "django_formula_ready.py"):
+            shutil.copy(FILES / name, config)
         self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notified.bind(str(folder / "notify"))
         self.notified.settimeout(10)

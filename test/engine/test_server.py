@@ -1,5 +1,7 @@
 import contextlib
 import ctypes
+import importlib
+import io
 import json
 import os
 import re
@@ -123,6 +125,7 @@ def gunicorn(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gunicorn", package)
     monkeypatch.setitem(sys.modules, "gunicorn.config", config)
     monkeypatch.setenv("SPT_NOENV", "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
     def read(**site):
         release = tmp_path / "0001-0123456789ab"
@@ -147,10 +150,56 @@ def test_what_gunicorn_reads(gunicorn, tmp_path, monkeypatch):
     warmed = types.ModuleType("django_formula_warm")
     warmed.warm = lambda: (tmp_path / "warm").touch()
     monkeypatch.setitem(sys.modules, "django_formula_warm", warmed)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     read["when_ready"](types.SimpleNamespace(cfg=types.SimpleNamespace(preload_app=True)))
     assert (tmp_path / "warm").exists()
     assert (tmp_path / "ready").exists()
+
+
+@pytest.fixture
+def drained(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "django/files")
+    return importlib.import_module("django_formula_drain").drained
+
+
+class Lazy:
+    """An answer that reads the request while it is sent."""
+
+    streaming, closed = True, False
+
+    def __init__(self, body):
+        self.body = body
+
+    def __iter__(self):
+        yield self.body.read(3)
+
+    def close(self):
+        self.closed = True
+
+
+def test_what_a_project_leaves_unread_is_read(drained):
+    body = io.BytesIO(b"x" * 200_000)
+    answer = drained(lambda environ, start: [environ["wsgi.input"].read(5)])
+    assert answer({"wsgi.input": body, "CONTENT_LENGTH": "200000"}, None) == [b"xxxxx"] and body.read() == b""
+    for none in ({}, {"CONTENT_LENGTH": ""}, {"CONTENT_LENGTH": "0"}):
+        assert answer({"wsgi.input": io.BytesIO(b"next request"), **none}, None) == [b"next "]
+
+
+def test_an_answer_in_parts_may_read_on(drained):
+    body = io.BytesIO(b"one two")
+    lazy = Lazy(body)
+    answer = drained(lambda environ, start: lazy)({"wsgi.input": body, "CONTENT_LENGTH": "7"}, None)
+    assert next(iter(answer)) == b"one" and body.tell() == 3
+    answer.close()
+    assert body.read() == b"" and lazy.closed
+
+
+def test_a_client_that_is_gone_is_no_error(drained):
+    class Gone:
+        def read(self, size):
+            raise ConnectionResetError
+
+    answer = drained(lambda environ, start: [b"ok"])
+    assert answer({"wsgi.input": Gone(), "CONTENT_LENGTH": "7"}, None) == [b"ok"]
 
 
 @pytest.mark.parametrize("path", ["/", "/shop"])

@@ -129,10 +129,8 @@ class Judge:
         for name, text in files.items():
             if text == "first":
                 texts[name] = repository.git("show", f"{repository.first}:{name}")
-            elif text and text.startswith("+"):
-                texts[name] = (repository.worktree / name).read_text() + text[1:]
         if texts:
-            repository.commit(texts)
+            repository.commit(repository.amended(texts))
 
     def apply(self, step: str) -> Applied:
         told = provoked(self.blog.host, step, self.fault.when, self.fault.does) if step else None

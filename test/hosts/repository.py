@@ -66,6 +66,20 @@ class Repository:
         self.push()
         return self.git("rev-parse", "HEAD").strip()
 
+    def read(self, name: str) -> str:
+        """A file of the work tree."""
+        return (self.worktree / name).read_text()
+
+    def append(self, name: str, text: str) -> str:
+        """Commit a text at the end of a file. Returns the commit."""
+        return self.commit({name: self.read(name) + text})
+
+    def amended(self, files: Mapping[str, str | None]) -> dict[str, str | None]:
+        """Files to be committed, where a text that begins with + is to be appended."""
+        return {
+            name: self.read(name) + text[1:] if text and text.startswith("+") else text for name, text in files.items()
+        }
+
     def push(self) -> None:
         """Send all branches and tags to the host."""
         self.git("push", "--quiet", "--force", "--all", "origin")

@@ -33,8 +33,7 @@ APACHE = {"kind": "apache", "headers": {"X-Scheme": "it is 100% ours"}}
 def blog(request, module_hosts, repositories) -> Site:
     host = module_hosts(request.param, kind="ready")
     blog = Site(host, repositories(host))
-    views = (blog.repository.worktree / "guestbook/views.py").read_text()
-    blog.repository.commit({"guestbook/views.py": views + VIEW})
+    blog.repository.append("guestbook/views.py", VIEW)
     settings = {"DATA_UPLOAD_MAX_MEMORY_SIZE": 4 << 20}
     blog.deploy(packages=["curl"], proxy=APACHE, media={"max_upload": "1M"}, settings=settings)
     assert not blog.apply().changed and not blog.apply(test=True).changed
@@ -226,7 +225,14 @@ def test_apache_that_refuses_its_files_is_not_reloaded(blog):
     finally:
         blog.host.run(["rm", "/etc/apache2/sites-enabled/neighbour.conf"])
     blog.deploy()
-    assert blog.get("/").status_code == 403 and blog.get("/static/admin/css/base.css").status_code == 403
+    for path in (
+        "/",
+        "//",
+        "/static/admin/css/base.css",
+        "/%73tatic/admin/css/base.css",
+        "//static/admin/css/base.css",
+    ):
+        assert blog.get(path).status_code == 403, path
     blog.deploy(proxy=APACHE)
     assert blog.get("/").status_code == 200
 
@@ -272,6 +278,11 @@ def test_sites_change_their_proxy_together(blog):
     shop = Site(blog.host, blog.repository, "shop", beside=blog, domains=domains, path="/shop", proxy=APACHE)
     blog.deploy(server={"kind": "uwsgi"}, media=None, settings=None)
     assert blog.answering["release"] == blog.live and shop.answering["release"] == shop.live
+    shop.deploy(proxy={**APACHE, "allow": ["203.0.113.0/24"]})
+    for path in ("/shop/release", "/%73hop/release", "//shop/release", "/./shop/release", "/x/../shop/release"):
+        command = ["curl", "--path-as-is", "-so", "/dev/null", "-w", "%{http_code}", "-H", f"Host: {blog.domain}"]
+        assert blog.host.run([*command, f"http://127.0.0.1{path}"]).stdout == "403", path
+    shop.deploy(proxy=APACHE)
     for kind, former in (("nginx", "apache2"), ("apache", "nginx")):
         lives = (blog.live, shop.live)
         proxy = {"kind": kind, "headers": APACHE["headers"]}

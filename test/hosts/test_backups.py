@@ -52,7 +52,7 @@ def blog(module_hosts, repositories, pytestconfig) -> Site:
     host = module_hosts(kind="ready")
     servers.set_up(host, postgres=ROLES, mysql=USERS if pytestconfig.getoption("--all") else None)
     site = Site(host, repositories(host))
-    views, urls = (site.repository.git("show", f"HEAD:guestbook/{name}") for name in ("views.py", "urls.py"))
+    views, urls = (site.repository.read(f"guestbook/{name}") for name in ("views.py", "urls.py"))
     urls = urls.replace("urlpatterns = [", 'urlpatterns = [path("note", views.note),')
     site.repository.commit({"guestbook/views.py": views + NOTE, "guestbook/urls.py": urls})
     return site

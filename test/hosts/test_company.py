@@ -70,8 +70,7 @@ def blog(host, repositories, company, environment) -> Employee:
 def commit(blog: Site, needs: str) -> None:
     """Commit what the project needs besides Django, and let it be read by https."""
     blog.repository.git("checkout", "--quiet", blog.repository.first, "--", "requirements.txt")
-    django = (blog.repository.worktree / "requirements.txt").read_text()
-    blog.repository.commit({"requirements.txt": django + needs})
+    blog.repository.append("requirements.txt", needs)
     blog.repository.git("-C", str(blog.repository.bare), "update-server-info")
 
 

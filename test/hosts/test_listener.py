@@ -24,8 +24,7 @@ SERVERS = {
 def blog(module_hosts, repositories) -> Site:
     host = module_hosts("trixie", kind="ready")
     blog = Site(host, repositories(host))
-    views = (blog.repository.worktree / "guestbook/views.py").read_text()
-    blog.repository.commit({"guestbook/views.py": views + HEALTH})
+    blog.repository.append("guestbook/views.py", HEALTH)
     blog.deploy(packages=["curl"], proxy=NONE, server={"kind": "uwsgi", "protocol": "http"})
     assert not blog.apply().changed and not blog.apply(test=True).changed
     return blog

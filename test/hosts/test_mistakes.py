@@ -29,7 +29,7 @@ OTHER = ["systemd-run", "--quiet", "--unit=other", "python3", "-m", "http.server
 def blog(module_hosts, repositories) -> Site:
     host = module_hosts(kind="ready", name="web1")
     repository = repositories(host)
-    settings = (repository.worktree / "website/settings.py").read_text()
+    settings = repository.read("website/settings.py")
     repository.commit({"website/settings.py": settings + FROM_ENVIRONMENT, "requirements.txt": None})
     options = {"overlay": False, "database": {"engine": "sqlite"}, "environment": ENVIRONMENT}
     return Site(host, repository, **options, revision="master", proxy={"listen": [81]})

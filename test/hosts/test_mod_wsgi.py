@@ -31,8 +31,7 @@ def blog(request, module_hosts, repositories) -> Site:
     options = {} if process == "systemd" else {"init": False, "command": ("sleep", "infinity")}
     host = module_hosts(system, kind="ready", **options)
     blog = Site(host, repositories(host))
-    views = (blog.repository.worktree / "guestbook/views.py").read_text()
-    blog.repository.commit({"guestbook/views.py": views + VIEW})
+    blog.repository.append("guestbook/views.py", VIEW)
     return blog
 
 

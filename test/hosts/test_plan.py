@@ -44,7 +44,7 @@ def traces(site: Site) -> str:
 
 
 def test_a_plan_says_what_the_release_then_does(blog):
-    settings = (blog.repository.worktree / "website/settings.py").read_text()
+    settings = blog.repository.read("website/settings.py")
     files = {
         "requirements.txt": "Django==5.2.19\npython-dotenv==1.1.1\n",
         "website/settings.py": settings + SETTINGS,

@@ -41,8 +41,7 @@ USUAL = {
 def blog(module_hosts, repositories) -> Site:
     host = module_hosts("bookworm", kind="ready")
     blog = Site(host, repositories(host))
-    views = (blog.repository.worktree / "guestbook/views.py").read_text()
-    blog.repository.commit({"guestbook/views.py": views + VIEW})
+    blog.repository.append("guestbook/views.py", VIEW)
     host.write("/etc/nginx/snippets/blog.conf", SNIPPET)
     blog.deploy(
         packages=["curl"],

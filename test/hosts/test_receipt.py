@@ -50,10 +50,6 @@ def load(blog: Site, **options: object) -> Load:
     return Load(f"http://{blog.host.address}/release", blog.domain, release=release_of, **options)  # type: ignore[arg-type]
 
 
-def appended(blog: Site, name: str, text: str) -> dict[str, str]:
-    return {name: (blog.repository.worktree / name).read_text() + text}
-
-
 def last_attempt(blog: Site) -> dict[str, object]:
     return dict(json.loads(blog.host.read(f"{blog.root}/deploys.jsonl").splitlines()[-1]))
 
@@ -73,7 +69,7 @@ def test_a_release_has_a_receipt(good):
 
 def test_a_page_that_fails_once_it_is_live_brings_the_release_before_back(good):
     old = good.live
-    good.repository.commit(appended(good, "guestbook/views.py", TURNS))
+    good.repository.append("guestbook/views.py", TURNS)
     with load(good, connections=4, pause=0.02) as requests:
         applied = good.apply()
     comment = applied.failed["blog is live"]
@@ -97,7 +93,7 @@ def test_a_page_that_fails_once_it_is_live_brings_the_release_before_back(good):
 
 def test_a_server_that_ends_within_the_watch_brings_the_release_before_back(good):
     old = good.live
-    good.repository.commit(appended(good, "website/wsgi.py", ENDS))
+    good.repository.append("website/wsgi.py", ENDS)
     with load(good, connections=4, pause=0.02) as requests:
         applied = good.apply(releases={"watch": "30s"})
     comment = applied.failed["blog is live"]

@@ -189,7 +189,7 @@ def test_what_is_older_than_keep_is_deleted(good):
 def test_a_broken_commit_leaves_the_old_release_serving(good, cause):
     changes, step, says = BROKEN[cause]
     old = good.live
-    good.repository.commit(amended(good, changes))
+    good.repository.commit(good.repository.amended(changes))
     with load(good, connections=2, pause=0.1) as requests:
         applied = good.apply()
     assert requests.failed == [] and requests.releases == [old]
@@ -209,14 +209,6 @@ def test_a_broken_commit_leaves_the_old_release_serving(good, cause):
     good.host.run(["systemctl", "restart", f"{good.unit}.service"])
     assert good.answering["release"] == old
     assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
-
-
-def amended(blog: Site, changes: dict[str, str | None]) -> dict[str, str | None]:
-    texts = {}
-    for name, text in changes.items():
-        appended = text and text.startswith("+")
-        texts[name] = (blog.repository.worktree / name).read_text() + text[1:] if appended else text
-    return texts
 
 
 @pytest.mark.parametrize("interruption", ["reboot", "power loss"])

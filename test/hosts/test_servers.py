@@ -32,8 +32,7 @@ def shop(blog, repositories) -> Site:
     """A site beside it with a database on each server of the host."""
     repository = repositories(blog.host, "/srv/git/shop.git")
     settings = '\nDATABASES["metrics"] = {"ENGINE": "django.db.backends.sqlite3", "NAME": "metrics.sqlite3"}\n'
-    first = repository.git("show", f"{repository.first}:website/settings.py")
-    repository.commit({"website/settings.py": first + settings})
+    repository.append("website/settings.py", settings)
     databases = {"default": POSTGRES, "metrics": {**MARIADB, "name": "shop_metrics"}}
     return Site(blog.host, repository, "shop", beside=blog, databases=databases)
 

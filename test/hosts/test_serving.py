@@ -175,6 +175,8 @@ def test_a_way_to_serve(machines, seen, system, process, proxy, way):
     deploy(blog, process, proxy, way)
     first = blog.live
     assert blog.answering["release"] == first
+    refused = [blog.get("/nothing", method="POST", data="x" * 300_000).status_code for _ in range(20)]
+    assert {*refused} == {404}, "what a project leaves unread of a request is no error of the proxy"
     if process == "systemd":
         rated = blog.host.run(["systemd-analyze", "security", "--no-pager", f"{blog.unit}.service"]).stdout
         assert float(re.findall(r"exposure level for \S+: ([0-9.]+)", rated)[0]) <= 1.1
@@ -186,8 +188,8 @@ def test_a_way_to_serve(machines, seen, system, process, proxy, way):
     assert "tcp" in way or released.went_back == [], "a rename is the switch; a reload of the proxy overlaps"
     second = blog.live
 
-    views = (blog.repository.worktree / "guestbook/views.py").read_text()
-    blog.repository.commit({"guestbook/views.py": views + RAISES})
+    views = blog.repository.read("guestbook/views.py")
+    blog.repository.append("guestbook/views.py", RAISES)
     comment = blog.apply().failed["blog has its instance"]
     assert re.search(r"it answers 500|Remote end closed", comment) and "out of ink" in comment, comment
     assert lines(comment) <= 10 and blog.answering["release"] == second
@@ -304,8 +306,8 @@ class WebSocket:
 )
 def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way, proxy):
     blog: Site = machines("bookworm", "systemd")
-    module = (blog.repository.worktree / "website/asgi.py").read_text()
-    blog.repository.commit({"website/asgi.py": module + ECHO})
+    module = blog.repository.read("website/asgi.py")
+    blog.repository.append("website/asgi.py", ECHO)
     blog.configure(releases={"drain": "8s"}, path="/live")
     deploy(blog, "systemd", proxy, way)
     talk = WebSocket(blog, "/live/echo")
@@ -346,8 +348,8 @@ def health(request):
 @pytest.mark.parametrize("mode", ["daemon", pytest.param("embedded", marks=pytest.mark.full)])
 def test_an_apache_ends_what_it_is_at(machines, mode):
     blog: Site = machines("bookworm", "systemd")
-    views = (blog.repository.worktree / "guestbook/views.py").read_text()
-    blog.repository.commit({"guestbook/views.py": views + SLOW})
+    views = blog.repository.read("guestbook/views.py")
+    blog.repository.append("guestbook/views.py", SLOW)
     blog.deploy(server={"kind": "mod_wsgi", "processes": 2, "options": {"mode": mode}}, state=None)
     before = blog.live
     with ThreadPoolExecutor(4) as pool:
@@ -379,8 +381,8 @@ with socket.socket(socket.AF_UNIX) as stats:
 
 def test_what_uwsgi_is_told_it_does(machines):
     blog: Site = machines("bookworm", "systemd")
-    views = (blog.repository.worktree / "guestbook/views.py").read_text()
-    blog.repository.commit({"guestbook/views.py": views + SLOW})
+    views = blog.repository.read("guestbook/views.py")
+    blog.repository.append("guestbook/views.py", SLOW)
     options = {"cheaper": 1, "thunder-lock": True, "harakiri": 3, "max-worker-lifetime": 3600}
     blog.deploy(server={"kind": "uwsgi", "processes": 4, "max_requests": 25, "options": options}, state=None)
 

@@ -52,10 +52,6 @@ def plain(blog) -> Site:
     return blog
 
 
-def append(site: Site, name: str, text: str) -> None:
-    site.repository.commit({name: (site.repository.worktree / name).read_text() + text})
-
-
 def value(site: Site, expression: str) -> str:
     """What an expression is in the site's Django."""
     program = f"from django.conf import settings; import os; print(({expression}))"
@@ -76,7 +72,7 @@ def test_the_overlay_decides_what_the_project_hard_codes(plain):
 
 
 def test_without_an_overlay_the_project_reads_its_environment(plain):
-    append(plain, "website/settings.py", FROM_ENVIRONMENT)
+    plain.repository.append("website/settings.py", FROM_ENVIRONMENT)
     plain.deploy(overlay=False, database={"engine": "sqlite"}, environment=ENVIRONMENT)
     assert plain.get().status_code == 200 and plain.get("/static/guestbook/style.css").status_code == 200
     assert value(plain, "settings.SETTINGS_MODULE, settings.DATABASES['default']['NAME']") == str(
@@ -88,7 +84,7 @@ def test_without_an_overlay_the_project_reads_its_environment(plain):
 
 
 def test_without_an_overlay_debug_is_refused(plain):
-    append(plain, "website/settings.py", FROM_ENVIRONMENT)
+    plain.repository.append("website/settings.py", FROM_ENVIRONMENT)
     live = plain.live
     environment = ENVIRONMENT | {"DEBUG": True}
     applied = plain.apply(overlay=False, database={"engine": "sqlite"}, environment=environment)
@@ -140,7 +136,7 @@ def test_shared_paths_outlive_a_release_and_writable_ones_do_not(plain):
 
 
 def test_a_path_that_is_wired_in(plain):
-    append(plain, "guestbook/version.py", 'RELEASE_NOTE = open("/app/motto.txt").read()\n')
+    plain.repository.append("guestbook/version.py", 'RELEASE_NOTE = open("/app/motto.txt").read()\n')
     plain.repository.commit({"motto.txt": "here"})
     plain.deploy(mount="/app", writable=["logs"])
     assert plain.answering["note"] == "here"
@@ -213,7 +209,7 @@ def test_a_secret_key_that_is_gone_is_never_made_anew(plain):
 
 def test_a_session_outlives_a_new_secret_key_of_a_project_that_reads_its_environment(plain):
     fallbacks = 'SECRET_KEY_FALLBACKS = [key for key in os.environ["OLD_KEYS"].split(" ") if key]\n'
-    append(plain, "website/settings.py", FROM_ENVIRONMENT + fallbacks)
+    plain.repository.append("website/settings.py", FROM_ENVIRONMENT + fallbacks)
     environment = {**ENVIRONMENT, "OLD_KEYS": {"from": "secret_key_fallbacks", "join": " "}}
     plain.deploy(overlay=False, environment=environment, database={"engine": "sqlite"})
     browser = logged_in(plain)
@@ -234,7 +230,7 @@ def test_no_secret_is_seen_anywhere(plain):
     plain.configure(secrets=secrets, secret_key=KEY, environment={"OWN_KEY": {"from": "secret_key"}})
     outputs = [debugged(plain)]
     assert plain.answering["release"] == plain.live
-    append(plain, "website/settings.py", BROKEN)
+    plain.repository.append("website/settings.py", BROKEN)
     outputs.append(debugged(plain))
     assert "RuntimeError" in outputs[-1]
     outputs.append(debugged(plain))

@@ -58,7 +58,7 @@ def test_a_site_that_fails_stops_nobody_else(blog, shop):
 @pytest.mark.full
 def test_two_sites_are_released_at_once(blog, shop):
     for site in (blog, shop):
-        needs = (site.repository.worktree / "requirements.txt").read_text()
+        needs = site.repository.read("requirements.txt")
         site.repository.commit({**version("2.1"), "requirements.txt": f"{needs}iniconfig\n"})
     blog.host.run("for site in blog shop; do salt-call --local django.release $site & done; wait")
     for site in (blog, shop):

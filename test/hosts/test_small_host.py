@@ -50,8 +50,7 @@ def test_a_release_and_a_rollback_overlap(blog):
 
 
 def test_a_project_that_does_not_fit_twice_is_told_so(blog):
-    urls = (blog.repository.worktree / "website/urls.py").read_text()
-    blog.repository.commit({"website/urls.py": urls + FAT})
+    blog.repository.append("website/urls.py", FAT)
     blog.deploy(server={"processes": 3})
     live = blog.live
     blog.repository.commit(version("3.0"))
@@ -73,7 +72,7 @@ def test_its_advice_leads_to_the_release(blog):
 
 def test_the_old_instance_comes_back_if_the_new_one_fails(blog):
     live = blog.live
-    urls = (blog.repository.worktree / "website/urls.py").read_text()
+    urls = blog.repository.read("website/urls.py")
     broken = urls.replace("urlpatterns = [", 'urlpatterns = [path("healthz", lambda request: 1 / 0),')
     blog.repository.commit({"website/urls.py": broken})
     told = blog.apply().failed["blog has its instance"]

@@ -43,7 +43,7 @@ def blog(module_hosts, repositories) -> Site:
     host.run("rm /usr/local/bin/salt-call")
     host.write("/usr/local/bin/salt-call", SALT_CALL, mode="0755")
     repository = repositories(host, "/srv/git/bücher.git")
-    needs = (repository.worktree / "requirements.txt").read_text()
+    needs = repository.read("requirements.txt")
     repository.commit({GREETING: "Grüße\n", "requirements.txt": f"{needs}iniconfig\n--no-binary iniconfig\n"})
     repository.git("commit", "--quiet", "--amend", "--author=Jörg Ünal <joerg@example.org>", "--message=Grüße")
     repository.push()

@@ -112,7 +112,7 @@ def test_a_commit_whose_server_dies_leaves_the_old_release_serving(blog):
 
 def break_server(blog: Site) -> None:
     """A commit that can be imported, but not by the server."""
-    wsgi = (blog.repository.worktree / "website/wsgi.py").read_text()
+    wsgi = blog.repository.read("website/wsgi.py")
     dies = "import sys\nif 'uwsgi' in sys.modules: raise SystemExit('out of ink')\n"
     blog.repository.commit({"website/wsgi.py": dies + wsgi})
 
