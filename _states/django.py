@@ -211,19 +211,21 @@ def web_server(name, kind, pkgs):
     return packages(name, pkgs)
 
 
-def mod_wsgi(name, pkgs):
+def apache_module(name, module, pkgs):
     """
-    Have mod_wsgi installed, as ``django.packages`` does it: an Apache that this host has goes on without it.
+    Have a module of Apache installed, as ``django.packages`` does it: an Apache that this host has goes on without it.
 
     name
         What the packages are for.
+    module
+        What Apache calls it, such as ``wsgi``.
     pkgs
         Their names.
     """
-    import django_mod_wsgi
+    import django_apache
 
     if not __opts__["test"] and not set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
-        django_mod_wsgi.leave_out_of_apache()
+        django_apache.leave_out(module)
     return packages(name, pkgs)
 
 

@@ -31,7 +31,13 @@ _PROXY_MODULES = ("proxy", "proxy_http", "proxy_uwsgi")
 _MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", *_PROXY_MODULES, "rewrite", "setenvif")
 _TLS_MODULES = ("http2", "socache_shmcb", "ssl")
 #: Those that come with a file of settings.
-_WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "setenvif", "ssl"}
+_WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "proxy_balancer", "setenvif", "ssl"}
+
+#: Where Debian notes which of its modules an administrator, or a package, has disabled.
+NOTES = Path("/var/lib/apache2/module")
+
+#: How it chooses among several servers: the pillar's word → Apache's.
+_LBMETHODS = {"round_robin": "byrequests", "least_conn": "bybusyness"}
 
 
 def main_file(site: Site) -> Path:
@@ -69,15 +75,42 @@ def shares(site: Site) -> list[Path]:
 def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
     """What a site has beside the virtual hosts of its domains: its rules, and the modules that they need."""
     config = site.config
+    # Uploads that are protected are pages of the project.
+    media_url = "" if config["media"].get("protected") else variables["media_url"]
     more = {
+        "media_url": media_url,
         "max_age": django_nginx.age(config["static"]["expires"]),
         "max_upload": django_nginx.size(config["media"]["max_upload"]),
+        "members": _members(config["proxy"].get("upstreams", {})),
+        "lbmethod": _LBMETHODS.get(config["proxy"].get("balance")),
+        "unescapes": bool(config["media"].get("protected")) and unescapes(site),
     }
-    _refuse_shared_urls(site, [variables["static_url"], variables["media_url"]])
+    _refuse_shared_urls(site, [variables["static_url"], media_url])
     return {
         **needs(site),
-        locations(site): django_settings.render(templates, _LOCATIONS, **variables, **more),
+        locations(site): django_settings.render(templates, _LOCATIONS, **{**variables, **more}),
     }
+
+
+def unescapes(site: Site) -> bool:
+    """Whether mod_xsendfile, as that of Debian 13, reads a path as if it were quoted, unless it is told otherwise."""
+    try:
+        return b"XSendFileUnescape" in Path(site.platform["mod_wsgi"]["modules"], "mod_xsendfile.so").read_bytes()
+    except OSError:
+        return False
+
+
+def _members(upstreams: Mapping[str, Any]) -> dict[str, str]:
+    """What Apache is told of each server where there are several, by its address; the site's own is ``self``.
+
+    After a failure a server is left out for as long as nginx would leave it out.
+    """
+    members = {}
+    for name, said in ({"self": {}, **upstreams} if upstreams else {}).items():
+        words = [f"loadfactor={said['weight']}"] if said.get("weight") else []
+        words.append(f"retry={django_nginx.age(said.get('fail_timeout') or '10s')}")
+        members[name] = " ".join([*words, *(["status=+H"] if said.get("backup") else [])])
+    return members
 
 
 def _refuse_shared_urls(site: Site, urls: Collection[str]) -> None:
@@ -96,8 +129,13 @@ def _refuse_shared_urls(site: Site, urls: Collection[str]) -> None:
 def needs(site: Site) -> Files:
     """The links of modules that are not enabled yet, as a2enmod makes them; nobody disables them again."""
     wanted: Files = {}
-    trusts = ["remoteip"] if site.config["proxy"]["trusted"] else []
-    for name in [*_MODULES, *(_TLS_MODULES if site.https else ()), *trusts]:
+    proxy = site.config["proxy"]
+    more = ["remoteip"] if proxy["trusted"] else []
+    if proxy.get("upstreams"):
+        more += ["proxy_balancer", "slotmem_shm", f"lbmethod_{_LBMETHODS[proxy['balance']]}"]
+    if site.config["media"].get("protected"):
+        more.append("xsendfile")
+    for name in [*_MODULES, *(_TLS_MODULES if site.https else ()), *more]:
         for ending in ("load", *(["conf"] if name in _WITH_SETTINGS else [])):
             link = ETC / "mods-enabled" / f"{name}.{ending}"
             if not link.exists():
@@ -211,6 +249,19 @@ def leave_out_the_default_site() -> None:
     for path in (ETC, folder):
         django_site.make_folder(Folder(path, "root", "root", 0o755))
     django_site.write(folder / "000-default.conf", "")
+
+
+def leave_out(module: str) -> None:
+    """Have the Apache of the host, if there is or comes one, go on as it is once the package of a module is installed.
+
+    By itself the package enables it there and restarts Apache, unless ``a2dismod`` has said no; so does this.
+    """
+    note = NOTES / "disabled_by_admin" / module
+    for folder in reversed(note.parents):
+        if not folder.exists():
+            django_site.make_folder(Folder(folder, "root", "root", 0o755))
+    django_site.write(note, "")
+    (NOTES / "disabled_by_maint" / note.name).unlink(missing_ok=True)
 
 
 def is_idle() -> bool:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import django_settings
-import django_site
 from django_command import seconds
 from django_process import Requirements
-from django_site import Folder, Site
+from django_site import Site
 
 CONF = "salt://django/files/mod_wsgi.conf"
 #: What runs Apache, and what that imports: file name in ``config/`` → template.
@@ -25,27 +24,11 @@ _PROGRAMS = {
 #: Requests that the one process of Apache takes at a time, at least; further ones wait at its socket.
 _TAKERS = 64
 
-#: Where Debian notes which modules of the host's own Apache an administrator, or a package, has disabled.
-NOTES = Path("/var/lib/apache2/module")
-
 TEMPLATES: tuple[str, ...] = (CONF, *_PROGRAMS.values())
 MAIN = "mod_wsgi.conf"
 BINDS = True
 INHERITS = False
 WRITES_LOG = False
-
-
-def leave_out_of_apache() -> None:
-    """Have the Apache of the host, if there is or comes one, go on as it is once the package of mod_wsgi is installed.
-
-    By itself the package enables it there and restarts Apache, unless ``a2dismod wsgi`` has said no; so does this.
-    """
-    note = NOTES / "disabled_by_admin/wsgi"
-    for folder in reversed(note.parents):
-        if not folder.exists():
-            django_site.make_folder(Folder(folder, "root", "root", 0o755))
-    django_site.write(note, "")
-    (NOTES / "disabled_by_maint" / note.name).unlink(missing_ok=True)
 
 
 def interface(site: Site) -> str:

@@ -31,7 +31,8 @@ LOCAL = ("localhost", "127.0.0.1", "::1")  # hosts of a server on this host
 RESERVED_DATABASES = ("postgres", "template0", "template1", "mysql", "sys", "information_schema", "performance_schema")
 RESERVED_LOGINS = ("postgres", "root", "mysql", "mariadb.sys", "public", "none")
 APACHE = 8471  # the first of the two ports at which an Apache with mod_wsgi listens on an address of its own
-KEPT_IDLE = 60  # seconds that nginx keeps an idle connection to a server
+HEAVIEST = 100  # the greatest weight that Apache takes
+KEPT_IDLE = 60  # seconds that a proxy keeps an idle connection to a server
 SHOWN = 60  # characters of a value that an error shows
 UNREADABLE = object()  # stands for a value that no JSON can hold and that has been reported already
 
@@ -339,7 +340,7 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
     yield from _path_contradictions(site)
     yield from _listen_contradictions(site)
     yield from _upstream_contradictions(site["proxy"])
-    if site["proxy"]["keepalive"] and site["proxy"]["kind"] == "nginx":
+    if site["proxy"]["keepalive"] and site["proxy"]["kind"] != "none":
         yield from _keepalive_contradictions(site["server"])
     yield from _proxy_contradictions(site, own)
     yield from _tls_contradictions(site)
@@ -415,11 +416,7 @@ def _interface(server: dict[str, Any]) -> str:
 def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[Problem]:
     """What the proxy of a site has not, or nobody does where it has none."""
     proxy, kind = site["proxy"], site["proxy"]["kind"]
-    only_nginx: dict[Path, Any] = {("proxy", "keepalive"): proxy["keepalive"]}
-    only_nginx[("proxy", "balance")] = proxy["balance"] != "round_robin"
-    only_nginx[("proxy", "upstreams")] = proxy["upstreams"]
-    only_nginx[("proxy", "limit_req", "rate")] = proxy["limit_req"]["rate"]
-    only_nginx[("media", "protected")] = site["media"]["protected"]
+    only_nginx: dict[Path, Any] = {("proxy", "limit_req", "rate"): proxy["limit_req"]["rate"]}
     only_nginx[("adopt",)] = site["adopt"]
     for path, value in only_nginx.items() if kind != "nginx" else ():
         if value:
@@ -429,6 +426,10 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
     for part, key in (("proxy", "listen"), ("static", "expires"), ("media", "max_upload"), ("maintenance", "page")):
         any_proxy[(part, key)] = (own.get(part) or {}).get(key)
     any_proxy[("proxy", "access_log")] = proxy["access_log"] != "combined"
+    any_proxy[("proxy", "balance")] = proxy["balance"] != "round_robin"
+    any_proxy[("proxy", "keepalive")] = proxy["keepalive"]
+    any_proxy[("proxy", "upstreams")] = proxy["upstreams"]
+    any_proxy[("media", "protected")] = site["media"]["protected"]
     any_proxy[("tls", "kind")] = site["tls"]["kind"] != "none"
     any_proxy[("redirect_domains",)] = site["redirect_domains"]
     any_proxy[("maintenance", "allow")] = site["maintenance"]["allow"]
@@ -450,7 +451,7 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
 
 
 def _upstream_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
-    """Several servers behind one site: what nginx refuses, and what has no effect."""
+    """Several servers behind one site: what the proxy refuses, and what has no effect."""
     balance, upstreams = proxy["balance"], proxy["upstreams"]
     others = {address: said for address, said in upstreams.items() if address != "self"}
     for address in others:
@@ -468,10 +469,25 @@ def _upstream_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
         yield ("proxy", "upstreams", backups[0], "backup"), f"cannot be together with proxy:balance: {balance}"
     elif others and len(backups) == len({*others, "self"}):
         yield ("proxy", "upstreams"), "expected one that is no backup"
+    if proxy["kind"] == "apache":
+        yield from _balancer_contradictions(proxy)
+
+
+def _balancer_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
+    """What is said of several servers that Apache has no word for."""
+    if proxy["balance"] in ("ip_hash", "hash"):
+        yield ("proxy", "balance"), f"Apache has no {proxy['balance']}: say round_robin or least_conn, or have nginx"
+    for address, said in proxy["upstreams"].items():
+        if said["max_fails"] is not None:
+            text = "Apache leaves a server out after one failure, for fail_timeout: leave it out, or have nginx"
+            yield ("proxy", "upstreams", address, "max_fails"), text
+        if (said["weight"] or 1) > HEAVIEST:
+            text = f"expected at most {HEAVIEST}, which is what Apache takes, got {said['weight']}"
+            yield ("proxy", "upstreams", address, "weight"), text
 
 
 def _keepalive_contradictions(server: dict[str, Any]) -> Iterator[Problem]:
-    """Servers that end a connection with its request, or before nginx has given it up."""
+    """Servers that end a connection with its request, or before the proxy has given it up."""
     kind, options = server["kind"], server["options"]
     is_uvicorn = "uvicorn" in (kind, options.get("worker_class"))
     is_sync = server["threads"] == 1 and options.get("worker_class", "sync") == "sync"
@@ -484,7 +500,7 @@ def _keepalive_contradictions(server: dict[str, Any]) -> Iterator[Problem]:
         yield ("server", "max_requests"), f"{text}, got {server['max_requests']}"
     for option in sorted({"keepalive", "timeout_keep_alive"} & {*options}):
         if _number(options[option]) and options[option] <= KEPT_IDLE:
-            text = f"expected more than the {KEPT_IDLE} seconds that nginx keeps a connection, got {options[option]}"
+            text = f"expected more than the {KEPT_IDLE} seconds that a connection is kept, got {options[option]}"
             yield ("server", "options", option), text
 
 

@@ -18,7 +18,8 @@ The packages of the sites are installed:
 
 {% if 'mod_wsgi' in django.sites.values() | map(attribute='server.kind') %}
 mod_wsgi is installed:
-  django.mod_wsgi:
+  django.apache_module:
+    - module: wsgi
     - pkgs: {{ platform.packages.mod_wsgi | tojson }}
 {% endif %}
 

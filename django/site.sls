@@ -54,6 +54,9 @@
 {% if site.server.kind == 'mod_wsgi' %}
       - django: mod_wsgi is installed
 {% endif %}
+{% if site.proxy.kind == 'apache' and site.media.protected %}
+      - django: mod_xsendfile is installed
+{% endif %}
 {% if django.process == 'supervisor' %}
       - supervisor runs
 {% endif %}

@@ -7,6 +7,7 @@ include:
 {% for kind in django.proxies %}
 {% set sites = {} %}
 {% set places = [] %}
+{% set protected = [] %}
 {% set http = [] %}
 {% set https = [] %}
 {% for name, site in django.sites.items() if site.proxy.kind == kind %}
@@ -15,6 +16,7 @@ include:
 {% do https.extend(secure) %}
 {% do sites.update({name: site.proxy.listen + secure}) %}
 {% do places.append({'django': name ~ ' has its place'}) %}
+{% if site.media.protected %}{% do protected.append(name) %}{% endif %}
 {% endfor %}
 {% set templates = {'nginx': ['default.conf'] + (['tls.conf'] if https else []), 'apache': []}[kind] %}
 
@@ -36,6 +38,15 @@ The default site of a fresh {{ kind }} is off:
     - name: {{ django.platform.default_sites[kind] }}
     - onchanges:
       - django: {{ kind }} is installed
+
+{% if kind == 'apache' and protected %}
+mod_xsendfile is installed:
+  django.apache_module:
+    - module: xsendfile
+    - pkgs: [{{ django.platform.packages.xsendfile }}]
+    - require:
+      - django: apache is installed
+{% endif %}
 
 {{ kind }} runs:
   django.proxy_runs:

@@ -9,7 +9,6 @@ from typing import Any
 
 import django_adoption
 import django_apache
-import django_mod_wsgi
 import django_nginx
 import django_pillar
 import django_port
@@ -111,7 +110,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_port, "PROC"): "proc",
         (django_nginx, "ETC"): "etc/nginx",
         (django_apache, "ETC"): "etc/apache2",
-        (django_mod_wsgi, "NOTES"): "var/lib/apache2/module",
+        (django_apache, "NOTES"): "var/lib/apache2/module",
         (django_tls, "STATE"): "var/lib/django-formula",
         (django_virtualenv, "UV"): "usr/local/lib/django-formula/uv",
         (django_adoption, "SYSTEMD"): "etc/systemd/system",

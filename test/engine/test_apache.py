@@ -113,6 +113,37 @@ def test_a_site_by_apache(make_site, host):
     assert names(django_apache) == [] and (django_apache.ETC / "mods-enabled/proxy.load").is_symlink()
 
 
+def rules(site):
+    files = django_apache.files(site, {**VARIABLES, "site": site.config, "root": str(site.root)}, formula_templates())
+    return files[django_apache.locations(site)], [path.name for path in files if path.parent.name == "mods-enabled"]
+
+
+VARIABLES = {
+    **{"ours": "# ours", "through": "/srv/blog/current", "upstream": "django-blog", "unix": True, "timeout": 65},
+    **{"static_url": "/static/", "media_url": "/media/", "keepalive": None, "websockets": False},
+}
+
+
+def test_it_has_the_modules_that_a_site_needs(make_site, host):
+    plain, modules = rules(make_site(proxy={"kind": "apache"}))
+    assert "balancer" not in plain + str(modules) and "xsend" not in (plain + str(modules)).lower()
+    two = {"kind": "apache", "upstreams": {"192.0.2.11:8001": {"fail_timeout": "2m"}}, "balance": "least_conn"}
+    text, modules = rules(make_site(proxy=two))
+    assert {"proxy_balancer.load", "slotmem_shm.load", "lbmethod_bybusyness.load"} <= {*modules}
+    assert "retry=120" in text and 'BalancerMember "unix:/srv/blog/current/socket|uwsgi://django-blog"' in text
+
+
+@pytest.mark.parametrize("words", ["XSendFile", "XSendFileUnescape"])
+def test_uploads_that_are_protected_are_pages_of_the_project(make_site, host, own_host, words):
+    site = make_site(proxy={"kind": "apache"}, media={"protected": True})
+    site.platform["mod_wsgi"] = {**site.platform["mod_wsgi"], "modules": str(own_host)}
+    assert "XSendFileUnescape" not in rules(site)[0], "its module is not there yet"
+    (own_host / "mod_xsendfile.so").write_text(words)
+    text, modules = rules(site)
+    assert ("XSendFileUnescape off" in text) == (words == "XSendFileUnescape") and "xsendfile.load" in modules
+    assert f'XSendFilePath "{site.root}/media"' in text and 'Alias "/media/"' not in text
+
+
 def test_what_it_gets_for_https_comes_before_its_servers(make_site, host):
     site = make_site(proxy={"kind": "apache"}, domains=["a.org"])
     apply(site)

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -15,6 +16,9 @@ def health(request):
 
     if "unavailable" in request.GET:
         return HttpResponse("the project's own", status=503)
+    if "send" in request.GET:  # with the length of the file, as django-sendfile2 has it
+        headers = {"X-Sendfile": request.GET["send"].encode(), "ETag": '"1"', "Content-Length": "13"}
+        return HttpResponse(headers={**headers, "Content-Type": "text/plain"})
     names = ["REMOTE_ADDR", "PATH_INFO", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_SCHEME"]
     body = {"secure": request.is_secure(), "path": request.path, "size": len(request.body)}
     return JsonResponse(body | {name: request.META.get(name) for name in [*names, "QUERY_STRING"]})
@@ -25,9 +29,9 @@ health.csrf_exempt = True
 APACHE = {"kind": "apache", "headers": {"X-Scheme": "it is 100% ours"}}
 
 
-@pytest.fixture(scope="module")
-def blog(module_hosts, repositories) -> Site:
-    host = module_hosts("bookworm", kind="ready")
+@pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.full)])
+def blog(request, module_hosts, repositories) -> Site:
+    host = module_hosts(request.param, kind="ready")
     blog = Site(host, repositories(host))
     blog.repository.append("guestbook/views.py", VIEW)
     settings = {"DATA_UPLOAD_MAX_MEMORY_SIZE": 4 << 20}
@@ -79,6 +83,46 @@ def test_the_size_of_uploads(blog):
     url, headers = f"http://{blog.host.address}/healthz", {"Host": blog.domain}
     assert requests.post(url, data=b"x" * 900_000, headers=headers, timeout=10).json()["size"] == 900_000
     assert requests.post(url, data=b"x" * 1_100_000, headers=headers, timeout=10).status_code == 413
+
+
+def sent(blog: Site, path: str, **headers: str) -> requests.Response:
+    """What comes where the project answers with X-Sendfile."""
+    return blog.get("/healthz?send=" + quote(path), headers=headers)
+
+
+def test_uploads_are_had_by_the_word_of_the_project_only(blog):
+    media, names = f"{blog.root}/media", ["report.txt", "a%41 ä.txt"]
+    for place in [f"{media}/{name}" for name in names] + [f"{blog.root}/other.txt", f"{media}2.txt"]:
+        blog.host.write(place, "for some only")
+        blog.host.run(["chown", "blog:www-data", place])
+    before = blog.host.read("/run/apache2/apache2.pid"), blog.live
+    refused = sent(blog, f"{media}/report.txt")
+    assert "some" not in refused.text and refused.headers["X-Sendfile"], "who is not protected sends nothing so"
+    with blog.load() as load:
+        load.wait(20)
+        blog.deploy(media={**blog.options["media"], "protected": True})
+        load.wait(20)
+    assert load.failed == [] and before == (blog.host.read("/run/apache2/apache2.pid"), blog.live)
+    assert not blog.apply().changed and not blog.apply(test=True).changed
+    assert blog.get("/media/report.txt").status_code == 404, "the project's"
+    for name in names:
+        answer = sent(blog, f"{media}/{name}")
+        assert (answer.status_code, answer.text) == (200, "for some only"), answer.text
+    assert answer.headers["X-Content-Type-Options"] == "nosniff" and "ETag" not in answer.headers
+    assert answer.headers["Content-Security-Policy"] == "script-src 'none'; object-src 'none'"
+    assert answer.headers["Content-Type"].startswith("text/plain") and "X-Sendfile" not in answer.headers
+    part = sent(blog, f"{media}/report.txt", Range="bytes=4-7")
+    assert (part.status_code, part.text) == (206, "some")
+    again = {"If-Modified-Since": answer.headers["Last-Modified"]}
+    assert sent(blog, f"{media}/report.txt", **again).status_code == 304
+    for path in ["../other.txt", "../secrets/secret_key", "nothing", "", "../media2.txt"]:
+        assert sent(blog, f"{media}/{path}").status_code == 404, path
+    for path in ("/etc/hostname", f"{blog.root}/other.txt", "../../etc/hostname"):
+        assert sent(blog, path).status_code == 404, path
+    blog.deploy(media={**blog.options["media"], "protected": False})
+    assert (
+        blog.get("/media/report.txt").text == "for some only" and "some" not in sent(blog, f"{media}/report.txt").text
+    )
 
 
 def test_a_release_loses_no_request(blog):

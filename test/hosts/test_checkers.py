@@ -10,7 +10,7 @@ import pytest
 from lab import ROOT, Host
 
 CASES = sorted(path.parent for path in (ROOT / "test/render").glob("*/pillar.yaml"))
-PACKAGES = "apache2 libapache2-mod-wsgi-py3 nginx-light openssl supervisor"
+PACKAGES = "apache2 libapache2-mod-wsgi-py3 libapache2-mod-xsendfile nginx-light openssl supervisor"
 LISTENING = "$(find /etc/nginx/sites-available -type f)"
 CERTIFICATE = "openssl req -x509 -nodes -subj /CN=localhost -keyout /tmp/key -out /tmp/chain 2>/dev/null"
 

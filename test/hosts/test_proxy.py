@@ -1,5 +1,6 @@
-"""What nginx can be told besides: who may come, who is believed, how often; parts of the site, logs, uploads."""
+"""What a proxy can be told besides: who may come, who is believed, how often; parts of the site, logs, uploads."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -154,16 +155,26 @@ def other(blog):
 
 def answered(blog: Site, count: int = 20, **headers: str) -> list[str]:
     """Who has answered so many requests."""
-    texts = [blog.get("/release", headers=headers).text for _ in range(count)]
-    return ["other" if text == "other" else "own" for text in texts]
+    answers = [blog.get("/release", headers=headers) for _ in range(count)]
+    assert {answer.status_code for answer in answers} == {200}
+    return ["other" if answer.text == "other" else "own" for answer in answers]
+
+
+def full(*values: str) -> object:
+    return pytest.param(*values, marks=pytest.mark.full)
+
+
+TCP = "127.0.0.1:8201"
 
 
 @pytest.mark.parametrize(
-    "bind", ["unix", *(pytest.param(bind, marks=pytest.mark.full) for bind in ("127.0.0.1:8201",))]
+    ("kind", "bind"), [("nginx", "unix"), full("nginx", TCP), ("apache", "unix"), full("apache", TCP)]
 )
-def test_requests_are_spread_over_servers(blog, other, bind):
-    server = {"protocol": "http", "bind": bind}
-    blog.deploy(server=server, proxy={"upstreams": {other: {}, "self": {"weight": 3, "max_fails": 0}}})
+def test_requests_are_spread_over_servers(blog, other, kind, bind):
+    server, own = {"protocol": "http", "bind": bind}, {"weight": 3}
+    if kind == "nginx":
+        own["max_fails"] = 0
+    blog.deploy(server=server, proxy={"kind": kind, "upstreams": {other: {}, "self": own}}, media=None)
     seen = answered(blog, 40)
     assert seen.count("own") == 30 and seen.count("other") == 10
     first = blog.live
@@ -178,15 +189,18 @@ def test_requests_are_spread_over_servers(blog, other, bind):
     second = blog.record(load.releases[-1])["receipt"]
     assert load.failed == [] and load.releases[:1] == [first] and len(load.releases) == 2 and blog.live == first
     assert (second["failed"], second["through"]) == (0, "socket")
-    assert not blog.apply().changed
-    blog.deploy(proxy={"upstreams": {other: {}}, "balance": "hash", "hash": "cookie_sessionid"})
-    chosen = [{*answered(blog, 4, Cookie=f"sessionid={number}")} for number in range(12)]
-    assert all(len(who) == 1 for who in chosen) and {"own"} in chosen and {"other"} in chosen
+    assert not blog.apply().changed and not blog.apply(test=True).changed
+    blog.deploy(proxy={"kind": kind, "upstreams": {other: {}, "127.0.0.1:8399": {}}})
+    assert {*answered(blog, 12)} == {"own", "other"}, "who cannot be reached is left out"
+    if kind == "nginx":
+        blog.deploy(proxy={"upstreams": {other: {}}, "balance": "hash", "hash": "cookie_sessionid"})
+        chosen = [{*answered(blog, 4, Cookie=f"sessionid={number}")} for number in range(12)]
+        assert all(len(who) == 1 for who in chosen) and {"own"} in chosen and {"other"} in chosen
     if bind != "unix":  # from an address in the proxy's files to one in those of the release
         blog.repository.commit(version(f"{bind} at last"))
         with Load(address, blog.domain, connections=4, release=release_of, pause=0.01) as load:
             load.wait(20)
-            blog.deploy(proxy={"upstreams": {other: {"backup": True}}})
+            blog.deploy(proxy={"kind": kind, "upstreams": {other: {"backup": True}}})
             load.wait(20)
         assert load.failed == []
         blog.deploy(server=None, proxy={})
@@ -194,11 +208,12 @@ def test_requests_are_spread_over_servers(blog, other, bind):
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["uwsgi", "gunicorn"])
-def test_another_host_has_the_site_too(module_hosts, repositories, kind):
+@pytest.mark.parametrize("proxy", ["nginx", "apache"])
+def test_another_host_has_the_site_too(module_hosts, repositories, proxy, kind):
     one, two = (Site(host, repositories(host)) for host in (module_hosts(kind="ready"), module_hosts(kind="ready")))
     two.repository.commit(version("two"))
     two.deploy(server={"kind": kind, "bind": f"{two.host.address}:8001"}, proxy={"kind": "none"})
-    one.deploy(server={"kind": kind}, proxy={"upstreams": {f"{two.host.address}:8001": {}}})
+    one.deploy(server={"kind": kind}, proxy={"kind": proxy, "upstreams": {f"{two.host.address}:8001": {}}})
     assert {one.answering["release"] for _ in range(10)} == {one.live, two.live}
     with Load(f"http://{one.host.address}/release", one.domain, 4, release=release_of, pause=0.01) as load:
         for site in (two, one):
@@ -211,10 +226,13 @@ def test_another_host_has_the_site_too(module_hosts, repositories, kind):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("balance", ["round_robin", "least_conn", "ip_hash"])
-def test_ways_to_choose_among_servers(blog, other, balance):
-    with_backup = {"upstreams": {other: {"backup": balance != "ip_hash"}}, "balance": balance}
-    blog.deploy(server={"protocol": "http"}, proxy=with_backup)
+@pytest.mark.parametrize(
+    ("kind", "balance"),
+    [*itertools.product(["nginx", "apache"], ["round_robin", "least_conn"]), ("nginx", "ip_hash")],
+)
+def test_ways_to_choose_among_servers(blog, other, kind, balance):
+    with_backup = {"kind": kind, "upstreams": {other: {"backup": balance != "ip_hash"}}, "balance": balance}
+    blog.deploy(server={"protocol": "http"}, proxy=with_backup, media=None)
     first = {*answered(blog)}
     assert len(first) == 1 and (balance == "ip_hash" or first == {"own"})
     blog.host.run(["systemctl", "stop", f"{blog.unit}.socket", f"{blog.unit}.service"])
@@ -262,21 +280,24 @@ KEEPING = {
 
 
 @pytest.mark.parametrize(
-    "server", ["gthread", *(pytest.param(name, marks=pytest.mark.full) for name in [*KEEPING][1:])]
+    ("kind", "server"),
+    [(kind, "gthread") if name == "gthread" else full(kind, name) for kind in ("nginx", "apache") for name in KEEPING],
 )
-def test_connections_are_kept_and_a_release_loses_nothing(blog, server):
+def test_connections_are_kept_and_a_release_loses_nothing(blog, kind, server):
     address = f"http://{blog.host.address}/healthz"
-    if blog.options["proxy"]:
-        blog.deploy(proxy={})
+    if blog.options["proxy"] or kind != "nginx":
+        blog.deploy(proxy={"kind": kind}, media=None)
     posts = [Load(address, blog.domain, 4, release=release_of, method="POST", pause=pause) for pause in (0.01, 0.3)]
     with posts[0], posts[1]:
         posts[0].wait(20)
-        blog.deploy(server=KEEPING[server], proxy={"keepalive": 8})
-        blog.repository.commit(version(server))
+        blog.deploy(server=KEEPING[server], proxy={"kind": kind, "keepalive": 8})
+        blog.repository.commit(version(f"{server} {kind}"))
+        first = blog.live
         blog.deploy()
+        assert blog.answering["release"] == blog.live != first and blog.record()["receipt"]["cut"] == 0
         if server != "gthread":
             blog.host.call("django.rollback", "blog")
-        blog.deploy(server=None, proxy={})
+        blog.deploy(server=None, proxy={"kind": kind})
         posts[0].wait(20)
     assert [*posts[0].failed, *posts[1].failed] == []
 

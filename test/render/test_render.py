@@ -41,6 +41,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_nginx, "ETC", tmp_path / "etc/nginx")
     monkeypatch.setattr(django_nginx, "version", lambda: (1, 26, 3))
     monkeypatch.setattr(django_apache, "ETC", tmp_path / "etc/apache2")
+    monkeypatch.setattr(django_apache, "unescapes", lambda _site: True)
 
 
 def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:

@@ -255,6 +255,15 @@ def test_an_apache_of_the_host_is_left_without_mod_wsgi(salt, own_host):
     assert not (notes / "disabled_by_admin/wsgi").exists()
 
 
+def test_apache_has_its_module_where_a_site_wants_it_only(salt, own_host):
+    apache = {**SITE, "proxy": {"kind": "apache"}}
+    name, note = "mod_xsendfile is installed", own_host / "var/lib/apache2/module/disabled_by_admin/xsendfile"
+    assert name not in results(salt({"sites": {"blog": apache}})(test=True))
+    apply = salt({"sites": {"blog": {**apache, "media": {"protected": True}}}})
+    assert results(apply(test=True))[name] is None and not note.exists()
+    assert name in changed(apply()) and note.exists(), "nobody restarts Apache"
+
+
 @pytest.mark.parametrize("name", ["blog", "blog-build"])
 def test_a_user_of_somebody_else_is_refused(salt, world, monkeypatch, name):
     somebody = SimpleNamespace(pw_name=name, pw_gecos="Ada Lovelace", pw_dir="/home/ada")
