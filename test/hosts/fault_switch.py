@@ -21,18 +21,20 @@ from typing import Any
 STEP, WHEN, DOES = (os.environ.get(f"FAULT_{name}", "") for name in ("STEP", "WHEN", "DOES"))
 CLOCK = float(os.environ.get("FAULT_CLOCK", "0"))
 state = {"inside": False, "struck": False}
+striking = threading.Lock()  # a step does not end while the fault lasts
 
 
 def strike(when: str) -> None:
     """Do what is to be done, once, if this is the moment."""
-    if state["struck"] or not state["inside"] or when != WHEN:
-        return
-    state["struck"] = True
-    number = getattr(signal, f"SIG{DOES}", None)
-    if number is None:
-        subprocess.run(["/bin/sh", "-c", DOES], check=True)
-    else:
-        os.kill(os.getpid(), number)
+    with striking:
+        if state["struck"] or not state["inside"] or when != WHEN:
+            return
+        state["struck"] = True
+        number = getattr(signal, f"SIG{DOES}", None)
+        if number is None:
+            subprocess.run(["/bin/sh", "-c", DOES], check=True)
+        else:
+            os.kill(os.getpid(), number)
 
 
 def break_steps(module: Any) -> None:

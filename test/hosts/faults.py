@@ -192,7 +192,8 @@ class Judge:
         if self.thorough:
             self.expect(not blog.host.apply(test=True).changed, "a dry run would change something")
         left = blog.host.run(
-            f"find {blog.root} -name '.*.new' -not -path '*/virtualenvs/*'; cat {blog.root}/lock; "
+            f"find {blog.root} -name '.*.new' -not -path '*/virtualenvs/*'; "
+            f"flock --nonblock {blog.root}/lock true || cat {blog.root}/lock; "
             f"pgrep --uid {blog.name}-build --list-full; systemctl list-units --no-legend 'django-{blog.name}-task*'",
             check=False,
         ).stdout
