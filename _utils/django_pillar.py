@@ -437,10 +437,7 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
         if value.startswith("expr="):
             yield ("proxy", "headers", name), "Apache evaluates what begins with expr=: say another value"
     if kind == "apache" and "429" in proxy["error_pages"]:
-        yield (
-            ("proxy", "error_pages", "429"),
-            "has no effect with Apache, which limits no requests",
-        )
+        yield ("proxy", "error_pages", "429"), "has no effect with Apache, which limits no requests"
     if kind == "apache" and "Require" in proxy["options"] and proxy["allow"]:
         yield ("proxy", "options", "Require"), "would take the place of proxy:allow: leave out one of them"
     if kind == "none" and site["server"]["kind"] == "mod_wsgi":

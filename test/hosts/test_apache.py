@@ -77,6 +77,8 @@ def test_files_are_served(blog):
     upload = blog.get("/media/page.html")
     assert upload.status_code == 200 and upload.headers["Content-Security-Policy"].startswith("script-src 'none'")
     assert blog.get("/media/").status_code in (403, 404)
+    blog.host.run(["runuser", "-u", "blog", "--", "ln", "-s", "/etc/hostname", f"{blog.root}/media/link"])
+    assert blog.get("/media/link").status_code == 403
 
 
 def test_the_size_of_uploads(blog):

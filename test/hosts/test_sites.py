@@ -101,6 +101,21 @@ def test_what_a_site_cannot_reach_of_another(blog, shop, who, what):
     assert "denied" in tried.stderr or "not permitted" in tried.stderr, tried.stderr
 
 
+def test_a_link_among_uploads_leads_to_nobody_elses_files(blog, shop):
+    for site in (blog, shop):
+        site.host.run(
+            ["runuser", "-u", site.name, "--", "bash", "-c", f"echo {site.name} > {site.root}/media/report.txt"]
+        )
+    for name, target in {
+        "own": "report.txt",
+        "file": f"{shop.root}/media/report.txt",
+        "folder": f"{shop.root}/media",
+    }.items():
+        blog.host.run(["runuser", "-u", "blog", "--", "ln", "-s", target, f"{blog.root}/media/{name}"])
+    assert shop.get("/media/report.txt").text == "shop\n" and blog.get("/media/own").text == "blog\n"
+    assert {blog.get(f"/media/{path}").status_code for path in ("file", "folder/report.txt")} <= {403, 404}
+
+
 def test_a_site_cannot_write_its_own_code(shop):
     paths = [
         f"{shop.root}/{path}"
