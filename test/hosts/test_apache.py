@@ -272,6 +272,12 @@ def test_servers_change_behind_it(blog, server):
     assert not blog.apply().changed
     told = seen(blog, "/healthz?a=%2F", **{"X-Forwarded-Proto": "https"})
     assert told["path"] == "/healthz" and told["secure"] is False and told["HTTP_X_SCHEME"] == "it is 100% ours"
+    url, headers = f"http://{blog.host.address}/healthz", {"Host": blog.domain, "Expect": "100-continue"}
+    answer = requests.post(url, data=iter([b"x" * 200_000] * 2), headers=headers, timeout=20)
+    if server == "uwsgi, tcp":
+        assert answer.status_code == 411, "as docs/proxy.md says"
+    else:
+        assert answer.json()["size"] == 400_000
 
 
 def test_sites_change_their_proxy_together(blog):

@@ -20,7 +20,10 @@ def health(request):
         return HttpResponse(headers={"X-Accel-Redirect": "/.django-media/blog/" + request.GET["upload"]})
     names = ("REMOTE_ADDR", "HTTP_X_FORWARDED_FOR", "HTTP_FASTLY_SSL", "SERVER_NAME")
     said = {"secure": request.is_secure(), "release": os.environ["DJANGO_RELEASE"], "pid": os.getpid()}
-    return JsonResponse({**said, **{name: request.META.get(name) for name in names}})
+    answer = JsonResponse({**said, **{name: request.META.get(name) for name in names}})
+    for number in range(int(request.GET.get("cookies", 0))):
+        answer.set_cookie(f"large{number}", "x" * 3900)
+    return answer
 
 
 health.csrf_exempt = True
@@ -79,6 +82,10 @@ def test_uploads_are_had_by_the_word_of_the_project_only(blog):
     assert on_the_host(blog, "/.django-media/blog/report.txt")[0] == 404
     assert on_the_host(blog, "/healthz?upload=report.txt") == (200, "for some only")
     assert on_the_host(blog, "/healthz?upload=../secrets/secret_key")[0] in (400, 404, 500)
+
+
+def test_an_answer_may_have_large_headers(blog):
+    assert len(on_the_host(blog, "/healthz?cookies=7", options=["--head"])[1]) > 27_000
 
 
 def test_parts_of_the_site_and_files_of_ones_own(blog):
