@@ -59,6 +59,11 @@ def test_unknown_hosts_are_refused(blog, host):
     assert blog.get("/.git/config").status_code == 404
 
 
+@pytest.mark.parametrize("host", ["BLOG.example.org", "blog.example.org.", "blog.example.org:80"])
+def test_a_host_may_be_written_in_several_ways(blog, host):
+    assert blog.host.http("/release", host).status_code == 200
+
+
 def test_files_are_served(blog):
     page = blog.get("/").text
     hashed = re.search(r'/static/[^"]+\.[0-9a-f]{8,}\.css', page)
