@@ -31,8 +31,8 @@ class Streamed:
         return iter(self.answer)
 
     def close(self):
-        drain(self.body)
         self.answer.close()
+        drain(self.body)
 
 
 def drain(body):
