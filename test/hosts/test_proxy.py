@@ -110,9 +110,8 @@ def test_the_log_is_json(blog):
 
 @pytest.mark.parametrize("kind", ["nginx", pytest.param("apache", marks=pytest.mark.full)])
 def test_it_listens_at_chosen_addresses(blog, kind):
-    own, at = USUAL if kind == "nginx" else {"kind": kind}, blog.host.address
-    if kind == "apache":
-        blog.deploy(proxy=own, media=None)
+    own, at = {**USUAL, "limit_req": {}} if kind == "nginx" else {"kind": kind}, blog.host.address
+    blog.deploy(proxy=own)
     applied = blog.apply(proxy={**own, "listen": [f"{at}:80", "192.0.2.77:80"]})
     assert "django:sites:blog:proxy:listen: nobody can listen at 192.0.2.77:80" in str(applied.failed)
     assert blog.get("/release").status_code == on_the_host(blog, "/release")[0] == 200
