@@ -137,7 +137,8 @@ def _is_here(url: str) -> bool:
 def _of_sizes(site: Site, largest: int | None) -> Iterator[str]:
     """A project that takes larger requests than the proxy lets through; Django counts no files, and may take less."""
     said = [site.config["media"]["max_upload"]]
-    said += [options.get("client_max_body_size", "") for options in site.config["proxy"]["locations"].values()]
+    parts = site.config["proxy"]["locations"].values()
+    said += [part[name] for part in parts for name in ("client_max_body_size", "LimitRequestBody") if name in part]
     limits = [size for size in map(django_nginx.size, said) if size is not None]
     if largest and _is_ours(site) and 0 not in limits and largest > max(limits):
         yield (

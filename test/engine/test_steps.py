@@ -529,6 +529,7 @@ def test_what_a_project_does_that_is_worth_a_word(world, answers, warnings):
             "",
         ),
         ({"proxy": {"locations": {"/a/": {"client_max_body_size": "1G"}}}}, {"largest_body": 1 << 30}, ""),
+        ({"proxy": {"kind": "apache", "locations": {"/a/": {"LimitRequestBody": 0}}}}, {"largest_body": 1 << 30}, ""),
         (
             {"server": {"kind": "uvicorn"}, "database": {"engine": "postgres", "options": {"connect_timeout": 90}}},
             {"timeouts": {"DATABASES['default']['OPTIONS']['connect_timeout']": 90}},
