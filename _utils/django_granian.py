@@ -12,7 +12,7 @@ from django_site import Site
 #: What runs granian, and what that imports: file name in ``config/`` → template.
 _PROGRAMS = {
     name: f"salt://django/files/{name}"
-    for name in ("django_formula_granian.py", "django_formula_ready.py", "django_formula_drain.py")
+    for name in ("django_formula_granian.py", "django_formula_ready.py", "django_formula_unread.py")
 }
 #: What is installed where the project does not bring it; Python 3.9 has another last version.
 _REQUIREMENTS: Requirements = {

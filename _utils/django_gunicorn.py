@@ -12,7 +12,7 @@ from django_site import Site
 
 CONF = "salt://django/files/gunicorn.conf.py"
 #: What that imports: file name in ``config/`` → template.
-_PROGRAMS = {name: f"salt://django/files/{name}" for name in ("django_formula_warm.py", "django_formula_drain.py")}
+_PROGRAMS = {name: f"salt://django/files/{name}" for name in ("django_formula_warm.py", "django_formula_unread.py")}
 _GUNICORN: Requirements = {
     ("gunicorn",): ("gunicorn==27.0.1; python_version >= '3.10'", "gunicorn==23.0.0; python_version < '3.10'")
 }

@@ -14,7 +14,7 @@ INI = "salt://django/files/uwsgi.ini"
 #: What uWSGI imports: file name in ``config/`` → template.
 _PROGRAMS = {
     name: f"salt://django/files/{name}"
-    for name in ("django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_drain.py")
+    for name in ("django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_unread.py")
 }
 PYUWSGI = "pyuwsgi==2.0.30.post1"
 

@@ -6,10 +6,10 @@
                 'django_formula_settings.py', 'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py'] %}
 {% set processes = {'systemd': ['django.service', 'django.socket'],
                     'supervisor': ['supervisor.conf', 'supervisor.sh', 'django_formula_listen.py']} %}
-{% set servers = {'uwsgi': ['uwsgi.ini', 'django_formula_uwsgi.py', 'django_formula_warm.py', 'django_formula_drain.py'],
-                  'gunicorn': ['gunicorn.conf.py', 'django_formula_warm.py', 'django_formula_drain.py'],
+{% set servers = {'uwsgi': ['uwsgi.ini', 'django_formula_uwsgi.py', 'django_formula_warm.py', 'django_formula_unread.py'],
+                  'gunicorn': ['gunicorn.conf.py', 'django_formula_warm.py', 'django_formula_unread.py'],
                   'uvicorn': ['django_formula_uvicorn.py', 'django_formula_ready.py'],
-                  'granian': ['django_formula_granian.py', 'django_formula_ready.py', 'django_formula_drain.py'],
+                  'granian': ['django_formula_granian.py', 'django_formula_ready.py', 'django_formula_unread.py'],
                   'mod_wsgi': ['mod_wsgi.conf', 'django_formula_mod_wsgi.py', 'django_formula_ready.py',
                                'django_formula_wsgi.py', 'django_formula_warm.py']} %}
 {% set proxies = {'nginx': ['upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf', 'default.conf'],

@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 
-import django_formula_drain
 import django_formula_ready
+import django_formula_unread
 import granian
 from granian.utils import proxies
 
@@ -34,7 +34,7 @@ def application():
     with open(IMPORTED, "w", encoding="utf-8"):
         pass
     if SETTINGS["interface"] == "wsgi":
-        return proxies.wrap_wsgi_with_proxy_headers(django_formula_drain.drained(project), GIVEN["trusted"])
+        return proxies.wrap_wsgi_with_proxy_headers(django_formula_unread.reading_on(project), GIVEN["trusted"])
     return proxies.wrap_asgi_with_proxy_headers(project, GIVEN["trusted"])
 
 

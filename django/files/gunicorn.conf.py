@@ -40,11 +40,11 @@ if _given["options"].get("worker_class") == "uvicorn":
 
 
 else:
-    import django_formula_drain
+    import django_formula_unread
 
     def post_worker_init(worker):
         """It answers next."""
-        worker.wsgi = django_formula_drain.drained(worker.wsgi)
+        worker.wsgi = django_formula_unread.reading_on(worker.wsgi)
 
 
 os.environ["SPT_NOENV"] = "1"  # setproctitle, where there is one, leaves the environment of the process

@@ -156,9 +156,9 @@ def test_what_gunicorn_reads(gunicorn, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def drained(monkeypatch):
+def reading_on(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "django/files")
-    return importlib.import_module("django_formula_drain").drained
+    return importlib.import_module("django_formula_unread").reading_on
 
 
 class Lazy:
@@ -176,29 +176,29 @@ class Lazy:
         self.closed = True
 
 
-def test_what_a_project_leaves_unread_is_read(drained):
+def test_what_a_project_leaves_unread_is_read(reading_on):
     body = io.BytesIO(b"x" * 200_000)
-    answer = drained(lambda environ, start: [environ["wsgi.input"].read(5)])
+    answer = reading_on(lambda environ, start: [environ["wsgi.input"].read(5)])
     assert answer({"wsgi.input": body, "CONTENT_LENGTH": "200000"}, None) == [b"xxxxx"] and body.read() == b""
     for none in ({}, {"CONTENT_LENGTH": ""}, {"CONTENT_LENGTH": "0"}):
         assert answer({"wsgi.input": io.BytesIO(b"next request"), **none}, None) == [b"next "]
 
 
-def test_an_answer_in_parts_may_read_on(drained):
+def test_an_answer_in_parts_may_read_on(reading_on):
     body = io.BytesIO(b"one two")
     lazy = Lazy(body)
-    answer = drained(lambda environ, start: lazy)({"wsgi.input": body, "CONTENT_LENGTH": "7"}, None)
+    answer = reading_on(lambda environ, start: lazy)({"wsgi.input": body, "CONTENT_LENGTH": "7"}, None)
     assert next(iter(answer)) == b"one" and body.tell() == 3
     answer.close()
     assert body.read() == b"" and lazy.closed
 
 
-def test_a_client_that_is_gone_is_no_error(drained):
+def test_a_client_that_is_gone_is_no_error(reading_on):
     class Gone:
         def read(self, size):
             raise ConnectionResetError
 
-    answer = drained(lambda environ, start: [b"ok"])
+    answer = reading_on(lambda environ, start: [b"ok"])
     assert answer({"wsgi.input": Gone(), "CONTENT_LENGTH": "7"}, None) == [b"ok"]
 
 

@@ -1,11 +1,11 @@
 """Reads what a project leaves unread of a request.
 
 A server that closes a connection with a part of the request in it resets it, and the proxy may take the answer for an
-error: of 300 KB posted to a page that is not there, or not allowed, some were told 502 and not 404 or 403.
+error: of 300 kB posted to a page that is not there, or not allowed, some were told 502 and not 404 or 403.
 """
 
 
-def drained(application):
+def reading_on(application):
     """A WSGI application that leaves nothing unread."""
 
     def complete(environ, start_response):
@@ -15,7 +15,7 @@ def drained(application):
             return answer
         if getattr(answer, "streaming", False):
             return Streamed(answer, body)  # what it says next may come from what it reads next
-        drain(body)
+        read_on(body)
         return answer
 
     return complete
@@ -32,10 +32,10 @@ class Streamed:
 
     def close(self):
         self.answer.close()
-        drain(self.body)
+        read_on(self.body)
 
 
-def drain(body):
+def read_on(body):
     try:
         while body.read(65536):
             pass
