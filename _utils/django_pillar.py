@@ -415,36 +415,55 @@ def _interface(server: dict[str, Any]) -> str:
 
 def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[Problem]:
     """What the proxy of a site has not, or nobody does where it has none."""
-    proxy, kind = site["proxy"], site["proxy"]["kind"]
-    only_nginx: dict[Path, Any] = {("proxy", "limit_req", "rate"): proxy["limit_req"]["rate"]}
-    only_nginx[("adopt",)] = site["adopt"]
+    kind = site["proxy"]["kind"]
+    only_nginx = {("proxy", "limit_req", "rate"): site["proxy"]["limit_req"]["rate"], ("adopt",): site["adopt"]}
     for path, value in only_nginx.items() if kind != "nginx" else ():
         if value:
             yield path, f"only nginx can do this, and proxy:kind is {kind}: leave it out"
-    keys = ("headers", "allow", "snippets", "trusted", "options", "locations", "error_pages")
-    any_proxy: dict[Path, Any] = {("proxy", key): proxy[key] for key in keys}
-    for part, key in (("proxy", "listen"), ("static", "expires"), ("media", "max_upload"), ("maintenance", "page")):
-        any_proxy[(part, key)] = (own.get(part) or {}).get(key)
-    any_proxy[("proxy", "access_log")] = proxy["access_log"] != "combined"
-    any_proxy[("proxy", "balance")] = proxy["balance"] != "round_robin"
-    any_proxy[("proxy", "keepalive")] = proxy["keepalive"]
-    any_proxy[("proxy", "upstreams")] = proxy["upstreams"]
-    any_proxy[("media", "protected")] = site["media"]["protected"]
-    any_proxy[("tls", "kind")] = site["tls"]["kind"] != "none"
-    any_proxy[("redirect_domains",)] = site["redirect_domains"]
-    any_proxy[("maintenance", "allow")] = site["maintenance"]["allow"]
-    for name, value in proxy["headers"].items() if kind == "apache" else ():
+    if kind == "apache":
+        yield from _apache_contradictions(site["proxy"])
+    if kind == "none":
+        yield from _contradictions_without_a_proxy(site, own)
+
+
+def _apache_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
+    """What Apache has no word for, or takes for something else."""
+    for name, value in proxy["headers"].items():
         if value.startswith("expr="):
             yield ("proxy", "headers", name), "Apache evaluates what begins with expr=: say another value"
-    if kind == "apache" and "429" in proxy["error_pages"]:
+    if "429" in proxy["error_pages"]:
         yield ("proxy", "error_pages", "429"), "has no effect with Apache, which limits no requests"
-    if kind == "apache" and "Require" in proxy["options"] and proxy["allow"]:
+    if "Require" in proxy["options"] and proxy["allow"]:
         yield ("proxy", "options", "Require"), "would take the place of proxy:allow: leave out one of them"
-    if kind == "none" and site["server"]["kind"] == "mod_wsgi":
-        yield ("server", "kind"), "mod_wsgi has no socket to which another proxy could lead: have nginx or apache"
-    for path, value in any_proxy.items() if kind == "none" else ():
+    if proxy["balance"] in ("ip_hash", "hash"):
+        yield ("proxy", "balance"), f"Apache has no {proxy['balance']}: say round_robin or least_conn, or have nginx"
+    for address, said in proxy["upstreams"].items():
+        if said["max_fails"] is not None:
+            text = "Apache leaves a server out after one failure, for fail_timeout: leave it out, or have nginx"
+            yield ("proxy", "upstreams", address, "max_fails"), text
+        if (said["weight"] or 1) > HEAVIEST:
+            text = f"expected at most {HEAVIEST}, which is what Apache takes, got {said['weight']}"
+            yield ("proxy", "upstreams", address, "weight"), text
+
+
+def _contradictions_without_a_proxy(site: dict[str, Any], own: dict[str, Any]) -> Iterator[Problem]:
+    """What only a proxy of the formula would do; ``own`` tells what is said from what is so by default."""
+    proxy = site["proxy"]
+    keys = ("headers", "allow", "snippets", "trusted", "options", "locations", "error_pages", "keepalive", "upstreams")
+    said: dict[Path, Any] = {("proxy", key): proxy[key] for key in keys}
+    for part, key in (("proxy", "listen"), ("static", "expires"), ("media", "max_upload"), ("maintenance", "page")):
+        said[(part, key)] = (own.get(part) or {}).get(key)
+    said[("proxy", "access_log")] = proxy["access_log"] != "combined"
+    said[("proxy", "balance")] = proxy["balance"] != "round_robin"
+    said[("media", "protected")] = site["media"]["protected"]
+    said[("tls", "kind")] = site["tls"]["kind"] != "none"
+    said[("redirect_domains",)] = site["redirect_domains"]
+    said[("maintenance", "allow")] = site["maintenance"]["allow"]
+    for path, value in said.items():
         if value:
             yield path, "there is no proxy for this with proxy:kind: none: your own does it, leave it out"
+    if site["server"]["kind"] == "mod_wsgi":
+        yield ("server", "kind"), "mod_wsgi has no socket to which another proxy could lead: have nginx or apache"
 
 
 def _upstream_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
@@ -466,21 +485,6 @@ def _upstream_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
         yield ("proxy", "upstreams", backups[0], "backup"), f"cannot be together with proxy:balance: {balance}"
     elif others and len(backups) == len({*others, "self"}):
         yield ("proxy", "upstreams"), "expected one that is no backup"
-    if proxy["kind"] == "apache":
-        yield from _balancer_contradictions(proxy)
-
-
-def _balancer_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
-    """What is said of several servers that Apache has no word for."""
-    if proxy["balance"] in ("ip_hash", "hash"):
-        yield ("proxy", "balance"), f"Apache has no {proxy['balance']}: say round_robin or least_conn, or have nginx"
-    for address, said in proxy["upstreams"].items():
-        if said["max_fails"] is not None:
-            text = "Apache leaves a server out after one failure, for fail_timeout: leave it out, or have nginx"
-            yield ("proxy", "upstreams", address, "max_fails"), text
-        if (said["weight"] or 1) > HEAVIEST:
-            text = f"expected at most {HEAVIEST}, which is what Apache takes, got {said['weight']}"
-            yield ("proxy", "upstreams", address, "weight"), text
 
 
 def _keepalive_contradictions(server: dict[str, Any]) -> Iterator[Problem]:
