@@ -1,9 +1,10 @@
-"""What somebody else has left where a site is to be: folders, files of nginx, systemd, supervisor and uWSGI, processes.
+"""What somebody else has left where a site is to be: folders, processes, files of web servers and of what runs it.
 
-Where a domain of the site is in an nginx file, that is followed: to the address behind it, the processes that listen
-there, their folders, and what keeps them alive.
+Where a domain of the site is in a file of nginx or Apache, that is followed: to the address behind it, the processes
+that listen there, their folders, and what keeps them alive; with mod_wsgi to the folders that it is told.
 """
 
+import contextlib
 import os
 import pwd
 import re
@@ -12,13 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import django_apache_servers
 import django_database
+import django_foreign_servers
 import django_nginx_servers
 import django_port
+import django_proxy
 import django_service
 import django_site
 from django_command import DeploymentError
-from django_nginx_servers import Server
+from django_foreign_servers import Server
 from django_site import Site
 
 SYSTEMD = Path("/etc/systemd/system")
@@ -26,6 +30,8 @@ SUPERVISOR = Path("/etc/supervisor/conf.d")
 UWSGI = [Path("/etc/uwsgi"), Path("/etc/uwsgi-emperor")]
 CRONTABS = [Path("/var/spool/cron/crontabs"), Path("/etc/cron.d")]
 PROC = Path("/proc")
+#: What reads the files of a web server, by the pillar's word for it.
+READERS = {"nginx": django_nginx_servers, "apache": django_apache_servers}
 
 #: What a project in a folder looks like, besides the data that may stay where it is.
 _LEFT = ("source", "virtualenv", "venv", "env", ".venv", "static", "staticfiles", "manage.py", "db.sqlite3")
@@ -101,14 +107,15 @@ class Adoption:
         refused: why it cannot be adopted as it is, and the way out.
         folders: the folders of the old project.
         entries: what lies in the site's root and is set aside.
-        nginx, units, programs: files of the old site: of nginx, systemd and supervisor.
+        servers, units, programs: files of the old site: of the web server, systemd and supervisor.
         apps: files of it that an emperor of uWSGI, or Debian's uwsgi, runs an instance for.
-        neighbours: names of other servers of nginx, by the address behind them.
+        neighbours: names of other servers of the web server, by the address behind them.
         names: names of the programs.
         workers: units and programs that serve no pages.
         addresses: where the old site listens: paths of sockets, or ``host:port``.
         databases: SQLite files: where each lies, and where the site has it.
         media: folders of uploads.
+        user: whose processes of Apache run the old site, by mod_wsgi; empty where they do not.
         owner: uid and gid of the old site's processes; those of its database where none runs.
     """
 
@@ -116,7 +123,7 @@ class Adoption:
     refused: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     entries: list[Path] = field(default_factory=list)
-    nginx: list[Path] = field(default_factory=list)
+    servers: list[Path] = field(default_factory=list)
     neighbours: dict[str, list[str]] = field(default_factory=dict)
     units: list[Path] = field(default_factory=list)
     programs: list[Path] = field(default_factory=list)
@@ -126,6 +133,7 @@ class Adoption:
     addresses: list[str] = field(default_factory=list)
     databases: dict[Path, Path] = field(default_factory=dict)
     media: list[Path] = field(default_factory=list)
+    user: str = ""
     owner: tuple[int, int] | None = None
 
 
@@ -159,7 +167,7 @@ def look(site: Site, kept: Sequence[str] = ()) -> Adoption | None:
 def find(site: Site, kept: Sequence[str] = ()) -> Adoption:
     """Everything of somebody else's that is in the way of a site; changes nothing."""
     adoption = Adoption()
-    servers = _nginx_files(site, adoption)
+    servers = _files_of_servers(site, adoption)
     _entries(site, adoption, kept)
     ports = _wanted_ports(site)
     addresses = list(dict.fromkeys(address for server in servers for address in server.addresses))
@@ -174,6 +182,8 @@ def find(site: Site, kept: Sequence[str] = ()) -> Adoption:
     _programs(adoption)
     _apps(adoption, behind)
     _crontabs(adoption)
+    if site.config["proxy"]["kind"] == "apache":
+        adoption.refused += django_apache_servers.problems(adoption.servers, adoption.folders)
     mine = _processes(adoption, everybody, behind)
     _ports(site, adoption, {port: holders[port] for port in ports}, mine)
     _databases(site, adoption)
@@ -182,25 +192,52 @@ def find(site: Site, kept: Sequence[str] = ()) -> Adoption:
     return adoption
 
 
-# nginx
+# Web servers
 
 
-def _nginx_files(site: Site, adoption: Adoption) -> list[Server]:
-    """The servers of the site's domains in files that are not ours."""
-    domains = {*site.config["domains"], *site.config["redirect_domains"]}
+def _files_of_servers(site: Site, adoption: Adoption) -> list[Server]:
+    """The servers of the site's domains in files that are not ours; none where its proxy is to be somebody else's."""
+    kind = site.config["proxy"]["kind"]
     servers: list[Server] = []
-    for path, inside in django_nginx_servers.servers().items():
-        own = [server for server in inside if domains & {name.removeprefix(".") for name in server.names}]
+    for path, inside in READERS[kind].servers().items() if kind in READERS else ():
+        own = _of_site(site, inside)
         for server in inside:
             if server not in own:
                 adoption.neighbours |= dict.fromkeys(server.addresses, server.names)
         if own:
             servers += own
-            adoption.nginx.append(path)
-            names = sorted({name for server in own for name in server.names})
-            adoption.found.append(Found("nginx file", str(path), f"server_name {' '.join(names)}"))
-            adoption.refused += django_nginx_servers.problems(site, path, inside)
+            adoption.servers.append(path)
+            adoption.found.append(_file(kind, path, own))
+            adoption.refused += django_foreign_servers.problems(site, path, inside)
+    for other in READERS.keys() - {kind} if kind in READERS else ():
+        _refuse_the_other(site, adoption, other)
+    adoption.user = next((server.user for server in servers if server.user), "")
     return servers
+
+
+def _of_site(site: Site, inside: Iterable[Server]) -> list[Server]:
+    """Those servers that have a domain of the site."""
+    domains = {*site.config["domains"], *site.config["redirect_domains"]}
+    return [server for server in inside if domains & {name.removeprefix(".") for name in server.names}]
+
+
+def _file(kind: str, path: Path, servers: list[Server]) -> Found:
+    names = sorted({name for server in servers for name in server.names})
+    word = {"nginx": "server_name", "apache": "ServerName"}[kind]
+    return Found(f"{kind} file", str(path), f"{word} {' '.join(names)}")
+
+
+def _refuse_the_other(site: Site, adoption: Adoption, kind: str) -> None:
+    """The files of a web server that the site is not to have, which answers for its domains at its ports."""
+    wanted = {django_port.split(listen)[1] for listen in [*site.config["proxy"]["listen"], *site.listens_tls]}
+    running = django_service.pid(django_proxy.PROXIES[kind].DAEMON)
+    for path, inside in READERS[kind].servers().items() if running else ():
+        own = [server for server in _of_site(site, inside) if wanted & {*server.ports}]
+        if own and path.parent.name != "sites-available":
+            adoption.found.append(_file(kind, path, own))
+            adoption.refused.append(
+                f"{path} is of {kind}, which has the port: say django:sites:{site.name}:proxy: {{kind: {kind}}}"
+            )
 
 
 # The root, and the folders of the old project
@@ -236,7 +273,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _project_folders(site: Site, adoption: Adoption, servers: list[Server], behind: list[Process]) -> None:
-    """The folders of the old project: where its processes run, and the projects that nginx serves files of."""
+    """The folders of the old project: where its processes run, and the projects of which a web server has files."""
     found = [Path(process.folder) for process in behind]
     virtualenvs = [Path(word).parents[1] for process in behind for word in process.argv[:2] if _is_program(word)]
     found += [*virtualenvs, *(folder.parent for folder in virtualenvs if _is_project(folder.parent))]
@@ -457,7 +494,7 @@ def loose(folders: list[Path], addresses: Iterable[str] = (), apps: Sequence[Pat
 
 
 def _wanted_ports(site: Site) -> list[str]:
-    """The addresses that the site needs for itself: of its own server, and of nginx."""
+    """The addresses that the site needs for itself: of its own server, and of its proxy."""
     bind = site.config["server"]["bind"]
     host, _colon, port = bind.rpartition(":")
     own = [] if bind == "unix" else [f"{host}:{int(port) + turn}" for turn in (0, 1)]
@@ -545,7 +582,7 @@ def _is_database(path: Path) -> bool:
 
 
 def _media(site: Site, adoption: Adoption, servers: list[Server]) -> None:
-    """The folders of uploads: as nginx serves them, in the site's root, beside the project."""
+    """The folders of uploads: as they are served, in the site's root, beside the project."""
     served = [
         folder
         for server in servers
@@ -562,6 +599,9 @@ def _media(site: Site, adoption: Adoption, servers: list[Server]) -> None:
 
 def _owner(adoption: Adoption, mine: list[Process]) -> None:
     """Whose the old site is: of its processes, workers rather than a master that root has started."""
+    with contextlib.suppress(KeyError):  # a user whom the host has not; then no process of his runs either
+        entry = pwd.getpwnam(adoption.user)
+        adoption.owner = (entry.pw_uid, entry.pw_gid)
     for process in sorted(mine, key=lambda process: process.user == 0):
         adoption.owner = adoption.owner or (process.user, process.group)
     for path in adoption.databases:

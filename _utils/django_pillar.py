@@ -416,10 +416,6 @@ def _interface(server: dict[str, Any]) -> str:
 def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[Problem]:
     """What the proxy of a site has not, or nobody does where it has none."""
     kind = site["proxy"]["kind"]
-    only_nginx = {("proxy", "limit_req", "rate"): site["proxy"]["limit_req"]["rate"], ("adopt",): site["adopt"]}
-    for path, value in only_nginx.items() if kind != "nginx" else ():
-        if value:
-            yield path, f"only nginx can do this, and proxy:kind is {kind}: leave it out"
     if kind == "apache":
         yield from _apache_contradictions(site["proxy"])
     if kind == "none":
@@ -428,6 +424,8 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
 
 def _apache_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
     """What Apache has no word for, or takes for something else."""
+    if proxy["limit_req"]["rate"]:
+        yield ("proxy", "limit_req", "rate"), "Apache has no word for it: leave it out, or have nginx"
     for name, value in proxy["headers"].items():
         if value.startswith("expr="):
             yield ("proxy", "headers", name), "Apache evaluates what begins with expr=: say another value"
@@ -459,6 +457,8 @@ def _contradictions_without_a_proxy(site: dict[str, Any], own: dict[str, Any]) -
     said[("tls", "kind")] = site["tls"]["kind"] != "none"
     said[("redirect_domains",)] = site["redirect_domains"]
     said[("maintenance", "allow")] = site["maintenance"]["allow"]
+    said[("proxy", "limit_req", "rate")] = proxy["limit_req"]["rate"]
+    said[("adopt",)] = site["adopt"]
     for path, value in said.items():
         if value:
             yield path, "there is no proxy for this with proxy:kind: none: your own does it, leave it out"

@@ -121,6 +121,12 @@ def parent(number: int) -> int:
         return -1
 
 
+def children(daemon: Daemon) -> set[int]:
+    """The processes that the main one of a daemon has made; none where it does not run."""
+    main = pid(daemon)
+    return {number for number, _line in processes() if main and parent(number) == main}
+
+
 def journal(name: str, since: float) -> str:
     """The last lines of a unit in the journal since a time (seconds since 1970).
 

@@ -19,7 +19,6 @@ import django_adoption
 import django_command
 import django_database
 import django_instance
-import django_nginx
 import django_port
 import django_proxy
 import django_service
@@ -49,6 +48,8 @@ class Takeover:
         self._frozen: list[sqlite3.Connection] = []
         #: Who had the data that another user's old site uses in the same place, and its modes.
         self._lent: dict[Path, os.stat_result] = {}
+        #: The processes of Apache before the switch, which may run the old site.
+        self._former: set[int] = set()
 
     def write(self, **values: Any) -> None:
         """Change the plan, on disk too."""
@@ -57,7 +58,7 @@ class Takeover:
 
     def told(self) -> dict[str, str]:
         """What is done with each thing, by its path."""
-        files = [*self.plan["entries"], *self.plan["nginx"]]
+        files = [*self.plan["entries"], *self.plan["servers"]]
         stopped = [*self.plan["units"], *self.plan["programs"], *self.plan["apps"]]
         told = dict.fromkeys(files, f"set aside in {self.aside}")
         told |= dict.fromkeys(stopped, f"stopped, set aside in {self.aside}")
@@ -207,23 +208,25 @@ class Takeover:
     # The switch
 
     def switch(self, wanted: Files, templates: Mapping[str, str]) -> None:
-        """Have nginx serve the release in place of the old site: all files at once, or everything as it was.
+        """Have the proxy serve the release in place of the old site: all files at once, or everything as it was.
 
         Raises:
-            DeploymentError: nginx refuses the files, or the old site has written since its database was copied.
+            DeploymentError: the proxy refuses the files, or the old site has written since its database was copied.
         """
         self._refuse_late_writes()
-        theirs = [Path(path) for path in self.plan["nginx"]]
+        theirs = [Path(path) for path in self.plan["servers"]]
         for path in theirs:
             target = self._place(path)
             if os.path.lexists(path) and not os.path.lexists(target):
                 shutil.copy2(path, target, follow_symlinks=False)
         if self.plan["phase"] != "switched":
-            plain, secure = django_nginx.refused()
+            proxy = django_proxy.PROXIES[self.site.config["proxy"]["kind"]]
+            plain, secure = proxy.refused()
             http, https = [*plain, *self.site.config["proxy"]["listen"]], [*secure, *self.site.listens_tls]
-            refusing = django_nginx.default_server(
+            refusing = proxy.default_server(
                 django_port.ordered(http), django_port.ordered(https), templates, without=theirs
             )
+            self._former = django_service.children(proxy.DAEMON)
             django_proxy.apply({**dict.fromkeys(theirs), **refusing, **wanted})
             self.write(phase="switched")
 
@@ -275,6 +278,10 @@ class Takeover:
                 if left and time.monotonic() > deadline:
                     return [f"{left} connections to the old site were still open after {patience}, and were cut"]
                 time.sleep(0.05)
+        while self.plan["user"] and (busy := self._former & django_service.children(django_service.APACHE)):
+            if time.monotonic() > deadline:
+                return [f"processes of Apache were still at work for the old site after {patience}: {len(busy)}"]
+            time.sleep(0.05)
         return []
 
     def _stop(self) -> None:
@@ -363,7 +370,8 @@ def _begin(site: Site, adoption: Adoption, under_way: Takeover | None) -> Takeov
             "aside": before["aside"],
             "found": [str(found) for found in adoption.found],
             "entries": [str(path) for path in adoption.entries],
-            "nginx": [str(path) for path in adoption.nginx],
+            "servers": [str(path) for path in adoption.servers],
+            "user": adoption.user,
             "units": [str(path) for path in adoption.units],
             "programs": [str(path) for path in adoption.programs],
             "apps": [str(path) for path in adoption.apps],

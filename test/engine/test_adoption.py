@@ -1,6 +1,7 @@
 """What is found of somebody else's, as cases: the files and processes of a host, and what is said of them."""
 
 import os
+import pwd
 from pathlib import Path
 
 import django_adoption
@@ -9,6 +10,8 @@ from django_command import DeploymentError
 
 SQLITE = b"SQLite format 3\0" + b"\0" * 84 + b"CREATE TABLE django_migrations"
 PROXY = "server { listen 80; server_name %s; location / { proxy_pass http://%s; } }\n"
+APACHE = {"kind": "apache"}
+OWNER = pwd.getpwuid(os.getuid()).pw_name
 UNIT = "[Service]\nWorkingDirectory=%s\nExecStart=%s/bin/gunicorn website.wsgi\n"
 
 
@@ -151,6 +154,68 @@ def test_a_neighbour_in_the_same_file(host):
     host.nginx((PROXY % ("blog.example.org", "127.0.0.1:1")) + (PROXY % ("other.org", "127.0.0.1:2")))
     assert ["also serves other.org: name that" in reason for reason in host.refused()] == [True]
     assert django_adoption.find(host.site()).addresses == ["127.0.0.1:1"]
+
+
+# Apache
+
+WSGI = """<VirtualHost *:80>
+ServerName blog.example.org
+Alias /media/ {top}/opt/shop/uploads/
+WSGIDaemonProcess shop user={user} python-path={top}/opt/shop
+WSGIProcessGroup shop
+WSGIScriptAlias / {top}/opt/shop/website/wsgi.py
+</VirtualHost>
+"""
+
+
+@pytest.fixture
+def shop(host):
+    """A project that Apache runs, by mod_wsgi."""
+    host.write("opt/shop/manage.py")
+    host.write("opt/shop/db.sqlite3", SQLITE)
+    host.write("opt/shop/uploads/a")
+    host.write("etc/apache2/sites-enabled/shop.conf", WSGI.format(top=host.top, user=OWNER))
+    return host
+
+
+def test_a_project_that_apache_runs(shop):
+    told = "apache file /etc/apache2/sites-enabled/shop.conf (ServerName blog.example.org)"
+    assert shop.found() == [], "which matters to a site of nginx only where Apache runs"
+    assert shop.found(proxy=APACHE) == [told, "database /opt/shop/db.sqlite3", "uploads /opt/shop/uploads"]
+    adoption = django_adoption.find(shop.site(proxy=APACHE))
+    assert adoption.refused == [] and adoption.user == OWNER and adoption.owner == (os.getuid(), os.getgid())
+    assert adoption.servers == [shop.top / "etc/apache2/sites-enabled/shop.conf"]
+    assert adoption.databases == {shop.top / "opt/shop/db.sqlite3": shop.root / "database/db.sqlite3"}
+
+
+def test_a_user_whom_the_host_has_not(shop):
+    shop.write("etc/apache2/sites-enabled/shop.conf", WSGI.format(top=shop.top, user="nobody-at-all"))
+    assert django_adoption.find(shop.site(proxy=APACHE)).owner == (os.getuid(), os.getgid()), "that of its database"
+
+
+def test_a_file_of_apache_that_leads_into_the_old_site_too(shop):
+    shop.write("etc/apache2/conf-enabled/wsgi.conf", f"WSGIPythonPath {shop.top}/opt/shop\n")
+    (reason,) = shop.refused(proxy=APACHE)
+    assert reason.startswith("/etc/apache2/conf-enabled/wsgi.conf leads into the old site too")
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "path", "text", "program"),
+    [
+        ("nginx", "apache", "apache2/sites-enabled/shop.conf", WSGI, "apache2/apache2.pid"),
+        ("apache", "nginx", "nginx/conf.d/shop.conf", PROXY % ("blog.example.org", "127.0.0.1:1"), "nginx.pid"),
+    ],
+)
+def test_a_web_server_that_the_site_is_not_to_have(host, kind, other, path, text, program):
+    host.write(f"etc/{path}", text)
+    assert host.found(proxy={"kind": kind}) == [], "it does not run"
+    pid = host.run("", f"/usr/sbin/{other}2")
+    host.write(f"run/{program}", str(pid))
+    (reason,) = host.refused(proxy={"kind": kind})
+    assert reason == f"/etc/{path} is of {other}, which has the port: say django:sites:blog:proxy: {{kind: {other}}}"
+    assert len(host.found(proxy={"kind": kind})) == 1
+    assert host.found(proxy={"kind": kind, "listen": [8080]}) == [], "it has another port"
+    assert host.found(proxy={"kind": "none"}) == [], "then it is the way to the site"
 
 
 # What keeps it alive

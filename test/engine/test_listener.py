@@ -104,7 +104,8 @@ def test_addresses_that_nobody_can_have_are_refused(listening, systemd, monkeypa
         ({"server": {"kind": "mod_wsgi"}}, "server:kind — mod_wsgi has no socket"),
         ({"tls": {"kind": "self_signed"}}, "tls:kind — there is no proxy for this"),
         ({"proxy": {"kind": "none", "allow": ["10.0.0.0/8"]}}, "proxy:allow — there is no proxy for this"),
-        ({"proxy": {"kind": "none", "limit_req": {"rate": "1r/s"}}}, "only nginx can do this"),
+        ({"proxy": {"kind": "none", "limit_req": {"rate": "1r/s"}}}, "there is no proxy for this"),
+        ({"adopt": True}, "there is no proxy for this"),
     ],
 )
 def test_what_only_a_proxy_does_is_refused_without_one(options, said):

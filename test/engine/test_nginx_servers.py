@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import django_etc
+import django_foreign_servers
 import django_nginx
 import django_nginx_servers
 import pytest
-from django_nginx_servers import Server
+from django_foreign_servers import Server
 
 
 @pytest.fixture
@@ -93,17 +94,17 @@ def test_which_folders_are_served(read):
 )
 def test_what_a_file_does_besides(read, make_site, text, reason):
     path = django_nginx.ETC / "sites-enabled/old"
-    told = django_nginx_servers.problems(make_site(folders=False), path, read(f"server {{ {text} }}"))
+    told = django_foreign_servers.problems(make_site(folders=False), path, read(f"server {{ {text} }}"))
     assert [str(reason) in problem for problem in told] == ([True] if reason else [])
 
 
 def test_a_file_of_https_gives_way_to_a_site_that_has_it(read, make_site):
     path, site = django_nginx.ETC / "sites-enabled/old", make_site(folders=False, tls={"kind": "self_signed"})
     assert [
-        *django_nginx_servers.problems(site, path, read("server { listen 443 ssl; server_name blog.example.org; }"))
+        *django_foreign_servers.problems(site, path, read("server { listen 443 ssl; server_name blog.example.org; }"))
     ] == []
     other = read("server { listen 8443 ssl; server_name blog.example.org; }")
-    assert [*django_nginx_servers.problems(site, path, other)] == [
+    assert [*django_foreign_servers.problems(site, path, other)] == [
         f"{path} serves https on 8443: add that to django:sites:blog:tls:listen"
     ]
 
@@ -111,5 +112,5 @@ def test_a_file_of_https_gives_way_to_a_site_that_has_it(read, make_site):
 def test_a_server_in_the_main_file(read, make_site):
     path = django_nginx.ETC / "nginx.conf"
     inside = read("http { server { server_name blog.example.org; } }", "nginx.conf")
-    (problem,) = django_nginx_servers.problems(make_site(folders=False), path, inside)
+    (problem,) = django_foreign_servers.problems(make_site(folders=False), path, inside)
     assert "move it into a file of its own" in problem

@@ -6,18 +6,16 @@ uWSGI, run by an emperor, by Debian's own, and by a unit. Another host is a cont
 with --all there is a second host of the six layouts, of Debian 13 too.
 """
 
-import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from client import Load, Writer
 from lab import Host
+from old_sites import APT, entries, old_site, sign_before, until
 from sites import Site, lines, release_of
 
-APT = {"DEBIAN_FRONTEND": "noninteractive"}
-UV = "/usr/local/lib/django-formula/uv/bin/uv"
 UNIT = """[Unit]
 Description=gunicorn for blog.example.org
 
@@ -75,23 +73,6 @@ STATE += " /srv/django /var/lib/django-formula /run/django -not -name '*.pyc' -n
 STATE += " -printf '%p %u %m %l\\n' 2>/dev/null | sort; getent passwd | cut -d: -f1"
 
 
-def old_site(host: Host, folder: str, virtualenv: str, owner: str, database: str = "db.sqlite3") -> None:
-    """A project as a script of Fabric leaves it: code, virtualenv, static files, a database with a row, an upload."""
-    settings = f"{folder}/website/settings.py"
-    host.run(f"""set -e
-        git clone --quiet /srv/git/project.git {folder}
-        sed -i 's/^ALLOWED_HOSTS.*/ALLOWED_HOSTS = ["*"]/' {settings}
-        sed -i 's|BASE_DIR / "db.sqlite3"|BASE_DIR / "{database}"|' {settings}
-        mkdir -p {folder}/{database.rpartition("/")[0]}
-        {UV} venv --quiet {virtualenv}
-        {UV} pip install --quiet --python {virtualenv}/bin/python -r {folder}/requirements.txt gunicorn==23.0.0
-        cd {folder}
-        {virtualenv}/bin/python manage.py migrate --verbosity 0
-        {virtualenv}/bin/python manage.py collectstatic --noinput --verbosity 0
-        chown -R {owner}:{owner} {folder}
-    """)
-
-
 @pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.full)])
 def host(request, module_hosts, repositories) -> Host:
     host = module_hosts(request.param, kind="ready", name="web1")
@@ -139,21 +120,6 @@ def apps_of_uwsgi(host: Host) -> None:
     host.run("systemctl daemon-reload && systemctl enable --quiet --now emperor.uwsgi shelf")
 
 
-def sign_before(host: Host, domain: str, port: int = 80) -> None:
-    writer = Writer(f"http://{host.address}:{port}", domain)
-    until(lambda: writer.sign("before"), f"the old site {domain} does not come up")
-
-
-def until(is_so: Callable[[], bool], problem: str) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        with contextlib.suppress(OSError):
-            if is_so():
-                return
-        assert time.monotonic() < deadline, problem
-        time.sleep(0.2)
-
-
 def nginx(host: Host, name: str, text: str) -> None:
     host.write(f"/etc/nginx/sites-available/{name}", text)
     host.run(f"ln -s ../sites-available/{name} /etc/nginx/sites-enabled/{name}")
@@ -178,11 +144,6 @@ def club(host, blog) -> Site:
 @pytest.fixture(scope="module")
 def apps(host, blog) -> dict[str, Site]:
     return {name: Site(host, host.repository, name, beside=blog) for name in APPS}
-
-
-def entries(site: Site) -> list[str]:
-    command = "shell -c \"from guestbook.models import Entry; print(*Entry.objects.values_list('name', flat=True))\""
-    return str(site.manage(command)).splitlines()[-1].split()
 
 
 @pytest.fixture

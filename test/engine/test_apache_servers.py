@@ -1,0 +1,159 @@
+"""What others have told Apache, as cases: a text in one of its files, and what is read in it."""
+
+from pathlib import Path
+
+import django_apache
+import django_apache_servers
+import django_etc
+import django_foreign_servers
+import pytest
+from django_foreign_servers import Server
+
+#: A virtual host as the handbooks of Django and mod_wsgi have it, and certbot's copy of it.
+WSGI = """
+<VirtualHost *:80>
+    ServerName blog.example.org
+    ServerAlias www.blog.example.org
+    Alias /static /srv/blog/static
+    Alias "/media/" "/srv/blog/uploads/"
+    <Directory /srv/blog/static>
+        Require all granted
+    </Directory>
+    WSGIDaemonProcess blog user=elspeth group=www-data \\
+        python-home=/srv/blog/venv python-path=/srv/blog/src:/srv/blog/lib
+    WSGIProcessGroup blog
+    WSGIScriptAlias / /srv/blog/src/website/wsgi.py
+</VirtualHost>
+"""
+
+
+@pytest.fixture
+def read(own_host):
+    """Put a text into a file of Apache, and read the virtual hosts in it."""
+
+    def read(text: str, name: str = "sites-enabled/old.conf") -> list[Server]:
+        path = django_apache.ETC / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return django_apache_servers.servers()[path]
+
+    return read
+
+
+def host(inside: str, place: str = "*:80") -> str:
+    return f"<VirtualHost {place}>\nServerName blog.example.org\n{inside}\n</VirtualHost>\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("<VirtualHost *:80>\n  ServerName a.org\n  serveralias blog.example.org b.org\n</VirtualHost>", 3),
+        ('<virtualhost *:80>\nServerName "https://blog.example.org:443"\n</virtualhost>', 1),
+        ("<VirtualHost *:80>\nServerAlias blog.example.org \\\n  b.org\n</VirtualHost>", 2),
+        ("<IfModule mod_ssl.c>\n<VirtualHost *:443>\nServerName blog.example.org\n</VirtualHost>\n</IfModule>", 1),
+        ("<VirtualHost *:80>\n# ServerName blog.example.org\n</VirtualHost>", 0),
+    ],
+)
+def test_the_names_of_virtual_hosts(read, text, names):
+    (server,) = read(text)
+    assert len(server.names) == names and ("blog.example.org" in server.names) == bool(names)
+
+
+@pytest.mark.parametrize("text", [f"{django_etc.OURS} for it.\n{host('')}", "ServerName blog.example.org\n"])
+def test_what_is_no_virtual_host_of_others(read, text):
+    assert read(text) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "ports"),
+    [("*:80", [80]), ("*", [80]), ("_default_:8080 [::]:8081", [8080, 8081]), ("[::1]", [80]), ('"*:443"', [443])],
+)
+def test_the_ports(read, place, ports):
+    assert read(host("", place))[0].ports == ports
+
+
+@pytest.mark.parametrize(
+    ("inside", "is_secure"), [("SSLEngine on", True), ("SSLCertificateFile /x.pem", True), ("SSLEngine off", False)]
+)
+def test_whether_it_has_https(read, inside, is_secure):
+    assert read(host(inside, "*:443"))[0].tls is is_secure
+
+
+@pytest.mark.parametrize(
+    ("passed", "addresses"),
+    [
+        ("ProxyPass / http://127.0.0.1:8000/", ["127.0.0.1:8000"]),
+        ("ProxyPass /static !\nProxyPass / http://localhost:8000/ retry=0", ["127.0.0.1:8000"]),
+        ("<Location />\n  ProxyPass http://[::1]:8000/\n</Location>", ["127.0.0.1:8000"]),
+        ('ProxyPass / "unix:/tmp/a.socket|http://localhost/"', ["/tmp/a.socket"]),
+        ("ProxyPassMatch ^/(.*)$ http://127.0.0.1:8000/$1", ["127.0.0.1:8000"]),
+        ("RewriteRule ^/(.*)$ http://127.0.0.1:8000%{REQUEST_URI} [P,L]", ["127.0.0.1:8000"]),
+        ("RewriteRule ^ https://blog.example.org%{REQUEST_URI} [R=permanent,END]", []),
+        ('SetHandler "proxy:unix:/run/a.sock|uwsgi://a/"', ["/run/a.sock"]),
+        ("ProxyPass / uwsgi://127.0.0.1:3031/", ["127.0.0.1:3031"]),
+        ("ProxyPass / balancer://app/", ["127.0.0.1:8001", "/run/up.sock"]),
+        ("ProxyPass /ws ws://127.0.0.1:8000/ws\nProxyPass / http://127.0.0.1:8000/", ["127.0.0.1:8000"]),
+        ("ProxyPass / http://192.0.2.1:8000/", []),
+        ("ProxyPass / http://elsewhere.example.org/", []),
+        ("ProxyPass / balancer://unknown/", []),
+        ("Header set X-Note it's", []),
+    ],
+)
+def test_where_a_request_goes(read, passed, addresses):
+    members = "BalancerMember http://127.0.0.1:8001\nBalancerMember unix:/run/up.sock|http://up"
+    balancer = f"<Proxy balancer://app>\n{members}\n</Proxy>\n"
+    (server,) = read(balancer + host(passed))
+    assert server.addresses == addresses and server.user == ""
+
+
+def test_what_mod_wsgi_is_told(read):
+    (server,) = read(WSGI)
+    assert server.user == "elspeth" and server.addresses == []
+    assert server.folders == {
+        "/static": Path("/srv/blog/static"),
+        "/media/": Path("/srv/blog/uploads"),
+        "/": Path("/srv/blog/src/website"),
+        "python-home /srv/blog/venv": Path("/srv/blog/venv"),
+        "python-path /srv/blog/src": Path("/srv/blog/src"),
+        "python-path /srv/blog/lib": Path("/srv/blog/lib"),
+    }
+
+
+def test_a_daemon_of_another_file_and_no_daemon(read):
+    read("WSGIDaemonProcess blog user=ray home=/srv/ray\nWSGIPythonHome /srv/venv", "conf-enabled/wsgi.conf")
+    (told,) = read(host("WSGIScriptAlias / /srv/blog/website/wsgi.py process-group=blog"))
+    assert told.user == "ray" and told.folders["home /srv/ray"] == Path("/srv/ray")
+    (embedded,) = read(host("WSGIScriptAlias / /srv/blog/website/wsgi.py"))
+    assert embedded.user == "www-data" and embedded.folders["python-home /srv/venv"] == Path("/srv/venv")
+    (django_apache.ETC / "envvars").write_text("export APACHE_RUN_USER=apache\n")
+    assert read(host("WSGIScriptAlias / /srv/blog/website/wsgi.py"))[0].user == "apache"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "reason"),
+    [
+        (host(""), "sites-enabled/old.conf", None),
+        (host("", "*:8080"), "sites-enabled/old.conf", "listens on 8080"),
+        (host("SSLEngine on", "*:443"), "sites-enabled/old.conf", "say in django:sites:blog:tls where"),
+        (host("ServerAlias other.example.org"), "sites-enabled/old.conf", "also serves other.example.org"),
+        (host(""), "apache2.conf", "move it into a file of its own"),
+    ],
+)
+def test_what_a_file_does_besides(read, make_site, text, name, reason):
+    told = django_foreign_servers.problems(make_site(folders=False), django_apache.ETC / name, read(text, name))
+    assert [str(reason) in problem for problem in told] == ([True] if reason else [])
+
+
+def test_what_other_files_have_of_it(read):
+    read(f"Listen 8080\n{WSGI}")
+    taken = [django_apache.ETC / "sites-enabled/old.conf"]
+    folders = [Path("/srv/blog/src")]
+    assert [*django_apache_servers.problems(taken, folders)] == [
+        f"{taken[0]} has the Listen of its port in itself: move that to {django_apache.ETC}/ports.conf"
+    ]
+    read(WSGI)
+    read("WSGIDaemonProcess other python-path=/srv/other:/srv/other/src", "sites-enabled/other.conf")
+    assert [*django_apache_servers.problems(taken, folders)] == []
+    read("WSGIScriptAlias / /srv/blog/src/website/wsgi.py", "conf-enabled/wsgi.conf")
+    (problem,) = django_apache_servers.problems(taken, folders)
+    assert problem.startswith(f"{django_apache.ETC}/conf-enabled/wsgi.conf leads into the old site too")
