@@ -10,9 +10,20 @@ def warm():
     from django.template import engines
     from django.urls import get_resolver
 
-    with contextlib.suppress(Exception):  # whoever asks for a page is told
-        get_resolver().url_patterns  # noqa: B018 - it is read from the project's module now
-        engines.all()
+    for load in (lambda: get_resolver().url_patterns, engines.all, names_of_static_files):
+        with contextlib.suppress(Exception):  # whoever asks for a page is told
+            load()
     connections.close_all()  # what was connected until here is no connection of those that answer
     gc.freeze()
     gc.enable()
+
+
+def names_of_static_files():
+    """Read which name each static file has; not where another host would be asked for it."""
+    from django.conf import settings
+    from django.contrib.staticfiles import storage
+    from django.utils.module_loading import import_string
+
+    named = getattr(settings, "STORAGES", {}).get("staticfiles", {}).get("BACKEND")
+    if issubclass(import_string(named or settings.STATICFILES_STORAGE), storage.StaticFilesStorage):
+        storage.staticfiles_storage.exists  # noqa: B018 - it is made at the first look
