@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
-_LISTENING = "0A"
+_LISTENING, _ESTABLISHED = "0A", "01"
 #: How all addresses of a family are called.
 ALL = (str(ipaddress.IPv4Address(0)), str(ipaddress.IPv6Address(0)))
 
@@ -110,16 +110,28 @@ def held(pid: int) -> set[Place]:
     return {(_address(place), port) for place, port, descriptor in _listeners() if descriptor in own}
 
 
+def answering(pids: Collection[int], ports: Collection[int]) -> set[int]:
+    """Those of these processes to which somebody is connected at one of these ports."""
+    open_there = {descriptor for _host, port, descriptor in _sockets_of_tcp(_ESTABLISHED) if port in ports}
+    return {pid for pid in pids if open_there & _sockets(pid)}
+
+
 def _listeners() -> Iterator[tuple[str, int, str]]:
     """The sockets that listen: address as the kernel writes it, port, descriptor."""
+    yield from _sockets_of_tcp(_LISTENING)
+
+
+def _sockets_of_tcp(state: str) -> Iterator[tuple[str, int, str]]:
+    """The sockets that are in a state, as `_listeners` has them."""
     for table in (PROC / "net/tcp", PROC / "net/tcp6"):
         with contextlib.suppress(FileNotFoundError), open(table) as rows:
             next(rows, None)
             for row in map(str.split, rows):
-                if row[3] != _LISTENING:
+                if row[3] == state:
+                    host, _colon, port = row[1].rpartition(":")
+                    yield host, int(port, 16), f"socket:[{row[9]}]"
+                elif state == _LISTENING:
                     break  # they come first
-                host, _colon, port = row[1].rpartition(":")
-                yield host, int(port, 16), f"socket:[{row[9]}]"
 
 
 def _address(words: str) -> str:

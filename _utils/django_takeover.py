@@ -6,12 +6,13 @@ apply that was cut short is gone on with. What is set aside lies below ``adopted
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -271,18 +272,17 @@ class Takeover:
         patience = self.site.config["releases"]["drain"]
         deadline = time.monotonic() + seconds(patience)
         for address in self.plan["addresses"]:
-            idle = 0
-            while idle < 2:
-                left = django_instance.connections(address)
-                idle = 0 if left else idle + 1
-                if left and time.monotonic() > deadline:
-                    return [f"{left} connections to the old site were still open after {patience}, and were cut"]
-                time.sleep(0.05)
-        while self.plan["user"] and (busy := self._former & django_service.children(django_service.APACHE)):
-            if time.monotonic() > deadline:
-                return [f"processes of Apache were still at work for the old site after {patience}: {len(busy)}"]
-            time.sleep(0.05)
-        return []
+            left = _still(functools.partial(django_instance.connections, address), deadline)
+            if left:
+                return [f"{left} connections to the old site were still open after {patience}, and were cut"]
+        left = _still(self._answering, deadline) if self.plan["user"] else 0
+        return [f"{left} processes of Apache that have run the old site still answer after {patience}"] if left else []
+
+    def _answering(self) -> int:
+        """How many processes of Apache from before the switch still answer somebody; idle ones may stay for long."""
+        listens = [*self.site.config["proxy"]["listen"], *self.site.listens_tls]
+        former = self._former & django_service.children(django_service.APACHE)
+        return len(django_port.answering(former, [django_port.split(listen)[1] for listen in listens]))
 
     def _stop(self) -> None:
         units = [Path(path).name for path in self.plan["units"] if Path(path).exists()]
@@ -386,6 +386,18 @@ def _begin(site: Site, adoption: Adoption, under_way: Takeover | None) -> Takeov
             "kept": before["kept"],
         },
     )
+
+
+def _still(count: Callable[[], int], deadline: float) -> int:
+    """Wait until twice there is nothing to count; what is left at the deadline."""
+    idle = 0
+    while idle < 2:
+        left = count()
+        idle = 0 if left else idle + 1
+        if left and time.monotonic() > deadline:
+            return left
+        time.sleep(0.05)
+    return 0
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -54,6 +54,18 @@ def test_connections_are_no_holders():
         assert django_port.holder(client.getsockname()[1]) is None
 
 
+def test_who_answers_somebody():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, own = server.getsockname()[1], [os.getpid()]
+        assert django_port.answering(own, [port]) == set(), "it only listens"
+        with socket.create_connection(server.getsockname()) as client:
+            taken, _address = server.accept()
+            with taken:
+                assert django_port.answering(own, [port]) == {*own} and django_port.answering([1], [port]) == set()
+                assert django_port.answering(own, [client.getsockname()[1] + 1]) == set()
+        assert django_port.answering(own, [port]) == set()
+
+
 @pytest.mark.parametrize(
     ("group", "told"),
     [
