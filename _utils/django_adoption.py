@@ -206,9 +206,10 @@ def _files_of_servers(site: Site, adoption: Adoption) -> list[Server]:
                 adoption.neighbours |= dict.fromkeys(server.addresses, server.names)
         if own:
             servers += own
-            adoption.servers.append(path)
             adoption.found.append(_file(kind, path, own))
-            adoption.refused += django_foreign_servers.problems(site, path, inside)
+            if path.resolve() not in adoption.servers:  # else it is the link to a file that was there already
+                adoption.refused += django_foreign_servers.problems(site, path, inside)
+            adoption.servers.append(path)
     for other in READERS.keys() - {kind} if kind in READERS else ():
         _refuse_the_other(site, adoption, other)
     adoption.user = next((server.user for server in servers if server.user), "")

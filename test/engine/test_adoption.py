@@ -218,6 +218,16 @@ def test_a_web_server_that_the_site_is_not_to_have(host, kind, other, path, text
     assert host.found(proxy={"kind": "none"}) == [], "then it is the way to the site"
 
 
+def test_a_file_and_its_link_are_refused_once(host):
+    file = host.write("etc/nginx/sites-available/old", "server { listen 8080; server_name blog.example.org; }")
+    link = host.top / "etc/nginx/sites-enabled/old"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../sites-available/old")
+    (reason,) = host.refused()
+    assert reason.startswith("/etc/nginx/sites-available/old listens on 8080")
+    assert django_adoption.find(host.site()).servers == [file, link]
+
+
 # What keeps it alive
 
 
