@@ -35,7 +35,8 @@ def problems(taken: Collection[Path], folders: Collection[Path]) -> Iterator[str
         taken: those with a domain of the site.
         folders: of the old project.
     """
-    for path, text in _texts().items():
+    enabled = {path: text for path, text in _texts().items() if path.parent.name != "sites-available"}
+    for path, text in enabled.items():
         if path in taken and _said(text, "Listen"):
             yield f"{path} has the Listen of its port in itself: move that to {django_apache.ETC}/ports.conf"
         words = [word for line in _said(text, r"WSGI\w+") for word in line]
@@ -73,10 +74,10 @@ def _words(line: str) -> list[str]:
 def _server(places: str, block: str, balancers: Mapping[str, list[str]], daemons: Mapping[str, list[str]]) -> Server:
     names = [re.sub(r"^\w+://|:\d+$", "", name) for line in _said(block, "ServerName|ServerAlias") for name in line]
     ports = [int(found[1]) if (found := re.search(r":(\d+)$", place)) else 80 for place in places.split()]
-    folders = {url: Path(folder) for url, folder, *_more in _said(block, "Alias")}
-    scripts = _said(block, "WSGIScriptAlias")
-    for url, file, *_more in scripts:
-        folders[url] = Path(file).parent
+    folders = {line[0]: Path(line[1]) for line in _said(block, "Alias") if len(line) > 1}
+    scripts = [line for line in _said(block, "WSGIScriptAlias") if len(line) > 1]
+    for line in scripts:
+        folders[line[0]] = Path(line[1]).parent
         for option in _options(block, daemons):
             name, _equals, value = option.partition("=")
             folders |= {f"{name} {path}": Path(path) for path in value.split(":") if name in _FOLDERS and path}

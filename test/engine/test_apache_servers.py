@@ -119,6 +119,15 @@ def test_what_mod_wsgi_is_told(read):
     }
 
 
+@pytest.mark.parametrize(
+    "text", ["Alias /static", "WSGIScriptAlias /", "ServerName", "ProxyPass\nRewriteRule", 'Alias "/x']
+)
+def test_what_apache_would_not_take(read, text):
+    """As in a file that is not enabled."""
+    (server,) = read(host(text))
+    assert server.names == ["blog.example.org"] and server.addresses == [] and server.folders == {}
+
+
 def test_a_daemon_of_another_file_and_no_daemon(read):
     read("WSGIDaemonProcess blog user=ray home=/srv/ray\nWSGIPythonHome /srv/venv", "conf-enabled/wsgi.conf")
     (told,) = read(host("WSGIScriptAlias / /srv/blog/website/wsgi.py process-group=blog"))
@@ -154,6 +163,8 @@ def test_what_other_files_have_of_it(read):
     read(WSGI)
     read("WSGIDaemonProcess other python-path=/srv/other:/srv/other/src", "sites-enabled/other.conf")
     assert [*django_apache_servers.problems(taken, folders)] == []
+    read(f"Listen 8080\n{WSGI}", "sites-available/before.conf")
+    assert [*django_apache_servers.problems(taken, folders)] == [], "it is not enabled"
     read("WSGIScriptAlias / /srv/blog/src/website/wsgi.py", "conf-enabled/wsgi.conf")
     (problem,) = django_apache_servers.problems(taken, folders)
     assert problem.startswith(f"{django_apache.ETC}/conf-enabled/wsgi.conf leads into the old site too")
