@@ -1,0 +1,106 @@
+"""Proxies of one's own that lead to a site's socket, as docs/proxy.md has them: HAProxy, Varnish, Caddy, nginx."""
+
+import re
+
+import pytest
+import requests
+from client import Load
+from lab import ROOT
+from sites import Site, release_of, version
+
+HEALTH = """
+
+def health(request):
+    from django.http import JsonResponse
+
+    told = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO")
+    return JsonResponse({name: request.META.get(name) for name in told} | {"size": len(request.body)})
+
+
+health.csrf_exempt = True
+"""
+HAPROXY = """global
+    user haproxy
+    group www-data
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 65s
+    timeout server 65s
+frontend visitors
+    bind :8082
+    default_backend blog
+"""
+NGINX = """server {
+    listen 8081;
+    server_name blog.example.org;
+    location / {
+        proxy_set_header Host $host;
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_pass http://unix:/srv/django/blog/current/socket;
+    }
+}
+"""
+PORTS = {"nginx": 8081, "haproxy": 8082, "caddy": 8083, "varnish": 6081}
+SERVERS = [{"kind": "gunicorn", "threads": 4}, {"kind": "uvicorn"}, {"kind": "granian"}]
+
+
+def documented(language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", (ROOT / "docs/proxy.md").read_text(), re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.full)])
+def blog(request, module_hosts, repositories) -> Site:
+    """All of them are there, and lead to the site, before it is."""
+    host = module_hosts(request.param, kind="ready")
+    host.write("/etc/nginx/sites-enabled/blog.example.org", NGINX)
+    host.write("/etc/haproxy/haproxy.cfg", HAPROXY + documented("haproxy"))
+    host.write(
+        "/etc/caddy/Caddyfile", documented("caddyfile").replace("blog.example.org", "http://blog.example.org:8083")
+    )
+    host.write("/etc/varnish/default.vcl", documented("vcl"))
+    options = "--no-install-recommends --option Dpkg::Options::=--force-confold"
+    packages = f"apt-get -qq update && apt-get -qq install {options} nginx haproxy caddy varnish"
+    host.run(f"export DEBIAN_FRONTEND=noninteractive; {packages}")
+    host.run("for user in vcache caddy; do usermod --append --groups www-data $user; done")
+    blog = Site(host, repositories(host))
+    blog.repository.append("guestbook/views.py", HEALTH)
+    blog.deploy(proxy={"kind": "none"}, server={"kind": "uwsgi", "protocol": "http"})
+    assert not blog.apply().changed
+    host.run("systemctl restart nginx haproxy caddy varnish")
+    return blog
+
+
+@pytest.mark.parametrize("proxy", PORTS)
+def test_it_leads_to_the_site(blog, proxy):
+    url, headers = f"http://{blog.host.address}:{PORTS[proxy]}", {"Host": blog.domain}
+    forged = {**headers, "X-Forwarded-For": "203.0.113.1", "X-Forwarded-Proto": "https"}
+    told = requests.get(f"{url}/healthz", headers=forged, timeout=10).json()
+    assert "203" not in told["HTTP_X_FORWARDED_FOR"] and told["HTTP_X_FORWARDED_PROTO"] == "http"
+    with requests.Session() as session:  # one connection, with the next request as soon as an answer is there
+        answers = [session.post(f"{url}/healthz", b"x" * 9, headers=headers, timeout=10) for _ in range(200)]
+    assert [answer.status_code for answer in answers] == [200] * 200 and answers[-1].json()["size"] == 9
+    losing_nothing(blog, f"{url}/release", f"by {proxy}")
+
+
+def losing_nothing(blog: Site, url: str, text: str) -> None:
+    """A release, and a rollback, while visitors come by a proxy."""
+    blog.repository.commit(version(text))
+    with Load(url, blog.domain, 3, 0.01, release_of) as load:
+        load.wait(20)
+        blog.deploy()
+        load.wait(20)
+        blog.host.call("django.rollback", "blog")
+        load.wait(20)
+    assert load.failed == [] and len({*load.releases} - {None}) == 2
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server["kind"])
+@pytest.mark.parametrize("proxy", PORTS)
+def test_other_servers(blog, proxy, server):
+    blog.deploy(server=server)
+    losing_nothing(blog, f"http://{blog.host.address}:{PORTS[proxy]}/release", f"{proxy}, {server['kind']}")
