@@ -30,7 +30,7 @@ from django_site import Site
 KEEPERS: dict[str, Keeper] = {"systemd": django_systemd, "supervisor": django_supervisor}
 
 _ACCEPTING = 0x10000
-#: Bytes of memory for each process, where nobody says how many there are.
+#: Bytes of memory for each process, where nobody says how many there are: one that shares nothing has up to 118 MB.
 _PROCESS = 128 << 20
 #: Seconds without a new line after which a log counts as written.
 _SETTLES = 0.4
