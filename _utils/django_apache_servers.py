@@ -12,6 +12,7 @@ from django_foreign_servers import Server
 
 #: The options of a daemon of mod_wsgi that name folders of the project, or of its virtualenv.
 _FOLDERS = ("home", "python-home", "python-path")
+_INCLUDE = re.compile(r'(?mi)^[ \t]*Include(?:Optional)?[ \t]+"?([^"\s]+)"?[ \t]*$')
 
 
 def servers() -> dict[Path, list[Server]]:
@@ -46,12 +47,21 @@ def problems(taken: Collection[Path], folders: Collection[Path]) -> Iterator[str
 
 
 def _texts() -> dict[Path, str]:
-    """The files that are not ours, each without its comments, a directive a line."""
+    """The files that are not ours, each without its comments, a directive a line, with what a virtual host includes."""
     etc = django_apache.ETC
-    paths = [etc / "apache2.conf"]
-    paths += [path for name in ("conf-enabled", "sites-available", "sites-enabled") for path in etc.glob(f"{name}/*")]
-    texts = {path: django_foreign_servers.read(path) for path in sorted(paths)}
-    return {path: re.sub(r"(?m)^\s*#.*$", "", text.replace("\\\n", " ")) for path, text in texts.items()}
+    texts = {etc / "apache2.conf": _text(etc / "apache2.conf")}
+    for name in ("conf-enabled", "sites-available", "sites-enabled"):
+        texts |= {path: _INCLUDE.sub(_included, _text(path)) for path in sorted(etc.glob(f"{name}/*"))}
+    return texts
+
+
+def _text(path: Path) -> str:
+    text = django_foreign_servers.read(path).replace("\\\n", " ")
+    return re.sub(r"(?m)^\s*#.*$", "", text)
+
+
+def _included(directive: re.Match[str]) -> str:
+    return "\n".join(map(_text, django_foreign_servers.included(django_apache.ETC, directive[1])))
 
 
 def _blocks(text: str, name: str, what: str = "") -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """What others have told a web server: the servers in the files that are not ours, and what is behind them."""
 
+import glob
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -62,6 +63,11 @@ def read(path: Path) -> str:
     except OSError:
         return ""
     return "" if text.startswith(django_etc.OURS) else text
+
+
+def included(etc: Path, pattern: str) -> list[Path]:
+    """The files that an ``include`` means: by an absolute path, or one below the web server's folder, or a pattern."""
+    return [Path(path) for path in sorted(glob.glob(str(etc / pattern))) if os.path.isfile(path)]
 
 
 def address(value: str) -> str:

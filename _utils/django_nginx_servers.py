@@ -8,18 +8,25 @@ import django_foreign_servers
 import django_nginx
 from django_foreign_servers import Server
 
+_INCLUDE = re.compile(r"(?<![\w$./-])include\s+[\"']?([^;\"'\s]+)[\"']?\s*;")
+
 
 def servers() -> dict[Path, list[Server]]:
     """The servers in each file of nginx that is not ours."""
     etc = django_nginx.ETC
     paths = [*etc.glob("sites-available/*"), *etc.glob("sites-enabled/*"), *etc.glob("conf.d/*.conf")]
-    texts = {path: _uncommented(path) for path in [etc / "nginx.conf", *sorted(paths)]}
+    texts = {etc / "nginx.conf": _text(etc / "nginx.conf")}
+    texts |= {path: _INCLUDE.sub(_included, _text(path)) for path in sorted(paths)}
     upstreams = dict(pair for text in texts.values() for pair in _upstreams(text))
     return {path: [_server(block, upstreams) for block in _blocks(text, "server")] for path, text in texts.items()}
 
 
-def _uncommented(path: Path) -> str:
+def _text(path: Path) -> str:
     return re.sub(r"#[^\n]*", "", django_foreign_servers.read(path))
+
+
+def _included(directive: re.Match[str]) -> str:
+    return "\n".join(map(_text, django_foreign_servers.included(django_nginx.ETC, directive[1])))
 
 
 def _blocks(text: str, name: str) -> Iterator[str]:

@@ -128,6 +128,24 @@ def test_what_apache_would_not_take(read, text):
     assert server.names == ["blog.example.org"] and server.addresses == [] and server.folders == {}
 
 
+def test_what_a_virtual_host_includes(read, tmp_path):
+    for name in ("wsgi.inc", "more/a.conf", "more/b.conf"):
+        (django_apache.ETC / name).parent.mkdir(parents=True, exist_ok=True)
+    (django_apache.ETC / "wsgi.inc").write_text("# Alias /x /y\nWSGIScriptAlias / /srv/blog/website/wsgi.py")
+    (django_apache.ETC / "more/a.conf").write_text("Alias /static /srv/static")
+    (django_apache.ETC / "more/b.conf").write_text("ProxyPass /api http://127.0.0.1:9000/")
+    (tmp_path / "ssl.conf").write_text("SSLEngine on\n")
+    inside = f'Include wsgi.inc\nIncludeOptional more/*.conf\nInclude "{tmp_path}/ssl.conf"\nInclude nothing/*.conf'
+    (server,) = read(host(inside))
+    assert (server.user, server.addresses, server.tls) == ("www-data", ["127.0.0.1:9000"], True)
+    assert server.folders == {"/": Path("/srv/blog/website"), "/static": Path("/srv/static")}
+
+
+def test_the_main_file_includes_all_others(read):
+    read(host(""))
+    assert read("IncludeOptional sites-enabled/*.conf\n", "apache2.conf") == []
+
+
 def test_a_daemon_of_another_file_and_no_daemon(read):
     read("WSGIDaemonProcess blog user=ray home=/srv/ray\nWSGIPythonHome /srv/venv", "conf-enabled/wsgi.conf")
     (told,) = read(host("WSGIScriptAlias / /srv/blog/website/wsgi.py process-group=blog"))

@@ -74,6 +74,16 @@ def test_where_a_request_goes(read, passed, address):
     assert server.addresses == ([address] if address else [])
 
 
+def test_what_a_server_includes(read, tmp_path):
+    (tmp_path / "site.conf").write_text("location / { proxy_pass http://127.0.0.1:8000; }")
+    (django_nginx.ETC / "snippets").mkdir()
+    (django_nginx.ETC / "snippets/a.conf").write_text("# listen 81;\nlocation /static/ { alias /srv/static/; }")
+    includes = f"include {tmp_path}/site.conf; include 'snippets/*.conf'; include gone.conf; include proxy_params;"
+    (server,) = read(f"server {{ server_name blog.example.org; {includes} }}")
+    assert server.addresses == ["127.0.0.1:8000"] and server.folders == {"/static/": Path("/srv/static")}
+    assert read("http { include sites-enabled/*; }", "nginx.conf") == []
+
+
 def test_which_folders_are_served(read):
     (server,) = read("server { location /static { alias /srv/static/; } location ^~ /media/ { root /srv/up; } }")
     assert server.folders == {"/static": Path("/srv/static"), "/media/": Path("/srv/up/media")}
