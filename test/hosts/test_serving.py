@@ -6,6 +6,7 @@ seen is written to docs/serving.md.
 
 import itertools
 import json
+import os
 import random
 import re
 import socket
@@ -133,10 +134,16 @@ def deploy(blog: Site, process: str, proxy: str, way: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(request) -> Iterator[dict[Case, dict[str, str]]]:
-    """What was seen of each case; docs/serving.md has it when all of them were."""
+def seen(request, tmp_path_factory) -> Iterator[dict[Case, dict[str, str]]]:
+    """What was seen of each case; docs/serving.md has it when all of them were, by one process or by several."""
     rows: dict[Case, dict[str, str]] = {}
     yield rows
+    top, worker = tmp_path_factory.getbasetemp(), os.environ.get("PYTEST_XDIST_WORKER", "")
+    shared = (top.parent if worker else top) / "serving"
+    shared.mkdir(exist_ok=True)
+    (shared / f"{worker}.json").write_text(json.dumps([*rows.items()]))
+    for path in shared.glob("*.json"):
+        rows.update({tuple(case): found for case, found in json.loads(path.read_text())})
     if len(rows) == len(PRODUCT):
         (ROOT / "docs/serving.md").write_text(table(rows))
 
