@@ -115,7 +115,7 @@ class Adoption:
         addresses: where the old site listens: paths of sockets, or ``host:port``.
         databases: SQLite files: where each lies, and where the site has it.
         media: folders of uploads.
-        user: whose processes of Apache run the old site, by mod_wsgi; empty where they do not.
+        wsgi_user: whose processes of Apache run the old site, by mod_wsgi; empty where they do not.
         owner: uid and gid of the old site's processes; those of its database where none runs.
     """
 
@@ -133,7 +133,7 @@ class Adoption:
     addresses: list[str] = field(default_factory=list)
     databases: dict[Path, Path] = field(default_factory=dict)
     media: list[Path] = field(default_factory=list)
-    user: str = ""
+    wsgi_user: str = ""
     owner: tuple[int, int] | None = None
 
 
@@ -152,9 +152,12 @@ def look(site: Site, kept: Sequence[str] = ()) -> Adoption | None:
     at = f"django:sites:{site.name}"
     things = [str(found) for found in adoption.found]
     if not site.config["adopt"]:
+        takes = (
+            f"{at}:adopt: true takes it over and sets it aside; or " if site.config["proxy"]["kind"] in READERS else ""
+        )
         raise DeploymentError(
             "\n  ".join([f"somebody has been where {site.name} is to be:", *things, *adoption.refused]),
-            hint=f"{at}:adopt: true takes it over and sets it aside; or choose another {at}:root, or remove it",
+            hint=f"{takes}choose another {at}:root, or remove it",
         )
     if adoption.refused:
         raise DeploymentError(
@@ -212,7 +215,7 @@ def _files_of_servers(site: Site, adoption: Adoption) -> list[Server]:
             adoption.servers.append(path)
     for other in READERS.keys() - {kind} if kind in READERS else ():
         _refuse_the_other(site, adoption, other)
-    adoption.user = next((server.user for server in servers if server.user), "")
+    adoption.wsgi_user = next((server.wsgi_user for server in servers if server.wsgi_user), "")
     return servers
 
 
@@ -230,9 +233,10 @@ def _file(kind: str, path: Path, servers: list[Server]) -> Found:
 
 def _refuse_the_other(site: Site, adoption: Adoption, kind: str) -> None:
     """The files of a web server that the site is not to have, which answers for its domains at its ports."""
-    wanted = {django_port.split(listen)[1] for listen in [*site.config["proxy"]["listen"], *site.listens_tls]}
     running = django_service.pid(django_proxy.PROXIES[kind].DAEMON)
-    for path, inside in READERS[kind].servers().items() if running else ():
+    wanted = {django_port.split(listen)[1] for listen in [*site.config["proxy"]["listen"], *site.listens_tls]}
+    wanted &= {port for _host, port in django_port.held(running)} if running else set()
+    for path, inside in READERS[kind].servers().items() if wanted else ():
         own = [server for server in _of_site(site, inside) if wanted & {*server.ports}]
         if own and path.parent.name != "sites-available":
             adoption.found.append(_file(kind, path, own))
@@ -278,10 +282,15 @@ def _project_folders(site: Site, adoption: Adoption, servers: list[Server], behi
     found = [Path(process.folder) for process in behind]
     virtualenvs = [Path(word).parents[1] for process in behind for word in process.argv[:2] if _is_program(word)]
     found += [*virtualenvs, *(folder.parent for folder in virtualenvs if _is_project(folder.parent))]
-    served = [folder for server in servers for folder in server.folders.values()]
+    served = [folder for server in servers for folder in (*server.folders.values(), *server.wsgi_folders)]
     found += [top for folder in served for top in (folder, folder.parent) if _is_project(top)]
     adoption.folders += [folder for folder in dict.fromkeys(found) if not _is_broad(folder)]
     adoption.folders = list(dict.fromkeys(adoption.folders))
+    if adoption.wsgi_user and not any(map(_is_project, adoption.folders)):
+        adoption.refused.append(
+            f"{adoption.servers[-1]} runs a project, and leads to no folder of its own with manage.py: "
+            "name that there, as home= of WSGIDaemonProcess or as WSGIPythonPath"
+        )
 
 
 def _is_program(word: str) -> bool:
@@ -588,7 +597,7 @@ def _media(site: Site, adoption: Adoption, servers: list[Server]) -> None:
         folder
         for server in servers
         for location, folder in server.folders.items()
-        if re.search("media|upload", f"{location} {folder.name}")
+        if re.search("media|upload", f"{location} {folder.name}") and not _holds_a_project(folder, adoption)
     ]
     around = [top / inner / "media" for top in _tops(adoption) for inner in (".", *_INNER)]
     told = {found.path for found in adoption.found}
@@ -598,10 +607,14 @@ def _media(site: Site, adoption: Adoption, servers: list[Server]) -> None:
     adoption.found += [Found("uploads", str(path)) for path in present if str(path) not in told]
 
 
+def _holds_a_project(folder: Path, adoption: Adoption) -> bool:
+    return _is_project(folder) or any(one.is_relative_to(folder) for one in adoption.folders)
+
+
 def _owner(adoption: Adoption, mine: list[Process]) -> None:
     """Whose the old site is: of its processes, workers rather than a master that root has started."""
     with contextlib.suppress(KeyError):  # a user whom the host has not; then no process of his runs either
-        entry = pwd.getpwnam(adoption.user)
+        entry = pwd.getpwnam(adoption.wsgi_user)
         adoption.owner = (entry.pw_uid, entry.pw_gid)
     for process in sorted(mine, key=lambda process: process.user == 0):
         adoption.owner = adoption.owner or (process.user, process.group)

@@ -18,8 +18,9 @@ class Server(NamedTuple):
     Attributes:
         tls: whether one of its ports has TLS.
         addresses: behind it: paths of sockets, or ``127.0.0.1:port``.
-        folders: of files and, with mod_wsgi, of the project, by location.
-        user: whose processes of Apache run the project, by mod_wsgi; empty where requests go to another server.
+        folders: of files, by location.
+        wsgi_user: whose processes of Apache run the project, by mod_wsgi; empty where requests go to another server.
+        wsgi_folders: where mod_wsgi is told to look for it, and for its virtualenv.
     """
 
     names: list[str]
@@ -27,7 +28,8 @@ class Server(NamedTuple):
     tls: bool
     addresses: list[str]
     folders: dict[str, Path]
-    user: str = ""
+    wsgi_user: str = ""
+    wsgi_folders: tuple[Path, ...] = ()
 
 
 def problems(site: Site, path: Path, inside: Collection[Server]) -> Iterator[str]:

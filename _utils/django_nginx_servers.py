@@ -51,12 +51,10 @@ def _server(block: str, upstreams: dict[str, list[str]]) -> Server:
 
     listens = said("listen")
     ports = [int(port[1]) if (port := re.match(r"(?:\S*:)?(\d+)(?:\s|$)", value)) else 80 for value in listens]
-    passed = [
-        re.sub(r"^(https?|grpcs?|uwsgi)://", "", value) for value in said("(?:proxy|uwsgi|fastcgi|scgi|grpc)_pass")
-    ]
+    passed = [re.sub(r"^(https?|grpcs?|uwsgi)://", "", value) for value in said("(?:proxy|uwsgi|scgi|grpc)_pass")]
     addresses = [address for value in passed for address in upstreams.get(value.partition("/")[0], [value])]
     folders = {}
-    for location in re.finditer(r"(?<![\w$.-])location\s+([^{}]*?)(\S+)\s*\{([^{}]*)\}", block):
+    for location in re.finditer(r"(?<![\w$.-])location\s+([^{};]*?)(\S+)\s*\{([^{}]*)\}", block):
         where = re.search(r"(?<![\w$.-])(alias|root)\s+\"?(/[^;\"]*)", location[3])
         if where:
             below = location[2].strip("^/") if where[1] == "root" else ""

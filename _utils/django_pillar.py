@@ -458,10 +458,11 @@ def _contradictions_without_a_proxy(site: dict[str, Any], own: dict[str, Any]) -
     said[("redirect_domains",)] = site["redirect_domains"]
     said[("maintenance", "allow")] = site["maintenance"]["allow"]
     said[("proxy", "limit_req", "rate")] = proxy["limit_req"]["rate"]
-    said[("adopt",)] = site["adopt"]
     for path, value in said.items():
         if value:
             yield path, "there is no proxy for this with proxy:kind: none: your own does it, leave it out"
+    if site["adopt"]:
+        yield ("adopt",), "an old site is taken over by a switch of its proxy: have nginx or apache"
     if site["server"]["kind"] == "mod_wsgi":
         yield ("server", "kind"), "mod_wsgi has no socket to which another proxy could lead: have nginx or apache"
 

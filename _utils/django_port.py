@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
-_LISTENING, _ESTABLISHED = "0A", "01"
+_LISTENING = "0A"
+#: A connection that is open, and one whose other end has nothing more to say, and may listen.
+_OPEN = ("01", "08")
 #: How all addresses of a family are called.
 ALL = (str(ipaddress.IPv4Address(0)), str(ipaddress.IPv6Address(0)))
 
@@ -112,7 +114,7 @@ def held(pid: int) -> set[Place]:
 
 def answering(pids: Collection[int], ports: Collection[int]) -> set[int]:
     """Those of these processes to which somebody is connected at one of these ports."""
-    open_there = {descriptor for _host, port, descriptor in _sockets_of_tcp(_ESTABLISHED) if port in ports}
+    open_there = {descriptor for _host, port, descriptor in _sockets_of_tcp(*_OPEN) if port in ports}
     return {pid for pid in pids if open_there & _sockets(pid)}
 
 
@@ -121,16 +123,16 @@ def _listeners() -> Iterator[tuple[str, int, str]]:
     yield from _sockets_of_tcp(_LISTENING)
 
 
-def _sockets_of_tcp(state: str) -> Iterator[tuple[str, int, str]]:
-    """The sockets that are in a state, as `_listeners` has them."""
+def _sockets_of_tcp(*states: str) -> Iterator[tuple[str, int, str]]:
+    """The sockets that are in one of these states, as `_listeners` has them."""
     for table in (PROC / "net/tcp", PROC / "net/tcp6"):
         with contextlib.suppress(FileNotFoundError), open(table) as rows:
             next(rows, None)
             for row in map(str.split, rows):
-                if row[3] == state:
+                if row[3] in states:
                     host, _colon, port = row[1].rpartition(":")
                     yield host, int(port, 16), f"socket:[{row[9]}]"
-                elif state == _LISTENING:
+                elif states == (_LISTENING,):
                     break  # they come first
 
 

@@ -275,7 +275,7 @@ class Takeover:
             left = _still(functools.partial(django_instance.connections, address), deadline)
             if left:
                 return [f"{left} connections to the old site were still open after {patience}, and were cut"]
-        left = _still(self._answering, deadline) if self.plan["user"] else 0
+        left = _still(self._answering, deadline) if self.plan["wsgi_user"] else 0
         return [f"{left} processes of Apache that have run the old site still answer after {patience}"] if left else []
 
     def _answering(self) -> int:
@@ -371,7 +371,7 @@ def _begin(site: Site, adoption: Adoption, under_way: Takeover | None) -> Takeov
             "found": [str(found) for found in adoption.found],
             "entries": [str(path) for path in adoption.entries],
             "servers": [str(path) for path in adoption.servers],
-            "user": adoption.user,
+            "wsgi_user": adoption.wsgi_user,
             "units": [str(path) for path in adoption.units],
             "programs": [str(path) for path in adoption.programs],
             "apps": [str(path) for path in adoption.apps],

@@ -5,6 +5,7 @@ import pwd
 from pathlib import Path
 
 import django_adoption
+import django_port
 import pytest
 from django_command import DeploymentError
 
@@ -183,7 +184,7 @@ def test_a_project_that_apache_runs(shop):
     assert shop.found() == [], "which matters to a site of nginx only where Apache runs"
     assert shop.found(proxy=APACHE) == [told, "database /opt/shop/db.sqlite3", "uploads /opt/shop/uploads"]
     adoption = django_adoption.find(shop.site(proxy=APACHE))
-    assert adoption.refused == [] and adoption.user == OWNER and adoption.owner == (os.getuid(), os.getgid())
+    assert adoption.refused == [] and adoption.wsgi_user == OWNER and adoption.owner == (os.getuid(), os.getgid())
     assert adoption.servers == [shop.top / "etc/apache2/sites-enabled/shop.conf"]
     assert adoption.databases == {shop.top / "opt/shop/db.sqlite3": shop.root / "database/db.sqlite3"}
 
@@ -206,9 +207,10 @@ def test_a_file_of_apache_that_leads_into_the_old_site_too(shop):
         ("apache", "nginx", "nginx/conf.d/shop.conf", PROXY % ("blog.example.org", "127.0.0.1:1"), "nginx.pid"),
     ],
 )
-def test_a_web_server_that_the_site_is_not_to_have(host, kind, other, path, text, program):
+def test_a_web_server_that_the_site_is_not_to_have(host, monkeypatch, kind, other, path, text, program):
     host.write(f"etc/{path}", text)
     assert host.found(proxy={"kind": kind}) == [], "it does not run"
+    monkeypatch.setattr(django_port, "held", lambda pid: {("::", 80)})
     pid = host.run("", f"/usr/sbin/{other}2")
     host.write(f"run/{program}", str(pid))
     (reason,) = host.refused(proxy={"kind": kind})
@@ -216,6 +218,22 @@ def test_a_web_server_that_the_site_is_not_to_have(host, kind, other, path, text
     assert len(host.found(proxy={"kind": kind})) == 1
     assert host.found(proxy={"kind": kind, "listen": [8080]}) == [], "it has another port"
     assert host.found(proxy={"kind": "none"}) == [], "then it is the way to the site"
+
+
+def test_a_project_with_a_name_like_uploads_is_none(host):
+    """All of it, settings among it, would be served."""
+    text = WSGI.format(top=host.top, user=OWNER).replace("/opt/shop", "/opt/mediathek").replace("uploads", "static")
+    host.write("opt/mediathek/manage.py")
+    host.write("opt/mediathek/static/a")
+    alias = f"Alias /media/all {host.top}/opt/mediathek\nWSGI"
+    host.write("etc/apache2/sites-enabled/shop.conf", text.replace("WSGI", alias, 1))
+    assert django_adoption.find(host.site(proxy=APACHE)).media == [host.top / "opt/mediathek/static"]
+
+
+def test_a_project_that_is_not_found_is_not_taken_over_without_its_data(shop):
+    (shop.top / "opt/shop/manage.py").unlink()
+    (reason,) = shop.refused(proxy=APACHE)
+    assert reason.startswith("/etc/apache2/sites-enabled/shop.conf runs a project, and leads to no folder of its own")
 
 
 def test_a_file_and_its_link_are_refused_once(host):

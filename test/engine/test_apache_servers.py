@@ -88,6 +88,8 @@ def test_whether_it_has_https(read, inside, is_secure):
         ('ProxyPass / "unix:/tmp/a.socket|http://localhost/"', ["/tmp/a.socket"]),
         ("ProxyPassMatch ^/(.*)$ http://127.0.0.1:8000/$1", ["127.0.0.1:8000"]),
         ("RewriteRule ^/(.*)$ http://127.0.0.1:8000%{REQUEST_URI} [P,L]", ["127.0.0.1:8000"]),
+        ("RewriteRule ^/(.*)$ http://127.0.0.1:8000/$1 [proxy,L]", ["127.0.0.1:8000"]),
+        ('SetHandler "proxy:unix:/run/php/php8.2-fpm.sock|fcgi://localhost/"', []),
         ("RewriteRule ^ https://blog.example.org%{REQUEST_URI} [R=permanent,END]", []),
         ('SetHandler "proxy:unix:/run/a.sock|uwsgi://a/"', ["/run/a.sock"]),
         ("ProxyPass / uwsgi://127.0.0.1:3031/", ["127.0.0.1:3031"]),
@@ -103,20 +105,21 @@ def test_where_a_request_goes(read, passed, addresses):
     members = "BalancerMember http://127.0.0.1:8001\nBalancerMember unix:/run/up.sock|http://up"
     balancer = f"<Proxy balancer://app>\n{members}\n</Proxy>\n"
     (server,) = read(balancer + host(passed))
-    assert server.addresses == addresses and server.user == ""
+    assert server.addresses == addresses and server.wsgi_user == ""
 
 
 def test_what_mod_wsgi_is_told(read):
     (server,) = read(WSGI)
-    assert server.user == "elspeth" and server.addresses == []
-    assert server.folders == {
-        "/static": Path("/srv/blog/static"),
-        "/media/": Path("/srv/blog/uploads"),
-        "/": Path("/srv/blog/src/website"),
-        "python-home /srv/blog/venv": Path("/srv/blog/venv"),
-        "python-path /srv/blog/src": Path("/srv/blog/src"),
-        "python-path /srv/blog/lib": Path("/srv/blog/lib"),
-    }
+    assert server.wsgi_user == "elspeth" and server.addresses == []
+    assert server.folders == {"/static": Path("/srv/blog/static"), "/media/": Path("/srv/blog/uploads")}
+    below = ("src/website", "venv", "src", "lib")
+    assert server.wsgi_folders == tuple(Path("/srv/blog", name) for name in below)
+
+
+def test_what_a_script_leads_to(read, tmp_path):
+    (tmp_path / "blog.wsgi").write_text("import sys\nsys.path.insert(0, '/srv/blog/src')\n")
+    (server,) = read(host(f"WSGIScriptAliasMatch ^/app {tmp_path}/blog.wsgi"))
+    assert server.wsgi_folders == (tmp_path, Path("/srv/blog/src"))
 
 
 @pytest.mark.parametrize(
@@ -137,8 +140,8 @@ def test_what_a_virtual_host_includes(read, tmp_path):
     (tmp_path / "ssl.conf").write_text("SSLEngine on\n")
     inside = f'Include wsgi.inc\nIncludeOptional more/*.conf\nInclude "{tmp_path}/ssl.conf"\nInclude nothing/*.conf'
     (server,) = read(host(inside))
-    assert (server.user, server.addresses, server.tls) == ("www-data", ["127.0.0.1:9000"], True)
-    assert server.folders == {"/": Path("/srv/blog/website"), "/static": Path("/srv/static")}
+    assert (server.wsgi_user, server.addresses, server.tls) == ("www-data", ["127.0.0.1:9000"], True)
+    assert server.folders == {"/static": Path("/srv/static")} and server.wsgi_folders == (Path("/srv/blog/website"),)
 
 
 def test_the_main_file_includes_all_others(read):
@@ -149,11 +152,11 @@ def test_the_main_file_includes_all_others(read):
 def test_a_daemon_of_another_file_and_no_daemon(read):
     read("WSGIDaemonProcess blog user=ray home=/srv/ray\nWSGIPythonHome /srv/venv", "conf-enabled/wsgi.conf")
     (told,) = read(host("WSGIScriptAlias / /srv/blog/website/wsgi.py process-group=blog"))
-    assert told.user == "ray" and told.folders["home /srv/ray"] == Path("/srv/ray")
+    assert told.wsgi_user == "ray" and told.wsgi_folders == (Path("/srv/blog/website"), Path("/srv/ray"))
     (embedded,) = read(host("WSGIScriptAlias / /srv/blog/website/wsgi.py"))
-    assert embedded.user == "www-data" and embedded.folders["python-home /srv/venv"] == Path("/srv/venv")
+    assert embedded.wsgi_user == "www-data" and embedded.wsgi_folders[1:] == (Path("/srv/venv"),)
     (django_apache.ETC / "envvars").write_text("export APACHE_RUN_USER=apache\n")
-    assert read(host("WSGIScriptAlias / /srv/blog/website/wsgi.py"))[0].user == "apache"
+    assert read(host("WSGIScriptAlias / /srv/blog/website/wsgi.py"))[0].wsgi_user == "apache"
 
 
 @pytest.mark.parametrize(
@@ -171,18 +174,57 @@ def test_what_a_file_does_besides(read, make_site, text, name, reason):
     assert [str(reason) in problem for problem in told] == ([True] if reason else [])
 
 
-def test_what_other_files_have_of_it(read):
-    read(f"Listen 8080\n{WSGI}")
-    taken = [django_apache.ETC / "sites-enabled/old.conf"]
-    folders = [Path("/srv/blog/src")]
-    assert [*django_apache_servers.problems(taken, folders)] == [
-        f"{taken[0]} has the Listen of its port in itself: move that to {django_apache.ETC}/ports.conf"
-    ]
-    read(WSGI)
-    read("WSGIDaemonProcess other python-path=/srv/other:/srv/other/src", "sites-enabled/other.conf")
-    assert [*django_apache_servers.problems(taken, folders)] == []
-    read(f"Listen 8080\n{WSGI}", "sites-available/before.conf")
-    assert [*django_apache_servers.problems(taken, folders)] == [], "it is not enabled"
-    read("WSGIScriptAlias / /srv/blog/src/website/wsgi.py", "conf-enabled/wsgi.conf")
-    (problem,) = django_apache_servers.problems(taken, folders)
-    assert problem.startswith(f"{django_apache.ETC}/conf-enabled/wsgi.conf leads into the old site too")
+TAKEN = "sites-enabled/old.conf"
+
+
+def refused(read, text, **files):
+    """What is said where a file of the site has a text, and others, by the folder that they are in, have theirs."""
+    read(text, TAKEN)
+    for folder, content in files.items():
+        read(content, f"{folder.replace('_', '-')}/other.conf")
+    problems = django_apache_servers.problems([django_apache.ETC / TAKEN], [Path("/srv/blog/src")])
+    return [problem.removeprefix(f"{django_apache.ETC}/") for problem in problems]
+
+
+def test_other_files_may_stay_as_they_are(read):
+    other = "WSGIDaemonProcess other python-path=/srv/other:/srv/other/src\n" + host("WSGIProcessGroup other")
+    assert refused(read, WSGI, sites_enabled=other, sites_available=f"Listen 8080\n{WSGI}") == []
+    balancer = "<Proxy balancer://app>\nBalancerMember http://127.0.0.1:1\n</Proxy>\n"
+    assert refused(read, balancer + host("ProxyPass / balancer://app/"), sites_enabled=other) == []
+    assert refused(read, f"WSGIPythonPath /srv/blog\n{WSGI}", sites_enabled=other) == [], "nobody else is embedded"
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "needed"),
+    [
+        ("Listen 8080", "", "Listen"),
+        ("LoadModule x /x.so\nDefine Y z", "", "LoadModule, Define"),
+        ("WSGIDaemonProcess both", host("WSGIProcessGroup both"), "WSGIDaemonProcess both"),
+        ("WSGIDaemonProcess both", host("WSGIScriptAlias / /x.py process-group=both"), "WSGIDaemonProcess both"),
+        ("<Proxy balancer://app>\n</Proxy>", host("ProxyPass / balancer://app/"), "balancer://app"),
+        ("WSGIPythonHome /x", host("WSGIScriptAlias / /x.py"), "WSGIPythonHome or WSGIPythonPath"),
+    ],
+)
+def test_what_others_may_need(read, text, other, needed):
+    told = refused(read, f"{text}\n{host('')}", sites_enabled=other)
+    assert told == [f"{TAKEN} has {needed}, which others may need: move that to a file that stays"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "text"),
+    [
+        ("conf-enabled", "WSGIScriptAlias / /srv/blog/src/website/wsgi.py"),
+        ("mods-enabled", "LoadModule wsgi_module /srv/blog/src/env/mod_wsgi.so"),
+        ("mods-enabled", "WSGIPythonHome /srv/blog/src/env"),
+        ("sites-enabled", host("WSGIDaemonProcess x python-path=/srv/other:/srv/blog/src")),
+    ],
+)
+def test_what_leads_into_the_old_site_too(read, folder, text):
+    (problem,) = refused(read, WSGI, **{folder: text})
+    assert problem.startswith(f"{folder}/other.conf leads into the old site too")
+
+
+@pytest.mark.parametrize("name", ["${SITE}", "Blog.Example.ORG"])
+def test_names_are_written_in_several_ways(read, name):
+    read("Define SITE blog.example.org", "conf-enabled/site.conf")
+    assert read(WSGI.replace("blog.example.org", name, 1))[0].names[0] == "blog.example.org"

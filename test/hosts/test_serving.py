@@ -141,7 +141,8 @@ def seen(request, tmp_path_factory) -> Iterator[dict[Case, dict[str, str]]]:
     top, worker = tmp_path_factory.getbasetemp(), os.environ.get("PYTEST_XDIST_WORKER", "")
     shared = (top.parent if worker else top) / "serving"
     shared.mkdir(exist_ok=True)
-    (shared / f"{worker}.json").write_text(json.dumps([*rows.items()]))
+    (top / "seen.json").write_text(json.dumps([*rows.items()]))
+    (top / "seen.json").rename(shared / f"{worker}.json")
     for path in shared.glob("*.json"):
         rows.update({tuple(case): found for case, found in json.loads(path.read_text())})
     if len(rows) == len(PRODUCT):
