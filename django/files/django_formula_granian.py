@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import pathlib
+import signal
 import sys
 import threading
 import time
@@ -28,7 +29,8 @@ SETTINGS = {**GIVEN["settings"], **GIVEN["options"]}
 
 def application():
     """The project's; it is imported by the processes that answer only."""
-    django_formula_ready.end_with_parent()
+    # On SIGTERM it waits for the clients that are connected, and nobody would be left to end that.
+    django_formula_ready.end_with_parent(signal.SIGKILL)
     sys.path[:0] = [GIVEN["folder"]]
     project = importlib.import_module(GIVEN["module"]).application
     with open(IMPORTED, "w", encoding="utf-8"):

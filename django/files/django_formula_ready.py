@@ -18,9 +18,9 @@ def begin(run, *states):
         pid.write(str(os.getpid()))
 
 
-def end_with_parent():
+def end_with_parent(by=signal.SIGTERM):
     """Have this process end with the one that watches it, so that it does not answer on without that."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
 
 
 def connect(address):
