@@ -121,9 +121,8 @@ def parent(number: int) -> int:
         return -1
 
 
-def children(daemon: Daemon) -> set[int]:
+def children(main: int | None) -> set[int]:
     """The processes that the main one of a daemon has made; none where it does not run."""
-    main = pid(daemon)
     return {number for number, _line in processes() if main and parent(number) == main}
 
 
@@ -262,8 +261,6 @@ def _workers(daemon: Daemon, main: int) -> set[int]:
     """
     if daemon is not NGINX:
         ports = django_port.listening()
-        return {
-            number for number, _line in processes() if parent(number) == main and django_port.listens(number, ports)
-        }
+        return {number for number in children(main) if django_port.listens(number, ports)}
     lines = ((number, line.rstrip(b"\0 ")) for number, line in processes())
     return {number for number, line in lines if line.endswith(b"worker process") and parent(number) == main}

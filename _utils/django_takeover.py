@@ -227,7 +227,7 @@ class Takeover:
             refusing = proxy.default_server(
                 django_port.ordered(http), django_port.ordered(https), templates, without=theirs
             )
-            self._former = django_service.children(proxy.DAEMON)
+            self._former = django_service.children(django_service.pid(proxy.DAEMON))
             django_proxy.apply({**dict.fromkeys(theirs), **refusing, **wanted})
             self.write(phase="switched")
 
@@ -281,7 +281,7 @@ class Takeover:
     def _answering(self) -> int:
         """How many processes of Apache from before the switch still answer somebody; idle ones may stay for long."""
         listens = [*self.site.config["proxy"]["listen"], *self.site.listens_tls]
-        former = self._former & django_service.children(django_service.APACHE)
+        former = self._former & django_service.children(django_service.pid(django_service.APACHE))
         return len(django_port.answering(former, [django_port.split(listen)[1] for listen in listens]))
 
     def _stop(self) -> None:
