@@ -29,7 +29,7 @@ SETTINGS = {**GIVEN["settings"], **GIVEN["options"]}
 
 def application():
     """The project's; it is imported by the processes that answer only."""
-    # On SIGTERM it waits for the clients that are connected, and nobody would be left to end that.
+    # On SIGTERM one has lived on now and then, and nobody is left to end it.
     django_formula_ready.end_with_parent(signal.SIGKILL)
     sys.path[:0] = [GIVEN["folder"]]
     project = importlib.import_module(GIVEN["module"]).application
