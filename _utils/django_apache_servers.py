@@ -24,6 +24,7 @@ def servers() -> dict[Path, list[Server]]:
     whole = "\n".join(texts.values())
     balancers = {name.strip("/"): list(_behind(block, {})) for name, block in _blocks(whole, "Proxy", "balancer://")}
     daemons = {name: options for name, *options in _said(whole, "WSGIDaemonProcess")}
+    # In embedded mode no daemon is named; what Apache's own Python is told is for its module paths too.
     daemons[""] = [f"python-path={path}" for path, *_more in _said(whole, _PYTHON)]
     return {
         path: [_server(places, block, balancers, daemons) for places, block in _blocks(text, "VirtualHost")]

@@ -134,7 +134,7 @@ def deploy(blog: Site, process: str, proxy: str, way: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(request, tmp_path_factory) -> Iterator[dict[Case, dict[str, str]]]:
+def seen(tmp_path_factory) -> Iterator[dict[Case, dict[str, str]]]:
     """What was seen of each case; docs/serving.md has it when all of them were, by one process or by several."""
     rows: dict[Case, dict[str, str]] = {}
     yield rows
