@@ -8,11 +8,12 @@ import logging
 import os
 import pwd
 import re
+import selectors
 import signal
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,14 @@ NETWORK_VARIABLES = (
 )
 _INDEX_LOGIN = re.compile(r"UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
 
-#: File descriptors that every command inherits: the site's lock, so that it is held while any child lives.
-inherited_descriptors: set[int] = set()
+#: The descriptors of the locks that this process has: only `django_reaper` inherits them, no command ever does.
+locks: set[int] = set()
+#: Bytes of standard output that are kept of a command, and of what only the end is kept of.
+OUTPUT, KEPT = 16 << 20, 256 << 10
+#: Bytes in which the last line of an output is looked for.
+_LINE = 8 << 10
+#: Seconds after which a process is looked for that says nothing and has its pipes open: another may have them.
+_LOOK = 0.2
 
 #: Seconds after which a command that still runs is told of, again and again.
 PROGRESS = 15.0
@@ -123,6 +130,14 @@ def network_environment() -> dict[str, str]:
     return found
 
 
+class Ended(NamedTuple):
+    """How a command ended: its exit code (None where its time was up), what it printed, and what of errors."""
+
+    code: int | None
+    printed: str
+    errors: str
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -139,12 +154,13 @@ def run(
     hint: str = "",
     errors_too: bool = False,
     daemon: bool = False,
+    only_the_end: bool = False,
 ) -> str:
     """Run a command to its end and return its standard output, with `errors_too` and its standard error behind it.
 
     The environment is empty but for ``PATH``, ``LANG``, ``HOME`` and what is given; the command is the leader of a
     process group that ends with it: as a whole when the time is up, and whoever it has left behind. While it runs, the
-    log has its last line now and then, at level info.
+    log has its last line now and then, at level info. Of standard error only the last `KEPT` bytes are kept.
 
     Args:
         argv: the program and its arguments; there is no shell.
@@ -155,12 +171,80 @@ def run(
         output: a file descriptor that takes its standard output, of which nothing is returned then.
         descriptors: further ones that it inherits.
         secrets: texts that are masked in errors and logs.
-        daemon: whether it leaves somebody behind on purpose, who then lives on, and does not keep the site's lock.
+        daemon: whether it leaves a process behind on purpose, which then lives on.
+        only_the_end: whether no more than the last `KEPT` bytes of its standard output are wanted, however many come;
+            otherwise one that prints more than `OUTPUT` bytes is ended.
 
     Raises:
-        DeploymentError: it cannot be started, fails, or is not through in time.
+        DeploymentError: it cannot be started, fails, prints too much, or is not through in time.
     """
     secrets = list(secrets)
+    ended = execute(
+        argv,
+        doing=doing,
+        user=user,
+        environment=environment,
+        folder=folder,
+        timeout=timeout,
+        stdin=stdin,
+        output=output,
+        descriptors=descriptors,
+        secrets=secrets,
+        umask=umask,
+        hint=hint,
+        daemon=daemon,
+        only_the_end=only_the_end,
+    )
+    return judge(ended, doing=doing, timeout=timeout, secrets=secrets, hint=hint, errors_too=errors_too)
+
+
+def judge(
+    ended: Ended, *, doing: str, timeout: float, secrets: Iterable[str] = (), hint: str = "", errors_too: bool = False
+) -> str:
+    """Return what a command has printed, or raise what `run` raises of one that has failed.
+
+    Raises:
+        DeploymentError: it has failed, or its time was up.
+    """
+    secrets = list(secrets)
+    if ended.code is None:
+        text = redact(f"{ended.printed}\n{ended.errors}", secrets)
+        raise DeploymentError(f"{doing}: not through after {timeout:g} s", log=text, hint=hint, transient=True)
+    if ended.code:
+        text = redact(ended.errors if ended.errors.strip() else ended.printed, secrets)
+        printed = redact(f"{ended.printed}\n{ended.errors}", secrets)
+        log.info("%s failed (exit %s):\n%s", doing, ended.code, printed)
+        transient = bool(_TRANSIENT.search(text))
+        raise DeploymentError(f"{doing} failed (exit {ended.code})", log=text, hint=hint, transient=transient)
+    return f"{ended.printed}{ended.errors}" if errors_too else ended.printed
+
+
+def execute(
+    argv: Sequence[str],
+    *,
+    doing: str,
+    user: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    folder: str = "/",
+    timeout: float = 60.0,
+    stdin: str | int = "",
+    output: int | None = None,
+    descriptors: Collection[int] = (),
+    secrets: Sequence[str] = (),
+    umask: int = 0o022,
+    hint: str = "",
+    daemon: bool = False,
+    only_the_end: bool = False,
+    grace: float = 2.0,
+) -> Ended:
+    """Run a command to its end, as `run` does, and return how it ended.
+
+    Args:
+        grace: seconds that it has to end in, once its time is up, before it is killed.
+
+    Raises:
+        DeploymentError: it cannot be started, or prints too much.
+    """
     clean = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/nonexistent" if user else "/root", **(environment or {})}
     log.debug("running %s", redact(" ".join(argv), secrets))
     started = time.monotonic()
@@ -173,38 +257,29 @@ def run(
             env=clean,
             cwd=folder,
             start_new_session=True,
-            pass_fds=() if daemon else (*inherited_descriptors, *descriptors),
+            pass_fds=tuple(descriptors),
             umask=umask,
-            encoding="utf-8",
-            errors="replace",
             **identity(user),
         )
     except OSError as error:
         transient = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
         message = f"{doing}: {argv[0]} cannot be started: {error.strerror}"
         raise DeploymentError(message, hint=hint, transient=transient) from None
-    try:
-        printed, errors = _wait(process, stdin if isinstance(stdin, str) else None, doing, timeout, secrets)
-    except subprocess.TimeoutExpired:
-        _end(process)
-        printed, errors = process.communicate()
-        text = redact(f"{printed or ''}\n{errors}", secrets)
-        raise DeploymentError(
-            f"{doing}: not through after {timeout:g} s", log=text, hint=hint, transient=True
-        ) from None
-    except BaseException:
-        _end(process)
-        raise
-    if process.returncode or not daemon:
-        _end(process)
-    printed = printed or ""
-    if process.returncode:
-        text = redact(errors if errors.strip() else printed, secrets)
-        log.info("%s failed (exit %s):\n%s", doing, process.returncode, redact(f"{printed}\n{errors}", secrets))
-        transient = bool(_TRANSIENT.search(text))
-        raise DeploymentError(f"{doing} failed (exit {process.returncode})", log=text, hint=hint, transient=transient)
+    with contextlib.ExitStack() as pipes:
+        for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+            pipes.enter_context(pipe)
+        heard = _Heard(process, only_the_end)
+        try:
+            _send(process, stdin)
+            is_over = _listen(process, heard, doing, started + timeout, secrets)
+        except BaseException:
+            _end(process, grace)
+            raise
+        if not is_over or process.returncode or not daemon:
+            _end(process, grace)
+        _take_the_rest(heard)
     log.debug("%s took %.2f s", doing, time.monotonic() - started)
-    return f"{printed}{errors}" if errors_too else str(printed)
+    return Ended(process.returncode if is_over else None, heard.text(process.stdout), heard.text(process.stderr))
 
 
 def identity(user: str | None) -> dict[str, Any]:
@@ -215,29 +290,104 @@ def identity(user: str | None) -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _wait(
-    process: subprocess.Popen[str], stdin: str | None, doing: str, timeout: float, secrets: Sequence[str]
-) -> tuple[str, str]:
-    """What a process prints, once it has ended; while it runs, the log tells how far it is.
+class _Heard:
+    """What a process has printed so far, within bounds, by its pipes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], only_the_end: bool):
+        self.most = {process.stdout: KEPT if only_the_end else OUTPUT, process.stderr: KEPT}
+        self.is_cut = {process.stdout: only_the_end, process.stderr: True}
+        self.content: dict[Any, bytearray] = {}
+        self.selector = selectors.DefaultSelector()
+        for pipe in filter(None, (process.stdout, process.stderr)):
+            os.set_blocking(pipe.fileno(), False)
+            self.selector.register(pipe, selectors.EVENT_READ)
+            self.content[pipe] = bytearray()
+
+    def take(self, patience: float) -> bool:
+        """Read what comes within some seconds, and wait no longer once something has; whether all pipes are closed.
+
+        Raises:
+            OverflowError: it is more than is kept.
+        """
+        for key, _events in self.selector.select(patience) if self.selector.get_map() else ():
+            pipe: Any = key.fileobj
+            try:
+                part = os.read(pipe.fileno(), 1 << 16)
+            except BlockingIOError:
+                continue
+            if not part:
+                self.selector.unregister(pipe)
+                continue
+            content, most = self.content[pipe], self.most[pipe]
+            content += part
+            if len(content) > most and not self.is_cut[pipe]:
+                raise OverflowError(most)
+            if len(content) > 2 * most:
+                del content[:-most]
+        return not self.selector.get_map()
+
+    def last(self) -> list[bytes]:
+        """The last lines of each pipe."""
+        return [bytes(content[-_LINE:]) for content in self.content.values()]
+
+    def text(self, pipe: Any) -> str:
+        """All that has come by a pipe, or the last `KEPT` bytes of it."""
+        content = self.content.get(pipe, bytearray())
+        return bytes(content[-self.most[pipe] :] if self.is_cut[pipe] else content).decode(errors="replace")
+
+
+def _send(process: subprocess.Popen[bytes], stdin: str | int) -> None:
+    """Write what a process reads; one that does not read it to its end has ended, or will."""
+    if process.stdin and isinstance(stdin, str):
+        os.set_blocking(process.stdin.fileno(), False)
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
+            os.write(process.stdin.fileno(), stdin.encode(errors="surrogateescape"))
+        process.stdin.close()
+
+
+def _listen(
+    process: subprocess.Popen[bytes], heard: _Heard, doing: str, deadline: float, secrets: Sequence[str]
+) -> bool:
+    """Read what a process prints until it has ended; while it runs, the log tells how far it is.
+
+    Returns:
+        Whether it has ended by itself within its time.
 
     Raises:
-        subprocess.TimeoutExpired: it has not ended in time.
+        DeploymentError: it prints more than is kept.
     """
-    began = time.monotonic()
-    unsent = stdin
-    told = ["", ""]
+    began = last = time.monotonic()
+    told = [""] * len(heard.content)
     while True:
-        left = began + timeout - time.monotonic()
-        try:
-            return process.communicate(unsent, timeout=min(left, PROGRESS))
-        except subprocess.TimeoutExpired as expired:
-            if left <= PROGRESS:
-                raise
-            lines = [_last_line(text or b"", secrets) for text in (expired.stdout, expired.stderr)]
+        now = time.monotonic()
+        if now >= deadline:
+            return process.poll() is not None
+        if now - last >= PROGRESS:
+            last = now
+            lines = [_last_line(text, secrets) for text in heard.last()]
             new = [line for line, before in zip(lines, told, strict=True) if line and line != before]
-            told, unsent = lines, None
-            last = f": {new[-1]}" if new else ""
-            log.info("%s takes %.0f s so far%s", doing, time.monotonic() - began, last)
+            told = lines
+            log.info("%s takes %.0f s so far%s", doing, now - began, f": {new[-1]}" if new else "")
+        wait = max(min(deadline, last + PROGRESS) - now, 0)
+        try:
+            is_silent = heard.take(min(wait, _LOOK))
+        except OverflowError as error:
+            raise DeploymentError(f"{doing}: it prints more than {error.args[0] >> 20} MiB") from None
+        if is_silent:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(wait)
+                return True
+        elif process.poll() is not None:
+            _take_the_rest(heard)  # before what it has left behind is ended
+            return True
+
+
+def _take_the_rest(heard: _Heard) -> None:
+    """Read what a process that has ended has left in its pipes, which others may keep open."""
+    deadline = time.monotonic() + 1
+    with contextlib.suppress(OverflowError):
+        while time.monotonic() < deadline and not heard.take(0.05):
+            pass
 
 
 def _last_line(output: bytes, secrets: Sequence[str]) -> str:
@@ -251,11 +401,11 @@ def _last_line(output: bytes, secrets: Sequence[str]) -> str:
     return "".join(filter(str.isprintable, redact(last, parts))).strip()[:200]
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the process group: SIGTERM, two seconds for its leader, SIGKILL for whatever is left."""
+def _end(process: subprocess.Popen[bytes], grace: float) -> None:
+    """End the process group: SIGTERM, some seconds for its leader, SIGKILL for whatever is left."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(2)
+        process.wait(grace)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -201,7 +201,7 @@ def _session(database: Database) -> Iterator[Any]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={"PATH": django_command.PATH, "LANG": "C.UTF-8", "HOME": "/nonexistent", **environment},
-            pass_fds=(*django_command.inherited_descriptors, *descriptors),
+            pass_fds=tuple(descriptors),
             start_new_session=True,
             encoding="utf-8",
             **django_command.identity(database.site.user),

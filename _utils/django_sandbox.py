@@ -150,7 +150,7 @@ def directives(
     for name, paths in needed.items():
         said = site.config["sandbox"].get(name, [])
         lines[name] = [*paths, *(said if isinstance(said, list) else [said])]
-    return list(_spelled(lines))
+    return list(spelled(lines))
 
 
 def _confinement(site: Site) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _database_folders(site: Site) -> list[Path]:
     return list(dict.fromkeys(Path(name).parent for name in names if name.startswith("/")))
 
 
-def _spelled(lines: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def spelled(lines: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in lines.items():
         for one in value if isinstance(value, list) else [value]:
             yield name, ("yes" if one else "no") if isinstance(one, bool) else str(one)
@@ -179,7 +179,7 @@ def trial(site: Site) -> list[tuple[str, str]]:
     confinement = _confinement(site)
     if _is_on(confinement, "IPAddressDeny"):  # it sends to itself
         confinement = {**confinement, "IPAddressDeny": "any", "IPAddressAllow": ""}
-    return list(_spelled({"User": site.user, "Group": site.user, **confinement, **site.config["resources"]}))
+    return list(spelled({"User": site.user, "Group": site.user, **confinement, **site.config["resources"]}))
 
 
 def outside() -> dict[str, Any]:

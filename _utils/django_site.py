@@ -487,7 +487,7 @@ def remove_tree(path: Path) -> None:
 class Lock:
     """The lock of a site: held by the open file, so that it ends with the last process that has it.
 
-    Children inherit it (`django_command.inherited_descriptors`).
+    No command inherits it, but for the process that ends the others where there is no systemd (`django_reaper`).
 
     Args:
         what: who takes it, for whoever has to wait.
@@ -529,7 +529,7 @@ class Lock:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{self.what}, pid {os.getpid()}, since {now()}\n".encode(), 0)
         self.descriptor = descriptor
-        django_command.inherited_descriptors.add(descriptor)
+        django_command.locks.add(descriptor)
 
     def holder(self) -> str:
         """Who has the lock now: what, process, since; empty while nobody has."""
@@ -546,7 +546,7 @@ class Lock:
     def release(self) -> None:
         """Give the lock back."""
         if self.descriptor is not None:
-            django_command.inherited_descriptors.discard(self.descriptor)
+            django_command.locks.discard(self.descriptor)
             os.ftruncate(self.descriptor, 0)
             os.close(self.descriptor)
             self.descriptor = None

@@ -38,7 +38,7 @@ def warnings(site: Site) -> list[str]:
     properties = [f"--property={key}={value}" for key, value in django_sandbox.trial(site)]
     known = django_site.read_json(site.confinement) or {}
     if known.get("properties") != properties:
-        _start_bus()
+        start_bus()
         options = ["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"]
         argv = ["systemd-run", *options, *properties, "--", *django_sandbox.LOOK]
         try:
@@ -249,7 +249,7 @@ def run(
     options = ["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={name}"]
     if task == "task":
         _end(name)
-    _start_bus()
+    start_bus()
     began = time.time()
     try:
         return django_command.run(
@@ -278,7 +278,7 @@ def _cannot_start(error: DeploymentError, doing: str, name: str, since: float) -
     return DeploymentError(f"{doing}: systemd cannot start it: {reason[0]}", hint=hint, transient=True)
 
 
-def _start_bus() -> None:
+def start_bus() -> None:
     """The system bus, by which systemd-run passes input and output on, does not run yet where it was just installed."""
     if not _BUS.exists():
         django_command.run(["systemctl", "start", "dbus.socket"], doing="starting the system bus")

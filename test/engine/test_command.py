@@ -2,7 +2,7 @@ import errno
 import logging
 import os
 import pwd
-import subprocess
+import resource
 import time
 from pathlib import Path
 
@@ -170,7 +170,7 @@ def test_a_program_ends_with_whoever_waits_for_it(monkeypatch):
         started.append(process.pid)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    monkeypatch.setattr(django_command, "_listen", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(["sleep", "60"], doing="testing")
     assert gone(started[0])
@@ -220,12 +220,38 @@ def test_what_takes_long_tells_each_line_once(caplog, monkeypatch):
     assert caplog.messages[2:] == ["testing takes 0 s so far: one"]
 
 
-def test_children_inherit_the_lock_and_nothing_else(tmp_path, monkeypatch):
+def test_children_inherit_no_lock_and_nothing_else(tmp_path, monkeypatch):
     with open(tmp_path / "lock", "w") as lock, open(tmp_path / "other", "w") as other:
         os.set_inheritable(other.fileno(), True)
-        monkeypatch.setattr(django_command, "inherited_descriptors", {lock.fileno()})
+        monkeypatch.setattr(django_command, "locks", {lock.fileno()})
         open_files = run(["ls", "-l", "/proc/self/fd"], doing="listing")
-    assert str(tmp_path / "lock") in open_files and str(tmp_path / "other") not in open_files
+    assert str(tmp_path) not in open_files
+
+
+def resident() -> int:
+    """The most memory that this process has had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def test_a_command_that_prints_for_ever_is_ended():
+    before = resident()
+    with pytest.raises(DeploymentError, match=r"^testing: it prints more than 16 MiB$"):
+        run(["yes"], doing="testing")
+    assert resident() - before < 80
+
+
+def test_only_the_end_of_a_command_that_prints_much_is_kept():
+    before = resident()
+    script = "yes begin | head -c 50000000; echo end; yes begin | head -c 50000000 >&2; echo err >&2"
+    printed = run(["sh", "-c", script], doing="testing", only_the_end=True, errors_too=True)
+    assert len(printed) <= 2 * django_command.KEPT and printed.endswith("err\n") and "end\n" in printed
+    assert resident() - before < 80
+
+
+def test_a_command_is_through_though_what_it_has_left_behind_keeps_its_output_open(tmp_path):
+    began = time.monotonic()
+    assert run(["bash", "-c", f"sleep 60 & echo $! >{tmp_path}/left; echo done"], doing="testing") == "done\n"
+    assert time.monotonic() - began < 5 and gone(int((tmp_path / "left").read_text()))
 
 
 def test_an_error_is_a_few_lines():

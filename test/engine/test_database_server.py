@@ -214,4 +214,4 @@ def test_what_a_server_is_asked_twice_is_asked_once(blog, server, monkeypatch):
     asked = []
     monkeypatch.setattr(django_postgres, "ask", lambda share: asked.append(share) or server.ask(share))
     assert blog.apply() == {} and len(asked) == 1
-    assert django_database_server.is_installed("postgres") and django_command.inherited_descriptors == set()
+    assert django_database_server.is_installed("postgres") and django_command.locks == set()

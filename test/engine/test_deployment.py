@@ -1177,4 +1177,4 @@ def test_who_has_waited_for_the_lock_does_not_act_on_what_is_no_longer_so(world)
 def test_every_step_is_in_the_sweeps():
     names = [step.__name__ for step in django_steps.RELEASE]
     assert sorted(itertools.chain(BUILT, AFTER)) == sorted(names)
-    assert django_command.inherited_descriptors == set()
+    assert django_command.locks == set()

@@ -303,7 +303,7 @@ def test_a_plan_waits_for_a_deployment_that_is_under_way(pushed):
     with pytest.raises(DeploymentError, match="plan: another deployment of blog is under way: a test, pid"):
         django_plan.make("blog")
     other.lock.release()
-    assert django_command.inherited_descriptors == set()
+    assert django_command.locks == set()
 
 
 @pytest.mark.parametrize(

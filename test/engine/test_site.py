@@ -292,7 +292,7 @@ def test_a_lock_is_held_by_one_and_freed_by_its_end(make_site):
             lock.take()
         assert 0.3 <= time.monotonic() - began < 2
         expected = rf"another deployment of blog is under way: salt job 42, pid {other.pid}, since \S+Z; waited 300ms"
-        assert error.match(expected) and error.value.transient and not django_command.inherited_descriptors
+        assert error.match(expected) and error.value.transient and not django_command.locks
         other.send_signal(signal.SIGSTOP)
         with pytest.raises(DeploymentError):
             lock.take()
@@ -304,7 +304,7 @@ def test_a_lock_is_held_by_one_and_freed_by_its_end(make_site):
         Lock(site, "salt job 44").take()
     lock.release()
     lock.release()
-    assert site.lock_file.read_text() == "" and not django_command.inherited_descriptors
+    assert site.lock_file.read_text() == "" and not django_command.locks
     after = Lock(site, "salt job 44")
     after.take()
     after.release()

@@ -210,7 +210,7 @@ class World:
         """What holds after any apply: no temporary file, no lock."""
         site = self.site
         assert list(site.root.rglob(".*.new")) == []
-        assert django_command.inherited_descriptors == set()
+        assert django_command.locks == set()
         assert not site.lock_file.exists() or site.lock_file.read_text() == ""
 
     # systemd, supervisor, nginx and uv
