@@ -94,6 +94,7 @@ def run(
     """
     secrets = list(secrets)
     end_processes(site)
+    django_delegate.ask(site.build_user, os.makedirs, str(site.build / "tmp"), 0o700, True, doing=doing)
     options: dict[str, Any] = {"doing": doing, "timeout": timeout, "secrets": secrets, "hint": hint}
     try:
         if django_service.has_systemd():

@@ -40,6 +40,8 @@ class Modes(NamedTuple):
 
 #: Modes of what everybody may read, of what only the owner and the group may, and of what they and nobody else has.
 PUBLIC, GROUP, OWN = Modes(0o755, 0o644, 0o755), Modes(0o750, 0o640, 0o750), Modes(0o700, 0o600, 0o700)
+#: Of what everybody may read and nobody executes.
+SERVED = Modes(0o755, 0o644, 0o644)
 
 
 class Trust:
@@ -266,6 +268,11 @@ class Foreign:
                 if is_new:
                     os.fchown(folder, *owner)
                     os.fchmod(folder, mode)
+
+    def share(self, target: Path) -> None:
+        """Give a file one more name, in a folder of root's; a link in its place is refused by the kernel."""
+        with self._parent() as folder:
+            os.link(self.name, target, src_dir_fd=folder, follow_symlinks=False)
 
     def remove(self) -> None:
         """Delete a file, a link, or a folder with all below it; nothing happens where nothing is.

@@ -327,7 +327,7 @@ def _site_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator[
         yield ("server", "threads"), text
     for option in sorted({*site["server"]["options"]} - {"mode"}) if _is_embedded(site["server"]) else ():
         yield ("server", "options", option), "has no effect with mode: embedded; it is of the processes of mode: daemon"
-    for key in ("sandbox", "resources", "mount"):
+    for key in ("sandbox", "build_sandbox", "resources", "mount"):
         if site[key] and site["process"] != "systemd":
             yield (key,), f"{site['process']} keeps the sites of this host, and only systemd can do this: leave it out"
     if site["index"]["user"] and not site["index"]["url"]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import django_delegate
 import django_python_path
 import django_server
 from django_command import DeploymentError
@@ -17,7 +18,7 @@ _SETTINGS = re.compile(r"""DJANGO_SETTINGS_MODULE["']\s*[,\]]\s*=?\s*["']([\w.]+
 
 
 def find(site: Site, source: Path) -> dict[str, Any]:
-    """What the source says of itself, where the pillar does not.
+    """What the source says of itself, where the pillar does not; it is read as the build user.
 
     Returns:
         ``folder`` (of manage.py), ``python_path`` (other folders to import from), ``settings_module``, and
@@ -26,6 +27,11 @@ def find(site: Site, source: Path) -> dict[str, Any]:
     Raises:
         DeploymentError: something is not found, or found twice; the error names the key that decides.
     """
+    found: dict[str, Any] = django_delegate.ask(site.build_user, _find, site, source, doing="reading the source")
+    return found
+
+
+def _find(site: Site, source: Path) -> dict[str, Any]:
     config = site.config
     at = f"django:sites:{site.name}"
     folder = config["project"] or _folder(source, at)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import django_database
 import django_site
 from django_command import PATH, DeploymentError
+from django_foreign import Foreign
 from django_site import Site
 
 if TYPE_CHECKING:
@@ -339,6 +340,7 @@ def write_project_file(site: Site, source: Path, path: str, content: str) -> Non
     Raises:
         DeploymentError: a folder on the way is a link.
     """
-    target = django_site.inside(source, path, f"django:sites:{site.name}:files")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    django_site.write(target, content, mode=0o640, group=site.user, durable=False)
+    target = django_site.inside(Foreign(source), path, f"django:sites:{site.name}:files")
+    readable = django_site.owner("root", site.user)
+    target.parent.make_folder(mode=0o750, owner=readable)
+    target.write(content, mode=0o640, owner=readable)

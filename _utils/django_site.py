@@ -21,6 +21,7 @@ import django_command
 import django_port
 import django_service
 from django_command import DeploymentError
+from django_foreign import Foreign
 
 #: Where the sites of this host are registered: a link to the root of each, so that whoever has the name finds the site.
 REGISTRY = Path("/var/lib/django-formula/sites")
@@ -262,14 +263,7 @@ def make_folder(folder: Folder) -> None:
     folder.path.chmod(folder.mode)
 
 
-def make_parents(top: Path, path: Path, user: str) -> None:
-    """Make the folders between a folder and one below it, for a user."""
-    for folder in reversed([path, *path.parents]):
-        if folder.is_relative_to(top) and folder != top and not folder.exists():
-            make_folder(Folder(folder, user, user, 0o750))
-
-
-def inside(top: Path, path: str, at: str, *, link: bool = True) -> Path:
+def inside(top: Foreign, path: str, at: str, *, link: bool = True) -> Foreign:
     """A path below a folder that somebody else has written.
 
     Args:
@@ -280,9 +274,18 @@ def inside(top: Path, path: str, at: str, *, link: bool = True) -> Path:
         DeploymentError: there is a link, which may lead anywhere.
     """
     for part in [*reversed(Path(path).parents), *([] if link else [Path(path)])]:
-        if (top / part).is_symlink():
+        if (top / str(part)).is_link():
             raise DeploymentError(f"{at}: {path} leads through the link {part}", hint="name where it really is")
     return top / path
+
+
+#: Numbers of root and its group.
+ROOT = (0, 0)
+
+
+def owner(user: str, group: str) -> tuple[int, int]:
+    """The numbers of a user and a group, as `django_foreign` takes them."""
+    return user_id(user), group_id(group)
 
 
 def find_user(name: str) -> pwd.struct_passwd | None:

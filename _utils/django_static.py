@@ -5,6 +5,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from django_foreign import Foreign
+
 _COMPRESSED = (
     ".css",
     ".js",
@@ -35,17 +37,17 @@ def compress(folder: Path, before: Path | None = None) -> None:
         for path in paths
         if path.name.endswith(_COMPRESSED) and not path.is_symlink() and path.stat().st_size > 1024
     ]
-    formers = [before / path.relative_to(folder) if before else None for path in large]
+    formers = [Foreign(before) / str(path.relative_to(folder)) if before else None for path in large]
     with ThreadPoolExecutor() as pool:  # zlib and the file system work beside each other
         list(pool.map(_compress_file, large, formers))
 
 
-def _compress_file(path: Path, former: Path | None) -> None:
+def _compress_file(path: Path, former: Foreign | None) -> None:
     content, compressed = path.read_bytes(), path.with_name(f"{path.name}.gz")
     compressed.unlink(missing_ok=True)
-    shared = former.with_name(compressed.name) if former and former.is_file() else None
-    if shared and former and shared.is_file() and not shared.is_symlink() and former.read_bytes() == content:
-        os.link(shared, compressed)
+    shared = former.parent / compressed.name if former else None
+    if shared and former and shared.is_file() and former.is_file() and former.read(len(content)) == content:
+        shared.share(compressed)
         return
     smaller = gzip.compress(content, 6, mtime=0)
     if len(smaller) < len(content):

@@ -17,10 +17,12 @@ from typing import Any
 
 import django_acme
 import django_attempt
+import django_build
 import django_coherence
 import django_command
 import django_database
 import django_database_server
+import django_delegate
 import django_difference
 import django_drift
 import django_etc
@@ -55,6 +57,7 @@ import django_tls
 import django_virtualenv
 from django_command import DeploymentError, redact, seconds
 from django_deployment import OVERLAY, PROGRAMS, Deployment
+from django_foreign import GROUP, SERVED, Foreign
 from django_release import Release
 from django_site import Site
 
@@ -72,6 +75,9 @@ for parent, folders, names in os.walk(sys.argv[1]):
             except Exception:
                 pass  # whoever imports it is told
 """
+
+#: How long it may take to copy what a release brings into ``shared/``.
+_PATIENCE = "10m"
 
 Changes = dict[str, Any]
 Step = Callable[[Deployment], Iterator[Changes]]
@@ -327,13 +333,14 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
     if not deployment.is_new or not release:
         return
     tree = release.path / "source"
-    files = django_virtualenv.requirement_files(site, tree, release.facts["folder"])
-    key = django_virtualenv.newest(site, django_virtualenv.key_of(site, tree, files))
+    needs = django_virtualenv.needs(site, tree, release.facts["folder"])
+    files = needs.files
+    key = django_virtualenv.newest(site, django_virtualenv.key_of(site, needs.contents))
     is_there = django_virtualenv.is_complete(site, key)
     if is_there and deployment.again and django_drift.of_virtualenv(site, key):
         key, is_there = django_virtualenv.next_of(site, key.partition(".")[0]), False
     if not is_there:
-        django_virtualenv.refuse_other_python(site, tree, files)
+        django_virtualenv.refuse_other_python(site, needs.python)
     changes: Changes = {"virtualenv": f"{key}, {'shared' if is_there else 'new'}", "requirements": files}
     yield changes
     if not is_there:
@@ -353,7 +360,7 @@ def build(deployment: Deployment) -> Iterator[Changes]:
     if not deployment.is_new or not release:
         return
     yield {"commands": site.config["build"] or "none", "source": "compiled"}
-    tree = release.path / "source"
+    tree = Foreign(release.path / "source")
     virtualenv = release.path / "virtualenv"
     environment = {
         **django_virtualenv.build_environment(site),
@@ -361,17 +368,19 @@ def build(deployment: Deployment) -> Iterator[Changes]:
         "PATH": f"{virtualenv}/bin:{django_command.PATH}",
     }
     timeout = seconds(site.config["timeouts"]["build"])
-    django_site.give(tree, site.build_user, site.build_user)
+    builder = django_site.owner(site.build_user, site.build_user)
+    django_build.end_processes(site)
+    tree.give(builder, None, of=0)
 
     def as_builder(argv: list[str], doing: str = "") -> None:
-        folder = str(tree / release.facts["folder"])
         hint = f"django:sites:{site.name}:build says this command"
-        django_command.run(
+        django_build.run(
+            site,
             argv,
             doing=doing or shlex.join(argv),
-            user=site.build_user,
             environment=environment,
-            folder=folder,
+            folder=str(tree / release.facts["folder"]),
+            writable=[str(tree)],
             timeout=timeout,
             hint=hint,
         )
@@ -381,35 +390,60 @@ def build(deployment: Deployment) -> Iterator[Changes]:
         as_builder(shlex.split(command))
     with contextlib.suppress(DeploymentError):
         as_builder([f"{virtualenv}/bin/python", "-I", "-S", "-c", _COMPILE, str(tree)], "compiling the source")
+    readable = django_site.owner("root", site.user)
+    django_build.end_processes(site)
+    tree.give(readable, GROUP, of=builder[0])
     _link_shared(site, tree, fill=not deployment.aside)
-    django_site.give(tree, "root", site.user, read_only_for_group=True)
+    own = django_site.owner(site.user, site.user)
+    for path in sorted(site.config["writable"]):
+        at = f"django:sites:{site.name}:writable"
+        folder = django_site.inside(tree, path, at, link=False)
+        if not folder.is_folder():
+            folder.make_folder(mode=0o750, owner=readable)
     for path in site.config["writable"]:
-        folder = django_site.inside(tree, path, f"django:sites:{site.name}:writable", link=False)
-        folder.mkdir(parents=True, exist_ok=True)
-        django_site.give(folder, site.user, site.user)
+        if not any(path.startswith(f"{outer}/") for outer in site.config["writable"]):
+            (tree / path).give(own, GROUP, of=0)
 
 
-def _link_shared(site: Site, tree: Path, *, fill: bool) -> None:
+def _link_shared(site: Site, tree: Foreign, *, fill: bool) -> None:
     """Replace what outlives a release by links to ``shared/``; the first release fills it with what it brings.
+
+    What is in ``shared/`` is the site's, whose processes may be at work there: it is filled as its user.
 
     Args:
         fill: whether it does; otherwise what is not shared yet stays as the source has it.
     """
+    shared, at = Foreign(site.shared), f"django:sites:{site.name}:shared"
     for path in site.config["shared"]:
-        inside = django_site.inside(tree, path, f"django:sites:{site.name}:shared")
-        kept = django_site.inside(site.shared, path, f"django:sites:{site.name}:shared")
-        if not fill and not os.path.lexists(kept):
-            continue
-        django_site.make_parents(site.shared, kept.parent, site.user)
-        if not os.path.lexists(kept):
-            if inside.exists() and not inside.is_symlink():
-                shutil.move(inside, kept)
-                django_site.give(kept, site.user, site.user)
-            elif "." not in inside.name:
-                django_site.make_folder(django_site.Folder(kept, site.user, site.user, 0o750))
-        django_site.remove_tree(inside)
-        inside.parent.mkdir(parents=True, exist_ok=True)
-        inside.symlink_to(kept)
+        inside = django_site.inside(tree, path, at)
+        kept = django_site.inside(shared, path, at)
+        if not kept.exists():
+            if not fill:
+                continue
+            doing = f"filling {kept}"
+            django_delegate.ask(site.user, _fill, inside, kept, doing=doing, timeout=seconds(_PATIENCE))
+        inside.remove()
+        inside.parent.make_folder(mode=0o750, owner=django_site.owner("root", site.user))
+        inside.link(str(kept))
+
+
+def _fill(source: Foreign, target: Foreign) -> None:
+    """Copy what a release brings to where it outlives it, whole or not at all; a folder where it brings nothing."""
+    old, new = source.path, target.path
+    new.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    temporary = new.with_name(f".{new.name}.new")
+    if temporary.is_dir():
+        shutil.rmtree(temporary)
+    if source.is_folder():
+        shutil.copytree(old, temporary, symlinks=True)
+        Foreign(temporary).give((os.geteuid(), os.getegid()), GROUP, of=os.geteuid())
+        temporary.rename(new)
+    elif source.is_file():
+        shutil.copyfile(old, temporary)
+        temporary.chmod(0o640)
+        temporary.rename(new)
+    elif "." not in new.name:
+        new.mkdir(mode=0o750)
 
 
 def secret_key(deployment: Deployment) -> Iterator[Changes]:
@@ -501,8 +535,20 @@ def static(deployment: Deployment) -> Iterator[Changes]:
         )
     judge(deployment, release, answer)
     _run_commands(deployment, "after_static", writable=[folder])
-    django_site.give(folder, "root", "root")
-    django_site.open_to_all(folder)
+    _take_static_files(site, folder)
+
+
+def _take_static_files(site: Site, folder: Path) -> None:
+    """Give what was collected to root; a link among it would have the proxy serve what it leads to.
+
+    Raises:
+        DeploymentError: there is one, or something else that is no file.
+    """
+    try:
+        Foreign(folder).give(django_site.ROOT, SERVED, of=django_site.user_id(site.user), links=False)
+    except DeploymentError as error:
+        error.hint = "STATIC_ROOT may have files and folders only, for the proxy serves all that is in it"
+        raise
 
 
 def judge(deployment: Deployment, release: Release, answer: dict[str, Any]) -> None:

@@ -1,20 +1,25 @@
 """Virtualenvs by uv: keyed by what goes into them, built once, shared by releases, never modified."""
 
+import contextlib
 import functools
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import django_build
 import django_command
 import django_database
+import django_delegate
 import django_index
 import django_server
 import django_site
 from django_command import DeploymentError
+from django_foreign import OWN, PUBLIC, Foreign
 from django_site import Site
 
 UV = Path("/usr/local/lib/django-formula/uv")
@@ -62,6 +67,8 @@ _LACKING = (
 )
 _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
 _COMPLETE = ".complete"
+#: The most that the texts of requirements may have, in characters.
+_MOST = 8 << 20
 #: What uv says of an index → what to do.
 _HINTS = {
     r"\b(401 Unauthorized|403 Forbidden|407 Proxy)": "the package index wants another login: {at}:index:user "
@@ -131,6 +138,41 @@ def know_interpreter(site: Site) -> None:
     _identity(python, Path(python).stat().st_mtime)
 
 
+class Needs(NamedTuple):
+    """What a source says that its project needs.
+
+    Attributes:
+        files: those that say it, relative to the source.
+        contents: their texts, and those of the files that they include, by path.
+        python: the versions of Python that they are for, such as ``>=3.12``; empty where none says it.
+    """
+
+    files: list[str]
+    contents: dict[str, str]
+    python: str
+
+
+def needs(site: Site, source: Path, folder: str) -> Needs:
+    """Read what a project needs, as the build user.
+
+    Args:
+        folder: where manage.py is, relative to the source; looked at before the source's top.
+
+    Raises:
+        DeploymentError: the pillar names a file that is not there, none is found, or they are too large.
+    """
+    found = django_delegate.ask(site.build_user, _needs, site, source, folder, doing="reading the requirements")
+    return Needs(*found)
+
+
+def _needs(site: Site, source: Path, folder: str) -> Needs:
+    files = requirement_files(site, source, folder)
+    contents = _contents(source, files)
+    if sum(map(len, contents.values())) > _MOST:
+        raise DeploymentError(f"{', '.join(files)} and what they include have more than {_MOST >> 20} MiB")
+    return Needs(files, contents, python_versions(source, files))
+
+
 def requirement_files(site: Site, source: Path, folder: str) -> list[str]:
     """The files that say what a project needs, relative to its source.
 
@@ -183,15 +225,18 @@ def python_versions(source: Path, files: list[str]) -> str:
     return ""
 
 
-def refuse_other_python(site: Site, source: Path, files: list[str]) -> None:
+def refuse_other_python(site: Site, wanted: str) -> None:
     """Refuse an interpreter that the project or its lock file is not for.
+
+    Args:
+        wanted: the versions of Python that it is for.
 
     Raises:
         DeploymentError: it is not; the error says for which it is.
     """
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-    wanted, python = python_versions(source, files), interpreter(site.config["python"])
+    python = interpreter(site.config["python"])
     version = _identity(python, Path(python).stat().st_mtime).split()[-1]
     try:
         fits = SpecifierSet(wanted).contains(version, prereleases=True)
@@ -272,8 +317,8 @@ def _with_included(source: Path, path: Path, seen: set[Path]) -> Iterator[Path]:
                 yield from _with_included(source, path.parent / included, seen)
 
 
-def key_of(site: Site, source: Path, files: list[str]) -> str:
-    """The name of the virtualenv for these requirements: equal for equal contents, interpreter and platform."""
+def _contents(source: Path, files: list[str]) -> dict[str, str]:
+    """The texts of all files that decide what is installed, by their paths."""
     seen: set[Path] = set()
     contents = {}
     for name in files:
@@ -284,9 +329,14 @@ def key_of(site: Site, source: Path, files: list[str]) -> str:
             contents[str(beside.relative_to(source))] = beside.read_text(errors="replace")
     if any(_ITSELF.search(text) for name, text in contents.items() if name.endswith((".txt", ".in"))):
         contents |= {name: text for name in _PACKAGED if (text := django_site.read_text(source / name)) is not None}
+    return contents
+
+
+def key_of(site: Site, contents: Mapping[str, str]) -> str:
+    """The name of the virtualenv for these requirements: equal for equal contents, interpreter and platform."""
     python = interpreter(site.config["python"])
     inputs = {
-        "files": contents,
+        "files": dict(contents),
         "packages": site.config["python_packages"],
         "constraints": site.config["constraints"],
         "server": " ".join(django_server.requirements(site)),
@@ -336,55 +386,57 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         DeploymentError: the packages cannot be resolved, fetched or built.
     """
     folder = site.virtualenvs / key
+    django_build.end_processes(site)
     django_site.remove_tree(folder)
     folder.mkdir(mode=0o755)
+    builder = django_site.owner(site.build_user, site.build_user)
+    tree = Foreign(folder)
+    tree.give(builder, None, of=0)
     work = site.build / "requirements"
-    django_site.remove_tree(work)
-    shutil.copytree(source, work, symlinks=True, ignore=_only_small_text)
-    django_site.give(work, site.build_user, site.build_user)
-    django_site.give(folder, site.build_user, site.build_user)
+    uv = _Uv(site, folder, work, password)
     try:
-        _uv(
-            site,
-            "venv",
-            "--quiet",
-            "--no-project",
-            "--allow-existing",
-            "--python",
-            interpreter(site.config["python"]),
-            str(folder),
-            doing="making the virtualenv",
+        prepared = django_delegate.ask(
+            site.build_user, _prepare, site, source, work, files, doing="reading the requirements", timeout=120
         )
-        for arguments in _installations(site, work, files):
-            _install(site, folder, work, arguments, password)
+        python = interpreter(site.config["python"])
+        uv.run("venv", "--quiet", "--no-project", "--allow-existing", "--python", python, str(folder))
+        for lock, target in prepared["exports"]:
+            exported = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header"]
+            uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
+        for arguments in prepared["installations"]:
+            uv.install(*arguments)
         drivers = _missing_drivers(site, folder)
         for driver in drivers:
-            _install(site, folder, work, [*_limit(site, work), driver], password, doing=f"installing {driver}")
+            uv.install(*prepared["limit"], driver, doing=f"installing {driver}")
         server = django_server.requirements(site, packages(folder))
         if server:
-            doing = f"installing {site.config['server']['kind']}"
-            _install(site, folder, work, server, password, doing=doing)
+            uv.install(*server, doing=f"installing {site.config['server']['kind']}")
+        (tree / ".lock").remove()
+        tree.give(django_site.ROOT, PUBLIC, of=builder[0])
     except DeploymentError:
         django_site.remove_tree(folder)
         raise
     finally:
-        django_site.remove_tree(work)
-    (folder / ".lock").unlink(missing_ok=True)
-    django_site.give(folder, "root", "root")
+        with contextlib.suppress(DeploymentError):
+            (Foreign(site.build) / "requirements").remove()
     django_site.write(folder / _COMPLETE, "")
     return drivers
 
 
-def _install(
-    site: Site,
-    folder: Path,
-    work: Path,
-    arguments: list[str],
-    password: str | None,
-    doing: str = "installing packages",
-) -> None:
-    python = str(folder / "bin/python")
-    _uv(site, "pip", "install", "--python", python, *arguments, doing=doing, folder=work, password=password)
+def _prepare(site: Site, source: Path, work: Path, files: list[str]) -> dict[str, Any]:
+    """Bring what the installer needs to see of a source into a folder of the build user's, as that user.
+
+    Returns:
+        ``installations``, the arguments of each ``uv pip install``; ``limit``, those by which the constraints hold;
+        ``exports``, a lock file of uv's and what it is to be exported to.
+    """
+    django_site.remove_tree(work)
+    shutil.copytree(source, work, symlinks=True, ignore=_only_small_text)
+    Foreign(work).give((os.geteuid(), os.getegid()), OWN, of=os.geteuid())  # with modes that let it be changed
+    locks = [work / name for name in files if Path(name).name == "uv.lock"]
+    installations = list(_installations(site, work, files))
+    exports = [[str(path), str(_converted(path))] for path in locks]
+    return {"installations": installations, "limit": _limit(site, work), "exports": exports}
 
 
 def _only_small_text(folder: str, names: list[str]) -> list[str]:
@@ -427,7 +479,7 @@ def _take_itself_out(work: Path, files: list[str]) -> list[str] | None:
             for found in _ITSELF.finditer(text):
                 extras = [*(extras or []), *re.findall(r"[\w-]+", found.group(1) or "")]
             if _ITSELF.search(text):
-                path.write_text(_ITSELF.sub("", text))
+                _replace(path, _ITSELF.sub("", text))
     return extras
 
 
@@ -438,7 +490,7 @@ def _says_dependencies(path: Path) -> bool:
 def _limit(site: Site, work: Path) -> list[str]:
     """The arguments by which the pillar's constraints hold."""
     constraints = work / ".constraints.txt"
-    constraints.write_text("".join(f"{line}\n" for line in site.config["constraints"]))
+    _replace(constraints, "".join(f"{line}\n" for line in site.config["constraints"]))
     return ["--constraint", str(constraints)] if site.config["constraints"] else []
 
 
@@ -454,28 +506,29 @@ def _missing_drivers(site: Site, folder: Path) -> list[str]:
 def _as_requirements(site: Site, work: Path, name: str) -> Path:
     """A file that ``uv pip install --requirement`` reads: lock files are converted, others are taken as they are."""
     path = work / name
-    target = path.with_name(f".{path.name}.txt")
+    target = _converted(path)
     if path.name == "uv.lock":
-        exported = [
-            "export",
-            "--quiet",
-            "--frozen",
-            "--no-dev",
-            "--no-emit-project",
-            "--no-header",
-            "--output-file",
-            str(target),
-        ]
-        _uv(site, *exported, doing="reading uv.lock", folder=path.parent)
+        target.unlink(missing_ok=True)
         return target
     convert = {"Pipfile.lock": _pipfile_requirements, "poetry.lock": _poetry_requirements}.get(path.name)
     if not convert:
         return path
     try:
-        target.write_text("".join(convert(path)))
+        _replace(target, "".join(convert(path)))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DeploymentError(f"{name} cannot be read: {error!r}", hint="lock it anew, and commit it") from None
     return target
+
+
+def _converted(lock: Path) -> Path:
+    """Where what a lock file asks for is written in the form of a requirements file."""
+    return lock.with_name(f".{lock.name}.txt")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file in the place of what the project may have there under its name, such as a link."""
+    path.unlink(missing_ok=True)
+    path.write_text(text)
 
 
 def _pipfile_requirements(path: Path) -> Iterator[str]:
@@ -535,44 +588,70 @@ def _marker(marker: str | None) -> str:
 
 def build_environment(site: Site) -> dict[str, str]:
     """The environment of the build identity: its own home and caches, what the host says of networks, and no secret."""
-    temporary = site.build / "tmp"
-    if not temporary.exists():
-        temporary.mkdir(mode=0o700)
-        django_site.give(temporary, site.build_user, site.build_user)
-    return {**django_command.network_environment(), "HOME": str(site.build), "TMPDIR": str(temporary)}
+    return {**django_command.network_environment(), "HOME": str(site.build), "TMPDIR": str(site.build / "tmp")}
 
 
-def _uv(site: Site, *arguments: str, doing: str, folder: Path | None = None, password: str | None = None) -> None:
-    environment = {
-        **build_environment(site),
-        **django_index.for_uv(site.config["index"], password),
-        "UV_CACHE_DIR": str(site.build / "uv"),
-        "UV_LINK_MODE": "copy",
-        "UV_COMPILE_BYTECODE": "1",
-        "UV_PYTHON_DOWNLOADS": "never",
-        "UV_SYSTEM_CERTS": "1",
-        "UV_NO_PROGRESS": "1",
-    }
-    at = f"django:sites:{site.name}"
-    try:
-        django_command.run(
-            [str(UV / "bin/uv"), *arguments],
-            doing=doing,
-            user=site.build_user,
-            environment=environment,
-            folder=str(folder or site.build),
-            timeout=django_command.seconds(site.config["timeouts"]["build"]),
-            secrets=[password] if password else [],
-            hint=f"look at the requirements, or at {at}:python and :packages (headers, compilers)",
-        )
-    except DeploymentError as error:
-        for says, hint in _HINTS.items():
-            if re.search(says, error.log, re.IGNORECASE):
-                error.hint = hint.format(at=at, user=site.build_user)
-        lacking = sorted({name for pattern, names in _LACKING if re.search(pattern, error.log) for name in names})
-        if lacking:
-            error.hint = f"the system lacks what this takes to be built: {at}:packages: [{', '.join(lacking)}]"
-        raise
+class _Uv:
+    """The installer at work on a virtualenv, as the build user.
+
+    Args:
+        folder: the virtualenv.
+        work: what it sees of the source.
+        password: that of the pillar's index.
+    """
+
+    def __init__(self, site: Site, folder: Path, work: Path, password: str | None):
+        self.site = site
+        self.folder = folder
+        self.work = work
+        self.password = password
+
+    def install(self, *arguments: str, doing: str = "installing packages") -> None:
+        """Install what the arguments say.
+
+        Raises:
+            DeploymentError: it cannot be resolved, fetched or built.
+        """
+        python = str(self.folder / "bin/python")
+        self.run("pip", "install", "--python", python, *arguments, doing=doing, folder=str(self.work))
+
+    def run(self, *arguments: str, doing: str = "making the virtualenv", folder: str = "") -> None:
+        """Run uv.
+
+        Raises:
+            DeploymentError: it fails; the hint says what the system or the index lacks.
+        """
+        site, at = self.site, f"django:sites:{self.site.name}"
+        environment = {
+            **build_environment(site),
+            **django_index.for_uv(site.config["index"], self.password),
+            "UV_CACHE_DIR": str(site.build / "uv"),
+            "UV_LINK_MODE": "copy",
+            "UV_COMPILE_BYTECODE": "1",
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_SYSTEM_CERTS": "1",
+            "UV_NO_PROGRESS": "1",
+        }
+        try:
+            django_build.run(
+                site,
+                [str(UV / "bin/uv"), *arguments],
+                doing=doing,
+                environment=environment,
+                folder=folder or str(site.build),
+                writable=[str(self.folder)],
+                timeout=django_command.seconds(site.config["timeouts"]["build"]),
+                secrets=[self.password] if self.password else [],
+                hint=f"look at the requirements, or at {at}:python and :packages (headers, compilers)",
+            )
+        except DeploymentError as error:
+            for says, hint in _HINTS.items():
+                if re.search(says, error.log, re.IGNORECASE):
+                    error.hint = hint.format(at=at, user=site.build_user)
+            lacking = sorted({name for pattern, names in _LACKING if re.search(pattern, error.log) for name in names})
+            if lacking:
+                error.hint = f"the system lacks what this takes to be built: {at}:packages: [{', '.join(lacking)}]"
+            raise
 
 
 def unused(site: Site, used: set[str]) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import django_adoption
 import django_apache
+import django_command
 import django_nginx
 import django_pillar
 import django_port
@@ -124,6 +125,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(django_adoption, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
     monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid())
     monkeypatch.setattr(django_site, "group_id", lambda name: os.getgid())
+    monkeypatch.setattr(django_command, "identity", lambda user: {})
     return tmp_path
 
 

@@ -209,7 +209,7 @@ def errors() -> Iterator[tuple[str, list[str]]]:
     """The message of each DeploymentError: where it is raised, and its fixed words."""
     for path in sorted(ROOT.glob("_utils/django_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeploymentError":
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeploymentError" and node.args:
                 constants = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)]
                 clauses = (clause.strip(" '") for text in constants for clause in re.split("[:;,(]", str(text)))
                 words = [clause for clause in clauses if len(clause) > 8]

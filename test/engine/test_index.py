@@ -1,7 +1,9 @@
 """The package index of a site: what uv and pip are told, and where the password is kept."""
 
 import stat
+from pathlib import Path
 
+import django_build
 import django_command
 import django_index
 import django_virtualenv
@@ -120,13 +122,13 @@ def test_uv_gets_the_login_by_its_environment(make_site, monkeypatch, says, hint
     site = make_site(index={"url": URL, "user": "deploy", "password": "x"})
     seen = {}
 
-    def run(argv, **options):
+    def run(site, argv, **options):
         seen.update(options, argv=argv)
         raise DeploymentError("installing packages failed", log=says, hint=options["hint"])
 
-    monkeypatch.setattr(django_command, "run", run)
+    monkeypatch.setattr(django_build, "run", run)
     with pytest.raises(DeploymentError) as caught:
-        django_virtualenv._uv(site, "pip", "install", doing="installing packages", password=PASSWORD)
+        django_virtualenv._Uv(site, Path("v"), Path("w"), PASSWORD).install("x")
     assert caught.value.hint.startswith(hint)
     assert LOGIN.items() <= seen["environment"].items() and seen["secrets"] == [PASSWORD]
     assert PASSWORD not in " ".join(seen["argv"])

@@ -119,7 +119,7 @@ def instance(runtime, make_site, monkeypatch):
             listener = socket.create_server(("127.0.0.1", 0))
             where = f"127.0.0.1:{listener.getsockname()[1]}"
         listeners.append(listener)
-        django_site.make_parents(site.releases.parent, release / "config", "root")
+        (release / "config").mkdir(parents=True, exist_ok=True)
         told = {"address": where, "protocol": protocol}
         (release / "config/instance.json").write_text(json.dumps(told))
         return site, release, Server(listener, protocol)

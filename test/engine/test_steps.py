@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import django_build
 import django_coherence
-import django_command
 import django_database
 import django_instance
 import django_nginx
@@ -21,6 +21,7 @@ import django_static
 import django_steps
 import pytest
 from django_command import DeploymentError
+from django_foreign import Foreign
 from specimen import configured
 from world import commit
 
@@ -147,21 +148,14 @@ def test_a_site_keeps_its_name(world, changed, managed, serves):
 def test_build_commands_run_as_the_build_identity(world, monkeypatch):
     world.options = {"build": ["npm ci", "make 'a b' c"], "timeouts": {"build": "1m"}}
     seen = []
-    run = world.run
-
-    def watched(argv, **options):
-        if argv[0] in ("npm", "make") or "py_compile" in argv[-2]:
-            seen.append((argv, options))
-        return run(argv, **options)
-
-    monkeypatch.setattr(django_command, "run", watched)
+    monkeypatch.setattr(django_build, "run", lambda site, argv, **options: seen.append((argv, options)))
     changes = world.apply()
     assert changes["build"] == {"commands": ["npm ci", "make 'a b' c"], "source": "compiled"}
     release = world.site.releases / world.live
     assert [argv for argv, _options in seen[:2]] == [["npm", "ci"], ["make", "a b", "c"]]
     assert seen[2][0][1:4] == ["-I", "-S", "-c"] and seen[2][0][5:] == [f"{release}/source"]
     for _argv, options in seen:
-        assert options["user"] == "blog-build" and options["folder"] == f"{release}/source" and options["timeout"] == 60
+        assert options["writable"] == [options["folder"]] == [f"{release}/source"] and options["timeout"] == 60
         environment = options["environment"]
         assert environment["HOME"] == str(world.site.build) and environment["VIRTUAL_ENV"] == f"{release}/virtualenv"
         assert environment["PATH"].startswith(f"{release}/virtualenv/bin:")
@@ -300,12 +294,12 @@ def test_what_is_writable_is_the_sites(world, monkeypatch):
     brings(world, monkeypatch, logs__old="x")
     world.options = {"writable": ["logs", "tmp/cache"]}
     given = []
-    give = django_site.give
+    give = Foreign.give
     monkeypatch.setattr(
-        django_site, "give", lambda path, *who, **how: given.append((path.name, who)) or give(path, *who, **how)
+        Foreign, "give", lambda tree, owner, modes, **how: given.append(tree.name) or give(tree, owner, modes, **how)
     )
     world.apply()
-    assert ("logs", ("blog", "blog")) in given and ("cache", ("blog", "blog")) in given
+    assert given == ["source", "source", "logs", "cache", "static"]
     assert (world.site.current / "source/tmp/cache").is_dir()
 
 

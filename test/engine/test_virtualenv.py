@@ -5,8 +5,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import django_build
 import django_command
-import django_site
 import django_uwsgi
 import django_virtualenv
 import pytest
@@ -79,6 +79,11 @@ CHAIN = {
 }
 
 
+def key_in(site, source, names):
+    """The key of a virtualenv for these files of a source."""
+    return django_virtualenv.key_of(site, django_virtualenv._contents(source, names))
+
+
 @pytest.fixture
 def key(make_site, tmp_path, monkeypatch):
     """The key of a virtualenv for a source of these files, in a site of these options."""
@@ -87,7 +92,7 @@ def key(make_site, tmp_path, monkeypatch):
 
     def key(files, names, **options):
         source = tree(tmp_path / f"source{next(count)}", files)
-        return django_virtualenv.key_of(make_site(folders=False, **options), source, names)
+        return key_in(make_site(folders=False, **options), source, names)
 
     return key
 
@@ -135,7 +140,7 @@ def test_requirements_that_are_a_link_out_of_the_source(make_site, tmp_path):
     source.mkdir()
     (source / "requirements.txt").symlink_to("/etc/passwd")
     with pytest.raises(DeploymentError, match="the requirements include /etc/passwd, which is not in the source"):
-        django_virtualenv.key_of(make_site(), source, ["requirements.txt"])
+        key_in(make_site(), source, ["requirements.txt"])
 
 
 def test_an_interpreter():
@@ -172,9 +177,9 @@ def uv(monkeypatch):
         def __init__(self):
             self.calls = []
 
-        def run(self, argv, *, doing, environment, user, folder, timeout, hint, **_options):
+        def run(self, site, argv, *, doing, environment, folder, writable, timeout, hint, secrets):
             self.calls.append((argv, folder))
-            self.said = {"environment": environment, "user": user, "timeout": timeout, "hint": hint}
+            self.said = {"environment": environment, "writable": writable, "timeout": timeout, "hint": hint}
             if self.fails and self.fails in argv:
                 raise DeploymentError(f"{doing} failed")
             if "venv" in argv:
@@ -185,7 +190,7 @@ def uv(monkeypatch):
 
     played = Played()
     monkeypatch.setattr(django_virtualenv, "interpreter", lambda python: f"/usr/bin/{python}")
-    monkeypatch.setattr(django_command, "run", played.run)
+    monkeypatch.setattr(django_build, "run", played.run)
     return played
 
 
@@ -201,13 +206,12 @@ def test_a_virtualenv_is_built(make_site, uv, tmp_path, monkeypatch):
     )
     work, folder = site.build / "requirements", site.virtualenvs / "key"
     seen = []
-    remove_tree = django_site.remove_tree
+    end = django_virtualenv.django_server.requirements
     monkeypatch.setattr(
-        django_site,
-        "remove_tree",
-        lambda path: (
-            seen.append({str(p.relative_to(path)) for p in path.rglob("*") if not p.is_dir()}),
-            remove_tree(path),
+        django_virtualenv.django_server,
+        "requirements",
+        lambda *arguments: (
+            seen.append({str(p.relative_to(work)) for p in work.rglob("*") if not p.is_dir()}) or end(*arguments)
         ),
     )
     django_virtualenv.build(site, source, ["requirements/production.txt"], "key")
@@ -232,7 +236,7 @@ def test_a_virtualenv_is_built(make_site, uv, tmp_path, monkeypatch):
         ([*install, *constraint, "--", "psycopg[binary]", "a @ https://x.org/a"], str(work)),
         ([*install, django_uwsgi.PYUWSGI], str(work)),
     ]
-    assert uv.said["user"] == "blog-build" and uv.said["timeout"] == 60
+    assert uv.said["writable"] == [str(folder)] and uv.said["timeout"] == 60
     assert (
         uv.said["environment"].items()
         >= {
@@ -266,13 +270,13 @@ def test_a_lock_of_uv_is_exported_by_uv(make_site, uv, tmp_path):
 def test_a_project_that_brings_its_own_server(make_site, uv, tmp_path, monkeypatch):
     run = uv.run
 
-    def with_server(argv, **options):
+    def with_server(site, argv, **options):
         if "install" in argv:
             folder = Path(argv[4]).parents[1] / "lib/python3.11/site-packages/uWSGI-2.0.30.dist-info"
             folder.mkdir(parents=True, exist_ok=True)
-        return run(argv, **options)
+        return run(site, argv, **options)
 
-    monkeypatch.setattr(django_command, "run", with_server)
+    monkeypatch.setattr(django_build, "run", with_server)
     django_virtualenv.build(make_site(), tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
     assert not any(django_uwsgi.PYUWSGI in argv for argv, _folder in uv.calls)
 
@@ -300,13 +304,13 @@ POSTGRES, MYSQL = {"engine": "postgres"}, {"engine": "mysql", "name": "x"}
 def test_a_driver_that_the_project_has_not_brought(make_site, uv, tmp_path, monkeypatch, databases, brought, expected):
     run = uv.run
 
-    def with_packages(argv, **options):
+    def with_packages(site, argv, **options):
         if "--requirement" in argv:
             for name in brought:
                 (Path(argv[4]).parents[1] / f"lib/python3.11/site-packages/{name}.dist-info").mkdir(parents=True)
-        return run(argv, **options)
+        return run(site, argv, **options)
 
-    monkeypatch.setattr(django_command, "run", with_packages)
+    monkeypatch.setattr(django_build, "run", with_packages)
     site = make_site(databases=databases, constraints=["psycopg<4"])
     told = django_virtualenv.build(site, tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
     drivers = [argv[5:] for argv, _folder in uv.calls[2:-1]]
@@ -393,10 +397,10 @@ def test_a_project_for_another_python_is_refused(make_site, tmp_path, monkeypatc
     monkeypatch.setattr(django_virtualenv, "_identity", lambda path, modified: "cpython-311 linux glibc 2.36 3.11.2")
     site = make_site()
     if not expected:
-        django_virtualenv.refuse_other_python(site, source, [*files])
+        django_virtualenv.refuse_other_python(site, django_virtualenv.python_versions(source, [*files]))
         return
     with pytest.raises(DeploymentError) as error:
-        django_virtualenv.refuse_other_python(site, source, [*files])
+        django_virtualenv.refuse_other_python(site, django_virtualenv.python_versions(source, [*files]))
     assert str(error.value) == (
         f"the project is for Python {expected}, and python3 is 3.11.2\n"
         "name another interpreter: django:sites:blog:python"
@@ -462,7 +466,7 @@ def test_a_project_among_its_requirements_is_part_of_the_key(make_site, tmp_path
     source = tree(tmp_path / "source", {"requirements.txt": "django\n", "pyproject.toml": "[project]\n"})
 
     def key():
-        return django_virtualenv.key_of(make_site(), source, ["requirements.txt"])
+        return key_in(make_site(), source, ["requirements.txt"])
 
     alone = key()
     (source / "pyproject.toml").write_text("[project]\nversion = '2'\n")
@@ -483,12 +487,12 @@ LACKS = {
 
 @pytest.mark.parametrize("said", LACKS)
 def test_what_the_system_lacks_is_named(make_site, monkeypatch, said):
-    def run(argv, **options):
+    def run(site, argv, **options):
         raise DeploymentError("installing packages failed (exit 1)", log=said, hint=options["hint"])
 
-    monkeypatch.setattr(django_command, "run", run)
+    monkeypatch.setattr(django_build, "run", run)
     with pytest.raises(DeploymentError) as error:
-        django_virtualenv._uv(make_site(), "pip", doing="installing packages")
+        django_virtualenv._Uv(make_site(), Path("v"), Path("w"), None).install("x")
     assert (
         error.value.hint == f"the system lacks what this takes to be built: django:sites:blog:packages: [{LACKS[said]}]"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import django_backup
+import django_build
 import django_command
 import django_dump
 import django_instance
@@ -378,6 +379,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_virtualenv, "_identity"): lambda path, modified: f"cpython-311 {path} 3.11.2",
         (django_mod_wsgi, "python"): lambda site: "3.11",
         (django_virtualenv, "build"): world.build,
+        (django_build, "run"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
         (django_systemd, "pid"): world.pid,
         (django_supervisor, "pid"): world.supervised_pid,
         (django_service, "pid"): lambda daemon: 7,
