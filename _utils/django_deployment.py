@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import django_attempt
 import django_disk
+import django_folder
 import django_index
 import django_instance
 import django_migration
@@ -354,7 +355,7 @@ class Deployment:
         site, live = self.site, self.live
         revision = self.revision or site.config["revision"]
         if site.config["folder"] and not self.revision:
-            self.find_commit = lambda: django_source.tree_of_folder(site)
+            self.find_commit = lambda: django_folder.tree(site)
         elif live and site.config["deploy"] == "manual" and not self.again:
             self.find_commit = lambda: live.record["commit"]
         elif django_source.COMMIT.fullmatch(revision):

@@ -36,6 +36,7 @@ def present(site: Site) -> dict[str, str]:
         site.releases,
         site.virtualenvs,
         site.mirror,
+        site.root / "folder.git",
         site.build,
         site.templates,
         site.maintenance,
@@ -112,6 +113,7 @@ def _take_off(site: Site) -> None:
         django_systemd.forget()
     gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build, site.templates]
     gone += [
+        site.root / "folder.git",
         site.maintenance,
         site.errors,
         *site.plans(),

@@ -1,19 +1,21 @@
 """The source of a release: a commit of a bare mirror, or the files of a local folder, exported without ``.git``."""
 
+import hashlib
 import os
 import re
-import urllib.parse
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import django_command
+import django_git
 import django_site
+import django_submodule
 from django_command import DeploymentError
 from django_site import Site
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = django_git.COMMIT
 _CORRUPT = re.compile(
     r"corrupt|bad object|unable to read|inflate|packfile .* (cannot|does not)|is empty|not a git repository",
     re.IGNORECASE,
@@ -22,133 +24,16 @@ _REQUIREMENTS = re.compile(r"(^|/)([^/]*requirements[^/]*(/[^/]+)?\.(txt|in)|[^/
 _HEADER = re.compile(r"diff --git |index [0-9a-f]+\.\.|--- |\+\+\+ ")
 #: How much is shown of what lies between two commits, and of a file that differs.
 _COMMITS, _LINES = 20, 60
-_GITCONFIG = """\
-[safe]
-\tdirectory = *
-[http]
-\tlowSpeedLimit = 1
-\tlowSpeedTime = 60
-[gc]
-\tauto = 0
-[maintenance]
-\tauto = false
-"""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-
-#: What git says → what it means: (pattern, message, hint, transient). The first that matches is taken.
-_REFUSALS = (
-    (
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED|Offending .* key",
-        "the host key of {host} is not the one that is pinned",
-        "find out why it changed; then correct {at}:known_hosts",
-        False,
-    ),
-    (
-        r"Host key verification failed|No .* host key is known",
-        "the host key of {host} is not known",
-        "pin it: {at}:known_hosts, with a line of `ssh-keyscan {host}` that you have checked",
-        False,
-    ),
-    (
-        r"Permission denied|Load key .* (invalid format|error in libcrypto)",
-        "{host} refuses the key",
-        "put a private key that may read the repository into {at}:deploy_key",
-        False,
-    ),
-    (
-        r"Authentication failed|could not read Username|terminal prompts disabled|returned error: 40[13]",
-        "{host} wants a login",
-        "use an ssh URL with {at}:deploy_key, or a read token in the URL",
-        False,
-    ),
-    (
-        r"certificate verif|certificate problem|unable to get local issuer|unknown authority",
-        "the certificate of {host} is not trusted here",
-        "add its authority to the system's store, or to the file that SSL_CERT_FILE names in Salt's environment",
-        False,
-    ),
-    (
-        r"not found|does not exist|not appear to be a git repository|returned error: 404|no such file",
-        "there is no repository at {url}",
-        "correct {at}:repository",
-        False,
-    ),
-    (
-        r"transport '.*' not allowed",
-        "{url} uses a protocol that is not allowed",
-        "use https, ssh or a path in {at}:repository",
-        False,
-    ),
-)
-
-
-def _git(
-    site: Site,
-    *arguments: str,
-    doing: str,
-    timeout: float = 60.0,
-    extra: Mapping[str, str] | None = None,
-    mirror: Path | None = None,
-) -> str:
-    ssh = ["ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=15"]
-    ssh += [
-        "-o",
-        f"UserKnownHostsFile='{site.mirror}/known_hosts'",
-        "-o",
-        "GlobalKnownHostsFile=/etc/ssh/ssh_known_hosts",
-    ]
-    if (site.mirror / "deploy_key").exists():
-        ssh += ["-i", f"'{site.mirror}/deploy_key'", "-o", "IdentitiesOnly=yes"]
-    environment = {
-        **django_command.network_environment(),
-        "GIT_DIR": str(mirror or site.mirror),
-        "GIT_CONFIG_GLOBAL": str(site.mirror / "gitconfig"),
-        "GIT_ALLOW_PROTOCOL": "https:http:ssh:file",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ASKPASS": "/bin/false",
-        "GIT_SSH_COMMAND": " ".join(ssh),
-        "GIT_ADVICE": "0",
-        **(extra or {}),
-    }
-    return django_command.run(["git", *arguments], doing=doing, environment=environment, timeout=timeout)
-
-
-def _ask_remote(
-    site: Site, *arguments: str, doing: str, extra: Mapping[str, str] | None = None, mirror: Path | None = None
-) -> str:
-    """Run a git command that talks to the remote; its refusals become sentences."""
-    timeout = django_command.seconds(site.config["timeouts"]["fetch"])
-    try:
-        return _git(site, *arguments, doing=doing, timeout=timeout, extra=extra, mirror=mirror)
-    except DeploymentError as error:
-        url = django_command.redact(arguments[arguments.index("--") + 1])
-        fields = {"url": url, "host": _host(url), "at": f"django:sites:{site.name}"}
-        for pattern, message, hint, transient in _REFUSALS:
-            if re.search(pattern, error.log, re.IGNORECASE):
-                raise DeploymentError(
-                    f"{doing}: {message.format(**fields)}",
-                    log=error.log,
-                    hint=hint.format(**fields),
-                    transient=transient,
-                ) from None
-        raise DeploymentError(
-            error.message, log=error.log, hint=f"is {fields['host'] or url} reachable from here?", transient=True
-        ) from None
-
-
-def _host(url: str) -> str:
-    if "://" in url:
-        return urllib.parse.urlsplit(url).hostname or ""
-    return url.split(":", 1)[0].rsplit("@", 1)[-1] if ":" in url else "this host"
 
 
 def prepare(site: Site, deploy_key: str | None) -> None:
     """Make the mirror, and lay the deploy key and the pinned host keys into it."""
-    if django_site.read_text(site.mirror / "gitconfig") != _GITCONFIG:
-        django_site.write(site.mirror / "gitconfig", _GITCONFIG)
-    for path, lines, mode in _ssh_files(site, deploy_key):
-        if lines:
+    for path, lines, mode in _files(site, deploy_key):
+        if lines and django_site.read_text(path) != lines:
             django_site.write(path, lines, mode=mode)
+        elif lines:
+            path.chmod(mode)
         else:
             path.unlink(missing_ok=True)
     if not (site.mirror / "HEAD").exists():
@@ -158,8 +43,13 @@ def prepare(site: Site, deploy_key: str | None) -> None:
 def unprepared(site: Site, deploy_key: str | None) -> list[str]:
     """The names of the files that `prepare` would write differently."""
     return [
-        path.name for path, lines, _mode in _ssh_files(site, deploy_key) if (django_site.read_text(path) or "") != lines
+        path.name for path, lines, _mode in _files(site, deploy_key) if (django_site.read_text(path) or "") != lines
     ]
+
+
+def _files(site: Site, deploy_key: str | None) -> Iterator[tuple[Path, str, int]]:
+    yield from _ssh_files(site, deploy_key)
+    yield site.mirror / "gitconfig", django_git.configuration(site), 0o644
 
 
 def _ssh_files(site: Site, deploy_key: str | None) -> Iterator[tuple[Path, str, int]]:
@@ -169,7 +59,9 @@ def _ssh_files(site: Site, deploy_key: str | None) -> Iterator[tuple[Path, str, 
 
 def _initialise(site: Site, mirror: Path) -> None:
     mirror.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _git(site, "init", "--quiet", "--bare", "--template=", str(mirror), doing="making the mirror", mirror=mirror)
+    django_git.run(
+        site, "init", "--quiet", "--bare", "--template=", str(mirror), doing="making the mirror", mirror=mirror
+    )
     (mirror / "info").mkdir(exist_ok=True)
 
 
@@ -180,7 +72,7 @@ def has(site: Site, commit: str, mirror: Path | None = None) -> bool:
     if _loose_kind(mirror or site.mirror, commit) == "commit":
         return True
     try:
-        _git(site, "cat-file", "-e", f"{commit}^{{commit}}", doing="looking for a commit", mirror=mirror)
+        django_git.run(site, "cat-file", "-e", f"{commit}^{{commit}}", doing="looking for a commit", mirror=mirror)
     except DeploymentError:
         return False
     return True
@@ -215,7 +107,7 @@ def resolve(site: Site, revision: str) -> str:
         return revision
     url = site.config["repository"]
     doing = f"asking {django_command.redact(url)} for {revision}"
-    listed = _ask_remote(site, "ls-remote", "--", url, doing=doing, extra={"GIT_DIR": "/nonexistent"})
+    listed = django_git.ask(site, "ls-remote", url=url, doing=doing, mirror="/nonexistent")
     refs = {name: commit for commit, name in (line.split("\t", 1) for line in listed.splitlines() if "\t" in line)}
     found = {
         name: refs.get(f"{name}^{{}}", refs[name])
@@ -233,7 +125,7 @@ def resolve(site: Site, revision: str) -> str:
     if re.fullmatch(r"[0-9a-f]{7,39}", revision):
         fetch(site, None)
         try:
-            full = _git(
+            full = django_git.run(
                 site, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", doing="looking up the short commit"
             ).strip()
         except DeploymentError:
@@ -252,20 +144,42 @@ def resolve(site: Site, revision: str) -> str:
     )
 
 
-def fetch(site: Site, commit: str | None, *, url: str | None = None, mirror: Path | None = None) -> None:
+def fetch(
+    site: Site,
+    commit: str | None,
+    *,
+    url: str | None = None,
+    mirror: Path | None = None,
+    protocols: tuple[str, ...] = django_git.PROTOCOLS,
+) -> None:
     """Bring all branches and tags of the remote into the mirror, and the commit if none of them has it.
+
+    Args:
+        url: that of a submodule, with a `mirror` of its own and the `protocols` that it may be fetched by.
 
     Raises:
         DeploymentError: the remote cannot be reached, or it does not have the commit.
     """
     url = url or site.config["repository"]
     doing = f"fetching {django_command.redact(url)}"
-    specifications = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-    arguments = ["fetch", "--quiet", "--prune", "--no-write-fetch-head", "--force"]
-    _ask_remote(site, *arguments, "--", url, *specifications, doing=doing, mirror=mirror)
+
+    def bring(*references: str) -> None:
+        options = ("--quiet", "--prune", "--no-write-fetch-head", "--force")
+        django_git.ask(
+            site,
+            "fetch",
+            *options,
+            url=url,
+            references=references,
+            doing=doing,
+            protocols=protocols,
+            mirror=mirror,
+        )
+
+    bring("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
     if commit and not has(site, commit, mirror):
         try:
-            _ask_remote(site, *arguments, "--", url, f"+{commit}:refs/formula/{commit}", doing=doing, mirror=mirror)
+            bring(f"+{commit}:refs/formula/{commit}")
         except DeploymentError as error:
             if error.transient and not re.search(
                 "not our ref|no such remote ref|couldn't find remote ref|unadvertised", error.log
@@ -283,42 +197,9 @@ def fetch_only(site: Site, commit: str) -> None:
         DeploymentError: the remote cannot be reached, or does not give that commit.
     """
     url = site.config["repository"]
-    arguments = ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head"]
-    _ask_remote(site, *arguments, "--", url, commit, doing=f"fetching {django_command.redact(url)}")
-
-
-def tree_of_folder(site: Site) -> str:
-    """The tree of the local folder as it is now: what git would commit of it, the ignored files left out.
-
-    Raises:
-        DeploymentError: the folder is missing, empty, or holds repositories of its own.
-    """
-    folder = Path(site.config["folder"])
-    at = f"django:sites:{site.name}:folder"
-    if not folder.is_dir():
-        raise DeploymentError(f"there is no folder {folder}", hint=f"correct {at}")
-    (site.mirror / "info").mkdir(exist_ok=True)
-    attributes = site.mirror / "info" / "attributes"
-    if not attributes.exists():
-        attributes.write_text("* -text -ident -filter -working-tree-encoding\n")
-    index = {"GIT_WORK_TREE": str(folder), "GIT_INDEX_FILE": str(site.mirror / "folder.index")}
-    timeout = django_command.seconds(site.config["timeouts"]["fetch"])
-    _git(site, "add", "--all", "--", ".", doing=f"reading {folder}", extra=index, timeout=timeout)
-    tree = _git(site, "write-tree", doing=f"reading {folder}", extra=index).strip()
-    nested = [path for path, _commit in gitlinks(site, tree)]
-    if nested:
-        raise DeploymentError(
-            f"{folder} holds repositories of its own: {', '.join(nested)}",
-            hint="use `repository` for a project with submodules",
-        )
-    return tree
-
-
-def gitlinks(site: Site, commit: str, mirror: Path | None = None) -> list[tuple[str, str]]:
-    """The submodules of a commit: (path, commit) of each."""
-    lines = _git(site, "ls-tree", "-r", "-z", commit, doing="listing the commit", mirror=mirror).split("\0")
-    entries = (line.split(None, 3) for line in lines if line.startswith("160000 "))
-    return [(path, linked) for _mode, _kind, linked, path in entries]
+    doing = f"fetching {django_command.redact(url)}"
+    options = ("--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head")
+    django_git.ask(site, "fetch", *options, url=url, references=(commit,), doing=doing)
 
 
 def export(site: Site, commit: str, target: Path) -> None:
@@ -339,7 +220,7 @@ def export(site: Site, commit: str, target: Path) -> None:
         except DeploymentError as error:
             if not _CORRUPT.search(error.log):
                 raise
-            for name in ("objects", "refs", "packed-refs", "HEAD", "modules", "config"):
+            for name in ("objects", "refs", "packed-refs", "HEAD", "modules", "config", "folder.tree"):
                 django_site.remove_tree(site.mirror / name)
             _initialise(site, site.mirror)
             fetch(site, commit)
@@ -354,62 +235,52 @@ def export(site: Site, commit: str, target: Path) -> None:
         )
 
 
-def _export(site: Site, commit: str, target: Path, mirror: Path, url: str | None = None, depth: int = 0) -> None:
+def _export(
+    site: Site,
+    commit: str,
+    target: Path,
+    mirror: Path,
+    url: str | None = None,
+    depth: int = 0,
+    left: Iterator[int] | None = None,
+) -> None:
+    """Export a commit into a folder that is empty or missing, then its submodules.
+
+    Args:
+        url: where the repository comes from; without one it has no submodules.
+        left: has an item for each submodule that may still come.
+    """
+    listed = django_submodule.entries(site, commit, mirror)
     target.mkdir(parents=True, exist_ok=True)
+    django_git.set_attributes(site, mirror)
     index = mirror / "export.index"
     index.unlink(missing_ok=True)
     work = {"GIT_WORK_TREE": str(target), "GIT_INDEX_FILE": str(index)}
-    _git(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
-    _git(
-        site, "checkout-index", "--all", "--force", doing="exporting the commit", extra=work, mirror=mirror, timeout=600
-    )
+    django_git.run(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
+    argv = ["checkout-index", "--all", "--force"]
+    django_git.run(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
     index.unlink(missing_ok=True)
-    if url and site.config["submodules"]:
-        if depth > 5:
+    if not url or site.config["submodules"] is False:
+        return
+    left = iter(range(django_submodule.NUMBER)) if left is None else left
+    for submodule in django_submodule.of_commit(site, listed, mirror, url):
+        if depth >= django_submodule.DEPTH:
             raise DeploymentError(f"{django_command.redact(url)}: submodules are nested more than five deep")
-        urls = _submodule_urls(site, target)
-        for path, linked in gitlinks(site, commit, mirror):
-            if path not in urls:
-                raise DeploymentError(
-                    f"the submodule {path} has no url in .gitmodules",
-                    hint=f"or django:sites:{site.name}:submodules: false",
-                )
-            address = _absolute(urls[path], url)
-            module = site.mirror / "modules" / re.sub(r"[^A-Za-z0-9.-]+", "_", address)[-120:]
-            if not (module / "HEAD").exists():
-                _initialise(site, module)
-            if not has(site, linked, module):
-                fetch(site, linked, url=address, mirror=module)
-            _export(site, linked, target / path, module, url=address, depth=depth + 1)
+        if next(left, None) is None:
+            raise DeploymentError(f"there are more than {django_submodule.NUMBER} submodules")
+        module = _module(site, submodule.url)
+        if not (module / "HEAD").exists():
+            _initialise(site, module)
+        if not has(site, submodule.commit, module):
+            fetch(site, submodule.commit, url=submodule.url, mirror=module, protocols=submodule.protocols)
+        place = django_submodule.make_place(target, submodule.path)
+        _export(site, submodule.commit, place, module, url=submodule.url, depth=depth + 1, left=left)
 
 
-def _submodule_urls(site: Site, source: Path) -> dict[str, str]:
-    if not (source / ".gitmodules").is_file():
-        return {}
-    listed = _git(
-        site, "config", "--file", str(source / ".gitmodules"), "--null", "--list", doing="reading .gitmodules"
-    )
-    values: dict[str, dict[str, str]] = {}
-    for entry in filter(None, listed.split("\0")):
-        key, _newline, value = entry.partition("\n")
-        section, _dot, option = key.rpartition(".")
-        values.setdefault(section, {})[option] = value
-    return {value["path"]: value["url"] for value in values.values() if "path" in value and "url" in value}
-
-
-def _absolute(url: str, parent: str) -> str:
-    """The URL of a submodule, relative ones resolved against the URL of the repository that names them."""
-    rest, separator = url, "/"
-    while rest.startswith(("./", "../")):
-        up, _slash, rest = rest.partition("/")
-        if up == "..":
-            above = re.fullmatch(r"(.+)([/:])[^/:]+/?", parent)
-            if not above:
-                raise DeploymentError(f"the submodule url {url!r} leads nowhere")
-            parent, separator = above.groups()
-    if url.startswith("-"):
-        raise DeploymentError(f"the submodule url {url!r} is not a url")
-    return url if rest == url else f"{parent}{separator}{rest}"
+def _module(site: Site, url: str) -> Path:
+    """The mirror of a submodule; no two URLs have the same."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", django_command.redact(url))[-80:]
+    return site.mirror / "modules" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
 
 
 def lfs_pointers(source: Path) -> list[str]:
@@ -429,7 +300,7 @@ def describe(site: Site, commit: str) -> dict[str, Any]:
     """Author, subject and date of a commit; of the state of a folder, which folder it is."""
     if site.config["folder"]:
         return {"subject": f"the files of {site.config['folder']}"}
-    shown = _git(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
+    shown = django_git.run(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
     return {"author": author[:200], "subject": subject[:200], "committed": django_site.written(float(date))}
 
@@ -443,9 +314,9 @@ def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
     """
     if not old or not has_tree(site, old) or not has_tree(site, new):
         return {}
-    changed = _git(site, "diff", "--no-renames", "--name-status", "-z", old, new, doing="comparing the commits").split(
-        "\0"
-    )
+    changed = django_git.run(
+        site, "diff", "--no-renames", "--name-status", "-z", old, new, doing="comparing the commits"
+    ).split("\0")
     pairs = list(zip(changed[::2], changed[1::2], strict=False))
     answer: dict[str, Any] = {"files": len(pairs)}
     if not site.config["folder"]:
@@ -461,14 +332,14 @@ def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
 def _log(site: Site, old: str, new: str) -> list[str]:
     """The commits of one that another does not have, a line each."""
     arguments = ["log", "--format=%h %an: %s", "-n", str(_COMMITS + 1), f"{old}..{new}"]
-    lines = [line[:200] for line in _git(site, *arguments, doing="listing the commits").splitlines()]
+    lines = [line[:200] for line in django_git.run(site, *arguments, doing="listing the commits").splitlines()]
     return [*lines[:_COMMITS], "…"] if len(lines) > _COMMITS else lines
 
 
 def _diff(site: Site, old: str, new: str, path: str) -> str:
     """What differs in a file between two commits, without its header and without credentials."""
     arguments = ["diff", "--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1", old, new, "--", path]
-    lines = _git(site, *arguments, doing="comparing the commits").splitlines()
+    lines = django_git.run(site, *arguments, doing="comparing the commits").splitlines()
     lines = [line[:300] for line in lines if not _HEADER.match(line)]
     more = [f"… {len(lines) - _LINES} lines more"] if len(lines) > _LINES else []
     return django_command.redact("\n".join([*lines[:_LINES], *more]))
@@ -479,7 +350,7 @@ def has_tree(site: Site, name: str) -> bool:
     if _loose_kind(site.mirror, name) in ("commit", "tree"):
         return True
     try:
-        _git(site, "cat-file", "-e", name, doing="looking for a commit")
+        django_git.run(site, "cat-file", "-e", name, doing="looking for a commit")
     except DeploymentError:
         return False
     return True

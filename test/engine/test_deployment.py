@@ -7,12 +7,12 @@ import stat
 
 import django_attempt
 import django_command
+import django_folder
 import django_instance
 import django_proxy_ports
 import django_release
 import django_secret
 import django_site
-import django_source
 import django_steps
 import django_systemd
 import django_uwsgi
@@ -766,7 +766,7 @@ def test_a_manual_site_gets_its_first_release(world):
 
 def test_the_commit_of_a_folder(world, monkeypatch):
     world.options = {"folder": "/srv/checkout"}
-    monkeypatch.setattr(django_source, "tree_of_folder", lambda site: TWO)
+    monkeypatch.setattr(django_folder, "tree", lambda site: TWO)
     assert world.deployment().wanted_commit() == TWO
     assert world.deployment(revision=ONE, again=True).wanted_commit() == ONE
 

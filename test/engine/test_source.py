@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import django_command
+import django_folder
 import django_site
 import django_source
+import django_submodule
 import pytest
 from django_command import DeploymentError
 from upstream import Upstream
@@ -187,7 +189,7 @@ def test_a_submodule_is_exported_too(cloned, upstream, tmp_path, url):
     inner = Upstream(tmp_path / "inner", {"inner.py": "inner\n"})
     linked = library.submodule("../inner", "deep/inner", inner.first)
     commit = upstream.submodule(url.format(absolute=library.folder), "vendor/library", linked)
-    site = cloned(upstream)
+    site = cloned(upstream, submodules=[str(library.folder), str(inner.folder)])
     found = exported(site, commit)
     assert found["vendor/library/library.py"] == b"library\n"
     assert found["vendor/library/deep/inner/inner.py"] == b"inner\n"
@@ -199,7 +201,7 @@ def test_a_submodule_is_exported_too(cloned, upstream, tmp_path, url):
     ("url", "message"),
     [
         ("ext::sh -c 'touch {witness}'", "uses a protocol that is not allowed"),
-        ("--upload-pack=touch {witness}", "is not a url"),
+        ("--upload-pack=touch {witness}", "has an object that git's own check refuses"),
         ("../nowhere", "there is no repository at "),
         (None, "the submodule vendor has no url in .gitmodules"),
     ],
@@ -212,7 +214,7 @@ def test_a_submodule_that_cannot_be_fetched(cloned, upstream, tmp_path, url, mes
         upstream.git("commit", "--quiet", "--message", "Forgotten")
         commit = upstream.git("rev-parse", "HEAD")
     with pytest.raises(DeploymentError) as error:
-        exported(cloned(upstream), commit)
+        exported(cloned(upstream, submodules=[str(tmp_path / "nowhere")]), commit)
     assert message in error.value.message and not witness.exists()
 
 
@@ -227,23 +229,29 @@ def test_a_submodule_that_cannot_be_fetched(cloned, upstream, tmp_path, url, mes
         ("../x.git", "git@b.org:team/y.git", "git@b.org:team/x.git"),
         ("../x.git", "git@b.org:y.git", "git@b.org:x.git"),
         ("../x.git", "ssh://git@b.org:2222/team/y.git", "ssh://git@b.org:2222/team/x.git"),
+        ("../x.git", "git@b.org:/srv/git/y.git", "git@b.org:/srv/git/x.git"),
         ("../x", "/srv/git/y", "/srv/git/x"),
+        ("../x", "file:///srv/git/y", "file:///srv/git/x"),
     ],
 )
 def test_the_url_of_a_submodule(url, parent, expected):
-    assert django_source._absolute(url, parent) == expected
+    assert django_submodule.absolute(url, parent) == expected
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
         ("../../../x.git", "the submodule url '../../../x.git' leads nowhere"),
+        ("../../../80@evil.org/x.git", "leads nowhere"),
         ("-x", "the submodule url '-x' is not a url"),
+        ("https://b.org/x\n.git", "is not a url"),
+        ("", "is not a url"),
     ],
 )
-def test_a_submodule_url_that_is_none(url, message):
+@pytest.mark.parametrize("parent", ["git@b.org:team/y.git", "https://ci:hunter2@b.org:8443/team/y.git"])
+def test_submodule_url_refused(url, message, parent):
     with pytest.raises(DeploymentError, match=message):
-        django_source._absolute(url, "git@b.org:team/y.git")
+        django_submodule.absolute(url, parent)
 
 
 def test_pointers_of_lfs_are_refused_by_name(cloned, upstream):
@@ -365,7 +373,7 @@ def test_what_a_remote_says_becomes_a_sentence(cloned, monkeypatch, said, messag
     def refuse(*_arguments, doing, **_options):
         raise DeploymentError(f"{doing} failed (exit 128)", log=said)
 
-    monkeypatch.setattr(django_source, "_git", refuse)
+    monkeypatch.setattr(django_command, "run", refuse)
     with pytest.raises(DeploymentError) as error:
         django_source.resolve(site, "main")
     assert error.value.message == (f"{doing}: {message}" if message else f"{doing} failed (exit 128)")
@@ -379,7 +387,7 @@ def test_a_refusal_names_the_host(cloned, monkeypatch, url):
     def refuse(*_arguments, doing, **_options):
         raise DeploymentError(f"{doing} failed (exit 128)", log="Permission denied (publickey).")
 
-    monkeypatch.setattr(django_source, "_git", refuse)
+    monkeypatch.setattr(django_command, "run", refuse)
     with pytest.raises(DeploymentError, match=r"git\.example\.org refuses the key"):
         django_source.resolve(site, "main")
 
@@ -409,11 +417,13 @@ def test_git_runs_without_prompts_hooks_and_configurations(cloned, history, monk
     assert {name: value for name, value in seen["environment"].items() if name.startswith("GIT_")} == {
         "GIT_DIR": str(mirror),
         "GIT_CONFIG_GLOBAL": f"{mirror}/gitconfig",
+        "GIT_ATTR_NOSYSTEM": "1",
         "GIT_SSL_CAINFO": "/etc/company.pem",
         "GIT_ALLOW_PROTOCOL": "https:http:ssh:file",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "/bin/false",
         "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=15"
+        " -o ServerAliveInterval=30 -o ServerAliveCountMax=3"
         f" -o UserKnownHostsFile='{mirror}/known_hosts' -o GlobalKnownHostsFile=/etc/ssh/ssh_known_hosts"
         f" -i '{mirror}/deploy_key' -o IdentitiesOnly=yes",
         "GIT_ADVICE": "0",
@@ -423,7 +433,7 @@ def test_git_runs_without_prompts_hooks_and_configurations(cloned, history, monk
 def test_keys_lie_in_the_mirror(make_site):
     site = make_site(known_hosts=[f"git.example.org ssh-ed25519 {'A' * 68}"])
     key = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----"
-    assert django_source.unprepared(site, key) == ["deploy_key", "known_hosts"]
+    assert django_source.unprepared(site, key) == ["deploy_key", "known_hosts", "gitconfig"]
     django_source.prepare(site, key)
     assert django_source.unprepared(site, key) == []
     assert (site.mirror / "deploy_key").read_text() == f"{key}\n"
@@ -449,11 +459,11 @@ def checkout(make_site, tmp_path):
 
 def test_a_folder_is_a_source(checkout):
     folder = Path(checkout.config["folder"])
-    tree = django_source.tree_of_folder(checkout)
+    tree = django_folder.tree(checkout)
     assert exported(checkout, tree) == {"manage.py": b"manage\r\n", ".gitignore": b"*.log\nnode_modules/\n"}
-    assert django_source.tree_of_folder(checkout) == tree
+    assert django_folder.tree(checkout) == tree
     (folder / "debug.log").write_text("still ignored")
-    assert django_source.tree_of_folder(checkout) == tree
+    assert django_folder.tree(checkout) == tree
     seen = {tree}
     for change in (
         lambda: (folder / "blog/new.py").write_text("new"),
@@ -464,7 +474,7 @@ def test_a_folder_is_a_source(checkout):
         lambda: (folder / "manage.py").unlink(),
     ):
         change()
-        tree = django_source.tree_of_folder(checkout)
+        tree = django_folder.tree(checkout)
         assert tree not in seen
         seen.add(tree)
     assert exported(checkout, tree) == {"blog/new.py": b"old", "debug.log": b"still ignored"}
@@ -475,19 +485,19 @@ def test_a_folder_that_is_a_checkout_is_taken_as_it_is_on_disk(checkout):
     folder = Path(checkout.config["folder"])
     subprocess.run(["git", "init", "--quiet", folder], check=True)
     (folder / ".git/info/exclude").write_text("secret.py\n")
-    assert not any(name.startswith(".git/") for name in exported(checkout, django_source.tree_of_folder(checkout)))
+    assert not any(name.startswith(".git/") for name in exported(checkout, django_folder.tree(checkout)))
 
 
 def test_a_folder_with_repositories_in_it_is_refused(checkout):
     Upstream(Path(checkout.config["folder"]) / "vendor/library")
     with pytest.raises(DeploymentError, match="holds repositories of its own: vendor/library"):
-        django_source.tree_of_folder(checkout)
+        django_folder.tree(checkout)
 
 
 def test_a_folder_that_is_not_there(checkout):
     shutil.rmtree(checkout.config["folder"])
     with pytest.raises(DeploymentError, match="there is no folder") as error:
-        django_source.tree_of_folder(checkout)
+        django_folder.tree(checkout)
     assert error.value.hint == "correct django:sites:blog:folder"
 
 

@@ -231,7 +231,10 @@ def test_a_submodule_comes_along(live, repositories, tmp_path):
     repository.git("update-index", "--add", "--cacheinfo", f"160000,{library.first},motto")
     modules = '[submodule "motto"]\n\tpath = motto\n\turl = ../motto.git\n'
     repository.commit({".gitmodules": modules})
-    live.deploy()
+    comment = live.apply().failed["blog has its source"]
+    assert "the submodule motto asks for file:///srv/git/motto.git, which is on this host" in comment
+    assert "django:sites:blog:submodules: [/srv/git/motto.git]" in comment and lines(comment) <= 10
+    live.deploy(submodules=["/srv/git/motto.git"])
     assert live.host.read(f"{live.root}/current/source/motto/motto.py") == "MOTTO = 'from the submodule'\n"
 
     live.host.run(["mv", "/srv/git/motto.git", "/srv/git/away.git"])
