@@ -136,6 +136,8 @@ class Ended(NamedTuple):
     code: int | None
     printed: str
     errors: str
+    #: Seconds in which it had printed nothing when it was ended for that; 0 where it was not.
+    stalled: float = 0
 
 
 def run(
@@ -155,6 +157,7 @@ def run(
     errors_too: bool = False,
     daemon: bool = False,
     only_the_end: bool = False,
+    stall: float = 0,
 ) -> str:
     """Run a command to its end and return its standard output, with `errors_too` and its standard error behind it.
 
@@ -174,6 +177,7 @@ def run(
         daemon: whether it leaves a process behind on purpose, which then lives on.
         only_the_end: whether no more than the last `KEPT` bytes of its standard output are wanted, however many come;
             otherwise one that prints more than `OUTPUT` bytes is ended.
+        stall: seconds without a byte of output or errors after which it is ended before its time is up; 0 for none.
 
     Raises:
         DeploymentError: it cannot be started, fails, prints too much, or is not through in time.
@@ -194,6 +198,7 @@ def run(
         hint=hint,
         daemon=daemon,
         only_the_end=only_the_end,
+        stall=stall,
     )
     return judge(ended, doing=doing, timeout=timeout, secrets=secrets, hint=hint, errors_too=errors_too)
 
@@ -209,6 +214,9 @@ def judge(
     secrets = list(secrets)
     if ended.code is None:
         text = redact(f"{ended.printed}\n{ended.errors}", secrets)
+        if ended.stalled:
+            message = f"{doing}: no progress for {ended.stalled:g} s"
+            raise DeploymentError(message, log=text, hint=hint, transient=True)
         raise DeploymentError(f"{doing}: not through after {timeout:g} s", log=text, hint=hint, transient=True)
     if ended.code:
         text = redact(ended.errors if ended.errors.strip() else ended.printed, secrets)
@@ -236,6 +244,7 @@ def execute(
     daemon: bool = False,
     only_the_end: bool = False,
     grace: float = 2.0,
+    stall: float = 0,
 ) -> Ended:
     """Run a command to its end, as `run` does, and return how it ended.
 
@@ -271,7 +280,7 @@ def execute(
         heard = _Heard(process, only_the_end)
         try:
             _send(process, stdin)
-            is_over = _listen(process, heard, doing, started + timeout, secrets)
+            is_over = _listen(process, heard, doing, started + timeout, secrets, stall)
         except BaseException:
             _end(process, grace)
             raise
@@ -279,7 +288,9 @@ def execute(
             _end(process, grace)
         _take_the_rest(heard)
     log.debug("%s took %.2f s", doing, time.monotonic() - started)
-    return Ended(process.returncode if is_over else None, heard.text(process.stdout), heard.text(process.stderr))
+    code = process.returncode if is_over else None
+    stalled = stall if not is_over and stall and heard.silence() >= stall else 0
+    return Ended(code, heard.text(process.stdout), heard.text(process.stderr), stalled)
 
 
 def identity(user: str | None) -> dict[str, Any]:
@@ -297,6 +308,7 @@ class _Heard:
         self.most = {process.stdout: KEPT if only_the_end else OUTPUT, process.stderr: KEPT}
         self.is_cut = {process.stdout: only_the_end, process.stderr: True}
         self.content: dict[Any, bytearray] = {}
+        self.last_time = time.monotonic()
         self.selector = selectors.DefaultSelector()
         for pipe in filter(None, (process.stdout, process.stderr)):
             os.set_blocking(pipe.fileno(), False)
@@ -318,6 +330,7 @@ class _Heard:
             if not part:
                 self.selector.unregister(pipe)
                 continue
+            self.last_time = time.monotonic()
             content, most = self.content[pipe], self.most[pipe]
             content += part
             if len(content) > most and not self.is_cut[pipe]:
@@ -325,6 +338,10 @@ class _Heard:
             if len(content) > 2 * most:
                 del content[:-most]
         return not self.selector.get_map()
+
+    def silence(self) -> float:
+        """Seconds since it has printed something."""
+        return time.monotonic() - self.last_time
 
     def last(self) -> list[bytes]:
         """The last lines of each pipe."""
@@ -346,7 +363,7 @@ def _send(process: subprocess.Popen[bytes], stdin: str | int) -> None:
 
 
 def _listen(
-    process: subprocess.Popen[bytes], heard: _Heard, doing: str, deadline: float, secrets: Sequence[str]
+    process: subprocess.Popen[bytes], heard: _Heard, doing: str, deadline: float, secrets: Sequence[str], stall: float
 ) -> bool:
     """Read what a process prints until it has ended; while it runs, the log tells how far it is.
 
@@ -360,7 +377,7 @@ def _listen(
     told = [""] * len(heard.content)
     while True:
         now = time.monotonic()
-        if now >= deadline:
+        if now >= deadline or (stall and heard.silence() >= stall):
             return process.poll() is not None
         if now - last >= PROGRESS:
             last = now
@@ -368,7 +385,7 @@ def _listen(
             new = [line for line, before in zip(lines, told, strict=True) if line and line != before]
             told = lines
             log.info("%s takes %.0f s so far%s", doing, now - began, f": {new[-1]}" if new else "")
-        wait = max(min(deadline, last + PROGRESS) - now, 0)
+        wait = max(min(deadline, last + PROGRESS, heard.last_time + stall if stall else deadline) - now, 0)
         try:
             is_silent = heard.take(min(wait, _LOOK))
         except OverflowError as error:

@@ -28,8 +28,6 @@ CONFIGURATION = """\
 \tprotectNTFS = true
 [http]
 \tfollowRedirects = initial
-\tlowSpeedLimit = 1
-\tlowSpeedTime = {stall:.0f}
 [fetch]
 \tfsckObjects = true
 \trecurseSubmodules = false
@@ -115,6 +113,17 @@ _REFUSALS = (
 )
 
 
+#: How many times as long as it may be silent a fetch may take: a server that sends a byte now and then is left too.
+_SLOW = 30
+#: Seconds between two lines of git's progress.
+_TICK = 1
+#: What git prints while it fetches, in contrast to why it fails.
+_PROGRESS = re.compile(
+    r"(remote: )?(Enumerating|Counting|Compressing|Receiving|Resolving|Unpacking|Checking|Finding|Total)\b"
+    r"|From |POST git-upload-pack| [-+*=t! ] "
+)
+
+
 class Reader(NamedTuple):
     """Who reads a path of this host: the user who decides what is there; without a name, root."""
 
@@ -153,6 +162,7 @@ def run(
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_ATTR_NOSYSTEM": "1",
         "GIT_ALLOW_PROTOCOL": "none",
+        "GIT_LITERAL_PATHSPECS": "1",
         "GIT_ADVICE": "0",
         **(extra or {}),
     }
@@ -181,16 +191,19 @@ def ask(
         DeploymentError: the remote does not answer, or refuses.
     """
     stall = django_command.seconds(site.config["timeouts"]["fetch"])
-    options = [*arguments, *_as_its_owner(url)]
+    shows = command == "fetch"
+    options = [*(["--progress"] if shows else []), *arguments, *_as_its_owner(url)]
     try:
         return django_command.run(
             ["git", command, *options, "--", url, *references],
             doing=doing,
-            environment=_environment(site, stall, protocols, mirror),
-            timeout=stall,
+            environment=_environment(site, protocols, mirror),
+            timeout=stall * (_SLOW if shows else 1),
+            stall=stall + _TICK if shows else 0,
         )
     except DeploymentError as error:
         shown = django_command.redact(url)
+        error.log = "\n".join(line for line in map(plain, error.log.splitlines()) if not _PROGRESS.match(line))
         fields = {"url": shown, "host": _host(shown), "at": f"django:sites:{site.name}"}
         for pattern, message, hint, transient in _REFUSALS:
             if re.search(pattern, error.log, re.IGNORECASE):
@@ -205,10 +218,9 @@ def ask(
         ) from None
 
 
-def _environment(site: Site, stall: float, protocols: tuple[str, ...], mirror: Path | str | None) -> dict[str, str]:
+def _environment(site: Site, protocols: tuple[str, ...], mirror: Path | str | None) -> dict[str, str]:
     """The environment of a command that talks to a remote."""
     ssh = ["ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=15"]
-    ssh += ["-o", f"ServerAliveInterval={max(1, round(stall / 4))}", "-o", "ServerAliveCountMax=3"]
     ssh += ["-o", f"UserKnownHostsFile='{site.mirror}/known_hosts'"]
     ssh += ["-o", "GlobalKnownHostsFile=/etc/ssh/ssh_known_hosts"]
     if (site.mirror / "deploy_key").exists():
@@ -226,15 +238,15 @@ def _environment(site: Site, stall: float, protocols: tuple[str, ...], mirror: P
     }
 
 
+def plain(text: str) -> str:
+    """A text of somebody else's on one line, without what a terminal would act on."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "" for c in text)
+
+
 def _host(url: str) -> str:
     if "://" in url:
         return urllib.parse.urlsplit(url).hostname or ""
     return url.split(":", 1)[0].rsplit("@", 1)[-1] if ":" in url else "this host"
-
-
-def configuration(site: Site) -> str:
-    """The text of the configuration for the gits of a site."""
-    return CONFIGURATION.format(stall=max(1, django_command.seconds(site.config["timeouts"]["fetch"])))
 
 
 def attributes(site: Site) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ def unprepared(site: Site, deploy_key: str | None) -> list[str]:
 
 def _files(site: Site, deploy_key: str | None) -> Iterator[tuple[Path, str, int]]:
     yield from _ssh_files(site, deploy_key)
-    yield site.mirror / "gitconfig", django_git.configuration(site), 0o644
+    yield site.mirror / "gitconfig", django_git.CONFIGURATION, 0o644
 
 
 def _ssh_files(site: Site, deploy_key: str | None) -> Iterator[tuple[Path, str, int]]:
@@ -137,7 +138,7 @@ def resolve(site: Site, revision: str) -> str:
         for name in refs
         if name.startswith(("refs/heads/", "refs/tags/")) and not name.endswith("^{}")
     ]
-    some = f"{', '.join(names[:8]) or 'no branches'}{' …' if len(names) > 8 else ''}"
+    some = f"{', '.join(map(django_git.plain, names[:8])) or 'no branches'}{' …' if len(names) > 8 else ''}"
     raise DeploymentError(
         f"{doing}: there is no such branch, tag or commit",
         hint=f"it has {some}; correct django:sites:{site.name}:revision",
@@ -164,7 +165,7 @@ def fetch(
     doing = f"fetching {django_command.redact(url)}"
 
     def bring(*references: str) -> None:
-        options = ("--quiet", "--prune", "--no-write-fetch-head", "--force")
+        options = ("--prune", "--no-write-fetch-head", "--force")
         django_git.ask(
             site,
             "fetch",
@@ -198,7 +199,7 @@ def fetch_only(site: Site, commit: str) -> None:
     """
     url = site.config["repository"]
     doing = f"fetching {django_command.redact(url)}"
-    options = ("--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head")
+    options = ("--depth=1", "--no-tags", "--no-write-fetch-head")
     django_git.ask(site, "fetch", *options, url=url, references=(commit,), doing=doing)
 
 
@@ -289,10 +290,11 @@ def lfs_pointers(source: Path) -> list[str]:
     for parent, _folders, files in os.walk(source):
         for name in files:
             path = os.path.join(parent, name)
-            if not os.path.islink(path) and 100 < os.lstat(path).st_size < 1024:
-                with open(path, "rb") as file:
+            status = os.lstat(path)
+            if stat.S_ISREG(status.st_mode) and 100 < status.st_size < 1024:
+                with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                     if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                        found.append(os.path.relpath(path, source))
+                        found.append(django_git.plain(os.path.relpath(path, source)))
     return sorted(found)
 
 
@@ -302,7 +304,8 @@ def describe(site: Site, commit: str) -> dict[str, Any]:
         return {"subject": f"the files of {site.config['folder']}"}
     shown = django_git.run(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
-    return {"author": author[:200], "subject": subject[:200], "committed": django_site.written(float(date))}
+    author, subject = (django_git.plain(text[:1000])[:200] for text in (author, subject))
+    return {"author": author, "subject": subject, "committed": django_site.written(float(date))}
 
 
 def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
@@ -322,9 +325,11 @@ def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
     if not site.config["folder"]:
         answer |= {"commits": _log(site, old, new), "left": _log(site, new, old)}
     requirements = [path for _status, path in pairs if _REQUIREMENTS.search(path)]
-    answer["requirements"] = {path: _diff(site, old, new, path) for path in requirements[:10]}
+    answer["requirements"] = {django_git.plain(path): _diff(site, old, new, path) for path in requirements[:10]}
     answer["migrations"] = [
-        p for status, p in pairs if status == "A" and re.search(r"(^|/)migrations/(?!__init__)[^/]+\.py$", p)
+        django_git.plain(p)
+        for status, p in pairs
+        if status == "A" and re.search(r"(^|/)migrations/(?!__init__)[^/]+\.py$", p)
     ]
     return {key: value for key, value in answer.items() if value}
 
@@ -332,15 +337,28 @@ def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
 def _log(site: Site, old: str, new: str) -> list[str]:
     """The commits of one that another does not have, a line each."""
     arguments = ["log", "--format=%h %an: %s", "-n", str(_COMMITS + 1), f"{old}..{new}"]
-    lines = [line[:200] for line in django_git.run(site, *arguments, doing="listing the commits").splitlines()]
+    lines = django_git.run(site, *arguments, doing="listing the commits").split("\n")
+    lines = [django_git.plain(line[:1000])[:200] for line in lines if line]
     return [*lines[:_COMMITS], "…"] if len(lines) > _COMMITS else lines
 
 
 def _diff(site: Site, old: str, new: str, path: str) -> str:
     """What differs in a file between two commits, without its header and without credentials."""
-    arguments = ["diff", "--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1", old, new, "--", path]
+    arguments = [
+        "-c",
+        "core.bigFileThreshold=512k",
+        "diff",
+        "--no-renames",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--unified=1",
+        old,
+        new,
+        "--",
+        path,
+    ]
     lines = django_git.run(site, *arguments, doing="comparing the commits").splitlines()
-    lines = [line[:300] for line in lines if not _HEADER.match(line)]
+    lines = [django_git.plain(line[:1000])[:300] for line in lines if not _HEADER.match(line)]
     more = [f"… {len(lines) - _LINES} lines more"] if len(lines) > _LINES else []
     return django_command.redact("\n".join([*lines[:_LINES], *more]))
 

@@ -306,7 +306,7 @@ def test_a_remote_that_hangs(cloned, scheme):
         with pytest.raises(DeploymentError) as error:
             django_source.resolve(site, "main")
     assert time.monotonic() - began < 3
-    assert error.value.transient and "not through after 0.5 s" in error.value.message
+    assert error.value.transient and "for main: not through after 0.5 s" in error.value.message
     assert error.value.hint == "is 127.0.0.1 reachable from here?"
 
 
@@ -411,7 +411,7 @@ def test_git_runs_without_prompts_hooks_and_configurations(cloned, history, monk
     django_source.fetch(site, None)
     mirror = site.mirror
     assert seen["argv"] == [
-        *["git", "fetch", "--quiet", "--prune", "--no-write-fetch-head", "--force", "--", str(history.folder)],
+        *["git", "fetch", "--progress", "--prune", "--no-write-fetch-head", "--force", "--", str(history.folder)],
         *["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"],
     ]
     assert {name: value for name, value in seen["environment"].items() if name.startswith("GIT_")} == {
@@ -423,7 +423,6 @@ def test_git_runs_without_prompts_hooks_and_configurations(cloned, history, monk
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "/bin/false",
         "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=15"
-        " -o ServerAliveInterval=30 -o ServerAliveCountMax=3"
         f" -o UserKnownHostsFile='{mirror}/known_hosts' -o GlobalKnownHostsFile=/etc/ssh/ssh_known_hosts"
         f" -i '{mirror}/deploy_key' -o IdentitiesOnly=yes",
         "GIT_ADVICE": "0",

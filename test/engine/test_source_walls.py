@@ -4,6 +4,7 @@ import http.server
 import os
 import subprocess
 import threading
+import time
 from base64 import b64decode
 from contextlib import contextmanager
 
@@ -168,6 +169,9 @@ def web(answer):
     seen = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.do_GET()
+
         def do_GET(self):
             login = self.headers.get("Authorization", "").removeprefix("Basic ")
             seen.append((self.path, b64decode(login).decode()))
@@ -447,3 +451,103 @@ def test_configuration_of_the_system_names_proxies_and_addresses(cloned, upstrea
     with open(tmp_path / "gitconfig", "a") as file:
         file.write(f'[url "{upstream.folder}"]\n\tinsteadOf = https://git.example.org/blog.git\n')
     assert django_source.resolve(cloned("https://git.example.org/blog.git"), "main") == upstream.first
+
+
+# What git prints
+
+
+def test_control_characters_of_a_commit_are_not_passed_on(cloned, upstream):
+    commit = upstream.commit(
+        {"requirements.txt": "django\x1b[2J\n", "blog/migrations/0001_\x1b]0;x.py": ""}, "Sub\x1b[31mject\u202e\x07"
+    )
+    upstream.git("-c", "user.name=A\x1b[1mda", "commit", "--quiet", "--amend", "--reset-author", "--no-edit")
+    commit = upstream.git("rev-parse", "HEAD")
+    site = cloned(upstream)
+    export(site, commit)
+    told = str((django_source.describe(site, commit), django_source.difference(site, upstream.first, commit)))
+    assert "Sub[31mject" in told and "django[2J" in told and "0001_]0;x.py" in told
+    assert "\\x1b" not in told and "\\u202e" not in told and "\\x07" not in told
+
+
+def test_control_characters_of_a_server_are_not_passed_on(cloned, upstream):
+    def rude(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/x-git-upload-pack-advertisement")
+        handler.end_headers()
+        handler.wfile.write(b"001e# service=git-upload-pack\n00000015ERR x\x1b[2Jy\x07 rude\n")
+
+    with web(rude) as (port, _seen), pytest.raises(DeploymentError) as error:
+        django_source.resolve(cloned(f"http://127.0.0.1:{port}/x.git"), "main")
+    assert "rude" in str(error.value) and "\x1b" not in str(error.value) and "\x07" not in str(error.value)
+
+
+def test_diff_of_a_huge_file_is_bounded(cloned, upstream):
+    commit = upstream.commit({"requirements.txt": "x\n" * 10_000_000})
+    site = cloned(upstream)
+    export(site, commit)
+    told = django_source.difference(site, upstream.first, commit)["requirements"]["requirements.txt"]
+    assert "Binary files" in told and len(told) < 500
+
+
+# Slow and silent servers
+
+
+def smart(repository, pause):
+    """A git server by http that sends 64 KiB at a time and pauses in between."""
+
+    def answer(handler):
+        length = int(handler.headers.get("Content-Length") or 0)
+        path, _mark, query = handler.path.partition("?")
+        environment = {
+            **os.environ,
+            "GIT_PROJECT_ROOT": str(repository.folder.parent),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "REQUEST_METHOD": handler.command,
+            "CONTENT_TYPE": handler.headers.get("Content-Type", ""),
+            "GIT_PROTOCOL": handler.headers.get("Git-Protocol", ""),
+            "HTTP_CONTENT_ENCODING": handler.headers.get("Content-Encoding", ""),
+        }
+        body = handler.rfile.read(length)
+        done = subprocess.run(["git", "http-backend"], env=environment, input=body, capture_output=True, check=True)
+        head, _blank, content = done.stdout.partition(b"\r\n\r\n")
+        handler.send_response(200)
+        for line in head.decode().split("\r\n"):
+            handler.send_header(*line.split(": ", 1))
+        handler.end_headers()
+        for start in range(0, len(content), 1 << 16):
+            time.sleep(pause(start) if handler.command == "POST" else 0)
+            handler.wfile.write(content[start : start + (1 << 16)])
+            handler.wfile.flush()
+
+    return answer
+
+
+def test_slow_transfer_is_waited_for(cloned, upstream):
+    commit = upstream.commit({"film": os.urandom(1 << 20)})
+    with web(smart(upstream, lambda _sent: 0.25)) as (port, _seen):
+        site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "2s"})
+        began = time.monotonic()
+        assert (export(site, commit) / "film").stat().st_size == 1 << 20
+    assert time.monotonic() - began > 3
+
+
+def test_stalled_transfer_times_out(cloned, upstream):
+    commit = upstream.commit({"film": os.urandom(1 << 20)})
+    with web(smart(upstream, lambda sent: 5 if sent else 0)) as (port, _seen):
+        site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "1s"})
+        began = time.monotonic()
+        with pytest.raises(DeploymentError, match="no progress for 2 s") as error:
+            export(site, commit)
+        assert time.monotonic() - began < 5 and error.value.transient
+
+
+def test_transfer_that_never_ends_times_out(cloned, upstream, monkeypatch):
+    """A server that sends a little for ever is not waited for, either."""
+    monkeypatch.setattr(django_git, "_SLOW", 2)
+    commit = upstream.commit({"film": os.urandom(1 << 20)})
+    with web(smart(upstream, lambda _sent: 0.3)) as (port, _seen):
+        site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "2s"})
+        with pytest.raises(DeploymentError, match="not through after 4 s"):
+            export(site, commit)
