@@ -215,8 +215,8 @@ def test_a_pillar_that_was_edited_is_left_alone(bookworm, repository):
 
 
 def serves_a_folder(machine: Machine) -> None:
-    """A folder is served as it lies there; when what is in it has changed, that is released."""
-    machine.host.run(["cp", "-r", "/srv/formula/examples/project", "/home/shop"])
+    """A folder of another user is served as it lies there; when what is in it has changed, that is released."""
+    machine.host.run("cp -r /srv/formula/examples/project /home/shop && chown -R games:games /home/shop")
     done = machine.host.run("cd /home && /srv/formula/quickstart --repository shop", environment=OFFLINE)
     assert f"http://{machine.host.address}:8080/ answers 200 OK" in done.stdout
     assert "folder: /home/shop\n" in machine.host.read(PILLAR)

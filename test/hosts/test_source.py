@@ -1,11 +1,13 @@
 """Where a site's code comes from, and what is said when it cannot be had; never is anybody asked for anything."""
 
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 from lab import Host
+from repository import Repository
 from sites import Site, lines, version
 
 #: A Git server that listens and never answers, and one that wants a login.
@@ -246,6 +248,78 @@ def test_a_submodule_comes_along(live, repositories, tmp_path):
     repository.commit({".gitmodules": None})
 
 
+@pytest.fixture
+def hostile(live, repositories, tmp_path) -> Iterator[Site]:
+    """The live site, whose repository somebody writes to who wants more; afterwards it is as before."""
+    good = live.repository.git("rev-parse", "main").strip()
+    live.host.run(["mkdir", "--mode=700", "/root/canary"])
+    live.host.run("git init -q /root/secretrepo && cd /root/secretrepo && echo hunter2 >password.txt && git add . && "
+                  "git -c user.name=A -c user.email=a@example.org commit -qm Secret")  # fmt: skip
+    yield live
+    live.repository.git("reset", "--quiet", "--hard", good)
+    live.repository.push()
+    live.deploy(submodules=None)
+    assert live.host.run(["ls", "/root/canary"]).stdout == ""
+    live.host.run(["rm", "-r", "/root/canary", "/root/secretrepo"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///root/secretrepo", "/root/secretrepo", "../../../root/secretrepo", "/srv/django/blog/repository.git"],
+)
+def test_submodule_of_this_host_refused_unless_the_pillar_lists_it(hostile, url):
+    repository, before = hostile.repository, hostile.live
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{repository.first},stolen")
+    (repository.worktree / "stolen").mkdir(exist_ok=True)
+    repository.commit({".gitmodules": f'[submodule "stolen"]\n\tpath = stolen\n\turl = {url}\n'})
+    comment = hostile.apply().failed["blog has its source"]
+    assert "the submodule stolen asks for" in comment and "which is on this host" in comment and lines(comment) <= 10
+    assert hostile.live == before
+    assert not hostile.host.run(f"find {hostile.root} -name password.txt").stdout
+
+
+def test_submodule_through_a_link_of_another_one_refused(hostile, repositories, tmp_path):
+    """A tree with two entries of one name: one submodule brings a link, the path of the other goes through it."""
+    repository = hostile.repository
+    (tmp_path / "cron").write_text("* * * * * root id\n")
+    linking = repositories(hostile.host, "/srv/git/linking.git", tmp_path)
+    payload = repositories(hostile.host, "/srv/git/payload.git", tmp_path)
+    (linking.worktree / "x").symlink_to("/root/canary")
+    linked = linking.commit({})
+    modules = repository.worktree / ".gitmodules"
+    modules.write_text(
+        '[submodule "a"]\n\tpath = a\n\turl = ../linking.git\n[submodule "b"]\n\tpath = a/x\n\turl = ../payload.git\n'
+    )
+    blob = repository.git("hash-object", "-w", ".gitmodules").strip()
+    manage = repository.git("rev-parse", "HEAD:manage.py").strip()
+    modules.unlink()
+    inner = tree(repository, {b"160000 x": payload.first})
+    entries = {b"100644 .gitmodules": blob, b"160000 a": linked, b"40000 a": inner, b"100755 manage.py": manage}
+    commit = repository.git("commit-tree", "-p", "main", "-m", "Through a link", tree(repository, entries)).strip()
+    repository.git("update-ref", "refs/heads/main", commit)
+    repository.push()
+    comment = hostile.apply(submodules=["/srv/git/linking.git", "/srv/git/payload.git"]).failed["blog has its source"]
+    assert "git's own check refuses" in comment and "duplicateEntries" in comment and lines(comment) <= 10
+
+
+def tree(repository: Repository, entries: dict[bytes, str]) -> str:
+    """Write a tree byte by byte, from the objects of its entries."""
+    argv = ["git", "hash-object", "-t", "tree", "--literally", "-w", "--stdin"]
+    content = b"".join(entry + b"\0" + bytes.fromhex(name) for entry, name in entries.items())
+    made = subprocess.run(argv, cwd=repository.worktree, input=content, check=True, capture_output=True)
+    return made.stdout.decode().strip()
+
+
+def test_filter_of_the_system_does_not_run_as_root(hostile):
+    hostile.host.run(["git", "config", "--system", "filter.lfs.smudge", "touch /root/canary/smudge; cat"])
+    hostile.host.run(["git", "config", "--system", "filter.lfs.process", "touch /root/canary/process"])
+    hostile.host.run(["git", "config", "--system", "filter.lfs.required", "true"])
+    hostile.repository.commit({".gitattributes": "* filter=lfs\n", **version("2.9")})
+    hostile.deploy()
+    assert hostile.answering["version"] == "2.9"
+    hostile.host.run(["git", "config", "--system", "--remove-section", "filter.lfs"])
+
+
 def test_a_pointer_of_git_lfs_is_named(live):
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n"
     live.repository.commit({"guestbook/static/guestbook/film.webm": pointer})
@@ -276,3 +350,26 @@ def test_a_local_folder_is_a_release_per_state_of_its_files(live):
     live.deploy()
     assert live.answering["version"] == "local"
     assert live.host.run(["git", "-C", "/home/checkout", "status", "--porcelain"]).stdout == " M guestbook/version.py\n"
+
+
+def test_folder_of_a_user_is_read_as_that_user(live):
+    host = live.host
+    host.run(["useradd", "--create-home", "ray"])
+    host.run(f"git clone --quiet {live.repository.path} /home/ray/blog && chown -R ray: /home/ray")
+    host.write("/home/ray/blog/guestbook/version.py", 'VERSION = "ray"\nRELEASE_NOTE = ""\n')
+    live.deploy(repository=None, revision=None, folder="/home/ray/blog")
+    assert live.answering["version"] == "ray" and not live.apply().changed
+    status = host.run(["stat", "-c", "%U %a", f"{live.root}/folder.git"]).stdout
+    assert status == "ray 700\n"
+
+    host.run("mkdir -m 700 /root/secret && echo hunter2 >/root/secret/password.txt")
+    host.write("/home/ray/blog/only.py", "hunter2", mode="0600")
+    comment = live.apply().failed["blog has its source"]
+    assert "reading /home/ray/blog as ray failed" in comment and "only.py" in comment and lines(comment) <= 10
+    host.run("rm /home/ray/blog/only.py; mv /home/ray/blog /home/ray/aside")
+    host.run(["runuser", "-u", "ray", "--", "ln", "-s", "/root/secret", "/home/ray/blog"])
+    comment = live.apply().failed["blog has its source"]
+    assert "/home/ray/blog" in comment
+    assert not host.run(f"grep -rl hunter2 {live.root}", check=False).stdout
+    assert live.answering["version"] == "ray"
+    host.run(["rm", "-r", "/root/secret"])
