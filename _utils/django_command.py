@@ -12,7 +12,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
@@ -158,6 +158,7 @@ def run(
     daemon: bool = False,
     only_the_end: bool = False,
     stall: float = 0,
+    exit_code: Callable[[int], int] | None = None,
 ) -> str:
     """Run a command to its end and return its standard output, with `errors_too` and its standard error behind it.
 
@@ -178,6 +179,7 @@ def run(
         only_the_end: whether no more than the last `KEPT` bytes of its standard output are wanted, however many come;
             otherwise one that prints more than `OUTPUT` bytes is ended.
         stall: seconds without a byte of output or errors after which it is ended before its time is up; 0 for none.
+        exit_code: called with the exit code of a command that fails; what it returns counts in its place.
 
     Raises:
         DeploymentError: it cannot be started, fails, prints too much, or is not through in time.
@@ -200,6 +202,8 @@ def run(
         only_the_end=only_the_end,
         stall=stall,
     )
+    if ended.code and exit_code:
+        ended = ended._replace(code=exit_code(ended.code))
     return judge(ended, doing=doing, timeout=timeout, secrets=secrets, hint=hint, errors_too=errors_too)
 
 

@@ -1,13 +1,13 @@
 """What a process of the project may do, in systemd's own directives, alike for the instance and for every command."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import django_site
 from django_site import Site
 
-PROC = Path("/proc")
 _DEFAULTS: dict[str, Any] = {
     "UMask": "0027",
     "NoNewPrivileges": True,
@@ -39,78 +39,28 @@ _DEFAULTS: dict[str, Any] = {
     "SystemCallArchitectures": "native",
     "SystemCallErrorNumber": "EPERM",
     "SystemCallFilter": ["@system-service", "~@privileged @resources"],
+    # In a container systemd leaves these writable in spite of ProtectSystem, where it cannot bring about ProtectProc,
+    # ProcSubset, ProtectControlGroups or ProtectKernelTunables. A socket on a read-only mount can be connected to.
+    "ReadOnlyPaths": ["/run", "-/sys/fs/fuse/connections"],
+    "InaccessiblePaths": [
+        *("-/run/dbus", "-/run/systemd/private", "-/run/docker.sock", "-/run/podman", "-/run/containerd"),
+    ],
+    # PrivateIPC does not reach POSIX shared memory; multiprocessing has to write there. As large as the host's own.
+    "TemporaryFileSystem": ["/dev/shm:mode=1777,size=50%"],  # noqa: S108 # nosec B108
 }
 
-
-#: What systemd leaves out where it may make no mount namespace.
-_OF_MOUNTS = (
-    *("ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "PrivateMounts", "ProtectControlGroups"),
-    *("ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables", "ProtectProc", "ProcSubset"),
-    *("InaccessiblePaths", "ReadOnlyPaths", "ExecPaths", "NoExecPaths", "TemporaryFileSystem"),
-)
-#: What is a filter of system calls.
-_OF_SECCOMP = (
-    *("LockPersonality", "MemoryDenyWriteExecute", "ProtectClock", "RestrictAddressFamilies", "RestrictNamespaces"),
-    *("RestrictRealtime", "RestrictSUIDSGID", "SystemCallArchitectures", "SystemCallFilter"),
-)
-#: The controllers of cgroups that limits take.
-_CONTROLLERS = {
-    "MemoryMax": "memory",
-    "MemoryHigh": "memory",
-    "CPUQuota": "cpu",
-    "CPUWeight": "cpu",
-    "TasksMax": "pids",
-    "IOWeight": "io",
-}
+#: Directives in which the pillar's paths are added to ours, behind an empty one they take their place.
+_ADDED = ("ReadOnlyPaths", "InaccessiblePaths", "TemporaryFileSystem")
 #: How a directive is switched off that is not by false.
-_OFF = {
+OFF = {
+    **dict.fromkeys(_ADDED, "''"),
+    "CapabilityBoundingSet": "'~'",
     "ProtectProc": "default",
     "ProcSubset": "all",
     "RestrictAddressFamilies": "''",
     "SystemCallArchitectures": "''",
     "SystemCallFilter": "''",
 }
-#: Looks at its own sandbox, and says in JSON what is there.
-_LOOK = """
-import json
-import mmap
-import os
-import socket
-def lines(path):
-    try:
-        with open(path) as file:
-            return file.read().splitlines()
-    except OSError:
-        return []
-status = dict(line.split(":", 1) for line in lines("/proc/self/status") if ":" in line)
-found = {"filters": int(status.get("Seccomp_filters", "0")), "seccomp": int(status.get("Seccomp", "0"))}
-found["namespaces"] = {name: os.readlink("/proc/self/ns/" + name) for name in ("ipc", "mnt", "net", "user")}
-found["proc"] = [line.split()[-1] for line in lines("/proc/self/mountinfo") if line.split()[4] == "/proc"][-1:]
-found["read_only"] = bool(os.statvfs("/usr").f_flag & os.ST_RDONLY)
-controllers = []
-for line in lines("/proc/self/cgroup"):
-    number, names, path = line.split(":", 2)
-    if names:
-        controllers += names.split(",") if path.endswith(".service") else []
-    else:
-        for top in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
-            controllers += " ".join(lines(top + path + "/cgroup.controllers")).split()
-found["controllers"] = controllers
-try:
-    mmap.mmap(-1, 4096, prot=7)
-    found["writes_and_executes"] = True
-except OSError:
-    found["writes_and_executes"] = False
-try:
-    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    one.bind(("127.0.0.1", 0))
-    one.sendto(b"", one.getsockname())
-    found["sends"] = True
-except OSError:
-    found["sends"] = False
-print(json.dumps(found))
-"""
-LOOK = ("/usr/bin/python3", "-I", "-S", "-c", _LOOK)
 
 
 def directives(
@@ -145,18 +95,58 @@ def directives(
         "Group": site.user,
         "WorkingDirectory": os.path.normpath(Path(mount or source) / facts["folder"]),
         "EnvironmentFile": [f"{release}/config/environment", f"{site.secrets}/environment"],
-        **_confinement(site),
+        **confinement(site, refused(site)),
     }
     for name, paths in needed.items():
-        said = site.config["sandbox"].get(name, [])
-        lines[name] = [*paths, *(said if isinstance(said, list) else [said])]
+        lines[name] = [*paths, *_listed(site.config["sandbox"].get(name, []))]
     return list(spelled(lines))
 
 
-def _confinement(site: Site) -> dict[str, Any]:
-    """What confines a process of a site, whatever its paths are."""
+def confinement(site: Site, without: Collection[str] = ()) -> dict[str, Any]:
+    """Return what confines a process of a site, whatever its paths are.
+
+    Args:
+        without: directives of ours that are left out, for this host refuses to start units that have them.
+    """
     is_homely = site.root.is_relative_to("/home") or site.root.is_relative_to("/root")
-    return {**_DEFAULTS, "ProtectHome": "tmpfs" if is_homely else True, **site.config["sandbox"]}
+    ours = {**_DEFAULTS, "ProtectHome": "tmpfs" if is_homely else True}
+    ours = {name: [] if name in without else value for name, value in ours.items()}
+    said = site.config["sandbox"]
+    return {**ours, **said, **{name: [*ours[name], *_listed(said.get(name, []))] for name in _ADDED}}
+
+
+def refused(site: Site) -> list[str]:
+    """Return the directives with which this host starts no unit, as the trial since its boot has found."""
+    known = django_site.read_json(site.confinement) or {}
+    return [name for name in known.get("refused", []) if name in _ADDED]
+
+
+def in_effect(value: Any) -> list[str]:
+    """Return what counts of a list of paths: an empty one takes back those before it."""
+    paths: list[str] = []
+    for one in _listed(value):
+        paths = [*paths, str(one)] if one else []
+    return paths
+
+
+def meant_to_be_written(confinement: Mapping[str, Any]) -> list[str]:
+    """Return the paths that the pillar's sandbox opens to be written."""
+    paths = [path for name in ("ReadWritePaths", "TemporaryFileSystem") for path in in_effect(confinement.get(name))]
+    bound = [path.split(":") for path in in_effect(confinement.get("BindPaths"))]
+    named = [*(path.partition(":")[0] for path in paths), *(parts[min(1, len(parts) - 1)] for parts in bound)]
+    return [path.lstrip("-+") for path in named]
+
+
+def is_on(confinement: Mapping[str, Any], name: str) -> bool:
+    """Return whether a directive is not switched off."""
+    value = confinement.get(name, False)
+    if name in _ADDED:
+        return bool(in_effect(value))
+    return value not in (False, "", [], OFF.get(name)) and str(value).lower() not in ("no", "false", "off", "0")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _database_folders(site: Site) -> list[Path]:
@@ -166,89 +156,7 @@ def _database_folders(site: Site) -> list[Path]:
 
 
 def spelled(lines: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each directive with its value as systemd reads it; one for each entry of a list."""
     for name, value in lines.items():
         for one in value if isinstance(value, list) else [value]:
             yield name, ("yes" if one else "no") if isinstance(one, bool) else str(one)
-
-
-# What is in force
-
-
-def trial(site: Site) -> list[tuple[str, str]]:
-    """The directives under which `LOOK` sees what the host makes of a site's sandbox and limits."""
-    confinement = _confinement(site)
-    if _is_on(confinement, "IPAddressDeny"):  # it sends to itself
-        confinement = {**confinement, "IPAddressDeny": "any", "IPAddressAllow": ""}
-    return list(spelled({"User": site.user, "Group": site.user, **confinement, **site.config["resources"]}))
-
-
-def outside() -> dict[str, Any]:
-    """What the trial is compared with: the namespaces that we have, and how many filters systemd has itself."""
-    status = dict(line.split(":", 1) for line in (PROC / "1/status").read_text().splitlines() if ":" in line)
-    namespaces = {name: os.readlink(PROC / "self/ns" / name) for name in ("ipc", "mnt", "net", "user")}
-    return {"namespaces": namespaces, "filters": int(status.get("Seccomp_filters", "0"))}
-
-
-def not_in_force(site: Site, found: Mapping[str, Any]) -> list[str]:
-    """The directives of a site that systemd leaves out on this host, without a word of its own; a line for each reason.
-
-    Args:
-        found: what `LOOK` and `outside` have found.
-    """
-    confinement, at = _confinement(site), f"django:sites:{site.name}"
-    missing: dict[str, list[str]] = {}
-    for names, is_there, reason in _EVIDENCE:
-        told = [name for before in missing.values() for name in before]
-        out = [name for name in names if _is_on(confinement, name) and name not in told and not is_there(found)]
-        if out:
-            missing.setdefault(reason, []).extend(out)
-    off = {
-        reason: ", ".join(f"{name}: {_OFF.get(name, 'false')}" for name in names) for reason, names in missing.items()
-    }
-    lines = [_line(names, reason, f"{at}:sandbox: {{{off[reason]}}}") for reason, names in missing.items()]
-    limits = [name for name in site.config["resources"] if name in _CONTROLLERS and not _limits(name, found)]
-    reason = "systemd has no such controller of cgroups for its units"
-    return [*lines, *([_line(limits, reason, f"{at}:resources without them")] if limits else [])]
-
-
-def _is_on(confinement: Mapping[str, Any], name: str) -> bool:
-    value = confinement.get(name, False)
-    return value not in (False, "", [], _OFF.get(name)) and str(value).lower() not in ("no", "false", "off", "0")
-
-
-def _limits(name: str, found: Mapping[str, Any]) -> bool:
-    """Whether a limit has its controller; that of disks had another name before."""
-    controllers = found["controllers"]
-    return _CONTROLLERS[name] in controllers or (name == "IOWeight" and "blkio" in controllers)
-
-
-def _line(names: Sequence[str], reason: str, way_out: str) -> str:
-    return f"not in force on this host: {', '.join(names)}; {reason}; {way_out} says that it is meant (docs/sandbox.md)"
-
-
-def _has_own(namespace: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda found: bool(found["namespaces"][namespace] != found["outside"]["namespaces"][namespace])
-
-
-def _is_proc(option: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda found: option in ",".join(found["proc"])
-
-
-def _is_filtered(found: Mapping[str, Any]) -> bool:
-    """Whether a process has filters of its own; older kernels do not count them."""
-    return bool(found["filters"] > found["outside"]["filters"] or (not found["filters"] and found["seccomp"] == 2))
-
-
-#: Directives, how their being in force is seen, and why they may not be.
-_EVIDENCE: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool], str], ...] = (
-    (_OF_MOUNTS, _has_own("mnt"), "systemd may make no mount namespace here"),
-    (("ProtectSystem",), lambda found: found["read_only"], "the file system stays writable"),
-    (("ProtectProc",), _is_proc("hidepid="), "/proc cannot be mounted so here"),
-    (("ProcSubset",), _is_proc("subset=pid"), "/proc cannot be mounted so here"),
-    (("PrivateUsers",), _has_own("user"), "systemd may make no user namespace here"),
-    (("PrivateIPC",), _has_own("ipc"), "systemd may make no IPC namespace here"),
-    (("PrivateNetwork",), _has_own("net"), "systemd may make no network namespace here"),
-    (_OF_SECCOMP, _is_filtered, "the kernel filters no system calls here"),
-    (("MemoryDenyWriteExecute",), lambda found: not found["writes_and_executes"], "the kernel does not refuse it"),
-    (("IPAddressDeny",), lambda found: not found["sends"], "the kernel filters no packets of units here (BPF)"),
-)

@@ -1,10 +1,11 @@
 """systemd keeps releases alive: a service and a socket for each, and every command of the project as a unit too."""
 
 import json
+import logging
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import django_server
 import django_service
 import django_settings
 import django_site
+import django_trial
 from django_command import DeploymentError, seconds
 from django_process import unit
 from django_site import Site
+
+_log = logging.getLogger(__name__)
 
 UNITS = Path("/etc/systemd/system")
 SERVICE, SOCKET = "salt://django/files/django.service", "salt://django/files/django.socket"
@@ -33,21 +37,56 @@ CANNOT_START = re.compile(
 def warnings(site: Site) -> list[str]:
     """What a new release has to do without on this host: what of its sandbox and its limits is not in force.
 
-    A process that is confined as the project's own looks at itself, once for each boot and each such sandbox.
+    A process that is confined as the project's own tries its walls, once for each boot and each such sandbox.
     """
-    properties = [f"--property={key}={value}" for key, value in django_sandbox.trial(site)]
-    known = django_site.read_json(site.confinement) or {}
-    if known.get("properties") != properties:
-        start_bus()
-        options = ["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"]
-        argv = ["systemd-run", *options, *properties, "--", *django_sandbox.LOOK]
+    asked = django_trial.questions(site)
+    known = _known(site)
+    if known.get("wanted") != _wanted(site) or known.get("asked") != asked:
         try:
-            found = json.loads(django_command.run(argv, doing="trying the sandbox", timeout=30))
-            known = {"properties": properties, "found": {**found, "outside": django_sandbox.outside()}}
-        except (DeploymentError, OSError, ValueError):
-            return []  # whatever it is, the release meets it too, and says it
+            known = _try(site, asked)
+        except (DeploymentError, OSError, ValueError) as error:
+            cause = error.message if isinstance(error, DeploymentError) else str(error)
+            return [f"the sandbox of {site.name} could not be tried: {cause}"]
         django_site.write_json(site.confinement, known, mode=0o600)
-    return django_sandbox.not_in_force(site, known["found"])
+    return django_trial.not_in_force(site, known["found"])
+
+
+def _known(site: Site) -> dict[str, Any]:
+    """What was found of a site's sandbox since the boot."""
+    return django_site.read_json(site.confinement) or {}
+
+
+def _wanted(site: Site) -> list[str]:
+    return _options(django_trial.properties(site))
+
+
+def _options(properties: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"--property={key}={value}" for key, value in properties]
+
+
+def _try(site: Site, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What the trial of a site's sandbox finds. Where none can be mounted, a unit with TemporaryFileSystem fails.
+
+    Raises:
+        DeploymentError: the trial cannot be run.
+        ValueError: its answer is none.
+    """
+    start_bus()
+    refused: list[str] = []
+    name = f"django-{site.name}-trial-{os.getpid()}.service"
+    while True:
+        properties = _options(django_trial.properties(site, refused))
+        try:
+            answer = _run_unit(
+                name, properties, django_trial.LOOK, doing="trying the sandbox", timeout=30, stdin=json.dumps(asked)
+            )
+            break
+        except DeploymentError as error:
+            if refused or "(exit 226)" not in error.message:
+                raise
+            refused = ["TemporaryFileSystem"]
+    found = {**django_trial.understand(answer, asked), "outside": django_trial.outside()}
+    return {"wanted": _wanted(site), "asked": dict(asked), "refused": refused, "found": found}
 
 
 def configuration(
@@ -242,30 +281,72 @@ def run(
         DeploymentError: it fails, or is not through in time.
     """
     name = f"django-{site.name}-{task}.service"
+    if "refused" not in _known(site):  # after a boot: with what this host refuses the command would not start
+        warnings(site)
     more = [("EnvironmentFile", environment_file)] if environment_file else []
     sandbox = django_sandbox.directives(site, release, facts, writable)
-    properties = [f"--property={key}={value}" for key, value in [*sandbox, *more]]
-    properties += [f"--property=RuntimeMaxSec={timeout:g}", "--property=TimeoutStopSec=5", "--property=SendSIGKILL=yes"]
-    options = ["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={name}"]
     if task == "task":
         _end(name)
     start_bus()
     began = time.time()
     try:
-        return django_command.run(
-            ["systemd-run", *options, *properties, "--", *argv],
+        return _run_unit(
+            name,
+            _options([*sandbox, *more]),
+            argv,
             doing=doing,
-            timeout=timeout + 15,
+            timeout=timeout,
             stdin=stdin,
             secrets=secrets,
             errors_too=errors_too,
         )
     except DeploymentError as error:
-        _end(name)
         raise _cannot_start(error, doing, name, began) from None
+
+
+def _run_unit(
+    name: str, properties: Sequence[str], argv: Sequence[str], *, doing: str, timeout: float, **options: Any
+) -> str:
+    """Run a command in a unit, and return its output; it is ended, with all that it has left behind, when this returns.
+
+    Raises:
+        DeploymentError: it fails, or is not through in time.
+    """
+    own = ["--quiet", "--pipe", "--wait", "--service-type=exec", f"--unit={name}"]
+    limits = [
+        # Ours comes first: that of the unit is for the case that we are killed.
+        f"--property=RuntimeMaxSec={timeout + 15:g}",
+        *("--property=TimeoutStopSec=1", "--property=KillMode=control-group", "--property=SendSIGKILL=yes"),
+    ]
+    began = time.time()
+    try:
+        return django_command.run(
+            ["systemd-run", *own, *properties, *limits, "--", *argv],
+            doing=doing,
+            timeout=timeout,
+            exit_code=lambda code: _own_exit(name, code, doing, began),
+            **options,
+        )
     except BaseException:
         _end(name)
         raise
+
+
+def _own_exit(name: str, code: int, doing: str, since: float) -> int:
+    """The exit code of a command whose unit has failed: that of systemd-run counts a process left behind as a failure.
+
+    On cgroup v1 in a container systemd also fails units whose end it is not told of.
+    """
+    argv = ["systemctl", "show", "--property=ExecMainCode,ExecMainStatus", name]
+    shown = django_command.run(argv, doing="asking systemd how a command has ended")
+    if {"ExecMainCode=1", "ExecMainStatus=0"} != {*shown.split()}:
+        return code
+    left = re.findall(r"(?:Killing|Unit) process (\d+ \([^)]*\))", django_service.journal(name, since))
+    if left:
+        names = ", ".join(dict.fromkeys(left))
+        _log.warning("%s has left processes behind, which were ended: %s", doing, names)
+    _end(name)
+    return 0
 
 
 def _cannot_start(error: DeploymentError, doing: str, name: str, since: float) -> DeploymentError:
@@ -294,13 +375,15 @@ def end_tasks(site: Site) -> None:
 
 
 def _end(name: str) -> None:
-    """End a unit if it runs; one that ends by itself meanwhile is as good."""
-    if _is_loaded(name):
-        try:
-            django_command.run(["systemctl", "stop", name], doing=f"stopping {name}", timeout=60)
-        except DeploymentError:
-            if _is_loaded(name):
-                raise
+    """End a unit if it runs, and have systemd forget that it has failed; one that ends by itself is as good."""
+    if not _is_loaded(name):
+        return
+    try:
+        django_command.run(["systemctl", "stop", name], doing=f"stopping {name}", timeout=60)
+    except DeploymentError:
+        if _is_loaded(name):
+            raise
+    _systemctl("reset-failed", name, doing="forgetting the unit", check=False)
 
 
 def _is_loaded(name: str) -> bool:

@@ -100,7 +100,12 @@ def read_unit(text: str) -> list[tuple[str, str, str]]:
             if not equals:
                 raise Surprise(f"a line without a value: {line}")
             value = value.strip()
-            entries.append((section, name, value if name in SHARES else _expanded(value)))
+            if name == "TemporaryFileSystem":  # systemd takes its options as they are
+                path, colon, options = value.partition(":")
+                value = f"{_expanded(path)}{colon}{options}"
+            else:
+                value = value if name in SHARES else _expanded(value)
+            entries.append((section, name, value))
     return entries
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import django_pillar
 import django_sandbox
+import django_trial
 import pytest
 import yaml
 from specimen import FACTS, configured
@@ -18,7 +19,7 @@ SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
 PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
 DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
 #: Pages that are tables.
-WIDE = ("faults.md", "options.md", "projects.md")
+WIDE = ("faults.md", "options.md", "projects.md", "walls.md")
 #: What is quoted in troubleshooting.md and said by others: Django, database servers, nginx, Salt, systemd, uv.
 FOREIGN = {
     "Access denied for user",
@@ -168,7 +169,39 @@ def test_every_directive_of_the_sandbox_is_told():
     pillar = {"django": {"sites": {"blog": {"folder": "/app", "domains": ["blog.example.org"], "sandbox": off}}}}
     compiled = django_pillar.compile(pillar, SCHEMA, PLATFORMS, DEBIAN)
     assert compiled["errors"] == [] and len(off) > 25
-    assert not [name for name in off if django_sandbox._is_on(off, name) and name in django_sandbox._OF_SECCOMP]
+    assert not [name for name in off if django_sandbox.is_on(off, name) and name in django_trial._OF_SECCOMP]
+
+
+#: Folders of a site whose row is ahead of the code.
+AHEAD = {"/run/django/<site>"}
+
+
+def test_every_folder_of_a_site_is_in_the_table_of_owners():
+    site = configured()
+    rows = walls()
+    for folder in site.folders():
+        path = re.sub(rf"(?<=/){site.name}(?=/|$)", "<site>", str(folder.path).replace(str(site.root), "<root>"))
+        owner, mode = rows.pop(path)
+        if path not in AHEAD:
+            said = owner.replace("<user>", site.user).replace("<proxy>", site.proxy_group)
+            assert (said, mode) == (f"{folder.owner}:{folder.group}", f"{folder.mode:04o}"), path
+    own = {"current", "previous", "maintenance", "errors", "lock", "site.json", "deploys.jsonl", "adopted"}
+    assert {path.removeprefix("<root>/") for path in rows} >= own
+    for name in own:
+        assert any(value == site.root / name for value in vars(site).values()), f"{name} is no path of a site any more"
+
+
+def walls() -> dict[str, tuple[str, str]]:
+    """The table of owners: path → (owner:group, mode)."""
+    page = (ROOT / "docs/walls.md").read_text()
+    lines = page[page.index("## Every path") :].partition("|---")[2].splitlines()[1:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line]
+    assert {len(row) for row in cells} == {5} and all(all(row) for row in cells)
+    assert all(re.fullmatch(r"`[\w<>-]+:[\w<>-]+`", owner) for _path, owner, *_rest in cells)
+    assert all(re.fullmatch(r"[0-7]{4}|link", mode) for _path, _owner, mode, *_rest in cells)
+    rows = {path.strip("`").rstrip("/"): (owner.strip("`"), mode) for path, owner, mode, *_rest in cells}
+    assert len(rows) == len(cells)
+    return rows
 
 
 def sandbox_table() -> str:

@@ -128,6 +128,12 @@ def test_a_server_that_binds_its_own_socket_has_no_unit_for_it(
 # Commands
 
 
+@pytest.fixture(autouse=True)
+def tried(monkeypatch):
+    """The sandbox was tried since the boot."""
+    monkeypatch.setattr(django_systemd, "_known", lambda site: {"refused": []})
+
+
 def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
     ran = []
     monkeypatch.setattr(django_command, "run", lambda argv, **options: ran.append((argv, options)) or "output")
@@ -138,24 +144,28 @@ def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
     assert (
         django_systemd.run(site, RELEASE, FACTS, ["python", "x y"], environment_file="/root/x", **options) == "output"
     )
-    (stop, _), (argv, given) = ran
+    (stop, _), (forget, _), (argv, given) = ran
     assert stop == ["systemctl", "stop", "django-blog-task.service"]
+    assert forget == ["systemctl", "reset-failed", "django-blog-task.service"]
     separator = argv.index("--")
     assert argv[separator:] == ["--", "python", "x y"]
-    assert argv[:7] == [
-        *["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"],
+    assert argv[:6] == [
+        *["systemd-run", "--quiet", "--pipe", "--wait", "--service-type=exec"],
         "--unit=django-blog-task.service",
     ]
-    properties = [argument.removeprefix("--property=") for argument in argv[7:separator]]
+    properties = [argument.removeprefix("--property=") for argument in argv[6:separator]]
     assert {
         "PrivateTmp=no",
         "ReadWritePaths=/srv/a b",
         "User=blog",
         "EnvironmentFile=/root/x",
-        "RuntimeMaxSec=90",
+        "RuntimeMaxSec=105",
+        "TimeoutStopSec=1",
+        "KillMode=control-group",
     } <= set(properties)
     assert {"ReadWritePaths=/w", "ReadWritePaths=/srv/100%", "ReadWritePaths=/srv/django/blog/media"} <= set(properties)
-    assert given == {"doing": "x", "timeout": 105.0, "stdin": "in", "secrets": ["s"], "errors_too": False}
+    given.pop("exit_code")
+    assert given == {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "errors_too": False}
 
 
 def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path):
@@ -192,7 +202,34 @@ def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, task, stops):
     monkeypatch.setattr(django_systemd, "_BUS", Path("/"))
     with pytest.raises(KeyboardInterrupt):
         django_systemd.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0, task=task)
-    assert stopped == [["systemctl", "stop", f"django-blog-{task}.service"]] * stops
+    verbs = (["systemctl", verb, f"django-blog-{task}.service"] for verb in ("stop", "reset-failed"))
+    assert stopped == [*verbs] * stops
+
+
+@pytest.mark.parametrize(
+    ("code", "shown", "expected"),
+    [
+        (1, "ExecMainCode=1\nExecMainStatus=0\n", 0),
+        (1, "ExecMainStatus=0\nExecMainCode=1\n", 0),
+        (3, "ExecMainCode=1\nExecMainStatus=3\n", 3),
+        (1, "ExecMainCode=2\nExecMainStatus=15\n", 1),
+        (226, "ExecMainCode=0\nExecMainStatus=0\n", 226),
+    ],
+)
+def test_the_exit_of_a_command_is_its_own(monkeypatch, caplog, code, shown, expected):
+    """Not that of its unit, which fails where the command has left a process behind that does not end."""
+
+    def run(argv, **options):
+        return options["exit_code"](code) if argv[0] == "systemd-run" else shown
+
+    journal = "Killing process 42 (celery) with signal SIGKILL.\nUnit process 42 (celery) remains running\nx"
+    monkeypatch.setattr(django_command, "run", run)
+    monkeypatch.setattr(django_systemd, "_is_loaded", lambda unit: False)
+    monkeypatch.setattr(django_systemd, "_BUS", Path("/"))
+    monkeypatch.setattr(django_systemd.django_service, "journal", lambda name, since: journal)
+    assert django_systemd.run(configured(), RELEASE, FACTS, ["x"], doing="starting Django", timeout=1.0) == expected
+    told = "starting Django has left processes behind, which were ended: 42 (celery)"
+    assert [record.message for record in caplog.records] == ([told] if expected == 0 else [])
 
 
 @pytest.mark.parametrize("ends", [True, False])

@@ -19,7 +19,6 @@ import django_process
 import django_program
 import django_receipt
 import django_release
-import django_sandbox
 import django_service
 import django_site
 import django_source
@@ -27,6 +26,7 @@ import django_steps
 import django_supervisor
 import django_switch
 import django_systemd
+import django_trial
 import django_virtualenv
 import pytest
 from django_command import DeploymentError
@@ -43,6 +43,16 @@ CONFINED: dict[str, Any] = {
     "namespaces": {"ipc": "2", "mnt": "2", "net": "1", "user": "2"},
     "proc": ["rw,hidepid=invisible,subset=pid"],
     "read_only": True,
+    "rights": [0, 0, 0],
+    "gains_rights": False,
+    "writable": ["/dev/pts", "/dev/shm", "/proc", "/tmp", "/var/tmp"],
+    "shared": [],
+    "shm": True,
+    "devices": [],
+    "others": False,
+    "writes": [],
+    "reads": [],
+    "reaches": [],
     "controllers": ["cpu", "io", "memory", "pids"],
     "filters": 30,
     "seccomp": 2,
@@ -226,7 +236,7 @@ class World:
             self.systemctl(*argv[1:])
         elif argv[0] == "supervisorctl":
             return self.supervisorctl(*argv[1:])
-        elif argv[-1:] == [django_sandbox.LOOK[-1]]:
+        elif argv[-1:] == [django_trial.LOOK[-1]]:
             return json.dumps(self.sandbox)
         elif argv[0] in ("systemd-run", "/usr/bin/setpriv"):
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
@@ -395,7 +405,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_memory, "available"): lambda: world.memory,
         (django_systemd, "_is_loaded"): lambda unit: False,
         (django_systemd, "_BUS"): Path("/"),
-        (django_sandbox, "outside"): lambda: {
+        (django_trial, "outside"): lambda: {
             "namespaces": dict.fromkeys(("ipc", "mnt", "net", "user"), "1"),
             "filters": 0,
         },
