@@ -200,7 +200,7 @@ def test_each_command_runs_once_in_each_release(world):
         if argv[-1] in ("--force", "clear_cache") and f"{world.site.releases / world.live}/static" in " ".join(argv)
     ]
     assert len(writable) == 1
-    assert all("RuntimeMaxSec=90" in " ".join(argv) for argv in world.commands if "/usr/bin/env" in argv)
+    assert all("RuntimeMaxSec=105" in " ".join(argv) for argv in world.commands if "/usr/bin/env" in argv)
     assert world.apply() == {} and ran(world) == RUN
     world.push("two")
     world.apply()

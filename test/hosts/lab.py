@@ -38,7 +38,7 @@ ENVIRONMENT = {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES, "NODE_EX
 # crun fails where cgroups are v1, podman's own limits where CAP_SYS_RESOURCE is missing.
 RUN: tuple[str, ...] = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
 # Without these systemd makes no mount namespaces, and a unit's sandbox is silently not in force.
-RUN += ("--cap-add=SYS_ADMIN,SYS_PTRACE", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined")
+RIGHTS = ("--cap-add=SYS_ADMIN,SYS_PTRACE", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined")
 MINION = {
     "id": "host",
     "file_client": "local",
@@ -338,7 +338,7 @@ class Lab:
     def require_containers(self) -> None:
         """Raises LabUnavailable where podman is there and cannot run, as in most containers."""
         image = self.image(RELEASES[0], "bare")
-        run = podman(*RUN, "--rm", "--network", self.name, image, "true", check=False)
+        run = podman(*RUN, *RIGHTS, "--rm", "--network", self.name, image, "true", check=False)
         if run.returncode:
             raise LabUnavailable(f"podman cannot run a container here: {run.stderr.strip()}")
 
@@ -379,6 +379,7 @@ class Lab:
         init: bool = True,
         command: Sequence[str] = ("sleep", "infinity"),
         options: Sequence[str] = (),
+        rights: Sequence[str] = RIGHTS,
     ) -> Host:
         """Start a host and wait until it has booted, with the formula's tree in /srv/formula.
 
@@ -386,6 +387,7 @@ class Lab:
             the formula has installed what every site needs)
         init: False for a host without systemd, of which `command` is the first process
         options: more of podman run's, as --volume=OUTSIDE:INSIDE
+        rights: those by which systemd can mount; without them it is a container as podman starts it by default
         """
         image = self.image(release, kind)
         self.started += 1
@@ -396,7 +398,7 @@ class Lab:
         # podman's own server of names misses some while hosts come and go.
         others = [host for host in self.named if not host.is_removed]
         podman(
-            *(*RUN, "--detach", "--name", container, "--hostname", name),
+            *(*RUN, *rights, "--detach", "--name", container, "--hostname", name),
             *("--network", self.name, "--network-alias", name, "--ip", address, "--mac-address", hardware),
             *(f"--add-host={other.name}:{other.address}" for other in others),
             f"--label={LABEL}={OWNER}",
