@@ -138,6 +138,23 @@ def plan(site, revision=None):
     return _answer(lambda: django_plan.make(site, revision, _asked_by("plan")))
 
 
+def unlock(site):
+    """
+    End the deployment that holds the lock of a site, with SIGTERM and after ten seconds with SIGKILL. What serves goes
+    on; the next apply puts right what it has left half done.
+
+    site
+        The site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.unlock blog
+    """
+    return _answer(lambda: django_verbs.unlock(site))
+
+
 def rollback(site, to=None, migrate=False, force=False):
     """
     Go back to the last good release before the live one, or to another. The commit that is left is held back: applies

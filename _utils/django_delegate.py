@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 def ask(
-    user: str,
+    user: str | None,
     function: Callable[..., Any],
     *arguments: Any,
     doing: str = "",
@@ -39,7 +39,7 @@ def ask(
     The process shares nothing with this one but what it was given: it is a copy that has no lock and no descriptor.
 
     Args:
-        user: the identity it takes, with its own group and no other.
+        user: the identity it takes, with its own group and no other; None keeps this process's, within the limits.
         function: one of ours; its answer has to be JSON (tuples become lists, sets are not).
         doing: what it is for, as in "reading the source"; errors begin with it.
         timeout: seconds.

@@ -13,12 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import django_delegate
+import django_git
 import django_project
 import django_python_path
+import django_site
 import django_source
 import django_virtualenv
 from django_command import DeploymentError
+from django_foreign import OWN, Foreign
 from django_site import Site
+
+#: Who reads a repository that is of no site yet.
+_NOBODY = "nobody"
 
 #: What a variable's name says of its value → what the pillar gives it. The first that matches is taken.
 _KNOWN = (
@@ -88,24 +95,34 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
         DeploymentError: the source cannot be had, or there is no project in it.
     """
     where = str(Path(where).resolve()) if Path(where).is_dir() else where
-    with _source(where, revision, deploy_key) as (tree, commit):
-        report = Report()
-        name = _name(where)
-        if commit:
-            report.remarks.append(f"commit {commit[:12]}")
-        _location(report, where, revision, name)
-        project = _project(report, tree)
-        python = _requirements(report, tree, project)
-        _front_end(report, tree)
-        _settings(report, [tree / folder for folder in (project, *report.pillar.get("python_path", ([], ""))[0])])
-        return _text(where, name, report, python)
+    with _source(where, revision, deploy_key) as (tree, commit, user):
+        arguments = (where, revision, _is_folder(where, revision), tree, commit)
+        doing = f"reading {where}"
+        written: str = django_delegate.ask(user, _written, *arguments, doing=doing, timeout=120, memory=1 << 30)
+        return written
+
+
+def _written(where: str, revision: str, is_folder: bool, tree: Path, commit: str) -> str:
+    """The pillar for a tree; this runs with the rights of whoever decides what is in it."""
+    report = Report()
+    name = _name(where)
+    if commit:
+        report.remarks.append(f"commit {commit[:12]}")
+    _location(report, where, revision, name, is_folder)
+    project = _project(report, tree)
+    python = _requirements(report, tree, project)
+    _front_end(report, tree)
+    _settings(report, [tree / folder for folder in (project, *report.pillar.get("python_path", ([], ""))[0])])
+    return _text(where, name, report, python)
 
 
 @contextmanager
-def _source(where: str, revision: str, deploy_key: str | None) -> Iterator[tuple[Path, str]]:
-    """The tree of a folder as it lies there, or of a repository's commit in a folder for the moment."""
+def _source(where: str, revision: str, deploy_key: str | None) -> Iterator[tuple[Path, str, str | None]]:
+    """The tree of a folder as it is, or of a repository's commit in a folder for the moment; its commit, and who may
+    read it.
+    """
     if _is_folder(where, revision):
-        yield Path(where), ""
+        yield Path(where), "", None if os.geteuid() else _reader(where)
         return
     with tempfile.TemporaryDirectory(prefix="django-inspect-") as folder:
         config: dict[str, Any] = {
@@ -117,13 +134,29 @@ def _source(where: str, revision: str, deploy_key: str | None) -> Iterator[tuple
         }
         config |= {"revision": revision, "submodules": False, "known_hosts": [], "timeouts": {"fetch": "2m"}}
         site = Site(config, {"nginx": {"group": "root"}})
-        site.mirror.mkdir()
+        site.mirror.mkdir(mode=0o700)
         django_source.prepare(site, Path(deploy_key).read_text() if deploy_key else None)
         commit = django_source.resolve(site, revision)
         django_source.fetch_only(site, commit)
         tree = site.root / "source"
         django_source.export(site, commit, tree)
-        yield tree, commit
+        if os.geteuid():
+            yield tree, commit, None
+            return
+        os.chmod(folder, 0o711)  # noqa: S103 - its name is not to be guessed, and what is in it is closed
+        Foreign(tree).give(django_site.owner(_NOBODY, "nogroup"), OWN, of=0)
+        yield tree, commit, _NOBODY
+
+
+def _reader(folder: str) -> str | None:
+    """The user who decides what is in a folder; None where that is root."""
+    who = django_git.reader(folder)
+    if who.uid and who.name is None:
+        raise DeploymentError(
+            f"{folder} belongs to the uid {who.uid}, which is no user of this host",
+            hint=f"give it to one: chown -R root {folder}",
+        )
+    return who.name
 
 
 def _is_folder(where: str, revision: str) -> bool:
@@ -138,8 +171,8 @@ def _name(where: str) -> str:
     return (name if name[:1].isalpha() else f"site-{name}")[:26].strip("-")
 
 
-def _location(report: Report, where: str, revision: str, name: str) -> None:
-    if _is_folder(where, revision):
+def _location(report: Report, where: str, revision: str, name: str, is_folder: bool) -> None:
+    if is_folder:
         report.say("folder", where)
     else:
         report.say("repository", where)

@@ -1,5 +1,6 @@
 """What runs inside a site's virtualenv: programs that answer in JSON, and commands."""
 
+import contextlib
 import json
 import logging
 import os
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import django_database
+import django_delegate
 import django_instance
 import django_project
 import django_site
 from django_command import DeploymentError, seconds
+from django_foreign import Foreign
 from django_site import Site
 
 log = logging.getLogger(__name__)
@@ -356,7 +359,7 @@ def _explained(
     if told["missing"]:
         hint = f"give it: {at}:environment:{told['missing']}, or {at}:secrets:{told['missing']}"
     lacking = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", cause)
-    there = django_project.homes(release / "source", facts["folder"], lacking.group(1)) if lacking else []
+    there = _homes(site, release, facts["folder"], lacking.group(1)) if lacking else []
     if there:
         hint = f"it is in the source: {at}:python_path: [{there[0]}]"
     if told["blocked"]:
@@ -370,6 +373,15 @@ def _explained(
         failure.names = told["applied"].split(", ")
     django_database.explain(site, failure)
     return failure
+
+
+def _homes(site: Site, release: Path, folder: str, module: str) -> list[str]:
+    """The folders of a release's source that have a module, looked for as the site's user."""
+    source = Foreign(release / "source")
+    with contextlib.suppress(DeploymentError):
+        found: list[str] = django_delegate.ask(site.user, lambda: django_project.homes(source.path, folder, module))
+        return found
+    return []
 
 
 def _told(error: DeploymentError) -> dict[str, str]:

@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -521,11 +522,11 @@ class Lock:
                 break
             except BlockingIOError:
                 if clock() >= deadline:
-                    holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "somebody"
+                    holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "a process"
                     os.close(descriptor)
                     raise DeploymentError(
                         f"another {self.of} of {self.site.name} is under way: {holder}; waited {patience}",
-                        hint="wait for it, or end that process; the lock goes with it",
+                        hint=f"wait for it, or end it: salt-call django.unlock {self.site.name}",
                         transient=True,
                     ) from None
                 time.sleep(0.1)
@@ -541,10 +542,34 @@ class Lock:
                 try:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    return file.read(4096).decode(errors="replace").strip() or "somebody"
+                    return file.read(4096).decode(errors="replace").strip() or "a process"
         except FileNotFoundError:
             pass
         return ""
+
+    def end(self, patience: float = 10.0) -> list[int]:
+        """End the processes that hold the lock, by force where they do not end in time; their numbers."""
+        ended = self._processes()
+        for number in ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGTERM)
+        deadline = time.monotonic() + patience
+        while self.holder() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for number in self._processes() if self.holder() else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        return ended
+
+    def _processes(self) -> list[int]:
+        """The processes, other than this one, that have the file of the lock open: only root's can."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                names = [os.readlink(path) for path in (entry / "fd").iterdir()]
+                if str(self.path) in names and int(entry.name) != os.getpid():
+                    found.append(int(entry.name))
+        return found
 
     def release(self) -> None:
         """Give the lock back."""

@@ -137,6 +137,20 @@ def _refuse_to_rotate(site: django_site.Site, alias: str) -> None:
         )
 
 
+def unlock(name: str) -> dict[str, Any]:
+    """End the deployment that holds the lock of a site; what it has begun is put right by the next apply.
+
+    Returns:
+        ``ended``: who it was, and ``processes``: their numbers; empty where nothing holds the lock.
+
+    Raises:
+        DeploymentError: there is no such site.
+    """
+    lock = django_site.Lock(django_site.find(name), "django.unlock")
+    holder = lock.holder()
+    return {"ended": holder, "processes": lock.end()} if holder else {}
+
+
 def rollback(
     name: str,
     to: str | int | None = None,

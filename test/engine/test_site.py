@@ -355,3 +355,24 @@ def test_a_user_that_cannot_be_looked_up_is_not_said_to_be_missing():
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert django_site.find_user("nobody-at-all") is None and django_site.user_id("nobody-at-all") == -2
+
+
+def test_the_process_that_holds_a_lock_is_ended(make_site):
+    site = make_site(timeouts={"lock": "2s"})
+    assert Lock(site, "next").end() == []
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        lock = Lock(site, "next")
+        assert lock.holder().startswith("salt job 42, pid ") and lock.end() == [other.pid]
+        assert other.wait(5) == -signal.SIGTERM
+    lock.take()
+    lock.release()
+
+
+def test_a_process_that_holds_a_lock_and_does_not_end_is_killed(make_site):
+    site = make_site()
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        other.send_signal(signal.SIGSTOP)
+        assert Lock(site, "next").end(patience=0.3) == [other.pid]
+        assert other.wait(5) == -signal.SIGKILL
