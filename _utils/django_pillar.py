@@ -418,6 +418,11 @@ def _proxy_contradictions(site: dict[str, Any], own: dict[str, Any]) -> Iterator
     kind = site["proxy"]["kind"]
     if kind == "apache":
         yield from _apache_contradictions(site["proxy"])
+    if site["proxy"]["trusted_headers"] and not site["proxy"]["trusted"] and kind != "none":
+        yield ("proxy", "trusted_headers"), "has no effect without proxies that send them: name these in proxy:trusted"
+    for index, name in enumerate(site["proxy"]["trusted_headers"]):
+        if name.lower() in map(str.lower, site["proxy"]["headers"]):
+            yield ("proxy", "trusted_headers", index), f"proxy:headers sets {name}: leave out one of them"
     if kind == "none":
         yield from _contradictions_without_a_proxy(site, own)
 
@@ -447,13 +452,14 @@ def _apache_contradictions(proxy: dict[str, Any]) -> Iterator[Problem]:
 def _contradictions_without_a_proxy(site: dict[str, Any], own: dict[str, Any]) -> Iterator[Problem]:
     """What only a proxy of the formula would do; ``own`` tells what is said from what is so by default."""
     proxy = site["proxy"]
-    keys = ("headers", "allow", "snippets", "trusted", "options", "locations", "error_pages", "keepalive", "upstreams")
+    keys: tuple[str, ...] = ("headers", "allow", "snippets", "trusted", "trusted_headers")
+    keys += ("options", "locations", "error_pages", "keepalive", "upstreams")
     said: dict[Path, Any] = {("proxy", key): proxy[key] for key in keys}
     for part, key in (("proxy", "listen"), ("static", "expires"), ("media", "max_upload"), ("maintenance", "page")):
         said[(part, key)] = (own.get(part) or {}).get(key)
     said[("proxy", "access_log")] = proxy["access_log"] != "combined"
     said[("proxy", "balance")] = proxy["balance"] != "round_robin"
-    said[("media", "protected")] = site["media"]["protected"]
+    said |= {("media", key): site["media"][key] for key in ("protected", "download")}
     said[("tls", "kind")] = site["tls"]["kind"] != "none"
     said[("redirect_domains",)] = site["redirect_domains"]
     said[("maintenance", "allow")] = site["maintenance"]["allow"]

@@ -16,6 +16,7 @@ import django_apache
 import django_etc
 import django_nginx
 import django_port
+import django_proxy_headers
 import django_server
 import django_service
 import django_settings
@@ -192,6 +193,7 @@ def _files(
         "unix": address.startswith("/"),
         "address": address,
         **_listening(proxy, site),
+        **django_proxy_headers.variables(config["proxy"]),
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
         "timeout": server.timeout(site) + 5,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import django_database
+import django_proxy_headers
 import django_site
 from django_command import PATH, DeploymentError
 from django_foreign import Foreign
@@ -298,7 +299,12 @@ def _jinja() -> "jinja2.Environment":
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        unit=unit_value, uwsgi=uwsgi_value, nginx=nginx_value, apache=apache_value, apache_header=apache_header
+        unit=unit_value,
+        uwsgi=uwsgi_value,
+        nginx=nginx_value,
+        apache=apache_value,
+        apache_header=apache_header,
+        meta=django_proxy_headers.meta,
     )
     return environment
 

@@ -8,6 +8,7 @@ import django_etc
 import django_handover
 import django_nginx
 import django_proxy
+import django_proxy_headers
 import django_release
 import django_service
 import django_site
@@ -121,6 +122,7 @@ def rules(site):
 VARIABLES = {
     **{"ours": "# ours", "through": "/srv/blog/current", "upstream": "django-blog", "unix": True, "timeout": 65},
     **{"static_url": "/static/", "media_url": "/media/", "keepalive": None, "websockets": False},
+    **django_proxy_headers.variables({}),
 }
 
 
