@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import django_nginx
+import django_proxy_headers
 import django_server
 from django_site import Site
 
@@ -68,8 +69,17 @@ def _may_be_https(site: Site) -> bool:
 
 def _of_https(site: Site, https: Mapping[str, Any]) -> Iterator[str]:
     """A redirect to https where nobody speaks it, or where Django never learns that the visitor has come by it."""
-    # (any other header comes from the visitor's side as it is)
-    learns = https.get("header") not in (None, "HTTP_X_FORWARDED_PROTO")
+    # (a header that is not about proxies comes from the visitor's side as it is)
+    header = https.get("header")
+    learns = header not in (None, "HTTP_X_FORWARDED_PROTO")
+    removed = {django_proxy_headers.meta(name): name for name in django_proxy_headers.removed(site.config["proxy"])}
+    if _is_ours(site) and header in removed:
+        name, at = removed[header], f"django:sites:{site.name}:proxy"
+        yield (
+            f"SECURE_PROXY_SSL_HEADER is {header}, and the proxy removes {name} from requests: use "
+            f"HTTP_X_FORWARDED_PROTO, or name {name} in {at}:trusted_headers and the proxy that sends it in "
+            f"{at}:trusted"
+        )
     if https.get("redirect") and not _may_be_https(site) and not learns:
         at = f"django:sites:{site.name}"
         yield (

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import django_proxy
 import django_proxy_headers
@@ -19,6 +20,12 @@ def test_every_known_header_is_removed():
     assert {*KNOWN.split()} <= {*django_proxy_headers.REMOVED}
     assert len({*django_proxy_headers.REMOVED}) == len(django_proxy_headers.REMOVED)
     assert not {*django_proxy_headers.SET} & {*django_proxy_headers.REMOVED}
+
+
+def test_the_document_has_each_that_is_removed():
+    page = (Path(__file__).parents[2] / "docs/proxy.md").read_text()
+    section = re.search(r"\n## Headers that no visitor can set\n(.*?)\n## ", page, re.DOTALL)
+    assert section and {*re.findall(r"(?m)`([A-Z][\w-]*)`[,\n]", section[1])} >= {*django_proxy_headers.REMOVED}
 
 
 def test_headers_of_the_pillar_are_not_removed():

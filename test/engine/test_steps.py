@@ -414,7 +414,15 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
             ],
         ),
         ({"https": {"redirect": False, "header": None}}, []),
-        ({"https": {"redirect": True, "header": "HTTP_X_SCHEME"}}, []),
+        ({"https": {"redirect": True, "header": "HTTP_X_OF_THE_CDN"}}, []),
+        (
+            {"https": {"redirect": True, "header": "HTTP_X_SCHEME"}},
+            [
+                "SECURE_PROXY_SSL_HEADER is HTTP_X_SCHEME, and the proxy removes X-Scheme from requests: use "
+                "HTTP_X_FORWARDED_PROTO, or name X-Scheme in django:sites:blog:proxy:trusted_headers and the proxy "
+                "that sends it in django:sites:blog:proxy:trusted"
+            ],
+        ),
         *(
             (
                 {"https": {"redirect": True, "header": header}},

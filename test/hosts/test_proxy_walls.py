@@ -1,0 +1,167 @@
+"""What neither a visitor nor an upload, nor a link among static files, gets past nginx or Apache."""
+
+import itertools
+
+import django_proxy_headers
+import pytest
+import requests
+from sites import Site, version
+
+VIEW = """
+
+def health(request):
+    from django.http import HttpResponse, JsonResponse
+
+    if "send" in request.GET:
+        headers = {request.GET["by"]: request.GET["send"].encode(), "Content-Type": request.GET["type"]}
+        return HttpResponse(headers=headers)
+    return JsonResponse({name: str(value) for name, value in request.META.items() if name.startswith("HTTP_")})
+"""
+FORGED = "203.0.113.99"
+#: In as many requests, since Apache takes 100 headers of one.
+PARTS = 4
+
+
+@pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.full)])
+def blog(request, module_hosts, repositories) -> Site:
+    host = module_hosts(request.param, kind="ready")
+    blog = Site(host, repositories(host))
+    blog.repository.append("guestbook/views.py", VIEW)
+    blog.deploy(proxy={"kind": "nginx"})
+    return blog
+
+
+def forgeries() -> dict[str, str]:
+    """Every header that a proxy might send, in each spelling."""
+    names = [*django_proxy_headers.SET, *django_proxy_headers.REMOVED]
+    return dict.fromkeys([*names, *django_proxy_headers.underscored(names)], FORGED)
+
+
+def believed(blog: Site) -> dict[str, str]:
+    """What of forged headers reaches the application."""
+    found: dict[str, str] = {}
+    items = [*forgeries().items()]
+    for part in range(PARTS):
+        forged = dict(items[part::PARTS])
+        seen = blog.get("/healthz", headers={**forged, "X-Own": "passed"}).json()
+        assert seen["HTTP_X_OWN"] == "passed" and FORGED not in seen["HTTP_X_FORWARDED_FOR"]
+        assert seen["HTTP_X_FORWARDED_PROTO"] in ("http", "https")
+        found |= {name: value for name, value in seen.items() if FORGED in value}
+    return found
+
+
+def full(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.full)
+
+
+WAYS = {
+    "uwsgi": {"kind": "uwsgi"},
+    "uwsgi, tcp": {"kind": "uwsgi", "bind": "127.0.0.1:8101"},
+    "uwsgi, http": {"kind": "uwsgi", "protocol": "http"},
+    "gunicorn": {"kind": "gunicorn"},
+    "uvicorn": {"kind": "uvicorn"},
+    "granian": {"kind": "granian"},
+    "mod_wsgi": {"kind": "mod_wsgi"},
+}
+USUAL = ("uwsgi", "uwsgi, http", "uvicorn")
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [(kind, way) if way in USUAL else full(kind, way) for kind in ("nginx", "apache") for way in WAYS],
+)
+def test_no_visitor_poses_as_a_proxy(blog, kind, way):
+    blog.deploy(proxy={"kind": kind}, server=WAYS[way])
+    assert believed(blog) == {}
+
+
+@pytest.mark.parametrize("kind", ["nginx", "apache"])
+def test_headers_of_the_pillar_and_of_believed_proxies(blog, kind):
+    here, proxy = f"{blog.host.address.rpartition('.')[0]}.0/24", {"kind": kind, "headers": {"X-Real-IP": "ours"}}
+    named = {**proxy, "trusted_headers": ["X-Forwarded-User", "CF-Connecting-IP"]}
+    sent = {"X-Forwarded-User": "joe", "CF-Connecting-IP": "198.51.100.7", "X-Remote-User": "joe", "X-Real-IP": "x"}
+    sent |= {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"}
+    for server in ("uwsgi", "gunicorn"):
+        blog.deploy(server={"kind": server}, proxy={**named, "trusted": [here]})
+        seen = blog.get("/healthz", headers=sent).json()
+        assert (seen["HTTP_X_FORWARDED_USER"], seen["HTTP_CF_CONNECTING_IP"]) == ("joe", "198.51.100.7")
+        assert (seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_FORWARDED_PROTO"]) == ("198.51.100.7", "https")
+        assert seen["HTTP_X_REAL_IP"] == "ours" and "HTTP_X_REMOTE_USER" not in seen
+        assert "HTTP_X_FORWARDED_USER" not in blog.get("/healthz").json()
+        blog.deploy(proxy={**named, "trusted": ["192.0.2.1"]})
+        seen = blog.get("/healthz", headers=sent).json()
+        assert "joe" not in str(seen) and "198.51.100.7" not in str(seen) and seen["HTTP_X_REAL_IP"] == "ours"
+
+
+@pytest.mark.parametrize("kind", ["nginx", "apache"])
+def test_no_link_among_static_files_is_followed(blog, kind):
+    blog.deploy(proxy={"kind": kind})
+    if not blog.host.run(["ls", f"{blog.root}/previous/static"], check=False).stdout:
+        blog.repository.commit(version(kind))
+        blog.deploy()
+    blog.host.write("/srv/secret/canary.txt", "CANARY")
+    blog.host.run("echo CANARY | gzip > /srv/secret/canary.gz; chmod -R a+rX /srv/secret")
+    names = ["link.txt", "link.0123456789ab.txt", "folder/canary.txt", "../static.txt", "hashed.0123456789ab.css"]
+    for release in ("current", "previous"):
+        static = f"{blog.root}/{release}/static"
+        blog.host.run(
+            f"cd {static} && ln -sfn /srv/secret folder && ln -sf /srv/secret/canary.txt link.txt && "
+            f"ln -sf ../../../../../secret/canary.txt link.0123456789ab.txt && echo {release} > {release}.txt && "
+            f"echo {release} > {release}.0123456789ab.css && echo plain > zipped.css && echo plain > inner && "
+            "ln -sf /srv/secret/canary.gz zipped.css.gz && ln -sf inner inside.txt"
+        )
+    for encoding in ("identity", "gzip"):
+        for name in [*names, "inside.txt"]:
+            for _twice in range(2):  # what is kept open too
+                answer = blog.get(f"/static/{name}", headers={"Accept-Encoding": encoding})
+                assert answer.status_code in (403, 404) and "CANARY" not in answer.text, name
+        assert "CANARY" not in blog.get("/static/zipped.css", headers={"Accept-Encoding": encoding}).text
+        for release, ending in itertools.product(("current", "previous"), ("txt", "0123456789ab.css")):
+            answer = blog.get(f"/static/{release}.{ending}", headers={"Accept-Encoding": encoding})
+            assert (answer.status_code, answer.text) == (200, f"{release}\n")
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert ("immutable" in answer.headers["Cache-Control"]) is (ending != "txt")
+    assert blog.get("/static/admin/css/base.css").status_code == 200
+
+
+DOCUMENTS = ["page.html", "PAGE.HTML", "page.xhtml", "drawing.svg", "drawing.svgz", "feed.xml", "feed.rss", "script.js"]
+OTHERS = ["photo.png", "photo.JPG", "film.mp4", "paper.pdf", "note.txt"]
+
+
+def uploaded(blog: Site) -> None:
+    for name in [*DOCUMENTS, *OTHERS, "nameless", "page.html.unknown"]:
+        blog.host.write(f"{blog.root}/media/{name}", "<script>document.forms[0].submit()</script>", owner="blog")
+
+
+def shown(answer: requests.Response, name: str, *, download: bool) -> None:
+    """An answer for an upload is in a sandbox where a browser would show it as a document."""
+    policy = answer.headers["Content-Security-Policy"]
+    assert answer.status_code == 200 and answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert policy.count("base-uri 'none'") == policy.count("form-action 'none'") == 1
+    if name in OTHERS:
+        assert "sandbox" not in policy and "script-src 'none'" in policy
+        assert "Content-Disposition" not in answer.headers
+    elif name in DOCUMENTS or "html" in answer.headers.get("Content-Type", ""):
+        assert policy.startswith("sandbox; default-src 'none'; "), name
+        assert answer.headers.get("Content-Disposition") == ("attachment" if download else None), name
+
+
+@pytest.mark.parametrize("kind", ["nginx", "apache"])
+def test_uploads_run_and_submit_nothing(blog, kind):
+    uploaded(blog)
+    for download in (False, True):
+        blog.deploy(server={"kind": "uwsgi"}, proxy={"kind": kind}, media={"download": download})
+        for name in [*DOCUMENTS, *OTHERS, "nameless", "page.html.unknown"]:
+            shown(blog.get(f"/media/{name}"), name, download=download)
+        part = blog.get("/media/page.html", headers={"Range": "bytes=0-3", "Accept-Encoding": "identity"})
+        assert part.status_code == 206 and part.headers["Content-Security-Policy"].startswith("sandbox; ")
+    blog.deploy(media={"download": True, "protected": True})
+    by, where = {
+        "nginx": ("X-Accel-Redirect", "/.django-media/blog"),
+        "apache": ("X-Sendfile", f"{blog.root}/media"),
+    }[kind]
+    types = {"page.html": "text/html; charset=utf-8", "drawing.svg": "image/svg+xml", "photo.png": "image/png"}
+    for name, content_type in types.items():
+        asked = {"send": f"{where}/{name}", "by": by, "type": content_type}
+        shown(blog.get("/healthz", params=asked), name, download=True)
+    blog.deploy(media=None)
