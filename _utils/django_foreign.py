@@ -176,6 +176,14 @@ class Foreign:
                     raise DeploymentError(f"{self} has more than {limit} bytes, which is more than is read")
         return bytes(content)
 
+    def begins_with(self, first: bytes) -> bool | None:
+        """Return whether a plain file begins with some bytes; None where there is none."""
+        descriptor = self._open_file()
+        if descriptor is None:
+            return None
+        with open(descriptor, "rb", buffering=0) as file:
+            return file.read(len(first)) == first
+
     def text(self, limit: int = BYTES) -> str | None:
         """Return the text of a plain file, whatever its bytes are; None where there is none. See `read`."""
         content = self.read(limit)

@@ -143,7 +143,7 @@ def _source(where: str, revision: str, deploy_key: str | None) -> Iterator[tuple
         if os.geteuid():
             yield tree, commit, None
             return
-        os.chmod(folder, 0o711)  # noqa: S103 - its name is not to be guessed, and what is in it is closed
+        os.chmod(folder, 0o711)  # noqa: S103  # nosec B103 - what is in it is closed
         Foreign(tree).give(django_site.owner(_NOBODY, "nogroup"), OWN, of=0)
         yield tree, commit, _NOBODY
 

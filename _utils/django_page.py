@@ -8,6 +8,9 @@ import django_site
 from django_command import DeploymentError
 from django_site import Folder, Site
 
+#: The most bytes that a page may have.
+_MOST = 4 << 20
+
 
 def of_project(release: Path, folder: str, page: str, at: str) -> str:
     """The text of a page that the pillar names: a plain file of root's, reached without a link.
@@ -32,6 +35,10 @@ def of_project(release: Path, folder: str, page: str, at: str) -> str:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != django_site.user_id("root") or status.st_nlink > 1:
             raise DeploymentError(f"{at}: {page} is not a plain file of the release", hint="name one that is")
+        if status.st_size > _MOST:
+            raise DeploymentError(
+                f"{at}: {page} has more than {_MOST >> 20} MiB", hint="name a page without its pictures"
+            )
         with open(descriptor, encoding="utf-8", errors="replace", closefd=False) as file:
             return file.read()
     except OSError:

@@ -1,6 +1,7 @@
 """From where a project is imported besides the folder of manage.py, as its own files say it. No code of it is run."""
 
 import ast
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ def declared(source: Path, folder: str) -> list[str]:
         folder: that of manage.py, which is not among them.
     """
     project = source / folder
-    said = [*_of_manage(project / "manage.py"), *_of_packaging(project), *_of_packaging(source)]
+    said = [*_of_packaging(project), *_of_packaging(source)]
+    with contextlib.suppress(RecursionError):  # what no hand has written
+        said = [*_of_manage(project / "manage.py"), *said]
     paths = dict.fromkeys(Path(os.path.normpath(path)) for path in said)
     return [
         str(path.relative_to(source))
@@ -37,7 +40,7 @@ def _of_manage(manage: Path) -> Iterator[Path]:
     """What manage.py puts on sys.path, where that is text or is joined to its own place."""
     try:
         tree = ast.parse(manage.read_text(errors="replace"))
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return
     names = {"__file__": manage}
     for node in ast.walk(tree):

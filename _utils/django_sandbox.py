@@ -74,20 +74,20 @@ def directives(
         facts: what was found in the source; ``folder`` is that of manage.py.
         writable: folders that this process may write besides the site's own.
     """
-    source = release / "source"
+    source, own = release / "source", outermost(site.config["writable"])
     may_write = [
         site.database,
         site.media,
         site.shared,
         site.log,
-        *(source / path for path in site.config["writable"]),
+        *(source / path for path in own),
         *_database_folders(site),
         *writable,
     ]
     mount = site.config["mount"]
     needed = {
         "BindReadOnlyPaths": [str(site.root), *([f"{source}:{mount}"] if mount else [])],
-        "BindPaths": [f"{source}/{path}:{mount}/{path}" for path in site.config["writable"]] if mount else [],
+        "BindPaths": [f"{source}/{path}:{mount}/{path}" for path in own] if mount else [],
         "ReadWritePaths": [str(path) for path in may_write],
     }
     lines: dict[str, Any] = {
@@ -147,6 +147,11 @@ def is_on(confinement: Mapping[str, Any], name: str) -> bool:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def outermost(paths: Sequence[str]) -> list[str]:
+    """Those of some relative paths that lie in none of the others: systemd would follow a link within them."""
+    return [path for path in paths if not any(path.startswith(f"{outer}/") for outer in paths)]
 
 
 def _database_folders(site: Site) -> list[Path]:

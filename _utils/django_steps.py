@@ -44,6 +44,7 @@ import django_receipt
 import django_release
 import django_renewal  # noqa: F401 - a program of a timer is made of it
 import django_rotation
+import django_sandbox
 import django_schedule
 import django_secret
 import django_server
@@ -400,9 +401,8 @@ def build(deployment: Deployment) -> Iterator[Changes]:
         folder = django_site.inside(tree, path, at, link=False)
         if not folder.is_folder():
             folder.make_folder(mode=0o750, owner=readable)
-    for path in site.config["writable"]:
-        if not any(path.startswith(f"{outer}/") for outer in site.config["writable"]):
-            (tree / path).give(own, GROUP, of=0)
+    for path in django_sandbox.outermost(site.config["writable"]):
+        (tree / path).give(own, GROUP, of=0)
 
 
 def _link_shared(site: Site, tree: Foreign, *, fill: bool) -> None:

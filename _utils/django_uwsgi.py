@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import django_settings
+from django_foreign import Foreign
 from django_process import Requirements
 from django_site import Site
 
@@ -58,11 +59,10 @@ def configuration(
 def _binary(virtualenv: Path) -> Path:
     """What uWSGI executes when it reloads: the interpreter where ``uwsgi`` is a script (pyuwsgi), else itself."""
     uwsgi = virtualenv / "bin/uwsgi"
-    try:
-        with open(uwsgi, "rb") as file:
-            return uwsgi.with_name("python") if file.read(2) == b"#!" else uwsgi
-    except FileNotFoundError:  # a virtualenv of another server, which a plan has to do with
-        return uwsgi.with_name("python")
+    begins = (Foreign(virtualenv.resolve()) / "bin/uwsgi").begins_with(b"#!")
+    return (
+        uwsgi if begins is False else uwsgi.with_name("python")
+    )  # None: of another server, which a plan has to do with
 
 
 def _backlog() -> int:
