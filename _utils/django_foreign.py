@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -320,7 +321,7 @@ class Foreign:
                 if not links:
                     target = os.readlink(name, dir_fd=folder)
                     raise DeploymentError(f"{path} is a link (to {target[:200]})")
-                os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)
+                _give_link(folder, name, path, owner, of)
             elif not stat.S_ISDIR(status.st_mode):
                 _give_file(folder, name, path, owner, modes, of)
 
@@ -410,6 +411,19 @@ def _give_folder(
                 os.close(descriptor)
 
 
+def _give_link(folder: int, name: str, path: str, owner: Owner, of: int) -> None:
+    """Give a link, and nothing that has come into its place meanwhile."""
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISLNK(status.st_mode):
+            raise DeploymentError(f"{path} has changed while it was given", transient=True)
+        _refuse_foreign_owner(status, path, owner, of)
+        os.chown(f"/proc/self/fd/{descriptor}", *owner)
+    finally:
+        os.close(descriptor)
+
+
 def _give_file(folder: int, name: str, path: str, owner: Owner, modes: Modes | None, of: int) -> None:
     try:
         descriptor = os.open(name, _FILE, dir_fd=folder)
@@ -426,11 +440,10 @@ def _give_file(folder: int, name: str, path: str, owner: Owner, modes: Modes | N
         if modes:
             mode = modes.program if status.st_mode & 0o100 else modes.file
         os.fchown(descriptor, *owner)
+        _strip(descriptor)
+        os.fchmod(descriptor, mode)  # from here on nobody else can open it to write: who has done so before is found
         if status.st_nlink > 1 or _is_open_to_write(descriptor):
             _replace_by_copy(folder, name, descriptor, mode, owner)
-        else:
-            _strip(descriptor)
-            os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
 
@@ -443,6 +456,7 @@ def _refuse_foreign_owner(status: os.stat_result, path: str, owner: Owner, of: i
 def _is_open_to_write(descriptor: int) -> bool:
     """Return whether any process has the file open to write; a lease of ours is not granted then."""
     try:
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # in place of SIGIO, which would end this process
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
