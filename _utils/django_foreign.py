@@ -439,10 +439,13 @@ def _give_file(folder: int, name: str, path: str, owner: Owner, modes: Modes | N
         mode = status.st_mode & 0o755
         if modes:
             mode = modes.program if status.st_mode & 0o100 else modes.file
+        if status.st_nlink > 1:  # the other name stays whose it is: a cache, such as pnpm's
+            _replace_by_copy(folder, name, descriptor, mode, owner)
+            return
         os.fchown(descriptor, *owner)
         _strip(descriptor)
         os.fchmod(descriptor, mode)  # from here on nobody else can open it to write: who has done so before is found
-        if status.st_nlink > 1 or _is_open_to_write(descriptor):
+        if _is_open_to_write(descriptor):
             _replace_by_copy(folder, name, descriptor, mode, owner)
     finally:
         os.close(descriptor)

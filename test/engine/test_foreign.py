@@ -161,11 +161,13 @@ def test_a_file_of_two_names_and_one_that_is_open_to_write_become_copies(tmp_pat
     top.mkdir()
     (top / "linked").write_text("linked")
     os.link(top / "linked", tmp_path / "kept")
+    linked = (tmp_path / "kept").stat()
     (top / "open").write_text("open")
     with open(top / "open", "r+") as held:
         Foreign(top).give(US, PUBLIC, of=US[0])
         held.write("EVIL")
     (tmp_path / "kept").write_text("EVIL")
+    assert (tmp_path / "kept").stat().st_ino == linked.st_ino and (top / "linked").stat().st_ino != linked.st_ino
     assert (top / "linked").read_text() == "linked" and (top / "open").read_text() == "open"
     assert sorted(os.listdir(top)) == ["linked", "open"]
 
