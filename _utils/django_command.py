@@ -313,7 +313,7 @@ class _Heard:
         self.is_cut = {process.stdout: only_the_end, process.stderr: True}
         self.content: dict[Any, bytearray] = {}
         self.last_time = time.monotonic()
-        self.selector = selectors.DefaultSelector()
+        self.selector = selectors.PollSelector()  # which takes no descriptor of its own
         for pipe in filter(None, (process.stdout, process.stderr)):
             os.set_blocking(pipe.fileno(), False)
             self.selector.register(pipe, selectors.EVENT_READ)
