@@ -18,7 +18,6 @@ import django_project
 import django_release
 import django_secret
 import django_site
-import django_source
 import django_steps
 import django_virtualenv
 from django_command import DeploymentError, redact
@@ -108,7 +107,7 @@ def _build(deployment: Deployment, release: Release) -> None:
     site = deployment.site
     deployment.release, deployment.is_new = release, True
     deployment.take_lock()
-    django_source.export(site, deployment.commit, release.path / "source")
+    django_steps.export(deployment, release)
     found = django_project.find(site, release.path / "source")
     release.update(name=release.name, facts={"commit": deployment.commit, **found})
     list(django_steps.virtualenv(deployment))

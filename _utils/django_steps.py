@@ -225,9 +225,17 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
     with ThreadPoolExecutor(1) as pool:  # the interpreter is asked for its version while git works
         pool.submit(django_virtualenv.know_interpreter, site)
-        django_source.export(site, deployment.commit, release.path / "source")
+        export(deployment, release)
     release.update(**django_source.describe(site, deployment.commit))
     release.update(facts={"commit": deployment.commit, **django_project.find(site, release.path / "source")})
+
+
+def export(deployment: Deployment, release: Release) -> None:
+    """Write the files of the commit into a release, where nobody but the build user may read them."""
+    folder = django_site.Folder(release.path / "source", "root", deployment.site.build_user, 0o750)
+    django_site.make_folder(folder)
+    django_source.export(deployment.site, deployment.commit, folder.path)
+    django_site.make_folder(folder)  # where a damaged mirror was fetched anew, it was too
 
 
 def find_inputs(deployment: Deployment) -> tuple[dict[str, str], dict[str, str]]:
