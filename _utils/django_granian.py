@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django_command import seconds
+from django_foreign import Foreign
 from django_process import Requirements
 from django_site import Site
 
@@ -87,7 +88,7 @@ def keeps_threads(site: Site) -> bool:
     return False
 
 
-def workers(run: Path) -> str:
+def workers(run: Foreign) -> str:
     """Nothing: there is nobody to ask."""
     del run
     return ""

@@ -7,6 +7,7 @@ from typing import Any
 
 import django_uvicorn
 from django_command import seconds
+from django_foreign import Foreign
 from django_process import KEPT_ALIVE, Requirements
 from django_site import Site
 
@@ -107,7 +108,7 @@ def keeps_threads(site: Site) -> bool:
     return _worker_class(site) not in ("gevent", "uvicorn")
 
 
-def workers(run: Path) -> str:
+def workers(run: Foreign) -> str:
     """Nothing: there is nobody to ask."""
     del run
     return ""

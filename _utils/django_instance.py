@@ -17,19 +17,21 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
 import django_memory
+import django_process
 import django_server
 import django_settings
 import django_site
 import django_supervisor
 import django_systemd
+import django_unix
+from django_bounded import Bounded
 from django_command import DeploymentError, seconds
-from django_process import Keeper, main_process, unit
+from django_process import Keeper, unit
 from django_site import Site
 
 #: Who can keep a release alive, by the name that the pillar has for it.
 KEEPERS: dict[str, Keeper] = {"systemd": django_systemd, "supervisor": django_supervisor}
 
-_ACCEPTING = 0x10000
 #: Bytes of memory for each process, where nobody says how many there are: one that shares nothing has up to 118 MB.
 _PROCESS = 128 << 20
 #: Seconds without a new line after which a log counts as written.
@@ -63,7 +65,8 @@ def warnings(site: Site) -> list[str]:
 def address(site: Site, release: Path) -> str:
     """Where the instance of a release listens: the path of its socket, or ``host:port``.
 
-    Releases take turns on two ports; none takes that of the live one.
+    A socket that systemd makes is in the site's folder, which is root's; one that the server binds by itself is in a
+    folder of its own below. Releases take turns on two ports; none takes that of the live one.
     """
     recorded = django_site.read_json(release / "config/instance.json")
     if recorded:
@@ -71,7 +74,8 @@ def address(site: Site, release: Path) -> str:
     bind = site.config["server"]["bind"]
     sequence = release.name.split("-")[0]
     if bind == "unix":
-        return f"{site.runtime}/{sequence}.sock"
+        is_inherited = site.process == "systemd" and django_server.of_site(site).INHERITS
+        return f"{site.runtime}/{sequence}.sock" if is_inherited else f"{site.runtime}/{sequence}/server.sock"
     host, _colon, port = bind.rpartition(":")
     one, other = (f"{host}:{int(port) + (int(sequence) + turn) % 2}" for turn in (0, 1))
     taken = (django_site.read_json(site.current / "config/instance.json") or {}).get("address")
@@ -104,11 +108,15 @@ def configuration(
         built: a release whose virtualenv is looked at, where this one has none yet.
     """
     server, own = site.config["server"], django_server.of_site(site)
+    where = address(site, release)
+    is_own = where.startswith("/") and Path(where).parent != site.runtime
     variables = {
         "site": site.config,
         "release": str(release),
         "unit": unit(site, release),
-        "address": address(site, release),
+        "address": where,
+        "runtime": str(site.runtime),
+        "own_folder": str(Path(where).parent) if is_own else "",
         "facts": facts,
         "chdir": str(django_settings.project_folder(site, release, facts)),
         "processes": processes(site),
@@ -168,8 +176,13 @@ def pid(site: Site, release: Path) -> int | None:
     return keeper(site, release).pid(site, release)
 
 
+def is_running(site: Site, release: Path) -> bool:
+    """Whether the instance runs, and listens."""
+    return pid(site, release) is not None and django_process.is_whole(site, release)
+
+
 def is_kept_alive(site: Site, release: Path) -> bool:
-    """Whether the instance runs, and would run again after a boot."""
+    """Whether the instance runs and listens, and would run again after a boot."""
     return keeper(site, release).is_kept_alive(site, release)
 
 
@@ -182,11 +195,13 @@ def start(site: Site, release: Path) -> None:
     _refuse_foreign_socket(site, release)
     own = keeper(site, release)
     began = time.time()
+    site.open_runtime(release)
     try:
         own.start(site, release)
     except DeploymentError as error:
         with contextlib.suppress(DeploymentError):
             own.stop(site, release, wait=True)
+        site.open_runtime(site.current)
         why = "" if error.log else f": {error.message}"
         log = own.journal(site, release, began) or error.log
         raise DeploymentError(
@@ -201,14 +216,22 @@ def _refuse_foreign_socket(site: Site, release: Path) -> None:
     where = address(site, release)
     if where.startswith("/"):
         return
-    host, _colon, port = where.rpartition(":")
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        if main_process(site, release) is None and probe.connect_ex((host.strip("[]"), int(port))) == 0:
+    if pid(site, release) is None and _is_taken(where):
+        keeper(site, release).end_leftovers(site, release)
+        if _is_taken(where):
+            port = where.rpartition(":")[2]
             raise DeploymentError(
-                f"{host}:{port} is taken by another process",
+                f"{where} is taken by another process",
                 hint=f"ss -ltnp 'sport = :{port}' names it; or django:sites:{site.name}:server:bind",
                 transient=True,
             )
+
+
+def _is_taken(where: str) -> bool:
+    """Whether somebody listens at ``host:port``."""
+    with socket.socket(_family(where)) as probe:
+        probe.settimeout(5)
+        return probe.connect_ex(_endpoint(where)) == 0
 
 
 def strays(site: Site, release: Path) -> list[Path]:
@@ -230,14 +253,17 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
         wait: until it has ended; without it, it may still be about to.
     """
     keeper(site, release).stop(site, release, wait=wait)
+    site.open_runtime(site.current)
 
 
 def cut(site: Site, release: Path) -> None:
     """Stop a release for good, and at once: who is connected to it yet loses the connection."""
     number = pid(site, release)
+    before = django_process.state(number) if number else None
 
     def kill() -> None:
-        if number and main_process(site, release) == number:
+        after = django_process.state(number) if number else None
+        if number and before and after and before[2] == after[2]:  # no other process with the same number
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
 
@@ -271,28 +297,38 @@ def ask(
 ) -> Answer:
     """Request a page from a release's own socket, as the proxy would for the first domain.
 
+    Args:
+        timeout: seconds for all of it.
+
     Raises:
-        OSError: nobody answers.
-        http.client.HTTPException: the answer is not HTTP.
+        OSError: nobody answers, or the answer is not whole in time (TimeoutError).
+        http.client.HTTPException: the answer is not HTTP, or has no end.
     """
+    deadline = time.monotonic() + timeout
     host = site.config["domains"][0]
     where = address(site, release)
     headers = {**site.config["proxy"].get("headers", {}), **(headers or {})}
     target, _mark, query = path.partition("?")
-    with socket.socket(socket.AF_UNIX if where.startswith("/") else _family(where)) as connection:
-        connection.settimeout(timeout)
-        connection.connect(where if where.startswith("/") else _endpoint(where))
+    with _connected(site, where, timeout) as connection:
+        bounded = Bounded(connection, deadline)
         if kind(release)[1] == "uwsgi":
-            connection.sendall(_uwsgi_request(host, target, query, scheme, headers))
+            bounded.sendall(_uwsgi_request(host, target, query, scheme, headers))
         else:
             said = {"Host": host, "X-Forwarded-Proto": scheme, "User-Agent": "django-formula"}
             said |= {name.title(): value for name, value in headers.items()}
             lines = [f"GET {path} HTTP/1.0", *(f"{name}: {value}" for name, value in said.items())]
-            connection.sendall("\r\n".join([*lines, "", ""]).encode())
-        response = http.client.HTTPResponse(connection)
+            bounded.sendall("\r\n".join([*lines, "", ""]).encode())
+        response = http.client.HTTPResponse(bounded)  # type: ignore[arg-type]
         response.begin()
         body = response.read(65536).decode(errors="replace")
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+
+
+def _connected(site: Site, where: str, timeout: float) -> socket.socket:
+    """A connection to where an instance listens; the site may have put anything where it makes its socket itself."""
+    if where.startswith("/"):
+        return django_unix.connect(where, django_site.user_id(site.user), timeout)
+    return socket.create_connection(_endpoint(where), timeout)
 
 
 def _family(where: str) -> socket.AddressFamily:
@@ -341,6 +377,7 @@ def check_health(site: Site, release: Path) -> None:
     began, deadline = time.time(), time.monotonic() + seconds(health["timeout"])
     first = pid(site, release)
     late = _late(site)
+    slow = f"timed out after {health['timeout']}: it answers well, but too slowly to be asked four times in a row"
     good, pause, problem = 0, 0.1, late
     with ThreadPoolExecutor(processes(site)) as pool:
         while good <= 3:
@@ -349,6 +386,7 @@ def check_health(site: Site, release: Path) -> None:
                 raised = raised_in(journal, release)
                 if raised and problem in _RAISES:
                     problem = f"it answers 500: {raised}"
+                problem = problem or slow
                 raise DeploymentError(
                     f"the health page {health['path']} of {release.name} is not well: {problem}",
                     log=journal,
@@ -448,8 +486,7 @@ def _late(site: Site) -> str:
 def connections(where: str) -> int:
     """How many connections wait at, or are open on, a socket that listens at a path or at ``host:port``."""
     if where.startswith("/"):
-        rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:] if line.endswith(where))
-        return sum(1 for row in rows if row[-1] == where and not int(row[3], 16) & _ACCEPTING)
+        return django_unix.connections(where)
     suffix = _local_end(where)
     tables = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
     rows = (line.split() for path in tables for line in path.read_text().splitlines()[1:])

@@ -26,9 +26,15 @@ def of_tree(pid: int) -> int:
 
 
 def _share(pid: int) -> int:
-    """The proportional share of a process, in bytes; 0 when it has ended."""
-    with contextlib.suppress(OSError):
-        return _kibibytes(PROC / str(pid) / "smaps_rollup").get("Pss", 0) * 1024
+    """The proportional share of a process, in bytes; 0 when it has ended.
+
+    Without CAP_SYS_PTRACE, as in most containers, the kernel does not tell: then it is what the process has for itself.
+    """
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        try:
+            return _kibibytes(PROC / str(pid) / "smaps_rollup").get("Pss", 0) * 1024
+        except PermissionError:
+            return _kibibytes(PROC / str(pid) / "status").get("RssAnon", 0) * 1024
     return 0
 
 

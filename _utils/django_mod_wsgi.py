@@ -7,6 +7,7 @@ from typing import Any
 
 import django_settings
 from django_command import seconds
+from django_foreign import Foreign
 from django_process import Requirements
 from django_site import Site
 
@@ -112,7 +113,7 @@ def keeps_threads(site: Site) -> bool:
     return True
 
 
-def workers(run: Path) -> str:
+def workers(run: Foreign) -> str:
     """Nothing: there is nobody to ask."""
     del run
     return ""

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import django_site
+import django_unix
+from django_foreign import Foreign
 from django_site import Site
 
 RUN = Path("/run")
@@ -36,10 +39,16 @@ class Keeper(Protocol):
         """The files outside of the site's root by which it keeps a release alive: path → what belongs there."""
 
     def pid(self, site: Site, release: Path) -> int | None:
-        """The main process behind a release's socket; None when it does not run, or another keeps it."""
+        """The main process of a release, by the word of what keeps it alive; None when it does not run.
+
+        A process decides itself what is in its environment, its command line and its pid file: they do not count.
+        """
 
     def is_kept_alive(self, site: Site, release: Path) -> bool:
-        """Whether the instance runs, and would run again after a boot; one that comes up by itself is waited for."""
+        """Whether the instance runs, has what `is_whole` looks for, and would run again after a boot.
+
+        One that comes up by itself is waited for.
+        """
 
     def enabled(self, site: Site) -> set[str]:
         """The units of a site that would run again after a boot."""
@@ -50,6 +59,9 @@ class Keeper(Protocol):
         Raises:
             DeploymentError: the server does not start.
         """
+
+    def end_leftovers(self, site: Site, release: Path) -> None:
+        """End a server of a release that has outlived what kept it alive."""
 
     def stop(self, site: Site, release: Path, *, wait: bool) -> None:
         """Stop a release for good; without `wait` it may still be about to end."""
@@ -107,14 +119,25 @@ def unit(site: Site, release: Path) -> str:
     return f"django-{site.name}-{release.name.split('-')[0]}"
 
 
-def main_process(site: Site, release: Path) -> int | None:
-    """The process that calls itself the server of a release; None when it does not run.
+def folder(site: Site, release: Path) -> Foreign:
+    """The folder of an instance in /run, in which the site may put anything: its pid file, its mark, its sockets."""
+    return Foreign(RUN / unit(site, release))
 
-    The pid file is the server's word, the environment of the process the kernel's.
+
+def is_whole(site: Site, release: Path) -> bool:
+    """Whether an instance that runs has its folder in /run, and listens at its socket if that has a path.
+
+    Either may have been deleted, as when somebody has emptied /run, and neither comes back by itself.
     """
+    where = str((django_site.read_json(release / "config/instance.json") or {}).get("address", ""))
+    return folder(site, release).is_folder() and (not where.startswith("/") or django_unix.listens(where))
+
+
+def state(number: int) -> tuple[str, int, int] | None:
+    """The state of a process as in ps(1), its parent, and when it has started, in ticks; None when it has ended."""
     try:
-        number = int((RUN / unit(site, release) / "pid").read_text())
-        variables = (PROC / str(number) / "environ").read_bytes().split(b"\0")
-    except (OSError, ValueError):
+        with open(PROC / str(number) / "stat", "rb") as file:
+            words = file.read(4096).rpartition(b")")[2].split()
+        return words[0].decode(), int(words[1]), int(words[19])
+    except (OSError, IndexError):
         return None
-    return number if f"DJANGO_RELEASE={release.name}".encode() in variables else None

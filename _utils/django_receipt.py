@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import django_instance
 import django_proxy
+from django_bounded import Bounded
 from django_command import seconds
 from django_instance import Answer
 from django_site import Site
@@ -98,9 +99,12 @@ class Probe:
         return django_instance.health_problem(self.site, self._ask_proxy, deadline, scheme)
 
     def _ask_proxy(self, path: str, timeout: float) -> Answer:
+        deadline = time.monotonic() + timeout
         connection = django_proxy.connection(self.site, timeout)
         headers = {"Host": self.site.config["domains"][0], "User-Agent": "django-formula", "Connection": "close"}
         with contextlib.closing(connection):
+            connection.connect()
+            connection.sock = Bounded(connection.sock, deadline)
             connection.request("GET", path, headers=headers | self.site.config["health"]["headers"])
             response = connection.getresponse()
             body = response.read(65536).decode(errors="replace")

@@ -302,7 +302,7 @@ def _lost_attempts(site: Site, present: Sequence[Release]) -> list[dict[str, Any
 
 def _health(release: Release, is_live: bool) -> str:
     """Whether the instance of a release runs, where it should or does, and what visitors met at its switch."""
-    runs = django_instance.pid(release.site, release.path) is not None
+    runs = django_instance.is_running(release.site, release.path)
     said = ["runs" if runs else "does not run"] if is_live or runs else []
     receipt = release.record.get("receipt")
     if receipt:
@@ -313,9 +313,7 @@ def _health(release: Release, is_live: bool) -> str:
 def _server(live: Release) -> str:
     """The server of the live release, and what it says of its processes."""
     kind = (django_site.read_json(live.path / "config/instance.json") or {}).get("server", "")
-    workers = django_server.of_release(live.path).workers(
-        django_process.RUN / django_process.unit(live.site, live.path)
-    )
+    workers = django_server.of_release(live.path).workers(django_process.folder(live.site, live.path))
     return f"{kind}: {workers}" if workers else kind
 
 
@@ -336,7 +334,7 @@ def status(site: Site) -> dict[str, Any]:
         "domains": ", ".join(site.config["domains"]),
         "release": live.name if live else "",
         "live_since": live.record.get("live_since", "") if live else "",
-        "running": live is not None and django_instance.pid(site, live.path) is not None,
+        "running": live is not None and django_instance.is_running(site, live.path),
         "server": _server(live) if live else "",
         "schema": django_fit.fit(live.record, records, django_fit.applied(site, records)) if live else "",
         "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),

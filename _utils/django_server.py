@@ -10,6 +10,7 @@ import django_mod_wsgi
 import django_site
 import django_uvicorn
 import django_uwsgi
+from django_foreign import Foreign
 from django_process import Requirements
 from django_site import Site
 
@@ -53,7 +54,7 @@ class Server(Protocol):
     def keeps_threads(self, site: Site) -> bool:
         """Whether the threads that answer outlive a request, and with them their connections to databases."""
 
-    def workers(self, run: Path) -> str:
+    def workers(self, run: Foreign) -> str:
         """What its processes do just now, in words; empty where it does not say.
 
         Args:

@@ -106,8 +106,40 @@ class Site:
             Folder(self.backups, "root", "root", 0o700),
             Folder(self.log, self.user, "adm", 0o750),
             Folder(self.templates, "root", "root", 0o700),
-            Folder(self.runtime, self.user, self.proxy_group, 0o2750),
+            self.runtime_folder(self.current),
         ]
+
+    def runtime_folder(self, release: Path) -> Folder:
+        """The folder in /run in which the sockets of the site are, as a release needs it that is live.
+
+        It is root's, for systemd gives what it makes there to the site: one that the site may write could have a link
+        in its place. Releases of an older formula whose server binds its socket there by itself need it as it was;
+        systemd makes no socket for them.
+        """
+        recorded = read_json(release / "config/instance.json") or {}
+        binds = recorded.get("process") == "supervisor" or recorded.get("server") == "granian"
+        if binds and Path(str(recorded.get("address"))).parent == self.runtime:
+            return Folder(self.runtime, self.user, self.proxy_group, 0o2750)
+        return Folder(self.runtime, "root", self.proxy_group, 0o751)
+
+    def open_runtime(self, release: Path) -> None:
+        """Make that folder ready for a release that is to be started, now and at the next boot."""
+        folder = self.runtime_folder(release)
+        if wrong_folder(folder):
+            was_own = self.runtime.exists() and os.stat(self.runtime).st_uid != 0
+            make_folder(folder)
+            if was_own and folder.owner == "root":
+                self._clear_runtime()
+        if django_service.has_systemd() and read_text(self.tmpfiles) not in (None, _tmpfiles_line(folder)):
+            write(self.tmpfiles, _tmpfiles_line(folder))
+
+    def _clear_runtime(self) -> None:
+        """Delete what the site may have put into its folder in /run while that was its own, but for sockets."""
+        tree = Foreign(self.runtime)
+        for name in tree.names():
+            status = (tree / name).status()
+            if status and not stat.S_ISSOCK(status.st_mode) and (status.st_uid or not stat.S_ISDIR(status.st_mode)):
+                (tree / name).remove()
 
     def plans(self) -> list[Path]:
         """The folders of plans, each named after the process that builds a release there."""
@@ -136,7 +168,7 @@ class Site:
             write(self.tmpfiles, self._tmpfiles_line())
 
     def _tmpfiles_line(self) -> str:
-        return f"d {self.runtime} 2750 {self.user} {self.proxy_group} -\n"
+        return _tmpfiles_line(self.runtime_folder(self.current))
 
     def kept_template(self, url: str) -> Path:
         """Where the text of a template lies that the site was last rendered from."""
@@ -173,6 +205,11 @@ class Site:
                 hint="salt-call state.apply django writes it anew",
             )
         return texts
+
+
+def _tmpfiles_line(folder: Folder) -> str:
+    """The line by which systemd-tmpfiles makes a folder at boot."""
+    return f"d {folder.path} {folder.mode:04o} {folder.owner} {folder.group} -\n"
 
 
 def find(name: str) -> Site:

@@ -121,7 +121,10 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     if changes:
         yield changes
         for folder in wrong:
-            django_site.make_folder(folder)
+            if folder.path == site.runtime:
+                site.open_runtime(site.current)
+            else:
+                django_site.make_folder(folder)
         if takeover:
             takeover.write()
         if stale:

@@ -1,21 +1,27 @@
 """supervisor keeps releases alive, where systemd is not PID 1 or the pillar wants it: a program for each."""
 
 import contextlib
+import http.client
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import django_command
+import django_delegate
 import django_process
+import django_reaper
 import django_server
 import django_service
 import django_settings
 import django_site
+from django_bounded import Bounded
 from django_command import DeploymentError, seconds
+from django_foreign import Foreign
 from django_process import unit
 from django_site import Site
 
@@ -29,6 +35,10 @@ TEMPLATES: tuple[str, ...] = (PROGRAM, SCRIPT, LISTEN)
 _TICK = 0.02
 #: Seconds after its own start within which supervisor begins every program.
 _FIRST = 2.0
+#: More bytes than supervisor lets a file of it have.
+_OUTPUT = 16 << 20
+#: Seconds for an answer of supervisor, and for the end of a log; and those that a server has to end in.
+_PATIENCE, _LEFTOVER = 10.0, 10.0
 _NO_SANDBOX = "supervisor keeps it: there is no sandbox, only the rights of its user (docs/sandbox.md)"
 
 
@@ -42,7 +52,7 @@ def configuration(
     site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
 ) -> dict[str, str]:
     """The program of a release and what it runs: file name in ``config/`` → content."""
-    more = {"identity": _identity(site), "runtime": str(site.runtime), "secrets": str(site.secrets)}
+    more = {"identity": _identity(site), "secrets": str(site.secrets)}
     return {
         f"{unit(site, release)}.conf": django_settings.render(templates, PROGRAM, **variables),
         "supervisor.sh": django_settings.render(templates, SCRIPT, **more, **variables),
@@ -61,14 +71,65 @@ def files(site: Site) -> list[Path]:
     return [path for path in PROGRAMS.glob(f"django-{site.name}-*.conf") if re.fullmatch(pattern, path.name)]
 
 
+class Program(NamedTuple):
+    """A program as supervisor has it: its process, None where there is none, for how many seconds, and its state."""
+
+    pid: int | None
+    age: float
+    state: str
+
+
 def pid(site: Site, release: Path) -> int | None:
-    """The main process behind a release's socket, if supervisor has started it."""
-    number = django_process.main_process(site, release)
-    return number if number and django_service.parent(number) == django_service.pid(django_service.SUPERVISOR) else None
+    """The main process of a release: the one that supervisor has started for its program."""
+    program = _program(unit(site, release))
+    return program.pid if program else None
+
+
+def _program(name: str) -> Program | None:
+    """A program by supervisor's own word; None where supervisor does not run, or does not have it."""
+    if django_service.pid(django_service.SUPERVISOR) is None:
+        return None
+    try:
+        answer = _ask("supervisor.getProcessInfo", name)
+    except (OSError, http.client.HTTPException):  # its configuration has the socket elsewhere, or with a password
+        try:
+            found = re.fullmatch(r"\s*(\d+)\s*", _supervisorctl("pid", name, doing=f"asking for {name}"))
+        except DeploymentError:
+            return None
+        return Program(int(found[1]) or None, 0.0, "") if found else None
+    values = dict(re.findall(r"<name>(\w+)</name>\s*<value><(?:int|i4|string)>([^<]*)</", answer))
+    if "pid" not in values:
+        return None
+    age = float(values.get("now", 0)) - float(values.get("start", 0))
+    return Program(int(values["pid"]) or None, age, values.get("statename", ""))
+
+
+def _ask(method: str, name: str) -> str:
+    """Call a method of supervisor's XML-RPC interface, and return its answer as it is.
+
+    Raises:
+        OSError: it does not listen where Debian's configuration has it, or does not answer in time.
+        http.client.HTTPException: it refuses.
+    """
+    body = (
+        f"<?xml version='1.0'?><methodCall><methodName>{method}</methodName><params><param><value><string>{name}"
+        "</string></value></param></params></methodCall>"
+    ).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_PATIENCE)
+        connection.connect(str(django_service.RUN / "supervisor.sock"))
+        bounded = Bounded(connection, time.monotonic() + _PATIENCE)
+        head = f"POST /RPC2 HTTP/1.0\r\nContent-Type: text/xml\r\nContent-Length: {len(body)}\r\n\r\n"
+        bounded.sendall(head.encode() + body)
+        response = http.client.HTTPResponse(bounded)  # type: ignore[arg-type]
+        response.begin()
+        if response.status != 200:
+            raise http.client.HTTPException(f"supervisor answers {response.status}")
+        return response.read(1 << 16).decode(errors="replace")
 
 
 def is_kept_alive(site: Site, release: Path) -> bool:
-    """Whether the instance runs, and would run again after a restart of supervisor.
+    """Whether the instance runs, with its folder and its socket, and would run again after a restart of supervisor.
 
     What supervisor is starting by itself, as after a restart of the container, is waited for and not begun anew.
     """
@@ -76,22 +137,36 @@ def is_kept_alive(site: Site, release: Path) -> bool:
         return False
     starts = _starts(site, release)
     deadline = time.monotonic() + seconds(site.config["timeouts"]["start"])
-    while pid(site, release) is None and _is_under_way(release):
-        if _starts(site, release) > starts + 1 or time.monotonic() > deadline:
+    while not _is_well(site, release):
+        if not _is_under_way(site, release) or _starts(site, release) > starts + 1 or time.monotonic() > deadline:
             return False
         time.sleep(0.05)
-    return pid(site, release) is not None
+    return True
 
 
-def _is_under_way(release: Path) -> bool:
-    """Whether supervisor has begun the program of a release, or has begun itself and comes to it in a moment."""
-    main = django_service.pid(django_service.SUPERVISOR)
-    if main is None:
+def _is_well(site: Site, release: Path) -> bool:
+    """Whether a release runs, has said that it is ready, and listens."""
+    is_ready = (django_process.folder(site, release) / "ready").exists()
+    return is_ready and django_process.is_whole(site, release) and pid(site, release) is not None
+
+
+def _is_under_way(site: Site, release: Path) -> bool:
+    """Whether supervisor is starting the program of a release, or has begun itself and comes to it in a moment."""
+    if django_service.pid(django_service.SUPERVISOR) is None:
         return False
     if django_service.age(django_service.SUPERVISOR) < _FIRST:
         return True
-    mark = f"{release}/config/".encode()
-    return any(mark in line and django_service.parent(number) == main for number, line in django_service.processes())
+    program = _program(unit(site, release))
+    if program is None:
+        return False
+    if program.pid is None:
+        return program.state in ("STARTING", "BACKOFF")
+    if program.age < _FIRST:
+        return True
+    # One that has been ready has lost its socket, and one that never is, or has lost its folder, does not come to it.
+    folder = django_process.folder(site, release)
+    is_slow = program.age < seconds(site.config["timeouts"]["start"])
+    return is_slow and folder.is_folder() and not (folder / "ready").exists()
 
 
 def installed(site: Site, release: Path) -> dict[Path, str]:
@@ -131,21 +206,31 @@ def start(site: Site, release: Path) -> None:
 def _forget_old_logs(site: Site) -> None:
     """Delete the logs of releases that are no more."""
     there = {path.name.split("-")[0] for path in site.releases.iterdir()}
-    for path in site.log.glob("*.log*"):
-        if re.fullmatch(r"\d{4,}\.log(\.1)?", path.name) and path.name.split(".")[0] not in there:
-            with contextlib.suppress(OSError):  # the site may have put a folder there
-                path.unlink()
+    for name in Foreign(site.log).names():
+        path = Foreign(site.log, name)
+        is_old = re.fullmatch(r"\d{4,}\.log(\.1)?", name) and name.split(".")[0] not in there
+        if is_old and not path.is_folder():  # the site may have put one there
+            path.remove()
 
 
 def _wait_until_ready(site: Site, release: Path) -> None:
-    ready = django_process.RUN / unit(site, release) / "ready"
     deadline = time.monotonic() + seconds(site.config["timeouts"]["start"])
-    while not ready.exists() or pid(site, release) is None:
+    while not _is_well(site, release):
         if _starts(site, release) > 1:
             raise DeploymentError("it ends as soon as it has started")
         if time.monotonic() > deadline:
-            raise DeploymentError(f"it is not ready after {site.config['timeouts']['start']}")
+            raise DeploymentError(_not_ready(site, release))
         time.sleep(0.02)
+
+
+def _not_ready(site: Site, release: Path) -> str:
+    """What a release lacks whose time to start is up."""
+    missing = "it does not listen at its socket"
+    if pid(site, release) is None:
+        missing = f"supervisor has no process of {unit(site, release)}"
+    elif not (django_process.folder(site, release) / "ready").exists():
+        missing = "the server has not said that it is ready"
+    return f"it is not ready after {site.config['timeouts']['start']}: {missing}"
 
 
 def _counter(site: Site, release: Path) -> Path:
@@ -175,16 +260,49 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
 
 def _clear(site: Site, release: Path) -> None:
     """End a server that has outlived its supervisor, and delete what a release has in /run."""
-    number = django_process.main_process(site, release)
-    deadline = time.monotonic() + 10
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        if number and os.stat(django_process.PROC / str(number)).st_uid == django_site.user_id(site.user):
-            os.kill(number, signal.SIGTERM)
-            while django_process.main_process(site, release) == number and time.monotonic() < deadline:
-                time.sleep(0.05)
-    django_site.remove_tree(django_process.RUN / unit(site, release))
-    (site.runtime / f"{release.name.split('-')[0]}.sock").unlink(missing_ok=True)
+    end_leftovers(site, release)
+    sequence = release.name.split("-")[0]
+    Foreign(django_process.RUN, unit(site, release)).remove()
+    Foreign(site.runtime, f"{sequence}.sock").remove()
+    Foreign(site.runtime, sequence).remove()
     _counter(site, release).unlink(missing_ok=True)
+
+
+def end_leftovers(site: Site, release: Path) -> None:
+    """End a server of a release that has outlived its supervisor, with the rights of its user.
+
+    Its pid file and its environment are its own word, which may name no other process than one of the same user.
+    """
+    run = django_process.folder(site, release)
+    if (run / "pid").exists() and django_site.find_user(site.user):
+        what = (str(run), release.name, str(django_process.PROC))
+        with contextlib.suppress(OSError):
+            django_delegate.ask(site.user, _end, *what, doing="ending an old server", timeout=_LEFTOVER + 5)
+
+
+def _end(run: str, release: str, proc: str) -> None:
+    """End the process that the pid file of a release names, if it is one of the release; run as the site's user."""
+    try:
+        number = int((Foreign(Path(run)) / "pid").text(32) or "")
+    except (ValueError, DeploymentError):
+        return
+    deadline = time.monotonic() + _LEFTOVER
+    how: int = signal.SIGTERM
+    while _is_of(f"{proc}/{number}/environ", release):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(number, how)
+        how = 0 if time.monotonic() < deadline else signal.SIGKILL
+        if time.monotonic() > deadline + 2:
+            return
+        time.sleep(0.05)
+
+
+def _is_of(environ: str, release: str) -> bool:
+    try:
+        with open(environ, "rb") as file:
+            return f"DJANGO_RELEASE={release}".encode() in file.read(1 << 20).split(b"\0")
+    except OSError:
+        return False
 
 
 def pause(site: Site, release: Path) -> None:
@@ -223,7 +341,8 @@ def journal(site: Site, release: Path, since: float) -> str:
     with contextlib.suppress(DeploymentError):
         text = log(site, release, 60) if _is_written(log_file(site, release), since) else ""
     if not text and _is_written(before, since):
-        text = django_site.read_text(before) or ""
+        with contextlib.suppress(DeploymentError):
+            text = "\n".join((Foreign(before.parent, before.name).text(_OUTPUT) or "").splitlines()[-60:])
     return "\n".join(line for line in text.splitlines() if not re.match(r"(\S+ )?\*\*\* ", line))
 
 
@@ -241,10 +360,16 @@ def log(site: Site, release: Path, lines: int) -> str:
         DeploymentError: the log cannot be read.
     """
     path = log_file(site, release)
-    parts = [str(part) for part in (path.with_name(f"{path.name}.1"), path) if part.exists()]
-    argv = ["tail", "--quiet", f"--lines={lines}", "--", *parts]
-    user = site.user if path.parent == site.log else None
-    text = django_command.run(argv, doing="reading the log", user=user) if parts else ""
+    parts = [part for part in (path.with_name(f"{path.name}.1"), path) if Foreign(part.parent, part.name).is_file()]
+    return _tail(parts, lines, user=site.user if path.parent == site.log else None)
+
+
+def _tail(parts: list[Path], lines: int, *, user: str | None) -> str:
+    """The last lines of files one after another: within some seconds, and no more than is kept of an output."""
+    if not parts:
+        return ""
+    argv = ["tail", "--quiet", f"--lines={lines}", "--", *map(str, parts)]
+    text = django_command.run(argv, doing="reading the log", user=user, timeout=_PATIENCE, only_the_end=True)
     return "\n".join(text.splitlines()[-lines:])
 
 
@@ -270,7 +395,8 @@ def run(
 ) -> str:
     """Run a command of the project as the site's user, in the environment of a release; there is no sandbox.
 
-    One that outlives its deployment holds the site's lock, so none runs beside it.
+    It runs below a process of root's, which ends whatever it leaves behind, and itself where its deployment is killed;
+    until then that process holds the site's lock, so that no other command runs beside it.
 
     Args:
         writable, task: of no meaning where there is no sandbox and no unit.
@@ -286,18 +412,22 @@ def run(
     variables = {"HOME": user.pw_dir if user else "/nonexistent", "USER": site.user, "LOGNAME": site.user}
     for path in paths:
         variables |= django_settings.read_environment(path.read_text())
-    return django_command.run(
-        [*_identity(site), "--", *argv],
+    group = user.pw_gid if user else -1
+    groups = os.getgrouplist(site.user, group) if user else []
+    folder = str(django_settings.project_folder(site, release, facts))
+    ended = django_command.execute(
+        django_reaper.command(argv, django_site.user_id(site.user), group, groups, folder),
         doing=doing,
         environment=variables,
-        folder=str(django_settings.project_folder(site, release, facts)),
         timeout=timeout,
         stdin=stdin,
         secrets=secrets,
         umask=0o027,
-        errors_too=errors_too,
+        descriptors=django_command.locks,
+        grace=django_reaper.PATIENCE,
     )
+    return django_command.judge(ended, doing=doing, timeout=timeout, secrets=secrets, errors_too=errors_too)
 
 
 def end_tasks(site: Site) -> None:
-    """Nothing: a command of a deployment ends with it, or holds the site's lock."""
+    """Nothing: a command of a deployment ends with it."""

@@ -27,6 +27,9 @@ UNITS = Path("/etc/systemd/system")
 SERVICE, SOCKET = "salt://django/files/django.service", "salt://django/files/django.socket"
 TEMPLATES: tuple[str, ...] = (SERVICE, SOCKET)
 
+#: Where the control groups are, of which each unit has its own.
+CGROUP = Path("/sys/fs/cgroup")
+
 _BUS = Path("/run/dbus/system_bus_socket")
 #: What systemd says where it cannot start a command at all; the cause lies on the host, in a drop-in for example.
 CANNOT_START = re.compile(
@@ -94,8 +97,10 @@ def configuration(
 ) -> dict[str, str]:
     """The units of a release: file name in ``config/`` → content."""
     name = unit(site, release)
-    binds = variables["unix"] and not variables["inherits"]
-    sandbox = django_sandbox.directives(site, release, variables["facts"], [site.runtime] if binds else [])
+    binds = bool(variables["own_folder"])
+    sandbox = django_sandbox.directives(
+        site, release, variables["facts"], [Path(variables["own_folder"])] if binds else []
+    )
     units = {f"{name}.service": django_settings.render(templates, SERVICE, sandbox=sandbox, **variables)}
     if variables["inherits"]:
         units[f"{name}.socket"] = django_settings.render(templates, SOCKET, **variables)
@@ -122,19 +127,54 @@ def _is_unit(site: Site, path: Path) -> bool:
 
 
 def pid(site: Site, release: Path) -> int | None:
-    """The main process behind a release's socket, if the kernel too says that it is of the release's unit."""
-    number = django_process.main_process(site, release)
+    """The main process of a release: the one of its unit's control group that systemd itself has started.
+
+    Where there is not exactly one that is no child of another, systemd says which is the main one.
+    """
+    name = f"{unit(site, release)}.service"
+    members = _members(name)
+    if members is None:  # it does not run, or is in another slice
+        return _main_pid(name) if _links(unit(site, release)) else None
+    states = {number: found for number in members if (found := django_process.state(number)) and found[0] not in "ZX"}
+    first = [number for number, (_state, parent, _started) in states.items() if parent not in states]
+    return first[0] if len(first) == 1 else _main_pid(name) if first else None
+
+
+def _members(name: str) -> list[int] | None:
+    """The processes in the control group of a service; None where it has none in the usual place."""
+    is_unified = (CGROUP / "cgroup.controllers").exists()
+    top = CGROUP if is_unified else CGROUP / "systemd"
+    text = django_site.read_text(django_process.PROC / "1/cgroup") or ""
+    own = re.search(r"^0::/(.*)$" if is_unified else r"^\d+:name=systemd:/(.*)$", text, re.MULTILINE)
+    # In a container the paths may be those of the machine around it, and what is mounted only its own part of them.
+    for above in dict.fromkeys((own[1].removesuffix("init.scope") if own else "", "")):
+        try:
+            return [
+                int(number) for number in (top / above / "system.slice" / name / "cgroup.procs").read_text().split()
+            ]
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _main_pid(name: str) -> int | None:
+    """The main process of a service, by systemd's own word."""
+    argv = ["systemctl", "show", "--property=MainPID", "--value", name]
     try:
-        group = (django_process.PROC / str(number) / "cgroup").read_text() if number else ""
-    except OSError:
+        return int(django_command.run(argv, doing=f"asking for {name}", timeout=10)) or None
+    except (DeploymentError, ValueError):
         return None
-    return number if f"/{unit(site, release)}.service" in group else None
 
 
 def is_kept_alive(site: Site, release: Path) -> bool:
-    """Whether the instance runs, and would run again after a boot."""
+    """Whether the instance runs, with its folder and its socket, and would run again after a boot."""
     is_enabled = len(_links(unit(site, release))) == len(_units(site, release))
-    return is_enabled and pid(site, release) is not None and not _changed_units(site, release)
+    return (
+        is_enabled
+        and pid(site, release) is not None
+        and django_process.is_whole(site, release)
+        and not _changed_units(site, release)
+    )
 
 
 def installed(site: Site, release: Path) -> dict[Path, str]:
@@ -165,6 +205,13 @@ def start(site: Site, release: Path) -> None:
     timeout = seconds(site.config["timeouts"]["start"])
     units = _units(site, release)
     _systemctl("enable", "--quiet", *reload, "--now", *units, doing=f"starting {name}", timeout=timeout + 10)
+    if not django_process.is_whole(site, release):  # it ran already, and systemd does not miss what was deleted
+        drain = seconds(site.config["releases"]["drain"])
+        _systemctl("restart", *units, doing=f"restarting {name}", timeout=timeout + drain + 60)
+
+
+def end_leftovers(site: Site, release: Path) -> None:
+    """Nothing: no process outlives its unit."""
 
 
 def stop(site: Site, release: Path, *, wait: bool = True) -> None:

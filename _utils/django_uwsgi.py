@@ -1,12 +1,15 @@
 """uWSGI (https://uwsgi-docs.readthedocs.io): an ini file, by its own protocol or HTTP."""
 
+import http.client
 import json
-import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import django_settings
+import django_unix
+from django_bounded import Bounded
 from django_foreign import Foreign
 from django_process import Requirements
 from django_site import Site
@@ -18,6 +21,9 @@ _PROGRAMS = {
     for name in ("django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_unread.py")
 }
 PYUWSGI = "pyuwsgi==2.0.30.post1"
+
+#: What reading an answer raises that is none of uWSGI's.
+_NOT_STATISTICS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 TEMPLATES: tuple[str, ...] = (INI, *_PROGRAMS.values())
 MAIN = "uwsgi.ini"
@@ -81,20 +87,21 @@ def keeps_threads(site: Site) -> bool:
     return not {"gevent", "asyncio", "ugreen", "async"} & {*site.config["server"]["options"]}
 
 
-def workers(run: Path) -> str:
+def workers(run: Foreign) -> str:
     """What the processes do, by uWSGI's own word at ``stats.sock``, which uwsgitop reads too."""
     try:
-        with socket.socket(socket.AF_UNIX) as stats:
-            stats.settimeout(2)
-            stats.connect(str(run / "stats.sock"))
-            told = json.loads(b"".join(iter(lambda: stats.recv(65536), b"")))
+        folder = run.status()
+        owner = folder.st_uid if folder else -1
+        with django_unix.connect(str(run / "stats.sock"), owner, 2) as stats:
+            told = json.loads(Bounded(stats, time.monotonic() + 2).read())
         states = [worker["status"] for worker in told["workers"]]
         requests = sum(worker["requests"] for worker in told["workers"])
         raised = sum(worker["exceptions"] for worker in told["workers"])
-    except (OSError, ValueError, KeyError, TypeError):
+        waiting = int(told.get("listen_queue", 0))
+        busy = f"{states.count('busy')} of {len(states)} busy"
+        return f"{busy}, {waiting:d} waiting, {requests:d} requests, {raised:d} exceptions"
+    except (OSError, http.client.HTTPException, *_NOT_STATISTICS):  # it does not run, or the site has something there
         return ""
-    busy = f"{states.count('busy')} of {len(states)} busy"
-    return f"{busy}, {told.get('listen_queue', 0)} waiting, {requests} requests, {raised} exceptions"
 
 
 def timeout(site: Site) -> int:

@@ -10,7 +10,10 @@ if [ "${1:-}" != "as {{ site.user }}" ]; then
     [ ! -e "$run.starts" ] || sleep 0.5
     echo >>"$run.starts"
     install -d -o root -g root -m 0755 {{ runtime.rpartition('/')[0] }}
-    install -d -o {{ site.user }} -g {{ proxy_group }} -m 2750 {{ runtime }}
+    install -d -o root -g {{ proxy_group }} -m 0751 {{ runtime }}
+{% if own_folder %}
+    install -d -o {{ site.user }} -g {{ proxy_group }} -m 2750 {{ own_folder }}
+{% endif %}
     install -d -o {{ site.user }} -g {{ site.user }} -m 0750 "$run"
 {% if writes_log %}
     # Somebody may have moved the logs away; without their folder the server would not start.
@@ -24,10 +27,11 @@ exec >>{{ log }} 2>&1
 {% endif %}
 # A server that has outlived its supervisor has to go: it has the socket.
 is_alive() { grep -qsz '^DJANGO_RELEASE={{ release.rpartition('/')[2] }}$' "/proc/$pid/environ"; }
-if [ -e "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
+if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
     kill "$pid"
     while is_alive; do sleep 0.1; done
 fi
+rm -f "$run/ready"
 set -a
 . {{ release }}/config/environment
 . {{ secrets }}/environment

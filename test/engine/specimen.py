@@ -102,6 +102,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_systemd, "UNITS"): "etc/systemd/system",
         (django_service, "SYSTEMD"): "run/systemd/system",
         (django_service, "UNITS"): "etc/systemd/system",
+        (django_systemd, "CGROUP"): "sys/fs/cgroup",
         (django_service, "RUN"): "run",
         (django_service, "PROC"): "proc",
         (django_supervisor, "PROGRAMS"): "etc/supervisor/conf.d",

@@ -347,6 +347,51 @@ def test_another_process_that_answers_is_not_ours(instance, monkeypatch):
         django_instance.check_health(site, release)
 
 
+@pytest.mark.parametrize(("times", "status"), [(1, 200), (3, 200)])
+def test_a_page_that_is_well_but_slow_is_named(instance, monkeypatch, times, status):
+    site, release, server = instance(health={"timeout": "400ms"})
+    answer = server.answer
+    server.answer = lambda connection: (time.sleep(0.35 / times), answer(connection))
+    server.answers["/"] = (status, {}, "")
+    with pytest.raises(DeploymentError) as error:
+        django_instance.check_health(site, release)
+    assert error.value.message.split("is not well: ")[1] in (
+        "timed out after 400ms: it answers well, but too slowly to be asked four times in a row",
+        "no answer within 400ms",
+    )
+
+
+@pytest.mark.parametrize("protocol", ["http", "uwsgi"])
+def test_a_page_of_a_byte_now_and_then_has_its_time_as_a_whole(instance, protocol):
+    site, release, server = instance(protocol=protocol)
+
+    def answer(connection):
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while True:
+                connection.sendall(b"x")
+                time.sleep(0.1)
+
+    server.answer = answer
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        django_instance.ask(site, release, "/", timeout=0.5)
+    assert time.monotonic() - began < 2
+    assert django_instance.problem_of(site, release, time.monotonic() + 0.3) == "no answer within 10s"
+
+
+def test_a_socket_that_the_site_has_replaced_is_not_asked(instance, runtime):
+    site, release, _server = instance()
+    where = Path(django_instance.address(site, release))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(runtime / "other.sock"))
+        other.listen()
+        where.unlink()
+        where.symlink_to(runtime / "other.sock")
+        with pytest.raises(OSError, match="is no socket of the site"):
+            django_instance.ask(site, release, "/")
+
+
 # Connections
 
 
@@ -422,10 +467,9 @@ def test_a_connection_is_cut_with_its_server(instance, monkeypatch, ends):
     """It is killed while it is being stopped, for with supervisor that waits for its end; one that ends is left."""
     site, release, _server = instance()
     process = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(django_process, "PROC", Path("/proc"))
     monkeypatch.setattr(django_instance, "pid", lambda site, release: process.pid)
-    gone = []
-    monkeypatch.setattr(django_instance, "main_process", lambda site, release: None if gone else process.pid)
-    monkeypatch.setattr(django_instance, "stop", lambda *_, wait: (gone.append(1), process.terminate()) if ends else 0)
+    monkeypatch.setattr(django_instance, "stop", lambda *_, wait: (process.terminate(), process.wait()) if ends else 0)
     django_instance.cut(site, release)
     assert process.wait(10) == -(signal.SIGTERM if ends else signal.SIGKILL)
 
@@ -438,6 +482,14 @@ def test_a_drain_comes_to_an_end(instance):
 
 
 # Addresses, units and processes
+
+
+def test_a_server_that_binds_its_socket_by_itself_has_a_folder_for_it(make_site, own_host, monkeypatch):
+    monkeypatch.setattr(django_site, "RUNTIME", Path("/run/django"))
+    for options in ({"process": "supervisor"}, {"server": {"kind": "granian"}}):
+        site = make_site(folders=False, **options)
+        release = site.releases / "0042-3f2a9c1b77de"
+        assert django_instance.address(site, release) == "/run/django/blog/0042/server.sock"
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,21 @@ import json
 import os
 import re
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import types
+from pathlib import Path
 
 import django_instance
 import django_pillar
 import django_server
 import django_uwsgi
 import pytest
+from django_foreign import Foreign
 from django_site import Site
 from specimen import FACTS, ROOT, configured, formula_templates
 
@@ -264,19 +268,25 @@ def test_an_address_that_is_taken_is_told():
         ),
         ({"workers": [{}]}, ""),
         ([], ""),
+        ({"workers": [{"status": "x", "requests": float("inf"), "exceptions": 0}]}, ""),
+        (b"x" * 65536, ""),
         (None, ""),
     ],
 )
 def test_what_uwsgi_says_of_its_processes(tmp_path, answer, told):
+    folder = Path(tempfile.mkdtemp(prefix="df-"))
     with socket.socket(socket.AF_UNIX) as listener:
         if answer is not None:
-            listener.bind(str(tmp_path / "stats.sock"))
+            listener.bind(str(folder / "stats.sock"))
             listener.listen()
             threading.Thread(target=say, args=(listener, answer), daemon=True).start()
-        assert django_uwsgi.workers(tmp_path) == told
+        assert django_uwsgi.workers(Foreign(folder)) == told
+    shutil.rmtree(folder)
 
 
 def say(listener, answer):
     connection, _address = listener.accept()
-    with connection:
+    with connection, contextlib.suppress(OSError):
+        while isinstance(answer, bytes):
+            connection.sendall(answer)
         connection.sendall(json.dumps(answer).encode())

@@ -1,6 +1,8 @@
+import json
 import os
 import resource
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -31,8 +33,56 @@ def test_folders_and_who_owns_them():
         ("/srv/django/blog/backups", "root:root 0700"),
         ("/srv/django/blog/log", "blog:adm 0750"),
         ("/srv/django/blog/templates", "root:root 0700"),
-        ("/run/django/blog", "blog:www-data 2750"),
+        ("/run/django/blog", "root:www-data 0751"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "owner"),
+    [
+        (None, "root"),
+        ({"server": "uwsgi", "address": "{runtime}/0042.sock"}, "root"),
+        ({"server": "uwsgi", "process": "supervisor", "address": "{runtime}/0042.sock"}, "blog"),
+        ({"server": "granian", "process": "systemd", "address": "{runtime}/0042.sock"}, "blog"),
+        ({"server": "granian", "process": "systemd", "address": "{runtime}/0042/server.sock"}, "root"),
+        ({"server": "granian", "process": "systemd", "address": "127.0.0.1:8000"}, "root"),
+    ],
+)
+def test_the_folder_of_sockets_is_roots_but_for_old_releases_that_bind_there(make_site, recorded, owner):
+    site = make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    if recorded:
+        (release / "config").mkdir(parents=True)
+        recorded["address"] = recorded["address"].format(runtime=site.runtime)
+        (release / "config/instance.json").write_text(json.dumps(recorded))
+    mode = {"root": 0o751, "blog": 0o2750}[owner]
+    assert site.runtime_folder(release) == Folder(site.runtime, owner, "www-data", mode)
+    site.register()
+    site.open_runtime(release)
+    assert site.tmpfiles.read_text() == f"d {site.runtime} {mode:04o} {owner} www-data -\n"
+    assert site.runtime.stat().st_mode & 0o7777 == mode
+    django_site.link(site.current, str(release))
+    assert site.is_registered() and site.folders()[-1] == site.runtime_folder(release)
+
+
+def test_what_the_site_has_put_into_a_folder_that_becomes_roots_goes(make_site, monkeypatch, tmp_path):
+    if os.getuid():
+        pytest.skip("needs root")
+    site = make_site()
+    monkeypatch.setattr(django_site, "user_id", lambda name: {"root": 0}.get(name, 65534))
+    os.chown(site.runtime, 65534, 65534)
+    (tmp_path / "precious").mkdir()
+    (site.runtime / "0043").symlink_to(tmp_path / "precious")
+    (site.runtime / "0044").mkdir()
+    os.chown(site.runtime / "0044", 65534, 65534)
+    (site.runtime / "0045").mkdir()
+    (site.runtime / "file").write_text("")
+    monkeypatch.chdir(site.runtime)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("0042.sock")
+    site.open_runtime(site.current)
+    assert {path.name for path in site.runtime.iterdir()} == {"0042.sock", "0045"}
+    assert (tmp_path / "precious").is_dir() and site.runtime.stat().st_uid == 0
 
 
 def test_a_folder_is_made_and_mended(make_site, tmp_path):
@@ -218,7 +268,7 @@ def test_the_host_knows_its_sites(make_site):
     shop.register()
     (django_site.REGISTRY / ".wiki.new").symlink_to("/left/by/a/kill")
     assert blog.is_registered() and django_site.registered() == ["blog", "shop"]
-    assert blog.tmpfiles.read_text() == f"d {blog.runtime} 2750 blog www-data -\n"
+    assert blog.tmpfiles.read_text() == f"d {blog.runtime} 0751 root www-data -\n"
     blog.tmpfiles.write_text("")
     assert not blog.is_registered()
 

@@ -1,15 +1,24 @@
 """supervisor as the keeper of releases: its programs, which process is a release's, how it starts, logs, commands."""
 
+import contextlib
+import json
 import os
+import pwd
+import shutil
 import signal
+import socket
 import subprocess
+import tempfile
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import django_command
+import django_delegate
 import django_instance
 import django_process
+import django_reaper
 import django_removal
 import django_service
 import django_site
@@ -18,7 +27,9 @@ import django_systemd
 import django_uwsgi
 import django_verbs
 import pytest
-from django_command import DeploymentError
+from django_command import DeploymentError, Ended
+from django_site import Lock
+from django_supervisor import Program
 from specimen import FACTS, formula_templates
 from world import commit
 
@@ -138,7 +149,7 @@ def release(make_site, own_host, monkeypatch):
     (path / "config").mkdir(parents=True)
     (path / f"config/{NAME}.conf").write_text("[program]")
     made = SimpleNamespace(site=site, path=path, run=own_host / "run" / NAME, proc=own_host / "proc")
-    made.commands, made.plays, made.supervisor = [], {}, 7
+    made.commands, made.plays, made.supervisor, made.program = [], {}, 7, None
     made.starts = own_host / "run" / f"{NAME}.starts"
     (own_host / "run/supervisord.pid").touch()
     os.utime(own_host / "run/supervisord.pid", (0, 0))
@@ -147,14 +158,11 @@ def release(make_site, own_host, monkeypatch):
         made.commands.append(argv)
         return made.plays.get(argv[1], lambda: "")()
 
-    def process(parent=7, name="0042-3f2a9c1b77de"):
+    def process():
         """The server's own process."""
         made.run.mkdir(exist_ok=True)
-        (made.run / "pid").write_text("42\n")
         (made.run / "ready").touch()
-        (made.proc / "42").mkdir(parents=True, exist_ok=True)
-        (made.proc / "42/stat").write_text(f"42 (uwsgi (x) y) S {parent} 1 1")
-        (made.proc / "42/environ").write_text(f"A=b\0DJANGO_RELEASE={name}\0")
+        made.program = Program(42, 100.0, "RUNNING")
         return "updated"
 
     def start_daemon(daemon):
@@ -165,6 +173,7 @@ def release(make_site, own_host, monkeypatch):
     monkeypatch.setattr(django_command, "run", run)
     monkeypatch.setattr(django_service, "pid", lambda daemon: made.supervisor)
     monkeypatch.setattr(django_service, "start", start_daemon)
+    monkeypatch.setattr(django_supervisor, "_program", lambda name: made.program if made.supervisor else None)
     return made
 
 
@@ -199,12 +208,11 @@ def test_a_server_that_runs_is_left_alone(release):
     assert release.commands == [] and release.run.exists()
 
 
-def test_a_server_whose_program_was_edited_is_started_anew(release, monkeypatch):
+def test_a_server_whose_program_was_edited_is_started_anew(release):
     release.process()
     (release.run / "kept").write_text("")
     release.starts.write_text("\n\n")
     (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[edited]")
-    monkeypatch.setattr(os, "kill", lambda number, how: (release.run / "pid").unlink())
     release.plays["update"] = lambda: release.process() if django_supervisor.files(release.site) else ""
     django_supervisor.start(release.site, release.path)
     assert [argv[1] for argv in release.commands] == ["update", "update"] and not (release.run / "kept").exists()
@@ -213,11 +221,16 @@ def test_a_server_whose_program_was_edited_is_started_anew(release, monkeypatch)
 
 @pytest.mark.parametrize(
     ("starts", "message"),
-    [("\n\n", "it ends as soon as it has started"), ("\n", "it is not ready after 200ms")],
+    [
+        ("\n\n", "it ends as soon as it has started"),
+        ("\n", "it is not ready after 200ms: the server has not said that it is ready"),
+        ("", f"it is not ready after 200ms: supervisor has no process of {NAME}"),
+    ],
 )
 def test_a_server_that_does_not_get_ready(release, starts, message):
     def begin():
         release.starts.write_text(starts)
+        release.program = Program(42 if starts else None, 1.0, "RUNNING")
         return "updated"
 
     release.plays["update"] = begin
@@ -250,11 +263,10 @@ def restarted(release, own_host):
     return restarted
 
 
-def begin(release, parent=7):
+def begin(release, age):
     """Have supervisor begin the program, which is not the server yet."""
-    (release.proc / "41").mkdir(parents=True, exist_ok=True)
-    (release.proc / "41/stat").write_text(f"41 (sh) S {parent} 1 1")
-    (release.proc / "41/cmdline").write_text(f"/bin/sh\0{release.path}/config/supervisor.sh\0")
+    release.program = Program(41, age, "RUNNING")
+    release.run.mkdir(exist_ok=True)
 
 
 @pytest.fixture
@@ -271,27 +283,27 @@ def clock(monkeypatch):
     return clock
 
 
-@pytest.mark.parametrize(("age", "is_begun"), [(0, False), (0, True), (60, True)])
-def test_what_supervisor_starts_by_itself_is_waited_for(release, restarted, clock, age, is_begun):
+@pytest.mark.parametrize(("age", "begun"), [(0, None), (0, 0.0), (60, 0.0), (60, 1.0)])
+def test_what_supervisor_starts_by_itself_is_waited_for(release, restarted, clock, age, begun):
     restarted(age)
-    if is_begun:
-        begin(release)
+    if begun is not None:
+        begin(release, begun)
     clock.does = release.process
     assert django_supervisor.is_kept_alive(release.site, release.path)
     assert release.commands == [] and clock.now > 0
 
 
 @pytest.mark.parametrize(
-    ("age", "parent", "starts", "waits"),
-    [(60, None, 1, 0), (60, 1, 1, 0), (60, 7, 3, 0.05), (60, 7, 2, 0.25), (0, None, 1, 0.25)],
-    ids=["stopped", "another's", "it crashes", "it hangs", "it is not begun"],
+    ("age", "begun", "starts", "waits"),
+    [(60, None, 1, 0), (60, 5.0, 1, 0), (60, 0.0, 3, 0.05), (60, 0.0, 2, 0.25), (0, None, 1, 0.25)],
+    ids=["stopped", "its time is up", "it crashes", "it hangs", "it is not begun"],
 )
 def test_what_supervisor_does_not_bring_up_is_not_waited_for_in_vain(
-    release, restarted, clock, age, parent, starts, waits
+    release, restarted, clock, age, begun, starts, waits
 ):
     restarted(age)
-    if parent:
-        begin(release, parent)
+    if begun is not None:
+        begin(release, begun)
     clock.does = lambda: release.starts.write_text("\n" * starts)
     assert not django_supervisor.is_kept_alive(release.site, release.path)
     assert clock.now == pytest.approx(waits)
@@ -343,44 +355,108 @@ def test_a_program_has_a_folder_for_its_log(make_site, tmp_path, monkeypatch, is
     assert (made in done.stdout.splitlines()) is not is_there, done.stdout
 
 
+@pytest.mark.parametrize("lost", ["the socket", "the folder", "the mark"])
+def test_a_server_that_has_lost_what_it_has_in_run_is_started_anew(release, restarted, monkeypatch, lost):
+    restarted(60)
+    release.process()
+    monkeypatch.setattr(release.site, "config", {**release.site.config, "timeouts": {"start": "30s"}})
+    assert django_supervisor.is_kept_alive(release.site, release.path)
+    if lost == "the socket":
+        (release.path / "config/instance.json").write_text(json.dumps({"address": f"{release.site.runtime}/0042.sock"}))
+    elif lost == "the folder":
+        shutil.rmtree(release.run)
+    else:
+        (release.run / "ready").unlink()
+    assert not django_supervisor.is_kept_alive(release.site, release.path)
+
+
 @pytest.mark.parametrize("verb", ["start", "stop"])
 def test_a_server_that_has_outlived_its_supervisor_is_ended(release, monkeypatch, verb):
-    release.process(parent=1)
-    assert django_supervisor.pid(release.site, release.path) is None
-    killed = []
-
-    def kill(number, how):
-        killed.append((number, how))
-        (release.run / "pid").unlink()
-
-    monkeypatch.setattr(os, "kill", kill)
+    """By its own user, whose pid file and environment are its own word."""
+    asked = []
+    monkeypatch.setattr(django_site, "find_user", lambda name: SimpleNamespace(pw_uid=1))
+    monkeypatch.setattr(django_delegate, "ask", lambda user, function, *arguments, **_: asked.append((user, arguments)))
+    release.run.mkdir()
+    (release.run / "pid").write_text("42")
     release.plays["update"] = lambda: release.process() if django_supervisor.files(release.site) else ""
     (django_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
     getattr(django_supervisor, verb)(release.site, release.path)
-    assert killed == [(42, signal.SIGTERM)]
-
-
-def test_a_process_of_another_user_is_not_ended(release, monkeypatch):
-    release.process(parent=1)
-    monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
-    monkeypatch.setattr(os, "kill", lambda number, how: pytest.fail("it is ended"))
-    django_supervisor._clear(release.site, release.path)
+    assert asked == [("blog", (str(release.run), release.path.name, str(release.proc)))]
 
 
 @pytest.mark.parametrize(
-    ("process", "expected"),
-    [({}, 42), ({"parent": 1}, None), ({"name": "0042-000000000000"}, None), (None, None)],
+    ("release_of_it", "pid_file", "is_ended"),
+    [("0042-x", "{}", True), ("0041-x", "{}", False), ("0042-x", "none", False), ("0042-x", None, False)],
 )
-def test_which_process_is_a_releases(release, process, expected):
-    if process is not None:
-        release.process(**process)
-    assert django_supervisor.pid(release.site, release.path) == expected
+def test_what_a_pid_file_names_is_ended_if_it_is_of_the_release(tmp_path, release_of_it, pid_file, is_ended):
+    process = subprocess.Popen(["sleep", "60"], env={"DJANGO_RELEASE": release_of_it})
+    if pid_file is None:
+        os.mkfifo(tmp_path / "pid")
+    else:
+        (tmp_path / "pid").write_text(pid_file.format(process.pid))
+    waiting = threading.Thread(target=process.wait, daemon=True)
+    waiting.start()
+    django_supervisor._end(str(tmp_path), "0042-x", "/proc")
+    waiting.join(5 if is_ended else 0)
+    assert process.poll() == (-signal.SIGTERM if is_ended else None)
+    process.kill()
 
 
-def test_a_process_that_has_just_ended_is_nobodys(release):
-    release.process()
-    (release.proc / "42/stat").unlink()
-    assert django_supervisor.pid(release.site, release.path) is None
+ANSWER = """\
+<?xml version='1.0'?><methodResponse><params><param><value><struct>
+<member><name>name</name><value><string>django-blog-0042</string></value></member>
+<member><name>start</name><value><int>1000</int></value></member>
+<member><name>now</name><value><int>1007</int></value></member>
+<member><name>statename</name><value><string>{state}</string></value></member>
+<member><name>description</name><value><string>pid 7, uptime 0:00:07</string></value></member>
+<member><name>pid</name><value><int>{pid}</int></value></member>
+</struct></value></param></params></methodResponse>
+"""
+FAULT = "<methodResponse><fault><value><struct><member><name>faultString</name></member></struct></value></fault>"
+
+
+@pytest.fixture
+def supervisord(own_host, monkeypatch):
+    """A supervisor that gives these answers; what it was asked."""
+    monkeypatch.setattr(django_service, "pid", lambda daemon: 7)
+    folder = Path(tempfile.mkdtemp(prefix="df-"))
+    monkeypatch.setattr(django_service, "RUN", folder)
+    made = SimpleNamespace(answers=[], asked=[])
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "supervisor.sock"))
+        listener.listen()
+
+        def serve():
+            for answer in made.answers:
+                connection, _address = listener.accept()
+                with connection:
+                    made.asked.append(connection.recv(65536).decode())
+                    connection.sendall(f"HTTP/1.0 200 OK\r\nContent-Length: {len(answer)}\r\n\r\n{answer}".encode())
+
+        made.serve = lambda *answers: (
+            made.answers.extend(answers),
+            threading.Thread(target=serve, daemon=True).start(),
+        )
+        yield made
+    shutil.rmtree(folder)
+
+
+def test_supervisor_says_which_process_is_a_releases(supervisord, make_site):
+    site = make_site(process="supervisor")
+    path = site.releases / "0042-3f2a9c1b77de"
+    supervisord.serve(ANSWER.format(state="RUNNING", pid=42), ANSWER.format(state="BACKOFF", pid=0), FAULT)
+    assert django_supervisor._program(NAME) == (42, 7.0, "RUNNING")
+    assert django_supervisor._program(NAME) == (None, 7.0, "BACKOFF")
+    assert django_supervisor.pid(site, path) is None
+    assert "supervisor.getProcessInfo" in supervisord.asked[0] and f"<string>{NAME}</string>" in supervisord.asked[0]
+
+
+@pytest.mark.parametrize(("printed", "expected"), [("42\n", 42), ("0\n", None), ("No such process\n", None)])
+def test_a_supervisor_whose_socket_is_elsewhere_is_asked_by_its_own_command(make_site, monkeypatch, printed, expected):
+    site = make_site(process="supervisor")
+    monkeypatch.setattr(django_service, "pid", lambda daemon: 7)
+    monkeypatch.setattr(django_command, "run", lambda argv, **_options: printed)
+    assert django_supervisor.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
 
 
 @pytest.mark.parametrize("supervisor", [7, None])
@@ -451,8 +527,13 @@ def test_what_a_release_that_does_not_start_says(release):
 
 def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_arguments(make_site, monkeypatch, tmp_path):
     ran = []
-    monkeypatch.setattr(django_command, "run", lambda argv, **options: ran.append((argv, options)) or "output")
-    monkeypatch.setattr(django_site, "find_user", lambda name: SimpleNamespace(pw_dir="/home/blog"))
+    monkeypatch.setattr(
+        django_command, "execute", lambda argv, **options: ran.append((argv, options)) or Ended(0, "output", " more")
+    )
+    monkeypatch.setattr(django_command, "locks", {9})
+    monkeypatch.setattr(django_site, "find_user", lambda name: SimpleNamespace(pw_dir="/home/blog", pw_gid=1001))
+    monkeypatch.setattr(django_site, "user_id", lambda name: 1000)
+    monkeypatch.setattr(os, "getgrouplist", lambda name, group: [group, 4])
     site = make_site(process="supervisor")
     path = site.releases / "0042-3f2a9c1b77de"
     (path / "config").mkdir(parents=True)
@@ -461,15 +542,44 @@ def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_argumen
     (tmp_path / "more").write_text("B=b\n")
     options = {"doing": "x", "timeout": 5.0, "stdin": "in", "secrets": ["hunter2"], "errors_too": True}
     more = {"environment_file": str(tmp_path / "more"), "task": "manage-1", "writable": [path]}
-    assert django_supervisor.run(site, path, FACTS, ["python", "x y"], **options, **more) == "output"
+    assert django_supervisor.run(site, path, FACTS, ["python", "x y"], **options, **more) == "output more"
     ((argv, given),) = ran
-    assert argv == [
-        *["/usr/bin/setpriv", "--reuid=blog", "--regid=blog", "--init-groups", "--no-new-privs", "--"],
-        *["python", "x y"],
-    ]
+    assert argv == django_reaper.command(["python", "x y"], 1000, 1001, [1001, 4], f"{path}/source")
     variables = {"A": "a", "B": "b", "KEY": "hunter2", "PATH": "/venv/bin"}
     variables |= {"HOME": "/home/blog", "USER": "blog", "LOGNAME": "blog"}
-    assert given == {**options, "environment": variables, "folder": f"{path}/source", "umask": 0o027}
+    del options["errors_too"]
+    bounds = {"umask": 0o027, "descriptors": {9}, "grace": django_reaper.PATIENCE}
+    assert given == {**options, "environment": variables, **bounds}
+
+
+def test_a_command_leaves_no_process_behind_and_inherits_no_lock(make_site, monkeypatch, tmp_path):
+    if os.getuid():
+        pytest.skip("needs root")
+    monkeypatch.setattr(django_site, "user_id", lambda name: 65534)
+    monkeypatch.setattr(django_site, "find_user", lambda name: pwd.getpwnam("nobody"))
+    site = make_site(process="supervisor")
+    path = site.releases / "0042-3f2a9c1b77de"
+    for folder in ("config", "source"):
+        (path / folder).mkdir(parents=True)
+    for folder in [path, *path.parents]:
+        if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 1:
+            folder.chmod(folder.stat().st_mode | 0o711)
+    (path / "config/environment").write_text('PATH="/usr/bin:/bin"\n')
+    (site.secrets / "environment").write_text("")
+    lock = Lock(site, "a test")
+    lock.take()
+    told = "setsid sleep 4711 >/dev/null 2>&1 & id -u; ls -l /proc/self/fd | grep -c lock"
+    printed = django_supervisor.run(site, path, FACTS, ["sh", "-c", f"{told}; true"], doing="x", timeout=20)
+    lock.release()
+    assert printed.split() == ["65534", "0"]
+    assert b"4711" not in b"".join(line for _number, line in running())
+
+
+def running():
+    """The processes of this machine."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield process.name, (process / "cmdline").read_bytes()
 
 
 def test_no_secret_is_in_the_files_of_a_program(make_site, monkeypatch):

@@ -1,6 +1,9 @@
 """systemd as the keeper of releases: which process is a release's, how it starts, and the commands of a project."""
 
 import json
+import shutil
+import socket
+import tempfile
 from pathlib import Path
 
 import django_command
@@ -20,32 +23,36 @@ RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
 
 @pytest.fixture
 def proc(own_host, monkeypatch):
-    """A host on which process 42 is that of release 0042."""
-    for name in ("RUN", "PROC"):
-        monkeypatch.setattr(django_process, name, own_host / name.lower())
+    """A host on which the unit of release 0042 has main process 42 and a child 43 of that."""
+    (own_host / "sys/fs/cgroup/cgroup.controllers").touch()
     files = {
-        "run/django-blog-0042/pid": "42\n",
-        "proc/42/cgroup": "0::/system.slice/django-blog-0042.service\n",
-        "proc/42/environ": "A=b\0DJANGO_RELEASE=0042-3f2a9c1b77de\0C=d",
+        "sys/fs/cgroup/system.slice/django-blog-0042.service/cgroup.procs": "43\n42\n",
+        "proc/1/cgroup": "0::/init.scope\n",
+        "proc/42/stat": stat(42, 1),
+        "proc/43/stat": stat(43, 42),
     }
     for name, content in files.items():
         (own_host / name).parent.mkdir(parents=True, exist_ok=True)
         (own_host / name).write_text(content)
+    (own_host / "run/django-blog-0042").mkdir()
+    (own_host / "run/django-blog-0042/pid").symlink_to("/dev/zero")  # nobody asks the site
+    monkeypatch.setattr(django_command, "run", lambda argv, **_options: pytest.fail("systemd is asked"))
     return own_host
+
+
+def stat(number, parent, state="S"):
+    return f"{number} (uwsgi) (x) {state} {parent} {' '.join(['0'] * 17)} 4711 0\n"
 
 
 @pytest.mark.parametrize(
     ("changed", "content", "expected"),
     [
         (None, None, 42),
-        ("run/django-blog-0042/pid", "", None),
-        ("run/django-blog-0042/pid", "x\n", None),
-        ("run/django-blog-0042/pid", "43\n", None),
-        ("run/django-blog-0042/pid", None, None),
-        ("proc/42/cgroup", "0::/system.slice/django-blog-0041.service\n", None),
-        ("proc/42/cgroup", "0::/system.slice/xdjango-blog-0042.service\n", None),
-        ("proc/42/environ", "DJANGO_RELEASE=0042-000000000000\0", None),
-        ("proc/42/environ", "XDJANGO_RELEASE=0042-3f2a9c1b77de\0", None),
+        ("proc/43/stat", None, 42),
+        ("proc/42/stat", None, 43),
+        ("proc/42/stat", stat(42, 1, "Z"), 43),
+        ("sys/fs/cgroup/system.slice/django-blog-0042.service/cgroup.procs", "", None),
+        ("sys/fs/cgroup/system.slice/django-blog-0042.service/cgroup.procs", None, None),
     ],
 )
 def test_which_process_is_a_releases(make_site, proc, changed, content, expected):
@@ -55,6 +62,82 @@ def test_which_process_is_a_releases(make_site, proc, changed, content, expected
             (proc / changed).write_text(content)
     site = make_site()
     assert django_systemd.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "group"),
+    [
+        ("9:name=systemd:/init.scope", "systemd/system.slice"),
+        ("9:name=systemd:/libpod_parent/libpod-1/init.scope", "systemd/libpod_parent/libpod-1/system.slice"),
+        ("9:name=systemd:/docker/1/init.scope", "systemd/system.slice"),
+        ("2:cpu:/init.scope\n0::/init.scope", "systemd/system.slice"),
+    ],
+)
+def test_control_groups_of_the_first_version_and_of_containers(make_site, proc, own, group):
+    top = proc / "sys/fs/cgroup"
+    (top / "cgroup.controllers").unlink()
+    (top / group).parent.mkdir(parents=True)
+    (top / "system.slice").rename(top / group)
+    (proc / "proc/1/cgroup").write_text(own + "\n")
+    site = make_site()
+    assert django_systemd.pid(site, site.releases / "0042-3f2a9c1b77de") == 42
+
+
+@pytest.mark.parametrize(("printed", "expected"), [("42\n", 42), ("0\n", None), ("", None)])
+@pytest.mark.parametrize("why", ["a daemon of the project", "another slice"])
+def test_systemd_is_asked_where_the_control_group_does_not_say(make_site, proc, monkeypatch, why, printed, expected):
+    if why == "another slice":
+        (proc / "sys/fs/cgroup/system.slice/django-blog-0042.service/cgroup.procs").unlink()
+        wants = django_systemd.UNITS / "multi-user.target.wants"
+        wants.mkdir()
+        (wants / "django-blog-0042.service").symlink_to("/x")
+    else:
+        (proc / "proc/43/stat").write_text(stat(43, 1))
+    monkeypatch.setattr(django_command, "run", lambda argv, **_options: printed)
+    site = make_site()
+    assert django_systemd.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
+
+
+@pytest.mark.parametrize("whole", [[True], [False, True]])
+def test_a_unit_that_has_lost_its_socket_is_restarted(make_site, monkeypatch, whole):
+    """systemd starts nothing that runs, and does not miss what somebody has deleted."""
+    ran, found = [], iter(whole)
+    monkeypatch.setattr(django_command, "run", lambda argv, **_options: ran.append(argv) or "")
+    monkeypatch.setattr(django_process, "is_whole", lambda site, release: next(found))
+    site = make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    django_systemd.start(site, release)
+    assert [argv[1] for argv in ran] == ["enable", *["restart"] * (len(whole) - 1)]
+    assert ran[-1][-2:] == ["django-blog-0042.socket", "django-blog-0042.service"]
+
+
+@pytest.mark.parametrize("lost", [None, "folder", "link", "socket", "stale", "other"])
+def test_what_an_instance_has_in_run_is_looked_for(make_site, lost):
+    site = make_site()
+    release, run = site.releases / "0042-3f2a9c1b77de", django_process.RUN / "django-blog-0042"
+    (release / "config").mkdir(parents=True)
+    folder = Path(tempfile.mkdtemp(prefix="df-"))
+    where = folder / "0042.sock"
+    (release / "config/instance.json").write_text(json.dumps({"address": str(where)}))
+    run.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(str(where))
+        listener.listen()
+        if lost == "folder":
+            run.rmdir()
+        elif lost == "link":
+            run.rmdir()
+            run.symlink_to("/")
+        elif lost:
+            where.unlink()
+        if lost == "stale":
+            other.bind(str(where))
+        elif lost == "other":
+            where.write_text("")
+        assert django_process.is_whole(site, release) is (lost is None)
+        assert django_instance.pid(site, release) is None
+    shutil.rmtree(folder)
 
 
 def test_what_a_release_that_does_not_start_says(make_site, monkeypatch):
@@ -118,6 +201,7 @@ def test_a_server_that_binds_its_own_socket_has_no_unit_for_it(
     links += [tmp_path / "sockets.target.wants/django-blog-0042.socket"] * (len(expected) - 1)
     monkeypatch.setattr(django_systemd, "pid", lambda site, release: 42)
     monkeypatch.setattr(django_systemd, "_changed_units", lambda site, release: [])
+    monkeypatch.setattr(django_process, "is_whole", lambda site, release: True)
     for link in links:
         assert not django_systemd.is_kept_alive(site, release)
         link.parent.mkdir()

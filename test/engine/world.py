@@ -238,13 +238,17 @@ class World:
             return self.supervisorctl(*argv[1:])
         elif argv[-1:] == [django_trial.LOOK[-1]]:
             return json.dumps(self.sandbox)
-        elif argv[0] in ("systemd-run", "/usr/bin/setpriv"):
+        elif argv[0] in ("systemd-run", "setpriv"):
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
         elif argv[:3] == ["python3", "-m", "venv"]:
             Path(argv[3]).mkdir(exist_ok=True)
         elif argv[0] not in ("nginx", "journalctl", "tail", "sync") and not argv[0].endswith(("/python", "/pip")):
             assert argv[0] in ("npm", "make"), line
         return self.prints.get(argv[0], "")
+
+    def execute(self, argv: Sequence[str], *, doing: str, stdin: str = "", **_options: Any) -> django_command.Ended:
+        """A command below the process that leaves none of it behind."""
+        return django_command.Ended(0, self.run(["setpriv", *argv], doing=doing, stdin=stdin), "")
 
     def roll_back(self) -> dict[str, Any]:
         """Go back as django_verbs.rollback does."""
@@ -328,8 +332,9 @@ class World:
     def pid(self, site: Site, release: Path) -> int | None:
         return 42 if f"{django_process.unit(site, release)}.service" in self.running else None
 
-    def supervised_pid(self, site: Site, release: Path) -> int | None:
-        return 43 if f"{django_process.unit(site, release)}.conf" in self.running else None
+    def program(self, name: str) -> django_supervisor.Program | None:
+        """What supervisor says of a program."""
+        return django_supervisor.Program(43, 100.0, "RUNNING") if f"{name}.conf" in self.running else None
 
     def problem_of(self, site: Site, release: Path, deadline: float) -> str:
         runs = django_instance.pid(site, release) is not None
@@ -391,10 +396,12 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_virtualenv, "build"): world.build,
         (django_build, "run"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
         (django_systemd, "pid"): world.pid,
-        (django_supervisor, "pid"): world.supervised_pid,
+        (django_supervisor, "_program"): world.program,
         (django_service, "pid"): lambda daemon: 7,
         (django_service, "is_enabled"): lambda daemon: daemon in world.daemons,
         (django_service, "enable"): world.daemons.append,
+        (django_process, "is_whole"): lambda site, release: django_instance.pid(site, release) is not None,
+        (django_command, "execute"): world.execute,
         (django_instance, "check_health"): lambda site, release: None,
         (django_instance, "problem_of"): world.problem_of,
         (django_instance, "drain"): lambda site, release: world.connections,

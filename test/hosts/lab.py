@@ -37,7 +37,8 @@ LABEL, OWNER = "django-formula.run", process(os.getpid())
 ENVIRONMENT = {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES, "NODE_EXTRA_CA_CERTS": CERTIFICATES}
 # crun fails where cgroups are v1, podman's own limits where CAP_SYS_RESOURCE is missing.
 RUN: tuple[str, ...] = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
-# Without these systemd makes no mount namespaces, and a unit's sandbox is silently not in force.
+# Without these systemd makes no mount namespaces, and a unit's sandbox is silently not in force. A host without an init
+# is a plain container, with no more than podman's own.
 RIGHTS = ("--cap-add=SYS_ADMIN,SYS_PTRACE", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined")
 MINION = {
     "id": "host",
@@ -398,7 +399,7 @@ class Lab:
         # podman's own server of names misses some while hosts come and go.
         others = [host for host in self.named if not host.is_removed]
         podman(
-            *(*RUN, *rights, "--detach", "--name", container, "--hostname", name),
+            *(*RUN, *(rights if init else ()), "--detach", "--name", container, "--hostname", name),
             *("--network", self.name, "--network-alias", name, "--ip", address, "--mac-address", hardware),
             *(f"--add-host={other.name}:{other.address}" for other in others),
             f"--label={LABEL}={OWNER}",

@@ -10,19 +10,21 @@ if [ "${1:-}" != "as blog" ]; then
     [ ! -e "$run.starts" ] || sleep 0.5
     echo >>"$run.starts"
     install -d -o root -g root -m 0755 /run/django
-    install -d -o blog -g www-data -m 2750 /run/django/blog
+    install -d -o root -g www-data -m 0751 /run/django/blog
+    install -d -o blog -g www-data -m 2750 /run/django/blog/0042
     install -d -o blog -g blog -m 0750 "$run"
     exec /usr/bin/setpriv --reuid=blog --regid=blog --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as blog"
 fi
 
 # A server that has outlived its supervisor has to go: it has the socket.
 is_alive() { grep -qsz '^DJANGO_RELEASE=0042-3f2a9c1b77de$' "/proc/$pid/environ"; }
-if [ -e "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
+if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
     kill "$pid"
     while is_alive; do sleep 0.1; done
 fi
+rm -f "$run/ready"
 set -a
 . /srv/django/blog/releases/0042-3f2a9c1b77de/config/environment
 . /srv/django/blog/secrets/environment
 set +a
-exec /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/python -I /srv/django/blog/releases/0042-3f2a9c1b77de/config/django_formula_listen.py /run/django/blog/0042.sock /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/gunicorn --config /srv/django/blog/releases/0042-3f2a9c1b77de/config/gunicorn.conf.py blog.wsgi:application
+exec /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/python -I /srv/django/blog/releases/0042-3f2a9c1b77de/config/django_formula_listen.py /run/django/blog/0042/server.sock /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/gunicorn --config /srv/django/blog/releases/0042-3f2a9c1b77de/config/gunicorn.conf.py blog.wsgi:application

@@ -10,17 +10,18 @@ if [ "${1:-}" != "as shop" ]; then
     [ ! -e "$run.starts" ] || sleep 0.5
     echo >>"$run.starts"
     install -d -o root -g root -m 0755 /run/django
-    install -d -o shop -g www-data -m 2750 /run/django/shop
+    install -d -o root -g www-data -m 0751 /run/django/shop
     install -d -o shop -g shop -m 0750 "$run"
     exec /usr/bin/setpriv --reuid=shop --regid=shop --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as shop"
 fi
 
 # A server that has outlived its supervisor has to go: it has the socket.
 is_alive() { grep -qsz '^DJANGO_RELEASE=0042-3f2a9c1b77de$' "/proc/$pid/environ"; }
-if [ -e "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
+if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
     kill "$pid"
     while is_alive; do sleep 0.1; done
 fi
+rm -f "$run/ready"
 set -a
 . /srv/django/shop/releases/0042-3f2a9c1b77de/config/environment
 . /srv/django/shop/secrets/environment
