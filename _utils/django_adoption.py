@@ -15,12 +15,14 @@ from typing import NamedTuple
 
 import django_apache_servers
 import django_database
+import django_delegate
 import django_foreign_servers
 import django_nginx_servers
 import django_port
 import django_proxy
 import django_service
 import django_site
+import django_unix
 from django_command import DeploymentError
 from django_foreign_servers import Server
 from django_site import Site
@@ -44,7 +46,6 @@ _LASTING = re.compile(rf"runserver.*|{_WORKERS}|runworker|run_huey|rundramatiq|p
 _WEB = re.compile(rf"\b({_SERVERS}|runserver)\b")
 #: Units that keep nothing alive which is started from them.
 _SESSIONS = re.compile(r"(ssh|sshd|cron|user@\d+)\.service")
-_ACCEPTING = 0x10000
 
 
 class Found(NamedTuple):
@@ -59,7 +60,11 @@ class Found(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A process: its number, arguments, working directory, owner's uid and gid, and the unit that it belongs to."""
+    """A process: its number, arguments, working directory, owner's uid and gid, and the unit that it belongs to.
+
+    `sockets` are those that it has open, where they were asked of its own user; None where root may look itself. The
+    directory is empty where neither may.
+    """
 
     pid: int
     argv: list[str]
@@ -67,12 +72,14 @@ class Process(NamedTuple):
     user: int
     group: int
     unit: str
+    sockets: frozenset[str] | None = None
 
     def __str__(self) -> str:
         """Its program, and the command of a manage.py; further arguments may be secrets."""
         words = self.argv[1:] if self.is_python() else []
         program, *more = words if words and not words[0].startswith("-") else self.argv
-        return " ".join([program, *more[:1]]) if program.endswith("manage.py") else program.partition(" ")[0]
+        told = " ".join([program, *more[:1]]) if program.endswith("manage.py") else program.partition(" ")[0]
+        return "".join(filter(str.isprintable, told))[:200]
 
     def is_application(self) -> bool:
         """Whether it serves or works for a Django project, and is no shell, editor or screen in which somebody does."""
@@ -179,6 +186,7 @@ def find(site: Site, kept: Sequence[str] = ()) -> Adoption:
     everybody = list(processes())
     holders = {address: _holders(address, everybody) for address in [*addresses, *ports]}
     adoption.addresses = addresses
+    adoption.refused += filter(None, (_unknown(address, everybody, holders[address]) for address in addresses))
     behind = [process for address in addresses for process in holders[address]]
     _project_folders(site, adoption, servers, behind)
     _units(adoption, behind)
@@ -321,15 +329,41 @@ def processes() -> Iterator[Process]:
     """The processes of this host but this one; those that end meanwhile are left out."""
     for path in sorted(PROC.glob("[0-9]*"), key=lambda path: int(path.name)):
         try:
-            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            words = django_service.command_line(int(path.name)).decode(errors="replace").split("\0")
             group = (path / "cgroup").read_text()
-            folder = os.readlink(path / "cwd")
             status = os.stat(path)
+            try:
+                folder, sockets = os.readlink(path / "cwd"), None
+            except PermissionError:
+                folder, sockets = _as_its_user(path, status)
         except OSError:
             continue
         argv = [word for word in words if word]
         if argv and int(path.name) != os.getpid():
-            yield Process(int(path.name), argv, folder, status.st_uid, status.st_gid, _unit_of(group))
+            yield Process(int(path.name), argv, folder, status.st_uid, status.st_gid, _unit_of(group), sockets)
+
+
+def _as_its_user(path: Path, status: os.stat_result) -> tuple[str, frozenset[str]]:
+    """The working directory and the sockets of a process, asked of its own user: in a container root may not look.
+
+    That is CAP_SYS_PTRACE, which neither podman nor Docker gives.
+    """
+    if not status.st_uid:
+        return "", frozenset()
+    try:
+        user = pwd.getpwuid(status.st_uid).pw_name
+        folder, sockets = django_delegate.ask(user, _look, str(path), doing="looking at a process", timeout=5)
+    except (KeyError, OSError, DeploymentError):
+        return "", frozenset()
+    return folder, frozenset(sockets)
+
+
+def _look(path: str) -> tuple[str, list[str]]:
+    links = []
+    for name in os.listdir(f"{path}/fd"):
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(f"{path}/fd/{name}"))
+    return os.readlink(f"{path}/cwd"), [link for link in links if link.startswith("socket:")]
 
 
 def _unit_of(groups: str) -> str:
@@ -348,8 +382,7 @@ def _unit_of(groups: str) -> str:
 def _inodes(address: str) -> set[str]:
     """The inodes of the sockets that listen at an address."""
     if address.startswith("/"):
-        rows = _rows("unix")
-        return {row[6] for row in rows if row[-1] == address and int(row[3], 16) & _ACCEPTING}
+        return {str(found.inode) for found in django_unix.sockets(address) if found.is_listening}
     port = f":{int(address.rpartition(':')[2]):04X}"
     return {row[9] for name in ("tcp", "tcp6") for row in _rows(name) if row[1].endswith(port) and row[3] == "0A"}
 
@@ -362,13 +395,27 @@ def _rows(name: str) -> list[list[str]]:
 def _holders(address: str, everybody: list[Process]) -> list[Process]:
     """The processes that listen at an address, but for systemd."""
     wanted = {f"socket:[{inode}]" for inode in _inodes(address)}
-    return [process for process in everybody if wanted and process.pid != 1 and wanted & _open(process.pid)]
+    return [process for process in everybody if wanted and process.pid != 1 and wanted & _open(process)]
 
 
-def _open(pid: int) -> set[str]:
+def _unknown(address: str, everybody: list[Process], holders: list[Process]) -> str:
+    """Why it cannot be known which process listens at an address; empty where it can, or none does."""
+    closed = [process for process in everybody if not process.folder]
+    if holders or not closed or not _inodes(address):
+        return ""
+    named = ", ".join(f"pid {process.pid} ({process})" for process in closed[:5])
+    return (
+        f"which process listens at {address} cannot be known: CAP_SYS_PTRACE is missing in this container, "
+        f"without which root may not look into {named}: start the container with --cap-add=SYS_PTRACE, or stop it"
+    )
+
+
+def _open(process: Process) -> set[str] | frozenset[str]:
+    if process.sockets is not None:
+        return process.sockets
     links = set()
     try:
-        for path in (PROC / str(pid) / "fd").iterdir():
+        for path in (PROC / str(process.pid) / "fd").iterdir():
             links.add(os.readlink(path))
     except OSError:
         pass  # it has ended, or closed one

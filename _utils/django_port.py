@@ -69,7 +69,8 @@ def holder(port: int, *, but: int | None = None, ports: Mapping[int, set[str]] |
         pid = int(process.name)
         if pid != but and sockets & _sockets(pid):
             with contextlib.suppress(OSError):
-                return Holder((process / "comm").read_text().strip(), pid, _unit(process))
+                name = (process / "comm").read_bytes().decode(errors="replace")
+                return Holder("".join(filter(str.isprintable, name)), pid, _unit(process))
     return Holder("", 0, "")  # in another namespace, or gone
 
 

@@ -19,6 +19,8 @@ RUN = Path("/run")
 PROC = Path("/proc")
 #: Seconds that a daemon may take to start.
 PATIENCE = 10.0
+#: Bytes of a command line that are read.
+_COMMAND_LINE = 1 << 16
 #: Seconds for one that somebody else may be starting.
 CONTEST = 2.0
 
@@ -54,7 +56,7 @@ def pid(daemon: Daemon) -> int | None:
     for path in sorted(RUN.glob(daemon.pid_file)):
         with contextlib.suppress(OSError, ValueError):
             number = int(path.read_text())
-            if daemon.program.encode() in (PROC / str(number) / "cmdline").read_bytes():
+            if daemon.program.encode() in command_line(number):
                 return number
     return None
 
@@ -110,7 +112,17 @@ def processes() -> Iterator[tuple[int, bytes]]:
     """The processes of this host: number and command line."""
     for process in PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            yield int(process.name), (process / "cmdline").read_bytes()
+            yield int(process.name), command_line(int(process.name))
+
+
+def command_line(number: int) -> bytes:
+    """The beginning of the command line of a process, which it may make as long as it likes.
+
+    Raises:
+        OSError: it has ended.
+    """
+    with open(PROC / str(number) / "cmdline", "rb") as file:
+        return file.read(_COMMAND_LINE)
 
 
 def parent(number: int) -> int:

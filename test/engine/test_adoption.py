@@ -5,7 +5,9 @@ import pwd
 from pathlib import Path
 
 import django_adoption
+import django_delegate
 import django_port
+import django_unix
 import pytest
 from django_command import DeploymentError
 
@@ -21,6 +23,13 @@ def host(own_host, make_site, monkeypatch):
     """A host below a temporary folder, on which somebody has done something."""
     monkeypatch.setattr(django_adoption, "_is_broad", lambda folder: len(folder.parts) <= len(own_host.parts) + 1)
     (own_host / "proc/net").mkdir(parents=True)
+    (own_host / "proc/net/unix").write_text("header\n")
+
+    def table():
+        raise PermissionError
+
+    monkeypatch.setattr(django_unix, "PROC", own_host / "proc")
+    monkeypatch.setattr(django_unix, "_by_netlink", table)
     return Played(own_host, make_site)
 
 
@@ -50,7 +59,7 @@ class Played:
         if listens:
             (proc / "fd/3").symlink_to(f"socket:[{self.pid}]")
             name = "unix" if listens.startswith("/") else "tcp"
-            row = f"0: 0000 0 00010000 1 01 {self.pid} {listens}"
+            row = f"0000000000000000: 00000002 00000000 00010000 0001 01 {self.pid} {listens}"
             if name == "tcp":
                 row = f"0: 0100007F:{int(listens):04X} 0:0 0A 0:0 0:0 0 0 0 {self.pid}"
             table = self.top / "proc/net" / name
@@ -582,3 +591,37 @@ def test_with_adopt_it_is_refused_only_where_that_cannot_be(host):
     with pytest.raises(DeploymentError) as error:
         django_adoption.look(host.site(adopt=True))
     assert error.value.message.startswith("blog cannot be adopted as it is:\n  ")
+
+
+@pytest.mark.parametrize("may_its_user", [True, False])
+def test_a_process_that_root_may_not_look_into_is_asked_as_its_own_user(host, monkeypatch, may_its_user):
+    """As in a container without CAP_SYS_PTRACE."""
+    host.write("opt/blog/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8000"))
+    pid = host.run("opt/blog", "/opt/blog/venv/bin/gunicorn", listens="8000")
+    os.chown(host.top / f"proc/{pid}", os.getuid() or 65534, -1)
+    readlink, asked = os.readlink, []
+
+    def refused(path, *arguments, **options):
+        if str(path) == str(host.top / f"proc/{pid}/cwd"):
+            raise PermissionError(13, "Permission denied")
+        return readlink(path, *arguments, **options)
+
+    def ask(user, function, *arguments, **_options):
+        asked.append(user)
+        if not may_its_user:
+            raise PermissionError(13, "Permission denied")
+        monkeypatch.setattr(os, "readlink", readlink)
+        answer = function(*arguments)
+        monkeypatch.setattr(os, "readlink", refused)
+        return answer
+
+    monkeypatch.setattr(os, "readlink", refused)
+    monkeypatch.setattr(django_delegate, "ask", ask)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(("ada", "x", uid, uid, "", "/", "/bin/sh")))
+    if may_its_user:
+        assert f"process {pid} (/opt/blog/venv/bin/gunicorn)" in host.found() and set(asked) == {"ada"}
+    else:
+        (reason,) = host.refused(adopt=True)
+        assert reason.startswith("which process listens at 127.0.0.1:8000 cannot be known: CAP_SYS_PTRACE is missing")
+        assert f"pid {pid} (/opt/blog/venv/bin/gunicorn)" in reason

@@ -151,3 +151,13 @@ def lines(comment: str) -> int:
 def version(number: str, note: str = "") -> Mapping[str, str]:
     """A commit's files that make the example project say another version."""
     return {"guestbook/version.py": f'VERSION = "{number}"\nRELEASE_NOTE = "{note}"\n'}
+
+
+def ownership(host: Host, folder: str, depth: int = 1) -> dict[str, str]:
+    """Owner, group and mode of a folder and what is in it, by name; `depth` levels of it."""
+    listed = host.run(["find", folder, "-maxdepth", str(depth), "-printf", "%P %u:%g %m\n"]).stdout
+    found = {}
+    for line in listed.splitlines():
+        name, _blank, rest = line.partition(" ")
+        found[name or "."] = rest
+    return found

@@ -6,7 +6,7 @@ import pytest
 import requests
 from conftest import EACH_RELEASE
 from lab import Host
-from sites import Site
+from sites import Site, ownership
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000a49444154789c6300010000050001"
@@ -44,15 +44,6 @@ RELEASE_OWNERSHIP = {
 
 #: States that have something to do only once a package has been installed, which a dry run does not do.
 AFTER_PACKAGES = {"The default site of a fresh nginx is off"}
-
-
-def ownership(host: Host, folder: str) -> dict[str, str]:
-    listed = host.run(["find", folder, "-maxdepth", "1", "-printf", "%P %u:%g %m\n"]).stdout
-    found = {}
-    for line in listed.splitlines():
-        name, _blank, rest = line.partition(" ")
-        found[name or "."] = rest
-    return found
 
 
 def files(host: Host) -> str:
@@ -178,7 +169,7 @@ def test_every_file_has_its_owner(blog):
     assert ownership(blog.host, blog.root) == OWNERSHIP
     release = f"{blog.root}/releases/{blog.live}"
     assert ownership(blog.host, release) == RELEASE_OWNERSHIP
-    assert ownership(blog.host, "/run/django/blog") == {".": "blog:www-data 2750", "0001.sock": "blog:www-data 660"}
+    assert ownership(blog.host, "/run/django/blog") == {".": "root:www-data 751", "0001.sock": "blog:www-data 660"}
     secrets = ownership(blog.host, f"{blog.root}/secrets")
     assert secrets.pop(".") == "root:blog 750" and secrets.pop(".record_key") == "root:root 600"
     assert set(secrets.values()) == {"root:blog 640"}

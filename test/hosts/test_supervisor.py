@@ -4,7 +4,7 @@ import time
 
 import pytest
 from client import Load
-from sites import Site, lines, release_of, version
+from sites import Site, lines, ownership, release_of, version
 
 #: What a container runs that is to serve again after its restart.
 COMMAND = ("sh", "-c", "service supervisor start; service nginx start; exec sleep infinity")
@@ -35,8 +35,9 @@ def test_the_first_apply_serves(blog):
     assert {"supervisor is installed", "supervisor runs", "blog is live"} <= applied.changed.keys()
     assert "there is no sandbox" in str(applied.warnings["blog has its source"])
     assert programs(blog) == [f"{blog.unit} RUNNING"]
-    socket = blog.host.testinfra.file(f"/run/django/blog/{blog.live[:4]}.sock")
-    assert (socket.user, socket.group, socket.mode) == ("blog", "www-data", 0o660)
+    number = blog.live[:4]
+    expected = {".": "root:www-data 751", number: "blog:www-data 2750", f"{number}/server.sock": "blog:www-data 660"}
+    assert ownership(blog.host, "/run/django/blog", 2) == expected
 
 
 def test_a_second_apply_changes_nothing(blog):
@@ -51,7 +52,11 @@ def test_the_process_has_its_user_and_environment_and_nothing_more(blog):
     assert status["NoNewPrivs"].strip() == "1"
     user = blog.host.testinfra.user("blog")
     assert status["Uid"].split() == [str(user.uid)] * 4 and status["CapEff"].strip("\t0") == ""
-    names = {pair.split("=")[0] for pair in blog.host.read(f"/proc/{pid}/environ").split("\0") if pair}
+    names = {
+        pair.split("=")[0]
+        for pair in blog.host.run(["cat", f"/proc/{pid}/environ"], user="blog").stdout.split("\0")
+        if pair
+    }
     assert {"API_KEY", "DJANGO_RELEASE", "HOME", "USER"} <= names
     assert not {name for name in names if name.startswith("SUPERVISOR") or name in ("container", "PIP_CERT")}
     files = f"/etc/supervisor/conf.d/* {blog.root}/releases/*/config/* {blog.root}/log/* /var/log/supervisor/*"
@@ -172,6 +177,42 @@ def test_what_was_stopped_is_started_by_an_apply(blog):
     alive = blog.host.run("ps -u blog -o stat=,ppid= | grep -v ^Z").stdout.split()[1::2]
     assert "1" not in alive, "no server has outlived the old supervisor"
     assert blog.answering["release"] == live
+    assert not blog.apply().changed
+
+
+HOSTILE = {
+    "a fifo": "rm -f pid stats.sock; mkfifo pid stats.sock",
+    "no end": "rm -f pid stats.sock; ln -s /dev/zero pid; ln -s /dev/zero stats.sock",
+    "another process": "echo 1 >pid",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_a_site_puts_into_its_own_folder_keeps_nobody_waiting(blog, what):
+    live = blog.live
+    blog.host.run(["sh", "-c", f"cd /run/{blog.unit} && {HOSTILE[what]}"], user="blog")
+    began = time.monotonic()
+    assert not blog.apply().changed
+    (status,) = blog.host.call("django.status", "blog")
+    assert status["running"] is True and time.monotonic() - began < 30
+    log = f"{blog.root}/log/{live[:4]}.log"
+    blog.host.run(["sh", "-c", f"mv {log} {log}.2; mkfifo {log}"], user="blog")
+    began = time.monotonic()
+    blog.host.call("django.logs", "blog", "3")
+    assert time.monotonic() - began < 20
+    blog.host.run(["sh", "-c", f"rm {log}; mv {log}.2 {log}"], user="blog")
+    blog.host.run(["supervisorctl", "restart", blog.unit])
+    assert comes_back(blog) == live
+
+
+@pytest.mark.parametrize("gone", ["/run/django", "/run/django/blog/*/*", "/run/{unit}", "/run/django /run/{unit}"])
+def test_what_is_deleted_from_run_comes_back_by_an_apply(blog, gone):
+    live = blog.live
+    time.sleep(3)  # what supervisor has just begun is waited for
+    blog.host.run(f"rm -rf {gone.format(unit=blog.unit)}")
+    began = time.monotonic()
+    assert "blog has its instance" in blog.deploy().changed
+    assert blog.answering["release"] == live and time.monotonic() - began < 60
     assert not blog.apply().changed
 
 
