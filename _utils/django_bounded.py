@@ -73,6 +73,8 @@ class _Stream(io.RawIOBase):
 
     def __init__(self, bounded: Bounded):
         self.bounded = bounded
+        #: It keeps the connection open for as long as it is read, when that itself was closed.
+        self.raw = bounded.connection.makefile("rb", buffering=0)
         self.read_so_far = 0
 
     def readable(self) -> bool:
@@ -80,8 +82,12 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self.bounded.connection.settimeout(self.bounded.left())
-        count = self.bounded.connection.recv_into(buffer)
+        count = self.raw.readinto(buffer) or 0
         self.read_so_far += count
         if self.read_so_far > self.bounded.limit:
             raise TooLongError(f"the answer has more than {self.bounded.limit >> 10} KiB")
         return count
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()

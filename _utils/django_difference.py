@@ -1,6 +1,7 @@
 """Files as differences: what a release would be given, against what the live one has."""
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,11 @@ def _names(live: Release, path: Path) -> dict[str, str]:
         str(django_supervisor.log_file(site, path)): str(django_supervisor.log_file(site, live.path)),
     }
     old, new = django_instance.address(site, live.path), django_instance.address(site, path)
-    return {**names, **({new: old} if _takes_turns(old, new) else {})}
+    if _takes_turns(old, new):
+        names[new] = old
+        if new.startswith(f"{site.runtime}/{path.name.split('-')[0]}/"):  # a folder of its own
+            names[os.path.dirname(new)] = os.path.dirname(old)
+    return names
 
 
 def _takes_turns(old: str, new: str) -> bool:

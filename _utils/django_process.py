@@ -1,5 +1,6 @@
 """Who keeps a release alive: what every way has in common, and what each of them can be asked for."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -131,6 +132,13 @@ def is_whole(site: Site, release: Path) -> bool:
     """
     where = str((django_site.read_json(release / "config/instance.json") or {}).get("address", ""))
     return folder(site, release).is_folder() and (not where.startswith("/") or django_unix.listens(where))
+
+
+def age(number: int) -> float:
+    """Seconds since a process has started; 0 when it has ended."""
+    found = state(number)
+    uptime = django_site.read_text(PROC / "uptime") or "0"
+    return max(float(uptime.split()[0]) - found[2] / os.sysconf("SC_CLK_TCK"), 0.0) if found else 0.0
 
 
 def state(number: int) -> tuple[str, int, int] | None:

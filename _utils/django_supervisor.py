@@ -35,6 +35,8 @@ TEMPLATES: tuple[str, ...] = (PROGRAM, SCRIPT, LISTEN)
 _TICK = 0.02
 #: Seconds after its own start within which supervisor begins every program.
 _FIRST = 2.0
+#: Seconds after which what says that a server is ready is its own, and not of one that has outlived its supervisor.
+_SETTLED = 1.0
 #: More bytes than supervisor lets a file of it have.
 _OUTPUT = 16 << 20
 #: Seconds for an answer of supervisor, and for the end of a log; and those that a server has to end in.
@@ -96,7 +98,7 @@ def _program(name: str) -> Program | None:
             found = re.fullmatch(r"\s*(\d+)\s*", _supervisorctl("pid", name, doing=f"asking for {name}"))
         except DeploymentError:
             return None
-        return Program(int(found[1]) or None, 0.0, "") if found else None
+        return Program(int(found[1]) or None, django_process.age(int(found[1])), "") if found else None
     values = dict(re.findall(r"<name>(\w+)</name>\s*<value><(?:int|i4|string)>([^<]*)</", answer))
     if "pid" not in values:
         return None
@@ -137,17 +139,18 @@ def is_kept_alive(site: Site, release: Path) -> bool:
         return False
     starts = _starts(site, release)
     deadline = time.monotonic() + seconds(site.config["timeouts"]["start"])
-    while not _is_well(site, release):
+    while not _is_well(site, release, _SETTLED):
         if not _is_under_way(site, release) or _starts(site, release) > starts + 1 or time.monotonic() > deadline:
             return False
         time.sleep(0.05)
     return True
 
 
-def _is_well(site: Site, release: Path) -> bool:
-    """Whether a release runs, has said that it is ready, and listens."""
+def _is_well(site: Site, release: Path, since: float = 0.0) -> bool:
+    """Whether a release runs, for so many seconds, has said that it is ready, and listens."""
     is_ready = (django_process.folder(site, release) / "ready").exists()
-    return is_ready and django_process.is_whole(site, release) and pid(site, release) is not None
+    program = _program(unit(site, release)) if is_ready and django_process.is_whole(site, release) else None
+    return program is not None and program.pid is not None and program.age >= since
 
 
 def _is_under_way(site: Site, release: Path) -> bool:

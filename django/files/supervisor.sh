@@ -19,6 +19,7 @@ if [ "${1:-}" != "as {{ site.user }}" ]; then
     # Somebody may have moved the logs away; without their folder the server would not start.
     [ -d {{ log.rpartition('/')[0] }} ] || install -d -o {{ site.user }} -g adm -m 0750 {{ log.rpartition('/')[0] }}
 {% endif %}
+    rm -rf "$run/ready"
     exec {{ identity | join(' ') }} --reset-env -- /bin/sh "$0" "as {{ site.user }}"
 fi
 
@@ -31,7 +32,8 @@ if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
     kill "$pid"
     while is_alive; do sleep 0.1; done
 fi
-rm -f "$run/ready"
+# What a server before this one has left here is not in the way.
+rm -rf "$run"/*
 set -a
 . {{ release }}/config/environment
 . {{ secrets }}/environment

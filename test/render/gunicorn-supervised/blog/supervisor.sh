@@ -13,6 +13,7 @@ if [ "${1:-}" != "as blog" ]; then
     install -d -o root -g www-data -m 0751 /run/django/blog
     install -d -o blog -g www-data -m 2750 /run/django/blog/0042
     install -d -o blog -g blog -m 0750 "$run"
+    rm -rf "$run/ready"
     exec /usr/bin/setpriv --reuid=blog --regid=blog --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as blog"
 fi
 
@@ -22,7 +23,8 @@ if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
     kill "$pid"
     while is_alive; do sleep 0.1; done
 fi
-rm -f "$run/ready"
+# What a server before this one has left here is not in the way.
+rm -rf "$run"/*
 set -a
 . /srv/django/blog/releases/0042-3f2a9c1b77de/config/environment
 . /srv/django/blog/secrets/environment

@@ -12,6 +12,7 @@ if [ "${1:-}" != "as shop" ]; then
     install -d -o root -g root -m 0755 /run/django
     install -d -o root -g www-data -m 0751 /run/django/shop
     install -d -o shop -g shop -m 0750 "$run"
+    rm -rf "$run/ready"
     exec /usr/bin/setpriv --reuid=shop --regid=shop --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as shop"
 fi
 
@@ -21,7 +22,8 @@ if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
     kill "$pid"
     while is_alive; do sleep 0.1; done
 fi
-rm -f "$run/ready"
+# What a server before this one has left here is not in the way.
+rm -rf "$run"/*
 set -a
 . /srv/django/shop/releases/0042-3f2a9c1b77de/config/environment
 . /srv/django/shop/secrets/environment

@@ -15,6 +15,7 @@ if [ "${1:-}" != "as blog" ]; then
     install -d -o blog -g blog -m 0750 "$run"
     # Somebody may have moved the logs away; without their folder the server would not start.
     [ -d /srv/django/blog/log ] || install -d -o blog -g adm -m 0750 /srv/django/blog/log
+    rm -rf "$run/ready"
     exec /usr/bin/setpriv --reuid=blog --regid=blog --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as blog"
 fi
 
@@ -25,7 +26,8 @@ if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
     kill "$pid"
     while is_alive; do sleep 0.1; done
 fi
-rm -f "$run/ready"
+# What a server before this one has left here is not in the way.
+rm -rf "$run"/*
 set -a
 . /srv/django/blog/releases/0042-3f2a9c1b77de/config/environment
 . /srv/django/blog/secrets/environment
