@@ -17,7 +17,7 @@ def of_tree(pid: int) -> int:
     children: dict[int, list[int]] = {}
     for path in PROC.glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            parent = int(path.read_bytes().rpartition(b")")[2].split()[1])
             children.setdefault(parent, []).append(int(path.parent.name))
     tree = [pid]
     for one in tree:  # which grows meanwhile
@@ -71,7 +71,7 @@ def limit(said: str | int | None) -> int | None:
 
 def _kibibytes(path: Path) -> dict[str, int]:
     """The lines ``name: number kB`` of a file."""
-    rows = (line.partition(":") for line in path.read_text().splitlines())
+    rows = (line.partition(":") for line in path.read_text(errors="replace").splitlines())
     return {name: int(text.split()[0]) for name, _colon, text in rows if text.endswith(" kB")}
 
 

@@ -160,5 +160,5 @@ def _sockets(pid: int) -> set[str]:
 
 def _unit(process: Path) -> str:
     """The service that a process belongs to, by its control group."""
-    found = re.search(r"/([^/\n]+\.service)$", (process / "cgroup").read_text(), re.MULTILINE)
+    found = re.search(r"/([^/\n]+\.service)$", (process / "cgroup").read_text(errors="replace"), re.MULTILINE)
     return found.group(1) if found else ""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import django_command
 import django_port
 from django_command import DeploymentError
+from django_foreign import Foreign
 
 SYSTEMD = Path("/run/systemd/system")
 UNITS = Path("/etc/systemd/system")
@@ -54,8 +55,8 @@ def has_systemd() -> bool:
 def pid(daemon: Daemon) -> int | None:
     """The main process of a daemon; None when it does not run, whatever an old file says."""
     for path in sorted(RUN.glob(daemon.pid_file)):
-        with contextlib.suppress(OSError, ValueError):
-            number = int(path.read_text())
+        with contextlib.suppress(OSError, ValueError, DeploymentError):
+            number = int(Foreign(path.parent, path.name).text(64) or "")
             if daemon.program.encode() in command_line(number):
                 return number
     return None
@@ -128,7 +129,8 @@ def command_line(number: int) -> bytes:
 def parent(number: int) -> int:
     """The parent of a process; -1 when it has ended."""
     try:
-        return int((PROC / str(number) / "stat").read_text().rpartition(")")[2].split()[1])
+        # (the name of a process, which is in it, is whatever bytes that has chosen)
+        return int((PROC / str(number) / "stat").read_bytes().rpartition(b")")[2].split()[1])
     except OSError:
         return -1
 

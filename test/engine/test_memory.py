@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import django_instance
 import django_memory
@@ -51,6 +52,23 @@ def test_what_a_host_has(tmp_path, monkeypatch, limit, total):
 )
 def test_a_limit_as_systemd_takes_it(said, limit):
     assert django_memory.limit(said) == limit
+
+
+def test_what_the_kernel_does_not_tell_is_what_a_process_has_for_itself(monkeypatch, tmp_path):
+    """Without CAP_SYS_PTRACE."""
+    monkeypatch.setattr(django_memory, "PROC", tmp_path)
+    (tmp_path / "42").mkdir()
+    (tmp_path / "42/stat").write_bytes(b"42 (\xff) S 1 1")
+    (tmp_path / "42/status").write_bytes(b"Name:\t\xff\nRssAnon:\t    5000 kB\n")
+    read_text = Path.read_text
+
+    def refused(path, **options):
+        if path.name == "smaps_rollup":
+            raise PermissionError(13, "Permission denied")
+        return read_text(path, **options)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert django_memory.of_tree(42) == 5000 << 10
 
 
 def test_a_tree_that_is_not_ours():

@@ -94,6 +94,15 @@ def test_what_is_told_of_it(tmp_path, monkeypatch, group, told):
     assert str(django_port.holder(80, ports={80: {"socket:[12]"}})) == told, "unless the caller has just done so"
 
 
+def test_a_name_with_control_characters_is_told_without_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(django_port, "PROC", tmp_path)
+    (tmp_path / "7/fd").mkdir(parents=True)
+    (tmp_path / "7/fd/3").symlink_to("socket:[12]")
+    (tmp_path / "7/comm").write_bytes(b"\x1b[2Jngi\xffnx\n\n")
+    (tmp_path / "7/cgroup").write_text("")
+    assert str(django_port.holder(80, ports={80: {"socket:[12]"}})) == "[2Jngi\N{REPLACEMENT CHARACTER}nx (pid 7)"
+
+
 @pytest.mark.parametrize(("host", "is_ours"), [("127.0.0.1", True), ("::", True), ("192.0.2.99", False)])
 def test_addresses_of_this_host(host, is_ours):
     assert bool(django_port.refusal(host)) is not is_ours

@@ -58,6 +58,27 @@ def test_one_of_several_servers_that_runs_is_found(host, own_host):
     assert django_service.pid(POSTGRES) == 9
 
 
+@pytest.mark.parametrize("what", ["a fifo", "/dev/zero", "a folder"])
+def test_a_pid_file_of_which_its_daemon_has_made_something_else(own_host, what):
+    folder = own_host / "run/postgresql"
+    folder.mkdir(parents=True)
+    if what == "a fifo":
+        os.mkfifo(folder / "15-main.pid")
+    elif what == "a folder":
+        (folder / "15-main.pid").mkdir()
+    else:
+        (folder / "15-main.pid").symlink_to(what)
+    assert django_service.pid(POSTGRES) is None
+
+
+def test_a_process_may_be_called_anything(own_host):
+    (own_host / "proc/42").mkdir(parents=True)
+    (own_host / "proc/42/stat").write_bytes(b"42 (\xff\n) S 1 2) S 7 42 42")
+    assert django_service.parent(42) == 7
+    (own_host / "proc/42/cmdline").write_bytes(b"x" * (1 << 20))
+    assert [(number, len(line)) for number, line in django_service.processes()] == [(42, 1 << 16)]
+
+
 def test_a_daemon_is_started_as_the_host_does_it(host):
     host(6, b"")
     assert (django_service.RUN / "nginx.pid").exists()
