@@ -50,9 +50,14 @@ def sockets(path: str) -> list[Socket]:
     before, or has it in a mount namespace of its own.
     """
     try:
-        named = [found for found in _by_netlink() if found.path == path]
-    except OSError:  # refused, as by a seccomp filter
-        named = [found for found in _by_table() if found.path == path]
+        return _there(path, _by_netlink())
+    except OSError:  # refused
+        return _there(path, _by_table())
+
+
+def _there(path: str, everywhere: list[Socket]) -> list[Socket]:
+    """Those sockets that are bound to the file at a path."""
+    named = [found for found in everywhere if found.path == path]
     try:
         status = os.lstat(path)
     except OSError:
@@ -64,12 +69,19 @@ def sockets(path: str) -> list[Socket]:
 
 
 def listens(path: str) -> bool:
-    """Return whether there is a socket at a path at which somebody listens."""
+    """Return whether there is a socket at a path at which somebody listens.
+
+    Where the kernel refuses to say so, as by a seccomp filter, the socket at the path has to do.
+    """
     try:
-        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
     except OSError:
         return False
-    return is_socket and any(found.is_listening for found in sockets(path))
+    try:
+        return any(found.is_listening for found in _there(path, _by_netlink()))
+    except OSError:
+        return True
 
 
 def connections(path: str) -> int:
