@@ -20,7 +20,6 @@ import django_memory
 import django_process
 import django_server
 import django_settings
-import django_site
 import django_supervisor
 import django_systemd
 import django_unix
@@ -68,7 +67,7 @@ def address(site: Site, release: Path) -> str:
     A socket that systemd makes is in the site's folder, which is root's; one that the server binds by itself is in a
     folder of its own below. Releases take turns on two ports; none takes that of the live one.
     """
-    recorded = django_site.read_json(release / "config/instance.json")
+    recorded = django_server.recorded(release)
     if recorded:
         return str(recorded["address"])
     bind = site.config["server"]["bind"]
@@ -78,19 +77,19 @@ def address(site: Site, release: Path) -> str:
         return f"{site.runtime}/{sequence}.sock" if is_inherited else f"{site.runtime}/{sequence}/server.sock"
     host, _colon, port = bind.rpartition(":")
     one, other = (f"{host}:{int(port) + (int(sequence) + turn) % 2}" for turn in (0, 1))
-    taken = (django_site.read_json(site.current / "config/instance.json") or {}).get("address")
+    taken = (django_server.recorded(site.current) or {}).get("address")
     return other if one == taken else one
 
 
 def kind(release: Path) -> tuple[str, str]:
     """How nginx reaches a release: (``unix`` or ``tcp``, protocol). Where two differ in it, a rename is not enough."""
-    recorded = django_site.read_json(release / "config/instance.json") or {"address": "/", "protocol": "uwsgi"}
+    recorded = django_server.recorded(release) or {"address": "/", "protocol": "uwsgi"}
     return ("unix" if recorded["address"].startswith("/") else "tcp", recorded["protocol"])
 
 
 def is_kept_connected(release: Path) -> bool:
     """Whether nginx keeps connections to a release, which a rename does not end."""
-    return bool((django_site.read_json(release / "config/instance.json") or {}).get("keepalive"))
+    return bool((django_server.recorded(release) or {}).get("keepalive"))
 
 
 def next_kind(site: Site) -> tuple[str, str]:
@@ -163,7 +162,7 @@ def processes(site: Site) -> int:
 
 def keeper(site: Site, release: Path) -> Keeper:
     """Who keeps a release alive: as it has recorded, or as files of it say, or as the pillar has it for a new one."""
-    recorded = django_site.read_json(release / "config/instance.json")
+    recorded = django_server.recorded(release)
     if recorded:
         return KEEPERS[recorded.get("process", "systemd")]
     name = unit(site, release)

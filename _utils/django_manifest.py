@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import django_shape
 import django_site
 
 #: The manifest of a folder, in that folder; the record beside it changes, and is no part of it.
@@ -28,6 +29,10 @@ def make(folder: Path, key: bytes, without: Collection[str] = (), *, durable: bo
     django_site.write(folder / NAME, text, mode=0o600, durable=durable)
 
 
+#: An entry has mode, owner and group, and of a file its hash, of a link its target.
+_MANIFEST = {"without": [str], "entries": {str: [(int, str)]}}
+
+
 def exists(folder: Path) -> bool:
     """Whether a folder has a manifest."""
     return (folder / NAME).exists()
@@ -38,7 +43,7 @@ def differences(folder: Path, key: bytes) -> dict[str, str]:
 
     A manifest that is gone or torn is what is missing then, for nothing can be compared.
     """
-    manifest = django_site.read_json(folder / NAME) or {}
+    manifest = django_site.read_json(folder / NAME, _MANIFEST) or {}
     entries: Mapping[str, Any] | None = manifest.get("entries")
     if entries is None:
         return {NAME: "missing" if not exists(folder) else "changed"}
@@ -47,6 +52,8 @@ def differences(folder: Path, key: bytes) -> dict[str, str]:
     for path, status in there.items():
         if path not in entries:
             found[path] = "added"
+        elif not django_shape.fits(entries[path][:3], [int]) or len(entries[path]) < 3:
+            found[path] = "changed"
         elif entries[path] != (now := _entry(f"{folder}/{path}", status, key)):
             found[path] = _told(entries[path], now)
     return found | dict.fromkeys(entries.keys() - there.keys(), "missing")

@@ -14,6 +14,7 @@ import django_database
 import django_delegate
 import django_instance
 import django_project
+import django_shape
 import django_site
 from django_command import DeploymentError, seconds
 from django_foreign import Foreign
@@ -73,16 +74,19 @@ def start(
         "migrate": {alias: database["migrate"] for alias, database in site.config["databases"].items()},
         "write_ahead": write_ahead,
     }
-    return _ask(
+    answer = _ask(
         site,
         release,
         facts,
         request,
         secrets,
+        django_shape.START,
         timeout=seconds(site.config["timeouts"]["start"]),
         writable=[release / "static"],
         task=task,
     )
+    _refuse_unknown(_DOING["start"], answer["migrations"], answer["databases"])
+    return answer
 
 
 def settings(
@@ -103,7 +107,8 @@ def settings(
         DeploymentError: the project does not start.
     """
     timeout = seconds(site.config["timeouts"]["start"])
-    return _ask(site, release, facts, request, secrets, program=str(program), timeout=timeout, task=task)
+    shape = {str: {"text": django_shape.MAYBE, "hash": str}}
+    return _ask(site, release, facts, request, secrets, shape, program=str(program), timeout=timeout, task=task)
 
 
 def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> dict[str, Any]:
@@ -124,7 +129,10 @@ def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[s
         **_patience(site),
     }
     timeout = seconds(site.config["migrate"]["timeout"])
-    return _ask(site, release, facts, request, secrets, program=MIGRATE, timeout=timeout)
+    shape = {"migrations": django_shape.MIGRATIONS, "checks": [str], "migrated": {str: [str]}}
+    answer = _ask(site, release, facts, request, secrets, shape, program=MIGRATE, timeout=timeout)
+    _refuse_unknown(_DOING["migrate"], answer["migrations"], facts["migrations"])
+    return answer
 
 
 def reverse(
@@ -143,7 +151,11 @@ def reverse(
     """
     request = {"mode": "reverse", "application": facts["application"], "databases": databases, **_patience(site)}
     timeout = seconds(site.config["migrate"]["timeout"])
-    return _ask(site, release, facts, request, secrets, program=MIGRATE, timeout=timeout)
+    shape = {"migrations": django_shape.MIGRATIONS}
+    answer = _ask(site, release, facts, request, secrets, shape, program=MIGRATE, timeout=timeout)
+    if answer["migrations"].keys() != databases.keys():
+        raise _unusable(_DOING["reverse"])
+    return answer
 
 
 def classify(
@@ -165,9 +177,22 @@ def classify(
     """
     request = {"mode": "classify", "application": facts["application"], "databases": databases, "known": known}
     timeout = seconds(site.config["timeouts"]["start"])
-    answer = _ask(site, release, facts, request, secrets, program=MIGRATE, timeout=timeout)
+    shape = {"schema": django_shape.SCHEMA}
+    answer = _ask(site, release, facts, request, secrets, shape, program=MIGRATE, timeout=timeout)
     schema: dict[str, list[dict[str, Any]]] = answer["schema"]
+    if not databases.keys() <= schema.keys():
+        raise _unusable(_DOING["classify"])
     return schema
+
+
+def _refuse_unknown(doing: str, migrations: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse migrations of a database that the project does not have, and names of databases that are no names."""
+    if not all(alias in known and re.fullmatch(r"\w[\w.-]*", alias) for alias in migrations):
+        raise _unusable(doing)
+
+
+def _unusable(doing: str) -> DeploymentError:
+    return DeploymentError(f"{doing}: it ended without a usable answer")
 
 
 def _patience(site: Site) -> dict[str, float]:
@@ -189,9 +214,9 @@ def check(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str
         "ignored_checks": ignored_checks(site),
     }
     timeout = seconds(site.config["timeouts"]["start"])
-    warnings: list[str] = _ask(site, release, facts, request, secrets, timeout=timeout, task=f"check-{os.getpid()}")[
-        "checks"
-    ]
+    task = f"check-{os.getpid()}"
+    answer = _ask(site, release, facts, request, secrets, {"checks": [str]}, timeout=timeout, task=task)
+    warnings: list[str] = answer["checks"]
     return warnings
 
 
@@ -298,7 +323,11 @@ def backup(site: Site, release: Path, facts: Mapping[str, Any], request: dict[st
         )
     except DeploymentError as error:
         raise _explained(site, release, facts, doing, error) from None
-    return json.loads(output.partition("\n")[0])
+    shape = {"connections": {str: {str: (str, int, float, bool, {})}}, "fit": {str: [str]}}[request["mode"]]
+    found = django_shape.parse(output.partition("\n")[0], shape, doing=doing)
+    if found.keys() != set(request.get("aliases") or request.get("names") or ()):
+        raise _unusable(doing)
+    return found
 
 
 _DOING = {
@@ -317,9 +346,18 @@ def _ask(
     facts: Mapping[str, Any],
     request: dict[str, Any],
     secrets: list[str],
+    shape: Any,
     program: str = START,
     **options: Any,
 ) -> dict[str, Any]:
+    """Have a program of ours answer a request; the project runs in its process, and decides what the answer is.
+
+    Args:
+        shape: what the answer has to be; of an object with known names, no others are returned.
+
+    Raises:
+        DeploymentError: the project raises, or its answer has another shape.
+    """
     argv = [f"{release}/virtualenv/bin/python", _program(release, program)]
     doing = _DOING[request["mode"]]
     try:
@@ -328,11 +366,8 @@ def _ask(
         )
     except DeploymentError as error:
         raise _explained(site, release, facts, doing, error) from None
-    try:
-        answer: dict[str, Any] = json.loads(output)
-        return answer
-    except ValueError:
-        raise DeploymentError(f"{doing}: it ended without an answer", log=output) from None
+    answer: dict[str, Any] = django_shape.parse(output, shape, doing=doing, log=output)
+    return answer
 
 
 def _program(release: Path, name: str) -> str:

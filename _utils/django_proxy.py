@@ -177,7 +177,7 @@ def _files(
 ) -> Files:
     config = site.config
     # A release that a rollback has brought back may speak otherwise than the pillar has it by now.
-    spoken = {} if upcoming else django_site.read_json((through or site.current) / "config/instance.json") or {}
+    spoken = {} if upcoming else django_server.recorded(through or site.current) or {}
     bind = config["server"]["bind"]
     address = str(spoken.get("address", "/" if bind == "unix" else bind))
     protocol = spoken.get("protocol", config["server"]["protocol"])

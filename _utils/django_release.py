@@ -17,6 +17,7 @@ import django_maintenance
 import django_process
 import django_secret
 import django_server
+import django_shape
 import django_site
 import django_systemd
 import django_virtualenv
@@ -24,6 +25,23 @@ from django_command import DeploymentError
 from django_site import Site
 
 log = logging.getLogger(__name__)
+
+#: The record of a release; one of another shape counts as torn. What is not named here is for people to read.
+RECORD = {
+    **dict.fromkeys(("name?", "state?", "commit?", "asked_by?", "began?", "live_since?", "held_since?"), str),
+    **dict.fromkeys(("author?", "subject?", "committed?", "virtualenv?"), django_shape.MAYBE),
+    **dict.fromkeys(("step?", "error?"), str),
+    "inputs?": {str: str},
+    "facts?": django_shape.FACTS,
+    "schema?": django_shape.SCHEMA,
+    "packages?": {str: str},
+    "steps?": {str: float},
+    "size?": {"release": [int], "virtualenv": [int]},
+    "backups?": [str],
+    "receipt?": {"sent": int, "failed": int},
+}
+#: What one that may serve has in its record, besides.
+_FINISHED = {"commit": str, "inputs": {str: str}, "facts": {"folder": str, "application": str}}
 
 
 class Release:
@@ -38,7 +56,11 @@ class Release:
         self.site = site
         self.name = name
         self.path = (folder or site.releases) / name
-        self.record: dict[str, Any] = django_site.read_json(self.path / "release.json") or {}
+        record = django_site.read_json(self.path / "release.json", RECORD) or {}
+        is_known = record.get("state") in ("building", "failed") or (
+            record.get("state") in ("good", "held") and django_shape.fits(record, _FINISHED)
+        )
+        self.record: dict[str, Any] = {"name": name, **record} if is_known else {}
 
     @property
     def sequence(self) -> int:
@@ -136,7 +158,7 @@ def linked(site: Site, link: Path) -> Release | None:
             hint=f"remove it, then apply again: rm {link}",
         )
     release = Release(site, target.name)
-    return release if release.record else None
+    return release if django_shape.fits(release.record, _FINISHED) else None
 
 
 def older_good(site: Site, than: Release) -> Release | None:
@@ -312,7 +334,7 @@ def _health(release: Release, is_live: bool) -> str:
 
 def _server(live: Release) -> str:
     """The server of the live release, and what it says of its processes."""
-    kind = (django_site.read_json(live.path / "config/instance.json") or {}).get("server", "")
+    kind = (django_server.recorded(live.path) or {}).get("server", "")
     workers = django_server.of_release(live.path).workers(django_process.folder(live.site, live.path))
     return f"{kind}: {workers}" if workers else kind
 

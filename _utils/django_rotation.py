@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import django_secret
+import django_shape
 import django_site
 from django_site import Site
 
@@ -38,13 +39,17 @@ def lapsed(site: Site, age: float | None, *, test: bool = False) -> list[str]:
     return [key for key in former if seen[key]["lived"] > seen[key]["age"]]
 
 
+#: What is recorded of a former key.
+_RECORD = {"boot": str, **dict.fromkeys(("uptime", "time", "lived", "age"), float)}
+
+
 def _uptime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _seen(record: Any, now: dict[str, Any], age: float) -> dict[str, Any]:
     """What is known of a former key now: the seconds that it has lived as one, and what they are counted from."""
-    if not isinstance(record, dict) or not {*now, "lived", "age"} <= record.keys():
+    if not django_shape.fits(record, _RECORD):
         return {**now, "lived": 0.0, "age": age}
     if record["boot"] == now["boot"]:
         more = now["uptime"] - record["uptime"]

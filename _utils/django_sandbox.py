@@ -117,7 +117,7 @@ def confinement(site: Site, without: Collection[str] = ()) -> dict[str, Any]:
 
 def refused(site: Site) -> list[str]:
     """Return the directives with which this host starts no unit, as the trial since its boot has found."""
-    known = django_site.read_json(site.confinement) or {}
+    known = django_site.read_sealed(site.confinement)
     return [name for name in known.get("refused", []) if name in _ADDED]
 
 

@@ -1,5 +1,7 @@
 """How an instance speaks WSGI or ASGI: what every application server has in common, and can be asked for."""
 
+import re
+import types
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,16 +76,34 @@ SERVERS: dict[str, Server] = {
     "mod_wsgi": django_mod_wsgi,
 }
 
+#: The process managers that a release may have recorded.
+_PROCESSES = ("systemd", "supervisor")
+#: What `recorded` finds of an instance.
+_RECORDED = {
+    **dict.fromkeys(("address", "protocol"), str),
+    **dict.fromkeys(("server?", "process?"), str),
+    "keepalive?": (bool, int, types.NoneType),
+}
+
 
 def of_site(site: Site) -> Server:
     """The server that new releases of a site have."""
     return SERVERS[site.config["server"]["kind"]]
 
 
+def recorded(release: Path) -> dict[str, Any] | None:
+    """What a release has recorded of its instance (``config/instance.json``); None where it has not, or it is torn."""
+    found = django_site.read_json(release / "config/instance.json", _RECORDED)
+    if not found:
+        return None
+    is_known = found.get("server", "uwsgi") in SERVERS and found.get("process", "systemd") in _PROCESSES
+    return found if is_known and re.fullmatch(r"/.*|.*:\d{1,5}", found["address"]) else None
+
+
 def of_release(release: Path) -> Server:
     """The server that a release has."""
-    recorded = django_site.read_json(release / "config/instance.json") or {}
-    return SERVERS[recorded.get("server", "uwsgi")]
+    of_instance = django_site.read_json(release / "config/instance.json", {"server?": str}) or {}
+    return SERVERS.get(of_instance.get("server", "uwsgi"), django_uwsgi)
 
 
 def requirements(site: Site, packages: Collection[str] = ()) -> list[str]:

@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote
 import django_command
 import django_port
 import django_service
+import django_shape
 from django_command import DeploymentError
 from django_foreign import Foreign
 
@@ -28,6 +29,12 @@ from django_foreign import Foreign
 REGISTRY = Path("/var/lib/django-formula/sites")
 RUNTIME = Path("/run/django")
 TMPFILES = Path("/etc/tmpfiles.d")
+#: What `site.json` has at the least.
+_APPLIED = {
+    "config": {"name": str, "user": str, "root": str, "path": str, "domains": [str], "databases": {str: {}}},
+    "platform": {"nginx": {"group": str}},
+    "sum?": str,
+}
 
 
 class Folder(NamedTuple):
@@ -87,6 +94,8 @@ class Site:
         self.runtime = RUNTIME / self.name
         #: What has been found of its sandbox since the boot; not in `runtime`, where the site may write.
         self.confinement = RUNTIME / f"{self.name}.sandbox.json"
+        #: What its SQLite files have said of their migrations; root's, as above.
+        self.schema = RUNTIME / f"{self.name}.schema.json"
         #: The logins of databases that were chosen since this object was made, by alias.
         self.logins: dict[str, str] = {}
         self.tmpfiles = TMPFILES / f"django-{self.name}.conf"
@@ -219,8 +228,8 @@ def find(name: str) -> Site:
         DeploymentError: there is no such site on this host, or its configuration cannot be read.
     """
     is_known = re.fullmatch(r"[a-z][a-z0-9-]*", name) and (REGISTRY / name).is_symlink()
-    applied = read_json(REGISTRY / name / "site.json") or {} if is_known else {}
-    if is_known and not {"config", "platform"} <= applied.keys():
+    applied = read_applied(REGISTRY / name / "site.json") or {} if is_known else {}
+    if is_known and not applied:
         raise DeploymentError(
             f"{os.readlink(REGISTRY / name)}/site.json, the configuration of {name} as applied, is gone or damaged",
             hint="salt-call state.apply django writes it anew",
@@ -248,7 +257,7 @@ def refuse_another_identity(site: Site, managed: Collection[str]) -> None:
     Raises:
         DeploymentError: one has changed; the error says how that is done.
     """
-    before = (read_json(REGISTRY / site.name / "site.json") or {}).get("config", {})
+    before = (read_applied(REGISTRY / site.name / "site.json") or {}).get("config", {})
     for key in ("root", "user"):
         if before.get(key, site.config[key]) != site.config[key]:
             raise DeploymentError(
@@ -258,7 +267,7 @@ def refuse_another_identity(site: Site, managed: Collection[str]) -> None:
                 "or take the site off first (state: absent) and move its data",
             )
     for name in sorted({*registered()} - {site.name, *managed}):
-        other = (read_json(REGISTRY / name / "site.json") or {}).get("config")
+        other = (read_applied(REGISTRY / name / "site.json") or {}).get("config")
         if not other:
             continue
         shared = sorted({*other["domains"]} & {*site.config["domains"]}) if other["path"] == site.config["path"] else []
@@ -281,10 +290,7 @@ def wrong_folder(folder: Folder) -> str:
     except FileNotFoundError:
         return "missing"
     if not stat.S_ISDIR(status.st_mode):
-        raise DeploymentError(
-            f"{folder.path} is in the way: it is not a folder",
-            hint=f"move it away: mv {folder.path} {folder.path}.aside",
-        )
+        raise _in_the_way(folder.path)
     found = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
     wanted = (user_id(folder.owner), group_id(folder.group), folder.mode)
     return (
@@ -294,15 +300,50 @@ def wrong_folder(folder: Folder) -> str:
     )
 
 
+def refuse_parents_of_others(path: Path, at: str) -> None:
+    """Refuse a path below a folder in which anybody but root may rename: they would decide what root works in.
+
+    Args:
+        at: the key of the pillar that names the path.
+
+    Raises:
+        DeploymentError: there is such a folder.
+    """
+    for place in dict.fromkeys([path, Path(os.path.realpath(path))]):
+        for parent in reversed(place.parents):
+            try:
+                status = os.lstat(parent)
+            except FileNotFoundError:
+                break
+            is_link = stat.S_ISLNK(status.st_mode)
+            if status.st_uid == 0 and (is_link or not status.st_mode & (0o002 if not status.st_gid else 0o022)):
+                continue
+            way = f"chown root: {parent}" if status.st_uid else f"chmod go-w {parent}"
+            raise DeploymentError(
+                f"{path} cannot be used: {parent} is {owner_of(status)} {status.st_mode & 0o7777:04o}, "
+                "and who may write there can put another folder in its place, for root to work in",
+                hint=f"leave {at} out, and take the usual folder; or give that folder to root: {way}",
+            )
+
+
 def make_folder(folder: Folder) -> None:
     """Make a folder, or give it its owner, group and mode."""
-    folder.path.mkdir(parents=True, exist_ok=True, mode=0o755)
-    descriptor = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    folder.path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with contextlib.suppress(FileExistsError):
+        folder.path.mkdir(mode=0o700)
+    try:
+        descriptor = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError:
+        raise _in_the_way(folder.path) from None
     try:
         os.fchown(descriptor, user_id(folder.owner), group_id(folder.group))
         os.fchmod(descriptor, folder.mode)
     finally:
         os.close(descriptor)
+
+
+def _in_the_way(path: Path) -> DeploymentError:
+    return DeploymentError(f"{path} is in the way: it is not a folder", hint=f"move it away: mv {path} {path}.aside")
 
 
 def inside(top: Foreign, path: str, at: str, *, link: bool = True) -> Foreign:
@@ -429,13 +470,31 @@ def write_json(path: Path, value: Any, **options: Any) -> None:
     write(path, json.dumps(value, indent=1, sort_keys=True) + "\n", **options)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None when the file is missing or torn."""
+def read_json(path: Path, shape: Any = None) -> dict[str, Any] | None:
+    """The object in a JSON file; None when the file is missing or torn, or has another shape (`django_shape`)."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and (shape is None or django_shape.fits(value, shape)) else None
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An object for a JSON file with a checksum of its own, ``sum``."""
+    value = json.loads(json.dumps({name: one for name, one in values.items() if name != "sum"}))
+    return {**value, "sum": checksum(json.dumps(value, sort_keys=True))}
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Return an object that `sealed` has made, from its JSON file; an empty one where it is missing or damaged."""
+    value = read_json(path) or {}
+    return value if value and value.get("sum") == sealed(value)["sum"] else {}
+
+
+def read_applied(path: Path) -> dict[str, Any] | None:
+    """The content of ``site.json``; None when it is missing, torn, or not what was written."""
+    applied = read_json(path, _APPLIED)
+    return applied if applied and applied.get("sum") in (None, sealed(applied)["sum"]) else None
 
 
 def read_text(path: Path) -> str | None:
@@ -446,10 +505,28 @@ def read_text(path: Path) -> str | None:
         return None
 
 
+def read_named(path: Path, limit: int = 1 << 20, *, follow: bool = True) -> bytes:
+    """Return the beginning of a plain file that others may have written, or put there; nothing where it is none.
+
+    Nothing blocks (a FIFO), and nothing is read without a bound (`/dev/zero`).
+
+    Args:
+        follow: whether the path may be a link.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except (OSError, ValueError):
+        return b""
+    with open(descriptor, "rb") as file:
+        return file.read(limit) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+
+
 def append(path: Path, line: str, *, mode: int) -> None:
     """Add a line to a file, on disk too; half a line that is its last one stays one of its own."""
     is_new = not path.exists()
-    with open(path, "a+b") as file:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with open(descriptor, "a+b") as file:
         os.fchmod(file.fileno(), mode)
         end = file.seek(0, os.SEEK_END)
         whole = not end or os.pread(file.fileno(), 1, end - 1) == b"\n"

@@ -50,13 +50,13 @@ def warnings(site: Site) -> list[str]:
         except (DeploymentError, OSError, ValueError) as error:
             cause = error.message if isinstance(error, DeploymentError) else str(error)
             return [f"the sandbox of {site.name} could not be tried: {cause}"]
-        django_site.write_json(site.confinement, known, mode=0o600)
+        django_site.write_json(site.confinement, django_site.sealed(known), mode=0o600)
     return django_trial.not_in_force(site, known["found"])
 
 
 def _known(site: Site) -> dict[str, Any]:
     """What was found of a site's sandbox since the boot."""
-    return django_site.read_json(site.confinement) or {}
+    return django_site.read_sealed(site.confinement)
 
 
 def _wanted(site: Site) -> list[str]:

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,10 +125,20 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(module, name, tmp_path / folder)
     monkeypatch.setattr(django_adoption, "CRONTABS", [tmp_path / "etc/cron.d"])
     monkeypatch.setattr(django_adoption, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
+    monkeypatch.setattr(django_site, "refuse_parents_of_others", lambda path, at: None)
+    identity = django_command.identity
+    monkeypatch.setattr(django_command, "identity", lambda user: identity(user) if _is_there(user) else {})
     monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid())
     monkeypatch.setattr(django_site, "group_id", lambda name: os.getgid())
-    monkeypatch.setattr(django_command, "identity", lambda user: {})
     return tmp_path
+
+
+def _is_there(user: str | None) -> bool:
+    """Whether the host that runs the tests has a user."""
+    try:
+        return bool(user and pwd.getpwnam(user))
+    except KeyError:
+        return False
 
 
 @pytest.fixture

@@ -955,7 +955,8 @@ def test_which_releases_are_left_over(world, state):
     other = django_release.Release(world.site, f"0002-{TWO[:12]}")
     other.path.mkdir()
     if state:
-        other.update(state=state)
+        live = django_release.linked(world.site, world.site.current)
+        other.update(**{**live.record, "name": other.name, "state": state})
     django_release.clear_leftovers(world.site)
     assert (other.name in world.releases) is (state in ("failed", "good", "held"))
     assert world.live in world.releases

@@ -98,7 +98,8 @@ def test_a_plan_tells_what_the_release_then_does(pushed):
 
 
 def test_migrations_are_shown_with_all_that_the_start_says_of_them(pushed):
-    schema = {"default": [{"name": "blog.0002", "class": "data", "operations": [{"class": "data", "sql": "UPDATE …"}]}]}
+    operation = {**BREAKS, "class": "data", "way": "", "sql": "UPDATE …"}
+    schema = {"default": [{"name": "blog.0002", "class": "data", "reversible": True, "operations": [operation]}]}
     pushed.answers["migrations"] = {"default": {"applied": ["blog.0001"], "pending": ["blog.0002"]}}
     pushed.answers["schema"] = schema
     assert django_plan.make("blog")["migrations"] == schema

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import django_program
+import django_shape
 import django_systemd
 import pytest
 from django_command import DeploymentError
@@ -34,11 +35,23 @@ def sandbox(monkeypatch):
     return played
 
 
+#: What the start of a project answers at the least.
+STARTED = {
+    **dict.fromkeys(("django", "settings_module", "static_url", "static_root", "media_url", "media_root"), "x"),
+    "expected_settings_module": "x",
+    "debug": False,
+    "allowed_hosts": ["blog.example.org"],
+    "databases": {"default": {"engine": "postgresql", "name": "blog"}},
+    "migrations": {"default": {"applied": ["blog.0001"], "pending": []}},
+}
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
 def test_the_start_of_a_project(sandbox):
-    sandbox.output = '{"debug": false}'
+    sandbox.output = json.dumps({**STARTED, "folder": "/etc"})
     databases = {"default": {}, "replica": {"migrate": False}}
     site = configured(timeouts={"start": "10s"}, static={"collect": False}, check="deploy", databases=databases)
-    assert django_program.start(site, RELEASE, FACTS, ["hunter2"]) == {"debug": False}
+    assert django_program.start(site, RELEASE, FACTS, ["hunter2"]) == STARTED
     assert sandbox.argv == [f"{RELEASE}/virtualenv/bin/python", f"{RELEASE}/config/django_formula_start.py"]
     request = json.loads(sandbox.options.pop("stdin"))
     assert request == {
@@ -58,7 +71,9 @@ def test_the_start_of_a_project(sandbox):
 def test_a_migration(sandbox):
     site = configured(migrate={"timeout": "2h"})
     facts = FACTS | {"migrations": {"default": {}, "log": {}}}
-    assert django_program.migrate(site, RELEASE, facts, []) == {}
+    answer = {"migrations": {"default": {"applied": ["a.1"], "pending": []}}, "checks": [], "migrated": {}}
+    sandbox.output = json.dumps(answer)
+    assert django_program.migrate(site, RELEASE, facts, []) == answer
     request = json.loads(sandbox.options.pop("stdin"))
     assert (request["mode"], request["databases"]) == ("migrate", ["default", "log"])
     assert (request["timeout"], request["lock_timeout"]) == (7195.0, 5.0)
@@ -145,9 +160,66 @@ def test_a_program_that_ends_without_a_cause(sandbox):
         django_program.start(configured(), RELEASE, FACTS, [])
     assert error.value.log == "Failed to set up user namespacing"
     sandbox.error, sandbox.output = None, "Segmentation fault"
-    with pytest.raises(DeploymentError, match="starting Django: it ended without an answer") as error:
+    with pytest.raises(DeploymentError, match="starting Django: it ended without a usable answer") as error:
         django_program.start(configured(), RELEASE, FACTS, [])
     assert error.value.log == "Segmentation fault"
+
+
+@pytest.mark.parametrize("value", [None, 7, -1, True, "text", [], ["x"], {}, {"x": 1}, [[]], "\0", "\ud800", 1e400])
+def test_an_answer_of_wrong_types_is_one_error(sandbox, value):
+    """Whatever of it a hostile project replaces: an answer that can be used, or one error."""
+    for key in STARTED:
+        sandbox.output = json.dumps({**STARTED, key: value})
+        _start_or_one_error()
+    for text in (json.dumps(value), json.dumps([value]), f'{{"migrations": {json.dumps(value)}}}'):
+        sandbox.output = text
+        for ask in ASKED.values():
+            with pytest.raises(DeploymentError, match="it ended without a usable answer"):
+                ask()
+
+
+def _start_or_one_error():
+    try:
+        answer = django_program.start(configured(), RELEASE, FACTS, [])
+    except DeploymentError as error:
+        assert error.message == "starting Django: it ended without a usable answer"
+    else:
+        assert all(django_shape.fits(answer[key], django_shape.START[key]) for key in STARTED)
+
+
+ASKED = {
+    "start": lambda: django_program.start(configured(), RELEASE, FACTS, []),
+    "migrate": lambda: django_program.migrate(configured(), RELEASE, FACTS, []),
+    "reverse": lambda: django_program.reverse(configured(), RELEASE, FACTS, {"default": []}, []),
+    "classify": lambda: django_program.classify(configured(), RELEASE, FACTS, {"default": []}, {}, []),
+    "check": lambda: django_program.check(configured(), RELEASE, FACTS, []),
+    "connections": lambda: _backup({"mode": "connections", "aliases": ["default"]}),
+    "fit": lambda: _backup({"mode": "fit", "names": {"default": "blog"}, "migrate": False}),
+}
+
+
+def _backup(request):
+    site = configured()
+    return django_program.backup(site, RELEASE, FACTS, request, [])
+
+
+@pytest.mark.parametrize("text", [DEEP, f'{{"migrations": {DEEP}}}', "9" * 100_000, "{", "", "NaN", "\0", "null"])
+@pytest.mark.parametrize("mode", ASKED)
+def test_an_answer_that_cannot_be_read_is_one_error(sandbox, mode, text):
+    sandbox.output = text
+    with pytest.raises(DeploymentError, match="it ended without a usable answer"):
+        ASKED[mode]()
+
+
+@pytest.mark.parametrize("alias", ["../../etc/cron.d/x", "", ".", "a/b", "a\n"])
+def test_a_database_whose_alias_is_a_path_is_refused(sandbox, alias):
+    """The name of a backup's file begins with it, and root writes that."""
+    databases = {alias: {"engine": "sqlite3", "name": "x"}}
+    sandbox.output = json.dumps(
+        {**STARTED, "databases": databases, "migrations": {alias: {"applied": [], "pending": []}}}
+    )
+    with pytest.raises(DeploymentError, match="it ended without a usable answer"):
+        django_program.start(configured(), RELEASE, FACTS, [])
 
 
 def test_a_command_of_the_project(sandbox):

@@ -1,11 +1,15 @@
 """Files that a loss of power has torn, or that somebody has damaged; and in what order they come to the disk."""
 
+import json
 import os
 from pathlib import Path
 
+import django_backup
 import django_command
 import django_release
+import django_rotation
 import django_site
+import django_systemd
 import django_verbs
 import pytest
 from django_command import DeploymentError
@@ -174,3 +178,140 @@ def test_all_that_a_deployment_writes_down_comes_to_the_disk(world, order, monke
     assert len(flips) == 3 and len(synced) == 4 and synced[1] < flips[0] < synced[2] and synced[3] < flips[1]
     good = [event for event in order[synced[3] :] if event[1].endswith("/release.json")]
     assert good, "the record of a release that is live comes to the disk by itself"
+
+
+# Files that hold JSON of other types than they should
+
+WRONG = [None, 7, -1.5, True, "text", [], {}, [[]], ["x"], {"x": {"y": [1]}}, "\0/..", 1 << 80]
+TYPED = {
+    "current/release.json": "live",
+    "previous/release.json": "",
+    "current/config/instance.json": "",
+    "site.json": "",
+    "secrets/.former_keys.json": "",
+    "current/.manifest.json": "",
+    "templates/.sums.json": "",
+    "backups/drill.json": "",
+    "run": "",
+}
+
+
+def places(value, path=(), depth=3):
+    """The paths of what is in a JSON value."""
+    below = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for name, one in below:
+        yield (*path, name)
+        if depth:
+            yield from places(one, (*path, name), depth - 1)
+
+
+def replaced(value, path, by):
+    """A JSON value with another one at a path."""
+    if not path:
+        return by
+    if isinstance(value, dict):
+        return {**value, path[0]: replaced(value[path[0]], path[1:], by)}
+    return [replaced(one, path[1:], by) if place == path[0] else one for place, one in enumerate(value)]
+
+
+def commands(site):
+    """Whatever reads what a site has written down, without changing it."""
+    yield lambda: django_release.overview(site)
+    yield lambda: django_release.status(site)
+    yield lambda: django_verbs.drift("blog")
+    yield lambda: django_verbs.config("blog")
+    yield lambda: django_backup.overview(site)
+    yield lambda: django_backup.status(site)
+    yield lambda: django_rotation.lapsed(site, 1e9, test=True)
+    yield lambda: django_systemd.warnings(site)
+
+
+def survive(site):
+    """Each command answers, or says in a sentence why not."""
+    for command in commands(site):
+        try:
+            command()
+        except DeploymentError as error:
+            assert len(str(error).splitlines()) <= 4
+
+
+def path_of(site, name):
+    return (site.confinement if name == "run" else site.root / name).resolve()
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_values_of_wrong_types_are_survived(blog, name):
+    site, path = blog.site, path_of(blog.site, name)
+    if name.startswith("backups"):
+        path.write_text('{"date": "2026-03-01T12:00:00Z", "seconds": 1.5, "result": "good"}')
+    django_systemd.warnings(site)
+    whole = path.read_text()
+    value = json.loads(whole)
+    every = [(), *places(value, depth=1 if "release" in name else 3)]
+    for turn, place in enumerate(every if len(every) < 120 else every[::7]):
+        for wrong in WRONG if len(place) < 2 else WRONG[turn % 3 :: 3]:
+            path.write_text(json.dumps(replaced(value, place, wrong)))
+            survive(site)
+    path.write_text(whole)
+    survive(site)
+
+
+KEYS = ["state", "commit", "inputs", "facts", "schema", "packages", "steps", "asked_by", "size"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("which", ["current", "previous"])
+def test_a_record_of_wrong_types_is_healed_by_an_apply(blog, which, key):
+    """It counts as torn: the live one is released anew, a former one is passed over."""
+    path = (blog.site.root / which / "release.json").resolve()
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, key: [[7]]}))
+    changes = blog.apply()
+    assert ("live" in changes) == (which == "current")
+    assert blog.apply() == {} and blog.releases[blog.live] == "good"
+
+
+@pytest.mark.parametrize("key", ["application", "folder", "databases", "migrations", "python_path", "checks"])
+def test_facts_of_wrong_types_are_healed_by_an_apply(blog, key):
+    path = (blog.site.current / "release.json").resolve()
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "facts": {**record["facts"], key: {"default": 7}}}))
+    assert "live" in blog.apply()
+    assert blog.apply() == {} and blog.releases[blog.live] == "good"
+
+
+def test_a_configuration_of_wrong_types_is_written_anew(blog):
+    whole = json.loads(blog.site.applied.read_text())
+    for key in whole["config"]:
+        config = {**whole["config"], key: [[7]]}
+        blog.site.applied.write_text(json.dumps({**whole, "config": config}))
+        with pytest.raises(DeploymentError, match="the configuration of blog as applied, is gone or damaged"):
+            django_verbs.config("blog")
+    assert list(blog.apply()) == ["site"] and blog.apply() == {}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_attempts_of_wrong_types_are_passed_over(blog, wrong):
+    whole = blog.site.deploys.read_text()
+    last = json.loads(whole.splitlines()[-1])
+    lines = [json.dumps({**last, "result": "failed", key: wrong}) for key in last]
+    blog.site.deploys.write_text("\n".join([whole, *lines, json.dumps(wrong), ""]))
+    survive(blog.site)
+    assert blog.apply() == {}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_manifest_of_a_backup_of_wrong_types_counts_as_none(blog, wrong):
+    site = blog.site
+    blog.server.databases["blog"] = {"rows": {"public.guest": 3}, "migrations": []}
+    live = django_release.linked(site, site.current)
+    (made,) = django_backup.make(site, live, why=django_backup.BY_HAND, secrets=[])
+    path = made.with_name(f"{made.name}.json")
+    whole = json.loads(path.read_text())
+    for key in whole:
+        path.write_text(json.dumps({**whole, key: wrong}))
+        survive(site)
+        try:
+            django_backup.chosen(site, None)
+        except DeploymentError as error:
+            assert error.message == "blog has no backup"

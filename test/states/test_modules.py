@@ -1,6 +1,7 @@
 """What people call by hand, through Salt: answers, errors and return codes. What is done is in test_verbs.py."""
 
 import ast
+import json
 
 import django_site
 import pytest
@@ -39,8 +40,7 @@ def test_what_runs(call, monkeypatch):
     [
         ("site.json", "{", "site.json, the configuration of shop as applied, is gone or damaged"),
         ("current/release.json", "", "current/release.json is gone or torn: state.apply makes a new release"),
-        ("current/release.json", '{"facts": [], "inputs": 1}', "a file of shop's records is damaged: "),
-        ("backups/drill.json", '{"date": 1}', "a file of shop's records is damaged: KeyError: 'seconds'"),
+        ("current/release.json", '{"facts": [], "inputs": 1}', "current/release.json is gone or torn"),
     ],
 )
 def test_a_site_whose_files_are_damaged_does_not_hide_the_others(call, world, make_site, file, content, told):
@@ -50,7 +50,8 @@ def test_a_site_whose_files_are_damaged_does_not_hide_the_others(call, world, ma
         (shop.root / path).parent.mkdir(parents=True, exist_ok=True)
     django_site.write_json(shop.applied, {"config": dict(shop.config), "platform": dict(shop.platform)})
     shop.current.symlink_to("releases/0001-abcdefabcdef")
-    (shop.current / "release.json").write_text('{"facts": {}, "state": "good"}')
+    record = {"state": "good", "commit": "", "inputs": {}, "facts": {"folder": ".", "application": "blog.wsgi"}}
+    (shop.current / "release.json").write_text(json.dumps(record))
     rows, code = call("status")
     assert [(row["site"], row["damage"], code) for row in rows] == [("blog", "", 0), ("shop", "", 0)]
     (shop.root / file).write_text(content)
