@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,16 @@ ENGINES: dict[str, Engine] = {
     "mysql": django_dump_mysql,
     "media": django_dump_media,
 }
+#: How what lies in files gets its own name again.
+_FILES: dict[str, Callable[[Database, str], None]] = {
+    "sqlite": django_dump_sqlite.mend,
+    "media": django_dump_media.mend,
+}
 #: Why there is a backup; those of the last kind stay with the releases that they were made for.
 BY_HAND, BY_TIMER, MIGRATION = "by hand", "timer", "migration"
+_TEXTS = ("name", "backup", "alias", "engine", "database", "taken", "why", "release", "sha256")
+#: What a manifest has at the least; one of another shape counts as torn, and its file as none.
+_ABOUT = {**dict.fromkeys(_TEXTS, str), "size": int, "rows": {str: int}, "migrations": [str], "verified?": str}
 _NAME = re.compile(r"(\w+)-(\d{8}T\d{6}Z-\d{4,}-[0-9a-f]{12})\.(dump|sql\.gz|sqlite3|tar)")
 
 
@@ -56,6 +64,7 @@ def make(
         _clear_leftovers(site)
         wanted = sorted(release.facts["migrations"]) if aliases is None else sorted(aliases)
         databases = django_dump.find(release, wanted, secrets)
+        clear(site, databases)
         if aliases is None and site.config["backup"]["media"]:
             databases.append(Database(site, "media", "media", str(site.media)))
         looked = {one.alias: ENGINES[one.kind].look(one) for one in databases}
@@ -97,7 +106,79 @@ def before_migration(release: Release, aliases: Collection[str], secrets: list[s
 
 def locked(site: Site, what: str) -> "contextlib.AbstractContextManager[django_site.Lock]":
     """The lock of a site's backups: one is made, restored or deleted at a time."""
-    return django_site.held(django_site.Lock(site, what, path=site.backups / ".lock", of="backup"))
+    return django_site.held(lock(site, what))
+
+
+def lock(site: Site, what: str) -> django_site.Lock:
+    """The lock that `locked` holds."""
+    return django_site.Lock(site, what, path=site.backups / ".lock", of="backup")
+
+
+def journal(site: Site) -> Path:
+    """Where a restore writes down what it loads, so that what it leaves when it is killed can be removed."""
+    return site.backups / ".restore.json"
+
+
+def note(site: Site, databases: Collection[Database], names: Mapping[str, str], kept: Mapping[str, str]) -> None:
+    """Write down what a restore is about to load, and under which names the former databases will be kept."""
+    loaded = [
+        {
+            "alias": one.alias,
+            "kind": one.kind,
+            "database": one.name,
+            "name": names[one.alias],
+            "kept": kept.get(one.alias, ""),
+        }
+        for one in databases
+    ]
+    django_site.write_json(journal(site), {"loaded": loaded}, mode=0o600)
+
+
+def _left(site: Site) -> list[dict[str, str]]:
+    names = ("alias", "kind", "database", "name", "kept")
+    found = django_site.read_json(journal(site), {"loaded": [dict.fromkeys(names, str)]})
+    loaded: list[dict[str, str]] = (found or {"loaded": []})["loaded"]
+    return loaded
+
+
+def leftovers(site: Site) -> list[str]:
+    """Return what a killed restore has left in files: databases of SQLite and uploads; none while one is at work."""
+    if not journal(site).exists() or lock(site, "").holder():
+        return []
+    return [entry["name"] for entry in _left(site) if entry["kind"] in _FILES]
+
+
+def clear(site: Site, databases: Collection[Database] = ()) -> list[str]:
+    """Remove what a killed restore or drill has loaded; the caller holds the lock of backups.
+
+    Where it was killed between the two names of an exchange, the former database has its own name again.
+
+    Args:
+        databases: those that can be reached; what is on servers and not among them stays for another time.
+
+    Returns:
+        The names of what was removed.
+    """
+    reached = {(one.alias, one.kind): one for one in databases}
+    rest, gone = [], []
+    for entry in _left(site):
+        one = Database(site, entry["alias"], entry["kind"], entry["database"])
+        if entry["kind"] not in _FILES:
+            one = reached.get((entry["alias"], entry["kind"]), one)
+        if entry["kind"] not in ENGINES or (entry["kind"] not in _FILES and one not in databases):
+            rest.append(entry)
+            continue
+        if entry["kept"] and entry["kind"] in _FILES:
+            _FILES[entry["kind"]](one, entry["kept"])
+        ENGINES[entry["kind"]].drop(one, entry["name"])
+        gone.append(entry["name"])
+    if rest:
+        django_site.write_json(journal(site), {"loaded": rest}, mode=0o600)
+    else:
+        journal(site).unlink(missing_ok=True)
+    if gone:
+        log.warning("%s: removed what a restore that was killed has left: %s", site.name, ", ".join(gone))
+    return gone
 
 
 def _clear_leftovers(site: Site) -> None:
@@ -115,18 +196,21 @@ def _refuse_without_room(site: Site, databases: list[Database], looked: dict[str
     last: dict[str, int] = {}
     for manifest in manifests(site):
         last.setdefault(manifest["alias"], 2 * manifest["size"] + (1 << 20))
-    needed: dict[int, list[tuple[Path, int]]] = {}
+    needed: dict[int, list[tuple[Path, int, int]]] = {}
     for one in databases:
         size = looked[one.alias]["size"]
-        needs = [(site.backups, min(size, last.get(one.alias, size)))]
-        needs += [(Path(one.name).parent, size)] if one.kind == "sqlite" else []
-        for folder, more in needs:
-            needed.setdefault(folder.stat().st_dev, []).append((folder, more))
-    for needs in needed.values():
-        folder, size = needs[0][0], sum(more for _folder, more in needs)
-        if size > django_dump.free(folder):
+        own = (site.backups, site.backups.stat().st_dev, django_dump.free(site.backups))
+        needs = [(*own, min(size, last.get(one.alias, size)))]
+        if one.kind == "sqlite":
+            folder = Path(one.name).parent
+            needs.append((folder, *django_dump.room(site, folder), size))
+        for folder, device, left, more in needs:
+            needed.setdefault(device, []).append((folder, left, more))
+    for there in needed.values():
+        (folder, left, _more), size = there[0], sum(more for _folder, _left, more in there)
+        if size > left:
             raise DeploymentError(
-                f"a backup needs {_size(size)} in {folder}, and {_size(django_dump.free(folder))} are free",
+                f"a backup needs {_size(size)} in {folder}, and {_size(left)} are free",
                 hint=f"make room, or name another folder: django:sites:{site.name}:backup:directory; "
                 "without backups before migrations: migrate: {backup: false}",
                 transient=True,
@@ -144,7 +228,7 @@ def _new_name(site: Site, live: Release) -> str:
 
 def _dump(database: Database, name: str, live: Release, why: str) -> Path:
     site, engine = database.site, ENGINES[database.kind]
-    path = site.backups / f"{database.alias}-{name}.{engine.SUFFIX}"
+    path = site.backups / f"{re.sub(r'[^a-zA-Z0-9_]', '_', database.alias)}-{name}.{engine.SUFFIX}"
     log.info("%s: backing up %s", site.name, database.alias)
     new = path.with_name(f".{path.name}.new")
     began, taken = time.monotonic(), django_site.now()
@@ -193,8 +277,8 @@ def remove(path: Path) -> None:
 def manifests(site: Site) -> list[dict[str, Any]]:
     """What there is: the manifest of each file, the newest first; files that are gone or cut are left out."""
     paths = site.backups.iterdir() if site.backups.is_dir() else ()
-    found = [django_site.read_json(_manifest(path)) for path in paths if _NAME.fullmatch(path.name)]
-    whole = [one for one in found if one and (site.backups / one["name"]).stat().st_size == one["size"]]
+    read = ((path, django_site.read_json(_manifest(path), _ABOUT)) for path in paths if _NAME.fullmatch(path.name))
+    whole = [one for path, one in read if one and one["name"] == path.name and path.stat().st_size == one["size"]]
     return sorted(whole, key=lambda one: (one["backup"], one["alias"]), reverse=True)
 
 
@@ -260,7 +344,7 @@ def _distinct(names: Iterator[str]) -> list[str]:
 def status(site: Site) -> dict[str, str]:
     """When the newest backup was made, and how the last restore drill has ended."""
     newest = next(iter(manifests(site)), None)
-    drill = django_site.read_json(site.backups / "drill.json") or {}
+    drill = django_site.read_json(site.backups / "drill.json", {"date": str, "seconds": float, "result": str}) or {}
     ended = f"{drill['date']}, {drill['seconds']:g} s: {drill['result']}" if drill else ""
     return {"backup": newest["taken"] if newest else "", "restore_drill": ended}
 

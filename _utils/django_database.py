@@ -1,15 +1,13 @@
 """The databases of a site: as the pillar gives them to the project, and as the host sees them."""
 
-import contextlib
-import os
 import re
-import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import django_site
+import django_sqlite
 from django_command import DeploymentError
 from django_site import Site
 
@@ -308,16 +306,4 @@ def pending(site: Site, release: Path, facts: Mapping[str, Any], alias: str, is_
     path = file_of(site, release, facts, facts["databases"][alias])
     if is_new or not path:
         return known["pending"] if is_new else []
-    return sorted(set(known["applied"]) - applied(site, path))
-
-
-def applied(site: Site, path: Path) -> set[str]:
-    """The rows of django_migrations in a SQLite file of the site's user."""
-    try:
-        status = os.lstat(path)
-        if status.st_uid != django_site.user_id(site.user) or path.is_symlink():
-            return set()
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
-            return {f"{app}.{name}" for app, name in connection.execute("SELECT app, name FROM django_migrations")}
-    except (FileNotFoundError, sqlite3.DatabaseError):
-        return set()
+    return sorted(set(known["applied"]) - django_sqlite.applied(site, path))

@@ -1,10 +1,13 @@
 """The uploads of a site, as a tar of their folder; not a database, but backed up and restored like one."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import django_command
+import django_delegate
+import django_dump
 import django_site
 from django_command import DeploymentError
 from django_dump import Database
@@ -15,9 +18,26 @@ SUFFIX = "tar"
 
 def look(database: Database) -> dict[str, int]:
     """As `django_dump.Engine.look`; a folder without files counts as one without tables."""
-    walk = os.walk(database.name, onerror=_refuse)
-    files = [os.path.join(parent, name) for parent, _folders, names in walk for name in names]
-    return {"size": sum(map(_size, files)) + 1024 * len(files), "tables": 1 if files else 0}
+    size, files = _ask(database, _look, database.name)
+    return {"size": size + 1024 * files, "tables": 1 if files else 0}
+
+
+def _ask(database: Database, function: Callable[[str], Any], folder: str) -> Any:
+    """Have a function look through a folder as the site's user, who decides what is in it."""
+    timeout, doing = database.timeout(), "looking through the uploads"
+    try:
+        return django_delegate.ask(database.site.user, function, folder, doing=doing, timeout=timeout)
+    except OSError as error:
+        raise DeploymentError(f"{doing}: {error.filename}: {error.strerror}") from None
+
+
+def _look(folder: str) -> tuple[int, int]:
+    """The bytes of the files below a folder, and how many there are."""
+    size = count = 0
+    for parent, _folders, names in os.walk(folder, onerror=_refuse):
+        count += len(names)
+        size += sum(_size(os.path.join(parent, name)) for name in names)
+    return size, count
 
 
 def _refuse(error: OSError) -> None:
@@ -40,18 +60,29 @@ def dump(database: Database, file: int) -> dict[str, Any]:
         os.ftruncate(file, 0)
         os.lseek(file, 0, os.SEEK_SET)
         try:
-            _run(database, argv, doing="packing the uploads", output=file)
+            with django_dump.received("packing the uploads", django_dump.into(file)) as pipe:
+                _run(database, argv, doing="packing the uploads", output=pipe)
             break
         except DeploymentError as error:
             if turn == 2 or "changed as we read it" not in error.log:
                 raise
     os.lseek(file, 0, os.SEEK_SET)
-    listed = _run(database, ["tar", "--list"], doing="listing the uploads", stdin=file)
-    return {"rows": {"files": _files(listed.splitlines())}, "migrations": []}
+    counter = _Counter()
+    with django_dump.received("listing the uploads", counter.take) as pipe:
+        _run(database, ["tar", "--list"], doing="listing the uploads", stdin=file, output=pipe)
+    return {"rows": {"files": counter.files}, "migrations": []}
 
 
-def _files(names: list[str]) -> int:
-    return sum(not name.endswith("/") for name in names)
+class _Counter:
+    """Counts the names of a list that comes part by part, but for those of folders; names hold no line breaks."""
+
+    def __init__(self) -> None:
+        self.files, self._last = 0, b""
+
+    def take(self, part: bytes) -> None:
+        text = self._last + part
+        self.files += text.count(b"\n") - text.count(b"/\n")
+        self._last = b"/" if text.endswith(b"/") else b""
 
 
 def load(database: Database, name: str, file: int) -> dict[str, Any]:
@@ -65,7 +96,7 @@ def load(database: Database, name: str, file: int) -> dict[str, Any]:
 
 def rows(database: Database) -> dict[str, int]:
     """As `django_dump.Engine.rows`: the number of files."""
-    return {"files": sum(len(names) for _parent, _folders, names in os.walk(database.name))}
+    return {"files": _ask(database, _look, database.name)[1]}
 
 
 def refuse(database: Database) -> None:
@@ -77,6 +108,12 @@ def swap(database: Database, name: str, kept: str) -> None:
     os.rename(database.name, kept)
     os.rename(name, database.name)
     django_site.sync_folder(Path(name).parent)
+
+
+def mend(database: Database, kept: str) -> None:
+    """As `django_dump_sqlite.mend`."""
+    if os.path.lexists(kept) and not os.path.lexists(database.name):
+        os.rename(kept, database.name)
 
 
 def drop(database: Database, name: str) -> None:

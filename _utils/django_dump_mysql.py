@@ -1,8 +1,8 @@
 """MySQL and MariaDB, by their own clients, which run as the site's user and get the login in a file in memory."""
 
 import contextlib
+import errno
 import gzip
-import json
 import os
 import re
 import threading
@@ -12,11 +12,14 @@ from typing import Any
 
 import django_command
 import django_dump
+import django_shape
 from django_command import DeploymentError
 from django_dump import Database
 
 SUFFIX = "sql.gz"
 _PACKAGE = "mariadb-client"
+#: Bytes of a line of a dump, which is a row at the least; the clients take no larger rows by themselves.
+_LINE = 64 << 20
 #: What a driver is told, and what the clients call it.
 _OPTIONS = {"user": "user", "password": "password", "port": "port", "connect_timeout": "connect-timeout"}
 _TLS = {"ca": "ssl-ca", "capath": "ssl-capath", "cert": "ssl-cert", "key": "ssl-key", "cipher": "ssl-cipher"}
@@ -36,7 +39,8 @@ _STRINGS = re.compile(rb"'[^'\\]*(?:\\.[^'\\]*)*'", re.DOTALL)
 
 def look(database: Database) -> dict[str, int]:
     """As `django_dump.Engine.look`."""
-    found: dict[str, int] = json.loads(_sql(database, _LOOK))
+    shape = {"size": float, "tables": int}
+    found: dict[str, int] = django_shape.parse(_sql(database, _LOOK), shape, doing=f"asking {database.name}")
     return found
 
 
@@ -50,9 +54,14 @@ def dump(database: Database, file: int) -> dict[str, Any]:
     try:
         argv = [*_DUMP, database.name]
         _run(database, program, argv, doing=f"dumping {database.name}", output=write)
+    except DeploymentError:
+        if not counter.error:
+            raise
     finally:
         os.close(write)
-        counter.join()
+        counter.join(django_dump.PATIENCE)
+    if counter.is_alive():
+        raise DeploymentError(f"dumping {database.name}: a process that it has left behind goes on writing")
     if counter.error:
         raise counter.error
     if not counter.last.startswith(_END):
@@ -77,7 +86,9 @@ class _Counter(threading.Thread):
                 open(os.dup(self.file), "wb") as raw,
                 gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
             ):
-                for line in lines:
+                while line := lines.readline(_LINE):
+                    if len(line) == _LINE:
+                        raise OSError(errno.EFBIG, f"a row has more than {_LINE >> 20} MiB")
                     self._count(line)
                     packed.write(line)
         except OSError as error:  # of the last bytes too, which are written when it is closed
@@ -91,7 +102,7 @@ class _Counter(threading.Thread):
         elif filled or (self.table and line.startswith(b"(")):
             self.table = _name(filled) if filled else self.table
             values = _STRINGS.sub(b"", line[filled.end() :] if filled else line)
-            self.rows[self.table] += values.count(b"(")
+            self.rows[self.table] = self.rows.get(self.table, 0) + values.count(b"(")
             self.table = "" if values.rstrip().endswith(b";") else self.table
         if line.strip():
             self.last = line
@@ -99,7 +110,7 @@ class _Counter(threading.Thread):
 
 def _name(found: re.Match[bytes]) -> str:
     """The name of a table as it stands in a statement."""
-    return found[1].replace(b"``", b"`").decode()
+    return found[1].replace(b"``", b"`").decode(errors="surrogateescape")
 
 
 def load(database: Database, name: str, file: int) -> dict[str, Any]:
@@ -159,7 +170,10 @@ def rows(database: Database) -> dict[str, int]:
     if not names:
         return {}
     counts = " UNION ALL ".join(f"SELECT COUNT(*) FROM {_quoted(name)}" for name in names)  # noqa: S608  # nosec B608
-    return dict(zip(names, map(int, _sql(database, counts).split()), strict=True))
+    numbers = _sql(database, counts).split()
+    if len(numbers) != len(names) or not all(number.isdecimal() and len(number) < 19 for number in numbers):
+        raise DeploymentError(f"asking {database.name}: it ended without a usable answer")
+    return dict(zip(names, map(int, numbers), strict=True))
 
 
 def refuse(database: Database) -> None:

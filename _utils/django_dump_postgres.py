@@ -1,7 +1,6 @@
 """PostgreSQL, by its own clients, which run as the site's user and get the password in a file in memory."""
 
 import contextlib
-import json
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -9,11 +8,14 @@ from typing import IO, Any, cast
 
 import django_command
 import django_dump
+import django_shape
 from django_command import DeploymentError
 from django_dump import Database
 
 SUFFIX = "dump"
 _PACKAGE = "postgresql-client"
+#: Characters of an answer; the rows of each table, by their names.
+_LINE, _COUNTED = 1 << 22, {str: int}
 #: What a driver is told, and the variable by which the clients are.
 _VARIABLES = {
     "host": "PGHOST",
@@ -80,8 +82,13 @@ _OPEN = """SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS true', :'new') \\g
 
 def look(database: Database) -> dict[str, int]:
     """As `django_dump.Engine.look`."""
-    found: dict[str, int] = json.loads(_psql(database, _LOOK))
+    found: dict[str, int] = _answered(database, _psql(database, _LOOK), {"size": int, "tables": int})
     return found
+
+
+def _answered(database: Database, text: str, shape: Any) -> Any:
+    """What the server of a database has answered as JSON; which server that is, the project decides."""
+    return django_shape.parse(text, shape, doing=f"asking {database.name}")
 
 
 def dump(database: Database, file: int) -> dict[str, Any]:
@@ -90,9 +97,11 @@ def dump(database: Database, file: int) -> dict[str, Any]:
     with _session(database) as ask:
         ask("SET statement_timeout = 0;\nBEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\nSELECT 1;\n")
         snapshot = ask("SELECT pg_export_snapshot();\n")
-        found = {"rows": json.loads(ask(f"{_ROWS}\n")), "migrations": json.loads(ask(_MIGRATIONS))}
+        rows, migrations = ask(f"{_ROWS}\n"), ask(_MIGRATIONS)
+        found = {"rows": _answered(database, rows, _COUNTED), "migrations": _answered(database, migrations, [str])}
         argv = [program, "--format=custom", "--no-password", f"--snapshot={snapshot}", "--lock-wait-timeout=60s"]
-        _run(database, argv, doing=f"dumping {database.name}", output=file)
+        with django_dump.received(f"dumping {database.name}", django_dump.into(file)) as pipe:
+            _run(database, argv, doing=f"dumping {database.name}", output=pipe)
     return found
 
 
@@ -111,12 +120,12 @@ def load(database: Database, name: str, file: int) -> dict[str, Any]:
     argv = [program, "--exit-on-error", "--no-owner", "--no-password", f"--dbname={name}"]
     _run(database, argv, doing=f"loading {name}", stdin=file)
     loaded = database._replace(name=name)
-    return {"rows": rows(loaded), "migrations": json.loads(_psql(loaded, _MIGRATIONS))}
+    return {"rows": rows(loaded), "migrations": _answered(loaded, _psql(loaded, _MIGRATIONS), [str])}
 
 
 def rows(database: Database) -> dict[str, int]:
     """As `django_dump.Engine.rows`."""
-    found: dict[str, int] = json.loads(_psql(database, _ROWS))
+    found: dict[str, int] = _answered(database, _psql(database, _ROWS), _COUNTED)
     return found
 
 
@@ -204,6 +213,7 @@ def _session(database: Database) -> Iterator[Any]:
             pass_fds=tuple(descriptors),
             start_new_session=True,
             encoding="utf-8",
+            errors="replace",
             **django_command.identity(database.site.user),
         )
         patience = threading.Timer(database.timeout(), process.kill)
@@ -216,9 +226,9 @@ def _session(database: Database) -> Iterator[Any]:
             with contextlib.suppress(BrokenPipeError):
                 questions.write(script)
                 questions.flush()
-            answer = answers.readline()
+            answer = answers.readline(_LINE)
             if not answer:
-                text = django_command.redact(errors.read(), database.masked())
+                text = django_command.redact(errors.read(_LINE), database.masked())
                 raise DeploymentError(f"asking {database.name} failed", log=text, transient=True)
             return answer.strip()
 

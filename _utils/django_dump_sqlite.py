@@ -15,25 +15,26 @@ PROGRAM = "salt://django/files/django_formula_sqlite.py"
 
 def look(database: Database) -> dict[str, int]:
     """As `django_dump.Engine.look`."""
-    found: dict[str, int] = _do(database, "look", database.name)
+    found: dict[str, int] = _do(database, {"size": int, "tables": int}, "look", database.name)
     return found
 
 
 def dump(database: Database, file: int) -> dict[str, Any]:
     """As `django_dump.Engine.dump`: by SQLite's online backup."""
-    found: dict[str, Any] = _do(database, "dump", database.name, output=file)
+    with django_dump.received(f"the database {database.alias!r}", django_dump.into(file)) as pipe:
+        found: dict[str, Any] = _do(database, django_dump.FOUND, "dump", database.name, output=pipe)
     return found
 
 
 def load(database: Database, name: str, file: int) -> dict[str, Any]:
     """As `django_dump.Engine.load`."""
-    found: dict[str, Any] = _do(database, "load", name, stdin=file)
+    found: dict[str, Any] = _do(database, django_dump.FOUND, "load", name, stdin=file)
     return found
 
 
 def rows(database: Database) -> dict[str, int]:
     """As `django_dump.Engine.rows`."""
-    found: dict[str, int] = _do(database, "count", database.name)["rows"]
+    found: dict[str, int] = _do(database, django_dump.FOUND, "count", database.name)["rows"]
     return found
 
 
@@ -43,15 +44,20 @@ def refuse(database: Database) -> None:
 
 def swap(database: Database, name: str, kept: str) -> None:
     """As `django_dump.Engine.swap`; the site is stopped."""
-    _do(database, "swap", database.name, name, kept)
+    _do(database, {}, "swap", database.name, name, kept)
+
+
+def mend(database: Database, kept: str) -> None:
+    """Give the database its name again where an exchange was killed after it had been renamed."""
+    _do(database, {}, "mend", database.name, kept)
 
 
 def drop(database: Database, name: str) -> None:
     """As `django_dump.Engine.drop`."""
-    _do(database, "remove", name)
+    _do(database, {}, "remove", name)
 
 
-def _do(database: Database, verb: str, *paths: str, **streams: Any) -> Any:
+def _do(database: Database, shape: Any, verb: str, *paths: str, **streams: Any) -> Any:
     site = database.site
     program = django_site.read_text(site.kept_template(PROGRAM)) or ""
     with contextlib.ExitStack() as stack:
@@ -70,4 +76,4 @@ def _do(database: Database, verb: str, *paths: str, **streams: Any) -> Any:
         except DeploymentError as error:
             cause = next((line for line in reversed(error.log.splitlines()) if line.strip()), error.message)
             raise DeploymentError(f"SQLite: {cause}", log=error.log, transient=error.transient) from None
-        return django_dump.read_answer(answers)
+        return django_dump.read_answer(answers, shape, doing=f"SQLite: {verb} {paths[0]}")

@@ -1,35 +1,42 @@
 """The schema of a site's databases against its releases, by the migrations that these have recorded."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import django_database
+import django_sqlite
 from django_site import Site
 
 #: What a release has recorded (``release.json``).
 Record = Mapping[str, Any]
+#: A database of a release: alias, engine, name, host and port.
+Used = tuple[str, ...]
 
 
-def applied(site: Site, records: Sequence[Record]) -> dict[str, set[str]]:
-    """The migrations that each database has: as a SQLite file says it now, else as the releases have recorded it.
+def applied(site: Site, records: Sequence[Record]) -> dict[Used, set[str]]:
+    """Return the migrations of each database: as a SQLite file has them now, else as its releases have recorded them.
 
     Args:
         records: of all releases on disk, the oldest first.
     """
-    found: dict[str, set[str]] = {}
+    found: dict[Used, set[str]] = {}
+    files: dict[Used, Path] = {}
     for record in records:
         for alias, names in _migrations(record).items():
-            found.setdefault(alias, set()).update(names["applied"])
-    for record in records:
-        for alias, database in record.get("facts", {}).get("databases", {}).items():
-            path = django_database.file_of(site, site.releases / record["name"], record["facts"], database)
-            if path and alias in found:
-                found[alias] = django_database.applied(site, path) or found[alias]
+            used = _used(record, alias)
+            found.setdefault(used, set()).update(names["applied"])
+            database = record["facts"].get("databases", {}).get(alias)
+            path = database and django_database.file_of(site, site.releases / record["name"], record["facts"], database)
+            if path:
+                files[used] = path
+    for used, path in files.items():
+        found[used] = django_sqlite.applied(site, path) or found[used]
     return found
 
 
-def fit(record: Record, records: Sequence[Record], has: Mapping[str, set[str]]) -> str:
-    """Whether the databases still fit a release: what they have that only later releases know, and what they lack.
+def fit(record: Record, records: Sequence[Record], has: Mapping[Used, set[str]]) -> str:
+    """Return whether its databases still fit a release: which migrations only later ones know, and which are missing.
 
     Args:
         records: of all releases on disk, the oldest first.
@@ -38,8 +45,9 @@ def fit(record: Record, records: Sequence[Record], has: Mapping[str, set[str]]) 
     migrations = _migrations(record)
     if not migrations:
         return ""
-    newer = [name for alias in migrations for name in sorted(has[alias] & _only_later(record, records, alias))]
-    lacking = [name for alias in migrations for name in sorted(_known(record, alias) - has[alias])]
+    of = {alias: has[_used(record, alias)] for alias in migrations}
+    newer = [name for alias in migrations for name in sorted(of[alias] & _only_later(record, records, alias))]
+    lacking = [name for alias in migrations for name in sorted(_known(record, alias) - of[alias])]
     classes = _classes(records)
     unsafe = [f"{name}: {classes[name]}" for name in newer if classes.get(name, "safe") != "safe"]
     is_safe = all(classes.get(name) == "safe" for name in newer)
@@ -50,6 +58,12 @@ def fit(record: Record, records: Sequence[Record], has: Mapping[str, set[str]]) 
     if lacking:
         said.append(f"database lacks {_number(lacking)}")
     return "; ".join(said)
+
+
+def _used(record: Record, alias: str) -> Used:
+    """Which database a release has under an alias: after a change of engine another one than those before it."""
+    database = record["facts"].get("databases", {}).get(alias, {})
+    return (alias, *(str(database.get(key, "")) for key in ("engine", "name", "host", "port")))
 
 
 def _number(names: list[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import django_database
+import django_delegate
 import django_disk
 import django_etc
 import django_instance
@@ -206,13 +207,22 @@ def _refuse_without_database(site: Site, live: Release) -> None:
         if not migrated.get(alias, {}).get("applied"):
             continue
         path = django_database.file_of(site, live.path, live.facts, database)
-        problem = _file_problem(site, path) if path else _server_problem(database)
+        problem = _problem_of_file(site, path) if path else _server_problem(database)
         if problem:
             raise DeploymentError(
                 f"the database {alias!r} of {live.name} is not there: {problem}",
                 hint=f"mend that; where the new release has another one: salt-call django.release {site.name}",
                 transient=True,
             )
+
+
+def _problem_of_file(site: Site, path: Path) -> str:
+    """What is wrong with a SQLite file, whose path the project has chosen: its user looks, and not root."""
+    try:
+        problem: str = django_delegate.ask(site.user, _file_problem, site, path, doing=f"looking at {path}")
+    except (OSError, ValueError) as error:
+        return f"{site.user} cannot look at {path}: {getattr(error, 'strerror', None) or error}"
+    return problem
 
 
 def _file_problem(site: Site, path: Path) -> str:

@@ -65,7 +65,7 @@ def present(site: Site) -> dict[str, str]:
 
 def _as_applied(site: Site) -> Site:
     """The site with its databases as its last apply had them: the pillar needs not say them any more."""
-    applied = django_site.read_json(site.applied) or {"config": {"databases": {}}}
+    applied = django_site.read_applied(site.applied) or {"config": {"databases": {}}}
     return Site({**site.config, "databases": applied["config"]["databases"]}, site.platform)
 
 
@@ -119,6 +119,7 @@ def _take_off(site: Site) -> None:
         *site.plans(),
         site.runtime,
         site.confinement,
+        site.schema,
         site.tmpfiles,
         django_site.REGISTRY / site.name,
     ]

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,12 @@ def restore(
     _refuse_nothing(site, chosen, media)
     with django_backup.locked(site, "django.restore"):
         databases = _databases(live, chosen, secrets)
+        django_backup.clear(site, databases)
         for one in databases:
             ENGINES[one.kind].refuse(one)
         stamp = _stamp()
         names, kept = _names(databases, f"restore_{stamp}"), _names(databases, f"before_{stamp}")
-        with _loaded(chosen, databases, names) as found:
+        with _loaded(chosen, databases, names, kept) as found:
             _refuse_another_schema(to or live, databases, names, migrate, secrets)
             _exchange(site, live, databases, names, kept, serve)
         for manifest in chosen:
@@ -87,6 +88,7 @@ def drill(site: Site, release: Release, secrets: list[str]) -> dict[str, Any]:
             chosen = django_backup.chosen(site, None)
             about["backup"] = chosen[0]["backup"]
             databases = _databases(release, chosen, secrets)
+            django_backup.clear(site, databases)
             names = _names(databases, f"drill_{_stamp()}")
             with _loaded(chosen, databases, names) as found:
                 lacking = _fit(release, databases, names, False, secrets)
@@ -160,7 +162,7 @@ def _names(databases: list[Database], suffix: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _loaded(
-    chosen: list[Manifest], databases: list[Database], names: dict[str, str]
+    chosen: list[Manifest], databases: list[Database], names: dict[str, str], kept: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, dict[str, Any]]]:
     """The databases of a backup, loaded under other names and looked through; what is left of them then is removed.
 
@@ -170,6 +172,8 @@ def _loaded(
     found = {}
     for manifest in chosen:
         django_backup.verify(databases[0].site, manifest)
+    site, stays = databases[0].site, False
+    django_backup.note(site, databases, names, kept or {})
     try:
         for manifest, database in zip(chosen, databases, strict=True):
             found[database.alias] = _load(manifest, database, names[database.alias])
@@ -179,7 +183,10 @@ def _loaded(
             try:
                 ENGINES[database.kind].drop(database, names[database.alias])
             except DeploymentError as error:
+                stays = True
                 log.warning("%s: %s is left: %s", database.site.name, names[database.alias], error)
+        if not stays:
+            django_backup.journal(site).unlink(missing_ok=True)
 
 
 def _load(manifest: Manifest, database: Database, name: str) -> dict[str, Any]:
@@ -204,10 +211,11 @@ def _refuse_without_room(manifest: Manifest, database: Database) -> None:
     """A file is as large as its backup; what a server on another host has room for, it says itself."""
     if database.kind not in ("sqlite", "media"):
         return
-    folder = Path(database.name).parent
-    if manifest["size"] > django_dump.free(folder):
+    site, folder = database.site, Path(database.name).parent
+    left = django_dump.room(site, folder)[1] if database.kind == "sqlite" else django_dump.free(folder)
+    if manifest["size"] > left:
         raise DeploymentError(
-            f"restoring needs {manifest['size'] >> 20} MB in {folder}, and {django_dump.free(folder) >> 20} are free",
+            f"restoring needs {manifest['size'] >> 20} MB in {folder}, and {left >> 20} are free",
             hint="make room there; nothing has been changed",
             transient=True,
         )

@@ -8,6 +8,7 @@ import django_database
 import django_migration
 import django_program
 import django_release
+import django_sqlite
 from django_command import DeploymentError
 from django_migration import Schema
 from django_release import Release
@@ -103,7 +104,7 @@ def _newer(site: Site, left: Release, target: Release, alias: str) -> list[str]:
     has = {name for one in later for name in one.facts.get("migrations", {}).get(alias, {}).get("applied", [])}
     database = left.facts.get("databases", {}).get(alias)
     path = database and django_database.file_of(site, left.path, left.facts, database)
-    has &= (django_database.applied(site, path) if path else set()) or has
+    has &= (django_sqlite.applied(site, path) if path else set()) or has
     return sorted(has - _known(target)[alias])
 
 

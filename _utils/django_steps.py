@@ -17,6 +17,7 @@ from typing import Any
 
 import django_acme
 import django_attempt
+import django_backup
 import django_build
 import django_coherence
 import django_command
@@ -51,6 +52,7 @@ import django_server
 import django_settings
 import django_site
 import django_source
+import django_sqlite
 import django_static
 import django_switch
 import django_takeover
@@ -90,6 +92,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     begun = deployment.takeover
     takeover = deployment.takeover = django_takeover.wanted(site)
     _refuse_closed_parents(site)
+    _refuse_parents_of_others(site)
     proxy = site.config["proxy"]
     listens = [*proxy["listen"], *site.listens_tls]
     django_proxy_ports.refuse_foreign_addresses(site)
@@ -98,7 +101,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     django_tls.refuse_bad_files(site, deployment.tls, templates)
     folders = takeover.folders() if takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
-    applied = {"config": dict(site.config), "platform": dict(site.platform)}
+    applied = django_site.sealed({"config": dict(site.config), "platform": dict(site.platform)})
     stale = site.stale_templates(templates)
     changes: Changes = {str(folder.path): problem for folder, problem in wrong.items()}
     if django_site.read_json(site.applied) != applied:
@@ -118,8 +121,14 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     schedule = {path: matter for found in schedules.values() for path, matter in found.items()}
     if schedule:
         changes["schedule"] = schedule
+    left = django_backup.leftovers(site)
+    if left:
+        changes["removed"] = f"what a restore that was killed has left: {', '.join(left)}"
     if changes:
         yield changes
+        if left:
+            with django_backup.locked(site, "state.apply"):
+                django_backup.clear(site)
         for folder in wrong:
             if folder.path == site.runtime:
                 site.open_runtime(site.current)
@@ -190,6 +199,14 @@ def _refuse_closed_parents(site: Site) -> None:
                 f"{parent} is {mode}: it lets {site.proxy_group} not through to {site.root}",
                 hint=f"chmod o+x {parent}, or choose another django:sites:{site.name}:root",
             )
+
+
+def _refuse_parents_of_others(site: Site) -> None:
+    """Whoever may rename in a folder above the site's may put another one in its place, for root to work in."""
+    at = f"django:sites:{site.name}"
+    django_site.refuse_parents_of_others(site.root, f"{at}:root")
+    if not site.backups.is_relative_to(site.root):
+        django_site.refuse_parents_of_others(site.backups, f"{at}:backup:directory")
 
 
 def source(deployment: Deployment) -> Iterator[Changes]:
@@ -594,7 +611,8 @@ def _unfollowed(site: Site, release: Release, answer: dict[str, Any]) -> list[st
     django_database.judge(site, answer["databases"])
     for alias, database in answer["databases"].items():
         path = django_database.file_of(site, release.path, release.facts, database)
-        if path and path.is_relative_to(release.path) and not path.resolve().is_relative_to(site.shared):
+        is_inside = path is not None and path.is_relative_to(release.path)
+        if path and is_inside and not django_sqlite.resolved(site, path)[0].is_relative_to(site.shared):
             raise DeploymentError(
                 f"the database {alias!r} lies inside the release ({database['name']}) and would be lost with it",
                 hint=f"name its file in {at}:shared, "
@@ -628,9 +646,10 @@ def _refuse_an_empty_database(live: Release, release: Release) -> None:
         before = live.facts.get("databases", {}).get(alias)
         old = before and django_database.file_of(site, live.path, live.facts, before)
         new = django_database.file_of(site, release.path, release.facts, database)
-        if not old or not new or old.resolve() == new.resolve():
+        if not old or not new or old == new:
             continue
-        if django_database.applied(site, old.resolve()) and not django_database.applied(site, new.resolve()):
+        former, later = django_sqlite.resolved(site, old, new)
+        if former != later and django_sqlite.applied(site, former) and not django_sqlite.applied(site, later):
             raise DeploymentError(
                 f"the database {alias!r} would be {new}, which is empty; the data is in {old}",
                 hint=f"take it along, or say where it is (django:sites:{site.name}:database:name): "

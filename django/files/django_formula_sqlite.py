@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import sys
@@ -10,6 +11,8 @@ from urllib.parse import quote
 
 #: What SQLite has beside a file.
 BESIDE = ("", "-wal", "-shm", "-journal")
+#: Bytes of memory that this may take: a file of the site's may make SQLite want any number.
+MEMORY = 1 << 30
 
 
 def look(path):
@@ -86,6 +89,13 @@ def swap(path, new, kept):
     return {}
 
 
+def mend(path, kept):
+    """Give a database its name again, where an exchange has ended after it had been renamed."""
+    if os.path.exists(kept) and not os.path.exists(path):
+        move(kept, path)
+    return {}
+
+
 def move(old, new):
     for suffix in BESIDE:
         with contextlib.suppress(FileNotFoundError):
@@ -119,11 +129,10 @@ def counting(name):
 def main():
     answers, verb, *paths = sys.argv[1:]
     os.umask(0o027)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     try:
-        answer = {"look": look, "dump": dump, "load": load, "count": count, "swap": swap, "remove": remove}[verb](
-            *paths
-        )
-    except (OSError, sqlite3.Error, RuntimeError) as error:
+        answer = {one.__name__: one for one in (look, dump, load, count, swap, mend, remove)}[verb](*paths)
+    except (OSError, sqlite3.Error, RuntimeError, MemoryError) as error:
         sys.exit(f"{verb} {paths[0]}: {' '.join(str(error).split())[:400]}")
     with open(int(answers), "w", closefd=False) as file:
         json.dump(answer, file)

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import time
+from pathlib import Path
 
 import django_backup
 import django_dump
@@ -342,7 +343,8 @@ def test_what_cannot_be_restored_changes_nothing(world, site, clock, breaks, mes
 def test_two_databases_are_exchanged_both_or_none(world, site, clock):
     live = django_release.linked(site, site.current)
     said = {alias: {"engine": "postgresql", "name": name} for alias, name in (("default", "blog"), ("metrics", "m"))}
-    live.update(facts={**live.facts, "databases": said, "migrations": {"default": {}, "metrics": {}}})
+    nothing = {"applied": [], "pending": []}
+    live.update(facts={**live.facts, "databases": said, "migrations": {"default": nothing, "metrics": nothing}})
     world.server.databases["m"] = {"rows": {"public.hits": 7}, "migrations": []}
     assert len(backup(site)) == 2
     for name in ("blog", "m"):
@@ -454,3 +456,42 @@ def test_migrating_by_hand_is_preceded_by_a_backup(world, site, clock):
     (about,) = django_backup.manifests(site)
     assert about["why"] == "migration"
     assert django_release.linked(site, site.current).record["backups"] == [about["name"]]
+
+
+# What a restore that was killed has left
+
+
+def test_what_a_killed_restore_has_loaded_goes_with_the_next_backup(world, site, clock, monkeypatch):
+    backup(site)
+    clock()
+    live = django_release.linked(site, site.current)
+    with monkeypatch.context() as killed:
+        killed.setattr(world.server, "drop", lambda *_: (_ for _ in ()).throw(SystemExit))
+        killed.setattr(django_restore, "_refuse_another_schema", lambda *_: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            django_restore.restore(site, live, None, secrets=[])
+    assert [name for name in world.server.databases if "_restore_" in name]
+    clock()
+    backup(site)
+    assert list(world.server.databases) == ["blog"] and not (site.backups / ".restore.json").exists()
+
+
+def test_what_a_killed_restore_has_left_of_uploads_goes_with_the_next_apply(world, site):
+    (site.media / "photo").write_text("a photo")
+    entry = {"alias": "media", "kind": "media", "database": str(site.media)}
+    names = {"name": f"{site.media}.restore_1", "kept": f"{site.media}.before_1"}
+    site.media.rename(names["kept"])
+    Path(names["name"]).mkdir()
+    django_site.write_json(site.backups / ".restore.json", {"loaded": [{**entry, **names}]})
+    changes = world.apply()["site"]
+    assert changes["removed"] == f"what a restore that was killed has left: {names['name']}"
+    assert (site.media / "photo").read_text() == "a photo" and not Path(names["name"]).exists()
+    assert world.apply() == {}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"loaded": 7}', '{"loaded": [{"kind": "media"}]}'])
+def test_a_damaged_note_of_a_restore_is_no_obstacle(world, site, text):
+    (site.backups / ".restore.json").write_text(text)
+    assert world.apply() == {}
+    backup(site)
+    assert not (site.backups / ".restore.json").exists()

@@ -14,6 +14,7 @@ import django_secret
 import django_server
 import django_settings
 import django_site
+import django_sqlite
 import pytest
 from django_command import DeploymentError
 from specimen import FACTS, ROOT, configured
@@ -444,7 +445,7 @@ def test_the_migrations_of_a_sqlite_file(make_site, content, expected):
                 connection.executemany("INSERT INTO django_migrations VALUES (?, ?)", content)
     elif content is not None:
         path.write_text(content)
-    assert django_database.applied(site, path) == expected
+    assert django_sqlite.applied(site, path) == expected
 
 
 @pytest.mark.parametrize("how", ["link", "owner"])
@@ -459,4 +460,4 @@ def test_a_sqlite_file_that_is_not_the_sites_is_not_read(make_site, monkeypatch,
         path = site.database / "link"
     else:
         monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
-    assert django_database.applied(site, path) == set()
+    assert django_sqlite.applied(site, path) == set()

@@ -392,6 +392,73 @@ def test_uploads_that_cannot_be_read_are_not_taken_for_none(site, monkeypatch):
         monkeypatch.setattr(os, "scandir", scandir)
         return django_dump_media.look(Database(site, "media", "media", str(site.media)))
 
-    with pytest.raises(PermissionError):
+    with pytest.raises(DeploymentError, match=r"looking through the uploads: .*/media/2026: Permission denied"):
         refused(PermissionError(13, "Permission denied", str(site.media / "2026")))
     assert refused(FileNotFoundError(2, "it has just gone"))["tables"] == 0
+
+
+# What the site's user has a hand in
+
+
+def test_no_process_of_the_sites_user_has_the_file_of_a_backup(sqlite, tmp_path, monkeypatch):
+    """One that keeps the descriptor could change a finished backup."""
+    seen = []
+    run = django_command.run
+
+    def watched(argv, **options):
+        if "dump" in argv:
+            seen.append(os.readlink(f"/proc/self/fd/{options['output']}"))
+        return run(argv, **options)
+
+    monkeypatch.setattr(django_command, "run", watched)
+    dumped(sqlite, tmp_path / "dump")
+    assert len(seen) == 1 and seen[0].startswith("pipe:")
+
+
+def test_a_process_that_is_left_behind_makes_no_backup(tmp_path, monkeypatch):
+    monkeypatch.setattr(django_dump, "PATIENCE", 0.3)
+    with (
+        open(tmp_path / "file", "wb") as file,
+        pytest.raises(DeploymentError, match="goes on writing"),
+        django_dump.received("dumping", django_dump.into(file.fileno())) as pipe,
+    ):
+        left = subprocess.Popen(["sleep", "60"], stdout=pipe)
+    left.kill()
+    left.wait()
+
+
+def test_a_disk_that_becomes_full_ends_a_dump_with_its_cause(tmp_path):
+    def full(part):
+        raise OSError(28, "No space left on device")
+
+    with (
+        pytest.raises(DeploymentError, match=r"^dumping: No space left on device$") as error,
+        django_dump.received("dumping", full) as pipe,
+    ):
+        os.write(pipe, b"x" * 5000)
+    assert error.value.transient
+
+
+@pytest.mark.parametrize("answer", ["[]", "{}", '{"rows": 7, "migrations": []}', "[" * 100_000, "\0", "x" * (5 << 20)])
+def test_an_answer_of_the_program_that_is_none(sqlite, tmp_path, monkeypatch, answer):
+    def run(argv, *, descriptors, **options):
+        with pytest.raises(OSError, match="Operation not permitted"):
+            os.ftruncate(descriptors[1], 1 << 30)
+        os.pwrite(descriptors[1], answer.encode()[: 4 << 20], 0)
+
+    monkeypatch.setattr(django_command, "run", run)
+    with pytest.raises(DeploymentError, match=r"SQLite: look .*: it ended without a usable answer"):
+        django_dump_sqlite.look(sqlite)
+
+
+def test_names_of_uploads_that_are_none_are_counted_right(site, tmp_path):
+    for name in ("a", "b\nc/", "d/e", "-rf", "$(x)", "ü"):
+        (site.media / name.rpartition("/")[0]).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            (site.media / name).write_text("x")
+    os.mkfifo(site.media / "fifo")
+    (site.media / "link").symlink_to("/etc/shadow")
+    database = Database(site, "media", "media", str(site.media))
+    with open(tmp_path / "dump", "wb+") as file:
+        found = django_dump_media.dump(database, file.fileno())
+    assert found["rows"] == django_dump_media.rows(database)

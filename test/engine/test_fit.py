@@ -59,3 +59,18 @@ def test_a_sqlite_file_is_asked_itself(make_site):
         connection.execute("CREATE TABLE django_migrations (app, name)")
         connection.execute("INSERT INTO django_migrations VALUES ('blog', '1')")
     assert fits(site, *records) == ["fits", "database lacks 1 migration"]
+
+
+def test_after_a_change_of_engine_each_release_is_compared_with_its_own_database(make_site):
+    """The file that an older release has used says nothing of the server that the live one uses, nor the other way."""
+    site = make_site()
+    path = site.database / "db.sqlite3"
+    records = [record(1, ["blog.1"]), record(2, ["blog.1", "blog.2"]), record(3, ["blog.1", "blog.2"], ["blog.3"])]
+    for one in records[:1]:
+        one["facts"] |= {"folder": ".", "databases": {"default": {"engine": "sqlite3", "name": str(path)}}}
+    for one in records[1:]:
+        one["facts"] |= {"folder": ".", "databases": {"default": {"engine": "postgresql", "name": "blog"}}}
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE django_migrations (app, name)")
+        connection.execute("INSERT INTO django_migrations VALUES ('blog', '1')")
+    assert fits(site, *records) == ["fits", "fits", "database lacks 1 migration"]

@@ -391,6 +391,8 @@ def test_the_backup_that_has_what_is_gone(went):
     world = went(REMOVED)
     name = f"default-20260301T140200Z-{ONE}.dump"
     manifest = {"name": name, "backup": name, "alias": "default", "taken": "2026-03-01T14:02:00Z", "size": 0}
+    manifest |= dict.fromkeys(("engine", "database", "why", "release", "sha256"), "")
+    manifest |= {"rows": {}, "migrations": []}
     (world.site.backups / name).touch()
     django_site.write_json(world.site.backups / f"{name}.json", manifest)
     for made in ([], [name]):

@@ -232,7 +232,7 @@ def test_a_damaged_backup_is_found_out(blog):
 
 
 def test_a_disk_that_is_too_small(blog):
-    blog.host.run("mkdir /srv/small && mount -t tmpfs -o size=64k tmpfs /srv/small")
+    blog.host.run("mkdir /srv/small && mount -t tmpfs -o size=64k,mode=755 tmpfs /srv/small")
     blog.apply(backup={"directory": "/srv/small"}, database=DATABASES["sqlite"])
     live = blog.live
     done = blog.host.salt("django.backup", "blog")
