@@ -5,6 +5,7 @@ that listen there, their folders, and what keeps them alive; with mod_wsgi to th
 """
 
 import contextlib
+import itertools
 import os
 import pwd
 import re
@@ -427,7 +428,7 @@ def _units(adoption: Adoption, behind: list[Process]) -> None:
     keepers = {process.unit for process in behind}
     own = re.compile(r"django-.+-\d+\.(service|socket)")
     files = [path for path in sorted(SYSTEMD.glob("*.*")) if path.is_file() and not path.is_symlink()]
-    texts = {path: path.read_text(errors="replace") for path in files if not own.fullmatch(path.name)}
+    texts = {path: _text(path) for path in files if not own.fullmatch(path.name)}
     for path, text in texts.items():
         listens = set(re.findall(r"^\s*ListenStream\s*=\s*(\S+)", text, re.MULTILINE))
         listens |= {f"127.0.0.1:{value.rpartition(':')[2]}" for value in listens if not value.startswith("/")}
@@ -446,10 +447,15 @@ def _units(adoption: Adoption, behind: list[Process]) -> None:
                 adoption.folders.append(Path(home[1]))
 
 
+def _text(path: Path) -> str:
+    """The text of a file of configuration; it may be a link to one in somebody's home."""
+    return django_site.read_named(path).decode(errors="replace")
+
+
 def _is_emperor(text: str) -> bool:
     """Whether a unit runs uWSGI for whatever lies in a folder, as it says itself or in its configuration."""
     named = re.findall(r"/\S+\.(?:ini|xml|ya?ml|json)\b", text)
-    return any("emperor" in one for one in (text, *(django_site.read_text(Path(name)) or "" for name in named)))
+    return any("emperor" in one for one in (text, *map(_text, map(Path, named))))
 
 
 def _leads_into(text: str, folders: list[Path]) -> bool:
@@ -460,7 +466,7 @@ def _leads_into(text: str, folders: list[Path]) -> bool:
 def _programs(adoption: Adoption) -> None:
     """The files of supervisor whose programs lead into the old project's folders."""
     for path in sorted(SUPERVISOR.glob("*.conf")):
-        text = path.read_text(errors="replace")
+        text = _text(path)
         sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
         programs = [section for section in sections if section.startswith(("[program:", "[fcgi-program:"))]
         inside = [section for section in programs if _leads_into(section, adoption.folders)]
@@ -484,7 +490,7 @@ def _apps(adoption: Adoption, behind: list[Process]) -> None:
     named = {os.path.basename(word) for process in behind if process.is_uwsgi() for word in process.argv[1:]}
     for path in files:
         is_named = path.name in named and len({one.resolve() for one in files if one.name == path.name}) == 1
-        if is_named or _leads_into(path.read_text(errors="replace"), adoption.folders):
+        if is_named or _leads_into(_text(path), adoption.folders):
             adoption.apps.append(path)
             adoption.found.append(Found("uWSGI file", str(path)))
 
@@ -499,7 +505,7 @@ def _is_app(process: Process, folders: list[Path], apps: Iterable[Path]) -> bool
 def _crontabs(adoption: Adoption) -> None:
     """The lines of crontabs that lead into the old project's folders."""
     for path in [path for folder in CRONTABS if folder.is_dir() for path in sorted(folder.iterdir())]:
-        if path.is_file() and _leads_into(path.read_text(errors="replace"), adoption.folders):
+        if path.is_file() and _leads_into(_text(path), adoption.folders):
             adoption.found.append(Found("crontab", str(path)))
             adoption.refused.append(f"{path} has lines that lead into the old site: take them out first")
 
@@ -620,21 +626,21 @@ def _tops(adoption: Adoption) -> list[Path]:
 
 def _named_in_settings(folder: Path) -> list[Path]:
     """The SQLite files that the settings of a project name by an absolute path."""
-    texts = (path.read_text(errors="replace") for path in _settings_files(folder) if path.is_file())
+    read = (django_site.read_named(path, follow=False) for path in _settings_files(folder))
+    texts = (text.decode(errors="replace") for text in read)
     return [Path(name) for text in texts for name in re.findall(r"[\"'](/[^\"'\n]+\.(?:sqlite3?|db))[\"']", text)]
 
 
 def _settings_files(folder: Path) -> list[Path]:
     patterns = [f"{inner}/*/{name}" for inner in (".", *_INNER) for name in ("settings*.py", "settings/*.py")]
-    return [path for pattern in patterns for path in folder.glob(pattern)][:50]
+    return list(itertools.islice((path for pattern in patterns for path in folder.glob(pattern)), 50))
 
 
 def _is_database(path: Path) -> bool:
     """Whether a file is a SQLite database that Django has migrated."""
     if not path.name.endswith((".sqlite3", ".sqlite", ".db")) or path.is_symlink() or not path.is_file():
         return False
-    with open(path, "rb") as file:
-        beginning = file.read(1 << 20)
+    beginning = django_site.read_named(path, follow=False)
     return beginning.startswith(b"SQLite format 3\0") and b"django_migrations" in beginning
 
 
@@ -663,8 +669,16 @@ def _owner(adoption: Adoption, mine: list[Process]) -> None:
     with contextlib.suppress(KeyError):  # a user whom the host has not; then no process of his runs either
         entry = pwd.getpwnam(adoption.wsgi_user)
         adoption.owner = (entry.pw_uid, entry.pw_gid)
-    for process in sorted(mine, key=lambda process: process.user == 0):
+    owners = {status.st_uid for path in (*adoption.databases, *adoption.folders) if (status := _status(path))}
+    for process in sorted(mine, key=lambda process: (process.user == 0, process.user not in owners)):
         adoption.owner = adoption.owner or (process.user, process.group)
     for path in adoption.databases:
-        status = path.stat()
-        adoption.owner = adoption.owner or (status.st_uid, status.st_gid)
+        status = _status(path)
+        adoption.owner = adoption.owner or (status and (status.st_uid, status.st_gid))
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None

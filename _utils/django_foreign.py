@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: Numbers of a user and a group.
 Owner = tuple[int, int]
+#: Owner, group and mode of entries, by their device and inode.
+Had = dict[tuple[int, int], tuple[int, int, int]]
 
 
 class Modes(NamedTuple):
@@ -325,6 +327,45 @@ class Foreign:
             elif not stat.S_ISDIR(status.st_mode):
                 _give_file(folder, name, path, owner, modes, of)
 
+    def hand_over(self, owner: Owner, modes: Modes, *, of: Collection[int], strict: bool = True) -> "Had":
+        """Give a tree to an owner while it is in use: entries stay the files that they are, whoever has them open.
+
+        Args:
+            owner: who has it then.
+            modes: those that folders and files get.
+            of: the uids that have it now. What is root's is given too where only root can have put it there.
+            strict: whether what is of others is refused; otherwise it stays as it is.
+
+        Returns:
+            What each entry had, for `take_back`.
+
+        Raises:
+            DeploymentError: something in it is of others.
+        """
+        had: Had = {}
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+            folder = stack.enter_context(self._parent()) if self.parts else _opened(stack, self.top.parent, None)
+            name = self.name if self.parts else self.top.name
+            for one in _walk_in_use(folder, name, str(self), {*of, owner[0]}, strict, is_roots=True):
+                had[one.key] = (one.status.st_uid, one.status.st_gid, stat.S_IMODE(one.status.st_mode))
+                if len(had) > ENTRIES:
+                    raise DeploymentError(f"{self} has more than {ENTRIES} entries")
+                os.fchown(one.descriptor, *owner)
+                os.fchmod(one.descriptor, modes.folder if stat.S_ISDIR(one.status.st_mode) else modes.file)
+        return had
+
+    def take_back(self, had: "Had") -> None:
+        """Give the entries of a tree back what they had before `hand_over`; new ones stay as they are."""
+        uids = {os.stat("/").st_uid, *(uid for uid, _gid, _mode in had.values())}
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+            folder = stack.enter_context(self._parent()) if self.parts else _opened(stack, self.top.parent, None)
+            name = self.name if self.parts else self.top.name
+            for one in _walk_in_use(folder, name, str(self), uids, False, is_roots=True, known=had):
+                if one.key in had:
+                    uid, gid, mode = had[one.key]
+                    os.fchown(one.descriptor, uid, gid)
+                    os.fchmod(one.descriptor, mode)
+
     def _walk_to_give(
         self, owner: Owner, modes: Modes | None, of: int
     ) -> Iterator[tuple[int, str, os.stat_result, str]]:
@@ -386,6 +427,64 @@ def _names(folder: int, path: str) -> list[str]:
             if len(found) > ENTRIES:
                 raise DeploymentError(f"{path} has more than {ENTRIES} entries")
     return found
+
+
+class _InUse(NamedTuple):
+    """A folder or plain file that is open: its descriptor, and what it was found to be."""
+
+    descriptor: int
+    status: os.stat_result
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.status.st_dev, self.status.st_ino
+
+
+def _walk_in_use(
+    folder: int,
+    name: str,
+    path: str,
+    uids: Collection[int],
+    strict: bool,
+    *,
+    is_roots: bool,
+    known: Collection[tuple[int, int]] = (),
+    depth: int = DEPTH,
+) -> Iterator[_InUse]:
+    """Yield the folders and plain files of a tree, each before what is in it; links and others are left alone.
+
+    Args:
+        uids: whose they may be.
+        is_roots: whether only root can have put this entry there.
+        known: those that may be anybody's.
+    """
+    try:
+        descriptor = os.open(name, _FILE, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return
+        raise
+    try:
+        status = os.fstat(descriptor)
+        one = _InUse(descriptor, status)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            return
+        if status.st_uid not in uids and one.key not in known and not (is_roots and status.st_uid == 0):
+            if strict:
+                raise DeploymentError(
+                    f"{path} belongs to uid {status.st_uid}, neither to the old site nor to the new one",
+                    hint="give it to the old site's user, or move it away",
+                )
+            return
+        yield one
+        if stat.S_ISDIR(status.st_mode) and depth:
+            is_roots = is_roots and status.st_uid == 0 and not status.st_mode & 0o022
+            for below in _names(descriptor, path):
+                yield from _walk_in_use(
+                    descriptor, below, f"{path}/{below}", uids, strict, is_roots=is_roots, known=known, depth=depth - 1
+                )
+    finally:
+        os.close(descriptor)
 
 
 def _give_folder(

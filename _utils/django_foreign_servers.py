@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import django_etc
 import django_port
+import django_site
 from django_site import Site
 
 
@@ -61,7 +62,7 @@ def problems(site: Site, path: Path, inside: Collection[Server]) -> Iterator[str
 def read(path: Path) -> str:
     """The text of a file that is not ours; empty for ours and for links to nothing."""
     try:
-        text = path.read_text(errors="replace")
+        text = django_site.read_named(path).decode(errors="replace")
     except OSError:
         return ""
     return "" if text.startswith(django_etc.OURS) else text

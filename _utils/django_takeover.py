@@ -10,9 +10,9 @@ import functools
 import os
 import shutil
 import signal
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+import types
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import django_adoption
 import django_command
 import django_database
 import django_instance
+import django_old_data
 import django_port
 import django_proxy
 import django_service
@@ -27,10 +28,25 @@ import django_site
 from django_adoption import Adoption
 from django_command import DeploymentError, seconds
 from django_etc import Files
+from django_foreign import Foreign, Had, Modes
+from django_old_data import Held
 from django_release import Release
 from django_site import Folder, Site
 
+#: Seconds that are waited for whoever writes to a database of the old site.
+PATIENCE = 30.0
 _COMPANIONS = ("", "-journal", "-wal", "-shm")
+
+
+#: What the plan of an adoption has; one of another shape counts as torn, and the adoption begins anew.
+_PLAN = {
+    **dict.fromkeys(("phase", "aside", "wsgi_user", "group"), str),
+    **{name: [str] for name in ("found", "entries", "servers", "units", "programs", "apps", "names", "workers")},
+    **{name: [str] for name in ("folders", "addresses", "media", "kept")},
+    "databases": {str: str},
+    "owner": ([int], types.NoneType),
+    "stamps?": {str: [int]},
+}
 
 
 class Takeover:
@@ -45,10 +61,10 @@ class Takeover:
         self.plan = plan
         self.aside: Path = site.adopted / plan["aside"]
         self.databases = {Path(old): Path(new) for old, new in plan["databases"].items()}
-        #: Connections that keep the old site from writing to a database that has been copied.
-        self._frozen: list[sqlite3.Connection] = []
+        #: What keeps the old site from writing to a database that has been copied.
+        self._frozen: list[Held] = []
         #: Who had the data that another user's old site uses in the same place, and its modes.
-        self._lent: dict[Path, os.stat_result] = {}
+        self._lent: list[tuple[Foreign, Had]] = []
         #: The processes of Apache before the switch, which may run the old site.
         self._former: set[int] = set()
 
@@ -76,7 +92,8 @@ class Takeover:
         if self.plan["phase"] == "switched":
             return self.site.folders()
         root, *others = self.site.folders()
-        if str(root.path) in self.plan["folders"]:
+        used = [*self.databases, *(Path(address) for address in self.plan["addresses"])]
+        if str(root.path) in self.plan["folders"] and root.path in [path.parent for path in used]:
             root = Folder(root.path, "root", self.plan["group"], 0o1775)
         given = [folder for folder in others if str(folder.path) not in self.plan["kept"]]
         return [root, Folder(self.site.adopted, "root", "root", 0o700), *given]
@@ -93,16 +110,13 @@ class Takeover:
             if old != new:
                 self._copy(old, new)
         self.write(stamps={str(old): _stamp(old) for old, new in self.databases.items() if old != new})
-        folder = self.site.media
-        if str(folder) not in self.plan["kept"]:
-            os.chown(folder, django_site.user_id("root"), django_site.group_id("root"))
         self._copy_uploads()
         self._give(final=False)
 
     def _refuse_a_full_disk(self) -> None:
         copied = [old for old, new in self.databases.items() if old != new]
         copied += [Path(path) for path in self.plan["media"] if path != str(self.site.media)]
-        needed = sum(path.lstat().st_size for top in copied for path in [top, *top.rglob("*")] if path.is_file())
+        needed = sum(django_old_data.measure([path], self._who(path), self._patience) for path in copied)
         free = shutil.disk_usage(self.site.root).free
         if needed * 1.1 > free:
             raise DeploymentError(
@@ -111,46 +125,34 @@ class Takeover:
                 transient=True,
             )
 
-    def _copy(self, old: Path, new: Path) -> None:
-        """Copy a database, and keep it from being written to by anybody else from before that on.
+    def _who(self, path: Path) -> dict[str, Any]:
+        """As whom a path of the old site is opened."""
+        owner = self.plan["owner"]
+        return django_old_data.identity((owner[0], owner[1]) if owner else None, path)
 
-        While it is frozen nothing of this process may open and close the old file: that would end the lock.
-        """
-        temporary = self.site.adopted / new.name  # nobody but root may put a link there
-        _remove_database(temporary)
+    @property
+    def _patience(self) -> float:
+        return seconds(self.site.config["timeouts"]["backup"])
+
+    def _copy(self, old: Path, new: Path) -> None:
+        """Copy a database, and keep it from being written to by anybody else from before that on."""
         try:
-            lock = sqlite3.connect(f"{old.as_uri()}?mode=rw", uri=True, timeout=30, isolation_level=None)
-            self._frozen.append(lock)
-            lock.execute("BEGIN IMMEDIATE")
-            with (
-                contextlib.closing(sqlite3.connect(f"{old.as_uri()}?mode=rw", uri=True)) as source,
-                contextlib.closing(sqlite3.connect(temporary)) as copy,
-            ):
-                source.backup(copy)
-        except sqlite3.Error as error:
+            held = Held(old, self._who(old), PATIENCE)
+            self._frozen.append(held)
+            held.copy(self.site, new, shutil.disk_usage(self.site.root).free, self._patience)
+        except DeploymentError as error:
             self.let_go()
             raise DeploymentError(
-                f"the old site's database {old} cannot be copied: {error}",
-                hint=f"look who uses it: fuser -v {old}; the old site serves on",
+                f"the old site's database {old} cannot be copied: {error.message}",
+                hint=error.hint or f"look who uses it: fuser -v {old}; the old site serves on",
                 transient=True,
             ) from None
-        _hand(temporary, self.site.user, self.site.user)
-        _remove_database(new)
-        _move(temporary, new)
-        django_site.sync_folder(new.parent)
 
     def _copy_uploads(self) -> None:
         """Bring what the old site's folders of uploads have, and the site's has not, into the site's."""
         for old in map(Path, self.plan["media"]):
             if old != self.site.media:
-                for path in _files_below(old):
-                    target = self.site.media / path.relative_to(old)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    is_older = not os.path.lexists(target) or target.lstat().st_mtime < path.stat().st_mtime
-                    if is_older and target.parent.resolve().is_relative_to(self.site.media):
-                        target.unlink(missing_ok=True)
-                        shutil.copy2(path, target, follow_symlinks=False)
-                        _hand(target, self.site.user, self.site.proxy_group)
+                django_old_data.copy_files(self.site, old, self._who(old), self.site.media, self._patience)
 
     def _give(self, *, final: bool) -> None:
         """Give the data to the site's user. Before the end another user that runs the old site may still read it."""
@@ -158,22 +160,31 @@ class Takeover:
         owner = self.plan["owner"]
         shares = not final and owner and owner[0] not in (0, django_site.user_id(site.user))
         group = self.plan["group"] if shares else site.user
-        lent = [Path(path) for path in self.plan["kept"]] if shares else []
-        self._lent = {path: os.lstat(path) for top in lent for path in [top, *top.rglob("*")]}
         if str(site.database) in self.plan["kept"] or final:
-            _hand(site.database, site.user, group)
+            self._hand(Foreign(site.database), group, final=final)
         for old, new in self.databases.items():
             if old == new and not old.is_relative_to(site.database):
-                self._refuse_a_foreign_folder(old.parent)
+                place = Foreign(Path("/"), *old.parts[1:])
+                self._refuse_a_foreign_folder(place.parent)
                 for ending in _COMPANIONS:
-                    _hand(Path(f"{old}{ending}"), site.user, group)
-        _hand(site.media, site.user, site.proxy_group, extra=0o2000)
+                    self._hand(place.parent / f"{place.name}{ending}", group, final=final)
+        self._hand(Foreign(site.media), site.proxy_group, final=final, extra=0o2000)
+        if not shares:
+            self._lent.clear()
 
-    def _refuse_a_foreign_folder(self, folder: Path) -> None:
-        status = folder.stat()
-        if status.st_uid != django_site.user_id(self.site.user):
+    def _hand(self, tree: Foreign, group: str, *, final: bool, extra: int = 0) -> None:
+        """Give a tree or a file to the site's user: folders 0750 and what `extra` adds, files 0640."""
+        owner = (django_site.user_id(self.site.user), django_site.group_id(group))
+        of = {self.plan["owner"][0]} if self.plan["owner"] else set()
+        modes = Modes(0o750 | extra, 0o640, 0o640)
+        self._lent.append((tree, tree.hand_over(owner, modes, of=of, strict=not final)))
+
+    def _refuse_a_foreign_folder(self, folder: Foreign) -> None:
+        status = folder.status()
+        if not status or status.st_uid != django_site.user_id(self.site.user):
+            whose = django_site.owner_of(status) if status else "nobody"
             raise DeploymentError(
-                f"{folder} holds the database and belongs to {django_site.owner_of(status)}, not to {self.site.user}",
+                f"{folder} holds the database and belongs to {whose}, not to {self.site.user}",
                 hint=f"chown {self.site.user} {folder}, or leave database:name out and let it be copied",
                 transient=True,
             )
@@ -198,13 +209,10 @@ class Takeover:
     def let_go(self) -> None:
         """Let the old site write again."""
         while self._frozen:
-            self._frozen.pop().close()
-        for path, status in self._lent.items():
-            with contextlib.suppress(FileNotFoundError):
-                os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
-                if not path.is_symlink():
-                    path.chmod(status.st_mode & 0o7777)
-        self._lent.clear()
+            self._frozen.pop().let_go()
+        while self._lent:
+            tree, had = self._lent.pop()
+            tree.take_back(had)
 
     # The switch
 
@@ -255,12 +263,12 @@ class Takeover:
         self._lent.clear()
         self.let_go()
         self._copy_uploads()
+        django_site.make_folder(self.site.folders()[0])  # from here on only root may rename in it
         for path in [*self.plan["entries"], *self.plan["units"], *self.plan["programs"]]:
             self._put_aside(Path(path))
         if self.plan["units"] and django_service.has_systemd():
             django_command.run(["systemctl", "daemon-reload"], doing="reading the units again")
         self._give(final=True)
-        django_site.make_folder(self.site.folders()[0])
         if self.plan["workers"]:
             names = ", ".join(self.plan["workers"])
             warnings.append(f"{names} served no pages and is stopped with the old site: there is nothing in its place")
@@ -340,8 +348,8 @@ class Takeover:
 
 def load(site: Site) -> Takeover | None:
     """The adoption of a site that is under way; None when there is none."""
-    plan = django_site.read_json(site.adopted / "plan.json")
-    return Takeover(site, plan) if plan else None
+    plan = django_site.read_json(site.adopted / "plan.json", _PLAN)
+    return Takeover(site, plan) if plan and len(plan["owner"] or (0, 0)) == 2 else None
 
 
 def wanted(site: Site) -> Takeover | None:
@@ -400,50 +408,14 @@ def _still(count: Callable[[], int], deadline: float) -> int:
     return 0
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """The plain files below a folder; links are not followed, and not taken over."""
-    for parent, _folders, files in os.walk(folder):
-        yield from (path for name in files if (path := Path(parent, name)).is_file() and not path.is_symlink())
-
-
-def _hand(top: Path, user: str, group: str, extra: int = 0) -> None:
-    """Give a tree or a file to a user: folders 0750 and what `extra` adds, files 0640."""
-    if not os.path.lexists(top):
-        return
-    django_site.give(top, user, group)
-    for path in [top, *(top.rglob("*") if top.is_dir() else ())]:
-        if not path.is_symlink():
-            path.chmod(0o750 | extra if path.is_dir() else 0o640)
-
-
 def _stamp(path: Path) -> list[int]:
     """Sizes and times of a database and its journals, which a write changes."""
     stamp: list[int] = []
     for ending in ("", "-wal"):
         with contextlib.suppress(FileNotFoundError):
-            status = os.stat(f"{path}{ending}")
+            status = os.lstat(f"{path}{ending}")
             stamp += [status.st_size, status.st_mtime_ns] if status.st_size else []
     return stamp
-
-
-def _move(path: Path, target: Path) -> None:
-    """Move a file, to another disk too; a link at the target is replaced, never followed."""
-    try:
-        path.replace(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        status = path.stat()
-        with open(path, "rb") as old, open(target, "xb") as new:
-            os.fchmod(new.fileno(), status.st_mode & 0o7777)
-            os.fchown(new.fileno(), status.st_uid, status.st_gid)
-            shutil.copyfileobj(old, new, 1 << 20)
-        path.unlink()
-
-
-def _remove_database(path: Path) -> None:
-    for ending in _COMPANIONS:
-        Path(f"{path}{ending}").unlink(missing_ok=True)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import django_adoption
 import django_command
 import django_nginx
+import django_old_data
 import django_removal
 import django_site
 import django_steps
@@ -191,14 +192,13 @@ def test_a_copy_follows_no_link(world, own_host, monkeypatch, disks):
 
 
 def test_a_database_that_somebody_holds(world, old, monkeypatch):
-    connect = sqlite3.connect
-    monkeypatch.setattr(
-        django_takeover.sqlite3, "connect", lambda *some, **more: connect(*some, **{**more, "timeout": 0})
-    )
-    with contextlib.closing(connect(old.database, isolation_level=None)) as held:
-        held.execute("BEGIN IMMEDIATE")
-        with pytest.raises(DeploymentError) as error:
-            world.apply()
+    monkeypatch.setattr(django_takeover, "PATIENCE", 0.1)
+    held = django_old_data.Held(old.database, {}, 1)
+    held.copy(world.site, old.folder / "copy.sqlite3", 1 << 20, 5)
+    (old.folder / "copy.sqlite3").unlink()
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    held.let_go()
     assert error.value.message == f"static: the old site's database {old.database} cannot be copied: database is locked"
     assert old.nginx.exists() and world.live == "" and world.releases == {}
     world.apply()
@@ -384,9 +384,18 @@ def test_data_in_place_is_used_as_it_is(world, in_place, monkeypatch):
 def test_until_then_the_old_site_may_write_in_its_folders(world, in_place):
     deployment = world.deployment()
     list(django_steps.site(deployment))
-    assert stat.S_IMODE(world.site.root.stat().st_mode) == 0o1775
+    assert stat.S_IMODE(world.site.root.stat().st_mode) == 0o755
     assert str(world.site.database) in plan(world)["kept"]
     in_place.sign("Bob")
+
+
+def test_a_database_in_the_root_itself_may_be_written_to_until_then(world):
+    old = Old(world, world.site.root)
+    world.options = {"adopt": True}
+    uses(world, world.site.database / "db.sqlite3")
+    list(django_steps.site(world.deployment()))
+    assert stat.S_IMODE(world.site.root.stat().st_mode) == 0o1775
+    old.sign("Bob")
 
 
 def test_another_user_reads_on_and_gets_its_data_back_when_it_fails(world, in_place, monkeypatch):
@@ -394,13 +403,13 @@ def test_another_user_reads_on_and_gets_its_data_back_when_it_fails(world, in_pl
     in_place.database.chmod(0o644)
     world.fails = {"nginx -t": DeploymentError("it does not", transient=True)}
     seen = []
-    give = django_takeover._hand
+    give = django_takeover.Takeover._hand
     monkeypatch.setattr(
-        django_takeover, "_hand", lambda path, *who, **more: seen.append(who) or give(path, *who, **more)
+        django_takeover.Takeover, "_hand", lambda *who, **more: seen.append(who[2]) or give(*who, **more)
     )
     with pytest.raises(DeploymentError):
         world.apply()
-    assert ("blog", django_site.group_name(54321)) in seen
+    assert django_site.group_name(54321) in seen
     assert stat.S_IMODE(in_place.database.stat().st_mode) == 0o644
     world.fails = {}
     world.apply()

@@ -73,6 +73,7 @@ def host(request, module_hosts, repositories) -> Host:
         host.write(f"/etc/apache2/sites-available/{name}", text)
         host.run(["a2ensite", "--quiet", name])
     host.run("a2enmod --quiet proxy_http && systemctl restart apache2")
+    host.run("chown root: /home/elspeth /home/elspeth/sites /home/ray")  # as docs/adopt.md says of data in its place
     for name in FILES:
         sign_before(host, f"{name}.example.org")
     return host

@@ -17,7 +17,7 @@ def shop(blog, repositories) -> Site:
     """A site beside it, below /home and under a path of the same domain; both are live after one apply."""
     host = blog.host
     host.run(["useradd", "--create-home", "elspeth"])
-    host.run(["chmod", "755", "/home/elspeth"])
+    host.run("chmod 755 /home/elspeth && chown root: /home/elspeth")
     repository = repositories(host, "/srv/git/shop.git")
     place = {"root": "/home/elspeth/shop", "path": "/shop", "domains": ["blog.example.org"]}
     shop = Site(host, repository, "shop", beside=blog, **place)
@@ -150,6 +150,9 @@ def test_a_home_that_the_proxy_cannot_enter_is_refused_with_the_command(blog, sh
     comment = applied.failed["wiki is laid out"]
     assert "/home/ray" in comment and "0700" in comment and "chmod o+x /home/ray" in comment and lines(comment) <= 10
     shop.host.run(["chmod", "o+x", "/home/ray"])
+    comment = wiki.apply().failed["wiki is laid out"]
+    assert "/home/ray is ray:ray 0701" in comment and "chown root: /home/ray" in comment and lines(comment) <= 10
+    shop.host.run(["chown", "root:", "/home/ray"])
     wiki.deploy()
     assert wiki.answering["release"] == wiki.live
     assert not wiki.apply().changed
