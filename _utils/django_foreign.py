@@ -356,7 +356,7 @@ class Foreign:
 
     def take_back(self, had: "Had") -> None:
         """Give the entries of a tree back what they had before `hand_over`; new ones stay as they are."""
-        uids = {os.stat("/").st_uid, *(uid for uid, _gid, _mode in had.values())}
+        uids = {0, *(uid for uid, _gid, _mode in had.values())}
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
             folder = stack.enter_context(self._parent()) if self.parts else _opened(stack, self.top.parent, None)
             name = self.name if self.parts else self.top.name

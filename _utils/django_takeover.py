@@ -137,9 +137,13 @@ class Takeover:
     def _copy(self, old: Path, new: Path) -> None:
         """Copy a database, and keep it from being written to by anybody else from before that on."""
         try:
-            held = Held(old, self._who(old), PATIENCE)
-            self._frozen.append(held)
-            held.copy(self.site, new, shutil.disk_usage(self.site.root).free, self._patience)
+            try:
+                self._hold(old, new, self._who(old))
+            except DeploymentError as error:
+                owner = django_old_data.identity(None, old)
+                if "locked" in error.message or owner == self._who(old):
+                    raise
+                self._hold(old, new, owner)  # whoever runs the old site may not write to it
         except DeploymentError as error:
             self.let_go()
             raise DeploymentError(
@@ -147,6 +151,11 @@ class Takeover:
                 hint=error.hint or f"look who uses it: fuser -v {old}; the old site serves on",
                 transient=True,
             ) from None
+
+    def _hold(self, old: Path, new: Path, who: dict[str, Any]) -> None:
+        held = Held(old, who, PATIENCE)
+        self._frozen.append(held)
+        held.copy(self.site, new, shutil.disk_usage(self.site.root).free, self._patience)
 
     def _copy_uploads(self) -> None:
         """Bring what the old site's folders of uploads have, and the site's has not, into the site's."""
