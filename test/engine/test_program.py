@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import django_command
 import django_program
 import django_shape
 import django_systemd
@@ -32,6 +33,7 @@ def sandbox(monkeypatch):
 
     played = Played()
     monkeypatch.setattr(django_systemd, "run", played.run)
+    monkeypatch.setattr(django_command, "identity", lambda user: {})
     return played
 
 
