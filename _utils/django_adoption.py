@@ -264,7 +264,7 @@ def _entries(site: Site, adoption: Adoption, kept: Sequence[str]) -> None:
     is_laid_out = any(path.exists() for path in signs)
     ours = {folder.path for folder in site.folders()} | {site.current, site.previous, site.deploys, site.lock_file}
     ours |= {site.applied, site.adopted}
-    data = {site.database, site.media}
+    data = {site.database.top, site.media.top}
     present = [path for path in sorted(site.root.iterdir()) if not _is_empty(path)] if site.root.is_dir() else []
     for path in present:
         taken = not is_laid_out and path in ours - data
@@ -587,11 +587,13 @@ def _databases(site: Site, adoption: Adoption) -> None:
     names = [database["name"] or "" for database in given.values() if database["engine"] == "sqlite"]
     kept = [Path(name) for name in names if name.startswith("/")]
     for path in _candidates(site, adoption, kept):
-        stays = path in kept or _lies_in(str(path), [site.database])
-        adoption.databases[path] = path if stays else site.database / path.name
+        stays = path in kept or _lies_in(str(path), [site.database.top])
+        adoption.databases[path] = path if stays else site.database.top / path.name
     if len(adoption.databases) == 1 and default["name"] and not kept:
         path = next(iter(adoption.databases))
-        adoption.databases[path] = path if _lies_in(str(path), [site.database]) else site.database / default["name"]
+        adoption.databases[path] = (
+            path if _lies_in(str(path), [site.database.top]) else site.database.top / default["name"]
+        )
     olds_of: dict[Path, list[Path]] = {}
     for path, new in adoption.databases.items():
         olds_of.setdefault(new, []).append(path)
@@ -613,7 +615,7 @@ def _candidates(site: Site, adoption: Adoption, kept: list[Path]) -> list[Path]:
         files += [path for name in inner for path in sorted((top / name).glob("*"))]
         files += _named_in_settings(top)
     told = {found.path for found in adoption.found}
-    ours = [folder for folder in (site.database, site.media) if str(folder) not in told]
+    ours = [folder for folder in (site.database.top, site.media.top) if str(folder) not in told]
     paths = dict.fromkeys(Path(os.path.normpath(file)) for file in files)
     return [path for path in paths if not _lies_in(str(path), ours) and _is_database(path)]
 
@@ -654,7 +656,7 @@ def _media(site: Site, adoption: Adoption, servers: list[Server]) -> None:
     ]
     around = [top / inner / "media" for top in _tops(adoption) for inner in (".", *_INNER)]
     told = {found.path for found in adoption.found}
-    folders = [path for path in (*served, *around) if path != site.media or str(path) in told]
+    folders = [path for path in (*served, *around) if path != site.media.top or str(path) in told]
     present = [path for path in dict.fromkeys(folders) if path.is_dir() and not (path.is_symlink() or _is_empty(path))]
     adoption.media = present
     adoption.found += [Found("uploads", str(path)) for path in present if str(path) not in told]

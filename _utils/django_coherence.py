@@ -23,7 +23,7 @@ def contradictions(site: Site, said: Mapping[str, Any]) -> Iterator[str]:
     domains = site.config["domains"]
     if not all(_is_allowed(domain, said["allowed_hosts"]) for domain in domains):
         yield f"ALLOWED_HOSTS is {said['allowed_hosts']}, which has not every domain of the site"
-    if said["media_root"] and Path(said["media_root"]) != site.media:
+    if said["media_root"] and Path(said["media_root"]) != site.media.top:
         yield f"MEDIA_ROOT is {said['media_root']}, not {site.media}: uploads are not served"
     yield from _of_cookies(site, said.get("cookies", {}))
     yield from _of_https(site, said.get("https", {}))

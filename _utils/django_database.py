@@ -179,7 +179,7 @@ def are_local(site: Site) -> bool:
 def path_of(site: Site, alias: str) -> Path:
     """The file of one of the pillar's SQLite databases."""
     name = site.config["databases"].get(alias, {}).get("name")
-    return site.database / (name or ("db.sqlite3" if alias == "default" else f"{alias}.sqlite3"))
+    return site.database.top / (name or ("db.sqlite3" if alias == "default" else f"{alias}.sqlite3"))
 
 
 def url(site: Site, alias: str, secrets: Mapping[str, str]) -> str:

@@ -20,6 +20,7 @@ import django_memory
 import django_process
 import django_server
 import django_settings
+import django_site
 import django_supervisor
 import django_systemd
 import django_unix

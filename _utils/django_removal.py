@@ -23,7 +23,8 @@ def data(site: Site) -> list[Path]:
     """
     takeover = django_takeover.load(site)
     theirs = takeover.plan["kept"] if takeover and takeover.plan["phase"] == "waiting" else []
-    own = [site.database, site.media, site.shared, site.secrets, site.backups, site.log, site.deploys, site.applied]
+    own = [tree.top for tree in (site.database, site.media, site.shared, site.log)]
+    own += [site.secrets, site.backups, site.deploys, site.applied]
     own += [site.root / "backups"] if site.backups != site.root / "backups" else []
     return [path for path in own if str(path) not in theirs]
 
@@ -37,7 +38,7 @@ def present(site: Site) -> dict[str, str]:
         site.virtualenvs,
         site.mirror,
         site.root / "folder.git",
-        site.build,
+        site.build.top,
         site.templates,
         site.maintenance,
         site.errors,
@@ -111,7 +112,7 @@ def _take_off(site: Site) -> None:
         django_instance.remove(site, release.path)
     if sequences:
         django_systemd.forget()
-    gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build, site.templates]
+    gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build.top, site.templates]
     gone += [
         site.root / "folder.git",
         site.maintenance,

@@ -71,18 +71,18 @@ class Site:
         self.listener: str = config.get("listener", "")
         self.root = Path(config["root"])
         self.mirror = self.root / "repository.git"
-        self.build = self.root / "build"
+        self.build = Foreign(self.root / "build")
         self.virtualenvs = self.root / "virtualenvs"
         self.releases = self.root / "releases"
         self.current = self.root / "current"
         self.previous = self.root / "previous"
-        self.database = self.root / "database"
-        self.media = self.root / "media"
-        self.shared = self.root / "shared"
+        self.database = Foreign(self.root / "database")
+        self.media = Foreign(self.root / "media")
+        self.shared = Foreign(self.root / "shared")
         self.secrets = self.root / "secrets"
         elsewhere = (config.get("backup") or {}).get("directory")
         self.backups = Path(elsewhere, self.name) if elsewhere else self.root / "backups"
-        self.log = self.root / "log"
+        self.log = Foreign(self.root / "log")
         self.templates = self.root / "templates"
         self.template_sums = self.templates / ".sums.json"
         self.maintenance = self.root / "maintenance"
@@ -105,15 +105,15 @@ class Site:
         return [
             Folder(self.root, "root", "root", 0o755),
             Folder(self.mirror, "root", "root", 0o700),
-            Folder(self.build, self.build_user, self.build_user, 0o700),
+            Folder(self.build.top, self.build_user, self.build_user, 0o700),
             Folder(self.virtualenvs, "root", "root", 0o755),
             Folder(self.releases, "root", "root", 0o755),
-            Folder(self.database, self.user, self.user, 0o750),
-            Folder(self.media, self.user, self.proxy_group, 0o2750),
-            Folder(self.shared, self.user, self.user, 0o750),
+            Folder(self.database.top, self.user, self.user, 0o750),
+            Folder(self.media.top, self.user, self.proxy_group, 0o2750),
+            Folder(self.shared.top, self.user, self.user, 0o750),
             Folder(self.secrets, "root", self.user, 0o750),
             Folder(self.backups, "root", "root", 0o700),
-            Folder(self.log, self.user, "adm", 0o750),
+            Folder(self.log.top, self.user, "adm", 0o750),
             Folder(self.templates, "root", "root", 0o700),
             self.runtime_folder(self.current),
         ]
@@ -568,34 +568,6 @@ def sync(path: Path) -> None:
         DeploymentError: that fails.
     """
     django_command.run(["sync", "--file-system", str(path)], doing=f"writing {path.name} to the disk")
-
-
-def give(path: Path, user: str, group: str, *, read_only_for_group: bool = False) -> None:
-    """Give a tree to a user and a group, links included and never followed.
-
-    With `read_only_for_group` folders become 0750 and files 0640, executable files 0750.
-    """
-    uid, gid = user_id(user), group_id(group)
-    for name, is_folder in [(str(path), path.is_dir()), *_walk(path)]:
-        os.lchown(name, uid, gid)
-        if read_only_for_group and not os.path.islink(name):
-            executable = is_folder or os.lstat(name).st_mode & 0o100
-            os.chmod(name, 0o750 if executable else 0o640)
-
-
-def open_to_all(path: Path) -> None:
-    """Let everybody read a tree: folders 0755, files 0644."""
-    for name, is_folder in [(str(path), True), *_walk(path)]:
-        if not os.path.islink(name):
-            os.chmod(name, 0o755 if is_folder else 0o644)
-
-
-def _walk(path: Path) -> Iterator[tuple[str, bool]]:
-    if path.is_symlink():
-        return
-    for parent, folders, files in os.walk(path):
-        yield from ((os.path.join(parent, name), True) for name in folders)
-        yield from ((os.path.join(parent, name), False) for name in files)
 
 
 def remove_tree(path: Path) -> None:

@@ -441,10 +441,10 @@ def _link_shared(site: Site, tree: Foreign, *, fill: bool) -> None:
     Args:
         fill: whether it does; otherwise what is not shared yet stays as the source has it.
     """
-    shared, at = Foreign(site.shared), f"django:sites:{site.name}:shared"
+    at = f"django:sites:{site.name}:shared"
     for path in site.config["shared"]:
         inside = django_site.inside(tree, path, at)
-        kept = django_site.inside(shared, path, at)
+        kept = django_site.inside(site.shared, path, at)
         if not kept.exists():
             if not fill:
                 continue
@@ -612,7 +612,7 @@ def _unfollowed(site: Site, release: Release, answer: dict[str, Any]) -> list[st
     for alias, database in answer["databases"].items():
         path = django_database.file_of(site, release.path, release.facts, database)
         is_inside = path is not None and path.is_relative_to(release.path)
-        if path and is_inside and not django_sqlite.resolved(site, path)[0].is_relative_to(site.shared):
+        if path and is_inside and not django_sqlite.resolved(site, path)[0].is_relative_to(site.shared.top):
             raise DeploymentError(
                 f"the database {alias!r} lies inside the release ({database['name']}) and would be lost with it",
                 hint=f"name its file in {at}:shared, "

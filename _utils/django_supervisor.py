@@ -209,8 +209,8 @@ def start(site: Site, release: Path) -> None:
 def _forget_old_logs(site: Site) -> None:
     """Delete the logs of releases that are no more."""
     there = {path.name.split("-")[0] for path in site.releases.iterdir()}
-    for name in Foreign(site.log).names():
-        path = Foreign(site.log, name)
+    for name in site.log.names():
+        path = site.log / name
         is_old = re.fullmatch(r"\d{4,}\.log(\.1)?", name) and name.split(".")[0] not in there
         if is_old and not path.is_folder():  # the site may have put one there
             path.remove()
@@ -331,7 +331,7 @@ def _supervisorctl(verb: str, name: str, *, doing: str, timeout: float = 90) -> 
 def log_file(site: Site, release: Path) -> Path:
     """What a release writes; the file before it has a 1 at the end of its name."""
     if django_server.of_release(release).WRITES_LOG:
-        return site.log / f"{release.name.split('-')[0]}.log"
+        return site.log.top / f"{release.name.split('-')[0]}.log"
     return OUTPUT / f"{unit(site, release)}.log"
 
 
@@ -364,7 +364,7 @@ def log(site: Site, release: Path, lines: int) -> str:
     """
     path = log_file(site, release)
     parts = [part for part in (path.with_name(f"{path.name}.1"), path) if Foreign(part.parent, part.name).is_file()]
-    return _tail(parts, lines, user=site.user if path.parent == site.log else None)
+    return _tail(parts, lines, user=site.user if path.parent == site.log.top else None)
 
 
 def _tail(parts: list[Path], lines: int, *, user: str | None) -> str:

@@ -160,8 +160,8 @@ class Takeover:
     def _copy_uploads(self) -> None:
         """Bring what the old site's folders of uploads have, and the site's has not, into the site's."""
         for old in map(Path, self.plan["media"]):
-            if old != self.site.media:
-                django_old_data.copy_files(self.site, old, self._who(old), self.site.media, self._patience)
+            if old != self.site.media.top:
+                django_old_data.copy_files(self.site, old, self._who(old), self.site.media.top, self._patience)
 
     def _give(self, *, final: bool) -> None:
         """Give the data to the site's user. Before the end another user that runs the old site may still read it."""
@@ -170,14 +170,14 @@ class Takeover:
         shares = not final and owner and owner[0] not in (0, django_site.user_id(site.user))
         group = self.plan["group"] if shares else site.user
         if str(site.database) in self.plan["kept"] or final:
-            self._hand(Foreign(site.database), group, final=final)
+            self._hand(site.database, group, final=final)
         for old, new in self.databases.items():
-            if old == new and not old.is_relative_to(site.database):
+            if old == new and not old.is_relative_to(site.database.top):
                 place = Foreign(Path("/"), *old.parts[1:])
                 self._refuse_a_foreign_folder(place.parent)
                 for ending in _COMPANIONS:
                     self._hand(place.parent / f"{place.name}{ending}", group, final=final)
-        self._hand(Foreign(site.media), site.proxy_group, final=final, extra=0o2000)
+        self._hand(site.media, site.proxy_group, final=final, extra=0o2000)
         if not shares:
             self._lent.clear()
 
@@ -378,7 +378,7 @@ def wanted(site: Site) -> Takeover | None:
 
 def _begin(site: Site, adoption: Adoption, under_way: Takeover | None) -> Takeover:
     """What an adoption will do, not yet written down; it goes on with one that has begun."""
-    kept = [str(path) for path in (site.database, site.media) if path.is_dir() and any(path.iterdir())]
+    kept = [str(path) for path in (site.database, site.media) if path.names()]
     before = under_way.plan if under_way else {"aside": django_site.now().replace(":", ""), "kept": kept}
     return Takeover(
         site,

@@ -393,7 +393,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
     tree = Foreign(folder)
     tree.give(builder, None, of=0)
     work = site.build / "requirements"
-    uv = _Uv(site, folder, work, password)
+    uv = _Uv(site, folder, str(work), password)
     try:
         prepared = django_delegate.ask(
             site.build_user, _prepare, site, source, work, files, doing="reading the requirements", timeout=120
@@ -418,21 +418,22 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         raise
     finally:
         with contextlib.suppress(DeploymentError):
-            (Foreign(site.build) / "requirements").remove()
+            work.remove()
     django_site.write(folder / _COMPLETE, "")
     return drivers
 
 
-def _prepare(site: Site, source: Path, work: Path, files: list[str]) -> dict[str, Any]:
+def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dict[str, Any]:
     """Bring what the installer needs to see of a source into a folder of the build user's, as that user.
 
     Returns:
         ``installations``, the arguments of each ``uv pip install``; ``limit``, those by which the constraints hold;
         ``exports``, a lock file of uv's and what it is to be exported to.
     """
+    work = folder.path
     django_site.remove_tree(work)
     shutil.copytree(source, work, symlinks=True, ignore=_only_small_text)
-    Foreign(work).give((os.geteuid(), os.getegid()), OWN, of=os.geteuid())  # with modes that let it be changed
+    folder.give((os.geteuid(), os.getegid()), OWN, of=os.geteuid())  # with modes that let it be changed
     locks = [work / name for name in files if Path(name).name == "uv.lock"]
     installations = list(_installations(site, work, files))
     exports = [[str(path), str(_converted(path))] for path in locks]
@@ -600,7 +601,7 @@ class _Uv:
         password: that of the pillar's index.
     """
 
-    def __init__(self, site: Site, folder: Path, work: Path, password: str | None):
+    def __init__(self, site: Site, folder: Path, work: str, password: str | None):
         self.site = site
         self.folder = folder
         self.work = work
@@ -613,7 +614,7 @@ class _Uv:
             DeploymentError: it cannot be resolved, fetched or built.
         """
         python = str(self.folder / "bin/python")
-        self.run("pip", "install", "--python", python, *arguments, doing=doing, folder=str(self.work))
+        self.run("pip", "install", "--python", python, *arguments, doing=doing, folder=self.work)
 
     def run(self, *arguments: str, doing: str = "making the virtualenv", folder: str = "") -> None:
         """Run uv.

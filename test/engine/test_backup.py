@@ -443,7 +443,7 @@ def test_without_room_for_a_file(site, monkeypatch):
     monkeypatch.setattr(django_dump, "free", lambda folder: 10)
     with pytest.raises(DeploymentError, match=r"restoring needs 0 MB in /\S+/database, and 0 are free"):
         django_restore._refuse_without_room(
-            {"size": 11}, Database(site, "default", "sqlite", str(site.database / "db.sqlite3"))
+            {"size": 11}, Database(site, "default", "sqlite", str(site.database.top / "db.sqlite3"))
         )
 
 
@@ -477,15 +477,15 @@ def test_what_a_killed_restore_has_loaded_goes_with_the_next_backup(world, site,
 
 
 def test_what_a_killed_restore_has_left_of_uploads_goes_with_the_next_apply(world, site):
-    (site.media / "photo").write_text("a photo")
-    entry = {"alias": "media", "kind": "media", "database": str(site.media)}
-    names = {"name": f"{site.media}.restore_1", "kept": f"{site.media}.before_1"}
-    site.media.rename(names["kept"])
+    (site.media.top / "photo").write_text("a photo")
+    entry = {"alias": "media", "kind": "media", "database": str(site.media.top)}
+    names = {"name": f"{site.media.top}.restore_1", "kept": f"{site.media.top}.before_1"}
+    site.media.top.rename(names["kept"])
     Path(names["name"]).mkdir()
     django_site.write_json(site.backups / ".restore.json", {"loaded": [{**entry, **names}]})
     changes = world.apply()["site"]
     assert changes["removed"] == f"what a restore that was killed has left: {names['name']}"
-    assert (site.media / "photo").read_text() == "a photo" and not Path(names["name"]).exists()
+    assert (site.media.top / "photo").read_text() == "a photo" and not Path(names["name"]).exists()
     assert world.apply() == {}
 
 

@@ -435,7 +435,7 @@ def test_what_is_no_matter_of_a_server(message):
 )
 def test_the_migrations_of_a_sqlite_file(make_site, content, expected):
     site = make_site()
-    path = site.database / "db.sqlite3"
+    path = site.database.top / "db.sqlite3"
     if isinstance(content, list) or content == "no table":
         with sqlite3.connect(path) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -451,13 +451,13 @@ def test_the_migrations_of_a_sqlite_file(make_site, content, expected):
 @pytest.mark.parametrize("how", ["link", "owner"])
 def test_a_sqlite_file_that_is_not_the_sites_is_not_read(make_site, monkeypatch, how):
     site = make_site()
-    path = site.database / "db.sqlite3"
+    path = site.database.top / "db.sqlite3"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
         connection.execute("INSERT INTO django_migrations VALUES ('a', 'b')")
     if how == "link":
-        (site.database / "link").symlink_to(path)
-        path = site.database / "link"
+        (site.database.top / "link").symlink_to(path)
+        path = site.database.top / "link"
     else:
         monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
     assert django_sqlite.applied(site, path) == set()

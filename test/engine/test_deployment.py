@@ -1035,7 +1035,7 @@ def test_owners_and_modes_of_a_release(world, monkeypatch):
     assert {
         path: found[path] for path in ("source", "source/manage.py", "source/blog", "source/local.py", "config")
     } == dict.fromkeys(("source", "source/manage.py", "source/blog", "source/local.py", "config"), (0, 1))
-    assert found["source/logs"] == (1, 1) and (world.site.shared / "data").is_dir()
+    assert found["source/logs"] == (1, 1) and (world.site.shared.top / "data").is_dir()
     assert found["static"] == (0, 0) and found["config/environment"] == found["config/settings.json"] == (0, 1)
     assert found["release.json"] == (0, 0) and not any(uid == 2 for uid, _gid in filter(None, found.values()))
     assert owners[str(world.site.secrets / "secret_key.json")] == (0, 1)

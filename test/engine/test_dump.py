@@ -47,7 +47,7 @@ def site(make_site, monkeypatch):
 @pytest.fixture(params=["wal", "delete"])
 def sqlite(site, request):
     """A database of two tables, in each journal mode; somebody has it open."""
-    path = site.database / "db.sqlite3"
+    path = site.database.top / "db.sqlite3"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA journal_mode={request.param}")
         connection.execute("CREATE TABLE django_migrations (app, name)")
@@ -101,9 +101,9 @@ def test_sqlite_files_change_places(sqlite, tmp_path):
 
 
 def test_a_sqlite_file_that_is_not_there(site):
-    database = Database(site, "default", "sqlite", str(site.database / "none.sqlite3"))
+    database = Database(site, "default", "sqlite", str(site.database.top / "none.sqlite3"))
     assert django_dump_sqlite.look(database) == {"size": 0, "tables": 0}
-    assert list(site.database.iterdir()) == []
+    assert list(site.database.top.iterdir()) == []
 
 
 def test_a_sqlite_file_that_is_lost_is_replaced(sqlite, tmp_path):
@@ -305,10 +305,10 @@ def test_a_packed_dump_that_is_damaged(tmp_path, damage, error):
 
 
 def test_uploads(site, tmp_path):
-    (site.media / "2026").mkdir()
-    (site.media / "2026/ä picture.png").write_bytes(b"x" * 5000)
-    (site.media / "link").symlink_to("/etc/passwd")
-    database = Database(site, "media", "media", str(site.media))
+    (site.media.top / "2026").mkdir()
+    (site.media.top / "2026/ä picture.png").write_bytes(b"x" * 5000)
+    (site.media.top / "link").symlink_to("/etc/passwd")
+    database = Database(site, "media", "media", str(site.media.top))
     looked = django_dump_media.look(database)
     assert looked["tables"] == 1 and looked["size"] > 5000
     with open(tmp_path / "tar", "wb+") as file:
@@ -317,13 +317,13 @@ def test_uploads(site, tmp_path):
         with tarfile.open(fileobj=io.BytesIO(file.read())) as packed:
             assert packed.getmember("./link").issym()
         file.seek(0)
-        name = f"{site.media}.restore"
+        name = f"{site.media.top}.restore"
         assert django_dump_media.load(database, name, file.fileno())["rows"] == {"files": 2}
-    (site.media / "new").touch()
-    django_dump_media.swap(database, name, f"{site.media}.before")
-    assert not (site.media / "new").exists() and Path(f"{site.media}.before/new").exists()
-    assert (site.media / "2026/ä picture.png").stat().st_size == 5000 and (site.media / "link").is_symlink()
-    assert site.media.stat().st_mode & 0o7777 == 0o2750
+    (site.media.top / "new").touch()
+    django_dump_media.swap(database, name, f"{site.media.top}.before")
+    assert not (site.media.top / "new").exists() and Path(f"{site.media.top}.before/new").exists()
+    assert (site.media.top / "2026/ä picture.png").stat().st_size == 5000 and (site.media.top / "link").is_symlink()
+    assert site.media.top.stat().st_mode & 0o7777 == 0o2750
 
 
 # The program that asks the project
@@ -380,7 +380,7 @@ def test_a_project_is_asked_only_for_servers(site, monkeypatch):
 
 
 def test_uploads_that_cannot_be_read_are_not_taken_for_none(site, monkeypatch):
-    (site.media / "2026").mkdir()
+    (site.media.top / "2026").mkdir()
     scan = os.scandir
 
     def refused(error):
@@ -390,10 +390,10 @@ def test_uploads_that_cannot_be_read_are_not_taken_for_none(site, monkeypatch):
             return scan(path)
 
         monkeypatch.setattr(os, "scandir", scandir)
-        return django_dump_media.look(Database(site, "media", "media", str(site.media)))
+        return django_dump_media.look(Database(site, "media", "media", str(site.media.top)))
 
     with pytest.raises(DeploymentError, match=r"looking through the uploads: .*/media/2026: Permission denied"):
-        refused(PermissionError(13, "Permission denied", str(site.media / "2026")))
+        refused(PermissionError(13, "Permission denied", str(site.media.top / "2026")))
     assert refused(FileNotFoundError(2, "it has just gone"))["tables"] == 0
 
 
@@ -453,12 +453,12 @@ def test_an_answer_of_the_program_that_is_none(sqlite, tmp_path, monkeypatch, an
 
 def test_names_of_uploads_that_are_none_are_counted_right(site, tmp_path):
     for name in ("a", "b\nc/", "d/e", "-rf", "$(x)", "ü"):
-        (site.media / name.rpartition("/")[0]).mkdir(parents=True, exist_ok=True)
+        (site.media.top / name.rpartition("/")[0]).mkdir(parents=True, exist_ok=True)
         if not name.endswith("/"):
-            (site.media / name).write_text("x")
-    os.mkfifo(site.media / "fifo")
-    (site.media / "link").symlink_to("/etc/shadow")
-    database = Database(site, "media", "media", str(site.media))
+            (site.media.top / name).write_text("x")
+    os.mkfifo(site.media.top / "fifo")
+    (site.media.top / "link").symlink_to("/etc/shadow")
+    database = Database(site, "media", "media", str(site.media.top))
     with open(tmp_path / "dump", "wb+") as file:
         found = django_dump_media.dump(database, file.fileno())
     assert found["rows"] == django_dump_media.rows(database)

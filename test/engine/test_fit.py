@@ -50,7 +50,7 @@ def test_whether_the_schema_fits(make_site, records, expected):
 
 def test_a_sqlite_file_is_asked_itself(make_site):
     site = make_site()
-    path = site.database / "db.sqlite3"
+    path = site.database.top / "db.sqlite3"
     records = [record(1, ["blog.1"]), record(2, ["blog.1", "blog.2"])]
     for one in records:
         one["facts"] |= {"folder": ".", "databases": {"default": {"engine": "sqlite3", "name": str(path)}}}
@@ -64,7 +64,7 @@ def test_a_sqlite_file_is_asked_itself(make_site):
 def test_after_a_change_of_engine_each_release_is_compared_with_its_own_database(make_site):
     """The file that an older release has used says nothing of the server that the live one uses, nor the other way."""
     site = make_site()
-    path = site.database / "db.sqlite3"
+    path = site.database.top / "db.sqlite3"
     records = [record(1, ["blog.1"]), record(2, ["blog.1", "blog.2"]), record(3, ["blog.1", "blog.2"], ["blog.3"])]
     for one in records[:1]:
         one["facts"] |= {"folder": ".", "databases": {"default": {"engine": "sqlite3", "name": str(path)}}}

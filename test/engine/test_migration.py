@@ -249,7 +249,7 @@ def test_what_is_new_to_an_older_release_cannot_break_it(went):
 
 def test_what_the_file_no_longer_has_does_not_matter(one, went):
     """Somebody has restored a backup."""
-    database = {"engine": "django.db.backends.sqlite3", "name": str(one.site.database / "db.sqlite3")}
+    database = {"engine": "django.db.backends.sqlite3", "name": str(one.site.database.top / "db.sqlite3")}
     one.answers["databases"] = {"default": database}
     world = went(REMOVED)
     with sqlite3.connect(database["name"]) as connection:

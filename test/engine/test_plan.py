@@ -261,7 +261,7 @@ def test_what_is_shared_is_left_as_it_is(pushed, monkeypatch):
     pushed.options = pushed.options | {"shared": ["data", "more"]}
     list(django_steps.site(pushed.deployment()))
     django_plan.make("blog")
-    assert [path.name for path in pushed.site.shared.iterdir()] == ["data"]
+    assert [path.name for path in pushed.site.shared.top.iterdir()] == ["data"]
 
 
 def test_a_plan_generates_no_secret(pushed):

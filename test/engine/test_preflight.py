@@ -202,8 +202,8 @@ def test_a_folder_in_which_the_site_cannot_write(two, tmp_path, monkeypatch, mod
     monkeypatch.setattr(django_site, "user_id", lambda name: real(name) if owner else 4242)
     problem = django_preflight._file_problem(two.site, folder / "db.sqlite3")
     assert problem == ("" if well else f"blog cannot write in {folder}")
-    (two.site.database / "db.sqlite3").touch()
-    assert django_preflight._file_problem(two.site, two.site.database / "db.sqlite3") == ""
+    (two.site.database.top / "db.sqlite3").touch()
+    assert django_preflight._file_problem(two.site, two.site.database.top / "db.sqlite3") == ""
 
 
 def test_a_file_system_that_is_read_only(two, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def test_a_site_is_taken_off(world, data):
     site = world.site
     present = django_removal.present(site)
     assert set(present.values()) == {"removed"} and str(site.releases) in present
-    assert (str(site.media) in present) is data and (str(site.root) in present) is data
+    assert (str(site.media.top) in present) is data and (str(site.root) in present) is data
     units = [django_systemd.UNITS / f"django-blog-{number}.service" for number in ("0001", "0002")]
     known = [site.runtime, site.tmpfiles, django_site.REGISTRY / "blog", django_nginx.ETC / "django/blog.conf", *units]
     assert {str(path) for path in known} <= set(present)

@@ -217,39 +217,6 @@ def test_what_is_written_is_read(own_host):
     assert django_site.read_text(own_host / "no such file") is None
 
 
-def test_a_tree_is_given_away_without_following_links(own_host):
-    outside, tree = own_host / "outside", own_host / "tree"
-    outside.mkdir(mode=0o700)
-    (outside / "secret").write_text("")
-    (outside / "secret").chmod(0o600)
-    (tree / "folder").mkdir(parents=True)
-    (tree / "program").write_text("")
-    (tree / "program").chmod(0o755)
-    (tree / "folder/text").write_text("")
-    (tree / "others").write_text("")
-    (tree / "others").chmod(0o655)
-    (tree / "leads").symlink_to(outside)
-    given = []
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(os, "lchown", lambda name, uid, gid: given.append(os.path.relpath(name, own_host)))
-        django_site.give(tree, "blog", "blog", read_only_for_group=True)
-        assert sorted(given) == [
-            "tree",
-            *(f"tree/{name}" for name in ("folder", "folder/text", "leads", "others", "program")),
-        ]
-        given.clear()
-        django_site.give(tree / "leads", "blog", "blog")
-        assert given == ["tree/leads"]
-    modes = {str(path.relative_to(tree)): stat.S_IMODE(path.lstat().st_mode) for path in tree.rglob("*")}
-    assert modes["program"] == modes["folder"] == stat.S_IMODE(tree.stat().st_mode) == 0o750
-    assert modes["folder/text"] == modes["others"] == 0o640
-    django_site.open_to_all(tree)
-    modes = {str(path.relative_to(tree)): stat.S_IMODE(path.lstat().st_mode) for path in tree.rglob("*")}
-    assert modes["folder"] == 0o755 and modes["folder/text"] == modes["program"] == 0o644
-    assert stat.S_IMODE(outside.stat().st_mode) == 0o700
-    assert stat.S_IMODE((outside / "secret").stat().st_mode) == 0o600
-
-
 def test_a_tree_is_removed_without_following_links(own_host):
     (own_host / "outside").mkdir()
     (own_host / "tree").mkdir()

@@ -86,10 +86,11 @@ def test_what_is_applied_is_written_down_even_where_it_makes_no_release(world):
 
 def test_wrong_folders_are_mended(world):
     world.apply()
-    world.site.media.chmod(0o777)
+    world.site.media.top.chmod(0o777)
     changes = world.apply()["site"]
     assert (
-        list(changes) == [str(world.site.media)] and " 0777, not blog:www-data 2750" in changes[str(world.site.media)]
+        list(changes) == [str(world.site.media.top)]
+        and " 0777, not blog:www-data 2750" in changes[str(world.site.media.top)]
     )
     assert world.apply() == {}
 
@@ -277,7 +278,7 @@ def test_what_is_shared_outlives_its_release(world, monkeypatch):
     brings(world, monkeypatch, data__photo="first", blog__site_db="first")
     world.options = {"shared": ["data", "blog/site.db", "new/folder", "new.file"]}
     world.apply()
-    source, shared = world.site.current / "source", world.site.shared
+    source, shared = world.site.current / "source", world.site.shared.top
     for name in world.options["shared"]:
         assert os.readlink(source / name) == str(shared / name)
     assert (shared / "data/photo").read_text() == (shared / "blog/site.db").read_text() == "first"
@@ -329,8 +330,8 @@ def test_a_link_that_is_shared_is_replaced(world, monkeypatch):
     brings(world, monkeypatch, link=None)
     world.options = {"shared": ["link"]}
     world.apply()
-    assert os.readlink(world.site.current / "source/link") == str(world.site.shared / "link")
-    assert (world.site.shared / "link").is_dir() and world.site.root.parent.is_dir()
+    assert os.readlink(world.site.current / "source/link") == str(world.site.shared.top / "link")
+    assert (world.site.shared.top / "link").is_dir() and world.site.root.parent.is_dir()
 
 
 # The start of Django
@@ -493,10 +494,10 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
 )
 def test_what_a_project_does_that_is_worth_a_word(world, answers, warnings):
     if answers.get("media_root"):
-        answers = {**answers, "media_root": answers["media_root"].format(media=world.site.media)}
+        answers = {**answers, "media_root": answers["media_root"].format(media=world.site.media.top)}
     world.answers = answers
     world.apply()
-    assert world.last.warnings == [text.format(media=world.site.media) for text in warnings]
+    assert world.last.warnings == [text.format(media=world.site.media.top) for text in warnings]
 
 
 @pytest.mark.parametrize(
@@ -556,7 +557,7 @@ def test_what_contradicts_the_pillar(make_site, options, answers, words):
 )
 def test_a_database_that_is_kept(world, name, mount):
     world.options = {"shared": ["data"], "mount": mount}
-    name = name.format(shared=world.site.shared, database=world.site.database)
+    name = name.format(shared=world.site.shared.top, database=world.site.database.top)
     migrations = {"default": {"applied": ["blog.0001_initial"], "pending": []}}
     world.answers = {"databases": {"default": {"engine": "django.db.backends.sqlite3", "name": name}}}
     world.answers["migrations"] = migrations

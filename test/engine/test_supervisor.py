@@ -96,7 +96,7 @@ def test_a_server_that_does_not_start_leaves_the_old_one(supervised):
         supervised.apply()
     assert error.value.message == f"instance: the application server of 0002-{commit('two')[:12]} does not start"
     assert error.value.log == "why"
-    assert error.value.hint.splitlines()[0] == f"{supervised.site.log}/0002.log has all of it"
+    assert error.value.hint.splitlines()[0] == f"{supervised.site.log.top}/0002.log has all of it"
     supervised.fails.clear()
     assert supervised.live.startswith("0001")
     supervised.check()
@@ -343,7 +343,7 @@ def test_a_program_has_a_folder_for_its_log(make_site, tmp_path, monkeypatch, is
     for folder in (tmp_path / "bin", tmp_path / "run"):
         folder.mkdir(exist_ok=True)
     if not is_there:
-        site.log.rmdir()
+        site.log.top.rmdir()
     for name, does in (("install", 'echo "$@"'), ("sleep", "exit 0")):
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / "bin" / name).chmod(0o755)
@@ -351,7 +351,7 @@ def test_a_program_has_a_folder_for_its_log(make_site, tmp_path, monkeypatch, is
     done = subprocess.run(
         ["/bin/sh", "-c", script], env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True, check=False
     )
-    made = f"-d -o blog -g adm -m 0750 {site.log}"
+    made = f"-d -o blog -g adm -m 0750 {site.log.top}"
     assert (made in done.stdout.splitlines()) is not is_there, done.stdout
 
 
@@ -475,7 +475,7 @@ def test_a_release_is_stopped_and_forgotten(release, supervisor):
 
 
 def test_the_logs_of_releases_that_are_gone_are_deleted(release):
-    log = release.site.log
+    log = release.site.log.top
     for name in ("0041.log", "0041.log.1", "0042.log", "0042.log.1", "django.log", "0041.log.old"):
         (log / name).write_text("")
     (log / "0040.log").mkdir()
@@ -500,13 +500,13 @@ def test_the_last_lines_of_a_log(make_site, monkeypatch, before, now, lines, exp
     )
     for name, text in (("0042.log.1", before), ("0042.log", now)):
         if text is not None:
-            (site.log / name).write_text(text)
+            (site.log.top / name).write_text(text)
     assert django_supervisor.log(site, site.releases / "0042-3f2a9c1b77de", lines) == expected
     assert set(users) <= {"blog"}
 
 
 def test_what_a_release_that_does_not_start_says(release):
-    log = release.site.log / "0042.log"
+    log = release.site.log.top / "0042.log"
     began = 1000.0
     assert django_supervisor.journal(release.site, release.path, began) == ""
     (django_supervisor.OUTPUT / f"{NAME}.log").write_text("install: invalid user\n")

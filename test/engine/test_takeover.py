@@ -62,7 +62,7 @@ def old(world, own_host, monkeypatch):
     monkeypatch.setattr(django_adoption, "_is_project", lambda folder: folder == old.folder)
     old.nginx.write_text(OLD.replace("location", f"location /static {{ alias {old.folder}/static; }} location"))
     world.options = {"adopt": True}
-    uses(world, world.site.database / "db.sqlite3")
+    uses(world, world.site.database.top / "db.sqlite3")
     return old
 
 
@@ -83,12 +83,12 @@ def test_a_site_is_taken_over(world, old):
     told = {
         str(old.nginx): f"set aside in {aside}",
         unit: f"stopped, set aside in {aside}",
-        str(old.database): f"copied to {site.database}/db.sqlite3",
-        str(old.folder / "media"): f"copied to {site.media}",
+        str(old.database): f"copied to {site.database.top}/db.sqlite3",
+        str(old.folder / "media"): f"copied to {site.media.top}",
     }
     assert changes["site"]["adopted"] == changes["live"]["adopted"] == told
-    assert old.guests(site.database / "db.sqlite3") == old.guests() == ["Ada"]
-    assert (site.media / "2026/photo").read_text() == "a photo"
+    assert old.guests(site.database.top / "db.sqlite3") == old.guests() == ["Ada"]
+    assert (site.media.top / "2026/photo").read_text() == "a photo"
     assert not old.nginx.exists() and "alias" in (aside / str(old.nginx)[1:]).read_text()
     assert not Path(unit).exists() and (aside / unit[1:]).exists()
     assert (django_nginx.ETC / "sites-enabled/blog.example.org").is_symlink()
@@ -126,7 +126,7 @@ def test_the_releases_of_another_tool_are_refused(world):
     site = world.site
     (site.releases / "20200101120000").mkdir(parents=True)
     site.current.symlink_to(site.releases / "20200101120000")
-    (site.shared / "log").mkdir(parents=True)
+    (site.shared.top / "log").mkdir(parents=True)
     world.options = {"adopt": True}
     with pytest.raises(DeploymentError, match="blog cannot be adopted as it is") as error:
         world.apply()
@@ -138,7 +138,7 @@ def test_the_releases_of_another_tool_are_refused(world):
 def test_a_dry_run_changes_nothing(world, old, own_host):
     before = {path: path.lstat().st_mtime_ns for path in own_host.rglob("*")}
     changes = world.apply(test=True)
-    assert changes["site"]["adopted"][str(old.database)] == f"copied to {world.site.database}/db.sqlite3"
+    assert changes["site"]["adopted"][str(old.database)] == f"copied to {world.site.database.top}/db.sqlite3"
     assert {path: path.lstat().st_mtime_ns for path in own_host.rglob("*")} == before
 
 
@@ -147,7 +147,7 @@ def test_the_old_site_reads_and_does_not_write_once_it_is_copied(world, own_host
     old = Old(world, own_host / "opt/shop", mode)
     site = world.make_site()
     site.adopted.mkdir()
-    adoption = django_adoption.Adoption(databases={old.database: site.database / "db.sqlite3"})
+    adoption = django_adoption.Adoption(databases={old.database: site.database.top / "db.sqlite3"})
     takeover = django_takeover._begin(site, adoption, None)
     with contextlib.closing(sqlite3.connect(old.database)) as open_before:
         assert len(open_before.execute("SELECT * FROM guest").fetchall()) == 1
@@ -155,14 +155,14 @@ def test_the_old_site_reads_and_does_not_write_once_it_is_copied(world, own_host
         assert old.guests() == ["Ada"]
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             old.sign("too late")
-    assert old.guests(site.database / "db.sqlite3") == ["Ada"]
-    assert stat.S_IMODE((site.database / "db.sqlite3").stat().st_mode) == 0o640
+    assert old.guests(site.database.top / "db.sqlite3") == ["Ada"]
+    assert stat.S_IMODE((site.database.top / "db.sqlite3").stat().st_mode) == 0o640
     takeover.let_go()
     old.sign("Bob")
     takeover.hand_over()
-    assert old.guests(site.database / "db.sqlite3") == ["Ada", "Bob"]
+    assert old.guests(site.database.top / "db.sqlite3") == ["Ada", "Bob"]
     takeover.let_go()
-    assert sorted(path.name for path in site.database.iterdir()) == ["db.sqlite3"]
+    assert sorted(path.name for path in site.database.top.iterdir()) == ["db.sqlite3"]
 
 
 @pytest.mark.parametrize("disks", ["one", "two"])
@@ -171,11 +171,11 @@ def test_a_copy_follows_no_link(world, own_host, monkeypatch, disks):
     old = Old(world, own_host / "opt/shop")
     site = world.make_site()
     site.adopted.mkdir()
-    adoption = django_adoption.Adoption(databases={old.database: site.database / "db.sqlite3"})
+    adoption = django_adoption.Adoption(databases={old.database: site.database.top / "db.sqlite3"})
     takeover = django_takeover._begin(site, adoption, None)
     (own_host / "shadow").write_text("untouched")
     for name in ("db.sqlite3", ".db.sqlite3.new", "db.sqlite3-wal", "db.sqlite3-journal"):
-        (site.database / name).symlink_to(own_host / "shadow")
+        (site.database.top / name).symlink_to(own_host / "shadow")
     if disks == "two":
         another = OSError(errno.EXDEV, "another disk")
         monkeypatch.setattr(
@@ -186,8 +186,8 @@ def test_a_copy_follows_no_link(world, own_host, monkeypatch, disks):
     takeover.hand_over()
     takeover.let_go()
     assert (own_host / "shadow").read_text() == "untouched"
-    assert old.guests(site.database / "db.sqlite3") == ["Ada"]
-    assert stat.S_IMODE((site.database / "db.sqlite3").lstat().st_mode) == 0o640
+    assert old.guests(site.database.top / "db.sqlite3") == ["Ada"]
+    assert stat.S_IMODE((site.database.top / "db.sqlite3").lstat().st_mode) == 0o640
     assert [path.name for path in site.adopted.iterdir()] == ["plan.json"]
 
 
@@ -202,7 +202,7 @@ def test_a_database_that_somebody_holds(world, old, monkeypatch):
     assert error.value.message == f"static: the old site's database {old.database} cannot be copied: database is locked"
     assert old.nginx.exists() and world.live == "" and world.releases == {}
     world.apply()
-    assert old.guests(world.site.database / "db.sqlite3") == ["Ada"]
+    assert old.guests(world.site.database.top / "db.sqlite3") == ["Ada"]
 
 
 FAILURES = [
@@ -234,18 +234,18 @@ def test_what_fails_leaves_the_old_site_and_the_next_apply_has_its_new_rows(worl
     world.fails, world.answers["migrations"] = {}, {}
     world.options["environment"] = {"MENDED": "yes"}
     world.apply()
-    assert old.guests(world.site.database / "db.sqlite3") == ["Ada", "Bob"]
-    assert (world.site.media / "new").read_text() == "new"
+    assert old.guests(world.site.database.top / "db.sqlite3") == ["Ada", "Bob"]
+    assert (world.site.media.top / "new").read_text() == "new"
     assert plan(world) is None and not old.nginx.exists()
     world.check()
 
 
 def test_an_empty_database_is_refused(world, old):
-    uses(world, world.site.database / "other.sqlite3")
+    uses(world, world.site.database.top / "other.sqlite3")
     with pytest.raises(DeploymentError) as error:
         world.apply()
     assert error.value.message == (
-        f"static: the release would begin with an empty database {world.site.database}/other.sqlite3; "
+        f"static: the release would begin with an empty database {world.site.database.top}/other.sqlite3; "
         f"the old site has {old.database}"
     )
     assert error.value.hint.startswith("django:sites:blog:database: {engine: sqlite, name: db.sqlite3}")
@@ -266,7 +266,7 @@ def test_taking_the_site_off_before_it_was_live_leaves_the_old_ones_data(world, 
         world.apply()
     world.options |= {"state": "absent", "remove_data": True}
     django_removal.remove(world.site, "a test")
-    assert in_place.guests() == ["Ada"] and (world.site.media / "2026/photo").exists()
+    assert in_place.guests() == ["Ada"] and (world.site.media.top / "2026/photo").exists()
 
 
 @pytest.mark.parametrize("disks", ["one", "two"])
@@ -349,7 +349,7 @@ def test_a_kill_within_the_switch(world, old, monkeypatch, wrote):
         assert error.value.message.startswith(f"live: the old site has written to {old.database} after it was copied")
         world.site.current.unlink()
     world.apply()
-    assert old.guests(world.site.database / "db.sqlite3") == (["Ada", "Bob"] if wrote else ["Ada"])
+    assert old.guests(world.site.database.top / "db.sqlite3") == (["Ada", "Bob"] if wrote else ["Ada"])
     assert plan(world) is None
 
 
@@ -362,7 +362,7 @@ def in_place(world):
     site = world.site
     old = Old(world, site.root / "database")
     (site.root / "database/manage.py").unlink()
-    shutil.move(site.root / "database/media", site.media)
+    shutil.move(site.root / "database/media", site.media.top)
     (site.root / "source").mkdir()
     (site.root / "source/manage.py").write_text("")
     world.options = {"adopt": True}
@@ -375,9 +375,9 @@ def test_data_in_place_is_used_as_it_is(world, in_place, monkeypatch):
     changes = world.apply()
     assert changes["live"]["adopted"][str(in_place.database)] == "used where it is"
     assert in_place.database.stat().st_ino == inode and in_place.guests() == ["Ada"]
-    assert (world.site.media / "2026/photo").read_text() == "a photo"
+    assert (world.site.media.top / "2026/photo").read_text() == "a photo"
     assert not (world.site.root / "source").exists()
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (world.site.root, world.site.database)} == {0o755, 0o750}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (world.site.root, world.site.database.top)} == {0o755, 0o750}
     assert world.apply() == {}
 
 
@@ -385,14 +385,14 @@ def test_until_then_the_old_site_may_write_in_its_folders(world, in_place):
     deployment = world.deployment()
     list(django_steps.site(deployment))
     assert stat.S_IMODE(world.site.root.stat().st_mode) == 0o755
-    assert str(world.site.database) in plan(world)["kept"]
+    assert str(world.site.database.top) in plan(world)["kept"]
     in_place.sign("Bob")
 
 
 def test_a_database_in_the_root_itself_may_be_written_to_until_then(world):
     old = Old(world, world.site.root)
     world.options = {"adopt": True}
-    uses(world, world.site.database / "db.sqlite3")
+    uses(world, world.site.database.top / "db.sqlite3")
     list(django_steps.site(world.deployment()))
     assert stat.S_IMODE(world.site.root.stat().st_mode) == 0o1775
     old.sign("Bob")

@@ -204,7 +204,7 @@ def test_a_virtualenv_is_built(make_site, uv, tmp_path, monkeypatch):
         constraints=["b<2"],
         timeouts={"build": "1m"},
     )
-    work, folder = site.build / "requirements", site.virtualenvs / "key"
+    work, folder = site.build.top / "requirements", site.virtualenvs / "key"
     seen = []
     end = django_virtualenv.django_server.requirements
     monkeypatch.setattr(
@@ -230,7 +230,7 @@ def test_a_virtualenv_is_built(make_site, uv, tmp_path, monkeypatch):
                 "/usr/bin/python3.11",
                 str(folder),
             ],
-            str(site.build),
+            str(site.build.top),
         ),
         ([*install, *constraint, "--requirement", f"{work}/requirements/production.txt"], str(work)),
         ([*install, *constraint, "--", "psycopg[binary]", "a @ https://x.org/a"], str(work)),
@@ -240,9 +240,9 @@ def test_a_virtualenv_is_built(make_site, uv, tmp_path, monkeypatch):
     assert (
         uv.said["environment"].items()
         >= {
-            "HOME": str(site.build),
-            "TMPDIR": f"{site.build}/tmp",
-            "UV_CACHE_DIR": f"{site.build}/uv",
+            "HOME": str(site.build.top),
+            "TMPDIR": f"{site.build.top}/tmp",
+            "UV_CACHE_DIR": f"{site.build.top}/uv",
             "UV_LINK_MODE": "copy",
             "UV_COMPILE_BYTECODE": "1",
             "UV_PYTHON_DOWNLOADS": "never",
@@ -260,7 +260,7 @@ def test_a_lock_of_uv_is_exported_by_uv(make_site, uv, tmp_path):
     source = tree(tmp_path / "source", {"src/uv.lock": "", "src/pyproject.toml": ""})
     site = make_site()
     django_virtualenv.build(site, source, ["src/uv.lock"], "key")
-    work = site.build / "requirements/src"
+    work = site.build.top / "requirements/src"
     options = ["--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header", "--output-file"]
     argv, folder = uv.calls[1]
     assert (argv[1:], folder) == (["export", *options, f"{work}/.uv.lock.txt"], str(work))
@@ -325,7 +325,7 @@ def test_a_virtualenv_that_cannot_be_built_is_not_there(make_site, uv, tmp_path,
     site, source = make_site(), tree(tmp_path / "source", {"a.txt": ""})
     with pytest.raises(DeploymentError):
         django_virtualenv.build(site, source, ["a.txt"], "key")
-    assert list(site.virtualenvs.iterdir()) == [] and not (site.build / "requirements").exists()
+    assert list(site.virtualenvs.iterdir()) == [] and not (site.build.top / "requirements").exists()
     assert not django_virtualenv.is_complete(site, "key")
     uv.fails = ""
     django_virtualenv.build(site, source, ["a.txt"], "key")

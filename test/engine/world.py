@@ -305,7 +305,7 @@ class World:
             "static_url": "/static/",
             "static_root": request.get("static_root", ""),
             "media_url": "/media/",
-            "media_root": str(self.site.media),
+            "media_root": str(self.site.media.top),
             "databases": {"default": {"engine": "postgresql", "name": "blog"}},
             "migrations": migrations,
             "collected": 1,

@@ -1,0 +1,128 @@
+"""The mistake that root follows a path of others cannot be written: types refuse it, and ways around them are found."""
+
+import ast
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+#: What a path is opened, read or changed by.
+_OPENS = re.compile(
+    r"^(open|Path|pathlib\.Path|os\.(?!path\.(join|basename|dirname)|geteuid|getuid|getpid).*|shutil\..*|sqlite3\..*)$"
+)
+#: The folders of a site whose entries others decide, as `django_site.Site` names them.
+FOLDERS = ("build", "database", "log", "media", "shared")
+MISUSES = """\
+import os
+import shutil
+from pathlib import Path
+from django_site import Site
+
+def misuse(site: Site) -> None:
+{lines}
+"""
+
+
+def modules() -> list[Path]:
+    return sorted(path for folder in ("_utils", "_modules", "_states") for path in (ROOT / folder).glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(site.{folder})",
+        "os.chown(site.{folder}, 0, 0)",
+        "shutil.rmtree(site.{folder})",
+        "Path(site.{folder})",
+        "(site.{folder} / 'x').read_text()",
+        "(site.{folder} / 'x').mkdir()",
+        "os.path.realpath(site.{folder} / 'x')",
+    ],
+)
+def test_types_refuse_a_path_of_others(tmp_path, line):
+    lines = [f"    {line.format(folder=folder)}" for folder in FOLDERS]
+    (tmp_path / "misuse.py").write_text(MISUSES.format(lines="\n".join(lines)))
+    argv = ["mypy", "--config-file", str(ROOT / "pyproject.toml"), str(tmp_path / "misuse.py")]
+    environment = os.environ | {"MYPYPATH": str(ROOT / "_utils")}
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    told = set(re.findall(r"misuse\.py:(\d+): error: ", done.stdout))
+    assert told == {str(number) for number in range(7, 7 + len(FOLDERS))}, done.stdout
+
+
+def calls(tree: ast.AST) -> Iterator[ast.Call]:
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def names_others(node: ast.AST) -> bool:
+    """Whether an expression has a folder of others in it, or the source of a release."""
+    return any(
+        (isinstance(part, ast.Attribute) and part.attr in FOLDERS)
+        or (isinstance(part, ast.Attribute) and part.attr == "path" and ast.unparse(part.value) in ("source", "tree"))
+        for part in ast.walk(node)
+    )
+
+
+def laundered(tree: ast.AST) -> Iterator[ast.Call]:
+    """The calls that open a path which was made of the text of one of others."""
+    for call in calls(tree):
+        if _OPENS.match(ast.unparse(call.func)):
+            texts = [part for argument in call.args for part in ast.walk(argument) if _is_text(part)]
+            if any(names_others(text) for text in texts):
+                yield call
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Call) and ast.unparse(node.func) == "str")
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda path: path.stem)
+def test_nothing_opens_the_text_of_a_path_of_others(module):
+    found = [f"{module.name}:{call.lineno}: {ast.unparse(call)}" for call in laundered(ast.parse(module.read_text()))]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(str(site.media / 'x'))",
+        "os.stat(f'{site.shared}/x')",
+        "Path(str(site.log)).read_text()",
+        "os.listdir(str(site.build))",
+    ],
+)
+def test_the_text_of_a_path_of_others_is_found(line):
+    assert list(laundered(ast.parse(line)))
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda path: path.stem)
+def test_root_parses_no_database(module):
+    """SQLite files of a site are opened by programs that run as its user."""
+    imported = {
+        name.name
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+    assert "sqlite3" not in imported
+
+
+@pytest.mark.parametrize(
+    "module", [path for path in modules() if path.stem != "django_foreign"], ids=lambda path: path.stem
+)
+def test_only_one_module_works_by_descriptors_of_folders(module):
+    """Whoever needs ``dir_fd`` has a tree of others before them: `django_foreign` is what opens these."""
+    found = [
+        f"{module.name}:{call.lineno}"
+        for call in calls(ast.parse(module.read_text()))
+        if any(keyword.arg in ("dir_fd", "src_dir_fd", "dst_dir_fd") for keyword in call.keywords)
+    ]
+    assert found == [] or module.stem in BY_DESCRIPTOR, found
+
+
+#: Modules that look at the way to a path, or read one file, by descriptors: each says why.
+BY_DESCRIPTOR = {"django_git", "django_page", "django_submodule"}
