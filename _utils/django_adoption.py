@@ -591,9 +591,8 @@ def _databases(site: Site, adoption: Adoption) -> None:
         adoption.databases[path] = path if stays else site.database.top / path.name
     if len(adoption.databases) == 1 and default["name"] and not kept:
         path = next(iter(adoption.databases))
-        adoption.databases[path] = (
-            path if _lies_in(str(path), [site.database.top]) else site.database.top / default["name"]
-        )
+        stays = _lies_in(str(path), [site.database.top])
+        adoption.databases[path] = path if stays else site.database.top / default["name"]
     olds_of: dict[Path, list[Path]] = {}
     for path, new in adoption.databases.items():
         olds_of.setdefault(new, []).append(path)

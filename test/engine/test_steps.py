@@ -88,10 +88,8 @@ def test_wrong_folders_are_mended(world):
     world.apply()
     world.site.media.top.chmod(0o777)
     changes = world.apply()["site"]
-    assert (
-        list(changes) == [str(world.site.media.top)]
-        and " 0777, not blog:www-data 2750" in changes[str(world.site.media.top)]
-    )
+    media = str(world.site.media)
+    assert list(changes) == [media] and " 0777, not blog:www-data 2750" in changes[media]
     assert world.apply() == {}
 
 
