@@ -1,0 +1,504 @@
+"""An attacker: a hostile site beside another one on a host, what it may change, and what it must never see.
+
+`Lair` has the hosts' two sites, `Manifest` everything that is on a host, `Table` what a site may change of it.
+"""
+
+import base64
+import fnmatch
+import io
+import json
+import os
+import re
+import secrets
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab import ROOT, Host
+from repository import Repository
+from sites import Site
+
+HOSTILE = Path(__file__).with_name("hostile")
+#: Bytes that a process of root may have in memory at most, and those at which it is killed, for the machine's sake.
+BOUND, KILLED = 300 << 20, 900 << 20
+DJANGO = "Django==5.2.19"
+EXCLUDED = ("/proc", "/sys", "/dev", "/run/systemd", "/run/log", "/run/udev", "/run/credentials")
+#: Trees in which content is known by size, times and number of the file instead of a hash, for they are large.
+LARGE = ("/usr", "/opt/salt", "/var/lib/dpkg")
+
+_MANIFEST = r"""
+import base64, hashlib, json, os, stat, sys
+excluded, large = json.loads(sys.argv[1])
+def text(data):
+    return os.fsencode(data).decode("utf-8", "backslashreplace")
+def entry(path):
+    status = os.lstat(path)
+    kind = stat.S_IFMT(status.st_mode)
+    found = {"type": {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo",
+             stat.S_IFSOCK: "socket"}.get(kind, "device"), "uid": status.st_uid, "gid": status.st_gid,
+             "mode": stat.S_IMODE(status.st_mode)}
+    if kind == stat.S_IFLNK:
+        found["target"] = text(os.readlink(path))
+    elif kind == stat.S_IFREG and path.startswith(large):
+        found["content"] = [status.st_size, status.st_mtime_ns, status.st_ino]
+    elif kind == stat.S_IFREG and status.st_size < 1 << 26:
+        with open(path, "rb") as file:
+            found["content"] = hashlib.blake2b(file.read(), digest_size=12).hexdigest()
+    elif kind == stat.S_IFREG:
+        found["content"] = [status.st_size, status.st_mtime_ns]
+    if kind == stat.S_IFREG and status.st_nlink > 1:
+        found["links"] = status.st_nlink
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        found |= {"xattr": {name: base64.b64encode(os.getxattr(path, name, follow_symlinks=False)).decode()
+                  for name in names}} if names else {}
+    except OSError:
+        pass
+    return found
+excluded, large = tuple(excluded), tuple(name + "/" for name in large)
+answer, todo = {"/": entry("/")}, ["/"]
+while todo:
+    top = todo.pop()
+    try:
+        names = os.listdir(top)
+    except OSError:
+        continue
+    for name in names:
+        path = os.path.join(top, name)
+        if path in excluded:
+            continue
+        try:
+            answer[text(path)] = found = entry(path)
+        except OSError:
+            continue
+        if found["type"] == "folder":
+            todo.append(path)
+json.dump(answer, sys.stdout)
+"""
+_WATCH = r"""
+import json, os, signal, subprocess, sys, tempfile, time
+bound, patience, *argv = sys.argv[1:]
+bound, patience = int(bound) >> 10, float(patience)
+def family(top):
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open("/proc/%s/stat" % name) as file:
+                    parents.setdefault(int(file.read().rpartition(")")[2].split()[1]), []).append(int(name))
+            except OSError:
+                pass
+    todo, found = [top], []
+    while todo:
+        found.append(todo.pop())
+        todo += parents.get(found[-1], [])
+    return found
+def memory(pid):
+    try:
+        with open("/proc/%d/status" % pid) as file:
+            told = dict(line.split(":", 1) for line in file if ":" in line)
+        return (int(told["VmHWM"].split()[0]), told["Name"].strip()) if told["Uid"].split()[1] == "0" else (0, "")
+    except (OSError, KeyError, ValueError):
+        return 0, ""
+out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+began = time.monotonic()
+process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
+peak, name, ended = 0, "", ""
+while process.poll() is None and not ended:
+    if time.monotonic() - began > patience:
+        ended = "took longer than %g s" % patience
+    relatives = family(process.pid)
+    for size, comm in map(memory, relatives):
+        if size > peak:
+            peak, name = size, comm
+    if peak > bound:
+        ended = "%s had %d MB" % (name, peak >> 10)
+    if ended:
+        for pid in relatives:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+    time.sleep(0.02)
+process.wait()
+took = time.monotonic() - began
+texts = [(file.seek(0), file.read(1 << 22).decode(errors="replace"))[1] for file in (out, err)]
+print(json.dumps({"seconds": took, "peak": peak << 10, "process": name, "ended": ended,
+                  "returncode": process.returncode, "stdout": texts[0], "stderr": texts[1]}))
+"""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A command of root on a host, and what it has cost.
+
+    Attributes:
+        peak: bytes of memory that it, or a child of it that is root, had at most.
+        ended: why it was killed; empty where it ended by itself.
+    """
+
+    command: str
+    seconds: float
+    peak: int
+    process: str
+    ended: str
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def answer(self) -> Any:
+        """What Salt answered."""
+        try:
+            return json.loads(self.stdout)["local"]
+        except (ValueError, KeyError, TypeError):
+            return self.stdout + self.stderr
+
+    def held(self) -> "Watched":
+        """Assert that root was not taken hostage: memory below the bound, and an end by itself."""
+        assert not self.ended, f"{self.command}: {self.ended}; {self!r}"
+        assert self.peak < BOUND, f"{self.command}: {self.process} had {self.peak >> 20} MB"
+        assert "Traceback" not in self.stdout + self.stderr, self
+        return self
+
+    def __repr__(self) -> str:
+        told = f"{self.stdout[-3000:]}{self.stderr[-2000:]}"
+        return f"{self.command}: exit {self.returncode}, {self.seconds:.1f} s, {self.peak >> 20} MB {self.ended}\n{told}"
+
+
+def watched(host: Host, *argv: str, patience: float = 60) -> Watched:
+    """Run a command as root for at most `patience` seconds, and with less than KILLED memory."""
+    program = ["/usr/bin/python3", "-I", "-S", "-c", _WATCH, str(KILLED), str(patience), *argv]
+    told = json.loads(host.run(program, timeout=patience + 60).stdout)
+    return Watched(command=" ".join(argv), **told)
+
+
+def salt(host: Host, function: str, *arguments: str, patience: float = 60) -> Watched:
+    """`salt-call --local` as `watched` has it."""
+    argv = ["salt-call", "--local", "--out=json", "--log-level=warning", function, *arguments]
+    return watched(host, *argv, patience=patience)
+
+
+# What is on a host
+
+
+class Manifest(dict[str, dict[str, Any]]):
+    """Every path of a host: type, owner, group, mode, target, content, extended attributes."""
+
+    def __init__(self, host: Host):
+        argv = ["/usr/bin/python3", "-I", "-S", "-c", _MANIFEST, json.dumps([EXCLUDED, LARGE])]
+        super().__init__(json.loads(host.run(argv, timeout=120).stdout))
+        users = host.run("getent passwd; echo; getent group").stdout.split("\n\n")
+        self.users, self.groups = (
+            {int(line.split(":")[2]): line.split(":")[0] for line in part.splitlines() if line} for part in users
+        )
+
+    def owner(self, path: str) -> str:
+        """`user:group` of a path."""
+        found = self[path]
+        return f"{self.users.get(found['uid'], found['uid'])}:{self.groups.get(found['gid'], found['gid'])}"
+
+    def differences(self, before: "Manifest") -> dict[str, str]:
+        """What is otherwise than before, by path, in words."""
+        found: dict[str, str] = {}
+        for path in sorted({*self, *before}):
+            old, new = before.get(path), self.get(path)
+            if old is None:
+                found[path] = f"new {self[path]['type']} {self.owner(path)} {self[path]['mode']:04o}"
+            elif new is None:
+                found[path] = "gone"
+            elif old != new:
+                names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+                found[path] = ", ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in names)
+        return found
+
+
+#: What changes by itself, or by Salt's own work, on a host on which nothing is attacked.
+VOLATILE = (
+    *("/tmp", "/tmp/*", "/var/tmp", "/var/tmp/*", "/var/log/*", "/var/lib/systemd/*", "/var/cache/*", "/run/salt*"),
+    *("/var/run/salt*", "/root/.cache*", "/run/lock*", "/run/dbus*", "/run/utmp", "/etc/ld.so.cache", "/run/user*"),
+    *("/srv/git", "/srv/git/*", "/srv/pillar*", "/run/nginx.pid", "/var/lib/nginx*", "/etc/.pwd.lock", "/run/initctl"),
+    *("/run/supervisor*", "/etc/salt/*", "/var/lib/dbus*", "/run/motd*", "*/__pycache__", "*/__pycache__/*", "/root/.*"),
+    *("/etc/resolv.conf", "/etc/hosts", "/run/.containerenv", "/run", "/run/resolvconf*", "/var/cache"),
+)
+#: The table of docs/walls.md until it is there: path, owner and group, mode, who writes, who reads.
+STAND_IN = """
+| path | owner:group | mode | who writes | who reads |
+|---|---|---|---|---|
+| `/srv/django/<site>` | root:root | 0755 | root | everybody |
+| `/srv/django/<site>/repository.git` | root:root | 0700 | root | root |
+| `/srv/django/<site>/build` | <site>-build:<site>-build | 0700 | build user | build user |
+| `/srv/django/<site>/virtualenvs` | root:root | 0755 | root | everybody |
+| `/srv/django/<site>/releases` | root:root | 0755 | root | everybody |
+| `/srv/django/<site>/releases/*/source` | root:<site> | 0750 | root | site |
+| `/srv/django/<site>/releases/*/config` | root:<site> | 0750 | root | site |
+| `/srv/django/<site>/releases/*/static` | root:root | 0755 | root | everybody |
+| `/srv/django/<site>/database` | <site>:<site> | 0750 | site | site |
+| `/srv/django/<site>/media` | <site>:www-data | 2750 | site | site, proxy |
+| `/srv/django/<site>/shared` | <site>:<site> | 0750 | site | site |
+| `/srv/django/<site>/secrets` | root:<site> | 0750 | root | site |
+| `/srv/django/<site>/backups` | root:root | 0700 | root | root |
+| `/srv/django/<site>/log` | <site>:adm | 0750 | site | site |
+| `/srv/django/<site>/templates` | root:root | 0700 | root | root |
+| `/srv/django/<site>/site.json` | root:root | 0600 | root | root |
+| `/srv/django/<site>/deploys.jsonl` | root:root | 0600 | root | root |
+| `/srv/django/<site>/lock` | root:root | 0600 | root | root |
+| `/run/django` | root:root | 0755 | root | everybody |
+| `/run/django/<site>` | root:root | 0755 | root | everybody |
+| `/run/django/<site>/*.sock` | <site>:www-data | 0660 | site | proxy |
+| `/run/django/<site>.sandbox.json` | root:root | 0600 | root | root |
+| `/run/django-<site>-*` | <site>:<site> | 0750 | site | site |
+| `/etc/systemd/system/django-<site>-*` | root:root | 0644 | root | everybody |
+| `/etc/systemd/system/*.wants/django-<site>-*` | root:root | 0777 | root | everybody |
+| `/etc/nginx/django/<site>*` | root:root | 0644 | root | everybody |
+| `/etc/nginx/sites-available/*` | root:root | 0644 | root | everybody |
+| `/etc/nginx/sites-enabled/*` | root:root | 0777 | root | everybody |
+| `/etc/tmpfiles.d/django-<site>.conf` | root:root | 0644 | root | everybody |
+| `/var/lib/django-formula/sites/<site>` | root:root | 0777 | root | everybody |
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the ownership table."""
+
+    path: str
+    owner: str
+    mode: int
+    writes: str
+    reads: str
+
+
+class Table(list[Row]):
+    """The ownership table of a site, as docs/walls.md has it; what it does not name, nobody may change."""
+
+    def __init__(self, site: Site):
+        page = ROOT / "docs" / "walls.md"
+        text = page.read_text() if page.exists() else STAND_IN
+        names = {"<site>": site.name, "<root>": site.root, "<user>": site.name, "<release>": "*", "<build user>": ""}
+        super().__init__()
+        for line in text.splitlines():
+            cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+            if len(cells) < 5 or not re.match(r"`?(/|<root>)", cells[0]):
+                continue
+            for name, value in names.items():
+                cells = [cell.replace(name, value) for cell in cells]
+            paths = re.findall(r"`([^`]+)`", cells[0]) or [cells[0]]
+            mode = re.search(r"\d{4}", cells[2])
+            for path in paths:
+                self.append(Row(path.rstrip("/"), cells[1].strip("`"), int(mode[0], 8) if mode else 0o777, *cells[3:5]))
+        assert self, "the ownership table has no rows"
+
+    def row(self, path: str) -> Row | None:
+        """The row that decides about a path: the longest one that is it, or is above it."""
+        above = [path, *map(str, Path(path).parents)]
+        found = [row for row in self if any(fnmatch.fnmatchcase(one, row.path) for one in above)]
+        return max(found, key=lambda row: (row.path.count("/"), len(row.path)), default=None)
+
+    def violations(self, site: Site, before: Manifest, after: Manifest) -> dict[str, str]:
+        """What has changed and may not: outside of the table, or there with an owner or a mode that it does not allow."""
+        found = {}
+        identities = {site.name, f"{site.name}-build"}
+        for path, what in after.differences(before).items():
+            row = self.row(path)
+            if row is None:
+                if not any(fnmatch.fnmatchcase(path, pattern) for pattern in VOLATILE):
+                    found[path] = what
+            elif path in after:
+                entry = after[path]
+                allowed = {row.owner.split(":")[0], "root"} | ({site.name} if "source" in row.path else set())
+                owner = after.owner(path).split(":")[0]
+                if owner not in allowed | (identities if "build" in row.writes else set()):
+                    found[path] = f"{what}; belongs to {owner}, and {row.path} is {row.owner}'s"
+                elif "build" in row.writes:
+                    continue  # nobody else gets there
+                elif entry["type"] not in ("link", "socket", "fifo") and entry["mode"] & 0o6002 & ~row.mode:
+                    found[path] = f"{what}; {entry['mode']:04o} is more than {row.path} has: {row.mode:04o}"
+        return found
+
+
+# Canaries
+
+
+@dataclass
+class Canaries:
+    """Texts that an attacker would like to have, each where it is."""
+
+    host: Host
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def new(self, where: str) -> str:
+        """A new text for a place."""
+        self.texts[where] = f"canary-{secrets.token_hex(12)}"
+        return self.texts[where]
+
+    def plant(self, path: str, *, mode: str = "0600", owner: str = "root", group: str = "root") -> str:
+        """A file with a new text. Returns its path."""
+        self.host.write(path, f"{self.new(path)}\n", mode=mode, owner=owner, group=group)
+        return path
+
+    def within(self, text: str) -> list[str]:
+        """The places whose texts are in a text, also in Base64 or hexadecimal."""
+        found = []
+        for where, canary in self.texts.items():
+            coded = {canary, canary.encode().hex(), base64.b64encode(canary.encode()).decode().rstrip("=")[:-2]}
+            if any(one in text for one in coded):
+                found.append(where)
+        return found
+
+    def seen(self, site: Site, *more: str) -> dict[str, list[str]]:
+        """Where texts are to be seen for an attacker: in what was answered, the journal, and files that it may read."""
+        found = {f"answer {number}": hits for number, text in enumerate(more) if (hits := self.within(text))}
+        patterns = "".join(f"{canary}\n" for canary in self.texts.values())
+        self.host.write("/run/canaries", patterns, mode="0600")
+        prune = " -o ".join(f"-path {path}" for path in ("/usr", "/opt", *EXCLUDED, "/run/canaries", "/srv/pillar"))
+        look = rf"find / \( {prune} \) -prune -o -type f -readable -size -20M -print0 2>/dev/null"
+        look += " | xargs -0 -r grep -laFf /proc/self/fd/9 2>/dev/null 9</dev/null"
+        for user in (site.name, f"{site.name}-build", "nobody"):
+            command = look.replace("/proc/self/fd/9", "/tmp/.canaries-here").replace(" 9</dev/null", "")
+            self.host.run(f"install -m 0444 /run/canaries /tmp/.canaries-here")
+            told = self.host.run(["runuser", "-u", user, "--", "bash", "-c", command], check=False).stdout.split()
+            hits = [path for path in told if path != "/tmp/.canaries-here"]
+            found |= {f"{user} reads": hits} if hits else {}
+        self.host.run("rm -f /tmp/.canaries-here")
+        own = self.host.run(f"grep -rlaFf /run/canaries {site.root} /var/log/nginx 2>/dev/null", check=False)
+        found |= {"in its folders": own.stdout.split()} if own.stdout else {}
+        journal = self.host.run("journalctl --no-pager 2>/dev/null | grep -aFf /run/canaries | head", check=False)
+        found |= {"journal": [journal.stdout]} if journal.stdout else {}
+        return found
+
+
+# The hostile site
+
+
+def program(name: str, **constants: object) -> str:
+    """A hostile program: `detach.py` and another text of the folder, with constants before them."""
+    texts = [f"{key} = {value!r}" for key, value in constants.items()]
+    return "\n".join([(HOSTILE / "detach.py").read_text(), *texts, name])
+
+
+class Lair:
+    """A host with a hostile site, mallory, and one that it would like to reach, shop."""
+
+    def __init__(self, host: Host, mallory: Site, shop: Site):
+        self.host, self.mallory, self.shop = host, mallory, shop
+        self.repository = mallory.repository
+        self.canaries = Canaries(host)
+        self.number = 0
+        self.clean = ""
+
+    def prepare(self) -> None:
+        """Deploy both sites, and plant the canaries."""
+        files = {
+            "website/evil.py": (HOSTILE / "evil.py").read_text(),
+            "website/urls.py": self.repository.read("website/urls.py").replace(
+                "urlpatterns = [",
+                "from . import evil\nurlpatterns = [path('evil', evil.run), path('variables', evil.variables),",
+            ),
+            "evilpkg/pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+            '[project]\nname = "evilpkg"\nversion = "1"\n',
+            "evilpkg/backend.py": (HOSTILE / "backend.py").read_text(),
+            "website/settings.py": self.repository.read("website/settings.py")
+            + "\nif (BASE_DIR / 'attack.py').exists():\n    exec((BASE_DIR / 'attack.py').read_text())\n",
+        }
+        self.clean = self.repository.commit(files, "A hostile project")
+        self.shop.options["secrets"] = {"TOKEN": {"value": self.canaries.new("secret of shop in pillar")}}
+        self.mallory.deploy()
+        root = self.shop.root
+        self.canaries.plant("/root/canary")
+        self.canaries.plant(f"{root}/media/canary.txt", mode="0640", owner="shop", group="www-data")
+        self.canaries.plant(f"{root}/database/canary", mode="0640", owner="shop", group="shop")
+        self.canaries.plant(f"{root}/shared/canary", mode="0640", owner="shop", group="shop")
+        self.canaries.plant(f"{root}/log/canary", mode="0640", owner="shop", group="adm")
+
+    def mend(self) -> None:
+        """Undo what a test has left: commits, processes of the build user, links in the way."""
+        if self.repository.git("rev-parse", "HEAD").strip() != self.clean:
+            self.repository.git("reset", "--quiet", "--hard", self.clean)
+            self.repository.git("clean", "-fdxq")
+            self.repository.push()
+        self.host.run("pkill -KILL -u mallory-build; rm -rf /srv/django/mallory/build/requirements*", check=False)
+
+    def commit(self, files: Mapping[str, str | bytes | None] | None = None, links: Mapping[str, str] | None = None) -> str:
+        """Commit files, and links by their targets."""
+        for name, target in (links or {}).items():
+            path = self.repository.worktree / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink() or path.exists():
+                path.unlink()
+            os.symlink(target, path)
+        return self.repository.commit(dict(files or {}))
+
+    def requirements(self, text: str = "") -> dict[str, str]:
+        """A requirements.txt of which there is no virtualenv yet."""
+        self.number += 1
+        return {"requirements.txt": f"{DJANGO}\n{text}# {self.number}\n"}
+
+    def attack_build(self, text: str, **constants: object) -> str:
+        """Commit a program that runs when the requirements are built."""
+        project = self.repository.read("evilpkg/pyproject.toml").replace('version = "1"', 'version = "1"')
+        files = {"evilpkg/attack.py": program(text, **constants), "evilpkg/pyproject.toml": project}
+        return self.commit({**files, **self.requirements("./evilpkg\n")})
+
+    def release(self, patience: float = 90) -> Watched:
+        """`django.release mallory`."""
+        return salt(self.host, "django.release", "mallory", patience=patience)
+
+    def ask(self, function: str, *arguments: str, patience: float = 60) -> Watched:
+        """Another function of the module, for mallory."""
+        return salt(self.host, f"django.{function}", "mallory", *arguments, patience=patience)
+
+    def live(self, text: str, **constants: object) -> str:
+        """Run a program inside the live web process. Returns what it prints."""
+        response = self.mallory.host.http(
+            "/evil", self.mallory.domain, "POST", data=program(text, **constants).encode(), timeout=60
+        )
+        assert response.status_code == 200, response.text
+        return response.text
+
+    @contextmanager
+    def nothing_outside(self, *more: str) -> Iterator[list[str]]:
+        """Assert that nothing but what mallory's table allows is changed by the block, and no canary is seen.
+
+        What the block appends to the list it is given is looked through for canaries too.
+        """
+        answers = list(more)
+        before = Manifest(self.host)
+        yield answers
+        after = Manifest(self.host)
+        violations = Table(self.mallory).violations(self.mallory, before, after)
+        assert not violations, "\n".join(f"{path}: {what}" for path, what in list(violations.items())[:40])
+        seen = self.canaries.seen(self.mallory, *answers)
+        assert not seen, seen
+
+
+def archive(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """A tar archive of files."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return made.getvalue()
+
+
+def victims(host: Host, folder: str, names: Sequence[str], mode: str = "0600") -> None:
+    """Files of root in a folder."""
+    host.send(archive((name, b"root's\n") for name in names), folder)
+    host.run(f"chown -R root:root {folder} && find {folder} -type f -exec chmod {mode} {{}} +")
+
+
+def owners(host: Host, folder: str) -> dict[str, int]:
+    """How many entries of a tree have each owner, mode and type."""
+    listed = host.run(["find", folder, "-printf", "%u:%g %m %y\n"]).stdout.splitlines()
+    return {line: listed.count(line) for line in sorted(set(listed))}
+
+
+def tested_repository(host: Host, repositories: Any, name: str) -> Repository:
+    """A repository of the example project on a host, by name."""
+    made: Repository = repositories(host, f"/srv/git/{name}.git")
+    return made
