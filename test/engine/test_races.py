@@ -1,4 +1,4 @@
-"""Races over trees of others, 100 rounds of each: an attacker with the tree's uid works in it all the while, and wins none.
+"""Races over trees of others, 100 rounds of each: an attacker with the tree's uid is at work, and wins none.
 
 What the attacker would like: a file of root outside to be given, written, read or deleted, or a way to write to a file
 after it has become root's.

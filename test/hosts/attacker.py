@@ -3,6 +3,7 @@
 `Lair` has the hosts' two sites, `Manifest` everything that is on a host, `Table` what a site may change of it.
 """
 
+import ast
 import base64
 import fnmatch
 import io
@@ -11,12 +12,15 @@ import os
 import re
 import secrets
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
 from lab import ROOT, Host
 from repository import Repository
 from sites import Site
@@ -166,7 +170,9 @@ class Watched:
 
     def __repr__(self) -> str:
         told = f"{self.stdout[-3000:]}{self.stderr[-2000:]}"
-        return f"{self.command}: exit {self.returncode}, {self.seconds:.1f} s, {self.peak >> 20} MB {self.ended}\n{told}"
+        return (
+            f"{self.command}: exit {self.returncode}, {self.seconds:.1f} s, {self.peak >> 20} MB {self.ended}\n{told}"
+        )
 
 
 def watched(host: Host, *argv: str, patience: float = 60) -> Watched:
@@ -221,7 +227,15 @@ VOLATILE = (
     *("/tmp", "/tmp/*", "/var/tmp", "/var/tmp/*", "/var/log/*", "/var/lib/systemd/*", "/var/cache/*", "/run/salt*"),
     *("/var/run/salt*", "/root/.cache*", "/run/lock*", "/run/dbus*", "/run/utmp", "/etc/ld.so.cache", "/run/user*"),
     *("/srv/git", "/srv/git/*", "/srv/pillar*", "/run/nginx.pid", "/var/lib/nginx*", "/etc/.pwd.lock", "/run/initctl"),
-    *("/run/supervisor*", "/etc/salt/*", "/var/lib/dbus*", "/run/motd*", "*/__pycache__", "*/__pycache__/*", "/root/.*"),
+    *(
+        "/run/supervisor*",
+        "/etc/salt/*",
+        "/var/lib/dbus*",
+        "/run/motd*",
+        "*/__pycache__",
+        "*/__pycache__/*",
+        "/root/.*",
+    ),
     *("/etc/resolv.conf", "/etc/hosts", "/run/.containerenv", "/run", "/run/resolvconf*", "/var/cache"),
 )
 #: The table of docs/walls.md until it is there: path, owner and group, mode, who writes, who reads.
@@ -259,6 +273,12 @@ STAND_IN = """
 | `/etc/tmpfiles.d/django-<site>.conf` | root:root | 0644 | root | everybody |
 | `/var/lib/django-formula/sites/<site>` | root:root | 0777 | root | everybody |
 """
+#: Paths of the formula that docs/walls.md has no row for.
+ADDED = """
+| `/etc/systemd/system/*.wants/django-<site>-*` | root:root | link | root | all |
+| `/run/django-<site>-*` | <site>:<site> | 0750 | site | site |
+| `/run/django/<site>/*.sock` | <site>:www-data | 0660 | systemd | site, proxy |
+"""
 
 
 @dataclass(frozen=True)
@@ -278,18 +298,18 @@ class Table(list[Row]):
     def __init__(self, site: Site):
         page = ROOT / "docs" / "walls.md"
         text = page.read_text() if page.exists() else STAND_IN
-        names = {"<site>": site.name, "<root>": site.root, "<user>": site.name, "<release>": "*", "<build user>": ""}
+        names = {"<root>": site.root, "<site>": site.name, "<user>": site.name, "<proxy>": "www-data"}
         super().__init__()
-        for line in text.splitlines():
+        for line in [*text.splitlines(), *ADDED.splitlines()]:
             cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
             if len(cells) < 5 or not re.match(r"`?(/|<root>)", cells[0]):
                 continue
             for name, value in names.items():
                 cells = [cell.replace(name, value) for cell in cells]
-            paths = re.findall(r"`([^`]+)`", cells[0]) or [cells[0]]
             mode = re.search(r"\d{4}", cells[2])
-            for path in paths:
-                self.append(Row(path.rstrip("/"), cells[1].strip("`"), int(mode[0], 8) if mode else 0o777, *cells[3:5]))
+            for path in re.findall(r"`([^`]+)`", cells[0]) or [cells[0]]:
+                path = re.sub("<[a-z]+>", "*", path).rstrip("/")
+                self.append(Row(path, cells[1].strip("`"), int(mode[0], 8) if mode else 0o777, *cells[3:5]))
         assert self, "the ownership table has no rows"
 
     def row(self, path: str) -> Row | None:
@@ -299,9 +319,8 @@ class Table(list[Row]):
         return max(found, key=lambda row: (row.path.count("/"), len(row.path)), default=None)
 
     def violations(self, site: Site, before: Manifest, after: Manifest) -> dict[str, str]:
-        """What has changed and may not: outside of the table, or there with an owner or a mode that it does not allow."""
+        """What has changed and may not: outside of the table, or with an owner or a mode that it does not allow."""
         found = {}
-        identities = {site.name, f"{site.name}-build"}
         for path, what in after.differences(before).items():
             row = self.row(path)
             if row is None:
@@ -311,9 +330,9 @@ class Table(list[Row]):
                 entry = after[path]
                 allowed = {row.owner.split(":")[0], "root"} | ({site.name} if "source" in row.path else set())
                 owner = after.owner(path).split(":")[0]
-                if owner not in allowed | (identities if "build" in row.writes else set()):
+                if owner not in allowed:
                     found[path] = f"{what}; belongs to {owner}, and {row.path} is {row.owner}'s"
-                elif "build" in row.writes:
+                elif row.owner.startswith(f"{site.name}-build"):
                     continue  # nobody else gets there
                 elif entry["type"] not in ("link", "socket", "fifo") and entry["mode"] & 0o6002 & ~row.mode:
                     found[path] = f"{what}; {entry['mode']:04o} is more than {row.path} has: {row.mode:04o}"
@@ -359,7 +378,7 @@ class Canaries:
         look += " | xargs -0 -r grep -laFf /proc/self/fd/9 2>/dev/null 9</dev/null"
         for user in (site.name, f"{site.name}-build", "nobody"):
             command = look.replace("/proc/self/fd/9", "/tmp/.canaries-here").replace(" 9</dev/null", "")
-            self.host.run(f"install -m 0444 /run/canaries /tmp/.canaries-here")
+            self.host.run("install -m 0444 /run/canaries /tmp/.canaries-here")
             told = self.host.run(["runuser", "-u", user, "--", "bash", "-c", command], check=False).stdout.split()
             hits = [path for path in told if path != "/tmp/.canaries-here"]
             found |= {f"{user} reads": hits} if hits else {}
@@ -369,6 +388,65 @@ class Canaries:
         journal = self.host.run("journalctl --no-pager 2>/dev/null | grep -aFf /run/canaries | head", check=False)
         found |= {"journal": [journal.stdout]} if journal.stdout else {}
         return found
+
+
+# Names that the formula has for files of a project
+
+_FILE = re.compile(
+    r"\.?[\w*-]+(/[\w.-]+)*\.(txt|in|toml|lock|cfg|py|pip|json|html|ini|sqlite3|md|rst|css|js)|\.[a-z_][\w-]+|Pipfile"
+)
+#: Names of which a project needs one at least to get as far as its build.
+ESSENTIAL = ("manage.py", "wsgi.py", "asgi.py", "settings.py", "__init__.py", "requirements.txt", "urls.py")
+
+
+def names_in_code() -> set[str]:
+    """The names of files that the engine looks for or makes below a folder, found in its own code.
+
+    These are texts that are a file's name, those that are joined to a path, and what is made of such a name by putting
+    a dot before it or something behind it, as in `.poetry.lock.txt`.
+    """
+    found: set[str] = set()
+    frames: set[tuple[str, str]] = set()
+    for module in sorted((ROOT / "_utils").glob("*.py")):
+        nodes = list(ast.walk(ast.parse(module.read_text())))
+        texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        made_of_words = {
+            f"{word}.py"
+            for node in nodes
+            if isinstance(node, ast.JoinedStr) and getattr(node.values[-1], "value", "") == ".py"
+            for word in texts
+            if len(node.values) == 2 and re.fullmatch("[a-z]{3,9}", word)
+        }
+        found |= made_of_words
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE.fullmatch(node.value):
+                found.add(node.value)
+            elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
+                found |= {node.right.value} if isinstance(node.right.value, str) else set()
+            elif isinstance(node, ast.JoinedStr) and len(node.values) in (2, 3):
+                parts = [one.value if isinstance(one, ast.Constant) else None for one in node.values]
+                if parts.count(None) == 1 and all(re.fullmatch(r"[\w.-]*", str(part)) for part in parts if part):
+                    place = parts.index(None)
+                    frames.add(("".join(map(str, parts[:place])), "".join(map(str, parts[place + 1 :]))))
+    made = {f"{before}{name}{after}" for name in found for before, after in frames if before == "." and "/" not in name}
+    usable = {name.replace("*", "x") for name in found | made}
+    return {
+        name for name in usable if name not in ("", ".", "..", ".git") and not name.startswith(("/", "../", ".git/"))
+    }
+
+
+def keys_of_paths() -> dict[str, str]:
+    """The keys of a site in the schema that name files or folders of its source: key -> how one is said in pillar."""
+    schema = yaml.safe_load((ROOT / "django" / "schema.yaml").read_text())["$defs"]
+    found = {}
+    for key, said in schema["site"]["properties"].items():
+        if said.get("$ref") == "#/$defs/paths":
+            found[key] = "list"
+        elif said.get("$ref") == "#/$defs/relative":
+            found[key] = "text"
+        elif said.get("propertyNames", {}).get("$ref") == "#/$defs/relative":
+            found[key] = "map"
+    return found
 
 
 # The hostile site
@@ -422,7 +500,9 @@ class Lair:
             self.repository.push()
         self.host.run("pkill -KILL -u mallory-build; rm -rf /srv/django/mallory/build/requirements*", check=False)
 
-    def commit(self, files: Mapping[str, str | bytes | None] | None = None, links: Mapping[str, str] | None = None) -> str:
+    def commit(
+        self, files: Mapping[str, str | bytes | None] | None = None, links: Mapping[str, str] | None = None
+    ) -> str:
         """Commit files, and links by their targets."""
         for name, target in (links or {}).items():
             path = self.repository.worktree / name
@@ -442,6 +522,31 @@ class Lair:
         project = self.repository.read("evilpkg/pyproject.toml").replace('version = "1"', 'version = "1"')
         files = {"evilpkg/attack.py": program(text, **constants), "evilpkg/pyproject.toml": project}
         return self.commit({**files, **self.requirements("./evilpkg\n")})
+
+    def start(self, name: str, *argv: str, user: str = "root") -> None:
+        """Start a program that goes on until `stop`."""
+        self.host.write(f"/run/lair-{name}.json", json.dumps(argv))
+        text = "import json, os, sys; a = json.load(open(sys.argv[1])); os.execvp(a[0], a)"
+        command = (
+            f"setsid setpriv --reuid {user} --regid {user} --clear-groups python3 -c '{text}' /run/lair-{name}.json"
+        )
+        self.host.run(f"{command} </dev/null >/run/lair-{name}.log 2>&1 & echo $! > /run/lair-{name}.pid")
+
+    def stop(self, name: str) -> str:
+        """End such a program, and its children. Returns what it has printed."""
+        self.host.run(f"kill -KILL -- -$(cat /run/lair-{name}.pid)", check=False)
+        printed = self.host.run(f"cat /run/lair-{name}.log", check=False).stdout
+        self.host.run(f"rm -f /run/lair-{name}.*")
+        return printed
+
+    def restart(self) -> None:
+        """Start the live release of mallory anew."""
+        supervised = self.host.run(["supervisorctl", "status", self.mallory.unit], check=False).returncode == 0
+        self.host.run(["supervisorctl" if supervised else "systemctl", "restart", self.mallory.unit], timeout=90)
+        deadline = time.monotonic() + 20
+        while self.mallory.get("/healthz").status_code != 200:
+            assert time.monotonic() < deadline, "mallory does not come up again"
+            time.sleep(0.2)
 
     def release(self, patience: float = 90) -> Watched:
         """`django.release mallory`."""
@@ -501,4 +606,30 @@ def owners(host: Host, folder: str) -> dict[str, int]:
 def tested_repository(host: Host, repositories: Any, name: str) -> Repository:
     """A repository of the example project on a host, by name."""
     made: Repository = repositories(host, f"/srv/git/{name}.git")
+    return made
+
+
+#: For a site on which every command has to end soon.
+TIMEOUTS = {"lock": "3s", "build": "30s", "start": "15s"}
+#: What a container runs that is to serve again after its restart.
+COMMAND = ("sh", "-c", "service supervisor start; service nginx start; exec sleep infinity")
+#: The hosts: Debian 12 with systemd, and a plain container without it, with podman's default capabilities.
+HOSTS = {
+    "systemd": ("bookworm", True),
+    "supervisor": ("bookworm", False),
+    "systemd, trixie": ("trixie", True),
+    "supervisor, trixie": ("trixie", False),
+}
+EACH_HOST = [pytest.param(name, marks=pytest.mark.full) if "trixie" in name else name for name in HOSTS]
+
+
+def make_lair(hosts: Callable[..., Host], repositories: Any, kind: str) -> Lair:
+    """Both sites, live, on a new host of a kind."""
+    release, init = HOSTS[kind]
+    options = {} if init else {"init": False, "command": COMMAND, "options": ["--tmpfs=/run"]}
+    host = hosts(release, kind="ready", **options)
+    shop = Site(host, tested_repository(host, repositories, "shop"), "shop", releases={"drain": "12s"})
+    mallory = Site(host, tested_repository(host, repositories, "mallory"), "mallory", beside=shop, timeouts=TIMEOUTS)
+    made = Lair(host, mallory, shop)
+    made.prepare()
     return made

@@ -11,30 +11,26 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-from attacker import Lair, Manifest, owners, program, salt, tested_repository, victims, watched
+from attacker import EACH_HOST, Lair, Manifest, make_lair, owners, salt, victims
 from conftest import Hosts, Repositories
-from lab import Host
 from repository import Repository
 from sites import Site, version
 
-#: For a site on which every command has to end soon.
-TIMEOUTS = {"lock": "3s", "build": "30s", "start": "15s"}
 
-
-@pytest.fixture(scope="module")
-def den(module_hosts: Hosts, repositories: Repositories) -> Lair:
+@pytest.fixture(
+    scope="module",
+    params=EACH_HOST,
+)
+def den(request: pytest.FixtureRequest, module_hosts: Hosts, repositories: Repositories) -> Lair:
     """A host on which both sites are live."""
-    return make_lair(module_hosts(kind="ready", name="den"), repositories)
+    return make_lair(module_hosts, repositories, request.param)
 
 
-def make_lair(host: Host, repositories: Repositories) -> Lair:
-    shop = Site(host, tested_repository(host, repositories, "shop"), "shop", releases={"drain": "12s"})
-    mallory = Site(
-        host, tested_repository(host, repositories, "mallory"), "mallory", beside=shop, timeouts=TIMEOUTS
-    )
-    made = Lair(host, mallory, shop)
-    made.prepare()
-    return made
+@pytest.fixture
+def with_systemd(lair: Lair) -> None:
+    """Leave a test out where there is no systemd."""
+    if not lair.host.init:
+        pytest.skip("systemd is what it is about")
 
 
 @pytest.fixture
@@ -77,7 +73,9 @@ def test_finding_02_lock_conversions_write_through_no_link(lair, verb):
     with lair.nothing_outside():
         lair.commit({"poetry.lock": lock}, {".poetry.lock.txt": "/etc/cron.d/pwn"})
         lair.ask(verb).held()
-        pipfile = json.dumps({"_meta": {"sources": []}, "default": {"* * * * * root touch /root/pwned #": {"version": "1"}}})
+        pipfile = json.dumps(
+            {"_meta": {"sources": []}, "default": {"* * * * * root touch /root/pwned #": {"version": "1"}}}
+        )
         lair.commit({"poetry.lock": None, "Pipfile.lock": pipfile}, {".Pipfile.lock.txt": "/etc/cron.d/pwn"})
         lair.ask(verb).held()
     assert not lair.host.testinfra.file("/etc/cron.d/pwn").exists
@@ -213,7 +211,7 @@ detached(work)
 """
 
 
-def test_finding_06_socket_of_the_next_release_is_made_where_only_root_writes(lair):
+def test_finding_06_socket_of_the_next_release_is_made_where_only_root_writes(lair, with_systemd):
     lair.host.write("/root/chown-me", "root's\n", mode="0600")
     with lair.nothing_outside():
         for number in range(3):
@@ -246,7 +244,13 @@ class Command(collectstatic.Command):
 
 def test_finding_07_static_files_are_no_links(lair):
     command = "guestbook/management/commands/collectstatic.py"
-    lair.commit({command: LINKS_IN_STATIC, "guestbook/management/__init__.py": "", "guestbook/management/commands/__init__.py": ""})
+    lair.commit(
+        {
+            command: LINKS_IN_STATIC,
+            "guestbook/management/__init__.py": "",
+            "guestbook/management/commands/__init__.py": "",
+        }
+    )
     with lair.nothing_outside() as answers:
         lair.release().held()
         lair.shop.get("/?token=visitor-of-shop")
@@ -276,8 +280,7 @@ def test_finding_08_submodule_of_a_file_is_not_fetched(lair, repositories, tmp_p
         "/root/secret.git": host.run("git --git-dir=/root/secret.git rev-parse main").stdout.strip(),
         f"file://{lair.shop.root}/repository.git": lair.shop.record()["commit"],
     }
-    unit = ["systemd-run", "--quiet", "--unit=dumb", "python3", "-m", "http.server", "8099", "--directory", "/srv/git"]
-    host.run(unit)
+    lair.start("dumb", "python3", "-m", "http.server", "8099", "--directory", "/srv/git")
     lair.repository.path = "/srv/git/dumb.git"
     try:
         for url, commit in commits.items():
@@ -288,12 +291,11 @@ def test_finding_08_submodule_of_a_file_is_not_fetched(lair, repositories, tmp_p
                 lair.repository.push()
                 host.run("git --git-dir=/srv/git/dumb.git update-server-info")
                 lair.mallory.configure(repository="http://127.0.0.1:8099/dumb.git")
-                host.run("true")
                 applied = lair.mallory.apply()
                 tree = host.run(f"ls {lair.mallory.root}/releases/*/source/sub 2>/dev/null", check=False).stdout
                 assert "secret.txt" not in tree and "manage.py" not in tree, applied
     finally:
-        host.run("systemctl stop dumb", check=False)
+        lair.stop("dumb")
         lair.repository.path = "/srv/git/mallory.git"
         lair.mend()
         lair.mallory.deploy(repository=lair.repository.url)
@@ -354,21 +356,12 @@ detached(work)
 
 
 def test_finding_10_endless_statistics(lair):
-    restart(lair)
+    lair.restart()
     lair.live(ENDLESS_STATS)
     time.sleep(1)
     status = lair.ask("status", patience=30).held()
     assert status.returncode == 0 and status.answer[0]["running"] is True, status
-    restart(lair)
-
-
-def restart(lair: Lair) -> None:
-    """Start the live release of mallory anew."""
-    lair.host.run(["systemctl", "restart", lair.mallory.unit], timeout=60)
-    deadline = time.monotonic() + 20
-    while lair.mallory.get("/healthz").status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    lair.restart()
 
 
 INHERITED = """
@@ -407,7 +400,7 @@ HOT_JOURNAL = r"""
 import sqlite3, struct, sys
 path, victim = sys.argv[1:]
 database = sqlite3.connect(path)
-database.executescript("CREATE TABLE t (a); INSERT INTO t VALUES (1); CREATE TABLE django_migrations (id, app, name, applied)")
+database.executescript("CREATE TABLE t (a); CREATE TABLE django_migrations (id, app, name, applied)")
 database.close()
 size = len(open(path, "rb").read())
 magic = bytes.fromhex("d9d505f920a163d7")
@@ -453,7 +446,7 @@ BY_THE_SITE = {
 
 @pytest.mark.parametrize("what", BY_THE_SITE)
 def test_finding_13_root_is_not_taken_hostage_by_the_site(lair, what):
-    restart(lair)
+    lair.restart()
     database = f"{lair.mallory.root}/database/db.sqlite3"
     copy = f"import sqlite3; sqlite3.connect('{database}').backup(sqlite3.connect('/root/db.sqlite3'))"
     lair.host.run(f'rm -f /root/db.sqlite3; python3 -c "{copy}" && chown mallory:mallory /root/db.sqlite3')
@@ -463,8 +456,13 @@ def test_finding_13_root_is_not_taken_hostage_by_the_site(lair, what):
         lair.ask("status", patience=15).held()
         salt(lair.host, "state.apply", "django", patience=60).held()
     finally:
-        lair.host.run(f"systemctl stop {lair.mallory.unit}.service; rm -f {database}*; cp -a /root/db.sqlite3 {database}")
-        restart(lair)
+        stop = (
+            f"systemctl stop {lair.mallory.unit}.service"
+            if lair.host.init
+            else f"supervisorctl stop {lair.mallory.unit}"
+        )
+        lair.host.run(f"{stop}; rm -f {database}*; cp -a /root/db.sqlite3 {database}")
+        lair.restart()
 
 
 TALKATIVE = """
@@ -475,7 +473,9 @@ while time.monotonic() < until:
     os.write(2, line)
     os.write(1, line)
 """
-ADDITIONS = "import os, sys\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'website.settings')\nx = " + "1+" * 60_000 + "1\n"
+ADDITIONS = (
+    "import os, sys\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'website.settings')\nx = " + "1+" * 60_000 + "1\n"
+)
 BY_THE_REPOSITORY = {
     "wsgi.py is endless": ({}, {"website/wsgi.py": "/dev/zero"}),
     "pyproject.toml is endless": ({"requirements.txt": "-e .\n"}, {"pyproject.toml": "/dev/zero"}),
@@ -547,7 +547,7 @@ def test_finding_14_abstract_socket_with_a_newline(lair, kind):
     sockets = [f"/run/django/shop/{number + more:04}.sock" for more in (0, 1)]
     form = {"a connection": "x\n0000: 00000003 00000000 00000000 0001 03 1 {}", "no numbers": "x\nz {}"}[kind]
     text = FORGE_LINE.format(lines=[form.format(path)[:100] for path in sockets])
-    lair.host.run(["systemd-run", "--quiet", "--unit=forger", "--property=User=nobody", "python3", "-c", text])
+    lair.start("forger", "python3", "-c", text, user="65534")
     try:
         lair.shop.repository.commit(version(f"14 {kind}"))
         done = salt(lair.host, "django.release", "shop", patience=60)
@@ -556,7 +556,7 @@ def test_finding_14_abstract_socket_with_a_newline(lair, kind):
         assert done.seconds < 12, done
         assert "still" not in str(done.answer.get("warnings", "")), done
     finally:
-        lair.host.run("systemctl stop forger", check=False)
+        lair.stop("forger")
 
 
 #: A process of the live site with the environment of the release, and its number in the pid file.
@@ -580,16 +580,19 @@ print(forged)
 """
 
 
-def test_finding_14_environment_and_pid_file_are_no_word(lair):
-    restart(lair)
+def test_finding_14_environment_and_pid_file_are_no_word(lair, with_systemd):
+    lair.restart()
     forged = lair.live(FORGE_PID).strip()
-    main = lair.host.run(["systemctl", "show", "--value", "-p", "MainPID", f"{lair.mallory.unit}.service"]).stdout.strip()
+    main = lair.host.run(
+        ["systemctl", "show", "--value", "-p", "MainPID", f"{lair.mallory.unit}.service"]
+    ).stdout.strip()
     text = (
         "import sys; sys.path.insert(0, '/srv/formula/_utils'); import django_site, django_instance, django_release; "
-        "site = django_site.find('mallory'); print(django_instance.pid(site, django_release.linked(site, site.current).path))"
+        "site = django_site.find('mallory'); release = django_release.linked(site, site.current); "
+        "print(django_instance.pid(site, release.path))"
     )
     found = lair.host.run(["/opt/salt/bin/python", "-c", text]).stdout.strip()
-    restart(lair)
+    lair.restart()
     assert found == main != forged
 
 
@@ -633,7 +636,9 @@ def test_finding_16_virtualenv_is_writable_for_nobody(lair):
         ).stdout
         assert found == "", done
         host = Manifest(lair.host)
-        with_xattr = [path for path in host if path.startswith(f"{lair.mallory.root}/virtualenvs") and "xattr" in host[path]]
+        with_xattr = [
+            path for path in host if path.startswith(f"{lair.mallory.root}/virtualenvs") and "xattr" in host[path]
+        ]
         assert not with_xattr
         tried = lair.host.run(
             f"for f in $(find {lair.mallory.root}/virtualenvs -path '*opened*'); do [ -w $f ] && echo $f; done; true",
@@ -645,7 +650,9 @@ def test_finding_16_virtualenv_is_writable_for_nobody(lair):
 FORGED = "203.0.113.66"
 HEADERS = {
     **dict.fromkeys(("X-Real-IP", "X-Client-IP", "X-Cluster-Client-IP", "True-Client-IP", "CF-Connecting-IP"), FORGED),
-    **dict.fromkeys(("Forwarded-For", "X-Forwarded", "X-Original-Forwarded-For", "Client-IP", "X-ProxyUser-IP"), FORGED),
+    **dict.fromkeys(
+        ("Forwarded-For", "X-Forwarded", "X-Original-Forwarded-For", "Client-IP", "X-ProxyUser-IP"), FORGED
+    ),
     "Forwarded": f"for={FORGED};host=evil-{FORGED};proto=https",
     "X-Forwarded-Host": f"evil-{FORGED}",
     "X-Forwarded-Server": f"evil-{FORGED}",
@@ -668,7 +675,15 @@ HEADERS = {
     "Proxy": FORGED,
 }
 #: Of those, what issue 13 names.
-NAMED = ("X-Real-IP", "Forwarded", "X-Forwarded-Port", "X-Forwarded-Ssl", "X-Forwarded-Prefix", "X-Script-Name", "Remote-User")
+NAMED = (
+    "X-Real-IP",
+    "Forwarded",
+    "X-Forwarded-Port",
+    "X-Forwarded-Ssl",
+    "X-Forwarded-Prefix",
+    "X-Script-Name",
+    "Remote-User",
+)
 
 
 def test_finding_17_visitor_says_nothing_about_itself(lair):
@@ -687,8 +702,15 @@ def test_finding_17_visitor_says_nothing_about_itself(lair):
 @pytest.mark.parametrize("ending", ["html", "svg", "xml", "xhtml"])
 def test_finding_17_upload_is_sandboxed(lair, ending):
     lair.host.run(
-        ["runuser", "-u", "mallory", "--", "sh", "-c", f"echo '<form action=//evil><meta http-equiv=refresh>' > "
-         f"{lair.mallory.root}/media/upload.{ending}"]
+        [
+            "runuser",
+            "-u",
+            "mallory",
+            "--",
+            "sh",
+            "-c",
+            f"echo '<form action=//evil><meta http-equiv=refresh>' > {lair.mallory.root}/media/upload.{ending}",
+        ]
     )
     answer: requests.Response = lair.mallory.get(f"/media/upload.{ending}")
     policy = answer.headers.get("Content-Security-Policy", "")

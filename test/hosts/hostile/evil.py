@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """A view of a hostile project: runs whatever it is sent, inside the web process and its sandbox."""
 
 import contextlib
