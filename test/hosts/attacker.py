@@ -407,32 +407,23 @@ def names_in_code() -> set[str]:
     """
     found: set[str] = set()
     frames: set[tuple[str, str]] = set()
-    for module in sorted((ROOT / "_utils").glob("*.py")):
-        nodes = list(ast.walk(ast.parse(module.read_text())))
-        texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-        made_of_words = {
-            f"{word}.py"
-            for node in nodes
-            if isinstance(node, ast.JoinedStr) and getattr(node.values[-1], "value", "") == ".py"
-            for word in texts
-            if len(node.values) == 2 and re.fullmatch("[a-z]{3,9}", word)
-        }
-        found |= made_of_words
-        for node in nodes:
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE.fullmatch(node.value):
-                found.add(node.value)
-            elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
-                found |= {node.right.value} if isinstance(node.right.value, str) else set()
-            elif isinstance(node, ast.JoinedStr) and len(node.values) in (2, 3):
-                parts = [one.value if isinstance(one, ast.Constant) else None for one in node.values]
-                if parts.count(None) == 1 and all(re.fullmatch(r"[\w.-]*", str(part)) for part in parts if part):
-                    place = parts.index(None)
-                    frames.add(("".join(map(str, parts[:place])), "".join(map(str, parts[place + 1 :]))))
+    modules = [ast.parse(module.read_text()) for module in sorted((ROOT / "_utils").glob("*.py"))]
+    every = [node for module in modules for node in ast.walk(module)]
+    texts = {node.value for node in every if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for node in every:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE.fullmatch(node.value):
+            found.add(node.value)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
+            found |= {node.right.value} if isinstance(node.right.value, str) else set()
+        elif isinstance(node, ast.JoinedStr) and len(node.values) in (2, 3):
+            parts = [one.value if isinstance(one, ast.Constant) else None for one in node.values]
+            if parts.count(None) == 1 and all(re.fullmatch(r"[\w.-]*", str(part)) for part in parts if part):
+                place = parts.index(None)
+                frames.add(("".join(map(str, parts[:place])), "".join(map(str, parts[place + 1 :]))))
     made = {f"{before}{name}{after}" for name in found for before, after in frames if before == "." and "/" not in name}
-    usable = {name.replace("*", "x") for name in found | made}
-    return {
-        name for name in usable if name not in ("", ".", "..", ".git") and not name.startswith(("/", "../", ".git/"))
-    }
+    words = {f"{word}.py" for word in texts if re.fullmatch("[a-z]{3,9}", word)}  # f"{interface}.py"
+    usable = {name.replace("*", "x") for name in found | made | words}
+    return {name for name in usable if name not in ("", ".", ".git") and not name.startswith(("/", "..", ".git/"))}
 
 
 def keys_of_paths() -> dict[str, str]:
