@@ -232,6 +232,8 @@ VOLATILE = (
         "/etc/salt/*",
         "/var/lib/dbus*",
         "/run/motd*",
+        "/run/lair-*",
+        "/run/canaries",
         "*/__pycache__",
         "*/__pycache__/*",
         "/root/.*",
@@ -299,6 +301,7 @@ class Table(list[Row]):
         page = ROOT / "docs" / "walls.md"
         text = page.read_text() if page.exists() else STAND_IN
         names = {"<root>": site.root, "<site>": site.name, "<user>": site.name, "<proxy>": "www-data"}
+        names["<domain>"] = site.domain
         super().__init__()
         for line in [*text.splitlines(), *ADDED.splitlines()]:
             cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
