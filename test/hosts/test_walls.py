@@ -49,7 +49,7 @@ def test_finding_01_constraints_file_is_no_link(lair):
     with lair.nothing_outside():
         for target in ("/root/existing", "/root/created"):
             lair.commit(lair.requirements(), {".constraints.txt": target})
-            print(lair.release().held())
+            lair.release().held()
     assert lair.host.read("/root/existing") == "root's\n"
 
 
@@ -90,13 +90,21 @@ detached(lambda: time.sleep(120), keep=True)
 def test_finding_03_left_behind_build_holds_no_lock(lair):
     lair.attack_build(STAY)
     first = lair.release().held()
-    print(first)
     left = lair.host.run(["pgrep", "-u", "mallory-build", "-a"], check=False).stdout
     lair.repository.commit(version("3"))
     second = lair.release().held()
     assert "is under way" not in second.stdout, second
     assert left == "", "a build's processes end with it"
     assert second.returncode == 0, (first, second)
+
+
+def test_finding_03_left_behind_build_that_keeps_the_output_costs_its_own_time_only(lair):
+    lair.attack_build(STAY.replace("keep=True", "keep=True, keep_output=True"))
+    assert lair.release().held().seconds < 30 + 10, "the build's own timeout"
+    assert lair.host.run(["pgrep", "-u", "mallory-build", "-a"], check=False).stdout == ""
+    lair.mend()
+    lair.repository.commit(version("3.1"))
+    assert lair.release().held().returncode == 0
 
 
 SWAP_WORK = """

@@ -8,11 +8,12 @@ from collections.abc import Callable
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def detached(work: Callable[[], object], keep: bool = False) -> None:
+def detached(work: Callable[[], object], keep: bool = False, keep_output: bool = False) -> None:
     """Run a function in a daemon with a session of its own; the caller goes on at once.
 
     Args:
-        keep: keep every descriptor that was inherited, locks and pipes too.
+        keep: keep every descriptor that was inherited, such as locks, but for input and output.
+        keep_output: keep these too, so that whoever reads the output waits for the daemon.
     """
     if os.fork():
         os.wait()
@@ -22,6 +23,7 @@ def detached(work: Callable[[], object], keep: bool = False) -> None:
         os._exit(0)
     if not keep:
         os.closerange(3, 4096)
+    if not keep_output:
         null = os.open("/dev/null", os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
