@@ -133,21 +133,37 @@ class Site:
 
     def open_runtime(self, release: Path) -> None:
         """Make that folder ready for a release that is to be started, now and at the next boot."""
-        folder = self.runtime_folder(release)
+        folder, own = self.runtime_folder(release), self._own_folder(release)
         if wrong_folder(folder):
             was_own = self.runtime.exists() and os.stat(self.runtime).st_uid != 0
             make_folder(folder)
             if was_own and folder.owner == "root":
-                self._clear_runtime()
-        if django_service.has_systemd() and read_text(self.tmpfiles) not in (None, _tmpfiles_line(folder)):
-            write(self.tmpfiles, _tmpfiles_line(folder))
+                self._clear_runtime(own)
+        if own and wrong_folder(own):
+            make_folder(own)
+        if django_service.has_systemd() and read_text(self.tmpfiles) not in (None, self._tmpfiles(release)):
+            write(self.tmpfiles, self._tmpfiles(release))
 
-    def _clear_runtime(self) -> None:
-        """Delete what the site may have put into its folder in /run while that was its own, but for sockets."""
+    def _own_folder(self, release: Path) -> Folder | None:
+        """The folder in which the server of a release binds its socket, where systemd keeps it alive.
+
+        (supervisor.sh makes one by itself.) No unit makes it: even what a unit runs as root has its mount namespace, in which `/run` is read-only.
+        """
+        recorded = read_json(release / "config/instance.json") or {}
+        folder = Path(str(recorded.get("address"))).parent
+        if recorded.get("process", "systemd") == "systemd" and folder.parent == self.runtime:
+            return Folder(folder, self.user, self.proxy_group, 0o2750)
+        return None
+
+    def _clear_runtime(self, own: Folder | None) -> None:
+        """Delete what the site may have put into its folder in /run while that was its own, but for what serves."""
         tree = Foreign(self.runtime)
         for name in tree.names():
             status = (tree / name).status()
-            if status and not stat.S_ISSOCK(status.st_mode) and (status.st_uid or not stat.S_ISDIR(status.st_mode)):
+            is_own = own is not None and own.path.name == name and (tree / name).is_folder()
+            if is_own or status is None or stat.S_ISSOCK(status.st_mode):
+                continue
+            if status.st_uid or not stat.S_ISDIR(status.st_mode):
                 (tree / name).remove()
 
     def plans(self) -> list[Path]:
@@ -164,7 +180,7 @@ class Site:
         return (
             entry.is_symlink()
             and os.readlink(entry) == str(self.root)
-            and (not django_service.has_systemd() or read_text(self.tmpfiles) == self._tmpfiles_line())
+            and (not django_service.has_systemd() or read_text(self.tmpfiles) == self._tmpfiles(self.current))
         )
 
     def register(self) -> None:
@@ -174,10 +190,14 @@ class Site:
         REGISTRY.mkdir(parents=True, exist_ok=True)
         link(REGISTRY / self.name, str(self.root))
         if django_service.has_systemd():
-            write(self.tmpfiles, self._tmpfiles_line())
+            write(self.tmpfiles, self._tmpfiles(self.current))
 
-    def _tmpfiles_line(self) -> str:
-        return _tmpfiles_line(self.runtime_folder(self.current))
+    def _tmpfiles(self, release: Path) -> str:
+        """The lines by which systemd-tmpfiles makes the folders in /run at boot, for the live release and this one."""
+        own = [self._own_folder(one) for one in (self.current, release)]
+        folders = [self.runtime_folder(release), *filter(None, own)]
+        lines = (f"d {one.path} {one.mode:04o} {one.owner} {one.group} -\n" for one in folders)
+        return "".join(dict.fromkeys(lines))
 
     def kept_template(self, url: str) -> Path:
         """Where the text of a template lies that the site was last rendered from."""
@@ -214,11 +234,6 @@ class Site:
                 hint="salt-call state.apply django writes it anew",
             )
         return texts
-
-
-def _tmpfiles_line(folder: Folder) -> str:
-    """The line by which systemd-tmpfiles makes a folder at boot."""
-    return f"d {folder.path} {folder.mode:04o} {folder.owner} {folder.group} -\n"
 
 
 def find(name: str) -> Site:

@@ -18,6 +18,7 @@ import django_settings
 import django_site
 import django_trial
 from django_command import DeploymentError, seconds
+from django_foreign import Foreign
 from django_process import unit
 from django_site import Site
 
@@ -243,6 +244,7 @@ def remove(site: Site, release: Path) -> None:
         _systemctl("reset-failed", f"{name}.service", doing="forgetting the unit", check=False)
     for suffix in (".service", ".socket"):
         (UNITS / f"{name}{suffix}").unlink(missing_ok=True)
+    Foreign(site.runtime, release.name.split("-")[0]).remove()
 
 
 def forget() -> None:

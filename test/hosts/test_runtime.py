@@ -119,7 +119,7 @@ def test_a_server_that_binds_by_itself_has_a_folder_of_its_own(blog):
 OLD = """
 cd /srv/django/blog/current/config
 sed -i 's#/{number}/server.sock#/{number}.sock#' instance.json granian.json upstream.conf
-sed -i -e '/^ExecStartPre=/d' -e 's#^ExecStopPost=.*#ExecStopPost=-/bin/rm -f /run/django/blog/{number}.sock#' \
+sed -i -e 's#^ExecStopPost=.*#ExecStopPost=-/bin/rm -f /run/django/blog/{number}.sock#' \
     -e 's#^ReadWritePaths=/run/django/blog/{number}$#ReadWritePaths=/run/django/blog#' {unit}.service
 ln -sfn /run/django/blog/{number}.sock ../socket
 cp {unit}.service /etc/systemd/system/
