@@ -147,7 +147,8 @@ class Site:
     def _own_folder(self, release: Path) -> Folder | None:
         """The folder in which the server of a release binds its socket, where systemd keeps it alive.
 
-        (supervisor.sh makes one by itself.) No unit makes it: even what a unit runs as root has its mount namespace, in which `/run` is read-only.
+        (supervisor.sh makes one by itself.) No unit makes it: even what a unit runs as root has its mount namespace,
+        in which `/run` is read-only.
         """
         recorded = read_json(release / "config/instance.json") or {}
         folder = Path(str(recorded.get("address"))).parent
