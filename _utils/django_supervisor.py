@@ -36,7 +36,8 @@ _TICK = 0.02
 #: Seconds after its own start within which supervisor begins every program.
 _FIRST = 2.0
 #: Seconds after which what says that a server is ready is its own, and not of one that has outlived its supervisor.
-_SETTLED = 1.0
+#: (supervisor counts whole seconds)
+_SETTLED = 2.0
 #: More bytes than supervisor lets a file of it have.
 _OUTPUT = 16 << 20
 #: Seconds for an answer of supervisor, and for the end of a log; and those that a server has to end in.

@@ -6,6 +6,8 @@ run=/run/{{ unit }}
 
 if [ "${1:-}" != "as {{ site.user }}" ]; then
     trap 'sleep 0.5' EXIT
+    # That a server before this one was ready does not count.
+    rm -rf "$run/ready" 2>/dev/null || :
     # A second start is one after a crash: not at once again. The file counts for whoever waits for the first.
     [ ! -e "$run.starts" ] || sleep 0.5
     echo >>"$run.starts"
@@ -19,7 +21,6 @@ if [ "${1:-}" != "as {{ site.user }}" ]; then
     # Somebody may have moved the logs away; without their folder the server would not start.
     [ -d {{ log.rpartition('/')[0] }} ] || install -d -o {{ site.user }} -g adm -m 0750 {{ log.rpartition('/')[0] }}
 {% endif %}
-    rm -rf "$run/ready"
     exec {{ identity | join(' ') }} --reset-env -- /bin/sh "$0" "as {{ site.user }}"
 fi
 

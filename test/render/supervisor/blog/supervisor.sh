@@ -6,6 +6,8 @@ run=/run/django-blog-0042
 
 if [ "${1:-}" != "as blog" ]; then
     trap 'sleep 0.5' EXIT
+    # That a server before this one was ready does not count.
+    rm -rf "$run/ready" 2>/dev/null || :
     # A second start is one after a crash: not at once again. The file counts for whoever waits for the first.
     [ ! -e "$run.starts" ] || sleep 0.5
     echo >>"$run.starts"
@@ -15,7 +17,6 @@ if [ "${1:-}" != "as blog" ]; then
     install -d -o blog -g blog -m 0750 "$run"
     # Somebody may have moved the logs away; without their folder the server would not start.
     [ -d /srv/django/blog/log ] || install -d -o blog -g adm -m 0750 /srv/django/blog/log
-    rm -rf "$run/ready"
     exec /usr/bin/setpriv --reuid=blog --regid=blog --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as blog"
 fi
 
