@@ -416,7 +416,7 @@ def run(
     variables = {"HOME": user.pw_dir if user else "/nonexistent", "USER": site.user, "LOGNAME": site.user}
     for path in paths:
         variables |= django_settings.read_environment(path.read_text())
-    group = user.pw_gid if user else -1
+    group = user.pw_gid if user else django_site.group_id(site.user)
     groups = os.getgrouplist(site.user, group) if user else []
     folder = str(django_settings.project_folder(site, release, facts))
     ended = django_command.execute(

@@ -78,7 +78,7 @@ def salt(loaders, world, own_host, monkeypatch):
 def find_user(opts, name):
     users = played_host.known(opts, "user")
     fullname = f"Django site {name.removesuffix('-build')}"
-    return SimpleNamespace(pw_name=name, pw_gecos=fullname, pw_dir="/nonexistent") if name in users else None
+    return SimpleNamespace(pw_name=name, pw_gecos=fullname, pw_dir="/nonexistent", pw_gid=0) if name in users else None
 
 
 def answer(returned):
