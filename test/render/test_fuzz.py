@@ -281,7 +281,7 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
         "environment": read_environment(django_settings.environment_file(plain)),
         "secrets": read_environment(django_settings.environment_file(hidden)),
         "settings.json": read_json(django_settings.overlay(site, release, facts["settings_module"])),
-        "tmpfiles": site._tmpfiles_line(),
+        "tmpfiles": site._tmpfiles(site.current),
         "ssh": [path.name + text for path, text, _mode in django_source._ssh_files(site, deploy_key)],
         "inputs": sorted(Deployment(site, {}, templates).inputs()),
     }
