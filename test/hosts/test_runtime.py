@@ -103,7 +103,7 @@ def test_a_server_that_binds_by_itself_has_a_folder_of_its_own(blog):
     blog.deploy(server={"kind": "granian"})
     number = blog.live[:4]
     expected = {".": "root:www-data 751", number: "blog:www-data 2750", f"{number}/server.sock": "blog:www-data 660"}
-    assert ownership(blog.host, "/run/django/blog", 2) == expected
+    assert expected.items() <= ownership(blog.host, "/run/django/blog", 2).items(), "the old one may still be ending"
     tried = as_site(blog, f"touch /run/django/blog/x; mv /run/django/blog/{number} /run/django/blog/y", check=False)
     assert tried.stderr.count("Permission denied") == 2
     for gone in ("/run/django", f"/run/django/blog/{number}/*", f"/run/{blog.unit}"):
