@@ -234,16 +234,12 @@ class Foreign:
         Raises:
             DeploymentError: a folder on the way is missing, or is a link.
         """
-        temporary = f".{self.name}.new"
-        with self._changing() as folder:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=folder)
-            descriptor = os.open(temporary, _NEW, 0o600, dir_fd=folder)
+        with self._replacement() as (folder, name):
+            descriptor = os.open(name, _NEW, 0o600, dir_fd=folder)
             with open(descriptor, "wb") as file:
                 os.fchown(descriptor, *owner)
                 os.fchmod(descriptor, mode)
                 file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
-            os.rename(temporary, self.name, src_dir_fd=folder, dst_dir_fd=folder)
 
     def link(self, target: str) -> None:
         """Make a link, in one rename; what is in its place must not be a folder.
@@ -251,12 +247,8 @@ class Foreign:
         Raises:
             DeploymentError: a folder on the way is missing, or is a link.
         """
-        temporary = f".{self.name}.new"
-        with self._changing() as folder:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=folder)
-            os.symlink(target, temporary, dir_fd=folder)
-            os.rename(temporary, self.name, src_dir_fd=folder, dst_dir_fd=folder)
+        with self._replacement() as (folder, name):
+            os.symlink(target, name, dir_fd=folder)
 
     def make_folder(self, *, mode: int, owner: Owner) -> None:
         """Make a folder and those on the way to it; one that is there keeps its owner and mode.
@@ -370,11 +362,8 @@ class Foreign:
         self, owner: Owner, modes: Modes | None, of: int
     ) -> Iterator[tuple[int, str, os.stat_result, str]]:
         """Give the folders of the tree, each before its entries are listed, and yield these."""
-        with contextlib.ExitStack() as stack:
-            top = _opened(stack, self.top, None)
-            for name in self.parts:
-                top = _opened(stack, name, top)
-            yield from _give_folder(top, str(self), owner, modes, of, DEPTH)
+        with self._folder() as folder:
+            yield from _give_folder(folder, str(self), owner, modes, of, DEPTH)
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[int]:
@@ -392,8 +381,8 @@ class Foreign:
             yield folder
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[int]:
-        """As `_parent`, where an entry is made; errors tell what is in the way."""
+    def _replacement(self) -> Iterator[tuple[int, str]]:
+        """A folder and a name in it for something new, which is renamed to this entry once it is there."""
         if not self.parts:
             raise ValueError(f"{self} is a tree, not an entry of one")
         with contextlib.ExitStack() as stack:
@@ -401,7 +390,11 @@ class Foreign:
                 folder = stack.enter_context(self._parent())
             except OSError as error:
                 raise self._refused(error) from None
-            yield folder
+            temporary = f".{self.name}.new"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=folder)
+            yield folder, temporary
+            os.rename(temporary, self.name, src_dir_fd=folder, dst_dir_fd=folder)
 
     def _refused(self, error: OSError) -> DeploymentError:
         """The error for a path whose folders are not what they should be."""
