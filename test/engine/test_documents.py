@@ -172,19 +172,14 @@ def test_every_directive_of_the_sandbox_is_told():
     assert not [name for name in off if django_sandbox.is_on(off, name) and name in django_trial._OF_SECCOMP]
 
 
-#: Folders of a site whose row is ahead of the code.
-AHEAD = {"/run/django/<site>"}
-
-
 def test_every_folder_of_a_site_is_in_the_table_of_owners():
     site = configured()
     rows = walls()
     for folder in site.folders():
         path = re.sub(rf"(?<=/){site.name}(?=/|$)", "<site>", str(folder.path).replace(str(site.root), "<root>"))
         owner, mode = rows.pop(path)
-        if path not in AHEAD:
-            said = owner.replace("<user>", site.user).replace("<proxy>", site.proxy_group)
-            assert (said, mode) == (f"{folder.owner}:{folder.group}", f"{folder.mode:04o}"), path
+        said = owner.replace("<user>", site.user).replace("<proxy>", site.proxy_group)
+        assert (said, mode) == (f"{folder.owner}:{folder.group}", f"{folder.mode:04o}"), path
     own = {"current", "previous", "maintenance", "errors", "lock", "site.json", "deploys.jsonl", "adopted"}
     assert {path.removeprefix("<root>/") for path in rows} >= own
     for name in own:
