@@ -201,8 +201,8 @@ attempt("secret in the environment", lambda: [n for n in os.environ if "TOKEN" i
 with open(home + "/reached.json", "w") as file:
     json.dump(reached, file)
 """
-#: What is no wall, as docs/walls.md says.
-NO_WALL = ("journal", "/run/systemd/notify", "/run/uuidd")
+#: What is no wall, as docs/walls.md says, and sockets of systemd that ask who connects.
+NO_WALL = ("journal", "/run/systemd/notify", "/run/uuidd", "io.system.ManagedOOM", "io.systemd.DynamicUser")
 
 
 def test_a_build_reaches_nothing(lair):
@@ -250,7 +250,8 @@ for folder in glob.glob("/srv/django/mallory/virtualenvs/*"):
         def work():
             import time
             while True:
-                os.pwrite(descriptor, b"EVIL", 0)
+                if os.fstat(descriptor).st_uid == 0:
+                    os.pwrite(descriptor, b"EVIL", 0)
                 time.sleep(0.05)
         detached(work, keep=True)
     elif KIND == ".complete":
