@@ -6,6 +6,7 @@ limits: a link leads nowhere that it could not go, and what has no end costs not
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -76,7 +77,10 @@ def ask(
     if kind == "error":
         raise DeploymentError(**answer)
     if kind == "os":
-        raise OSError(*answer)
+        number, text, path = answer
+        is_closed = number in (errno.EACCES, errno.EPERM, errno.ELOOP)
+        hint = f"it is, or leads through, a link to where {user} may not go" if is_closed and user else ""
+        raise DeploymentError(f"{what}: {text}: {path}", hint=hint, transient=not is_closed)
     if kind == "failed":
         raise DeploymentError(f"{what}: {answer}")
     return answer
@@ -122,7 +126,7 @@ def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[An
         told = {"log": error.log[-20000:], "hint": error.hint, "transient": error.transient}
         return ["error", {"message": error.message, **told}]
     except OSError as error:
-        return ["os", [error.errno, error.strerror, str(error.filename or "")]]
+        return ["os", [error.errno or 0, error.strerror or str(error)[:300], str(error.filename or "")]]
     except Exception as error:
         return ["failed", f"{type(error).__name__}: {str(error)[:300]}"]
 

@@ -413,7 +413,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
             uv.install(*server, doing=f"installing {site.config['server']['kind']}")
         (tree / ".lock").remove()
         tree.give(django_site.ROOT, PUBLIC, of=builder[0])
-    except DeploymentError:
+    except (DeploymentError, OSError):
         django_site.remove_tree(folder)
         raise
     finally:
@@ -446,7 +446,7 @@ def _only_small_text(folder: str, names: list[str]) -> list[str]:
     return [
         n
         for n in names
-        if not Path(folder, n).is_dir()
+        if not os.path.isdir(os.path.join(folder, n))
         and not n.endswith(described)
         and n not in ("Pipfile", "README", "LICENSE", "VERSION")
     ]
