@@ -79,8 +79,8 @@ def ask(
     if kind == "os":
         number, text, path = answer
         is_closed = number in (errno.EACCES, errno.EPERM, errno.ELOOP)
-        hint = f"it is, or leads through, a link to where {user} may not go" if is_closed and user else ""
-        raise DeploymentError(f"{what}: {text}: {path}", hint=hint, transient=not is_closed)
+        hint = f"it is closed to {user}, or leads through a link to what is" if is_closed and user else ""
+        raise DeploymentError(": ".join(filter(None, [what, path, text])), hint=hint, transient=not is_closed)
     if kind == "failed":
         raise DeploymentError(f"{what}: {answer}")
     return answer

@@ -126,12 +126,9 @@ def room(site: Site, folder: Path) -> tuple[int, int]:
     Raises:
         DeploymentError: the site's user cannot look at it.
     """
-    try:
-        device, left = django_delegate.ask(
-            site.user, lambda: [os.stat(folder).st_dev, free(folder)], doing=f"looking at {folder}"
-        )
-    except OSError as error:
-        raise DeploymentError(f"looking at {folder}: {error.strerror}", transient=True) from None
+    device, left = django_delegate.ask(
+        site.user, lambda: [os.stat(folder).st_dev, free(folder)], doing=f"looking at {folder}"
+    )
     return device, left
 
 

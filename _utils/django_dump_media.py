@@ -25,10 +25,7 @@ def look(database: Database) -> dict[str, int]:
 def _ask(database: Database, function: Callable[[str], Any], folder: str) -> Any:
     """Have a function look through a folder as the site's user, who decides what is in it."""
     timeout, doing = database.timeout(), "looking through the uploads"
-    try:
-        return django_delegate.ask(database.site.user, function, folder, doing=doing, timeout=timeout)
-    except OSError as error:
-        raise DeploymentError(f"{doing}: {error.filename}: {error.strerror}") from None
+    return django_delegate.ask(database.site.user, function, folder, doing=doing, timeout=timeout)
 
 
 def _look(folder: str) -> tuple[int, int]:

@@ -220,8 +220,8 @@ def _problem_of_file(site: Site, path: Path) -> str:
     """What is wrong with a SQLite file, whose path the project has chosen: its user looks, and not root."""
     try:
         problem: str = django_delegate.ask(site.user, _file_problem, site, path, doing=f"looking at {path}")
-    except (OSError, ValueError) as error:
-        return f"{site.user} cannot look at {path}: {getattr(error, 'strerror', None) or error}"
+    except DeploymentError as error:
+        return error.message
     return problem
 
 

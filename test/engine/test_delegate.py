@@ -39,8 +39,8 @@ def test_it_has_none_of_our_descriptors_and_may_use_paths(tmp_path):
 def test_it_reads_nothing_that_it_may_not(tmp_path):
     with pytest.raises(DeploymentError) as error:
         ask(lambda: Path("/etc/shadow").read_text(), doing="reading")
-    link = "it is, or leads through, a link to where nobody may not go"
-    assert str(error.value) == f"reading: Permission denied: /etc/shadow\n{link}" and not error.value.transient
+    hint = "it is closed to nobody, or leads through a link to what is"
+    assert str(error.value) == f"reading: /etc/shadow: Permission denied\n{hint}" and not error.value.transient
 
 
 def test_errors_are_carried_over():
