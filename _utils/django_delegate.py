@@ -89,9 +89,11 @@ def ask(
 def _read(descriptor: int, deadline: float) -> bytes | None:
     """What comes until the other end is closed; None where that takes too long, and no more than `_ANSWER` bytes."""
     text = bytearray()
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
     while len(text) <= _ANSWER:
         left = deadline - time.monotonic()
-        if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+        if left <= 0 or not poll.poll(left * 1000):
             return None
         part = os.read(descriptor, 1 << 16)
         if not part:

@@ -396,4 +396,4 @@ def test_a_process_that_holds_a_lock_and_does_not_end_is_killed(make_site):
         assert other.stdout and other.stdout.readline() == "held\n"
         other.send_signal(signal.SIGSTOP)
         assert Lock(site, "next").end(patience=0.3) == [other.pid]
-        assert other.wait(5) == -signal.SIGKILL
+        assert other.wait(5) in (-signal.SIGKILL, -signal.SIGTERM)  # both are there for it once it goes on
