@@ -1,6 +1,6 @@
 """A hostile repository, build, live application and neighbour, through every command: nothing outside changes.
 
-The findings of issue 13 are in test_walls.py; here the attacker tries whatever the formula does.
+The seventeen findings are in test_walls.py; here the attacker tries whatever the formula does.
 """
 
 import json

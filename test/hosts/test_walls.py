@@ -1,7 +1,8 @@
 """Walls: a hostile repository, build, live application, neighbour and visitor, and what of the host they can change.
 
-The first part has each finding of issue 13 as a test of its own; all of them failed on commit 58e8fcd. The hostile site
-is mallory, the one that it would like to reach is shop. `attacker.py` has the manifest of the host and the canaries.
+The first part has each of seventeen findings as a test of its own; all of them failed before there were walls. The
+hostile site is mallory, the one that it would like to reach is shop. `attacker.py` has the manifest of the host and the
+canaries.
 """
 
 import json
@@ -683,7 +684,7 @@ HEADERS = {
     "X-Forwarded-For": FORGED,
     "Proxy": FORGED,
 }
-#: Of those, what issue 13 names.
+#: Of those, the ones that were found by hand before.
 NAMED = (
     "X-Real-IP",
     "Forwarded",
