@@ -171,7 +171,7 @@ def run(
         doing: what the command is for, as in "fetching the repository"; errors begin with it.
         user: the identity to take, with its own group and no other; None stays root.
         timeout: seconds.
-        stdin: what it reads, no more than a pipe takes at once, 64 KiB; or a file descriptor that it reads.
+        stdin: what it reads; or a file descriptor that it reads.
         output: a file descriptor that takes its standard output, of which nothing is returned then.
         descriptors: further ones that it inherits.
         secrets: texts that are masked in errors and logs.
@@ -281,9 +281,8 @@ def execute(
     with contextlib.ExitStack() as pipes:
         for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
             pipes.enter_context(pipe)
-        heard = _Heard(process, only_the_end)
+        heard = _Heard(process, stdin if isinstance(stdin, str) else "", only_the_end)
         try:
-            _send(process, stdin)
             is_over = _listen(process, heard, doing, started + timeout, secrets, stall)
         except BaseException:
             _end(process, grace)
@@ -306,9 +305,11 @@ def identity(user: str | None) -> dict[str, Any]:
 
 
 class _Heard:
-    """What a process has printed so far, within bounds, by its pipes."""
+    """The pipes of a process: what it has not read yet, and what it has printed so far, within bounds."""
 
-    def __init__(self, process: subprocess.Popen[bytes], only_the_end: bool):
+    def __init__(self, process: subprocess.Popen[bytes], stdin: str, only_the_end: bool):
+        self.stdin: Any = process.stdin
+        self.unsent = memoryview(stdin.encode(errors="surrogateescape"))
         self.most = {process.stdout: KEPT if only_the_end else OUTPUT, process.stderr: KEPT}
         self.is_cut = {process.stdout: only_the_end, process.stderr: True}
         self.content: dict[Any, bytearray] = {}
@@ -318,6 +319,9 @@ class _Heard:
             os.set_blocking(pipe.fileno(), False)
             self.selector.register(pipe, selectors.EVENT_READ)
             self.content[pipe] = bytearray()
+        if process.stdin:
+            os.set_blocking(process.stdin.fileno(), False)
+            self.selector.register(process.stdin, selectors.EVENT_WRITE)
 
     def take(self, patience: float) -> bool:
         """Read what comes within some seconds, and wait no longer once something has; whether all pipes are closed.
@@ -327,6 +331,9 @@ class _Heard:
         """
         for key, _events in self.selector.select(patience) if self.selector.get_map() else ():
             pipe: Any = key.fileobj
+            if pipe is self.stdin:
+                self._send()
+                continue
             try:
                 part = os.read(pipe.fileno(), 1 << 16)
             except BlockingIOError:
@@ -343,6 +350,17 @@ class _Heard:
                 del content[:-most]
         return not self.selector.get_map()
 
+    def _send(self) -> None:
+        """Write some more of what the process reads; one that does not read it to its end has ended, or will."""
+        with contextlib.suppress(BlockingIOError):
+            try:
+                self.unsent = self.unsent[os.write(self.stdin.fileno(), self.unsent[: 1 << 16]) :]
+            except BrokenPipeError:
+                self.unsent = self.unsent[:0]
+        if not self.unsent:
+            self.selector.unregister(self.stdin)
+            self.stdin.close()
+
     def silence(self) -> float:
         """Seconds since it has printed something."""
         return time.monotonic() - self.last_time
@@ -355,15 +373,6 @@ class _Heard:
         """All that has come by a pipe, or the last `KEPT` bytes of it."""
         content = self.content.get(pipe, bytearray())
         return bytes(content[-self.most[pipe] :] if self.is_cut[pipe] else content).decode(errors="replace")
-
-
-def _send(process: subprocess.Popen[bytes], stdin: str | int) -> None:
-    """Write what a process reads; one that does not read it to its end has ended, or will."""
-    if process.stdin and isinstance(stdin, str):
-        os.set_blocking(process.stdin.fileno(), False)
-        with contextlib.suppress(BrokenPipeError, BlockingIOError):
-            os.write(process.stdin.fileno(), stdin.encode(errors="surrogateescape"))
-        process.stdin.close()
 
 
 def _listen(

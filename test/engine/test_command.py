@@ -49,6 +49,14 @@ def test_the_output_is_what_the_program_prints():
     assert run(["cat"], doing="copying", stdin="grüße\n") == "grüße\n"
 
 
+def test_what_is_read_may_be_long():
+    text = "0123456789abcde\n" * 100_000
+    assert run(["cat"], doing="copying", stdin=text) == text
+    assert run(["head", "-c", "10"], doing="copying", stdin=text) == text[:10]
+    assert run(["sh", "-c", "exec <&-; sleep 0.2; echo done"], doing="copying", stdin=text) == "done\n"
+    assert run(["sh", "-c", "exec >&- 2>&-; cat >/dev/null"], doing="copying", stdin=text) == ""
+
+
 def test_what_is_said_of_errors_can_be_had_too():
     argv = ["sh", "-c", "echo out; echo err >&2"]
     assert run(argv, doing="printing") == "out\n"
