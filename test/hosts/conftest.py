@@ -16,7 +16,19 @@ Repositories = Callable[..., Repository]
 
 
 #: The files that take longest: they begin first, so that no worker is left with one of them at the end.
-LONGEST = ("walls", "hostile", "faults", "serving", "quickstart", "servers", "release", "supervisor", "source", "backups", "adopt")
+LONGEST = (
+    "walls",
+    "hostile",
+    "faults",
+    "serving",
+    "quickstart",
+    "servers",
+    "release",
+    "supervisor",
+    "source",
+    "backups",
+    "adopt",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
