@@ -42,11 +42,17 @@ def compress(folder: Path, before: Path | None = None) -> None:
         list(pool.map(_compress_file, large, formers))
 
 
+def _has(file: Foreign, content: bytes) -> bool:
+    """Whether a file has just this content."""
+    status = file.status()
+    return status is not None and status.st_size == len(content) and file.read(len(content)) == content
+
+
 def _compress_file(path: Path, former: Foreign | None) -> None:
     content, compressed = path.read_bytes(), path.with_name(f"{path.name}.gz")
     compressed.unlink(missing_ok=True)
     shared = former.parent / compressed.name if former else None
-    if shared and former and shared.is_file() and former.is_file() and former.read(len(content)) == content:
+    if shared and former and shared.is_file() and _has(former, content):
         shared.share(compressed)
         return
     smaller = gzip.compress(content, 6, mtime=0)

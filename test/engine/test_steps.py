@@ -601,6 +601,7 @@ def test_a_file_that_has_not_changed_shares_what_is_compressed(own_host):
         "same.css": (b"a" * 2000, b"a" * 2000),
         "other.css": (b"a" * 2000, b"b" * 2000),
         "new.css": (b"", b"c" * 2000),
+        "shorter.css": (b"d" * 3000, b"d" * 2000),
     }
     for place, folder in enumerate((old, new)):
         folder.mkdir()
