@@ -202,17 +202,26 @@ def end_processes(site: Site) -> None:
     Raises:
         DeploymentError: one does not end.
     """
-    user = django_site.user_id(site.build_user)
+    end_user(site.build_user)
+
+
+def end_user(name: str) -> None:
+    """End every process of a user, in whatever group or session it is.
+
+    Raises:
+        DeploymentError: one does not end.
+    """
+    user = django_site.user_id(name)
     if user <= 0 or user == os.geteuid():
         return
     deadline = time.monotonic() + _END
     while left := list(_processes(user)):
-        with contextlib.suppress(DeploymentError, OSError):
-            django_delegate.ask(site.build_user, os.kill, -1, signal.SIGKILL, doing="ending a build", timeout=_END)
+        with contextlib.suppress(DeploymentError):
+            django_delegate.ask(name, os.kill, -1, signal.SIGKILL, doing="ending processes", timeout=_END)
         if time.monotonic() > deadline:
             raise DeploymentError(
-                f"processes of {site.build_user} do not end: {', '.join(map(str, left[:5]))}",
-                hint=f"ps -u {site.build_user} shows them",
+                f"processes of {name} do not end: {', '.join(map(str, left[:5]))}",
+                hint=f"ps -u {name} shows them",
                 transient=True,
             )
         time.sleep(0.005)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import django_build
 import django_database_server
 import django_instance
 import django_listener
@@ -112,6 +113,9 @@ def _take_off(site: Site) -> None:
         django_instance.remove(site, release.path)
     if sequences:
         django_systemd.forget()
+    django_build.end_processes(site)
+    if site.config["remove_data"] and site.user == site.name:  # a user who has processes is not removed
+        django_build.end_user(site.user)
     gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build.top, site.templates]
     gone += [
         site.root / "folder.git",
