@@ -535,8 +535,10 @@ class Lair:
 
     def restart(self) -> None:
         """Start the live release of mallory anew."""
-        supervised = self.host.run(["supervisorctl", "status", self.mallory.unit], check=False).returncode == 0
-        self.host.run(["supervisorctl" if supervised else "systemctl", "restart", self.mallory.unit], timeout=90)
+        program = f"/etc/supervisor/conf.d/{self.mallory.unit}.conf"
+        supervised = self.host.run(["test", "-e", program], check=False).returncode == 0
+        manager = "supervisorctl" if supervised else "systemctl"
+        self.host.run([manager, "restart", self.mallory.unit], timeout=90, check=not supervised)
         deadline = time.monotonic() + 20
         while self.mallory.get("/healthz").status_code != 200:
             assert time.monotonic() < deadline, "mallory does not come up again"
