@@ -8,13 +8,13 @@ master, masterless and by salt-ssh. One that fails returns its error as text and
 import shlex
 
 import django_backup
-import django_inspection
-import django_plan
+import django_project_inspection
 import django_release
+import django_release_plan
 import django_site
 import django_verbs
-from django_command import DeploymentError, seconds
-from django_deployment import asked_by
+from django_host_command import DeploymentError, seconds
+from django_release_deployment import asked_by
 
 __virtualname__ = "django"
 
@@ -135,7 +135,7 @@ def plan(site, revision=None):
         salt-call django.plan blog
         salt-call django.plan blog v2.4.1
     """
-    return _answer(lambda: django_plan.make(site, revision, _asked_by("plan")))
+    return _answer(lambda: django_release_plan.make(site, revision, _asked_by("plan")))
 
 
 def unlock(site):
@@ -540,7 +540,7 @@ def inspect(source, revision="HEAD", deploy_key=None):
         salt-call django.inspect https://git.example.org/blog.git
         salt-call django.inspect /home/ray/blog
     """
-    return _answer(lambda: django_inspection.inspect(source, revision, deploy_key))
+    return _answer(lambda: django_project_inspection.inspect(source, revision, deploy_key))
 
 
 def _answer(verb):

@@ -2,21 +2,21 @@
 States of a Django site: one function for each step of a release, and one that takes a site off.
 
 Each looks, says what would have been done when it is only a test, and acts. The steps themselves are in
-``_utils/django_steps.py``; ``django/site.sls`` has them in their order.
+``_utils/django_release_steps.py``; ``django/site.sls`` has them in their order.
 """
 
 import json
 
 import django_database_server
-import django_removal
+import django_host_service
+import django_release_steps
 import django_secret
-import django_service
 import django_site
-import django_steps
+import django_site_removal
 import django_takeover
 import django_virtualenv
-from django_command import DeploymentError, redact
-from django_deployment import Deployment, asked_by
+from django_host_command import DeploymentError, redact
+from django_release_deployment import Deployment, asked_by
 
 __virtualname__ = "django"
 
@@ -165,11 +165,11 @@ def absent(name, config, platform):
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} is already absent"}
     site = django_site.Site(json.loads(config), platform)
     try:
-        present = django_removal.present(site)
+        present = django_site_removal.present(site)
         if present and __opts__["test"]:
             ret.update(result=None, comment=f"{name} would have been taken off", changes=present)
         elif present:
-            django_removal.remove(site, asked_by("state.apply", __opts__["cachedir"]))
+            django_site_removal.remove(site, asked_by("state.apply", __opts__["cachedir"]))
             ret.update(comment=f"{name} has been taken off", changes=present)
     except (DeploymentError, OSError) as error:
         ret.update(result=False, comment=str(error))
@@ -222,10 +222,10 @@ def apache_module(name, module, pkgs):
     pkgs
         Their names.
     """
-    import django_apache
+    import django_proxy_apache
 
     if not __opts__["test"] and not set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
-        django_apache.leave_out(module)
+        django_proxy_apache.leave_out(module)
     return packages(name, pkgs)
 
 
@@ -321,9 +321,9 @@ def running(name, enable=False):
         Whether systemd is to start it at boot.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} already runs"}
-    daemon = django_service.DAEMONS[name]
-    starts = not django_service.runs(daemon)
-    enables = enable and not django_service.is_enabled(daemon)
+    daemon = django_host_service.DAEMONS[name]
+    starts = not django_host_service.runs(daemon)
+    enables = enable and not django_host_service.is_enabled(daemon)
     done = [what for what, is_so in (("started", starts), ("enabled", enables)) if is_so]
     if not done:
         return ret
@@ -332,9 +332,9 @@ def running(name, enable=False):
         return {**ret, "result": None, "comment": f"{name} would have been {' and '.join(done)}"}
     try:
         if starts:
-            django_service.start(daemon)
+            django_host_service.start(daemon)
         if enables:
-            django_service.enable(daemon)
+            django_host_service.enable(daemon)
     except DeploymentError as error:
         return {**ret, "changes": {}, "result": False, "comment": str(error)}
     return {**ret, "comment": f"{name} has been {' and '.join(done)}"}
@@ -351,10 +351,10 @@ def ports(name, kind, sites):
     sites
         The ports of each site, by its name; on all addresses or as ``192.0.2.10:80``.
     """
-    import django_port
+    import django_host_port
     import django_proxy_ports
 
-    listening = __context__["django.listening"] = django_port.listening()
+    listening = __context__["django.listening"] = django_host_port.listening()
     try:
         for site, wanted in sites.items():
             django_proxy_ports.refuse_taken_ports(site, kind, wanted, listening)
@@ -379,7 +379,7 @@ def proxy_runs(name, kind, http, templates, https=()):
     https
         Those of https.
     """
-    import django_etc
+    import django_host_etc
     import django_proxy
     import django_proxy_ports
 
@@ -393,7 +393,7 @@ def proxy_runs(name, kind, http, templates, https=()):
             }
         http, https = django_proxy_ports.known(proxy, http), django_proxy_ports.known(proxy, https)
         wanted = proxy.default_server(http, https, {url: _text(url) for url in templates})
-        changes = django_etc.differences(wanted)
+        changes = django_host_etc.differences(wanted)
         if changes and __opts__["test"]:
             ret.update(result=None, comment="unknown hosts would have been refused", changes=changes)
         elif changes:
@@ -418,7 +418,7 @@ def _run(step, name, done):
     try:
         deployment = _deployments().get(name) or _from_disk(name)
         with deployment.step(step):
-            work = django_steps.look(getattr(django_steps, step), deployment)
+            work = django_release_steps.look(getattr(django_release_steps, step), deployment)
             changes = next(work, None)
             if changes and not test:
                 next(work, None)

@@ -10,30 +10,30 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import django_dump
-import django_dump_media
-import django_dump_mysql
-import django_dump_postgres
-import django_dump_sqlite
+import django_backup_dump
+import django_backup_media
+import django_backup_mysql
+import django_backup_postgres
+import django_backup_sqlite
 import django_release
 import django_site
-from django_command import DeploymentError
-from django_dump import Database, Engine
+from django_backup_dump import Database, Engine
+from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
 
 log = logging.getLogger(__name__)
 
 ENGINES: dict[str, Engine] = {
-    "sqlite": django_dump_sqlite,
-    "postgres": django_dump_postgres,
-    "mysql": django_dump_mysql,
-    "media": django_dump_media,
+    "sqlite": django_backup_sqlite,
+    "postgres": django_backup_postgres,
+    "mysql": django_backup_mysql,
+    "media": django_backup_media,
 }
 #: How what lies in files gets its own name again.
 _FILES: dict[str, Callable[[Database, str], None]] = {
-    "sqlite": django_dump_sqlite.mend,
-    "media": django_dump_media.mend,
+    "sqlite": django_backup_sqlite.mend,
+    "media": django_backup_media.mend,
 }
 #: Why there is a backup; those of the last kind stay with the releases that they were made for.
 BY_HAND, BY_TIMER, MIGRATION = "by hand", "timer", "migration"
@@ -63,7 +63,7 @@ def make(
     with locked(site, f"backup ({why})"):
         _clear_leftovers(site)
         wanted = sorted(release.facts["migrations"]) if aliases is None else sorted(aliases)
-        databases = django_dump.find(release, wanted, secrets)
+        databases = django_backup_dump.find(release, wanted, secrets)
         clear(site, databases)
         if aliases is None and site.config["backup"]["media"]:
             databases.append(Database(site, "media", "media", str(site.media)))
@@ -199,11 +199,11 @@ def _refuse_without_room(site: Site, databases: list[Database], looked: dict[str
     needed: dict[int, list[tuple[Path, int, int]]] = {}
     for one in databases:
         size = looked[one.alias]["size"]
-        own = (site.backups, site.backups.stat().st_dev, django_dump.free(site.backups))
+        own = (site.backups, site.backups.stat().st_dev, django_backup_dump.free(site.backups))
         needs = [(*own, min(size, last.get(one.alias, size)))]
         if one.kind == "sqlite":
             folder = Path(one.name).parent
-            needs.append((folder, *django_dump.room(site, folder), size))
+            needs.append((folder, *django_backup_dump.room(site, folder), size))
         for folder, device, left, more in needs:
             needed.setdefault(device, []).append((folder, left, more))
     for there in needed.values():

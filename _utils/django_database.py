@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
+import django_database_sqlite
 import django_site
-import django_sqlite
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from django_site import Site
 
 #: Engines that are servers, and what Django calls them where the project has no backend of that kind.
@@ -306,4 +306,4 @@ def pending(site: Site, release: Path, facts: Mapping[str, Any], alias: str, is_
     path = file_of(site, release, facts, facts["databases"][alias])
     if is_new or not path:
         return known["pending"] if is_new else []
-    return sorted(set(known["applied"]) - django_sqlite.applied(site, path))
+    return sorted(set(known["applied"]) - django_database_sqlite.applied(site, path))

@@ -9,13 +9,13 @@ from types import ModuleType
 from typing import Any
 
 import django_database
-import django_mariadb
-import django_postgres
+import django_database_mariadb
+import django_database_postgres
 import django_secret
 from django_database import Lack, Share
 from django_site import Site
 
-ENGINES: dict[str, ModuleType] = {"mysql": django_mariadb, "postgres": django_postgres}
+ENGINES: dict[str, ModuleType] = {"mysql": django_database_mariadb, "postgres": django_database_postgres}
 
 Shares = Mapping[str, Sequence[Share]]
 Lacks = dict[str, list[Lack]]
@@ -128,7 +128,7 @@ def _by_server(engine: str, shares: Sequence[Share]) -> dict[tuple[Any, ...], li
     """The shares on each server of a kind; MariaDB is told over its socket, whatever its port."""
     found: dict[tuple[Any, ...], list[Share]] = {}
     for share in shares:
-        port = (share.port or django_postgres.PORT) if engine == "postgres" else None
+        port = (share.port or django_database_postgres.PORT) if engine == "postgres" else None
         found.setdefault((engine, share.socket, port), []).append(share)
     return found
 

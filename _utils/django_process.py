@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import django_host_unix
 import django_site
-import django_unix
-from django_foreign import Foreign
 from django_site import Site
+from django_wall_foreign import Foreign
 
 RUN = Path("/run")
 PROC = Path("/proc")
@@ -131,7 +131,7 @@ def is_whole(site: Site, release: Path) -> bool:
     Either may have been deleted, as when somebody has emptied /run, and neither comes back by itself.
     """
     where = str((django_site.read_json(release / "config/instance.json") or {}).get("address", ""))
-    return folder(site, release).is_folder() and (not where.startswith("/") or django_unix.listens(where))
+    return folder(site, release).is_folder() and (not where.startswith("/") or django_host_unix.listens(where))
 
 
 def age(number: int) -> float:

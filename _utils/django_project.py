@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import django_delegate
-import django_python_path
+import django_project_python_path
 import django_server
-from django_command import DeploymentError
+import django_wall_delegate
+from django_host_command import DeploymentError
 from django_site import Site
 
 _SKIPPED = {".git", "node_modules", "site-packages", "venv", ".venv", "env", "tests", "__pycache__"}
@@ -27,7 +27,7 @@ def find(site: Site, source: Path) -> dict[str, Any]:
     Raises:
         DeploymentError: something is not found, or found twice; the error names the key that decides.
     """
-    found: dict[str, Any] = django_delegate.ask(site.build_user, _find, site, source, doing="reading the source")
+    found: dict[str, Any] = django_wall_delegate.ask(site.build_user, _find, site, source, doing="reading the source")
     return found
 
 
@@ -58,9 +58,9 @@ def python_path(source: Path, folder: str) -> list[str]:
 
     Its own files declare them, or else it is where the settings are that manage.py names.
     """
-    found = django_python_path.declared(source, folder)
+    found = django_project_python_path.declared(source, folder)
     named = _settings_in(source / folder / "manage.py")
-    if named and not any(django_python_path.module_file(source / path, named) for path in (folder, *found)):
+    if named and not any(django_project_python_path.module_file(source / path, named) for path in (folder, *found)):
         there = homes(source, folder, named)
         found += there if len(there) == 1 else []
     return found
@@ -142,7 +142,7 @@ def _application(roots: Sequence[Path], interface: str, at: str) -> str:
 
 def settings_named(roots: Sequence[Path], application: str) -> str:
     """The settings module that the module of the application names, or else manage.py; empty where neither does."""
-    modules = filter(None, (django_python_path.module_file(root, application) for root in roots))
+    modules = filter(None, (django_project_python_path.module_file(root, application) for root in roots))
     return next(filter(None, map(_settings_in, (*modules, roots[0] / "manage.py"))), "")
 
 

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import django_apache
-import django_etc
-import django_nginx
-import django_port
+import django_host_etc
+import django_host_port
+import django_host_service
+import django_proxy_apache
 import django_proxy_headers
+import django_proxy_nginx
+import django_release_settings
 import django_server
-import django_service
-import django_settings
 import django_site
 import django_tls
-from django_command import DeploymentError
-from django_etc import OURS, Files
-from django_port import Listen, Place
-from django_service import Daemon
+from django_host_command import DeploymentError
+from django_host_etc import OURS, Files
+from django_host_port import Listen, Place
+from django_host_service import Daemon
 from django_site import Folder, Site
 
 #: Seconds to wait for another site's switch.
@@ -122,7 +122,7 @@ class Proxy(Protocol):
 
 
 #: Every proxy, by the name that the pillar has for it; with ``none`` somebody else's leads to the site.
-PROXIES: dict[str, Proxy] = {"nginx": django_nginx, "apache": django_apache}
+PROXIES: dict[str, Proxy] = {"nginx": django_proxy_nginx, "apache": django_proxy_apache}
 
 
 def of_site(site: Site) -> Proxy | None:
@@ -201,7 +201,7 @@ def _files(
     }
     wanted = proxy.files(site, variables, templates)
     if site.https:
-        wanted[proxy.protocols()] = django_settings.render(templates, proxy.TLS, ours=OURS)
+        wanted[proxy.protocols()] = django_release_settings.render(templates, proxy.TLS, ours=OURS)
     for domain in config["domains"]:
         wanted[proxy.share(site, domain)] = f"-> ../{proxy.locations(site).name}"
         wanted |= _server(proxy, proxy.DOMAIN, domain, templates, variables)
@@ -214,11 +214,11 @@ def _files(
 def _listening(proxy: Proxy, site: Site) -> dict[str, Any]:
     """What templates know of where a site is served."""
     http, https = site.config["proxy"]["listen"], site.listens_tls
-    places = [django_port.split(listen) for listen in [*http, *https]]
+    places = [django_host_port.split(listen) for listen in [*http, *https]]
     return {
         **proxy.listening(http, https),
         "ports": sorted({port for _host, port in places}),
-        "addresses": sorted({host for host, _port in places} - {"", *django_port.ALL}),
+        "addresses": sorted({host for host, _port in places} - {"", *django_host_port.ALL}),
         "canonical_port": "" if not https or site.https[0] == 443 else f":{site.https[0]}",
         "redirects": True,
     }
@@ -231,7 +231,7 @@ def _server(
     where = {"certificate": django_tls.path_of(domain), "challenges": django_tls.challenges()}
     path = proxy.server(domain)
     return {
-        path: django_settings.render(templates, template, domain=domain, **where, **variables),
+        path: django_release_settings.render(templates, template, domain=domain, **where, **variables),
         proxy.enabled(domain): f"-> ../sites-available/{path.name}",
     }
 
@@ -294,17 +294,21 @@ def opening(site: Site, templates: Mapping[str, str]) -> Files:
     variables = {"ours": OURS, "site": site.config, **_listening(proxy, site), "redirects": False}
     for domain in site.config["domains"]:
         path = proxy.server(domain)
-        present = django_etc.read(path)
-        if present and django_etc.is_ours(path) and not proxy.has_certificate(present, django_tls.path_of(domain)):
+        present = django_host_etc.read(path)
+        if present and django_host_etc.is_ours(path) and not proxy.has_certificate(present, django_tls.path_of(domain)):
             wanted[path] = _server(proxy, proxy.DOMAIN, domain, templates, variables)[path]
     if not wanted:
         return {}
-    return {**wanted, **proxy.needs(site), proxy.protocols(): django_settings.render(templates, proxy.TLS, ours=OURS)}
+    return {
+        **wanted,
+        **proxy.needs(site),
+        proxy.protocols(): django_release_settings.render(templates, proxy.TLS, ours=OURS),
+    }
 
 
 def _shows(proxy: Proxy, domain: str) -> bool:
     """Whether the servers of a domain show its certificate."""
-    return proxy.has_certificate(django_etc.read(proxy.server(domain)) or "", django_tls.path_of(domain))
+    return proxy.has_certificate(django_host_etc.read(proxy.server(domain)) or "", django_tls.path_of(domain))
 
 
 def speaks_tls(site: Site) -> bool:
@@ -316,11 +320,11 @@ def speaks_tls(site: Site) -> bool:
 def connection(site: Site, timeout: float) -> http.client.HTTPConnection:
     """A connection to the proxy on this host, as it serves the site now, whoever has signed its certificate."""
     domain, proxy = site.config["domains"][0], serving(site)
-    text = (proxy and django_etc.read(proxy.server(domain))) or ""
+    text = (proxy and django_host_etc.read(proxy.server(domain))) or ""
     is_secure = speaks_tls(site)
-    said = django_port.split([*site.config["proxy"]["listen"], 80][0])
+    said = django_host_port.split([*site.config["proxy"]["listen"], 80][0])
     host, port = (proxy and proxy.place(text, tls=is_secure)) or (("", 443) if is_secure else said)
-    host = {"": "127.0.0.1", **dict(zip(django_port.ALL, ("127.0.0.1", "::1"), strict=True))}.get(host, host)
+    host = {"": "127.0.0.1", **dict(zip(django_host_port.ALL, ("127.0.0.1", "::1"), strict=True))}.get(host, host)
     if is_secure:
         return Secure(host, port, domain, timeout)
     return http.client.HTTPConnection(host, port, timeout=timeout)
@@ -349,7 +353,7 @@ def leftovers(site: Site, wanted: Files) -> list[Path]:
     left = []
     for domain in own:
         servers = [(proxy, proxy.server(domain)) for proxy in PROXIES.values()]
-        texts = [(proxy, wanted[path] if path in wanted else django_etc.read(path)) for proxy, path in servers]
+        texts = [(proxy, wanted[path] if path in wanted else django_host_etc.read(path)) for proxy, path in servers]
         if not any(proxy.has_certificate(text or "", django_tls.path_of(domain)) for proxy, text in texts):
             left += django_tls.belongings(domain)
     return left
@@ -371,7 +375,7 @@ def change_certificates(texts: Mapping[Path, str]) -> None:
         try:
             for proxy in showing:
                 proxy.check()
-                django_service.reload(proxy.DAEMON)
+                django_host_service.reload(proxy.DAEMON)
         except BaseException:
             _write_secretly(before)
             raise
@@ -446,7 +450,7 @@ def reload(site: Site) -> None:
     """Reload the proxy that serves a site, or start it where it does not run."""
     proxy = serving(site)
     if proxy:
-        django_service.reload(proxy.DAEMON)
+        django_host_service.reload(proxy.DAEMON)
 
 
 def moves(proxy: Proxy, wanted: Files, before: Files | None = None) -> bool:
@@ -456,7 +460,7 @@ def moves(proxy: Proxy, wanted: Files, before: Files | None = None) -> bool:
         before: the files as they were; as they are now when they are not given.
     """
     paths = _of(proxy, wanted)
-    old = before if before is not None else {path: django_etc.read(path) for path in paths}
+    old = before if before is not None else {path: django_host_etc.read(path) for path in paths}
     places = {place for path in paths for place in proxy.listens(old[path] or "") ^ proxy.listens(wanted[path] or "")}
     return any(re.search(r"\d\.|\[.*[0-9a-f].*\]", place) for place in places)
 
@@ -475,7 +479,7 @@ def apply(wanted: Files) -> None:
 
 
 def _apply(wanted: Files) -> None:
-    before = {path: django_etc.read(path) for path in wanted}
+    before = {path: django_host_etc.read(path) for path in wanted}
     coming = [proxy for proxy in PROXIES.values() if any(text is not None for text in _of(proxy, wanted).values())]
     leaving = [
         proxy
@@ -484,18 +488,18 @@ def _apply(wanted: Files) -> None:
     ]
     folders = [proxy.ETC / "django" for proxy in PROXIES.values()]
     try:
-        django_etc.install(wanted, folders)
+        django_host_etc.install(wanted, folders)
         for proxy in [*leaving, *coming]:
-            if proxy in coming or not coming or django_service.pid(proxy.DAEMON):
+            if proxy in coming or not coming or django_host_service.pid(proxy.DAEMON):
                 proxy.check()
     except BaseException:
-        django_etc.install(before, folders)
+        django_host_etc.install(before, folders)
         raise
     moving = [proxy for proxy in coming if moves(proxy, wanted, before)]
     try:
         _switch(leaving, coming, moving)
     except BaseException:
-        django_etc.install(before, folders)
+        django_host_etc.install(before, folders)
         with contextlib.suppress(DeploymentError):  # they may have read the new files after all
             _switch(coming if leaving else [], leaving or coming, moving)
         raise
@@ -514,24 +518,24 @@ def _switch(leaving: Collection[Proxy], coming: Collection[Proxy], moving: Colle
     """
     for proxy in leaving:
         if coming and proxy.is_idle():
-            django_service.stop(proxy.DAEMON)
-        elif not coming or django_service.pid(proxy.DAEMON):
-            django_service.reload(proxy.DAEMON)
+            django_host_service.stop(proxy.DAEMON)
+        elif not coming or django_host_service.pid(proxy.DAEMON):
+            django_host_service.reload(proxy.DAEMON)
     for proxy in coming:
         if proxy in moving and _is_in_its_own_way(proxy):
-            django_service.restart(proxy.DAEMON)
+            django_host_service.restart(proxy.DAEMON)
         else:
-            django_service.reload(proxy.DAEMON)
+            django_host_service.reload(proxy.DAEMON)
         if leaving:
-            django_service.enable(proxy.DAEMON)
+            django_host_service.enable(proxy.DAEMON)
 
 
 def _is_in_its_own_way(proxy: Proxy) -> bool:
     """Whether a proxy cannot listen where its files say while it still listens where it does."""
-    pid = django_service.pid(proxy.DAEMON)
-    held, wanted = django_port.held(pid) if pid else set(), proxy.places()
+    pid = django_host_service.pid(proxy.DAEMON)
+    held, wanted = django_host_port.held(pid) if pid else set(), proxy.places()
     return any(
-        port == other_port and {host, other_host} & {*django_port.ALL}
+        port == other_port and {host, other_host} & {*django_host_port.ALL}
         for host, port in held - wanted
         for other_host, other_port in wanted - held
     )

@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Mapping
 
-import django_etc
-import django_port
+import django_host_etc
+import django_host_port
+import django_host_service
 import django_proxy
-import django_service
-from django_command import DeploymentError
-from django_port import Holder, Listen
+from django_host_command import DeploymentError
+from django_host_port import Holder, Listen
 from django_proxy import Proxy
 from django_site import Site
 
@@ -21,8 +21,8 @@ def refuse_foreign_addresses(site: Site) -> None:
     config = site.config
     for key, listens in (("proxy:listen", config["proxy"]["listen"]), ("tls:listen", site.listens_tls)):
         for listen in listens:
-            host, _port = django_port.split(listen)
-            problem = django_port.refusal(host) if host else ""
+            host, _port = django_host_port.split(listen)
+            problem = django_host_port.refusal(host) if host else ""
             if problem:
                 raise DeploymentError(
                     f"django:sites:{site.name}:{key}: nobody can listen at {listen} on this host ({problem}); "
@@ -36,13 +36,13 @@ def holder_of(listens: Collection[Listen], listening: Mapping[int, set[str]] | N
     """The proxy with files of ours that listens on one of the ports of these places now.
 
     Args:
-        listening: as `django_port.listening` has found it in this apply.
+        listening: as `django_host_port.listening` has found it in this apply.
     """
-    ports = {django_port.split(listen)[1] for listen in listens}
+    ports = {django_host_port.split(listen)[1] for listen in listens}
     for proxy in django_proxy.PROXIES.values():
         is_ours = any(proxy.ETC.glob("django/*.conf")) or any(proxy.refused())
-        pid = django_service.pid(proxy.DAEMON) if is_ours else None
-        if pid and any(django_port.has(pid, port, listening) for port in ports):
+        pid = django_host_service.pid(proxy.DAEMON) if is_ours else None
+        if pid and any(django_host_port.has(pid, port, listening) for port in ports):
             return proxy
     return None
 
@@ -56,7 +56,7 @@ def refuse_taken_ports(
         name: the site.
         kind: its proxy.
         listens: its ports, and its addresses with a port.
-        listening: as `django_port.listening` has found it in this apply.
+        listening: as `django_host_port.listening` has found it in this apply.
 
     Raises:
         DeploymentError: who that is, and the way out.
@@ -64,13 +64,13 @@ def refuse_taken_ports(
     proxy = django_proxy.PROXIES.get(kind)
     if not proxy:
         return
-    own = django_service.pid(proxy.DAEMON)
+    own = django_host_service.pid(proxy.DAEMON)
     former = holder_of(listens, listening)
-    for listen in django_port.ordered([*listens, *(() if own else proxy.needed_ports())]):
-        host, port = django_port.split(listen)
-        holder = django_port.holder(port, but=own, ports=django_port.listening(host) if host else listening)
+    for listen in django_host_port.ordered([*listens, *(() if own else proxy.needed_ports())]):
+        host, port = django_host_port.split(listen)
+        holder = django_host_port.holder(port, but=own, ports=django_host_port.listening(host) if host else listening)
         if holder and listening is not None and not host:  # it may have other sockets by now
-            holder = django_port.holder(port, but=own)
+            holder = django_host_port.holder(port, but=own)
         if holder and holder.unit != f"{proxy.DAEMON.service}.service" and not _is(former, holder):
             stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' names it"
             raise DeploymentError(
@@ -84,7 +84,7 @@ def refuse_taken_ports(
 
 def _is(proxy: Proxy | None, holder: Holder) -> bool:
     """Whether a process is that proxy, which is about to make way."""
-    return proxy is not None and holder.pid == django_service.pid(proxy.DAEMON)
+    return proxy is not None and holder.pid == django_host_service.pid(proxy.DAEMON)
 
 
 def known(proxy: Proxy, listens: Collection[Listen]) -> list[Listen]:
@@ -92,7 +92,7 @@ def known(proxy: Proxy, listens: Collection[Listen]) -> list[Listen]:
 
     A server at an address keeps all others from it that are there by a port alone: the first one is of a site.
     """
-    servers = (text for path in proxy.ETC.glob("sites-available/*") if (text := django_etc.read(path)))
+    servers = (text for path in proxy.ETC.glob("sites-available/*") if (text := django_host_etc.read(path)))
     there = {place for text in servers for place in proxy.listens(text)} if any(map(_is_address, listens)) else set()
     return [listen for listen in listens if not _is_address(listen) or listen in there]
 

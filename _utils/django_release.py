@@ -9,19 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import django_attempt
-import django_disk
-import django_fit
-import django_instance
-import django_maintenance
+import django_database_schema
+import django_host_disk
 import django_process
+import django_process_systemd
+import django_proxy_maintenance
+import django_release_attempt
+import django_release_instance
 import django_secret
 import django_server
-import django_shape
 import django_site
-import django_systemd
 import django_virtualenv
-from django_command import DeploymentError
+import django_wall_shape
+from django_host_command import DeploymentError
 from django_site import Site
 
 log = logging.getLogger(__name__)
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 #: The record of a release; one of another shape counts as torn. What is not named here is for people to read.
 RECORD = {
     **dict.fromkeys(("name?", "state?", "commit?", "asked_by?", "began?", "live_since?", "held_since?"), str),
-    **dict.fromkeys(("author?", "subject?", "committed?", "virtualenv?"), django_shape.MAYBE),
+    **dict.fromkeys(("author?", "subject?", "committed?", "virtualenv?"), django_wall_shape.MAYBE),
     **dict.fromkeys(("step?", "error?"), str),
     "inputs?": {str: str},
-    "facts?": django_shape.FACTS,
-    "schema?": django_shape.SCHEMA,
+    "facts?": django_wall_shape.FACTS,
+    "schema?": django_wall_shape.SCHEMA,
     "packages?": {str: str},
     "steps?": {str: float},
     "size?": {"release": [int], "virtualenv": [int]},
@@ -58,7 +58,7 @@ class Release:
         self.path = (folder or site.releases) / name
         record = django_site.read_json(self.path / "release.json", RECORD) or {}
         is_known = record.get("state") in ("building", "failed") or (
-            record.get("state") in ("good", "held") and django_shape.fits(record, _FINISHED)
+            record.get("state") in ("good", "held") and django_wall_shape.fits(record, _FINISHED)
         )
         self.record: dict[str, Any] = {"name": name, **record} if is_known else {}
 
@@ -91,8 +91,8 @@ class Release:
         key = self.record.get("virtualenv")
         same = (r.record for r in releases(self.site) if r.record.get("virtualenv") == key and "size" in r.record)
         known = next(same, None)
-        space = known["size"]["virtualenv"] if known else django_disk.of_tree(self.site.virtualenvs / str(key))
-        self.update(size={"release": django_disk.of_tree(self.path), "virtualenv": space})
+        space = known["size"]["virtualenv"] if known else django_host_disk.of_tree(self.site.virtualenvs / str(key))
+        self.update(size={"release": django_host_disk.of_tree(self.path), "virtualenv": space})
 
 
 def releases(site: Site) -> list[Release]:
@@ -158,7 +158,7 @@ def linked(site: Site, link: Path) -> Release | None:
             hint=f"remove it, then apply again: rm {link}",
         )
     release = Release(site, target.name)
-    return release if django_shape.fits(release.record, _FINISHED) else None
+    return release if django_wall_shape.fits(release.record, _FINISHED) else None
 
 
 def older_good(site: Site, than: Release) -> Release | None:
@@ -172,7 +172,9 @@ def older_good(site: Site, than: Release) -> Release | None:
 def next_sequence(site: Site) -> int:
     """One more than any release has had, whatever the clock says."""
     names = [path.name.split("-")[0] for path in site.releases.iterdir()] if site.releases.is_dir() else []
-    return max([*(int(name) for name in names if name.isdigit()), *django_attempt.sequences(site)], default=0) + 1
+    return (
+        max([*(int(name) for name in names if name.isdigit()), *django_release_attempt.sequences(site)], default=0) + 1
+    )
 
 
 def clear_leftovers(site: Site) -> None:
@@ -192,7 +194,7 @@ def clear_leftovers(site: Site) -> None:
                 log.warning("%s: %s cannot be deleted: %s", site.name, release.name, error)
                 continue
             about = {key: release.record.get(key) or "" for key in ("commit", "asked_by", "began")}
-            django_attempt.append(
+            django_release_attempt.append(
                 site, {"time": django_site.now(), "release": release.name, "result": "interrupted", **about}
             )
 
@@ -206,7 +208,7 @@ def clear_plans(site: Site) -> None:
 
 def remove(release: Release) -> None:
     """Delete a release with its units."""
-    django_instance.remove(release.site, release.path)
+    django_release_instance.remove(release.site, release.path)
     django_site.remove_tree(release.path)
 
 
@@ -234,12 +236,12 @@ def prune(site: Site) -> list[str]:
         if release.name not in kept:
             stuck += _tried(release.name, partial(remove, release))
     there = {release.name.split("-")[0] for release in releases(site)}
-    for number in sorted(django_instance.numbers(site) - there):
+    for number in sorted(django_release_instance.numbers(site) - there):
         gone = site.releases / f"{number}-gone"
-        stuck += _tried(django_process.unit(site, gone), partial(django_instance.remove, site, gone))
+        stuck += _tried(django_process.unit(site, gone), partial(django_release_instance.remove, site, gone))
     stuck += [
         f"{path} is somebody's, for a release that is gone: say it in the pillar (resources, sandbox), and rm -r {path}"
-        for path in django_systemd.drop_ins(site)
+        for path in django_process_systemd.drop_ins(site)
         if path.name.split("-")[-1].partition(".")[0] not in there and not _is_removed_empty(path)
     ]
     links = [link for folder in (site.releases, *site.plans()) for link in folder.glob("*/virtualenv")]
@@ -287,14 +289,14 @@ def overview(site: Site) -> list[dict[str, Any]]:
     roles = {release.name: role for role, release in (("previous", previous), ("live", live)) if release}
     present = releases(site)
     records = [release.record for release in present if release.record]
-    has = django_fit.applied(site, records)
+    has = django_database_schema.applied(site, records)
     rows = [
         _row(attempt, state=attempt["result"], age=attempt.get("time")) for attempt in _lost_attempts(site, present)
     ]
     for release in reversed(present):
         record, role = release.record, roles.get(release.name, "")
         health = _health(release, role == "live")
-        schema = django_fit.fit(record, records, has) if record else ""
+        schema = django_database_schema.fit(record, records, has) if record else ""
         age = record.get("live_since") or record.get("began")
         rows.append(_row({**record, "release": release.name}, role=role, age=age, health=health, schema=schema))
     return rows
@@ -312,7 +314,7 @@ def _lost_attempts(site: Site, present: Sequence[Release]) -> list[dict[str, Any
     """The attempts that failed after the last good one and have no release on disk: the newest first, at most five."""
     names = {release.name for release in present}
     lost = []
-    for attempt in reversed(django_attempt.attempts(site)):
+    for attempt in reversed(django_release_attempt.attempts(site)):
         if attempt.get("result") == "refused":
             continue
         if attempt.get("result") not in ("failed", "interrupted"):
@@ -324,7 +326,7 @@ def _lost_attempts(site: Site, present: Sequence[Release]) -> list[dict[str, Any
 
 def _health(release: Release, is_live: bool) -> str:
     """Whether the instance of a release runs, where it should or does, and what visitors met at its switch."""
-    runs = django_instance.is_running(release.site, release.path)
+    runs = django_release_instance.is_running(release.site, release.path)
     said = ["runs" if runs else "does not run"] if is_live or runs else []
     receipt = release.record.get("receipt")
     if receipt:
@@ -356,11 +358,13 @@ def status(site: Site) -> dict[str, Any]:
         "domains": ", ".join(site.config["domains"]),
         "release": live.name if live else "",
         "live_since": live.record.get("live_since", "") if live else "",
-        "running": live is not None and django_instance.is_running(site, live.path),
+        "running": live is not None and django_release_instance.is_running(site, live.path),
         "server": _server(live) if live else "",
-        "schema": django_fit.fit(live.record, records, django_fit.applied(site, records)) if live else "",
+        "schema": django_database_schema.fit(live.record, records, django_database_schema.applied(site, records))
+        if live
+        else "",
         "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),
         "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
-        "maintenance": django_maintenance.told(site),
+        "maintenance": django_proxy_maintenance.told(site),
     }

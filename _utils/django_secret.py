@@ -14,7 +14,7 @@ from typing import Any
 
 import django_database
 import django_site
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from django_site import Site
 
 #: The file of the secret key holds its fallbacks too, so that one rename changes both.

@@ -6,15 +6,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import django_granian
-import django_gunicorn
-import django_mod_wsgi
+import django_server_granian
+import django_server_gunicorn
+import django_server_mod_wsgi
+import django_server_uvicorn
+import django_server_uwsgi
 import django_site
-import django_uvicorn
-import django_uwsgi
-from django_foreign import Foreign
 from django_process import Requirements
 from django_site import Site
+from django_wall_foreign import Foreign
 
 
 class Server(Protocol):
@@ -69,11 +69,11 @@ class Server(Protocol):
 
 #: Every application server, by the name that the pillar has for it.
 SERVERS: dict[str, Server] = {
-    "uwsgi": django_uwsgi,
-    "gunicorn": django_gunicorn,
-    "uvicorn": django_uvicorn,
-    "granian": django_granian,
-    "mod_wsgi": django_mod_wsgi,
+    "uwsgi": django_server_uwsgi,
+    "gunicorn": django_server_gunicorn,
+    "uvicorn": django_server_uvicorn,
+    "granian": django_server_granian,
+    "mod_wsgi": django_server_mod_wsgi,
 }
 
 #: The process managers that a release may have recorded.
@@ -103,7 +103,7 @@ def recorded(release: Path) -> dict[str, Any] | None:
 def of_release(release: Path) -> Server:
     """The server that a release has."""
     of_instance = django_site.read_json(release / "config/instance.json", {"server?": str}) or {}
-    return SERVERS.get(of_instance.get("server", "uwsgi"), django_uwsgi)
+    return SERVERS.get(of_instance.get("server", "uwsgi"), django_server_uwsgi)
 
 
 def requirements(site: Site, packages: Collection[str] = ()) -> list[str]:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-import django_command
-import django_port
-import django_service
-import django_shape
-from django_command import DeploymentError
-from django_foreign import Foreign
+import django_host_command
+import django_host_port
+import django_host_service
+import django_wall_shape
+from django_host_command import DeploymentError
+from django_wall_foreign import Foreign
 
 #: Where the sites of this host are registered: a link to the root of each, so that whoever has the name finds the site.
 REGISTRY = Path("/var/lib/django-formula/sites")
@@ -64,8 +64,8 @@ class Site:
         self.process: str = config.get("process", "systemd")
         tls = config.get("tls") or {"kind": "none"}
         #: Where it is served by https, as the pillar has it, and at which ports; nowhere where it has no certificate.
-        self.listens_tls: list[django_port.Listen] = list(tls["listen"]) if tls["kind"] != "none" else []
-        self.https = sorted({django_port.split(listen)[1] for listen in self.listens_tls})
+        self.listens_tls: list[django_host_port.Listen] = list(tls["listen"]) if tls["kind"] != "none" else []
+        self.https = sorted({django_host_port.split(listen)[1] for listen in self.listens_tls})
         self.scheme = "https" if self.https else "http"
         #: The address on which systemd listens for a site that has no proxy; empty where none is said.
         self.listener: str = config.get("listener", "")
@@ -141,7 +141,7 @@ class Site:
                 self._clear_runtime(own)
         if own and wrong_folder(own):
             make_folder(own)
-        if django_service.has_systemd() and read_text(self.tmpfiles) not in (None, self._tmpfiles(release)):
+        if django_host_service.has_systemd() and read_text(self.tmpfiles) not in (None, self._tmpfiles(release)):
             write(self.tmpfiles, self._tmpfiles(release))
 
     def _own_folder(self, release: Path) -> Folder | None:
@@ -181,7 +181,7 @@ class Site:
         return (
             entry.is_symlink()
             and os.readlink(entry) == str(self.root)
-            and (not django_service.has_systemd() or read_text(self.tmpfiles) == self._tmpfiles(self.current))
+            and (not django_host_service.has_systemd() or read_text(self.tmpfiles) == self._tmpfiles(self.current))
         )
 
     def register(self) -> None:
@@ -190,7 +190,7 @@ class Site:
             return
         REGISTRY.mkdir(parents=True, exist_ok=True)
         link(REGISTRY / self.name, str(self.root))
-        if django_service.has_systemd():
+        if django_host_service.has_systemd():
             write(self.tmpfiles, self._tmpfiles(self.current))
 
     def _tmpfiles(self, release: Path) -> str:
@@ -383,7 +383,7 @@ ROOT = (0, 0)
 
 
 def owner(user: str, group: str) -> tuple[int, int]:
-    """The numbers of a user and a group, as `django_foreign` takes them."""
+    """The numbers of a user and a group, as `django_wall_foreign` takes them."""
     return user_id(user), group_id(group)
 
 
@@ -487,12 +487,12 @@ def write_json(path: Path, value: Any, **options: Any) -> None:
 
 
 def read_json(path: Path, shape: Any = None) -> dict[str, Any] | None:
-    """The object in a JSON file; None when the file is missing or torn, or has another shape (`django_shape`)."""
+    """The object in a JSON file; None when the file is missing or torn, or has another shape (`django_wall_shape`)."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and (shape is None or django_shape.fits(value, shape)) else None
+    return value if isinstance(value, dict) and (shape is None or django_wall_shape.fits(value, shape)) else None
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -583,7 +583,7 @@ def sync(path: Path) -> None:
     Raises:
         DeploymentError: that fails.
     """
-    django_command.run(["sync", "--file-system", str(path)], doing=f"writing {path.name} to the disk")
+    django_host_command.run(["sync", "--file-system", str(path)], doing=f"writing {path.name} to the disk")
 
 
 def remove_tree(path: Path) -> None:
@@ -594,13 +594,13 @@ def remove_tree(path: Path) -> None:
         try:
             shutil.rmtree(path)
         except RecursionError:  # rm needs no frame for each folder, and follows no link either
-            django_command.run(["rm", "-rf", "--", str(path)], doing=f"deleting {path}", timeout=600)
+            django_host_command.run(["rm", "-rf", "--", str(path)], doing=f"deleting {path}", timeout=600)
 
 
 class Lock:
     """The lock of a site: held by the open file, so that it ends with the last process that has it.
 
-    No command inherits it, but for the process that ends the others where there is no systemd (`django_reaper`).
+    No command inherits it, but for the process that ends the others where there is no systemd (`django_wall_reaper`).
 
     Args:
         what: who takes it, for whoever has to wait.
@@ -623,7 +623,7 @@ class Lock:
         if self.descriptor is not None:
             return
         patience = self.site.config["timeouts"]["lock"]
-        deadline = clock() + django_command.seconds(patience)
+        deadline = clock() + django_host_command.seconds(patience)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         while True:
             try:
@@ -642,7 +642,7 @@ class Lock:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{self.what}, pid {os.getpid()}, since {now()}\n".encode(), 0)
         self.descriptor = descriptor
-        django_command.locks.add(descriptor)
+        django_host_command.locks.add(descriptor)
 
     def holder(self) -> str:
         """Who has the lock now: what, process, since; empty while nobody has."""
@@ -683,7 +683,7 @@ class Lock:
     def release(self) -> None:
         """Give the lock back."""
         if self.descriptor is not None:
-            django_command.locks.discard(self.descriptor)
+            django_host_command.locks.discard(self.descriptor)
             os.ftruncate(self.descriptor, 0)
             os.close(self.descriptor)
             self.descriptor = None

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import django_command
-import django_git
+import django_host_command
 import django_site
-import django_submodule
-from django_command import DeploymentError
+import django_source_git
+import django_source_submodule
+from django_host_command import DeploymentError
 from django_site import Site
 
-COMMIT = django_git.COMMIT
+COMMIT = django_source_git.COMMIT
 _CORRUPT = re.compile(
     r"corrupt|bad object|unable to read|inflate|packfile .* (cannot|does not)|is empty|not a git repository",
     re.IGNORECASE,
@@ -50,7 +50,7 @@ def unprepared(site: Site, deploy_key: str | None) -> list[str]:
 
 def _files(site: Site, deploy_key: str | None) -> Iterator[tuple[Path, str, int]]:
     yield from _ssh_files(site, deploy_key)
-    yield site.mirror / "gitconfig", django_git.CONFIGURATION, 0o644
+    yield site.mirror / "gitconfig", django_source_git.CONFIGURATION, 0o644
 
 
 def _ssh_files(site: Site, deploy_key: str | None) -> Iterator[tuple[Path, str, int]]:
@@ -60,7 +60,7 @@ def _ssh_files(site: Site, deploy_key: str | None) -> Iterator[tuple[Path, str, 
 
 def _initialise(site: Site, mirror: Path) -> None:
     mirror.mkdir(mode=0o700, parents=True, exist_ok=True)
-    django_git.run(
+    django_source_git.run(
         site, "init", "--quiet", "--bare", "--template=", str(mirror), doing="making the mirror", mirror=mirror
     )
     (mirror / "info").mkdir(exist_ok=True)
@@ -73,7 +73,9 @@ def has(site: Site, commit: str, mirror: Path | None = None) -> bool:
     if _loose_kind(mirror or site.mirror, commit) == "commit":
         return True
     try:
-        django_git.run(site, "cat-file", "-e", f"{commit}^{{commit}}", doing="looking for a commit", mirror=mirror)
+        django_source_git.run(
+            site, "cat-file", "-e", f"{commit}^{{commit}}", doing="looking for a commit", mirror=mirror
+        )
     except DeploymentError:
         return False
     return True
@@ -107,8 +109,8 @@ def resolve(site: Site, revision: str) -> str:
     if COMMIT.fullmatch(revision):
         return revision
     url = site.config["repository"]
-    doing = f"asking {django_command.redact(url)} for {revision}"
-    listed = django_git.ask(site, "ls-remote", url=url, doing=doing, mirror="/nonexistent")
+    doing = f"asking {django_host_command.redact(url)} for {revision}"
+    listed = django_source_git.ask(site, "ls-remote", url=url, doing=doing, mirror="/nonexistent")
     refs = {name: commit for commit, name in (line.split("\t", 1) for line in listed.splitlines() if "\t" in line)}
     found = {
         name: refs.get(f"{name}^{{}}", refs[name])
@@ -126,7 +128,7 @@ def resolve(site: Site, revision: str) -> str:
     if re.fullmatch(r"[0-9a-f]{7,39}", revision):
         fetch(site, None)
         try:
-            full = django_git.run(
+            full = django_source_git.run(
                 site, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", doing="looking up the short commit"
             ).strip()
         except DeploymentError:
@@ -138,7 +140,7 @@ def resolve(site: Site, revision: str) -> str:
         for name in refs
         if name.startswith(("refs/heads/", "refs/tags/")) and not name.endswith("^{}")
     ]
-    some = f"{', '.join(map(django_git.plain, names[:8])) or 'no branches'}{' …' if len(names) > 8 else ''}"
+    some = f"{', '.join(map(django_source_git.plain, names[:8])) or 'no branches'}{' …' if len(names) > 8 else ''}"
     raise DeploymentError(
         f"{doing}: there is no such branch, tag or commit",
         hint=f"it has {some}; correct django:sites:{site.name}:revision",
@@ -151,7 +153,7 @@ def fetch(
     *,
     url: str | None = None,
     mirror: Path | None = None,
-    protocols: tuple[str, ...] = django_git.PROTOCOLS,
+    protocols: tuple[str, ...] = django_source_git.PROTOCOLS,
 ) -> None:
     """Bring all branches and tags of the remote into the mirror, and the commit if none of them has it.
 
@@ -162,11 +164,11 @@ def fetch(
         DeploymentError: the remote cannot be reached, or it does not have the commit.
     """
     url = url or site.config["repository"]
-    doing = f"fetching {django_command.redact(url)}"
+    doing = f"fetching {django_host_command.redact(url)}"
 
     def bring(*references: str) -> None:
         options = ("--prune", "--no-write-fetch-head", "--force")
-        django_git.ask(
+        django_source_git.ask(
             site,
             "fetch",
             *options,
@@ -198,9 +200,9 @@ def fetch_only(site: Site, commit: str) -> None:
         DeploymentError: the remote cannot be reached, or does not give that commit.
     """
     url = site.config["repository"]
-    doing = f"fetching {django_command.redact(url)}"
+    doing = f"fetching {django_host_command.redact(url)}"
     options = ("--depth=1", "--no-tags", "--no-write-fetch-head")
-    django_git.ask(site, "fetch", *options, url=url, references=(commit,), doing=doing)
+    django_source_git.ask(site, "fetch", *options, url=url, references=(commit,), doing=doing)
 
 
 def export(site: Site, commit: str, target: Path) -> None:
@@ -251,36 +253,36 @@ def _export(
         url: where the repository comes from; without one it has no submodules.
         left: has an item for each submodule that may still come.
     """
-    listed = django_submodule.entries(site, commit, mirror)
+    listed = django_source_submodule.entries(site, commit, mirror)
     target.mkdir(parents=True, exist_ok=True)
-    django_git.set_attributes(site, mirror)
+    django_source_git.set_attributes(site, mirror)
     index = mirror / "export.index"
     index.unlink(missing_ok=True)
     work = {"GIT_WORK_TREE": str(target), "GIT_INDEX_FILE": str(index)}
-    django_git.run(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
+    django_source_git.run(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
     argv = ["checkout-index", "--all", "--force"]
-    django_git.run(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
+    django_source_git.run(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
     index.unlink(missing_ok=True)
     if not url or site.config["submodules"] is False:
         return
-    left = iter(range(django_submodule.NUMBER)) if left is None else left
-    for submodule in django_submodule.of_commit(site, listed, mirror, url):
-        if depth >= django_submodule.DEPTH:
-            raise DeploymentError(f"{django_command.redact(url)}: submodules are nested more than five deep")
+    left = iter(range(django_source_submodule.NUMBER)) if left is None else left
+    for submodule in django_source_submodule.of_commit(site, listed, mirror, url):
+        if depth >= django_source_submodule.DEPTH:
+            raise DeploymentError(f"{django_host_command.redact(url)}: submodules are nested more than five deep")
         if next(left, None) is None:
-            raise DeploymentError(f"there are more than {django_submodule.NUMBER} submodules")
+            raise DeploymentError(f"there are more than {django_source_submodule.NUMBER} submodules")
         module = _module(site, submodule.url)
         if not (module / "HEAD").exists():
             _initialise(site, module)
         if not has(site, submodule.commit, module):
             fetch(site, submodule.commit, url=submodule.url, mirror=module, protocols=submodule.protocols)
-        place = django_submodule.make_place(target, submodule.path)
+        place = django_source_submodule.make_place(target, submodule.path)
         _export(site, submodule.commit, place, module, url=submodule.url, depth=depth + 1, left=left)
 
 
 def _module(site: Site, url: str) -> Path:
     """The mirror of a submodule; no two URLs have the same."""
-    name = re.sub(r"[^A-Za-z0-9.-]+", "_", django_command.redact(url))[-80:]
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", django_host_command.redact(url))[-80:]
     return site.mirror / "modules" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
 
 
@@ -294,7 +296,7 @@ def lfs_pointers(source: Path) -> list[str]:
             if stat.S_ISREG(status.st_mode) and 100 < status.st_size < 1024:
                 with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                     if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                        found.append(django_git.plain(os.path.relpath(path, source)))
+                        found.append(django_source_git.plain(os.path.relpath(path, source)))
     return sorted(found)
 
 
@@ -302,9 +304,11 @@ def describe(site: Site, commit: str) -> dict[str, Any]:
     """Author, subject and date of a commit; of the state of a folder, which folder it is."""
     if site.config["folder"]:
         return {"subject": f"the files of {site.config['folder']}"}
-    shown = django_git.run(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
+    shown = django_source_git.run(
+        site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit"
+    ).strip()
     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
-    author, subject = (django_git.plain(text[:1000])[:200] for text in (author, subject))
+    author, subject = (django_source_git.plain(text[:1000])[:200] for text in (author, subject))
     return {"author": author, "subject": subject, "committed": django_site.written(float(date))}
 
 
@@ -317,7 +321,7 @@ def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
     """
     if not old or not has_tree(site, old) or not has_tree(site, new):
         return {}
-    changed = django_git.run(
+    changed = django_source_git.run(
         site, "diff", "--no-renames", "--name-status", "-z", old, new, doing="comparing the commits"
     ).split("\0")
     pairs = list(zip(changed[::2], changed[1::2], strict=False))
@@ -325,9 +329,9 @@ def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
     if not site.config["folder"]:
         answer |= {"commits": _log(site, old, new), "left": _log(site, new, old)}
     requirements = [path for _status, path in pairs if _REQUIREMENTS.search(path)]
-    answer["requirements"] = {django_git.plain(path): _diff(site, old, new, path) for path in requirements[:10]}
+    answer["requirements"] = {django_source_git.plain(path): _diff(site, old, new, path) for path in requirements[:10]}
     answer["migrations"] = [
-        django_git.plain(p)
+        django_source_git.plain(p)
         for status, p in pairs
         if status == "A" and re.search(r"(^|/)migrations/(?!__init__)[^/]+\.py$", p)
     ]
@@ -337,8 +341,8 @@ def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
 def _log(site: Site, old: str, new: str) -> list[str]:
     """The commits of one that another does not have, a line each."""
     arguments = ["log", "--format=%h %an: %s", "-n", str(_COMMITS + 1), f"{old}..{new}"]
-    lines = django_git.run(site, *arguments, doing="listing the commits").split("\n")
-    lines = [django_git.plain(line[:1000])[:200] for line in lines if line]
+    lines = django_source_git.run(site, *arguments, doing="listing the commits").split("\n")
+    lines = [django_source_git.plain(line[:1000])[:200] for line in lines if line]
     return [*lines[:_COMMITS], "…"] if len(lines) > _COMMITS else lines
 
 
@@ -357,10 +361,10 @@ def _diff(site: Site, old: str, new: str, path: str) -> str:
         "--",
         path,
     ]
-    lines = django_git.run(site, *arguments, doing="comparing the commits").splitlines()
-    lines = [django_git.plain(line[:1000])[:300] for line in lines if not _HEADER.match(line)]
+    lines = django_source_git.run(site, *arguments, doing="comparing the commits").splitlines()
+    lines = [django_source_git.plain(line[:1000])[:300] for line in lines if not _HEADER.match(line)]
     more = [f"… {len(lines) - _LINES} lines more"] if len(lines) > _LINES else []
-    return django_command.redact("\n".join([*lines[:_LINES], *more]))
+    return django_host_command.redact("\n".join([*lines[:_LINES], *more]))
 
 
 def has_tree(site: Site, name: str) -> bool:
@@ -368,7 +372,7 @@ def has_tree(site: Site, name: str) -> bool:
     if _loose_kind(site.mirror, name) in ("commit", "tree"):
         return True
     try:
-        django_git.run(site, "cat-file", "-e", name, doing="looking for a commit")
+        django_source_git.run(site, "cat-file", "-e", name, doing="looking for a commit")
     except DeploymentError:
         return False
     return True

@@ -16,22 +16,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import django_adoption
-import django_command
 import django_database
-import django_instance
-import django_old_data
-import django_port
+import django_host_command
+import django_host_port
+import django_host_service
 import django_proxy
-import django_service
+import django_release_instance
 import django_site
-from django_adoption import Adoption
-from django_command import DeploymentError, seconds
-from django_etc import Files
-from django_foreign import Foreign, Had, Modes
-from django_old_data import Held
+import django_takeover_data
+import django_takeover_detection
+from django_host_command import DeploymentError, seconds
+from django_host_etc import Files
 from django_release import Release
 from django_site import Folder, Site
+from django_takeover_data import Held
+from django_takeover_detection import Adoption
+from django_wall_foreign import Foreign, Had, Modes
 
 #: Seconds that are waited for whoever writes to a database of the old site.
 PATIENCE = 30.0
@@ -116,7 +116,7 @@ class Takeover:
     def _refuse_a_full_disk(self) -> None:
         copied = [old for old, new in self.databases.items() if old != new]
         copied += [Path(path) for path in self.plan["media"] if path != str(self.site.media)]
-        needed = sum(django_old_data.measure([path], self._who(path), self._patience) for path in copied)
+        needed = sum(django_takeover_data.measure([path], self._who(path), self._patience) for path in copied)
         free = shutil.disk_usage(self.site.root).free
         if needed * 1.1 > free:
             raise DeploymentError(
@@ -128,7 +128,7 @@ class Takeover:
     def _who(self, path: Path) -> dict[str, Any]:
         """As whom a path of the old site is opened."""
         owner = self.plan["owner"]
-        return django_old_data.identity((owner[0], owner[1]) if owner else None, path)
+        return django_takeover_data.identity((owner[0], owner[1]) if owner else None, path)
 
     @property
     def _patience(self) -> float:
@@ -140,7 +140,7 @@ class Takeover:
             try:
                 self._hold(old, new, self._who(old))
             except DeploymentError as error:
-                owner = django_old_data.identity(None, old)
+                owner = django_takeover_data.identity(None, old)
                 if "locked" in error.message or owner == self._who(old):
                     raise
                 self._hold(old, new, owner)  # whoever runs the old site may not write to it
@@ -161,7 +161,7 @@ class Takeover:
         """Bring what the old site's folders of uploads have, and the site's has not, into the site's."""
         for old in map(Path, self.plan["media"]):
             if old != self.site.media.top:
-                django_old_data.copy_files(self.site, old, self._who(old), self.site.media.top, self._patience)
+                django_takeover_data.copy_files(self.site, old, self._who(old), self.site.media.top, self._patience)
 
     def _give(self, *, final: bool) -> None:
         """Give the data to the site's user. Before the end another user that runs the old site may still read it."""
@@ -242,9 +242,9 @@ class Takeover:
             plain, secure = proxy.refused()
             http, https = [*plain, *self.site.config["proxy"]["listen"]], [*secure, *self.site.listens_tls]
             refusing = proxy.default_server(
-                django_port.ordered(http), django_port.ordered(https), templates, without=theirs
+                django_host_port.ordered(http), django_host_port.ordered(https), templates, without=theirs
             )
-            self._former = django_service.children(django_service.pid(proxy.DAEMON))
+            self._former = django_host_service.children(django_host_service.pid(proxy.DAEMON))
             django_proxy.apply({**dict.fromkeys(theirs), **refusing, **wanted})
             self.write(phase="switched")
 
@@ -275,8 +275,8 @@ class Takeover:
         django_site.make_folder(self.site.folders()[0])  # from here on only root may rename in it
         for path in [*self.plan["entries"], *self.plan["units"], *self.plan["programs"]]:
             self._put_aside(Path(path))
-        if self.plan["units"] and django_service.has_systemd():
-            django_command.run(["systemctl", "daemon-reload"], doing="reading the units again")
+        if self.plan["units"] and django_host_service.has_systemd():
+            django_host_command.run(["systemctl", "daemon-reload"], doing="reading the units again")
         self._give(final=True)
         if self.plan["workers"]:
             names = ", ".join(self.plan["workers"])
@@ -289,7 +289,7 @@ class Takeover:
         patience = self.site.config["releases"]["drain"]
         deadline = time.monotonic() + seconds(patience)
         for address in self.plan["addresses"]:
-            left = _still(functools.partial(django_instance.connections, address), deadline)
+            left = _still(functools.partial(django_release_instance.connections, address), deadline)
             if left:
                 return [f"{left} connections to the old site were still open after {patience}, and were cut"]
         left = _still(self._answering, deadline) if self.plan["wsgi_user"] else 0
@@ -298,14 +298,14 @@ class Takeover:
     def _answering(self) -> int:
         """How many processes of Apache from before the switch still answer somebody; idle ones may stay for long."""
         listens = [*self.site.config["proxy"]["listen"], *self.site.listens_tls]
-        former = self._former & django_service.children(django_service.pid(django_service.APACHE))
-        return len(django_port.answering(former, [django_port.split(listen)[1] for listen in listens]))
+        former = self._former & django_host_service.children(django_host_service.pid(django_host_service.APACHE))
+        return len(django_host_port.answering(former, [django_host_port.split(listen)[1] for listen in listens]))
 
     def _stop(self) -> None:
         units = [Path(path).name for path in self.plan["units"] if Path(path).exists()]
-        if units and django_service.has_systemd():
+        if units and django_host_service.has_systemd():
             argv = ["systemctl", "disable", "--quiet", "--now", *units]
-            django_command.run(argv, doing=f"stopping {' '.join(units)}", timeout=120)
+            django_host_command.run(argv, doing=f"stopping {' '.join(units)}", timeout=120)
         for name in self.plan["names"]:
             self._stop_program(name)
         apps = [Path(path) for path in self.plan["apps"]]
@@ -313,7 +313,7 @@ class Takeover:
             self._put_aside(path)  # first, or an emperor starts anew what has ended
         ours = [self.site.releases, self.site.virtualenvs]
         folders = [Path(folder) for folder in self.plan["folders"]]
-        found = django_adoption.loose(folders, self.plan["addresses"], apps)
+        found = django_takeover_detection.loose(folders, self.plan["addresses"], apps)
         left = [process for process in found if not process.lies_in(ours)]
         for process in left:
             _signal(process.pid, signal.SIGINT if process.is_uwsgi() else signal.SIGTERM)
@@ -327,7 +327,7 @@ class Takeover:
         """Stop a program of supervisor and have it forgotten; a supervisor that does not run has nothing to stop."""
         try:
             for verb, what in (("stop", f"{name}:*"), ("remove", name)):
-                django_command.run(["supervisorctl", verb, what], doing=f"stopping {name}", timeout=120)
+                django_host_command.run(["supervisorctl", verb, what], doing=f"stopping {name}", timeout=120)
         except DeploymentError as error:
             if "no such file" not in error.log and "refused connection" not in error.log:
                 raise
@@ -350,7 +350,7 @@ class Takeover:
             new = target.with_name(f".{target.name}.new")
             django_site.remove_tree(new)
             argv = ["cp", "--archive", "--", str(path), str(new)]
-            django_command.run(argv, doing=f"setting {path} aside", timeout=3600)
+            django_host_command.run(argv, doing=f"setting {path} aside", timeout=3600)
             new.rename(target)
             django_site.remove_tree(path)
 
@@ -365,14 +365,14 @@ def wanted(site: Site) -> Takeover | None:
     """The adoption of a site that is under way, or is to begin; None where there is nothing to adopt.
 
     Raises:
-        DeploymentError: see `django_adoption.look`.
+        DeploymentError: see `django_takeover_detection.look`.
     """
     under_way = load(site)
     if under_way and under_way.plan["phase"] != "waiting":
         return under_way
     if not under_way and site.current.is_symlink() and site.applied.exists():
         return None
-    adoption = django_adoption.look(site, under_way.plan["kept"] if under_way else ())
+    adoption = django_takeover_detection.look(site, under_way.plan["kept"] if under_way else ())
     return _begin(site, adoption, under_way) if adoption else None
 
 

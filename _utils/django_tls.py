@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import django_command
+import django_host_command
 import django_site
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from django_site import Folder, Site
 
 STATE = Path("/var/lib/django-formula")
@@ -236,7 +236,7 @@ def make_authority() -> None:
 
 
 def _openssl(*arguments: str) -> str:
-    return django_command.run(["openssl", *arguments], doing=f"openssl {arguments[0]}")
+    return django_host_command.run(["openssl", *arguments], doing=f"openssl {arguments[0]}")
 
 
 def _signed(domain: str) -> str:

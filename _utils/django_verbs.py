@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import django_backup
+import django_backup_restore
 import django_database
-import django_drift
-import django_instance
-import django_maintenance
-import django_migration
-import django_program
+import django_database_migration
+import django_project_program
+import django_proxy_maintenance
 import django_release
-import django_renewal
-import django_restore
-import django_rollback
+import django_release_drift
+import django_release_instance
+import django_release_rollback
+import django_release_settings
+import django_release_steps
 import django_secret
-import django_settings
 import django_site
-import django_steps
 import django_tls
-from django_command import DeploymentError, redact
-from django_deployment import Deployment
+import django_tls_renewal
+from django_host_command import DeploymentError, redact
 from django_release import Release
+from django_release_deployment import Deployment
 
 
 def status(name: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def release(
     """
     site = django_site.find(name)
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by, revision=revision, again=True)
-    return deployment, django_steps.walk(deployment, django_steps.RELEASE)
+    return deployment, django_release_steps.walk(deployment, django_release_steps.RELEASE)
 
 
 def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> tuple[Deployment, dict[str, Any]]:
@@ -88,7 +88,7 @@ def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> 
     with deployment.step("rotate_secret_key"):
         deployment.take_lock()
         django_secret.keep(site, "secret_key", django_secret.generate(site, "secret_key"))
-    return deployment, django_steps.walk(deployment, django_steps.RELEASE)
+    return deployment, django_release_steps.walk(deployment, django_release_steps.RELEASE)
 
 
 def rotate_database_password(
@@ -111,7 +111,9 @@ def rotate_database_password(
     )
     with deployment.step("rotate_database_password"):
         deployment.take_lock()
-    return deployment, django_steps.walk(deployment, (django_steps.database, *django_steps.RELEASE))
+    return deployment, django_release_steps.walk(
+        deployment, (django_release_steps.database, *django_release_steps.RELEASE)
+    )
 
 
 def _refuse_to_rotate(site: django_site.Site, alias: str) -> None:
@@ -176,25 +178,25 @@ def rollback(
     with deployment.step("rollback"):
         deployment.take_lock(look_again=True)
         deployment.left = left = _live(site)
-        target = django_rollback.target(site, left, to)
+        target = django_release_rollback.target(site, left, to)
         deployment.secrets = django_secret.values(site, {})
-        outlook = django_rollback.look(site, left, target, deployment.masked())
+        outlook = django_release_rollback.look(site, left, target, deployment.masked())
         if not force:
-            django_rollback.refuse(site, target, outlook, reverses=migrate)
-            django_rollback.refuse_without_database(left, target, deployment.masked())
+            django_release_rollback.refuse(site, target, outlook, reverses=migrate)
+            django_release_rollback.refuse_without_database(left, target, deployment.masked())
         deployment.is_undecided = False
         reverses = migrate and bool(outlook.schema) and not outlook.lasting
         deployment.release, deployment.commit = target, target.record["commit"]
         changes = {"rollback": {"schema": outlook.answer, "newer": outlook.names, "taken_back": reverses}}
         if reverses:
-            django_rollback.reverse(left, outlook, deployment.masked())
+            django_release_rollback.reverse(left, outlook, deployment.masked())
         else:
-            deployment.warnings += django_rollback.warnings(target, outlook)
+            deployment.warnings += django_release_rollback.warnings(target, outlook)
     try:
-        return deployment, changes | django_steps.walk(deployment, django_steps.BACK)
+        return deployment, changes | django_release_steps.walk(deployment, django_release_steps.BACK)
     except DeploymentError as error:
         if reverses and not deployment.went_live:
-            error.hint += f"\n{django_rollback.restore(left, deployment.masked())}"
+            error.hint += f"\n{django_release_rollback.restore(left, deployment.masked())}"
         raise
 
 
@@ -209,7 +211,7 @@ def manage(name: str, command: Sequence[str], environment_file: str | None, time
     if environment_file and not Path(environment_file).is_file():
         raise DeploymentError(f"there is no file {environment_file} on this host")
     secrets = list(django_secret.values(site, {}).values())
-    return django_program.manage(site, live.path, live.facts, command, environment_file, timeout, secrets)
+    return django_project_program.manage(site, live.path, live.facts, command, environment_file, timeout, secrets)
 
 
 def superuser(name: str, username: str, email: str) -> dict[str, str]:
@@ -230,7 +232,7 @@ def superuser(name: str, username: str, email: str) -> dict[str, str]:
     values = {"USERNAME": username, "EMAIL": email, "PASSWORD": password}
     variables = {f"DJANGO_SUPERUSER_{key}": value for key, value in values.items()}
     new = file.with_name(f".{file.name}")
-    django_site.write(new, django_settings.environment_file(variables), mode=0o600)
+    django_site.write(new, django_release_settings.environment_file(variables), mode=0o600)
     try:
         manage(name, ["createsuperuser", "--noinput"], str(new), timeout=300)
     except DeploymentError:
@@ -254,7 +256,7 @@ def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:
         secrets = list(django_secret.values(site, {}).values())
         before = live.facts["migrations"]
         with django_backup.before_migration(live, _pending(live, secrets), secrets):
-            warnings = django_migration.migrate(live, secrets)
+            warnings = django_database_migration.migrate(live, secrets)
         deployment.lock.release()
     after = {
         alias: set(names["applied"]) - set(before[alias]["applied"])
@@ -267,7 +269,7 @@ def _pending(live: Release, secrets: list[str]) -> list[str]:
     """The databases that lack migrations of the live release, as they are now."""
     names = {alias: live.facts["databases"][alias]["name"] for alias in live.facts["migrations"]}
     request = {"mode": "fit", "names": names, "migrate": False}
-    found = django_program.backup(live.site, live.path, live.facts, request, secrets)
+    found = django_project_program.backup(live.site, live.path, live.facts, request, secrets)
     return [alias for alias, missing in found.items() if missing]
 
 
@@ -312,10 +314,10 @@ def restore(
         def go_back() -> None:
             deployment.left, deployment.release = live, to
             deployment.commit = to.record["commit"] if to else ""
-            django_steps.walk(deployment, django_steps.BACK)
+            django_release_steps.walk(deployment, django_release_steps.BACK)
 
         options: dict[str, Any] = {"to": to, "serve": go_back} if to else {}
-        answer = django_restore.restore(
+        answer = django_backup_restore.restore(
             site, live, which, media=media, migrate=migrate, secrets=deployment.masked(), **options
         )
         deployment.lock.release()
@@ -342,7 +344,7 @@ def restore_drill(name: str) -> dict[str, Any]:
         DeploymentError: nothing is live, there is no backup, or it is not good.
     """
     site = django_site.find(name)
-    return django_restore.drill(site, _live(site), _secrets(site))
+    return django_backup_restore.drill(site, _live(site), _secrets(site))
 
 
 def _secrets(site: django_site.Site) -> list[str]:
@@ -361,7 +363,7 @@ def renew(name: str, *, force: bool = False) -> dict[str, Any]:
     site = django_site.find(name)
     if not site.https:
         raise DeploymentError(f"{name} has no certificates", hint=f"django:sites:{name}:tls says where they come from")
-    changed, warnings = django_renewal.renew(site, force=force, again=True)
+    changed, warnings = django_tls_renewal.renew(site, force=force, again=True)
     return {"renewed": changed, "warnings": warnings, **django_tls.told(site)}
 
 
@@ -383,7 +385,7 @@ def check(name: str) -> list[str]:
     """
     site = django_site.find(name)
     live = _live(site)
-    return django_program.check(site, live.path, live.facts, list(django_secret.values(site, {}).values()))
+    return django_project_program.check(site, live.path, live.facts, list(django_secret.values(site, {}).values()))
 
 
 def drift(name: str) -> dict[str, Any]:
@@ -394,7 +396,7 @@ def drift(name: str) -> dict[str, Any]:
     """
     site = django_site.find(name)
     live = _live(site)
-    rows = django_drift.of_site(site, live)
+    rows = django_release_drift.of_site(site, live)
     mended = {"mended_by": f"salt-call django.release {name} {live.record['commit']}"} if rows else {}
     return {"release": live.name, "drift": rows, **mended}
 
@@ -410,10 +412,10 @@ def maintenance(name: str, switch: str, message: str, asked_by: str = "django.ma
         hint = f"django.maintenance {name} on 'back soon'"
         raise DeploymentError(f"maintenance is on or off, not {switch!r}", hint=hint)
     if switch == "on":
-        django_maintenance.on(site, message, by=asked_by)
+        django_proxy_maintenance.on(site, message, by=asked_by)
     elif switch == "off":
-        django_maintenance.off(site)
-    about = django_maintenance.is_on(site)
+        django_proxy_maintenance.off(site)
+    about = django_proxy_maintenance.is_on(site)
     return {"maintenance": "on", **about} if about else {"maintenance": "off"}
 
 
@@ -458,7 +460,7 @@ def logs(name: str, lines: int) -> str:
     """
     site = django_site.find(name)
     live = _live(site).path
-    text = django_instance.keeper(site, live).log(site, live, int(lines))
+    text = django_release_instance.keeper(site, live).log(site, live, int(lines))
     return redact(text, django_secret.values(site, {}).values())
 
 

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import django_build
-import django_command
 import django_database
-import django_delegate
-import django_index
+import django_host_command
 import django_server
 import django_site
-from django_command import DeploymentError
-from django_foreign import OWN, PUBLIC, Foreign
+import django_virtualenv_index
+import django_wall_build
+import django_wall_delegate
+from django_host_command import DeploymentError
 from django_site import Site
+from django_wall_foreign import OWN, PUBLIC, Foreign
 
 UV = Path("/usr/local/lib/django-formula/uv")
 UV_VERSION = "0.13.8"
@@ -92,18 +92,18 @@ def install_uv(index: Mapping[str, Any] | None = None, password: str | None = No
     Raises:
         DeploymentError: it cannot be installed.
     """
-    environment = django_index.for_pip(index, password)
+    environment = django_virtualenv_index.for_pip(index, password)
     bundle = Path("/etc/ssl/certs/ca-certificates.crt")
     if bundle.exists():
         environment.setdefault("PIP_CERT", str(bundle))
     django_site.remove_tree(UV)
-    django_command.run(["python3", "-m", "venv", str(UV)], doing="making a virtualenv for uv", timeout=120)
+    django_host_command.run(["python3", "-m", "venv", str(UV)], doing="making a virtualenv for uv", timeout=120)
     temporary = UV / "tmp"  # /tmp may be small
     temporary.mkdir()
     environment["TMPDIR"] = str(temporary)
     pip = [str(UV / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", f"uv=={UV_VERSION}"]
     secrets = [password] if password else []
-    django_command.run(pip, doing="installing uv", timeout=600, environment=environment, secrets=secrets)
+    django_host_command.run(pip, doing="installing uv", timeout=600, environment=environment, secrets=secrets)
     django_site.remove_tree(temporary)
     django_site.write(UV / "version", UV_VERSION)
 
@@ -114,7 +114,7 @@ def interpreter(python: str) -> str:
     Raises:
         DeploymentError: there is no such interpreter on this host.
     """
-    found = shutil.which(python, path=django_command.PATH)
+    found = shutil.which(python, path=django_host_command.PATH)
     if not found:
         raise DeploymentError(
             f"there is no {python} on this host",
@@ -129,7 +129,7 @@ def _identity(path: str, _modified: float) -> str:
         "import platform, sys, sysconfig; "
         "print(sys.implementation.cache_tag, sysconfig.get_platform(), *platform.libc_ver(), platform.python_version())"
     )
-    return django_command.run([path, "-I", "-S", "-c", program], doing=f"asking {path} for its version").strip()
+    return django_host_command.run([path, "-I", "-S", "-c", program], doing=f"asking {path} for its version").strip()
 
 
 def know_interpreter(site: Site) -> None:
@@ -161,7 +161,7 @@ def needs(site: Site, source: Path, folder: str) -> Needs:
     Raises:
         DeploymentError: the pillar names a file that is not there, none is found, or they are too large.
     """
-    found = django_delegate.ask(site.build_user, _needs, site, source, folder, doing="reading the requirements")
+    found = django_wall_delegate.ask(site.build_user, _needs, site, source, folder, doing="reading the requirements")
     return Needs(*found)
 
 
@@ -386,7 +386,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         DeploymentError: the packages cannot be resolved, fetched or built.
     """
     folder = site.virtualenvs / key
-    django_build.end_processes(site)
+    django_wall_build.end_processes(site)
     django_site.remove_tree(folder)
     folder.mkdir(mode=0o755)
     builder = django_site.owner(site.build_user, site.build_user)
@@ -395,7 +395,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
     work = site.build / "requirements"
     uv = _Uv(site, folder, str(work), password)
     try:
-        prepared = django_delegate.ask(
+        prepared = django_wall_delegate.ask(
             site.build_user, _prepare, site, source, work, files, doing="reading the requirements", timeout=120
         )
         python = interpreter(site.config["python"])
@@ -589,7 +589,7 @@ def _marker(marker: str | None) -> str:
 
 def build_environment(site: Site) -> dict[str, str]:
     """The environment of the build identity: its own home and caches, what the host says of networks, and no secret."""
-    return {**django_command.network_environment(), "HOME": str(site.build), "TMPDIR": str(site.build / "tmp")}
+    return {**django_host_command.network_environment(), "HOME": str(site.build), "TMPDIR": str(site.build / "tmp")}
 
 
 class _Uv:
@@ -625,7 +625,7 @@ class _Uv:
         site, at = self.site, f"django:sites:{self.site.name}"
         environment = {
             **build_environment(site),
-            **django_index.for_uv(site.config["index"], self.password),
+            **django_virtualenv_index.for_uv(site.config["index"], self.password),
             "UV_CACHE_DIR": str(site.build / "uv"),
             "UV_LINK_MODE": "copy",
             "UV_COMPILE_BYTECODE": "1",
@@ -634,14 +634,14 @@ class _Uv:
             "UV_NO_PROGRESS": "1",
         }
         try:
-            django_build.run(
+            django_wall_build.run(
                 site,
                 [str(UV / "bin/uv"), *arguments],
                 doing=doing,
                 environment=environment,
                 folder=folder or str(site.build),
                 writable=[str(self.folder)],
-                timeout=django_command.seconds(site.config["timeouts"]["build"]),
+                timeout=django_host_command.seconds(site.config["timeouts"]["build"]),
                 secrets=[self.password] if self.password else [],
                 hint=f"look at the requirements, or at {at}:python and :packages (headers, compilers)",
             )

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import django_adoption
-import django_apache
-import django_command
-import django_nginx
+import django_host_command
+import django_host_port
+import django_host_service
 import django_pillar
-import django_port
 import django_process
-import django_service
+import django_process_supervisor
+import django_process_systemd
+import django_proxy_apache
+import django_proxy_nginx
 import django_site
-import django_supervisor
-import django_systemd
+import django_takeover_detection
 import django_tls
 import django_virtualenv
 import pytest
@@ -100,34 +100,34 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_site, "REGISTRY"): "var/lib/django-formula/sites",
         (django_site, "RUNTIME"): "run/django",
         (django_site, "TMPFILES"): "etc/tmpfiles.d",
-        (django_systemd, "UNITS"): "etc/systemd/system",
-        (django_service, "SYSTEMD"): "run/systemd/system",
-        (django_service, "UNITS"): "etc/systemd/system",
-        (django_systemd, "CGROUP"): "sys/fs/cgroup",
-        (django_service, "RUN"): "run",
-        (django_service, "PROC"): "proc",
-        (django_supervisor, "PROGRAMS"): "etc/supervisor/conf.d",
-        (django_supervisor, "OUTPUT"): "var/log/supervisor",
+        (django_process_systemd, "UNITS"): "etc/systemd/system",
+        (django_host_service, "SYSTEMD"): "run/systemd/system",
+        (django_host_service, "UNITS"): "etc/systemd/system",
+        (django_process_systemd, "CGROUP"): "sys/fs/cgroup",
+        (django_host_service, "RUN"): "run",
+        (django_host_service, "PROC"): "proc",
+        (django_process_supervisor, "PROGRAMS"): "etc/supervisor/conf.d",
+        (django_process_supervisor, "OUTPUT"): "var/log/supervisor",
         (django_process, "RUN"): "run",
         (django_process, "PROC"): "proc",
-        (django_port, "PROC"): "proc",
-        (django_nginx, "ETC"): "etc/nginx",
-        (django_apache, "ETC"): "etc/apache2",
-        (django_apache, "NOTES"): "var/lib/apache2/module",
+        (django_host_port, "PROC"): "proc",
+        (django_proxy_nginx, "ETC"): "etc/nginx",
+        (django_proxy_apache, "ETC"): "etc/apache2",
+        (django_proxy_apache, "NOTES"): "var/lib/apache2/module",
         (django_tls, "STATE"): "var/lib/django-formula",
         (django_virtualenv, "UV"): "usr/local/lib/django-formula/uv",
-        (django_adoption, "SYSTEMD"): "etc/systemd/system",
-        (django_adoption, "SUPERVISOR"): "etc/supervisor/conf.d",
-        (django_adoption, "PROC"): "proc",
+        (django_takeover_detection, "SYSTEMD"): "etc/systemd/system",
+        (django_takeover_detection, "SUPERVISOR"): "etc/supervisor/conf.d",
+        (django_takeover_detection, "PROC"): "proc",
     }
     for (module, name), folder in folders.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
-    monkeypatch.setattr(django_adoption, "CRONTABS", [tmp_path / "etc/cron.d"])
-    monkeypatch.setattr(django_adoption, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
+    monkeypatch.setattr(django_takeover_detection, "CRONTABS", [tmp_path / "etc/cron.d"])
+    monkeypatch.setattr(django_takeover_detection, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
     monkeypatch.setattr(django_site, "refuse_parents_of_others", lambda path, at: None)
-    identity = django_command.identity
-    monkeypatch.setattr(django_command, "identity", lambda user: identity(user) if _is_there(user) else {})
+    identity = django_host_command.identity
+    monkeypatch.setattr(django_host_command, "identity", lambda user: identity(user) if _is_there(user) else {})
     monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid())
     monkeypatch.setattr(django_site, "group_id", lambda name: os.getgid())
     return tmp_path

@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 
 import django_backup
-import django_dump
-import django_maintenance
-import django_migration
+import django_backup_dump
+import django_backup_restore
+import django_database_migration
+import django_proxy_maintenance
 import django_release
-import django_restore
 import django_site
 import django_verbs
 import pytest
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 
 ROWS = {"public.guestbook_entry": 3, "public.auth_user": 1}
 
@@ -47,10 +47,10 @@ def site(world, monkeypatch):
         (site.root / "maintenance").mkdir(exist_ok=True)
         (site.root / "maintenance/on").touch()
 
-    monkeypatch.setattr(django_maintenance, "on", on)
-    monkeypatch.setattr(django_maintenance, "off", lambda site: (site.root / "maintenance/on").unlink())
+    monkeypatch.setattr(django_proxy_maintenance, "on", on)
+    monkeypatch.setattr(django_proxy_maintenance, "off", lambda site: (site.root / "maintenance/on").unlink())
     about = {"by": "django.restore"}
-    monkeypatch.setattr(django_maintenance, "is_on", lambda site: about if _page(site).exists() else None)
+    monkeypatch.setattr(django_proxy_maintenance, "is_on", lambda site: about if _page(site).exists() else None)
     return world.site
 
 
@@ -123,7 +123,7 @@ def test_a_disk_that_is_too_small(world, site, clock, monkeypatch):
     world.server.size = 1000
     backup(site)
     world.server.size = 5 << 30
-    monkeypatch.setattr(django_dump, "free", lambda folder: 2 << 20)
+    monkeypatch.setattr(django_backup_dump, "free", lambda folder: 2 << 20)
     clock()
     assert len(backup(site)) == 1, "the last one says how large a dump of it is"
 
@@ -199,7 +199,7 @@ def test_a_migration_that_fails_says_how_to_get_the_database_back(world, site, p
     def fail(*_arguments):
         raise DeploymentError("it does not balance", hint="mend it")
 
-    monkeypatch.setattr(django_migration, "migrate", fail)
+    monkeypatch.setattr(django_database_migration, "migrate", fail)
     pending("0002")
     with pytest.raises(DeploymentError, match="migration: it does not balance") as error:
         world.apply()
@@ -275,17 +275,17 @@ def test_restoring(world, site, clock):
     assert world.server.databases[kept]["rows"]["public.guestbook_entry"] == 5
     assert answer["kept"] == {"default": kept} and kept in answer["note"]
     assert answer["rows"] == {"default": {"public.guestbook_entry": "5 before, 3 now"}}
-    assert world.server.swapped == [("blog", True)] and not django_maintenance.is_on(site)
+    assert world.server.swapped == [("blog", True)] and not django_proxy_maintenance.is_on(site)
     assert django_backup.overview(site)[0]["verified"] == "2026-03-01T13:00:00Z"
     world.check()
 
 
 def test_maintenance_that_was_on_stays_on(site, clock):
     backup(site)
-    django_maintenance.on(site, by="Ada")
+    django_proxy_maintenance.on(site, by="Ada")
     clock()
     django_verbs.restore("blog")
-    assert django_maintenance.is_on(site)
+    assert django_proxy_maintenance.is_on(site)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_what_cannot_be_restored_changes_nothing(world, site, clock, breaks, mes
     assert error.value.hint.endswith(f"{world.live} still runs")
     assert set(world.server.databases) == {"blog"}
     assert world.server.databases["blog"]["rows"]["public.guestbook_entry"] == 5
-    assert not django_maintenance.is_on(site) and django_backup.overview(site)[0]["verified"] == ""
+    assert not django_proxy_maintenance.is_on(site) and django_backup.overview(site)[0]["verified"] == ""
     world.check()
 
 
@@ -353,7 +353,7 @@ def test_two_databases_are_exchanged_both_or_none(world, site, clock):
     clock()
     with pytest.raises(DeploymentError, match="the server says no"):
         django_verbs.restore("blog")
-    assert set(world.server.databases) == {"blog", "m"} and not django_maintenance.is_on(site)
+    assert set(world.server.databases) == {"blog", "m"} and not django_proxy_maintenance.is_on(site)
     assert all("public.new" in database["rows"] for database in world.server.databases.values())
     world.server.fails.clear()
     answer = django_verbs.restore("blog", f"metrics-20260301T120000Z-{world.live}.dump")
@@ -368,7 +368,7 @@ def test_a_site_that_does_not_come_up_with_it(world, site, clock):
         django_verbs.restore("blog")
     told = "the backup is restored, and before it is in blog_before_20260301t130000"
     assert told in error.value.hint and "salt-call django.maintenance blog off" in error.value.hint
-    assert django_maintenance.is_on(site) and world.server.databases["blog"]["rows"] == ROWS
+    assert django_proxy_maintenance.is_on(site) and world.server.databases["blog"]["rows"] == ROWS
 
 
 def test_going_back_with_the_backup(world, site, pending, clock):
@@ -377,7 +377,7 @@ def test_going_back_with_the_backup(world, site, pending, clock):
     world.apply()
     clock()
     answer = django_verbs.restore("blog", rollback=True)
-    assert world.live == answer["release"] == before and not django_maintenance.is_on(site)
+    assert world.live == answer["release"] == before and not django_proxy_maintenance.is_on(site)
     world.check()
     assert world.apply() == {}
 
@@ -438,11 +438,11 @@ def test_a_drill_that_fails_is_remembered(world, site, clock, breaks):
 
 
 def test_without_room_for_a_file(site, monkeypatch):
-    from django_dump import Database
+    from django_backup_dump import Database
 
-    monkeypatch.setattr(django_dump, "free", lambda folder: 10)
+    monkeypatch.setattr(django_backup_dump, "free", lambda folder: 10)
     with pytest.raises(DeploymentError, match=r"restoring needs 0 MB in /\S+/database, and 0 are free"):
-        django_restore._refuse_without_room(
+        django_backup_restore._refuse_without_room(
             {"size": 11}, Database(site, "default", "sqlite", str(site.database.top / "db.sqlite3"))
         )
 
@@ -467,9 +467,9 @@ def test_what_a_killed_restore_has_loaded_goes_with_the_next_backup(world, site,
     live = django_release.linked(site, site.current)
     with monkeypatch.context() as killed:
         killed.setattr(world.server, "drop", lambda *_: (_ for _ in ()).throw(SystemExit))
-        killed.setattr(django_restore, "_refuse_another_schema", lambda *_: (_ for _ in ()).throw(SystemExit))
+        killed.setattr(django_backup_restore, "_refuse_another_schema", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
-            django_restore.restore(site, live, None, secrets=[])
+            django_backup_restore.restore(site, live, None, secrets=[])
     assert [name for name in world.server.databases if "_restore_" in name]
     clock()
     backup(site)

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import django_database
+import django_database_sqlite
+import django_release_settings
 import django_secret
 import django_server
-import django_settings
 import django_site
-import django_sqlite
 import pytest
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from specimen import FACTS, ROOT, configured
 
 SQLITE = "django.db.backends.sqlite3"
@@ -75,9 +75,9 @@ def test_a_url_is_read_as_it_was_meant(database, expected):
 def environments(**options):
     """The plain and the secret variables of a site, but for those that every site has."""
     site = configured(**options)
-    usual = set(django_settings.environment(configured(), RELEASE, FACTS))
-    plain = django_settings.environment(site, RELEASE, FACTS)
-    hidden = django_settings.secret_environment(site, {name: name for name in django_secret.wanted(site)}, [])
+    usual = set(django_release_settings.environment(configured(), RELEASE, FACTS))
+    plain = django_release_settings.environment(site, RELEASE, FACTS)
+    hidden = django_release_settings.secret_environment(site, {name: name for name in django_secret.wanted(site)}, [])
     return {name: value for name, value in plain.items() if name not in usual}, hidden
 
 
@@ -121,15 +121,15 @@ def test_how_the_project_gets_it(options, plain, secret):
 
 def test_a_dotenv_file_has_the_url_too():
     site = configured(database={**SERVER, "as": "environment"}, files={".env": {"environment": True}})
-    variables = django_settings.secret_environment(site, {"database.default": "x"}, [])
-    assert django_settings.project_files(site, {}, variables)[".env"] == (
+    variables = django_release_settings.secret_environment(site, {"database.default": "x"}, [])
+    assert django_release_settings.project_files(site, {}, variables)[".env"] == (
         "DATABASE_URL=postgres://blog:x@db1.example.org/blog\n"
     )
 
 
 def test_no_password_is_in_the_settings():
     site = configured(database={**SERVER, "options": {"sslmode": "require"}, "settings": {"CONN_MAX_AGE": 60}})
-    data = json.loads(django_settings.overlay(site, RELEASE, "blog.settings"))
+    data = json.loads(django_release_settings.overlay(site, RELEASE, "blog.settings"))
     assert data["databases"] == {
         "default": {
             "engine": POSTGRES,
@@ -154,7 +154,7 @@ def overlay(tmp_path, monkeypatch):
     (tmp_path / "empty_project_settings.py").write_text("")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setitem(sys.modules, "django", SimpleNamespace(VERSION=(5, 2, 0)))
-    data = json.loads(django_settings.overlay(configured(), RELEASE, "empty_project_settings"))
+    data = json.loads(django_release_settings.overlay(configured(), RELEASE, "empty_project_settings"))
     (tmp_path / "settings.json").write_text(json.dumps({**data, "secret_key_file": str(tmp_path / "key.json")}))
     path = tmp_path / "django_formula_settings.py"
     path.write_text((ROOT / "django/files" / path.name).read_text())
@@ -164,7 +164,7 @@ def overlay(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "overlay_of_databases", module)
 
     def databases(project, **options):
-        data = json.loads(django_settings.overlay(configured(**options), RELEASE, "x"))
+        data = json.loads(django_release_settings.overlay(configured(**options), RELEASE, "x"))
         for given in data["databases"].values():
             if given.get("password_file"):
                 given["password_file"] = str(tmp_path / "database.default")
@@ -270,7 +270,7 @@ def test_how_long_a_connection_is_kept(overlay, monkeypatch, database, age, vers
 def test_connections_are_kept_where_threads_are(server, age):
     site = configured(server=server)
     keeps = django_server.of_site(site).keeps_threads(site)
-    assert json.loads(django_settings.overlay(site, RELEASE, "x", keeps_threads=keeps))["conn_max_age"] == age
+    assert json.loads(django_release_settings.overlay(site, RELEASE, "x", keeps_threads=keeps))["conn_max_age"] == age
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_the_migrations_of_a_sqlite_file(make_site, content, expected):
                 connection.executemany("INSERT INTO django_migrations VALUES (?, ?)", content)
     elif content is not None:
         path.write_text(content)
-    assert django_sqlite.applied(site, path) == expected
+    assert django_database_sqlite.applied(site, path) == expected
 
 
 @pytest.mark.parametrize("how", ["link", "owner"])
@@ -460,4 +460,4 @@ def test_a_sqlite_file_that_is_not_the_sites_is_not_read(make_site, monkeypatch,
         path = site.database.top / "link"
     else:
         monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
-    assert django_sqlite.applied(site, path) == set()
+    assert django_database_sqlite.applied(site, path) == set()

@@ -2,17 +2,17 @@
 
 import re
 
-import django_command
+import django_database_postgres
 import django_database_server
-import django_deployment
-import django_instance
-import django_postgres
-import django_program
+import django_host_command
+import django_project_program
+import django_release_deployment
+import django_release_instance
+import django_release_steps
 import django_site
-import django_steps
 import django_verbs
 import pytest
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from world import commit
 
 POSTGRES = {"engine": "postgres", "host": "localhost", "manage": True}
@@ -49,16 +49,16 @@ class Server:
 
     def lets_in(self, login):
         user, password = login
-        return django_postgres.fits(self.roles.get(user, {}).get("verifier") or "", password, user)
+        return django_database_postgres.fits(self.roles.get(user, {}).get("verifier") or "", password, user)
 
 
 @pytest.fixture
 def server(monkeypatch):
     server = Server()
-    monkeypatch.setattr(django_postgres, "ask", server.ask)
-    monkeypatch.setattr(django_postgres, "make", server.make)
-    monkeypatch.setattr(django_postgres, "is_installed", lambda: True)
-    monkeypatch.setattr(django_postgres, "is_running", lambda: True)
+    monkeypatch.setattr(django_database_postgres, "ask", server.ask)
+    monkeypatch.setattr(django_database_postgres, "make", server.make)
+    monkeypatch.setattr(django_database_postgres, "is_installed", lambda: True)
+    monkeypatch.setattr(django_database_postgres, "is_running", lambda: True)
     return server
 
 
@@ -66,7 +66,7 @@ def server(monkeypatch):
 def blog(world, server, monkeypatch):
     """A site whose release is live, with a generated password; `both` has who was let in while both instances ran."""
     world.options, world.answers = {"database": POSTGRES}, SETTINGS
-    monkeypatch.setattr(django_steps, "RELEASE", (django_steps.database, *django_steps.RELEASE))
+    monkeypatch.setattr(django_release_steps, "RELEASE", (django_release_steps.database, *django_release_steps.RELEASE))
     world.apply()
     world.first, world.both = login(world), {}
     seen = world.both
@@ -74,7 +74,7 @@ def blog(world, server, monkeypatch):
     def look(site, release):
         seen.update(old=server.lets_in(world.first), new=server.lets_in(login(world)))
 
-    monkeypatch.setattr(django_instance, "check_health", look)
+    monkeypatch.setattr(django_release_instance, "check_health", look)
     return world
 
 
@@ -112,23 +112,23 @@ def test_a_password_of_the_pillar_is_renewed_by_an_apply(blog, server):
 
 
 def test_a_release_that_fails_leaves_the_live_one_its_login(blog, server, monkeypatch):
-    monkeypatch.setattr(django_instance, "check_health", lambda site, release: 1 / 0)
+    monkeypatch.setattr(django_release_instance, "check_health", lambda site, release: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         django_verbs.rotate_database_password("blog")
     assert login(blog) == blog.first and server.lets_in(blog.first)
-    monkeypatch.setattr(django_instance, "check_health", lambda site, release: None)
+    monkeypatch.setattr(django_release_instance, "check_health", lambda site, release: None)
     assert blog.apply()["database"] == {"postgres": {"role blog_2": "password taken away"}}
     assert server.lets_in(blog.first) and blog.apply() == {}
 
 
 def test_a_deployment_that_is_killed_before_the_switch_is_taken_up_with_the_new_login(blog, server, monkeypatch):
-    monkeypatch.setattr(django_deployment.Deployment, "_put_back", lambda deployment: None)
-    start = django_instance.start
-    monkeypatch.setattr(django_instance, "start", lambda site, release: 1 / 0)
+    monkeypatch.setattr(django_release_deployment.Deployment, "_put_back", lambda deployment: None)
+    start = django_release_instance.start
+    monkeypatch.setattr(django_release_instance, "start", lambda site, release: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         django_verbs.rotate_database_password("blog")
     assert login(blog)[0] == "blog_2" and server.lets_in(blog.first)
-    monkeypatch.setattr(django_instance, "start", start)
+    monkeypatch.setattr(django_release_instance, "start", start)
     changes = blog.apply()
     assert blog.both == {"old": True, "new": True} and changes["live"]["postgres"]
     assert login(blog)[0] == "blog_2" and not server.lets_in(blog.first) and blog.apply() == {}
@@ -163,7 +163,7 @@ def test_a_release_that_does_not_reach_its_database_does_not_come_back(blog, mon
 
     blog.push("two")
     blog.apply()
-    monkeypatch.setattr(django_program, "backup", ask)
+    monkeypatch.setattr(django_project_program, "backup", ask)
     django_verbs.rollback("blog")
     assert asked == [] and blog.live == f"0001-{commit('one')[:12]}"
     django_verbs.rotate_database_password("blog")
@@ -212,6 +212,6 @@ def test_a_password_that_is_not_generated_here_is_not_renewed(world, database, a
 
 def test_what_a_server_is_asked_twice_is_asked_once(blog, server, monkeypatch):
     asked = []
-    monkeypatch.setattr(django_postgres, "ask", lambda share: asked.append(share) or server.ask(share))
+    monkeypatch.setattr(django_database_postgres, "ask", lambda share: asked.append(share) or server.ask(share))
     assert blog.apply() == {} and len(asked) == 1
-    assert django_database_server.is_installed("postgres") and django_command.locks == set()
+    assert django_database_server.is_installed("postgres") and django_host_command.locks == set()

@@ -1,10 +1,10 @@
 from pathlib import Path
 
-import django_command
+import django_host_command
 import django_project
 import pytest
 import yaml
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from specimen import configured
 
 
@@ -32,7 +32,7 @@ def test_what_is_found_in_a_source(tmp_path, case, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
     site = configured(**case.get("site", {}))
-    monkeypatch.setattr(django_command, "identity", lambda user: {})
+    monkeypatch.setattr(django_host_command, "identity", lambda user: {})
     if "found" in case:
         assert django_project.find(site, tmp_path) == {"python_path": [], **case["found"]}
     else:

@@ -1,17 +1,17 @@
 import os
 import shutil
 
-import django_apache
-import django_command
-import django_etc
-import django_handover
-import django_nginx
-import django_port
+import django_host_command
+import django_host_etc
+import django_host_port
+import django_host_service
 import django_proxy
+import django_proxy_apache
+import django_proxy_handover
+import django_proxy_nginx
 import django_proxy_ports
-import django_service
 import pytest
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from specimen import FACTS, formula_templates
 
 EMERG = 'nginx: [emerg] 12#12: unknown directive "x" in /etc/nginx/sites-enabled/neighbour:3\nnginx: test failed'
@@ -34,8 +34,8 @@ class Nginx:
 @pytest.fixture
 def nginx(own_host, monkeypatch):
     nginx = Nginx()
-    monkeypatch.setattr(django_command, "run", nginx.run)
-    monkeypatch.setattr(django_service, "reload", lambda daemon: nginx.commands.append("reload"))
+    monkeypatch.setattr(django_host_command, "run", nginx.run)
+    monkeypatch.setattr(django_host_service, "reload", lambda daemon: nginx.commands.append("reload"))
     return nginx
 
 
@@ -45,7 +45,7 @@ def files(site, **facts):
 
 def on_disk():
     """Everything below /etc/nginx: path → content, or where a link leads."""
-    etc = django_nginx.ETC
+    etc = django_proxy_nginx.ETC
     return {
         str(path.relative_to(etc)): f"-> {os.readlink(path)}" if path.is_symlink() else path.read_text()
         for path in etc.rglob("*")
@@ -59,28 +59,28 @@ def names():
 
 def install(site):
     wanted = files(site)
-    changes = django_etc.differences(wanted)
+    changes = django_host_etc.differences(wanted)
     django_proxy.apply(wanted)
-    assert django_etc.differences(files(site)) == {}
-    etc = f"{django_nginx.ETC}/"
+    assert django_host_etc.differences(files(site)) == {}
+    etc = f"{django_proxy_nginx.ETC}/"
     return {path.removeprefix(etc): text for path, text in changes.items()}
 
 
 def test_debians_default_site_is_left_out(own_host):
     """Also where an installation has failed, and has left it."""
     before = os.umask(0o077)
-    django_nginx.ETC.rmdir()
-    django_nginx.leave_out_the_default_site()
+    django_proxy_nginx.ETC.rmdir()
+    django_proxy_nginx.leave_out_the_default_site()
     os.umask(before)
-    default = django_nginx.ETC / "sites-enabled/default"
-    modes = [path.stat().st_mode & 0o777 for path in (django_nginx.ETC, default.parent, default)]
+    default = django_proxy_nginx.ETC / "sites-enabled/default"
+    modes = [path.stat().st_mode & 0o777 for path in (django_proxy_nginx.ETC, default.parent, default)]
     assert modes == [0o755, 0o755, 0o644]
     default.unlink()
-    (django_nginx.ETC / "theirs").write_text("server {}")
+    (django_proxy_nginx.ETC / "theirs").write_text("server {}")
     default.symlink_to("../theirs")
-    django_nginx.leave_out_the_default_site()
+    django_proxy_nginx.leave_out_the_default_site()
     assert not default.is_symlink() and default.read_text() == ""
-    assert (django_nginx.ETC / "theirs").read_text() == "server {}"
+    assert (django_proxy_nginx.ETC / "theirs").read_text() == "server {}"
 
 
 def test_the_files_of_a_site(make_site, nginx):
@@ -97,7 +97,7 @@ def test_the_files_of_a_site(make_site, nginx):
     written = ["conf.d/django-blog.conf", "django/blog.conf", *(f"sites-available/{name}.org" for name in "abc")]
     assert {name: text for name, text in on_disk().items() if text.startswith("-> ")} == links
     assert names() == sorted([*links, *written])
-    assert all(on_disk()[name].startswith(django_etc.OURS) for name in written)
+    assert all(on_disk()[name].startswith(django_host_etc.OURS) for name in written)
     assert changes == {**{name: f"new: {text}" for name, text in links.items()}, **dict.fromkeys(written, "new: file")}
 
 
@@ -106,20 +106,20 @@ def test_the_files_of_a_site(make_site, nginx):
     [("75M", 75 << 20), ("8k", 8192), ("1G", 1 << 30), ("0", 0), (12, 12), ("a", None), ("", None)],
 )
 def test_sizes_are_read_as_nginx_does(text, expected):
-    assert django_nginx.size(text) == expected
+    assert django_proxy_nginx.size(text) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("1y", 31536000), ("2M", 5184000), ("3m", 180), ("1500ms", 1), ("40s", 40), ("2w", 1209600)]
 )
 def test_times_are_read_as_nginx_does(text, expected):
-    assert django_nginx.age(text) == expected
+    assert django_proxy_nginx.age(text) == expected
 
 
 @pytest.mark.parametrize("bind", ["unix", "127.0.0.1:8001"])
 def test_a_site_is_reached_through_current_or_a_release_of_its_own(make_site, nginx, bind):
     site = make_site(server={"bind": bind})
-    upstream = django_nginx.ETC / "conf.d/django-blog.conf"
+    upstream = django_proxy_nginx.ETC / "conf.d/django-blog.conf"
     end = "socket" if bind == "unix" else "config/upstream.conf"
     assert f"{site.root}/current/{end};" in files(site)[upstream]
     release = site.releases / "0042-3f2a9c1b77de"
@@ -142,7 +142,7 @@ def test_a_domain_that_a_site_has_no_longer(make_site, nginx):
     gone += [f"sites-{kind}/{domain}" for kind in ("available", "enabled") for domain in ("a.org", "c.org")]
     assert sorted(name for name, text in changes.items() if text == "removed") == sorted(gone)
     assert not any("a.org" in name or "c.org" in name for name in names())
-    assert not (django_nginx.ETC / "django/a.org").exists()
+    assert not (django_proxy_nginx.ETC / "django/a.org").exists()
 
 
 @pytest.mark.parametrize("first", [{"domains": ["a.org"]}, {"redirect_domains": ["a.org"]}])
@@ -160,14 +160,14 @@ def test_two_sites_on_one_domain(make_site, nginx):
     shop = make_site("shop", domains=["a.org"], path="/shop", proxy={"listen": [8080, 80]})
     install(blog)
     assert sorted(install(shop)) == ["conf.d/django-shop.conf", "django/a.org/shop.conf", "django/shop.conf"]
-    assert django_etc.differences(files(blog)) == {}
+    assert django_host_etc.differences(files(blog)) == {}
     django_proxy.apply(django_proxy.absent(blog))
     assert names() == [
         *["conf.d/django-shop.conf", "django/a.org/shop.conf", "django/shop.conf"],
         *["sites-available/a.org", "sites-enabled/a.org"],
     ]
     django_proxy.apply(django_proxy.absent(shop))
-    assert names() == [] and not (django_nginx.ETC / "django/a.org").exists()
+    assert names() == [] and not (django_proxy_nginx.ETC / "django/a.org").exists()
 
 
 @pytest.mark.parametrize(
@@ -198,17 +198,17 @@ def test_a_first_configuration_that_nginx_refuses_leaves_nothing(make_site, ngin
 @pytest.mark.parametrize("how", ["file", "link", "dangling link", "link to ours"])
 @pytest.mark.parametrize("name", ["sites-available/blog.example.org", "sites-enabled/blog.example.org"])
 def test_a_file_of_somebody_else_is_in_the_way(make_site, nginx, own_host, name, how):
-    path, target = django_nginx.ETC / name, own_host / "target"
+    path, target = django_proxy_nginx.ETC / name, own_host / "target"
     path.parent.mkdir(exist_ok=True)
     if how == "file":
         path.write_text("server {}\n")
     else:
         path.symlink_to(target)
         if how != "dangling link":
-            target.write_text("server {}\n" if how == "link" else f"{django_etc.OURS} once\n")
+            target.write_text("server {}\n" if how == "link" else f"{django_host_etc.OURS} once\n")
     if how in ("file", "link"):
         with pytest.raises(DeploymentError) as error:
-            django_etc.differences(files(make_site()))
+            django_host_etc.differences(files(make_site()))
         assert error.value.message == f"{path} is in the way: it was not written by this formula"
         assert error.value.hint == f"move it away: mv {path} /root/"
     else:
@@ -218,9 +218,9 @@ def test_a_file_of_somebody_else_is_in_the_way(make_site, nginx, own_host, name,
 
 def test_a_domain_that_somebody_has_taken_over_is_not_removed(make_site, nginx):
     install(make_site())
-    (django_nginx.ETC / "sites-available/blog.example.org").write_text("server {}\n")
+    (django_proxy_nginx.ETC / "sites-available/blog.example.org").write_text("server {}\n")
     with pytest.raises(DeploymentError, match="is in the way"):
-        django_etc.differences(files(make_site(domains=["new.org"])))
+        django_host_etc.differences(files(make_site(domains=["new.org"])))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_what_this_host_serves_itself(make_site, url, expected):
 
 def test_nothing_is_served_that_is_not_collected(make_site):
     site = make_site()
-    locations = django_nginx.ETC / "django/blog.conf"
+    locations = django_proxy_nginx.ETC / "django/blog.conf"
     without = {name: value for name, value in FACTS.items() if name != "collected"}
     assert "location ^~ /static/" in files(site)[locations]
     assert "static" not in django_proxy.files(site, without, formula_templates())[locations]
@@ -275,16 +275,16 @@ def test_nothing_is_served_that_is_not_collected(make_site):
     ],
 )
 def test_default_servers_of_others(own_host, name, text, ports):
-    etc = django_nginx.ETC
+    etc = django_proxy_nginx.ETC
     (etc / name).parent.mkdir(exist_ok=True)
     (etc / name).write_text(text)
     own = etc / "sites-available/django-default"
-    assert django_nginx._foreign_defaults(own) == ports
+    assert django_proxy_nginx._foreign_defaults(own) == ports
 
 
 def test_the_server_that_refuses_unknown_hosts(nginx):
-    etc = django_nginx.ETC
-    wanted = django_nginx.default_server([80, 8080], [], formula_templates())
+    etc = django_proxy_nginx.ETC
+    wanted = django_proxy_nginx.default_server([80, 8080], [], formula_templates())
     django_proxy.apply(wanted)
     assert names() == ["sites-available/django-default", "sites-enabled/django-default"]
     text = on_disk()["sites-available/django-default"]
@@ -293,13 +293,13 @@ def test_the_server_that_refuses_unknown_hosts(nginx):
         and "    listen 8080 default_server;\n" in text
         and "return 444;" in text
     )
-    assert django_etc.differences(django_nginx.default_server([80, 8080], [], formula_templates())) == {}
+    assert django_host_etc.differences(django_proxy_nginx.default_server([80, 8080], [], formula_templates())) == {}
     (etc / "sites-enabled/other").write_text("listen 80 default_server;")
-    wanted = django_nginx.default_server([80, 8080], [], formula_templates())
-    assert list(django_etc.differences(wanted)) == [str(etc / "sites-available/django-default")]
+    wanted = django_proxy_nginx.default_server([80, 8080], [], formula_templates())
+    assert list(django_host_etc.differences(wanted)) == [str(etc / "sites-available/django-default")]
     django_proxy.apply(wanted)
     assert "listen 80 " not in on_disk()["sites-available/django-default"]
-    django_proxy.apply(django_nginx.default_server([80], [], formula_templates()))
+    django_proxy.apply(django_proxy_nginx.default_server([80], [], formula_templates()))
     assert names() == ["sites-enabled/other"]
 
 
@@ -311,16 +311,16 @@ def test_nginx_is_reloaded_or_started(own_host, monkeypatch, running):
         commands.append(argv)
         (own_host / "nginx.pid").write_text("42\n")
 
-    monkeypatch.setattr(django_command, "run", run)
-    monkeypatch.setattr(django_service, "RUN", own_host)
-    monkeypatch.setattr(django_service, "PROC", own_host / "proc")
+    monkeypatch.setattr(django_host_command, "run", run)
+    monkeypatch.setattr(django_host_service, "RUN", own_host)
+    monkeypatch.setattr(django_host_service, "PROC", own_host / "proc")
     (own_host / "proc/42").mkdir(parents=True)
     (own_host / "proc/42/cmdline").write_text("nginx: master process /usr/sbin/nginx")
     (own_host / "nginx.pid").write_text("42\n" if running else "43\n")
-    django_service.reload(django_service.NGINX)
+    django_host_service.reload(django_host_service.NGINX)
     assert commands == [["systemctl", "reload" if running else "start", "nginx.service"]]
     (own_host / "nginx.pid").write_text("")
-    django_service.reload(django_service.NGINX)
+    django_host_service.reload(django_host_service.NGINX)
     assert commands[1] == ["systemctl", "start", "nginx.service"]
 
 
@@ -350,17 +350,17 @@ def test_a_reload_is_through_when_no_old_worker_takes_requests(own_host, monkeyp
     process(44, b"nginx: cache manager process\0")
     process(46, WORKER, 7)
     (own_host / "nginx.pid").write_text("42\n")
-    monkeypatch.setattr(django_command, "run", run)
-    monkeypatch.setattr(django_service, "RUN", own_host)
-    monkeypatch.setattr(django_service, "PROC", own_host / "proc")
-    monkeypatch.setattr(django_service.time, "sleep", sleep)
-    monkeypatch.setattr(django_service.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(django_host_command, "run", run)
+    monkeypatch.setattr(django_host_service, "RUN", own_host)
+    monkeypatch.setattr(django_host_service, "PROC", own_host / "proc")
+    monkeypatch.setattr(django_host_service.time, "sleep", sleep)
+    monkeypatch.setattr(django_host_service.time, "monotonic", lambda: next(clock))
     if then == WORKER:
         with pytest.raises(DeploymentError, match="nginx goes on with its old configuration"):
-            django_service.reload(django_service.NGINX)
+            django_host_service.reload(django_host_service.NGINX)
         assert len(slept) == 10
     else:
-        django_service.reload(django_service.NGINX)
+        django_host_service.reload(django_host_service.NGINX)
         assert slept == [0.02]
 
 
@@ -376,12 +376,15 @@ def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
 
     def holder(port, but, ports=None):
         asked.append((port, but, *([ports] if ports else [])))
-        return {80: django_port.Holder("nginx", 5, "nginx.service"), 81: django_port.Holder("apache2", 7, unit)}[port]
+        return {
+            80: django_host_port.Holder("nginx", 5, "nginx.service"),
+            81: django_host_port.Holder("apache2", 7, unit),
+        }[port]
 
-    monkeypatch.setattr(django_port, "holder", holder)
-    monkeypatch.setattr(django_service, "pid", lambda daemon: None)
+    monkeypatch.setattr(django_host_port, "holder", holder)
+    monkeypatch.setattr(django_host_service, "pid", lambda daemon: None)
     django_proxy_ports.refuse_taken_ports("blog", "nginx", [80])
-    monkeypatch.setattr(django_service, "pid", lambda daemon: 5)
+    monkeypatch.setattr(django_host_service, "pid", lambda daemon: 5)
     with pytest.raises(DeploymentError, match=r"^port 81 is taken by apache2 \(pid 7") as caught:
         django_proxy_ports.refuse_taken_ports("blog", "nginx", [80, 81])
     assert way in caught.value.hint and "django:sites:blog:proxy:listen: [8080]" in caught.value.hint
@@ -393,20 +396,20 @@ def test_a_port_that_nginx_had_by_another_socket_is_looked_at_anew(own_host, mon
 
     def holder(port, but, ports=None):
         asked.append(ports)
-        return django_port.Holder("", 0, "") if ports else None
+        return django_host_port.Holder("", 0, "") if ports else None
 
-    monkeypatch.setattr(django_port, "holder", holder)
+    monkeypatch.setattr(django_host_port, "holder", holder)
     django_proxy_ports.refuse_taken_ports("blog", "nginx", [80], before)
     assert asked == [before, None]
 
 
 @pytest.mark.parametrize(("text", "has"), [(None, False), ("", False), ("0000 01 80 10 80 lo\n", True)])
 def test_a_host_listens_by_ipv6_where_it_has_an_address(own_host, monkeypatch, nginx, text, has):
-    monkeypatch.setattr(django_nginx, "IPV6", own_host / "if_inet6")
+    monkeypatch.setattr(django_proxy_nginx, "IPV6", own_host / "if_inet6")
     if text is not None:
         (own_host / "if_inet6").write_text(text)
-    wanted = django_nginx.default_server([80], [], formula_templates())
-    assert ("listen [::]:80 " in wanted[django_nginx.ETC / "sites-available/django-default"]) == has
+    wanted = django_proxy_nginx.default_server([80], [], formula_templates())
+    assert ("listen [::]:80 " in wanted[django_proxy_nginx.ETC / "sites-available/django-default"]) == has
 
 
 ADDRESSES = ["192.0.2.10:80", "[2001:db8::10]:80", 8080]
@@ -439,7 +442,7 @@ def test_a_site_at_all_addresses_of_a_family_is_asked_there(make_site, nginx, li
 
 
 def test_apache_listens_where_nobody_else_says_so(make_site, nginx):
-    etc = django_apache.ETC
+    etc = django_proxy_apache.ETC
     (etc / "ports.conf").write_text("Listen 8080\nListen 192.0.2.10:80\n")
     site = make_site(proxy={"kind": "apache", "listen": ADDRESSES})
     text = files(site)[etc / "sites-available/blog.example.org.conf"]
@@ -451,21 +454,21 @@ def test_apache_listens_where_nobody_else_says_so(make_site, nginx):
     assert "<VirtualHost 192.0.2.10:80 [2001:db8::10]:80 *:8080>" in text
     django_proxy.apply(files(site))
     found = {("::", 8080), ("192.0.2.10", 80), ("2001:db8::10", 80)}
-    assert django_apache.places() == found and django_apache.needed_ports() == {80, 8080}
+    assert django_proxy_apache.places() == found and django_proxy_apache.needed_ports() == {80, 8080}
 
 
 def test_unknown_hosts_are_refused_at_an_address_once_a_site_is_served_there(make_site, nginx):
-    default = django_nginx.ETC / "sites-available/django-default"
-    assert django_proxy_ports.known(django_nginx, [80, "192.0.2.10:80"]) == [80]
+    default = django_proxy_nginx.ETC / "sites-available/django-default"
+    assert django_proxy_ports.known(django_proxy_nginx, [80, "192.0.2.10:80"]) == [80]
     site = make_site(proxy={"listen": ADDRESSES}, tls=TLS)
-    wanted = django_handover.files(site, FACTS, formula_templates())
+    wanted = django_proxy_handover.files(site, FACTS, formula_templates())
     assert "listen 192.0.2.10:80 default_server;" in wanted[default]
     django_proxy.apply(wanted)
-    assert django_nginx.refused() == (["192.0.2.10:80", "[2001:db8::10]:80", 8080], TLS["listen"])
-    assert django_proxy_ports.known(django_nginx, ADDRESSES) == ADDRESSES
-    assert django_proxy_ports.known(django_nginx, TLS["listen"]) == TLS["listen"]
-    assert django_etc.differences(django_handover.files(site, FACTS, formula_templates())) == {}
-    assert default not in django_handover.files(make_site(), FACTS, formula_templates())
+    assert django_proxy_nginx.refused() == (["192.0.2.10:80", "[2001:db8::10]:80", 8080], TLS["listen"])
+    assert django_proxy_ports.known(django_proxy_nginx, ADDRESSES) == ADDRESSES
+    assert django_proxy_ports.known(django_proxy_nginx, TLS["listen"]) == TLS["listen"]
+    assert django_host_etc.differences(django_proxy_handover.files(site, FACTS, formula_templates())) == {}
+    assert default not in django_proxy_handover.files(make_site(), FACTS, formula_templates())
 
 
 NGINX_T = """
@@ -476,10 +479,10 @@ http { server { listen 80; listen 192.0.2.10:80 default_server; # listen 81;
 
 
 def test_where_nginx_listens(nginx, monkeypatch):
-    monkeypatch.setattr(django_command, "run", lambda argv, **_options: NGINX_T)
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: NGINX_T)
     everywhere = "0.0.0.0"
     found = {(everywhere, 80), ("::1", 82), (everywhere, 83), ("localhost", 84)}
-    assert django_nginx.places() == found, "what is among all addresses has no socket of its own"
+    assert django_proxy_nginx.places() == found, "what is among all addresses has no socket of its own"
 
 
 @pytest.mark.parametrize(
@@ -498,16 +501,16 @@ def test_nginx_lets_go_of_all_addresses_before_it_has_one(make_site, nginx, monk
     nginx.commands.clear()
     wanted = files(make_site(proxy={"listen": after}))
     monkeypatch.setattr(nginx, "run", lambda argv, **_options: "".join(text or "" for text in wanted.values()))
-    monkeypatch.setattr(django_command, "run", nginx.run)
-    monkeypatch.setattr(django_port, "held", lambda pid: held)
-    monkeypatch.setattr(django_service, "pid", lambda daemon: held and 7)
-    monkeypatch.setattr(django_service, "restart", lambda daemon: nginx.commands.append("restart"))
+    monkeypatch.setattr(django_host_command, "run", nginx.run)
+    monkeypatch.setattr(django_host_port, "held", lambda pid: held)
+    monkeypatch.setattr(django_host_service, "pid", lambda daemon: held and 7)
+    monkeypatch.setattr(django_host_service, "restart", lambda daemon: nginx.commands.append("restart"))
     django_proxy.apply(wanted)
     assert nginx.commands == [expected]
 
 
 def test_an_address_that_the_host_has_not_is_refused(make_site, monkeypatch):
-    monkeypatch.setattr(django_port, "refusal", lambda host: "" if host == "192.0.2.10" else "not ours")
+    monkeypatch.setattr(django_host_port, "refusal", lambda host: "" if host == "192.0.2.10" else "not ours")
     django_proxy_ports.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.10:80", 81]}))
     with pytest.raises(DeploymentError) as caught:
         django_proxy_ports.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.11:80"]}))
@@ -528,8 +531,8 @@ def test_somebody_at_another_address_of_the_port_is_no_matter(own_host, monkeypa
     (own_host / "proc/7/fd").mkdir(parents=True)
     for name in rows:
         (own_host / "proc/7/fd" / name).symlink_to(f"socket:[{name}]")
-    monkeypatch.setattr(django_service, "pid", lambda daemon: None)
-    assert django_port.held(7) == {("127.0.0.1", 80), ("::1", 81)}
+    monkeypatch.setattr(django_host_service, "pid", lambda daemon: None)
+    assert django_host_port.held(7) == {("127.0.0.1", 80), ("::1", 81)}
     django_proxy_ports.refuse_taken_ports("blog", "nginx", ["127.0.0.2:80", "127.0.0.1:81", "[::2]:81", "[::1]:80"])
     for listen in ("127.0.0.1:80", "0.0.0.0:80", "[::1]:81", "[::]:81"):
         with pytest.raises(DeploymentError) as caught:

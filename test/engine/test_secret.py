@@ -6,7 +6,7 @@ import stat
 import django_secret
 import django_site
 import pytest
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 
 KEY = "0123456789-secret-key-of-the-site"
 GIVEN = {"pillar": "django:sites:blog:secret_key"}

@@ -15,13 +15,13 @@ import threading
 import types
 from pathlib import Path
 
-import django_instance
 import django_pillar
+import django_release_instance
 import django_server
-import django_uwsgi
+import django_server_uwsgi
 import pytest
-from django_foreign import Foreign
 from django_site import Site
+from django_wall_foreign import Foreign
 from specimen import FACTS, ROOT, configured, formula_templates
 
 PROGRAM = ROOT / "django/files/django_formula_listen.py"
@@ -96,7 +96,7 @@ def test_what_a_server_runs_of_the_project(server, interface, keeps_threads):
 
 def test_the_server_of_a_release_is_what_it_has_recorded(tmp_path):
     (tmp_path / "config").mkdir()
-    assert django_server.of_release(tmp_path) is django_uwsgi, "before there were others"
+    assert django_server.of_release(tmp_path) is django_server_uwsgi, "before there were others"
     (tmp_path / "config/instance.json").write_text('{"address": "/x", "protocol": "http", "server": "gunicorn"}')
     assert django_server.of_release(tmp_path) is django_server.SERVERS["gunicorn"]
 
@@ -136,7 +136,7 @@ def gunicorn(tmp_path, monkeypatch):
         (release / "config").mkdir(parents=True)
         (release / "virtualenv/bin").mkdir(parents=True)
         site = configured(**site)
-        for name, text in django_instance.configuration(site, release, FACTS, formula_templates()).items():
+        for name, text in django_release_instance.configuration(site, release, FACTS, formula_templates()).items():
             (release / "config" / name).write_text(text)
         settings = json.loads((release / "config/gunicorn.json").read_text())
         settings["ready"] = str(tmp_path / "ready")
@@ -280,7 +280,7 @@ def test_what_uwsgi_says_of_its_processes(tmp_path, answer, told):
             listener.bind(str(folder / "stats.sock"))
             listener.listen()
             threading.Thread(target=say, args=(listener, answer), daemon=True).start()
-        assert django_uwsgi.workers(Foreign(folder)) == told
+        assert django_server_uwsgi.workers(Foreign(folder)) == told
     shutil.rmtree(folder)
 
 

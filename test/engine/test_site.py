@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import django_command
+import django_host_command
 import django_site
 import pytest
-from django_command import DeploymentError
-from django_foreign import Foreign
+from django_host_command import DeploymentError
 from django_site import Folder, Lock
+from django_wall_foreign import Foreign
 from specimen import ROOT, configured
 
 
@@ -282,8 +282,8 @@ site = SimpleNamespace(name="blog", lock_file=Path(sys.argv[1]), config={"timeou
 lock = django_site.Lock(site, "salt job 42")
 lock.take()
 if sys.argv[2:]:
-    import django_command
-    django_command.run(["sh", "-c", "echo $$ > " + sys.argv[2] + "; exec sleep 60"], doing="sleeping")
+    import django_host_command
+    django_host_command.run(["sh", "-c", "echo $$ > " + sys.argv[2] + "; exec sleep 60"], doing="sleeping")
 print("held", flush=True)
 time.sleep(60)
 """
@@ -306,7 +306,7 @@ def test_a_lock_is_held_by_one_and_freed_by_its_end(make_site):
             lock.take()
         assert 0.3 <= time.monotonic() - began < 2
         expected = rf"another deployment of blog is under way: salt job 42, pid {other.pid}, since \S+Z; waited 300ms"
-        assert error.match(expected) and error.value.transient and not django_command.locks
+        assert error.match(expected) and error.value.transient and not django_host_command.locks
         other.send_signal(signal.SIGSTOP)
         with pytest.raises(DeploymentError):
             lock.take()
@@ -318,7 +318,7 @@ def test_a_lock_is_held_by_one_and_freed_by_its_end(make_site):
         Lock(site, "salt job 44").take()
     lock.release()
     lock.release()
-    assert site.lock_file.read_text() == "" and not django_command.locks
+    assert site.lock_file.read_text() == "" and not django_host_command.locks
     after = Lock(site, "salt job 44")
     after.take()
     after.release()

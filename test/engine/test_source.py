@@ -7,13 +7,13 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import django_command
-import django_folder
+import django_host_command
 import django_site
 import django_source
-import django_submodule
+import django_source_folder
+import django_source_submodule
 import pytest
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from upstream import Upstream
 
 
@@ -235,7 +235,7 @@ def test_a_submodule_that_cannot_be_fetched(cloned, upstream, tmp_path, url, mes
     ],
 )
 def test_the_url_of_a_submodule(url, parent, expected):
-    assert django_submodule.absolute(url, parent) == expected
+    assert django_source_submodule.absolute(url, parent) == expected
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_the_url_of_a_submodule(url, parent, expected):
 @pytest.mark.parametrize("parent", ["git@b.org:team/y.git", "https://ci:hunter2@b.org:8443/team/y.git"])
 def test_submodule_url_refused(url, message, parent):
     with pytest.raises(DeploymentError, match=message):
-        django_submodule.absolute(url, parent)
+        django_source_submodule.absolute(url, parent)
 
 
 def test_pointers_of_lfs_are_refused_by_name(cloned, upstream):
@@ -373,7 +373,7 @@ def test_what_a_remote_says_becomes_a_sentence(cloned, monkeypatch, said, messag
     def refuse(*_arguments, doing, **_options):
         raise DeploymentError(f"{doing} failed (exit 128)", log=said)
 
-    monkeypatch.setattr(django_command, "run", refuse)
+    monkeypatch.setattr(django_host_command, "run", refuse)
     with pytest.raises(DeploymentError) as error:
         django_source.resolve(site, "main")
     assert error.value.message == (f"{doing}: {message}" if message else f"{doing} failed (exit 128)")
@@ -387,7 +387,7 @@ def test_a_refusal_names_the_host(cloned, monkeypatch, url):
     def refuse(*_arguments, doing, **_options):
         raise DeploymentError(f"{doing} failed (exit 128)", log="Permission denied (publickey).")
 
-    monkeypatch.setattr(django_command, "run", refuse)
+    monkeypatch.setattr(django_host_command, "run", refuse)
     with pytest.raises(DeploymentError, match=r"git\.example\.org refuses the key"):
         django_source.resolve(site, "main")
 
@@ -404,7 +404,7 @@ def test_git_runs_without_prompts_hooks_and_configurations(cloned, history, monk
     key = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----"
     django_source.prepare(site, key)
     seen = {}
-    monkeypatch.setattr(django_command, "run", lambda argv, **options: seen.update(options, argv=argv) or "")
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **options: seen.update(options, argv=argv) or "")
     monkeypatch.setenv("GIT_SSH_COMMAND", "ssh -o StrictHostKeyChecking=no")
     monkeypatch.setenv("SSL_CERT_FILE", "/etc/company.pem")
     monkeypatch.delenv("GIT_SSL_CAINFO", raising=False)
@@ -458,11 +458,11 @@ def checkout(make_site, tmp_path):
 
 def test_a_folder_is_a_source(checkout):
     folder = Path(checkout.config["folder"])
-    tree = django_folder.tree(checkout)
+    tree = django_source_folder.tree(checkout)
     assert exported(checkout, tree) == {"manage.py": b"manage\r\n", ".gitignore": b"*.log\nnode_modules/\n"}
-    assert django_folder.tree(checkout) == tree
+    assert django_source_folder.tree(checkout) == tree
     (folder / "debug.log").write_text("still ignored")
-    assert django_folder.tree(checkout) == tree
+    assert django_source_folder.tree(checkout) == tree
     seen = {tree}
     for change in (
         lambda: (folder / "blog/new.py").write_text("new"),
@@ -473,7 +473,7 @@ def test_a_folder_is_a_source(checkout):
         lambda: (folder / "manage.py").unlink(),
     ):
         change()
-        tree = django_folder.tree(checkout)
+        tree = django_source_folder.tree(checkout)
         assert tree not in seen
         seen.add(tree)
     assert exported(checkout, tree) == {"blog/new.py": b"old", "debug.log": b"still ignored"}
@@ -484,19 +484,19 @@ def test_a_folder_that_is_a_checkout_is_taken_as_it_is_on_disk(checkout):
     folder = Path(checkout.config["folder"])
     subprocess.run(["git", "init", "--quiet", folder], check=True)
     (folder / ".git/info/exclude").write_text("secret.py\n")
-    assert not any(name.startswith(".git/") for name in exported(checkout, django_folder.tree(checkout)))
+    assert not any(name.startswith(".git/") for name in exported(checkout, django_source_folder.tree(checkout)))
 
 
 def test_a_folder_with_repositories_in_it_is_refused(checkout):
     Upstream(Path(checkout.config["folder"]) / "vendor/library")
     with pytest.raises(DeploymentError, match="holds repositories of its own: vendor/library"):
-        django_folder.tree(checkout)
+        django_source_folder.tree(checkout)
 
 
 def test_a_folder_that_is_not_there(checkout):
     shutil.rmtree(checkout.config["folder"])
     with pytest.raises(DeploymentError, match="there is no folder") as error:
-        django_folder.tree(checkout)
+        django_source_folder.tree(checkout)
     assert error.value.hint == "correct django:sites:blog:folder"
 
 

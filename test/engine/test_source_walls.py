@@ -8,12 +8,12 @@ import time
 from base64 import b64decode
 from contextlib import contextmanager
 
-import django_command
-import django_git
+import django_host_command
 import django_source
-import django_submodule
+import django_source_git
+import django_source_submodule
 import pytest
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from upstream import Upstream
 
 
@@ -32,7 +32,9 @@ def secret(tmp_path):
 def without_fsck(monkeypatch):
     """Git's own check is switched off: the first wall has to hold without it."""
     monkeypatch.setattr(
-        django_git, "CONFIGURATION", django_git.CONFIGURATION.replace("fsckObjects = true", "fsckObjects = false")
+        django_source_git,
+        "CONFIGURATION",
+        django_source_git.CONFIGURATION.replace("fsckObjects = true", "fsckObjects = false"),
     )
 
 
@@ -156,11 +158,11 @@ def test_mirror_of_a_listed_submodule_is_not_exported_once_it_is_no_longer_liste
 def test_protocol_of_a_submodule_is_no_wider_than_its_parents(cloned, upstream, parent, url, allowed):
     site = cloned(upstream)
     if allowed:
-        assert django_submodule.permitted(site, url, parent, "vendor")[0] == url
-        assert "file" not in django_submodule.permitted(site, url, parent, "vendor")[1]
+        assert django_source_submodule.permitted(site, url, parent, "vendor")[0] == url
+        assert "file" not in django_source_submodule.permitted(site, url, parent, "vendor")[1]
     else:
         with pytest.raises(DeploymentError, match="uses a protocol that is not allowed"):
-            django_submodule.permitted(site, url, parent, "vendor")
+            django_source_submodule.permitted(site, url, parent, "vendor")
 
 
 @contextmanager
@@ -258,7 +260,7 @@ def test_link_on_the_way_to_a_submodule_refused(tmp_path, outside, name):
     (tmp_path / "source/a").mkdir(parents=True)
     (tmp_path / "source/a/x").symlink_to(outside)
     with pytest.raises(DeploymentError, match="cannot be exported: x: "):
-        django_submodule.make_place(tmp_path / "source", f"a/{name}")
+        django_source_submodule.make_place(tmp_path / "source", f"a/{name}")
     assert not list(outside.iterdir())
 
 
@@ -266,10 +268,10 @@ def test_submodule_over_files_of_another_one_refused(tmp_path):
     (tmp_path / "source/a").mkdir(parents=True)
     (tmp_path / "source/a/file").write_text("")
     with pytest.raises(DeploymentError, match="there are files of another one"):
-        django_submodule.make_place(tmp_path / "source", "a")
+        django_source_submodule.make_place(tmp_path / "source", "a")
     (tmp_path / "source/b").write_text("")
     with pytest.raises(DeploymentError, match="cannot be exported: b: Not a directory"):
-        django_submodule.make_place(tmp_path / "source", "b")
+        django_source_submodule.make_place(tmp_path / "source", "b")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +283,7 @@ def test_submodule_over_files_of_another_one_refused(tmp_path):
 )
 def test_path_of_a_submodule_refused(path):
     with pytest.raises(DeploymentError, match="is not a path below the source"):
-        django_submodule._refuse_path(path)
+        django_source_submodule._refuse_path(path)
 
 
 @pytest.mark.parametrize("name", [b"..", b".git", b".GIT", b"git~1", b".git. ", ".g\u200cit".encode()])
@@ -344,9 +346,9 @@ def test_gitmodules_as_a_link_refused(cloned, upstream, target, without_fsck):
     with pytest.raises(DeploymentError):
         export(cloned(upstream), commit)
     site = cloned(upstream)
-    listed = [django_submodule.Entry("120000", "1" * 40, ".gitmodules")]
+    listed = [django_source_submodule.Entry("120000", "1" * 40, ".gitmodules")]
     with pytest.raises(DeploymentError, match="gitmodules: it is not a plain file"):
-        django_submodule._urls(site, listed, site.mirror)
+        django_source_submodule._urls(site, listed, site.mirror)
 
 
 def test_huge_gitmodules_refused(cloned, upstream):
@@ -359,7 +361,7 @@ def test_huge_gitmodules_refused(cloned, upstream):
 
 
 def test_number_of_submodules_is_bounded(cloned, upstream, tmp_path, monkeypatch):
-    monkeypatch.setattr(django_submodule, "NUMBER", 3)
+    monkeypatch.setattr(django_source_submodule, "NUMBER", 3)
     library = Upstream(tmp_path / "library")
     for number in range(4):
         commit = upstream.submodule("../library", f"vendor/{number}", library.first)
@@ -404,14 +406,14 @@ def system(tmp_path, monkeypatch):
         f'[diff "steal"]\n\tcommand = touch {witness}\n\ttextconv = touch {witness}; cat\n'
         f"[core]\n\thooksPath = {tmp_path}/hooks\n\tattributesFile = {tmp_path}/attributes\n"
     )
-    run = django_command.run
+    run = django_host_command.run
 
     def on_that_host(argv, *, environment=None, **options):
         return run(
             argv, environment={"GIT_CONFIG_SYSTEM": str(tmp_path / "gitconfig"), **(environment or {})}, **options
         )
 
-    monkeypatch.setattr(django_command, "run", on_that_host)
+    monkeypatch.setattr(django_host_command, "run", on_that_host)
     return witness
 
 
@@ -545,7 +547,7 @@ def test_stalled_transfer_times_out(cloned, upstream):
 
 def test_transfer_that_never_ends_times_out(cloned, upstream, monkeypatch):
     """A server that sends a little for ever is not waited for, either."""
-    monkeypatch.setattr(django_git, "_SLOW", 2)
+    monkeypatch.setattr(django_source_git, "_SLOW", 2)
     commit = upstream.commit({"film": os.urandom(1 << 20)})
     with web(smart(upstream, lambda _sent: 0.3)) as (port, _seen):
         site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "2s"})

@@ -10,16 +10,16 @@ import stat
 import subprocess
 from pathlib import Path
 
-import django_adoption
-import django_command
-import django_nginx
-import django_old_data
-import django_removal
+import django_host_command
+import django_proxy_nginx
+import django_release_steps
 import django_site
-import django_steps
+import django_site_removal
 import django_takeover
+import django_takeover_data
+import django_takeover_detection
 import pytest
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 
 OLD = "server { listen 80; server_name blog.example.org; location / { proxy_pass http://127.0.0.1:8001; } }\n"
 
@@ -39,8 +39,8 @@ class Old:
             connection.execute("CREATE TABLE guest (name)")
             connection.commit()
         self.sign("Ada")
-        (django_nginx.ETC / "sites-enabled").mkdir()
-        self.nginx = django_nginx.ETC / "sites-enabled/blog"
+        (django_proxy_nginx.ETC / "sites-enabled").mkdir()
+        self.nginx = django_proxy_nginx.ETC / "sites-enabled/blog"
         self.nginx.write_text(OLD)
 
     def sign(self, name: str) -> None:
@@ -58,8 +58,8 @@ def old(world, own_host, monkeypatch):
     """An old site in a folder of its own, that nginx serves by a port behind which nobody is any more."""
     old = Old(world, own_host / "opt/shop")
     unit = f"[Service]\nWorkingDirectory={old.folder}\nExecStart={old.folder}/venv/bin/gunicorn x\n"
-    (django_adoption.SYSTEMD / "shop.service").write_text(unit)
-    monkeypatch.setattr(django_adoption, "_is_project", lambda folder: folder == old.folder)
+    (django_takeover_detection.SYSTEMD / "shop.service").write_text(unit)
+    monkeypatch.setattr(django_takeover_detection, "_is_project", lambda folder: folder == old.folder)
     old.nginx.write_text(OLD.replace("location", f"location /static {{ alias {old.folder}/static; }} location"))
     world.options = {"adopt": True}
     uses(world, world.site.database.top / "db.sqlite3")
@@ -79,7 +79,7 @@ def test_a_site_is_taken_over(world, old):
     changes = world.apply()
     site = world.site
     (aside,) = site.adopted.iterdir()
-    unit = str(django_adoption.SYSTEMD / "shop.service")
+    unit = str(django_takeover_detection.SYSTEMD / "shop.service")
     told = {
         str(old.nginx): f"set aside in {aside}",
         unit: f"stopped, set aside in {aside}",
@@ -91,7 +91,7 @@ def test_a_site_is_taken_over(world, old):
     assert (site.media.top / "2026/photo").read_text() == "a photo"
     assert not old.nginx.exists() and "alias" in (aside / str(old.nginx)[1:]).read_text()
     assert not Path(unit).exists() and (aside / unit[1:]).exists()
-    assert (django_nginx.ETC / "sites-enabled/blog.example.org").is_symlink()
+    assert (django_proxy_nginx.ETC / "sites-enabled/blog.example.org").is_symlink()
     stopping = ["systemctl", "disable", "--quiet", "--now", "shop.service"]
     commands = world.commands
     assert commands.index(["systemctl", "reload", "nginx.service"]) < commands.index(stopping)
@@ -109,11 +109,13 @@ def test_an_app_of_uwsgi_is_taken_from_it_and_then_ended(world, old, own_host, m
     app.parent.mkdir(parents=True)
     app.write_text(f"[uwsgi]\nchdir = {old.folder}\n")
     gone = [
-        django_adoption.Process(1 << 30, ["/usr/bin/uwsgi", "--ini", "shop.ini"], str(old.folder), 33, 33, "uwsgi"),
-        django_adoption.Process(1 << 29, ["python3", "manage.py", "runserver"], str(old.folder), 33, 33, ""),
+        django_takeover_detection.Process(
+            1 << 30, ["/usr/bin/uwsgi", "--ini", "shop.ini"], str(old.folder), 33, 33, "uwsgi"
+        ),
+        django_takeover_detection.Process(1 << 29, ["python3", "manage.py", "runserver"], str(old.folder), 33, 33, ""),
     ]
     done = []
-    monkeypatch.setattr(django_adoption, "loose", lambda *told: done.append((app.exists(), told[-1])) or gone)
+    monkeypatch.setattr(django_takeover_detection, "loose", lambda *told: done.append((app.exists(), told[-1])) or gone)
     monkeypatch.setattr(django_takeover, "_signal", lambda pid, number: done.append((pid, number)))
     told = world.apply()["live"]["adopted"]
     (aside,) = world.site.adopted.iterdir()
@@ -147,7 +149,7 @@ def test_the_old_site_reads_and_does_not_write_once_it_is_copied(world, own_host
     old = Old(world, own_host / "opt/shop", mode)
     site = world.make_site()
     site.adopted.mkdir()
-    adoption = django_adoption.Adoption(databases={old.database: site.database.top / "db.sqlite3"})
+    adoption = django_takeover_detection.Adoption(databases={old.database: site.database.top / "db.sqlite3"})
     takeover = django_takeover._begin(site, adoption, None)
     with contextlib.closing(sqlite3.connect(old.database)) as open_before:
         assert len(open_before.execute("SELECT * FROM guest").fetchall()) == 1
@@ -171,7 +173,7 @@ def test_a_copy_follows_no_link(world, own_host, monkeypatch, disks):
     old = Old(world, own_host / "opt/shop")
     site = world.make_site()
     site.adopted.mkdir()
-    adoption = django_adoption.Adoption(databases={old.database: site.database.top / "db.sqlite3"})
+    adoption = django_takeover_detection.Adoption(databases={old.database: site.database.top / "db.sqlite3"})
     takeover = django_takeover._begin(site, adoption, None)
     (own_host / "shadow").write_text("untouched")
     for name in ("db.sqlite3", ".db.sqlite3.new", "db.sqlite3-wal", "db.sqlite3-journal"):
@@ -193,7 +195,7 @@ def test_a_copy_follows_no_link(world, own_host, monkeypatch, disks):
 
 def test_a_database_that_somebody_holds(world, old, monkeypatch):
     monkeypatch.setattr(django_takeover, "PATIENCE", 0.1)
-    held = django_old_data.Held(old.database, {}, 1)
+    held = django_takeover_data.Held(old.database, {}, 1)
     held.copy(world.site, old.folder / "copy.sqlite3", 1 << 20, 5)
     (old.folder / "copy.sqlite3").unlink()
     with pytest.raises(DeploymentError) as error:
@@ -218,7 +220,7 @@ def test_what_fails_leaves_the_old_site_and_the_next_apply_has_its_new_rows(worl
         pending = {"default": {"applied": [], "pending": ["blog.0001_initial"]}}
         world.answers["migrations"] = pending
         broken = DeploymentError("no such table", transient=True)
-        monkeypatch.setattr("django_program.migrate", lambda *_: (_ for _ in ()).throw(broken))
+        monkeypatch.setattr("django_project_program.migrate", lambda *_: (_ for _ in ()).throw(broken))
     else:
         world.fails = {part: DeploymentError("it does not", transient=True)}
     text = old.nginx.read_text()
@@ -226,7 +228,7 @@ def test_what_fails_leaves_the_old_site_and_the_next_apply_has_its_new_rows(worl
         world.apply()
     assert str(error.value).splitlines()[-1] == "the old site still serves"
     assert old.nginx.read_text() == text and world.live == ""
-    assert not (django_nginx.ETC / "sites-enabled/blog.example.org").exists()
+    assert not (django_proxy_nginx.ETC / "sites-enabled/blog.example.org").exists()
     assert ["systemctl", "disable", "--quiet", "--now", "shop.service"] not in world.commands
     assert plan(world)["phase"] == "waiting" and world.running == set()
     old.sign("Bob")
@@ -265,7 +267,7 @@ def test_taking_the_site_off_before_it_was_live_leaves_the_old_ones_data(world, 
     with pytest.raises(DeploymentError):
         world.apply()
     world.options |= {"state": "absent", "remove_data": True}
-    django_removal.remove(world.site, "a test")
+    django_site_removal.remove(world.site, "a test")
     assert in_place.guests() == ["Ada"] and (world.site.media.top / "2026/photo").exists()
 
 
@@ -281,7 +283,7 @@ def test_what_is_set_aside_never_replaces_anything(world, in_place, monkeypatch,
     monkeypatch.setattr(Path, "rename", over_disks)
     run = world.run
     monkeypatch.setattr(
-        django_command,
+        django_host_command,
         "run",
         lambda argv, **more: subprocess.run(argv, check=True) if argv[0] == "cp" else run(argv, **more),
     )
@@ -333,7 +335,7 @@ def test_a_kill_after_the_switch_is_gone_on_with(world, old, monkeypatch):
     del world.options["adopt"]
     changes = world.apply()
     assert "adopted" in changes["live"] and plan(world) is None
-    assert not (django_adoption.SYSTEMD / "shop.service").exists()
+    assert not (django_takeover_detection.SYSTEMD / "shop.service").exists()
     world.check()
 
 
@@ -383,7 +385,7 @@ def test_data_in_place_is_used_as_it_is(world, in_place, monkeypatch):
 
 def test_until_then_the_old_site_may_write_in_its_folders(world, in_place):
     deployment = world.deployment()
-    list(django_steps.site(deployment))
+    list(django_release_steps.site(deployment))
     assert stat.S_IMODE(world.site.root.stat().st_mode) == 0o755
     assert str(world.site.database.top) in plan(world)["kept"]
     in_place.sign("Bob")
@@ -393,13 +395,15 @@ def test_a_database_in_the_root_itself_may_be_written_to_until_then(world):
     old = Old(world, world.site.root)
     world.options = {"adopt": True}
     uses(world, world.site.database.top / "db.sqlite3")
-    list(django_steps.site(world.deployment()))
+    list(django_release_steps.site(world.deployment()))
     assert stat.S_IMODE(world.site.root.stat().st_mode) == 0o1775
     old.sign("Bob")
 
 
 def test_another_user_reads_on_and_gets_its_data_back_when_it_fails(world, in_place, monkeypatch):
-    monkeypatch.setattr(django_adoption, "_owner", lambda adoption, mine: setattr(adoption, "owner", (12345, 54321)))
+    monkeypatch.setattr(
+        django_takeover_detection, "_owner", lambda adoption, mine: setattr(adoption, "owner", (12345, 54321))
+    )
     in_place.database.chmod(0o644)
     world.fails = {"nginx -t": DeploymentError("it does not", transient=True)}
     seen = []

@@ -2,17 +2,17 @@ import os
 import stat
 import time
 
-import django_command
-import django_instance
-import django_nginx
+import django_host_command
+import django_host_service
 import django_proxy
-import django_receipt
-import django_service
+import django_proxy_nginx
+import django_release_instance
+import django_release_switch_report
 import django_site
 import django_tls
 import pytest
 from authority import serving, signed
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from specimen import FACTS, formula_templates
 
 DOMAIN = "blog.example.org"
@@ -24,7 +24,7 @@ ACME = {"kind": "acme", "directory": "https://acme.example.org/dir"}
 @pytest.fixture
 def blog(make_site, monkeypatch):
     """A site whose tls a test says: `blog(kind="files")`."""
-    monkeypatch.setattr(django_nginx, "version", lambda: (1, 22, 1))
+    monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 22, 1))
     return lambda **tls: make_site(tls=tls)
 
 
@@ -62,7 +62,9 @@ def test_the_local_authority_signs(blog):
     key = django_tls.root().with_name("root.key")
     assert stat.S_IMODE(key.stat().st_mode) == 0o600 and stat.S_IMODE(django_tls.root().stat().st_mode) == 0o644
     verify = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", DOMAIN]
-    django_command.run([*verify, "-CAfile", str(django_tls.root()), str(django_tls.path_of(DOMAIN))], doing="verify")
+    django_host_command.run(
+        [*verify, "-CAfile", str(django_tls.root()), str(django_tls.path_of(DOMAIN))], doing="verify"
+    )
     assert {path.name for path in django_tls.root().parent.iterdir()} == {"root.key", "root.pem"}
 
 
@@ -250,8 +252,8 @@ def test_no_certificate_gives_way_to_a_worse_one(blog, names, ends, origin, is_w
 class Nginx:
     def __init__(self, monkeypatch):
         self.commands, self.refuses = [], False
-        monkeypatch.setattr(django_command, "run", self.run)
-        monkeypatch.setattr(django_service, "reload", lambda daemon: self.commands.append("reload"))
+        monkeypatch.setattr(django_host_command, "run", self.run)
+        monkeypatch.setattr(django_host_service, "reload", lambda daemon: self.commands.append("reload"))
 
     def run(self, argv, *, doing, **_options):
         self.commands.append(" ".join(argv))
@@ -265,7 +267,7 @@ def installed(site, **options):
 
 
 def server(domain=DOMAIN):
-    return (django_nginx.ETC / "sites-available" / domain).read_text()
+    return (django_proxy_nginx.ETC / "sites-available" / domain).read_text()
 
 
 def test_the_probe_of_a_release_asks_by_https(blog, tmp_path, monkeypatch):
@@ -273,11 +275,11 @@ def test_the_probe_of_a_release_asks_by_https(blog, tmp_path, monkeypatch):
     Nginx(monkeypatch)
     with serving(DOMAIN, tmp_path) as server:
         installed(site)
-        domain = django_nginx.ETC / "sites-available" / DOMAIN
+        domain = django_proxy_nginx.ETC / "sites-available" / DOMAIN
         domain.write_text(domain.read_text().replace("443 ssl", f"{server.server_port} ssl"))
-        assert django_receipt.Probe(site, through_proxy=True).problem() == ""
+        assert django_release_switch_report.Probe(site, through_proxy=True).problem() == ""
     assert server.requests == [("/", DOMAIN)] and server.names == [DOMAIN]
-    assert "no answer" in django_receipt.Probe(site, through_proxy=True).problem()
+    assert "no answer" in django_release_switch_report.Probe(site, through_proxy=True).problem()
 
 
 @pytest.mark.parametrize(
@@ -291,10 +293,10 @@ def test_the_probe_of_a_release_asks_by_https(blog, tmp_path, monkeypatch):
 )
 def test_the_health_page_is_of_the_sites_scheme(blog, scheme, location, problem):
     def ask(path, timeout):
-        return django_instance.Answer(200 if path == "/b" else 301, {"location": location}, "")
+        return django_release_instance.Answer(200 if path == "/b" else 301, {"location": location}, "")
 
     site = blog(kind="self_signed")
-    assert django_instance.health_problem(site, ask, time.monotonic() + 9, scheme) == problem
+    assert django_release_instance.health_problem(site, ask, time.monotonic() + 9, scheme) == problem
 
 
 def test_a_certificate_that_nginx_refuses_is_taken_back(blog, monkeypatch):
@@ -364,20 +366,20 @@ def test_the_version_of_nginx(monkeypatch, version, said):
             raise DeploymentError("nginx cannot be started")
         return f"nginx version: {version}\n"
 
-    monkeypatch.setattr(django_command, "run", run)
-    assert django_nginx.version.__wrapped__() == said
+    monkeypatch.setattr(django_host_command, "run", run)
+    assert django_proxy_nginx.version.__wrapped__() == said
 
 
 def test_unknown_names_of_https_are_refused(own_host, monkeypatch):
-    monkeypatch.setattr(django_nginx, "version", lambda: (1, 25, 1))
+    monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 25, 1))
     Nginx(monkeypatch)
-    wanted = django_nginx.default_server([80], [443], formula_templates())
+    wanted = django_proxy_nginx.default_server([80], [443], formula_templates())
     django_proxy.apply(wanted)
     text = server("django-default")
     assert "listen 443 ssl default_server;" in text and "ssl_reject_handshake on;" in text and "http2 on;" in text
-    assert django_nginx.refused() == ([80], [443])
-    assert django_site.read_text(django_nginx.protocols())
-    django_proxy.apply(django_nginx.default_server([80], [], formula_templates()))
+    assert django_proxy_nginx.refused() == ([80], [443])
+    assert django_site.read_text(django_proxy_nginx.protocols())
+    django_proxy.apply(django_proxy_nginx.default_server([80], [], formula_templates()))
     assert "443" not in server("django-default")
 
 

@@ -5,14 +5,14 @@ import os
 from pathlib import Path
 
 import django_backup
-import django_command
+import django_host_command
+import django_process_systemd
 import django_release
-import django_rotation
+import django_secret_rotation
 import django_site
-import django_systemd
 import django_verbs
 import pytest
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 
 TEARS = {
     "nothing": lambda whole: b"",
@@ -156,8 +156,8 @@ def test_all_that_a_deployment_writes_down_comes_to_the_disk(world, order, monke
             order.append(("sync", argv[-1]))
         return real(argv, **options)
 
-    real = django_command.run
-    monkeypatch.setattr(django_command, "run", run)
+    real = django_host_command.run
+    monkeypatch.setattr(django_host_command, "run", run)
     world.apply()
     world.push("two")
     world.apply()
@@ -222,8 +222,8 @@ def commands(site):
     yield lambda: django_verbs.config("blog")
     yield lambda: django_backup.overview(site)
     yield lambda: django_backup.status(site)
-    yield lambda: django_rotation.lapsed(site, 1e9, test=True)
-    yield lambda: django_systemd.warnings(site)
+    yield lambda: django_secret_rotation.lapsed(site, 1e9, test=True)
+    yield lambda: django_process_systemd.warnings(site)
 
 
 def survive(site):
@@ -244,7 +244,7 @@ def test_values_of_wrong_types_are_survived(blog, name):
     site, path = blog.site, path_of(blog.site, name)
     if name.startswith("backups"):
         path.write_text('{"date": "2026-03-01T12:00:00Z", "seconds": 1.5, "result": "good"}')
-    django_systemd.warnings(site)
+    django_process_systemd.warnings(site)
     whole = path.read_text()
     value = json.loads(whole)
     every = [(), *places(value, depth=1 if "release" in name else 3)]

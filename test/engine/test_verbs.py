@@ -1,13 +1,13 @@
 import json
 import stat
 
-import django_program
+import django_project_program
 import django_release
 import django_secret
 import django_site
 import django_verbs
 import pytest
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from readers import read_environment
 from world import commit
 
@@ -175,7 +175,7 @@ def test_a_command(two, tmp_path):
 
 def test_a_command_hides_secrets(two, monkeypatch):
     seen = []
-    monkeypatch.setattr(django_program, "manage", lambda *arguments: seen.extend(arguments[-1]) or "")
+    monkeypatch.setattr(django_project_program, "manage", lambda *arguments: seen.extend(arguments[-1]) or "")
     django_verbs.manage("blog", ["check"], None, 60.0)
     assert seen == [django_site.read_json(two.site.secrets / "secret_key.json")["key"]]
 

@@ -5,13 +5,13 @@ import sys
 import tomllib
 from pathlib import Path
 
-import django_build
-import django_command
-import django_uwsgi
+import django_host_command
+import django_server_uwsgi
 import django_virtualenv
+import django_wall_build
 import pytest
 import yaml
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from specimen import ROOT
 
 LOCKS = yaml.safe_load((Path(__file__).parent / "locks.yaml").read_text())
@@ -109,7 +109,7 @@ def test_a_key_stands_for_all_that_goes_into_a_virtualenv(key, monkeypatch):
     monkeypatch.setattr(django_virtualenv, "_identity", lambda path, modified: "another python")
     others += [key(CHAIN, names)]
     others += [key(CHAIN, names, database={"engine": "postgres"}), key(CHAIN, names, database={"engine": "mysql"})]
-    monkeypatch.setattr(django_uwsgi, "PYUWSGI", "pyuwsgi==0")
+    monkeypatch.setattr(django_server_uwsgi, "PYUWSGI", "pyuwsgi==0")
     others += [key(CHAIN, names)]
     assert len({first, *others}) == 1 + len(others) == 12
 
@@ -190,7 +190,7 @@ def uv(monkeypatch):
 
     played = Played()
     monkeypatch.setattr(django_virtualenv, "interpreter", lambda python: f"/usr/bin/{python}")
-    monkeypatch.setattr(django_build, "run", played.run)
+    monkeypatch.setattr(django_wall_build, "run", played.run)
     return played
 
 
@@ -234,7 +234,7 @@ def test_a_virtualenv_is_built(make_site, uv, tmp_path, monkeypatch):
         ),
         ([*install, *constraint, "--requirement", f"{work}/requirements/production.txt"], str(work)),
         ([*install, *constraint, "--", "psycopg[binary]", "a @ https://x.org/a"], str(work)),
-        ([*install, django_uwsgi.PYUWSGI], str(work)),
+        ([*install, django_server_uwsgi.PYUWSGI], str(work)),
     ]
     assert uv.said["writable"] == [str(folder)] and uv.said["timeout"] == 60
     assert (
@@ -276,9 +276,9 @@ def test_a_project_that_brings_its_own_server(make_site, uv, tmp_path, monkeypat
             folder.mkdir(parents=True, exist_ok=True)
         return run(site, argv, **options)
 
-    monkeypatch.setattr(django_build, "run", with_server)
+    monkeypatch.setattr(django_wall_build, "run", with_server)
     django_virtualenv.build(make_site(), tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
-    assert not any(django_uwsgi.PYUWSGI in argv for argv, _folder in uv.calls)
+    assert not any(django_server_uwsgi.PYUWSGI in argv for argv, _folder in uv.calls)
 
 
 POSTGRES, MYSQL = {"engine": "postgres"}, {"engine": "mysql", "name": "x"}
@@ -310,7 +310,7 @@ def test_a_driver_that_the_project_has_not_brought(make_site, uv, tmp_path, monk
                 (Path(argv[4]).parents[1] / f"lib/python3.11/site-packages/{name}.dist-info").mkdir(parents=True)
         return run(site, argv, **options)
 
-    monkeypatch.setattr(django_build, "run", with_packages)
+    monkeypatch.setattr(django_wall_build, "run", with_packages)
     site = make_site(databases=databases, constraints=["psycopg<4"])
     told = django_virtualenv.build(site, tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
     drivers = [argv[5:] for argv, _folder in uv.calls[2:-1]]
@@ -319,7 +319,7 @@ def test_a_driver_that_the_project_has_not_brought(make_site, uv, tmp_path, monk
     assert [argv[2] for argv in drivers] == wanted == told
 
 
-@pytest.mark.parametrize("fails", ["venv", "--requirement", django_uwsgi.PYUWSGI])
+@pytest.mark.parametrize("fails", ["venv", "--requirement", django_server_uwsgi.PYUWSGI])
 def test_a_virtualenv_that_cannot_be_built_is_not_there(make_site, uv, tmp_path, fails):
     uv.fails = fails
     site, source = make_site(), tree(tmp_path / "source", {"a.txt": ""})
@@ -349,7 +349,7 @@ def test_virtualenvs_that_no_release_uses(make_site):
 
 def test_uv_is_installed_once(own_host, monkeypatch):
     calls = []
-    monkeypatch.setattr(django_command, "run", lambda argv, **options: calls.append((argv, options)) or make(argv))
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **options: calls.append((argv, options)) or make(argv))
 
     def make(argv):
         django_virtualenv.UV.mkdir(parents=True, exist_ok=True)
@@ -490,7 +490,7 @@ def test_what_the_system_lacks_is_named(make_site, monkeypatch, said):
     def run(site, argv, **options):
         raise DeploymentError("installing packages failed (exit 1)", log=said, hint=options["hint"])
 
-    monkeypatch.setattr(django_build, "run", run)
+    monkeypatch.setattr(django_wall_build, "run", run)
     with pytest.raises(DeploymentError) as error:
         django_virtualenv._Uv(make_site(), Path("v"), Path("w"), None).install("x")
     assert (

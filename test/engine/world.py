@@ -10,30 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import django_backup
-import django_build
-import django_command
-import django_dump
-import django_instance
-import django_memory
-import django_mod_wsgi
+import django_backup_dump
+import django_database_sqlite
+import django_host_command
+import django_host_memory
+import django_host_service
 import django_process
-import django_program
-import django_receipt
+import django_process_supervisor
+import django_process_systemd
+import django_project_program
 import django_release
-import django_service
+import django_release_instance
+import django_release_steps
+import django_release_switch
+import django_release_switch_report
+import django_server_mod_wsgi
 import django_site
 import django_source
-import django_sqlite
-import django_steps
-import django_supervisor
-import django_switch
-import django_systemd
-import django_trial
 import django_virtualenv
+import django_wall_build
+import django_wall_trial
 import pytest
-from django_command import DeploymentError
-from django_deployment import Deployment
-from django_dump import Database
+from django_backup_dump import Database
+from django_host_command import DeploymentError
+from django_release_deployment import Deployment
 from django_site import Site
 from specimen import MakeSite, formula_templates
 
@@ -144,7 +144,7 @@ class World:
         self.fails: dict[str, DeploymentError] = {}
         self.prints: dict[str, str] = {}
         self.commands: list[list[str]] = []
-        self.daemons: list[django_service.Daemon] = []
+        self.daemons: list[django_host_service.Daemon] = []
         self.requests: list[dict[str, Any]] = []
         self.takes, self.memory = 90 << 20, 1 << 30
         self.server = Server()
@@ -179,7 +179,10 @@ class World:
     @property
     def enabled(self) -> set[str]:
         """The units that start at boot, and the programs that supervisor starts."""
-        return {path.name for path in [*django_systemd.UNITS.glob("*.wants/*"), *django_supervisor.PROGRAMS.iterdir()]}
+        return {
+            path.name
+            for path in [*django_process_systemd.UNITS.glob("*.wants/*"), *django_process_supervisor.PROGRAMS.iterdir()]
+        }
 
     def push(self, name: str, branch: str = "main") -> str:
         """A commit of that name is the head of a branch from now on."""
@@ -194,9 +197,9 @@ class World:
         """Take the steps as the states do; returns the changes of each that had some, by its name."""
         self.last = deployment = self.deployment(**options)
         changes = {}
-        for step in (django_steps.site, *django_steps.RELEASE):
+        for step in (django_release_steps.site, *django_release_steps.RELEASE):
             with deployment.step(step.__name__):
-                work = django_steps.look(step, deployment)
+                work = django_release_steps.look(step, deployment)
                 found = next(work, None)
                 if found:
                     changes[step.__name__] = found
@@ -212,7 +215,11 @@ class World:
         parts = {"systemd": (".service", ".socket"), "supervisor": (".conf",)}[recorded.get("process", "systemd")]
         assert self.running == {f"{unit}{suffix}" for suffix in parts} == self.enabled
         units = {
-            path.stem for path in [*django_systemd.UNITS.glob("django-*.*"), *django_supervisor.PROGRAMS.iterdir()]
+            path.stem
+            for path in [
+                *django_process_systemd.UNITS.glob("django-*.*"),
+                *django_process_supervisor.PROGRAMS.iterdir(),
+            ]
         }
         assert unit in units and units <= {f"django-blog-{name.split('-')[0]}" for name in self.releases}
         assert self.releases[self.live] == "good"
@@ -223,7 +230,7 @@ class World:
         """What holds after any apply: no temporary file, no lock."""
         site = self.site
         assert list(site.root.rglob(".*.new")) == []
-        assert django_command.locks == set()
+        assert django_host_command.locks == set()
         assert not site.lock_file.exists() or site.lock_file.read_text() == ""
 
     # systemd, supervisor, nginx and uv
@@ -238,7 +245,7 @@ class World:
             self.systemctl(*argv[1:])
         elif argv[0] == "supervisorctl":
             return self.supervisorctl(*argv[1:])
-        elif argv[-1:] == [django_trial.LOOK[-1]]:
+        elif argv[-1:] == [django_wall_trial.LOOK[-1]]:
             return json.dumps(self.sandbox)
         elif argv[0] in ("systemd-run", "setpriv"):
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
@@ -248,12 +255,14 @@ class World:
             assert argv[0] in ("npm", "make"), line
         return self.prints.get(argv[0], "")
 
-    def execute(self, argv: Sequence[str], *, doing: str, stdin: str = "", **_options: Any) -> django_command.Ended:
+    def execute(
+        self, argv: Sequence[str], *, doing: str, stdin: str = "", **_options: Any
+    ) -> django_host_command.Ended:
         """A command below the process that leaves none of it behind; the program that reads SQLite files runs."""
-        if argv[-3] == django_sqlite._PROGRAM:
+        if argv[-3] == django_database_sqlite._PROGRAM:
             done = subprocess.run(argv, capture_output=True, text=True, check=True)
-            return django_command.Ended(done.returncode, done.stdout, done.stderr)
-        return django_command.Ended(0, self.run(["setpriv", *argv], doing=doing, stdin=stdin), "")
+            return django_host_command.Ended(done.returncode, done.stdout, done.stderr)
+        return django_host_command.Ended(0, self.run(["setpriv", *argv], doing=doing, stdin=stdin), "")
 
     def roll_back(self) -> dict[str, Any]:
         """Go back as django_verbs.rollback does."""
@@ -263,7 +272,7 @@ class World:
             deployment.left = deployment.live
             deployment.release = django_release.older_good(self.site, deployment.live)
             deployment.commit = deployment.release.record["commit"]
-        return django_steps.walk(deployment, django_steps.BACK)
+        return django_release_steps.walk(deployment, django_release_steps.BACK)
 
     def systemctl(self, verb: str, *arguments: str) -> None:
         units = [name for name in arguments if not name.startswith("--")]
@@ -271,20 +280,20 @@ class World:
             self.running -= {*units}
         for name in units if verb in ("enable", "disable") else ():
             wants = "sockets" if name.endswith(".socket") else "multi-user"
-            folder = django_systemd.UNITS / f"{wants}.target.wants"
+            folder = django_process_systemd.UNITS / f"{wants}.target.wants"
             folder.mkdir(exist_ok=True)
             if verb == "enable":
-                assert (django_systemd.UNITS / name).is_file()
+                assert (django_process_systemd.UNITS / name).is_file()
                 self.running.add(name)
                 (folder / name).unlink(missing_ok=True)
-                (folder / name).symlink_to(django_systemd.UNITS / name)
+                (folder / name).symlink_to(django_process_systemd.UNITS / name)
             else:
                 self.running.discard(name)
                 (folder / name).unlink(missing_ok=True)
 
     def supervisorctl(self, verb: str, name: str) -> str:
         program, before = f"{name}.conf", set(self.running)
-        there = (django_supervisor.PROGRAMS / program).is_file()
+        there = (django_process_supervisor.PROGRAMS / program).is_file()
         assert verb in ("update", "stop")
         if verb == "stop":
             self.running.discard(program)
@@ -294,7 +303,7 @@ class World:
             (django_process.RUN / name / "ready").touch()
         elif not there:
             self.running.discard(program)
-        self.updated = {path.name for path in django_supervisor.PROGRAMS.iterdir()}
+        self.updated = {path.name for path in django_process_supervisor.PROGRAMS.iterdir()}
         return "" if self.running == before else f"{name}: updated\n"
 
     def project(self, request: dict[str, Any]) -> str:
@@ -337,12 +346,12 @@ class World:
     def pid(self, site: Site, release: Path) -> int | None:
         return 42 if f"{django_process.unit(site, release)}.service" in self.running else None
 
-    def program(self, name: str) -> django_supervisor.Program | None:
+    def program(self, name: str) -> django_process_supervisor.Program | None:
         """What supervisor says of a program."""
-        return django_supervisor.Program(43, 100.0, "RUNNING") if f"{name}.conf" in self.running else None
+        return django_process_supervisor.Program(43, 100.0, "RUNNING") if f"{name}.conf" in self.running else None
 
     def problem_of(self, site: Site, release: Path, deadline: float) -> str:
-        runs = django_instance.pid(site, release) is not None
+        runs = django_release_instance.pid(site, release) is not None
         return self.problems.get(release.name[:4], "") if runs else "no answer"
 
     def problem(self) -> str:
@@ -391,33 +400,33 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
     world = World(make_site)
     played = {
         (os, "fsync"): lambda file: None,
-        (django_command, "run"): world.run,
-        (django_program, "backup"): world.ask,
-        (django_dump, "free"): lambda folder: 1 << 20,
-        (django_steps, "_refuse_closed_parents"): lambda site: None,
+        (django_host_command, "run"): world.run,
+        (django_project_program, "backup"): world.ask,
+        (django_backup_dump, "free"): lambda folder: 1 << 20,
+        (django_release_steps, "_refuse_closed_parents"): lambda site: None,
         (django_virtualenv, "interpreter"): lambda python: sys.executable,
         (django_virtualenv, "_identity"): lambda path, modified: f"cpython-311 {path} 3.11.2",
-        (django_mod_wsgi, "python"): lambda site: "3.11",
+        (django_server_mod_wsgi, "python"): lambda site: "3.11",
         (django_virtualenv, "build"): world.build,
-        (django_build, "run"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
-        (django_systemd, "pid"): world.pid,
-        (django_supervisor, "_program"): world.program,
-        (django_service, "pid"): lambda daemon: 7,
-        (django_service, "is_enabled"): lambda daemon: daemon in world.daemons,
-        (django_service, "enable"): world.daemons.append,
-        (django_process, "is_whole"): lambda site, release: django_instance.pid(site, release) is not None,
-        (django_command, "execute"): world.execute,
-        (django_instance, "check_health"): lambda site, release: None,
-        (django_instance, "problem_of"): world.problem_of,
-        (django_instance, "drain"): lambda site, release: world.connections,
-        (django_receipt, "RATE"): 2000,
-        (django_switch, "_PAUSE"): 0.001,
-        (django_receipt.Probe, "problem"): lambda probe: world.problem(),
-        (django_memory, "of_tree"): lambda pid: world.takes,
-        (django_memory, "available"): lambda: world.memory,
-        (django_systemd, "_is_loaded"): lambda unit: False,
-        (django_systemd, "_BUS"): Path("/"),
-        (django_trial, "outside"): lambda: {
+        (django_wall_build, "run"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
+        (django_process_systemd, "pid"): world.pid,
+        (django_process_supervisor, "_program"): world.program,
+        (django_host_service, "pid"): lambda daemon: 7,
+        (django_host_service, "is_enabled"): lambda daemon: daemon in world.daemons,
+        (django_host_service, "enable"): world.daemons.append,
+        (django_process, "is_whole"): lambda site, release: django_release_instance.pid(site, release) is not None,
+        (django_host_command, "execute"): world.execute,
+        (django_release_instance, "check_health"): lambda site, release: None,
+        (django_release_instance, "problem_of"): world.problem_of,
+        (django_release_instance, "drain"): lambda site, release: world.connections,
+        (django_release_switch_report, "RATE"): 2000,
+        (django_release_switch, "_PAUSE"): 0.001,
+        (django_release_switch_report.Probe, "problem"): lambda probe: world.problem(),
+        (django_host_memory, "of_tree"): lambda pid: world.takes,
+        (django_host_memory, "available"): lambda: world.memory,
+        (django_process_systemd, "_is_loaded"): lambda unit: False,
+        (django_process_systemd, "_BUS"): Path("/"),
+        (django_wall_trial, "outside"): lambda: {
             "namespaces": dict.fromkeys(("ipc", "mnt", "net", "user"), "1"),
             "filters": 0,
         },

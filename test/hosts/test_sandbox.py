@@ -8,8 +8,8 @@ import pytest
 PRELUDE = """
 import json, logging, subprocess, sys, time
 sys.path.insert(0, "/srv/formula/_utils")
-import django_sandbox, django_site, django_systemd, django_trial
-from django_command import DeploymentError
+import django_wall_sandbox, django_site, django_process_systemd, django_wall_trial
+from django_host_command import DeploymentError
 from pathlib import Path
 config = {"name": "blog", "user": "blog", "root": "/srv/django/blog", "sandbox": {}, "resources": {}, "writable": []}
 config |= {"databases": {}, "mount": ""}
@@ -19,16 +19,16 @@ Path("/run/django").mkdir(exist_ok=True)
 TRIAL = """
 def names(lines):
     return {name for line in lines for name in line.partition(": ")[2].partition(";")[0].split(", ")}
-asked = django_trial.questions(site)
-answers = {"": sorted(names(django_systemd.warnings(site)))}
-directives = django_trial.properties(site, django_sandbox.refused(site))
+asked = django_wall_trial.questions(site)
+answers = {"": sorted(names(django_process_systemd.warnings(site)))}
+directives = django_wall_trial.properties(site, django_wall_sandbox.refused(site))
 for left_out in sorted({name for name, _value in directives} & set(sys.argv[1:])):
-    properties = django_systemd._options((name, value) for name, value in directives if name != left_out)
-    answer = django_systemd._run_unit(
-        "trial.service", properties, django_trial.LOOK, doing="x", timeout=30, stdin=json.dumps(asked)
+    properties = django_process_systemd._options((name, value) for name, value in directives if name != left_out)
+    answer = django_process_systemd._run_unit(
+        "trial.service", properties, django_wall_trial.LOOK, doing="x", timeout=30, stdin=json.dumps(asked)
     )
-    found = {**django_trial.understand(answer, asked), "outside": django_trial.outside()}
-    answers[left_out] = sorted(names(django_trial.not_in_force(site, found)))
+    found = {**django_wall_trial.understand(answer, asked), "outside": django_wall_trial.outside()}
+    answers[left_out] = sorted(names(django_wall_trial.not_in_force(site, found)))
 print(json.dumps(answers))
 """
 #: Directives that the trial sees one by one; the others are filters of system calls, or the same by other means.
@@ -38,7 +38,7 @@ SEEN = (
     *("ReadOnlyPaths", "TemporaryFileSystem"),
 )
 WALLS = """
-directives = django_trial.properties(site, django_sandbox.refused(site))
+directives = django_wall_trial.properties(site, django_wall_sandbox.refused(site))
 more = [("RuntimeDirectory", "django-blog-0001"), ("ReadWritePaths", "/run/django/blog")]
 program = '''
 import json, multiprocessing, os, socket
@@ -70,8 +70,8 @@ print(json.dumps({
 '''
 for path in ("/dev/shm/of-the-host", "/run/lock/of-the-host"):
     Path(path).touch()
-print(django_systemd._run_unit(
-    "walls.service", django_systemd._options([*directives, *more]), ["/usr/bin/python3", "-c", program],
+print(django_process_systemd._run_unit(
+    "walls.service", django_process_systemd._options([*directives, *more]), ["/usr/bin/python3", "-c", program],
     doing="x", timeout=30,
 ))
 """
@@ -82,7 +82,7 @@ logging.basicConfig(level=logging.WARNING, stream=said)
 def run(program, timeout=20.0):
     began = time.monotonic()
     try:
-        end = django_systemd._run_unit(
+        end = django_process_systemd._run_unit(
             "django-blog-task.service", ["--property=User=blog"], ["/bin/sh", "-c", program],
             doing="trying", timeout=timeout,
         )

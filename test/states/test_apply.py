@@ -4,20 +4,20 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import django_acme
 import django_database
-import django_nginx
-import django_port
-import django_postgres
-import django_schedule
-import django_service
+import django_database_postgres
+import django_host_port
+import django_host_service
+import django_host_timer
+import django_proxy_nginx
+import django_release_steps
 import django_site
-import django_steps
 import django_tls
+import django_tls_acme
 import played_host
 import pytest
 from authority import signed
-from django_command import DeploymentError
+from django_host_command import DeploymentError
 from specimen import ROOT, compiled
 from world import commit
 
@@ -158,8 +158,8 @@ def test_without_systemd_supervisor_keeps_a_site(salt, world):
 def test_a_daemon_runs_without_systemd(salt, world, monkeypatch):
     running = salt({"sites": {}}).loaders.states.django.running
     assert running(name="nginx").comment == "nginx already runs" and running(name="nginx").changes == {}
-    monkeypatch.setattr(django_service, "runs", lambda daemon: False)
-    monkeypatch.setattr(django_service, "start", lambda daemon: world.commands.append([daemon.service]))
+    monkeypatch.setattr(django_host_service, "runs", lambda daemon: False)
+    monkeypatch.setattr(django_host_service, "start", lambda daemon: world.commands.append([daemon.service]))
     for test, comment in ((True, "nginx would have been started"), (False, "nginx has been started")):
         state = running(name="nginx", test=test)
         assert (state.result, state.comment) == (None if test else True, comment)
@@ -168,7 +168,7 @@ def test_a_daemon_runs_without_systemd(salt, world, monkeypatch):
     def fails(daemon):
         raise DeploymentError("it does not run")
 
-    monkeypatch.setattr(django_service, "start", fails)
+    monkeypatch.setattr(django_host_service, "start", fails)
     state = running(name="supervisor")
     assert (state.result, state.changes, state.comment) == (False, {}, "it does not run")
 
@@ -176,8 +176,8 @@ def test_a_daemon_runs_without_systemd(salt, world, monkeypatch):
 def test_a_daemon_that_runs_is_enabled_with_systemd(salt, world, monkeypatch):
     running = salt({"sites": {}}).loaders.states.django.running
     enabled = []
-    monkeypatch.setattr(django_service, "is_enabled", lambda daemon: daemon.service in enabled)
-    monkeypatch.setattr(django_service, "enable", lambda daemon: enabled.append(daemon.service))
+    monkeypatch.setattr(django_host_service, "is_enabled", lambda daemon: daemon.service in enabled)
+    monkeypatch.setattr(django_host_service, "enable", lambda daemon: enabled.append(daemon.service))
     assert running(name="nginx").changes == {}
     for test, comment in ((True, "nginx would have been enabled"), (False, "nginx has been enabled")):
         state = running(name="nginx", enable=True, test=test)
@@ -211,10 +211,10 @@ def test_a_changed_pillar_changes_just_that(salt, world):
 
 def test_a_step_that_fails_stops_its_own_site_only(salt, world, monkeypatch):
     apply = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}})
-    for step, sentence in [*zip(django_steps.RELEASE, SENTENCES[2:], strict=True)][::4]:
+    for step, sentence in [*zip(django_release_steps.RELEASE, SENTENCES[2:], strict=True)][::4]:
         world.push(step.__name__)
         with monkeypatch.context() as patched:
-            patched.setattr(django_steps, step.__name__, broken_for_the_blog(step))
+            patched.setattr(django_release_steps, step.__name__, broken_for_the_blog(step))
             states = apply()
         failed = [state for state in states if state.result is False]
         assert [state.id for state in failed] == SENTENCES[SENTENCES.index(sentence) :]
@@ -288,7 +288,7 @@ def broken_for_the_blog(step):
 def test_the_states_are_the_steps_in_their_order(salt):
     low = salt({"sites": {"blog": SITE}}).loaders.modules.state.show_low_sls("django")
     steps = [chunk["fun"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
-    assert steps == ["adoption", "users", "site", *(step.__name__ for step in django_steps.RELEASE)]
+    assert steps == ["adoption", "users", "site", *(step.__name__ for step in django_release_steps.RELEASE)]
     names = [chunk["__id__"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
     assert names == ["blog has its place", *SENTENCES]
     for before, chunk in zip(names[2:], [chunk for chunk in low if chunk["__id__"] in names[3:]], strict=False):
@@ -383,7 +383,7 @@ def test_the_host_gets_what_a_driver_needs(salt, own_host, engine, packages):
 @pytest.fixture
 def postgres(monkeypatch):
     """A PostgreSQL on the host, once its package is there: what it has, and how often it was asked."""
-    server = SimpleNamespace(installed=False, answer=django_postgres.nothing(), asked=0, made=[])
+    server = SimpleNamespace(installed=False, answer=django_database_postgres.nothing(), asked=0, made=[])
 
     def ask(share):
         server.asked += 1
@@ -396,9 +396,9 @@ def postgres(monkeypatch):
         server.answer["roles"][share.user] = role | {"mark": django_database.mark(share.site)}
         server.answer["databases"][share.database] = database
 
-    monkeypatch.setattr(django_postgres, "is_installed", lambda: server.installed)
-    monkeypatch.setattr(django_postgres, "ask", ask)
-    monkeypatch.setattr(django_postgres, "make", make)
+    monkeypatch.setattr(django_database_postgres, "is_installed", lambda: server.installed)
+    monkeypatch.setattr(django_database_postgres, "ask", ask)
+    monkeypatch.setattr(django_database_postgres, "make", make)
     return server
 
 
@@ -444,7 +444,7 @@ def test_a_password_for_a_login_over_tcp_is_generated(salt, world, own_host, pos
     kept = (own_host / "srv/django/blog/secrets/database.default").read_text()
     assert len(kept) == 40 and kept not in str([vars(state) for state in states.values()])
     assert states["blog has its databases"].changes["passwords"] == ["database.default"]
-    postgres.answer["roles"]["blog"]["verifier"] = django_postgres.verifier(kept)
+    postgres.answer["roles"]["blog"]["verifier"] = django_database_postgres.verifier(kept)
     assert changed(apply()) == []
 
 
@@ -523,8 +523,8 @@ def test_uv_that_cannot_be_installed(salt, world):
 
 
 def test_a_port_that_is_taken_stops_the_site_and_leaves_nginx_alone(salt, world, monkeypatch):
-    taken = {80: django_port.Holder("apache2", 7, "apache2.service")}
-    monkeypatch.setattr(django_port, "holder", lambda port, but, ports=None: taken.get(port))
+    taken = {80: django_host_port.Holder("apache2", 7, "apache2.service")}
+    monkeypatch.setattr(django_host_port, "holder", lambda port, but, ports=None: taken.get(port))
     states = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["a.org"], "proxy": {"listen": [8080]}}}})()
     failed = {state.id: state.comment for state in states if state.result is False}
     told = failed["The ports of nginx are free"]
@@ -566,7 +566,9 @@ def test_our_own_modules_are_synced_where_they_are_stale(salt, stale):
     first = apply(test=True)[0]
     assert first.id == "The modules of the formula are current"
     assert first.name == ("utils" if stale == "one is old" else "modules, states, utils")
-    assert (modules / "utils/django_steps.py").read_text() == (ROOT / "_utils/django_steps.py").read_text()
+    assert (modules / "utils/django_release_steps.py").read_text() == (
+        ROOT / "_utils/django_release_steps.py"
+    ).read_text()
     assert apply(test=True)[0].id == HOST[0]
 
 
@@ -588,9 +590,9 @@ def authorities(monkeypatch):
     monkeypatch.setattr(django_tls, "make_authority", lambda: None)
     own = f"self_signed {django_tls._fingerprint()}"
     monkeypatch.setattr(django_tls, "_signed", lambda domain: certificate(own, domain))
-    monkeypatch.setattr(django_acme, "_order", order)
-    monkeypatch.setattr(django_nginx, "version", lambda: (1, 22, 1))
-    monkeypatch.setattr(django_schedule, "_link", lambda site, task: Path("/"))  # which the world does not play
+    monkeypatch.setattr(django_tls_acme, "_order", order)
+    monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 22, 1))
+    monkeypatch.setattr(django_host_timer, "_link", lambda site, task: Path("/"))  # which the world does not play
     return played
 
 

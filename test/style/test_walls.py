@@ -112,10 +112,10 @@ def test_root_parses_no_database(module):
 
 
 @pytest.mark.parametrize(
-    "module", [path for path in modules() if path.stem != "django_foreign"], ids=lambda path: path.stem
+    "module", [path for path in modules() if path.stem != "django_wall_foreign"], ids=lambda path: path.stem
 )
 def test_only_one_module_works_by_descriptors_of_folders(module):
-    """Whoever needs ``dir_fd`` has a tree of others before them: `django_foreign` is what opens these."""
+    """Whoever needs ``dir_fd`` has a tree of others before them: `django_wall_foreign` is what opens these."""
     found = [
         f"{module.name}:{call.lineno}"
         for call in calls(ast.parse(module.read_text()))
@@ -125,4 +125,4 @@ def test_only_one_module_works_by_descriptors_of_folders(module):
 
 
 #: Modules that look at the way to a path, or read one file, by descriptors: each says why.
-BY_DESCRIPTOR = {"django_git", "django_page", "django_submodule"}
+BY_DESCRIPTOR = {"django_source_git", "django_proxy_page", "django_source_submodule"}

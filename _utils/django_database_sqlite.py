@@ -1,0 +1,127 @@
+"""The migrations in a SQLite file of a site: read by a small program as the site's user, with limits; never by root.
+
+Whoever can write such a file decides what SQLite does with it: a hot journal names files that are deleted, a view never
+ends, a FIFO blocks. So root looks at nothing but its status, by which the last answer is kept.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import django_host_command
+import django_site
+import django_wall_delegate
+import django_wall_shape
+from django_host_command import DeploymentError
+from django_site import Site
+
+#: Seconds that the program may take; bytes of memory; rows, and characters of each text, that it reads.
+_PATIENCE, _MEMORY, _ROWS, _TEXT = 5, 512 << 20, 20_000, 255
+#: Files whose answer is kept.
+_KEPT = 20
+#: A file that was changed less than this many nanoseconds before it was read may be changed again in the same tick.
+_SETTLED = 100_000_000
+_PROGRAM = f"""
+import json
+import os
+import resource
+import signal
+import sqlite3
+import stat
+import sys
+import time
+path, owner = sys.argv[1], int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_CPU, ({_PATIENCE}, {_PATIENCE}))
+resource.setrlimit(resource.RLIMIT_AS, ({_MEMORY}, {_MEMORY}))
+signal.alarm({_PATIENCE})
+names = []
+try:
+    status = os.lstat(path)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == owner:
+        from urllib.parse import quote
+        connection = sqlite3.connect("file:" + quote(path) + "?mode=ro", uri=True, timeout=2)
+        deadline = time.monotonic() + {_PATIENCE - 2}
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10000)
+        if hasattr(connection, "setlimit"):
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20)
+        connection.execute("PRAGMA trusted_schema = OFF")
+        is_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'django_migrations'"
+        if connection.execute(is_table).fetchone():
+            rows = connection.execute(
+                "SELECT substr(app, 1, {_TEXT}), substr(name, 1, {_TEXT}) FROM django_migrations LIMIT {_ROWS}"
+            )
+            names = [str(app) + "." + str(name) for app, name in rows]
+except (OSError, ValueError, MemoryError, sqlite3.Error):
+    names = []
+sys.stdout.write(json.dumps(names))
+"""  # noqa: S608  # nosec B608 - numbers of ours
+
+
+def applied(site: Site, path: Path) -> set[str]:
+    """Return the rows of django_migrations in a SQLite file of the site's user; none where it cannot be read.
+
+    A link, a file of another owner and a view of that name have none. The answer is kept until the file changes.
+    """
+    before = _stamp(path)
+    if not before:
+        return set()
+    kept = (django_site.read_json(site.schema) or {}).get("files")
+    known = kept if isinstance(kept, dict) else {}
+    entry = known.get(str(path))
+    if isinstance(entry, dict) and entry.get("stamp") == before and django_wall_shape.fits(entry.get("names"), [str]):
+        return set(entry["names"])
+    names = _ask(site, path)
+    if names is None:
+        return set()
+    if before == _stamp(path) and _is_settled(before) and site.schema.parent.is_dir():
+        others = {name: value for name, value in known.items() if name != str(path)} if len(known) < _KEPT else {}
+        files = {**others, str(path): {"stamp": before, "names": names}}
+        django_site.write_json(site.schema, {"files": files}, mode=0o600, durable=False)
+    return set(names)
+
+
+def resolved(site: Site, *paths: Path) -> list[Path]:
+    """Return where files that a project names really are, as far as the site's user may see.
+
+    Raises:
+        DeploymentError: it cannot be known in time.
+    """
+    names = django_wall_delegate.ask(
+        site.user, lambda: [os.path.realpath(path) for path in paths], doing="looking for the databases"
+    )
+    return [Path(name) for name in names]
+
+
+def _ask(site: Site, path: Path) -> list[str] | None:
+    """The names as the program tells them; None where it has not ended well."""
+    argv = ["/usr/bin/python3", "-I", "-S", "-c", _PROGRAM, str(path), str(django_site.user_id(site.user))]
+    doing = f"reading {path}"
+    try:
+        ended = django_host_command.execute(argv, doing=doing, user=site.user, timeout=_PATIENCE + 1, grace=0)
+        if ended.code != 0:
+            return None
+        names: list[str] = django_wall_shape.parse(ended.printed, [str], doing=doing)
+    except (DeploymentError, KeyError):  # KeyError: the user is not on the host yet
+        return None
+    return names
+
+
+def _stamp(path: Path) -> list[list[int]]:
+    """What a write to a database changes: of the file and its write-ahead log. Empty where there is none."""
+    stamp = []
+    for name in (str(path), f"{path}-wal"):
+        try:
+            status = os.lstat(name)
+        except (OSError, ValueError):
+            stamp.append([0])
+            continue
+        times = [status.st_mtime_ns, status.st_ctime_ns]
+        stamp.append([status.st_dev, status.st_ino, status.st_size, status.st_uid, *times])
+    return stamp if len(stamp[0]) > 1 else []
+
+
+def _is_settled(stamp: list[list[int]]) -> bool:
+    """Whether a further change to the files would have changed their times too."""
+    now = time.time_ns()
+    return all(now - moment > _SETTLED for one in stamp if len(one) > 1 for moment in one[-2:])

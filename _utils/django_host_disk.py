@@ -1,0 +1,53 @@
+"""Disk: what a tree takes of it, and what is left for another one."""
+
+import contextlib
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from django_host_command import DeploymentError
+
+#: Fewer inodes than this are none: something else takes them as soon as they are free.
+_FEW_FILES = 16
+
+
+class Space(NamedTuple):
+    """Bytes, and files with folders: each takes an inode."""
+
+    bytes: int
+    files: int
+
+    def __str__(self) -> str:
+        return f"{self.bytes >> 20} MB and {self.files} inodes"
+
+
+def of_tree(path: Path) -> Space:
+    """What a folder and all below it take, links not followed."""
+    taken, files, folders = 0, 0, [str(path)]
+    while folders:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                files += 1
+                taken += entry.stat(follow_symlinks=False).st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+    return Space(taken, files)
+
+
+def left(path: Path) -> Space:
+    """What the file system of a folder has left for everybody; without a limit of inodes, as many as one likes."""
+    found = os.statvfs(path)
+    return Space(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else sys.maxsize)
+
+
+def explain(error: DeploymentError, path: Path) -> None:
+    """Say of an error for want of space what it is that the file system of a folder lacks."""
+    if os.strerror(errno.ENOSPC).lower() in f"{error.message}\n{error.log}".lower():
+        with contextlib.suppress(OSError):
+            space = left(path)
+            what = (
+                f"df -i {path}: no inodes are left" if space.files < _FEW_FILES else f"df -h {path}: {space} are left"
+            )
+            error.hint = "\n".join(filter(None, [error.hint, what]))

@@ -1,0 +1,133 @@
+"""Where a site without a proxy is reached by an address: systemd listens, and leads visitors to the live release.
+
+That is a rename away, as it is for a proxy: no release is told of the address, and none takes it from another.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import django_host_command
+import django_host_etc
+import django_host_port
+import django_host_service
+import django_process_systemd
+import django_release_settings
+import django_site
+from django_host_command import DeploymentError
+from django_host_etc import OURS, Files
+from django_site import Site
+
+TEMPLATES = ("salt://django/files/listen.socket", "salt://django/files/listen.service")
+
+
+def files(site: Site, templates: Mapping[str, str]) -> Files:
+    """The units of a site; none where nobody is to listen for it."""
+    known = {"ours": OURS, "site": site.config, "group": site.proxy_group, "socket": f"{site.current}/socket"}
+    return {
+        django_process_systemd.UNITS / f"django-{site.name}-{Path(url).name}": django_release_settings.render(
+            templates, url, **known
+        )
+        for url in (TEMPLATES if site.listener else ())
+    }
+
+
+def present(site: Site) -> list[Path]:
+    """The units that a site has."""
+    socket, service = _units(site)
+    return [path for path in (socket, service, _link(socket)) if os.path.lexists(path)]
+
+
+def _units(site: Site) -> tuple[Path, Path]:
+    socket = django_process_systemd.UNITS / f"django-{site.name}-listen.socket"
+    return socket, socket.with_suffix(".service")
+
+
+def _link(socket: Path) -> Path:
+    return django_process_systemd.UNITS / "sockets.target.wants" / socket.name
+
+
+def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
+    """What is not as the pillar has it: path → what is the matter with it."""
+    if not site.listener:
+        return {str(path): "removed" for path in present(site)}
+    found = django_host_etc.differences(files(site, templates))
+    socket, _service = _units(site)
+    return found or ({} if os.path.lexists(_link(socket)) else {str(socket): "disabled"})
+
+
+def refuse_impossible(site: Site, ports: Mapping[int, set[str]] | None = None) -> None:
+    """Refuse an address on which nobody could listen for the site.
+
+    Args:
+        ports: as `django_host_port.listening` has found it in this apply.
+
+    Raises:
+        DeploymentError: the host has no systemd, or somebody else has the port.
+    """
+    at = f"django:sites:{site.name}:server:bind"
+    if not site.listener:
+        return
+    if not django_host_service.has_systemd():
+        raise DeploymentError(
+            f"this host has no systemd that would listen on {site.listener}, and {site.name} has no proxy",
+            hint=f"say unix in {at} and lead your own proxy to {site.current}/socket; or take django:sites:"
+            f"{site.name}:proxy:kind: nginx",
+        )
+    socket, _service = _units(site)
+    if f"ListenStream={site.listener}\n" in (django_site.read_text(socket) or ""):
+        return
+    port = int(site.listener.rpartition(":")[2])
+    holder = django_host_port.holder(port, ports=ports)
+    if holder:
+        raise DeploymentError(
+            f"port {port} is taken by {holder}, so nobody can listen there for {site.name}; nothing has been changed",
+            hint=f"stop that, if nobody needs it (ss -ltnp 'sport = :{port}' names it), or choose another port in {at}",
+        )
+
+
+def apply(site: Site, templates: Mapping[str, str]) -> None:
+    """Have systemd listen for a site as the pillar has it; where it did at another address, who is connected is cut.
+
+    Raises:
+        DeploymentError: systemd cannot listen there; then all is as it was before.
+    """
+    wanted = files(site, templates)
+    before = {path: django_host_etc.read(path) for path in wanted}
+    socket, service = _units(site)
+    try:
+        _install(wanted)
+        _systemctl("enable", "--quiet", socket.name)
+        # A socket is not opened anew while its service has it.
+        _systemctl("stop", service.name, socket.name)
+        _systemctl("start", socket.name)
+    except DeploymentError:
+        if before[socket] is None:
+            remove(site)
+        else:
+            _install(before)
+            _systemctl("restart", socket.name)
+        raise
+
+
+def _install(units: Files) -> None:
+    for path, text in units.items():
+        if text is not None:
+            django_site.write(path, text)
+    _systemctl("daemon-reload")
+
+
+def remove(site: Site) -> None:
+    """Take the units of a site off the host."""
+    socket, service = _units(site)
+    if present(site):
+        _systemctl("disable", "--quiet", "--now", socket.name)
+        _systemctl("stop", service.name)
+        for path in present(site):
+            path.unlink()
+        _systemctl("daemon-reload")
+
+
+def _systemctl(*arguments: str) -> None:
+    units = [name for name in arguments if name.endswith((".socket", ".service"))]
+    django_host_command.run(["systemctl", *arguments], doing=f"{arguments[0]} of {' and '.join(units) or 'systemd'}")

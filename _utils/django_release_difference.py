@@ -1,0 +1,87 @@
+"""Files as differences: what a release would be given, against what the live one has."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import django_process
+import django_process_supervisor
+import django_release_instance
+import django_site
+from django_host_command import redact
+from django_release import Release
+
+_LINES = 60
+
+
+def of_text(old: str | None, new: str | None) -> str:
+    """What differs between two texts, as a unified diff; None is a file that is not there."""
+    if old is None or new is None:
+        return "new file" if old is None else "removed"
+    lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1))[2:]
+    return "\n".join(lines[:_LINES] + ([f"… {len(lines) - _LINES} lines more"] if len(lines) > _LINES else []))
+
+
+def of_instance(
+    live: Release, path: Path, facts: Mapping[str, Any], templates: Mapping[str, str], secrets: list[str]
+) -> dict[str, str]:
+    """The configuration of the next release's server, and of who keeps it alive, against the live one's.
+
+    What differs between any two releases (names, paths, sockets) is no difference. Nothing is said where the live
+    release has lost its virtualenv, for no file of its server can be rendered then.
+
+    Args:
+        path: the folder of the next release, whether it is there or not.
+        secrets: texts that are masked.
+    """
+    built = path if (path / "virtualenv").exists() else live.path
+    if not (built / "virtualenv/bin").exists():
+        return {}
+    names = _names(live, path)
+    rendered = django_release_instance.configuration(live.site, path, facts, templates, built=built)
+    wanted = {_same(name, names): _same(text, names) for name, text in rendered.items()}
+    found = {}
+    for name in sorted({*wanted} | _present(live)):
+        old, new = django_site.read_text(live.path / "config" / name), wanted.get(name)
+        if old != new:
+            found[name] = redact(of_text(old, new), secrets)
+    return found
+
+
+def _present(live: Release) -> set[str]:
+    """The files of the live release's server, those included that the next one will not have."""
+    unit = django_process.unit(live.site, live.path)
+    return {path.name for path in live.path.glob("config/*") if path.stem in (unit, "supervisor")}
+
+
+def _names(live: Release, path: Path) -> dict[str, str]:
+    """What the next release is called, by what the live one is called."""
+    site = live.site
+    names = {
+        str(path): str(live.path),
+        path.name: live.name,
+        django_process.unit(site, path): django_process.unit(site, live.path),
+        str(django_process_supervisor.log_file(site, path)): str(django_process_supervisor.log_file(site, live.path)),
+    }
+    old, new = django_release_instance.address(site, live.path), django_release_instance.address(site, path)
+    if _takes_turns(old, new):
+        names[new] = old
+        if new.startswith(f"{site.runtime}/{path.name.split('-')[0]}/"):  # a folder of its own
+            names[os.path.dirname(new)] = os.path.dirname(old)
+    return names
+
+
+def _takes_turns(old: str, new: str) -> bool:
+    """Whether two addresses are what two releases in a row have: a socket each, or two ports in turn."""
+    if old.startswith("/") or new.startswith("/"):
+        return old.startswith("/") and new.startswith("/")
+    (host, _, port), (other, _, next_port) = old.rpartition(":"), new.rpartition(":")
+    return host == other and abs(int(port) - int(next_port)) == 1
+
+
+def _same(text: str, names: Mapping[str, str]) -> str:
+    for new, old in names.items():
+        text = text.replace(new, old)
+    return text

@@ -1,0 +1,517 @@
+"""The application server of one release: its files, who keeps it alive, whether it runs, answers and is idle."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urljoin, urlsplit
+
+import django_host_memory
+import django_host_unix
+import django_process
+import django_process_supervisor
+import django_process_systemd
+import django_release_settings
+import django_server
+import django_site
+from django_host_command import DeploymentError, seconds
+from django_process import Keeper, unit
+from django_site import Site
+from django_wall_response import Bounded
+
+#: Who can keep a release alive, by the name that the pillar has for it.
+KEEPERS: dict[str, Keeper] = {"systemd": django_process_systemd, "supervisor": django_process_supervisor}
+
+#: Bytes of memory for each process, where nobody says how many there are: one that shares nothing has up to 118 MB.
+_PROCESS = 128 << 20
+#: Seconds without a new line after which a log counts as written.
+_SETTLES = 0.4
+_REDIRECTS = (301, 302, 303, 307, 308)
+#: What is wrong with a page where the project raises; past Django's own handlers, uWSGI closes the connection.
+_RAISES = ("it answers 500", "no answer (Remote end closed connection without response)")
+#: A frame of a traceback in a log, and the line with the exception behind the last one; supervisor's have a time first.
+_FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "([^"]+)", line (\d+)')
+_EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
+
+
+class Answer(NamedTuple):
+    """An HTTP response: status, headers (names in lower case), the first 64 KiB of the body."""
+
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+def templates(site: Site) -> set[str]:
+    """The templates of a release's configuration."""
+    return {*django_server.of_site(site).TEMPLATES, *KEEPERS[site.process].TEMPLATES}
+
+
+def warnings(site: Site) -> list[str]:
+    """What a new release has to do without on this host, because of who keeps it alive."""
+    return KEEPERS[site.process].warnings(site)
+
+
+def address(site: Site, release: Path) -> str:
+    """Where the instance of a release listens: the path of its socket, or ``host:port``.
+
+    A socket that systemd makes is in the site's folder, which is root's; one that the server binds by itself is in a
+    folder of its own below. Releases take turns on two ports; none takes that of the live one.
+    """
+    recorded = django_server.recorded(release)
+    if recorded:
+        return str(recorded["address"])
+    bind = site.config["server"]["bind"]
+    sequence = release.name.split("-")[0]
+    if bind == "unix":
+        is_inherited = site.process == "systemd" and django_server.of_site(site).INHERITS
+        return f"{site.runtime}/{sequence}.sock" if is_inherited else f"{site.runtime}/{sequence}/server.sock"
+    host, _colon, port = bind.rpartition(":")
+    one, other = (f"{host}:{int(port) + (int(sequence) + turn) % 2}" for turn in (0, 1))
+    taken = (django_server.recorded(site.current) or {}).get("address")
+    return other if one == taken else one
+
+
+def kind(release: Path) -> tuple[str, str]:
+    """How nginx reaches a release: (``unix`` or ``tcp``, protocol). Where two differ in it, a rename is not enough."""
+    recorded = django_server.recorded(release) or {"address": "/", "protocol": "uwsgi"}
+    return ("unix" if recorded["address"].startswith("/") else "tcp", recorded["protocol"])
+
+
+def is_kept_connected(release: Path) -> bool:
+    """Whether nginx keeps connections to a release, which a rename does not end."""
+    return bool((django_server.recorded(release) or {}).get("keepalive"))
+
+
+def next_kind(site: Site) -> tuple[str, str]:
+    """How nginx will reach the site's next release, as `kind` has it."""
+    server = site.config["server"]
+    return ("unix" if server["bind"] == "unix" else "tcp", server["protocol"])
+
+
+def configuration(
+    site: Site, release: Path, facts: Mapping[str, Any], templates: Mapping[str, str], built: Path | None = None
+) -> dict[str, str]:
+    """The server's configuration, and what keeps it alive: file name in ``config/`` → content.
+
+    Args:
+        built: a release whose virtualenv is looked at, where this one has none yet.
+    """
+    server, own = site.config["server"], django_server.of_site(site)
+    where = address(site, release)
+    is_own = where.startswith("/") and Path(where).parent != site.runtime
+    variables = {
+        "site": site.config,
+        "release": str(release),
+        "unit": unit(site, release),
+        "address": where,
+        "runtime": str(site.runtime),
+        "own_folder": str(Path(where).parent) if is_own else "",
+        "facts": facts,
+        "chdir": str(django_release_settings.project_folder(site, release, facts)),
+        "processes": processes(site),
+        "virtualenv": (built or release) / "virtualenv",
+        "command": own.command(release, facts),
+        "binds": own.BINDS,
+        "inherits": own.INHERITS,
+        "writes_log": own.WRITES_LOG,
+        "log": str(django_process_supervisor.log_file(site, release)),
+        "proxy_group": site.proxy_group,
+        "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
+        "unix": server["bind"] == "unix",
+        # Who may say who the visitor is: what leads to it by its socket or from this host, unless visitors do so.
+        "believed": [] if site.listener else ["*"] if server["bind"] == "unix" else ["127.0.0.1", "::1"],
+    }
+    recorded = {
+        "address": variables["address"],
+        "interface": own.interface(site),
+        "process": site.process,
+        "protocol": server["protocol"],
+        "server": server["kind"],
+        **({"keepalive": True} if site.config["proxy"].get("keepalive") else {}),
+    }
+    return {
+        "instance.json": json.dumps(recorded) + "\n",
+        "upstream.conf": f"server {'unix:' if variables['unix'] else ''}{variables['address']};\n",
+        **own.configuration(site, release, variables, templates),
+        **KEEPERS[site.process].configuration(site, release, variables, templates),
+    }
+
+
+def processes(site: Site) -> int:
+    """The number of worker processes: as the pillar says, else one for each core that has memory too, at least two.
+
+    Two instances run for a while, each in the limits of its own unit and both in the host's memory.
+    """
+    said = site.config["server"]["processes"]
+    if said != "auto":
+        return int(said)
+    limits = (django_host_memory.limit(site.config["resources"].get(name)) for name in ("MemoryMax", "MemoryHigh"))
+    rooms = [django_host_memory.total() // 2, *(limit for limit in limits if limit is not None)]
+    return max(2, min(os.cpu_count() or 1, min(rooms) // _PROCESS))
+
+
+def keeper(site: Site, release: Path) -> Keeper:
+    """Who keeps a release alive: as it has recorded, or as files of it say, or as the pillar has it for a new one."""
+    recorded = django_server.recorded(release)
+    if recorded:
+        return KEEPERS[recorded.get("process", "systemd")]
+    name = unit(site, release)
+    having = (keeper for keeper in KEEPERS.values() if any(path.stem == name for path in keeper.files(site)))
+    return next(having, KEEPERS[site.process])
+
+
+def pid(site: Site, release: Path) -> int | None:
+    """The main process behind a release's socket; None when it does not run."""
+    return keeper(site, release).pid(site, release)
+
+
+def is_running(site: Site, release: Path) -> bool:
+    """Whether the instance runs, and listens."""
+    return pid(site, release) is not None and django_process.is_whole(site, release)
+
+
+def is_kept_alive(site: Site, release: Path) -> bool:
+    """Whether the instance runs and listens, and would run again after a boot."""
+    return keeper(site, release).is_kept_alive(site, release)
+
+
+def start(site: Site, release: Path) -> None:
+    """Start a release, at every boot too, and wait until the server says that it is ready.
+
+    Raises:
+        DeploymentError: the server does not start; the error has the last lines of its log.
+    """
+    _refuse_foreign_socket(site, release)
+    own = keeper(site, release)
+    began = time.time()
+    site.open_runtime(release)
+    try:
+        own.start(site, release)
+    except DeploymentError as error:
+        with contextlib.suppress(DeploymentError):
+            own.stop(site, release, wait=True)
+        site.open_runtime(site.current)
+        why = "" if error.log else f": {error.message}"
+        log = own.journal(site, release, began) or error.log
+        raise DeploymentError(
+            f"the application server of {release.name} does not start{why}",
+            log=log,
+            hint=own.where_the_log_is(site, release),
+            transient=error.transient or bool(django_process_systemd.CANNOT_START.search(log)),
+        ) from None
+
+
+def _refuse_foreign_socket(site: Site, release: Path) -> None:
+    where = address(site, release)
+    if where.startswith("/"):
+        return
+    if pid(site, release) is None and _is_taken(where):
+        keeper(site, release).end_leftovers(site, release)
+        if _is_taken(where):
+            port = where.rpartition(":")[2]
+            raise DeploymentError(
+                f"{where} is taken by another process",
+                hint=f"ss -ltnp 'sport = :{port}' names it; or django:sites:{site.name}:server:bind",
+                transient=True,
+            )
+
+
+def _is_taken(where: str) -> bool:
+    """Whether somebody listens at ``host:port``."""
+    with socket.socket(_family(where)) as probe:
+        probe.settimeout(5)
+        return probe.connect_ex(_endpoint(where)) == 0
+
+
+def strays(site: Site, release: Path) -> list[Path]:
+    """The other releases of a site that would run after a boot, whether their folder is there or not."""
+    others = {name for one in KEEPERS.values() for name in one.enabled(site)} - {unit(site, release)}
+    numbers = [name.rpartition("-")[2] for name in sorted(others)]
+    return sorted(next(site.releases.glob(f"{number}-*"), site.releases / f"{number}-gone") for number in numbers)
+
+
+def numbers(site: Site) -> set[str]:
+    """The numbers of the releases of a site that something on the host would keep alive."""
+    return {path.stem.rpartition("-")[2] for keeper in KEEPERS.values() for path in keeper.files(site)}
+
+
+def stop(site: Site, release: Path, *, wait: bool = True) -> None:
+    """Stop a release for good: it runs no more, and not after a boot.
+
+    Args:
+        wait: until it has ended; without it, it may still be about to.
+    """
+    keeper(site, release).stop(site, release, wait=wait)
+    site.open_runtime(site.current)
+
+
+def cut(site: Site, release: Path) -> None:
+    """Stop a release for good, and at once: who is connected to it yet loses the connection."""
+    number = pid(site, release)
+    before = django_process.state(number) if number else None
+
+    def kill() -> None:
+        after = django_process.state(number) if number else None
+        if number and before and after and before[2] == after[2]:  # no other process with the same number
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+    timer = threading.Timer(0.5, kill)  # beside the stop, which with supervisor waits for the end of the process
+    timer.start()
+    try:
+        stop(site, release, wait=False)
+    finally:
+        timer.join()
+
+
+def pause(site: Site, release: Path) -> None:
+    """Stop an instance that still comes up at a boot; `start` lets it go on. No late connection starts it again."""
+    keeper(site, release).pause(site, release)
+
+
+def remove(site: Site, release: Path) -> None:
+    """Take what keeps a release alive off the host, and stop its instance if it has one."""
+    for one in KEEPERS.values():
+        one.remove(site, release)
+
+
+def ask(
+    site: Site,
+    release: Path,
+    path: str,
+    *,
+    scheme: str = "http",
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 10,
+) -> Answer:
+    """Request a page from a release's own socket, as the proxy would for the first domain.
+
+    Args:
+        timeout: seconds for all of it.
+
+    Raises:
+        OSError: nobody answers, or the answer is not whole in time (TimeoutError).
+        http.client.HTTPException: the answer is not HTTP, or has no end.
+    """
+    deadline = time.monotonic() + timeout
+    host = site.config["domains"][0]
+    where = address(site, release)
+    headers = {**site.config["proxy"].get("headers", {}), **(headers or {})}
+    target, _mark, query = path.partition("?")
+    with _connected(site, where, timeout) as connection:
+        bounded = Bounded(connection, deadline)
+        if kind(release)[1] == "uwsgi":
+            bounded.sendall(_uwsgi_request(host, target, query, scheme, headers))
+        else:
+            said = {"Host": host, "X-Forwarded-Proto": scheme, "User-Agent": "django-formula"}
+            said |= {name.title(): value for name, value in headers.items()}
+            lines = [f"GET {path} HTTP/1.0", *(f"{name}: {value}" for name, value in said.items())]
+            bounded.sendall("\r\n".join([*lines, "", ""]).encode())
+        response = http.client.HTTPResponse(bounded)  # type: ignore[arg-type]
+        response.begin()
+        body = response.read(65536).decode(errors="replace")
+        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+
+
+def _connected(site: Site, where: str, timeout: float) -> socket.socket:
+    """A connection to where an instance listens; the site may have put anything where it makes its socket itself."""
+    if where.startswith("/"):
+        return django_host_unix.connect(where, django_site.user_id(site.user), timeout)
+    return socket.create_connection(_endpoint(where), timeout)
+
+
+def _family(where: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if where.startswith("[") else socket.AF_INET
+
+
+def _endpoint(where: str) -> tuple[str, int]:
+    host, _colon, port = where.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _uwsgi_request(host: str, path: str, query: str, scheme: str, headers: Mapping[str, str]) -> bytes:
+    """A request in the uwsgi protocol (https://uwsgi-docs.readthedocs.io/en/latest/Protocol.html)."""
+    variables = {
+        "REQUEST_METHOD": "GET",
+        "REQUEST_URI": f"{path}?{query}" if query else path,
+        "PATH_INFO": unquote(path),
+        "QUERY_STRING": query,
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REQUEST_SCHEME": scheme,
+        "UWSGI_SCHEME": scheme,
+        "HTTPS": "on" if scheme == "https" else "",
+        "HTTP_HOST": host,
+        "HTTP_X_FORWARDED_PROTO": scheme,
+        "HTTP_USER_AGENT": "django-formula",
+        "REMOTE_ADDR": "127.0.0.1",
+        "SERVER_NAME": host,
+        "SERVER_PORT": "443" if scheme == "https" else "80",
+        **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
+    }
+    pairs = ((name.encode(), value.encode()) for name, value in variables.items())
+    block = b"".join(struct.pack("<H", len(n)) + n + struct.pack("<H", len(v)) + v for n, v in pairs)
+    return struct.pack("<BHB", 0, len(block), 0) + block
+
+
+def check_health(site: Site, release: Path) -> None:
+    """Ask the health page until it is well, then as often at once as there are workers, three times in a row.
+
+    Every worker is warm then: a first page takes several times as long as the next. While the page is not well it is
+    asked by one, with growing pauses: a project may write a mail for each error.
+
+    Raises:
+        DeploymentError: that has not come within ``health:timeout``; the error says what was answered instead.
+    """
+    health = site.config["health"]
+    began, deadline = time.time(), time.monotonic() + seconds(health["timeout"])
+    first = pid(site, release)
+    late = _late(site)
+    slow = f"timed out after {health['timeout']}: it answers well, but too slowly to be asked four times in a row"
+    good, pause, problem = 0, 0.1, late
+    with ThreadPoolExecutor(processes(site)) as pool:
+        while good <= 3:
+            if time.monotonic() >= deadline:
+                journal = _whole_journal(site, release, began)
+                raised = raised_in(journal, release)
+                if raised and problem in _RAISES:
+                    problem = f"it answers 500: {raised}"
+                problem = problem or slow
+                raise DeploymentError(
+                    f"the health page {health['path']} of {release.name} is not well: {problem}",
+                    log=journal,
+                    hint=f"mend the project, or say what is well: django:sites:{site.name}:health",
+                )
+            at_once = processes(site) if good else 1
+            answers = list(pool.map(lambda _: problem_of(site, release, deadline), range(at_once)))
+            found = next(filter(None, answers), "")
+            # The last request has less time than it may take; what was answered before says more.
+            problem = (problem or found) if found == late else found
+            good = 0 if problem else good + 1
+            if problem:
+                time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
+                pause = min(pause * 1.5, 2)
+    last = pid(site, release)
+    if last is None:
+        raise DeploymentError(f"another process than that of {release.name} answers on {address(site, release)}")
+    if first not in (None, last):
+        raise DeploymentError(
+            f"the application server of {release.name} does not stay up: it ended while its health page was asked",
+            log=keeper(site, release).journal(site, release, began),
+            hint=keeper(site, release).where_the_log_is(site, release),
+        )
+
+
+def _whole_journal(site: Site, release: Path, since: float) -> str:
+    """What a release has written since a time, once nothing more comes: its last answer may be quicker than its log."""
+    before, log = None, keeper(site, release).journal(site, release, since)
+    deadline = time.monotonic() + 3
+    while log != before and time.monotonic() < deadline:
+        time.sleep(_SETTLES)
+        before, log = log, keeper(site, release).journal(site, release, since)
+    return log
+
+
+def raised_in(log: str, release: Path) -> str:
+    """The last exception that a log has with its traceback, and the last place in that which is the project's own."""
+    raised = place = ""
+    has_frames = False
+    for line in log.splitlines():
+        frame, exception = _FRAME.match(line), _EXCEPTION.match(line)
+        if frame:
+            has_frames = True
+            if not re.search("^<|/site-packages/|/lib/python3", frame[1]):
+                place = f" ({frame[1].removeprefix(f'{release}/source/')}:{frame[2]})"
+        elif has_frames and exception:
+            text = exception[2] or ""  # never cut, or what is secret in it would not be known again
+            raised = f"{exception[1]}{text if len(text) <= 400 else ''}{place}"
+            place, has_frames = "", False
+    return raised
+
+
+def problem_of(site: Site, release: Path, deadline: float) -> str:
+    """What is wrong with the health page of a release now, asked on its own socket; empty when it is well."""
+    headers = site.config["health"]["headers"]
+
+    def socket(path: str, left: float) -> Answer:
+        return ask(site, release, path, scheme=site.scheme, headers=headers, timeout=left)
+
+    return health_problem(site, socket, deadline, site.scheme)
+
+
+def health_problem(site: Site, ask: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> str:
+    """What is wrong with the health page now; empty when it is well. Redirects on the same host are followed.
+
+    Args:
+        ask: requests a path, within some seconds; it may raise OSError and http.client.HTTPException.
+        deadline: when the answer has to be there, by the monotonic clock.
+        scheme: by which it asks.
+    """
+    health = site.config["health"]
+    path = site.config["path"].rstrip("/") + health["path"]
+    try:
+        for _hop in range(5):
+            answer = ask(path, max(deadline - time.monotonic(), 0.05))
+            if answer.status in health["status"]:
+                missing = health["contains"] and health["contains"] not in answer.body
+                return f"it does not contain {health['contains']!r}" if missing else ""
+            if answer.status not in _REDIRECTS:
+                return f"it answers {answer.status}"
+            base = f"{scheme}://{site.config['domains'][0]}{path}"
+            target = urlsplit(urljoin(base, answer.headers.get("location", "")))
+            if target.hostname not in site.config["domains"] or target.scheme != scheme:
+                return f"it redirects to {target.geturl()}"
+            path = target.path + (f"?{target.query}" if target.query else "")
+        return f"it redirects in a circle, at last to {path}"
+    except TimeoutError:
+        return _late(site)
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer ({error})"
+
+
+def _late(site: Site) -> str:
+    return f"no answer within {site.config['health']['timeout']}"
+
+
+def connections(where: str) -> int:
+    """How many connections wait at, or are open on, a socket that listens at a path or at ``host:port``."""
+    if where.startswith("/"):
+        return django_host_unix.connections(where)
+    suffix = _local_end(where)
+    tables = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
+    rows = (line.split() for path in tables for line in path.read_text().splitlines()[1:])
+    # While others come and go the kernel tells a connection twice; its two ends make it one.
+    return len({(row[1], row[2]) for row in rows if row[1].endswith(suffix) and row[3] in ("01", "02", "03", "08")})
+
+
+def _local_end(where: str) -> str:
+    """How the kernel ends this end's address of a connection to ``host:port``: with the host, if it is one of IPv4."""
+    host, _colon, port = where.rpartition(":")
+    is_one = ":" not in host and host.strip("0.")
+    number = f"{struct.unpack('=I', socket.inet_aton(host))[0]:08X}" if is_one else ""
+    return f"{number}:{int(port):04X}"
+
+
+def drain(site: Site, release: Path) -> int:
+    """Wait until nobody is connected to an instance, as long as ``releases:drain``; returns how many are left."""
+    where = address(site, release)
+    deadline = time.monotonic() + seconds(site.config["releases"]["drain"])
+    idle = 0
+    while True:
+        left = connections(where)
+        idle = 0 if left else idle + 1
+        if idle == 2:
+            return 0
+        if left and time.monotonic() > deadline:
+            return left
+        time.sleep(0.05)

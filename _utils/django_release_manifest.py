@@ -1,0 +1,99 @@
+"""Manifests: what was in a folder when it was finished, and what of it is otherwise now."""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import django_site
+import django_wall_shape
+
+#: The manifest of a folder, in that folder; the record beside it changes, and is no part of it.
+NAME = ".manifest.json"
+_LEFT_OUT = {NAME, "release.json"}
+
+
+def make(folder: Path, key: bytes, without: Collection[str] = (), *, durable: bool = True) -> None:
+    """Write down what is in a folder: owner, group and mode of each path, the content of files, where links lead.
+
+    Args:
+        key: with which contents are hashed; without it, nobody finds a short secret of a file by guessing.
+        without: paths below the folder that others may change.
+        durable: as for `django_site.write`.
+    """
+    entries = {path: _entry(f"{folder}/{path}", status, key) for path, status in _walk(str(folder), set(without))}
+    text = json.dumps({"without": sorted(without), "entries": entries}, separators=(",", ":"))
+    django_site.write(folder / NAME, text, mode=0o600, durable=durable)
+
+
+#: An entry has mode, owner and group, and of a file its hash, of a link its target.
+_MANIFEST = {"without": [str], "entries": {str: [(int, str)]}}
+
+
+def exists(folder: Path) -> bool:
+    """Whether a folder has a manifest."""
+    return (folder / NAME).exists()
+
+
+def differences(folder: Path, key: bytes) -> dict[str, str]:
+    """What is not as the manifest has it: path below the folder → ``missing``, ``added``, or what differs.
+
+    A manifest that is gone or torn is what is missing then, for nothing can be compared.
+    """
+    manifest = django_site.read_json(folder / NAME, _MANIFEST) or {}
+    entries: Mapping[str, Any] | None = manifest.get("entries")
+    if entries is None:
+        return {NAME: "missing" if not exists(folder) else "changed"}
+    found = {}
+    there = dict(_walk(str(folder), set(manifest["without"])))
+    for path, status in there.items():
+        if path not in entries:
+            found[path] = "added"
+        elif not django_wall_shape.fits(entries[path][:3], [int]) or len(entries[path]) < 3:
+            found[path] = "changed"
+        elif entries[path] != (now := _entry(f"{folder}/{path}", status, key)):
+            found[path] = _told(entries[path], now)
+    return found | dict.fromkeys(entries.keys() - there.keys(), "missing")
+
+
+def _told(before: list[Any], now: list[Any]) -> str:
+    """What differs between two entries, in a word or two."""
+    changes = []
+    if before[3:] != now[3:] or stat.S_IFMT(before[0]) != stat.S_IFMT(now[0]):
+        changes.append("changed")
+    if stat.S_IMODE(before[0]) != stat.S_IMODE(now[0]):
+        changes.append(f"mode was {stat.S_IMODE(before[0]):04o}")
+    if before[1:3] != now[1:3]:
+        changes.append("owner")
+    return ", ".join(changes)
+
+
+def _walk(folder: str, without: set[str], below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(f"{folder}/{below}") as entries:
+        for entry in entries:
+            path = f"{below}{entry.name}"
+            if path in without or path in _LEFT_OUT:
+                continue
+            yield path, entry.stat(follow_symlinks=False)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(folder, without, f"{path}/")
+
+
+def _entry(path: str, status: os.stat_result, key: bytes) -> list[Any]:
+    """Mode, owner, group, and of a file its hash, of a link its target."""
+    about: list[Any] = [status.st_mode, status.st_uid, status.st_gid]
+    if stat.S_ISLNK(status.st_mode):
+        return [*about, os.readlink(path)]
+    if not stat.S_ISREG(status.st_mode):
+        return about
+    digest = hashlib.blake2b(key=key, digest_size=16)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        while part := os.read(descriptor, 1 << 20):
+            digest.update(part)
+    finally:
+        os.close(descriptor)
+    return [*about, digest.hexdigest()]

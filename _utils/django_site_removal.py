@@ -1,0 +1,137 @@
+"""Taking a site off, in the reverse order of its making; its data only when the pillar says so."""
+
+import os
+from pathlib import Path
+
+import django_database_server
+import django_host_timer
+import django_process_systemd
+import django_proxy
+import django_proxy_listener
+import django_release
+import django_release_instance
+import django_site
+import django_takeover
+import django_tls
+import django_wall_build
+from django_site import Site
+
+
+def data(site: Site) -> list[Path]:
+    """What a site keeps when it is taken off: databases, uploads, secrets, backups, logs, the record of deployments.
+
+    What belongs to an old site that has not been taken over yet is not the site's.
+    """
+    takeover = django_takeover.load(site)
+    theirs = takeover.plan["kept"] if takeover and takeover.plan["phase"] == "waiting" else []
+    own = [tree.top for tree in (site.database, site.media, site.shared, site.log)]
+    own += [site.secrets, site.backups, site.deploys, site.applied]
+    own += [site.root / "backups"] if site.backups != site.root / "backups" else []
+    return [path for path in own if str(path) not in theirs]
+
+
+def present(site: Site) -> dict[str, str]:
+    """What there is of a site that would go, by path."""
+    own = [
+        site.current,
+        site.previous,
+        site.releases,
+        site.virtualenvs,
+        site.mirror,
+        site.root / "folder.git",
+        site.build.top,
+        site.templates,
+        site.maintenance,
+        site.errors,
+        site.lock_file,
+        *site.plans(),
+    ]
+    own += [
+        site.runtime,
+        site.tmpfiles,
+        django_site.REGISTRY / site.name,
+        *_proxy_files(site),
+        *_kept(site),
+        *django_proxy_listener.present(site),
+        *(path for task in django_host_timer.TASKS for path in django_host_timer.present(site, task)),
+        *django_proxy.leftovers(site, django_proxy.absent(site)),
+    ]
+    if site.config["remove_data"]:
+        own += [*data(site), site.root]
+    there = {str(path): "removed" for path in own if os.path.lexists(path)}
+    if site.config["remove_data"]:
+        servers = django_database_server.belongings(_as_applied(site))
+        there |= {f"{engine} {lack.what}": lack.how for engine, lacks in servers.items() for lack in lacks}
+    return there
+
+
+def _as_applied(site: Site) -> Site:
+    """The site with its databases as its last apply had them: the pillar needs not say them any more."""
+    applied = django_site.read_applied(site.applied) or {"config": {"databases": {}}}
+    return Site({**site.config, "databases": applied["config"]["databases"]}, site.platform)
+
+
+def _proxy_files(site: Site) -> list[Path]:
+    return [path for path in django_proxy.absent(site) if os.path.lexists(path)]
+
+
+def _kept(site: Site) -> list[Path]:
+    return [path for keeper in django_release_instance.KEEPERS.values() for path in keeper.files(site)]
+
+
+def remove(site: Site, asked_by: str) -> None:
+    """Take a site off.
+
+    Raises:
+        DeploymentError: a deployment is under way, or nginx refuses what is left of its configuration.
+    """
+    lock = django_site.Lock(site, f"{asked_by}: removal")
+    if site.root.is_dir():
+        lock.take()
+    try:
+        _take_off(site)
+    finally:
+        lock.release()
+    site.lock_file.unlink(missing_ok=True)
+    if site.config["remove_data"] and site.root.is_dir() and not any(site.root.iterdir()):
+        site.root.rmdir()
+
+
+def _take_off(site: Site) -> None:
+    certificates = django_proxy.leftovers(site, django_proxy.absent(site))
+    if _proxy_files(site):
+        django_proxy.apply(django_proxy.absent(site))
+    django_proxy_listener.remove(site)
+    for task in django_host_timer.TASKS:
+        django_host_timer.remove(site, task)
+    for keeper in django_release_instance.KEEPERS.values():
+        keeper.end_tasks(site)
+    sequences = {path.stem.rsplit("-", 1)[1] for path in _kept(site)}
+    for sequence in sorted(sequences):
+        django_release_instance.remove(site, site.releases / f"{sequence}-")
+    for release in django_release.releases(site):
+        django_release_instance.remove(site, release.path)
+    if sequences:
+        django_process_systemd.forget()
+    django_wall_build.end_processes(site)
+    if site.config["remove_data"] and site.user == site.name:  # a user who has processes is not removed
+        django_wall_build.end_user(site.user)
+    gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build.top, site.templates]
+    gone += [
+        site.root / "folder.git",
+        site.maintenance,
+        site.errors,
+        *site.plans(),
+        site.runtime,
+        site.confinement,
+        site.schema,
+        site.tmpfiles,
+        django_site.REGISTRY / site.name,
+    ]
+    gone += certificates
+    if site.config["remove_data"]:
+        django_database_server.drop(_as_applied(site))
+        gone += data(site)
+    for path in gone:
+        django_site.remove_tree(path)
+    django_tls.forget_challenges()

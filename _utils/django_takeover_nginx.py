@@ -1,0 +1,68 @@
+"""What others have told nginx: the servers of the files that are not ours, and what is behind them."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import django_proxy_nginx
+import django_takeover_virtual_hosts
+from django_takeover_virtual_hosts import Server
+
+_INCLUDE = re.compile(r"(?<![\w$./-])include\s+[\"']?([^;\"'\s]+)[\"']?\s*;")
+
+
+def servers() -> dict[Path, list[Server]]:
+    """The servers in each file of nginx that is not ours."""
+    etc = django_proxy_nginx.ETC
+    paths = [*etc.glob("sites-available/*"), *etc.glob("sites-enabled/*"), *etc.glob("conf.d/*.conf")]
+    texts = {etc / "nginx.conf": _text(etc / "nginx.conf")}
+    texts |= {path: _INCLUDE.sub(_included, _text(path)) for path in sorted(paths)}
+    upstreams = dict(pair for text in texts.values() for pair in _upstreams(text))
+    return {path: [_server(block, upstreams) for block in _blocks(text, "server")] for path, text in texts.items()}
+
+
+def _text(path: Path) -> str:
+    return re.sub(r"#[^\n]*", "", django_takeover_virtual_hosts.read(path))
+
+
+def _included(directive: re.Match[str]) -> str:
+    return "\n".join(map(_text, django_takeover_virtual_hosts.included(django_proxy_nginx.ETC, directive[1])))
+
+
+def _blocks(text: str, name: str) -> Iterator[str]:
+    """The contents of the blocks of that name."""
+    for start in re.finditer(rf"(?<![\w$./-]){name}\s*\{{", text):
+        depth, end = 1, start.end()
+        while depth and end < len(text):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        yield text[start.end() : end - 1]
+
+
+def _upstreams(text: str) -> Iterator[tuple[str, list[str]]]:
+    for name in re.findall(r"(?<![\w$.-])upstream\s+(\S+?)\s*\{", text):
+        for block in _blocks(text, rf"upstream\s+{re.escape(name)}"):
+            yield name, re.findall(r"(?<![\w$.-])server\s+([^;\s]+)", block)
+
+
+def _server(block: str, upstreams: dict[str, list[str]]) -> Server:
+    def said(directive: str) -> list[str]:
+        return [value.strip() for value in re.findall(rf"(?<![\w$.-]){directive}\s+([^;{{}}]+);", block)]
+
+    listens = said("listen")
+    ports = [int(port[1]) if (port := re.match(r"(?:\S*:)?(\d+)(?:\s|$)", value)) else 80 for value in listens]
+    passed = [re.sub(r"^(https?|grpcs?|uwsgi)://", "", value) for value in said("(?:proxy|uwsgi|scgi|grpc)_pass")]
+    addresses = [address for value in passed for address in upstreams.get(value.partition("/")[0], [value])]
+    folders = {}
+    for location in re.finditer(r"(?<![\w$.-])location\s+([^{};]*?)(\S+)\s*\{([^{}]*)\}", block):
+        where = re.search(r"(?<![\w$.-])(alias|root)\s+\"?(/[^;\"]*)", location[3])
+        if where:
+            below = location[2].strip("^/") if where[1] == "root" else ""
+            folders[location[2]] = Path(where[2].strip(), below)
+    return Server(
+        names=[name.strip('"') or '""' for value in said("server_name") for name in value.split()],
+        ports=ports or [80],
+        tls=any(re.search(r"\bssl\b", value) for value in listens) or "on" in said("ssl"),
+        addresses=[found for value in addresses if (found := django_takeover_virtual_hosts.address(value))],
+        folders=folders,
+    )

@@ -1,0 +1,248 @@
+"""Commands of the build user: what installs packages and builds a source, which may be anybody's code.
+
+Each runs in a unit of its own, or below a process of root's where there is no systemd; when it has ended, none of the
+build user's processes is left, so that what it has made can be given back to root.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import secrets as secrets_module
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import django_host_command
+import django_host_service
+import django_process_systemd
+import django_release_settings
+import django_site
+import django_wall_delegate
+import django_wall_reaper
+import django_wall_sandbox
+from django_host_command import DeploymentError, Ended
+from django_site import Site
+
+log = logging.getLogger(__name__)
+
+PROC = Path("/proc")
+#: How many processes the build user may have, and by how much they are less urgent than what serves.
+_PROCESSES, _NICE = 2048, 10
+#: Seconds after which what a build has left behind is killed, and the most that its end may take.
+_STOP, _END = 1, 10.0
+#: What confines a build, in systemd's own directives; the pillar's `build_sandbox` replaces them by their names.
+#: PrivateUsers is what lets the other walls exist in a container that may not mount.
+_SANDBOX: dict[str, Any] = {
+    "UMask": "0022",
+    "NoNewPrivileges": True,
+    "CapabilityBoundingSet": "",
+    "AmbientCapabilities": "",
+    "PrivateUsers": True,
+    "ProtectSystem": "strict",
+    "ProtectHome": True,
+    "PrivateTmp": True,
+    "PrivateDevices": True,
+    "PrivateIPC": True,
+    "ProtectControlGroups": True,
+    "ProtectKernelTunables": True,
+    "ProtectKernelModules": True,
+    "ProtectKernelLogs": True,
+    "ProtectClock": True,
+    "ProtectHostname": True,
+    "RestrictSUIDSGID": True,
+    "RestrictRealtime": True,
+    "KeyringMode": "private",
+    "RemoveIPC": True,
+    "ReadOnlyPaths": ["/run", "-/dev/shm"],
+    "InaccessiblePaths": ["-/run/dbus", "-/run/systemd/private", "-/run/user"],
+    "TasksMax": str(_PROCESSES),
+    "CPUWeight": "20",
+    "IOWeight": "20",
+    "Nice": str(_NICE),
+    "IOSchedulingClass": "idle",
+}
+_LISTS = ("ReadWritePaths", "BindPaths", "BindReadOnlyPaths", "ReadOnlyPaths", "InaccessiblePaths")
+
+
+def run(
+    site: Site,
+    argv: Sequence[str],
+    *,
+    doing: str,
+    folder: str,
+    environment: Mapping[str, str],
+    writable: Sequence[str] = (),
+    timeout: float,
+    secrets: Iterable[str] = (),
+    hint: str = "",
+) -> str:
+    """Run a command as the build user, and end whatever it leaves behind; returns the end of what it prints.
+
+    Args:
+        doing: what it is for; errors begin with it.
+        folder: where it runs.
+        environment: its variables.
+        writable: the paths that it may write besides its own home.
+        timeout: seconds.
+        secrets: texts that are masked in errors and logs.
+
+    Raises:
+        DeploymentError: it cannot be started, fails, or is not through in time; or a process of it does not end.
+    """
+    secrets = list(secrets)
+    end_processes(site)
+    django_wall_delegate.ask(site.build_user, os.makedirs, str(site.build / "tmp"), 0o700, True, doing=doing)
+    options: dict[str, Any] = {"doing": doing, "timeout": timeout, "secrets": secrets, "hint": hint}
+    try:
+        if django_host_service.has_systemd():
+            ended = _in_unit(site, argv, folder, environment, writable, options)
+        else:
+            ended = _below_reaper(site, argv, folder, environment, options)
+    finally:
+        end_processes(site)
+    return django_host_command.judge(ended, **options)
+
+
+def _below_reaper(
+    site: Site, argv: Sequence[str], folder: str, environment: Mapping[str, str], options: Mapping[str, Any]
+) -> Ended:
+    user, group = django_site.user_id(site.build_user), django_site.group_id(site.build_user)
+    return django_host_command.execute(
+        django_wall_reaper.command(argv, user, group, [], folder, nice=_NICE, processes=_PROCESSES),
+        environment=environment,
+        descriptors=django_host_command.locks,
+        grace=django_wall_reaper.PATIENCE,
+        only_the_end=True,
+        **options,
+    )
+
+
+def _in_unit(
+    site: Site,
+    argv: Sequence[str],
+    folder: str,
+    environment: Mapping[str, str],
+    writable: Sequence[str],
+    options: Mapping[str, Any],
+) -> Ended:
+    """Run a command in a unit; its exit code is its own, not that of systemd, which has waited for others too."""
+    unit = _unit(site)
+    _stop(unit)
+    variables = django_site.RUNTIME / f"{site.name}.build.environment"
+    mark = f"ended {secrets_module.token_hex(8)}"
+    script = f'"$@"; code=$?; printf "\\n{mark} %s\\n" "$code" >&2; exit "$code"'
+    properties = [
+        *directives(site, folder, writable),
+        ("EnvironmentFile", str(variables)),
+        ("RuntimeMaxSec", f"{options['timeout'] + 15:g}"),
+        ("TimeoutStopSec", str(_STOP)),
+        ("KillMode", "control-group"),
+        ("SendSIGKILL", "yes"),
+    ]
+    command = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={unit}"]
+    command += [f"--property={name}={value}" for name, value in properties]
+    django_process_systemd.start_bus()
+    django_site.write(variables, django_release_settings.environment_file(environment), mode=0o600, durable=False)
+    try:
+        ended = django_host_command.execute(
+            [*command, "--", "/bin/sh", "-c", script, "sh", *argv], only_the_end=True, **options
+        )
+    finally:
+        variables.unlink(missing_ok=True)
+        _stop(unit)
+    found = re.findall(rf"^{mark} (\d+)$\n?", ended.errors, re.MULTILINE)
+    errors = re.sub(rf"\n?^{mark} \d+$\n?", "", ended.errors, flags=re.MULTILINE)
+    return Ended(int(found[-1]) if found and ended.code is not None else ended.code, ended.printed, errors)
+
+
+def _unit(site: Site) -> str:
+    return f"django-{site.name}-build.service"
+
+
+def _stop(unit: str) -> None:
+    """End the unit of a build whose deployment was killed, or whose time is up."""
+    if Path("/run/systemd/transient", unit).exists():
+        with contextlib.suppress(DeploymentError):
+            django_host_command.run(["systemctl", "stop", unit], doing=f"stopping {unit}", timeout=30)
+
+
+def directives(site: Site, folder: str, writable: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the properties of the unit of a build: ours, and those of the pillar's ``build_sandbox`` in their place.
+
+    Paths that the pillar names are added to ours.
+    """
+    said = site.config["build_sandbox"]
+    lines: dict[str, Any] = {
+        "User": site.build_user,
+        "Group": site.build_user,
+        "WorkingDirectory": folder,
+        **_SANDBOX,
+        **{name: value for name, value in said.items() if name not in _LISTS},
+    }
+    if site.root.is_relative_to("/home") or site.root.is_relative_to("/root"):
+        lines.setdefault("BindReadOnlyPaths", []).append(str(site.root))
+        lines["ProtectHome"] = said.get("ProtectHome", "tmpfs")
+    lines["ReadWritePaths"] = [str(site.build), *writable]
+    for name in _LISTS:
+        more = said.get(name, [])
+        if more or name in lines:
+            lines[name] = [*lines.get(name, []), *(more if isinstance(more, list) else [more])]
+    return list(django_wall_sandbox.spelled(lines))
+
+
+# What is left of a build
+
+
+def end_processes(site: Site) -> None:
+    """End every process of the build user: it has none that is not of a build of this site.
+
+    Raises:
+        DeploymentError: one does not end.
+    """
+    end_user(site.build_user)
+
+
+def end_user(name: str) -> None:
+    """End every process of a user, in whatever group or session it is.
+
+    Raises:
+        DeploymentError: one does not end.
+    """
+    user = django_site.user_id(name)
+    if user <= 0 or user == os.geteuid():
+        return
+    deadline = time.monotonic() + _END
+    while left := list(_processes(user)):
+        with contextlib.suppress(DeploymentError):
+            django_wall_delegate.ask(name, os.kill, -1, signal.SIGKILL, doing="ending processes", timeout=_END)
+        if time.monotonic() > deadline:
+            raise DeploymentError(
+                f"processes of {name} do not end: {', '.join(map(str, left[:5]))}",
+                hint=f"ps -u {name} shows them",
+                transient=True,
+            )
+        time.sleep(0.005)
+
+
+def _processes(user: int) -> Iterator[int]:
+    """The numbers of a user's processes that have not ended; those of which only the entry is left do not count."""
+    for entry in os.listdir(PROC):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                path = f"{PROC}/{entry}"
+                if os.stat(path).st_uid == user or _is_of(path, user):
+                    with open(f"{path}/stat", "rb") as file:
+                        if file.read(4096).rpartition(b")")[2].split()[0] not in (b"Z", b"X"):
+                            yield int(entry)
+
+
+def _is_of(path: str, user: int) -> bool:
+    """Whether a process whose entry is root's, as that of one nobody may look into is, has a user's identity."""
+    if os.stat(path).st_uid:
+        return False
+    with open(f"{path}/status", "rb") as file:
+        found = re.search(rb"^Uid:\s+(\d+)\s+(\d+)\s+(\d+)", file.read(4096), re.MULTILINE)
+    return bool(found and user in map(int, found.groups()))

@@ -1,0 +1,607 @@
+"""Trees in which someone less trusted than root decides the entries: only this module opens what is in them.
+
+A `Foreign` path is no `pathlib.Path` and cannot be passed to `open`, `os` or `shutil`; mypy and Python both refuse it.
+Everything is reached by the descriptor of the folder above it. No link is followed out of the tree, and none at all
+where something is changed. Nothing blocks (a FIFO), nothing is read without a bound (`/dev/zero`).
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import signal
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import django_host_command
+from django_host_command import DeploymentError
+
+#: How many bytes of a file, how many entries of a folder or a tree, and how many folders within each other are read.
+BYTES, ENTRIES, DEPTH = 4 << 20, 1_000_000, 100
+#: How many links are followed on the way to a file that is read, as in the kernel.
+_LINKS = 40
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+#: Numbers of a user and a group.
+Owner = tuple[int, int]
+#: Owner, group and mode of entries, by their device and inode.
+Had = dict[tuple[int, int], tuple[int, int, int]]
+
+
+class Modes(NamedTuple):
+    """The modes that a tree is given: of folders, files, and files that its owner may execute."""
+
+    folder: int
+    file: int
+    program: int
+
+
+#: Modes of what everybody may read, of what only the owner and the group may, and of what they and nobody else has.
+PUBLIC, GROUP, OWN = Modes(0o755, 0o644, 0o755), Modes(0o750, 0o640, 0o750), Modes(0o700, 0o600, 0o700)
+#: Of what everybody may read and nobody executes.
+SERVED = Modes(0o755, 0o644, 0o644)
+
+
+class Trust:
+    """Whether this process has root's trust; `django_wall_delegate` takes it from the processes that it makes."""
+
+    is_root = True
+
+
+class Foreign:
+    """A path in a tree whose entries someone less trusted decides.
+
+    Args:
+        top: the tree, an entry of a folder that only root may write: nobody else can put a link in its place.
+        parts: the names below it.
+    """
+
+    __slots__ = ("parts", "top")
+
+    def __init__(self, top: Path, *parts: str):
+        self.top = top
+        self.parts = parts
+
+    def __truediv__(self, path: str) -> "Foreign":
+        """Return the path below this one.
+
+        Raises:
+            DeploymentError: the path is absolute, or leads upwards.
+        """
+        names = [name for name in path.split("/") if name not in ("", ".")]
+        if path.startswith("/") or ".." in names or "\0" in path:
+            raise DeploymentError(f"{path!r} is not a path below {self}")
+        return Foreign(self.top, *self.parts, *names)
+
+    def __str__(self) -> str:
+        """Return the path as text: for arguments of commands, configuration files and messages."""
+        return os.path.join(self.top, *self.parts)
+
+    def __repr__(self) -> str:
+        return f"Foreign({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Foreign) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    @property
+    def name(self) -> str:
+        """The last name of the path."""
+        return self.parts[-1] if self.parts else self.top.name
+
+    @property
+    def parent(self) -> "Foreign":
+        """The folder of the path."""
+        return Foreign(self.top, *self.parts[:-1])
+
+    @property
+    def path(self) -> Path:
+        """The path for a process that has no more rights than whoever decides the tree (`django_wall_delegate.ask`).
+
+        Raises:
+            RuntimeError: this process is root's own.
+        """
+        if Trust.is_root:
+            raise RuntimeError(f"root does not open {self} by its path")
+        return Path(str(self))
+
+    # What is there
+
+    def status(self) -> os.stat_result | None:
+        """Return what is at the path, a link as the link; None where nothing is, or a folder on the way is none."""
+        if not self.parts:
+            try:
+                return os.lstat(self.top)
+            except FileNotFoundError:
+                return None
+        try:
+            with self._parent() as folder:
+                return os.stat(self.name, dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+                return None
+            raise
+
+    def exists(self) -> bool:
+        """Return whether anything is at the path, if only a link that leads nowhere."""
+        return self.status() is not None
+
+    def is_folder(self) -> bool:
+        """Return whether there is a folder, and no link to one."""
+        found = self.status()
+        return found is not None and stat.S_ISDIR(found.st_mode)
+
+    def is_file(self) -> bool:
+        """Return whether there is a plain file, and no link to one."""
+        found = self.status()
+        return found is not None and stat.S_ISREG(found.st_mode)
+
+    def is_link(self) -> bool:
+        """Return whether there is a link."""
+        found = self.status()
+        return found is not None and stat.S_ISLNK(found.st_mode)
+
+    def names(self) -> list[str]:
+        """Return the names in the folder, sorted; none where it is no folder.
+
+        Raises:
+            DeploymentError: there are more than `ENTRIES`.
+        """
+        try:
+            with self._folder() as folder:
+                return sorted(_names(folder, str(self)))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return []
+            raise
+
+    def read(self, limit: int = BYTES) -> bytes | None:
+        """Return the content of a plain file; None where there is none. Links that stay in the tree are followed.
+
+        Raises:
+            DeploymentError: it has more bytes than the limit.
+        """
+        descriptor = self._open_file()
+        if descriptor is None:
+            return None
+        with open(descriptor, "rb", buffering=0) as file:
+            content = bytearray()
+            while part := file.read(min(1 << 20, limit + 1 - len(content))):
+                content += part
+                if len(content) > limit:
+                    raise DeploymentError(f"{self} has more than {limit} bytes, which is more than is read")
+        return bytes(content)
+
+    def begins_with(self, first: bytes) -> bool | None:
+        """Return whether a plain file begins with some bytes; None where there is none."""
+        descriptor = self._open_file()
+        if descriptor is None:
+            return None
+        with open(descriptor, "rb", buffering=0) as file:
+            return file.read(len(first)) == first
+
+    def text(self, limit: int = BYTES) -> str | None:
+        """Return the text of a plain file, whatever its bytes are; None where there is none. See `read`."""
+        content = self.read(limit)
+        return None if content is None else content.decode(errors="replace")
+
+    def _open_file(self) -> int | None:
+        """Open a plain file to read it; the folders on the way are kept, for a link may lead up again."""
+        rest, links = list(self.parts), 0
+        with contextlib.ExitStack() as stack:
+            folders = [_opened(stack, self.top, None)]
+            while rest:
+                name = rest.pop(0)
+                if name == "..":
+                    if len(folders) == 1:
+                        return None
+                    folders.pop()
+                    continue
+                try:
+                    descriptor = os.open(name, _FILE, dir_fd=folders[-1])
+                except OSError as error:
+                    if error.errno == errno.ELOOP and links < _LINKS:
+                        target = os.readlink(name, dir_fd=folders[-1])
+                        if target.startswith("/"):
+                            return None
+                        links += 1
+                        rest = [part for part in target.split("/") if part not in ("", ".")] + rest
+                        continue
+                    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG):
+                        return None
+                    raise
+                mode = os.fstat(descriptor).st_mode
+                if not rest and stat.S_ISREG(mode):
+                    return descriptor
+                stack.callback(os.close, descriptor)
+                if not stat.S_ISDIR(mode):
+                    return None
+                folders.append(descriptor)
+        return None
+
+    # What root changes
+
+    def write(self, content: str | bytes, *, mode: int, owner: Owner) -> None:
+        """Write a file so that it is there whole or not at all; a link in its place is replaced.
+
+        Raises:
+            DeploymentError: a folder on the way is missing, or is a link.
+        """
+        with self._replacement() as (folder, name):
+            descriptor = os.open(name, _NEW, 0o600, dir_fd=folder)
+            with open(descriptor, "wb") as file:
+                os.fchown(descriptor, *owner)
+                os.fchmod(descriptor, mode)
+                file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+
+    def link(self, target: str) -> None:
+        """Make a link, in one rename; what is in its place must not be a folder.
+
+        Raises:
+            DeploymentError: a folder on the way is missing, or is a link.
+        """
+        with self._replacement() as (folder, name):
+            os.symlink(target, name, dir_fd=folder)
+
+    def make_folder(self, *, mode: int, owner: Owner) -> None:
+        """Make a folder and those on the way to it; one that is there keeps its owner and mode.
+
+        Raises:
+            DeploymentError: something on the way is no folder.
+        """
+        with contextlib.ExitStack() as stack:
+            folder = _opened(stack, self.top, None)
+            for name in self.parts:
+                try:
+                    os.mkdir(name, 0o700, dir_fd=folder)
+                    is_new = True
+                except FileExistsError:
+                    is_new = False
+                try:
+                    folder = _opened(stack, name, folder)
+                except OSError as error:
+                    raise self._refused(error) from None
+                if is_new:
+                    os.fchown(folder, *owner)
+                    os.fchmod(folder, mode)
+
+    def share(self, target: Path) -> None:
+        """Give a file one more name, in a folder of root's; a link in its place is refused by the kernel."""
+        with self._parent() as folder:
+            os.link(self.name, target, src_dir_fd=folder, follow_symlinks=False)
+
+    def remove(self) -> None:
+        """Delete a file, a link, or a folder with all below it; nothing happens where nothing is.
+
+        Raises:
+            DeploymentError: a folder on the way is a link; or whoever may write there goes on to add entries.
+        """
+        if not self.parts:
+            raise ValueError(f"{self} is a tree, which its owner removes")
+        try:
+            with self._parent() as folder:
+                _remove(folder, self.name, str(self))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def give(self, owner: Owner, modes: Modes | None, *, of: int, links: bool = True) -> None:
+        """Give the tree to an owner, with set modes, and without access lists, attributes and foreign names.
+
+        Folders come first, so that whoever had them cannot add to them any more. A file that has another name
+        elsewhere, or that a process keeps open to write, is replaced by a copy of its own.
+
+        Args:
+            owner: who has it then.
+            modes: those it gets; None keeps permissions but for set-id and sticky bits and what others may write.
+            of: the uid that has it now; what is another's is refused, but for the new owner's own.
+            links: whether links may be in it. They are given too, and never followed.
+
+        Raises:
+            DeploymentError: something in it is no file, folder or link, or is of someone else.
+        """
+        for count, (folder, name, status, path) in enumerate(self._walk_to_give(owner, modes, of)):
+            if count >= ENTRIES:
+                raise DeploymentError(f"{self} has more than {ENTRIES} entries")
+            if stat.S_ISLNK(status.st_mode):
+                if not links:
+                    target = os.readlink(name, dir_fd=folder)
+                    raise DeploymentError(f"{path} is a link (to {target[:200]})")
+                _give_link(folder, name, path, owner, of)
+            elif not stat.S_ISDIR(status.st_mode):
+                _give_file(folder, name, path, owner, modes, of)
+
+    def hand_over(self, owner: Owner, modes: Modes, *, of: Collection[int], strict: bool = True) -> "Had":
+        """Give a tree to an owner while it is in use: entries stay the files that they are, whoever has them open.
+
+        Args:
+            owner: who has it then.
+            modes: those that folders and files get.
+            of: the uids that have it now. What is root's is given too where only root can have put it there.
+            strict: whether what is of others is refused; otherwise it stays as it is.
+
+        Returns:
+            What each entry had, for `take_back`.
+
+        Raises:
+            DeploymentError: something in it is of others.
+        """
+        had: Had = {}
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+            folder = stack.enter_context(self._parent()) if self.parts else _opened(stack, self.top.parent, None)
+            name = self.name if self.parts else self.top.name
+            for one in _walk_in_use(folder, name, str(self), {*of, owner[0]}, strict, is_roots=True):
+                had[one.key] = (one.status.st_uid, one.status.st_gid, stat.S_IMODE(one.status.st_mode))
+                if len(had) > ENTRIES:
+                    raise DeploymentError(f"{self} has more than {ENTRIES} entries")
+                os.fchown(one.descriptor, *owner)
+                os.fchmod(one.descriptor, modes.folder if stat.S_ISDIR(one.status.st_mode) else modes.file)
+        return had
+
+    def take_back(self, had: "Had") -> None:
+        """Give the entries of a tree back what they had before `hand_over`; new ones stay as they are."""
+        uids = {0, *(uid for uid, _gid, _mode in had.values())}
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+            folder = stack.enter_context(self._parent()) if self.parts else _opened(stack, self.top.parent, None)
+            name = self.name if self.parts else self.top.name
+            for one in _walk_in_use(folder, name, str(self), uids, False, is_roots=True, known=had):
+                if one.key in had:
+                    uid, gid, mode = had[one.key]
+                    os.fchown(one.descriptor, uid, gid)
+                    os.fchmod(one.descriptor, mode)
+
+    def _walk_to_give(
+        self, owner: Owner, modes: Modes | None, of: int
+    ) -> Iterator[tuple[int, str, os.stat_result, str]]:
+        """Give the folders of the tree, each before its entries are listed, and yield these."""
+        with self._folder() as folder:
+            yield from _give_folder(folder, str(self), owner, modes, of, DEPTH)
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[int]:
+        """The descriptor of this folder."""
+        with contextlib.ExitStack() as stack:
+            folder = _opened(stack, self.top, None)
+            for name in self.parts:
+                folder = _opened(stack, name, folder)
+            yield folder
+
+    @contextlib.contextmanager
+    def _parent(self) -> Iterator[int]:
+        """The descriptor of the folder that holds this entry."""
+        with self.parent._folder() as folder:
+            yield folder
+
+    @contextlib.contextmanager
+    def _replacement(self) -> Iterator[tuple[int, str]]:
+        """A folder and a name in it for something new, which is renamed to this entry once it is there."""
+        if not self.parts:
+            raise ValueError(f"{self} is a tree, not an entry of one")
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(self._parent())
+            except OSError as error:
+                raise self._refused(error) from None
+            temporary = f".{self.name}.new"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=folder)
+            yield folder, temporary
+            os.rename(temporary, self.name, src_dir_fd=folder, dst_dir_fd=folder)
+
+    def _refused(self, error: OSError) -> DeploymentError:
+        """The error for a path whose folders are not what they should be."""
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            return DeploymentError(
+                f"{self} cannot be reached: a folder on the way is a link or a file",
+                hint="name where it really is",
+            )
+        return DeploymentError(f"{self}: {error.strerror}", transient=True)
+
+
+def _opened(stack: contextlib.ExitStack, name: str | Path, folder: int | None) -> int:
+    descriptor = os.open(name, _FOLDER, dir_fd=folder)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _names(folder: int, path: str) -> list[str]:
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found.append(entry.name)
+            if len(found) > ENTRIES:
+                raise DeploymentError(f"{path} has more than {ENTRIES} entries")
+    return found
+
+
+class _InUse(NamedTuple):
+    """A folder or plain file that is open: its descriptor, and what it was found to be."""
+
+    descriptor: int
+    status: os.stat_result
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.status.st_dev, self.status.st_ino
+
+
+def _walk_in_use(
+    folder: int,
+    name: str,
+    path: str,
+    uids: Collection[int],
+    strict: bool,
+    *,
+    is_roots: bool,
+    known: Collection[tuple[int, int]] = (),
+    depth: int = DEPTH,
+) -> Iterator[_InUse]:
+    """Yield the folders and plain files of a tree, each before what is in it; links and others are left alone.
+
+    Args:
+        uids: whose they may be.
+        is_roots: whether only root can have put this entry there.
+        known: those that may be anybody's.
+    """
+    try:
+        descriptor = os.open(name, _FILE, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return
+        raise
+    try:
+        status = os.fstat(descriptor)
+        one = _InUse(descriptor, status)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            return
+        if status.st_uid not in uids and one.key not in known and not (is_roots and status.st_uid == 0):
+            if strict:
+                raise DeploymentError(
+                    f"{path} belongs to uid {status.st_uid}, neither to the old site nor to the new one",
+                    hint="give it to the old site's user, or move it away",
+                )
+            return
+        yield one
+        if stat.S_ISDIR(status.st_mode) and depth:
+            is_roots = is_roots and status.st_uid == 0 and not status.st_mode & 0o022
+            for below in _names(descriptor, path):
+                yield from _walk_in_use(
+                    descriptor, below, f"{path}/{below}", uids, strict, is_roots=is_roots, known=known, depth=depth - 1
+                )
+    finally:
+        os.close(descriptor)
+
+
+def _give_folder(
+    folder: int, path: str, owner: Owner, modes: Modes | None, of: int, depth: int
+) -> Iterator[tuple[int, str, os.stat_result, str]]:
+    """Give a folder by its descriptor, then yield its entries, and those of the folders below it."""
+    status = os.fstat(folder)
+    _refuse_foreign_owner(status, path, owner, of)
+    if not depth:
+        raise DeploymentError(f"{path}: folders are nested more than {DEPTH} deep")
+    os.fchown(folder, *owner)
+    _strip(folder)
+    os.fchmod(folder, modes.folder if modes else status.st_mode & 0o755)
+    for name in _names(folder, path):
+        below = f"{path}/{name}"
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        yield folder, name, found, below
+        if stat.S_ISDIR(found.st_mode):
+            descriptor = os.open(name, _FOLDER, dir_fd=folder)
+            try:
+                yield from _give_folder(descriptor, below, owner, modes, of, depth - 1)
+            finally:
+                os.close(descriptor)
+
+
+def _give_link(folder: int, name: str, path: str, owner: Owner, of: int) -> None:
+    """Give a link, and nothing that has come into its place meanwhile."""
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISLNK(status.st_mode):
+            raise DeploymentError(f"{path} has changed while it was given", transient=True)
+        _refuse_foreign_owner(status, path, owner, of)
+        os.chown(f"/proc/self/fd/{descriptor}", *owner)
+    finally:
+        os.close(descriptor)
+
+
+def _give_file(folder: int, name: str, path: str, owner: Owner, modes: Modes | None, of: int) -> None:
+    try:
+        descriptor = os.open(name, _FILE, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ELOOP):  # a socket
+            raise DeploymentError(f"{path} is neither a file nor a folder nor a link") from None
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise DeploymentError(f"{path} is neither a file nor a folder nor a link")
+        _refuse_foreign_owner(status, path, owner, of)
+        mode = status.st_mode & 0o755
+        if modes:
+            mode = modes.program if status.st_mode & 0o100 else modes.file
+        if status.st_nlink > 1:  # the other name stays whose it is: a cache, such as pnpm's
+            _replace_by_copy(folder, name, descriptor, mode, owner)
+            return
+        os.fchown(descriptor, *owner)
+        _strip(descriptor)
+        os.fchmod(descriptor, mode)  # from here on nobody else can open it to write: who has done so before is found
+        if _is_open_to_write(descriptor):
+            _replace_by_copy(folder, name, descriptor, mode, owner)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_foreign_owner(status: os.stat_result, path: str, owner: Owner, of: int) -> None:
+    if status.st_uid not in (of, owner[0]):
+        raise DeploymentError(f"{path} belongs to uid {status.st_uid}, not to {of}")
+
+
+def _is_open_to_write(descriptor: int) -> bool:
+    """Return whether any process has the file open to write; a lease of ours is not granted then."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # in place of SIGIO, which would end this process
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    return False
+
+
+def _replace_by_copy(folder: int, name: str, old: int, mode: int, owner: Owner) -> None:
+    temporary = ".django-formula.copy"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=folder)
+    new = os.open(temporary, _NEW, 0o600, dir_fd=folder)
+    try:
+        left = os.fstat(old).st_size
+        while left > 0 and (part := os.read(old, min(left, 1 << 20))):
+            os.write(new, part)
+            left -= len(part)
+        os.fchown(new, *owner)
+        os.fchmod(new, mode)
+    finally:
+        os.close(new)
+    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _strip(descriptor: int) -> None:
+    """Take access lists and other attributes off, but for the labels of a security module."""
+    try:
+        names = os.listxattr(descriptor)
+    except OSError:
+        return
+    for name in names:
+        if not re.match(r"security\.(?!capability)", name):
+            with contextlib.suppress(OSError):
+                os.removexattr(descriptor, name)
+
+
+def _remove(folder: int, name: str, path: str, depth: int = DEPTH) -> None:
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode):
+        os.unlink(name, dir_fd=folder)
+        return
+    if not depth:  # rm needs no descriptor and no frame for each folder, and follows no link either
+        argv = ["rm", "-rf", "--", f"./{name}"]
+        django_host_command.run(argv, doing=f"deleting {path}", folder=f"/proc/self/fd/{folder}", timeout=600)
+        return
+    descriptor = os.open(name, _FOLDER, dir_fd=folder)
+    try:
+        for below in _names(descriptor, path):
+            with contextlib.suppress(FileNotFoundError):
+                _remove(descriptor, below, f"{path}/{below}", depth - 1)
+    finally:
+        os.close(descriptor)
+    os.rmdir(name, dir_fd=folder)

@@ -1,0 +1,122 @@
+"""The shape of data that others have written: answers of a project's processes, files that may be damaged.
+
+A shape is a type; `[shape]`, a list of such; `{str: shape}`, an object with any names; `{"name": shape, "other?": …}`,
+one with these names, which may be missing where there is a question mark; a tuple, one of several shapes.
+"""
+
+import json
+import re
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from django_host_command import DeploymentError
+
+#: A NUL as JSON writes it, not two backslashes and a word.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Return whether a value has a shape; a bool is no number, and None is `types.NoneType`."""
+    if shape is Any:
+        return True
+    if isinstance(shape, tuple):
+        return any(fits(value, one) for one in shape)
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(fits(one, shape[0]) for one in value)
+    if isinstance(shape, Mapping):
+        return isinstance(value, dict) and _fits_object(value, shape)
+    if shape in (int, float):
+        kinds = (int, float) if shape is float else int
+        return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < 1 << 63  # no NaN either
+    return isinstance(value, shape)
+
+
+def _fits_object(value: dict[str, Any], shape: Mapping[Any, Any]) -> bool:
+    for name, one in shape.items():
+        if name is str:
+            if not all(fits(below, one) for below in value.values()):
+                return False
+        elif name.endswith("?"):
+            if name[:-1] in value and not fits(value[name[:-1]], one):
+                return False
+        elif name not in value or not fits(value[name], one):
+            return False
+    return True
+
+
+#: A text, or nothing.
+MAYBE = (str, types.NoneType)
+
+
+def parse(text: str, shape: Any, *, doing: str, log: str = "") -> Any:
+    """Return the value in a JSON text that a process has answered.
+
+    An object whose shape has names is returned with these and no others.
+
+    Args:
+        doing: what the process was for; the error begins with it.
+        log: its output, for the error.
+
+    Raises:
+        DeploymentError: it is no JSON, or has another shape, or texts that are none (NUL, half a character).
+    """
+    try:
+        value = json.loads(text)
+        value = _only(value, shape) if isinstance(shape, Mapping) and str not in shape else value
+        plain = json.dumps(value, ensure_ascii=False)
+        plain.encode(errors="surrogateescape")
+        usable = not _NUL.search(plain) and fits(value, shape)
+    except (ValueError, TypeError, RecursionError):
+        usable = False
+    if not usable:
+        raise DeploymentError(f"{doing}: it ended without a usable answer", log=log[-2000:])
+    return value
+
+
+def _only(value: Any, shape: Mapping[str, Any]) -> Any:
+    """An object without what its shape does not name, so that nothing else of it is written down as known."""
+    names = {name.removesuffix("?") for name in shape}
+    return {name: one for name, one in value.items() if name in names} if isinstance(value, dict) else value
+
+
+# What the project's processes answer, and what releases record of it
+
+#: The databases of a project, and the migrations of each, by alias.
+DATABASES = {str: {"engine": str, "name": str, "host?": str, "port?": str}}
+MIGRATIONS = {str: {"applied": [str], "pending": [str]}}
+_OPERATION = {
+    **dict.fromkeys(("operation", "model", "field", "class", "why", "way"), str),
+    **dict.fromkeys(("lock?", "sql?"), MAYBE),
+    "reversible?": bool,
+}
+#: Migrations with what they do, by alias.
+SCHEMA = {str: [{"name": str, "class": str, "reversible": bool, "operations": [_OPERATION]}]}
+#: What the start of Django answers.
+START = {
+    **dict.fromkeys(("django", "settings_module", "static_url", "static_root", "media_url", "media_root"), str),
+    "python?": str,
+    "expected_settings_module": MAYBE,
+    "debug": bool,
+    "allowed_hosts": [str],
+    "cookies?": {str: (str, bool, int, float, types.NoneType)},
+    "https?": {"redirect": bool, "header": MAYBE},
+    "trusted_origins?": [str],
+    "script_name?": MAYBE,
+    "largest_body?": (int, types.NoneType),
+    "timeouts?": {str: float},
+    "signed_for?": (float, types.NoneType),
+    "former_keys?": int,
+    "empty_former_key?": bool,
+    "databases": DATABASES,
+    "migrations": MIGRATIONS,
+    "collected?": (int, types.NoneType),
+    "schema?": SCHEMA,
+    "checks?": [str],
+}
+#: What a release has recorded of its source and its start, as far as that has been.
+FACTS = {
+    **dict.fromkeys(("commit?", "folder?", "settings_module?", "application?"), str),
+    "python_path?": [str],
+    **{f"{name.removesuffix('?')}?": shape for name, shape in START.items()},
+}

@@ -1,0 +1,468 @@
+"""Dumps: SQLite by its real program, what clients are told, and how the rows of a dump are counted."""
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import threading
+import zlib
+from pathlib import Path
+
+import django_backup_dump
+import django_backup_media
+import django_backup_mysql
+import django_backup_postgres
+import django_backup_sqlite
+import django_host_command
+import django_project_program
+import django_release
+import pytest
+from django_backup_dump import Database
+from django_host_command import DeploymentError
+from specimen import ROOT
+
+PASSWORD = "p:a\\s \"s' #;=%$x"
+
+
+@pytest.fixture
+def site(make_site, monkeypatch):
+    """A site whose user is the one that runs the tests."""
+    monkeypatch.setattr(django_host_command, "identity", lambda user: {})
+    site = make_site()
+    for name in ("django_formula_sqlite.py", "django_formula_backup.py"):
+        text = (ROOT / "django/files" / name).read_text()
+        site.kept_template(f"salt://django/files/{name}").write_text(text)
+    return site
+
+
+# SQLite
+
+
+@pytest.fixture(params=["wal", "delete"])
+def sqlite(site, request):
+    """A database of two tables, in each journal mode; somebody has it open."""
+    path = site.database.top / "db.sqlite3"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA journal_mode={request.param}")
+        connection.execute("CREATE TABLE django_migrations (app, name)")
+        connection.execute("CREATE TABLE 'odd \"name' (value UNIQUE)")
+        connection.execute("CREATE VIRTUAL TABLE words USING fts5(word)")
+        connection.executemany("INSERT INTO 'odd \"name' VALUES (?)", [(number,) for number in range(1000)])
+        connection.execute("INSERT INTO django_migrations VALUES ('blog', '0001_initial')")
+        yield Database(site, "default", "sqlite", str(path))
+
+
+def dumped(database, path):
+    with open(path, "wb+") as file:
+        return django_backup_sqlite.dump(database, file.fileno())
+
+
+def test_a_sqlite_database_is_dumped_and_loaded(sqlite, tmp_path):
+    looked = django_backup_sqlite.look(sqlite)
+    assert looked["tables"] >= 2 and looked["size"] > 8192
+    found = dumped(sqlite, tmp_path / "dump")
+    assert found["rows"]['odd "name'] == 1000 and found["migrations"] == ["blog.0001_initial"]
+    assert "words" not in found["rows"]
+    with open(tmp_path / "dump", "rb") as file:
+        assert django_backup_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno()) == found
+    assert sorted(path.name for path in Path(sqlite.name).parent.glob("*restore*")) == ["db.sqlite3.restore"]
+
+
+def test_a_sqlite_database_is_dumped_while_others_write(sqlite, tmp_path):
+    with contextlib.closing(sqlite3.connect(sqlite.name, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("INSERT INTO 'odd \"name' VALUES ('not yet')")
+        assert dumped(sqlite, tmp_path / "dump")["rows"]['odd "name'] == 1000
+        other.execute("COMMIT")
+    assert dumped(sqlite, tmp_path / "dump")["rows"]['odd "name'] == 1001
+
+
+def test_sqlite_files_change_places(sqlite, tmp_path):
+    dumped(sqlite, tmp_path / "dump")
+    with open(tmp_path / "dump", "rb") as file:
+        django_backup_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno())
+    with contextlib.closing(sqlite3.connect(sqlite.name, isolation_level=None)) as connection:
+        mode = connection.execute("PRAGMA journal_mode").fetchone()
+        connection.execute("INSERT INTO 'odd \"name' VALUES ('since')")
+    os.chmod(sqlite.name, 0o600)
+    django_backup_sqlite.swap(sqlite, f"{sqlite.name}.restore", f"{sqlite.name}.before")
+    assert os.stat(sqlite.name).st_mode & 0o777 == 0o600
+    assert django_backup_sqlite.rows(sqlite)['odd "name'] == 1000
+    assert django_backup_sqlite.rows(sqlite._replace(name=f"{sqlite.name}.before"))['odd "name'] == 1001
+    with contextlib.closing(sqlite3.connect(sqlite.name)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == mode
+    assert not Path(f"{sqlite.name}.restore").exists()
+
+
+def test_a_sqlite_file_that_is_not_there(site):
+    database = Database(site, "default", "sqlite", str(site.database.top / "none.sqlite3"))
+    assert django_backup_sqlite.look(database) == {"size": 0, "tables": 0}
+    assert list(site.database.top.iterdir()) == []
+
+
+def test_a_sqlite_file_that_is_lost_is_replaced(sqlite, tmp_path):
+    dumped(sqlite, tmp_path / "dump")
+    for path in Path(sqlite.name).parent.glob("db.sqlite3*"):
+        path.unlink()
+    with open(tmp_path / "dump", "rb") as file:
+        django_backup_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno())
+    django_backup_sqlite.swap(sqlite, f"{sqlite.name}.restore", f"{sqlite.name}.before")
+    assert django_backup_sqlite.rows(sqlite)['odd "name'] == 1000
+    with pytest.raises(DeploymentError, match="unable to open database file"):
+        django_backup_sqlite.rows(sqlite._replace(name=f"{sqlite.name}.before"))
+    assert not Path(f"{sqlite.name}.before").exists()
+
+
+def test_a_damaged_sqlite_file(sqlite, tmp_path):
+    dumped(sqlite, tmp_path / "dump")
+    with open(tmp_path / "dump", "rb+") as file:
+        file.seek(3 * 4096 + 100)
+        file.write(b"\xff" * 6000)
+        file.seek(0)
+        with pytest.raises(DeploymentError, match=r"SQLite: load .*(damaged|malformed)"):
+            django_backup_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno())
+    django_backup_sqlite.drop(sqlite, f"{sqlite.name}.restore")
+    assert list(Path(sqlite.name).parent.glob("*restore*")) == []
+
+
+def test_what_a_killed_sqlite_dump_has_left_is_no_obstacle(sqlite, tmp_path):
+    copy = Path(sqlite.name).with_name(".db.sqlite3.backup")
+    copy.write_text("half")
+    assert dumped(sqlite, tmp_path / "dump")["rows"]['odd "name'] == 1000 and not copy.exists()
+
+
+# PostgreSQL
+
+
+def test_what_the_clients_of_postgresql_are_told(site):
+    said = {"host": "db1", "port": 5433, "user": "blog", "password": PASSWORD, "sslmode": "require", "pool": True}
+    database = Database(site, "default", "postgres", "blog", said)
+    with django_backup_postgres._reached(database) as (environment, (descriptor,)):
+        with open(environment.pop("PGPASSFILE")) as file:
+            assert file.read() == "*:*:*:*:p\\:a\\\\s \"s' #;=%$x\n"
+        assert os.fstat(descriptor).st_mode & 0o777 == 0o600
+    expected = {"PGHOST": "db1", "PGPORT": "5433", "PGUSER": "blog", "PGDATABASE": "blog", "PGSSLMODE": "require"}
+    assert environment == {**expected, "PGAPPNAME": "django-formula"}
+    with django_backup_postgres._reached(database._replace(said={})) as (environment, _descriptors):
+        assert environment == {"PGDATABASE": "blog", "PGAPPNAME": "django-formula"}
+
+
+def test_a_role_that_may_not_create_databases(site, monkeypatch):
+    def psql(database, script, **variables):
+        raise DeploymentError("asking blog failed (exit 3)", log="ERROR:  permission denied to create database")
+
+    monkeypatch.setattr(django_backup_postgres, "_psql", psql)
+    monkeypatch.setattr(django_backup_dump, "client", lambda database, programs, package: programs[0])
+    database = Database(site, "default", "postgres", "blog", {"user": "ray"})
+    with pytest.raises(DeploymentError, match="ray may not create databases on its server") as error:
+        django_backup_postgres.load(database, "blog_restore", 0)
+    assert error.value.hint == 'as a superuser there: ALTER ROLE "ray" CREATEDB;'
+
+
+def test_a_database_of_somebody_else(site, monkeypatch):
+    monkeypatch.setattr(
+        django_backup_postgres, "_psql", lambda database, script: "f\n" if "role" in script else "dba\n"
+    )
+    with pytest.raises(DeploymentError, match="blog belongs to dba, and only its owner may rename it") as error:
+        django_backup_postgres.refuse(Database(site, "default", "postgres", "blog", {"user": "ray"}))
+    assert error.value.hint == 'as a superuser there: ALTER DATABASE "blog" OWNER TO "ray";'
+
+
+def test_a_session_at_a_server(site, monkeypatch):
+    database = Database(site, "default", "postgres", "blog", {"password": PASSWORD})
+    monkeypatch.setattr(django_backup_postgres, "_client", lambda database: ["cat"])
+    with django_backup_postgres._session(database) as ask:
+        assert ask("one\n") == "one" and ask("two\n") == "two"
+    monkeypatch.setattr(django_backup_postgres, "_client", lambda database: ["sh", "-c", f'echo "{PASSWORD[:4]}" >&2'])
+    with (
+        pytest.raises(DeploymentError, match="asking blog failed"),
+        django_backup_postgres._session(database) as ask,
+    ):
+        ask("one\n")
+
+
+def test_a_client_that_is_not_there(site, monkeypatch):
+    monkeypatch.setattr(django_host_command, "PATH", str(site.root))
+    with pytest.raises(DeploymentError, match="pg_dump is not on this host") as error:
+        django_backup_postgres.dump(Database(site, "default", "postgres", "blog"), 0)
+    assert error.value.hint == "django:sites:blog:packages: [postgresql-client], then apply"
+
+
+# MariaDB
+
+
+def counted(text):
+    """What is counted in a dump, and what is packed of it."""
+    read, write = os.pipe()
+    packed = os.memfd_create("packed")
+    counter = django_backup_mysql._Counter(read, packed)
+    counter.start()
+    with open(write, "wb") as pipe:
+        pipe.write(text)
+    counter.join()
+    os.lseek(packed, 0, os.SEEK_SET)
+    with open(packed, "rb") as file:
+        assert gzip.decompress(file.read()) == text
+    return counter
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (b"CREATE TABLE `a` (\n  `id` int,\n  KEY `x` (`id`)\n);\n", {"a": 0}),
+        (b"CREATE TABLE `a` (\nINSERT INTO `a` VALUES (1,'x'),(2,NULL);\n", {"a": 2}),
+        (b"CREATE TABLE `a` (\nINSERT INTO `a` VALUES\n(1,'x'),\n(2,0xAB);\n(not a row)\n", {"a": 2}),
+        (b"CREATE TABLE `a` (\nINSERT INTO `a` VALUES (1,'),(3,\\'),(\\\\'),(2,'it''s (');\n", {"a": 2}),
+        (b"CREATE TABLE `a` (\nINSERT INTO `a` VALUES\n(1,'x;'),\n(2,'(');\nINSERT INTO `a` VALUES\n(3,_binary '(');\n",
+         {"a": 3}),
+        (b"CREATE TABLE `a``(b` (\nINSERT INTO `a``(b` (`x`, `y`) VALUES (1,2);\n", {"a`(b": 1}),
+        (b"CREATE TABLE `a` (\nCREATE TABLE `b` (\nINSERT INTO `b` VALUES (1);\nINSERT INTO `a` VALUES (1),(2);\n",
+         {"a": 2, "b": 1}),
+        (b"/*!50001 CREATE VIEW `v` AS SELECT 1 */;\n", {}),
+    ],
+)  # fmt: skip
+def test_rows_are_counted_in_the_dump(text, rows):
+    assert counted(text + b"-- Dump completed on 2026-03-01\n").rows == rows
+
+
+def test_a_dump_that_has_no_end(site, monkeypatch):
+    monkeypatch.setattr(django_backup_dump, "client", lambda database, programs, package: programs[0])
+    monkeypatch.setattr(django_backup_mysql, "_migrations", lambda database: [])
+    monkeypatch.setattr(
+        django_backup_mysql, "_run", lambda *arguments, output, **options: os.write(output, b"CREATE\n")
+    )
+    with open(site.backups / "dump", "wb") as file, pytest.raises(DeploymentError, match="the dump of blog has no end"):
+        django_backup_mysql.dump(Database(site, "default", "mysql", "blog"), file.fileno())
+
+
+def test_what_the_clients_of_mariadb_are_told(site):
+    said = {"host": "db1", "port": 3307, "user": "blog", "password": PASSWORD, "ssl": {"ca": "/etc/ca.pem"}}
+    for host, option in (("db1", 'host="db1"'), ("/run/my.sock", 'socket="/run/my.sock"')):
+        database = Database(site, "default", "mysql", "blog", {**said, "host": host})
+        with django_backup_mysql._reached(database) as descriptor:
+            lines = os.read(descriptor, 4096).decode().splitlines()
+        assert lines[0] == "[client]" and option in lines and 'ssl-ca="/etc/ca.pem"' in lines
+        assert 'password="p:a\\\\s \\"s\' #;=%$x"' in lines
+
+
+def test_what_does_not_move_between_databases(site, monkeypatch):
+    monkeypatch.setattr(django_backup_mysql, "_sql", lambda database, text: "view totals\n")
+    with pytest.raises(DeploymentError, match="only tables move from one database to another, and it has view totals"):
+        django_backup_mysql.refuse(Database(site, "default", "mysql", "blog"))
+
+
+def test_a_login_that_may_not_create_databases(site, monkeypatch):
+    def sql(database, text):
+        if text.startswith("CREATE"):
+            raise DeploymentError("asking blog failed", log="ERROR 1044 (42000): Access denied for user")
+        return "blog@localhost\n" if "USER" in text else "utf8mb4 COLLATE utf8mb4_general_ci\n"
+
+    monkeypatch.setattr(django_backup_mysql, "_sql", sql)
+    with pytest.raises(DeploymentError, match="blog may not create databases on its server") as error:
+        django_backup_mysql.load(Database(site, "default", "mysql", "my_blog", {"user": "blog"}), "my_blog_restore", 0)
+    assert error.value.hint == "as root there: GRANT ALL ON `my\\_blog\\_%`.* TO 'blog'@'localhost';"
+
+
+def test_a_disk_that_is_full_with_the_last_bytes():
+    read, write = os.pipe()
+    with open("/dev/full", "wb") as full, open(write, "wb") as pipe:
+        counter = django_backup_mysql._Counter(read, full.fileno())
+        pipe.write(b"x\n")
+        pipe.close()
+        counter.run()
+    assert isinstance(counter.error, OSError)
+
+
+def test_a_client_that_reads_no_more(tmp_path):
+    (tmp_path / "whole").write_bytes(gzip.compress(b"x"))
+    read, write = os.pipe()
+    os.close(read)
+    with open(tmp_path / "whole", "rb") as file:
+        feeder = django_backup_mysql._Feeder(file.fileno(), write)
+        feeder.run()
+    assert feeder.error is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [(lambda whole: whole[:-500], EOFError), (lambda whole: whole[:20] + b"\xff" * 2000 + whole[2020:], zlib.error)],
+)
+def test_a_packed_dump_that_is_damaged(tmp_path, damage, error):
+    (tmp_path / "damaged").write_bytes(damage(gzip.compress(random.Random(0).randbytes(2500).hex().encode())))
+    read, write = os.pipe()
+    with open(tmp_path / "damaged", "rb") as file, open(read, "rb") as pipe:
+        feeder = django_backup_mysql._Feeder(file.fileno(), write)
+        reader = threading.Thread(target=pipe.read)
+        reader.start()
+        feeder.run()
+        reader.join()
+    assert isinstance(feeder.error, error)
+
+
+# Uploads
+
+
+def test_uploads(site, tmp_path):
+    (site.media.top / "2026").mkdir()
+    (site.media.top / "2026/ä picture.png").write_bytes(b"x" * 5000)
+    (site.media.top / "link").symlink_to("/etc/passwd")
+    database = Database(site, "media", "media", str(site.media.top))
+    looked = django_backup_media.look(database)
+    assert looked["tables"] == 1 and looked["size"] > 5000
+    with open(tmp_path / "tar", "wb+") as file:
+        assert django_backup_media.dump(database, file.fileno())["rows"] == {"files": 2}
+        file.seek(0)
+        with tarfile.open(fileobj=io.BytesIO(file.read())) as packed:
+            assert packed.getmember("./link").issym()
+        file.seek(0)
+        name = f"{site.media.top}.restore"
+        assert django_backup_media.load(database, name, file.fileno())["rows"] == {"files": 2}
+    (site.media.top / "new").touch()
+    django_backup_media.swap(database, name, f"{site.media.top}.before")
+    assert not (site.media.top / "new").exists() and Path(f"{site.media.top}.before/new").exists()
+    assert (site.media.top / "2026/ä picture.png").stat().st_size == 5000 and (site.media.top / "link").is_symlink()
+    assert site.media.top.stat().st_mode & 0o7777 == 0o2750
+
+
+# The program that asks the project
+
+
+def test_the_program_answers_with_what_drivers_are_given(site, tmp_path):
+    """As `django_project_program.backup` runs it: the program and its request come by the standard input."""
+    django = tmp_path / "django/db"
+    django.mkdir(parents=True)
+    (tmp_path / "django/__init__.py").touch()
+    django.joinpath("__init__.py").write_text(
+        f"params = dict(dbname='blog', passwd={PASSWORD!r}, conv={{1: str}}, factory=object, n=1)\n"
+        "params['ssl'] = {'ca': '/ca'}\n"
+        "class Connection:\n    get_connection_params = staticmethod(lambda: params)\n"
+        "connections = {'default': Connection()}\n"
+    )
+    (tmp_path / "wsgi.py").write_text("print('noise')\n")
+    program = site.kept_template(django_project_program.BACKUP).read_bytes()
+    request = json.dumps({"mode": "connections", "aliases": ["default"], "application": "wsgi"}).encode()
+    done = subprocess.run(
+        [sys.executable, "-c", django_project_program._READ],
+        input=b"%d\n%s%s" % (len(program), program, request),
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    answer = json.loads(done.stdout.splitlines()[0])
+    assert answer == {"default": {"name": "blog", "password": PASSWORD, "ssl": {"ca": "/ca"}, "n": 1}}
+    assert done.stdout.splitlines()[1:] == [b"answered"]
+    assert b"noise" in done.stderr and PASSWORD.encode() not in done.stderr
+
+
+def test_a_project_is_asked_only_for_servers(site, monkeypatch):
+    asked = []
+
+    def backup(site, release, facts, request, secrets):
+        asked.append(request)
+        return {alias: {"name": "blog2", "password": PASSWORD} for alias in request["aliases"]}
+
+    monkeypatch.setattr(django_project_program, "backup", backup)
+    release = django_release.Release(site, "0001-3f2a9c1b77de")
+    databases = {
+        "default": {"engine": "django_prometheus.db.backends.postgresql", "name": "blog"},
+        "files": {"engine": "django.db.backends.sqlite3", "name": "files.sqlite3"},
+        "none": {"engine": "django.db.backends.sqlite3", "name": ":memory:"},
+    }
+    release.record = {"facts": {"folder": ".", "databases": databases}}
+    found = django_backup_dump.find(release, sorted(databases), [])
+    by_alias = {one.alias: one for one in found}
+    assert by_alias.keys() == {"default", "files"} and by_alias["default"].name == "blog2"
+    assert by_alias["default"].masked() == [PASSWORD] and by_alias["files"].masked() == []
+    assert by_alias["files"].name.endswith("0001-3f2a9c1b77de/source/files.sqlite3")
+    assert asked == [{"mode": "connections", "aliases": ["default"]}]
+
+
+def test_uploads_that_cannot_be_read_are_not_taken_for_none(site, monkeypatch):
+    (site.media.top / "2026").mkdir()
+    scan = os.scandir
+
+    def refused(error):
+        def scandir(path):
+            if str(path).endswith("2026"):
+                raise error
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        return django_backup_media.look(Database(site, "media", "media", str(site.media.top)))
+
+    with pytest.raises(DeploymentError, match=r"looking through the uploads: .*/media/2026: Permission denied"):
+        refused(PermissionError(13, "Permission denied", str(site.media.top / "2026")))
+    assert refused(FileNotFoundError(2, "it has just gone"))["tables"] == 0
+
+
+# What the site's user has a hand in
+
+
+def test_no_process_of_the_sites_user_has_the_file_of_a_backup(sqlite, tmp_path, monkeypatch):
+    """One that keeps the descriptor could change a finished backup."""
+    seen = []
+    run = django_host_command.run
+
+    def watched(argv, **options):
+        if "dump" in argv:
+            seen.append(os.readlink(f"/proc/self/fd/{options['output']}"))
+        return run(argv, **options)
+
+    monkeypatch.setattr(django_host_command, "run", watched)
+    dumped(sqlite, tmp_path / "dump")
+    assert len(seen) == 1 and seen[0].startswith("pipe:")
+
+
+def test_a_process_that_is_left_behind_makes_no_backup(tmp_path, monkeypatch):
+    monkeypatch.setattr(django_backup_dump, "PATIENCE", 0.3)
+    with (
+        open(tmp_path / "file", "wb") as file,
+        pytest.raises(DeploymentError, match="goes on writing"),
+        django_backup_dump.received("dumping", django_backup_dump.into(file.fileno())) as pipe,
+    ):
+        left = subprocess.Popen(["sleep", "60"], stdout=pipe)
+    left.kill()
+    left.wait()
+
+
+def test_a_disk_that_becomes_full_ends_a_dump_with_its_cause(tmp_path):
+    def full(part):
+        raise OSError(28, "No space left on device")
+
+    with (
+        pytest.raises(DeploymentError, match=r"^dumping: No space left on device$") as error,
+        django_backup_dump.received("dumping", full) as pipe,
+    ):
+        os.write(pipe, b"x" * 5000)
+    assert error.value.transient
+
+
+@pytest.mark.parametrize("answer", ["[]", "{}", '{"rows": 7, "migrations": []}', "[" * 100_000, "\0", "x" * (5 << 20)])
+def test_an_answer_of_the_program_that_is_none(sqlite, tmp_path, monkeypatch, answer):
+    def run(argv, *, descriptors, **options):
+        with pytest.raises(OSError, match="Operation not permitted"):
+            os.ftruncate(descriptors[1], 1 << 30)
+        os.pwrite(descriptors[1], answer.encode()[: 4 << 20], 0)
+
+    monkeypatch.setattr(django_host_command, "run", run)
+    with pytest.raises(DeploymentError, match=r"SQLite: look .*: it ended without a usable answer"):
+        django_backup_sqlite.look(sqlite)
+
+
+def test_names_of_uploads_that_are_none_are_counted_right(site, tmp_path):
+    for name in ("a", "b\nc/", "d/e", "-rf", "$(x)", "ü"):
+        (site.media.top / name.rpartition("/")[0]).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            (site.media.top / name).write_text("x")
+    os.mkfifo(site.media.top / "fifo")
+    (site.media.top / "link").symlink_to("/etc/shadow")
+    database = Database(site, "media", "media", str(site.media.top))
+    with open(tmp_path / "dump", "wb+") as file:
+        found = django_backup_media.dump(database, file.fileno())
+    assert found["rows"] == django_backup_media.rows(database)

@@ -1,0 +1,281 @@
+import errno
+import logging
+import os
+import pwd
+import resource
+import time
+from pathlib import Path
+
+import django_host_command
+import pytest
+from django_host_command import DeploymentError, redact, run, seconds
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root")
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [("500ms", 0.5), ("1s", 1), ("30s", 30), ("5m", 300), ("12h", 43200), ("2d", 172800), ("0s", 0)],
+)
+def test_seconds(duration, expected):
+    assert seconds(duration) == expected
+
+
+@pytest.mark.parametrize("duration", ["", "5", 5, "1.5s", "5 m", "5w", "-5s", "5s\n"])
+def test_what_is_no_duration(duration):
+    with pytest.raises(DeploymentError, match="is no duration"):
+        seconds(duration)
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets", "expected"),
+    [
+        ("key hunter2 ends", ["hunter2"], "key ********** ends"),
+        ("hunter2hunter", ["hunter", "hunter2"], "********************"),
+        ("an ant and more", ["an", "ant", "more"], "an ant and **********"),
+        ("https://ray:hunter2@git.example.org/blog.git", [], "https://**********@git.example.org/blog.git"),
+        ("https://token@git.example.org/blog.git", [], "https://**********@git.example.org/blog.git"),
+        ("https://ray:hun@ter2@git.example.org/", [], "https://**********@git.example.org/"),
+        ("https://ray:@git.example.org/", [], "https://**********@git.example.org/"),
+        ("see https://a.org/@ray and b@c.org", [], "see https://a.org/@ray and b@c.org"),
+    ],
+)
+def test_redact(text, secrets, expected):
+    assert redact(text, secrets) == expected
+
+
+def test_the_output_is_what_the_program_prints():
+    assert run(["printf", r"%s\n", "a b", "$(id)"], doing="printing") == "a b\n$(id)\n"
+    assert run(["cat"], doing="copying", stdin="grüße\n") == "grüße\n"
+
+
+def test_what_is_read_may_be_long():
+    text = "0123456789abcde\n" * 100_000
+    assert run(["cat"], doing="copying", stdin=text) == text
+    assert run(["head", "-c", "10"], doing="copying", stdin=text) == text[:10]
+    assert run(["sh", "-c", "exec <&-; sleep 0.2; echo done"], doing="copying", stdin=text) == "done\n"
+    assert run(["sh", "-c", "exec >&- 2>&-; cat >/dev/null"], doing="copying", stdin=text) == ""
+
+
+def test_what_is_said_of_errors_can_be_had_too():
+    argv = ["sh", "-c", "echo out; echo err >&2"]
+    assert run(argv, doing="printing") == "out\n"
+    assert sorted(run(argv, doing="printing", errors_too=True).splitlines()) == ["err", "out"]
+
+
+def test_the_environment_is_clean(monkeypatch):
+    monkeypatch.setenv("SECRET", "canary")
+    monkeypatch.setenv("https_proxy", "http://proxy.example.org")
+    lines = run(["env"], doing="asking", environment={"LANG": "C", "MORE": "1"}).splitlines()
+    assert sorted(lines) == ["HOME=/root", "LANG=C", "MORE=1", f"PATH={django_host_command.PATH}"]
+    assert django_host_command.network_environment()["https_proxy"] == "http://proxy.example.org"
+    assert "SECRET" not in django_host_command.network_environment()
+
+
+def test_the_folder_and_the_umask_are_given(tmp_path):
+    old = os.umask(0o077)
+    try:
+        run(["touch", "made"], doing="touching", folder=str(tmp_path))
+    finally:
+        os.umask(old)
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o644
+
+
+@as_root
+def test_an_identity_is_taken_with_its_group_and_no_other():
+    nobody = pwd.getpwnam("nobody")
+    told = run(["sh", "-c", "id -u; id -g; id -G; echo $HOME"], doing="asking", user="nobody").split()
+    assert told == [str(nobody.pw_uid), str(nobody.pw_gid), str(nobody.pw_gid), "/nonexistent"]
+
+
+@pytest.mark.parametrize(
+    ("script", "message", "log"),
+    [
+        ("echo out; echo err >&2; exit 3", "testing failed (exit 3)", "err\n"),
+        ("echo out; exit 1", "testing failed (exit 1)", "out\n"),
+        ("kill -9 $$", "testing failed (exit -9)", ""),
+        (
+            "echo https://a:b@c.org hunter2 >&2; exit 1",
+            "testing failed (exit 1)",
+            "https://**********@c.org **********\n",
+        ),
+        (r"printf '\377\n' >&2; exit 1", "testing failed (exit 1)", "\ufffd\n"),
+    ],
+)
+def test_a_failure_tells_what_the_program_said(script, message, log):
+    with pytest.raises(DeploymentError) as error:
+        run(["sh", "-c", script], doing="testing", secrets=["hunter2"], hint="look")
+    assert (error.value.message, error.value.log, error.value.hint) == (message, log, "look")
+
+
+def test_a_program_that_is_not_there():
+    with pytest.raises(DeploymentError, match=r"testing: /no/program cannot be started: No such file or directory"):
+        run(["/no/program"], doing="testing")
+
+
+@pytest.mark.parametrize(
+    ("said", "transient"),
+    [
+        ("fatal: unable to access 'https://x/': Could not resolve host: x", True),
+        ("connect to host x port 22: Connection refused", True),
+        ("error: client error (Connect)", True),
+        ("HTTP 503 Service Unavailable", True),
+        ("OSError: [Errno 28] No space left on device", True),
+        ("sqlite3.OperationalError: database is locked", True),
+        ("No solution found when resolving dependencies", False),
+        ("SyntaxError: invalid syntax", False),
+        ("HTTP 404 Not Found", False),
+    ],
+)
+def test_whether_trying_again_may_help(said, transient):
+    with pytest.raises(DeploymentError) as error:
+        run(["sh", "-c", 'echo "$1"; exit 1', "sh", said], doing="testing")
+    assert error.value.transient is transient
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie has), within two seconds."""
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
+    script = (
+        f"echo before; (trap '' TERM; echo $BASHPID > {tmp_path}/child; sleep 60) & echo $$ > {tmp_path}/leader; wait"
+    )
+    began = time.monotonic()
+    with pytest.raises(DeploymentError) as error:
+        run(["bash", "-c", script], doing="testing", timeout=0.4, hint="hint")
+    assert time.monotonic() - began < 3
+    assert (error.value.message, error.value.transient) == ("testing: not through after 0.4 s", True)
+    assert "before" in error.value.log
+    assert gone(int((tmp_path / "child").read_text())) and gone(int((tmp_path / "leader").read_text()))
+
+
+def test_a_program_that_hangs_may_clean_up(tmp_path):
+    script = f"trap 'echo ended > {tmp_path}/ended; exit' TERM; sleep 60 & wait"
+    with pytest.raises(DeploymentError):
+        run(["bash", "-c", script], doing="testing", timeout=0.3)
+    assert (tmp_path / "ended").read_text() == "ended\n"
+
+
+def test_a_program_leaves_no_children_behind(tmp_path):
+    run(["bash", "-c", f"(echo $BASHPID > {tmp_path}/child; exec sleep 60 >&- 2>&-) & wait -n & sleep 0.1"], doing="x")
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def test_a_program_ends_with_whoever_waits_for_it(monkeypatch):
+    started = []
+
+    def interrupted(process, *_arguments, **_options):
+        started.append(process.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(django_host_command, "_listen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(["sleep", "60"], doing="testing")
+    assert gone(started[0])
+
+
+def test_secrets_are_in_no_log(caplog):
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(DeploymentError):
+        run(["sh", "-c", "echo canary; exit 1", "canary"], doing="testing", secrets=["canary"])
+    run(["echo", "canary"], doing="testing", secrets=["canary"])
+    assert "testing failed" in caplog.text and "canary" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("prints", "told"),
+    [
+        ("", "testing takes 0 s so far"),
+        (r"one\ntwo\n\n", "testing takes 0 s so far: two"),
+        (r"one\rtwo \033[1m", "testing takes 0 s so far: two [1m"),
+        (r"one\n  Applying blog.0002...", "testing takes 0 s so far: Applying blog.0002..."),
+        (r"one\nkey canary!", "testing takes 0 s so far: key **********!"),
+        (r"one\nkey cana", "testing takes 0 s so far: one"),
+        (r"one\nof several lines!", "testing takes 0 s so far: of **********!"),
+        (r"one\nof several li", "testing takes 0 s so far: one"),
+        (r"one\nget https://ray:hun", "testing takes 0 s so far: one"),
+        (
+            r"get https://ray:hunter2@pypi.example.org/\n",
+            "testing takes 0 s so far: get https://**********@pypi.example.org/",
+        ),
+    ],
+)
+def test_what_takes_long_tells_how_far_it_is(caplog, monkeypatch, prints, told):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(django_host_command, "PROGRESS", 0.1)
+    secrets = ["canary", "several lines\nof a key"]
+    output = run(["sh", "-c", f"printf '{prints}' >&2; sleep 0.15; cat"], doing="testing", stdin="in", secrets=secrets)
+    assert (output, caplog.messages[0]) == ("in", told)
+
+
+def test_what_takes_long_tells_each_line_once(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(django_host_command, "PROGRESS", 0.2)
+    run(["sh", "-c", "echo one; echo two >&2; sleep 0.3; echo three; sleep 0.2"], doing="testing")
+    assert [message.partition("so far")[2] for message in caplog.messages] == [": two", ": three"]
+    with pytest.raises(DeploymentError, match="not through"):
+        run(["sh", "-c", "echo one; sleep 5"], doing="testing", timeout=0.3)
+    assert caplog.messages[2:] == ["testing takes 0 s so far: one"]
+
+
+def test_children_inherit_no_lock_and_nothing_else(tmp_path, monkeypatch):
+    with open(tmp_path / "lock", "w") as lock, open(tmp_path / "other", "w") as other:
+        os.set_inheritable(other.fileno(), True)
+        monkeypatch.setattr(django_host_command, "locks", {lock.fileno()})
+        open_files = run(["ls", "-l", "/proc/self/fd"], doing="listing")
+    assert str(tmp_path) not in open_files
+
+
+def resident() -> int:
+    """The most memory that this process has had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def test_a_command_that_prints_for_ever_is_ended():
+    before = resident()
+    with pytest.raises(DeploymentError, match=r"^testing: it prints more than 16 MiB$"):
+        run(["yes"], doing="testing")
+    assert resident() - before < 80
+
+
+def test_only_the_end_of_a_command_that_prints_much_is_kept():
+    before = resident()
+    script = "yes begin | head -c 50000000; echo end; yes begin | head -c 50000000 >&2; echo err >&2"
+    printed = run(["sh", "-c", script], doing="testing", only_the_end=True, errors_too=True)
+    assert len(printed) <= 2 * django_host_command.KEPT and printed.endswith("err\n") and "end\n" in printed
+    assert resident() - before < 80
+
+
+def test_a_command_is_through_though_what_it_has_left_behind_keeps_its_output_open(tmp_path):
+    began = time.monotonic()
+    assert run(["bash", "-c", f"sleep 60 & echo $! >{tmp_path}/left; echo done"], doing="testing") == "done\n"
+    assert time.monotonic() - began < 5 and gone(int((tmp_path / "left").read_text()))
+
+
+def test_an_error_is_a_few_lines():
+    log = "".join(f"line {number}\n\n" for number in range(1, 9)) + "x" * 400
+    text = str(DeploymentError("it failed", log=log, hint="do this"))
+    lines = [f"  | line {number}" for number in range(5, 9)]
+    assert text.splitlines() == ["it failed", *lines, f"  | {'x' * 300}", "do this"]
+    assert str(DeploymentError("it failed")) == "it failed" and DeploymentError("it failed").transient is False
+
+
+@pytest.mark.parametrize(("number", "transient"), [(errno.EMFILE, True), (errno.ENOENT, False)])
+def test_a_command_that_cannot_be_started_for_want_of_files_is_tried_again(monkeypatch, number, transient):
+    def refuse(*_arguments, **_options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(django_host_command.subprocess, "Popen", refuse)
+    with pytest.raises(DeploymentError, match=os.strerror(number)) as error:
+        django_host_command.run(["true"], doing="x")
+    assert error.value.transient is transient

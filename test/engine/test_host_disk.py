@@ -1,0 +1,49 @@
+import errno
+import os
+import sys
+
+import django_host_disk
+import pytest
+from django_host_command import DeploymentError
+from django_host_disk import Space
+
+
+def test_what_a_tree_takes(tmp_path):
+    (tmp_path / "tree/below").mkdir(parents=True)
+    (tmp_path / "tree/below/file").write_bytes(b"x" * 100_000)
+    (tmp_path / "tree/link").symlink_to(tmp_path)
+    taken = django_host_disk.of_tree(tmp_path / "tree")
+    assert taken.files == 3
+    blocks = [path.lstat().st_blocks * 512 for path in (tmp_path / "tree").rglob("*")]
+    assert taken.bytes == sum(blocks) >= 100_000
+    assert django_host_disk.of_tree(tmp_path / "none") == (0, 0)
+
+
+def test_what_is_left(tmp_path, monkeypatch):
+    found = os.statvfs(tmp_path)
+    left = django_host_disk.left(tmp_path)
+    assert abs(left.bytes - found.f_bavail * found.f_frsize) < 1 << 30
+    without = os.statvfs_result((4096, 4096, 100, 50, 40, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: without)
+    assert django_host_disk.left(tmp_path) == (40 * 4096, sys.maxsize), "btrfs has no table of inodes"
+
+
+@pytest.mark.parametrize(
+    ("message", "log", "left", "said"),
+    [
+        ("No space left on device: /srv/x", "", Space(5 << 20, 1000), "df -h /srv: 5 MB and 1000 inodes are left"),
+        ("git failed", "fatal: No space left on device", Space(5 << 20, 0), "df -i /srv: no inodes are left"),
+        ("git failed", "fatal: not found", Space(0, 0), None),
+    ],
+)
+def test_what_is_lacking_is_said(monkeypatch, message, log, left, said):
+    monkeypatch.setattr(django_host_disk, "left", lambda path: left)
+    error = DeploymentError(message, log=log, hint="do this")
+    django_host_disk.explain(error, "/srv")
+    assert error.hint == ("do this" if said is None else f"do this\n{said}")
+
+
+def test_an_error_stays_what_it_is_where_the_disk_cannot_be_asked(tmp_path):
+    error = DeploymentError(os.strerror(errno.ENOSPC))
+    django_host_disk.explain(error, tmp_path / "gone")
+    assert error.hint == ""

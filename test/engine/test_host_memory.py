@@ -1,0 +1,229 @@
+"""Memory, as the kernel has it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import django_host_memory
+import django_release_instance
+import django_verbs
+import pytest
+from django_host_command import DeploymentError
+
+EATER = "import subprocess, sys; eaten = bytearray(40 << 20); subprocess.run([sys.executable, '-c', sys.argv[1]])"
+CHILD = "eaten = bytearray(30 << 20); print('eaten', flush=True); input()"
+MEMINFO = "MemTotal: 2048000 kB\nMemAvailable: 1024000 kB\nHugePages_Total: 0\nSwapFree: 1024 kB\n"
+HOST = 1025024 << 10
+
+
+def test_a_process_and_its_descendants():
+    argv = [sys.executable, "-c", EATER, CHILD]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"eaten\n"
+        assert 70 << 20 < django_host_memory.of_tree(process.pid) < 150 << 20
+        process.stdin.close()
+        process.wait()
+        assert django_host_memory.of_tree(process.pid) == 0
+
+
+@pytest.mark.parametrize(("limit", "total"), [("max", 2048000 << 10), ("9000", 9000), (None, 2048000 << 10)])
+def test_what_a_host_has(tmp_path, monkeypatch, limit, total):
+    monkeypatch.setattr(django_host_memory, "PROC", tmp_path)
+    monkeypatch.setattr(django_host_memory, "CGROUP", tmp_path)
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    if limit:
+        (tmp_path / "memory.max").write_text(limit)
+    assert django_host_memory.total() == total
+    assert django_host_memory.limit("10%") == total // 10
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        (None, None),
+        ("infinity", None),
+        (5000, 5000),
+        ("3K", 3 << 10),
+        ("512M", 512 << 20),
+        ("2G", 2 << 30),
+        ("1T", 1 << 40),
+    ],
+)
+def test_a_limit_as_systemd_takes_it(said, limit):
+    assert django_host_memory.limit(said) == limit
+
+
+def test_what_the_kernel_does_not_tell_is_what_a_process_has_for_itself(monkeypatch, tmp_path):
+    """Without CAP_SYS_PTRACE."""
+    monkeypatch.setattr(django_host_memory, "PROC", tmp_path)
+    (tmp_path / "42").mkdir()
+    (tmp_path / "42/stat").write_bytes(b"42 (\xff) S 1 1")
+    (tmp_path / "42/status").write_bytes(b"Name:\t\xff\nRssAnon:\t    5000 kB\n")
+    read_text = Path.read_text
+
+    def refused(path, **options):
+        if path.name == "smaps_rollup":
+            raise PermissionError(13, "Permission denied")
+        return read_text(path, **options)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert django_host_memory.of_tree(42) == 5000 << 10
+
+
+def test_a_tree_that_is_not_ours():
+    assert django_host_memory.of_tree(os.getpid()) > 5 << 20
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, HOST),
+        ({"memory.max": "max", "memory.current": "5", "memory.stat": "anon 1\ninactive_file 2"}, HOST),
+        ({"memory.max": "9000", "memory.current": "1000", "memory.stat": "inactive_file 600"}, 8600),
+        ({"memory.max": "1000", "memory.current": "1000", "memory.stat": "inactive_file 0"}, 0),
+        (
+            {
+                "memory/memory.limit_in_bytes": "9000",
+                "memory/memory.usage_in_bytes": "5000",
+                "memory/memory.stat": "inactive_file 9\ntotal_inactive_file 1000",
+            },
+            5000,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+                "memory/memory.usage_in_bytes": "5000",
+                "memory/memory.stat": "total_inactive_file 1000",
+            },
+            HOST,
+        ),
+    ],
+)
+def test_what_is_left(tmp_path, monkeypatch, files, left):
+    monkeypatch.setattr(django_host_memory, "PROC", tmp_path)
+    monkeypatch.setattr(django_host_memory, "CGROUP", tmp_path)
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    (tmp_path / "memory").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    assert django_host_memory.available() == left
+
+
+# A release where memory is short: see world.py
+
+
+def test_a_release_that_does_not_fit_is_not_begun(world):
+    world.takes, world.memory = 90 << 20, 10 << 20
+    world.apply()
+    world.push("two")
+    first, commands = world.live, len(world.commands)
+    with pytest.raises(DeploymentError, match=r"90 MB of memory are needed .* and 10 are left") as caught:
+        world.apply()
+    assert "django:sites:blog:releases:overlap: false" in caught.value.hint
+    assert world.live == first and list(world.releases) == [first] and len(world.commands) == commands
+    assert "source" in world.apply(test=True)
+    world.memory = 90 << 20
+    assert "live" in world.apply()
+    world.check()
+
+
+def test_memory_that_has_gone_meanwhile_stops_the_instance(world, monkeypatch):
+    world.apply()
+    world.push("two")
+    left = iter([1 << 30, 0])
+    monkeypatch.setattr(django_host_memory, "available", lambda: next(left))
+    with pytest.raises(DeploymentError, match=r"^instance: 90 MB of memory"):
+        world.apply()
+    assert world.live.startswith("0001-")
+    world.check()
+
+
+def test_a_rollback_that_does_not_fit_is_not_begun(world):
+    world.apply()
+    world.push("two")
+    world.apply()
+    world.memory = 0
+    with pytest.raises(DeploymentError, match=r"^instance: 90 MB of memory"):
+        django_verbs.rollback("blog")
+    assert world.live.startswith("0002-")
+    world.check()
+
+
+@pytest.mark.parametrize("process", ["systemd", "supervisor"])
+def test_without_overlap_the_old_instance_is_stopped_first(world, monkeypatch, process):
+    world.process = process
+    world.options, world.memory = {"releases": {"overlap": False}}, 0
+    world.apply()
+    world.push("two")
+    running = []
+    start = django_release_instance.start
+    monkeypatch.setattr(
+        django_release_instance, "start", lambda site, release: (running.append({*world.running}), start(site, release))
+    )
+    world.apply()
+    assert running == [set()]
+    warning = world.last.warnings[-1]
+    assert warning.startswith("nothing has answered for 0.") and "releases:overlap" in warning
+    world.check()
+    django_verbs.rollback("blog")
+    assert running == [set(), set()] and world.live.startswith("0001-")
+    world.check()
+
+
+@pytest.mark.parametrize("process", ["systemd", "supervisor"])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_the_old_instance_comes_back_if_the_new_one_fails(world, monkeypatch, by_hand, process):
+    world.process = process
+    world.options = {"releases": {"overlap": False}}
+    world.apply()
+    if by_hand:
+        world.push("two")
+        world.apply()
+    live = world.live
+    world.push("three")
+
+    def check_health(site, release):
+        unit = "service" if process == "systemd" else "conf"
+        assert f"django-blog-{live[:4]}.{unit}" in world.enabled, "at a loss of power it comes up again"
+        raise DeploymentError("it answers 500")
+
+    monkeypatch.setattr(django_release_instance, "check_health", check_health)
+    with pytest.raises(DeploymentError, match="it answers 500") as caught:
+        django_verbs.rollback("blog") if by_hand else world.apply()
+    assert caught.value.hint == f"{live} runs again" and world.live == live
+    world.check()
+
+
+def test_an_old_instance_that_does_not_come_back_is_said(world):
+    world.options = {"releases": {"overlap": False}}
+    world.apply()
+    live = world.live
+    world.push("two")
+    world.fails["systemctl enable"] = DeploymentError("no memory")
+    with pytest.raises(DeploymentError) as caught:
+        world.apply()
+    assert f"{live} does not come back: the application server of {live} does not start" in caught.value.hint
+    del world.fails["systemctl enable"]
+    assert world.running == set()
+    django_verbs.release("blog", *caught.value.hint.rpartition("django.release blog ")[2].split()[:1])
+    assert world.live.endswith(live[4:]) and world.live != live
+    world.check()
+
+
+def test_the_old_instance_comes_back_if_somebody_interrupts(world, monkeypatch):
+    world.options = {"releases": {"overlap": False}}
+    world.apply()
+    live = world.live
+    world.push("two")
+
+    def interrupt(site, release):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(django_release_instance, "check_health", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        world.apply()
+    assert f"django-blog-{live[:4]}.service" in world.running and world.live == live
+    monkeypatch.setattr(django_release_instance, "check_health", lambda site, release: None)
+    assert "live" in world.apply()
+    world.check()

@@ -1,0 +1,116 @@
+"""Who listens on a port, as the kernel has it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import django_host_port
+import pytest
+
+SERVER = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_this_process(family):
+    with socket.socket(family) as server:
+        server.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+        port = server.getsockname()[1]
+        assert django_host_port.holder(port) is None, "it does not listen yet"
+        server.listen()
+        found = django_host_port.holder(port)
+        assert found and found.pid == os.getpid() and found.program == Path("/proc/self/comm").read_text().strip()
+        assert django_host_port.holder(port, but=os.getpid()) is None
+    assert django_host_port.holder(port) is None
+
+
+def test_another_process():
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        port = int(process.stdout.readline())
+        found = django_host_port.holder(port, but=os.getpid())
+        assert found and found.pid == process.pid
+        process.stdin.close()
+
+
+def test_another_process_at_another_address_is_told_from_our_own():
+    """A worker has the sockets of its main process."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = SERVER.replace("'127.0.0.1', 0", f"'127.0.0.2', {port}")
+        workers = [subprocess.Popen(["sleep", "60"], pass_fds=[server.fileno()]) for _ in range(2)]
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            found = django_host_port.holder(port, but=os.getpid())
+            process.stdin.close()
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+        assert found and found.pid == process.pid and django_host_port.holder(port, but=os.getpid()) is None
+
+
+def test_connections_are_no_holders():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert django_host_port.holder(client.getsockname()[1]) is None
+
+
+def test_who_answers_somebody():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, own = server.getsockname()[1], [os.getpid()]
+        assert django_host_port.answering(own, [port]) == set(), "it only listens"
+        with socket.create_connection(server.getsockname()) as client:
+            taken, _address = server.accept()
+            with taken:
+                assert (
+                    django_host_port.answering(own, [port]) == {*own}
+                    and django_host_port.answering([1], [port]) == set()
+                )
+                assert django_host_port.answering(own, [client.getsockname()[1] + 1]) == set()
+        assert django_host_port.answering(own, [port]) == set()
+
+
+@pytest.mark.parametrize(
+    ("group", "told"),
+    [
+        ("0::/system.slice/apache2.service\n", "apache2 (pid 7, apache2.service)"),
+        ("12:cpu:/system.slice/apache2.service\n0::/\n", "apache2 (pid 7, apache2.service)"),
+        ("0::/user.slice/session-1.scope\n", "apache2 (pid 7)"),
+        (None, "somebody"),
+    ],
+)
+def test_what_is_told_of_it(tmp_path, monkeypatch, group, told):
+    monkeypatch.setattr(django_host_port, "PROC", tmp_path)
+    rows = ["  sl  local_address", "0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 11 1"]
+    rows += ["1: 00000000:0050 00000000:0000 0A 0:0 0:0 0 0 0 12 1", "2: 00000000:0051 0:0 01 0:0 0:0 0 0 0 13 1"]
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/tcp").write_text("\n".join(rows) + "\n")
+    if group is not None:
+        (tmp_path / "7/fd").mkdir(parents=True)
+        (tmp_path / "7/fd/3").symlink_to("socket:[12]")
+        (tmp_path / "7/comm").write_text("apache2\n")
+        (tmp_path / "7/cgroup").write_text(group)
+    assert str(django_host_port.holder(80)) == told
+    assert django_host_port.holder(81) is None
+    assert django_host_port.listening() == {8080: {"socket:[11]"}, 80: {"socket:[12]"}}
+    (tmp_path / "net/tcp").unlink()
+    assert django_host_port.holder(80) is None, "it is read anew"
+    assert str(django_host_port.holder(80, ports={80: {"socket:[12]"}})) == told, "unless the caller has just done so"
+
+
+def test_a_name_with_control_characters_is_told_without_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(django_host_port, "PROC", tmp_path)
+    (tmp_path / "7/fd").mkdir(parents=True)
+    (tmp_path / "7/fd/3").symlink_to("socket:[12]")
+    (tmp_path / "7/comm").write_bytes(b"\x1b[2Jngi\xffnx\n\n")
+    (tmp_path / "7/cgroup").write_text("")
+    assert str(django_host_port.holder(80, ports={80: {"socket:[12]"}})) == "[2Jngi\N{REPLACEMENT CHARACTER}nx (pid 7)"
+
+
+@pytest.mark.parametrize(("host", "is_ours"), [("127.0.0.1", True), ("::", True), ("192.0.2.99", False)])
+def test_addresses_of_this_host(host, is_ours):
+    assert bool(django_host_port.refusal(host)) is not is_ours
+
+
+def test_places_are_ordered_by_port():
+    listens = ["[::1]:80", "192.0.2.1:80", 80, 9, "10.0.0.1:8", 80]
+    assert django_host_port.ordered(listens) == ["10.0.0.1:8", 9, 80, "192.0.2.1:80", "[::1]:80"]

@@ -1,0 +1,596 @@
+"""supervisor as the keeper of releases: its programs, which process is a release's, how it starts, logs, commands."""
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import django_host_command
+import django_host_service
+import django_process
+import django_process_supervisor
+import django_process_systemd
+import django_release_instance
+import django_server_uwsgi
+import django_site
+import django_site_removal
+import django_verbs
+import django_wall_delegate
+import django_wall_reaper
+import pytest
+from django_host_command import DeploymentError, Ended
+from django_process_supervisor import Program
+from django_site import Lock
+from specimen import FACTS, formula_templates
+from world import commit
+
+NAME = "django-blog-0042"
+
+
+@pytest.fixture
+def supervised(world):
+    """A host in miniature on which supervisor keeps the releases."""
+    world.process = "supervisor"
+    return world
+
+
+# Releases
+
+
+def test_a_site_goes_live_and_stays_as_it_is(supervised):
+    changes = supervised.apply()
+    assert changes["instance"] == {"instance": "django-blog-0001 started"}
+    (warning,) = supervised.last.warnings
+    assert warning.startswith("supervisor keeps it: there is no sandbox")
+    supervised.check()
+    assert not {"systemd-run", "journalctl"} & {argv[0] for argv in supervised.commands}
+    assert supervised.apply() == {} and supervised.last.warnings == []
+
+
+def test_the_old_release_is_stopped_and_a_rollback_starts_it_again(supervised):
+    supervised.apply()
+    supervised.push("two")
+    supervised.commands.clear()
+    supervised.apply()
+    supervised.check()
+    told = [argv[1:] for argv in supervised.commands if argv[0] == "supervisorctl"]
+    assert told == [["update", "django-blog-0002"], ["update", "django-blog-0001"]]
+    django_verbs.rollback("blog")
+    assert supervised.live.startswith("0001")
+    supervised.check()
+    assert supervised.apply() == {}
+
+
+def test_a_change_of_mind_is_a_release_that_each_keeper_knows_its_own_of(world):
+    world.apply()
+    for process in ("supervisor", "systemd"):
+        world.process = process
+        assert "process" in world.apply()["source"]["changed"]
+        world.check()
+        assert world.apply() == {}
+    assert world.live.startswith("0003")
+    django_verbs.rollback("blog")
+    assert world.running == {"django-blog-0002.conf"}
+    world.check()
+    django_verbs.rollback("blog")
+    world.check()
+    assert world.running == {"django-blog-0001.service", "django-blog-0001.socket"}
+
+
+def test_a_server_that_does_not_start_leaves_the_old_one(supervised):
+    supervised.apply()
+    supervised.push("two")
+    supervised.fails["update django-blog-0002"] = DeploymentError(
+        "starting django-blog-0002 failed (exit 1)", log="why"
+    )
+    with pytest.raises(DeploymentError) as error:
+        supervised.apply()
+    assert error.value.message == f"instance: the application server of 0002-{commit('two')[:12]} does not start"
+    assert error.value.log == "why"
+    assert error.value.hint.splitlines()[0] == f"{supervised.site.log.top}/0002.log has all of it"
+    supervised.fails.clear()
+    assert supervised.live.startswith("0001")
+    supervised.check()
+
+
+@pytest.mark.parametrize("process", ["systemd", "supervisor"])
+def test_a_site_is_taken_off_whoever_keeps_it_by_now(world, process):
+    for one in ("systemd", "supervisor"):
+        world.process = one
+        world.apply()
+    world.process = process
+    world.options = {"state": "absent"}
+    site = world.site
+    assert str(django_process_supervisor.PROGRAMS / "django-blog-0002.conf") in django_site_removal.present(site)
+    django_site_removal.remove(site, "a test")
+    assert world.running == set() and django_site_removal.present(site) == {}
+
+
+def test_an_instance_of_an_older_formula_is_systemds(make_site):
+    site = make_site(process="supervisor")
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    assert django_release_instance.keeper(site, release) is django_process_supervisor
+    (django_process_systemd.UNITS / f"{NAME}.service").write_text("")
+    assert django_release_instance.keeper(site, release) is django_process_systemd
+    (django_process_systemd.UNITS / f"{NAME}.service").unlink()
+    (release / "config/instance.json").write_text('{"address": "/x", "protocol": "uwsgi"}')
+    assert django_release_instance.keeper(site, release) is django_process_systemd
+    old = django_site.Site({key: value for key, value in site.config.items() if key != "process"}, site.platform)
+    assert old.process == "systemd"
+
+
+def test_only_its_own_programs_are_a_sites(make_site):
+    names = ("django-blog-0042", "django-blog-0007", "django-blog-two-0001", "django-blog-x", "other")
+    for name in names:
+        (django_process_supervisor.PROGRAMS / f"{name}.conf").write_text("")
+    site = make_site(process="supervisor")
+    assert django_process_supervisor.enabled(site) == set(names[:2])
+    assert [path.name for path in django_release_instance.strays(site, site.releases / "0042-3f2a9c1b77de")] == [
+        "0007-gone"
+    ]
+
+
+# Starting
+
+
+@pytest.fixture
+def release(make_site, own_host, monkeypatch):
+    """A release that is to be started; `commands` are run by nobody, and what `plays` has is done at them."""
+    site = make_site(process="supervisor", timeouts={"start": "200ms"})
+    path = site.releases / "0042-3f2a9c1b77de"
+    (path / "config").mkdir(parents=True)
+    (path / f"config/{NAME}.conf").write_text("[program]")
+    made = SimpleNamespace(site=site, path=path, run=own_host / "run" / NAME, proc=own_host / "proc")
+    made.commands, made.plays, made.supervisor, made.program = [], {}, 7, None
+    made.starts = own_host / "run" / f"{NAME}.starts"
+    (own_host / "run/supervisord.pid").touch()
+    os.utime(own_host / "run/supervisord.pid", (0, 0))
+
+    def run(argv, **options):
+        made.commands.append(argv)
+        return made.plays.get(argv[1], lambda: "")()
+
+    def process():
+        """The server's own process."""
+        made.run.mkdir(exist_ok=True)
+        (made.run / "ready").touch()
+        made.program = Program(42, 100.0, "RUNNING")
+        return "updated"
+
+    def start_daemon(daemon):
+        made.commands.append([daemon.service])
+        made.supervisor = 7
+
+    made.process = process
+    monkeypatch.setattr(django_host_command, "run", run)
+    monkeypatch.setattr(django_host_service, "pid", lambda daemon: made.supervisor)
+    monkeypatch.setattr(django_host_service, "start", start_daemon)
+    monkeypatch.setattr(django_process_supervisor, "_program", lambda name: made.program if made.supervisor else None)
+    return made
+
+
+def test_a_program_is_installed_and_told_alone(release):
+    release.plays["update"] = release.process
+    release.supervisor = None
+    django_process_supervisor.start(release.site, release.path)
+    assert release.commands == [["supervisor"], ["supervisorctl", "update", NAME]]
+    assert (django_process_supervisor.PROGRAMS / f"{NAME}.conf").read_text() == "[program]"
+    assert django_process_supervisor.is_kept_alive(release.site, release.path)
+    (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[other]")
+    assert not django_process_supervisor.is_kept_alive(release.site, release.path)
+
+
+def test_a_program_that_somebody_has_stopped_is_begun_anew(release):
+    (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
+    installed = []
+
+    def update():
+        installed.append(bool(django_process_supervisor.files(release.site)))
+        return release.process() if installed[-1] else ""
+
+    release.plays["update"] = update
+    django_process_supervisor.start(release.site, release.path)
+    assert installed == [False, True]
+
+
+def test_a_server_that_runs_is_left_alone(release):
+    release.process()
+    (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
+    django_process_supervisor.start(release.site, release.path)
+    assert release.commands == [] and release.run.exists()
+
+
+def test_a_server_whose_program_was_edited_is_started_anew(release):
+    release.process()
+    (release.run / "kept").write_text("")
+    release.starts.write_text("\n\n")
+    (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[edited]")
+    release.plays["update"] = lambda: release.process() if django_process_supervisor.files(release.site) else ""
+    django_process_supervisor.start(release.site, release.path)
+    assert [argv[1] for argv in release.commands] == ["update", "update"] and not (release.run / "kept").exists()
+    assert django_process_supervisor.is_kept_alive(release.site, release.path)
+
+
+@pytest.mark.parametrize(
+    ("starts", "message"),
+    [
+        ("\n\n", "it ends as soon as it has started"),
+        ("\n", "it is not ready after 200ms: the server has not said that it is ready"),
+        ("", f"it is not ready after 200ms: supervisor has no process of {NAME}"),
+    ],
+)
+def test_a_server_that_does_not_get_ready(release, starts, message):
+    def begin():
+        release.starts.write_text(starts)
+        release.program = Program(42 if starts else None, 1.0, "RUNNING")
+        return "updated"
+
+    release.plays["update"] = begin
+    with pytest.raises(DeploymentError) as error:
+        django_release_instance.start(release.site, release.path)
+    assert error.value.message == f"the application server of {release.path.name} does not start: {message}"
+    assert django_process_supervisor.files(release.site) == []
+    assert not release.run.exists() and not release.starts.exists()
+
+
+def test_what_an_earlier_start_has_left_does_not_count(release):
+    release.run.mkdir()
+    (release.run / "ready").touch()
+    release.starts.write_text("\n\n")
+    release.plays["update"] = release.process
+    django_process_supervisor.start(release.site, release.path)
+    assert not release.starts.exists()
+
+
+@pytest.fixture
+def restarted(release, own_host):
+    """The release on a host that has just started: its program is known, supervisor runs for `age` seconds."""
+    (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
+    release.starts.write_text("\n")
+
+    def restarted(age: float) -> None:
+        (own_host / "run/supervisord.pid").touch()
+        os.utime(own_host / "run/supervisord.pid", (time.time() - age,) * 2)
+
+    return restarted
+
+
+def begin(release, age):
+    """Have supervisor begin the program, which is not the server yet."""
+    release.program = Program(41, age, "RUNNING")
+    release.run.mkdir(exist_ok=True)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What is done at each of the coming sleeps, which take no time; how long all have taken."""
+    clock = SimpleNamespace(does=lambda: None, now=0.0)
+
+    def sleep(duration):
+        clock.now += duration
+        clock.does()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock
+
+
+@pytest.mark.parametrize(("age", "begun"), [(0, None), (0, 0.0), (60, 0.0), (60, 1.0)])
+def test_what_supervisor_starts_by_itself_is_waited_for(release, restarted, clock, age, begun):
+    restarted(age)
+    if begun is not None:
+        begin(release, begun)
+    clock.does = release.process
+    assert django_process_supervisor.is_kept_alive(release.site, release.path)
+    assert release.commands == [] and clock.now > 0
+
+
+@pytest.mark.parametrize(
+    ("age", "begun", "starts", "waits"),
+    [(60, None, 1, 0), (60, 5.0, 1, 0), (60, 0.0, 3, 0.05), (60, 0.0, 2, 0.25), (0, None, 1, 0.25)],
+    ids=["stopped", "its time is up", "it crashes", "it hangs", "it is not begun"],
+)
+def test_what_supervisor_does_not_bring_up_is_not_waited_for_in_vain(
+    release, restarted, clock, age, begun, starts, waits
+):
+    restarted(age)
+    if begun is not None:
+        begin(release, begun)
+    clock.does = lambda: release.starts.write_text("\n" * starts)
+    assert not django_process_supervisor.is_kept_alive(release.site, release.path)
+    assert clock.now == pytest.approx(waits)
+
+
+def test_nothing_is_waited_for_without_supervisor(release, restarted, clock):
+    restarted(0)
+    release.supervisor = None
+    assert not django_process_supervisor.is_kept_alive(release.site, release.path)
+    assert clock.now == 0
+
+
+def test_a_program_whose_first_lines_fail_is_counted(make_site, tmp_path, monkeypatch):
+    """Those that are run as root: whoever waits for the server knows of it at the second start."""
+    monkeypatch.setattr(django_server_uwsgi, "_binary", lambda virtualenv: Path("/x"))
+    site = make_site(process="supervisor")
+    files = django_release_instance.configuration(site, site.releases / "0042-3f2a9c1b77de", FACTS, formula_templates())
+    (tmp_path / "bin").mkdir()
+    for name, does in (("install", "echo 'install: invalid user' >&2; exit 1"), ("sleep", "exit 0")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    script = files["supervisor.sh"].replace("run=/run/", f"run={tmp_path}/run/")
+    for starts in (1, 2):
+        done = subprocess.run(
+            ["/bin/sh", "-c", script], env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1 and done.stderr == "install: invalid user\n"
+        assert (tmp_path / "run" / f"{NAME}.starts").stat().st_size == starts
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_program_has_a_folder_for_its_log(make_site, tmp_path, monkeypatch, is_there):
+    """What is run as root, up to the change of the user."""
+    monkeypatch.setattr(django_server_uwsgi, "_binary", lambda virtualenv: Path("/x"))
+    site = make_site(process="supervisor")
+    files = django_release_instance.configuration(site, site.releases / "0042-3f2a9c1b77de", FACTS, formula_templates())
+    for folder in (tmp_path / "bin", tmp_path / "run"):
+        folder.mkdir(exist_ok=True)
+    if not is_there:
+        site.log.top.rmdir()
+    for name, does in (("install", 'echo "$@"'), ("sleep", "exit 0")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    script = files["supervisor.sh"].replace("run=/run/", f"run={tmp_path}/run/")
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True, check=False
+    )
+    made = f"-d -o blog -g adm -m 0750 {site.log.top}"
+    assert (made in done.stdout.splitlines()) is not is_there, done.stdout
+
+
+@pytest.mark.parametrize("lost", ["the socket", "the folder", "the mark"])
+def test_a_server_that_has_lost_what_it_has_in_run_is_started_anew(release, restarted, monkeypatch, lost):
+    restarted(60)
+    release.process()
+    monkeypatch.setattr(release.site, "config", {**release.site.config, "timeouts": {"start": "30s"}})
+    assert django_process_supervisor.is_kept_alive(release.site, release.path)
+    if lost == "the socket":
+        (release.path / "config/instance.json").write_text(json.dumps({"address": f"{release.site.runtime}/0042.sock"}))
+    elif lost == "the folder":
+        shutil.rmtree(release.run)
+    else:
+        (release.run / "ready").unlink()
+    assert not django_process_supervisor.is_kept_alive(release.site, release.path)
+
+
+@pytest.mark.parametrize("verb", ["start", "stop"])
+def test_a_server_that_has_outlived_its_supervisor_is_ended(release, monkeypatch, verb):
+    """By its own user, whose pid file and environment are its own word."""
+    asked = []
+    monkeypatch.setattr(django_site, "find_user", lambda name: SimpleNamespace(pw_uid=1))
+    monkeypatch.setattr(
+        django_wall_delegate, "ask", lambda user, function, *arguments, **_: asked.append((user, arguments))
+    )
+    release.run.mkdir()
+    (release.run / "pid").write_text("42")
+    release.plays["update"] = lambda: release.process() if django_process_supervisor.files(release.site) else ""
+    (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
+    getattr(django_process_supervisor, verb)(release.site, release.path)
+    assert asked == [("blog", (str(release.run), release.path.name, str(release.proc)))]
+
+
+@pytest.mark.parametrize(
+    ("release_of_it", "pid_file", "is_ended"),
+    [("0042-x", "{}", True), ("0041-x", "{}", False), ("0042-x", "none", False), ("0042-x", None, False)],
+)
+def test_what_a_pid_file_names_is_ended_if_it_is_of_the_release(tmp_path, release_of_it, pid_file, is_ended):
+    process = subprocess.Popen(["sleep", "60"], env={"DJANGO_RELEASE": release_of_it})
+    if pid_file is None:
+        os.mkfifo(tmp_path / "pid")
+    else:
+        (tmp_path / "pid").write_text(pid_file.format(process.pid))
+    waiting = threading.Thread(target=process.wait, daemon=True)
+    waiting.start()
+    django_process_supervisor._end(str(tmp_path), "0042-x", "/proc")
+    waiting.join(5 if is_ended else 0)
+    assert process.poll() == (-signal.SIGTERM if is_ended else None)
+    process.kill()
+
+
+ANSWER = """\
+<?xml version='1.0'?><methodResponse><params><param><value><struct>
+<member><name>name</name><value><string>django-blog-0042</string></value></member>
+<member><name>start</name><value><int>1000</int></value></member>
+<member><name>now</name><value><int>1007</int></value></member>
+<member><name>statename</name><value><string>{state}</string></value></member>
+<member><name>description</name><value><string>pid 7, uptime 0:00:07</string></value></member>
+<member><name>pid</name><value><int>{pid}</int></value></member>
+</struct></value></param></params></methodResponse>
+"""
+FAULT = "<methodResponse><fault><value><struct><member><name>faultString</name></member></struct></value></fault>"
+
+
+@pytest.fixture
+def supervisord(own_host, monkeypatch):
+    """A supervisor that gives these answers; what it was asked."""
+    monkeypatch.setattr(django_host_service, "pid", lambda daemon: 7)
+    folder = Path(tempfile.mkdtemp(prefix="df-"))
+    monkeypatch.setattr(django_host_service, "RUN", folder)
+    made = SimpleNamespace(answers=[], asked=[])
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "supervisor.sock"))
+        listener.listen()
+
+        def serve():
+            for answer in made.answers:
+                connection, _address = listener.accept()
+                with connection:
+                    made.asked.append(connection.recv(65536).decode())
+                    connection.sendall(f"HTTP/1.0 200 OK\r\nContent-Length: {len(answer)}\r\n\r\n{answer}".encode())
+
+        made.serve = lambda *answers: (
+            made.answers.extend(answers),
+            threading.Thread(target=serve, daemon=True).start(),
+        )
+        yield made
+    shutil.rmtree(folder)
+
+
+def test_supervisor_says_which_process_is_a_releases(supervisord, make_site):
+    site = make_site(process="supervisor")
+    path = site.releases / "0042-3f2a9c1b77de"
+    supervisord.serve(ANSWER.format(state="RUNNING", pid=42), ANSWER.format(state="BACKOFF", pid=0), FAULT)
+    assert django_process_supervisor._program(NAME) == (42, 7.0, "RUNNING")
+    assert django_process_supervisor._program(NAME) == (None, 7.0, "BACKOFF")
+    assert django_process_supervisor.pid(site, path) is None
+    assert "supervisor.getProcessInfo" in supervisord.asked[0] and f"<string>{NAME}</string>" in supervisord.asked[0]
+
+
+@pytest.mark.parametrize(("printed", "expected"), [("42\n", 42), ("0\n", None), ("No such process\n", None)])
+def test_a_supervisor_whose_socket_is_elsewhere_is_asked_by_its_own_command(make_site, monkeypatch, printed, expected):
+    site = make_site(process="supervisor")
+    monkeypatch.setattr(django_host_service, "pid", lambda daemon: 7)
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: printed)
+    assert django_process_supervisor.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
+
+
+@pytest.mark.parametrize("supervisor", [7, None])
+def test_a_release_is_stopped_and_forgotten(release, supervisor):
+    (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
+    release.run.mkdir()
+    release.supervisor = supervisor
+    django_process_supervisor.stop(release.site, release.path)
+    assert release.commands == ([["supervisorctl", "update", NAME]] if supervisor else [])
+    assert not release.run.exists() and django_process_supervisor.files(release.site) == []
+    django_process_supervisor.stop(release.site, release.path)
+    assert len(release.commands) <= 1
+
+
+# Logs
+
+
+def test_the_logs_of_releases_that_are_gone_are_deleted(release):
+    log = release.site.log.top
+    for name in ("0041.log", "0041.log.1", "0042.log", "0042.log.1", "django.log", "0041.log.old"):
+        (log / name).write_text("")
+    (log / "0040.log").mkdir()
+    release.plays["update"] = release.process
+    django_process_supervisor.start(release.site, release.path)
+    assert {path.name for path in log.iterdir()} == {"0040.log", "0042.log", "0042.log.1", "django.log", "0041.log.old"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "lines", "expected"),
+    [
+        (None, None, 3, ""),
+        (None, "a\nb\n", 3, "a\nb"),
+        ("a\nb\n", "c\n", 2, "b\nc"),
+        ("a\n", "b\nc\nd\n", 2, "c\nd"),
+    ],
+)
+def test_the_last_lines_of_a_log(make_site, monkeypatch, before, now, lines, expected):
+    site, run, users = make_site(process="supervisor"), django_host_command.run, []
+    monkeypatch.setattr(
+        django_host_command, "run", lambda argv, user, **options: (users.append(user), run(argv, **options))[1]
+    )
+    for name, text in (("0042.log.1", before), ("0042.log", now)):
+        if text is not None:
+            (site.log.top / name).write_text(text)
+    assert django_process_supervisor.log(site, site.releases / "0042-3f2a9c1b77de", lines) == expected
+    assert set(users) <= {"blog"}
+
+
+def test_what_a_release_that_does_not_start_says(release):
+    log = release.site.log.top / "0042.log"
+    began = 1000.0
+    assert django_process_supervisor.journal(release.site, release.path, began) == ""
+    (django_process_supervisor.OUTPUT / f"{NAME}.log").write_text("install: invalid user\n")
+    assert django_process_supervisor.journal(release.site, release.path, began) == "install: invalid user"
+    log.write_text("")
+    release.plays["--quiet"] = lambda: "*** Starting uWSGI ***\nKeyError: x\n2026-11-20T11:36:00+0000 *** no app ***\n"
+    assert django_process_supervisor.journal(release.site, release.path, began) == "KeyError: x"
+    os.utime(log, (0, 0))
+    assert django_process_supervisor.journal(release.site, release.path, began) == "install: invalid user"
+    os.utime(django_process_supervisor.OUTPUT / f"{NAME}.log", (0, 0))
+    assert django_process_supervisor.journal(release.site, release.path, began) == ""
+    django_process_supervisor.remove(release.site, release.path)
+    assert not (django_process_supervisor.OUTPUT / f"{NAME}.log").exists()
+
+
+# Commands
+
+
+def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_arguments(make_site, monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(
+        django_host_command,
+        "execute",
+        lambda argv, **options: ran.append((argv, options)) or Ended(0, "output", " more"),
+    )
+    monkeypatch.setattr(django_host_command, "locks", {9})
+    monkeypatch.setattr(django_site, "find_user", lambda name: SimpleNamespace(pw_dir="/home/blog", pw_gid=1001))
+    monkeypatch.setattr(django_site, "user_id", lambda name: 1000)
+    monkeypatch.setattr(os, "getgrouplist", lambda name, group: [group, 4])
+    site = make_site(process="supervisor")
+    path = site.releases / "0042-3f2a9c1b77de"
+    (path / "config").mkdir(parents=True)
+    (path / "config/environment").write_text('A="a"\nPATH="/venv/bin"\n')
+    (site.secrets / "environment").write_text('KEY="hunter2"\n')
+    (tmp_path / "more").write_text("B=b\n")
+    options = {"doing": "x", "timeout": 5.0, "stdin": "in", "secrets": ["hunter2"], "errors_too": True}
+    more = {"environment_file": str(tmp_path / "more"), "task": "manage-1", "writable": [path]}
+    assert django_process_supervisor.run(site, path, FACTS, ["python", "x y"], **options, **more) == "output more"
+    ((argv, given),) = ran
+    assert argv == django_wall_reaper.command(["python", "x y"], 1000, 1001, [1001, 4], f"{path}/source")
+    variables = {"A": "a", "B": "b", "KEY": "hunter2", "PATH": "/venv/bin"}
+    variables |= {"HOME": "/home/blog", "USER": "blog", "LOGNAME": "blog"}
+    del options["errors_too"]
+    bounds = {"umask": 0o027, "descriptors": {9}, "grace": django_wall_reaper.PATIENCE}
+    assert given == {**options, "environment": variables, **bounds}
+
+
+def test_a_command_leaves_no_process_behind_and_inherits_no_lock(make_site, monkeypatch, tmp_path):
+    if os.getuid():
+        pytest.skip("needs root")
+    monkeypatch.setattr(django_site, "user_id", lambda name: 65534)
+    monkeypatch.setattr(django_site, "find_user", lambda name: pwd.getpwnam("nobody"))
+    site = make_site(process="supervisor")
+    path = site.releases / "0042-3f2a9c1b77de"
+    for folder in ("config", "source"):
+        (path / folder).mkdir(parents=True)
+    for folder in [path, *path.parents]:
+        if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 1:
+            folder.chmod(folder.stat().st_mode | 0o711)
+    (path / "config/environment").write_text('PATH="/usr/bin:/bin"\n')
+    (site.secrets / "environment").write_text("")
+    lock = Lock(site, "a test")
+    lock.take()
+    told = "setsid sleep 4711 >/dev/null 2>&1 & id -u; ls -l /proc/self/fd | grep -c lock"
+    printed = django_process_supervisor.run(site, path, FACTS, ["sh", "-c", f"{told}; true"], doing="x", timeout=20)
+    lock.release()
+    assert printed.split() == ["65534", "0"]
+    assert b"4711" not in b"".join(line for _number, line in running())
+
+
+def running():
+    """The processes of this machine."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield process.name, (process / "cmdline").read_bytes()
+
+
+def test_no_secret_is_in_the_files_of_a_program(make_site, monkeypatch):
+    monkeypatch.setattr(django_server_uwsgi, "_binary", lambda virtualenv: Path("/x"))
+    site = make_site(process="supervisor", secrets={"KEY": "hunter2hunter2"}, environment={"NAME": "ray"})
+    files = django_release_instance.configuration(site, site.releases / "0042-3f2a9c1b77de", FACTS, formula_templates())
+    assert not [name for name, text in files.items() if "hunter2" in text or "ray" in text]
+    assert django_process.unit(site, site.releases / "0042-3f2a9c1b77de") == NAME

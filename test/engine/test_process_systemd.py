@@ -1,0 +1,392 @@
+"""systemd as the keeper of releases: which process is a release's, how it starts, and the commands of a project."""
+
+import json
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+import django_host_command
+import django_process
+import django_process_systemd
+import django_release_instance
+import django_wall_sandbox
+import pytest
+from django_host_command import DeploymentError
+from specimen import FACTS, configured
+
+RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
+
+
+# Processes and units
+
+
+@pytest.fixture
+def proc(own_host, monkeypatch):
+    """A host on which the unit of release 0042 has main process 42 and a child 43 of that."""
+    (own_host / "sys/fs/cgroup/cgroup.controllers").touch()
+    files = {
+        "sys/fs/cgroup/system.slice/django-blog-0042.service/cgroup.procs": "43\n42\n",
+        "proc/1/cgroup": "0::/init.scope\n",
+        "proc/42/stat": stat(42, 1),
+        "proc/43/stat": stat(43, 42),
+    }
+    for name, content in files.items():
+        (own_host / name).parent.mkdir(parents=True, exist_ok=True)
+        (own_host / name).write_text(content)
+    (own_host / "run/django-blog-0042").mkdir()
+    (own_host / "run/django-blog-0042/pid").symlink_to("/dev/zero")  # nobody asks the site
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: pytest.fail("systemd is asked"))
+    return own_host
+
+
+def stat(number, parent, state="S"):
+    return f"{number} (uwsgi) (x) {state} {parent} {' '.join(['0'] * 17)} 4711 0\n"
+
+
+@pytest.mark.parametrize(
+    ("changed", "content", "expected"),
+    [
+        (None, None, 42),
+        ("proc/43/stat", None, 42),
+        ("proc/42/stat", None, 43),
+        ("proc/42/stat", stat(42, 1, "Z"), 43),
+        ("sys/fs/cgroup/system.slice/django-blog-0042.service/cgroup.procs", "", None),
+        ("sys/fs/cgroup/system.slice/django-blog-0042.service/cgroup.procs", None, None),
+    ],
+)
+def test_which_process_is_a_releases(make_site, proc, changed, content, expected):
+    if changed:
+        (proc / changed).unlink()
+        if content is not None:
+            (proc / changed).write_text(content)
+    site = make_site()
+    assert django_process_systemd.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "group"),
+    [
+        ("9:name=systemd:/init.scope", "systemd/system.slice"),
+        ("9:name=systemd:/libpod_parent/libpod-1/init.scope", "systemd/libpod_parent/libpod-1/system.slice"),
+        ("9:name=systemd:/docker/1/init.scope", "systemd/system.slice"),
+        ("2:cpu:/init.scope\n0::/init.scope", "systemd/system.slice"),
+    ],
+)
+def test_control_groups_of_the_first_version_and_of_containers(make_site, proc, own, group):
+    top = proc / "sys/fs/cgroup"
+    (top / "cgroup.controllers").unlink()
+    (top / group).parent.mkdir(parents=True)
+    (top / "system.slice").rename(top / group)
+    (proc / "proc/1/cgroup").write_text(own + "\n")
+    site = make_site()
+    assert django_process_systemd.pid(site, site.releases / "0042-3f2a9c1b77de") == 42
+
+
+@pytest.mark.parametrize(("printed", "expected"), [("42\n", 42), ("0\n", None), ("", None)])
+@pytest.mark.parametrize("why", ["a daemon of the project", "another slice"])
+def test_systemd_is_asked_where_the_control_group_does_not_say(make_site, proc, monkeypatch, why, printed, expected):
+    if why == "another slice":
+        (proc / "sys/fs/cgroup/system.slice/django-blog-0042.service/cgroup.procs").unlink()
+        wants = django_process_systemd.UNITS / "multi-user.target.wants"
+        wants.mkdir()
+        (wants / "django-blog-0042.service").symlink_to("/x")
+    else:
+        (proc / "proc/43/stat").write_text(stat(43, 1))
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: printed)
+    site = make_site()
+    assert django_process_systemd.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
+
+
+@pytest.mark.parametrize("whole", [[True], [False, True]])
+def test_a_unit_that_has_lost_its_socket_is_restarted(make_site, monkeypatch, whole):
+    """systemd starts nothing that runs, and does not miss what somebody has deleted."""
+    ran, found = [], iter(whole)
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: ran.append(argv) or "")
+    monkeypatch.setattr(django_process, "is_whole", lambda site, release: next(found))
+    site = make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    django_process_systemd.start(site, release)
+    assert [argv[1] for argv in ran] == ["enable", *["restart"] * (len(whole) - 1)]
+    assert ran[-1][-2:] == ["django-blog-0042.socket", "django-blog-0042.service"]
+
+
+@pytest.mark.parametrize("lost", [None, "folder", "link", "socket", "stale", "other"])
+def test_what_an_instance_has_in_run_is_looked_for(make_site, lost):
+    site = make_site()
+    release, run = site.releases / "0042-3f2a9c1b77de", django_process.RUN / "django-blog-0042"
+    (release / "config").mkdir(parents=True)
+    folder = Path(tempfile.mkdtemp(prefix="df-"))
+    where = folder / "0042.sock"
+    (release / "config/instance.json").write_text(json.dumps({"address": str(where)}))
+    run.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(str(where))
+        listener.listen()
+        if lost == "folder":
+            run.rmdir()
+        elif lost == "link":
+            run.rmdir()
+            run.symlink_to("/")
+        elif lost:
+            where.unlink()
+        if lost == "stale":
+            other.bind(str(where))
+        elif lost == "other":
+            where.write_text("")
+        assert django_process.is_whole(site, release) is (lost is None)
+        assert django_release_instance.pid(site, release) is None
+    shutil.rmtree(folder)
+
+
+def test_what_a_release_that_does_not_start_says(make_site, monkeypatch):
+    def run(argv, *, doing, **_options):
+        if argv[0] == "journalctl":
+            assert "django-blog-0042" in argv
+            return (
+                "Starting Django site blog\n*** Starting uWSGI 2.0 ***\n\nModuleNotFoundError: x\n"
+                "django-blog-0042.service: Main process exited\nFailed to start Django\n"
+            )
+        if "enable" in argv:
+            raise DeploymentError(f"{doing} failed (exit 1)", log="Job failed. See journalctl")
+        return ""
+
+    monkeypatch.setattr(django_host_command, "run", run)
+    site = make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    with pytest.raises(DeploymentError) as error:
+        django_release_instance.start(site, release)
+    assert str(error.value) == (
+        "the application server of 0042-3f2a9c1b77de does not start\n  | ModuleNotFoundError: x\n"
+        "journalctl -u django-blog-0042 has all of it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("server", "is_there", "expected"),
+    [
+        ("uwsgi", (), ["socket", "service"]),
+        ("granian", (), ["service"]),
+        ("mod_wsgi", (), ["service"]),
+        ("granian", ("socket", "service"), ["service"]),
+        (None, (), ["socket", "service"]),
+        (None, ("service",), ["service"]),
+        (None, ("socket",), ["socket", "service"]),
+    ],
+)
+def test_a_server_that_binds_its_own_socket_has_no_unit_for_it(
+    make_site, tmp_path, monkeypatch, server, is_there, expected
+):
+    """`server` is None for a release that is gone, of which units may be there."""
+    ran = []
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: ran.append(argv) or "")
+    monkeypatch.setattr(django_process_systemd, "UNITS", tmp_path)
+    site = make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    if server:
+        (release / "config").mkdir(parents=True)
+        (release / "config/instance.json").write_text(json.dumps({"address": "/x", "server": server}))
+    for suffix in is_there:
+        (tmp_path / f"django-blog-0042.{suffix}").touch()
+    expected = [f"django-blog-0042.{suffix}" for suffix in expected]
+    assert {path.name for path in django_process_systemd.installed(site, release)} == {*expected}
+    django_process_systemd.pause(site, release)
+    django_process_systemd.stop(site, release)
+    assert ran[0][2:] == expected
+    if is_there:
+        assert ran[1][-len(expected) :] == expected[::-1] and "disable" in ran[1]
+    links = [tmp_path / "multi-user.target.wants/django-blog-0042.service"]
+    links += [tmp_path / "sockets.target.wants/django-blog-0042.socket"] * (len(expected) - 1)
+    monkeypatch.setattr(django_process_systemd, "pid", lambda site, release: 42)
+    monkeypatch.setattr(django_process_systemd, "_changed_units", lambda site, release: [])
+    monkeypatch.setattr(django_process, "is_whole", lambda site, release: True)
+    for link in links:
+        assert not django_process_systemd.is_kept_alive(site, release)
+        link.parent.mkdir()
+        link.touch()
+    assert django_process_systemd.is_kept_alive(site, release)
+
+
+# Commands
+
+
+@pytest.fixture(autouse=True)
+def tried(monkeypatch):
+    """The sandbox was tried since the boot."""
+    monkeypatch.setattr(django_process_systemd, "_known", lambda site: {"refused": []})
+
+
+def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
+    ran = []
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **options: ran.append((argv, options)) or "output")
+    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: unit == "django-blog-task.service")
+    monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
+    site = configured(sandbox={"PrivateTmp": False, "ReadWritePaths": ["/srv/a b", "/srv/100%"]}, writable=["logs"])
+    options = {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "writable": [Path("/w")]}
+    assert (
+        django_process_systemd.run(site, RELEASE, FACTS, ["python", "x y"], environment_file="/root/x", **options)
+        == "output"
+    )
+    (stop, _), (forget, _), (argv, given) = ran
+    assert stop == ["systemctl", "stop", "django-blog-task.service"]
+    assert forget == ["systemctl", "reset-failed", "django-blog-task.service"]
+    separator = argv.index("--")
+    assert argv[separator:] == ["--", "python", "x y"]
+    assert argv[:6] == [
+        *["systemd-run", "--quiet", "--pipe", "--wait", "--service-type=exec"],
+        "--unit=django-blog-task.service",
+    ]
+    properties = [argument.removeprefix("--property=") for argument in argv[6:separator]]
+    assert {
+        "PrivateTmp=no",
+        "ReadWritePaths=/srv/a b",
+        "User=blog",
+        "EnvironmentFile=/root/x",
+        "RuntimeMaxSec=105",
+        "TimeoutStopSec=1",
+        "KillMode=control-group",
+    } <= set(properties)
+    assert {"ReadWritePaths=/w", "ReadWritePaths=/srv/100%", "ReadWritePaths=/srv/django/blog/media"} <= set(properties)
+    given.pop("exit_code")
+    assert given == {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "errors_too": False}
+
+
+def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: ran.append(argv))
+    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: False)
+    monkeypatch.setattr(django_process_systemd, "_BUS", tmp_path / "system_bus_socket")
+    django_process_systemd.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0)
+    assert [argv[:3] for argv in ran] == [["systemctl", "start", "dbus.socket"], ["systemd-run", "--quiet", "--pipe"]]
+
+
+def test_what_a_command_may_write():
+    site = configured(writable=["logs"])
+    named = dict.fromkeys(
+        value for name, value in django_wall_sandbox.directives(site, RELEASE, FACTS) if name == "ReadWritePaths"
+    )
+    root = "/srv/django/blog"
+    assert list(named) == [f"{root}/{name}" for name in ("database", "media", "shared", "log")] + [
+        f"{RELEASE}/source/logs"
+    ]
+
+
+@pytest.mark.parametrize(("task", "stops"), [("task", 2), ("manage-1", 1)])
+def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, task, stops):
+    stopped = []
+
+    def run(argv, **_options):
+        if argv[0] == "systemd-run":
+            raise KeyboardInterrupt
+        stopped.append(argv)
+
+    monkeypatch.setattr(django_host_command, "run", run)
+    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: True)
+    monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
+    with pytest.raises(KeyboardInterrupt):
+        django_process_systemd.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0, task=task)
+    verbs = (["systemctl", verb, f"django-blog-{task}.service"] for verb in ("stop", "reset-failed"))
+    assert stopped == [*verbs] * stops
+
+
+@pytest.mark.parametrize(
+    ("code", "shown", "expected"),
+    [
+        (1, "ExecMainCode=1\nExecMainStatus=0\n", 0),
+        (1, "ExecMainStatus=0\nExecMainCode=1\n", 0),
+        (3, "ExecMainCode=1\nExecMainStatus=3\n", 3),
+        (1, "ExecMainCode=2\nExecMainStatus=15\n", 1),
+        (226, "ExecMainCode=0\nExecMainStatus=0\n", 226),
+    ],
+)
+def test_the_exit_of_a_command_is_its_own(monkeypatch, caplog, code, shown, expected):
+    """Not that of its unit, which fails where the command has left a process behind that does not end."""
+
+    def run(argv, **options):
+        return options["exit_code"](code) if argv[0] == "systemd-run" else shown
+
+    journal = "Killing process 42 (celery) with signal SIGKILL.\nUnit process 42 (celery) remains running\nx"
+    monkeypatch.setattr(django_host_command, "run", run)
+    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: False)
+    monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
+    monkeypatch.setattr(django_process_systemd.django_host_service, "journal", lambda name, since: journal)
+    assert (
+        django_process_systemd.run(configured(), RELEASE, FACTS, ["x"], doing="starting Django", timeout=1.0)
+        == expected
+    )
+    told = "starting Django has left processes behind, which were ended: 42 (celery)"
+    assert [record.message for record in caplog.records] == ([told] if expected == 0 else [])
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_unit_that_ends_by_itself_is_as_good_as_stopped(monkeypatch, ends):
+    loaded = iter([True, not ends])
+
+    def fails(argv, **_options):
+        raise DeploymentError("Unit not loaded")
+
+    monkeypatch.setattr(django_host_command, "run", fails)
+    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: next(loaded))
+    if ends:
+        django_process_systemd._end("x.service")
+    else:
+        with pytest.raises(DeploymentError, match="Unit not loaded"):
+            django_process_systemd._end("x.service")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "django-blog-0001.service: Failed to locate executable /srv/x/uwsgi: No such file or directory",
+        "django-blog-0001.service: Failed at step EXEC spawning /srv/x/uwsgi: No such file or directory",
+        "django-blog-0001.service: Failed to determine user credentials: No such process",
+        "django-blog-0001.service: Failed to set up mount namespacing: /srv/x: No such file or directory",
+        "django-blog-0001.service: Failed to load environment files: No such file or directory",
+        "django-blog-0001.service: Main process exited, code=exited, status=217/USER",
+    ],
+)
+def test_why_systemd_could_not_start_it_is_told(make_site, monkeypatch, line):
+    noise = [
+        "Starting django-blog-0001.service - Django site blog, release 0001-3f2a9c1b77de...",
+        "django-blog-0001.service: Main process exited, code=exited, status=1/FAILURE",
+        "django-blog-0001.service: Failed with result 'exit-code'.",
+        "Failed to start django-blog-0001.service - Django site blog, release 0001-3f2a9c1b77de.",
+    ]
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **options: "\n".join([noise[0], line, *noise[1:]]))
+    site = make_site()
+    assert django_process_systemd.journal(site, site.releases / "0001-3f2a9c1b77de", 0) == line
+
+
+@pytest.mark.parametrize(
+    ("exit", "journal", "told"),
+    [
+        (
+            203,
+            "django-blog-task.service: Failed at step EXEC spawning /x: No such file",
+            "cannot start it: Failed at step",
+        ),
+        (
+            217,
+            "django-blog-task.service: Main process exited, code=exited, status=217/USER",
+            "cannot start it: Main proc",
+        ),
+        (203, "the project's own words", "a task failed (exit 203)"),
+        (1, "django-blog-task.service: Failed at step EXEC spawning /x: No such file", "a task failed (exit 1)"),
+    ],
+)
+def test_a_command_that_systemd_cannot_start_is_tried_again(make_site, monkeypatch, exit, journal, told):
+    def run(argv, *, doing, **_options):
+        if argv[0] == "systemd-run":
+            raise DeploymentError(f"{doing} failed (exit {exit})")
+        return journal if argv[0] == "journalctl" else ""
+
+    monkeypatch.setattr(django_host_command, "run", run)
+    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda _unit: False)
+    site = make_site()
+    release = site.releases / "0001-3f2a9c1b77de"
+    facts = {"commit": "3f2a", "folder": ".", "settings_module": "blog.settings"}
+    with pytest.raises(DeploymentError) as caught:
+        django_process_systemd.run(site, release, facts, ["/x"], doing="a task", timeout=5)
+    assert told in caught.value.message and caught.value.transient is ("cannot" in told)

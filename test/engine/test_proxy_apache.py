@@ -1,0 +1,244 @@
+"""Apache in the place of nginx, and the way from one to the other, on a host in miniature."""
+
+from types import SimpleNamespace
+
+import django_host_command
+import django_host_etc
+import django_host_service
+import django_proxy
+import django_proxy_apache
+import django_proxy_handover
+import django_proxy_headers
+import django_proxy_nginx
+import django_release
+import django_site
+import pytest
+from django_host_command import DeploymentError
+from specimen import FACTS, formula_templates
+
+REFUSAL = """/usr/sbin/apache2ctl: 99: ulimit: error setting limit (Operation not permitted)
+AH00526: Syntax error on line 3 of /etc/apache2/sites-enabled/theirs.conf:
+Invalid command 'x'
+Action 'configtest' failed.
+The Apache error log may have more information."""
+
+
+class Host:
+    """Plays the daemons: which of them run, what was asked of them, and what fails."""
+
+    def __init__(self):
+        self.running = set()
+        self.done = []
+        self.fails = {}
+
+    def _do(self, what, daemon):
+        self.done.append(f"{what} {daemon.service}")
+        if self.done[-1] in self.fails:
+            raise self.fails.pop(self.done[-1])
+
+    def run(self, argv, **_options):
+        self.done.append(argv[0])
+        if argv[0] in self.fails:
+            raise self.fails[argv[0]]
+        return ""
+
+    def reload(self, daemon):
+        self._do("reload" if daemon in self.running else "start", daemon)
+        self.running.add(daemon)
+
+    def stop(self, daemon):
+        self._do("stop", daemon)
+        self.running.discard(daemon)
+
+    def pid(self, daemon):
+        return 7 if daemon in self.running else None
+
+
+@pytest.fixture
+def host(own_host, monkeypatch):
+    host = Host()
+    monkeypatch.setattr(django_host_command, "run", host.run)
+    for name in ("reload", "stop", "pid"):
+        monkeypatch.setattr(django_host_service, name, getattr(host, name))
+    monkeypatch.setattr(django_host_service, "enable", lambda daemon: host._do("enable", daemon))
+    return host
+
+
+@pytest.fixture
+def sites(make_site, monkeypatch):
+    """Two sites of a domain: `sites(kind)` is both of them, with that proxy."""
+    made = {}
+
+    def with_proxy(kind):
+        made["blog"] = make_site(proxy={"kind": kind}, domains=["a.org"])
+        made["shop"] = make_site("shop", proxy={"kind": kind}, domains=["a.org"], path="/shop")
+        return made["blog"], made["shop"]
+
+    monkeypatch.setattr(django_site, "registered", lambda: sorted(made))
+    monkeypatch.setattr(django_site, "find", made.get)
+    monkeypatch.setattr(django_release, "linked", lambda site, link: SimpleNamespace(facts=facts(site)))
+    monkeypatch.setattr(django_site.Site, "kept_templates", lambda site: formula_templates())
+    return with_proxy
+
+
+def facts(site):
+    return {**FACTS, "static_url": f"/{site.name}/static/", "media_url": f"/{site.name}/media/"}
+
+
+def apply(*sites):
+    for site in sites:
+        wanted = django_proxy_handover.files(site, facts(site), formula_templates())
+        if django_host_etc.differences(wanted):
+            django_proxy.apply(wanted)
+
+
+def names(proxy):
+    return sorted(str(path.relative_to(proxy.ETC)) for path in proxy.ETC.rglob("*.*") if "mods" not in str(path))
+
+
+def test_a_site_by_apache(make_site, host):
+    site = make_site(proxy={"kind": "apache"}, domains=["a.org"], redirect_domains=["c.org"])
+    assert django_proxy.of_site(site) is django_proxy_apache and django_proxy.serving(site) is None
+    apply(site)
+    assert host.done == ["apache2ctl", "start apache2"] and django_proxy.is_ready(site)
+    assert names(django_proxy_apache) == [
+        *["django/a.org", "django/a.org/998-blog.conf", "django/blog.conf", "django/c.org"],
+        *["django/c.org/998-blog.redirect", "sites-available/a.org.conf", "sites-available/c.org.conf"],
+        *["sites-enabled/a.org.conf", "sites-enabled/c.org.conf"],
+    ]
+    assert (django_proxy_apache.ETC / "mods-enabled/proxy_uwsgi.load").is_symlink()
+    assert not (django_proxy_apache.ETC / "mods-enabled/ssl.load").is_symlink()
+    assert django_host_etc.differences(django_proxy_handover.files(site, facts(site), formula_templates())) == {}
+    assert django_proxy.connection(site, 1).port == 80
+    django_proxy.apply(django_proxy.absent(site))
+    assert names(django_proxy_apache) == [] and (django_proxy_apache.ETC / "mods-enabled/proxy.load").is_symlink()
+
+
+def rules(site):
+    files = django_proxy_apache.files(
+        site, {**VARIABLES, "site": site.config, "root": str(site.root)}, formula_templates()
+    )
+    return files[django_proxy_apache.locations(site)], [
+        path.name for path in files if path.parent.name == "mods-enabled"
+    ]
+
+
+VARIABLES = {
+    **{"ours": "# ours", "through": "/srv/blog/current", "upstream": "django-blog", "unix": True, "timeout": 65},
+    **{"static_url": "/static/", "media_url": "/media/", "keepalive": None, "websockets": False},
+    **django_proxy_headers.variables({}),
+}
+
+
+def test_it_has_the_modules_that_a_site_needs(make_site, host):
+    plain, modules = rules(make_site(proxy={"kind": "apache"}))
+    assert "balancer" not in plain + str(modules) and "xsend" not in (plain + str(modules)).lower()
+    two = {"kind": "apache", "upstreams": {"192.0.2.11:8001": {"fail_timeout": "2m"}}, "balance": "least_conn"}
+    text, modules = rules(make_site(proxy=two))
+    assert {"proxy_balancer.load", "slotmem_shm.load", "lbmethod_bybusyness.load"} <= {*modules}
+    assert "retry=120" in text and 'BalancerMember "unix:/srv/blog/current/socket|uwsgi://django-blog"' in text
+
+
+@pytest.mark.parametrize("words", ["XSendFile", "XSendFileUnescape"])
+def test_uploads_that_are_protected_are_pages_of_the_project(make_site, host, own_host, words):
+    site = make_site(proxy={"kind": "apache"}, media={"protected": True})
+    site.platform["mod_wsgi"] = {**site.platform["mod_wsgi"], "modules": str(own_host)}
+    assert "XSendFileUnescape" not in rules(site)[0], "its module is not there yet"
+    (own_host / "mod_xsendfile.so").write_text(words)
+    text, modules = rules(site)
+    assert ("XSendFileUnescape off" in text) == (words == "XSendFileUnescape") and "xsendfile.load" in modules
+    assert f'XSendFilePath "{site.root}/media"' in text and 'Alias "/media/"' not in text
+
+
+def test_what_it_gets_for_https_comes_before_its_servers(make_site, host):
+    site = make_site(proxy={"kind": "apache"}, domains=["a.org"])
+    apply(site)
+    secure = make_site(proxy={"kind": "apache"}, domains=["a.org"], tls={"kind": "self_signed"})
+    opening = django_proxy.opening(secure, formula_templates())
+    assert {django_proxy_apache.ETC / "mods-enabled/ssl.load", django_proxy_apache.server("a.org")} <= opening.keys()
+    django_proxy.apply(opening)
+    assert django_proxy.opening(secure, formula_templates()) == {} and django_proxy.speaks_tls(secure)
+
+
+def test_two_sites_of_a_domain_have_files_of_their_own(sites, host):
+    blog, shop = sites("apache")
+    apply(blog)
+    with pytest.raises(DeploymentError) as refused:
+        django_proxy_handover.files(shop, {**facts(shop), "media_url": "/blog/media/"}, formula_templates())
+    assert refused.value.message == "/blog/media/ of a.org is served for another site, blog"
+    assert "django:sites:shop:settings" in refused.value.hint
+    apply(shop)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own"),
+    [
+        ({}, {8080}),
+        ({"ports.conf": "Listen 80\n<IfModule ssl_module>\n\tListen 443\n</IfModule>"}, {8080}),
+        ({"ports.conf": "Listen 127.0.0.1:8080\n"}, {80, 443}),
+        ({"ports.conf": "# Listen 80\n", "sites-enabled/x.conf": "Listen [::]:443 https"}, {80, 8080}),
+    ],
+)
+def test_ports_that_others_listen_on_are_not_listened_on_twice(own_host, theirs, own):
+    for name, text in theirs.items():
+        (django_proxy_apache.ETC / name).parent.mkdir(parents=True, exist_ok=True)
+        (django_proxy_apache.ETC / name).write_text(text)
+    assert [*django_proxy_apache.listening([80, 8080], [443])["own"].values()] == sorted(own)
+
+
+def test_what_it_refuses_is_told_by_file_and_line_and_taken_back(make_site, host):
+    host.fails["apache2ctl"] = DeploymentError("apache2ctl configtest failed (exit 1)", log=REFUSAL)
+    with pytest.raises(DeploymentError) as refused:
+        apply(make_site(proxy={"kind": "apache"}))
+    assert refused.value.message == (
+        "Apache refuses its configuration: Syntax error on line 3 of /etc/apache2/sites-enabled/theirs.conf: "
+        "Invalid command 'x'"
+    )
+    assert names(django_proxy_apache) == [] and host.done == ["apache2ctl"]
+
+
+@pytest.mark.parametrize(("former", "next_one"), [("nginx", "apache"), ("apache", "nginx")])
+def test_all_sites_of_a_proxy_go_to_another_at_once(sites, host, former, next_one):
+    apply(*sites(former))
+    leaving, coming = (django_proxy.PROXIES[kind] for kind in (former, next_one))
+    host.done.clear()
+    blog, shop = sites(next_one)
+    apply(blog)
+    asked = {"nginx": "nginx", "apache": "apache2ctl"}
+    names_of = (leaving.DAEMON.service, coming.DAEMON.service)
+    assert host.done == [asked[former], asked[next_one], f"stop {names_of[0]}", f"start {names_of[1]}", host.done[-1]]
+    assert host.done[-1] == f"enable {names_of[1]}" and host.running == {coming.DAEMON}
+    assert django_proxy.is_ready(blog) and django_proxy.is_ready(shop)
+    assert [name for name in names(leaving) if "blog" in name or "a.org" in name] == []
+    apply(shop)
+    assert host.done[-1] == f"enable {names_of[1]}", "there is nothing left to do"
+
+
+def test_one_that_does_not_start_leaves_the_former_one(sites, host):
+    apply(*sites("apache"))
+    host.done.clear()
+    host.fails["start nginx"] = DeploymentError("starting nginx failed")
+    blog, shop = sites("nginx")
+    with pytest.raises(DeploymentError, match="starting nginx failed"):
+        apply(blog)
+    assert host.done[2:] == ["stop apache2", "start nginx", "stop nginx", "start apache2", "enable apache2"]
+    assert django_proxy.serving(blog) is django_proxy.serving(shop) is django_proxy_apache
+    assert django_host_service.APACHE in host.running
+
+
+def test_sites_of_somebody_else_keep_their_proxy(sites, host):
+    apply(*sites("apache"))
+    (django_proxy_apache.ETC / "sites-enabled/theirs.conf").write_text("<VirtualHost *:80></VirtualHost>")
+    host.done.clear()
+    apply(sites("nginx")[0])
+    assert "reload apache2" in host.done and "stop apache2" not in host.done
+
+
+def test_a_site_without_a_proxy_has_no_files(make_site, host):
+    blog = make_site(proxy={"kind": "none"})
+    apply(blog)
+    assert host.done == [] and django_proxy.is_ready(blog)
+    apply(make_site())
+    assert not django_proxy.is_ready(blog)
+    apply(blog)
+    assert django_proxy.is_ready(blog) and [name for name in names(django_proxy_nginx) if "blog." in name[-9:]] == []

@@ -1,0 +1,125 @@
+"""A site without a proxy: where systemd listens for it."""
+
+import django_host_command
+import django_host_port
+import django_host_service
+import django_process_systemd
+import django_proxy_listener
+import pytest
+from django_host_command import DeploymentError
+from django_host_port import Holder
+from specimen import compiled, formula_templates, three_keys
+
+
+@pytest.fixture
+def systemd(own_host, monkeypatch):
+    """What systemctl was asked for, and what it refuses."""
+
+    class Systemd:
+        def __init__(self):
+            self.asked = []
+            self.refuses = ""
+
+        def run(self, argv, **_options):
+            self.asked.append(" ".join(argv[1:]))
+            if self.asked[-1] == self.refuses:
+                raise DeploymentError("it cannot")
+            socket = django_process_systemd.UNITS / argv[-1]
+            link = django_process_systemd.UNITS / "sockets.target.wants" / argv[-1]
+            if argv[1] == "enable" and not link.is_symlink():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(socket)
+            if argv[1] == "disable":
+                link.unlink(missing_ok=True)
+
+    made = Systemd()
+    monkeypatch.setattr(django_host_command, "run", made.run)
+    monkeypatch.setattr(django_host_service, "has_systemd", lambda: True)
+    return made
+
+
+@pytest.fixture
+def listening(make_site):
+    return lambda address="0.0.0.0:8000": make_site(proxy={"kind": "none"}, server={"bind": address})
+
+
+def texts():
+    return {path.name: path.read_text() for path in django_process_systemd.UNITS.glob("*listen*")}
+
+
+def test_systemd_listens_and_leads_to_the_live_release(listening, systemd):
+    site = listening()
+    socket, service = (django_process_systemd.UNITS / f"django-blog-listen.{kind}" for kind in ("socket", "service"))
+    assert site.config["server"]["bind"] == "unix" and site.listener == "0.0.0.0:8000"
+    assert django_proxy_listener.stale(site, formula_templates()) == {
+        str(socket): "new: file",
+        str(service): "new: file",
+    }
+    django_proxy_listener.apply(site, formula_templates())
+    assert "\nListenStream=0.0.0.0:8000\n" in socket.read_text()
+    assert f"socket-proxyd --connections-max=16384 {site.root}/current/socket\n" in service.read_text()
+    assert django_proxy_listener.stale(site, formula_templates()) == {}
+    (django_process_systemd.UNITS / "sockets.target.wants" / socket.name).unlink()
+    assert django_proxy_listener.stale(site, formula_templates()) == {str(socket): "disabled"}
+
+
+def test_a_site_with_a_proxy_has_no_listener_any_more(listening, make_site, systemd):
+    django_proxy_listener.apply(listening(), formula_templates())
+    site = make_site()
+    assert len(django_proxy_listener.stale(site, formula_templates())) == 3
+    django_proxy_listener.remove(site)
+    assert django_proxy_listener.present(site) == [] and systemd.asked[-1] == "daemon-reload"
+    systemd.asked.clear()
+    django_proxy_listener.remove(site)
+    assert systemd.asked == []
+
+
+@pytest.mark.parametrize("has_another", [True, False])
+def test_an_address_that_systemd_cannot_have_changes_nothing(listening, systemd, has_another):
+    if has_another:
+        django_proxy_listener.apply(listening("127.0.0.1:8000"), formula_templates())
+    before = texts()
+    systemd.refuses = "start django-blog-listen.socket"
+    with pytest.raises(DeploymentError, match="it cannot"):
+        django_proxy_listener.apply(listening(), formula_templates())
+    assert texts() == before
+    if has_another:
+        assert systemd.asked[-1] == "restart django-blog-listen.socket"
+
+
+def test_addresses_that_nobody_can_have_are_refused(listening, systemd, monkeypatch):
+    holder = Holder("python3", 7, "other.service")
+    monkeypatch.setattr(django_host_port, "holder", lambda port, **_options: holder if port == 8000 else None)
+    with pytest.raises(DeploymentError, match=r"port 8000 is taken by python3 \(pid 7, other.service\)"):
+        django_proxy_listener.refuse_impossible(listening())
+    django_proxy_listener.refuse_impossible(listening("[::]:8001"))
+    django_proxy_listener.apply(listening(), formula_templates())
+    django_proxy_listener.refuse_impossible(listening())
+    monkeypatch.setattr(django_host_service, "has_systemd", lambda: False)
+    with pytest.raises(DeploymentError, match=r"no systemd that would listen on 0\.0\.0\.0:8000") as refused:
+        django_proxy_listener.refuse_impossible(listening())
+    assert "django:sites:blog:server:bind" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"server": {"kind": "mod_wsgi"}}, "server:kind — mod_wsgi has no socket"),
+        ({"tls": {"kind": "self_signed"}}, "tls:kind — there is no proxy for this"),
+        ({"proxy": {"kind": "none", "allow": ["10.0.0.0/8"]}}, "proxy:allow — there is no proxy for this"),
+        ({"proxy": {"kind": "none", "limit_req": {"rate": "1r/s"}}}, "there is no proxy for this"),
+        ({"adopt": True}, "adopt — an old site is taken over by a switch of its proxy"),
+    ],
+)
+def test_what_only_a_proxy_does_is_refused_without_one(options, said):
+    site = {**three_keys("blog"), "proxy": {"kind": "none"}, **options}
+    assert said in "".join(compiled({"blog": site})["errors"])
+
+
+def test_two_sites_have_two_addresses():
+    sites = {
+        name: {**three_keys(name), "proxy": {"kind": "none"}, "server": {"bind": f"0.0.0.0:{port}"}}
+        for name, port in (("blog", 8000), ("shop", 8001), ("wiki", 8000))
+    }
+    (error,) = compiled(sites)["errors"]
+    assert "sites:wiki:server:bind — port 8000 is taken by server:bind of site blog" in error

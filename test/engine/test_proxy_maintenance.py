@@ -1,0 +1,216 @@
+import os
+import time
+from pathlib import Path
+
+import django_proxy_maintenance
+import django_proxy_nginx
+import django_release
+import django_site
+import django_site_removal
+import django_verbs
+import pytest
+from django_host_command import DeploymentError
+
+NOON = time.mktime((2026, 3, 1, 12, 0, 0, 0, 0, -1))
+
+
+@pytest.fixture
+def blog(world):
+    """A world in which the blog is served."""
+    world.apply()
+    return world
+
+
+def page(site):
+    return (site.maintenance / "on/index.html").read_text()
+
+
+def retry_after(site):
+    """What nginx tells of the end: the name of the folder that the link leads to."""
+    return (site.maintenance / "on").resolve().name
+
+
+def test_on_and_off(blog):
+    site = blog.site
+    assert django_proxy_maintenance.is_on(site) is None and django_proxy_maintenance.told(site) == ""
+    blog.commands.clear()
+    django_proxy_maintenance.on(site, "back <b>soon</b> & safe", by="ada")
+    about = django_proxy_maintenance.is_on(site)
+    assert {**about, "since": ""} == {"since": "", "by": "ada", "message": "back <b>soon</b> & safe", "page": "own"}
+    assert "<p>back &lt;b&gt;soon&lt;/b&gt; &amp; safe</p>" in page(site)
+    assert retry_after(site) == "300"
+    assert django_proxy_maintenance.told(site) == f"since {about['since']}: back <b>soon</b> & safe"
+    assert django_release.status(site)["maintenance"] == django_proxy_maintenance.told(site)
+    django_proxy_maintenance.off(site)
+    django_proxy_maintenance.off(site)
+    assert django_proxy_maintenance.is_on(site) is None and blog.commands == []
+    blog.check_leftovers()
+
+
+def test_nginx_can_read_it_and_nobody_writes_it(blog, monkeypatch):
+    before = os.umask(0o077)
+    try:
+        django_proxy_maintenance.on(blog.site, by="ada")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in blog.site.maintenance.rglob("*") if path.is_file()}
+    assert modes == {"index.html": 0o644, "about.json": 0o600, "retry-after": 0o644}
+    folders = [blog.site.maintenance, *(path for path in blog.site.maintenance.rglob("*") if path.is_dir())]
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o755}
+
+
+def test_another_message_takes_the_place_of_the_first(blog):
+    for number in range(4):
+        django_proxy_maintenance.on(blog.site, f"message {number}", by="ada")
+        assert f"message {number}" in page(blog.site)
+    assert len([*blog.site.maintenance.iterdir()]) == 3  # the link, its folder, and that of the one before
+    assert django_proxy_maintenance.is_on(blog.site)["message"] == "message 3"
+
+
+def test_it_lasts_through_releases_and_goes_with_the_site(blog):
+    django_proxy_maintenance.on(blog.site, by="ada")
+    blog.push("two")
+    blog.apply()
+    django_verbs.rollback("blog")
+    assert django_proxy_maintenance.is_on(blog.site)
+    assert str(blog.site.maintenance) in django_site_removal.present(blog.site)
+    django_site_removal.remove(blog.site, "a test")
+    assert not blog.site.maintenance.exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "end"),
+    [
+        ("back at 14:00", 2 * 3600),
+        ("14:00", 2 * 3600),
+        ("back at 9:30, we hope", 21.5 * 3600),
+        ("12:00", 24 * 3600),
+        ("from 13:00 to 14:00", 3600),
+        ("2026-03-02 12:30", 24.5 * 3600),
+        ("until 2026-03-01T11:00", -3600),
+        ("30m", 1800),
+        ("for 2h or so", 7200),
+        ("version 2.30 comes", None),
+        ("25:00", None),
+        ("2026-13-41 12:30", None),
+        ("", None),
+        ("99:99:99", None),
+    ],
+)
+def test_the_end_that_a_message_tells(message, end):
+    found = django_proxy_maintenance.until(message, NOON)
+    assert found == (None if end is None else NOON + end)
+
+
+def test_the_end_by_another_clock(monkeypatch):
+    moment = 1772366400.0  # 2026-03-01 12:00 UTC
+    for zone in ("Asia/Shanghai", "America/New_York"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        assert django_proxy_maintenance.until("14:00 UTC", moment) == moment + 7200
+        assert django_proxy_maintenance.until("2026-03-01T14:00Z", moment) == moment + 7200
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_clients_are_told_the_end(blog):
+    django_proxy_maintenance.on(blog.site, "2026-03-01 14:00 UTC", by="ada")
+    assert retry_after(blog.site) == "Sun, 01 Mar 2026 14:00:00 GMT"
+    assert django_proxy_maintenance.is_on(blog.site)["until"] == "2026-03-01T14:00:00Z"
+
+
+def test_nginx_has_to_know_of_it(blog):
+    django_proxy_nginx.locations(blog.site).write_text("location / {}\n")
+    with pytest.raises(DeploymentError, match="by files that know nothing of maintenance"):
+        django_proxy_maintenance.on(blog.site, by="ada")
+    assert django_proxy_maintenance.is_on(blog.site) is None
+
+
+def test_without_a_proxy_nobody_would_show_it(make_site):
+    with pytest.raises(DeploymentError, match="django:sites:blog:proxy:kind is none"):
+        django_proxy_maintenance.on(make_site(proxy={"kind": "none"}), by="ada")
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"since": "2026"', "\0" * 40, "[]"])
+def test_a_torn_record_is_still_maintenance(blog, torn):
+    django_proxy_maintenance.on(blog.site, "soon", by="ada")
+    (blog.site.maintenance / "on/about.json").write_text(torn)
+    assert django_proxy_maintenance.is_on(blog.site) == dict.fromkeys(("since", "by", "message", "page"), "")
+    assert django_proxy_maintenance.told(blog.site) == "on"
+
+
+def project_page(world, content="<p>ours: {{ message }}</p>"):
+    """The live release has a page."""
+    path = world.site.current.resolve() / "source/pages/down.html"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    world.options["maintenance"] = {"page": "pages/down.html"}
+    return path
+
+
+def test_the_page_of_the_project(blog):
+    project_page(blog)
+    django_proxy_maintenance.on(blog.site, "<soon>", by="ada")
+    assert page(blog.site) == "<p>ours: &lt;soon&gt;</p>"
+    assert django_proxy_maintenance.is_on(blog.site)["page"] == "pages/down.html"
+
+
+@pytest.mark.parametrize("how", ["gone", "link", "folder is a link", "hard link", "folder", "fifo", "another's"])
+def test_a_page_that_could_be_a_secret_is_not_shown(blog, how, monkeypatch):
+    path = project_page(blog)
+    secret = blog.site.secrets / "TOKEN"
+    secret.write_text("hunter2")
+    path.unlink()
+    if how == "link":
+        path.symlink_to(secret)
+    elif how == "folder is a link":
+        path.parent.rmdir()
+        path.parent.symlink_to(secret.parent)
+        (secret.parent / path.name).write_text("hunter2")
+    elif how == "hard link":
+        os.link(secret, path)
+    elif how == "folder":
+        path.mkdir()
+    elif how == "fifo":
+        os.mkfifo(path)
+    elif how == "another's":
+        path.write_text("hunter2")
+        monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
+    site = blog.site
+    with pytest.raises(DeploymentError, match="django:sites:blog:maintenance:page: "):
+        django_proxy_maintenance.refuse_missing_page(site, site.current.resolve(), ".")
+    monkeypatch.setattr(os, "fchown", lambda *arguments: None)
+    django_proxy_maintenance.on(site, "soon", by="ada")
+    assert "hunter2" not in page(site) and "soon" in page(site)
+    assert django_proxy_maintenance.is_on(site)["page"] == "own"
+
+
+def test_a_release_without_the_page_is_refused(blog):
+    live = blog.live
+    blog.options["maintenance"] = {"page": "lost.html"}
+    assert set(blog.apply()) == {"site"}
+    blog.push("two")
+    with pytest.raises(DeploymentError, match=r"settings: .*:maintenance:page: there is no file lost\.html") as error:
+        blog.apply()
+    assert blog.live == live and f"{live} still runs" in error.value.hint
+
+
+def test_by_hand(blog):
+    assert django_verbs.maintenance("blog", "", "") == {"maintenance": "off"}
+    told = django_verbs.maintenance("blog", "on", "30m", "salt job 7")
+    assert (told["maintenance"], told["by"], told["message"]) == ("on", "salt job 7", "30m")
+    assert django_verbs.maintenance("blog", "", "") == told
+    assert django_verbs.maintenance("blog", "off", "") == {"maintenance": "off"}
+    with pytest.raises(DeploymentError, match="maintenance is on or off, not 'of'"):
+        django_verbs.maintenance("blog", "of", "")
+
+
+def test_the_link_is_where_nginx_looks(blog):
+    locations = django_proxy_nginx.locations(blog.site).read_text()
+    assert f"if (-f {blog.site.root}/maintenance/on/index.html) {{" in locations
+    blog.options["maintenance"] = {"allow": ["10.0.0.0/8"]}
+    assert set(blog.apply()) == {"site", "proxy"}
+    locations = django_proxy_nginx.locations(blog.site).read_text()
+    assert f"if (-f {blog.site.root}/maintenance/on/index.html$django_blog_sees) {{" in locations
+    upstream = Path(django_proxy_nginx.ETC / "conf.d/django-blog.conf").read_text()
+    assert "geo $django_blog_sees {" in upstream and "    10.0.0.0/8 .seen;" in upstream

@@ -1,0 +1,65 @@
+"""Pages of the project for errors of nginx, on their way from a release."""
+
+import django_proxy_page
+import pytest
+from django_host_command import DeploymentError
+
+
+@pytest.fixture
+def released(make_site, tmp_path):
+    """A site and its release, with two pages in the project."""
+
+    def make(**pages):
+        site = make_site(proxy={"error_pages": {name.removeprefix("_"): page for name, page in pages.items()}})
+        release = site.releases / "0001-a"
+        (release / "source/web/errors").mkdir(parents=True, exist_ok=True)
+        for name in ("404", "502"):
+            (release / f"source/web/errors/{name}.html").write_text(f"{name} of the project")
+        return site, release
+
+    return make
+
+
+def test_pages_are_brought_changed_and_removed(released):
+    site, release = released(_404="errors/404.html", _502="errors/502.html")
+    wanted = django_proxy_page.of_errors(site, release, "web")
+    paths = [str(site.errors / name) for name in ("404.html", "502.html")]
+    assert django_proxy_page.differences(site, wanted) == dict.fromkeys(paths, "new")
+    django_proxy_page.bring(site, wanted)
+    django_proxy_page.clear(site, wanted)
+    assert django_proxy_page.differences(site, wanted) == {}
+    assert [path.stat().st_mode & 0o777 for path in (site.errors, *sorted(site.errors.iterdir()))] == [
+        *(0o755, 0o644, 0o644)
+    ]
+    (release / "source/web/errors/404.html").write_text("another")
+    site, release = released(_404="errors/502.html")
+    wanted = django_proxy_page.of_errors(site, release, "web")
+    assert django_proxy_page.differences(site, wanted) == {paths[0]: "changed", paths[1]: "removed"}
+    django_proxy_page.bring(site, wanted)
+    assert (site.errors / "502.html").exists(), "nginx names it yet"
+    django_proxy_page.clear(site, wanted)
+    assert [path.name for path in site.errors.iterdir()] == ["404.html"]
+    assert (site.errors / "404.html").read_text() == "502 of the project"
+    site, release = released()
+    assert django_proxy_page.of_errors(site, release, "web") == {}
+    django_proxy_page.bring(site, {})
+    django_proxy_page.clear(site, {})
+    assert not site.errors.exists()
+
+
+def test_a_page_that_is_not_there(released):
+    site, release = released(_404="errors/lost.html")
+    with pytest.raises(DeploymentError) as caught:
+        django_proxy_page.of_errors(site, release, "web")
+    assert caught.value.message == (
+        "django:sites:blog:proxy:error_pages:404: there is no file errors/lost.html in the project"
+    )
+
+
+def test_a_page_that_leads_elsewhere(released, tmp_path):
+    site, release = released(_404="errors/404.html")
+    (tmp_path / "secret").write_text("hunter2")
+    (release / "source/web/errors/404.html").unlink()
+    (release / "source/web/errors/404.html").symlink_to(tmp_path / "secret")
+    with pytest.raises(DeploymentError, match="there is no file"):
+        django_proxy_page.of_errors(site, release, "web")

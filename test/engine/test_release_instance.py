@@ -1,0 +1,582 @@
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import django_host_command
+import django_host_memory
+import django_process
+import django_process_systemd
+import django_release_instance
+import django_site
+import pytest
+from django_host_command import DeploymentError
+from specimen import FACTS, formula_templates
+
+
+def read_uwsgi(connection: socket.socket) -> dict[str, str]:
+    """The variables of a request in the uwsgi protocol."""
+    modifier, size, second = struct.unpack("<BHB", connection.recv(4, socket.MSG_WAITALL))
+    assert (modifier, second) == (0, 0)
+    block, found = connection.recv(size, socket.MSG_WAITALL), []
+    while block:
+        (size,) = struct.unpack("<H", block[:2])
+        found.append(block[2 : 2 + size].decode())
+        block = block[2 + size :]
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def end():
+    raise EOFError("the connection was closed")
+
+
+class Server:
+    """An application server of these answers: path → (status, headers, body), bytes, or None, which is silence.
+
+    A list of answers is taken one after another; the last one stays.
+    """
+
+    def __init__(self, listener: socket.socket, protocol: str = "uwsgi"):
+        self.listener, self.protocol = listener, protocol
+        self.answers: dict = {}
+        self.requests: list[dict[str, str]] = []
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                connection, _address = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.answer, args=[connection], daemon=True).start()
+
+    def answer(self, connection):
+        with connection, contextlib.suppress(OSError, EOFError, struct.error):
+            request = read_uwsgi(connection) if self.protocol == "uwsgi" else self.read_http(connection)
+            with self.lock:
+                self.requests.append(request)
+                answer = self.answers.get(request["REQUEST_URI"], (404, {}, ""))
+                if isinstance(answer, list):
+                    answer = answer.pop(0) if len(answer) > 1 else answer[0]
+            if answer is None:
+                time.sleep(1)
+            elif isinstance(answer, bytes):
+                connection.sendall(answer)
+            else:
+                status, headers, body = answer
+                lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items()), "", body]
+                connection.sendall("\r\n".join(lines).encode())
+
+    @staticmethod
+    def read_http(connection):
+        text = b""
+        while b"\r\n\r\n" not in text:
+            text += connection.recv(4096) or end()
+        first, *lines = text.decode().split("\r\n")[:-2]
+        headers = [line.split(": ", 1) for line in lines]
+        assert len({name.lower() for name, _value in headers}) == len(headers)
+        return {"REQUEST_URI": first.split()[1], "FIRST": first, **{name.lower(): value for name, value in headers}}
+
+
+@pytest.fixture
+def runtime(own_host, monkeypatch):
+    """A folder for sockets, whose paths are short enough."""
+    folder = Path(tempfile.mkdtemp(prefix="df-"))
+    monkeypatch.setattr(django_site, "RUNTIME", folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def instance(runtime, make_site, monkeypatch):
+    """Make a site, a release of it and a server that answers on the release's address."""
+    listeners = []
+    monkeypatch.setattr(django_release_instance, "pid", lambda site, release: 42)
+    monkeypatch.setattr(django_process_systemd, "journal", lambda site, release, since: "the journal")
+    monkeypatch.setattr(django_release_instance, "_SETTLES", 0)
+
+    def make(protocol="uwsgi", bind="unix", listens=True, **options):
+        health = {"timeout": "10s", **options.pop("health", {})}
+        server = {"processes": 1, "protocol": protocol, "bind": bind}
+        site = make_site(health=health, server=server, **options)
+        release = site.releases / "0001-3f2a9c1b77de"
+        where = django_release_instance.address(site, release)
+        if bind == "unix":
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(where)
+            listener.listen()
+        else:
+            listener = socket.create_server(("127.0.0.1", 0))
+            where = f"127.0.0.1:{listener.getsockname()[1]}"
+        listeners.append(listener)
+        (release / "config").mkdir(parents=True, exist_ok=True)
+        told = {"address": where, "protocol": protocol}
+        (release / "config/instance.json").write_text(json.dumps(told))
+        return site, release, Server(listener, protocol)
+
+    yield make
+    for listener in listeners:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+# A request
+
+
+@pytest.mark.parametrize("bind", ["unix", "127.0.0.1:8001"])
+def test_a_request_by_the_uwsgi_protocol(instance, bind):
+    site, release, server = instance(bind=bind)
+    server.answers["/caf%C3%A9/?a=b&c"] = (200, {"X-Name": "Value", "Content-Type": "text/html"}, "grüße")
+    answer = django_release_instance.ask(site, release, "/caf%C3%A9/?a=b&c", scheme="https", headers={"X-Scheme": "ü"})
+    assert answer == (200, {"x-name": "Value", "content-type": "text/html"}, "grüße")
+    assert server.requests == [
+        {
+            "REQUEST_METHOD": "GET",
+            "REQUEST_URI": "/caf%C3%A9/?a=b&c",
+            "PATH_INFO": "/café/",
+            "QUERY_STRING": "a=b&c",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "REQUEST_SCHEME": "https",
+            "UWSGI_SCHEME": "https",
+            "HTTPS": "on",
+            "HTTP_HOST": "blog.example.org",
+            "HTTP_X_FORWARDED_PROTO": "https",
+            "HTTP_USER_AGENT": "django-formula",
+            "REMOTE_ADDR": "127.0.0.1",
+            "SERVER_NAME": "blog.example.org",
+            "SERVER_PORT": "443",
+            "HTTP_X_SCHEME": "ü",
+        }
+    ]
+
+
+def test_a_request_by_http(instance):
+    site, release, server = instance(protocol="http", bind="127.0.0.1:8001")
+    server.answers["/healthz?full=1"] = (204, {}, "")
+    headers = {"x-forwarded-proto": "https", "X-Scheme": "a"}
+    assert django_release_instance.ask(site, release, "/healthz?full=1", headers=headers).status == 204
+    assert server.requests == [
+        {
+            "REQUEST_URI": "/healthz?full=1",
+            "FIRST": "GET /healthz?full=1 HTTP/1.0",
+            "host": "blog.example.org",
+            "x-forwarded-proto": "https",
+            "user-agent": "django-formula",
+            "x-scheme": "a",
+        }
+    ]
+
+
+def test_of_a_long_answer_the_beginning_is_read(instance):
+    site, release, server = instance()
+    server.answers["/"] = (200, {}, "x" * 300000)
+    assert django_release_instance.ask(site, release, "/").body == "x" * 65536
+
+
+def test_nobody_answers(instance):
+    site, release, server = instance()
+    server.answers["/"] = b"no http\r\n"
+    with pytest.raises(http.client.HTTPException):
+        django_release_instance.ask(site, release, "/")
+    server.listener.shutdown(socket.SHUT_RDWR)
+    server.listener.close()
+    with pytest.raises(OSError, match="refused"):
+        django_release_instance.ask(site, release, "/")
+
+
+# Health
+
+GOOD = (200, {}, "all is well")
+
+
+def redirect(to, status=302):
+    return (status, {"Location": to}, "")
+
+
+@pytest.mark.parametrize(
+    ("answers", "options", "problem"),
+    [
+        ({"/": GOOD}, {}, None),
+        ({"/healthz": (204, {}, "")}, {"path": "/healthz", "status": [200, 204]}, None),
+        ({"/": GOOD}, {"contains": "is well"}, None),
+        ({"/": GOOD}, {"contains": "is not well"}, "it does not contain 'is not well'"),
+        ({"/": (500, {}, "")}, {}, "it answers 500"),
+        ({}, {}, "it answers 404"),
+        ({"/": GOOD}, {"status": [204]}, "it answers 200"),
+        ({"/": redirect("/login/?next=/"), "/login/?next=/": GOOD}, {}, None),
+        ({"/": redirect("http://blog.example.org/a", 301), "/a": redirect("b/", 308), "/b/": GOOD}, {}, None),
+        ({"/": redirect("/")}, {"status": [302]}, None),
+        ({"/": redirect("/a"), "/a": redirect("/")}, {}, "it redirects in a circle, at last to /a"),
+        ({"/": redirect("https://blog.example.org/")}, {}, "it redirects to https://blog.example.org/"),
+        ({"/": redirect("//evil.example.org/")}, {}, "it redirects to http://evil.example.org/"),
+        ({"/": (302, {}, "")}, {}, "it redirects in a circle, at last to /"),
+        ({"/": b""}, {}, "no answer (Remote end closed connection without response)"),
+        ({"/": b"HTTP/1.1 abc\r\n\r\n"}, {}, "no answer (HTTP/1.1 abc\r\n)"),
+        ({"/": None}, {}, "no answer within 300ms"),
+    ],
+)
+def test_whether_a_page_is_well(instance, answers, options, problem):
+    site, release, server = instance(health={**options, "timeout": "300ms" if problem else "10s"})
+    server.answers = answers
+    if problem is None:
+        django_release_instance.check_health(site, release)
+        assert len(server.requests) >= 3
+        return
+    with pytest.raises(DeploymentError) as error:
+        django_release_instance.check_health(site, release)
+    path = options.get("path", "/")
+    assert error.value.message.startswith(f"the health page {path} of 0001-3f2a9c1b77de is not well: ")
+    assert error.value.message.split("is not well: ")[1] == problem
+    assert error.value.log == "the journal"
+    assert error.value.hint == "mend the project, or say what is well: django:sites:blog:health"
+
+
+RAISES = """\
+[pid: 7] an answer
+Traceback (most recent call last):
+  File "/srv/virtualenv/lib/python3.11/site-packages/django/core/handlers/exception.py", line 55, in inner
+    response = get_response(request)
+               ^^^^^^^^^^^^^^^^^^^^^
+  File "{source}/blog/views.py", line 6, in home
+    raise KeyError("ink")
+KeyError: 'ink'
+During handling of the above exception, another exception occurred:
+Traceback (most recent call last):
+  File "{source}/blog/errors.py", line 9, in handler500
+    return render(request, "500.html")
+  File "/srv/virtualenv/lib/python3.11/site-packages/django/template/loader.py", line 19, in get_template
+    raise TemplateDoesNotExist(template_name, chain=chain)
+django.template.exceptions.TemplateDoesNotExist: 500.html
+[pid: 7] GET / => generated 0 bytes in 3 msecs (HTTP/1.1 500)
+"""
+LAST = "it answers 500: django.template.exceptions.TemplateDoesNotExist: 500.html (blog/errors.py:9)"
+FIRST = "it answers 500: KeyError: 'ink' (blog/views.py:6)"
+
+
+@pytest.mark.parametrize(
+    ("answer", "lines", "problem"),
+    [
+        (b"", slice(None), LAST),
+        ((500, {}, ""), slice(None), LAST),
+        ((500, {}, ""), slice(8), FIRST),
+        ((500, {}, ""), slice(3, 8), FIRST),
+        ((500, {}, ""), slice(7), "it answers 500"),
+        ((502, {}, ""), slice(None), "it answers 502"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "2026-11-20T15:02:32+0000 "])
+def test_what_a_page_raises_is_told(instance, monkeypatch, answer, lines, problem, prefix):
+    site, release, server = instance(health={"timeout": "300ms"})
+    server.answers["/"] = answer
+    log = RAISES.format(source=release / "source").splitlines(keepends=True)[lines]
+    monkeypatch.setattr(
+        django_release_instance.django_process_systemd, "journal", lambda *_: "".join(f"{prefix}{one}" for one in log)
+    )
+    with pytest.raises(DeploymentError) as error:
+        django_release_instance.check_health(site, release)
+    assert error.value.message.split("is not well: ")[1] == problem
+
+
+def test_a_long_text_of_what_is_raised_is_left_out(tmp_path):
+    log = '  File "/usr/share/blog.py", line 3, in home\n    raise\nOSError: ' + "x" * 500
+    assert django_release_instance.raised_in(log, tmp_path) == "OSError (/usr/share/blog.py:3)"
+
+
+def test_a_log_that_is_still_being_written(instance, monkeypatch):
+    site, release, server = instance(health={"timeout": "300ms"})
+    server.answers["/"] = (500, {}, "")
+    log = RAISES.format(source=release / "source").splitlines(keepends=True)
+    parts = iter([log[:8], log[:12]])
+    monkeypatch.setattr(django_process_systemd, "journal", lambda *_: "".join(next(parts, log)))
+    with pytest.raises(DeploymentError) as error:
+        django_release_instance.check_health(site, release)
+    assert error.value.message.split("is not well: ")[1] == LAST
+
+
+def test_a_page_below_the_path_of_the_site(instance):
+    site, release, server = instance(path="/shop", health={"path": "/healthz", "headers": {"X-Scheme": "https"}})
+    server.answers["/shop/healthz"] = GOOD
+    django_release_instance.check_health(site, release)
+    assert server.requests[0]["HTTP_X_SCHEME"] == "https"
+
+
+@pytest.mark.parametrize(
+    ("answers", "well"),
+    [
+        ([(502, {}, ""), b"", (500, {}, ""), GOOD], True),
+        ([GOOD, GOOD, (500, {}, ""), GOOD, GOOD, (500, {}, "")], False),
+    ],
+)
+def test_a_page_has_to_be_well_for_a_while(instance, monkeypatch, answers, well):
+    monkeypatch.setattr(django_release_instance.time, "sleep", lambda seconds: None)
+    site, release, server = instance(health={"timeout": "10s" if well else "300ms"})
+    server.answers["/"] = answers
+    if well:
+        django_release_instance.check_health(site, release)
+        assert len(server.requests) == 7
+    else:
+        with pytest.raises(DeploymentError, match=r"it answers 500|no answer within"):
+            django_release_instance.check_health(site, release)
+
+
+def test_every_worker_is_asked_at_once(instance):
+    site, release, server = instance()
+    site.config["server"]["processes"] = 4
+    together = threading.Barrier(4, timeout=10)
+    answer = server.answer
+    server.answer = lambda connection: (together.wait() if server.requests else None, answer(connection))
+    server.answers["/"] = GOOD
+    django_release_instance.check_health(site, release)
+    assert len(server.requests) == 13
+
+
+def test_another_process_that_answers_is_not_ours(instance, monkeypatch):
+    monkeypatch.setattr(django_release_instance, "pid", lambda site, release: None)
+    site, release, server = instance()
+    server.answers["/"] = GOOD
+    with pytest.raises(DeploymentError, match="another process than that of 0001-3f2a9c1b77de answers on /"):
+        django_release_instance.check_health(site, release)
+
+
+@pytest.mark.parametrize(("times", "status"), [(1, 200), (3, 200)])
+def test_a_page_that_is_well_but_slow_is_named(instance, monkeypatch, times, status):
+    site, release, server = instance(health={"timeout": "400ms"})
+    answer = server.answer
+    server.answer = lambda connection: (time.sleep(0.35 / times), answer(connection))
+    server.answers["/"] = (status, {}, "")
+    with pytest.raises(DeploymentError) as error:
+        django_release_instance.check_health(site, release)
+    assert error.value.message.split("is not well: ")[1] in (
+        "timed out after 400ms: it answers well, but too slowly to be asked four times in a row",
+        "no answer within 400ms",
+    )
+
+
+@pytest.mark.parametrize("protocol", ["http", "uwsgi"])
+def test_a_page_of_a_byte_now_and_then_has_its_time_as_a_whole(instance, protocol):
+    site, release, server = instance(protocol=protocol)
+
+    def answer(connection):
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while True:
+                connection.sendall(b"x")
+                time.sleep(0.1)
+
+    server.answer = answer
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        django_release_instance.ask(site, release, "/", timeout=0.5)
+    assert time.monotonic() - began < 2
+    assert django_release_instance.problem_of(site, release, time.monotonic() + 0.3) == "no answer within 10s"
+
+
+def test_a_socket_that_the_site_has_replaced_is_not_asked(instance, runtime):
+    site, release, _server = instance()
+    where = Path(django_release_instance.address(site, release))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(runtime / "other.sock"))
+        other.listen()
+        where.unlink()
+        where.symlink_to(runtime / "other.sock")
+        with pytest.raises(OSError, match="is no socket of the site"):
+            django_release_instance.ask(site, release, "/")
+
+
+# Connections
+
+
+def test_connections_of_a_unix_socket_are_counted(runtime):
+    path = str(runtime / "0001.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as similar:
+        listener.bind(path)
+        listener.listen(5)
+        similar.bind(str(runtime / "x0001.sock"))
+        similar.listen()
+        assert django_release_instance.connections(path) == 0
+        with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+            first.connect(path)
+            assert django_release_instance.connections(path) == 1
+            second.connect(path)
+            accepted, _address = listener.accept()
+            assert django_release_instance.connections(path) == 2
+            second.close()
+            accepted.close()
+            assert django_release_instance.connections(path) == 1
+    assert django_release_instance.connections(path) == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_connections_of_a_port_are_counted(host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, 0), family=family)
+    except OSError:
+        pytest.skip(f"left out: {host} is not on this machine")
+    with listener:
+        where = f"{host}:{listener.getsockname()[1]}"
+        assert django_release_instance.connections(where) == 0
+        with socket.create_connection(listener.getsockname()[:2]):
+            assert django_release_instance.connections(where) == 1
+            accepted, _address = listener.accept()
+            assert django_release_instance.connections(where) == 1
+        accepted.close()
+        assert django_release_instance.connections(where) == 0
+
+
+def test_connections_to_the_same_port_of_another_address_are_not_counted():
+    with socket.create_server(("127.1.2.3", 0)) as one:
+        port = one.getsockname()[1]
+        with socket.create_server(("127.1.2.4", port)), socket.create_connection(("127.1.2.4", port)):
+            assert django_release_instance.connections(f"127.1.2.3:{port}") == 0
+            assert django_release_instance.connections(f"127.1.2.4:{port}") == 1
+            assert django_release_instance.connections(f"0.0.0.0:{port}") == 1
+
+
+def test_a_connection_that_the_kernel_tells_twice_is_one(monkeypatch):
+    rows = ["0100007F:1F41 0100007F:C350 01"] * 2 + ["0100007F:1F41 0100007F:C351 01", "0100007F:1F42 0100007F:C350 01"]
+    table = "\n".join(["header", *(f"{number}: {row}" for number, row in enumerate(rows))])
+    monkeypatch.setattr(Path, "read_text", lambda path: table if path.name == "tcp" else "header")
+    assert django_release_instance.connections("127.0.0.1:8001") == 2
+
+
+def test_an_instance_is_drained(instance):
+    site, release, server = instance(releases={"drain": "5s"})
+    server.answers["/"] = None
+    assert django_release_instance.drain(site, release) == 0
+    where = django_release_instance.address(site, release)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(where)
+    threading.Timer(0.3, connection.close).start()
+    began = time.monotonic()
+    assert django_release_instance.drain(site, release) == 0
+    assert 0.3 < time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_connection_is_cut_with_its_server(instance, monkeypatch, ends):
+    """It is killed while it is being stopped, for with supervisor that waits for its end; one that ends is left."""
+    site, release, _server = instance()
+    process = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(django_process, "PROC", Path("/proc"))
+    monkeypatch.setattr(django_release_instance, "pid", lambda site, release: process.pid)
+    monkeypatch.setattr(
+        django_release_instance, "stop", lambda *_, wait: (process.terminate(), process.wait()) if ends else 0
+    )
+    django_release_instance.cut(site, release)
+    assert process.wait(10) == -(signal.SIGTERM if ends else signal.SIGKILL)
+
+
+def test_a_drain_comes_to_an_end(instance):
+    site, release, _server = instance(releases={"drain": "100ms"})
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(django_release_instance.address(site, release))
+        assert django_release_instance.drain(site, release) == 1
+
+
+# Addresses, units and processes
+
+
+def test_a_server_that_binds_its_socket_by_itself_has_a_folder_for_it(make_site, own_host, monkeypatch):
+    monkeypatch.setattr(django_site, "RUNTIME", Path("/run/django"))
+    for options in ({"process": "supervisor"}, {"server": {"kind": "granian"}}):
+        site = make_site(folders=False, **options)
+        release = site.releases / "0042-3f2a9c1b77de"
+        assert django_release_instance.address(site, release) == "/run/django/blog/0042/server.sock"
+
+
+@pytest.mark.parametrize(
+    ("bind", "name", "expected"),
+    [
+        ("unix", "0042-3f2a9c1b77de", "/run/django/blog/0042.sock"),
+        ("127.0.0.1:8001", "0042-3f2a9c1b77de", "127.0.0.1:8001"),
+        ("127.0.0.1:8001", "0043-3f2a9c1b77de", "127.0.0.1:8002"),
+        ("[::1]:8001", "10001-3f2a9c1b77de", "[::1]:8002"),
+    ],
+)
+def test_where_a_release_listens(make_site, own_host, monkeypatch, bind, name, expected):
+    monkeypatch.setattr(django_site, "RUNTIME", Path("/run/django"))
+    site = make_site(folders=False, server={"bind": bind})
+    release = site.releases / name
+    assert django_release_instance.address(site, release) == expected
+    assert django_process.unit(site, release) == f"django-blog-{name.split('-')[0]}"
+
+
+@pytest.mark.parametrize(
+    ("live", "expected"),
+    [
+        ("127.0.0.1:8001", "127.0.0.1:8002"),
+        ("127.0.0.1:8002", "127.0.0.1:8001"),
+        ("127.0.0.1:9000", "127.0.0.1:8001"),
+        ("/run/django/blog/0041.sock", "127.0.0.1:8001"),
+    ],
+)
+def test_a_release_does_not_take_the_port_of_the_live_one(make_site, live, expected):
+    site = make_site(server={"bind": "127.0.0.1:8001"})
+    (site.current / "config").mkdir(parents=True)
+    (site.current / "config/instance.json").write_text(json.dumps({"address": live, "protocol": "http"}))
+    assert django_release_instance.address(site, site.releases / "0042-3f2a9c1b77de") == expected
+
+
+def test_a_release_keeps_its_address(make_site):
+    site = make_site(server={"bind": "127.0.0.1:8001"})
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    (release / "config/instance.json").write_text('{"address": "127.0.0.1:9000", "protocol": "http"}')
+    assert django_release_instance.address(site, release) == "127.0.0.1:9000"
+    assert django_release_instance.kind(release) == ("tcp", "http")
+    assert django_release_instance.kind(site.releases / "0041-3f2a9c1b77de") == ("unix", "uwsgi")
+
+
+@pytest.mark.parametrize(
+    ("said", "cores", "gigabytes", "limits", "expected"),
+    [
+        ("auto", 8, 16, {}, 8),
+        ("auto", 1, 16, {}, 2),
+        ("auto", None, 16, {}, 2),
+        (1, 8, 16, {}, 1),
+        ("auto", 8, 1, {}, 4),
+        ("auto", 8, 0.25, {}, 2),
+        (8, 8, 0.25, {}, 8),
+        ("auto", 8, 16, {"MemoryMax": "512M"}, 4),
+        ("auto", 8, 16, {"MemoryMax": "2G", "MemoryHigh": 384 << 20}, 3),
+        ("auto", 8, 16, {"MemoryMax": "5%"}, 6),
+        ("auto", 8, 16, {"MemoryMax": "infinity"}, 8),
+    ],
+)
+def test_how_many_processes(make_site, monkeypatch, said, cores, gigabytes, limits, expected):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(django_host_memory, "total", lambda: int(gigabytes * 2**30))
+    assert django_release_instance.processes(make_site(server={"processes": said}, resources=limits)) == expected
+
+
+@pytest.mark.parametrize(("first", "binary"), [(b"#!/x/python", "python"), (b"\x7fELF", "uwsgi")])
+def test_what_uwsgi_executes_anew(make_site, first, binary):
+    site = make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "virtualenv/bin").mkdir(parents=True)
+    (release / "virtualenv/bin/uwsgi").write_bytes(first)
+    ini = django_release_instance.configuration(site, release, FACTS, formula_templates())["uwsgi.ini"]
+    assert f"binary-path = {release}/virtualenv/bin/{binary}\n" in ini
+
+
+def test_a_port_that_somebody_else_has_is_refused(make_site, monkeypatch):
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: "")
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        port = foreign.getsockname()[1]
+        site = make_site(server={"bind": f"127.0.0.1:{port}"})
+        with pytest.raises(DeploymentError) as error:
+            django_release_instance.start(site, site.releases / "0042-3f2a9c1b77de")
+    assert error.value.message == f"127.0.0.1:{port} is taken by another process"
+    assert error.value.hint == f"ss -ltnp 'sport = :{port}' names it; or django:sites:blog:server:bind"

@@ -1,0 +1,342 @@
+import json
+import time
+
+import django_release
+import django_release_instance
+import django_release_plan
+import django_release_settings
+import django_secret
+import django_secret_rotation
+import django_site
+import django_verbs
+import pytest
+from django_host_command import DeploymentError
+from world import commit
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def clock(monkeypatch, own_host):
+    """The host's clocks: `up` seconds since a boot of that `name`, and what the `wall` clock says."""
+
+    class Clock:
+        up, wall = 1000.0, 1.7e9
+
+        def boot(self, name, up=0.0, after=30 * DAY):
+            (own_host / "boot_id").write_text(f"{name}\n")
+            self.up = up
+            self.wall += after
+
+    clock = Clock()
+    clock.boot("first", 1000.0)
+    monkeypatch.setattr(django_secret_rotation, "BOOT", own_host / "boot_id")
+    monkeypatch.setattr(time, "clock_gettime", lambda which: clock.up)
+    monkeypatch.setattr(time, "time", lambda: clock.wall)
+    return clock
+
+
+@pytest.fixture
+def site(make_site, clock):
+    """A site whose key has been replaced just now."""
+    site = make_site()
+    for key in ("old", "new"):
+        django_secret.keep(site, "secret_key", key)
+    assert django_secret_rotation.lapsed(site, DAY) == []
+    return site
+
+
+def record(site):
+    return (site.secrets / ".former_keys.json").read_text()
+
+
+def test_a_key_lapses_when_its_age_has_passed(site, clock):
+    clock.up += DAY
+    assert django_secret_rotation.lapsed(site, DAY) == []
+    clock.up += 1
+    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+    assert [*json.loads(record(site))] == [django_secret.fingerprint("old")]
+
+
+@pytest.mark.parametrize("wall", [-3600, 365 * DAY, -50 * 365 * DAY])
+def test_the_wall_clock_does_not_matter(site, clock, wall):
+    clock.wall += wall
+    clock.up += DAY - 60
+    assert django_secret_rotation.lapsed(site, DAY) == []
+    clock.up += 120
+    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+
+
+def test_what_a_host_was_seen_to_be_up_counts(site, clock):
+    clock.up += DAY / 2
+    assert django_secret_rotation.lapsed(site, DAY) == []
+    clock.boot("second", DAY / 4)
+    assert django_secret_rotation.lapsed(site, DAY) == []
+    clock.boot("third", DAY / 4 - 10)
+    assert django_secret_rotation.lapsed(site, DAY) == []
+    clock.up += 20
+    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+
+
+def test_what_it_was_not_seen_to_be_up_does_not(site, clock):
+    clock.up += 20 * DAY  # nobody has applied, and then it went down
+    clock.boot("second", 60)
+    assert django_secret_rotation.lapsed(site, DAY) == []
+    clock.up = 10  # a clock that cannot be
+    assert django_secret_rotation.lapsed(site, DAY) == []
+
+
+@pytest.mark.parametrize(("wall", "lapses"), [(-DAY, False), (60, False), (2 * DAY, True), (365 * DAY, True)])
+def test_after_a_boot_the_wall_clock_can_only_make_it_later(site, clock, wall, lapses):
+    clock.boot("on another host", 300 * DAY, after=wall)
+    assert django_secret_rotation.lapsed(site, DAY) == (["old"] if lapses else [])
+    clock.boot("third", DAY / 2, after=365 * DAY)
+    assert django_secret_rotation.lapsed(site, DAY) == (["old"] if lapses else [])
+
+
+def test_a_look_writes_seldom_and_a_test_never(site, clock):
+    before = record(site)
+    clock.up += DAY / 20
+    django_secret_rotation.lapsed(site, DAY)
+    clock.boot("second", 5)
+    django_secret_rotation.lapsed(site, DAY, test=True)
+    assert record(site) == before
+    django_secret_rotation.lapsed(site, DAY)
+    assert record(site) != before
+
+
+def test_the_longest_age_counts(site, clock):
+    clock.up += DAY / 2
+    assert django_secret_rotation.lapsed(site, 10 * DAY) == []
+    clock.up += DAY
+    assert django_secret_rotation.lapsed(site, DAY) == []
+    assert django_secret_rotation.lapsed(site, None) == []
+    clock.up += 10 * DAY
+    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+
+
+@pytest.mark.parametrize("torn", ["", "{", "[]", '{"x": 1}', "\0\0", None])
+def test_a_record_that_is_gone_or_torn_begins_anew(site, clock, torn):
+    file = site.secrets / ".former_keys.json"
+    clock.up += 2 * DAY
+    if torn is None:
+        file.unlink()
+    else:
+        file.write_text(torn)
+    assert django_secret_rotation.lapsed(site, DAY) == []
+    clock.up += DAY + 1
+    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+
+
+def test_each_former_key_has_its_own_time(site, clock):
+    clock.up += DAY / 2
+    django_secret.keep(site, "secret_key", "newest")
+    assert django_secret_rotation.lapsed(site, DAY) == []
+    clock.up += DAY / 2 + 1
+    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+    assert "old" not in json.loads(record(site)) and len(json.loads(record(site))) == 2
+
+
+# In a deployment
+
+
+@pytest.fixture
+def blog(world, clock):
+    world.answers |= {"signed_for": DAY, "former_keys": 9}
+    world.apply()
+    return world
+
+
+def keys(world):
+    told = django_site.read_json(world.site.secrets / "secret_key.json")
+    return told["key"], told["fallbacks"]
+
+
+def test_a_rotated_key_goes_by_a_release_of_the_same_commit(blog, clock):
+    old, _none = keys(blog)
+    django_verbs.rotate_secret_key("blog")
+    new, fallbacks = keys(blog)
+    assert fallbacks == [old] and blog.apply() == {} and blog.live.startswith("0002-")
+    clock.up += DAY + 1
+    assert set(blog.apply(test=True)) >= {"source", "live"} and keys(blog) == (new, [old])
+    assert django_release_plan.make("blog")["changed"] == ["secrets:secret_key:fallbacks"] and keys(blog) == (
+        new,
+        [old],
+    )
+    changes = blog.apply()
+    assert changes["source"]["changed"] == ["secrets:secret_key:fallbacks"]
+    assert changes["secret_key"] == {"former keys": "1 dropped, for all that they have signed has expired"}
+    assert keys(blog) == (new, []) and blog.live == f"0003-{commit('one')[:12]}"
+    blog.check()
+    assert blog.apply() == {}
+
+
+def test_the_time_of_a_key_begins_when_another_is_live(blog, clock, monkeypatch):
+    def slow(*arguments):
+        clock.up += 2 * DAY  # a migration of two days, in which the old release signs with the old key
+        return real(*arguments)
+
+    real = django_release_instance.start
+    monkeypatch.setattr(django_release_instance, "start", slow)
+    django_verbs.rotate_secret_key("blog")
+    assert len(keys(blog)[1]) == 1 and blog.apply() == {}
+    clock.up += DAY - 1
+    assert blog.apply() == {}
+    clock.up += 2
+    assert "live" in blog.apply() and keys(blog)[1] == []
+
+
+def test_a_key_of_the_pillar(world, clock):
+    world.answers |= {"signed_for": DAY, "former_keys": 9}
+    for key in ("a" * 40, "b" * 40):
+        world.options, world.given = {"secret_key": key}, {"secret_key": key}
+        assert "source" in world.apply()
+        assert world.apply() == {}
+    assert keys(world) == ("b" * 40, ["a" * 40])
+    clock.up += DAY + 1
+    world.apply()
+    assert keys(world) == ("b" * 40, []) and world.apply() == {}
+
+
+def test_a_lapsed_key_does_not_bring_back_what_is_held(blog, clock):
+    django_verbs.rotate_secret_key("blog")
+    blog.push("two")
+    blog.apply()
+    django_verbs.rollback("blog")
+    live = blog.live
+    clock.up += 5 * DAY
+    assert blog.apply() == {} and blog.live == live and len(keys(blog)[1]) == 1
+    blog.push("three")
+    blog.apply()
+    assert len(keys(blog)[1]) == 1
+    clock.up += 5 * DAY
+    blog.apply()
+    assert keys(blog)[1] == []
+    blog.check()
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        ({"django": "5.2", "former_keys": 9}, ""),
+        ({"django": "3.2.25", "former_keys": 0}, "Django 3.2.25 knows no SECRET_KEY_FALLBACKS"),
+        ({"django": "4.2", "former_keys": 0}, "SECRET_KEY_FALLBACKS of the project's settings has not the former key"),
+    ],
+)
+def test_it_is_said_where_a_rotation_ends_sessions(blog, answers, why):
+    blog.answers |= answers
+    deployment, _changes = django_verbs.rotate_secret_key("blog")
+    told = [text for text in deployment.warnings if "every session ends" in text]
+    assert told == ([f"the secret key has changed, and every session ends with this release: {why}"] if why else [])
+    assert django_verbs.release("blog")[0].warnings == []
+
+
+def test_a_project_without_the_overlay_gets_the_former_keys(world, clock):
+    world.options = {"overlay": False, "environment": {"OLD": {"from": "secret_key_fallbacks"}}}
+    world.answers |= {"signed_for": DAY, "settings_module": "blog.settings", "former_keys": 1}
+    world.answers["expected_settings_module"] = "blog.settings"
+    world.apply()
+    environment = world.site.secrets / "environment"
+    assert environment.read_text() == 'OLD=""\n' and world.apply() == {}
+    old, _none = keys(world)
+    deployment, _changes = django_verbs.rotate_secret_key("blog")
+    kept = django_release_settings.read_environment(environment.read_text())
+    assert kept == {"OLD": old} and deployment.warnings == [] and old in deployment.masked()
+    assert world.apply() == {} and django_verbs.drift("blog")["drift"] == []
+    clock.up += DAY + 1
+    assert "live" in world.apply() and environment.read_text() == 'OLD=""\n'
+    assert world.apply() == {}
+
+
+def test_an_empty_former_key_is_refused(world):
+    world.answers["empty_former_key"] = True
+    with pytest.raises(DeploymentError, match="SECRET_KEY_FALLBACKS of the project's settings has an empty key"):
+        world.apply()
+
+
+# What is on disk when a release fails, and what is found there
+
+
+def test_a_release_that_fails_leaves_the_live_one_its_secrets(blog):
+    blog.options = {"secrets": {"API": "first"}, "database": {"engine": "postgres", "host": "db1", "password": "x"}}
+    blog.answers["databases"] = {"default": {"engine": "django.db.backends.postgresql", "name": "blog"}}
+    blog.given = {"API": "first", "database.default": "password one"}
+    blog.apply()
+    folder = blog.site.secrets
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    blog.given = {"API": "second", "database.default": "password two"}
+    blog.fails["systemd-run"] = DeploymentError("no", transient=True)
+    for _ in range(2):
+        with pytest.raises(DeploymentError):
+            blog.apply()
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    blog.fails.clear()
+    assert "live" in blog.apply()
+    assert (folder / "database.default").read_text() == "password two"
+    assert (folder / "environment").read_text() == 'API="second"\n'
+    blog.check()
+
+
+def test_a_rotation_by_pillar_that_fails_is_not_tried_again(world, clock):
+    for key in ("a" * 40, "b" * 40):
+        world.options, world.given = {"secret_key": key}, {"secret_key": key}
+        if key[0] == "b":
+            world.fails["systemd-run"] = DeploymentError("no")
+        else:
+            world.apply()
+    with pytest.raises(DeploymentError):
+        world.apply()
+    assert keys(world) == ("a" * 40, [])
+    world.fails.clear()
+    with pytest.raises(DeploymentError, match="this has failed before"):
+        world.apply()
+
+
+@pytest.fixture
+def secretive(world):
+    world.options["secrets"] = {"TOKEN": {"generate": 40}, "API": "given"}
+    world.given = {"API": "given"}
+    world.apply()
+    return world
+
+
+def test_half_a_secret_is_refused(secretive):
+    file, live = secretive.site.secrets / "TOKEN", secretive.live
+    whole = file.read_text()
+    for text in (whole[:20], whole[:-1], f"{whole}x", "x" * 40):
+        file.write_text(text)
+        with pytest.raises(DeploymentError, match="TOKEN holds a value that no release was made with") as error:
+            secretive.apply()
+        assert "django:sites:blog:secrets:TOKEN, and apply" in error.value.hint and secretive.live == live
+    file.write_text(whole)
+    assert secretive.apply() == {}
+    (secretive.site.secrets / "API").write_text("giv")
+    with pytest.raises(DeploymentError, match="API holds a value that no release was made with"):
+        django_verbs.release("blog")
+    assert set(secretive.apply()) == {"secret_key"} and secretive.apply() == {}
+    secretive.check()
+
+
+def test_a_secret_of_an_older_release_is_one(secretive):
+    secretive.options["secrets"]["API"] = secretive.given["API"] = "newer"
+    secretive.apply()
+    django_verbs.rollback("blog")
+    assert (secretive.site.secrets / "API").read_text() == "newer"
+    django_verbs.release("blog")
+    assert django_release.has_used(secretive.site, "API", "given")
+
+
+@pytest.mark.parametrize("torn", [b"", b"half"])
+def test_without_the_key_of_the_records_nothing_is_refused(secretive, torn):
+    (secretive.site.secrets / ".record_key").write_bytes(torn)
+    assert "live" in secretive.apply()
+    assert secretive.apply() == {}
+    secretive.check()
+
+
+def test_a_secret_that_all_could_read_is_mended_with_a_warning(secretive):
+    file = secretive.site.secrets / "TOKEN"
+    file.chmod(0o644)
+    assert secretive.apply()["secret_key"] == {"TOKEN": "kept"}
+    assert secretive.last.warnings == [f"{file} was readable for every user, and is not any more: change that secret"]
+    assert file.stat().st_mode & 0o777 == 0o640 and secretive.apply() == {}

@@ -1,0 +1,327 @@
+"""Data that its owner has prepared against whoever reads it: an old site's database and uploads, a SQLite file."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import sqlite3
+import struct
+import tempfile
+import time
+from pathlib import Path
+
+import django_database_sqlite
+import django_host_command
+import django_site
+import django_takeover_data
+import pytest
+from django_host_command import DeploymentError
+from django_wall_foreign import Foreign, Modes
+from specimen import configured
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="left out: other identities are taken, which needs root")
+
+#: Debian's own user and group of the attacker, and of the site.
+EVIL, SITE = "games", "nobody"
+
+
+@pytest.fixture
+def shelf(monkeypatch):
+    """A folder that every user reaches: a tree of the attacker's, one of the site's, and a file of root's alone."""
+    top = Path(tempfile.mkdtemp(dir="/tmp"))
+    top.chmod(0o755)
+    for name, user in (("old", EVIL), ("new", SITE), ("root", "root")):
+        (top / name).mkdir()
+        shutil.chown(top / name, user)
+    (top / "root").chmod(0o700)
+    (top / "root/secret").write_text("the secret")
+    (top / "run").mkdir()
+    identity = django_host_command.identity
+    monkeypatch.setattr(django_host_command, "identity", lambda user: identity(SITE))
+    user_id = django_site.user_id
+    monkeypatch.setattr(django_site, "user_id", lambda name: user_id(name if name == "root" else SITE))
+    monkeypatch.setattr(django_site, "RUNTIME", top / "run")
+    yield top
+    shutil.rmtree(top)
+
+
+@pytest.fixture
+def site(shelf):
+    return configured()
+
+
+def database(path, user, mode="delete"):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode={mode}")
+        connection.execute("CREATE TABLE django_migrations (app, name)")
+        connection.execute("INSERT INTO django_migrations VALUES ('blog', '0001')")
+        connection.commit()
+    shutil.chown(path, user)
+    return path
+
+
+def who(path):
+    entry = pwd.getpwnam(EVIL)
+    return django_takeover_data.identity((entry.pw_uid, entry.pw_gid), path)
+
+
+def hot_journal(path, victim):
+    """A journal that SQLite plays back when it opens the database, and that names another file as its super-journal."""
+    name = str(victim).encode()
+    pages = os.path.getsize(path) // 4096
+    header = bytes.fromhex("d9d505f920a163d7") + struct.pack(">IIIII", 0, 7, pages, 512, 4096)
+    record = struct.pack(">I", (1 << 30) // 4096 + 1) + name + struct.pack(">II", len(name), sum(name))
+    journal = Path(f"{path}-journal")
+    journal.write_bytes(header.ljust(512, b"\0") + record + bytes.fromhex("d9d505f920a163d7"))
+    shutil.chown(journal, EVIL)
+
+
+def test_a_hot_journal_deletes_nothing_of_roots(shelf, site):
+    """As found: root's SQLite, opening the database writable, deleted the file that the journal names."""
+    old, victim = database(shelf / "old/db.sqlite3", EVIL), shelf / "root/secret"
+    hot_journal(old, victim)
+    with contextlib.closing(sqlite3.connect(old)) as connection:
+        connection.execute("SELECT * FROM django_migrations").fetchall()
+    assert not victim.exists(), "the journal does what the attacker wants, where root opens the database"
+    victim.write_text("the secret")
+    hot_journal(old, victim)
+    held = django_takeover_data.Held(old, who(old), 1)
+    with contextlib.suppress(DeploymentError):
+        held.copy(site, shelf / "new/db.sqlite3", 1 << 20, 10)
+    held.let_go()
+    assert victim.read_text() == "the secret"
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_database_is_copied_with_what_is_in_its_log(shelf, site, mode):
+    old, new = database(shelf / "old/db.sqlite3", EVIL, mode), shelf / "new/db.sqlite3"
+    with contextlib.closing(sqlite3.connect(old, isolation_level=None)) as writer:
+        writer.execute("INSERT INTO django_migrations VALUES ('blog', '0002')")
+        for ending in ("-wal", "-shm"):
+            if os.path.exists(f"{old}{ending}"):
+                shutil.chown(f"{old}{ending}", EVIL)
+        held = django_takeover_data.Held(old, who(old), 1)
+        held.copy(site, new, 1 << 24, 10)
+        with (
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+            contextlib.closing(sqlite3.connect(old, timeout=0)) as other,
+        ):
+            other.execute("INSERT INTO django_migrations VALUES ('too', 'late')")
+        held.let_go()
+        writer.execute("INSERT INTO django_migrations VALUES ('blog', '0003')")
+    assert sorted(path.name for path in new.parent.iterdir()) == ["db.sqlite3"]
+    assert (new.stat().st_uid, new.stat().st_mode & 0o777) == (pwd.getpwnam(SITE).pw_uid, 0o640)
+    assert django_database_sqlite.applied(site, new) == {"blog.0001", "blog.0002"}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "zero", "root's"])
+def test_what_is_no_database_of_its_owner_is_refused_at_once(shelf, site, kind):
+    path = shelf / "old/db.sqlite3"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "root's":
+        path.symlink_to(database(shelf / "root/db.sqlite3", "root"))
+    else:
+        path.symlink_to({"link": shelf / "root/secret", "zero": "/dev/zero"}[kind])
+    held, began = django_takeover_data.Held(path, who(path), 1), time.monotonic()
+    with pytest.raises(DeploymentError):
+        held.copy(site, shelf / "new/db.sqlite3", 1 << 20, 10)
+    held.let_go()
+    assert time.monotonic() - began < 8 and list((shelf / "new").iterdir()) == []
+
+
+def test_a_database_larger_than_the_disk_is_not_written(shelf, site):
+    old = database(shelf / "old/db.sqlite3", EVIL)
+    os.truncate(old, 1 << 40)  # sparse
+    held = django_takeover_data.Held(old, who(old), 1)
+    with pytest.raises(DeploymentError, match="has become larger"):
+        held.copy(site, shelf / "new/db.sqlite3", 1 << 20, 10)
+    held.let_go()
+    assert list((shelf / "new").iterdir()) == []
+
+
+def test_uploads_are_copied_without_what_links_lead_to(shelf, site):
+    old, new = shelf / "old/media", shelf / "new"
+    (old / "2026").mkdir(parents=True)
+    (old / "2026/photo").write_text("a photo")
+    (old / "2026/older").write_text("older")
+    os.utime(old / "2026/older", (1, 1))
+    (old / "secret").symlink_to(shelf / "root/secret")
+    (old / "folder").symlink_to(shelf / "root")
+    os.mkfifo(old / "fifo")
+    (old / "zero").symlink_to("/dev/zero")
+    (old / "root's").write_text("not readable")
+    (old / "root's").chmod(0o600)
+    (new / "2026").mkdir()
+    (new / "2026/older").write_text("newer")
+    (new / "2026/photo").symlink_to(shelf / "root/secret")
+    os.utime(new / "2026/photo", (1, 1), follow_symlinks=False)
+    for path in [*old.rglob("*"), old, *new.rglob("*")]:
+        os.lchown(path, pwd.getpwnam(SITE if path.is_relative_to(new) else EVIL).pw_uid, -1)
+    django_takeover_data.copy_files(site, old, who(old), new, 10)
+    assert sorted(str(path.relative_to(new)) for path in new.rglob("*")) == [
+        "2026",
+        "2026/older",
+        "2026/photo",
+        "root's",
+    ]
+    assert not (new / "2026/photo").is_symlink() and (new / "2026/photo").read_text() == "a photo"
+    assert (new / "2026/older").read_text() == "newer" and (shelf / "root/secret").read_text() == "the secret"
+    assert {path.lstat().st_uid for path in new.rglob("*")} == {pwd.getpwnam(SITE).pw_uid}
+    assert django_takeover_data.measure([old], who(old), 10) == len("a photooldernot readable")
+    shutil.chown(old / "root's", "root")
+    with pytest.raises(DeploymentError, match=r"cannot be copied: .*root's: Permission denied"):
+        django_takeover_data.copy_files(site, old, who(old), new, 10)
+
+
+def test_a_tree_in_use_is_given_and_taken_back_without_what_is_of_others(shelf):
+    """Whoever has a file open goes on with it; links lead nowhere."""
+    top = shelf / "new/data"
+    (top / "below").mkdir(parents=True)
+    (top / "below/file").write_text("x")
+    (top / "link").symlink_to(shelf / "root/secret")
+    (top / "folder").symlink_to(shelf / "root")
+    os.mkfifo(top / "fifo")
+    evil, ours = pwd.getpwnam(EVIL), pwd.getpwnam(SITE)
+    for path in (top, *top.rglob("*")):
+        os.lchown(path, evil.pw_uid, evil.pw_gid)
+    before = {path: path.lstat() for path in (top, *top.rglob("*"))}
+    with open(top / "below/file", "a") as held:
+        had = Foreign(top).hand_over((ours.pw_uid, ours.pw_gid), Modes(0o750, 0o640, 0o640), of={evil.pw_uid})
+        held.write("y")
+    assert (top / "below/file").read_text() == "xy"
+    for path in (top, top / "below", top / "below/file"):
+        assert path.lstat().st_uid == ours.pw_uid
+    secret = (shelf / "root/secret").stat()
+    assert (secret.st_uid, secret.st_mode & 0o777) == (0, 0o644)
+    Foreign(top).take_back(had)
+    after = {path: path.lstat() for path in (top, *top.rglob("*"))}
+    assert {path: (one.st_uid, one.st_gid, one.st_mode) for path, one in after.items()} == {
+        path: (one.st_uid, one.st_gid, one.st_mode) for path, one in before.items()
+    }
+
+
+def test_a_file_of_roots_that_the_old_owner_has_moved_there_stays_roots(shelf):
+    top = shelf / "new/data"
+    top.mkdir()
+    evil, ours = pwd.getpwnam(EVIL), pwd.getpwnam(SITE)
+    shutil.chown(top, EVIL)
+    (top / "dump").write_text("of root's")
+    with pytest.raises(
+        DeploymentError, match=r"data/dump belongs to uid 0, neither to the old site nor to the new one"
+    ):
+        Foreign(top).hand_over((ours.pw_uid, ours.pw_gid), Modes(0o750, 0o640, 0o640), of={evil.pw_uid})
+    Foreign(top).hand_over((ours.pw_uid, ours.pw_gid), Modes(0o750, 0o640, 0o640), of={evil.pw_uid}, strict=False)
+    assert (top / "dump").stat().st_uid == 0
+
+
+# The migrations in a SQLite file of a site
+
+
+def hostile(path, kind, shelf):
+    """A file of the site's user that is no database like others."""
+    if kind == "a FIFO":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "an endless view":
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'a' app, x name FROM n"
+            connection.execute(f"CREATE VIEW django_migrations AS {endless}")
+            connection.commit()
+    elif kind == "endless rows":
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE django_migrations (app, name)")
+            rows = (("x" * 500, f"{number}{'y' * 500}") for number in range(30_000))
+            connection.executemany("INSERT INTO django_migrations VALUES (?, ?)", rows)
+            connection.commit()
+    elif kind == "a column that never ends":
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            never = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
+            connection.execute("CREATE TABLE django_migrations (app, name)")
+            connection.execute(f"CREATE VIEW v AS {never}")
+            connection.execute("INSERT INTO django_migrations VALUES ('a', 'b')")
+            connection.execute("DROP TABLE django_migrations")
+            connection.execute(f"CREATE VIEW django_migrations AS SELECT 'a' app, ({never}) name")
+            connection.commit()
+    elif kind == "a journal that names root's file":
+        database(path, SITE)
+        hot_journal(path, shelf / "root/secret")
+    os.lchown(path, pwd.getpwnam(SITE).pw_uid, -1)
+
+
+KINDS = [
+    "a FIFO",
+    "a device",
+    "an endless view",
+    "endless rows",
+    "a column that never ends",
+    "a journal that names root's file",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hostile_file_costs_root_neither_time_nor_memory(shelf, site, kind):
+    path = shelf / "new/db.sqlite3"
+    hostile(path, kind, shelf)
+    began = time.monotonic()
+    names = django_database_sqlite.applied(site, path)
+    assert time.monotonic() - began < 7
+    assert len(names) <= 20_000 and all(len(name) < 600 for name in names)
+    assert kind in ("endless rows",) or names <= {"blog.0001"}
+    assert (shelf / "root/secret").read_text() == "the secret"
+
+
+def test_a_quiet_database_is_read_once(shelf, site, monkeypatch):
+    path = database(shelf / "new/db.sqlite3", SITE)
+    os.utime(path, (1, 1))
+    time.sleep(0.12)
+    assert django_database_sqlite.applied(site, path) == {"blog.0001"}
+    assert site.schema.stat().st_mode & 0o777 == 0o600
+    with monkeypatch.context() as patched:
+        patched.setattr(django_database_sqlite, "_ask", lambda *_: pytest.fail("it is read again"))
+        assert django_database_sqlite.applied(site, path) == {"blog.0001"}
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO django_migrations VALUES ('blog', '0002')")
+    assert django_database_sqlite.applied(site, path) == {"blog.0001", "blog.0002"}
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"files": []}', '{"files": {"x": 1}}', '{"files": {"%s": {"names": [1]}}}']
+)
+def test_a_damaged_answer_is_not_used(shelf, site, text):
+    path = database(shelf / "new/db.sqlite3", SITE)
+    site.schema.write_text(text.replace("%s", str(path)))
+    assert django_database_sqlite.applied(site, path) == {"blog.0001"}
+
+
+def test_it_is_the_sites_user_who_reads(shelf, site):
+    path = database(shelf / "root/db.sqlite3", SITE)
+    assert django_database_sqlite.applied(site, path) == set(), "only root may go there"
+
+
+# What lies below a folder of somebody else
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "way"),
+    [(EVIL, 0o755, "chown root:"), ("root", 0o777, "chmod go-w"), ("root", 0o1777, "chmod go-w"), ("root", 0o755, "")],
+)
+def test_a_root_below_a_folder_of_another_is_refused(owner, mode, way):
+    """Whoever may rename in it puts another folder in the place of the site's root, for root to work in."""
+    top = Path(tempfile.mkdtemp(dir="/srv"))
+    top.chmod(0o755)
+    try:
+        (top / "sites").mkdir()
+        shutil.chown(top / "sites", owner, "root")
+        (top / "sites").chmod(mode)
+        (top / "link").symlink_to(top / "sites")
+        for path in (top / "sites/blog", top / "link/blog", top / "sites/not/there/yet"):
+            if not way and path.parent.name != "link":
+                django_site.refuse_parents_of_others(path, "django:sites:blog:root")
+            elif way:
+                with pytest.raises(DeploymentError, match="can put another folder in its place") as error:
+                    django_site.refuse_parents_of_others(path, "django:sites:blog:root")
+                assert f"{way} {top}/sites" in error.value.hint
+    finally:
+        shutil.rmtree(top)

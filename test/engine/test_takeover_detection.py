@@ -1,0 +1,638 @@
+"""What is found of somebody else's, as cases: the files and processes of a host, and what is said of them."""
+
+import os
+import pwd
+from pathlib import Path
+
+import django_host_port
+import django_host_unix
+import django_takeover_detection
+import django_wall_delegate
+import pytest
+from django_host_command import DeploymentError
+
+SQLITE = b"SQLite format 3\0" + b"\0" * 84 + b"CREATE TABLE django_migrations"
+PROXY = "server { listen 80; server_name %s; location / { proxy_pass http://%s; } }\n"
+APACHE = {"kind": "apache"}
+OWNER = pwd.getpwuid(os.getuid()).pw_name
+UNIT = "[Service]\nWorkingDirectory=%s\nExecStart=%s/bin/gunicorn website.wsgi\n"
+
+
+@pytest.fixture
+def host(own_host, make_site, monkeypatch):
+    """A host below a temporary folder, on which somebody has done something."""
+    monkeypatch.setattr(
+        django_takeover_detection, "_is_broad", lambda folder: len(folder.parts) <= len(own_host.parts) + 1
+    )
+    (own_host / "proc/net").mkdir(parents=True)
+    (own_host / "proc/net/unix").write_text("header\n")
+
+    def table():
+        raise PermissionError
+
+    monkeypatch.setattr(django_host_unix, "PROC", own_host / "proc")
+    monkeypatch.setattr(django_host_unix, "_by_netlink", table)
+    return Played(own_host, make_site)
+
+
+class Played:
+    def __init__(self, top: Path, make_site):
+        self.top, self.make_site, self.pid = top, make_site, 100
+        self.sockets: list[str] = []
+        self.root = top / "srv/django/blog"
+
+    def write(self, path: str, content: str | bytes = "x") -> Path:
+        file = self.top / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        return file
+
+    def nginx(self, text: str, name: str = "old") -> None:
+        self.write(f"etc/nginx/sites-enabled/{name}", text)
+
+    def run(self, folder: str, *argv: str, unit: str = "", listens: str = "") -> int:
+        """A process; `listens` is the path of a socket or a port."""
+        self.pid += 1
+        proc = self.top / "proc" / str(self.pid)
+        (proc / "fd").mkdir(parents=True)
+        (proc / "cmdline").write_text("\0".join(argv) + "\0")
+        (proc / "cgroup").write_text(f"0::/system.slice/{unit}\n" if unit else "0::/user.slice/session-1.scope\n")
+        (proc / "cwd").symlink_to(self.top / folder)
+        if listens:
+            (proc / "fd/3").symlink_to(f"socket:[{self.pid}]")
+            name = "unix" if listens.startswith("/") else "tcp"
+            row = f"0000000000000000: 00000002 00000000 00010000 0001 01 {self.pid} {listens}"
+            if name == "tcp":
+                row = f"0: 0100007F:{int(listens):04X} 0:0 0A 0:0 0:0 0 0 0 {self.pid}"
+            table = self.top / "proc/net" / name
+            table.write_text((table.read_text() if table.exists() else "header\n") + row + "\n")
+        return self.pid
+
+    def site(self, **options):
+        return self.make_site(folders=False, **options)
+
+    def found(self, **options) -> list[str]:
+        return [
+            str(found).replace(f"{self.top}/", "/")
+            for found in django_takeover_detection.find(self.site(**options)).found
+        ]
+
+    def refused(self, **options) -> list[str]:
+        adoption = django_takeover_detection.find(self.site(**options))
+        return [reason.replace(f"{self.top}/", "/") for reason in adoption.refused]
+
+
+def test_nobody_has_been_here(host, monkeypatch):
+    """Nothing is looked at then but the root and nginx's files."""
+    host.write("etc/systemd/system/other.service", UNIT % ("/opt/other", "/opt/other/venv"))
+    host.nginx(PROXY % ("other.example.org", "127.0.0.1:8000"))
+    host.run("opt/other", "/opt/other/venv/bin/gunicorn", listens="8000")
+    (host.root / "lost+found").mkdir(parents=True)
+    (host.root / "media").mkdir()
+    monkeypatch.setattr(django_takeover_detection, "processes", lambda: pytest.fail("the processes are looked at"))
+    assert django_takeover_detection.look(host.site()) is None
+
+
+ENTRIES = ["source", "virtualenv", "venv", "env", ".venv", "static", "staticfiles", "database", "media"]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_folder_below_the_root(host, name):
+    host.write(f"srv/django/blog/{name}/file")
+    uploads = []
+    assert host.found() == [f"folder /srv/django/blog/{name}", *uploads]
+
+
+@pytest.mark.parametrize("name", ["manage.py", "db.sqlite3"])
+def test_a_file_below_the_root(host, name):
+    host.write(f"srv/django/blog/{name}")
+    assert host.found() == [f"file /srv/django/blog/{name}"]
+
+
+@pytest.mark.parametrize("sign", ["site.json", "deploys.jsonl", "secrets/secret_key.json"])
+def test_what_is_ours_is_not_found(host, sign):
+    """After a removal that kept the data, and where it was brought from another host."""
+    site = host.make_site()
+    host.write(f"srv/django/blog/{sign}", "{}")
+    for folder in ("database", "media", "releases", "log"):
+        host.write(f"srv/django/blog/{folder}/file")
+    assert django_takeover_detection.find(site).found == []
+    assert len(django_takeover_detection.find(site, [str(site.database.top)]).found) == 1, (
+        "but what is known to be another's"
+    )
+
+
+@pytest.mark.parametrize("name", ["releases", "current", "shared", "templates", "log", "build"])
+def test_a_name_of_ours_cannot_be_adopted(host, name):
+    host.write(f"srv/django/blog/{name}/file")
+    (reason,) = host.refused()
+    assert reason.startswith(f"/srv/django/blog/{name} has the name of something of this formula's")
+
+
+def test_a_project_in_the_root_goes_as_a_whole_and_data_stays(host):
+    for name in ("manage.py", "website/wsgi.py", ".env", "requirements.txt", "media/a", "lost+found/x"):
+        host.write(f"srv/django/blog/{name}")
+    adoption = django_takeover_detection.find(host.site())
+    assert [path.name for path in adoption.entries] == [".env", "manage.py", "requirements.txt", "website"]
+
+
+def test_what_is_beside_an_old_site_in_the_root_stays(host):
+    for name in ("source/manage.py", "notes.txt"):
+        host.write(f"srv/django/blog/{name}")
+    assert [path.name for path in django_takeover_detection.find(host.site()).entries] == ["source"]
+
+
+# nginx
+
+
+@pytest.mark.parametrize(
+    ("name", "is_found"),
+    [
+        ("a.org blog.example.org", True),
+        (".blog.example.org", True),
+        ("other.example.org", False),
+        ("*.example.org", False),
+        ("_", False),
+    ],
+)
+def test_nginx_files_with_a_domain_of_the_site(host, name, is_found):
+    host.nginx(f"server {{ server_name {name}; }}")
+    assert [line.split(" (")[0] for line in host.found()] == ["nginx file /etc/nginx/sites-enabled/old"] * is_found
+
+
+def test_the_domains_that_are_redirected_count_too(host):
+    host.write("etc/nginx/conf.d/old.conf", "server { server_name old.example.org; }")
+    assert host.found() == []
+    found = ["nginx file /etc/nginx/conf.d/old.conf (server_name old.example.org)"]
+    assert host.found(redirect_domains=["old.example.org"]) == found
+
+
+def test_a_neighbour_in_the_same_file(host):
+    host.nginx((PROXY % ("blog.example.org", "127.0.0.1:1")) + (PROXY % ("other.org", "127.0.0.1:2")))
+    assert ["also serves other.org: name that" in reason for reason in host.refused()] == [True]
+    assert django_takeover_detection.find(host.site()).addresses == ["127.0.0.1:1"]
+
+
+# Apache
+
+WSGI = """<VirtualHost *:80>
+ServerName blog.example.org
+Alias /media/ {top}/opt/shop/uploads/
+WSGIDaemonProcess shop user={user} python-path={top}/opt/shop
+WSGIProcessGroup shop
+WSGIScriptAlias / {top}/opt/shop/website/wsgi.py
+</VirtualHost>
+"""
+
+
+@pytest.fixture
+def shop(host):
+    """A project that Apache runs, by mod_wsgi."""
+    host.write("opt/shop/manage.py")
+    host.write("opt/shop/db.sqlite3", SQLITE)
+    host.write("opt/shop/uploads/a")
+    host.write("etc/apache2/sites-enabled/shop.conf", WSGI.format(top=host.top, user=OWNER))
+    return host
+
+
+def test_a_project_that_apache_runs(shop):
+    told = "apache file /etc/apache2/sites-enabled/shop.conf (ServerName blog.example.org)"
+    assert shop.found() == [], "which matters to a site of nginx only where Apache runs"
+    assert shop.found(proxy=APACHE) == [told, "database /opt/shop/db.sqlite3", "uploads /opt/shop/uploads"]
+    adoption = django_takeover_detection.find(shop.site(proxy=APACHE))
+    assert adoption.refused == [] and adoption.wsgi_user == OWNER and adoption.owner == (os.getuid(), os.getgid())
+    assert adoption.servers == [shop.top / "etc/apache2/sites-enabled/shop.conf"]
+    assert adoption.databases == {shop.top / "opt/shop/db.sqlite3": shop.root / "database/db.sqlite3"}
+
+
+def test_a_user_whom_the_host_has_not(shop):
+    shop.write("etc/apache2/sites-enabled/shop.conf", WSGI.format(top=shop.top, user="nobody-at-all"))
+    assert django_takeover_detection.find(shop.site(proxy=APACHE)).owner == (os.getuid(), os.getgid()), (
+        "that of its database"
+    )
+
+
+def test_a_file_of_apache_that_leads_into_the_old_site_too(shop):
+    shop.write("etc/apache2/conf-enabled/wsgi.conf", f"WSGIPythonPath {shop.top}/opt/shop\n")
+    (reason,) = shop.refused(proxy=APACHE)
+    assert reason.startswith("/etc/apache2/conf-enabled/wsgi.conf leads into the old site too")
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "path", "text", "program"),
+    [
+        ("nginx", "apache", "apache2/sites-enabled/shop.conf", WSGI, "apache2/apache2.pid"),
+        ("apache", "nginx", "nginx/conf.d/shop.conf", PROXY % ("blog.example.org", "127.0.0.1:1"), "nginx.pid"),
+    ],
+)
+def test_a_web_server_that_the_site_is_not_to_have(host, monkeypatch, kind, other, path, text, program):
+    host.write(f"etc/{path}", text)
+    assert host.found(proxy={"kind": kind}) == [], "it does not run"
+    monkeypatch.setattr(django_host_port, "held", lambda pid: {("::", 80)})
+    pid = host.run("", f"/usr/sbin/{other}2")
+    host.write(f"run/{program}", str(pid))
+    (reason,) = host.refused(proxy={"kind": kind})
+    assert reason == f"/etc/{path} is of {other}, which has the port: say django:sites:blog:proxy: {{kind: {other}}}"
+    assert len(host.found(proxy={"kind": kind})) == 1
+    assert host.found(proxy={"kind": kind, "listen": [8080]}) == [], "it has another port"
+    assert host.found(proxy={"kind": "none"}) == [], "then it is the way to the site"
+
+
+def test_a_project_with_a_name_like_uploads_is_none(host):
+    """All of it, settings among it, would be served."""
+    text = WSGI.format(top=host.top, user=OWNER).replace("/opt/shop", "/opt/mediathek").replace("uploads", "static")
+    host.write("opt/mediathek/manage.py")
+    host.write("opt/mediathek/static/a")
+    alias = f"Alias /media/all {host.top}/opt/mediathek\nWSGI"
+    host.write("etc/apache2/sites-enabled/shop.conf", text.replace("WSGI", alias, 1))
+    assert django_takeover_detection.find(host.site(proxy=APACHE)).media == [host.top / "opt/mediathek/static"]
+
+
+def test_a_project_that_is_not_found_is_not_taken_over_without_its_data(shop):
+    (shop.top / "opt/shop/manage.py").unlink()
+    (reason,) = shop.refused(proxy=APACHE)
+    assert reason.startswith("/etc/apache2/sites-enabled/shop.conf runs a project, and leads to no folder of its own")
+
+
+def test_a_file_and_its_link_are_refused_once(host):
+    file = host.write("etc/nginx/sites-available/old", "server { listen 8080; server_name blog.example.org; }")
+    link = host.top / "etc/nginx/sites-enabled/old"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../sites-available/old")
+    (reason,) = host.refused()
+    assert reason.startswith("/etc/nginx/sites-available/old listens on 8080")
+    assert django_takeover_detection.find(host.site()).servers == [file, link]
+
+
+# What keeps it alive
+
+
+def test_a_sites_folder_with_gunicorn_behind_a_socket(host):
+    """The site's own root, as a script of Fabric leaves it."""
+    base = "srv/django/blog"
+    for name in ("source/manage.py", "virtualenv/bin/gunicorn", "static/a.css"):
+        host.write(f"{base}/{name}")
+    host.write(f"{base}/database/db.sqlite3", SQLITE)
+    host.nginx(PROXY % ("blog.example.org", "unix:/tmp/blog.socket"))
+    unit = "gunicorn-blog.example.org.service"
+    host.write(f"etc/systemd/system/{unit}", UNIT % (f"{host.root}/source", f"{host.root}/virtualenv"))
+    gunicorn = f"{host.root}/virtualenv/bin/gunicorn"
+    pid = host.run(f"{base}/source", gunicorn, "website.wsgi", unit=unit, listens="/tmp/blog.socket")
+    assert host.found() == [
+        "nginx file /etc/nginx/sites-enabled/old (server_name blog.example.org)",
+        *(f"folder /{base}/{name}" for name in ("database", "source", "static", "virtualenv")),
+        f"unit {unit} (/etc/systemd/system/{unit})",
+        f"process {pid} (/{base}/virtualenv/bin/gunicorn)",
+        f"database /{base}/database/db.sqlite3",
+    ]
+    adoption = django_takeover_detection.find(host.site())
+    assert adoption.refused == [] and adoption.workers == []
+    assert adoption.databases == {host.root / "database/db.sqlite3": host.root / "database/db.sqlite3"}
+    assert [path.name for path in adoption.entries] == ["source", "static", "virtualenv"]
+    assert adoption.owner == (os.getuid(), os.getgid())
+
+
+def test_a_project_elsewhere_is_found_by_its_domain(host):
+    """A program of supervisor in another folder: from nginx's file to its port, its process, its folder."""
+    host.write("opt/shop/manage.py")
+    host.write("opt/shop/db.sqlite3", SQLITE)
+    host.write("opt/shop/media/a")
+    host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8001"))
+    program = f"[program:shop]\ncommand={host.top}/opt/shop/venv/bin/gunicorn x\n[program:worker]\ncommand=%s\n"
+    host.write("etc/supervisor/conf.d/shop.conf", program % f"{host.top}/opt/shop/venv/bin/celery worker")
+    host.write("etc/supervisor/conf.d/other.conf", "[program:other]\ncommand=/opt/other/run")
+    python = f"{host.top}/opt/shop/venv/bin/python"
+    gunicorn = f"{host.top}/opt/shop/venv/bin/gunicorn"
+    pid = host.run("opt/shop", python, gunicorn, "x", unit="supervisor.service", listens="8001")
+    assert host.found() == [
+        "nginx file /etc/nginx/sites-enabled/old (server_name blog.example.org)",
+        "supervisor program shop, worker (/etc/supervisor/conf.d/shop.conf)",
+        f"process {pid} (/opt/shop/venv/bin/gunicorn)",
+        "database /opt/shop/db.sqlite3",
+        "uploads /opt/shop/media",
+    ]
+    adoption = django_takeover_detection.find(host.site())
+    assert adoption.refused == [] and adoption.entries == []
+    assert (adoption.names, adoption.workers) == (["shop", "worker"], ["worker"])
+    assert adoption.databases == {host.top / "opt/shop/db.sqlite3": host.root / "database/db.sqlite3"}
+
+
+def test_a_neighbour_that_runs_in_the_same_folders(host):
+    host.write("opt/shop/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8001"))
+    host.nginx(PROXY % ("other.org", "127.0.0.1:8002"), "other")
+    host.run("opt/shop", "/usr/bin/gunicorn", "a", listens="8001")
+    host.run("opt/else", "/usr/bin/gunicorn", "b", listens="8002")
+    assert host.refused() == []
+    host.run("opt/shop", "/usr/bin/gunicorn", "b", listens="8002")
+    assert [reason.partition(", and")[0] for reason in host.refused()] == [
+        "what answers for other.org at 127.0.0.1:8002 runs in the same folders"
+    ]
+
+
+def test_a_folder_of_virtualenvs_is_not_one_sites(host):
+    host.write("opt/shop/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8001"))
+    host.write("etc/systemd/system/other.service", UNIT % ("/opt/other", f"{host.top}/opt/venvs/other"))
+    host.run("opt/shop", f"{host.top}/opt/venvs/shop/bin/gunicorn", "a", listens="8001")
+    assert "unit" not in str(host.found())
+
+
+def test_a_file_of_supervisor_with_somebody_elses_program(host):
+    host.write("srv/django/blog/source/manage.py")
+    host.write("etc/supervisor/conf.d/all.conf", f"[program:a]\ncommand={host.root}/x\n[program:b]\ncommand=/y\n")
+    assert host.refused() == ["/etc/supervisor/conf.d/all.conf also runs b: move that to another file"]
+
+
+def test_a_development_server_in_the_background(host):
+    host.write("srv/django/blog/manage.py")
+    argv = [f"{host.root}/env/bin/python", "manage.py", "runserver", "8000"]
+    first, second = host.run("srv/django/blog", *argv), host.run("srv/django/blog", *argv)
+    for argv in (["/bin/bash"], ["vim", "manage.py"], ["SCREEN", "-dmS", "x", "python", "manage.py", "runserver"]):
+        host.run("srv/django/blog", *argv)
+    told = [f"process {pid} (manage.py runserver)" for pid in (first, second)]
+    assert [line for line in host.found() if line.startswith("process")] == told
+    assert host.refused() == []
+    assert {process.pid for process in django_takeover_detection.loose([host.root])} == {first, second}
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["/x/bin/gunicorn", "--env", "KEY=canary", "a.wsgi"], "/x/bin/gunicorn"),
+        (["/x/bin/python3", "/x/bin/gunicorn", "a.wsgi"], "/x/bin/gunicorn"),
+        (["gunicorn: master [a]"], "gunicorn:"),
+        (["python", "manage.py", "runserver", "--key=canary"], "manage.py runserver"),
+        (["python3.11", "-m", "gunicorn", "a.wsgi"], "python3.11"),
+        (["uwsgi", "--ini", "x.ini"], "uwsgi"),
+    ],
+)
+def test_a_process_is_told_without_its_arguments(host, argv, told):
+    host.write("srv/django/blog/manage.py")
+    pid = host.run("srv/django/blog", *argv)
+    assert f"process {pid} ({told})" in host.found() and "canary" not in str(host.found())
+
+
+@pytest.mark.parametrize(("command", "is_at_work"), [("import_data", True), ("runserver", False), ("qcluster", False)])
+def test_a_management_command_is_waited_for(host, command, is_at_work):
+    host.write("srv/django/blog/manage.py")
+    pid = host.run("srv/django/blog", "python", "manage.py", command)
+    reason = f"process {pid} (manage.py {command}) is at work: wait until it has ended"
+    assert host.refused() == [reason] * is_at_work
+    assert len(list(django_takeover_detection.loose([host.root]))) == 1 - is_at_work
+
+
+def test_a_worker_in_the_background_is_told(host):
+    host.write("srv/django/blog/source/manage.py")
+    pid = host.run("srv/django/blog/source", f"{host.root}/env/bin/celery", "worker")
+    host.run("srv/django/blog/source", f"{host.root}/env/bin/gunicorn", "x")
+    assert django_takeover_detection.find(host.site()).workers == [f"process {pid} ({host.root}/env/bin/celery)"]
+
+
+def test_lines_of_a_crontab(host):
+    host.write("srv/django/blog/source/manage.py")
+    host.write("etc/cron.d/other", "* * * * * root /opt/other/run\n")
+    host.write("etc/cron.d/blog", f"# nightly\n0 3 * * * root {host.root}/env/bin/python manage.py clearsessions\n")
+    assert host.found()[-1] == "crontab /etc/cron.d/blog"
+    assert host.refused() == ["/etc/cron.d/blog has lines that lead into the old site: take them out first"]
+
+
+@pytest.mark.parametrize("unit", ["ssh.service", "cron.service", "user@1000.service"])
+def test_a_session_keeps_nothing_alive(host, unit):
+    host.write("srv/django/blog/manage.py")
+    host.run("srv/django/blog", "python3", "manage.py", "runserver", unit=unit)
+    assert host.refused() == []
+
+
+def test_without_systemd_a_unit_is_the_machines_around(host):
+    (host.top / "run/systemd/system").rmdir()
+    host.write("srv/django/blog/manage.py")
+    pid = host.run("srv/django/blog", "/x/bin/gunicorn", "a", unit="docker.service")
+    assert host.refused() == []
+    assert [process.pid for process in django_takeover_detection.loose([host.root])] == [pid]
+
+
+def test_a_process_that_somebody_else_keeps_alive(host):
+    host.write("srv/django/blog/manage.py")
+    host.write("etc/systemd/system/uwsgi.service", "[Service]\nExecStart=/usr/bin/uwsgi --emperor /etc/uwsgi/sites\n")
+    pid = host.run("srv/django/blog", "/usr/bin/uwsgi", "--ini", "blog.ini", unit="uwsgi.service")
+    assert host.refused() == [
+        f"process {pid} is kept alive by uwsgi.service, which is not this site's alone: take it out of there by hand"
+    ]
+
+
+INI = "[uwsgi]\n# chdir = %s\nchdir = %s\nmodule = website.wsgi\n"
+
+
+@pytest.mark.parametrize("folder", ["uwsgi/apps-enabled", "uwsgi/vassals", "uwsgi-emperor/vassals"])
+def test_an_app_of_uwsgi(host, folder):
+    """Of Debian's own, which runs one for each file, or of an emperor."""
+    host.write("opt/wiki/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "unix:/run/uwsgi/app/wiki/socket"))
+    host.write("etc/uwsgi/apps-available/wiki.ini", INI % ("/opt/other", host.top / "opt/wiki"))
+    (host.top / f"etc/{folder}").mkdir(parents=True)
+    (host.top / f"etc/{folder}/wiki.ini").symlink_to(host.top / "etc/uwsgi/apps-available/wiki.ini")
+    host.write(f"etc/{folder}/other.ini", INI % (host.top / "opt/wiki", "/opt/other"))
+    host.write("etc/systemd/system/uwsgi.service", f"[Service]\nExecStart=/usr/bin/uwsgi --ini {host.top}/etc/e.ini\n")
+    host.write("etc/e.ini", "[uwsgi]\nemperor = /etc/uwsgi/vassals\n")
+    uwsgi = ["/usr/bin/uwsgi-core", "--ini", "wiki.ini"]
+    pid = host.run("opt/wiki", *uwsgi, unit="uwsgi.service", listens="/run/uwsgi/app/wiki/socket")
+    other = host.run("opt/other", *uwsgi, unit="uwsgi.service")
+    assert host.found()[1:] == [
+        "uWSGI file /etc/uwsgi/apps-available/wiki.ini",
+        f"uWSGI file /etc/{folder}/wiki.ini",
+        f"process {pid} (/usr/bin/uwsgi-core)",
+    ]
+    assert host.refused() == []
+    adoption = django_takeover_detection.find(host.site())
+    assert adoption.folders == [host.top / "opt/wiki"]
+    assert (
+        [one.pid for one in django_takeover_detection.loose(adoption.folders, apps=adoption.apps)] == [pid] != [other]
+    )
+    assert django_takeover_detection.loose(adoption.folders) == []
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_an_app_of_uwsgi_whose_file_names_no_folder(host, twin):
+    """Its process is told the file; where two have its name nobody knows which is meant."""
+    host.write("opt/wiki/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "unix:/run/wiki.sock"))
+    host.write("etc/uwsgi/sites/wiki.ini", "[uwsgi]\nchdir = /opt/%n\n")
+    pid = host.run("opt/wiki", "uwsgi", "--ini", "wiki.ini", unit="uwsgi.service", listens="/run/wiki.sock")
+    if twin:
+        host.write("etc/uwsgi/others/wiki.ini", "[uwsgi]\nchdir = /srv/%n\n")
+        (reason,) = host.refused()
+        assert reason.startswith(f"process {pid} is kept alive by uwsgi.service")
+    else:
+        assert host.found()[1] == "uWSGI file /etc/uwsgi/sites/wiki.ini" and host.refused() == []
+
+
+def test_an_emperor_that_holds_the_sockets_is_not_one_sites(host):
+    host.write("opt/wiki/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "unix:/run/wiki.sock"))
+    file = host.write("etc/uwsgi/sites/wiki.ini", INI % ("/x", host.top / "opt/wiki"))
+    on_demand = ["/usr/bin/uwsgi", "--emperor", str(file.parent), "--emperor-on-demand-directory", "/run"]
+    host.run("opt/wiki", "/usr/bin/uwsgi", "--ini", "wiki.ini", unit="uwsgi.service")
+    emperor = host.run("etc", *on_demand, unit="uwsgi.service", listens="/run/wiki.sock")
+    assert [reason.partition(",")[0] for reason in host.refused()] == [
+        f"process {emperor} is kept alive by uwsgi.service"
+    ]
+    loose = django_takeover_detection.loose([host.top / "opt/wiki"], ["/run/wiki.sock"], [file])
+    assert emperor not in [process.pid for process in loose]
+
+
+def test_what_is_not_uwsgi_is_not_taken_from_it(host):
+    host.write("srv/django/blog/manage.py")
+    file = host.write("etc/uwsgi/vassals/blog.ini", INI % ("/x", host.root))
+    pid = host.run("srv/django/blog", "/usr/bin/gunicorn", "x", unit="club.service")
+    assert [reason.partition(",")[0] for reason in host.refused()] == [f"process {pid} is kept alive by club.service"]
+    assert django_takeover_detection.loose([host.root], apps=[file]) == []
+
+
+def test_a_unit_is_found_by_its_socket(host):
+    host.nginx(PROXY % ("blog.example.org", "unix:/run/gunicorn.sock"))
+    host.write("etc/systemd/system/gunicorn.timer", "[Timer]\nOnCalendar=daily\n")
+    host.write("etc/systemd/system/gunicorn.socket", "[Socket]\nListenStream=/run/gunicorn.sock\n")
+    host.write("etc/systemd/system/gunicorn.service", UNIT % (host.top / "home/ray/club", "/usr"))
+    host.write("home/ray/club/db.sqlite3", SQLITE)
+    assert [line.split(" (")[0] for line in host.found()[1:]] == [
+        "unit gunicorn.service",
+        "unit gunicorn.socket",
+        "unit gunicorn.timer",
+        "database /home/ray/club/db.sqlite3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "is_found"),
+    [
+        ("ExecStart={root}/venv/bin/gunicorn", True),
+        ("WorkingDirectory={root}", True),
+        ("Environment=PATH={root}/venv/bin:/usr/bin", True),
+        ("#ExecStart={root}/venv/bin/gunicorn", False),
+        ("ExecStart={root}-other/bin/gunicorn", False),
+        ("ExecStart=/mnt{root}/gunicorn", False),
+    ],
+)
+def test_a_unit_that_leads_into_the_root(host, line, is_found):
+    host.write("srv/django/blog/source/manage.py")
+    host.write("etc/systemd/system/old.service", f"[Service]\n{line.format(root=host.root)}\n")
+    host.write("etc/systemd/system/django-blog-0001.service", f"[Service]\nExecStart={host.root}/x\n")
+    assert ("unit old.service (/etc/systemd/system/old.service)" in host.found()) is is_found
+    assert "django-blog-0001" not in str(host.found())
+
+
+def test_ports_that_the_site_needs_at_once(host):
+    pid = host.run("opt/x", "/opt/x/bin/gunicorn", listens="8002")
+    host.run("opt/y", "apache2", listens="80")
+    assert host.found() == []
+    options = {"server": {"bind": "127.0.0.1:8001"}}
+    assert host.found(**options) == [f"port 8002 (process {pid}, /opt/x/bin/gunicorn)"]
+    assert host.refused(**options)[0].endswith(f"while process {pid} still has it: choose another server:bind")
+
+
+# Data
+
+
+def test_which_database_is_used_is_not_guessed(host):
+    for name in ("database/db.sqlite3", "source/db.sqlite3"):
+        host.write(f"srv/django/blog/{name}", SQLITE)
+    (reason,) = host.refused()
+    assert "/srv/django/blog/database/db.sqlite3 and /srv/django/blog/source/db.sqlite3" in reason
+    assert "move away what is not" in reason
+
+
+@pytest.mark.parametrize(
+    ("options", "new"),
+    [
+        ({}, "srv/django/blog/database/site.db"),
+        ({"database": {"engine": "sqlite", "name": "blog.sqlite3"}}, "srv/django/blog/database/blog.sqlite3"),
+        ({"overlay": False}, None),
+        ({"database": {"engine": "postgres", "name": "blog", "host": "db.example.org"}}, None),
+        ({"overlay": False, "database": {"engine": "sqlite"}}, "srv/django/blog/database/site.db"),
+    ],
+)
+def test_where_a_database_goes(host, options, new):
+    host.write("srv/django/blog/source/site.db", SQLITE)
+    host.write("srv/django/blog/source/cache.db", b"SQLite format 3\0, but not Django's")
+    databases = django_takeover_detection.find(host.site(**options)).databases
+    assert databases == ({host.root / "source/site.db": host.top / new} if new else {})
+
+
+def test_a_database_that_stays_where_it_is(host):
+    path = host.write("var/lib/club/data/club.db", SQLITE)
+    host.write("srv/django/blog/source/manage.py")
+    site = host.site(database={"engine": "sqlite", "name": "/var/lib/club/data/club.db"})
+    site.config["databases"]["default"]["name"] = str(path)
+    assert django_takeover_detection.find(site).databases == {path: path}
+
+
+def test_a_database_that_the_settings_name(host):
+    path = host.write("var/lib/club/club.db", SQLITE)
+    host.write("srv/django/blog/source/website/settings.py", f"DATABASES = {{'default': {{'NAME': '{path}'}}}}")
+    assert list(django_takeover_detection.find(host.site()).databases) == [path]
+
+
+def test_uploads_as_nginx_serves_them(host):
+    host.write("srv/uploads/blog/a.png")
+    folder = host.top / "srv/uploads/blog"
+    location = f"location /media/ {{ alias {folder}/; }} location /static {{ root /opt; }}"
+    host.nginx(f"server {{ server_name blog.example.org; {location} }}")
+    assert django_takeover_detection.find(host.site()).media == [folder]
+
+
+# What is said
+
+
+def test_without_adopt_everything_is_named(host):
+    host.write("srv/django/blog/source/manage.py")
+    with pytest.raises(DeploymentError) as error:
+        django_takeover_detection.look(host.site())
+    assert error.value.message == f"somebody has been where blog is to be:\n  folder {host.root}/source"
+    assert error.value.hint == (
+        "django:sites:blog:adopt: true takes it over and sets it aside; "
+        "or choose another django:sites:blog:root, or remove it"
+    )
+
+
+def test_with_adopt_it_is_refused_only_where_that_cannot_be(host):
+    host.write("srv/django/blog/source/manage.py")
+    assert django_takeover_detection.look(host.site(adopt=True)).entries == [host.root / "source"]
+    host.write("srv/django/blog/releases/1/manage.py")
+    with pytest.raises(DeploymentError) as error:
+        django_takeover_detection.look(host.site(adopt=True))
+    assert error.value.message.startswith("blog cannot be adopted as it is:\n  ")
+
+
+@pytest.mark.parametrize("may_its_user", [True, False])
+def test_a_process_that_root_may_not_look_into_is_asked_as_its_own_user(host, monkeypatch, may_its_user):
+    """As in a container without CAP_SYS_PTRACE."""
+    host.write("opt/blog/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8000"))
+    pid = host.run("opt/blog", "/opt/blog/venv/bin/gunicorn", listens="8000")
+    os.chown(host.top / f"proc/{pid}", os.getuid() or 65534, -1)
+    readlink, asked = os.readlink, []
+
+    def refused(path, *arguments, **options):
+        if str(path) == str(host.top / f"proc/{pid}/cwd"):
+            raise PermissionError(13, "Permission denied")
+        return readlink(path, *arguments, **options)
+
+    def ask(user, function, *arguments, **_options):
+        asked.append(user)
+        if not may_its_user:
+            raise PermissionError(13, "Permission denied")
+        monkeypatch.setattr(os, "readlink", readlink)
+        answer = function(*arguments)
+        monkeypatch.setattr(os, "readlink", refused)
+        return answer
+
+    monkeypatch.setattr(os, "readlink", refused)
+    monkeypatch.setattr(django_wall_delegate, "ask", ask)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(("ada", "x", uid, uid, "", "/", "/bin/sh")))
+    if may_its_user:
+        assert f"process {pid} (/opt/blog/venv/bin/gunicorn)" in host.found() and set(asked) == {"ada"}
+    else:
+        (reason,) = host.refused(adopt=True)
+        assert reason.startswith("which process listens at 127.0.0.1:8000 cannot be known: CAP_SYS_PTRACE is missing")
+        assert f"pid {pid} (/opt/blog/venv/bin/gunicorn)" in reason

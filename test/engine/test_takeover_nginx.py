@@ -1,0 +1,129 @@
+"""What others have told nginx, as cases: a text in one of its files, and what is read in it."""
+
+from pathlib import Path
+
+import django_host_etc
+import django_proxy_nginx
+import django_takeover_nginx
+import django_takeover_virtual_hosts
+import pytest
+from django_takeover_virtual_hosts import Server
+
+
+@pytest.fixture
+def read(own_host):
+    """Put a text into a file of nginx, and read the servers in it."""
+
+    def read(text: str, name: str = "sites-enabled/old") -> list[Server]:
+        path = django_proxy_nginx.ETC / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return django_takeover_nginx.servers()[path]
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("server {\n  server_name a.org\n    blog.example.org;\n}", [["a.org", "blog.example.org"]]),
+        ('server { server_name "blog.example.org"; }', [["blog.example.org"]]),
+        ('server { server_name ""; }', [['""']]),
+        ("server { listen 80; }", [[]]),
+        ("server { server_name www.example.org; }\nserver{server_name b.org;}", [["www.example.org"], ["b.org"]]),
+        ("http { server { location / { return 404; } server_name b.org; } }", [["b.org"]]),
+        ("# server { server_name blog.example.org; }", []),
+        (f"{django_host_etc.OURS} for it.\nserver {{ server_name blog.example.org; }}", []),
+        ("map $host $x { blog.example.org 1; }", []),
+        ("upstream app { server 127.0.0.1:8000; }", []),
+    ],
+)
+def test_the_names_of_servers(read, text, names):
+    assert [server.names for server in read(text)] == names
+
+
+def test_every_file_that_nginx_reads(read):
+    for name in ("nginx.conf", "conf.d/a.conf", "sites-available/b", "sites-enabled/b"):
+        assert len(read("server { listen 80; }", name)) == 1
+    (django_proxy_nginx.ETC / "sites-enabled/lost").symlink_to("../sites-available/lost")
+    found = {
+        str(path.relative_to(django_proxy_nginx.ETC)): len(inside)
+        for path, inside in django_takeover_nginx.servers().items()
+    }
+    there = {"nginx.conf": 1, "conf.d/a.conf": 1, "sites-available/b": 1, "sites-enabled/b": 1}
+    assert found == {**there, "sites-enabled/lost": 0}
+
+
+@pytest.mark.parametrize(
+    ("passed", "address"),
+    [
+        ("proxy_pass http://127.0.0.1:8000;", "127.0.0.1:8000"),
+        ("proxy_pass http://localhost:8000/;", "127.0.0.1:8000"),
+        ("proxy_pass http://unix:/tmp/a.socket;", "/tmp/a.socket"),
+        ("proxy_pass http://unix:/tmp/a.socket:/path;", "/tmp/a.socket"),
+        ("uwsgi_pass unix:///run/a.sock;", "/run/a.sock"),
+        ("uwsgi_pass 127.0.0.1:3031;", "127.0.0.1:3031"),
+        ("proxy_pass http://app;", "/run/up.sock"),
+        ("proxy_pass http://app/;", "/run/up.sock"),
+        ("proxy_pass https://elsewhere.example.org;", None),
+        ("proxy_pass http://192.0.2.1:8000;", None),
+    ],
+)
+def test_where_a_request_goes(read, passed, address):
+    upstream = "upstream app { server unix:/run/up.sock fail_timeout=0; }\n"
+    (server,) = read(f"{upstream}server {{ server_name blog.example.org; location / {{ {passed} }} }}")
+    assert server.addresses == ([address] if address else [])
+
+
+def test_what_a_server_includes(read, tmp_path):
+    (tmp_path / "site.conf").write_text("location / { proxy_pass http://127.0.0.1:8000; }")
+    (django_proxy_nginx.ETC / "snippets").mkdir()
+    (django_proxy_nginx.ETC / "snippets/a.conf").write_text("# listen 81;\nlocation /static/ { alias /srv/static/; }")
+    includes = f"include {tmp_path}/site.conf; include 'snippets/*.conf'; include gone.conf; include proxy_params;"
+    (server,) = read(f"server {{ server_name blog.example.org; {includes} }}")
+    assert server.addresses == ["127.0.0.1:8000"] and server.folders == {"/static/": Path("/srv/static")}
+    assert read("http { include sites-enabled/*; }", "nginx.conf") == []
+
+
+def test_which_folders_are_served(read):
+    (server,) = read("server { location /static { alias /srv/static/; } location ^~ /media/ { root /srv/up; } }")
+    assert server.folders == {"/static": Path("/srv/static"), "/media/": Path("/srv/up/media")}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("listen 80; server_name blog.example.org;", None),
+        ("server_name blog.example.org _ localhost;", None),
+        ("server_name .blog.example.org;", None),
+        ("listen [::]:80; server_name blog.example.org;", None),
+        ("listen 80; server_name blog.example.org www.example.org;", "also serves www.example.org"),
+        ("listen 443 ssl; server_name blog.example.org;", "serves https"),
+        ("listen 443; ssl on; server_name blog.example.org;", "say in django:sites:blog:tls where"),
+        ("listen 8080; server_name blog.example.org;", "listens on 8080"),
+    ],
+)
+def test_what_a_file_does_besides(read, make_site, text, reason):
+    path = django_proxy_nginx.ETC / "sites-enabled/old"
+    told = django_takeover_virtual_hosts.problems(make_site(folders=False), path, read(f"server {{ {text} }}"))
+    assert [str(reason) in problem for problem in told] == ([True] if reason else [])
+
+
+def test_a_file_of_https_gives_way_to_a_site_that_has_it(read, make_site):
+    path, site = django_proxy_nginx.ETC / "sites-enabled/old", make_site(folders=False, tls={"kind": "self_signed"})
+    assert [
+        *django_takeover_virtual_hosts.problems(
+            site, path, read("server { listen 443 ssl; server_name blog.example.org; }")
+        )
+    ] == []
+    other = read("server { listen 8443 ssl; server_name blog.example.org; }")
+    assert [*django_takeover_virtual_hosts.problems(site, path, other)] == [
+        f"{path} serves https on 8443: add that to django:sites:blog:tls:listen"
+    ]
+
+
+def test_a_server_in_the_main_file(read, make_site):
+    path = django_proxy_nginx.ETC / "nginx.conf"
+    inside = read("http { server { server_name blog.example.org; } }", "nginx.conf")
+    (problem,) = django_takeover_virtual_hosts.problems(make_site(folders=False), path, inside)
+    assert "move it into a file of its own" in problem

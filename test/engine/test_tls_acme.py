@@ -1,0 +1,414 @@
+import contextlib
+import os
+import subprocess
+import time
+import zipfile
+from pathlib import Path
+
+import django_host_command
+import django_host_service
+import django_host_timer
+import django_proxy
+import django_site
+import django_tls
+import django_tls_acme
+import django_tls_renewal
+import pytest
+from authority import signed
+from django_host_command import DeploymentError
+from specimen import formula_templates
+
+DOMAIN = "blog.example.org"
+URL = "https://acme.example.org/dir"
+ACME = {"kind": "acme", "email": "ops@example.org", "directory": URL}
+SAID = {
+    "uacme": 'uacme: received 403\n  "detail": "no A record for blog.example.org",\nuacme: failed to authorize',
+    "certbot": 'Some challenges have failed.\n"detail": "no A record for blog.example.org"',
+}
+
+
+class Authority:
+    """Plays the clients, and the authority behind them.
+
+    Attributes:
+        commands: what a client was told, from the directory on.
+        fails: what it prints when it fails, by ``new`` and ``issue``.
+        refused: errors of the next calls.
+        certificate: of what is issued.
+    """
+
+    def __init__(self):
+        self.commands, self.environments, self.fails = [], [], {}
+        self.certificate, self.refused, self.bindings = {"ends": 89}, [], []
+
+    def run(self, argv, *, doing, environment=None, **options):
+        verb = "issue" if {"issue", "certonly"} & {*argv} else "new"
+        self.commands.append(argv)
+        self.environments.append(environment or {})
+        if "--config" in argv:
+            self.bindings.append(Path(argv[argv.index("--config") + 1]).read_text())
+        if self.refused:
+            raise self.refused.pop()
+        if verb in self.fails:
+            raise DeploymentError(f"{doing} failed (exit 2)", log=self.fails[verb])
+        if verb == "issue":
+            new = signed(argv[-1], **self.certificate)
+            for path, text in zip(self.files(argv), (new.certificate, new.key), strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+        return ""
+
+    def files(self, argv):
+        """Where a client puts the certificate and the key of an order."""
+        domain = argv[-1]
+        if argv[0] == "uacme":
+            folder = Path(argv[argv.index("-c") + 1])
+            return folder / domain / "cert.pem", folder / "private" / domain / "key.pem"
+        live = Path(argv[argv.index("--config-dir") + 1]) / "live" / domain
+        return live / "fullchain.pem", live / "privkey.pem"
+
+
+@pytest.fixture
+def authority(own_host, monkeypatch):
+    authority = Authority()
+    monkeypatch.setattr(django_host_command, "run", authority.run)
+    monkeypatch.setattr(django_host_service, "reload", lambda daemon: None)
+    return authority
+
+
+@pytest.fixture(params=["uacme", "certbot"])
+def blog(make_site, authority, request):
+    return make_site(tls={**ACME, "client": request.param})
+
+
+@pytest.fixture
+def by_uacme(make_site, authority):
+    return make_site(tls=ACME)
+
+
+def put(signed, origin=f"acme {URL}"):
+    django_tls.path_of(DOMAIN).parent.mkdir(parents=True, exist_ok=True)
+    django_tls.path_of(DOMAIN).write_text(django_tls.joined(origin, signed.key, signed.certificate))
+
+
+def order(site, **files):
+    return django_tls_acme.renew(site, [DOMAIN], files)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "origin", "why"),
+    [
+        (None, "", "new"),
+        ({}, "self_signed 0123", "new, in place of self_signed"),
+        ({}, "files", "new, in place of files"),
+        ({}, "acme https://staging.example.org/dir", "new, in place of acme"),
+        ({"begins": -59, "ends": 31}, f"acme {URL}", None),
+        ({"begins": -61, "ends": 29}, f"acme {URL}", "29.0 days left"),
+        ({"begins": -3, "ends": 3}, f"acme {URL}", None),
+        ({"begins": -4.5, "ends": 1.5}, f"acme {URL}", "1.5 days left"),
+    ],
+)
+def test_what_is_ordered(blog, certificate, origin, why):
+    if certificate is not None:
+        put(signed(DOMAIN, **certificate), origin)
+    assert django_tls_acme.due(blog) == ({DOMAIN: why} if why else {}, [])
+
+
+def test_an_order(blog, authority):
+    ordered, warnings = order(blog)
+    assert warnings == [] and ordered[DOMAIN].startswith("valid until 2")
+    assert django_tls.read(DOMAIN).origin == f"acme {URL}" and django_tls_acme.due(blog) == ({}, [])
+    authority.certificate["ends"] = 95
+    order(blog)
+    assert len(authority.commands) == 3, "the account is made once"
+
+
+def test_what_uacme_is_told(by_uacme, authority):
+    order(by_uacme)
+    new, issue = authority.commands
+    folder = new[3]
+    assert new == ["uacme", "-y", "-c", folder, "-a", URL, "-t", "EC", "new", "ops@example.org"]
+    hook = "/usr/share/uacme/uacme.sh"
+    assert issue == ["uacme", "-y", "-c", folder, "-a", URL, "-t", "EC", "-f", "-h", hook, "issue", DOMAIN]
+    assert authority.environments[1]["UACME_CHALLENGE_PATH"] == str(django_tls.STATE / "challenges")
+
+
+def test_what_certbot_is_told(make_site, authority):
+    order(make_site(tls={**ACME, "client": "certbot"}))
+    register, certonly = authority.commands
+    folder = register[register.index("--config-dir") + 1].removesuffix("/etc")
+    common = ["--non-interactive", "--agree-tos", "--no-directory-hooks", "--max-log-backups", "0", "--server", URL]
+    common += ["--config-dir", f"{folder}/etc", "--work-dir", f"{folder}/work", "--logs-dir", f"{folder}/log"]
+    assert register == ["certbot", "register", *common, "--email", "ops@example.org", "--no-eff-email"]
+    way = ["--webroot", "--webroot-path", f"{folder}/webroot", "--key-type", "ecdsa"]
+    assert certonly == ["certbot", "certonly", *common, *way, "--cert-name", DOMAIN, "--domain", DOMAIN]
+    assert authority.environments[0]["HOME"] == folder, "the configuration of root is not its own"
+    assert Path(folder, "webroot/.well-known/acme-challenge").resolve() == django_tls.STATE / "challenges"
+    left = [str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()]
+    assert left == ["account.json"], "no key but in the file of the domain"
+
+
+def test_another_client_has_an_account_of_its_own(make_site, authority):
+    for client in ("uacme", "certbot"):
+        order(make_site(tls={**ACME, "client": client}))
+    folders = [path.parent for path in (django_tls.STATE / "acme").glob("*/account.json")]
+    assert len(authority.commands) == 4 and len(folders) == 2
+
+
+def test_what_a_killed_order_has_left_goes(blog):
+    django_tls.challenges().mkdir(parents=True)
+    old, new = (django_tls.challenges() / name for name in ("old", "new"))
+    for path, age in ((old, 90000), (new, 60)):
+        path.write_text("")
+        os.utime(path, (time.time() - age,) * 2)
+    order(blog)
+    assert not old.exists() and new.exists(), "another order may be under way"
+
+
+BY_DNS = {**ACME, "challenge": "dns-01", "hook": "/usr/local/lib/hook"}
+
+
+def test_a_program_of_ones_own_proves_a_domain(make_site, authority):
+    order(make_site(tls=BY_DNS))
+    assert authority.commands[1][9:11] == ["-h", "/usr/local/lib/hook"]
+
+
+def test_certbot_calls_it_as_uacme_does(make_site, authority, tmp_path):
+    hook = tmp_path / "hook"
+    hook.write_text(f'#!/bin/sh\nfor each; do echo "($each)"; done >> {tmp_path}/called\n')
+    hook.chmod(0o755)
+    order(make_site(tls={**BY_DNS, "client": "certbot", "hook": str(hook)}))
+    argv = authority.commands[1]
+    assert "--manual" in argv and "--webroot" not in argv
+    environment = {"CERTBOT_DOMAIN": DOMAIN, "CERTBOT_VALIDATION": "-$(x) y"}
+    for option in ("--manual-auth-hook", "--manual-cleanup-hook"):
+        subprocess.run(argv[argv.index(option) + 1], shell=True, env=environment, check=True)
+    expected = [f"({word})" for verb in ("begin", "done") for word in (verb, "dns-01", DOMAIN, "", "-$(x) y")]
+    assert (tmp_path / "called").read_text().splitlines() == expected
+
+
+@pytest.mark.parametrize(("eab", "client"), [({}, "uacme"), ({"key_id": "kid-1", "key": "x"}, "certbot")])
+def test_the_client_that_is_usual_shows_nobody_the_key(make_site, eab, client):
+    assert make_site(tls={**ACME, "eab": eab}).config["tls"]["client"] == client
+
+
+@pytest.mark.parametrize("client", ["uacme", "certbot"])
+def test_an_account_with_a_binding(make_site, authority, client):
+    site = make_site(tls={**ACME, "client": client, "eab": {"key_id": "kid-1", "key": "sdb://vault/eab"}})
+    (warning,) = order(site)[1]
+    assert "the key of its binding is in the pillar only" in warning
+    django_tls.path_of(DOMAIN).with_suffix(".failed").unlink(missing_ok=True)
+    assert order(site, **{"eab:key": "c2VjcmV0cw=="})[1] == []
+    if client == "uacme":
+        assert authority.commands[0][8:11] == ["-e", "kid-1:c2VjcmV0cw", "new"]
+    else:
+        assert authority.bindings == ["eab-kid = kid-1\neab-hmac-key = c2VjcmV0cw\n"]
+        assert not [word for argv in authority.commands for word in argv if "c2VjcmV0cw" in word]
+        left = [path for path in (django_tls.STATE / "acme").rglob("*") if path.is_file()]
+        assert not [path for path in left if "c2VjcmV0cw" in path.read_text()]
+
+
+@pytest.mark.parametrize(
+    ("client", "text"),
+    [
+        ("uacme", "uacme: Account already exists at https://acme.example.org/acct/1"),
+        (
+            "certbot",
+            "There is an existing account; registration of a duplicate account is unsupported.",
+        ),
+    ],
+)
+def test_an_account_that_a_killed_run_has_left(make_site, authority, client, text):
+    site = make_site(tls={**ACME, "client": client})
+    authority.fails["new"] = text
+    assert order(site)[1] == []
+    authority.fails = {"new": "uacme: no"}
+    assert django_tls_acme._account(site, {}).joinpath("account.json").exists()
+
+
+def test_an_account_that_is_refused(blog, authority):
+    authority.fails["new"] = "uacme: no"
+    assert "no certificate for blog.example.org yet: " in order(blog)[1][0]
+    assert not list((django_tls.STATE / "acme").glob("*/account.json"))
+
+
+@pytest.mark.parametrize(
+    ("client", "log", "expected"),
+    [
+        ("uacme", SAID["uacme"], "no A record for blog.example.org"),
+        ("uacme", "curl: x\nuacme: connection refused\n", "connection refused"),
+        ("uacme", "", ""),
+        ("certbot", 'Some challenges have failed.\n"detail": "no \\"A\\" record"', 'no "A" record'),
+        (
+            "certbot",
+            'Hook \'--manual-auth-hook\' for x reported error code 127\n"detail": "no TXT"',
+            "Hook '--manual-auth-hook' for x reported error code 127; no TXT",
+        ),
+        (
+            "certbot",
+            "Saving debug log to /x\nAn unexpected error occurred:\nConnectionError: refused\nAsk for help or search",
+            "ConnectionError: refused",
+        ),
+        ("certbot", "", ""),
+    ],
+)
+def test_what_was_said_of_an_order(client, log, expected):
+    assert django_tls_acme.CLIENTS[client].said(log).removeprefix("uacme: ") == expected
+
+
+def test_certbots_log_has_what_the_authority_said(make_site, authority):
+    def fail(argv, **_options):
+        log = Path(argv[argv.index("--logs-dir") + 1]) / "letsencrypt.log"
+        log.parent.mkdir()
+        log.write_text('x\n  "detail": "nonce",\n      "detail": "no A record",\n  "status": 400')
+        raise DeploymentError("certbot failed", log="Some challenges have failed.")
+
+    django_tls_acme._account(site := make_site(tls={**ACME, "client": "certbot"}), {})
+    authority.run, django_host_command.run = fail, fail
+    assert order(site)[1][0].startswith("no certificate for blog.example.org yet: certbot failed: no A record; ")
+    assert not list((django_tls.STATE / "acme").rglob("letsencrypt.log"))
+
+
+def test_certbot_that_cannot_say_that_a_nonce_was_refused(make_site, authority):
+    site, tries = make_site(tls={**ACME, "client": "certbot"}), []
+
+    def fail(argv, **options):
+        if argv[1] == "certonly" and len(tries) < 4:
+            tries.append(argv)
+            log = Path(argv[argv.index("--logs-dir") + 1]) / "letsencrypt.log"
+            log.parent.mkdir()
+            problem = '  "type": "urn:ietf:params:acme:error:badNonce",\n  "detail": "invalid anti-replay nonce: x",'
+            log.write_text(f'  "type": "http-01",\n{{\n{problem}\n}}\nAttributeError')
+            raise DeploymentError(
+                "certbot failed", log="An unexpected error occurred:\nAttributeError: can't set attribute"
+            )
+        return Authority.run(authority, argv, **options)
+
+    authority.run, django_host_command.run = fail, fail
+    assert order(site)[0] and len(tries) == 4
+
+
+def test_an_order_that_fails_leaves_what_serves(blog, authority, monkeypatch):
+    put(signed(DOMAIN, begins=-85, ends=5))
+    before = django_tls.path_of(DOMAIN).read_text()
+    authority.fails["issue"] = SAID[blog.config["tls"]["client"]]
+    ordered, (warning,) = order(blog)
+    assert ordered == {} and django_tls.path_of(DOMAIN).read_text() == before
+    assert warning == (
+        f"no certificate for blog.example.org yet: {blog.config['tls']['client']} blog.example.org failed (exit 2): "
+        "no A record for blog.example.org; the one before serves, with 5 days left"
+    )
+    due, (deferred,) = django_tls_acme.due(blog)
+    assert due == {} and "it is tried again in 15 min, or now by salt-call django.renew blog" in deferred
+    assert django_tls_acme.due(blog, again=True)[0] == {DOMAIN: "5.0 days left"}
+    for _ in range(9):
+        order(blog)
+    assert "tried again in 360 min" in django_tls_acme.due(blog)[1][0]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 6 * 3600 + 1)
+    assert django_tls_acme.due(blog)[0]
+    authority.fails = {}
+    assert order(blog)[0] and not django_tls.path_of(DOMAIN).with_suffix(".failed").exists()
+
+
+@pytest.mark.parametrize(("refused", "is_ordered"), [(4, True), (5, False)])
+def test_a_nonce_that_is_refused_says_nothing_of_the_order(blog, authority, refused, is_ordered):
+    nonce = DeploymentError("uacme failed", log='"type": "urn:ietf:params:acme:error:badNonce",\n"detail": "bad nonce"')
+    authority.refused = [nonce] * refused
+    ordered, warnings = order(blog)
+    assert bool(ordered) is is_ordered and ("bad nonce" in str(warnings)) is not is_ordered
+
+
+def test_another_authority_is_asked_at_once(blog, make_site, authority):
+    authority.fails["issue"] = SAID[blog.config["tls"]["client"]]
+    order(blog)
+    assert django_tls_acme.due(make_site(tls={**ACME, "directory": "https://other.example.org/dir"}))[0] == {
+        DOMAIN: "new"
+    }
+
+
+@pytest.mark.parametrize("certificate", [{"ends": 3}, {"begins": -2, "ends": -1}])
+def test_a_worse_certificate_is_not_taken(blog, authority, certificate):
+    put(signed(DOMAIN, begins=-85, ends=5))
+    authority.certificate = certificate
+    ordered, (warning,) = order(blog)
+    assert ordered == {} and "is worse than the one that there is" in warning
+    assert 4 < django_tls.read(DOMAIN).left / 86400 <= 5
+
+
+def test_one_that_nginx_refuses_is_not_taken(blog, monkeypatch):
+    put(signed(DOMAIN, begins=-85, ends=5))
+
+    def refuse(texts):
+        raise DeploymentError("nginx refuses its configuration: x")
+
+    monkeypatch.setattr(django_proxy, "change_certificates", refuse)
+    assert "nginx refuses its configuration: x; the one before serves" in order(blog)[1][0]
+
+
+def test_who_has_waited_for_another_order_does_not_order_again(blog, authority, monkeypatch):
+    alone = django_tls_acme._alone
+
+    @contextlib.contextmanager
+    def waited():
+        with alone():
+            put(signed(DOMAIN))
+            yield
+
+    monkeypatch.setattr(django_tls_acme, "_alone", waited)
+    assert order(blog) == ({}, []) and authority.commands == []
+
+
+def test_an_order_of_somebody_else_that_never_ends(blog, authority, monkeypatch):
+    monkeypatch.setattr(django_tls_acme, "PATIENCE", 0.0)
+    with django_tls_acme._alone():
+        assert "somebody else orders certificates for 0 s already" in order(blog)[1][0]
+
+
+# The timer
+
+
+def applied(site):
+    """Have a site as its last apply left it."""
+    django_site.write_json(site.applied, {"config": dict(site.config), "platform": dict(site.platform)})
+    site.register()
+    site.keep_templates(formula_templates())
+
+
+def test_the_timer_renews_what_is_due(blog, capsys):
+    applied(blog)
+    put(signed(DOMAIN, begins=-61, ends=29))
+    assert django_tls_renewal.main("blog") == 0
+    assert f"{DOMAIN}: valid until " in capsys.readouterr().out
+    assert django_tls_renewal.main("blog") == 0 and capsys.readouterr().out == ""
+
+
+def test_the_timer_says_what_has_failed(blog, authority, capsys):
+    applied(blog)
+    put(signed(DOMAIN, begins=-61, ends=29))
+    authority.fails["issue"] = SAID[blog.config["tls"]["client"]]
+    assert django_tls_renewal.main("blog") == 1 and "the one before serves" in capsys.readouterr().err
+    assert django_tls_renewal.main("nobody") == 1
+    answer = django_tls_renewal.renew(blog, again=True)
+    assert answer[0] == {} and len(authority.commands) == 3
+
+
+def test_the_timer_of_the_local_authority(make_site, monkeypatch):
+    monkeypatch.setattr(django_host_service, "reload", lambda daemon: None)
+    site = make_site(tls={"kind": "self_signed"})
+    applied(site)
+    put(signed(DOMAIN, begins=-300, ends=65), "self_signed 0")
+    assert django_tls_renewal.renew(site) == ({DOMAIN: "due"}, [])
+    assert django_tls_renewal.renew(site) == ({}, [])
+    assert django_tls_renewal.renew(make_site(tls={"kind": "none"})) == ({}, [])
+
+
+def test_the_program_of_the_timer_needs_nothing_but_python(blog):
+    django_host_timer._packed.cache_clear()
+    program = blog.root / "tls.pyz"
+    program.write_bytes(django_host_timer._packed("django_tls_renewal"))
+    argv = ["/usr/bin/python3", "-I", program, "nobody"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "there is no site 'nobody' on this host" in done.stderr, done.stderr
+    names = {*zipfile.ZipFile(program).namelist()}
+    assert {"django_tls_acme.py", "django_proxy.py", "django_tls.py"} <= names and "django_backup.py" not in names

@@ -1,0 +1,113 @@
+"""The process that ends whatever a command of a less trusted identity leaves behind."""
+
+import os
+import pwd
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import django_host_command
+import django_wall_reaper
+import pytest
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root")
+NOBODY = pwd.getpwnam("nobody")
+#: A process that gets away from its parent, its group, its session and its terminal.
+DAEMON = """
+import os, signal, sys, time
+for number in range(1, 32):
+    try: signal.signal(number, signal.SIG_IGN)
+    except OSError: pass
+def away(depth):
+    if depth:
+        if os.fork(): os._exit(0)
+        os.setsid()
+        away(depth - 1)
+    for number in range(int(sys.argv[2])):
+        if not os.fork(): break
+    with open(sys.argv[1], "a") as file: file.write(f"{os.getpid()}\\n")
+    time.sleep(600)
+if not os.fork(): away(3)
+time.sleep(0.3)
+"""
+
+
+def run(argv, **options):
+    command = django_wall_reaper.command(argv, NOBODY.pw_uid, NOBODY.pw_gid, [], "/")
+    return django_host_command.execute(command, doing="testing", grace=django_wall_reaper.PATIENCE, **options)
+
+
+def alive(numbers):
+    """Those processes of them that have not ended."""
+    found = []
+    for number in numbers:
+        try:
+            if Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found.append(number)
+        except FileNotFoundError:
+            pass
+    return found
+
+
+@pytest.fixture
+def notes(tmp_path):
+    path = tmp_path / "notes"
+    path.touch()
+    path.chmod(0o666)
+    for parent in path.parents[:-2]:
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    return path
+
+
+def test_the_command_has_the_identity_and_its_exit():
+    ended = run(["sh", "-c", "id -u; id -G; grep -h NoNewPrivs /proc/self/status; ls -l /proc/self/fd | wc -l; exit 7"])
+    uid, gid, privileges, descriptors = ended.printed.splitlines()
+    assert (ended.code, uid, gid) == (7, str(NOBODY.pw_uid), str(NOBODY.pw_gid))
+    assert privileges.split() == ["NoNewPrivs:", "1"] and int(descriptors) == 5
+    assert run(["sh", "-c", "kill -9 $$"]).code == 137
+    missing = run(["/no/program"])
+    assert (missing.code, missing.errors) == (127, "/no/program cannot be started in /: No such file or directory\n")
+
+
+@pytest.mark.parametrize("children", [0, 20])
+def test_no_daemon_gets_away(notes, children):
+    ended = run(["python3", "-c", DAEMON, str(notes), str(children)], timeout=20)
+    numbers = notes.read_text().split()
+    assert ended.code == 0 and len(numbers) == children + 1 and alive(numbers) == []
+    assert ended.errors.startswith("left behind, and ended: python3 (pid ")
+
+
+def test_a_command_whose_time_is_up_is_ended_with_its_daemons(notes):
+    began = time.monotonic()
+    argv = ["sh", "-c", f"trap '' TERM; python3 -c '{DAEMON}' {notes} 3; sleep 600"]
+    assert run(argv, timeout=1.5).code is None
+    assert time.monotonic() - began < 8
+    assert len(notes.read_text().split()) == 4 and alive(notes.read_text().split()) == []
+
+
+def test_it_ends_all_where_its_own_parent_is_killed_and_has_the_lock_until_then(notes, tmp_path):
+    script = f"trap '' TERM; ls -l /proc/self/fd >&2; python3 -c '{DAEMON}' {notes} 2; sleep 600"
+    program = f"""
+import sys; sys.path.insert(0, {str(Path(django_wall_reaper.__file__).parent)!r})
+import fcntl, os, subprocess, django_wall_reaper
+lock = os.open({str(tmp_path / "lock")!r}, os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock, fcntl.LOCK_EX)
+argv = ["sh", "-c", {script!r}]
+subprocess.Popen(django_wall_reaper.command(argv, {NOBODY.pw_uid}, {NOBODY.pw_gid}, [], "/"), pass_fds=[lock],
+                 stderr=open({str(tmp_path / "errors")!r}, "w")).wait()
+"""
+    parent = subprocess.Popen(["/usr/bin/python3", "-c", program])
+    deadline = time.monotonic() + 10
+    while len(notes.read_text().split()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    numbers = notes.read_text().split()
+    assert len(numbers) == 3 and alive(numbers) == numbers
+    assert "lock" not in (tmp_path / "errors").read_text()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    began = time.monotonic()
+    with open(tmp_path / "lock") as lock:
+        subprocess.run(["flock", "--timeout", "5", str(lock.fileno())], pass_fds=[lock.fileno()], check=True)
+    assert time.monotonic() - began < 4 and alive(numbers) == []
