@@ -9,6 +9,7 @@ import json
 
 import django_database_server
 import django_host_service
+import django_host_user
 import django_release_steps
 import django_secret
 import django_site
@@ -263,7 +264,7 @@ def users(name, user, shell):
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} has its users already"}
     fullname = f"Django site {name}"
-    found = {one: django_site.find_user(one) for one in (user, f"{user}-build")}
+    found = {one: django_host_user.find_user(one) for one in (user, f"{user}-build")}
     for one, there in found.items():
         if there and there.pw_gecos.split(",")[0] != fullname and one in (name, f"{user}-build"):
             comment = (

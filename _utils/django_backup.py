@@ -15,10 +15,12 @@ import django_backup_media
 import django_backup_mysql
 import django_backup_postgres
 import django_backup_sqlite
+import django_host_clock
+import django_host_file
 import django_release
-import django_site
 from django_backup_dump import Database, Engine
 from django_host_command import DeploymentError
+from django_host_lock import Lock
 from django_release import Release
 from django_site import Site
 
@@ -60,7 +62,7 @@ def make(
     Raises:
         DeploymentError: there is no room for them, or a server or its client says no; nothing is left behind then.
     """
-    with locked(site, f"backup ({why})"):
+    with lock(site, f"backup ({why})").held():
         _clear_leftovers(site)
         wanted = sorted(release.facts["migrations"]) if aliases is None else sorted(aliases)
         databases = django_backup_dump.find(release, wanted, secrets)
@@ -104,14 +106,15 @@ def before_migration(release: Release, aliases: Collection[str], secrets: list[s
         raise
 
 
-def locked(site: Site, what: str) -> "contextlib.AbstractContextManager[django_site.Lock]":
-    """The lock of a site's backups: one is made, restored or deleted at a time."""
-    return django_site.held(lock(site, what))
-
-
-def lock(site: Site, what: str) -> django_site.Lock:
-    """The lock that `locked` holds."""
-    return django_site.Lock(site, what, path=site.backups / ".lock", of="backup")
+def lock(site: Site, holder: str) -> Lock:
+    """Return the lock of a site's backups: one at a time is made, restored or deleted."""
+    return Lock(
+        site.backups / ".lock",
+        holder,
+        busy=f"another backup of {site.name}",
+        timeout=site.config["timeouts"]["lock"],
+        hint=f"wait for it, or end it: salt-call django.unlock {site.name}",
+    )
 
 
 def journal(site: Site) -> Path:
@@ -131,12 +134,12 @@ def note(site: Site, databases: Collection[Database], names: Mapping[str, str], 
         }
         for one in databases
     ]
-    django_site.write_json(journal(site), {"loaded": loaded}, mode=0o600)
+    django_host_file.write_json(journal(site), {"loaded": loaded}, mode=0o600)
 
 
 def _left(site: Site) -> list[dict[str, str]]:
     names = ("alias", "kind", "database", "name", "kept")
-    found = django_site.read_json(journal(site), {"loaded": [dict.fromkeys(names, str)]})
+    found = django_host_file.read_json(journal(site), {"loaded": [dict.fromkeys(names, str)]})
     loaded: list[dict[str, str]] = (found or {"loaded": []})["loaded"]
     return loaded
 
@@ -173,7 +176,7 @@ def clear(site: Site, databases: Collection[Database] = ()) -> list[str]:
         ENGINES[entry["kind"]].drop(one, entry["name"])
         gone.append(entry["name"])
     if rest:
-        django_site.write_json(journal(site), {"loaded": rest}, mode=0o600)
+        django_host_file.write_json(journal(site), {"loaded": rest}, mode=0o600)
     else:
         journal(site).unlink(missing_ok=True)
     if gone:
@@ -184,7 +187,7 @@ def clear(site: Site, databases: Collection[Database] = ()) -> list[str]:
 def _clear_leftovers(site: Site) -> None:
     """Remove what a backup that was killed has left: files that have no manifest."""
     for path in site.backups.iterdir():
-        begun = django_site.is_temporary(path) and _NAME.fullmatch(path.name[1:-4].removesuffix(".json"))
+        begun = django_host_file.is_temporary(path) and _NAME.fullmatch(path.name[1:-4].removesuffix(".json"))
         alone = _NAME.fullmatch(path.name) and not _manifest(path).exists()
         lost = _NAME.fullmatch(path.stem) and path.suffix == ".json" and not path.with_suffix("").exists()
         if begun or alone or lost:
@@ -231,7 +234,7 @@ def _dump(database: Database, name: str, live: Release, why: str) -> Path:
     path = site.backups / f"{re.sub(r'[^a-zA-Z0-9_]', '_', database.alias)}-{name}.{engine.SUFFIX}"
     log.info("%s: backing up %s", site.name, database.alias)
     new = path.with_name(f".{path.name}.new")
-    began, taken = time.monotonic(), django_site.now()
+    began, taken = time.monotonic(), django_host_clock.now()
     descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with open(descriptor, "rb+") as file:
@@ -254,9 +257,9 @@ def _dump(database: Database, name: str, live: Release, why: str) -> Path:
             "seconds": round(time.monotonic() - began, 1),
             **found,
         }
-        django_site.write_json(_manifest(path), about, mode=0o600)
+        django_host_file.write_json(_manifest(path), about, mode=0o600)
         new.replace(path)
-        django_site.sync_folder(path.parent)
+        django_host_file.sync_folder(path.parent)
     except BaseException:
         new.unlink(missing_ok=True)
         _manifest(path).unlink(missing_ok=True)
@@ -277,7 +280,7 @@ def remove(path: Path) -> None:
 def manifests(site: Site) -> list[dict[str, Any]]:
     """What there is: the manifest of each file, the newest first; files that are gone or cut are left out."""
     paths = site.backups.iterdir() if site.backups.is_dir() else ()
-    read = ((path, django_site.read_json(_manifest(path), _ABOUT)) for path in paths if _NAME.fullmatch(path.name))
+    read = ((path, django_host_file.read_json(_manifest(path), _ABOUT)) for path in paths if _NAME.fullmatch(path.name))
     whole = [one for path, one in read if one and one["name"] == path.name and path.stat().st_size == one["size"]]
     return sorted(whole, key=lambda one: (one["backup"], one["alias"]), reverse=True)
 
@@ -286,7 +289,7 @@ def newest_before(site: Site, moment: str) -> dict[str, Any] | None:
     """The manifest of the newest backup of the default database that was taken before a moment.
 
     Args:
-        moment: as `django_site.now` writes it.
+        moment: as `django_host_clock.now` writes it.
     """
     return next((one for one in manifests(site) if one["alias"] == "default" and one["taken"] <= moment), None)
 
@@ -296,7 +299,7 @@ def overview(site: Site) -> list[dict[str, Any]]:
     return [
         {
             "backup": one["name"],
-            "age": django_site.age(one["taken"]),
+            "age": django_host_clock.age(one["taken"]),
             "size": _size(one["size"]),
             "why": one["why"],
             "release": one["release"],
@@ -344,7 +347,9 @@ def _distinct(names: Iterator[str]) -> list[str]:
 def status(site: Site) -> dict[str, str]:
     """When the newest backup was made, and how the last restore drill has ended."""
     newest = next(iter(manifests(site)), None)
-    drill = django_site.read_json(site.backups / "drill.json", {"date": str, "seconds": float, "result": str}) or {}
+    drill = (
+        django_host_file.read_json(site.backups / "drill.json", {"date": str, "seconds": float, "result": str}) or {}
+    )
     ended = f"{drill['date']}, {drill['seconds']:g} s: {drill['result']}" if drill else ""
     return {"backup": newest["taken"] if newest else "", "restore_drill": ended}
 
@@ -389,4 +394,4 @@ def chosen(site: Site, which: str | None) -> list[dict[str, Any]]:
 def mark(site: Site, manifest: dict[str, Any]) -> None:
     """Note that a backup was loaded and found to be whole."""
     path = site.backups / manifest["name"]
-    django_site.write_json(_manifest(path), {**manifest, "verified": django_site.now()}, mode=0o600)
+    django_host_file.write_json(_manifest(path), {**manifest, "verified": django_host_clock.now()}, mode=0o600)

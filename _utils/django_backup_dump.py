@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import django_database
 import django_database_sqlite
 import django_host_command
+import django_host_user
 import django_project_program
-import django_site
 import django_wall_delegate
 import django_wall_shape
 from django_host_command import DeploymentError
@@ -152,7 +152,7 @@ def private_file(site: Site, content: str) -> Iterator[int]:
     descriptor = os.memfd_create("django-formula", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR)
-        os.fchown(descriptor, django_site.user_id(site.user), django_site.group_id(site.user))
+        os.fchown(descriptor, django_host_user.user_id(site.user), django_host_user.group_id(site.user))
         os.write(descriptor, content.encode(errors="surrogateescape"))
         if not content:  # it is to be written to: no process of the site's user makes it larger
             os.ftruncate(descriptor, _ANSWER)

@@ -7,11 +7,12 @@ from typing import Any
 
 import django_backup_dump
 import django_host_command
-import django_site
+import django_host_file
+import django_host_folder
 import django_wall_delegate
 from django_backup_dump import Database
 from django_host_command import DeploymentError
-from django_site import Folder
+from django_host_folder import Folder
 
 SUFFIX = "tar"
 
@@ -85,7 +86,7 @@ class _Counter:
 def load(database: Database, name: str, file: int) -> dict[str, Any]:
     """As `django_backup_dump.Engine.load`."""
     site = database.site
-    django_site.make_folder(Folder(Path(name), site.user, site.proxy_group, 0o2750))
+    django_host_folder.make(Folder(Path(name), site.user, site.proxy_group, 0o2750))
     argv = ["tar", "--extract", "--preserve-permissions", f"--directory={name}"]
     _run(database, argv, doing="unpacking the uploads", stdin=file)
     return {"rows": rows(database._replace(name=name)), "migrations": []}
@@ -104,7 +105,7 @@ def swap(database: Database, name: str, kept: str) -> None:
     """As `django_backup_dump.Engine.swap`."""
     os.rename(database.name, kept)
     os.rename(name, database.name)
-    django_site.sync_folder(Path(name).parent)
+    django_host_file.sync_folder(Path(name).parent)
 
 
 def mend(database: Database, kept: str) -> None:
@@ -115,7 +116,7 @@ def mend(database: Database, kept: str) -> None:
 
 def drop(database: Database, name: str) -> None:
     """As `django_backup_dump.Engine.drop`."""
-    django_site.remove_tree(Path(name))
+    django_host_file.remove_tree(Path(name))
 
 
 def _run(database: Database, argv: list[str], *, doing: str, **streams: Any) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 import django_backup
 import django_backup_dump
+import django_host_clock
+import django_host_file
 import django_project_program
 import django_proxy_maintenance
 import django_release_instance
-import django_site
 from django_backup import ENGINES
 from django_backup_dump import Database
 from django_host_command import DeploymentError
@@ -52,7 +53,7 @@ def restore(
     """
     chosen = [one for one in django_backup.chosen(site, which) if media or one["engine"] != "media"]
     _refuse_nothing(site, chosen, media)
-    with django_backup.locked(site, "django.restore"):
+    with django_backup.lock(site, "django.restore").held():
         databases = _databases(live, chosen, secrets)
         django_backup.clear(site, databases)
         for one in databases:
@@ -82,9 +83,9 @@ def drill(site: Site, release: Release, secrets: list[str]) -> dict[str, Any]:
         DeploymentError: the backup is not good.
     """
     began = time.monotonic()
-    about: dict[str, Any] = {"date": django_site.now(), "result": "failed:"}
+    about: dict[str, Any] = {"date": django_host_clock.now(), "result": "failed:"}
     try:
-        with django_backup.locked(site, "django.restore_drill"):
+        with django_backup.lock(site, "django.restore_drill").held():
             chosen = django_backup.chosen(site, None)
             about["backup"] = chosen[0]["backup"]
             databases = _databases(release, chosen, secrets)
@@ -110,7 +111,7 @@ def drill(site: Site, release: Release, secrets: list[str]) -> dict[str, Any]:
         raise
     finally:
         about["seconds"] = round(time.monotonic() - began, 1)
-        django_site.write_json(site.backups / "drill.json", about, mode=0o600)
+        django_host_file.write_json(site.backups / "drill.json", about, mode=0o600)
     return about
 
 

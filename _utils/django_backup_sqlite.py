@@ -5,7 +5,7 @@ from typing import Any
 
 import django_backup_dump
 import django_host_command
-import django_site
+import django_host_file
 from django_backup_dump import Database
 from django_host_command import DeploymentError
 
@@ -59,7 +59,7 @@ def drop(database: Database, name: str) -> None:
 
 def _do(database: Database, shape: Any, verb: str, *paths: str, **streams: Any) -> Any:
     site = database.site
-    program = django_site.read_text(site.kept_template(PROGRAM)) or ""
+    program = django_host_file.read_text(site.kept_template(PROGRAM)) or ""
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(django_backup_dump.private_file(site, program))
         answers = stack.enter_context(django_backup_dump.private_file(site, ""))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import django_database_sqlite
-import django_site
+import django_host_file
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -59,7 +59,7 @@ def login(site: Site, alias: str) -> str:
     said: str = database["user"]
     if not database["password"]:
         return said
-    kept = site.logins.get(alias) or django_site.read_text(site.secrets / login_of(alias))
+    kept = site.logins.get(alias) or django_host_file.read_text(site.secrets / login_of(alias))
     return kept if kept in pair(said) else said
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import django_database
 import django_host_command
+import django_host_file
 import django_host_service
-import django_site
 from django_database import Lack, Share, mark
 from django_host_command import DeploymentError
 
@@ -58,7 +58,7 @@ def ask(share: Share) -> dict[str, Any]:
     """
     answer: dict[str, Any] = json.loads(_psql(share, _QUESTION, doing="asking PostgreSQL"))
     files = {kind: Path(answer[kind]) for kind in ("hba", "ident")}
-    texts = {kind: django_site.read_text(path) or "" for kind, path in files.items()}
+    texts = {kind: django_host_file.read_text(path) or "" for kind, path in files.items()}
     unread = [kind for kind, path in files.items() if path.exists() and path.stat().st_mtime > answer["loaded"]]
     return {**answer, "texts": texts, "unread": unread}
 
@@ -217,7 +217,7 @@ def make(share: Share, lacking: Sequence[Lack]) -> None:
         _psql(share, "\n".join(statements), doing="setting PostgreSQL up")
     files = {path: text for lack in lacking for path, text in lack.files.items()}
     for path, text in files.items():
-        django_site.write(Path(path), text, mode=0o640, user="postgres", group="postgres")
+        django_host_file.write(Path(path), text, mode=0o640, user="postgres", group="postgres")
     if files:
         _psql(share, "SELECT pg_reload_conf();", doing="reloading PostgreSQL")
 

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import django_host_command
-import django_site
+import django_host_file
+import django_host_user
 import django_wall_delegate
 import django_wall_shape
 from django_host_command import DeploymentError
@@ -66,7 +67,7 @@ def applied(site: Site, path: Path) -> set[str]:
     before = _stamp(path)
     if not before:
         return set()
-    kept = (django_site.read_json(site.schema) or {}).get("files")
+    kept = (django_host_file.read_json(site.schema) or {}).get("files")
     known = kept if isinstance(kept, dict) else {}
     entry = known.get(str(path))
     if isinstance(entry, dict) and entry.get("stamp") == before and django_wall_shape.fits(entry.get("names"), [str]):
@@ -77,7 +78,7 @@ def applied(site: Site, path: Path) -> set[str]:
     if before == _stamp(path) and _is_settled(before) and site.schema.parent.is_dir():
         others = {name: value for name, value in known.items() if name != str(path)} if len(known) < _KEPT else {}
         files = {**others, str(path): {"stamp": before, "names": names}}
-        django_site.write_json(site.schema, {"files": files}, mode=0o600, durable=False)
+        django_host_file.write_json(site.schema, {"files": files}, mode=0o600, durable=False)
     return set(names)
 
 
@@ -95,7 +96,7 @@ def resolved(site: Site, *paths: Path) -> list[Path]:
 
 def _ask(site: Site, path: Path) -> list[str] | None:
     """The names as the program tells them; None where it has not ended well."""
-    argv = ["/usr/bin/python3", "-I", "-S", "-c", _PROGRAM, str(path), str(django_site.user_id(site.user))]
+    argv = ["/usr/bin/python3", "-I", "-S", "-c", _PROGRAM, str(path), str(django_host_user.user_id(site.user))]
     doing = f"reading {path}"
     try:
         ended = django_host_command.execute(argv, doing=doing, user=site.user, timeout=_PATIENCE + 1, grace=0)

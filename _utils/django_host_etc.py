@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-import django_site
+import django_host_file
 from django_host_command import DeploymentError
 
 OURS = "# Written by django-formula"
@@ -70,6 +70,6 @@ def install(wanted: Files, folders: Collection[Path] = ()) -> None:
         elif read(path) != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             if content.startswith("-> "):
-                django_site.link(path, content[3:])
+                django_host_file.link(path, content[3:])
             else:
-                django_site.write(path, content)
+                django_host_file.write(path, content)

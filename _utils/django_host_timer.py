@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import django_backup
 import django_database
 import django_host_command
+import django_host_file
 import django_host_service
 import django_process_systemd
 import django_release
@@ -103,7 +104,7 @@ def apply(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> None
         if path not in wanted:
             path.unlink()
     for path, content in wanted.items():
-        django_site.write(path, content, mode=0o600 if path == _program(site, task) else 0o644)
+        django_host_file.write(path, content, mode=0o600 if path == _program(site, task) else 0o644)
     if django_host_service.has_systemd():
         timer = _timer(site, task).name
         django_host_command.run(["systemctl", "enable", "--quiet", timer], doing=f"enabling {timer}")

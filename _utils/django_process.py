@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import django_host_file
 import django_host_unix
-import django_site
 from django_site import Site
 from django_wall_foreign import Foreign
 
@@ -130,14 +130,14 @@ def is_whole(site: Site, release: Path) -> bool:
 
     Either may have been deleted, as when somebody has emptied /run, and neither comes back by itself.
     """
-    where = str((django_site.read_json(release / "config/instance.json") or {}).get("address", ""))
+    where = str((django_host_file.read_json(release / "config/instance.json") or {}).get("address", ""))
     return folder(site, release).is_folder() and (not where.startswith("/") or django_host_unix.listens(where))
 
 
 def age(number: int) -> float:
     """Seconds since a process has started; 0 when it has ended."""
     found = state(number)
-    uptime = django_site.read_text(PROC / "uptime") or "0"
+    uptime = django_host_file.read_text(PROC / "uptime") or "0"
     return max(float(uptime.split()[0]) - found[2] / os.sysconf("SC_CLK_TCK"), 0.0) if found else 0.0
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import django_host_command
+import django_host_file
 import django_host_service
+import django_host_user
 import django_process
 import django_release_settings
 import django_server
-import django_site
 import django_wall_delegate
 import django_wall_reaper
 from django_host_command import DeploymentError, seconds
@@ -176,11 +177,11 @@ def _is_under_way(site: Site, release: Path) -> bool:
 def installed(site: Site, release: Path) -> dict[Path, str]:
     """The program of a release: path → what its configuration has."""
     name = f"{unit(site, release)}.conf"
-    return {PROGRAMS / name: django_site.read_text(release / "config" / name) or ""}
+    return {PROGRAMS / name: django_host_file.read_text(release / "config" / name) or ""}
 
 
 def _is_changed(site: Site, release: Path) -> bool:
-    return any(django_site.read_text(path) != text for path, text in installed(site, release).items())
+    return any(django_host_file.read_text(path) != text for path, text in installed(site, release).items())
 
 
 def enabled(site: Site) -> set[str]:
@@ -202,7 +203,9 @@ def start(site: Site, release: Path) -> None:
     if django_host_service.pid(django_host_service.SUPERVISOR) is None:
         django_host_service.start(django_host_service.SUPERVISOR)
     _forget_old_logs(site)
-    django_site.write(PROGRAMS / f"{name}.conf", django_site.read_text(release / "config" / f"{name}.conf") or "")
+    django_host_file.write(
+        PROGRAMS / f"{name}.conf", django_host_file.read_text(release / "config" / f"{name}.conf") or ""
+    )
     _supervisorctl("update", name, doing=f"starting {name}")
     _wait_until_ready(site, release)
 
@@ -278,7 +281,7 @@ def end_leftovers(site: Site, release: Path) -> None:
     Its pid file and its environment are its own word, which may name no other process than one of the same user.
     """
     run = django_process.folder(site, release)
-    if (run / "pid").exists() and django_site.find_user(site.user):
+    if (run / "pid").exists() and django_host_user.find_user(site.user):
         what = (str(run), release.name, str(django_process.PROC))
         with contextlib.suppress(OSError):
             django_wall_delegate.ask(site.user, _end, *what, doing="ending an old server", timeout=_LEFTOVER + 5)
@@ -410,17 +413,17 @@ def run(
         DeploymentError: it fails, or is not through in time.
     """
     del writable, task
-    user = django_site.find_user(site.user)
+    user = django_host_user.find_user(site.user)
     paths = [release / "config/environment", site.secrets / "environment"]
     paths += [Path(environment_file)] if environment_file else []
     variables = {"HOME": user.pw_dir if user else "/nonexistent", "USER": site.user, "LOGNAME": site.user}
     for path in paths:
         variables |= django_release_settings.read_environment(path.read_text())
-    group = user.pw_gid if user else django_site.group_id(site.user)
+    group = user.pw_gid if user else django_host_user.group_id(site.user)
     groups = os.getgrouplist(site.user, group) if user else []
     folder = str(django_release_settings.project_folder(site, release, facts))
     ended = django_host_command.execute(
-        django_wall_reaper.command(argv, django_site.user_id(site.user), group, groups, folder),
+        django_wall_reaper.command(argv, django_host_user.user_id(site.user), group, groups, folder),
         doing=doing,
         environment=variables,
         timeout=timeout,

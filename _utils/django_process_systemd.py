@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import django_host_command
+import django_host_file
 import django_host_service
 import django_process
 import django_release_settings
 import django_server
-import django_site
 import django_wall_sandbox
 import django_wall_trial
 from django_host_command import DeploymentError, seconds
@@ -51,13 +51,13 @@ def warnings(site: Site) -> list[str]:
         except (DeploymentError, OSError, ValueError) as error:
             cause = error.message if isinstance(error, DeploymentError) else str(error)
             return [f"the sandbox of {site.name} could not be tried: {cause}"]
-        django_site.write_json(site.confinement, django_site.sealed(known), mode=0o600)
+        django_host_file.write_json(site.confinement, django_host_file.sealed(known), mode=0o600)
     return django_wall_trial.not_in_force(site, known["found"])
 
 
 def _known(site: Site) -> dict[str, Any]:
     """What was found of a site's sandbox since the boot."""
-    return django_site.read_sealed(site.confinement)
+    return django_host_file.read_sealed(site.confinement)
 
 
 def _wanted(site: Site) -> list[str]:
@@ -150,7 +150,7 @@ def _members(name: str) -> list[int] | None:
     """The processes in the control group of a service; None where it has none in the usual place."""
     is_unified = (CGROUP / "cgroup.controllers").exists()
     top = CGROUP if is_unified else CGROUP / "systemd"
-    text = django_site.read_text(django_process.PROC / "1/cgroup") or ""
+    text = django_host_file.read_text(django_process.PROC / "1/cgroup") or ""
     own = re.search(r"^0::/(.*)$" if is_unified else r"^\d+:name=systemd:/(.*)$", text, re.MULTILINE)
     # In a container the paths may be those of the machine around it, and what is mounted only its own part of them.
     for above in dict.fromkeys((own[1].removesuffix("init.scope") if own else "", "")):
@@ -185,11 +185,11 @@ def is_kept_alive(site: Site, release: Path) -> bool:
 
 def installed(site: Site, release: Path) -> dict[Path, str]:
     """The units of a release: path → what its configuration has."""
-    return {UNITS / name: django_site.read_text(release / "config" / name) or "" for name in _units(site, release)}
+    return {UNITS / name: django_host_file.read_text(release / "config" / name) or "" for name in _units(site, release)}
 
 
 def _changed_units(site: Site, release: Path) -> list[tuple[Path, str]]:
-    return [(path, text) for path, text in installed(site, release).items() if django_site.read_text(path) != text]
+    return [(path, text) for path, text in installed(site, release).items() if django_host_file.read_text(path) != text]
 
 
 def enabled(site: Site) -> set[str]:
@@ -207,7 +207,7 @@ def start(site: Site, release: Path) -> None:
     changed = _changed_units(site, release)
     reload = [] if any(path.exists() for path, _text in changed) else ["--no-reload"]  # systemd reads new units anyway
     for path, text in changed:
-        django_site.write(path, text)
+        django_host_file.write(path, text)
     timeout = seconds(site.config["timeouts"]["start"])
     units = _units(site, release)
     _systemctl("enable", "--quiet", *reload, "--now", *units, doing=f"starting {name}", timeout=timeout + 10)

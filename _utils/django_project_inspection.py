@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import django_host_user
 import django_project
 import django_project_python_path
-import django_site
 import django_source
 import django_source_git
 import django_virtualenv
@@ -144,7 +144,7 @@ def _source(where: str, revision: str, deploy_key: str | None) -> Iterator[tuple
             yield tree, commit, None
             return
         os.chmod(folder, 0o711)  # noqa: S103  # nosec B103 - what is in it is closed
-        Foreign(tree).give(django_site.owner(_NOBODY, "nogroup"), OWN, of=0)
+        Foreign(tree).give(django_host_user.owner(_NOBODY, "nogroup"), OWN, of=0)
         yield tree, commit, _NOBODY
 
 

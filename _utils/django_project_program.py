@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import django_database
+import django_host_file
 import django_project
 import django_release_instance
-import django_site
 import django_wall_delegate
 import django_wall_shape
 from django_host_command import DeploymentError, seconds
@@ -305,7 +305,7 @@ def backup(site: Site, release: Path, facts: Mapping[str, Any], request: dict[st
     Raises:
         DeploymentError: the project does not start, or cannot reach a database.
     """
-    program = (django_site.read_text(site.kept_template(BACKUP)) or "").encode()
+    program = (django_host_file.read_text(site.kept_template(BACKUP)) or "").encode()
     argv = [f"{release}/virtualenv/bin/python", "-c", _READ]
     doing = {"connections": "asking for the databases", "fit": "trying the databases"}[request["mode"]]
     timeout = "migrate" if request.get("migrate") else "timeouts"

@@ -1,18 +1,17 @@
 """What faces the client on a site's host: a proxy is a module of its own, each switch of files is done or undone."""
 
 import contextlib
-import fcntl
 import http.client
-import os
 import re
 import ssl
-import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import django_host_etc
+import django_host_file
+import django_host_folder
 import django_host_port
 import django_host_service
 import django_proxy_apache
@@ -24,14 +23,16 @@ import django_site
 import django_tls
 from django_host_command import DeploymentError
 from django_host_etc import OURS, Files
+from django_host_folder import Folder
+from django_host_lock import Lock
 from django_host_port import Listen, Place
 from django_host_service import Daemon
-from django_site import Folder, Site
+from django_site import Site
 
 #: Seconds to wait for another site's switch.
-PATIENCE = 60.0
+PATIENCE = "60s"
 #: The open lock file, while this process has the proxies to itself.
-_alone: list[int] = []
+_alone: list[Path] = []
 
 
 class Proxy(Protocol):
@@ -366,10 +367,10 @@ def change_certificates(texts: Mapping[Path, str]) -> None:
         DeploymentError: a proxy does not accept them.
     """
     with alone():
-        django_site.make_folder(Folder(django_tls.STATE, "root", "root", 0o755))
-        django_site.make_folder(Folder(django_tls.STATE / "certificates", "root", "root", 0o700))
-        django_site.make_folder(Folder(django_tls.challenges(), "root", "root", 0o755))
-        before = {path: django_site.read_text(path) for path in texts}
+        django_host_folder.make(Folder(django_tls.STATE, "root", "root", 0o755))
+        django_host_folder.make(Folder(django_tls.STATE / "certificates", "root", "root", 0o700))
+        django_host_folder.make(Folder(django_tls.challenges(), "root", "root", 0o755))
+        before = {path: django_host_file.read_text(path) for path in texts}
         _write_secretly(texts)
         showing = [proxy for proxy in PROXIES.values() if any(_shows(proxy, path.stem) for path in texts)]
         try:
@@ -386,7 +387,7 @@ def _write_secretly(texts: Mapping[Path, str | None]) -> None:
         if text is None:
             path.unlink(missing_ok=True)
         else:
-            django_site.write(path, text, mode=0o600)
+            django_host_file.write(path, text, mode=0o600)
 
 
 # Switches
@@ -406,33 +407,21 @@ def alone() -> Iterator[None]:
         return
     lock = django_site.RUNTIME / "flip.lock"
     if not lock.parent.is_dir():
-        django_site.make_folder(django_site.Folder(lock.parent, "root", "root", 0o755))  # whatever the umask is
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    deadline = time.monotonic() + PATIENCE
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "somebody"
-                    raise DeploymentError(
-                        f"another site of this host is being switched: {holder}; waited {PATIENCE:g} s",
-                        hint="wait for it, or end that process; the lock goes with it",
-                        transient=True,
-                    ) from None
-                time.sleep(0.02)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()}, since {django_site.now()}\n".encode(), 0)
-        _alone.append(descriptor)
+        django_host_folder.make(django_host_folder.Folder(lock.parent, "root", "root", 0o755))  # whatever the umask is
+    switch = Lock(
+        lock,
+        "switch",
+        busy="the switch of another site of this host",
+        timeout=PATIENCE,
+        hint="wait for it, or end that process; the lock goes with it",
+        interval=0.02,
+    )
+    with switch.held():
+        _alone.append(lock)
         try:
             yield
         finally:
             _alone.clear()
-            os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
 
 
 def check(site: Site) -> None:

@@ -7,15 +7,17 @@ from typing import Any
 
 import django_host_command
 import django_host_etc
+import django_host_file
+import django_host_folder
 import django_host_port
 import django_host_service
 import django_proxy_nginx
 import django_release_settings
-import django_site
 from django_host_command import DeploymentError
 from django_host_etc import Files
+from django_host_folder import Folder
 from django_host_port import Listen, Place
-from django_site import Folder, Site
+from django_site import Site
 
 ETC = Path("/etc/apache2")
 DAEMON = django_host_service.APACHE
@@ -117,7 +119,7 @@ def _refuse_shared_urls(site: Site, urls: Collection[str]) -> None:
     """Refuse a URL of files that another site of a domain has: nginx would refuse it, Apache takes the first."""
     links = [link for domain in site.config["domains"] for link in (ETC / "django" / domain).glob("*.conf")]
     for link in links:
-        text = "" if link.name.endswith(f"-{site.name}.conf") else django_site.read_text(link) or ""
+        text = "" if link.name.endswith(f"-{site.name}.conf") else django_host_file.read_text(link) or ""
         for url in filter(None, urls):
             if f'RewriteRule "^{url}'.replace(".", "\\.") in text:
                 raise DeploymentError(
@@ -249,8 +251,8 @@ def leave_out_the_default_site() -> None:
     """Have an Apache that is about to be installed start without Debian's default site, for it keeps what is there."""
     folder = ETC / "sites-enabled"
     for path in (ETC, folder):
-        django_site.make_folder(Folder(path, "root", "root", 0o755))
-    django_site.write(folder / "000-default.conf", "")
+        django_host_folder.make(Folder(path, "root", "root", 0o755))
+    django_host_file.write(folder / "000-default.conf", "")
 
 
 def leave_out(module: str) -> None:
@@ -261,8 +263,8 @@ def leave_out(module: str) -> None:
     note = NOTES / "disabled_by_admin" / module
     for folder in reversed(note.parents):
         if not folder.exists():
-            django_site.make_folder(Folder(folder, "root", "root", 0o755))
-    django_site.write(note, "")
+            django_host_folder.make(Folder(folder, "root", "root", 0o755))
+    django_host_file.write(note, "")
     (NOTES / "disabled_by_maint" / note.name).unlink(missing_ok=True)
 
 

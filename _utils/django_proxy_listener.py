@@ -9,11 +9,11 @@ from pathlib import Path
 
 import django_host_command
 import django_host_etc
+import django_host_file
 import django_host_port
 import django_host_service
 import django_process_systemd
 import django_release_settings
-import django_site
 from django_host_command import DeploymentError
 from django_host_etc import OURS, Files
 from django_site import Site
@@ -75,7 +75,7 @@ def refuse_impossible(site: Site, ports: Mapping[int, set[str]] | None = None) -
             f"{site.name}:proxy:kind: nginx",
         )
     socket, _service = _units(site)
-    if f"ListenStream={site.listener}\n" in (django_site.read_text(socket) or ""):
+    if f"ListenStream={site.listener}\n" in (django_host_file.read_text(socket) or ""):
         return
     port = int(site.listener.rpartition(":")[2])
     holder = django_host_port.holder(port, ports=ports)
@@ -113,7 +113,7 @@ def apply(site: Site, templates: Mapping[str, str]) -> None:
 def _install(units: Files) -> None:
     for path, text in units.items():
         if text is not None:
-            django_site.write(path, text)
+            django_host_file.write(path, text)
     _systemctl("daemon-reload")
 
 

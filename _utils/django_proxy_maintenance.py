@@ -11,11 +11,12 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import django_host_clock
 import django_host_command
+import django_host_file
 import django_proxy
 import django_proxy_page
 import django_release_settings
-import django_site
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -51,7 +52,7 @@ def on(site: Site, message: str = "", *, by: str) -> None:
             f"{site.name} has no proxy of the formula to show a page: django:sites:{site.name}:proxy:kind is none",
             hint="have your own proxy answer 503 for that time",
         )
-    if not proxy or f"{site.maintenance}/on" not in (django_site.read_text(proxy.locations(site)) or ""):
+    if not proxy or f"{site.maintenance}/on" not in (django_host_file.read_text(proxy.locations(site)) or ""):
         raise DeploymentError(
             f"no proxy of the formula serves {site.name} yet, or by files that know nothing of maintenance",
             hint="salt-call state.apply django",
@@ -66,16 +67,16 @@ def on(site: Site, message: str = "", *, by: str) -> None:
     folder = parent / (formatdate(end, usegmt=True) if end else str(RETRY_AFTER))
     folder.mkdir(mode=0o755)
     folder.chmod(0o755)
-    about = {"since": django_site.now(), "by": by, "message": message, "page": origin}
+    about = {"since": django_host_clock.now(), "by": by, "message": message, "page": origin}
     about |= {"until": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end))} if end else {}
-    django_site.write(folder / "index.html", page)
-    django_site.write(folder / "retry-after", folder.name)  # as Apache wants it
-    django_site.write_json(folder / "about.json", about, mode=0o600)
-    django_site.sync_folder(parent)
-    django_site.link(site.maintenance / "on", str(folder.relative_to(site.maintenance)))
+    django_host_file.write(folder / "index.html", page)
+    django_host_file.write(folder / "retry-after", folder.name)  # as Apache wants it
+    django_host_file.write_json(folder / "about.json", about, mode=0o600)
+    django_host_file.sync_folder(parent)
+    django_host_file.link(site.maintenance / "on", str(folder.relative_to(site.maintenance)))
     for path in site.maintenance.iterdir():
         if path.name not in ("on", parent.name, before.partition("/")[0]):
-            django_site.remove_tree(path)
+            django_host_file.remove_tree(path)
     log.info("%s: maintenance is on: %s", site.name, message or "no message")
 
 
@@ -85,7 +86,7 @@ def off(site: Site) -> None:
         (site.maintenance / "on").unlink()
     except FileNotFoundError:
         return
-    django_site.sync_folder(site.maintenance)
+    django_host_file.sync_folder(site.maintenance)
     log.info("%s: maintenance is off", site.name)
 
 
@@ -99,7 +100,7 @@ def is_on(site: Site) -> dict[str, Any] | None:
     if not (site.maintenance / "on/index.html").is_file():
         return None
     nothing = dict.fromkeys(("since", "by", "message", "page"), "")
-    return {**nothing, **(django_site.read_json(site.maintenance / "on/about.json") or {})}
+    return {**nothing, **(django_host_file.read_json(site.maintenance / "on/about.json") or {})}
 
 
 def told(site: Site) -> str:
@@ -148,7 +149,7 @@ def _page(site: Site, message: str) -> tuple[str, str]:
     """The page, and where it comes from. Where the project's cannot be had, the formula's own takes its place."""
     safe = html.escape(message)
     if site.config["maintenance"]["page"]:
-        facts = (django_site.read_json(site.current / "release.json") or {}).get("facts", {})
+        facts = (django_host_file.read_json(site.current / "release.json") or {}).get("facts", {})
         try:
             page = _of_project(site, site.current.resolve(), facts.get("folder", "."))
             return page.replace(PLACE, safe), site.config["maintenance"]["page"]

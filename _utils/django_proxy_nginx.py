@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import django_host_command
+import django_host_file
+import django_host_folder
 import django_host_port
 import django_host_service
 import django_release_settings
-import django_site
 from django_host_command import DeploymentError
 from django_host_etc import OURS, Files
+from django_host_folder import Folder
 from django_host_port import Listen, Place
-from django_site import Folder, Site
+from django_site import Site
 
 ETC = Path("/etc/nginx")
 IPV6 = Path("/proc/net/if_inet6")
@@ -85,7 +87,7 @@ def names_addresses(site: Site) -> bool:
 
     What is said of the server beside its address can stand in its own files only.
     """
-    text = django_site.read_text(main_file(site))
+    text = django_host_file.read_text(main_file(site))
     return "self" in site.config["proxy"].get("upstreams", ()) or (
         text is not None and f"include {site.current}/config/upstream.conf;" not in text
     )
@@ -132,7 +134,7 @@ def version() -> tuple[int, ...]:
 
 def _has_ipv6() -> bool:
     """Whether an interface of this host has an IPv6 address; without the protocol, nginx could not listen on it."""
-    return bool(django_site.read_text(IPV6))
+    return bool(django_host_file.read_text(IPV6))
 
 
 def has_certificate(text: str, certificate: Path) -> bool:
@@ -189,8 +191,8 @@ def leave_out_the_default_site() -> None:
     """
     folder = ETC / "sites-enabled"
     for path in (ETC, folder):
-        django_site.make_folder(Folder(path, "root", "root", 0o755))
-    django_site.write(folder / "default", "")
+        django_host_folder.make(Folder(path, "root", "root", 0o755))
+    django_host_file.write(folder / "default", "")
 
 
 def is_idle() -> bool:
@@ -206,7 +208,7 @@ def needed_ports() -> set[int]:
 
 def refused() -> tuple[list[Listen], list[Listen]]:
     """Where our default server refuses unknown hosts, by http and by https."""
-    text = django_site.read_text(ETC / "sites-available/django-default") or ""
+    text = django_host_file.read_text(ETC / "sites-available/django-default") or ""
     plain, secure = (re.findall(pattern, text) for pattern in (r"listen (\S+) default_server", r"listen (\S+) ssl"))
     return _as_said(plain), _as_said(secure)
 

@@ -4,9 +4,12 @@ import os
 import stat
 from pathlib import Path
 
-import django_site
+import django_host_file
+import django_host_folder
+import django_host_user
 from django_host_command import DeploymentError
-from django_site import Folder, Site
+from django_host_folder import Folder
+from django_site import Site
 
 #: The most bytes that a page may have.
 _MOST = 4 << 20
@@ -33,7 +36,7 @@ def of_project(release: Path, folder: str, page: str, at: str) -> str:
             os.close(descriptor)
             descriptor = inner
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != django_site.user_id("root") or status.st_nlink > 1:
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != django_host_user.user_id("root") or status.st_nlink > 1:
             raise DeploymentError(f"{at}: {page} is not a plain file of the release", hint="name one that is")
         if status.st_size > _MOST:
             raise DeploymentError(
@@ -66,7 +69,7 @@ def differences(site: Site, wanted: dict[Path, str]) -> dict[str, str]:
     """Which of the pages for errors are not as wanted."""
     found = {str(path): "removed" for path in site.errors.glob("*") if path not in wanted}
     for path, text in wanted.items():
-        present = django_site.read_text(path)
+        present = django_host_file.read_text(path)
         if present != text:
             found[str(path)] = "new" if present is None else "changed"
     return found
@@ -75,10 +78,10 @@ def differences(site: Site, wanted: dict[Path, str]) -> dict[str, str]:
 def bring(site: Site, wanted: dict[Path, str]) -> None:
     """Bring pages for errors in place."""
     if wanted:
-        django_site.make_folder(Folder(site.errors, "root", "root", 0o755))
+        django_host_folder.make(Folder(site.errors, "root", "root", 0o755))
     for path, text in wanted.items():
-        if django_site.read_text(path) != text:
-            django_site.write(path, text)
+        if django_host_file.read_text(path) != text:
+            django_host_file.write(path, text)
 
 
 def clear(site: Site, wanted: dict[Path, str]) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import django_database_schema
+import django_host_clock
 import django_host_disk
+import django_host_file
 import django_process
 import django_process_systemd
 import django_proxy_maintenance
@@ -18,7 +20,6 @@ import django_release_attempt
 import django_release_instance
 import django_secret
 import django_server
-import django_site
 import django_virtualenv
 import django_wall_shape
 from django_host_command import DeploymentError
@@ -56,7 +57,7 @@ class Release:
         self.site = site
         self.name = name
         self.path = (folder or site.releases) / name
-        record = django_site.read_json(self.path / "release.json", RECORD) or {}
+        record = django_host_file.read_json(self.path / "release.json", RECORD) or {}
         is_known = record.get("state") in ("building", "failed") or (
             record.get("state") in ("good", "held") and django_wall_shape.fits(record, _FINISHED)
         )
@@ -82,7 +83,7 @@ class Release:
         """Change the record, on disk too; that of a release in the making outlives no loss of power, as it does not."""
         self.record.update(values)
         durable = self.record.get("state") != "building"
-        django_site.write_json(self.path / "release.json", self.record, mode=0o640, durable=durable)
+        django_host_file.write_json(self.path / "release.json", self.record, mode=0o640, durable=durable)
 
     def measure(self) -> None:
         """Record once what the release takes of the disk, and its virtualenv, unless a release with the same knows."""
@@ -195,7 +196,7 @@ def clear_leftovers(site: Site) -> None:
                 continue
             about = {key: release.record.get(key) or "" for key in ("commit", "asked_by", "began")}
             django_release_attempt.append(
-                site, {"time": django_site.now(), "release": release.name, "result": "interrupted", **about}
+                site, {"time": django_host_clock.now(), "release": release.name, "result": "interrupted", **about}
             )
 
 
@@ -203,13 +204,13 @@ def clear_plans(site: Site) -> None:
     """Remove what plans have left that were killed: each has a folder named after its process."""
     for path in site.plans():
         if not (django_process.PROC / path.name.removeprefix("plan-")).exists():
-            django_site.remove_tree(path)
+            django_host_file.remove_tree(path)
 
 
 def remove(release: Release) -> None:
     """Delete a release with its units."""
     django_release_instance.remove(release.site, release.path)
-    django_site.remove_tree(release.path)
+    django_host_file.remove_tree(release.path)
 
 
 def prune(site: Site) -> list[str]:
@@ -247,7 +248,7 @@ def prune(site: Site) -> list[str]:
     links = [link for folder in (site.releases, *site.plans()) for link in folder.glob("*/virtualenv")]
     used = {os.path.basename(os.readlink(link)) for link in links if link.is_symlink()}
     for path in django_virtualenv.unused(site, used):
-        stuck += _tried(f"the virtualenv {path.name}", partial(django_site.remove_tree, path))
+        stuck += _tried(f"the virtualenv {path.name}", partial(django_host_file.remove_tree, path))
     return stuck
 
 
@@ -305,7 +306,7 @@ def overview(site: Site) -> list[dict[str, Any]]:
 def _row(record: Mapping[str, Any], *, age: str | None, **more: str) -> dict[str, Any]:
     keys = ("release", "role", "state", "age", "health", "schema", "subject", "asked_by")
     who = record.get("asked_by", "").partition(", salt job")[0]
-    values = {**record, **more, "age": django_site.age(age or ""), "asked_by": who}
+    values = {**record, **more, "age": django_host_clock.age(age or ""), "asked_by": who}
     failure = f"{record['step']}: {record['error'].splitlines()[0]}" if "step" in record else ""
     return {**{key: values.get(key) or "" for key in keys}, "failure": failure}
 
@@ -348,7 +349,7 @@ def status(site: Site) -> dict[str, Any]:
     records = [release.record for release in present if release.record]
     failed = [r for r in present if r.record.get("state") == "failed" and (not live or r.sequence > live.sequence)]
     lost = [
-        f"{attempt.get('step', 'interrupted')} {django_site.age(attempt['time'])} ago"
+        f"{attempt.get('step', 'interrupted')} {django_host_clock.age(attempt['time'])} ago"
         for attempt in reversed(_lost_attempts(site, present))
     ]
     torn = site.current.is_symlink() and not live

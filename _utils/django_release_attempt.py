@@ -4,13 +4,13 @@ import json
 import re
 from typing import Any
 
-import django_site
+import django_host_file
 from django_site import Site
 
 
 def append(site: Site, attempt: dict[str, Any]) -> None:
     """Write an attempt down, through any loss of power; it begins a line even where the last one is torn."""
-    django_site.append(site.deploys, json.dumps(attempt, sort_keys=True), mode=0o640)
+    django_host_file.append(site.deploys, json.dumps(attempt, sort_keys=True), mode=0o640)
 
 
 def attempts(site: Site) -> list[dict[str, Any]]:

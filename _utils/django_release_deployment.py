@@ -9,13 +9,14 @@ from typing import Any
 from urllib.parse import quote
 
 import django_database_migration
+import django_host_clock
 import django_host_disk
+import django_host_file
 import django_release
 import django_release_attempt
 import django_release_instance
 import django_release_switch_report
 import django_secret
-import django_site
 import django_source
 import django_source_folder
 import django_takeover
@@ -97,7 +98,7 @@ class Deployment:
         self.revision = revision
         self.again = again
         self.test = test
-        self.lock = django_site.Lock(site, asked_by)
+        self.lock = site.lock(asked_by)
         self.live = django_release.linked(site, site.current)
         #: The release that the steps work on: the live one until `source` begins another.
         self.release: Release | None = self.live
@@ -202,7 +203,7 @@ class Deployment:
             DeploymentError: another deployment holds the lock too long, or has changed what is live while this one
                 waited for it.
         """
-        if self.lock.descriptor is not None:
+        if self.lock.is_held:
             return
         self.lock.take()
         before, self.live = self.live, django_release.linked(self.site, self.site.current)
@@ -286,7 +287,7 @@ class Deployment:
         if self.live and not self.went_live:
             for path, content in self.replaced.items():
                 with contextlib.suppress(OSError):
-                    django_site.write(path, content, mode=0o640, group=self.site.user)
+                    django_host_file.write(path, content, mode=0o640, group=self.site.user)
         self.replaced = {}
 
     def _let_go(self) -> None:
@@ -313,9 +314,9 @@ class Deployment:
     def _clear_away(self, release: Release, step: str, error: DeploymentError) -> None:
         django_release_instance.remove(self.site, release.path)
         for part in ("source", "static"):
-            django_site.remove_tree(release.path / part)
+            django_host_file.remove_tree(release.path / part)
         if error.transient:
-            django_site.remove_tree(release.path)
+            django_host_file.remove_tree(release.path)
         else:
             failure = {"step": step, "error": str(error), "judged_by": self.judged_by()}
             release.update(state="failed", steps=self.seconds, **failure)
@@ -337,7 +338,7 @@ class Deployment:
         """Append what came of this deployment to ``deploys.jsonl``."""
         begun = self.release.name if self.release else None
         attempt = {
-            "time": django_site.now(),
+            "time": django_host_clock.now(),
             "release": None if self.live and begun == self.live.name else begun,
             "commit": self.commit,
             "result": result,

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import django_host_file
 import django_process
 import django_process_supervisor
 import django_release_instance
-import django_site
 from django_host_command import redact
 from django_release import Release
 
@@ -44,7 +44,7 @@ def of_instance(
     wanted = {_same(name, names): _same(text, names) for name, text in rendered.items()}
     found = {}
     for name in sorted({*wanted} | _present(live)):
-        old, new = django_site.read_text(live.path / "config" / name), wanted.get(name)
+        old, new = django_host_file.read_text(live.path / "config" / name), wanted.get(name)
         if old != new:
             found[name] = redact(of_text(old, new), secrets)
     return found

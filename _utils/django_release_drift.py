@@ -7,6 +7,8 @@ from pathlib import Path
 
 import django_database
 import django_host_etc
+import django_host_file
+import django_host_user
 import django_proxy
 import django_proxy_listener
 import django_release
@@ -14,7 +16,6 @@ import django_release_instance
 import django_release_manifest
 import django_release_settings
 import django_secret
-import django_site
 from django_release import Release
 from django_site import Site
 
@@ -55,7 +56,7 @@ def _in_folders(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
 
 def _of_keeper(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
     for path, text in django_release_instance.keeper(site, live.path).installed(site, live.path).items():
-        present = django_site.read_text(path)
+        present = django_host_file.read_text(path)
         if present != text:
             yield path, "missing" if present is None else "changed"
         for addition in path.with_name(f"{path.name}.d").glob("*"):
@@ -80,7 +81,7 @@ def _of_secrets(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
         elif not django_release.has_used(site, name, value):
             yield django_secret.path_of(site, name), "changed"
     for name, login in django_database.logins(site).items():
-        if (there := django_site.read_text(site.secrets / name)) != login:
+        if (there := django_host_file.read_text(site.secrets / name)) != login:
             yield site.secrets / name, "missing" if there is None else "changed"
     values = {name: value for name, value in known.items() if value}
     if len(values) < len(known):
@@ -89,7 +90,7 @@ def _of_secrets(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
         django_release_settings.secret_environment(site, values, django_secret.fallbacks(site))
     )
     file = site.secrets / "environment"
-    if django_site.read_text(file) != text:
+    if django_host_file.read_text(file) != text:
         yield file, "changed" if file.exists() else "missing"
 
 
@@ -100,4 +101,4 @@ def _owner(path: Path) -> dict[str, str]:
     except OSError:
         return {"owner": "", "modified": ""}
     modified = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.st_mtime))
-    return {"owner": django_site.owner_of(status), "modified": modified}
+    return {"owner": django_host_user.owner_of(status), "modified": modified}

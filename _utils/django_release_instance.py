@@ -18,12 +18,12 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import django_host_memory
 import django_host_unix
+import django_host_user
 import django_process
 import django_process_supervisor
 import django_process_systemd
 import django_release_settings
 import django_server
-import django_site
 from django_host_command import DeploymentError, seconds
 from django_process import Keeper, unit
 from django_site import Site
@@ -327,7 +327,7 @@ def ask(
 def _connected(site: Site, where: str, timeout: float) -> socket.socket:
     """A connection to where an instance listens; the site may have put anything where it makes its socket itself."""
     if where.startswith("/"):
-        return django_host_unix.connect(where, django_site.user_id(site.user), timeout)
+        return django_host_unix.connect(where, django_host_user.user_id(site.user), timeout)
     return socket.create_connection(_endpoint(where), timeout)
 
 

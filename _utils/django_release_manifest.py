@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import django_site
+import django_host_file
 import django_wall_shape
 
 #: The manifest of a folder, in that folder; the record beside it changes, and is no part of it.
@@ -22,11 +22,11 @@ def make(folder: Path, key: bytes, without: Collection[str] = (), *, durable: bo
     Args:
         key: with which contents are hashed; without it, nobody finds a short secret of a file by guessing.
         without: paths below the folder that others may change.
-        durable: as for `django_site.write`.
+        durable: as for `django_host_file.write`.
     """
     entries = {path: _entry(f"{folder}/{path}", status, key) for path, status in _walk(str(folder), set(without))}
     text = json.dumps({"without": sorted(without), "entries": entries}, separators=(",", ":"))
-    django_site.write(folder / NAME, text, mode=0o600, durable=durable)
+    django_host_file.write(folder / NAME, text, mode=0o600, durable=durable)
 
 
 #: An entry has mode, owner and group, and of a file its hash, of a link its target.
@@ -43,7 +43,7 @@ def differences(folder: Path, key: bytes) -> dict[str, str]:
 
     A manifest that is gone or torn is what is missing then, for nothing can be compared.
     """
-    manifest = django_site.read_json(folder / NAME, _MANIFEST) or {}
+    manifest = django_host_file.read_json(folder / NAME, _MANIFEST) or {}
     entries: Mapping[str, Any] | None = manifest.get("entries")
     if entries is None:
         return {NAME: "missing" if not exists(folder) else "changed"}

@@ -8,6 +8,8 @@ from typing import Any
 
 import django_database_migration
 import django_host_etc
+import django_host_file
+import django_host_folder
 import django_process
 import django_project
 import django_project_program
@@ -90,13 +92,13 @@ def _aside(deployment: Deployment) -> Iterator[Release]:
     site, umask = deployment.site, os.umask(0o022)
     django_release.clear_plans(site)
     folder = site.root / f"plan-{os.getpid()}"
-    django_site.remove_tree(folder)
+    django_host_file.remove_tree(folder)
     try:
         (folder / deployment.planned).mkdir(parents=True)
         yield Release(site, deployment.planned, folder)
     finally:
         os.umask(umask)
-        django_site.remove_tree(folder)
+        django_host_file.remove_tree(folder)
 
 
 def _build(deployment: Deployment, release: Release) -> None:
@@ -133,7 +135,7 @@ def _start(deployment: Deployment, live: Release, release: Release) -> Plan:
     site = deployment.site
     list(django_release_steps.settings(deployment))
     folder = release.path / "static"
-    django_site.make_folder(django_site.Folder(folder, site.user, site.user, 0o755))
+    django_host_folder.make(django_host_folder.Folder(folder, site.user, site.user, 0o755))
     answer = django_project_program.start(site, release.path, release.facts, deployment.masked(), task=_task())
     django_release_steps.judge(deployment, release, answer)
     pending = django_database_migration.plan(release) or django_database_migration.pending(site, release, is_new=True)
@@ -160,9 +162,9 @@ def _settings(deployment: Deployment, live: Release, release: Release) -> Plan:
     if SETTINGS_PROGRAM not in deployment.templates:
         return {"settings": "not known: the last apply was that of an older formula, without the program that asks"}
     folder = release.path / "plan"
-    django_site.make_folder(django_site.Folder(folder, "root", site.user, 0o750))
+    django_host_folder.make(django_host_folder.Folder(folder, "root", site.user, 0o750))
     for url in (SETTINGS_PROGRAM, SETTINGS_PROGRAM.replace("_plan", "_start")):
-        django_site.write(folder / url.rpartition("/")[2], deployment.templates[url], mode=0o640, group=site.user)
+        django_host_file.write(folder / url.rpartition("/")[2], deployment.templates[url], mode=0o640, group=site.user)
     own = [value for value in [*deployment.secrets.values(), *django_secret.fallbacks(site)] if len(value) > 3]
     request = {"mode": "settings", "key": secrets_module.token_hex(), "secrets": own}
     found = []

@@ -12,10 +12,10 @@ import django_host_disk
 import django_host_etc
 import django_host_memory
 import django_host_service
+import django_host_user
 import django_proxy
 import django_proxy_maintenance
 import django_release_instance
-import django_site
 import django_virtualenv
 import django_wall_delegate
 from django_host_command import DeploymentError
@@ -233,9 +233,9 @@ def _file_problem(site: Site, path: Path) -> str:
         return f"the file system of {folder} is read-only"
     if folder in {own.path for own in site.folders()}:
         return ""  # its owner and mode have just been mended
-    status, user = folder.stat(), django_site.find_user(site.user)
+    status, user = folder.stat(), django_host_user.find_user(site.user)
     groups = os.getgrouplist(user.pw_name, user.pw_gid) if user else [status.st_gid]
-    mine = status.st_mode & 0o200 and status.st_uid == django_site.user_id(site.user)
+    mine = status.st_mode & 0o200 and status.st_uid == django_host_user.user_id(site.user)
     ours = status.st_mode & 0o020 and status.st_gid in groups
     return "" if mine or ours or status.st_mode & 0o002 else f"{site.user} cannot write in {folder}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import django_database
+import django_host_user
 import django_proxy_headers
 import django_site
 from django_host_command import PATH, DeploymentError
@@ -347,6 +348,6 @@ def write_project_file(site: Site, source: Path, path: str, content: str) -> Non
         DeploymentError: a folder on the way is a link.
     """
     target = django_site.inside(Foreign(source), path, f"django:sites:{site.name}:files")
-    readable = django_site.owner("root", site.user)
+    readable = django_host_user.owner("root", site.user)
     target.parent.make_folder(mode=0o750, owner=readable)
     target.write(content, mode=0o640, owner=readable)

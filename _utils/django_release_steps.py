@@ -20,9 +20,13 @@ import django_database
 import django_database_migration
 import django_database_server
 import django_database_sqlite
+import django_host_clock
 import django_host_command
 import django_host_etc
+import django_host_file
+import django_host_folder
 import django_host_timer
+import django_host_user
 import django_process
 import django_project
 import django_project_coherence
@@ -100,11 +104,11 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     django_proxy_listener.refuse_impossible(site, deployment.listening)
     django_tls.refuse_bad_files(site, deployment.tls, templates)
     folders = takeover.folders() if takeover else site.folders()
-    wrong = {folder: problem for folder in folders if (problem := django_site.wrong_folder(folder))}
-    applied = django_site.sealed({"config": dict(site.config), "platform": dict(site.platform)})
+    wrong = {folder: problem for folder in folders if (problem := django_host_folder.problem(folder))}
+    applied = django_host_file.sealed({"config": dict(site.config), "platform": dict(site.platform)})
     stale = site.stale_templates(templates)
     changes: Changes = {str(folder.path): problem for folder, problem in wrong.items()}
-    if django_site.read_json(site.applied) != applied:
+    if django_host_file.read_json(site.applied) != applied:
         changes[str(site.applied)] = "new" if not site.applied.exists() else "changed"
     if stale:
         changes["templates"] = stale
@@ -127,20 +131,20 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     if changes:
         yield changes
         if left:
-            with django_backup.locked(site, "state.apply"):
+            with django_backup.lock(site, "state.apply").held():
                 django_backup.clear(site)
         for folder in wrong:
             if folder.path == site.runtime:
                 site.open_runtime(site.current)
             else:
-                django_site.make_folder(folder)
+                django_host_folder.make(folder)
         if takeover:
             takeover.write()
         if stale:
             site.keep_templates(templates)
         django_source.prepare(site, deployment.deploy_key)
         django_virtualenv_index.keep(site, deployment.index_password)
-        django_site.write_json(site.applied, applied, mode=0o600)
+        django_host_file.write_json(site.applied, applied, mode=0o600)
         site.register()
         for task in [task for task, found in schedules.items() if found]:
             django_host_timer.apply(site, templates, task)
@@ -187,14 +191,14 @@ def tls(deployment: Deployment) -> Iterator[Changes]:
 
 
 def _refuse_closed_parents(site: Site) -> None:
-    group = django_site.group_id(site.proxy_group)
+    group = django_host_user.group_id(site.proxy_group)
     for parent in reversed(site.root.parents):
         try:
             status = os.stat(parent)
         except FileNotFoundError:
             return
         if not status.st_mode & 0o001 and not (status.st_gid == group and status.st_mode & 0o010):
-            mode = f"{django_site.owner_of(status)} {status.st_mode & 0o7777:04o}"
+            mode = f"{django_host_user.owner_of(status)} {status.st_mode & 0o7777:04o}"
             raise DeploymentError(
                 f"{parent} is {mode}: it lets {site.proxy_group} not through to {site.root}",
                 hint=f"chmod o+x {parent}, or choose another django:sites:{site.name}:root",
@@ -204,9 +208,9 @@ def _refuse_closed_parents(site: Site) -> None:
 def _refuse_parents_of_others(site: Site) -> None:
     """Whoever may rename in a folder above the site's may put another one in its place, for root to work in."""
     at = f"django:sites:{site.name}"
-    django_site.refuse_parents_of_others(site.root, f"{at}:root")
+    django_host_folder.refuse_parents_of_others(site.root, f"{at}:root")
     if not site.backups.is_relative_to(site.root):
-        django_site.refuse_parents_of_others(site.backups, f"{at}:backup:directory")
+        django_host_folder.refuse_parents_of_others(site.backups, f"{at}:backup:directory")
 
 
 def source(deployment: Deployment) -> Iterator[Changes]:
@@ -241,7 +245,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     django_release.clear_leftovers(site)
     release.path.mkdir(mode=0o755)
     deployment.release, deployment.is_new = release, True
-    about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": django_site.now()}
+    about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": django_host_clock.now()}
     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
     with ThreadPoolExecutor(1) as pool:  # the interpreter is asked for its version while git works
         pool.submit(django_virtualenv.know_interpreter, site)
@@ -252,10 +256,10 @@ def source(deployment: Deployment) -> Iterator[Changes]:
 
 def export(deployment: Deployment, release: Release) -> None:
     """Write the files of the commit into a release, where nobody but the build user may read them."""
-    folder = django_site.Folder(release.path / "source", "root", deployment.site.build_user, 0o750)
-    django_site.make_folder(folder)
+    folder = django_host_folder.Folder(release.path / "source", "root", deployment.site.build_user, 0o750)
+    django_host_folder.make(folder)
     django_source.export(deployment.site, deployment.commit, folder.path)
-    django_site.make_folder(folder)  # where a damaged mirror was fetched anew, it was too
+    django_host_folder.make(folder)  # where a damaged mirror was fetched anew, it was too
 
 
 def find_inputs(deployment: Deployment) -> tuple[dict[str, str], dict[str, str]]:
@@ -379,7 +383,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         if drivers:
             changes["drivers"] = drivers
         django_release_manifest.make(site.virtualenvs / key, django_secret.record_key(site))
-    django_site.link(release.path / "virtualenv", f"../../virtualenvs/{key}", durable=False)
+    django_host_file.link(release.path / "virtualenv", f"../../virtualenvs/{key}", durable=False)
     release.update(virtualenv=key, packages=django_virtualenv.packages(site.virtualenvs / key))
 
 
@@ -397,7 +401,7 @@ def build(deployment: Deployment) -> Iterator[Changes]:
         "PATH": f"{virtualenv}/bin:{django_host_command.PATH}",
     }
     timeout = seconds(site.config["timeouts"]["build"])
-    builder = django_site.owner(site.build_user, site.build_user)
+    builder = django_host_user.owner(site.build_user, site.build_user)
     django_wall_build.end_processes(site)
     tree.give(builder, None, of=0)
 
@@ -419,11 +423,11 @@ def build(deployment: Deployment) -> Iterator[Changes]:
         as_builder(shlex.split(command))
     with contextlib.suppress(DeploymentError):
         as_builder([f"{virtualenv}/bin/python", "-I", "-S", "-c", _COMPILE, str(tree)], "compiling the source")
-    readable = django_site.owner("root", site.user)
+    readable = django_host_user.owner("root", site.user)
     django_wall_build.end_processes(site)
     tree.give(readable, GROUP, of=builder[0])
     _link_shared(site, tree, fill=not deployment.aside)
-    own = django_site.owner(site.user, site.user)
+    own = django_host_user.owner(site.user, site.user)
     for path in sorted(site.config["writable"]):
         at = f"django:sites:{site.name}:writable"
         folder = django_site.inside(tree, path, at, link=False)
@@ -451,7 +455,7 @@ def _link_shared(site: Site, tree: Foreign, *, fill: bool) -> None:
             doing = f"filling {kept}"
             django_wall_delegate.ask(site.user, _fill, inside, kept, doing=doing, timeout=seconds(_PATIENCE))
         inside.remove()
-        inside.parent.make_folder(mode=0o750, owner=django_site.owner("root", site.user))
+        inside.parent.make_folder(mode=0o750, owner=django_host_user.owner("root", site.user))
         inside.link(str(kept))
 
 
@@ -483,7 +487,7 @@ def secret_key(deployment: Deployment) -> Iterator[Changes]:
     lapsed = deployment.lapsed if deployment.is_new else []
     text = None if absent else _secret_environment(deployment)
     environment = site.secrets / "environment"
-    if not absent and not changed and not lapsed and django_site.read_text(environment) == text:
+    if not absent and not changed and not lapsed and django_host_file.read_text(environment) == text:
         return
     changes = dict.fromkeys(absent, "generated") | dict.fromkeys(changed, "kept")
     changes |= {"former keys": f"{len(lapsed)} dropped, for all that they have signed has expired"} if lapsed else {}
@@ -498,7 +502,7 @@ def secret_key(deployment: Deployment) -> Iterator[Changes]:
         deployment.replaced = {path: path.read_bytes() for path in paths if path.is_file() and not path.is_symlink()}
     for name in {*absent, *changed} | ({"secret_key"} if lapsed else set()):
         django_secret.keep(site, name, logins.get(name) or deployment.secrets[name], lapsed)
-    django_site.write(environment, _secret_environment(deployment), mode=0o640, group=site.user)
+    django_host_file.write(environment, _secret_environment(deployment), mode=0o640, group=site.user)
     if deployment.is_new and deployment.release:
         deployment.release.update(inputs=deployment.inputs())
 
@@ -529,14 +533,14 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     ]
     yield {"config": written, **({"files": sorted(rendered)} if rendered else {})}
     config = release.path / "config"
-    django_site.make_folder(django_site.Folder(config, "root", site.user, 0o750))
+    django_host_folder.make(django_host_folder.Folder(config, "root", site.user, 0o750))
     contents = {"environment": django_release_settings.environment_file(plain), **programs}
     if site.config["overlay"]:
         contents[f"{django_release_settings.MODULE}.py"] = deployment.templates[OVERLAY]
         module, keeps = release.facts["settings_module"], django_server.of_site(site).keeps_threads(site)
         contents["settings.json"] = django_release_settings.overlay(site, release.path, module, keeps_threads=keeps)
     for name, content in contents.items():
-        django_site.write(config / name, content, mode=0o640, group=site.user, durable=False)
+        django_host_file.write(config / name, content, mode=0o640, group=site.user, durable=False)
     for path, content in rendered.items():
         django_release_settings.write_project_file(site, release.path / "source", path, content)
     django_proxy_maintenance.refuse_missing_page(site, release.path, release.facts["folder"])
@@ -556,7 +560,7 @@ def static(deployment: Deployment) -> Iterator[Changes]:
     if deployment.takeover:
         deployment.takeover.hand_over()
     folder = release.path / "static"
-    django_site.make_folder(django_site.Folder(folder, site.user, site.user, 0o755))
+    django_host_folder.make(django_host_folder.Folder(folder, site.user, site.user, 0o755))
     log.info("%s: starting Django and collecting static files", site.name)
     with ThreadPoolExecutor(1) as pool:  # this process has nothing to do meanwhile
         pool.submit(
@@ -577,7 +581,7 @@ def _take_static_files(site: Site, folder: Path) -> None:
         DeploymentError: there is one, or something else that is no file.
     """
     try:
-        Foreign(folder).give(django_site.ROOT, SERVED, of=django_site.user_id(site.user), links=False)
+        Foreign(folder).give(django_host_user.ROOT, SERVED, of=django_host_user.user_id(site.user), links=False)
     except DeploymentError as error:
         error.hint = "STATIC_ROOT may have files and folders only, for the proxy serves all that is in it"
         raise
@@ -726,9 +730,9 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         for name, content in django_release_instance.configuration(
             site, release.path, release.facts, deployment.templates
         ).items():
-            django_site.write(release.path / "config" / name, content, mode=0o640, group=site.user, durable=False)
+            django_host_file.write(release.path / "config" / name, content, mode=0o640, group=site.user, durable=False)
         where = django_release_instance.address(site, release.path)
-        django_site.link(release.path / "socket", where if where.startswith("/") else "/dev/null", durable=False)
+        django_host_file.link(release.path / "socket", where if where.startswith("/") else "/dev/null", durable=False)
     with ThreadPoolExecutor(1) as pool:  # the server takes its time to start
         beside = pool.submit(_work_beside_the_start, deployment, release)
         django_release_instance.start(site, release.path)
@@ -750,7 +754,7 @@ def _work_beside_the_start(deployment: Deployment, release: Release) -> None:
             django_release_static.compress(release.path / "static", before)
         django_release_drift.note(release)
         with contextlib.suppress(DeploymentError):  # it is done once more, and judged, when the release goes live
-            django_site.sync(release.path)
+            django_host_file.sync(release.path)
     proxy = django_proxy.of_site(deployment.site)
     django_release_settings.compile_templates(deployment.templates, proxy.TEMPLATES if proxy else ())
 
@@ -840,7 +844,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
         if listener and site.listener:
             django_proxy_listener.apply(site, deployment.templates)
         for path in leftovers:
-            django_site.remove_tree(path)
+            django_host_file.remove_tree(path)
 
 
 def acme(deployment: Deployment) -> Iterator[Changes]:
@@ -892,7 +896,7 @@ def _record_interrupted(deployment: Deployment, release: Release) -> None:
         deployment.warnings.append(f"nobody knows whether these have run in {release.name}: {', '.join(commands)}")
     about = {key: release.record.get(key) or "" for key in ("commit", "asked_by")}
     django_release_attempt.append(
-        deployment.site, {"time": django_site.now(), "release": release.name, "result": "released", **about}
+        deployment.site, {"time": django_host_clock.now(), "release": release.name, "result": "released", **about}
     )
     release.update(steps={})
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import django_database_migration
+import django_host_clock
+import django_host_file
 import django_proxy
 import django_proxy_handover
 import django_release_instance
 import django_release_switch_report
-import django_site
 from django_host_command import DeploymentError, seconds
 from django_proxy import Proxy
 from django_release import Release
@@ -59,7 +60,7 @@ def flip(deployment: Deployment, release: Release) -> None:
         raise _ended(site, release, deployment.began)
     log.info("%s: %s goes live", site.name, release.name)
     if deployment.is_new:
-        django_site.sync(release.path)
+        django_host_file.sync(release.path)
     with django_proxy.alone():
         before = site.current.resolve() if site.current.is_symlink() else None  # serves, even where its record is torn
         if before and old and django_proxy.of_site(site) and not django_proxy.is_ready(site):
@@ -70,16 +71,16 @@ def flip(deployment: Deployment, release: Release) -> None:
         reloads = proxy is not None and _reads_by_reload(site, proxy, release.path)
         if reloads:
             django_proxy.check(site)
-        release.update(state="good", live_since=django_site.now())
+        release.update(state="good", live_since=django_host_clock.now())
         if old:
-            django_site.link(site.previous, f"releases/{old.name}")
+            django_host_file.link(site.previous, f"releases/{old.name}")
         with deployment.probe.switching() if deployment.probe else contextlib.nullcontext():
-            django_site.link(site.current, f"releases/{release.name}")
+            django_host_file.link(site.current, f"releases/{release.name}")
             deployment.went_live = True
             if reloads:
                 django_proxy.reload(site)
     if deployment.left:
-        deployment.left.update(state="held", held_since=django_site.now())
+        deployment.left.update(state="held", held_since=django_host_clock.now())
     if deployment.paused:
         gap = time.monotonic() - deployment.paused_at
         deployment.warnings.append(f"nothing has answered for {gap:.1f} s, as releases:overlap says")
@@ -209,8 +210,8 @@ def _go_back(
         _flip_back(deployment, release, old, former)
     except (DeploymentError, OSError) as error:
         with contextlib.suppress(OSError):
-            django_site.link(site.current, f"releases/{release.name}")
-            django_site.link(site.previous, f"releases/{old.name}")
+            django_host_file.link(site.current, f"releases/{release.name}")
+            django_host_file.link(site.previous, f"releases/{old.name}")
         outcome = f"{old.name} cannot be made live again: {str(error).splitlines()[0]}"
     else:
         deployment.went_live = False
@@ -240,10 +241,10 @@ def _flip_back(deployment: Deployment, release: Release, old: Release, former: P
         if is_other:
             django_proxy.apply(django_proxy.files(site, old.facts, deployment.templates, through=old.path))
         if former:
-            django_site.link(site.previous, str(former))
+            django_host_file.link(site.previous, str(former))
         else:
             site.previous.unlink(missing_ok=True)
-        django_site.link(site.current, f"releases/{old.name}")
+        django_host_file.link(site.current, f"releases/{old.name}")
         if is_other:
             django_proxy.apply(django_proxy.files(site, old.facts, deployment.templates))
         elif proxy and _reads_by_reload(site, proxy, old.path):

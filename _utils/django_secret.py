@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import django_database
-import django_site
+import django_host_file
+import django_host_user
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -54,12 +55,12 @@ def stored(site: Site, name: str) -> str | None:
 
 def fallbacks(site: Site) -> list[str]:
     """The secret keys that still verify what they have signed."""
-    return list((django_site.read_json(site.secrets / KEY_FILE) or {}).get("fallbacks", []))
+    return list((django_host_file.read_json(site.secrets / KEY_FILE) or {}).get("fallbacks", []))
 
 
 def fallbacks_beside(site: Site, key: str) -> list[str]:
     """The fallbacks once that is the key: those that there are, and before them the key that it replaces."""
-    before = (django_site.read_json(site.secrets / KEY_FILE) or {}).get("key")
+    before = (django_host_file.read_json(site.secrets / KEY_FILE) or {}).get("key")
     return [former for former in [before, *fallbacks(site)] if former and former != key]
 
 
@@ -78,12 +79,12 @@ def _read(site: Site, name: str) -> str | None:
     text = ""
     if not stat.S_ISREG(status.st_mode):
         problem = "is not a plain file"
-    elif status.st_uid != django_site.user_id("root"):
-        problem = f"belongs to {django_site.owner_of(status)}, not to root"
+    elif status.st_uid != django_host_user.user_id("root"):
+        problem = f"belongs to {django_host_user.owner_of(status)}, not to root"
     else:
         text = path.read_bytes().decode(errors="replace")
         if name == "secret_key":
-            text = str((django_site.read_json(path) or {}).get("key", ""))
+            text = str((django_host_file.read_json(path) or {}).get("key", ""))
         if not text or text.strip() in ("", MASK) or "\r" in text or "\0" in text:
             problem = "is empty or damaged"
     if problem:
@@ -140,10 +141,10 @@ def _is_kept(site: Site, name: str, value: str) -> bool:
     paths = [path_of(site, name)]
     if name == "secret_key" and _has_plain_key(site):
         paths.append(site.secrets / PLAIN_KEY_FILE)
-        if django_site.read_text(paths[-1]) != value:
+        if django_host_file.read_text(paths[-1]) != value:
             return False
     found = {(status.st_gid, stat.S_IMODE(status.st_mode)) for status in map(os.lstat, paths)}
-    return found == {(django_site.group_id(site.user), 0o640)}
+    return found == {(django_host_user.group_id(site.user), 0o640)}
 
 
 def _has_plain_key(site: Site) -> bool:
@@ -174,9 +175,9 @@ def keep(site: Site, name: str, value: str, without: Collection[str] = ()) -> No
     if name == "secret_key":
         former = [key for key in fallbacks_beside(site, value) if key not in without]
         content = json.dumps({"key": value, "fallbacks": former}) + "\n"
-    django_site.write(path_of(site, name), content, mode=0o640, group=site.user)
+    django_host_file.write(path_of(site, name), content, mode=0o640, group=site.user)
     if name == "secret_key" and _has_plain_key(site):
-        django_site.write(site.secrets / PLAIN_KEY_FILE, value, mode=0o640, group=site.user)
+        django_host_file.write(site.secrets / PLAIN_KEY_FILE, value, mode=0o640, group=site.user)
 
 
 def fingerprint(key: str) -> str:
@@ -193,7 +194,7 @@ def record_key(site: Site) -> bytes:
             return kept
     key = secrets.token_bytes(32)
     if site.secrets.is_dir():
-        django_site.write(path, key, mode=0o600)
+        django_host_file.write(path, key, mode=0o600)
     return key
 
 

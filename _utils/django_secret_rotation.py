@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import django_host_file
 import django_secret
-import django_site
 import django_wall_shape
 from django_site import Site
 
@@ -31,11 +31,13 @@ def lapsed(site: Site, age: float | None, *, test: bool = False) -> list[str]:
     former = django_secret.fallbacks(site)
     if not former or age is None:
         return []
-    now = {"boot": (django_site.read_text(BOOT) or "").strip(), "uptime": _uptime(), "time": time.time()}
-    records = django_site.read_json(_file(site)) or {}
+    now = {"boot": (django_host_file.read_text(BOOT) or "").strip(), "uptime": _uptime(), "time": time.time()}
+    records = django_host_file.read_json(_file(site)) or {}
     seen = {key: _seen(records.get(django_secret.fingerprint(key)), now, age) for key in former}
     if not test and any(_is_news(records.get(django_secret.fingerprint(key)), seen[key]) for key in former):
-        django_site.write_json(_file(site), {django_secret.fingerprint(key): seen[key] for key in former}, mode=0o600)
+        django_host_file.write_json(
+            _file(site), {django_secret.fingerprint(key): seen[key] for key in former}, mode=0o600
+        )
     return [key for key in former if seen[key]["lived"] > seen[key]["age"]]
 
 

@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import django_host_file
 import django_server_granian
 import django_server_gunicorn
 import django_server_mod_wsgi
 import django_server_uvicorn
 import django_server_uwsgi
-import django_site
 from django_process import Requirements
 from django_site import Site
 from django_wall_foreign import Foreign
@@ -93,7 +93,7 @@ def of_site(site: Site) -> Server:
 
 def recorded(release: Path) -> dict[str, Any] | None:
     """What a release has recorded of its instance (``config/instance.json``); None where it has not, or it is torn."""
-    found = django_site.read_json(release / "config/instance.json", _RECORDED)
+    found = django_host_file.read_json(release / "config/instance.json", _RECORDED)
     if not found:
         return None
     is_known = found.get("server", "uwsgi") in SERVERS and found.get("process", "systemd") in _PROCESSES
@@ -102,7 +102,7 @@ def recorded(release: Path) -> dict[str, Any] | None:
 
 def of_release(release: Path) -> Server:
     """The server that a release has."""
-    of_instance = django_site.read_json(release / "config/instance.json", {"server?": str}) or {}
+    of_instance = django_host_file.read_json(release / "config/instance.json", {"server?": str}) or {}
     return SERVERS.get(of_instance.get("server", "uwsgi"), django_server_uwsgi)
 
 

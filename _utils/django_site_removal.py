@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import django_database_server
+import django_host_file
 import django_host_timer
 import django_process_systemd
 import django_proxy
@@ -85,7 +86,7 @@ def remove(site: Site, asked_by: str) -> None:
     Raises:
         DeploymentError: a deployment is under way, or nginx refuses what is left of its configuration.
     """
-    lock = django_site.Lock(site, f"{asked_by}: removal")
+    lock = site.lock(f"{asked_by}: removal")
     if site.root.is_dir():
         lock.take()
     try:
@@ -133,5 +134,5 @@ def _take_off(site: Site) -> None:
         django_database_server.drop(_as_applied(site))
         gone += data(site)
     for path in gone:
-        django_site.remove_tree(path)
+        django_host_file.remove_tree(path)
     django_tls.forget_challenges()

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import django_host_clock
 import django_host_command
-import django_site
+import django_host_file
 import django_source_git
 import django_source_submodule
 from django_host_command import DeploymentError
@@ -31,8 +32,8 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 def prepare(site: Site, deploy_key: str | None) -> None:
     """Make the mirror, and lay the deploy key and the pinned host keys into it."""
     for path, lines, mode in _files(site, deploy_key):
-        if lines and django_site.read_text(path) != lines:
-            django_site.write(path, lines, mode=mode)
+        if lines and django_host_file.read_text(path) != lines:
+            django_host_file.write(path, lines, mode=mode)
         elif lines:
             path.chmod(mode)
         else:
@@ -44,7 +45,9 @@ def prepare(site: Site, deploy_key: str | None) -> None:
 def unprepared(site: Site, deploy_key: str | None) -> list[str]:
     """The names of the files that `prepare` would write differently."""
     return [
-        path.name for path, lines, _mode in _files(site, deploy_key) if (django_site.read_text(path) or "") != lines
+        path.name
+        for path, lines, _mode in _files(site, deploy_key)
+        if (django_host_file.read_text(path) or "") != lines
     ]
 
 
@@ -224,10 +227,10 @@ def export(site: Site, commit: str, target: Path) -> None:
             if not _CORRUPT.search(error.log):
                 raise
             for name in ("objects", "refs", "packed-refs", "HEAD", "modules", "config", "folder.tree"):
-                django_site.remove_tree(site.mirror / name)
+                django_host_file.remove_tree(site.mirror / name)
             _initialise(site, site.mirror)
             fetch(site, commit)
-            django_site.remove_tree(target)
+            django_host_file.remove_tree(target)
             _export(site, commit, target, site.mirror, url=site.config["repository"])
     pointers = lfs_pointers(target)
     if pointers:
@@ -309,7 +312,7 @@ def describe(site: Site, commit: str) -> dict[str, Any]:
     ).strip()
     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
     author, subject = (django_source_git.plain(text[:1000])[:200] for text in (author, subject))
-    return {"author": author, "subject": subject, "committed": django_site.written(float(date))}
+    return {"author": author, "subject": subject, "committed": django_host_clock.written(float(date))}
 
 
 def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:

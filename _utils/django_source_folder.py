@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 import django_host_command
-import django_site
+import django_host_file
+import django_host_user
 import django_source_git
 import django_source_submodule
 from django_host_command import DeploymentError
@@ -46,7 +47,7 @@ def tree(site: Site) -> str:
     except OSError as error:
         raise DeploymentError(f"{folder} cannot be reached: {error.strerror or error}") from None
     taken = site.mirror / "folder.tree"
-    last = (django_site.read_text(taken) or "").strip()
+    last = (django_host_file.read_text(taken) or "").strip()
     found = _as_root(site) if not who.uid else _as_user(site, who, last)
     if found == last:
         return found
@@ -63,7 +64,7 @@ def tree(site: Site) -> str:
         except DeploymentError:
             (site.mirror / "folder.index").unlink()  # a file in it would stay in the tree once it is ignored
             raise
-    django_site.write(taken, f"{found}\n", mode=0o600, durable=False)
+    django_host_file.write(taken, f"{found}\n", mode=0o600, durable=False)
     return found
 
 
@@ -87,7 +88,7 @@ def _refuse_folders_of_others(top: Path, folders: set[str]) -> None:
     for folder in sorted(parents):
         found = os.lstat(top / folder)
         if found.st_uid or not stat.S_ISDIR(found.st_mode) or django_source_git.is_loose(found, is_last=True):
-            owner = django_site.owner_of(found)
+            owner = django_host_user.owner_of(found)
             raise DeploymentError(
                 f"{top} is root's, but {folder} in it is {owner} {stat.S_IMODE(found.st_mode):04o}: root does not read "
                 "what others may exchange",
@@ -109,7 +110,7 @@ def _as_user(site: Site, who: Reader, last: str) -> str:
     except DeploymentError:
         if is_new:
             raise
-        django_site.remove_tree(store)  # what a loss of power has left of it, perhaps
+        django_host_file.remove_tree(store)  # what a loss of power has left of it, perhaps
         _make_store(store, who)
         found = _written(site, who, store)
     if found != last:
@@ -123,7 +124,7 @@ def _make_store(store: Path, who: Reader) -> bool:
         found = os.lstat(store)
         if stat.S_ISDIR(found.st_mode) and found.st_uid == who.uid and os.path.lexists(store / "HEAD"):
             return False
-    django_site.remove_tree(store)
+    django_host_file.remove_tree(store)
     store.mkdir(mode=0o700)
     os.chown(store, who.uid, who.gid, follow_symlinks=False)
     return True

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import django_host_command
-import django_site
+import django_host_file
+import django_host_user
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -259,7 +260,7 @@ def attributes(site: Site) -> str:
 def set_attributes(site: Site, mirror: Path) -> None:
     """Lay the attributes into a mirror, where they are not there."""
     path = mirror / "info" / "attributes"
-    if django_site.read_text(path) != attributes(site):
+    if django_host_file.read_text(path) != attributes(site):
         path.parent.mkdir(exist_ok=True)
         path.write_text(attributes(site))
 
@@ -333,7 +334,7 @@ def is_loose(found: os.stat_result, *, is_last: bool) -> bool:
     if found.st_mode & stat.S_ISVTX and not is_last:
         return False
     by_group = bool(found.st_mode & stat.S_IWGRP) and found.st_gid != 0
-    if by_group and django_site.group_name(found.st_gid) == _TRUSTED_GROUP:
+    if by_group and django_host_user.group_name(found.st_gid) == _TRUSTED_GROUP:
         by_group = False
     return by_group or bool(found.st_mode & stat.S_IWOTH)
 

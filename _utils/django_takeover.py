@@ -17,18 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import django_database
+import django_host_clock
 import django_host_command
+import django_host_file
+import django_host_folder
 import django_host_port
 import django_host_service
+import django_host_user
 import django_proxy
 import django_release_instance
-import django_site
 import django_takeover_data
 import django_takeover_detection
 from django_host_command import DeploymentError, seconds
 from django_host_etc import Files
+from django_host_folder import Folder
 from django_release import Release
-from django_site import Folder, Site
+from django_site import Site
 from django_takeover_data import Held
 from django_takeover_detection import Adoption
 from django_wall_foreign import Foreign, Had, Modes
@@ -71,7 +75,7 @@ class Takeover:
     def write(self, **values: Any) -> None:
         """Change the plan, on disk too."""
         self.plan.update(values)
-        django_site.write_json(self.site.adopted / "plan.json", self.plan, mode=0o600)
+        django_host_file.write_json(self.site.adopted / "plan.json", self.plan, mode=0o600)
 
     def told(self) -> dict[str, str]:
         """What is done with each thing, by its path."""
@@ -167,7 +171,7 @@ class Takeover:
         """Give the data to the site's user. Before the end another user that runs the old site may still read it."""
         site = self.site
         owner = self.plan["owner"]
-        shares = not final and owner and owner[0] not in (0, django_site.user_id(site.user))
+        shares = not final and owner and owner[0] not in (0, django_host_user.user_id(site.user))
         group = self.plan["group"] if shares else site.user
         if str(site.database) in self.plan["kept"] or final:
             self._hand(site.database, group, final=final)
@@ -183,15 +187,15 @@ class Takeover:
 
     def _hand(self, tree: Foreign, group: str, *, final: bool, extra: int = 0) -> None:
         """Give a tree or a file to the site's user: folders 0750 and what `extra` adds, files 0640."""
-        owner = (django_site.user_id(self.site.user), django_site.group_id(group))
+        owner = (django_host_user.user_id(self.site.user), django_host_user.group_id(group))
         of = {self.plan["owner"][0]} if self.plan["owner"] else set()
         modes = Modes(0o750 | extra, 0o640, 0o640)
         self._lent.append((tree, tree.hand_over(owner, modes, of=of, strict=not final)))
 
     def _refuse_a_foreign_folder(self, folder: Foreign) -> None:
         status = folder.status()
-        if not status or status.st_uid != django_site.user_id(self.site.user):
-            whose = django_site.owner_of(status) if status else "nobody"
+        if not status or status.st_uid != django_host_user.user_id(self.site.user):
+            whose = django_host_user.owner_of(status) if status else "nobody"
             raise DeploymentError(
                 f"{folder} holds the database and belongs to {whose}, not to {self.site.user}",
                 hint=f"chown {self.site.user} {folder}, or leave database:name out and let it be copied",
@@ -272,7 +276,7 @@ class Takeover:
         self._lent.clear()
         self.let_go()
         self._copy_uploads()
-        django_site.make_folder(self.site.folders()[0])  # from here on only root may rename in it
+        django_host_folder.make(self.site.folders()[0])  # from here on only root may rename in it
         for path in [*self.plan["entries"], *self.plan["units"], *self.plan["programs"]]:
             self._put_aside(Path(path))
         if self.plan["units"] and django_host_service.has_systemd():
@@ -348,16 +352,16 @@ class Takeover:
             if error.errno != errno.EXDEV:
                 raise
             new = target.with_name(f".{target.name}.new")
-            django_site.remove_tree(new)
+            django_host_file.remove_tree(new)
             argv = ["cp", "--archive", "--", str(path), str(new)]
             django_host_command.run(argv, doing=f"setting {path} aside", timeout=3600)
             new.rename(target)
-            django_site.remove_tree(path)
+            django_host_file.remove_tree(path)
 
 
 def load(site: Site) -> Takeover | None:
     """The adoption of a site that is under way; None when there is none."""
-    plan = django_site.read_json(site.adopted / "plan.json", _PLAN)
+    plan = django_host_file.read_json(site.adopted / "plan.json", _PLAN)
     return Takeover(site, plan) if plan and len(plan["owner"] or (0, 0)) == 2 else None
 
 
@@ -379,7 +383,7 @@ def wanted(site: Site) -> Takeover | None:
 def _begin(site: Site, adoption: Adoption, under_way: Takeover | None) -> Takeover:
     """What an adoption will do, not yet written down; it goes on with one that has begun."""
     kept = [str(path) for path in (site.database, site.media) if path.names()]
-    before = under_way.plan if under_way else {"aside": django_site.now().replace(":", ""), "kept": kept}
+    before = under_way.plan if under_way else {"aside": django_host_clock.now().replace(":", ""), "kept": kept}
     return Takeover(
         site,
         {
@@ -399,7 +403,7 @@ def _begin(site: Site, adoption: Adoption, under_way: Takeover | None) -> Takeov
             "databases": {str(old): str(new) for old, new in adoption.databases.items()},
             "media": [str(path) for path in adoption.media],
             "owner": list(adoption.owner) if adoption.owner else None,
-            "group": django_site.group_name(adoption.owner[1]) if adoption.owner else "root",
+            "group": django_host_user.group_name(adoption.owner[1]) if adoption.owner else "root",
             "kept": before["kept"],
         },
     )

@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+import django_host_file
 import django_proxy_apache
-import django_site
 import django_takeover_virtual_hosts
 from django_takeover_virtual_hosts import Server
 
@@ -136,7 +136,7 @@ def _wsgi_folders(scripts: list[Path], options: list[str]) -> Iterator[Path]:
     """Where the project may lie: beside its module, where a daemon looks, and what a script has written in it."""
     for script in scripts:
         yield script.parent
-        text = django_site.read_named(script).decode(errors="replace")
+        text = django_host_file.read_named(script).decode(errors="replace")
         yield from map(Path, re.findall(r"[\"'](/[^\"'\n]+)[\"']", text))
     for option in options:
         name, _equals, value = option.partition("=")
@@ -145,7 +145,7 @@ def _wsgi_folders(scripts: list[Path], options: list[str]) -> Iterator[Path]:
 
 def _user(options: list[str]) -> str:
     """Whose the processes are that run the project: as its daemon is told, or Apache's own."""
-    own = re.search(r"APACHE_RUN_USER=(\S+)", django_site.read_text(django_proxy_apache.ETC / "envvars") or "")
+    own = re.search(r"APACHE_RUN_USER=(\S+)", django_host_file.read_text(django_proxy_apache.ETC / "envvars") or "")
     said = [option.partition("=")[2] for option in options if option.startswith("user=")]
     return [own[1] if own else "www-data", *said][-1]
 

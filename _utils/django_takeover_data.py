@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import django_host_command
-import django_site
+import django_host_folder
 import django_wall_shape
 from django_host_command import DeploymentError
 from django_site import Site
@@ -226,7 +226,7 @@ def identity(owner: tuple[int, int] | None, path: Path) -> dict[str, Any]:
         status = os.lstat(path)
         uid, gid = status.st_uid, status.st_gid
     if not uid:
-        django_site.refuse_parents_of_others(path, "the path of the old site")
+        django_host_folder.refuse_parents_of_others(path, "the path of the old site")
         return {}
     groups = [gid]
     with contextlib.suppress(KeyError):

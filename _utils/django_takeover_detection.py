@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import django_database
+import django_host_file
 import django_host_port
 import django_host_service
 import django_host_unix
 import django_proxy
-import django_site
 import django_takeover_apache
 import django_takeover_nginx
 import django_takeover_virtual_hosts
@@ -389,7 +389,7 @@ def _inodes(address: str) -> set[str]:
 
 
 def _rows(name: str) -> list[list[str]]:
-    text = django_site.read_text(PROC / "net" / name) or ""
+    text = django_host_file.read_text(PROC / "net" / name) or ""
     return [line.split() for line in text.splitlines()[1:]]
 
 
@@ -449,7 +449,7 @@ def _units(adoption: Adoption, behind: list[Process]) -> None:
 
 def _text(path: Path) -> str:
     """The text of a file of configuration; it may be a link to one in somebody's home."""
-    return django_site.read_named(path).decode(errors="replace")
+    return django_host_file.read_named(path).decode(errors="replace")
 
 
 def _is_emperor(text: str) -> bool:
@@ -627,7 +627,7 @@ def _tops(adoption: Adoption) -> list[Path]:
 
 def _named_in_settings(folder: Path) -> list[Path]:
     """The SQLite files that the settings of a project name by an absolute path."""
-    read = (django_site.read_named(path, follow=False) for path in _settings_files(folder))
+    read = (django_host_file.read_named(path, follow=False) for path in _settings_files(folder))
     texts = (text.decode(errors="replace") for text in read)
     return [Path(name) for text in texts for name in re.findall(r"[\"'](/[^\"'\n]+\.(?:sqlite3?|db))[\"']", text)]
 
@@ -641,7 +641,7 @@ def _is_database(path: Path) -> bool:
     """Whether a file is a SQLite database that Django has migrated."""
     if not path.name.endswith((".sqlite3", ".sqlite", ".db")) or path.is_symlink() or not path.is_file():
         return False
-    beginning = django_site.read_named(path, follow=False)
+    beginning = django_host_file.read_named(path, follow=False)
     return beginning.startswith(b"SQLite format 3\0") and b"django_migrations" in beginning
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import django_host_etc
+import django_host_file
 import django_host_port
-import django_site
 from django_site import Site
 
 
@@ -62,7 +62,7 @@ def problems(site: Site, path: Path, inside: Collection[Server]) -> Iterator[str
 def read(path: Path) -> str:
     """The text of a file that is not ours; empty for ours and for links to nothing."""
     try:
-        text = django_site.read_named(path).decode(errors="replace")
+        text = django_host_file.read_named(path).decode(errors="replace")
     except OSError:
         return ""
     return "" if text.startswith(django_host_etc.OURS) else text

@@ -16,10 +16,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import django_host_clock
 import django_host_command
-import django_site
+import django_host_file
+import django_host_folder
 from django_host_command import DeploymentError
-from django_site import Folder, Site
+from django_host_folder import Folder
+from django_site import Site
 
 STATE = Path("/var/lib/django-formula")
 #: The first line of each file, with where the certificate comes from behind it.
@@ -97,7 +100,7 @@ def origin(site: Site) -> str:
 
 def _fingerprint() -> str:
     """What tells the present authority from one before."""
-    return hashlib.sha256((django_site.read_text(root()) or "").encode()).hexdigest()[:16]
+    return hashlib.sha256((django_host_file.read_text(root()) or "").encode()).hexdigest()[:16]
 
 
 def read(domain: str) -> Certificate | None:
@@ -168,7 +171,7 @@ def lacking(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) 
 
 
 def _outdated(domain: str, text: str) -> str:
-    present = django_site.read_text(path_of(domain))
+    present = django_host_file.read_text(path_of(domain))
     if not text:  # what the pillar gives is not known here
         return "" if present else "missing"
     return "" if present == text else "changed" if present else "new"
@@ -221,7 +224,7 @@ def make_authority() -> None:
         if (folder / "root.key").exists() and _decode(str(root())).left > DAYS * 86400:
             return
     for path in (STATE, folder):
-        django_site.make_folder(Folder(path, "root", "root", 0o755))
+        django_host_folder.make(Folder(path, "root", "root", 0o755))
     name = re.sub(r"[^A-Za-z0-9.-]", "", os.uname().nodename)[:40]
     with tempfile.TemporaryDirectory(dir=folder) as made:
         _openssl(
@@ -231,8 +234,8 @@ def make_authority() -> None:
             *("-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"),
             *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
         )
-        django_site.write(folder / "root.key", Path(made, "key").read_bytes(), mode=0o600)
-        django_site.write(root(), Path(made, "root").read_bytes())
+        django_host_file.write(folder / "root.key", Path(made, "key").read_bytes(), mode=0o600)
+        django_host_file.write(root(), Path(made, "root").read_bytes())
 
 
 def _openssl(*arguments: str) -> str:
@@ -352,9 +355,9 @@ def _check(site: Site, text: str, blocks: list[str]) -> None:
         names = ", ".join(own.names) or "no host name"
         raise DeploymentError(f"{at}:certificate is for {names}, and not for {', '.join(missing)}")
     if own.left <= 0:
-        raise DeploymentError(f"{at}:certificate has ended on {django_site.written(own.ends)}")
+        raise DeploymentError(f"{at}:certificate has ended on {django_host_clock.written(own.ends)}")
     if own.begins > time.time():
-        raise DeploymentError(f"{at}:certificate begins on {django_site.written(own.begins)}")
+        raise DeploymentError(f"{at}:certificate begins on {django_host_clock.written(own.begins)}")
 
 
 def refuse_worse(domain: str, text: str) -> None:
@@ -375,7 +378,7 @@ def refuse_worse(domain: str, text: str) -> None:
     if not new.covers(domain) or new.left <= 0 or (is_same and present and new.ends < present.ends):
         raise DeploymentError(
             f"the certificate that was issued for {domain} is worse than the one that there is",
-            hint=f"it is for {', '.join(new.names)} and ends on {django_site.written(new.ends)}",
+            hint=f"it is for {', '.join(new.names)} and ends on {django_host_clock.written(new.ends)}",
         )
 
 
@@ -408,7 +411,7 @@ def told(site: Site) -> dict[str, str]:
 def forget_challenges() -> None:
     """Take the folder of challenges away where no domain has a certificate any more."""
     if not [*STATE.glob("certificates/*.pem")]:
-        django_site.remove_tree(challenges())
+        django_host_file.remove_tree(challenges())
 
 
 def belongings(domain: str) -> list[Path]:

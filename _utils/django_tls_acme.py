@@ -1,7 +1,6 @@
 """Certificates from an authority that speaks ACME (RFC 8555), each domain by itself, by a client of Debian's."""
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import time
@@ -9,13 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import django_host_clock
+import django_host_file
+import django_host_folder
 import django_proxy
-import django_site
 import django_tls
 import django_tls_certbot
 import django_tls_uacme
 from django_host_command import DeploymentError
-from django_site import Folder, Site
+from django_host_folder import Folder
+from django_host_lock import Lock
+from django_site import Site
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ def due(site: Site, *, again: bool = False) -> tuple[dict[str, str], list[str]]:
     for domain in django_tls.domains(site):
         why = _why(site, domain)
         if why:
-            failure = django_site.read_json(_failure(domain)) or {}
+            failure = django_host_file.read_json(_failure(domain)) or {}
             wait = failure.get("next", 0) - time.time()
             if not again and 0 < wait <= LONGEST_PAUSE and failure.get("origin") == django_tls.origin(site):
                 deferred.append(
@@ -112,10 +115,10 @@ def renew(site: Site, wanted: Iterable[str], files: Mapping[str, str]) -> tuple[
     ordered, warnings = {}, []
     for domain in wanted:
         path = django_tls.path_of(domain)
-        before = django_site.read_text(path)
+        before = django_host_file.read_text(path)
         try:
             with _alone():
-                if django_site.read_text(path) != before:
+                if django_host_file.read_text(path) != before:
                     continue  # the timer was quicker, or an apply
                 log.info("%s: ordering a certificate for %s", site.name, domain)
                 django_proxy.change_certificates({path: _order(site, domain, files)})
@@ -126,7 +129,7 @@ def renew(site: Site, wanted: Iterable[str], files: Mapping[str, str]) -> tuple[
         else:
             _failure(domain).unlink(missing_ok=True)
             certificate = django_tls.read(domain)
-            ordered[domain] = f"valid until {django_site.written(certificate.ends)}" if certificate else "damaged"
+            ordered[domain] = f"valid until {django_host_clock.written(certificate.ends)}" if certificate else "damaged"
     return ordered, warnings
 
 
@@ -139,17 +142,15 @@ def _alone() -> Iterator[None]:
     """
     folder = django_tls.STATE / "acme"
     for path, mode in ((django_tls.STATE, 0o755), (folder, 0o700)):
-        django_site.make_folder(Folder(path, "root", "root", mode))
-    deadline = time.monotonic() + PATIENCE
-    with open(folder / "lock", "w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise DeploymentError(f"somebody else orders certificates for {PATIENCE:g} s already") from None
-                time.sleep(0.1)
+        django_host_folder.make(Folder(path, "root", "root", mode))
+    orders = Lock(
+        folder / "lock",
+        "order",
+        busy="another order of certificates",
+        timeout=f"{PATIENCE:.0f}s",
+        hint="wait for it, or end that process; the lock goes with it",
+    )
+    with orders.held():
         yield
 
 
@@ -173,12 +174,12 @@ def _serves(domain: str) -> str:
 
 
 def _note(site: Site, domain: str, cause: str) -> None:
-    before = django_site.read_json(_failure(domain)) or {}
+    before = django_host_file.read_json(_failure(domain)) or {}
     tries = int(before.get("tries", 0)) + 1
     pause = min(PAUSE * 2 ** (tries - 1), LONGEST_PAUSE)
     about = {"error": cause, "tries": tries, "next": time.time() + pause, "origin": django_tls.origin(site)}
     with contextlib.suppress(OSError):
-        django_site.write_json(_failure(domain), about, mode=0o600)
+        django_host_file.write_json(_failure(domain), about, mode=0o600)
 
 
 def _order(site: Site, domain: str, files: Mapping[str, str]) -> str:
@@ -189,7 +190,7 @@ def _order(site: Site, domain: str, files: Mapping[str, str]) -> str:
     """
     account = _account(site, files)
     challenges = django_tls.challenges()
-    django_site.make_folder(Folder(challenges, "root", "root", 0o755))
+    django_host_folder.make(Folder(challenges, "root", "root", 0o755))
     for path in challenges.iterdir():
         if path.stat().st_mtime < time.time() - 86400:  # of an order that was killed
             path.unlink()
@@ -227,7 +228,7 @@ def _account(site: Site, files: Mapping[str, str]) -> Path:
     made = folder / "account.json"
     if made.exists():
         return folder
-    django_site.make_folder(Folder(folder, "root", "root", 0o700))
+    django_host_folder.make(Folder(folder, "root", "root", 0o700))
     binding = None
     if tls["eab"]["key_id"]:
         key = files.get("eab:key")
@@ -239,5 +240,5 @@ def _account(site: Site, files: Mapping[str, str]) -> Path:
         binding = (tls["eab"]["key_id"], key.rstrip("="))
     _persistently(lambda: _client(site).register(site, folder, binding, PATIENCE))
     about = {"client": tls["client"], "directory": tls["directory"], "email": tls["email"]}
-    django_site.write_json(made, about, mode=0o600)
+    django_host_file.write_json(made, about, mode=0o600)
     return folder

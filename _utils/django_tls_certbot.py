@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import django_host_command
-import django_site
+import django_host_file
+import django_host_folder
 from django_host_command import DeploymentError
-from django_site import Folder, Site
+from django_host_folder import Folder
+from django_site import Site
 
 #: What an order leaves in its folder, but for the accounts: nobody renews by it, and a killed one would be in the way.
 _OF_ORDERS = ("archive", "csr", "keys", "live", "renewal")
@@ -24,7 +26,7 @@ def register(site: Site, folder: Path, binding: tuple[str, str] | None, patience
     try:
         if binding:
             text = f"eab-kid = {binding[0]}\neab-hmac-key = {binding[1]}\n"
-            django_site.write(file, text, mode=0o600)
+            django_host_file.write(file, text, mode=0o600)
             arguments += ["--config", str(file)]
         _run(site, folder, "register", arguments, "certbot register", patience, binding[1:] if binding else ())
     except DeploymentError as error:
@@ -39,8 +41,8 @@ def issue(site: Site, folder: Path, domain: str, challenges: Path, patience: flo
     tls = site.config["tls"]
     root = folder / "webroot/.well-known"
     for path in (folder / "webroot", root):
-        django_site.make_folder(Folder(path, "root", "root", 0o755))
-    django_site.link(root / "acme-challenge", str(challenges))
+        django_host_folder.make(Folder(path, "root", "root", 0o755))
+    django_host_file.link(root / "acme-challenge", str(challenges))
     arguments = ["--webroot", "--webroot-path", str(folder / "webroot")]
     if tls["challenge"] == "dns-01":
         # certbot has a shell run it, with the domain and the value in its environment
@@ -59,7 +61,7 @@ def issue(site: Site, folder: Path, domain: str, challenges: Path, patience: flo
 
 def _forget_orders(folder: Path) -> None:
     for name in _OF_ORDERS:
-        django_site.remove_tree(folder / "etc" / name)
+        django_host_file.remove_tree(folder / "etc" / name)
 
 
 def _run(
@@ -78,11 +80,11 @@ def _run(
         error.log += "".join(f"\n{line}" for line in _PROBLEM.findall(_log(folder))[-2:])
         raise
     finally:
-        django_site.remove_tree(folder / "log")
+        django_host_file.remove_tree(folder / "log")
 
 
 def _log(folder: Path) -> str:
-    return django_site.read_text(folder / "log/letsencrypt.log") or ""
+    return django_host_file.read_text(folder / "log/letsencrypt.log") or ""
 
 
 def said(log: str) -> str:

@@ -10,6 +10,7 @@ import django_backup
 import django_backup_restore
 import django_database
 import django_database_migration
+import django_host_file
 import django_project_program
 import django_proxy_maintenance
 import django_release
@@ -148,7 +149,7 @@ def unlock(name: str) -> dict[str, Any]:
     Raises:
         DeploymentError: there is no such site.
     """
-    lock = django_site.Lock(django_site.find(name), "django.unlock")
+    lock = django_site.find(name).lock("django.unlock")
     holder = lock.holder()
     return {"ended": holder, "processes": lock.end()} if holder else {}
 
@@ -232,7 +233,7 @@ def superuser(name: str, username: str, email: str) -> dict[str, str]:
     values = {"USERNAME": username, "EMAIL": email, "PASSWORD": password}
     variables = {f"DJANGO_SUPERUSER_{key}": value for key, value in values.items()}
     new = file.with_name(f".{file.name}")
-    django_site.write(new, django_release_settings.environment_file(variables), mode=0o600)
+    django_host_file.write(new, django_release_settings.environment_file(variables), mode=0o600)
     try:
         manage(name, ["createsuperuser", "--noinput"], str(new), timeout=300)
     except DeploymentError:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import django_database
 import django_host_command
+import django_host_file
+import django_host_user
 import django_server
-import django_site
 import django_virtualenv_index
 import django_wall_build
 import django_wall_delegate
@@ -80,7 +81,7 @@ _HINTS = {
 
 def uv_is_installed() -> bool:
     """Whether the uv of the formula is on this host, in its version."""
-    return django_site.read_text(UV / "version") == UV_VERSION
+    return django_host_file.read_text(UV / "version") == UV_VERSION
 
 
 def install_uv(index: Mapping[str, Any] | None = None, password: str | None = None) -> None:
@@ -96,7 +97,7 @@ def install_uv(index: Mapping[str, Any] | None = None, password: str | None = No
     bundle = Path("/etc/ssl/certs/ca-certificates.crt")
     if bundle.exists():
         environment.setdefault("PIP_CERT", str(bundle))
-    django_site.remove_tree(UV)
+    django_host_file.remove_tree(UV)
     django_host_command.run(["python3", "-m", "venv", str(UV)], doing="making a virtualenv for uv", timeout=120)
     temporary = UV / "tmp"  # /tmp may be small
     temporary.mkdir()
@@ -104,8 +105,8 @@ def install_uv(index: Mapping[str, Any] | None = None, password: str | None = No
     pip = [str(UV / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", f"uv=={UV_VERSION}"]
     secrets = [password] if password else []
     django_host_command.run(pip, doing="installing uv", timeout=600, environment=environment, secrets=secrets)
-    django_site.remove_tree(temporary)
-    django_site.write(UV / "version", UV_VERSION)
+    django_host_file.remove_tree(temporary)
+    django_host_file.write(UV / "version", UV_VERSION)
 
 
 def interpreter(python: str) -> str:
@@ -328,7 +329,9 @@ def _contents(source: Path, files: list[str]) -> dict[str, str]:
         if name.endswith("uv.lock") and beside.is_file():
             contents[str(beside.relative_to(source))] = beside.read_text(errors="replace")
     if any(_ITSELF.search(text) for name, text in contents.items() if name.endswith((".txt", ".in"))):
-        contents |= {name: text for name in _PACKAGED if (text := django_site.read_text(source / name)) is not None}
+        contents |= {
+            name: text for name in _PACKAGED if (text := django_host_file.read_text(source / name)) is not None
+        }
     return contents
 
 
@@ -387,9 +390,9 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
     """
     folder = site.virtualenvs / key
     django_wall_build.end_processes(site)
-    django_site.remove_tree(folder)
+    django_host_file.remove_tree(folder)
     folder.mkdir(mode=0o755)
-    builder = django_site.owner(site.build_user, site.build_user)
+    builder = django_host_user.owner(site.build_user, site.build_user)
     tree = Foreign(folder)
     tree.give(builder, None, of=0)
     work = site.build / "requirements"
@@ -412,14 +415,14 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         if server:
             uv.install(*server, doing=f"installing {site.config['server']['kind']}")
         (tree / ".lock").remove()
-        tree.give(django_site.ROOT, PUBLIC, of=builder[0])
+        tree.give(django_host_user.ROOT, PUBLIC, of=builder[0])
     except (DeploymentError, OSError):
-        django_site.remove_tree(folder)
+        django_host_file.remove_tree(folder)
         raise
     finally:
         with contextlib.suppress(DeploymentError):
             work.remove()
-    django_site.write(folder / _COMPLETE, "")
+    django_host_file.write(folder / _COMPLETE, "")
     return drivers
 
 
@@ -431,7 +434,7 @@ def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dic
         ``exports``, a lock file of uv's and what it is to be exported to.
     """
     work = folder.path
-    django_site.remove_tree(work)
+    django_host_file.remove_tree(work)
     shutil.copytree(source, work, symlinks=True, ignore=_only_small_text)
     folder.give((os.geteuid(), os.getegid()), OWN, of=os.geteuid())  # with modes that let it be changed
     locks = [work / name for name in files if Path(name).name == "uv.lock"]

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import django_host_command
-import django_site
+import django_host_file
 from django_site import Site
 
 #: What uv calls the pillar's index.
@@ -23,18 +23,18 @@ def password(site: Site, given: str | None) -> str | None:
     """The password of the pillar's index: as the pillar gives it, else as the last apply has kept it."""
     if not site.config["index"]["password"]:
         return None
-    return given or django_site.read_text(_file(site))
+    return given or django_host_file.read_text(_file(site))
 
 
 def is_kept(site: Site, value: str | None) -> bool:
     """Whether `keep` would change nothing."""
-    return django_site.read_text(_file(site)) == value
+    return django_host_file.read_text(_file(site)) == value
 
 
 def keep(site: Site, value: str | None) -> None:
     """Keep the password for the verbs by hand, in a file that only root reads; None removes it."""
     if value:
-        django_site.write(_file(site), value, mode=0o600)
+        django_host_file.write(_file(site), value, mode=0o600)
     else:
         _file(site).unlink(missing_ok=True)
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import django_host_command
+import django_host_file
 import django_host_service
+import django_host_user
 import django_process_systemd
 import django_release_settings
 import django_site
@@ -109,7 +111,7 @@ def run(
 def _below_reaper(
     site: Site, argv: Sequence[str], folder: str, environment: Mapping[str, str], options: Mapping[str, Any]
 ) -> Ended:
-    user, group = django_site.user_id(site.build_user), django_site.group_id(site.build_user)
+    user, group = django_host_user.user_id(site.build_user), django_host_user.group_id(site.build_user)
     return django_host_command.execute(
         django_wall_reaper.command(argv, user, group, [], folder, nice=_NICE, processes=_PROCESSES),
         environment=environment,
@@ -145,7 +147,7 @@ def _in_unit(
     command = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={unit}"]
     command += [f"--property={name}={value}" for name, value in properties]
     django_process_systemd.start_bus()
-    django_site.write(variables, django_release_settings.environment_file(environment), mode=0o600, durable=False)
+    django_host_file.write(variables, django_release_settings.environment_file(environment), mode=0o600, durable=False)
     try:
         ended = django_host_command.execute(
             [*command, "--", "/bin/sh", "-c", script, "sh", *argv], only_the_end=True, **options
@@ -211,13 +213,13 @@ def end_user(name: str) -> None:
     Raises:
         DeploymentError: one does not end.
     """
-    user = django_site.user_id(name)
+    user = django_host_user.user_id(name)
     if user <= 0 or user == os.geteuid():
         return
     deadline = time.monotonic() + _END
     while left := list(_processes(user)):
         with contextlib.suppress(DeploymentError):
-            django_wall_delegate.ask(name, os.kill, -1, signal.SIGKILL, doing="ending processes", timeout=_END)
+            django_wall_delegate.ask(name, _end_all, user, doing="ending processes", timeout=_END)
         if time.monotonic() > deadline:
             raise DeploymentError(
                 f"processes of {name} do not end: {', '.join(map(str, left[:5]))}",
@@ -225,6 +227,13 @@ def end_user(name: str) -> None:
                 transient=True,
             )
         time.sleep(0.005)
+
+
+def _end_all(user: int) -> None:
+    """Kill every process that this one may kill: those of its user, and never root's."""
+    if not user or os.getresuid() != (user, user, user):
+        raise PermissionError(f"not uid {user}")
+    os.kill(-1, signal.SIGKILL)
 
 
 def _processes(user: int) -> Iterator[int]:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import django_site
+import django_host_file
 from django_site import Site
 
 _DEFAULTS: dict[str, Any] = {
@@ -117,7 +117,7 @@ def confinement(site: Site, without: Collection[str] = ()) -> dict[str, Any]:
 
 def refused(site: Site) -> list[str]:
     """Return the directives with which this host starts no unit, as the trial since its boot has found."""
-    known = django_site.read_sealed(site.confinement)
+    known = django_host_file.read_sealed(site.confinement)
     return [name for name in known.get("refused", []) if name in _ADDED]
 
 

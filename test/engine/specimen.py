@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import django_host_command
+import django_host_folder
 import django_host_port
 import django_host_service
+import django_host_user
 import django_pillar
 import django_process
 import django_process_supervisor
@@ -125,11 +127,11 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(module, name, tmp_path / folder)
     monkeypatch.setattr(django_takeover_detection, "CRONTABS", [tmp_path / "etc/cron.d"])
     monkeypatch.setattr(django_takeover_detection, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
-    monkeypatch.setattr(django_site, "refuse_parents_of_others", lambda path, at: None)
+    monkeypatch.setattr(django_host_folder, "refuse_parents_of_others", lambda path, at: None)
     identity = django_host_command.identity
     monkeypatch.setattr(django_host_command, "identity", lambda user: identity(user) if _is_there(user) else {})
-    monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid())
-    monkeypatch.setattr(django_site, "group_id", lambda name: os.getgid())
+    monkeypatch.setattr(django_host_user, "user_id", lambda name: os.getuid())
+    monkeypatch.setattr(django_host_user, "group_id", lambda name: os.getgid())
     return tmp_path
 
 
@@ -149,7 +151,7 @@ def make_site(own_host: Path) -> MakeSite:
         site = configured(name, **options)
         site = Site({**site.config, "root": str(own_host / "srv/django" / name)}, site.platform)
         for folder in site.folders() if folders else ():
-            django_site.make_folder(folder)
+            django_host_folder.make(folder)
         return site
 
     return make

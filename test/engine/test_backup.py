@@ -12,9 +12,9 @@ import django_backup
 import django_backup_dump
 import django_backup_restore
 import django_database_migration
+import django_host_file
 import django_proxy_maintenance
 import django_release
-import django_site
 import django_verbs
 import pytest
 from django_host_command import DeploymentError
@@ -147,7 +147,7 @@ def test_what_a_killed_one_has_left_goes(world, site, clock):
 
 def test_two_at_a_time_wait_for_each_other(world, site):
     world.options = {"timeouts": {"lock": "0s"}}
-    with django_backup.locked(world.site, "another"), pytest.raises(DeploymentError) as error:
+    with django_backup.lock(world.site, "another").held(), pytest.raises(DeploymentError) as error:
         backup(world.site)
     assert error.value.message.startswith("another backup of blog is under way: another, pid ")
 
@@ -386,7 +386,7 @@ def test_going_back_to_a_release_that_is_gone(world, site, pending, clock):
     before = world.live
     pending("0002")
     world.apply()
-    django_site.remove_tree(site.releases / before)
+    django_host_file.remove_tree(site.releases / before)
     with pytest.raises(DeploymentError, match=f"{before}, which the backup was made under, is not on this host") as no:
         django_verbs.restore("blog", rollback=True)
     assert "migrate=True" in no.value.hint
@@ -482,7 +482,7 @@ def test_what_a_killed_restore_has_left_of_uploads_goes_with_the_next_apply(worl
     names = {"name": f"{site.media.top}.restore_1", "kept": f"{site.media.top}.before_1"}
     site.media.top.rename(names["kept"])
     Path(names["name"]).mkdir()
-    django_site.write_json(site.backups / ".restore.json", {"loaded": [{**entry, **names}]})
+    django_host_file.write_json(site.backups / ".restore.json", {"loaded": [{**entry, **names}]})
     changes = world.apply()["site"]
     assert changes["removed"] == f"what a restore that was killed has left: {names['name']}"
     assert (site.media.top / "photo").read_text() == "a photo" and not Path(names["name"]).exists()

@@ -11,10 +11,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import django_database
 import django_database_sqlite
+import django_host_user
 import django_release_settings
 import django_secret
 import django_server
-import django_site
 import pytest
 from django_host_command import DeploymentError
 from specimen import FACTS, ROOT, configured
@@ -459,5 +459,5 @@ def test_a_sqlite_file_that_is_not_the_sites_is_not_read(make_site, monkeypatch,
         (site.database.top / "link").symlink_to(path)
         path = site.database.top / "link"
     else:
-        monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
+        monkeypatch.setattr(django_host_user, "user_id", lambda name: os.getuid() + 1)
     assert django_database_sqlite.applied(site, path) == set()

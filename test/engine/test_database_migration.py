@@ -3,10 +3,10 @@
 import sqlite3
 
 import django_database_migration
+import django_host_file
 import django_project_program
 import django_proxy_maintenance
 import django_release
-import django_site
 import django_verbs
 import pytest
 from django_host_command import DeploymentError
@@ -394,7 +394,7 @@ def test_the_backup_that_has_what_is_gone(went):
     manifest |= dict.fromkeys(("engine", "database", "why", "release", "sha256"), "")
     manifest |= {"rows": {}, "migrations": []}
     (world.site.backups / name).touch()
-    django_site.write_json(world.site.backups / f"{name}.json", manifest)
+    django_host_file.write_json(world.site.backups / f"{name}.json", manifest)
     for made in ([], [name]):
         django_release.Release(world.site, TWO).update(backups=made, began="2026-03-01T15:00:00Z")
         with pytest.raises(DeploymentError) as error:

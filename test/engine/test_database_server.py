@@ -5,11 +5,11 @@ import re
 import django_database_postgres
 import django_database_server
 import django_host_command
+import django_host_file
 import django_project_program
 import django_release_deployment
 import django_release_instance
 import django_release_steps
-import django_site
 import django_verbs
 import pytest
 from django_host_command import DeploymentError
@@ -149,7 +149,7 @@ def test_a_release_that_comes_back_has_the_new_login(blog, server):
     django_verbs.rotate_database_password("blog")
     django_verbs.rollback("blog")
     assert blog.live == f"0001-{commit('one')[:12]}"
-    data = django_site.read_json(blog.site.current / "config/settings.json")["databases"]["default"]
+    data = django_host_file.read_json(blog.site.current / "config/settings.json")["databases"]["default"]
     assert data["user_file"] == str(blog.site.secrets / "database.default.user") and server.lets_in(login(blog))
     assert "user_file" in data and blog.apply() == {}
 

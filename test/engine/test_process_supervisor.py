@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import django_host_command
 import django_host_service
+import django_host_user
 import django_process
 import django_process_supervisor
 import django_process_systemd
@@ -29,7 +30,6 @@ import django_wall_reaper
 import pytest
 from django_host_command import DeploymentError, Ended
 from django_process_supervisor import Program
-from django_site import Lock
 from specimen import FACTS, formula_templates
 from world import commit
 
@@ -376,7 +376,7 @@ def test_a_server_that_has_lost_what_it_has_in_run_is_started_anew(release, rest
 def test_a_server_that_has_outlived_its_supervisor_is_ended(release, monkeypatch, verb):
     """By its own user, whose pid file and environment are its own word."""
     asked = []
-    monkeypatch.setattr(django_site, "find_user", lambda name: SimpleNamespace(pw_uid=1))
+    monkeypatch.setattr(django_host_user, "find_user", lambda name: SimpleNamespace(pw_uid=1))
     monkeypatch.setattr(
         django_wall_delegate, "ask", lambda user, function, *arguments, **_: asked.append((user, arguments))
     )
@@ -537,8 +537,8 @@ def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_argumen
         lambda argv, **options: ran.append((argv, options)) or Ended(0, "output", " more"),
     )
     monkeypatch.setattr(django_host_command, "locks", {9})
-    monkeypatch.setattr(django_site, "find_user", lambda name: SimpleNamespace(pw_dir="/home/blog", pw_gid=1001))
-    monkeypatch.setattr(django_site, "user_id", lambda name: 1000)
+    monkeypatch.setattr(django_host_user, "find_user", lambda name: SimpleNamespace(pw_dir="/home/blog", pw_gid=1001))
+    monkeypatch.setattr(django_host_user, "user_id", lambda name: 1000)
     monkeypatch.setattr(os, "getgrouplist", lambda name, group: [group, 4])
     site = make_site(process="supervisor")
     path = site.releases / "0042-3f2a9c1b77de"
@@ -561,8 +561,8 @@ def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_argumen
 def test_a_command_leaves_no_process_behind_and_inherits_no_lock(make_site, monkeypatch, tmp_path):
     if os.getuid():
         pytest.skip("needs root")
-    monkeypatch.setattr(django_site, "user_id", lambda name: 65534)
-    monkeypatch.setattr(django_site, "find_user", lambda name: pwd.getpwnam("nobody"))
+    monkeypatch.setattr(django_host_user, "user_id", lambda name: 65534)
+    monkeypatch.setattr(django_host_user, "find_user", lambda name: pwd.getpwnam("nobody"))
     site = make_site(process="supervisor")
     path = site.releases / "0042-3f2a9c1b77de"
     for folder in ("config", "source"):
@@ -572,7 +572,7 @@ def test_a_command_leaves_no_process_behind_and_inherits_no_lock(make_site, monk
             folder.chmod(folder.stat().st_mode | 0o711)
     (path / "config/environment").write_text('PATH="/usr/bin:/bin"\n')
     (site.secrets / "environment").write_text("")
-    lock = Lock(site, "a test")
+    lock = site.lock("a test")
     lock.take()
     told = "setsid sleep 4711 >/dev/null 2>&1 & id -u; ls -l /proc/self/fd | grep -c lock"
     printed = django_process_supervisor.run(site, path, FACTS, ["sh", "-c", f"{told}; true"], doing="x", timeout=20)

@@ -2,10 +2,10 @@ import os
 import time
 from pathlib import Path
 
+import django_host_user
 import django_proxy_maintenance
 import django_proxy_nginx
 import django_release
-import django_site
 import django_site_removal
 import django_verbs
 import pytest
@@ -175,7 +175,7 @@ def test_a_page_that_could_be_a_secret_is_not_shown(blog, how, monkeypatch):
         os.mkfifo(path)
     elif how == "another's":
         path.write_text("hunter2")
-        monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
+        monkeypatch.setattr(django_host_user, "user_id", lambda name: os.getuid() + 1)
     site = blog.site
     with pytest.raises(DeploymentError, match="django:sites:blog:maintenance:page: "):
         django_proxy_maintenance.refuse_missing_page(site, site.current.resolve(), ".")

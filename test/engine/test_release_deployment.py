@@ -6,6 +6,9 @@ import os
 import stat
 
 import django_host_command
+import django_host_file
+import django_host_folder
+import django_host_user
 import django_process_systemd
 import django_proxy_ports
 import django_release
@@ -49,7 +52,7 @@ def test_a_first_release(world):
     assert changes["live"] == {"live": {"old": None, "new": name}, "receipt": world.last.receipt}
     assert world.live == name and not world.site.previous.exists()
     world.check()
-    record = django_site.read_json(world.site.current / "release.json")
+    record = django_host_file.read_json(world.site.current / "release.json")
     assert stat.S_IMODE((world.site.current / "release.json").stat().st_mode) == 0o640
     about = {"name": name, "state": "good", "commit": ONE, "asked_by": "a test", "author": "Ada", "subject": ONE[:7]}
     assert record.items() >= about.items()
@@ -157,7 +160,7 @@ def test_what_is_stuck_is_tried_again_and_stops_nothing(world, monkeypatch):
     left.path.mkdir()
     left.update(state="building")
     (world.site.virtualenvs / "old").mkdir()
-    remove_tree = django_site.remove_tree
+    remove_tree = django_host_file.remove_tree
 
     def stuck(path):
         if path in (left.path, world.site.virtualenvs / "old"):
@@ -165,7 +168,7 @@ def test_what_is_stuck_is_tried_again_and_stops_nothing(world, monkeypatch):
         remove_tree(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(django_site, "remove_tree", stuck)
+        patched.setattr(django_host_file, "remove_tree", stuck)
         world.push("three")
         world.apply()
     assert world.live == f"0003-{THREE[:12]}"
@@ -222,7 +225,7 @@ def test_a_virtualenv_stays_while_a_release_has_it(world):
 
 def test_a_dry_run_of_a_bare_host(world, monkeypatch):
     for name in ("user_id", "group_id"):
-        monkeypatch.setattr(django_site, name, lambda name: -2)
+        monkeypatch.setattr(django_host_user, name, lambda name: -2)
     root = world.site.root.parent
     before = {str(path) for path in root.parent.rglob("*")}
     changes = world.apply(test=True)
@@ -325,7 +328,7 @@ def test_a_dry_run_hides_secrets(world):
 @pytest.mark.parametrize("gone", ["virtualenv", "config", "static", "config/instance.json", "config/uwsgi.ini"])
 def test_a_dry_run_of_a_release_that_has_lost_a_part(world, gone):
     world.apply()
-    django_site.remove_tree(world.site.current / gone)
+    django_host_file.remove_tree(world.site.current / gone)
     told = world.apply(test=True)
     done = world.apply()
     assert {*done} <= {*told} and told.get("source", {}).get("release") == done.get("source", {}).get("release")
@@ -840,7 +843,7 @@ def write_units(world, sequence):
 @pytest.mark.parametrize("part", ["source", "static", "virtualenv", "config", "socket", "config/environment"])
 def test_a_release_that_lost_a_part_is_made_anew(world, part):
     world.apply()
-    django_site.remove_tree(world.site.current.resolve() / part)
+    django_host_file.remove_tree(world.site.current.resolve() / part)
     world.apply()
     assert world.live == f"0002-{ONE[:12]}"
     world.check()
@@ -907,7 +910,7 @@ def test_a_torn_secret_key_is_an_error(world, how):
 def test_a_secret_key_that_is_gone_with_all_releases_is_an_error_too(world):
     world.apply()
     for path in (world.site.secrets / "secret_key.json", world.site.releases, world.site.current):
-        django_site.remove_tree(path)
+        django_host_file.remove_tree(path)
     with pytest.raises(DeploymentError, match=r"source: .*/secret_key.json is gone"):
         world.apply()
 
@@ -931,7 +934,7 @@ def test_a_current_that_is_something_else_is_left_alone(world, target, message):
 
 def test_a_current_that_leads_nowhere_is_healed(world):
     world.apply()
-    django_site.link(world.site.current, "releases/0009-aaaaaaaaaaaa")
+    django_host_file.link(world.site.current, "releases/0009-aaaaaaaaaaaa")
     world.apply()
     assert world.live == f"0002-{ONE[:12]}"
     world.check()
@@ -989,10 +992,10 @@ def test_releases_are_in_the_order_of_their_numbers(world):
 def test_the_umask_of_the_caller_does_not_matter(world, mask):
     world.apply()
     expected = modes(world)
-    django_site.remove_tree(world.site.root)
+    django_host_file.remove_tree(world.site.root)
     for folder in (django_process_systemd.UNITS, django_site.REGISTRY):
         for path in folder.iterdir():
-            django_site.remove_tree(path)
+            django_host_file.remove_tree(path)
     world.running.clear()
     before = os.umask(mask)
     try:
@@ -1012,16 +1015,16 @@ def modes(world):
 def test_owners_and_modes_of_a_release(world, monkeypatch):
     given = []
     monkeypatch.setattr(os, "lchown", lambda path, uid, gid: given.append((path, uid, gid)))
-    monkeypatch.setattr(django_site, "user_id", {"root": 0, "blog": 1, "blog-build": 2}.__getitem__)
+    monkeypatch.setattr(django_host_user, "user_id", {"root": 0, "blog": 1, "blog-build": 2}.__getitem__)
     monkeypatch.setattr(
-        django_site, "group_id", {"root": 0, "blog": 1, "blog-build": 2, "www-data": 3, "adm": 4}.__getitem__
+        django_host_user, "group_id", {"root": 0, "blog": 1, "blog-build": 2, "www-data": 3, "adm": 4}.__getitem__
     )
     monkeypatch.setattr(os, "chown", lambda path, uid, gid, **_: given.append((str(path), uid, gid)))
     monkeypatch.setattr(
         os, "fchown", lambda file, uid, gid: given.append((os.readlink(f"/proc/self/fd/{file}"), uid, gid))
     )
     monkeypatch.setattr(django_secret, "_is_kept", lambda *_: True)
-    monkeypatch.setattr(django_site, "wrong_folder", lambda folder: "missing")
+    monkeypatch.setattr(django_host_folder, "problem", lambda folder: "missing")
     monkeypatch.setattr(django_secret, "_read", lambda site, name: None)
     world.options = {"writable": ["logs"], "shared": ["data"], "files": {"local.py": {"contents": "x"}}}
     world.apply()

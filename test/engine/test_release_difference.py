@@ -1,6 +1,6 @@
+import django_host_file
 import django_release
 import django_release_difference
-import django_site
 import pytest
 from world import commit
 
@@ -66,5 +66,5 @@ def test_secrets_are_masked(world):
 def test_without_a_virtualenv_nothing_is_known(world):
     world.apply()
     world.options = {"server": {"threads": 2}}
-    django_site.remove_tree(world.site.virtualenvs)
+    django_host_file.remove_tree(world.site.virtualenvs)
     assert differences(world) == {}

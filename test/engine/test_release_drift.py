@@ -2,13 +2,14 @@ import os
 from pathlib import Path
 
 import django_host_etc
+import django_host_file
+import django_host_user
 import django_process_systemd
 import django_proxy_nginx
 import django_release
 import django_release_drift
 import django_release_manifest
 import django_secret
-import django_site
 import django_verbs
 import pytest
 
@@ -40,12 +41,12 @@ def tree(folder: Path) -> Path:
         (lambda top: (top / "inner/empty").unlink(), {"inner/empty": "missing"}),
         (lambda top: (top / "inner/new").touch(), {"inner/new": "added"}),
         (lambda top: (top / "inner/new").symlink_to("/root"), {"inner/new": "added"}),
-        (lambda top: django_site.link(top / "inner/link", "../other"), {"inner/link": "changed"}),
+        (lambda top: django_host_file.link(top / "inner/link", "../other"), {"inner/link": "changed"}),
         (lambda top: ((top / "text").unlink(), (top / "text").symlink_to("inner/empty")), {"text": "changed"}),
         (lambda top: (top / "ours/log").write_text("2"), {}),
         (lambda top: (top / "release.json").write_text("2"), {}),
         (
-            lambda top: django_site.remove_tree(top / "inner/deep"),
+            lambda top: django_host_file.remove_tree(top / "inner/deep"),
             {"inner/deep": "missing", "inner/deep/large": "missing"},
         ),
         (lambda top: (top / ".manifest.json").write_text("{"), {".manifest.json": "changed"}),
@@ -137,12 +138,12 @@ def test_each_part_is_looked_at_and_a_release_mends_it(blog):
     }
     rows = {row["path"]: row for row in django_release_drift.of_site(site, live)}
     there = rows[str(live.path / "source/manage.py")]
-    assert there["owner"] == django_site.owner_of(os.stat(live.path)) and there["modified"].endswith("Z")
+    assert there["owner"] == django_host_user.owner_of(os.stat(live.path)) and there["modified"].endswith("Z")
     assert rows[str(live.path / "config/uwsgi.ini")]["owner"] == ""
     django_verbs.release("blog")
     assert drift(blog) == {}
     assert blog.live.startswith("0002-")
-    django_site.remove_tree(unit.with_name("django-blog-0001.service.d"))
+    django_host_file.remove_tree(unit.with_name("django-blog-0001.service.d"))
     blog.check()
     assert blog.apply() == {}
 
@@ -174,7 +175,7 @@ def test_secrets_are_those_of_a_release(blog):
     assert drift(blog) == {"srv/django/blog/secrets/TOKEN": "missing"}
     secret.write_text("")
     assert drift(blog) == {"srv/django/blog/secrets/TOKEN": "missing"}
-    django_site.write(secret, kept, mode=0o640)
+    django_host_file.write(secret, kept, mode=0o640)
     assert drift(blog) == {}
     django_secret.keep(blog.site, "FILE", "x" * 40)
     assert drift(blog) == {"srv/django/blog/secrets/FILE": "changed"}

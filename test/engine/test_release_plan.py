@@ -5,6 +5,7 @@ import sys
 import types
 
 import django_host_command
+import django_host_file
 import django_process
 import django_release
 import django_release_attempt
@@ -12,7 +13,6 @@ import django_release_plan
 import django_release_preflight
 import django_release_steps
 import django_secret
-import django_site
 import django_source
 import pytest
 from django_host_command import DeploymentError
@@ -155,7 +155,7 @@ def test_packages_that_go(pushed):
 
 
 def test_settings_that_change(pushed):
-    key = django_site.read_json(pushed.site.secrets / "secret_key.json")["key"]
+    key = django_host_file.read_json(pushed.site.secrets / "secret_key.json")["key"]
     same = {"A": setting("1"), "OBJECT": setting("<object>", "x")}
     old = {
         "TZ": setting("'UTC'"),
@@ -219,7 +219,7 @@ def test_a_plan_that_fails_leaves_nothing(pushed, monkeypatch, fails, message):
     pushed.options = pushed.options | {"build": ["npm ci"], "timeouts": {"lock": "0s"}}
     list(django_release_steps.site(pushed.deployment()))
     before = snapshot(pushed)
-    key = django_site.read_json(pushed.site.secrets / "secret_key.json")["key"]
+    key = django_host_file.read_json(pushed.site.secrets / "secret_key.json")["key"]
     prefix = "npm ci: " if fails == "npm ci" else ""
     pushed.fails[fails] = DeploymentError(f"{prefix}no {key}", log=key)
     if message:

@@ -3,14 +3,15 @@ import socket
 import sys
 
 import django_host_disk
+import django_host_file
 import django_host_service
+import django_host_user
 import django_process_systemd
 import django_proxy_maintenance
 import django_proxy_nginx
 import django_release_instance
 import django_release_preflight
 import django_server_mod_wsgi
-import django_site
 import django_verbs
 import pytest
 from django_host_command import DeploymentError
@@ -103,7 +104,7 @@ def test_the_virtualenv_is_asked_for_where_it_is_new(two, monkeypatch):
 
 
 def test_a_release_is_measured_once(two, monkeypatch):
-    record = django_site.read_json(two.site.current / "release.json")
+    record = django_host_file.read_json(two.site.current / "release.json")
     size = record["size"]
     assert size["release"][1] > 10 and size["virtualenv"] == list(
         django_host_disk.of_tree(two.site.virtualenvs / record["virtualenv"])
@@ -112,7 +113,7 @@ def test_a_release_is_measured_once(two, monkeypatch):
     monkeypatch.setattr(django_host_disk, "of_tree", lambda path: (measured.append(path), of_tree(path))[1])
     two.apply()
     assert measured == [two.site.current.resolve()], "the virtualenv is the same"
-    assert django_site.read_json(two.site.current / "release.json")["size"]["virtualenv"] == size["virtualenv"]
+    assert django_host_file.read_json(two.site.current / "release.json")["size"]["virtualenv"] == size["virtualenv"]
     django_verbs.rollback("blog")
     assert len(measured) == 1
 
@@ -198,8 +199,8 @@ def test_a_folder_in_which_the_site_cannot_write(two, tmp_path, monkeypatch, mod
     folder.mkdir()
     folder.chmod(mode)
     (folder / "db.sqlite3").touch()
-    real = django_site.user_id
-    monkeypatch.setattr(django_site, "user_id", lambda name: real(name) if owner else 4242)
+    real = django_host_user.user_id
+    monkeypatch.setattr(django_host_user, "user_id", lambda name: real(name) if owner else 4242)
     problem = django_release_preflight._file_problem(two.site, folder / "db.sqlite3")
     assert problem == ("" if well else f"blog cannot write in {folder}")
     (two.site.database.top / "db.sqlite3").touch()
@@ -349,7 +350,7 @@ def test_a_dry_run_says_who_has_the_lock(two):
 
 
 def test_a_lock_that_was_never_taken_has_no_holder(make_site):
-    assert django_site.Lock(make_site(), "x").holder() == ""
+    assert make_site().lock("x").holder() == ""
 
 
 # Before the switch

@@ -9,7 +9,9 @@ import tempfile
 from pathlib import Path
 
 import django_database
+import django_host_file
 import django_host_service
+import django_host_user
 import django_project_coherence
 import django_project_program
 import django_proxy_nginx
@@ -50,7 +52,7 @@ def test_a_parent_that_the_proxy_cannot_enter(open_folder, monkeypatch, mode, gr
     home = open_folder / "home"
     home.mkdir()
     home.chmod(mode)
-    monkeypatch.setattr(django_site, "group_id", lambda name: home.stat().st_gid if group else -2)
+    monkeypatch.setattr(django_host_user, "group_id", lambda name: home.stat().st_gid if group else -2)
     site = configured()
     site.root = home / "site/blog"
     if passes:
@@ -58,7 +60,7 @@ def test_a_parent_that_the_proxy_cannot_enter(open_folder, monkeypatch, mode, gr
         return
     with pytest.raises(DeploymentError) as error:
         refuse_closed_parents(site)
-    owner = django_site.owner_of(home.stat())
+    owner = django_host_user.owner_of(home.stat())
     assert error.value.message == f"{home} is {owner} {mode:04o}: it lets www-data not through to {site.root}"
     assert error.value.hint == f"chmod o+x {home}, or choose another django:sites:blog:root"
 
@@ -652,7 +654,7 @@ def test_migrations_that_are_pending_are_run(world):
     world.answers = {"migrations": pending("blog.0002", "blog.0003")}
     changes = world.apply()
     assert changes["migration"] == {"migrations": {"default": ["blog.0002", "blog.0003"]}}
-    facts = django_site.read_json(world.site.current / "release.json")["facts"]
+    facts = django_host_file.read_json(world.site.current / "release.json")["facts"]
     assert facts["migrations"]["default"]["pending"] == []
     assert world.apply() == {}
 

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import django_host_file
 import django_host_service
 import django_process_systemd
 import django_proxy
@@ -50,7 +51,7 @@ def test_a_release_that_does_badly_is_left_again(two):
     assert world.live == ONE and not world.site.previous.exists()
     assert world.releases == {ONE: "good", TWO: "failed"}
     world.check()
-    record = django_site.read_json(world.site.releases / TWO / "release.json")
+    record = django_host_file.read_json(world.site.releases / TWO / "release.json")
     assert record["step"] == "live" and record["receipt"]["failed"] >= 1
     assert (attempts(world)[-1]["result"], attempts(world)[-1]["receipt"]) == ("failed", record["receipt"])
     for _ in range(2):
@@ -162,7 +163,7 @@ def test_a_rollback_that_does_badly_is_taken_back(two):
         django_verbs.rollback("blog")
     assert two.live == TWO and two.releases == {ONE: "good", TWO: "good"}
     assert os.readlink(two.site.previous) == f"releases/{ONE}"
-    assert "held_since" not in django_site.read_json(two.site.releases / TWO / "release.json")
+    assert "held_since" not in django_host_file.read_json(two.site.releases / TWO / "release.json")
     two.check()
     assert two.apply() == {}
 
@@ -252,14 +253,14 @@ def test_without_overlap_the_old_instance_is_started_first(two):
 
 def test_a_way_back_that_is_closed_is_said(two, monkeypatch):
     two.problems["0002"] = "it answers 500"
-    link = django_site.link
+    link = django_host_file.link
 
     def full(path, target, **options):
         if path.name == "current" and target.endswith(ONE):
             raise OSError(28, "No space left on device", str(path))
         link(path, target)
 
-    monkeypatch.setattr(django_site, "link", full)
+    monkeypatch.setattr(django_host_file, "link", full)
     with pytest.raises(DeploymentError) as caught:
         two.apply()
     assert f"{ONE} cannot be made live again: [Errno 28] No space left" in caught.value.message
@@ -318,7 +319,7 @@ def test_the_receipt_is_kept(two):
     assert receipt.keys() == {
         *("rate", "through", "seconds", "sent", "failed", "longest_gap", "latency_before", "latency_after", "cut")
     }
-    assert django_site.read_json(two.site.current / "release.json")["receipt"] == receipt
+    assert django_host_file.read_json(two.site.current / "release.json")["receipt"] == receipt
     assert attempts(two)[-1]["receipt"] == receipt
     assert two.last.probe._is_over
 
@@ -367,10 +368,10 @@ def test_a_switch_waits_for_that_of_another_site(two, holder):
 
 
 def test_it_does_not_wait_for_ever(two, holder, monkeypatch):
-    monkeypatch.setattr(django_proxy, "PATIENCE", 0.1)
+    monkeypatch.setattr(django_proxy, "PATIENCE", "100ms")
     with pytest.raises(DeploymentError) as caught:
         two.apply()
-    assert caught.value.message.startswith("live: another site of this host is being switched: pid ")
+    assert caught.value.message.startswith("live: the switch of another site of this host is under way: switch, pid ")
     assert two.live == ONE and TWO not in two.releases, "it is tried again"
     holder.stdin.close()
     holder.wait(10)
@@ -393,7 +394,7 @@ def test_a_command_that_fails_after_the_switch(two):
         f"{TWO} still runs",
     ]
     assert two.live == TWO and two.releases[TWO] == "good"
-    record = django_site.read_json(two.site.current / "release.json")
+    record = django_host_file.read_json(two.site.current / "release.json")
     assert record["step"] == "record" and "no cache" in record["error"]
     assert (attempts(two)[-1]["result"], attempts(two)[-1]["step"]) == ("released", "record")
     (row,) = [row for row in django_release.overview(two.site) if row["role"] == "live"]

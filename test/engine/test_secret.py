@@ -3,8 +3,9 @@ import os
 import re
 import stat
 
+import django_host_file
+import django_host_user
 import django_secret
-import django_site
 import pytest
 from django_host_command import DeploymentError
 
@@ -113,7 +114,7 @@ def key_file(key):
 )
 def test_a_damaged_secret_is_refused(site, name, content):
     path = django_secret.path_of(generated(site), name)
-    django_site.write(path, content, mode=0o640)
+    django_host_file.write(path, content, mode=0o640)
     with pytest.raises(DeploymentError) as error:
         django_secret.values(site, {})
     assert error.value.message == f"{path} is empty or damaged"
@@ -139,7 +140,7 @@ def test_a_secret_that_somebody_else_has_laid_there(site, monkeypatch, what, mes
         path.mkdir()
     elif what == "owner":
         path.write_text("token")
-        monkeypatch.setattr(django_site, "user_id", lambda name: os.getuid() + 1)
+        monkeypatch.setattr(django_host_user, "user_id", lambda name: os.getuid() + 1)
     else:
         (site.root / "elsewhere").write_text("token")
         path.symlink_to(site.root / ("elsewhere" if what == "link" else "nowhere"))

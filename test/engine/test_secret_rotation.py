@@ -1,13 +1,13 @@
 import json
 import time
 
+import django_host_file
 import django_release
 import django_release_instance
 import django_release_plan
 import django_release_settings
 import django_secret
 import django_secret_rotation
-import django_site
 import django_verbs
 import pytest
 from django_host_command import DeploymentError
@@ -148,7 +148,7 @@ def blog(world, clock):
 
 
 def keys(world):
-    told = django_site.read_json(world.site.secrets / "secret_key.json")
+    told = django_host_file.read_json(world.site.secrets / "secret_key.json")
     return told["key"], told["fallbacks"]
 
 

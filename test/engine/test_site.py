@@ -9,11 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import django_host_clock
 import django_host_command
+import django_host_file
+import django_host_folder
+import django_host_user
 import django_site
 import pytest
 from django_host_command import DeploymentError
-from django_site import Folder, Lock
+from django_host_folder import Folder
 from django_wall_foreign import Foreign
 from specimen import ROOT, configured
 
@@ -65,7 +69,7 @@ def test_the_folder_of_sockets_is_roots_but_for_old_releases_that_bind_there(mak
         assert (site.runtime / "0042").stat().st_mode & 0o7777 == 0o2750
     assert site.tmpfiles.read_text().splitlines() == lines
     assert site.runtime.stat().st_mode & 0o7777 == mode
-    django_site.link(site.current, str(release))
+    django_host_file.link(site.current, str(release))
     assert site.is_registered() and site.folders()[-1] == site.runtime_folder(release)
 
 
@@ -73,7 +77,7 @@ def test_what_the_site_has_put_into_a_folder_that_becomes_roots_goes(make_site, 
     if os.getuid():
         pytest.skip("needs root")
     site = make_site()
-    monkeypatch.setattr(django_site, "user_id", lambda name: {"root": 0}.get(name, 65534))
+    monkeypatch.setattr(django_host_user, "user_id", lambda name: {"root": 0}.get(name, 65534))
     os.chown(site.runtime, 65534, 65534)
     (tmp_path / "precious").mkdir()
     (site.runtime / "0043").symlink_to(tmp_path / "precious")
@@ -91,15 +95,17 @@ def test_what_the_site_has_put_into_a_folder_that_becomes_roots_goes(make_site, 
 
 def test_a_folder_is_made_and_mended(make_site, tmp_path):
     site = make_site()
-    assert {folder: django_site.wrong_folder(folder) for folder in site.folders()} == dict.fromkeys(site.folders(), "")
+    assert {folder: django_host_folder.problem(folder) for folder in site.folders()} == dict.fromkeys(
+        site.folders(), ""
+    )
     folder = Folder(tmp_path / "one/two", "blog", "blog", 0o2750)
-    assert django_site.wrong_folder(folder) == "missing"
-    django_site.make_folder(folder)
-    assert django_site.wrong_folder(folder) == ""
+    assert django_host_folder.problem(folder) == "missing"
+    django_host_folder.make(folder)
+    assert django_host_folder.problem(folder) == ""
     folder.path.chmod(0o777)
-    assert django_site.wrong_folder(folder).endswith(" 0777, not blog:blog 2750")
-    django_site.make_folder(folder)
-    assert django_site.wrong_folder(folder) == ""
+    assert django_host_folder.problem(folder).endswith(" 0777, not blog:blog 2750")
+    django_host_folder.make(folder)
+    assert django_host_folder.problem(folder) == ""
 
 
 @pytest.mark.parametrize("what", ["a file", "a link"])
@@ -107,7 +113,7 @@ def test_what_is_in_a_folders_way_is_named(own_host, what):
     path = own_host / "releases"
     path.symlink_to(own_host) if what == "a link" else path.write_text("")
     with pytest.raises(DeploymentError) as error:
-        django_site.wrong_folder(Folder(path, "root", "root", 0o755))
+        django_host_folder.problem(Folder(path, "root", "root", 0o755))
     assert error.value.message == f"{path} is in the way: it is not a folder"
     assert error.value.hint == f"move it away: mv {path} {path}.aside"
 
@@ -127,15 +133,15 @@ def test_a_path_that_leads_through_a_link_is_refused(own_host, path, link):
     ("users", "there"), [(["blog", "blog-build"], True), (["blog"], False), (["blog-build"], False)]
 )
 def test_whether_a_site_has_its_users(monkeypatch, users, there):
-    monkeypatch.setattr(django_site, "user_id", lambda name: 0 if name in users else -2)
+    monkeypatch.setattr(django_host_user, "user_id", lambda name: 0 if name in users else -2)
     assert configured().user_exists() is there
 
 
 def test_names_of_users_and_groups():
-    assert django_site.user_id("root") == django_site.group_id("root") == 0
-    assert django_site.user_id("no-such-user") == django_site.group_id("no-such-group") == -2
-    assert django_site.owner_of(os.stat("/")) == "root:root"
-    assert django_site.owner_of(os.stat_result((0, 0, 0, 0, 999999, 999998, 0, 0, 0, 0))) == "999999:999998"
+    assert django_host_user.user_id("root") == django_host_user.group_id("root") == 0
+    assert django_host_user.user_id("no-such-user") == django_host_user.group_id("no-such-group") == -2
+    assert django_host_user.owner_of(os.stat("/")) == "root:root"
+    assert django_host_user.owner_of(os.stat_result((0, 0, 0, 0, 999999, 999998, 0, 0, 0, 0))) == "999999:999998"
 
 
 def test_a_file_is_written_whole(own_host, monkeypatch):
@@ -149,14 +155,14 @@ def test_a_file_is_written_whole(own_host, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: order.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
     monkeypatch.setattr(Path, "replace", lambda path, to: order.append((str(path), str(to))) or replace(path, to))
     path, new = own_host / "site.json", own_host / ".site.json.new"
-    django_site.write(path, "grüße\n", mode=0o640, user="root", group="blog")
+    django_host_file.write(path, "grüße\n", mode=0o640, user="root", group="blog")
     assert order == [str(new), (str(new), str(path)), str(own_host)]
     assert path.read_text() == "grüße\n" and stat.S_IMODE(path.stat().st_mode) == 0o640
     assert modes == [0o600], "nobody else reads it before it has its owner"
-    django_site.write(path, b"bytes")
+    django_host_file.write(path, b"bytes")
     assert path.read_bytes() == b"bytes" and stat.S_IMODE(path.stat().st_mode) == 0o644
     order.clear()
-    django_site.link(own_host / "current", "releases/0001")
+    django_host_file.link(own_host / "current", "releases/0001")
     assert order == [(str(own_host / ".current.new"), str(own_host / "current")), str(own_host)]
     assert os.readlink(own_host / "current") == "releases/0001"
 
@@ -166,7 +172,7 @@ def test_a_write_that_is_cut_short_leaves_what_was_there(own_host, monkeypatch, 
     path, new = own_host / "one", own_host / ".one.new"
 
     def put(content):
-        django_site.link(path, content) if what == "link" else django_site.write(path, content)
+        django_host_file.link(path, content) if what == "link" else django_host_file.write(path, content)
 
     put("old")
     with monkeypatch.context() as patched:
@@ -185,7 +191,7 @@ def test_a_link_is_replaced_and_not_followed(own_host):
     target.write_text("untouched")
     for name in ("one", ".one.new"):
         (own_host / name).symlink_to(target)
-    django_site.write(own_host / "one", "content")
+    django_host_file.write(own_host / "one", "content")
     assert target.read_text() == "untouched" and not (own_host / "one").is_symlink()
 
 
@@ -211,14 +217,14 @@ def test_a_torn_record_is_none(own_host, content, expected):
     path = own_host / "record.json"
     if content is not None:
         path.write_bytes(content)
-    assert django_site.read_json(path) == expected
+    assert django_host_file.read_json(path) == expected
 
 
 def test_what_is_written_is_read(own_host):
     value = {"text": "ü\n\0", "list": [1, 2.5, None, True]}
-    django_site.write_json(own_host / "record.json", value)
-    assert django_site.read_json(own_host / "record.json") == value
-    assert django_site.read_text(own_host / "no such file") is None
+    django_host_file.write_json(own_host / "record.json", value)
+    assert django_host_file.read_json(own_host / "record.json") == value
+    assert django_host_file.read_text(own_host / "no such file") is None
 
 
 def test_a_tree_is_removed_without_following_links(own_host):
@@ -227,7 +233,7 @@ def test_a_tree_is_removed_without_following_links(own_host):
     (own_host / "tree/link").symlink_to(own_host / "outside")
     (own_host / "link").symlink_to(own_host / "outside")
     for name in ("tree", "link", "missing"):
-        django_site.remove_tree(own_host / name)
+        django_host_file.remove_tree(own_host / name)
     assert not os.path.lexists(own_host / "tree") and not os.path.lexists(own_host / "link")
     assert (own_host / "outside").is_dir()
 
@@ -247,7 +253,7 @@ def test_the_host_knows_its_sites(make_site):
 def test_a_site_is_found_by_its_name(make_site):
     site = make_site(path="/blog")
     site.register()
-    django_site.write_json(site.applied, {"config": site.config, "platform": site.platform})
+    django_host_file.write_json(site.applied, {"config": site.config, "platform": site.platform})
     assert django_site.find("blog").config == site.config
     for name in ("shop", "../blog", "", "blog/"):
         with pytest.raises(DeploymentError, match=r"there is no site '.*' on this host \(registered: blog\)"):
@@ -275,11 +281,9 @@ def test_templates_are_kept_by_their_url(make_site):
 
 HOLD = """
 import sys, time
-from types import SimpleNamespace
-import django_site
 from pathlib import Path
-site = SimpleNamespace(name="blog", lock_file=Path(sys.argv[1]), config={"timeouts": {"lock": "1s"}})
-lock = django_site.Lock(site, "salt job 42")
+from django_host_lock import Lock
+lock = Lock(Path(sys.argv[1]), "salt job 42", busy="another deployment of blog", timeout="1s", hint="")
 lock.take()
 if sys.argv[2:]:
     import django_host_command
@@ -300,7 +304,7 @@ def test_a_lock_is_held_by_one_and_freed_by_its_end(make_site):
     site = make_site(timeouts={"lock": "300ms"})
     with holder(site.lock_file) as other:
         assert other.stdout and other.stdout.readline() == "held\n"
-        lock = Lock(site, "salt job 43")
+        lock = site.lock("salt job 43")
         began = time.monotonic()
         with pytest.raises(DeploymentError) as error:
             lock.take()
@@ -315,11 +319,11 @@ def test_a_lock_is_held_by_one_and_freed_by_its_end(make_site):
     assert f"salt job 43, pid {os.getpid()}, since" in site.lock_file.read_text()
     lock.take()
     with pytest.raises(DeploymentError, match="salt job 43"):
-        Lock(site, "salt job 44").take()
+        site.lock("salt job 44").take()
     lock.release()
     lock.release()
     assert site.lock_file.read_text() == "" and not django_host_command.locks
-    after = Lock(site, "salt job 44")
+    after = site.lock("salt job 44")
     after.take()
     after.release()
 
@@ -329,7 +333,7 @@ def test_a_lock_waits_for_the_one_before(make_site):
     with holder(site.lock_file) as other:
         assert other.stdout and other.stdout.readline() == "held\n"
         subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -9 {other.pid}"])
-        lock = Lock(site, "next")
+        lock = site.lock("next")
         lock.take()
         lock.release()
 
@@ -338,21 +342,22 @@ def test_a_lock_ends_with_its_deployment_whatever_that_has_left_behind(make_site
     site = make_site(timeouts={"lock": "200ms"})
     with holder(site.lock_file, str(tmp_path / "child")) as other:
         deadline = time.monotonic() + 5
-        while not (child := django_site.read_text(tmp_path / "child")) and time.monotonic() < deadline:
+        while not (child := django_host_file.read_text(tmp_path / "child")) and time.monotonic() < deadline:
             time.sleep(0.02)
         other.kill()
         other.wait()
-        lock = Lock(site, "next")
+        lock = site.lock("next")
         lock.take()
         lock.release()
-        os.kill(int(child or 0), signal.SIGKILL)
+        assert child
+        os.kill(int(child), signal.SIGKILL)
 
 
 def test_a_lock_that_is_a_link_is_not_followed(make_site):
     site = make_site()
     site.lock_file.symlink_to("/dev/null")
     with pytest.raises(OSError, match="symbolic links"):
-        Lock(site, "next").take()
+        site.lock("next").take()
 
 
 @pytest.mark.parametrize(
@@ -360,30 +365,30 @@ def test_a_lock_that_is_a_link_is_not_followed(make_site):
     [(-5, "0 s"), (0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (172800, "2 d")],
 )
 def test_how_long_ago_a_time_is(monkeypatch, seconds, expected):
-    when = django_site.written(1772366400)
+    when = django_host_clock.written(1772366400)
     assert when == "2026-03-01T12:00:00Z"
-    monkeypatch.setattr(django_site.time, "time", lambda: 1772366400.0 + seconds)
-    assert django_site.age(when) == expected and django_site.age("") == django_site.age("torn") == ""
+    monkeypatch.setattr(django_host_clock.time, "time", lambda: 1772366400.0 + seconds)
+    assert django_host_clock.age(when) == expected and django_host_clock.age("") == django_host_clock.age("torn") == ""
 
 
 def test_a_user_that_cannot_be_looked_up_is_not_said_to_be_missing():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
-        for look_up in (django_site.find_user, django_site.user_id, django_site.group_id):
+        for look_up in (django_host_user.find_user, django_host_user.user_id, django_host_user.group_id):
             with pytest.raises(OSError, match="Too many open files"):
                 look_up("nobody-at-all")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert django_site.find_user("nobody-at-all") is None and django_site.user_id("nobody-at-all") == -2
+    assert django_host_user.find_user("nobody-at-all") is None and django_host_user.user_id("nobody-at-all") == -2
 
 
 def test_the_process_that_holds_a_lock_is_ended(make_site):
     site = make_site(timeouts={"lock": "2s"})
-    assert Lock(site, "next").end() == []
+    assert site.lock("next").end() == []
     with holder(site.lock_file) as other:
         assert other.stdout and other.stdout.readline() == "held\n"
-        lock = Lock(site, "next")
+        lock = site.lock("next")
         assert lock.holder().startswith("salt job 42, pid ") and lock.end() == [other.pid]
         assert other.wait(5) == -signal.SIGTERM
     lock.take()
@@ -395,5 +400,5 @@ def test_a_process_that_holds_a_lock_and_does_not_end_is_killed(make_site):
     with holder(site.lock_file) as other:
         assert other.stdout and other.stdout.readline() == "held\n"
         other.send_signal(signal.SIGSTOP)
-        assert Lock(site, "next").end(patience=0.3) == [other.pid]
+        assert site.lock("next").end(patience=0.3) == [other.pid]
         assert other.wait(5) in (-signal.SIGKILL, -signal.SIGTERM)  # both are there for it once it goes on

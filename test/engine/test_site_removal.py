@@ -1,4 +1,5 @@
 import django_database_postgres
+import django_host_file
 import django_process_systemd
 import django_proxy_nginx
 import django_site
@@ -76,7 +77,7 @@ def test_what_a_first_deployment_has_left_is_taken_off_too(world):
 
 def test_units_whose_release_is_gone_are_taken_off_too(world):
     world.apply()
-    django_site.remove_tree(world.site.releases)
+    django_host_file.remove_tree(world.site.releases)
     django_site_removal.remove(world.site, "a test")
     assert rest(world) == [] and world.running == set()
 

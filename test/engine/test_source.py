@@ -7,8 +7,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import django_host_clock
 import django_host_command
-import django_site
 import django_source
 import django_source_folder
 import django_source_submodule
@@ -511,7 +511,7 @@ def test_what_lies_between_two_commits(cloned, upstream):
     }
     second = upstream.commit(files, "It's the second: ünicode\n\nBody")
     exported(site, second)
-    committed = django_site.written(float(upstream.git("show", "-s", "--format=%ct", second)))
+    committed = django_host_clock.written(float(upstream.git("show", "-s", "--format=%ct", second)))
     about = {"author": "Ada", "subject": "It's the second: ünicode", "committed": committed}
     assert django_source.describe(site, second) == about
     new_file = "new file mode 100644"

@@ -11,9 +11,10 @@ import subprocess
 from pathlib import Path
 
 import django_host_command
+import django_host_file
+import django_host_user
 import django_proxy_nginx
 import django_release_steps
-import django_site
 import django_site_removal
 import django_takeover
 import django_takeover_data
@@ -72,7 +73,7 @@ def uses(world, path: Path) -> None:
 
 
 def plan(world) -> dict:
-    return django_site.read_json(world.site.adopted / "plan.json")
+    return django_host_file.read_json(world.site.adopted / "plan.json")
 
 
 def test_a_site_is_taken_over(world, old):
@@ -96,7 +97,7 @@ def test_a_site_is_taken_over(world, old):
     commands = world.commands
     assert commands.index(["systemctl", "reload", "nginx.service"]) < commands.index(stopping)
     assert commands.index(stopping) < commands.index(["systemctl", "daemon-reload"])
-    assert django_site.read_json(aside / "adoption.json")["phase"] == "done" and plan(world) is None
+    assert django_host_file.read_json(aside / "adoption.json")["phase"] == "done" and plan(world) is None
     world.check()
     assert world.apply() == {}
     del world.options["adopt"]
@@ -413,7 +414,7 @@ def test_another_user_reads_on_and_gets_its_data_back_when_it_fails(world, in_pl
     )
     with pytest.raises(DeploymentError):
         world.apply()
-    assert django_site.group_name(54321) in seen
+    assert django_host_user.group_name(54321) in seen
     assert stat.S_IMODE(in_place.database.stat().st_mode) == 0o644
     world.fails = {}
     world.apply()

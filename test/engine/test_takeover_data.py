@@ -12,6 +12,8 @@ from pathlib import Path
 
 import django_database_sqlite
 import django_host_command
+import django_host_folder
+import django_host_user
 import django_site
 import django_takeover_data
 import pytest
@@ -38,8 +40,8 @@ def shelf(monkeypatch):
     (top / "run").mkdir()
     identity = django_host_command.identity
     monkeypatch.setattr(django_host_command, "identity", lambda user: identity(SITE))
-    user_id = django_site.user_id
-    monkeypatch.setattr(django_site, "user_id", lambda name: user_id(name if name == "root" else SITE))
+    user_id = django_host_user.user_id
+    monkeypatch.setattr(django_host_user, "user_id", lambda name: user_id(name if name == "root" else SITE))
     monkeypatch.setattr(django_site, "RUNTIME", top / "run")
     yield top
     shutil.rmtree(top)
@@ -318,10 +320,10 @@ def test_a_root_below_a_folder_of_another_is_refused(owner, mode, way):
         (top / "link").symlink_to(top / "sites")
         for path in (top / "sites/blog", top / "link/blog", top / "sites/not/there/yet"):
             if not way and path.parent.name != "link":
-                django_site.refuse_parents_of_others(path, "django:sites:blog:root")
+                django_host_folder.refuse_parents_of_others(path, "django:sites:blog:root")
             elif way:
                 with pytest.raises(DeploymentError, match="can put another folder in its place") as error:
-                    django_site.refuse_parents_of_others(path, "django:sites:blog:root")
+                    django_host_folder.refuse_parents_of_others(path, "django:sites:blog:root")
                 assert f"{way} {top}/sites" in error.value.hint
     finally:
         shutil.rmtree(top)

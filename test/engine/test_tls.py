@@ -3,12 +3,12 @@ import stat
 import time
 
 import django_host_command
+import django_host_file
 import django_host_service
 import django_proxy
 import django_proxy_nginx
 import django_release_instance
 import django_release_switch_report
-import django_site
 import django_tls
 import pytest
 from authority import serving, signed
@@ -378,7 +378,7 @@ def test_unknown_names_of_https_are_refused(own_host, monkeypatch):
     text = server("django-default")
     assert "listen 443 ssl default_server;" in text and "ssl_reject_handshake on;" in text and "http2 on;" in text
     assert django_proxy_nginx.refused() == ([80], [443])
-    assert django_site.read_text(django_proxy_nginx.protocols())
+    assert django_host_file.read_text(django_proxy_nginx.protocols())
     django_proxy.apply(django_proxy_nginx.default_server([80], [], formula_templates()))
     assert "443" not in server("django-default")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import django_backup
 import django_host_command
+import django_host_file
 import django_process_systemd
 import django_release
 import django_secret_rotation
-import django_site
 import django_verbs
 import pytest
 from django_host_command import DeploymentError
@@ -129,23 +129,23 @@ def order(monkeypatch):
 
 
 def test_a_file_its_name_and_its_folder_come_to_the_disk_in_this_order(order, tmp_path):
-    django_site.write(tmp_path / "file", "content")
+    django_host_file.write(tmp_path / "file", "content")
     new = f"{tmp_path}/.file.new"
     assert order == [("fsync", new), ("rename", f"{tmp_path}/file", "file", new), ("fsync", str(tmp_path))]
     order.clear()
-    django_site.link(tmp_path / "link", "file")
+    django_host_file.link(tmp_path / "link", "file")
     new = f"{tmp_path}/.link.new"
     assert order == [("rename", f"{tmp_path}/link", "link", new), ("fsync", str(tmp_path))]
     order.clear()
-    django_site.write(tmp_path / "file", "of a release in the making", durable=False)
-    django_site.link(tmp_path / "link", "file", durable=False)
+    django_host_file.write(tmp_path / "file", "of a release in the making", durable=False)
+    django_host_file.link(tmp_path / "link", "file", durable=False)
     assert [event[0] for event in order] == ["rename", "rename"]
     order.clear()
-    django_site.append(tmp_path / "lines", "one", mode=0o640)
+    django_host_file.append(tmp_path / "lines", "one", mode=0o640)
     assert order == [("fsync", f"{tmp_path}/lines"), ("fsync", str(tmp_path))]
     order.clear()
     (tmp_path / "lines").write_text("one\ntw")
-    django_site.append(tmp_path / "lines", "three", mode=0o640)
+    django_host_file.append(tmp_path / "lines", "three", mode=0o640)
     assert order == [("fsync", f"{tmp_path}/lines")]
     assert (tmp_path / "lines").read_text() == "one\ntw\nthree\n"
 

@@ -1,6 +1,7 @@
 import json
 import stat
 
+import django_host_file
 import django_project_program
 import django_release
 import django_secret
@@ -112,7 +113,7 @@ def test_going_back_passes_over_what_is_not_good(two, why):
     if why == "failed":
         release.update(state="failed")
     else:
-        django_site.remove_tree(release.path / "static")
+        django_host_file.remove_tree(release.path / "static")
     django_verbs.rollback("blog")
     assert two.live == ONE
     two.check()
@@ -126,14 +127,14 @@ def test_going_back_needs_no_network(two):
 
 def test_a_new_secret_key(two):
     before = two.site.secrets / "secret_key.json"
-    old = django_site.read_json(before)["key"]
+    old = django_host_file.read_json(before)["key"]
     django_verbs.rotate_secret_key("blog")
-    told = django_site.read_json(before)
+    told = django_host_file.read_json(before)
     assert told["key"] != old and told["fallbacks"] == [old]
     assert two.live == f"0003-{commit('two')[:12]}"
     two.check()
     assert two.apply() == {}
-    inputs = django_site.read_json(two.site.current / "release.json")["inputs"]
+    inputs = django_host_file.read_json(two.site.current / "release.json")["inputs"]
     assert inputs["secrets:secret_key"] == django_secret.keyed_hash(django_secret.record_key(two.site), told["key"])
 
 
@@ -177,7 +178,7 @@ def test_a_command_hides_secrets(two, monkeypatch):
     seen = []
     monkeypatch.setattr(django_project_program, "manage", lambda *arguments: seen.extend(arguments[-1]) or "")
     django_verbs.manage("blog", ["check"], None, 60.0)
-    assert seen == [django_site.read_json(two.site.secrets / "secret_key.json")["key"]]
+    assert seen == [django_host_file.read_json(two.site.secrets / "secret_key.json")["key"]]
 
 
 def test_what_there_is(two):
@@ -304,7 +305,7 @@ def test_checks_by_hand(two):
 
 def test_fingerprints_of_the_secret_key(two):
     first = django_verbs.secret_key("blog")
-    key = django_site.read_json(two.site.secrets / "secret_key.json")["key"]
+    key = django_host_file.read_json(two.site.secrets / "secret_key.json")["key"]
     assert first["fallbacks"] == [] and first["given_by"] == "generated" and key not in repr(first)
     django_verbs.rotate_secret_key("blog")
     second = django_verbs.secret_key("blog")
@@ -313,7 +314,7 @@ def test_fingerprints_of_the_secret_key(two):
 
 def test_the_configuration_and_the_logs(two):
     assert django_verbs.config("blog") == two.site.config
-    key = django_site.read_json(two.site.secrets / "secret_key.json")["key"]
+    key = django_host_file.read_json(two.site.secrets / "secret_key.json")["key"]
     two.prints["journalctl"] = f"a line with {key}\n"
     assert django_verbs.logs("blog", 7) == "a line with **********\n"
     assert two.commands[-1][:6] == ["journalctl", "--unit", "django-blog-0002", "--lines", "7", "--output"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import django_host_command
 import django_host_service
-import django_site
+import django_host_user
 import django_wall_build
 import django_wall_delegate
 import pytest
@@ -119,7 +119,9 @@ def test_without_systemd_it_runs_below_the_reaper_which_has_the_lock(played, own
 def test_what_is_left_of_a_build_is_ended(make_site, monkeypatch):
     nobody = pwd.getpwnam("nobody")
     site = make_site()
-    monkeypatch.setattr(django_site, "user_id", lambda name: nobody.pw_uid if name == site.build_user else os.getuid())
+    monkeypatch.setattr(
+        django_host_user, "user_id", lambda name: nobody.pw_uid if name == site.build_user else os.getuid()
+    )
     monkeypatch.setattr(django_wall_build.django_wall_delegate, "ask", _as_nobody)
     program = (
         "import os, time\nfor _ in range(4): os.fork()\nos.getpid() == os.getsid(0) or os.setsid()\ntime.sleep(60)"

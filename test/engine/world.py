@@ -13,6 +13,7 @@ import django_backup
 import django_backup_dump
 import django_database_sqlite
 import django_host_command
+import django_host_file
 import django_host_memory
 import django_host_service
 import django_process
@@ -25,7 +26,6 @@ import django_release_steps
 import django_release_switch
 import django_release_switch_report
 import django_server_mod_wsgi
-import django_site
 import django_source
 import django_virtualenv
 import django_wall_build
@@ -167,7 +167,7 @@ class World:
     def releases(self) -> dict[str, str]:
         """The state of each release on disk."""
         return {
-            path.name: (django_site.read_json(path / "release.json") or {}).get("state", "")
+            path.name: (django_host_file.read_json(path / "release.json") or {}).get("state", "")
             for path in sorted(self.site.releases.iterdir())
         }
 
@@ -211,7 +211,7 @@ class World:
         """What holds after an apply that has ended well: one release is live, whole, and it alone runs."""
         site = self.site
         unit = django_process.unit(site, site.releases / self.live)
-        recorded = django_site.read_json(site.current / "config/instance.json") or {}
+        recorded = django_host_file.read_json(site.current / "config/instance.json") or {}
         parts = {"systemd": (".service", ".socket"), "supervisor": (".conf",)}[recorded.get("process", "systemd")]
         assert self.running == {f"{unit}{suffix}" for suffix in parts} == self.enabled
         units = {
@@ -361,7 +361,7 @@ class World:
             return "no answer"
 
     def build(self, site: Site, source: Path, files: list[str], key: str, password: str | None) -> list[str]:
-        django_site.remove_tree(site.virtualenvs / key)
+        django_host_file.remove_tree(site.virtualenvs / key)
         (site.virtualenvs / key / "bin").mkdir(parents=True)
         for name in ("bin/python", "bin/uwsgi", ".complete"):
             (site.virtualenvs / key / name).write_text("#!")

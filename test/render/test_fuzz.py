@@ -14,21 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import django_apache
-import django_instance
-import django_listener
-import django_memory
-import django_nginx
+import django_host_memory
 import django_pillar
 import django_proxy
+import django_proxy_apache
+import django_proxy_listener
+import django_proxy_nginx
+import django_release_instance
+import django_release_settings
 import django_secret
-import django_settings
+import django_server_uwsgi
 import django_source
-import django_uwsgi
 import dotenv
 import pytest
-from django_command import DeploymentError
-from django_deployment import Deployment
+from django_host_command import DeploymentError
+from django_release_deployment import Deployment
 from django_site import Site
 from readers import read_apache, read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, contract, formula_templates, three_keys
@@ -275,29 +275,29 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
     secret = value if rules_of(path).get("secret") and path[0] != "deploy_key" else SECRET
     deploy_key = value.strip() if path[0] == "deploy_key" else SECRET
     secrets = dict.fromkeys(django_secret.wanted(site), secret)
-    plain = django_settings.environment(site, release, facts)
-    hidden = django_settings.secret_environment(site, secrets, [])
+    plain = django_release_settings.environment(site, release, facts)
+    hidden = django_release_settings.secret_environment(site, secrets, [])
     files: dict[str, Any] = {
-        "environment": read_environment(django_settings.environment_file(plain)),
-        "secrets": read_environment(django_settings.environment_file(hidden)),
-        "settings.json": read_json(django_settings.overlay(site, release, facts["settings_module"])),
+        "environment": read_environment(django_release_settings.environment_file(plain)),
+        "secrets": read_environment(django_release_settings.environment_file(hidden)),
+        "settings.json": read_json(django_release_settings.overlay(site, release, facts["settings_module"])),
         "tmpfiles": site._tmpfiles(site.current),
         "ssh": [path.name + text for path, text, _mode in django_source._ssh_files(site, deploy_key)],
         "inputs": sorted(Deployment(site, {}, templates).inputs()),
     }
-    files["dotenv"] = dict(dotenv.dotenv_values(stream=io.StringIO(django_settings.dotenv_file(hidden))))
-    for name, text in django_settings.project_files(site, templates, plain | hidden).items():
+    files["dotenv"] = dict(dotenv.dotenv_values(stream=io.StringIO(django_release_settings.dotenv_file(hidden))))
+    for name, text in django_release_settings.project_files(site, templates, plain | hidden).items():
         files[f"source/{name}"] = text
     files["site.json"] = read_json(json.dumps(site.config))
     for kept in (site, Site({**site.config, "process": "supervisor"}, site.platform)):
-        for name, text in django_instance.configuration(kept, release, facts, templates).items():
+        for name, text in django_release_instance.configuration(kept, release, facts, templates).items():
             if text in templates.values():
                 continue  # a program, the same for every site
             own_readers = {f"django-{site.name}-0042.conf": read_program, "mod_wsgi.conf": read_apache}
             reader = own_readers.get(name, READERS[Path(name).suffix])
             files[name if kept is site else f"supervised {name}"] = reader(text)
     listened = Site({**site.config, "listener": "127.0.0.1:8000"}, site.platform)
-    for file, content in django_listener.files(listened, templates).items():
+    for file, content in django_proxy_listener.files(listened, templates).items():
         files[f"listener {file.suffix}"] = read_unit(content or "")
     for kind, reader in (("nginx", read_nginx), ("apache", read_apache)):
         served = Site({**site.config, "proxy": {**site.config["proxy"], "kind": kind}}, site.platform)
@@ -325,11 +325,11 @@ def replaced(value: Any, *pairs: tuple[str, str]) -> Any:
 
 @pytest.fixture(autouse=True)
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
-    monkeypatch.setattr(django_memory, "total", lambda: 16 << 30)
-    monkeypatch.setattr(django_nginx, "ETC", tmp_path / "etc/nginx")
-    monkeypatch.setattr(django_nginx, "version", lambda: (1, 22, 1))
-    monkeypatch.setattr(django_apache, "ETC", tmp_path / "etc/apache2")
+    monkeypatch.setattr(django_server_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
+    monkeypatch.setattr(django_host_memory, "total", lambda: 16 << 30)
+    monkeypatch.setattr(django_proxy_nginx, "ETC", tmp_path / "etc/nginx")
+    monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 22, 1))
+    monkeypatch.setattr(django_proxy_apache, "ETC", tmp_path / "etc/apache2")
     resolved = rules_of_pillars()  # which takes as long as the rest for a small pillar
     monkeypatch.setattr(django_pillar, "resolve", lambda rules, schema: resolved)
 

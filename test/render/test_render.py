@@ -10,16 +10,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import django_apache
-import django_instance
-import django_listener
-import django_memory
-import django_nginx
+import django_host_memory
 import django_proxy
+import django_proxy_apache
+import django_proxy_listener
+import django_proxy_nginx
+import django_release_instance
+import django_release_settings
 import django_secret
 import django_server
-import django_settings
-import django_uwsgi
+import django_server_uwsgi
 import pytest
 import yaml
 from django_site import Site
@@ -34,32 +34,32 @@ RELEASE = "0042-3f2a9c1b77de"
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing depends on the machine of the tests."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(django_uwsgi, "_backlog", lambda: 1024)
-    monkeypatch.setattr(django_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
-    monkeypatch.setattr(django_nginx, "IPV6", Path(__file__))
-    monkeypatch.setattr(django_memory, "total", lambda: 16 << 30)
-    monkeypatch.setattr(django_nginx, "ETC", tmp_path / "etc/nginx")
-    monkeypatch.setattr(django_nginx, "version", lambda: (1, 26, 3))
-    monkeypatch.setattr(django_apache, "ETC", tmp_path / "etc/apache2")
-    monkeypatch.setattr(django_apache, "unescapes", lambda _site: True)
+    monkeypatch.setattr(django_server_uwsgi, "_backlog", lambda: 1024)
+    monkeypatch.setattr(django_server_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
+    monkeypatch.setattr(django_proxy_nginx, "IPV6", Path(__file__))
+    monkeypatch.setattr(django_host_memory, "total", lambda: 16 << 30)
+    monkeypatch.setattr(django_proxy_nginx, "ETC", tmp_path / "etc/nginx")
+    monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 26, 3))
+    monkeypatch.setattr(django_proxy_apache, "ETC", tmp_path / "etc/apache2")
+    monkeypatch.setattr(django_proxy_apache, "unescapes", lambda _site: True)
 
 
 def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     """Every file of a release of a site: its name below the site's folder → content."""
     release = site.releases / RELEASE
     secrets = {name: f"secret of {name}" for name in django_secret.wanted(site)}
-    plain = django_settings.environment(site, release, facts)
-    hidden = django_settings.secret_environment(site, secrets, [])
-    configuration = django_instance.configuration(site, release, facts, formula_templates())
+    plain = django_release_settings.environment(site, release, facts)
+    hidden = django_release_settings.secret_environment(site, secrets, [])
+    configuration = django_release_instance.configuration(site, release, facts, formula_templates())
     templates = {url: f"# {url}\n{{{{ environment | tojson }}}}\n" for url in sources(site)} | formula_templates()
     return {
-        "environment": django_settings.environment_file(plain),
-        "secrets": django_settings.environment_file(hidden),
-        **({"settings.json": django_settings.overlay(site, release, "x")} if site.config["overlay"] else {}),
+        "environment": django_release_settings.environment_file(plain),
+        "secrets": django_release_settings.environment_file(hidden),
+        **({"settings.json": django_release_settings.overlay(site, release, "x")} if site.config["overlay"] else {}),
         **{name: text for name, text in configuration.items() if text not in formula_templates().values()},
         **{
             f"source/{path}": text
-            for path, text in django_settings.project_files(site, templates, {**plain, **hidden}).items()
+            for path, text in django_release_settings.project_files(site, templates, {**plain, **hidden}).items()
         },
     }
 
@@ -71,9 +71,9 @@ def sources(site: Site) -> list[str]:
 def proxy_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     """The files of the proxy of a site: name below /etc → content, or where a link leads; or the units without one."""
     wanted = django_proxy.files(site, facts, formula_templates())
-    units = django_listener.files(site, formula_templates())
+    units = django_proxy_listener.files(site, formula_templates())
     return {f"{site.name}/{path.name}": text or "" for path, text in units.items()} | {
-        str(path.relative_to(django_nginx.ETC.parent)): content
+        str(path.relative_to(django_proxy_nginx.ETC.parent)): content
         for path, content in wanted.items()
         if content is not None
     }

@@ -9,6 +9,7 @@ import django_database_postgres
 import django_host_port
 import django_host_service
 import django_host_timer
+import django_host_user
 import django_proxy_nginx
 import django_release_steps
 import django_site
@@ -57,7 +58,7 @@ def salt(loaders, world, own_host, monkeypatch):
         "states_dirs": [str(ROOT / "_states"), str(played / "states")],
     }
     monkeypatch.setattr(django_site, "Site", Below)
-    monkeypatch.setattr(django_site, "find_user", lambda name: find_user(options, name))
+    monkeypatch.setattr(django_host_user, "find_user", lambda name: find_user(options, name))
 
     def on(pillar, current=True, **more):
         made = loaders({"django": pillar}, **options, **more)
@@ -113,7 +114,7 @@ def test_a_pillar_with_errors_is_one_failing_state_that_lists_them(salt):
 
 def test_a_dry_run_of_a_bare_host(salt, world, own_host, monkeypatch):
     for name in ("user_id", "group_id"):
-        monkeypatch.setattr(django_site, name, lambda name: -2)
+        monkeypatch.setattr(django_host_user, name, lambda name: -2)
     before = {str(path) for path in own_host.rglob("*")}
     states = salt({"sites": {"blog": SITE}})(test=True)
     assert [state.id for state in states] == [*HOST, *SENTENCES]
@@ -267,7 +268,7 @@ def test_apache_has_its_module_where_a_site_wants_it_only(salt, own_host):
 @pytest.mark.parametrize("name", ["blog", "blog-build"])
 def test_a_user_of_somebody_else_is_refused(salt, world, monkeypatch, name):
     somebody = SimpleNamespace(pw_name=name, pw_gecos="Ada Lovelace", pw_dir="/home/ada")
-    monkeypatch.setattr(django_site, "find_user", {name: somebody}.get)
+    monkeypatch.setattr(django_host_user, "find_user", {name: somebody}.get)
     states = salt({"sites": {"blog": SITE}})()
     failed = [state for state in states if state.result is False]
     assert [state.id for state in failed] == SENTENCES

@@ -3,7 +3,7 @@
 import ast
 import json
 
-import django_site
+import django_host_file
 import pytest
 from specimen import ROOT
 from world import commit
@@ -48,7 +48,7 @@ def test_a_site_whose_files_are_damaged_does_not_hide_the_others(call, world, ma
     shop.register()
     for path in ("site.json", "releases/0001-abcdefabcdef/release.json"):
         (shop.root / path).parent.mkdir(parents=True, exist_ok=True)
-    django_site.write_json(shop.applied, {"config": dict(shop.config), "platform": dict(shop.platform)})
+    django_host_file.write_json(shop.applied, {"config": dict(shop.config), "platform": dict(shop.platform)})
     shop.current.symlink_to("releases/0001-abcdefabcdef")
     record = {"state": "good", "commit": "", "inputs": {}, "facts": {"folder": ".", "application": "blog.wsgi"}}
     (shop.current / "release.json").write_text(json.dumps(record))

@@ -1,0 +1,165 @@
+"""Read and write files in folders that only root may change: whole or not at all, through any loss of power."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import django_host_command
+import django_host_user
+import django_wall_shape
+
+
+def write(
+    path: Path,
+    content: str | bytes,
+    *,
+    mode: int = 0o644,
+    user: str = "root",
+    group: str = "root",
+    durable: bool = True,
+) -> None:
+    """Write a file so that it is there whole or not at all, through any loss of power.
+
+    Args:
+        durable: False for a file of a release in the making, which is brought to disk as a whole before it goes live.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "wb") as file:
+        os.fchown(descriptor, django_host_user.user_id(user), django_host_user.group_id(group))
+        os.fchmod(descriptor, mode)
+        file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+        file.flush()
+        if durable:
+            os.fsync(descriptor)
+    temporary.replace(path)
+    if durable:
+        sync_folder(path.parent)
+
+
+def checksum(text: str) -> str:
+    """What tells whether a text is whole."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is what `write` or `link` had begun when it was killed."""
+    return path.name.startswith(".") and path.name.endswith(".new")
+
+
+def write_json(path: Path, value: Any, **options: Any) -> None:
+    """Write a value as JSON, as `write` does."""
+    write(path, json.dumps(value, indent=1, sort_keys=True) + "\n", **options)
+
+
+def read_json(path: Path, shape: Any = None) -> dict[str, Any] | None:
+    """The object in a JSON file; None when the file is missing or torn, or has another shape (`django_wall_shape`)."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and (shape is None or django_wall_shape.fits(value, shape)) else None
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An object for a JSON file with a checksum of its own, ``sum``."""
+    value = json.loads(json.dumps({name: one for name, one in values.items() if name != "sum"}))
+    return {**value, "sum": checksum(json.dumps(value, sort_keys=True))}
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Return an object that `sealed` has made, from its JSON file; an empty one where it is missing or damaged."""
+    value = read_json(path) or {}
+    return value if value and value.get("sum") == sealed(value)["sum"] else {}
+
+
+def read_text(path: Path) -> str | None:
+    """The text of a file, whatever its bytes are; None when it is missing."""
+    try:
+        return path.read_text(errors="surrogateescape")
+    except FileNotFoundError:
+        return None
+
+
+def read_named(path: Path, limit: int = 1 << 20, *, follow: bool = True) -> bytes:
+    """Return the beginning of a plain file that others may have written, or put there; nothing where it is none.
+
+    Nothing blocks (a FIFO), and nothing is read without a bound (`/dev/zero`).
+
+    Args:
+        follow: whether the path may be a link.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except (OSError, ValueError):
+        return b""
+    with open(descriptor, "rb") as file:
+        return file.read(limit) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+
+
+def append(path: Path, line: str, *, mode: int) -> None:
+    """Add a line to a file, on disk too; half a line that is its last one stays one of its own."""
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with open(descriptor, "a+b") as file:
+        os.fchmod(file.fileno(), mode)
+        end = file.seek(0, os.SEEK_END)
+        whole = not end or os.pread(file.fileno(), 1, end - 1) == b"\n"
+        file.write(f"{'' if whole else chr(10)}{line}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync_folder(path.parent)
+
+
+def link(path: Path, target: str, *, durable: bool = True) -> None:
+    """Make a link point to a target in one rename, through any loss of power.
+
+    Args:
+        durable: as for `write`.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    temporary.symlink_to(target)
+    temporary.replace(path)
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring what was made, renamed or deleted in a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync(path: Path) -> None:
+    """Bring the file system of a folder to disk.
+
+    Raises:
+        DeploymentError: that fails.
+    """
+    django_host_command.run(["sync", "--file-system", str(path)], doing=f"writing {path.name} to the disk")
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder and all below it; nothing happens when it is not there."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        try:
+            shutil.rmtree(path)
+        except RecursionError:  # rm needs no frame for each folder, and follows no link either
+            django_host_command.run(["rm", "-rf", "--", str(path)], doing=f"deleting {path}", timeout=600)

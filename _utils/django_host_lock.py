@@ -1,0 +1,136 @@
+"""Locks between processes of this host, each held by an open file, so that it ends with its process."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import django_host_clock
+import django_host_command
+from django_host_command import DeploymentError
+
+
+class Lock:
+    """An exclusive lock, which no command inherits but the one that ends others where there is no systemd.
+
+    (That is `django_wall_reaper`.)
+
+    Args:
+        path: the lock's file, in a folder that only root may change.
+        holder: what takes the lock, for processes that wait for it: ``salt job 20260301120000000000``.
+        busy: what is under way while another process has it: ``another deployment of blog``.
+        timeout: how long to wait for it, in the pillar's notation.
+        hint: what an operator can do about a process that keeps it.
+        interval: seconds between two tries.
+    """
+
+    def __init__(self, path: Path, holder: str, *, busy: str, timeout: str, hint: str, interval: float = 0.1):
+        self.path = path
+        self.busy = busy
+        self._holder = holder
+        self._timeout = timeout
+        self._hint = hint
+        self._interval = interval
+        self._descriptor: int | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._descriptor is not None
+
+    def take(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take the lock, and wait for it where another process has it.
+
+        Raises:
+            DeploymentError: another process still has it after the timeout; the error names it.
+        """
+        if self._descriptor is not None:
+            return
+        deadline = clock() + django_host_command.seconds(self._timeout)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        while not _is_taken(descriptor, fcntl.LOCK_EX):
+            if clock() >= deadline:
+                holder = _written(descriptor)
+                os.close(descriptor)
+                message = f"{self.busy} is under way: {holder}; waited {self._timeout}"
+                raise DeploymentError(message, hint=self._hint, transient=True)
+            time.sleep(self._interval)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{self._holder}, pid {os.getpid()}, since {django_host_clock.now()}\n".encode(), 0)
+        self._descriptor = descriptor
+        django_host_command.locks.add(descriptor)
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens where it is not held."""
+        if self._descriptor is not None:
+            django_host_command.locks.discard(self._descriptor)
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock for a while.
+
+        Raises:
+            DeploymentError: as `take`.
+        """
+        self.take()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def holder(self) -> str:
+        """Return what another process wrote when it took the lock (purpose, pid, since); empty while it is free."""
+        try:
+            with open(self.path, "rb") as file:
+                return "" if _is_taken(file.fileno(), fcntl.LOCK_SH) else _written(file.fileno())
+        except FileNotFoundError:
+            return ""
+
+    def end(self, patience: float = 10.0) -> list[int]:
+        """End the processes that hold the lock, by SIGKILL those that have not ended in time.
+
+        Args:
+            patience: seconds between SIGTERM and SIGKILL.
+
+        Returns:
+            Their pids.
+        """
+        ended = self._processes()
+        for number in ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGTERM)
+        deadline = time.monotonic() + patience
+        while self.holder() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for number in self._processes() if self.holder() else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        return ended
+
+    def _processes(self) -> list[int]:
+        """The processes, other than this one, that have the file of the lock open: only root's can."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                names = [os.readlink(path) for path in (entry / "fd").iterdir()]
+                if str(self.path) in names and int(entry.name) != os.getpid():
+                    found.append(int(entry.name))
+        return found
+
+
+def _is_taken(descriptor: int, operation: int) -> bool:
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _written(descriptor: int) -> str:
+    return os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "a process"
