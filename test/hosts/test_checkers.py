@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import ROOT, Host
+from cases import unfolded
+from lab import Host
 
-CASES = sorted(path.parent for path in (ROOT / "test/render").glob("*/pillar.yaml"))
 PACKAGES = "apache2 libapache2-mod-wsgi-py3 libapache2-mod-xsendfile nginx-light openssl supervisor"
 LISTENING = "$(find /etc/nginx/sites-available -type f)"
 CERTIFICATE = "openssl req -x509 -nodes -subj /CN=localhost -keyout /tmp/key -out /tmp/chain 2>/dev/null"
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> list[Path]:
+    return unfolded(tmp_path_factory.mktemp("cases"))
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +69,8 @@ def lay(host: Host, case: Path, program: str) -> bool:
     return True
 
 
-def test_nginx_takes_its_files(host):
-    told = {case.name: host.run(["nginx", "-t", "-q"]).stderr for case in CASES if lay(host, case, "nginx")}
+def test_nginx_takes_its_files(host, cases):
+    told = {case.name: host.run(["nginx", "-t", "-q"]).stderr for case in cases if lay(host, case, "nginx")}
     # Six sites with maps of their own have more variables than nginx's table of names is made for, which costs nothing
     # per request; the directive that enlarges it may stand in a host's nginx.conf already, and twice it is an error.
     hint = "could not build optimal variables_hash"
@@ -73,13 +78,13 @@ def test_nginx_takes_its_files(host):
     assert {case: lines for case, lines in told.items() if lines} == {} and len(told) > 15
 
 
-def test_apache_takes_its_files(host):
-    laid = [case for case in CASES if lay(host, case, "apache2") and host.run(["apache2ctl", "configtest"])]
+def test_apache_takes_its_files(host, cases):
+    laid = [case for case in cases if lay(host, case, "apache2") and host.run(["apache2ctl", "configtest"])]
     assert laid and "blog.conf" in host.run("ls /etc/apache2/django").stdout
 
 
-def test_an_apache_of_a_release_takes_its_file(host):
-    files = [path for case in CASES for path in case.glob("*/mod_wsgi.conf")]
+def test_an_apache_of_a_release_takes_its_file(host, cases):
+    files = [path for case in cases for path in case.glob("*/mod_wsgi.conf")]
     for path in files:
         text = path.read_text()
         folders = re.findall(r'^(?:ServerRoot|DefaultRuntimeDir) "([^"]+)"', text, re.MULTILINE)
@@ -90,9 +95,9 @@ def test_an_apache_of_a_release_takes_its_file(host):
     assert len(files) > 2
 
 
-def test_systemd_takes_its_units(host):
+def test_systemd_takes_its_units(host, cases):
     checked = 0
-    for case in CASES:
+    for case in cases:
         units = [path for path in case.glob("*/*") if path.suffix in (".service", ".socket")]
         host.run("rm -rf /tmp/units && mkdir /tmp/units")
         for path in units:
@@ -106,10 +111,10 @@ def test_systemd_takes_its_units(host):
     assert checked > 30
 
 
-def test_supervisor_takes_its_programs(host):
+def test_supervisor_takes_its_programs(host, cases):
     host.run("supervisord --configuration /etc/supervisor/supervisord.conf")
     checked = 0
-    for case in CASES:
+    for case in cases:
         programs = [*case.glob("*/django-*-0042.conf")]
         for path in programs:
             host.write(f"/etc/supervisor/conf.d/{path.name}", path.read_text())

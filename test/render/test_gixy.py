@@ -4,7 +4,8 @@ import json
 import subprocess
 from pathlib import Path
 
-CASES = sorted(path.parent for path in Path(__file__).parent.glob("*/pillar.yaml"))
+from cases import unfolded
+
 #: What it finds and is meant to be so.
 REASONS = {
     "hsts_header": "Django sends it, by SECURE_HSTS_SECONDS, which tls sets",
@@ -29,12 +30,13 @@ def lay(case: Path, folder: Path) -> str:
 
 def test_gixy_finds_nothing_that_is_not_meant(tmp_path: Path) -> None:
     found: dict[str, list[str]] = {}
-    for case in CASES:
+    cases = unfolded(tmp_path / "cases")
+    for case in cases:
         folder = tmp_path / case.name
         folder.mkdir()
         text = f"events {{}}\nhttp {{\n{lay(case, folder)}}}\n"
         (folder / "nginx.conf").write_text(text)
-    files = [str(tmp_path / case.name / "nginx.conf") for case in CASES]
+    files = [str(tmp_path / case.name / "nginx.conf") for case in cases]
     run = subprocess.run(["gixy", "-ll", "-f", "json", *files], capture_output=True, text=True, timeout=60, check=False)
     for issue in json.loads(run.stdout):
         found.setdefault(issue["plugin"], []).append(f"{issue['file']}: {issue['summary']}")

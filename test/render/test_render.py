@@ -1,7 +1,8 @@
 """What a pillar becomes on the host, whole: a case is a folder with a pillar.yaml, and all files rendered from it.
 
-configuration.json is compared by test/engine/test_pillar.py. Beside pillar.yaml, facts.yaml may say what was found in
-the sources (site → facts). A new case is a new folder; UPDATE=1 writes what is rendered now, and the diff is to review.
+A file that is byte for byte one of an earlier case is kept there only: same.yaml names it (file → case/file).
+configuration.json is compared by test/engine/test_pillar.py; facts.yaml, where there is one, has facts of the sources.
+A new case is a new folder; UPDATE=1 writes what is rendered now, and the diff is the change to review.
 """
 
 import os
@@ -22,11 +23,11 @@ import django_server
 import django_server_uwsgi
 import pytest
 import yaml
+from cases import CASES, kept
 from django_site import Site
 from readers import read_apache, read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, formula_templates
 
-CASES = sorted(path.parent for path in Path(__file__).parent.glob("*/pillar.yaml"))
 RELEASE = "0042-3f2a9c1b77de"
 
 
@@ -100,24 +101,28 @@ def rendered(case: Path) -> dict[str, str]:
     return files
 
 
+def write_all() -> None:
+    """Write every case anew."""
+    first: dict[str, str] = {}
+    for case in CASES:
+        for path in case.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+        same = {}
+        for name, content in sorted(rendered(case).items()):
+            if first.setdefault(content, f"{case.name}/{name}") != f"{case.name}/{name}":
+                same[name] = first[content]
+            else:
+                (case / name).parent.mkdir(parents=True, exist_ok=True)
+                (case / name).write_text(content)
+        (case / "same.yaml").write_text(yaml.safe_dump(same, width=120) if same else "{}\n")
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_files_of_a_case(case: Path) -> None:
-    found = rendered(case)
     if os.environ.get("UPDATE"):
-        update(case, found)
-    assert {name: (case / name).read_text() if (case / name).exists() else None for name in found} == found
-    kept = {"pillar.yaml", "facts.yaml", "configuration.json"}
-    there = {str(path.relative_to(case)) for path in case.rglob("*") if path.is_file()}
-    assert there - kept == found.keys()
-
-
-def update(case: Path, files: dict[str, str]) -> None:
-    for path in case.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-    for name, content in files.items():
-        (case / name).parent.mkdir(parents=True, exist_ok=True)
-        (case / name).write_text(content)
+        write_all()
+    assert rendered(case) == kept(case)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
