@@ -1,5 +1,6 @@
 """Who keeps a release alive: what every way has in common, and what each of them can be asked for."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,37 @@ KEPT_ALIVE = 75
 
 #: The packages of a server: their names, of which one will do, → what is installed where none of them is there.
 Requirements = dict[tuple[str, ...], tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectCommand:
+    """A command of a project, run as the site's user, confined as an instance, in the environment of a release.
+
+    Attributes:
+        facts: what starting the project reported (`django_project_program.start`).
+        doing: what the command does; errors begin with it.
+        timeout: seconds.
+        writable: folders that the command may write in addition to the site's own.
+        stdin: its standard input.
+        secrets: texts that are masked in errors and logs.
+        task: the name of the command. A deployment's commands share ``task``: one that outlived its deployment is
+            ended before the next starts. Commands that may run at the same time have names of their own.
+        environment_file: a file with additional variables, in systemd's format.
+        errors_too: whether its standard error is part of the returned output.
+    """
+
+    site: Site
+    release: Path
+    facts: Mapping[str, Any]
+    argv: Sequence[str]
+    doing: str
+    timeout: float
+    writable: Sequence[Path] = ()
+    stdin: str = dataclasses.field(default="", repr=False)
+    secrets: Sequence[str] = dataclasses.field(default=(), repr=False)
+    task: str = "task"
+    environment_file: str | None = None
+    errors_too: bool = False
 
 
 class Keeper(Protocol):
@@ -82,33 +114,11 @@ class Keeper(Protocol):
     def where_the_log_is(self, site: Site, release: Path) -> str:
         """How to read all of a release's log, for people."""
 
-    def run(
-        self,
-        site: Site,
-        release: Path,
-        facts: Mapping[str, Any],
-        argv: Sequence[str],
-        *,
-        doing: str,
-        timeout: float,
-        writable: Sequence[Path] = (),
-        stdin: str = "",
-        secrets: Sequence[str] = (),
-        task: str = "task",
-        environment_file: str | None = None,
-        errors_too: bool = False,
-    ) -> str:
-        """Run a command of the project as the site's user, confined as an instance, in the environment of a release.
-
-        Commands of a deployment have one name: one that outlived its deployment is ended first, never doubled.
-
-        Args:
-            writable: folders that the command may write besides the site's own.
-            task: the name of the command, if others may run beside it.
-            environment_file: further variables, in systemd's format.
+    def run(self, command: ProjectCommand) -> str:
+        """Run a command of a project and return its output.
 
         Raises:
-            DeploymentError: it fails, or is not through in time.
+            DeploymentError: the command fails or times out.
         """
 
     def end_tasks(self, site: Site) -> None:

@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import django_server
 import django_wall_delegate
 import django_wall_reaper
 from django_host_command import DeploymentError, seconds
-from django_process import unit
+from django_process import ProjectCommand, unit
 from django_site import Site
 from django_wall_foreign import Foreign
 from django_wall_response import Bounded
@@ -385,55 +385,43 @@ def where_the_log_is(site: Site, release: Path) -> str:
     return f"{log_file(site, release)} has all of it"
 
 
-def run(
-    site: Site,
-    release: Path,
-    facts: Mapping[str, Any],
-    argv: Sequence[str],
-    *,
-    doing: str,
-    timeout: float,
-    writable: Sequence[Path] = (),
-    stdin: str = "",
-    secrets: Sequence[str] = (),
-    task: str = "task",
-    environment_file: str | None = None,
-    errors_too: bool = False,
-) -> str:
-    """Run a command of the project as the site's user, in the environment of a release; there is no sandbox.
+def run(command: ProjectCommand) -> str:
+    """Run a command of a project and return its output; there is no sandbox, so that it may write what its user may.
 
     It runs below a process of root's, which ends whatever it leaves behind, and itself where its deployment is killed;
-    until then that process holds the site's lock, so that no other command runs beside it.
-
-    Args:
-        writable, task: of no meaning where there is no sandbox and no unit.
-        environment_file: a file with further variables, in systemd's format.
+    until then that process holds the site's lock, so that no other command runs at the same time.
 
     Raises:
-        DeploymentError: it fails, or is not through in time.
+        DeploymentError: the command fails or times out.
     """
-    del writable, task
+    site, release = command.site, command.release
     user = django_host_user.find_user(site.user)
     paths = [release / "config/environment", site.secrets / "environment"]
-    paths += [Path(environment_file)] if environment_file else []
+    paths += [Path(command.environment_file)] if command.environment_file else []
     variables = {"HOME": user.pw_dir if user else "/nonexistent", "USER": site.user, "LOGNAME": site.user}
     for path in paths:
         variables |= django_release_settings.read_environment(path.read_text())
     group = user.pw_gid if user else django_host_user.group_id(site.user)
     groups = os.getgrouplist(site.user, group) if user else []
-    folder = str(django_release_settings.project_folder(site, release, facts))
+    folder = str(django_release_settings.project_folder(site, release, command.facts))
     ended = django_host_command.execute(
-        django_wall_reaper.command(argv, django_host_user.user_id(site.user), group, groups, folder),
-        doing=doing,
+        django_wall_reaper.command(command.argv, django_host_user.user_id(site.user), group, groups, folder),
+        doing=command.doing,
         environment=variables,
-        timeout=timeout,
-        stdin=stdin,
-        secrets=secrets,
+        timeout=command.timeout,
+        stdin=command.stdin,
+        secrets=command.secrets,
         umask=0o027,
         descriptors=django_host_command.locks,
         grace=django_wall_reaper.PATIENCE,
     )
-    return django_host_command.judge(ended, doing=doing, timeout=timeout, secrets=secrets, errors_too=errors_too)
+    return django_host_command.judge(
+        ended,
+        doing=command.doing,
+        timeout=command.timeout,
+        secrets=command.secrets,
+        errors_too=command.errors_too,
+    )
 
 
 def end_tasks(site: Site) -> None:

@@ -18,7 +18,7 @@ import django_server
 import django_wall_sandbox
 import django_wall_trial
 from django_host_command import DeploymentError, seconds
-from django_process import unit
+from django_process import ProjectCommand, unit
 from django_site import Site
 from django_wall_foreign import Foreign
 
@@ -307,39 +307,19 @@ def where_the_log_is(site: Site, release: Path) -> str:
     return f"journalctl -u {unit(site, release)} has all of it"
 
 
-def run(
-    site: Site,
-    release: Path,
-    facts: Mapping[str, Any],
-    argv: Sequence[str],
-    *,
-    doing: str,
-    timeout: float,
-    writable: Sequence[Path] = (),
-    stdin: str = "",
-    secrets: Sequence[str] = (),
-    task: str = "task",
-    environment_file: str | None = None,
-    errors_too: bool = False,
-) -> str:
-    """Run a command of the project as a unit: as the site's user, in the sandbox, in the environment of a release.
-
-    Commands of a deployment share one unit name: one that outlived its deployment is ended first, never doubled.
-
-    Args:
-        writable: folders that the command may write besides the site's own.
-        task: the last part of the unit's name.
-        environment_file: a file with further variables.
+def run(command: ProjectCommand) -> str:
+    """Run a command of a project as a transient unit, `command.task` last in its name, and return its output.
 
     Raises:
-        DeploymentError: it fails, or is not through in time.
+        DeploymentError: the command fails or times out.
     """
-    name = f"django-{site.name}-{task}.service"
+    site = command.site
+    name = f"django-{site.name}-{command.task}.service"
     if "refused" not in _known(site):  # after a boot: with what this host refuses the command would not start
         warnings(site)
-    more = [("EnvironmentFile", environment_file)] if environment_file else []
-    sandbox = django_wall_sandbox.directives(site, release, facts, writable)
-    if task == "task":
+    more = [("EnvironmentFile", command.environment_file)] if command.environment_file else []
+    sandbox = django_wall_sandbox.directives(site, command.release, command.facts, command.writable)
+    if command.task == "task":
         _end(name)
     start_bus()
     began = time.time()
@@ -347,15 +327,15 @@ def run(
         return _run_unit(
             name,
             _options([*sandbox, *more]),
-            argv,
-            doing=doing,
-            timeout=timeout,
-            stdin=stdin,
-            secrets=secrets,
-            errors_too=errors_too,
+            command.argv,
+            doing=command.doing,
+            timeout=command.timeout,
+            stdin=command.stdin,
+            secrets=command.secrets,
+            errors_too=command.errors_too,
         )
     except DeploymentError as error:
-        raise _cannot_start(error, doing, name, began) from None
+        raise _cannot_start(error, command.doing, name, began) from None
 
 
 def _run_unit(

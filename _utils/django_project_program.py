@@ -17,6 +17,7 @@ import django_release_instance
 import django_wall_delegate
 import django_wall_shape
 from django_host_command import DeploymentError, seconds
+from django_process import ProjectCommand
 from django_site import Site
 from django_wall_foreign import Foreign
 
@@ -244,7 +245,7 @@ def manage(
     if command and command[0] == "migrate":
         program = [_program(release, MIGRATE), json.dumps({"application": facts["application"], **_patience(site)})]
     argv = [f"{release}/virtualenv/bin/python", *program, *command]
-    return django_release_instance.keeper(site, release).run(
+    manage_command = ProjectCommand(
         site,
         release,
         facts,
@@ -256,6 +257,7 @@ def manage(
         environment_file=environment_file,
         errors_too=True,
     )
+    return _run(manage_command)
 
 
 def run_commands(
@@ -280,15 +282,17 @@ def run_commands(
         words = shlex.split(command)
         program = ["python", "manage.py"] if words[0] in ("manage.py", "./manage.py") else words[:1]
         try:
-            django_release_instance.keeper(site, release).run(
-                site,
-                release,
-                facts,
-                ["/usr/bin/env", *program, *words[1:]],
-                doing=command,
-                timeout=seconds(site.config["timeouts"]["command"]),
-                writable=writable,
-                secrets=secrets,
+            _run(
+                ProjectCommand(
+                    site,
+                    release,
+                    facts,
+                    ["/usr/bin/env", *program, *words[1:]],
+                    doing=command,
+                    timeout=seconds(site.config["timeouts"]["command"]),
+                    writable=writable,
+                    secrets=secrets,
+                )
             )
         except DeploymentError as error:
             error.hint = f"django:sites:{site.name}:commands:{stage}:{position} says this command"
@@ -309,18 +313,19 @@ def backup(site: Site, release: Path, facts: Mapping[str, Any], request: dict[st
     argv = [f"{release}/virtualenv/bin/python", "-c", _READ]
     doing = {"connections": "asking for the databases", "fit": "trying the databases"}[request["mode"]]
     timeout = "migrate" if request.get("migrate") else "timeouts"
+    command = ProjectCommand(
+        site,
+        release,
+        facts,
+        argv,
+        doing=doing,
+        stdin=f"{len(program)}\n{program.decode()}{json.dumps({**request, 'application': facts['application']})}",
+        timeout=seconds(site.config[timeout]["timeout" if timeout == "migrate" else "start"]),
+        secrets=secrets,
+        task=f"backup-{os.getpid()}",
+    )
     try:
-        output = django_release_instance.keeper(site, release).run(
-            site,
-            release,
-            facts,
-            argv,
-            doing=doing,
-            stdin=f"{len(program)}\n{program.decode()}{json.dumps({**request, 'application': facts['application']})}",
-            timeout=seconds(site.config[timeout]["timeout" if timeout == "migrate" else "start"]),
-            secrets=secrets,
-            task=f"backup-{os.getpid()}",
-        )
+        output = _run(command)
     except DeploymentError as error:
         raise _explained(site, release, facts, doing, error) from None
     shape = {"connections": {str: {str: (str, int, float, bool, {})}}, "fit": {str: [str]}}[request["mode"]]
@@ -360,14 +365,20 @@ def _ask(
     """
     argv = [f"{release}/virtualenv/bin/python", _program(release, program)]
     doing = _DOING[request["mode"]]
+    command = ProjectCommand(
+        site, release, facts, argv, doing=doing, stdin=json.dumps(request), secrets=secrets, **options
+    )
     try:
-        output = django_release_instance.keeper(site, release).run(
-            site, release, facts, argv, doing=doing, stdin=json.dumps(request), secrets=secrets, **options
-        )
+        output = _run(command)
     except DeploymentError as error:
         raise _explained(site, release, facts, doing, error) from None
     answer: dict[str, Any] = django_wall_shape.parse(output, shape, doing=doing, log=output)
     return answer
+
+
+def _run(command: ProjectCommand) -> str:
+    """Run a command of a project by the process manager of its release and return its output."""
+    return django_release_instance.keeper(command.site, command.release).run(command)
 
 
 def _program(release: Path, name: str) -> str:

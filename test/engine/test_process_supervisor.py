@@ -29,6 +29,7 @@ import django_wall_delegate
 import django_wall_reaper
 import pytest
 from django_host_command import DeploymentError, Ended
+from django_process import ProjectCommand
 from django_process_supervisor import Program
 from specimen import FACTS, formula_templates
 from world import commit
@@ -548,7 +549,8 @@ def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_argumen
     (tmp_path / "more").write_text("B=b\n")
     options = {"doing": "x", "timeout": 5.0, "stdin": "in", "secrets": ["hunter2"], "errors_too": True}
     more = {"environment_file": str(tmp_path / "more"), "task": "manage-1", "writable": [path]}
-    assert django_process_supervisor.run(site, path, FACTS, ["python", "x y"], **options, **more) == "output more"
+    command = ProjectCommand(site, path, FACTS, ["python", "x y"], **options, **more)
+    assert django_process_supervisor.run(command) == "output more"
     ((argv, given),) = ran
     assert argv == django_wall_reaper.command(["python", "x y"], 1000, 1001, [1001, 4], f"{path}/source")
     variables = {"A": "a", "B": "b", "KEY": "hunter2", "PATH": "/venv/bin"}
@@ -575,7 +577,8 @@ def test_a_command_leaves_no_process_behind_and_inherits_no_lock(make_site, monk
     lock = site.lock("a test")
     lock.take()
     told = "setsid sleep 4711 >/dev/null 2>&1 & id -u; ls -l /proc/self/fd | grep -c lock"
-    printed = django_process_supervisor.run(site, path, FACTS, ["sh", "-c", f"{told}; true"], doing="x", timeout=20)
+    command = ProjectCommand(site, path, FACTS, ["sh", "-c", f"{told}; true"], doing="x", timeout=20)
+    printed = django_process_supervisor.run(command)
     lock.release()
     assert printed.split() == ["65534", "0"]
     assert b"4711" not in b"".join(line for _number, line in running())

@@ -13,6 +13,7 @@ import django_release_instance
 import django_wall_sandbox
 import pytest
 from django_host_command import DeploymentError
+from django_process import ProjectCommand
 from specimen import FACTS, configured
 
 RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
@@ -225,10 +226,8 @@ def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
     monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
     site = configured(sandbox={"PrivateTmp": False, "ReadWritePaths": ["/srv/a b", "/srv/100%"]}, writable=["logs"])
     options = {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "writable": [Path("/w")]}
-    assert (
-        django_process_systemd.run(site, RELEASE, FACTS, ["python", "x y"], environment_file="/root/x", **options)
-        == "output"
-    )
+    command = ProjectCommand(site, RELEASE, FACTS, ["python", "x y"], environment_file="/root/x", **options)
+    assert django_process_systemd.run(command) == "output"
     (stop, _), (forget, _), (argv, given) = ran
     assert stop == ["systemctl", "stop", "django-blog-task.service"]
     assert forget == ["systemctl", "reset-failed", "django-blog-task.service"]
@@ -258,7 +257,7 @@ def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path):
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: ran.append(argv))
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: False)
     monkeypatch.setattr(django_process_systemd, "_BUS", tmp_path / "system_bus_socket")
-    django_process_systemd.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0)
+    django_process_systemd.run(ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0))
     assert [argv[:3] for argv in ran] == [["systemctl", "start", "dbus.socket"], ["systemd-run", "--quiet", "--pipe"]]
 
 
@@ -286,7 +285,9 @@ def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, task, stops):
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: True)
     monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
     with pytest.raises(KeyboardInterrupt):
-        django_process_systemd.run(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0, task=task)
+        django_process_systemd.run(
+            ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0, task=task)
+        )
     verbs = (["systemctl", verb, f"django-blog-{task}.service"] for verb in ("stop", "reset-failed"))
     assert stopped == [*verbs] * stops
 
@@ -312,10 +313,8 @@ def test_the_exit_of_a_command_is_its_own(monkeypatch, caplog, code, shown, expe
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: False)
     monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
     monkeypatch.setattr(django_process_systemd.django_host_service, "journal", lambda name, since: journal)
-    assert (
-        django_process_systemd.run(configured(), RELEASE, FACTS, ["x"], doing="starting Django", timeout=1.0)
-        == expected
-    )
+    command = ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="starting Django", timeout=1.0)
+    assert django_process_systemd.run(command) == expected
     told = "starting Django has left processes behind, which were ended: 42 (celery)"
     assert [record.message for record in caplog.records] == ([told] if expected == 0 else [])
 
@@ -388,5 +387,5 @@ def test_a_command_that_systemd_cannot_start_is_tried_again(make_site, monkeypat
     release = site.releases / "0001-3f2a9c1b77de"
     facts = {"commit": "3f2a", "folder": ".", "settings_module": "blog.settings"}
     with pytest.raises(DeploymentError) as caught:
-        django_process_systemd.run(site, release, facts, ["/x"], doing="a task", timeout=5)
+        django_process_systemd.run(ProjectCommand(site, release, facts, ["/x"], doing="a task", timeout=5))
     assert told in caught.value.message and caught.value.transient is ("cannot" in told)

@@ -10,6 +10,7 @@ import django_wall_sandbox
 import django_wall_trial
 import pytest
 from django_host_command import DeploymentError
+from django_process import ProjectCommand
 from specimen import FACTS, configured
 from world import CONFINED
 
@@ -288,5 +289,6 @@ def test_where_no_mount_can_be_made_units_get_no_file_system_of_their_own(world,
     unit = (django_process_systemd.UNITS / f"django-blog-{world.live[:4]}.service").read_text()
     assert "TemporaryFileSystem" not in unit and "ReadOnlyPaths=/run\n" in unit
     world.site.confinement.unlink()
-    django_process_systemd.run(world.site, world.site.releases / world.live, FACTS, ["x"], doing="x", timeout=1.0)
+    release = world.site.releases / world.live
+    django_process_systemd.run(ProjectCommand(world.site, release, FACTS, ["x"], doing="x", timeout=1.0))
     assert len(with_it) == 2, "after a boot it is tried anew before the first command"
