@@ -182,7 +182,7 @@ def refuse(database: Database) -> None:
     if unmoved:
         raise DeploymentError(
             f"{database.name} cannot be exchanged: only tables move from one database to another, and it has {unmoved}",
-            hint="load the dump into a new database by hand (docs/backups.md), and name that: "
+            hint="load the dump into a new database by hand (docs/guides/backups.md), and name that: "
             f"django:sites:{database.site.name}:database:name",
         )
 

@@ -144,7 +144,7 @@ def _databases(release: Release, chosen: list[Manifest], secrets: list[str]) -> 
             raise DeploymentError(
                 f"the backup {one['name']} is of {one['engine']}, and the database {one['alias']!r} is now "
                 f"{found[one['alias']].kind}",
-                hint="restore it while the pillar names the old one, and move its data then (docs/databases.md)",
+                hint="restore it while the pillar names the old one, and move its data then (docs/guides/databases.md)",
             )
     return [found[one["alias"]] for one in chosen]
 

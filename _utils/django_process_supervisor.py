@@ -43,7 +43,7 @@ _SETTLED = 2.0
 _OUTPUT = 16 << 20
 #: Seconds for an answer of supervisor, and for the end of a log; and those that a server has to end in.
 _PATIENCE, _LEFTOVER = 10.0, 10.0
-_NO_SANDBOX = "supervisor keeps it: there is no sandbox, only the rights of its user (docs/sandbox.md)"
+_NO_SANDBOX = "supervisor keeps it: there is no sandbox, only the rights of its user (docs/reference/sandbox.md)"
 
 
 def warnings(site: Site) -> list[str]:

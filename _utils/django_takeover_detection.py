@@ -170,7 +170,7 @@ def look(site: Site, kept: Sequence[str] = ()) -> Adoption | None:
     if adoption.refused:
         raise DeploymentError(
             "\n  ".join([f"{site.name} cannot be adopted as it is:", *adoption.refused]),
-            hint="docs/adopt.md has the ways out; nothing has been changed",
+            hint="docs/guides/adopt.md has the ways out; nothing has been changed",
         )
     return adoption
 

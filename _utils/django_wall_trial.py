@@ -323,7 +323,7 @@ def _by_modes(
         if paths:
             yield (
                 f"not in force on this host: file modes; {site.user} may {verb} {_some(paths)}; "
-                f"chmod and chgrp them, or take {site.user} out of their groups (docs/walls.md)"
+                f"chmod and chgrp them, or take {site.user} out of their groups (docs/reference/walls.md)"
             )
 
 
@@ -334,7 +334,10 @@ def _limits(name: str, found: Mapping[str, Any]) -> bool:
 
 
 def _line(names: Sequence[str], reason: str, way_out: str) -> str:
-    return f"not in force on this host: {', '.join(names)}; {reason}; {way_out} says that it is meant (docs/sandbox.md)"
+    missing = ", ".join(names)
+    return (
+        f"not in force on this host: {missing}; {reason}; {way_out} says that it is meant (docs/reference/sandbox.md)"
+    )
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -75,12 +75,18 @@ def test_lines_are_short(page):
 
 
 def test_every_page_is_in_an_index():
-    docs, decisions = ROOT / "docs", ROOT / "docs/decisions"
-    told = {docs: (docs / "README.md").read_text(), decisions: (decisions / "README.md").read_text()}
-    assert [name(page) for page in PAGES if page.parent in told and f"]({page.name})" not in told[page.parent]] == [
-        "docs/README.md",
-        "docs/decisions/README.md",
+    docs = ROOT / "docs"
+    decisions = docs / "decisions"
+    indexes = {decisions: decisions / "README.md"}
+    untold = [
+        name(page)
+        for page in PAGES
+        if docs in page.parents
+        and page.name != "README.md"
+        and f"({page.relative_to((index := indexes.get(page.parent, docs / 'README.md')).parent)})"
+        not in index.read_text()
     ]
+    assert untold == []
 
 
 def test_the_readme_is_short():
@@ -108,7 +114,7 @@ def test_the_readme_has_a_pillar_of_ten_lines():
 
 
 def test_every_trait_of_a_project_names_its_test():
-    rows = re.findall(r"^\| (?!trait|---).*\|$", (ROOT / "docs/projects.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (?!trait|---).*\|$", (ROOT / "docs/guides/projects.md").read_text(), re.MULTILINE)
     unknown = []
     for row in rows:
         file, test = re.findall(r"`(test_\w+\.py)::(test_\w+)` \|$", row)[0]
@@ -122,7 +128,7 @@ def test_every_project_from_outside_is_told(path):
     recipe = yaml.safe_load(path.read_text())
     versions, number = " → ".join(recipe["versions"]), {"bookworm": 12, "trixie": 13}[recipe.get("debian", "bookworm")]
     told = f"* `{path.stem}` {versions}, Debian {number}: "
-    assert told in (ROOT / "docs/projects.md").read_text()
+    assert told in (ROOT / "docs/guides/projects.md").read_text()
 
 
 def test_every_fault_is_shown_or_said_to_be_open():
@@ -141,14 +147,14 @@ def test_every_fault_is_shown_or_said_to_be_open():
 def test_every_verb_is_told():
     module = ast.parse((ROOT / "_modules/django.py").read_text())
     verbs = {node.name for node in module.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"}
-    page = (ROOT / "docs/by-hand.md").read_text()
+    page = (ROOT / "docs/reference/commands.md").read_text()
     assert verbs == set(re.findall(r"^## ([a-z_]+)$", page, re.MULTILINE))
     assert [verb for verb in verbs if f"[`{verb}`](#{verb})" not in page] == []
 
 
 def test_every_step_is_told():
     steps = re.findall(r"\('(\w+)', '", (ROOT / "django/site.sls").read_text())
-    told = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/releases.md").read_text(), re.MULTILINE)
+    told = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/guides/releases.md").read_text(), re.MULTILINE)
     assert told[: len(steps)] == steps
 
 
@@ -188,7 +194,7 @@ def test_every_folder_of_a_site_is_in_the_table_of_owners():
 
 def walls() -> dict[str, tuple[str, str]]:
     """The table of owners: path → (owner:group, mode)."""
-    page = (ROOT / "docs/walls.md").read_text()
+    page = (ROOT / "docs/reference/walls.md").read_text()
     lines = page[page.index("## Every path") :].partition("|---")[2].splitlines()[1:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line]
     assert {len(row) for row in cells} == {5} and all(all(row) for row in cells)
@@ -200,7 +206,7 @@ def walls() -> dict[str, tuple[str, str]]:
 
 
 def sandbox_table() -> str:
-    page = (ROOT / "docs/sandbox.md").read_text()
+    page = (ROOT / "docs/reference/sandbox.md").read_text()
     return page[page.index("## Each directive") : page.index("## AppArmor")]
 
 

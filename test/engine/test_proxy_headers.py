@@ -23,7 +23,7 @@ def test_every_known_header_is_removed():
 
 
 def test_the_document_has_each_that_is_removed():
-    page = (Path(__file__).parents[2] / "docs/proxy.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/guides/proxy.md").read_text()
     section = re.search(r"\n## Headers that no visitor can set\n(.*?)\n## ", page, re.DOTALL)
     assert section and {*re.findall(r"(?m)`([A-Z][\w-]*)`[,\n]", section[1])} >= {*django_proxy_headers.REMOVED}
 

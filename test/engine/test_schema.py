@@ -269,7 +269,7 @@ def test_no_control_character_passes(path: str, part: Any) -> None:
 
 
 def test_the_page_of_options_is_up_to_date() -> None:
-    subprocess.run([sys.executable, ROOT / "docs/options.py", "--check"], check=True)
+    subprocess.run([sys.executable, ROOT / "docs/reference/options.py", "--check"], check=True)
 
 
 def test_it_loads_quickly() -> None:

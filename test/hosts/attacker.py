@@ -240,7 +240,7 @@ VOLATILE = (
     ),
     *("/etc/resolv.conf", "/etc/hosts", "/run/.containerenv", "/run", "/run/resolvconf*", "/var/cache"),
 )
-#: The table of docs/walls.md until it is there: path, owner and group, mode, who writes, who reads.
+#: The table of docs/reference/walls.md until it is there: path, owner and group, mode, who writes, who reads.
 STAND_IN = """
 | path | owner:group | mode | who writes | who reads |
 |---|---|---|---|---|
@@ -275,7 +275,7 @@ STAND_IN = """
 | `/etc/tmpfiles.d/django-<site>.conf` | root:root | 0644 | root | everybody |
 | `/var/lib/django-formula/sites/<site>` | root:root | 0777 | root | everybody |
 """
-#: Paths of the formula that docs/walls.md has no row for.
+#: Paths of the formula that docs/reference/walls.md has no row for.
 ADDED = """
 | `/etc/systemd/system/*.wants/django-<site>-*` | root:root | link | root | all |
 | `/run/django-<site>-*` | <site>:<site> | 0750 | site | site |
@@ -295,7 +295,7 @@ class Row:
 
 
 class Table(list[Row]):
-    """The ownership table of a site, as docs/walls.md has it; what it does not name, nobody may change."""
+    """The ownership table of a site, as docs/reference/walls.md has it; what it does not name, nobody may change."""
 
     def __init__(self, site: Site):
         page = ROOT / "docs" / "walls.md"

@@ -99,7 +99,9 @@ def host(request, module_hosts, repositories) -> Host:
     host.run("cd /home/ray/club && screen -dmS club env/bin/python manage.py runserver 0.0.0.0:8002", user="ray")
     host.run("rm -f /etc/nginx/sites-enabled/default")
     apps_of_uwsgi(host)
-    host.run("chown root: /home/elspeth /home/elspeth/sites /home/ray")  # as docs/adopt.md says of data in its place
+    host.run(
+        "chown root: /home/elspeth /home/elspeth/sites /home/ray"
+    )  # as docs/guides/adopt.md says of data in its place
     host.run("systemctl reload nginx")
     for name in ("blog", "shop", "club", *APPS):
         sign_before(host, f"{name}.example.org", 8002 if name == "club" else 80)
@@ -278,7 +280,7 @@ def test_it_is_there_after_a_reboot(host, blog, shop, club, apps):
 
 
 def test_the_way_back_by_hand(host, blog):
-    """As docs/adopt.md has it."""
+    """As docs/guides/adopt.md has it."""
     blog.deploy(state="absent")
     (aside,) = host.run(f"ls -d {blog.root}/adopted/*").stdout.split()
     writer = Writer(f"http://{host.address}", "blog.example.org")

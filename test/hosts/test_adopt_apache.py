@@ -73,7 +73,9 @@ def host(request, module_hosts, repositories) -> Host:
         host.write(f"/etc/apache2/sites-available/{name}", text)
         host.run(["a2ensite", "--quiet", name])
     host.run("a2enmod --quiet proxy_http && systemctl restart apache2")
-    host.run("chown root: /home/elspeth /home/elspeth/sites /home/ray")  # as docs/adopt.md says of data in its place
+    host.run(
+        "chown root: /home/elspeth /home/elspeth/sites /home/ray"
+    )  # as docs/guides/adopt.md says of data in its place
     for name in FILES:
         sign_before(host, f"{name}.example.org")
     return host
@@ -166,7 +168,7 @@ def test_a_second_apply_has_nothing_to_do_and_a_boot_changes_nothing(host, blog,
 
 
 def test_the_way_back_by_hand(host, blog):
-    """As docs/adopt.md has it."""
+    """As docs/guides/adopt.md has it."""
     blog.deploy(state="absent")
     (aside,) = host.run(f"ls -d {blog.root}/adopted/*").stdout.split()
     host.run(f"cd {aside} && rm adoption.json && tar -c . | tar -x -C / --no-overwrite-dir")

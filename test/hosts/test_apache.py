@@ -280,7 +280,7 @@ def test_servers_change_behind_it(blog, server):
     url, headers = f"http://{blog.host.address}/healthz", {"Host": blog.domain, "Expect": "100-continue"}
     answer = requests.post(url, data=iter([b"x" * 200_000] * 2), headers=headers, timeout=20)
     if server == "uwsgi, tcp":
-        assert answer.status_code == 411, "as docs/proxy.md says"
+        assert answer.status_code == 411, "as docs/guides/proxy.md says"
     else:
         assert answer.json()["size"] == 400_000
 

@@ -62,7 +62,7 @@ def rows(pytestconfig) -> Iterator[list[tuple[str, ...]]]:
     rows: list[tuple[str, ...]] = []
     yield rows
     if pytestconfig.getoption("--all") and len(rows) > len(FAULTS):
-        (ROOT / "docs/faults.md").write_text(report(rows, NUMBERS))
+        (ROOT / "docs/internals/faults.md").write_text(report(rows, NUMBERS))
 
 
 @pytest.fixture

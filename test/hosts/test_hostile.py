@@ -201,7 +201,7 @@ attempt("secret in the environment", lambda: [n for n in os.environ if "TOKEN" i
 with open(home + "/reached.json", "w") as file:
     json.dump(reached, file)
 """
-#: What is no wall, as docs/walls.md says, and sockets of systemd that ask who connects.
+#: What is no wall, as docs/reference/walls.md says, and sockets of systemd that ask who connects.
 NO_WALL = ("journal", "/run/systemd/notify", "/run/uuidd", "io.system.ManagedOOM", "io.systemd.DynamicUser")
 
 

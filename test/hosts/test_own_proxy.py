@@ -1,4 +1,4 @@
-"""Proxies of one's own that lead to a site's socket, as docs/proxy.md has them: HAProxy, Varnish, Caddy, nginx."""
+"""Proxies of one's own before a site's socket, as docs/guides/proxy.md has them: HAProxy, Varnish, Caddy and nginx."""
 
 import re
 
@@ -47,7 +47,7 @@ SERVERS = [{"kind": "gunicorn", "threads": 4}, {"kind": "uvicorn"}, {"kind": "gr
 
 
 def documented(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", (ROOT / "docs/proxy.md").read_text(), re.DOTALL)
+    found = re.search(rf"```{language}\n(.*?)```", (ROOT / "docs/guides/proxy.md").read_text(), re.DOTALL)
     assert found
     return found[1]
 

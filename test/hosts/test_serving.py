@@ -1,7 +1,7 @@
 """Every way to serve: each application server, however it is reached and whoever keeps it, by the same release engine.
 
 By default each server and each way to keep and to reach it is there once; with --all all of them are, and what was
-seen is written to docs/serving.md.
+seen is written to docs/internals/serving.md.
 """
 
 import itertools
@@ -135,7 +135,7 @@ def deploy(blog: Site, process: str, proxy: str, way: str) -> None:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory) -> Iterator[dict[Case, dict[str, str]]]:
-    """What was seen of each case; docs/serving.md has it when all of them were, by one process or by several."""
+    """What was seen of each case; docs/internals/serving.md has it when all were, by one process or by several."""
     rows: dict[Case, dict[str, str]] = {}
     yield rows
     top, worker = tmp_path_factory.getbasetemp(), os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -146,7 +146,7 @@ def seen(tmp_path_factory) -> Iterator[dict[Case, dict[str, str]]]:
     for path in shared.glob("*.json"):
         rows.update({tuple(case): found for case, found in json.loads(path.read_text())})
     if len(rows) == len(PRODUCT):
-        (ROOT / "docs/serving.md").write_text(table(rows))
+        (ROOT / "docs/internals/serving.md").write_text(table(rows))
 
 
 def table(rows: dict[Case, dict[str, str]]) -> str:

@@ -85,7 +85,7 @@ def test_the_way_out_leads_to_a_site_beside_apache(blog):
 
 
 def test_apache_may_pass_the_domain_on(blog):
-    page = (ROOT / "docs/ways-to-run.md").read_text()
+    page = (ROOT / "docs/getting-started/ways-to-run.md").read_text()
     told = page[page.index("    <VirtualHost") : page.index("</VirtualHost>") + len("</VirtualHost>")]
     blog.host.write("/etc/apache2/sites-enabled/blog.conf", told + "\n")
     blog.host.run("a2enmod -q proxy proxy_http && systemctl restart apache2")
