@@ -66,6 +66,7 @@ def test_a_bare_minion_is_dry_run_without_a_sync(blog):
     assert blog.before == ["/srv:", "git"]
 
 
+@pytest.mark.smoke
 def test_a_minion_serves_what_its_master_says(blog):
     assert "Guestbook" in blog.get().text
     assert blog.answering["release"] == blog.live
@@ -76,6 +77,7 @@ def test_a_second_apply_changes_nothing(blog):
     assert again.ok and not again.changed, again
 
 
+@pytest.mark.smoke
 def test_verbs_go_through_the_master(blog):
     first = blog.live
     blog.repository.commit(version("2.0"))

@@ -100,6 +100,7 @@ def load(blog: Site, **options: object) -> Load:
     return Load(f"http://{blog.host.address}/release", blog.domain, release=release_of, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.smoke
 def test_a_commit_goes_live_without_losing_a_request(good):
     old = good.live
     good.repository.commit(version("2.0"))
@@ -114,6 +115,7 @@ def test_a_commit_goes_live_without_losing_a_request(good):
     assert not good.apply().changed
 
 
+@pytest.mark.smoke
 def test_releases_and_rollbacks_in_a_row_lose_no_request(good):
     with load(good, pause=0.05) as requests:
         for number in range(3):

@@ -45,6 +45,7 @@ def test_a_bare_host_is_dry_run(blog):
     assert blog.before == ["/srv:", "git"]
 
 
+@pytest.mark.smoke
 def test_the_site_is_served_and_salt_is_not_installed(blog):
     assert "Guestbook" in blog.get().text
     assert blog.host.run("command -v salt-call salt-minion", check=False).returncode == 1
@@ -67,6 +68,7 @@ def test_a_template_and_a_secret_of_the_pillar_arrive(blog):
     assert "hunter2" not in blog.foreseen.stdout + blog.first.stdout + blog.first.stderr
 
 
+@pytest.mark.smoke
 def test_verbs_go_by_ssh(blog):
     first = blog.live
     blog.repository.commit(version("2.0"))
