@@ -46,7 +46,7 @@ def test_a_release_and_a_rollback_overlap(blog):
     assert blog.answering["version"] == "2.0"
     blog.host.call("django.rollback", blog.name)
     assert blog.answering["release"] == blog.live == first
-    assert most(blog) < 320, "docs/decisions/0021 says 204"
+    assert most(blog) < 320, "docs/decisions/0019 has 204"
 
 
 def test_a_project_that_does_not_fit_twice_is_told_so(blog):
