@@ -15,7 +15,7 @@ import django_secret
 import django_site
 import django_site_removal
 import django_takeover
-import django_virtualenv
+import django_virtualenv_uv
 from django_host_command import DeploymentError, redact
 from django_release_deployment import Deployment, asked_by
 
@@ -298,14 +298,14 @@ def uv(name, index=None):
         The package index of the pillar to install it from.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "uv is already installed"}
-    if django_virtualenv.uv_is_installed():
+    if django_virtualenv_uv.is_installed():
         return ret
-    ret["changes"] = {"uv": django_virtualenv.UV_VERSION}
+    ret["changes"] = {"uv": django_virtualenv_uv.VERSION}
     if __opts__["test"]:
         return {**ret, "result": None, "comment": "uv would have been installed"}
     try:
         password = _secret(index["password"]["pillar"]) if index and index["password"] else None
-        django_virtualenv.install_uv(index, password)
+        django_virtualenv_uv.install(index, password)
     except DeploymentError as error:
         return {**ret, "changes": {}, "result": False, "comment": str(error)}
     return {**ret, "comment": "uv has been installed"}

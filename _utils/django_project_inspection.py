@@ -18,7 +18,7 @@ import django_project
 import django_project_python_path
 import django_source
 import django_source_git
-import django_virtualenv
+import django_virtualenv_requirements
 import django_wall_delegate
 from django_host_command import DeploymentError
 from django_site import Site
@@ -223,19 +223,19 @@ def _settings_module(report: Report, roots: list[Path], wsgi: str) -> str:
 
 def _requirements(report: Report, tree: Path, folder: str) -> str:
     """What it needs of Python and of the system; returns what it says of Python's version."""
-    files = django_virtualenv.found_files(tree, folder)
+    files = django_virtualenv_requirements.default_files(tree, folder)
     if not files:
         report.say("python_packages", ["django"], "nothing says what the project needs: name all of it")
         return ""
     report.remarks.append(f"its requirements are in {', '.join(files)}")
-    wanted = django_virtualenv.asked_for(tree, files)
+    wanted = django_virtualenv_requirements.package_names(tree, files)
     for pattern, packages in _SYSTEM_PACKAGES:
         asked = [name for name in wanted if re.match(rf"({pattern})(?![\w-])", name)]
         if asked and f"{asked[0]}-binary" not in wanted:
             report.add("packages", packages, f"for {asked[0]}")
     if "celery" in wanted:
         report.remarks.append("it uses Celery: its workers are not deployed, only the web part")
-    return django_virtualenv.python_versions(tree, files)
+    return django_virtualenv_requirements.python_versions(tree, files)
 
 
 def _front_end(report: Report, tree: Path) -> None:

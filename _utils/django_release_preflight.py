@@ -16,7 +16,7 @@ import django_host_user
 import django_proxy
 import django_proxy_maintenance
 import django_release_instance
-import django_virtualenv
+import django_virtualenv_python
 import django_wall_delegate
 from django_host_command import DeploymentError
 from django_host_disk import Space
@@ -72,7 +72,7 @@ def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
     outlook = Outlook(_gapless(deployment), waits_for=deployment.lock.holder() if deployment.test else "")
     changed = {str(path).split(":")[0] for path in changes.get("changed", ())}
     try:
-        django_virtualenv.refuse_python_of_another(site)
+        django_virtualenv_python.require_for_server(site)
         refuse_without_disk(site, live, with_virtualenv=bool(changes.get("requirements")))
         if live and site.config["releases"]["overlap"]:
             refuse_without_memory(site, live)

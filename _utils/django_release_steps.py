@@ -59,6 +59,9 @@ import django_tls_acme
 import django_tls_renewal  # noqa: F401 - a program of a timer is made of it
 import django_virtualenv
 import django_virtualenv_index
+import django_virtualenv_python
+import django_virtualenv_requirements
+import django_virtualenv_uv
 import django_wall_build
 import django_wall_delegate
 import django_wall_sandbox
@@ -248,7 +251,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": django_host_clock.now()}
     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
     with ThreadPoolExecutor(1) as pool:  # the interpreter is asked for its version while git works
-        pool.submit(django_virtualenv.know_interpreter, site)
+        pool.submit(django_virtualenv_python.interpreter, site)
         export(deployment, release)
     release.update(**django_source.describe(site, deployment.commit))
     release.update(facts={"commit": deployment.commit, **django_project.find(site, release.path / "source")})
@@ -366,14 +369,14 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
     if not deployment.is_new or not release:
         return
     tree = release.path / "source"
-    needs = django_virtualenv.needs(site, tree, release.facts["folder"])
-    files = needs.files
-    key = django_virtualenv.newest(site, django_virtualenv.key_of(site, needs.contents))
+    requirements = django_virtualenv_requirements.read(site, tree, release.facts["folder"])
+    files = requirements.files
+    key = django_virtualenv.newest(site, django_virtualenv.key_of(site, requirements.contents))
     is_there = django_virtualenv.is_complete(site, key)
     if is_there and deployment.again and django_release_drift.of_virtualenv(site, key):
         key, is_there = django_virtualenv.next_of(site, key.partition(".")[0]), False
     if not is_there:
-        django_virtualenv.refuse_other_python(site, needs.python)
+        django_virtualenv_python.require(site, requirements.python)
     changes: Changes = {"virtualenv": f"{key}, {'shared' if is_there else 'new'}", "requirements": files}
     yield changes
     if not is_there:
@@ -396,7 +399,7 @@ def build(deployment: Deployment) -> Iterator[Changes]:
     tree = Foreign(release.path / "source")
     virtualenv = release.path / "virtualenv"
     environment = {
-        **django_virtualenv.build_environment(site),
+        **django_virtualenv_uv.build_environment(site),
         "VIRTUAL_ENV": str(virtualenv),
         "PATH": f"{virtualenv}/bin:{django_host_command.PATH}",
     }

@@ -1,4 +1,4 @@
-"""The package index of a site: what tells uv and pip of it, and its password, which verbs by hand need as well."""
+"""The package index of a site: how uv and pip are configured with it, and its password, which is kept for commands."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +9,10 @@ import django_host_command
 import django_host_file
 from django_site import Site
 
-#: What uv calls the pillar's index.
+#: The name of the pillar's index in uv's variables.
 _NAME = "FORMULA"
-#: The variables of pip by which a host tells its indexes, and what uv calls them.
-_SAME = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_INDEX", "PIP_FIND_LINKS": "UV_FIND_LINKS"}
+#: The variables of pip for a host's indexes → those of uv.
+_VARIABLES = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_INDEX", "PIP_FIND_LINKS": "UV_FIND_LINKS"}
 
 
 def _file(site: Site) -> Path:
@@ -20,19 +20,19 @@ def _file(site: Site) -> Path:
 
 
 def password(site: Site, given: str | None) -> str | None:
-    """The password of the pillar's index: as the pillar gives it, else as the last apply has kept it."""
+    """Return the password of the pillar's index: the pillar's, else the one that the last apply kept."""
     if not site.config["index"]["password"]:
         return None
     return given or django_host_file.read_text(_file(site))
 
 
 def is_kept(site: Site, value: str | None) -> bool:
-    """Whether `keep` would change nothing."""
+    """Return whether `keep` would change nothing."""
     return django_host_file.read_text(_file(site)) == value
 
 
 def keep(site: Site, value: str | None) -> None:
-    """Keep the password for the verbs by hand, in a file that only root reads; None removes it."""
+    """Keep the password for commands, which have no pillar, in a file that only root can read; None removes it."""
     if value:
         django_host_file.write(_file(site), value, mode=0o600)
     else:
@@ -40,16 +40,16 @@ def keep(site: Site, value: str | None) -> None:
 
 
 def for_uv(index: Mapping[str, Any], value: str | None) -> dict[str, str]:
-    """The environment in which uv installs: the host's proxies, authorities and indexes; the pillar's index over them.
+    """Return uv's environment: the host's proxies, authorities and indexes, overridden by the pillar's index.
 
     Args:
-        index: ``url``, ``user`` and ``only`` as the pillar has them.
+        index: ``url``, ``user`` and ``only`` of the pillar.
         value: the password.
     """
     variables = django_host_command.network_environment()
-    for pips, uvs in _SAME.items():
-        if pips in variables:
-            variables.setdefault(uvs, variables.pop(pips))
+    for pip_name, uv_name in _VARIABLES.items():
+        if pip_name in variables:
+            variables.setdefault(uv_name, variables.pop(pip_name))
     if not index["url"]:
         return variables
     if index["only"]:
@@ -61,11 +61,11 @@ def for_uv(index: Mapping[str, Any], value: str | None) -> dict[str, str]:
 
 
 def for_pip(index: Mapping[str, Any] | None, value: str | None) -> dict[str, str]:
-    """The environment in which the host's pip installs uv; the arguments are those of `for_uv`."""
+    """Return the environment of the host's pip, which installs uv; the arguments are those of `for_uv`."""
     variables = django_host_command.network_environment()
-    for pips, uvs in _SAME.items():
-        if uvs in variables:
-            variables.setdefault(pips, variables.pop(uvs))
+    for pip_name, uv_name in _VARIABLES.items():
+        if uv_name in variables:
+            variables.setdefault(pip_name, variables.pop(uv_name))
     if index and index["url"]:
         if index["only"]:
             variables.pop("PIP_EXTRA_INDEX_URL", None)

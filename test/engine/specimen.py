@@ -22,7 +22,7 @@ import django_proxy_nginx
 import django_site
 import django_takeover_detection
 import django_tls
-import django_virtualenv
+import django_virtualenv_uv
 import pytest
 import yaml
 from django_site import Site
@@ -117,7 +117,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_proxy_apache, "ETC"): "etc/apache2",
         (django_proxy_apache, "NOTES"): "var/lib/apache2/module",
         (django_tls, "STATE"): "var/lib/django-formula",
-        (django_virtualenv, "UV"): "usr/local/lib/django-formula/uv",
+        (django_virtualenv_uv, "UV"): "usr/local/lib/django-formula/uv",
         (django_takeover_detection, "SYSTEMD"): "etc/systemd/system",
         (django_takeover_detection, "SUPERVISOR"): "etc/supervisor/conf.d",
         (django_takeover_detection, "PROC"): "proc",

@@ -51,7 +51,7 @@ def refused(world, match):
 def test_a_server_that_is_built_for_another_python_is_refused_before_anything_is_done(two, monkeypatch):
     two.options = {"server": {"kind": "mod_wsgi"}}
     monkeypatch.setattr(django_server_mod_wsgi, "python", lambda site: "3.13")
-    refused(two, r"^source: this system's mod_wsgi is built for Python 3\.13, and python3 is 3\.11\.2")
+    refused(two, r"^source: mod_wsgi of this system is built for Python 3\.13, and python3 is 3\.11\.2")
     monkeypatch.setattr(django_server_mod_wsgi, "python", lambda site: "3.11")
     two.apply()
     assert two.live.startswith("0002-")

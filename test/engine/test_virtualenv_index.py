@@ -1,4 +1,4 @@
-"""The package index of a site: what uv and pip are told, and where the password is kept."""
+"""The package index of a site: how uv and pip are configured with it, and where its password is kept."""
 
 import stat
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import django_host_command
 import django_virtualenv
 import django_virtualenv_index
+import django_virtualenv_uv
 import django_wall_build
 import pytest
 from django_host_command import DeploymentError
@@ -19,7 +20,7 @@ LOGIN = {"UV_INDEX_FORMULA_USERNAME": "deploy", "UV_INDEX_FORMULA_PASSWORD": PAS
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """The machine of the tests has no proxy, authority or index of its own."""
+    """Remove the proxies, authorities and indexes of the machine that runs the tests."""
     for name in django_host_command.network_environment():
         monkeypatch.delenv(name, raising=False)
 
@@ -43,7 +44,7 @@ def no_network(monkeypatch):
         (NONE, {"UV_INDEX_OWN_PASSWORD": "x", "OTHER": "y"}, {"UV_INDEX_OWN_PASSWORD": "x"}),
     ],
 )
-def test_what_uv_is_told(monkeypatch, index, host, expected):
+def test_environment_of_uv(monkeypatch, index, host, expected):
     for name, value in host.items():
         monkeypatch.setenv(name, value)
     assert django_virtualenv_index.for_uv(index, PASSWORD) == expected
@@ -66,23 +67,23 @@ def test_what_uv_is_told(monkeypatch, index, host, expected):
         ),
     ],
 )
-def test_what_pip_is_told(monkeypatch, index, host, expected):
+def test_environment_of_pip(monkeypatch, index, host, expected):
     for name, value in host.items():
         monkeypatch.setenv(name, value)
     assert django_virtualenv_index.for_pip(index, PASSWORD) == expected
 
 
-def test_the_password_is_kept_for_the_verbs_and_masked(world):
+def test_index_password_is_kept_for_commands_and_masked(world):
     world.options = {"index": {"url": URL, "user": "deploy", "password": PASSWORD}}
     world.given = {"index_password": PASSWORD}
     assert "index" in world.apply()["site"]
     file = world.site.secrets / ".index_password"
     assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == (PASSWORD, 0o600)
     assert world.apply() == {}
-    by_hand = world.deployment()
+    command = world.deployment()
     world.given = {}
-    assert by_hand.index_password == world.deployment().index_password == PASSWORD
-    assert PASSWORD in by_hand.masked()
+    assert command.index_password == world.deployment().index_password == PASSWORD
+    assert PASSWORD in command.masked()
 
     world.given = {"index_password": "another"}
     assert world.apply() == {"site": {"index": "password kept"}} and file.read_text() == "another"
@@ -91,7 +92,7 @@ def test_the_password_is_kept_for_the_verbs_and_masked(world):
     assert world.deployment().index_password is None
 
 
-def test_another_password_tries_again_what_has_failed(world, monkeypatch):
+def test_failed_build_is_tried_again_when_the_index_password_changes(world, monkeypatch):
     world.options = {"index": {"url": URL, "user": "deploy", "password": "x"}}
     world.given = {"index_password": "wrong"}
     asked = []
@@ -111,25 +112,27 @@ def test_another_password_tries_again_what_has_failed(world, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("says", "hint"),
+    ("reported", "hint"),
     [
-        ("HTTP status client error (401 Unauthorized) for url", "the package index wants another login"),
-        ("cause: invalid peer certificate: UnknownIssuer", "the index has an authority that is not"),
-        ("error: No solution found", "look at the requirements"),
+        ("HTTP status client error (401 Unauthorized) for url", "the package index refused the login"),
+        ("cause: invalid peer certificate: UnknownIssuer", "the certificate authority of the index is not trusted"),
+        ("error: No solution found", "check the requirements"),
     ],
 )
-def test_uv_gets_the_login_by_its_environment(make_site, monkeypatch, says, hint):
+def test_index_login_is_in_the_environment_of_uv_only(make_site, monkeypatch, reported, hint):
     site = make_site(index={"url": URL, "user": "deploy", "password": "x"})
-    seen = {}
+    given = {}
 
     def run(site, argv, **options):
-        seen.update(options, argv=argv)
-        raise DeploymentError("installing packages failed", log=says, hint=options["hint"])
+        given.update(options, argv=argv)
+        raise DeploymentError("installing packages failed", log=reported, hint=options["hint"])
 
     monkeypatch.setattr(django_wall_build, "run", run)
     with pytest.raises(DeploymentError) as caught:
-        django_virtualenv._Uv(site, Path("v"), Path("w"), PASSWORD).install("x")
+        django_virtualenv_uv.Uv(site, Path("v"), Path("w"), PASSWORD).install("x")
     assert caught.value.hint.startswith(hint)
-    assert LOGIN.items() <= seen["environment"].items() and seen["secrets"] == [PASSWORD]
-    assert PASSWORD not in " ".join(seen["argv"])
-    assert not LOGIN.keys() & django_virtualenv.build_environment(site).keys(), "build commands get no login"
+    assert LOGIN.items() <= given["environment"].items() and given["secrets"] == [PASSWORD]
+    assert PASSWORD not in " ".join(given["argv"])
+    assert not LOGIN.keys() & django_virtualenv_uv.build_environment(site).keys(), (
+        "build commands must not have the login"
+    )

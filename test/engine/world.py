@@ -28,6 +28,7 @@ import django_release_switch_report
 import django_server_mod_wsgi
 import django_source
 import django_virtualenv
+import django_virtualenv_python
 import django_wall_build
 import django_wall_trial
 import pytest
@@ -404,8 +405,8 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_project_program, "backup"): world.ask,
         (django_backup_dump, "free"): lambda folder: 1 << 20,
         (django_release_steps, "_refuse_closed_parents"): lambda site: None,
-        (django_virtualenv, "interpreter"): lambda python: sys.executable,
-        (django_virtualenv, "_identity"): lambda path, modified: f"cpython-311 {path} 3.11.2",
+        (django_virtualenv_python, "path"): lambda site: sys.executable,
+        (django_virtualenv_python, "_identity"): lambda path, modified: f"cpython-311 {path} 3.11.2",
         (django_server_mod_wsgi, "python"): lambda site: "3.11",
         (django_virtualenv, "build"): world.build,
         (django_wall_build, "run"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),

@@ -83,7 +83,7 @@ def test_an_authority_that_is_not_known_is_named(blog, company):
 def test_a_wrong_password_of_the_index_is_named(blog, environment):
     blog.starts_salt_with(environment | {"SSL_CERT_FILE": BUNDLE})
     comment = blog.apply().failed["blog has its virtualenv"]
-    assert "the package index wants another login: django:sites:blog:index:user" in comment and lines(comment) <= 10
+    assert "the package index refused the login: set django:sites:blog:index:user" in comment and lines(comment) <= 10
 
 
 def test_all_comes_by_the_proxy_and_from_the_index(blog, company):

@@ -67,7 +67,7 @@ BROKEN = {
         "has its virtualenv",
         r"(?s)installing packages.*no version of django==0\.0\.1",
     ),
-    "no requirements": ({"requirements.txt": None}, "has its virtualenv", "nothing says what the project needs"),
+    "no requirements": ({"requirements.txt": None}, "has its virtualenv", "no requirements found in the source"),
     "unknown application": (
         {"website/settings.py": '+\nINSTALLED_APPS += ["shop"]\n'},
         "has its static files",

@@ -126,7 +126,7 @@ def test_a_project_for_another_python_is_named(blog):
     before = blog.live
     blog.repository.commit({"pyproject.toml": PYPROJECT + 'requires-python = ">=3.99"\n', "requirements.txt": None})
     comment = blog.apply().failed["blog has its virtualenv"]
-    assert "the project is for Python >=3.99, and python3 is 3." in comment
+    assert "the project requires Python >=3.99, and python3 is 3." in comment
     assert "django:sites:blog:python" in comment and lines(comment) <= 10 and blog.live == before
     blog.repository.commit(FILES | {"requirements.txt": "Django==5.2.19\n"})
     blog.deploy()
@@ -146,7 +146,11 @@ def test_what_the_system_lacks_is_named(blog):
 def test_an_interpreter_that_is_missing_is_named(blog):
     before = blog.live
     comment = blog.apply(python="python3.99").failed["blog has its virtualenv"]
-    assert "there is no python3.99 on this host" in comment and "django:sites" in comment and lines(comment) <= 10
+    assert (
+        "the interpreter python3.99 is not installed on this host" in comment
+        and "django:sites" in comment
+        and lines(comment) <= 10
+    )
     assert blog.answering["release"] == before
     blog.deploy(python=None)
 

@@ -1,0 +1,119 @@
+"""Lock files of pipenv, poetry and uv in the form of a requirements file, which ``uv pip install`` reads."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from django_host_command import DeploymentError
+
+#: The names of lock files; the first that a project has is taken.
+NAMES = ("uv.lock", "Pipfile.lock", "poetry.lock")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises:
+        DeploymentError: Salt runs on Python 3.10, which has no parser of TOML.
+    """
+    try:
+        import tomllib
+    except ImportError:
+        raise DeploymentError(
+            f"{path.name} cannot be read by Salt's Python: Salt on Python 3.11 or later is required",
+            hint="upgrade Salt, or export the requirements into a requirements.txt",
+        ) from None
+    return tomllib.loads(path.read_text())
+
+
+def converted_path(lock: Path) -> Path:
+    """Return where the requirements of a lock file are written."""
+    return lock.with_name(f".{lock.name}.txt")
+
+
+def as_requirements(work: Path, name: str) -> Path:
+    """Return a file that ``uv pip install --requirement`` reads: lock files are converted, other files are not.
+
+    The one for a uv.lock is removed here; uv writes it later.
+
+    Raises:
+        DeploymentError: the lock file is damaged or of an unknown version.
+    """
+    path = work / name
+    target = converted_path(path)
+    if path.name == "uv.lock":
+        target.unlink(missing_ok=True)
+        return target
+    convert = {"Pipfile.lock": _pipfile_requirements, "poetry.lock": _poetry_requirements}.get(path.name)
+    if not convert:
+        return path
+    try:
+        replace(target, "".join(convert(path)))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        hint = "generate the lock file again and commit it"
+        raise DeploymentError(f"{name} cannot be read: {error!r}", hint=hint) from None
+    return target
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a new file instead of what the project may have at that path, such as a link."""
+    path.unlink(missing_ok=True)
+    path.write_text(text)
+
+
+def _pipfile_requirements(path: Path) -> Iterator[str]:
+    lock: dict[str, Any] = json.loads(path.read_text())
+    yield from _indexes(source["url"] for source in lock.get("_meta", {}).get("sources", []))
+    for name, package in lock.get("default", {}).items():
+        if package.get("path") == ".":
+            continue  # the project itself
+        extras = f"[{','.join(package['extras'])}]" if package.get("extras") else ""
+        if "git" in package:
+            subdirectory = f"#subdirectory={package['subdirectory']}" if "subdirectory" in package else ""
+            requirement = f"{name}{extras} @ git+{package['git']}@{package['ref']}{subdirectory}"
+        elif "path" in package or "file" in package:
+            requirement = package.get("file") or package["path"]
+        else:
+            requirement = f"{name}{extras}{package['version']}"
+        yield f"{requirement}{_marker(package.get('markers'))}\n"
+
+
+def _poetry_requirements(path: Path) -> Iterator[str]:
+    lock = read_toml(path)
+    sources = [package.get("source", {}) for package in lock.get("package", [])]
+    yield from _indexes(sorted({source["url"] for source in sources if source.get("type") == "legacy"}))
+    for package in lock.get("package", []):
+        if _is_installed_by_poetry(package):
+            markers = package.get("markers")
+            marker = markers.get("main") if isinstance(markers, dict) else markers
+            yield f"{_poetry_requirement(path, package)}{_marker(marker)}\n"
+
+
+def _is_installed_by_poetry(package: dict[str, Any]) -> bool:
+    """Return whether a package is installed without a group or an extra of its own being asked for."""
+    is_optional = package.get("optional") and "groups" not in package
+    return "main" in package.get("groups", ["main"]) and not is_optional and package.get("category") != "dev"
+
+
+def _poetry_requirement(path: Path, package: dict[str, Any]) -> str:
+    source = package.get("source", {})
+    if source.get("type") == "git":
+        reference = source.get("resolved_reference", source.get("reference", "HEAD"))
+        return f"{package['name']} @ git+{source['url']}@{reference}"
+    if source.get("type") == "url":
+        return f"{package['name']} @ {source['url']}"
+    if source.get("type") in ("directory", "file"):
+        return str(path.parent / source["url"])
+    return f"{package['name']}=={package['version']}"
+
+
+def _indexes(urls: Iterable[str]) -> Iterator[str]:
+    """Yield the indexes of a lock file except PyPI, which every host has: some have a mirror of it configured."""
+    for url in urls:
+        if url.rstrip("/") != "https://pypi.org/simple":
+            yield f"--extra-index-url {url}\n"
+
+
+def _marker(marker: str | None) -> str:
+    return f" ; {marker}" if marker else ""

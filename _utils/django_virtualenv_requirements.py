@@ -1,0 +1,195 @@
+"""The requirements of a project: the files in its source that list them, and what is in those."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import django_host_file
+import django_virtualenv_lock
+import django_wall_delegate
+from django_host_command import DeploymentError
+from django_site import Site
+
+_FILES = (
+    "requirements.txt",
+    "requirements/production.txt",
+    "requirements/prod.txt",
+    "requirements/base.txt",
+    "requirements-prod.txt",
+)
+_PYTHON_VERSIONS = {
+    "uv.lock": r'^requires-python = "([^"]+)"',
+    "pyproject.toml": r"""^requires-python\s*=\s*["']([^"']+)""",
+    "poetry.lock": r'^\[metadata\][\s\S]*?^python-versions = "([^"]+)"',
+}
+#: A line for the project itself, which is never installed: its code is that of each release.
+PROJECT = re.compile(
+    r"^\s*(?:(?:-e|--editable)[\s=]+)?(?:file:)?\./?(?:\[([\w, -]+)\])?[ \t]*(?:[;#].*)?$", re.MULTILINE
+)
+#: The files that declare the dependencies of a project as a package.
+PACKAGING = ("pyproject.toml", "setup.py", "setup.cfg")
+_REQUIREMENT = re.compile(r"[A-Za-z][\w.-]*(\[[\w, -]+\])?")
+_INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
+#: The most characters that the files may have together.
+_MOST = 8 << 20
+
+
+class Requirements(NamedTuple):
+    """The requirements of a project.
+
+    Attributes:
+        files: the files that list them, relative to the source.
+        contents: the texts of these and of the files that they include, by path.
+        python: the versions of Python that the project supports, such as ``>=3.12``; empty if none are declared.
+    """
+
+    files: list[str]
+    contents: dict[str, str]
+    python: str
+
+
+def read(site: Site, source: Path, folder: str) -> Requirements:
+    """Read the requirements of a project as the build user.
+
+    Args:
+        folder: the folder of manage.py, relative to the source; searched before the source's top.
+
+    Raises:
+        DeploymentError: the pillar names a file that does not exist, no file is found, or the files are too large.
+    """
+    found = django_wall_delegate.ask(site.build_user, _read, site, source, folder, doing="reading the requirements")
+    return Requirements(*found)
+
+
+def _read(site: Site, source: Path, folder: str) -> Requirements:
+    names = files(site, source, folder)
+    texts = contents(source, names)
+    if sum(map(len, texts.values())) > _MOST:
+        raise DeploymentError(f"{', '.join(names)} and the files that they include exceed {_MOST >> 20} MiB")
+    return Requirements(names, texts, python_versions(source, names))
+
+
+def files(site: Site, source: Path, folder: str) -> list[str]:
+    """Return the files that list the requirements of a site's project, relative to its source.
+
+    Args:
+        folder: the folder of manage.py, relative to the source; searched before the source's top.
+
+    Raises:
+        DeploymentError: the pillar names a file that does not exist, or no file is found.
+    """
+    named = site.config["requirements"]
+    at = f"django:sites:{site.name}"
+    if named:
+        missing = [path for path in named if not (source / path).is_file()]
+        if missing:
+            raise DeploymentError(
+                f"the requirements file {missing[0]} is not in the source", hint=f"correct {at}:requirements"
+            )
+        return list(named)
+    found = default_files(source, folder)
+    if found or site.config["python_packages"]:
+        return found
+    names = ", ".join((*django_virtualenv_lock.NAMES, *_FILES, "pyproject.toml"))
+    raise DeploymentError(
+        f"no requirements found in the source; searched for {names}",
+        hint=f"name the file in {at}:requirements, or list the packages in {at}:python_packages",
+    )
+
+
+def default_files(source: Path, folder: str) -> list[str]:
+    """Return the file that a project is installed from if the pillar names none, or an empty list."""
+    folders = [source / folder] if folder == "." else [source / folder, source]
+    for names in (django_virtualenv_lock.NAMES, _FILES, ("pyproject.toml",)):
+        for parent in folders:
+            for name in names:
+                if (parent / name).is_file() and declares_dependencies(parent / name):
+                    return [str((parent / name).relative_to(source))]
+    return []
+
+
+def declares_dependencies(path: Path) -> bool:
+    """Return whether a file declares dependencies; many a pyproject.toml has only the configuration of tools."""
+    if path.name != "pyproject.toml":
+        return True
+    return bool(re.search(r"^\[(project|tool\.poetry)\]", path.read_text(errors="replace"), re.MULTILINE))
+
+
+def python_versions(source: Path, names: list[str]) -> str:
+    """Return the versions of Python that the files declare, as they are written there: ``>=3.12``; empty if none."""
+    for name in names:
+        pattern = _PYTHON_VERSIONS.get(Path(name).name)
+        found = re.search(pattern, (source / name).read_text(errors="replace"), re.MULTILINE) if pattern else None
+        if found:
+            return found.group(1)
+    return ""
+
+
+def package_names(source: Path, names: list[str]) -> list[str]:
+    """Return the packages that the files list, in lower case, with their extras."""
+    packages: list[str] = []
+    for name in names:
+        for path in with_included(source, source / name, set()):
+            packages += _packages(path)
+    return sorted({package.lower().replace("_", "-").replace(" ", "") for package in packages})
+
+
+def _packages(path: Path) -> list[str]:
+    text = path.read_text(errors="replace")
+    if path.name == "Pipfile.lock":
+        return [*json.loads(text).get("default", {})]
+    if path.suffix == ".lock":
+        return re.findall(r'^name = "([^"]+)"', text, re.MULTILINE)
+    lines = text.splitlines() if path.suffix != ".toml" else _dependencies(path)
+    return [found.group() for line in lines if (found := _REQUIREMENT.match(line.strip()))]
+
+
+def _dependencies(pyproject: Path) -> list[str]:
+    """Return the dependencies that a pyproject.toml lists; those of poetry by their names."""
+    content = django_virtualenv_lock.read_toml(pyproject)
+    listed: list[str] = content.get("project", {}).get("dependencies", [])
+    return [*listed, *content.get("tool", {}).get("poetry", {}).get("dependencies", {})]
+
+
+def with_included(source: Path, path: Path, done: set[Path]) -> Iterator[Path]:
+    """Yield a requirements file and the files that it includes.
+
+    Args:
+        done: the files that were yielded before; they are skipped, and new ones added.
+
+    Raises:
+        DeploymentError: an included file does not exist, or is outside of the source.
+    """
+    path = path.resolve()
+    if path in done:
+        return
+    done.add(path)
+    top = source.resolve()
+    if not path.is_relative_to(top) or not path.is_file():
+        shown = path.relative_to(top) if path.is_relative_to(top) else path
+        raise DeploymentError(
+            f"the requirements include {shown}, which is not in the source",
+            hint="commit the file, or remove the line that includes it",
+        )
+    yield path
+    if path.suffix in (".txt", ".in"):
+        for included in _INCLUDE.findall(path.read_text(errors="replace")):
+            if "://" not in included:
+                yield from with_included(source, path.parent / included, done)
+
+
+def contents(source: Path, names: list[str]) -> dict[str, str]:
+    """Return the texts of all files that decide which packages are installed, by their paths."""
+    done: set[Path] = set()
+    texts = {}
+    for name in names:
+        for path in with_included(source, source / name, done):
+            texts[str(path.relative_to(source.resolve()))] = path.read_text(errors="replace")
+        pyproject = (source / name).with_name("pyproject.toml")
+        if name.endswith("uv.lock") and pyproject.is_file():
+            texts[str(pyproject.relative_to(source))] = pyproject.read_text(errors="replace")
+    if any(PROJECT.search(text) for name, text in texts.items() if name.endswith((".txt", ".in"))):
+        texts |= {name: text for name in PACKAGING if (text := django_host_file.read_text(source / name)) is not None}
+    return texts

@@ -1,0 +1,23 @@
+"""Lock files become requirements files."""
+
+from pathlib import Path
+
+import django_virtualenv_lock
+import pytest
+import yaml
+from django_host_command import DeploymentError
+from trees import write_tree
+
+LOCKS = yaml.safe_load((Path(__file__).parent / "locks.yaml").read_text())
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=f"{case['file']}-{case['case']}") for case in LOCKS])
+def test_lock_file_is_converted_into_requirements(make_site, tmp_path, case):
+    work = write_tree(tmp_path / "work", {case["file"]: case["content"]})
+    if "error" in case:
+        with pytest.raises(DeploymentError) as error:
+            django_virtualenv_lock.as_requirements(work, case["file"])
+        assert error.value.message == case["error"]
+    else:
+        made = django_virtualenv_lock.as_requirements(work, case["file"])
+        assert made.read_text() == case["requirements"].replace("{folder}", str(work))

@@ -1,0 +1,88 @@
+"""The interpreter of a site: where it is, and for which projects and servers it is refused."""
+
+import os
+import shutil
+import sys
+
+import django_virtualenv_python
+import django_virtualenv_requirements
+import pytest
+from django_host_command import DeploymentError
+from specimen import configured
+from trees import write_tree
+
+
+def test_interpreter_is_found_by_name_and_a_missing_one_refused():
+    assert django_virtualenv_python.path(configured(python="sh")) == os.path.realpath(shutil.which("sh"))
+    with pytest.raises(DeploymentError) as error:
+        django_virtualenv_python.path(configured(python="python9.9"))
+    assert str(error.value) == (
+        "the interpreter python9.9 is not installed on this host\n"
+        "add it to django:sites:blog:packages, or set django:sites:blog:python to another one"
+    )
+    assert django_virtualenv_python._identity(sys.executable, 0).startswith(sys.implementation.cache_tag)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"uv.lock": 'version = 1\nrequires-python = ">=3.99"\n'}, ">=3.99"),
+        ({"pyproject.toml": "[project]\nrequires-python = '>=3.99,<4'\n"}, ">=3.99,<4"),
+        (
+            {
+                "poetry.lock": '[[package]]\nname = "a"\npython-versions = ">=3.99"\n'
+                '[metadata]\nlock-version = "2"\npython-versions = ">=3.2"\n'
+            },
+            None,
+        ),
+        ({"poetry.lock": '[metadata]\npython-versions = "==3.99"\n'}, "==3.99"),
+        ({"poetry.lock": '[metadata]\npython-versions = "^3.99"\n'}, None),
+        ({"pyproject.toml": "[project]\nrequires-python = '>=3.2'\n"}, None),
+        ({"requirements.txt": "django\n"}, None),
+    ],
+)
+def test_interpreter_that_the_project_does_not_support_is_refused(make_site, tmp_path, monkeypatch, files, expected):
+    source = write_tree(tmp_path / "source", files)
+    monkeypatch.setattr(django_virtualenv_python, "path", lambda site: sys.executable)
+    monkeypatch.setattr(
+        django_virtualenv_python, "_identity", lambda path, modified: "cpython-311 linux glibc 2.36 3.11.2"
+    )
+    site = make_site()
+    if not expected:
+        django_virtualenv_python.require(site, django_virtualenv_requirements.python_versions(source, [*files]))
+        return
+    with pytest.raises(DeploymentError) as error:
+        django_virtualenv_python.require(site, django_virtualenv_requirements.python_versions(source, [*files]))
+    assert str(error.value) == (
+        f"the project requires Python {expected}, and python3 is 3.11.2\n"
+        "set django:sites:blog:python to another interpreter"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tag", "module", "reported"),
+    [
+        ("cpython-311", "mod_wsgi.so-3.11", None),
+        ("cpython-311", None, None),
+        ("cpython-312", "mod_wsgi.so-3.11", "python3.12 is 3.12.3 (cpython-312)"),
+        ("pypy-311", "mod_wsgi.so-3.11", "python3.12 is 3.12.3 (pypy-311)"),
+    ],
+)
+def test_interpreter_that_the_server_is_not_built_for_is_refused(
+    make_site, tmp_path, monkeypatch, tag, module, reported
+):
+    monkeypatch.setattr(django_virtualenv_python, "path", lambda site: sys.executable)
+    monkeypatch.setattr(django_virtualenv_python, "_identity", lambda path, modified: f"{tag} linux glibc 2.36 3.12.3")
+    if module:
+        (tmp_path / "mod_wsgi.so").symlink_to(module)
+    site = make_site(server={"kind": "mod_wsgi"}, python="python3.12")
+    site.platform["mod_wsgi"] = {"modules": str(tmp_path)}
+    if not reported:
+        django_virtualenv_python.require_for_server(site)
+        return
+    with pytest.raises(DeploymentError) as error:
+        django_virtualenv_python.require_for_server(site)
+    assert str(error.value) == (
+        f"mod_wsgi of this system is built for Python 3.11, and {reported}\n"
+        "set django:sites:blog:python to python3.11, or choose another server:kind"
+    )

@@ -1,0 +1,52 @@
+"""The requirements files of a project."""
+
+import django_virtualenv_requirements
+import pytest
+from django_host_command import DeploymentError
+from trees import write_tree
+
+
+@pytest.mark.parametrize(
+    ("files", "folder", "options", "expected"),
+    [
+        (["requirements.txt"], ".", {}, ["requirements.txt"]),
+        (["requirements/base.txt", "requirements/production.txt"], ".", {}, ["requirements/production.txt"]),
+        (["requirements/base.txt", "requirements/prod.txt"], ".", {}, ["requirements/prod.txt"]),
+        (["requirements/base.txt", "requirements/local.txt"], ".", {}, ["requirements/base.txt"]),
+        (["requirements-prod.txt"], ".", {}, ["requirements-prod.txt"]),
+        (["uv.lock", "pyproject.toml", "requirements.txt"], ".", {}, ["uv.lock"]),
+        (["Pipfile.lock", "Pipfile", "requirements.txt"], ".", {}, ["Pipfile.lock"]),
+        (["poetry.lock", "pyproject.toml"], ".", {}, ["poetry.lock"]),
+        (["pyproject.toml"], ".", {}, ["pyproject.toml"]),
+        (["pyproject.toml", "requirements.txt"], ".", {}, ["requirements.txt"]),
+        (["src/requirements.txt", "requirements.txt"], "src", {}, ["src/requirements.txt"]),
+        (["requirements.txt", "src/manage.py"], "src", {}, ["requirements.txt"]),
+        (["uv.lock", "src/requirements.txt"], "src", {}, ["uv.lock"]),
+        (["a.txt", "b.txt", "uv.lock"], ".", {"requirements": ["b.txt", "a.txt"]}, ["b.txt", "a.txt"]),
+        ([], ".", {"python_packages": ["django"]}, []),
+        (
+            ["a.txt"],
+            ".",
+            {"requirements": ["a.txt", "b.txt"]},
+            "the requirements file b.txt is not in the source\ncorrect django:sites:blog:requirements",
+        ),
+        (
+            ["setup.py"],
+            ".",
+            {},
+            "no requirements found in the source; searched for uv.lock, Pipfile.lock, poetry.lock, requirements.txt, "
+            "requirements/production.txt, requirements/prod.txt, requirements/base.txt, requirements-prod.txt, "
+            "pyproject.toml\nname the file in django:sites:blog:requirements, or list the packages in "
+            "django:sites:blog:python_packages",
+        ),
+    ],
+)
+def test_requirements_files_are_found_or_named_by_the_pillar(make_site, tmp_path, files, folder, options, expected):
+    source = write_tree(tmp_path / "source", dict.fromkeys(["manage.py", *files], "[project]"))
+    site = make_site(**options)
+    if isinstance(expected, list):
+        assert django_virtualenv_requirements.files(site, source, folder) == expected
+    else:
+        with pytest.raises(DeploymentError) as error:
+            django_virtualenv_requirements.files(site, source, folder)
+        assert str(error.value) == expected
