@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/reference/options.md"
 sys.path.insert(0, str(ROOT / "_utils"))
 
-from django_pillar import Rules, resolve, wanted  # noqa: E402
+from django_pillar_check import Rules, expectation, resolve  # noqa: E402
 
 INTRODUCTION = """\
 # Options
@@ -85,7 +85,7 @@ def entries(rules: Rules) -> Iterator[tuple[str, Rules]]:
                 yield f"{name}:{inner}", {**inner_rule, "description": f"Of {server}: {inner_rule['description']}"}
     others = rules.get("additionalProperties")
     if isinstance(others, dict):
-        named = f"{others.get('description', '')} Name: {wanted(rules['propertyNames'])}.".strip()
+        named = f"{others.get('description', '')} Name: {expectation(rules['propertyNames'])}.".strip()
         yield "<name>", {**others, "description": named}
         for name, rule in others.get("properties", {}).items():
             yield f"<name>:{name}", rule
@@ -94,13 +94,13 @@ def entries(rules: Rules) -> Iterator[tuple[str, Rules]]:
 def kind(rules: Rules) -> str:
     """What a value has to be."""
     if "array" in rules.get("type", ()) and len(rules["type"]) <= 2:
-        return cell(f"a list of: {wanted(rules['items'])}")
+        return cell(f"a list of: {expectation(rules['items'])}")
     if "type" not in rules and "hint" not in rules:
         return "any JSON value"
     if "propertyNames" in rules and "hint" not in rules:
-        values = wanted(rules["additionalProperties"]) if rules["additionalProperties"] else "any JSON value"
-        return cell(f"a map; names: {wanted(rules['propertyNames'])}; values: {values}")
-    return cell(wanted(rules))
+        values = expectation(rules["additionalProperties"]) if rules["additionalProperties"] else "any JSON value"
+        return cell(f"a map; names: {expectation(rules['propertyNames'])}; values: {values}")
+    return cell(expectation(rules))
 
 
 def default(rules: Rules) -> str:

@@ -8,12 +8,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import django_pillar
+import django_pillar_check
+import django_pillar_render
 import pytest
 import yaml
 
@@ -143,40 +145,65 @@ def test_fifty_sites_cost_no_more_for_each_than_one() -> None:
     assert cost(50) < 100 * cost(1)
 
 
-@pytest.fixture
-def rendered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Run the file as Salt's py renderer does: a new module each time, its context set, then run()."""
-    reads: list[str] = []
+class Renderer:
+    """Salt's renderers: a Python file becomes a new module, in sys.modules while its run() is called."""
 
-    def renderer(path: str, default_renderer: str, saltenv: str) -> Any:
-        assert (default_renderer, saltenv) == ("yaml", "base")
-        reads.append(path)
-        return yaml.safe_load((ROOT / path.removeprefix("salt://")).read_text())
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.monkeypatch = monkeypatch
+        self.reads: list[str] = []
+        self.pillar: dict[str, Any] = {}
+
+    def __call__(self, path: str, default_renderer: str, saltenv: str) -> Any:
+        assert saltenv == "base"
+        self.reads.append(path)
+        file = ROOT / path.removeprefix("salt://")
+        if default_renderer == "yaml":
+            return yaml.safe_load(file.read_text())
+        module = ModuleType(file.stem)
+        exec(compile(file.read_text(), file.name, "exec"), module.__dict__)
+        self.monkeypatch.setitem(sys.modules, file.stem, module)
+        salt = {"slsutil.renderer": self}
+        vars(module).update(__pillar__=self.pillar, __grains__=GRAINS, __salt__=salt, saltenv=saltenv)
+        return module.run()
+
+
+Render = Callable[[dict[str, Any]], tuple[dict[str, Any], list[str]]]
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> Render:
+    """Return what compiles a pillar as map.jinja does, and the files that Salt read for it."""
+    renderer = Renderer(monkeypatch)
 
     def render(pillar: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        module = ModuleType("django_pillar")
-        exec(compile((ROOT / "_utils/django_pillar.py").read_text(), "django_pillar.py", "exec"), module.__dict__)
-        monkeypatch.setitem(sys.modules, "django_pillar", module)
-        salt = {"slsutil.renderer": renderer}
-        context = {"__pillar__": pillar, "__grains__": GRAINS, "__salt__": salt, "saltenv": "base"}
-        vars(module).update(context)
-        reads.clear()
-        return module.run(), list(reads)
+        renderer.pillar = pillar
+        renderer.reads.clear()
+        result = renderer("salt://_utils/django_pillar_render.py", "py", "base")
+        return result, renderer.reads[1:]
 
-    yield render
+    return render
 
 
-def test_the_schema_is_read_once_for_one_pillar(rendered: Any) -> None:
+def test_schema_and_modules_are_read_once_for_one_pillar(rendered: Render, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("django_pillar")]:
+        monkeypatch.delitem(sys.modules, name)
+    modules = [f"salt://_utils/{name}.py" for name in django_pillar_render.MODULES]
+    files = [*modules, "salt://django/schema.yaml", "salt://django/platforms.yaml"]
     pillar = {"django": {"sites": {"blog": SITE}}}
     first, reads = rendered(pillar)
-    assert reads == ["salt://django/schema.yaml", "salt://django/platforms.yaml"]
+    assert reads == files
     assert first == compiled(pillar)
     assert rendered(pillar) == (first, [])
-    other, reads = rendered({"django": {"sites": {"shop": SITE}}})
-    assert [*other["sites"], *reads] == ["shop", "salt://django/schema.yaml", "salt://django/platforms.yaml"]
+    changed, reads = rendered({"django": {"sites": {"shop": SITE}}})
+    assert [*changed["sites"], *reads] == ["shop", *files]
 
 
-def test_a_pillar_without_the_formula_is_an_error(rendered: Any) -> None:
+def test_every_pillar_module_is_rendered() -> None:
+    modules = {path.stem for path in (ROOT / "_utils").glob("django_pillar*.py")}
+    assert {*django_pillar_render.MODULES} == modules - {"django_pillar_render"}
+
+
+def test_a_pillar_without_the_formula_is_an_error(rendered: Render) -> None:
     assert rendered({})[0]["errors"] == ["django — expected a map, got nothing (null)"]
 
 
@@ -205,7 +232,7 @@ def test_the_example_is_valid_with_every_option() -> None:
 
 
 def test_the_example_has_every_option() -> None:
-    rules = django_pillar.resolve(SCHEMA, SCHEMA)["properties"]["django"]["properties"]["defaults"]
+    rules = django_pillar_check.resolve(SCHEMA, SCHEMA)["properties"]["django"]["properties"]["defaults"]
     shown = uncommented()["django"]["sites"]
     given = {*shown["kiosk"], *shown["blog"]}
     for site in (shown["kiosk"], shown["blog"]):

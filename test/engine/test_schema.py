@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import django_pillar
+import django_pillar_check
 import pytest
 import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
-RULES = django_pillar.resolve(SCHEMA, SCHEMA)
+RULES = django_pillar_check.resolve(SCHEMA, SCHEMA)
 PILLARS = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "test/render").glob("*/pillar.yaml"))]
 SUBSCHEMAS = ("additionalProperties", "items", "propertyNames", "not")
 # What SECURITY.md's fuzz list and YAML make of a value, and the shapes that the schema tells apart.
@@ -163,9 +164,9 @@ KNOWN = list({json.dumps(value): value for value in [*VALUES, *leaves(PILLARS)]}
 @pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
 def test_the_checker_agrees_with_the_library_on_every_part(path: str, part: Any) -> None:
     library = LIBRARY.evolve(schema=part)
-    ours = {"refuse": "", "hint": "", **django_pillar.resolve(part, SCHEMA)}
+    ours = {"refuse": "", "hint": "", **django_pillar_check.resolve(part, SCHEMA)}
     for value in [*KNOWN, *edges(part)]:
-        problems = django_pillar.check(value, ours)
+        problems = django_pillar_check.check(value, ours)
         assert (not problems) == library.is_valid(value), (value, problems)
 
 
@@ -203,7 +204,7 @@ def test_the_checker_agrees_with_the_library_on_whole_pillars() -> None:
         pillar = json.loads(json.dumps(chance.choice(PILLARS)))
         for _ in range(chance.randrange(3)):
             mutate(pillar["django"], chance)
-        problems = django_pillar.check(pillar, RULES)
+        problems = django_pillar_check.check(pillar, RULES)
         assert (not problems) == LIBRARY.is_valid(pillar), (pillar, problems)
         verdicts.append(not problems)
         errors = django_pillar.compile(pillar, SCHEMA, {"Debian": {}}, {"os_family": "Debian"})["errors"]
@@ -226,9 +227,9 @@ def test_the_schema_is_valid() -> None:
 
 @pytest.mark.parametrize(("path", "part"), NAMED, ids=[path for path, _ in NAMED])
 def test_every_option_is_described_and_its_default_is_valid(path: str, part: Any) -> None:
-    rules = django_pillar.resolve(part, SCHEMA)
+    rules = django_pillar_check.resolve(part, SCHEMA)
     assert re.fullmatch(r"[A-Z`].*\.|.*DEBUG", rules.get("description", rules.get("hint")), re.DOTALL)
-    assert not django_pillar.check(rules.get("default"), rules) or "default" not in rules
+    assert not django_pillar_check.check(rules.get("default"), rules) or "default" not in rules
 
 
 @pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
@@ -256,8 +257,8 @@ def texts() -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize(("path", "part"), texts(), ids=[path for path, _ in texts()])
 def test_no_control_character_passes(path: str, part: Any) -> None:
-    rules = django_pillar.resolve(part, SCHEMA)
-    valid = [value for value in KNOWN if isinstance(value, str) and not django_pillar.check(value, rules)]
+    rules = django_pillar_check.resolve(part, SCHEMA)
+    valid = [value for value in KNOWN if isinstance(value, str) and not django_pillar_check.check(value, rules)]
     allowed = "\n" * ("contents" in path or "environment" in path or "secrets" in path or "deploy_key" in path)
     allowed += "\n" * (path == "/$defs/pem") + "\t" * ("contents" in path)
     assert valid
@@ -265,7 +266,7 @@ def test_no_control_character_passes(path: str, part: Any) -> None:
     for character in {*map(chr, range(32)), "\x7f", "\x85", "\u2028", "\u2029", "\ud800"} - {*allowed}:
         for value in valid:
             for changed in (value + character, character + value, f"{value[:1]}{character}{value[1:]}"):
-                assert django_pillar.check(changed, rules), changed
+                assert django_pillar_check.check(changed, rules), changed
 
 
 def test_the_page_of_options_is_up_to_date() -> None:

@@ -15,7 +15,7 @@ import threading
 import types
 from pathlib import Path
 
-import django_pillar
+import django_pillar_server
 import django_release_instance
 import django_server
 import django_server_uwsgi
@@ -49,7 +49,7 @@ def test_what_every_server_says_of_itself(kind):
 @pytest.mark.parametrize("server", [*({"kind": kind} for kind in django_server.SERVERS), UVICORN, GRANIAN_WSGI, GEVENT])
 def test_the_pillar_knows_what_a_server_runs(server):
     site = serving(**server)
-    assert django_pillar._interface(site.config["server"]) == django_server.of_site(site).interface(site)
+    assert django_pillar_server.interface(site.config["server"]) == django_server.of_site(site).interface(site)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from typing import Any
 
 import django_host_memory
 import django_pillar
+import django_pillar_check
+import django_pillar_layers
 import django_proxy
 import django_proxy_apache
 import django_proxy_listener
@@ -122,7 +124,7 @@ Place = tuple[str, ...]
 @functools.cache
 def rules_of_pillars() -> dict[str, Any]:
     schema = contract("schema.yaml")
-    rules: dict[str, Any] = django_pillar.resolve(schema, schema)
+    rules: dict[str, Any] = django_pillar_check.resolve(schema, schema)
     return rules
 
 
@@ -170,7 +172,7 @@ def rules_of(path: Place) -> dict[str, Any]:
 
 
 def accepts(path: Place, value: str) -> bool:
-    return not django_pillar.check(value, rules_of(path))
+    return not django_pillar_check.check(value, rules_of(path))
 
 
 def harmless(path: Place, beside: str = "") -> str | None:
@@ -186,7 +188,7 @@ def some_name(path: Place) -> str:
     """A name for which a map takes a value."""
     rules = rules_of((*path, "*")) if rules_of(path).get("propertyNames") else {}
     names = ["some_name", "some-name", "SOME_NAME", "SomeName", "/some-name/", "192.0.2.1:80"]
-    return next(name for name in [*names, *rules.get("enum", [])[-1:]] if not django_pillar.check(name, rules))
+    return next(name for name in [*names, *rules.get("enum", [])[-1:]] if not django_pillar_check.check(name, rules))
 
 
 def options(path: Place, value: str) -> dict[str, Any]:
@@ -230,7 +232,7 @@ def needed(path: Place) -> Any:
     if "object" in rules.get("type", ()) and rules.get("oneOf"):
         name = next(choice["required"][0] for choice in rules["oneOf"] if "required" in choice)
         return {name: needed((*path, name))}
-    return next(value for value in ("x", True, 5, "/x", "x" * 20, {}) if not django_pillar.check(value, rules))
+    return next(value for value in ("x", True, 5, "/x", "x" * 20, {}) if not django_pillar_check.check(value, rules))
 
 
 def sites(path: Place, values: list[str]) -> dict[str, dict[str, Any]]:
@@ -378,7 +380,7 @@ def check_accepted(path: Place, good: str, name: str, files: Any, text: str, val
         return
     new = value.strip() if path[0] == "deploy_key" else value
     variables = (name.replace("-", "_"), site.name.replace("-", "_"))
-    addresses = (django_pillar._loopback(name), django_pillar._loopback(site.name))
+    addresses = (django_pillar_layers.loopback(name), django_pillar_layers.loopback(site.name))
     # A header's name becomes a variable of WSGI.
     in_wsgi = tuple(f"HTTP_{one.upper().replace('-', '_')}" for one in (good, new))
     pairs = ((name, site.name), variables, addresses, in_wsgi, (good, new))

@@ -19,5 +19,5 @@ def test_states_see_their_pillar_and_grains(loaders, tmp_path):
 
 def test_the_pillar_is_read_by_the_formula(loaders):
     render = loaders({"django": {"sites": {}}}).modules.slsutil.renderer
-    read = render("salt://_utils/django_pillar.py", default_renderer="py")
+    read = render("salt://_utils/django_pillar_render.py", default_renderer="py")
     assert (read["errors"], read["sites"]) == ([], {})

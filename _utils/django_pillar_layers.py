@@ -1,0 +1,162 @@
+"""Merge the layers of the pillar into a site's configuration, and complete it with what is derived.
+
+The order is: defaults of the schema < platform < `django:defaults` < the site; null takes an inherited value back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from django_pillar_check import Path, Problem, Rules, check, rule_of
+
+DATABASE_SERVERS = ("postgres", "mysql")  # engines of databases that are reached over a connection
+MOD_WSGI_PORT = 8471  # the first of the two ports of an Apache with mod_wsgi, on a loopback address of the site's own
+NOTHING_INHERITED = (
+    "expected a value, got nothing (null): write '' for an empty text; nothing is inherited that null could take back"
+)
+
+
+def run() -> dict[str, Any]:
+    """Return nothing: Salt's py renderer only registers this module (see `django_pillar_render`)."""
+    return {}
+
+
+def merge(lower: Any, upper: Any, rules: Rules, path: Path, problems: list[Problem]) -> dict[str, Any]:
+    """Return ``upper`` over ``lower``: maps merge key by key, lists and scalars replace, null removes.
+
+    Secrets of ``upper`` become references to their place in the pillar.
+    """
+    merged = dict(lower)
+    for name, value in upper.items():
+        rule = rule_of(rules, name)
+        if value is None and (name in lower or "type" in rule):
+            if name not in lower and name not in rules.get("properties", ()):
+                problems.append(((*path, name), NOTHING_INHERITED))
+            merged.pop(name, None)
+        elif isinstance(value, dict):
+            beneath = lower.get(name)
+            beneath = beneath if isinstance(beneath, dict) and not rule.get("whole") else {}
+            merged[name] = merge(beneath, value, rule, (*path, name), problems)
+        elif rule.get("secret") and isinstance(value, str) and not re.match(rule.get("plain", "$."), value):
+            merged[name] = {"pillar": ":".join((*path, name))}
+        else:
+            merged[name] = value
+    return merged
+
+
+def fill(value: Any, rules: Rules) -> Any:
+    """Return the value with the schema's default for each option that it lacks."""
+    if isinstance(value, dict) and ("properties" in rules or "additionalProperties" in rules):
+        filled = {name: fill(item, rule_of(rules, name)) for name, item in value.items()}
+        for name, rule in rules.get("properties", {}).items():
+            if "default" in rule and name not in filled:
+                filled[name] = fill(rule["default"], rule)
+        return filled
+    if isinstance(value, list):
+        return [fill(item, rules.get("items", {})) for item in value]
+    if isinstance(value, float) and value.is_integer() and "integer" in rules.get("type", ()):
+        return int(value)
+    return value
+
+
+def fill_by_kind(part: str, site: dict[str, Any], own: dict[str, Any], rules: Rules, name: str) -> Iterator[Problem]:
+    """Fill in the defaults of the site's kind of server or proxy, and yield what that kind refuses.
+
+    Args:
+        part: ``server`` or ``proxy``.
+        site: the configuration, which is changed.
+        own: what the site itself sets.
+        rules: of a site.
+        name: of the site.
+    """
+    chosen, own_part = site[part], own.get(part) or {}
+    for option, rule in rules["properties"][part]["properties"].items():
+        kind = rule.get("kinds", {}).get(chosen["kind"])
+        if kind and chosen[option] is None:
+            is_uvicorn = option == "max_requests" and chosen["options"].get("worker_class") == "uvicorn"
+            chosen[option] = 0 if is_uvicorn else kind["default"]
+        for place, text in check(chosen[option], kind) if kind else ():
+            is_own = place[0] in (own_part.get(option) or {}) if place else option in own_part
+            layer = ("sites", name) if is_own else ("defaults",)
+            yield ("django", *layer, part, option, *place), text
+
+
+def complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with what is derived, and in one shape where the pillar has several ways to write it."""
+    derived = {"name": name, "root": f"/srv/django/{name}", "user": name, "domains": [], "listener": ""}
+    databases = site["databases"] or {"default": site["database"]}
+    return {
+        **derived,
+        **{key: value for key, value in site.items() if key != "database"},
+        **_complete_tls(site),
+        **_complete_address(name, site),
+        "environment": {key: _text(value) for key, value in site["environment"].items()},
+        "secrets": {key: _complete_secret(key, entry) for key, entry in site["secrets"].items()},
+        "databases": {alias: _complete_database(name, alias, entry, site) for alias, entry in databases.items()},
+    }
+
+
+def _complete_tls(site: dict[str, Any]) -> dict[str, Any]:
+    """Return what certificates change: ports of https are not served by http, and `acme` has a client."""
+    tls, changed = site["tls"], {}
+    if tls["kind"] != "none":
+        listen = [port for port in site["proxy"]["listen"] if port not in tls["listen"]]
+        changed["proxy"] = {**site["proxy"], "listen": listen}
+    if tls["kind"] == "acme" and not tls["client"]:
+        client = "certbot" if tls["eab"]["key_id"] else "uacme"  # uacme takes the key of a binding as an argument
+        changed["tls"] = {**tls, "client": client}
+    return changed
+
+
+def _complete_address(name: str, site: dict[str, Any]) -> dict[str, Any]:
+    """Return where the server listens, and without a proxy where systemd listens for the site."""
+    server = site["server"]
+    if server["kind"] == "mod_wsgi" and not server["bind"]:
+        return {"server": {**server, "bind": f"{loopback(name)}:{MOD_WSGI_PORT}"}}
+    if site["proxy"]["kind"] == "none":  # systemd listens on that address, and connects to the socket of `current`
+        bind = server["bind"] or "unix"
+        return {"listener": "" if bind == "unix" else bind, "server": {**server, "bind": "unix"}}
+    return {}
+
+
+def loopback(name: str) -> str:
+    """Return an address of loopback for one site alone, outside 127.0.0.0/16, which other programs use."""
+    one, two, three = hashlib.sha256(name.encode()).digest()[:3]
+    return f"127.{one % 254 + 1}.{two}.{three % 254 + 1}"
+
+
+def _complete_secret(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a secret with the environment variable that holds it, or the path of its file."""
+    given = {"value": {"pillar": entry["pillar"]}, "as": entry["as"]} if "pillar" in entry else entry
+    usual = f"{name}_FILE" if entry["as"] == "file" else name
+    return {**given, "variable": entry.get("variable") or usual}
+
+
+def _complete_database(name: str, alias: str, database: dict[str, Any], site: dict[str, Any]) -> dict[str, Any]:
+    """Return a database with how the project gets it, and on a server with its name and login."""
+    engine = database["engine"]
+    way = "settings" if site["overlay"] or engine == "sqlite" else "environment"
+    derived: dict[str, Any] = {"as": way} if engine else {}
+    if engine in DATABASE_SERVERS:
+        manage = database["host"] is None if database["manage"] is None else database["manage"]
+        user = site.get("user") or name if manage else name
+        derived |= {"manage": manage, "user": user, **({"name": name} if alias == "default" else {})}
+        if manage and not is_over_socket(database):
+            derived["password"] = {"generate": 40}
+    if engine and (database["as"] or way) == "environment":
+        derived["variable"] = "DATABASE_URL" if alias == "default" else f"{alias.upper()}_DATABASE_URL"
+    return {**database, **{key: value for key, value in derived.items() if database[key] is None}}
+
+
+def is_over_socket(database: dict[str, Any]) -> bool:
+    """Return whether the server of a database is reached over a unix socket of this host."""
+    return not database["host"] or database["host"].startswith("/")
+
+
+def _text(value: Any) -> Any:
+    """Return a value of ``environment`` as the process gets it; ``{from: …}`` stays as it is."""
+    return value if isinstance(value, str | dict) else json.dumps(value)

@@ -1,0 +1,236 @@
+"""Contradictions within a site, and between the sites of a host: what the schema cannot check option by option.
+
+`WITHIN` and `BETWEEN` list every rule; a new one is a function there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import django_pillar_database
+import django_pillar_listen
+import django_pillar_proxy
+import django_pillar_server
+from django_pillar_check import Path, Problem, shown
+
+Site = dict[str, Any]  # the configuration of a site
+Sites = dict[str, Site]  # those of a host by name
+
+SOCKET_PATH = 107  # bytes that the kernel accepts as the path of a unix socket
+SYSTEMD_ONLY = ("sandbox", "build_sandbox", "resources", "mount")
+SHELL_OPERATORS = {"&&", "||", "|", ";", "&", ">", ">>", "<"}
+
+
+def run() -> dict[str, Any]:
+    """Return nothing: Salt's py renderer only registers this module (see `django_pillar_render`)."""
+    return {}
+
+
+def contradictions(site: Site, own: Site) -> Iterator[Problem]:
+    """Yield what contradicts itself within a site, by paths relative to it.
+
+    Args:
+        site: its configuration.
+        own: what the site itself sets in the pillar, without defaults.
+    """
+    for rule in WITHIN:
+        yield from rule(site, own)
+
+
+def contradictions_between(sites: Sites) -> Iterator[Problem]:
+    """Yield what contradicts itself between the sites of a host, those with `state: absent` among them."""
+    present = {name: site for name, site in sites.items() if site["state"] == "present"}
+    for rule in BETWEEN:
+        yield from rule(present)
+    yield from roots_and_users(sites)
+
+
+# Within a site
+
+
+def source(site: Site, own: Site) -> Iterator[Problem]:
+    """Yield a site with two sources, or none, or with a revision of a folder."""
+    if site["repository"] and site["folder"]:
+        yield ("folder",), "expected either repository or folder, got both"
+    if site["state"] == "present" and not (site["repository"] or site["folder"]):
+        yield ("repository",), "missing: a site needs a repository or a folder"
+    if site["folder"] and own.get("revision"):
+        yield ("revision",), "has no effect with folder: remove it, or set repository instead of folder"
+
+
+def domains(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield a site without domains, and domains that redirect to themselves."""
+    if site["state"] == "present" and not site["domains"]:
+        yield ("domains",), "missing: a site needs at least one host name, such as [blog.example.org]"
+    for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
+        yield ("redirect_domains",), f"{domain} is in domains too: remove one of them"
+
+
+def overlay(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield settings that are not applied."""
+    if site["settings"] and not site["overlay"]:
+        yield ("settings",), "has no effect with overlay: false; use environment instead"
+
+
+def systemd(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield options that only systemd supports, on a host with another process manager."""
+    for key in SYSTEMD_ONLY:
+        if site[key] and site["process"] != "systemd":
+            yield (
+                (key,),
+                f"supported with systemd only, and the process manager of this host is {site['process']}: remove it",
+            )
+
+
+def index(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield an incomplete login at a package index."""
+    user, password = site["index"]["user"], site["index"]["password"]
+    if user and not site["index"]["url"]:
+        yield ("index", "url"), "missing: user and password need the url of the index"
+    if bool(user) != bool(password):
+        yield ("index", "password" if user else "user"), "missing: a login needs a user and a password"
+
+
+def paths(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield a root that is too long, and folders that contain each other."""
+    root = site["root"]
+    if len(f"{root}/current/socket".encode()) > SOCKET_PATH:
+        limit = SOCKET_PATH - len("/current/socket")
+        text = (
+            f"expected at most {limit} bytes, got {len(root.encode())}: the path of a unix socket below it is limited"
+        )
+        yield ("root",), text
+    for key in ("folder", "mount"):
+        if site[key] and _is_nested(site[key], root):
+            yield (key,), f"{site[key]} and the root {root} are within each other: move one of them"
+
+
+def source_paths(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield paths in the source that contain each other, of which each would replace the other."""
+    named = [(key, path) for key in ("shared", "writable", "files") for path in site[key]]
+    for (first_key, first), (key, path) in itertools.combinations(named, 2):
+        if _is_nested(first, path):
+            yield (key,), f"{path} and {first} (in {first_key}) are within each other: remove one of them"
+
+
+def commands(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield commands that only a shell could run."""
+    listed: dict[Path, list[str]] = {("build",): site["build"]}
+    listed |= {("commands", stage): entries for stage, entries in site["commands"].items()}
+    for at, entries in listed.items():
+        for number, command in enumerate(entries):
+            try:
+                words = shlex.split(command)
+            except ValueError as error:
+                yield (*at, number), f"expected a command with its quotes closed, got {shown(command)}: {error}"
+                continue
+            operators = SHELL_OPERATORS & {*words}
+            if operators:
+                text = (
+                    f"no shell runs commands, so {min(operators)} has no meaning: write several commands, or sh -c '…'"
+                )
+                yield (*at, number), text
+
+
+#: Every rule for one site: what contradicts it, by paths relative to the site.
+WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
+    source,
+    domains,
+    overlay,
+    django_pillar_server.modules,
+    django_pillar_server.threads,
+    django_pillar_server.embedded,
+    systemd,
+    index,
+    paths,
+    django_pillar_listen.server_port,
+    django_pillar_listen.networks,
+    django_pillar_listen.within,
+    django_pillar_proxy.upstreams,
+    django_pillar_server.keepalive,
+    django_pillar_proxy.apache,
+    django_pillar_proxy.headers,
+    django_pillar_proxy.without_proxy,
+    django_pillar_proxy.tls_options,
+    django_pillar_proxy.tls_ports,
+    django_pillar_proxy.tls_domains,
+    source_paths,
+    django_pillar_database.databases,
+    django_pillar_database.logins,
+    django_pillar_database.environment,
+    django_pillar_database.variables,
+    commands,
+)
+
+
+# Between sites
+
+
+def addresses(sites: Sites) -> Iterator[Problem]:
+    """Yield domains of several sites, each of which needs its own path, and all the same server block."""
+    owners: dict[str, list[tuple[str, str | None]]] = {}
+    for name, site in sites.items():
+        for key in ("domains", "redirect_domains"):
+            for domain in site[key]:
+                path = site["path"] if key == "domains" else None
+                for other, other_path in owners.get(domain, ()):
+                    if other != name:
+                        yield from _same_address((name, key, path), (other, other_path), domain)
+                        yield from _different_server_blocks(sites, name, other, domain)
+                owners.setdefault(domain, []).append((name, path))
+
+
+def _same_address(mine: tuple[str, str, str | None], theirs: tuple[str, str | None], domain: str) -> Iterator[Problem]:
+    """Yield a domain that cannot be shared; a path is None where the domain redirects."""
+    (name, key, path), (other, other_path) = mine, theirs
+    place = ("django", "sites", name, key)
+    if path is None or other_path is None:
+        yield place, f"{domain} belongs to site {other} too, and a redirected domain cannot be shared"
+    elif path == other_path:
+        yield place, f"{domain}{path} is served by site {other} already: use another domain or path"
+
+
+def _different_server_blocks(sites: Sites, name: str, other: str, domain: str) -> Iterator[Problem]:
+    """Yield an option of the server block that two sites of a domain set differently."""
+    path = ("django", "sites", name)
+    proxy, other_proxy = sites[name]["proxy"], sites[other]["proxy"]
+    same = f"expected the value of site {other}, which has {domain} too: set it once in django:defaults"
+    if proxy["kind"] != other_proxy["kind"]:
+        text = f"expected {other_proxy['kind']}, since site {other} has {domain} too, got {proxy['kind']}"
+        yield (*path, "proxy", "kind"), text
+    elif {*proxy["listen"]} != {*other_proxy["listen"]}:
+        text = f"expected {other_proxy['listen']}, since site {other} has {domain} too, got {proxy['listen']}"
+        yield (*path, "proxy", "listen"), text
+    elif sorted(proxy["trusted"]) != sorted(other_proxy["trusted"]):
+        yield (*path, "proxy", "trusted"), same
+    elif sites[name]["tls"] != sites[other]["tls"]:
+        yield (*path, "tls"), same
+
+
+def roots_and_users(sites: Sites) -> Iterator[Problem]:
+    """Yield sites that share a root or a user."""
+    for (first, one), (second, other) in itertools.combinations(sites.items(), 2):
+        if _is_nested(one["root"], other["root"]):
+            text = (
+                f"{other['root']} and the root {one['root']} of site {first} are within each other: choose another one"
+            )
+            yield ("django", "sites", second, "root"), text
+        if one["user"] == other["user"]:
+            text = f"{other['user']} is the user of site {first} too, and each site needs its own"
+            yield ("django", "sites", second, "user"), text
+
+
+def _is_nested(one: str, other: str) -> bool:
+    """Return whether two paths are the same, or one is below the other."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+#: Every rule for the present sites of a host.
+BETWEEN: tuple[Callable[[Sites], Iterator[Problem]], ...] = (
+    addresses,
+    django_pillar_listen.between,
+    django_pillar_database.between,
+)
