@@ -7,7 +7,7 @@ Each looks, says what would have been done when it is only a test, and acts. The
 
 import json
 
-import django_database_server
+import django_database_setup
 import django_host_service
 import django_host_user
 import django_release_steps
@@ -241,7 +241,7 @@ def server(name, engine, pkgs):
     pkgs
         The packages of the system's own.
     """
-    if django_database_server.is_installed(engine):
+    if django_database_setup.is_installed(engine):
         return {"name": name, "changes": {}, "result": True, "comment": "there is a server already"}
     return __states__["pkg.installed"](
         name=name, pkgs=pkgs, refresh=True, cache_valid_time=300, install_recommends=False

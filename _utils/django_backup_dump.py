@@ -97,7 +97,7 @@ def find(release: Release, aliases: list[str], secrets: list[str]) -> list[Datab
     for alias in aliases:
         said = release.facts["databases"][alias]
         kind = next((kind for part, kind in _KINDS.items() if part in said["engine"]), None)
-        path = django_database.file_of(site, release.path, release.facts, said)
+        path = django_database.database_file(site, release.path, release.facts, said)
         if kind is None:
             raise DeploymentError(
                 f"the formula cannot back up the database {alias!r}: it has no way to dump a {said['engine']}",

@@ -1,196 +1,115 @@
-"""The databases of a site: as the pillar gives them to the project, and as the host sees them."""
+"""The databases of a site: as the pillar gives them to the project, and as the project's settings name them."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, urlencode
 
+import django_database_engine
 import django_database_sqlite
 import django_host_file
+from django_database_engine import ENGINES, SERVERS
 from django_host_command import DeploymentError
 from django_site import Site
 
-#: Engines that are servers, and what Django calls them where the project has no backend of that kind.
-BACKENDS = {"postgres": "django.db.backends.postgresql", "mysql": "django.db.backends.mysql"}
-_USUAL_SOCKETS = [f"{run}/{place}" for run in ("/run", "/var/run") for place in ("postgresql", "mysqld/mysqld.sock")]
-#: What a driver or a server says, and what to do about it; {at} is the database in the pillar.
-_CAUSES = {
-    "Error loading (psycopg|MySQLdb)": "the virtualenv lacks the database's driver: {site}:python_packages, such as "
-    "'psycopg[binary]' or mysqlclient; or the host lacks its library: {site}:packages, such as libpq5 or libmariadb3",
-    "password authentication failed|access denied for user|no password supplied": "correct {at}:user or {at}:password",
-    "peer authentication failed": "has somebody changed the server's pg_hba.conf? Debian has: local all all peer",
-    "no pg_hba.conf entry|is not allowed to connect": "let this host in at the server, or correct {at}:user",
-    r"database \S+ does not exist|unknown database": "create it at the server, or correct {at}:name",
-    r"could not translate host name|unknown (\w+ )?server host|failed to resolve host": "correct {at}:host",
+#: Error texts of drivers and servers (regular expressions), and the hint for each. {key} is the database's pillar key.
+_HINTS = {
+    "Error loading (psycopg|MySQLdb)": "add the database's driver to the virtualenv, {site}:python_packages: "
+    "['psycopg[binary]'] or [mysqlclient]; or the library that it needs to the host, {site}:packages: [libpq5] or "
+    "[libmariadb3]",
+    "password authentication failed|access denied for user|no password supplied": "correct {key}:user or "
+    "{key}:password",
+    "peer authentication failed": "restore Debian's line in the server's pg_hba.conf: local all all peer",
+    "no pg_hba.conf entry|is not allowed to connect": "allow this host on the server, or correct {key}:user",
+    r"database \S+ does not exist|unknown database": "create it on the server, or correct {key}:name",
+    r"could not translate host name|unknown (\w+ )?server host|failed to resolve host": "correct {key}:host",
     r"connection to server .*failed|can't connect to|connection timeout expired|server has gone away|too many c"
-    "|the database system is": "does the server run, and can it be reached? {at}:host, {at}:port",
+    "|the database system is": "check that the server runs and is reachable at {key}:host, {key}:port",
 }
 
 
-def secret_of(alias: str) -> str:
-    """The name of the secret that is a database's password; no variable has such a name."""
+def secret_name(alias: str) -> str:
+    """Return the name of the secret that is a database's password; no environment variable can have such a name."""
     return f"database.{alias}"
 
 
 def passwords(site: Site) -> dict[str, dict[str, Any]]:
-    """The passwords that the pillar gives, and those that are generated, as secrets by their names."""
-    said = {alias: database["password"] for alias, database in site.config["databases"].items()}
+    """Return the passwords of a site's databases, given in the pillar or generated, as secrets by their names."""
+    databases = site.config["databases"].items()
+    configured = {alias: database["password"] for alias, database in databases if database["password"]}
     return {
-        secret_of(alias): password if "generate" in password else {"value": password}
-        for alias, password in said.items()
-        if password
+        secret_name(alias): password if "generate" in password else {"value": password}
+        for alias, password in configured.items()
     }
 
 
-def login_of(alias: str) -> str:
-    """The name of the file beside a database's password that says whose password it is."""
+def login_file(alias: str) -> str:
+    """Return the name of the file, next to a database's password, with the login that the password belongs to."""
     return f"database.{alias}.user"
 
 
-def pair(user: str) -> tuple[str, str]:
-    """The two logins of a database: the one that the pillar names, and the one that stands in while it is renewed."""
+def login_pair(user: str) -> tuple[str, str]:
+    """Return the two logins of a database: the pillar's, and the one that alternates with it at each new password."""
     return user, f"{user[:61]}_2"
 
 
 def login(site: Site, alias: str) -> str:
-    """The login whose password the site has: as the pillar names it, or the other one of its pair."""
+    """Return the login that the site's password belongs to: the pillar's, or the other one of its pair."""
     database = site.config["databases"][alias]
-    said: str = database["user"]
+    configured: str = database["user"]
     if not database["password"]:
-        return said
-    kept = site.logins.get(alias) or django_host_file.read_text(site.secrets / login_of(alias))
-    return kept if kept in pair(said) else said
+        return configured
+    recorded = site.logins.get(alias) or django_host_file.read_text(site.secrets / login_file(alias))
+    return recorded if recorded in login_pair(configured) else configured
 
 
 def logins(site: Site) -> dict[str, str]:
-    """The logins that have a password, by the names of their files."""
+    """Return the logins that have a password, by the names of their files."""
     databases = site.config["databases"].items()
-    return {login_of(alias): login(site, alias) for alias, database in databases if database["password"]}
+    return {login_file(alias): login(site, alias) for alias, database in databases if database["password"]}
 
 
-class Share(NamedTuple):
-    """What a site has on a server of this host: a database, and the login that owns it.
-
-    site: its name
-    system_user: as whom its processes run
-    alias: the database's name in Django
-    at: where the pillar has it
-    other: the other login of the pair
-    password: None where the server knows the site by its system user
-    live: whether a release of the site is live, which may use the login as it is
-    alone: whether it has this password, so that no other one has to let it in
-    socket: the folder or file of the server's unix socket; empty for the usual one
-    """
-
-    site: str
-    system_user: str
-    alias: str
-    at: str
-    database: str
-    user: str
-    other: str = ""
-    password: str | None = None
-    over_socket: bool = True
-    socket: str = ""
-    port: int | None = None
-    live: bool = False
-    alone: bool = False
+def pillar_key(site: Site, alias: str) -> str:
+    """Return the pillar key of a database, for messages."""
+    is_only = list(site.config["databases"]) == ["default"] == [alias]
+    return f"django:sites:{site.name}:{'database' if is_only else f'databases:{alias}'}"
 
 
-class Lack(NamedTuple):
-    """What a site lacks on a server: what it is, how it comes to be, by which statements or which texts of files."""
-
-    what: str
-    how: str
-    statements: Sequence[str] = ()
-    files: Mapping[str, str] = {}
+def server_engines(site: Site) -> list[str]:
+    """Return the kinds of servers that the pillar's databases are on."""
+    return sorted({database["engine"] for database in site.config["databases"].values()} & {*SERVERS})
 
 
-def mark(site: str) -> str:
-    """The comment by which a role or a database says whose it is."""
-    return f"Django site {site}"
-
-
-def in_use(share: Share) -> DeploymentError:
-    """Why the way in of a login is not changed: a server knows one at a time, and the live release has that one."""
-    return DeploymentError(
-        f"the live release uses the login {share.user} as it is on the server, and the pillar says another way in",
-        hint=f"say another login with it, such as {share.at}:user: {share.user}2, which is made beside the first; "
-        "no visitor notices",
-    )
-
-
-def shares(
-    site: Site, secrets: Mapping[str, str], *, live: bool = False, used: Collection[str] = ()
-) -> dict[str, list[Share]]:
-    """What a site has on the servers of this host that the formula sets up, by their engine.
-
-    Args:
-        secrets: values by their names; they hold the databases' passwords.
-        used: the names of those that the live release was made with.
-    """
-    found: dict[str, list[Share]] = {}
-    for alias, database in site.config["databases"].items():
-        if database.get("manage"):
-            host = database["host"] or ""
-            socket = host if host.startswith("/") and host not in _USUAL_SOCKETS else ""
-            user = login(site, alias)
-            (other,) = {*pair(database["user"])} - {user}
-            share = Share(
-                site.name,
-                site.user,
-                alias,
-                place(site, alias),
-                database["name"],
-                user,
-                other,
-                secrets.get(secret_of(alias)),
-                not host or host.startswith("/"),
-                socket,
-                database["port"],
-                live,
-                secret_of(alias) in used,
-            )
-            found.setdefault(database["engine"], []).append(share)
-    return found
-
-
-def place(site: Site, alias: str) -> str:
-    """Where the pillar has a database, for errors."""
-    only = list(site.config["databases"]) == ["default"] == [alias]
-    return f"django:sites:{site.name}:{'database' if only else f'databases:{alias}'}"
-
-
-def engines(site: Site) -> list[str]:
-    """The kinds of servers that the pillar's databases are on."""
-    return sorted({database["engine"] for database in site.config["databases"].values()} & {*BACKENDS})
+def has_managed(site: Site) -> bool:
+    """Return whether a database of the site is on a server of this host that the formula sets up."""
+    return any(database.get("manage") for database in site.config["databases"].values())
 
 
 def are_local(site: Site) -> bool:
-    """Whether the pillar says that every database is a file, or on a server of this host over its unix socket."""
+    """Return whether every database in the pillar is a file, or on a server of this host, over its unix socket."""
     databases = site.config["databases"]
     return "default" in databases and all(
-        one["engine"] == "sqlite" or (one["engine"] in BACKENDS and (one["host"] or "/").startswith("/"))
+        one["engine"] == "sqlite" or (one["engine"] in SERVERS and (one["host"] or "/").startswith("/"))
         for one in databases.values()
     )
 
 
-def path_of(site: Site, alias: str) -> Path:
-    """The file of one of the pillar's SQLite databases."""
+def sqlite_path(site: Site, alias: str) -> Path:
+    """Return the file of one of the pillar's SQLite databases."""
     name = site.config["databases"].get(alias, {}).get("name")
     return site.database.top / (name or ("db.sqlite3" if alias == "default" else f"{alias}.sqlite3"))
 
 
 def url(site: Site, alias: str, secrets: Mapping[str, str]) -> str:
-    """A database in one line, as dj-database-url and django-environ read it."""
+    """Return a database as a URL for dj-database-url and django-environ."""
     database = site.config["databases"][alias]
     if database["engine"] == "sqlite":
-        return f"sqlite:///{path_of(site, alias)}"
-    who = quote(login(site, alias), safe="")
-    password = secrets.get(secret_of(alias))
+        return f"sqlite:///{sqlite_path(site, alias)}"
+    credentials = quote(login(site, alias), safe="")
+    password = secrets.get(secret_name(alias))
     if password:
-        who += f":{quote(password, safe='')}"
+        credentials += f":{quote(password, safe='')}"
     host = database["host"] or ""
     host = f"[{host}]" if ":" in host else quote(host, safe="")
     port = f":{database['port']}" if database["port"] else ""
@@ -198,51 +117,55 @@ def url(site: Site, alias: str, secrets: Mapping[str, str]) -> str:
         name: str(value).lower() if isinstance(value, bool) else value for name, value in database["options"].items()
     }
     query = f"?{urlencode(options, quote_via=quote, errors='surrogatepass')}" if options else ""
-    return f"{database['engine']}://{who}@{host}{port}/{quote(database['name'], safe='')}{query}"
+    return f"{database['engine']}://{credentials}@{host}{port}/{quote(database['name'], safe='')}{query}"
 
 
-def known(site: Site, secrets: Mapping[str, str]) -> dict[str, str]:
-    """What the environment may take of the default database, by the word after ``from``."""
+def environment_values(site: Site, secrets: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of the default database that ``environment`` can refer to by ``from``, by their names."""
     database = site.config["databases"].get("default", {"engine": None})
     if not database["engine"]:
         return {}
-    words = {f"database_{key}": str(database[key]) for key in ("name", "host", "port") if database[key]}
+    values = {f"database_{key}": str(database[key]) for key in ("name", "host", "port") if database[key]}
     if database["user"]:
-        words["database_user"] = login(site, "default")
+        values["database_user"] = login(site, "default")
     if database["engine"] == "sqlite":
-        words |= dict.fromkeys(("database_path", "database_name"), str(path_of(site, "default")))
-    if secret_of("default") in secrets:
-        words["database_password"] = secrets[secret_of("default")]
-    return {**words, "database_url": url(site, "default", secrets)}
+        values |= dict.fromkeys(("database_path", "database_name"), str(sqlite_path(site, "default")))
+    if secret_name("default") in secrets:
+        values["database_password"] = secrets[secret_name("default")]
+    return {**values, "database_url": url(site, "default", secrets)}
 
 
-def is_secret(site: Site, word: str) -> bool:
-    """Whether what the environment takes of the default database is a password, or changes along with it."""
+def is_secret(site: Site, value_name: str) -> bool:
+    """Return whether one of `environment_values` is a password, or changes together with it."""
     database = site.config["databases"].get("default", {})
-    words = {"database_url", "database_password", *(["database_user"] if database.get("password") else [])}
-    return database.get("engine") in BACKENDS and word in words
+    secret = {"database_url", "database_password", *(["database_user"] if database.get("password") else [])}
+    return database.get("engine") in SERVERS and value_name in secret
 
 
-def variables(site: Site, secrets: Mapping[str, str], *, secret: bool) -> dict[str, str]:
-    """The URLs that databases are given by: those to a server are secret, those of files are not."""
+def url_variables(site: Site, secrets: Mapping[str, str], *, secret: bool) -> dict[str, str]:
+    """Return the environment variables that hold a database's URL.
+
+    Args:
+        secret: return those of servers, which hold a password; otherwise those of SQLite files.
+    """
     return {
         database["variable"]: url(site, alias, secrets)
         for alias, database in site.config["databases"].items()
-        if database["as"] == "environment" and (database["engine"] in BACKENDS) == secret
+        if database["as"] == "environment" and (database["engine"] in SERVERS) == secret
     }
 
 
-def laid_over(site: Site) -> dict[str, dict[str, Any]]:
-    """The databases as the overlay reads them; a password and its login by the paths of their files."""
+def overlay_data(site: Site) -> dict[str, dict[str, Any]]:
+    """Return the databases as the settings overlay reads them: a password and its login by the paths of their files."""
     data = {}
     for alias, database in site.config["databases"].items():
         if database["as"] == "settings" and database["engine"] == "sqlite":
-            name = str(path_of(site, alias)) if database["name"] else None
+            name = str(sqlite_path(site, alias)) if database["name"] else None
             data[alias] = {"engine": None, "name": name}
         elif database["as"] == "settings":
-            names = {"password_file": secret_of(alias), "user_file": login_of(alias)}
+            names = {"password_file": secret_name(alias), "user_file": login_file(alias)}
             data[alias] = {
-                "engine": BACKENDS[database["engine"]],
+                "engine": ENGINES[database["engine"]].backend,
                 **{key: str(site.secrets / name) if database["password"] else None for key, name in names.items()},
                 **{key: database[key] or "" for key in ("name", "user", "host", "port")},
             }
@@ -251,47 +174,48 @@ def laid_over(site: Site) -> dict[str, dict[str, Any]]:
     return data
 
 
-def judge(site: Site, effective: Mapping[str, Mapping[str, str]]) -> None:
-    """Whether the project uses the servers that the pillar gives it.
+def check_settings(site: Site, effective: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse a project that does not use the database servers which the pillar gives it.
 
     Args:
         effective: engine and name of each database in the project's settings.
 
     Raises:
-        DeploymentError: it uses another one, and would write its data there.
+        DeploymentError: it uses another database, and would write its data there.
     """
     for alias, database in site.config["databases"].items():
         found = effective.get(alias, {"engine": "nothing", "name": ""})
-        words = {"postgres": "postg", "mysql": "mysql"}.get(database["engine"], "")
-        if words and not (words in found["engine"] and found["name"] == database["name"]):
+        engine = SERVERS.get(database["engine"])
+        if engine and not (engine.is_backend(found["engine"]) and found["name"] == database["name"]):
             raise DeploymentError(
-                f"the project does not use the database {alias!r} of the pillar: it has {found['name'] or 'none'} "
-                f"({found['engine']})",
-                hint=f"let it read {database['variable']}, or have it laid over: {place(site, alias)}:as: settings"
+                f"the project does not use the database {alias!r} of the pillar: its settings have "
+                f"{found['name'] or 'none'} ({found['engine']})",
+                hint=f"read {database['variable']} in the settings, or set {pillar_key(site, alias)}:as: settings"
                 if database["variable"]
-                else f"leave DATABASES to the overlay, or take {place(site, alias)} out",
+                else f"leave DATABASES to the overlay, or remove {pillar_key(site, alias)}",
             )
 
 
-def explain(site: Site, error: DeploymentError) -> None:
-    """Say what to do about an error that a driver or a server of databases has raised.
+def add_hint(site: Site, error: DeploymentError) -> None:
+    """Add the hint for an error that a database driver or server has raised.
 
-    Where the cause lies at the server, trying again may help without a change here.
+    An error of the server counts as transient: it may be gone at the next apply without a change on this host.
     """
-    at = place(site, "default") if len(site.config["databases"]) == 1 else f"django:sites:{site.name}:databases:…"
-    for pattern, advice in _CAUSES.items():
+    is_only = len(site.config["databases"]) == 1
+    key = pillar_key(site, "default") if is_only else f"django:sites:{site.name}:databases:…"
+    for pattern, hint in _HINTS.items():
         if re.search(f"(OperationalError|ImproperlyConfigured): .*({pattern})", error.message, re.IGNORECASE):
-            error.hint = advice.format(at=at, site=f"django:sites:{site.name}")
+            error.hint = hint.format(key=key, site=f"django:sites:{site.name}")
             error.transient = error.transient or "OperationalError" in error.message
             return
 
 
-def file_of(site: Site, release: Path, facts: Mapping[str, Any], database: Mapping[str, str]) -> Path | None:
-    """The SQLite file of a database as the host sees it; None for other databases.
+def database_file(site: Site, release: Path, facts: Mapping[str, Any], database: Mapping[str, str]) -> Path | None:
+    """Return the path of a SQLite database on the host, or None for other databases.
 
-    A relative name begins where the project runs, and below the pillar's ``mount`` lies the release's source.
+    A relative name is resolved in the project's folder; below the pillar's ``mount`` is the release's source.
     """
-    if "sqlite" not in database["engine"] and "spatialite" not in database["engine"]:
+    if not django_database_engine.SQLITE.is_backend(database["engine"]):
         return None
     if database["name"].startswith((":memory:", "file:")):
         return None
@@ -300,10 +224,14 @@ def file_of(site: Site, release: Path, facts: Mapping[str, Any], database: Mappi
     return source / path.relative_to(mount) if mount and path.is_relative_to(mount) else path
 
 
-def pending(site: Site, release: Path, facts: Mapping[str, Any], alias: str, is_new: bool) -> list[str]:
-    """The migrations that a release's database lacks: as its start has seen, or for the live one as SQLite says."""
-    known: dict[str, list[str]] = facts["migrations"][alias]
-    path = file_of(site, release, facts, facts["databases"][alias])
+def pending_migrations(site: Site, release: Path, facts: Mapping[str, Any], alias: str, is_new: bool) -> list[str]:
+    """Return the migrations that are missing in a release's database.
+
+    Args:
+        is_new: use what the release's start has reported; otherwise read the SQLite file, if it is one.
+    """
+    recorded: dict[str, list[str]] = facts["migrations"][alias]
+    path = database_file(site, release, facts, facts["databases"][alias])
     if is_new or not path:
-        return known["pending"] if is_new else []
-    return sorted(set(known["applied"]) - django_database_sqlite.applied(site, path))
+        return recorded["pending"] if is_new else []
+    return sorted(set(recorded["applied"]) - django_database_sqlite.applied(site, path))

@@ -1,4 +1,4 @@
-"""Migrations: what a release has to do to its databases, whether the running one can live with it, and doing it."""
+"""Migrations: which are pending for a release, whether the active release can run with them, and applying them."""
 
 import contextlib
 import logging
@@ -15,35 +15,35 @@ from django_site import Site
 
 log = logging.getLogger(__name__)
 
-#: By alias, the migrations of a release in their order: name, class, whether they can be taken back, operations.
+#: By alias, the migrations of a release in their order: name, class, whether they can be reversed, operations.
 Schema = dict[str, list[dict[str, Any]]]
-#: How the word begins of whoever closes a site for a migration.
+#: How the `by` of a maintenance page begins that was put up for a migration.
 _CLOSED = "a migration that"
-#: What is let through with a warning, for only its author knows.
-_ASKED = {"data": "changes rows by code of the project", "opaque": "runs SQL, or operations that are not Django's"}
+#: Classes that only the migration's author can judge, which are applied with a warning.
+_UNKNOWN = {"data": "changes rows by code of the project", "opaque": "runs SQL, or operations that are not Django's"}
 
 
 def pending(site: Site, release: Release, is_new: bool) -> dict[str, list[str]]:
-    """The migrations that the databases of a release lack, by alias; databases that lack none are left out.
+    """Return the pending migrations of a release by database alias, without databases that have none.
 
     Args:
-        is_new: whether the release has just been made, and its own start has asked every database.
+        is_new: whether the release has just been made, and its start has queried every database.
     """
     return {
         alias: names
         for alias in release.facts.get("migrations", {})
-        if (names := django_database.pending(site, release.path, release.facts, alias, is_new))
+        if (names := django_database.pending_migrations(site, release.path, release.facts, alias, is_new))
     }
 
 
-def plan(release: Release) -> Schema:
-    """The migrations that a release lacked when it was started, each with its class, its locks and its SQL."""
+def recorded_schema(release: Release) -> Schema:
+    """Return the migrations that were pending when a release was started, each with its class, locks and SQL."""
     schema: Schema = release.record.get("schema", {})
     return schema
 
 
-def breaking(schema: Schema) -> list[dict[str, Any]]:
-    """The operations that break the release which does not know them, each with the name of its migration."""
+def breaking_operations(schema: Schema) -> list[dict[str, Any]]:
+    """Return the operations that break a release without them, each with the name of its migration."""
     return [operation for operation in _operations(schema) if operation["class"] == "breaking"]
 
 
@@ -53,65 +53,81 @@ def _operations(schema: Schema) -> Iterator[dict[str, Any]]:
             yield from ({**operation, "migration": migration["name"]} for operation in migration["operations"])
 
 
-def judge(release: Release, live: Release | None) -> list[str]:
-    """Whether the live release can go on beside the schema that a new one wants; returns warnings.
+def check_compatibility(release: Release, active: Release | None) -> list[str]:
+    """Refuse migrations of a new release that the active one cannot run with, unless the pillar allows them.
+
+    Returns:
+        Warnings.
 
     Raises:
-        DeploymentError: it cannot, and the pillar does not allow for it.
+        DeploymentError: an operation breaks the active release, and ``migrate:unsafe`` is ``refuse``.
     """
-    schema, unsafe = plan(release), release.site.config["migrate"]["unsafe"]
-    if not live or not schema:
+    schema, unsafe = recorded_schema(release), release.site.config["migrate"]["unsafe"]
+    if not active or not schema:
         return []
-    broken = breaking(schema)
+    broken = breaking_operations(schema)
     if broken and unsafe == "refuse":
-        told = [f"{one['migration']}: {described(one)}: {one['why']}" for one in broken]
-        ways = list(dict.fromkeys(filter(None, (one["way"] for one in broken))))
-        at = f"{'or ' * bool(ways)}django:sites:{release.site.name}:migrate:unsafe"
-        raise DeploymentError(
-            f"{len(broken)} operation{'s' * (len(broken) > 1)} would break {live.name}, which still serves",
-            log="\n".join(shortened(told, 5)),
-            hint="; ".join([*ways[:2], f"{at}: maintenance closes the site meanwhile, allow does it all the same"]),
-        )
-    listed = {one["name"]: one["class"] for migrations in schema.values() for one in migrations}
+        raise _breaks(release.site, active, broken)
+    classes = {migration["name"]: migration["class"] for migrations in schema.values() for migration in migrations}
     warnings = [
-        f"{name} {_ASKED[kind]}: only its author knows whether {live.name} can live with that"
-        for name, kind in listed.items()
-        if kind in _ASKED
+        f"{name} {_UNKNOWN[kind]}: only its author knows whether {active.name} can run with that"
+        for name, kind in classes.items()
+        if kind in _UNKNOWN
     ]
     if broken:
-        warnings.append(f"{live.name} cannot live with {', '.join(dict.fromkeys(one['migration'] for one in broken))}")
+        names = ", ".join(dict.fromkeys(operation["migration"] for operation in broken))
+        warnings.append(f"{active.name} cannot run with {names}")
     return warnings
 
 
+def _breaks(site: Site, active: Release, broken: list[dict[str, Any]]) -> DeploymentError:
+    """Return the error for operations that break the active release."""
+    lines = [f"{one['migration']}: {described(one)}: {one['why']}" for one in broken]
+    ways = list(dict.fromkeys(filter(None, (one["way"] for one in broken))))
+    key = f"{'or ' * bool(ways)}django:sites:{site.name}:migrate:unsafe"
+    return DeploymentError(
+        f"{len(broken)} operation{'s' * (len(broken) > 1)} would break {active.name}, which still serves",
+        log="\n".join(shortened(lines, 5)),
+        hint="; ".join(
+            [*ways[:2], f"{key}: maintenance shows the maintenance page meanwhile, allow applies them anyway"]
+        ),
+    )
+
+
 def described(operation: dict[str, Any]) -> str:
-    """An operation in words: ``RemoveField blog.Post.title``."""
-    what = ".".join(filter(None, [operation["model"], operation["field"]]))
-    return f"{operation['operation']} {what}".strip()
+    """Return an operation in words: ``RemoveField blog.Post.title``."""
+    subject = ".".join(filter(None, [operation["model"], operation["field"]]))
+    return f"{operation['operation']} {subject}".strip()
 
 
 def shortened(lines: list[str], length: int) -> list[str]:
-    """Lines, or the first of them and how many more there are."""
+    """Return at most so many lines: all of them, or the first ones and how many more there are."""
     return lines if len(lines) <= length else [*lines[: length - 1], f"and {len(lines) - length + 1} more"]
 
 
-def migrate_beside(live: Release | None, release: Release, aliases: Collection[str], secrets: list[str]) -> list[str]:
-    """Back up and migrate the databases of a new release while the live one serves, or behind the maintenance page.
+def back_up_and_migrate(
+    active: Release | None, release: Release, aliases: Collection[str], secrets: list[str]
+) -> list[str]:
+    """Back up and migrate the databases of a new release while the active one serves, or the maintenance page.
 
-    The page stays until `reopen` where the live release cannot live with what has been done.
+    The page stays until `end_maintenance` if the active release cannot run with what was applied.
+
+    Returns:
+        Warnings of Django's checks.
 
     Raises:
         DeploymentError: a backup cannot be made, or a migration fails; what was applied before it stays applied.
     """
-    broken = live if breaking(plan(release)) else None
-    with django_backup.before_migration(release, aliases, secrets), closed_for(broken):
+    broken = active if breaking_operations(recorded_schema(release)) else None
+    with django_backup.before_migration(release, aliases, secrets), maintenance_for(broken):
         return migrate(release, secrets)
 
 
 @contextlib.contextmanager
-def closed_for(release: Release | None) -> Iterator[None]:
-    """Have visitors get the maintenance page, where the pillar says so, for a release cannot live with what comes.
+def maintenance_for(release: Release | None) -> Iterator[None]:
+    """Show the maintenance page for migrations that a release cannot run with, if the pillar says so.
 
-    It stays until `reopen`, but where nothing has changed. A page that somebody else has put up stays as it is.
+    It stays until `end_maintenance`, unless nothing was applied. A page that was put up by another stays as it is.
     """
     closes = (
         release is not None
@@ -119,31 +135,35 @@ def closed_for(release: Release | None) -> Iterator[None]:
         and not django_proxy_maintenance.is_on(release.site)
     )
     if release and closes:
-        django_proxy_maintenance.on(release.site, by=f"{_CLOSED} {release.name} cannot live with")
+        django_proxy_maintenance.on(release.site, by=f"{_CLOSED} {release.name} cannot run with")
     try:
         yield
     except django_project_program.PartlyMigrated:
         raise
     except DeploymentError:
         if release and closes:
-            reopen(release.site)
+            end_maintenance(release.site)
         raise
 
 
-def is_closed(site: Site, release: Release | None = None) -> bool:
-    """Whether visitors get the maintenance page for a migration; that a certain release cannot live with, if given."""
+def is_in_maintenance(site: Site, release: Release | None = None) -> bool:
+    """Return whether a site shows the maintenance page for a migration.
+
+    Args:
+        release: only for a migration that this release cannot run with.
+    """
     by = (django_proxy_maintenance.is_on(site) or {"by": ""})["by"]
     return by.startswith(_CLOSED) and (not release or release.name in by)
 
 
-def reopen(site: Site) -> None:
-    """Let visitors see the site again where a migration has closed it; nothing happens where somebody else has."""
-    if is_closed(site):
+def end_maintenance(site: Site) -> None:
+    """Take the maintenance page away if it was put up for a migration."""
+    if is_in_maintenance(site):
         django_proxy_maintenance.off(site)
 
 
 def migrate(release: Release, secrets: list[str]) -> list[str]:
-    """Migrate the databases of a release, and record what they have then; returns the warnings of Django's checks.
+    """Migrate the databases of a release, and record their migrations; returns the warnings of Django's checks.
 
     Raises:
         DeploymentError: a migration fails; what was applied before it stays applied.
@@ -152,19 +172,19 @@ def migrate(release: Release, secrets: list[str]) -> list[str]:
     try:
         answer = django_project_program.migrate(release.site, release.path, release.facts, secrets)
     except django_project_program.PartlyMigrated as error:
-        move(release, error.names, "pending", "applied")
+        record_move(release, error.names, "pending", "applied")
         raise
     release.update(facts={**release.facts, **{key: answer[key] for key in ("migrations", "checks")}})
     warnings: list[str] = answer["checks"]
     return warnings
 
 
-def move(release: Release, names: Collection[str], source: str, target: str) -> None:
-    """Record that migrations of a release are ``applied`` now that were ``pending``, or the other way round."""
+def record_move(release: Release, names: Collection[str], source: str, target: str) -> None:
+    """Record that ``pending`` migrations of a release are ``applied`` now, or the reverse."""
     moved = {}
     for alias, lists in release.facts.get("migrations", {}).items():
         found = [name for name in lists[source] if name in names]
-        kept = [name for name in lists[source] if name not in names]
-        moved[alias] = {source: kept, target: [*lists[target], *found]}
+        rest = [name for name in lists[source] if name not in names]
+        moved[alias] = {source: rest, target: [*lists[target], *found]}
     if moved != release.facts.get("migrations"):
         release.update(facts={**release.facts, "migrations": moved})

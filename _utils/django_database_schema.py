@@ -1,4 +1,4 @@
-"""The schema of a site's databases against its releases, by the migrations that these have recorded."""
+"""Compare the schema of a site's databases with what each release requires, by migrations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,60 +8,61 @@ import django_database
 import django_database_sqlite
 from django_site import Site
 
-#: What a release has recorded (``release.json``).
+#: The record of a release (``release.json``).
 Record = Mapping[str, Any]
-#: A database of a release: alias, engine, name, host and port.
-Used = tuple[str, ...]
+#: What identifies a database of a release: alias, engine, name, host and port.
+Database = tuple[str, ...]
 
 
-def applied(site: Site, records: Sequence[Record]) -> dict[Used, set[str]]:
-    """Return the migrations of each database: as a SQLite file has them now, else as its releases have recorded them.
+def applied(site: Site, records: Sequence[Record]) -> dict[Database, set[str]]:
+    """Return the applied migrations of each database: read from a SQLite file, otherwise as recorded by its releases.
 
     Args:
-        records: of all releases on disk, the oldest first.
+        records: records of all releases on disk, the oldest first.
     """
-    found: dict[Used, set[str]] = {}
-    files: dict[Used, Path] = {}
+    found: dict[Database, set[str]] = {}
+    files: dict[Database, Path] = {}
     for record in records:
         for alias, names in _migrations(record).items():
-            used = _used(record, alias)
-            found.setdefault(used, set()).update(names["applied"])
-            database = record["facts"].get("databases", {}).get(alias)
-            path = database and django_database.file_of(site, site.releases / record["name"], record["facts"], database)
+            database = _database(record, alias)
+            found.setdefault(database, set()).update(names["applied"])
+            settings = record["facts"].get("databases", {}).get(alias)
+            release = site.releases / record["name"]
+            path = settings and django_database.database_file(site, release, record["facts"], settings)
             if path:
-                files[used] = path
-    for used, path in files.items():
-        found[used] = django_database_sqlite.applied(site, path) or found[used]
+                files[database] = path
+    for database, path in files.items():
+        found[database] = django_database_sqlite.applied(site, path) or found[database]
     return found
 
 
-def fit(record: Record, records: Sequence[Record], has: Mapping[Used, set[str]]) -> str:
-    """Return whether its databases still fit a release: which migrations only later ones know, and which are missing.
+def status(record: Record, records: Sequence[Record], present: Mapping[Database, set[str]]) -> str:
+    """Return how the databases differ from what a release requires: additional and missing migrations, or ``fits``.
 
     Args:
-        records: of all releases on disk, the oldest first.
-        has: the migrations that each database has.
+        records: records of all releases on disk, the oldest first.
+        present: the applied migrations of each database.
     """
     migrations = _migrations(record)
     if not migrations:
         return ""
-    of = {alias: has[_used(record, alias)] for alias in migrations}
-    newer = [name for alias in migrations for name in sorted(of[alias] & _only_later(record, records, alias))]
-    lacking = [name for alias in migrations for name in sorted(_known(record, alias) - of[alias])]
+    by_alias = {alias: present[_database(record, alias)] for alias in migrations}
+    newer = [name for alias in migrations for name in sorted(by_alias[alias] & _only_later(record, records, alias))]
+    missing = [name for alias in migrations for name in sorted(_known(record, alias) - by_alias[alias])]
     classes = _classes(records)
     unsafe = [f"{name}: {classes[name]}" for name in newer if classes.get(name, "safe") != "safe"]
     is_safe = all(classes.get(name) == "safe" for name in newer)
-    said = [] if lacking or not is_safe else ["fits"]
+    parts = [] if missing or not is_safe else ["fits"]
     if newer:
         remark = "all safe" if is_safe else ", ".join(unsafe)
-        said.append(f"database has {_number(newer)} more{f' ({remark})' if remark else ''}")
-    if lacking:
-        said.append(f"database lacks {_number(lacking)}")
-    return "; ".join(said)
+        parts.append(f"database has {_number(newer)} more{f' ({remark})' if remark else ''}")
+    if missing:
+        parts.append(f"missing in the database: {_number(missing)}")
+    return "; ".join(parts)
 
 
-def _used(record: Record, alias: str) -> Used:
-    """Which database a release has under an alias: after a change of engine another one than those before it."""
+def _database(record: Record, alias: str) -> Database:
+    """Return what identifies the database of a release; after a change of engine an alias names another one."""
     database = record["facts"].get("databases", {}).get(alias, {})
     return (alias, *(str(database.get(key, "")) for key in ("engine", "name", "host", "port")))
 
@@ -76,13 +77,13 @@ def _migrations(record: Record) -> Mapping[str, Mapping[str, list[str]]]:
 
 
 def _known(record: Record, alias: str) -> set[str]:
-    """The migrations that are in the source of a release."""
+    """Return the migrations in the source of a release."""
     names = _migrations(record).get(alias, {})
     return {*names.get("applied", []), *names.get("pending", [])}
 
 
 def _only_later(record: Record, records: Sequence[Record], alias: str) -> set[str]:
-    """The migrations that came after a release; what an older one has had was squashed, and is no news."""
+    """Return the migrations that only later releases have; one that an older release had was squashed since."""
     names = [one["name"] for one in records]
     position = names.index(record["name"])
     later = {name for one in records[position + 1 :] for name in _known(one, alias)}
@@ -90,6 +91,6 @@ def _only_later(record: Record, records: Sequence[Record], alias: str) -> set[st
 
 
 def _classes(records: Sequence[Record]) -> dict[str, str]:
-    """The class of each migration whose operations were looked at: ``safe``, or why it is not."""
-    listed = [said for record in records for of_one in record.get("schema", {}).values() for said in of_one]
-    return {said["name"]: said["class"] for said in listed}
+    """Return the class of each migration whose operations have been classified."""
+    schemas = [migrations for record in records for migrations in record.get("schema", {}).values()]
+    return {migration["name"]: migration["class"] for migrations in schemas for migration in migrations}

@@ -1,161 +1,120 @@
-"""Servers of databases on this host: what a site has on them is looked at, and made where it is missing.
+"""Database servers on this host: what a site has on them, and what every kind of server implements."""
 
-An engine is a module: `ask` a server what it has, say by which `login` a site gets in, what it `lacks` and what are its
-`belongings`, `make` that.
-"""
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
-from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
-from typing import Any
-
-import django_database
-import django_database_mariadb
-import django_database_postgres
-import django_secret
-from django_database import Lack, Share
-from django_site import Site
-
-ENGINES: dict[str, ModuleType] = {"mysql": django_database_mariadb, "postgres": django_database_postgres}
-
-Shares = Mapping[str, Sequence[Share]]
-Lacks = dict[str, list[Lack]]
+import django_host_service
+from django_database_engine import Engine
+from django_host_command import DeploymentError
+from django_host_service import Daemon
 
 
-def is_installed(engine: str) -> bool:
-    """Whether a server of that kind is on this host, whoever has installed it."""
-    return bool(ENGINES[engine].is_installed())
+class ManagedDatabase(NamedTuple):
+    """A database of a site on a server that the formula sets up, and the login that owns it.
 
-
-def shares(site: Site, secrets: Mapping[str, str], inputs: Mapping[str, str] | None) -> dict[str, list[Share]]:
-    """What a site has on the servers of this host, by their engine.
-
-    Args:
-        secrets: the databases' passwords, and others, by their names.
-        inputs: what the live release was made of; None where there is none.
+    Attributes:
+        site: name of the site.
+        system_user: user that the site's processes run as.
+        alias: name of the database in Django.
+        key: pillar key of the database, for messages.
+        other_user: second login of the pair, see `django_database.login_pair`.
+        password: None where the server authenticates the system user over its unix socket.
+        socket: folder or file of the server's unix socket; empty for the default one.
+        has_active_release: whether a release of the site is active, which uses the login as it is now.
+        is_password_active: whether the active release uses this password, so that the other login can be closed.
     """
-    key = django_secret.record_key(site)
-    hashes = {name: django_secret.keyed_hash(key, value) for name, value in secrets.items()}
-    used = [name for name, value in hashes.items() if (inputs or {}).get(f"secrets:{name}") == value]
-    return django_database.shares(site, secrets, live=inputs is not None, used=used)
+
+    site: str
+    system_user: str
+    alias: str
+    key: str
+    database: str
+    user: str
+    other_user: str = ""
+    password: str | None = None
+    over_socket: bool = True
+    socket: str = ""
+    port: int | None = None
+    has_active_release: bool = False
+    is_password_active: bool = False
 
 
-def logins(shares: Shares, asked: dict[Any, Any], *, test: bool = False) -> dict[str, str]:
-    """The login of each share that has a password, by its alias: a new password may come with another login.
+class Change(NamedTuple):
+    """A change on a server: which item, what becomes of it, and the statements or contents of files that make it so."""
 
-    Args:
-        asked, test: as for `lacks`.
+    item: str
+    action: str
+    statements: Sequence[str] = ()
+    files: Mapping[str, str] = {}
 
-    Raises:
-        DeploymentError: a server does not answer, or another database of the site has that other login.
+
+def owner_comment(site: str) -> str:
+    """Return the comment that marks a role or a database on a server as a site's."""
+    return f"Django site {site}"
+
+
+def login_in_use(database: ManagedDatabase) -> DeploymentError:
+    """Return the error for a login whose authentication cannot be changed while the active release uses it."""
+    return DeploymentError(
+        f"the authentication of the login {database.user} cannot be changed: the active release uses it as it is",
+        hint=f"name another login, such as {database.key}:user: {database.user}2, which is created in addition; "
+        "no request fails",
+    )
+
+
+class DatabaseServer:
+    """A kind of database server that the formula sets up on this host.
+
+    Its state, as `query` returns it, is only passed back to the other methods.
     """
-    found: dict[str, str] = {}
-    for engine, on_it, answer in _answers(shares, asked, test):
-        users = {share.user for share in on_it}
-        for share in on_it:
-            login = ENGINES[engine].login(share, answer) if share.password else share.user
-            if login != share.user and login in users:
-                raise django_database.in_use(share)
-            found[share.alias] = login
-    return found
 
+    engine: ClassVar[Engine]
+    daemon: ClassVar[Daemon]
 
-def lacks(shares: Shares, asked: dict[Any, Any], *, test: bool = False) -> Lacks:
-    """What a site lacks on the servers of this host, by their engine.
+    def is_installed(self) -> bool:
+        """Return whether a server of this kind is on this host, installed by the formula or not."""
+        raise NotImplementedError
 
-    Args:
-        asked: what they have answered before, which is kept here.
-        test: take a server that does not run yet for an empty one.
+    def is_running(self) -> bool:
+        """Return whether a server of this kind runs."""
+        return django_host_service.pid(self.daemon) is not None
 
-    Raises:
-        DeploymentError: a server does not answer, or somebody else has what the site would have.
-    """
-    found: Lacks = {}
-    for engine, on_it, answer in _answers(shares, asked, test):
-        found.setdefault(engine, []).extend(ENGINES[engine].lacks(on_it, answer))
-    return {engine: lacking for engine, lacking in found.items() if lacking}
+    def address(self, database: ManagedDatabase) -> tuple[Any, ...]:
+        """Return what tells servers of this kind on one host apart."""
+        return (database.socket,)
 
+    def query(self, database: ManagedDatabase) -> dict[str, Any]:
+        """Return the state of the server that a database is on.
 
-def _answers(
-    shares: Shares, asked: dict[Any, Any], test: bool
-) -> Iterator[tuple[str, Sequence[Share], Mapping[str, Any]]]:
-    """The shares on each server, and what it has; it is asked once."""
-    for engine, of_site in shares.items():
-        module = ENGINES[engine]
-        for server, on_it in _by_server(engine, of_site).items():
-            if test and not (module.is_installed() and module.is_running()):
-                yield engine, on_it, module.nothing()
-                continue
-            if server not in asked:
-                asked[server] = module.ask(on_it[0])
-            yield engine, on_it, asked[server]
+        Raises:
+            DeploymentError: the server does not answer.
+        """
+        raise NotImplementedError
 
+    def empty_state(self) -> dict[str, Any]:
+        """Return the state of a server that has just been installed."""
+        raise NotImplementedError
 
-def make(shares: Shares, asked: dict[Any, Any]) -> Lacks:
-    """Make what a site lacks; returns it.
+    def login(self, database: ManagedDatabase, state: Mapping[str, Any]) -> str:
+        """Return the login that the site's password belongs to; a new password may come with the other login."""
+        return database.user
 
-    Raises:
-        DeploymentError: a server refuses it.
-    """
-    found: Lacks = {}
-    for engine, of_site in shares.items():
-        for server, on_it in _by_server(engine, of_site).items():
-            module = ENGINES[engine]
-            lacking = module.lacks(on_it, asked.get(server) or module.ask(on_it[0]))
-            asked.pop(server, None)
-            if lacking:
-                module.make(on_it[0], lacking)
-                found.setdefault(engine, []).extend(lacking)
-    return found
+    def pending_changes(self, databases: Sequence[ManagedDatabase], state: Mapping[str, Any]) -> list[Change]:
+        """Return the changes after which the server has everything that the databases of one site require.
 
+        Raises:
+            DeploymentError: a name is taken by a database or login that is not the site's.
+        """
+        raise NotImplementedError
 
-def told(lacking: Lacks) -> dict[str, dict[str, str]]:
-    """What a site lacks, as changes."""
-    return {engine: {lack.what: lack.how for lack in found} for engine, found in lacking.items()}
+    def removals(self, database: ManagedDatabase, state: Mapping[str, Any]) -> list[Change]:
+        """Return the changes that drop everything the formula has made for a site."""
+        raise NotImplementedError
 
+    def apply(self, database: ManagedDatabase, changes: Sequence[Change]) -> None:
+        """Make changes on the server that a database is on.
 
-def has_renewed(site: Site, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether one release has another password than one before it for a server of this host, by their records."""
-    names = [
-        f"secrets:{django_database.secret_of(alias)}"
-        for alias, said in site.config["databases"].items()
-        if said.get("manage")
-    ]
-    before, now = (record.get("inputs", {}) for record in (old, new))
-    return any(name in before and before[name] != now.get(name) for name in names)
-
-
-def _by_server(engine: str, shares: Sequence[Share]) -> dict[tuple[Any, ...], list[Share]]:
-    """The shares on each server of a kind; MariaDB is told over its socket, whatever its port."""
-    found: dict[tuple[Any, ...], list[Share]] = {}
-    for share in shares:
-        port = (share.port or django_database_postgres.PORT) if engine == "postgres" else None
-        found.setdefault((engine, share.socket, port), []).append(share)
-    return found
-
-
-def belongings(site: Site) -> Lacks:
-    """What was made for a site on the servers of this host, by their engine, and how it is dropped.
-
-    Raises:
-        DeploymentError: a server does not answer.
-    """
-    found: Lacks = {}
-    for engine, of_site in django_database.shares(site, {}).items():
-        module = ENGINES[engine]
-        for on_it in _by_server(engine, of_site).values():
-            dropped = module.belongings(on_it[0], module.ask(on_it[0])) if module.is_installed() else []
-            found.setdefault(engine, []).extend(dropped)
-    return {engine: dropped for engine, dropped in found.items() if dropped}
-
-
-def drop(site: Site) -> None:
-    """Drop what was made for a site on the servers of this host.
-
-    Raises:
-        DeploymentError: a server refuses it.
-    """
-    for engine, of_site in django_database.shares(site, {}).items():
-        module = ENGINES[engine]
-        for on_it in _by_server(engine, of_site).values():
-            if module.is_installed():
-                module.make(on_it[0], module.belongings(on_it[0], module.ask(on_it[0])))
+        Raises:
+            DeploymentError: the server refuses one.
+        """
+        raise NotImplementedError

@@ -1,7 +1,7 @@
-"""The migrations in a SQLite file of a site: read by a small program as the site's user, with limits; never by root.
+"""Read the migrations in a SQLite file of a site, by a small program with limits that runs as the site's user.
 
-Whoever can write such a file decides what SQLite does with it: a hot journal names files that are deleted, a view never
-ends, a FIFO blocks. So root looks at nothing but its status, by which the last answer is kept.
+Root never opens such a file. A process that can write it controls what SQLite does with it: a hot journal names files
+that SQLite deletes, a view may never end, a FIFO blocks. Root only reads its status, which is the key of a cache.
 """
 
 import os
@@ -16,12 +16,12 @@ import django_wall_shape
 from django_host_command import DeploymentError
 from django_site import Site
 
-#: Seconds that the program may take; bytes of memory; rows, and characters of each text, that it reads.
-_PATIENCE, _MEMORY, _ROWS, _TEXT = 5, 512 << 20, 20_000, 255
-#: Files whose answer is kept.
-_KEPT = 20
-#: A file that was changed less than this many nanoseconds before it was read may be changed again in the same tick.
-_SETTLED = 100_000_000
+#: Limits of the program: seconds, bytes of memory, rows, and characters of each text.
+_TIMEOUT, _MEMORY, _ROWS, _TEXT = 5, 512 << 20, 20_000, 255
+#: Files whose migrations are cached.
+_CACHED = 20
+#: Nanoseconds after which a further write to a file changes its times: clocks of file systems tick slowly.
+_TICK = 100_000_000
 _PROGRAM = f"""
 import json
 import os
@@ -33,16 +33,16 @@ import sys
 import time
 path, owner = sys.argv[1], int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-resource.setrlimit(resource.RLIMIT_CPU, ({_PATIENCE}, {_PATIENCE}))
+resource.setrlimit(resource.RLIMIT_CPU, ({_TIMEOUT}, {_TIMEOUT}))
 resource.setrlimit(resource.RLIMIT_AS, ({_MEMORY}, {_MEMORY}))
-signal.alarm({_PATIENCE})
+signal.alarm({_TIMEOUT})
 names = []
 try:
     status = os.lstat(path)
     if stat.S_ISREG(status.st_mode) and status.st_uid == owner:
         from urllib.parse import quote
         connection = sqlite3.connect("file:" + quote(path) + "?mode=ro", uri=True, timeout=2)
-        deadline = time.monotonic() + {_PATIENCE - 2}
+        deadline = time.monotonic() + {_TIMEOUT - 2}
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 10000)
         if hasattr(connection, "setlimit"):
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20)
@@ -60,33 +60,34 @@ sys.stdout.write(json.dumps(names))
 
 
 def applied(site: Site, path: Path) -> set[str]:
-    """Return the rows of django_migrations in a SQLite file of the site's user; none where it cannot be read.
+    """Return the rows of django_migrations in a SQLite file of the site's user, or none if it cannot be read.
 
-    A link, a file of another owner and a view of that name have none. The answer is kept until the file changes.
+    A link, a file of another owner, and a view instead of the table count as empty. The rows are cached until the file
+    changes.
     """
     before = _stamp(path)
     if not before:
         return set()
-    kept = (django_host_file.read_json(site.schema) or {}).get("files")
-    known = kept if isinstance(kept, dict) else {}
-    entry = known.get(str(path))
+    recorded = (django_host_file.read_json(site.schema) or {}).get("files")
+    cached = recorded if isinstance(recorded, dict) else {}
+    entry = cached.get(str(path))
     if isinstance(entry, dict) and entry.get("stamp") == before and django_wall_shape.fits(entry.get("names"), [str]):
         return set(entry["names"])
-    names = _ask(site, path)
+    names = _read(site, path)
     if names is None:
         return set()
     if before == _stamp(path) and _is_settled(before) and site.schema.parent.is_dir():
-        others = {name: value for name, value in known.items() if name != str(path)} if len(known) < _KEPT else {}
-        files = {**others, str(path): {"stamp": before, "names": names}}
+        rest = {name: value for name, value in cached.items() if name != str(path)} if len(cached) < _CACHED else {}
+        files = {**rest, str(path): {"stamp": before, "names": names}}
         django_host_file.write_json(site.schema, {"files": files}, mode=0o600, durable=False)
     return set(names)
 
 
 def resolved(site: Site, *paths: Path) -> list[Path]:
-    """Return where files that a project names really are, as far as the site's user may see.
+    """Return the paths of files that a project names, with links resolved as far as the site's user can read them.
 
     Raises:
-        DeploymentError: it cannot be known in time.
+        DeploymentError: resolving them timed out.
     """
     names = django_wall_delegate.ask(
         site.user, lambda: [os.path.realpath(path) for path in paths], doing="looking for the databases"
@@ -94,12 +95,12 @@ def resolved(site: Site, *paths: Path) -> list[Path]:
     return [Path(name) for name in names]
 
 
-def _ask(site: Site, path: Path) -> list[str] | None:
-    """The names as the program tells them; None where it has not ended well."""
+def _read(site: Site, path: Path) -> list[str] | None:
+    """Run the program; returns the names of migrations, or None if it failed."""
     argv = ["/usr/bin/python3", "-I", "-S", "-c", _PROGRAM, str(path), str(django_host_user.user_id(site.user))]
     doing = f"reading {path}"
     try:
-        ended = django_host_command.execute(argv, doing=doing, user=site.user, timeout=_PATIENCE + 1, grace=0)
+        ended = django_host_command.execute(argv, doing=doing, user=site.user, timeout=_TIMEOUT + 1, grace=0)
         if ended.code != 0:
             return None
         names: list[str] = django_wall_shape.parse(ended.printed, [str], doing=doing)
@@ -109,7 +110,7 @@ def _ask(site: Site, path: Path) -> list[str] | None:
 
 
 def _stamp(path: Path) -> list[list[int]]:
-    """What a write to a database changes: of the file and its write-ahead log. Empty where there is none."""
+    """Return what a write changes in the status of a file and its write-ahead log; empty if there is no file."""
     stamp = []
     for name in (str(path), f"{path}-wal"):
         try:
@@ -123,6 +124,6 @@ def _stamp(path: Path) -> list[list[int]]:
 
 
 def _is_settled(stamp: list[list[int]]) -> bool:
-    """Whether a further change to the files would have changed their times too."""
+    """Return whether a further write to the files would have changed their times."""
     now = time.time_ns()
-    return all(now - moment > _SETTLED for one in stamp if len(one) > 1 for moment in one[-2:])
+    return all(now - moment > _TICK for one in stamp if len(one) > 1 for moment in one[-2:])

@@ -417,7 +417,7 @@ def _explained(
     failure = kind(text, log="" if told["blocked"] else error.log, hint=hint, transient=transient)
     if isinstance(failure, PartlyMigrated):
         failure.names = told["applied"].split(", ")
-    django_database.explain(site, failure)
+    django_database.add_hint(site, failure)
     return failure
 
 

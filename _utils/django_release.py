@@ -297,7 +297,7 @@ def overview(site: Site) -> list[dict[str, Any]]:
     for release in reversed(present):
         record, role = release.record, roles.get(release.name, "")
         health = _health(release, role == "live")
-        schema = django_database_schema.fit(record, records, has) if record else ""
+        schema = django_database_schema.status(record, records, has) if record else ""
         age = record.get("live_since") or record.get("began")
         rows.append(_row({**record, "release": release.name}, role=role, age=age, health=health, schema=schema))
     return rows
@@ -361,7 +361,7 @@ def status(site: Site) -> dict[str, Any]:
         "live_since": live.record.get("live_since", "") if live else "",
         "running": live is not None and django_release_instance.is_running(site, live.path),
         "server": _server(live) if live else "",
-        "schema": django_database_schema.fit(live.record, records, django_database_schema.applied(site, records))
+        "schema": django_database_schema.status(live.record, records, django_database_schema.applied(site, records))
         if live
         else "",
         "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),

@@ -273,7 +273,7 @@ class Deployment:
         if self.paused and not self.went_live:
             runs = self._resume(self.paused)
         with contextlib.suppress(OSError):
-            if not self.went_live and self.live and django_database_migration.is_closed(self.site, self.live):
+            if not self.went_live and self.live and django_database_migration.is_in_maintenance(self.site, self.live):
                 runs = (
                     f"visitors get the maintenance page: {self.live.name} runs, and cannot live with what was migrated"
                     f"; release forward, or restore a backup and salt-call django.maintenance {self.site.name} off"

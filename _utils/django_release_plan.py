@@ -138,7 +138,9 @@ def _start(deployment: Deployment, live: Release, release: Release) -> Plan:
     django_host_folder.make(django_host_folder.Folder(folder, site.user, site.user, 0o755))
     answer = django_project_program.start(site, release.path, release.facts, deployment.masked(), task=_task())
     django_release_steps.judge(deployment, release, answer)
-    pending = django_database_migration.plan(release) or django_database_migration.pending(site, release, is_new=True)
+    pending = django_database_migration.recorded_schema(release) or django_database_migration.pending(
+        site, release, is_new=True
+    )
     return {**({"migrations": pending} if pending else {}), **_settings(deployment, live, release)}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import django_database
+import django_database_engine
 import django_host_disk
 import django_host_etc
 import django_host_memory
@@ -27,11 +28,6 @@ from django_site import Site
 
 #: Seconds in which a server of databases has to take a connection.
 PATIENCE = 3.0
-#: What Django's engines have in their names → the port of the server, and its socket on this host, {} for the port.
-_SERVERS = {
-    "postg": (5432, "/run/postgresql/.s.PGSQL.{}"),
-    "mysql": (3306, "/run/mysqld/mysqld.sock"),
-}
 #: Options by which a release may have another database than the live one.
 _DATABASES = {"databases", "environment", "settings", "secrets", "files", "settings_module", "overlay"}
 
@@ -206,7 +202,7 @@ def _refuse_without_database(site: Site, live: Release) -> None:
     for alias, database in live.facts.get("databases", {}).items():
         if not migrated.get(alias, {}).get("applied"):
             continue
-        path = django_database.file_of(site, live.path, live.facts, database)
+        path = django_database.database_file(site, live.path, live.facts, database)
         problem = _problem_of_file(site, path) if path else _server_problem(database)
         if problem:
             raise DeploymentError(
@@ -243,13 +239,13 @@ def _file_problem(site: Site, path: Path) -> str:
 def _server_problem(database: Mapping[str, str]) -> str:
     """Why nobody takes a connection to the server of a database; empty where somebody does, or its place is unknown."""
     host = database.get("host", "")
-    known = next((server for word, server in _SERVERS.items() if word in database["engine"]), None)
-    if not known:
+    engine = django_database_engine.find(database["engine"])
+    if not engine or not engine.is_server:
         return ""
-    port, place = database.get("port") or known[0], known[1]
+    port, place = database.get("port") or engine.port, engine.socket_path
     if host.startswith("/"):
         place, host = host if Path(host).is_socket() else f"{host}/.s.PGSQL.{{}}", ""
-    if host and (host, known[0]) != ("localhost", 3306):
+    if host and (host, engine) != ("localhost", django_database_engine.MYSQL):
         return _refusal((host, int(port))) if str(port).isdigit() else ""
     path = place.format(port)
     return _refusal(path) if Path(path).exists() else ""

@@ -88,7 +88,9 @@ def look(site: Site, left: Release, target: Release, secrets: list[str]) -> Outl
         schema = django_project_program.classify(site, left.path, left.facts, newer, known, secrets)
     schema = {alias: [one for one in schema[alias] if one["name"] in names] for alias, names in newer.items()}
     apps = {name.partition(".")[0] for names in _known(target).values() for name in names}
-    broken = [one for one in django_database_migration.breaking(schema) if one["model"].partition(".")[0] in apps]
+    broken = [
+        one for one in django_database_migration.breaking_operations(schema) if one["model"].partition(".")[0] in apps
+    ]
     return Outlook(schema, broken)
 
 
@@ -103,7 +105,7 @@ def _newer(site: Site, left: Release, target: Release, alias: str) -> list[str]:
     later = [release for release in django_release.releases(site) if release.sequence > target.sequence]
     has = {name for one in later for name in one.facts.get("migrations", {}).get(alias, {}).get("applied", [])}
     database = left.facts.get("databases", {}).get(alias)
-    path = database and django_database.file_of(site, left.path, left.facts, database)
+    path = database and django_database.database_file(site, left.path, left.facts, database)
     has &= (django_database_sqlite.applied(site, path) if path else set()) or has
     return sorted(has - _known(target)[alias])
 
@@ -112,7 +114,7 @@ def _recorded(site: Site, target: Release) -> Schema:
     schema: Schema = {}
     for release in django_release.releases(site):
         for alias, migrations in (
-            django_database_migration.plan(release).items() if release.sequence > target.sequence else ()
+            django_database_migration.recorded_schema(release).items() if release.sequence > target.sequence else ()
         ):
             there = {one["name"]: one for one in [*schema.get(alias, []), *migrations]}
             schema[alias] = list(there.values())
@@ -182,7 +184,8 @@ def _way_back(site: Site, migration: str) -> str:
     done = [
         release
         for release in django_release.releases(site)
-        if migration in [one["name"] for each in django_database_migration.plan(release).values() for one in each]
+        if migration
+        in [one["name"] for each in django_database_migration.recorded_schema(release).values() for one in each]
     ]
     made = done[0].record.get("backups", ()) if done else ()
     found = [one for one in django_backup.manifests(site) if one["name"] in made]
@@ -217,20 +220,23 @@ def reverse(left: Release, outlook: Outlook, secrets: list[str]) -> None:
     databases = {alias: [one["name"] for one in migrations] for alias, migrations in outlook.schema.items()}
     log.info("%s: taking back %s", site.name, ", ".join(outlook.names))
     try:
-        with django_backup.before_migration(left, list(databases), secrets), django_database_migration.closed_for(left):
+        with (
+            django_backup.before_migration(left, list(databases), secrets),
+            django_database_migration.maintenance_for(left),
+        ):
             django_project_program.reverse(site, left.path, left.facts, databases, secrets)
     except django_project_program.PartlyMigrated as error:
         error.hint = "\n".join(filter(None, [error.hint, restore(left, secrets)]))
         raise
     for release in [left, *(one for one in django_release.releases(site) if one.name != left.name)]:
-        django_database_migration.move(release, outlook.names, "applied", "pending")
+        django_database_migration.record_move(release, outlook.names, "applied", "pending")
 
 
 def restore(left: Release, secrets: list[str]) -> str:
     """Migrate the databases again to what the live release needs, since none has come back; returns what came of it."""
     try:
         django_database_migration.migrate(left, secrets)
-        django_database_migration.reopen(left.site)
+        django_database_migration.end_maintenance(left.site)
     except DeploymentError as error:
         again = f"salt-call django.migrate {left.site.name}"
         return f"its migrations were taken back, and cannot be applied again: {error.message}; {again} tries once more"

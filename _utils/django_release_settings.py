@@ -39,7 +39,7 @@ def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: b
         "secret_key_file": str(site.secrets / "secret_key.json"),
         "path": config["path"].rstrip("/"),
         "database_folder": str(site.database),
-        "databases": django_database.laid_over(site),
+        "databases": django_database.overlay_data(site),
         "conn_max_age": _CONN_MAX_AGE if keeps_threads else 0,
         "always": {
             "DEBUG": False,
@@ -92,7 +92,7 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
         "shared": str(site.shared),
         "root": str(site.root),
         "secret_key_file": str(site.secrets / "secret_key"),
-        **django_database.known(site, {}),
+        **django_database.environment_values(site, {}),
     }
     for name, value in config["environment"].items():
         if not isinstance(value, dict):
@@ -103,7 +103,7 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
     files = {
         said["variable"]: str(site.secrets / name) for name, said in config["secrets"].items() if said["as"] == "file"
     }
-    return {**variables, **django_database.variables(site, {}, secret=False), **files}
+    return {**variables, **django_database.url_variables(site, {}, secret=False), **files}
 
 
 def _is_secret(site: Site, word: str) -> bool:
@@ -116,7 +116,7 @@ def secret_environment(site: Site, secrets: Mapping[str, str], former_keys: Sequ
     Raises:
         DeploymentError: the former keys cannot be told apart in a variable.
     """
-    known = {"secret_key": secrets.get("secret_key", ""), **django_database.known(site, secrets)}
+    known = {"secret_key": secrets.get("secret_key", ""), **django_database.environment_values(site, secrets)}
     taken = {
         name: _joined(site, name, former_keys) if value["from"] == FORMER_KEYS else known[value["from"]]
         for name, value in site.config["environment"].items()
@@ -124,7 +124,7 @@ def secret_environment(site: Site, secrets: Mapping[str, str], former_keys: Sequ
     }
     return {
         **taken,
-        **django_database.variables(site, secrets, secret=True),
+        **django_database.url_variables(site, secrets, secret=True),
         **{name: secrets[name] for name, said in site.config["secrets"].items() if said["as"] == "variable"},
     }
 

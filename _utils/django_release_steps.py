@@ -18,7 +18,7 @@ from typing import Any
 import django_backup
 import django_database
 import django_database_migration
-import django_database_server
+import django_database_setup
 import django_database_sqlite
 import django_host_clock
 import django_host_command
@@ -157,24 +157,24 @@ def site(deployment: Deployment) -> Iterator[Changes]:
 def database(deployment: Deployment) -> Iterator[Changes]:
     """The site's databases and their logins on servers of this host; a login over TCP has a password."""
     site = deployment.site
-    if not django_database.shares(site, {}):
+    if not django_database.has_managed(site):
         return
     known = django_secret.values(site, deployment.given)
     absent = django_secret.missing(site, known, deployment.recorded_inputs())
     new = {name: django_secret.generate(site, name) for name in absent if name.startswith("database.")}
     known |= new
     inputs = deployment.live.record.get("inputs", {}) if deployment.live else None
-    shares = django_database_server.shares(site, known, inputs)
-    site.logins = django_database_server.logins(shares, deployment.servers, test=deployment.test)
-    shares = django_database_server.shares(site, known, inputs)
-    lacking = django_database_server.lacks(shares, deployment.servers, test=deployment.test)
-    if not lacking and not new:
+    databases = django_database_setup.databases(site, known, inputs)
+    site.logins = django_database_setup.logins(databases, deployment.servers, test=deployment.test)
+    databases = django_database_setup.databases(site, known, inputs)
+    changes = django_database_setup.pending_changes(databases, deployment.servers, test=deployment.test)
+    if not changes and not new:
         return
-    yield {**django_database_server.told(lacking), **({"passwords": sorted(new)} if new else {})}
+    yield {**django_database_setup.as_state_changes(changes), **({"passwords": sorted(new)} if new else {})}
     deployment.take_lock()
     for name, password in new.items():
         django_secret.keep(site, name, password)
-    django_database_server.make(shares, deployment.servers)
+    django_database_setup.apply(databases, deployment.servers)
 
 
 def tls(deployment: Deployment) -> Iterator[Changes]:
@@ -619,9 +619,9 @@ def _unfollowed(site: Site, release: Release, answer: dict[str, Any]) -> list[st
             hint=f"turn it off in the project's environment: {at}:environment, "
             f"or let the overlay do it: {at}:overlay: true",
         )
-    django_database.judge(site, answer["databases"])
+    django_database.check_settings(site, answer["databases"])
     for alias, database in answer["databases"].items():
-        path = django_database.file_of(site, release.path, release.facts, database)
+        path = django_database.database_file(site, release.path, release.facts, database)
         is_inside = path is not None and path.is_relative_to(release.path)
         if path and is_inside and not django_database_sqlite.resolved(site, path)[0].is_relative_to(site.shared.top):
             raise DeploymentError(
@@ -655,8 +655,8 @@ def _refuse_an_empty_database(live: Release, release: Release) -> None:
     site = release.site
     for alias, database in release.facts["databases"].items():
         before = live.facts.get("databases", {}).get(alias)
-        old = before and django_database.file_of(site, live.path, live.facts, before)
-        new = django_database.file_of(site, release.path, release.facts, database)
+        old = before and django_database.database_file(site, live.path, live.facts, before)
+        new = django_database.database_file(site, release.path, release.facts, database)
         if not old or not new or old == new:
             continue
         former, later = django_database_sqlite.resolved(site, old, new)
@@ -687,7 +687,7 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
         )
         pending = {}
     if pending and deployment.is_new:
-        deployment.warnings += django_database_migration.judge(release, deployment.live)
+        deployment.warnings += django_database_migration.check_compatibility(release, deployment.live)
     changes = {**({"migrations": pending} if pending else {}), **_commands(deployment, "after_migrate")}
     if not changes:
         return
@@ -695,7 +695,9 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
     deployment.take_lock()
     if pending:
         live = deployment.live if deployment.is_new else None
-        deployment.warnings += django_database_migration.migrate_beside(live, release, pending, deployment.masked())
+        deployment.warnings += django_database_migration.back_up_and_migrate(
+            live, release, pending, deployment.masked()
+        )
     _run_commands(deployment, "after_migrate")
 
 
@@ -773,7 +775,9 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     stray = django_release_instance.strays(site, release.path)
     flips = not old or old.name != release.name
     takeover = deployment.takeover
-    opens = django_database_migration.is_closed(site) and not django_database_migration.is_closed(site, release)
+    opens = django_database_migration.is_in_maintenance(site) and not django_database_migration.is_in_maintenance(
+        site, release
+    )
     if not flips and not stray and not takeover and not opens:
         return
     changes: Changes = {"live": {"old": old.name if old else None, "new": release.name}} if flips else {}
@@ -797,23 +801,23 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     else:
         left = {path: django_release_instance.drain(site, path) for path in leaving}
     if opens:
-        django_database_migration.reopen(site)
+        django_database_migration.end_maintenance(site)
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(django_release_switch.end, deployment, left)
         if stray:  # which may be a release that is deleted then
             wait([ended])
         stuck = django_release.prune(site)
         ended.result()
-    if flips and old and django_database_server.has_renewed(site, old.record, release.record):
+    if flips and old and django_database_setup.has_new_password(site, old.record, release.record):
         changes |= _forget_passwords(deployment, release)
     deployment.warnings += stuck
 
 
 def _forget_passwords(deployment: Deployment, release: Release) -> Changes:
     """The servers of this host take the new passwords only; where that fails, the next apply does it."""
-    shares = django_database_server.shares(deployment.site, deployment.secrets, release.record["inputs"])
+    databases = django_database_setup.databases(deployment.site, deployment.secrets, release.record["inputs"])
     try:
-        return django_database_server.told(django_database_server.make(shares, deployment.servers))
+        return django_database_setup.as_state_changes(django_database_setup.apply(databases, deployment.servers))
     except DeploymentError as error:
         deployment.warnings.append(f"the former password still opens the database: {error.message}; apply again")
         return {}

@@ -193,7 +193,9 @@ def _is_better(
     site = deployment.site
     if site.config["releases"]["max_errors"] == "any":
         return False
-    if deployment.is_new and django_database_migration.breaking(django_database_migration.plan(release)):
+    if deployment.is_new and django_database_migration.breaking_operations(
+        django_database_migration.recorded_schema(release)
+    ):
         return False
     if django_release_instance.pid(site, release.path) == pid and not probe.is_worse():
         return False

@@ -98,7 +98,7 @@ def _read(site: Site, name: str) -> str | None:
 def place(site: Site, name: str) -> str:
     """Where the pillar may give a secret, for errors."""
     if name.startswith("database."):
-        return f"{django_database.place(site, name.removeprefix('database.'))}:password"
+        return f"{django_database.pillar_key(site, name.removeprefix('database.'))}:password"
     return f"django:sites:{site.name}:{name if name == 'secret_key' else f'secrets:{name}'}"
 
 

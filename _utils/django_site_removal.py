@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-import django_database_server
+import django_database_setup
 import django_host_file
 import django_host_timer
 import django_process_systemd
@@ -61,8 +61,8 @@ def present(site: Site) -> dict[str, str]:
         own += [*data(site), site.root]
     there = {str(path): "removed" for path in own if os.path.lexists(path)}
     if site.config["remove_data"]:
-        servers = django_database_server.belongings(_as_applied(site))
-        there |= {f"{engine} {lack.what}": lack.how for engine, lacks in servers.items() for lack in lacks}
+        servers = django_database_setup.removals(_as_applied(site))
+        there |= {f"{engine} {one.item}": one.action for engine, changes in servers.items() for one in changes}
     return there
 
 
@@ -131,7 +131,7 @@ def _take_off(site: Site) -> None:
     ]
     gone += certificates
     if site.config["remove_data"]:
-        django_database_server.drop(_as_applied(site))
+        django_database_setup.drop(_as_applied(site))
         gone += data(site)
     for path in gone:
         django_host_file.remove_tree(path)

@@ -209,14 +209,14 @@ class Takeover:
             DeploymentError: the default database is none of those that the old site has used.
         """
         default = databases.get("default")
-        path = default and django_database.file_of(self.site, release.path, release.facts, default)
+        path = default and django_database.database_file(self.site, release.path, release.facts, default)
         known = {*self.databases, *self.databases.values()}
         if path and known and path not in known:
             names = ", ".join(str(old) for old in self.databases)
             first = next(iter(self.databases.values())).name
             raise DeploymentError(
                 f"the release would begin with an empty database {path}; the old site has {names}",
-                hint=f"{django_database.place(self.site, 'default')}: {{engine: sqlite, name: {first}}}",
+                hint=f"{django_database.pillar_key(self.site, 'default')}: {{engine: sqlite, name: {first}}}",
             )
 
     def let_go(self) -> None:

@@ -24,6 +24,7 @@ import django_takeover_apache
 import django_takeover_nginx
 import django_takeover_virtual_hosts
 import django_wall_delegate
+from django_database_engine import SERVERS
 from django_host_command import DeploymentError
 from django_site import Site
 from django_takeover_virtual_hosts import Server
@@ -582,7 +583,7 @@ def _databases(site: Site, adoption: Adoption) -> None:
     """The SQLite files of the old site, and where the new one has each."""
     given = site.config["databases"]
     default = given.get("default", {"engine": None, "name": None})
-    if default["engine"] in django_database.BACKENDS or not (site.config["overlay"] or default["engine"]):
+    if default["engine"] in SERVERS or not (site.config["overlay"] or default["engine"]):
         return  # it is on a server, or the project alone knows where it is
     names = [database["name"] or "" for database in given.values() if database["engine"] == "sqlite"]
     kept = [Path(name) for name in names if name.startswith("/")]
@@ -601,7 +602,7 @@ def _databases(site: Site, adoption: Adoption) -> None:
             adoption.refused.append(
                 f"{' and '.join(map(str, olds))} may each be the database: move away what is not, "
                 "or let it stay where it is: "
-                f"{django_database.place(site, 'default')}: {{engine: sqlite, name: {olds[0]}}}"
+                f"{django_database.pillar_key(site, 'default')}: {{engine: sqlite, name: {olds[0]}}}"
             )
     adoption.found += [Found("database", str(path)) for path in adoption.databases]
 

@@ -104,7 +104,7 @@ def rotate_database_password(
     """
     site = django_site.find(name)
     live = _live(site)
-    secret = django_database.secret_of(alias)
+    secret = django_database.secret_name(alias)
     _refuse_to_rotate(site, alias)
     given = {secret: django_secret.generate(site, secret)}
     deployment = Deployment(
@@ -120,7 +120,7 @@ def rotate_database_password(
 def _refuse_to_rotate(site: django_site.Site, alias: str) -> None:
     """See that the password of a database is one that was generated here."""
     database = site.config["databases"].get(alias, {})
-    at = django_database.place(site, alias)
+    at = django_database.pillar_key(site, alias)
     if not database.get("engine"):
         known = ", ".join(site.config["databases"]) or "none"
         raise DeploymentError(f"the pillar of {site.name} has no database {alias!r}", hint=f"it has {known}")

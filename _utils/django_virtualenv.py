@@ -19,16 +19,12 @@ import django_virtualenv_python
 import django_virtualenv_requirements
 import django_wall_build
 import django_wall_delegate
+from django_database_engine import SERVERS
 from django_host_command import DeploymentError
 from django_site import Site
 from django_virtualenv_uv import Uv
 from django_wall_foreign import OWN, PUBLIC, Foreign
 
-#: The drivers of a database server that a project may bring, as their dist-info folders are named.
-_DRIVERS = {
-    "postgres": {"psycopg", "psycopg2", "psycopg2_binary", "psycopg2cffi"},
-    "mysql": {"mysqlclient", "pymysql", "mysql_connector_python"},
-}
 _COMPLETE = ".complete"
 
 
@@ -46,7 +42,7 @@ def key_of(site: Site, contents: Mapping[str, str]) -> str:
         "packages": site.config["python_packages"],
         "constraints": site.config["constraints"],
         "server": " ".join(django_server.requirements(site)),
-        "databases": django_database.engines(site),
+        "databases": django_database.server_engines(site),
         "python": [*django_virtualenv_python.interpreter(site)],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
@@ -150,9 +146,8 @@ def _missing_drivers(site: Site, folder: Path) -> list[str]:
     """Return a driver for each database server of the pillar for which the virtualenv has none."""
     installed = {name.replace("-", "_"): version for name, version in packages(folder).items()}
     version = tuple(int(part) for part in re.findall(r"\d+", installed.get("django", ""))[:2])
-    postgres = "psycopg[binary]>=3.1.8" if version >= (4, 2) else "psycopg2-binary>=2.8.6"
-    drivers = {"postgres": postgres, "mysql": "mysqlclient>=2.2.1"}
-    return [drivers[engine] for engine in django_database.engines(site) if not _DRIVERS[engine] & {*installed}]
+    engines = [SERVERS[name] for name in django_database.server_engines(site)]
+    return [engine.driver_requirement(version) for engine in engines if not engine.drivers & {*installed}]
 
 
 # What uv reads of a source, as the build user

@@ -346,9 +346,9 @@ def test_a_file_keeps_a_write_ahead_log(tmp_path, monkeypatch, capsys, vendor, o
     [
         ({"default": (POSTGRES, "blog")}, None),
         ({"default": ("django.contrib.gis.db.backends.postgis", "blog")}, None),
-        ({"default": (SQLITE, "/x/db.sqlite3")}, f"it has /x/db.sqlite3 ({SQLITE})"),
-        ({"default": (POSTGRES, "other")}, f"it has other ({POSTGRES})"),
-        ({}, "it has none (nothing)"),
+        ({"default": (SQLITE, "/x/db.sqlite3")}, f"its settings have /x/db.sqlite3 ({SQLITE})"),
+        ({"default": (POSTGRES, "other")}, f"its settings have other ({POSTGRES})"),
+        ({}, "its settings have none (nothing)"),
     ],
 )
 @pytest.mark.parametrize("way", ["settings", "environment"])
@@ -356,9 +356,9 @@ def test_a_project_that_uses_another_database(effective, told, way):
     site = configured(database={**SERVER, "as": way})
     found = {alias: {"engine": engine, "name": name} for alias, (engine, name) in effective.items()}
     if told is None:
-        return django_database.judge(site, found)
+        return django_database.check_settings(site, found)
     with pytest.raises(DeploymentError) as error:
-        django_database.judge(site, found)
+        django_database.check_settings(site, found)
     assert error.value.message == f"the project does not use the database 'default' of the pillar: {told}"
     assert ("DATABASE_URL" in error.value.hint) == (way == "environment")
     return None
@@ -366,26 +366,26 @@ def test_a_project_that_uses_another_database(effective, told, way):
 
 @pytest.mark.parametrize("database", [{}, {"engine": "sqlite"}])
 def test_a_project_with_a_database_of_its_own(database):
-    django_database.judge(configured(database=database), {"default": {"engine": POSTGRES, "name": "own"}})
+    django_database.check_settings(configured(database=database), {"default": {"engine": POSTGRES, "name": "own"}})
 
 
 HINTS = {
     'OperationalError: connection to server at "db1" (10.0.0.5), port 5432 failed: FATAL:  password authentication '
-    'failed for user "blog"': "correct {at}:user or {at}:password",
+    'failed for user "blog"': "correct {key}:user or {key}:password",
     "OperationalError: (1045, \"Access denied for user 'blog'@'web1' (using password: YES)\")": (
-        "correct {at}:user or {at}:password"
+        "correct {key}:user or {key}:password"
     ),
     'OperationalError: connection failed: FATAL:  database "lost" does not exist': (
-        "create it at the server, or correct {at}:name"
+        "create it on the server, or correct {key}:name"
     ),
-    "OperationalError: (1049, \"Unknown database 'lost'\")": "create it at the server, or correct {at}:name",
-    'OperationalError: could not translate host name "db9" to address: Name or service not known': "correct {at}:host",
-    "OperationalError: (2005, \"Unknown server host 'db9' (-2)\")": "correct {at}:host",
+    "OperationalError: (1049, \"Unknown database 'lost'\")": "create it on the server, or correct {key}:name",
+    'OperationalError: could not translate host name "db9" to address: Name or service not known': "correct {key}:host",
+    "OperationalError: (2005, \"Unknown server host 'db9' (-2)\")": "correct {key}:host",
     'OperationalError: connection to server at "db1", port 5432 failed: Connection refused': (
-        "does the server run, and can it be reached? {at}:host, {at}:port"
+        "check that the server runs and is reachable at {key}:host, {key}:port"
     ),
     "OperationalError: (2002, \"Can't connect to server on 'db1' (115)\")": (
-        "does the server run, and can it be reached? {at}:host, {at}:port"
+        "check that the server runs and is reachable at {key}:host, {key}:port"
     ),
 }
 
@@ -395,14 +395,14 @@ HINTS = {
 def test_what_is_to_do_about_a_server(message, several):
     site = configured(databases={"default": SERVER, **({"log": {"engine": "sqlite"}} if several else {})})
     error = DeploymentError(f"starting Django: {message}", hint="")
-    django_database.explain(site, error)
-    at = "django:sites:blog:databases:…" if several else "django:sites:blog:database"
-    assert error.hint == HINTS[message].format(at=at) and error.transient
+    django_database.add_hint(site, error)
+    key = "django:sites:blog:databases:…" if several else "django:sites:blog:database"
+    assert error.hint == HINTS[message].format(key=key) and error.transient
 
 
 def test_what_is_to_do_about_a_driver():
     error = DeploymentError("starting Django: ImproperlyConfigured: Error loading psycopg2 or psycopg module")
-    django_database.explain(configured(), error)
+    django_database.add_hint(configured(), error)
     assert "django:sites:blog:python_packages" in error.hint and not error.transient
 
 
@@ -416,7 +416,7 @@ def test_what_is_to_do_about_a_driver():
 )
 def test_what_is_no_matter_of_a_server(message):
     error = DeploymentError(f"starting Django: {message}", hint="as it was")
-    django_database.explain(configured(), error)
+    django_database.add_hint(configured(), error)
     assert error.hint == "as it was" and not error.transient
 
 

@@ -56,7 +56,7 @@ def one(world):
         (ADDED, "refuse", []),
         (FILLED, "refuse", ["blog.0002_fill changes rows by code of the project: only its author knows whether "]),
         (BY_SQL, "refuse", ["blog.0002_sql runs SQL, or operations that are not Django's: only its author knows "]),
-        (REMOVED, "allow", [f"{ONE} cannot live with blog.0002_gone"]),
+        (REMOVED, "allow", [f"{ONE} cannot run with blog.0002_gone"]),
     ],
 )
 def test_what_is_let_through(one, schema, unsafe, warnings):
@@ -65,7 +65,7 @@ def test_what_is_let_through(one, schema, unsafe, warnings):
     assert one.apply()["migration"] == {"migrations": {"default": [schema["name"]]}}
     assert one.live == TWO and len(one.last.warnings) == len(warnings)
     assert all(found.startswith(said) for found, said in zip(one.last.warnings, warnings, strict=True))
-    assert django_database_migration.plan(django_release.Release(one.site, TWO)) == {"default": [schema]}
+    assert django_database_migration.recorded_schema(django_release.Release(one.site, TWO)) == {"default": [schema]}
 
 
 def test_what_is_refused(one):
@@ -92,7 +92,9 @@ def test_what_a_package_brings_has_only_one_way(one):
     lacks(one, migration("shelf.0002_gone", {**GONE, "way": ""}))
     with pytest.raises(DeploymentError) as error:
         one.apply()
-    assert error.value.hint.startswith("django:sites:blog:migrate:unsafe: maintenance closes the site meanwhile, ")
+    assert error.value.hint.startswith(
+        "django:sites:blog:migrate:unsafe: maintenance shows the maintenance page meanwhile, "
+    )
 
 
 def test_a_first_release_is_never_refused(world):
@@ -314,7 +316,7 @@ def closing(one, monkeypatch):
     return one
 
 
-CLOSED = f"a migration that {ONE} cannot live with"
+CLOSED = f"a migration that {ONE} cannot run with"
 
 
 def test_the_site_is_closed_for_a_migration(closing):

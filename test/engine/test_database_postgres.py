@@ -3,16 +3,16 @@
 import json
 from pathlib import Path
 
-import django_database
 import django_database_postgres
-import django_database_server
+import django_database_setup
 import django_host_command
 import pytest
-from django_database import Share
+from django_database_server import ManagedDatabase
 from django_host_command import DeploymentError
 from specimen import configured
 
-BLOG = Share("blog", "blog", "default", "django:sites:blog:database", "blog", "blog", "blog_2")
+POSTGRESQL = django_database_setup.SERVERS["postgres"]
+BLOG = ManagedDatabase("blog", "blog", "default", "django:sites:blog:database", "blog", "blog", "blog_2")
 #: On another login, by which the server has to be told that it is the site's.
 MAPPED = BLOG._replace(user="editor")
 PASSWORD = "sésame 'open' \"it\""
@@ -30,12 +30,12 @@ NEW_DATABASE = [
 HBA = "local all all peer\n"
 
 
-def role(mark="Django site blog", login=True, rights=False, verifier=None, of=None):
-    return {"mark": mark, "login": login, "rights": rights, "verifier": verifier, "of": of}
+def role(comment="Django site blog", login=True, rights=False, verifier=None, member_of=None):
+    return {"comment": comment, "login": login, "rights": rights, "verifier": verifier, "member_of": member_of}
 
 
-def database(owner="blog", mark="Django site blog", open=False):
-    return {"owner": owner, "mark": mark, "open": open, "acts": None}
+def database(owner="blog", comment="Django site blog", is_public=False):
+    return {"owner": owner, "comment": comment, "is_public": is_public, "acts_as": None}
 
 
 def answer(roles=None, databases=None, hba=HBA, ident="", unread=()):
@@ -53,57 +53,55 @@ THERE = answer({"blog": role()}, {"blog": database()})
         (answer(), {"role blog": ("new", [NEW_ROLE]), "database blog": ("new", NEW_DATABASE)}),
         (answer({"blog": role()}), {"database blog": ("new", NEW_DATABASE)}),
         (THERE, {}),
-        (answer({"blog": role(mark=None)}, {"blog": database(mark=None, open=True)}), {}),
+        (answer({"blog": role(comment=None)}, {"blog": database(comment=None, is_public=True)}), {}),
         (answer({"blog": role(rights=True)}, {"blog": database()}), {}),
         (
-            answer({"blog": role()}, {"blog": database(mark=None, open=True)}),
-            {"database blog": ("closed to others", [CLOSED])},
+            answer({"blog": role()}, {"blog": database(comment=None, is_public=True)}),
+            {"database blog": ("closed to other roles", [CLOSED])},
         ),
         (
-            answer({"blog": role(mark=None)}, {"blog": database(open=True)}),
-            {"database blog": ("closed to others", [CLOSED])},
+            answer({"blog": role(comment=None)}, {"blog": database(is_public=True)}),
+            {"database blog": ("closed to other roles", [CLOSED])},
         ),
     ],
 )
 def test_what_a_site_lacks(has, expected):
-    lacking = django_database_postgres.lacks([BLOG], has)
-    assert {lack.what: (lack.how, list(lack.statements)) for lack in lacking} == expected
+    changes = POSTGRESQL.pending_changes([BLOG], has)
+    assert {change.item: (change.action, list(change.statements)) for change in changes} == expected
 
 
 @pytest.mark.parametrize(
-    ("has", "share", "told"),
+    ("has", "managed", "told"),
     [
         (
-            answer({"blog": role(mark=None, login=False)}),
+            answer({"blog": role(comment=None, login=False)}),
             BLOG,
-            "there is a role blog in PostgreSQL already, and it cannot",
+            "PostgreSQL already has a role blog that is not the site's, and it cannot",
         ),
-        (answer({"blog": role(mark="DBA", rights=True)}), BLOG, "may do more on this server than own a database"),
-        (answer({"blog": role(mark=None)}), WITH_PASSWORD, "already, with another password"),
+        (answer({"blog": role(comment="DBA", rights=True)}), BLOG, "has rights beyond its own databases"),
+        (answer({"blog": role(comment=None)}), WITH_PASSWORD, "that is not the site's, with another password"),
         (
             answer({"blog": role()}, {"blog": database(owner="ray")}),
             BLOG,
-            "there is a database blog in PostgreSQL already, and ray owns it",
+            "PostgreSQL already has a database blog, owned by ray",
         ),
-        (answer(databases={"blog": database(owner="ray")}), BLOG, "and ray owns it"),
+        (answer(databases={"blog": database(owner="ray")}), BLOG, "owned by ray"),
     ],
 )
-def test_what_is_somebody_elses_is_refused(has, share, told):
+def test_what_is_somebody_elses_is_refused(has, managed, told):
     with pytest.raises(DeploymentError) as error:
-        django_database_postgres.lacks([share], has)
+        POSTGRESQL.pending_changes([managed], has)
     assert told in error.value.message and "django:sites:blog:database:" in error.value.hint
 
 
 def test_a_password_is_told_as_what_the_server_keeps_of_it():
-    (new, _database) = django_database_postgres.lacks([WITH_PASSWORD], answer())
+    (new, _database) = POSTGRESQL.pending_changes([WITH_PASSWORD], answer())
     assert PASSWORD not in str(new) and "PASSWORD 'SCRAM-SHA-256$4096:" in new.statements[0]
     kept = django_database_postgres.verifier(PASSWORD)
-    assert not django_database_postgres.lacks(
-        [WITH_PASSWORD], answer({"blog": role(verifier=kept)}, {"blog": database()})
-    )
+    assert not POSTGRESQL.pending_changes([WITH_PASSWORD], answer({"blog": role(verifier=kept)}, {"blog": database()}))
     other = answer({"blog": role(verifier=django_database_postgres.verifier("other"))}, {"blog": database()})
-    (changed,) = django_database_postgres.lacks([WITH_PASSWORD], other)
-    assert (changed.what, changed.how) == ("role blog", "password changed")
+    (changed,) = POSTGRESQL.pending_changes([WITH_PASSWORD], other)
+    assert (changed.item, changed.action) == ("role blog", "password changed")
     assert changed.statements[0].startswith('ALTER ROLE "blog" PASSWORD \'SCRAM-SHA-256$')
 
 
@@ -114,141 +112,141 @@ def test_a_verifier_is_that_of_postgresql():
         ":wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
     )
     assert django_database_postgres.verifier("pencil", b"[m\x99h\x9d\x125\x8e\xec\xa0K\x14\x126\xfa\x81") == made
-    assert django_database_postgres.fits(made, "pencil", "blog") and not django_database_postgres.fits(
-        made, "pen", "blog"
-    )
-    assert django_database_postgres.fits("md5", "x", "blog") is False
-    assert django_database_postgres.fits("md5dcfc1c3638fb838ce4c701460fa35511", "pencil", "vm")
-    assert not django_database_postgres.fits("md5dcfc1c3638fb838ce4c701460fa35511", "pencil", "blog")
+    assert django_database_postgres.is_verifier_of(
+        made, "pencil", "blog"
+    ) and not django_database_postgres.is_verifier_of(made, "pen", "blog")
+    assert django_database_postgres.is_verifier_of("md5", "x", "blog") is False
+    assert django_database_postgres.is_verifier_of("md5dcfc1c3638fb838ce4c701460fa35511", "pencil", "vm")
+    assert not django_database_postgres.is_verifier_of("md5dcfc1c3638fb838ce4c701460fa35511", "pencil", "blog")
 
 
 def test_a_login_of_another_name_is_told_to_the_server():
     role_and_database = answer({"editor": role()}, {"blog": database(owner="editor")})
-    hba, ident = django_database_postgres.lacks([MAPPED], role_and_database)
-    assert (hba.what, ident.what) == ("pg_hba.conf", "pg_ident.conf")
+    hba, ident = POSTGRESQL.pending_changes([MAPPED], role_and_database)
+    assert (hba.item, ident.item) == ("pg_hba.conf", "pg_ident.conf")
     (text,), (names,) = hba.files.values(), ident.files.values()
     block = '# django-formula: blog\nlocal all "editor" peer map=django-blog\n# django-formula: end of blog\n'
     assert text == block + HBA
     assert names == '# django-formula: blog\ndjango-blog "blog" "editor"\n# django-formula: end of blog\n'
     told = {**role_and_database, "texts": {"hba": text, "ident": names}}
-    assert django_database_postgres.lacks([MAPPED], told) == []
+    assert POSTGRESQL.pending_changes([MAPPED], told) == []
     unread = {**told, "unread": ["hba"]}
-    assert [lack.what for lack in django_database_postgres.lacks([MAPPED], unread)] == ["pg_hba.conf"]
+    assert [change.item for change in POSTGRESQL.pending_changes([MAPPED], unread)] == ["pg_hba.conf"]
     back = {**THERE, "texts": told["texts"]}
-    assert [list(lack.files.values()) for lack in django_database_postgres.lacks([BLOG], back)] == [[HBA], [""]]
+    assert [list(change.files.values()) for change in POSTGRESQL.pending_changes([BLOG], back)] == [[HBA], [""]]
 
 
 def test_a_login_that_is_left_gets_in_until_the_role_is_gone():
-    server = answer({"editor": role(), "keeper": role(of=["editor"])}, {"blog": database(owner="editor")})
-    server["databases"]["blog"]["acts"] = {"keeper": "role=editor"}
-    first = django_database_postgres.lacks([MAPPED], server)
-    server["texts"] = dict(zip(("hba", "ident"), (next(iter(lack.files.values())) for lack in first), strict=True))
-    second = django_database_postgres.lacks([MAPPED._replace(user="keeper", other="keeper_2")], server)
-    texts = [next(iter(lack.files.values())) for lack in second]
+    server = answer({"editor": role(), "keeper": role(member_of=["editor"])}, {"blog": database(owner="editor")})
+    server["databases"]["blog"]["acts_as"] = {"keeper": "role=editor"}
+    first = POSTGRESQL.pending_changes([MAPPED], server)
+    server["texts"] = dict(zip(("hba", "ident"), (next(iter(change.files.values())) for change in first), strict=True))
+    second = POSTGRESQL.pending_changes([MAPPED._replace(user="keeper", other_user="keeper_2")], server)
+    texts = [next(iter(change.files.values())) for change in second]
     assert 'local all "keeper" peer map=django-blog\nlocal all "editor" peer map=django-blog\n#' in texts[0]
     assert 'django-blog "blog" "keeper"\ndjango-blog "blog" "editor"\n#' in texts[1]
     server["texts"] = dict(zip(("hba", "ident"), texts, strict=True))
-    assert django_database_postgres.lacks([MAPPED._replace(user="keeper", other="keeper_2")], server) == []
+    assert POSTGRESQL.pending_changes([MAPPED._replace(user="keeper", other_user="keeper_2")], server) == []
     del server["roles"]["editor"]
     server["databases"]["blog"]["owner"] = "keeper"
-    third = django_database_postgres.lacks([MAPPED._replace(user="keeper", other="keeper_2")], server)
-    assert [text.count("editor") for lack in third for text in lack.files.values()] == [0, 0]
+    third = POSTGRESQL.pending_changes([MAPPED._replace(user="keeper", other_user="keeper_2")], server)
+    assert [text.count("editor") for change in third for text in change.files.values()] == [0, 0]
 
 
 def test_a_password_over_the_socket_is_asked_for():
-    share = BLOG._replace(password=PASSWORD)
+    managed = BLOG._replace(password=PASSWORD)
     has = answer({"blog": role(verifier=django_database_postgres.verifier(PASSWORD))}, {"blog": database()})
-    (hba,) = django_database_postgres.lacks([share], has)
+    (hba,) = POSTGRESQL.pending_changes([managed], has)
     assert 'local all "blog" scram-sha-256\n' in next(iter(hba.files.values()))
 
 
 def test_the_way_in_of_a_live_release_is_not_changed_but_another_login_made():
-    live, kept = WITH_PASSWORD._replace(live=True), django_database_postgres.verifier("former")
+    live, kept = WITH_PASSWORD._replace(has_active_release=True), django_database_postgres.verifier("former")
     has = answer({"blog": role(verifier=kept)}, {"blog": database()})
-    by_socket = BLOG._replace(live=True, password=PASSWORD)
-    with pytest.raises(DeploymentError, match="the live release uses the login blog as it is") as error:
-        django_database_postgres.lacks([by_socket], answer({"blog": role()}, {"blog": database()}))
+    by_socket = BLOG._replace(has_active_release=True, password=PASSWORD)
+    with pytest.raises(DeploymentError, match="the login blog cannot be changed: the active release uses it") as error:
+        POSTGRESQL.pending_changes([by_socket], answer({"blog": role()}, {"blog": database()}))
     assert "django:sites:blog:database:user: blog2" in error.value.hint
     first = answer({"blog": role()}, {"blog": database()})
-    assert [lack.how for lack in django_database_postgres.lacks([live], first)] == ["password changed"]
+    assert [change.action for change in POSTGRESQL.pending_changes([live], first)] == ["password changed"]
     second = live._replace(user="blog2")
-    new, member = django_database_postgres.lacks([second], has)
-    assert (new.what, member.what, member.how) == ("role blog2", "membership of blog2", "of blog")
+    new, member = POSTGRESQL.pending_changes([second], has)
+    assert (new.item, member.item, member.action) == ("role blog2", "membership of blog2", "of blog")
     assert member.statements == [
         'BEGIN; GRANT "blog" TO "blog2"; ALTER ROLE "blog2" IN DATABASE "blog" SET role = \'blog\'; COMMIT;'
     ]
-    has["roles"]["blog2"] = role(verifier=django_database_postgres.verifier(PASSWORD), of=["blog"])
-    assert [lack.what for lack in django_database_postgres.lacks([second], has)] == ["membership of blog2"]
-    has["databases"]["blog"]["acts"] = {"blog2": "role=blog"}
-    assert django_database_postgres.lacks([second], has) == []
+    has["roles"]["blog2"] = role(verifier=django_database_postgres.verifier(PASSWORD), member_of=["blog"])
+    assert [change.item for change in POSTGRESQL.pending_changes([second], has)] == ["membership of blog2"]
+    has["databases"]["blog"]["acts_as"] = {"blog2": "role=blog"}
+    assert POSTGRESQL.pending_changes([second], has) == []
 
 
 def test_a_new_password_comes_with_the_other_login_of_the_pair():
     former, new = (django_database_postgres.verifier(text) for text in ("former", PASSWORD))
-    share = WITH_PASSWORD._replace(live=True)
+    managed = WITH_PASSWORD._replace(has_active_release=True)
     has = answer({"blog": role(verifier=former)}, {"blog": database()})
-    assert django_database_postgres.login(share, has) == "blog_2"
-    assert django_database_postgres.login(share._replace(password="former"), has) == "blog"
-    assert django_database_postgres.login(share._replace(live=False), has) == "blog"
-    second = share._replace(user="blog_2", other="blog")
-    made, member = django_database_postgres.lacks([second], has)
-    assert (made.what, made.how, member.what) == ("role blog_2", "new", "membership of blog_2")
-    has["roles"]["blog_2"] = role(verifier=new, of=["blog"])
-    has["databases"]["blog"]["acts"] = {"blog_2": "role=blog"}
-    assert django_database_postgres.login(share, has) == django_database_postgres.login(second, has) == "blog_2"
-    assert django_database_postgres.lacks([second], has) == []
-    (closed,) = django_database_postgres.lacks([second._replace(alone=True)], has)
-    assert (closed.what, closed.how) == ("role blog", "password taken away")
+    assert POSTGRESQL.login(managed, has) == "blog_2"
+    assert POSTGRESQL.login(managed._replace(password="former"), has) == "blog"
+    assert POSTGRESQL.login(managed._replace(has_active_release=False), has) == "blog"
+    second = managed._replace(user="blog_2", other_user="blog")
+    made, member = POSTGRESQL.pending_changes([second], has)
+    assert (made.item, made.action, member.item) == ("role blog_2", "new", "membership of blog_2")
+    has["roles"]["blog_2"] = role(verifier=new, member_of=["blog"])
+    has["databases"]["blog"]["acts_as"] = {"blog_2": "role=blog"}
+    assert POSTGRESQL.login(managed, has) == POSTGRESQL.login(second, has) == "blog_2"
+    assert POSTGRESQL.pending_changes([second], has) == []
+    (closed,) = POSTGRESQL.pending_changes([second._replace(is_password_active=True)], has)
+    assert (closed.item, closed.action) == ("role blog", "password removed")
     assert closed.statements == ['ALTER ROLE "blog" PASSWORD NULL;']
     has["roles"]["blog"] = role()
-    assert django_database_postgres.lacks([second._replace(alone=True)], has) == []
+    assert POSTGRESQL.pending_changes([second._replace(is_password_active=True)], has) == []
     third = second._replace(password="third")
-    assert django_database_postgres.login(third, has) == "blog"
-    (changed,) = django_database_postgres.lacks([third._replace(user="blog", other="blog_2")], has)
-    assert (changed.what, changed.how) == ("role blog", "password changed")
+    assert POSTGRESQL.login(third, has) == "blog"
+    (changed,) = POSTGRESQL.pending_changes([third._replace(user="blog", other_user="blog_2")], has)
+    assert (changed.item, changed.action) == ("role blog", "password changed")
 
 
 def test_another_database_may_have_the_second_login_for_its_own():
-    share = WITH_PASSWORD._replace(live=True, alone=True)
-    metrics = share._replace(alias="metrics", database="metrics", user="blog_2", other="blog_2_2")
+    managed = WITH_PASSWORD._replace(has_active_release=True, is_password_active=True)
+    metrics = managed._replace(alias="metrics", database="metrics", user="blog_2", other_user="blog_2_2")
     kept = django_database_postgres.verifier(PASSWORD)
     databases = {"blog": database(), "metrics": database(owner="blog_2")}
     has = answer({"blog": role(verifier=kept), "blog_2": role(verifier=kept)}, databases)
-    assert django_database_postgres.lacks([share, metrics], has) == []
+    assert POSTGRESQL.pending_changes([managed, metrics], has) == []
     asked = {("postgres", "", 5432): has}
-    with pytest.raises(DeploymentError, match="the live release uses the login blog as it is"):
-        django_database_server.logins({"postgres": [share._replace(password="new"), metrics]}, asked)
-    assert django_database_server.logins({"postgres": [share, metrics]}, asked) == {
+    with pytest.raises(DeploymentError, match="the login blog cannot be changed: the active release uses it"):
+        django_database_setup.logins({"postgres": [managed._replace(password="new"), metrics]}, asked)
+    assert django_database_setup.logins({"postgres": [managed, metrics]}, asked) == {
         "default": "blog",
         "metrics": "blog_2",
     }
 
 
 def test_a_login_over_the_socket_is_let_in_by_either_name():
-    share = BLOG._replace(password=PASSWORD, live=True)
+    managed = BLOG._replace(password=PASSWORD, has_active_release=True)
     new = answer({}, {})
-    hba = django_database_postgres.lacks([share], new)[-1]
+    hba = POSTGRESQL.pending_changes([managed], new)[-1]
     text = next(iter(hba.files.values()))
     assert 'local all "blog" scram-sha-256\nlocal all "blog_2" scram-sha-256\n' in text
     has = answer({"blog": role(verifier=django_database_postgres.verifier("former"))}, {"blog": database()}, hba=text)
-    second = share._replace(user="blog_2", other="blog")
-    assert [lack.what for lack in django_database_postgres.lacks([second], has)] == [
+    second = managed._replace(user="blog_2", other_user="blog")
+    assert [change.item for change in POSTGRESQL.pending_changes([second], has)] == [
         "role blog_2",
         "membership of blog_2",
     ]
 
 
 def test_what_was_made_for_a_site_is_dropped_and_nothing_else():
-    roles = {"blog": role(), "shop": role(mark="Django site shop"), "ray": role(mark=None)}
+    roles = {"blog": role(), "shop": role(comment="Django site shop"), "ray": role(comment=None)}
     databases = {
         "blog": database(),
-        "metrics": database(mark=None),
-        "theirs": database(owner="ray", mark=None),
+        "metrics": database(comment=None),
+        "theirs": database(owner="ray", comment=None),
         "shop": database("shop", "Django site shop"),
     }
     block = "# django-formula: blog\nlocal x\n# django-formula: end of blog\n"
-    dropped = django_database_postgres.belongings(BLOG, answer(roles, databases, hba=block + HBA))
-    assert [lack.what for lack in dropped] == ["database blog", "database metrics", "role blog", "pg_hba.conf"]
+    dropped = POSTGRESQL.removals(BLOG, answer(roles, databases, hba=block + HBA))
+    assert [change.item for change in dropped] == ["database blog", "database metrics", "role blog", "pg_hba.conf"]
     assert dropped[0].statements == ['DROP DATABASE "blog" WITH (FORCE);']
     assert list(dropped[-1].files.values()) == [HBA]
 
@@ -263,7 +261,7 @@ def psql(tmp_path, monkeypatch):
     def run(argv, *, stdin, **options):
         Played.argv, Played.options = argv, options
         Played.told.append(stdin)
-        asked = stdin == django_database_postgres._QUESTION
+        asked = stdin == django_database_postgres._STATE
         return json.dumps({**Played.answer, "loaded": 5e9}) if asked else ""
 
     Played.told = []
@@ -280,7 +278,7 @@ def psql(tmp_path, monkeypatch):
 
 
 def test_the_newest_psql_is_asked_as_the_servers_own_user(psql, tmp_path):
-    found = django_database_postgres.ask(BLOG._replace(socket="/run/other", port=5433))
+    found = POSTGRESQL.query(BLOG._replace(socket="/run/other", port=5433))
     assert psql.argv[0] == str(tmp_path / "17/bin/psql")
     assert psql.argv[-2:] == ["--port=5433", "--host=/run/other"] and psql.options["user"] == "postgres"
     assert found["texts"] == {"hba": HBA, "ident": ""} and found["unread"] == []
@@ -289,10 +287,10 @@ def test_the_newest_psql_is_asked_as_the_servers_own_user(psql, tmp_path):
 def test_sites_of_a_server_ask_it_once_and_see_what_has_been_made(psql):
     asked = {}
     shop = BLOG._replace(site="shop", database="shop", user="shop", system_user="shop")
-    for share in (BLOG, shop):
-        assert list(django_database_server.lacks({"postgres": [share]}, asked)) == ["postgres"]
-    assert psql.told == [django_database_postgres._QUESTION]
-    django_database_server.make({"postgres": [BLOG]}, asked)
+    for managed in (BLOG, shop):
+        assert list(django_database_setup.pending_changes({"postgres": [managed]}, asked)) == ["postgres"]
+    assert psql.told == [django_database_postgres._STATE]
+    django_database_setup.apply({"postgres": [BLOG]}, asked)
     assert psql.told[1:] == ["\n".join([NEW_ROLE, *NEW_DATABASE])] and asked == {}
 
 
@@ -301,30 +299,30 @@ def test_one_server_is_one_however_it_is_said(psql):
     first = configured(database={"engine": "postgres"})
     second = configured(database={"engine": "postgres", "host": "/run/postgresql", "port": 5432, "manage": True})
     for site in (first, second):
-        django_database_server.lacks(django_database.shares(site, {}), asked)
+        django_database_setup.pending_changes(django_database_setup.databases(site, {}, None), asked)
     assert len(psql.told) == 1
     other = configured(database={"engine": "postgres", "port": 5433})
-    django_database_server.lacks(django_database.shares(other, {}), asked)
+    django_database_setup.pending_changes(django_database_setup.databases(other, {}, None), asked)
     assert len(psql.told) == 2 and psql.argv[-1] == "--port=5433"
 
 
 def test_files_are_written_before_the_server_reads_them_anew(psql):
     psql.answer |= {"roles": {"editor": role()}, "databases": {"blog": database(owner="editor")}}
-    django_database_server.make({"postgres": [MAPPED]}, {})
+    django_database_setup.apply({"postgres": [MAPPED]}, {})
     assert psql.told[1:] == ["SELECT pg_reload_conf();"]
     assert Path(psql.answer["hba"]).read_text().startswith("# django-formula: blog\nlocal")
 
 
 def test_the_password_of_a_statement_is_masked_in_errors(psql):
-    django_database_server.make({"postgres": [WITH_PASSWORD]}, {})
+    django_database_setup.apply({"postgres": [WITH_PASSWORD]}, {})
     (hidden,) = psql.options["secrets"]
     assert hidden.startswith("SCRAM-SHA-256$4096:") and hidden in psql.told[-1] and PASSWORD not in psql.told[-1]
 
 
 def test_a_dry_run_takes_a_server_that_is_not_there_for_an_empty_one(psql, tmp_path, monkeypatch):
     monkeypatch.setattr(django_database_postgres, "PROGRAMS", tmp_path / "none")
-    lacking = django_database_server.lacks({"postgres": [MAPPED]}, {}, test=True)
-    assert [lack.what for lack in lacking["postgres"]] == [
+    changes = django_database_setup.pending_changes({"postgres": [MAPPED]}, {}, test=True)
+    assert [change.item for change in changes["postgres"]] == [
         "role editor",
         "database blog",
         "pg_hba.conf",

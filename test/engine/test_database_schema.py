@@ -13,7 +13,7 @@ def record(number, applied, pending=(), **more):
 def fits(site, *records):
     """What is said of each release."""
     has = django_database_schema.applied(site, records)
-    return [django_database_schema.fit(one, records, has) for one in records]
+    return [django_database_schema.status(one, records, has) for one in records]
 
 
 SCHEMA = {
@@ -34,7 +34,7 @@ SCHEMA = {
             [record(1, ["blog.1"]), record(2, ["blog.1", "blog.2", "blog.3"], schema=SCHEMA)],
             ["database has 2 migrations more (blog.3: breaking)", "fits"],
         ),
-        ([record(1, ["blog.1"]), record(2, ["blog.1"], ["blog.2"])], ["fits", "database lacks 1 migration"]),
+        ([record(1, ["blog.1"]), record(2, ["blog.1"], ["blog.2"])], ["fits", "missing in the database: 1 migration"]),
         # squashed: the old ones are no news, and no loss
         (
             [record(1, ["blog.1", "blog.2"]), record(2, ["blog.1_squashed_2"])],
@@ -58,7 +58,7 @@ def test_a_sqlite_file_is_asked_itself(make_site):
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE django_migrations (app, name)")
         connection.execute("INSERT INTO django_migrations VALUES ('blog', '1')")
-    assert fits(site, *records) == ["fits", "database lacks 1 migration"]
+    assert fits(site, *records) == ["fits", "missing in the database: 1 migration"]
 
 
 def test_after_a_change_of_engine_each_release_is_compared_with_its_own_database(make_site):
@@ -73,4 +73,4 @@ def test_after_a_change_of_engine_each_release_is_compared_with_its_own_database
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE django_migrations (app, name)")
         connection.execute("INSERT INTO django_migrations VALUES ('blog', '1')")
-    assert fits(site, *records) == ["fits", "fits", "database lacks 1 migration"]
+    assert fits(site, *records) == ["fits", "fits", "missing in the database: 1 migration"]

@@ -562,7 +562,7 @@ def test_a_database_that_is_kept(world, name, mount):
     world.answers = {"databases": {"default": {"engine": "django.db.backends.sqlite3", "name": name}}}
     world.answers["migrations"] = migrations
     world.apply()
-    path = django_database.file_of(
+    path = django_database.database_file(
         world.site, world.last.release.path, world.last.release.facts, world.answers["databases"]["default"]
     )
     path.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-import django_database_postgres
+import django_database_setup
 import django_host_file
 import django_process_systemd
 import django_proxy_nginx
@@ -7,6 +7,7 @@ import django_site_removal
 import pytest
 from django_host_command import DeploymentError
 
+POSTGRESQL = django_database_setup.SERVERS["postgres"]
 DATA = ["backups", "database", "deploys.jsonl", "log", "media", "secrets", "shared", "site.json"]
 
 
@@ -120,15 +121,13 @@ def test_a_removal_that_nginx_refuses(world):
 
 
 def test_databases_on_servers_of_this_host_go_with_the_data(world, monkeypatch):
-    on_it = {"roles": {"blog": {"mark": "Django site blog", "login": True, "rights": False, "verifier": None}}}
-    databases = {"blog": {"owner": "blog", "mark": "Django site blog", "open": False}}
-    server = {**django_database_postgres.nothing(), **on_it, "databases": databases}
+    on_it = {"roles": {"blog": {"comment": "Django site blog", "login": True, "rights": False, "verifier": None}}}
+    databases = {"blog": {"owner": "blog", "comment": "Django site blog", "is_public": False}}
+    server = {**POSTGRESQL.empty_state(), **on_it, "databases": databases}
     told = []
-    monkeypatch.setattr(django_database_postgres, "is_installed", lambda: True)
-    monkeypatch.setattr(django_database_postgres, "ask", lambda share: server)
-    monkeypatch.setattr(
-        django_database_postgres, "make", lambda share, lacking: told.extend(lack.what for lack in lacking)
-    )
+    monkeypatch.setattr(POSTGRESQL, "is_installed", lambda: True)
+    monkeypatch.setattr(POSTGRESQL, "query", lambda managed: server)
+    monkeypatch.setattr(POSTGRESQL, "apply", lambda managed, changes: told.extend(change.item for change in changes))
     world.options = {"database": {"engine": "postgres"}}
     world.apply()
     world.options = {"state": "absent"}

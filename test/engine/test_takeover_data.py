@@ -281,7 +281,7 @@ def test_a_quiet_database_is_read_once(shelf, site, monkeypatch):
     assert django_database_sqlite.applied(site, path) == {"blog.0001"}
     assert site.schema.stat().st_mode & 0o777 == 0o600
     with monkeypatch.context() as patched:
-        patched.setattr(django_database_sqlite, "_ask", lambda *_: pytest.fail("it is read again"))
+        patched.setattr(django_database_sqlite, "_read", lambda *_: pytest.fail("it is read again"))
         assert django_database_sqlite.applied(site, path) == {"blog.0001"}
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO django_migrations VALUES ('blog', '0002')")

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import django_database
 import django_database_postgres
+import django_database_server
+import django_database_setup
 import django_host_port
 import django_host_service
 import django_host_timer
@@ -22,6 +23,7 @@ from django_host_command import DeploymentError
 from specimen import ROOT, compiled
 from world import commit
 
+POSTGRESQL = django_database_setup.SERVERS["postgres"]
 KEY = "canary-0123456789-canary"
 SITE = {"repository": "https://git.example.org/blog.git", "revision": "main", "domains": ["blog.example.org"]}
 SENTENCES = [
@@ -384,22 +386,22 @@ def test_the_host_gets_what_a_driver_needs(salt, own_host, engine, packages):
 @pytest.fixture
 def postgres(monkeypatch):
     """A PostgreSQL on the host, once its package is there: what it has, and how often it was asked."""
-    server = SimpleNamespace(installed=False, answer=django_database_postgres.nothing(), asked=0, made=[])
+    server = SimpleNamespace(installed=False, answer=POSTGRESQL.empty_state(), asked=0, made=[])
 
-    def ask(share):
+    def ask(managed):
         server.asked += 1
         return server.answer
 
-    def make(share, lacking):
-        server.made += [lack.what for lack in lacking]
-        role = {"mark": "Django site blog", "login": True, "rights": False, "verifier": None}
-        database = {"mark": "Django site blog", "owner": share.user, "open": False}
-        server.answer["roles"][share.user] = role | {"mark": django_database.mark(share.site)}
-        server.answer["databases"][share.database] = database
+    def make(managed, changes):
+        server.made += [change.item for change in changes]
+        role = {"comment": "Django site blog", "login": True, "rights": False, "verifier": None}
+        database = {"comment": "Django site blog", "owner": managed.user, "is_public": False}
+        server.answer["roles"][managed.user] = role | {"comment": django_database_server.owner_comment(managed.site)}
+        server.answer["databases"][managed.database] = database
 
-    monkeypatch.setattr(django_database_postgres, "is_installed", lambda: server.installed)
-    monkeypatch.setattr(django_database_postgres, "ask", ask)
-    monkeypatch.setattr(django_database_postgres, "make", make)
+    monkeypatch.setattr(POSTGRESQL, "is_installed", lambda: server.installed)
+    monkeypatch.setattr(POSTGRESQL, "query", ask)
+    monkeypatch.setattr(POSTGRESQL, "apply", make)
     return server
 
 
@@ -430,12 +432,12 @@ def test_a_server_of_databases_on_this_host(salt, world, own_host, postgres):
 
 def test_a_server_that_refuses_one_site_stops_nobody_else(salt, world, postgres):
     postgres.installed = True
-    postgres.answer["databases"]["shop"] = {"mark": None, "owner": "ray", "open": True}
+    postgres.answer["databases"]["shop"] = {"comment": None, "owner": "ray", "is_public": True}
     sites = two_sites(world)
     states = {state.id: state for state in salt({"sites": sites})()}
     assert states["blog is recorded"].result is True and states["shop has its source"].result is False
     comment = states["shop has its databases"].comment
-    assert comment.startswith("database: there is a database shop in PostgreSQL already, and ray owns it")
+    assert comment.startswith("database: PostgreSQL already has a database shop, owned by ray")
 
 
 def test_a_password_for_a_login_over_tcp_is_generated(salt, world, own_host, postgres):

@@ -3,7 +3,7 @@
 import re
 
 import django_database_postgres
-import django_database_server
+import django_database_setup
 import django_host_command
 import django_host_file
 import django_project_program
@@ -15,6 +15,7 @@ import pytest
 from django_host_command import DeploymentError
 from world import commit
 
+POSTGRESQL = django_database_setup.SERVERS["postgres"]
 POSTGRES = {"engine": "postgres", "host": "localhost", "manage": True}
 SETTINGS = {"databases": {"default": {"engine": "django.db.backends.postgresql", "name": "blog"}}}
 
@@ -26,39 +27,45 @@ class Server:
         self.roles, self.databases, self.told = {}, {}, []
         self.refuses = ""
 
-    def ask(self, share):
+    def ask(self, managed):
         texts = {"hba": "", "ident": ""}
         return {**texts, "texts": texts, "unread": [], "roles": self.roles, "databases": self.databases}
 
-    def make(self, share, lacking):
-        for statement in (statement for lack in lacking for statement in lack.statements):
+    def make(self, managed, changes):
+        for statement in (statement for change in changes for statement in change.statements):
             self.told.append(statement)
             if self.refuses and self.refuses in statement:
                 raise DeploymentError("setting PostgreSQL up failed")
             if made := re.search(r'CREATE ROLE "(\w+)"', statement):
-                role = {"mark": "Django site blog", "login": True, "rights": False, "verifier": None, "of": []}
+                role = {
+                    "comment": "Django site blog",
+                    "login": True,
+                    "rights": False,
+                    "verifier": None,
+                    "member_of": [],
+                }
                 self.roles[made[1]] = role
             if secret := re.search(r"""ROLE "(\w+)" .*PASSWORD (NULL|'([^']+)')""", statement):
                 self.roles[secret[1]]["verifier"] = secret[3]
             if made := re.search(r'CREATE DATABASE "(\w+)" OWNER "(\w+)"', statement):
-                database = {"mark": "Django site blog", "owner": made[2], "open": False, "acts": {}}
+                database = {"comment": "Django site blog", "owner": made[2], "is_public": False, "acts_as": {}}
                 self.databases[made[1]] = database
             if member := re.search(r'GRANT "(\w+)" TO "(\w+)"', statement):
-                self.roles[member[2]]["of"] = [member[1]]
-                self.databases["blog"]["acts"][member[2]] = f"role={member[1]}"
+                self.roles[member[2]]["member_of"] = [member[1]]
+                self.databases["blog"]["acts_as"][member[2]] = f"role={member[1]}"
 
     def lets_in(self, login):
         user, password = login
-        return django_database_postgres.fits(self.roles.get(user, {}).get("verifier") or "", password, user)
+        return django_database_postgres.is_verifier_of(self.roles.get(user, {}).get("verifier") or "", password, user)
 
 
 @pytest.fixture
 def server(monkeypatch):
     server = Server()
-    monkeypatch.setattr(django_database_postgres, "ask", server.ask)
-    monkeypatch.setattr(django_database_postgres, "make", server.make)
-    monkeypatch.setattr(django_database_postgres, "is_installed", lambda: True)
-    monkeypatch.setattr(django_database_postgres, "is_running", lambda: True)
+    monkeypatch.setattr(POSTGRESQL, "query", server.ask)
+    monkeypatch.setattr(POSTGRESQL, "apply", server.make)
+    monkeypatch.setattr(POSTGRESQL, "is_installed", lambda: True)
+    monkeypatch.setattr(POSTGRESQL, "is_running", lambda: True)
     return server
 
 
@@ -90,7 +97,7 @@ def test_a_generated_password_is_renewed_while_both_logins_are_let_in(blog, serv
     assert blog.both == {"old": True, "new": True}
     assert login(blog)[0] == "blog_2" and server.lets_in(login(blog)) and not server.lets_in(blog.first)
     assert changes["database"] == {"postgres": {"role blog_2": "new", "membership of blog_2": "of blog"}}
-    assert changes["live"]["postgres"] == {"role blog": "password taken away"} and deployment.warnings == []
+    assert changes["live"]["postgres"] == {"role blog": "password removed"} and deployment.warnings == []
     assert blog.live == f"0002-{commit('one')[:12]}" and blog.apply() == {}
     blog.first = login(blog)
     django_verbs.rotate_database_password("blog")
@@ -117,7 +124,7 @@ def test_a_release_that_fails_leaves_the_live_one_its_login(blog, server, monkey
         django_verbs.rotate_database_password("blog")
     assert login(blog) == blog.first and server.lets_in(blog.first)
     monkeypatch.setattr(django_release_instance, "check_health", lambda site, release: None)
-    assert blog.apply()["database"] == {"postgres": {"role blog_2": "password taken away"}}
+    assert blog.apply()["database"] == {"postgres": {"role blog_2": "password removed"}}
     assert server.lets_in(blog.first) and blog.apply() == {}
 
 
@@ -141,7 +148,7 @@ def test_a_server_that_does_not_forget_a_password_is_told_so_by_the_next_apply(b
         "the former password still opens the database: setting PostgreSQL up failed; apply again"
     ]
     server.refuses = ""
-    assert blog.apply()["database"] == {"postgres": {"role blog": "password taken away"}}
+    assert blog.apply()["database"] == {"postgres": {"role blog": "password removed"}}
     assert not server.lets_in(blog.first) and blog.apply() == {}
 
 
@@ -212,6 +219,6 @@ def test_a_password_that_is_not_generated_here_is_not_renewed(world, database, a
 
 def test_what_a_server_is_asked_twice_is_asked_once(blog, server, monkeypatch):
     asked = []
-    monkeypatch.setattr(django_database_postgres, "ask", lambda share: asked.append(share) or server.ask(share))
+    monkeypatch.setattr(POSTGRESQL, "query", lambda managed: asked.append(managed) or server.ask(managed))
     assert blog.apply() == {} and len(asked) == 1
-    assert django_database_server.is_installed("postgres") and django_host_command.locks == set()
+    assert django_database_setup.is_installed("postgres") and django_host_command.locks == set()
