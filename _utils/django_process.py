@@ -1,10 +1,11 @@
-"""Who keeps a release alive: what every way has in common, and what each of them can be asked for."""
+"""What every process manager of the formula is, and what an instance has in /run and /proc."""
 
 import dataclasses
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import django_host_file
 import django_host_unix
@@ -13,11 +14,6 @@ from django_wall_foreign import Foreign
 
 RUN = Path("/run")
 PROC = Path("/proc")
-#: Seconds that a server keeps an idle connection of nginx: longer than nginx, which may be about to use it.
-KEPT_ALIVE = 75
-
-#: The packages of a server: their names, of which one will do, → what is installed where none of them is there.
-Requirements = dict[tuple[str, ...], tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,69 +47,88 @@ class ProjectCommand:
     errors_too: bool = False
 
 
-class Keeper(Protocol):
-    """One way to keep instances alive; each is a module of its own."""
+class ProcessManager(ABC):
+    """What starts instances, at boot too, and restarts them. Each kind is a subclass, in ``django_process_<kind>.py``.
 
-    #: The templates of its files of a release.
-    TEMPLATES: tuple[str, ...]
+    Attributes:
+        TEMPLATES: URLs of the templates of the process manager's files of a release.
+    """
 
-    def warnings(self, site: Site) -> list[str]:
-        """What a new release has to do without on this host, for whoever releases it."""
+    TEMPLATES: ClassVar[tuple[str, ...]]
 
+    @abstractmethod
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
     ) -> dict[str, str]:
-        """Its files of a release: name in ``config/`` → content."""
+        """Return the process manager's files of a release: name in ``config/`` → content."""
 
+    @abstractmethod
     def files(self, site: Site) -> list[Path]:
-        """What it has of a site on the host, outside of the site's root; the stem of each is a `unit`."""
+        """Return its files of a site outside the site's root; the stem of each is a `unit`."""
 
+    @abstractmethod
     def installed(self, site: Site, release: Path) -> dict[Path, str]:
-        """The files outside of the site's root by which it keeps a release alive: path → what belongs there."""
+        """Return its files of a release outside the site's root: path → the content that the release has for it."""
 
+    @abstractmethod
     def pid(self, site: Site, release: Path) -> int | None:
-        """The main process of a release, by the word of what keeps it alive; None when it does not run.
+        """Return the main process of a release as the process manager reports it, or None when it does not run.
 
-        A process decides itself what is in its environment, its command line and its pid file: they do not count.
+        The environment, command line and pid file of a process do not count: the process itself decides them.
         """
 
+    @abstractmethod
     def is_kept_alive(self, site: Site, release: Path) -> bool:
-        """Whether the instance runs, has what `is_whole` looks for, and would run again after a boot.
+        """Return whether the instance runs, is whole (`is_whole`), and would run again after a boot.
 
-        One that comes up by itself is waited for.
+        An instance that the process manager is starting is waited for.
         """
 
+    @abstractmethod
     def enabled(self, site: Site) -> set[str]:
-        """The units of a site that would run again after a boot."""
+        """Return the units of a site that would run again after a boot."""
 
+    @abstractmethod
     def start(self, site: Site, release: Path) -> None:
-        """Start a release, at every boot too, and wait until the server says that it is ready.
+        """Start a release, at every boot too, and wait until the server reports that it is ready.
 
         Raises:
             DeploymentError: the server does not start.
         """
 
-    def end_leftovers(self, site: Site, release: Path) -> None:
-        """End a server of a release that has outlived what kept it alive."""
+    @abstractmethod
+    def stop(self, site: Site, release: Path, *, wait: bool = True) -> None:
+        """Stop a release, and do not start it at boot any more.
 
-    def stop(self, site: Site, release: Path, *, wait: bool) -> None:
-        """Stop a release for good; without `wait` it may still be about to end."""
+        Args:
+            wait: until it has ended; otherwise it may still be ending.
+        """
 
+    @abstractmethod
     def pause(self, site: Site, release: Path) -> None:
-        """Stop a release that still comes up at a boot, and wait until it has ended; `start` lets it go on."""
+        """Stop a release that still starts at boot, and wait until it has ended; `start` resumes it."""
 
+    @abstractmethod
     def remove(self, site: Site, release: Path) -> None:
-        """Delete its files of a release, and stop its instance if it has one."""
+        """Delete its files of a release, and stop the instance if there is one."""
 
+    @abstractmethod
     def journal(self, site: Site, release: Path, since: float) -> str:
-        """What a release has written to its log since a time (seconds since 1970), without noise of the keeper's."""
+        """Return what a release logged since a time (seconds since 1970), without the process manager's own lines."""
 
+    @abstractmethod
     def log(self, site: Site, release: Path, lines: int) -> str:
-        """The last lines of a release's log."""
+        """Return the last lines of a release's log.
 
+        Raises:
+            DeploymentError: the log cannot be read.
+        """
+
+    @abstractmethod
     def where_the_log_is(self, site: Site, release: Path) -> str:
-        """How to read all of a release's log, for people."""
+        """Return how to read a release's whole log, for people."""
 
+    @abstractmethod
     def run(self, command: ProjectCommand) -> str:
         """Run a command of a project and return its output.
 
@@ -121,38 +136,49 @@ class Keeper(Protocol):
             DeploymentError: the command fails or times out.
         """
 
-    def end_tasks(self, site: Site) -> None:
-        """End a command of a deployment that outlived it."""
+    def warnings(self, site: Site) -> list[str]:
+        """Return the protections and limits that a new release does not have on this host."""
+        return []
+
+    def end_leftovers(self, site: Site, release: Path) -> None:  # noqa: B027 - nothing is a default
+        """End a server of a release that outlived its process manager, where that can happen."""
+
+    def end_tasks(self, site: Site) -> None:  # noqa: B027
+        """End a command of a deployment that outlived it, where that can happen.
+
+        Raises:
+            DeploymentError: it does not end.
+        """
 
 
 def unit(site: Site, release: Path) -> str:
-    """The name under which a release is kept alive: ``django-blog-0042``."""
+    """Return the name of a release's unit or program: ``django-blog-0042``."""
     return f"django-{site.name}-{release.name.split('-')[0]}"
 
 
 def folder(site: Site, release: Path) -> Foreign:
-    """The folder of an instance in /run, in which the site may put anything: its pid file, its mark, its sockets."""
+    """Return the folder of an instance in /run, which the site's user may write: pid file, ready file, sockets."""
     return Foreign(RUN / unit(site, release))
 
 
 def is_whole(site: Site, release: Path) -> bool:
-    """Whether an instance that runs has its folder in /run, and listens at its socket if that has a path.
+    """Return whether a running instance has its folder in /run, and listens at its socket if that has a path.
 
-    Either may have been deleted, as when somebody has emptied /run, and neither comes back by itself.
+    Both may have been deleted, with all of /run for example, and only a restart makes them again.
     """
     where = str((django_host_file.read_json(release / "config/instance.json") or {}).get("address", ""))
     return folder(site, release).is_folder() and (not where.startswith("/") or django_host_unix.listens(where))
 
 
 def age(number: int) -> float:
-    """Seconds since a process has started; 0 when it has ended."""
+    """Return the seconds since a process started; 0 when it has ended."""
     found = state(number)
     uptime = django_host_file.read_text(PROC / "uptime") or "0"
     return max(float(uptime.split()[0]) - found[2] / os.sysconf("SC_CLK_TCK"), 0.0) if found else 0.0
 
 
 def state(number: int) -> tuple[str, int, int] | None:
-    """The state of a process as in ps(1), its parent, and when it has started, in ticks; None when it has ended."""
+    """Return a process's state as in ps(1), its parent, and its start in clock ticks, or None when it has ended."""
     try:
         with open(PROC / str(number) / "stat", "rb") as file:
             words = file.read(4096).rpartition(b")")[2].split()

@@ -378,7 +378,7 @@ def _ask(
 
 def _run(command: ProjectCommand) -> str:
     """Run a command of a project by the process manager of its release and return its output."""
-    return django_release_instance.keeper(command.site, command.release).run(command)
+    return django_release_instance.process_manager(command.site, command.release).run(command)
 
 
 def _program(release: Path, name: str) -> str:

@@ -55,7 +55,7 @@ def _in_folders(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
 
 
 def _of_keeper(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
-    for path, text in django_release_instance.keeper(site, live.path).installed(site, live.path).items():
+    for path, text in django_release_instance.process_manager(site, live.path).installed(site, live.path).items():
         present = django_host_file.read_text(path)
         if present != text:
             yield path, "missing" if present is None else "changed"

@@ -25,12 +25,15 @@ import django_process_systemd
 import django_release_settings
 import django_server
 from django_host_command import DeploymentError, seconds
-from django_process import Keeper, unit
+from django_process import ProcessManager, unit
 from django_site import Site
 from django_wall_response import Bounded
 
-#: Who can keep a release alive, by the name that the pillar has for it.
-KEEPERS: dict[str, Keeper] = {"systemd": django_process_systemd, "supervisor": django_process_supervisor}
+#: Every process manager, by the name that the pillar has for it.
+PROCESS_MANAGERS: dict[str, ProcessManager] = {
+    "systemd": django_process_systemd.MANAGER,
+    "supervisor": django_process_supervisor.MANAGER,
+}
 
 #: Bytes of memory for each process, where nobody says how many there are: one that shares nothing has up to 118 MB.
 _PROCESS = 128 << 20
@@ -54,12 +57,12 @@ class Answer(NamedTuple):
 
 def templates(site: Site) -> set[str]:
     """The templates of a release's configuration."""
-    return {*django_server.of_site(site).TEMPLATES, *KEEPERS[site.process].TEMPLATES}
+    return {*django_server.of_site(site).TEMPLATES, *PROCESS_MANAGERS[site.process].TEMPLATES}
 
 
 def warnings(site: Site) -> list[str]:
     """What a new release has to do without on this host, because of who keeps it alive."""
-    return KEEPERS[site.process].warnings(site)
+    return PROCESS_MANAGERS[site.process].warnings(site)
 
 
 def address(site: Site, release: Path) -> str:
@@ -144,7 +147,7 @@ def configuration(
         "instance.json": json.dumps(recorded) + "\n",
         "upstream.conf": f"server {'unix:' if variables['unix'] else ''}{variables['address']};\n",
         **own.configuration(site, release, variables, templates),
-        **KEEPERS[site.process].configuration(site, release, variables, templates),
+        **PROCESS_MANAGERS[site.process].configuration(site, release, variables, templates),
     }
 
 
@@ -161,19 +164,19 @@ def processes(site: Site) -> int:
     return max(2, min(os.cpu_count() or 1, min(rooms) // _PROCESS))
 
 
-def keeper(site: Site, release: Path) -> Keeper:
-    """Who keeps a release alive: as it has recorded, or as files of it say, or as the pillar has it for a new one."""
+def process_manager(site: Site, release: Path) -> ProcessManager:
+    """Return the process manager of a release: as recorded, else the one that has files of it, else the pillar's."""
     recorded = django_server.recorded(release)
     if recorded:
-        return KEEPERS[recorded.get("process", "systemd")]
+        return PROCESS_MANAGERS[recorded.get("process", "systemd")]
     name = unit(site, release)
-    having = (keeper for keeper in KEEPERS.values() if any(path.stem == name for path in keeper.files(site)))
-    return next(having, KEEPERS[site.process])
+    present = (one for one in PROCESS_MANAGERS.values() if any(path.stem == name for path in one.files(site)))
+    return next(present, PROCESS_MANAGERS[site.process])
 
 
 def pid(site: Site, release: Path) -> int | None:
     """The main process behind a release's socket; None when it does not run."""
-    return keeper(site, release).pid(site, release)
+    return process_manager(site, release).pid(site, release)
 
 
 def is_running(site: Site, release: Path) -> bool:
@@ -183,7 +186,7 @@ def is_running(site: Site, release: Path) -> bool:
 
 def is_kept_alive(site: Site, release: Path) -> bool:
     """Whether the instance runs and listens, and would run again after a boot."""
-    return keeper(site, release).is_kept_alive(site, release)
+    return process_manager(site, release).is_kept_alive(site, release)
 
 
 def start(site: Site, release: Path) -> None:
@@ -193,7 +196,7 @@ def start(site: Site, release: Path) -> None:
         DeploymentError: the server does not start; the error has the last lines of its log.
     """
     _refuse_foreign_socket(site, release)
-    own = keeper(site, release)
+    own = process_manager(site, release)
     began = time.time()
     site.open_runtime(release)
     try:
@@ -217,7 +220,7 @@ def _refuse_foreign_socket(site: Site, release: Path) -> None:
     if where.startswith("/"):
         return
     if pid(site, release) is None and _is_taken(where):
-        keeper(site, release).end_leftovers(site, release)
+        process_manager(site, release).end_leftovers(site, release)
         if _is_taken(where):
             port = where.rpartition(":")[2]
             raise DeploymentError(
@@ -236,14 +239,14 @@ def _is_taken(where: str) -> bool:
 
 def strays(site: Site, release: Path) -> list[Path]:
     """The other releases of a site that would run after a boot, whether their folder is there or not."""
-    others = {name for one in KEEPERS.values() for name in one.enabled(site)} - {unit(site, release)}
+    others = {name for one in PROCESS_MANAGERS.values() for name in one.enabled(site)} - {unit(site, release)}
     numbers = [name.rpartition("-")[2] for name in sorted(others)]
     return sorted(next(site.releases.glob(f"{number}-*"), site.releases / f"{number}-gone") for number in numbers)
 
 
 def numbers(site: Site) -> set[str]:
     """The numbers of the releases of a site that something on the host would keep alive."""
-    return {path.stem.rpartition("-")[2] for keeper in KEEPERS.values() for path in keeper.files(site)}
+    return {path.stem.rpartition("-")[2] for keeper in PROCESS_MANAGERS.values() for path in keeper.files(site)}
 
 
 def stop(site: Site, release: Path, *, wait: bool = True) -> None:
@@ -252,7 +255,7 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
     Args:
         wait: until it has ended; without it, it may still be about to.
     """
-    keeper(site, release).stop(site, release, wait=wait)
+    process_manager(site, release).stop(site, release, wait=wait)
     site.open_runtime(site.current)
 
 
@@ -277,12 +280,12 @@ def cut(site: Site, release: Path) -> None:
 
 def pause(site: Site, release: Path) -> None:
     """Stop an instance that still comes up at a boot; `start` lets it go on. No late connection starts it again."""
-    keeper(site, release).pause(site, release)
+    process_manager(site, release).pause(site, release)
 
 
 def remove(site: Site, release: Path) -> None:
     """Take what keeps a release alive off the host, and stop its instance if it has one."""
-    for one in KEEPERS.values():
+    for one in PROCESS_MANAGERS.values():
         one.remove(site, release)
 
 
@@ -407,18 +410,18 @@ def check_health(site: Site, release: Path) -> None:
     if first not in (None, last):
         raise DeploymentError(
             f"the application server of {release.name} does not stay up: it ended while its health page was asked",
-            log=keeper(site, release).journal(site, release, began),
-            hint=keeper(site, release).where_the_log_is(site, release),
+            log=process_manager(site, release).journal(site, release, began),
+            hint=process_manager(site, release).where_the_log_is(site, release),
         )
 
 
 def _whole_journal(site: Site, release: Path, since: float) -> str:
     """What a release has written since a time, once nothing more comes: its last answer may be quicker than its log."""
-    before, log = None, keeper(site, release).journal(site, release, since)
+    before, log = None, process_manager(site, release).journal(site, release, since)
     deadline = time.monotonic() + 3
     while log != before and time.monotonic() < deadline:
         time.sleep(_SETTLES)
-        before, log = log, keeper(site, release).journal(site, release, since)
+        before, log = log, process_manager(site, release).journal(site, release, since)
     return log
 
 

@@ -102,7 +102,7 @@ def _reads_by_reload(site: Site, proxy: Proxy, release: Path) -> bool:
 
 
 def _ended(site: Site, release: Release, since: float) -> DeploymentError:
-    keeper = django_release_instance.keeper(site, release.path)
+    keeper = django_release_instance.process_manager(site, release.path)
     return DeploymentError(
         f"the application server of {release.name} does not stay up: it has ended since its health page was well",
         log=keeper.journal(site, release.path, since),
@@ -218,7 +218,7 @@ def _go_back(
     else:
         deployment.went_live = False
         outcome = f"{old.name} is live again"
-    keeper = django_release_instance.keeper(site, release.path)
+    keeper = django_release_instance.process_manager(site, release.path)
     journal = keeper.journal(site, release.path, since)
     raised = django_release_instance.raised_in(journal, release.path)
     told = f"{why}: {raised}" if raised else why

@@ -9,101 +9,80 @@ from typing import Any
 
 import django_host_unix
 import django_release_settings
-from django_process import Requirements
+from django_server_contract import Requirements, Server, programs
 from django_site import Site
 from django_wall_foreign import Foreign
 from django_wall_response import Bounded
 
 INI = "salt://django/files/uwsgi.ini"
-#: What uWSGI imports: file name in ``config/`` → template.
-_PROGRAMS = {
-    name: f"salt://django/files/{name}"
-    for name in ("django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_unread.py")
-}
+_PROGRAMS = programs("django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_unread.py")
 PYUWSGI = "pyuwsgi==2.0.30.post1"
 
-#: What reading an answer raises that is none of uWSGI's.
+#: What reading an answer raises that is none of uWSGI's statistics.
 _NOT_STATISTICS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
-TEMPLATES: tuple[str, ...] = (INI, *_PROGRAMS.values())
-MAIN = "uwsgi.ini"
-BINDS = True
-INHERITS = True
-WRITES_LOG = True
 
+class Uwsgi(Server):
+    """uWSGI, as the wheel pyuwsgi unless the project requires uWSGI itself."""
 
-def interface(site: Site) -> str:
-    """Always WSGI."""
-    del site
-    return "wsgi"
+    TEMPLATES = (INI, *_PROGRAMS.values())
+    MAIN = "uwsgi.ini"
+    BINDS = True
+    WRITES_LOG = True
+    TIMEOUT = "harakiri"
 
+    def requirements(self, site: Site) -> Requirements:
+        """Return the wheel of uWSGI, which is installed where the project requires neither it nor uWSGI itself."""
+        return {("pyuwsgi", "uwsgi"): (PYUWSGI,)}
 
-def requirements(site: Site) -> Requirements:
-    """The wheel of uWSGI, where the project has brought neither it nor uWSGI itself."""
-    del site
-    return {("pyuwsgi", "uwsgi"): (PYUWSGI,)}
+    def configuration(
+        self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the ini file of a release, and what it imports: file name in ``config/`` → content."""
+        binary = _binary(variables["virtualenv"])
+        return {
+            self.MAIN: django_release_settings.render(
+                templates, INI, binary=str(binary), backlog=_backlog(), **variables
+            ),
+            **{name: templates[url] for name, url in _PROGRAMS.items()},
+        }
 
+    def command(self, release: Path, facts: Mapping[str, Any]) -> list[str]:
+        """Return the command that runs uWSGI."""
+        return [f"{release}/virtualenv/bin/uwsgi", "--ini", f"{release}/config/{self.MAIN}"]
 
-def python(site: Site) -> str:
-    """Any."""
-    del site
-    return ""
+    def keeps_threads(self, site: Site) -> bool:
+        """Return whether threads run the requests: options may replace them by greenlets or tasks."""
+        return not {"gevent", "asyncio", "ugreen", "async"} & {*site.config["server"]["options"]}
 
-
-def configuration(
-    site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
-) -> dict[str, str]:
-    """The ini file of a release, and what it has imported: file name in ``config/`` → content."""
-    del site
-    binary = _binary(variables["virtualenv"])
-    return {
-        MAIN: django_release_settings.render(templates, INI, binary=str(binary), backlog=_backlog(), **variables),
-        **{name: templates[url] for name, url in _PROGRAMS.items()},
-    }
+    def workers(self, run: Foreign) -> str:
+        """Return what uWSGI reports of its processes at ``stats.sock``, which uwsgitop reads too."""
+        try:
+            folder = run.status()
+            owner = folder.st_uid if folder else -1
+            with django_host_unix.connect(str(run / "stats.sock"), owner, 2) as stats:
+                report = json.loads(Bounded(stats, time.monotonic() + 2).read())
+            states = [worker["status"] for worker in report["workers"]]
+            requests = sum(worker["requests"] for worker in report["workers"])
+            raised = sum(worker["exceptions"] for worker in report["workers"])
+            waiting = int(report.get("listen_queue", 0))
+            busy = f"{states.count('busy')} of {len(states)} busy"
+            return f"{busy}, {waiting:d} waiting, {requests:d} requests, {raised:d} exceptions"
+        except (OSError, http.client.HTTPException, *_NOT_STATISTICS):  # not running, or the site replaced the socket
+            return ""
 
 
 def _binary(virtualenv: Path) -> Path:
-    """What uWSGI executes when it reloads: the interpreter where ``uwsgi`` is a script (pyuwsgi), else itself."""
+    """Return what uWSGI executes on a reload: the interpreter where ``uwsgi`` is a script (pyuwsgi), else itself."""
     uwsgi = virtualenv / "bin/uwsgi"
-    begins = (Foreign(virtualenv.resolve()) / "bin/uwsgi").begins_with(b"#!")
-    return (
-        uwsgi if begins is False else uwsgi.with_name("python")
-    )  # None: of another server, which a plan has to do with
+    is_script = (Foreign(virtualenv.resolve()) / "bin/uwsgi").begins_with(b"#!")
+    # None: the virtualenv was made for another server, as in a plan of a change.
+    return uwsgi if is_script is False else uwsgi.with_name("python")
 
 
 def _backlog() -> int:
-    """How many connections may wait at a socket that the server binds: uWSGI takes no more than the kernel does."""
+    """Return how many connections may wait at a socket that the server binds: uWSGI refuses more than the kernel."""
     return min(1024, int(Path("/proc/sys/net/core/somaxconn").read_text()))
 
 
-def command(release: Path, facts: Mapping[str, Any]) -> list[str]:
-    """What runs uWSGI."""
-    del facts
-    return [f"{release}/virtualenv/bin/uwsgi", "--ini", f"{release}/config/{MAIN}"]
-
-
-def keeps_threads(site: Site) -> bool:
-    """Unless something takes the place of threads."""
-    return not {"gevent", "asyncio", "ugreen", "async"} & {*site.config["server"]["options"]}
-
-
-def workers(run: Foreign) -> str:
-    """What the processes do, by uWSGI's own word at ``stats.sock``, which uwsgitop reads too."""
-    try:
-        folder = run.status()
-        owner = folder.st_uid if folder else -1
-        with django_host_unix.connect(str(run / "stats.sock"), owner, 2) as stats:
-            told = json.loads(Bounded(stats, time.monotonic() + 2).read())
-        states = [worker["status"] for worker in told["workers"]]
-        requests = sum(worker["requests"] for worker in told["workers"])
-        raised = sum(worker["exceptions"] for worker in told["workers"])
-        waiting = int(told.get("listen_queue", 0))
-        busy = f"{states.count('busy')} of {len(states)} busy"
-        return f"{busy}, {waiting:d} waiting, {requests:d} requests, {raised:d} exceptions"
-    except (OSError, http.client.HTTPException, *_NOT_STATISTICS):  # it does not run, or the site has something there
-        return ""
-
-
-def timeout(site: Site) -> int:
-    """Seconds that uWSGI gives a request."""
-    return int(site.config["server"]["options"].get("harakiri", 60))
+SERVER = Uwsgi()

@@ -77,7 +77,7 @@ def _proxy_files(site: Site) -> list[Path]:
 
 
 def _kept(site: Site) -> list[Path]:
-    return [path for keeper in django_release_instance.KEEPERS.values() for path in keeper.files(site)]
+    return [path for keeper in django_release_instance.PROCESS_MANAGERS.values() for path in keeper.files(site)]
 
 
 def remove(site: Site, asked_by: str) -> None:
@@ -105,7 +105,7 @@ def _take_off(site: Site) -> None:
     django_proxy_listener.remove(site)
     for task in django_host_timer.TASKS:
         django_host_timer.remove(site, task)
-    for keeper in django_release_instance.KEEPERS.values():
+    for keeper in django_release_instance.PROCESS_MANAGERS.values():
         keeper.end_tasks(site)
     sequences = {path.stem.rsplit("-", 1)[1] for path in _kept(site)}
     for sequence in sorted(sequences):

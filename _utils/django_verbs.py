@@ -461,7 +461,7 @@ def logs(name: str, lines: int) -> str:
     """
     site = django_site.find(name)
     live = _live(site).path
-    text = django_release_instance.keeper(site, live).log(site, live, int(lines))
+    text = django_release_instance.process_manager(site, live).log(site, live, int(lines))
     return redact(text, django_secret.values(site, {}).values())
 
 

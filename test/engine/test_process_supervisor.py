@@ -51,7 +51,7 @@ def test_a_site_goes_live_and_stays_as_it_is(supervised):
     changes = supervised.apply()
     assert changes["instance"] == {"instance": "django-blog-0001 started"}
     (warning,) = supervised.last.warnings
-    assert warning.startswith("supervisor keeps it: there is no sandbox")
+    assert warning.startswith("supervisor has no sandbox")
     supervised.check()
     assert not {"systemd-run", "journalctl"} & {argv[0] for argv in supervised.commands}
     assert supervised.apply() == {} and supervised.last.warnings == []
@@ -97,7 +97,7 @@ def test_a_server_that_does_not_start_leaves_the_old_one(supervised):
         supervised.apply()
     assert error.value.message == f"instance: the application server of 0002-{commit('two')[:12]} does not start"
     assert error.value.log == "why"
-    assert error.value.hint.splitlines()[0] == f"{supervised.site.log.top}/0002.log has all of it"
+    assert error.value.hint.splitlines()[0] == f"read the whole log: {supervised.site.log.top}/0002.log"
     supervised.fails.clear()
     assert supervised.live.startswith("0001")
     supervised.check()
@@ -120,12 +120,12 @@ def test_an_instance_of_an_older_formula_is_systemds(make_site):
     site = make_site(process="supervisor")
     release = site.releases / "0042-3f2a9c1b77de"
     (release / "config").mkdir(parents=True)
-    assert django_release_instance.keeper(site, release) is django_process_supervisor
+    assert django_release_instance.process_manager(site, release) is django_process_supervisor.MANAGER
     (django_process_systemd.UNITS / f"{NAME}.service").write_text("")
-    assert django_release_instance.keeper(site, release) is django_process_systemd
+    assert django_release_instance.process_manager(site, release) is django_process_systemd.MANAGER
     (django_process_systemd.UNITS / f"{NAME}.service").unlink()
     (release / "config/instance.json").write_text('{"address": "/x", "protocol": "uwsgi"}')
-    assert django_release_instance.keeper(site, release) is django_process_systemd
+    assert django_release_instance.process_manager(site, release) is django_process_systemd.MANAGER
     old = django_site.Site({key: value for key, value in site.config.items() if key != "process"}, site.platform)
     assert old.process == "systemd"
 
@@ -135,7 +135,7 @@ def test_only_its_own_programs_are_a_sites(make_site):
     for name in names:
         (django_process_supervisor.PROGRAMS / f"{name}.conf").write_text("")
     site = make_site(process="supervisor")
-    assert django_process_supervisor.enabled(site) == set(names[:2])
+    assert django_process_supervisor.MANAGER.enabled(site) == set(names[:2])
     assert [path.name for path in django_release_instance.strays(site, site.releases / "0042-3f2a9c1b77de")] == [
         "0007-gone"
     ]
@@ -183,12 +183,12 @@ def release(make_site, own_host, monkeypatch):
 def test_a_program_is_installed_and_told_alone(release):
     release.plays["update"] = release.process
     release.supervisor = None
-    django_process_supervisor.start(release.site, release.path)
+    django_process_supervisor.MANAGER.start(release.site, release.path)
     assert release.commands == [["supervisor"], ["supervisorctl", "update", NAME]]
     assert (django_process_supervisor.PROGRAMS / f"{NAME}.conf").read_text() == "[program]"
-    assert django_process_supervisor.is_kept_alive(release.site, release.path)
+    assert django_process_supervisor.MANAGER.is_kept_alive(release.site, release.path)
     (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[other]")
-    assert not django_process_supervisor.is_kept_alive(release.site, release.path)
+    assert not django_process_supervisor.MANAGER.is_kept_alive(release.site, release.path)
 
 
 def test_a_program_that_somebody_has_stopped_is_begun_anew(release):
@@ -196,18 +196,18 @@ def test_a_program_that_somebody_has_stopped_is_begun_anew(release):
     installed = []
 
     def update():
-        installed.append(bool(django_process_supervisor.files(release.site)))
+        installed.append(bool(django_process_supervisor.MANAGER.files(release.site)))
         return release.process() if installed[-1] else ""
 
     release.plays["update"] = update
-    django_process_supervisor.start(release.site, release.path)
+    django_process_supervisor.MANAGER.start(release.site, release.path)
     assert installed == [False, True]
 
 
 def test_a_server_that_runs_is_left_alone(release):
     release.process()
     (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
-    django_process_supervisor.start(release.site, release.path)
+    django_process_supervisor.MANAGER.start(release.site, release.path)
     assert release.commands == [] and release.run.exists()
 
 
@@ -216,18 +216,18 @@ def test_a_server_whose_program_was_edited_is_started_anew(release):
     (release.run / "kept").write_text("")
     release.starts.write_text("\n\n")
     (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[edited]")
-    release.plays["update"] = lambda: release.process() if django_process_supervisor.files(release.site) else ""
-    django_process_supervisor.start(release.site, release.path)
+    release.plays["update"] = lambda: release.process() if django_process_supervisor.MANAGER.files(release.site) else ""
+    django_process_supervisor.MANAGER.start(release.site, release.path)
     assert [argv[1] for argv in release.commands] == ["update", "update"] and not (release.run / "kept").exists()
-    assert django_process_supervisor.is_kept_alive(release.site, release.path)
+    assert django_process_supervisor.MANAGER.is_kept_alive(release.site, release.path)
 
 
 @pytest.mark.parametrize(
     ("starts", "message"),
     [
-        ("\n\n", "it ends as soon as it has started"),
-        ("\n", "it is not ready after 200ms: the server has not said that it is ready"),
-        ("", f"it is not ready after 200ms: supervisor has no process of {NAME}"),
+        ("\n\n", "it exits as soon as it is started"),
+        ("\n", "it did not become ready within 200ms: the server did not report that it is ready"),
+        ("", f"it did not become ready within 200ms: supervisor runs no process of {NAME}"),
     ],
 )
 def test_a_server_that_does_not_get_ready(release, starts, message):
@@ -240,7 +240,7 @@ def test_a_server_that_does_not_get_ready(release, starts, message):
     with pytest.raises(DeploymentError) as error:
         django_release_instance.start(release.site, release.path)
     assert error.value.message == f"the application server of {release.path.name} does not start: {message}"
-    assert django_process_supervisor.files(release.site) == []
+    assert django_process_supervisor.MANAGER.files(release.site) == []
     assert not release.run.exists() and not release.starts.exists()
 
 
@@ -249,7 +249,7 @@ def test_what_an_earlier_start_has_left_does_not_count(release):
     (release.run / "ready").touch()
     release.starts.write_text("\n\n")
     release.plays["update"] = release.process
-    django_process_supervisor.start(release.site, release.path)
+    django_process_supervisor.MANAGER.start(release.site, release.path)
     assert not release.starts.exists()
 
 
@@ -292,7 +292,7 @@ def test_what_supervisor_starts_by_itself_is_waited_for(release, restarted, cloc
     if begun is not None:
         begin(release, begun)
     clock.does = release.process
-    assert django_process_supervisor.is_kept_alive(release.site, release.path)
+    assert django_process_supervisor.MANAGER.is_kept_alive(release.site, release.path)
     assert release.commands == [] and clock.now > 0
 
 
@@ -308,14 +308,14 @@ def test_what_supervisor_does_not_bring_up_is_not_waited_for_in_vain(
     if begun is not None:
         begin(release, begun)
     clock.does = lambda: release.starts.write_text("\n" * starts)
-    assert not django_process_supervisor.is_kept_alive(release.site, release.path)
+    assert not django_process_supervisor.MANAGER.is_kept_alive(release.site, release.path)
     assert clock.now == pytest.approx(waits)
 
 
 def test_nothing_is_waited_for_without_supervisor(release, restarted, clock):
     restarted(0)
     release.supervisor = None
-    assert not django_process_supervisor.is_kept_alive(release.site, release.path)
+    assert not django_process_supervisor.MANAGER.is_kept_alive(release.site, release.path)
     assert clock.now == 0
 
 
@@ -363,14 +363,14 @@ def test_a_server_that_has_lost_what_it_has_in_run_is_started_anew(release, rest
     restarted(60)
     release.process()
     monkeypatch.setattr(release.site, "config", {**release.site.config, "timeouts": {"start": "30s"}})
-    assert django_process_supervisor.is_kept_alive(release.site, release.path)
+    assert django_process_supervisor.MANAGER.is_kept_alive(release.site, release.path)
     if lost == "the socket":
         (release.path / "config/instance.json").write_text(json.dumps({"address": f"{release.site.runtime}/0042.sock"}))
     elif lost == "the folder":
         shutil.rmtree(release.run)
     else:
         (release.run / "ready").unlink()
-    assert not django_process_supervisor.is_kept_alive(release.site, release.path)
+    assert not django_process_supervisor.MANAGER.is_kept_alive(release.site, release.path)
 
 
 @pytest.mark.parametrize("verb", ["start", "stop"])
@@ -383,9 +383,9 @@ def test_a_server_that_has_outlived_its_supervisor_is_ended(release, monkeypatch
     )
     release.run.mkdir()
     (release.run / "pid").write_text("42")
-    release.plays["update"] = lambda: release.process() if django_process_supervisor.files(release.site) else ""
+    release.plays["update"] = lambda: release.process() if django_process_supervisor.MANAGER.files(release.site) else ""
     (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
-    getattr(django_process_supervisor, verb)(release.site, release.path)
+    getattr(django_process_supervisor.MANAGER, verb)(release.site, release.path)
     assert asked == [("blog", (str(release.run), release.path.name, str(release.proc)))]
 
 
@@ -452,7 +452,7 @@ def test_supervisor_says_which_process_is_a_releases(supervisord, make_site):
     supervisord.serve(ANSWER.format(state="RUNNING", pid=42), ANSWER.format(state="BACKOFF", pid=0), FAULT)
     assert django_process_supervisor._program(NAME) == (42, 7.0, "RUNNING")
     assert django_process_supervisor._program(NAME) == (None, 7.0, "BACKOFF")
-    assert django_process_supervisor.pid(site, path) is None
+    assert django_process_supervisor.MANAGER.pid(site, path) is None
     assert "supervisor.getProcessInfo" in supervisord.asked[0] and f"<string>{NAME}</string>" in supervisord.asked[0]
 
 
@@ -461,7 +461,7 @@ def test_a_supervisor_whose_socket_is_elsewhere_is_asked_by_its_own_command(make
     site = make_site(process="supervisor")
     monkeypatch.setattr(django_host_service, "pid", lambda daemon: 7)
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: printed)
-    assert django_process_supervisor.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
+    assert django_process_supervisor.MANAGER.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
 
 
 @pytest.mark.parametrize("supervisor", [7, None])
@@ -469,10 +469,10 @@ def test_a_release_is_stopped_and_forgotten(release, supervisor):
     (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
     release.run.mkdir()
     release.supervisor = supervisor
-    django_process_supervisor.stop(release.site, release.path)
+    django_process_supervisor.MANAGER.stop(release.site, release.path)
     assert release.commands == ([["supervisorctl", "update", NAME]] if supervisor else [])
-    assert not release.run.exists() and django_process_supervisor.files(release.site) == []
-    django_process_supervisor.stop(release.site, release.path)
+    assert not release.run.exists() and django_process_supervisor.MANAGER.files(release.site) == []
+    django_process_supervisor.MANAGER.stop(release.site, release.path)
     assert len(release.commands) <= 1
 
 
@@ -485,7 +485,7 @@ def test_the_logs_of_releases_that_are_gone_are_deleted(release):
         (log / name).write_text("")
     (log / "0040.log").mkdir()
     release.plays["update"] = release.process
-    django_process_supervisor.start(release.site, release.path)
+    django_process_supervisor.MANAGER.start(release.site, release.path)
     assert {path.name for path in log.iterdir()} == {"0040.log", "0042.log", "0042.log.1", "django.log", "0041.log.old"}
 
 
@@ -506,24 +506,24 @@ def test_the_last_lines_of_a_log(make_site, monkeypatch, before, now, lines, exp
     for name, text in (("0042.log.1", before), ("0042.log", now)):
         if text is not None:
             (site.log.top / name).write_text(text)
-    assert django_process_supervisor.log(site, site.releases / "0042-3f2a9c1b77de", lines) == expected
+    assert django_process_supervisor.MANAGER.log(site, site.releases / "0042-3f2a9c1b77de", lines) == expected
     assert set(users) <= {"blog"}
 
 
 def test_what_a_release_that_does_not_start_says(release):
     log = release.site.log.top / "0042.log"
     began = 1000.0
-    assert django_process_supervisor.journal(release.site, release.path, began) == ""
+    assert django_process_supervisor.MANAGER.journal(release.site, release.path, began) == ""
     (django_process_supervisor.OUTPUT / f"{NAME}.log").write_text("install: invalid user\n")
-    assert django_process_supervisor.journal(release.site, release.path, began) == "install: invalid user"
+    assert django_process_supervisor.MANAGER.journal(release.site, release.path, began) == "install: invalid user"
     log.write_text("")
     release.plays["--quiet"] = lambda: "*** Starting uWSGI ***\nKeyError: x\n2026-11-20T11:36:00+0000 *** no app ***\n"
-    assert django_process_supervisor.journal(release.site, release.path, began) == "KeyError: x"
+    assert django_process_supervisor.MANAGER.journal(release.site, release.path, began) == "KeyError: x"
     os.utime(log, (0, 0))
-    assert django_process_supervisor.journal(release.site, release.path, began) == "install: invalid user"
+    assert django_process_supervisor.MANAGER.journal(release.site, release.path, began) == "install: invalid user"
     os.utime(django_process_supervisor.OUTPUT / f"{NAME}.log", (0, 0))
-    assert django_process_supervisor.journal(release.site, release.path, began) == ""
-    django_process_supervisor.remove(release.site, release.path)
+    assert django_process_supervisor.MANAGER.journal(release.site, release.path, began) == ""
+    django_process_supervisor.MANAGER.remove(release.site, release.path)
     assert not (django_process_supervisor.OUTPUT / f"{NAME}.log").exists()
 
 
@@ -550,7 +550,7 @@ def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_argumen
     options = {"doing": "x", "timeout": 5.0, "stdin": "in", "secrets": ["hunter2"], "errors_too": True}
     more = {"environment_file": str(tmp_path / "more"), "task": "manage-1", "writable": [path]}
     command = ProjectCommand(site, path, FACTS, ["python", "x y"], **options, **more)
-    assert django_process_supervisor.run(command) == "output more"
+    assert django_process_supervisor.MANAGER.run(command) == "output more"
     ((argv, given),) = ran
     assert argv == django_wall_reaper.command(["python", "x y"], 1000, 1001, [1001, 4], f"{path}/source")
     variables = {"A": "a", "B": "b", "KEY": "hunter2", "PATH": "/venv/bin"}
@@ -578,7 +578,7 @@ def test_a_command_leaves_no_process_behind_and_inherits_no_lock(make_site, monk
     lock.take()
     told = "setsid sleep 4711 >/dev/null 2>&1 & id -u; ls -l /proc/self/fd | grep -c lock"
     command = ProjectCommand(site, path, FACTS, ["sh", "-c", f"{told}; true"], doing="x", timeout=20)
-    printed = django_process_supervisor.run(command)
+    printed = django_process_supervisor.MANAGER.run(command)
     lock.release()
     assert printed.split() == ["65534", "0"]
     assert b"4711" not in b"".join(line for _number, line in running())

@@ -62,7 +62,7 @@ def test_which_process_is_a_releases(make_site, proc, changed, content, expected
         if content is not None:
             (proc / changed).write_text(content)
     site = make_site()
-    assert django_process_systemd.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
+    assert django_process_systemd.MANAGER.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_control_groups_of_the_first_version_and_of_containers(make_site, proc, 
     (top / "system.slice").rename(top / group)
     (proc / "proc/1/cgroup").write_text(own + "\n")
     site = make_site()
-    assert django_process_systemd.pid(site, site.releases / "0042-3f2a9c1b77de") == 42
+    assert django_process_systemd.MANAGER.pid(site, site.releases / "0042-3f2a9c1b77de") == 42
 
 
 @pytest.mark.parametrize(("printed", "expected"), [("42\n", 42), ("0\n", None), ("", None)])
@@ -96,7 +96,7 @@ def test_systemd_is_asked_where_the_control_group_does_not_say(make_site, proc, 
         (proc / "proc/43/stat").write_text(stat(43, 1))
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: printed)
     site = make_site()
-    assert django_process_systemd.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
+    assert django_process_systemd.MANAGER.pid(site, site.releases / "0042-3f2a9c1b77de") == expected
 
 
 @pytest.mark.parametrize("whole", [[True], [False, True]])
@@ -108,7 +108,7 @@ def test_a_unit_that_has_lost_its_socket_is_restarted(make_site, monkeypatch, wh
     site = make_site()
     release = site.releases / "0042-3f2a9c1b77de"
     (release / "config").mkdir(parents=True)
-    django_process_systemd.start(site, release)
+    django_process_systemd.MANAGER.start(site, release)
     assert [argv[1] for argv in ran] == ["enable", *["restart"] * (len(whole) - 1)]
     assert ran[-1][-2:] == ["django-blog-0042.socket", "django-blog-0042.service"]
 
@@ -161,7 +161,7 @@ def test_what_a_release_that_does_not_start_says(make_site, monkeypatch):
         django_release_instance.start(site, release)
     assert str(error.value) == (
         "the application server of 0042-3f2a9c1b77de does not start\n  | ModuleNotFoundError: x\n"
-        "journalctl -u django-blog-0042 has all of it"
+        "read the whole log: journalctl -u django-blog-0042"
     )
 
 
@@ -192,22 +192,22 @@ def test_a_server_that_binds_its_own_socket_has_no_unit_for_it(
     for suffix in is_there:
         (tmp_path / f"django-blog-0042.{suffix}").touch()
     expected = [f"django-blog-0042.{suffix}" for suffix in expected]
-    assert {path.name for path in django_process_systemd.installed(site, release)} == {*expected}
-    django_process_systemd.pause(site, release)
-    django_process_systemd.stop(site, release)
+    assert {path.name for path in django_process_systemd.MANAGER.installed(site, release)} == {*expected}
+    django_process_systemd.MANAGER.pause(site, release)
+    django_process_systemd.MANAGER.stop(site, release)
     assert ran[0][2:] == expected
     if is_there:
         assert ran[1][-len(expected) :] == expected[::-1] and "disable" in ran[1]
     links = [tmp_path / "multi-user.target.wants/django-blog-0042.service"]
     links += [tmp_path / "sockets.target.wants/django-blog-0042.socket"] * (len(expected) - 1)
-    monkeypatch.setattr(django_process_systemd, "pid", lambda site, release: 42)
-    monkeypatch.setattr(django_process_systemd, "_changed_units", lambda site, release: [])
+    monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda site, release: 42)
+    monkeypatch.setattr(django_process_systemd.MANAGER, "_changed_units", lambda site, release: [])
     monkeypatch.setattr(django_process, "is_whole", lambda site, release: True)
     for link in links:
-        assert not django_process_systemd.is_kept_alive(site, release)
+        assert not django_process_systemd.MANAGER.is_kept_alive(site, release)
         link.parent.mkdir()
         link.touch()
-    assert django_process_systemd.is_kept_alive(site, release)
+    assert django_process_systemd.MANAGER.is_kept_alive(site, release)
 
 
 # Commands
@@ -227,7 +227,7 @@ def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
     site = configured(sandbox={"PrivateTmp": False, "ReadWritePaths": ["/srv/a b", "/srv/100%"]}, writable=["logs"])
     options = {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "writable": [Path("/w")]}
     command = ProjectCommand(site, RELEASE, FACTS, ["python", "x y"], environment_file="/root/x", **options)
-    assert django_process_systemd.run(command) == "output"
+    assert django_process_systemd.MANAGER.run(command) == "output"
     (stop, _), (forget, _), (argv, given) = ran
     assert stop == ["systemctl", "stop", "django-blog-task.service"]
     assert forget == ["systemctl", "reset-failed", "django-blog-task.service"]
@@ -257,7 +257,7 @@ def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path):
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: ran.append(argv))
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: False)
     monkeypatch.setattr(django_process_systemd, "_BUS", tmp_path / "system_bus_socket")
-    django_process_systemd.run(ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0))
+    django_process_systemd.MANAGER.run(ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0))
     assert [argv[:3] for argv in ran] == [["systemctl", "start", "dbus.socket"], ["systemd-run", "--quiet", "--pipe"]]
 
 
@@ -285,7 +285,7 @@ def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, task, stops):
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: True)
     monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
     with pytest.raises(KeyboardInterrupt):
-        django_process_systemd.run(
+        django_process_systemd.MANAGER.run(
             ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0, task=task)
         )
     verbs = (["systemctl", verb, f"django-blog-{task}.service"] for verb in ("stop", "reset-failed"))
@@ -314,8 +314,8 @@ def test_the_exit_of_a_command_is_its_own(monkeypatch, caplog, code, shown, expe
     monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
     monkeypatch.setattr(django_process_systemd.django_host_service, "journal", lambda name, since: journal)
     command = ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="starting Django", timeout=1.0)
-    assert django_process_systemd.run(command) == expected
-    told = "starting Django has left processes behind, which were ended: 42 (celery)"
+    assert django_process_systemd.MANAGER.run(command) == expected
+    told = "starting Django left processes behind, which were ended: 42 (celery)"
     assert [record.message for record in caplog.records] == ([told] if expected == 0 else [])
 
 
@@ -355,7 +355,7 @@ def test_why_systemd_could_not_start_it_is_told(make_site, monkeypatch, line):
     ]
     monkeypatch.setattr(django_host_command, "run", lambda argv, **options: "\n".join([noise[0], line, *noise[1:]]))
     site = make_site()
-    assert django_process_systemd.journal(site, site.releases / "0001-3f2a9c1b77de", 0) == line
+    assert django_process_systemd.MANAGER.journal(site, site.releases / "0001-3f2a9c1b77de", 0) == line
 
 
 @pytest.mark.parametrize(
@@ -364,12 +364,12 @@ def test_why_systemd_could_not_start_it_is_told(make_site, monkeypatch, line):
         (
             203,
             "django-blog-task.service: Failed at step EXEC spawning /x: No such file",
-            "cannot start it: Failed at step",
+            "cannot execute the command: Failed at step",
         ),
         (
             217,
             "django-blog-task.service: Main process exited, code=exited, status=217/USER",
-            "cannot start it: Main proc",
+            "cannot execute the command: Main proc",
         ),
         (203, "the project's own words", "a task failed (exit 203)"),
         (1, "django-blog-task.service: Failed at step EXEC spawning /x: No such file", "a task failed (exit 1)"),
@@ -387,5 +387,5 @@ def test_a_command_that_systemd_cannot_start_is_tried_again(make_site, monkeypat
     release = site.releases / "0001-3f2a9c1b77de"
     facts = {"commit": "3f2a", "folder": ".", "settings_module": "blog.settings"}
     with pytest.raises(DeploymentError) as caught:
-        django_process_systemd.run(ProjectCommand(site, release, facts, ["/x"], doing="a task", timeout=5))
+        django_process_systemd.MANAGER.run(ProjectCommand(site, release, facts, ["/x"], doing="a task", timeout=5))
     assert told in caught.value.message and caught.value.transient is ("cannot" in told)

@@ -37,7 +37,7 @@ def sandbox(monkeypatch):
             return self.output
 
     played = Played()
-    monkeypatch.setattr(django_process_systemd, "run", played.run)
+    monkeypatch.setattr(django_process_systemd.MANAGER, "run", played.run)
     monkeypatch.setattr(django_host_command, "identity", lambda user: {})
     return played
 

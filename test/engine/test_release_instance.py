@@ -102,7 +102,7 @@ def instance(runtime, make_site, monkeypatch):
     """Make a site, a release of it and a server that answers on the release's address."""
     listeners = []
     monkeypatch.setattr(django_release_instance, "pid", lambda site, release: 42)
-    monkeypatch.setattr(django_process_systemd, "journal", lambda site, release, since: "the journal")
+    monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda site, release, since: "the journal")
     monkeypatch.setattr(django_release_instance, "_SETTLES", 0)
 
     def make(protocol="uwsgi", bind="unix", listens=True, **options):
@@ -281,7 +281,9 @@ def test_what_a_page_raises_is_told(instance, monkeypatch, answer, lines, proble
     server.answers["/"] = answer
     log = RAISES.format(source=release / "source").splitlines(keepends=True)[lines]
     monkeypatch.setattr(
-        django_release_instance.django_process_systemd, "journal", lambda *_: "".join(f"{prefix}{one}" for one in log)
+        django_release_instance.django_process_systemd.MANAGER,
+        "journal",
+        lambda *_: "".join(f"{prefix}{one}" for one in log),
     )
     with pytest.raises(DeploymentError) as error:
         django_release_instance.check_health(site, release)
@@ -298,7 +300,7 @@ def test_a_log_that_is_still_being_written(instance, monkeypatch):
     server.answers["/"] = (500, {}, "")
     log = RAISES.format(source=release / "source").splitlines(keepends=True)
     parts = iter([log[:8], log[:12]])
-    monkeypatch.setattr(django_process_systemd, "journal", lambda *_: "".join(next(parts, log)))
+    monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda *_: "".join(next(parts, log)))
     with pytest.raises(DeploymentError) as error:
         django_release_instance.check_health(site, release)
     assert error.value.message.split("is not well: ")[1] == LAST

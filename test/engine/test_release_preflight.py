@@ -50,9 +50,9 @@ def refused(world, match):
 
 def test_a_server_that_is_built_for_another_python_is_refused_before_anything_is_done(two, monkeypatch):
     two.options = {"server": {"kind": "mod_wsgi"}}
-    monkeypatch.setattr(django_server_mod_wsgi, "python", lambda site: "3.13")
+    monkeypatch.setattr(django_server_mod_wsgi.SERVER, "python", lambda site: "3.13")
     refused(two, r"^source: mod_wsgi of this system is built for Python 3\.13, and python3 is 3\.11\.2")
-    monkeypatch.setattr(django_server_mod_wsgi, "python", lambda site: "3.11")
+    monkeypatch.setattr(django_server_mod_wsgi.SERVER, "python", lambda site: "3.11")
     two.apply()
     assert two.live.startswith("0002-")
 
@@ -288,7 +288,7 @@ def test_behind_the_maintenance_page_nobody_notices(two):
 def test_who_does_not_serve_has_nothing_to_lose(two, monkeypatch):
     monkeypatch.setattr(django_host_service, "pid", lambda daemon: None)
     assert two.apply(test=True)["source"]["gapless"] == "no: nginx does not serve the site now"
-    monkeypatch.setattr(django_process_systemd, "pid", lambda site, release: None)
+    monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda site, release: None)
     assert two.apply(test=True)["source"]["gapless"] == f"no: {ONE} does not run"
 
 
@@ -361,7 +361,7 @@ def test_a_server_that_does_not_stay_up_is_no_server(two, monkeypatch):
     pids = iter([1, 2])
     monkeypatch.setattr(django_release_instance, "pid", lambda site, release: next(pids))
     monkeypatch.setattr(django_release_instance, "problem_of", lambda site, release, deadline: "")
-    monkeypatch.setattr(django_process_systemd, "journal", lambda site, release, since: "Killed")
+    monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda site, release, since: "Killed")
     with pytest.raises(DeploymentError) as caught:
         django_release_instance.check_health(two.site, two.site.releases / ONE)
     assert caught.value.message == (

@@ -47,7 +47,7 @@ def test_a_release_that_does_badly_is_left_again(two):
     with pytest.raises(DeploymentError) as caught:
         world.apply()
     assert re.fullmatch(rf"live: \d+ {UNWELL}; {ONE} is live again", caught.value.message)
-    assert caught.value.hint.splitlines() == ["journalctl -u django-blog-0002 has all of it", f"{ONE} still runs"]
+    assert caught.value.hint.splitlines() == ["read the whole log: journalctl -u django-blog-0002", f"{ONE} still runs"]
     assert world.live == ONE and not world.site.previous.exists()
     assert world.releases == {ONE: "good", TWO: "failed"}
     world.check()
@@ -90,7 +90,7 @@ def test_it_is_released_by_hand_all_the_same(two):
 
 
 def test_a_server_that_ends_after_the_switch_is_left_again(two, monkeypatch):
-    monkeypatch.setattr(django_process_systemd, "pid", lambda site, release: 42 if two.live == ONE else 43)
+    monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda site, release: 42 if two.live == ONE else 43)
     with pytest.raises(DeploymentError) as caught:
         two.apply()
     assert caught.value.message == f"live: its application server has ended after the switch; {ONE} is live again"
@@ -103,7 +103,10 @@ def test_a_server_that_has_ended_before_the_switch_does_not_go_live(two, monkeyp
     monkeypatch.setattr(
         django_release_switch,
         "flip",
-        lambda *arguments: (monkeypatch.setattr(django_process_systemd, "pid", lambda *_: 43), flip(*arguments)),
+        lambda *arguments: (
+            monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda *_: 43),
+            flip(*arguments),
+        ),
     )
     with pytest.raises(DeploymentError, match=f"live: the application server of {TWO} does not stay up"):
         two.apply()
@@ -293,7 +296,9 @@ def test_it_is_watched_as_long_as_the_pillar_says(two):
 def test_a_server_that_ends_late_is_left_within_the_watch(two, monkeypatch):
     two.options = {"releases": {"watch": "1m"}}
     asked = []
-    monkeypatch.setattr(django_process_systemd, "pid", lambda *_: 42 if two.live == ONE or len(asked) < 20 else 43)
+    monkeypatch.setattr(
+        django_process_systemd.MANAGER, "pid", lambda *_: 42 if two.live == ONE or len(asked) < 20 else 43
+    )
     problem = two.problem
     two.problem = lambda: (asked.append(1), problem())[1]
     with pytest.raises(DeploymentError, match="its application server has ended after the switch"):

@@ -96,7 +96,7 @@ def test_what_a_server_runs_of_the_project(server, interface, keeps_threads):
 
 def test_the_server_of_a_release_is_what_it_has_recorded(tmp_path):
     (tmp_path / "config").mkdir()
-    assert django_server.of_release(tmp_path) is django_server_uwsgi, "before there were others"
+    assert django_server.of_release(tmp_path) is django_server_uwsgi.SERVER, "before there were others"
     (tmp_path / "config/instance.json").write_text('{"address": "/x", "protocol": "http", "server": "gunicorn"}')
     assert django_server.of_release(tmp_path) is django_server.SERVERS["gunicorn"]
 
@@ -280,7 +280,7 @@ def test_what_uwsgi_says_of_its_processes(tmp_path, answer, told):
             listener.bind(str(folder / "stats.sock"))
             listener.listen()
             threading.Thread(target=say, args=(listener, answer), daemon=True).start()
-        assert django_server_uwsgi.workers(Foreign(folder)) == told
+        assert django_server_uwsgi.SERVER.workers(Foreign(folder)) == told
     shutil.rmtree(folder)
 
 

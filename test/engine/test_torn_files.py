@@ -223,7 +223,7 @@ def commands(site):
     yield lambda: django_backup.overview(site)
     yield lambda: django_backup.status(site)
     yield lambda: django_secret_rotation.lapsed(site, 1e9, test=True)
-    yield lambda: django_process_systemd.warnings(site)
+    yield lambda: django_process_systemd.MANAGER.warnings(site)
 
 
 def survive(site):
@@ -244,7 +244,7 @@ def test_values_of_wrong_types_are_survived(blog, name):
     site, path = blog.site, path_of(blog.site, name)
     if name.startswith("backups"):
         path.write_text('{"date": "2026-03-01T12:00:00Z", "seconds": 1.5, "result": "good"}')
-    django_process_systemd.warnings(site)
+    django_process_systemd.MANAGER.warnings(site)
     whole = path.read_text()
     value = json.loads(whole)
     every = [(), *places(value, depth=1 if "release" in name else 3)]

@@ -277,7 +277,7 @@ def test_a_trial_that_fails_is_told_of(world, monkeypatch, answer, cause):
         return answer
 
     monkeypatch.setattr(django_process_systemd.django_host_command, "run", run)
-    (warning,) = django_process_systemd.warnings(world.site)
+    (warning,) = django_process_systemd.MANAGER.warnings(world.site)
     assert warning.startswith("the sandbox of blog could not be tried: ") and cause in warning
     assert not world.site.confinement.exists()
 
@@ -300,5 +300,5 @@ def test_where_no_mount_can_be_made_units_get_no_file_system_of_their_own(world,
     assert "TemporaryFileSystem" not in unit and "ReadOnlyPaths=/run\n" in unit
     world.site.confinement.unlink()
     release = world.site.releases / world.live
-    django_process_systemd.run(ProjectCommand(world.site, release, FACTS, ["x"], doing="x", timeout=1.0))
+    django_process_systemd.MANAGER.run(ProjectCommand(world.site, release, FACTS, ["x"], doing="x", timeout=1.0))
     assert len(with_it) == 2, "after a boot it is tried anew before the first command"

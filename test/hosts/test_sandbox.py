@@ -20,7 +20,7 @@ TRIAL = """
 def names(lines):
     return {name for line in lines for name in line.partition(": ")[2].partition(";")[0].split(", ")}
 asked = django_wall_trial.questions(site)
-answers = {"": sorted(names(django_process_systemd.warnings(site)))}
+answers = {"": sorted(names(django_process_systemd.MANAGER.warnings(site)))}
 directives = django_wall_trial.properties(site, django_wall_sandbox.refused(site))
 for left_out in sorted({name for name, _value in directives} & set(sys.argv[1:])):
     properties = django_process_systemd._options((name, value) for name, value in directives if name != left_out)

@@ -1,0 +1,84 @@
+"""What every application server of the formula is: a class with defaults, of which each kind overrides what differs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from django_site import Site
+from django_wall_foreign import Foreign
+
+#: Seconds that a server keeps an idle connection of the proxy: longer than the proxy, which may be about to use it.
+KEPT_ALIVE = 75
+
+#: The packages of a server: their names, of which one is enough, → what is installed where none of them is present.
+Requirements = dict[tuple[str, ...], tuple[str, ...]]
+
+
+class Server(ABC):
+    """One application server. Each kind is a subclass in a module of its own, ``django_server_<kind>.py``.
+
+    The server reads everything from files in the release's ``config/``, takes an inherited socket (sd_listen_fds) or
+    binds its own, and writes ``/run/<unit>/pid`` when it starts. Its main process reports that it is ready by
+    sd_notify and by the file ``/run/<unit>/ready``. On SIGTERM it finishes in-flight requests and exits.
+
+    Attributes:
+        TEMPLATES: URLs of the templates of the server's files.
+        MAIN: the file in ``config/`` without which a release cannot start.
+        BINDS: whether the server binds its socket itself where it inherits none.
+        INHERITS: whether it takes the socket that systemd passes to it; one that does not binds its own there too.
+        WRITES_LOG: whether it writes and rotates the log of a release itself.
+        PACKAGES: the packages that a virtualenv needs for it.
+        TIMEOUT: its option for the seconds that a request may take; empty where it has none.
+    """
+
+    TEMPLATES: ClassVar[tuple[str, ...]]
+    MAIN: ClassVar[str]
+    BINDS: ClassVar[bool] = False
+    INHERITS: ClassVar[bool] = True
+    WRITES_LOG: ClassVar[bool] = False
+    PACKAGES: ClassVar[Requirements] = {}
+    TIMEOUT: ClassVar[str] = ""
+
+    @abstractmethod
+    def configuration(
+        self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the server's files of a release: name in ``config/`` → content."""
+
+    @abstractmethod
+    def command(self, release: Path, facts: Mapping[str, Any]) -> list[str]:
+        """Return the command that runs the server, for a project with these facts."""
+
+    def interface(self, site: Site) -> str:
+        """Return the interface of the project that the server calls: ``wsgi`` or ``asgi``."""
+        return "wsgi"
+
+    def requirements(self, site: Site) -> Requirements:
+        """Return the packages that a virtualenv needs for the server with the site's options."""
+        return self.PACKAGES
+
+    def python(self, site: Site) -> str:
+        """Return the only version of Python in which the server runs, such as ``3.11``; empty where any does."""
+        return ""
+
+    def keeps_threads(self, site: Site) -> bool:
+        """Return whether the threads that run requests outlive a request, and with them their database connections."""
+        return False
+
+    def workers(self, run: Foreign) -> str:
+        """Return what the server's processes do at the moment, for people; empty where the server does not report it.
+
+        Args:
+            run: the folder of the instance in /run.
+        """
+        return ""
+
+    def timeout(self, site: Site) -> int:
+        """Return the seconds that a request may take, or may be silent where the server sets no limit."""
+        return int(site.config["server"]["options"].get(self.TIMEOUT) or 60)
+
+
+def programs(*names: str) -> dict[str, str]:
+    """Return the formula's programs of a server: file name in ``config/`` → template."""
+    return {name: f"salt://django/files/{name}" for name in names}
