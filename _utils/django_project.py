@@ -1,4 +1,4 @@
-"""The project: what is found in its source. No code of it is run."""
+"""The project: its folder, settings module and application, found in its source without running it."""
 
 import os
 import re
@@ -18,14 +18,14 @@ _SETTINGS = re.compile(r"""DJANGO_SETTINGS_MODULE["']\s*[,\]]\s*=?\s*["']([\w.]+
 
 
 def find(site: Site, source: Path) -> dict[str, Any]:
-    """What the source says of itself, where the pillar does not; it is read as the build user.
+    """Find what the pillar does not set; the source is read as the build user.
 
     Returns:
         ``folder`` (of manage.py), ``python_path`` (other folders to import from), ``settings_module``, and
-        ``application``: the module with what the site's server runs, of WSGI or ASGI.
+        ``application``: the WSGI or ASGI module that the site's server runs.
 
     Raises:
-        DeploymentError: something is not found, or found twice; the error names the key that decides.
+        DeploymentError: one of them is not found, or found several times; the hint names the key that sets it.
     """
     found: dict[str, Any] = django_wall_delegate.ask(site.build_user, _find, site, source, doing="reading the source")
     return found
@@ -35,11 +35,11 @@ def _find(site: Site, source: Path) -> dict[str, Any]:
     config = site.config
     at = f"django:sites:{site.name}"
     folder = config["project"] or _folder(source, at)
-    _refuse_absent(source, folder, f"{at}:project")
-    said = config["python_path"]
-    paths = python_path(source, folder) if said is None else said
+    _refuse_missing(source, folder, f"{at}:project")
+    configured = config["python_path"]
+    paths = python_path(source, folder) if configured is None else configured
     for path in paths:
-        _refuse_absent(source, path, f"{at}:python_path")
+        _refuse_missing(source, path, f"{at}:python_path")
     roots = [source / path for path in (folder, *paths)]
     interface = django_server.of_site(site).interface(site)
     application = config[interface] or _application(roots, interface, at)
@@ -48,29 +48,29 @@ def _find(site: Site, source: Path) -> dict[str, Any]:
     return {"folder": folder, "python_path": list(paths), **found}
 
 
-def _refuse_absent(source: Path, folder: str, at: str) -> None:
+def _refuse_missing(source: Path, folder: str, at: str) -> None:
     if not (source / folder).is_dir():
-        raise DeploymentError(f"there is no folder {folder} in the source", hint=f"correct {at}")
+        raise DeploymentError(f"the folder {folder} is not in the source", hint=f"correct {at}")
 
 
 def python_path(source: Path, folder: str) -> list[str]:
-    """The folders of a source that the project is imported from, but for that of manage.py.
+    """Return the folders of a source that the project is imported from, without the folder of manage.py.
 
-    Its own files declare them, or else it is where the settings are that manage.py names.
+    They are declared by the project's own files; otherwise the one with the settings that manage.py names is taken.
     """
     found = django_project_python_path.declared(source, folder)
     named = _settings_in(source / folder / "manage.py")
     if named and not any(django_project_python_path.module_file(source / path, named) for path in (folder, *found)):
-        there = homes(source, folder, named)
-        found += there if len(there) == 1 else []
+        folders = import_folders(source, folder, named)
+        found += folders if len(folders) == 1 else []
     return found
 
 
-def homes(source: Path, folder: str, module: str) -> list[str]:
-    """The folders of a source from which a module of the project can be imported.
+def import_folders(source: Path, folder: str, module: str) -> list[str]:
+    """Return the folders of a source from which a module of the project can be imported.
 
     Args:
-        folder: that of manage.py.
+        folder: the folder of manage.py.
     """
     name = module.replace(".", "/")
     own = [path.relative_to(source) for path in _own_files([source, source / folder], None, depth=5)]
@@ -79,7 +79,7 @@ def homes(source: Path, folder: str, module: str) -> list[str]:
 
 
 def manage_files(source: Path) -> list[Path]:
-    """Where manage.py is in a source, relative to it."""
+    """Return the paths of manage.py in a source, relative to it."""
     return sorted(path.relative_to(source) for path in files(source, "manage.py", depth=3))
 
 
@@ -88,18 +88,18 @@ def _folder(source: Path, at: str) -> str:
     if len(found) == 1:
         return str(found[0].parent)
     if not found:
-        raise DeploymentError("there is no manage.py in the source", hint=f"say where the project is: {at}:project")
+        raise DeploymentError("no manage.py found in the source", hint=f"set {at}:project to the project's folder")
     raise DeploymentError(
-        f"there are {len(found)} manage.py in the source: {some(map(str, found))}",
-        hint=f"say which folder is the project's: {at}:project",
+        f"{len(found)} files named manage.py found in the source: {listed(map(str, found))}",
+        hint=f"set {at}:project to the project's folder",
     )
 
 
 def application_modules(roots: Sequence[Path], interface: str = "wsgi") -> list[str]:
-    """The modules of a project that make an application as Django's template does.
+    """Return the modules of a project that create an application as Django's project template does.
 
     Args:
-        roots: the folders that it is imported from, that of manage.py first.
+        roots: the folders that it is imported from, the folder of manage.py first.
         interface: ``wsgi`` or ``asgi``.
     """
     return sorted(
@@ -110,17 +110,17 @@ def application_modules(roots: Sequence[Path], interface: str = "wsgi") -> list[
 
 
 def _own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path]:
-    """The files of a project but for those of another one in its folders, which has a manage.py of its own."""
+    """Return the files of a project without those of another one in its folders, which has its own manage.py."""
     own: dict[Path, None] = {}
     for root in roots:
         found = files(root, name, depth)
-        others = {path.parent for path in files(root, "manage.py", depth)} - {*roots}
-        own |= dict.fromkeys(path for path in found if not others & {*path.parents})
+        other_projects = {path.parent for path in files(root, "manage.py", depth)} - {*roots}
+        own |= dict.fromkeys(path for path in found if not other_projects & {*path.parents})
     return list(own)
 
 
 def _module(path: Path, roots: Sequence[Path]) -> str:
-    """The name by which a file is imported: below the root that holds its outermost package."""
+    """Return the name that a file is imported by: below the root that has its outermost package."""
     above = sorted((root for root in roots if path.is_relative_to(root)), key=lambda root: -len(root.parts))
     packages = [path.parent]
     while (packages[-1] / "__init__.py").is_file():
@@ -133,27 +133,27 @@ def _application(roots: Sequence[Path], interface: str, at: str) -> str:
     modules = application_modules(roots, interface)
     if len(modules) == 1:
         return modules[0]
-    found = f"there are {len(modules)}: {some(modules)}" if modules else f"there is no {interface}.py"
+    found = f"{len(modules)} found: {listed(modules)}" if modules else f"no {interface}.py found"
     raise DeploymentError(
         f"the {interface.upper()} module is not known; {found}",
-        hint=f"say it: {at}:{interface}, for example mysite.{interface}",
+        hint=f"set {at}:{interface}, for example to mysite.{interface}",
     )
 
 
 def settings_named(roots: Sequence[Path], application: str) -> str:
-    """The settings module that the module of the application names, or else manage.py; empty where neither does."""
+    """Return the settings module that the application's module names, else manage.py, else an empty text."""
     modules = filter(None, (django_project_python_path.module_file(root, application) for root in roots))
     return next(filter(None, map(_settings_in, (*modules, roots[0] / "manage.py"))), "")
 
 
 def _settings_in(path: Path) -> str:
-    """The settings module that a file names; empty where it does not, or is not there."""
+    """Return the settings module that a file names; empty if it names none or does not exist."""
     found = _SETTINGS.search(path.read_text(errors="replace")) if path.is_file() else None
     return found.group(1) if found else ""
 
 
 def settings_modules(roots: Sequence[Path]) -> list[str]:
-    """Modules that look like settings: ``settings.py``, and those in a package of settings."""
+    """Return the modules that look like settings: ``settings.py``, and modules in a package of settings."""
     found = []
     for path in _own_files(roots, None, depth=4):
         in_package = path.parent.name in ("settings", "config", "conf") and path.stem != "__init__"
@@ -168,21 +168,21 @@ def _settings_module(roots: Sequence[Path], application: str, at: str) -> str:
     if named:
         return named
     found = settings_modules(roots)
-    there_are = f"; there are {some(found)}" if found else ""
+    candidates = f"; found {listed(found)}" if found else ""
     raise DeploymentError(
-        f"neither wsgi.py nor manage.py names a settings module{there_are}",
-        hint=f"say it: {at}:settings_module, for example {found[0] if found else 'mysite.settings'}",
+        f"neither wsgi.py nor manage.py names a settings module{candidates}",
+        hint=f"set {at}:settings_module, for example to {found[0] if found else 'mysite.settings'}",
     )
 
 
-def some(names: Iterable[str]) -> str:
-    """Names in a sentence, no more than eight of them."""
-    listed = list(names)
-    return f"{', '.join(listed[:8])}{' …' if len(listed) > 8 else ''}"
+def listed(names: Iterable[str]) -> str:
+    """Return names for a sentence, at most eight of them."""
+    shown = list(names)
+    return f"{', '.join(shown[:8])}{' …' if len(shown) > 8 else ''}"
 
 
 def files(top: Path, name: str | None, depth: int) -> list[Path]:
-    """The files of that name, or all, in a tree down to a depth; tests and what others wrote are left out."""
+    """Return the files of that name, or all, in a tree down to a depth, without tests and installed packages."""
     found = []
     for parent, folders, names in os.walk(top):
         level = len(Path(parent).relative_to(top).parts)

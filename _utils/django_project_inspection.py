@@ -1,33 +1,32 @@
-"""What can be told of a project from its source alone, and the pillar that would deploy it. No code of it is run."""
+"""Read a project from its source and write a pillar that deploys it. No code of the project is run."""
 
-import ast
 import json
 import os
 import re
 import sys
 import tempfile
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import django_host_user
 import django_project
-import django_project_python_path
+import django_project_variables
 import django_source
 import django_source_git
 import django_virtualenv_requirements
 import django_wall_delegate
 from django_host_command import DeploymentError
+from django_project_report import Report
+from django_project_variables import Variable
 from django_site import Site
 from django_wall_foreign import OWN, Foreign
 
-#: Who reads a repository that is of no site yet.
-_NOBODY = "nobody"
+#: The user who reads a repository that no site has yet.
+_READER = "nobody"
 
-#: What a variable's name says of its value → what the pillar gives it. The first that matches is taken.
+#: A pattern of variable names → their value in the pillar. The first that matches is taken.
 _KNOWN = (
     (r"(^|_)SECRET_?KEY$", {"from": "secret_key"}),
     (r"(^|_)SECRET_?KEY_(FILE|PATH)$", {"from": "secret_key_file"}),
@@ -39,7 +38,7 @@ _KNOWN = (
     (r"(^|_)(DEBUG)$", "False"),
 )
 _SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|PRIVATE|API_?KEY|_KEY$|DSN$|CREDENTIAL")
-#: A package that is asked for → packages of Debian without which it is not built, or not loaded.
+#: A required Python package → packages of Debian that it needs to be built or loaded.
 _SYSTEM_PACKAGES = (
     (r"psycopg2(?!-binary)", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
     (r"psycopg(?!2)(?!\[[^\]]*(binary|c)\b)(?!-binary)", ["libpq5"]),
@@ -56,43 +55,16 @@ _HEALTH = re.compile(
 )
 
 
-@dataclass
-class Variable:
-    """An environment variable that the settings read: where, and whether they do without it."""
-
-    name: str
-    place: str
-    required: bool
-
-
-@dataclass
-class Report:
-    """What was found: remarks for the top, and what a site's pillar would say: key → (value, comment)."""
-
-    remarks: list[str] = field(default_factory=list)
-    pillar: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    settings_module: str = ""
-
-    def say(self, key: str, value: Any, comment: str = "") -> None:
-        self.pillar[key] = (value, comment)
-
-    def add(self, key: str, values: list[Any], comment: str) -> None:
-        """More entries of a list, each once."""
-        before, said = self.pillar.get(key, ([], ""))
-        comments = dict.fromkeys([*filter(None, said.split("; ")), comment])
-        self.say(key, [*before, *(v for v in values if v not in before)], "; ".join(comments))
-
-
 def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -> str:
-    """Read a project and write a pillar for it, with comments where something was guessed.
+    """Return a pillar for a project, with comments where something was guessed.
 
     Args:
         where: the URL of a repository, or a folder.
-        revision: of the repository: a branch, a tag or a commit.
-        deploy_key: the file of a private SSH key to fetch with.
+        revision: a branch, a tag or a commit of the repository.
+        deploy_key: the path of a private SSH key for the repository.
 
     Raises:
-        DeploymentError: the source cannot be had, or there is no project in it.
+        DeploymentError: the source cannot be fetched, or has no project.
     """
     where = str(Path(where).resolve()) if Path(where).is_dir() else where
     with _source(where, revision, deploy_key) as (tree, commit, user):
@@ -103,7 +75,7 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
 
 
 def _written(where: str, revision: str, is_folder: bool, tree: Path, commit: str) -> str:
-    """The pillar for a tree; this runs with the rights of whoever decides what is in it."""
+    """Return the pillar for a tree; this runs as the user who can write to the tree."""
     report = Report()
     name = _name(where)
     if commit:
@@ -113,59 +85,63 @@ def _written(where: str, revision: str, is_folder: bool, tree: Path, commit: str
     python = _requirements(report, tree, project)
     _front_end(report, tree)
     _settings(report, [tree / folder for folder in (project, *report.pillar.get("python_path", ([], ""))[0])])
-    return _text(where, name, report, python)
+    if python:
+        report.remarks.append(f"requires Python {python}; set `python` if the host's python3 is another version")
+    return report.text(where, name)
 
 
 @contextmanager
 def _source(where: str, revision: str, deploy_key: str | None) -> Iterator[tuple[Path, str, str | None]]:
-    """The tree of a folder as it is, or of a repository's commit in a folder for the moment; its commit, and who may
-    read it.
+    """Yield the tree of a folder, or of a repository's commit in a temporary folder.
+
+    Yields:
+        The tree; its commit, empty for a folder; the user to read it as, None for the own one.
     """
     if _is_folder(where, revision):
         yield Path(where), "", None if os.geteuid() else _reader(where)
         return
     with tempfile.TemporaryDirectory(prefix="django-inspect-") as folder:
-        config: dict[str, Any] = {
-            "name": "inspected",
-            "user": "root",
-            "root": folder,
-            "repository": where,
-            "folder": None,
-        }
-        config |= {"revision": revision, "submodules": False, "known_hosts": [], "timeouts": {"fetch": "2m"}}
-        site = Site(config, {"nginx": {"group": "root"}})
-        site.mirror.mkdir(mode=0o700)
-        django_source.prepare(site, Path(deploy_key).read_text() if deploy_key else None)
-        commit = django_source.resolve(site, revision)
-        django_source.fetch_only(site, commit)
-        tree = site.root / "source"
-        django_source.export(site, commit, tree)
+        tree, commit = _fetched(folder, where, revision, deploy_key)
         if os.geteuid():
             yield tree, commit, None
             return
-        os.chmod(folder, 0o711)  # noqa: S103  # nosec B103 - what is in it is closed
-        Foreign(tree).give(django_host_user.owner(_NOBODY, "nogroup"), OWN, of=0)
-        yield tree, commit, _NOBODY
+        os.chmod(folder, 0o711)  # noqa: S103  # nosec B103 - its content is not accessible to others
+        Foreign(tree).give(django_host_user.owner(_READER, "nogroup"), OWN, of=0)
+        yield tree, commit, _READER
+
+
+def _fetched(folder: str, where: str, revision: str, deploy_key: str | None) -> tuple[Path, str]:
+    """Export a commit of a repository below a folder, as a site without further configuration would."""
+    config: dict[str, Any] = {"name": "inspected", "user": "root", "root": folder, "repository": where, "folder": None}
+    config |= {"revision": revision, "submodules": False, "known_hosts": [], "timeouts": {"fetch": "2m"}}
+    site = Site(config, {"nginx": {"group": "root"}})
+    site.mirror.mkdir(mode=0o700)
+    django_source.prepare(site, Path(deploy_key).read_text() if deploy_key else None)
+    commit = django_source.resolve(site, revision)
+    django_source.fetch_only(site, commit)
+    tree = site.root / "source"
+    django_source.export(site, commit, tree)
+    return tree, commit
 
 
 def _reader(folder: str) -> str | None:
-    """The user who decides what is in a folder; None where that is root."""
-    who = django_source_git.reader(folder)
-    if who.uid and who.name is None:
+    """Return the user who can change what a folder's path leads to, or None for root."""
+    reader = django_source_git.reader(folder)
+    if reader.uid and reader.name is None:
         raise DeploymentError(
-            f"{folder} belongs to the uid {who.uid}, which is no user of this host",
-            hint=f"give it to one: chown -R root {folder}",
+            f"{folder} is owned by uid {reader.uid}, which is not a user of this host",
+            hint=f"change its owner: chown -R root {folder}",
         )
-    return who.name
+    return reader.name
 
 
 def _is_folder(where: str, revision: str) -> bool:
-    """Whether the files are meant that lie there, in contrast to a repository, bare or at a revision."""
+    """Return whether the files of a folder are inspected, not a repository there, bare or at a revision."""
     return Path(where).is_dir() and not Path(where, "objects").is_dir() and revision == "HEAD"
 
 
 def _name(where: str) -> str:
-    """A name for the site: that of its repository or folder."""
+    """Return a name for the site: that of its repository or folder."""
     last = re.split(r"[/:]", where.rstrip("/"))[-1].removesuffix(".git").lower()
     name = re.sub(r"[^a-z0-9]+", "-", last).strip("-")
     return (name if name[:1].isalpha() else f"site-{name}")[:26].strip("-")
@@ -173,72 +149,73 @@ def _name(where: str) -> str:
 
 def _location(report: Report, where: str, revision: str, name: str, is_folder: bool) -> None:
     if is_folder:
-        report.say("folder", where)
+        report.set("folder", where)
     else:
-        report.say("repository", where)
+        report.set("repository", where)
         if revision != "HEAD":
-            report.say("revision", revision)
-    report.say("domains", [f"{name}.example.org"], "a guess: the names under which it is to be reached")
+            report.set("revision", revision)
+    report.set("domains", [f"{name}.example.org"], "guessed: replace it by the site's domains")
 
 
 def _project(report: Report, tree: Path) -> str:
-    """The folder of manage.py; with it the settings and the WSGI module."""
+    """Find the folder of manage.py, the settings and the WSGI module; return the folder."""
     folders = [str(path.parent) for path in django_project.manage_files(tree)]
     if not folders:
-        raise DeploymentError("there is no manage.py in the source", hint="is it a Django project?")
+        raise DeploymentError("no manage.py found in the source", hint="name the source of a Django project")
     folder = next((one for one in folders if django_project.application_modules([tree / one])), folders[0])
     if len(folders) > 1:
-        report.say("project", folder, f"a guess: there are manage.py in {django_project.some(folders)}")
+        report.set("project", folder, f"guessed: manage.py is in {django_project.listed(folders)}")
     elif folder != ".":
         report.remarks.append(f"manage.py is in {folder}")
     paths = django_project.python_path(tree, folder)
     if paths:
-        report.say("python_path", paths, "found: it is imported from there too")
+        report.set("python_path", paths, "found: folders with further modules of the project")
     roots = [tree / path for path in (folder, *paths)]
     modules = django_project.application_modules(roots)
     wsgi = modules[0] if modules else "mysite.wsgi"
     if len(modules) == 1:
-        report.remarks.append(f"the WSGI module is {wsgi}")
+        report.remarks.append(f"WSGI module: {wsgi}")
     elif modules:
-        report.say("wsgi", wsgi, f"a guess: there are {django_project.some(modules)}")
+        report.set("wsgi", wsgi, f"guessed: found {django_project.listed(modules)}")
     else:
-        report.say("wsgi", wsgi, "not found: say which module calls get_wsgi_application()")
+        report.set("wsgi", wsgi, "not found: name the module that calls get_wsgi_application()")
     report.settings_module = _settings_module(report, roots, wsgi)
     return folder
 
 
 def _settings_module(report: Report, roots: list[Path], wsgi: str) -> str:
-    named, there = django_project.settings_named(roots, wsgi), django_project.settings_modules(roots)
-    production = [module for module in there if re.search(r"\.(production|prod|live)$", module)]
+    named, found = django_project.settings_named(roots, wsgi), django_project.settings_modules(roots)
+    production = [module for module in found if re.search(r"\.(production|prod|live)$", module)]
     if not named:
-        guess = [*production, *there, "mysite.settings"][0]
-        report.say("settings_module", guess, f"a guess: there are {django_project.some(there) or 'none'}")
+        guess = [*production, *found, "mysite.settings"][0]
+        report.set("settings_module", guess, f"guessed: found {django_project.listed(found) or 'no settings module'}")
         return guess
     if production and re.search(r"\.(dev|devel|development|local|tests?|testing)$", named):
-        report.say("settings_module", production[0], f"a guess: the project itself names {named}")
+        report.set("settings_module", production[0], f"guessed: the project names {named}")
         return production[0]
-    report.remarks.append(f"the settings module is {named}")
+    report.remarks.append(f"settings module: {named}")
     return named
 
 
 def _requirements(report: Report, tree: Path, folder: str) -> str:
-    """What it needs of Python and of the system; returns what it says of Python's version."""
+    """Find the Python and system packages that the project needs; return the versions of Python that it supports."""
     files = django_virtualenv_requirements.default_files(tree, folder)
     if not files:
-        report.say("python_packages", ["django"], "nothing says what the project needs: name all of it")
+        report.set("python_packages", ["django"], "no requirements found: list all packages of the project")
         return ""
-    report.remarks.append(f"its requirements are in {', '.join(files)}")
-    wanted = django_virtualenv_requirements.package_names(tree, files)
+    report.remarks.append(f"requirements: {', '.join(files)}")
+    required = django_virtualenv_requirements.package_names(tree, files)
     for pattern, packages in _SYSTEM_PACKAGES:
-        asked = [name for name in wanted if re.match(rf"({pattern})(?![\w-])", name)]
-        if asked and f"{asked[0]}-binary" not in wanted:
-            report.add("packages", packages, f"for {asked[0]}")
-    if "celery" in wanted:
-        report.remarks.append("it uses Celery: its workers are not deployed, only the web part")
+        matching = [name for name in required if re.match(rf"({pattern})(?![\w-])", name)]
+        if matching and f"{matching[0]}-binary" not in required:
+            report.extend("packages", packages, f"for {matching[0]}")
+    if "celery" in required:
+        report.remarks.append("Celery is used: its workers are not deployed, only the web application")
     return django_virtualenv_requirements.python_versions(tree, files)
 
 
 def _front_end(report: Report, tree: Path) -> None:
+    """Find the packages of npm that have a script named build."""
     for path in django_project.files(tree, "package.json", depth=2):
         folder = path.parent.relative_to(tree)
         if folder.parts[:1] in (("docs",), ("doc",), ("examples",), ("website",)):
@@ -250,100 +227,44 @@ def _front_end(report: Report, tree: Path) -> None:
         if "build" in scripts:
             prefix = "" if str(folder) == "." else f" --prefix {folder}"
             install = "ci" if path.with_name("package-lock.json").exists() else "install"
-            report.add("build", [f"npm{prefix} {install}", f"npm{prefix} run build"], f"{path.relative_to(tree)}")
-            report.add("packages", ["npm"], "for the build")
+            report.extend("build", [f"npm{prefix} {install}", f"npm{prefix} run build"], f"{path.relative_to(tree)}")
+            report.extend("packages", ["npm"], "for the build")
 
 
 def _settings(report: Report, roots: list[Path]) -> None:
-    """What the settings read and hold: variables of the environment, what has to be run, where its health is."""
-    texts = dict(_local_modules(roots, report.settings_module))
+    """Find what the settings need: environment variables, commands, headers of the health check."""
+    texts = dict(django_project_variables.local_modules(roots, report.settings_module))
     variables: dict[str, Variable] = {}
     for path, text in texts.items():
-        for variable in read_variables(text, os.path.relpath(path, roots[0])):
+        for variable in django_project_variables.read(text, os.path.relpath(path, roots[0])):
             known = variables.setdefault(variable.name, variable)
             known.required |= variable.required
     _environment(report, list(variables.values()))
     settings = "\n".join(texts.values())
     if re.search(r"^\s*COMPRESS_OFFLINE\s*=\s*True", settings, re.MULTILINE):
-        report.add("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
+        report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
     if "cache.backends.db.DatabaseCache" in settings:
-        report.add("commands", [("after_migrate", ["manage.py createcachetable"])], "DatabaseCache")
+        report.extend("commands", [("after_migrate", ["manage.py createcachetable"])], "DatabaseCache")
+    _health(report, roots, settings)
+
+
+def _health(report: Report, roots: list[Path], settings: str) -> None:
+    """Guess the path of the health check, and the header by which the project recognises https."""
     health: dict[str, Any] = {}
-    for path in (path for root in roots for path in django_project.files(root, "urls.py", depth=3)):
-        found = _HEALTH.search(path.read_text(errors="replace"))
-        if found and not health:
-            health = {"path": f"/{found.group(1)}"}
+    urls = (path for root in roots for path in django_project.files(root, "urls.py", depth=3))
+    found = next(filter(None, (_HEALTH.search(path.read_text(errors="replace")) for path in urls)), None)
+    if found:
+        health["path"] = f"/{found.group(1)}"
     if re.search(r"^\s*SECURE_SSL_REDIRECT\s*=\s*True", settings, re.MULTILINE):
         header = re.search(r"SECURE_PROXY_SSL_HEADER\s*=\s*\(\s*[\"']HTTP_(\w+)[\"']\s*,\s*[\"'](\w+)", settings)
         name, value = (header.group(1), header.group(2)) if header else ("X_FORWARDED_PROTO", "https")
         health["headers"] = {name.replace("_", "-").title(): value}
     if health:
-        report.say("health", health, "a guess")
-
-
-def _local_modules(roots: list[Path], module: str, seen: set[Path] | None = None) -> Iterator[tuple[Path, str]]:
-    """The file of a module of the project, and of those that it imports everything from."""
-    seen = set() if seen is None else seen
-    path = next(filter(None, (django_project_python_path.module_file(root, module) for root in roots)), None)
-    if not module or not path or path in seen:
-        return
-    seen.add(path)
-    text = path.read_text(errors="replace")
-    yield path, text
-    for node in ast.walk(_parsed(text)):
-        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
-            package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-            above = package[: len(package) - node.level + 1] if node.level else []
-            yield from _local_modules(roots, ".".join([*above, *filter(None, [node.module])]), seen)
-
-
-def _parsed(text: str) -> ast.Module:
-    try:
-        return ast.parse(text)
-    except (SyntaxError, ValueError):
-        return ast.Module([], [])
-
-
-def read_variables(text: str, name: str) -> Iterator[Variable]:
-    """The environment variables that a module reads by ``os.environ``, django-environ, python-decouple or alike.
-
-    Args:
-        name: the module's file, for the place of each.
-    """
-    tree = _parsed(text)
-    declared = {
-        keyword.arg
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("Env", "FileAwareEnv")
-        for keyword in node.keywords
-    }
-    for node in ast.walk(tree):
-        place = f"{name}:{getattr(node, 'lineno', 0)}"
-        if isinstance(node, ast.Subscript) and ast.unparse(node.value) in ("os.environ", "environ"):
-            if isinstance(node.ctx, ast.Load) and (said := _literal(node.slice)):
-                yield Variable(said, place, required=True)
-        elif isinstance(node, ast.Call):
-            reads = ast.unparse(node.func)
-            first = _literal(node.args[0]) if node.args else ""
-            has_default = len(node.args) > 1 or any(k.arg in ("default", None) for k in node.keywords)
-            if reads in ("os.environ.get", "environ.get", "os.getenv", "getenv") and first:
-                yield Variable(first, place, required=False)
-            elif re.fullmatch(r"dj_database_url\.config", reads):
-                yield Variable(first or "DATABASE_URL", place, required=False)
-            elif re.fullmatch(r"env\.(db|db_url)", reads):
-                yield Variable(first or "DATABASE_URL", place, required=not has_default)
-            elif re.fullmatch(r"(env|config|decouple\.config)(\.[a-z_]+)?", reads) and re.fullmatch(
-                r"[A-Z][A-Z0-9_]+", first
-            ):
-                yield Variable(first, place, required=not has_default and first not in declared)
-
-
-def _literal(node: ast.expr) -> str:
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+        report.set("health", health, "guessed")
 
 
 def _environment(report: Report, variables: list[Variable]) -> None:
-    """Required variables, and those that the formula knows, are said; the others are remarks."""
+    """Put required and well-known variables into the pillar, and the others into a remark."""
     optional = []
     environment: dict[str, tuple[Any, str]] = {}
     secrets: dict[str, tuple[Any, str]] = {}
@@ -354,61 +275,20 @@ def _environment(report: Report, variables: list[Variable]) -> None:
         if known is not None:
             environment[variable.name] = (known, variable.place)
         elif variable.required and _SECRET.search(variable.name):
-            secrets[variable.name] = ({"generate": 50}, f"{variable.place}: is this the project's own to choose?")
+            comment = f"{variable.place}: if another service issued it, give that value instead"
+            secrets[variable.name] = ({"generate": 50}, comment)
         elif variable.required:
-            environment[variable.name] = ("", f"{variable.place}: say it, it has no default")
+            environment[variable.name] = ("", f"{variable.place}: set it, it has no default")
         else:
             optional.append(variable.name)
     if any(value == {"from": "database_url"} for value, _place in environment.values()):
-        report.say("database", {"engine": "sqlite"}, "a guess, for DATABASE_URL")
+        report.set("database", {"engine": "sqlite"}, "guessed from DATABASE_URL")
     if environment:
-        report.say("environment", environment)
+        report.set("environment", environment)
     if secrets:
-        report.say("secrets", secrets)
+        report.set("secrets", secrets)
     if optional:
-        report.remarks.append(f"read from the environment too, with a default: {', '.join(optional)}")
-
-
-_ORDER = (
-    *("repository", "folder", "revision", "domains", "project", "python_path", "settings_module", "wsgi"),
-    *("python_packages", "packages", "build", "commands", "environment", "secrets", "database", "health"),
-)
-
-
-def _text(where: str, name: str, report: Report, python: str) -> str:
-    """The report as a pillar: YAML, the remarks as comments above."""
-    if python:
-        report.remarks.append(f"it is for Python {python}: `python` names another interpreter than the host's python3")
-    remarks = [line for remark in report.remarks for line in textwrap.wrap(remark, 110, subsequent_indent="  ")]
-    lines = [f"# {where}", *(f"#   {remark}" for remark in remarks), "django:", "  sites:", f"    {name}:"]
-    for key in sorted(report.pillar, key=_ORDER.index):
-        value, comment = report.pillar[key]
-        if key in ("environment", "secrets"):
-            lines.append(f"      {key}:")
-            lines += [_line(8, inner, said, place) for inner, (said, place) in value.items()]
-        elif key == "commands":
-            lines.append(_line(6, key, dict(value), comment))
-        else:
-            lines.append(_line(6, key, value, comment))
-    return "\n".join(lines) + "\n"
-
-
-def _line(indent: int, key: str, value: Any, comment: str) -> str:
-    text = f"{' ' * indent}{key}: {_flow(value)}"
-    return f"{text}  # {comment}" if comment else text
-
-
-def _flow(value: Any) -> str:
-    """A value in YAML on one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_flow(inner) for inner in value) + "]"
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./-]*(:[\w./@-]+)*|[\w.+-]+@[\w.:/-]+", value)
-    return value if plain and value.lower() not in _YAML_WORDS else json.dumps(value, ensure_ascii=False)
-
-
-_YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "y", "n"}
+        report.remarks.append(f"environment variables with a default: {', '.join(optional)}")
 
 
 if __name__ == "__main__":

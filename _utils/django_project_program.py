@@ -426,7 +426,7 @@ def _homes(site: Site, release: Path, folder: str, module: str) -> list[str]:
     source = Foreign(release / "source")
     with contextlib.suppress(DeploymentError):
         found: list[str] = django_wall_delegate.ask(
-            site.user, lambda: django_project.homes(source.path, folder, module)
+            site.user, lambda: django_project.import_folders(source.path, folder, module)
         )
         return found
     return []

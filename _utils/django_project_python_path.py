@@ -1,4 +1,4 @@
-"""From where a project is imported besides the folder of manage.py, as its own files say it. No code of it is run."""
+"""The folders that a project is imported from in addition to the folder of manage.py, declared by its own files."""
 
 import ast
 import contextlib
@@ -7,22 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: Calls that make a path of one, and of its parts.
+#: Calls that return the same path in another form.
 _SAME = {"Path", "pathlib.Path", "str", "os.fspath", "os.path.abspath", "os.path.realpath", "os.path.normpath"}
 _SAME_METHODS = {"resolve", "absolute", "as_posix"}
 
 
 def declared(source: Path, folder: str) -> list[str]:
-    """The folders, relative to the source, that manage.py puts on sys.path or that packages are made of.
+    """Return the folders that manage.py adds to sys.path or that packages are built from, relative to the source.
 
     Args:
-        folder: that of manage.py, which is not among them.
+        folder: the folder of manage.py, which is not among them.
     """
     project = source / folder
-    said = [*_of_packaging(project), *_of_packaging(source)]
-    with contextlib.suppress(RecursionError):  # what no hand has written
-        said = [*_of_manage(project / "manage.py"), *said]
-    paths = dict.fromkeys(Path(os.path.normpath(path)) for path in said)
+    found = [*_of_packaging(project), *_of_packaging(source)]
+    with contextlib.suppress(RecursionError):  # a hostile source
+        found = [*_of_manage(project / "manage.py"), *found]
+    paths = dict.fromkeys(Path(os.path.normpath(path)) for path in found)
     return [
         str(path.relative_to(source))
         for path in paths
@@ -31,13 +31,13 @@ def declared(source: Path, folder: str) -> list[str]:
 
 
 def module_file(folder: Path, module: str) -> Path | None:
-    """The file of a module that is imported from a folder; None where it is not there."""
+    """Return the file of a module that is imported from a folder, or None if it does not exist."""
     base = folder / module.replace(".", "/")
     return next((path for path in (base.with_name(f"{base.name}.py"), base / "__init__.py") if path.is_file()), None)
 
 
 def _of_manage(manage: Path) -> Iterator[Path]:
-    """What manage.py puts on sys.path, where that is text or is joined to its own place."""
+    """Yield the paths that manage.py adds to sys.path, as literals or joined to its own path."""
     try:
         tree = ast.parse(manage.read_text(errors="replace"))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -58,7 +58,7 @@ def _of_manage(manage: Path) -> Iterator[Path]:
 
 
 def _path(node: ast.expr, names: dict[str, Path], working: Path) -> Path | None:
-    """The path that an expression stands for; None where that cannot be told."""
+    """Return the path that an expression results in, or None if that is not known without running it."""
     if isinstance(node, ast.Constant):
         return working / node.value if isinstance(node.value, str) and "\0" not in node.value else None
     if isinstance(node, ast.Name):
@@ -91,14 +91,14 @@ def _path_of_call(node: ast.Call, names: dict[str, Path], working: Path) -> Path
     return _joined(node.args[0], node.args[1:] if joins else [], names, working) if joins or called in _SAME else None
 
 
-def _joined(first: ast.expr, others: list[ast.expr], names: dict[str, Path], working: Path) -> Path | None:
+def _joined(first: ast.expr, rest: list[ast.expr], names: dict[str, Path], working: Path) -> Path | None:
     base = _path(first, names, working)
-    parts = [other.value for other in others if isinstance(other, ast.Constant) and isinstance(other.value, str)]
-    return base.joinpath(*parts) if base and len(parts) == len(others) else None
+    parts = [part.value for part in rest if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return base.joinpath(*parts) if base and len(parts) == len(rest) else None
 
 
 def _of_packaging(folder: Path) -> Iterator[Path]:
-    """Where pyproject.toml has the packages of setuptools or of poetry; a Salt on Python 3.10 cannot read it."""
+    """Yield the folders with packages of setuptools or poetry in pyproject.toml; Salt on Python 3.10 cannot read it."""
     try:
         import tomllib
 
@@ -119,7 +119,7 @@ def _of_packaging(folder: Path) -> Iterator[Path]:
 
 
 def _dig(value: Any, *names: str) -> Any:
-    """What lies below these names in a TOML value; None where there is nothing."""
+    """Return the value below these names in a TOML value, or None."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value

@@ -100,8 +100,8 @@ def _as_user(site: Site, who: Reader, last: str) -> str:
     """The tree of a folder that a user decides, read as that user; the mirror has it afterwards."""
     if who.name is None:
         raise DeploymentError(
-            f"{site.config['folder']} belongs to the uid {who.uid}, which is no user of this host",
-            hint=f"give it to one: chown -R root {site.config['folder']}",
+            f"{site.config['folder']} is owned by uid {who.uid}, which is not a user of this host",
+            hint=f"change its owner: chown -R root {site.config['folder']}",
         )
     store = site.root / "folder.git"
     is_new = _make_store(store, who)

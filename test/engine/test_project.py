@@ -1,3 +1,5 @@
+"""The project that is found in a source."""
+
 from pathlib import Path
 
 import django_host_command
@@ -9,7 +11,7 @@ from specimen import configured
 
 
 class Cases(yaml.SafeLoader):
-    """YAML with what django-admin writes."""
+    """A loader of YAML with tags for the files that django-admin creates."""
 
 
 Cases.add_constructor(
@@ -27,7 +29,7 @@ PROJECTS = yaml.load((Path(__file__).parent / "projects.yaml").read_text(), Load
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in PROJECTS])
-def test_what_is_found_in_a_source(tmp_path, case, monkeypatch):
+def test_project_is_found_in_its_source(tmp_path, case, monkeypatch):
     for name, content in case["files"].items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))

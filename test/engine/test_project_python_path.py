@@ -1,3 +1,5 @@
+"""The folders that a project is imported from."""
+
 import django_project_python_path
 import pytest
 
@@ -31,7 +33,7 @@ HEAD = "import os, sys, pathlib\nfrom pathlib import Path\nBASE_DIR = Path(__fil
         ("other.append('apps')", []),
     ],
 )
-def test_what_manage_py_says(tmp_path, line, found):
+def test_folders_that_manage_py_adds_to_sys_path_are_found(tmp_path, line, found):
     for folder in ("web/apps", "web/lib", "web/a:b", "src"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     (tmp_path / "web/manage.py").write_text(f"{HEAD}{line}\n")
@@ -52,14 +54,14 @@ def test_what_manage_py_says(tmp_path, line, found):
         ("tool = 1", []),
     ],
 )
-def test_what_packages_are_made_of(tmp_path, content, found):
+def test_folders_of_packages_in_pyproject_are_found(tmp_path, content, found):
     for folder in ("src", "lib/blog", "web"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "pyproject.toml").write_text(content)
     assert django_project_python_path.declared(tmp_path, "web") == found
 
 
-def test_packages_beside_manage_py_and_at_the_top(tmp_path):
+def test_pyproject_is_read_in_the_folder_of_manage_py_and_at_the_top(tmp_path):
     for folder in ("src", "web/src"):
         (tmp_path / folder).mkdir(parents=True)
     for folder in (".", "web"):

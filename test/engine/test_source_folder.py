@@ -148,7 +148,7 @@ def test_folder_that_another_user_gets_is_read_as_that_one(ray):
 def test_folder_of_a_uid_without_a_user_refused(ray):
     subprocess.run(["chown", "-R", "54321:54321", Path(ray.config["folder"])], check=True)
     subprocess.run(["chown", "54321", Path(ray.config["folder"]).parent], check=True)
-    with pytest.raises(DeploymentError, match="belongs to the uid 54321, which is no user of this host"):
+    with pytest.raises(DeploymentError, match="is owned by uid 54321, which is not a user of this host"):
         django_source_folder.tree(ray)
 
 

@@ -1,0 +1,74 @@
+"""The result of an inspection: a site's pillar as YAML, with comments for what was found and guessed."""
+
+import json
+import re
+import textwrap
+from dataclasses import dataclass, field
+from typing import Any
+
+#: The order of the keys in the pillar.
+_ORDER = (
+    *("repository", "folder", "revision", "domains", "project", "python_path", "settings_module", "wsgi"),
+    *("python_packages", "packages", "build", "commands", "environment", "secrets", "database", "health"),
+)
+_YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "y", "n"}
+
+
+@dataclass
+class Report:
+    """The pillar of a site and remarks on its project.
+
+    Attributes:
+        remarks: comments above the pillar.
+        pillar: key → (value, comment).
+        settings_module: the settings module of the project.
+    """
+
+    remarks: list[str] = field(default_factory=list)
+    pillar: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    settings_module: str = ""
+
+    def set(self, key: str, value: Any, comment: str = "") -> None:
+        """Set a key of the pillar."""
+        self.pillar[key] = (value, comment)
+
+    def extend(self, key: str, values: list[Any], comment: str) -> None:
+        """Add entries to a list of the pillar, each once."""
+        before, comments_before = self.pillar.get(key, ([], ""))
+        comments = dict.fromkeys([*filter(None, comments_before.split("; ")), comment])
+        self.set(key, [*before, *(value for value in values if value not in before)], "; ".join(comments))
+
+    def text(self, title: str, name: str) -> str:
+        """Return the pillar of the site as YAML.
+
+        Args:
+            title: the first line: the repository or folder.
+            name: the name of the site.
+        """
+        remarks = [line for remark in self.remarks for line in textwrap.wrap(remark, 110, subsequent_indent="  ")]
+        lines = [f"# {title}", *(f"#   {remark}" for remark in remarks), "django:", "  sites:", f"    {name}:"]
+        for key in sorted(self.pillar, key=_ORDER.index):
+            value, comment = self.pillar[key]
+            if key in ("environment", "secrets"):
+                lines.append(f"      {key}:")
+                lines += [_line(8, variable, *inner) for variable, inner in value.items()]
+            elif key == "commands":
+                lines.append(_line(6, key, dict(value), comment))
+            else:
+                lines.append(_line(6, key, value, comment))
+        return "\n".join(lines) + "\n"
+
+
+def _line(indent: int, key: str, value: Any, comment: str) -> str:
+    text = f"{' ' * indent}{key}: {_flow(value)}"
+    return f"{text}  # {comment}" if comment else text
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(inner) for inner in value) + "]"
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./-]*(:[\w./@-]+)*|[\w.+-]+@[\w.:/-]+", value)
+    return value if plain and value.lower() not in _YAML_WORDS else json.dumps(value, ensure_ascii=False)
