@@ -14,12 +14,12 @@ import yaml
 from specimen import FACTS, configured
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
 PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
 DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
 #: Pages that are tables.
-WIDE = ("faults.md", "options.md", "projects.md", "walls.md")
+WIDE = ("comparison.md", "faults.md", "glossary.md", "options.md", "projects.md", "walls.md")
 #: What is quoted in troubleshooting.md and said by others: Django, database servers, nginx, Salt, systemd, uv.
 FOREIGN = {
     "Access denied for user",
