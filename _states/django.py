@@ -15,6 +15,7 @@ import django_secret
 import django_site
 import django_site_removal
 import django_takeover
+import django_terminal
 import django_virtualenv_uv
 from django_host_command import DeploymentError, redact
 from django_release_deployment import Deployment, asked_by
@@ -433,8 +434,9 @@ def _run(step, name, done):
     if deployment:
         new = deployment.untold_warnings()
         if new:
-            ret["warnings"] = [redact(text, deployment.masked()) for text in new]
+            ret["warnings"] = django_terminal.warnings(redact(text, deployment.masked()) for text in new)
         ret["comment"] = redact(ret["comment"], deployment.masked())
+    ret["comment"] = django_terminal.plain(ret["comment"])
     return ret
 
 

@@ -145,8 +145,9 @@ class Deployment:
 
     def untold_warnings(self) -> list[str]:
         """The warnings that have come since this was asked last."""
-        new, self._told = self.warnings[self._told :], len(self.warnings)
-        return new
+        before, new = self.warnings[: self._told], self.warnings[self._told :]
+        self._told = len(self.warnings)
+        return [text for text in dict.fromkeys(new) if text not in before]
 
     def masked(self) -> list[str]:
         """The texts that no output may show, as they are and as they stand in a URL."""

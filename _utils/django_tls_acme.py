@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -158,7 +159,7 @@ def _cause(site: Site, error: Exception) -> str:
     """Why an order has failed, in a line: what the authority has said, where it has said something."""
     said = _client(site).said(getattr(error, "log", "") or "")
     first = str(error).splitlines()[0]
-    return f"{first}: {said[:300]}" if said else first
+    return f"{first}: {textwrap.shorten(said, 1000, placeholder=' …')}" if said else first
 
 
 def _client(site: Site) -> Client:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 import traceback
 
 #: As the formula has set it, before anything of the project is imported.
@@ -232,7 +233,7 @@ def checks(request):
             f"{len(serious)} of Django's checks fail: {', '.join(sorted({m.id or '?' for m in serious}))}"
         )
     warnings = [m for m in [*found, *deployment] if m.level >= framework.WARNING]
-    return [f"{m.id}: {' '.join(str(m.msg).split())[:200]}" for m in warnings]
+    return list(dict.fromkeys(f"{m.id}: {textwrap.shorten(str(m.msg), 1000, placeholder=' …')}" for m in warnings))
 
 
 def cause(error):

@@ -118,7 +118,7 @@ def test_what_is_longer_than_the_drain_is_cut_and_counted(good):
         assert not slow.threads[0].is_alive() and time.monotonic() - began < 22, "it was cut"
     assert len(slow.failed) == 1
     assert applied["blog is live"].changes["receipt"]["cut"] == last_attempt(good)["receipt"]["cut"] == 1
-    assert "1 connections were still open after 2s, and were cut" in applied.warnings["blog is live"]
+    assert "1 connections were still open after 2s, and were cut." in applied.warnings["blog is live"]
     assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
 
 

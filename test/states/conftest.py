@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import django_host_user
+import django_site
 import jinja2
+import played_host
 import pytest
 import salt.config
 import salt.loader
@@ -138,3 +142,66 @@ def loaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeLoaders:
         return UnitLoaders(opts, GRAINS | dict(grains or {}))
 
     return make
+
+
+@pytest.fixture(name="salt")
+def apply_states(loaders, world, own_host, monkeypatch):
+    """Apply states to that host: `salt(pillar)(test=True)` answers id, result, changes and comment of each state.
+
+    The whole return, with warnings, is in `returned` of what `salt(pillar)` answers.
+    """
+
+    class Below(django_site.Site):
+        """A site whose root lies below the host's folder."""
+
+        def __init__(self, config, platform):
+            root = config["root"].removeprefix(str(own_host))
+            super().__init__({**config, "root": f"{own_host}{root}"}, platform)
+
+    played = Path(__file__).parent / "played"
+    formula = own_host / "formula"  # without what else lies in the work tree, which Salt would list
+    formula.mkdir()
+    for name in ("django", "_modules", "_states", "_utils"):
+        (formula / name).symlink_to(ROOT / name)
+    options = {
+        "played_host": str(own_host / "played"),
+        "file_roots": {"base": [str(formula)]},
+        "module_dirs": [str(ROOT / "_modules"), str(played / "modules")],
+        "states_dirs": [str(ROOT / "_states"), str(played / "states")],
+    }
+    monkeypatch.setattr(django_site, "Site", Below)
+    monkeypatch.setattr(django_host_user, "find_user", lambda name: find_user(options, name))
+
+    def on(pillar, current=True, **more):
+        made = loaders({"django": pillar}, **options, **more)
+        for kind in ("modules", "states", "utils") if current else ():
+            folder = Path(made.opts["extension_modules"]) / kind
+            folder.symlink_to(ROOT / f"_{kind}")
+
+        def apply(name="django", **arguments):
+            made.context.clear()
+            returned = made.modules.state.apply(name, **arguments)
+            apply.returned = getattr(returned, "raw", returned)
+            return answer(apply.returned)
+
+        apply.loaders = made
+        return apply
+
+    return on
+
+
+def find_user(opts, name):
+    users = played_host.known(opts, "user")
+    fullname = f"Django site {name.removesuffix('-build')}"
+    return SimpleNamespace(pw_name=name, pw_gecos=fullname, pw_dir="/nonexistent", pw_gid=0) if name in users else None
+
+
+def answer(returned):
+    """Return the states in their order."""
+    if isinstance(returned, list):
+        raise AssertionError(returned)
+    states = sorted(returned.values(), key=lambda one: one["__run_num__"])
+    return [
+        SimpleNamespace(id=one["__id__"], **{key: one[key] for key in ("result", "changes", "comment", "name")})
+        for one in states
+    ]

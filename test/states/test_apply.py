@@ -13,10 +13,8 @@ import django_host_timer
 import django_host_user
 import django_proxy_nginx
 import django_release_steps
-import django_site
 import django_tls
 import django_tls_acme
-import played_host
 import pytest
 from authority import signed
 from django_host_command import DeploymentError
@@ -35,66 +33,6 @@ HOST = ["blog has its place", "The packages of the sites are installed", "uv is 
 HOST += ["The ports of nginx are free", "nginx is installed"]
 HOST += ["The default site of a fresh nginx is off", "nginx runs"]
 UNCHANGED = {"blog has its place", "The ports of nginx are free", "The default site of a fresh nginx is off"}
-
-
-@pytest.fixture
-def salt(loaders, world, own_host, monkeypatch):
-    """Apply states to that host: `salt(pillar)(test=True)`; the answer has id, result, changes, comment of each."""
-
-    class Below(django_site.Site):
-        """A site whose root lies below the host's folder."""
-
-        def __init__(self, config, platform):
-            root = config["root"].removeprefix(str(own_host))
-            super().__init__({**config, "root": f"{own_host}{root}"}, platform)
-
-    played = Path(__file__).parent / "played"
-    formula = own_host / "formula"  # without what else lies in the work tree, which Salt would list
-    formula.mkdir()
-    for name in ("django", "_modules", "_states", "_utils"):
-        (formula / name).symlink_to(ROOT / name)
-    options = {
-        "played_host": str(own_host / "played"),
-        "file_roots": {"base": [str(formula)]},
-        "module_dirs": [str(ROOT / "_modules"), str(played / "modules")],
-        "states_dirs": [str(ROOT / "_states"), str(played / "states")],
-    }
-    monkeypatch.setattr(django_site, "Site", Below)
-    monkeypatch.setattr(django_host_user, "find_user", lambda name: find_user(options, name))
-
-    def on(pillar, current=True, **more):
-        made = loaders({"django": pillar}, **options, **more)
-        for kind in ("modules", "states", "utils") if current else ():
-            folder = Path(made.opts["extension_modules"]) / kind
-            folder.symlink_to(ROOT / f"_{kind}")
-
-        def apply(name="django", **arguments):
-            made.context.clear()
-            return answer(made.modules.state.apply(name, **arguments))
-
-        apply.loaders = made
-        return apply
-
-    return on
-
-
-def find_user(opts, name):
-    users = played_host.known(opts, "user")
-    fullname = f"Django site {name.removesuffix('-build')}"
-    return SimpleNamespace(pw_name=name, pw_gecos=fullname, pw_dir="/nonexistent", pw_gid=0) if name in users else None
-
-
-def answer(returned):
-    """The states in their order."""
-    if isinstance(returned, list):
-        raise AssertionError(returned)
-    states = sorted(
-        returned.raw.values() if hasattr(returned, "raw") else returned.values(), key=lambda one: one["__run_num__"]
-    )
-    return [
-        SimpleNamespace(id=one["__id__"], **{key: one[key] for key in ("result", "changes", "comment", "name")})
-        for one in states
-    ]
 
 
 def results(states):
@@ -464,13 +402,12 @@ def test_a_template_that_is_not_there_is_an_error(salt, world):
     assert (state.result, state.comment.split("\n")[0]) == (False, "salt://blog/nowhere.jinja is not there")
 
 
-def test_warnings_are_told_once(salt, world):
-    world.answers = {"allowed_hosts": ["other.org"], "checks": ["security.W001: no"]}
+def test_each_warning_appears_once(salt, world):
+    world.answers = {"allowed_hosts": ["other.org"], "checks": ["security.W001: no"] * 2}
     made = salt({"sites": {"blog": SITE}})
-    returned = made.loaders.modules.state.apply("django")
-    raw = returned.raw if hasattr(returned, "raw") else returned
-    told = [text for one in raw.values() for text in one.get("warnings", [])]
-    assert len(told) == 2 and "security.W001: no" in told
+    made()
+    told = [text for one in made.returned.values() for text in one.get("warnings", [])]
+    assert len(told) == 2 and "security.W001: no." in told
 
 
 # Sites that go
