@@ -20,27 +20,27 @@ def fits(value: Any, shape: Any) -> bool:
     """Return whether a value has a shape; a bool is no number, and None is `types.NoneType`."""
     if shape is Any:
         return True
-    if isinstance(shape, tuple):
-        return any(fits(value, one) for one in shape)
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(fits(one, shape[0]) for one in value)
-    if isinstance(shape, Mapping):
-        return isinstance(value, dict) and _fits_object(value, shape)
-    if shape in (int, float):
+    if isinstance(shape, type):
+        if shape not in (int, float):
+            return isinstance(value, shape)
         kinds = (int, float) if shape is float else int
         return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < 1 << 63  # no NaN either
-    return isinstance(value, shape)
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and _fits_object(value, shape)
+    if isinstance(shape, list):
+        return isinstance(value, list) and all([fits(one, shape[0]) for one in value])
+    return any(fits(value, one) for one in shape)
 
 
-def _fits_object(value: dict[str, Any], shape: Mapping[Any, Any]) -> bool:
+def _fits_object(value: dict[str, Any], shape: dict[Any, Any]) -> bool:
     for name, one in shape.items():
         if name is str:
-            if not all(fits(below, one) for below in value.values()):
+            if not all([fits(below, one) for below in value.values()]):
                 return False
-        elif name.endswith("?"):
-            if name[:-1] in value and not fits(value[name[:-1]], one):
+        elif name in value:
+            if not fits(value[name], one):
                 return False
-        elif name not in value or not fits(value[name], one):
+        elif not name.endswith("?") or (name[:-1] in value and not fits(value[name[:-1]], one)):
             return False
     return True
 
