@@ -28,14 +28,14 @@ def fits(value: Any, shape: Any) -> bool:
     if isinstance(shape, dict):
         return isinstance(value, dict) and _fits_object(value, shape)
     if isinstance(shape, list):
-        return isinstance(value, list) and all([fits(one, shape[0]) for one in value])
+        return isinstance(value, list) and all(fits(one, shape[0]) for one in value)
     return any(fits(value, one) for one in shape)
 
 
 def _fits_object(value: dict[str, Any], shape: dict[Any, Any]) -> bool:
     for name, one in shape.items():
         if name is str:
-            if not all([fits(below, one) for below in value.values()]):
+            if not all(fits(below, one) for below in value.values()):
                 return False
         elif name in value:
             if not fits(value[name], one):
