@@ -1,6 +1,7 @@
 """nginx (https://nginx.org/en/docs/) as the proxy of sites: a server for each domain, in it its sites."""
 
 import functools
+import hashlib
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -75,11 +76,33 @@ def shares(site: Site) -> list[Path]:
 
 
 def files(site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
-    """What a site has beside the servers of its domains."""
+    """Return what a site has in addition to the servers of its domains."""
+    known = {**variables, "shared": _shared_variables(site, variables["addresses"])}
     return {
-        main_file(site): django_release_settings.render(templates, _UPSTREAM, **variables),
-        locations(site): django_release_settings.render(templates, _LOCATIONS, **variables),
+        main_file(site): django_release_settings.render(templates, _UPSTREAM, **known),
+        locations(site): django_release_settings.render(templates, _LOCATIONS, **known),
     }
+
+
+def _shared_variables(site: Site, addresses: Collection[str]) -> dict[str, Any]:
+    """Return the names of nginx's variables whose values follow from options that several sites may share.
+
+    A variable that two sites define alike counts once. nginx warns where its table of variables has too many, and
+    refuses names of more than 46 characters; the directives that enlarge it may be in the host's nginx.conf already,
+    where a second one is an error.
+    """
+    proxy, trusted = site.config["proxy"], site.config["proxy"]["trusted"]
+    return {
+        "during_maintenance": shared_variable("allowed", *site.config["maintenance"]["allow"]),
+        **{name: shared_variable(name, *trusted) for name in ("trusted", "scheme", "https")},
+        **{name: shared_variable(name, *addresses) for name in ("limited", "client")},
+        "headers": {name: shared_variable("header", name, *trusted) for name in proxy.get("trusted_headers", ())},
+    }
+
+
+def shared_variable(purpose: str, *values: str) -> str:
+    """Return the name of a variable of nginx, the same for the same values."""
+    return f"django_{purpose}_{hashlib.sha256(' '.join(sorted(values)).encode()).hexdigest()[:6]}"
 
 
 def names_addresses(site: Site) -> bool:

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 
 import django_host_command
@@ -540,3 +541,24 @@ def test_somebody_at_another_address_of_the_port_is_no_matter(own_host, monkeypa
         assert caught.value.message.startswith(f"{listen} is taken by somebody, so nginx cannot listen there")
     with pytest.raises(DeploymentError, match=r"^port 80 is taken by somebody"):
         django_proxy_ports.refuse_taken_ports("blog", "nginx", [80])
+
+
+def test_sites_share_variables_and_nginx_accepts_their_names(make_site):
+    """Names of nginx's variables have at most 46 characters, whatever the site and its headers are called."""
+    options = {
+        "proxy": {
+            "trusted": ["10.0.0.0/8"],
+            "trusted_headers": [f"X-{'Long-' * 20}Name"],
+            "limit_req": {"rate": "9r/s"},
+        },
+        "maintenance": {"allow": ["10.0.0.0/8"]},
+        "media": {"download": True},
+        "server": {"kind": "uvicorn"},
+    }
+    defined = []
+    for name in ("abcdefghijklmnopqrstuvwxyz", "b"):
+        site = make_site(name, domains=[f"{name}.example.org"], folders=False, **options)
+        text = files(site)[django_proxy_nginx.main_file(site)]
+        defined.append(re.findall(r"(?m)^(?:geo|map) .*\$(\w+) \{$", text))
+    assert defined[0] == defined[1] and len(defined[0]) == 11
+    assert max(map(len, defined[0])) <= 46

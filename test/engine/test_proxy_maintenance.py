@@ -211,6 +211,7 @@ def test_the_link_is_where_nginx_looks(blog):
     blog.options["maintenance"] = {"allow": ["10.0.0.0/8"]}
     assert set(blog.apply()) == {"site", "proxy"}
     locations = django_proxy_nginx.locations(blog.site).read_text()
-    assert f"if (-f {blog.site.root}/maintenance/on/index.html$django_blog_sees) {{" in locations
+    allowed = django_proxy_nginx.shared_variable("allowed", "10.0.0.0/8")
+    assert f"if (-f {blog.site.root}/maintenance/on/index.html${allowed}) {{" in locations
     upstream = Path(django_proxy_nginx.ETC / "conf.d/django-blog.conf").read_text()
-    assert "geo $django_blog_sees {" in upstream and "    10.0.0.0/8 .seen;" in upstream
+    assert f"geo ${allowed} {{" in upstream and "    10.0.0.0/8 .seen;" in upstream

@@ -331,6 +331,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_host_memory, "total", lambda: 16 << 30)
     monkeypatch.setattr(django_proxy_nginx, "ETC", tmp_path / "etc/nginx")
     monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 22, 1))
+    monkeypatch.setattr(django_proxy_nginx, "shared_variable", lambda purpose, *_values: f"django_{purpose}")
     monkeypatch.setattr(django_proxy_apache, "ETC", tmp_path / "etc/apache2")
     resolved = rules_of_pillars()  # which takes as long as the rest for a small pillar
     monkeypatch.setattr(django_pillar, "resolve", lambda rules, schema: resolved)
