@@ -10,6 +10,7 @@ from pathlib import Path
 
 import django_host_clock
 import django_host_command
+import django_host_proc
 from django_host_command import DeploymentError
 
 
@@ -115,13 +116,8 @@ class Lock:
 
     def _processes(self) -> list[int]:
         """The processes, other than this one, that have the file of the lock open: only root's can."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                names = [os.readlink(path) for path in (entry / "fd").iterdir()]
-                if str(self.path) in names and int(entry.name) != os.getpid():
-                    found.append(int(entry.name))
-        return found
+        pids = [pid for pid in django_host_proc.pids() if pid != os.getpid()]
+        return [pid for pid in pids if str(self.path) in django_host_proc.open_files(pid)]
 
 
 def _is_taken(descriptor: int, operation: int) -> bool:

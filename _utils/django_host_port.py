@@ -2,15 +2,14 @@
 
 import contextlib
 import ipaddress
-import os
 import re
 import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
-PROC = Path("/proc")
+import django_host_proc
+
 _LISTENING = "0A"
 #: A connection that is open, and one whose other end has nothing more to say, and may listen.
 _OPEN = ("01", "08")
@@ -63,14 +62,13 @@ def holder(port: int, *, but: int | None = None, ports: Mapping[int, set[str]] |
         ports: as `listening` has just found it.
     """
     sockets = (listening() if ports is None else ports).get(port, set())
-    if not sockets or (but and not (sockets := sockets - _sockets(but))):
+    if not sockets or (but and not (sockets := sockets - django_host_proc.open_files(but))):
         return None
-    for process in PROC.glob("[0-9]*"):
-        pid = int(process.name)
-        if pid != but and sockets & _sockets(pid):
-            with contextlib.suppress(OSError):
-                name = (process / "comm").read_bytes().decode(errors="replace")
-                return Holder("".join(filter(str.isprintable, name)), pid, _unit(process))
+    for pid in django_host_proc.pids():
+        if pid != but and sockets & django_host_proc.open_files(pid):
+            name = django_host_proc.name(pid)
+            if name is not None:
+                return Holder(name, pid, _unit(pid))
     return Holder("", 0, "")  # in another namespace, or gone
 
 
@@ -80,7 +78,7 @@ def has(pid: int, port: int, ports: Mapping[int, set[str]] | None = None) -> boo
     Args:
         ports: as `listening` has just found it.
     """
-    return bool((listening() if ports is None else ports).get(port, set()) & _sockets(pid))
+    return bool((listening() if ports is None else ports).get(port, set()) & django_host_proc.open_files(pid))
 
 
 def listens(pid: int, ports: Mapping[int, set[str]]) -> bool:
@@ -89,7 +87,7 @@ def listens(pid: int, ports: Mapping[int, set[str]]) -> bool:
     Args:
         ports: as `listening` has just found it.
     """
-    return bool(set().union(*ports.values()) & _sockets(pid))
+    return bool(set().union(*ports.values()) & django_host_proc.open_files(pid))
 
 
 def listening(host: str = "") -> dict[int, set[str]]:
@@ -109,14 +107,14 @@ def listening(host: str = "") -> dict[int, set[str]]:
 
 def held(pid: int) -> set[Place]:
     """Where a process listens."""
-    own = _sockets(pid)
+    own = django_host_proc.open_files(pid)
     return {(_address(place), port) for place, port, descriptor in _listeners() if descriptor in own}
 
 
 def answering(pids: Collection[int], ports: Collection[int]) -> set[int]:
     """Those of these processes to which somebody is connected at one of these ports."""
     open_there = {descriptor for _host, port, descriptor in _sockets_of_tcp(*_OPEN) if port in ports}
-    return {pid for pid in pids if open_there & _sockets(pid)}
+    return {pid for pid in pids if open_there & django_host_proc.open_files(pid)}
 
 
 def _listeners() -> Iterator[tuple[str, int, str]]:
@@ -126,10 +124,9 @@ def _listeners() -> Iterator[tuple[str, int, str]]:
 
 def _sockets_of_tcp(*states: str) -> Iterator[tuple[str, int, str]]:
     """The sockets that are in one of these states, as `_listeners` has them."""
-    for table in (PROC / "net/tcp", PROC / "net/tcp6"):
-        with contextlib.suppress(FileNotFoundError), open(table) as rows:
-            next(rows, None)
-            for row in map(str.split, rows):
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(FileNotFoundError):
+            for row in (line.decode().split() for line in django_host_proc.network_table(table)):
                 if row[3] in states:
                     host, _colon, port = row[1].rpartition(":")
                     yield host, int(port, 16), f"socket:[{row[9]}]"
@@ -149,16 +146,7 @@ def _meet(one: str, other: str) -> bool:
     return one == other or one == "::" or ((":" in one) == (":" in other) and bool({one, other} & {*ALL}))
 
 
-def _sockets(pid: int) -> set[str]:
-    links = set()
-    with contextlib.suppress(OSError):
-        for descriptor in (PROC / str(pid) / "fd").iterdir():
-            with contextlib.suppress(OSError):
-                links.add(os.readlink(descriptor))
-    return links
-
-
-def _unit(process: Path) -> str:
+def _unit(pid: int) -> str:
     """The service that a process belongs to, by its control group."""
-    found = re.search(r"/([^/\n]+\.service)$", (process / "cgroup").read_text(errors="replace"), re.MULTILINE)
+    found = re.search(r"/([^/\n]+\.service)$", django_host_proc.control_groups(pid), re.MULTILINE)
     return found.group(1) if found else ""

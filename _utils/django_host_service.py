@@ -5,23 +5,20 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import django_host_command
 import django_host_port
+import django_host_proc
 from django_host_command import DeploymentError
 from django_wall_foreign import Foreign
 
 SYSTEMD = Path("/run/systemd/system")
 UNITS = Path("/etc/systemd/system")
 RUN = Path("/run")
-PROC = Path("/proc")
 #: Seconds that a daemon may take to start.
 PATIENCE = 10.0
-#: Bytes of a command line that are read.
-_COMMAND_LINE = 1 << 16
 #: Seconds for one that somebody else may be starting.
 CONTEST = 2.0
 
@@ -57,7 +54,7 @@ def pid(daemon: Daemon) -> int | None:
     for path in sorted(RUN.glob(daemon.pid_file)):
         with contextlib.suppress(OSError, ValueError, DeploymentError):
             number = int(Foreign(path.parent, path.name).text(64) or "")
-            if daemon.program.encode() in command_line(number):
+            if daemon.program.encode() in django_host_proc.command_line(number):
                 return number
     return None
 
@@ -109,35 +106,10 @@ def age(daemon: Daemon) -> float:
         return math.inf
 
 
-def processes() -> Iterator[tuple[int, bytes]]:
-    """The processes of this host: number and command line."""
-    for process in PROC.glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            yield int(process.name), command_line(int(process.name))
-
-
-def command_line(number: int) -> bytes:
-    """The beginning of the command line of a process, which it may make as long as it likes.
-
-    Raises:
-        OSError: it has ended.
-    """
-    with open(PROC / str(number) / "cmdline", "rb") as file:
-        return file.read(_COMMAND_LINE)
-
-
-def parent(number: int) -> int:
-    """The parent of a process; -1 when it has ended."""
-    try:
-        # (the name of a process, which is in it, is whatever bytes that has chosen)
-        return int((PROC / str(number) / "stat").read_bytes().rpartition(b")")[2].split()[1])
-    except OSError:
-        return -1
-
-
-def children(main: int | None) -> set[int]:
-    """The processes that the main one of a daemon has made; none where it does not run."""
-    return {number for number, _line in processes() if main and parent(number) == main}
+def children(daemon: Daemon) -> set[int]:
+    """Return the child processes of a daemon's main process; none where it does not run."""
+    main = pid(daemon)
+    return django_host_proc.children(main) if main else set()
 
 
 def journal(name: str, since: float) -> str:
@@ -275,6 +247,6 @@ def _workers(daemon: Daemon, main: int) -> set[int]:
     """
     if daemon is not NGINX:
         ports = django_host_port.listening()
-        return {number for number in children(main) if django_host_port.listens(number, ports)}
-    lines = ((number, line.rstrip(b"\0 ")) for number, line in processes())
-    return {number for number, line in lines if line.endswith(b"worker process") and parent(number) == main}
+        return {number for number in django_host_proc.children(main) if django_host_port.listens(number, ports)}
+    lines = {number: django_host_proc.command_line(number).rstrip(b"\0 ") for number in django_host_proc.children(main)}
+    return {number for number, line in lines.items() if line.endswith(b"worker process")}

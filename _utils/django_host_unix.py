@@ -10,10 +10,10 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-PROC = Path("/proc")
+import django_host_proc
+
 #: The states of a socket that are asked for.
 _CONNECTED, _LISTENING = 1, 10
 # linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
@@ -173,7 +173,7 @@ def _by_table() -> list[Socket]:
     A local user can still make some up there, so that a release waits as long as it may for connections to end.
     """
     found = []
-    for line in (PROC / "net/unix").read_bytes().split(b"\n")[1:]:
+    for line in django_host_proc.network_table("unix"):
         row = _ROW.fullmatch(line)
         if row:
             found.append(Socket(int(row[3]), os.fsdecode(row[4]), None, bool(int(row[1], 16) & _ACCEPTING), 0))

@@ -1,7 +1,6 @@
-"""What every process manager of the formula is, and what an instance has in /run and /proc."""
+"""What every process manager of the formula is, and what an instance has in /run."""
 
 import dataclasses
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from django_site import Site
 from django_wall_foreign import Foreign
 
 RUN = Path("/run")
-PROC = Path("/proc")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,20 +166,3 @@ def is_whole(site: Site, release: Path) -> bool:
     """
     where = str((django_host_file.read_json(release / "config/instance.json") or {}).get("address", ""))
     return folder(site, release).is_folder() and (not where.startswith("/") or django_host_unix.listens(where))
-
-
-def age(number: int) -> float:
-    """Return the seconds since a process started; 0 when it has ended."""
-    found = state(number)
-    uptime = django_host_file.read_text(PROC / "uptime") or "0"
-    return max(float(uptime.split()[0]) - found[2] / os.sysconf("SC_CLK_TCK"), 0.0) if found else 0.0
-
-
-def state(number: int) -> tuple[str, int, int] | None:
-    """Return a process's state as in ps(1), its parent, and its start in clock ticks, or None when it has ended."""
-    try:
-        with open(PROC / str(number) / "stat", "rb") as file:
-            words = file.read(4096).rpartition(b")")[2].split()
-        return words[0].decode(), int(words[1]), int(words[19])
-    except (OSError, IndexError):
-        return None

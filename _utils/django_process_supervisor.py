@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import django_host_command
 import django_host_file
+import django_host_proc
 import django_host_service
 import django_host_user
 import django_process
@@ -181,7 +182,7 @@ class Supervisor(ProcessManager):
         """
         run = django_process.folder(site, release)
         if (run / "pid").exists() and django_host_user.find_user(site.user):
-            what = (str(run), release.name, str(django_process.PROC))
+            what = (str(run), release.name)
             with contextlib.suppress(OSError):
                 django_wall_delegate.ask(
                     site.user, _end, *what, doing="ending a leftover server", timeout=_LEFTOVER + 5
@@ -283,7 +284,7 @@ def _program(name: str) -> Program | None:
             found = re.fullmatch(r"\s*(\d+)\s*", _supervisorctl("pid", name, doing=f"querying {name}"))
         except DeploymentError:
             return None
-        return Program(int(found[1]) or None, django_process.age(int(found[1])), "") if found else None
+        return Program(int(found[1]) or None, django_host_proc.age(int(found[1])), "") if found else None
     values = dict(re.findall(r"<name>(\w+)</name>\s*<value><(?:int|i4|string)>([^<]*)</", answer))
     if "pid" not in values:
         return None
@@ -363,7 +364,7 @@ def _starts(site: Site, release: Path) -> int:
         return 0
 
 
-def _end(run: str, release: str, proc: str) -> None:
+def _end(run: str, release: str) -> None:
     """End the process that the pid file of a release names, if it is one of the release; runs as the site's user."""
     try:
         number = int((Foreign(Path(run)) / "pid").text(32) or "")
@@ -371,21 +372,13 @@ def _end(run: str, release: str, proc: str) -> None:
         return
     deadline = time.monotonic() + _LEFTOVER
     how: int = signal.SIGTERM
-    while _is_of(f"{proc}/{number}/environ", release):
+    while f"DJANGO_RELEASE={release}".encode() in django_host_proc.environment(number):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(number, how)
         how = 0 if time.monotonic() < deadline else signal.SIGKILL
         if time.monotonic() > deadline + 2:
             return
         time.sleep(0.05)
-
-
-def _is_of(environ: str, release: str) -> bool:
-    try:
-        with open(environ, "rb") as file:
-            return f"DJANGO_RELEASE={release}".encode() in file.read(1 << 20).split(b"\0")
-    except OSError:
-        return False
 
 
 def _supervisorctl(verb: str, name: str, *, doing: str, timeout: float = 90) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import django_host_command
 import django_host_file
+import django_host_proc
 import django_host_service
 import django_process
 import django_release_settings
@@ -85,10 +86,8 @@ class Systemd(ProcessManager):
         members = _members(name)
         if members is None:  # it does not run, or is in another slice
             return _main_pid(name) if _links(unit(site, release)) else None
-        states = {
-            number: found for number in members if (found := django_process.state(number)) and found[0] not in "ZX"
-        }
-        first = [number for number, (_state, parent, _started) in states.items() if parent not in states]
+        running = {number: found for number in members if (found := django_host_proc.stat(number)) and found.is_running}
+        first = [number for number, found in running.items() if found.parent not in running]
         return first[0] if len(first) == 1 else _main_pid(name) if first else None
 
     def is_kept_alive(self, site: Site, release: Path) -> bool:
@@ -296,7 +295,7 @@ def _members(name: str) -> list[int] | None:
     """Return the processes in the control group of a service, or None where it has none in system.slice."""
     is_unified = (CGROUP / "cgroup.controllers").exists()
     top = CGROUP if is_unified else CGROUP / "systemd"
-    text = django_host_file.read_text(django_process.PROC / "1/cgroup") or ""
+    text = django_host_proc.control_groups(1)
     own = re.search(r"^0::/(.*)$" if is_unified else r"^\d+:name=systemd:/(.*)$", text, re.MULTILINE)
     # In a container the paths may be those of its host, and only the container's part of them is mounted.
     for above in dict.fromkeys((own[1].removesuffix("init.scope") if own else "", "")):

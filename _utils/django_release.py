@@ -13,6 +13,7 @@ import django_database_schema
 import django_host_clock
 import django_host_disk
 import django_host_file
+import django_host_proc
 import django_process
 import django_process_systemd
 import django_proxy_maintenance
@@ -203,7 +204,7 @@ def clear_leftovers(site: Site) -> None:
 def clear_plans(site: Site) -> None:
     """Remove what plans have left that were killed: each has a folder named after its process."""
     for path in site.plans():
-        if not (django_process.PROC / path.name.removeprefix("plan-")).exists():
+        if not django_host_proc.exists(int(path.name.removeprefix("plan-"))):
             django_host_file.remove_tree(path)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
 import django_host_memory
+import django_host_proc
 import django_host_unix
 import django_host_user
 import django_process
@@ -262,11 +263,11 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
 def cut(site: Site, release: Path) -> None:
     """Stop a release for good, and at once: who is connected to it yet loses the connection."""
     number = pid(site, release)
-    before = django_process.state(number) if number else None
+    before = django_host_proc.stat(number) if number else None
 
     def kill() -> None:
-        after = django_process.state(number) if number else None
-        if number and before and after and before[2] == after[2]:  # no other process with the same number
+        after = django_host_proc.stat(number) if number else None
+        if number and before and after and before.started == after.started:  # no other process with the same number
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
 
@@ -491,8 +492,10 @@ def connections(where: str) -> int:
     if where.startswith("/"):
         return django_host_unix.connections(where)
     suffix = _local_end(where)
-    tables = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
-    rows = (line.split() for path in tables for line in path.read_text().splitlines()[1:])
+    rows: list[list[str]] = []
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(FileNotFoundError):
+            rows += [row.decode().split() for row in django_host_proc.network_table(table)]
     # While others come and go the kernel tells a connection twice; its two ends make it one.
     return len({(row[1], row[2]) for row in rows if row[1].endswith(suffix) and row[3] in ("01", "02", "03", "08")})
 

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import django_host_file
+import django_host_proc
 import django_secret
 import django_wall_shape
 from django_site import Site
-
-BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def _file(site: Site) -> Path:
@@ -31,7 +30,7 @@ def lapsed(site: Site, age: float | None, *, test: bool = False) -> list[str]:
     former = django_secret.fallbacks(site)
     if not former or age is None:
         return []
-    now = {"boot": (django_host_file.read_text(BOOT) or "").strip(), "uptime": _uptime(), "time": time.time()}
+    now = {"boot": django_host_proc.boot_id(), "uptime": _uptime(), "time": time.time()}
     records = django_host_file.read_json(_file(site)) or {}
     seen = {key: _seen(records.get(django_secret.fingerprint(key)), now, age) for key in former}
     if not test and any(_is_news(records.get(django_secret.fingerprint(key)), seen[key]) for key in former):

@@ -22,6 +22,7 @@ import django_host_command
 import django_host_file
 import django_host_folder
 import django_host_port
+import django_host_proc
 import django_host_service
 import django_host_user
 import django_proxy
@@ -248,7 +249,7 @@ class Takeover:
             refusing = proxy.default_server(
                 django_host_port.ordered(http), django_host_port.ordered(https), templates, without=theirs
             )
-            self._former = django_host_service.children(django_host_service.pid(proxy.DAEMON))
+            self._former = django_host_service.children(proxy.DAEMON)
             django_proxy.apply({**dict.fromkeys(theirs), **refusing, **wanted})
             self.write(phase="switched")
 
@@ -302,7 +303,7 @@ class Takeover:
     def _answering(self) -> int:
         """How many processes of Apache from before the switch still answer somebody; idle ones may stay for long."""
         listens = [*self.site.config["proxy"]["listen"], *self.site.listens_tls]
-        former = self._former & django_host_service.children(django_host_service.pid(django_host_service.APACHE))
+        former = self._former & django_host_service.children(django_host_service.APACHE)
         return len(django_host_port.answering(former, [django_host_port.split(listen)[1] for listen in listens]))
 
     def _stop(self) -> None:
@@ -322,7 +323,7 @@ class Takeover:
         for process in left:
             _signal(process.pid, signal.SIGINT if process.is_uwsgi() else signal.SIGTERM)
         deadline = time.monotonic() + 10
-        while any(Path(f"/proc/{process.pid}/exe").exists() for process in left) and time.monotonic() < deadline:
+        while any(django_host_proc.is_running(process.pid) for process in left) and time.monotonic() < deadline:
             time.sleep(0.05)
         for process in left:
             _signal(process.pid, signal.SIGKILL)

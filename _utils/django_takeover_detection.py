@@ -17,6 +17,7 @@ from typing import NamedTuple
 import django_database
 import django_host_file
 import django_host_port
+import django_host_proc
 import django_host_service
 import django_host_unix
 import django_proxy
@@ -33,7 +34,6 @@ SYSTEMD = Path("/etc/systemd/system")
 SUPERVISOR = Path("/etc/supervisor/conf.d")
 UWSGI = [Path("/etc/uwsgi"), Path("/etc/uwsgi-emperor")]
 CRONTABS = [Path("/var/spool/cron/crontabs"), Path("/etc/cron.d")]
-PROC = Path("/proc")
 #: What reads the files of a web server, by the pillar's word for it.
 READERS = {"nginx": django_takeover_nginx, "apache": django_takeover_apache}
 
@@ -329,43 +329,39 @@ def _lies_in(path: str, folders: Iterable[Path]) -> bool:
 
 def processes() -> Iterator[Process]:
     """The processes of this host but this one; those that end meanwhile are left out."""
-    for path in sorted(PROC.glob("[0-9]*"), key=lambda path: int(path.name)):
+    for pid in django_host_proc.pids():
+        words = django_host_proc.command_line(pid).decode(errors="replace").split("\0")
         try:
-            words = django_host_service.command_line(int(path.name)).decode(errors="replace").split("\0")
-            group = (path / "cgroup").read_text()
-            status = os.stat(path)
+            uid, gid = django_host_proc.owner(pid)
             try:
-                folder, sockets = os.readlink(path / "cwd"), None
+                folder, sockets = django_host_proc.working_directory(pid), None
             except PermissionError:
-                folder, sockets = _as_its_user(path, status)
+                folder, sockets = _as_its_user(pid, uid)
         except OSError:
             continue
         argv = [word for word in words if word]
-        if argv and int(path.name) != os.getpid():
-            yield Process(int(path.name), argv, folder, status.st_uid, status.st_gid, _unit_of(group), sockets)
+        if argv and pid != os.getpid():
+            yield Process(pid, argv, folder, uid, gid, _unit_of(django_host_proc.control_groups(pid)), sockets)
 
 
-def _as_its_user(path: Path, status: os.stat_result) -> tuple[str, frozenset[str]]:
+def _as_its_user(pid: int, uid: int) -> tuple[str, frozenset[str]]:
     """The working directory and the sockets of a process, asked of its own user: in a container root may not look.
 
     That is CAP_SYS_PTRACE, which neither podman nor Docker gives.
     """
-    if not status.st_uid:
+    if not uid:
         return "", frozenset()
     try:
-        user = pwd.getpwuid(status.st_uid).pw_name
-        folder, sockets = django_wall_delegate.ask(user, _look, str(path), doing="looking at a process", timeout=5)
+        user = pwd.getpwuid(uid).pw_name
+        folder, sockets = django_wall_delegate.ask(user, _look, pid, doing="looking at a process", timeout=5)
     except (KeyError, OSError, DeploymentError):
         return "", frozenset()
     return folder, frozenset(sockets)
 
 
-def _look(path: str) -> tuple[str, list[str]]:
-    links = []
-    for name in os.listdir(f"{path}/fd"):
-        with contextlib.suppress(OSError):
-            links.append(os.readlink(f"{path}/fd/{name}"))
-    return os.readlink(f"{path}/cwd"), [link for link in links if link.startswith("socket:")]
+def _look(pid: int) -> tuple[str, list[str]]:
+    sockets = [link for link in django_host_proc.open_files(pid) if link.startswith("socket:")]
+    return django_host_proc.working_directory(pid), sockets
 
 
 def _unit_of(groups: str) -> str:
@@ -390,8 +386,10 @@ def _inodes(address: str) -> set[str]:
 
 
 def _rows(name: str) -> list[list[str]]:
-    text = django_host_file.read_text(PROC / "net" / name) or ""
-    return [line.split() for line in text.splitlines()[1:]]
+    try:
+        return [row.decode().split() for row in django_host_proc.network_table(name)]
+    except FileNotFoundError:
+        return []
 
 
 def _holders(address: str, everybody: list[Process]) -> list[Process]:
@@ -413,15 +411,7 @@ def _unknown(address: str, everybody: list[Process], holders: list[Process]) -> 
 
 
 def _open(process: Process) -> set[str] | frozenset[str]:
-    if process.sockets is not None:
-        return process.sockets
-    links = set()
-    try:
-        for path in (PROC / str(process.pid) / "fd").iterdir():
-            links.add(os.readlink(path))
-    except OSError:
-        pass  # it has ended, or closed one
-    return links
+    return django_host_proc.open_files(process.pid) if process.sockets is None else process.sockets
 
 
 def _units(adoption: Adoption, behind: list[Process]) -> None:

@@ -11,12 +11,13 @@ import re
 import secrets as secrets_module
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import django_host_command
 import django_host_file
+import django_host_proc
 import django_host_service
 import django_host_user
 import django_process_systemd
@@ -30,7 +31,6 @@ from django_site import Site
 
 log = logging.getLogger(__name__)
 
-PROC = Path("/proc")
 #: How many processes the build user may have, and by how much they are less urgent than what serves.
 _PROCESSES, _NICE = 2048, 10
 #: Seconds after which what a build has left behind is killed, and the most that its end may take.
@@ -217,7 +217,7 @@ def end_user(name: str) -> None:
     if user <= 0 or user == os.geteuid():
         return
     deadline = time.monotonic() + _END
-    while left := list(_processes(user)):
+    while left := django_host_proc.pids_of(user):
         with contextlib.suppress(DeploymentError):
             django_wall_delegate.ask(name, _end_all, user, doing="ending processes", timeout=_END)
         if time.monotonic() > deadline:
@@ -234,24 +234,3 @@ def _end_all(user: int) -> None:
     if not user or os.getresuid() != (user, user, user):
         raise PermissionError(f"not uid {user}")
     os.kill(-1, signal.SIGKILL)
-
-
-def _processes(user: int) -> Iterator[int]:
-    """The numbers of a user's processes that have not ended; those of which only the entry is left do not count."""
-    for entry in os.listdir(PROC):
-        if entry.isdigit():
-            with contextlib.suppress(OSError):
-                path = f"{PROC}/{entry}"
-                if os.stat(path).st_uid == user or _is_of(path, user):
-                    with open(f"{path}/stat", "rb") as file:
-                        if file.read(4096).rpartition(b")")[2].split()[0] not in (b"Z", b"X"):
-                            yield int(entry)
-
-
-def _is_of(path: str, user: int) -> bool:
-    """Whether a process whose entry is root's, as that of one nobody may look into is, has a user's identity."""
-    if os.stat(path).st_uid:
-        return False
-    with open(f"{path}/status", "rb") as file:
-        found = re.search(rb"^Uid:\s+(\d+)\s+(\d+)\s+(\d+)", file.read(4096), re.MULTILINE)
-    return bool(found and user in map(int, found.groups()))

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import django_host_proc
 import django_site
 import django_wall_sandbox
 from django_host_command import DeploymentError
 from django_site import Site
 from django_wall_sandbox import OFF, is_on
 
-PROC = Path("/proc")
 #: Bytes that an answer may have, texts that a list in it may have, and how many of them a warning shows.
 _ANSWER, _MOST, _SHOWN = 256 << 10, 200, 5
 
@@ -248,9 +248,8 @@ def properties(site: Site, refused: Sequence[str] = ()) -> list[tuple[str, str]]
 
 def outside() -> dict[str, Any]:
     """Return what the trial is compared with: our own namespaces, and how many filters systemd has itself."""
-    status = dict(line.split(":", 1) for line in (PROC / "1/status").read_text().splitlines() if ":" in line)
-    namespaces = {name: os.readlink(PROC / "self/ns" / name) for name in ("ipc", "mnt", "net", "user")}
-    return {"namespaces": namespaces, "filters": int(status.get("Seccomp_filters", "0"))}
+    namespaces = {kind: django_host_proc.namespace(kind) for kind in ("ipc", "mnt", "net", "user")}
+    return {"namespaces": namespaces, "filters": int(django_host_proc.status(1).get("Seccomp_filters", "0"))}
 
 
 def understand(text: str, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import django_host_command
 import django_host_folder
-import django_host_port
+import django_host_proc
 import django_host_service
 import django_host_user
 import django_pillar
@@ -107,12 +107,10 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_host_service, "UNITS"): "etc/systemd/system",
         (django_process_systemd, "CGROUP"): "sys/fs/cgroup",
         (django_host_service, "RUN"): "run",
-        (django_host_service, "PROC"): "proc",
         (django_process_supervisor, "PROGRAMS"): "etc/supervisor/conf.d",
         (django_process_supervisor, "OUTPUT"): "var/log/supervisor",
         (django_process, "RUN"): "run",
-        (django_process, "PROC"): "proc",
-        (django_host_port, "PROC"): "proc",
+        (django_host_proc, "PROC"): "proc",
         (django_proxy_nginx, "ETC"): "etc/nginx",
         (django_proxy_apache, "ETC"): "etc/apache2",
         (django_proxy_apache, "NOTES"): "var/lib/apache2/module",
@@ -120,11 +118,11 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_virtualenv_uv, "UV"): "usr/local/lib/django-formula/uv",
         (django_takeover_detection, "SYSTEMD"): "etc/systemd/system",
         (django_takeover_detection, "SUPERVISOR"): "etc/supervisor/conf.d",
-        (django_takeover_detection, "PROC"): "proc",
     }
     for (module, name), folder in folders.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
+    (tmp_path / "proc/meminfo").symlink_to("/proc/meminfo")
     monkeypatch.setattr(django_takeover_detection, "CRONTABS", [tmp_path / "etc/cron.d"])
     monkeypatch.setattr(django_takeover_detection, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
     monkeypatch.setattr(django_host_folder, "refuse_parents_of_others", lambda path, at: None)

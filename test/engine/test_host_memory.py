@@ -3,9 +3,9 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import django_host_memory
+import django_host_proc
 import django_release_instance
 import django_verbs
 import pytest
@@ -29,7 +29,7 @@ def test_a_process_and_its_descendants():
 
 @pytest.mark.parametrize(("limit", "total"), [("max", 2048000 << 10), ("9000", 9000), (None, 2048000 << 10)])
 def test_what_a_host_has(tmp_path, monkeypatch, limit, total):
-    monkeypatch.setattr(django_host_memory, "PROC", tmp_path)
+    monkeypatch.setattr(django_host_proc, "PROC", tmp_path)
     monkeypatch.setattr(django_host_memory, "CGROUP", tmp_path)
     (tmp_path / "meminfo").write_text(MEMINFO)
     if limit:
@@ -56,18 +56,18 @@ def test_a_limit_as_systemd_takes_it(said, limit):
 
 def test_what_the_kernel_does_not_tell_is_what_a_process_has_for_itself(monkeypatch, tmp_path):
     """Without CAP_SYS_PTRACE."""
-    monkeypatch.setattr(django_host_memory, "PROC", tmp_path)
+    monkeypatch.setattr(django_host_proc, "PROC", tmp_path)
     (tmp_path / "42").mkdir()
-    (tmp_path / "42/stat").write_bytes(b"42 (\xff) S 1 1")
+    (tmp_path / "42/stat").write_bytes(b"42 (\xff) S 1" + b" 0" * 20)
     (tmp_path / "42/status").write_bytes(b"Name:\t\xff\nRssAnon:\t    5000 kB\n")
-    read_text = Path.read_text
+    read = django_host_proc._read
 
-    def refused(path, **options):
-        if path.name == "smaps_rollup":
+    def refused(path, *limit):
+        if path == "42/smaps_rollup":
             raise PermissionError(13, "Permission denied")
-        return read_text(path, **options)
+        return read(path, *limit)
 
-    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(django_host_proc, "_read", refused)
     assert django_host_memory.of_tree(42) == 5000 << 10
 
 
@@ -101,7 +101,7 @@ def test_a_tree_that_is_not_ours():
     ],
 )
 def test_what_is_left(tmp_path, monkeypatch, files, left):
-    monkeypatch.setattr(django_host_memory, "PROC", tmp_path)
+    monkeypatch.setattr(django_host_proc, "PROC", tmp_path)
     monkeypatch.setattr(django_host_memory, "CGROUP", tmp_path)
     (tmp_path / "meminfo").write_text(MEMINFO)
     (tmp_path / "memory").mkdir()

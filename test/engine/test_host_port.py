@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import django_host_port
+import django_host_proc
 import pytest
 
 SERVER = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
@@ -79,7 +80,7 @@ def test_who_answers_somebody():
     ],
 )
 def test_what_is_told_of_it(tmp_path, monkeypatch, group, told):
-    monkeypatch.setattr(django_host_port, "PROC", tmp_path)
+    monkeypatch.setattr(django_host_proc, "PROC", tmp_path)
     rows = ["  sl  local_address", "0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 11 1"]
     rows += ["1: 00000000:0050 00000000:0000 0A 0:0 0:0 0 0 0 12 1", "2: 00000000:0051 0:0 01 0:0 0:0 0 0 0 13 1"]
     (tmp_path / "net").mkdir()
@@ -98,7 +99,7 @@ def test_what_is_told_of_it(tmp_path, monkeypatch, group, told):
 
 
 def test_a_name_with_control_characters_is_told_without_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(django_host_port, "PROC", tmp_path)
+    monkeypatch.setattr(django_host_proc, "PROC", tmp_path)
     (tmp_path / "7/fd").mkdir(parents=True)
     (tmp_path / "7/fd/3").symlink_to("socket:[12]")
     (tmp_path / "7/comm").write_bytes(b"\x1b[2Jngi\xffnx\n\n")

@@ -71,14 +71,6 @@ def test_a_pid_file_of_which_its_daemon_has_made_something_else(own_host, what):
     assert django_host_service.pid(POSTGRES) is None
 
 
-def test_a_process_may_be_called_anything(own_host):
-    (own_host / "proc/42").mkdir(parents=True)
-    (own_host / "proc/42/stat").write_bytes(b"42 (\xff\n) S 1 2) S 7 42 42")
-    assert django_host_service.parent(42) == 7
-    (own_host / "proc/42/cmdline").write_bytes(b"x" * (1 << 20))
-    assert [(number, len(line)) for number, line in django_host_service.processes()] == [(42, 1 << 16)]
-
-
 def test_a_daemon_is_started_as_the_host_does_it(host):
     host(6, b"")
     assert (django_host_service.RUN / "nginx.pid").exists()

@@ -386,7 +386,7 @@ def test_a_server_that_has_outlived_its_supervisor_is_ended(release, monkeypatch
     release.plays["update"] = lambda: release.process() if django_process_supervisor.MANAGER.files(release.site) else ""
     (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
     getattr(django_process_supervisor.MANAGER, verb)(release.site, release.path)
-    assert asked == [("blog", (str(release.run), release.path.name, str(release.proc)))]
+    assert asked == [("blog", (str(release.run), release.path.name))]
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_what_a_pid_file_names_is_ended_if_it_is_of_the_release(tmp_path, releas
         (tmp_path / "pid").write_text(pid_file.format(process.pid))
     waiting = threading.Thread(target=process.wait, daemon=True)
     waiting.start()
-    django_process_supervisor._end(str(tmp_path), "0042-x", "/proc")
+    django_process_supervisor._end(str(tmp_path), "0042-x")
     waiting.join(5 if is_ended else 0)
     assert process.poll() == (-signal.SIGTERM if is_ended else None)
     process.kill()

@@ -314,7 +314,6 @@ def test_nginx_is_reloaded_or_started(own_host, monkeypatch, running):
 
     monkeypatch.setattr(django_host_command, "run", run)
     monkeypatch.setattr(django_host_service, "RUN", own_host)
-    monkeypatch.setattr(django_host_service, "PROC", own_host / "proc")
     (own_host / "proc/42").mkdir(parents=True)
     (own_host / "proc/42/cmdline").write_text("nginx: master process /usr/sbin/nginx")
     (own_host / "nginx.pid").write_text("42\n" if running else "43\n")
@@ -333,7 +332,7 @@ def test_a_reload_is_through_when_no_old_worker_takes_requests(own_host, monkeyp
     def process(number, line, parent=42):
         (own_host / "proc" / str(number)).mkdir(parents=True, exist_ok=True)
         (own_host / "proc" / str(number) / "cmdline").write_bytes(line)
-        (own_host / "proc" / str(number) / "stat").write_text(f"{number} (nginx (x)) S {parent} 1")
+        (own_host / "proc" / str(number) / "stat").write_text(f"{number} (nginx (x)) S {parent}{' 0' * 18}")
 
     def run(argv, **_options):
         process(45, WORKER)
@@ -353,7 +352,6 @@ def test_a_reload_is_through_when_no_old_worker_takes_requests(own_host, monkeyp
     (own_host / "nginx.pid").write_text("42\n")
     monkeypatch.setattr(django_host_command, "run", run)
     monkeypatch.setattr(django_host_service, "RUN", own_host)
-    monkeypatch.setattr(django_host_service, "PROC", own_host / "proc")
     monkeypatch.setattr(django_host_service.time, "sleep", sleep)
     monkeypatch.setattr(django_host_service.time, "monotonic", lambda: next(clock))
     if then == WORKER:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import django_host_command
 import django_host_memory
+import django_host_proc
 import django_process
 import django_process_systemd
 import django_release_instance
@@ -448,8 +449,8 @@ def test_connections_to_the_same_port_of_another_address_are_not_counted():
 
 def test_a_connection_that_the_kernel_tells_twice_is_one(monkeypatch):
     rows = ["0100007F:1F41 0100007F:C350 01"] * 2 + ["0100007F:1F41 0100007F:C351 01", "0100007F:1F42 0100007F:C350 01"]
-    table = "\n".join(["header", *(f"{number}: {row}" for number, row in enumerate(rows))])
-    monkeypatch.setattr(Path, "read_text", lambda path: table if path.name == "tcp" else "header")
+    table = [f"{number}: {row}".encode() for number, row in enumerate(rows)]
+    monkeypatch.setattr(django_host_proc, "network_table", lambda name: table if name == "tcp" else [])
     assert django_release_instance.connections("127.0.0.1:8001") == 2
 
 
@@ -471,7 +472,7 @@ def test_a_connection_is_cut_with_its_server(instance, monkeypatch, ends):
     """It is killed while it is being stopped, for with supervisor that waits for its end; one that ends is left."""
     site, release, _server = instance()
     process = subprocess.Popen(["sleep", "60"])
-    monkeypatch.setattr(django_process, "PROC", Path("/proc"))
+    monkeypatch.setattr(django_host_proc, "PROC", Path("/proc"))
     monkeypatch.setattr(django_release_instance, "pid", lambda site, release: process.pid)
     monkeypatch.setattr(
         django_release_instance, "stop", lambda *_, wait: (process.terminate(), process.wait()) if ends else 0

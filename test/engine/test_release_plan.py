@@ -6,7 +6,7 @@ import types
 
 import django_host_command
 import django_host_file
-import django_process
+import django_host_proc
 import django_release
 import django_release_attempt
 import django_release_plan
@@ -245,7 +245,7 @@ def test_a_plan_that_is_killed_leaves_nothing_for_long(pushed):
 
 
 def test_a_virtualenv_of_a_plan_under_way_stays(pushed):
-    (django_process.PROC / "4711").mkdir()
+    (django_host_proc.PROC / "4711").mkdir()
     folder = pushed.site.root / "plan-4711" / TWO
     folder.mkdir(parents=True)
     (folder / "virtualenv").symlink_to("../../virtualenvs/aaaa")

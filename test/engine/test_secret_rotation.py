@@ -24,13 +24,13 @@ def clock(monkeypatch, own_host):
         up, wall = 1000.0, 1.7e9
 
         def boot(self, name, up=0.0, after=30 * DAY):
-            (own_host / "boot_id").write_text(f"{name}\n")
+            (boot_id := own_host / "proc/sys/kernel/random/boot_id").parent.mkdir(parents=True, exist_ok=True)
+            boot_id.write_text(f"{name}\n")
             self.up = up
             self.wall += after
 
     clock = Clock()
     clock.boot("first", 1000.0)
-    monkeypatch.setattr(django_secret_rotation, "BOOT", own_host / "boot_id")
     monkeypatch.setattr(time, "clock_gettime", lambda which: clock.up)
     monkeypatch.setattr(time, "time", lambda: clock.wall)
     return clock

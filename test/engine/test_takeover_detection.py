@@ -30,7 +30,6 @@ def host(own_host, make_site, monkeypatch):
     def table():
         raise PermissionError
 
-    monkeypatch.setattr(django_host_unix, "PROC", own_host / "proc")
     monkeypatch.setattr(django_host_unix, "_by_netlink", table)
     return Played(own_host, make_site)
 

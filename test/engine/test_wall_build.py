@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import django_host_command
+import django_host_proc
 import django_host_service
 import django_host_user
 import django_wall_build
@@ -119,6 +120,7 @@ def test_without_systemd_it_runs_below_the_reaper_which_has_the_lock(played, own
 def test_what_is_left_of_a_build_is_ended(make_site, monkeypatch):
     nobody = pwd.getpwnam("nobody")
     site = make_site()
+    monkeypatch.setattr(django_host_proc, "PROC", Path("/proc"))
     monkeypatch.setattr(
         django_host_user, "user_id", lambda name: nobody.pw_uid if name == site.build_user else os.getuid()
     )
@@ -130,11 +132,11 @@ def test_what_is_left_of_a_build_is_ended(make_site, monkeypatch):
         ["/usr/bin/python3", "-c", program], user=nobody.pw_uid, group=nobody.pw_gid, start_new_session=True
     )
     deadline = time.monotonic() + 10
-    while len(list(django_wall_build._processes(nobody.pw_uid))) < 16 and time.monotonic() < deadline:
+    while len(django_host_proc.pids_of(nobody.pw_uid)) < 16 and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert len(list(django_wall_build._processes(nobody.pw_uid))) >= 16
+    assert len(django_host_proc.pids_of(nobody.pw_uid)) >= 16
     django_wall_build.end_processes(site)
-    assert list(django_wall_build._processes(nobody.pw_uid)) == [] and left.wait(5) == -signal.SIGKILL
+    assert django_host_proc.pids_of(nobody.pw_uid) == [] and left.wait(5) == -signal.SIGKILL
 
 
 _ASK = django_wall_delegate.ask

@@ -1,0 +1,102 @@
+"""Files that root writes whole or not at all."""
+
+import os
+import stat
+from pathlib import Path
+
+import django_host_file
+import pytest
+
+
+def test_a_file_is_written_whole(own_host, monkeypatch):
+    """The content is on disk before the name leads to it, and the name before anything goes on."""
+    order = []
+    sync, replace, give = os.fsync, Path.replace, os.fchown
+    modes = []
+    monkeypatch.setattr(
+        os, "fchown", lambda file, *ids: modes.append(os.fstat(file).st_mode & 0o777) or give(file, *ids)
+    )
+    monkeypatch.setattr(os, "fsync", lambda file: order.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
+    monkeypatch.setattr(Path, "replace", lambda path, to: order.append((str(path), str(to))) or replace(path, to))
+    path, new = own_host / "site.json", own_host / ".site.json.new"
+    django_host_file.write(path, "grüße\n", mode=0o640, user="root", group="blog")
+    assert order == [str(new), (str(new), str(path)), str(own_host)]
+    assert path.read_text() == "grüße\n" and stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert modes == [0o600], "nobody else reads it before it has its owner"
+    django_host_file.write(path, b"bytes")
+    assert path.read_bytes() == b"bytes" and stat.S_IMODE(path.stat().st_mode) == 0o644
+    order.clear()
+    django_host_file.link(own_host / "current", "releases/0001")
+    assert order == [(str(own_host / ".current.new"), str(own_host / "current")), str(own_host)]
+    assert os.readlink(own_host / "current") == "releases/0001"
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_a_write_that_is_cut_short_leaves_what_was_there(own_host, monkeypatch, what):
+    path, new = own_host / "one", own_host / ".one.new"
+
+    def put(content):
+        django_host_file.link(path, content) if what == "link" else django_host_file.write(path, content)
+
+    put("old")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", lambda *_: os.kill(os.getpid(), 0) or (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            put("new")
+    assert (os.readlink(path) if what == "link" else path.read_text()) == "old"
+    assert os.path.lexists(new)
+    put("newer")
+    assert (os.readlink(path) if what == "link" else path.read_text()) == "newer"
+    assert not os.path.lexists(new)
+
+
+def test_a_link_is_replaced_and_not_followed(own_host):
+    target = own_host / "target"
+    target.write_text("untouched")
+    for name in ("one", ".one.new"):
+        (own_host / name).symlink_to(target)
+    django_host_file.write(own_host / "one", "content")
+    assert target.read_text() == "untouched" and not (own_host / "one").is_symlink()
+
+
+WHOLE = b'{\n "key": "value"\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (WHOLE, {"key": "value"}),
+        (b"", None),
+        (WHOLE[: len(WHOLE) // 2], None),
+        (WHOLE[:-2], None),
+        (WHOLE + b"garbage", None),
+        (b"\0" * len(WHOLE), None),
+        (b"\xff\xfe", None),
+        (b'["a list"]', None),
+        (None, None),
+    ],
+    ids=["whole", "empty", "half", "all but its end", "garbage behind", "zeros", "not utf-8", "a list", "missing"],
+)
+def test_a_torn_record_is_none(own_host, content, expected):
+    path = own_host / "record.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert django_host_file.read_json(path) == expected
+
+
+def test_what_is_written_is_read(own_host):
+    value = {"text": "ü\n\0", "list": [1, 2.5, None, True]}
+    django_host_file.write_json(own_host / "record.json", value)
+    assert django_host_file.read_json(own_host / "record.json") == value
+    assert django_host_file.read_text(own_host / "no such file") is None
+
+
+def test_a_tree_is_removed_without_following_links(own_host):
+    (own_host / "outside").mkdir()
+    (own_host / "tree").mkdir()
+    (own_host / "tree/link").symlink_to(own_host / "outside")
+    (own_host / "link").symlink_to(own_host / "outside")
+    for name in ("tree", "link", "missing"):
+        django_host_file.remove_tree(own_host / name)
+    assert not os.path.lexists(own_host / "tree") and not os.path.lexists(own_host / "link")
+    assert (own_host / "outside").is_dir()

@@ -1,0 +1,123 @@
+"""Locks between processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import django_host_command
+import django_host_file
+import django_host_proc
+import pytest
+from django_host_command import DeploymentError
+from specimen import ROOT
+
+
+@pytest.fixture(autouse=True)
+def own_processes(own_host, monkeypatch):
+    """A host whose processes are those that run the tests."""
+    monkeypatch.setattr(django_host_proc, "PROC", Path("/proc"))
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from django_host_lock import Lock
+lock = Lock(Path(sys.argv[1]), "salt job 42", busy="another deployment of blog", timeout="1s", hint="")
+lock.take()
+if sys.argv[2:]:
+    import django_host_command
+    django_host_command.run(["sh", "-c", "echo $$ > " + sys.argv[2] + "; exec sleep 60"], doing="sleeping")
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def holder(lock_file: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Another process that takes the lock."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "_utils")}
+    argv = [sys.executable, "-c", HOLD, str(lock_file), *arguments]
+    return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_lock_is_held_by_one_and_freed_by_its_end(make_site):
+    site = make_site(timeouts={"lock": "300ms"})
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        lock = site.lock("salt job 43")
+        began = time.monotonic()
+        with pytest.raises(DeploymentError) as error:
+            lock.take()
+        assert 0.3 <= time.monotonic() - began < 2
+        expected = rf"another deployment of blog is under way: salt job 42, pid {other.pid}, since \S+Z; waited 300ms"
+        assert error.match(expected) and error.value.transient and not django_host_command.locks
+        other.send_signal(signal.SIGSTOP)
+        with pytest.raises(DeploymentError):
+            lock.take()
+        other.kill()
+    lock.take()
+    assert f"salt job 43, pid {os.getpid()}, since" in site.lock_file.read_text()
+    lock.take()
+    with pytest.raises(DeploymentError, match="salt job 43"):
+        site.lock("salt job 44").take()
+    lock.release()
+    lock.release()
+    assert site.lock_file.read_text() == "" and not django_host_command.locks
+    after = site.lock("salt job 44")
+    after.take()
+    after.release()
+
+
+def test_a_lock_waits_for_the_one_before(make_site):
+    site = make_site(timeouts={"lock": "5s"})
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -9 {other.pid}"])
+        lock = site.lock("next")
+        lock.take()
+        lock.release()
+
+
+def test_a_lock_ends_with_its_deployment_whatever_that_has_left_behind(make_site, tmp_path):
+    site = make_site(timeouts={"lock": "200ms"})
+    with holder(site.lock_file, str(tmp_path / "child")) as other:
+        deadline = time.monotonic() + 5
+        while not (child := django_host_file.read_text(tmp_path / "child")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        other.kill()
+        other.wait()
+        lock = site.lock("next")
+        lock.take()
+        lock.release()
+        assert child
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_lock_that_is_a_link_is_not_followed(make_site):
+    site = make_site()
+    site.lock_file.symlink_to("/dev/null")
+    with pytest.raises(OSError, match="symbolic links"):
+        site.lock("next").take()
+
+
+def test_the_process_that_holds_a_lock_is_ended(make_site):
+    site = make_site(timeouts={"lock": "2s"})
+    assert site.lock("next").end() == []
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        lock = site.lock("next")
+        assert lock.holder().startswith("salt job 42, pid ") and lock.end() == [other.pid]
+        assert other.wait(5) == -signal.SIGTERM
+    lock.take()
+    lock.release()
+
+
+def test_a_process_that_holds_a_lock_and_does_not_end_is_killed(make_site):
+    site = make_site()
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        other.send_signal(signal.SIGSTOP)
+        assert site.lock("next").end(patience=0.3) == [other.pid]
+        assert other.wait(5) in (-signal.SIGKILL, -signal.SIGTERM)  # both are there for it once it goes on
