@@ -1,12 +1,10 @@
-"""What runs inside a site's virtualenv: programs that answer in JSON, and commands."""
+"""Programs of the formula that run in a site's virtualenv and answer in JSON."""
 
 import contextlib
 import json
-import logging
 import os
 import re
-import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +19,23 @@ from django_process import ProjectCommand
 from django_site import Site
 from django_wall_foreign import Foreign
 
-log = logging.getLogger(__name__)
-
-#: The programs of the formula in a release's ``config/``; their names hide no module of a project.
+#: The programs in a release's ``config/``; their names shadow no module of a project.
 START, MIGRATE = "django_formula_start.py", "django_formula_migrate.py"
-#: The program that answers what a backup has to know, and how Python reads a program before its request.
+#: The program for backups, which also runs in releases that were created before it existed: Python reads it from the
+#: standard input, then its request.
 BACKUP = "salt://django/files/django_formula_backup.py"
 _READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
-#: Deployment checks that ask for TLS, which a site on plain http cannot meet.
+#: Deployment checks that require TLS, which a site on plain http does not have.
 NOT_WITHOUT_TLS = ["security.W004", "security.W008", "security.W012", "security.W016", "security.W021"]
 
 
 def ignored_checks(site: Site) -> list[str]:
-    """The deployment checks that a site cannot meet."""
+    """Return the deployment checks that do not apply to a site."""
     return [] if site.https else NOT_WITHOUT_TLS
 
 
 class PartlyMigrated(DeploymentError):
-    """Migrations were applied, or taken back, before one failed: `names`."""
+    """A migration failed after others were applied or reversed: `names`."""
 
     names: Collection[str] = ()
 
@@ -55,7 +52,8 @@ def start(
     """Start Django once as the instance will: import, collect static files, list pending migrations, read the settings.
 
     Args:
-        write_ahead: have SQLite files keep a write-ahead log; not while somebody else has them open.
+        write_ahead: switch SQLite files to a write-ahead log; not while another process has them open.
+        task: the name of the command (`ProjectCommand`).
 
     Returns:
         ``settings_module``, ``debug``, ``static_url``, ``media_url``, ``databases``, ``migrations`` (applied and
@@ -63,7 +61,7 @@ def start(
         (versions), ``collected`` (number of files).
 
     Raises:
-        DeploymentError: the project does not start; the error is the project's own last exception.
+        DeploymentError: the project does not start; the message has the project's last exception.
     """
     request = {
         "mode": "start",
@@ -75,17 +73,8 @@ def start(
         "migrate": {alias: database["migrate"] for alias, database in site.config["databases"].items()},
         "write_ahead": write_ahead,
     }
-    answer = _ask(
-        site,
-        release,
-        facts,
-        request,
-        secrets,
-        django_wall_shape.START,
-        timeout=seconds(site.config["timeouts"]["start"]),
-        writable=[release / "static"],
-        task=task,
-    )
+    shape, timeout, writable = django_wall_shape.START, _start_timeout(site), [release / "static"]
+    answer = _ask(site, release, facts, request, secrets, shape, timeout=timeout, writable=writable, task=task)
     _refuse_unknown(_DOING["start"], answer["migrations"], answer["databases"])
     return answer
 
@@ -99,15 +88,15 @@ def settings(
     secrets: list[str],
     task: str,
 ) -> dict[str, Any]:
-    """The effective settings of a release: name → ``text``, None where it is hidden, and ``hash``.
+    """Return the effective settings of a release: name → ``text``, None if it is hidden, and ``hash``.
 
     Args:
-        program: where the program that asks for them lies (`django_formula_plan.py`).
+        program: the path of the program that reads them (``django_formula_plan.py``).
 
     Raises:
         DeploymentError: the project does not start.
     """
-    timeout = seconds(site.config["timeouts"]["start"])
+    timeout = _start_timeout(site)
     shape = {str: {"text": django_wall_shape.MAYBE, "hash": str}}
     return _ask(site, release, facts, request, secrets, shape, program=str(program), timeout=timeout, task=task)
 
@@ -116,10 +105,11 @@ def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[s
     """Migrate the databases under their locks, then run the checks (which may read tables).
 
     Returns:
-        ``migrations`` and ``checks``, as `start` does; ``migrated``: the names of what was applied, by database.
+        ``migrations`` and ``checks``, as `start` returns them; ``migrated``: the migrations that were applied, by
+        database.
 
     Raises:
-        DeploymentError: a migration fails, or somebody else's lock stops it; what was applied before it stays applied.
+        DeploymentError: a migration fails, or waits too long for a lock; those before it stay applied.
     """
     request = {
         "mode": "migrate",
@@ -127,7 +117,7 @@ def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[s
         "check": site.config["check"],
         "databases": list(facts["migrations"]),
         "ignored_checks": ignored_checks(site),
-        **_patience(site),
+        **limits(site),
     }
     timeout = seconds(site.config["migrate"]["timeout"])
     shape = {"migrations": django_wall_shape.MIGRATIONS, "checks": [str], "migrated": {str: [str]}}
@@ -139,18 +129,18 @@ def migrate(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[s
 def reverse(
     site: Site, release: Path, facts: Mapping[str, Any], databases: Mapping[str, list[str]], secrets: list[str]
 ) -> dict[str, Any]:
-    """Take migrations back by the release that knows them.
+    """Reverse migrations, in the release that has their code.
 
     Args:
         databases: the names of the migrations, by database.
 
     Returns:
-        ``migrations`` as `start` does, of these databases.
+        ``migrations`` of these databases, as `start` returns them.
 
     Raises:
-        DeploymentError: one cannot be taken back; those behind it have been.
+        DeploymentError: a migration cannot be reversed; those after it have been.
     """
-    request = {"mode": "reverse", "application": facts["application"], "databases": databases, **_patience(site)}
+    request = {"mode": "reverse", "application": facts["application"], "databases": databases, **limits(site)}
     timeout = seconds(site.config["migrate"]["timeout"])
     shape = {"migrations": django_wall_shape.MIGRATIONS}
     answer = _ask(site, release, facts, request, secrets, shape, program=MIGRATE, timeout=timeout)
@@ -167,17 +157,17 @@ def classify(
     known: Mapping[str, list[str]],
     secrets: list[str],
 ) -> dict[str, list[dict[str, Any]]]:
-    """What migrations that the databases have do to a release that does not know them.
+    """Classify what applied migrations do to a release that does not have them.
 
     Args:
         databases: the names of the migrations, by database.
-        known: those that the other release knows.
+        known: the migrations that the other release has, by database.
 
     Raises:
         DeploymentError: the project does not start.
     """
     request = {"mode": "classify", "application": facts["application"], "databases": databases, "known": known}
-    timeout = seconds(site.config["timeouts"]["start"])
+    timeout = _start_timeout(site)
     shape = {"schema": django_wall_shape.SCHEMA}
     answer = _ask(site, release, facts, request, secrets, shape, program=MIGRATE, timeout=timeout)
     schema: dict[str, list[dict[str, Any]]] = answer["schema"]
@@ -187,7 +177,7 @@ def classify(
 
 
 def _refuse_unknown(doing: str, migrations: Mapping[str, Any], known: Collection[str]) -> None:
-    """Refuse migrations of a database that the project does not have, and names of databases that are no names."""
+    """Refuse migrations of a database that the project does not have, and aliases that are not names."""
     if not all(alias in known and re.fullmatch(r"\w[\w.-]*", alias) for alias in migrations):
         raise _unusable(doing)
 
@@ -196,14 +186,18 @@ def _unusable(doing: str) -> DeploymentError:
     return DeploymentError(f"{doing}: it ended without a usable answer")
 
 
-def _patience(site: Site) -> dict[str, float]:
-    """How long a migration waits, in seconds: for another one, and for a lock; it says so before its time is up."""
+def _start_timeout(site: Site) -> float:
+    return seconds(site.config["timeouts"]["start"])
+
+
+def limits(site: Site) -> dict[str, float]:
+    """Return the seconds that a migration waits for another one, and for a lock; it reports before it is ended."""
     timeout = seconds(site.config["migrate"]["timeout"])
     return {"timeout": timeout - min(5, timeout / 4), "lock_timeout": seconds(site.config["migrate"]["lock_timeout"])}
 
 
 def check(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> list[str]:
-    """Run Django's checks, those for deployment too; returns the warnings.
+    """Run Django's checks, including those for deployment, and return the warnings.
 
     Raises:
         DeploymentError: a check fails.
@@ -214,105 +208,27 @@ def check(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str
         "check": site.config["check"],
         "ignored_checks": ignored_checks(site),
     }
-    timeout = seconds(site.config["timeouts"]["start"])
+    timeout = _start_timeout(site)
     task = f"check-{os.getpid()}"
     answer = _ask(site, release, facts, request, secrets, {"checks": [str]}, timeout=timeout, task=task)
     warnings: list[str] = answer["checks"]
     return warnings
 
 
-def manage(
-    site: Site,
-    release: Path,
-    facts: Mapping[str, Any],
-    command: Sequence[str],
-    environment_file: str | None,
-    timeout: float,
-    secrets: list[str],
-) -> str:
-    """Run a management command as the site's user, with a release's environment and sandbox; returns what it prints.
-
-    `migrate` is run under the lock of its database, as the migrations of a release are.
-
-    Args:
-        environment_file: a file with further variables, in systemd's format.
-        timeout: seconds.
-
-    Raises:
-        DeploymentError: the command fails.
-    """
-    program = ["manage.py"]
-    if command and command[0] == "migrate":
-        program = [_program(release, MIGRATE), json.dumps({"application": facts["application"], **_patience(site)})]
-    argv = [f"{release}/virtualenv/bin/python", *program, *command]
-    manage_command = ProjectCommand(
-        site,
-        release,
-        facts,
-        argv,
-        doing=f"manage.py {command[0] if command else ''}".strip(),
-        timeout=timeout,
-        secrets=secrets,
-        task=f"manage-{os.getpid()}",
-        environment_file=environment_file,
-        errors_too=True,
-    )
-    return _run(manage_command)
-
-
-def run_commands(
-    site: Site,
-    release: Path,
-    facts: Mapping[str, Any],
-    stage: str,
-    secrets: list[str],
-    writable: Sequence[Path] = (),
-) -> None:
-    """Run the pillar's commands of a stage, one after another, as the site's user in the sandbox of a release.
-
-    Args:
-        stage: ``after_static``, ``after_migrate``, ``before_switch`` or ``after_switch``.
-        writable: folders that they may write besides the site's own.
-
-    Raises:
-        DeploymentError: one fails; those behind it have not run.
-    """
-    for position, command in enumerate(site.config["commands"][stage]):
-        log.info("%s: %s", site.name, command)
-        words = shlex.split(command)
-        program = ["python", "manage.py"] if words[0] in ("manage.py", "./manage.py") else words[:1]
-        try:
-            _run(
-                ProjectCommand(
-                    site,
-                    release,
-                    facts,
-                    ["/usr/bin/env", *program, *words[1:]],
-                    doing=command,
-                    timeout=seconds(site.config["timeouts"]["command"]),
-                    writable=writable,
-                    secrets=secrets,
-                )
-            )
-        except DeploymentError as error:
-            error.hint = f"django:sites:{site.name}:commands:{stage}:{position} says this command"
-            raise
-
-
 def backup(site: Site, release: Path, facts: Mapping[str, Any], request: dict[str, Any], secrets: list[str]) -> Any:
-    """What a backup asks the project, which may have been released before there were backups.
+    """Run the program for backups, and return its answer.
 
     Args:
-        request: ``mode`` `connections` with the ``aliases`` of databases: what their drivers are given; or `fit` with
-            other ``names`` of databases by alias, and ``migrate``: the migrations that they lack.
+        request: ``mode`` `connections` with the ``aliases`` of databases, for the parameters of their drivers; or
+            `fit` with the ``names`` of other databases by alias, and ``migrate``: the migrations to apply there.
 
     Raises:
         DeploymentError: the project does not start, or cannot reach a database.
     """
     program = (django_host_file.read_text(site.kept_template(BACKUP)) or "").encode()
     argv = [f"{release}/virtualenv/bin/python", "-c", _READ]
-    doing = {"connections": "asking for the databases", "fit": "trying the databases"}[request["mode"]]
-    timeout = "migrate" if request.get("migrate") else "timeouts"
+    doing = {"connections": "reading the databases' connections", "fit": "testing the databases"}[request["mode"]]
+    timeout = seconds(site.config["migrate"]["timeout"]) if request.get("migrate") else _start_timeout(site)
     command = ProjectCommand(
         site,
         release,
@@ -320,12 +236,12 @@ def backup(site: Site, release: Path, facts: Mapping[str, Any], request: dict[st
         argv,
         doing=doing,
         stdin=f"{len(program)}\n{program.decode()}{json.dumps({**request, 'application': facts['application']})}",
-        timeout=seconds(site.config[timeout]["timeout" if timeout == "migrate" else "start"]),
+        timeout=timeout,
         secrets=secrets,
         task=f"backup-{os.getpid()}",
     )
     try:
-        output = _run(command)
+        output = run(command)
     except DeploymentError as error:
         raise _explained(site, release, facts, doing, error) from None
     shape = {"connections": {str: {str: (str, int, float, bool, {})}}, "fit": {str: [str]}}[request["mode"]]
@@ -338,9 +254,9 @@ def backup(site: Site, release: Path, facts: Mapping[str, Any], request: dict[st
 _DOING = {
     "start": "starting Django",
     "migrate": "migrating the database",
-    "check": "checking",
-    "reverse": "taking migrations back",
-    "classify": "looking at migrations",
+    "check": "running the checks",
+    "reverse": "reversing migrations",
+    "classify": "classifying migrations",
     "settings": "reading the settings",
 }
 
@@ -355,43 +271,45 @@ def _ask(
     program: str = START,
     **options: Any,
 ) -> dict[str, Any]:
-    """Have a program of ours answer a request; the project runs in its process, and decides what the answer is.
+    """Run a program of the formula with a request, and return its answer.
+
+    The project runs in the same process, so that the answer is its own and not to be trusted.
 
     Args:
-        shape: what the answer has to be; of an object with known names, no others are returned.
+        shape: the required shape of the answer (`django_wall_shape`).
 
     Raises:
-        DeploymentError: the project raises, or its answer has another shape.
+        DeploymentError: the project raises an exception, or the answer has another shape.
     """
-    argv = [f"{release}/virtualenv/bin/python", _program(release, program)]
+    argv = [f"{release}/virtualenv/bin/python", path_of(release, program)]
     doing = _DOING[request["mode"]]
     command = ProjectCommand(
         site, release, facts, argv, doing=doing, stdin=json.dumps(request), secrets=secrets, **options
     )
     try:
-        output = _run(command)
+        output = run(command)
     except DeploymentError as error:
         raise _explained(site, release, facts, doing, error) from None
     answer: dict[str, Any] = django_wall_shape.parse(output, shape, doing=doing, log=output)
     return answer
 
 
-def _run(command: ProjectCommand) -> str:
+def run(command: ProjectCommand) -> str:
     """Run a command of a project by the process manager of its release and return its output."""
     return django_release_instance.process_manager(command.site, command.release).run(command)
 
 
-def _program(release: Path, name: str) -> str:
-    """The path of one of our programs in a release.
+def path_of(release: Path, name: str) -> str:
+    """Return the path of a program of the formula in a release.
 
     Raises:
-        DeploymentError: the release was made before there was this program.
+        DeploymentError: the release was created by a version of the formula that did not have it.
     """
     path = release / "config" / name
     if name == MIGRATE and release.exists() and not path.exists():
         raise DeploymentError(
-            f"{release.name} was made by an older version of the formula, which could not do this",
-            hint="salt-call state.apply django makes a release that can",
+            f"{release.name} was created by an older version of the formula, which does not support this",
+            hint="create a new release: salt-call state.apply django",
         )
     return str(path)
 
@@ -399,30 +317,39 @@ def _program(release: Path, name: str) -> str:
 def _explained(
     site: Site, release: Path, facts: Mapping[str, Any], doing: str, error: DeploymentError
 ) -> DeploymentError:
-    """The error of a program in the virtualenv in the words of the project's own exception, with what to do."""
-    told = _told(error)
-    cause, hint, at = told["cause"] or error.message.removeprefix(f"{doing}: "), error.hint, f"django:sites:{site.name}"
-    if told["missing"]:
-        hint = f"give it: {at}:environment:{told['missing']}, or {at}:secrets:{told['missing']}"
-    lacking = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", cause)
-    there = _homes(site, release, facts["folder"], lacking.group(1)) if lacking else []
-    if there:
-        hint = f"it is in the source: {at}:python_path: [{there[0]}]"
-    if told["blocked"]:
-        hint = f"end it, or apply again later; {at}:migrate:lock_timeout and timeout say how long is waited"
-    text = ": ".join(filter(None, [doing, told["migration"], cause]))
-    text += f" (before it: {told['applied']})" if told["applied"] else ""
-    transient = error.transient or bool(told["blocked"])
-    kind = PartlyMigrated if told["applied"] else DeploymentError
-    failure = kind(text, log="" if told["blocked"] else error.log, hint=hint, transient=transient)
+    """Return the error of a program with the project's own exception as its cause, and with a hint."""
+    report = _report(error)
+    cause = report["cause"] or error.message.removeprefix(f"{doing}: ")
+    text = ": ".join(filter(None, [doing, report["migration"], cause]))
+    text += f" (applied before it: {report['applied']})" if report["applied"] else ""
+    kind = PartlyMigrated if report["applied"] else DeploymentError
+    failure = kind(
+        text,
+        log="" if report["blocked"] else error.log,
+        hint=_hint(site, release, facts["folder"], report, cause) or error.hint,
+        transient=error.transient or bool(report["blocked"]),
+    )
     if isinstance(failure, PartlyMigrated):
-        failure.names = told["applied"].split(", ")
+        failure.names = report["applied"].split(", ")
     django_database.add_hint(site, failure)
     return failure
 
 
-def _homes(site: Site, release: Path, folder: str, module: str) -> list[str]:
-    """The folders of a release's source that have a module, looked for as the site's user."""
+def _hint(site: Site, release: Path, folder: str, report: Mapping[str, str], cause: str) -> str:
+    """Return what to do about a failure of a project: a lock, a module or a variable that is missing."""
+    at = f"django:sites:{site.name}"
+    if report["blocked"]:
+        return f"end it, or apply again later; {at}:migrate:lock_timeout and migrate:timeout set how long to wait"
+    module = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", cause)
+    folders = _import_folders(site, release, folder, module.group(1)) if module else []
+    if folders:
+        return f"the module is in the source: set {at}:python_path: [{folders[0]}]"
+    name = report["missing"]
+    return f"set {at}:environment:{name}, or {at}:secrets:{name}" if name else ""
+
+
+def _import_folders(site: Site, release: Path, folder: str, module: str) -> list[str]:
+    """Return the folders of a release's source that have a module; they are read as the site's user."""
     source = Foreign(release / "source")
     with contextlib.suppress(DeploymentError):
         found: list[str] = django_wall_delegate.ask(
@@ -432,15 +359,15 @@ def _homes(site: Site, release: Path, folder: str, module: str) -> list[str]:
     return []
 
 
-def _told(error: DeploymentError) -> dict[str, str]:
-    """What the program in the virtualenv says at its end when the project raises; it is taken out of the log."""
-    told = dict.fromkeys(("cause", "missing", "migration", "applied", "blocked"), "")
+def _report(error: DeploymentError) -> dict[str, str]:
+    """Return the last lines of a program whose project raised an exception, and remove them from the error's log."""
+    report = dict.fromkeys(("cause", "missing", "migration", "applied", "blocked"), "")
     rest = []
     for line in error.log.splitlines():
         name, _colon, value = line.partition(": ")
-        if name in told and _colon:
-            told[name] = value
+        if name in report and _colon:
+            report[name] = value
         else:
             rest.append(line)
     error.log = "\n".join(rest)
-    return told
+    return report

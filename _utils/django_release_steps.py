@@ -30,6 +30,7 @@ import django_host_user
 import django_process
 import django_project
 import django_project_coherence
+import django_project_command
 import django_project_program
 import django_proxy
 import django_proxy_handover
@@ -710,7 +711,7 @@ def _commands(deployment: Deployment, stage: str) -> Changes:
 def _run_commands(deployment: Deployment, stage: str, writable: Sequence[Path] = ()) -> None:
     release = deployment.release
     if release and deployment.is_new:
-        django_project_program.run_commands(
+        django_project_command.run_stage(
             deployment.site, release.path, release.facts, stage, deployment.masked(), writable
         )
 

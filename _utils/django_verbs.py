@@ -11,6 +11,7 @@ import django_backup_restore
 import django_database
 import django_database_migration
 import django_host_file
+import django_project_command
 import django_project_program
 import django_proxy_maintenance
 import django_release
@@ -212,7 +213,7 @@ def manage(name: str, command: Sequence[str], environment_file: str | None, time
     if environment_file and not Path(environment_file).is_file():
         raise DeploymentError(f"there is no file {environment_file} on this host")
     secrets = list(django_secret.values(site, {}).values())
-    return django_project_program.manage(site, live.path, live.facts, command, environment_file, timeout, secrets)
+    return django_project_command.manage(site, live.path, live.facts, command, environment_file, timeout, secrets)
 
 
 def superuser(name: str, username: str, email: str) -> dict[str, str]:

@@ -392,9 +392,12 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
         ({"allowed_hosts": [".example.org"]}, []),
         (
             {"allowed_hosts": ["xblog.example.org", ".ample.org"]},
-            ["ALLOWED_HOSTS is ['xblog.example.org', '.ample.org'], which has not every domain of the site"],
+            ["ALLOWED_HOSTS is ['xblog.example.org', '.ample.org'], which does not include every domain of the site"],
         ),
-        ({"allowed_hosts": ["other.org"]}, ["ALLOWED_HOSTS is ['other.org'], which has not every domain of the site"]),
+        (
+            {"allowed_hosts": ["other.org"]},
+            ["ALLOWED_HOSTS is ['other.org'], which does not include every domain of the site"],
+        ),
         ({"media_root": ""}, []),
         ({"media_root": "{media}/.//"}, []),
         ({"allowed_hosts": ["Blog.Example.ORG"]}, []),
@@ -402,16 +405,16 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
         (
             {"cookies": {"SESSION_COOKIE_SECURE": True, "CSRF_COOKIE_SECURE": False, "SESSION_COOKIE_DOMAIN": None}},
             [
-                "browsers send what SESSION_COOKIE_SECURE is about by https only, and the site has no tls; "
-                "where a proxy before this one speaks https, name it in proxy:trusted"
+                "SESSION_COOKIE_SECURE is on, so that browsers send the cookie over https only, and "
+                "the site has no tls: set tls, or list the proxy in front that serves https in proxy:trusted"
             ],
         ),
         ({"cookies": {"SESSION_COOKIE_DOMAIN": ".Example.ORG", "CSRF_COOKIE_DOMAIN": "blog.example.org"}}, []),
         (
             {"cookies": {"CSRF_COOKIE_DOMAIN": ".log.example.org"}},
             [
-                "CSRF_COOKIE_DOMAIN is .log.example.org, which blog.example.org is not below: "
-                "browsers refuse the cookie there; correct django:sites:blog:settings:CSRF_COOKIE_DOMAIN"
+                "CSRF_COOKIE_DOMAIN is .log.example.org, which does not include blog.example.org: "
+                "browsers reject the cookie there; correct django:sites:blog:settings:CSRF_COOKIE_DOMAIN"
             ],
         ),
         ({"https": {"redirect": False, "header": None}}, []),
@@ -420,7 +423,7 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
             {"https": {"redirect": True, "header": "HTTP_X_SCHEME"}},
             [
                 "SECURE_PROXY_SSL_HEADER is HTTP_X_SCHEME, and the proxy removes X-Scheme from requests: use "
-                "HTTP_X_FORWARDED_PROTO, or name X-Scheme in django:sites:blog:proxy:trusted_headers and the proxy "
+                "HTTP_X_FORWARDED_PROTO, or list X-Scheme in django:sites:blog:proxy:trusted_headers and the proxy "
                 "that sends it in django:sites:blog:proxy:trusted"
             ],
         ),
@@ -428,9 +431,9 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
             (
                 {"https": {"redirect": True, "header": header}},
                 [
-                    "SECURE_SSL_REDIRECT leads every visitor to https, and the site has no tls, so they meet nobody, "
-                    "or the same redirect again: django:sites:blog:tls; where a proxy before this one speaks https, "
-                    "django:sites:blog:proxy:trusted names it"
+                    "SECURE_SSL_REDIRECT redirects every visitor to https, and the site has no tls: set "
+                    "django:sites:blog:tls, or list the proxy in front that serves https in "
+                    "django:sites:blog:proxy:trusted"
                 ],
             )
             for header in (None, "HTTP_X_FORWARDED_PROTO")
@@ -440,8 +443,8 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
         (
             {"trusted_origins": ["https://app.example.com", "https://*.example.com"]},
             [
-                "CSRF_TRUSTED_ORIGINS is ['https://app.example.com', 'https://*.example.com'], which has no domain "
-                "of the site (blog.example.org); correct django:sites:blog:settings:CSRF_TRUSTED_ORIGINS"
+                "CSRF_TRUSTED_ORIGINS is ['https://app.example.com', 'https://*.example.com'], which includes no "
+                "domain of the site (blog.example.org); correct django:sites:blog:settings:CSRF_TRUSTED_ORIGINS"
             ],
         ),
         ({"script_name": "/"}, []),
@@ -466,8 +469,8 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
             (
                 {"static_url": static, "media_url": media},
                 [
-                    f"MEDIA_URL is '{media}', and STATIC_URL is '{static}': what lies below both is found in one of "
-                    "them only; correct django:sites:blog:settings:MEDIA_URL, or STATIC_URL"
+                    f"MEDIA_URL is '{media}', and STATIC_URL is '{static}': a file below both is served from one "
+                    "of them; correct django:sites:blog:settings:MEDIA_URL, or STATIC_URL"
                 ],
             )
             for static, media in (("/media/static/", "/media/"), ("/static/", "/static/media/"))
@@ -476,15 +479,15 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
         (
             {"largest_body": 76 << 20},
             [
-                "DATA_UPLOAD_MAX_MEMORY_SIZE is 79691776 bytes, and the proxy takes no request over 75M: "
-                "django:sites:blog:media:max_upload"
+                "DATA_UPLOAD_MAX_MEMORY_SIZE is 79691776 bytes, and the proxy refuses requests over 75M: "
+                "raise django:sites:blog:media:max_upload"
             ],
         ),
         (
             {"timeouts": {"DATABASES['default']['OPTIONS']['timeout']": 60, "x": 90.5}},
             [
-                "x is 90.5 s, and a request is given up after 60 s: who waits never learns why; say a shorter one in "
-                "the project, or a longer django:sites:blog:server:options:harakiri"
+                "x is 90.5 s, and the server ends a request after 60 s, before Django can report the timeout: set a "
+                "shorter one in the project, or a longer django:sites:blog:server:options:harakiri"
             ],
         ),
         ({"checks": ["security.W001: no middleware"]}, ["security.W001: no middleware"]),
@@ -536,7 +539,7 @@ def test_what_a_project_does_that_is_worth_a_word(world, answers, warnings):
         (
             {"server": {"kind": "uvicorn"}, "database": {"engine": "postgres", "options": {"connect_timeout": 90}}},
             {"timeouts": {"DATABASES['default']['OPTIONS']['connect_timeout']": 90}},
-            "who waits never learns why; say a shorter one in django:sites:blog:database:options",
+            "before Django can report the timeout: set a shorter one in django:sites:blog:database:options",
         ),
     ],
 )

@@ -395,7 +395,7 @@ def test_a_command_that_fails_after_the_switch(two):
         two.apply()
     assert caught.value.message == "record: manage.py clear_cache failed (exit 1)"
     assert caught.value.hint.splitlines() == [
-        "django:sites:blog:commands:after_switch:0 says this command",
+        "correct django:sites:blog:commands:after_switch:0, or the command itself",
         f"{TWO} still runs",
     ]
     assert two.live == TWO and two.releases[TWO] == "good"

@@ -2,7 +2,7 @@ import json
 import stat
 
 import django_host_file
-import django_project_program
+import django_project_command
 import django_release
 import django_secret
 import django_site
@@ -176,7 +176,7 @@ def test_a_command(two, tmp_path):
 
 def test_a_command_hides_secrets(two, monkeypatch):
     seen = []
-    monkeypatch.setattr(django_project_program, "manage", lambda *arguments: seen.extend(arguments[-1]) or "")
+    monkeypatch.setattr(django_project_command, "manage", lambda *arguments: seen.extend(arguments[-1]) or "")
     django_verbs.manage("blog", ["check"], None, 60.0)
     assert seen == [django_host_file.read_json(two.site.secrets / "secret_key.json")["key"]]
 

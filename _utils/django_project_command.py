@@ -1,0 +1,94 @@
+"""Commands of a project: those of manage.py on the command line, and those of the pillar at a stage of a release."""
+
+import json
+import logging
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import django_project_program
+from django_host_command import DeploymentError, seconds
+from django_process import ProjectCommand
+from django_site import Site
+
+log = logging.getLogger(__name__)
+
+
+def manage(
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    command: Sequence[str],
+    environment_file: str | None,
+    timeout: float,
+    secrets: list[str],
+) -> str:
+    """Run a management command as the site's user, in a release's environment and sandbox, and return its output.
+
+    `migrate` runs under the lock of its database, as the migrations of a release do.
+
+    Args:
+        environment_file: a file with additional variables, in systemd's format.
+        timeout: seconds.
+
+    Raises:
+        DeploymentError: the command fails.
+    """
+    program = ["manage.py"]
+    if command and command[0] == "migrate":
+        request = {"application": facts["application"], **django_project_program.limits(site)}
+        program = [django_project_program.path_of(release, django_project_program.MIGRATE), json.dumps(request)]
+    return django_project_program.run(
+        ProjectCommand(
+            site,
+            release,
+            facts,
+            [f"{release}/virtualenv/bin/python", *program, *command],
+            doing=f"manage.py {command[0] if command else ''}".strip(),
+            timeout=timeout,
+            secrets=secrets,
+            task=f"manage-{os.getpid()}",
+            environment_file=environment_file,
+            errors_too=True,
+        )
+    )
+
+
+def run_stage(
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    stage: str,
+    secrets: list[str],
+    writable: Sequence[Path] = (),
+) -> None:
+    """Run the pillar's commands of a stage in their order, as the site's user in the sandbox of a release.
+
+    Args:
+        stage: ``after_static``, ``after_migrate``, ``before_switch`` or ``after_switch``.
+        writable: folders that they may write in addition to the site's own.
+
+    Raises:
+        DeploymentError: a command fails; those after it did not run.
+    """
+    for position, command in enumerate(site.config["commands"][stage]):
+        log.info("%s: %s", site.name, command)
+        words = shlex.split(command)
+        program = ["python", "manage.py"] if words[0] in ("manage.py", "./manage.py") else words[:1]
+        project_command = ProjectCommand(
+            site,
+            release,
+            facts,
+            ["/usr/bin/env", *program, *words[1:]],
+            doing=command,
+            timeout=seconds(site.config["timeouts"]["command"]),
+            writable=writable,
+            secrets=secrets,
+        )
+        try:
+            django_project_program.run(project_command)
+        except DeploymentError as error:
+            error.hint = f"correct django:sites:{site.name}:commands:{stage}:{position}, or the command itself"
+            raise

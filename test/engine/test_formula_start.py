@@ -1,0 +1,174 @@
+"""The program that starts Django in a virtualenv (django_formula_start.py)."""
+
+import datetime
+import importlib.util
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from specimen import ROOT
+
+PROGRAM = ROOT / "django/files/django_formula_start.py"
+
+
+@pytest.mark.parametrize(
+    ("wsgi", "cause", "missing"),
+    [
+        ("def application(): pass\n", "ModuleNotFoundError: No module named 'django.conf'", ""),
+        ("", "RuntimeError: wsgi has no application", ""),
+        ("import settings\n", "KeyError: 'X' (settings.py:2)", "X"),
+        ("import os\nos.environ['Y']\n", "KeyError: 'Y' (wsgi.py:2)", "Y"),
+        ("{}['Z']\n", "KeyError: 'Z' (wsgi.py:1)", ""),
+        ("raise ValueError('Set the A_B environment variable')\n", None, "A_B"),
+        ("raise ValueError('A_B not found. Declare it as envvar or define a default value.')\n", None, "A_B"),
+        ("raise ValueError('Environment variable \"A_B\" not set')\n", None, "A_B"),
+        ("raise ValueError('The environment variable A_B is required')\n", None, "A_B"),
+        ("raise ValueError('A_B is wrong in this environment')\n", None, ""),
+        ("def broken(:\n", "SyntaxError: invalid syntax (wsgi.py:1)", ""),
+        ("raise SystemExit('not today')\n", "SystemExit: not today (wsgi.py:1)", ""),
+        ("raise ValueError('x' * 500 + '\\n  y')\n", f"ValueError: {'x' * 400} (wsgi.py:1)", ""),
+        ("print('noise')\nimport nowhere\n", "ModuleNotFoundError: No module named 'nowhere' (wsgi.py:2)", ""),
+    ],
+)
+def test_program_reports_why_a_project_does_not_start(tmp_path, wsgi, cause, missing):
+    (tmp_path / "wsgi.py").write_text(wsgi)
+    (tmp_path / "settings.py").write_text("import os\nos.environ['X']\n")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / PROGRAM.name).write_text(PROGRAM.read_text())
+    (tmp_path / "django").mkdir()
+    (tmp_path / "django/__init__.py").write_text("")
+    request = json.dumps({"mode": "start", "application": "wsgi", "collect": False})
+    argv = [sys.executable, f"config/{PROGRAM.name}"]
+    environment = {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        argv, cwd=tmp_path, env=environment, input=request, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    *_log, missing_line, cause_line = done.stderr.splitlines()
+    assert missing_line == f"missing: {missing}" and (cause is None or cause_line == f"cause: {cause}")
+
+
+def test_output_of_the_project_is_not_part_of_the_answer(tmp_path):
+    noisy = '"start": lambda request: print("noise") or {"a": request["b"]},'
+    (tmp_path / "program.py").write_text(PROGRAM.read_text().replace('"start": start,', noisy))
+    argv = [sys.executable, "program.py"]
+    done = subprocess.run(
+        argv, cwd=tmp_path, input='{"mode": "start", "b": 2}', capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"a": 2})
+    assert "noise" in done.stderr
+
+
+@pytest.fixture
+def program():
+    """Return the program as a module."""
+    spec = importlib.util.spec_from_file_location("started", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("found", "of_deployment", "mode", "expected"),
+    [
+        ([("a.E1", 40)], [], "error", "1 of Django's checks fail: a.E1"),
+        ([("a.W1", 30), ("a.I1", 20)], [("b.W1", 30)], "error", ["a.W1: x", "b.W1: x"]),
+        ([], [("b.E1", 40)], "error", ["b.E1: x"]),
+        ([], [("b.E1", 40)], "deploy", "1 of Django's checks fail: b.E1"),
+        ([("a.W1", 30)], [("b.W1", 30)], "deploy", "2 of Django's checks fail: a.W1, b.W1"),
+        ([("quiet", 40)], [("security.W004", 30)], "deploy", []),
+    ],
+)
+def test_failed_checks_stop_a_release(program, monkeypatch, found, of_deployment, mode, expected):
+    def messages(levels):
+        return [
+            SimpleNamespace(id=name, level=level, msg="x", is_silenced=lambda name=name: name == "quiet")
+            for name, level in levels
+        ]
+
+    registry = SimpleNamespace(deployment_checks={lambda **_options: messages(of_deployment)})
+    framework = SimpleNamespace(
+        WARNING=30, ERROR=40, run_checks=lambda: messages(found), registry=SimpleNamespace(registry=registry)
+    )
+    monkeypatch.setitem(sys.modules, "django.core", SimpleNamespace(checks=framework))
+    request = {"check": mode, "ignored_checks": ["security.W004"]}
+    if isinstance(expected, list):
+        assert program.checks(request) == expected
+    else:
+        with pytest.raises(RuntimeError, match=f"^{expected}$"):
+            program.checks(request)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, 1209600),
+        ({"PASSWORD_RESET_TIMEOUT": 259200, "CSRF_COOKIE_AGE": 31449600, "LANGUAGE_COOKIE_AGE": None}, 1209600),
+        ({"PASSWORD_RESET_TIMEOUT": 9e6}, 9e6),
+        ({"PASSWORD_RESET_TIMEOUT_DAYS": 20}, 1728000),
+        ({"SHOP_COOKIE_AGE": datetime.timedelta(days=30)}, 2592000),
+        ({"ACCOUNT_SESSION_REMEMBER_ME_AGE": "a year"}, 1209600),
+    ],
+)
+def test_longest_age_of_signed_values(program, more, expected):
+    assert program.longest_age(SimpleNamespace(SESSION_COOKIE_AGE=1209600, **more)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"timeout": 20, "connect_timeout": "5"}, {"['timeout']": 20}),
+        ({"options": "-c search_path=blog"}, {}),
+        ({"options": "-c statement_timeout=90s"}, {"['options']: statement_timeout": 90}),
+        ({"options": "-cstatement_timeout=1min --statement-timeout=2500"}, {"['options']: statement_timeout": 2.5}),
+        ({"options": None}, {}),
+    ],
+)
+def test_timeouts_of_databases(program, options, expected):
+    found = dict(program.timeouts({"default": {"OPTIONS": options}}))
+    assert found == {f"DATABASES['default']['OPTIONS']{name}": seconds for name, seconds in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (False, None, None)),
+        (
+            {"SECURE_SSL_REDIRECT": True, "MIDDLEWARE": ["a.B"], "DATA_UPLOAD_MAX_MEMORY_SIZE": 2621440},
+            (False, None, None),
+        ),
+        (
+            {
+                "SECURE_SSL_REDIRECT": True,
+                "SECURE_PROXY_SSL_HEADER": ("HTTP_X_SCHEME", "https"),
+                "MIDDLEWARE": ["django.middleware.security.SecurityMiddleware"],
+                "DATA_UPLOAD_MAX_MEMORY_SIZE": 1 << 30,
+            },
+            (True, "HTTP_X_SCHEME", 1 << 30),
+        ),
+    ],
+)
+def test_settings_of_https_and_upload_size(program, settings, expected):
+    settings = SimpleNamespace(**settings)
+    assert (*program.https(settings).values(), program.largest_body(settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("named", "environment", "found"),
+    [
+        ("own.settings", "own.settings", "own.settings"),
+        ("overlay", "overlay", "overlay"),
+        (["settings.py", "settings.toml"], "overlay", "overlay"),  # as dynaconf leaves it
+        (["settings.py", "settings.toml"], "own.settings", "own.settings"),
+    ],
+)
+def test_effective_settings_module(program, monkeypatch, named, environment, found):
+    monkeypatch.setattr(program, "SETTINGS_MODULE", "overlay")
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", environment)
+    monkeypatch.setitem(sys.modules, "django", SimpleNamespace(get_version=lambda: "5.2", VERSION=(5, 2)))
+    plain = dict.fromkeys(("STATIC_URL", "STATIC_ROOT", "MEDIA_URL", "MEDIA_ROOT"), "") | {"SESSION_COOKIE_AGE": 60}
+    settings = SimpleNamespace(SETTINGS_MODULE=named, DEBUG=False, ALLOWED_HOSTS=[], DATABASES={}, **plain)
+    answer = program.effective(settings)
+    assert (answer["settings_module"], answer["expected_settings_module"]) == (found, "overlay")

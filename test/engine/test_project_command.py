@@ -1,0 +1,43 @@
+"""Commands of a project on the command line."""
+
+import json
+from pathlib import Path
+
+import django_project_command
+import pytest
+from django_host_command import DeploymentError
+from specimen import FACTS, configured
+
+RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
+
+
+def test_migrate_command_runs_under_the_lock(project_commands):
+    site = configured(migrate={"timeout": "8s", "lock_timeout": "500ms"})
+    django_project_command.manage(site, RELEASE, FACTS, ["migrate", "blog", "0002"], None, 60.0, [])
+    program, request, *words = project_commands.argv[1:]
+    assert program.endswith("config/django_formula_migrate.py") and words == ["migrate", "blog", "0002"]
+    assert json.loads(request) == {"application": "blog.wsgi", "timeout": 6.0, "lock_timeout": 0.5}
+    assert project_commands.options["doing"] == "manage.py migrate"
+
+
+def test_migrate_command_refused_in_a_release_without_its_program(project_commands, tmp_path):
+    with pytest.raises(DeploymentError, match="was created by an older version of the formula"):
+        django_project_command.manage(configured(), tmp_path, FACTS, ["migrate"], None, 60.0, [])
+    django_project_command.manage(configured(), tmp_path, FACTS, ["check"], None, 60.0, [])
+
+
+def test_management_command_runs_with_the_environment_file(project_commands):
+    project_commands.output = "[X] 0001_initial\n"
+    arguments = ["showmigrations", "--list"], "/root/admin", 60.0, ["hunter2"]
+    assert django_project_command.manage(configured(), RELEASE, FACTS, *arguments) == "[X] 0001_initial\n"
+    assert project_commands.argv == [f"{RELEASE}/virtualenv/bin/python", "manage.py", "showmigrations", "--list"]
+    assert project_commands.options.pop("task").startswith("manage-")
+    assert project_commands.options == {
+        "doing": "manage.py showmigrations",
+        "timeout": 60.0,
+        "secrets": ["hunter2"],
+        "environment_file": "/root/admin",
+        "errors_too": True,
+    }
+    django_project_command.manage(configured(), RELEASE, FACTS, [], None, 60.0, [])
+    assert project_commands.options["doing"] == "manage.py" and "environment_file" not in project_commands.options
