@@ -18,8 +18,6 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
 PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
 DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
-#: Pages that are tables.
-WIDE = ("comparison.md", "faults.md", "glossary.md", "options.md", "projects.md", "walls.md")
 #: What is quoted in troubleshooting.md and said by others: Django, database servers, nginx, Salt, systemd, uv.
 FOREIGN = {
     "Access denied for user",
@@ -69,9 +67,10 @@ def test_links_lead_somewhere(page):
     assert not lost
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in WIDE], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "options.md"], ids=name)
 def test_lines_are_short(page):
-    assert [line for line in page.read_text().splitlines() if len(line) > 120] == []
+    """All but rows of tables, which cannot be broken, and the generated options.md."""
+    assert [line for line in page.read_text().splitlines() if len(line) > 120 and line[0] != "|"] == []
 
 
 def test_every_page_is_in_an_index():
