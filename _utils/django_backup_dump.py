@@ -1,4 +1,4 @@
-"""One database as a backup sees it: how its engine is asked, and what every engine has to be able to do."""
+"""What every kind of data implements to be backed up and restored, and how their client programs are run."""
 
 import contextlib
 import fcntl
@@ -9,9 +9,10 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import django_database
+import django_database_engine
 import django_database_sqlite
 import django_host_command
 import django_host_user
@@ -22,109 +23,123 @@ from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
 
-#: The kind of an engine by a part of its name, as Django has it.
 #: Bytes of an answer of a program that runs as the site's user.
 _ANSWER = 4 << 20
-#: Seconds that a pipe may stay open after the command that wrote to it.
-PATIENCE = 5.0
-#: What is found in a dump: the rows of each table, and the migrations.
-FOUND = {"rows": {str: int}, "migrations": [str]}
-_KINDS = {"sqlite": "sqlite", "spatialite": "sqlite", "postg": "postgres", "mysql": "mysql", "mariadb": "mysql"}
+#: Seconds that a pipe may stay open after the command that wrote to it has exited.
+PIPE_TIMEOUT = 5.0
+#: The shape of what a dump contains: the rows of each table, and the migrations.
+CONTENTS = {"rows": {str: int}, "migrations": [str]}
 
 
 class Database(NamedTuple):
-    """A database of a site.
+    """A database of a site, or its uploads.
 
-    kind: ``sqlite``, ``postgres`` or ``mysql``.
-    name: on its server; of SQLite the path of its file.
-    said: what the project's driver is given to reach it, the password among it.
+    Attributes:
+        kind: name of its engine in the pillar, or ``media``.
+        name: name on its server; of SQLite and of uploads the path.
+        connection: parameters that the project gives to its database driver, including the password.
     """
 
     site: Site
     alias: str
     kind: str
     name: str
-    said: Mapping[str, Any] = {}
+    connection: Mapping[str, Any] = {}
 
-    def masked(self) -> list[str]:
-        """The texts that no output may show."""
-        return [str(self.said["password"])] if self.said.get("password") else []
+    def secrets(self) -> list[str]:
+        """Return the texts that no output may show."""
+        return [str(self.connection["password"])] if self.connection.get("password") else []
 
     def timeout(self) -> float:
-        """The seconds that its dump, or loading one, may take."""
+        """Return the seconds that dumping or loading it may take."""
         return django_host_command.seconds(self.site.config["timeouts"]["backup"])
 
 
-class Engine(Protocol):
-    """What a kind of database can do; each is a module of its own. Files are descriptors that root has opened.
+class Dumper:
+    """How one kind of data is dumped, loaded and exchanged. Dumps are descriptors of files that root has opened.
 
-    All raise DeploymentError where the server or its client says no.
+    Every method raises DeploymentError if a server or client program fails.
+
+    Attributes:
+        suffix: the last part of a dump's name.
+        is_path: whether the data is a path on this host, so that it is loaded next to it, and needs room there.
     """
 
-    #: The end of a dump's name.
-    SUFFIX: str
+    suffix = ""
+    is_path = False
 
-    def look(self, database: Database) -> dict[str, int]:
-        """``size``, in bytes, and the number of ``tables``."""
+    def measure(self, database: Database) -> dict[str, int]:
+        """Return the ``size`` of a database in bytes, and the number of its ``tables``."""
+        raise NotImplementedError
 
     def dump(self, database: Database, file: int) -> dict[str, Any]:
-        """Write a dump, all of one moment; returns the ``rows`` of each table in it, and the ``migrations``."""
+        """Write a dump of a single moment; returns the ``rows`` of each table in it, and its ``migrations``."""
+        raise NotImplementedError
 
     def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
-        """Make a database of that name from a dump, and look it through; returns ``rows`` and ``migrations``."""
+        """Load a dump into a new database and check that; returns its ``rows`` and ``migrations``."""
+        raise NotImplementedError
 
-    def rows(self, database: Database) -> dict[str, int]:
-        """The rows of each table as they are now."""
+    def count_rows(self, database: Database) -> dict[str, int]:
+        """Return the present rows of each table."""
+        raise NotImplementedError
 
-    def refuse(self, database: Database) -> None:
-        """Whether it cannot be exchanged, though it can be dumped and loaded."""
+    def check_swappable(self, database: Database) -> None:
+        """Refuse a database that can be dumped and loaded, but not exchanged."""
 
     def swap(self, database: Database, name: str, kept: str) -> None:
-        """Give the database another name to keep it under, and its own to the one that was loaded."""
+        """Rename the database, to keep it, and give its name to the one that was loaded."""
+        raise NotImplementedError
+
+    def undo_partial_swap(self, database: Database, kept: str) -> None:
+        """Give the former database its name back, if a swap was killed between the two renames."""
 
     def drop(self, database: Database, name: str) -> None:
         """Remove a database that was loaded."""
+        raise NotImplementedError
 
 
-def find(release: Release, aliases: list[str], secrets: list[str]) -> list[Database]:
-    """The databases of a release by alias; those in memory have nothing to back up.
+def databases(release: Release, aliases: list[str], secrets: list[str]) -> list[Database]:
+    """Return the databases of a release by their aliases, without those in memory, which cannot be backed up.
 
     Raises:
-        DeploymentError: there is no way to dump one, or the project does not say where they are.
+        DeploymentError: the engine of one is not supported, or the project does not report its connection.
     """
-    site, asked = release.site, []
+    site, on_servers = release.site, []
     found: dict[str, Database] = {}
     for alias in aliases:
-        said = release.facts["databases"][alias]
-        kind = next((kind for part, kind in _KINDS.items() if part in said["engine"]), None)
-        path = django_database.database_file(site, release.path, release.facts, said)
-        if kind is None:
+        settings = release.facts["databases"][alias]
+        engine = django_database_engine.find(settings["engine"])
+        path = django_database.database_file(site, release.path, release.facts, settings)
+        if engine is None:
             raise DeploymentError(
-                f"the formula cannot back up the database {alias!r}: it has no way to dump a {said['engine']}",
-                hint=f"do it by other means, and say so: django:sites:{site.name}:migrate: {{backup: false}}",
+                f"the database {alias!r} cannot be backed up: {settings['engine']} is not supported",
+                hint=f"back it up by other means, and set django:sites:{site.name}:migrate: {{backup: false}}",
             )
         if path:
-            found[alias] = Database(site, alias, kind, str(django_database_sqlite.resolved(site, path)[0]))
-        elif kind != "sqlite":
-            found[alias] = Database(site, alias, kind, said["name"])
-            asked.append(alias)
-    if asked:
-        request = {"mode": "connections", "aliases": asked}
-        for alias, said in django_project_program.backup(site, release.path, release.facts, request, secrets).items():
-            found[alias] = found[alias]._replace(name=str(said.get("name") or found[alias].name), said=said)
+            found[alias] = Database(site, alias, engine.name, str(django_database_sqlite.resolved(site, path)[0]))
+        elif engine.is_server:
+            found[alias] = Database(site, alias, engine.name, settings["name"])
+            on_servers.append(alias)
+    if on_servers:
+        request = {"mode": "connections", "aliases": on_servers}
+        answer = django_project_program.backup(site, release.path, release.facts, request, secrets)
+        for alias, connection in answer.items():
+            name = str(connection.get("name") or found[alias].name)
+            found[alias] = found[alias]._replace(name=name, connection=connection)
     return list(found.values())
 
 
 def free(folder: Path) -> int:
-    """The bytes that root may still write into a folder."""
+    """Return the bytes that root may still write into a folder."""
     return shutil.disk_usage(folder).free
 
 
-def room(site: Site, folder: Path) -> tuple[int, int]:
+def free_as_site(site: Site, folder: Path) -> tuple[int, int]:
     """Return the file system of a folder that the project has chosen, and the bytes that are free there.
 
     Raises:
-        DeploymentError: the site's user cannot look at it.
+        DeploymentError: the site's user cannot read the folder.
     """
     device, left = django_wall_delegate.ask(
         site.user, lambda: [os.stat(folder).st_dev, free(folder)], doing=f"looking at {folder}"
@@ -132,29 +147,34 @@ def room(site: Site, folder: Path) -> tuple[int, int]:
     return device, left
 
 
-def client(database: Database, programs: list[str], package: str) -> str:
-    """The path of a client's program, the first of these names that there is.
+def client(database: Database, *programs: str) -> str:
+    """Return the path of a client program: the first of these names that is installed.
 
     Raises:
-        DeploymentError: the host has none of them.
+        DeploymentError: none of them is.
     """
     for program in programs:
         path = shutil.which(program, path=django_host_command.PATH)
         if path:
             return path
-    at = f"django:sites:{database.site.name}"
-    raise DeploymentError(f"{programs[0]} is not on this host", hint=f"{at}:packages: [{package}], then apply")
+    package = django_database_engine.ENGINES[database.kind].client_package
+    key = f"django:sites:{database.site.name}:packages"
+    raise DeploymentError(f"{programs[0]} is not installed", hint=f"{key}: [{package}], then apply")
 
 
 @contextlib.contextmanager
 def private_file(site: Site, content: str) -> Iterator[int]:
-    """A file in memory that only the site's user reads; who inherits the descriptor finds it below /proc/self/fd."""
+    """Yield a file in memory that only the site's user can read: a child with the descriptor opens it in /proc/self/fd.
+
+    Args:
+        content: its text; an empty file can be written to, up to the size of an answer.
+    """
     descriptor = os.memfd_create("django-formula", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR)
         os.fchown(descriptor, django_host_user.user_id(site.user), django_host_user.group_id(site.user))
         os.write(descriptor, content.encode(errors="surrogateescape"))
-        if not content:  # it is to be written to: no process of the site's user makes it larger
+        if not content:  # sealed, so that no process of the site's user can make it larger
             os.ftruncate(descriptor, _ANSWER)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         os.lseek(descriptor, 0, os.SEEK_SET)
@@ -164,17 +184,17 @@ def private_file(site: Site, content: str) -> Iterator[int]:
 
 
 def differences(expected: Mapping[str, int], found: Mapping[str, int]) -> dict[str, list[int]]:
-    """The tables that have other numbers of rows: both numbers, -1 where there is no such table."""
+    """Return the tables whose numbers of rows differ, with both numbers; -1 stands for a missing table."""
     names = sorted({*expected, *found})
     pairs = {name: [expected.get(name, -1), found.get(name, -1)] for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def read_answer(descriptor: int, shape: Any, *, doing: str) -> Any:
-    """Return what a program has written into a file in memory, as JSON.
+    """Return the JSON that a program has written into a file in memory.
 
     Raises:
-        DeploymentError: it is no JSON, or has another shape.
+        DeploymentError: it is not JSON of this shape.
     """
     text = os.pread(descriptor, _ANSWER, 0).rstrip(b"\0").decode(errors="surrogateescape")
     return django_wall_shape.parse(text, shape, doing=doing)
@@ -182,12 +202,12 @@ def read_answer(descriptor: int, shape: Any, *, doing: str) -> Any:
 
 @contextlib.contextmanager
 def received(doing: str, take: Callable[[bytes], object]) -> Iterator[int]:
-    """Yield a pipe for a command of the site's user, whose output goes to a function part by part.
+    """Yield a pipe for the output of a command of the site's user, which a function receives part by part.
 
-    No process of that user has a descriptor of what root writes it to, so none can change it later.
+    No process of that user gets a descriptor of the file that root writes, so none can change it later.
 
     Raises:
-        DeploymentError: the function raises OSError; or the pipe stays open after the command has ended.
+        DeploymentError: the function raises OSError, or the pipe stays open after the command has exited.
     """
     read, write = os.pipe()
     receiver = _Receiver(read, take)
@@ -210,17 +230,17 @@ def received(doing: str, take: Callable[[bytes], object]) -> Iterator[int]:
 
 
 class _Receiver(threading.Thread):
-    """Reads a pipe until it is closed, or for a few seconds more."""
+    """Reads a pipe until it is closed, or until a few seconds after `end`."""
 
     def __init__(self, read: int, take: Callable[[bytes], object]):
         super().__init__(daemon=True)
         self.read, self.take = read, take
         self.error = ""
-        self._over = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
         try:
-            while not self._over.is_set():
+            while not self._ended.is_set():
                 if select.select([self.read], [], [], 0.2)[0]:
                     part = os.read(self.read, 1 << 18)
                     if not part:
@@ -230,25 +250,25 @@ class _Receiver(threading.Thread):
         except OSError as error:
             self.error = error.strerror or str(error)
         else:
-            self.error = self.error or "a process that it has left behind goes on writing"
+            self.error = self.error or "a process that it left behind keeps writing"
 
     def _take(self, part: bytes) -> None:
-        """Hand a part on; after an error the rest is read all the same, or the command would wait for ever."""
+        """Pass a part on; after an error the rest is still read, or the command would wait for ever."""
         try:
             self.take(part)
         except OSError as error:
             self.error = error.strerror or str(error)
 
     def end(self) -> None:
-        """Wait until the pipe is closed, but not for long."""
+        """Wait until the pipe is closed, for `PIPE_TIMEOUT` at most."""
         if self.is_alive():
-            self.join(PATIENCE)
-            self._over.set()
+            self.join(PIPE_TIMEOUT)
+            self._ended.set()
             self.join()
 
 
-def into(file: int) -> Callable[[bytes], None]:
-    """Return a function that writes all of what it is given to a descriptor."""
+def writer(file: int) -> Callable[[bytes], None]:
+    """Return a function that writes to a descriptor."""
 
     def write(part: bytes) -> None:
         while part:

@@ -1,4 +1,4 @@
-"""PostgreSQL, by its own clients, which run as the site's user and get the password in a file in memory."""
+"""Back up and restore PostgreSQL with its clients, as the site's user, with the password in a file in memory."""
 
 import contextlib
 import subprocess
@@ -9,14 +9,12 @@ from typing import IO, Any, cast
 import django_backup_dump
 import django_host_command
 import django_wall_shape
-from django_backup_dump import Database
+from django_backup_dump import Database, Dumper
 from django_host_command import DeploymentError
 
-SUFFIX = "dump"
-_PACKAGE = "postgresql-client"
-#: Characters of an answer; the rows of each table, by their names.
-_LINE, _COUNTED = 1 << 22, {str: int}
-#: What a driver is told, and the variable by which the clients are.
+#: Characters of an answer, and its shape where it has the rows of each table.
+_LINE, _ROW_COUNTS = 1 << 22, {str: int}
+#: Parameters of a driver, and the variables that the clients read for the same.
 _VARIABLES = {
     "host": "PGHOST",
     "hostaddr": "PGHOSTADDR",
@@ -34,9 +32,9 @@ _VARIABLES = {
     "target_session_attrs": "PGTARGETSESSIONATTRS",
     "connect_timeout": "PGCONNECT_TIMEOUT",
 }
-_LOOK = """SELECT json_build_object('size', pg_database_size(current_database()), 'tables', (
+_MEASURE = """SELECT json_build_object('size', pg_database_size(current_database()), 'tables', (
   SELECT count(*) FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')));"""
-#: An extension's own tables are no part of a dump.
+#: Without the tables of extensions, which are not part of a dump.
 _ROWS = """SELECT coalesce(json_object_agg(n.nspname || '.' || c.relname, (xpath('/row/rows/text()', query_to_xml(
     format('SELECT count(*) AS rows FROM ONLY %I.%I', n.nspname, c.relname), false, true, '')))[1]::text::bigint), '{}')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -49,7 +47,7 @@ SELECT coalesce(json_agg(app || '.' || name ORDER BY app, name), '[]') FROM djan
 SELECT '[]';
 \\endif
 """
-#: A database like this one, but empty: its locale, comment and settings, who may connect, and as whom.
+#: Create an empty database like this one: its locale, comment, settings and rights, and the role that logins act as.
 _CREATE = """SELECT format('CREATE DATABASE %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L', :'new',
     pg_encoding_to_char(encoding), datcollate, datctype) FROM pg_database WHERE datname = current_database() \\gexec
 SELECT format('COMMENT ON DATABASE %I IS %L', :'new', shobj_description(oid, 'pg_database')) FROM pg_database
@@ -70,7 +68,7 @@ SELECT format('ALTER ROLE %I IN DATABASE %I SET %s TO %L', session_user, :'new',
   FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) one
   WHERE s.setrole = (SELECT oid FROM pg_roles WHERE rolname = session_user) AND d.datname = current_database() \\gexec
 """
-#: Nobody gets into the database any more, and who is in it has to go.
+#: Refuse new connections to the database, and end those that are open.
 _CLOSE = """SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS false', :'old') \\gexec
 SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = :'old' AND pid <> pg_backend_pid();
 """
@@ -80,101 +78,107 @@ _OPEN = """SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS true', :'new') \\g
 """
 
 
-def look(database: Database) -> dict[str, int]:
-    """As `django_backup_dump.Engine.look`."""
-    found: dict[str, int] = _answered(database, _psql(database, _LOOK), {"size": int, "tables": int})
-    return found
+class PostgreSQLDumper(Dumper):
+    """PostgreSQL."""
+
+    suffix = "dump"
+
+    def measure(self, database: Database) -> dict[str, int]:
+        found: dict[str, int] = _query(database, _MEASURE, {"size": int, "tables": int})
+        return found
+
+    def dump(self, database: Database, file: int) -> dict[str, Any]:
+        """Write a dump from the same snapshot in which its rows are counted."""
+        program = django_backup_dump.client(database, "pg_dump")
+        with _session(database) as ask:
+            ask("SET statement_timeout = 0;\nBEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\nSELECT 1;\n")
+            snapshot = ask("SELECT pg_export_snapshot();\n")
+            rows, migrations = ask(f"{_ROWS}\n"), ask(_MIGRATIONS)
+            found = {"rows": _parsed(database, rows, _ROW_COUNTS), "migrations": _parsed(database, migrations, [str])}
+            argv = [program, "--format=custom", "--no-password", f"--snapshot={snapshot}", "--lock-wait-timeout=60s"]
+            doing = f"dumping {database.name}"
+            with django_backup_dump.received(doing, django_backup_dump.writer(file)) as pipe:
+                _run(database, argv, doing=doing, output=pipe)
+        return found
+
+    def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
+        program = django_backup_dump.client(database, "pg_restore")
+        _create(database, name)
+        argv = [program, "--exit-on-error", "--no-owner", "--no-password", f"--dbname={name}"]
+        _run(database, argv, doing=f"loading {name}", stdin=file)
+        loaded = database._replace(name=name)
+        return {"rows": self.count_rows(loaded), "migrations": _query(loaded, _MIGRATIONS, [str])}
+
+    def count_rows(self, database: Database) -> dict[str, int]:
+        found: dict[str, int] = _query(database, _ROWS, _ROW_COUNTS)
+        return found
+
+    def check_swappable(self, database: Database) -> None:
+        """Refuse a database that belongs to another role: only its owner may rename it."""
+        owner = _psql(database, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database();")
+        is_owner = "SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database();"
+        if _psql(database, is_owner).strip() != "t":
+            user = database.connection.get("user")
+            raise DeploymentError(
+                f"the database {database.name} is owned by {owner.strip()}, and only its owner may rename it",
+                hint=f'as a superuser there: ALTER DATABASE "{database.name}" OWNER TO "{user}";',
+            )
+
+    def swap(self, database: Database, name: str, kept: str) -> None:
+        """Rename each database over a connection to the other one."""
+        loaded, former = database._replace(name=name), database._replace(name=kept)
+        try:
+            _psql(loaded, _CLOSE + _RENAME, old=database.name, new=kept)
+        except DeploymentError:
+            _psql(loaded, _OPEN, new=database.name)
+            raise
+        _psql(loaded, _OPEN, new=kept)
+        try:
+            _psql(former, _RENAME, old=name, new=database.name)
+        except DeploymentError:
+            _psql(loaded, _RENAME, old=kept, new=database.name)
+            raise
+
+    def drop(self, database: Database, name: str) -> None:
+        _psql(database, "SELECT format('DROP DATABASE IF EXISTS %I', :'new') \\gexec\n", new=name)
 
 
-def _answered(database: Database, text: str, shape: Any) -> Any:
-    """What the server of a database has answered as JSON; which server that is, the project decides."""
-    return django_wall_shape.parse(text, shape, doing=f"asking {database.name}")
+def _query(database: Database, script: str, shape: Any) -> Any:
+    return _parsed(database, _psql(database, script), shape)
 
 
-def dump(database: Database, file: int) -> dict[str, Any]:
-    """As `django_backup_dump.Engine.dump`: rows are counted, and pg_dump reads, in one snapshot."""
-    program = django_backup_dump.client(database, ["pg_dump"], _PACKAGE)
-    with _session(database) as ask:
-        ask("SET statement_timeout = 0;\nBEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\nSELECT 1;\n")
-        snapshot = ask("SELECT pg_export_snapshot();\n")
-        rows, migrations = ask(f"{_ROWS}\n"), ask(_MIGRATIONS)
-        found = {"rows": _answered(database, rows, _COUNTED), "migrations": _answered(database, migrations, [str])}
-        argv = [program, "--format=custom", "--no-password", f"--snapshot={snapshot}", "--lock-wait-timeout=60s"]
-        with django_backup_dump.received(f"dumping {database.name}", django_backup_dump.into(file)) as pipe:
-            _run(database, argv, doing=f"dumping {database.name}", output=pipe)
-    return found
+def _parsed(database: Database, text: str, shape: Any) -> Any:
+    """Return the JSON that a server has answered; the project decides which server that is."""
+    return django_wall_shape.parse(text, shape, doing=f"querying {database.name}")
 
 
-def load(database: Database, name: str, file: int) -> dict[str, Any]:
-    """As `django_backup_dump.Engine.load`."""
-    program = django_backup_dump.client(database, ["pg_restore"], _PACKAGE)
+def _create(database: Database, name: str) -> None:
+    """Create an empty database like another one."""
     try:
         _psql(database, _CREATE, new=name)
     except DeploymentError as error:
-        if "permission denied to create database" in error.log:
-            raise DeploymentError(
-                f"{database.said.get('user')} may not create databases on its server, and a backup is loaded into one",
-                hint=f'as a superuser there: ALTER ROLE "{database.said.get("user")}" CREATEDB;',
-            ) from None
-        raise
-    argv = [program, "--exit-on-error", "--no-owner", "--no-password", f"--dbname={name}"]
-    _run(database, argv, doing=f"loading {name}", stdin=file)
-    loaded = database._replace(name=name)
-    return {"rows": rows(loaded), "migrations": _answered(loaded, _psql(loaded, _MIGRATIONS), [str])}
-
-
-def rows(database: Database) -> dict[str, int]:
-    """As `django_backup_dump.Engine.rows`."""
-    found: dict[str, int] = _answered(database, _psql(database, _ROWS), _COUNTED)
-    return found
-
-
-def refuse(database: Database) -> None:
-    """As `django_backup_dump.Engine.refuse`: only its owner may rename a database."""
-    owner = _psql(database, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database();")
-    mine = "SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database();"
-    if _psql(database, mine).strip() != "t":
-        user = database.said.get("user")
+        if "permission denied to create database" not in error.log:
+            raise
+        user = database.connection.get("user")
         raise DeploymentError(
-            f"the database {database.name} belongs to {owner.strip()}, and only its owner may rename it",
-            hint=f'as a superuser there: ALTER DATABASE "{database.name}" OWNER TO "{user}";',
-        )
-
-
-def swap(database: Database, name: str, kept: str) -> None:
-    """As `django_backup_dump.Engine.swap`: each database is renamed from within the other."""
-    loaded, former = database._replace(name=name), database._replace(name=kept)
-    try:
-        _psql(loaded, _CLOSE + _RENAME, old=database.name, new=kept)
-    except DeploymentError:
-        _psql(loaded, _OPEN, new=database.name)
-        raise
-    _psql(loaded, _OPEN, new=kept)
-    try:
-        _psql(former, _RENAME, old=name, new=database.name)
-    except DeploymentError:
-        _psql(loaded, _RENAME, old=kept, new=database.name)
-        raise
-
-
-def drop(database: Database, name: str) -> None:
-    """As `django_backup_dump.Engine.drop`."""
-    _psql(database, "SELECT format('DROP DATABASE IF EXISTS %I', :'new') \\gexec\n", new=name)
+            f"{user} may not create databases on its server, and a backup is loaded into one",
+            hint=f'as a superuser there: ALTER ROLE "{user}" CREATEDB;',
+        ) from None
 
 
 def _psql(database: Database, script: str, **variables: str) -> str:
-    """What a script of statements answers, without headers."""
-    told = [f"--set={name}={value}" for name, value in variables.items()]
-    return _run(database, [*_client(database), *told, "--file=-"], doing=f"asking {database.name}", stdin=script)
+    """Return the output of a script, without headers."""
+    options = [f"--set={name}={value}" for name, value in variables.items()]
+    return _run(database, [*_client(database), *options, "--file=-"], doing=f"querying {database.name}", stdin=script)
 
 
 def _client(database: Database) -> list[str]:
     options = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--no-password", "--set=ON_ERROR_STOP=1"]
-    return [django_backup_dump.client(database, ["psql"], _PACKAGE), *options]
+    return [django_backup_dump.client(database, "psql"), *options]
 
 
 def _run(database: Database, argv: list[str], *, doing: str, **streams: Any) -> str:
-    with _reached(database) as (environment, descriptors):
+    with _client_environment(database) as (environment, descriptors):
         return django_host_command.run(
             argv,
             doing=doing,
@@ -182,17 +186,17 @@ def _run(database: Database, argv: list[str], *, doing: str, **streams: Any) -> 
             environment=environment,
             descriptors=descriptors,
             timeout=database.timeout(),
-            secrets=database.masked(),
+            secrets=database.secrets(),
             **streams,
         )
 
 
 @contextlib.contextmanager
-def _reached(database: Database) -> Iterator[tuple[dict[str, str], list[int]]]:
-    """The variables and descriptors by which a client reaches the database."""
-    said = {_VARIABLES[key]: str(value) for key, value in database.said.items() if key in _VARIABLES}
-    environment = {"PGDATABASE": database.name, "PGAPPNAME": "django-formula", **said}
-    password = str(database.said.get("password") or "")
+def _client_environment(database: Database) -> Iterator[tuple[dict[str, str], list[int]]]:
+    """Yield the variables and descriptors by which a client connects to the database."""
+    connection = {_VARIABLES[key]: str(value) for key, value in database.connection.items() if key in _VARIABLES}
+    environment = {"PGDATABASE": database.name, "PGAPPNAME": "django-formula", **connection}
+    password = str(database.connection.get("password") or "")
     line = password.replace("\\", "\\\\").replace(":", "\\:")
     with django_backup_dump.private_file(database.site, f"*:*:*:*:{line}\n") as descriptor:
         if password:
@@ -202,8 +206,8 @@ def _reached(database: Database) -> Iterator[tuple[dict[str, str], list[int]]]:
 
 @contextlib.contextmanager
 def _session(database: Database) -> Iterator[Any]:
-    """A session at the server: what it yields sends a script, and returns the one line that it answers."""
-    with _reached(database) as (environment, descriptors):
+    """Open a session; yields a function that sends a script and returns the line that the server answers."""
+    with _client_environment(database) as (environment, descriptors):
         process = subprocess.Popen(  # noqa: S603 - an argument list, never a shell
             _client(database),
             stdin=subprocess.PIPE,
@@ -216,8 +220,8 @@ def _session(database: Database) -> Iterator[Any]:
             errors="replace",
             **django_host_command.identity(database.site.user),
         )
-        patience = threading.Timer(database.timeout(), process.kill)
-        patience.start()
+        timeout = threading.Timer(database.timeout(), process.kill)
+        timeout.start()
 
         def ask(script: str) -> str:
             questions, answers, errors = (
@@ -228,13 +232,13 @@ def _session(database: Database) -> Iterator[Any]:
                 questions.flush()
             answer = answers.readline(_LINE)
             if not answer:
-                text = django_host_command.redact(errors.read(_LINE), database.masked())
-                raise DeploymentError(f"asking {database.name} failed", log=text, transient=True)
+                text = django_host_command.redact(errors.read(_LINE), database.secrets())
+                raise DeploymentError(f"querying {database.name} failed", log=text, transient=True)
             return answer.strip()
 
         try:
             yield ask
         finally:
-            patience.cancel()
+            timeout.cancel()
             process.kill()
             process.communicate()

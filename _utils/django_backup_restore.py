@@ -1,4 +1,4 @@
-"""Restoring a backup: loaded beside, looked through, then exchanged for what is there, which is kept; and the drill."""
+"""Restore backups: load one next to the present databases, check it, exchange them, keep the former ones; drills."""
 
 import contextlib
 import logging
@@ -15,8 +15,9 @@ import django_host_file
 import django_project_program
 import django_proxy_maintenance
 import django_release_instance
-from django_backup import ENGINES
+from django_backup import DUMPERS
 from django_backup_dump import Database
+from django_database_engine import SQLITE
 from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
@@ -37,112 +38,119 @@ def restore(
     serve: Callable[[], None] | None = None,
     secrets: list[str],
 ) -> dict[str, Any]:
-    """Put the databases of a backup in the place of those of a site; the caller holds the site's lock.
+    """Replace the databases of a site by those of a backup; the caller holds the site's lock.
 
-    Until everything is loaded and looked through, the site serves; then visitors get the maintenance page. What was
-    there is kept under a name that the answer tells: it has what was written since the backup.
+    The site serves until everything is loaded and checked; then it shows the maintenance page. The former databases,
+    with everything written since the backup, are kept under the names in the result.
 
     Args:
-        which: as `django_backup.chosen`.
-        media: the uploads of the backup too.
-        migrate: bring the restored databases to what the release needs.
-        to: the release that serves afterwards, if it is not the live one; `serve` brings it up.
+        live: the active release.
+        which: as for `django_backup.find`.
+        media: restore the uploads of the backup too.
+        migrate: apply the migrations that the release requires to the restored databases.
+        to: the release that serves afterwards, if it is not the active one; `serve` activates it.
+        secrets: texts that no output may show.
 
     Raises:
-        DeploymentError: the backup is damaged or does not fit, or a server says no; what was there stays then.
+        DeploymentError: the backup is damaged or does not fit the release, or a server fails; then nothing is replaced.
     """
-    chosen = [one for one in django_backup.chosen(site, which) if media or one["engine"] != "media"]
-    _refuse_nothing(site, chosen, media)
+    chosen = [one for one in django_backup.find(site, which) if media or one["engine"] != "media"]
+    _check_selection(site, chosen, media)
     with django_backup.lock(site, "django.restore").held():
         databases = _databases(live, chosen, secrets)
-        django_backup.clear(site, databases)
+        django_backup.remove_leftovers(site, databases)
         for one in databases:
-            ENGINES[one.kind].refuse(one)
+            DUMPERS[one.kind].check_swappable(one)
         stamp = _stamp()
         names, kept = _names(databases, f"restore_{stamp}"), _names(databases, f"before_{stamp}")
         with _loaded(chosen, databases, names, kept) as found:
-            _refuse_another_schema(to or live, databases, names, migrate, secrets)
+            _check_schema(to or live, databases, names, migrate, secrets)
             _exchange(site, live, databases, names, kept, serve)
         for manifest in chosen:
-            django_backup.mark(site, manifest)
-        before = {one.alias: _rows(one._replace(name=kept[one.alias])) for one in databases}
+            django_backup.mark_verified(site, manifest)
+        before = {one.alias: _count_rows(one._replace(name=kept[one.alias])) for one in databases}
     return {
         "restored": {one["alias"]: f"{one['name']}, taken {one['taken']}" for one in chosen},
         "kept": kept,
-        "rows": {alias: _told_rows(before[alias], one["rows"]) for alias, one in found.items()},
-        "note": f"what was written since the backup is only in what is kept: {', '.join(kept.values())}",
+        "rows": {alias: _row_changes(before[alias], one["rows"]) for alias, one in found.items()},
+        "note": f"what was written since the backup is only in {', '.join(kept.values())}",
     }
 
 
 def drill(site: Site, release: Release, secrets: list[str]) -> dict[str, Any]:
-    """Load the newest backup beside the databases, look it through, and see whether the live release fits it.
+    """Load the newest backup next to the databases, and check it against the manifest and the active release.
 
-    The result is written down, whatever it is, and what was loaded is removed.
+    The result is recorded, good or bad, and what was loaded is removed.
+
+    Args:
+        release: the active release.
+        secrets: texts that no output may show.
 
     Raises:
-        DeploymentError: the backup is not good.
+        DeploymentError: the backup cannot be restored.
     """
     began = time.monotonic()
-    about: dict[str, Any] = {"date": django_host_clock.now(), "result": "failed:"}
+    result: dict[str, Any] = {"date": django_host_clock.now(), "result": "failed:"}
     try:
         with django_backup.lock(site, "django.restore_drill").held():
-            chosen = django_backup.chosen(site, None)
-            about["backup"] = chosen[0]["backup"]
+            chosen = django_backup.find(site, None)
+            result["backup"] = chosen[0]["backup"]
             databases = _databases(release, chosen, secrets)
-            django_backup.clear(site, databases)
+            django_backup.remove_leftovers(site, databases)
             names = _names(databases, f"drill_{_stamp()}")
             with _loaded(chosen, databases, names) as found:
-                lacking = _fit(release, databases, names, False, secrets)
-            unknown = _unknown(release, chosen, lacking)
-            if unknown:
+                missing = _missing_migrations(release, databases, names, False, secrets)
+            lost = _lost_migrations(chosen, missing)
+            if lost:
                 raise DeploymentError(
-                    f"the backup lacks migrations that it had when it was made: {', '.join(unknown)}",
-                    hint=f"make another one: salt-call django.backup {site.name}",
+                    f"migrations that the backup had when it was made are missing in it: {', '.join(lost)}",
+                    hint=f"make a new one: salt-call django.backup {site.name}",
                 )
             for manifest in chosen:
-                django_backup.mark(site, manifest)
-            about |= {
+                django_backup.mark_verified(site, manifest)
+            result |= {
                 "result": "good",
                 "rows": {alias: sum(one["rows"].values()) for alias, one in found.items()},
-                "migrations to apply": {alias: names for alias, names in lacking.items() if names},
+                "migrations to apply": {alias: names for alias, names in missing.items() if names},
             }
     except DeploymentError as error:
-        about["result"] = f"failed: {error.message}"
+        result["result"] = f"failed: {error.message}"
         raise
     finally:
-        about["seconds"] = round(time.monotonic() - began, 1)
-        django_host_file.write_json(site.backups / "drill.json", about, mode=0o600)
-    return about
+        result["seconds"] = round(time.monotonic() - began, 1)
+        django_host_file.write_json(site.backups / "drill.json", result, mode=0o600)
+    return result
 
 
-def _refuse_nothing(site: Site, chosen: list[Manifest], media: bool) -> None:
+def _check_selection(site: Site, chosen: list[Manifest], media: bool) -> None:
     if not chosen:
         raise DeploymentError(
-            "this backup has uploads only", hint=f"salt-call django.restore {site.name} … media=True restores them"
+            "this backup has uploads only", hint=f"restore them: salt-call django.restore {site.name} … media=True"
         )
     if media and all(one["engine"] != "media" for one in chosen):
         raise DeploymentError(
-            "this backup has no uploads", hint=f"backup: {{media: true}} in django:sites:{site.name} makes such ones"
+            "this backup has no uploads",
+            hint=f"restore without media=True; django:sites:{site.name}:backup: {{media: true}} adds them from now on",
         )
 
 
 def _databases(release: Release, chosen: list[Manifest], secrets: list[str]) -> list[Database]:
-    """The databases that a backup is of, in its order, as they are now."""
+    """Return the present databases that a backup was made of, in its order."""
     site = release.site
     aliases = [one["alias"] for one in chosen if one["engine"] != "media"]
-    gone = [alias for alias in aliases if alias not in release.facts["databases"]]
-    if gone:
+    missing = [alias for alias in aliases if alias not in release.facts["databases"]]
+    if missing:
         raise DeploymentError(
-            f"{release.name} has no database {gone[0]!r}, which the backup is of",
-            hint="restore one file of the backup by its name",
+            f"{release.name} has no database {missing[0]!r}, which is in the backup",
+            hint="restore a single dump of the backup by its name",
         )
-    found = {one.alias: one for one in django_backup_dump.find(release, aliases, secrets)}
+    found = {one.alias: one for one in django_backup_dump.databases(release, aliases, secrets)}
     if any(one["engine"] == "media" for one in chosen):
         found["media"] = Database(site, "media", "media", str(site.media))
     for one in chosen:
         if found[one["alias"]].kind != one["engine"]:
             raise DeploymentError(
-                f"the backup {one['name']} is of {one['engine']}, and the database {one['alias']!r} is now "
+                f"the backup {one['name']} is a dump of {one['engine']}, and the database {one['alias']!r} is now "
                 f"{found[one['alias']].kind}",
                 hint="restore it while the pillar names the old one, and move its data then (docs/guides/databases.md)",
             )
@@ -154,9 +162,9 @@ def _stamp() -> str:
 
 
 def _names(databases: list[Database], suffix: str) -> dict[str, str]:
-    """Names beside those of the databases: no longer than servers allow; of files, paths in the same folder."""
+    """Return names for copies of databases: not too long for servers; for files, paths in the same folder."""
     return {
-        one.alias: f"{one.name}.{suffix}" if one.kind in ("sqlite", "media") else f"{one.name[:40]}_{suffix}"
+        one.alias: f"{one.name}.{suffix}" if DUMPERS[one.kind].is_path else f"{one.name[:40]}_{suffix}"
         for one in databases
     }
 
@@ -165,16 +173,16 @@ def _names(databases: list[Database], suffix: str) -> dict[str, str]:
 def _loaded(
     chosen: list[Manifest], databases: list[Database], names: dict[str, str], kept: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, dict[str, Any]]]:
-    """The databases of a backup, loaded under other names and looked through; what is left of them then is removed.
+    """Load the databases of a backup under other names and check them; what is left of them after the block is removed.
 
     Raises:
-        DeploymentError: there is no room, the file is damaged, or what was loaded is not what was dumped.
+        DeploymentError: there is not enough room, a dump is damaged, or the loaded rows are not those in its manifest.
     """
     found = {}
     for manifest in chosen:
         django_backup.verify(databases[0].site, manifest)
-    site, stays = databases[0].site, False
-    django_backup.note(site, databases, names, kept or {})
+    site, is_complete = databases[0].site, True
+    django_backup.write_journal(site, databases, names, kept or {})
     try:
         for manifest, database in zip(chosen, databases, strict=True):
             found[database.alias] = _load(manifest, database, names[database.alias])
@@ -182,80 +190,82 @@ def _loaded(
     finally:
         for database in databases:
             try:
-                ENGINES[database.kind].drop(database, names[database.alias])
+                DUMPERS[database.kind].drop(database, names[database.alias])
             except DeploymentError as error:
-                stays = True
-                log.warning("%s: %s is left: %s", database.site.name, names[database.alias], error)
-        if not stays:
+                is_complete = False
+                log.warning("%s: %s was not removed: %s", database.site.name, names[database.alias], error)
+        if is_complete:
             django_backup.journal(site).unlink(missing_ok=True)
 
 
 def _load(manifest: Manifest, database: Database, name: str) -> dict[str, Any]:
     log.info("%s: loading %s", database.site.name, manifest["name"])
-    _refuse_without_room(manifest, database)
+    _check_room(manifest, database)
     descriptor = os.open(database.site.backups / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        found = ENGINES[database.kind].load(database, name, descriptor)
+        found = DUMPERS[database.kind].load(database, name, descriptor)
     finally:
         os.close(descriptor)
-    wrong = django_backup_dump.differences(manifest["rows"], found["rows"])
-    if wrong:
-        table, (expected, rows) = next(iter(wrong.items()))
+    different = django_backup_dump.differences(manifest["rows"], found["rows"])
+    if different:
+        table, (expected, rows) = next(iter(different.items()))
         raise DeploymentError(
-            f"the backup {manifest['name']} is not what was dumped: {table} has {rows} rows, not {expected}",
-            hint=f"take another one: salt-call django.backups {database.site.name} lists them",
+            f"the backup {manifest['name']} is incomplete: {table} has {rows} rows, expected {expected}",
+            hint=f"use another one: salt-call django.backups {database.site.name} lists them",
         )
     return found
 
 
-def _refuse_without_room(manifest: Manifest, database: Database) -> None:
-    """A file is as large as its backup; what a server on another host has room for, it says itself."""
-    if database.kind not in ("sqlite", "media"):
+def _check_room(manifest: Manifest, database: Database) -> None:
+    """Refuse a dump for which the disk has not enough room; a database server reports that while loading."""
+    if not DUMPERS[database.kind].is_path:
         return
     site, folder = database.site, Path(database.name).parent
-    left = django_backup_dump.room(site, folder)[1] if database.kind == "sqlite" else django_backup_dump.free(folder)
+    is_projects = database.kind == SQLITE.name
+    left = django_backup_dump.free_as_site(site, folder)[1] if is_projects else django_backup_dump.free(folder)
     if manifest["size"] > left:
         raise DeploymentError(
             f"restoring needs {manifest['size'] >> 20} MB in {folder}, and {left >> 20} are free",
-            hint="make room there; nothing has been changed",
+            hint="make room there; nothing was changed",
             transient=True,
         )
 
 
-def _fit(
+def _missing_migrations(
     release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
 ) -> dict[str, list[str]]:
-    """The migrations of a release that loaded databases lack, by alias."""
-    of_tables = {one.alias: _inside(release, names[one.alias]) for one in databases if one.kind != "media"}
-    request = {"mode": "fit", "names": of_tables, "migrate": migrate}
+    """Return the migrations of a release that are missing in loaded databases, by alias."""
+    loaded = {one.alias: _path_in_project(release, names[one.alias]) for one in databases if one.kind != "media"}
+    request = {"mode": "fit", "names": loaded, "migrate": migrate}
     found: dict[str, list[str]] = (
-        django_project_program.backup(release.site, release.path, release.facts, request, secrets) if of_tables else {}
+        django_project_program.backup(release.site, release.path, release.facts, request, secrets) if loaded else {}
     )
     return found
 
 
-def _inside(release: Release, name: str) -> str:
-    """The name of a database as the project reaches it: below the pillar's ``mount`` lies the release's source."""
+def _path_in_project(release: Release, name: str) -> str:
+    """Return the name of a database as the project opens it, with the pillar's ``mount`` for the release's source."""
     mount, source = release.site.config["mount"], release.path / "source"
     return f"{mount}/{Path(name).relative_to(source)}" if mount and Path(name).is_relative_to(source) else name
 
 
-def _unknown(release: Release, chosen: list[Manifest], lacking: dict[str, list[str]]) -> list[str]:
-    """Of the migrations that a loaded database lacks, those that its backup had."""
+def _lost_migrations(chosen: list[Manifest], missing: dict[str, list[str]]) -> list[str]:
+    """Return the migrations that are missing in a loaded database, although its manifest has them."""
     had = {one["alias"]: set(one["migrations"]) for one in chosen}
-    return sorted(name for alias, names in lacking.items() for name in names if name in had[alias])
+    return sorted(name for alias, names in missing.items() for name in names if name in had[alias])
 
 
-def _refuse_another_schema(
+def _check_schema(
     release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
 ) -> None:
     site = release.site
-    lacking = [name for missing in _fit(release, databases, names, migrate, secrets).values() for name in missing]
-    if lacking:
+    by_alias = _missing_migrations(release, databases, names, migrate, secrets)
+    missing = [name for names in by_alias.values() for name in names]
+    if missing:
         raise DeploymentError(
-            f"{release.name}, which is live, needs migrations that the backup does not have: {', '.join(lacking)}",
-            hint="migrate=True applies them to what is restored; or with rollback=True go back to the release that the "
-            f"backup was made under: salt-call django.backups {site.name} names it",
+            f"{release.name}, which is active, requires migrations that the backup does not have: {', '.join(missing)}",
+            hint="migrate=True applies them to the restored databases; rollback=True returns to the release that the "
+            f"backup was made under (salt-call django.backups {site.name})",
         )
 
 
@@ -267,23 +277,23 @@ def _exchange(
     kept: dict[str, str],
     serve: Callable[[], None] | None,
 ) -> None:
-    """Exchange the databases while nobody uses them, all of them or none.
+    """Exchange the databases while the site is stopped, all of them or none.
 
-    Visitors get the maintenance page from before the site is stopped until it is well again.
+    The maintenance page is shown from before the site is stopped until its health check passes again.
     """
     was_on = django_proxy_maintenance.is_on(site)
     if not was_on:
         django_proxy_maintenance.on(site, by="django.restore")
-    done: list[Database] = []
+    swapped: list[Database] = []
     try:
         django_release_instance.drain(site, live.path)
         django_release_instance.pause(site, live.path)
         for one in databases:
-            ENGINES[one.kind].swap(one, names[one.alias], kept[one.alias])
-            done.append(one)
+            DUMPERS[one.kind].swap(one, names[one.alias], kept[one.alias])
+            swapped.append(one)
     except BaseException:
-        for one in reversed(done):
-            ENGINES[one.kind].swap(one, kept[one.alias], names[one.alias])
+        for one in reversed(swapped):
+            DUMPERS[one.kind].swap(one, kept[one.alias], names[one.alias])
         _start(site, live)
         if not was_on:
             django_proxy_maintenance.off(site)
@@ -291,9 +301,9 @@ def _exchange(
     try:
         serve() if serve else _start(site, live)
     except DeploymentError as error:
-        told = ", ".join(kept.values())
-        off = f"salt-call django.maintenance {site.name} off ends the maintenance"
-        error.hint = "\n".join(filter(None, [error.hint, f"the backup is restored, and before it is in {told}", off]))
+        restored = f"the backup is restored; the former databases are in {', '.join(kept.values())}"
+        off = f"to end the maintenance: salt-call django.maintenance {site.name} off"
+        error.hint = "\n".join(filter(None, [error.hint, restored, off]))
         raise
     if not was_on:
         django_proxy_maintenance.off(site)
@@ -304,17 +314,17 @@ def _start(site: Site, release: Release) -> None:
     django_release_instance.check_health(site, release.path)
 
 
-def _rows(database: Database) -> dict[str, int]:
-    """The rows of a former database, which nobody changes any more; that it cannot be read is no failure."""
+def _count_rows(database: Database) -> dict[str, int]:
+    """Return the rows of a former database, or nothing if they cannot be counted."""
     try:
-        return ENGINES[database.kind].rows(database)
+        return DUMPERS[database.kind].count_rows(database)
     except DeploymentError as error:
         log.warning("%s: %s", database.site.name, error)
         return {}
 
 
-def _told_rows(before: dict[str, int], now: dict[str, int]) -> dict[str, str]:
-    """The tables that have other numbers of rows than before."""
+def _row_changes(before: dict[str, int], now: dict[str, int]) -> dict[str, str]:
+    """Return the tables whose numbers of rows changed, in words."""
     return {
         name: f"{was} before, {there} now" for name, (was, there) in django_backup_dump.differences(before, now).items()
     }

@@ -1,4 +1,4 @@
-"""SQLite: everything is done by a small program that runs as the site's user, whose file it is."""
+"""Back up and restore SQLite databases, by a small program that runs as the site's user, who owns the files."""
 
 import contextlib
 from typing import Any
@@ -6,58 +6,48 @@ from typing import Any
 import django_backup_dump
 import django_host_command
 import django_host_file
-from django_backup_dump import Database
+from django_backup_dump import CONTENTS, Database, Dumper
 from django_host_command import DeploymentError
 
-SUFFIX = "sqlite3"
 PROGRAM = "salt://django/files/django_formula_sqlite.py"
 
 
-def look(database: Database) -> dict[str, int]:
-    """As `django_backup_dump.Engine.look`."""
-    found: dict[str, int] = _do(database, {"size": int, "tables": int}, "look", database.name)
-    return found
+class SQLiteDumper(Dumper):
+    """SQLite, by its online backup."""
+
+    suffix = "sqlite3"
+    is_path = True
+
+    def measure(self, database: Database) -> dict[str, int]:
+        found: dict[str, int] = _run(database, {"size": int, "tables": int}, "measure", database.name)
+        return found
+
+    def dump(self, database: Database, file: int) -> dict[str, Any]:
+        doing = f"the database {database.alias!r}"
+        with django_backup_dump.received(doing, django_backup_dump.writer(file)) as pipe:
+            found: dict[str, Any] = _run(database, CONTENTS, "dump", database.name, output=pipe)
+        return found
+
+    def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
+        found: dict[str, Any] = _run(database, CONTENTS, "load", name, stdin=file)
+        return found
+
+    def count_rows(self, database: Database) -> dict[str, int]:
+        found: dict[str, int] = _run(database, CONTENTS, "count", database.name)["rows"]
+        return found
+
+    def swap(self, database: Database, name: str, kept: str) -> None:
+        """Exchange the files, while the site is stopped."""
+        _run(database, {}, "swap", database.name, name, kept)
+
+    def undo_partial_swap(self, database: Database, kept: str) -> None:
+        _run(database, {}, "undo_partial_swap", database.name, kept)
+
+    def drop(self, database: Database, name: str) -> None:
+        _run(database, {}, "remove", name)
 
 
-def dump(database: Database, file: int) -> dict[str, Any]:
-    """As `django_backup_dump.Engine.dump`: by SQLite's online backup."""
-    with django_backup_dump.received(f"the database {database.alias!r}", django_backup_dump.into(file)) as pipe:
-        found: dict[str, Any] = _do(database, django_backup_dump.FOUND, "dump", database.name, output=pipe)
-    return found
-
-
-def load(database: Database, name: str, file: int) -> dict[str, Any]:
-    """As `django_backup_dump.Engine.load`."""
-    found: dict[str, Any] = _do(database, django_backup_dump.FOUND, "load", name, stdin=file)
-    return found
-
-
-def rows(database: Database) -> dict[str, int]:
-    """As `django_backup_dump.Engine.rows`."""
-    found: dict[str, int] = _do(database, django_backup_dump.FOUND, "count", database.name)["rows"]
-    return found
-
-
-def refuse(database: Database) -> None:
-    """As `django_backup_dump.Engine.refuse`: a file can always be exchanged."""
-
-
-def swap(database: Database, name: str, kept: str) -> None:
-    """As `django_backup_dump.Engine.swap`; the site is stopped."""
-    _do(database, {}, "swap", database.name, name, kept)
-
-
-def mend(database: Database, kept: str) -> None:
-    """Give the database its name again where an exchange was killed after it had been renamed."""
-    _do(database, {}, "mend", database.name, kept)
-
-
-def drop(database: Database, name: str) -> None:
-    """As `django_backup_dump.Engine.drop`."""
-    _do(database, {}, "remove", name)
-
-
-def _do(database: Database, shape: Any, verb: str, *paths: str, **streams: Any) -> Any:
+def _run(database: Database, shape: Any, verb: str, *paths: str, **streams: Any) -> Any:
     site = database.site
     program = django_host_file.read_text(site.kept_template(PROGRAM)) or ""
     with contextlib.ExitStack() as stack:

@@ -136,7 +136,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
         yield changes
         if left:
             with django_backup.lock(site, "state.apply").held():
-                django_backup.clear(site)
+                django_backup.remove_leftovers(site)
         for folder in wrong:
             if folder.path == site.runtime:
                 site.open_runtime(site.current)

@@ -283,7 +283,7 @@ def backup(name: str, asked_by: str = "django.backup") -> dict[str, Any]:
     """
     site = django_site.find(name)
     before = {one["name"] for one in django_backup.manifests(site)}
-    made = django_backup.make(site, _live(site), why=django_backup.BY_HAND, secrets=_secrets(site))
+    made = django_backup.make(site, _live(site), why=django_backup.BY_COMMAND, secrets=_secrets(site))
     gone = sorted(before - {one["name"] for one in django_backup.manifests(site)})
     return {"made": [str(path) for path in made], "deleted": gone}
 
@@ -328,7 +328,7 @@ def restore(
 
 def _made_under(site: django_site.Site, which: str | None, live: Release) -> Release | None:
     """The release that a backup was made under; None where it is the live one."""
-    release = Release(site, django_backup.chosen(site, which)[0]["release"])
+    release = Release(site, django_backup.find(site, which)[0]["release"])
     if release.name == live.name:
         return None
     if not release.is_whole() or release.record.get("state") not in ("good", "held"):

@@ -1,6 +1,6 @@
-"""What a backup asks the project: where its databases are, and whether its code fits a restored one.
+"""Query a project for a backup: how its databases are reached, and which migrations restored ones are missing.
 
-stdin has the length of this program, the program, and a request (JSON); stdout gets the answer, JSON.
+stdin has the length of this program, the program, and a request (JSON); stdout gets the answer (JSON).
 """
 
 import importlib
@@ -9,20 +9,20 @@ import os
 import sys
 import traceback
 
-#: As drivers call it, and as the answer does.
+#: Names of parameters that differ between drivers, and what the answer calls them.
 NAMES = {"dbname": "name", "database": "name", "db": "name", "passwd": "password", "unix_socket": "host"}
 
 
 def connections_of(request):
-    """What the drivers are given to reach each database, as far as it is text and numbers."""
+    """Return the connection parameters of each database, as far as they are text and numbers."""
     from django.db import connections
 
     return {alias: plain(connections[alias].get_connection_params()) for alias in request["aliases"]}
 
 
 def plain(values):
-    kept = {NAMES.get(key, key): value for key, value in values.items() if is_plain(value)}
-    return {key: plain(value) if isinstance(value, dict) else value for key, value in kept.items()}
+    renamed = {NAMES.get(key, key): value for key, value in values.items() if is_plain(value)}
+    return {key: plain(value) if isinstance(value, dict) else value for key, value in renamed.items()}
 
 
 def is_plain(value):
@@ -30,7 +30,7 @@ def is_plain(value):
 
 
 def fit(request):
-    """The migrations that other databases of these names lack; they are migrated before, where that is wanted."""
+    """Return the pending migrations of databases with other names; with ``migrate`` they are applied first."""
     from django.core.management import call_command
     from django.db import connections
 
@@ -63,7 +63,7 @@ def main():
         print(f"cause: {type(error).__name__}: {' '.join(str(error).split())[:400]}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)
-    answers.write(f"{json.dumps(answer)}\nanswered\n")  # the log tells last lines, and the answer holds passwords
+    answers.write(f"{json.dumps(answer)}\nanswered\n")  # a log shows the last lines, and the answer has passwords
     answers.flush()
     os._exit(0)
 

@@ -1,4 +1,4 @@
-"""The effective settings of a release, to be compared with another's: stdin has a request, stdout gets the answer."""
+"""Report the effective settings of a release, to compare them with another's: a request on stdin, JSON on stdout."""
 
 import hashlib
 import hmac
@@ -8,7 +8,7 @@ import django_formula_start
 
 
 def settings(request):
-    """Every setting by its name, those in dictionaries by their path: its text, None where it is hidden, and a hash."""
+    """Return each setting by its name or its path in dictionaries: its text, None if that is hidden, and a hash."""
     django_formula_start.import_application(request["application"])
     from django.conf import settings
     from django.views.debug import SafeExceptionReporterFilter
@@ -17,12 +17,12 @@ def settings(request):
     found = {}
     for name, safe in shown.items():
         for path, value, cleansed in leaves(name, getattr(settings, name, None), safe):
-            found[path] = told(value, cleansed, request)
+            found[path] = described(value, cleansed, request)
     return found
 
 
 def leaves(path, value, cleansed):
-    """The values in nested dictionaries, each with its path and with what Django shows of it."""
+    """Yield the values in nested dictionaries, each with its path and what Django's debug page shows of it."""
     if isinstance(value, dict) and isinstance(cleansed, dict) and value:
         for name, inner in value.items():
             yield from leaves(f"{path}.{name}", inner, cleansed.get(name))
@@ -30,16 +30,16 @@ def leaves(path, value, cleansed):
         yield path, value, cleansed
 
 
-def told(value, cleansed, request):
-    text = spelled(value, request["names"])
+def described(value, cleansed, request):
+    text = as_text(value, request["names"])
     digest = hmac.new(request["key"].encode(), text.encode(errors="replace"), hashlib.sha256).hexdigest()
     plain = f"{value}{value!r}"
     hidden = any(secret in plain for secret in request["secrets"]) or set(str(cleansed)) == {"*"}
-    return {"text": None if hidden else spelled(cleansed, request["names"])[:1000], "hash": digest}
+    return {"text": None if hidden else as_text(cleansed, request["names"])[:1000], "hash": digest}
 
 
-def spelled(value, names):
-    """A value as text that is the same in every process and release: without addresses and the release's name."""
+def as_text(value, names):
+    """Return a value as text that is equal in every process and release: without addresses and the release's name."""
     text = "{" + ", ".join(sorted(map(repr, value))) + "}" if isinstance(value, (set, frozenset)) else repr(value)
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     for name in names:

@@ -1,4 +1,4 @@
-"""What is done with a SQLite file, as its owner: argv has what and with which files, the answer is JSON."""
+"""Dump, load and exchange SQLite files as their owner: argv has the descriptor of the answer (JSON), a verb, paths."""
 
 import contextlib
 import json
@@ -9,14 +9,14 @@ import sqlite3
 import sys
 from urllib.parse import quote
 
-#: What SQLite has beside a file.
-BESIDE = ("", "-wal", "-shm", "-journal")
-#: Bytes of memory that this may take: a file of the site's may make SQLite want any number.
+#: Suffixes of the files that SQLite keeps for a database.
+SUFFIXES = ("", "-wal", "-shm", "-journal")
+#: Limit of memory in bytes: a crafted file can make SQLite allocate any amount.
 MEMORY = 1 << 30
 
 
-def look(path):
-    """The bytes of a database and the number of its tables; none where there is no file."""
+def measure(path):
+    """Return the size of a database in bytes and the number of its tables; zero if there is no file."""
     if not os.path.exists(path):
         return {"size": 0, "tables": 0}
     with contextlib.closing(opened(path)) as connection:
@@ -25,7 +25,7 @@ def look(path):
 
 
 def dump(path):
-    """A copy of the database, made while others read and write it, goes to the standard output."""
+    """Write a copy of the database, made while other processes read and write it, to the standard output."""
     copy = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.backup")
     remove(copy)
     try:
@@ -41,7 +41,7 @@ def dump(path):
 
 
 def load(path):
-    """What comes by the standard input is a new file, which is looked through."""
+    """Write the standard input to a new file, and check it."""
     remove(path)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
@@ -51,7 +51,7 @@ def load(path):
 
 
 def check(path):
-    """As `count`, of a database that is whole.
+    """Check the integrity of a database, and `count` it.
 
     Raises:
         RuntimeError: it is damaged.
@@ -64,7 +64,7 @@ def check(path):
 
 
 def count(path):
-    """The rows of each table, and the migrations."""
+    """Return the rows of each table, and the migrations."""
     with contextlib.closing(opened(path)) as connection:
         names = tables(connection)
         rows = {name: number for name in names for (number,) in connection.execute(counting(name))}
@@ -74,7 +74,7 @@ def count(path):
 
 
 def swap(path, new, kept):
-    """Give a database another name, and a new one its name; what is beside a file goes with it."""
+    """Rename a database to keep it, and give its name to a new one; files of SQLite are renamed with them."""
     mode = os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o640
     move(path, kept)
     try:
@@ -89,21 +89,21 @@ def swap(path, new, kept):
     return {}
 
 
-def mend(path, kept):
-    """Give a database its name again, where an exchange has ended after it had been renamed."""
+def undo_partial_swap(path, kept):
+    """Give a database its name back, if a swap was killed between the two renames."""
     if os.path.exists(kept) and not os.path.exists(path):
         move(kept, path)
     return {}
 
 
 def move(old, new):
-    for suffix in BESIDE:
+    for suffix in SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             os.rename(old + suffix, new + suffix)
 
 
 def remove(path):
-    for suffix in BESIDE:
+    for suffix in SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path + suffix)
     return {}
@@ -116,7 +116,7 @@ def opened(path):
 
 
 def tables(connection):
-    """The tables that hold rows of their own; those of an extension that is not loaded cannot be read."""
+    """Return the tables with rows of their own, without virtual tables, whose extension may not be loaded."""
     named = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name")
     return [name for name, sql in named if not name.startswith("sqlite_") and "CREATE VIRTUAL" not in (sql or "")]
 
@@ -131,7 +131,9 @@ def main():
     os.umask(0o027)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     try:
-        answer = {one.__name__: one for one in (look, dump, load, count, swap, mend, remove)}[verb](*paths)
+        answer = {one.__name__: one for one in (measure, dump, load, count, swap, undo_partial_swap, remove)}[verb](
+            *paths
+        )
     except (OSError, sqlite3.Error, RuntimeError, MemoryError) as error:
         sys.exit(f"{verb} {paths[0]}: {' '.join(str(error).split())[:400]}")
     with open(int(answers), "w", closefd=False) as file:

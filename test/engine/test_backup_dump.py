@@ -15,14 +15,13 @@ import zlib
 from pathlib import Path
 
 import django_backup_dump
-import django_backup_media
 import django_backup_mysql
 import django_backup_postgres
-import django_backup_sqlite
 import django_host_command
 import django_project_program
 import django_release
 import pytest
+from django_backup import DUMPERS
 from django_backup_dump import Database
 from django_host_command import DeploymentError
 from specimen import ROOT
@@ -60,17 +59,17 @@ def sqlite(site, request):
 
 def dumped(database, path):
     with open(path, "wb+") as file:
-        return django_backup_sqlite.dump(database, file.fileno())
+        return DUMPERS["sqlite"].dump(database, file.fileno())
 
 
 def test_a_sqlite_database_is_dumped_and_loaded(sqlite, tmp_path):
-    looked = django_backup_sqlite.look(sqlite)
+    looked = DUMPERS["sqlite"].measure(sqlite)
     assert looked["tables"] >= 2 and looked["size"] > 8192
     found = dumped(sqlite, tmp_path / "dump")
     assert found["rows"]['odd "name'] == 1000 and found["migrations"] == ["blog.0001_initial"]
     assert "words" not in found["rows"]
     with open(tmp_path / "dump", "rb") as file:
-        assert django_backup_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno()) == found
+        assert DUMPERS["sqlite"].load(sqlite, f"{sqlite.name}.restore", file.fileno()) == found
     assert sorted(path.name for path in Path(sqlite.name).parent.glob("*restore*")) == ["db.sqlite3.restore"]
 
 
@@ -86,15 +85,15 @@ def test_a_sqlite_database_is_dumped_while_others_write(sqlite, tmp_path):
 def test_sqlite_files_change_places(sqlite, tmp_path):
     dumped(sqlite, tmp_path / "dump")
     with open(tmp_path / "dump", "rb") as file:
-        django_backup_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno())
+        DUMPERS["sqlite"].load(sqlite, f"{sqlite.name}.restore", file.fileno())
     with contextlib.closing(sqlite3.connect(sqlite.name, isolation_level=None)) as connection:
         mode = connection.execute("PRAGMA journal_mode").fetchone()
         connection.execute("INSERT INTO 'odd \"name' VALUES ('since')")
     os.chmod(sqlite.name, 0o600)
-    django_backup_sqlite.swap(sqlite, f"{sqlite.name}.restore", f"{sqlite.name}.before")
+    DUMPERS["sqlite"].swap(sqlite, f"{sqlite.name}.restore", f"{sqlite.name}.before")
     assert os.stat(sqlite.name).st_mode & 0o777 == 0o600
-    assert django_backup_sqlite.rows(sqlite)['odd "name'] == 1000
-    assert django_backup_sqlite.rows(sqlite._replace(name=f"{sqlite.name}.before"))['odd "name'] == 1001
+    assert DUMPERS["sqlite"].count_rows(sqlite)['odd "name'] == 1000
+    assert DUMPERS["sqlite"].count_rows(sqlite._replace(name=f"{sqlite.name}.before"))['odd "name'] == 1001
     with contextlib.closing(sqlite3.connect(sqlite.name)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == mode
     assert not Path(f"{sqlite.name}.restore").exists()
@@ -102,7 +101,7 @@ def test_sqlite_files_change_places(sqlite, tmp_path):
 
 def test_a_sqlite_file_that_is_not_there(site):
     database = Database(site, "default", "sqlite", str(site.database.top / "none.sqlite3"))
-    assert django_backup_sqlite.look(database) == {"size": 0, "tables": 0}
+    assert DUMPERS["sqlite"].measure(database) == {"size": 0, "tables": 0}
     assert list(site.database.top.iterdir()) == []
 
 
@@ -111,11 +110,11 @@ def test_a_sqlite_file_that_is_lost_is_replaced(sqlite, tmp_path):
     for path in Path(sqlite.name).parent.glob("db.sqlite3*"):
         path.unlink()
     with open(tmp_path / "dump", "rb") as file:
-        django_backup_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno())
-    django_backup_sqlite.swap(sqlite, f"{sqlite.name}.restore", f"{sqlite.name}.before")
-    assert django_backup_sqlite.rows(sqlite)['odd "name'] == 1000
+        DUMPERS["sqlite"].load(sqlite, f"{sqlite.name}.restore", file.fileno())
+    DUMPERS["sqlite"].swap(sqlite, f"{sqlite.name}.restore", f"{sqlite.name}.before")
+    assert DUMPERS["sqlite"].count_rows(sqlite)['odd "name'] == 1000
     with pytest.raises(DeploymentError, match="unable to open database file"):
-        django_backup_sqlite.rows(sqlite._replace(name=f"{sqlite.name}.before"))
+        DUMPERS["sqlite"].count_rows(sqlite._replace(name=f"{sqlite.name}.before"))
     assert not Path(f"{sqlite.name}.before").exists()
 
 
@@ -126,8 +125,8 @@ def test_a_damaged_sqlite_file(sqlite, tmp_path):
         file.write(b"\xff" * 6000)
         file.seek(0)
         with pytest.raises(DeploymentError, match=r"SQLite: load .*(damaged|malformed)"):
-            django_backup_sqlite.load(sqlite, f"{sqlite.name}.restore", file.fileno())
-    django_backup_sqlite.drop(sqlite, f"{sqlite.name}.restore")
+            DUMPERS["sqlite"].load(sqlite, f"{sqlite.name}.restore", file.fileno())
+    DUMPERS["sqlite"].drop(sqlite, f"{sqlite.name}.restore")
     assert list(Path(sqlite.name).parent.glob("*restore*")) == []
 
 
@@ -143,25 +142,25 @@ def test_what_a_killed_sqlite_dump_has_left_is_no_obstacle(sqlite, tmp_path):
 def test_what_the_clients_of_postgresql_are_told(site):
     said = {"host": "db1", "port": 5433, "user": "blog", "password": PASSWORD, "sslmode": "require", "pool": True}
     database = Database(site, "default", "postgres", "blog", said)
-    with django_backup_postgres._reached(database) as (environment, (descriptor,)):
+    with django_backup_postgres._client_environment(database) as (environment, (descriptor,)):
         with open(environment.pop("PGPASSFILE")) as file:
             assert file.read() == "*:*:*:*:p\\:a\\\\s \"s' #;=%$x\n"
         assert os.fstat(descriptor).st_mode & 0o777 == 0o600
     expected = {"PGHOST": "db1", "PGPORT": "5433", "PGUSER": "blog", "PGDATABASE": "blog", "PGSSLMODE": "require"}
     assert environment == {**expected, "PGAPPNAME": "django-formula"}
-    with django_backup_postgres._reached(database._replace(said={})) as (environment, _descriptors):
+    with django_backup_postgres._client_environment(database._replace(connection={})) as (environment, _descriptors):
         assert environment == {"PGDATABASE": "blog", "PGAPPNAME": "django-formula"}
 
 
 def test_a_role_that_may_not_create_databases(site, monkeypatch):
     def psql(database, script, **variables):
-        raise DeploymentError("asking blog failed (exit 3)", log="ERROR:  permission denied to create database")
+        raise DeploymentError("querying blog failed (exit 3)", log="ERROR:  permission denied to create database")
 
     monkeypatch.setattr(django_backup_postgres, "_psql", psql)
-    monkeypatch.setattr(django_backup_dump, "client", lambda database, programs, package: programs[0])
+    monkeypatch.setattr(django_backup_dump, "client", lambda database, *programs: programs[0])
     database = Database(site, "default", "postgres", "blog", {"user": "ray"})
     with pytest.raises(DeploymentError, match="ray may not create databases on its server") as error:
-        django_backup_postgres.load(database, "blog_restore", 0)
+        DUMPERS["postgres"].load(database, "blog_restore", 0)
     assert error.value.hint == 'as a superuser there: ALTER ROLE "ray" CREATEDB;'
 
 
@@ -169,8 +168,8 @@ def test_a_database_of_somebody_else(site, monkeypatch):
     monkeypatch.setattr(
         django_backup_postgres, "_psql", lambda database, script: "f\n" if "role" in script else "dba\n"
     )
-    with pytest.raises(DeploymentError, match="blog belongs to dba, and only its owner may rename it") as error:
-        django_backup_postgres.refuse(Database(site, "default", "postgres", "blog", {"user": "ray"}))
+    with pytest.raises(DeploymentError, match="blog is owned by dba, and only its owner may rename it") as error:
+        DUMPERS["postgres"].check_swappable(Database(site, "default", "postgres", "blog", {"user": "ray"}))
     assert error.value.hint == 'as a superuser there: ALTER DATABASE "blog" OWNER TO "ray";'
 
 
@@ -181,7 +180,7 @@ def test_a_session_at_a_server(site, monkeypatch):
         assert ask("one\n") == "one" and ask("two\n") == "two"
     monkeypatch.setattr(django_backup_postgres, "_client", lambda database: ["sh", "-c", f'echo "{PASSWORD[:4]}" >&2'])
     with (
-        pytest.raises(DeploymentError, match="asking blog failed"),
+        pytest.raises(DeploymentError, match="querying blog failed"),
         django_backup_postgres._session(database) as ask,
     ):
         ask("one\n")
@@ -189,8 +188,8 @@ def test_a_session_at_a_server(site, monkeypatch):
 
 def test_a_client_that_is_not_there(site, monkeypatch):
     monkeypatch.setattr(django_host_command, "PATH", str(site.root))
-    with pytest.raises(DeploymentError, match="pg_dump is not on this host") as error:
-        django_backup_postgres.dump(Database(site, "default", "postgres", "blog"), 0)
+    with pytest.raises(DeploymentError, match="pg_dump is not installed") as error:
+        DUMPERS["postgres"].dump(Database(site, "default", "postgres", "blog"), 0)
     assert error.value.hint == "django:sites:blog:packages: [postgresql-client], then apply"
 
 
@@ -232,20 +231,23 @@ def test_rows_are_counted_in_the_dump(text, rows):
 
 
 def test_a_dump_that_has_no_end(site, monkeypatch):
-    monkeypatch.setattr(django_backup_dump, "client", lambda database, programs, package: programs[0])
+    monkeypatch.setattr(django_backup_dump, "client", lambda database, *programs: programs[0])
     monkeypatch.setattr(django_backup_mysql, "_migrations", lambda database: [])
     monkeypatch.setattr(
         django_backup_mysql, "_run", lambda *arguments, output, **options: os.write(output, b"CREATE\n")
     )
-    with open(site.backups / "dump", "wb") as file, pytest.raises(DeploymentError, match="the dump of blog has no end"):
-        django_backup_mysql.dump(Database(site, "default", "mysql", "blog"), file.fileno())
+    with (
+        open(site.backups / "dump", "wb") as file,
+        pytest.raises(DeploymentError, match="the dump of blog is incomplete"),
+    ):
+        DUMPERS["mysql"].dump(Database(site, "default", "mysql", "blog"), file.fileno())
 
 
 def test_what_the_clients_of_mariadb_are_told(site):
     said = {"host": "db1", "port": 3307, "user": "blog", "password": PASSWORD, "ssl": {"ca": "/etc/ca.pem"}}
     for host, option in (("db1", 'host="db1"'), ("/run/my.sock", 'socket="/run/my.sock"')):
         database = Database(site, "default", "mysql", "blog", {**said, "host": host})
-        with django_backup_mysql._reached(database) as descriptor:
+        with django_backup_mysql._option_file(database) as descriptor:
             lines = os.read(descriptor, 4096).decode().splitlines()
         assert lines[0] == "[client]" and option in lines and 'ssl-ca="/etc/ca.pem"' in lines
         assert 'password="p:a\\\\s \\"s\' #;=%$x"' in lines
@@ -253,19 +255,19 @@ def test_what_the_clients_of_mariadb_are_told(site):
 
 def test_what_does_not_move_between_databases(site, monkeypatch):
     monkeypatch.setattr(django_backup_mysql, "_sql", lambda database, text: "view totals\n")
-    with pytest.raises(DeploymentError, match="only tables move from one database to another, and it has view totals"):
-        django_backup_mysql.refuse(Database(site, "default", "mysql", "blog"))
+    with pytest.raises(DeploymentError, match="only tables can be moved to another database, and it has view totals"):
+        DUMPERS["mysql"].check_swappable(Database(site, "default", "mysql", "blog"))
 
 
 def test_a_login_that_may_not_create_databases(site, monkeypatch):
     def sql(database, text):
         if text.startswith("CREATE"):
-            raise DeploymentError("asking blog failed", log="ERROR 1044 (42000): Access denied for user")
+            raise DeploymentError("querying blog failed", log="ERROR 1044 (42000): Access denied for user")
         return "blog@localhost\n" if "USER" in text else "utf8mb4 COLLATE utf8mb4_general_ci\n"
 
     monkeypatch.setattr(django_backup_mysql, "_sql", sql)
     with pytest.raises(DeploymentError, match="blog may not create databases on its server") as error:
-        django_backup_mysql.load(Database(site, "default", "mysql", "my_blog", {"user": "blog"}), "my_blog_restore", 0)
+        DUMPERS["mysql"].load(Database(site, "default", "mysql", "my_blog", {"user": "blog"}), "my_blog_restore", 0)
     assert error.value.hint == "as root there: GRANT ALL ON `my\\_blog\\_%`.* TO 'blog'@'localhost';"
 
 
@@ -313,18 +315,18 @@ def test_uploads(site, tmp_path):
     (site.media.top / "2026/ä picture.png").write_bytes(b"x" * 5000)
     (site.media.top / "link").symlink_to("/etc/passwd")
     database = Database(site, "media", "media", str(site.media.top))
-    looked = django_backup_media.look(database)
+    looked = DUMPERS["media"].measure(database)
     assert looked["tables"] == 1 and looked["size"] > 5000
     with open(tmp_path / "tar", "wb+") as file:
-        assert django_backup_media.dump(database, file.fileno())["rows"] == {"files": 2}
+        assert DUMPERS["media"].dump(database, file.fileno())["rows"] == {"files": 2}
         file.seek(0)
         with tarfile.open(fileobj=io.BytesIO(file.read())) as packed:
             assert packed.getmember("./link").issym()
         file.seek(0)
         name = f"{site.media.top}.restore"
-        assert django_backup_media.load(database, name, file.fileno())["rows"] == {"files": 2}
+        assert DUMPERS["media"].load(database, name, file.fileno())["rows"] == {"files": 2}
     (site.media.top / "new").touch()
-    django_backup_media.swap(database, name, f"{site.media.top}.before")
+    DUMPERS["media"].swap(database, name, f"{site.media.top}.before")
     assert not (site.media.top / "new").exists() and Path(f"{site.media.top}.before/new").exists()
     assert (site.media.top / "2026/ä picture.png").stat().st_size == 5000 and (site.media.top / "link").is_symlink()
     assert site.media.top.stat().st_mode & 0o7777 == 0o2750
@@ -375,10 +377,10 @@ def test_a_project_is_asked_only_for_servers(site, monkeypatch):
         "none": {"engine": "django.db.backends.sqlite3", "name": ":memory:"},
     }
     release.record = {"facts": {"folder": ".", "databases": databases}}
-    found = django_backup_dump.find(release, sorted(databases), [])
+    found = django_backup_dump.databases(release, sorted(databases), [])
     by_alias = {one.alias: one for one in found}
     assert by_alias.keys() == {"default", "files"} and by_alias["default"].name == "blog2"
-    assert by_alias["default"].masked() == [PASSWORD] and by_alias["files"].masked() == []
+    assert by_alias["default"].secrets() == [PASSWORD] and by_alias["files"].secrets() == []
     assert by_alias["files"].name.endswith("0001-3f2a9c1b77de/source/files.sqlite3")
     assert asked == [{"mode": "connections", "aliases": ["default"]}]
 
@@ -394,7 +396,7 @@ def test_uploads_that_cannot_be_read_are_not_taken_for_none(site, monkeypatch):
             return scan(path)
 
         monkeypatch.setattr(os, "scandir", scandir)
-        return django_backup_media.look(Database(site, "media", "media", str(site.media.top)))
+        return DUMPERS["media"].measure(Database(site, "media", "media", str(site.media.top)))
 
     with pytest.raises(DeploymentError, match=r"looking through the uploads: .*/media/2026: Permission denied"):
         refused(PermissionError(13, "Permission denied", str(site.media.top / "2026")))
@@ -420,11 +422,11 @@ def test_no_process_of_the_sites_user_has_the_file_of_a_backup(sqlite, tmp_path,
 
 
 def test_a_process_that_is_left_behind_makes_no_backup(tmp_path, monkeypatch):
-    monkeypatch.setattr(django_backup_dump, "PATIENCE", 0.3)
+    monkeypatch.setattr(django_backup_dump, "PIPE_TIMEOUT", 0.3)
     with (
         open(tmp_path / "file", "wb") as file,
-        pytest.raises(DeploymentError, match="goes on writing"),
-        django_backup_dump.received("dumping", django_backup_dump.into(file.fileno())) as pipe,
+        pytest.raises(DeploymentError, match="keeps writing"),
+        django_backup_dump.received("dumping", django_backup_dump.writer(file.fileno())) as pipe,
     ):
         left = subprocess.Popen(["sleep", "60"], stdout=pipe)
     left.kill()
@@ -451,8 +453,8 @@ def test_an_answer_of_the_program_that_is_none(sqlite, tmp_path, monkeypatch, an
         os.pwrite(descriptors[1], answer.encode()[: 4 << 20], 0)
 
     monkeypatch.setattr(django_host_command, "run", run)
-    with pytest.raises(DeploymentError, match=r"SQLite: look .*: it ended without a usable answer"):
-        django_backup_sqlite.look(sqlite)
+    with pytest.raises(DeploymentError, match=r"SQLite: measure .*: it ended without a usable answer"):
+        DUMPERS["sqlite"].measure(sqlite)
 
 
 def test_names_of_uploads_that_are_none_are_counted_right(site, tmp_path):
@@ -464,5 +466,5 @@ def test_names_of_uploads_that_are_none_are_counted_right(site, tmp_path):
     (site.media.top / "link").symlink_to("/etc/shadow")
     database = Database(site, "media", "media", str(site.media.top))
     with open(tmp_path / "dump", "wb+") as file:
-        found = django_backup_media.dump(database, file.fileno())
-    assert found["rows"] == django_backup_media.rows(database)
+        found = DUMPERS["media"].dump(database, file.fileno())
+    assert found["rows"] == DUMPERS["media"].count_rows(database)

@@ -305,13 +305,13 @@ def test_a_manifest_of_a_backup_of_wrong_types_counts_as_none(blog, wrong):
     site = blog.site
     blog.server.databases["blog"] = {"rows": {"public.guest": 3}, "migrations": []}
     live = django_release.linked(site, site.current)
-    (made,) = django_backup.make(site, live, why=django_backup.BY_HAND, secrets=[])
+    (made,) = django_backup.make(site, live, why=django_backup.BY_COMMAND, secrets=[])
     path = made.with_name(f"{made.name}.json")
     whole = json.loads(path.read_text())
     for key in whole:
         path.write_text(json.dumps({**whole, key: wrong}))
         survive(site)
         try:
-            django_backup.chosen(site, None)
+            django_backup.find(site, None)
         except DeploymentError as error:
             assert error.message == "blog has no backup"

@@ -32,7 +32,7 @@ import django_virtualenv_python
 import django_wall_build
 import django_wall_trial
 import pytest
-from django_backup_dump import Database
+from django_backup_dump import Database, Dumper
 from django_host_command import DeploymentError
 from django_release_deployment import Deployment
 from django_site import Site
@@ -64,10 +64,10 @@ CONFINED: dict[str, Any] = {
 }
 
 
-class Server:
+class Server(Dumper):
     """A server of databases: what each has, by its name; it fails where a test says so."""
 
-    SUFFIX = "dump"
+    suffix = "dump"
 
     def __init__(self) -> None:
         self.databases: dict[str, dict[str, Any]] = {"blog": {"rows": {}, "migrations": []}}
@@ -75,7 +75,7 @@ class Server:
         self.fails: dict[str, DeploymentError] = {}
         self.swapped: list[tuple[str, bool]] = []
 
-    def look(self, database: Database) -> dict[str, int]:
+    def measure(self, database: Database) -> dict[str, int]:
         return {"size": self.size, "tables": len(self.databases.get(database.name, {"rows": {}})["rows"])}
 
     def dump(self, database: Database, file: int) -> dict[str, Any]:
@@ -88,11 +88,11 @@ class Server:
         self._fail("load")
         return self.databases[name]
 
-    def rows(self, database: Database) -> dict[str, int]:
+    def count_rows(self, database: Database) -> dict[str, int]:
         return dict(self.databases[database.name]["rows"])
 
-    def refuse(self, database: Database) -> None:
-        self._fail("refuse")
+    def check_swappable(self, database: Database) -> None:
+        self._fail("check_swappable")
 
     def swap(self, database: Database, name: str, kept: str) -> None:
         self._fail(f"swap {database.alias}")
@@ -442,5 +442,5 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
     for (module, name), replacement in played.items():
         monkeypatch.setattr(module, name, replacement)
     for kind in ("sqlite", "postgres"):
-        monkeypatch.setitem(django_backup.ENGINES, kind, world.server)
+        monkeypatch.setitem(django_backup.DUMPERS, kind, world.server)
     yield world

@@ -1,4 +1,4 @@
-"""Backups of SQLite, PostgreSQL and MariaDB: made before migrations, by hand and by a timer, restored under load."""
+"""Backups of SQLite, PostgreSQL and MariaDB: made before migrations, by a command and by a timer, restored under load."""
 
 import json
 import re
@@ -118,7 +118,7 @@ def test_a_backup_by_hand(blog, engine):
     about = manifest(blog, name)
     rows = {name.split(".")[-1]: number for name, number in about["rows"].items()}
     assert rows["guestbook_entry"] == 3 and rows["django_migrations"] == len(about["migrations"]) > 15
-    assert rows["django_session"] == 0 and about["why"] == "by hand" and about["engine"] == engine
+    assert rows["django_session"] == 0 and about["why"] == "command" and about["engine"] == engine
     told = backups(blog)[0]
     assert told["backup"] == name and told["rows"] == sum(rows.values()) and told["verified"] == ""
     assert not blog.apply().changed
