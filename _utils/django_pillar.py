@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import django_kinds
 from django_pillar_check import Problem, Rules, check, lines, plain, prune, report, resolve, shown, traps
 from django_pillar_database import oversized
 from django_pillar_layers import complete, fill, fill_by_kind, merge
@@ -34,6 +35,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         ``sites`` and ``absent``: configurations by the name of the site, empty when there are errors; each secret is a
         reference to its place, ``{"pillar": "django:sites:blog:secret_key"}``.
         ``servers``: database engines with a server on this host. ``proxies``: kinds of proxies.
+        ``templates``: those of each site's server and process manager, URLs by the name of the site.
         ``platform``: the entry of ``platforms.yaml``. ``process``: the process manager of the sites.
     """
     found: list[Problem] = []
@@ -61,6 +63,7 @@ def _summary(configurations: dict[str, Any]) -> dict[str, Any]:
         "sites": sites,
         "absent": absent,
         "servers": sorted({database["engine"] for database in databases if database["manage"]}),
+        "templates": {name: django_kinds.templates(site) for name, site in sites.items()},
         "proxies": sorted({site["proxy"]["kind"] for site in sites.values()} - {"none"}),
     }
 

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import django_kinds
 from django_pillar_check import Path, Problem, Rules, check, rule_of
 
 DATABASE_SERVERS = ("postgres", "mysql")  # engines of databases that are reached over a connection
-MOD_WSGI_PORT = 8471  # the first of the two ports of an Apache with mod_wsgi, on a loopback address of the site's own
 NOTHING_INHERITED = (
     "expected a value, got nothing (null): write '' for an empty text; nothing is inherited that null could take back"
 )
@@ -77,8 +77,8 @@ def fill_by_kind(part: str, site: dict[str, Any], own: dict[str, Any], rules: Ru
     for option, rule in rules["properties"][part]["properties"].items():
         kind = rule.get("kinds", {}).get(chosen["kind"])
         if kind and chosen[option] is None:
-            is_uvicorn = option == "max_requests" and chosen["options"].get("worker_class") == "uvicorn"
-            chosen[option] = 0 if is_uvicorn else kind["default"]
+            varied = django_kinds.server_of(chosen).max_requests if option == "max_requests" else None
+            chosen[option] = kind["default"] if varied is None else varied
         for place, text in check(chosen[option], kind) if kind else ():
             is_own = place[0] in (own_part.get(option) or {}) if place else option in own_part
             layer = ("sites", name) if is_own else ("defaults",)
@@ -115,8 +115,9 @@ def _complete_tls(site: dict[str, Any]) -> dict[str, Any]:
 def _complete_address(name: str, site: dict[str, Any]) -> dict[str, Any]:
     """Return where the server listens, and without a proxy where systemd listens for the site."""
     server = site["server"]
-    if server["kind"] == "mod_wsgi" and not server["bind"]:
-        return {"server": {**server, "bind": f"{loopback(name)}:{MOD_WSGI_PORT}"}}
+    port = django_kinds.SERVERS[server["kind"]].port
+    if port and not server["bind"]:
+        return {"server": {**server, "bind": f"{loopback(name)}:{port}"}}
     if site["proxy"]["kind"] == "none":  # systemd listens on that address, and connects to the socket of `current`
         bind = server["bind"] or "unix"
         return {"listener": "" if bind == "unix" else bind, "server": {**server, "bind": "unix"}}

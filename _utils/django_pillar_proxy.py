@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import django_kinds
 from django_pillar_check import Path, Problem
 from django_pillar_listen import invalid_place, port_of
 
@@ -69,8 +70,9 @@ def without_proxy(site: Site, own: Site) -> Iterator[Problem]:
     if site["adopt"]:
         text = "not supported with proxy:kind: none, since the old site is replaced by a reload of its proxy"
         yield ("adopt",), f"{text}: set proxy:kind to nginx or apache"
-    if site["server"]["kind"] == "mod_wsgi":
-        text = "mod_wsgi has no socket that another proxy could connect to: set proxy:kind to nginx or apache"
+    kind = site["server"]["kind"]
+    if django_kinds.SERVERS[kind].port:
+        text = f"{kind} has no socket that another proxy could connect to: set proxy:kind to nginx or apache"
         yield ("server", "kind"), text
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import django_host_file
 import django_host_unix
+import django_kinds
 from django_site import Site
 from django_wall_foreign import Foreign
 
@@ -49,10 +50,15 @@ class ProcessManager(ABC):
     """What starts instances, at boot too, and restarts them. Each kind is a subclass, in ``django_process_<kind>.py``.
 
     Attributes:
-        TEMPLATES: URLs of the templates of the process manager's files of a release.
+        KIND: its name in the pillar.
     """
 
-    TEMPLATES: ClassVar[tuple[str, ...]]
+    KIND: ClassVar[str]
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The URLs of the templates of its files of a release."""
+        return tuple(f"{django_kinds.FILES}{name}" for name in django_kinds.PROCESS_MANAGERS[self.KIND])
 
     @abstractmethod
     def configuration(

@@ -16,6 +16,7 @@ import django_host_file
 import django_host_proc
 import django_host_service
 import django_host_user
+import django_kinds
 import django_process
 import django_release_settings
 import django_server
@@ -30,8 +31,7 @@ from django_wall_response import Bounded
 PROGRAMS = Path("/etc/supervisor/conf.d")
 #: Where supervisor writes the output of a program: until the server has its own log, or all of it.
 OUTPUT = Path("/var/log/supervisor")
-PROGRAM, SCRIPT = "salt://django/files/supervisor.conf", "salt://django/files/supervisor.sh"
-LISTEN = "salt://django/files/django_formula_listen.py"
+PROGRAM, SCRIPT, LISTEN = (f"{django_kinds.FILES}{name}" for name in django_kinds.PROCESS_MANAGERS["supervisor"])
 #: Seconds by which the time of a file may be behind the clock.
 _TICK = 0.02
 #: Seconds after its own start within which supervisor starts every program.
@@ -59,7 +59,7 @@ class Program(NamedTuple):
 class Supervisor(ProcessManager):
     """supervisor, which has no sandbox."""
 
-    TEMPLATES = (PROGRAM, SCRIPT, LISTEN)
+    KIND = "supervisor"
 
     def warnings(self, site: Site) -> list[str]:
         """Return that there is no sandbox."""

@@ -13,6 +13,7 @@ import django_host_command
 import django_host_file
 import django_host_proc
 import django_host_service
+import django_kinds
 import django_process
 import django_release_settings
 import django_server
@@ -26,7 +27,7 @@ from django_wall_foreign import Foreign
 _log = logging.getLogger(__name__)
 
 UNITS = Path("/etc/systemd/system")
-SERVICE, SOCKET = "salt://django/files/django.service", "salt://django/files/django.socket"
+SERVICE, SOCKET = (f"{django_kinds.FILES}{name}" for name in django_kinds.PROCESS_MANAGERS["systemd"])
 
 #: Where the control groups are mounted; each unit has its own.
 CGROUP = Path("/sys/fs/cgroup")
@@ -41,7 +42,7 @@ CANNOT_START = re.compile(
 class Systemd(ProcessManager):
     """systemd, where it is PID 1."""
 
-    TEMPLATES = (SERVICE, SOCKET)
+    KIND = "systemd"
 
     def warnings(self, site: Site) -> list[str]:
         """Return the directives of the sandbox and the limits that are not in force on this host.

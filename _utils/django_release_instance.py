@@ -20,6 +20,7 @@ import django_host_memory
 import django_host_proc
 import django_host_unix
 import django_host_user
+import django_kinds
 import django_process
 import django_process_supervisor
 import django_process_systemd
@@ -58,7 +59,7 @@ class Answer(NamedTuple):
 
 def templates(site: Site) -> set[str]:
     """The templates of a release's configuration."""
-    return {*django_server.of_site(site).TEMPLATES, *PROCESS_MANAGERS[site.process].TEMPLATES}
+    return {*django_kinds.templates(site.config)}
 
 
 def warnings(site: Site) -> list[str]:

@@ -1,5 +1,6 @@
 """The application servers: every kind, the one that a site is configured with, and the one that a release has."""
 
+import importlib
 import re
 import types
 from collections.abc import Collection
@@ -7,25 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import django_host_file
-import django_server_granian
-import django_server_gunicorn
-import django_server_mod_wsgi
-import django_server_uvicorn
-import django_server_uwsgi
+import django_kinds
 from django_server_contract import Server
 from django_site import Site
 
-#: Every application server, by the name that the pillar has for it.
+#: Every application server, by its name in the pillar.
 SERVERS: dict[str, Server] = {
-    "uwsgi": django_server_uwsgi.SERVER,
-    "gunicorn": django_server_gunicorn.SERVER,
-    "uvicorn": django_server_uvicorn.SERVER,
-    "granian": django_server_granian.SERVER,
-    "mod_wsgi": django_server_mod_wsgi.SERVER,
+    kind: importlib.import_module(f"django_server_{kind}").SERVER for kind in django_kinds.SERVERS
 }
 
-#: The process managers that a release may have recorded.
-_PROCESSES = ("systemd", "supervisor")
 #: The shape of what `recorded` returns.
 _RECORDED = {
     **dict.fromkeys(("address", "protocol"), str),
@@ -44,14 +35,16 @@ def recorded(release: Path) -> dict[str, Any] | None:
     found = django_host_file.read_json(release / "config/instance.json", _RECORDED)
     if not found:
         return None
-    is_known = found.get("server", "uwsgi") in SERVERS and found.get("process", "systemd") in _PROCESSES
+    is_known = (
+        found.get("server", "uwsgi") in SERVERS and found.get("process", "systemd") in django_kinds.PROCESS_MANAGERS
+    )
     return found if is_known and re.fullmatch(r"/.*|.*:\d{1,5}", found["address"]) else None
 
 
 def of_release(release: Path) -> Server:
     """Return the server of a release."""
     of_instance = django_host_file.read_json(release / "config/instance.json", {"server?": str}) or {}
-    return SERVERS.get(of_instance.get("server", "uwsgi"), django_server_uwsgi.SERVER)
+    return SERVERS.get(of_instance.get("server", "uwsgi"), SERVERS["uwsgi"])
 
 
 def requirements(site: Site, packages: Collection[str] = ()) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import django_kinds
 from django_site import Site
 from django_wall_foreign import Foreign
 
@@ -18,12 +19,14 @@ Requirements = dict[tuple[str, ...], tuple[str, ...]]
 class Server(ABC):
     """One application server. Each kind is a subclass in a module of its own, ``django_server_<kind>.py``.
 
+    What the pillar and the states read of it too is in `django_kinds.SERVERS`.
+
     The server reads everything from files in the release's ``config/``, takes an inherited socket (sd_listen_fds) or
     binds its own, and writes ``/run/<unit>/pid`` when it starts. Its main process reports that it is ready by
     sd_notify and by the file ``/run/<unit>/ready``. On SIGTERM it finishes in-flight requests and exits.
 
     Attributes:
-        TEMPLATES: URLs of the templates of the server's files.
+        KIND: its name in the pillar.
         MAIN: the file in ``config/`` without which a release cannot start.
         BINDS: whether the server binds its socket itself where it inherits none.
         INHERITS: whether it takes the socket that systemd passes to it; one that does not binds its own there too.
@@ -32,7 +35,7 @@ class Server(ABC):
         TIMEOUT: its option for the seconds that a request may take; empty where it has none.
     """
 
-    TEMPLATES: ClassVar[tuple[str, ...]]
+    KIND: ClassVar[str]
     MAIN: ClassVar[str]
     BINDS: ClassVar[bool] = False
     INHERITS: ClassVar[bool] = True
@@ -52,7 +55,17 @@ class Server(ABC):
 
     def interface(self, site: Site) -> str:
         """Return the interface of the project that the server calls: ``wsgi`` or ``asgi``."""
-        return "wsgi"
+        return django_kinds.server_of({**site.config["server"], "kind": self.KIND}).interface
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The URLs of the templates of its files."""
+        return tuple(f"{django_kinds.FILES}{name}" for name in django_kinds.SERVERS[self.KIND].templates)
+
+    def programs(self, templates: Mapping[str, str]) -> dict[str, str]:
+        """Return its files that are copied as they are: name in ``config/`` → content."""
+        named = {url.rpartition("/")[2]: templates[url] for url in self.templates}
+        return {name: text for name, text in named.items() if name != self.MAIN}
 
     def requirements(self, site: Site) -> Requirements:
         """Return the packages that a virtualenv needs for the server with the site's options."""
@@ -77,8 +90,3 @@ class Server(ABC):
     def timeout(self, site: Site) -> int:
         """Return the seconds that a request may take, or may be silent where the server sets no limit."""
         return int(site.config["server"]["options"].get(self.TIMEOUT) or 60)
-
-
-def programs(*names: str) -> dict[str, str]:
-    """Return the formula's programs of a server: file name in ``config/`` → template."""
-    return {name: f"salt://django/files/{name}" for name in names}

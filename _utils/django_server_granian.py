@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from django_host_command import seconds
-from django_server_contract import Server, programs
+from django_server_contract import Server
 from django_site import Site
-
-_PROGRAMS = programs("django_formula_granian.py", "django_formula_ready.py", "django_formula_unread.py")
 
 
 class Granian(Server):
     """Granian, which binds its socket itself: it takes no inherited one."""
 
-    TEMPLATES = (*_PROGRAMS.values(),)
+    KIND = "granian"
     MAIN = "granian.json"
     BINDS = True
     INHERITS = False
@@ -24,10 +22,6 @@ class Granian(Server):
         ("granian",): ("granian==2.8.7; python_version >= '3.10'", "granian==2.5.7; python_version < '3.10'"),
         ("uvloop",): ("uvloop==0.23.0",),
     }
-
-    def interface(self, site: Site) -> str:
-        """Return the interface that the options name, ``asgi`` where they name none."""
-        return "wsgi" if site.config["server"]["options"].get("interface") == "wsgi" else "asgi"
 
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
@@ -55,7 +49,7 @@ class Granian(Server):
         }
         return {
             self.MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n",
-            **{name: templates[url] for name, url in _PROGRAMS.items()},
+            **self.programs(templates),
         }
 
     def command(self, release: Path, facts: Mapping[str, Any]) -> list[str]:

@@ -7,12 +7,9 @@ from typing import Any
 
 import django_server_uvicorn
 from django_host_command import seconds
-from django_server_contract import KEPT_ALIVE, Requirements, Server, programs
+from django_server_contract import KEPT_ALIVE, Requirements, Server
 from django_site import Site
 
-CONF = "salt://django/files/gunicorn.conf.py"
-#: What that file imports.
-_PROGRAMS = programs("django_formula_warm.py", "django_formula_unread.py")
 _GUNICORN: Requirements = {
     ("gunicorn",): ("gunicorn==27.0.1; python_version >= '3.10'", "gunicorn==23.0.0; python_version < '3.10'")
 }
@@ -32,13 +29,9 @@ _WORKERS: dict[str, Requirements] = {
 class Gunicorn(Server):
     """Gunicorn, with workers that run WSGI, or Uvicorn's, which run ASGI."""
 
-    TEMPLATES = (CONF, *_PROGRAMS.values())
+    KIND = "gunicorn"
     MAIN = "gunicorn.json"
     TIMEOUT = "timeout"
-
-    def interface(self, site: Site) -> str:
-        """Return ``asgi`` with Uvicorn's workers, else ``wsgi``."""
-        return "asgi" if _worker_class(site) == "uvicorn" else "wsgi"
 
     def requirements(self, site: Site) -> Requirements:
         """Return Gunicorn, and the packages of its workers."""
@@ -57,8 +50,7 @@ class Gunicorn(Server):
         }
         return {
             self.MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n",
-            "gunicorn.conf.py": templates[CONF],
-            **{name: templates[url] for name, url in _PROGRAMS.items()},
+            **self.programs(templates),
         }
 
     def command(self, release: Path, facts: Mapping[str, Any]) -> list[str]:

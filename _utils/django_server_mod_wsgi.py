@@ -7,13 +7,9 @@ from typing import Any
 
 import django_release_settings
 from django_host_command import seconds
-from django_server_contract import Server, programs
+from django_server_contract import Server
 from django_site import Site
 
-CONF = "salt://django/files/mod_wsgi.conf"
-_PROGRAMS = programs(
-    "django_formula_mod_wsgi.py", "django_formula_ready.py", "django_formula_wsgi.py", "django_formula_warm.py"
-)
 #: Requests that Apache's one process takes at a time, at least; further ones wait at its socket.
 _TAKERS = 64
 
@@ -21,7 +17,7 @@ _TAKERS = 64
 class ModWsgi(Server):
     """An Apache with mod_wsgi, both packages of the system, in daemon or embedded mode."""
 
-    TEMPLATES = (CONF, *_PROGRAMS.values())
+    KIND = "mod_wsgi"
     MAIN = "mod_wsgi.conf"
     BINDS = True
     INHERITS = False
@@ -62,9 +58,9 @@ class ModWsgi(Server):
             "run": run,
         }
         return {
-            self.MAIN: django_release_settings.render(templates, CONF, **more, **variables),
+            self.MAIN: django_release_settings.render(templates, self.templates[0], **more, **variables),
             "mod_wsgi.json": json.dumps(given, indent=1, sort_keys=True) + "\n",
-            **{name: templates[url] for name, url in _PROGRAMS.items()},
+            **self.programs(templates),
         }
 
     def _daemon_options(self, site: Site) -> dict[str, str]:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from django_host_command import seconds
-from django_server_contract import KEPT_ALIVE, Requirements, Server, programs
+from django_server_contract import KEPT_ALIVE, Requirements, Server
 from django_site import Site
 
-_PROGRAMS = programs("django_formula_uvicorn.py", "django_formula_ready.py")
 #: What is installed where the project does not require it; for Python 3.9 and older the last versions are others.
 REQUIREMENTS: Requirements = {
     ("uvicorn",): ("uvicorn==0.54.0; python_version >= '3.10'", "uvicorn==0.33.0; python_version < '3.10'"),
@@ -22,13 +21,9 @@ REQUIREMENTS: Requirements = {
 class Uvicorn(Server):
     """Uvicorn, with as many processes as configured on one inherited socket."""
 
-    TEMPLATES = (*_PROGRAMS.values(),)
+    KIND = "uvicorn"
     MAIN = "uvicorn.json"
     PACKAGES = REQUIREMENTS
-
-    def interface(self, site: Site) -> str:
-        """Return ``asgi``."""
-        return "asgi"
 
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
@@ -57,7 +52,7 @@ class Uvicorn(Server):
         }
         return {
             self.MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n",
-            **{name: templates[url] for name, url in _PROGRAMS.items()},
+            **self.programs(templates),
         }
 
     def command(self, release: Path, facts: Mapping[str, Any]) -> list[str]:

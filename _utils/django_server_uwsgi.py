@@ -9,13 +9,11 @@ from typing import Any
 
 import django_host_unix
 import django_release_settings
-from django_server_contract import Requirements, Server, programs
+from django_server_contract import Requirements, Server
 from django_site import Site
 from django_wall_foreign import Foreign
 from django_wall_response import Bounded
 
-INI = "salt://django/files/uwsgi.ini"
-_PROGRAMS = programs("django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_unread.py")
 PYUWSGI = "pyuwsgi==2.0.30.post1"
 
 #: What reading an answer raises that is none of uWSGI's statistics.
@@ -25,7 +23,7 @@ _NOT_STATISTICS = (ValueError, LookupError, TypeError, AttributeError, Arithmeti
 class Uwsgi(Server):
     """uWSGI, as the wheel pyuwsgi unless the project requires uWSGI itself."""
 
-    TEMPLATES = (INI, *_PROGRAMS.values())
+    KIND = "uwsgi"
     MAIN = "uwsgi.ini"
     BINDS = True
     WRITES_LOG = True
@@ -42,9 +40,9 @@ class Uwsgi(Server):
         binary = _binary(variables["virtualenv"])
         return {
             self.MAIN: django_release_settings.render(
-                templates, INI, binary=str(binary), backlog=_backlog(), **variables
+                templates, self.templates[0], binary=str(binary), backlog=_backlog(), **variables
             ),
-            **{name: templates[url] for name, url in _PROGRAMS.items()},
+            **self.programs(templates),
         }
 
     def command(self, release: Path, facts: Mapping[str, Any]) -> list[str]:

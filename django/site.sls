@@ -4,19 +4,11 @@
 {% from "django/map.jinja" import django with context %}
 {% set files = ['django_formula_start.py', 'django_formula_migrate.py', 'django_formula_lock.py', 'django_formula_guard.py',
                 'django_formula_settings.py', 'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py'] %}
-{% set processes = {'systemd': ['django.service', 'django.socket'],
-                    'supervisor': ['supervisor.conf', 'supervisor.sh', 'django_formula_listen.py']} %}
-{% set servers = {'uwsgi': ['uwsgi.ini', 'django_formula_uwsgi.py', 'django_formula_warm.py', 'django_formula_unread.py'],
-                  'gunicorn': ['gunicorn.conf.py', 'django_formula_warm.py', 'django_formula_unread.py'],
-                  'uvicorn': ['django_formula_uvicorn.py', 'django_formula_ready.py'],
-                  'granian': ['django_formula_granian.py', 'django_formula_ready.py', 'django_formula_unread.py'],
-                  'mod_wsgi': ['mod_wsgi.conf', 'django_formula_mod_wsgi.py', 'django_formula_ready.py',
-                               'django_formula_wsgi.py', 'django_formula_warm.py']} %}
 {% set proxies = {'nginx': ['upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf', 'default.conf'],
                   'apache': ['locations.conf', 'domain.conf', 'redirect.conf'], 'none': []} %}
 {% for name, site in django.sites.items() %}
-{% set templates = ['salt://django/files/django_formula_plan.py'] %}
-{% for file in files + processes[django.process] + servers[site.server.kind] %}
+{% set templates = ['salt://django/files/django_formula_plan.py'] + django.templates[name] %}
+{% for file in files %}
 {% do templates.append('salt://django/files/' ~ file) %}
 {% endfor %}
 {% for file in proxies[site.proxy.kind] + (['tls.conf'] if site.tls.kind != 'none' else []) %}

@@ -268,7 +268,7 @@ CHANGES = {
         ["django-blog.conf"],
     ),
     "what only nginx reads": ({"media": {"max_upload": "5M"}}, None, [], ["blog.conf"]),
-    "the server's template": ({}, django_server_uwsgi.INI, ["uwsgi.ini"], []),
+    "the server's template": ({}, django_server_uwsgi.SERVER.templates[0], ["uwsgi.ini"], []),
     "the unit's template": ({}, django_process_systemd.SERVICE, ["django-blog-0001.service"], []),
     "nginx's template": ({}, LOCATIONS, [], ["blog.conf"]),
 }
@@ -485,11 +485,11 @@ def test_secrets_and_templates_are_inputs_too(laid_out):
     assert deployment.inputs() == before
     deployment.secrets = {"API": "hunter2", "secret_key": "key"}
     deployment.templates = world.templates | {"salt://a.jinja": "two", "salt://other": "x"}
-    deployment.templates[django_server_uwsgi.INI] += "\n"
+    deployment.templates[django_server_uwsgi.SERVER.templates[0]] += "\n"
     deployment.templates["salt://django/files/nginx/locations.conf"] += "\n"
     after = deployment.inputs()
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
-    assert changed == ["salt://a.jinja", django_server_uwsgi.INI, "secrets:API", "secrets:secret_key"]
+    assert changed == ["salt://a.jinja", django_server_uwsgi.SERVER.templates[0], "secrets:API", "secrets:secret_key"]
     assert "hunter2" not in json.dumps(after)
 
 

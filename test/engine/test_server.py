@@ -15,14 +15,14 @@ import threading
 import types
 from pathlib import Path
 
-import django_pillar_server
+import django_kinds
 import django_release_instance
 import django_server
 import django_server_uwsgi
 import pytest
 from django_site import Site
 from django_wall_foreign import Foreign
-from specimen import FACTS, ROOT, configured, formula_templates
+from specimen import FACTS, ROOT, configured, contract, formula_templates
 
 PROGRAM = ROOT / "django/files/django_formula_listen.py"
 UVICORN = {"kind": "gunicorn", "options": {"worker_class": "uvicorn"}}
@@ -42,14 +42,15 @@ def serving(**server: object) -> Site:
 def test_what_every_server_says_of_itself(kind):
     own = django_server.SERVERS[kind]
     site = serving(kind=kind)
-    assert django_server.of_site(site) is own
-    assert set(own.TEMPLATES) <= set(formula_templates())
+    assert django_server.of_site(site) is own and kind == own.KIND
+    assert set(own.templates) <= set(formula_templates())
 
 
-@pytest.mark.parametrize("server", [*({"kind": kind} for kind in django_server.SERVERS), UVICORN, GRANIAN_WSGI, GEVENT])
-def test_the_pillar_knows_what_a_server_runs(server):
-    site = serving(**server)
-    assert django_pillar_server.interface(site.config["server"]) == django_server.of_site(site).interface(site)
+def test_the_pillar_accepts_every_kind():
+    host = contract("schema.yaml")["$defs"]
+    assert host["site"]["properties"]["server"]["properties"]["kind"]["enum"] == [*django_kinds.SERVERS, None]
+    assert host["django"]["properties"]["process"]["enum"] == ["auto", *django_kinds.PROCESS_MANAGERS, None]
+    assert [*django_release_instance.PROCESS_MANAGERS] == [*django_kinds.PROCESS_MANAGERS]
 
 
 @pytest.mark.parametrize(
