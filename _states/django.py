@@ -384,6 +384,7 @@ def proxy_runs(name, kind, http, templates, https=()):
     import django_host_etc
     import django_proxy
     import django_proxy_ports
+    import django_proxy_switch
 
     ret = {"name": name, "changes": {}, "result": True, "comment": "it runs, and refuses unknown hosts already"}
     proxy = django_proxy.PROXIES[kind]
@@ -399,7 +400,7 @@ def proxy_runs(name, kind, http, templates, https=()):
         if changes and __opts__["test"]:
             ret.update(result=None, comment="unknown hosts would have been refused", changes=changes)
         elif changes:
-            django_proxy.apply(wanted)
+            django_proxy_switch.apply(wanted)
             ret.update(comment="unknown hosts have been refused", changes=changes)
     except DeploymentError as error:
         return {**ret, "result": False, "comment": str(error)}

@@ -5,12 +5,14 @@ from typing import Any
 
 import django_host_port
 import django_proxy
+import django_proxy_files
 import django_proxy_ports
+import django_proxy_switch
 import django_release
 import django_site
 from django_host_etc import Files
 from django_host_port import Listen
-from django_proxy import Proxy
+from django_proxy_contract import Proxy
 from django_site import Site
 
 
@@ -20,14 +22,14 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], *,
     So are they where it is to listen at other addresses, since a socket at all addresses has those of all sites.
 
     Args:
-        facts, upcoming: see `django_proxy.files`.
+        facts, upcoming: see `django_proxy_files.of_site`.
     """
-    wanted = django_proxy.files(site, facts, templates, upcoming=upcoming)
+    wanted = django_proxy_files.of_site(site, facts, templates, upcoming=upcoming)
     own = django_proxy.of_site(site)
     listens = [*site.config["proxy"]["listen"], *site.listens_tls]
     former = django_proxy.serving(site) or (django_proxy_ports.holder_of(listens) if own else None)
     if own and former in (own, None):
-        if django_proxy.moves(own, wanted):
+        if django_proxy_switch.moves(own, wanted):
             wanted |= _of_others([other for other in _others(site, own) if django_proxy.of_site(other) is own])
         has_addresses = any(not isinstance(listen, int) for listen in listens)
         return {**(_refusing(own, [site], templates, *own.refused()) if has_addresses else {}), **wanted}
@@ -42,7 +44,7 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], *,
         **_refusing(former, left, left[0].kept_templates() if left else {}),
         **_refusing(own, coming, templates),
         **wanted,
-        **django_proxy.deserted(wanted),
+        **django_proxy_files.deserted(wanted),
     }
 
 
@@ -50,7 +52,7 @@ def _of_others(sites: list[Site]) -> Files:
     wanted: Files = {}
     for site in sites:
         live = django_release.linked(site, site.current)
-        wanted |= django_proxy.files(site, live.facts if live else {}, site.kept_templates())
+        wanted |= django_proxy_files.of_site(site, live.facts if live else {}, site.kept_templates())
     return wanted
 
 

@@ -8,7 +8,7 @@ import django_host_service
 import django_proxy
 from django_host_command import DeploymentError
 from django_host_port import Holder, Listen
-from django_proxy import Proxy
+from django_proxy_contract import Proxy
 from django_site import Site
 
 
@@ -40,7 +40,7 @@ def holder_of(listens: Collection[Listen], listening: Mapping[int, set[str]] | N
     """
     ports = {django_host_port.split(listen)[1] for listen in listens}
     for proxy in django_proxy.PROXIES.values():
-        is_ours = any(proxy.ETC.glob("django/*.conf")) or any(proxy.refused())
+        is_ours = any(proxy.etc.glob("django/*.conf")) or any(proxy.refused())
         pid = django_host_service.pid(proxy.DAEMON) if is_ours else None
         if pid and any(django_host_port.has(pid, port, listening) for port in ports):
             return proxy
@@ -92,7 +92,7 @@ def known(proxy: Proxy, listens: Collection[Listen]) -> list[Listen]:
 
     A server at an address keeps all others from it that are there by a port alone: the first one is of a site.
     """
-    servers = (text for path in proxy.ETC.glob("sites-available/*") if (text := django_host_etc.read(path)))
+    servers = (text for path in proxy.etc.glob("sites-available/*") if (text := django_host_etc.read(path)))
     there = {place for text in servers for place in proxy.listens(text)} if any(map(_is_address, listens)) else set()
     return [listen for listen in listens if not _is_address(listen) or listen in there]
 

@@ -9,7 +9,7 @@ import django_database
 import django_host_etc
 import django_host_file
 import django_host_user
-import django_proxy
+import django_proxy_files
 import django_proxy_listener
 import django_release
 import django_release_instance
@@ -65,7 +65,7 @@ def _of_keeper(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
 
 def _of_proxy(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
     templates = site.kept_templates()
-    wanted = {**django_proxy.files(site, live.facts, templates), **django_proxy_listener.files(site, templates)}
+    wanted = {**django_proxy_files.of_site(site, live.facts, templates), **django_proxy_listener.files(site, templates)}
     for path, text in wanted.items():
         present = django_host_etc.read(path)
         if present != text:

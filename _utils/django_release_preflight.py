@@ -15,13 +15,14 @@ import django_host_memory
 import django_host_service
 import django_host_user
 import django_proxy
+import django_proxy_files
 import django_proxy_maintenance
 import django_release_instance
 import django_virtualenv_python
 import django_wall_delegate
 from django_host_command import DeploymentError
 from django_host_disk import Space
-from django_proxy import Proxy
+from django_proxy_contract import Proxy
 from django_release import Release
 from django_release_deployment import Deployment
 from django_site import Site
@@ -142,7 +143,7 @@ def _has_new_files(deployment: Deployment) -> bool:
     if not live or not _serving(site):
         return False
     try:
-        return bool(django_host_etc.differences(django_proxy.files(site, live.facts, deployment.templates)))
+        return bool(django_host_etc.differences(django_proxy_files.of_site(site, live.facts, deployment.templates)))
     except DeploymentError:
         return False  # somebody's file is in the way, which the step `proxy` says
 

@@ -33,11 +33,13 @@ import django_project_coherence
 import django_project_command
 import django_project_program
 import django_proxy
+import django_proxy_files
 import django_proxy_handover
 import django_proxy_listener
 import django_proxy_maintenance
 import django_proxy_page
 import django_proxy_ports
+import django_proxy_switch
 import django_release
 import django_release_attempt
 import django_release_difference
@@ -184,14 +186,14 @@ def tls(deployment: Deployment) -> Iterator[Changes]:
     if not site.https:
         return
     lacking = django_tls.lacking(site, files, templates)
-    opened = django_host_etc.differences(django_proxy.opening(site, templates))
+    opened = django_host_etc.differences(django_proxy_files.opening(site, templates))
     if not lacking and not opened:
         return
     yield {**({"certificates": lacking} if lacking else {}), **opened}
     if lacking:
-        django_proxy.change_certificates(django_tls.texts(site, lacking, files, templates))
+        django_proxy_switch.change_certificates(django_tls.texts(site, lacking, files, templates))
     if opened:
-        django_proxy.apply(django_proxy.opening(site, templates))
+        django_proxy_switch.apply(django_proxy_files.opening(site, templates))
 
 
 def _refuse_closed_parents(site: Site) -> None:
@@ -762,7 +764,7 @@ def _work_beside_the_start(deployment: Deployment, release: Release) -> None:
         with contextlib.suppress(DeploymentError):  # it is done once more, and judged, when the release goes live
             django_host_file.sync(release.path)
     proxy = django_proxy.of_site(deployment.site)
-    django_release_settings.compile_templates(deployment.templates, proxy.TEMPLATES if proxy else ())
+    django_release_settings.compile_templates(deployment.templates, proxy.templates if proxy else ())
 
 
 def live(deployment: Deployment) -> Iterator[Changes]:
@@ -838,7 +840,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     changes = django_host_etc.differences(wanted)
     pages = {} if upcoming else django_proxy_page.of_errors(site, release.path, release.facts["folder"])
     stale = {} if upcoming else django_proxy_page.differences(site, pages)
-    leftovers = django_proxy.leftovers(site, wanted)
+    leftovers = django_proxy_files.leftovers(site, wanted)
     listener = django_proxy_listener.stale(site, deployment.templates)
     if changes or stale or leftovers or listener:
         yield {**changes, **stale, **listener, **{str(path): "removed" for path in leftovers}}
@@ -847,7 +849,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
             django_proxy_listener.remove(site)
         django_proxy_page.bring(site, pages)
         if changes:
-            django_proxy.apply(wanted)
+            django_proxy_switch.apply(wanted)
         django_proxy_page.clear(site, pages)
         if listener and site.listener:
             django_proxy_listener.apply(site, deployment.templates)

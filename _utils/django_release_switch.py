@@ -12,11 +12,13 @@ import django_database_migration
 import django_host_clock
 import django_host_file
 import django_proxy
+import django_proxy_files
 import django_proxy_handover
+import django_proxy_switch
 import django_release_instance
 import django_release_switch_report
 from django_host_command import DeploymentError, seconds
-from django_proxy import Proxy
+from django_proxy_contract import Proxy
 from django_release import Release
 from django_release_deployment import Deployment
 from django_site import Site
@@ -36,7 +38,7 @@ def take_over(deployment: Deployment, release: Release, takeover: Takeover, *, f
         takeover.write(phase="switching")
         flip(deployment, release)
     try:
-        takeover.switch(django_proxy.files(site, release.facts, deployment.templates), deployment.templates)
+        takeover.switch(django_proxy_files.of_site(site, release.facts, deployment.templates), deployment.templates)
     except BaseException as error:
         if flips:
             site.current.unlink()
@@ -61,13 +63,15 @@ def flip(deployment: Deployment, release: Release) -> None:
     log.info("%s: %s goes live", site.name, release.name)
     if deployment.is_new:
         django_host_file.sync(release.path)
-    with django_proxy.alone():
+    with django_proxy_switch.alone():
         before = site.current.resolve() if site.current.is_symlink() else None  # serves, even where its record is torn
         if before and old and django_proxy.of_site(site) and not django_proxy.is_ready(site):
-            django_proxy.apply(django_proxy_handover.files(site, old.facts, deployment.templates))
+            django_proxy_switch.apply(django_proxy_handover.files(site, old.facts, deployment.templates))
         proxy = django_proxy.serving(site) if before else None
         if before and proxy and _is_reached_otherwise(site, proxy, before, release.path):
-            django_proxy.apply(django_proxy.files(site, release.facts, deployment.templates, through=release.path))
+            django_proxy_switch.apply(
+                django_proxy_files.of_site(site, release.facts, deployment.templates, through=release.path)
+            )
         reloads = proxy is not None and _reads_by_reload(site, proxy, release.path)
         if reloads:
             django_proxy.check(site)
@@ -237,18 +241,20 @@ def _flip_back(deployment: Deployment, release: Release, old: Release, former: P
     site = deployment.site
     if deployment.paused:
         django_release_instance.start(site, old.path)
-    with django_proxy.alone():
+    with django_proxy_switch.alone():
         proxy = django_proxy.serving(site)
         is_other = proxy is not None and _is_reached_otherwise(site, proxy, release.path, old.path)
         if is_other:
-            django_proxy.apply(django_proxy.files(site, old.facts, deployment.templates, through=old.path))
+            django_proxy_switch.apply(
+                django_proxy_files.of_site(site, old.facts, deployment.templates, through=old.path)
+            )
         if former:
             django_host_file.link(site.previous, str(former))
         else:
             site.previous.unlink(missing_ok=True)
         django_host_file.link(site.current, f"releases/{old.name}")
         if is_other:
-            django_proxy.apply(django_proxy.files(site, old.facts, deployment.templates))
+            django_proxy_switch.apply(django_proxy_files.of_site(site, old.facts, deployment.templates))
         elif proxy and _reads_by_reload(site, proxy, old.path):
             django_proxy.reload(site)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import django_proxy
+import django_proxy_connection
 import django_release_instance
 from django_host_command import seconds
 from django_release_instance import Answer
@@ -95,12 +95,12 @@ class Probe:
         deadline = time.monotonic() + min(seconds(self.site.config["health"]["timeout"]), PATIENCE)
         if not self.through_proxy:
             return django_release_instance.health_problem(self.site, self._ask_socket, deadline, self.site.scheme)
-        scheme = "https" if django_proxy.speaks_tls(self.site) else "http"
+        scheme = "https" if django_proxy_connection.speaks_tls(self.site) else "http"
         return django_release_instance.health_problem(self.site, self._ask_proxy, deadline, scheme)
 
     def _ask_proxy(self, path: str, timeout: float) -> Answer:
         deadline = time.monotonic() + timeout
-        connection = django_proxy.connection(self.site, timeout)
+        connection = django_proxy_connection.connection(self.site, timeout)
         headers = {"Host": self.site.config["domains"][0], "User-Agent": "django-formula", "Connection": "close"}
         with contextlib.closing(connection):
             connection.connect()

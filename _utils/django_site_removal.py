@@ -7,8 +7,9 @@ import django_database_setup
 import django_host_file
 import django_host_timer
 import django_process_systemd
-import django_proxy
+import django_proxy_files
 import django_proxy_listener
+import django_proxy_switch
 import django_release
 import django_release_instance
 import django_site
@@ -55,7 +56,7 @@ def present(site: Site) -> dict[str, str]:
         *_kept(site),
         *django_proxy_listener.present(site),
         *(path for task in django_host_timer.TASKS for path in django_host_timer.present(site, task)),
-        *django_proxy.leftovers(site, django_proxy.absent(site)),
+        *django_proxy_files.leftovers(site, django_proxy_files.absent(site)),
     ]
     if site.config["remove_data"]:
         own += [*data(site), site.root]
@@ -73,7 +74,7 @@ def _as_applied(site: Site) -> Site:
 
 
 def _proxy_files(site: Site) -> list[Path]:
-    return [path for path in django_proxy.absent(site) if os.path.lexists(path)]
+    return [path for path in django_proxy_files.absent(site) if os.path.lexists(path)]
 
 
 def _kept(site: Site) -> list[Path]:
@@ -99,9 +100,9 @@ def remove(site: Site, asked_by: str) -> None:
 
 
 def _take_off(site: Site) -> None:
-    certificates = django_proxy.leftovers(site, django_proxy.absent(site))
+    certificates = django_proxy_files.leftovers(site, django_proxy_files.absent(site))
     if _proxy_files(site):
-        django_proxy.apply(django_proxy.absent(site))
+        django_proxy_switch.apply(django_proxy_files.absent(site))
     django_proxy_listener.remove(site)
     for task in django_host_timer.TASKS:
         django_host_timer.remove(site, task)

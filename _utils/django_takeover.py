@@ -26,6 +26,7 @@ import django_host_proc
 import django_host_service
 import django_host_user
 import django_proxy
+import django_proxy_switch
 import django_release_instance
 import django_takeover_data
 import django_takeover_detection
@@ -250,7 +251,7 @@ class Takeover:
                 django_host_port.ordered(http), django_host_port.ordered(https), templates, without=theirs
             )
             self._former = django_host_service.children(proxy.DAEMON)
-            django_proxy.apply({**dict.fromkeys(theirs), **refusing, **wanted})
+            django_proxy_switch.apply({**dict.fromkeys(theirs), **refusing, **wanted})
             self.write(phase="switched")
 
     def _refuse_late_writes(self) -> None:

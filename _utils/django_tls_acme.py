@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import django_host_clock
 import django_host_file
 import django_host_folder
-import django_proxy
+import django_proxy_switch
 import django_tls
 import django_tls_certbot
 import django_tls_uacme
@@ -122,7 +122,7 @@ def renew(site: Site, wanted: Iterable[str], files: Mapping[str, str]) -> tuple[
                 if django_host_file.read_text(path) != before:
                     continue  # the timer was quicker, or an apply
                 log.info("%s: ordering a certificate for %s", site.name, domain)
-                django_proxy.change_certificates({path: _order(site, domain, files)})
+                django_proxy_switch.change_certificates({path: _order(site, domain, files)})
         except (DeploymentError, OSError) as error:
             cause = _cause(site, error)
             _note(site, domain, cause)

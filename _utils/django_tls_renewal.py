@@ -2,7 +2,7 @@
 
 import sys
 
-import django_proxy
+import django_proxy_switch
 import django_site
 import django_tls
 import django_tls_acme
@@ -43,7 +43,7 @@ def renew(site: Site, *, force: bool = False, again: bool = False) -> tuple[dict
     templates = site.kept_templates()
     changed = django_tls.lacking(site, {}, templates)
     if changed:
-        django_proxy.change_certificates(django_tls.texts(site, changed, {}, templates))
+        django_proxy_switch.change_certificates(django_tls.texts(site, changed, {}, templates))
     if site.config["tls"]["kind"] != "acme":
         return changed, []
     due, deferred = django_tls_acme.due(site, again=again)

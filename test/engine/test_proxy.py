@@ -8,9 +8,12 @@ import django_host_port
 import django_host_service
 import django_proxy
 import django_proxy_apache
+import django_proxy_connection
+import django_proxy_files
 import django_proxy_handover
 import django_proxy_nginx
 import django_proxy_ports
+import django_proxy_switch
 import pytest
 from django_host_command import DeploymentError
 from specimen import FACTS, formula_templates
@@ -41,7 +44,7 @@ def nginx(own_host, monkeypatch):
 
 
 def files(site, **facts):
-    return django_proxy.files(site, {**FACTS, **facts}, formula_templates())
+    return django_proxy_files.of_site(site, {**FACTS, **facts}, formula_templates())
 
 
 def on_disk():
@@ -61,7 +64,7 @@ def names():
 def install(site):
     wanted = files(site)
     changes = django_host_etc.differences(wanted)
-    django_proxy.apply(wanted)
+    django_proxy_switch.apply(wanted)
     assert django_host_etc.differences(files(site)) == {}
     etc = f"{django_proxy_nginx.ETC}/"
     return {path.removeprefix(etc): text for path, text in changes.items()}
@@ -71,7 +74,7 @@ def test_debians_default_site_is_left_out(own_host):
     """Also where an installation has failed, and has left it."""
     before = os.umask(0o077)
     django_proxy_nginx.ETC.rmdir()
-    django_proxy_nginx.leave_out_the_default_site()
+    django_proxy_nginx.PROXY.leave_out_the_default_site()
     os.umask(before)
     default = django_proxy_nginx.ETC / "sites-enabled/default"
     modes = [path.stat().st_mode & 0o777 for path in (django_proxy_nginx.ETC, default.parent, default)]
@@ -79,7 +82,7 @@ def test_debians_default_site_is_left_out(own_host):
     default.unlink()
     (django_proxy_nginx.ETC / "theirs").write_text("server {}")
     default.symlink_to("../theirs")
-    django_proxy_nginx.leave_out_the_default_site()
+    django_proxy_nginx.PROXY.leave_out_the_default_site()
     assert not default.is_symlink() and default.read_text() == ""
     assert (django_proxy_nginx.ETC / "theirs").read_text() == "server {}"
 
@@ -124,7 +127,7 @@ def test_a_site_is_reached_through_current_or_a_release_of_its_own(make_site, ng
     end = "socket" if bind == "unix" else "config/upstream.conf"
     assert f"{site.root}/current/{end};" in files(site)[upstream]
     release = site.releases / "0042-3f2a9c1b77de"
-    through = django_proxy.files(site, FACTS, formula_templates(), through=release)[upstream]
+    through = django_proxy_files.of_site(site, FACTS, formula_templates(), through=release)[upstream]
     assert f"{release}/{end};" in through and "current" not in through
 
 
@@ -162,12 +165,12 @@ def test_two_sites_on_one_domain(make_site, nginx):
     install(blog)
     assert sorted(install(shop)) == ["conf.d/django-shop.conf", "django/a.org/shop.conf", "django/shop.conf"]
     assert django_host_etc.differences(files(blog)) == {}
-    django_proxy.apply(django_proxy.absent(blog))
+    django_proxy_switch.apply(django_proxy_files.absent(blog))
     assert names() == [
         *["conf.d/django-shop.conf", "django/a.org/shop.conf", "django/shop.conf"],
         *["sites-available/a.org", "sites-enabled/a.org"],
     ]
-    django_proxy.apply(django_proxy.absent(shop))
+    django_proxy_switch.apply(django_proxy_files.absent(shop))
     assert names() == [] and not (django_proxy_nginx.ETC / "django/a.org").exists()
 
 
@@ -180,7 +183,7 @@ def test_a_configuration_that_nginx_refuses_is_taken_back(make_site, nginx, says
     nginx.says = says
     nginx.commands.clear()
     with pytest.raises(DeploymentError) as error:
-        django_proxy.apply(files(make_site(domains=["new.org"], media={"max_upload": "5M"})))
+        django_proxy_switch.apply(files(make_site(domains=["new.org"], media={"max_upload": "5M"})))
     cause = {
         EMERG: 'unknown directive "x" in /etc/nginx/sites-enabled/neighbour:3',
         "no line of nginx": "nginx -t failed (exit 1)",
@@ -192,7 +195,7 @@ def test_a_configuration_that_nginx_refuses_is_taken_back(make_site, nginx, says
 def test_a_first_configuration_that_nginx_refuses_leaves_nothing(make_site, nginx):
     nginx.says = EMERG
     with pytest.raises(DeploymentError):
-        django_proxy.apply(files(make_site()))
+        django_proxy_switch.apply(files(make_site()))
     assert names() == []
 
 
@@ -245,10 +248,10 @@ def test_a_domain_that_somebody_has_taken_over_is_not_removed(make_site, nginx):
 )
 def test_what_this_host_serves_itself(make_site, url, expected):
     if expected is None:
-        with pytest.raises(DeploymentError, match="wants its files served from"):
-            django_proxy._local(url, make_site())
+        with pytest.raises(DeploymentError, match="which the proxy cannot serve"):
+            django_proxy_files._local(url, make_site())
     else:
-        assert django_proxy._local(url, make_site()) == expected
+        assert django_proxy_files._local(url, make_site()) == expected
 
 
 def test_nothing_is_served_that_is_not_collected(make_site):
@@ -256,7 +259,7 @@ def test_nothing_is_served_that_is_not_collected(make_site):
     locations = django_proxy_nginx.ETC / "django/blog.conf"
     without = {name: value for name, value in FACTS.items() if name != "collected"}
     assert "location ^~ /static/" in files(site)[locations]
-    assert "static" not in django_proxy.files(site, without, formula_templates())[locations]
+    assert "static" not in django_proxy_files.of_site(site, without, formula_templates())[locations]
     assert "location ^~ /static/" in files(site, collected=0)[locations]
     assert "media" not in files(site, media_url="")[locations]
 
@@ -280,13 +283,13 @@ def test_default_servers_of_others(own_host, name, text, ports):
     (etc / name).parent.mkdir(exist_ok=True)
     (etc / name).write_text(text)
     own = etc / "sites-available/django-default"
-    assert django_proxy_nginx._foreign_defaults(own) == ports
+    assert django_proxy_nginx._existing_defaults(own) == ports
 
 
 def test_the_server_that_refuses_unknown_hosts(nginx):
     etc = django_proxy_nginx.ETC
-    wanted = django_proxy_nginx.default_server([80, 8080], [], formula_templates())
-    django_proxy.apply(wanted)
+    wanted = django_proxy_nginx.PROXY.default_server([80, 8080], [], formula_templates())
+    django_proxy_switch.apply(wanted)
     assert names() == ["sites-available/django-default", "sites-enabled/django-default"]
     text = on_disk()["sites-available/django-default"]
     assert (
@@ -294,13 +297,15 @@ def test_the_server_that_refuses_unknown_hosts(nginx):
         and "    listen 8080 default_server;\n" in text
         and "return 444;" in text
     )
-    assert django_host_etc.differences(django_proxy_nginx.default_server([80, 8080], [], formula_templates())) == {}
+    assert (
+        django_host_etc.differences(django_proxy_nginx.PROXY.default_server([80, 8080], [], formula_templates())) == {}
+    )
     (etc / "sites-enabled/other").write_text("listen 80 default_server;")
-    wanted = django_proxy_nginx.default_server([80, 8080], [], formula_templates())
+    wanted = django_proxy_nginx.PROXY.default_server([80, 8080], [], formula_templates())
     assert list(django_host_etc.differences(wanted)) == [str(etc / "sites-available/django-default")]
-    django_proxy.apply(wanted)
+    django_proxy_switch.apply(wanted)
     assert "listen 80 " not in on_disk()["sites-available/django-default"]
-    django_proxy.apply(django_proxy_nginx.default_server([80], [], formula_templates()))
+    django_proxy_switch.apply(django_proxy_nginx.PROXY.default_server([80], [], formula_templates()))
     assert names() == ["sites-enabled/other"]
 
 
@@ -407,7 +412,7 @@ def test_a_host_listens_by_ipv6_where_it_has_an_address(own_host, monkeypatch, n
     monkeypatch.setattr(django_proxy_nginx, "IPV6", own_host / "if_inet6")
     if text is not None:
         (own_host / "if_inet6").write_text(text)
-    wanted = django_proxy_nginx.default_server([80], [], formula_templates())
+    wanted = django_proxy_nginx.PROXY.default_server([80], [], formula_templates())
     assert ("listen [::]:80 " in wanted[django_proxy_nginx.ETC / "sites-available/django-default"]) == has
 
 
@@ -426,18 +431,20 @@ TLS = {"kind": "self_signed", "listen": ["192.0.2.10:443", "[2001:db8::10]:443"]
 )
 def test_a_site_at_chosen_addresses_is_asked_there(make_site, nginx, kind, tls, place):
     site = make_site(proxy={"kind": kind, "listen": ADDRESSES}, tls=tls)
-    django_proxy.apply(files(site))
-    connection = django_proxy.connection(site, 1)
-    assert (connection.host, connection.port) == place and isinstance(connection, django_proxy.Secure) == bool(tls)
+    django_proxy_switch.apply(files(site))
+    connection = django_proxy_connection.connection(site, 1)
+    assert (connection.host, connection.port) == place and isinstance(
+        connection, django_proxy_connection.Secure
+    ) == bool(tls)
 
 
 @pytest.mark.parametrize(("listen", "host"), [("0.0.0.0:80", "127.0.0.1"), ("[::]:80", "::1"), ("[::1]:80", "::1")])
 @pytest.mark.parametrize("kind", ["nginx", "apache"])
 def test_a_site_at_all_addresses_of_a_family_is_asked_there(make_site, nginx, listen, host, kind):
     site = make_site(proxy={"kind": kind, "listen": [listen]})
-    assert django_proxy.connection(site, 1).host == host, "before it has files too"
-    django_proxy.apply(files(site))
-    assert django_proxy.connection(site, 1).host == host
+    assert django_proxy_connection.connection(site, 1).host == host, "before it has files too"
+    django_proxy_switch.apply(files(site))
+    assert django_proxy_connection.connection(site, 1).host == host
 
 
 def test_apache_listens_where_nobody_else_says_so(make_site, nginx):
@@ -451,21 +458,21 @@ def test_apache_listens_where_nobody_else_says_so(make_site, nginx):
         "Listen [2001:db8::10]:80",
     ]
     assert "<VirtualHost 192.0.2.10:80 [2001:db8::10]:80 *:8080>" in text
-    django_proxy.apply(files(site))
+    django_proxy_switch.apply(files(site))
     found = {("::", 8080), ("192.0.2.10", 80), ("2001:db8::10", 80)}
-    assert django_proxy_apache.places() == found and django_proxy_apache.needed_ports() == {80, 8080}
+    assert django_proxy_apache.PROXY.places() == found and django_proxy_apache.PROXY.needed_ports() == {80, 8080}
 
 
 def test_unknown_hosts_are_refused_at_an_address_once_a_site_is_served_there(make_site, nginx):
     default = django_proxy_nginx.ETC / "sites-available/django-default"
-    assert django_proxy_ports.known(django_proxy_nginx, [80, "192.0.2.10:80"]) == [80]
+    assert django_proxy_ports.known(django_proxy_nginx.PROXY, [80, "192.0.2.10:80"]) == [80]
     site = make_site(proxy={"listen": ADDRESSES}, tls=TLS)
     wanted = django_proxy_handover.files(site, FACTS, formula_templates())
     assert "listen 192.0.2.10:80 default_server;" in wanted[default]
-    django_proxy.apply(wanted)
-    assert django_proxy_nginx.refused() == (["192.0.2.10:80", "[2001:db8::10]:80", 8080], TLS["listen"])
-    assert django_proxy_ports.known(django_proxy_nginx, ADDRESSES) == ADDRESSES
-    assert django_proxy_ports.known(django_proxy_nginx, TLS["listen"]) == TLS["listen"]
+    django_proxy_switch.apply(wanted)
+    assert django_proxy_nginx.PROXY.refused() == (["192.0.2.10:80", "[2001:db8::10]:80", 8080], TLS["listen"])
+    assert django_proxy_ports.known(django_proxy_nginx.PROXY, ADDRESSES) == ADDRESSES
+    assert django_proxy_ports.known(django_proxy_nginx.PROXY, TLS["listen"]) == TLS["listen"]
     assert django_host_etc.differences(django_proxy_handover.files(site, FACTS, formula_templates())) == {}
     assert default not in django_proxy_handover.files(make_site(), FACTS, formula_templates())
 
@@ -481,7 +488,7 @@ def test_where_nginx_listens(nginx, monkeypatch):
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: NGINX_T)
     everywhere = "0.0.0.0"
     found = {(everywhere, 80), ("::1", 82), (everywhere, 83), ("localhost", 84)}
-    assert django_proxy_nginx.places() == found, "what is among all addresses has no socket of its own"
+    assert django_proxy_nginx.PROXY.places() == found, "what is among all addresses has no socket of its own"
 
 
 @pytest.mark.parametrize(
@@ -496,7 +503,7 @@ def test_where_nginx_listens(nginx, monkeypatch):
     ],
 )
 def test_nginx_lets_go_of_all_addresses_before_it_has_one(make_site, nginx, monkeypatch, before, after, held, expected):
-    django_proxy.apply(files(make_site(proxy={"listen": before})))
+    django_proxy_switch.apply(files(make_site(proxy={"listen": before})))
     nginx.commands.clear()
     wanted = files(make_site(proxy={"listen": after}))
     monkeypatch.setattr(nginx, "run", lambda argv, **_options: "".join(text or "" for text in wanted.values()))
@@ -504,7 +511,7 @@ def test_nginx_lets_go_of_all_addresses_before_it_has_one(make_site, nginx, monk
     monkeypatch.setattr(django_host_port, "held", lambda pid: held)
     monkeypatch.setattr(django_host_service, "pid", lambda daemon: held and 7)
     monkeypatch.setattr(django_host_service, "restart", lambda daemon: nginx.commands.append("restart"))
-    django_proxy.apply(wanted)
+    django_proxy_switch.apply(wanted)
     assert nginx.commands == [expected]
 
 
@@ -556,7 +563,7 @@ def test_sites_share_variables_and_nginx_accepts_their_names(make_site):
     defined = []
     for name in ("abcdefghijklmnopqrstuvwxyz", "b"):
         site = make_site(name, domains=[f"{name}.example.org"], folders=False, **options)
-        text = files(site)[django_proxy_nginx.main_file(site)]
+        text = files(site)[django_proxy_nginx.PROXY.main_file(site)]
         defined.append(re.findall(r"(?m)^(?:geo|map) .*\$(\w+) \{$", text))
     assert defined[0] == defined[1] and len(defined[0]) == 11
     assert max(map(len, defined[0])) <= 46

@@ -7,9 +7,12 @@ import django_host_etc
 import django_host_service
 import django_proxy
 import django_proxy_apache
+import django_proxy_connection
+import django_proxy_files
 import django_proxy_handover
 import django_proxy_headers
 import django_proxy_nginx
+import django_proxy_switch
 import django_release
 import django_site
 import pytest
@@ -89,19 +92,19 @@ def apply(*sites):
     for site in sites:
         wanted = django_proxy_handover.files(site, facts(site), formula_templates())
         if django_host_etc.differences(wanted):
-            django_proxy.apply(wanted)
+            django_proxy_switch.apply(wanted)
 
 
 def names(proxy):
-    return sorted(str(path.relative_to(proxy.ETC)) for path in proxy.ETC.rglob("*.*") if "mods" not in str(path))
+    return sorted(str(path.relative_to(proxy.etc)) for path in proxy.etc.rglob("*.*") if "mods" not in str(path))
 
 
 def test_a_site_by_apache(make_site, host):
     site = make_site(proxy={"kind": "apache"}, domains=["a.org"], redirect_domains=["c.org"])
-    assert django_proxy.of_site(site) is django_proxy_apache and django_proxy.serving(site) is None
+    assert django_proxy.of_site(site) is django_proxy_apache.PROXY and django_proxy.serving(site) is None
     apply(site)
     assert host.done == ["apache2ctl", "start apache2"] and django_proxy.is_ready(site)
-    assert names(django_proxy_apache) == [
+    assert names(django_proxy_apache.PROXY) == [
         *["django/a.org", "django/a.org/998-blog.conf", "django/blog.conf", "django/c.org"],
         *["django/c.org/998-blog.redirect", "sites-available/a.org.conf", "sites-available/c.org.conf"],
         *["sites-enabled/a.org.conf", "sites-enabled/c.org.conf"],
@@ -109,16 +112,16 @@ def test_a_site_by_apache(make_site, host):
     assert (django_proxy_apache.ETC / "mods-enabled/proxy_uwsgi.load").is_symlink()
     assert not (django_proxy_apache.ETC / "mods-enabled/ssl.load").is_symlink()
     assert django_host_etc.differences(django_proxy_handover.files(site, facts(site), formula_templates())) == {}
-    assert django_proxy.connection(site, 1).port == 80
-    django_proxy.apply(django_proxy.absent(site))
-    assert names(django_proxy_apache) == [] and (django_proxy_apache.ETC / "mods-enabled/proxy.load").is_symlink()
+    assert django_proxy_connection.connection(site, 1).port == 80
+    django_proxy_switch.apply(django_proxy_files.absent(site))
+    assert names(django_proxy_apache.PROXY) == [] and (django_proxy_apache.ETC / "mods-enabled/proxy.load").is_symlink()
 
 
 def rules(site):
-    files = django_proxy_apache.files(
+    files = django_proxy_apache.PROXY.files(
         site, {**VARIABLES, "site": site.config, "root": str(site.root)}, formula_templates()
     )
-    return files[django_proxy_apache.locations(site)], [
+    return files[django_proxy_apache.PROXY.locations(site)], [
         path.name for path in files if path.parent.name == "mods-enabled"
     ]
 
@@ -154,10 +157,13 @@ def test_what_it_gets_for_https_comes_before_its_servers(make_site, host):
     site = make_site(proxy={"kind": "apache"}, domains=["a.org"])
     apply(site)
     secure = make_site(proxy={"kind": "apache"}, domains=["a.org"], tls={"kind": "self_signed"})
-    opening = django_proxy.opening(secure, formula_templates())
-    assert {django_proxy_apache.ETC / "mods-enabled/ssl.load", django_proxy_apache.server("a.org")} <= opening.keys()
-    django_proxy.apply(opening)
-    assert django_proxy.opening(secure, formula_templates()) == {} and django_proxy.speaks_tls(secure)
+    opening = django_proxy_files.opening(secure, formula_templates())
+    assert {
+        django_proxy_apache.ETC / "mods-enabled/ssl.load",
+        django_proxy_apache.PROXY.server("a.org"),
+    } <= opening.keys()
+    django_proxy_switch.apply(opening)
+    assert django_proxy_files.opening(secure, formula_templates()) == {} and django_proxy_connection.speaks_tls(secure)
 
 
 def test_two_sites_of_a_domain_have_files_of_their_own(sites, host):
@@ -165,7 +171,7 @@ def test_two_sites_of_a_domain_have_files_of_their_own(sites, host):
     apply(blog)
     with pytest.raises(DeploymentError) as refused:
         django_proxy_handover.files(shop, {**facts(shop), "media_url": "/blog/media/"}, formula_templates())
-    assert refused.value.message == "/blog/media/ of a.org is served for another site, blog"
+    assert refused.value.message == "/blog/media/ on a.org already serves files of site blog"
     assert "django:sites:shop:settings" in refused.value.hint
     apply(shop)
 
@@ -183,7 +189,7 @@ def test_ports_that_others_listen_on_are_not_listened_on_twice(own_host, theirs,
     for name, text in theirs.items():
         (django_proxy_apache.ETC / name).parent.mkdir(parents=True, exist_ok=True)
         (django_proxy_apache.ETC / name).write_text(text)
-    assert [*django_proxy_apache.listening([80, 8080], [443])["own"].values()] == sorted(own)
+    assert [*django_proxy_apache.PROXY.listening([80, 8080], [443])["own"].values()] == sorted(own)
 
 
 def test_what_it_refuses_is_told_by_file_and_line_and_taken_back(make_site, host):
@@ -194,7 +200,7 @@ def test_what_it_refuses_is_told_by_file_and_line_and_taken_back(make_site, host
         "Apache refuses its configuration: Syntax error on line 3 of /etc/apache2/sites-enabled/theirs.conf: "
         "Invalid command 'x'"
     )
-    assert names(django_proxy_apache) == [] and host.done == ["apache2ctl"]
+    assert names(django_proxy_apache.PROXY) == [] and host.done == ["apache2ctl"]
 
 
 @pytest.mark.parametrize(("former", "next_one"), [("nginx", "apache"), ("apache", "nginx")])
@@ -222,7 +228,7 @@ def test_one_that_does_not_start_leaves_the_former_one(sites, host):
     with pytest.raises(DeploymentError, match="starting nginx failed"):
         apply(blog)
     assert host.done[2:] == ["stop apache2", "start nginx", "stop nginx", "start apache2", "enable apache2"]
-    assert django_proxy.serving(blog) is django_proxy.serving(shop) is django_proxy_apache
+    assert django_proxy.serving(blog) is django_proxy.serving(shop) is django_proxy_apache.PROXY
     assert django_host_service.APACHE in host.running
 
 
@@ -241,4 +247,6 @@ def test_a_site_without_a_proxy_has_no_files(make_site, host):
     apply(make_site())
     assert not django_proxy.is_ready(blog)
     apply(blog)
-    assert django_proxy.is_ready(blog) and [name for name in names(django_proxy_nginx) if "blog." in name[-9:]] == []
+    assert (
+        django_proxy.is_ready(blog) and [name for name in names(django_proxy_nginx.PROXY) if "blog." in name[-9:]] == []
+    )

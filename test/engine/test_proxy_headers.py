@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import django_proxy
+import django_proxy_files
 import django_proxy_headers
 import pytest
 from specimen import FACTS, formula_templates
@@ -45,7 +46,7 @@ def test_every_way_to_an_application_removes_each(make_site, kind, server):
     """In each location of a site, and nothing is there twice, which nginx warns of."""
     site = make_site(server=server, proxy={"kind": kind, "locations": {"/a/": {}, "/b": {}}})
     proxy = django_proxy.of_site(site)
-    text = django_proxy.files(site, FACTS, formula_templates())[proxy.locations(site)]
+    text = django_proxy_files.of_site(site, FACTS, formula_templates())[proxy.locations(site)]
     patterns = {"apache": r"RequestHeader (?:unset|set) (\S+)", "nginx": r"proxy_set_header (\S+)"}
     pattern = r"uwsgi_param (HTTP_\S+)" if (kind, server["kind"]) == ("nginx", "uwsgi") else patterns[kind]
     names = [name.upper().replace("-", "_").removeprefix("HTTP_") for name in re.findall(pattern, text)]

@@ -105,10 +105,10 @@ def test_addresses_that_nobody_can_have_are_refused(listening, systemd, monkeypa
     ("options", "said"),
     [
         ({"server": {"kind": "mod_wsgi"}}, "server:kind — mod_wsgi has no socket"),
-        ({"tls": {"kind": "self_signed"}}, "tls:kind — there is no proxy for this"),
-        ({"proxy": {"kind": "none", "allow": ["10.0.0.0/8"]}}, "proxy:allow — there is no proxy for this"),
-        ({"proxy": {"kind": "none", "limit_req": {"rate": "1r/s"}}}, "there is no proxy for this"),
-        ({"adopt": True}, "adopt — an old site is taken over by a switch of its proxy"),
+        ({"tls": {"kind": "self_signed"}}, "tls:kind — has no effect with proxy:kind: none"),
+        ({"proxy": {"kind": "none", "allow": ["10.0.0.0/8"]}}, "proxy:allow — has no effect with proxy:kind: none"),
+        ({"proxy": {"kind": "none", "limit_req": {"rate": "1r/s"}}}, "has no effect with proxy:kind: none"),
+        ({"adopt": True}, "adopt — not supported with proxy:kind: none"),
     ],
 )
 def test_what_only_a_proxy_does_is_refused_without_one(options, said):

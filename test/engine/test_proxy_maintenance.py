@@ -120,7 +120,7 @@ def test_clients_are_told_the_end(blog):
 
 
 def test_nginx_has_to_know_of_it(blog):
-    django_proxy_nginx.locations(blog.site).write_text("location / {}\n")
+    django_proxy_nginx.PROXY.locations(blog.site).write_text("location / {}\n")
     with pytest.raises(DeploymentError, match="by files that know nothing of maintenance"):
         django_proxy_maintenance.on(blog.site, by="ada")
     assert django_proxy_maintenance.is_on(blog.site) is None
@@ -206,11 +206,11 @@ def test_by_hand(blog):
 
 
 def test_the_link_is_where_nginx_looks(blog):
-    locations = django_proxy_nginx.locations(blog.site).read_text()
+    locations = django_proxy_nginx.PROXY.locations(blog.site).read_text()
     assert f"if (-f {blog.site.root}/maintenance/on/index.html) {{" in locations
     blog.options["maintenance"] = {"allow": ["10.0.0.0/8"]}
     assert set(blog.apply()) == {"site", "proxy"}
-    locations = django_proxy_nginx.locations(blog.site).read_text()
+    locations = django_proxy_nginx.PROXY.locations(blog.site).read_text()
     allowed = django_proxy_nginx.shared_variable("allowed", "10.0.0.0/8")
     assert f"if (-f {blog.site.root}/maintenance/on/index.html${allowed}) {{" in locations
     upstream = Path(django_proxy_nginx.ETC / "conf.d/django-blog.conf").read_text()

@@ -120,7 +120,7 @@ def test_each_part_is_looked_at_and_a_release_mends_it(blog):
     unit.with_name("django-blog-0001.service.d").mkdir()
     (unit.with_name("django-blog-0001.service.d") / "more.conf").touch()
     unit.with_suffix(".socket").unlink()
-    django_proxy_nginx.locations(site).write_text(f"{django_host_etc.OURS}\n")
+    django_proxy_nginx.PROXY.locations(site).write_text(f"{django_host_etc.OURS}\n")
     (django_proxy_nginx.ETC / "sites-enabled/blog.example.org").unlink()
     (site.secrets / "environment").write_text("TOKEN=\n")
     found = drift(blog)

@@ -302,7 +302,7 @@ def test_a_switch_that_reloads_needs_a_sane_nginx(two):
     two.options = {"server": {"bind": "127.0.0.1:8001"}}
     two.fails["nginx -t"] = BROKEN
     error = refused(two, "^source: nginx refuses its configuration: broken in /etc/nginx/sites-enabled/other:3")
-    assert "mend that file" in error.hint
+    assert "correct that file" in error.hint
     two.fails.clear()
     two.apply()
     two.check()

@@ -10,8 +10,8 @@ from pathlib import Path
 import django_host_file
 import django_host_service
 import django_process_systemd
-import django_proxy
 import django_proxy_nginx
+import django_proxy_switch
 import django_release
 import django_release_instance
 import django_release_switch
@@ -200,7 +200,7 @@ def test_nginx_reaches_the_release_before_again(world, monkeypatch, first, then)
     assert world.live == ONE and (reloaded[-1:] == [ONE])
     if OTHERS[first].get("proxy") == OTHERS[then].get("proxy"):
         assert nginx_files() == before
-    text = django_proxy_nginx.main_file(world.site).read_text()
+    text = django_proxy_nginx.PROXY.main_file(world.site).read_text()
     assert ("keepalive 8;" in text) == (first == then == "kept")
     assert "server 127.0.0.1:8001" not in text, "the address of the other one"
     world.check()
@@ -216,7 +216,7 @@ def test_an_address_in_the_files_of_nginx_is_that_of_the_live_release(world, mon
     seen = []
 
     def reload(daemon):
-        text = django_proxy_nginx.main_file(world.site).read_text()
+        text = django_proxy_nginx.PROXY.main_file(world.site).read_text()
         named = re.search(r"server (127\.0\.0\.1:\d+)", text)
         included = re.search(r"include (\S+)/config", text)
         seen.append(named[1] if named else django_release_instance.address(world.site, Path(included[1]).resolve()))
@@ -335,11 +335,11 @@ def test_the_receipt_is_kept(two):
 HOLDER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-import django_proxy, django_site
+import django_proxy_switch, django_site
 from pathlib import Path
 django_site.RUNTIME = Path(sys.argv[2])
-with django_proxy.alone():
-    with django_proxy.alone():
+with django_proxy_switch.alone():
+    with django_proxy_switch.alone():
         print("held", flush=True)
         sys.stdin.read()
 """
@@ -348,7 +348,7 @@ with django_proxy.alone():
 @pytest.fixture
 def holder(two):
     """Another process, which switches another site."""
-    argv = [sys.executable, "-c", HOLDER, os.path.dirname(django_proxy.__file__), str(django_site.RUNTIME)]
+    argv = [sys.executable, "-c", HOLDER, os.path.dirname(django_proxy_switch.__file__), str(django_site.RUNTIME)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         yield process
@@ -359,7 +359,7 @@ def test_the_folder_of_the_lock_is_open_whatever_the_umask_is(own_host):
     django_site.RUNTIME.rmdir()
     before = os.umask(0o077)
     try:
-        with django_proxy.alone():
+        with django_proxy_switch.alone():
             pass
     finally:
         os.umask(before)
@@ -373,7 +373,7 @@ def test_a_switch_waits_for_that_of_another_site(two, holder):
 
 
 def test_it_does_not_wait_for_ever(two, holder, monkeypatch):
-    monkeypatch.setattr(django_proxy, "PATIENCE", "100ms")
+    monkeypatch.setattr(django_proxy_switch, "PATIENCE", "100ms")
     with pytest.raises(DeploymentError) as caught:
         two.apply()
     assert caught.value.message.startswith("live: the switch of another site of this host is under way: switch, pid ")

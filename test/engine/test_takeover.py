@@ -343,7 +343,7 @@ def test_a_kill_after_the_switch_is_gone_on_with(world, old, monkeypatch):
 @pytest.mark.parametrize("wrote", [False, True])
 def test_a_kill_within_the_switch(world, old, monkeypatch, wrote):
     """Nobody knows which of the two served then: it is gone on with only if the old one has not written."""
-    cut_short(world, monkeypatch, "django_proxy.apply")
+    cut_short(world, monkeypatch, "django_proxy_switch.apply")
     assert plan(world)["phase"] == "switching" and world.live
     if wrote:
         old.sign("Bob")

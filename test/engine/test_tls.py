@@ -5,8 +5,10 @@ import time
 import django_host_command
 import django_host_file
 import django_host_service
-import django_proxy
+import django_proxy_connection
+import django_proxy_files
 import django_proxy_nginx
+import django_proxy_switch
 import django_release_instance
 import django_release_switch_report
 import django_tls
@@ -263,7 +265,7 @@ class Nginx:
 
 
 def installed(site, **options):
-    django_proxy.apply(django_proxy.files(site, FACTS, formula_templates(), **options))
+    django_proxy_switch.apply(django_proxy_files.of_site(site, FACTS, formula_templates(), **options))
 
 
 def server(domain=DOMAIN):
@@ -306,35 +308,37 @@ def test_a_certificate_that_nginx_refuses_is_taken_back(blog, monkeypatch):
     installed(site)
     before, nginx.refuses = django_tls.path_of(DOMAIN).read_text(), True
     with pytest.raises(DeploymentError, match="nginx refuses its configuration: bad certificate"):
-        django_proxy.change_certificates({django_tls.path_of(DOMAIN): "other"})
+        django_proxy_switch.change_certificates({django_tls.path_of(DOMAIN): "other"})
     assert django_tls.path_of(DOMAIN).read_text() == before
     nginx.refuses, nginx.commands = False, []
-    django_proxy.change_certificates({django_tls.path_of(DOMAIN): "other", django_tls.path_of("x.example.org"): "x"})
+    django_proxy_switch.change_certificates(
+        {django_tls.path_of(DOMAIN): "other", django_tls.path_of("x.example.org"): "x"}
+    )
     assert nginx.commands == ["nginx -t -q", "reload"]
     assert stat.S_IMODE(os.stat(django_tls.path_of(DOMAIN)).st_mode) == 0o600
     nginx.commands = []
-    django_proxy.change_certificates({django_tls.path_of("y.example.org"): "y"})
+    django_proxy_switch.change_certificates({django_tls.path_of("y.example.org"): "y"})
     assert nginx.commands == [], "nobody serves it"
 
 
 def test_https_comes_beside_http_first(blog, make_site, monkeypatch):
     plain, site = make_site(), blog(kind="self_signed")
     Nginx(monkeypatch)
-    assert django_proxy.opening(site, formula_templates()) == {}, "nothing is served yet"
+    assert django_proxy_files.opening(site, formula_templates()) == {}, "nothing is served yet"
     installed(plain)
     before = server()
-    assert not django_proxy.speaks_tls(site)
-    django_proxy.apply(django_proxy.opening(site, formula_templates()))
+    assert not django_proxy_connection.speaks_tls(site)
+    django_proxy_switch.apply(django_proxy_files.opening(site, formula_templates()))
     assert "return 301" not in server() and "listen 443 ssl http2;" in server() and "listen 80;" in server()
     assert server().count(f"include /etc/nginx/django/{DOMAIN}/*.conf;") == 2
-    assert django_proxy.speaks_tls(site) and django_proxy.opening(site, formula_templates()) == {}
+    assert django_proxy_connection.speaks_tls(site) and django_proxy_files.opening(site, formula_templates()) == {}
     installed(site)
     assert f"return 301 https://{DOMAIN}$request_uri;" in server()
     put(DOMAIN, signed(DOMAIN), "self_signed x")
-    wanted = django_proxy.files(plain, FACTS, formula_templates())
-    assert django_proxy.leftovers(site, django_proxy.files(site, FACTS, formula_templates())) == []
-    assert django_proxy.leftovers(site, wanted) == [django_tls.path_of(DOMAIN)]
-    django_proxy.apply(wanted)
+    wanted = django_proxy_files.of_site(plain, FACTS, formula_templates())
+    assert django_proxy_files.leftovers(site, django_proxy_files.of_site(site, FACTS, formula_templates())) == []
+    assert django_proxy_files.leftovers(site, wanted) == [django_tls.path_of(DOMAIN)]
+    django_proxy_switch.apply(wanted)
     assert server() == before
 
 
@@ -347,7 +351,7 @@ def test_the_certificates_of_a_site_go_with_it(blog, monkeypatch):
     for path in own:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
-    gone = django_proxy.leftovers(site, django_proxy.absent(site))
+    gone = django_proxy_files.leftovers(site, django_proxy_files.absent(site))
     assert gone == [django_tls.path_of(DOMAIN), own[0], own[1].parent]
     django_tls.challenges().mkdir()
     django_tls.forget_challenges()
@@ -373,13 +377,13 @@ def test_the_version_of_nginx(monkeypatch, version, said):
 def test_unknown_names_of_https_are_refused(own_host, monkeypatch):
     monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 25, 1))
     Nginx(monkeypatch)
-    wanted = django_proxy_nginx.default_server([80], [443], formula_templates())
-    django_proxy.apply(wanted)
+    wanted = django_proxy_nginx.PROXY.default_server([80], [443], formula_templates())
+    django_proxy_switch.apply(wanted)
     text = server("django-default")
     assert "listen 443 ssl default_server;" in text and "ssl_reject_handshake on;" in text and "http2 on;" in text
-    assert django_proxy_nginx.refused() == ([80], [443])
-    assert django_host_file.read_text(django_proxy_nginx.protocols())
-    django_proxy.apply(django_proxy_nginx.default_server([80], [], formula_templates()))
+    assert django_proxy_nginx.PROXY.refused() == ([80], [443])
+    assert django_host_file.read_text(django_proxy_nginx.PROXY.protocols())
+    django_proxy_switch.apply(django_proxy_nginx.PROXY.default_server([80], [], formula_templates()))
     assert "443" not in server("django-default")
 
 

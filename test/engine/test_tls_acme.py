@@ -9,7 +9,7 @@ import django_host_command
 import django_host_file
 import django_host_service
 import django_host_timer
-import django_proxy
+import django_proxy_switch
 import django_tls
 import django_tls_acme
 import django_tls_renewal
@@ -342,7 +342,7 @@ def test_one_that_nginx_refuses_is_not_taken(blog, monkeypatch):
     def refuse(texts):
         raise DeploymentError("nginx refuses its configuration: x")
 
-    monkeypatch.setattr(django_proxy, "change_certificates", refuse)
+    monkeypatch.setattr(django_proxy_switch, "change_certificates", refuse)
     assert "nginx refuses its configuration: x; the one before serves" in order(blog)[1][0]
 
 

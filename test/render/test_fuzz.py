@@ -18,8 +18,8 @@ import django_host_memory
 import django_pillar
 import django_pillar_check
 import django_pillar_layers
-import django_proxy
 import django_proxy_apache
+import django_proxy_files
 import django_proxy_listener
 import django_proxy_nginx
 import django_release_instance
@@ -303,7 +303,7 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
         files[f"listener {file.suffix}"] = read_unit(content or "")
     for kind, reader in (("nginx", read_nginx), ("apache", read_apache)):
         served = Site({**site.config, "proxy": {**site.config["proxy"], "kind": kind}}, site.platform)
-        for file, content in django_proxy.files(served, facts, templates).items():
+        for file, content in django_proxy_files.of_site(served, facts, templates).items():
             if content is not None:
                 file = re.sub(r"/\d{3}-(?=[^/]+$)", "/by-length-", str(file))
                 files[file] = content if content.startswith("-> ") else reader(content)

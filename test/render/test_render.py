@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import django_host_memory
-import django_proxy
 import django_proxy_apache
+import django_proxy_files
 import django_proxy_listener
 import django_proxy_nginx
 import django_release_instance
@@ -71,7 +71,7 @@ def sources(site: Site) -> list[str]:
 
 def proxy_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     """The files of the proxy of a site: name below /etc → content, or where a link leads; or the units without one."""
-    wanted = django_proxy.files(site, facts, formula_templates())
+    wanted = django_proxy_files.of_site(site, facts, formula_templates())
     units = django_proxy_listener.files(site, formula_templates())
     return {f"{site.name}/{path.name}": text or "" for path, text in units.items()} | {
         str(path.relative_to(django_proxy_nginx.ETC.parent)): content

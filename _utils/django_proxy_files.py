@@ -1,0 +1,204 @@
+"""The files of a site for its proxy: those that it needs, and those that are removed."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import django_host_etc
+import django_host_port
+import django_proxy
+import django_proxy_headers
+import django_release_settings
+import django_server
+import django_tls
+from django_host_command import DeploymentError
+from django_host_etc import OURS, Files
+from django_proxy_contract import Proxy
+from django_site import Site
+
+
+def of_site(
+    site: Site,
+    facts: Mapping[str, Any],
+    templates: Mapping[str, str],
+    through: Path | None = None,
+    *,
+    upcoming: bool = False,
+) -> Files:
+    """Return every file that the site's proxy needs; files of its former domains and of other proxies are None.
+
+    Args:
+        site: the site.
+        facts: of the release: ``static_url``, ``media_url``, ``collected``.
+        templates: their texts.
+        through: the release that is reached; without it `current`, whatever release that points to.
+        upcoming: whether the files are those of the next release, whose server is as the pillar describes it.
+    """
+    own = django_proxy.of_site(site)
+    files: Files = {}
+    for proxy in django_proxy.PROXIES.values():
+        files |= _present(proxy, site, facts, templates, through, upcoming) if proxy is own else _absent(proxy, site)
+    return {**files, **deserted(files)}
+
+
+def _present(
+    proxy: Proxy,
+    site: Site,
+    facts: Mapping[str, Any],
+    templates: Mapping[str, str],
+    through: Path | None,
+    upcoming: bool,
+) -> Files:
+    """Return the files of a site for one proxy."""
+    # A rollback may have activated a release whose server differs from the pillar's.
+    recorded = {} if upcoming else django_server.recorded(through or site.current) or {}
+    variables = {
+        "ours": OURS,
+        "root": str(site.root),
+        "through": str(through or site.current),
+        "upstream": f"django-{site.name}",
+        "variable": site.name.replace("-", "_"),
+        **_server_variables(site, recorded),
+        **_listening(proxy, site),
+        **django_proxy_headers.variables(site.config["proxy"]),
+        "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
+        "media_url": _local(facts.get("media_url", ""), site),
+    }
+    files = {**proxy.files(site, variables, templates), **_shared_protocols(proxy, site, templates)}
+    for domain in site.config["domains"]:
+        files[proxy.share(site, domain)] = f"-> ../{proxy.locations(site).name}"
+        files |= _server(proxy, proxy.DOMAIN, domain, templates, variables)
+    for domain in site.config["redirect_domains"]:
+        files[proxy.share(site, domain).with_suffix(".redirect")] = "-> /dev/null"
+        files |= _server(proxy, proxy.REDIRECT, domain, templates, variables)
+    return {**_stale(proxy, site, files), **files}
+
+
+def _server_variables(site: Site, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the template variables about the application server.
+
+    Args:
+        site: the site.
+        recorded: what the release records of its server; empty for the one of the pillar.
+    """
+    server = site.config["server"]
+    kind = django_server.SERVERS[recorded.get("server", server["kind"])]
+    address = str(recorded.get("address", "/" if server["bind"] == "unix" else server["bind"]))
+    protocol = recorded.get("protocol", server["protocol"])
+    keeps_alive = recorded.get("keepalive", not recorded)
+    return {
+        "site": {**site.config, "server": {**server, "protocol": protocol}},
+        "unix": address.startswith("/"),
+        "address": address,
+        "keepalive": site.config["proxy"].get("keepalive") if keeps_alive else None,
+        "timeout": kind.timeout(site) + 5,
+        "websockets": recorded.get("interface", kind.interface(site)) == "asgi",
+    }
+
+
+def _listening(proxy: Proxy, site: Site) -> dict[str, Any]:
+    """Return the template variables about where a site is served."""
+    http, https = site.config["proxy"]["listen"], site.listens_tls
+    places = [django_host_port.split(listen) for listen in [*http, *https]]
+    return {
+        **proxy.listening(http, https),
+        "ports": sorted({port for _host, port in places}),
+        "addresses": sorted({host for host, _port in places} - {"", *django_host_port.ALL}),
+        "canonical_port": "" if not https or site.https[0] == 443 else f":{site.https[0]}",
+        "redirects": True,
+    }
+
+
+def _shared_protocols(proxy: Proxy, site: Site, templates: Mapping[str, str]) -> Files:
+    """Return the file that all servers of https include, where the site has https."""
+    return {proxy.protocols(): django_release_settings.render(templates, proxy.TLS, ours=OURS)} if site.https else {}
+
+
+def _server(
+    proxy: Proxy, template: str, domain: str, templates: Mapping[str, str], variables: Mapping[str, Any]
+) -> Files:
+    """Return the file of a domain, and its link."""
+    paths = {"certificate": django_tls.path_of(domain), "challenges": django_tls.challenges()}
+    path = proxy.server(domain)
+    return {
+        path: django_release_settings.render(templates, template, domain=domain, **paths, **variables),
+        proxy.enabled(domain): f"-> ../sites-available/{path.name}",
+    }
+
+
+def _stale(proxy: Proxy, site: Site, files: Files) -> Files:
+    """Return the links of a site in domains that it no longer has, to be removed."""
+    return {path: None for path in proxy.shares(site) if path not in files}
+
+
+def _absent(proxy: Proxy, site: Site) -> Files:
+    return {**_stale(proxy, site, {}), proxy.main_file(site): None, proxy.locations(site): None}
+
+
+def deserted(files: Files) -> Files:
+    """Return the servers of domains whose last site is removed with these files, to be removed too."""
+    servers: Files = {}
+    for proxy in django_proxy.PROXIES.values():
+        for folder in {path.parent for path, text in files.items() if text is None} & {*proxy.etc.glob("django/*")}:
+            path = proxy.server(folder.name)
+            if path not in files and all(files.get(share, "it stays") is None for share in folder.iterdir()):
+                servers |= {proxy.enabled(folder.name): None, path: None}
+    return servers
+
+
+def absent(site: Site) -> Files:
+    """Return the files of a site, all to be removed."""
+    files: Files = {path: None for proxy in django_proxy.PROXIES.values() for path in _absent(proxy, site)}
+    return {**files, **deserted(files)}
+
+
+def _local(url: str, site: Site) -> str:
+    """Return the path of a URL that this host serves; empty for another host's, and for the root of the site.
+
+    Raises:
+        DeploymentError: the path has characters that are not allowed there.
+    """
+    parts = urlsplit(url)
+    if parts.netloc or not parts.path.strip("/") or not parts.path.startswith("/"):
+        return ""
+    if not re.fullmatch(r"/[A-Za-z0-9/._~-]+/", parts.path):
+        raise DeploymentError(
+            f"{site.name}: STATIC_URL or MEDIA_URL is {url!r}, which the proxy cannot serve",
+            hint="set a URL that ends in a slash and has letters, digits and / . _ ~ - only",
+        )
+    return parts.path
+
+
+def opening(site: Site, templates: Mapping[str, str]) -> Files:
+    """Return the files by which domains that are served by http alone get https in addition; none once they have it.
+
+    A release that needs https can be activated then, while the active one still gets its requests by http.
+    """
+    proxy = django_proxy.of_site(site)
+    if not site.https or not proxy or django_proxy.serving(site) is not proxy:
+        return {}
+    files: Files = {}
+    variables = {"ours": OURS, "site": site.config, **_listening(proxy, site), "redirects": False}
+    for domain in site.config["domains"]:
+        path = proxy.server(domain)
+        present = django_host_etc.read(path)
+        if present and django_host_etc.is_ours(path) and not proxy.has_certificate(present, django_tls.path_of(domain)):
+            files[path] = _server(proxy, proxy.DOMAIN, domain, templates, variables)[path]
+    return {**files, **proxy.needs(site), **_shared_protocols(proxy, site, templates)} if files else {}
+
+
+def leftovers(site: Site, files: Files) -> list[Path]:
+    """Return the certificates of domains of a site that have no https any more once these files are in place."""
+    proxies = django_proxy.PROXIES.values()
+    domains = dict.fromkeys([*site.config["domains"], *site.config["redirect_domains"]])
+    for proxy in proxies:
+        domains |= dict.fromkeys(path.parent.name for path in proxy.shares(site))
+    left = []
+    for domain in domains:
+        paths = [(proxy, proxy.server(domain)) for proxy in proxies]
+        texts = [(proxy, files[path] if path in files else django_host_etc.read(path)) for proxy, path in paths]
+        if not any(proxy.has_certificate(text or "", django_tls.path_of(domain)) for proxy, text in texts):
+            left += django_tls.belongings(domain)
+    return left
