@@ -1,8 +1,9 @@
 """
-Django sites by hand: what runs, releasing, going back, management commands.
+Manage Django sites: show what runs, release, roll back, back up, run management commands.
 
-Each verb reads what the last apply left on the host (``site.json``), never the master, so that it does the same under a
-master, masterless and by salt-ssh. One that fails returns its error as text and sets the return code.
+Each verb uses the configuration that the last apply left on the host (``site.json``), not the master's pillar, so
+it does the same with a master, masterless and by salt-ssh. A verb that fails returns the error as text and sets the
+return code.
 """
 
 import shlex
@@ -12,35 +13,34 @@ import django_project_inspection
 import django_release
 import django_release_plan
 import django_site
+import django_terminal
 import django_verbs
 from django_host_command import DeploymentError, seconds
 from django_release_deployment import asked_by
 
 __virtualname__ = "django"
 
-# A table, or plain text, for people; `--out json` gives the data.
-__outputter__ = {
-    "status": "table",
-    "releases": "table",
-    "backups": "table",
-    "manage": "txt",
-    "logs": "txt",
-    "inspect": "txt",
-}
+# The others have Salt's own default, `nested`: `txt` would print the minion's name before each line of a pillar.
+__outputter__ = {"manage": "txt", "logs": "txt"}
+
+_FOR_PROGRAMS = ("json", "pprint", "raw", "yaml")
 
 
 def __virtual__():
     return __virtualname__
 
 
-def status(site=None):
+def status(site=None, full=None):
     """
-    What runs: a row for each site, with its live release, whether its process runs and its databases fit it, what is
-    held back or has failed since, what the pillar has changed in its sandbox, and whether the pillar has it at all. The
-    return code is 1 where files of a site are damaged.
+    Show the sites of this host: the problems first, then each site with its active release and every value that it
+    has. The return code is 1 when a file that describes a site is damaged.
 
     site
-        One site; all sites of this host if it is not given.
+        Name of the site. All sites of this host by default.
+    full
+        Return a list with one row per site and every key, also those without a value. By default ``salt-call`` does
+        this when ``--out`` names an outputter for programs (json, yaml, pprint, raw). ``salt`` and ``salt-ssh`` do
+        not send ``--out`` to the host; use ``full=True`` there.
 
     CLI Example:
 
@@ -49,25 +49,28 @@ def status(site=None):
         salt-call django.status
         salt-call django.status blog --out json
     """
-    return _answer(lambda: _managed([django_verbs.status(site)] if site else django_verbs.every_status()))
+    return _answer(lambda: _rows(_status(site), django_terminal.status, full))
 
 
-def _managed(rows):
-    # The pillar as it is now: that in the memory of a running minion is older. By salt-ssh a verb has none.
+def _status(site):
+    rows = [django_verbs.status(site)] if site else django_verbs.every_status()
+    # A running minion has an older pillar in memory. By salt-ssh a verb has none.
     pillar = __salt__["pillar.items"]()
-    managed = (pillar.get("django") or {}).get("sites") or {}
+    sites = (pillar.get("django") or {}).get("sites") or {}
     if any(row["damage"] for row in rows):
         __context__["retcode"] = 1
-    return [{**row, "managed": row["site"] in managed if pillar else None} for row in rows]
+    return [{**row, "managed": row["site"] in sites if pillar else None} for row in rows]
 
 
-def releases(site):
+def releases(site, full=None):
     """
-    The releases of a site that are on this host, the newest first, with age, health and whether the databases still fit
-    them; before them what has failed since the live one and left nothing here.
+    Show the releases of a site on this host, the newest first, with age, health and whether the databases fit them.
+    Failed attempts since the active release that left no release are listed first.
 
     site
-        The site.
+        Name of the site.
+    full
+        Return rows with every key, as for ``django.status``.
 
     CLI Example:
 
@@ -75,17 +78,18 @@ def releases(site):
 
         salt-call django.releases blog
     """
-    return _answer(lambda: django_release.overview(django_site.find(site)))
+    return _answer(lambda: _rows(django_release.overview(django_site.find(site)), django_terminal.releases, full))
 
 
 def record(site, release=None):
     """
-    All that is recorded of a release: commit, packages, migrations, seconds of each step, who asked, what visitors met.
+    Return everything that is recorded about a release: commit, packages, migrations, duration of each step, who
+    started it, requests that failed during the switch.
 
     site
-        The site.
+        Name of the site.
     release
-        By its name, its number or its commit (seven digits or more); the live one if none is given.
+        Name, number or commit (at least seven digits) of the release. The active release by default.
 
     CLI Example:
 
@@ -99,13 +103,13 @@ def record(site, release=None):
 
 def release(site, revision=None):
     """
-    Release a site now: its revision as it is today, even if nothing has changed, it is held back, or has failed before.
+    Release a site now, also when nothing has changed, its commit is on hold, or it failed before.
 
     site
-        The site.
+        Name of the site.
     revision
-        Another branch, tag or commit than that of the last apply; the next apply goes by pillar again, unless it says
-        ``deploy: manual``.
+        Branch, tag or commit to release instead of the revision of the last apply. The next apply uses the pillar's
+        revision again, unless the site has ``deploy: manual``.
 
     CLI Example:
 
@@ -114,19 +118,19 @@ def release(site, revision=None):
         salt-call django.release blog
         salt-call django.release blog v2.4.1
     """
-    return _answer(lambda: _told(*django_verbs.release(site, revision, _asked_by("release"))))
+    return _answer(lambda: _deployed(*django_verbs.release(site, revision, _asked_by("release"))))
 
 
 def plan(site, revision=None):
     """
-    What a release would change: commits, packages, migrations, effective settings, files, and what restarts. It is
-    built aside for that, as ``release`` would, compared with what is live, and removed; nothing that serves is touched.
-    The virtualenv stays for the release to come.
+    Show what a release would change: commits, packages, migrations, effective settings, files, and what restarts.
+    The release is built in a temporary folder, compared with the active release, and removed; nothing that serves
+    is touched. The virtualenv is kept for the next release.
 
     site
-        The site.
+        Name of the site.
     revision
-        Another branch, tag or commit than that of the last apply.
+        Branch, tag or commit to compare instead of the revision of the last apply.
 
     CLI Example:
 
@@ -140,11 +144,11 @@ def plan(site, revision=None):
 
 def unlock(site):
     """
-    End the deployment that holds the lock of a site, with SIGTERM and after ten seconds with SIGKILL. What serves goes
-    on; the next apply puts right what it has left half done.
+    End the deployment that holds the lock of a site: SIGTERM, after ten seconds SIGKILL. The active release keeps
+    serving; the next apply repairs what the deployment left unfinished.
 
     site
-        The site.
+        Name of the site.
 
     CLI Example:
 
@@ -157,20 +161,20 @@ def unlock(site):
 
 def rollback(site, to=None, migrate=False, force=False):
     """
-    Go back to the last good release before the live one, or to another. The commit that is left is held back: applies
-    do not bring it back until the revision or the pillar changes.
+    Roll back to the last good release before the active one, or to another release. The commit that was active is
+    put on hold: applies do not release it again until the revision or the pillar changes.
 
-    Where the databases have migrations that the older release does not know, the answer is `safe` (it can live with
-    them), `reversible` or `unsafe`; nothing is done then in the last two cases.
+    When the databases have migrations that the older release does not have, the answer is ``safe`` (the older
+    release works with them), ``reversible`` or ``unsafe``. In the last two cases the rollback is refused.
 
     site
-        The site.
+        Name of the site.
     to
-        A release: its name, its number, or its commit (seven digits or more).
+        Name, number or commit (at least seven digits) of a release.
     migrate
-        Take the migrations back first that the older release does not know, by the one that is left.
+        Reverse the migrations that the older release does not have, before the switch.
     force
-        Go back even where the older release cannot live with what the databases have.
+        Roll back even if the older release does not work with the schema of the databases.
 
     CLI Example:
 
@@ -180,16 +184,16 @@ def rollback(site, to=None, migrate=False, force=False):
         salt-call django.rollback blog 0041-9be1c07d2a44 migrate=True
     """
     options = {"migrate": migrate, "force": force, "asked_by": _asked_by("rollback")}
-    return _answer(lambda: _told(*django_verbs.rollback(site, to, **options)))
+    return _answer(lambda: _deployed(*django_verbs.rollback(site, to, **options)))
 
 
 def rotate_secret_key(site):
     """
-    Give a site a new secret key by a release of the same commit. The old key stays among the fallbacks, so no session
-    is lost.
+    Generate a new secret key for a site and release the active commit with it. The old key becomes a fallback, so
+    sessions remain valid.
 
     site
-        The site.
+        Name of the site.
 
     CLI Example:
 
@@ -197,18 +201,19 @@ def rotate_secret_key(site):
 
         salt-call django.rotate_secret_key blog
     """
-    return _answer(lambda: _told(*django_verbs.rotate_secret_key(site, _asked_by("rotate_secret_key"))))
+    return _answer(lambda: _deployed(*django_verbs.rotate_secret_key(site, _asked_by("rotate_secret_key"))))
 
 
 def rotate_database_password(site, database="default"):
     """
-    Give a database a new generated password by a release of the same commit: one on a server that the formula sets up,
-    reached with a password. Until the old instance has ended the server takes both, so no visitor notices.
+    Generate a new password for a database and release the active commit with it. The database has to be on a server
+    that the formula sets up, and its login has to use a password. The server accepts both passwords until the old
+    instance has exited, so no request fails.
 
     site
-        The site.
+        Name of the site.
     database
-        Its name in Django.
+        Alias of the database in Django.
 
     CLI Example:
 
@@ -218,18 +223,18 @@ def rotate_database_password(site, database="default"):
         salt-call django.rotate_database_password blog metrics
     """
     return _answer(
-        lambda: _told(*django_verbs.rotate_database_password(site, database, _asked_by("rotate_database_password")))
+        lambda: _deployed(*django_verbs.rotate_database_password(site, database, _asked_by("rotate_database_password")))
     )
 
 
 def drift(site):
     """
-    What of a site is otherwise than its live release was made: source, static files, configuration, virtualenv, units,
-    nginx's files and secrets. Each path that was changed, is missing or was added, with its owner and the time when it
-    was last written. The return code is 1 when there is such a path; a new release mends it.
+    Report files that differ from the active release: source, static files, configuration, virtualenv, units, the
+    proxy's files and secrets. Each path is reported as changed, missing or added, with its owner and modification
+    time. The return code is 1 when there is one; a new release restores them.
 
     site
-        The site.
+        Name of the site.
 
     CLI Example:
 
@@ -245,13 +250,13 @@ def drift(site):
 
 def renew(site, force=False):
     """
-    Renew the certificates of a site that are due, and those that could not be ordered before, without waiting for the
-    timer. The return code is 1 when one has failed; the one before serves on then.
+    Renew the certificates of a site that are due, and order those that failed before, without waiting for the
+    timer. The return code is 1 when an order fails; the existing certificate remains in use then.
 
     site
-        The site.
+        Name of the site.
     force
-        Order those too that are not due, from an authority that speaks ACME.
+        Order certificates from the ACME authority even if they are not due.
 
     CLI Example:
 
@@ -267,17 +272,16 @@ def renew(site, force=False):
 
 def maintenance(site, switch="", message=""):
     """
-    Have visitors get a page and status 503 in the place of a site, and end that; without ``on`` or ``off``, only say
-    how it is. It lasts through releases and reboots. Static files and uploads are served, and who is in
-    ``maintenance:allow`` of the pillar sees the site.
+    Switch the maintenance page of a site on or off, or report its state. While it is on, visitors get the page with
+    status 503. It remains on during releases and reboots. Static files and uploads are still served, and the
+    addresses in ``maintenance:allow`` of the pillar see the site.
 
     site
-        The site.
+        Name of the site.
     switch
-        ``on`` or ``off``.
+        ``on`` or ``off``. Without it, the state is reported.
     message
-        What the page says. A time in it (14:00, 2026-03-01 06:00 UTC) or a duration (30m) is told to clients as
-        Retry-After.
+        Text of the page. A time (14:00, 2026-03-01 06:00 UTC) or a duration (30m) in it is sent as ``Retry-After``.
 
     CLI Example:
 
@@ -295,17 +299,18 @@ def maintenance(site, switch="", message=""):
 
 def manage(site, *command, environment_file=None, timeout="1h"):
     """
-    Run a management command of the live release: as the site's user, with its environment, in its sandbox.
+    Run a management command of the active release as the site's user, with its environment, in its sandbox.
 
     site
-        The site.
+        Name of the site.
     command
-        The command and its arguments: words, or all in one string. Salt takes options for its own, so put them into
-        one string.
+        The command and its arguments, as several words or as one string. Salt would parse options as its own; pass
+        a command with options as one string.
     environment_file
-        A file on the host with further variables, in systemd's format, for what must not be seen in a process list.
+        File on the host with additional variables in systemd's format, for values that must not appear in the
+        process list.
     timeout
-        How long it may take.
+        Maximum duration, such as ``30s``, ``5m`` or ``1h``.
 
     CLI Example:
 
@@ -321,17 +326,20 @@ def _words(command):
     try:
         return shlex.split(command[0]) if len(command) == 1 else [str(word) for word in command]
     except ValueError as error:
-        raise DeploymentError(f"{command[0]!r} is no command: {error}") from None
+        raise DeploymentError(f"cannot split {command[0]!r} into words: {error}") from None
 
 
 def superuser(site, username="admin", email="admin@localhost"):
     """
-    Create a superuser with a generated password, which is written to a file that only root reads; the answer names it.
+    Create a superuser with a generated password. The password is written to a file that only root can read; the
+    answer names the file.
 
     site
-        The site.
-    username, email
-        Of the user.
+        Name of the site.
+    username
+        Username of the superuser.
+    email
+        Its e-mail address.
 
     CLI Example:
 
@@ -345,10 +353,10 @@ def superuser(site, username="admin", email="admin@localhost"):
 
 def migrate(site):
     """
-    Migrate the databases to what the live release needs, then run Django's checks.
+    Apply the migrations of the active release to the databases, then run Django's checks.
 
     site
-        The site.
+        Name of the site.
 
     CLI Example:
 
@@ -361,10 +369,10 @@ def migrate(site):
 
 def backup(site):
     """
-    Back up the databases of a site now, and with ``backup: {media: true}`` its uploads.
+    Back up the databases of a site now, and its uploads if the pillar has ``backup: {media: true}``.
 
     site
-        The site.
+        Name of the site.
 
     CLI Example:
 
@@ -375,13 +383,15 @@ def backup(site):
     return _answer(lambda: django_verbs.backup(site, _asked_by("backup")))
 
 
-def backups(site):
+def backups(site, full=None):
     """
-    The backups of a site that are on this host, the newest first: age, size, why each was made and under which release,
-    and when it was loaded for the last time and found to be whole.
+    Show the backups of a site on this host, the newest first: age, size, reason, release, and when the backup was
+    last loaded successfully.
 
     site
-        The site.
+        Name of the site.
+    full
+        Return rows with every key, as for ``django.status``.
 
     CLI Example:
 
@@ -389,25 +399,25 @@ def backups(site):
 
         salt-call django.backups blog
     """
-    return _answer(lambda: django_backup.overview(django_site.find(site)))
+    return _answer(lambda: _rows(django_backup.overview(django_site.find(site)), django_terminal.backups, full))
 
 
 def restore(site, which=None, media=False, migrate=False, rollback=False):
     """
-    Put a backup in the place of the databases. It is loaded beside them and looked through first; then the site is in
-    maintenance for a moment. What was there is kept under a name that the answer tells.
+    Restore a backup. It is loaded into spare databases and checked; then the site is in maintenance while they
+    replace the current ones. The current databases are kept under a name that the answer reports.
 
     site
-        The site.
+        Name of the site.
     which
-        A backup as ``django.backups`` names it, or the part of its name from the time on, for all its files; the newest
-        one if it is not given.
+        Name of a backup as in ``django.backups``, or the part from the time on to restore all its files. The newest
+        backup by default.
     media
-        The uploads of the backup too.
+        Restore the uploads of the backup too.
     migrate
-        Bring what is restored to what the live release needs.
+        Apply the migrations of the active release to the restored databases.
     rollback
-        Go back to the release that the backup was made under.
+        Roll back to the release that the backup was made with.
 
     CLI Example:
 
@@ -422,11 +432,11 @@ def restore(site, which=None, media=False, migrate=False, rollback=False):
 
 def restore_drill(site):
     """
-    See whether the newest backup can be restored: it is loaded into a database beside the site's own, its rows are
-    counted, and the live release looks for migrations that it lacks. What was loaded is removed; the site serves.
+    Check whether the newest backup can be restored: load it into a spare database, count its rows, and compare its
+    migrations with the active release. The spare database is removed. The site keeps serving.
 
     site
-        The site.
+        Name of the site.
 
     CLI Example:
 
@@ -439,10 +449,10 @@ def restore_drill(site):
 
 def collectstatic(site):
     """
-    Collect static files anew. A release is never changed once it is live, so this releases the live commit once more.
+    Collect static files again. The active release is never modified, so this releases the active commit once more.
 
     site
-        The site.
+        Name of the site.
 
     CLI Example:
 
@@ -450,16 +460,16 @@ def collectstatic(site):
 
         salt-call django.collectstatic blog
     """
-    return _answer(lambda: _told(*django_verbs.collectstatic(site, _asked_by("collectstatic"))))
+    return _answer(lambda: _deployed(*django_verbs.collectstatic(site, _asked_by("collectstatic"))))
 
 
 def check(site):
     """
-    Run Django's checks in the live release, those for deployment too. The answer is the list of warnings; an error, or
-    a warning where pillar says ``check: deploy``, sets the return code.
+    Run Django's system checks in the active release, including those for deployment, and return the warnings. The
+    return code is 1 on an error, and on a warning if the pillar has ``check: deploy``.
 
     site
-        The site.
+        Name of the site.
 
     CLI Example:
 
@@ -472,10 +482,11 @@ def check(site):
 
 def secret_key(site):
     """
-    Fingerprints of the secret key and its fallbacks, never the keys: hosts with equal keys have equal fingerprints.
+    Return fingerprints of the secret key and its fallbacks, never the keys. Hosts with equal keys have equal
+    fingerprints.
 
     site
-        The site.
+        Name of the site.
 
     CLI Example:
 
@@ -488,10 +499,11 @@ def secret_key(site):
 
 def config(site):
     """
-    The configuration of a site as it was last applied, with every default; secrets by their place in the pillar.
+    Return the configuration of a site as it was last applied, including defaults. Secrets are shown as their path
+    in the pillar.
 
     site
-        The site.
+        Name of the site.
 
     CLI Example:
 
@@ -504,12 +516,12 @@ def config(site):
 
 def logs(site, lines=50):
     """
-    The last lines that the live release has written to the journal.
+    Return the last lines that the active release logged.
 
     site
-        The site.
+        Name of the site.
     lines
-        How many.
+        Number of lines.
 
     CLI Example:
 
@@ -523,15 +535,16 @@ def logs(site, lines=50):
 
 def inspect(source, revision="HEAD", deploy_key=None):
     """
-    What is found in a project, and a pillar that deploys it, with comments where something is a guess. Its source is
-    read; nothing of it is run, and nothing is changed on this host.
+    Inspect a project and return a pillar that deploys it, with comments where a value is a guess. The source is
+    read; none of it is executed, and nothing on this host is changed. Except for its first line (``local:``) the
+    output is an SLS.
 
     source
-        The URL of a git repository, or a folder on this host.
+        URL of a git repository, or a folder on this host.
     revision
-        A branch, tag or commit of the repository.
+        Branch, tag or commit of the repository.
     deploy_key
-        The file of a private SSH key to fetch with. Host keys are those of /etc/ssh/ssh_known_hosts.
+        File with the private SSH key to fetch with. Host keys are read from ``/etc/ssh/ssh_known_hosts``.
 
     CLI Example:
 
@@ -551,10 +564,19 @@ def _answer(verb):
         return str(error)
 
 
-def _told(deployment, changes):
-    """What a deployment by hand has done, for people."""
+def _rows(rows, view, full):
+    """Return rows as data for programs, or a view of them for people (docs/decisions/0054)."""
+    if full is None:
+        # salt-ssh calls salt-call with --metadata and --out=json, whatever its own --out is.
+        full = __opts__.get("output") in _FOR_PROGRAMS and not __opts__.get("print_metadata")
+    return rows if full else view(rows)
+
+
+def _deployed(deployment, changes):
+    """Return what a deployment did: its release, the seconds of each step, changes and warnings."""
     answer = {"release": deployment.release.name, "took": deployment.seconds, "changes": changes}
-    return answer | ({"warnings": deployment.warnings} if deployment.warnings else {})
+    warnings = list(dict.fromkeys(deployment.warnings))
+    return answer | ({"warnings": warnings} if warnings else {})
 
 
 def _asked_by(verb):

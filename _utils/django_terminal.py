@@ -1,7 +1,20 @@
 """Texts for people at a terminal, as Salt's own outputters print them."""
 
 import re
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import django_host_clock
+
+#: A row of ``django.status``, ``django.releases`` or ``django.backups``.
+Row = Mapping[str, Any]
+
+#: Columns of a line: the nested outputter indents it by ten more at most.
+WIDTH = 90
+#: What the first line of a site has, and which values come next.
+_IN_HEAD = ("site", "release", "running", "live_since", "managed")
+_FIRST = ("maintenance", "held_back", "domains", "certificate", "server", "backup", "schema")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PARENTHESES = str.maketrans("{}", "()")
@@ -25,3 +38,98 @@ def warnings(texts: Iterable[str]) -> list[str]:
 def _sentence(text: str) -> str:
     words = "; ".join(line.strip() for line in plain(text).splitlines() if line.strip()).translate(_PARENTHESES)
     return words if words.endswith(_ENDS) else f"{words}."
+
+
+# Views of rows: the same values for people, without what has none, as text that Salt's nested outputter indents
+
+
+def status(rows: Sequence[Row]) -> dict[str, list[str]] | str:
+    """Return what people see of ``django.status``: problems, then each site in few lines; of one site a line each."""
+    if not rows:
+        return "no site is registered on this host"
+    heads = _columns([(row["site"], row["release"], _runs(row), _since(row)) for row in rows])
+    listed, texts = [], []
+    for row, head, problems in sorted(zip(rows, heads, map(_problems, rows), strict=True), key=lambda one: not one[2]):
+        shown = {key: row[key] for key in (*_FIRST, *row) if key in row and key not in {*_IN_HEAD, *problems}}
+        listed.append(_block(head, shown if len(rows) == 1 else _shortened(shown), is_whole=len(rows) == 1))
+        texts += [_wrapped(f"{row['site']}: {text}", "") for text in problems.values()]
+    return {**({"problems": texts} if texts else {}), "sites": listed}
+
+
+def _shortened(values: Row) -> Row:
+    """Return the values of one of several sites: two lines where all is well."""
+    first, *more = str(values.get("domains", "")).split(", ")
+    made = django_host_clock.age(str(values.get("backup", "")))
+    is_usual = {"schema": values.get("schema") == "fits", "restore_drill": True}
+    short = {"domains": f"{first} and {len(more)} more" if more else first, "backup": f"{made} ago" if made else ""}
+    return {key: short.get(key, value) for key, value in values.items() if not is_usual.get(key)}
+
+
+def releases(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.releases``."""
+    return _listing(rows, ("release", "role", "state", "age"), ("failure", "health", "schema", "subject", "asked_by"))
+
+
+def backups(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.backups``."""
+    return _listing(rows, ("backup", "age", "size"), ("why", "release", "rows", "verified"))
+
+
+def _problems(row: Row) -> dict[str, str]:
+    """Return what is wrong with a site, by the key of its row."""
+    release, schema, certificate = row["release"], row.get("schema", ""), row.get("certificate", "")
+    found = {"damage": row["damage"]}
+    if not row["damage"]:
+        found["release"] = "" if release else "no release is active"
+        found["running"] = "" if row["running"] or not release else f"{release} is not running"
+    found["failed"] = row["failed"] and f"failed since the active release: {row['failed']}"
+    found["schema"] = "" if schema.startswith("fits") else schema
+    is_bad = "WARNING" in certificate or "missing" in certificate
+    found["certificate"] = f"certificate: {certificate}" if is_bad else ""
+    is_bad = " s: failed" in row.get("restore_drill", "")
+    found["restore_drill"] = f"restore drill: {row['restore_drill']}" if is_bad else ""
+    found["managed"] = "this minion's pillar does not have it" if row.get("managed") is False else ""
+    return {key: text for key, text in found.items() if text}
+
+
+def _runs(row: Row) -> str:
+    return {True: "running", False: "not running"}.get(row["running"], "") if row["release"] else ""
+
+
+def _since(row: Row) -> str:
+    return f"since {row['live_since']}" if row["live_since"] else ""
+
+
+def _listing(rows: Sequence[Row], head: Sequence[str], keys: Sequence[str]) -> list[str] | str:
+    heads = _columns([[str(row[key]) for key in head] for row in rows])
+    blocks = [_block(first, {key: row[key] for key in keys}) for first, row in zip(heads, rows, strict=True)]
+    return blocks or "none"
+
+
+def _columns(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of text, their cells in columns; a column without a value is left out."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(plain(cell).ljust(width) for cell, width in zip(row, widths, strict=True) if width).rstrip()
+        for row in cells
+    ]
+
+
+def _block(head: str, values: Row, *, is_whole: bool = False) -> str:
+    """Return a row as text: its head, then what has a value, several in a line unless `is_whole`."""
+    lines: list[str] = []
+    for key, value in values.items():
+        text = str(value) if key == "server" else f"{key.replace('_', ' ')}: {value}"
+        if value in ("", None):
+            continue
+        if lines and not is_whole and len(lines[-1]) + len(text) + 3 <= WIDTH - 4:
+            lines[-1] += f" | {text}"
+        else:
+            lines.append(text)
+    return "\n".join([_wrapped(head, ""), *(_wrapped(line, "    ") for line in lines)])
+
+
+def _wrapped(text: str, indent: str) -> str:
+    words = " ".join(plain(text).split()) if indent else plain(text).replace("\n", " ")
+    more = f"{indent}    "
+    return textwrap.fill(words, WIDTH, initial_indent=indent, subsequent_indent=more, break_on_hyphens=False)

@@ -84,7 +84,9 @@ def test_verbs_go_through_the_master(blog):
     assert blog.host.call("django.release", "blog")["release"] == blog.live != first
     assert blog.answering["version"] == "2.0"
     assert blog.host.call("django.rollback", "blog")["release"] == blog.live == first
-    assert blog.host.call("django.status", "blog")[0]["managed"] is True, "the pillar is newer than the minion's start"
+    assert blog.host.call("django.status", "blog", full=True)[0]["managed"] is True, (
+        "the pillar is newer than the minion's start"
+    )
     assert "0001_initial" in blog.manage("showmigrations guestbook")
     held = blog.apply()
     assert held.ok and not held.changed and blog.live == first
@@ -133,7 +135,7 @@ def test_changed_code_reaches_a_running_minion_by_the_next_apply(blog, master):
         master.write(path, master.read(path) + lines)
     applied = blog.deploy()
     assert "(new code)" in applied["blog is live"].comment
-    assert blog.host.call("django.status", "blog")[0]["code"] == "new"
+    assert blog.host.call("django.status", "blog", full=True)[0]["code"] == "new"
     assert not blog.apply().changed
 
 

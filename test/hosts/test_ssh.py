@@ -75,7 +75,7 @@ def test_verbs_go_by_ssh(blog):
     assert blog.host.call("django.release", "blog")["release"] == blog.live != first
     assert blog.answering["version"] == "2.0"
     assert blog.host.call("django.rollback", "blog")["release"] == blog.live == first
-    assert blog.host.call("django.status", "blog")[0]["managed"] is None
+    assert blog.host.call("django.status", "blog", full=True)[0]["managed"] is None
     held = blog.apply()
     assert held.ok and not held.changed and blog.live == first
 

@@ -1,10 +1,16 @@
-"""What people call by hand, through Salt: answers, errors and return codes. What is done is in test_verbs.py."""
+"""The execution module through Salt: answers, errors, return codes, and what its outputters print.
+
+What the verbs do is in test_verbs.py.
+"""
 
 import ast
 import json
 
 import django_host_file
+import django_terminal
 import pytest
+import salt.loader
+import yaml
 from specimen import ROOT
 from world import commit
 
@@ -27,12 +33,148 @@ def call(loaders, world):
     return call
 
 
-def test_what_runs(call, monkeypatch):
-    (row,), code = call("status")
+def test_full_rows_have_every_key(call):
+    (row,), code = call("status", full=True)
     assert (row["release"], row["running"], row["managed"], code) == (TWO, True, True, 0)
-    assert call("status", "blog")[0] == [row]
-    rows, code = call("releases", "blog")
+    assert call("status", "blog", full=True)[0] == [row]
+    assert {"damage", "failed", "held_back", "maintenance", "sandbox"} <= {key for key in row if not row[key]}
+    rows, code = call("releases", "blog", full=True)
     assert [(row["release"], row["role"]) for row in rows] == [(TWO, "live"), (ONE, "previous")]
+    assert call("backups", "blog", full=True) == ([], 0)
+
+
+def test_view_for_people_has_only_what_has_a_value(call):
+    view, code = call("status")
+    ((head, *values),) = [text.splitlines() for text in view["sites"]]
+    assert (list(view), code) == (["sites"], 0)
+    assert head.startswith(f"blog  {TWO}  running  since 20") and values == [
+        "    domains: blog.example.org",
+        "    uwsgi",
+        "    schema: fits",
+    ]
+    releases, code = call("releases", "blog")
+    assert [text.split()[:3] for text in releases] == [[TWO, "live", "good"], [ONE, "previous", "good"]]
+    assert call("backups", "blog") == ("none", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "full", "is_data"),
+    [
+        ({}, None, False),
+        ({"output": "nested"}, None, False),
+        ({"output": "json"}, None, True),
+        ({"output": "yaml"}, None, True),
+        ({"output": "json"}, False, False),
+        ({"output": "json", "print_metadata": True}, None, False),  # as salt-ssh calls it
+        ({"output": "json", "print_metadata": True}, True, True),
+    ],
+)
+def test_verb_returns_data_when_a_program_reads_it(loaders, world, options, full, is_data):
+    world.apply()
+    django = loaders({"django": {"sites": {"blog": {}}}}, **options).modules.django
+    for verb, arguments in (("status", []), ("releases", ["blog"])):
+        answer = getattr(django, verb)(*arguments, full=full)
+        assert (isinstance(answer, list) and isinstance(answer[0], dict)) is is_data
+
+
+ROW = {
+    "site": "blog",
+    "damage": "",
+    "domains": "blog.example.org, www.blog.example.org",
+    "release": "0042-3f2a9c1b77de",
+    "live_since": "2026-03-01T12:00:00Z",
+    "running": True,
+    "server": "uwsgi: 12 of 16 busy, 0 waiting, 53211 requests, 0 exceptions",
+    "schema": "fits",
+    "held_back": "",
+    "failed": "",
+    "sandbox": "",
+    "maintenance": "",
+    "backup": "2026-03-01T02:00:00Z",
+    "restore_drill": "2026-03-01T03:00:00Z, 3.2 s: good",
+    "certificate": "acme, 60 of 90 days left",
+    "managed": True,
+}
+
+
+def printed(loaders, verb, answer, **options):
+    """Return the lines that `salt-call` prints for what a verb answers."""
+    made = loaders({"django": {}})
+    out = getattr(getattr(made.modules.django, verb), "__outputter__", "nested")
+    return salt.loader.outputters({**made.opts, "color": False, **options})[out]({"local": answer}).splitlines()
+
+
+def test_status_of_ten_sites_fits_a_screen(loaders):
+    names = ["blog", "shop", "wiki", "docs", "api", "newsletter", "intranet", "stats", "forum", "jobs"]
+    lines = printed(loaders, "status", django_terminal.status([{**ROW, "site": name} for name in names]))
+    assert 24 <= len(lines) <= 40 and max(map(len, lines)) <= 100
+    assert all(any(name in line for line in lines) for name in names)
+
+
+def test_status_shows_problems_first(loaders):
+    long = "a long explanation " * 20
+    rows = [
+        ROW,
+        {
+            **ROW,
+            "site": "shop",
+            "running": False,
+            "failed": "0043-abcdefabcdef: static",
+            "schema": "missing: 1 migration",
+        },
+        {**dict.fromkeys(ROW, ""), "site": "torn", "running": None, "damage": long, "managed": False},
+        {**ROW, "site": "wiki", "certificate": "acme, 0 of 90 days left; WARNING: wiki.example.org has expired"},
+        {**ROW, "site": "docs", "restore_drill": "2026-03-01T03:00:00Z, 3.2 s: failed: damaged", "maintenance": "on"},
+        {**ROW, "site": "new", "release": "", "live_since": "", "running": False, "server": ""},
+    ]
+    view = django_terminal.status(rows)
+    assert [" ".join(text.split())[:40] for text in view["problems"]] == [
+        "shop: 0042-3f2a9c1b77de is not running",
+        "shop: failed since the active release: 0043-abcdefabcdef: static"[:40],
+        "shop: missing: 1 migration",
+        f"torn: {long}"[:40],
+        "torn: this minion's pillar does not have it"[:40],
+        "wiki: certificate: acme, 0 of 90 days left; WARNING"[:40],
+        "docs: restore drill: 2026-03-01T03:00:00Z, 3.2"[:40],
+        "new: no release is active",
+    ]
+    assert [text.split()[0] for text in view["sites"]] == ["shop", "torn", "wiki", "docs", "new", "blog"]
+    lines = printed(loaders, "status", view)
+    assert lines[2] == "    problems:" and max(map(len, lines)) <= 100
+    assert django_terminal.status([]) == "no site is registered on this host"
+
+
+def test_status_of_one_site_shows_every_value(loaders):
+    (text,) = django_terminal.status([{**ROW, "sandbox": "ProtectHome=false"}])["sites"]
+    shown = [key for key in ROW if str(ROW[key]) in text and ROW[key] not in ("", True)]
+    assert set(shown) == {key for key in ROW if ROW[key]} - {"running", "managed"}
+    assert "sandbox: ProtectHome=false" in text and text.splitlines()[0].split()[2] == "running"
+
+
+def test_long_and_odd_values_stay_within_a_hundred_columns(loaders):
+    odd = "\x1b[31m" + "Grüße 日本 {0} %s\n" * 9 + "x" * 300
+    row = {"release": "0002-93850b1145f5", "role": "live", "state": "good", "age": "21 s", "health": "runs"}
+    row |= {"schema": "fits", "subject": odd, "asked_by": "root", "failure": odd}
+    lines = printed(loaders, "releases", django_terminal.releases([row, {**row, "role": "previous"}]))
+    assert max(map(len, lines)) <= 100 and "\x1b" not in "".join(lines)
+    lines = printed(loaders, "status", django_terminal.status([{**ROW, "failed": odd, "domains": odd}]))
+    assert max(map(len, lines)) <= 100 and "\x1b" not in "".join(lines)
+    row = {"backup": "20260301T120000Z", "age": "3 h", "size": "3 MB", "why": "timer", "release": "0002-93850b1145f5"}
+    lines = printed(loaders, "backups", django_terminal.backups([{**row, "rows": 7, "verified": ""}]))
+    assert lines[1:] == [
+        "    - 20260301T120000Z  3 h  3 MB",
+        "          why: timer | release: 0002-93850b1145f5 | rows: 7",
+    ]
+
+
+def test_output_of_inspect_is_yaml_without_its_first_line(loaders):
+    made = loaders({})
+    text = made.modules.django.inspect(str(ROOT / "examples/project"))
+    lines = printed(loaders, "inspect", text)
+    pillar = yaml.safe_load(text)
+    assert lines[0] == "local:" and all(line.startswith("    ") for line in lines[1:])
+    assert yaml.safe_load("\n".join(lines[1:])) == pillar and yaml.safe_load("\n".join(lines)) == {"local": pillar}
+    assert "# guessed" in "".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -52,10 +194,12 @@ def test_a_site_whose_files_are_damaged_does_not_hide_the_others(call, world, ma
     shop.current.symlink_to("releases/0001-abcdefabcdef")
     record = {"state": "good", "commit": "", "inputs": {}, "facts": {"folder": ".", "application": "blog.wsgi"}}
     (shop.current / "release.json").write_text(json.dumps(record))
-    rows, code = call("status")
+    rows, code = call("status", full=True)
     assert [(row["site"], row["damage"], code) for row in rows] == [("blog", "", 0), ("shop", "", 0)]
     (shop.root / file).write_text(content)
-    (blog, damaged), code = call("status")
+    view, code = call("status")
+    assert "".join(told.split()) in "".join(view["problems"][0].split()) and code == 1
+    (blog, damaged), code = call("status", full=True)
     assert (blog["site"], blog["release"], blog["damage"], code) == ("blog", TWO, "", 1)
     assert told in damaged["damage"] and list(damaged) == list(blog) and not damaged["managed"]
 
@@ -75,7 +219,7 @@ def test_releasing_and_going_back(call, world):
         ("status", ["shop"], "there is no site 'shop' on this host (registered: blog)"),
         ("releases", ["../blog"], "there is no site '../blog' on this host (registered: blog)"),
         ("release", ["blog", "gone"], "source: asking for gone: there is no such branch"),
-        ("manage", ["blog", "check 'x"], '"check \'x" is no command: No closing quotation'),
+        ("manage", ["blog", "check 'x"], 'cannot split "check \'x" into words: No closing quotation'),
         ("logs", ["shop"], "there is no site 'shop' on this host (registered: blog)"),
         ("config", ["shop"], "there is no site 'shop' on this host (registered: blog)"),
     ],
@@ -116,7 +260,7 @@ def test_a_command_of_words_or_of_one_string(call, world, words, expected):
 def test_maintenance_as_salt_reads_it(call, arguments, expected):
     answer, code = call("maintenance", "blog", *arguments)
     assert (answer["maintenance"], answer.get("message"), code) == (*expected, 0)
-    row = call("status")[0][0]
+    row = call("status", full=True)[0][0]
     assert row["maintenance"].endswith(expected[1] or "")
 
 
