@@ -13,7 +13,7 @@ import django_host_file
 import django_host_user
 import django_wall_delegate
 import django_wall_shape
-from django_host_command import DeploymentError
+from django_host_command import Command, DeploymentError
 from django_site import Site
 
 #: Limits of the program: seconds, bytes of memory, rows, and characters of each text.
@@ -100,7 +100,8 @@ def _read(site: Site, path: Path) -> list[str] | None:
     argv = ["/usr/bin/python3", "-I", "-S", "-c", _PROGRAM, str(path), str(django_host_user.user_id(site.user))]
     doing = f"reading {path}"
     try:
-        ended = django_host_command.execute(argv, doing=doing, user=site.user, timeout=_TIMEOUT + 1, grace=0)
+        command = Command(argv, doing=doing, user=site.user, timeout=_TIMEOUT + 1, grace=0)
+        ended = django_host_command.execute(command)
         if ended.code != 0:
             return None
         names: list[str] = django_wall_shape.parse(ended.printed, [str], doing=doing)

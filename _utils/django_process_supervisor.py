@@ -248,7 +248,7 @@ class Supervisor(ProcessManager):
         group = user.pw_gid if user else django_host_user.group_id(site.user)
         groups = os.getgrouplist(site.user, group) if user else []
         folder = str(django_release_settings.project_folder(site, release, command.facts))
-        ended = django_host_command.execute(
+        return django_host_command.run(
             django_wall_reaper.command(command.argv, django_host_user.user_id(site.user), group, groups, folder),
             doing=command.doing,
             environment=variables,
@@ -258,12 +258,6 @@ class Supervisor(ProcessManager):
             umask=0o027,
             descriptors=django_host_command.locks,
             grace=django_wall_reaper.PATIENCE,
-        )
-        return django_host_command.judge(
-            ended,
-            doing=command.doing,
-            timeout=command.timeout,
-            secrets=command.secrets,
             errors_too=command.errors_too,
         )
 

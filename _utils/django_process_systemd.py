@@ -19,7 +19,7 @@ import django_release_settings
 import django_server
 import django_wall_sandbox
 import django_wall_trial
-from django_host_command import DeploymentError, seconds
+from django_host_command import Command, DeploymentError, seconds
 from django_process import ProcessManager, ProjectCommand, unit
 from django_site import Site
 from django_wall_foreign import Foreign
@@ -358,14 +358,12 @@ def _run_unit(
         *("--property=TimeoutStopSec=1", "--property=KillMode=control-group", "--property=SendSIGKILL=yes"),
     ]
     began = time.time()
+    command = Command(["systemd-run", *own, *properties, *limits, "--", *argv], doing=doing, timeout=timeout, **options)
     try:
-        return django_host_command.run(
-            ["systemd-run", *own, *properties, *limits, "--", *argv],
-            doing=doing,
-            timeout=timeout,
-            exit_code=lambda code: _own_exit(name, code, doing, began),
-            **options,
-        )
+        ended = django_host_command.execute(command)
+        if ended.code:
+            ended = ended._replace(code=_own_exit(name, ended.code, doing, began))
+        return django_host_command.check(command, ended)
     except BaseException:
         _end(name)
         raise

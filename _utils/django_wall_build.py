@@ -5,13 +5,14 @@ build user's processes is left, so that what it has made can be given back to ro
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
 import secrets as secrets_module
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import django_site
 import django_wall_delegate
 import django_wall_reaper
 import django_wall_sandbox
-from django_host_command import DeploymentError, Ended
+from django_host_command import Command, DeploymentError, Ended
 from django_site import Site
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def run(
     environment: Mapping[str, str],
     writable: Sequence[str] = (),
     timeout: float,
-    secrets: Iterable[str] = (),
+    secrets: Collection[str] = (),
     hint: str = "",
 ) -> str:
     """Run a command as the build user, and end whatever it leaves behind; returns the end of what it prints.
@@ -94,64 +95,58 @@ def run(
     Raises:
         DeploymentError: it cannot be started, fails, or is not through in time; or a process of it does not end.
     """
-    secrets = list(secrets)
     end_processes(site)
     django_wall_delegate.ask(site.build_user, os.makedirs, str(site.build / "tmp"), 0o700, True, doing=doing)
-    options: dict[str, Any] = {"doing": doing, "timeout": timeout, "secrets": secrets, "hint": hint}
+    command = Command(
+        argv,
+        doing=doing,
+        folder=folder,
+        environment=environment,
+        timeout=timeout,
+        secrets=secrets,
+        hint=hint,
+        only_the_end=True,
+    )
     try:
-        if django_host_service.has_systemd():
-            ended = _in_unit(site, argv, folder, environment, writable, options)
-        else:
-            ended = _below_reaper(site, argv, folder, environment, options)
+        ended = _in_unit(site, command, writable) if django_host_service.has_systemd() else _below_reaper(site, command)
     finally:
         end_processes(site)
-    return django_host_command.judge(ended, **options)
+    return django_host_command.check(command, ended)
 
 
-def _below_reaper(
-    site: Site, argv: Sequence[str], folder: str, environment: Mapping[str, str], options: Mapping[str, Any]
-) -> Ended:
+def _below_reaper(site: Site, command: Command) -> Ended:
     user, group = django_host_user.user_id(site.build_user), django_host_user.group_id(site.build_user)
+    own = {"nice": _NICE, "processes": _PROCESSES}
+    argv = django_wall_reaper.command(command.argv, user, group, [], command.folder, **own)
+    descriptors, grace = django_host_command.locks, django_wall_reaper.PATIENCE
     return django_host_command.execute(
-        django_wall_reaper.command(argv, user, group, [], folder, nice=_NICE, processes=_PROCESSES),
-        environment=environment,
-        descriptors=django_host_command.locks,
-        grace=django_wall_reaper.PATIENCE,
-        only_the_end=True,
-        **options,
+        dataclasses.replace(command, argv=argv, folder="/", descriptors=descriptors, grace=grace)
     )
 
 
-def _in_unit(
-    site: Site,
-    argv: Sequence[str],
-    folder: str,
-    environment: Mapping[str, str],
-    writable: Sequence[str],
-    options: Mapping[str, Any],
-) -> Ended:
-    """Run a command in a unit; its exit code is its own, not that of systemd, which has waited for others too."""
+def _in_unit(site: Site, command: Command, writable: Sequence[str]) -> Ended:
+    """Run a command in a unit, and return its own exit code: systemd's also counts processes that it left behind."""
     unit = _unit(site)
     _stop(unit)
     variables = django_site.RUNTIME / f"{site.name}.build.environment"
     mark = f"ended {secrets_module.token_hex(8)}"
     script = f'"$@"; code=$?; printf "\\n{mark} %s\\n" "$code" >&2; exit "$code"'
     properties = [
-        *directives(site, folder, writable),
+        *directives(site, command.folder, writable),
         ("EnvironmentFile", str(variables)),
-        ("RuntimeMaxSec", f"{options['timeout'] + 15:g}"),
+        ("RuntimeMaxSec", f"{command.timeout + 15:g}"),
         ("TimeoutStopSec", str(_STOP)),
         ("KillMode", "control-group"),
         ("SendSIGKILL", "yes"),
     ]
-    command = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={unit}"]
-    command += [f"--property={name}={value}" for name, value in properties]
+    argv = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={unit}"]
+    argv += [f"--property={name}={value}" for name, value in properties]
+    argv += ["--", "/bin/sh", "-c", script, "sh", *command.argv]
     django_process_systemd.start_bus()
-    django_host_file.write(variables, django_release_settings.environment_file(environment), mode=0o600, durable=False)
+    text = django_release_settings.environment_file(command.environment or {})
+    django_host_file.write(variables, text, mode=0o600, durable=False)
     try:
-        ended = django_host_command.execute(
-            [*command, "--", "/bin/sh", "-c", script, "sh", *argv], only_the_end=True, **options
-        )
+        ended = django_host_command.execute(dataclasses.replace(command, argv=argv, folder="/", environment=None))
     finally:
         variables.unlink(missing_ok=True)
         _stop(unit)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import django_host_command
+import django_host_output
 import pytest
 from django_host_command import DeploymentError, redact, run, seconds
 
@@ -23,7 +24,7 @@ def test_seconds(duration, expected):
 
 @pytest.mark.parametrize("duration", ["", "5", 5, "1.5s", "5 m", "5w", "-5s", "5s\n"])
 def test_what_is_no_duration(duration):
-    with pytest.raises(DeploymentError, match="is no duration"):
+    with pytest.raises(DeploymentError, match="is not a duration"):
         seconds(duration)
 
 
@@ -154,7 +155,7 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
     with pytest.raises(DeploymentError) as error:
         run(["bash", "-c", script], doing="testing", timeout=0.4, hint="hint")
     assert time.monotonic() - began < 3
-    assert (error.value.message, error.value.transient) == ("testing: not through after 0.4 s", True)
+    assert (error.value.message, error.value.transient) == ("testing: timed out after 0.4 s", True)
     assert "before" in error.value.log
     assert gone(int((tmp_path / "child").read_text())) and gone(int((tmp_path / "leader").read_text()))
 
@@ -174,11 +175,11 @@ def test_a_program_leaves_no_children_behind(tmp_path):
 def test_a_program_ends_with_whoever_waits_for_it(monkeypatch):
     started = []
 
-    def interrupted(process, *_arguments, **_options):
+    def interrupted(_command, process, *_arguments):
         started.append(process.pid)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(django_host_command, "_listen", interrupted)
+    monkeypatch.setattr(django_host_command, "_wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(["sleep", "60"], doing="testing")
     assert gone(started[0])
@@ -223,7 +224,7 @@ def test_what_takes_long_tells_each_line_once(caplog, monkeypatch):
     monkeypatch.setattr(django_host_command, "PROGRESS", 0.2)
     run(["sh", "-c", "echo one; echo two >&2; sleep 0.3; echo three; sleep 0.2"], doing="testing")
     assert [message.partition("so far")[2] for message in caplog.messages] == [": two", ": three"]
-    with pytest.raises(DeploymentError, match="not through"):
+    with pytest.raises(DeploymentError, match="timed out"):
         run(["sh", "-c", "echo one; sleep 5"], doing="testing", timeout=0.3)
     assert caplog.messages[2:] == ["testing takes 0 s so far: one"]
 
@@ -252,7 +253,7 @@ def test_only_the_end_of_a_command_that_prints_much_is_kept():
     before = resident()
     script = "yes begin | head -c 50000000; echo end; yes begin | head -c 50000000 >&2; echo err >&2"
     printed = run(["sh", "-c", script], doing="testing", only_the_end=True, errors_too=True)
-    assert len(printed) <= 2 * django_host_command.KEPT and printed.endswith("err\n") and "end\n" in printed
+    assert len(printed) <= 2 * django_host_output.END and printed.endswith("err\n") and "end\n" in printed
     assert resident() - before < 80
 
 

@@ -28,7 +28,7 @@ import django_verbs
 import django_wall_delegate
 import django_wall_reaper
 import pytest
-from django_host_command import DeploymentError, Ended
+from django_host_command import DeploymentError
 from django_process import ProjectCommand
 from django_process_supervisor import Program
 from specimen import FACTS, formula_templates
@@ -534,8 +534,8 @@ def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_argumen
     ran = []
     monkeypatch.setattr(
         django_host_command,
-        "execute",
-        lambda argv, **options: ran.append((argv, options)) or Ended(0, "output", " more"),
+        "run",
+        lambda argv, **options: ran.append((argv, options)) or "output more",
     )
     monkeypatch.setattr(django_host_command, "locks", {9})
     monkeypatch.setattr(django_host_user, "find_user", lambda name: SimpleNamespace(pw_dir="/home/blog", pw_gid=1001))
@@ -555,7 +555,6 @@ def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_argumen
     assert argv == django_wall_reaper.command(["python", "x y"], 1000, 1001, [1001, 4], f"{path}/source")
     variables = {"A": "a", "B": "b", "KEY": "hunter2", "PATH": "/venv/bin"}
     variables |= {"HOME": "/home/blog", "USER": "blog", "LOGNAME": "blog"}
-    del options["errors_too"]
     bounds = {"umask": 0o027, "descriptors": {9}, "grace": django_wall_reaper.PATIENCE}
     assert given == {**options, "environment": variables, **bounds}
 

@@ -1,5 +1,6 @@
 """systemd as the keeper of releases: which process is a release's, how it starts, and the commands of a project."""
 
+import dataclasses
 import json
 import shutil
 import socket
@@ -12,7 +13,7 @@ import django_process_systemd
 import django_release_instance
 import django_wall_sandbox
 import pytest
-from django_host_command import DeploymentError
+from django_host_command import DeploymentError, Ended
 from django_process import ProjectCommand
 from specimen import FACTS, configured
 
@@ -219,9 +220,26 @@ def tried(monkeypatch):
     monkeypatch.setattr(django_process_systemd, "_known", lambda site: {"refused": []})
 
 
-def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
+@pytest.fixture
+def play(monkeypatch):
+    """Have a function run all commands: `play(lambda argv, **options: "output")`."""
+
+    def play(run):
+        def execute(command):
+            fields = (field for field in dataclasses.fields(command) if field.name != "argv")
+            given = {field.name: value for field in fields if (value := getattr(command, field.name)) != field.default}
+            ended = run(command.argv, **given)
+            return ended if isinstance(ended, Ended) else Ended(0, ended, "")
+
+        monkeypatch.setattr(django_host_command, "run", run)
+        monkeypatch.setattr(django_host_command, "execute", execute)
+
+    return play
+
+
+def test_a_command_runs_in_a_unit_of_its_own(monkeypatch, play):
     ran = []
-    monkeypatch.setattr(django_host_command, "run", lambda argv, **options: ran.append((argv, options)) or "output")
+    play(lambda argv, **options: ran.append((argv, options)) or "output")
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: unit == "django-blog-task.service")
     monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
     site = configured(sandbox={"PrivateTmp": False, "ReadWritePaths": ["/srv/a b", "/srv/100%"]}, writable=["logs"])
@@ -248,13 +266,12 @@ def test_a_command_runs_in_a_unit_of_its_own(monkeypatch):
         "KillMode=control-group",
     } <= set(properties)
     assert {"ReadWritePaths=/w", "ReadWritePaths=/srv/100%", "ReadWritePaths=/srv/django/blog/media"} <= set(properties)
-    given.pop("exit_code")
-    assert given == {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "errors_too": False}
+    assert given == {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"]}
 
 
-def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path):
+def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path, play):
     ran = []
-    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: ran.append(argv))
+    play(lambda argv, **_options: ran.append(argv) or "")
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: False)
     monkeypatch.setattr(django_process_systemd, "_BUS", tmp_path / "system_bus_socket")
     django_process_systemd.MANAGER.run(ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0))
@@ -273,7 +290,7 @@ def test_what_a_command_may_write():
 
 
 @pytest.mark.parametrize(("task", "stops"), [("task", 2), ("manage-1", 1)])
-def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, task, stops):
+def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, play, task, stops):
     stopped = []
 
     def run(argv, **_options):
@@ -281,7 +298,7 @@ def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, task, stops):
             raise KeyboardInterrupt
         stopped.append(argv)
 
-    monkeypatch.setattr(django_host_command, "run", run)
+    play(run)
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: True)
     monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
     with pytest.raises(KeyboardInterrupt):
@@ -302,19 +319,23 @@ def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, task, stops):
         (226, "ExecMainCode=0\nExecMainStatus=0\n", 226),
     ],
 )
-def test_the_exit_of_a_command_is_its_own(monkeypatch, caplog, code, shown, expected):
+def test_the_exit_of_a_command_is_its_own(monkeypatch, play, caplog, code, shown, expected):
     """Not that of its unit, which fails where the command has left a process behind that does not end."""
 
-    def run(argv, **options):
-        return options["exit_code"](code) if argv[0] == "systemd-run" else shown
+    def run(argv, **_options):
+        return Ended(code, "output", "") if argv[0] == "systemd-run" else shown
 
     journal = "Killing process 42 (celery) with signal SIGKILL.\nUnit process 42 (celery) remains running\nx"
-    monkeypatch.setattr(django_host_command, "run", run)
+    play(run)
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: False)
     monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
     monkeypatch.setattr(django_process_systemd.django_host_service, "journal", lambda name, since: journal)
     command = ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="starting Django", timeout=1.0)
-    assert django_process_systemd.MANAGER.run(command) == expected
+    if expected:
+        with pytest.raises(DeploymentError, match=rf"^starting Django failed \(exit {expected}\)"):
+            django_process_systemd.MANAGER.run(command)
+    else:
+        assert django_process_systemd.MANAGER.run(command) == "output"
     told = "starting Django left processes behind, which were ended: 42 (celery)"
     assert [record.message for record in caplog.records] == ([told] if expected == 0 else [])
 
@@ -375,13 +396,13 @@ def test_why_systemd_could_not_start_it_is_told(make_site, monkeypatch, line):
         (1, "django-blog-task.service: Failed at step EXEC spawning /x: No such file", "a task failed (exit 1)"),
     ],
 )
-def test_a_command_that_systemd_cannot_start_is_tried_again(make_site, monkeypatch, exit, journal, told):
-    def run(argv, *, doing, **_options):
+def test_a_command_that_systemd_cannot_start_is_tried_again(make_site, monkeypatch, play, exit, journal, told):
+    def run(argv, **_options):
         if argv[0] == "systemd-run":
-            raise DeploymentError(f"{doing} failed (exit {exit})")
+            return Ended(exit, "", "")
         return journal if argv[0] == "journalctl" else ""
 
-    monkeypatch.setattr(django_host_command, "run", run)
+    play(run)
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda _unit: False)
     site = make_site()
     release = site.releases / "0001-3f2a9c1b77de"

@@ -306,7 +306,7 @@ def test_a_remote_that_hangs(cloned, scheme):
         with pytest.raises(DeploymentError) as error:
             django_source.resolve(site, "main")
     assert time.monotonic() - began < 3
-    assert error.value.transient and "for main: not through after 0.5 s" in error.value.message
+    assert error.value.transient and "for main: timed out after 0.5 s" in error.value.message
     assert error.value.hint == "is 127.0.0.1 reachable from here?"
 
 

@@ -28,14 +28,15 @@ def played(make_site, monkeypatch):
         options: dict
 
         def __init__(self):
-            self.calls, self.options = [], {}
+            self.calls = []
 
         def ends(self, argv):
             return Ended(0, "printed\n", "")
 
-        def execute(self, argv, **options):
+        def execute(self, command):
+            argv = command.argv
             self.calls.append(argv)
-            self.options = options
+            self.command = command
             names = [argument.partition("EnvironmentFile=")[2] for argument in argv if "EnvironmentFile=" in argument]
             self.environment = Path(names[0]).read_text() if names else ""
             self.mode = os.stat(names[0]).st_mode & 0o777 if names else None
@@ -103,7 +104,7 @@ def test_the_exit_that_counts_is_the_commands_own(played, marked, reported, code
         return
     with pytest.raises(DeploymentError) as error:
         played.run()
-    expected = "building: not through after 60 s" if code is None else f"building failed (exit {code})"
+    expected = "building: timed out after 60 s" if code is None else f"building failed (exit {code})"
     assert error.value.message == expected and "ended " not in error.value.log
 
 
@@ -113,7 +114,7 @@ def test_without_systemd_it_runs_below_the_reaper_which_has_the_lock(played, own
     played.run(process="supervisor")
     (argv,) = played.calls
     assert argv[3].endswith("/django_wall_reaper.py") and argv[-3:] == ["/srv/x", "make", "x y"]
-    assert played.options["descriptors"] == {77} and played.options["environment"] == {"A": "canary"}
+    assert played.command.descriptors == {77} and played.command.environment == {"A": "canary"}
 
 
 @as_root

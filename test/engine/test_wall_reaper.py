@@ -7,9 +7,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import django_host_command
 import django_wall_reaper
 import pytest
+from django_host_command import Command, execute
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root")
 NOBODY = pwd.getpwnam("nobody")
@@ -35,7 +35,7 @@ time.sleep(0.3)
 
 def run(argv, **options):
     command = django_wall_reaper.command(argv, NOBODY.pw_uid, NOBODY.pw_gid, [], "/")
-    return django_host_command.execute(command, doing="testing", grace=django_wall_reaper.PATIENCE, **options)
+    return execute(Command(command, doing="testing", grace=django_wall_reaper.PATIENCE, **options))
 
 
 def alive(numbers):

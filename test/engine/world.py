@@ -30,10 +30,11 @@ import django_source
 import django_virtualenv
 import django_virtualenv_python
 import django_wall_build
+import django_wall_reaper
 import django_wall_trial
 import pytest
 from django_backup_dump import Database, Dumper
-from django_host_command import DeploymentError
+from django_host_command import Command, DeploymentError, Ended
 from django_release_deployment import Deployment
 from django_site import Site
 from specimen import MakeSite, formula_templates
@@ -248,7 +249,7 @@ class World:
             return self.supervisorctl(*argv[1:])
         elif argv[-1:] == [django_wall_trial.LOOK[-1]]:
             return json.dumps(self.sandbox)
-        elif argv[0] in ("systemd-run", "setpriv"):
+        elif argv[0] == "systemd-run" or django_wall_reaper.__file__ in argv:
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
         elif argv[:3] == ["python3", "-m", "venv"]:
             Path(argv[3]).mkdir(exist_ok=True)
@@ -256,14 +257,13 @@ class World:
             assert argv[0] in ("npm", "make"), line
         return self.prints.get(argv[0], "")
 
-    def execute(
-        self, argv: Sequence[str], *, doing: str, stdin: str = "", **_options: Any
-    ) -> django_host_command.Ended:
-        """A command below the process that leaves none of it behind; the program that reads SQLite files runs."""
-        if argv[-3] == django_database_sqlite._PROGRAM:
-            done = subprocess.run(argv, capture_output=True, text=True, check=True)
-            return django_host_command.Ended(done.returncode, done.stdout, done.stderr)
-        return django_host_command.Ended(0, self.run(["setpriv", *argv], doing=doing, stdin=stdin), "")
+    def execute(self, command: Command) -> Ended:
+        """A command in a unit; the program that reads SQLite files runs for real."""
+        if command.argv[-3] == django_database_sqlite._PROGRAM:
+            done = subprocess.run(command.argv, capture_output=True, text=True, check=True)
+            return Ended(done.returncode, done.stdout, done.stderr)
+        assert isinstance(command.stdin, str)
+        return Ended(0, django_host_command.run(command.argv, doing=command.doing, stdin=command.stdin), "")
 
     def roll_back(self) -> dict[str, Any]:
         """Go back as django_verbs.rollback does."""

@@ -170,7 +170,7 @@ def test_a_command_ends_as_it_ends_itself_in_a_container(container):
 def check(ends):
     assert ends["ends"][0] == ends["leaves"][0] == ends["stubborn"][0] == ends["again"][0] == "out\n"
     assert ends["fails"][0] == ["trying failed (exit 3)", False]
-    assert ends["hangs"][0] == ["trying: not through after 2 s", True]
+    assert ends["hangs"][0] == ["trying: timed out after 2 s", True]
     assert max(seconds for _end, seconds in (ends[name] for name in ("stubborn", "hangs"))) <= 8
     assert not ends["left"] and ends["failed"] == ""
     if "left processes behind" in ends["said"]:  # systemd tells of those that it had to kill

@@ -81,8 +81,8 @@ UNAVAILABLE = {
     "no repository": ({"repository": "/srv/git/none.git"}, r"there is no repository at /srv/git/none.git"),
     "nobody listens": ({"repository": "http://git1:9000/project.git"}, r"is git1 reachable from here"),
     "unknown name": ({"repository": "https://nowhere.invalid/project.git"}, r"is nowhere.invalid reachable from here"),
-    "hangs": ({"repository": "http://git1:9001/project.git"}, r"not through after 2 s"),
-    "ssh that hangs": ({"repository": "ssh://git@git1:9001/srv/project.git"}, r"not through after 2 s"),
+    "hangs": ({"repository": "http://git1:9001/project.git"}, r"timed out after 2 s"),
+    "ssh that hangs": ({"repository": "ssh://git@git1:9001/srv/project.git"}, r"timed out after 2 s"),
     "login": ({"repository": "http://git1:9002/project.git"}, r"git1 wants a login\n(.*\n)*.*deploy_key"),
     "no folder": ({"repository": None, "revision": None, "folder": "/srv/none"}, r"there is no folder /srv/none"),
 }

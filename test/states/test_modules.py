@@ -232,7 +232,7 @@ def test_an_error_is_text_and_a_return_code(call, verb, arguments, message):
 @pytest.mark.parametrize("timeout", ["soon", 5])
 def test_a_timeout_that_is_none(call, timeout):
     answer, code = call("manage", "blog", "check", timeout=timeout)
-    assert (answer.splitlines()[0], code) == (f"{timeout!r} is no duration", 1)
+    assert (answer.splitlines()[0], code) == (f"{timeout!r} is not a duration", 1)
 
 
 @pytest.mark.parametrize(
