@@ -200,15 +200,21 @@ def _refuse_without_cron(site: Site) -> None:
 
 @functools.cache
 def _packed(module: str) -> bytes:
-    """The program: a module and those that it needs, as an archive that Python runs; the same for the same code."""
+    """Return a program as an archive that Python runs: a module and those that it imports; equal for equal code."""
     sources = {"__main__": f"import sys\nimport {module}\nsys.exit({module}.main(sys.argv[1]))\n"}
     names = [module]
-    for name in names:  # which grows meanwhile
+    for name in names:  # grows meanwhile
         sources[name] = inspect.getsource(sys.modules[name])
-        needed = re.findall(r"^ *(?:import|from) (django_\w+)", sources[name], re.MULTILINE)
-        names += [one for one in dict.fromkeys(needed) if one not in names and one in sys.modules]
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
+        names += [one for one in dict.fromkeys(_imported(sources[name])) if one not in names and one in sys.modules]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
         for name, source in sources.items():
-            archive.writestr(zipfile.ZipInfo(f"{name}.py"), source)
-    return packed.getvalue()
+            members.writestr(zipfile.ZipInfo(f"{name}.py"), source)
+    return archive.getvalue()
+
+
+def _imported(source: str) -> list[str]:
+    """Return the names of our modules that a source imports, also by a name that it composes."""
+    prefixes = tuple(re.findall(r"""import_module\(f["'](django_\w+_){""", source))
+    composed = sorted(name for name in sys.modules if prefixes and name.startswith(prefixes))
+    return [*re.findall(r"^ *(?:import|from) (django_\w+)", source, re.MULTILINE), *composed]
