@@ -16,7 +16,7 @@ import django_site
 import django_terminal
 import django_verbs
 from django_host_command import DeploymentError, seconds
-from django_release_deployment import asked_by
+from django_release_request import asked_by
 
 __virtualname__ = "django"
 

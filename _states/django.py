@@ -18,7 +18,8 @@ import django_takeover
 import django_terminal
 import django_virtualenv_uv
 from django_host_command import DeploymentError, redact
-from django_release_deployment import Deployment, asked_by
+from django_release_deployment import Deployment
+from django_release_request import asked_by
 
 __virtualname__ = "django"
 
@@ -50,11 +51,11 @@ def site(name, config, platform, templates):
             texts,
             asked_by=asked_by("state.apply", __opts__["cachedir"]),
             test=__opts__["test"],
+            servers=__context__.setdefault("django.servers", {}),
+            listening=__context__.get("django.listening"),
         )
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
-    deployment.servers = __context__.setdefault("django.servers", {})
-    deployment.listening = __context__.get("django.listening")
     _deployments()[name] = deployment
     return _run("site", name, "is laid out")
 
@@ -433,7 +434,7 @@ def _run(step, name, done):
             ret["result"] = None if test else True
             ret["comment"] = f"{name}: {step} would have been done" if test else f"{name} {done} now"
     if deployment:
-        new = deployment.untold_warnings()
+        new = deployment.unreported_warnings()
         if new:
             ret["warnings"] = django_terminal.warnings(redact(text, deployment.masked()) for text in new)
         ret["comment"] = redact(ret["comment"], deployment.masked())

@@ -179,6 +179,11 @@ def next_sequence(site: Site) -> int:
     )
 
 
+def next_name(site: Site, commit: str) -> str:
+    """Return the name of the next release: ``0042-3f2a9c1b77de``."""
+    return f"{next_sequence(site):04d}-{commit[:12]}"
+
+
 def clear_leftovers(site: Site) -> None:
     """Remove what a deployment that was killed has left, and write it down as an attempt.
 

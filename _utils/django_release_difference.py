@@ -10,8 +10,10 @@ import django_host_file
 import django_process
 import django_process_supervisor
 import django_release_instance
+import django_server
 from django_host_command import redact
 from django_release import Release
+from django_site import Site
 
 _LINES = 60
 
@@ -48,6 +50,16 @@ def of_instance(
         if old != new:
             found[name] = redact(of_text(old, new), secrets)
     return found
+
+
+def expected_facts(site: Site, live: Release, commit: str) -> dict[str, Any]:
+    """Return what is known of the next release before it is built: the active one's facts, and what the pillar sets."""
+    config = site.config
+    interface = django_server.of_site(site).interface(site)
+    own = {"folder": config["project"], "application": config[interface], "settings_module": config["settings_module"]}
+    if config["overlay"]:
+        own |= {name.lower(): config["settings"].get(name) for name in ("STATIC_URL", "MEDIA_URL")}
+    return {**live.facts, "commit": commit, **{name: value for name, value in own.items() if value}}
 
 
 def _present(live: Release) -> set[str]:

@@ -38,7 +38,7 @@ def of_site(site: Site, live: Release) -> list[dict[str, str]]:
     it alive, nginx's files of the site, and its secrets. What outlives a release, and ``writable``, is the site's own.
     """
     found = dict(_in_folders(site, live))
-    found |= dict(_of_keeper(site, live))
+    found |= dict(_of_process_manager(site, live))
     found |= dict(_of_proxy(site, live))
     found |= dict(_of_secrets(site, live))
     return [{"path": str(path), "drift": how, **_owner(path)} for path, how in sorted(found.items())]
@@ -54,7 +54,7 @@ def _in_folders(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
             yield folder / path, how
 
 
-def _of_keeper(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
+def _of_process_manager(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
     for path, text in django_release_instance.process_manager(site, live.path).installed(site, live.path).items():
         present = django_host_file.read_text(path)
         if present != text:

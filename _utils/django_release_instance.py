@@ -411,7 +411,7 @@ def check_health(site: Site, release: Path) -> None:
         raise DeploymentError(f"another process than that of {release.name} answers on {address(site, release)}")
     if first not in (None, last):
         raise DeploymentError(
-            f"the application server of {release.name} does not stay up: it ended while its health page was asked",
+            f"the application server of {release.name} exited during its health check",
             log=process_manager(site, release).journal(site, release, began),
             hint=process_manager(site, release).where_the_log_is(site, release),
         )

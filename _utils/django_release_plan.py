@@ -18,7 +18,11 @@ import django_release
 import django_release_difference
 import django_release_instance
 import django_release_preflight
-import django_release_steps
+import django_release_step_build
+import django_release_step_database
+import django_release_step_settings
+import django_release_step_source
+import django_release_step_static
 import django_secret
 import django_site
 import django_virtualenv
@@ -43,8 +47,8 @@ def make(name: str, revision: str | None = None, asked_by: str = "django.plan") 
     """
     site = django_site.find(name)
     templates = site.kept_templates()
-    deployment = Deployment(site, {}, templates, asked_by=asked_by, revision=revision, again=True, test=True)
-    deployment.aside = True
+    options: dict[str, Any] = {"asked_by": asked_by, "revision": revision}
+    deployment = Deployment(site, {}, templates, **options, again=True, test=True, aside=True)
     try:
         return _plan(deployment)
     except DeploymentError as error:
@@ -58,22 +62,22 @@ def _plan(deployment: Deployment) -> Plan:
     site, live = deployment.site, deployment.live
     if not live:
         raise DeploymentError(f"{site.name} has no live release to compare with", hint="salt-call state.apply django")
-    recorded, inputs = django_release_steps.find_inputs(deployment)
+    recorded, inputs = deployment.find_inputs()
     if live.record.get("inputs") == inputs and live.is_whole():
         return {"release": f"none: {live.name} is of this commit, and nothing else has changed"}
-    deployment.planned = f"{django_release.next_sequence(site):04d}-{deployment.commit[:12]}"
-    changes = django_release_steps.differences(deployment, recorded, inputs)
+    deployment.plan(django_release.next_name(site, deployment.commit))
+    changes = django_release_step_source.differences(deployment, recorded, inputs)
     outlook = django_release_preflight.look(deployment, changes)  # before the plan itself takes of the disk
     with _aside(deployment) as release:
         _build(deployment, release)
         changes.pop("migrations", None)  # new files; which of them the databases lack, the start says
-        plan = {"release": {"old": live.name, "new": release.name}, **changes, **outlook.told()}
+        plan = {"release": {"old": live.name, "new": release.name}, **changes, **outlook.changes()}
         plan |= _packages(live, release)
         ungenerated = django_secret.missing(site, deployment.secrets, recorded)
         if ungenerated:
             why = f"{', '.join(ungenerated)} would have to be generated first, and a plan does not"
             return {**plan, "not known": f"migrations, settings, rendered files: {why}"}
-        deployment.warnings += outlook.warnings
+        deployment.warn(outlook.warnings)
         plan |= _start(deployment, live, release)
         masked = deployment.masked()
         refusals = [redact(str(error), masked) for error in (outlook.refusal, _refusal(deployment)) if error]
@@ -107,14 +111,14 @@ def _build(deployment: Deployment, release: Release) -> None:
     The virtualenv stays: the release that comes has the same.
     """
     site = deployment.site
-    deployment.release, deployment.is_new = release, True
+    deployment.begin(release)
     deployment.take_lock()
-    django_release_steps.export(deployment, release)
+    django_release_step_source.export(deployment, release)
     found = django_project.find(site, release.path / "source")
     release.update(name=release.name, facts={"commit": deployment.commit, **found})
-    list(django_release_steps.virtualenv(deployment))
+    list(django_release_step_build.virtualenv(deployment))
     deployment.lock.release()
-    list(django_release_steps.build(deployment))
+    list(django_release_step_build.build(deployment))
 
 
 def _packages(live: Release, release: Release) -> Plan:
@@ -133,11 +137,11 @@ def _packages(live: Release, release: Release) -> Plan:
 def _start(deployment: Deployment, live: Release, release: Release) -> Plan:
     """Start Django as the release would: migrations and settings; static files are collected, and left out."""
     site = deployment.site
-    list(django_release_steps.settings(deployment))
+    list(django_release_step_settings.settings(deployment))
     folder = release.path / "static"
     django_host_folder.make(django_host_folder.Folder(folder, site.user, site.user, 0o755))
     answer = django_project_program.start(site, release.path, release.facts, deployment.masked(), task=_task())
-    django_release_steps.judge(deployment, release, answer)
+    django_release_step_static.record_start(deployment, release, answer)
     pending = django_database_migration.recorded_schema(release) or django_database_migration.pending(
         site, release, is_new=True
     )
@@ -147,7 +151,7 @@ def _start(deployment: Deployment, live: Release, release: Release) -> Plan:
 def _refusal(deployment: Deployment) -> DeploymentError | None:
     """Why the release would not be migrated to: its migrations would break what is live, and are only looked at."""
     try:
-        next(django_release_steps.migration(deployment), None)
+        next(django_release_step_database.migration(deployment), None)
     except DeploymentError as error:
         return error
     return None

@@ -50,7 +50,7 @@ class Outlook:
     warnings: list[str] = field(default_factory=list)
     waits_for: str = ""
 
-    def told(self) -> dict[str, Any]:
+    def changes(self) -> dict[str, Any]:
         """What a dry run says; it is no error of it that the release would be refused."""
         gapless = {"gapless": self.gapless} if self.gapless else {}
         refused = {"refused": str(self.refusal)} if self.refusal else {}

@@ -158,7 +158,7 @@ class Probe:
             self._is_over = True
         self._wake.set()
 
-    def receipt(self, cut: int) -> dict[str, Any]:
+    def report(self, cut: int) -> dict[str, Any]:
         """What was seen, for the record of a release; times in seconds.
 
         ``longest_gap`` is the longest time between two good answers, less the pause between two requests.

@@ -78,7 +78,7 @@ def _proxy_files(site: Site) -> list[Path]:
 
 
 def _kept(site: Site) -> list[Path]:
-    return [path for keeper in django_release_instance.PROCESS_MANAGERS.values() for path in keeper.files(site)]
+    return [path for manager in django_release_instance.PROCESS_MANAGERS.values() for path in manager.files(site)]
 
 
 def remove(site: Site, asked_by: str) -> None:
@@ -106,8 +106,8 @@ def _take_off(site: Site) -> None:
     django_proxy_listener.remove(site)
     for task in django_host_timer.TASKS:
         django_host_timer.remove(site, task)
-    for keeper in django_release_instance.PROCESS_MANAGERS.values():
-        keeper.end_tasks(site)
+    for manager in django_release_instance.PROCESS_MANAGERS.values():
+        manager.end_tasks(site)
     sequences = {path.stem.rsplit("-", 1)[1] for path in _kept(site)}
     for sequence in sorted(sequences):
         django_release_instance.remove(site, site.releases / f"{sequence}-")

@@ -19,6 +19,7 @@ import django_release_drift
 import django_release_instance
 import django_release_rollback
 import django_release_settings
+import django_release_step_database
 import django_release_steps
 import django_secret
 import django_site
@@ -114,7 +115,7 @@ def rotate_database_password(
     with deployment.step("rotate_database_password"):
         deployment.take_lock()
     return deployment, django_release_steps.walk(
-        deployment, (django_release_steps.database, *django_release_steps.RELEASE)
+        deployment, (django_release_step_database.database, *django_release_steps.RELEASE)
     )
 
 
@@ -176,30 +177,42 @@ def rollback(
     """
     site = django_site.find(name)
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
-    deployment.is_undecided = True
     with deployment.step("rollback"):
-        deployment.take_lock(look_again=True)
-        deployment.left = left = _live(site)
-        target = django_release_rollback.target(site, left, to)
-        deployment.secrets = django_secret.values(site, {})
-        outlook = django_release_rollback.look(site, left, target, deployment.masked())
-        if not force:
-            django_release_rollback.refuse(site, target, outlook, reverses=migrate)
-            django_release_rollback.refuse_without_database(left, target, deployment.masked())
-        deployment.is_undecided = False
+        with deployment.deciding():
+            deployment.take_lock(look_again=True)
+            left = _live(site)
+            target, outlook = _outlook(deployment, left, to, migrate=migrate, force=force)
+        deployment.return_to(target, left)
         reverses = migrate and bool(outlook.schema) and not outlook.lasting
-        deployment.release, deployment.commit = target, target.record["commit"]
-        changes = {"rollback": {"schema": outlook.answer, "newer": outlook.names, "taken_back": reverses}}
         if reverses:
             django_release_rollback.reverse(left, outlook, deployment.masked())
         else:
-            deployment.warnings += django_release_rollback.warnings(target, outlook)
+            deployment.warn(django_release_rollback.warnings(target, outlook))
+    changes = {"rollback": {"schema": outlook.answer, "newer": outlook.names, "taken_back": reverses}}
     try:
         return deployment, changes | django_release_steps.walk(deployment, django_release_steps.BACK)
     except DeploymentError as error:
-        if reverses and not deployment.went_live:
+        if reverses and not deployment.is_activated:
             error.hint += f"\n{django_release_rollback.restore(left, deployment.masked())}"
         raise
+
+
+def _outlook(
+    deployment: Deployment, left: Release, to: str | int | None, *, migrate: bool, force: bool
+) -> tuple[Release, django_release_rollback.Outlook]:
+    """Return the release to return to, and how it fits the databases.
+
+    Raises:
+        DeploymentError: there is none, or it does not fit.
+    """
+    site = deployment.site
+    target = django_release_rollback.target(site, left, to)
+    deployment.read_secrets()
+    outlook = django_release_rollback.look(site, left, target, deployment.masked())
+    if not force:
+        django_release_rollback.refuse(site, target, outlook, reverses=migrate)
+        django_release_rollback.refuse_without_database(left, target, deployment.masked())
+    return target, outlook
 
 
 def manage(name: str, command: Sequence[str], environment_file: str | None, timeout: float) -> str:
@@ -310,12 +323,12 @@ def restore(
     with deployment.step("restore"):
         deployment.take_lock(look_again=True)
         live = _live(site)
-        deployment.secrets = django_secret.values(site, {})
+        deployment.read_secrets()
         to = _made_under(site, which, live) if rollback else None
 
         def go_back() -> None:
-            deployment.left, deployment.release = live, to
-            deployment.commit = to.record["commit"] if to else ""
+            if to:
+                deployment.return_to(to, live)
             django_release_steps.walk(deployment, django_release_steps.BACK)
 
         options: dict[str, Any] = {"to": to, "serve": go_back} if to else {}

@@ -486,7 +486,7 @@ def test_what_a_killed_restore_has_left_of_uploads_goes_with_the_next_apply(worl
     Path(names["name"]).mkdir()
     django_host_file.write_json(site.backups / ".restore.json", {"loaded": [{**entry, **names}]})
     changes = world.apply()["site"]
-    assert changes["removed"] == f"what a restore that was killed has left: {names['name']}"
+    assert changes["removed"] == f"leftovers of an interrupted restore: {names['name']}"
     assert (site.media.top / "photo").read_text() == "a photo" and not Path(names["name"]).exists()
     assert world.apply() == {}
 

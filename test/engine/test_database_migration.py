@@ -81,7 +81,7 @@ def test_what_is_refused(one):
     )
     assert one.live == ONE and one.requests[-1]["mode"] == "start"
     one.check()
-    with pytest.raises(DeploymentError, match="this has failed before"):
+    with pytest.raises(DeploymentError, match="failed before with the same inputs"):
         one.apply()
     one.options = {"migrate": {"unsafe": "allow"}}
     one.apply()
@@ -332,7 +332,7 @@ def test_nobody_goes_back_to_a_release_that_cannot_live_with_the_schema(one):
     lacks(one, REMOVED)
     one.problems["0002"] = "it answers 500"
     one.apply()
-    assert one.live == TWO and "there is nothing better to go back to" in " ".join(one.last.warnings)
+    assert one.live == TWO and "there is no better release to return to" in " ".join(one.last.warnings)
 
 
 def test_the_site_is_not_closed_for_what_is_safe(closing):

@@ -129,7 +129,7 @@ def test_a_release_that_fails_leaves_the_live_one_its_login(blog, server, monkey
 
 
 def test_a_deployment_that_is_killed_before_the_switch_is_taken_up_with_the_new_login(blog, server, monkeypatch):
-    monkeypatch.setattr(django_release_deployment.Deployment, "_put_back", lambda deployment: None)
+    monkeypatch.setattr(django_release_deployment.Deployment, "_restore_secrets", lambda deployment: None)
     start = django_release_instance.start
     monkeypatch.setattr(django_release_instance, "start", lambda site, release: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -145,7 +145,7 @@ def test_a_server_that_does_not_forget_a_password_is_told_so_by_the_next_apply(b
     server.refuses = "PASSWORD NULL"
     deployment, _changes = django_verbs.rotate_database_password("blog")
     assert deployment.warnings == [
-        "the former password still opens the database: setting PostgreSQL up failed; apply again"
+        "the former database password is still valid: setting PostgreSQL up failed; apply again"
     ]
     server.refuses = ""
     assert blog.apply()["database"] == {"postgres": {"role blog": "password removed"}}

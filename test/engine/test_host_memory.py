@@ -164,7 +164,7 @@ def test_without_overlap_the_old_instance_is_stopped_first(world, monkeypatch, p
     world.apply()
     assert running == [set()]
     warning = world.last.warnings[-1]
-    assert warning.startswith("nothing has answered for 0.") and "releases:overlap" in warning
+    assert warning.startswith("the site did not answer for 0.") and "releases:overlap" in warning
     world.check()
     django_verbs.rollback("blog")
     assert running == [set(), set()] and world.live.startswith("0001-")
@@ -203,7 +203,7 @@ def test_an_old_instance_that_does_not_come_back_is_said(world):
     world.fails["systemctl enable"] = DeploymentError("no memory")
     with pytest.raises(DeploymentError) as caught:
         world.apply()
-    assert f"{live} does not come back: the application server of {live} does not start" in caught.value.hint
+    assert f"{live} does not start again: the application server of {live} does not start" in caught.value.hint
     del world.fails["systemctl enable"]
     assert world.running == set()
     django_verbs.release("blog", *caught.value.hint.rpartition("django.release blog ")[2].split()[:1])

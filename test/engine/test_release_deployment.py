@@ -23,7 +23,7 @@ import django_verbs
 import msgpack
 import pytest
 from django_host_command import DeploymentError
-from django_release_deployment import asked_by
+from django_release_request import asked_by
 from specimen import contract
 from world import commit
 
@@ -49,7 +49,7 @@ def test_a_first_release(world):
         ]
     ]
     assert changes["source"] == {"release": {"old": None, "new": name}}
-    assert changes["live"] == {"live": {"old": None, "new": name}, "receipt": world.last.receipt}
+    assert changes["live"] == {"live": {"old": None, "new": name}, "receipt": world.last.switch_report}
     assert world.live == name and not world.site.previous.exists()
     world.check()
     record = django_host_file.read_json(world.site.current / "release.json")
@@ -96,7 +96,7 @@ def test_a_new_commit(world):
     }
     assert changes["virtualenv"]["virtualenv"].endswith(", shared")
     assert "secret_key" not in changes and "proxy" not in changes
-    assert changes["live"] == {"live": {"old": old, "new": new}, "receipt": world.last.receipt}
+    assert changes["live"] == {"live": {"old": old, "new": new}, "receipt": world.last.switch_report}
     assert world.live == new and os.readlink(world.site.previous) == f"releases/{old}"
     assert world.releases == {old: "good", new: "good"}
     world.check()
@@ -229,7 +229,7 @@ def test_a_dry_run_of_a_bare_host(world, monkeypatch):
     root = world.site.root.parent
     before = {str(path) for path in root.parent.rglob("*")}
     changes = world.apply(test=True)
-    assert changes["site"] == {str(world.site.root): "would be laid out"}
+    assert changes["site"] == {str(world.site.root): "would be created"}
     assert changes["source"] == {"release": "would be built from main"}
     assert {name: changes[name] for name in list(changes)[2:]} == {
         step.__name__: {"release": "the first release"} for step in django_release_steps.RELEASE[1:]
@@ -576,7 +576,7 @@ def test_a_step_that_fails_before_the_flip(world, monkeypatch, step, first, erro
             with pytest.raises(DeploymentError) as again:
                 world.apply()
             assert again.value.message == (
-                f"source: as {new} this has failed before, and nothing has changed since: "
+                f"source: {new} failed before with the same inputs: "
                 f"{step}: it is broken\n  | line 1\n  | line 2\nmend it"
             )
             assert again.value.hint.splitlines() == [
@@ -664,8 +664,8 @@ def test_a_release_that_was_rolled_back_is_held_back(world):
     for _ in range(2):
         assert world.apply() == {}
         assert world.last.warnings == [
-            f"{two} is held back since it was rolled back; {one} stays live. "
-            "salt-call django.release blog releases it all the same"
+            f"{two} is on hold since it was rolled back; {one} stays live. "
+            "salt-call django.release blog releases it anyway"
         ]
     assert world.live == one
     world.push("three")
@@ -756,7 +756,7 @@ def test_the_commit_that_is_wanted(world, options, again, revision, expected):
     world.push("two")
     world.push("other", "other")
     world.options = options
-    assert world.deployment(again=again, revision=revision).wanted_commit() == expected
+    assert world.deployment(again=again, revision=revision).resolve_commit() == expected
 
 
 def test_a_manual_site_gets_its_first_release(world):
@@ -770,8 +770,8 @@ def test_a_manual_site_gets_its_first_release(world):
 def test_the_commit_of_a_folder(world, monkeypatch):
     world.options = {"folder": "/srv/checkout"}
     monkeypatch.setattr(django_source_folder, "tree", lambda site: TWO)
-    assert world.deployment().wanted_commit() == TWO
-    assert world.deployment(revision=ONE, again=True).wanted_commit() == ONE
+    assert world.deployment().resolve_commit() == TWO
+    assert world.deployment(revision=ONE, again=True).resolve_commit() == ONE
 
 
 def test_a_remote_that_is_silent(world):
@@ -1122,9 +1122,11 @@ def test_a_deployment_that_was_killed_after_the_switch_is_written_down_by_the_ne
         with pytest.raises(Killed):
             world.apply()
     name = f"0001-{ONE[:12]}"
-    expected = {"record": {"release": f"{name}, of a deployment that was interrupted"}}
+    expected = {"record": {"release": f"{name}, whose deployment was interrupted"}}
     assert world.apply(test=True) == expected == world.apply()
-    assert world.last.warnings == [f"nobody knows whether these have run in {name}: manage.py clear_cache"]
+    assert world.last.warnings == [
+        f"the deployment of {name} was interrupted: these commands may not have run: manage.py clear_cache"
+    ]
     assert attempts(world) == [(name, "released", None)]
     assert world.apply() == {}
 

@@ -135,7 +135,7 @@ def test_what_a_plan_warns_of(pushed):
     pushed.answers = {"migrations": {"default": {"applied": ["blog.0001"], "pending": ["blog.0002"]}}}
     plan = django_release_plan.make("blog")
     assert plan["migrations"] == {"default": ["blog.0002"]}
-    assert plan["warnings"] == ["not migrated, as the pillar says: blog.0002"]
+    assert plan["warnings"] == ["migrations not applied, since migrate:run is false: blog.0002"]
 
 
 def test_a_plan_where_supervisor_keeps_the_site(pushed):

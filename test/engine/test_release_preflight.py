@@ -364,9 +364,7 @@ def test_a_server_that_does_not_stay_up_is_no_server(two, monkeypatch):
     monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda site, release, since: "Killed")
     with pytest.raises(DeploymentError) as caught:
         django_release_instance.check_health(two.site, two.site.releases / ONE)
-    assert caught.value.message == (
-        f"the application server of {ONE} does not stay up: it ended while its health page was asked"
-    )
+    assert caught.value.message == (f"the application server of {ONE} exited during its health check")
     assert caught.value.log == "Killed" and "journalctl -u django-blog-0001" in caught.value.hint
 
 

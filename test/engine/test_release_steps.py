@@ -17,6 +17,8 @@ import django_project_program
 import django_proxy_nginx
 import django_release_instance
 import django_release_static
+import django_release_step_build
+import django_release_step_site
 import django_release_steps
 import django_site
 import django_source
@@ -27,7 +29,7 @@ from django_wall_foreign import Foreign
 from specimen import configured
 from world import commit
 
-refuse_closed_parents = django_release_steps._refuse_closed_parents
+refuse_closed_parents = django_release_step_site.refuse_closed_parents
 
 
 # The site
@@ -61,8 +63,8 @@ def test_a_parent_that_the_proxy_cannot_enter(open_folder, monkeypatch, mode, gr
     with pytest.raises(DeploymentError) as error:
         refuse_closed_parents(site)
     owner = django_host_user.owner_of(home.stat())
-    assert error.value.message == f"{home} is {owner} {mode:04o}: it lets www-data not through to {site.root}"
-    assert error.value.hint == f"chmod o+x {home}, or choose another django:sites:blog:root"
+    assert error.value.message == f"www-data cannot traverse {home} ({owner} {mode:04o}), which is above {site.root}"
+    assert error.value.hint == f"chmod o+x {home}, or set django:sites:blog:root to another folder"
 
 
 def test_a_site_that_is_laid_out_is_left_alone(world):
@@ -161,7 +163,7 @@ def test_build_commands_run_as_the_build_identity(world, monkeypatch):
         assert environment["HOME"] == str(world.site.build) and environment["VIRTUAL_ENV"] == f"{release}/virtualenv"
         assert environment["PATH"].startswith(f"{release}/virtualenv/bin:")
     assert seen[1][1]["doing"] == "make 'a b' c"
-    assert seen[1][1]["hint"] == "django:sites:blog:build says this command"
+    assert seen[1][1]["hint"] == "the command is from django:sites:blog:build"
 
 
 COMMANDS = {
@@ -252,7 +254,7 @@ def test_a_source_is_compiled_but_for_what_is_none_of_the_project(tmp_path):
     for name in ["manage.py", "app/views.py", "app/deep/er/x.py", *left_out]:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text({"broken": "def f(:\n", "null": "\0"}.get(Path(name).stem, "X = 1\n"))
-    program = [sys.executable, "-I", "-S", "-c", django_release_steps._COMPILE, str(tree)]
+    program = [sys.executable, "-I", "-S", "-c", django_release_step_build.COMPILE, str(tree)]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     found = {path.relative_to(tree).as_posix().replace("__pycache__/", "") for path in tree.rglob("*.pyc")}
@@ -343,7 +345,7 @@ def test_a_link_that_is_shared_is_replaced(world, monkeypatch):
         (
             {"settings_module": "blog.settings"},
             {},
-            "static: the project sets DJANGO_SETTINGS_MODULE to blog.settings itself",
+            "static: the project overrides DJANGO_SETTINGS_MODULE with blog.settings",
             "use os.environ.setdefault in blog.wsgi, or django:sites:blog:overlay: false",
         ),
         (
@@ -357,9 +359,9 @@ def test_a_link_that_is_shared_is_replaced(world, monkeypatch):
             (
                 {"databases": {"default": {"engine": "django.db.backends.sqlite3", "name": name}}},
                 options,
-                f"static: the database 'default' lies inside the release ({name}) and would be lost with it",
-                "name its file in django:sites:blog:shared, "
-                "or give it the path: django:sites:blog:environment, {from: database_path}, "
+                f"static: the database 'default' is inside the release ({name}) and would be deleted with it",
+                "add its file to django:sites:blog:shared, "
+                "or set its path: django:sites:blog:environment, {from: database_path}, "
                 "with database: {engine: sqlite}",
             )
             for name, options in [
@@ -666,7 +668,7 @@ def test_migrations_that_the_pillar_does_not_want(world):
     world.options = {"migrate": {"run": False}}
     world.answers = {"migrations": pending("blog.0002")}
     assert "migration" not in world.apply()
-    assert world.last.warnings == ["not migrated, as the pillar says: blog.0002"]
+    assert world.last.warnings == ["migrations not applied, since migrate:run is false: blog.0002"]
 
 
 # The flip

@@ -55,7 +55,7 @@ def test_a_release_that_does_badly_is_left_again(two):
     assert record["step"] == "live" and record["receipt"]["failed"] >= 1
     assert (attempts(world)[-1]["result"], attempts(world)[-1]["receipt"]) == ("failed", record["receipt"])
     for _ in range(2):
-        with pytest.raises(DeploymentError, match=f"as {TWO} this has failed before.*: live: .* requests"):
+        with pytest.raises(DeploymentError, match=f"{TWO} failed before with the same inputs: live: .* requests"):
             world.apply()
     world.problems.clear()
     world.push("three")
@@ -93,22 +93,24 @@ def test_a_server_that_ends_after_the_switch_is_left_again(two, monkeypatch):
     monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda site, release: 42 if two.live == ONE else 43)
     with pytest.raises(DeploymentError) as caught:
         two.apply()
-    assert caught.value.message == f"live: its application server has ended after the switch; {ONE} is live again"
+    assert caught.value.message == f"live: its application server exited after the switch; {ONE} is live again"
     assert two.live == ONE
     two.check()
 
 
 def test_a_server_that_has_ended_before_the_switch_does_not_go_live(two, monkeypatch):
-    flip = django_release_switch.flip
+    activate = django_release_switch.activate
     monkeypatch.setattr(
         django_release_switch,
-        "flip",
+        "activate",
         lambda *arguments: (
             monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda *_: 43),
-            flip(*arguments),
+            activate(*arguments),
         ),
     )
-    with pytest.raises(DeploymentError, match=f"live: the application server of {TWO} does not stay up"):
+    with pytest.raises(
+        DeploymentError, match=f"live: the application server of {TWO} exited after its health check had passed"
+    ):
         two.apply()
     assert two.live == ONE and two.releases[TWO] == "failed" and not two.site.previous.exists()
 
@@ -120,11 +122,11 @@ def test_how_many_requests_may_fail(two, limit, stays):
     if stays:
         two.apply()
         assert two.live == TWO
-        assert two.last.warnings[-1].endswith(f"{TWO} stays live, for releases:max_errors is any")
+        assert two.last.warnings[-1].endswith(f"{TWO} stays live, since releases:max_errors is any")
     else:
         with pytest.raises(DeploymentError, match=f"{ONE} is live again"):
             two.apply()
-        assert two.live == ONE and two.last.receipt["failed"] > limit
+        assert two.live == ONE and two.last.switch_report["failed"] > limit
     two.check()
 
 
@@ -133,8 +135,8 @@ def test_failures_within_the_limit_are_told(two):
     problems = iter(["it answers 500", "it answers 500"])
     two.problem = lambda: next(problems, "") if two.live == TWO else ""
     two.apply()
-    assert two.live == TWO and two.last.receipt["failed"] in (1, 2)
-    receipt = two.last.receipt
+    assert two.live == TWO and two.last.switch_report["failed"] in (1, 2)
+    receipt = two.last.switch_report
     assert two.last.warnings == [f"{receipt['failed']} of {receipt['sent']} requests failed"]
     two.check()
 
@@ -144,7 +146,7 @@ def test_a_first_release_that_does_badly_stays(world):
     world.apply()
     assert world.live == ONE
     (warning,) = world.last.warnings
-    assert re.fullmatch(rf"\d+ {UNWELL}; {ONE} stays live, for there is nothing better to go back to", warning)
+    assert re.fullmatch(rf"\d+ {UNWELL}; {ONE} stays live, since there is no better release to return to", warning)
     world.check()
 
 
@@ -266,7 +268,7 @@ def test_a_way_back_that_is_closed_is_said(two, monkeypatch):
     monkeypatch.setattr(django_host_file, "link", full)
     with pytest.raises(DeploymentError) as caught:
         two.apply()
-    assert f"{ONE} cannot be made live again: [Errno 28] No space left" in caught.value.message
+    assert f"{ONE} cannot be activated again: [Errno 28] No space left" in caught.value.message
     assert two.live == TWO and "django-blog-0002.service" in two.running
     assert caught.value.hint.endswith(f"{TWO} still runs")
     monkeypatch.undo()
@@ -276,13 +278,13 @@ def test_a_way_back_that_is_closed_is_said(two, monkeypatch):
 
 
 def test_the_old_instance_runs_until_the_new_one_is_seen_well(two, monkeypatch):
-    seen, end = [], django_release_switch.end
+    seen, end = [], django_release_switch.stop
     monkeypatch.setattr(
-        django_release_switch, "end", lambda deployment, left: (seen.append({*two.running}), end(deployment, left))
+        django_release_switch, "stop", lambda deployment, left: (seen.append({*two.running}), end(deployment, left))
     )
     two.apply()
     assert {"django-blog-0001.service", "django-blog-0002.service"} <= seen[0]
-    assert two.last.receipt["sent"] >= django_release_switch_report.STEADY
+    assert two.last.switch_report["sent"] >= django_release_switch_report.STEADY
 
 
 def test_it_is_watched_as_long_as_the_pillar_says(two):
@@ -301,7 +303,7 @@ def test_a_server_that_ends_late_is_left_within_the_watch(two, monkeypatch):
     )
     problem = two.problem
     two.problem = lambda: (asked.append(1), problem())[1]
-    with pytest.raises(DeploymentError, match="its application server has ended after the switch"):
+    with pytest.raises(DeploymentError, match="its application server exited after the switch"):
         two.apply()
     assert len(asked) >= 20 and two.live == ONE
 

@@ -44,13 +44,13 @@ def test_what_meets_the_switch_on_its_way_belongs_to_no_release(make_site):
     probe = probe_of(make_site(), [""], [""])
     probe.leaves, probe.switched = 100.1, 100.15
     probe.samples += [Sample(100.08, 100.2, "no answer"), Sample(100.12, 100.2, "no answer")]
-    assert (len(probe._before()), len(probe._after()), probe.receipt(0)["failed"]) == (1, 0, 2)
+    assert (len(probe._before()), len(probe._after()), probe.report(0)["failed"]) == (1, 0, 2)
 
 
 def test_a_receipt(make_site):
     probe = probe_of(make_site(), ["", ""], ["no answer", "", ""])
     probe.samples[-1] = Sample(100.4, 100.45, "")
-    assert probe.receipt(7) == {
+    assert probe.report(7) == {
         "rate": 20,
         "through": "proxy",
         "seconds": 0.45,
@@ -64,7 +64,7 @@ def test_a_receipt(make_site):
 
 
 def test_a_receipt_of_nothing(make_site):
-    receipt = Probe(make_site(), through_proxy=False).receipt(0)
+    receipt = Probe(make_site(), through_proxy=False).report(0)
     assert (receipt["sent"], receipt["failed"], receipt["longest_gap"], receipt["latency_before"]) == (0, 0, 0.0, None)
 
 
@@ -116,7 +116,7 @@ def test_a_probe_asks_as_a_visitor_does(make_site, proxy, monkeypatch):
     assert path == "/shop/healthz"
     assert headers["Host"] == "blog.example.org" and headers["Connection"] == "close"
     assert headers["X-Scheme"] == "https" and headers["User-Agent"] == "django-formula"
-    receipt = probe.receipt(0)
+    receipt = probe.report(0)
     assert receipt["sent"] >= 5 and receipt["failed"] == 0 and receipt["through"] == "proxy"
     sent = len(proxy.requests)
     time.sleep(0.05)
@@ -135,7 +135,7 @@ def test_where_no_more_threads_are_to_be_had_it_asks_all_the_same(make_site, pro
         pass
     wait_for(probe.is_steady)
     probe.end()
-    assert probe.receipt(0)["failed"] == 0
+    assert probe.report(0)["failed"] == 0
 
 
 def test_where_the_proxy_keeps_the_page_the_socket_is_asked(make_site, proxy, monkeypatch):
@@ -156,7 +156,7 @@ def test_where_the_proxy_keeps_the_page_the_socket_is_asked(make_site, proxy, mo
     wait_for(probe.is_steady)
     probe.end()
     assert len(proxy.requests) == 1 and asked[0] == (site.current, "/shop/healthz", {"X-Scheme": "https"})
-    assert probe.receipt(0)["through"] == "socket" and probe.receipt(0)["failed"] == 0
+    assert probe.report(0)["through"] == "socket" and probe.report(0)["failed"] == 0
 
 
 @pytest.mark.parametrize("problem", ["nobody listens", "it answers 500", "it does not contain"])
@@ -182,7 +182,7 @@ def test_requests_that_hang_do_not_pile_up(make_site, monkeypatch):
     go_on.set()
     wait_for(lambda: len(probe.samples) >= 20)
     probe.end()
-    assert probe.receipt(0)["failed"] >= 20
+    assert probe.report(0)["failed"] >= 20
 
 
 def test_a_request_that_waits_is_waited_for(make_site):
@@ -214,7 +214,7 @@ def test_the_first_after_the_switch_come_twice_as_fast(make_site, monkeypatch):
     probe.end()
     sent = [sample.sent - probe.switched for sample in probe._after()]
     assert 0.2 <= sent[2] < 0.38 and sent[3] - sent[2] >= 0.18, "three for which it is waited, then as before"
-    assert probe.receipt(0)["longest_gap"] < 0.15
+    assert probe.report(0)["longest_gap"] < 0.15
 
 
 def test_after_the_switch_it_asks_at_once(make_site, monkeypatch):

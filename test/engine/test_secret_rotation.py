@@ -165,7 +165,7 @@ def test_a_rotated_key_goes_by_a_release_of_the_same_commit(blog, clock):
     )
     changes = blog.apply()
     assert changes["source"]["changed"] == ["secrets:secret_key:fallbacks"]
-    assert changes["secret_key"] == {"former keys": "1 dropped, for all that they have signed has expired"}
+    assert changes["secret_key"] == {"former keys": "1 dropped, since all their signatures have expired"}
     assert keys(blog) == (new, []) and blog.live == f"0003-{commit('one')[:12]}"
     blog.check()
     assert blog.apply() == {}
@@ -219,8 +219,11 @@ def test_a_lapsed_key_does_not_bring_back_what_is_held(blog, clock):
     ("answers", "why"),
     [
         ({"django": "5.2", "former_keys": 9}, ""),
-        ({"django": "3.2.25", "former_keys": 0}, "Django 3.2.25 knows no SECRET_KEY_FALLBACKS"),
-        ({"django": "4.2", "former_keys": 0}, "SECRET_KEY_FALLBACKS of the project's settings has not the former key"),
+        ({"django": "3.2.25", "former_keys": 0}, "Django 3.2.25 does not support SECRET_KEY_FALLBACKS"),
+        (
+            {"django": "4.2", "former_keys": 0},
+            "SECRET_KEY_FALLBACKS in the project's settings does not contain the former key",
+        ),
     ],
 )
 def test_it_is_said_where_a_rotation_ends_sessions(blog, answers, why):
@@ -250,7 +253,7 @@ def test_a_project_without_the_overlay_gets_the_former_keys(world, clock):
 
 def test_an_empty_former_key_is_refused(world):
     world.answers["empty_former_key"] = True
-    with pytest.raises(DeploymentError, match="SECRET_KEY_FALLBACKS of the project's settings has an empty key"):
+    with pytest.raises(DeploymentError, match="SECRET_KEY_FALLBACKS in the project's settings contains an empty key"):
         world.apply()
 
 
@@ -288,7 +291,7 @@ def test_a_rotation_by_pillar_that_fails_is_not_tried_again(world, clock):
         world.apply()
     assert keys(world) == ("a" * 40, [])
     world.fails.clear()
-    with pytest.raises(DeploymentError, match="this has failed before"):
+    with pytest.raises(DeploymentError, match="failed before with the same inputs"):
         world.apply()
 
 
@@ -338,5 +341,5 @@ def test_a_secret_that_all_could_read_is_mended_with_a_warning(secretive):
     file = secretive.site.secrets / "TOKEN"
     file.chmod(0o644)
     assert secretive.apply()["secret_key"] == {"TOKEN": "kept"}
-    assert secretive.last.warnings == [f"{file} was readable for every user, and is not any more: change that secret"]
+    assert secretive.last.warnings == [f"{file} was readable by every user until now: replace that secret"]
     assert file.stat().st_mode & 0o777 == 0o640 and secretive.apply() == {}

@@ -22,6 +22,7 @@ import django_process_systemd
 import django_project_program
 import django_release
 import django_release_instance
+import django_release_step_site
 import django_release_steps
 import django_release_switch
 import django_release_switch_report
@@ -270,9 +271,7 @@ class World:
         deployment = self.deployment()
         with deployment.step("rollback"):
             deployment.lock.take()
-            deployment.left = deployment.live
-            deployment.release = django_release.older_good(self.site, deployment.live)
-            deployment.commit = deployment.release.record["commit"]
+            deployment.return_to(django_release.older_good(self.site, deployment.live), deployment.live)
         return django_release_steps.walk(deployment, django_release_steps.BACK)
 
     def systemctl(self, verb: str, *arguments: str) -> None:
@@ -404,7 +403,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_host_command, "run"): world.run,
         (django_project_program, "backup"): world.ask,
         (django_backup_dump, "free"): lambda folder: 1 << 20,
-        (django_release_steps, "_refuse_closed_parents"): lambda site: None,
+        (django_release_step_site, "refuse_closed_parents"): lambda site: None,
         (django_virtualenv_python, "path"): lambda site: sys.executable,
         (django_virtualenv_python, "_identity"): lambda path, modified: f"cpython-311 {path} 3.11.2",
         (django_server_mod_wsgi.SERVER, "python"): lambda site: "3.11",

@@ -189,7 +189,7 @@ def test_a_session_lives_through_a_rotation_and_the_end_of_the_old_key(blog):
     before = blog.live
     dropped = blog.deploy()
     assert dropped["blog has its secrets"].changes == {
-        "former keys": "1 dropped, for all that they have signed has expired"
+        "former keys": "1 dropped, since all their signatures have expired"
     }
     assert blog.host.call("django.secret_key", blog.name)["fallbacks"] == []
     assert blog.record()["commit"] == commit and blog.live != before and is_logged_in(browser)

@@ -64,7 +64,7 @@ def test_its_advice_leads_to_the_release(blog):
     live = blog.live
     applied = blog.deploy(releases={"overlap": False})
     (warning,) = applied.warnings["blog is live"]
-    assert "nothing has answered for " in warning
+    assert "the site did not answer for " in warning
     assert blog.live != live and blog.answering["version"] == "3.0"
     assert [unit for unit in blog.units if unit.endswith(".service")] == [f"{blog.unit}.service"]
     assert not blog.apply().changed

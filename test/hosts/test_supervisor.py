@@ -219,7 +219,7 @@ def test_what_is_deleted_from_run_comes_back_by_an_apply(blog, gone):
 def test_without_overlap_the_old_one_is_stopped_first_and_comes_back_if_need_be(blog):
     blog.repository.commit(version("2.5"))
     applied = blog.deploy(releases={"overlap": False})
-    assert "nothing has answered for " in str(applied.warnings["blog is live"])
+    assert "the site did not answer for " in str(applied.warnings["blog is live"])
     assert blog.answering["version"] == "2.5" and programs(blog) == [f"{blog.unit} RUNNING"]
     live = blog.live
     break_server(blog)

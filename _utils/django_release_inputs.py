@@ -1,0 +1,66 @@
+"""The inputs of a release: everything it is made of, as keyed hashes; a release is made when one of them changes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import django_release_instance
+import django_secret
+from django_site import Site
+
+#: Keys of the configuration that are not part of a release: changing one makes no new release.
+_NOT_INPUTS = {
+    *("state", "remove_data", "adopt", "repository", "folder", "revision", "deploy", "deploy_key", "known_hosts"),
+    *("redirect_domains", "packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases"),
+    *("timeouts", "media", "build_sandbox", "maintenance", "backup", "tls"),
+}
+#: The templates of a release that are not the application server's.
+PROGRAMS = [f"salt://django/files/django_formula_{name}.py" for name in ("start", "migrate", "lock", "guard")]
+OVERLAY = "salt://django/files/django_formula_settings.py"
+
+
+def hashes(
+    site: Site, commit: str, secrets: Mapping[str, str], former_keys: Sequence[str], templates: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the commit, and a keyed hash of each value that a release is made of, by its path below the site's pillar.
+
+    Args:
+        secrets: the values of the site's secrets, by name.
+        former_keys: the former secret keys that the release accepts.
+        templates: the text of each template, by URL.
+    """
+    config = _configuration(site)
+    values = dict(_leaves(config))
+    values |= {f"secrets:{name}": value for name, value in secrets.items()}
+    if former_keys:
+        values["secrets:secret_key:fallbacks"] = former_keys
+    used = {file["source"] for file in config["files"].values() if file.get("source")}
+    used |= {*PROGRAMS, OVERLAY, *django_release_instance.templates(site)}
+    values |= {url: text for url, text in templates.items() if url in used}
+    key = django_secret.record_key(site)
+    return {"commit": commit, **{path: django_secret.keyed_hash(key, value) for path, value in values.items()}}
+
+
+def _configuration(site: Site) -> dict[str, Any]:
+    """Return the part of a site's configuration that a release is made of, without the values of secrets."""
+    config = {name: value for name, value in site.config.items() if name not in _NOT_INPUTS}
+    config["static"] = {name: value for name, value in config["static"].items() if name != "expires"}
+    config["secrets"] = {
+        name: {"as": secret["as"], "variable": secret["variable"]} for name, secret in config["secrets"].items()
+    }
+    config["databases"] = {
+        alias: {key: value for key, value in {**database, "password": None}.items() if key != "manage"}
+        for alias, database in config["databases"].items()
+    }
+    if site.https and site.config["overlay"]:
+        config["tls"] = {"listen": site.https}
+    if site.config["proxy"].get("keepalive"):
+        config["proxy"] = {"keepalive": True}
+    return config
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path}:{name}" if path else name)
+    else:
+        yield path, value
