@@ -328,8 +328,10 @@ class Deployment:
         self.lock.take()
         before, self.live = self.live, django_release.linked(self.site, self.site.current)
         if not look_again and (before and before.name) != (self.live and self.live.name):
-            now = f"has activated {self.live.name}" if self.live else "has left no active release"
-            raise DeploymentError(f"another deployment {now} meanwhile", hint="apply again", transient=True)
+            now = self.live.name if self.live else "no release"
+            raise DeploymentError(
+                f"another deployment has activated {now} meanwhile", hint="apply again", transient=True
+            )
 
     # What happens when a step fails
 

@@ -1173,7 +1173,7 @@ def test_who_has_waited_for_the_lock_does_not_act_on_what_is_no_longer_so(world)
     late = world.deployment()
     world.push("two")
     world.apply()
-    with pytest.raises(DeploymentError, match="another deployment has made 0002-"):
+    with pytest.raises(DeploymentError, match="another deployment has activated 0002-"):
         late.take_lock()
     late.lock.release()
     again = world.deployment()
