@@ -358,15 +358,15 @@ STARS = "********************"
     ],
 )
 def test_what_is_shown_of_a_setting(program, value, cleansed, text):
-    assert program.told(value, cleansed, REQUEST)["text"] == text
+    assert program.described(value, cleansed, REQUEST)["text"] == text
 
 
 def test_which_settings_differ(program):
     def digest(value, **request):
-        return program.told(value, value, REQUEST | request)["hash"]
+        return program.described(value, value, REQUEST | request)["hash"]
 
     assert digest("hunter2") != digest("hunter3") and digest("a", key="1") != digest("a", key="2")
-    assert digest("x/0001-abc") == program.told("x/0002-d", "", REQUEST | {"names": ["0002-d"]})["hash"]
+    assert digest("x/0001-abc") == program.described("x/0002-d", "", REQUEST | {"names": ["0002-d"]})["hash"]
     assert digest([object]) == digest([object]) and digest(object()) == digest(object())
 
 
