@@ -75,8 +75,7 @@ def test_lines_are_short(page):
 
 def test_every_page_is_in_an_index():
     docs = ROOT / "docs"
-    decisions = docs / "decisions"
-    indexes = {decisions: decisions / "README.md"}
+    indexes = {docs / "decisions": docs / "decisions/README.md"}
     untold = [
         name(page)
         for page in PAGES
@@ -86,6 +85,41 @@ def test_every_page_is_in_an_index():
         not in index.read_text()
     ]
     assert untold == []
+
+
+def linked(page: Path) -> set[Path]:
+    """The pages that a page links to."""
+    links = re.findall(r"\]\(([^)\s#]+\.md)(?:#[\w-]*)?\)", page.read_text())
+    return {(page.parent / link).resolve() for link in links if "://" not in link}
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, ahead = set[Path](), {ROOT / "README.md"}
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        ahead |= linked(page) - reached
+    assert sorted(name(page) for page in {*PAGES} - reached) == []
+
+
+def test_the_order_of_reading_begins_with_the_first_site():
+    """It is numbered, and leads to pages of the parts that the index has."""
+    page = (ROOT / "docs/README.md").read_text()
+    order = page[page.index("## Order of reading") : page.index("## Getting started")]
+    assert re.findall(r"^(\d+)\. \[", order, re.MULTILINE) == [str(number + 1) for number in range(7)]
+    first, second, *_rest = re.findall(r"\]\(([\w/-]+\.md)\)", order)
+    assert (first, second) == ("getting-started/first-site.md", "getting-started/ways-to-run.md")
+    parts = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert parts == ["Order of reading", "Getting started", "Guides", "Reference", "Internals"]
+
+
+def test_the_glossary_defines_each_term_once():
+    """In order, with each of the nouns that the pages share."""
+    terms = [term for term, _definition in rows_of("docs/reference/glossary.md", 2)[1:]]
+    assert terms == sorted(set(terms), key=str.lower)
+    shared = {"active release", "build user", "drain", "health check", "instance", "maintenance", "on hold", "overlay"}
+    shared |= {"plan", "preflight", "process manager", "release", "rollback", "sandbox", "site", "step", "switch"}
+    assert shared | {"switch report", "takeover", "verb", "wall"} <= {*terms}
 
 
 def test_the_readme_is_short():
@@ -112,14 +146,22 @@ def test_the_readme_has_a_pillar_of_ten_lines():
     assert len(block.splitlines()) == 10
 
 
+def rows_of(page: str, columns: int) -> list[list[str]]:
+    """The rows of all tables of a page that have so many columns."""
+    lines = re.findall(r"^\| (.*) \|$", (ROOT / page).read_text(), re.MULTILINE)
+    return [cells for line in lines if len(cells := line.split(" | ")) == columns and "detected, or" not in line]
+
+
 def test_every_trait_of_a_project_names_its_test():
-    rows = re.findall(r"^\| (?!trait|---).*\|$", (ROOT / "docs/guides/projects.md").read_text(), re.MULTILINE)
+    """The guide has what to write, internals/projects.md the test of each row."""
+    tested = dict(rows_of("docs/internals/projects.md", 2)[1:])
+    assert [trait for trait, _key in rows_of("docs/guides/projects.md", 2)] == [*tested] and len(tested) > 30
     unknown = []
-    for row in rows:
-        file, test = re.findall(r"`(test_\w+\.py)::(test_\w+)` \|$", row)[0]
-        if f"def {test}(" not in (ROOT / "test/hosts" / file).read_text():
-            unknown.append(f"{file}::{test}")
-    assert len(rows) > 30 and unknown == []
+    for test in tested.values():
+        file, name = re.fullmatch(r"`(test_\w+\.py)::(test_\w+)`", test).groups()
+        if f"def {name}(" not in (ROOT / "test/hosts" / file).read_text():
+            unknown.append(test)
+    assert unknown == []
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("test/projects/*.yaml")), ids=lambda path: str(path.stem))
@@ -127,7 +169,7 @@ def test_every_project_from_outside_is_told(path):
     recipe = yaml.safe_load(path.read_text())
     versions, number = " → ".join(recipe["versions"]), {"bookworm": 12, "trixie": 13}[recipe.get("debian", "bookworm")]
     told = f"* `{path.stem}` {versions}, Debian {number}: "
-    assert told in (ROOT / "docs/guides/projects.md").read_text()
+    assert told in (ROOT / "docs/internals/projects.md").read_text()
 
 
 def test_every_fault_is_shown_or_said_to_be_open():
