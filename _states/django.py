@@ -1,8 +1,9 @@
 """
-States of a Django site: one function for each step of a release, and one that takes a site off.
+Deploy Django sites: each step of a release is a state, and ``absent`` removes a site.
 
-Each looks, says what would have been done when it is only a test, and acts. The steps themselves are in
-``_utils/django_release_steps.py``; ``django/site.sls`` has them in their order.
+``django/site.sls`` has the states of a site in their order; use it with ``state.apply django`` instead of writing
+them out. Each state compares the host with the configuration, reports the changes if ``test=True``, and makes them
+otherwise. The steps are in ``_utils/django_release_steps.py``.
 """
 
 import json
@@ -23,6 +24,25 @@ from django_release_request import asked_by
 
 __virtualname__ = "django"
 
+# What each step is about, and what is done to it, for comments.
+_STEPS = {
+    "site": ("site directories and configuration", "updated"),
+    "database": ("databases and logins", "created"),
+    "tls": ("certificates", "installed"),
+    "source": ("source", "exported"),
+    "virtualenv": ("virtualenv", "built"),
+    "build": ("build commands", "run"),
+    "secret_key": ("secrets", "written"),
+    "settings": ("settings", "written"),
+    "static": ("static files", "collected"),
+    "migration": ("migrations", "applied"),
+    "instance": ("instance", "started"),
+    "live": ("active release", "switched"),
+    "proxy": ("proxy configuration", "updated"),
+    "acme": ("certificates", "ordered"),
+    "record": ("record of the release", "written"),
+}
+
 
 def __virtual__():
     return __virtualname__
@@ -30,16 +50,29 @@ def __virtual__():
 
 def site(name, config, platform, templates):
     """
-    Lay a site out: its folders, its registration, its configuration as applied, the mirror of its repository.
+    Create the directories and the registration of a site, record its configuration, and set up the mirror of its
+    repository. The other states of the site use this configuration.
 
     name
-        The site.
+        Name of the site.
     config
-        Its effective configuration, as ``map.jinja`` has it: JSON, since YAML reads some characters as others.
+        The site's configuration with all defaults, from ``map.jinja``, as JSON: YAML would read some characters as
+        others.
     platform
-        Names of the operating system, as ``map.jinja`` has them.
+        Names that depend on the operating system, from ``map.jinja``.
     templates
-        The ``salt://`` URLs of all files that a release of the site is rendered from.
+        ``salt://`` URLs of all files that a release of the site is rendered from.
+
+    .. code-block:: yaml
+
+        blog has its directories:
+          django.site:
+            - name: blog
+            - config: {{ django.sites.blog | tojson | yaml_dquote }}
+            - platform: {{ django.platform | tojson }}
+            - templates:
+              - salt://django/files/django_formula_start.py
+              - salt://django/files/maintenance.html
     """
     config = json.loads(config)
     try:
@@ -57,123 +90,306 @@ def site(name, config, platform, templates):
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
     _deployments()[name] = deployment
-    return _run("site", name, "is laid out")
+    return _run("site", name)
 
 
 def adoption(name, config, platform):
     """
-    Have the place of a site for the site: its root, its user and its name are those that it has had, and what somebody
-    else has left there is named, or with ``adopt`` taken over.
+    Check that no other deployment exists where a site is going to be: its root, user and name. With ``adopt`` in
+    the pillar an existing deployment is taken over; otherwise the state fails and lists what was found.
 
-    This changes nothing. The other states of the site leave the old one alone until the new one is live.
+    This state changes nothing. The existing deployment keeps serving until the new release is activated.
 
     name
-        The site.
-    config, platform
+        Name of the site.
+    config
         As for ``django.site``.
+    platform
+        As for ``django.site``.
+
+    .. code-block:: yaml
+
+        blog can be deployed:
+          django.adoption:
+            - name: blog
+            - config: {{ django.sites.blog | tojson | yaml_dquote }}
+            - platform: {{ django.platform | tojson }}
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": f"nobody else is where {name} is to be"}
+    ret = {"name": name, "changes": {}, "result": True, "comment": ""}
     site = django_site.Site(json.loads(config), platform)
+    ret["comment"] = f"no other deployment found in {site.root}"
     try:
         django_site.refuse_another_identity(site, (__pillar__.get("django") or {}).get("sites") or ())
         takeover = django_takeover.wanted(site)
     except (DeploymentError, OSError) as error:
         return {**ret, "result": False, "comment": str(error)}
     if takeover and __opts__["test"]:
-        ret.update(result=None, comment=f"{name} would have been adopted", changes=takeover.told())
+        ret.update(result=None, comment=f"{name}: the existing deployment would be taken over", changes=takeover.told())
     elif takeover:
-        ret["comment"] = "\n  ".join([f"{name} is adopted once its release is live:", *takeover.plan["found"]])
+        ret["comment"] = "\n  ".join(
+            [
+                f"{name}: the existing deployment is taken over when the new release is activated:",
+                *takeover.plan["found"],
+            ]
+        )
     return ret
 
 
 def database(name):
-    """Have the site's databases and logins on the servers of this host that the formula sets up."""
-    return _run("database", name, "has its databases")
+    """
+    Create the site's databases and logins on database servers of this host that the formula sets up.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its databases:
+          django.database:
+            - name: blog
+    """
+    return _run("database", name)
 
 
 def tls(name):
-    """Have a certificate for each domain, if only for the time until another one comes; the pillar's are checked."""
-    return _run("tls", name, "has its certificates")
+    """
+    Install a certificate for each domain. Certificates from the pillar are validated; a domain whose certificate
+    has to be ordered gets a self-signed one until then.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its certificates:
+          django.tls:
+            - name: blog
+    """
+    return _run("tls", name)
 
 
 def source(name):
-    """Export the commit that the revision names, if there has to be a new release."""
-    return _run("source", name, "has its source")
+    """
+    Export the commit that the revision resolves to, if a new release is required.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its source:
+          django.source:
+            - name: blog
+    """
+    return _run("source", name)
 
 
 def virtualenv(name):
-    """Build the virtualenv of the new release, or share that of an older one."""
-    return _run("virtualenv", name, "has its virtualenv")
+    """
+    Build the virtualenv of the new release, or reuse that of an earlier release with the same requirements.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its virtualenv:
+          django.virtualenv:
+            - name: blog
+    """
+    return _run("virtualenv", name)
 
 
 def build(name):
-    """Run the pillar's build commands in the new source, and compile it."""
-    return _run("build", name, "is built")
+    """
+    Run the pillar's build commands in the source of the new release, and compile it to bytecode.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog is built:
+          django.build:
+            - name: blog
+    """
+    return _run("build", name)
 
 
 def secret_key(name):
-    """Generate the secret key, once, and keep it and the pillar's secrets."""
-    return _run("secret_key", name, "has its secrets")
+    """
+    Generate the secret key if the site has none, and write it and the pillar's secrets.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its secrets:
+          django.secret_key:
+            - name: blog
+    """
+    return _run("secret_key", name)
 
 
 def settings(name):
-    """Write the settings overlay, the environment and the pillar's files into the new release."""
-    return _run("settings", name, "has its settings")
+    """
+    Write the settings overlay, the environment and the pillar's files into the new release.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its settings:
+          django.settings:
+            - name: blog
+    """
+    return _run("settings", name)
 
 
 def static(name):
-    """Start Django once: collect static files, read the effective settings, list pending migrations."""
-    return _run("static", name, "has its static files")
+    """
+    Start Django once in the new release: collect static files, read the effective settings, list pending
+    migrations.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its static files:
+          django.static:
+            - name: blog
+    """
+    return _run("static", name)
 
 
 def migration(name):
-    """Migrate the database, then run Django's checks."""
-    return _run("migration", name, "has its database migrated")
+    """
+    Apply pending migrations to the databases, then run Django's system checks.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its database migrated:
+          django.migration:
+            - name: blog
+    """
+    return _run("migration", name)
 
 
 def instance(name):
-    """Start the new release's own server, and wait until it answers well."""
-    return _run("instance", name, "has its instance")
+    """
+    Start the application server of the new release, and wait until its health check passes.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its instance:
+          django.instance:
+            - name: blog
+    """
+    return _run("instance", name)
 
 
 def live(name):
-    """Let the new release take over, drain and stop the old one, delete what is old enough."""
-    return _run("live", name, "is live")
+    """
+    Activate the new release, drain and stop the previous instance, and delete releases over ``releases:keep``.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog is live:
+          django.live:
+            - name: blog
+    """
+    return _run("live", name)
 
 
 def proxy(name):
-    """Write the proxy's files of the site, and reload the proxy when it accepts them."""
-    return _run("proxy", name, "is served")
+    """
+    Write the proxy configuration of the site, test it, and reload the proxy.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog is served:
+          django.proxy:
+            - name: blog
+    """
+    return _run("proxy", name)
 
 
 def acme(name):
-    """Order the certificates that are due from the authority of the pillar; where that fails, this warns."""
-    return _run("acme", name, "has its certificates ordered")
+    """
+    Order the certificates that are due from the ACME authority. A failed order is a warning.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its certificates ordered:
+          django.acme:
+            - name: blog
+    """
+    return _run("acme", name)
 
 
 def record(name):
-    """Write the deployment down."""
-    return _run("record", name, "is recorded")
+    """
+    Record the release and the deployment.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog is recorded:
+          django.record:
+            - name: blog
+    """
+    return _run("record", name)
 
 
 def absent(name, config, platform):
     """
-    Take a site off: proxy, instances, units, releases, registration; with ``remove_data`` its data too.
+    Remove a site: its proxy configuration, instances, units, releases and registration. Its data is kept unless
+    ``remove_data`` is true in its configuration.
 
     name
-        The site.
-    config, platform
+        Name of the site.
+    config
         As for ``django.site``.
+    platform
+        As for ``django.site``.
+
+    .. code-block:: yaml
+
+        blog is absent:
+          django.absent:
+            - name: blog
+            - config: {{ django.absent.blog | tojson | yaml_dquote }}
+            - platform: {{ django.platform | tojson }}
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} is already absent"}
     site = django_site.Site(json.loads(config), platform)
     try:
         present = django_site_removal.present(site)
         if present and __opts__["test"]:
-            ret.update(result=None, comment=f"{name} would have been taken off", changes=present)
+            ret.update(result=None, comment=f"{name} would be removed", changes=present)
         elif present:
             django_site_removal.remove(site, asked_by("state.apply", __opts__["cachedir"]))
-            ret.update(comment=f"{name} has been taken off", changes=present)
+            ret.update(comment=f"{name} has been removed", changes=present)
     except (DeploymentError, OSError) as error:
         ret.update(result=False, comment=str(error))
     return ret
@@ -181,15 +397,21 @@ def absent(name, config, platform):
 
 def packages(name, pkgs):
     """
-    Have packages of the operating system installed, by Salt's own ``pkg.installed`` where one is missing.
+    Install packages of the operating system with Salt's ``pkg.installed``, if one is missing.
 
-    Where none is, that state would still cost as much CPU as the rest of an apply: it looks for functions that no
-    package manager of this system has, and Salt loads every execution module there is to find them.
+    If none is missing, this state is much cheaper than ``pkg.installed``, which makes Salt load every execution
+    module.
 
     name
-        What the packages are for.
+        Any name.
     pkgs
-        Their names.
+        Names of the packages.
+
+    .. code-block:: yaml
+
+        The packages of the sites are installed:
+          django.packages:
+            - pkgs: [git, python3-venv]
     """
     if set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
         return {"name": name, "changes": {}, "result": True, "comment": "all packages are already installed"}
@@ -198,14 +420,21 @@ def packages(name, pkgs):
 
 def web_server(name, kind, pkgs):
     """
-    Have a web server installed, as ``django.packages`` does it: it starts without Debian's default site.
+    Install a web server without enabling Debian's default site, as ``django.packages`` does.
 
     name
-        What the packages are for.
+        Any name.
     kind
         ``nginx`` or ``apache``.
     pkgs
-        Their names.
+        Names of its packages.
+
+    .. code-block:: yaml
+
+        nginx is installed:
+          django.web_server:
+            - kind: nginx
+            - pkgs: [nginx]
     """
     import django_proxy
 
@@ -216,14 +445,21 @@ def web_server(name, kind, pkgs):
 
 def apache_module(name, module, pkgs):
     """
-    Have a module of Apache installed, as ``django.packages`` does it: an Apache that this host has goes on without it.
+    Install a module of Apache without enabling it in an existing Apache, as ``django.packages`` does.
 
     name
-        What the packages are for.
+        Any name.
     module
-        What Apache calls it, such as ``wsgi``.
+        Apache's name of the module.
     pkgs
-        Their names.
+        Names of its packages.
+
+    .. code-block:: yaml
+
+        mod_wsgi is installed:
+          django.apache_module:
+            - module: wsgi
+            - pkgs: [libapache2-mod-wsgi-py3]
     """
     import django_proxy_apache
 
@@ -234,17 +470,24 @@ def apache_module(name, module, pkgs):
 
 def server(name, engine, pkgs):
     """
-    Have a server of databases on this host: the one that is there, whoever has installed it, else the system's own.
+    Install a database server. An existing server is used as it is.
 
     name
-        What it is for.
+        Any name.
     engine
         ``postgres`` or ``mysql``.
     pkgs
-        The packages of the system's own.
+        Packages of the operating system's own server.
+
+    .. code-block:: yaml
+
+        PostgreSQL is installed:
+          django.server:
+            - engine: postgres
+            - pkgs: [postgresql]
     """
     if django_database_setup.is_installed(engine):
-        return {"name": name, "changes": {}, "result": True, "comment": "there is a server already"}
+        return {"name": name, "changes": {}, "result": True, "comment": f"a server for {engine} is already installed"}
     return __states__["pkg.installed"](
         name=name, pkgs=pkgs, refresh=True, cache_valid_time=300, install_recommends=False
     )
@@ -252,29 +495,38 @@ def server(name, engine, pkgs):
 
 def users(name, user, shell):
     """
-    Have the identities of a site: its user, and its build user. Both are system users without a home or a password.
+    Create the users of a site: the user that it runs as, and its build user. Both are system users without home
+    directory and password.
 
-    A user that was on the host before is taken as it is, where pillar names it; one that has the site's name by chance
-    is refused, and never changed.
+    A user that the pillar names may exist already. The state fails if a user exists that has the name of the site
+    and does not belong to it.
 
     name
-        The site.
+        Name of the site.
     user
-        Its user.
+        Name of its user. The build user has the suffix ``-build``.
     shell
-        The shell of a new user.
+        Login shell of a new user.
+
+    .. code-block:: yaml
+
+        blog has its users:
+          django.users:
+            - name: blog
+            - user: blog
+            - shell: /usr/sbin/nologin
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} has its users already"}
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"the users of {name} already exist"}
     fullname = f"Django site {name}"
     found = {one: django_host_user.find_user(one) for one in (user, f"{user}-build")}
-    for one, there in found.items():
-        if there and there.pw_gecos.split(",")[0] != fullname and one in (name, f"{user}-build"):
+    for one, existing in found.items():
+        if existing and existing.pw_gecos.split(",")[0] != fullname and one in (name, f"{user}-build"):
             comment = (
-                f"there is a user {one} on this host already, and it is not this site's"
-                f"\nchoose another: django:sites:{name}:user"
+                f"the user {one} exists on this host and does not belong to the site {name}"
+                f"\nset django:sites:{name}:user to another name"
             )
             return {**ret, "result": False, "comment": comment}
-    for one in [one for one, there in found.items() if not there]:
+    for one in [one for one, existing in found.items() if not existing]:
         made = __states__["user.present"](
             one,
             system=True,
@@ -295,16 +547,26 @@ def uv(name, index=None):
     Install uv, which builds the virtualenvs, into a virtualenv of its own.
 
     name
-        What it is for.
+        Any name.
     index
-        The package index of the pillar to install it from.
+        Package index to install it from, as in the pillar. PyPI by default.
+
+    .. code-block:: yaml
+
+        uv is installed:
+          django.uv:
+            - index:
+                url: https://pypi.example.org/simple/
+                username: ray
+                password:
+                  pillar: django:defaults:index:password
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "uv is already installed"}
     if django_virtualenv_uv.is_installed():
         return ret
     ret["changes"] = {"uv": django_virtualenv_uv.VERSION}
     if __opts__["test"]:
-        return {**ret, "result": None, "comment": "uv would have been installed"}
+        return {**ret, "result": None, "comment": "uv would be installed"}
     try:
         password = _secret(index["password"]["pillar"]) if index and index["password"] else None
         django_virtualenv_uv.install(index, password)
@@ -315,24 +577,33 @@ def uv(name, index=None):
 
 def running(name, enable=False):
     """
-    Have a daemon of the host run: it is judged by its process, and without systemd it is started too, where Salt's own
-    ``service.running`` believes that it runs. That state would also spawn a handful of processes to find nothing to do.
+    Start a service if its process is not running, and enable it at boot.
+
+    Unlike ``service.running``, this state looks at the process, also on hosts without systemd, and spawns no
+    processes if the service is running.
 
     name
-        Its service: ``nginx``, ``apache2``, ``supervisor``, ``postgresql`` or ``mariadb``.
+        Name of the service: ``nginx``, ``apache2``, ``supervisor``, ``postgresql`` or ``mariadb``.
     enable
-        Whether systemd is to start it at boot.
+        Enable the service in systemd.
+
+    .. code-block:: yaml
+
+        nginx runs:
+          django.running:
+            - name: nginx
+            - enable: True
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} already runs"}
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} is already running"}
     daemon = django_host_service.DAEMONS[name]
     starts = not django_host_service.runs(daemon)
     enables = enable and not django_host_service.is_enabled(daemon)
-    done = [what for what, is_so in (("started", starts), ("enabled", enables)) if is_so]
+    done = [verb for verb, is_due in (("started", starts), ("enabled", enables)) if is_due]
     if not done:
         return ret
     ret["changes"] = {name: ", ".join(done)}
     if __opts__["test"]:
-        return {**ret, "result": None, "comment": f"{name} would have been {' and '.join(done)}"}
+        return {**ret, "result": None, "comment": f"{name} would be {' and '.join(done)}"}
     try:
         if starts:
             django_host_service.start(daemon)
@@ -345,14 +616,23 @@ def running(name, enable=False):
 
 def ports(name, kind, sites):
     """
-    See that nobody but proxies of the formula listens on the ports of the sites; nothing is changed.
+    Check that no process other than the formula's proxies listens on the ports of the sites. This state changes
+    nothing.
 
     name
-        What it is for.
+        Any name.
     kind
         ``nginx`` or ``apache``.
     sites
-        The ports of each site, by its name; on all addresses or as ``192.0.2.10:80``.
+        Ports of each site, by its name: a port on all addresses, or ``192.0.2.10:80``.
+
+    .. code-block:: yaml
+
+        The ports of nginx are free:
+          django.ports:
+            - kind: nginx
+            - sites:
+                blog: [80, 443]
     """
     import django_host_port
     import django_proxy_ports
@@ -363,46 +643,70 @@ def ports(name, kind, sites):
             django_proxy_ports.refuse_taken_ports(site, kind, wanted, listening)
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
-    return {"name": name, "changes": {}, "result": True, "comment": "no port is taken by somebody else"}
+    return {
+        "name": name,
+        "changes": {},
+        "result": True,
+        "comment": f"no other process than {kind} listens on these ports",
+    }
 
 
 def proxy_runs(name, kind, http, templates, https=()):
     """
-    Have a web server run, and refuse unknown hosts on the ports where nobody else has a default server. Where another
-    one of the formula has those ports yet, it waits: the sites bring it up when they are handed over.
+    Start a web server, and configure a default server on its ports that rejects requests for unknown hosts. A
+    default server that exists already is left alone.
+
+    While another proxy of the formula still uses the ports, this state does nothing: the sites start the web server
+    when they are handed over.
 
     name
-        What it is for.
+        Any name.
     kind
         ``nginx`` or ``apache``.
     http
-        Ports of http, on all addresses or as ``192.0.2.10:80``.
+        Ports for http: a port on all addresses, or ``192.0.2.10:80``.
     templates
-        The ``salt://`` URLs of its default server, and of what all its servers of https have in common.
+        ``salt://`` URLs of the default server's configuration, and of what all servers with TLS share.
     https
-        Those of https.
+        Ports for https.
+
+    .. code-block:: yaml
+
+        nginx runs:
+          django.proxy_runs:
+            - kind: nginx
+            - http: [80]
+            - https: [443]
+            - templates:
+              - salt://django/files/nginx/default.conf
+              - salt://django/files/nginx/tls.conf
     """
     import django_host_etc
     import django_proxy
     import django_proxy_ports
     import django_proxy_switch
 
-    ret = {"name": name, "changes": {}, "result": True, "comment": "it runs, and refuses unknown hosts already"}
+    ret = {
+        "name": name,
+        "changes": {},
+        "result": True,
+        "comment": f"{kind} is already running and rejects unknown hosts",
+    }
     proxy = django_proxy.PROXIES[kind]
     try:
         if django_proxy_ports.holder_of([*http, *https], __context__.get("django.listening")) not in (None, proxy):
             return {
                 **ret,
-                "comment": f"another proxy has the ports until the sites are handed over to {kind}",
+                "comment": f"another proxy uses the ports until the sites are handed over to {kind}",
             }
         http, https = django_proxy_ports.known(proxy, http), django_proxy_ports.known(proxy, https)
         wanted = proxy.default_server(http, https, {url: _text(url) for url in templates})
         changes = django_host_etc.differences(wanted)
         if changes and __opts__["test"]:
-            ret.update(result=None, comment="unknown hosts would have been refused", changes=changes)
+            ret.update(result=None, comment="the default server would be configured", changes=changes)
         elif changes:
             django_proxy_switch.apply(wanted)
-            ret.update(comment="unknown hosts have been refused", changes=changes)
+            ret.update(comment="the default server has been configured", changes=changes)
     except DeploymentError as error:
         return {**ret, "result": False, "comment": str(error)}
     runs = running(proxy.DAEMON.service, enable=True)
@@ -414,9 +718,10 @@ def _deployments():
     return __context__.setdefault("django.deployments", {})
 
 
-def _run(step, name, done):
-    """One step of a site's deployment as a state."""
-    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} {done} already"}
+def _run(step, name):
+    """Run a step of a site's deployment as a state."""
+    what, done = _STEPS[step]
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name}: {what} unchanged"}
     test = __opts__["test"]
     deployment = None
     try:
@@ -432,7 +737,7 @@ def _run(step, name, done):
         if changes:
             ret["changes"] = changes
             ret["result"] = None if test else True
-            ret["comment"] = f"{name}: {step} would have been done" if test else f"{name} {done} now"
+            ret["comment"] = f"{name}: {what} {'would be ' if test else ''}{done}"
     if deployment:
         new = deployment.unreported_warnings()
         if new:
@@ -443,7 +748,7 @@ def _run(step, name, done):
 
 
 def _from_disk(name):
-    """The deployment of a site of which this run has no state ``django.site``."""
+    """Return the deployment of a site that has no ``django.site`` state in this run."""
     site = django_site.find(name)
     _deployments()[name] = Deployment(
         site, {}, site.kept_templates(), asked_by=asked_by("state.apply", __opts__["cachedir"]), test=__opts__["test"]
@@ -452,31 +757,31 @@ def _from_disk(name):
 
 
 def _text(url):
-    """The text of a file of the file server, fetched once in a run."""
+    """Return the text of a file of the file server, fetched once in a run."""
     texts = __context__.setdefault("django.templates", {})
     if url not in texts:
         path = __salt__["cp.cache_file"](url, saltenv=__env__)
         if not path:
-            raise DeploymentError(f"{url} is not there", hint="is it in the file_roots of Salt?")
+            raise DeploymentError(f"cannot find {url} on the file server", hint="check file_roots and gitfs_remotes")
         with open(path, encoding="utf-8") as file:
             texts[url] = file.read()
     return texts[url]
 
 
 def _given(site):
-    """The secrets that the pillar gives to a site, by name."""
-    references = {name: said.get("value") for name, said in django_secret.wanted(site).items()}
+    """Return the secrets that the pillar has for a site, by name."""
+    references = {name: entry.get("value") for name, entry in django_secret.wanted(site).items()}
     references |= {f"tls:{key}": site.config["tls"][key] for key in ("certificate", "key")}
     references["tls:eab:key"] = site.config["tls"]["eab"]["key"]
     references |= {"deploy_key": site.config["deploy_key"], "index_password": site.config["index"]["password"]}
-    return {name: _secret(said["pillar"]) for name, said in references.items() if isinstance(said, dict) and said}
+    return {name: _secret(entry["pillar"]) for name, entry in references.items() if isinstance(entry, dict) and entry}
 
 
 def _secret(path):
     """
-    The value of a secret of the pillar, from an sdb profile if it is an ``sdb://`` URI.
+    Return the value of a secret of the pillar, or what an ``sdb://`` URI there refers to.
 
-    It is read from ``__pillar__``: ``pillar.get`` returns ten stars under salt-ssh.
+    It reads ``__pillar__``: ``pillar.get`` returns ten asterisks with salt-ssh.
     """
     first, *rest = path.split(":")
     value = __pillar__.get(first)
@@ -487,8 +792,10 @@ def _secret(path):
     if isinstance(value, str) and value.startswith("sdb://"):
         found = __salt__["sdb.get"](value)
         if not isinstance(found, str) or found == value:
-            raise DeploymentError(f"{path}: {value} has no value", hint="does the sdb profile exist on this minion?")
+            raise DeploymentError(f"{path}: {value} has no value", hint="configure the sdb profile on this minion")
         value = found
     if not isinstance(value, str) or not value or value == "**********":
-        raise DeploymentError(f"{path} has no value in this minion's pillar", hint="salt-call saltutil.refresh_pillar")
+        raise DeploymentError(
+            f"{path} has no value in this minion's pillar", hint="run: salt-call saltutil.refresh_pillar"
+        )
     return value

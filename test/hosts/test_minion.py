@@ -27,8 +27,8 @@ def status(site):
 import django_release
 _as_before = _run
 
-def _run(step, name, done):
-    ret = _as_before(step, name, done)
+def _run(step, name):
+    ret = _as_before(step, name)
     return ret | {"comment": f"{ret['comment']} ({django_release.CODE} code)"}
 """,
 }

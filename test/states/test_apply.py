@@ -75,12 +75,12 @@ def test_a_site_goes_live_and_stays_as_it_is(salt, world, own_host):
     assert set(changed(states)) == {*HOST, *SENTENCES} - UNCHANGED - {"blog has its database migrated"}
     assert world.live == f"0001-{commit('one')[:12]}"
     world.check()
-    assert [state.comment for state in states if state.id == "blog is live"] == ["blog is live now"]
+    assert [state.comment for state in states if state.id == "blog is live"] == ["blog: active release switched"]
     for test in (False, True):
         states = apply(test=test)
         assert (changed(states), set(results(states).values())) == ([], {True})
         assert not default.exists()
-    assert [state.comment for state in states if state.id == "blog is live"] == ["blog is live already"]
+    assert [state.comment for state in states if state.id == "blog is live"] == ["blog: active release unchanged"]
 
 
 def test_without_systemd_supervisor_keeps_a_site(salt, world):
@@ -98,10 +98,10 @@ def test_without_systemd_supervisor_keeps_a_site(salt, world):
 
 def test_a_daemon_runs_without_systemd(salt, world, monkeypatch):
     running = salt({"sites": {}}).loaders.states.django.running
-    assert running(name="nginx").comment == "nginx already runs" and running(name="nginx").changes == {}
+    assert running(name="nginx").comment == "nginx is already running" and running(name="nginx").changes == {}
     monkeypatch.setattr(django_host_service, "runs", lambda daemon: False)
     monkeypatch.setattr(django_host_service, "start", lambda daemon: world.commands.append([daemon.service]))
-    for test, comment in ((True, "nginx would have been started"), (False, "nginx has been started")):
+    for test, comment in ((True, "nginx would be started"), (False, "nginx has been started")):
         state = running(name="nginx", test=test)
         assert (state.result, state.comment) == (None if test else True, comment)
         assert state.changes == {"nginx": "started"} and world.commands == ([] if test else [["nginx"]])
@@ -120,7 +120,7 @@ def test_a_daemon_that_runs_is_enabled_with_systemd(salt, world, monkeypatch):
     monkeypatch.setattr(django_host_service, "is_enabled", lambda daemon: daemon.service in enabled)
     monkeypatch.setattr(django_host_service, "enable", lambda daemon: enabled.append(daemon.service))
     assert running(name="nginx").changes == {}
-    for test, comment in ((True, "nginx would have been enabled"), (False, "nginx has been enabled")):
+    for test, comment in ((True, "nginx would be enabled"), (False, "nginx has been enabled")):
         state = running(name="nginx", enable=True, test=test)
         assert (state.result, state.comment) == (None if test else True, comment)
         assert state.changes == {"nginx": "enabled"} and enabled == ([] if test else ["nginx"])
@@ -135,7 +135,7 @@ def test_a_new_commit_and_its_dry_run(salt, world):
     same = {"blog has its users", "blog is laid out", "blog has its secrets", "blog is served"}
     expected = {name: True if name in {*HOST, *same} else None for name in [*HOST, *SENTENCES]}
     assert results(states) == expected
-    assert {state.comment for state in states if state.result is None} > {"blog: source would have been done"}
+    assert {state.comment for state in states if state.result is None} > {"blog: source would be exported"}
     assert world.live == f"0001-{commit('one')[:12]}"
     states = apply()
     assert set(changed(states)) == {*SENTENCES} - same - {"blog has its database migrated"}
@@ -212,7 +212,7 @@ def test_a_user_of_somebody_else_is_refused(salt, world, monkeypatch, name):
     states = salt({"sites": {"blog": SITE}})()
     failed = [state for state in states if state.result is False]
     assert [state.id for state in failed] == SENTENCES
-    assert f"there is a user {name} on this host already, and it is not this site's" in failed[0].comment
+    assert f"the user {name} exists on this host and does not belong to the site blog" in failed[0].comment
     assert "django:sites:blog:user" in failed[0].comment and not failed[0].changes and not world.live
 
 
@@ -399,7 +399,10 @@ def test_a_secret_that_is_not_there_is_an_error(salt, world):
 def test_a_template_that_is_not_there_is_an_error(salt, world):
     apply = salt({"sites": {"blog": {**SITE, "files": {"a.py": {"source": "salt://blog/nowhere.jinja"}}}}})
     (state,) = [state for state in apply() if state.id == "blog is laid out"]
-    assert (state.result, state.comment.split("\n")[0]) == (False, "salt://blog/nowhere.jinja is not there")
+    assert (state.result, state.comment.split("\n")[0]) == (
+        False,
+        "cannot find salt://blog/nowhere.jinja on the file server",
+    )
 
 
 def test_each_warning_appears_once(salt, world):

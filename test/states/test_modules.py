@@ -5,6 +5,7 @@ What the verbs do is in test_verbs.py.
 
 import ast
 import json
+import re
 
 import django_host_file
 import django_terminal
@@ -264,10 +265,36 @@ def test_maintenance_as_salt_reads_it(call, arguments, expected):
     assert row["maintenance"].endswith(expected[1] or "")
 
 
-def test_every_verb_has_an_example():
-    module = ast.parse((ROOT / "_modules/django.py").read_text())
-    verbs = [node for node in module.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
-    assert len(verbs) > 10
-    for verb in verbs:
-        text = ast.get_docstring(verb)
-        assert "CLI Example:" in text and f"salt-call django.{verb.name}" in text
+def functions(path):
+    """Return the public functions of a module of Salt, by name."""
+    nodes = ast.parse((ROOT / path).read_text()).body
+    return {node.name: node for node in nodes if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
+
+
+VERBS, STATES = functions("_modules/django.py"), functions("_states/django.py")
+
+
+@pytest.mark.parametrize("function", [*VERBS.values(), *STATES.values()], ids=lambda node: node.name)
+def test_docstring_describes_every_parameter(function):
+    given = function.args
+    names = [one.arg for one in (*given.args, *given.kwonlyargs, given.vararg) if one]
+    lines = ast.get_docstring(function).splitlines()
+    assert lines[0][0].isupper() and [name for name in names if name not in lines] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_an_example_on_the_command_line(verb):
+    _description, example = ast.get_docstring(VERBS[verb]).split("CLI Example:\n\n.. code-block:: bash\n\n")
+    assert all(line.startswith(f"    salt-call django.{verb}") for line in example.splitlines())
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_has_an_example_in_yaml(state):
+    _description, example = ast.get_docstring(STATES[state]).split(".. code-block:: yaml\n\n")
+    ((sentence, declared),) = yaml.safe_load(re.sub(r"{{.*?}}", "rendered", example)).items()
+    ((function, arguments),) = declared.items()
+    names = {name for argument in arguments for name in argument} | {"name"}
+    parameters = [one.arg for one in STATES[state].args.args]
+    required = parameters[: len(parameters) - len(STATES[state].args.defaults)]
+    assert (function, sentence[-1] != ":") == (f"django.{state}", True)
+    assert names <= {*parameters} and {*required} <= names
