@@ -20,7 +20,7 @@ def tls(deployment: Deployment) -> Iterator[Changes]:
     site, files, templates = deployment.site, deployment.tls, deployment.templates
     if not site.https:
         return
-    missing = django_tls.lacking(site, files, templates)
+    missing = django_tls.missing(site, files, templates)
     opened = django_host_etc.differences(django_proxy_files.opening(site, templates))
     if not missing and not opened:
         return

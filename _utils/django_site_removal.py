@@ -136,4 +136,4 @@ def _take_off(site: Site) -> None:
         gone += data(site)
     for path in gone:
         django_host_file.remove_tree(path)
-    django_tls.forget_challenges()
+    django_tls.remove_challenges()

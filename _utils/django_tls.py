@@ -1,6 +1,6 @@
 """The certificates of this host: one file for each domain, with key and chain, so that one rename changes both.
 
-A local authority signs for sites with ``self_signed``, and for those that wait for another one's.
+A local authority issues those of `tls:kind: self_signed`, and placeholders until another authority has issued one.
 """
 
 import _ssl
@@ -25,9 +25,9 @@ from django_host_folder import Folder
 from django_site import Site
 
 STATE = Path("/var/lib/django-formula")
-#: The first line of each file, with where the certificate comes from behind it.
+#: The beginning of the first line of each file; the origin of the certificate follows.
 OURS = "# Written by django-formula: "
-#: Days that a certificate of the local authority lasts, and the authority itself.
+#: Days that a certificate of the local authority is valid, and the authority itself.
 DAYS, AUTHORITY_DAYS = 365, 3650
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\n.*?-----END \1-----", re.DOTALL)
 _EXTENSIONS = """basicConstraints = critical, CA:FALSE
@@ -56,7 +56,7 @@ class Certificate(NamedTuple):
 
     @property
     def part_left(self) -> float:
-        """What is left of its lifetime: 1 at its beginning, 0 at its end."""
+        """The part of its lifetime that is left: 1 at its beginning, 0 at its end."""
         return self.left / max(self.ends - self.begins, 1)
 
     @property
@@ -65,33 +65,33 @@ class Certificate(NamedTuple):
         return self.part_left < 1 / 3
 
     def covers(self, domain: str) -> bool:
-        """Whether it is for a domain, by name or by a wildcard."""
+        """Return whether it is for a domain, by name or by a wildcard."""
         wildcard = f"*.{domain.partition('.')[2]}"
         return any(name.lower() in (domain, wildcard) for name in self.names)
 
 
 def domains(site: Site) -> list[str]:
-    """The domains of a site that need a certificate."""
+    """Return the domains of a site that need a certificate."""
     return [*site.config["domains"], *site.config["redirect_domains"]] if site.https else []
 
 
 def path_of(domain: str) -> Path:
-    """The file with key and chain of a domain."""
+    """Return the file with key and chain of a domain."""
     return STATE / "certificates" / f"{domain}.pem"
 
 
 def challenges() -> Path:
-    """The folder with the answers to authorities that ask by http, for all sites."""
+    """Return the folder with the answers to http-01 challenges, for all sites."""
     return STATE / "challenges"
 
 
 def root() -> Path:
-    """The certificate of the local authority, for whoever wants to trust it."""
+    """Return the file of the local authority's certificate, which clients can install to trust it."""
     return STATE / "authority/root.pem"
 
 
 def origin(site: Site) -> str:
-    """Where the certificates of a site come from, as their files say it."""
+    """Return the origin of a site's certificates, as their files record it."""
     kind = site.config["tls"]["kind"]
     if kind == "acme":
         return f"acme {site.config['tls']['directory']}"
@@ -99,47 +99,49 @@ def origin(site: Site) -> str:
 
 
 def _fingerprint() -> str:
-    """What tells the present authority from one before."""
+    """Return what identifies the present local authority."""
     return hashlib.sha256((django_host_file.read_text(root()) or "").encode()).hexdigest()[:16]
 
 
 def read(domain: str) -> Certificate | None:
-    """The certificate of a domain; None where there is none that can be used."""
+    """Return the certificate of a domain, or None where there is none that a server can use."""
     path = path_of(domain)
     try:
         with open(path, encoding="utf-8") as file:
-            said = file.readline()
+            header = file.readline()
         _load(str(path))
         found = _decode(str(path))
     except (OSError, ValueError):
         return None
-    return found._replace(origin=said.removeprefix(OURS).strip())
+    return found._replace(origin=header.removeprefix(OURS).strip())
 
 
 def _load(path: str) -> None:
     """Load key and chain as a server does.
 
     Raises:
-        OSError: it cannot; ssl.SSLError, which is one, where they do not go together.
+        OSError: that fails; ssl.SSLError, which is one, where the key is of another certificate.
     """
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, password=lambda: "")
 
 
 def _decode(path: str) -> Certificate:
-    """The first certificate of a file, by what Python itself reads certificates with.
+    """Return the first certificate of a file.
+
+    Python decodes certificates that are not a peer's for its own tests only; Salt brings no library for it.
 
     Raises:
         OSError: there is none; ssl.SSLError is one.
     """
-    said: dict[str, Any] = dict(_ssl._test_decode_cert(path))  # type: ignore[attr-defined]
-    names = [name for kind, name in said.get("subjectAltName", ()) if kind == "DNS"]
-    begins, ends = (float(ssl.cert_time_to_seconds(said[key])) for key in ("notBefore", "notAfter"))
-    return Certificate(names, said["subject"], said["issuer"], begins, ends)
+    fields: dict[str, Any] = dict(_ssl._test_decode_cert(path))  # type: ignore[attr-defined]
+    names = [name for kind, name in fields.get("subjectAltName", ()) if kind == "DNS"]
+    begins, ends = (float(ssl.cert_time_to_seconds(fields[key])) for key in ("notBefore", "notAfter"))
+    return Certificate(names, fields["subject"], fields["issuer"], begins, ends)
 
 
 @contextlib.contextmanager
 def _in_memory(text: str) -> Iterator[str]:
-    """The path of a file that is on no disk, while it is needed."""
+    """Yield the path of a file with a text that is in memory only."""
     descriptor = os.memfd_create("certificate")
     try:
         os.write(descriptor, text.encode())
@@ -148,37 +150,40 @@ def _in_memory(text: str) -> Iterator[str]:
         os.close(descriptor)
 
 
-# What is wanted
+# Missing certificates
 
 
-def lacking(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) -> dict[str, str]:
-    """The domains of a site without the certificate that they can have at once, and why.
+def missing(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) -> dict[str, str]:
+    """Return the domains of a site without a certificate that can be installed at once, with the reason.
 
-    With ``acme`` that is any which is valid yet: a better one is ordered once the domain is served.
+    With ``acme`` any valid certificate will do: the authority's is ordered once the domain is served.
 
     Args:
-        files: what the pillar gives as ``certificate`` and ``key``, where that is not in the configuration.
+        site: the site.
+        files: ``certificate`` and ``key`` of the pillar, where they are not in the configuration.
+        templates: texts of files from Salt's file server.
 
     Raises:
-        DeploymentError: the files of the pillar are not good.
+        DeploymentError: the files of the pillar are not valid.
     """
     if site.config["tls"]["kind"] == "files":
         text = from_files(site, files, templates)
         found = {domain: _outdated(domain, text) for domain in domains(site)}
     else:
         found = {domain: _unusable(site, domain) for domain in domains(site)}
-    return {domain: why for domain, why in found.items() if why}
+    return {domain: reason for domain, reason in found.items() if reason}
 
 
 def _outdated(domain: str, text: str) -> str:
+    """Return in what way a domain's file differs from the pillar's certificate; empty where it does not."""
     present = django_host_file.read_text(path_of(domain))
-    if not text:  # what the pillar gives is not known here
+    if not text:  # the pillar is not at hand
         return "" if present else "missing"
     return "" if present == text else "changed" if present else "new"
 
 
 def _unusable(site: Site, domain: str) -> str:
-    """Why the local authority has to sign for a domain."""
+    """Return why the local authority has to issue a certificate for a domain; empty where it has not."""
     certificate = read(domain)
     if not certificate:
         return "damaged" if path_of(domain).exists() else "new"
@@ -191,33 +196,33 @@ def _unusable(site: Site, domain: str) -> str:
 
 
 def texts(
-    site: Site, wanted: Mapping[str, str], files: Mapping[str, str], templates: Mapping[str, str]
+    site: Site, domains: Mapping[str, str], files: Mapping[str, str], templates: Mapping[str, str]
 ) -> dict[Path, str]:
-    """The files for the domains that `lacking` has named: path → content.
+    """Return the files for the domains that `missing` returns: path → content.
 
     Raises:
-        DeploymentError: the files of the pillar are not good, or nobody knows them here.
+        DeploymentError: the files of the pillar are not valid, or the pillar is not at hand.
     """
     if site.config["tls"]["kind"] != "files":
         make_authority()
-        return {path_of(domain): _signed(domain) for domain in wanted}
+        return {path_of(domain): _issued(domain) for domain in domains}
     text = from_files(site, files, templates)
     if not text:
         raise DeploymentError(
-            f"the certificate of {site.name} is gone, and only the pillar has it",
-            hint="salt-call state.apply django writes it anew",
+            f"the certificate of {site.name} is missing, and only the pillar has it",
+            hint="salt-call state.apply django writes it again",
         )
-    return {path_of(domain): text for domain in wanted}
+    return {path_of(domain): text for domain in domains}
 
 
 # The local authority
 
 
 def make_authority() -> None:
-    """Have a local authority that lasts longer than what it signs.
+    """Create the local authority, unless it exists and is valid for longer than a certificate that it issues.
 
     Raises:
-        DeploymentError: openssl cannot make it.
+        DeploymentError: openssl fails.
     """
     folder = root().parent
     with contextlib.suppress(OSError):
@@ -242,10 +247,10 @@ def _openssl(*arguments: str) -> str:
     return django_host_command.run(["openssl", *arguments], doing=f"openssl {arguments[0]}")
 
 
-def _signed(domain: str) -> str:
-    """Key and certificate for a domain, by the local authority."""
+def _issued(domain: str) -> str:
+    """Return a key and a certificate of the local authority for a domain."""
     authority = root().with_name("root.key")
-    subject = f"/CN={domain}" if len(domain) <= 64 else "/O=django-formula"  # as long as X.509 lets it be
+    subject = f"/CN={domain}" if len(domain) <= 64 else "/O=django-formula"  # the longest that X.509 allows
     with tempfile.TemporaryDirectory(dir=root().parent) as made:
         Path(made, "extensions").write_text(_EXTENSIONS.format(domain=domain))
         _openssl(
@@ -262,7 +267,7 @@ def _signed(domain: str) -> str:
 
 
 def joined(origin: str, key: str, chain: str) -> str:
-    """The content of a domain's file: the key and the certificates, without what stands between them."""
+    """Return the content of a domain's file: the key and the certificates, without text between them."""
     blocks = [found[0] for text in (key, chain) for found in _BLOCK.finditer(text)]
     return "\n".join([f"{OURS}{origin}", *blocks, ""])
 
@@ -271,30 +276,30 @@ def joined(origin: str, key: str, chain: str) -> str:
 
 
 def refuse_bad_files(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) -> None:
-    """See that what the pillar gives with ``files`` is good, before anything is changed for it.
+    """Check the certificate and key of `tls:kind: files`, before anything is changed.
 
     Raises:
-        DeploymentError: it is not.
+        DeploymentError: they are not valid.
     """
     if site.https and site.config["tls"]["kind"] == "files":
         from_files(site, files, templates)
 
 
 def from_files(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) -> str:
-    """The content of the domains' files with ``files``; empty where nobody has the pillar at hand.
+    """Return the content of the domains' files with `tls:kind: files`; empty where the pillar is not at hand.
 
     Raises:
-        DeploymentError: a file is not there, or it is not a key and a chain for the domains; the error has its path
-            in the pillar.
+        DeploymentError: a file is missing, or is not a key or a chain for the domains; the error has its path in the
+            pillar.
     """
-    chain, key = (_said(site, name, files, templates) for name in ("certificate", "key"))
+    chain, key = (_given(site, name, files, templates) for name in ("certificate", "key"))
     if chain is None or key is None:
         return ""
     at = f"django:sites:{site.name}:tls"
     keys = [found[0] for found in _BLOCK.finditer(key) if found[1].endswith("PRIVATE KEY")]
     if len(keys) != 1 or "ENCRYPTED" in keys[0]:
-        what = "is encrypted" if "ENCRYPTED" in key else f"has {len(keys) or 'no'} private keys"
-        raise DeploymentError(f"{at}:key {what}: expected one in PEM without a password")
+        problem = "is encrypted" if "ENCRYPTED" in key else f"has {len(keys) or 'no'} private keys"
+        raise DeploymentError(f"{at}:key {problem}: expected one in PEM without a password")
     blocks = [found[0] for found in _BLOCK.finditer(chain) if found[1] == "CERTIFICATE"]
     if not blocks:
         raise DeploymentError(f"{at}:certificate has no certificate in PEM")
@@ -303,10 +308,10 @@ def from_files(site: Site, files: Mapping[str, str], templates: Mapping[str, str
     return text
 
 
-def _said(site: Site, name: str, files: Mapping[str, str], templates: Mapping[str, str]) -> str | None:
-    """The text of the ``certificate`` or the ``key``; None where only the pillar has it, and it is not at hand."""
-    said = site.config["tls"][name]
-    value = files.get(name) if isinstance(said, dict) else said
+def _given(site: Site, name: str, files: Mapping[str, str], templates: Mapping[str, str]) -> str | None:
+    """Return the text of ``certificate`` or ``key``; None where only the pillar has it, and it is not at hand."""
+    given = site.config["tls"][name]
+    value = files.get(name) if isinstance(given, dict) else given
     if value is None or value.startswith("-----"):
         return value
     if value.startswith("salt://"):
@@ -322,10 +327,10 @@ def _said(site: Site, name: str, files: Mapping[str, str], templates: Mapping[st
 
 
 def _check(site: Site, text: str, blocks: list[str]) -> None:
-    """See that key and chain go together, in order, and are for the domains now.
+    """Check that key and chain belong together, that the chain is in order, and is valid for the domains now.
 
     Raises:
-        DeploymentError: they are not.
+        DeploymentError: a check fails.
     """
     at = f"django:sites:{site.name}:tls"
     chain = []
@@ -334,88 +339,88 @@ def _check(site: Site, text: str, blocks: list[str]) -> None:
             with _in_memory(block + "\n") as path:
                 chain.append(_decode(path))
         except (OSError, ValueError):
-            raise DeploymentError(f"{at}:certificate: number {number} in it is no certificate") from None
+            raise DeploymentError(f"{at}:certificate: block {number} is not a certificate") from None
     try:
         with _in_memory(text) as path:
             _load(path)
     except (OSError, ValueError) as error:
-        why = getattr(error, "reason", None) or str(error)
-        if "MISMATCH" in why:
+        reason = getattr(error, "reason", None) or str(error)
+        if "MISMATCH" in reason:
             raise DeploymentError(f"{at}:key is not the key of {at}:certificate") from None
-        raise DeploymentError(f"{at}:key cannot be used with {at}:certificate: {why}") from None
+        raise DeploymentError(f"{at}:key cannot be used with {at}:certificate: {reason}") from None
     for number, (one, issuer) in enumerate(itertools.pairwise(chain), 1):
         if one.issuer != issuer.subject:
             raise DeploymentError(
-                f"{at}:certificate: number {number + 1} in it is not the issuer of number {number}",
-                hint="the site's own comes first, then who has signed it, and so on",
+                f"{at}:certificate: certificate {number + 1} is not the issuer of certificate {number}",
+                hint="put the site's own certificate first, then its issuer, and so on",
             )
     own = chain[0]
-    missing = [domain for domain in domains(site) if not own.covers(domain)]
-    if missing:
+    uncovered = [domain for domain in domains(site) if not own.covers(domain)]
+    if uncovered:
         names = ", ".join(own.names) or "no host name"
-        raise DeploymentError(f"{at}:certificate is for {names}, and not for {', '.join(missing)}")
+        raise DeploymentError(f"{at}:certificate is for {names}, not for {', '.join(uncovered)}")
     if own.left <= 0:
-        raise DeploymentError(f"{at}:certificate has ended on {django_host_clock.written(own.ends)}")
+        raise DeploymentError(f"{at}:certificate expired on {django_host_clock.written(own.ends)}")
     if own.begins > time.time():
-        raise DeploymentError(f"{at}:certificate begins on {django_host_clock.written(own.begins)}")
+        raise DeploymentError(f"{at}:certificate is not valid before {django_host_clock.written(own.begins)}")
 
 
 def refuse_worse(domain: str, text: str) -> None:
-    """See that a certificate is for a domain, goes with its key, and lasts longer than one from the same place.
+    """Check that an issued certificate is for a domain, belongs to its key, and is valid longer than the present one.
 
     Raises:
-        DeploymentError: it does not.
+        DeploymentError: a check fails.
     """
     try:
         with _in_memory(text) as path:
             _load(path)
             new = _decode(path)
     except (OSError, ValueError) as error:
-        why = getattr(error, "reason", None) or str(error)
-        raise DeploymentError(f"the certificate that was issued for {domain} cannot be used: {why}") from None
+        reason = getattr(error, "reason", None) or str(error)
+        raise DeploymentError(f"the certificate that was issued for {domain} cannot be used: {reason}") from None
     present = read(domain)
     is_same = present and text.startswith(f"{OURS}{present.origin}\n")
     if not new.covers(domain) or new.left <= 0 or (is_same and present and new.ends < present.ends):
         raise DeploymentError(
-            f"the certificate that was issued for {domain} is worse than the one that there is",
-            hint=f"it is for {', '.join(new.names)} and ends on {django_host_clock.written(new.ends)}",
+            f"the certificate that was issued for {domain} is worse than the present one",
+            hint=f"it is for {', '.join(new.names)} and expires on {django_host_clock.written(new.ends)}",
         )
 
 
-# What there is
+# Present certificates
 
 
-def told(site: Site) -> dict[str, str]:
-    """The certificate that ends first, for ``django.status``: kind, days left, and a warning below a quarter."""
+def summary(site: Site) -> dict[str, str]:
+    """Return the certificate that expires first, for ``django.status``: kind, days left, a warning below a quarter."""
     found = [(read(domain), domain) for domain in domains(site)]
-    missing = [domain for certificate, domain in found if not certificate]
-    if missing:
-        return {"certificate": f"{missing[0]}: missing or damaged: state.apply makes it anew"}
+    damaged = [domain for certificate, domain in found if not certificate]
+    if damaged:
+        return {"certificate": f"{damaged[0]}: missing or damaged: state.apply creates it again"}
     if not found:
         return {"certificate": ""}
     certificate, domain = min(((one, domain) for one, domain in found if one), key=lambda pair: pair[0].left)
     kind = site.config["tls"]["kind"]
     days = f"{max(certificate.left, 0) / 86400:.0f} of {(certificate.ends - certificate.begins) / 86400:.0f} days left"
-    said = [f"{kind}, {days}"]
+    parts = [f"{kind}, {days}"]
     if certificate.left <= 0:
-        said.append(f"WARNING: {domain} has expired")
+        parts.append(f"WARNING: {domain} has expired")
     elif certificate.part_left < 1 / 4:
-        said.append(f"WARNING: {domain} should have been renewed")
+        parts.append(f"WARNING: {domain} should have been renewed")
     if kind == "acme" and not certificate.origin.startswith("acme "):
-        said.append(f"{domain} has a placeholder")
+        parts.append(f"{domain} has a placeholder")
     if certificate.origin.startswith("self_signed "):
-        said.append(f"root: {root()}")
-    return {"certificate": "; ".join(said)}
+        parts.append(f"root: {root()}")
+    return {"certificate": "; ".join(parts)}
 
 
-def forget_challenges() -> None:
-    """Take the folder of challenges away where no domain has a certificate any more."""
+def remove_challenges() -> None:
+    """Remove the folder of challenges where no domain has a certificate any more."""
     if not [*STATE.glob("certificates/*.pem")]:
         django_host_file.remove_tree(challenges())
 
 
 def belongings(domain: str) -> list[Path]:
-    """What there is of a domain's certificates on this host."""
+    """Return the files of a domain's certificates that exist on this host."""
     own = [path_of(domain), path_of(domain).with_suffix(".failed")]
     ordered = [*STATE.glob(f"acme/*/{domain}"), *STATE.glob(f"acme/*/private/{domain}")]
     return [path for path in [*own, *ordered] if os.path.lexists(path)]

@@ -1,4 +1,4 @@
-"""Certificates from an authority that speaks ACME (RFC 8555), each domain by itself, by a client of Debian's."""
+"""Order certificates from an authority that speaks ACME (RFC 8555), one for each domain, by a client of Debian's."""
 
 import contextlib
 import hashlib
@@ -7,7 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import django_host_clock
 import django_host_file
@@ -20,112 +20,85 @@ from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_host_lock import Lock
 from django_site import Site
+from django_tls_client import Client
 
 log = logging.getLogger(__name__)
 
 #: Seconds for one order.
 PATIENCE = 300.0
-#: How often an order is begun where the authority refuses a nonce, which says nothing of it.
+#: How often an order is tried where the authority refuses a nonce, which is no fault of the order.
 TRIES = 5
-#: Seconds after a failed order until the next one, doubled with each: Let's Encrypt bears five an hour.
+#: Seconds after a failed order until the next one, doubled with each: Let's Encrypt accepts five failures an hour.
 PAUSE, LONGEST_PAUSE = 900, 6 * 3600
 _T = TypeVar("_T")
 
 
-class Client(Protocol):
-    """A program that speaks with authorities; each is a module of its own.
-
-    What it keeps of an account is in a folder of root's. Errors of the authority are in the log of a DeploymentError,
-    ``badNonce`` among them where that is all.
-    """
-
-    def register(self, site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
-        """Have an account at the authority; one that is there is as good.
-
-        Args:
-            binding: identifier and key (base64url, without padding) of an external account.
-            patience: seconds.
-
-        Raises:
-            DeploymentError: the authority gives none.
-        """
-
-    def issue(self, site: Site, folder: Path, domain: str, challenges: Path, patience: float) -> tuple[str, str]:
-        """Order a certificate, whatever there is; returns its key and its chain in PEM.
-
-        Args:
-            challenges: the folder where answers to http-01 are served from.
-
-        Raises:
-            DeploymentError: there is none.
-        """
-
-    def said(self, log: str) -> str:
-        """What the authority, or the client, has said of an order that has failed, in a line; empty for nothing."""
-
-
 #: Every client, by the name that the pillar has for it.
-CLIENTS: dict[str, Client] = {"uacme": django_tls_uacme, "certbot": django_tls_certbot}
+CLIENTS: dict[str, Client] = {"uacme": django_tls_uacme.CLIENT, "certbot": django_tls_certbot.CLIENT}
 
 
 def due(site: Site, *, again: bool = False) -> tuple[dict[str, str], list[str]]:
-    """The domains whose certificate has to be ordered, and why; and warnings of those that have failed just now.
+    """Return the domains whose certificate has to be ordered, with the reason, and warnings of recent failures.
 
     Args:
-        again: order those too.
+        site: the site.
+        again: order domains that failed recently, too.
     """
     found, deferred = {}, []
     for domain in django_tls.domains(site):
-        why = _why(site, domain)
-        if why:
+        reason = _reason(site, domain)
+        if reason:
             failure = django_host_file.read_json(_failure(domain)) or {}
             wait = failure.get("next", 0) - time.time()
             if not again and 0 < wait <= LONGEST_PAUSE and failure.get("origin") == django_tls.origin(site):
                 deferred.append(
-                    f"no certificate for {domain} yet: {failure['error']}; it is tried again in {wait / 60:.0f} min, "
-                    f"or now by salt-call django.renew {site.name}"
+                    f"no certificate for {domain} yet: {failure['error']}; the next try is in {wait / 60:.0f} min, "
+                    f"or now: salt-call django.renew {site.name}"
                 )
             else:
-                found[domain] = why
+                found[domain] = reason
     return found, deferred
 
 
-def _why(site: Site, domain: str) -> str:
+def _reason(site: Site, domain: str) -> str:
+    """Return why the certificate of a domain has to be ordered; empty where it does not."""
     certificate = django_tls.read(domain)
     if not certificate:
         return "new"
     if certificate.origin != django_tls.origin(site):
-        return f"new, in place of {certificate.origin.split()[0]}"
+        return f"new, instead of {certificate.origin.split()[0]}"
     return f"{certificate.left / 86400:.1f} days left" if certificate.is_due else ""
 
 
 def _failure(domain: str) -> Path:
+    """Return the file that records the failed orders of a domain."""
     return django_tls.path_of(domain).with_suffix(".failed")
 
 
-def renew(site: Site, wanted: Iterable[str], files: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Order certificates and have the proxy take them; what fails leaves the one that there is.
+def renew(site: Site, domains: Iterable[str], files: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Order certificates and reload the proxy; where an order fails, the present certificate stays.
 
     Args:
-        wanted: the domains.
-        files: what the pillar gives of ``tls``: ``eab:key``.
+        site: the site.
+        domains: what to order certificates for.
+        files: secrets of the pillar below ``tls``: ``eab:key``.
 
     Returns:
-        What has been ordered, by domain, and warnings.
+        What was ordered, by domain, and warnings.
     """
     ordered, warnings = {}, []
-    for domain in wanted:
+    for domain in domains:
         path = django_tls.path_of(domain)
         before = django_host_file.read_text(path)
         try:
             with _alone():
                 if django_host_file.read_text(path) != before:
-                    continue  # the timer was quicker, or an apply
+                    continue  # the timer, or an apply, renewed it in the meantime
                 log.info("%s: ordering a certificate for %s", site.name, domain)
                 django_proxy_switch.change_certificates({path: _order(site, domain, files)})
         except (DeploymentError, OSError) as error:
             cause = _cause(site, error)
-            _note(site, domain, cause)
+            _record_failure(site, domain, cause)
             warnings.append(f"no certificate for {domain} yet: {cause}; {_serves(domain)}")
         else:
             _failure(domain).unlink(missing_ok=True)
@@ -136,10 +109,10 @@ def renew(site: Site, wanted: Iterable[str], files: Mapping[str, str]) -> tuple[
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Order alone on this host.
+    """Hold the lock of this host's orders.
 
     Raises:
-        DeploymentError: somebody else orders for too long.
+        DeploymentError: another process holds it for too long.
     """
     folder = django_tls.STATE / "acme"
     for path, mode in ((django_tls.STATE, 0o755), (folder, 0o700)):
@@ -149,17 +122,17 @@ def _alone() -> Iterator[None]:
         "order",
         busy="another order of certificates",
         timeout=f"{PATIENCE:.0f}s",
-        hint="wait for it, or end that process; the lock goes with it",
+        hint="wait for it, or end that process, which releases the lock",
     )
     with orders.held():
         yield
 
 
 def _cause(site: Site, error: Exception) -> str:
-    """Why an order has failed, in a line: what the authority has said, where it has said something."""
-    said = _client(site).said(getattr(error, "log", "") or "")
+    """Return in a line why an order failed, with the authority's error where it reports one."""
+    reported = _client(site).cause(getattr(error, "log", "") or "")
     first = str(error).splitlines()[0]
-    return f"{first}: {textwrap.shorten(said, 1000, placeholder=' …')}" if said else first
+    return f"{first}: {textwrap.shorten(reported, 1000, placeholder=' …')}" if reported else first
 
 
 def _client(site: Site) -> Client:
@@ -167,14 +140,16 @@ def _client(site: Site) -> Client:
 
 
 def _serves(domain: str) -> str:
+    """Return in words which certificate of a domain is in use."""
     certificate = django_tls.read(domain)
     if not certificate:
-        return "nothing serves"
-    kind = "a placeholder" if certificate.origin.startswith("self_signed ") else "the one before"
-    return f"{kind} serves, with {max(certificate.left, 0) / 86400:.0f} days left"
+        return "no certificate is in use"
+    kind = "a placeholder" if certificate.origin.startswith("self_signed ") else "the previous one"
+    return f"{kind} is in use, with {max(certificate.left, 0) / 86400:.0f} days left"
 
 
-def _note(site: Site, domain: str, cause: str) -> None:
+def _record_failure(site: Site, domain: str, cause: str) -> None:
+    """Record a failed order, so that the next one waits."""
     before = django_host_file.read_json(_failure(domain)) or {}
     tries = int(before.get("tries", 0)) + 1
     pause = min(PAUSE * 2 ** (tries - 1), LONGEST_PAUSE)
@@ -184,32 +159,32 @@ def _note(site: Site, domain: str, cause: str) -> None:
 
 
 def _order(site: Site, domain: str, files: Mapping[str, str]) -> str:
-    """Have the client order a certificate; returns the content of the domain's file.
+    """Order a certificate, and return the content of the domain's file.
 
     Raises:
-        DeploymentError: it gets none, or one that is no better than what there is.
+        DeploymentError: the authority issues none, or one that is worse than the present one.
     """
     account = _account(site, files)
     challenges = django_tls.challenges()
     django_host_folder.make(Folder(challenges, "root", "root", 0o755))
     for path in challenges.iterdir():
-        if path.stat().st_mtime < time.time() - 86400:  # of an order that was killed
+        if path.stat().st_mtime < time.time() - 86400:  # left by an order that was killed
             path.unlink()
-    key, chain = _persistently(lambda: _client(site).issue(site, account, domain, challenges, PATIENCE))
+    key, chain = _retried(lambda: _client(site).issue(site, account, domain, challenges, PATIENCE))
     text = django_tls.joined(django_tls.origin(site), key, chain)
     django_tls.refuse_worse(domain, text)
     return text
 
 
-def _persistently(ask: Callable[[], _T]) -> _T:
-    """Ask an authority, again where it has refused a nonce.
+def _retried(request: Callable[[], _T]) -> _T:
+    """Send a request to an authority, again where it refuses a nonce.
 
     Raises:
-        DeploymentError: it refuses something else, or nonces all the time.
+        DeploymentError: the authority refuses it for another reason, or refuses every nonce.
     """
     for tries_left in reversed(range(TRIES)):
         try:
-            return ask()
+            return request()
         except DeploymentError as error:
             if not tries_left or "badNonce" not in error.log:
                 raise
@@ -217,15 +192,15 @@ def _persistently(ask: Callable[[], _T]) -> _T:
 
 
 def _account(site: Site, files: Mapping[str, str]) -> Path:
-    """The folder of the account at the authority, which is made where there is none.
+    """Return the folder of the account at the authority; without an account, register one.
 
     Raises:
-        DeploymentError: the authority gives none.
+        DeploymentError: the authority refuses.
     """
     tls = site.config["tls"]
     client = [] if tls["client"] == "uacme" else [tls["client"]]
-    who = "\n".join([tls["directory"], tls["email"] or "", tls["eab"]["key_id"] or "", *client])
-    folder = django_tls.STATE / "acme" / hashlib.sha256(who.encode()).hexdigest()[:16]
+    identity = "\n".join([tls["directory"], tls["email"] or "", tls["eab"]["key_id"] or "", *client])
+    folder = django_tls.STATE / "acme" / hashlib.sha256(identity.encode()).hexdigest()[:16]
     made = folder / "account.json"
     if made.exists():
         return folder
@@ -235,11 +210,11 @@ def _account(site: Site, files: Mapping[str, str]) -> Path:
         key = files.get("eab:key")
         if not key:
             raise DeploymentError(
-                f"there is no account at {tls['directory']} yet, and the key of its binding is in the pillar only",
-                hint="salt-call state.apply django",
+                f"no account at {tls['directory']} yet, and only the pillar has the key of the account binding",
+                hint="salt-call state.apply django registers the account",
             )
         binding = (tls["eab"]["key_id"], key.rstrip("="))
-    _persistently(lambda: _client(site).register(site, folder, binding, PATIENCE))
+    _retried(lambda: _client(site).register(site, folder, binding, PATIENCE))
     about = {"client": tls["client"], "directory": tls["directory"], "email": tls["email"]}
     django_host_file.write_json(made, about, mode=0o600)
     return folder

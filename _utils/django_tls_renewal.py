@@ -1,4 +1,4 @@
-"""What the timer of a site's certificates runs: it renews those that are due, without Salt and without the pillar."""
+"""Renew a site's certificates by its systemd timer, without Salt and without the pillar."""
 
 import sys
 
@@ -11,7 +11,7 @@ from django_site import Site
 
 
 def main(name: str) -> int:
-    """Renew what is due of a site; returns the exit code, 1 where something has failed."""
+    """Renew the certificates of a site that are due, and return the exit code: 1 where something failed."""
     try:
         site = django_site.find(name)
         changed, warnings = renew(site)
@@ -29,24 +29,25 @@ def renew(site: Site, *, force: bool = False, again: bool = False) -> tuple[dict
     """Renew the certificates of a site.
 
     Args:
-        force: those too that are not due, where an authority orders them.
-        again: those too that have failed a short while ago.
+        site: the site.
+        force: renew certificates of an authority that are not due, too.
+        again: retry those that failed a short while ago, too.
 
     Returns:
-        What has changed, by domain, and warnings.
+        What changed, by domain, and warnings.
 
     Raises:
-        DeploymentError: they cannot be made, or the proxy does not take them.
+        DeploymentError: a certificate cannot be made, or the proxy refuses it.
     """
     if not site.https:
         return {}, []
     templates = site.kept_templates()
-    changed = django_tls.lacking(site, {}, templates)
+    changed = django_tls.missing(site, {}, templates)
     if changed:
         django_proxy_switch.change_certificates(django_tls.texts(site, changed, {}, templates))
     if site.config["tls"]["kind"] != "acme":
         return changed, []
     due, deferred = django_tls_acme.due(site, again=again)
-    wanted = django_tls.domains(site) if force else list(due)
-    ordered, warnings = django_tls_acme.renew(site, wanted, {})
+    domains = django_tls.domains(site) if force else list(due)
+    ordered, warnings = django_tls_acme.renew(site, domains, {})
     return changed | ordered, [*([] if force else deferred), *warnings]

@@ -1,56 +1,46 @@
-"""uacme orders certificates: a small client in C, which keeps no state beside its files."""
+"""uacme (https://github.com/ndilieto/uacme): a small ACME client in C, which keeps keys and certificates only."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import django_host_command
-from django_host_command import DeploymentError
 from django_site import Site
+from django_tls_client import Client
 
 #: Debian's hook for http-01: it writes each challenge into the folder that its environment names.
 HOOK = Path("/usr/share/uacme/uacme.sh")
 
 
-def register(site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
-    """Have an account at the authority; uacme takes the key of a binding as an argument only."""
-    email, secrets, arguments = site.config["tls"]["email"], [], []
-    if binding:
-        identifier, key = binding
-        arguments, secrets = ["-e", f"{identifier}:{key}"], [key]
-    try:
-        _run(site, folder, [*arguments, "new", *([email] if email else [])], "uacme new", patience, secrets=secrets)
-    except DeploymentError as error:
-        if "already exists" not in error.log:  # of a run that was killed then
-            raise
+class Uacme(Client):
+    """uacme."""
+
+    ACCOUNT_EXISTS = "already exists"
+
+    def _register(self, site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
+        """Register an account; uacme takes the key of a binding as an argument only."""
+        email = site.config["tls"]["email"]
+        arguments = [*(["-e", ":".join(binding)] if binding else []), "new", *([email] if email else [])]
+        secrets = [binding[1]] if binding else []
+        self.run(_argv(site, folder, *arguments), doing="uacme new", patience=patience, environment={}, secrets=secrets)
+
+    def issue(self, site: Site, folder: Path, domain: str, challenges: Path, patience: float) -> tuple[str, str]:
+        """Order a certificate, and return its key and its chain."""
+        tls = site.config["tls"]
+        hook = tls["hook"] if tls["challenge"] == "dns-01" else str(HOOK)
+        argv = _argv(site, folder, "-f", "-h", hook, "issue", domain)
+        environment = {"UACME_CHALLENGE_PATH": str(challenges)}
+        self.run(argv, doing=f"uacme {domain}", patience=patience, environment=environment)
+        return (folder / "private" / domain / "key.pem").read_text(), (folder / domain / "cert.pem").read_text()
+
+    def cause(self, log: str) -> str:
+        """Return what the authority or uacme reports of an order that failed."""
+        lines = [line.strip() for line in log.splitlines() if '"detail"' in line or line.startswith("uacme: ")]
+        details = [line for line in lines if '"detail"' in line]
+        if details:
+            return details[-1].partition(":")[2].strip(' ",').replace('\\"', '"')
+        return lines[-1] if lines else ""
 
 
-def issue(site: Site, folder: Path, domain: str, challenges: Path, patience: float) -> tuple[str, str]:
-    """Order a certificate; returns its key and its chain."""
-    tls = site.config["tls"]
-    hook = tls["hook"] if tls["challenge"] == "dns-01" else str(HOOK)
-    environment = {"UACME_CHALLENGE_PATH": str(challenges)}
-    _run(site, folder, ["-f", "-h", hook, "issue", domain], f"uacme {domain}", patience, environment)
-    return (folder / "private" / domain / "key.pem").read_text(), (folder / domain / "cert.pem").read_text()
+def _argv(site: Site, folder: Path, *arguments: str) -> list[str]:
+    return ["uacme", "-y", "-c", str(folder), "-a", site.config["tls"]["directory"], "-t", "EC", *arguments]
 
 
-def _run(
-    site: Site,
-    folder: Path,
-    arguments: list[str],
-    doing: str,
-    patience: float,
-    environment: Mapping[str, str] | None = None,
-    secrets: list[str] | None = None,
-) -> None:
-    argv = ["uacme", "-y", "-c", str(folder), "-a", site.config["tls"]["directory"], "-t", "EC", *arguments]
-    variables = {**django_host_command.network_environment(), **(environment or {})}
-    django_host_command.run(argv, doing=doing, environment=variables, timeout=patience, secrets=secrets or [])
-
-
-def said(log: str) -> str:
-    """What the authority or uacme has said of an order that has failed."""
-    lines = [line.strip() for line in log.splitlines() if '"detail"' in line or line.startswith("uacme: ")]
-    details = [line for line in lines if '"detail"' in line]
-    if details:
-        return details[-1].partition(":")[2].strip(' ",').replace('\\"', '"')
-    return lines[-1] if lines else ""
+CLIENT = Uacme()

@@ -38,7 +38,7 @@ def status(name: str) -> dict[str, Any]:
     """
     site = django_site.find(name)
     try:
-        return {**django_release.status(site), **django_backup.status(site), **django_tls.told(site)}
+        return {**django_release.status(site), **django_backup.status(site), **django_tls.summary(site)}
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # whole JSON, and not what was written
         raise DeploymentError(
             f"a file of {name}'s records is damaged: {type(error).__name__}: {error}",
@@ -379,7 +379,7 @@ def renew(name: str, *, force: bool = False) -> dict[str, Any]:
     if not site.https:
         raise DeploymentError(f"{name} has no certificates", hint=f"django:sites:{name}:tls says where they come from")
     changed, warnings = django_tls_renewal.renew(site, force=force, again=True)
-    return {"renewed": changed, "warnings": warnings, **django_tls.told(site)}
+    return {"renewed": changed, "warnings": warnings, **django_tls.summary(site)}
 
 
 def collectstatic(name: str, asked_by: str = "django.collectstatic") -> tuple[Deployment, dict[str, Any]]:

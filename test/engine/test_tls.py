@@ -31,7 +31,7 @@ def blog(make_site, monkeypatch):
 
 
 def lacking(site, **files):
-    return django_tls.lacking(site, files, {})
+    return django_tls.missing(site, files, {})
 
 
 def put(domain, signed, origin):
@@ -49,7 +49,7 @@ def make(site, wanted, **files):
 def test_without_tls_there_is_nothing(make_site):
     site = make_site()
     assert site.https == [] and django_tls.domains(site) == [] and lacking(site) == {}
-    assert django_tls.told(site) == {"certificate": ""}
+    assert django_tls.summary(site) == {"certificate": ""}
     assert not django_tls.STATE.joinpath("certificates").exists()
 
 
@@ -133,7 +133,7 @@ def test_files_are_kept_whole_in_one(blog):
 def test_files_that_are_gone_come_back_by_an_apply_only(blog):
     site = blog(**FILES)
     assert lacking(site) == {DOMAIN: "missing"}
-    with pytest.raises(DeploymentError, match="the certificate of blog is gone, and only the pillar has it"):
+    with pytest.raises(DeploymentError, match="the certificate of blog is missing, and only the pillar has it"):
         make(site, [DOMAIN])
 
 
@@ -150,17 +150,17 @@ def test_files_that_are_gone_come_back_by_an_apply_only(blog):
         (lambda: {**pair(), "certificate": pair()["key"]}, "tls:certificate has no certificate in PEM"),
         (
             lambda: {**pair(), "certificate": pair()["certificate"].replace("MII", "MIA")},
-            "tls:certificate: number 1 in it is no certificate",
+            "tls:certificate: block 1 is not a certificate",
         ),
         (
             lambda: pair("shop.example.org", "*.shop.example.org"),
-            "tls:certificate is for shop.example.org, *.shop.example.org, and not for blog.example.org",
+            "tls:certificate is for shop.example.org, *.shop.example.org, not for blog.example.org",
         ),
-        (lambda: pair(begins=-90, ends=-1), "tls:certificate has ended on 2"),
-        (lambda: pair(begins=1, ends=9), "tls:certificate begins on 2"),
+        (lambda: pair(begins=-90, ends=-1), "tls:certificate expired on 2"),
+        (lambda: pair(begins=1, ends=9), "tls:certificate is not valid before 2"),
         (
             lambda: {**pair(), "certificate": pair()["certificate"] + pair("other")["certificate"]},
-            "tls:certificate: number 2 in it is not the issuer of number 1",
+            "tls:certificate: certificate 2 is not the issuer of certificate 1",
         ),
     ],
 )
@@ -186,7 +186,7 @@ def test_files_by_path_and_by_salt(blog, own_host):
     given = pair()
     (own_host / "chain.pem").write_text(given["certificate"])
     site = blog(kind="files", certificate=str(own_host / "chain.pem"), key="salt://keys/blog.pem")
-    assert django_tls.lacking(site, {}, {"salt://keys/blog.pem": given["key"]}) == {DOMAIN: "new"}
+    assert django_tls.missing(site, {}, {"salt://keys/blog.pem": given["key"]}) == {DOMAIN: "new"}
     with pytest.raises(DeploymentError, match=r"the template salt://keys/blog\.pem is not there"):
         lacking(site)
     (own_host / "chain.pem").unlink()
@@ -215,14 +215,14 @@ def test_files_by_path_and_by_salt(blog, own_host):
         ),
         (ACME, {}, "files", "acme, 89 of 90 days left; blog.example.org has a placeholder"),
         (SELF_SIGNED, {}, "self_signed x", "self_signed, 89 of 90 days left; root: {root}"),
-        (SELF_SIGNED, None, "", "blog.example.org: missing or damaged: state.apply makes it anew"),
+        (SELF_SIGNED, None, "", "blog.example.org: missing or damaged: state.apply creates it again"),
     ],
 )
 def test_the_status(blog, tls, certificate, origin, told):
     site = blog(**tls)
     if certificate is not None:
         put(DOMAIN, signed(DOMAIN, **certificate), origin)
-    assert django_tls.told(site) == {"certificate": told.format(root=django_tls.root())}
+    assert django_tls.summary(site) == {"certificate": told.format(root=django_tls.root())}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_no_certificate_gives_way_to_a_worse_one(blog, names, ends, origin, is_w
     new = signed(*names, begins=-2, ends=ends)
     text = django_tls.joined(origin, new.key, new.certificate)
     if is_worse:
-        with pytest.raises(DeploymentError, match="is worse than the one that there is"):
+        with pytest.raises(DeploymentError, match="is worse than the present one"):
             django_tls.refuse_worse(DOMAIN, text)
     else:
         django_tls.refuse_worse(DOMAIN, text)
@@ -354,10 +354,10 @@ def test_the_certificates_of_a_site_go_with_it(blog, monkeypatch):
     gone = django_proxy_files.leftovers(site, django_proxy_files.absent(site))
     assert gone == [django_tls.path_of(DOMAIN), own[0], own[1].parent]
     django_tls.challenges().mkdir()
-    django_tls.forget_challenges()
+    django_tls.remove_challenges()
     assert django_tls.challenges().exists(), "another domain has a certificate yet"
     django_tls.path_of(DOMAIN).unlink()
-    django_tls.forget_challenges()
+    django_tls.remove_challenges()
     assert not django_tls.challenges().exists()
 
 

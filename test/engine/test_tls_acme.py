@@ -99,9 +99,9 @@ def order(site, **files):
     ("certificate", "origin", "why"),
     [
         (None, "", "new"),
-        ({}, "self_signed 0123", "new, in place of self_signed"),
-        ({}, "files", "new, in place of files"),
-        ({}, "acme https://staging.example.org/dir", "new, in place of acme"),
+        ({}, "self_signed 0123", "new, instead of self_signed"),
+        ({}, "files", "new, instead of files"),
+        ({}, "acme https://staging.example.org/dir", "new, instead of acme"),
         ({"begins": -59, "ends": 31}, f"acme {URL}", None),
         ({"begins": -61, "ends": 29}, f"acme {URL}", "29.0 days left"),
         ({"begins": -3, "ends": 3}, f"acme {URL}", None),
@@ -196,7 +196,7 @@ def test_the_client_that_is_usual_shows_nobody_the_key(make_site, eab, client):
 def test_an_account_with_a_binding(make_site, authority, client):
     site = make_site(tls={**ACME, "client": client, "eab": {"key_id": "kid-1", "key": "sdb://vault/eab"}})
     (warning,) = order(site)[1]
-    assert "the key of its binding is in the pillar only" in warning
+    assert "only the pillar has the key of the account binding" in warning
     django_tls.path_of(DOMAIN).with_suffix(".failed").unlink(missing_ok=True)
     assert order(site, **{"eab:key": "c2VjcmV0cw=="})[1] == []
     if client == "uacme":
@@ -253,7 +253,7 @@ def test_an_account_that_is_refused(blog, authority):
     ],
 )
 def test_what_was_said_of_an_order(client, log, expected):
-    assert django_tls_acme.CLIENTS[client].said(log).removeprefix("uacme: ") == expected
+    assert django_tls_acme.CLIENTS[client].cause(log).removeprefix("uacme: ") == expected
 
 
 def test_certbots_log_has_what_the_authority_said(make_site, authority):
@@ -296,14 +296,14 @@ def test_an_order_that_fails_leaves_what_serves(blog, authority, monkeypatch):
     assert ordered == {} and django_tls.path_of(DOMAIN).read_text() == before
     assert warning == (
         f"no certificate for blog.example.org yet: {blog.config['tls']['client']} blog.example.org failed (exit 2): "
-        "no A record for blog.example.org; the one before serves, with 5 days left"
+        "no A record for blog.example.org; the previous one is in use, with 5 days left"
     )
     due, (deferred,) = django_tls_acme.due(blog)
-    assert due == {} and "it is tried again in 15 min, or now by salt-call django.renew blog" in deferred
+    assert due == {} and "the next try is in 15 min, or now: salt-call django.renew blog" in deferred
     assert django_tls_acme.due(blog, again=True)[0] == {DOMAIN: "5.0 days left"}
     for _ in range(9):
         order(blog)
-    assert "tried again in 360 min" in django_tls_acme.due(blog)[1][0]
+    assert "the next try is in 360 min" in django_tls_acme.due(blog)[1][0]
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 6 * 3600 + 1)
     assert django_tls_acme.due(blog)[0]
@@ -332,7 +332,7 @@ def test_a_worse_certificate_is_not_taken(blog, authority, certificate):
     put(signed(DOMAIN, begins=-85, ends=5))
     authority.certificate = certificate
     ordered, (warning,) = order(blog)
-    assert ordered == {} and "is worse than the one that there is" in warning
+    assert ordered == {} and "is worse than the present one" in warning
     assert 4 < django_tls.read(DOMAIN).left / 86400 <= 5
 
 
@@ -343,7 +343,7 @@ def test_one_that_nginx_refuses_is_not_taken(blog, monkeypatch):
         raise DeploymentError("nginx refuses its configuration: x")
 
     monkeypatch.setattr(django_proxy_switch, "change_certificates", refuse)
-    assert "nginx refuses its configuration: x; the one before serves" in order(blog)[1][0]
+    assert "nginx refuses its configuration: x; the previous one is in use" in order(blog)[1][0]
 
 
 def test_who_has_waited_for_another_order_does_not_order_again(blog, authority, monkeypatch):
@@ -387,7 +387,7 @@ def test_the_timer_says_what_has_failed(blog, authority, capsys):
     applied(blog)
     put(signed(DOMAIN, begins=-61, ends=29))
     authority.fails["issue"] = SAID[blog.config["tls"]["client"]]
-    assert django_tls_renewal.main("blog") == 1 and "the one before serves" in capsys.readouterr().err
+    assert django_tls_renewal.main("blog") == 1 and "the previous one is in use" in capsys.readouterr().err
     assert django_tls_renewal.main("nobody") == 1
     answer = django_tls_renewal.renew(blog, again=True)
     assert answer[0] == {} and len(authority.commands) == 3

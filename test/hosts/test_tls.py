@@ -136,7 +136,7 @@ def test_files_that_are_not_good_change_nothing(blog, authority):
     give(blog, authority.sign("shop.example.org"))
     refused = blog.apply(tls=FILES)
     told = refused.failed["blog is laid out"]
-    assert "django:sites:blog:tls:certificate is for shop.example.org, and not for blog.example.org" in told
+    assert "django:sites:blog:tls:certificate is for shop.example.org, not for blog.example.org" in told
     assert not refused.changed and serial(blog, blog.host.read(ROOT)) == before
 
 
@@ -218,10 +218,10 @@ def test_a_domain_that_is_not_proven_keeps_its_placeholder(shop):
     pebble.names(shop.host, "set-servfail", "lost.example.org")
     applied = shop.deploy(domains=[shop.domain, "lost.example.org"])
     (warning,) = applied.warnings["shop has its certificates ordered"]
-    assert warning.startswith("no certificate for lost.example.org yet: ") and "a placeholder serves" in warning
+    assert warning.startswith("no certificate for lost.example.org yet: ") and "a placeholder is in use" in warning
     assert ask(shop.host.address, "lost.example.org", "/healthz", root=shop.host.read(ROOT)).status == 200
     again = shop.deploy()
-    assert not again.changed and "it is tried again in 15 min" in str(again.warnings)
+    assert not again.changed and "the next try is in 15 min" in str(again.warnings)
     pebble.names(shop.host, "clear-servfail", "lost.example.org")
     assert "lost.example.org" in shop.host.call("django.renew", "shop")["renewed"]
     assert not shop.deploy().warnings
@@ -320,7 +320,8 @@ def test_an_authority_that_is_away(shop, authority):
     shop.host.run(["systemctl", "stop", "pebble"])
     applied = shop.deploy()
     assert (
-        "the one before serves, with 20 days left" in str(applied.warnings) and serial(shop, authority.root) == before
+        "the previous one is in use, with 20 days left" in str(applied.warnings)
+        and serial(shop, authority.root) == before
     )
 
 

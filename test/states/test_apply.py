@@ -594,6 +594,6 @@ def test_files_that_are_not_good_stop_their_site_only(salt, world, authorities):
     sites = {"blog": {**SITE, "tls": bad}, "shop": {**SITE, "domains": ["shop.example.org"]}}
     states = salt({"sites": sites})()
     failed = {state.id: state.comment for state in states if state.result is False}
-    told = "site: django:sites:blog:tls:certificate is for x.example.org, and not for blog.example.org"
+    told = "site: django:sites:blog:tls:certificate is for x.example.org, not for blog.example.org"
     assert failed["blog is laid out"].splitlines() == [told, "nothing runs yet"]
     assert "shop is live" in changed(states)
