@@ -298,10 +298,10 @@ def not_in_force(site: Site, found: Mapping[str, Any]) -> list[str]:
     off = {
         reason: ", ".join(f"{name}: {OFF.get(name, 'false')}" for name in names) for reason, names in missing.items()
     }
-    lines = [_line(names, reason, f"{at}:sandbox: {{{off[reason]}}}") for reason, names in missing.items()]
+    lines = [_line(names, reason, f"set {off[reason]} in {at}:sandbox") for reason, names in missing.items()]
     limits = [name for name in site.config["resources"] if name in _CONTROLLERS and not _limits(name, found)]
     reason = "systemd has no such controller of cgroups for its units"
-    lines += [_line(limits, reason, f"{at}:resources without them")] if limits else []
+    lines += [_line(limits, reason, f"remove them from {at}:resources")] if limits else []
     told = [name for names in missing.values() for name in names]
     return [*lines, *_by_modes(site, found, confinement, told)]
 
@@ -332,11 +332,9 @@ def _limits(name: str, found: Mapping[str, Any]) -> bool:
     return _CONTROLLERS[name] in controllers or (name == "IOWeight" and "blkio" in controllers)
 
 
-def _line(names: Sequence[str], reason: str, way_out: str) -> str:
+def _line(names: Sequence[str], reason: str, accept: str) -> str:
     missing = ", ".join(names)
-    return (
-        f"not in force on this host: {missing}; {reason}; {way_out} says that it is meant (docs/reference/sandbox.md)"
-    )
+    return f"not in force on this host: {missing}; {reason}; to accept this, {accept} (docs/reference/sandbox.md)"
 
 
 def _some(paths: Sequence[str]) -> str:
