@@ -1,6 +1,7 @@
 """The documents: links lead somewhere, pillars in them are valid, every verb and every error is told."""
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import django_pillar
 import django_wall_sandbox
 import django_wall_trial
+import faults
 import pytest
 import yaml
 from specimen import FACTS, configured
@@ -183,6 +185,22 @@ def test_every_fault_is_shown_or_said_to_be_open():
     }
     tests = [test.split("::") for about in numbers.values() for test in about.get("tests", [])]
     assert [f"{file}::{test}" for file, test in tests if f"def {test}(" not in (ROOT / "test" / file).read_text()] == []
+
+
+def test_the_page_of_faults_is_up_to_date():
+    """Its rows are of the last run with --all; names of faults and tests are those of faults.yaml."""
+    page = ROOT / "docs/internals/faults.md"
+    measured, mark, rest = page.read_text().partition("## Every fault by its number\n")
+    _cases, numbers = yaml.safe_load_all((ROOT / "test/hosts/faults.yaml").read_text())
+    above = {int(number) for number in re.findall(r"^\| (\d\d) ", measured, re.MULTILINE)}
+    rows = [
+        f"| {number:02} | {about['fault']} | {'<br>'.join(faults.shown_by(about, told=number in above))} |"
+        for number, about in numbers.items()
+    ]
+    text = "\n".join([measured + mark, *rest.splitlines()[1:3], *rows, ""])
+    if os.environ.get("UPDATE"):
+        page.write_text(text)
+    assert page.read_text() == text, "UPDATE=1 test/run test/engine/test_documents.py writes it"
 
 
 def test_every_verb_is_told():

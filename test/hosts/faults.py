@@ -25,9 +25,10 @@ def provoked(host: Host, step: str = "", when: str = "", does: str = "", clock: 
 
 
 ABOUT = """
-Deployments of the example project that were broken on purpose, with two readers and a writer at work: what failed of
-their requests, which release served, the first line of what was said, and what the next apply did. The faults are in
-`test/hosts/faults.yaml`; `test/run --all test/hosts/test_faults.py` writes this page.
+What happens when a deployment is killed or the host fails. The example project is deployed and broken on purpose while
+two clients read and one writes. Each row has the failed requests, the release that served, the first line of the error
+or warning, and the result of the next apply. The faults are in `test/hosts/faults.yaml`; `test/run --all
+test/hosts/test_faults.py` writes this page.
 """.strip().splitlines()
 
 
@@ -141,7 +142,7 @@ class Judge:
         blog, fault = self.blog, self.fault
         self.told(result)
         live = blog.live if fault.gives != "broken" else "nothing"
-        self.served = f"{live} in the place of {self.old}" if live != self.old else f"{live} on"
+        self.served = f"{live} replaced {self.old}" if live != self.old else f"{live} still"
         said = [*result.failed.values(), *(text for texts in result.warnings.values() for text in texts)]
         said.append("nothing" if result.states else f"exit {result.returncode}")
         self.operator = said[0].strip().splitlines()[0]
@@ -235,7 +236,7 @@ def report(rows: Sequence[Sequence[str]], numbers: Mapping[int, Mapping[str, Any
             "",
             *ABOUT,
             "",
-            *table(("fault", "clients", "served", "the operator read", "the next apply"), sorted(rows, key=tuple)),
+            *table(("fault", "clients", "served", "the error", "the next apply"), sorted(rows, key=tuple)),
             "",
             "## Every fault by its number",
             "",
