@@ -14,6 +14,8 @@ import django_host_clock
 import django_host_file
 import django_project_program
 import django_proxy_maintenance
+import django_release_drain
+import django_release_health
 import django_release_instance
 from django_backup import DUMPERS
 from django_backup_dump import Database
@@ -286,7 +288,7 @@ def _exchange(
         django_proxy_maintenance.on(site, by="django.restore")
     swapped: list[Database] = []
     try:
-        django_release_instance.drain(site, live.path)
+        django_release_drain.drain(site, live.path)
         django_release_instance.pause(site, live.path)
         for one in databases:
             DUMPERS[one.kind].swap(one, names[one.alias], kept[one.alias])
@@ -311,7 +313,7 @@ def _exchange(
 
 def _start(site: Site, release: Release) -> None:
     django_release_instance.start(site, release.path)
-    django_release_instance.check_health(site, release.path)
+    django_release_health.check(site, release.path)
 
 
 def _count_rows(database: Database) -> dict[str, int]:

@@ -1,25 +1,19 @@
 """The application server of one release: its files, who keeps it alive, whether it runs, answers and is idle."""
 
 import contextlib
-import http.client
 import json
 import os
 import re
 import signal
 import socket
-import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import unquote, urljoin, urlsplit
+from typing import Any
 
 import django_host_memory
 import django_host_proc
-import django_host_unix
-import django_host_user
 import django_kinds
 import django_process
 import django_process_supervisor
@@ -29,7 +23,6 @@ import django_server
 from django_host_command import DeploymentError, seconds
 from django_process import ProcessManager, unit
 from django_site import Site
-from django_wall_response import Bounded
 
 #: Every process manager, by the name that the pillar has for it.
 PROCESS_MANAGERS: dict[str, ProcessManager] = {
@@ -47,14 +40,6 @@ _RAISES = ("it answers 500", "no answer (Remote end closed connection without re
 #: A frame of a traceback in a log, and the line with the exception behind the last one; supervisor's have a time first.
 _FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "([^"]+)", line (\d+)')
 _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
-
-
-class Answer(NamedTuple):
-    """An HTTP response: status, headers (names in lower case), the first 64 KiB of the body."""
-
-    status: int
-    headers: dict[str, str]
-    body: str
 
 
 def templates(site: Site) -> set[str]:
@@ -236,7 +221,7 @@ def _is_taken(where: str) -> bool:
     """Whether somebody listens at ``host:port``."""
     with socket.socket(_family(where)) as probe:
         probe.settimeout(5)
-        return probe.connect_ex(_endpoint(where)) == 0
+        return probe.connect_ex(endpoint(where)) == 0
 
 
 def strays(site: Site, release: Path) -> list[Path]:
@@ -291,234 +276,10 @@ def remove(site: Site, release: Path) -> None:
         one.remove(site, release)
 
 
-def ask(
-    site: Site,
-    release: Path,
-    path: str,
-    *,
-    scheme: str = "http",
-    headers: Mapping[str, str] | None = None,
-    timeout: float = 10,
-) -> Answer:
-    """Request a page from a release's own socket, as the proxy would for the first domain.
-
-    Args:
-        timeout: seconds for all of it.
-
-    Raises:
-        OSError: nobody answers, or the answer is not whole in time (TimeoutError).
-        http.client.HTTPException: the answer is not HTTP, or has no end.
-    """
-    deadline = time.monotonic() + timeout
-    host = site.config["domains"][0]
-    where = address(site, release)
-    headers = {**site.config["proxy"].get("headers", {}), **(headers or {})}
-    target, _mark, query = path.partition("?")
-    with _connected(site, where, timeout) as connection:
-        bounded = Bounded(connection, deadline)
-        if kind(release)[1] == "uwsgi":
-            bounded.sendall(_uwsgi_request(host, target, query, scheme, headers))
-        else:
-            said = {"Host": host, "X-Forwarded-Proto": scheme, "User-Agent": "django-formula"}
-            said |= {name.title(): value for name, value in headers.items()}
-            lines = [f"GET {path} HTTP/1.0", *(f"{name}: {value}" for name, value in said.items())]
-            bounded.sendall("\r\n".join([*lines, "", ""]).encode())
-        response = http.client.HTTPResponse(bounded)  # type: ignore[arg-type]
-        response.begin()
-        body = response.read(65536).decode(errors="replace")
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
-
-
-def _connected(site: Site, where: str, timeout: float) -> socket.socket:
-    """A connection to where an instance listens; the site may have put anything where it makes its socket itself."""
-    if where.startswith("/"):
-        return django_host_unix.connect(where, django_host_user.user_id(site.user), timeout)
-    return socket.create_connection(_endpoint(where), timeout)
-
-
 def _family(where: str) -> socket.AddressFamily:
     return socket.AF_INET6 if where.startswith("[") else socket.AF_INET
 
 
-def _endpoint(where: str) -> tuple[str, int]:
+def endpoint(where: str) -> tuple[str, int]:
     host, _colon, port = where.rpartition(":")
     return host.strip("[]"), int(port)
-
-
-def _uwsgi_request(host: str, path: str, query: str, scheme: str, headers: Mapping[str, str]) -> bytes:
-    """A request in the uwsgi protocol (https://uwsgi-docs.readthedocs.io/en/latest/Protocol.html)."""
-    variables = {
-        "REQUEST_METHOD": "GET",
-        "REQUEST_URI": f"{path}?{query}" if query else path,
-        "PATH_INFO": unquote(path),
-        "QUERY_STRING": query,
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "REQUEST_SCHEME": scheme,
-        "UWSGI_SCHEME": scheme,
-        "HTTPS": "on" if scheme == "https" else "",
-        "HTTP_HOST": host,
-        "HTTP_X_FORWARDED_PROTO": scheme,
-        "HTTP_USER_AGENT": "django-formula",
-        "REMOTE_ADDR": "127.0.0.1",
-        "SERVER_NAME": host,
-        "SERVER_PORT": "443" if scheme == "https" else "80",
-        **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
-    }
-    pairs = ((name.encode(), value.encode()) for name, value in variables.items())
-    block = b"".join(struct.pack("<H", len(n)) + n + struct.pack("<H", len(v)) + v for n, v in pairs)
-    return struct.pack("<BHB", 0, len(block), 0) + block
-
-
-def check_health(site: Site, release: Path) -> None:
-    """Ask the health page until it is well, then as often at once as there are workers, three times in a row.
-
-    Every worker is warm then: a first page takes several times as long as the next. While the page is not well it is
-    asked by one, with growing pauses: a project may write a mail for each error.
-
-    Raises:
-        DeploymentError: that has not come within ``health:timeout``; the error says what was answered instead.
-    """
-    health = site.config["health"]
-    began, deadline = time.time(), time.monotonic() + seconds(health["timeout"])
-    first = pid(site, release)
-    late = _late(site)
-    slow = f"timed out after {health['timeout']}: it answers well, but too slowly to be asked four times in a row"
-    good, pause, problem = 0, 0.1, late
-    with ThreadPoolExecutor(processes(site)) as pool:
-        while good <= 3:
-            if time.monotonic() >= deadline:
-                journal = _whole_journal(site, release, began)
-                raised = raised_in(journal, release)
-                if raised and problem in _RAISES:
-                    problem = f"it answers 500: {raised}"
-                problem = problem or slow
-                raise DeploymentError(
-                    f"the health page {health['path']} of {release.name} is not well: {problem}",
-                    log=journal,
-                    hint=f"mend the project, or say what is well: django:sites:{site.name}:health",
-                )
-            at_once = processes(site) if good else 1
-            answers = list(pool.map(lambda _: problem_of(site, release, deadline), range(at_once)))
-            found = next(filter(None, answers), "")
-            # The last request has less time than it may take; what was answered before says more.
-            problem = (problem or found) if found == late else found
-            good = 0 if problem else good + 1
-            if problem:
-                time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
-                pause = min(pause * 1.5, 2)
-    last = pid(site, release)
-    if last is None:
-        raise DeploymentError(f"another process than that of {release.name} answers on {address(site, release)}")
-    if first not in (None, last):
-        raise DeploymentError(
-            f"the application server of {release.name} exited during its health check",
-            log=process_manager(site, release).journal(site, release, began),
-            hint=process_manager(site, release).where_the_log_is(site, release),
-        )
-
-
-def _whole_journal(site: Site, release: Path, since: float) -> str:
-    """What a release has written since a time, once nothing more comes: its last answer may be quicker than its log."""
-    before, log = None, process_manager(site, release).journal(site, release, since)
-    deadline = time.monotonic() + 3
-    while log != before and time.monotonic() < deadline:
-        time.sleep(_SETTLES)
-        before, log = log, process_manager(site, release).journal(site, release, since)
-    return log
-
-
-def raised_in(log: str, release: Path) -> str:
-    """The last exception that a log has with its traceback, and the last place in that which is the project's own."""
-    raised = place = ""
-    has_frames = False
-    for line in log.splitlines():
-        frame, exception = _FRAME.match(line), _EXCEPTION.match(line)
-        if frame:
-            has_frames = True
-            if not re.search("^<|/site-packages/|/lib/python3", frame[1]):
-                place = f" ({frame[1].removeprefix(f'{release}/source/')}:{frame[2]})"
-        elif has_frames and exception:
-            text = exception[2] or ""  # never cut, or what is secret in it would not be known again
-            raised = f"{exception[1]}{text if len(text) <= 400 else ''}{place}"
-            place, has_frames = "", False
-    return raised
-
-
-def problem_of(site: Site, release: Path, deadline: float) -> str:
-    """What is wrong with the health page of a release now, asked on its own socket; empty when it is well."""
-    headers = site.config["health"]["headers"]
-
-    def socket(path: str, left: float) -> Answer:
-        return ask(site, release, path, scheme=site.scheme, headers=headers, timeout=left)
-
-    return health_problem(site, socket, deadline, site.scheme)
-
-
-def health_problem(site: Site, ask: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> str:
-    """What is wrong with the health page now; empty when it is well. Redirects on the same host are followed.
-
-    Args:
-        ask: requests a path, within some seconds; it may raise OSError and http.client.HTTPException.
-        deadline: when the answer has to be there, by the monotonic clock.
-        scheme: by which it asks.
-    """
-    health = site.config["health"]
-    path = site.config["path"].rstrip("/") + health["path"]
-    try:
-        for _hop in range(5):
-            answer = ask(path, max(deadline - time.monotonic(), 0.05))
-            if answer.status in health["status"]:
-                missing = health["contains"] and health["contains"] not in answer.body
-                return f"it does not contain {health['contains']!r}" if missing else ""
-            if answer.status not in _REDIRECTS:
-                return f"it answers {answer.status}"
-            base = f"{scheme}://{site.config['domains'][0]}{path}"
-            target = urlsplit(urljoin(base, answer.headers.get("location", "")))
-            if target.hostname not in site.config["domains"] or target.scheme != scheme:
-                return f"it redirects to {target.geturl()}"
-            path = target.path + (f"?{target.query}" if target.query else "")
-        return f"it redirects in a circle, at last to {path}"
-    except TimeoutError:
-        return _late(site)
-    except (OSError, http.client.HTTPException) as error:
-        return f"no answer ({error})"
-
-
-def _late(site: Site) -> str:
-    return f"no answer within {site.config['health']['timeout']}"
-
-
-def connections(where: str) -> int:
-    """How many connections wait at, or are open on, a socket that listens at a path or at ``host:port``."""
-    if where.startswith("/"):
-        return django_host_unix.connections(where)
-    suffix = _local_end(where)
-    rows: list[list[str]] = []
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(FileNotFoundError):
-            rows += [row.decode().split() for row in django_host_proc.network_table(table)]
-    # While others come and go the kernel tells a connection twice; its two ends make it one.
-    return len({(row[1], row[2]) for row in rows if row[1].endswith(suffix) and row[3] in ("01", "02", "03", "08")})
-
-
-def _local_end(where: str) -> str:
-    """How the kernel ends this end's address of a connection to ``host:port``: with the host, if it is one of IPv4."""
-    host, _colon, port = where.rpartition(":")
-    is_one = ":" not in host and host.strip("0.")
-    number = f"{struct.unpack('=I', socket.inet_aton(host))[0]:08X}" if is_one else ""
-    return f"{number}:{int(port):04X}"
-
-
-def drain(site: Site, release: Path) -> int:
-    """Wait until nobody is connected to an instance, as long as ``releases:drain``; returns how many are left."""
-    where = address(site, release)
-    deadline = time.monotonic() + seconds(site.config["releases"]["drain"])
-    idle = 0
-    while True:
-        left = connections(where)
-        idle = 0 if left else idle + 1
-        if idle == 2:
-            return 0
-        if left and time.monotonic() > deadline:
-            return left
-        time.sleep(0.05)

@@ -10,6 +10,7 @@ import django_process
 import django_proxy
 import django_release_commands
 import django_release_drift
+import django_release_health
 import django_release_instance
 import django_release_preflight
 import django_release_settings
@@ -46,7 +47,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         through_proxy = django_proxy.is_installed(site) and django_proxy.of_site(site) is not None
         through_proxy &= not site.config["proxy"].get("upstreams")
         deployment.set_probe(Probe(site, through_proxy=through_proxy)).start()
-    django_release_instance.check_health(site, release.path)
+    django_release_health.check(site, release.path)
     deployment.set_healthy(django_release_instance.pid(site, release.path))
     django_release_commands.run(deployment, "before_switch")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import django_database_migration
 import django_database_setup
 import django_release
+import django_release_drain
 import django_release_instance
 import django_release_switch
 from django_host_command import DeploymentError
@@ -60,7 +61,7 @@ def _switch(deployment: Deployment, release: Release, strays: list[Path], *, swi
         django_release_switch.activate(deployment, release)
     if switches:
         return django_release_switch.watch(deployment, release, leaving, former)
-    return {path: django_release_instance.drain(site, path) for path in leaving}
+    return {path: django_release_drain.drain(site, path) for path in leaving}
 
 
 def _stop_and_prune(deployment: Deployment, connections: dict[Path, int], *, has_strays: bool) -> list[str]:

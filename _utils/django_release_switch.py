@@ -16,6 +16,8 @@ import django_proxy
 import django_proxy_files
 import django_proxy_handover
 import django_proxy_switch
+import django_release_drain
+import django_release_health
 import django_release_instance
 from django_host_command import DeploymentError, seconds
 from django_proxy_contract import Proxy
@@ -146,8 +148,8 @@ class _Watch:
             return "its application server exited after the switch"
         limit, failed = site.config["releases"]["max_errors"], self.probe.failures()
         if failed > (0 if limit == "any" else limit):
-            path = site.config["health"]["path"]
-            return f"{failed} requests for the health page {path} failed after the switch: {self.probe.last_problem()}"
+            requests = f"{failed} requests for the health page {site.config['health']['path']}"
+            return f"{requests} failed after the switch; the last one {self.probe.last_problem()}"
         return ""
 
     def is_old_better(self) -> bool:
@@ -165,7 +167,7 @@ class _Watch:
             return False
         if django_release_instance.pid(site, release.path) == self.pid and not self.probe.is_worse():
             return False
-        return bool(deployment.paused) or not django_release_instance.problem_of(site, old.path, time.monotonic() + 5)
+        return bool(deployment.paused) or not django_release_health.problem_of(site, old.path, time.monotonic() + 5)
 
 
 def watch(deployment: Deployment, release: Release, leaving: Collection[Path], former: Path | None) -> dict[Path, int]:
@@ -211,7 +213,7 @@ def watch(deployment: Deployment, release: Release, leaving: Collection[Path], f
 
 def _drain(site: Site, connections: dict[Path, int]) -> None:
     for path in connections:
-        connections[path] = django_release_instance.drain(site, path)
+        connections[path] = django_release_drain.drain(site, path)
 
 
 def _report(deployment: Deployment, release: Release, cut: int, failed: str) -> None:
@@ -251,14 +253,14 @@ def _return_to_old(watched: _Watch, why: str) -> NoReturn:
         outcome = f"{old.name} is live again"
     manager = django_release_instance.process_manager(site, release.path)
     journal = manager.journal(site, release.path, watched.began)
-    exception = django_release_instance.raised_in(journal, release.path)
+    exception = django_release_health.raised_in(journal, release.path)
     message = f"{why}: {exception}" if exception else why
     failure = DeploymentError(f"{message}; {outcome}", log=journal, hint=manager.where_the_log_is(site, release.path))
     if deployment.left and not deployment.is_activated:
         deployment.left.record.pop("held_since", None)
         deployment.left.update(state="good")
     if deployment.probe:
-        cut = 0 if deployment.is_activated else django_release_instance.drain(site, release.path)
+        cut = 0 if deployment.is_activated else django_release_drain.drain(site, release.path)
         release.update(receipt=deployment.report_switch(cut))
     raise failure
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import django_proxy_connection
-import django_release_instance
+import django_release_health
+import django_release_http
 from django_host_command import seconds
-from django_release_instance import Answer
+from django_release_http import Answer
 from django_site import Site
 from django_wall_response import Bounded
 
@@ -94,9 +95,9 @@ class Probe:
         """Ask once: what is wrong with the health page now; empty when it is well."""
         deadline = time.monotonic() + min(seconds(self.site.config["health"]["timeout"]), PATIENCE)
         if not self.through_proxy:
-            return django_release_instance.health_problem(self.site, self._ask_socket, deadline, self.site.scheme)
+            return django_release_health.problem(self.site, self._ask_socket, deadline, self.site.scheme)
         scheme = "https" if django_proxy_connection.speaks_tls(self.site) else "http"
-        return django_release_instance.health_problem(self.site, self._ask_proxy, deadline, scheme)
+        return django_release_health.problem(self.site, self._ask_proxy, deadline, scheme)
 
     def _ask_proxy(self, path: str, timeout: float) -> Answer:
         deadline = time.monotonic() + timeout
@@ -113,7 +114,7 @@ class Probe:
     def _ask_socket(self, path: str, timeout: float) -> Answer:
         headers, scheme = self.site.config["health"]["headers"], self.site.scheme
         release = self.site.current.resolve()
-        return django_release_instance.ask(self.site, release, path, scheme=scheme, headers=headers, timeout=timeout)
+        return django_release_http.get(self.site, release, path, scheme=scheme, headers=headers, timeout=timeout)
 
     @contextlib.contextmanager
     def switching(self) -> Iterator[None]:

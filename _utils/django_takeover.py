@@ -27,7 +27,7 @@ import django_host_service
 import django_host_user
 import django_proxy
 import django_proxy_switch
-import django_release_instance
+import django_release_drain
 import django_takeover_data
 import django_takeover_detection
 from django_host_command import DeploymentError, seconds
@@ -295,7 +295,7 @@ class Takeover:
         patience = self.site.config["releases"]["drain"]
         deadline = time.monotonic() + seconds(patience)
         for address in self.plan["addresses"]:
-            left = _still(functools.partial(django_release_instance.connections, address), deadline)
+            left = _still(functools.partial(django_release_drain.connections, address), deadline)
             if left:
                 return [f"{left} connections to the old site were still open after {patience}, and were cut"]
         left = _still(self._answering, deadline) if self.plan["wsgi_user"] else 0

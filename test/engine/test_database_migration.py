@@ -330,7 +330,7 @@ def test_the_site_is_closed_for_a_migration(closing):
 def test_nobody_goes_back_to_a_release_that_cannot_live_with_the_schema(one):
     one.options = {"migrate": {"unsafe": "allow"}}
     lacks(one, REMOVED)
-    one.problems["0002"] = "it answers 500"
+    one.problems["0002"] = "returned 500"
     one.apply()
     assert one.live == TWO and "there is no better release to return to" in " ".join(one.last.warnings)
 

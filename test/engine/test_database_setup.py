@@ -8,6 +8,7 @@ import django_host_command
 import django_host_file
 import django_project_program
 import django_release_deployment
+import django_release_health
 import django_release_instance
 import django_release_steps
 import django_verbs
@@ -81,7 +82,7 @@ def blog(world, server, monkeypatch):
     def look(site, release):
         seen.update(old=server.lets_in(world.first), new=server.lets_in(login(world)))
 
-    monkeypatch.setattr(django_release_instance, "check_health", look)
+    monkeypatch.setattr(django_release_health, "check", look)
     return world
 
 
@@ -119,11 +120,11 @@ def test_a_password_of_the_pillar_is_renewed_by_an_apply(blog, server):
 
 
 def test_a_release_that_fails_leaves_the_live_one_its_login(blog, server, monkeypatch):
-    monkeypatch.setattr(django_release_instance, "check_health", lambda site, release: 1 / 0)
+    monkeypatch.setattr(django_release_health, "check", lambda site, release: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         django_verbs.rotate_database_password("blog")
     assert login(blog) == blog.first and server.lets_in(blog.first)
-    monkeypatch.setattr(django_release_instance, "check_health", lambda site, release: None)
+    monkeypatch.setattr(django_release_health, "check", lambda site, release: None)
     assert blog.apply()["database"] == {"postgres": {"role blog_2": "password removed"}}
     assert server.lets_in(blog.first) and blog.apply() == {}
 

@@ -6,6 +6,7 @@ import sys
 
 import django_host_memory
 import django_host_proc
+import django_release_health
 import django_release_instance
 import django_verbs
 import pytest
@@ -186,10 +187,10 @@ def test_the_old_instance_comes_back_if_the_new_one_fails(world, monkeypatch, by
     def check_health(site, release):
         unit = "service" if process == "systemd" else "conf"
         assert f"django-blog-{live[:4]}.{unit}" in world.enabled, "at a loss of power it comes up again"
-        raise DeploymentError("it answers 500")
+        raise DeploymentError("returned 500")
 
-    monkeypatch.setattr(django_release_instance, "check_health", check_health)
-    with pytest.raises(DeploymentError, match="it answers 500") as caught:
+    monkeypatch.setattr(django_release_health, "check", check_health)
+    with pytest.raises(DeploymentError, match="returned 500") as caught:
         django_verbs.rollback("blog") if by_hand else world.apply()
     assert caught.value.hint == f"{live} runs again" and world.live == live
     world.check()
@@ -220,10 +221,10 @@ def test_the_old_instance_comes_back_if_somebody_interrupts(world, monkeypatch):
     def interrupt(site, release):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(django_release_instance, "check_health", interrupt)
+    monkeypatch.setattr(django_release_health, "check", interrupt)
     with pytest.raises(KeyboardInterrupt):
         world.apply()
     assert f"django-blog-{live[:4]}.service" in world.running and world.live == live
-    monkeypatch.setattr(django_release_instance, "check_health", lambda site, release: None)
+    monkeypatch.setattr(django_release_health, "check", lambda site, release: None)
     assert "live" in world.apply()
     world.check()

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import django_host_unix
-import django_release_instance
+import django_release_drain
 import pytest
 
 
@@ -66,7 +66,7 @@ def test_a_name_that_another_user_has_chosen_is_no_socket_of_ours(folder, told, 
             other.bind(str(folder / chosen.replace("/", "_")))
         other.listen()
         client.connect(other.getsockname())
-        assert not django_host_unix.listens(path) and django_release_instance.connections(path) == 0
+        assert not django_host_unix.listens(path) and django_release_drain.connections(path) == 0
         with listening(path):
             assert django_host_unix.listens(path)
             if told == "netlink":

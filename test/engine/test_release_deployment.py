@@ -13,6 +13,7 @@ import django_process_systemd
 import django_proxy_ports
 import django_release
 import django_release_attempt
+import django_release_health
 import django_release_instance
 import django_release_steps
 import django_secret
@@ -696,9 +697,9 @@ def test_a_rollback_whose_release_does_not_come_up(world, monkeypatch):
     with monkeypatch.context() as patched:
 
         def unwell(site, release):
-            raise DeploymentError("the health page is not well")
+            raise DeploymentError("health check failed")
 
-        patched.setattr(django_release_instance, "check_health", unwell)
+        patched.setattr(django_release_health, "check", unwell)
         with pytest.raises(DeploymentError) as error:
             world.roll_back()
     assert error.value.hint.endswith(f"{two} still runs")

@@ -17,6 +17,9 @@ import django_host_memory
 import django_host_proc
 import django_process
 import django_process_systemd
+import django_release_drain
+import django_release_health
+import django_release_http
 import django_release_instance
 import django_site
 import pytest
@@ -104,7 +107,7 @@ def instance(runtime, make_site, monkeypatch):
     listeners = []
     monkeypatch.setattr(django_release_instance, "pid", lambda site, release: 42)
     monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda site, release, since: "the journal")
-    monkeypatch.setattr(django_release_instance, "_SETTLES", 0)
+    monkeypatch.setattr(django_release_health, "_SETTLES", 0)
 
     def make(protocol="uwsgi", bind="unix", listens=True, **options):
         health = {"timeout": "10s", **options.pop("health", {})}
@@ -139,7 +142,7 @@ def instance(runtime, make_site, monkeypatch):
 def test_a_request_by_the_uwsgi_protocol(instance, bind):
     site, release, server = instance(bind=bind)
     server.answers["/caf%C3%A9/?a=b&c"] = (200, {"X-Name": "Value", "Content-Type": "text/html"}, "grüße")
-    answer = django_release_instance.ask(site, release, "/caf%C3%A9/?a=b&c", scheme="https", headers={"X-Scheme": "ü"})
+    answer = django_release_http.get(site, release, "/caf%C3%A9/?a=b&c", scheme="https", headers={"X-Scheme": "ü"})
     assert answer == (200, {"x-name": "Value", "content-type": "text/html"}, "grüße")
     assert server.requests == [
         {
@@ -166,7 +169,7 @@ def test_a_request_by_http(instance):
     site, release, server = instance(protocol="http", bind="127.0.0.1:8001")
     server.answers["/healthz?full=1"] = (204, {}, "")
     headers = {"x-forwarded-proto": "https", "X-Scheme": "a"}
-    assert django_release_instance.ask(site, release, "/healthz?full=1", headers=headers).status == 204
+    assert django_release_http.get(site, release, "/healthz?full=1", headers=headers).status == 204
     assert server.requests == [
         {
             "REQUEST_URI": "/healthz?full=1",
@@ -182,18 +185,18 @@ def test_a_request_by_http(instance):
 def test_of_a_long_answer_the_beginning_is_read(instance):
     site, release, server = instance()
     server.answers["/"] = (200, {}, "x" * 300000)
-    assert django_release_instance.ask(site, release, "/").body == "x" * 65536
+    assert django_release_http.get(site, release, "/").body == "x" * 65536
 
 
 def test_nobody_answers(instance):
     site, release, server = instance()
     server.answers["/"] = b"no http\r\n"
     with pytest.raises(http.client.HTTPException):
-        django_release_instance.ask(site, release, "/")
+        django_release_http.get(site, release, "/")
     server.listener.shutdown(socket.SHUT_RDWR)
     server.listener.close()
     with pytest.raises(OSError, match="refused"):
-        django_release_instance.ask(site, release, "/")
+        django_release_http.get(site, release, "/")
 
 
 # Health
@@ -211,36 +214,36 @@ def redirect(to, status=302):
         ({"/": GOOD}, {}, None),
         ({"/healthz": (204, {}, "")}, {"path": "/healthz", "status": [200, 204]}, None),
         ({"/": GOOD}, {"contains": "is well"}, None),
-        ({"/": GOOD}, {"contains": "is not well"}, "it does not contain 'is not well'"),
-        ({"/": (500, {}, "")}, {}, "it answers 500"),
-        ({}, {}, "it answers 404"),
-        ({"/": GOOD}, {"status": [204]}, "it answers 200"),
+        ({"/": GOOD}, {"contains": "is not well"}, "returned a page without 'is not well'"),
+        ({"/": (500, {}, "")}, {}, "returned 500 (expected 200)"),
+        ({}, {}, "returned 404 (expected 200)"),
+        ({"/": GOOD}, {"status": [204]}, "returned 200 (expected 204)"),
         ({"/": redirect("/login/?next=/"), "/login/?next=/": GOOD}, {}, None),
         ({"/": redirect("http://blog.example.org/a", 301), "/a": redirect("b/", 308), "/b/": GOOD}, {}, None),
         ({"/": redirect("/")}, {"status": [302]}, None),
-        ({"/": redirect("/a"), "/a": redirect("/")}, {}, "it redirects in a circle, at last to /a"),
-        ({"/": redirect("https://blog.example.org/")}, {}, "it redirects to https://blog.example.org/"),
-        ({"/": redirect("//evil.example.org/")}, {}, "it redirects to http://evil.example.org/"),
-        ({"/": (302, {}, "")}, {}, "it redirects in a circle, at last to /"),
-        ({"/": b""}, {}, "no answer (Remote end closed connection without response)"),
-        ({"/": b"HTTP/1.1 abc\r\n\r\n"}, {}, "no answer (HTTP/1.1 abc\r\n)"),
-        ({"/": None}, {}, "no answer within 300ms"),
+        ({"/": redirect("/a"), "/a": redirect("/")}, {}, "redirected 5 times, last to /a"),
+        ({"/": redirect("https://blog.example.org/")}, {}, "redirected to https://blog.example.org/"),
+        ({"/": redirect("//evil.example.org/")}, {}, "redirected to http://evil.example.org/"),
+        ({"/": (302, {}, "")}, {}, "redirected 5 times, last to /"),
+        ({"/": b""}, {}, "got no response (Remote end closed connection without response)"),
+        ({"/": b"HTTP/1.1 abc\r\n\r\n"}, {}, "got no response (HTTP/1.1 abc\r\n)"),
+        ({"/": None}, {}, "timed out after 300ms"),
     ],
 )
 def test_whether_a_page_is_well(instance, answers, options, problem):
     site, release, server = instance(health={**options, "timeout": "300ms" if problem else "10s"})
     server.answers = answers
     if problem is None:
-        django_release_instance.check_health(site, release)
+        django_release_health.check(site, release)
         assert len(server.requests) >= 3
         return
     with pytest.raises(DeploymentError) as error:
-        django_release_instance.check_health(site, release)
+        django_release_health.check(site, release)
     path = options.get("path", "/")
-    assert error.value.message.startswith(f"the health page {path} of 0001-3f2a9c1b77de is not well: ")
-    assert error.value.message.split("is not well: ")[1] == problem
+    assert error.value.message.startswith(f"health check failed: GET {path} on release 0001-3f2a9c1b77de ")
+    assert error.value.message.split("3f2a9c1b77de ")[1] == problem
     assert error.value.log == "the journal"
-    assert error.value.hint == "mend the project, or say what is well: django:sites:blog:health"
+    assert error.value.hint == "correct the project, or set django:sites:blog:health (path, status, contains, timeout)"
 
 
 RAISES = """\
@@ -261,8 +264,8 @@ Traceback (most recent call last):
 django.template.exceptions.TemplateDoesNotExist: 500.html
 [pid: 7] GET / => generated 0 bytes in 3 msecs (HTTP/1.1 500)
 """
-LAST = "it answers 500: django.template.exceptions.TemplateDoesNotExist: 500.html (blog/errors.py:9)"
-FIRST = "it answers 500: KeyError: 'ink' (blog/views.py:6)"
+LAST = "returned 500: django.template.exceptions.TemplateDoesNotExist: 500.html (blog/errors.py:9)"
+FIRST = "returned 500: KeyError: 'ink' (blog/views.py:6)"
 
 
 @pytest.mark.parametrize(
@@ -272,8 +275,8 @@ FIRST = "it answers 500: KeyError: 'ink' (blog/views.py:6)"
         ((500, {}, ""), slice(None), LAST),
         ((500, {}, ""), slice(8), FIRST),
         ((500, {}, ""), slice(3, 8), FIRST),
-        ((500, {}, ""), slice(7), "it answers 500"),
-        ((502, {}, ""), slice(None), "it answers 502"),
+        ((500, {}, ""), slice(7), "returned 500 (expected 200)"),
+        ((502, {}, ""), slice(None), "returned 502 (expected 200)"),
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "2026-11-20T15:02:32+0000 "])
@@ -287,13 +290,13 @@ def test_what_a_page_raises_is_told(instance, monkeypatch, answer, lines, proble
         lambda *_: "".join(f"{prefix}{one}" for one in log),
     )
     with pytest.raises(DeploymentError) as error:
-        django_release_instance.check_health(site, release)
-    assert error.value.message.split("is not well: ")[1] == problem
+        django_release_health.check(site, release)
+    assert error.value.message.split("3f2a9c1b77de ")[1] == problem
 
 
 def test_a_long_text_of_what_is_raised_is_left_out(tmp_path):
     log = '  File "/usr/share/blog.py", line 3, in home\n    raise\nOSError: ' + "x" * 500
-    assert django_release_instance.raised_in(log, tmp_path) == "OSError (/usr/share/blog.py:3)"
+    assert django_release_health.raised_in(log, tmp_path) == "OSError (/usr/share/blog.py:3)"
 
 
 def test_a_log_that_is_still_being_written(instance, monkeypatch):
@@ -303,14 +306,14 @@ def test_a_log_that_is_still_being_written(instance, monkeypatch):
     parts = iter([log[:8], log[:12]])
     monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda *_: "".join(next(parts, log)))
     with pytest.raises(DeploymentError) as error:
-        django_release_instance.check_health(site, release)
-    assert error.value.message.split("is not well: ")[1] == LAST
+        django_release_health.check(site, release)
+    assert error.value.message.split("3f2a9c1b77de ")[1] == LAST
 
 
 def test_a_page_below_the_path_of_the_site(instance):
     site, release, server = instance(path="/shop", health={"path": "/healthz", "headers": {"X-Scheme": "https"}})
     server.answers["/shop/healthz"] = GOOD
-    django_release_instance.check_health(site, release)
+    django_release_health.check(site, release)
     assert server.requests[0]["HTTP_X_SCHEME"] == "https"
 
 
@@ -326,11 +329,11 @@ def test_a_page_has_to_be_well_for_a_while(instance, monkeypatch, answers, well)
     site, release, server = instance(health={"timeout": "10s" if well else "300ms"})
     server.answers["/"] = answers
     if well:
-        django_release_instance.check_health(site, release)
+        django_release_health.check(site, release)
         assert len(server.requests) == 7
     else:
-        with pytest.raises(DeploymentError, match=r"it answers 500|no answer within"):
-            django_release_instance.check_health(site, release)
+        with pytest.raises(DeploymentError, match=r"returned 500|timed out after"):
+            django_release_health.check(site, release)
 
 
 def test_every_worker_is_asked_at_once(instance):
@@ -340,7 +343,7 @@ def test_every_worker_is_asked_at_once(instance):
     answer = server.answer
     server.answer = lambda connection: (together.wait() if server.requests else None, answer(connection))
     server.answers["/"] = GOOD
-    django_release_instance.check_health(site, release)
+    django_release_health.check(site, release)
     assert len(server.requests) == 13
 
 
@@ -348,8 +351,10 @@ def test_another_process_that_answers_is_not_ours(instance, monkeypatch):
     monkeypatch.setattr(django_release_instance, "pid", lambda site, release: None)
     site, release, server = instance()
     server.answers["/"] = GOOD
-    with pytest.raises(DeploymentError, match="another process than that of 0001-3f2a9c1b77de answers on /"):
-        django_release_instance.check_health(site, release)
+    with pytest.raises(
+        DeploymentError, match="another process than the application server of 0001-3f2a9c1b77de answers on /"
+    ):
+        django_release_health.check(site, release)
 
 
 @pytest.mark.parametrize(("times", "status"), [(1, 200), (3, 200)])
@@ -359,10 +364,10 @@ def test_a_page_that_is_well_but_slow_is_named(instance, monkeypatch, times, sta
     server.answer = lambda connection: (time.sleep(0.35 / times), answer(connection))
     server.answers["/"] = (status, {}, "")
     with pytest.raises(DeploymentError) as error:
-        django_release_instance.check_health(site, release)
-    assert error.value.message.split("is not well: ")[1] in (
-        "timed out after 400ms: it answers well, but too slowly to be asked four times in a row",
-        "no answer within 400ms",
+        django_release_health.check(site, release)
+    assert error.value.message.split("3f2a9c1b77de ")[1] in (
+        "timed out after 400ms: it is healthy, but too slow to be requested four times in a row",
+        "timed out after 400ms",
     )
 
 
@@ -380,9 +385,9 @@ def test_a_page_of_a_byte_now_and_then_has_its_time_as_a_whole(instance, protoco
     server.answer = answer
     began = time.monotonic()
     with pytest.raises(TimeoutError):
-        django_release_instance.ask(site, release, "/", timeout=0.5)
+        django_release_http.get(site, release, "/", timeout=0.5)
     assert time.monotonic() - began < 2
-    assert django_release_instance.problem_of(site, release, time.monotonic() + 0.3) == "no answer within 10s"
+    assert django_release_health.problem_of(site, release, time.monotonic() + 0.3) == "timed out after 10s"
 
 
 def test_a_socket_that_the_site_has_replaced_is_not_asked(instance, runtime):
@@ -394,7 +399,7 @@ def test_a_socket_that_the_site_has_replaced_is_not_asked(instance, runtime):
         where.unlink()
         where.symlink_to(runtime / "other.sock")
         with pytest.raises(OSError, match="is no socket of the site"):
-            django_release_instance.ask(site, release, "/")
+            django_release_http.get(site, release, "/")
 
 
 # Connections
@@ -407,17 +412,17 @@ def test_connections_of_a_unix_socket_are_counted(runtime):
         listener.listen(5)
         similar.bind(str(runtime / "x0001.sock"))
         similar.listen()
-        assert django_release_instance.connections(path) == 0
+        assert django_release_drain.connections(path) == 0
         with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
             first.connect(path)
-            assert django_release_instance.connections(path) == 1
+            assert django_release_drain.connections(path) == 1
             second.connect(path)
             accepted, _address = listener.accept()
-            assert django_release_instance.connections(path) == 2
+            assert django_release_drain.connections(path) == 2
             second.close()
             accepted.close()
-            assert django_release_instance.connections(path) == 1
-    assert django_release_instance.connections(path) == 0
+            assert django_release_drain.connections(path) == 1
+    assert django_release_drain.connections(path) == 0
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -429,41 +434,41 @@ def test_connections_of_a_port_are_counted(host):
         pytest.skip(f"left out: {host} is not on this machine")
     with listener:
         where = f"{host}:{listener.getsockname()[1]}"
-        assert django_release_instance.connections(where) == 0
+        assert django_release_drain.connections(where) == 0
         with socket.create_connection(listener.getsockname()[:2]):
-            assert django_release_instance.connections(where) == 1
+            assert django_release_drain.connections(where) == 1
             accepted, _address = listener.accept()
-            assert django_release_instance.connections(where) == 1
+            assert django_release_drain.connections(where) == 1
         accepted.close()
-        assert django_release_instance.connections(where) == 0
+        assert django_release_drain.connections(where) == 0
 
 
 def test_connections_to_the_same_port_of_another_address_are_not_counted():
     with socket.create_server(("127.1.2.3", 0)) as one:
         port = one.getsockname()[1]
         with socket.create_server(("127.1.2.4", port)), socket.create_connection(("127.1.2.4", port)):
-            assert django_release_instance.connections(f"127.1.2.3:{port}") == 0
-            assert django_release_instance.connections(f"127.1.2.4:{port}") == 1
-            assert django_release_instance.connections(f"0.0.0.0:{port}") == 1
+            assert django_release_drain.connections(f"127.1.2.3:{port}") == 0
+            assert django_release_drain.connections(f"127.1.2.4:{port}") == 1
+            assert django_release_drain.connections(f"0.0.0.0:{port}") == 1
 
 
 def test_a_connection_that_the_kernel_tells_twice_is_one(monkeypatch):
     rows = ["0100007F:1F41 0100007F:C350 01"] * 2 + ["0100007F:1F41 0100007F:C351 01", "0100007F:1F42 0100007F:C350 01"]
     table = [f"{number}: {row}".encode() for number, row in enumerate(rows)]
     monkeypatch.setattr(django_host_proc, "network_table", lambda name: table if name == "tcp" else [])
-    assert django_release_instance.connections("127.0.0.1:8001") == 2
+    assert django_release_drain.connections("127.0.0.1:8001") == 2
 
 
 def test_an_instance_is_drained(instance):
     site, release, server = instance(releases={"drain": "5s"})
     server.answers["/"] = None
-    assert django_release_instance.drain(site, release) == 0
+    assert django_release_drain.drain(site, release) == 0
     where = django_release_instance.address(site, release)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(where)
     threading.Timer(0.3, connection.close).start()
     began = time.monotonic()
-    assert django_release_instance.drain(site, release) == 0
+    assert django_release_drain.drain(site, release) == 0
     assert 0.3 < time.monotonic() - began < 3
 
 
@@ -485,7 +490,7 @@ def test_a_drain_comes_to_an_end(instance):
     site, release, _server = instance(releases={"drain": "100ms"})
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(django_release_instance.address(site, release))
-        assert django_release_instance.drain(site, release) == 1
+        assert django_release_drain.drain(site, release) == 1
 
 
 # Addresses, units and processes

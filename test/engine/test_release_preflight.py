@@ -9,6 +9,7 @@ import django_host_user
 import django_process_systemd
 import django_proxy_maintenance
 import django_proxy_nginx
+import django_release_health
 import django_release_instance
 import django_release_preflight
 import django_server_mod_wsgi
@@ -360,10 +361,10 @@ def test_a_server_that_does_not_stay_up_is_no_server(two, monkeypatch):
     monkeypatch.undo()
     pids = iter([1, 2])
     monkeypatch.setattr(django_release_instance, "pid", lambda site, release: next(pids))
-    monkeypatch.setattr(django_release_instance, "problem_of", lambda site, release, deadline: "")
+    monkeypatch.setattr(django_release_health, "problem_of", lambda site, release, deadline: "")
     monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda site, release, since: "Killed")
     with pytest.raises(DeploymentError) as caught:
-        django_release_instance.check_health(two.site, two.site.releases / ONE)
+        django_release_health.check(two.site, two.site.releases / ONE)
     assert caught.value.message == (f"the application server of {ONE} exited during its health check")
     assert caught.value.log == "Killed" and "journalctl -u django-blog-0001" in caught.value.hint
 

@@ -15,6 +15,7 @@ import django_host_user
 import django_project_coherence
 import django_project_program
 import django_proxy_nginx
+import django_release_drain
 import django_release_instance
 import django_release_static
 import django_release_step_build
@@ -728,7 +729,7 @@ def test_a_live_release_whose_record_is_torn_is_left_as_any_other(world, monkeyp
 def test_connections_that_are_cut_are_told(world, monkeypatch):
     world.apply()
     world.push("two")
-    monkeypatch.setattr(django_release_instance, "drain", lambda site, release: 3)
+    monkeypatch.setattr(django_release_drain, "drain", lambda site, release: 3)
     world.apply()
     assert world.last.warnings == ["3 connections were still open after 30s, and were cut"]
 

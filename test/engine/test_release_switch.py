@@ -23,7 +23,7 @@ from django_host_command import DeploymentError
 from world import commit
 
 ONE, TWO, THREE = (f"000{number}-{commit(name)[:12]}" for number, name in enumerate(("one", "two", "three"), 1))
-UNWELL = "requests for the health page / failed after the switch: it answers 500"
+UNWELL = "requests for the health page / failed after the switch; the last one returned 500"
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def attempts(world):
 
 def test_a_release_that_does_badly_is_left_again(two):
     world = two
-    world.problems["0002"] = "it answers 500"
+    world.problems["0002"] = "returned 500"
     with pytest.raises(DeploymentError) as caught:
         world.apply()
     assert re.fullmatch(rf"live: \d+ {UNWELL}; {ONE} is live again", caught.value.message)
@@ -73,15 +73,15 @@ def test_what_the_project_has_raised_is_told(two, monkeypatch):
         "KeyError: 'ink'",
     ]
     two.prints["journalctl"] = "\n".join(reversed(lines))
-    two.problems["0002"] = "it answers 500"
+    two.problems["0002"] = "returned 500"
     with pytest.raises(DeploymentError) as caught:
         two.apply()
-    assert caught.value.message.endswith(f"it answers 500: KeyError: 'ink' (blog/views.py:7); {ONE} is live again")
+    assert caught.value.message.endswith(f"returned 500: KeyError: 'ink' (blog/views.py:7); {ONE} is live again")
     assert len(str(caught.value).splitlines()) <= 10
 
 
 def test_it_is_released_by_hand_all_the_same(two):
-    two.problems["0002"] = "it answers 500"
+    two.problems["0002"] = "returned 500"
     with pytest.raises(DeploymentError):
         two.apply()
     django_verbs.release("blog")
@@ -118,7 +118,7 @@ def test_a_server_that_has_ended_before_the_switch_does_not_go_live(two, monkeyp
 @pytest.mark.parametrize(("limit", "stays"), [(0, False), (3, False), ("any", True)])
 def test_how_many_requests_may_fail(two, limit, stays):
     two.options = {"releases": {"max_errors": limit}}
-    two.problems["0002"] = "it answers 500"
+    two.problems["0002"] = "returned 500"
     if stays:
         two.apply()
         assert two.live == TWO
@@ -132,7 +132,7 @@ def test_how_many_requests_may_fail(two, limit, stays):
 
 def test_failures_within_the_limit_are_told(two):
     two.options = {"releases": {"max_errors": 2}}
-    problems = iter(["it answers 500", "it answers 500"])
+    problems = iter(["returned 500", "returned 500"])
     two.problem = lambda: next(problems, "") if two.live == TWO else ""
     two.apply()
     assert two.live == TWO and two.last.switch_report["failed"] in (1, 2)
@@ -142,7 +142,7 @@ def test_failures_within_the_limit_are_told(two):
 
 
 def test_a_first_release_that_does_badly_stays(world):
-    world.problems["0001"] = "it answers 500"
+    world.problems["0001"] = "returned 500"
     world.apply()
     assert world.live == ONE
     (warning,) = world.last.warnings
@@ -153,7 +153,7 @@ def test_a_first_release_that_does_badly_stays(world):
 @pytest.mark.parametrize("down", [False, True])
 def test_nobody_goes_back_to_a_release_that_did_no_better(two, monkeypatch, down):
     """Or each mending of a broken site would be undone."""
-    two.problems |= {"0002": "it answers 500"} if down else {"0001": "it answers 503", "0002": "it answers 500"}
+    two.problems |= {"0002": "returned 500"} if down else {"0001": "returned 503", "0002": "returned 500"}
     if down:
         two.running.clear()
     two.apply()
@@ -163,7 +163,7 @@ def test_nobody_goes_back_to_a_release_that_did_no_better(two, monkeypatch, down
 
 def test_a_rollback_that_does_badly_is_taken_back(two):
     two.apply()
-    two.problems["0001"] = "it answers 500"
+    two.problems["0001"] = "returned 500"
     with pytest.raises(DeploymentError, match=rf"^live: \d+ {UNWELL}; {TWO} is live again"):
         django_verbs.rollback("blog")
     assert two.live == TWO and two.releases == {ONE: "good", TWO: "good"}
@@ -194,7 +194,7 @@ def test_nginx_reaches_the_release_before_again(world, monkeypatch, first, then)
     before = nginx_files()
     world.push("two")
     world.options = OTHERS[then]
-    world.problems["0002"] = "it answers 500"
+    world.problems["0002"] = "returned 500"
     reloaded = []
     monkeypatch.setattr(django_host_service, "reload", lambda daemon: reloaded.append(world.live))
     with pytest.raises(DeploymentError):
@@ -249,7 +249,7 @@ def nginx_files():
 
 def test_without_overlap_the_old_instance_is_started_first(two):
     two.options = {"releases": {"overlap": False}}
-    two.problems["0002"] = "it answers 500"
+    two.problems["0002"] = "returned 500"
     with pytest.raises(DeploymentError, match=f"{ONE} is live again"):
         two.apply()
     assert two.live == ONE
@@ -257,7 +257,7 @@ def test_without_overlap_the_old_instance_is_started_first(two):
 
 
 def test_a_way_back_that_is_closed_is_said(two, monkeypatch):
-    two.problems["0002"] = "it answers 500"
+    two.problems["0002"] = "returned 500"
     link = django_host_file.link
 
     def full(path, target, **options):

@@ -3,7 +3,7 @@ import threading
 import time
 from types import SimpleNamespace
 
-import django_release_instance
+import django_release_http
 import django_release_switch_report
 import pytest
 from django_release_switch_report import Probe, Sample
@@ -34,10 +34,10 @@ def probe_of(site, before, after):
     ],
 )
 def test_how_a_release_does_after_the_switch(make_site, before, after, failures, steady, worse):
-    problems = [["it answers 500" if one == "x" else "" for one in part] for part in (before, after)]
+    problems = [["returned 500" if one == "x" else "" for one in part] for part in (before, after)]
     probe = probe_of(make_site(), *problems)
     assert (probe.failures(), probe.is_steady(), probe.is_worse()) == (failures, steady, worse)
-    assert probe.last_problem() == ("it answers 500" if failures else "")
+    assert probe.last_problem() == ("returned 500" if failures else "")
 
 
 def test_what_meets_the_switch_on_its_way_belongs_to_no_release(make_site):
@@ -145,9 +145,9 @@ def test_where_the_proxy_keeps_the_page_the_socket_is_asked(make_site, proxy, mo
 
     def ask(site, release, path, *, scheme, headers, timeout):
         asked.append((release, path, headers))
-        return django_release_instance.Answer(200, {}, "ok")
+        return django_release_http.Answer(200, {}, "ok")
 
-    monkeypatch.setattr(django_release_instance, "ask", ask)
+    monkeypatch.setattr(django_release_http, "get", ask)
     proxy.status = 503
     site = served(make_site, proxy)
     probe = Probe(site, through_proxy=True).start()
@@ -159,7 +159,7 @@ def test_where_the_proxy_keeps_the_page_the_socket_is_asked(make_site, proxy, mo
     assert probe.report(0)["through"] == "socket" and probe.report(0)["failed"] == 0
 
 
-@pytest.mark.parametrize("problem", ["nobody listens", "it answers 500", "it does not contain"])
+@pytest.mark.parametrize("problem", ["nobody listens", "returned 500", "returned a page without"])
 def test_what_is_wrong_is_said(make_site, proxy, problem):
     site = served(make_site, proxy, contains="well")
     if problem == "nobody listens":
@@ -167,7 +167,7 @@ def test_what_is_wrong_is_said(make_site, proxy, problem):
         proxy.server_close()
     proxy.status = 500 if "500" in problem else 200
     found = Probe(site, through_proxy=True).problem()
-    assert found.startswith("no answer (" if problem == "nobody listens" else problem)
+    assert found.startswith("got no response (" if problem == "nobody listens" else problem)
 
 
 def test_requests_that_hang_do_not_pile_up(make_site, monkeypatch):

@@ -9,7 +9,8 @@ import django_proxy_connection
 import django_proxy_files
 import django_proxy_nginx
 import django_proxy_switch
-import django_release_instance
+import django_release_health
+import django_release_http
 import django_release_switch_report
 import django_tls
 import pytest
@@ -281,24 +282,24 @@ def test_the_probe_of_a_release_asks_by_https(blog, tmp_path, monkeypatch):
         domain.write_text(domain.read_text().replace("443 ssl", f"{server.server_port} ssl"))
         assert django_release_switch_report.Probe(site, through_proxy=True).problem() == ""
     assert server.requests == [("/", DOMAIN)] and server.names == [DOMAIN]
-    assert "no answer" in django_release_switch_report.Probe(site, through_proxy=True).problem()
+    assert "got no response" in django_release_switch_report.Probe(site, through_proxy=True).problem()
 
 
 @pytest.mark.parametrize(
     ("scheme", "location", "problem"),
     [
         ("https", "https://blog.example.org/b", ""),
-        ("https", "http://blog.example.org/b", "it redirects to http://blog.example.org/b"),
-        ("http", "https://blog.example.org/b", "it redirects to https://blog.example.org/b"),
+        ("https", "http://blog.example.org/b", "redirected to http://blog.example.org/b"),
+        ("http", "https://blog.example.org/b", "redirected to https://blog.example.org/b"),
         ("https", "/b", ""),
     ],
 )
 def test_the_health_page_is_of_the_sites_scheme(blog, scheme, location, problem):
     def ask(path, timeout):
-        return django_release_instance.Answer(200 if path == "/b" else 301, {"location": location}, "")
+        return django_release_http.Answer(200 if path == "/b" else 301, {"location": location}, "")
 
     site = blog(kind="self_signed")
-    assert django_release_instance.health_problem(site, ask, time.monotonic() + 9, scheme) == problem
+    assert django_release_health.problem(site, ask, time.monotonic() + 9, scheme) == problem
 
 
 def test_a_certificate_that_nginx_refuses_is_taken_back(blog, monkeypatch):

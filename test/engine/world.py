@@ -21,6 +21,8 @@ import django_process_supervisor
 import django_process_systemd
 import django_project_program
 import django_release
+import django_release_drain
+import django_release_health
 import django_release_instance
 import django_release_step_site
 import django_release_steps
@@ -416,9 +418,9 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_host_service, "enable"): world.daemons.append,
         (django_process, "is_whole"): lambda site, release: django_release_instance.pid(site, release) is not None,
         (django_host_command, "execute"): world.execute,
-        (django_release_instance, "check_health"): lambda site, release: None,
-        (django_release_instance, "problem_of"): world.problem_of,
-        (django_release_instance, "drain"): lambda site, release: world.connections,
+        (django_release_health, "check"): lambda site, release: None,
+        (django_release_health, "problem_of"): world.problem_of,
+        (django_release_drain, "drain"): lambda site, release: world.connections,
         (django_release_switch_report, "RATE"): 2000,
         (django_release_switch, "_PAUSE"): 0.001,
         (django_release_switch_report.Probe, "problem"): lambda probe: world.problem(),

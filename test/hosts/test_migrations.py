@@ -201,7 +201,7 @@ def test_a_server_that_goes_away_before_the_health_page(blog):
         comment = applied(blog.host.run(APPLY, check=False, environment=away)).failed["blog has its instance"]
     finally:
         blog.host.run("systemctl start postgresql")
-    assert "answers 503" in comment and f"{old} still runs" in comment and lines(comment) <= 10
+    assert "returned 503" in comment and f"{old} still runs" in comment and lines(comment) <= 10
     assert blog.live == old and blog.get().status_code == 200 and blog.answering["release"] == old
     blog.host.call("django.release", "blog")
     assert blog.live != old and blog.get().status_code == 200

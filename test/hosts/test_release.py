@@ -50,12 +50,12 @@ BROKEN = {
     "view that raises": (
         {"guestbook/views.py": f"+{HEALTH}"},
         "has its instance",
-        r"/healthz.*answers 500: RuntimeError: out of ink \(guestbook/views\.py:\d+\)",
+        r"/healthz.*returned 500: RuntimeError: out of ink \(guestbook/views\.py:\d+\)",
     ),
     "view that raises, and so does the page for errors": (
         {"guestbook/views.py": f"+{HEALTH}", "website/urls.py": f"+{HANDLER}"},
         "has its instance",
-        r"/healthz.*answers 500: RuntimeError: no paper either \(website/urls\.py:\d+\)",
+        r"/healthz.*returned 500: RuntimeError: no paper either \(website/urls\.py:\d+\)",
     ),
     "migration that raises": (
         {"guestbook/migrations/0004_ledger.py": MIGRATION},

@@ -201,7 +201,7 @@ def test_a_way_to_serve(machines, seen, system, process, proxy, way):
     views = blog.repository.read("guestbook/views.py")
     blog.repository.append("guestbook/views.py", RAISES)
     comment = blog.apply().failed["blog has its instance"]
-    assert re.search(r"it answers 500|Remote end closed", comment) and "out of ink" in comment, comment
+    assert re.search(r"returned 500|Remote end closed", comment) and "out of ink" in comment, comment
     assert lines(comment) <= 10 and blog.answering["release"] == second
     blog.repository.commit({"guestbook/views.py": views})
 

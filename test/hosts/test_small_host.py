@@ -76,7 +76,7 @@ def test_the_old_instance_comes_back_if_the_new_one_fails(blog):
     broken = urls.replace("urlpatterns = [", 'urlpatterns = [path("healthz", lambda request: 1 / 0),')
     blog.repository.commit({"website/urls.py": broken})
     told = blog.apply().failed["blog has its instance"]
-    assert "it answers 500" in told and f"{live} runs again" in told and lines(told) <= 10
+    assert "returned 500" in told and f"{live} runs again" in told and lines(told) <= 10
     assert blog.answering["release"] == blog.live == live
     blog.host.call("django.rollback", blog.name)
     assert blog.answering["release"] == blog.live != live
