@@ -14,7 +14,8 @@ import django_host_user
 import django_project
 import django_project_variables
 import django_source
-import django_source_git
+import django_source_mirror
+import django_source_reader
 import django_virtualenv_requirements
 import django_wall_delegate
 from django_host_command import DeploymentError
@@ -116,7 +117,7 @@ def _fetched(folder: str, where: str, revision: str, deploy_key: str | None) -> 
     config |= {"revision": revision, "submodules": False, "known_hosts": [], "timeouts": {"fetch": "2m"}}
     site = Site(config, {"nginx": {"group": "root"}})
     site.mirror.mkdir(mode=0o700)
-    django_source.prepare(site, Path(deploy_key).read_text() if deploy_key else None)
+    django_source_mirror.prepare(site, Path(deploy_key).read_text() if deploy_key else None)
     commit = django_source.resolve(site, revision)
     django_source.fetch_only(site, commit)
     tree = site.root / "source"
@@ -126,7 +127,7 @@ def _fetched(folder: str, where: str, revision: str, deploy_key: str | None) -> 
 
 def _reader(folder: str) -> str | None:
     """Return the user who can change what a folder's path leads to, or None for root."""
-    reader = django_source_git.reader(folder)
+    reader = django_source_reader.reader(folder)
     if reader.uid and reader.name is None:
         raise DeploymentError(
             f"{folder} is owned by uid {reader.uid}, which is not a user of this host",

@@ -12,7 +12,7 @@ import django_host_timer
 import django_host_user
 import django_proxy_listener
 import django_proxy_ports
-import django_source
+import django_source_mirror
 import django_tls
 import django_tls_renewal  # noqa: F401 - django_host_timer packs its program from the modules that are loaded
 import django_virtualenv_index
@@ -111,7 +111,7 @@ def _look(deployment: Deployment) -> _Pending:
         changes["templates"] = stale
     if not site.is_registered():
         changes["registered"] = str(site.root)
-    if keys := django_source.unprepared(site, deployment.deploy_key):
+    if keys := django_source_mirror.unprepared(site, deployment.deploy_key):
         changes["mirror"] = keys
     if not django_virtualenv_index.is_kept(site, deployment.index_password):
         changes["index"] = "password kept" if deployment.index_password else "password removed"
@@ -137,7 +137,7 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
         deployment.takeover.write()
     if pending.templates:
         site.keep_templates(templates)
-    django_source.prepare(site, deployment.deploy_key)
+    django_source_mirror.prepare(site, deployment.deploy_key)
     django_virtualenv_index.keep(site, deployment.index_password)
     django_host_file.write_json(site.applied, pending.applied, mode=0o600)
     site.register()

@@ -11,6 +11,8 @@ import django_release_difference
 import django_release_instance
 import django_release_preflight
 import django_source
+import django_source_history
+import django_source_mirror
 import django_virtualenv_python
 from django_host_command import redact
 from django_release import Release
@@ -60,7 +62,7 @@ def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
     with ThreadPoolExecutor(1) as pool:  # the interpreter is asked for its version while git works
         pool.submit(django_virtualenv_python.interpreter, site)
         export(deployment, release)
-    release.update(**django_source.describe(site, deployment.commit))
+    release.update(**django_source_history.describe(site, deployment.commit))
     release.update(facts={"commit": deployment.commit, **django_project.find(site, release.path / "source")})
 
 
@@ -119,11 +121,11 @@ def differences(deployment: Deployment, recorded: dict[str, str], inputs: dict[s
         return {}
     changes: Changes = {}
     if old != deployment.commit:
-        if deployment.test and not site.config["folder"] and not django_source.has(site, deployment.commit):
+        if deployment.test and not site.config["folder"] and not django_source_mirror.has(site, deployment.commit):
             django_source.fetch(site, deployment.commit)
         changes = {
             "commit": {"old": old, "new": deployment.commit},
-            **django_source.difference(site, old, deployment.commit),
+            **django_source_history.difference(site, old, deployment.commit),
         }
         diffs = changes.get("requirements", {})
         diffs.update({path: redact(text, deployment.masked()) for path, text in diffs.items()})

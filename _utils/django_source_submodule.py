@@ -1,6 +1,6 @@
-"""Submodules: what the files of a repository may ask for, and where in the source they may come to lie.
+"""Submodules: the URLs and paths that a repository may give them.
 
-Whoever may push to a repository writes .gitmodules and the tree; root fetches and exports.
+A user who may push to a repository writes .gitmodules and the tree; root fetches and exports them.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ import django_source_git
 from django_host_command import DeploymentError
 from django_site import Site
 
-#: What a submodule may be fetched by, by the protocol of the repository that names it. What lies on this host is read
-#: only where the pillar lists it, whatever the protocol.
+#: The protocol of a repository → those that its submodules may be fetched by. A repository on this host is read only if
+#: the pillar lists it, whatever the protocol.
 _PROTOCOLS = {
     "https": ("https", "ssh"),
     "ssh": ("https", "ssh"),
     "http": ("https", "http", "ssh"),
     "file": ("https", "http", "ssh"),
 }
-#: Submodules of submodules, all submodules of a site, and bytes of a .gitmodules and of the list of a commit's files.
+#: Levels of submodules, submodules of a site, bytes of a .gitmodules, and bytes of the list of a commit's files.
 DEPTH, NUMBER = 5, 100
 _GITMODULES, _LISTING = 1 << 20, 64 << 20
 #: Characters that some file systems ignore in names, so that `.g\u200cit` is `.git` there.
@@ -39,7 +39,11 @@ class Entry(NamedTuple):
 
 
 class Submodule(NamedTuple):
-    """A submodule of a commit, and where it comes from."""
+    """A submodule of a commit.
+
+    Attributes:
+        protocols: those that it may be fetched by.
+    """
 
     path: str
     commit: str
@@ -48,11 +52,11 @@ class Submodule(NamedTuple):
 
 
 def entries(site: Site, commit: str, mirror: Path | None = None) -> list[Entry]:
-    """The files, links and submodules of a commit.
+    """Return the files, links and submodules of a commit.
 
     Raises:
-        DeploymentError: a path is there twice, or is a file and a folder too: what is exported of such a commit may
-            lead elsewhere.
+        DeploymentError: a path is there twice, or is both a file and a folder: an export of such a commit could write
+            through a link; or there are too many entries.
     """
     with tempfile.TemporaryFile(dir=site.mirror) as file:
         argv = ["ls-tree", "-r", "-t", "-z", "--full-tree", commit]
@@ -76,7 +80,7 @@ def entries(site: Site, commit: str, mirror: Path | None = None) -> list[Entry]:
         if path in folders or path in others:
             raise DeploymentError(
                 f"the commit {commit[:12]} has two entries named {_shown(path)}",
-                hint="no git makes such a commit: whoever maintains the repository has to look into it (git fsck)",
+                hint="git creates no such commit: remove it from the history (git fsck in a clone names it)",
             )
         if kind == "tree":
             folders.add(path)
@@ -86,19 +90,15 @@ def entries(site: Site, commit: str, mirror: Path | None = None) -> list[Entry]:
     return found
 
 
-def gitlinks(site: Site, commit: str, mirror: Path | None = None) -> list[Entry]:
-    """The submodules of a commit."""
-    return [entry for entry in entries(site, commit, mirror) if entry.mode == "160000"]
-
-
 def of_commit(site: Site, listed: list[Entry], mirror: Path, url: str) -> list[Submodule]:
-    """The submodules among the entries of a commit, with what .gitmodules says of them.
+    """Return the submodules among the entries of a commit, with their URLs in .gitmodules.
 
     Args:
-        url: where the repository comes from that has the commit.
+        listed: the entries of the commit.
+        url: the URL of the repository that has the commit.
 
     Raises:
-        DeploymentError: one has no URL, or asks for what it may not have.
+        DeploymentError: a submodule has no URL, or one that is not permitted.
     """
     linked = [entry for entry in listed if entry.mode == "160000"]
     if not linked:
@@ -111,7 +111,7 @@ def of_commit(site: Site, listed: list[Entry], mirror: Path, url: str) -> list[S
         if entry.path not in urls:
             raise DeploymentError(
                 f"the submodule {entry.path} has no url in .gitmodules",
-                hint=f"or django:sites:{site.name}:submodules: false",
+                hint=f"add it there, or set django:sites:{site.name}:submodules to false",
             )
         address, protocols = permitted(site, absolute(urls[entry.path], url), url, entry.path)
         found.append(Submodule(entry.path, entry.name, address, protocols))
@@ -119,13 +119,13 @@ def of_commit(site: Site, listed: list[Entry], mirror: Path, url: str) -> list[S
 
 
 def _urls(site: Site, listed: list[Entry], mirror: Path) -> dict[str, str]:
-    """The URLs in .gitmodules as it was committed, by path."""
+    """Return the URLs in the committed .gitmodules, by path."""
     file = next((entry for entry in listed if entry.path == ".gitmodules"), None)
     if not file:
         return {}
     doing = "reading .gitmodules"
     if not file.mode.startswith("100"):
-        raise DeploymentError(f"{doing}: it is not a plain file")
+        raise DeploymentError(f"{doing}: it is not a regular file")
     size = int(django_source_git.run(site, "cat-file", "-s", file.name, doing=doing, mirror=mirror))
     if size > _GITMODULES:
         raise DeploymentError(f"{doing}: it has {size} bytes, more than {_GITMODULES}")
@@ -141,16 +141,19 @@ def _urls(site: Site, listed: list[Entry], mirror: Path) -> dict[str, str]:
 
 
 def absolute(url: str, parent: str) -> str:
-    """The URL of a submodule, relative ones resolved against the URL of the repository that names them.
+    """Return the URL of a submodule; a relative one is resolved against the URL of its repository.
+
+    Args:
+        parent: the URL of the repository that has the submodule.
 
     Raises:
-        DeploymentError: it is none, or leads out of the parent's host.
+        DeploymentError: it is not a URL, or a relative one with too many ``..``.
     """
     if not url or url.startswith("-") or not url.isprintable():
-        raise DeploymentError(f"the submodule url {url!r} is not a url")
+        raise DeploymentError(f"the submodule url {url!r} is not a URL")
     if not url.startswith(("./", "../")):
         return url
-    # The part that says which host, and with which login, is never changed: a relative URL stays on it.
+    # A relative URL never changes the part with the host and the login.
     host = re.match(r"[a-z+]+://[^/]*/|/|(?:[^/:@]*@)?(?:\[[^\]]+\]|[^/:]+):/?", parent)
     base = host.group() if host else ""
     path = [part for part in parent[len(base) :].split("/") if part]
@@ -159,60 +162,62 @@ def absolute(url: str, parent: str) -> str:
         up, _slash, rest = rest.partition("/")
         if up == "..":
             if not path:
-                raise DeploymentError(f"the submodule url {url!r} leads nowhere")
+                raise DeploymentError(f"the submodule url {url!r} cannot be resolved")
             path.pop()
     if not host or not rest:
-        raise DeploymentError(f"the submodule url {url!r} leads nowhere")
+        raise DeploymentError(f"the submodule url {url!r} cannot be resolved")
     return base + "/".join([*path, rest])
 
 
 def protocol(url: str) -> str:
-    """The protocol of a URL: https, http, ssh, or file for what lies on this host; empty for any other."""
+    """Return the protocol of a URL: https, http, ssh, or file for a path of this host; empty for any other."""
     if re.fullmatch(r"/.*|file://.*", url):
         return "file"
     found = re.match(r"(https|http|ssh)://(?!-)(?:[^/@]*@)?(?!-)[^/@]+(?:/|$)", url)
     if found:
         return found.group(1)
-    # user@host:path, where neither may be taken for an option of ssh.
+    # user@host:path; neither user nor host may begin with a dash, as an option of ssh does
     is_scp = re.fullmatch(r"(?:[A-Za-z0-9_][^@:/]*@)?(?!-)[^@:/\[\]]+:(?![:-]).+", url)
     return "ssh" if is_scp and "::" not in url and "://" not in url else ""
 
 
 def permitted(site: Site, url: str, parent: str, path: str) -> tuple[str, tuple[str, ...]]:
-    """The URL that a submodule is fetched from and the protocols that git may use for it.
+    """Return the URL that a submodule is fetched from, and the protocols that git may use for it.
 
     Args:
-        parent: the URL of the repository that names it.
+        url: the absolute URL of the submodule.
+        parent: the URL of the repository that has the submodule.
+        path: the path of the submodule.
 
     Raises:
-        DeploymentError: it would be fetched by what is not allowed.
+        DeploymentError: its protocol is not allowed, or it is on this host and the pillar does not list it.
     """
     at = f"django:sites:{site.name}:submodules"
     kind, shown = protocol(url), django_host_command.redact(url)
     if kind == "file":
         listed = [] if isinstance(site.config["submodules"], bool) else site.config["submodules"]
-        wanted = re.sub(r"/+", "/", django_source_git.local_path(url)).rstrip("/")
+        local = re.sub(r"/+", "/", django_source_git.local_path(url)).rstrip("/")
         for own in listed:
-            if wanted in (own, own.removesuffix(".git")):
+            if local in (own, own.removesuffix(".git")):
                 return own, ("file",)
         raise DeploymentError(
-            f"the submodule {path} asks for {shown}, which is on this host",
-            hint=f"if this site may have it, list it: {at}: [{wanted or '/srv/git/library.git'}]",
+            f"the submodule {path} points to {shown}, which is on this host",
+            hint=f"if this site may read it, list it in {at}: [{local or '/srv/git/library.git'}]",
         )
     allowed = _PROTOCOLS.get(protocol(parent), ())
     if not kind or kind not in allowed:
         raise DeploymentError(
             f"the submodule {path}: {shown} uses a protocol that is not allowed",
-            hint=f"use {' or '.join(allowed)} in .gitmodules, or {at}: false",
+            hint=f"use {' or '.join(allowed)} in .gitmodules, or set {at} to false",
         )
     return url, allowed
 
 
 def _refuse_path(path: str) -> None:
-    """Refuse the path of a submodule that is no plain path below the source.
+    """Refuse the path of a submodule that leads out of the source or into ``.git``.
 
     Raises:
-        DeploymentError: it is none.
+        DeploymentError: a part of the path is refused.
     """
     for name in path.split("/"):
         plain = _IGNORED.sub("", name).split(":")[0].rstrip(" .").casefold()
@@ -221,14 +226,14 @@ def _refuse_path(path: str) -> None:
             raise DeploymentError(f"the submodule path {path!r} is not a path below the source")
 
 
-def make_place(target: Path, path: str) -> Path:
-    """Make the folder that a submodule is exported into, where the export has not made it yet.
+def make_folder(target: Path, path: str) -> Path:
+    """Create the folder that a submodule is exported into, and return it.
 
-    No link on the way is followed: an other submodule may have brought it. Nobody else writes to an export, so that
-    what is found here holds.
+    No link on the way is followed: another submodule may have brought it. No other process writes to an export, so
+    that what is checked here stays so.
 
     Raises:
-        DeploymentError: something on the way is no folder, or the folder is not empty.
+        DeploymentError: a part of the path is not a folder, or the folder is not empty.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
     folder = os.open(target, flags)
@@ -245,7 +250,7 @@ def make_place(target: Path, path: str) -> Path:
     finally:
         os.close(folder)
     if is_taken:
-        raise DeploymentError(f"the submodule {path} cannot be exported: there are files of another one")
+        raise DeploymentError(f"the submodule {path} cannot be exported: its folder has files of another one")
     return target / path
 
 

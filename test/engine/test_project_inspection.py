@@ -46,5 +46,5 @@ def test_inspection_of_a_repository_at_a_revision(tmp_path):
 def test_inspection_refuses_a_source_without_project(tmp_path):
     with pytest.raises(DeploymentError, match=r"no manage\.py found in the source"):
         django_project_inspection.inspect(str(tmp_path))
-    with pytest.raises(DeploymentError, match="there is no repository at"):
+    with pytest.raises(DeploymentError, match="no repository found at"):
         django_project_inspection.inspect(f"file://{tmp_path}/missing")

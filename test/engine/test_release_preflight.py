@@ -82,7 +82,8 @@ def test_a_disk_has_room_for_two_releases(two, monkeypatch, left, requirements, 
     monkeypatch.setattr(django_host_disk, "left", lambda path: left)
     if requirements:
         monkeypatch.setattr(
-            "django_source.difference", lambda site, old, new: {"files": 1, "requirements": {"requirements.txt": "+x"}}
+            "django_source_history.difference",
+            lambda site, old, new: {"files": 1, "requirements": {"requirements.txt": "+x"}},
         )
     if flag is None:
         assert "live" in two.apply()

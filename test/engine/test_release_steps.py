@@ -23,6 +23,7 @@ import django_release_step_site
 import django_release_steps
 import django_site
 import django_source
+import django_source_mirror
 import django_wall_build
 import pytest
 from django_host_command import DeploymentError
@@ -101,8 +102,8 @@ def test_wrong_folders_are_mended(world):
 def test_keys_are_laid_into_the_mirror(world, monkeypatch):
     world.apply()
     laid = []
-    monkeypatch.setattr(django_source, "unprepared", lambda site, key: [] if laid else ["deploy_key"])
-    monkeypatch.setattr(django_source, "prepare", lambda site, key: laid.append(key))
+    monkeypatch.setattr(django_source_mirror, "unprepared", lambda site, key: [] if laid else ["deploy_key"])
+    monkeypatch.setattr(django_source_mirror, "prepare", lambda site, key: laid.append(key))
     world.given = {"deploy_key": "the key"}
     assert world.apply() == {"site": {"mirror": ["deploy_key"]}} and laid == ["the key"]
     assert "the key" in world.last.masked()

@@ -11,6 +11,8 @@ import django_host_clock
 import django_host_command
 import django_source
 import django_source_folder
+import django_source_history
+import django_source_mirror
 import django_source_submodule
 import pytest
 from django_host_command import DeploymentError
@@ -19,7 +21,7 @@ from upstream import Upstream
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory):
-    """A repository that no test changes: branches, tags, and what they name."""
+    """Return a repository that no test changes, with branches and tags."""
     upstream = Upstream(tmp_path_factory.mktemp("git") / "blog")
     names = {"first": upstream.first}
     upstream.git("tag", "v1")
@@ -43,18 +45,18 @@ def upstream(tmp_path):
 
 @pytest.fixture
 def cloned(make_site):
-    """Make a site that deploys from a repository, its mirror prepared."""
+    """Return a function that makes a site with a prepared mirror of a repository."""
 
     def clone(upstream: Upstream | Path | str, **options):
         site = make_site(repository=str(getattr(upstream, "folder", upstream)), **options)
-        django_source.prepare(site, None)
+        django_source_mirror.prepare(site, None)
         return site
 
     return clone
 
 
 def exported(site, commit, target=None):
-    """The files of a commit as they were exported: path → content."""
+    """Export a commit, and return its files: path → content."""
     target = target or site.releases / commit[:12]
     django_source.export(site, commit, target)
     return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
@@ -75,16 +77,16 @@ def exported(site, commit, target=None):
         ("refs/tags/both", "first"),
     ],
 )
-def test_a_revision_is_a_commit(cloned, history, revision, name):
+def test_revision_is_resolved_to_a_commit(cloned, history, revision, name):
     assert django_source.resolve(cloned(history), revision) == history.names[name]
 
 
-def test_a_short_commit_is_looked_up(cloned, history):
+def test_short_commit_is_completed(cloned, history):
     site = cloned(history)
     assert django_source.resolve(site, history.names["feature"][:10]) == history.names["feature"]
 
 
-def test_a_commit_needs_no_network(cloned, history):
+def test_full_commit_is_resolved_without_network(cloned, history):
     site = cloned("https://127.0.0.1:1/nowhere.git")
     assert django_source.resolve(site, history.first) == history.first
     site.config["revision"] = history.first
@@ -98,34 +100,34 @@ def test_a_commit_needs_no_network(cloned, history):
     [
         (
             "mian",
-            "asking {url} for mian: there is no such branch, tag or commit",
-            "it has both, feature/one, main, same, both, same, v1, v2; correct django:sites:blog:revision",
+            "looking up mian in {url}: no such branch, tag or commit",
+            "the repository has both, feature/one, main, same, both, same, v1, v2; correct django:sites:blog:revision",
         ),
         (
             "v",
-            "asking {url} for v: there is no such branch, tag or commit",
-            "it has both, feature/one, main, same, both, same, v1, v2; correct django:sites:blog:revision",
+            "looking up v in {url}: no such branch, tag or commit",
+            "the repository has both, feature/one, main, same, both, same, v1, v2; correct django:sites:blog:revision",
         ),
         (
             "deadbeef",
-            "asking {url} for deadbeef: there is no such branch, tag or commit",
-            "it has both, feature/one, main, same, both, same, v1, v2; correct django:sites:blog:revision",
+            "looking up deadbeef in {url}: no such branch, tag or commit",
+            "the repository has both, feature/one, main, same, both, same, v1, v2; correct django:sites:blog:revision",
         ),
         (
             "both",
-            "asking {url} for both: it is a branch ({main:.12}) and a tag ({first:.12})",
-            "say which: django:sites:blog:revision: refs/heads/both",
+            "looking up both in {url}: it is both a branch ({main:.12}) and a tag ({first:.12})",
+            "set django:sites:blog:revision to refs/heads/both or refs/tags/both",
         ),
     ],
 )
-def test_a_revision_that_is_no_commit(cloned, history, revision, message, hint):
+def test_unknown_or_ambiguous_revision_is_refused(cloned, history, revision, message, hint):
     with pytest.raises(DeploymentError) as error:
         django_source.resolve(cloned(history), revision)
     assert error.value.message == message.format(url=history.folder, **history.names)
     assert error.value.hint == hint and not error.value.transient
 
 
-def test_a_commit_is_exported_as_it_is(cloned, upstream):
+def test_commit_is_exported_byte_by_byte(cloned, upstream):
     (upstream.folder / "link").symlink_to("manage.py")
     files = {
         ".gitattributes": "private export-ignore\n*.txt text eol=crlf\n*.id ident\n*.sub export-subst\n",
@@ -150,26 +152,26 @@ def test_a_commit_is_exported_as_it_is(cloned, upstream):
     assert stat.S_IMODE((target / "bytes").stat().st_mode) == 0o644
 
 
-def test_each_commit_has_its_own_files(cloned, history):
+def test_export_has_only_the_files_of_the_commit(cloned, history):
     site = cloned(history)
     assert exported(site, history.names["feature"]).keys() == {"manage.py", "blog/models.py", "feature.py"}
     assert exported(site, history.first) == {"manage.py": b"first\n"}
 
 
-def test_a_commit_of_no_branch_is_fetched_by_its_name(cloned, upstream):
+def test_commit_of_no_branch_is_fetched_by_its_name(cloned, upstream):
     commit = upstream.commit({"lost.py": ""})
     upstream.git("reset", "--quiet", "--hard", "HEAD^")
     assert "lost.py" in exported(cloned(upstream), commit)
 
 
-def test_a_commit_that_is_not_there(cloned, upstream):
+def test_missing_commit_is_refused(cloned, upstream):
     with pytest.raises(DeploymentError) as error:
         exported(cloned(upstream), "1" * 40)
-    assert error.value.message == f"fetching {upstream.folder}: it has no commit {'1' * 40}"
-    assert error.value.hint == "was it pushed? correct django:sites:blog:revision" and not error.value.transient
+    assert error.value.message == f"fetching {upstream.folder}: commit {'1' * 40} not found"
+    assert error.value.hint == "push it, or correct django:sites:blog:revision" and not error.value.transient
 
 
-def test_a_branch_that_was_forced_elsewhere(cloned, upstream):
+def test_force_pushed_branch_is_followed(cloned, upstream):
     site = cloned(upstream)
     old = upstream.commit({"old.py": ""})
     assert "old.py" in exported(site, django_source.resolve(site, "main"))
@@ -184,7 +186,7 @@ def test_a_branch_that_was_forced_elsewhere(cloned, upstream):
 
 
 @pytest.mark.parametrize("url", ["../library", "./../library", "{absolute}", "file://{absolute}"])
-def test_a_submodule_is_exported_too(cloned, upstream, tmp_path, url):
+def test_submodules_are_exported(cloned, upstream, tmp_path, url):
     library = Upstream(tmp_path / "library", {"library.py": "library\n"})
     inner = Upstream(tmp_path / "inner", {"inner.py": "inner\n"})
     linked = library.submodule("../inner", "deep/inner", inner.first)
@@ -201,12 +203,12 @@ def test_a_submodule_is_exported_too(cloned, upstream, tmp_path, url):
     ("url", "message"),
     [
         ("ext::sh -c 'touch {witness}'", "uses a protocol that is not allowed"),
-        ("--upload-pack=touch {witness}", "has an object that git's own check refuses"),
-        ("../nowhere", "there is no repository at "),
+        ("--upload-pack=touch {witness}", "git fsck refuses an object in the history of"),
+        ("../nowhere", "no repository found at "),
         (None, "the submodule vendor has no url in .gitmodules"),
     ],
 )
-def test_a_submodule_that_cannot_be_fetched(cloned, upstream, tmp_path, url, message):
+def test_submodule_that_cannot_be_fetched_is_refused(cloned, upstream, tmp_path, url, message):
     witness = tmp_path / "witness"
     commit = upstream.submodule((url or "").format(witness=witness), "vendor", "1" * 40)
     if url is None:
@@ -234,18 +236,18 @@ def test_a_submodule_that_cannot_be_fetched(cloned, upstream, tmp_path, url, mes
         ("../x", "file:///srv/git/y", "file:///srv/git/x"),
     ],
 )
-def test_the_url_of_a_submodule(url, parent, expected):
+def test_relative_url_of_a_submodule_is_resolved(url, parent, expected):
     assert django_source_submodule.absolute(url, parent) == expected
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("../../../x.git", "the submodule url '../../../x.git' leads nowhere"),
-        ("../../../80@evil.org/x.git", "leads nowhere"),
-        ("-x", "the submodule url '-x' is not a url"),
-        ("https://b.org/x\n.git", "is not a url"),
-        ("", "is not a url"),
+        ("../../../x.git", "the submodule url '../../../x.git' cannot be resolved"),
+        ("../../../80@evil.org/x.git", "cannot be resolved"),
+        ("-x", "the submodule url '-x' is not a URL"),
+        ("https://b.org/x\n.git", "is not a URL"),
+        ("", "is not a URL"),
     ],
 )
 @pytest.mark.parametrize("parent", ["git@b.org:team/y.git", "https://ci:hunter2@b.org:8443/team/y.git"])
@@ -254,7 +256,7 @@ def test_submodule_url_refused(url, message, parent):
         django_source_submodule.absolute(url, parent)
 
 
-def test_pointers_of_lfs_are_refused_by_name(cloned, upstream):
+def test_git_lfs_pointers_are_refused_by_name(cloned, upstream):
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
     commit = upstream.commit({f"images/{n}.png": pointer for n in "abcd"} | {"about.txt": pointer * 20})
     with pytest.raises(DeploymentError) as error:
@@ -280,7 +282,7 @@ def damage(mirror: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "empty", "garbage", "no HEAD", "an empty HEAD", "no objects"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_damaged_mirror_is_made_anew(cloned, upstream, how, packed):
+def test_damaged_mirror_is_created_again(cloned, upstream, how, packed):
     site = cloned(upstream)
     before = exported(site, upstream.first)
     if packed:
@@ -293,85 +295,85 @@ def test_a_damaged_mirror_is_made_anew(cloned, upstream, how, packed):
 
 @contextmanager
 def silent_server():
-    """A server that accepts connections and says nothing."""
+    """Yield the port of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
 @pytest.mark.parametrize("scheme", ["http", "ssh"])
-def test_a_remote_that_hangs(cloned, scheme):
+def test_silent_remote_times_out(cloned, scheme):
     with silent_server() as port:
         site = cloned(f"{scheme}://127.0.0.1:{port}/blog.git", timeouts={"fetch": "500ms"})
         began = time.monotonic()
         with pytest.raises(DeploymentError) as error:
             django_source.resolve(site, "main")
     assert time.monotonic() - began < 3
-    assert error.value.transient and "for main: timed out after 0.5 s" in error.value.message
-    assert error.value.hint == "is 127.0.0.1 reachable from here?"
+    assert error.value.transient and "/blog.git: timed out after 0.5 s" in error.value.message
+    assert error.value.hint == "check that 127.0.0.1 is reachable from this host"
 
 
 @pytest.mark.parametrize("scheme", ["http", "ssh"])
-def test_a_remote_that_refuses(cloned, scheme):
+def test_refused_connection_is_transient(cloned, scheme):
     with silent_server() as port:
         pass
     with pytest.raises(DeploymentError) as error:
         django_source.resolve(cloned(f"{scheme}://127.0.0.1:{port}/blog.git"), "main")
-    assert error.value.transient and error.value.hint == "is 127.0.0.1 reachable from here?"
+    assert error.value.transient and error.value.hint == "check that 127.0.0.1 is reachable from this host"
 
 
 @pytest.mark.parametrize(
-    ("said", "message", "hint", "transient"),
+    ("output", "message", "hint", "transient"),
     [
         (
             "@@@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @@@\nHost key verification failed.",
-            "the host key of git.example.org is not the one that is pinned",
-            "find out why it changed; then correct django:sites:blog:known_hosts",
+            "the host key of git.example.org is not the pinned one",
+            "find out why it changed, then correct django:sites:blog:known_hosts",
             False,
         ),
         (
             "No ED25519 host key is known for git.example.org\nHost key verification failed.",
             "the host key of git.example.org is not known",
-            "pin it: django:sites:blog:known_hosts, with a line of `ssh-keyscan git.example.org` that you have checked",
+            "add a line of `ssh-keyscan git.example.org` to django:sites:blog:known_hosts after checking it",
             False,
         ),
         (
             "git@git.example.org: Permission denied (publickey).\nfatal: Could not read from remote repository.",
-            "git.example.org refuses the key",
-            "put a private key that may read the repository into django:sites:blog:deploy_key",
+            "git.example.org refused the SSH key",
+            "set django:sites:blog:deploy_key to a private key that may read the repository",
             False,
         ),
         (
             "fatal: could not read Username for 'https://git.example.org': terminal prompts disabled",
-            "git.example.org wants a login",
+            "git.example.org requires a login",
             "use an ssh URL with django:sites:blog:deploy_key, or a read token in the URL",
             False,
         ),
         (
             "fatal: unable to access 'https://git.example.org/blog.git/': server certificate verification failed.",
-            "the certificate of git.example.org is not trusted here",
+            "the certificate of git.example.org is not trusted on this host",
             "add its authority to the system's store, or to the file that SSL_CERT_FILE names in Salt's environment",
             False,
         ),
         (
             "remote: Repository not found.\nfatal: repository 'https://git.example.org/blog.git/' not found",
-            "there is no repository at https://**********@git.example.org/blog.git",
+            "no repository found at https://**********@git.example.org/blog.git",
             "correct django:sites:blog:repository",
             False,
         ),
         (
             "fatal: unable to access: Could not resolve host: git.example.org",
             None,
-            "is git.example.org reachable from here?",
+            "check that git.example.org is reachable from this host",
             True,
         ),
     ],
 )
-def test_what_a_remote_says_becomes_a_sentence(cloned, monkeypatch, said, message, hint, transient):
+def test_error_of_a_remote_is_explained(cloned, monkeypatch, output, message, hint, transient):
     site = cloned("https://ray:hunter2@git.example.org/blog.git")
-    doing = "asking https://**********@git.example.org/blog.git for main"
+    doing = "looking up main in https://**********@git.example.org/blog.git"
 
     def refuse(*_arguments, doing, **_options):
-        raise DeploymentError(f"{doing} failed (exit 128)", log=said)
+        raise DeploymentError(f"{doing} failed (exit 128)", log=output)
 
     monkeypatch.setattr(django_host_command, "run", refuse)
     with pytest.raises(DeploymentError) as error:
@@ -381,40 +383,40 @@ def test_what_a_remote_says_becomes_a_sentence(cloned, monkeypatch, said, messag
 
 
 @pytest.mark.parametrize("url", ["git@git.example.org:blog.git", "git@git.example.org:team/blog.git"])
-def test_a_refusal_names_the_host(cloned, monkeypatch, url):
+def test_refused_ssh_key_names_the_host(cloned, monkeypatch, url):
     site = cloned(url)
 
     def refuse(*_arguments, doing, **_options):
         raise DeploymentError(f"{doing} failed (exit 128)", log="Permission denied (publickey).")
 
     monkeypatch.setattr(django_host_command, "run", refuse)
-    with pytest.raises(DeploymentError, match=r"git\.example\.org refuses the key"):
+    with pytest.raises(DeploymentError, match=r"git\.example\.org refused the SSH key"):
         django_source.resolve(site, "main")
 
 
 @pytest.mark.parametrize("url", ["/nowhere/blog.git", "file:///nowhere/blog.git"])
-def test_a_repository_that_is_not_there(cloned, url):
-    with pytest.raises(DeploymentError, match="there is no repository at "):
+def test_missing_local_repository_is_refused(cloned, url):
+    with pytest.raises(DeploymentError, match="no repository found at "):
         django_source.resolve(cloned(url), "main")
 
 
-def test_git_runs_without_prompts_hooks_and_configurations(cloned, history, monkeypatch):
-    """What decides over safety, whole: the environment of a command that talks to the remote."""
+def test_git_runs_without_prompts_and_system_configuration(cloned, history, monkeypatch):
+    """The environment of a command that connects to the remote is compared whole, since safety depends on it."""
     site = cloned(history, known_hosts=[f"git.example.org ssh-ed25519 {'A' * 68}"])
     key = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----"
-    django_source.prepare(site, key)
-    seen = {}
-    monkeypatch.setattr(django_host_command, "run", lambda argv, **options: seen.update(options, argv=argv) or "")
+    django_source_mirror.prepare(site, key)
+    given = {}
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **options: given.update(options, argv=argv) or "")
     monkeypatch.setenv("GIT_SSH_COMMAND", "ssh -o StrictHostKeyChecking=no")
     monkeypatch.setenv("SSL_CERT_FILE", "/etc/company.pem")
     monkeypatch.delenv("GIT_SSL_CAINFO", raising=False)
     django_source.fetch(site, None)
     mirror = site.mirror
-    assert seen["argv"] == [
+    assert given["argv"] == [
         *["git", "fetch", "--progress", "--prune", "--no-write-fetch-head", "--force", "--", str(history.folder)],
         *["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"],
     ]
-    assert {name: value for name, value in seen["environment"].items() if name.startswith("GIT_")} == {
+    assert {name: value for name, value in given["environment"].items() if name.startswith("GIT_")} == {
         "GIT_DIR": str(mirror),
         "GIT_CONFIG_GLOBAL": f"{mirror}/gitconfig",
         "GIT_ATTR_NOSYSTEM": "1",
@@ -429,22 +431,22 @@ def test_git_runs_without_prompts_hooks_and_configurations(cloned, history, monk
     }
 
 
-def test_keys_lie_in_the_mirror(make_site):
+def test_deploy_key_is_in_the_mirror_for_root_only(make_site):
     site = make_site(known_hosts=[f"git.example.org ssh-ed25519 {'A' * 68}"])
     key = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----"
-    assert django_source.unprepared(site, key) == ["deploy_key", "known_hosts", "gitconfig"]
-    django_source.prepare(site, key)
-    assert django_source.unprepared(site, key) == []
+    assert django_source_mirror.unprepared(site, key) == ["deploy_key", "known_hosts", "gitconfig"]
+    django_source_mirror.prepare(site, key)
+    assert django_source_mirror.unprepared(site, key) == []
     assert (site.mirror / "deploy_key").read_text() == f"{key}\n"
     assert stat.S_IMODE((site.mirror / "deploy_key").stat().st_mode) == 0o600
-    assert django_source.unprepared(site, None) == ["deploy_key"]
-    django_source.prepare(site, None)
+    assert django_source_mirror.unprepared(site, None) == ["deploy_key"]
+    django_source_mirror.prepare(site, None)
     assert not (site.mirror / "deploy_key").exists()
 
 
 @pytest.fixture
 def checkout(make_site, tmp_path):
-    """A site that is deployed from a local folder."""
+    """Return a site that is deployed from a local folder."""
     folder = tmp_path / "checkout"
     (folder / "blog").mkdir(parents=True)
     (folder / "manage.py").write_text("manage\r\n")
@@ -452,11 +454,11 @@ def checkout(make_site, tmp_path):
     (folder / "debug.log").write_text("ignored")
     site = make_site(folder="/srv/checkout")
     site.config["folder"] = str(folder)
-    django_source.prepare(site, None)
+    django_source_mirror.prepare(site, None)
     return site
 
 
-def test_a_folder_is_a_source(checkout):
+def test_folder_is_exported_as_a_tree(checkout):
     folder = Path(checkout.config["folder"])
     tree = django_source_folder.tree(checkout)
     assert exported(checkout, tree) == {"manage.py": b"manage\r\n", ".gitignore": b"*.log\nnode_modules/\n"}
@@ -477,30 +479,30 @@ def test_a_folder_is_a_source(checkout):
         assert tree not in seen
         seen.add(tree)
     assert exported(checkout, tree) == {"blog/new.py": b"old", "debug.log": b"still ignored"}
-    assert django_source.describe(checkout, tree) == {"subject": f"the files of {folder}"}
+    assert django_source_history.describe(checkout, tree) == {"subject": f"the files of {folder}"}
 
 
-def test_a_folder_that_is_a_checkout_is_taken_as_it_is_on_disk(checkout):
+def test_folder_with_a_repository_is_exported_as_it_is_on_disk(checkout):
     folder = Path(checkout.config["folder"])
     subprocess.run(["git", "init", "--quiet", folder], check=True)
     (folder / ".git/info/exclude").write_text("secret.py\n")
     assert not any(name.startswith(".git/") for name in exported(checkout, django_source_folder.tree(checkout)))
 
 
-def test_a_folder_with_repositories_in_it_is_refused(checkout):
+def test_folder_that_contains_other_repositories_is_refused(checkout):
     Upstream(Path(checkout.config["folder"]) / "vendor/library")
-    with pytest.raises(DeploymentError, match="holds repositories of its own: vendor/library"):
+    with pytest.raises(DeploymentError, match="contains other repositories: vendor/library"):
         django_source_folder.tree(checkout)
 
 
-def test_a_folder_that_is_not_there(checkout):
+def test_missing_folder_is_refused(checkout):
     shutil.rmtree(checkout.config["folder"])
-    with pytest.raises(DeploymentError, match="there is no folder") as error:
+    with pytest.raises(DeploymentError, match=r"the folder .* does not exist") as error:
         django_source_folder.tree(checkout)
     assert error.value.hint == "correct django:sites:blog:folder"
 
 
-def test_what_lies_between_two_commits(cloned, upstream):
+def test_difference_of_two_commits(cloned, upstream):
     site = cloned(upstream)
     files = {
         "requirements/base.txt": "django\n",
@@ -513,15 +515,15 @@ def test_what_lies_between_two_commits(cloned, upstream):
     exported(site, second)
     committed = django_host_clock.written(float(upstream.git("show", "-s", "--format=%ct", second)))
     about = {"author": "Ada", "subject": "It's the second: ünicode", "committed": committed}
-    assert django_source.describe(site, second) == about
+    assert django_source_history.describe(site, second) == about
     new_file = "new file mode 100644"
-    assert django_source.difference(site, upstream.first, second) == {
+    assert django_source_history.difference(site, upstream.first, second) == {
         "files": 5,
         "commits": [f"{second[:7]} Ada: It's the second: ünicode"],
         "requirements": {"requirements/base.txt": "new file mode 100644\n@@ -0,0 +1 @@\n+django", "uv.lock": new_file},
         "migrations": ["blog/migrations/0001_initial.py"],
     }
-    assert django_source.difference(site, second, upstream.first) == {
+    assert django_source_history.difference(site, second, upstream.first) == {
         "files": 5,
         "left": [f"{second[:7]} Ada: It's the second: ünicode"],
         "requirements": {
@@ -533,11 +535,15 @@ def test_what_lies_between_two_commits(cloned, upstream):
     for number in range(21):
         fourth = upstream.commit({"uv.lock": "x\n" * number}, f"{number}")
     exported(site, fourth)
-    told = django_source.difference(site, second, fourth)
-    assert "--index-url https://**********@pypi.example.org/simple" in told["requirements"]["requirements.txt"]
-    assert len(told["commits"]) == 21 and told["commits"][0].endswith("Ada: 20") and told["commits"][-1] == "…"
+    found = django_source_history.difference(site, second, fourth)
+    assert "--index-url https://**********@pypi.example.org/simple" in found["requirements"]["requirements.txt"]
+    assert len(found["commits"]) == 21 and found["commits"][0].endswith("Ada: 20") and found["commits"][-1] == "…"
     long = upstream.commit({"uv.lock": "".join(f"{number}\n" for number in range(100))})
     exported(site, long)
-    lines = django_source.difference(site, third, long)["requirements"]["uv.lock"].splitlines()
+    lines = django_source_history.difference(site, third, long)["requirements"]["uv.lock"].splitlines()
     assert len(lines) == 61 and lines[-1] == "… 41 lines more"
-    assert django_source.difference(site, None, second) == django_source.difference(site, "1" * 40, second) == {}
+    assert (
+        django_source_history.difference(site, None, second)
+        == django_source_history.difference(site, "1" * 40, second)
+        == {}
+    )

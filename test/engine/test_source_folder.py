@@ -1,4 +1,4 @@
-"""A local folder as the source: a developer's is read with no more than that developer's rights."""
+"""A local folder as the source: it is read with the rights of the user who can write to it."""
 
 import os
 import pwd
@@ -11,7 +11,8 @@ from pathlib import Path
 import django_host_command
 import django_source
 import django_source_folder
-import django_source_git
+import django_source_mirror
+import django_source_reader
 import pytest
 from django_host_command import DeploymentError
 
@@ -21,7 +22,7 @@ RAY = pwd.getpwnam("nobody")
 
 @pytest.fixture
 def passable(tmp_path):
-    """The test's folder, which other users may go through."""
+    """Return the test's folder, which other users can traverse."""
     for folder in (tmp_path, *tmp_path.parents[:3]):
         if folder.stat().st_uid == 0 and str(folder).count("/") > 2:
             folder.chmod(0o755)
@@ -30,7 +31,7 @@ def passable(tmp_path):
 
 @pytest.fixture
 def ray(make_site, passable):
-    """A site that is deployed from a folder in Ray's home."""
+    """Return a site that is deployed from a folder in Ray's home."""
     home = passable / "home/ray"
     (home / "blog/blog").mkdir(parents=True)
     (home / "blog/manage.py").write_text("manage\r\n")
@@ -42,7 +43,7 @@ def ray(make_site, passable):
     home.chmod(0o700)
     site = make_site(folder="/srv/checkout")
     site.config["folder"] = str(home / "blog")
-    django_source.prepare(site, None)
+    django_source_mirror.prepare(site, None)
     return site
 
 
@@ -59,7 +60,7 @@ def test_folder_of_a_user_is_read_as_that_user(ray):
     assert files(ray, tree) == expected
     store = ray.root / "folder.git"
     assert (store.stat().st_uid, store.stat().st_mode & 0o777) == (RAY.pw_uid, 0o700)
-    assert not {path.stat().st_uid for path in ray.mirror.rglob("*")} - {0}, "the mirror has nothing of Ray's"
+    assert not {path.stat().st_uid for path in ray.mirror.rglob("*")} - {0}, "no file in the mirror is owned by Ray"
     (folder / "blog/models.py").write_text("others\n")
     changed = django_source_folder.tree(ray)
     assert changed != tree and files(ray, changed) == {**expected, "blog/models.py": b"others\n"}
@@ -67,7 +68,7 @@ def test_folder_of_a_user_is_read_as_that_user(ray):
     assert django_source_folder.tree(ray) == tree
 
 
-def test_folder_with_many_files_is_taken_over_as_a_pack(ray):
+def test_folder_with_many_files_is_copied_as_a_pack(ray):
     folder = Path(ray.config["folder"])
     for number in range(150):
         (folder / f"{number}.py").write_text(f"{number}\n")
@@ -75,7 +76,7 @@ def test_folder_with_many_files_is_taken_over_as_a_pack(ray):
     assert len(files(ray, tree)) == 153 and list((ray.mirror / "objects/pack").glob("*.pack"))
 
 
-def test_second_apply_without_changes_takes_nothing_over(ray, monkeypatch):
+def test_unchanged_folder_is_not_copied_again(ray, monkeypatch):
     tree = django_source_folder.tree(ray)
     ran = []
     run = django_host_command.run
@@ -84,17 +85,17 @@ def test_second_apply_without_changes_takes_nothing_over(ray, monkeypatch):
     assert ran == ["add", "write-tree"]
 
 
-def test_file_that_only_root_may_read_is_not_taken(ray):
+def test_file_that_its_user_may_not_read_is_refused(ray):
     folder = Path(ray.config["folder"])
     (folder / "secret.py").write_text("hunter2\n")
     (folder / "secret.py").chmod(0o600)
     with pytest.raises(DeploymentError, match=f"reading {folder} as nobody failed") as error:
         django_source_folder.tree(ray)
-    assert "secret.py" in error.value.log and "is all of it readable for that user?" in error.value.hint
+    assert "secret.py" in error.value.log and "make all of it readable for that user" in error.value.hint
 
 
-def test_folder_that_is_exchanged_for_a_link_gives_nothing_of_roots(ray, passable):
-    """The race: while git reads, Ray puts a link to a folder of root's in the place of one of the project's."""
+def test_folder_replaced_by_a_link_exposes_no_file_of_root(ray, passable):
+    """While git reads, Ray replaces a folder of the project by a link to a folder of root."""
     folder = Path(ray.config["folder"])
     secret = passable / "root"
     secret.mkdir(mode=0o700)
@@ -125,7 +126,7 @@ def test_folder_that_is_exchanged_for_a_link_gives_nothing_of_roots(ray, passabl
         attacker.join()
 
 
-def test_repository_of_the_folder_that_is_damaged_is_made_anew(ray):
+def test_damaged_repository_of_the_folder_is_created_again(ray):
     tree = django_source_folder.tree(ray)
     shutil.rmtree(ray.root / "folder.git/objects")
     (Path(ray.config["folder"]) / "new.py").write_text("new\n")
@@ -135,7 +136,7 @@ def test_repository_of_the_folder_that_is_damaged_is_made_anew(ray):
     assert django_source_folder.tree(ray) == changed
 
 
-def test_folder_that_another_user_gets_is_read_as_that_one(ray):
+def test_folder_given_to_another_user_is_read_as_that_user(ray):
     tree = django_source_folder.tree(ray)
     mail = pwd.getpwnam("mail")
     subprocess.run(["chown", "-R", "mail:mail", Path(ray.config["folder"]).parent], check=True)
@@ -153,43 +154,43 @@ def test_folder_of_a_uid_without_a_user_refused(ray):
 
 
 @pytest.fixture
-def roots(make_site, passable):
-    """A site that is deployed from a folder of root's."""
+def root_site(make_site, passable):
+    """Return a site that is deployed from a folder of root."""
     folder = passable / "srv/blog"
     (folder / "blog").mkdir(parents=True)
     (folder / "blog/models.py").write_text("models\n")
     site = make_site(folder="/srv/checkout")
     site.config["folder"] = str(folder)
-    django_source.prepare(site, None)
+    django_source_mirror.prepare(site, None)
     return site
 
 
-def test_folder_of_roots_is_read_as_root(roots):
-    (Path(roots.config["folder"]) / "blog/secret.py").touch(0o600)
-    assert files(roots, django_source_folder.tree(roots)).keys() == {"blog/models.py", "blog/secret.py"}
-    assert not (roots.root / "folder.git").exists()
+def test_folder_of_root_is_read_as_root(root_site):
+    (Path(root_site.config["folder"]) / "blog/secret.py").touch(0o600)
+    assert files(root_site, django_source_folder.tree(root_site)).keys() == {"blog/models.py", "blog/secret.py"}
+    assert not (root_site.root / "folder.git").exists()
 
 
-def test_folder_of_roots_with_a_folder_of_another_user_refused(roots):
-    os.chown(Path(roots.config["folder"]) / "blog", RAY.pw_uid, RAY.pw_gid)
+def test_folder_of_root_refused_when_another_user_owns_a_folder_in_it(root_site):
+    os.chown(Path(root_site.config["folder"]) / "blog", RAY.pw_uid, RAY.pw_gid)
     with pytest.raises(DeploymentError, match="but blog in it is nobody:nogroup 0755") as error:
-        django_source_folder.tree(roots)
-    assert "name blog in its .gitignore" in error.value.hint
-    (Path(roots.config["folder"]) / ".gitignore").write_text("/blog/\n")
-    assert files(roots, django_source_folder.tree(roots)).keys() == {".gitignore"}
+        django_source_folder.tree(root_site)
+    assert "add blog to its .gitignore" in error.value.hint
+    (Path(root_site.config["folder"]) / ".gitignore").write_text("/blog/\n")
+    assert files(root_site, django_source_folder.tree(root_site)).keys() == {".gitignore"}
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o2775])
 @pytest.mark.parametrize("which", [".", ".."])
-def test_folder_of_roots_that_others_may_write_to_refused(roots, mode, which):
-    loose = Path(os.path.normpath(Path(roots.config["folder"]) / which))
+def test_folder_of_root_refused_when_other_users_may_write_to_it(root_site, mode, which):
+    loose = Path(os.path.normpath(Path(root_site.config["folder"]) / which))
     os.chown(loose, 0, RAY.pw_gid)
     loose.chmod(mode)
-    with pytest.raises(DeploymentError, match=f"others than root may write to {loose},"):
-        django_source_folder.tree(roots)
+    with pytest.raises(DeploymentError, match=f"other users may write to {loose} and replace"):
+        django_source_folder.tree(root_site)
 
 
-def test_reader_of_a_path(passable):
+def test_reader_is_the_first_user_who_can_replace_the_path(passable):
     home = passable / "home"
     (home / "ray/inner").mkdir(parents=True)
     os.chown(home / "ray", RAY.pw_uid, RAY.pw_gid)
@@ -199,22 +200,22 @@ def test_reader_of_a_path(passable):
     (home / "loop").symlink_to("loop")
     (home / "theirs").symlink_to("/")
     os.chown(home / "theirs", RAY.pw_uid, RAY.pw_gid, follow_symlinks=False)
-    assert django_source_git.reader(str(home)) == django_source_git.ROOT
+    assert django_source_reader.reader(str(home)) == django_source_reader.ROOT
     for name in ("ray", "ray/inner", "link", "absolute", "absolute/inner", "up/inner", "theirs/root"):
-        assert django_source_git.reader(f"{home}/{name}").name == "nobody", name
+        assert django_source_reader.reader(f"{home}/{name}").name == "nobody", name
     for name in ("loop", "none"):
         with pytest.raises(OSError, match=r"loop|No such file"):
-            django_source_git.reader(f"{home}/{name}")
+            django_source_reader.reader(f"{home}/{name}")
     (home / "tmp").mkdir()
     (home / "tmp").chmod(0o1777)
     (home / "tmp/own").mkdir()
-    assert django_source_git.reader(f"{home}/tmp/own") == django_source_git.ROOT
-    with pytest.raises(DeploymentError, match="others than root may write to"):
-        django_source_git.reader(f"{home}/tmp")
+    assert django_source_reader.reader(f"{home}/tmp/own") == django_source_reader.ROOT
+    with pytest.raises(DeploymentError, match="other users may write to"):
+        django_source_reader.reader(f"{home}/tmp")
 
 
 def test_repository_of_another_user_is_read_as_that_user(make_site, passable):
-    """A link among its references or objects leads no further than its owner may go."""
+    """Its references and objects may be links, which lead no further than its owner's rights."""
     secret, theirs = passable / "root", passable / "theirs"
     for path in (secret, theirs):
         subprocess.run(["git", "init", "-q", "-b", "main", path], check=True)
@@ -229,7 +230,7 @@ def test_repository_of_another_user_is_read_as_that_user(make_site, passable):
     (theirs / ".git/config").open("a").write("[uploadpack]\n\tallowAnySHA1InWant = true\n")
     subprocess.run(["chown", "-R", "nobody:nogroup", theirs], check=True)
     site = make_site(repository=str(theirs))
-    django_source.prepare(site, None)
+    django_source_mirror.prepare(site, None)
     main = django_source.resolve(site, "main")
     with pytest.raises(DeploymentError):
         django_source.export(site, stolen, site.releases / "stolen")

@@ -1,4 +1,4 @@
-"""What a hostile repository tries against root's git: each test is an attack that must not reach its target."""
+"""Attacks of a hostile repository on root's git: none may reach its target."""
 
 import http.server
 import os
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import django_host_command
 import django_source
 import django_source_git
+import django_source_history
+import django_source_mirror
 import django_source_submodule
 import pytest
 from django_host_command import DeploymentError
@@ -24,13 +26,13 @@ def upstream(tmp_path):
 
 @pytest.fixture
 def secret(tmp_path):
-    """A repository of root's, or of another site."""
+    """Return a repository of root, or of another site."""
     return Upstream(tmp_path / "secret", {"password.txt": "hunter2\n"})
 
 
 @pytest.fixture
 def without_fsck(monkeypatch):
-    """Git's own check is switched off: the first wall has to hold without it."""
+    """Switch git fsck off: the first wall has to hold without it."""
     monkeypatch.setattr(
         django_source_git,
         "CONFIGURATION",
@@ -40,11 +42,11 @@ def without_fsck(monkeypatch):
 
 @pytest.fixture
 def cloned(make_site):
-    """Make a site that deploys from a repository, its mirror prepared."""
+    """Return a function that makes a site with a prepared mirror of a repository."""
 
     def clone(upstream: Upstream | str, **options):
         site = make_site(repository=str(getattr(upstream, "folder", upstream)), **options)
-        django_source.prepare(site, None)
+        django_source_mirror.prepare(site, None)
         return site
 
     return clone
@@ -56,7 +58,7 @@ def export(site, commit):
 
 
 def tree_with(upstream: Upstream, lines: list[str]) -> str:
-    """Commit a tree as it is given, which git itself would not make: lines as of ls-tree, in their order."""
+    """Commit a tree that git itself does not create: lines as of ls-tree, in their order."""
     argv = ["git", "mktree", "--missing"]
     text = "".join(f"{line}\n" for line in lines)
     made = subprocess.run(argv, cwd=upstream.folder, input=text, check=True, capture_output=True, text=True)
@@ -107,9 +109,9 @@ def gitmodules(*modules: tuple[str, str]) -> str:
 def test_local_submodule_refused_unless_the_pillar_lists_it(cloned, upstream, secret, url, submodules):
     commit = upstream.submodule(url.format(secret=secret.folder, upstream=upstream.folder), "vendor", secret.first)
     site = cloned(upstream, submodules=submodules)
-    with pytest.raises(DeploymentError, match=r"the submodule vendor asks for .*, which is on this host") as error:
+    with pytest.raises(DeploymentError, match=r"the submodule vendor points to .*, which is on this host") as error:
         export(site, commit)
-    assert "list it: django:sites:blog:submodules: [/" in error.value.hint
+    assert "list it in django:sites:blog:submodules: [/" in error.value.hint
     assert not list(site.root.rglob("password.txt"))
 
 
@@ -201,7 +203,7 @@ def test_login_of_the_parent_is_not_sent_to_another_host(cloned, upstream):
         site = cloned(upstream)
         django_source.fetch(site, commit)
         parent = f"http://ci:hunter2@127.0.0.1:{port}/team/blog.git"
-        with pytest.raises(DeploymentError, match="wants a login"):
+        with pytest.raises(DeploymentError, match="requires a login"):
             django_source._export(site, commit, site.releases / "one", site.mirror, url=parent)
     assert seen and not any(login for _path, login in seen)
 
@@ -260,18 +262,18 @@ def test_link_on_the_way_to_a_submodule_refused(tmp_path, outside, name):
     (tmp_path / "source/a").mkdir(parents=True)
     (tmp_path / "source/a/x").symlink_to(outside)
     with pytest.raises(DeploymentError, match="cannot be exported: x: "):
-        django_source_submodule.make_place(tmp_path / "source", f"a/{name}")
+        django_source_submodule.make_folder(tmp_path / "source", f"a/{name}")
     assert not list(outside.iterdir())
 
 
 def test_submodule_over_files_of_another_one_refused(tmp_path):
     (tmp_path / "source/a").mkdir(parents=True)
     (tmp_path / "source/a/file").write_text("")
-    with pytest.raises(DeploymentError, match="there are files of another one"):
-        django_source_submodule.make_place(tmp_path / "source", "a")
+    with pytest.raises(DeploymentError, match="its folder has files of another one"):
+        django_source_submodule.make_folder(tmp_path / "source", "a")
     (tmp_path / "source/b").write_text("")
     with pytest.raises(DeploymentError, match="cannot be exported: b: Not a directory"):
-        django_source_submodule.make_place(tmp_path / "source", "b")
+        django_source_submodule.make_folder(tmp_path / "source", "b")
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_git_refuses_such_trees_too(cloned, upstream):
     file = blob(upstream, "x")
     commit = raw_tree(upstream, [("100644", b"a", file), ("120000", b"a", file)])
     site = cloned(upstream)
-    with pytest.raises(DeploymentError, match="has an object that git's own check refuses") as error:
+    with pytest.raises(DeploymentError, match="git fsck refuses an object in the history of") as error:
         export(site, commit)
     assert "duplicateEntries" in error.value.log and not error.value.transient
 
@@ -347,7 +349,7 @@ def test_gitmodules_as_a_link_refused(cloned, upstream, target, without_fsck):
         export(cloned(upstream), commit)
     site = cloned(upstream)
     listed = [django_source_submodule.Entry("120000", "1" * 40, ".gitmodules")]
-    with pytest.raises(DeploymentError, match="gitmodules: it is not a plain file"):
+    with pytest.raises(DeploymentError, match="gitmodules: it is not a regular file"):
         django_source_submodule._urls(site, listed, site.mirror)
 
 
@@ -425,8 +427,8 @@ def test_filter_of_the_system_does_not_run(cloned, upstream, tmp_path, system, a
     commit = upstream.submodule("../library", "vendor", library.first)
     site = cloned(upstream, submodules=[str(library.folder)])
     source = export(site, commit)
-    django_source.difference(site, upstream.first, commit)
-    django_source.describe(site, commit)
+    django_source_history.difference(site, upstream.first, commit)
+    django_source_history.describe(site, commit)
     assert (source / "vendor/requirements.txt").read_text() == "django\n" and not system.exists()
 
 
@@ -466,9 +468,11 @@ def test_control_characters_of_a_commit_are_not_passed_on(cloned, upstream):
     commit = upstream.git("rev-parse", "HEAD")
     site = cloned(upstream)
     export(site, commit)
-    told = str((django_source.describe(site, commit), django_source.difference(site, upstream.first, commit)))
-    assert "Sub[31mject" in told and "django[2J" in told and "0001_]0;x.py" in told
-    assert "\\x1b" not in told and "\\u202e" not in told and "\\x07" not in told
+    text = str(
+        (django_source_history.describe(site, commit), django_source_history.difference(site, upstream.first, commit))
+    )
+    assert "Sub[31mject" in text and "django[2J" in text and "0001_]0;x.py" in text
+    assert "\\x1b" not in text and "\\u202e" not in text and "\\x07" not in text
 
 
 def test_control_characters_of_a_server_are_not_passed_on(cloned, upstream):
@@ -487,8 +491,8 @@ def test_diff_of_a_huge_file_is_bounded(cloned, upstream):
     commit = upstream.commit({"requirements.txt": "x\n" * 10_000_000})
     site = cloned(upstream)
     export(site, commit)
-    told = django_source.difference(site, upstream.first, commit)["requirements"]["requirements.txt"]
-    assert "Binary files" in told and len(told) < 500
+    diff = django_source_history.difference(site, upstream.first, commit)["requirements"]["requirements.txt"]
+    assert "Binary files" in diff and len(diff) < 500
 
 
 # Slow and silent servers

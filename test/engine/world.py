@@ -30,6 +30,8 @@ import django_release_switch
 import django_release_switch_report
 import django_server_mod_wsgi
 import django_source
+import django_source_history
+import django_source_mirror
 import django_virtualenv
 import django_virtualenv_python
 import django_wall_build
@@ -432,13 +434,15 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
             "namespaces": dict.fromkeys(("ipc", "mnt", "net", "user"), "1"),
             "filters": 0,
         },
-        (django_source, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text("ref: refs/heads/main\n"),
-        (django_source, "unprepared"): lambda site, key: [],
+        (django_source_mirror, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text(
+            "ref: refs/heads/main\n"
+        ),
+        (django_source_mirror, "unprepared"): lambda site, key: [],
         (django_source, "resolve"): world.resolve,
-        (django_source, "has"): lambda site, commit: True,
+        (django_source_mirror, "has"): lambda site, commit: True,
         (django_source, "export"): world.export,
-        (django_source, "describe"): lambda site, commit: {"author": "Ada", "subject": commit[:7]},
-        (django_source, "difference"): lambda site, old, new: {"files": 1},
+        (django_source_history, "describe"): lambda site, commit: {"author": "Ada", "subject": commit[:7]},
+        (django_source_history, "difference"): lambda site, old, new: {"files": 1},
     }
     for (module, name), replacement in played.items():
         monkeypatch.setattr(module, name, replacement)

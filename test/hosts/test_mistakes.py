@@ -79,14 +79,14 @@ def test_a_port_is_taken(blog):
 
 def test_a_branch_that_does_not_exist(blog):
     told = cause(blog, "blog has its source")
-    assert "for master: there is no such branch, tag or commit" in told
-    assert "it has main; correct django:sites:blog:revision" in told
+    assert "looking up master in " in told and ": no such branch, tag or commit" in told
+    assert "the repository has main; correct django:sites:blog:revision" in told
     blog.options["revision"] = "main"
 
 
 def test_nothing_says_what_the_project_needs(blog):
     told = cause(blog, "blog has its virtualenv")
-    assert "looked for uv.lock" in told and "django:sites:blog:requirements" in told
+    assert "searched for uv.lock" in told and "django:sites:blog:requirements" in told
     blog.repository.commit({"needs.txt": "Django==5.2.19\n"})
     blog.options["requirements"] = ["needs.txt"]
 

@@ -120,7 +120,7 @@ def test_what_was_done_and_what_has_failed_is_written_down(blog):
         ("0002", "good", "previous"),
         ("0001", "good", ""),
     ]
-    assert rows[0]["failure"].startswith("source: asking for gone") or "no such branch" in rows[0]["failure"]
+    assert rows[0]["failure"].startswith("source: looking up gone") or "no such branch" in rows[0]["failure"]
     assert rows[1]["failure"].startswith("static: starting Django: SyntaxError")
     assert (rows[2]["health"].split(",")[0], rows[2]["schema"]) == ("runs", "fits")
     assert rows[4]["schema"] == "fits; database has 1 migration more (all safe)"

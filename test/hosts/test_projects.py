@@ -1,14 +1,14 @@
-"""Real projects from outside, each deployed with nothing but pillar, and upgraded from one of its versions to another.
+"""Real projects, each deployed by its pillar alone and upgraded from one version to another.
 
 A recipe is a file in test/projects, with these keys:
 
 about: what is special about the project
-debian: the release of the host; bookworm unless said
+debian: the release of the host; bookworm by default
 versions: the first is deployed, each further one is an upgrade
-owner: commands of bash by which the owner makes a version ($VERSION) in an empty folder, which is then committed
-host: what is done on the host before, as root: servers of databases, npm
-pillar: the site, but for its repository and domain
-pages: path → words that the page has
+owner: commands of bash that create a version ($VERSION) in an empty folder, which is then committed
+host: commands that run on the host before, as root: database servers, npm
+pillar: the site, without repository and domain
+pages: path → words of the page
 write, read: a management command after the first version; a program, and what it prints after each
 """
 
@@ -21,7 +21,7 @@ from sites import Site
 
 RECIPES = {path.stem: path for path in sorted((ROOT / "test/projects").glob("*.yaml"))}
 UV = "/usr/local/lib/django-formula/uv/bin"
-#: The owner works in an empty folder, of which the whole is committed.
+#: The owner's commands run in an empty folder, which is then committed.
 OWNER = """
 set -euo pipefail
 export HOME=/root PATH={uv}:$PATH VERSION={version} UV_LINK_MODE=copy REQUESTS_CA_BUNDLE=$SSL_CERT_FILE
@@ -49,12 +49,12 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 def commit(host: Host, name: str, version: str, owner: str) -> None:
-    """The owner commits a version of the project."""
+    """Commit a version of the project, as its owner."""
     host.run(OWNER.format(uv=UV, name=name, version=version, owner=owner), timeout=900)
 
 
 def look(site: Site, pages: dict[str, str]) -> None:
-    """Each page answers, and has the words that are expected."""
+    """Check that each page is served and has the expected words."""
     for path, words in pages.items():
         response = site.get(path, timeout=60)
         assert (response.status_code, words in response.text) == (200, True), (path, response.text[:2000])
@@ -62,7 +62,7 @@ def look(site: Site, pages: dict[str, str]) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_project_from_outside(hosts, name):
+def test_real_project_is_deployed_and_upgraded(hosts, name):
     project = recipe(name)
     host = hosts(project.get("debian", "bookworm"), kind="ready")
     host.run(f"set -euo pipefail\nexport DEBIAN_FRONTEND=noninteractive\n{project.get('host', '')}", timeout=900)
@@ -70,11 +70,11 @@ def test_a_project_from_outside(hosts, name):
     repository = f"file:///srv/projects/{name}"
     site = Site(host, name=name, repository=None, **{**health, **project["pillar"]})
     site.configure(repository=repository, revision="main")
-    seen = set()
+    releases = set()
     for number, version in enumerate(project["versions"]):
         commit(host, name, str(version), project["owner"])
         site.deploy()
-        seen.add(site.live)
+        releases.add(site.live)
         look(site, project["pages"])
         if number == 0 and "write" in project:
             site.manage(project["write"])
@@ -82,4 +82,4 @@ def test_a_project_from_outside(hosts, name):
             program, expected = project["read"]["program"], project["read"]["expected"]
             assert expected in site.manage(f'shell -c "{program}"').splitlines()
         assert not site.apply().changed
-    assert len(seen) == len(project["versions"])
+    assert len(releases) == len(project["versions"])

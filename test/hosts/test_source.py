@@ -1,4 +1,4 @@
-"""Where a site's code comes from, and what is said when it cannot be had; never is anybody asked for anything."""
+"""The source of a site's code, and the errors if it cannot be fetched; git never waits for an answer on a terminal."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from lab import Host
 from repository import Repository
 from sites import Site, lines, version
 
-#: A Git server that listens and never answers, and one that wants a login.
+#: A Git server that listens and never answers, and one that requires a login.
 SILENT = "import socket, time; s = socket.create_server(('', 9001)); time.sleep(10000)"
 LOGIN = """
 import http.server
@@ -27,7 +27,7 @@ SHORT = {"fetch": "2s"}
 
 @pytest.fixture(scope="module")
 def server(module_hosts) -> Host:
-    """A host with repositories, for the user git by ssh."""
+    """Return a host with repositories, which the user git serves by ssh."""
     server = module_hosts(kind="ready", name="git1")
     server.run(["useradd", "--create-home", "git"])
     server.run(["git", "config", "--system", "--add", "safe.directory", "*"])
@@ -40,7 +40,7 @@ def server(module_hosts) -> Host:
 
 @pytest.fixture(scope="module")
 def remote(server, repositories):
-    """The example's repository on the server."""
+    """Return the example's repository on the server."""
     return repositories(server, "/srv/git/project.git")
 
 
@@ -52,7 +52,7 @@ def known(server) -> list[str]:
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    """A live site, deployed from a repository on its own host."""
+    """Return a site with a release, deployed from a repository on its own host."""
     host = module_hosts(kind="ready", name="web1")
     blog = Site(host, repositories(host))
     blog.deploy()
@@ -61,7 +61,7 @@ def blog(module_hosts, repositories) -> Site:
 
 @pytest.fixture
 def shop(blog) -> Iterator[Site]:
-    """A site beside it that has never been live."""
+    """Return a second site of the host, which has no release yet."""
     shop = Site(blog.host, blog.repository, "shop", beside=blog, timeouts=SHORT)
     yield shop
     del shop.sites["shop"]
@@ -71,40 +71,46 @@ def ssh(server: Host, known: list[str]) -> dict[str, object]:
     return {"repository": "git@git1:/srv/git/project.git", "deploy_key": server.read("/root/key"), "known_hosts": known}
 
 
-#: Options of a first deployment that cannot be, and what is said.
+#: Options of a first deployment that fails, and its error.
 UNAVAILABLE = {
     "unknown branch": (
         {"revision": "nowhere"},
-        r"for nowhere: there is no such branch, tag or commit.*\n.*main.*revision",
+        r"looking up nowhere in .*: no such branch, tag or commit.*\n.*main.*revision",
     ),
-    "unknown commit": ({"revision": "f" * 40}, r"it has no commit f{40}\n.*was it pushed"),
-    "no repository": ({"repository": "/srv/git/none.git"}, r"there is no repository at /srv/git/none.git"),
-    "nobody listens": ({"repository": "http://git1:9000/project.git"}, r"is git1 reachable from here"),
-    "unknown name": ({"repository": "https://nowhere.invalid/project.git"}, r"is nowhere.invalid reachable from here"),
-    "hangs": ({"repository": "http://git1:9001/project.git"}, r"timed out after 2 s"),
-    "ssh that hangs": ({"repository": "ssh://git@git1:9001/srv/project.git"}, r"timed out after 2 s"),
-    "login": ({"repository": "http://git1:9002/project.git"}, r"git1 wants a login\n(.*\n)*.*deploy_key"),
-    "no folder": ({"repository": None, "revision": None, "folder": "/srv/none"}, r"there is no folder /srv/none"),
+    "unknown commit": ({"revision": "f" * 40}, r"commit f{40} not found\n.*push it"),
+    "no repository": ({"repository": "/srv/git/none.git"}, r"no repository found at /srv/git/none.git"),
+    "closed port": ({"repository": "http://git1:9000/project.git"}, r"check that git1 is reachable from this host"),
+    "unknown name": (
+        {"repository": "https://nowhere.invalid/project.git"},
+        r"check that nowhere.invalid is reachable from this host",
+    ),
+    "silent server": ({"repository": "http://git1:9001/project.git"}, r"timed out after 2 s"),
+    "silent ssh server": ({"repository": "ssh://git@git1:9001/srv/project.git"}, r"timed out after 2 s"),
+    "login": ({"repository": "http://git1:9002/project.git"}, r"git1 requires a login\n(.*\n)*.*deploy_key"),
+    "no folder": (
+        {"repository": None, "revision": None, "folder": "/srv/none"},
+        r"the folder /srv/none does not exist",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", UNAVAILABLE)
-def test_a_first_deployment_says_what_is_missing(server, shop, case):
-    options, says = UNAVAILABLE[case]
-    refused(shop.apply(**options), says)
+def test_first_deployment_fails_with_the_cause(server, shop, case):
+    options, error = UNAVAILABLE[case]
+    refused(shop.apply(**options), error)
 
 
-def refused(applied, says: str) -> None:
+def refused(applied, error: str) -> None:
     assert next(iter(applied.failed)) == "shop has its source", applied
     comment = applied.failed["shop has its source"]
-    assert re.search(says, comment), comment
+    assert re.search(error, comment), comment
     assert "nothing runs yet" in comment and lines(comment) <= 10
     assert applied.returncode != 0
     assert applied["shop has its source"].duration < 10_000
-    assert not [state_id for state_id in applied.failed if state_id.startswith("blog ")], "another site goes on"
+    assert not [state_id for state_id in applied.failed if state_id.startswith("blog ")], "other sites are deployed"
 
 
-def test_a_deploy_key_and_a_pinned_host_key(server, known, remote, blog):
+def test_release_over_ssh_with_deploy_key_and_pinned_host_key(server, known, remote, blog):
     commit = remote.commit(version("3.0"))
     assert not blog.deploy(**ssh(server, known)).warnings
     assert blog.record()["commit"] == commit and blog.answering["version"] == "3.0"
@@ -113,33 +119,35 @@ def test_a_deploy_key_and_a_pinned_host_key(server, known, remote, blog):
     assert not blog.apply().changed
 
 
-def test_a_host_key_that_is_not_pinned(server, known, remote, shop):
+def test_unknown_host_key_is_refused(server, known, remote, shop):
     refused(shop.apply(**ssh(server, [])), r"the host key of git1 is not known\n(.*\n)*.*known_hosts")
 
 
-def test_a_host_key_that_has_changed(server, known, remote, shop):
+def test_changed_host_key_is_refused(server, known, remote, shop):
     other = [f"git1 {' '.join(server.read('/root/stranger.pub').split()[:2])}"]
-    refused(shop.apply(**ssh(server, other)), r"the host key of git1 is not the one that is pinned")
+    refused(shop.apply(**ssh(server, other)), r"the host key of git1 is not the pinned one")
 
 
-def test_a_key_that_is_refused(server, known, remote, shop):
-    refused(shop.apply(**ssh(server, known) | {"deploy_key": server.read("/root/stranger")}), r"git1 refuses the key")
+def test_refused_deploy_key_is_named(server, known, remote, shop):
+    refused(
+        shop.apply(**ssh(server, known) | {"deploy_key": server.read("/root/stranger")}), r"git1 refused the SSH key"
+    )
 
 
-def test_a_host_key_that_changes_while_a_site_is_live(server, known, remote, blog):
+def test_changed_host_key_leaves_the_release_active(server, known, remote, blog):
     live = blog.live
     blog.deploy(**ssh(server, known))
     live = blog.live
     other = [f"git1 {' '.join(server.read('/root/stranger.pub').split()[:2])}"]
     applied = blog.apply(known_hosts=other)
-    assert "is not the one that is pinned" in applied.failed["blog has its source"]
+    assert "is not the pinned one" in applied.failed["blog has its source"]
     assert f"{live} still runs" in applied.failed["blog has its source"]
     assert blog.answering["release"] == live
 
 
 @pytest.fixture
 def live(blog) -> Site:
-    """The live site with its own repository again."""
+    """Return the site with its own repository again."""
     here = {
         "repository": blog.repository.url,
         "revision": "main",
@@ -154,7 +162,7 @@ def live(blog) -> Site:
 @pytest.mark.parametrize(
     "url", ["http://git1:9000/project.git", "http://git1:9001/project.git", "ssh://git@git1:9001/x.git"]
 )
-def test_a_branch_that_cannot_be_asked_while_a_release_is_live_is_a_warning(server, live, url):
+def test_unreachable_remote_is_a_warning_while_a_release_is_active(server, live, url):
     release = live.live
     began = time.monotonic()
     applied = live.deploy(repository=url)
@@ -164,7 +172,7 @@ def test_a_branch_that_cannot_be_asked_while_a_release_is_live_is_a_warning(serv
     assert live.answering["release"] == release
 
 
-def test_a_branch_a_tag_and_a_commit(live):
+def test_release_of_a_branch_a_tag_and_a_commit(live):
     repository = live.repository
     branched = repository.commit(version("2.0"), branch="next")
     live.deploy(revision="next")
@@ -182,7 +190,7 @@ def test_a_branch_a_tag_and_a_commit(live):
     assert live.record()["commit"] == branched
 
 
-def test_a_commit_that_was_fetched_needs_no_network(live):
+def test_fetched_commit_is_released_without_network(live):
     first = live.record()["commit"]
     live.repository.commit(version("2.3"))
     live.deploy()
@@ -196,17 +204,17 @@ def test_a_commit_that_was_fetched_needs_no_network(live):
         live.host.run(["mv", "/srv/away", live.repository.path])
 
 
-def test_a_name_of_a_branch_and_a_tag_has_to_be_said_in_full(live):
+def test_name_of_both_a_branch_and_a_tag_is_refused(live):
     live.repository.commit(version("2.4"), branch="both")
     live.repository.git("tag", "both", "main")
     live.repository.push()
     comment = live.apply(revision="both").failed["blog has its source"]
-    assert "it is a branch" in comment and "refs/heads/both" in comment
+    assert "it is both a branch" in comment and "refs/heads/both" in comment
     live.deploy(revision="refs/heads/both")
     assert live.answering["version"] == "2.4"
 
 
-def test_a_branch_that_was_rewritten_is_followed(live):
+def test_force_pushed_branch_is_followed(live):
     live.repository.commit(version("2.5"))
     live.deploy()
     live.repository.git("reset", "--quiet", "--hard", "HEAD~1")
@@ -215,7 +223,7 @@ def test_a_branch_that_was_rewritten_is_followed(live):
     assert live.answering["version"] == "2.6"
 
 
-def test_a_repository_of_another_user(live):
+def test_repository_of_another_user_is_read(live):
     live.host.run(["chown", "-R", "www-data:www-data", live.repository.path])
     live.repository.git("switch", "--quiet", "main")
     commit = live.repository.commit(version("2.7"))
@@ -225,7 +233,7 @@ def test_a_repository_of_another_user(live):
     live.host.run(["chown", "-R", "root:root", live.repository.path])
 
 
-def test_a_submodule_comes_along(live, repositories, tmp_path):
+def test_listed_submodule_is_part_of_the_release(live, repositories, tmp_path):
     (tmp_path / "motto.py").write_text("MOTTO = 'from the submodule'\n")
     library = repositories(live.host, "/srv/git/motto.git", tmp_path)
     repository = live.repository
@@ -234,7 +242,7 @@ def test_a_submodule_comes_along(live, repositories, tmp_path):
     modules = '[submodule "motto"]\n\tpath = motto\n\turl = ../motto.git\n'
     repository.commit({".gitmodules": modules})
     comment = live.apply().failed["blog has its source"]
-    assert "the submodule motto asks for file:///srv/git/motto.git, which is on this host" in comment
+    assert "the submodule motto points to file:///srv/git/motto.git, which is on this host" in comment
     assert "django:sites:blog:submodules: [/srv/git/motto.git]" in comment and lines(comment) <= 10
     live.deploy(submodules=["/srv/git/motto.git"])
     assert live.host.read(f"{live.root}/current/source/motto/motto.py") == "MOTTO = 'from the submodule'\n"
@@ -242,7 +250,9 @@ def test_a_submodule_comes_along(live, repositories, tmp_path):
     live.host.run(["mv", "/srv/git/motto.git", "/srv/git/away.git"])
     repository.commit({"notes.txt": "1\n"})
     live.deploy()
-    assert live.host.testinfra.file(f"{live.root}/current/source/motto/motto.py").exists, "what was fetched is kept"
+    assert live.host.testinfra.file(f"{live.root}/current/source/motto/motto.py").exists, (
+        "submodules that were fetched are kept"
+    )
     repository.git("rm", "--quiet", "--cached", "motto")
     (repository.worktree / "motto").rmdir()
     repository.commit({".gitmodules": None})
@@ -250,7 +260,7 @@ def test_a_submodule_comes_along(live, repositories, tmp_path):
 
 @pytest.fixture
 def hostile(live, repositories, tmp_path) -> Iterator[Site]:
-    """The live site, whose repository somebody writes to who wants more; afterwards it is as before."""
+    """Yield the site, whose repository an attacker may push to; restore it afterwards."""
     good = live.repository.git("rev-parse", "main").strip()
     live.host.run(["mkdir", "--mode=700", "/root/canary"])
     live.host.run("git init -q /root/secretrepo && cd /root/secretrepo && echo hunter2 >password.txt && git add . && "
@@ -273,7 +283,7 @@ def test_submodule_of_this_host_refused_unless_the_pillar_lists_it(hostile, url)
     (repository.worktree / "stolen").mkdir(exist_ok=True)
     repository.commit({".gitmodules": f'[submodule "stolen"]\n\tpath = stolen\n\turl = {url}\n'})
     comment = hostile.apply().failed["blog has its source"]
-    assert "the submodule stolen asks for" in comment and "which is on this host" in comment and lines(comment) <= 10
+    assert "the submodule stolen points to" in comment and "which is on this host" in comment and lines(comment) <= 10
     assert hostile.live == before
     assert not hostile.host.run(f"find {hostile.root} -name password.txt").stdout
 
@@ -299,7 +309,7 @@ def test_submodule_through_a_link_of_another_one_refused(hostile, repositories, 
     repository.git("update-ref", "refs/heads/main", commit)
     repository.push()
     comment = hostile.apply(submodules=["/srv/git/linking.git", "/srv/git/payload.git"]).failed["blog has its source"]
-    assert "git's own check refuses" in comment and "duplicateEntries" in comment and lines(comment) <= 10
+    assert "git fsck refuses" in comment and "duplicateEntries" in comment and lines(comment) <= 10
 
 
 def tree(repository: Repository, entries: dict[bytes, str]) -> str:
@@ -320,7 +330,7 @@ def test_filter_of_the_system_does_not_run_as_root(hostile):
     hostile.host.run(["git", "config", "--system", "--remove-section", "filter.lfs"])
 
 
-def test_a_pointer_of_git_lfs_is_named(live):
+def test_git_lfs_pointer_is_named(live):
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n"
     live.repository.commit({"guestbook/static/guestbook/film.webm": pointer})
     comment = live.apply().failed["blog has its source"]
@@ -328,14 +338,14 @@ def test_a_pointer_of_git_lfs_is_named(live):
     live.repository.commit({"guestbook/static/guestbook/film.webm": None})
 
 
-def test_a_damaged_mirror_is_fetched_anew(live):
+def test_damaged_mirror_is_fetched_again(live):
     live.host.run(f"find {live.root}/repository.git/objects -type f -exec truncate --size=10 {{}} +")
     live.repository.commit(version("2.8"))
     live.deploy()
     assert live.answering["version"] == "2.8"
 
 
-def test_a_local_folder_is_a_release_per_state_of_its_files(live):
+def test_local_folder_is_released_when_its_files_change(live):
     live.host.run(["git", "clone", "--quiet", live.repository.path, "/home/checkout"])
     live.deploy(repository=None, revision=None, folder="/home/checkout")
     first = live.live

@@ -1,4 +1,4 @@
-"""What a project says that it needs, in each of the ways that projects say it, is what its virtualenv has."""
+"""The packages of a virtualenv are those that the project requires, in each form of requirements."""
 
 import json
 from pathlib import Path
@@ -20,9 +20,9 @@ name = "site"
 version = "1"
 dependencies = ["Django==5.2.19", "iniconfig==2.3.1"]
 """
-#: Files that are committed in place of requirements.txt, options, and packages that have to be there in that version.
-#: A stale requirements.txt beside a lock file is not what counts.
-SAID = {
+#: Files that are committed instead of requirements.txt, options, and packages with the version that is installed.
+#: A stale requirements.txt next to a lock file is ignored.
+FORMS = {
     "uv.lock": (
         {"uv.lock": lock("uv.lock"), "pyproject.toml": lock("pyproject.toml"), "requirements.txt": "Django==0.0.1\n"},
         {},
@@ -59,8 +59,8 @@ SAID = {
         {"django": "5.2.19", "python-dotenv": "1.1.1"},
     ),
 }
-UNSAID = {"requirements": None, "constraints": None, "python_packages": None}
-FILES = {name: None for files, _options, _has in SAID.values() for name in files}
+UNSET = {"requirements": None, "constraints": None, "python_packages": None}
+FILES = {name: None for files, _options, _has in FORMS.values() for name in files}
 
 
 def installed(blog: Site) -> dict[str, str]:
@@ -69,11 +69,11 @@ def installed(blog: Site) -> dict[str, str]:
     return json.loads(blog.host.run([f"{blog.root}/current/virtualenv/bin/python", "-I", "-c", program]).stdout)
 
 
-@pytest.mark.parametrize("way", SAID)
-def test_what_the_project_says_is_installed(blog, way):
-    files, options, has = SAID[way]
+@pytest.mark.parametrize("form", FORMS)
+def test_required_packages_are_installed(blog, form):
+    files, options, has = FORMS[form]
     blog.repository.commit(FILES | files)
-    blog.deploy(**UNSAID | options)
+    blog.deploy(**UNSET | options)
     found = installed(blog)
     assert has.items() <= found.items()
     assert "pyuwsgi" in found and "guestbook-site" not in found and "site" not in found
@@ -81,7 +81,7 @@ def test_what_the_project_says_is_installed(blog, way):
     assert not blog.apply().changed
 
 
-def test_it_is_compiled_shares_no_file_and_belongs_to_root(blog):
+def test_virtualenv_is_compiled_and_owned_by_root(blog):
     virtualenv = f"{blog.root}/virtualenvs/{blog.record()['virtualenv']}"
     packages = blog.host.run(f"echo {virtualenv}/lib/python3*/site-packages").stdout.strip()
     assert blog.host.run(["find", f"{packages}/django/http", "-name", "*.pyc"]).stdout.count("\n") >= 5
@@ -89,9 +89,9 @@ def test_it_is_compiled_shares_no_file_and_belongs_to_root(blog):
     assert blog.host.run(["find", virtualenv, "-not", "-user", "root"]).stdout == ""
 
 
-def test_the_same_requirements_share_a_virtualenv_and_unused_ones_go(blog):
+def test_virtualenv_is_shared_and_an_unused_one_removed(blog):
     blog.repository.commit(FILES | {"requirements.txt": "Django==5.2.19\n"})
-    blog.deploy(**UNSAID, releases={"keep": 2})
+    blog.deploy(**UNSET, releases={"keep": 2})
     key = blog.record()["virtualenv"]
     blog.repository.commit({"notes.txt": "1\n"})
     assert blog.deploy()["blog has its virtualenv"].changes["virtualenv"] == f"{key}, shared"
@@ -113,7 +113,7 @@ def test_build_commands_run_in_the_new_source_without_secrets(blog):
     assert (built.user, built.group, built.mode) == ("root", "blog", 0o640)
 
 
-def test_a_build_command_that_fails_says_which(blog):
+def test_failed_build_command_is_named(blog):
     before = blog.live
     applied = blog.apply(build=["python -c \"import sys; sys.exit('no paper')\""])
     comment = applied.failed["blog is built"]
@@ -122,7 +122,7 @@ def test_a_build_command_that_fails_says_which(blog):
     blog.deploy(build=None, secrets=None, environment=None)
 
 
-def test_a_project_for_another_python_is_named(blog):
+def test_unsupported_python_version_is_refused(blog):
     before = blog.live
     blog.repository.commit({"pyproject.toml": PYPROJECT + 'requires-python = ">=3.99"\n', "requirements.txt": None})
     comment = blog.apply().failed["blog has its virtualenv"]
@@ -132,7 +132,7 @@ def test_a_project_for_another_python_is_named(blog):
     blog.deploy()
 
 
-def test_what_the_system_lacks_is_named(blog):
+def test_missing_system_packages_are_named(blog):
     """psycopg2 has no wheel, and asks for pg_config before any compiler."""
     before = blog.live
     blog.repository.commit({"requirements.txt": "Django==5.2.19\npsycopg2==2.9.10\n"})
@@ -143,7 +143,7 @@ def test_what_the_system_lacks_is_named(blog):
     blog.deploy()
 
 
-def test_an_interpreter_that_is_missing_is_named(blog):
+def test_missing_interpreter_is_named(blog):
     before = blog.live
     comment = blog.apply(python="python3.99").failed["blog has its virtualenv"]
     assert (
@@ -155,7 +155,7 @@ def test_an_interpreter_that_is_missing_is_named(blog):
     blog.deploy(python=None)
 
 
-def test_another_interpreter_makes_another_virtualenv(blog):
+def test_other_interpreter_builds_another_virtualenv(blog):
     before = blog.record()["virtualenv"]
     blog.host.run("cp -L /usr/bin/python3 /usr/local/bin/python3.11-own")
     blog.deploy(python="python3.11-own")

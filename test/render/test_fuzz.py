@@ -26,7 +26,7 @@ import django_release_instance
 import django_release_settings
 import django_secret
 import django_server_uwsgi
-import django_source
+import django_source_mirror
 import dotenv
 import pytest
 from django_host_command import DeploymentError
@@ -284,7 +284,7 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
         "secrets": read_environment(django_release_settings.environment_file(hidden)),
         "settings.json": read_json(django_release_settings.overlay(site, release, facts["settings_module"])),
         "tmpfiles": site._tmpfiles(site.current),
-        "ssh": [path.name + text for path, text, _mode in django_source._ssh_files(site, deploy_key)],
+        "ssh": [path.name + text for path, text, _mode in django_source_mirror.ssh_files(site, deploy_key)],
         "inputs": sorted(Deployment(site, {}, templates).inputs()),
     }
     files["dotenv"] = dict(dotenv.dotenv_values(stream=io.StringIO(django_release_settings.dotenv_file(hidden))))

@@ -125,4 +125,4 @@ def test_only_one_module_works_by_descriptors_of_folders(module):
 
 
 #: Modules that look at the way to a path, or read one file, by descriptors: each says why.
-BY_DESCRIPTOR = {"django_source_git", "django_proxy_page", "django_source_submodule"}
+BY_DESCRIPTOR = {"django_source_reader", "django_proxy_page", "django_source_submodule"}
