@@ -596,7 +596,7 @@ def running(name, enable=False):
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} is already running"}
     daemon = django_host_service.DAEMONS[name]
-    starts = not django_host_service.runs(daemon)
+    starts = not django_host_service.is_running(daemon)
     enables = enable and not django_host_service.is_enabled(daemon)
     done = [verb for verb, is_due in (("started", starts), ("enabled", enables)) if is_due]
     if not done:
@@ -681,7 +681,7 @@ def proxy_runs(name, kind, http, templates, https=()):
               - salt://django/files/nginx/default.conf
               - salt://django/files/nginx/tls.conf
     """
-    import django_host_etc
+    import django_host_config
     import django_proxy
     import django_proxy_ports
     import django_proxy_switch
@@ -701,7 +701,7 @@ def proxy_runs(name, kind, http, templates, https=()):
             }
         http, https = django_proxy_ports.known(proxy, http), django_proxy_ports.known(proxy, https)
         wanted = proxy.default_server(http, https, {url: _text(url) for url in templates})
-        changes = django_host_etc.differences(wanted)
+        changes = django_host_config.differences(wanted)
         if changes and __opts__["test"]:
             ret.update(result=None, comment="the default server would be configured", changes=changes)
         elif changes:
@@ -770,7 +770,7 @@ def _text(url):
 
 def _given(site):
     """Return the secrets that the pillar has for a site, by name."""
-    references = {name: entry.get("value") for name, entry in django_secret.wanted(site).items()}
+    references = {name: entry.get("value") for name, entry in django_secret.configured(site).items()}
     references |= {f"tls:{key}": site.config["tls"][key] for key in ("certificate", "key")}
     references["tls:eab:key"] = site.config["tls"]["eab"]["key"]
     references |= {"deploy_key": site.config["deploy_key"], "index_password": site.config["index"]["password"]}

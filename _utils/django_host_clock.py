@@ -6,7 +6,7 @@ import time
 
 def now() -> str:
     """The time as people and programs read it: ``2026-03-01T12:00:00Z``."""
-    return written()
+    return timestamp()
 
 
 def age(when: str) -> str:
@@ -21,6 +21,6 @@ def age(when: str) -> str:
     return f"{passed:.0f} s"
 
 
-def written(moment: float | None = None) -> str:
+def timestamp(moment: float | None = None) -> str:
     """A time (seconds since 1970, by default the present) as `now` writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))

@@ -36,17 +36,17 @@ def of_tree(path: Path) -> Space:
     return Space(taken, files)
 
 
-def left(path: Path) -> Space:
+def free(path: Path) -> Space:
     """What the file system of a folder has left for everybody; without a limit of inodes, as many as one likes."""
     found = os.statvfs(path)
     return Space(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else sys.maxsize)
 
 
-def explain(error: DeploymentError, path: Path) -> None:
+def add_hint(error: DeploymentError, path: Path) -> None:
     """Say of an error for want of space what it is that the file system of a folder lacks."""
     if os.strerror(errno.ENOSPC).lower() in f"{error.message}\n{error.log}".lower():
         with contextlib.suppress(OSError):
-            space = left(path)
+            space = free(path)
             what = (
                 f"df -i {path}: no inodes are left" if space.files < _FEW_FILES else f"df -h {path}: {space} are left"
             )

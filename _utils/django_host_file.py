@@ -69,16 +69,16 @@ def read_json(path: Path, shape: Any = None) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and (shape is None or django_wall_shape.fits(value, shape)) else None
 
 
-def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
     """An object for a JSON file with a checksum of its own, ``sum``."""
     value = json.loads(json.dumps({name: one for name, one in values.items() if name != "sum"}))
     return {**value, "sum": checksum(json.dumps(value, sort_keys=True))}
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
+def read_verified(path: Path) -> dict[str, Any]:
     """Return an object that `sealed` has made, from its JSON file; an empty one where it is missing or damaged."""
     value = read_json(path) or {}
-    return value if value and value.get("sum") == sealed(value)["sum"] else {}
+    return value if value and value.get("sum") == with_checksum(value)["sum"] else {}
 
 
 def read_text(path: Path) -> str | None:
@@ -89,7 +89,7 @@ def read_text(path: Path) -> str | None:
         return None
 
 
-def read_named(path: Path, limit: int = 1 << 20, *, follow: bool = True) -> bytes:
+def read_untrusted(path: Path, limit: int = 1 << 20, *, follow: bool = True) -> bytes:
     """Return the beginning of a plain file that others may have written, or put there; nothing where it is none.
 
     Nothing blocks (a FIFO), and nothing is read without a bound (`/dev/zero`).

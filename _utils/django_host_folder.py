@@ -40,7 +40,7 @@ def problem(folder: Folder) -> str:
     )
 
 
-def refuse_parents_of_others(path: Path, at: str) -> None:
+def refuse_unsafe_parents(path: Path, at: str) -> None:
     """Refuse a path below a folder in which anybody but root may rename: they would decide what root works in.
 
     Args:

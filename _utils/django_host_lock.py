@@ -93,7 +93,7 @@ class Lock:
         except FileNotFoundError:
             return ""
 
-    def end(self, patience: float = 10.0) -> list[int]:
+    def end_holders(self, patience: float = 10.0) -> list[int]:
         """End the processes that hold the lock, by SIGKILL those that have not ended in time.
 
         Args:

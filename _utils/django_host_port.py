@@ -22,7 +22,7 @@ Listen = int | str
 Place = tuple[str, int]
 
 
-class Holder(NamedTuple):
+class Listener(NamedTuple):
     """A process that listens on a port: its name, its number, and its unit of systemd if it has one."""
 
     program: str
@@ -44,7 +44,7 @@ def ordered(listens: Collection[Listen]) -> list[Listen]:
     return sorted({*listens}, key=lambda listen: split(listen)[::-1])
 
 
-def refusal(host: str) -> str:
+def bind_error(host: str) -> str:
     """Why nobody can listen at an address of this host; empty where it is one, or the kernel lets anybody do so."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -54,25 +54,25 @@ def refusal(host: str) -> str:
     return ""
 
 
-def holder(port: int, *, but: int | None = None, ports: Mapping[int, set[str]] | None = None) -> Holder | None:
+def listener(port: int, *, exclude: int | None = None, ports: Mapping[int, set[str]] | None = None) -> Listener | None:
     """Who listens on a port, on whatever address; None when nobody does.
 
     Args:
-        but: the number of a process that may: it counts as nobody.
+        exclude: the number of a process that may: it counts as nobody.
         ports: as `listening` has just found it.
     """
     sockets = (listening() if ports is None else ports).get(port, set())
-    if not sockets or (but and not (sockets := sockets - django_host_proc.open_files(but))):
+    if not sockets or (exclude and not (sockets := sockets - django_host_proc.open_files(exclude))):
         return None
     for pid in django_host_proc.pids():
-        if pid != but and sockets & django_host_proc.open_files(pid):
+        if pid != exclude and sockets & django_host_proc.open_files(pid):
             name = django_host_proc.name(pid)
             if name is not None:
-                return Holder(name, pid, _unit(pid))
-    return Holder("", 0, "")  # in another namespace, or gone
+                return Listener(name, pid, _unit(pid))
+    return Listener("", 0, "")  # in another namespace, or gone
 
 
-def has(pid: int, port: int, ports: Mapping[int, set[str]] | None = None) -> bool:
+def listens_on(pid: int, port: int, ports: Mapping[int, set[str]] | None = None) -> bool:
     """Whether a process listens on a port.
 
     Args:
@@ -81,7 +81,7 @@ def has(pid: int, port: int, ports: Mapping[int, set[str]] | None = None) -> boo
     return bool((listening() if ports is None else ports).get(port, set()) & django_host_proc.open_files(pid))
 
 
-def listens(pid: int, ports: Mapping[int, set[str]]) -> bool:
+def is_listening(pid: int, ports: Mapping[int, set[str]]) -> bool:
     """Whether a process listens on any port.
 
     Args:
@@ -105,13 +105,13 @@ def listening(host: str = "") -> dict[int, set[str]]:
     return found
 
 
-def held(pid: int) -> set[Place]:
+def addresses(pid: int) -> set[Place]:
     """Where a process listens."""
     own = django_host_proc.open_files(pid)
     return {(_address(place), port) for place, port, descriptor in _listeners() if descriptor in own}
 
 
-def answering(pids: Collection[int], ports: Collection[int]) -> set[int]:
+def connected(pids: Collection[int], ports: Collection[int]) -> set[int]:
     """Those of these processes to which somebody is connected at one of these ports."""
     open_there = {descriptor for _host, port, descriptor in _sockets_of_tcp(*_OPEN) if port in ports}
     return {pid for pid in pids if open_there & django_host_proc.open_files(pid)}

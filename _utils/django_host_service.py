@@ -59,7 +59,7 @@ def pid(daemon: Daemon) -> int | None:
     return None
 
 
-def runs(daemon: Daemon) -> bool:
+def is_running(daemon: Daemon) -> bool:
     """Whether a daemon runs: by its process, or by systemd's word where somebody lets it write its pid elsewhere."""
     if pid(daemon) is not None:
         return True
@@ -247,6 +247,6 @@ def _workers(daemon: Daemon, main: int) -> set[int]:
     """
     if daemon is not NGINX:
         ports = django_host_port.listening()
-        return {number for number in django_host_proc.children(main) if django_host_port.listens(number, ports)}
+        return {number for number in django_host_proc.children(main) if django_host_port.is_listening(number, ports)}
     lines = {number: django_host_proc.command_line(number).rstrip(b"\0 ") for number in django_host_proc.children(main)}
     return {number for number, line in lines.items() if line.endswith(b"worker process")}

@@ -57,7 +57,7 @@ class Systemd(ProcessManager):
             except (DeploymentError, OSError, ValueError) as error:
                 cause = error.message if isinstance(error, DeploymentError) else str(error)
                 return [f"the sandbox of {site.name} could not be tried: {cause}"]
-            django_host_file.write_json(site.confinement, django_host_file.sealed(known), mode=0o600)
+            django_host_file.write_json(site.confinement, django_host_file.with_checksum(known), mode=0o600)
         return django_wall_trial.not_in_force(site, known["found"])
 
     def configuration(
@@ -237,7 +237,7 @@ class Systemd(ProcessManager):
 
 def _known(site: Site) -> dict[str, Any]:
     """Return what the trial of a site's sandbox found since the boot."""
-    return django_host_file.read_sealed(site.confinement)
+    return django_host_file.read_verified(site.confinement)
 
 
 def _wanted(site: Site) -> list[str]:
@@ -274,7 +274,7 @@ def _try(site: Site, asked: Mapping[str, Any]) -> dict[str, Any]:
             if refused or "(exit 226)" not in error.message:
                 raise
             refused = ["TemporaryFileSystem"]
-    found = {**django_wall_trial.understand(answer, asked), "outside": django_wall_trial.outside()}
+    found = {**django_wall_trial.parse_answer(answer, asked), "outside": django_wall_trial.outside()}
     return {"wanted": _wanted(site), "asked": dict(asked), "refused": refused, "found": found}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import django_host_command
-import django_host_etc
+import django_host_config
 import django_host_file
 import django_host_folder
 import django_host_port
@@ -14,7 +14,7 @@ import django_host_service
 import django_proxy_nginx
 import django_release_settings
 from django_host_command import DeploymentError
-from django_host_etc import Files
+from django_host_config import Files
 from django_host_folder import Folder
 from django_host_port import Listen, Place
 from django_proxy_contract import Proxy
@@ -145,7 +145,7 @@ class Apache(Proxy):
         own = (
             path.read_text(errors="replace")
             for path in ETC.glob("sites-enabled/*.conf")
-            if django_host_etc.is_ours(path)
+            if django_host_config.is_managed(path)
         )
         return _listens("\n".join([*_existing(), *own]))
 
@@ -238,7 +238,7 @@ def _existing() -> Iterator[str]:
         yield "Listen 80\nListen 443"
     places = ["ports.conf", "apache2.conf", "conf-enabled/*.conf", "mods-enabled/*.conf", "sites-enabled/*.conf"]
     for path in [path for place in places for path in ETC.glob(place)]:
-        if path.is_file() and not django_host_etc.is_ours(path):
+        if path.is_file() and not django_host_config.is_managed(path):
             yield path.read_text(errors="replace")
 
 

@@ -3,7 +3,7 @@
 import http.client
 import ssl
 
-import django_host_etc
+import django_host_config
 import django_host_port
 import django_proxy
 import django_tls
@@ -13,7 +13,7 @@ from django_site import Site
 
 def has_certificate(proxy: Proxy, domain: str) -> bool:
     """Return whether the servers of a domain use its certificate."""
-    return proxy.has_certificate(django_host_etc.read(proxy.server(domain)) or "", django_tls.path_of(domain))
+    return proxy.has_certificate(django_host_config.read(proxy.server(domain)) or "", django_tls.path_of(domain))
 
 
 def speaks_tls(site: Site) -> bool:
@@ -25,7 +25,7 @@ def speaks_tls(site: Site) -> bool:
 def connection(site: Site, timeout: float) -> http.client.HTTPConnection:
     """Return a connection to the proxy on this host, as it serves the site now; the certificate is not verified."""
     domain, proxy = site.config["domains"][0], django_proxy.serving(site)
-    text = (proxy and django_host_etc.read(proxy.server(domain))) or ""
+    text = (proxy and django_host_config.read(proxy.server(domain))) or ""
     is_secure = speaks_tls(site)
     configured = django_host_port.split([*site.config["proxy"]["listen"], 80][0])
     host, port = (proxy and proxy.place(text, tls=is_secure)) or (("", 443) if is_secure else configured)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import django_host_file
 import django_host_folder
-from django_host_etc import Files
+from django_host_config import Files
 from django_host_folder import Folder
 from django_host_port import Listen, Place
 from django_host_service import Daemon

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import django_host_etc
+import django_host_config
 import django_host_port
 import django_proxy
 import django_proxy_headers
@@ -14,7 +14,7 @@ import django_release_settings
 import django_server
 import django_tls
 from django_host_command import DeploymentError
-from django_host_etc import OURS, Files
+from django_host_config import OURS, Files
 from django_proxy_contract import Proxy
 from django_site import Site
 
@@ -183,8 +183,12 @@ def opening(site: Site, templates: Mapping[str, str]) -> Files:
     variables = {"ours": OURS, "site": site.config, **_listening(proxy, site), "redirects": False}
     for domain in site.config["domains"]:
         path = proxy.server(domain)
-        present = django_host_etc.read(path)
-        if present and django_host_etc.is_ours(path) and not proxy.has_certificate(present, django_tls.path_of(domain)):
+        present = django_host_config.read(path)
+        if (
+            present
+            and django_host_config.is_managed(path)
+            and not proxy.has_certificate(present, django_tls.path_of(domain))
+        ):
             files[path] = _server(proxy, proxy.DOMAIN, domain, templates, variables)[path]
     return {**files, **proxy.needs(site), **_shared_protocols(proxy, site, templates)} if files else {}
 
@@ -198,7 +202,7 @@ def leftovers(site: Site, files: Files) -> list[Path]:
     left = []
     for domain in domains:
         paths = [(proxy, proxy.server(domain)) for proxy in proxies]
-        texts = [(proxy, files[path] if path in files else django_host_etc.read(path)) for proxy, path in paths]
+        texts = [(proxy, files[path] if path in files else django_host_config.read(path)) for proxy, path in paths]
         if not any(proxy.has_certificate(text or "", django_tls.path_of(domain)) for proxy, text in texts):
             left += django_tls.belongings(domain)
     return left

@@ -10,7 +10,7 @@ import django_proxy_ports
 import django_proxy_switch
 import django_release
 import django_site
-from django_host_etc import Files
+from django_host_config import Files
 from django_host_port import Listen
 from django_proxy_contract import Proxy
 from django_site import Site

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import django_host_command
-import django_host_etc
+import django_host_config
 import django_host_file
 import django_host_port
 import django_host_service
 import django_process_systemd
 import django_release_settings
 from django_host_command import DeploymentError
-from django_host_etc import OURS, Files
+from django_host_config import OURS, Files
 from django_site import Site
 
 TEMPLATES = ("salt://django/files/listen.socket", "salt://django/files/listen.service")
@@ -51,7 +51,7 @@ def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
     """What is not as the pillar has it: path → what is the matter with it."""
     if not site.listener:
         return {str(path): "removed" for path in present(site)}
-    found = django_host_etc.differences(files(site, templates))
+    found = django_host_config.differences(files(site, templates))
     socket, _service = _units(site)
     return found or ({} if os.path.lexists(_link(socket)) else {str(socket): "disabled"})
 
@@ -78,7 +78,7 @@ def refuse_impossible(site: Site, ports: Mapping[int, set[str]] | None = None) -
     if f"ListenStream={site.listener}\n" in (django_host_file.read_text(socket) or ""):
         return
     port = int(site.listener.rpartition(":")[2])
-    holder = django_host_port.holder(port, ports=ports)
+    holder = django_host_port.listener(port, ports=ports)
     if holder:
         raise DeploymentError(
             f"port {port} is taken by {holder}, so nobody can listen there for {site.name}; nothing has been changed",
@@ -93,7 +93,7 @@ def apply(site: Site, templates: Mapping[str, str]) -> None:
         DeploymentError: systemd cannot listen there; then all is as it was before.
     """
     wanted = files(site, templates)
-    before = {path: django_host_etc.read(path) for path in wanted}
+    before = {path: django_host_config.read(path) for path in wanted}
     socket, service = _units(site)
     try:
         _install(wanted)

@@ -13,7 +13,7 @@ import django_host_port
 import django_host_service
 import django_release_settings
 from django_host_command import DeploymentError
-from django_host_etc import OURS, Files
+from django_host_config import OURS, Files
 from django_host_port import Listen, Place
 from django_proxy_contract import Proxy
 from django_site import Site

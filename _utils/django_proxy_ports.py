@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Mapping
 
-import django_host_etc
+import django_host_config
 import django_host_port
 import django_host_service
 import django_proxy
 from django_host_command import DeploymentError
-from django_host_port import Holder, Listen
+from django_host_port import Listen, Listener
 from django_proxy_contract import Proxy
 from django_site import Site
 
@@ -22,7 +22,7 @@ def refuse_foreign_addresses(site: Site) -> None:
     for key, listens in (("proxy:listen", config["proxy"]["listen"]), ("tls:listen", site.listens_tls)):
         for listen in listens:
             host, _port = django_host_port.split(listen)
-            problem = django_host_port.refusal(host) if host else ""
+            problem = django_host_port.bind_error(host) if host else ""
             if problem:
                 raise DeploymentError(
                     f"django:sites:{site.name}:{key}: nobody can listen at {listen} on this host ({problem}); "
@@ -42,7 +42,7 @@ def holder_of(listens: Collection[Listen], listening: Mapping[int, set[str]] | N
     for proxy in django_proxy.PROXIES.values():
         is_ours = any(proxy.etc.glob("django/*.conf")) or any(proxy.refused())
         pid = django_host_service.pid(proxy.DAEMON) if is_ours else None
-        if pid and any(django_host_port.has(pid, port, listening) for port in ports):
+        if pid and any(django_host_port.listens_on(pid, port, listening) for port in ports):
             return proxy
     return None
 
@@ -68,9 +68,11 @@ def refuse_taken_ports(
     former = holder_of(listens, listening)
     for listen in django_host_port.ordered([*listens, *(() if own else proxy.needed_ports())]):
         host, port = django_host_port.split(listen)
-        holder = django_host_port.holder(port, but=own, ports=django_host_port.listening(host) if host else listening)
+        holder = django_host_port.listener(
+            port, exclude=own, ports=django_host_port.listening(host) if host else listening
+        )
         if holder and listening is not None and not host:  # it may have other sockets by now
-            holder = django_host_port.holder(port, but=own)
+            holder = django_host_port.listener(port, exclude=own)
         if holder and holder.unit != f"{proxy.DAEMON.service}.service" and not _is(former, holder):
             stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' names it"
             raise DeploymentError(
@@ -82,7 +84,7 @@ def refuse_taken_ports(
             )
 
 
-def _is(proxy: Proxy | None, holder: Holder) -> bool:
+def _is(proxy: Proxy | None, holder: Listener) -> bool:
     """Whether a process is that proxy, which is about to make way."""
     return proxy is not None and holder.pid == django_host_service.pid(proxy.DAEMON)
 
@@ -92,7 +94,7 @@ def known(proxy: Proxy, listens: Collection[Listen]) -> list[Listen]:
 
     A server at an address keeps all others from it that are there by a port alone: the first one is of a site.
     """
-    servers = (text for path in proxy.etc.glob("sites-available/*") if (text := django_host_etc.read(path)))
+    servers = (text for path in proxy.etc.glob("sites-available/*") if (text := django_host_config.read(path)))
     there = {place for text in servers for place in proxy.listens(text)} if any(map(_is_address, listens)) else set()
     return [listen for listen in listens if not _is_address(listen) or listen in there]
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-import django_host_etc
+import django_host_config
 import django_host_file
 import django_host_folder
 import django_host_port
@@ -15,7 +15,7 @@ import django_proxy_connection
 import django_site
 import django_tls
 from django_host_command import DeploymentError
-from django_host_etc import Files
+from django_host_config import Files
 from django_host_folder import Folder
 from django_host_lock import Lock
 from django_proxy_contract import Proxy
@@ -71,7 +71,7 @@ def apply(files: Files) -> None:
 
 
 def _apply(files: Files) -> None:
-    before = {path: django_host_etc.read(path) for path in files}
+    before = {path: django_host_config.read(path) for path in files}
     proxies = django_proxy.PROXIES.values()
     coming = [proxy for proxy in proxies if any(text is not None for text in _of(proxy, files).values())]
     leaving = [
@@ -81,18 +81,18 @@ def _apply(files: Files) -> None:
     ]
     folders = [proxy.etc / "django" for proxy in proxies]
     try:
-        django_host_etc.install(files, folders)
+        django_host_config.install(files, folders)
         for proxy in [*leaving, *coming]:
             if proxy in coming or not coming or django_host_service.pid(proxy.DAEMON):
                 proxy.check()
     except BaseException:
-        django_host_etc.install(before, folders)
+        django_host_config.install(before, folders)
         raise
     moving = [proxy for proxy in coming if moves(proxy, files, before)]
     try:
         _switch(leaving, coming, moving)
     except BaseException:
-        django_host_etc.install(before, folders)
+        django_host_config.install(before, folders)
         with contextlib.suppress(DeploymentError):  # a proxy may have read the new files before another one failed
             _switch(coming if leaving else [], leaving or coming, moving)
         raise
@@ -112,7 +112,7 @@ def moves(proxy: Proxy, files: Files, before: Files | None = None) -> bool:
         before: the files before; without it, as they are now.
     """
     paths = _of(proxy, files)
-    old = before if before is not None else {path: django_host_etc.read(path) for path in paths}
+    old = before if before is not None else {path: django_host_config.read(path) for path in paths}
     places = {place for path in paths for place in proxy.listens(old[path] or "") ^ proxy.listens(files[path] or "")}
     return any(re.search(r"\d\.|\[.*[0-9a-f].*\]", place) for place in places)
 
@@ -143,7 +143,7 @@ def _switch(leaving: Collection[Proxy], coming: Collection[Proxy], moving: Colle
 def _has_conflicting_sockets(proxy: Proxy) -> bool:
     """Return whether a proxy cannot open its new sockets while it holds the present ones."""
     pid = django_host_service.pid(proxy.DAEMON)
-    held, needed = django_host_port.held(pid) if pid else set(), proxy.places()
+    held, needed = django_host_port.addresses(pid) if pid else set(), proxy.places()
     return any(
         port == new_port and {host, new_host} & {*django_host_port.ALL}
         for host, port in held - needed

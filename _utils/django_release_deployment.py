@@ -267,7 +267,7 @@ class Deployment:
 
     def former_keys(self) -> list[str]:
         """Return the former secret keys that the release accepts, the last one first."""
-        former = django_secret.fallbacks_beside(self.site, self.secrets.get("secret_key", ""))
+        former = django_secret.fallbacks_with(self.site, self.secrets.get("secret_key", ""))
         return [key for key in former if key not in self.lapsed]
 
     def lapsed_keys(self, live: Release) -> list[str]:
@@ -275,7 +275,7 @@ class Deployment:
         key = django_secret.keyed_hash(django_secret.record_key(self.site), self.secrets.get("secret_key"))
         if live.record["inputs"].get("secrets:secret_key") != key:
             return []
-        return django_secret_rotation.lapsed(self.site, live.facts.get("signed_for"), test=self.test)
+        return django_secret_rotation.expired(self.site, live.facts.get("signed_for"), test=self.test)
 
     def configuration_hash(self) -> str:
         """Return a keyed hash of the whole configuration, which tells whether a failed release is worth a new try."""
@@ -368,7 +368,7 @@ class Deployment:
         """Stop the new release and keep it as failed, or delete it where a new try may help; complete the error."""
         error.log = redact(error.log, self.masked())
         error.message = redact(error.message, self.masked())
-        django_host_disk.explain(error, self.site.root)
+        django_host_disk.add_hint(error, self.site.root)
         self._restore_secrets()
         release = self.release if self.is_new and not self.is_activated else None
         self._record_failure(step, error)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import django_database
-import django_host_etc
+import django_host_config
 import django_host_file
 import django_host_user
 import django_proxy_files
@@ -67,14 +67,14 @@ def _of_proxy(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
     templates = site.kept_templates()
     wanted = {**django_proxy_files.of_site(site, live.facts, templates), **django_proxy_listener.files(site, templates)}
     for path, text in wanted.items():
-        present = django_host_etc.read(path)
+        present = django_host_config.read(path)
         if present != text:
             yield path, "missing" if present is None else "added" if text is None else "changed"
 
 
 def _of_secrets(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
     """The secrets that no release was made with, and their variables where they are not those of the files."""
-    known = {name: django_secret.stored(site, name) for name in django_secret.wanted(site)}
+    known = {name: django_secret.stored(site, name) for name in django_secret.configured(site)}
     for name, value in known.items():
         if value is None:
             yield django_secret.path_of(site, name), "missing"

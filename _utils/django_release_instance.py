@@ -185,13 +185,13 @@ def start(site: Site, release: Path) -> None:
     _refuse_foreign_socket(site, release)
     own = process_manager(site, release)
     began = time.time()
-    site.open_runtime(release)
+    site.prepare_runtime(release)
     try:
         own.start(site, release)
     except DeploymentError as error:
         with contextlib.suppress(DeploymentError):
             own.stop(site, release, wait=True)
-        site.open_runtime(site.current)
+        site.prepare_runtime(site.current)
         why = "" if error.log else f": {error.message}"
         log = own.journal(site, release, began) or error.log
         raise DeploymentError(
@@ -243,7 +243,7 @@ def stop(site: Site, release: Path, *, wait: bool = True) -> None:
         wait: until it has ended; without it, it may still be about to.
     """
     process_manager(site, release).stop(site, release, wait=wait)
-    site.open_runtime(site.current)
+    site.prepare_runtime(site.current)
 
 
 def cut(site: Site, release: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import django_database_migration
-import django_host_etc
+import django_host_config
 import django_host_file
 import django_host_folder
 import django_process
@@ -207,7 +207,9 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
     """The files that would change, and what starts, stops and reloads for them."""
     site, templates, masked = deployment.site, deployment.templates, deployment.masked()
     files = django_release_difference.of_instance(live, release.path, release.facts, templates, masked)
-    of_proxy = django_host_etc.differences(django_proxy_handover.files(site, release.facts, templates, upcoming=True))
+    of_proxy = django_host_config.differences(
+        django_proxy_handover.files(site, release.facts, templates, upcoming=True)
+    )
     files |= {path: redact(text, masked) for path, text in of_proxy.items()}
     old, new = (django_process.unit(site, one.path) for one in (live, release))
     drain = site.config["releases"]["drain"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import django_database
 import django_database_engine
+import django_host_config
 import django_host_disk
-import django_host_etc
 import django_host_memory
 import django_host_service
 import django_host_user
@@ -143,7 +143,7 @@ def _has_new_files(deployment: Deployment) -> bool:
     if not live or not _serving(site):
         return False
     try:
-        return bool(django_host_etc.differences(django_proxy_files.of_site(site, live.facts, deployment.templates)))
+        return bool(django_host_config.differences(django_proxy_files.of_site(site, live.facts, deployment.templates)))
     except DeploymentError:
         return False  # somebody's file is in the way, which the step `proxy` says
 
@@ -183,7 +183,7 @@ def refuse_without_disk(site: Site, last: Release | None, *, with_virtualenv: bo
         return
     parts = [Space(*size[part]) for part in ("release", *(["virtualenv"] if with_virtualenv else []))]
     needed = Space(2 * sum(part.bytes for part in parts), 2 * sum(part.files for part in parts))
-    left = django_host_disk.left(site.root)
+    left = django_host_disk.free(site.root)
     if left.bytes < needed.bytes or left.files < needed.files:
         flag = "-h" if left.bytes < needed.bytes else "-i"
         raise DeploymentError(

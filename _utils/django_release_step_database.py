@@ -29,7 +29,7 @@ def database(deployment: Deployment) -> Iterator[Changes]:
     yield {**django_database_setup.as_state_changes(changes), **({"passwords": sorted(passwords)} if passwords else {})}
     deployment.take_lock()
     for name, password in passwords.items():
-        django_secret.keep(site, name, password)
+        django_secret.store(site, name, password)
     django_database_setup.apply(databases, deployment.servers)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-import django_host_etc
+import django_host_config
 import django_host_file
 import django_proxy_files
 import django_proxy_handover
@@ -21,7 +21,7 @@ def tls(deployment: Deployment) -> Iterator[Changes]:
     if not site.https:
         return
     missing = django_tls.missing(site, files, templates)
-    opened = django_host_etc.differences(django_proxy_files.opening(site, templates))
+    opened = django_host_config.differences(django_proxy_files.opening(site, templates))
     if not missing and not opened:
         return
     yield {**({"certificates": missing} if missing else {}), **opened}
@@ -43,7 +43,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     expected = django_release_difference.expected_facts
     facts = expected(site, release, deployment.commit) if upcoming else release.facts
     files = django_proxy_handover.files(site, facts, templates, upcoming=upcoming)
-    changes = django_host_etc.differences(files)
+    changes = django_host_config.differences(files)
     pages = {} if upcoming else django_proxy_page.of_errors(site, release.path, release.facts["folder"])
     stale = {} if upcoming else django_proxy_page.differences(site, pages)
     leftovers = django_proxy_files.leftovers(site, files)

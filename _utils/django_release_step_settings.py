@@ -37,7 +37,7 @@ def secret_key(deployment: Deployment) -> Iterator[Changes]:
     if deployment.is_new:
         deployment.keep_replaced([environment, *(django_secret.path_of(site, name) for name in changed)])
     for name in {*missing, *changed} | ({"secret_key"} if lapsed else set()):
-        django_secret.keep(site, name, logins.get(name) or deployment.secrets[name], lapsed)
+        django_secret.store(site, name, logins.get(name) or deployment.secrets[name], lapsed)
     django_host_file.write(environment, _secret_environment(deployment), mode=0o640, group=site.user)
     if deployment.is_new and deployment.release:
         deployment.release.update(inputs=deployment.inputs())

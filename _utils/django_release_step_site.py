@@ -91,16 +91,16 @@ def refuse_closed_parents(site: Site) -> None:
 def _refuse_writable_parents(site: Site) -> None:
     """Check that only root can rename folders above the site's: another user could replace them by a link."""
     at = f"django:sites:{site.name}"
-    django_host_folder.refuse_parents_of_others(site.root, f"{at}:root")
+    django_host_folder.refuse_unsafe_parents(site.root, f"{at}:root")
     if not site.backups.is_relative_to(site.root):
-        django_host_folder.refuse_parents_of_others(site.backups, f"{at}:backup:directory")
+        django_host_folder.refuse_unsafe_parents(site.backups, f"{at}:backup:directory")
 
 
 def _look(deployment: Deployment) -> _Pending:
     site, templates = deployment.site, deployment.templates
     folders = deployment.takeover.folders() if deployment.takeover else site.folders()
     wrong = {folder: problem for folder in folders if (problem := django_host_folder.problem(folder))}
-    applied = django_host_file.sealed({"config": dict(site.config), "platform": dict(site.platform)})
+    applied = django_host_file.with_checksum({"config": dict(site.config), "platform": dict(site.platform)})
     stale = site.stale_templates(templates)
     schedules = {task: django_host_timer.stale(site, templates, task) for task in django_host_timer.TASKS}
     leftovers = django_backup.leftovers(site)
@@ -130,7 +130,7 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
             django_backup.remove_leftovers(site)
     for folder in pending.folders:
         if folder.path == site.runtime:
-            site.open_runtime(site.current)
+            site.prepare_runtime(site.current)
         else:
             django_host_folder.make(folder)
     if deployment.takeover:

@@ -28,7 +28,7 @@ _ALPHABET = string.ascii_letters + string.digits + "!#%&()*+-.:;<=>?@[]^_{|}~"
 _URL_SAFE = string.ascii_letters + string.digits + "-_"
 
 
-def wanted(site: Site) -> dict[str, dict[str, Any]]:
+def configured(site: Site) -> dict[str, dict[str, Any]]:
     """The secrets that the configuration names: ``secret_key``, those of ``secrets``, the databases' passwords."""
     key = site.config["secret_key"]
     named = {"secret_key": {"value": key} if key else {"generate": 50}, **site.config["secrets"]}
@@ -41,7 +41,7 @@ def values(site: Site, given: Mapping[str, str]) -> dict[str, str]:
     Raises:
         DeploymentError: a file holds no usable secret.
     """
-    known = {name: given.get(name) or _read(site, name) for name in wanted(site)}
+    known = {name: given.get(name) or _read(site, name) for name in configured(site)}
     return {name: value for name, value in known.items() if value}
 
 
@@ -58,7 +58,7 @@ def fallbacks(site: Site) -> list[str]:
     return list((django_host_file.read_json(site.secrets / KEY_FILE) or {}).get("fallbacks", []))
 
 
-def fallbacks_beside(site: Site, key: str) -> list[str]:
+def fallbacks_with(site: Site, key: str) -> list[str]:
     """The fallbacks once that is the key: those that there are, and before them the key that it replaces."""
     before = (django_host_file.read_json(site.secrets / KEY_FILE) or {}).get("key")
     return [former for former in [before, *fallbacks(site)] if former and former != key]
@@ -90,12 +90,12 @@ def _read(site: Site, name: str) -> str | None:
     if problem:
         raise DeploymentError(
             f"{path} {problem}",
-            hint=f"restore it from a backup, or give the value: {place(site, name)}",
+            hint=f"restore it from a backup, or give the value: {pillar_key(site, name)}",
         )
     return text
 
 
-def place(site: Site, name: str) -> str:
+def pillar_key(site: Site, name: str) -> str:
     """Where the pillar may give a secret, for errors."""
     if name.startswith("database."):
         return f"{django_database.pillar_key(site, name.removeprefix('database.'))}:password"
@@ -111,15 +111,15 @@ def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -
     Raises:
         DeploymentError: a secret that a release had is gone, or one of the pillar has not come yet.
     """
-    absent = [name for name in wanted(site) if name not in known]
+    absent = [name for name in configured(site) if name not in known]
     for name in absent:
         if f"secrets:{name}" in recorded:
             raise DeploymentError(
                 f"{path_of(site, name)} is gone; a new one would break what the old one has signed "
                 "(every session, for the secret key)",
-                hint=f"restore it from a backup, or give the value: {place(site, name)}",
+                hint=f"restore it from a backup, or give the value: {pillar_key(site, name)}",
             )
-        if "value" in wanted(site)[name]:
+        if "value" in configured(site)[name]:
             raise DeploymentError(
                 f"{path_of(site, name)} is not there yet: the pillar gives it, and only an apply reads the pillar",
                 hint="salt-call state.apply django",
@@ -162,10 +162,10 @@ def exposed(site: Site, names: Collection[str]) -> list[Path]:
 def generate(site: Site, name: str) -> str:
     """A new random value of the length that the configuration says."""
     alphabet = _ALPHABET if name == "secret_key" else _URL_SAFE
-    return "".join(secrets.choice(alphabet) for _ in range(wanted(site)[name].get("generate", 50)))
+    return "".join(secrets.choice(alphabet) for _ in range(configured(site)[name].get("generate", 50)))
 
 
-def keep(site: Site, name: str, value: str, without: Collection[str] = ()) -> None:
+def store(site: Site, name: str, value: str, without: Collection[str] = ()) -> None:
     """Write a secret; a secret key that is replaced becomes the first of its fallbacks.
 
     Args:
@@ -173,7 +173,7 @@ def keep(site: Site, name: str, value: str, without: Collection[str] = ()) -> No
     """
     content = value
     if name == "secret_key":
-        former = [key for key in fallbacks_beside(site, value) if key not in without]
+        former = [key for key in fallbacks_with(site, value) if key not in without]
         content = json.dumps({"key": value, "fallbacks": former}) + "\n"
     django_host_file.write(path_of(site, name), content, mode=0o640, group=site.user)
     if name == "secret_key" and _has_plain_key(site):

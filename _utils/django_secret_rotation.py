@@ -15,7 +15,7 @@ def _file(site: Site) -> Path:
     return site.secrets / ".former_keys.json"
 
 
-def lapsed(site: Site, age: float | None, *, test: bool = False) -> list[str]:
+def expired(site: Site, age: float | None, *, test: bool = False) -> list[str]:
     """The former keys that no session, link or cookie can have been signed with any more.
 
     What counts is the time that the host has been up since a key was replaced, and was seen to be. That is never more

@@ -125,7 +125,7 @@ class Site:
             return Folder(self.runtime, self.user, self.proxy_group, 0o2750)
         return Folder(self.runtime, "root", self.proxy_group, 0o751)
 
-    def open_runtime(self, release: Path) -> None:
+    def prepare_runtime(self, release: Path) -> None:
         """Make that folder ready for a release that is to be started, now and at the next boot."""
         folder, own = self.runtime_folder(release), self._own_folder(release)
         if django_host_folder.problem(folder):
@@ -322,4 +322,4 @@ def inside(top: Foreign, path: str, at: str, *, link: bool = True) -> Foreign:
 def read_applied(path: Path) -> dict[str, Any] | None:
     """The content of ``site.json``; None when it is missing, torn, or not what was written."""
     applied = django_host_file.read_json(path, _APPLIED)
-    return applied if applied and applied.get("sum") in (None, django_host_file.sealed(applied)["sum"]) else None
+    return applied if applied and applied.get("sum") in (None, django_host_file.with_checksum(applied)["sum"]) else None

@@ -24,7 +24,7 @@ def describe(site: Site, commit: str) -> dict[str, Any]:
     ).strip()
     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
     author, subject = (django_source_git.plain(text[:1000])[:200] for text in (author, subject))
-    return {"author": author, "subject": subject, "committed": django_host_clock.written(float(date))}
+    return {"author": author, "subject": subject, "committed": django_host_clock.timestamp(float(date))}
 
 
 def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ import django_release_drain
 import django_takeover_data
 import django_takeover_detection
 from django_host_command import DeploymentError, seconds
-from django_host_etc import Files
+from django_host_config import Files
 from django_host_folder import Folder
 from django_release import Release
 from django_site import Site
@@ -305,7 +305,7 @@ class Takeover:
         """How many processes of Apache from before the switch still answer somebody; idle ones may stay for long."""
         listens = [*self.site.config["proxy"]["listen"], *self.site.listens_tls]
         former = self._former & django_host_service.children(django_host_service.APACHE)
-        return len(django_host_port.answering(former, [django_host_port.split(listen)[1] for listen in listens]))
+        return len(django_host_port.connected(former, [django_host_port.split(listen)[1] for listen in listens]))
 
     def _stop(self) -> None:
         units = [Path(path).name for path in self.plan["units"] if Path(path).exists()]

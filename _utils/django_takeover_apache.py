@@ -136,7 +136,7 @@ def _wsgi_folders(scripts: list[Path], options: list[str]) -> Iterator[Path]:
     """Where the project may lie: beside its module, where a daemon looks, and what a script has written in it."""
     for script in scripts:
         yield script.parent
-        text = django_host_file.read_named(script).decode(errors="replace")
+        text = django_host_file.read_untrusted(script).decode(errors="replace")
         yield from map(Path, re.findall(r"[\"'](/[^\"'\n]+)[\"']", text))
     for option in options:
         name, _equals, value = option.partition("=")

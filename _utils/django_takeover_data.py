@@ -226,7 +226,7 @@ def identity(owner: tuple[int, int] | None, path: Path) -> dict[str, Any]:
         status = os.lstat(path)
         uid, gid = status.st_uid, status.st_gid
     if not uid:
-        django_host_folder.refuse_parents_of_others(path, "the path of the old site")
+        django_host_folder.refuse_unsafe_parents(path, "the path of the old site")
         return {}
     groups = [gid]
     with contextlib.suppress(KeyError):

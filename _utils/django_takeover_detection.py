@@ -245,7 +245,7 @@ def _refuse_the_other(site: Site, adoption: Adoption, kind: str) -> None:
     """The files of a web server that the site is not to have, which answers for its domains at its ports."""
     running = django_host_service.pid(django_proxy.PROXIES[kind].DAEMON)
     wanted = {django_host_port.split(listen)[1] for listen in [*site.config["proxy"]["listen"], *site.listens_tls]}
-    wanted &= {port for _host, port in django_host_port.held(running)} if running else set()
+    wanted &= {port for _host, port in django_host_port.addresses(running)} if running else set()
     for path, inside in READERS[kind].servers().items() if wanted else ():
         own = [server for server in _of_site(site, inside) if wanted & {*server.ports}]
         if own and path.parent.name != "sites-available":
@@ -440,7 +440,7 @@ def _units(adoption: Adoption, behind: list[Process]) -> None:
 
 def _text(path: Path) -> str:
     """The text of a file of configuration; it may be a link to one in somebody's home."""
-    return django_host_file.read_named(path).decode(errors="replace")
+    return django_host_file.read_untrusted(path).decode(errors="replace")
 
 
 def _is_emperor(text: str) -> bool:
@@ -618,7 +618,7 @@ def _tops(adoption: Adoption) -> list[Path]:
 
 def _named_in_settings(folder: Path) -> list[Path]:
     """The SQLite files that the settings of a project name by an absolute path."""
-    read = (django_host_file.read_named(path, follow=False) for path in _settings_files(folder))
+    read = (django_host_file.read_untrusted(path, follow=False) for path in _settings_files(folder))
     texts = (text.decode(errors="replace") for text in read)
     return [Path(name) for text in texts for name in re.findall(r"[\"'](/[^\"'\n]+\.(?:sqlite3?|db))[\"']", text)]
 
@@ -632,7 +632,7 @@ def _is_database(path: Path) -> bool:
     """Whether a file is a SQLite database that Django has migrated."""
     if not path.name.endswith((".sqlite3", ".sqlite", ".db")) or path.is_symlink() or not path.is_file():
         return False
-    beginning = django_host_file.read_named(path, follow=False)
+    beginning = django_host_file.read_untrusted(path, follow=False)
     return beginning.startswith(b"SQLite format 3\0") and b"django_migrations" in beginning
 
 

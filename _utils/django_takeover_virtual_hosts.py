@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import django_host_etc
+import django_host_config
 import django_host_file
 import django_host_port
 from django_site import Site
@@ -62,10 +62,10 @@ def problems(site: Site, path: Path, inside: Collection[Server]) -> Iterator[str
 def read(path: Path) -> str:
     """The text of a file that is not ours; empty for ours and for links to nothing."""
     try:
-        text = django_host_file.read_named(path).decode(errors="replace")
+        text = django_host_file.read_untrusted(path).decode(errors="replace")
     except OSError:
         return ""
-    return "" if text.startswith(django_host_etc.OURS) else text
+    return "" if text.startswith(django_host_config.OURS) else text
 
 
 def included(etc: Path, pattern: str) -> list[Path]:

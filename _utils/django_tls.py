@@ -360,9 +360,9 @@ def _check(site: Site, text: str, blocks: list[str]) -> None:
         names = ", ".join(own.names) or "no host name"
         raise DeploymentError(f"{at}:certificate is for {names}, not for {', '.join(uncovered)}")
     if own.left <= 0:
-        raise DeploymentError(f"{at}:certificate expired on {django_host_clock.written(own.ends)}")
+        raise DeploymentError(f"{at}:certificate expired on {django_host_clock.timestamp(own.ends)}")
     if own.begins > time.time():
-        raise DeploymentError(f"{at}:certificate is not valid before {django_host_clock.written(own.begins)}")
+        raise DeploymentError(f"{at}:certificate is not valid before {django_host_clock.timestamp(own.begins)}")
 
 
 def refuse_worse(domain: str, text: str) -> None:
@@ -383,7 +383,7 @@ def refuse_worse(domain: str, text: str) -> None:
     if not new.covers(domain) or new.left <= 0 or (is_same and present and new.ends < present.ends):
         raise DeploymentError(
             f"the certificate that was issued for {domain} is worse than the present one",
-            hint=f"it is for {', '.join(new.names)} and expires on {django_host_clock.written(new.ends)}",
+            hint=f"it is for {', '.join(new.names)} and expires on {django_host_clock.timestamp(new.ends)}",
         )
 
 

@@ -103,7 +103,9 @@ def renew(site: Site, domains: Iterable[str], files: Mapping[str, str]) -> tuple
         else:
             _failure(domain).unlink(missing_ok=True)
             certificate = django_tls.read(domain)
-            ordered[domain] = f"valid until {django_host_clock.written(certificate.ends)}" if certificate else "damaged"
+            ordered[domain] = (
+                f"valid until {django_host_clock.timestamp(certificate.ends)}" if certificate else "damaged"
+            )
     return ordered, warnings
 
 

@@ -90,7 +90,7 @@ def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> 
     )
     with deployment.step("rotate_secret_key"):
         deployment.take_lock()
-        django_secret.keep(site, "secret_key", django_secret.generate(site, "secret_key"))
+        django_secret.store(site, "secret_key", django_secret.generate(site, "secret_key"))
     return deployment, django_release_steps.walk(deployment, django_release_steps.RELEASE)
 
 
@@ -153,7 +153,7 @@ def unlock(name: str) -> dict[str, Any]:
     """
     lock = django_site.find(name).lock("django.unlock")
     holder = lock.holder()
-    return {"ended": holder, "processes": lock.end()} if holder else {}
+    return {"ended": holder, "processes": lock.end_holders()} if holder else {}
 
 
 def rollback(

@@ -187,7 +187,7 @@ def directives(site: Site, folder: str, writable: Sequence[str]) -> list[tuple[s
         more = said.get(name, [])
         if more or name in lines:
             lines[name] = [*lines.get(name, []), *(more if isinstance(more, list) else [more])]
-    return list(django_wall_sandbox.spelled(lines))
+    return list(django_wall_sandbox.flattened(lines))
 
 
 # What is left of a build

@@ -99,7 +99,7 @@ def directives(
     }
     for name, paths in needed.items():
         lines[name] = [*paths, *_listed(site.config["sandbox"].get(name, []))]
-    return list(spelled(lines))
+    return list(flattened(lines))
 
 
 def confinement(site: Site, without: Collection[str] = ()) -> dict[str, Any]:
@@ -117,11 +117,11 @@ def confinement(site: Site, without: Collection[str] = ()) -> dict[str, Any]:
 
 def refused(site: Site) -> list[str]:
     """Return the directives with which this host starts no unit, as the trial since its boot has found."""
-    known = django_host_file.read_sealed(site.confinement)
+    known = django_host_file.read_verified(site.confinement)
     return [name for name in known.get("refused", []) if name in _ADDED]
 
 
-def in_effect(value: Any) -> list[str]:
+def effective_paths(value: Any) -> list[str]:
     """Return what counts of a list of paths: an empty one takes back those before it."""
     paths: list[str] = []
     for one in _listed(value):
@@ -129,10 +129,12 @@ def in_effect(value: Any) -> list[str]:
     return paths
 
 
-def meant_to_be_written(confinement: Mapping[str, Any]) -> list[str]:
+def opened_for_writing(confinement: Mapping[str, Any]) -> list[str]:
     """Return the paths that the pillar's sandbox opens to be written."""
-    paths = [path for name in ("ReadWritePaths", "TemporaryFileSystem") for path in in_effect(confinement.get(name))]
-    bound = [path.split(":") for path in in_effect(confinement.get("BindPaths"))]
+    paths = [
+        path for name in ("ReadWritePaths", "TemporaryFileSystem") for path in effective_paths(confinement.get(name))
+    ]
+    bound = [path.split(":") for path in effective_paths(confinement.get("BindPaths"))]
     named = [*(path.partition(":")[0] for path in paths), *(parts[min(1, len(parts) - 1)] for parts in bound)]
     return [path.lstrip("-+") for path in named]
 
@@ -141,7 +143,7 @@ def is_on(confinement: Mapping[str, Any], name: str) -> bool:
     """Return whether a directive is not switched off."""
     value = confinement.get(name, False)
     if name in _ADDED:
-        return bool(in_effect(value))
+        return bool(effective_paths(value))
     return value not in (False, "", [], OFF.get(name)) and str(value).lower() not in ("no", "false", "off", "0")
 
 
@@ -160,7 +162,7 @@ def _database_folders(site: Site) -> list[Path]:
     return list(dict.fromkeys(Path(name).parent for name in names if name.startswith("/")))
 
 
-def spelled(lines: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def flattened(lines: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield each directive with its value as systemd reads it; one for each entry of a list."""
     for name, value in lines.items():
         for one in value if isinstance(value, list) else [value]:

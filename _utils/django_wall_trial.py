@@ -243,7 +243,7 @@ def properties(site: Site, refused: Sequence[str] = ()) -> list[tuple[str, str]]
     if is_on(confinement, "IPAddressDeny"):  # it sends to itself
         confinement = {**confinement, "IPAddressDeny": "any", "IPAddressAllow": ""}
     named = {"User": site.user, "Group": site.user, **confinement, **site.config["resources"]}
-    return list(django_wall_sandbox.spelled(named))
+    return list(django_wall_sandbox.flattened(named))
 
 
 def outside() -> dict[str, Any]:
@@ -252,7 +252,7 @@ def outside() -> dict[str, Any]:
     return {"namespaces": namespaces, "filters": int(django_host_proc.status(1).get("Seccomp_filters", "0"))}
 
 
-def understand(text: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+def parse_answer(text: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer of `LOOK`, which runs as the site's user: nothing of it is taken as it is.
 
     Raises:
@@ -384,7 +384,7 @@ def _closed_by(path: str) -> str:
 
 def _stays_writable(directive: str) -> _Reason:
     def reason(found: Mapping[str, Any], confinement: Mapping[str, Any]) -> str:
-        meant = django_wall_sandbox.meant_to_be_written(confinement)
+        meant = django_wall_sandbox.opened_for_writing(confinement)
         paths = [
             path
             for path in found["writable"]
@@ -392,7 +392,9 @@ def _stays_writable(directive: str) -> _Reason:
         ]
         if directive == "ProtectSystem" and confinement["ProtectSystem"] != "strict":  # that closes /usr, and not all
             paths = [] if found["read_only"] else ["/usr"]
-        if directive == "ReadOnlyPaths" and "/run" not in django_wall_sandbox.in_effect(confinement["ReadOnlyPaths"]):
+        if directive == "ReadOnlyPaths" and "/run" not in django_wall_sandbox.effective_paths(
+            confinement["ReadOnlyPaths"]
+        ):
             paths = []
         return f"writable: {_some(paths)}" if paths else ""
 
@@ -400,7 +402,7 @@ def _stays_writable(directive: str) -> _Reason:
 
 
 def _reaches(found: Mapping[str, Any], confinement: Mapping[str, Any]) -> str:
-    hidden = [path.removeprefix("-") for path in django_wall_sandbox.in_effect(confinement["InaccessiblePaths"])]
+    hidden = [path.removeprefix("-") for path in django_wall_sandbox.effective_paths(confinement["InaccessiblePaths"])]
     paths = [
         path
         for path in found["reaches"]
@@ -424,7 +426,8 @@ def _shares_tmp(found: Mapping[str, Any], _confinement: Mapping[str, Any]) -> st
 
 def _shares_memory(found: Mapping[str, Any], confinement: Mapping[str, Any]) -> str:
     own = any(
-        str(one).partition(":")[0] == _SHM for one in django_wall_sandbox.in_effect(confinement["TemporaryFileSystem"])
+        str(one).partition(":")[0] == _SHM
+        for one in django_wall_sandbox.effective_paths(confinement["TemporaryFileSystem"])
     )
     return f"shared with the host: {_SHM}" if own and not found["shm"] else ""
 

@@ -125,7 +125,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "proc/meminfo").symlink_to("/proc/meminfo")
     monkeypatch.setattr(django_takeover_detection, "CRONTABS", [tmp_path / "etc/cron.d"])
     monkeypatch.setattr(django_takeover_detection, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
-    monkeypatch.setattr(django_host_folder, "refuse_parents_of_others", lambda path, at: None)
+    monkeypatch.setattr(django_host_folder, "refuse_unsafe_parents", lambda path, at: None)
     identity = django_host_command.identity
     monkeypatch.setattr(django_host_command, "identity", lambda user: identity(user) if _is_there(user) else {})
     monkeypatch.setattr(django_host_user, "user_id", lambda name: os.getuid())

@@ -28,7 +28,7 @@ RELEASE = configured().releases / "0042-3f2a9c1b77de"
 
 
 def secrets_of(site):
-    return {name: f"{PASSWORD} {name}" for name in django_secret.wanted(site)}
+    return {name: f"{PASSWORD} {name}" for name in django_secret.configured(site)}
 
 
 def read_url(url):
@@ -77,7 +77,9 @@ def environments(**options):
     site = configured(**options)
     usual = set(django_release_settings.environment(configured(), RELEASE, FACTS))
     plain = django_release_settings.environment(site, RELEASE, FACTS)
-    hidden = django_release_settings.secret_environment(site, {name: name for name in django_secret.wanted(site)}, [])
+    hidden = django_release_settings.secret_environment(
+        site, {name: name for name in django_secret.configured(site)}, []
+    )
     return {name: value for name, value in plain.items() if name not in usual}, hidden
 
 

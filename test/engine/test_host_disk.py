@@ -21,11 +21,11 @@ def test_what_a_tree_takes(tmp_path):
 
 def test_what_is_left(tmp_path, monkeypatch):
     found = os.statvfs(tmp_path)
-    left = django_host_disk.left(tmp_path)
+    left = django_host_disk.free(tmp_path)
     assert abs(left.bytes - found.f_bavail * found.f_frsize) < 1 << 30
     without = os.statvfs_result((4096, 4096, 100, 50, 40, 0, 0, 0, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda path: without)
-    assert django_host_disk.left(tmp_path) == (40 * 4096, sys.maxsize), "btrfs has no table of inodes"
+    assert django_host_disk.free(tmp_path) == (40 * 4096, sys.maxsize), "btrfs has no table of inodes"
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_what_is_left(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_lacking_is_said(monkeypatch, message, log, left, said):
-    monkeypatch.setattr(django_host_disk, "left", lambda path: left)
+    monkeypatch.setattr(django_host_disk, "free", lambda path: left)
     error = DeploymentError(message, log=log, hint="do this")
-    django_host_disk.explain(error, "/srv")
+    django_host_disk.add_hint(error, "/srv")
     assert error.hint == ("do this" if said is None else f"do this\n{said}")
 
 
 def test_an_error_stays_what_it_is_where_the_disk_cannot_be_asked(tmp_path):
     error = DeploymentError(os.strerror(errno.ENOSPC))
-    django_host_disk.explain(error, tmp_path / "gone")
+    django_host_disk.add_hint(error, tmp_path / "gone")
     assert error.hint == ""

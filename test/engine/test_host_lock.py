@@ -104,11 +104,11 @@ def test_a_lock_that_is_a_link_is_not_followed(make_site):
 
 def test_the_process_that_holds_a_lock_is_ended(make_site):
     site = make_site(timeouts={"lock": "2s"})
-    assert site.lock("next").end() == []
+    assert site.lock("next").end_holders() == []
     with holder(site.lock_file) as other:
         assert other.stdout and other.stdout.readline() == "held\n"
         lock = site.lock("next")
-        assert lock.holder().startswith("salt job 42, pid ") and lock.end() == [other.pid]
+        assert lock.holder().startswith("salt job 42, pid ") and lock.end_holders() == [other.pid]
         assert other.wait(5) == -signal.SIGTERM
     lock.take()
     lock.release()
@@ -119,5 +119,5 @@ def test_a_process_that_holds_a_lock_and_does_not_end_is_killed(make_site):
     with holder(site.lock_file) as other:
         assert other.stdout and other.stdout.readline() == "held\n"
         other.send_signal(signal.SIGSTOP)
-        assert site.lock("next").end(patience=0.3) == [other.pid]
+        assert site.lock("next").end_holders(patience=0.3) == [other.pid]
         assert other.wait(5) in (-signal.SIGKILL, -signal.SIGTERM)  # both are there for it once it goes on

@@ -18,18 +18,18 @@ def test_this_process(family):
     with socket.socket(family) as server:
         server.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
         port = server.getsockname()[1]
-        assert django_host_port.holder(port) is None, "it does not listen yet"
+        assert django_host_port.listener(port) is None, "it does not listen yet"
         server.listen()
-        found = django_host_port.holder(port)
+        found = django_host_port.listener(port)
         assert found and found.pid == os.getpid() and found.program == Path("/proc/self/comm").read_text().strip()
-        assert django_host_port.holder(port, but=os.getpid()) is None
-    assert django_host_port.holder(port) is None
+        assert django_host_port.listener(port, exclude=os.getpid()) is None
+    assert django_host_port.listener(port) is None
 
 
 def test_another_process():
     with subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         port = int(process.stdout.readline())
-        found = django_host_port.holder(port, but=os.getpid())
+        found = django_host_port.listener(port, exclude=os.getpid())
         assert found and found.pid == process.pid
         process.stdin.close()
 
@@ -42,32 +42,32 @@ def test_another_process_at_another_address_is_told_from_our_own():
         workers = [subprocess.Popen(["sleep", "60"], pass_fds=[server.fileno()]) for _ in range(2)]
         with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             process.stdout.readline()
-            found = django_host_port.holder(port, but=os.getpid())
+            found = django_host_port.listener(port, exclude=os.getpid())
             process.stdin.close()
         for worker in workers:
             worker.kill()
             worker.wait()
-        assert found and found.pid == process.pid and django_host_port.holder(port, but=os.getpid()) is None
+        assert found and found.pid == process.pid and django_host_port.listener(port, exclude=os.getpid()) is None
 
 
 def test_connections_are_no_holders():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
-        assert django_host_port.holder(client.getsockname()[1]) is None
+        assert django_host_port.listener(client.getsockname()[1]) is None
 
 
 def test_who_answers_somebody():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port, own = server.getsockname()[1], [os.getpid()]
-        assert django_host_port.answering(own, [port]) == set(), "it only listens"
+        assert django_host_port.connected(own, [port]) == set(), "it only listens"
         with socket.create_connection(server.getsockname()) as client:
             taken, _address = server.accept()
             with taken:
                 assert (
-                    django_host_port.answering(own, [port]) == {*own}
-                    and django_host_port.answering([1], [port]) == set()
+                    django_host_port.connected(own, [port]) == {*own}
+                    and django_host_port.connected([1], [port]) == set()
                 )
-                assert django_host_port.answering(own, [client.getsockname()[1] + 1]) == set()
-        assert django_host_port.answering(own, [port]) == set()
+                assert django_host_port.connected(own, [client.getsockname()[1] + 1]) == set()
+        assert django_host_port.connected(own, [port]) == set()
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_what_is_told_of_it(tmp_path, monkeypatch, group, told):
         (tmp_path / "7/fd/3").symlink_to("socket:[12]")
         (tmp_path / "7/comm").write_text("apache2\n")
         (tmp_path / "7/cgroup").write_text(group)
-    assert str(django_host_port.holder(80)) == told
-    assert django_host_port.holder(81) is None
+    assert str(django_host_port.listener(80)) == told
+    assert django_host_port.listener(81) is None
     assert django_host_port.listening() == {8080: {"socket:[11]"}, 80: {"socket:[12]"}}
     (tmp_path / "net/tcp").unlink()
-    assert django_host_port.holder(80) is None, "it is read anew"
-    assert str(django_host_port.holder(80, ports={80: {"socket:[12]"}})) == told, "unless the caller has just done so"
+    assert django_host_port.listener(80) is None, "it is read anew"
+    assert str(django_host_port.listener(80, ports={80: {"socket:[12]"}})) == told, "unless the caller has just done so"
 
 
 def test_a_name_with_control_characters_is_told_without_them(tmp_path, monkeypatch):
@@ -104,12 +104,14 @@ def test_a_name_with_control_characters_is_told_without_them(tmp_path, monkeypat
     (tmp_path / "7/fd/3").symlink_to("socket:[12]")
     (tmp_path / "7/comm").write_bytes(b"\x1b[2Jngi\xffnx\n\n")
     (tmp_path / "7/cgroup").write_text("")
-    assert str(django_host_port.holder(80, ports={80: {"socket:[12]"}})) == "[2Jngi\N{REPLACEMENT CHARACTER}nx (pid 7)"
+    assert (
+        str(django_host_port.listener(80, ports={80: {"socket:[12]"}})) == "[2Jngi\N{REPLACEMENT CHARACTER}nx (pid 7)"
+    )
 
 
 @pytest.mark.parametrize(("host", "is_ours"), [("127.0.0.1", True), ("::", True), ("192.0.2.99", False)])
 def test_addresses_of_this_host(host, is_ours):
-    assert bool(django_host_port.refusal(host)) is not is_ours
+    assert bool(django_host_port.bind_error(host)) is not is_ours
 
 
 def test_places_are_ordered_by_port():

@@ -141,7 +141,7 @@ def test_whether_systemd_starts_a_daemon_at_boot(host, own_host, monkeypatch, li
 def test_a_daemon_with_a_pid_file_elsewhere_runs_where_systemd_says_so(
     host, own_host, monkeypatch, daemon, active, expected
 ):
-    assert not django_host_service.runs(daemon) and host.commands == [], "there is no systemd"
+    assert not django_host_service.is_running(daemon) and host.commands == [], "there is no systemd"
     monkeypatch.setattr(django_host_service, "SYSTEMD", own_host)
 
     def answers():
@@ -149,7 +149,7 @@ def test_a_daemon_with_a_pid_file_elsewhere_runs_where_systemd_says_so(
             raise DeploymentError("asking for it failed (exit 3)")
 
     host.plays = answers
-    assert django_host_service.runs(daemon) is expected
+    assert django_host_service.is_running(daemon) is expected
     assert host.commands == [["systemctl", "is-active", "--quiet", "nginx.service"]] * (daemon == NGINX)
 
 

@@ -3,7 +3,7 @@ import re
 import shutil
 
 import django_host_command
-import django_host_etc
+import django_host_config
 import django_host_port
 import django_host_service
 import django_proxy
@@ -63,9 +63,9 @@ def names():
 
 def install(site):
     wanted = files(site)
-    changes = django_host_etc.differences(wanted)
+    changes = django_host_config.differences(wanted)
     django_proxy_switch.apply(wanted)
-    assert django_host_etc.differences(files(site)) == {}
+    assert django_host_config.differences(files(site)) == {}
     etc = f"{django_proxy_nginx.ETC}/"
     return {path.removeprefix(etc): text for path, text in changes.items()}
 
@@ -101,7 +101,7 @@ def test_the_files_of_a_site(make_site, nginx):
     written = ["conf.d/django-blog.conf", "django/blog.conf", *(f"sites-available/{name}.org" for name in "abc")]
     assert {name: text for name, text in on_disk().items() if text.startswith("-> ")} == links
     assert names() == sorted([*links, *written])
-    assert all(on_disk()[name].startswith(django_host_etc.OURS) for name in written)
+    assert all(on_disk()[name].startswith(django_host_config.OURS) for name in written)
     assert changes == {**{name: f"new: {text}" for name, text in links.items()}, **dict.fromkeys(written, "new: file")}
 
 
@@ -164,7 +164,7 @@ def test_two_sites_on_one_domain(make_site, nginx):
     shop = make_site("shop", domains=["a.org"], path="/shop", proxy={"listen": [8080, 80]})
     install(blog)
     assert sorted(install(shop)) == ["conf.d/django-shop.conf", "django/a.org/shop.conf", "django/shop.conf"]
-    assert django_host_etc.differences(files(blog)) == {}
+    assert django_host_config.differences(files(blog)) == {}
     django_proxy_switch.apply(django_proxy_files.absent(blog))
     assert names() == [
         *["conf.d/django-shop.conf", "django/a.org/shop.conf", "django/shop.conf"],
@@ -209,10 +209,10 @@ def test_a_file_of_somebody_else_is_in_the_way(make_site, nginx, own_host, name,
     else:
         path.symlink_to(target)
         if how != "dangling link":
-            target.write_text("server {}\n" if how == "link" else f"{django_host_etc.OURS} once\n")
+            target.write_text("server {}\n" if how == "link" else f"{django_host_config.OURS} once\n")
     if how in ("file", "link"):
         with pytest.raises(DeploymentError) as error:
-            django_host_etc.differences(files(make_site()))
+            django_host_config.differences(files(make_site()))
         assert error.value.message == f"{path} is in the way: it was not written by this formula"
         assert error.value.hint == f"move it away: mv {path} /root/"
     else:
@@ -224,7 +224,7 @@ def test_a_domain_that_somebody_has_taken_over_is_not_removed(make_site, nginx):
     install(make_site())
     (django_proxy_nginx.ETC / "sites-available/blog.example.org").write_text("server {}\n")
     with pytest.raises(DeploymentError, match="is in the way"):
-        django_host_etc.differences(files(make_site(domains=["new.org"])))
+        django_host_config.differences(files(make_site(domains=["new.org"])))
 
 
 @pytest.mark.parametrize(
@@ -298,11 +298,12 @@ def test_the_server_that_refuses_unknown_hosts(nginx):
         and "return 444;" in text
     )
     assert (
-        django_host_etc.differences(django_proxy_nginx.PROXY.default_server([80, 8080], [], formula_templates())) == {}
+        django_host_config.differences(django_proxy_nginx.PROXY.default_server([80, 8080], [], formula_templates()))
+        == {}
     )
     (etc / "sites-enabled/other").write_text("listen 80 default_server;")
     wanted = django_proxy_nginx.PROXY.default_server([80, 8080], [], formula_templates())
-    assert list(django_host_etc.differences(wanted)) == [str(etc / "sites-available/django-default")]
+    assert list(django_host_config.differences(wanted)) == [str(etc / "sites-available/django-default")]
     django_proxy_switch.apply(wanted)
     assert "listen 80 " not in on_disk()["sites-available/django-default"]
     django_proxy_switch.apply(django_proxy_nginx.PROXY.default_server([80], [], formula_templates()))
@@ -378,14 +379,14 @@ def test_a_reload_is_through_when_no_old_worker_takes_requests(own_host, monkeyp
 def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
     asked = []
 
-    def holder(port, but, ports=None):
-        asked.append((port, but, *([ports] if ports else [])))
+    def holder(port, exclude, ports=None):
+        asked.append((port, exclude, *([ports] if ports else [])))
         return {
-            80: django_host_port.Holder("nginx", 5, "nginx.service"),
-            81: django_host_port.Holder("apache2", 7, unit),
+            80: django_host_port.Listener("nginx", 5, "nginx.service"),
+            81: django_host_port.Listener("apache2", 7, unit),
         }[port]
 
-    monkeypatch.setattr(django_host_port, "holder", holder)
+    monkeypatch.setattr(django_host_port, "listener", holder)
     monkeypatch.setattr(django_host_service, "pid", lambda daemon: None)
     django_proxy_ports.refuse_taken_ports("blog", "nginx", [80])
     monkeypatch.setattr(django_host_service, "pid", lambda daemon: 5)
@@ -398,11 +399,11 @@ def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
 def test_a_port_that_nginx_had_by_another_socket_is_looked_at_anew(own_host, monkeypatch):
     before, asked = {80: {"socket:[1]"}}, []
 
-    def holder(port, but, ports=None):
+    def holder(port, exclude, ports=None):
         asked.append(ports)
-        return django_host_port.Holder("", 0, "") if ports else None
+        return django_host_port.Listener("", 0, "") if ports else None
 
-    monkeypatch.setattr(django_host_port, "holder", holder)
+    monkeypatch.setattr(django_host_port, "listener", holder)
     django_proxy_ports.refuse_taken_ports("blog", "nginx", [80], before)
     assert asked == [before, None]
 
@@ -473,7 +474,7 @@ def test_unknown_hosts_are_refused_at_an_address_once_a_site_is_served_there(mak
     assert django_proxy_nginx.PROXY.refused() == (["192.0.2.10:80", "[2001:db8::10]:80", 8080], TLS["listen"])
     assert django_proxy_ports.known(django_proxy_nginx.PROXY, ADDRESSES) == ADDRESSES
     assert django_proxy_ports.known(django_proxy_nginx.PROXY, TLS["listen"]) == TLS["listen"]
-    assert django_host_etc.differences(django_proxy_handover.files(site, FACTS, formula_templates())) == {}
+    assert django_host_config.differences(django_proxy_handover.files(site, FACTS, formula_templates())) == {}
     assert default not in django_proxy_handover.files(make_site(), FACTS, formula_templates())
 
 
@@ -508,7 +509,7 @@ def test_nginx_lets_go_of_all_addresses_before_it_has_one(make_site, nginx, monk
     wanted = files(make_site(proxy={"listen": after}))
     monkeypatch.setattr(nginx, "run", lambda argv, **_options: "".join(text or "" for text in wanted.values()))
     monkeypatch.setattr(django_host_command, "run", nginx.run)
-    monkeypatch.setattr(django_host_port, "held", lambda pid: held)
+    monkeypatch.setattr(django_host_port, "addresses", lambda pid: held)
     monkeypatch.setattr(django_host_service, "pid", lambda daemon: held and 7)
     monkeypatch.setattr(django_host_service, "restart", lambda daemon: nginx.commands.append("restart"))
     django_proxy_switch.apply(wanted)
@@ -516,7 +517,7 @@ def test_nginx_lets_go_of_all_addresses_before_it_has_one(make_site, nginx, monk
 
 
 def test_an_address_that_the_host_has_not_is_refused(make_site, monkeypatch):
-    monkeypatch.setattr(django_host_port, "refusal", lambda host: "" if host == "192.0.2.10" else "not ours")
+    monkeypatch.setattr(django_host_port, "bind_error", lambda host: "" if host == "192.0.2.10" else "not ours")
     django_proxy_ports.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.10:80", 81]}))
     with pytest.raises(DeploymentError) as caught:
         django_proxy_ports.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.11:80"]}))
@@ -538,7 +539,7 @@ def test_somebody_at_another_address_of_the_port_is_no_matter(own_host, monkeypa
     for name in rows:
         (own_host / "proc/7/fd" / name).symlink_to(f"socket:[{name}]")
     monkeypatch.setattr(django_host_service, "pid", lambda daemon: None)
-    assert django_host_port.held(7) == {("127.0.0.1", 80), ("::1", 81)}
+    assert django_host_port.addresses(7) == {("127.0.0.1", 80), ("::1", 81)}
     django_proxy_ports.refuse_taken_ports("blog", "nginx", ["127.0.0.2:80", "127.0.0.1:81", "[::2]:81", "[::1]:80"])
     for listen in ("127.0.0.1:80", "0.0.0.0:80", "[::1]:81", "[::]:81"):
         with pytest.raises(DeploymentError) as caught:

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import django_host_command
-import django_host_etc
+import django_host_config
 import django_host_service
 import django_proxy
 import django_proxy_apache
@@ -91,7 +91,7 @@ def facts(site):
 def apply(*sites):
     for site in sites:
         wanted = django_proxy_handover.files(site, facts(site), formula_templates())
-        if django_host_etc.differences(wanted):
+        if django_host_config.differences(wanted):
             django_proxy_switch.apply(wanted)
 
 
@@ -111,7 +111,7 @@ def test_a_site_by_apache(make_site, host):
     ]
     assert (django_proxy_apache.ETC / "mods-enabled/proxy_uwsgi.load").is_symlink()
     assert not (django_proxy_apache.ETC / "mods-enabled/ssl.load").is_symlink()
-    assert django_host_etc.differences(django_proxy_handover.files(site, facts(site), formula_templates())) == {}
+    assert django_host_config.differences(django_proxy_handover.files(site, facts(site), formula_templates())) == {}
     assert django_proxy_connection.connection(site, 1).port == 80
     django_proxy_switch.apply(django_proxy_files.absent(site))
     assert names(django_proxy_apache.PROXY) == [] and (django_proxy_apache.ETC / "mods-enabled/proxy.load").is_symlink()

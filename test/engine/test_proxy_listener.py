@@ -7,7 +7,7 @@ import django_process_systemd
 import django_proxy_listener
 import pytest
 from django_host_command import DeploymentError
-from django_host_port import Holder
+from django_host_port import Listener
 from specimen import compiled, formula_templates, three_keys
 
 
@@ -88,8 +88,8 @@ def test_an_address_that_systemd_cannot_have_changes_nothing(listening, systemd,
 
 
 def test_addresses_that_nobody_can_have_are_refused(listening, systemd, monkeypatch):
-    holder = Holder("python3", 7, "other.service")
-    monkeypatch.setattr(django_host_port, "holder", lambda port, **_options: holder if port == 8000 else None)
+    holder = Listener("python3", 7, "other.service")
+    monkeypatch.setattr(django_host_port, "listener", lambda port, **_options: holder if port == 8000 else None)
     with pytest.raises(DeploymentError, match=r"port 8000 is taken by python3 \(pid 7, other.service\)"):
         django_proxy_listener.refuse_impossible(listening())
     django_proxy_listener.refuse_impossible(listening("[::]:8001"))

@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-import django_host_etc
+import django_host_config
 import django_host_file
 import django_host_user
 import django_process_systemd
@@ -120,7 +120,7 @@ def test_each_part_is_looked_at_and_a_release_mends_it(blog):
     unit.with_name("django-blog-0001.service.d").mkdir()
     (unit.with_name("django-blog-0001.service.d") / "more.conf").touch()
     unit.with_suffix(".socket").unlink()
-    django_proxy_nginx.PROXY.locations(site).write_text(f"{django_host_etc.OURS}\n")
+    django_proxy_nginx.PROXY.locations(site).write_text(f"{django_host_config.OURS}\n")
     (django_proxy_nginx.ETC / "sites-enabled/blog.example.org").unlink()
     (site.secrets / "environment").write_text("TOKEN=\n")
     found = drift(blog)
@@ -177,7 +177,7 @@ def test_secrets_are_those_of_a_release(blog):
     assert drift(blog) == {"srv/django/blog/secrets/TOKEN": "missing"}
     django_host_file.write(secret, kept, mode=0o640)
     assert drift(blog) == {}
-    django_secret.keep(blog.site, "FILE", "x" * 40)
+    django_secret.store(blog.site, "FILE", "x" * 40)
     assert drift(blog) == {"srv/django/blog/secrets/FILE": "changed"}
 
 

@@ -79,7 +79,7 @@ def sized(world, release, virtualenv):
 )
 def test_a_disk_has_room_for_two_releases(two, monkeypatch, left, requirements, flag):
     sized(two, [10 << 20, 100], [100 << 20, 1000])
-    monkeypatch.setattr(django_host_disk, "left", lambda path: left)
+    monkeypatch.setattr(django_host_disk, "free", lambda path: left)
     if requirements:
         monkeypatch.setattr(
             "django_source_history.difference",
@@ -90,7 +90,7 @@ def test_a_disk_has_room_for_two_releases(two, monkeypatch, left, requirements, 
         return
     error = refused(two, r"^source: the disk has \d+ MB and \d+ inodes left, and two releases .* take \d+ MB")
     assert f"df {flag} {two.site.root}; " in error.hint
-    monkeypatch.setattr(django_host_disk, "left", lambda path: Space(1 << 40, 1 << 40))
+    monkeypatch.setattr(django_host_disk, "free", lambda path: Space(1 << 40, 1 << 40))
     two.apply()
     two.check()
 
@@ -98,7 +98,7 @@ def test_a_disk_has_room_for_two_releases(two, monkeypatch, left, requirements, 
 def test_the_virtualenv_is_asked_for_where_it_is_new(two, monkeypatch):
     """What a commit requires is known only when it is here."""
     sized(two, [10 << 20, 100], [100 << 20, 1000])
-    monkeypatch.setattr(django_host_disk, "left", lambda path: Space(30 << 20, 10_000))
+    monkeypatch.setattr(django_host_disk, "free", lambda path: Space(30 << 20, 10_000))
     two.options = {"python_packages": ["gunicorn"]}
     with pytest.raises(DeploymentError, match=r"^virtualenv: the disk has 30 MB and 10000 inodes left"):
         two.apply()
@@ -121,7 +121,7 @@ def test_a_release_is_measured_once(two, monkeypatch):
 
 
 def test_a_first_release_and_one_of_before_are_not_refused(two, monkeypatch):
-    monkeypatch.setattr(django_host_disk, "left", lambda path: Space(0, 0))
+    monkeypatch.setattr(django_host_disk, "free", lambda path: Space(0, 0))
     live = two.deployment().live
     del live.record["size"]
     live.update()

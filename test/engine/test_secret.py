@@ -25,12 +25,12 @@ def generated(site):
 
 
 def test_which_secrets_there_are(site):
-    assert django_secret.wanted(site) == {
+    assert django_secret.configured(site) == {
         "secret_key": {"value": GIVEN},
         "TOKEN": {"generate": 64, "as": "file", "variable": "TOKEN_FILE"},
         "API": {"value": {"pillar": "django:sites:blog:secrets:API"}, "as": "variable", "variable": "API"},
     }
-    assert django_secret.wanted(generated(site))["secret_key"] == {"generate": 50}
+    assert django_secret.configured(generated(site))["secret_key"] == {"generate": 50}
 
 
 @pytest.mark.parametrize(("name", "characters"), [("secret_key", 50), ("TOKEN", 64)])
@@ -50,7 +50,7 @@ def test_a_first_release_generates_and_keeps(site):
         known[name] = django_secret.generate(site, name)
     assert django_secret.changed(site, known) == ["API", "secret_key", "TOKEN"]
     for name, value in known.items():
-        django_secret.keep(site, name, value)
+        django_secret.store(site, name, value)
         status = django_secret.path_of(site, name).stat()
         assert stat.S_IMODE(status.st_mode) == 0o640 and status.st_uid == os.getuid()
     assert django_secret.changed(site, known) == []
@@ -74,13 +74,13 @@ def test_the_password_of_a_database(make_site):
     server = {"engine": "postgres", "password": "hunter2"}
     site = make_site(databases={"default": {"engine": "sqlite"}, "log": {**server, "name": "log"}})
     path, at = site.secrets / "database.log", "django:sites:blog:databases:log:password"
-    assert django_secret.wanted(site)["database.log"] == {"value": {"pillar": at}}
+    assert django_secret.configured(site)["database.log"] == {"value": {"pillar": at}}
     assert django_secret.path_of(site, "database.log") == path
     for recorded, message in (({}, "is not there yet"), ({"secrets:database.log": "a hash"}, "is gone")):
         with pytest.raises(DeploymentError, match=f"^{path} {message}") as error:
             django_secret.missing(site, {"secret_key": KEY}, recorded)
         assert error.value.hint.endswith("salt-call state.apply django" if not recorded else at)
-    django_secret.keep(site, "database.log", "hunter2")
+    django_secret.store(site, "database.log", "hunter2")
     assert django_secret.values(site, {})["database.log"] == "hunter2"
     alone = make_site("shop", database=server)
     with pytest.raises(DeploymentError) as error:
@@ -121,7 +121,7 @@ def test_a_damaged_secret_is_refused(site, name, content):
     known = {name: "given by pillar, as the error says"}
     assert django_secret.values(site, known)[name] == known[name]
     assert django_secret.changed(site, known) == [name]
-    django_secret.keep(site, name, known[name])
+    django_secret.store(site, name, known[name])
     assert django_secret.changed(site, known) == []
 
 
@@ -150,43 +150,43 @@ def test_a_secret_that_somebody_else_has_laid_there(site, monkeypatch, what, mes
 
 @pytest.mark.parametrize("mode", [0o644, 0o666, 0o600])
 def test_a_wrong_mode_is_mended(site, mode):
-    django_secret.keep(site, "TOKEN", "token")
+    django_secret.store(site, "TOKEN", "token")
     path = django_secret.path_of(site, "TOKEN")
     path.chmod(mode)
     assert django_secret.changed(site, {"TOKEN": "token"}) == ["TOKEN"]
-    django_secret.keep(site, "TOKEN", "token")
+    django_secret.store(site, "TOKEN", "token")
     assert stat.S_IMODE(path.stat().st_mode) == 0o640 and django_secret.changed(site, {"TOKEN": "token"}) == []
 
 
 def test_the_key_alone_for_a_project_that_reads_a_file(site, make_site):
     plain, known = site.secrets / "secret_key", {"secret_key": KEY}
-    django_secret.keep(site, "secret_key", KEY)
+    django_secret.store(site, "secret_key", KEY)
     assert not plain.exists() and django_secret.changed(site, known) == []
     asking = make_site(environment={"KEY_PATH": {"from": "secret_key_file"}})
     assert django_secret.changed(asking, known) == ["secret_key"]
-    django_secret.keep(asking, "secret_key", KEY)
+    django_secret.store(asking, "secret_key", KEY)
     assert django_secret.changed(asking, known) == [] and django_secret.fallbacks(asking) == []
     assert plain.read_text() == KEY and stat.S_IMODE(plain.stat().st_mode) == 0o640
     plain.chmod(0o644)
     assert django_secret.changed(asking, known) == ["secret_key"]
-    django_secret.keep(asking, "secret_key", KEY)
+    django_secret.store(asking, "secret_key", KEY)
     plain.write_text("torn")
     assert django_secret.changed(asking, known) == ["secret_key"]
-    django_secret.keep(site, "secret_key", "another")
+    django_secret.store(site, "secret_key", "another")
     assert plain.read_text() == "another", "an older release may still read it"
 
 
 def test_former_keys_still_verify(site):
     assert django_secret.fallbacks(site) == []
     for number in range(6):
-        django_secret.keep(site, "secret_key", f"key {number}")
+        django_secret.store(site, "secret_key", f"key {number}")
     assert json.loads((site.secrets / "secret_key.json").read_text()) == {
         "key": "key 5",
         "fallbacks": ["key 4", "key 3", "key 2", "key 1", "key 0"],
     }
-    django_secret.keep(site, "secret_key", "key 5", ["key 1", "key 0", "key 7"])
+    django_secret.store(site, "secret_key", "key 5", ["key 1", "key 0", "key 7"])
     assert django_secret.fallbacks(site) == ["key 4", "key 3", "key 2"]
-    django_secret.keep(site, "secret_key", "key 3")
+    django_secret.store(site, "secret_key", "key 3")
     assert django_secret.fallbacks(site) == ["key 5", "key 4", "key 2"]
 
 

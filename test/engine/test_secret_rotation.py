@@ -41,8 +41,8 @@ def site(make_site, clock):
     """A site whose key has been replaced just now."""
     site = make_site()
     for key in ("old", "new"):
-        django_secret.keep(site, "secret_key", key)
-    assert django_secret_rotation.lapsed(site, DAY) == []
+        django_secret.store(site, "secret_key", key)
+    assert django_secret_rotation.expired(site, DAY) == []
     return site
 
 
@@ -52,9 +52,9 @@ def record(site):
 
 def test_a_key_lapses_when_its_age_has_passed(site, clock):
     clock.up += DAY
-    assert django_secret_rotation.lapsed(site, DAY) == []
+    assert django_secret_rotation.expired(site, DAY) == []
     clock.up += 1
-    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+    assert django_secret_rotation.expired(site, DAY) == ["old"]
     assert [*json.loads(record(site))] == [django_secret.fingerprint("old")]
 
 
@@ -62,57 +62,57 @@ def test_a_key_lapses_when_its_age_has_passed(site, clock):
 def test_the_wall_clock_does_not_matter(site, clock, wall):
     clock.wall += wall
     clock.up += DAY - 60
-    assert django_secret_rotation.lapsed(site, DAY) == []
+    assert django_secret_rotation.expired(site, DAY) == []
     clock.up += 120
-    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+    assert django_secret_rotation.expired(site, DAY) == ["old"]
 
 
 def test_what_a_host_was_seen_to_be_up_counts(site, clock):
     clock.up += DAY / 2
-    assert django_secret_rotation.lapsed(site, DAY) == []
+    assert django_secret_rotation.expired(site, DAY) == []
     clock.boot("second", DAY / 4)
-    assert django_secret_rotation.lapsed(site, DAY) == []
+    assert django_secret_rotation.expired(site, DAY) == []
     clock.boot("third", DAY / 4 - 10)
-    assert django_secret_rotation.lapsed(site, DAY) == []
+    assert django_secret_rotation.expired(site, DAY) == []
     clock.up += 20
-    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+    assert django_secret_rotation.expired(site, DAY) == ["old"]
 
 
 def test_what_it_was_not_seen_to_be_up_does_not(site, clock):
     clock.up += 20 * DAY  # nobody has applied, and then it went down
     clock.boot("second", 60)
-    assert django_secret_rotation.lapsed(site, DAY) == []
+    assert django_secret_rotation.expired(site, DAY) == []
     clock.up = 10  # a clock that cannot be
-    assert django_secret_rotation.lapsed(site, DAY) == []
+    assert django_secret_rotation.expired(site, DAY) == []
 
 
 @pytest.mark.parametrize(("wall", "lapses"), [(-DAY, False), (60, False), (2 * DAY, True), (365 * DAY, True)])
 def test_after_a_boot_the_wall_clock_can_only_make_it_later(site, clock, wall, lapses):
     clock.boot("on another host", 300 * DAY, after=wall)
-    assert django_secret_rotation.lapsed(site, DAY) == (["old"] if lapses else [])
+    assert django_secret_rotation.expired(site, DAY) == (["old"] if lapses else [])
     clock.boot("third", DAY / 2, after=365 * DAY)
-    assert django_secret_rotation.lapsed(site, DAY) == (["old"] if lapses else [])
+    assert django_secret_rotation.expired(site, DAY) == (["old"] if lapses else [])
 
 
 def test_a_look_writes_seldom_and_a_test_never(site, clock):
     before = record(site)
     clock.up += DAY / 20
-    django_secret_rotation.lapsed(site, DAY)
+    django_secret_rotation.expired(site, DAY)
     clock.boot("second", 5)
-    django_secret_rotation.lapsed(site, DAY, test=True)
+    django_secret_rotation.expired(site, DAY, test=True)
     assert record(site) == before
-    django_secret_rotation.lapsed(site, DAY)
+    django_secret_rotation.expired(site, DAY)
     assert record(site) != before
 
 
 def test_the_longest_age_counts(site, clock):
     clock.up += DAY / 2
-    assert django_secret_rotation.lapsed(site, 10 * DAY) == []
+    assert django_secret_rotation.expired(site, 10 * DAY) == []
     clock.up += DAY
-    assert django_secret_rotation.lapsed(site, DAY) == []
-    assert django_secret_rotation.lapsed(site, None) == []
+    assert django_secret_rotation.expired(site, DAY) == []
+    assert django_secret_rotation.expired(site, None) == []
     clock.up += 10 * DAY
-    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+    assert django_secret_rotation.expired(site, DAY) == ["old"]
 
 
 @pytest.mark.parametrize("torn", ["", "{", "[]", '{"x": 1}', "\0\0", None])
@@ -123,17 +123,17 @@ def test_a_record_that_is_gone_or_torn_begins_anew(site, clock, torn):
         file.unlink()
     else:
         file.write_text(torn)
-    assert django_secret_rotation.lapsed(site, DAY) == []
+    assert django_secret_rotation.expired(site, DAY) == []
     clock.up += DAY + 1
-    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+    assert django_secret_rotation.expired(site, DAY) == ["old"]
 
 
 def test_each_former_key_has_its_own_time(site, clock):
     clock.up += DAY / 2
-    django_secret.keep(site, "secret_key", "newest")
-    assert django_secret_rotation.lapsed(site, DAY) == []
+    django_secret.store(site, "secret_key", "newest")
+    assert django_secret_rotation.expired(site, DAY) == []
     clock.up += DAY / 2 + 1
-    assert django_secret_rotation.lapsed(site, DAY) == ["old"]
+    assert django_secret_rotation.expired(site, DAY) == ["old"]
     assert "old" not in json.loads(record(site)) and len(json.loads(record(site))) == 2
 
 

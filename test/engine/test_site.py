@@ -54,7 +54,7 @@ def test_the_folder_of_sockets_is_roots_but_for_old_releases_that_bind_there(mak
     mode = {"root": 0o751, "blog": 0o2750}[owner]
     assert site.runtime_folder(release) == Folder(site.runtime, owner, "www-data", mode)
     site.register()
-    site.open_runtime(release)
+    site.prepare_runtime(release)
     lines = [f"d {site.runtime} {mode:04o} {owner} www-data -"]
     if recorded and recorded["address"].endswith("/server.sock"):
         lines.append(f"d {site.runtime}/0042 2750 blog www-data -")
@@ -80,7 +80,7 @@ def test_what_the_site_has_put_into_a_folder_that_becomes_roots_goes(make_site, 
     monkeypatch.chdir(site.runtime)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("0042.sock")
-    site.open_runtime(site.current)
+    site.prepare_runtime(site.current)
     assert {path.name for path in site.runtime.iterdir()} == {"0042.sock", "0045"}
     assert (tmp_path / "precious").is_dir() and site.runtime.stat().st_uid == 0
 

@@ -513,7 +513,7 @@ def test_difference_of_two_commits(cloned, upstream):
     }
     second = upstream.commit(files, "It's the second: ünicode\n\nBody")
     exported(site, second)
-    committed = django_host_clock.written(float(upstream.git("show", "-s", "--format=%ct", second)))
+    committed = django_host_clock.timestamp(float(upstream.git("show", "-s", "--format=%ct", second)))
     about = {"author": "Ada", "subject": "It's the second: ünicode", "committed": committed}
     assert django_source_history.describe(site, second) == about
     new_file = "new file mode 100644"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import django_host_etc
+import django_host_config
 import django_proxy_apache
 import django_takeover_apache
 import django_takeover_virtual_hosts
@@ -59,7 +59,7 @@ def test_the_names_of_virtual_hosts(read, text, names):
     assert len(server.names) == names and ("blog.example.org" in server.names) == bool(names)
 
 
-@pytest.mark.parametrize("text", [f"{django_host_etc.OURS} for it.\n{host('')}", "ServerName blog.example.org\n"])
+@pytest.mark.parametrize("text", [f"{django_host_config.OURS} for it.\n{host('')}", "ServerName blog.example.org\n"])
 def test_what_is_no_virtual_host_of_others(read, text):
     assert read(text) == []
 

@@ -320,10 +320,10 @@ def test_a_root_below_a_folder_of_another_is_refused(owner, mode, way):
         (top / "link").symlink_to(top / "sites")
         for path in (top / "sites/blog", top / "link/blog", top / "sites/not/there/yet"):
             if not way and path.parent.name != "link":
-                django_host_folder.refuse_parents_of_others(path, "django:sites:blog:root")
+                django_host_folder.refuse_unsafe_parents(path, "django:sites:blog:root")
             elif way:
                 with pytest.raises(DeploymentError, match="can put another folder in its place") as error:
-                    django_host_folder.refuse_parents_of_others(path, "django:sites:blog:root")
+                    django_host_folder.refuse_unsafe_parents(path, "django:sites:blog:root")
                 assert f"{way} {top}/sites" in error.value.hint
     finally:
         shutil.rmtree(top)

@@ -227,7 +227,7 @@ def test_a_file_of_apache_that_leads_into_the_old_site_too(shop):
 def test_a_web_server_that_the_site_is_not_to_have(host, monkeypatch, kind, other, path, text, program):
     host.write(f"etc/{path}", text)
     assert host.found(proxy={"kind": kind}) == [], "it does not run"
-    monkeypatch.setattr(django_host_port, "held", lambda pid: {("::", 80)})
+    monkeypatch.setattr(django_host_port, "addresses", lambda pid: {("::", 80)})
     pid = host.run("", f"/usr/sbin/{other}2")
     host.write(f"run/{program}", str(pid))
     (reason,) = host.refused(proxy={"kind": kind})

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import django_host_etc
+import django_host_config
 import django_proxy_nginx
 import django_takeover_nginx
 import django_takeover_virtual_hosts
@@ -33,7 +33,7 @@ def read(own_host):
         ("server { server_name www.example.org; }\nserver{server_name b.org;}", [["www.example.org"], ["b.org"]]),
         ("http { server { location / { return 404; } server_name b.org; } }", [["b.org"]]),
         ("# server { server_name blog.example.org; }", []),
-        (f"{django_host_etc.OURS} for it.\nserver {{ server_name blog.example.org; }}", []),
+        (f"{django_host_config.OURS} for it.\nserver {{ server_name blog.example.org; }}", []),
         ("map $host $x { blog.example.org 1; }", []),
         ("upstream app { server 127.0.0.1:8000; }", []),
     ],

@@ -222,7 +222,7 @@ def commands(site):
     yield lambda: django_verbs.config("blog")
     yield lambda: django_backup.overview(site)
     yield lambda: django_backup.status(site)
-    yield lambda: django_secret_rotation.lapsed(site, 1e9, test=True)
+    yield lambda: django_secret_rotation.expired(site, 1e9, test=True)
     yield lambda: django_process_systemd.MANAGER.warnings(site)
 
 

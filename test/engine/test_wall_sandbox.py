@@ -145,7 +145,7 @@ def test_a_socket_of_root_is_told_of_where_no_mount_hides_it():
 
 def test_paths_of_the_pillar_are_added_to_ours():
     site = configured(sandbox={"ReadOnlyPaths": ["/data"], "InaccessiblePaths": "/opt/x", "TemporaryFileSystem": ""})
-    said = list(django_wall_sandbox.spelled(django_wall_sandbox.confinement(site)))
+    said = list(django_wall_sandbox.flattened(django_wall_sandbox.confinement(site)))
     assert {("ReadOnlyPaths", "/run"), ("ReadOnlyPaths", "/data"), ("InaccessiblePaths", "/opt/x")} <= {*said}
     assert said.index(("TemporaryFileSystem", "")) > said.index(("TemporaryFileSystem", "/dev/shm:mode=1777,size=50%"))
 
@@ -167,7 +167,7 @@ def look(asked=ASKED):
 
 def test_what_tries_its_walls():
     """Here it is not confined, but for what confines the tests."""
-    found = django_wall_trial.understand(look(), ASKED)
+    found = django_wall_trial.parse_answer(look(), ASKED)
     assert found.keys() == CONFINED.keys() and found["sends"] is True
     assert found["namespaces"]["mnt"] == os.readlink("/proc/self/ns/mnt")
     assert found["reads"] == ["/etc/passwd"] and found["reaches"] == [] and "/nowhere" not in found["writes"]
@@ -214,12 +214,12 @@ def test_it_leaves_nothing_and_finds_what_is_open(tmp_path):
 )
 def test_an_answer_of_another_shape_is_none(answer):
     with pytest.raises(ValueError, match=r"."):
-        django_wall_trial.understand(answer, ASKED)
+        django_wall_trial.parse_answer(answer, ASKED)
 
 
 def test_an_answer_names_only_what_was_asked():
     found = {**CONFINED, "reads": ["/etc/passwd", "/etc/other"], "more": 1}
-    understood = django_wall_trial.understand(json.dumps(found), ASKED)
+    understood = django_wall_trial.parse_answer(json.dumps(found), ASKED)
     assert understood["reads"] == ["/etc/passwd"] and "more" not in understood
 
 

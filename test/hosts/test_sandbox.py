@@ -27,7 +27,7 @@ for left_out in sorted({name for name, _value in directives} & set(sys.argv[1:])
     answer = django_process_systemd._run_unit(
         "trial.service", properties, django_wall_trial.LOOK, doing="x", timeout=30, stdin=json.dumps(asked)
     )
-    found = {**django_wall_trial.understand(answer, asked), "outside": django_wall_trial.outside()}
+    found = {**django_wall_trial.parse_answer(answer, asked), "outside": django_wall_trial.outside()}
     answers[left_out] = sorted(names(django_wall_trial.not_in_force(site, found)))
 print(json.dumps(answers))
 """

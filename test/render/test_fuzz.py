@@ -276,7 +276,7 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
     templates = formula_templates() | dict.fromkeys(said, "{{ site.name }}\n")
     secret = value if rules_of(path).get("secret") and path[0] != "deploy_key" else SECRET
     deploy_key = value.strip() if path[0] == "deploy_key" else SECRET
-    secrets = dict.fromkeys(django_secret.wanted(site), secret)
+    secrets = dict.fromkeys(django_secret.configured(site), secret)
     plain = django_release_settings.environment(site, release, facts)
     hidden = django_release_settings.secret_environment(site, secrets, [])
     files: dict[str, Any] = {

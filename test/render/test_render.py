@@ -48,7 +48,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     """Every file of a release of a site: its name below the site's folder → content."""
     release = site.releases / RELEASE
-    secrets = {name: f"secret of {name}" for name in django_secret.wanted(site)}
+    secrets = {name: f"secret of {name}" for name in django_secret.configured(site)}
     plain = django_release_settings.environment(site, release, facts)
     hidden = django_release_settings.secret_environment(site, secrets, [])
     configuration = django_release_instance.configuration(site, release, facts, formula_templates())

@@ -99,7 +99,7 @@ def test_without_systemd_supervisor_keeps_a_site(salt, world):
 def test_a_daemon_runs_without_systemd(salt, world, monkeypatch):
     running = salt({"sites": {}}).loaders.states.django.running
     assert running(name="nginx").comment == "nginx is already running" and running(name="nginx").changes == {}
-    monkeypatch.setattr(django_host_service, "runs", lambda daemon: False)
+    monkeypatch.setattr(django_host_service, "is_running", lambda daemon: False)
     monkeypatch.setattr(django_host_service, "start", lambda daemon: world.commands.append([daemon.service]))
     for test, comment in ((True, "nginx would be started"), (False, "nginx has been started")):
         state = running(name="nginx", test=test)
@@ -466,8 +466,8 @@ def test_uv_that_cannot_be_installed(salt, world):
 
 
 def test_a_port_that_is_taken_stops_the_site_and_leaves_nginx_alone(salt, world, monkeypatch):
-    taken = {80: django_host_port.Holder("apache2", 7, "apache2.service")}
-    monkeypatch.setattr(django_host_port, "holder", lambda port, but, ports=None: taken.get(port))
+    taken = {80: django_host_port.Listener("apache2", 7, "apache2.service")}
+    monkeypatch.setattr(django_host_port, "listener", lambda port, exclude, ports=None: taken.get(port))
     states = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["a.org"], "proxy": {"listen": [8080]}}}})()
     failed = {state.id: state.comment for state in states if state.result is False}
     told = failed["The ports of nginx are free"]

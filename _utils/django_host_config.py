@@ -24,7 +24,7 @@ def read(path: Path) -> str | None:
         return None
 
 
-def is_ours(path: Path) -> bool:
+def is_managed(path: Path) -> bool:
     """Whether a file, or what a link leads to, was written by the formula; a link to nothing may go too."""
     try:
         return not path.is_file() or path.read_text(errors="replace").startswith(OURS)
@@ -42,7 +42,7 @@ def differences(wanted: Files) -> dict[str, str]:
     for path, content in wanted.items():
         present = read(path)
         if present != content:
-            if present is not None and not is_ours(path):
+            if present is not None and not is_managed(path):
                 raise DeploymentError(
                     f"{path} is in the way: it was not written by this formula", hint=f"move it away: mv {path} /root/"
                 )
