@@ -74,7 +74,7 @@ def resolve(rules: Any, schema: Rules) -> Any:
             value = {name: resolve(rule, schema) for name, rule in value.items()}
         elif keyword == "type":
             value = [value] if isinstance(value, str) else value
-        elif keyword not in ("$defs", "default", "enum"):
+        elif keyword not in ("$defs", "default", "enum", "examples"):
             value = resolve(value, schema)
         resolved[keyword] = value
     return resolved

@@ -215,10 +215,10 @@ def test_the_checker_agrees_with_the_library_on_whole_pillars() -> None:
 
 def test_the_checker_knows_every_keyword() -> None:
     ours = {"hint", "plain", "refuse", "secret", "verbatim", "whole", "derived", "kinds"}
-    told = {"$schema", "$defs", "title", "description", "default", "format"}
+    annotations = {"$schema", "$defs", "title", "description", "default", "examples", "format"}
     checked = {"$ref", "type", "enum", "properties", "additionalProperties", "propertyNames", "required", "pattern"}
     checked |= {"maxLength", "minimum", "maximum", "items", "minItems", "uniqueItems", "not", "allOf", "oneOf"}
-    assert {keyword for _, part in PARTS for keyword in part} == ours | told | checked
+    assert {keyword for _, part in PARTS for keyword in part} == ours | annotations | checked
 
 
 def test_the_schema_is_valid() -> None:
@@ -230,6 +230,19 @@ def test_every_option_is_described_and_its_default_is_valid(path: str, part: Any
     rules = django_pillar_check.resolve(part, SCHEMA)
     assert re.fullmatch(r"[A-Z`].*\.|.*DEBUG", rules.get("description", rules.get("hint")), re.DOTALL)
     assert not django_pillar_check.check(rules.get("default"), rules) or "default" not in rules
+
+
+@pytest.mark.parametrize(("path", "part"), [(path, part) for path, part in PARTS if "examples" in part], ids=str)
+def test_every_example_is_valid(path: str, part: Any) -> None:
+    rules = django_pillar_check.resolve(part, SCHEMA)
+    assert [problem for value in part["examples"] for problem in django_pillar_check.check(value, rules)] == []
+
+
+def test_every_option_has_an_example() -> None:
+    """Those of pillar.example are checked with it; the others are in the schema."""
+    page = (ROOT / "docs/reference/options.md").read_text()
+    rows = [re.split(r"(?<!\\)\|", row)[1:-1] for row in re.findall(r"(?m)^\| `.*\|$", page)]
+    assert len(rows) > 150 and [cells[0] for cells in rows if not cells[3].strip()] == []
 
 
 @pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
