@@ -1,4 +1,4 @@
-"""Backups of SQLite, PostgreSQL and MariaDB: made before migrations, by a command and by a timer, restored under load."""
+"""Backups of SQLite, PostgreSQL and MariaDB: before migrations, by command, by timer; restored under load."""
 
 import json
 import re

@@ -116,8 +116,8 @@ def test_what_others_have_there_stays_as_it_is(blog):
     before = dumped(blog)
     live = blog.live
     for database, told in (
-        ({**POSTGRES, "name": "theirs"}, "there is a database theirs in PostgreSQL already, and ray owns it"),
-        ({**MARIADB, "name": "theirs"}, "there is a database theirs in MariaDB already, and blog@localhost may not"),
+        ({**POSTGRES, "name": "theirs"}, "PostgreSQL already has a database theirs, owned by ray"),
+        ({**MARIADB, "name": "theirs"}, "MariaDB already has a database theirs, and blog@localhost has no"),
         ({**POSTGRES, "user": "ray", "host": "localhost", "manage": True}, "already, with another password"),
     ):
         comment = blog.apply(database=database).failed["blog has its databases"]
