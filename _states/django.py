@@ -120,11 +120,12 @@ def adoption(name, config, platform):
     ret["comment"] = f"no other deployment found in {site.root}"
     try:
         django_site.refuse_another_identity(site, (__pillar__.get("django") or {}).get("sites") or ())
-        takeover = django_takeover.wanted(site)
+        takeover = django_takeover.pending(site)
     except (DeploymentError, OSError) as error:
         return {**ret, "result": False, "comment": str(error)}
     if takeover and __opts__["test"]:
-        ret.update(result=None, comment=f"{name}: the existing deployment would be taken over", changes=takeover.told())
+        comment = f"{name}: the existing deployment would be taken over"
+        ret.update(result=None, comment=comment, changes=takeover.as_state_changes())
     elif takeover:
         ret["comment"] = "\n  ".join(
             [

@@ -141,7 +141,7 @@ class Deployment:
         Raises:
             DeploymentError: there is one, and the pillar does not say ``adopt``.
         """
-        self.takeover = django_takeover.wanted(self.site)
+        self.takeover = django_takeover.pending(self.site)
         return self.takeover
 
     def complete_takeover(self) -> None:
@@ -413,7 +413,7 @@ class Deployment:
         if self.probe:
             self.probe.end()
         if self.takeover:
-            self.takeover.let_go()
+            self.takeover.release_data()
         self.lock.release()
 
     def _resume(self, live: Release) -> str:

@@ -36,7 +36,7 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     if strays and not switches:
         changes["stopped"] = [path.name for path in strays]
     if deployment.takeover:
-        changes["adopted"] = deployment.takeover.told()
+        changes["adopted"] = deployment.takeover.as_state_changes()
     yield changes
     deployment.take_lock()
     connections = _switch(deployment, release, strays, switches=switches)

@@ -50,7 +50,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     _refuse_impossible(deployment)
     pending = _look(deployment)
     if takeover and (not former or former.plan != takeover.plan):
-        pending.changes["adopted"] = takeover.told()
+        pending.changes["adopted"] = takeover.as_state_changes()
     if pending.changes:
         yield pending.changes
         _apply(deployment, pending)

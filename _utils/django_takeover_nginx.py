@@ -1,4 +1,4 @@
-"""What others have told nginx: the servers of the files that are not ours, and what is behind them."""
+"""Existing server blocks of nginx, in files that the formula has not written."""
 
 import re
 from collections.abc import Iterator
@@ -6,19 +6,21 @@ from pathlib import Path
 
 import django_proxy_nginx
 import django_takeover_virtual_hosts
-from django_takeover_virtual_hosts import Server
+from django_takeover_virtual_hosts import VirtualHost
 
 _INCLUDE = re.compile(r"(?<![\w$./-])include\s+[\"']?([^;\"'\s]+)[\"']?\s*;")
 
 
-def servers() -> dict[Path, list[Server]]:
-    """The servers in each file of nginx that is not ours."""
+def virtual_hosts() -> dict[Path, list[VirtualHost]]:
+    """Return the server blocks in each file of nginx that the formula has not written."""
     etc = django_proxy_nginx.ETC
     paths = [*etc.glob("sites-available/*"), *etc.glob("sites-enabled/*"), *etc.glob("conf.d/*.conf")]
     texts = {etc / "nginx.conf": _text(etc / "nginx.conf")}
     texts |= {path: _INCLUDE.sub(_included, _text(path)) for path in sorted(paths)}
     upstreams = dict(pair for text in texts.values() for pair in _upstreams(text))
-    return {path: [_server(block, upstreams) for block in _blocks(text, "server")] for path, text in texts.items()}
+    return {
+        path: [_virtual_host(block, upstreams) for block in _blocks(text, "server")] for path, text in texts.items()
+    }
 
 
 def _text(path: Path) -> str:
@@ -30,7 +32,7 @@ def _included(directive: re.Match[str]) -> str:
 
 
 def _blocks(text: str, name: str) -> Iterator[str]:
-    """The contents of the blocks of that name."""
+    """Yield the contents of the blocks of a name."""
     for start in re.finditer(rf"(?<![\w$./-]){name}\s*\{{", text):
         depth, end = 1, start.end()
         while depth and end < len(text):
@@ -45,13 +47,13 @@ def _upstreams(text: str) -> Iterator[tuple[str, list[str]]]:
             yield name, re.findall(r"(?<![\w$.-])server\s+([^;\s]+)", block)
 
 
-def _server(block: str, upstreams: dict[str, list[str]]) -> Server:
-    def said(directive: str) -> list[str]:
+def _virtual_host(block: str, upstreams: dict[str, list[str]]) -> VirtualHost:
+    def values(directive: str) -> list[str]:
         return [value.strip() for value in re.findall(rf"(?<![\w$.-]){directive}\s+([^;{{}}]+);", block)]
 
-    listens = said("listen")
+    listens = values("listen")
     ports = [int(port[1]) if (port := re.match(r"(?:\S*:)?(\d+)(?:\s|$)", value)) else 80 for value in listens]
-    passed = [re.sub(r"^(https?|grpcs?|uwsgi)://", "", value) for value in said("(?:proxy|uwsgi|scgi|grpc)_pass")]
+    passed = [re.sub(r"^(https?|grpcs?|uwsgi)://", "", value) for value in values("(?:proxy|uwsgi|scgi|grpc)_pass")]
     addresses = [address for value in passed for address in upstreams.get(value.partition("/")[0], [value])]
     folders = {}
     for location in re.finditer(r"(?<![\w$.-])location\s+([^{};]*?)(\S+)\s*\{([^{}]*)\}", block):
@@ -59,10 +61,10 @@ def _server(block: str, upstreams: dict[str, list[str]]) -> Server:
         if where:
             below = location[2].strip("^/") if where[1] == "root" else ""
             folders[location[2]] = Path(where[2].strip(), below)
-    return Server(
-        names=[name.strip('"') or '""' for value in said("server_name") for name in value.split()],
+    return VirtualHost(
+        names=[name.strip('"') or '""' for value in values("server_name") for name in value.split()],
         ports=ports or [80],
-        tls=any(re.search(r"\bssl\b", value) for value in listens) or "on" in said("ssl"),
+        tls=any(re.search(r"\bssl\b", value) for value in listens) or "on" in values("ssl"),
         addresses=[found for value in addresses if (found := django_takeover_virtual_hosts.address(value))],
         folders=folders,
     )

@@ -1,4 +1,4 @@
-"""What others have told a web server: the servers in the files that are not ours, and what is behind them."""
+"""Existing virtual hosts of a web server, in files that the formula has not written, and what they pass requests to."""
 
 import glob
 import os
@@ -13,15 +13,15 @@ import django_host_port
 from django_site import Site
 
 
-class Server(NamedTuple):
-    """A server of nginx, or a virtual host of Apache.
+class VirtualHost(NamedTuple):
+    """A virtual host of Apache, or a server block of nginx.
 
     Attributes:
         tls: whether one of its ports has TLS.
-        addresses: behind it: paths of sockets, or ``127.0.0.1:port``.
-        folders: of files, by location.
-        wsgi_user: whose processes of Apache run the project, by mod_wsgi; empty where requests go to another server.
-        wsgi_folders: where mod_wsgi is told to look for it, and for its virtualenv.
+        addresses: what it passes requests to: paths of sockets, or ``127.0.0.1:port``.
+        folders: folders of files that it serves, by location.
+        wsgi_user: user of Apache's processes that run the project by mod_wsgi; empty if requests are passed on.
+        wsgi_folders: folders that mod_wsgi is configured with for the project and its virtualenv.
     """
 
     names: list[str]
@@ -33,34 +33,34 @@ class Server(NamedTuple):
     wsgi_folders: tuple[Path, ...] = ()
 
 
-def problems(site: Site, path: Path, inside: Collection[Server]) -> Iterator[str]:
-    """Why a file with a domain of the site cannot be set aside as it is.
+def refusals(site: Site, path: Path, inside: Collection[VirtualHost]) -> Iterator[str]:
+    """Yield the reasons why a file with a domain of the site cannot be moved aside as it is.
 
     Args:
-        inside: the servers of the file.
+        inside: the virtual hosts in the file.
     """
-    at = f"django:sites:{site.name}"
+    key = f"django:sites:{site.name}"
     domains = {*site.config["domains"], *site.config["redirect_domains"]}
     if path.name in ("nginx.conf", "apache2.conf"):
-        yield f"{path} has the server in itself: move it into a file of its own in sites-enabled"
-    others = {name for server in inside for name in server.names} - domains - {"_", "localhost", '""'}
+        yield f"{path} contains the virtual host itself: move that to a file of its own in sites-enabled"
+    others = {name for one in inside for name in one.names} - domains - {"_", "localhost", '""'}
     others = {name for name in others if name.removeprefix(".") not in domains}
     if others:
         names = ", ".join(sorted(others))
-        yield f"{path} also serves {names}: name that in {at}:domains or redirect_domains, or move it to another file"
-    secure = {port for server in inside for port in server.ports if server.tls} - {80}
+        yield f"{path} also serves {names}: add that to {key}:domains or redirect_domains, or move it to another file"
+    secure = {port for one in inside for port in one.ports if one.tls} - {80}
     if secure and not site.https:
-        yield f"{path} serves https: say in {at}:tls where the site's certificate comes from"
+        yield f"{path} serves https: set {key}:tls to the source of the site's certificate"
     elif secure - {*site.https}:
-        yield f"{path} serves https on {', '.join(map(str, sorted(secure)))}: add that to {at}:tls:listen"
+        yield f"{path} serves https on {', '.join(map(str, sorted(secure)))}: add that to {key}:tls:listen"
     own = {django_host_port.split(listen)[1] for listen in site.config["proxy"]["listen"]}
-    ports = {port for server in inside for port in server.ports if not server.tls} - own
+    ports = {port for one in inside for port in one.ports if not one.tls} - own
     if ports:
-        yield f"{path} listens on {', '.join(map(str, sorted(ports)))}: add that to {at}:proxy:listen"
+        yield f"{path} listens on {', '.join(map(str, sorted(ports)))}: add that to {key}:proxy:listen"
 
 
 def read(path: Path) -> str:
-    """The text of a file that is not ours; empty for ours and for links to nothing."""
+    """Return the text of a file; empty for one that the formula has written, and for a dangling link."""
     try:
         text = django_host_file.read_untrusted(path).decode(errors="replace")
     except OSError:
@@ -69,15 +69,16 @@ def read(path: Path) -> str:
 
 
 def included(etc: Path, pattern: str) -> list[Path]:
-    """The files that an ``include`` means: by an absolute path, or one below the web server's folder, or a pattern."""
+    """Return the files of an ``include``: an absolute path, a path in the web server's folder, or a pattern."""
     return [Path(path) for path in sorted(glob.glob(str(etc / pattern))) if os.path.isfile(path)]
 
 
 def address(value: str) -> str:
-    """An address behind a web server: the path of a socket, or ``127.0.0.1:port``; empty for one of another host.
+    """Return an address that requests are passed to: a socket's path, or ``127.0.0.1:port``; empty on another host.
 
     Args:
-        value: without its protocol; of a socket ``unix:/path``, and what follows a colon, or a bar in Apache's words.
+        value: the address without its protocol; for a socket ``unix:/path``, with what follows a colon or, in
+            Apache's notation, a bar.
     """
     if value.startswith("unix:"):
         return os.path.normpath("/" + re.split("[:|]", value.removeprefix("unix:"))[0].lstrip("/"))

@@ -20,7 +20,7 @@ import django_process_systemd
 import django_proxy_apache
 import django_proxy_nginx
 import django_site
-import django_takeover_detection
+import django_takeover_manager
 import django_tls
 import django_virtualenv_uv
 import pytest
@@ -116,15 +116,15 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_proxy_apache, "NOTES"): "var/lib/apache2/module",
         (django_tls, "STATE"): "var/lib/django-formula",
         (django_virtualenv_uv, "UV"): "usr/local/lib/django-formula/uv",
-        (django_takeover_detection, "SYSTEMD"): "etc/systemd/system",
-        (django_takeover_detection, "SUPERVISOR"): "etc/supervisor/conf.d",
+        (django_takeover_manager, "SYSTEMD"): "etc/systemd/system",
+        (django_takeover_manager, "SUPERVISOR"): "etc/supervisor/conf.d",
     }
     for (module, name), folder in folders.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
     (tmp_path / "proc/meminfo").symlink_to("/proc/meminfo")
-    monkeypatch.setattr(django_takeover_detection, "CRONTABS", [tmp_path / "etc/cron.d"])
-    monkeypatch.setattr(django_takeover_detection, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
+    monkeypatch.setattr(django_takeover_manager, "CRONTABS", [tmp_path / "etc/cron.d"])
+    monkeypatch.setattr(django_takeover_manager, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
     monkeypatch.setattr(django_host_folder, "refuse_unsafe_parents", lambda path, at: None)
     identity = django_host_command.identity
     monkeypatch.setattr(django_host_command, "identity", lambda user: identity(user) if _is_there(user) else {})

@@ -7,18 +7,20 @@ import shutil
 import signal
 import sqlite3
 import stat
-import subprocess
 from pathlib import Path
 
-import django_host_command
 import django_host_file
 import django_host_user
 import django_proxy_nginx
 import django_release_steps
 import django_site_removal
 import django_takeover
+import django_takeover_copy
 import django_takeover_data
-import django_takeover_detection
+import django_takeover_existing
+import django_takeover_manager
+import django_takeover_process
+import django_takeover_stop
 import pytest
 from django_host_command import DeploymentError
 
@@ -59,8 +61,8 @@ def old(world, own_host, monkeypatch):
     """An old site in a folder of its own, that nginx serves by a port behind which nobody is any more."""
     old = Old(world, own_host / "opt/shop")
     unit = f"[Service]\nWorkingDirectory={old.folder}\nExecStart={old.folder}/venv/bin/gunicorn x\n"
-    (django_takeover_detection.SYSTEMD / "shop.service").write_text(unit)
-    monkeypatch.setattr(django_takeover_detection, "_is_project", lambda folder: folder == old.folder)
+    (django_takeover_manager.SYSTEMD / "shop.service").write_text(unit)
+    monkeypatch.setattr(django_takeover_existing, "is_project", lambda folder: folder == old.folder)
     old.nginx.write_text(OLD.replace("location", f"location /static {{ alias {old.folder}/static; }} location"))
     world.options = {"adopt": True}
     uses(world, world.site.database.top / "db.sqlite3")
@@ -80,10 +82,10 @@ def test_a_site_is_taken_over(world, old):
     changes = world.apply()
     site = world.site
     (aside,) = site.adopted.iterdir()
-    unit = str(django_takeover_detection.SYSTEMD / "shop.service")
+    unit = str(django_takeover_manager.SYSTEMD / "shop.service")
     told = {
-        str(old.nginx): f"set aside in {aside}",
-        unit: f"stopped, set aside in {aside}",
+        str(old.nginx): f"moved to {aside}",
+        unit: f"stopped, moved to {aside}",
         str(old.database): f"copied to {site.database.top}/db.sqlite3",
         str(old.folder / "media"): f"copied to {site.media.top}",
     }
@@ -110,17 +112,19 @@ def test_an_app_of_uwsgi_is_taken_from_it_and_then_ended(world, old, own_host, m
     app.parent.mkdir(parents=True)
     app.write_text(f"[uwsgi]\nchdir = {old.folder}\n")
     gone = [
-        django_takeover_detection.Process(
+        django_takeover_process.Process(
             1 << 30, ["/usr/bin/uwsgi", "--ini", "shop.ini"], str(old.folder), 33, 33, "uwsgi"
         ),
-        django_takeover_detection.Process(1 << 29, ["python3", "manage.py", "runserver"], str(old.folder), 33, 33, ""),
+        django_takeover_process.Process(1 << 29, ["python3", "manage.py", "runserver"], str(old.folder), 33, 33, ""),
     ]
     done = []
-    monkeypatch.setattr(django_takeover_detection, "loose", lambda *told: done.append((app.exists(), told[-1])) or gone)
-    monkeypatch.setattr(django_takeover, "_signal", lambda pid, number: done.append((pid, number)))
+    monkeypatch.setattr(
+        django_takeover_process, "unmanaged", lambda *told: done.append((app.exists(), told[-1])) or gone
+    )
+    monkeypatch.setattr(django_takeover_stop, "_signal", lambda pid, number: done.append((pid, number)))
     told = world.apply()["live"]["adopted"]
     (aside,) = world.site.adopted.iterdir()
-    assert told[str(app)] == f"stopped, set aside in {aside}" and (aside / str(app)[1:]).exists()
+    assert told[str(app)] == f"stopped, moved to {aside}" and (aside / str(app)[1:]).exists()
     assert done[:3] == [(False, [app]), (1 << 30, signal.SIGINT), (1 << 29, signal.SIGTERM)]
 
 
@@ -131,10 +135,10 @@ def test_the_releases_of_another_tool_are_refused(world):
     site.current.symlink_to(site.releases / "20200101120000")
     (site.shared.top / "log").mkdir(parents=True)
     world.options = {"adopt": True}
-    with pytest.raises(DeploymentError, match="blog cannot be adopted as it is") as error:
+    with pytest.raises(DeploymentError, match="the existing deployment of blog cannot be taken over as it is") as error:
         world.apply()
     for name in ("current", "releases", "shared"):
-        assert f"{site.root}/{name} has the name of something of this formula's" in error.value.message
+        assert f"{site.root}/{name} has a name that the formula uses itself" in error.value.message
     assert sorted(path.name for path in site.root.iterdir()) == ["current", "releases", "shared"]
 
 
@@ -150,7 +154,7 @@ def test_the_old_site_reads_and_does_not_write_once_it_is_copied(world, own_host
     old = Old(world, own_host / "opt/shop", mode)
     site = world.make_site()
     site.adopted.mkdir()
-    adoption = django_takeover_detection.Adoption(databases={old.database: site.database.top / "db.sqlite3"})
+    adoption = django_takeover_existing.ExistingDeployment(databases={old.database: site.database.top / "db.sqlite3"})
     takeover = django_takeover._begin(site, adoption, None)
     with contextlib.closing(sqlite3.connect(old.database)) as open_before:
         assert len(open_before.execute("SELECT * FROM guest").fetchall()) == 1
@@ -160,11 +164,11 @@ def test_the_old_site_reads_and_does_not_write_once_it_is_copied(world, own_host
             old.sign("too late")
     assert old.guests(site.database.top / "db.sqlite3") == ["Ada"]
     assert stat.S_IMODE((site.database.top / "db.sqlite3").stat().st_mode) == 0o640
-    takeover.let_go()
+    takeover.release_data()
     old.sign("Bob")
     takeover.hand_over()
     assert old.guests(site.database.top / "db.sqlite3") == ["Ada", "Bob"]
-    takeover.let_go()
+    takeover.release_data()
     assert sorted(path.name for path in site.database.top.iterdir()) == ["db.sqlite3"]
 
 
@@ -174,7 +178,7 @@ def test_a_copy_follows_no_link(world, own_host, monkeypatch, disks):
     old = Old(world, own_host / "opt/shop")
     site = world.make_site()
     site.adopted.mkdir()
-    adoption = django_takeover_detection.Adoption(databases={old.database: site.database.top / "db.sqlite3"})
+    adoption = django_takeover_existing.ExistingDeployment(databases={old.database: site.database.top / "db.sqlite3"})
     takeover = django_takeover._begin(site, adoption, None)
     (own_host / "shadow").write_text("untouched")
     for name in ("db.sqlite3", ".db.sqlite3.new", "db.sqlite3-wal", "db.sqlite3-journal"):
@@ -187,7 +191,7 @@ def test_a_copy_follows_no_link(world, own_host, monkeypatch, disks):
             lambda path, to: (_ for _ in ()).throw(another) if "sqlite3" in path.name else os.replace(path, to),
         )
     takeover.hand_over()
-    takeover.let_go()
+    takeover.release_data()
     assert (own_host / "shadow").read_text() == "untouched"
     assert old.guests(site.database.top / "db.sqlite3") == ["Ada"]
     assert stat.S_IMODE((site.database.top / "db.sqlite3").lstat().st_mode) == 0o640
@@ -195,14 +199,14 @@ def test_a_copy_follows_no_link(world, own_host, monkeypatch, disks):
 
 
 def test_a_database_that_somebody_holds(world, old, monkeypatch):
-    monkeypatch.setattr(django_takeover, "PATIENCE", 0.1)
-    held = django_takeover_data.Held(old.database, {}, 1)
+    monkeypatch.setattr(django_takeover, "LOCK_TIMEOUT", 0.1)
+    held = django_takeover_copy.LockedDatabase(old.database, {}, 1)
     held.copy(world.site, old.folder / "copy.sqlite3", 1 << 20, 5)
     (old.folder / "copy.sqlite3").unlink()
     with pytest.raises(DeploymentError) as error:
         world.apply()
-    held.let_go()
-    assert error.value.message == f"static: the old site's database {old.database} cannot be copied: database is locked"
+    held.unlock()
+    assert error.value.message == f"static: the existing database {old.database} cannot be copied: database is locked"
     assert old.nginx.exists() and world.live == "" and world.releases == {}
     world.apply()
     assert old.guests(world.site.database.top / "db.sqlite3") == ["Ada"]
@@ -249,7 +253,7 @@ def test_an_empty_database_is_refused(world, old):
         world.apply()
     assert error.value.message == (
         f"static: the release would begin with an empty database {world.site.database.top}/other.sqlite3; "
-        f"the old site has {old.database}"
+        f"the existing deployment has {old.database}"
     )
     assert error.value.hint.startswith("django:sites:blog:database: {engine: sqlite, name: db.sqlite3}")
     old.sign("Bob")
@@ -258,7 +262,7 @@ def test_an_empty_database_is_refused(world, old):
 
 def test_a_disk_that_is_too_small(world, old, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
-    with pytest.raises(DeploymentError, match=r"the old site's data needs 0 MiB in .*, which has 0 MiB left"):
+    with pytest.raises(DeploymentError, match=r"the existing data needs 0 MiB in .*, and 0 MiB are free"):
         world.apply()
     old.sign("Bob")
 
@@ -282,13 +286,7 @@ def test_what_is_set_aside_never_replaces_anything(world, in_place, monkeypatch,
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", over_disks)
-    run = world.run
-    monkeypatch.setattr(
-        django_host_command,
-        "run",
-        lambda argv, **more: subprocess.run(argv, check=True) if argv[0] == "cp" else run(argv, **more),
-    )
-    monkeypatch.setattr(django_takeover.Takeover, "_place", in_the_way(django_takeover.Takeover._place))
+    monkeypatch.setattr(django_takeover_stop, "path_aside", occupied(django_takeover_stop.path_aside))
     world.apply()
     (aside,) = world.site.adopted.iterdir()
     assert not (world.site.root / "source").exists()
@@ -297,9 +295,9 @@ def test_what_is_set_aside_never_replaces_anything(world, in_place, monkeypatch,
     assert sorted(path.name for path in found.iterdir()) == ["source", "source.again"]
 
 
-def in_the_way(place):
-    def made(self, path):
-        target = place(self, path)
+def occupied(path_aside):
+    def made(path, aside):
+        target = path_aside(path, aside)
         if target.name == "source":
             target.mkdir()
             (target / "first").write_text("")
@@ -328,15 +326,15 @@ def only_switching(write):
 
 
 def test_a_kill_after_the_switch_is_gone_on_with(world, old, monkeypatch):
-    monkeypatch.setattr(django_takeover.Takeover, "_stop", lambda self: (_ for _ in ()).throw(SystemExit))
+    monkeypatch.setattr(django_takeover_stop, "stop", lambda *_: (_ for _ in ()).throw(SystemExit))
     with pytest.raises(SystemExit):
         world.apply()
     assert plan(world)["phase"] == "switched" and world.live
-    monkeypatch.setattr(django_takeover.Takeover, "_stop", lambda self: None)
+    monkeypatch.setattr(django_takeover_stop, "stop", lambda *_: None)
     del world.options["adopt"]
     changes = world.apply()
     assert "adopted" in changes["live"] and plan(world) is None
-    assert not (django_takeover_detection.SYSTEMD / "shop.service").exists()
+    assert not (django_takeover_manager.SYSTEMD / "shop.service").exists()
     world.check()
 
 
@@ -349,7 +347,9 @@ def test_a_kill_within_the_switch(world, old, monkeypatch, wrote):
         old.sign("Bob")
         with pytest.raises(DeploymentError) as error:
             world.apply()
-        assert error.value.message.startswith(f"live: the old site has written to {old.database} after it was copied")
+        assert error.value.message.startswith(
+            f"live: the existing deployment wrote to {old.database} after it was copied"
+        )
         world.site.current.unlink()
     world.apply()
     assert old.guests(world.site.database.top / "db.sqlite3") == (["Ada", "Bob"] if wrote else ["Ada"])
@@ -403,7 +403,7 @@ def test_a_database_in_the_root_itself_may_be_written_to_until_then(world):
 
 def test_another_user_reads_on_and_gets_its_data_back_when_it_fails(world, in_place, monkeypatch):
     monkeypatch.setattr(
-        django_takeover_detection, "_owner", lambda adoption, mine: setattr(adoption, "owner", (12345, 54321))
+        django_takeover_data, "detect_owner", lambda adoption, mine: setattr(adoption, "owner", (12345, 54321))
     )
     in_place.database.chmod(0o644)
     world.fails = {"nginx -t": DeploymentError("it does not", transient=True)}

@@ -7,7 +7,7 @@ import django_proxy_apache
 import django_takeover_apache
 import django_takeover_virtual_hosts
 import pytest
-from django_takeover_virtual_hosts import Server
+from django_takeover_virtual_hosts import VirtualHost
 
 #: A virtual host as the handbooks of Django and mod_wsgi have it, and certbot's copy of it.
 WSGI = """
@@ -31,11 +31,11 @@ WSGI = """
 def read(own_host):
     """Put a text into a file of Apache, and read the virtual hosts in it."""
 
-    def read(text: str, name: str = "sites-enabled/old.conf") -> list[Server]:
+    def read(text: str, name: str = "sites-enabled/old.conf") -> list[VirtualHost]:
         path = django_proxy_apache.ETC / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        return django_takeover_apache.servers()[path]
+        return django_takeover_apache.virtual_hosts()[path]
 
     return read
 
@@ -164,13 +164,13 @@ def test_a_daemon_of_another_file_and_no_daemon(read):
     [
         (host(""), "sites-enabled/old.conf", None),
         (host("", "*:8080"), "sites-enabled/old.conf", "listens on 8080"),
-        (host("SSLEngine on", "*:443"), "sites-enabled/old.conf", "say in django:sites:blog:tls where"),
+        (host("SSLEngine on", "*:443"), "sites-enabled/old.conf", "set django:sites:blog:tls to"),
         (host("ServerAlias other.example.org"), "sites-enabled/old.conf", "also serves other.example.org"),
-        (host(""), "apache2.conf", "move it into a file of its own"),
+        (host(""), "apache2.conf", "move that to a file of its own"),
     ],
 )
 def test_what_a_file_does_besides(read, make_site, text, name, reason):
-    told = django_takeover_virtual_hosts.problems(
+    told = django_takeover_virtual_hosts.refusals(
         make_site(folders=False), django_proxy_apache.ETC / name, read(text, name)
     )
     assert [str(reason) in problem for problem in told] == ([True] if reason else [])
@@ -184,7 +184,7 @@ def refused(read, text, **files):
     read(text, TAKEN)
     for folder, content in files.items():
         read(content, f"{folder.replace('_', '-')}/other.conf")
-    problems = django_takeover_apache.problems([django_proxy_apache.ETC / TAKEN], [Path("/srv/blog/src")])
+    problems = django_takeover_apache.refusals([django_proxy_apache.ETC / TAKEN], [Path("/srv/blog/src")])
     return [problem.removeprefix(f"{django_proxy_apache.ETC}/") for problem in problems]
 
 
@@ -209,7 +209,7 @@ def test_other_files_may_stay_as_they_are(read):
 )
 def test_what_others_may_need(read, text, other, needed):
     told = refused(read, f"{text}\n{host('')}", sites_enabled=other)
-    assert told == [f"{TAKEN} has {needed}, which others may need: move that to a file that stays"]
+    assert told == [f"{TAKEN} has {needed}, which other files may need: move that to a file that stays"]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_what_others_may_need(read, text, other, needed):
 )
 def test_what_leads_into_the_old_site_too(read, folder, text):
     (problem,) = refused(read, WSGI, **{folder: text})
-    assert problem.startswith(f"{folder}/other.conf leads into the old site too")
+    assert problem.startswith(f"{folder}/other.conf names paths of the existing deployment too")
 
 
 @pytest.mark.parametrize("name", ["${SITE}", "Blog.Example.ORG"])

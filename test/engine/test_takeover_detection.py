@@ -7,6 +7,8 @@ from pathlib import Path
 import django_host_port
 import django_host_unix
 import django_takeover_detection
+import django_takeover_existing
+import django_takeover_process
 import django_wall_delegate
 import pytest
 from django_host_command import DeploymentError
@@ -22,7 +24,7 @@ UNIT = "[Service]\nWorkingDirectory=%s\nExecStart=%s/bin/gunicorn website.wsgi\n
 def host(own_host, make_site, monkeypatch):
     """A host below a temporary folder, on which somebody has done something."""
     monkeypatch.setattr(
-        django_takeover_detection, "_is_broad", lambda folder: len(folder.parts) <= len(own_host.parts) + 1
+        django_takeover_existing, "is_shared", lambda folder: len(folder.parts) <= len(own_host.parts) + 1
     )
     (own_host / "proc/net").mkdir(parents=True)
     (own_host / "proc/net/unix").write_text("header\n")
@@ -72,13 +74,13 @@ class Played:
 
     def found(self, **options) -> list[str]:
         return [
-            str(found).replace(f"{self.top}/", "/")
-            for found in django_takeover_detection.find(self.site(**options)).found
+            str(finding).replace(f"{self.top}/", "/")
+            for finding in django_takeover_detection.find(self.site(**options)).findings
         ]
 
     def refused(self, **options) -> list[str]:
-        adoption = django_takeover_detection.find(self.site(**options))
-        return [reason.replace(f"{self.top}/", "/") for reason in adoption.refused]
+        existing = django_takeover_detection.find(self.site(**options))
+        return [reason.replace(f"{self.top}/", "/") for reason in existing.refusals]
 
 
 def test_nobody_has_been_here(host, monkeypatch):
@@ -88,8 +90,8 @@ def test_nobody_has_been_here(host, monkeypatch):
     host.run("opt/other", "/opt/other/venv/bin/gunicorn", listens="8000")
     (host.root / "lost+found").mkdir(parents=True)
     (host.root / "media").mkdir()
-    monkeypatch.setattr(django_takeover_detection, "processes", lambda: pytest.fail("the processes are looked at"))
-    assert django_takeover_detection.look(host.site()) is None
+    monkeypatch.setattr(django_takeover_process, "processes", lambda: pytest.fail("the processes are looked at"))
+    assert django_takeover_detection.check(host.site()) is None
 
 
 ENTRIES = ["source", "virtualenv", "venv", "env", ".venv", "static", "staticfiles", "database", "media"]
@@ -115,8 +117,8 @@ def test_what_is_ours_is_not_found(host, sign):
     host.write(f"srv/django/blog/{sign}", "{}")
     for folder in ("database", "media", "releases", "log"):
         host.write(f"srv/django/blog/{folder}/file")
-    assert django_takeover_detection.find(site).found == []
-    assert len(django_takeover_detection.find(site, [str(site.database.top)]).found) == 1, (
+    assert django_takeover_detection.find(site).findings == []
+    assert len(django_takeover_detection.find(site, [str(site.database.top)]).findings) == 1, (
         "but what is known to be another's"
     )
 
@@ -125,14 +127,14 @@ def test_what_is_ours_is_not_found(host, sign):
 def test_a_name_of_ours_cannot_be_adopted(host, name):
     host.write(f"srv/django/blog/{name}/file")
     (reason,) = host.refused()
-    assert reason.startswith(f"/srv/django/blog/{name} has the name of something of this formula's")
+    assert reason.startswith(f"/srv/django/blog/{name} has a name that the formula uses itself")
 
 
 def test_a_project_in_the_root_goes_as_a_whole_and_data_stays(host):
     for name in ("manage.py", "website/wsgi.py", ".env", "requirements.txt", "media/a", "lost+found/x"):
         host.write(f"srv/django/blog/{name}")
-    adoption = django_takeover_detection.find(host.site())
-    assert [path.name for path in adoption.entries] == [".env", "manage.py", "requirements.txt", "website"]
+    existing = django_takeover_detection.find(host.site())
+    assert [path.name for path in existing.entries] == [".env", "manage.py", "requirements.txt", "website"]
 
 
 def test_what_is_beside_an_old_site_in_the_root_stays(host):
@@ -168,7 +170,7 @@ def test_the_domains_that_are_redirected_count_too(host):
 
 def test_a_neighbour_in_the_same_file(host):
     host.nginx((PROXY % ("blog.example.org", "127.0.0.1:1")) + (PROXY % ("other.org", "127.0.0.1:2")))
-    assert ["also serves other.org: name that" in reason for reason in host.refused()] == [True]
+    assert ["also serves other.org: add that" in reason for reason in host.refused()] == [True]
     assert django_takeover_detection.find(host.site()).addresses == ["127.0.0.1:1"]
 
 
@@ -198,10 +200,10 @@ def test_a_project_that_apache_runs(shop):
     told = "apache file /etc/apache2/sites-enabled/shop.conf (ServerName blog.example.org)"
     assert shop.found() == [], "which matters to a site of nginx only where Apache runs"
     assert shop.found(proxy=APACHE) == [told, "database /opt/shop/db.sqlite3", "uploads /opt/shop/uploads"]
-    adoption = django_takeover_detection.find(shop.site(proxy=APACHE))
-    assert adoption.refused == [] and adoption.wsgi_user == OWNER and adoption.owner == (os.getuid(), os.getgid())
-    assert adoption.servers == [shop.top / "etc/apache2/sites-enabled/shop.conf"]
-    assert adoption.databases == {shop.top / "opt/shop/db.sqlite3": shop.root / "database/db.sqlite3"}
+    existing = django_takeover_detection.find(shop.site(proxy=APACHE))
+    assert existing.refusals == [] and existing.wsgi_user == OWNER and existing.owner == (os.getuid(), os.getgid())
+    assert existing.virtual_host_files == [shop.top / "etc/apache2/sites-enabled/shop.conf"]
+    assert existing.databases == {shop.top / "opt/shop/db.sqlite3": shop.root / "database/db.sqlite3"}
 
 
 def test_a_user_whom_the_host_has_not(shop):
@@ -214,7 +216,7 @@ def test_a_user_whom_the_host_has_not(shop):
 def test_a_file_of_apache_that_leads_into_the_old_site_too(shop):
     shop.write("etc/apache2/conf-enabled/wsgi.conf", f"WSGIPythonPath {shop.top}/opt/shop\n")
     (reason,) = shop.refused(proxy=APACHE)
-    assert reason.startswith("/etc/apache2/conf-enabled/wsgi.conf leads into the old site too")
+    assert reason.startswith("/etc/apache2/conf-enabled/wsgi.conf names paths of the existing deployment too")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,8 @@ def test_a_web_server_that_the_site_is_not_to_have(host, monkeypatch, kind, othe
     pid = host.run("", f"/usr/sbin/{other}2")
     host.write(f"run/{program}", str(pid))
     (reason,) = host.refused(proxy={"kind": kind})
-    assert reason == f"/etc/{path} is of {other}, which has the port: say django:sites:blog:proxy: {{kind: {other}}}"
+    way = f"set django:sites:blog:proxy: {{kind: {other}}}"
+    assert reason == f"/etc/{path} is a file of {other}, which listens on the port: {way}"
     assert len(host.found(proxy={"kind": kind})) == 1
     assert host.found(proxy={"kind": kind, "listen": [8080]}) == [], "it has another port"
     assert host.found(proxy={"kind": "none"}) == [], "then it is the way to the site"
@@ -250,7 +253,9 @@ def test_a_project_with_a_name_like_uploads_is_none(host):
 def test_a_project_that_is_not_found_is_not_taken_over_without_its_data(shop):
     (shop.top / "opt/shop/manage.py").unlink()
     (reason,) = shop.refused(proxy=APACHE)
-    assert reason.startswith("/etc/apache2/sites-enabled/shop.conf runs a project, and leads to no folder of its own")
+    assert reason.startswith(
+        "/etc/apache2/sites-enabled/shop.conf runs a project, and names no folder with a manage.py"
+    )
 
 
 def test_a_file_and_its_link_are_refused_once(host):
@@ -260,7 +265,7 @@ def test_a_file_and_its_link_are_refused_once(host):
     link.symlink_to("../sites-available/old")
     (reason,) = host.refused()
     assert reason.startswith("/etc/nginx/sites-available/old listens on 8080")
-    assert django_takeover_detection.find(host.site()).servers == [file, link]
+    assert django_takeover_detection.find(host.site()).virtual_host_files == [file, link]
 
 
 # What keeps it alive
@@ -284,11 +289,11 @@ def test_a_sites_folder_with_gunicorn_behind_a_socket(host):
         f"process {pid} (/{base}/virtualenv/bin/gunicorn)",
         f"database /{base}/database/db.sqlite3",
     ]
-    adoption = django_takeover_detection.find(host.site())
-    assert adoption.refused == [] and adoption.workers == []
-    assert adoption.databases == {host.root / "database/db.sqlite3": host.root / "database/db.sqlite3"}
-    assert [path.name for path in adoption.entries] == ["source", "static", "virtualenv"]
-    assert adoption.owner == (os.getuid(), os.getgid())
+    existing = django_takeover_detection.find(host.site())
+    assert existing.refusals == [] and existing.workers == []
+    assert existing.databases == {host.root / "database/db.sqlite3": host.root / "database/db.sqlite3"}
+    assert [path.name for path in existing.entries] == ["source", "static", "virtualenv"]
+    assert existing.owner == (os.getuid(), os.getgid())
 
 
 def test_a_project_elsewhere_is_found_by_its_domain(host):
@@ -310,10 +315,10 @@ def test_a_project_elsewhere_is_found_by_its_domain(host):
         "database /opt/shop/db.sqlite3",
         "uploads /opt/shop/media",
     ]
-    adoption = django_takeover_detection.find(host.site())
-    assert adoption.refused == [] and adoption.entries == []
-    assert (adoption.names, adoption.workers) == (["shop", "worker"], ["worker"])
-    assert adoption.databases == {host.top / "opt/shop/db.sqlite3": host.root / "database/db.sqlite3"}
+    existing = django_takeover_detection.find(host.site())
+    assert existing.refusals == [] and existing.entries == []
+    assert (existing.program_names, existing.workers) == (["shop", "worker"], ["worker"])
+    assert existing.databases == {host.top / "opt/shop/db.sqlite3": host.root / "database/db.sqlite3"}
 
 
 def test_a_neighbour_that_runs_in_the_same_folders(host):
@@ -325,7 +330,7 @@ def test_a_neighbour_that_runs_in_the_same_folders(host):
     assert host.refused() == []
     host.run("opt/shop", "/usr/bin/gunicorn", "b", listens="8002")
     assert [reason.partition(", and")[0] for reason in host.refused()] == [
-        "what answers for other.org at 127.0.0.1:8002 runs in the same folders"
+        "the process that serves other.org at 127.0.0.1:8002 runs in the same folders"
     ]
 
 
@@ -352,7 +357,7 @@ def test_a_development_server_in_the_background(host):
     told = [f"process {pid} (manage.py runserver)" for pid in (first, second)]
     assert [line for line in host.found() if line.startswith("process")] == told
     assert host.refused() == []
-    assert {process.pid for process in django_takeover_detection.loose([host.root])} == {first, second}
+    assert {process.pid for process in django_takeover_process.unmanaged([host.root])} == {first, second}
 
 
 @pytest.mark.parametrize(
@@ -376,9 +381,9 @@ def test_a_process_is_told_without_its_arguments(host, argv, told):
 def test_a_management_command_is_waited_for(host, command, is_at_work):
     host.write("srv/django/blog/manage.py")
     pid = host.run("srv/django/blog", "python", "manage.py", command)
-    reason = f"process {pid} (manage.py {command}) is at work: wait until it has ended"
+    reason = f"process {pid} (manage.py {command}) is still running: wait until it has ended"
     assert host.refused() == [reason] * is_at_work
-    assert len(list(django_takeover_detection.loose([host.root]))) == 1 - is_at_work
+    assert len(list(django_takeover_process.unmanaged([host.root]))) == 1 - is_at_work
 
 
 def test_a_worker_in_the_background_is_told(host):
@@ -393,7 +398,7 @@ def test_lines_of_a_crontab(host):
     host.write("etc/cron.d/other", "* * * * * root /opt/other/run\n")
     host.write("etc/cron.d/blog", f"# nightly\n0 3 * * * root {host.root}/env/bin/python manage.py clearsessions\n")
     assert host.found()[-1] == "crontab /etc/cron.d/blog"
-    assert host.refused() == ["/etc/cron.d/blog has lines that lead into the old site: take them out first"]
+    assert host.refused() == ["/etc/cron.d/blog has lines with paths of the existing deployment: remove them first"]
 
 
 @pytest.mark.parametrize("unit", ["ssh.service", "cron.service", "user@1000.service"])
@@ -408,7 +413,7 @@ def test_without_systemd_a_unit_is_the_machines_around(host):
     host.write("srv/django/blog/manage.py")
     pid = host.run("srv/django/blog", "/x/bin/gunicorn", "a", unit="docker.service")
     assert host.refused() == []
-    assert [process.pid for process in django_takeover_detection.loose([host.root])] == [pid]
+    assert [process.pid for process in django_takeover_process.unmanaged([host.root])] == [pid]
 
 
 def test_a_process_that_somebody_else_keeps_alive(host):
@@ -416,7 +421,7 @@ def test_a_process_that_somebody_else_keeps_alive(host):
     host.write("etc/systemd/system/uwsgi.service", "[Service]\nExecStart=/usr/bin/uwsgi --emperor /etc/uwsgi/sites\n")
     pid = host.run("srv/django/blog", "/usr/bin/uwsgi", "--ini", "blog.ini", unit="uwsgi.service")
     assert host.refused() == [
-        f"process {pid} is kept alive by uwsgi.service, which is not this site's alone: take it out of there by hand"
+        f"process {pid} is run by uwsgi.service, which also runs what is not this site's: remove it from there first"
     ]
 
 
@@ -443,12 +448,14 @@ def test_an_app_of_uwsgi(host, folder):
         f"process {pid} (/usr/bin/uwsgi-core)",
     ]
     assert host.refused() == []
-    adoption = django_takeover_detection.find(host.site())
-    assert adoption.folders == [host.top / "opt/wiki"]
+    existing = django_takeover_detection.find(host.site())
+    assert existing.folders == [host.top / "opt/wiki"]
     assert (
-        [one.pid for one in django_takeover_detection.loose(adoption.folders, apps=adoption.apps)] == [pid] != [other]
+        [one.pid for one in django_takeover_process.unmanaged(existing.folders, uwsgi_files=existing.uwsgi_files)]
+        == [pid]
+        != [other]
     )
-    assert django_takeover_detection.loose(adoption.folders) == []
+    assert django_takeover_process.unmanaged(existing.folders) == []
 
 
 @pytest.mark.parametrize("twin", [False, True])
@@ -461,7 +468,7 @@ def test_an_app_of_uwsgi_whose_file_names_no_folder(host, twin):
     if twin:
         host.write("etc/uwsgi/others/wiki.ini", "[uwsgi]\nchdir = /srv/%n\n")
         (reason,) = host.refused()
-        assert reason.startswith(f"process {pid} is kept alive by uwsgi.service")
+        assert reason.startswith(f"process {pid} is run by uwsgi.service")
     else:
         assert host.found()[1] == "uWSGI file /etc/uwsgi/sites/wiki.ini" and host.refused() == []
 
@@ -473,10 +480,8 @@ def test_an_emperor_that_holds_the_sockets_is_not_one_sites(host):
     on_demand = ["/usr/bin/uwsgi", "--emperor", str(file.parent), "--emperor-on-demand-directory", "/run"]
     host.run("opt/wiki", "/usr/bin/uwsgi", "--ini", "wiki.ini", unit="uwsgi.service")
     emperor = host.run("etc", *on_demand, unit="uwsgi.service", listens="/run/wiki.sock")
-    assert [reason.partition(",")[0] for reason in host.refused()] == [
-        f"process {emperor} is kept alive by uwsgi.service"
-    ]
-    loose = django_takeover_detection.loose([host.top / "opt/wiki"], ["/run/wiki.sock"], [file])
+    assert [reason.partition(",")[0] for reason in host.refused()] == [f"process {emperor} is run by uwsgi.service"]
+    loose = django_takeover_process.unmanaged([host.top / "opt/wiki"], ["/run/wiki.sock"], [file])
     assert emperor not in [process.pid for process in loose]
 
 
@@ -484,8 +489,8 @@ def test_what_is_not_uwsgi_is_not_taken_from_it(host):
     host.write("srv/django/blog/manage.py")
     file = host.write("etc/uwsgi/vassals/blog.ini", INI % ("/x", host.root))
     pid = host.run("srv/django/blog", "/usr/bin/gunicorn", "x", unit="club.service")
-    assert [reason.partition(",")[0] for reason in host.refused()] == [f"process {pid} is kept alive by club.service"]
-    assert django_takeover_detection.loose([host.root], apps=[file]) == []
+    assert [reason.partition(",")[0] for reason in host.refused()] == [f"process {pid} is run by club.service"]
+    assert django_takeover_process.unmanaged([host.root], uwsgi_files=[file]) == []
 
 
 def test_a_unit_is_found_by_its_socket(host):
@@ -527,7 +532,7 @@ def test_ports_that_the_site_needs_at_once(host):
     assert host.found() == []
     options = {"server": {"bind": "127.0.0.1:8001"}}
     assert host.found(**options) == [f"port 8002 (process {pid}, /opt/x/bin/gunicorn)"]
-    assert host.refused(**options)[0].endswith(f"while process {pid} still has it: choose another server:bind")
+    assert host.refused(**options)[0].endswith(f"process {pid} listens on it: set server:bind to another port")
 
 
 # Data
@@ -538,7 +543,7 @@ def test_which_database_is_used_is_not_guessed(host):
         host.write(f"srv/django/blog/{name}", SQLITE)
     (reason,) = host.refused()
     assert "/srv/django/blog/database/db.sqlite3 and /srv/django/blog/source/db.sqlite3" in reason
-    assert "move away what is not" in reason
+    assert "move the unused files away" in reason
 
 
 @pytest.mark.parametrize(
@@ -586,21 +591,24 @@ def test_uploads_as_nginx_serves_them(host):
 def test_without_adopt_everything_is_named(host):
     host.write("srv/django/blog/source/manage.py")
     with pytest.raises(DeploymentError) as error:
-        django_takeover_detection.look(host.site())
-    assert error.value.message == f"somebody has been where blog is to be:\n  folder {host.root}/source"
+        django_takeover_detection.check(host.site())
+    assert (
+        error.value.message
+        == f"an existing deployment was found where blog would be deployed:\n  folder {host.root}/source"
+    )
     assert error.value.hint == (
-        "django:sites:blog:adopt: true takes it over and sets it aside; "
-        "or choose another django:sites:blog:root, or remove it"
+        "django:sites:blog:adopt: true takes it over and moves it aside; "
+        "or set django:sites:blog:root to another folder, or remove it"
     )
 
 
 def test_with_adopt_it_is_refused_only_where_that_cannot_be(host):
     host.write("srv/django/blog/source/manage.py")
-    assert django_takeover_detection.look(host.site(adopt=True)).entries == [host.root / "source"]
+    assert django_takeover_detection.check(host.site(adopt=True)).entries == [host.root / "source"]
     host.write("srv/django/blog/releases/1/manage.py")
     with pytest.raises(DeploymentError) as error:
-        django_takeover_detection.look(host.site(adopt=True))
-    assert error.value.message.startswith("blog cannot be adopted as it is:\n  ")
+        django_takeover_detection.check(host.site(adopt=True))
+    assert error.value.message.startswith("the existing deployment of blog cannot be taken over as it is:\n  ")
 
 
 @pytest.mark.parametrize("may_its_user", [True, False])
@@ -633,5 +641,7 @@ def test_a_process_that_root_may_not_look_into_is_asked_as_its_own_user(host, mo
         assert f"process {pid} (/opt/blog/venv/bin/gunicorn)" in host.found() and set(asked) == {"ada"}
     else:
         (reason,) = host.refused(adopt=True)
-        assert reason.startswith("which process listens at 127.0.0.1:8000 cannot be known: CAP_SYS_PTRACE is missing")
+        assert reason.startswith(
+            "the process that listens on 127.0.0.1:8000 cannot be identified: CAP_SYS_PTRACE is missing"
+        )
         assert f"pid {pid} (/opt/blog/venv/bin/gunicorn)" in reason

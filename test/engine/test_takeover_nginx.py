@@ -7,18 +7,18 @@ import django_proxy_nginx
 import django_takeover_nginx
 import django_takeover_virtual_hosts
 import pytest
-from django_takeover_virtual_hosts import Server
+from django_takeover_virtual_hosts import VirtualHost
 
 
 @pytest.fixture
 def read(own_host):
     """Put a text into a file of nginx, and read the servers in it."""
 
-    def read(text: str, name: str = "sites-enabled/old") -> list[Server]:
+    def read(text: str, name: str = "sites-enabled/old") -> list[VirtualHost]:
         path = django_proxy_nginx.ETC / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        return django_takeover_nginx.servers()[path]
+        return django_takeover_nginx.virtual_hosts()[path]
 
     return read
 
@@ -48,7 +48,7 @@ def test_every_file_that_nginx_reads(read):
     (django_proxy_nginx.ETC / "sites-enabled/lost").symlink_to("../sites-available/lost")
     found = {
         str(path.relative_to(django_proxy_nginx.ETC)): len(inside)
-        for path, inside in django_takeover_nginx.servers().items()
+        for path, inside in django_takeover_nginx.virtual_hosts().items()
     }
     there = {"nginx.conf": 1, "conf.d/a.conf": 1, "sites-available/b": 1, "sites-enabled/b": 1}
     assert found == {**there, "sites-enabled/lost": 0}
@@ -99,25 +99,25 @@ def test_which_folders_are_served(read):
         ("listen [::]:80; server_name blog.example.org;", None),
         ("listen 80; server_name blog.example.org www.example.org;", "also serves www.example.org"),
         ("listen 443 ssl; server_name blog.example.org;", "serves https"),
-        ("listen 443; ssl on; server_name blog.example.org;", "say in django:sites:blog:tls where"),
+        ("listen 443; ssl on; server_name blog.example.org;", "set django:sites:blog:tls to"),
         ("listen 8080; server_name blog.example.org;", "listens on 8080"),
     ],
 )
 def test_what_a_file_does_besides(read, make_site, text, reason):
     path = django_proxy_nginx.ETC / "sites-enabled/old"
-    told = django_takeover_virtual_hosts.problems(make_site(folders=False), path, read(f"server {{ {text} }}"))
+    told = django_takeover_virtual_hosts.refusals(make_site(folders=False), path, read(f"server {{ {text} }}"))
     assert [str(reason) in problem for problem in told] == ([True] if reason else [])
 
 
 def test_a_file_of_https_gives_way_to_a_site_that_has_it(read, make_site):
     path, site = django_proxy_nginx.ETC / "sites-enabled/old", make_site(folders=False, tls={"kind": "self_signed"})
     assert [
-        *django_takeover_virtual_hosts.problems(
+        *django_takeover_virtual_hosts.refusals(
             site, path, read("server { listen 443 ssl; server_name blog.example.org; }")
         )
     ] == []
     other = read("server { listen 8443 ssl; server_name blog.example.org; }")
-    assert [*django_takeover_virtual_hosts.problems(site, path, other)] == [
+    assert [*django_takeover_virtual_hosts.refusals(site, path, other)] == [
         f"{path} serves https on 8443: add that to django:sites:blog:tls:listen"
     ]
 
@@ -125,5 +125,5 @@ def test_a_file_of_https_gives_way_to_a_site_that_has_it(read, make_site):
 def test_a_server_in_the_main_file(read, make_site):
     path = django_proxy_nginx.ETC / "nginx.conf"
     inside = read("http { server { server_name blog.example.org; } }", "nginx.conf")
-    (problem,) = django_takeover_virtual_hosts.problems(make_site(folders=False), path, inside)
-    assert "move it into a file of its own" in problem
+    (problem,) = django_takeover_virtual_hosts.refusals(make_site(folders=False), path, inside)
+    assert "move that to a file of its own" in problem

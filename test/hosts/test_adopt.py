@@ -183,7 +183,7 @@ def test_what_is_there_is_named_and_nothing_is_changed(host, blog, shop, club, a
         assert re.search(r"process \d+ \(manage.py runserver", found["club"])
         for name, path in APPS.items():
             assert f"/etc/uwsgi/{path}" in found[name] or name == "shelf"
-            assert re.search(r"process \d+ \(/usr/bin/uwsgi", found[name]) and "is kept alive by" not in found[name]
+            assert re.search(r"process \d+ \(/usr/bin/uwsgi", found[name]) and "is run by" not in found[name]
             assert f"database /opt/{name}/db.sqlite3" in found[name]
         assert "unit shelf.service" in found["shelf"]
         assert not [state for state in applied.states if state.changes and state.function != "test.nop"], applied
@@ -199,7 +199,7 @@ def test_a_dry_run_says_what_would_be_adopted(host, blog, shop, club, apps):
     applied = blog.apply(test=True)
     root = "/home/elspeth/sites/blog.example.org"
     assert applied.changed["blog has its place"][f"{root}/database/db.sqlite3"] == "used where it is"
-    assert applied.changed["blog has its place"][f"{root}/source"].startswith(f"set aside in {root}/adopted/")
+    assert applied.changed["blog has its place"][f"{root}/source"].startswith(f"moved to {root}/adopted/")
     assert (
         applied.changed["shop has its place"]["/opt/shop/db.sqlite3"]
         == "copied to /srv/django/shop/database/db.sqlite3"

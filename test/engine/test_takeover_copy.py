@@ -15,7 +15,7 @@ import django_host_command
 import django_host_folder
 import django_host_user
 import django_site
-import django_takeover_data
+import django_takeover_copy
 import pytest
 from django_host_command import DeploymentError
 from django_wall_foreign import Foreign, Modes
@@ -64,7 +64,7 @@ def database(path, user, mode="delete"):
 
 def who(path):
     entry = pwd.getpwnam(EVIL)
-    return django_takeover_data.identity((entry.pw_uid, entry.pw_gid), path)
+    return django_takeover_copy.identity((entry.pw_uid, entry.pw_gid), path)
 
 
 def hot_journal(path, victim):
@@ -87,10 +87,10 @@ def test_a_hot_journal_deletes_nothing_of_roots(shelf, site):
     assert not victim.exists(), "the journal does what the attacker wants, where root opens the database"
     victim.write_text("the secret")
     hot_journal(old, victim)
-    held = django_takeover_data.Held(old, who(old), 1)
+    held = django_takeover_copy.LockedDatabase(old, who(old), 1)
     with contextlib.suppress(DeploymentError):
         held.copy(site, shelf / "new/db.sqlite3", 1 << 20, 10)
-    held.let_go()
+    held.unlock()
     assert victim.read_text() == "the secret"
 
 
@@ -102,14 +102,14 @@ def test_a_database_is_copied_with_what_is_in_its_log(shelf, site, mode):
         for ending in ("-wal", "-shm"):
             if os.path.exists(f"{old}{ending}"):
                 shutil.chown(f"{old}{ending}", EVIL)
-        held = django_takeover_data.Held(old, who(old), 1)
+        held = django_takeover_copy.LockedDatabase(old, who(old), 1)
         held.copy(site, new, 1 << 24, 10)
         with (
             pytest.raises(sqlite3.OperationalError, match="locked"),
             contextlib.closing(sqlite3.connect(old, timeout=0)) as other,
         ):
             other.execute("INSERT INTO django_migrations VALUES ('too', 'late')")
-        held.let_go()
+        held.unlock()
         writer.execute("INSERT INTO django_migrations VALUES ('blog', '0003')")
     assert sorted(path.name for path in new.parent.iterdir()) == ["db.sqlite3"]
     assert (new.stat().st_uid, new.stat().st_mode & 0o777) == (pwd.getpwnam(SITE).pw_uid, 0o640)
@@ -125,20 +125,20 @@ def test_what_is_no_database_of_its_owner_is_refused_at_once(shelf, site, kind):
         path.symlink_to(database(shelf / "root/db.sqlite3", "root"))
     else:
         path.symlink_to({"link": shelf / "root/secret", "zero": "/dev/zero"}[kind])
-    held, began = django_takeover_data.Held(path, who(path), 1), time.monotonic()
+    held, began = django_takeover_copy.LockedDatabase(path, who(path), 1), time.monotonic()
     with pytest.raises(DeploymentError):
         held.copy(site, shelf / "new/db.sqlite3", 1 << 20, 10)
-    held.let_go()
+    held.unlock()
     assert time.monotonic() - began < 8 and list((shelf / "new").iterdir()) == []
 
 
 def test_a_database_larger_than_the_disk_is_not_written(shelf, site):
     old = database(shelf / "old/db.sqlite3", EVIL)
     os.truncate(old, 1 << 40)  # sparse
-    held = django_takeover_data.Held(old, who(old), 1)
-    with pytest.raises(DeploymentError, match="has become larger"):
+    held = django_takeover_copy.LockedDatabase(old, who(old), 1)
+    with pytest.raises(DeploymentError, match="has grown"):
         held.copy(site, shelf / "new/db.sqlite3", 1 << 20, 10)
-    held.let_go()
+    held.unlock()
     assert list((shelf / "new").iterdir()) == []
 
 
@@ -160,7 +160,7 @@ def test_uploads_are_copied_without_what_links_lead_to(shelf, site):
     os.utime(new / "2026/photo", (1, 1), follow_symlinks=False)
     for path in [*old.rglob("*"), old, *new.rglob("*")]:
         os.lchown(path, pwd.getpwnam(SITE if path.is_relative_to(new) else EVIL).pw_uid, -1)
-    django_takeover_data.copy_files(site, old, who(old), new, 10)
+    django_takeover_copy.copy_files(site, old, who(old), new, 10)
     assert sorted(str(path.relative_to(new)) for path in new.rglob("*")) == [
         "2026",
         "2026/older",
@@ -170,10 +170,10 @@ def test_uploads_are_copied_without_what_links_lead_to(shelf, site):
     assert not (new / "2026/photo").is_symlink() and (new / "2026/photo").read_text() == "a photo"
     assert (new / "2026/older").read_text() == "newer" and (shelf / "root/secret").read_text() == "the secret"
     assert {path.lstat().st_uid for path in new.rglob("*")} == {pwd.getpwnam(SITE).pw_uid}
-    assert django_takeover_data.measure([old], who(old), 10) == len("a photooldernot readable")
+    assert django_takeover_copy.measure([old], who(old), 10) == len("a photooldernot readable")
     shutil.chown(old / "root's", "root")
     with pytest.raises(DeploymentError, match=r"cannot be copied: .*root's: Permission denied"):
-        django_takeover_data.copy_files(site, old, who(old), new, 10)
+        django_takeover_copy.copy_files(site, old, who(old), new, 10)
 
 
 def test_a_tree_in_use_is_given_and_taken_back_without_what_is_of_others(shelf):
