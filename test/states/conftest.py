@@ -1,4 +1,4 @@
-"""Salt in this process: no minion, no root, nothing outside a temporary folder."""
+"""Salt in this process: without a minion, without root, with files in a temporary folder only."""
 
 import copy
 import os
@@ -31,13 +31,13 @@ GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 12, "osreleas
 MakeLoaders = Callable[..., "UnitLoaders"]
 
 
-#: What has been compiled in this process: an apply compiles the same templates and modules as the one before.
+#: Templates and modules compiled in this process: each apply compiles the same ones.
 COMPILED: dict[Any, Any] = {}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once() -> Iterator[None]:
-    """Compile each template and each module once, wherever a test has it."""
+    """Compile each template and each module once, for all tests."""
     of_template, of_module = jinja2.Environment.compile, SourceFileLoader.source_to_code
 
     def template(self: Any, source: Any, name: Any = None, filename: Any = None, *more: Any, **named: Any) -> Any:
@@ -61,7 +61,7 @@ def compiled_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def sorted_once() -> Iterator[None]:
-    """Sort the files in folders of modules once for all of Salt's loaders that look there."""
+    """List the files in folders of modules once, for all of Salt's loaders."""
     known: dict[Any, Any] = {}
     refresh = salt.loader.lazy.LazyLoader._refresh_file_mapping
 
@@ -85,7 +85,7 @@ def grains_of_this_machine() -> dict[str, Any]:
 
 
 class UnitLoaders(Loaders):
-    """Loaders without what takes seconds: grains and pillar are given; ours are in module_dirs, and not synced."""
+    """Loaders that start quickly: grains and pillar are given, the modules are in module_dirs and not synced."""
 
     def __init__(self, opts: dict[str, Any], grains: Mapping[str, Any]):
         self.given = grains
@@ -105,9 +105,9 @@ def loaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeLoaders:
     """Make Salt's loaders for a minion with this pillar: `loaders({...}).states.django.live(name="blog", test=True)`.
 
     `loaders(pillar, grains={...})` changes single grains of Debian 12, other options are the minion's configuration.
-    What was made is not changed afterwards: another pillar takes other loaders.
+    Do not change loaders afterwards: make other ones for another pillar.
     """
-    # Without a minion there is no bus; whoever fires an event on it waits a second for one.
+    # Without a minion there is no event bus, and firing an event waits a second for it.
     monkeypatch.setattr(salt.utils.event, "get_event", mock.Mock(side_effect=OSError("no event bus")))
     count = 0
 
@@ -152,14 +152,14 @@ def apply_states(loaders, world, own_host, monkeypatch):
     """
 
     class Below(django_site.Site):
-        """A site whose root lies below the host's folder."""
+        """A site whose root is below the host's folder."""
 
         def __init__(self, config, platform):
             root = config["root"].removeprefix(str(own_host))
             super().__init__({**config, "root": f"{own_host}{root}"}, platform)
 
     played = Path(__file__).parent / "played"
-    formula = own_host / "formula"  # without what else lies in the work tree, which Salt would list
+    formula = own_host / "formula"  # Salt would list the whole work tree
     formula.mkdir()
     for name in ("django", "_modules", "_states", "_utils"):
         (formula / name).symlink_to(ROOT / name)

@@ -43,7 +43,7 @@ def changed(states):
     return [state.id for state in states if state.changes]
 
 
-def test_a_pillar_with_errors_is_one_failing_state_that_lists_them(salt):
+def test_pillar_errors_are_listed_by_one_failing_state(salt):
     pillar = {"sites": {"blog": {**SITE, "server": {"kindd": "uwsgi"}}, "shop": {"repository": "/srv/shop.git"}}}
     for test in (True, False):
         (state,) = salt(pillar)(test=test)
@@ -52,7 +52,7 @@ def test_a_pillar_with_errors_is_one_failing_state_that_lists_them(salt):
         assert len(state.name.split("\n")) == 3
 
 
-def test_a_dry_run_of_a_bare_host(salt, world, own_host, monkeypatch):
+def test_dry_run_of_a_bare_host_reports_all_changes_and_makes_none(salt, world, own_host, monkeypatch):
     for name in ("user_id", "group_id"):
         monkeypatch.setattr(django_host_user, name, lambda name: -2)
     before = {str(path) for path in own_host.rglob("*")}
@@ -65,10 +65,10 @@ def test_a_dry_run_of_a_bare_host(salt, world, own_host, monkeypatch):
     assert [path for path in made if "/minion" not in path] == [] and world.commands == []
 
 
-def test_a_site_goes_live_and_stays_as_it_is(salt, world, own_host):
+def test_first_apply_releases_the_site_and_the_second_changes_nothing(salt, world, own_host):
     apply = salt({"sites": {"blog": SITE}})
     states = apply()
-    default = own_host / "etc/nginx/sites-enabled/default"  # the state that takes it away has the host's own path
+    default = own_host / "etc/nginx/sites-enabled/default"  # the state that removes it has the host's own path
     assert default.read_text() == ""
     default.unlink()
     assert set(results(states).values()) == {True}
@@ -83,7 +83,7 @@ def test_a_site_goes_live_and_stays_as_it_is(salt, world, own_host):
     assert [state.comment for state in states if state.id == "blog is live"] == ["blog: active release unchanged"]
 
 
-def test_without_systemd_supervisor_keeps_a_site(salt, world):
+def test_site_runs_under_supervisor_when_the_host_has_no_systemd(salt, world):
     apply = salt({"sites": {"blog": SITE}}, grains={"init": "unknown"})
     assert results(apply(test=True)).keys() == {*HOST, *SENTENCES, "supervisor is installed", "supervisor runs"}
     states = apply()
@@ -96,7 +96,7 @@ def test_without_systemd_supervisor_keeps_a_site(salt, world):
         assert (changed(states), set(results(states).values())) == ([], {True})
 
 
-def test_a_daemon_runs_without_systemd(salt, world, monkeypatch):
+def test_daemon_is_started_when_it_is_not_running(salt, world, monkeypatch):
     running = salt({"sites": {}}).loaders.states.django.running
     assert running(name="nginx").comment == "nginx is already running" and running(name="nginx").changes == {}
     monkeypatch.setattr(django_host_service, "is_running", lambda daemon: False)
@@ -114,7 +114,7 @@ def test_a_daemon_runs_without_systemd(salt, world, monkeypatch):
     assert (state.result, state.changes, state.comment) == (False, {}, "it does not run")
 
 
-def test_a_daemon_that_runs_is_enabled_with_systemd(salt, world, monkeypatch):
+def test_running_daemon_is_enabled_when_systemd_does_not_start_it_at_boot(salt, world, monkeypatch):
     running = salt({"sites": {}}).loaders.states.django.running
     enabled = []
     monkeypatch.setattr(django_host_service, "is_enabled", lambda daemon: daemon.service in enabled)
@@ -127,7 +127,7 @@ def test_a_daemon_that_runs_is_enabled_with_systemd(salt, world, monkeypatch):
     assert running(name="nginx", enable=True).changes == {}
 
 
-def test_a_new_commit_and_its_dry_run(salt, world):
+def test_new_commit_is_reported_by_a_dry_run_and_released_by_an_apply(salt, world):
     apply = salt({"sites": {"blog": SITE}})
     apply()
     world.push("two")
@@ -143,14 +143,14 @@ def test_a_new_commit_and_its_dry_run(salt, world):
     world.check()
 
 
-def test_a_changed_pillar_changes_just_that(salt, world):
+def test_changed_pillar_value_changes_only_its_states(salt, world):
     salt({"sites": {"blog": SITE}})()
     states = salt({"sites": {"blog": {**SITE, "media": {"max_upload": "5M"}}}})()
     assert changed(states) == ["blog is laid out", "blog is served"]
     assert changed(salt({"sites": {"blog": {**SITE, "media": {"max_upload": "5M"}}}})()) == []
 
 
-def test_a_step_that_fails_stops_its_own_site_only(salt, world, monkeypatch):
+def test_failed_step_stops_only_its_own_site(salt, world, monkeypatch):
     apply = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}})
     for step, sentence in [*zip(django_release_steps.RELEASE, SENTENCES[2:], strict=True)][::4]:
         world.push(step.__name__)
@@ -165,7 +165,7 @@ def test_a_step_that_fails_stops_its_own_site_only(salt, world, monkeypatch):
         assert {"shop is live", "shop is recorded"} <= {*changed(states)}
 
 
-def test_a_place_that_is_taken_stops_its_own_site_only(salt, world, own_host):
+def test_existing_deployment_stops_only_its_own_site(salt, world, own_host):
     source = own_host / "srv/django/blog/source"
     source.mkdir(parents=True)
     (source / "manage.py").write_text("")
@@ -182,7 +182,7 @@ def test_a_place_that_is_taken_stops_its_own_site_only(salt, world, own_host):
     assert {"nginx is installed", "shop is live", "shop is recorded"} <= {*changed(states)}
 
 
-def test_an_apache_of_the_host_is_left_without_mod_wsgi(salt, own_host):
+def test_mod_wsgi_is_not_enabled_in_an_existing_apache(salt, own_host):
     notes = own_host / "var/lib/apache2/module"
     (notes / "disabled_by_maint").mkdir()
     (notes / "disabled_by_maint/wsgi").touch()
@@ -191,24 +191,24 @@ def test_an_apache_of_the_host_is_left_without_mod_wsgi(salt, own_host):
     assert planned.result is None and not (notes / "disabled_by_admin").exists()
     assert "mod_wsgi is installed" in changed(apply())
     assert [path.relative_to(notes).as_posix() for path in notes.rglob("wsgi")] == ["disabled_by_admin/wsgi"]
-    (notes / "disabled_by_admin/wsgi").unlink()  # somebody enables it
+    (notes / "disabled_by_admin/wsgi").unlink()  # an administrator enables it
     apply()
     assert not (notes / "disabled_by_admin/wsgi").exists()
 
 
-def test_apache_has_its_module_where_a_site_wants_it_only(salt, own_host):
+def test_apache_module_is_installed_only_when_a_site_requires_it(salt, own_host):
     apache = {**SITE, "proxy": {"kind": "apache"}}
     name, note = "mod_xsendfile is installed", own_host / "var/lib/apache2/module/disabled_by_admin/xsendfile"
     assert name not in results(salt({"sites": {"blog": apache}})(test=True))
     apply = salt({"sites": {"blog": {**apache, "media": {"protected": True}}}})
     assert results(apply(test=True))[name] is None and not note.exists()
-    assert name in changed(apply()) and note.exists(), "nobody restarts Apache"
+    assert name in changed(apply()) and note.exists(), "Apache is not restarted"
 
 
 @pytest.mark.parametrize("name", ["blog", "blog-build"])
-def test_a_user_of_somebody_else_is_refused(salt, world, monkeypatch, name):
-    somebody = SimpleNamespace(pw_name=name, pw_gecos="Ada Lovelace", pw_dir="/home/ada")
-    monkeypatch.setattr(django_host_user, "find_user", {name: somebody}.get)
+def test_existing_user_with_the_name_of_the_site_is_refused(salt, world, monkeypatch, name):
+    ada = SimpleNamespace(pw_name=name, pw_gecos="Ada Lovelace", pw_dir="/home/ada")
+    monkeypatch.setattr(django_host_user, "find_user", {name: ada}.get)
     states = salt({"sites": {"blog": SITE}})()
     failed = [state for state in states if state.result is False]
     assert [state.id for state in failed] == SENTENCES
@@ -226,7 +226,7 @@ def broken_for_the_blog(step):
     return fails
 
 
-def test_the_states_are_the_steps_in_their_order(salt):
+def test_states_of_a_site_are_the_steps_in_their_order(salt):
     low = salt({"sites": {"blog": SITE}}).loaders.modules.state.show_low_sls("django")
     steps = [chunk["fun"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
     assert steps == ["adoption", "users", "site", *(step.__name__ for step in django_release_steps.RELEASE)]
@@ -236,15 +236,15 @@ def test_the_states_are_the_steps_in_their_order(salt):
         assert chunk["require"] == [{"django": before}]
 
 
-def test_all_sites_are_laid_out_before_the_first_takes_a_step(salt):
+def test_directories_of_all_sites_are_made_before_the_first_step(salt):
     pillar = {"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}}
     names = [state.id for state in salt(pillar)()]
     assert names.index("shop is laid out") < names.index("blog has its source")
     assert names.index("blog is recorded") < names.index("shop has its source")
 
 
-def test_what_the_pillar_says_arrives(salt):
-    """Through Jinja, YAML and Salt, byte for byte."""
+def test_pillar_values_reach_the_engine_unchanged(salt):
+    """Through Jinja, YAML and Salt."""
     texts = [
         "grüße 日本 🙂",
         "a: b",
@@ -276,7 +276,7 @@ def test_what_the_pillar_says_arrives(salt):
     assert json.loads(chunk["config"]) == compiled({"blog": site})["sites"]["blog"]
 
 
-def test_secrets_reach_the_engine_and_nothing_else(salt, world, own_host):
+def test_secrets_reach_only_the_engine(salt, world, own_host):
     site = {
         **SITE,
         "secret_key": KEY,
@@ -305,7 +305,7 @@ def test_secrets_reach_the_engine_and_nothing_else(salt, world, own_host):
         ("mysql", {"gcc", "libmariadb-dev", "pkgconf", "python3-dev"}),
     ],
 )
-def test_the_host_gets_what_a_driver_needs(salt, own_host, engine, packages):
+def test_packages_of_a_database_driver_are_installed(salt, own_host, engine, packages):
     database = {"engine": engine} | ({"host": "db1", "password": "canary-db"} if packages else {})
     states = salt({"sites": {"blog": {**SITE, "database": database}}})()
     installed = set((own_host / "played").read_text().split()) & {
@@ -323,7 +323,7 @@ def test_the_host_gets_what_a_driver_needs(salt, own_host, engine, packages):
 
 @pytest.fixture
 def postgres(monkeypatch):
-    """A PostgreSQL on the host, once its package is there: what it has, and how often it was asked."""
+    """A PostgreSQL on the host after its package is installed: its roles and databases, and the number of queries."""
     server = SimpleNamespace(installed=False, answer=POSTGRESQL.empty_state(), asked=0, made=[])
 
     def ask(managed):
@@ -352,7 +352,7 @@ def two_sites(world):
     return {"blog": {**SITE, "database": {"engine": "postgres"}}, "shop": shop}
 
 
-def test_a_server_of_databases_on_this_host(salt, world, own_host, postgres):
+def test_database_server_is_installed_and_databases_are_created(salt, world, own_host, postgres):
     sites = two_sites(world)
     apply = salt({"sites": sites})
     planned = {state.id: state for state in apply(test=True)}
@@ -368,7 +368,7 @@ def test_a_server_of_databases_on_this_host(salt, world, own_host, postgres):
     assert results(again)["shop has its databases"] is True
 
 
-def test_a_server_that_refuses_one_site_stops_nobody_else(salt, world, postgres):
+def test_database_refused_for_one_site_stops_only_that_site(salt, world, postgres):
     postgres.installed = True
     postgres.answer["databases"]["shop"] = {"comment": None, "owner": "ray", "is_public": True}
     sites = two_sites(world)
@@ -378,7 +378,7 @@ def test_a_server_that_refuses_one_site_stops_nobody_else(salt, world, postgres)
     assert comment.startswith("database: PostgreSQL already has a database shop, owned by ray")
 
 
-def test_a_password_for_a_login_over_tcp_is_generated(salt, world, own_host, postgres):
+def test_password_is_generated_for_a_login_over_tcp(salt, world, own_host, postgres):
     database = {"engine": "postgres", "host": "localhost", "manage": True}
     apply = salt({"sites": {"blog": {**SITE, "database": database}}})
     states = {state.id: state for state in apply()}
@@ -389,14 +389,14 @@ def test_a_password_for_a_login_over_tcp_is_generated(salt, world, own_host, pos
     assert changed(apply()) == []
 
 
-def test_a_secret_that_is_not_there_is_an_error(salt, world):
+def test_missing_secret_is_an_error(salt, world):
     apply = salt({"sites": {"blog": {**SITE, "secret_key": "sdb://vault/key-of-the-blog"}}})
     (state,) = [state for state in apply() if state.id == "blog is laid out"]
     assert state.result is False
     assert state.comment.startswith("django:sites:blog:secret_key: sdb://vault/key-of-the-blog has no value")
 
 
-def test_a_template_that_is_not_there_is_an_error(salt, world):
+def test_missing_template_is_an_error(salt, world):
     apply = salt({"sites": {"blog": {**SITE, "files": {"a.py": {"source": "salt://blog/nowhere.jinja"}}}}})
     (state,) = [state for state in apply() if state.id == "blog is laid out"]
     assert (state.result, state.comment.split("\n")[0]) == (
@@ -409,14 +409,14 @@ def test_each_warning_appears_once(salt, world):
     world.answers = {"allowed_hosts": ["other.org"], "checks": ["security.W001: no"] * 2}
     made = salt({"sites": {"blog": SITE}})
     made()
-    told = [text for one in made.returned.values() for text in one.get("warnings", [])]
-    assert len(told) == 2 and "security.W001: no." in told
+    warnings = [text for one in made.returned.values() for text in one.get("warnings", [])]
+    assert len(warnings) == 2 and "security.W001: no." in warnings
 
 
-# Sites that go
+# Sites that are removed
 
 
-def test_a_site_that_is_absent_goes_first(salt, world):
+def test_absent_site_is_removed_before_other_sites_are_applied(salt, world):
     both = {"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}}
     salt(both)()
     gone = {"sites": {"blog": {"state": "absent"}, "shop": both["sites"]["shop"]}}
@@ -438,7 +438,7 @@ def test_a_site_that_is_absent_goes_first(salt, world):
     assert changed(apply()) == []
 
 
-def test_a_site_that_was_never_there_is_absent(salt, own_host):
+def test_absent_site_that_never_existed_changes_nothing(salt, own_host):
     states = salt({"sites": {"blog": {"state": "absent"}}})()
     assert [(state.id, state.result, state.changes) for state in states] == [
         ("blog is taken off", True, {}),
@@ -459,20 +459,20 @@ def test_uv_is_installed_once(salt, world):
         assert (again.result, again.changes, again.comment) == (True, {}, "uv is already installed")
 
 
-def test_uv_that_cannot_be_installed(salt, world):
+def test_error_of_the_installation_of_uv_is_reported(salt, world):
     world.fails["pip install"] = DeploymentError("installing uv failed", log="no network")
     made = salt({"sites": {}}).loaders.states.django.uv(name="x")
     assert (made.result, made.changes, made.comment) == (False, {}, "installing uv failed\n  | no network")
 
 
-def test_a_port_that_is_taken_stops_the_site_and_leaves_nginx_alone(salt, world, monkeypatch):
+def test_port_used_by_another_process_stops_the_site_and_installs_no_nginx(salt, world, monkeypatch):
     taken = {80: django_host_port.Listener("apache2", 7, "apache2.service")}
     monkeypatch.setattr(django_host_port, "listener", lambda port, exclude, ports=None: taken.get(port))
     states = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["a.org"], "proxy": {"listen": [8080]}}}})()
     failed = {state.id: state.comment for state in states if state.result is False}
-    told = failed["The ports of nginx are free"]
-    assert told == failed["blog is laid out"].removeprefix("site: ").removesuffix("\nnothing runs yet")
-    assert told.splitlines() == [
+    message = failed["The ports of nginx are free"]
+    assert message == failed["blog is laid out"].removeprefix("site: ").removesuffix("\nnothing runs yet")
+    assert message.splitlines() == [
         "port 80 is taken by apache2 (pid 7, apache2.service), so nginx cannot listen there; nothing has been changed",
         "stop that, if nobody needs it (systemctl disable --now apache2.service), "
         "or choose another port: django:sites:blog:proxy:listen: [8080]",
@@ -481,7 +481,7 @@ def test_a_port_that_is_taken_stops_the_site_and_leaves_nginx_alone(salt, world,
     assert {"shop is laid out", "shop is live"} <= {*changed(states)}
 
 
-def test_unknown_hosts_are_refused(salt, world):
+def test_default_server_is_configured_on_new_ports(salt, world):
     made = salt({"sites": {}}).loaders
 
     def state(ports, test=False):
@@ -498,7 +498,7 @@ def test_unknown_hosts_are_refused(salt, world):
 
 
 @pytest.mark.parametrize("stale", ["nothing is synced", "one is old"])
-def test_our_own_modules_are_synced_where_they_are_stale(salt, stale):
+def test_modules_of_the_formula_are_synced_when_stale(salt, stale):
     apply = salt({"sites": {"blog": SITE}}, current=stale == "one is old")
     modules = Path(apply.loaders.opts["extension_modules"])
     if stale == "one is old":
@@ -542,7 +542,7 @@ def authorities(monkeypatch):
 BY_HTTPS = [*SENTENCES[:2], "blog has its certificates", *SENTENCES[2:]]
 
 
-def test_a_site_by_https(salt, world, own_host, authorities):
+def test_site_with_self_signed_certificate_is_applied_once(salt, world, own_host, authorities):
     apply = salt({"sites": {"blog": {**SITE, "tls": {"kind": "self_signed"}}}})
     foreseen = apply(test=True)
     assert [state.id for state in foreseen] == [*HOST, *BY_HTTPS]
@@ -553,7 +553,7 @@ def test_a_site_by_https(salt, world, own_host, authorities):
     assert changed(apply()) == []
 
 
-def test_a_site_gets_https_and_gives_it_back(salt, world, own_host, authorities):
+def test_https_is_added_and_removed_by_the_pillar(salt, world, own_host, authorities):
     salt({"sites": {"blog": SITE}})()
     tls = salt({"sites": {"blog": {**SITE, "tls": {"kind": "self_signed"}}}})
     foreseen = {state.id: state for state in tls(test=True)}["blog has its certificates"]
@@ -569,7 +569,7 @@ def test_a_site_gets_https_and_gives_it_back(salt, world, own_host, authorities)
     assert not django_tls.path_of("blog.example.org").exists()
 
 
-def test_certificates_are_ordered_once_the_site_is_served(salt, world, own_host, authorities):
+def test_certificates_are_ordered_after_the_site_is_served(salt, world, own_host, authorities):
     tls = {"kind": "acme", "eab": {"key_id": "kid-1", "key": KEY}}
     apply = salt({"sites": {"blog": {**SITE, "tls": tls}}})
     assert [state.id for state in apply(test=True)][-2:] == ["blog has its certificates ordered", "blog is recorded"]
@@ -588,12 +588,12 @@ def test_certificates_are_ordered_once_the_site_is_served(salt, world, own_host,
     assert not [path for path in own_host.rglob("*") if path.is_file() and KEY in path.read_text(errors="replace")]
 
 
-def test_files_that_are_not_good_stop_their_site_only(salt, world, authorities):
+def test_invalid_certificate_files_stop_only_their_site(salt, world, authorities):
     made = signed("x.example.org")
     bad = {"kind": "files", "certificate": made.certificate, "key": made.key}
     sites = {"blog": {**SITE, "tls": bad}, "shop": {**SITE, "domains": ["shop.example.org"]}}
     states = salt({"sites": sites})()
     failed = {state.id: state.comment for state in states if state.result is False}
-    told = "site: django:sites:blog:tls:certificate is for x.example.org, not for blog.example.org"
-    assert failed["blog is laid out"].splitlines() == [told, "nothing runs yet"]
+    message = "site: django:sites:blog:tls:certificate is for x.example.org, not for blog.example.org"
+    assert failed["blog is laid out"].splitlines() == [message, "nothing runs yet"]
     assert "shop is live" in changed(states)

@@ -3,11 +3,11 @@
 from images import pins
 
 
-def test_salt_is_the_pinned_one(loaders):
+def test_salt_has_the_pinned_version(loaders):
     assert pins("salt") == [f"salt=={loaders().modules.test.version()}"]
 
 
-def test_states_see_their_pillar_and_grains(loaders, tmp_path):
+def test_states_have_the_given_pillar_and_grains(loaders, tmp_path):
     made = loaders({"motto": "pillar"}, grains={"motto": "grain"})
     assert made.opts["pillar"]["motto"] == "pillar"
     assert made.modules.grains.get("motto") == "grain"
@@ -17,7 +17,7 @@ def test_states_see_their_pillar_and_grains(loaders, tmp_path):
     assert (tmp_path / "note").read_text().strip() == "pillar"
 
 
-def test_the_pillar_is_read_by_the_formula(loaders):
+def test_pillar_is_compiled_by_the_renderer(loaders):
     render = loaders({"django": {"sites": {}}}).modules.slsutil.renderer
     read = render("salt://_utils/django_pillar_render.py", default_renderer="py")
     assert (read["errors"], read["sites"]) == ([], {})

@@ -179,14 +179,14 @@ def test_output_of_inspect_is_yaml_without_its_first_line(loaders):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "damage"),
     [
         ("site.json", "{", "site.json, the configuration of shop as applied, is gone or damaged"),
         ("current/release.json", "", "current/release.json is gone or torn: state.apply makes a new release"),
         ("current/release.json", '{"facts": [], "inputs": 1}', "current/release.json is gone or torn"),
     ],
 )
-def test_a_site_whose_files_are_damaged_does_not_hide_the_others(call, world, make_site, file, content, told):
+def test_status_shows_other_sites_when_files_of_one_are_damaged(call, world, make_site, file, content, damage):
     shop = make_site("shop")
     shop.register()
     for path in ("site.json", "releases/0001-abcdefabcdef/release.json"):
@@ -199,13 +199,13 @@ def test_a_site_whose_files_are_damaged_does_not_hide_the_others(call, world, ma
     assert [(row["site"], row["damage"], code) for row in rows] == [("blog", "", 0), ("shop", "", 0)]
     (shop.root / file).write_text(content)
     view, code = call("status")
-    assert "".join(told.split()) in "".join(view["problems"][0].split()) and code == 1
+    assert "".join(damage.split()) in "".join(view["problems"][0].split()) and code == 1
     (blog, damaged), code = call("status", full=True)
     assert (blog["site"], blog["release"], blog["damage"], code) == ("blog", TWO, "", 1)
-    assert told in damaged["damage"] and list(damaged) == list(blog) and not damaged["managed"]
+    assert damage in damaged["damage"] and list(damaged) == list(blog) and not damaged["managed"]
 
 
-def test_releasing_and_going_back(call, world):
+def test_release_and_rollback_report_the_active_release(call, world):
     answer, code = call("release", "blog")
     assert (answer["release"], code) == (world.live, 0) and world.live.startswith("0003-")
     assert set(answer) == {"release", "took", "changes"} and answer["changes"]["live"]["live"]["new"] == world.live
@@ -225,13 +225,13 @@ def test_releasing_and_going_back(call, world):
         ("config", ["shop"], "there is no site 'shop' on this host (registered: blog)"),
     ],
 )
-def test_an_error_is_text_and_a_return_code(call, verb, arguments, message):
+def test_error_is_returned_as_text_with_return_code_1(call, verb, arguments, message):
     answer, code = call(verb, *arguments)
     assert (answer.splitlines()[0], code) == (message, 1)
 
 
 @pytest.mark.parametrize("timeout", ["soon", 5])
-def test_a_timeout_that_is_none(call, timeout):
+def test_invalid_timeout_is_refused(call, timeout):
     answer, code = call("manage", "blog", "check", timeout=timeout)
     assert (answer.splitlines()[0], code) == (f"{timeout!r} is not a duration", 1)
 
@@ -244,7 +244,7 @@ def test_a_timeout_that_is_none(call, timeout):
         ([], []),
     ],
 )
-def test_a_command_of_words_or_of_one_string(call, world, words, expected):
+def test_management_command_is_several_words_or_one_string(call, world, words, expected):
     assert call("manage", "blog", *words) == ("printed by the command\n", 0)
     assert world.commands[-1][world.commands[-1].index("manage.py") + 1 :] == expected
 
@@ -258,7 +258,7 @@ def test_a_command_of_words_or_of_one_string(call, world, words, expected):
         ([], ("off", None)),
     ],
 )
-def test_maintenance_as_salt_reads_it(call, arguments, expected):
+def test_maintenance_accepts_values_that_salt_parsed_as_yaml(call, arguments, expected):
     answer, code = call("maintenance", "blog", *arguments)
     assert (answer["maintenance"], answer.get("message"), code) == (*expected, 0)
     row = call("status", full=True)[0][0]
