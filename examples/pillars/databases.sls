@@ -1,7 +1,7 @@
 # yaml-language-server: $schema=../../django/schema.yaml
-# Two sites with their databases on this host, in one PostgreSQL that the first apply installs. Neither can reach the
-# other's. `library` comes over the unix socket, where the server knows it without a password; `archive` is a project
-# that only knows TCP, by DATABASE_URL, and gets a generated password. With a `host` it would be a server elsewhere.
+# Two sites with databases in one PostgreSQL on this host, which the first apply installs. Neither can read the other's.
+# `library` uses the unix socket and no password; `archive` is a project that only uses TCP, by DATABASE_URL, with a
+# generated password. With another `host` it would be a server elsewhere.
 django:
   defaults:
     repository: https://git.example.org/library.git

@@ -1,6 +1,6 @@
 # yaml-language-server: $schema=../../django/schema.yaml
-# A project that reads its configuration from the environment, as twelve-factor ones do. `overlay: false` leaves its
-# settings alone; the formula hands over what it decides itself under the names that the project reads.
+# A project that reads its configuration from the environment (twelve-factor). `overlay: false` leaves its settings
+# alone; `{from: …}` passes values of the formula under the names that the project reads.
 django:
   sites:
     api:
@@ -19,6 +19,6 @@ django:
         SOURCE_COMMIT: {from: commit}
         SITE_TITLE: 'Ray & Elspeth: 100% "quoted" $HOME'
       secrets:
-        SIGNING_KEY: {generate: 64}                  # made once, kept on the host
+        SIGNING_KEY: {generate: 64}                  # generated once, kept on the host
         SMTP_PASSWORD: {generate: 24, as: file}      # the project reads the file that SMTP_PASSWORD_FILE names
       database: {engine: sqlite, name: api.sqlite3}   # its path is {from: database_path} above

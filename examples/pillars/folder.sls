@@ -1,5 +1,5 @@
 # yaml-language-server: $schema=../../django/schema.yaml
-# A site from a folder of the host, without git: what is copied there is released by the next apply, if it has changed.
+# A site from a folder of the host, without git: the next apply releases the files in it, if they have changed.
 django:
   sites:
     kiosk:
@@ -7,7 +7,7 @@ django:
       domains: [kiosk.example.org]
       root: /srv/sites/kiosk
       user: screens
-      python_packages: ['python-dateutil>=2.8']      # besides those of requirements.txt
+      python_packages: ['python-dateutil>=2.8']      # in addition to requirements.txt
       files:
         website/robots.txt: {contents: "User-agent: *\nDisallow: /\n"}
       database: {engine: sqlite, name: visitors.sqlite3}

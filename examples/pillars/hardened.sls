@@ -1,6 +1,6 @@
 # yaml-language-server: $schema=../../django/schema.yaml
-# A site that has to pass `manage.py check --deploy`, behind a proxy that speaks https for it; secrets from a vault (any
-# sdb profile of the minion), a deploy key, and limits of its own.
+# A site that has to pass `manage.py check --deploy`, behind a proxy that ends https; secrets from a vault (any sdb
+# profile of the minion), a deploy key, and limits of memory, CPU and tasks.
 django:
   sites:
     members:
@@ -25,12 +25,12 @@ django:
       health: {path: /healthz, status: [200], contains: ok, timeout: 20s}
       sandbox:
         IPAddressDeny: any
-        IPAddressAllow: localhost                    # neither calls out nor answers anybody but nginx
+        IPAddressAllow: localhost                    # no outgoing connections; requests from nginx only
       resources:
         MemoryMax: 512M
         CPUQuota: 150%
         TasksMax: 128
       proxy:
-        trusted: [10.0.0.0/8]                        # the proxy in front: it says who visits, and by https
+        trusted: [10.0.0.0/8]                        # the proxy in front: its X-Forwarded-For and -Proto are used
         options: {keepalive_timeout: 30s}
       log: {requests: true}

@@ -1,6 +1,6 @@
 # yaml-language-server: $schema=../../django/schema.yaml
-# A site by https: http leads to it, HTTP/2, Django's settings follow. The certificate is signed by an authority of this
-# host, for a network of one's own; with `kind: acme` and an e-mail address it is one of Let's Encrypt.
+# A site with https: http redirects to it, HTTP/2 and Django's settings are set. An authority of this host signs the
+# certificate, for an internal network; with `kind: acme` and an e-mail address it is one of Let's Encrypt.
 django:
   sites:
     intranet:

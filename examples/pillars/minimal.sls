@@ -1,6 +1,6 @@
 # yaml-language-server: $schema=../../django/schema.yaml
-# One site. Its settings, requirements, WSGI module and static files are found; DEBUG, ALLOWED_HOSTS, the secret key,
-# STATIC_ROOT, MEDIA_ROOT and a SQLite file are taken over by the formula, so a project as django-admin makes it will do.
+# One site. Its settings, requirements, WSGI module and static files are detected. The formula sets DEBUG, ALLOWED_HOSTS,
+# the secret key, STATIC_ROOT, MEDIA_ROOT and the path of a SQLite file, so a new project of django-admin works.
 django:
   sites:
     blog:

@@ -1,6 +1,6 @@
 # yaml-language-server: $schema=../../django/schema.yaml
-# Two sites on one domain under different paths, with what they share said once. Each has its own user, releases,
-# database and uploads. `www` follows a branch; `guestbook` stays as it is until somebody runs django.release.
+# Two sites on one domain under different paths; `defaults` has what they share. Each has its own user, releases,
+# database and uploads. `www` follows a branch; `guestbook` is released only by django.release.
 django:
   defaults:
     repository: https://git.example.org/website.git
@@ -20,5 +20,5 @@ django:
       deploy: manual
       redirect_domains: []
       settings:
-        TIME_ZONE: null                              # back to the project's own
+        TIME_ZONE: null                              # the project's own again
       media: {max_upload: 5M}
