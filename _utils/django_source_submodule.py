@@ -73,11 +73,11 @@ def entries(site: Site, commit: str, mirror: Path | None = None) -> list[Entry]:
         lines = file.read().split(b"\0")
     found: list[Entry] = []
     folders: set[bytes] = set()
-    others: set[bytes] = set()
+    files: set[bytes] = set()
     for line in filter(None, lines):
         about, _tab, path = line.partition(b"\t")
         mode, kind, name = about.decode().split()
-        if path in folders or path in others:
+        if path in folders or path in files:
             raise DeploymentError(
                 f"the commit {commit[:12]} has two entries named {_shown(path)}",
                 hint="git creates no such commit: remove it from the history (git fsck in a clone names it)",
@@ -85,7 +85,7 @@ def entries(site: Site, commit: str, mirror: Path | None = None) -> list[Entry]:
         if kind == "tree":
             folders.add(path)
         else:
-            others.add(path)
+            files.add(path)
             found.append(Entry(mode, name, os.fsdecode(path)))
     return found
 

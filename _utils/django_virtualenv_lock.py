@@ -91,7 +91,7 @@ def _poetry_requirements(path: Path) -> Iterator[str]:
 
 
 def _is_installed_by_poetry(package: dict[str, Any]) -> bool:
-    """Return whether a package is installed without a group or an extra of its own being asked for."""
+    """Return whether poetry installs a package by default: not optional, and not for development only."""
     is_optional = package.get("optional") and "groups" not in package
     return "main" in package.get("groups", ["main"]) and not is_optional and package.get("category") != "dev"
 

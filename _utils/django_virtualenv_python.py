@@ -24,12 +24,12 @@ class Interpreter(NamedTuple):
 
     @property
     def tag(self) -> str:
-        """The implementation and its minor version: ``cpython-311``."""
+        """Return the implementation and its minor version: ``cpython-311``."""
         return self.identity.split()[0]
 
     @property
     def version(self) -> str:
-        """The version: ``3.11.2``."""
+        """Return the version: ``3.11.2``."""
         return self.identity.split()[-1]
 
 

@@ -105,7 +105,7 @@ class Uv:
         """Run uv.
 
         Raises:
-            DeploymentError: uv fails; the hint names what the system lacks or the index refuses.
+            DeploymentError: uv fails; the hint names missing system packages, or the index.
         """
         site, at = self.site, f"django:sites:{self.site.name}"
         try:

@@ -1,4 +1,4 @@
-"""One start of Django in a site's virtualenv, as its user: stdin has a request, stdout gets the answer, both JSON."""
+"""Start Django once in a site's virtualenv, as its user: a request on stdin, the answer on stdout, both JSON."""
 
 import gc
 import io
@@ -9,19 +9,19 @@ import sys
 import textwrap
 import traceback
 
-#: As the formula has set it, before anything of the project is imported.
+#: The formula's value, read before the project is imported.
 SETTINGS_MODULE = os.environ.get("DJANGO_SETTINGS_MODULE")
-#: Settings of cookies that a browser may keep back.
+#: Settings by which a browser may not send a cookie back.
 COOKIES = ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SESSION_COOKIE_DOMAIN", "CSRF_COOKIE_DOMAIN")
 #: Django's own DATA_UPLOAD_MAX_MEMORY_SIZE.
 LARGEST_BODY = 2621440
-#: A time limit among what PostgreSQL is given as a command line, and the seconds of its units.
+#: A time limit in PostgreSQL's command-line options, and its units in seconds.
 STATEMENT_TIMEOUT = r"(?:-c *|--)statement[_-]timeout=(\d+)(us|ms|s|min|h|d)?"
 UNITS = {"us": 1e-6, "": 1e-3, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 def start(request):
-    gc.disable()  # this process ends before garbage matters, and its imports are a tenth quicker
+    gc.disable()  # imports are 10 % faster, and the process ends before garbage matters
     import_application(request["application"])
     from django.conf import settings
 
@@ -48,7 +48,7 @@ def check(request):
 
 
 def import_application(name):
-    """Import the module of the application as the server does; it sets Django up."""
+    """Import the module of the application as the server does, which sets up Django."""
     import importlib
 
     module = importlib.import_module(name)
@@ -90,36 +90,38 @@ def effective(settings):
 
 
 def https(settings):
-    """Whether Django leads visitors to https, and the header by which it knows that they have come by it."""
+    """Return whether Django redirects to https, and the header by which it recognises requests over https."""
     header = getattr(settings, "SECURE_PROXY_SSL_HEADER", None)
     redirects = getattr(settings, "SECURE_SSL_REDIRECT", False)
-    by = any(str(name).endswith("SecurityMiddleware") for name in getattr(settings, "MIDDLEWARE", None) or ())
-    return {"redirect": bool(redirects and by), "header": str(header[0]) if header else None}
+    has_middleware = any(
+        str(name).endswith("SecurityMiddleware") for name in getattr(settings, "MIDDLEWARE", None) or ()
+    )
+    return {"redirect": bool(redirects and has_middleware), "header": str(header[0]) if header else None}
 
 
 def largest_body(settings):
-    """Bytes of a request, without its files, that the project says to take; None where it does not say."""
+    """Return the project's limit of a request without its files, in bytes; None if it is Django's default."""
     size = getattr(settings, "DATA_UPLOAD_MAX_MEMORY_SIZE", None)
     return size if isinstance(size, int) and size != LARGEST_BODY else None
 
 
 def timeouts(databases):
-    """Seconds that databases are waited for, by the name of the option that says so."""
+    """Yield the options with a time limit of databases, and their seconds."""
     for alias, database in databases.items():
         options = database.get("OPTIONS") or {}
         for name in ("connect_timeout", "read_timeout", "write_timeout", "timeout"):
             seconds = options.get(name)
             if isinstance(seconds, (int, float)):
                 yield f"DATABASES[{alias!r}]['OPTIONS'][{name!r}]", seconds
-        # As PostgreSQL reads it: the last one counts, a number without a unit is of milliseconds, and 0 is no limit.
-        said = re.findall(STATEMENT_TIMEOUT, str(options.get("options") or ""))
-        if said:
-            number, unit = said[-1]
+        # PostgreSQL takes the last one; a number without a unit is in milliseconds, and 0 is no limit.
+        found = re.findall(STATEMENT_TIMEOUT, str(options.get("options") or ""))
+        if found:
+            number, unit = found[-1]
             yield f"DATABASES[{alias!r}]['OPTIONS']['options']: statement_timeout", float(number) * UNITS[unit]
 
 
 def longest_age(settings):
-    """Seconds for which the project takes what it has signed: sessions, links for a new password, cookies."""
+    """Return the seconds for which signed values stay valid: sessions, password reset links, cookies."""
     ages = [settings.SESSION_COOKIE_AGE, 86400 * (getattr(settings, "PASSWORD_RESET_TIMEOUT_DAYS", None) or 0)]
     for name in dir(settings):
         signed = re.search(r"(_COOKIE_AGE|_RESET_TIMEOUT|REMEMBER\w*_AGE)$", name)
@@ -130,7 +132,7 @@ def longest_age(settings):
 
 
 def collect(settings, static_root):
-    """Collect static files; returns how many there are."""
+    """Collect static files, and return their number."""
     from django.core.management import call_command
 
     if os.path.realpath(settings.STATIC_ROOT or "") != os.path.realpath(static_root):
@@ -143,8 +145,12 @@ def collect(settings, static_root):
     return sum(len(files) for _parent, _folders, files in os.walk(static_root))
 
 
-def migrated_databases(said):
-    """The databases that the pillar names, but for those that it excepts; the default one, and every SQLite file."""
+def migrated_databases(configured):
+    """Return the databases to migrate: as the pillar sets it for each, else the default one and every SQLite file.
+
+    Args:
+        configured: alias → whether it is migrated.
+    """
     from django.db import connections
 
     databases = connections.settings if hasattr(connections, "settings") else connections.databases
@@ -152,14 +158,16 @@ def migrated_databases(said):
         alias
         for alias, database in databases.items()
         if not database["ENGINE"].endswith(".dummy")
-        and said.get(alias, alias == "default" or "sqlite" in database["ENGINE"] or "spatialite" in database["ENGINE"])
+        and configured.get(
+            alias, alias == "default" or "sqlite" in database["ENGINE"] or "spatialite" in database["ENGINE"]
+        )
     ]
 
 
 def write_ahead(alias):
-    """Have a SQLite file keep a write-ahead log from now on, so that readers and a writer do not wait for each other.
+    """Switch a SQLite file to a write-ahead log, so that readers and a writer do not wait for each other.
 
-    Where it is locked just now, the next release tries again; where the project decides it, its word stands.
+    If the file is locked, the next release tries again; a project that sets the journal mode itself keeps its own.
     """
     from django.db import OperationalError, connections
 
@@ -174,7 +182,7 @@ def write_ahead(alias):
 
 
 def migrations(alias):
-    """Names of the migrations of the source: those that the database has, and those that it lacks, in order."""
+    """Return the names of the source's migrations: those that the database has, and the pending ones, in order."""
     from django.db import connections
     from django.db.migrations.executor import MigrationExecutor
 
@@ -188,7 +196,7 @@ def migrations(alias):
 
 
 def require_order(alias):
-    """Raises where `migrate` would not begin: a history out of order, or an application with two last migrations."""
+    """Raise an error if `migrate` would refuse: a history out of order, or an application with two last migrations."""
     from django.db import connections
     from django.db.migrations.executor import MigrationExecutor
 
@@ -200,7 +208,7 @@ def require_order(alias):
 
 
 def classified(alias, names):
-    """What pending migrations do to the release that runs; those that cannot be looked at are opaque."""
+    """Classify what pending migrations do to the running release; those that cannot be inspected are opaque."""
     import django_formula_guard as guard
     from django.db import connections
     from django.db.migrations.executor import MigrationExecutor
@@ -214,30 +222,32 @@ def classified(alias, names):
 
 
 def checks(request):
-    """Messages of the system checks; an error raises, and with ``deploy`` what `check --deploy` finds besides."""
+    """Return the warnings of the system checks, including those for deployment.
+
+    Raises:
+        RuntimeError: a check fails; with ``deploy``, also if one for deployment does.
+    """
     from django.core import checks as framework
 
-    def heard(messages):
+    def relevant(messages):
         return [m for m in messages if not m.is_silenced() and m.id not in request["ignored_checks"]]
 
-    found = heard(framework.run_checks())
+    found = relevant(framework.run_checks())
     of_deployment = framework.registry.registry.deployment_checks
-    deployment = heard([message for check in of_deployment for message in check(app_configs=None, databases=None)])
-    serious = [m for m in found if m.level >= framework.ERROR]
+    deployment = relevant([message for check in of_deployment for message in check(app_configs=None, databases=None)])
+    failed = [m for m in found if m.level >= framework.ERROR]
     if request["check"] == "deploy":
-        serious = [m for m in [*found, *deployment] if m.level >= framework.WARNING]
-    if serious:
-        for message in serious:
+        failed = [m for m in [*found, *deployment] if m.level >= framework.WARNING]
+    if failed:
+        for message in failed:
             print(message, file=sys.stderr)
-        raise RuntimeError(
-            f"{len(serious)} of Django's checks fail: {', '.join(sorted({m.id or '?' for m in serious}))}"
-        )
+        raise RuntimeError(f"{len(failed)} of Django's checks fail: {', '.join(sorted({m.id or '?' for m in failed}))}")
     warnings = [m for m in [*found, *deployment] if m.level >= framework.WARNING]
     return list(dict.fromkeys(f"{m.id}: {textwrap.shorten(str(m.msg), 1000, placeholder=' …')}" for m in warnings))
 
 
 def cause(error):
-    """The exception with the last place in its traceback that is the project's own; one of ours by its words alone."""
+    """Return the exception with the project's last place in its traceback; a blocked migration by its message alone."""
     if getattr(error, "told", {}).get("blocked"):
         return str(error)
     places = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
@@ -254,7 +264,7 @@ def cause(error):
 
 
 def missing_variable(error):
-    """The environment variable that the project asks for and has not got; empty when it is something else."""
+    """Return the missing environment variable that caused an exception; empty if it has another cause."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, KeyError) and frames and frames[-1].filename in (os.__file__, "<frozen os>"):
         return str(error.args[0])
@@ -271,7 +281,7 @@ def missing_variable(error):
 
 
 def serve(modes):
-    """Answer the request on stdin by the function of its mode; what is told of an error goes to stderr, at its end."""
+    """Answer the request on stdin by the function of its mode; the cause of an error is the end of stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     request = json.load(sys.stdin)
@@ -279,8 +289,8 @@ def serve(modes):
         answer = modes[request["mode"]](request)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        told = {**getattr(error, "told", {}), "missing": missing_variable(error), "cause": cause(error)}
-        print("\n".join(f"{name}: {value}" for name, value in told.items()), file=sys.stderr)
+        report = {**getattr(error, "told", {}), "missing": missing_variable(error), "cause": cause(error)}
+        print("\n".join(f"{name}: {value}" for name, value in report.items()), file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)
     json.dump(answer, answers)

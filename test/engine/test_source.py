@@ -465,7 +465,7 @@ def test_folder_is_exported_as_a_tree(checkout):
     assert django_source_folder.tree(checkout) == tree
     (folder / "debug.log").write_text("still ignored")
     assert django_source_folder.tree(checkout) == tree
-    seen = {tree}
+    trees = {tree}
     for change in (
         lambda: (folder / "blog/new.py").write_text("new"),
         lambda: (folder / "blog/new.py").write_text("old"),
@@ -476,8 +476,8 @@ def test_folder_is_exported_as_a_tree(checkout):
     ):
         change()
         tree = django_source_folder.tree(checkout)
-        assert tree not in seen
-        seen.add(tree)
+        assert tree not in trees
+        trees.add(tree)
     assert exported(checkout, tree) == {"blog/new.py": b"old", "debug.log": b"still ignored"}
     assert django_source_history.describe(checkout, tree) == {"subject": f"the files of {folder}"}
 

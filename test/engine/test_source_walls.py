@@ -90,7 +90,7 @@ def gitmodules(*modules: tuple[str, str]) -> str:
     )
 
 
-# Finding 8: repositories of this host
+# Repositories of this host
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_protocol_of_a_submodule_is_no_wider_than_its_parents(cloned, upstream, 
 
 @contextmanager
 def web(answer):
-    """A web server that keeps the requests it gets: (path, credentials)."""
-    seen = []
+    """Yield the port of a web server, and the requests that it receives: (path, credentials)."""
+    requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -178,7 +178,7 @@ def web(answer):
 
         def do_GET(self):
             login = self.headers.get("Authorization", "").removeprefix("Basic ")
-            seen.append((self.path, b64decode(login).decode()))
+            requests.append((self.path, b64decode(login).decode()))
             answer(self)
 
         def log_message(self, *_arguments):
@@ -186,11 +186,11 @@ def web(answer):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1], seen
+        yield server.server_address[1], requests
         server.shutdown()
 
 
-def wants_a_login(handler):
+def require_login(handler):
     handler.send_response(401)
     handler.send_header("WWW-Authenticate", 'Basic realm="git"')
     handler.send_header("Content-Length", "0")
@@ -198,14 +198,14 @@ def wants_a_login(handler):
 
 
 def test_login_of_the_parent_is_not_sent_to_another_host(cloned, upstream):
-    with web(wants_a_login) as (port, seen):
+    with web(require_login) as (port, requests):
         commit = upstream.submodule(f"http://localhost:{port}/library.git", "vendor", "1" * 40)
         site = cloned(upstream)
         django_source.fetch(site, commit)
         parent = f"http://ci:hunter2@127.0.0.1:{port}/team/blog.git"
         with pytest.raises(DeploymentError, match="requires a login"):
             django_source._export(site, commit, site.releases / "one", site.mirror, url=parent)
-    assert seen and not any(login for _path, login in seen)
+    assert requests and not any(login for _path, login in requests)
 
 
 def test_redirect_to_a_file_is_not_followed(cloned, upstream, secret):
@@ -214,12 +214,12 @@ def test_redirect_to_a_file_is_not_followed(cloned, upstream, secret):
         handler.send_header("Location", f"file://{secret.folder}/.git/info/refs")
         handler.end_headers()
 
-    with web(redirects) as (port, seen):
+    with web(redirects) as (port, requests):
         commit = upstream.submodule(f"http://127.0.0.1:{port}/library.git", "vendor", secret.first)
         site = cloned(upstream)
         with pytest.raises(DeploymentError):
             export(site, commit)
-    assert seen and not list(site.root.rglob("password.txt"))
+    assert requests and not list(site.root.rglob("password.txt"))
 
 
 def test_two_urls_have_two_mirrors(cloned, upstream):
@@ -229,19 +229,19 @@ def test_two_urls_have_two_mirrors(cloned, upstream):
     assert "hunter2" not in str(django_source._module(site, "https://ci:hunter2@a.org/x.git"))
 
 
-# Finding 9: paths of submodules
+# Paths of submodules
 
 
 @pytest.fixture
 def outside(tmp_path):
-    """A folder of root's that nothing may be written to."""
+    """Return a folder of root to which nothing may be written."""
     folder = tmp_path / "outside"
     folder.mkdir()
     return folder
 
 
 def test_submodule_through_a_link_of_another_one_refused(cloned, upstream, tmp_path, outside, without_fsck):
-    """The reproduction: a tree with two entries of one name."""
+    """The tree of the commit has two entries of one name."""
     linking = Upstream(tmp_path / "linking")
     (linking.folder / "x").symlink_to(outside)
     linked = linking.commit({})
@@ -305,8 +305,8 @@ def test_hostile_name_in_a_tree_refused(cloned, upstream, tmp_path, without_fsck
     assert not after - {"one", ".gitmodules"}
 
 
-def test_git_refuses_such_trees_too(cloned, upstream):
-    """The second wall: what is fetched is checked."""
+def test_git_fsck_refuses_a_tree_with_two_entries_of_one_name(cloned, upstream):
+    """The second wall: git checks each object that it fetches."""
     file = blob(upstream, "x")
     commit = raw_tree(upstream, [("100644", b"a", file), ("120000", b"a", file)])
     site = cloned(upstream)
@@ -383,7 +383,7 @@ def test_depth_of_submodules_is_bounded(cloned, upstream, tmp_path):
 
 
 def test_commit_with_endless_files_refused(cloned, upstream, monkeypatch):
-    """A tree of ten folders that are one and the same, ten deep, has ten thousand million files."""
+    """Ten levels of ten folders, all the same tree, are 10**10 files."""
     inner = upstream.git("rev-parse", "HEAD^{tree}")
     for _level in range(10):
         commit = tree_with(upstream, [f"040000 tree {inner}\t{name}" for name in "0123456789"])
@@ -392,12 +392,12 @@ def test_commit_with_endless_files_refused(cloned, upstream, monkeypatch):
         export(cloned(upstream), commit)
 
 
-# Finding 15: filters
+# Filters
 
 
 @pytest.fixture
 def system(tmp_path, monkeypatch):
-    """A host whose git is configured as git-lfs does it, and more; a filter or a hook that runs leaves a witness."""
+    """Configure filters, hooks and attributes for the whole host; return the file that they create if one runs."""
     witness = tmp_path / "witness"
     (tmp_path / "hooks").mkdir()
     (tmp_path / "hooks/reference-transaction").write_text(f"#!/bin/sh\ntouch {witness}\n")
@@ -450,8 +450,8 @@ def test_site_that_was_a_folder_before_has_the_attributes_of_a_repository(cloned
     assert (export(site, commit) / "a.txt").read_bytes() == b"a\r\n"
 
 
-def test_configuration_of_the_system_names_proxies_and_addresses(cloned, upstream, tmp_path, system):
-    """What a company configures for all gits of a host holds for what talks to the network."""
+def test_configuration_of_the_system_applies_to_remotes(cloned, upstream, tmp_path, system):
+    """Commands that connect to a remote use the system's configuration, as companies have it."""
     with open(tmp_path / "gitconfig", "a") as file:
         file.write(f'[url "{upstream.folder}"]\n\tinsteadOf = https://git.example.org/blog.git\n')
     assert django_source.resolve(cloned("https://git.example.org/blog.git"), "main") == upstream.first
@@ -482,7 +482,7 @@ def test_control_characters_of_a_server_are_not_passed_on(cloned, upstream):
         handler.end_headers()
         handler.wfile.write(b"001e# service=git-upload-pack\n00000015ERR x\x1b[2Jy\x07 rude\n")
 
-    with web(rude) as (port, _seen), pytest.raises(DeploymentError) as error:
+    with web(rude) as (port, _requests), pytest.raises(DeploymentError) as error:
         django_source.resolve(cloned(f"http://127.0.0.1:{port}/x.git"), "main")
     assert "rude" in str(error.value) and "\x1b" not in str(error.value) and "\x07" not in str(error.value)
 
@@ -499,7 +499,7 @@ def test_diff_of_a_huge_file_is_bounded(cloned, upstream):
 
 
 def smart(repository, pause):
-    """A git server by http that sends 64 KiB at a time and pauses in between."""
+    """Return the handler of a git server over http that sends 64 KiB at a time and pauses in between."""
 
     def answer(handler):
         length = int(handler.headers.get("Content-Length") or 0)
@@ -530,9 +530,9 @@ def smart(repository, pause):
     return answer
 
 
-def test_slow_transfer_is_waited_for(cloned, upstream):
+def test_slow_transfer_completes(cloned, upstream):
     commit = upstream.commit({"film": os.urandom(1 << 20)})
-    with web(smart(upstream, lambda _sent: 0.25)) as (port, _seen):
+    with web(smart(upstream, lambda _sent: 0.25)) as (port, _requests):
         site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "2s"})
         began = time.monotonic()
         assert (export(site, commit) / "film").stat().st_size == 1 << 20
@@ -541,7 +541,7 @@ def test_slow_transfer_is_waited_for(cloned, upstream):
 
 def test_stalled_transfer_times_out(cloned, upstream):
     commit = upstream.commit({"film": os.urandom(1 << 20)})
-    with web(smart(upstream, lambda sent: 5 if sent else 0)) as (port, _seen):
+    with web(smart(upstream, lambda sent: 5 if sent else 0)) as (port, _requests):
         site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "1s"})
         began = time.monotonic()
         with pytest.raises(DeploymentError, match="no progress for 2 s") as error:
@@ -550,10 +550,10 @@ def test_stalled_transfer_times_out(cloned, upstream):
 
 
 def test_transfer_that_never_ends_times_out(cloned, upstream, monkeypatch):
-    """A server that sends a little for ever is not waited for, either."""
+    """The server sends a little for ever."""
     monkeypatch.setattr(django_source_git, "_SLOW", 2)
     commit = upstream.commit({"film": os.urandom(1 << 20)})
-    with web(smart(upstream, lambda _sent: 0.3)) as (port, _seen):
+    with web(smart(upstream, lambda _sent: 0.3)) as (port, _requests):
         site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "2s"})
         with pytest.raises(DeploymentError, match="timed out after 4 s"):
             export(site, commit)

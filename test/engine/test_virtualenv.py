@@ -47,15 +47,15 @@ def test_key_changes_with_every_input_of_the_virtualenv(key, monkeypatch):
     assert len(first) == 16 and key(CHAIN, names) == first
     assert key(CHAIN | {"unrelated.txt": "y\n", "blog/models.py": "x"}, names) == first
     assert key(CHAIN, names, settings={"A": 1}, packages=["libpq5"]) == first
-    others = [key(CHAIN | {name: CHAIN[name] + "more\n"}, names) for name in CHAIN if name != "unrelated.txt"]
-    others += [key(CHAIN, [*names, "unrelated.txt"])]
-    others += [key(CHAIN, names, python_packages=["a"]), key(CHAIN, names, constraints=["a"])]
+    changed = [key(CHAIN | {name: CHAIN[name] + "more\n"}, names) for name in CHAIN if name != "unrelated.txt"]
+    changed += [key(CHAIN, [*names, "unrelated.txt"])]
+    changed += [key(CHAIN, names, python_packages=["a"]), key(CHAIN, names, constraints=["a"])]
     monkeypatch.setattr(django_virtualenv_python, "_identity", lambda path, modified: "another python")
-    others += [key(CHAIN, names)]
-    others += [key(CHAIN, names, database={"engine": "postgres"}), key(CHAIN, names, database={"engine": "mysql"})]
+    changed += [key(CHAIN, names)]
+    changed += [key(CHAIN, names, database={"engine": "postgres"}), key(CHAIN, names, database={"engine": "mysql"})]
     monkeypatch.setattr(django_server_uwsgi, "PYUWSGI", "pyuwsgi==0")
-    others += [key(CHAIN, names)]
-    assert len({first, *others}) == 1 + len(others) == 12
+    changed += [key(CHAIN, names)]
+    assert len({first, *changed}) == 1 + len(changed) == 12
 
 
 def test_key_changes_with_pyproject_of_a_uv_lock(key):

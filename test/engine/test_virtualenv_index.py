@@ -95,10 +95,10 @@ def test_index_password_is_kept_for_commands_and_masked(world):
 def test_failed_build_is_tried_again_when_the_index_password_changes(world, monkeypatch):
     world.options = {"index": {"url": URL, "user": "deploy", "password": "x"}}
     world.given = {"index_password": "wrong"}
-    asked = []
+    tried = []
 
     def build(site, source, files, key, password):
-        asked.append(password)
+        tried.append(password)
         if password == "wrong":
             raise DeploymentError("installing packages failed")
         world.build(site, source, files, key, password)
@@ -108,7 +108,7 @@ def test_failed_build_is_tried_again_when_the_index_password_changes(world, monk
         with pytest.raises(DeploymentError, match=message):
             world.apply()
     world.given = {"index_password": "right"}
-    assert "live" in world.apply() and asked == ["wrong", "right"]
+    assert "live" in world.apply() and tried == ["wrong", "right"]
 
 
 @pytest.mark.parametrize(
