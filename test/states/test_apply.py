@@ -532,7 +532,7 @@ def authorities(monkeypatch):
 
     monkeypatch.setattr(django_tls, "make_authority", lambda: None)
     own = f"self_signed {django_tls._fingerprint()}"
-    monkeypatch.setattr(django_tls, "_signed", lambda domain: certificate(own, domain))
+    monkeypatch.setattr(django_tls, "_issued", lambda domain: certificate(own, domain))
     monkeypatch.setattr(django_tls_acme, "_order", order)
     monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 22, 1))
     monkeypatch.setattr(django_host_timer, "_link", lambda site, task: Path("/"))  # which the world does not play
