@@ -1,8 +1,8 @@
-# Sites with `state: absent` are taken off: proxy, instances, releases, users. Their data stays, unless `remove_data` is true.
+# Remove sites with `state: absent`: proxy, instances, releases, users. Their data stays unless `remove_data` is true.
 {% from "django/map.jinja" import django with context %}
 {% for name, site in django.absent.items() %}
 
-{{ name }} is taken off:
+{{ name }} is absent:
   django.absent:
     - name: {{ name }}
     - config: {{ site | tojson | yaml_dquote }}
@@ -12,13 +12,13 @@
   user.absent:
     - name: {{ site.user }}-build
     - require:
-      - django: {{ name }} is taken off
+      - django: {{ name }} is absent
 {% if site.remove_data and site.user == name %}
 
 {{ name }} has no user:
   user.absent:
     - name: {{ site.user }}
     - require:
-      - django: {{ name }} is taken off
+      - django: {{ name }} is absent
 {% endif %}
 {% endfor %}

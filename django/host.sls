@@ -1,4 +1,4 @@
-# What every site needs of the host: packages, and uv for its virtualenvs.
+# What all sites need on the host: packages, and uv for their virtualenvs.
 {% from "django/map.jinja" import django with context %}
 {% set platform = django.platform %}
 {% set own = ['certificates', 'git', 'python', 'ssh', 'venv'] + (['bus'] if django.process == 'systemd' else []) %}

@@ -1,13 +1,13 @@
 # The Django sites of this host: `salt '*' state.apply django`. The pillar is described in pillar.example.
 #
 #   django.sync        our own modules, where they are missing or old
-#   django.clean       sites with `state: absent` go first
-#   django.place       whether somebody else is where a site is to be
+#   django.clean       removes sites with `state: absent`
+#   django.place       stops where another deployment is in the path of a site
 #   django.host        packages and uv
-#   django.proxy       the web servers, and who refuses unknown hosts
+#   django.proxy       nginx and Apache, which reject unknown hosts
 #   django.postgres    PostgreSQL, where a site has its database on a server of this host
 #   django.mysql       MariaDB, likewise
-#   django.supervisor  who keeps the sites alive where it is not systemd
+#   django.supervisor  the process manager where it is not systemd
 #   django.site        each site, step by step
 {% from "django/map.jinja" import django with context %}
 {% if django.errors %}

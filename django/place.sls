@@ -1,8 +1,8 @@
-# Before anything is changed: the place of each site is free, or the pillar says that what is there is taken over.
+# Before anything is changed: no other deployment is in the path of a site, or the pillar has it taken over (`adopt`).
 {% from "django/map.jinja" import django with context %}
 {% for name, site in django.sites.items() %}
 
-{{ name }} has its place:
+{{ name }} can be deployed:
   django.adoption:
     - name: {{ name }}
     - config: {{ site | tojson | yaml_dquote }}

@@ -1,6 +1,6 @@
-# The story of a site. Its identities and folders come first, for all sites, so that every remote can be asked at the same
-# time; then each site takes the steps of a release. A step that finds nothing to do reports no change, one that fails
-# stops its own site only, and before "is live" nothing that serves is touched.
+# The steps of each site, in the order of _utils/django_release_steps.py. Users and directories come first, for all sites,
+# so that all remotes are queried at the same time. A step that finds nothing to do reports no change; one that fails
+# stops its own site only. Nothing that serves is changed before "is live".
 {% from "django/map.jinja" import django with context %}
 {% set files = ['django_formula_start.py', 'django_formula_migrate.py', 'django_formula_lock.py', 'django_formula_guard.py',
                 'django_formula_settings.py', 'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py'] %}
@@ -32,9 +32,9 @@
     - user: {{ site.user }}
     - shell: {{ django.platform.shell }}
     - require:
-      - django: {{ name }} has its place
+      - django: {{ name }} can be deployed
 
-{{ name }} is laid out:
+{{ name }} has its directories:
   django.site:
     - name: {{ name }}
     - config: {{ site | tojson | yaml_dquote }}
@@ -55,7 +55,7 @@
 {% endfor %}
 
 {% for name, site in django.sites.items() %}
-{% set ns = namespace(before='is laid out', function='site') %}
+{% set ns = namespace(before='has its directories', function='site') %}
 {% set servers = site.databases.values() | selectattr('manage') | map(attribute='engine') | unique | list %}
 {% for function, sentence in [
      ('database', 'has its databases'),

@@ -1,9 +1,9 @@
 #!py
 """
-Our own modules are on this minion as the file server has them.
+Sync the formula's modules to this minion.
 
-``state.apply django`` does not sync custom modules by itself; where they are missing or old, they are synced while this
-file is rendered, and loaded anew before the first state runs. salt-ssh brings them along.
+``state.apply django`` does not sync custom modules. Where they are missing or differ from the file server's, they are
+synced while this file is rendered, and reloaded before the first state runs. salt-ssh brings them along.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ KINDS = ("modules", "states", "utils")
 
 
 def run():
-    # What salt-ssh renders with says so of any name. The name has no dot: for a function that is not there, Salt would
-    # load every execution module to find it.
+    # The wrapper that salt-ssh renders with contains every name. This one has no dot: Salt would load every execution
+    # module to look for a missing function.
     if "no_such_module" in __salt__:
         return {}
     stale = {kind for kind in KINDS if any(_is_stale(kind, url) for url in _ours(kind))}

@@ -15,7 +15,7 @@ include:
 {% do http.extend(site.proxy.listen) %}
 {% do https.extend(secure) %}
 {% do sites.update({name: site.proxy.listen + secure}) %}
-{% do places.append({'django': name ~ ' has its place'}) %}
+{% do places.append({'django': name ~ ' can be deployed'}) %}
 {% if site.media.protected %}{% do protected.append(name) %}{% endif %}
 {% endfor %}
 {% set templates = {'nginx': ['default.conf'] + (['tls.conf'] if https else []), 'apache': []}[kind] %}

@@ -162,7 +162,7 @@ def test_what_is_there_is_named_and_nothing_is_changed(host, blog, shop, club, a
     before = host.run(STATE).stdout
     for test in (True, False):
         applied = blog.apply(test=test)
-        found = {name: applied.failed[f"{name} has its place"] for name in ("blog", "shop", "club", *APPS)}
+        found = {name: applied.failed[f"{name} can be deployed"] for name in ("blog", "shop", "club", *APPS)}
         root = "/home/elspeth/sites/blog.example.org"
         for thing in (
             *(f"folder {root}/{name}" for name in ("source", "virtualenv", "static", "database")),
@@ -198,10 +198,10 @@ def test_a_dry_run_says_what_would_be_adopted(host, blog, shop, club, apps):
         site.options["adopt"] = True
     applied = blog.apply(test=True)
     root = "/home/elspeth/sites/blog.example.org"
-    assert applied.changed["blog has its place"][f"{root}/database/db.sqlite3"] == "used where it is"
-    assert applied.changed["blog has its place"][f"{root}/source"].startswith(f"moved to {root}/adopted/")
+    assert applied.changed["blog can be deployed"][f"{root}/database/db.sqlite3"] == "used where it is"
+    assert applied.changed["blog can be deployed"][f"{root}/source"].startswith(f"moved to {root}/adopted/")
     assert (
-        applied.changed["shop has its place"]["/opt/shop/db.sqlite3"]
+        applied.changed["shop can be deployed"]["/opt/shop/db.sqlite3"]
         == "copied to /srv/django/shop/database/db.sqlite3"
     )
     assert host.run(STATE).stdout == before
@@ -307,7 +307,7 @@ def test_a_container_in_which_supervisor_keeps_an_old_site(hosts, repositories, 
     sign_before(host, "shop.example.org")
 
     shop = Site(host, host.repository, "shop")
-    told = shop.apply().failed["shop has its place"]
+    told = shop.apply().failed["shop can be deployed"]
     assert "supervisor program shop" in told and "nginx file /etc/nginx/sites-enabled/shop" in told
     assert re.search(r"process \d+ \(/opt/shop/venv/bin/gunicorn", told)
     url = f"http://{host.address}/release"

@@ -109,12 +109,12 @@ def test_what_is_there_is_named_and_nothing_is_changed(host, blog, shop, club):
     before = host.run(STATE).stdout
     applied = blog.apply()
     for name, (file, _text) in FILES.items():
-        found = applied.failed[f"{name} has its place"]
+        found = applied.failed[f"{name} can be deployed"]
         assert f"/etc/apache2/sites-enabled/{file} is of apache, which has the port: say" in found, found
     for site in (blog, shop, club):
         site.options["proxy"] = {"kind": "apache"}
     applied = blog.apply()
-    found = {name: applied.failed[f"{name} has its place"] for name in FILES}
+    found = {name: applied.failed[f"{name} can be deployed"] for name in FILES}
     for name, (file, _text) in FILES.items():
         assert f"apache file /etc/apache2/sites-enabled/{file} (ServerName {name}.example.org)" in found[name]
         assert f"django:sites:{name}:adopt: true takes it over" in found[name]

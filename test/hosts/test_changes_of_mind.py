@@ -107,7 +107,7 @@ def test_another_name_is_refused_and_how_it_is_done_works(blog):
     del options["repository"], blog.sites["blog"]
     journal = Site(blog.host, blog.repository, "journal", beside=blog, **options)
     applied = journal.apply()
-    comment = applied.failed["journal has its place"]
+    comment = applied.failed["journal can be deployed"]
     assert (
         "blog, which the pillar no longer has, still serves blog.example.org here" in comment and lines(comment) <= 10
     )

@@ -111,7 +111,10 @@ def test_uv_comes_from_the_index_and_the_system_knows_the_authority(blog, compan
     live = blog.live
     company.intranet.seen.clear()
     applied = blog.deploy(deploy="manual")
-    assert applied.changed.keys() == {"uv is installed", "blog is laid out"} and "/simple/uv/" in company.intranet.seen
+    assert (
+        applied.changed.keys() == {"uv is installed", "blog has its directories"}
+        and "/simple/uv/" in company.intranet.seen
+    )
     assert "live" in str(blog.host.call("django.release", "blog")) and blog.live != live
     assert "/simple/iniconfig/" in company.intranet.seen
 

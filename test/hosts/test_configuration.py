@@ -35,7 +35,7 @@ def test_a_change_does_what_it_means(blog, case):
     foreseen = blog.apply(test=True, **changes)
     assert not foreseen.failed and blog.live == before
     applied = blog.deploy()
-    assert applied.changed.keys() == {"blog is laid out"} | means
+    assert applied.changed.keys() == {"blog has its directories"} | means
     assert foreseen.changed.keys() - POSSIBLE == applied.changed.keys(), "the dry run foresees other steps"
     assert (blog.live != before) == bool(means & RELEASE)
     assert not blog.apply().changed
@@ -81,7 +81,7 @@ def test_the_limit_of_uploads_is_in_effect(blog):
 def test_packages_of_the_system_are_installed_without_a_release(blog):
     before = blog.live
     applied = blog.deploy(packages=["gettext"])
-    assert applied.changed.keys() == {"The packages of the sites are installed", "blog is laid out"}
+    assert applied.changed.keys() == {"The packages of the sites are installed", "blog has its directories"}
     assert blog.live == before and blog.host.run("command -v msgfmt").returncode == 0
 
 

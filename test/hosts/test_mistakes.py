@@ -67,7 +67,7 @@ def test_salt_is_not_run_by_root(blog):
 def test_a_port_is_taken(blog):
     blog.host.run(OTHER)
     applied = blog.apply()
-    told = applied.failed["blog is laid out"]
+    told = applied.failed["blog has its directories"]
     assert "port 81 is taken by python3 (pid " in told and "django:sites:blog:proxy:listen" in told
     assert told.startswith(applied.failed["The ports of nginx are free"].partition("\n")[0].join(["site: ", ""]))
     assert blog.host.browser(port=81).get("/").status_code == 200

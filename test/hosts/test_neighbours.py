@@ -62,7 +62,7 @@ def test_what_nginx_does_not_accept_of_ours_is_taken_back(blog):
     assert blog.host.read("/etc/nginx/django/blog.conf") == ours
     blog.host.run(["nginx", "-t"])
     assert blog.get().status_code == 200
-    assert blog.deploy(proxy=None).changed.keys() == {"blog is laid out"}
+    assert blog.deploy(proxy=None).changed.keys() == {"blog has its directories"}
 
 
 def test_a_file_of_somebody_else_in_the_way_is_refused(blog):

@@ -32,12 +32,12 @@ def left(blog: Site) -> set[str]:
 
 def test_a_site_that_is_absent_is_gone_but_for_its_data(blog, shop):
     foreseen = blog.apply(test=True, state="absent")
-    assert foreseen["blog is taken off"].result is None and not foreseen.failed
+    assert foreseen["blog is absent"].result is None and not foreseen.failed
     assert blog.get().status_code == 200
 
     secret = blog.host.read(f"{blog.root}/secrets/secret_key.json")
     applied = blog.deploy()
-    assert "blog is taken off" in applied.changed and not any(key.startswith("shop ") for key in applied.changed)
+    assert "blog is absent" in applied.changed and not any(key.startswith("shop ") for key in applied.changed)
     assert set(blog.host.run(["ls", blog.root]).stdout.split()) == DATA
     assert left(blog) == set() and blog.units == []
     assert blog.host.run(["ps", "-u", "blog"], check=False).stdout.count("\n") == 1
@@ -69,7 +69,7 @@ def test_what_is_foreign_in_its_root_stays(blog):
 def test_data_goes_later_when_the_pillar_says_so(blog):
     blog.deploy(state="absent")
     applied = blog.deploy(remove_data=True)
-    assert "blog is taken off" in applied.changed
+    assert "blog is absent" in applied.changed
     assert not blog.host.testinfra.file(blog.root).exists
 
 
@@ -89,7 +89,7 @@ def test_the_first_of_all_is_taken_off_before_another_takes_its_domain(blog):
     wiki = Site(blog.host, blog.repository, "wiki", beside=blog, domains=blog.options["domains"])
     applied = blog.deploy(state="absent")
     order = [state.id for state in applied.states]
-    assert order.index("blog is taken off") < order.index("wiki is live")
+    assert order.index("blog is absent") < order.index("wiki is live")
     assert wiki.answering["release"] == wiki.live
     blog.sites["wiki"] = wiki.options | {"state": "absent", "remove_data": True}
     blog.deploy(state="present")

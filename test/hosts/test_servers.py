@@ -220,8 +220,8 @@ def test_a_site_that_is_taken_off_leaves_its_data_unless_told(blog, shop):
     blog.sites["shop"]["remove_data"] = True
     planned = blog.apply(test=True)
     gone = {"postgres database till", "postgres role keeper", "mysql database shop_metrics", "mysql user shop"}
-    assert gone <= set(planned["shop is taken off"].changes)
-    assert gone <= set(blog.deploy()["shop is taken off"].changes)
+    assert gone <= set(planned["shop is absent"].changes)
+    assert gone <= set(blog.deploy()["shop is absent"].changes)
     left = psql(blog, "postgres", "SELECT datname FROM pg_database", "postgres").stdout.split()
     assert "till" not in left and "shop" not in left and {"blog", "theirs"} <= {*left}
     assert "django-formula: shop" not in blog.host.run("cat /etc/postgresql/*/main/pg_hba.conf").stdout

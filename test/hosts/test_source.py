@@ -167,7 +167,7 @@ def test_unreachable_remote_is_a_warning_while_a_release_is_active(server, live,
     began = time.monotonic()
     applied = live.deploy(repository=url)
     assert time.monotonic() - began < 20
-    assert applied.changed.keys() == {"blog is laid out"}
+    assert applied.changed.keys() == {"blog has its directories"}
     assert f"{release} stays live" in str(applied.warnings)
     assert live.answering["release"] == release
 

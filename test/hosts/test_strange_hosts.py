@@ -64,7 +64,7 @@ def test_the_host_is_as_strange_as_it_is_meant_to_be(blog):
 
 def test_apache_keeps_the_port_and_nginx_is_not_begun(blog):
     applied = blog.apply()
-    told = applied.failed["blog is laid out"]
+    told = applied.failed["blog has its directories"]
     assert "port 80 is taken by apache2 (pid " in told and "systemctl disable --now apache2.service" in told
     assert "django:sites:blog:proxy:listen: [8080]" in told and lines(told) <= 5
     assert applied.failed["The ports of nginx are free"] in told.removeprefix("site: ")

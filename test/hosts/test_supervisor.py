@@ -156,7 +156,7 @@ def test_logs_that_are_moved_away(blog):
     killed = blog.host.read(f"/run/{blog.unit}/pid").strip()
     blog.host.run(["kill", "-KILL", killed])
     assert comes_back(blog, killed) == live
-    assert blog.deploy().changed.keys() <= {"blog is laid out", "blog has its instance"}
+    assert blog.deploy().changed.keys() <= {"blog has its directories", "blog has its instance"}
     blog.repository.commit(version("2.3"))
     blog.deploy()
     assert blog.answering["version"] == "2.3"
@@ -261,7 +261,7 @@ def test_a_port_in_place_of_a_socket(blog):
 
 def test_nothing_is_left_but_the_data(blog):
     applied = blog.deploy(state="absent")
-    assert "blog is taken off" in applied.changed
+    assert "blog is absent" in applied.changed
     assert programs(blog) == []
     left = blog.host.run("find /run /etc /var/log -xdev -name '*blog*'", check=False)
     assert left.stdout == ""

@@ -135,7 +135,7 @@ def test_files_that_are_not_good_change_nothing(blog, authority):
     before = serial(blog, blog.host.read(ROOT))
     give(blog, authority.sign("shop.example.org"))
     refused = blog.apply(tls=FILES)
-    told = refused.failed["blog is laid out"]
+    told = refused.failed["blog has its directories"]
     assert "django:sites:blog:tls:certificate is for shop.example.org, not for blog.example.org" in told
     assert not refused.changed and serial(blog, blog.host.read(ROOT)) == before
 

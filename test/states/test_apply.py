@@ -25,14 +25,24 @@ POSTGRESQL = django_database_setup.SERVERS["postgres"]
 KEY = "canary-0123456789-canary"
 SITE = {"repository": "https://git.example.org/blog.git", "revision": "main", "domains": ["blog.example.org"]}
 SENTENCES = [
-    *["blog has its users", "blog is laid out", "blog has its source", "blog has its virtualenv", "blog is built"],
+    *[
+        "blog has its users",
+        "blog has its directories",
+        "blog has its source",
+        "blog has its virtualenv",
+        "blog is built",
+    ],
     *["blog has its secrets", "blog has its settings", "blog has its static files", "blog has its database migrated"],
     *["blog has its instance", "blog is live", "blog is served", "blog is recorded"],
 ]
-HOST = ["blog has its place", "The packages of the sites are installed", "uv is installed"]
+HOST = ["blog can be deployed", "The packages of the sites are installed", "uv is installed"]
 HOST += ["The ports of nginx are free", "nginx is installed"]
 HOST += ["The default site of a fresh nginx is off", "nginx runs"]
-UNCHANGED = {"blog has its place", "The ports of nginx are free", "The default site of a fresh nginx is off"}
+UNCHANGED = {
+    "blog can be deployed",
+    "The ports of nginx are free",
+    "The default site of a fresh nginx is off",
+}
 
 
 def results(states):
@@ -132,7 +142,7 @@ def test_new_commit_is_reported_by_a_dry_run_and_released_by_an_apply(salt, worl
     apply()
     world.push("two")
     states = apply(test=True)
-    same = {"blog has its users", "blog is laid out", "blog has its secrets", "blog is served"}
+    same = {"blog has its users", "blog has its directories", "blog has its secrets", "blog is served"}
     expected = {name: True if name in {*HOST, *same} else None for name in [*HOST, *SENTENCES]}
     assert results(states) == expected
     assert {state.comment for state in states if state.result is None} > {"blog: source would be exported"}
@@ -146,7 +156,7 @@ def test_new_commit_is_reported_by_a_dry_run_and_released_by_an_apply(salt, worl
 def test_changed_pillar_value_changes_only_its_states(salt, world):
     salt({"sites": {"blog": SITE}})()
     states = salt({"sites": {"blog": {**SITE, "media": {"max_upload": "5M"}}}})()
-    assert changed(states) == ["blog is laid out", "blog is served"]
+    assert changed(states) == ["blog has its directories", "blog is served"]
     assert changed(salt({"sites": {"blog": {**SITE, "media": {"max_upload": "5M"}}}})()) == []
 
 
@@ -171,14 +181,14 @@ def test_existing_deployment_stops_only_its_own_site(salt, world, own_host):
     (source / "manage.py").write_text("")
     states = salt({"sites": {"blog": SITE}})()
     failed = [state for state in states if state.result is False]
-    assert failed[0].id == "blog has its place" and f"folder {source}" in failed[0].comment
+    assert failed[0].id == "blog can be deployed" and f"folder {source}" in failed[0].comment
     nginx = HOST[HOST.index("The ports of nginx are free") :]
     assert {state.id for state in failed[1:]} == {*nginx, *SENTENCES} - {"The default site of a fresh nginx is off"}
     assert set(changed(states)) == {"The packages of the sites are installed", "uv is installed"}
     assert list(source.parent.iterdir()) == [source] and "systemctl" not in str(world.commands)
 
     states = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}})()
-    assert {state.id for state in states if state.result is False} == {"blog has its place", *SENTENCES}
+    assert {state.id for state in states if state.result is False} == {"blog can be deployed", *SENTENCES}
     assert {"nginx is installed", "shop is live", "shop is recorded"} <= {*changed(states)}
 
 
@@ -231,7 +241,7 @@ def test_states_of_a_site_are_the_steps_in_their_order(salt):
     steps = [chunk["fun"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
     assert steps == ["adoption", "users", "site", *(step.__name__ for step in django_release_steps.RELEASE)]
     names = [chunk["__id__"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
-    assert names == ["blog has its place", *SENTENCES]
+    assert names == ["blog can be deployed", *SENTENCES]
     for before, chunk in zip(names[2:], [chunk for chunk in low if chunk["__id__"] in names[3:]], strict=False):
         assert chunk["require"] == [{"django": before}]
 
@@ -239,7 +249,7 @@ def test_states_of_a_site_are_the_steps_in_their_order(salt):
 def test_directories_of_all_sites_are_made_before_the_first_step(salt):
     pillar = {"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}}
     names = [state.id for state in salt(pillar)()]
-    assert names.index("shop is laid out") < names.index("blog has its source")
+    assert names.index("shop has its directories") < names.index("blog has its source")
     assert names.index("blog is recorded") < names.index("shop has its source")
 
 
@@ -391,14 +401,14 @@ def test_password_is_generated_for_a_login_over_tcp(salt, world, own_host, postg
 
 def test_missing_secret_is_an_error(salt, world):
     apply = salt({"sites": {"blog": {**SITE, "secret_key": "sdb://vault/key-of-the-blog"}}})
-    (state,) = [state for state in apply() if state.id == "blog is laid out"]
+    (state,) = [state for state in apply() if state.id == "blog has its directories"]
     assert state.result is False
     assert state.comment.startswith("django:sites:blog:secret_key: sdb://vault/key-of-the-blog has no value")
 
 
 def test_missing_template_is_an_error(salt, world):
     apply = salt({"sites": {"blog": {**SITE, "files": {"a.py": {"source": "salt://blog/nowhere.jinja"}}}}})
-    (state,) = [state for state in apply() if state.id == "blog is laid out"]
+    (state,) = [state for state in apply() if state.id == "blog has its directories"]
     assert (state.result, state.comment.split("\n")[0]) == (
         False,
         "cannot find salt://blog/nowhere.jinja on the file server",
@@ -422,26 +432,26 @@ def test_absent_site_is_removed_before_other_sites_are_applied(salt, world):
     gone = {"sites": {"blog": {"state": "absent"}, "shop": both["sites"]["shop"]}}
     apply = salt(gone)
     states = apply(test=True)
-    assert [state.id for state in states][:2] == ["blog is taken off", "blog has no build user"]
+    assert [state.id for state in states][:2] == ["blog is absent", "blog has no build user"]
     assert [(state.id, state.result) for state in states if state.changes] == [
-        ("blog is taken off", None),
+        ("blog is absent", None),
         ("blog has no build user", None),
     ]
     assert world.live
-    assert changed(apply()) == ["blog is taken off", "blog has no build user"]
+    assert changed(apply()) == ["blog is absent", "blog has no build user"]
     assert not world.site.releases.exists() and world.site.media.exists()
     states = apply()
     assert changed(states) == [] and set(results(states).values()) == {True}
     away = {"sites": {"blog": {"state": "absent", "remove_data": True}}}
     apply = salt(away)
-    assert changed(apply()) == ["blog is taken off", "blog has no user"] and not world.site.root.exists()
+    assert changed(apply()) == ["blog is absent", "blog has no user"] and not world.site.root.exists()
     assert changed(apply()) == []
 
 
 def test_absent_site_that_never_existed_changes_nothing(salt, own_host):
     states = salt({"sites": {"blog": {"state": "absent"}}})()
     assert [(state.id, state.result, state.changes) for state in states] == [
-        ("blog is taken off", True, {}),
+        ("blog is absent", True, {}),
         ("blog has no build user", True, {}),
     ]
 
@@ -471,14 +481,14 @@ def test_port_used_by_another_process_stops_the_site_and_installs_no_nginx(salt,
     states = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["a.org"], "proxy": {"listen": [8080]}}}})()
     failed = {state.id: state.comment for state in states if state.result is False}
     message = failed["The ports of nginx are free"]
-    assert message == failed["blog is laid out"].removeprefix("site: ").removesuffix("\nnothing runs yet")
+    assert message == failed["blog has its directories"].removeprefix("site: ").removesuffix("\nnothing runs yet")
     assert message.splitlines() == [
         "port 80 is taken by apache2 (pid 7, apache2.service), so nginx cannot listen there; nothing has been changed",
         "stop that, if nobody needs it (systemctl disable --now apache2.service), "
         "or choose another port: django:sites:blog:proxy:listen: [8080]",
     ]
     assert not {"nginx is installed", "nginx runs"} & {*changed(states)}
-    assert {"shop is laid out", "shop is live"} <= {*changed(states)}
+    assert {"shop has its directories", "shop is live"} <= {*changed(states)}
 
 
 def test_default_server_is_configured_on_new_ports(salt, world):
@@ -595,5 +605,5 @@ def test_invalid_certificate_files_stop_only_their_site(salt, world, authorities
     states = salt({"sites": sites})()
     failed = {state.id: state.comment for state in states if state.result is False}
     message = "site: django:sites:blog:tls:certificate is for x.example.org, not for blog.example.org"
-    assert failed["blog is laid out"].splitlines() == [message, "nothing runs yet"]
+    assert failed["blog has its directories"].splitlines() == [message, "nothing runs yet"]
     assert "shop is live" in changed(states)
