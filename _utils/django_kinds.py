@@ -84,6 +84,11 @@ SERVERS = {
         concurrency="ASGI",
         variants=(({"interface": ("wsgi",)}, {"interface": "wsgi", "concurrency": ""}),),
     ),
+    "daphne": ServerKind(
+        ("django_formula_daphne.py", "django_formula_ready.py"),
+        interface="asgi",
+        concurrency="ASGI",
+    ),
     "mod_wsgi": ServerKind(
         (
             "mod_wsgi.conf",

@@ -34,6 +34,8 @@ WAYS = {
     "granian": {"kind": "granian"},
     "granian, tcp": {"kind": "granian", "bind": "127.0.0.1:8101"},
     "granian, wsgi": {"kind": "granian", "threads": 2, "options": {"interface": "wsgi"}},
+    "daphne": {"kind": "daphne"},
+    "daphne, tcp": {"kind": "daphne", "bind": "127.0.0.1:8101"},
     "mod_wsgi, tcp": {"kind": "mod_wsgi"},
     "mod_wsgi, threads, tcp": {"kind": "mod_wsgi", "threads": 4, "bind": "127.0.0.1:8101"},
     "mod_wsgi, embedded, tcp": {"kind": "mod_wsgi", "options": {"mode": "embedded"}},
@@ -45,7 +47,7 @@ SYSTEMS = ("bookworm", "trixie")
 #: Of which each is done once without --all, and with it by each process behind each proxy.
 COMMON = [
     *["uwsgi, unix", "uwsgi, tcp", "uwsgi, http", "gunicorn, sync", "gunicorn, gthread, tcp", "gunicorn, gevent"],
-    *["uvicorn", "granian", "mod_wsgi, tcp", "mod_wsgi, embedded, tcp"],
+    *["uvicorn", "granian", "daphne", "mod_wsgi, tcp", "mod_wsgi, embedded, tcp"],
 ]
 Case = tuple[str, str, str, str]
 
@@ -245,6 +247,7 @@ CHANGES = [
     {"kind": "gunicorn", "options": {"timeout": 30}},
     {"kind": "uvicorn"},
     {"kind": "granian"},
+    {"kind": "daphne"},
     {"kind": "mod_wsgi"},
     {"kind": "uwsgi"},
 ]
@@ -310,8 +313,9 @@ class WebSocket:
     [
         ("uvicorn", "nginx"),
         ("granian", "apache"),
+        ("daphne", "nginx"),
         *(pytest.param(way, "nginx", marks=pytest.mark.full) for way in ("granian", "gunicorn, uvicorn")),
-        *(pytest.param(way, "apache", marks=pytest.mark.full) for way in ("uvicorn", "gunicorn, uvicorn")),
+        *(pytest.param(way, "apache", marks=pytest.mark.full) for way in ("uvicorn", "daphne", "gunicorn, uvicorn")),
     ],
 )
 def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way, proxy):
@@ -377,6 +381,30 @@ def test_an_apache_ends_what_it_is_at(machines, mode):
     comment = blog.apply(server={"kind": "mod_wsgi", "options": options}).failed["blog has its instance"]
     assert "mod_wsgi does not take nonsense=3 (server:options)" in comment and lines(comment) <= 10, comment
     assert blog.answering["release"] == before
+    blog.repository.commit({"guestbook/views.py": views})
+    blog.deploy(server=WAYS["gunicorn, sync"])
+
+
+def test_daphne_finishes_requests_and_keeps_its_socket_closed_to_others(machines):
+    blog: Site = machines("bookworm", "systemd")
+    views = blog.repository.read("guestbook/views.py")
+    blog.repository.append("guestbook/views.py", SLOW)
+    blog.deploy(server={"kind": "daphne", "processes": 2}, state=None)
+    address = json.loads(blog.host.run("cat /srv/django/blog/current/config/instance.json").stdout)["address"]
+    assert blog.host.run(["stat", "--format=%a", address]).stdout == "660\n", "Twisted would make it 666"
+    with ThreadPoolExecutor(2) as pool:
+        requested = [pool.submit(blog.get, "/healthz?seconds=3") for _ in range(2)]
+        time.sleep(1)
+        blog.host.run(["systemctl", "restart", f"{blog.unit}.service"])
+        assert [answer.result().status_code for answer in requested] == [200] * 2
+    before = blog.live
+    comment = blog.apply(server={"kind": "daphne", "options": {"nonsense": 3}}).failed["blog has its instance"]
+    assert re.search(r"daphne \S+ has no setting nonsense \(server:options\)", comment) and lines(comment) <= 10, (
+        comment
+    )
+    assert blog.answering["release"] == before
+    header = {"Daphne-Root-Path": "/elsewhere"}
+    assert blog.get("/release", headers=header).json()["release"] == before, "visitors do not choose the path"
     blog.repository.commit({"guestbook/views.py": views})
     blog.deploy(server=WAYS["gunicorn, sync"])
 
