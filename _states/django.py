@@ -700,7 +700,7 @@ def proxy_runs(name, kind, http, templates, https=()):
                 **ret,
                 "comment": f"another proxy uses the ports until the sites are handed over to {kind}",
             }
-        http, https = django_proxy_ports.known(proxy, http), django_proxy_ports.known(proxy, https)
+        http, https = django_proxy_ports.served(proxy, http), django_proxy_ports.served(proxy, https)
         wanted = proxy.default_server(http, https, {url: _text(url) for url in templates})
         changes = django_host_config.differences(wanted)
         if changes and __opts__["test"]:

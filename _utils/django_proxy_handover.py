@@ -1,4 +1,4 @@
-"""From one proxy of the formula to another: all its sites that are to go, at once, for a port has one holder."""
+"""Hand sites over from one proxy of the formula to another, all at once: one process can listen on a port."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -17,12 +17,16 @@ from django_site import Site
 
 
 def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], *, upcoming: bool = False) -> Files:
-    """Every file that the proxy of a site needs; where that is another one now, those of its other sites too.
+    """Return every file that the proxy of a site needs; where the site changes its proxy, those of its other sites too.
 
-    So are they where it is to listen at other addresses, since a socket at all addresses has those of all sites.
+    The same holds where the proxy changes the addresses that it listens on: a socket on all addresses serves all
+    sites.
 
     Args:
-        facts, upcoming: see `django_proxy_files.of_site`.
+        site: the site.
+        facts: of the release, see `django_proxy_files.of_site`.
+        templates: their texts.
+        upcoming: see `django_proxy_files.of_site`.
     """
     wanted = django_proxy_files.of_site(site, facts, templates, upcoming=upcoming)
     own = django_proxy.of_site(site)
@@ -30,7 +34,7 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], *,
     former = django_proxy.serving(site) or (django_proxy_ports.holder_of(listens) if own else None)
     if own and former in (own, None):
         if django_proxy_switch.moves(own, wanted):
-            wanted |= _of_others([other for other in _others(site, own) if django_proxy.of_site(other) is own])
+            wanted |= _files_of([other for other in _others(site, own) if django_proxy.of_site(other) is own])
         has_addresses = any(not isinstance(listen, int) for listen in listens)
         return {**(_refusing(own, [site], templates, *own.refused()) if has_addresses else {}), **wanted}
     if not former or not own:
@@ -39,7 +43,7 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], *,
     coming = [site]
     for other in _others(site, former):
         (coming if django_proxy.of_site(other) is own else left).append(other)
-    wanted |= _of_others(coming[1:])
+    wanted |= _files_of(coming[1:])
     return {
         **_refusing(former, left, left[0].kept_templates() if left else {}),
         **_refusing(own, coming, templates),
@@ -48,7 +52,8 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], *,
     }
 
 
-def _of_others(sites: list[Site]) -> Files:
+def _files_of(sites: list[Site]) -> Files:
+    """Return the files of sites as they are."""
     wanted: Files = {}
     for site in sites:
         live = django_release.linked(site, site.current)
@@ -57,7 +62,7 @@ def _of_others(sites: list[Site]) -> Files:
 
 
 def _others(site: Site, proxy: Proxy) -> Iterator[Site]:
-    """The other sites of this host that a proxy serves."""
+    """Yield the other sites of this host that a proxy serves."""
     for name in django_site.registered():
         other = django_site.find(name)
         if name != site.name and django_proxy.serving(other) is proxy:
@@ -71,7 +76,7 @@ def _refusing(
     plain: Collection[Listen] = (),
     secure: Collection[Listen] = (),
 ) -> Files:
-    """The default server for sites, and for what else it is for."""
+    """Return the default server for sites, and for further places."""
     http = {*plain, *(listen for site in sites for listen in site.config["proxy"]["listen"])}
     https = {*secure, *(listen for site in sites for listen in site.listens_tls)}
     return proxy.default_server(django_host_port.ordered(http), django_host_port.ordered(https), templates)

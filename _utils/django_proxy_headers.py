@@ -1,18 +1,18 @@
-"""The headers by which proxies describe a client to an application, and those that uploads are served with.
+"""Headers by which proxies describe a client to the application, and those of uploads.
 
-Django has each header of a request as ``HTTP_…`` in ``request.META``, and django-ipware, django-axes,
-RemoteUserMiddleware and others believe some of them. The proxies set those that an application needs and remove all
-others, so that no client can set one.
+Django has each header of a request as ``HTTP_…`` in ``request.META``; django-ipware, django-axes,
+RemoteUserMiddleware and others trust some of them. The proxies set those that an application needs and remove all
+others, so that no client can set them.
 """
 
 import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: What the templates of the proxies set themselves: the peer's address and the scheme.
+#: Headers that the templates of the proxies set: the peer's address and the scheme.
 SET = ("X-Forwarded-For", "X-Forwarded-Proto")
 
-#: What they remove.
+#: Headers that they remove.
 REMOVED = (
     # The address of the client
     "CF-Connecting-IP",
@@ -79,7 +79,7 @@ REMOVED = (
     "X-SSL-Client-S-DN",
     "X-SSL-Client-Verify",
     "X-Webauth-User",
-    # What a proxy and an application tell each other
+    # Commands between proxy and application
     "Proxy",
     "X-Accel-Buffering",
     "X-Accel-Mapping",
@@ -88,16 +88,16 @@ REMOVED = (
     "X-Sendfile-Type",
 )
 
-#: Content types of uploads that no browser shows as a document of its own with markup or scripts in it.
+#: Content types of uploads that no browser shows as a document with markup or scripts.
 INERT = (
     r"((audio|video|font)/[a-z0-9._-]+"
     r"|image/(apng|avif|bmp|gif|heic|heif|jpe?g|jxl|pjpeg|png|tiff|vnd[.]microsoft[.]icon|webp|x-icon|x-ms-bmp)"
     r"|application/(octet-stream|pdf|zip)|text/plain) *(;|$)"
 )
-#: Content-Security-Policy of uploads of these types. A browser's viewer of PDF does not work in a sandbox.
+#: Content-Security-Policy of uploads of these types. Browsers do not show PDF in a sandbox.
 INERT_POLICY = "script-src 'none'; object-src 'none'; base-uri 'none'; form-action 'none'"
-#: That of all others, HTML, SVG and XML among them: as a document they have no origin, run and submit nothing, do not
-#: redirect, and load only pictures, media, fonts and style sheets of the site.
+#: Content-Security-Policy of all others, such as HTML, SVG and XML: a document without origin, which runs and submits
+#: nothing, does not redirect, and loads only images, media, fonts and style sheets of the site.
 DOCUMENT_POLICY = (
     "sandbox; default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; media-src 'self'; "
     "font-src 'self' data:; base-uri 'none'; form-action 'none'"
@@ -105,7 +105,7 @@ DOCUMENT_POLICY = (
 
 
 def variables(proxy: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the templates of the proxies read of this, by the name that they have for it.
+    """Return the template variables about headers.
 
     Args:
         proxy: `proxy` of the pillar.
@@ -119,10 +119,10 @@ def variables(proxy: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def removed(proxy: Mapping[str, Any]) -> list[str]:
-    """Return the headers that a site's proxy removes: all but those that the pillar names.
+    """Return the headers that a site's proxy removes: all but those that the pillar sets or trusts.
 
     Args:
-        proxy: `proxy` of the pillar; its ``headers`` are set, its ``trusted_headers`` are removed or passed on by peer.
+        proxy: `proxy` of the pillar; its ``headers`` are set, its ``trusted_headers`` removed by peer.
     """
     named = {name.lower() for name in [*(proxy.get("headers") or {}), *(proxy.get("trusted_headers") or [])]}
     return [name for name in REMOVED if name.lower() not in named]
@@ -134,10 +134,10 @@ def meta(name: str) -> str:
 
 
 def underscored(names: Iterable[str]) -> list[str]:
-    """Return these headers with underscores for some or all of their hyphens.
+    """Return these headers with underscores instead of some or all of their hyphens.
 
-    An application has ``X-Real-IP``, ``X_Real_IP`` and ``X-Real_IP`` as one variable, ``HTTP_X_REAL_IP``. nginx drops
-    the last two; Apache drops them towards uWSGI's own protocol, and sends them by http.
+    For an application ``X-Real-IP``, ``X_Real_IP`` and ``X-Real_IP`` are one variable, ``HTTP_X_REAL_IP``. nginx drops
+    the last two; Apache drops them with uWSGI's own protocol, and sends them by http.
     """
     return [
         "".join(itertools.chain.from_iterable(zip(parts, (*marks, ""), strict=True)))

@@ -1,6 +1,6 @@
-"""Where a site without a proxy is reached by an address: systemd listens, and leads visitors to the live release.
+"""Serve a site without a proxy at an address: systemd listens there and connects requests to the active release.
 
-That is a rename away, as it is for a proxy: no release is told of the address, and none takes it from another.
+A release is switched by a rename, as it is with a proxy: no release binds the address.
 """
 
 import os
@@ -22,18 +22,18 @@ TEMPLATES = ("salt://django/files/listen.socket", "salt://django/files/listen.se
 
 
 def files(site: Site, templates: Mapping[str, str]) -> Files:
-    """The units of a site; none where nobody is to listen for it."""
-    known = {"ours": OURS, "site": site.config, "group": site.proxy_group, "socket": f"{site.current}/socket"}
+    """Return the units of a site; none where systemd does not listen for it."""
+    variables = {"ours": OURS, "site": site.config, "group": site.proxy_group, "socket": f"{site.current}/socket"}
     return {
         django_process_systemd.UNITS / f"django-{site.name}-{Path(url).name}": django_release_settings.render(
-            templates, url, **known
+            templates, url, **variables
         )
         for url in (TEMPLATES if site.listener else ())
     }
 
 
 def present(site: Site) -> list[Path]:
-    """The units that a site has."""
+    """Return the units of a site that exist."""
     socket, service = _units(site)
     return [path for path in (socket, service, _link(socket)) if os.path.lexists(path)]
 
@@ -48,7 +48,7 @@ def _link(socket: Path) -> Path:
 
 
 def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
-    """What is not as the pillar has it: path → what is the matter with it."""
+    """Return the units that differ from the pillar: path → in what way."""
     if not site.listener:
         return {str(path): "removed" for path in present(site)}
     found = django_host_config.differences(files(site, templates))
@@ -57,22 +57,23 @@ def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
 
 
 def refuse_impossible(site: Site, ports: Mapping[int, set[str]] | None = None) -> None:
-    """Refuse an address on which nobody could listen for the site.
+    """Refuse an address on which systemd could not listen for the site.
 
     Args:
-        ports: as `django_host_port.listening` has found it in this apply.
+        site: the site.
+        ports: as `django_host_port.listening` found them in this apply.
 
     Raises:
-        DeploymentError: the host has no systemd, or somebody else has the port.
+        DeploymentError: the host has no systemd, or another process has the port.
     """
     at = f"django:sites:{site.name}:server:bind"
     if not site.listener:
         return
     if not django_host_service.has_systemd():
         raise DeploymentError(
-            f"this host has no systemd that would listen on {site.listener}, and {site.name} has no proxy",
-            hint=f"say unix in {at} and lead your own proxy to {site.current}/socket; or take django:sites:"
-            f"{site.name}:proxy:kind: nginx",
+            f"{site.name} has no proxy, and this host no systemd to listen on {site.listener}",
+            hint=f"set {at} to unix and have your own proxy connect to {site.current}/socket, or set "
+            f"django:sites:{site.name}:proxy:kind to nginx",
         )
     socket, _service = _units(site)
     if f"ListenStream={site.listener}\n" in (django_host_file.read_text(socket) or ""):
@@ -81,24 +82,24 @@ def refuse_impossible(site: Site, ports: Mapping[int, set[str]] | None = None) -
     holder = django_host_port.listener(port, ports=ports)
     if holder:
         raise DeploymentError(
-            f"port {port} is taken by {holder}, so nobody can listen there for {site.name}; nothing has been changed",
-            hint=f"stop that, if nobody needs it (ss -ltnp 'sport = :{port}' names it), or choose another port in {at}",
+            f"port {port} is taken by {holder}, so {site.name} cannot listen there; nothing has been changed",
+            hint=f"stop that process (ss -ltnp 'sport = :{port}' shows it), or set another port in {at}",
         )
 
 
 def apply(site: Site, templates: Mapping[str, str]) -> None:
-    """Have systemd listen for a site as the pillar has it; where it did at another address, who is connected is cut.
+    """Have systemd listen for a site as the pillar describes it; connections to another address are cut.
 
     Raises:
-        DeploymentError: systemd cannot listen there; then all is as it was before.
+        DeploymentError: systemd cannot listen there; everything is as it was before.
     """
-    wanted = files(site, templates)
-    before = {path: django_host_config.read(path) for path in wanted}
+    units = files(site, templates)
+    before = {path: django_host_config.read(path) for path in units}
     socket, service = _units(site)
     try:
-        _install(wanted)
+        _install(units)
         _systemctl("enable", "--quiet", socket.name)
-        # A socket is not opened anew while its service has it.
+        # systemd does not open a socket again while its service has it.
         _systemctl("stop", service.name, socket.name)
         _systemctl("start", socket.name)
     except DeploymentError:
@@ -118,7 +119,7 @@ def _install(units: Files) -> None:
 
 
 def remove(site: Site) -> None:
-    """Take the units of a site off the host."""
+    """Remove the units of a site from the host."""
     socket, service = _units(site)
     if present(site):
         _systemctl("disable", "--quiet", "--now", socket.name)

@@ -1,4 +1,4 @@
-"""Maintenance: nginx answers 503 with a page in the place of a site, from one rename of a link to the next."""
+"""Maintenance: the proxy responds with 503 and a page instead of the site, switched by the rename of a link."""
 
 import datetime
 import html
@@ -23,9 +23,9 @@ from django_site import Site
 log = logging.getLogger(__name__)
 
 PAGE = "salt://django/files/maintenance.html"
-#: What the page of a project may say where the message is to stand.
+#: The placeholder for the message in a page of the project.
 PLACE = "{{ message }}"
-#: What visitors are told of the end when the message does not say it: to ask again after so many seconds.
+#: Retry-After, in seconds, where the message has no time.
 RETRY_AFTER = 300
 
 _MOMENT = re.compile(r"(?:(\d{4}-\d\d-\d\d)[T ])?(?<![\d:])([01]?\d|2[0-3]):([0-5]\d)(?![\d:])(?: ?(UTC|Z)\b)?")
@@ -33,35 +33,51 @@ _DURATION = re.compile(r"\b\d{1,6}[smhd]\b")
 
 
 def on(site: Site, message: str = "", *, by: str) -> None:
-    """Have visitors get 503 with a page, but for static files, uploads and who is in ``maintenance:allow``.
+    """Respond with 503 and a page, except for static files, uploads and clients in ``maintenance:allow``.
 
     It takes no lock and reloads nothing, and lasts until `off`, through releases and reboots. Where it is on already,
     message and page are replaced.
 
     Args:
-        message: what the page says; a time (``14:00``, ``2026-03-01 06:00 UTC``) or a duration (``30m``) in it becomes
+        site: the site.
+        message: text of the page; a time (``14:00``, ``2026-03-01 06:00 UTC``) or a duration (``30m``) in it becomes
             Retry-After.
-        by: who asks for it.
+        by: the user or program that switches it on.
 
     Raises:
-        DeploymentError: no proxy of the formula serves the site, or its files are older than this.
+        DeploymentError: no proxy of the formula serves the site, or its files do not support maintenance.
     """
-    proxy = django_proxy.serving(site)
-    if not django_proxy.of_site(site):
-        raise DeploymentError(
-            f"{site.name} has no proxy of the formula to show a page: django:sites:{site.name}:proxy:kind is none",
-            hint="have your own proxy answer 503 for that time",
-        )
-    if not proxy or f"{site.maintenance}/on" not in (django_host_file.read_text(proxy.locations(site)) or ""):
-        raise DeploymentError(
-            f"no proxy of the formula serves {site.name} yet, or by files that know nothing of maintenance",
-            hint="salt-call state.apply django",
-        )
+    _refuse_unsupported(site)
     end = until(message, time.time())
-    page, origin = _page(site, message)
     site.maintenance.mkdir(mode=0o755, exist_ok=True)
     site.maintenance.chmod(0o755)
     before = _target(site)
+    folder = _write_page(site, message, end, by)
+    django_host_file.link(site.maintenance / "on", str(folder.relative_to(site.maintenance)))
+    for path in site.maintenance.iterdir():
+        if path.name not in ("on", folder.parent.name, before.partition("/")[0]):
+            django_host_file.remove_tree(path)
+    log.info("%s: maintenance is on: %s", site.name, message or "no message")
+
+
+def _refuse_unsupported(site: Site) -> None:
+    """Refuse maintenance where no proxy of the formula would show its page."""
+    proxy = django_proxy.serving(site)
+    if not django_proxy.of_site(site):
+        raise DeploymentError(
+            f"{site.name} has no proxy of the formula: django:sites:{site.name}:proxy:kind is none",
+            hint="have your own proxy respond with 503",
+        )
+    if not proxy or f"{site.maintenance}/on" not in (django_host_file.read_text(proxy.locations(site)) or ""):
+        raise DeploymentError(
+            f"no proxy of the formula serves {site.name} yet, or its files do not support maintenance",
+            hint="run salt-call state.apply django",
+        )
+
+
+def _write_page(site: Site, message: str, end: float | None, by: str) -> Path:
+    """Write a new folder with the page, and return it; its name is the value of Retry-After."""
+    page, origin = _page(site, message)
     parent = Path(tempfile.mkdtemp(dir=site.maintenance, prefix=""))
     parent.chmod(0o755)
     folder = parent / (formatdate(end, usegmt=True) if end else str(RETRY_AFTER))
@@ -70,18 +86,14 @@ def on(site: Site, message: str = "", *, by: str) -> None:
     about = {"since": django_host_clock.now(), "by": by, "message": message, "page": origin}
     about |= {"until": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end))} if end else {}
     django_host_file.write(folder / "index.html", page)
-    django_host_file.write(folder / "retry-after", folder.name)  # as Apache wants it
+    django_host_file.write(folder / "retry-after", folder.name)  # Apache reads it from a file
     django_host_file.write_json(folder / "about.json", about, mode=0o600)
     django_host_file.sync_folder(parent)
-    django_host_file.link(site.maintenance / "on", str(folder.relative_to(site.maintenance)))
-    for path in site.maintenance.iterdir():
-        if path.name not in ("on", parent.name, before.partition("/")[0]):
-            django_host_file.remove_tree(path)
-    log.info("%s: maintenance is on: %s", site.name, message or "no message")
+    return folder
 
 
 def off(site: Site) -> None:
-    """Let visitors see the site again; nothing happens where they do."""
+    """End maintenance; nothing happens where it is off."""
     try:
         (site.maintenance / "on").unlink()
     except FileNotFoundError:
@@ -91,11 +103,11 @@ def off(site: Site) -> None:
 
 
 def is_on(site: Site) -> dict[str, Any] | None:
-    """Since when there is maintenance, by whom, with what message and page, and until when if that was said.
+    """Return what is known of the maintenance of a site, or None where it is off.
 
     Returns:
-        ``since``, ``by``, ``message``, ``page`` (``own``, or the path of the project's) and ``until``; None when
-        visitors see the site.
+        ``since``, ``by``, ``message``, ``page`` (``own``, or the path of the project's), and ``until`` if the message
+        has a time.
     """
     if not (site.maintenance / "on/index.html").is_file():
         return None
@@ -103,17 +115,17 @@ def is_on(site: Site) -> dict[str, Any] | None:
     return {**nothing, **(django_host_file.read_json(site.maintenance / "on/about.json") or {})}
 
 
-def told(site: Site) -> str:
-    """Maintenance in a line, as ``since 2026-03-01T12:00:00Z: back at 14:00``; empty when there is none."""
+def summary(site: Site) -> str:
+    """Return maintenance in a line, such as ``since 2026-03-01T12:00:00Z: back at 14:00``; empty where it is off."""
     about = is_on(site)
     since = f"since {about['since']}" if about and about["since"] else "on"
     return ": ".join(filter(None, [since, about["message"]])) if about else ""
 
 
 def until(message: str, now: float) -> float | None:
-    """When maintenance ends as its message says it (seconds since 1970); None where it does not.
+    """Return when maintenance ends by the time in its message, in seconds since 1970, or None.
 
-    A time without a date is the next one, by the clock of this host; a time with a date may also be past.
+    A time without a date is the next one by the clock of this host; a time with a date may be past.
     """
     moment = _MOMENT.search(message)
     if moment:
@@ -124,29 +136,31 @@ def until(message: str, now: float) -> float | None:
             day = datetime.date.fromisoformat(date) if date else here.date()
         except ValueError:
             return None
-        said = datetime.datetime.combine(day, datetime.time(int(hour), int(minute)), zone)
-        if not date and said <= here:
-            said += datetime.timedelta(days=1)
-        return said.timestamp()
+        end = datetime.datetime.combine(day, datetime.time(int(hour), int(minute)), zone)
+        if not date and end <= here:
+            end += datetime.timedelta(days=1)
+        return end.timestamp()
     duration = _DURATION.search(message)
     return now + django_host_command.seconds(duration[0]) if duration else None
 
 
 def refuse_missing_page(site: Site, release: Path, folder: str) -> None:
-    """See that a release has the page that the pillar names.
+    """Refuse a release without the page that the pillar names.
 
     Args:
+        site: the site.
+        release: its folder.
         folder: that of manage.py in its source.
 
     Raises:
-        DeploymentError: it has not, or nobody but the project decides what is in it.
+        DeploymentError: the page is missing, or is not a regular file of root's.
     """
     if site.config["maintenance"]["page"]:
         _of_project(site, release, folder)
 
 
 def _page(site: Site, message: str) -> tuple[str, str]:
-    """The page, and where it comes from. Where the project's cannot be had, the formula's own takes its place."""
+    """Return the page and its origin: the project's, or the formula's where that cannot be read."""
     safe = html.escape(message)
     if site.config["maintenance"]["page"]:
         facts = (django_host_file.read_json(site.current / "release.json") or {}).get("facts", {})
@@ -154,7 +168,7 @@ def _page(site: Site, message: str) -> tuple[str, str]:
             page = _of_project(site, site.current.resolve(), facts.get("folder", "."))
             return page.replace(PLACE, safe), site.config["maintenance"]["page"]
         except (DeploymentError, OSError) as error:
-            log.warning("%s: %s; the formula's own page is taken", site.name, error)
+            log.warning("%s: %s; using the formula's own page", site.name, error)
     return django_release_settings.render(site.kept_templates(), PAGE, message=safe), "own"
 
 

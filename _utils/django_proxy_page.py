@@ -1,4 +1,4 @@
-"""Pages of the project that a proxy shows by itself: what stands in for the site, and what nginx says of an error."""
+"""Pages of the project that a proxy serves itself: during maintenance, and for its own errors."""
 
 import os
 import stat
@@ -11,19 +11,20 @@ from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_site import Site
 
-#: The most bytes that a page may have.
+#: The greatest size of a page, in bytes.
 _MOST = 4 << 20
 
 
 def of_project(release: Path, folder: str, page: str, at: str) -> str:
-    """The text of a page that the pillar names: a plain file of root's, reached without a link.
+    """Return the text of a page that the pillar names: a regular file of root's, reached without a link.
 
-    All the world sees the page, so a link of the project, or one that its processes lay, must not lead to a secret.
+    The page is public, so a link of the project, or of its processes, must not point to a secret.
 
     Args:
+        release: its folder.
         folder: that of manage.py in the source of the release.
-        page: relative to it.
-        at: where the pillar names it.
+        page: its path relative to that.
+        at: the key of the pillar that names it.
 
     Raises:
         DeploymentError: there is no such file.
@@ -37,26 +38,26 @@ def of_project(release: Path, folder: str, page: str, at: str) -> str:
             descriptor = inner
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != django_host_user.user_id("root") or status.st_nlink > 1:
-            raise DeploymentError(f"{at}: {page} is not a plain file of the release", hint="name one that is")
+            raise DeploymentError(f"{at}: {page} is not a regular file of the release", hint="commit a regular file")
         if status.st_size > _MOST:
             raise DeploymentError(
-                f"{at}: {page} has more than {_MOST >> 20} MiB", hint="name a page without its pictures"
+                f"{at}: {page} has more than {_MOST >> 20} MiB", hint="use a smaller page, without embedded images"
             )
         with open(descriptor, encoding="utf-8", errors="replace", closefd=False) as file:
             return file.read()
     except OSError:
         raise DeploymentError(
-            f"{at}: there is no file {page} in the project", hint="commit it, or take the option out"
+            f"{at}: there is no file {page} in the project", hint="commit it, or remove the option"
         ) from None
     finally:
         os.close(descriptor)
 
 
 def of_errors(site: Site, release: Path, folder: str) -> dict[Path, str]:
-    """The pages of a release for errors of nginx, where nginx has them from.
+    """Return the pages of a release for errors of the proxy: path that the proxy reads → text.
 
     Raises:
-        DeploymentError: the project has not one that the pillar names.
+        DeploymentError: a page that the pillar names is missing in the project.
     """
     pages, at = site.config["proxy"].get("error_pages") or {}, f"django:sites:{site.name}:proxy:error_pages"
     return {
@@ -65,29 +66,29 @@ def of_errors(site: Site, release: Path, folder: str) -> dict[Path, str]:
     }
 
 
-def differences(site: Site, wanted: dict[Path, str]) -> dict[str, str]:
-    """Which of the pages for errors are not as wanted."""
-    found = {str(path): "removed" for path in site.errors.glob("*") if path not in wanted}
-    for path, text in wanted.items():
+def differences(site: Site, pages: dict[Path, str]) -> dict[str, str]:
+    """Return which pages for errors differ: path → in what way."""
+    found = {str(path): "removed" for path in site.errors.glob("*") if path not in pages}
+    for path, text in pages.items():
         present = django_host_file.read_text(path)
         if present != text:
             found[str(path)] = "new" if present is None else "changed"
     return found
 
 
-def bring(site: Site, wanted: dict[Path, str]) -> None:
-    """Bring pages for errors in place."""
-    if wanted:
+def install(site: Site, pages: dict[Path, str]) -> None:
+    """Install pages for errors."""
+    if pages:
         django_host_folder.make(Folder(site.errors, "root", "root", 0o755))
-    for path, text in wanted.items():
+    for path, text in pages.items():
         if django_host_file.read_text(path) != text:
             django_host_file.write(path, text)
 
 
-def clear(site: Site, wanted: dict[Path, str]) -> None:
-    """Remove the pages for errors that are not wanted any more."""
+def remove_stale(site: Site, pages: dict[Path, str]) -> None:
+    """Remove the pages for errors that are not among these."""
     for path in site.errors.glob("*"):
-        if path not in wanted:
+        if path not in pages:
             path.unlink()
-    if site.errors.is_dir() and not wanted:
+    if site.errors.is_dir() and not pages:
         site.errors.rmdir()

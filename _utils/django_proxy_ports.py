@@ -1,4 +1,4 @@
-"""Where the proxies of the formula may listen: who has a port, and which of a site's places are free and there."""
+"""Where the proxies of the formula may listen: which process has a port, and which places exist and are free."""
 
 from collections.abc import Collection, Mapping
 
@@ -13,10 +13,10 @@ from django_site import Site
 
 
 def refuse_foreign_addresses(site: Site) -> None:
-    """Refuse a site that is to be served at an address that this host has not: its proxy would not start.
+    """Refuse a site with an address that this host does not have: its proxy would not start.
 
     Raises:
-        DeploymentError: which address.
+        DeploymentError: such an address.
     """
     config = site.config
     for key, listens in (("proxy:listen", config["proxy"]["listen"]), ("tls:listen", site.listens_tls)):
@@ -25,18 +25,19 @@ def refuse_foreign_addresses(site: Site) -> None:
             problem = django_host_port.bind_error(host) if host else ""
             if problem:
                 raise DeploymentError(
-                    f"django:sites:{site.name}:{key}: nobody can listen at {listen} on this host ({problem}); "
+                    f"django:sites:{site.name}:{key}: this host cannot listen on {listen} ({problem}); "
                     "nothing has been changed",
-                    hint="ip address shows those that it has; for one that comes later, as with keepalived: "
-                    "sysctl net.ipv4.ip_nonlocal_bind=1 (or net.ipv6)",
+                    hint="choose an address that ip address shows; for one that the host gets later, as with "
+                    "keepalived, set sysctl net.ipv4.ip_nonlocal_bind=1 (or net.ipv6)",
                 )
 
 
 def holder_of(listens: Collection[Listen], listening: Mapping[int, set[str]] | None = None) -> Proxy | None:
-    """The proxy with files of ours that listens on one of the ports of these places now.
+    """Return the proxy with files of the formula that listens on a port of these places now, or None.
 
     Args:
-        listening: as `django_host_port.listening` has found it in this apply.
+        listens: the places.
+        listening: as `django_host_port.listening` found them in this apply.
     """
     ports = {django_host_port.split(listen)[1] for listen in listens}
     for proxy in django_proxy.PROXIES.values():
@@ -50,16 +51,16 @@ def holder_of(listens: Collection[Listen], listening: Mapping[int, set[str]] | N
 def refuse_taken_ports(
     name: str, kind: str, listens: Collection[Listen], listening: Mapping[int, set[str]] | None = None
 ) -> None:
-    """Refuse a site where somebody else than a proxy of ours listens on one of its ports: its own would not start.
+    """Refuse a site if a process that is not a proxy of the formula listens on one of its ports.
 
     Args:
         name: the site.
         kind: its proxy.
         listens: its ports, and its addresses with a port.
-        listening: as `django_host_port.listening` has found it in this apply.
+        listening: as `django_host_port.listening` found them in this apply.
 
     Raises:
-        DeploymentError: who that is, and the way out.
+        DeploymentError: the message has that process.
     """
     proxy = django_proxy.PROXIES.get(kind)
     if not proxy:
@@ -71,28 +72,27 @@ def refuse_taken_ports(
         holder = django_host_port.listener(
             port, exclude=own, ports=django_host_port.listening(host) if host else listening
         )
-        if holder and listening is not None and not host:  # it may have other sockets by now
+        if holder and listening is not None and not host:  # another process may have the port by now
             holder = django_host_port.listener(port, exclude=own)
         if holder and holder.unit != f"{proxy.DAEMON.service}.service" and not _is(former, holder):
-            stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' names it"
+            stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' shows it"
             raise DeploymentError(
                 f"{listen if host else f'port {port}'} is taken by {holder}, so {kind} cannot listen there; "
                 "nothing has been changed",
-                hint=f"stop that, if nobody needs it ({stop}), "
-                f"or choose another port: django:sites:{name}:"
+                hint=f"stop that process ({stop}), or set another port: django:sites:{name}:"
                 + ("tls:listen: [8443]" if port == 443 else "proxy:listen: [8080]"),
             )
 
 
 def _is(proxy: Proxy | None, holder: Listener) -> bool:
-    """Whether a process is that proxy, which is about to make way."""
+    """Return whether a process is that proxy, which is about to release the port."""
     return proxy is not None and holder.pid == django_host_service.pid(proxy.DAEMON)
 
 
-def known(proxy: Proxy, listens: Collection[Listen]) -> list[Listen]:
-    """Of these, the ports, and the addresses at which a site is served by now, or unknown hosts are refused.
+def served(proxy: Proxy, listens: Collection[Listen]) -> list[Listen]:
+    """Return the ports among these places, and the addresses where the proxy has a server already.
 
-    A server at an address keeps all others from it that are there by a port alone: the first one is of a site.
+    A server on an address hides those on all addresses of that port, so the first server there is a site's.
     """
     servers = (text for path in proxy.etc.glob("sites-available/*") if (text := django_host_config.read(path)))
     there = {place for text in servers for place in proxy.listens(text)} if any(map(_is_address, listens)) else set()

@@ -373,5 +373,5 @@ def status(site: Site) -> dict[str, Any]:
         "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),
         "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
-        "maintenance": django_proxy_maintenance.told(site),
+        "maintenance": django_proxy_maintenance.summary(site),
     }

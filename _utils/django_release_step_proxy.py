@@ -54,10 +54,10 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     deployment.take_lock()
     if listener and not site.listener:
         django_proxy_listener.remove(site)
-    django_proxy_page.bring(site, pages)
+    django_proxy_page.install(site, pages)
     if changes:
         django_proxy_switch.apply(files)
-    django_proxy_page.clear(site, pages)
+    django_proxy_page.remove_stale(site, pages)
     if listener and site.listener:
         django_proxy_listener.apply(site, templates)
     for path in leftovers:

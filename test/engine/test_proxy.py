@@ -373,7 +373,7 @@ def test_a_reload_is_through_when_no_old_worker_takes_requests(own_host, monkeyp
     ("unit", "way"),
     [
         ("apache2.service", "(systemctl disable --now apache2.service)"),
-        ("", "(ss -ltnp 'sport = :81' names it)"),
+        ("", "(ss -ltnp 'sport = :81' shows it)"),
     ],
 )
 def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
@@ -466,14 +466,14 @@ def test_apache_listens_where_nobody_else_says_so(make_site, nginx):
 
 def test_unknown_hosts_are_refused_at_an_address_once_a_site_is_served_there(make_site, nginx):
     default = django_proxy_nginx.ETC / "sites-available/django-default"
-    assert django_proxy_ports.known(django_proxy_nginx.PROXY, [80, "192.0.2.10:80"]) == [80]
+    assert django_proxy_ports.served(django_proxy_nginx.PROXY, [80, "192.0.2.10:80"]) == [80]
     site = make_site(proxy={"listen": ADDRESSES}, tls=TLS)
     wanted = django_proxy_handover.files(site, FACTS, formula_templates())
     assert "listen 192.0.2.10:80 default_server;" in wanted[default]
     django_proxy_switch.apply(wanted)
     assert django_proxy_nginx.PROXY.refused() == (["192.0.2.10:80", "[2001:db8::10]:80", 8080], TLS["listen"])
-    assert django_proxy_ports.known(django_proxy_nginx.PROXY, ADDRESSES) == ADDRESSES
-    assert django_proxy_ports.known(django_proxy_nginx.PROXY, TLS["listen"]) == TLS["listen"]
+    assert django_proxy_ports.served(django_proxy_nginx.PROXY, ADDRESSES) == ADDRESSES
+    assert django_proxy_ports.served(django_proxy_nginx.PROXY, TLS["listen"]) == TLS["listen"]
     assert django_host_config.differences(django_proxy_handover.files(site, FACTS, formula_templates())) == {}
     assert default not in django_proxy_handover.files(make_site(), FACTS, formula_templates())
 
@@ -522,8 +522,7 @@ def test_an_address_that_the_host_has_not_is_refused(make_site, monkeypatch):
     with pytest.raises(DeploymentError) as caught:
         django_proxy_ports.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.11:80"]}))
     assert caught.value.message == (
-        "django:sites:blog:proxy:listen: nobody can listen at 192.0.2.11:80 on this host (not ours); "
-        "nothing has been changed"
+        "django:sites:blog:proxy:listen: this host cannot listen on 192.0.2.11:80 (not ours); nothing has been changed"
     )
     with pytest.raises(DeploymentError, match=r"^django:sites:blog:tls:listen: .* \[::5\]:443 "):
         django_proxy_ports.refuse_foreign_addresses(make_site(tls={"kind": "self_signed", "listen": ["[::5]:443"]}))

@@ -96,7 +96,7 @@ def test_addresses_that_nobody_can_have_are_refused(listening, systemd, monkeypa
     django_proxy_listener.apply(listening(), formula_templates())
     django_proxy_listener.refuse_impossible(listening())
     monkeypatch.setattr(django_host_service, "has_systemd", lambda: False)
-    with pytest.raises(DeploymentError, match=r"no systemd that would listen on 0\.0\.0\.0:8000") as refused:
+    with pytest.raises(DeploymentError, match=r"no systemd to listen on 0\.0\.0\.0:8000") as refused:
         django_proxy_listener.refuse_impossible(listening())
     assert "django:sites:blog:server:bind" in refused.value.hint
 

@@ -32,15 +32,15 @@ def retry_after(site):
 
 def test_on_and_off(blog):
     site = blog.site
-    assert django_proxy_maintenance.is_on(site) is None and django_proxy_maintenance.told(site) == ""
+    assert django_proxy_maintenance.is_on(site) is None and django_proxy_maintenance.summary(site) == ""
     blog.commands.clear()
     django_proxy_maintenance.on(site, "back <b>soon</b> & safe", by="ada")
     about = django_proxy_maintenance.is_on(site)
     assert {**about, "since": ""} == {"since": "", "by": "ada", "message": "back <b>soon</b> & safe", "page": "own"}
     assert "<p>back &lt;b&gt;soon&lt;/b&gt; &amp; safe</p>" in page(site)
     assert retry_after(site) == "300"
-    assert django_proxy_maintenance.told(site) == f"since {about['since']}: back <b>soon</b> & safe"
-    assert django_release.status(site)["maintenance"] == django_proxy_maintenance.told(site)
+    assert django_proxy_maintenance.summary(site) == f"since {about['since']}: back <b>soon</b> & safe"
+    assert django_release.status(site)["maintenance"] == django_proxy_maintenance.summary(site)
     django_proxy_maintenance.off(site)
     django_proxy_maintenance.off(site)
     assert django_proxy_maintenance.is_on(site) is None and blog.commands == []
@@ -121,7 +121,7 @@ def test_clients_are_told_the_end(blog):
 
 def test_nginx_has_to_know_of_it(blog):
     django_proxy_nginx.PROXY.locations(blog.site).write_text("location / {}\n")
-    with pytest.raises(DeploymentError, match="by files that know nothing of maintenance"):
+    with pytest.raises(DeploymentError, match="its files do not support maintenance"):
         django_proxy_maintenance.on(blog.site, by="ada")
     assert django_proxy_maintenance.is_on(blog.site) is None
 
@@ -136,7 +136,7 @@ def test_a_torn_record_is_still_maintenance(blog, torn):
     django_proxy_maintenance.on(blog.site, "soon", by="ada")
     (blog.site.maintenance / "on/about.json").write_text(torn)
     assert django_proxy_maintenance.is_on(blog.site) == dict.fromkeys(("since", "by", "message", "page"), "")
-    assert django_proxy_maintenance.told(blog.site) == "on"
+    assert django_proxy_maintenance.summary(blog.site) == "on"
 
 
 def project_page(world, content="<p>ours: {{ message }}</p>"):

@@ -25,8 +25,8 @@ def test_pages_are_brought_changed_and_removed(released):
     wanted = django_proxy_page.of_errors(site, release, "web")
     paths = [str(site.errors / name) for name in ("404.html", "502.html")]
     assert django_proxy_page.differences(site, wanted) == dict.fromkeys(paths, "new")
-    django_proxy_page.bring(site, wanted)
-    django_proxy_page.clear(site, wanted)
+    django_proxy_page.install(site, wanted)
+    django_proxy_page.remove_stale(site, wanted)
     assert django_proxy_page.differences(site, wanted) == {}
     assert [path.stat().st_mode & 0o777 for path in (site.errors, *sorted(site.errors.iterdir()))] == [
         *(0o755, 0o644, 0o644)
@@ -35,15 +35,15 @@ def test_pages_are_brought_changed_and_removed(released):
     site, release = released(_404="errors/502.html")
     wanted = django_proxy_page.of_errors(site, release, "web")
     assert django_proxy_page.differences(site, wanted) == {paths[0]: "changed", paths[1]: "removed"}
-    django_proxy_page.bring(site, wanted)
+    django_proxy_page.install(site, wanted)
     assert (site.errors / "502.html").exists(), "nginx names it yet"
-    django_proxy_page.clear(site, wanted)
+    django_proxy_page.remove_stale(site, wanted)
     assert [path.name for path in site.errors.iterdir()] == ["404.html"]
     assert (site.errors / "404.html").read_text() == "502 of the project"
     site, release = released()
     assert django_proxy_page.of_errors(site, release, "web") == {}
-    django_proxy_page.bring(site, {})
-    django_proxy_page.clear(site, {})
+    django_proxy_page.install(site, {})
+    django_proxy_page.remove_stale(site, {})
     assert not site.errors.exists()
 
 
