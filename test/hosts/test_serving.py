@@ -164,10 +164,10 @@ def table(rows: dict[Case, dict[str, str]]) -> str:
 INTRODUCTION = """# Every way to serve, as it was tried
 
 Written by `test/run --all test/hosts/test_serving.py`, last on {date}. In each row a site was deployed and applied
-again without a change; then, while four clients asked again and again, a commit was released, a broken one was refused,
-the release was taken back, and the main process of the server was killed by `kill -9`; then the host was rebooted where
-it has systemd, and the site taken off. The columns have how many requests had no answer of 200, of how many, and after
-how long the site answered on.
+again without a change. Then, while four clients sent requests without a pause, a commit was released, a broken one was
+refused, the release was rolled back, and the main process of the server was killed by `kill -9`. Then the host was
+rebooted where it has systemd, and the site was removed. The columns have the requests without an answer of 200, and
+how long the site did not answer.
 
 """
 
