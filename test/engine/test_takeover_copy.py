@@ -176,6 +176,45 @@ def test_uploads_are_copied_without_what_links_lead_to(shelf, site):
         django_takeover_copy.copy_files(site, old, who(old), new, 10)
 
 
+def test_tree_is_copied_to_another_file_system_as_its_owner(shelf):
+    tree, target = shelf / "old/source", shelf / "root/source"
+    (tree / "inner").mkdir(parents=True)
+    (tree / "inner/code.py").write_text("x = 1")
+    (tree / "link").symlink_to(shelf / "root/secret")
+    for path in (tree, tree / "inner", tree / "inner/code.py"):
+        shutil.chown(path, EVIL, EVIL)
+    django_takeover_copy.copy_as_owner(tree, target, 10)
+    assert (target / "inner/code.py").read_text() == "x = 1" and (target / "link").is_symlink()
+    assert {path.lstat().st_uid for path in (target, *target.rglob("*"))} == {pwd.getpwnam(EVIL).pw_uid}
+    assert sorted(path.name for path in target.parent.iterdir()) == ["secret", "source"]
+
+
+def test_tree_with_a_file_that_its_owner_cannot_read_is_not_copied(shelf):
+    """Its owner has a hard link to a file of root's, or exchanges a folder for a link while it is copied."""
+    tree = shelf / "old/source"
+    tree.mkdir()
+    (tree / "secret").write_text("of root")
+    (tree / "secret").chmod(0o600)
+    shutil.chown(tree, EVIL)
+    with pytest.raises(DeploymentError, match=r"cannot be copied as its owner: .*secret.*Permission denied") as error:
+        django_takeover_copy.copy_as_owner(tree, shelf / "root/source", 10)
+    assert error.value.hint == f"move {tree} away on the command line, then apply again"
+    assert [path.name for path in (shelf / "root").iterdir()] == ["secret"] and (tree / "secret").exists()
+
+
+def test_tree_of_root_is_not_copied_when_another_user_can_write_in_it(shelf, monkeypatch):
+    monkeypatch.setattr(django_host_folder, "refuse_unsafe_parents", lambda path, key: None)
+    tree = shelf / "root/source"
+    (tree / "media").mkdir(parents=True)
+    (shelf / "root").chmod(0o755)
+    django_takeover_copy.copy_as_owner(tree, shelf / "root/first", 10)
+    assert (shelf / "root/first/media").is_dir()
+    shutil.chown(tree / "media", EVIL)
+    with pytest.raises(DeploymentError, match=f"other users can write in {tree}/media"):
+        django_takeover_copy.copy_as_owner(tree, shelf / "root/second", 10)
+    assert not (shelf / "root/second").exists()
+
+
 def test_a_tree_in_use_is_given_and_taken_back_without_what_is_of_others(shelf):
     """Whoever has a file open goes on with it; links lead nowhere."""
     top = shelf / "new/data"
