@@ -1,7 +1,7 @@
-"""What migrations do to the release that runs beside them, from Django's own operations: class, reason, lock and SQL.
+"""Classify migrations by what they do to the release that runs meanwhile: class, reason, lock and SQL of operations.
 
 `safe` leaves what the running release reads and writes as it is; `breaking` does not; `data` changes rows by code of
-the project; `opaque` is what only its author can judge: SQL, and operations that are not Django's.
+the project; `opaque` can only be judged by its author: SQL, and operations that are not Django's.
 """
 
 import re
@@ -18,25 +18,25 @@ _TEXTS = {"text", "longtext", "varchar", "clob", "citext"}
 
 
 def classify(connection, executor, chosen):
-    """What migrations do that a database lacks, or that are to be looked at as if it lacked them, in their order.
+    """Return the class and operations of migrations that are pending, or treated as if they were, in their order.
 
-    Where the database has no others nothing can be broken, and their operations are not looked at.
+    If a database has no other migrations nothing can break, and operations are not classified.
 
     Args:
-        chosen: pairs of application and name.
+        chosen: the migrations, as pairs of application and name.
     """
     chosen, loader = set(chosen), executor.loader
     order = [migration for migration, _ in executor.migration_plan(loader.graph.leaf_nodes(), clean_start=True)]
     before = set(loader.applied_migrations) - chosen
-    wanted = [migration for migration in order if (migration.app_label, migration.name) in chosen]
+    planned = [migration for migration in order if (migration.app_label, migration.name) in chosen]
     if not before:
-        return [_migration(migration, []) for migration in wanted]
+        return [_migration(migration, []) for migration in planned]
     state = executor._create_project_state()
     for migration in order:
         if (migration.app_label, migration.name) in before:
             migration.mutate_state(state, preserve=False)
     guard = Guard(connection, {app for app, _name in before})
-    return [_migration(migration, guard.look(migration, state)) for migration in wanted]
+    return [_migration(migration, guard.classify(migration, state)) for migration in planned]
 
 
 def _migration(migration, operations):
@@ -51,53 +51,53 @@ def _migration(migration, operations):
 
 
 def _is_installed(migration):
-    """Whether a migration comes with a package, and is not the project's to change."""
+    """Return whether a migration is part of a package, which the project cannot change."""
     return str(getattr(sys.modules.get(type(migration).__module__), "__file__", "")).startswith(f"{sys.prefix}/")
 
 
 class Guard:
-    """Looks at operations one after another, as they would be run on a database.
+    """Classifies operations one after another, as they would run on a database.
 
     Args:
-        connection: the database; it is asked for names of constraints, never changed.
-        apps: the applications that the running release has tables of.
+        connection: the database; only names of constraints are read from it.
+        apps: the applications whose tables the running release has.
     """
 
     def __init__(self, connection, apps):
         self.connection = connection
         self.apps = apps
-        #: What the running release does not know: models and fields that came before in the same plan.
+        #: Models and fields that earlier operations of the plan have added, which the running release does not use.
         self.new_models = set()
         self.new_fields = set()
 
-    def look(self, migration, state):
-        """The operations of a migration; the state is carried on past them."""
-        found = self._look(migration.app_label, migration.operations, state)
+    def classify(self, migration, state):
+        """Return the classified operations of a migration; the state is moved on by them."""
+        found = self._classify(migration.app_label, migration.operations, state)
         if _is_installed(migration):
             for operation in found:
                 operation["way"] = ""
         return found
 
-    def _look(self, app, operations, state):
+    def _classify(self, app, operations, state):
         found = []
         for operation in operations:
-            name = _deed(operation)
+            name = _django_name(operation)
             before = state.clone()
             if name == "SeparateDatabaseAndState":
-                found += self._look(app, operation.database_operations, state.clone())
+                found += self._classify(app, operation.database_operations, state.clone())
                 operation.state_forwards(app, state)
                 continue
             operation.state_forwards(app, state)
             try:
-                found.append(self._told(name, app, operation, before, state))
-            except Exception as error:  # of somebody's own field, say
-                why = f"it cannot be looked at: {type(error).__name__}: {error}"
+                found.append(self._described(name, app, operation, before, state))
+            except Exception as error:  # for example of a custom field
+                why = f"it cannot be classified: {type(error).__name__}: {error}"
                 empty = dict.fromkeys(("model", "field", "way", "lock", "sql"), "")
                 about = {"operation": type(operation).__name__, "class": "opaque", "why": why, "reversible": False}
                 found.append({**empty, **about})
         return found
 
-    def _told(self, name, app, operation, before, after):
+    def _described(self, name, app, operation, before, after):
         models = self._models(name, app, operation, before, after)
         if models is None:
             verdict = _unmodelled(name, operation)
@@ -128,14 +128,14 @@ class Guard:
         }
 
     def _is_elsewhere(self, operation, model):
-        """Whether a model has no table here: a proxy, what Django does not manage, or what is in another database."""
+        """Return whether a model has no table here: a proxy, an unmanaged model, or one of another database."""
         return not operation.allow_migrate_model(self.connection.alias, model)
 
     def _is_new(self, app, model):
         return app not in self.apps or (app, model) in self.new_models
 
     def _models(self, name, app, operation, before, after):
-        """The model before and after, or the one of them that there is; None where an operation is not about one."""
+        """Return the model before and after an operation, as far as they exist; None without a model."""
         named = "name" if name in _WHOLE else "model_name"
         if name in ("", "RunPython", "RunSQL") or not hasattr(operation, named):
             return None
@@ -158,14 +158,14 @@ class Guard:
             self.new_fields.add((app, model, operation.new_name))
 
     def _column(self, field):
-        """The column of a field in its model's table; None where it has none, such as that of a ManyToManyField."""
+        """Return the column of a field in its model's table, or None if it has none, such as a ManyToManyField."""
         return field.column if field.db_parameters(connection=self.connection)["type"] else None
 
     def _is_new_field(self, model, name):
         return (model._meta.app_label, model._meta.model_name, name) in self.new_fields
 
     def _sql(self, name, app, operation, before, after):
-        """What an operation of Django's would run; empty where that cannot be known before those ahead of it have."""
+        """Return the SQL of an operation of Django's; empty if it depends on operations that have not run yet."""
         if name in ("", "RunPython"):
             return []
         editor = self.connection.schema_editor(collect_sql=True, atomic=False)
@@ -177,7 +177,7 @@ class Guard:
         statements = [*editor.collected_sql, *map(str, editor.deferred_sql)]
         return [statement for statement in statements if not statement.startswith("--")]
 
-    # What each operation does to the running release: class, reason, and the way to do without
+    # What each operation does to the running release: class, reason, and an alternative
 
     def _judge_CreateModel(self, operation, model):
         return SAFE
@@ -202,7 +202,11 @@ class Guard:
         if not self._column(field) or _fills_itself(field):
             return SAFE
         if field.primary_key:
-            return ("breaking", "the running release knows the rows by another key", "make a new model and copy")
+            return (
+                "breaking",
+                "the running release identifies rows by another key",
+                "create a new model and copy the rows",
+            )
         if not field.null:
             return ("breaking", _NOT_WRITTEN, "first release it with null=True or db_default, then fill and tighten it")
         if field.unique and _has_db_default(field):
@@ -225,7 +229,7 @@ class Guard:
     def _renamed(self, old, new, what):
         if old == new:
             return SAFE
-        way = "add the new one beside it, copy, move the code over and remove the old one, a release each; or keep the "
+        way = "add the new one, copy, change the code and remove the old one, in a release each; or keep the "
         return ("breaking", f"the running release knows the {what} as {old}", f"{way}name: db_{what}={old!r}")
 
     def _judge_AlterField(self, operation, old, new):
@@ -241,7 +245,7 @@ class Guard:
         return ("breaking", "; ".join(problems), _FITS) if problems else SAFE
 
     def _narrowed(self, before, after):
-        """What a field no longer takes that the running release may write, or no longer is."""
+        """Yield what the running release may write or expect that a changed field no longer accepts or provides."""
         old, new = (field.db_parameters(connection=self.connection) for field in (before, after))
         if before.null and not after.null:
             yield "the running release may write NULL"
@@ -252,7 +256,7 @@ class Guard:
         if new.get("check") and new.get("check") != old.get("check"):
             yield f"the running release may write what it refuses: CHECK {new['check']}"
         if after.primary_key != before.primary_key:
-            yield "the running release knows the rows by another key"
+            yield "the running release identifies rows by another key"
         elif after.unique and not before.unique:
             yield "the running release may write the same twice"
         target = _target(after)
@@ -283,18 +287,18 @@ class Guard:
         return ("breaking", f"the running release may write the same twice: {names}", _FITS) if together else SAFE
 
     def _has_new_null(self, model, fields):
-        """Whether the running release writes NULL into one of them, which is equal to nothing."""
+        """Return whether the running release leaves one of these fields NULL, and NULL is never a duplicate."""
         new = [model._meta.get_field(name) for name in fields if self._is_new_field(model, name)]
         return any(field.null and not _has_db_default(field) for field in new)
 
 
-#: Operations that are about a model as such: their `name` is its name.
+#: Operations on a model as a whole: their `name` is its name.
 _WHOLE = {"CreateModel", "DeleteModel", "RenameModel", "AlterModelTable", "AlterModelTableComment", "AlterModelOptions"}
 _WHOLE |= {"AlterModelManagers", "AlterOrderWithRespectTo", "AlterTogetherOptionOperation"}
 
 
-def _deed(operation):
-    """The name of Django's own class that does what an operation does; empty where somebody else's does it."""
+def _django_name(operation):
+    """Return the name of Django's class whose `database_forwards` an operation uses; empty if it has its own."""
     for one in type(operation).__mro__:
         if "database_forwards" in vars(one):
             return one.__name__ if one.__module__.startswith(("django.db.migrations.", "django.contrib.")) else ""
@@ -302,7 +306,7 @@ def _deed(operation):
 
 
 def _unmodelled(name, operation):
-    """The class of an operation that names no model."""
+    """Return the class of an operation that names no model."""
     if name == "RunPython":
         nothing = operation.code is type(operation).noop
         return SAFE if nothing else ("data", "code of the project changes rows", "")
@@ -333,20 +337,20 @@ def _has_db_default(field):
 
 
 def _fills_itself(field):
-    """Whether the database gives a column its value where an INSERT says none; one that takes NULL may be unique."""
+    """Return whether the database fills a column that an INSERT omits; a unique one only if it accepts NULL."""
     unique = field.unique and not field.primary_key
     return (_has_db_default(field) and not unique) or getattr(field, "generated", False)
 
 
 def _target(field):
-    """The table that the values of a field have to be in, by a constraint of the database."""
+    """Return the table that a foreign key constraint of a field refers to, or None."""
     if not field.remote_field or not getattr(field, "db_constraint", False):
         return None
     return field.remote_field.model._meta.db_table
 
 
 def _names(condition):
-    """The fields that a condition asks for; None where one cannot be told, or where NULL does not pass."""
+    """Yield the fields in a condition; None for a part that is not a field, or that refuses NULL."""
     for child in getattr(condition, "children", [None]):
         if isinstance(child, tuple):
             yield None if child[0].endswith("__isnull") else child[0].split("__")[0]
@@ -355,7 +359,7 @@ def _names(condition):
 
 
 def widens(old, new):
-    """Whether a column of the new type takes and gives all that one of the old type does."""
+    """Return whether a column of the new type accepts and returns all values of the old type."""
     (old, old_size), (new, new_size) = (_type(text) for text in (old, new))
     if old in _INTEGERS and new in _INTEGERS:
         return _INTEGERS[new] >= _INTEGERS[old]
@@ -372,7 +376,7 @@ def widens(old, new):
 
 
 def _type(text):
-    """A type without what fills it, and its size: ``varchar(80)`` is ``varchar`` and (80,)."""
+    """Return a type without its automatic value, and its size: ``varchar`` and (80,) for ``varchar(80)``."""
     text = re.sub(r" (auto_increment|generated .*|autoincrement)", "", text.lower())
     found = re.fullmatch(r"([a-z ]+?)\s*\(([\d, ]+)\)(.*)", text)
     if not found:
@@ -381,7 +385,7 @@ def _type(text):
 
 
 def _rewrites(connection, name, operation, models):
-    """Whether an operation has a server write a table anew: by another type, or a column that it computes."""
+    """Return whether the server rewrites a table for an operation: for another type, or a generated column."""
     if name == "AddField" and models:
         return getattr(models[-1]._meta.get_field(operation.name), "generated", False)
     if name != "AlterField" or not models or len(models) < 2:
@@ -391,7 +395,7 @@ def _rewrites(connection, name, operation, models):
     return old != new and not texts
 
 
-#: What a statement locks, and meanwhile; the strongest first. {} is the table.
+#: The lock of a statement, and how long it is held; the strongest first. {} is the table.
 _LOCKS = {
     "postgresql": [
         (r"ALTER TABLE (\S+) .*ALTER COLUMN \S+ SET NOT NULL", "ACCESS EXCLUSIVE on {} while it is read"),
@@ -419,24 +423,24 @@ _STRENGTH = ("ACCESS EXCLUSIVE", "SHARE ROW EXCLUSIVE", "SHARED", "EXCLUSIVE", "
 
 
 def lock(vendor, statements, rewrites, known, own):
-    """The strongest lock that statements take on a table that the running release knows; empty where there is none.
+    """Return the strongest lock that statements take on a table of the running release; empty if there is none.
 
     Args:
-        rewrites: whether they have the server write the table anew.
+        rewrites: whether the server rewrites the table.
         known: the tables of the running release.
-        own: the table that they are about.
+        own: the table that they change.
     """
     if vendor == "sqlite":
         return "the whole database: writes wait" if statements else ""
     found = [_REWRITTEN[vendor].format(own)] if rewrites and vendor in _REWRITTEN and own in known else []
     for statement in (" ".join(one.split()) for one in statements):
-        locked = ((re.match(pattern, statement, re.IGNORECASE), told) for pattern, told in _LOCKS.get(vendor, ()))
-        match, told = next((one for one in locked if one[0]), (None, ""))
+        locked = ((re.match(pattern, statement, re.IGNORECASE), text) for pattern, text in _LOCKS.get(vendor, ()))
+        match, text = next((one for one in locked if one[0]), (None, ""))
         table = (match[1] if match and match.re.groups else own).strip('"`;') if match else ""
         if table in known:
-            found.append(told.format(table))
+            found.append(text.format(table))
         elif match and vendor == "postgresql":
             referenced = re.search(r'REFERENCES "?(\w+)', statement)
             if referenced and referenced[1] in known:
                 found.append(f"SHARE ROW EXCLUSIVE on {referenced[1]} for a moment")
-    return min(found, key=lambda told: next(i for i, word in enumerate(_STRENGTH) if told.startswith(word)), default="")
+    return min(found, key=lambda text: next(i for i, word in enumerate(_STRENGTH) if text.startswith(word)), default="")

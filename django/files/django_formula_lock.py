@@ -1,6 +1,6 @@
-"""The lock of a database: who has it migrates, the others wait. It ends with the process that holds it, in any way.
+"""Lock a database while it is migrated: one process holds the lock, others wait. It ends with that process.
 
-Imported in a site's virtualenv, where Django is set up; drivers are reached through it alone.
+Imported in a site's virtualenv, where Django is set up; drivers are only used through Django.
 """
 
 import contextlib
@@ -13,45 +13,47 @@ import socket
 import threading
 from urllib.parse import unquote, urlsplit
 
-#: What all who migrate by this lock have in common.
+#: Part of every lock's name.
 NAMESPACE = "django-formula migrate"
 
 
 def of(connection, alias):
-    """The lock of a database, by its kind."""
-    return {"postgresql": Advisory, "mysql": Named, "sqlite": Beside}.get(connection.vendor, Nothing)(connection, alias)
+    """Return the lock for the vendor of a database."""
+    return {"postgresql": Advisory, "mysql": Named, "sqlite": LockFile}.get(connection.vendor, NoLock)(
+        connection, alias
+    )
 
 
-def who():
-    """What others are told of whoever holds the lock."""
+def description():
+    """Return what other processes see of the process that holds the lock."""
     release = f"{os.environ.get('DJANGO_SITE', '')} {os.environ.get('DJANGO_RELEASE', '')}"
     return f"{NAMESPACE} {release} {socket.gethostname()}"[:63]
 
 
-class Nothing:
-    """The lock of a database that has none."""
+class NoLock:
+    """The lock of a database without locks, which is always free; the contract of the others."""
 
     def __init__(self, connection, alias):
         self.alias = alias
 
     def take(self):
-        """Take the lock if nobody has it; returns whether it was taken."""
+        """Take the lock if it is free; returns whether it was taken."""
         return True
 
     def holder(self):
-        """Who has the lock, for people."""
+        """Return a description of the process that holds the lock."""
         return ""
 
-    def give_back(self):
-        """Let others have the lock."""
+    def release(self):
+        """Release the lock."""
 
-    def watch(self, connection, patience):
-        """What tells later whom a connection has waited for."""
+    def watch(self, connection, timeout):
+        """Return a thread that records which sessions a connection waits for."""
         return Watch(None, None, 0)
 
 
-class OnServer(Nothing):
-    """A lock that a connection of its own holds."""
+class OnServer(NoLock):
+    """A lock of a database server, held by a connection of its own."""
 
     def __init__(self, connection, alias):
         super().__init__(connection, alias)
@@ -72,28 +74,28 @@ class OnServer(Nothing):
         return (self.rows(sql, *values) or [(None,)])[0][0]
 
     def sessions(self, numbers):
-        """Sessions of the server, those first that have lasted the longest: number, names, age, state, query."""
+        """Return sessions of the server, the oldest first: number, names, age, state, query."""
         found = [row for row in self.rows(self.SESSIONS) if row[0] in numbers]
         return sorted(found, key=lambda row: -(row[3] or 0))
 
-    def told(self, numbers):
-        return "; ".join(_told(*row) for row in self.sessions(numbers)[:3])
+    def described(self, numbers):
+        return "; ".join(_described(*row) for row in self.sessions(numbers)[:3])
 
     def holder(self):
-        return "; ".join(_told(*row[:5], "") for row in self.sessions([self.holder_number()]))
+        return "; ".join(_described(*row[:5], "") for row in self.sessions([self.holder_number()]))
 
-    def give_back(self):
+    def release(self):
         self.connection.close()
 
-    def watch(self, connection, patience):
+    def watch(self, connection, timeout):
         with connection.cursor() as cursor:
             cursor.execute(self.NUMBER)
             number = cursor.fetchone()[0]
-        return Watch(self, number, min(1, patience / 4))
+        return Watch(self, number, min(1, timeout / 4))
 
 
 class Advisory(OnServer):
-    """PostgreSQL: an advisory lock of the session."""
+    """An advisory lock of a PostgreSQL session."""
 
     NUMBER = "SELECT pg_backend_pid()"
     SESSIONS = """
@@ -103,7 +105,7 @@ class Advisory(OnServer):
 
     def prepare(self):
         self.number = int.from_bytes(self.key[:8], "big", signed=True)
-        self.one("SELECT set_config('application_name', %s, false)", who())
+        self.one("SELECT set_config('application_name', %s, false)", description())
         self.rows("SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'")
 
     def take(self):
@@ -120,12 +122,12 @@ class Advisory(OnServer):
         )
 
     def blockers(self, number):
-        """The sessions that another one of this server waits for."""
+        """Return the sessions that another one waits for."""
         return [row[0] for row in self.rows("SELECT unnest(pg_blocking_pids(%s))", number)]
 
 
 class Named(OnServer):
-    """MySQL, MariaDB: a named lock of the session."""
+    """A named lock of a MySQL or MariaDB session."""
 
     NUMBER = "SELECT CONNECTION_ID()"
     SESSIONS = "SELECT id, user, host, time, command, info FROM information_schema.processlist"
@@ -141,22 +143,22 @@ class Named(OnServer):
         return self.one("SELECT IS_USED_LOCK(%s)", self.name)
 
     def blockers(self, number):
-        """The sessions that another one waits for; where the server does not tell, those that have a transaction."""
-        waits = self.one("SELECT state FROM information_schema.processlist WHERE id = %s", number)
-        if "lock" not in str(waits).lower():
+        """Return the sessions that another one waits for; if the server does not say, those in a transaction."""
+        state = self.one("SELECT state FROM information_schema.processlist WHERE id = %s", number)
+        if "lock" not in str(state).lower():
             return []
         with contextlib.suppress(Exception):
             found = [row[0] for row in self.rows(_HOLDERS, number, number)]
             if found:
                 return found
-        others = [row[0] for row in self.rows(_OTHERS, number, self.one(self.NUMBER))]
+        candidates = [row[0] for row in self.rows(_OTHER_SESSIONS, number, self.one(self.NUMBER))]
         with contextlib.suppress(Exception):
             busy = {row[0] for row in self.rows("SELECT trx_mysql_thread_id FROM information_schema.innodb_trx")}
-            others = [one for one in others if one in busy] or others
-        return others
+            candidates = [one for one in candidates if one in busy] or candidates
+        return candidates
 
 
-_OTHERS = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id NOT IN (%s, %s)"
+_OTHER_SESSIONS = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id NOT IN (%s, %s)"
 _HOLDERS = """
     SELECT holder.processlist_id FROM performance_schema.metadata_locks held
     JOIN performance_schema.metadata_locks wanted USING (object_type, object_schema, object_name)
@@ -166,15 +168,15 @@ _HOLDERS = """
     AND waiter.processlist_id = %s AND holder.processlist_id <> %s"""
 
 
-def _told(number, name, user, age, state, query):
-    """A session of a server for people; no literal of its query is shown, which may be anybody's data."""
+def _described(number, name, user, age, state, query):
+    """Return a session in words; literals of its query are masked, because they may be personal data."""
     text = re.sub(r"'(?:[^']|'')*'|\b\d+\b", "?", " ".join(str(query or "").split()))[:120]
     parts = ", ".join(str(part) for part in (name, user, f"{age} s" if age is not None else "", state) if part)
     return f"session {number} ({parts}){f': {text}' if text else ''}"
 
 
-class Beside(Nothing):
-    """SQLite: a lock on a file beside the database, which whoever holds it takes away at the end."""
+class LockFile(NoLock):
+    """A locked file next to a SQLite database, which is deleted with the lock."""
 
     def __init__(self, connection, alias):
         super().__init__(connection, alias)
@@ -191,15 +193,15 @@ class Beside(Nothing):
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_there = os.path.samestat(os.fstat(descriptor), os.stat(self.path))
+            is_present = os.path.samestat(os.fstat(descriptor), os.stat(self.path))
         except OSError:
-            is_there = False
-        if not is_there:
+            is_present = False
+        if not is_present:
             os.close(descriptor)
             return False
         self.descriptor = descriptor
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{who()} pid {os.getpid()}".encode(), 0)
+        os.pwrite(descriptor, f"{description()} pid {os.getpid()}".encode(), 0)
         return True
 
     def holder(self):
@@ -207,7 +209,7 @@ class Beside(Nothing):
             return file.read(200)
         return ""
 
-    def give_back(self):
+    def release(self):
         if self.descriptor is not None:
             os.unlink(self.path)
             os.close(self.descriptor)
@@ -215,7 +217,7 @@ class Beside(Nothing):
 
 
 class Watch(threading.Thread):
-    """Asks now and then whom a connection waits for, by the connection that holds the lock."""
+    """Queries periodically which sessions a connection waits for, over the connection that holds the lock."""
 
     def __init__(self, lock, number, pause):
         super().__init__(daemon=True)
@@ -227,11 +229,11 @@ class Watch(threading.Thread):
             while not self.ended.wait(self.pause):
                 blockers = self.lock.blockers(self.number)
                 if blockers:
-                    self.found = self.lock.told(blockers)
+                    self.found = self.lock.described(blockers)
 
-    def told(self):
-        """Who held what the connection waited for, when last looked."""
-        return f"it is held by {self.found}" if self.found else "who holds it is not known"
+    def described(self):
+        """Return which sessions held what the connection waited for at the last query."""
+        return f"it is held by {self.found}" if self.found else "its holder is unknown"
 
     def __enter__(self):
         if self.lock:

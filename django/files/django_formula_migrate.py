@@ -1,7 +1,7 @@
-"""Migrations in a site's virtualenv, as its user: one process migrates and the others wait; nothing waits behind it.
+"""Migrate in a site's virtualenv, as its user: under a lock, and with short waits for locks of the running release.
 
-stdin has a request, stdout gets the answer, both JSON. With arguments, manage.py is run with them under the same lock:
-the first is the request, the others are its own.
+stdin has a request, stdout gets the answer, both JSON. With arguments manage.py runs under the same lock: the first
+argument is the request, the rest are those of manage.py.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ import django_formula_lock as locks
 import django_formula_start as start
 
 TRIES = 5
-#: Statements that leave nothing behind.
+#: Statements that change nothing.
 _READS = ("SELECT", "SHOW", "SET ", "PRAGMA", "EXPLAIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN")
 
 
 class Blocked(Exception):
-    """Somebody else holds a lock for too long; trying again later may help."""
+    """A lock was not free in time; trying again later may help."""
 
     def __init__(self, text, error=None):
         super().__init__(text)
@@ -29,7 +29,7 @@ class Blocked(Exception):
 
 
 def migrate(request):
-    """Migrate the databases, those first that are named first, and run the checks."""
+    """Migrate the databases in the order of the request, and run Django's checks."""
     start.import_application(request["application"])
     done = {}
     for alias in request["databases"]:
@@ -42,7 +42,7 @@ def migrate(request):
 
 
 def reverse(request):
-    """Take migrations back: of each database those that are named, and no other."""
+    """Reverse the named migrations of each database, and no others."""
     start.import_application(request["application"])
     done = {}
     for alias, names in request["databases"].items():
@@ -51,9 +51,9 @@ def reverse(request):
 
 
 def classify(request):
-    """What the named migrations do, which the databases have, to a release that knows all others.
+    """Classify named migrations that the databases have, for a release that has all others.
 
-    Those that only stand for what that release knows are left out (squashed ones).
+    A squashed migration is left out if that release has all migrations that it replaces.
     """
     start.import_application(request["application"])
     from django.db import connections
@@ -63,14 +63,14 @@ def classify(request):
         executor = _executor(connections[alias])
         known = set(request["known"].get(alias, ()))
         chosen = {key for key in executor.loader.graph.nodes if ".".join(key) in names}
-        stand_for = {key: {".".join(one) for one in executor.loader.graph.nodes[key].replaces} for key in chosen}
-        chosen -= {key for key, names in stand_for.items() if names and names <= known}
+        replaced = {key: {".".join(one) for one in executor.loader.graph.nodes[key].replaces} for key in chosen}
+        chosen -= {key for key, names in replaced.items() if names and names <= known}
         answer[alias] = guard.classify(connections[alias], executor, chosen)
     return {"schema": answer}
 
 
 def manage(request, arguments):
-    """Run the project's manage.py; while it migrates a database, under the lock of that one."""
+    """Run the project's manage.py under the lock of the database that it may migrate."""
     start.import_application(request["application"])
     from django.db import connections
 
@@ -83,15 +83,15 @@ def manage(request, arguments):
     if {"--plan", "--check", "--help", "-h"} & {*arguments} or alias not in connections:
         return run()
     _end_connections()
-    patience = request["lock_timeout"]
+    timeout = request["lock_timeout"]
     try:
-        with _patience(request), _lock(alias, request) as lock, lock.watch(connections[alias], patience) as watch:
+        with _lock_timeout(request), _lock(alias, request) as lock, lock.watch(connections[alias], timeout) as watch:
             try:
                 return run()
             except Exception as error:
                 if not is_lock_timeout(error):
                     raise
-                raise Blocked(f"waited {patience:g} s for a lock; {watch.told()}") from error
+                raise Blocked(f"waited {timeout:g} s for a lock; {watch.described()}") from error
     except Blocked as error:
         raise SystemExit(str(error)) from None
 
@@ -106,16 +106,16 @@ def _option(arguments, name):
 
 
 def _under_lock(alias, request, act):
-    """Do something to a database while nobody else migrates it; returns the names of what was done."""
+    """Run an action on a database under its lock; returns the names of the migrations."""
     from django.db import connections
 
     _end_connections()
-    with _patience(request), _lock(alias, request) as lock:
-        return _persistently(connections[alias], lock, request, act)
+    with _lock_timeout(request), _lock(alias, request) as lock:
+        return _with_retries(connections[alias], lock, request, act)
 
 
 class Forwards:
-    """Migrate a database to what the project wants."""
+    """Apply the pending migrations of a database."""
 
     def __call__(self, connection):
         from django.core.management import call_command
@@ -126,13 +126,13 @@ class Forwards:
         return pending
 
     def under_way(self, executor):
-        """The migration that is run next; None when all are through."""
+        """Return the migration that is applied next, or None."""
         plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
         return plan[0][0] if plan else None
 
 
 class Backwards:
-    """Take the named migrations of a database back."""
+    """Reverse the named migrations of a database."""
 
     def __init__(self, names):
         self.names = names
@@ -155,7 +155,7 @@ class Backwards:
         return self.names
 
     def under_way(self, executor):
-        """The migration that is taken back next."""
+        """Return the migration that is reversed next, or None."""
         applied = executor.loader.applied_migrations
         order = [one for one, _ in executor.migration_plan(executor.loader.graph.leaf_nodes(), clean_start=True)]
         keys = ((one, (one.app_label, one.name)) for one in reversed(order))
@@ -169,52 +169,52 @@ def _executor(connection):
 
 
 def _end_connections():
-    """What importing the project has opened was opened without our patience."""
+    """Close the connections that importing the project has opened, without the lock timeout."""
     from django.db import connections
 
     connections.close_all()
 
 
-# Trying again
+# Retries
 
 
-def _persistently(connection, lock, request, act):
-    """Try again, with growing pauses, what somebody else's lock has stopped and what has left nothing.
+def _with_retries(connection, lock, request, act):
+    """Run an action; retry it with growing pauses if a lock has stopped it and nothing was applied.
 
     Raises:
-        Blocked: it does not get through; what it waited for is told.
+        Blocked: the lock was not free in time; names the sessions that hold it.
     """
-    began, patience = time.monotonic(), request["lock_timeout"]
+    began, timeout = time.monotonic(), request["lock_timeout"]
     before = None
     for attempt in range(1, TRIES + 1):
-        with _Statements(connection) as statements, lock.watch(connection, patience) as watch:
+        with _Statements(connection) as statements, lock.watch(connection, timeout) as watch:
             try:
                 before = before or _applied(connection)
                 return act(connection)
             except Exception as error:
-                name, again = _look(connection, act, statements, before, error)
+                name, again = _interrupted(connection, act, statements, before, error)
                 if not is_lock_timeout(error):
                     raise
-                text = f"waited {f'{attempt} times ' if attempt > 1 else ''}{patience:g} s for a lock"
-                text = f"{text}; {watch.told()}"
+                text = f"waited {f'{attempt} times ' if attempt > 1 else ''}{timeout:g} s for a lock"
+                text = f"{text}; {watch.described()}"
                 if not again:
-                    text = f"{text}; it is not atomic: see what it has left, it was not tried again"
+                    text = f"{text}; it is not atomic and was not retried: check what it has applied"
                     raise Blocked(text, error) from error
                 if attempt == TRIES or time.monotonic() - began > request["timeout"]:
                     raise Blocked(text, error) from error
-                print(f"{name} {text}; trying again", file=sys.stderr)
-        time.sleep(patience * 2 ** (attempt - 1))
+                print(f"{name} {text}; retrying", file=sys.stderr)
+        time.sleep(timeout * 2 ** (attempt - 1))
     raise AssertionError("not reached")
 
 
-def _look(connection, act, statements, before, error):
-    """The migration that an error has stopped, told with the error, and whether it has left nothing."""
+def _interrupted(connection, act, statements, before, error):
+    """Return the migration that an error has stopped, and whether it can be retried; the error gets both in words."""
     name, again = "", statements.written == 0
     with contextlib.suppress(Exception):
         connection.close_if_unusable_or_obsolete()
         migration = act.under_way(_executor(connection))
         name = f"{migration.app_label}.{migration.name}" if migration else ""
-        again = migration is None or _has_left_nothing(connection, migration, statements)
+        again = migration is None or _has_applied_nothing(connection, migration, statements)
         since = ", ".join(sorted(before ^ _applied(connection)))
         error.told = {"migration": name, "applied": since}
     return name, again
@@ -224,10 +224,10 @@ def _applied(connection):
     return {*start.migrations(connection.alias)["applied"]}
 
 
-def _has_left_nothing(connection, migration, statements):
-    """Whether a migration that failed has changed nothing: its transaction took all back, or nothing was run yet.
+def _has_applied_nothing(connection, migration, statements):
+    """Return whether a failed migration has changed nothing: it was rolled back, or no statement had run.
 
-    An index that PostgreSQL builds concurrently is left as an invalid one.
+    PostgreSQL leaves an invalid index if building it concurrently fails.
     """
     if migration.atomic and connection.features.can_rollback_ddl:
         return True
@@ -235,7 +235,7 @@ def _has_left_nothing(connection, migration, statements):
 
 
 class _Statements:
-    """Counts what has been written since a migration was last recorded."""
+    """Counts the statements that have written since a migration was last recorded."""
 
     def __init__(self, connection):
         self.wrapped = connection.execute_wrapper(self) if hasattr(connection, "execute_wrapper") else None
@@ -261,7 +261,7 @@ class _Statements:
 
 
 def is_lock_timeout(error):
-    """Whether a database has said that a lock was not to be had in time, or that two waited for each other."""
+    """Return whether a database error is a lock timeout or a deadlock."""
     from django.db.utils import OperationalError
 
     if not isinstance(error, OperationalError):
@@ -274,12 +274,12 @@ def is_lock_timeout(error):
 
 
 @contextlib.contextmanager
-def _patience(request):
-    """Connections that are opened from now on wait no longer for a lock than the pillar says."""
+def _lock_timeout(request):
+    """Limit how long connections that are opened in the block wait for a lock."""
     from django.db.backends.signals import connection_created
 
     milliseconds = max(1, round(request["lock_timeout"] * 1000))
-    said = {
+    statements = {
         "postgresql": [f"SET lock_timeout = {milliseconds}"],
         "mysql": [f"SET SESSION {name} = {max(1, -(-milliseconds // 1000))}" for name in _MYSQL_TIMEOUTS],
         "sqlite": [f"PRAGMA busy_timeout = {milliseconds}"],
@@ -287,7 +287,7 @@ def _patience(request):
 
     def limit(sender, connection, **_more):
         with connection.cursor() as cursor:
-            for statement in said.get(connection.vendor, ()):
+            for statement in statements.get(connection.vendor, ()):
                 cursor.execute(statement)
 
     connection_created.connect(limit, weak=False, dispatch_uid=locks.NAMESPACE)
@@ -302,10 +302,10 @@ _MYSQL_TIMEOUTS = ("lock_wait_timeout", "innodb_lock_wait_timeout")
 
 @contextlib.contextmanager
 def _lock(alias, request):
-    """Hold the lock of a database, waiting for it as long as the request says.
+    """Hold the lock of a database, which is waited for as long as the request allows.
 
     Raises:
-        Blocked: somebody else migrates it for too long.
+        Blocked: another process migrates it for longer.
     """
     from django.db import connections
 
@@ -314,13 +314,13 @@ def _lock(alias, request):
     try:
         while not lock.take():
             if time.monotonic() > deadline:
-                holder = lock.holder() or "whose is not known"
-                raise Blocked(f"another migration of {alias!r} is under way: {holder}")
+                holder = lock.holder() or "its process is unknown"
+                raise Blocked(f"another migration of {alias!r} is in progress: {holder}")
             time.sleep(pause)
             pause = min(2 * pause, 2)
         yield lock
     finally:
-        lock.give_back()
+        lock.release()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-# MariaDB on this host, where a site has its database on it and names no host. A server that is there already, whoever has
-# installed it, is taken as it is; what a site has on it is made by the site's own step `database`.
+# MariaDB on this host, for sites whose database names no host. A server that is already installed is used as it is; the
+# state `… has its databases` of a site creates its database and login there.
 {% from "django/map.jinja" import django with context %}
 
 MariaDB is installed:

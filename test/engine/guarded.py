@@ -73,7 +73,7 @@ def judged(case, before):
         operation.state_forwards("blog", state)
     migration = Migration("0002_case", case.get("app", "blog"))
     migration.operations = operations(case["operations"])
-    return guard.Guard(connection, {"blog"}).look(migration, state)
+    return guard.Guard(connection, {"blog"}).classify(migration, state)
 
 
 request = json.load(sys.stdin)

@@ -160,7 +160,9 @@ def test_waiting_for_another_migration_has_an_end(project):
     first = project.begin()
     ran(project, 1)
     told = project.migrate(timeout=0.5)
-    assert told["cause"].startswith("another migration of 'default' is under way: django-formula migrate blog 0007-abc")
+    assert told["cause"].startswith(
+        "another migration of 'default' is in progress: django-formula migrate blog 0007-abc"
+    )
     assert told["blocked"] == "yes" and f"pid {first.pid}" in told["cause"]
     project.go()
     assert project.end(first)["migrated"]["default"] == ["blog.0001_first", "blog.0002_slow"]
@@ -196,7 +198,7 @@ def test_a_lock_that_is_not_given_back(project):
         told = project.migrate(lock_timeout=0.1)
         took = time.monotonic() - began
     assert told["migration"] == "blog.0002_note" and told["blocked"] == "yes" and told["applied"] == ""
-    assert told["cause"] == "waited 5 times 0.1 s for a lock; who holds it is not known"
+    assert told["cause"] == "waited 5 times 0.1 s for a lock; its holder is unknown"
     assert 2 < took < 10
     assert project.applied() == ["0001_first"]
 
@@ -211,7 +213,10 @@ def test_a_migration_that_is_not_atomic_is_not_tried_again(project):
     with project.locked():
         project.go()
         told = project.end(process)
-    assert told["migration"] == "blog.0002_half" and "it is not atomic: see what it has left" in told["cause"]
+    assert (
+        told["migration"] == "blog.0002_half"
+        and "it is not atomic and was not retried: check what it has applied" in told["cause"]
+    )
     assert (project.folder / "ran").read_text() == "x"
 
 
@@ -344,7 +349,7 @@ def test_migrate_by_hand_waits_like_others(project):
     first = project.begin()
     ran(project, 1)
     code, _output, errors = by_hand(project, "migrate", "--database=default", timeout=0.2)
-    assert code == 1 and errors.startswith("another migration of 'default' is under way")
+    assert code == 1 and errors.startswith("another migration of 'default' is in progress")
     code, output, _errors = by_hand(project, "migrate", "--plan")
     assert code == 0 and "0002_slow" in output
     project.go()
@@ -358,7 +363,7 @@ def test_migrate_by_hand_stalls_nobody(project):
     project.add("0002_note", SECOND)
     with project.locked("EXCLUSIVE"):
         code, _output, errors = by_hand(project, "migrate", "blog", lock_timeout=0.3)
-    assert code == 1 and errors.endswith("waited 0.3 s for a lock; who holds it is not known\n")
+    assert code == 1 and errors.endswith("waited 0.3 s for a lock; its holder is unknown\n")
     code, _output, errors = by_hand(project, "migrate", "--database", "other")
     assert code and "other" in errors
 
