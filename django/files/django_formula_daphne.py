@@ -190,7 +190,7 @@ class Watch:
                 self.replace()
             elif os.path.exists(READY):
                 self.is_ready = True
-                django_formula_ready.say_ready(GIVEN["run"])
+                django_formula_ready.report(GIVEN["run"])
             else:
                 time.sleep(0.02)
 

@@ -1,7 +1,7 @@
 """
-Runs granian as granian.json beside this file has it; it binds its socket by itself.
+Runs granian as granian.json in the same folder configures it; granian binds its socket itself.
 
-The processes that answer are watched by one that does not, which says when they can be reached.
+The main process serves no requests: it replaces those that do, and reports when they accept connections.
 """
 
 import importlib
@@ -28,8 +28,8 @@ SETTINGS = {**GIVEN["settings"], **GIVEN["options"]}
 
 
 def application():
-    """The project's; it is imported by the processes that answer only."""
-    # On SIGTERM one has lived on now and then, and nobody is left to end it.
+    """Import the project's application; only the processes that serve requests do."""
+    # On SIGTERM some lived on without their main process.
     django_formula_ready.end_with_parent(signal.SIGKILL)
     sys.path[:0] = [GIVEN["folder"]]
     project = importlib.import_module(GIVEN["module"]).application
@@ -40,8 +40,8 @@ def application():
     return proxies.wrap_asgi_with_proxy_headers(project, GIVEN["trusted"])
 
 
-def say_ready(server):
-    """Say so once the project is imported and connections are taken."""
+def report_ready(server):
+    """Report readiness once the project is imported and connections are accepted."""
     while True:
         time.sleep(0.02)
         if os.path.exists(IMPORTED):
@@ -50,9 +50,9 @@ def say_ready(server):
                 break
             except OSError:
                 pass
-    # From here on a process that ends is replaced; before, the project does not start.
+    # From here on a process that ends is replaced; one that ended before means that the project does not start.
     server.respawn_failed_workers = True
-    django_formula_ready.say_ready(GIVEN["run"])
+    django_formula_ready.report(GIVEN["run"])
 
 
 def main():
@@ -71,7 +71,7 @@ def main():
     django_formula_ready.begin(GIVEN["run"], "imported")
     settings = {name: value for name, value in SETTINGS.items() if name in known}
     server = granian.Granian(f"{GIVEN['module']}:application", **binds, **settings)
-    threading.Thread(target=say_ready, args=(server,), daemon=True).start()
+    threading.Thread(target=report_ready, args=(server,), daemon=True).start()
     server.serve(target_loader=application, wrap_loader=False)
 
 

@@ -1,6 +1,5 @@
 """
-Binds a socket and becomes the server that is to have it, as systemd hands one over (sd_listen_fds): for a supervisor
-that cannot.
+Binds a socket and executes the server that inherits it, as systemd passes one (sd_listen_fds): supervisor cannot.
 
     python -I django_formula_listen.py ADDRESS COMMAND [ARGUMENT…]
 
@@ -16,7 +15,7 @@ FIRST = 3  # the descriptor at which sd_listen_fds begins
 
 
 def bound(address):
-    """A socket that listens at an address."""
+    """Return a socket that listens on an address."""
     if address.startswith("/"):
         if os.path.lexists(address):
             os.unlink(address)
@@ -41,4 +40,4 @@ if listener.fileno() == FIRST:
 else:
     os.dup2(listener.fileno(), FIRST)
 os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
-os.execv(command[0], command)  # noqa: S606 - an argument list that root has written
+os.execv(command[0], command)  # noqa: S606 - root wrote the argument list

@@ -1,7 +1,7 @@
 """
-Runs an Apache with mod_wsgi as mod_wsgi.conf beside this file has it, and says when the project can be reached.
+Runs an Apache with mod_wsgi as mod_wsgi.conf in the same folder configures it, and reports when the project is loaded.
 
-A SIGTERM has it end what it is at. Apache's own processes do not outlive this one, nor each other.
+On SIGTERM it finishes in-flight requests and exits. No process of Apache outlives this one or the main one of Apache.
 """
 
 import glob
@@ -24,20 +24,20 @@ LOADED, BROKEN, READY = (os.path.join(GIVEN["run"], name) for name in ("loaded",
 
 
 def end_leftovers():
-    """Kill what is left of an Apache of this release of which the main process has been killed."""
+    """Kill the processes of an Apache of this release whose main process was killed."""
     marks = {f"{name}={os.environ[name]}".encode() for name in ("DJANGO_SITE", "DJANGO_RELEASE")}
     for process in glob.glob("/proc/[0-9]*"):
         try:
-            if os.readlink(f"{process}/exe").startswith(GIVEN["apache"]):  # a space and more where it was upgraded
+            if os.readlink(f"{process}/exe").startswith(GIVEN["apache"]):  # " (deleted)" follows where it was upgraded
                 with open(f"{process}/environ", "rb") as environment:
                     if marks <= {*environment.read().split(b"\0")}:
                         os.kill(int(process.rpartition("/")[2]), signal.SIGKILL)
         except OSError:
-            pass  # it is somebody else's, or has ended
+            pass  # it belongs to another user, or has ended
 
 
 def wait_until_loaded(apache):
-    """Wait until the project is imported and connections are taken; it exits where that does not come."""
+    """Wait until the project is imported and connections are accepted; exit where Apache or the import fails."""
     while apache.poll() is None:
         if os.path.exists(BROKEN):
             apache.terminate()
@@ -57,11 +57,11 @@ def wait_until_loaded(apache):
 
 
 def takes(name, value):
-    """Whether mod_wsgi knows an option of its processes; Apache itself only says that one of them is wrong."""
+    """Return whether mod_wsgi accepts an option of its processes; Apache reports only that one of them is wrong."""
     modules = (f"LoadModule {name}_module {GIVEN['modules']}/mod_{name}.so" for name in ("mpm_event", "wsgi"))
     directives = ["ServerName localhost", "ErrorLog |/bin/cat", *modules, f'WSGIDaemonProcess x {name}="{value}"']
     argv = [GIVEN["apache"], "-t", "-f", "/dev/null", *(word for one in directives for word in ("-C", one))]
-    tested = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - root has written it
+    tested = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - root wrote it
     return "WSGI daemon process" not in tested.stderr
 
 
@@ -69,7 +69,7 @@ def main():
     end_leftovers()
     django_formula_ready.begin(GIVEN["run"], "loaded", "broken")
     argv = [GIVEN["apache"], "-f", CONFIGURATION, "-DFOREGROUND"]
-    apache = subprocess.Popen(argv, preexec_fn=django_formula_ready.end_with_parent)  # noqa: S603 - root has written it
+    apache = subprocess.Popen(argv, preexec_fn=django_formula_ready.end_with_parent)  # noqa: S603 - root wrote it
     ended = []
 
     def end(_signal, _frame):
@@ -78,7 +78,7 @@ def main():
 
     signal.signal(signal.SIGTERM, end)
     wait_until_loaded(apache)
-    django_formula_ready.say_ready(GIVEN["run"])
+    django_formula_ready.report(GIVEN["run"])
     code = apache.wait()
     if not ended:
         end_leftovers()

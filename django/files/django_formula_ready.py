@@ -1,4 +1,4 @@
-"""What the programs that run a server do before it is ready, and once it is; `run` is the instance's folder in /run."""
+"""How the programs that run a server report its state; `run` is the instance's folder in /run."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def begin(run, *states):
-    """Forget how far a process before this one has come, and note the number of this one."""
+    """Delete the state files of an earlier process, and write the pid file of this one."""
     for name in ("ready", *states):
         path = os.path.join(run, name)
         if os.path.exists(path):
@@ -19,7 +19,7 @@ def begin(run, *states):
 
 
 def end_with_parent(by=signal.SIGTERM):
-    """Have this process end with the one that watches it, so that it does not answer on without that."""
+    """Have the kernel end this process when its parent ends, so that it does not go on serving without it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
 
 
@@ -31,8 +31,8 @@ def connect(address):
         client.connect(address if address[0] == "/" else (host.strip("[]"), int(port)))
 
 
-def say_ready(run):
-    """Tell supervisor, by a file, and systemd, by sd_notify."""
+def report(run):
+    """Report readiness: to the engine by a file, to systemd by sd_notify."""
     with open(os.path.join(run, "ready"), "w", encoding="utf-8"):
         pass
     address = os.environ.get("NOTIFY_SOCKET")

@@ -1,12 +1,12 @@
 """Reads what a project leaves unread of a request.
 
-A server that closes a connection with a part of the request in it resets it, and the proxy may take the answer for an
-error: of 300 kB posted to a page that is not there, or not allowed, some were told 502 and not 404 or 403.
+A server that closes a connection with unread data resets it, and the proxy may discard the answer: some POSTs of 300 kB
+to a page that is missing or forbidden were answered with 502, not with 404 or 403.
 """
 
 
 def reading_on(application):
-    """A WSGI application that leaves nothing unread."""
+    """Return a WSGI application that reads every request to its end."""
 
     def complete(environ, start_response):
         body = environ["wsgi.input"]
@@ -14,7 +14,7 @@ def reading_on(application):
         if environ.get("CONTENT_LENGTH") in (None, "", "0"):
             return answer
         if getattr(answer, "streaming", False):
-            return Streamed(answer, body)  # what it says next may come from what it reads next
+            return Streamed(answer, body)  # the rest of the answer may depend on the rest of the request
         read_on(body)
         return answer
 
@@ -22,7 +22,7 @@ def reading_on(application):
 
 
 class Streamed:
-    """An answer in parts, with the request read to its end behind the last one."""
+    """An answer in parts; the request is read to its end after the last one."""
 
     def __init__(self, answer, body):
         self.answer, self.body = answer, body
@@ -40,4 +40,4 @@ def read_on(body):
         while body.read(65536):
             pass
     except OSError:
-        pass  # who has sent it is gone
+        pass  # the client closed the connection

@@ -1,7 +1,7 @@
 """
-Runs uvicorn as uvicorn.json beside this file has it, on the socket that systemd hands over (sd_listen_fds).
+Runs uvicorn as uvicorn.json in the same folder configures it, on the socket that systemd passes (sd_listen_fds).
 
-The processes that answer are watched by one that does not, which says when the first of them is ready.
+The main process serves no requests: it replaces those that do, and reports when the first of them is ready.
 """
 
 import importlib
@@ -26,7 +26,7 @@ READY = os.path.join(GIVEN["run"], "ready")
 
 
 def __getattr__(name):
-    """``application``: the project's, below the path of the site. It is imported by the processes that answer only."""
+    """Import the project's ``application``, below the path of the site; only the processes that serve requests do."""
     if name != "application":
         raise AttributeError(name)
     django_formula_ready.end_with_parent()
@@ -42,15 +42,15 @@ def __getattr__(name):
     return application
 
 
-def say_ready():
-    """Say so once the project is imported; connections wait at the socket already."""
+def report_ready():
+    """Report readiness once the project is imported; until then connections wait at the socket."""
     while not os.path.exists(READY):
         time.sleep(0.02)
-    django_formula_ready.say_ready(GIVEN["run"])
+    django_formula_ready.report(GIVEN["run"])
 
 
 class Watch(Multiprocess):
-    """Keeps as many processes as there are to be; where one ends before any was ready, nothing comes of the others."""
+    """Keeps the configured number of processes running; it ends them all where one ends before any was ready."""
 
     def keep_subprocess_alive(self):
         processes = [getattr(process, "process", process) for process in self.processes]  # Uvicorn's own, or Python's
@@ -70,7 +70,7 @@ def main():
     settings = {name: value for name, value in GIVEN["settings"].items() if name in known}
     config = uvicorn.Config("django_formula_uvicorn:application", **{**settings, **GIVEN["options"]})
     django_formula_ready.begin(GIVEN["run"])
-    threading.Thread(target=say_ready, daemon=True).start()
+    threading.Thread(target=report_ready, daemon=True).start()
     target = {"target": uvicorn.Server(config).run} if "target" in inspect.signature(Multiprocess).parameters else {}
     Watch(config, sockets=[socket.socket(fileno=LISTENER)], **target).run()
 

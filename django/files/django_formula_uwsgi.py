@@ -7,7 +7,7 @@ import django_formula_unread
 import django_formula_warm
 import uwsgi
 
-gc.disable()  # what is imported now stays; `warm` has it collected again
+gc.disable()  # what is imported now stays in memory; `warm` enables it again
 project = importlib.import_module(uwsgi.opt["set-ph"].decode().partition("=")[2]).application
 application = django_formula_unread.reading_on(project)
 django_formula_warm.warm()

@@ -1,4 +1,4 @@
-"""The application that mod_wsgi runs: that of the project's module, which mod_wsgi.json beside this file names."""
+"""The application that mod_wsgi runs: that of the project's module, which mod_wsgi.json in the same folder names."""
 
 import gc
 import importlib
@@ -12,7 +12,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 def load():
     with open(os.path.join(HERE, "mod_wsgi.json"), encoding="utf-8") as file:
         given = json.load(file)
-    # mod_wsgi's own writes to Apache's log, where each letter beyond ASCII is one of \x…
+    # mod_wsgi's own streams write to Apache's log, which escapes each non-ASCII letter as \x…
     log = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     sys.stdout = sys.stderr = log
     os.chdir(given["folder"])
@@ -21,7 +21,7 @@ def load():
 
     state = "broken"
     try:
-        gc.disable()  # what is imported now stays; `warm` has it collected again
+        gc.disable()  # what is imported now stays in memory; `warm` enables it again
         found = importlib.import_module(given["module"]).application
         django_formula_warm.warm()
         state = "loaded"

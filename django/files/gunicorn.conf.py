@@ -1,4 +1,4 @@
-"""What gunicorn reads when it starts: the settings in gunicorn.json, which lies beside this file."""
+"""What gunicorn reads when it starts: the settings in gunicorn.json, in the same folder."""
 
 import json
 import os
@@ -26,7 +26,7 @@ if _given["options"].get("worker_class") == "uvicorn":
     from uvicorn_worker import UvicornWorker
 
     class worker_class(UvicornWorker):
-        """Uvicorn's, which ends with the process that watches, as Gunicorn's own do, and knows the path of the site."""
+        """Uvicorn's worker, which ends with its main process, as Gunicorn's own do, and knows the path of the site."""
 
         def load_wsgi(self):
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -43,15 +43,15 @@ else:
     import django_formula_unread
 
     def post_worker_init(worker):
-        """It answers next."""
+        """Read requests to their end; the worker serves requests next."""
         worker.wsgi = django_formula_unread.reading_on(worker.wsgi)
 
 
-os.environ["SPT_NOENV"] = "1"  # setproctitle, where there is one, leaves the environment of the process
+os.environ["SPT_NOENV"] = "1"  # setproctitle, if installed, leaves the environment of the process
 
 
 def when_ready(server):
-    """Workers are made next."""
+    """Load what workers share, and report readiness; workers are forked next."""
     if server.cfg.preload_app:
         import django_formula_warm
 
