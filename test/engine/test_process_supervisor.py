@@ -1,4 +1,4 @@
-"""supervisor as the keeper of releases: its programs, which process is a release's, how it starts, logs, commands."""
+"""supervisor as process manager: its programs, the process of a release, starting, logs and commands."""
 
 import contextlib
 import json
@@ -47,7 +47,7 @@ def supervised(world):
 # Releases
 
 
-def test_a_site_goes_live_and_stays_as_it_is(supervised):
+def test_first_release_is_activated_and_second_apply_changes_nothing(supervised):
     changes = supervised.apply()
     assert changes["instance"] == {"instance": "django-blog-0001 started"}
     (warning,) = supervised.last.warnings
@@ -57,7 +57,7 @@ def test_a_site_goes_live_and_stays_as_it_is(supervised):
     assert supervised.apply() == {} and supervised.last.warnings == []
 
 
-def test_the_old_release_is_stopped_and_a_rollback_starts_it_again(supervised):
+def test_previous_release_is_stopped_and_started_again_by_rollback(supervised):
     supervised.apply()
     supervised.push("two")
     supervised.commands.clear()
@@ -71,7 +71,7 @@ def test_the_old_release_is_stopped_and_a_rollback_starts_it_again(supervised):
     assert supervised.apply() == {}
 
 
-def test_a_change_of_mind_is_a_release_that_each_keeper_knows_its_own_of(world):
+def test_change_of_process_manager_is_a_release_and_each_manager_has_its_own_files(world):
     world.apply()
     for process in ("supervisor", "systemd"):
         world.process = process
@@ -87,7 +87,7 @@ def test_a_change_of_mind_is_a_release_that_each_keeper_knows_its_own_of(world):
     assert world.running == {"django-blog-0001.service", "django-blog-0001.socket"}
 
 
-def test_a_server_that_does_not_start_leaves_the_old_one(supervised):
+def test_previous_release_serves_when_server_does_not_start(supervised):
     supervised.apply()
     supervised.push("two")
     supervised.fails["update django-blog-0002"] = DeploymentError(
@@ -104,7 +104,7 @@ def test_a_server_that_does_not_start_leaves_the_old_one(supervised):
 
 
 @pytest.mark.parametrize("process", ["systemd", "supervisor"])
-def test_a_site_is_taken_off_whoever_keeps_it_by_now(world, process):
+def test_site_is_removed_with_either_process_manager(world, process):
     for one in ("systemd", "supervisor"):
         world.process = one
         world.apply()
@@ -116,7 +116,7 @@ def test_a_site_is_taken_off_whoever_keeps_it_by_now(world, process):
     assert world.running == set() and django_site_removal.present(site) == {}
 
 
-def test_an_instance_of_an_older_formula_is_systemds(make_site):
+def test_unrecorded_process_manager_is_found_by_its_files(make_site):
     site = make_site(process="supervisor")
     release = site.releases / "0042-3f2a9c1b77de"
     (release / "config").mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_an_instance_of_an_older_formula_is_systemds(make_site):
     assert old.process == "systemd"
 
 
-def test_only_its_own_programs_are_a_sites(make_site):
+def test_files_of_a_site_exclude_programs_of_other_sites(make_site):
     names = ("django-blog-0042", "django-blog-0007", "django-blog-two-0001", "django-blog-x", "other")
     for name in names:
         (django_process_supervisor.PROGRAMS / f"{name}.conf").write_text("")
@@ -146,7 +146,7 @@ def test_only_its_own_programs_are_a_sites(make_site):
 
 @pytest.fixture
 def release(make_site, own_host, monkeypatch):
-    """A release that is to be started; `commands` are run by nobody, and what `plays` has is done at them."""
+    """A release to start. `commands` are only recorded; `plays` has what each of them does."""
     site = make_site(process="supervisor", timeouts={"start": "200ms"})
     path = site.releases / "0042-3f2a9c1b77de"
     (path / "config").mkdir(parents=True)
@@ -180,7 +180,7 @@ def release(make_site, own_host, monkeypatch):
     return made
 
 
-def test_a_program_is_installed_and_told_alone(release):
+def test_start_updates_only_its_own_program(release):
     release.plays["update"] = release.process
     release.supervisor = None
     django_process_supervisor.MANAGER.start(release.site, release.path)
@@ -191,7 +191,7 @@ def test_a_program_is_installed_and_told_alone(release):
     assert not django_process_supervisor.MANAGER.is_kept_alive(release.site, release.path)
 
 
-def test_a_program_that_somebody_has_stopped_is_begun_anew(release):
+def test_stopped_program_is_started_again(release):
     (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
     installed = []
 
@@ -204,14 +204,14 @@ def test_a_program_that_somebody_has_stopped_is_begun_anew(release):
     assert installed == [False, True]
 
 
-def test_a_server_that_runs_is_left_alone(release):
+def test_running_server_is_not_restarted(release):
     release.process()
     (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
     django_process_supervisor.MANAGER.start(release.site, release.path)
     assert release.commands == [] and release.run.exists()
 
 
-def test_a_server_whose_program_was_edited_is_started_anew(release):
+def test_server_is_restarted_when_its_program_was_edited(release):
     release.process()
     (release.run / "kept").write_text("")
     release.starts.write_text("\n\n")
@@ -230,7 +230,7 @@ def test_a_server_whose_program_was_edited_is_started_anew(release):
         ("", f"it did not become ready within 200ms: supervisor runs no process of {NAME}"),
     ],
 )
-def test_a_server_that_does_not_get_ready(release, starts, message):
+def test_start_fails_when_server_does_not_become_ready(release, starts, message):
     def begin():
         release.starts.write_text(starts)
         release.program = Program(42 if starts else None, 1.0, "RUNNING")
@@ -244,7 +244,7 @@ def test_a_server_that_does_not_get_ready(release, starts, message):
     assert not release.run.exists() and not release.starts.exists()
 
 
-def test_what_an_earlier_start_has_left_does_not_count(release):
+def test_ready_file_of_earlier_start_is_ignored(release):
     release.run.mkdir()
     (release.run / "ready").touch()
     release.starts.write_text("\n\n")
@@ -287,7 +287,7 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize(("age", "begun"), [(0, None), (0, 0.0), (60, 0.0), (60, 1.0)])
-def test_what_supervisor_starts_by_itself_is_waited_for(release, restarted, clock, age, begun):
+def test_program_that_supervisor_is_starting_is_waited_for(release, restarted, clock, age, begun):
     restarted(age)
     if begun is not None:
         begin(release, begun)
@@ -301,9 +301,7 @@ def test_what_supervisor_starts_by_itself_is_waited_for(release, restarted, cloc
     [(60, None, 1, 0), (60, 5.0, 1, 0), (60, 0.0, 3, 0.05), (60, 0.0, 2, 0.25), (0, None, 1, 0.25)],
     ids=["stopped", "its time is up", "it crashes", "it hangs", "it is not begun"],
 )
-def test_what_supervisor_does_not_bring_up_is_not_waited_for_in_vain(
-    release, restarted, clock, age, begun, starts, waits
-):
+def test_wait_ends_when_supervisor_does_not_start_the_program(release, restarted, clock, age, begun, starts, waits):
     restarted(age)
     if begun is not None:
         begin(release, begun)
@@ -312,15 +310,15 @@ def test_what_supervisor_does_not_bring_up_is_not_waited_for_in_vain(
     assert clock.now == pytest.approx(waits)
 
 
-def test_nothing_is_waited_for_without_supervisor(release, restarted, clock):
+def test_no_wait_when_supervisor_does_not_run(release, restarted, clock):
     restarted(0)
     release.supervisor = None
     assert not django_process_supervisor.MANAGER.is_kept_alive(release.site, release.path)
     assert clock.now == 0
 
 
-def test_a_program_whose_first_lines_fail_is_counted(make_site, tmp_path, monkeypatch):
-    """Those that are run as root: whoever waits for the server knows of it at the second start."""
+def test_start_is_counted_when_program_fails_as_root(make_site, tmp_path, monkeypatch):
+    """The lines that root runs: the second start is counted, so that the wait for the server ends."""
     monkeypatch.setattr(django_server_uwsgi, "_binary", lambda virtualenv: Path("/x"))
     site = make_site(process="supervisor")
     files = django_release_instance.configuration(site, site.releases / "0042-3f2a9c1b77de", FACTS, formula_templates())
@@ -338,7 +336,7 @@ def test_a_program_whose_first_lines_fail_is_counted(make_site, tmp_path, monkey
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_a_program_has_a_folder_for_its_log(make_site, tmp_path, monkeypatch, is_there):
+def test_program_makes_missing_folder_of_its_log(make_site, tmp_path, monkeypatch, is_there):
     """What is run as root, up to the change of the user."""
     monkeypatch.setattr(django_server_uwsgi, "_binary", lambda virtualenv: Path("/x"))
     site = make_site(process="supervisor")
@@ -359,7 +357,7 @@ def test_a_program_has_a_folder_for_its_log(make_site, tmp_path, monkeypatch, is
 
 
 @pytest.mark.parametrize("lost", ["the socket", "the folder", "the mark"])
-def test_a_server_that_has_lost_what_it_has_in_run_is_started_anew(release, restarted, monkeypatch, lost):
+def test_server_is_restarted_when_its_files_in_run_were_deleted(release, restarted, monkeypatch, lost):
     restarted(60)
     release.process()
     monkeypatch.setattr(release.site, "config", {**release.site.config, "timeouts": {"start": "30s"}})
@@ -374,7 +372,7 @@ def test_a_server_that_has_lost_what_it_has_in_run_is_started_anew(release, rest
 
 
 @pytest.mark.parametrize("verb", ["start", "stop"])
-def test_a_server_that_has_outlived_its_supervisor_is_ended(release, monkeypatch, verb):
+def test_server_that_outlived_supervisor_is_ended(release, monkeypatch, verb):
     """By its own user, whose pid file and environment are its own word."""
     asked = []
     monkeypatch.setattr(django_host_user, "find_user", lambda name: SimpleNamespace(pw_uid=1))
@@ -393,7 +391,7 @@ def test_a_server_that_has_outlived_its_supervisor_is_ended(release, monkeypatch
     ("release_of_it", "pid_file", "is_ended"),
     [("0042-x", "{}", True), ("0041-x", "{}", False), ("0042-x", "none", False), ("0042-x", None, False)],
 )
-def test_what_a_pid_file_names_is_ended_if_it_is_of_the_release(tmp_path, release_of_it, pid_file, is_ended):
+def test_process_of_pid_file_is_ended_only_when_of_the_release(tmp_path, release_of_it, pid_file, is_ended):
     process = subprocess.Popen(["sleep", "60"], env={"DJANGO_RELEASE": release_of_it})
     if pid_file is None:
         os.mkfifo(tmp_path / "pid")
@@ -446,7 +444,7 @@ def supervisord(own_host, monkeypatch):
     shutil.rmtree(folder)
 
 
-def test_supervisor_says_which_process_is_a_releases(supervisord, make_site):
+def test_pid_is_what_supervisor_reports(supervisord, make_site):
     site = make_site(process="supervisor")
     path = site.releases / "0042-3f2a9c1b77de"
     supervisord.serve(ANSWER.format(state="RUNNING", pid=42), ANSWER.format(state="BACKOFF", pid=0), FAULT)
@@ -457,7 +455,7 @@ def test_supervisor_says_which_process_is_a_releases(supervisord, make_site):
 
 
 @pytest.mark.parametrize(("printed", "expected"), [("42\n", 42), ("0\n", None), ("No such process\n", None)])
-def test_a_supervisor_whose_socket_is_elsewhere_is_asked_by_its_own_command(make_site, monkeypatch, printed, expected):
+def test_supervisorctl_is_used_when_socket_is_elsewhere(make_site, monkeypatch, printed, expected):
     site = make_site(process="supervisor")
     monkeypatch.setattr(django_host_service, "pid", lambda daemon: 7)
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: printed)
@@ -465,7 +463,7 @@ def test_a_supervisor_whose_socket_is_elsewhere_is_asked_by_its_own_command(make
 
 
 @pytest.mark.parametrize("supervisor", [7, None])
-def test_a_release_is_stopped_and_forgotten(release, supervisor):
+def test_stopped_release_leaves_no_program_and_no_files_in_run(release, supervisor):
     (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
     release.run.mkdir()
     release.supervisor = supervisor
@@ -479,7 +477,7 @@ def test_a_release_is_stopped_and_forgotten(release, supervisor):
 # Logs
 
 
-def test_the_logs_of_releases_that_are_gone_are_deleted(release):
+def test_logs_of_deleted_releases_are_deleted(release):
     log = release.site.log.top
     for name in ("0041.log", "0041.log.1", "0042.log", "0042.log.1", "django.log", "0041.log.old"):
         (log / name).write_text("")
@@ -498,7 +496,7 @@ def test_the_logs_of_releases_that_are_gone_are_deleted(release):
         ("a\n", "b\nc\nd\n", 2, "c\nd"),
     ],
 )
-def test_the_last_lines_of_a_log(make_site, monkeypatch, before, now, lines, expected):
+def test_log_returns_last_lines_of_both_files(make_site, monkeypatch, before, now, lines, expected):
     site, run, users = make_site(process="supervisor"), django_host_command.run, []
     monkeypatch.setattr(
         django_host_command, "run", lambda argv, user, **options: (users.append(user), run(argv, **options))[1]
@@ -510,7 +508,7 @@ def test_the_last_lines_of_a_log(make_site, monkeypatch, before, now, lines, exp
     assert set(users) <= {"blog"}
 
 
-def test_what_a_release_that_does_not_start_says(release):
+def test_journal_falls_back_to_output_before_the_log(release):
     log = release.site.log.top / "0042.log"
     began = 1000.0
     assert django_process_supervisor.MANAGER.journal(release.site, release.path, began) == ""
@@ -530,7 +528,7 @@ def test_what_a_release_that_does_not_start_says(release):
 # Commands
 
 
-def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_arguments(make_site, monkeypatch, tmp_path):
+def test_command_runs_as_user_in_environment_without_secret_arguments(make_site, monkeypatch, tmp_path):
     ran = []
     monkeypatch.setattr(
         django_host_command,
@@ -559,7 +557,7 @@ def test_a_command_has_the_user_and_the_environment_and_no_secret_in_its_argumen
     assert given == {**options, "environment": variables, **bounds}
 
 
-def test_a_command_leaves_no_process_behind_and_inherits_no_lock(make_site, monkeypatch, tmp_path):
+def test_command_leaves_no_process_and_inherits_no_lock(make_site, monkeypatch, tmp_path):
     if os.getuid():
         pytest.skip("needs root")
     monkeypatch.setattr(django_host_user, "user_id", lambda name: 65534)
@@ -590,7 +588,7 @@ def running():
             yield process.name, (process / "cmdline").read_bytes()
 
 
-def test_no_secret_is_in_the_files_of_a_program(make_site, monkeypatch):
+def test_files_of_program_contain_no_secret(make_site, monkeypatch):
     monkeypatch.setattr(django_server_uwsgi, "_binary", lambda virtualenv: Path("/x"))
     site = make_site(process="supervisor", secrets={"KEY": "hunter2hunter2"}, environment={"NAME": "ray"})
     files = django_release_instance.configuration(site, site.releases / "0042-3f2a9c1b77de", FACTS, formula_templates())

@@ -1,4 +1,4 @@
-"""systemd as the keeper of releases: which process is a release's, how it starts, and the commands of a project."""
+"""systemd as process manager: the process of a release, starting, and the commands of a project."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def proc(own_host, monkeypatch):
         (own_host / name).parent.mkdir(parents=True, exist_ok=True)
         (own_host / name).write_text(content)
     (own_host / "run/django-blog-0042").mkdir()
-    (own_host / "run/django-blog-0042/pid").symlink_to("/dev/zero")  # nobody asks the site
+    (own_host / "run/django-blog-0042/pid").symlink_to("/dev/zero")  # the pid file, which the site writes, is not read
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: pytest.fail("systemd is asked"))
     return own_host
 
@@ -57,7 +57,7 @@ def stat(number, parent, state="S"):
         ("sys/fs/cgroup/system.slice/django-blog-0042.service/cgroup.procs", None, None),
     ],
 )
-def test_which_process_is_a_releases(make_site, proc, changed, content, expected):
+def test_pid_is_process_that_systemd_started(make_site, proc, changed, content, expected):
     if changed:
         (proc / changed).unlink()
         if content is not None:
@@ -75,7 +75,7 @@ def test_which_process_is_a_releases(make_site, proc, changed, content, expected
         ("2:cpu:/init.scope\n0::/init.scope", "systemd/system.slice"),
     ],
 )
-def test_control_groups_of_the_first_version_and_of_containers(make_site, proc, own, group):
+def test_pid_is_found_on_cgroup_v1_and_in_containers(make_site, proc, own, group):
     top = proc / "sys/fs/cgroup"
     (top / "cgroup.controllers").unlink()
     (top / group).parent.mkdir(parents=True)
@@ -87,7 +87,7 @@ def test_control_groups_of_the_first_version_and_of_containers(make_site, proc, 
 
 @pytest.mark.parametrize(("printed", "expected"), [("42\n", 42), ("0\n", None), ("", None)])
 @pytest.mark.parametrize("why", ["a daemon of the project", "another slice"])
-def test_systemd_is_asked_where_the_control_group_does_not_say(make_site, proc, monkeypatch, why, printed, expected):
+def test_systemd_is_queried_when_control_group_is_ambiguous(make_site, proc, monkeypatch, why, printed, expected):
     if why == "another slice":
         (proc / "sys/fs/cgroup/system.slice/django-blog-0042.service/cgroup.procs").unlink()
         wants = django_process_systemd.UNITS / "multi-user.target.wants"
@@ -101,8 +101,8 @@ def test_systemd_is_asked_where_the_control_group_does_not_say(make_site, proc, 
 
 
 @pytest.mark.parametrize("whole", [[True], [False, True]])
-def test_a_unit_that_has_lost_its_socket_is_restarted(make_site, monkeypatch, whole):
-    """systemd starts nothing that runs, and does not miss what somebody has deleted."""
+def test_unit_is_restarted_when_its_socket_was_deleted(make_site, monkeypatch, whole):
+    """systemd does not start what runs, and does not notice what was deleted."""
     ran, found = [], iter(whole)
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: ran.append(argv) or "")
     monkeypatch.setattr(django_process, "is_whole", lambda site, release: next(found))
@@ -115,7 +115,7 @@ def test_a_unit_that_has_lost_its_socket_is_restarted(make_site, monkeypatch, wh
 
 
 @pytest.mark.parametrize("lost", [None, "folder", "link", "socket", "stale", "other"])
-def test_what_an_instance_has_in_run_is_looked_for(make_site, lost):
+def test_instance_is_not_whole_when_its_files_in_run_were_deleted(make_site, lost):
     site = make_site()
     release, run = site.releases / "0042-3f2a9c1b77de", django_process.RUN / "django-blog-0042"
     (release / "config").mkdir(parents=True)
@@ -142,7 +142,7 @@ def test_what_an_instance_has_in_run_is_looked_for(make_site, lost):
     shutil.rmtree(folder)
 
 
-def test_what_a_release_that_does_not_start_says(make_site, monkeypatch):
+def test_failed_start_reports_log_and_command_to_read_it(make_site, monkeypatch):
     def run(argv, *, doing, **_options):
         if argv[0] == "journalctl":
             assert "django-blog-0042" in argv
@@ -178,9 +178,7 @@ def test_what_a_release_that_does_not_start_says(make_site, monkeypatch):
         (None, ("socket",), ["socket", "service"]),
     ],
 )
-def test_a_server_that_binds_its_own_socket_has_no_unit_for_it(
-    make_site, tmp_path, monkeypatch, server, is_there, expected
-):
+def test_server_that_binds_its_socket_has_no_socket_unit(make_site, tmp_path, monkeypatch, server, is_there, expected):
     """`server` is None for a release that is gone, of which units may be there."""
     ran = []
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: ran.append(argv) or "")
@@ -237,7 +235,7 @@ def play(monkeypatch):
     return play
 
 
-def test_a_command_runs_in_a_unit_of_its_own(monkeypatch, play):
+def test_command_runs_in_transient_unit(monkeypatch, play):
     ran = []
     play(lambda argv, **options: ran.append((argv, options)) or "output")
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: unit == "django-blog-task.service")
@@ -269,7 +267,7 @@ def test_a_command_runs_in_a_unit_of_its_own(monkeypatch, play):
     assert given == {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"]}
 
 
-def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path, play):
+def test_system_bus_is_started_when_it_does_not_run(monkeypatch, tmp_path, play):
     ran = []
     play(lambda argv, **_options: ran.append(argv) or "")
     monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: False)
@@ -278,7 +276,7 @@ def test_a_bus_that_does_not_run_yet_is_started_first(monkeypatch, tmp_path, pla
     assert [argv[:3] for argv in ran] == [["systemctl", "start", "dbus.socket"], ["systemd-run", "--quiet", "--pipe"]]
 
 
-def test_what_a_command_may_write():
+def test_command_may_write_the_given_folders():
     site = configured(writable=["logs"])
     named = dict.fromkeys(
         value for name, value in django_wall_sandbox.directives(site, RELEASE, FACTS) if name == "ReadWritePaths"
@@ -290,7 +288,7 @@ def test_what_a_command_may_write():
 
 
 @pytest.mark.parametrize(("task", "stops"), [("task", 2), ("manage-1", 1)])
-def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, play, task, stops):
+def test_failed_command_leaves_no_unit(monkeypatch, play, task, stops):
     stopped = []
 
     def run(argv, **_options):
@@ -319,7 +317,7 @@ def test_a_command_that_fails_leaves_no_unit_behind(monkeypatch, play, task, sto
         (226, "ExecMainCode=0\nExecMainStatus=0\n", 226),
     ],
 )
-def test_the_exit_of_a_command_is_its_own(monkeypatch, play, caplog, code, shown, expected):
+def test_exit_code_is_of_the_command_not_of_systemd_run(monkeypatch, play, caplog, code, shown, expected):
     """Not that of its unit, which fails where the command has left a process behind that does not end."""
 
     def run(argv, **_options):
@@ -341,7 +339,7 @@ def test_the_exit_of_a_command_is_its_own(monkeypatch, play, caplog, code, shown
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_a_unit_that_ends_by_itself_is_as_good_as_stopped(monkeypatch, ends):
+def test_unit_that_ended_meanwhile_counts_as_stopped(monkeypatch, ends):
     loaded = iter([True, not ends])
 
     def fails(argv, **_options):
@@ -367,7 +365,7 @@ def test_a_unit_that_ends_by_itself_is_as_good_as_stopped(monkeypatch, ends):
         "django-blog-0001.service: Main process exited, code=exited, status=217/USER",
     ],
 )
-def test_why_systemd_could_not_start_it_is_told(make_site, monkeypatch, line):
+def test_journal_keeps_why_systemd_could_not_start_the_server(make_site, monkeypatch, line):
     noise = [
         "Starting django-blog-0001.service - Django site blog, release 0001-3f2a9c1b77de...",
         "django-blog-0001.service: Main process exited, code=exited, status=1/FAILURE",
@@ -396,7 +394,7 @@ def test_why_systemd_could_not_start_it_is_told(make_site, monkeypatch, line):
         (1, "django-blog-task.service: Failed at step EXEC spawning /x: No such file", "a task failed (exit 1)"),
     ],
 )
-def test_a_command_that_systemd_cannot_start_is_tried_again(make_site, monkeypatch, play, exit, journal, told):
+def test_command_that_systemd_cannot_execute_fails_as_transient(make_site, monkeypatch, play, exit, journal, told):
     def run(argv, **_options):
         if argv[0] == "systemd-run":
             return Ended(exit, "", "")

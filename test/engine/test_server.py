@@ -39,14 +39,14 @@ def serving(**server: object) -> Site:
 
 
 @pytest.mark.parametrize("kind", django_server.SERVERS)
-def test_what_every_server_says_of_itself(kind):
+def test_every_kind_has_its_class_and_templates(kind):
     own = django_server.SERVERS[kind]
     site = serving(kind=kind)
     assert django_server.of_site(site) is own and kind == own.KIND
     assert set(own.templates) <= set(formula_templates())
 
 
-def test_the_pillar_accepts_every_kind():
+def test_schema_enumerates_every_kind():
     host = contract("schema.yaml")["$defs"]
     assert host["site"]["properties"]["server"]["properties"]["kind"]["enum"] == [*django_kinds.SERVERS, None]
     assert host["django"]["properties"]["process"]["enum"] == ["auto", *django_kinds.PROCESS_MANAGERS, None]
@@ -69,7 +69,7 @@ def test_the_pillar_accepts_every_kind():
         ({"kind": "uvicorn"}, {"uvicorn": "0.30", "uvloop": "0.20", "wsproto": "1"}, ["httptools"]),
     ],
 )
-def test_what_the_virtualenv_is_given(server, packages, expected):
+def test_only_missing_packages_are_installed(server, packages, expected):
     site = serving(**server)
     missing = django_server.requirements(site, packages)
     assert [re.match(r"\w+", requirement)[0] for requirement in missing] == expected
@@ -89,13 +89,13 @@ def test_what_the_virtualenv_is_given(server, packages, expected):
         ({"kind": "mod_wsgi"}, "wsgi", True),
     ],
 )
-def test_what_a_server_runs_of_the_project(server, interface, keeps_threads):
+def test_interface_and_threads_follow_kind_and_options(server, interface, keeps_threads):
     site = serving(**server)
     own = django_server.of_site(site)
     assert (own.interface(site), own.keeps_threads(site)) == (interface, keeps_threads)
 
 
-def test_the_server_of_a_release_is_what_it_has_recorded(tmp_path):
+def test_server_of_release_is_the_recorded_one(tmp_path):
     (tmp_path / "config").mkdir()
     assert django_server.of_release(tmp_path) is django_server_uwsgi.SERVER, "before there were others"
     (tmp_path / "config/instance.json").write_text('{"address": "/x", "protocol": "http", "server": "gunicorn"}')
@@ -114,7 +114,7 @@ def test_the_server_of_a_release_is_what_it_has_recorded(tmp_path):
         ({"kind": "mod_wsgi", "options": {"mode": "embedded"}}, 60),
     ],
 )
-def test_the_time_that_a_request_has(server, seconds):
+def test_timeout_follows_the_option_of_the_kind(server, seconds):
     site = serving(**server)
     assert django_server.of_site(site).timeout(site) == seconds
 
@@ -147,7 +147,7 @@ def gunicorn(tmp_path, monkeypatch):
     return read
 
 
-def test_what_gunicorn_reads(gunicorn, tmp_path, monkeypatch):
+def test_gunicorn_reads_settings_of_the_release(gunicorn, tmp_path, monkeypatch):
     read = gunicorn(path="/shop", server={"kind": "gunicorn", "threads": 3, "options": {"keepalive": 9, "timeout": 5}})
     assert (read["threads"], read["timeout"], read["keepalive"], read["preload_app"]) == (3, 5, 9, True)
     assert read["raw_env"] == ["SCRIPT_NAME=/shop"] and "max_requests" not in read, "not in this version"
@@ -181,7 +181,7 @@ class Lazy:
         self.closed = True
 
 
-def test_what_a_project_leaves_unread_is_read(reading_on):
+def test_unread_request_is_read_to_its_end(reading_on):
     body = io.BytesIO(b"x" * 200_000)
     answer = reading_on(lambda environ, start: [environ["wsgi.input"].read(5)])
     assert answer({"wsgi.input": body, "CONTENT_LENGTH": "200000"}, None) == [b"xxxxx"] and body.read() == b""
@@ -189,7 +189,7 @@ def test_what_a_project_leaves_unread_is_read(reading_on):
         assert answer({"wsgi.input": io.BytesIO(b"next request"), **none}, None) == [b"next "]
 
 
-def test_an_answer_in_parts_may_read_on(reading_on):
+def test_streamed_answer_may_read_the_request(reading_on):
     body = io.BytesIO(b"one two")
     lazy = Lazy(body)
     answer = reading_on(lambda environ, start: lazy)({"wsgi.input": body, "CONTENT_LENGTH": "7"}, None)
@@ -198,7 +198,7 @@ def test_an_answer_in_parts_may_read_on(reading_on):
     assert body.read() == b"" and lazy.closed
 
 
-def test_a_client_that_is_gone_is_no_error(reading_on):
+def test_closed_connection_is_no_error(reading_on):
     class Gone:
         def read(self, size):
             raise ConnectionResetError
@@ -208,7 +208,7 @@ def test_a_client_that_is_gone_is_no_error(reading_on):
 
 
 @pytest.mark.parametrize("path", ["/", "/shop"])
-def test_workers_of_uvicorn_know_the_path_of_the_site(gunicorn, monkeypatch, path):
+def test_uvicorn_workers_set_root_path(gunicorn, monkeypatch, path):
     def load(self):
         self.wsgi = application
 
@@ -227,13 +227,13 @@ def test_workers_of_uvicorn_know_the_path_of_the_site(gunicorn, monkeypatch, pat
     assert told == [None if path == "/" else "/shop"]
 
 
-def test_an_option_that_gunicorn_does_not_have(gunicorn):
+def test_unknown_gunicorn_option_is_named(gunicorn):
     with pytest.raises(SystemExit, match=r"gunicorn 1\.2 has no setting harakiri, max_fd \(server:options\)"):
         gunicorn(server={"kind": "gunicorn", "options": {"harakiri": 9, "max_fd": 1, "timeout": 1}})
 
 
 @pytest.mark.parametrize("address", ["unix", "127.0.0.1:0", "[::1]:0"])
-def test_a_socket_is_bound_for_a_server_that_takes_one(tmp_path, address):
+def test_listen_program_passes_bound_socket(tmp_path, address):
     path = tmp_path / "0042.sock"
     if address == "unix":
         path.touch()
@@ -247,7 +247,7 @@ def test_a_socket_is_bound_for_a_server_that_takes_one(tmp_path, address):
         assert socket.AF_INET and shown.startswith(f"('{address.rpartition(':')[0].strip('[]')}', ")
 
 
-def test_an_address_that_is_taken_is_told():
+def test_listen_program_reports_address_in_use():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         shown = subprocess.run([sys.executable, "-I", PROGRAM, address, "/bin/true"], capture_output=True, text=True)
@@ -274,7 +274,7 @@ def test_an_address_that_is_taken_is_told():
         (None, ""),
     ],
 )
-def test_what_uwsgi_says_of_its_processes(tmp_path, answer, told):
+def test_workers_are_what_uwsgi_reports(tmp_path, answer, told):
     folder = Path(tempfile.mkdtemp(prefix="df-"))
     with socket.socket(socket.AF_UNIX) as listener:
         if answer is not None:

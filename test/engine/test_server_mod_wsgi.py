@@ -94,7 +94,7 @@ def program(tmp_path):
         one.notified.close()
 
 
-def test_it_is_ready_once_the_project_is_loaded_and_stops_gracefully(program):
+def test_program_is_ready_when_project_is_loaded_and_stops_gracefully(program):
     instance = program()
     assert instance.notified.recv(100) == b"READY=1" and (instance.run / "ready").exists()
     assert instance.has("pid") == str(instance.process.pid)
@@ -103,7 +103,7 @@ def test_it_is_ready_once_the_project_is_loaded_and_stops_gracefully(program):
     assert instance.end() == (0, "") and instance.has("ended") == "SIGWINCH"
 
 
-def test_a_project_that_does_not_load_ends_it(program):
+def test_program_exits_when_project_does_not_load(program):
     instance = program("breaks")
     assert instance.end() == (1, "the project does not start\n")
     assert instance.has("ended") == "SIGTERM" and not (instance.run / "ready").exists()
@@ -116,7 +116,7 @@ def test_a_project_that_does_not_load_ends_it(program):
         ({"request-timeout": "60"}, ""),
     ],
 )
-def test_what_apache_refuses(program, options, said):
+def test_refused_options_are_named(program, options, said):
     assert program("fails", **options).end() == (1, said)
 
 
@@ -124,7 +124,7 @@ def test_what_apache_refuses(program, options, said):
     ("site", "release", "is_left"),
     [("blog", RELEASE, False), ("blog", "0041-3f2a9c1b77de", True), ("shop", RELEASE, True)],
 )
-def test_an_apache_that_ends_by_itself_ends_what_is_left_of_it(program, tmp_path, site, release, is_left):
+def test_leftovers_are_killed_when_apache_ends(program, tmp_path, site, release, is_left):
     sleep = shutil.copy("/bin/sleep", tmp_path / "apache2 of before")
     with subprocess.Popen([sleep, "60"], env={"DJANGO_SITE": site, "DJANGO_RELEASE": release}) as left:
         while not os.readlink(f"/proc/{left.pid}/exe").startswith(str(tmp_path)):
@@ -134,7 +134,7 @@ def test_an_apache_that_ends_by_itself_ends_what_is_left_of_it(program, tmp_path
         left.kill()
 
 
-def test_nothing_of_apache_outlives_it(program):
+def test_no_process_of_apache_outlives_the_program(program):
     instance = program()
     instance.notified.recv(100)
     instance.process.kill()
@@ -163,7 +163,7 @@ print(module.application, os.getcwd(), sys.stderr is sys.stdout)
         ("", "broken", r"Traceback[\s\S]*AttributeError: .*no attribute 'application'\n"),
     ],
 )
-def test_the_application_that_mod_wsgi_runs(tmp_path, source, state, said):
+def test_application_is_loaded_and_its_state_reported(tmp_path, source, state, said):
     config, folder, run = (tmp_path / name for name in ("config", "source", "run"))
     for one in (config, folder, run):
         one.mkdir()

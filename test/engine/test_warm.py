@@ -36,7 +36,7 @@ if kind == "here":
 
 @pytest.mark.parametrize("group", in_django.DJANGOS)
 @pytest.mark.parametrize(("kind", "said"), [("here", "urls\n/static/a.123.css\n"), ("elsewhere", "urls\n")])
-def test_the_first_page_finds_all_loaded(tmp_path, group, kind, said):
+def test_warm_loads_what_the_first_page_needs(tmp_path, group, kind, said):
     argv = [in_django.python(group), "-B", "-c", PROGRAM.format(kind=repr(kind))]
     environment = {"PYTHONPATH": f"{ROOT / 'django/files'}:{tmp_path}"}
     run = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

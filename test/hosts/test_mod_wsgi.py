@@ -49,7 +49,7 @@ def modules(blog: Site) -> str:
     return str(blog.host.run(["apache2ctl", "-M"]).stdout)
 
 
-def test_its_package_leaves_the_apache_of_the_host_alone(blog):
+def test_package_does_not_change_the_apache_of_the_host(blog):
     blog.deploy(proxy=APACHE, server={"kind": "gunicorn"})
     before = facing(blog)
     with blog.lossless():
@@ -60,7 +60,7 @@ def test_its_package_leaves_the_apache_of_the_host_alone(blog):
     assert not blog.apply().changed and not blog.apply(test=True).changed
 
 
-def test_a_project_sees_who_asks(blog):
+def test_project_gets_address_of_the_visitor(blog):
     forged = {"X-Forwarded-For": "203.0.113.1", "X_Forwarded_For": "203.0.113.2", "X-Forwarded-Proto": "https"}
     told = blog.get("/healthz?a=%2F&b=c%20d", headers=forged).json()
     assert told.pop("mod_wsgi.version").startswith("(")
@@ -70,14 +70,14 @@ def test_a_project_sees_who_asks(blog):
     assert told == expected
 
 
-def test_a_release_loses_no_request(blog):
+def test_release_loses_no_request(blog):
     blog.repository.commit(version("2"))
     with blog.lossless():
         blog.deploy()
 
 
 @pytest.mark.full
-def test_each_goes_on_without_the_other(blog):
+def test_both_apaches_run_without_each_other(blog):
     own = main_process(blog)
     blog.host.run(["kill", facing(blog)[0]])
     blog.host.run("while [ -e /run/apache2/apache2.pid ]; do sleep 0.1; done")
@@ -97,7 +97,7 @@ def test_each_goes_on_without_the_other(blog):
 
 
 @pytest.mark.full
-def test_from_apache_to_nginx(blog):
+def test_change_from_apache_to_nginx(blog):
     own = main_process(blog)
     blog.deploy(proxy={"kind": "nginx"})
     assert main_process(blog) == own and blog.answering["release"] == blog.live

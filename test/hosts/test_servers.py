@@ -49,7 +49,7 @@ def mariadb(site: Site, database: str, statement: str, user: str | None = None, 
 COUNT = "SELECT count(*) FROM django_migrations"
 
 
-def test_a_bare_host_gets_a_server_a_role_and_a_database(blog):
+def test_bare_host_gets_server_role_and_database(blog):
     planned = blog.apply(test=True, database=POSTGRES)
     assert planned.ok and planned["PostgreSQL is installed"].result is None
     told = {"postgres": {"role blog": "new", "database blog": "new"}}
@@ -67,7 +67,7 @@ def test_a_bare_host_gets_a_server_a_role_and_a_database(blog):
     assert not blog.apply().changed and not blog.apply(test=True).changed
 
 
-def test_several_databases_of_a_site_on_both_servers(blog, shop):
+def test_site_with_databases_on_both_servers(blog, shop):
     applied = blog.deploy()
     assert set(applied["shop has its databases"].changes) == {"mysql", "postgres"}
     assert not applied["blog has its databases"].changes and shop.get().status_code == 200
@@ -82,7 +82,7 @@ def test_several_databases_of_a_site_on_both_servers(blog, shop):
     assert sum(asked) < 1000  # milliseconds, on a machine with much else to do
 
 
-def test_what_a_site_cannot_reach_of_another(blog, shop):
+def test_site_cannot_reach_databases_of_another(blog, shop):
     for who in ("blog", "blog-build", "shop-build", "www-data"):
         for tried in (
             psql(shop, "shop", "SELECT 1", who, check=False),
@@ -111,7 +111,7 @@ def dumped(blog: Site) -> str:
     return "\n".join([*tables, psql(blog, "postgres", verifier, "postgres").stdout])
 
 
-def test_what_others_have_there_stays_as_it_is(blog):
+def test_existing_databases_and_roles_are_unchanged(blog):
     blog.host.run(f"set -e\n{NOBODY_ELSES}")
     before = dumped(blog)
     live = blog.live
@@ -126,7 +126,7 @@ def test_what_others_have_there_stays_as_it_is(blog):
     assert not blog.apply(database=POSTGRES).failed and dumped(blog) == before
 
 
-def test_a_generated_password_over_tcp_and_a_login_of_another_name(blog, shop):
+def test_generated_password_over_tcp_and_login_of_another_name(blog, shop):
     over_tcp = {**POSTGRES, "host": "localhost", "manage": True}
     applied = blog.deploy(database=over_tcp)
     assert applied["blog has its databases"].changes == {
@@ -170,7 +170,7 @@ def renewed(site: Site, *, by) -> tuple[str, str]:
     return before, site.host.read(file)
 
 
-def test_a_password_of_postgresql_is_renewed_and_no_visitor_notices(blog):
+def test_postgresql_password_rotation_loses_no_request(blog):
     over_tcp = {**POSTGRES, "host": "localhost", "manage": True}
     verb = "django.rotate_database_password"
     blog.deploy(database=over_tcp)
@@ -192,7 +192,7 @@ def test_a_password_of_postgresql_is_renewed_and_no_visitor_notices(blog):
     assert blog.get().status_code == 200 and not blog.apply().changed
 
 
-def test_a_password_of_mariadb_is_renewed_and_no_visitor_notices(blog, shop):
+def test_mariadb_password_rotation_loses_no_request(blog, shop):
     before = dict(shop.options["databases"])
     cashier = {**MARIADB, "user": "cashier", "host": "localhost", "manage": True}
     shop.deploy(databases={**before, "default": cashier})
@@ -206,13 +206,13 @@ def test_a_password_of_mariadb_is_renewed_and_no_visitor_notices(blog, shop):
     assert shop.get().status_code == 200 and not shop.apply().changed
 
 
-def test_after_a_reboot_both_serve(blog, shop):
+def test_both_sites_serve_after_reboot(blog, shop):
     blog.host.restart()
     assert blog.get().status_code == shop.get().status_code == 200
     assert not blog.apply().changed
 
 
-def test_a_site_that_is_taken_off_leaves_its_data_unless_told(blog, shop):
+def test_removal_keeps_data_unless_configured(blog, shop):
     before = dumped(blog)
     blog.sites["shop"] = {"state": "absent"}
     applied = blog.deploy()
@@ -231,7 +231,7 @@ def test_a_site_that_is_taken_off_leaves_its_data_unless_told(blog, shop):
 
 
 @pytest.mark.full
-def test_a_host_of_debian_13_without_systemd(hosts, repositories):
+def test_debian_13_without_systemd(hosts, repositories):
     host = hosts("trixie", kind="ready", init=False)
     databases = {"default": MARIADB, "metrics": {**POSTGRES, "name": "metrics"}, "log": {"engine": "sqlite"}}
     site = Site(host, repositories(host), databases=databases)

@@ -1,4 +1,4 @@
-"""Every way to serve: each application server, however it is reached and whoever keeps it, by the same release engine.
+"""Every way to serve: each application server with each process manager and proxy, by the same release engine.
 
 By default each server and each way to keep and to reach it is there once; with --all all of them are, and what was
 seen is written to docs/internals/serving.md.
@@ -120,7 +120,7 @@ FORWARD = "nohup socat TCP-LISTEN:8000,reuseaddr,fork UNIX-CONNECT:/srv/django/b
 
 
 def deploy(blog: Site, process: str, proxy: str, way: str) -> None:
-    """Deploy a site behind a proxy; without one by an address of systemd's, or with somebody else's proxy before it."""
+    """Deploy a site behind a proxy, or without one at an address of systemd or behind another proxy."""
     server, blog.port = dict(WAYS[way]), 80
     if proxy != "apache":
         blog.host.run(
@@ -175,12 +175,12 @@ how long the site did not answer.
 def answers(blog: Site) -> bool:
     try:
         return bool(blog.get("/release").status_code == 200)
-    except OSError:  # of requests too: nobody stands before the server
+    except OSError:  # requests' exceptions too: without a proxy the connection is refused
         return False
 
 
 @pytest.mark.parametrize(("system", "process", "proxy", "way"), CASES)
-def test_a_way_to_serve(machines, seen, system, process, proxy, way):
+def test_way_to_serve_releases_and_recovers(machines, seen, system, process, proxy, way):
     blog: Site = machines(system, process)
     deploy(blog, process, proxy, way)
     first = blog.live
@@ -222,7 +222,7 @@ def test_a_way_to_serve(machines, seen, system, process, proxy, way):
         load.wait(20)
     listed = blog.host.run("ps -u blog -o pid=,ppid=,stat=").stdout.splitlines()
     orphans = [pid for pid, parent, state in map(str.split, listed) if parent == "1" and state[0] != "Z"]
-    assert orphans in ([], [main_process(blog)]), "nobody lives on without the process that was killed"
+    assert orphans in ([], [main_process(blog)]), "no process outlives the main process that was killed"
     if process == "systemd":
         blog.host.restart()
         assert blog.answering["release"] == first
@@ -253,7 +253,7 @@ CHANGES = [
 ]
 
 
-def test_a_change_of_the_server_loses_no_request(machines):
+def test_change_of_server_loses_no_request(machines):
     blog: Site = machines("bookworm", "systemd")
     deploy(blog, "systemd", "nginx", "uwsgi, unix")
     for server in CHANGES:
@@ -318,7 +318,7 @@ class WebSocket:
         *(pytest.param(way, "apache", marks=pytest.mark.full) for way in ("uvicorn", "daphne", "gunicorn, uvicorn")),
     ],
 )
-def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way, proxy):
+def test_websocket_stays_open_for_the_drain_time(machines, way, proxy):
     blog: Site = machines("bookworm", "systemd")
     module = blog.repository.read("website/asgi.py")
     blog.repository.append("website/asgi.py", ECHO)
@@ -326,7 +326,7 @@ def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way, proxy):
     deploy(blog, "systemd", proxy, way)
     talk = WebSocket(blog, "/live/echo")
     assert talk.status == 101 and talk.say("hello") == "/live /live/echo hello"
-    blog.repository.commit(version(f"while somebody talks to {way}"))
+    blog.repository.commit(version(f"while a websocket to {way} is open"))
     before, told = blog.live, []
     with ThreadPoolExecutor(1) as pool:
         release = pool.submit(blog.deploy)
@@ -343,7 +343,7 @@ def test_a_websocket_outlives_a_release_as_long_as_it_may(machines, way, proxy):
         blog.deploy(proxy={"kind": "nginx"})
 
 
-def test_a_setting_that_gunicorn_does_not_have_is_named(machines):
+def test_unknown_gunicorn_setting_is_named(machines):
     blog: Site = machines("bookworm", "systemd")
     before = blog.live
     comment = blog.apply(server={"kind": "gunicorn", "options": {"harakiri": 30}}).failed["blog has its instance"]
@@ -360,7 +360,7 @@ def health(request):
 
 
 @pytest.mark.parametrize("mode", ["daemon", pytest.param("embedded", marks=pytest.mark.full)])
-def test_an_apache_ends_what_it_is_at(machines, mode):
+def test_mod_wsgi_finishes_requests_in_flight(machines, mode):
     blog: Site = machines("bookworm", "systemd")
     views = blog.repository.read("guestbook/views.py")
     blog.repository.append("guestbook/views.py", SLOW)
@@ -417,7 +417,7 @@ with socket.socket(socket.AF_UNIX) as stats:
 """
 
 
-def test_what_uwsgi_is_told_it_does(machines):
+def test_uwsgi_options_take_effect(machines):
     blog: Site = machines("bookworm", "systemd")
     views = blog.repository.read("guestbook/views.py")
     blog.repository.append("guestbook/views.py", SLOW)

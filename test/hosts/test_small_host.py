@@ -39,7 +39,7 @@ def most(blog: Site) -> int:
     return max(int(line.split()[1]) for line in blog.host.read("/run/samples").splitlines()) >> 20
 
 
-def test_a_release_and_a_rollback_overlap(blog):
+def test_release_and_rollback_overlap(blog):
     first = blog.live
     blog.repository.commit(version("2.0"))
     blog.deploy()
@@ -49,7 +49,7 @@ def test_a_release_and_a_rollback_overlap(blog):
     assert most(blog) < 320, "docs/decisions/0019 has 204"
 
 
-def test_a_project_that_does_not_fit_twice_is_told_so(blog):
+def test_release_is_refused_when_two_instances_do_not_fit(blog):
     blog.repository.append("website/urls.py", FAT)
     blog.deploy(server={"processes": 3})
     live = blog.live
@@ -60,7 +60,7 @@ def test_a_project_that_does_not_fit_twice_is_told_so(blog):
     assert blog.answering["release"] == blog.live == live
 
 
-def test_its_advice_leads_to_the_release(blog):
+def test_release_succeeds_with_the_hinted_options(blog):
     live = blog.live
     applied = blog.deploy(releases={"overlap": False})
     (warning,) = applied.warnings["blog is live"]
@@ -70,7 +70,7 @@ def test_its_advice_leads_to_the_release(blog):
     assert not blog.apply().changed
 
 
-def test_the_old_instance_comes_back_if_the_new_one_fails(blog):
+def test_previous_instance_is_restarted_when_new_one_fails(blog):
     live = blog.live
     urls = blog.repository.read("website/urls.py")
     broken = urls.replace("urlpatterns = [", 'urlpatterns = [path("healthz", lambda request: 1 / 0),')
@@ -82,6 +82,6 @@ def test_the_old_instance_comes_back_if_the_new_one_fails(blog):
     assert blog.answering["release"] == blog.live != live
 
 
-def test_nothing_was_ended_for_want_of_memory(blog):
+def test_no_process_was_killed_for_lack_of_memory(blog):
     told = "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null | grep '^oom_kill '"
     assert blog.host.run(told).stdout.split()[1] == "0"

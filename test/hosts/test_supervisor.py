@@ -28,7 +28,7 @@ def programs(blog: Site) -> list[str]:
     return [" ".join(line.split()[:2]) for line in listed if line.startswith(f"django-{blog.name}-")]
 
 
-def test_the_first_apply_serves(blog):
+def test_first_apply_serves(blog):
     blog.host.run("rm -f /etc/nginx/sites-enabled/default")
     applied = blog.deploy()
     assert blog.answering["release"] == blog.live
@@ -40,13 +40,13 @@ def test_the_first_apply_serves(blog):
     assert ownership(blog.host, "/run/django/blog", 2) == expected
 
 
-def test_a_second_apply_changes_nothing(blog):
+def test_second_apply_changes_nothing(blog):
     applied = blog.deploy()
     assert not applied.changed and not applied.warnings
     assert blog.apply(test=True).changed == {}
 
 
-def test_the_process_has_its_user_and_environment_and_nothing_more(blog):
+def test_process_has_its_user_and_environment_only(blog):
     pid = blog.host.read(f"/run/{blog.unit}/pid").strip()
     status = dict(line.split(":", 1) for line in blog.host.read(f"/proc/{pid}/status").splitlines())
     assert status["NoNewPrivs"].strip() == "1"
@@ -65,7 +65,7 @@ def test_the_process_has_its_user_and_environment_and_nothing_more(blog):
     assert told.stdout.strip() == "0"
 
 
-def test_the_verbs(blog):
+def test_execution_functions_work(blog):
     (status,) = blog.host.call("django.status", "blog")
     assert status["running"] is True and status["release"] == blog.live
     program = 'import os, pwd; print(pwd.getpwuid(os.getuid()).pw_name, len(os.environ["API_KEY"]), os.getcwd())'
@@ -77,7 +77,7 @@ def test_the_verbs(blog):
     assert "password_file" in blog.host.call("django.superuser", "blog")
 
 
-def test_a_commit_goes_live_without_losing_a_request(blog):
+def test_release_loses_no_request(blog):
     old, program = blog.live, blog.unit
     blog.repository.commit(version("2.0"))
     with load(blog) as requests:
@@ -90,7 +90,7 @@ def test_a_commit_goes_live_without_losing_a_request(blog):
     assert not blog.apply().changed
 
 
-def test_a_rollback_loses_no_request(blog):
+def test_rollback_loses_no_request(blog):
     blog.repository.commit(version("2.1"))
     blog.deploy()
     left = blog.live
@@ -102,7 +102,7 @@ def test_a_rollback_loses_no_request(blog):
     assert not blog.apply().changed
 
 
-def test_a_commit_whose_server_dies_leaves_the_old_release_serving(blog):
+def test_previous_release_serves_when_server_of_new_one_exits(blog):
     old = blog.live
     break_server(blog)
     with load(blog, connections=2, pause=0.1) as requests:
@@ -127,7 +127,7 @@ def mend_server(blog: Site) -> None:
     blog.repository.push()
 
 
-def test_a_killed_server_comes_back(blog):
+def test_killed_server_is_restarted(blog):
     live = blog.live
     killed = blog.host.read(f"/run/{blog.unit}/pid").strip()
     blog.host.run(["kill", "-KILL", killed])
@@ -149,7 +149,7 @@ def comes_back(blog: Site, killed: str = "") -> str:
             time.sleep(0.1)
 
 
-def test_logs_that_are_moved_away(blog):
+def test_log_is_written_again_after_it_was_moved_away(blog):
     live = blog.live
     blog.host.run(f"mv {blog.root}/log {blog.root}/log.1")
     assert blog.answering["release"] == live
@@ -165,7 +165,7 @@ def test_logs_that_are_moved_away(blog):
     assert not blog.apply().changed
 
 
-def test_what_was_stopped_is_started_by_an_apply(blog):
+def test_apply_starts_what_was_stopped(blog):
     live = blog.live
     blog.host.run(["supervisorctl", "stop", blog.unit])
     assert blog.get().status_code == 502
@@ -188,7 +188,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_what_a_site_puts_into_its_own_folder_keeps_nobody_waiting(blog, what):
+def test_files_that_site_puts_in_its_folder_block_nothing(blog, what):
     live = blog.live
     blog.host.run(["sh", "-c", f"cd /run/{blog.unit} && {HOSTILE[what]}"], user="blog")
     began = time.monotonic()
@@ -206,7 +206,7 @@ def test_what_a_site_puts_into_its_own_folder_keeps_nobody_waiting(blog, what):
 
 
 @pytest.mark.parametrize("gone", ["/run/django", "/run/django/blog/*/*", "/run/{unit}", "/run/django /run/{unit}"])
-def test_what_is_deleted_from_run_comes_back_by_an_apply(blog, gone):
+def test_apply_restores_what_was_deleted_in_run(blog, gone):
     live = blog.live
     time.sleep(3)  # what supervisor has just begun is waited for
     blog.host.run(f"rm -rf {gone.format(unit=blog.unit)}")
@@ -216,7 +216,7 @@ def test_what_is_deleted_from_run_comes_back_by_an_apply(blog, gone):
     assert not blog.apply().changed
 
 
-def test_without_overlap_the_old_one_is_stopped_first_and_comes_back_if_need_be(blog):
+def test_without_overlap_previous_release_is_restarted_when_new_one_fails(blog):
     blog.repository.commit(version("2.5"))
     applied = blog.deploy(releases={"overlap": False})
     assert "the site did not answer for " in str(applied.warnings["blog is live"])
@@ -230,7 +230,7 @@ def test_without_overlap_the_old_one_is_stopped_first_and_comes_back_if_need_be(
     blog.deploy(releases=None)
 
 
-def test_it_comes_back_after_a_restart_of_the_container(blog):
+def test_site_serves_after_restart_of_container(blog):
     live = blog.live
     blog.host.restart()
     assert "blog has its instance" not in blog.apply().changed, "what comes up by itself is waited for"
@@ -238,7 +238,7 @@ def test_it_comes_back_after_a_restart_of_the_container(blog):
     assert not blog.apply().changed
 
 
-def test_a_program_that_fails_as_root_is_told_at_once(blog):
+def test_program_that_fails_as_root_is_reported_at_once(blog):
     blog.host.run(["supervisorctl", "stop", blog.unit])
     blog.host.run("mv /usr/bin/install /usr/bin/install.away")
     began = time.monotonic()
@@ -248,7 +248,7 @@ def test_a_program_that_fails_as_root_is_told_at_once(blog):
     blog.deploy()
 
 
-def test_a_port_in_place_of_a_socket(blog):
+def test_port_instead_of_socket(blog):
     blog.deploy(server={"bind": "127.0.0.1:8001", "protocol": "http"})
     old = blog.live
     blog.repository.commit(version("3.0"))
@@ -259,7 +259,7 @@ def test_a_port_in_place_of_a_socket(blog):
     assert requests.failed == [] and requests.releases == [old, blog.live]
 
 
-def test_nothing_is_left_but_the_data(blog):
+def test_removal_leaves_only_the_data(blog):
     applied = blog.deploy(state="absent")
     assert "blog is absent" in applied.changed
     assert programs(blog) == []
@@ -272,7 +272,7 @@ def test_nothing_is_left_but_the_data(blog):
 # With systemd as PID 1
 
 
-def test_from_systemd_to_supervisor_and_back(hosts, repositories):
+def test_change_from_systemd_to_supervisor_and_back(hosts, repositories):
     host = hosts(kind="ready")
     shop = Site(host, repositories(host), name="shop")
     shop.deploy()

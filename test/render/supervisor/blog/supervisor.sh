@@ -1,33 +1,33 @@
 # django-blog-0042: written by django-formula for this release; later releases have their own.
-# Supervisor runs this as root: it makes the folders in /run, which a restart of the host may have emptied, and goes on as
-# the site's user, with the environment of the release and nothing of supervisor's.
+# Supervisor runs this as root: it makes the folders in /run, which a restart of the host may have emptied, and continues
+# as the site's user, with the environment of the release and nothing of supervisor's.
 set -eu
 run=/run/django-blog-0042
 
 if [ "${1:-}" != "as blog" ]; then
     trap 'sleep 0.5' EXIT
-    # That a server before this one was ready does not count.
+    # The ready file of an earlier server does not count.
     rm -rf "$run/ready" 2>/dev/null || :
-    # A second start is one after a crash: not at once again. The file counts for whoever waits for the first.
+    # A second start follows a crash, so it waits. The engine reads from this file how often the program was started.
     [ ! -e "$run.starts" ] || sleep 0.5
     echo >>"$run.starts"
     install -d -o root -g root -m 0755 /run/django
     install -d -o root -g www-data -m 0751 /run/django/blog
     install -d -o blog -g www-data -m 2750 /run/django/blog/0042
     install -d -o blog -g blog -m 0750 "$run"
-    # Somebody may have moved the logs away; without their folder the server would not start.
+    # Without the folder of the logs, which may have been moved away, the server would not start.
     [ -d /srv/django/blog/log ] || install -d -o blog -g adm -m 0750 /srv/django/blog/log
     exec /usr/bin/setpriv --reuid=blog --regid=blog --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as blog"
 fi
 
 exec >>/srv/django/blog/log/0042.log 2>&1
-# A server that has outlived its supervisor has to go: it has the socket.
+# A server that outlived its supervisor still has the socket.
 is_alive() { grep -qsz '^DJANGO_RELEASE=0042-3f2a9c1b77de$' "/proc/$pid/environ"; }
 if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
     kill "$pid"
     while is_alive; do sleep 0.1; done
 fi
-# What a server before this one has left here is not in the way.
+# Files of an earlier server are deleted.
 rm -rf "$run"/*
 set -a
 . /srv/django/blog/releases/0042-3f2a9c1b77de/config/environment
