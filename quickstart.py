@@ -40,12 +40,12 @@ HEADER = """#!yaml
 
 
 class Refusal(Exception):
-    """What quickstart cannot do, in words for whoever has started it."""
+    """What quickstart cannot do; the message is for its user."""
 
 
 @dataclass
 class Options:
-    """What was asked of quickstart so far, kept from run to run.
+    """The arguments of quickstart so far, kept from run to run.
 
     repository: a URL or a folder; None is the bundled example
     domains: as they were given; none for the machine's own names
@@ -79,14 +79,14 @@ def write(path: Path, text: str) -> None:
     new.replace(path)
 
 
-# What is asked
+# Options
 
 
 def choose(before: Options, given: argparse.Namespace) -> Options:
-    """The options of this run.
+    """Return the options of this run.
 
     Raises:
-        Refusal: they would take off a site that is live, or do not go together.
+        Refusal: they would remove a site that is served, or contradict each other.
     """
     options = replace(before)
     if given.repository:
@@ -110,7 +110,7 @@ def choose(before: Options, given: argparse.Namespace) -> Options:
 
 
 def site_name(repository: str | None) -> str:
-    """A site's name after its repository; its user has the same name, so it is none that somebody else has."""
+    """Return a site's name after its repository, other than the existing users of the host: its user is named alike."""
     if not repository:
         return "guestbook"
     user = schema()["user"]
@@ -128,7 +128,7 @@ def schema() -> dict[str, Any]:
 
 
 def free_port(wanted: int) -> int:
-    """The wanted port, or the first one that nobody listens on but nginx.
+    """Return the wanted port, or the first one that is free or nginx's.
 
     Raises:
         Refusal: all of them are taken.
@@ -144,7 +144,7 @@ def free_port(wanted: int) -> int:
 
 
 def listener(port: int) -> str | None:
-    """The name of the program that listens on a TCP port; None when there is none."""
+    """Return the name of the program that listens on a TCP port, or None."""
     sockets = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(FileNotFoundError):
@@ -160,7 +160,7 @@ def listener(port: int) -> str | None:
 
 
 def own_names() -> list[str]:
-    """What this machine answers to: its address, its names, localhost."""
+    """Return the names of this machine: its address, its host names, localhost."""
     names = [address(), socket.gethostname(), "localhost"]
     with contextlib.suppress(OSError):
         names[1:1] = [info[3] for info in socket.getaddrinfo(names[1], None, flags=socket.AI_CANONNAME)]
@@ -169,7 +169,7 @@ def own_names() -> list[str]:
 
 
 def address() -> str:
-    """The address of the interface that leads out; empty where none does."""
+    """Return the address of the interface with the default route, or an empty text."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
         probe.connect(("192.0.2.1", 9))  # nothing is sent
         return str(probe.getsockname()[0])
@@ -180,7 +180,7 @@ def address() -> str:
 
 
 def pillar_of(options: Options) -> str:
-    """The text of the pillar: the site, and those before it as absent."""
+    """Return the text of the pillar: the site, and former ones as absent."""
     site: dict[str, Any] = {}
     if options.repository and not is_plain_folder(options):
         site = {"repository": options.repository} | ({"revision": options.revision} if options.revision else {})
@@ -196,28 +196,28 @@ def pillar_of(options: Options) -> str:
 
 
 def is_plain_folder(options: Options) -> bool:
-    """Whether the files of a folder are served as they lie there: no revision is said, and it is no bare repository."""
+    """Return whether a folder is served as it is: without a revision, and not a bare repository."""
     folder = Path(options.repository or "")
     return folder.is_dir() and not options.revision and not (folder / "objects").is_dir()
 
 
 def salt_call() -> str:
-    """How the salt-call that knows this formula is called."""
+    """Return the command of the salt-call that is configured for this formula."""
     short = Path("/usr/local/bin/salt-call")
     return "salt-call" if short.resolve() == SALT_CALL else str(SALT_CALL)
 
 
 def keep_pillar(options: Options, is_asked: bool) -> bool:
-    """Write the pillar unless somebody has edited it; returns whether it is another than before.
+    """Write the pillar unless it has been edited; return whether it has changed.
 
     Raises:
-        Refusal: it has been edited, and something is asked that would have to be written into it.
+        Refusal: it has been edited, and an argument would have to be written into it.
     """
     text = pillar_of(options)
     present = PILLAR.read_text() if PILLAR.exists() else None
     if present is not None and digest(present) != options.pillar:
         if is_asked:
-            raise Refusal(f"{PILLAR} has been edited, so edit it for this too, then: {salt_call()} state.apply django")
+            raise Refusal(f"{PILLAR} has been edited; edit it for this too, then run {salt_call()} state.apply django")
         return False
     options.pillar = digest(text)
     options.write()
@@ -238,7 +238,7 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Tells what Salt logs: the lines of the formula's engine, and what is being installed once it takes a while."""
+    """Print what Salt logs: the lines of the formula's engine, and what is being installed once it takes a while."""
 
     def __init__(self, sites: list[str]):
         self.own = re.compile(rf"\[INFO    \] ((?:{'|'.join(map(re.escape, sites))}): .*|.* takes \d+ s so far.*)")
@@ -257,10 +257,10 @@ class Progress:
 
 
 def salt(function: str, *arguments: str, progress: Progress | None = None) -> tuple[Any, int]:
-    """Call Salt; returns its answer and exit code. What it logs goes to quickstart's log.
+    """Call Salt and return its answer and exit code; its log goes to quickstart's log.
 
     Raises:
-        Refusal: it does not answer.
+        Refusal: the answer is not JSON.
     """
     argv = [str(SALT_CALL), "--log-level=info", "--out=json", function, *arguments]
     with tempfile.TemporaryFile("w+") as answer, open(STATE / "log", "a") as log:
@@ -281,10 +281,10 @@ def salt(function: str, *arguments: str, progress: Progress | None = None) -> tu
 
 
 def apply(options: Options, *arguments: str) -> list[dict[str, Any]]:
-    """Apply the formula; returns the states in the order of their running.
+    """Apply the formula and return the states in the order in which they ran.
 
     Raises:
-        Refusal: it fails; the message is the formula's own.
+        Refusal: a state failed; the message is the formula's.
     """
     answer, code = salt("state.apply", *(arguments or ("django",)), progress=Progress(options.sites))
     if not isinstance(answer, dict):
@@ -297,7 +297,7 @@ def apply(options: Options, *arguments: str) -> list[dict[str, Any]]:
 
 
 def message(state: dict[str, Any]) -> str:
-    """Why a state has failed; empty when it is for another one's sake."""
+    """Return why a state failed; an empty text when only a requisite failed."""
     if state["comment"].startswith("One or more requisite"):
         return ""
     name = str(state["name"])
@@ -313,7 +313,7 @@ def in_few_lines(messages: list[str]) -> str:
 
 
 def make_admin(site: str) -> str:
-    """Create the user `admin` unless that has been done before; returns why there is none."""
+    """Create the user `admin` unless it exists; return why there is none."""
     if admin_file(site).exists():
         return ""
     answer, code = salt("django.superuser", site)
@@ -341,10 +341,10 @@ class Page:
 
 
 def ask(config: dict[str, Any], path: str = "") -> Page:
-    """Ask this machine for a page of the site.
+    """Request a page of the site from this machine.
 
     Raises:
-        Refusal: nobody answers.
+        Refusal: there is no answer.
     """
     domain, tls = config["domains"][0], config["tls"]
     scheme, usual = ("http", 80) if tls["kind"] == "none" else ("https", 443)
@@ -369,7 +369,7 @@ def ask(config: dict[str, Any], path: str = "") -> Page:
 
 
 def steps(states: list[dict[str, Any]]) -> Iterator[tuple[float, str]]:
-    """What has been done in this run, with its seconds."""
+    """Yield the steps of this run with their seconds."""
     for line in (STATE / "steps").read_text().splitlines():
         seconds, text = line.split("\t")
         yield float(seconds), text
@@ -379,7 +379,7 @@ def steps(states: list[dict[str, Any]]) -> Iterator[tuple[float, str]]:
 
 
 def new_packages() -> list[str]:
-    """The packages that this run has installed."""
+    """Return the packages that this run has installed."""
     query = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n"]
     listed = subprocess.run(  # noqa: S603
         query, check=True, capture_output=True, text=True
@@ -389,10 +389,10 @@ def new_packages() -> list[str]:
 
 
 def tell(options: Options, done: list[tuple[float, str]], notes: list[str]) -> None:
-    """The seconds of each step, what was installed, and where everything is.
+    """Print the seconds of each step, what was installed, and where everything is.
 
     Raises:
-        Refusal: the site answers with an error of the server.
+        Refusal: the site answers with a status of 500 or more.
     """
     config = json.loads((SITES / options.site / "site.json").read_text())["config"]
     page = ask(config)
@@ -412,13 +412,13 @@ def tell(options: Options, done: list[tuple[float, str]], notes: list[str]) -> N
         where = f"{panel.url} as " if panel.status in (200, 301, 302) else ""
         print(f"  admin     {where}admin, password in {file}")
     print(f"  pillar    {PILLAR}, applied by: {salt_call()} state.apply django")
-    print(f"  by hand   {salt_call()} django.status {options.site}")
+    print(f"  status    {salt_call()} django.status {options.site}")
     if page.status >= 500:
         raise Refusal(f"{page.url} answers {page.status}")
 
 
 def missing_names(domains: list[str]) -> Iterator[str]:
-    """A note for each domain that has no address, or none of this machine's."""
+    """Yield a note for each domain that has no address, or none of this machine."""
     for domain in domains:
         try:
             addresses = {str(info[4][0]) for info in socket.getaddrinfo(domain, 80)}
