@@ -9,14 +9,14 @@ return code.
 import shlex
 
 import django_backup
+import django_deploy_plan
 import django_project_inspection
-import django_release
-import django_release_plan
 import django_site
-import django_terminal
 import django_verbs
+import django_verbs_status
+import django_verbs_terminal
+from django_deploy_request import asked_by
 from django_host_command import DeploymentError, seconds
-from django_release_request import asked_by
 
 __virtualname__ = "django"
 
@@ -49,7 +49,7 @@ def status(site=None, full=None):
         salt-call django.status
         salt-call django.status blog --out json
     """
-    return _answer(lambda: _rows(_status(site), django_terminal.status, full))
+    return _answer(lambda: _rows(_status(site), django_verbs_terminal.status, full))
 
 
 def _status(site):
@@ -78,7 +78,9 @@ def releases(site, full=None):
 
         salt-call django.releases blog
     """
-    return _answer(lambda: _rows(django_release.overview(django_site.find(site)), django_terminal.releases, full))
+    return _answer(
+        lambda: _rows(django_verbs_status.releases(django_site.find(site)), django_verbs_terminal.releases, full)
+    )
 
 
 def record(site, release=None):
@@ -139,7 +141,7 @@ def plan(site, revision=None):
         salt-call django.plan blog
         salt-call django.plan blog v2.4.1
     """
-    return _answer(lambda: django_release_plan.make(site, revision, _asked_by("plan")))
+    return _answer(lambda: django_deploy_plan.make(site, revision, _asked_by("plan")))
 
 
 def unlock(site):
@@ -399,7 +401,7 @@ def backups(site, full=None):
 
         salt-call django.backups blog
     """
-    return _answer(lambda: _rows(django_backup.overview(django_site.find(site)), django_terminal.backups, full))
+    return _answer(lambda: _rows(django_backup.overview(django_site.find(site)), django_verbs_terminal.backups, full))
 
 
 def restore(site, which=None, media=False, migrate=False, rollback=False):

@@ -3,24 +3,24 @@ Deploy Django sites: each step of a release is a state, and ``absent`` removes a
 
 ``django/site.sls`` has the states of a site in their order; use it with ``state.apply django`` instead of writing
 them out. Each state compares the host with the configuration, reports the changes if ``test=True``, and makes them
-otherwise. The steps are in ``_utils/django_release_steps.py``.
+otherwise. The steps are in ``_utils/django_deploy_steps.py``.
 """
 
 import json
 
 import django_database_setup
+import django_deploy_steps
 import django_host_service
 import django_host_user
-import django_release_steps
+import django_removal
 import django_secret
 import django_site
-import django_site_removal
 import django_takeover
-import django_terminal
+import django_verbs_terminal
 import django_virtualenv_uv
+from django_deploy import Deployment
+from django_deploy_request import asked_by
 from django_host_command import DeploymentError, redact
-from django_release_deployment import Deployment
-from django_release_request import asked_by
 
 __virtualname__ = "django"
 
@@ -385,11 +385,11 @@ def absent(name, config, platform):
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} is already absent"}
     site = django_site.Site(json.loads(config), platform)
     try:
-        present = django_site_removal.present(site)
+        present = django_removal.present(site)
         if present and __opts__["test"]:
             ret.update(result=None, comment=f"{name} would be removed", changes=present)
         elif present:
-            django_site_removal.remove(site, asked_by("state.apply", __opts__["cachedir"]))
+            django_removal.remove(site, asked_by("state.apply", __opts__["cachedir"]))
             ret.update(comment=f"{name} has been removed", changes=present)
     except (DeploymentError, OSError) as error:
         ret.update(result=False, comment=str(error))
@@ -728,7 +728,7 @@ def _run(step, name):
     try:
         deployment = _deployments().get(name) or _from_disk(name)
         with deployment.step(step):
-            work = django_release_steps.look(getattr(django_release_steps, step), deployment)
+            work = django_deploy_steps.look(getattr(django_deploy_steps, step), deployment)
             changes = next(work, None)
             if changes and not test:
                 next(work, None)
@@ -742,9 +742,9 @@ def _run(step, name):
     if deployment:
         new = deployment.unreported_warnings()
         if new:
-            ret["warnings"] = django_terminal.warnings(redact(text, deployment.masked()) for text in new)
+            ret["warnings"] = django_verbs_terminal.warnings(redact(text, deployment.masked()) for text in new)
         ret["comment"] = redact(ret["comment"], deployment.masked())
-    ret["comment"] = django_terminal.plain(ret["comment"])
+    ret["comment"] = django_verbs_terminal.plain(ret["comment"])
     return ret
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import django_host_command
+import django_host_environment
 import django_host_file
 import django_host_proc
 import django_host_service
+import django_host_template
 import django_host_user
 import django_kinds
 import django_process
-import django_release_settings
 import django_server
 import django_wall_delegate
 import django_wall_reaper
@@ -71,8 +72,8 @@ class Supervisor(ProcessManager):
         """Return the program of a release and what it runs: file name in ``config/`` → content."""
         more = {"identity": _identity(site), "secrets": str(site.secrets)}
         return {
-            f"{unit(site, release)}.conf": django_release_settings.render(templates, PROGRAM, **variables),
-            "supervisor.sh": django_release_settings.render(templates, SCRIPT, **more, **variables),
+            f"{unit(site, release)}.conf": django_host_template.render(templates, PROGRAM, **variables),
+            "supervisor.sh": django_host_template.render(templates, SCRIPT, **more, **variables),
             **({} if variables["binds"] else {"django_formula_listen.py": templates[LISTEN]}),
         }
 
@@ -244,10 +245,10 @@ class Supervisor(ProcessManager):
         paths += [Path(command.environment_file)] if command.environment_file else []
         variables = {"HOME": user.pw_dir if user else "/nonexistent", "USER": site.user, "LOGNAME": site.user}
         for path in paths:
-            variables |= django_release_settings.read_environment(path.read_text())
+            variables |= django_host_environment.read_environment(path.read_text())
         group = user.pw_gid if user else django_host_user.group_id(site.user)
         groups = os.getgrouplist(site.user, group) if user else []
-        folder = str(django_release_settings.project_folder(site, release, command.facts))
+        folder = str(site.project_folder(release, command.facts))
         return django_host_command.run(
             django_wall_reaper.command(command.argv, django_host_user.user_id(site.user), group, groups, folder),
             doing=command.doing,

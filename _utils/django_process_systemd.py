@@ -13,12 +13,12 @@ import django_host_command
 import django_host_file
 import django_host_proc
 import django_host_service
+import django_host_template
 import django_kinds
 import django_process
-import django_release_settings
+import django_process_sandbox
+import django_process_trial
 import django_server
-import django_wall_sandbox
-import django_wall_trial
 from django_host_command import Command, DeploymentError, seconds
 from django_process import ProcessManager, ProjectCommand, unit
 from django_site import Site
@@ -49,7 +49,7 @@ class Systemd(ProcessManager):
 
         A process that is confined as the project's own tries them, once for each boot and each such sandbox.
         """
-        asked = django_wall_trial.questions(site)
+        asked = django_process_trial.questions(site)
         known = _known(site)
         if known.get("wanted") != _wanted(site) or known.get("asked") != asked:
             try:
@@ -58,7 +58,7 @@ class Systemd(ProcessManager):
                 cause = error.message if isinstance(error, DeploymentError) else str(error)
                 return [f"the sandbox of {site.name} could not be tried: {cause}"]
             django_host_file.write_json(site.confinement, django_host_file.with_checksum(known), mode=0o600)
-        return django_wall_trial.not_in_force(site, known["found"])
+        return django_process_trial.not_in_force(site, known["found"])
 
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
@@ -66,12 +66,12 @@ class Systemd(ProcessManager):
         """Return the units of a release: file name in ``config/`` → content."""
         name = unit(site, release)
         binds = bool(variables["own_folder"])
-        sandbox = django_wall_sandbox.directives(
+        sandbox = django_process_sandbox.directives(
             site, release, variables["facts"], [Path(variables["own_folder"])] if binds else []
         )
-        units = {f"{name}.service": django_release_settings.render(templates, SERVICE, sandbox=sandbox, **variables)}
+        units = {f"{name}.service": django_host_template.render(templates, SERVICE, sandbox=sandbox, **variables)}
         if variables["inherits"]:
-            units[f"{name}.socket"] = django_release_settings.render(templates, SOCKET, **variables)
+            units[f"{name}.socket"] = django_host_template.render(templates, SOCKET, **variables)
         return units
 
     def files(self, site: Site) -> list[Path]:
@@ -207,7 +207,7 @@ class Systemd(ProcessManager):
         if "refused" not in _known(site):  # after a boot: a directive that this host refuses would fail the unit
             self.warnings(site)
         more = [("EnvironmentFile", command.environment_file)] if command.environment_file else []
-        sandbox = django_wall_sandbox.directives(site, command.release, command.facts, command.writable)
+        sandbox = django_process_sandbox.directives(site, command.release, command.facts, command.writable)
         if command.task == "task":
             _end(name)
         start_bus()
@@ -241,7 +241,7 @@ def _known(site: Site) -> dict[str, Any]:
 
 
 def _wanted(site: Site) -> list[str]:
-    return _options(django_wall_trial.properties(site))
+    return _options(django_process_trial.properties(site))
 
 
 def _options(properties: Iterable[tuple[str, str]]) -> list[str]:
@@ -259,12 +259,12 @@ def _try(site: Site, asked: Mapping[str, Any]) -> dict[str, Any]:
     refused: list[str] = []
     name = f"django-{site.name}-trial-{os.getpid()}.service"
     while True:
-        properties = _options(django_wall_trial.properties(site, refused))
+        properties = _options(django_process_trial.properties(site, refused))
         try:
             answer = _run_unit(
                 name,
                 properties,
-                django_wall_trial.LOOK,
+                django_process_trial.LOOK,
                 doing="trying the sandbox",
                 timeout=30,
                 stdin=json.dumps(asked),
@@ -274,7 +274,7 @@ def _try(site: Site, asked: Mapping[str, Any]) -> dict[str, Any]:
             if refused or "(exit 226)" not in error.message:
                 raise
             refused = ["TemporaryFileSystem"]
-    found = {**django_wall_trial.parse_answer(answer, asked), "outside": django_wall_trial.outside()}
+    found = {**django_process_trial.parse_answer(answer, asked), "outside": django_process_trial.outside()}
     return {"wanted": _wanted(site), "asked": dict(asked), "refused": refused, "found": found}
 
 

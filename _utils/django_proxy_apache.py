@@ -11,8 +11,8 @@ import django_host_file
 import django_host_folder
 import django_host_port
 import django_host_service
+import django_host_template
 import django_proxy_nginx
-import django_release_settings
 from django_host_command import DeploymentError
 from django_host_config import Files
 from django_host_folder import Folder
@@ -80,7 +80,7 @@ class Apache(Proxy):
         _refuse_shared_urls(site, [variables["static_url"], media_url])
         return {
             **self.needs(site),
-            self.locations(site): django_release_settings.render(templates, _LOCATIONS, **{**variables, **more}),
+            self.locations(site): django_host_template.render(templates, _LOCATIONS, **{**variables, **more}),
         }
 
     def needs(self, site: Site) -> Files:

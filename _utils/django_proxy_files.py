@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 import django_host_config
 import django_host_port
+import django_host_template
 import django_proxy
-import django_proxy_headers
-import django_release_settings
 import django_server
 import django_tls
+import django_wall_headers
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
 from django_proxy_contract import Proxy
@@ -62,7 +62,7 @@ def _present(
         "variable": site.name.replace("-", "_"),
         **_server_variables(site, recorded),
         **_listening(proxy, site),
-        **django_proxy_headers.variables(site.config["proxy"]),
+        **django_wall_headers.variables(site.config["proxy"]),
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
     }
@@ -113,7 +113,7 @@ def _listening(proxy: Proxy, site: Site) -> dict[str, Any]:
 
 def _shared_protocols(proxy: Proxy, site: Site, templates: Mapping[str, str]) -> Files:
     """Return the file that all servers of https include, where the site has https."""
-    return {proxy.protocols(): django_release_settings.render(templates, proxy.TLS, ours=OURS)} if site.https else {}
+    return {proxy.protocols(): django_host_template.render(templates, proxy.TLS, ours=OURS)} if site.https else {}
 
 
 def _server(
@@ -123,7 +123,7 @@ def _server(
     paths = {"certificate": django_tls.path_of(domain), "challenges": django_tls.challenges()}
     path = proxy.server(domain)
     return {
-        path: django_release_settings.render(templates, template, domain=domain, **paths, **variables),
+        path: django_host_template.render(templates, template, domain=domain, **paths, **variables),
         proxy.enabled(domain): f"-> ../sites-available/{path.name}",
     }
 

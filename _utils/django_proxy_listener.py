@@ -12,8 +12,8 @@ import django_host_config
 import django_host_file
 import django_host_port
 import django_host_service
+import django_host_template
 import django_process_systemd
-import django_release_settings
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
 from django_site import Site
@@ -25,7 +25,7 @@ def files(site: Site, templates: Mapping[str, str]) -> Files:
     """Return the units of a site; none where systemd does not listen for it."""
     variables = {"ours": OURS, "site": site.config, "group": site.proxy_group, "socket": f"{site.current}/socket"}
     return {
-        django_process_systemd.UNITS / f"django-{site.name}-{Path(url).name}": django_release_settings.render(
+        django_process_systemd.UNITS / f"django-{site.name}-{Path(url).name}": django_host_template.render(
             templates, url, **variables
         )
         for url in (TEMPLATES if site.listener else ())

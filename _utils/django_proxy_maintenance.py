@@ -14,9 +14,9 @@ from typing import Any
 import django_host_clock
 import django_host_command
 import django_host_file
+import django_host_template
 import django_proxy
 import django_proxy_page
-import django_release_settings
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -169,7 +169,7 @@ def _page(site: Site, message: str) -> tuple[str, str]:
             return page.replace(PLACE, safe), site.config["maintenance"]["page"]
         except (DeploymentError, OSError) as error:
             log.warning("%s: %s; using the formula's own page", site.name, error)
-    return django_release_settings.render(site.kept_templates(), PAGE, message=safe), "own"
+    return django_host_template.render(site.kept_templates(), PAGE, message=safe), "own"
 
 
 def _of_project(site: Site, release: Path, folder: str) -> str:

@@ -11,7 +11,7 @@ import django_host_command
 import django_host_file
 import django_host_port
 import django_host_service
-import django_release_settings
+import django_host_template
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
 from django_host_port import Listen, Place
@@ -58,8 +58,8 @@ class Nginx(Proxy):
         """Return what a site has in addition to the servers of its domains."""
         known = {**variables, "shared": _shared_variables(site, variables["addresses"])}
         return {
-            self.main_file(site): django_release_settings.render(templates, _UPSTREAM, **known),
-            self.locations(site): django_release_settings.render(templates, _LOCATIONS, **known),
+            self.main_file(site): django_host_template.render(templates, _UPSTREAM, **known),
+            self.locations(site): django_host_template.render(templates, _LOCATIONS, **known),
         }
 
     def names_addresses(self, site: Site) -> bool:
@@ -159,9 +159,9 @@ class Nginx(Proxy):
         free, secure = ([listen for listen in some if listen not in taken] for some in (http, https))
         if not free and not secure:
             return {ETC / "sites-enabled" / name: None, ETC / "sites-available" / name: None}
-        content = django_release_settings.render(templates, _DEFAULT, ours=OURS, **self.listening(free, secure))
+        content = django_host_template.render(templates, _DEFAULT, ours=OURS, **self.listening(free, secure))
         return {
-            **({self.protocols(): django_release_settings.render(templates, self.TLS, ours=OURS)} if secure else {}),
+            **({self.protocols(): django_host_template.render(templates, self.TLS, ours=OURS)} if secure else {}),
             ETC / "sites-available" / name: content,
             ETC / "sites-enabled" / name: f"-> ../sites-available/{name}",
         }

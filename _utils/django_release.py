@@ -4,19 +4,17 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import django_database_schema
 import django_host_clock
 import django_host_disk
 import django_host_file
 import django_host_proc
 import django_process
 import django_process_systemd
-import django_proxy_maintenance
 import django_release_attempt
 import django_release_instance
 import django_secret
@@ -288,90 +286,3 @@ def named(site: Site, name: str) -> Release:
     raise DeploymentError(
         f"{site.name} has no release {name} on this host", hint=f"salt-call django.releases {site.name} lists them"
     )
-
-
-def overview(site: Site) -> list[dict[str, Any]]:
-    """What has failed since the live release and left nothing on disk, then the releases on disk: the newest first."""
-    live, previous = linked(site, site.current), linked(site, site.previous)
-    roles = {release.name: role for role, release in (("previous", previous), ("live", live)) if release}
-    present = releases(site)
-    records = [release.record for release in present if release.record]
-    has = django_database_schema.applied(site, records)
-    rows = [
-        _row(attempt, state=attempt["result"], age=attempt.get("time")) for attempt in _lost_attempts(site, present)
-    ]
-    for release in reversed(present):
-        record, role = release.record, roles.get(release.name, "")
-        health = _health(release, role == "live")
-        schema = django_database_schema.status(record, records, has) if record else ""
-        age = record.get("live_since") or record.get("began")
-        rows.append(_row({**record, "release": release.name}, role=role, age=age, health=health, schema=schema))
-    return rows
-
-
-def _row(record: Mapping[str, Any], *, age: str | None, **more: str) -> dict[str, Any]:
-    keys = ("release", "role", "state", "age", "health", "schema", "subject", "asked_by")
-    who = record.get("asked_by", "").partition(", salt job")[0]
-    values = {**record, **more, "age": django_host_clock.age(age or ""), "asked_by": who}
-    failure = f"{record['step']}: {record['error'].splitlines()[0]}" if "step" in record else ""
-    return {**{key: values.get(key) or "" for key in keys}, "failure": failure}
-
-
-def _lost_attempts(site: Site, present: Sequence[Release]) -> list[dict[str, Any]]:
-    """The attempts that failed after the last good one and have no release on disk: the newest first, at most five."""
-    names = {release.name for release in present}
-    lost = []
-    for attempt in reversed(django_release_attempt.attempts(site)):
-        if attempt.get("result") == "refused":
-            continue
-        if attempt.get("result") not in ("failed", "interrupted"):
-            break
-        if attempt.get("release") not in names:
-            lost.append(attempt)
-    return lost[:5]
-
-
-def _health(release: Release, is_live: bool) -> str:
-    """Whether the instance of a release runs, where it should or does, and what visitors met at its switch."""
-    runs = django_release_instance.is_running(release.site, release.path)
-    said = ["runs" if runs else "does not run"] if is_live or runs else []
-    receipt = release.record.get("receipt")
-    if receipt:
-        said.append(f"{receipt['failed']} of {receipt['sent']} failed")
-    return ", ".join(said)
-
-
-def _server(live: Release) -> str:
-    """The server of the live release, and what it says of its processes."""
-    kind = (django_server.recorded(live.path) or {}).get("server", "")
-    workers = django_server.of_release(live.path).workers(django_process.folder(live.site, live.path))
-    return f"{kind}: {workers}" if workers else kind
-
-
-def status(site: Site) -> dict[str, Any]:
-    """What runs of a site, and what does not: one row."""
-    live = linked(site, site.current)
-    present = releases(site)
-    records = [release.record for release in present if release.record]
-    failed = [r for r in present if r.record.get("state") == "failed" and (not live or r.sequence > live.sequence)]
-    lost = [
-        f"{attempt.get('step', 'interrupted')} {django_host_clock.age(attempt['time'])} ago"
-        for attempt in reversed(_lost_attempts(site, present))
-    ]
-    torn = site.current.is_symlink() and not live
-    return {
-        "site": site.name,
-        "damage": f"{site.current}/release.json is gone or torn: state.apply makes a new release" if torn else "",
-        "domains": ", ".join(site.config["domains"]),
-        "release": live.name if live else "",
-        "live_since": live.record.get("live_since", "") if live else "",
-        "running": live is not None and django_release_instance.is_running(site, live.path),
-        "server": _server(live) if live else "",
-        "schema": django_database_schema.status(live.record, records, django_database_schema.applied(site, records))
-        if live
-        else "",
-        "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),
-        "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),
-        "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
-        "maintenance": django_proxy_maintenance.summary(site),
-    }

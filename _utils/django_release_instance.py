@@ -18,7 +18,6 @@ import django_kinds
 import django_process
 import django_process_supervisor
 import django_process_systemd
-import django_release_settings
 import django_server
 from django_host_command import DeploymentError, seconds
 from django_process import ProcessManager, unit
@@ -108,7 +107,7 @@ def configuration(
         "runtime": str(site.runtime),
         "own_folder": str(Path(where).parent) if is_own else "",
         "facts": facts,
-        "chdir": str(django_release_settings.project_folder(site, release, facts)),
+        "chdir": str(site.project_folder(release, facts)),
         "processes": processes(site),
         "virtualenv": (built or release) / "virtualenv",
         "command": own.command(release, facts),

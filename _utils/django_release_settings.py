@@ -1,23 +1,18 @@
 """What a release is told: the settings overlay and its data, the environment, the files rendered into its source."""
 
-import contextlib
-import functools
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import django_database
+import django_host_environment
+import django_host_template
 import django_host_user
-import django_proxy_headers
 import django_site
 from django_host_command import PATH, DeploymentError
 from django_site import Site
 from django_wall_foreign import Foreign
-
-if TYPE_CHECKING:
-    import jinja2
 
 #: Seconds that a connection to a database is kept from one request to the next, where the project does not say it.
 _CONN_MAX_AGE = 60
@@ -67,7 +62,7 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
             ``python_path`` (other folders).
     """
     config = site.config
-    source = _source_folder(site, release)
+    source = site.source_folder(release)
     imported_from = [
         *([release / "config"] if config["overlay"] else []),
         *(source / path for path in (facts["folder"], *facts["python_path"])),
@@ -140,75 +135,6 @@ def _joined(site: Site, name: str, keys: Sequence[str]) -> str:
     return between.join(keys)
 
 
-def project_folder(site: Site, release: Path, facts: Mapping[str, Any]) -> Path:
-    """The folder of manage.py as the project sees it: below ``mount`` where the pillar has one."""
-    return _source_folder(site, release) / str(facts["folder"])
-
-
-def _source_folder(site: Site, release: Path) -> Path:
-    return Path(site.config["mount"]) if site.config["mount"] else release / "source"
-
-
-def environment_file(variables: Mapping[str, str]) -> str:
-    """Variables as systemd's EnvironmentFile and ``sh`` both read them, byte for byte."""
-    lines = (f'{name}="{_escape(value)}"\n' for name, value in sorted(variables.items()))
-    return "".join(lines)
-
-
-_LINE = re.compile(
-    r"""^[ \t]*(?P<name>[A-Za-z_][A-Za-z0-9_]*)[ \t]*=
-    (?P<quoted>(?:[ \t]*(?:'[^']*'|"(?:[^"\\]|\\.)*"))*)
-    [ \t]*(?P<plain>(?:\\.|[^\\\n])*?)[ \t]*$""",
-    re.DOTALL | re.MULTILINE | re.VERBOSE,
-)
-
-
-def read_environment(text: str) -> dict[str, str]:
-    """The variables of a file that systemd would take as an EnvironmentFile."""
-    return {line["name"]: _unquoted(line["quoted"]) + _unescaped(line["plain"]) for line in _LINE.finditer(text)}
-
-
-def _unquoted(text: str) -> str:
-    parts = re.findall(r"""'([^']*)'|"((?:[^"\\]|\\.)*)\"""", text, re.DOTALL)
-    return "".join(single + _unescaped(double, '"\\`$\n') for single, double in parts)
-
-
-def _unescaped(text: str, escaped: str = "") -> str:
-    """A text without its backslashes, or without those before certain letters; one before a line's end joins lines."""
-
-    def plain(found: re.Match[str]) -> str:
-        letter = found[1]
-        return found[0] if escaped and letter not in escaped else letter.replace("\n", "")
-
-    return re.sub(r"\\(.)", plain, text, flags=re.DOTALL)
-
-
-def _escape(value: str) -> str:
-    return re.sub(r'([\\"$`])', r"\\\1", value)
-
-
-def dotenv_file(variables: Mapping[str, str]) -> str:
-    """Variables as python-dotenv reads them, and django-environ and python-decouple but for those of several lines.
-
-    Raises:
-        DeploymentError: a value cannot be written for python-dotenv.
-    """
-    return "".join(f"{name}={_dotenv(name, value)}\n" for name, value in sorted(variables.items()))
-
-
-def _dotenv(name: str, value: str) -> str:
-    """Nothing is escaped where that can be helped, since each reader has escapes of its own."""
-    if re.search(r"\$\{[^}]*\}", value):
-        raise DeploymentError(f"{name} cannot stand in a .env file: python-dotenv expands ${{…}} there")
-    if not re.search(r"['\\\n]", value):
-        return value if re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]*", value) else f"'{value}'"
-    if value == value.strip() and not re.search(r"^['\"]|\s#|\n", value):
-        return value
-    if value.endswith("\\"):
-        raise DeploymentError(f"{name} cannot stand in a .env file: it ends with a backslash in quotes")
-    return '"' + re.sub(r'([\\"])', r"\\\1", value) + '"'
-
-
 def project_files(site: Site, templates: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
     """The files of the pillar's ``files``, rendered: path below the source → content.
 
@@ -219,9 +145,11 @@ def project_files(site: Site, templates: Mapping[str, str], variables: Mapping[s
     for path, said in site.config["files"].items():
         if said.get("environment"):
             own = {name: value for name, value in variables.items() if name in _own_names(site)}
-            rendered[path] = dotenv_file(own)
+            rendered[path] = django_host_environment.dotenv_file(own)
         elif said.get("source"):
-            rendered[path] = render(templates, said["source"], site=site.config, environment=dict(variables))
+            rendered[path] = django_host_template.render(
+                templates, said["source"], site=site.config, environment=dict(variables)
+            )
         else:
             rendered[path] = said["contents"]
     return rendered
@@ -231,114 +159,6 @@ def _own_names(site: Site) -> set[str]:
     secrets = {said["variable"] for said in site.config["secrets"].values()}
     urls = {database["variable"] for database in site.config["databases"].values()} - {None}
     return {*site.config["environment"], *secrets, *urls}
-
-
-def unit_value(value: Any) -> str:
-    """A value in a systemd unit: no specifier is expanded, no line ends early.
-
-    Raises:
-        ValueError: it holds a control character or ends in a backslash.
-    """
-    text = {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    if not text.isprintable() or text.endswith("\\"):
-        raise ValueError(f"{text!r} cannot stand in a systemd unit")
-    return text.replace("%", "%%")
-
-
-def uwsgi_value(value: Any) -> str:
-    """A value in uWSGI's ini: no magic variable, no inclusion.
-
-    Raises:
-        ValueError: it holds a control character, or ``$(``, ``@(`` or ``%(``, which cannot be escaped there.
-    """
-    text = {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    if not text.isprintable() or re.search(r"[$@%]\(", text) or text != text.strip():
-        raise ValueError(f"{text!r} cannot stand in an ini file of uWSGI")
-    return text.replace("%", "%%")
-
-
-def nginx_value(value: Any) -> str:
-    """A value in quotes in nginx's configuration, where nothing in it is expanded.
-
-    Raises:
-        ValueError: it holds a control character or ``$``, which cannot be escaped there.
-    """
-    return _quoted(value, "$", "nginx")
-
-
-def apache_value(value: Any) -> str:
-    """A value in quotes in Apache's configuration, where nothing in it is expanded.
-
-    Raises:
-        ValueError: it holds a control character or ``${``, which cannot be escaped there.
-    """
-    return _quoted(value, "${", "Apache")
-
-
-def _quoted(value: Any, expanded: str, program: str) -> str:
-    text = str(value)
-    if not text.isprintable() or expanded in text:
-        raise ValueError(f"{text!r} cannot stand in {program}'s configuration")
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def apache_header(value: Any) -> str:
-    """The value of a header in quotes in Apache's configuration, where a ``%`` begins something else.
-
-    Raises:
-        ValueError: it holds what cannot be escaped there.
-    """
-    return apache_value(str(value).replace("%", "%%"))
-
-
-@functools.cache
-def _jinja() -> "jinja2.Environment":
-    import jinja2  # which the program of a timer has not
-
-    # Configuration, not HTML: each format has a filter of its own.
-    environment = jinja2.Environment(  # noqa: S701  # nosec B701
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        unit=unit_value,
-        uwsgi=uwsgi_value,
-        nginx=nginx_value,
-        apache=apache_value,
-        apache_header=apache_header,
-        meta=django_proxy_headers.meta,
-    )
-    return environment
-
-
-@functools.lru_cache(maxsize=64)
-def _template(text: str) -> "jinja2.Template":
-    return _jinja().from_string(text)
-
-
-def compile_templates(templates: Mapping[str, str], urls: Iterable[str]) -> None:
-    """Compile templates while there is time; one that is missing or wrong is told of when it is to be rendered."""
-    import jinja2
-
-    for url in urls:
-        with contextlib.suppress(KeyError, jinja2.TemplateError):
-            _template(templates[url])
-
-
-def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:
-    """Render a template of the formula or of the pillar.
-
-    Args:
-        templates: the text of each template by its ``salt://`` URL.
-
-    Raises:
-        DeploymentError: the template is not there or cannot be rendered with these values.
-    """
-    if url not in templates:
-        raise DeploymentError(f"the template {url} is not there", hint="is it in the file_roots of Salt?")
-    try:
-        return _template(templates[url]).render(**variables)
-    except Exception as error:  # a template may raise anything
-        raise DeploymentError(f"{url} cannot be rendered: {error}") from None
 
 
 def write_project_file(site: Site, source: Path, path: str, content: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import django_release_settings
+import django_host_template
 from django_host_command import seconds
 from django_server_contract import Server
 from django_site import Site
@@ -58,7 +58,7 @@ class ModWsgi(Server):
             "run": run,
         }
         return {
-            self.MAIN: django_release_settings.render(templates, self.templates[0], **more, **variables),
+            self.MAIN: django_host_template.render(templates, self.templates[0], **more, **variables),
             "mod_wsgi.json": json.dumps(given, indent=1, sort_keys=True) + "\n",
             **self.programs(templates),
         }

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import django_host_template
 import django_host_unix
-import django_release_settings
 from django_server_contract import Requirements, Server
 from django_site import Site
 from django_wall_foreign import Foreign
@@ -39,7 +39,7 @@ class Uwsgi(Server):
         """Return the ini file of a release, and what it imports: file name in ``config/`` → content."""
         binary = _binary(variables["virtualenv"])
         return {
-            self.MAIN: django_release_settings.render(
+            self.MAIN: django_host_template.render(
                 templates, self.templates[0], binary=str(binary), backlog=_backlog(), **variables
             ),
             **self.programs(templates),

@@ -164,6 +164,14 @@ class Site:
             if status.st_uid or not stat.S_ISDIR(status.st_mode):
                 (tree / name).remove()
 
+    def source_folder(self, release: Path) -> Path:
+        """Return the source of a release as the project sees it: ``mount`` where the pillar has one."""
+        return Path(self.config["mount"]) if self.config["mount"] else release / "source"
+
+    def project_folder(self, release: Path, facts: Mapping[str, Any]) -> Path:
+        """Return the folder of manage.py as the project sees it."""
+        return self.source_folder(release) / str(facts["folder"])
+
     def plans(self) -> list[Path]:
         """The folders of plans, each named after the process that builds a release there."""
         return [path for path in self.root.glob("plan-*") if re.fullmatch(r"plan-\d+", path.name)]

@@ -9,25 +9,26 @@ from typing import Any
 import django_backup
 import django_backup_restore
 import django_database
-import django_database_migration
+import django_deploy_drift
+import django_deploy_migration
+import django_deploy_rollback
+import django_deploy_step_database
+import django_deploy_steps
+import django_host_environment
 import django_host_file
 import django_project_command
 import django_project_program
 import django_proxy_maintenance
 import django_release
-import django_release_drift
 import django_release_instance
-import django_release_rollback
-import django_release_settings
-import django_release_step_database
-import django_release_steps
 import django_secret
 import django_site
 import django_tls
 import django_tls_renewal
+import django_verbs_status
+from django_deploy import Deployment
 from django_host_command import DeploymentError, redact
 from django_release import Release
-from django_release_deployment import Deployment
 
 
 def status(name: str) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def status(name: str) -> dict[str, Any]:
     """
     site = django_site.find(name)
     try:
-        return {**django_release.status(site), **django_backup.status(site), **django_tls.summary(site)}
+        return {**django_verbs_status.status(site), **django_backup.status(site), **django_tls.summary(site)}
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # whole JSON, and not what was written
         raise DeploymentError(
             f"a file of {name}'s records is damaged: {type(error).__name__}: {error}",
@@ -70,7 +71,7 @@ def release(
     """
     site = django_site.find(name)
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by, revision=revision, again=True)
-    return deployment, django_release_steps.walk(deployment, django_release_steps.RELEASE)
+    return deployment, django_deploy_steps.walk(deployment, django_deploy_steps.RELEASE)
 
 
 def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> tuple[Deployment, dict[str, Any]]:
@@ -91,7 +92,7 @@ def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> 
     with deployment.step("rotate_secret_key"):
         deployment.take_lock()
         django_secret.store(site, "secret_key", django_secret.generate(site, "secret_key"))
-    return deployment, django_release_steps.walk(deployment, django_release_steps.RELEASE)
+    return deployment, django_deploy_steps.walk(deployment, django_deploy_steps.RELEASE)
 
 
 def rotate_database_password(
@@ -114,8 +115,8 @@ def rotate_database_password(
     )
     with deployment.step("rotate_database_password"):
         deployment.take_lock()
-    return deployment, django_release_steps.walk(
-        deployment, (django_release_step_database.database, *django_release_steps.RELEASE)
+    return deployment, django_deploy_steps.walk(
+        deployment, (django_deploy_step_database.database, *django_deploy_steps.RELEASE)
     )
 
 
@@ -185,33 +186,33 @@ def rollback(
         deployment.return_to(target, left)
         reverses = migrate and bool(outlook.schema) and not outlook.lasting
         if reverses:
-            django_release_rollback.reverse(left, outlook, deployment.masked())
+            django_deploy_rollback.reverse(left, outlook, deployment.masked())
         else:
-            deployment.warn(django_release_rollback.warnings(target, outlook))
+            deployment.warn(django_deploy_rollback.warnings(target, outlook))
     changes = {"rollback": {"schema": outlook.answer, "newer": outlook.names, "taken_back": reverses}}
     try:
-        return deployment, changes | django_release_steps.walk(deployment, django_release_steps.BACK)
+        return deployment, changes | django_deploy_steps.walk(deployment, django_deploy_steps.BACK)
     except DeploymentError as error:
         if reverses and not deployment.is_activated:
-            error.hint += f"\n{django_release_rollback.restore(left, deployment.masked())}"
+            error.hint += f"\n{django_deploy_rollback.restore(left, deployment.masked())}"
         raise
 
 
 def _outlook(
     deployment: Deployment, left: Release, to: str | int | None, *, migrate: bool, force: bool
-) -> tuple[Release, django_release_rollback.Outlook]:
+) -> tuple[Release, django_deploy_rollback.Outlook]:
     """Return the release to return to, and how it fits the databases.
 
     Raises:
         DeploymentError: there is none, or it does not fit.
     """
     site = deployment.site
-    target = django_release_rollback.target(site, left, to)
+    target = django_deploy_rollback.target(site, left, to)
     deployment.read_secrets()
-    outlook = django_release_rollback.look(site, left, target, deployment.masked())
+    outlook = django_deploy_rollback.look(site, left, target, deployment.masked())
     if not force:
-        django_release_rollback.refuse(site, target, outlook, reverses=migrate)
-        django_release_rollback.refuse_without_database(left, target, deployment.masked())
+        django_deploy_rollback.refuse(site, target, outlook, reverses=migrate)
+        django_deploy_rollback.refuse_without_database(left, target, deployment.masked())
     return target, outlook
 
 
@@ -247,7 +248,7 @@ def superuser(name: str, username: str, email: str) -> dict[str, str]:
     values = {"USERNAME": username, "EMAIL": email, "PASSWORD": password}
     variables = {f"DJANGO_SUPERUSER_{key}": value for key, value in values.items()}
     new = file.with_name(f".{file.name}")
-    django_host_file.write(new, django_release_settings.environment_file(variables), mode=0o600)
+    django_host_file.write(new, django_host_environment.environment_file(variables), mode=0o600)
     try:
         manage(name, ["createsuperuser", "--noinput"], str(new), timeout=300)
     except DeploymentError:
@@ -271,7 +272,7 @@ def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:
         secrets = list(django_secret.values(site, {}).values())
         before = live.facts["migrations"]
         with django_backup.before_migration(live, _pending(live, secrets), secrets):
-            warnings = django_database_migration.migrate(live, secrets)
+            warnings = django_deploy_migration.migrate(live, secrets)
         deployment.lock.release()
     after = {
         alias: set(names["applied"]) - set(before[alias]["applied"])
@@ -329,7 +330,7 @@ def restore(
         def go_back() -> None:
             if to:
                 deployment.return_to(to, live)
-            django_release_steps.walk(deployment, django_release_steps.BACK)
+            django_deploy_steps.walk(deployment, django_deploy_steps.BACK)
 
         options: dict[str, Any] = {"to": to, "serve": go_back} if to else {}
         answer = django_backup_restore.restore(
@@ -411,7 +412,7 @@ def drift(name: str) -> dict[str, Any]:
     """
     site = django_site.find(name)
     live = _live(site)
-    rows = django_release_drift.of_site(site, live)
+    rows = django_deploy_drift.of_site(site, live)
     mended = {"mended_by": f"salt-call django.release {name} {live.record['commit']}"} if rows else {}
     return {"release": live.name, "drift": rows, **mended}
 

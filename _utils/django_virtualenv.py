@@ -13,11 +13,11 @@ from typing import Any
 import django_database
 import django_host_file
 import django_host_user
+import django_process_build
 import django_server
 import django_virtualenv_lock
 import django_virtualenv_python
 import django_virtualenv_requirements
-import django_wall_build
 import django_wall_delegate
 from django_database_engine import SERVERS
 from django_host_command import DeploymentError
@@ -101,7 +101,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         DeploymentError: a package cannot be resolved, downloaded or built; no part of the virtualenv remains.
     """
     folder, work = site.virtualenvs / key, site.build / "requirements"
-    django_wall_build.end_processes(site)
+    django_process_build.end_processes(site)
     django_host_file.remove_tree(folder)
     folder.mkdir(mode=0o755)
     builder = django_host_user.owner(site.build_user, site.build_user)

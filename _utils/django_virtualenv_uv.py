@@ -7,8 +7,8 @@ from typing import Any
 
 import django_host_command
 import django_host_file
+import django_process_build
 import django_virtualenv_index
-import django_wall_build
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -109,7 +109,7 @@ class Uv:
         """
         site, at = self.site, f"django:sites:{self.site.name}"
         try:
-            django_wall_build.run(
+            django_process_build.run(
                 site,
                 [str(UV / "bin/uv"), *arguments],
                 doing=doing,

@@ -1,4 +1,4 @@
-# The steps of each site, in the order of _utils/django_release_steps.py. Users and directories come first, for all sites,
+# The steps of each site, in the order of _utils/django_deploy_steps.py. Users and directories come first, for all sites,
 # so that all remotes are queried at the same time. A step that finds nothing to do reports no change; one that fails
 # stops its own site only. Nothing that serves is changed before "is live".
 {% from "django/map.jinja" import django with context %}

@@ -11,7 +11,7 @@ from pathlib import Path
 import django_backup
 import django_backup_dump
 import django_backup_restore
-import django_database_migration
+import django_deploy_migration
 import django_host_file
 import django_proxy_maintenance
 import django_release
@@ -198,7 +198,7 @@ def test_a_migration_that_fails_says_how_to_get_the_database_back(world, site, p
     def fail(*_arguments):
         raise DeploymentError("it does not balance", hint="mend it")
 
-    monkeypatch.setattr(django_database_migration, "migrate", fail)
+    monkeypatch.setattr(django_deploy_migration, "migrate", fail)
     pending("0002")
     with pytest.raises(DeploymentError, match="migration: it does not balance") as error:
         world.apply()

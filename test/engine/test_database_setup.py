@@ -4,13 +4,13 @@ import re
 
 import django_database_postgres
 import django_database_setup
+import django_deploy
+import django_deploy_steps
 import django_host_command
 import django_host_file
 import django_project_program
-import django_release_deployment
 import django_release_health
 import django_release_instance
-import django_release_steps
 import django_verbs
 import pytest
 from django_host_command import DeploymentError
@@ -74,7 +74,7 @@ def server(monkeypatch):
 def blog(world, server, monkeypatch):
     """A site whose release is live, with a generated password; `both` has who was let in while both instances ran."""
     world.options, world.answers = {"database": POSTGRES}, SETTINGS
-    monkeypatch.setattr(django_release_steps, "RELEASE", (django_release_steps.database, *django_release_steps.RELEASE))
+    monkeypatch.setattr(django_deploy_steps, "RELEASE", (django_deploy_steps.database, *django_deploy_steps.RELEASE))
     world.apply()
     world.first, world.both = login(world), {}
     seen = world.both
@@ -130,7 +130,7 @@ def test_a_release_that_fails_leaves_the_live_one_its_login(blog, server, monkey
 
 
 def test_a_deployment_that_is_killed_before_the_switch_is_taken_up_with_the_new_login(blog, server, monkeypatch):
-    monkeypatch.setattr(django_release_deployment.Deployment, "_restore_secrets", lambda deployment: None)
+    monkeypatch.setattr(django_deploy.Deployment, "_restore_secrets", lambda deployment: None)
     start = django_release_instance.start
     monkeypatch.setattr(django_release_instance, "start", lambda site, release: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import django_pillar
-import django_wall_sandbox
-import django_wall_trial
+import django_process_sandbox
+import django_process_trial
 import faults
 import pytest
 import yaml
@@ -221,7 +221,7 @@ def test_every_directive_of_the_sandbox_is_told():
     """With its value, and with what switches it off, which the pillar takes."""
     release = Path("/srv/django/blog/releases/0001-0123456789ab")
     had: dict[str, list[str]] = {}
-    for directive, value in django_wall_sandbox.directives(configured(), release, FACTS):
+    for directive, value in django_process_sandbox.directives(configured(), release, FACTS):
         had.setdefault(directive, []).append(value)
     for directive in ("User", "Group", "WorkingDirectory", "EnvironmentFile"):
         del had[directive]
@@ -234,7 +234,9 @@ def test_every_directive_of_the_sandbox_is_told():
     pillar = {"django": {"sites": {"blog": {"folder": "/app", "domains": ["blog.example.org"], "sandbox": off}}}}
     compiled = django_pillar.compile(pillar, SCHEMA, PLATFORMS, DEBIAN)
     assert compiled["errors"] == [] and len(off) > 25
-    assert not [name for name in off if django_wall_sandbox.is_on(off, name) and name in django_wall_trial._OF_SECCOMP]
+    assert not [
+        name for name in off if django_process_sandbox.is_on(off, name) and name in django_process_trial._OF_SECCOMP
+    ]
 
 
 def test_every_folder_of_a_site_is_in_the_table_of_owners():

@@ -21,9 +21,9 @@ import django_process
 import django_process_supervisor
 import django_process_systemd
 import django_release_instance
+import django_removal
 import django_server_uwsgi
 import django_site
-import django_site_removal
 import django_verbs
 import django_wall_delegate
 import django_wall_reaper
@@ -111,9 +111,9 @@ def test_site_is_removed_with_either_process_manager(world, process):
     world.process = process
     world.options = {"state": "absent"}
     site = world.site
-    assert str(django_process_supervisor.PROGRAMS / "django-blog-0002.conf") in django_site_removal.present(site)
-    django_site_removal.remove(site, "a test")
-    assert world.running == set() and django_site_removal.present(site) == {}
+    assert str(django_process_supervisor.PROGRAMS / "django-blog-0002.conf") in django_removal.present(site)
+    django_removal.remove(site, "a test")
+    assert world.running == set() and django_removal.present(site) == {}
 
 
 def test_unrecorded_process_manager_is_found_by_its_files(make_site):

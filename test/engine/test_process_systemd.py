@@ -9,9 +9,9 @@ from pathlib import Path
 
 import django_host_command
 import django_process
+import django_process_sandbox
 import django_process_systemd
 import django_release_instance
-import django_wall_sandbox
 import pytest
 from django_host_command import DeploymentError, Ended
 from django_process import ProjectCommand
@@ -279,7 +279,7 @@ def test_system_bus_is_started_when_it_does_not_run(monkeypatch, tmp_path, play)
 def test_command_may_write_the_given_folders():
     site = configured(writable=["logs"])
     named = dict.fromkeys(
-        value for name, value in django_wall_sandbox.directives(site, RELEASE, FACTS) if name == "ReadWritePaths"
+        value for name, value in django_process_sandbox.directives(site, RELEASE, FACTS) if name == "ReadWritePaths"
     )
     root = "/srv/django/blog"
     assert list(named) == [f"{root}/{name}" for name in ("database", "media", "shared", "log")] + [

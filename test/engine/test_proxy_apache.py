@@ -10,11 +10,11 @@ import django_proxy_apache
 import django_proxy_connection
 import django_proxy_files
 import django_proxy_handover
-import django_proxy_headers
 import django_proxy_nginx
 import django_proxy_switch
 import django_release
 import django_site
+import django_wall_headers
 import pytest
 from django_host_command import DeploymentError
 from specimen import FACTS, formula_templates
@@ -129,7 +129,7 @@ def rules(site):
 VARIABLES = {
     **{"ours": "# ours", "through": "/srv/blog/current", "upstream": "django-blog", "unix": True, "timeout": 65},
     **{"static_url": "/static/", "media_url": "/media/", "keepalive": None, "websockets": False},
-    **django_proxy_headers.variables({}),
+    **django_wall_headers.variables({}),
 }
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import django_host_user
 import django_proxy_maintenance
 import django_proxy_nginx
-import django_release
-import django_site_removal
+import django_removal
 import django_verbs
+import django_verbs_status
 import pytest
 from django_host_command import DeploymentError
 
@@ -40,7 +40,7 @@ def test_on_and_off(blog):
     assert "<p>back &lt;b&gt;soon&lt;/b&gt; &amp; safe</p>" in page(site)
     assert retry_after(site) == "300"
     assert django_proxy_maintenance.summary(site) == f"since {about['since']}: back <b>soon</b> & safe"
-    assert django_release.status(site)["maintenance"] == django_proxy_maintenance.summary(site)
+    assert django_verbs_status.status(site)["maintenance"] == django_proxy_maintenance.summary(site)
     django_proxy_maintenance.off(site)
     django_proxy_maintenance.off(site)
     assert django_proxy_maintenance.is_on(site) is None and blog.commands == []
@@ -73,8 +73,8 @@ def test_it_lasts_through_releases_and_goes_with_the_site(blog):
     blog.apply()
     django_verbs.rollback("blog")
     assert django_proxy_maintenance.is_on(blog.site)
-    assert str(blog.site.maintenance) in django_site_removal.present(blog.site)
-    django_site_removal.remove(blog.site, "a test")
+    assert str(blog.site.maintenance) in django_removal.present(blog.site)
+    django_removal.remove(blog.site, "a test")
     assert not blog.site.maintenance.exists()
 
 

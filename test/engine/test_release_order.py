@@ -1,14 +1,14 @@
-"""The order of the steps is written once, in django_release_steps; states and docs follow it."""
+"""The order of the steps is written once, in django_deploy_steps; states and docs follow it."""
 
 import ast
 import re
 from pathlib import Path
 
-import django_release_steps
+import django_deploy_steps
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ORDER = [step.__name__ for step in django_release_steps.ORDER]
+ORDER = [step.__name__ for step in django_deploy_steps.ORDER]
 
 
 def assignments(tree: ast.AST) -> set[str]:
@@ -39,7 +39,7 @@ def test_docs_have_the_steps_in_their_order():
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)[: len(ORDER) - 1] == ORDER[1:]
 
 
-@pytest.mark.parametrize("steps", [django_release_steps.RELEASE, django_release_steps.BACK], ids=["release", "back"])
+@pytest.mark.parametrize("steps", [django_deploy_steps.RELEASE, django_deploy_steps.BACK], ids=["release", "back"])
 def test_parts_of_the_order_keep_the_order(steps):
     names = [step.__name__ for step in steps]
     assert names == [name for name in ORDER if name in names]

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import decouple
+import django_host_environment
+import django_host_template
 import django_release_settings
 import dotenv
 import pytest
@@ -84,8 +86,8 @@ def read_by_sh(text: str, names: list[str], folder: Path) -> dict[str, str]:
 
 def test_an_environment_file_is_read_as_it_was_meant(tmp_path):
     variables = {f"V{number:04}": value for number, value in enumerate(nasty_values())}
-    text = django_release_settings.environment_file(variables)
-    assert read_environment(text) == variables == django_release_settings.read_environment(text)
+    text = django_host_environment.environment_file(variables)
+    assert read_environment(text) == variables == django_host_environment.read_environment(text)
     assert read_by_sh(text, list(variables), tmp_path) == variables
 
 
@@ -98,7 +100,7 @@ def test_an_environment_file_of_somebody_is_read_as_systemd_does():
         with contextlib.suppress(Surprise):
             found = read_environment(text)
             if set(found) <= {"A", "B"}:
-                assert django_release_settings.read_environment(text) == found, text
+                assert django_host_environment.read_environment(text) == found, text
                 read += 1
     assert read > 5000
 
@@ -106,7 +108,7 @@ def test_an_environment_file_of_somebody_is_read_as_systemd_does():
 def dotenv_of(value: str) -> str | None:
     """The value as a line of .env; None where it is refused."""
     try:
-        return django_release_settings.dotenv_file({"V": value})
+        return django_host_environment.dotenv_file({"V": value})
     except DeploymentError as error:
         assert error.message.startswith("V cannot stand in a .env file")
         return None
@@ -115,7 +117,7 @@ def dotenv_of(value: str) -> str | None:
 def test_a_dotenv_file_is_read_as_it_was_meant():
     values = nasty_values()
     lines = {value: line for value in values if (line := dotenv_of(value)) is not None}
-    text = django_release_settings.dotenv_file({f"V{number:04}": value for number, value in enumerate(lines)})
+    text = django_host_environment.dotenv_file({f"V{number:04}": value for number, value in enumerate(lines)})
     read = dotenv.dotenv_values(stream=io.StringIO(text))
     assert list(read.values()) == list(lines)
     assert all("${" in value or value.endswith("\\") for value in values if value not in lines)
@@ -132,7 +134,7 @@ def test_a_dotenv_file_is_read_as_it_was_meant():
 )
 def test_what_no_dotenv_file_can_hold(value, why):
     with pytest.raises(DeploymentError) as error:
-        django_release_settings.dotenv_file({"NAME": value})
+        django_host_environment.dotenv_file({"NAME": value})
     assert error.value.message == f"NAME cannot stand in a .env file: {why}"
 
 
@@ -155,7 +157,7 @@ def test_a_dotenv_file_of_plain_values_is_read_alike_by_all(tmp_path):
     ]
     for value in values:
         path = tmp_path / ".env"
-        path.write_text(django_release_settings.dotenv_file({"DF_TEST": value}))
+        path.write_text(django_host_environment.dotenv_file({"DF_TEST": value}))
         readers = [decouple.RepositoryEnv(str(path)).data, read_environ(path.read_text()), dotenv.dotenv_values(path)]
         assert readers == [{"DF_TEST": value}] * 3
 
@@ -463,7 +465,7 @@ def test_the_files_of_the_pillar():
 def test_a_template_that_cannot_be_rendered(template, message):
     templates = {} if template is None else {"salt://x": template}
     with pytest.raises(DeploymentError) as error:
-        django_release_settings.render(templates, "salt://x")
+        django_host_template.render(templates, "salt://x")
     assert error.value.message == message
 
 
@@ -471,7 +473,7 @@ def test_every_template_of_the_formula_is_rendered_strictly():
     for url, text in formula_templates().items():
         if not url.endswith(".py"):
             with pytest.raises(DeploymentError, match="is undefined"):
-                django_release_settings.render({url: text}, url)
+                django_host_template.render({url: text}, url)
 
 
 @pytest.mark.parametrize(
@@ -503,7 +505,7 @@ def test_every_template_of_the_formula_is_rendered_strictly():
     ],
 )
 def test_what_a_value_is_in_a_file(filtered, value, expected):
-    convert = getattr(django_release_settings, f"{filtered}_value")
+    convert = getattr(django_host_template, f"{filtered}_value")
     if expected is None:
         with pytest.raises(ValueError, match="cannot stand in"):
             convert(value)

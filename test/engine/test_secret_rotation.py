@@ -1,11 +1,11 @@
 import json
 import time
 
+import django_deploy_plan
+import django_host_environment
 import django_host_file
 import django_release
 import django_release_instance
-import django_release_plan
-import django_release_settings
 import django_secret
 import django_secret_rotation
 import django_verbs
@@ -159,7 +159,7 @@ def test_a_rotated_key_goes_by_a_release_of_the_same_commit(blog, clock):
     assert fallbacks == [old] and blog.apply() == {} and blog.live.startswith("0002-")
     clock.up += DAY + 1
     assert set(blog.apply(test=True)) >= {"source", "live"} and keys(blog) == (new, [old])
-    assert django_release_plan.make("blog")["changed"] == ["secrets:secret_key:fallbacks"] and keys(blog) == (
+    assert django_deploy_plan.make("blog")["changed"] == ["secrets:secret_key:fallbacks"] and keys(blog) == (
         new,
         [old],
     )
@@ -243,7 +243,7 @@ def test_a_project_without_the_overlay_gets_the_former_keys(world, clock):
     assert environment.read_text() == 'OLD=""\n' and world.apply() == {}
     old, _none = keys(world)
     deployment, _changes = django_verbs.rotate_secret_key("blog")
-    kept = django_release_settings.read_environment(environment.read_text())
+    kept = django_host_environment.read_environment(environment.read_text())
     assert kept == {"OLD": old} and deployment.warnings == [] and old in deployment.masked()
     assert world.apply() == {} and django_verbs.drift("blog")["drift"] == []
     clock.up += DAY + 1

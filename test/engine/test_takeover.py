@@ -9,11 +9,11 @@ import sqlite3
 import stat
 from pathlib import Path
 
+import django_deploy_steps
 import django_host_file
 import django_host_user
 import django_proxy_nginx
-import django_release_steps
-import django_site_removal
+import django_removal
 import django_takeover
 import django_takeover_copy
 import django_takeover_data
@@ -272,7 +272,7 @@ def test_taking_the_site_off_before_it_was_live_leaves_the_old_ones_data(world, 
     with pytest.raises(DeploymentError):
         world.apply()
     world.options |= {"state": "absent", "remove_data": True}
-    django_site_removal.remove(world.site, "a test")
+    django_removal.remove(world.site, "a test")
     assert in_place.guests() == ["Ada"] and (world.site.media.top / "2026/photo").exists()
 
 
@@ -386,7 +386,7 @@ def test_data_in_place_is_used_as_it_is(world, in_place, monkeypatch):
 
 def test_until_then_the_old_site_may_write_in_its_folders(world, in_place):
     deployment = world.deployment()
-    list(django_release_steps.site(deployment))
+    list(django_deploy_steps.site(deployment))
     assert stat.S_IMODE(world.site.root.stat().st_mode) == 0o755
     assert str(world.site.database.top) in plan(world)["kept"]
     in_place.sign("Bob")
@@ -396,7 +396,7 @@ def test_a_database_in_the_root_itself_may_be_written_to_until_then(world):
     old = Old(world, world.site.root)
     world.options = {"adopt": True}
     uses(world, world.site.database.top / "db.sqlite3")
-    list(django_release_steps.site(world.deployment()))
+    list(django_deploy_steps.site(world.deployment()))
     assert stat.S_IMODE(world.site.root.stat().st_mode) == 0o1775
     old.sign("Bob")
 

@@ -2,6 +2,7 @@ import os
 import stat
 import time
 
+import django_deploy_switch_report
 import django_host_command
 import django_host_file
 import django_host_service
@@ -11,7 +12,6 @@ import django_proxy_nginx
 import django_proxy_switch
 import django_release_health
 import django_release_http
-import django_release_switch_report
 import django_tls
 import pytest
 from authority import serving, signed
@@ -280,9 +280,9 @@ def test_the_probe_of_a_release_asks_by_https(blog, tmp_path, monkeypatch):
         installed(site)
         domain = django_proxy_nginx.ETC / "sites-available" / DOMAIN
         domain.write_text(domain.read_text().replace("443 ssl", f"{server.server_port} ssl"))
-        assert django_release_switch_report.Probe(site, through_proxy=True).problem() == ""
+        assert django_deploy_switch_report.Probe(site, through_proxy=True).problem() == ""
     assert server.requests == [("/", DOMAIN)] and server.names == [DOMAIN]
-    assert "got no response" in django_release_switch_report.Probe(site, through_proxy=True).problem()
+    assert "got no response" in django_deploy_switch_report.Probe(site, through_proxy=True).problem()
 
 
 @pytest.mark.parametrize(

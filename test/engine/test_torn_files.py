@@ -11,6 +11,7 @@ import django_process_systemd
 import django_release
 import django_secret_rotation
 import django_verbs
+import django_verbs_status
 import pytest
 from django_host_command import DeploymentError
 
@@ -68,7 +69,7 @@ def check_a_tear(blog, name, tear):
     path.write_bytes(TEARS[tear](whole))
     is_json = path.suffix == ".json"
     harmless = is_json and tear == "all but a byte"  # the line's end
-    for verb in (django_verbs.drift, django_verbs.secret_key, lambda name: django_release.status(blog.site)):
+    for verb in (django_verbs.drift, django_verbs.secret_key, lambda name: django_verbs_status.status(blog.site)):
         try:
             verb("blog")
         except DeploymentError as error:
@@ -216,8 +217,8 @@ def replaced(value, path, by):
 
 def commands(site):
     """Whatever reads what a site has written down, without changing it."""
-    yield lambda: django_release.overview(site)
-    yield lambda: django_release.status(site)
+    yield lambda: django_verbs_status.releases(site)
+    yield lambda: django_verbs_status.status(site)
     yield lambda: django_verbs.drift("blog")
     yield lambda: django_verbs.config("blog")
     yield lambda: django_backup.overview(site)

@@ -7,6 +7,7 @@ import django_release
 import django_secret
 import django_site
 import django_verbs
+import django_verbs_status
 import pytest
 from django_host_command import DeploymentError
 from readers import read_environment
@@ -187,14 +188,14 @@ def test_what_there_is(two):
     with pytest.raises(DeploymentError):
         two.apply()
     site = django_site.find("blog")
-    rows = django_release.overview(site)
+    rows = django_verbs_status.releases(site)
     assert [(row["release"], row["role"], row["state"]) for row in rows] == [
         (THREE, "", "failed"),
         (TWO, "live", "good"),
         (ONE, "previous", "good"),
     ]
     assert rows[0]["failure"] == "static: starting Django: it is broken"
-    assert django_release.status(site) == {
+    assert django_verbs_status.status(site) == {
         "site": "blog",
         "domains": "blog.example.org",
         "release": TWO,
@@ -210,10 +211,10 @@ def test_what_there_is(two):
     }
     assert [row["health"].split(",")[0] for row in rows[:2]] == ["", "runs"] and rows[1]["age"].endswith(" s")
     two.running.clear()
-    assert django_release.status(site)["running"] is False
-    assert django_release.overview(site)[1]["health"].startswith("does not run")
+    assert django_verbs_status.status(site)["running"] is False
+    assert django_verbs_status.releases(site)[1]["health"].startswith("does not run")
     django_release.Release(site, ONE).update(receipt={"sent": 41, "failed": 2})
-    assert django_release.overview(site)[2]["health"] == "2 of 41 failed"
+    assert django_verbs_status.releases(site)[2]["health"] == "2 of 41 failed"
 
 
 def test_what_failed_and_left_nothing_is_shown_too(two):
@@ -224,15 +225,15 @@ def test_what_failed_and_left_nothing_is_shown_too(two):
         with pytest.raises(DeploymentError):
             two.apply(again=True)
         two.branches = branches
-    rows = django_release.overview(site)
+    rows = django_verbs_status.releases(site)
     assert [row["release"] for row in rows] == ["", "", "", "", "", TWO, ONE]
     assert (rows[0]["state"], rows[0]["failure"]) == ("failed", "source: asking for main: there is no such branch")
     assert rows[3]["failure"] == "source: asking for main: connection refused" and rows[0]["asked_by"] == "a test"
-    failed = django_release.status(site)["failed"].split(", ")
+    failed = django_verbs_status.status(site)["failed"].split(", ")
     assert len(failed) == 5 and all(one.startswith("source ") and one.endswith(" s ago") for one in failed)
     two.apply()
-    assert [row["release"] for row in django_release.overview(site)] == [THREE, TWO, ONE]
-    assert django_release.status(site)["failed"] == ""
+    assert [row["release"] for row in django_verbs_status.releases(site)] == [THREE, TWO, ONE]
+    assert django_verbs_status.status(site)["failed"] == ""
 
 
 def test_all_of_one_release(two):

@@ -4,12 +4,12 @@ import itertools
 import sys
 from pathlib import Path
 
+import django_process_build
 import django_server_uwsgi
 import django_virtualenv
 import django_virtualenv_python
 import django_virtualenv_requirements
 import django_virtualenv_uv
-import django_wall_build
 import pytest
 from django_host_command import DeploymentError
 from trees import write_tree
@@ -111,7 +111,7 @@ def uv(monkeypatch):
 
     fake = FakeUv()
     monkeypatch.setattr(django_virtualenv_python, "path", lambda site: f"/usr/bin/{site.config['python']}")
-    monkeypatch.setattr(django_wall_build, "run", fake.run)
+    monkeypatch.setattr(django_process_build, "run", fake.run)
     return fake
 
 
@@ -198,7 +198,7 @@ def test_server_is_not_installed_when_the_project_requires_one(make_site, uv, tm
             folder.mkdir(parents=True, exist_ok=True)
         return run(site, argv, **options)
 
-    monkeypatch.setattr(django_wall_build, "run", with_server)
+    monkeypatch.setattr(django_process_build, "run", with_server)
     django_virtualenv.build(make_site(), write_tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
     assert not any(django_server_uwsgi.PYUWSGI in argv for argv, _folder in uv.calls)
 
@@ -232,7 +232,7 @@ def test_missing_database_driver_is_installed(make_site, uv, tmp_path, monkeypat
                 (Path(argv[4]).parents[1] / f"lib/python3.11/site-packages/{name}.dist-info").mkdir(parents=True)
         return run(site, argv, **options)
 
-    monkeypatch.setattr(django_wall_build, "run", with_packages)
+    monkeypatch.setattr(django_process_build, "run", with_packages)
     site = make_site(databases=databases, constraints=["psycopg<4"])
     reported = django_virtualenv.build(site, write_tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
     drivers = [argv[5:] for argv, _folder in uv.calls[2:-1]]

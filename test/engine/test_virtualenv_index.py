@@ -4,10 +4,10 @@ import stat
 from pathlib import Path
 
 import django_host_command
+import django_process_build
 import django_virtualenv
 import django_virtualenv_index
 import django_virtualenv_uv
-import django_wall_build
 import pytest
 from django_host_command import DeploymentError
 
@@ -127,7 +127,7 @@ def test_index_login_is_in_the_environment_of_uv_only(make_site, monkeypatch, re
         given.update(options, argv=argv)
         raise DeploymentError("installing packages failed", log=reported, hint=options["hint"])
 
-    monkeypatch.setattr(django_wall_build, "run", run)
+    monkeypatch.setattr(django_process_build, "run", run)
     with pytest.raises(DeploymentError) as caught:
         django_virtualenv_uv.Uv(site, Path("v"), Path("w"), PASSWORD).install("x")
     assert caught.value.hint.startswith(hint)

@@ -4,8 +4,8 @@ import tomllib
 from pathlib import Path
 
 import django_host_command
+import django_process_build
 import django_virtualenv_uv
-import django_wall_build
 import pytest
 from django_host_command import DeploymentError
 from specimen import ROOT
@@ -50,7 +50,7 @@ def test_failed_build_names_the_missing_system_packages(make_site, monkeypatch, 
     def run(site, argv, **options):
         raise DeploymentError("installing packages failed (exit 1)", log=reported, hint=options["hint"])
 
-    monkeypatch.setattr(django_wall_build, "run", run)
+    monkeypatch.setattr(django_process_build, "run", run)
     with pytest.raises(DeploymentError) as error:
         django_virtualenv_uv.Uv(make_site(), Path("v"), Path("w"), None).install("x")
     assert error.value.hint == f"a package is built from source: set django:sites:blog:packages: [{MISSING[reported]}]"

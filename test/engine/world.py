@@ -12,35 +12,35 @@ from typing import Any
 import django_backup
 import django_backup_dump
 import django_database_sqlite
+import django_deploy_step_site
+import django_deploy_steps
+import django_deploy_switch
+import django_deploy_switch_report
 import django_host_command
 import django_host_file
 import django_host_memory
 import django_host_service
 import django_process
+import django_process_build
 import django_process_supervisor
 import django_process_systemd
+import django_process_trial
 import django_project_program
 import django_release
 import django_release_drain
 import django_release_health
 import django_release_instance
-import django_release_step_site
-import django_release_steps
-import django_release_switch
-import django_release_switch_report
 import django_server_mod_wsgi
 import django_source
 import django_source_history
 import django_source_mirror
 import django_virtualenv
 import django_virtualenv_python
-import django_wall_build
 import django_wall_reaper
-import django_wall_trial
 import pytest
 from django_backup_dump import Database, Dumper
+from django_deploy import Deployment
 from django_host_command import Command, DeploymentError, Ended
-from django_release_deployment import Deployment
 from django_site import Site
 from specimen import MakeSite, formula_templates
 
@@ -204,9 +204,9 @@ class World:
         """Take the steps as the states do; returns the changes of each that had some, by its name."""
         self.last = deployment = self.deployment(**options)
         changes = {}
-        for step in (django_release_steps.site, *django_release_steps.RELEASE):
+        for step in (django_deploy_steps.site, *django_deploy_steps.RELEASE):
             with deployment.step(step.__name__):
-                work = django_release_steps.look(step, deployment)
+                work = django_deploy_steps.look(step, deployment)
                 found = next(work, None)
                 if found:
                     changes[step.__name__] = found
@@ -252,7 +252,7 @@ class World:
             self.systemctl(*argv[1:])
         elif argv[0] == "supervisorctl":
             return self.supervisorctl(*argv[1:])
-        elif argv[-1:] == [django_wall_trial.LOOK[-1]]:
+        elif argv[-1:] == [django_process_trial.LOOK[-1]]:
             return json.dumps(self.sandbox)
         elif argv[0] == "systemd-run" or django_wall_reaper.__file__ in argv:
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
@@ -276,7 +276,7 @@ class World:
         with deployment.step("rollback"):
             deployment.lock.take()
             deployment.return_to(django_release.older_good(self.site, deployment.live), deployment.live)
-        return django_release_steps.walk(deployment, django_release_steps.BACK)
+        return django_deploy_steps.walk(deployment, django_deploy_steps.BACK)
 
     def systemctl(self, verb: str, *arguments: str) -> None:
         units = [name for name in arguments if not name.startswith("--")]
@@ -407,12 +407,12 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_host_command, "run"): world.run,
         (django_project_program, "backup"): world.ask,
         (django_backup_dump, "free"): lambda folder: 1 << 20,
-        (django_release_step_site, "refuse_closed_parents"): lambda site: None,
+        (django_deploy_step_site, "refuse_closed_parents"): lambda site: None,
         (django_virtualenv_python, "path"): lambda site: sys.executable,
         (django_virtualenv_python, "_identity"): lambda path, modified: f"cpython-311 {path} 3.11.2",
         (django_server_mod_wsgi.SERVER, "python"): lambda site: "3.11",
         (django_virtualenv, "build"): world.build,
-        (django_wall_build, "run"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
+        (django_process_build, "run"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
         (django_process_systemd.MANAGER, "pid"): world.pid,
         (django_process_supervisor, "_program"): world.program,
         (django_host_service, "pid"): lambda daemon: 7,
@@ -423,14 +423,14 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_release_health, "check"): lambda site, release: None,
         (django_release_health, "problem_of"): world.problem_of,
         (django_release_drain, "drain"): lambda site, release: world.connections,
-        (django_release_switch_report, "RATE"): 2000,
-        (django_release_switch, "_PAUSE"): 0.001,
-        (django_release_switch_report.Probe, "problem"): lambda probe: world.problem(),
+        (django_deploy_switch_report, "RATE"): 2000,
+        (django_deploy_switch, "_PAUSE"): 0.001,
+        (django_deploy_switch_report.Probe, "problem"): lambda probe: world.problem(),
         (django_host_memory, "of_tree"): lambda pid: world.takes,
         (django_host_memory, "available"): lambda: world.memory,
         (django_process_systemd, "_is_loaded"): lambda unit: False,
         (django_process_systemd, "_BUS"): Path("/"),
-        (django_wall_trial, "outside"): lambda: {
+        (django_process_trial, "outside"): lambda: {
             "namespaces": dict.fromkeys(("ipc", "mnt", "net", "user"), "1"),
             "filters": 0,
         },

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import django_release_steps
+import django_deploy_steps
 import pytest
 import yaml
 from faults import APPLY, Fault, Judge, provoked, report
@@ -18,7 +18,7 @@ from sites import Site, lines, version
 HERE = Path(__file__).parent
 CASES, NUMBERS = yaml.safe_load_all((HERE / "faults.yaml").read_text())
 FAULTS = [Fault(**case) for case in CASES]
-STEPS = [step.__name__ for step in (django_release_steps.site, *django_release_steps.RELEASE)]
+STEPS = [step.__name__ for step in (django_deploy_steps.site, *django_deploy_steps.RELEASE)]
 #: Those in which a kill leaves the old release live.
 BEFORE = STEPS[: STEPS.index("live")]
 #: Salt itself refuses a second state.apply on a minion; with this it is our own lock that counts.

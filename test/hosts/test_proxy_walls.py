@@ -2,7 +2,7 @@
 
 import itertools
 
-import django_proxy_headers
+import django_wall_headers
 import pytest
 import requests
 from sites import Site, version
@@ -33,8 +33,8 @@ def blog(request, module_hosts, repositories) -> Site:
 
 def forgeries() -> dict[str, str]:
     """Every header that a proxy might send, in each spelling."""
-    names = [*django_proxy_headers.SET, *django_proxy_headers.REMOVED]
-    return dict.fromkeys([*names, *django_proxy_headers.underscored(names)], FORGED)
+    names = [*django_wall_headers.SET, *django_wall_headers.REMOVED]
+    return dict.fromkeys([*names, *django_wall_headers.underscored(names)], FORGED)
 
 
 def believed(blog: Site) -> dict[str, str]:

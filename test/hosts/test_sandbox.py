@@ -8,7 +8,7 @@ import pytest
 PRELUDE = """
 import json, logging, subprocess, sys, time
 sys.path.insert(0, "/srv/formula/_utils")
-import django_wall_sandbox, django_site, django_process_systemd, django_wall_trial
+import django_process_sandbox, django_site, django_process_systemd, django_process_trial
 from django_host_command import DeploymentError
 from pathlib import Path
 config = {"name": "blog", "user": "blog", "root": "/srv/django/blog", "sandbox": {}, "resources": {}, "writable": []}
@@ -19,16 +19,16 @@ Path("/run/django").mkdir(exist_ok=True)
 TRIAL = """
 def names(lines):
     return {name for line in lines for name in line.partition(": ")[2].partition(";")[0].split(", ")}
-asked = django_wall_trial.questions(site)
+asked = django_process_trial.questions(site)
 answers = {"": sorted(names(django_process_systemd.MANAGER.warnings(site)))}
-directives = django_wall_trial.properties(site, django_wall_sandbox.refused(site))
+directives = django_process_trial.properties(site, django_process_sandbox.refused(site))
 for left_out in sorted({name for name, _value in directives} & set(sys.argv[1:])):
     properties = django_process_systemd._options((name, value) for name, value in directives if name != left_out)
     answer = django_process_systemd._run_unit(
-        "trial.service", properties, django_wall_trial.LOOK, doing="x", timeout=30, stdin=json.dumps(asked)
+        "trial.service", properties, django_process_trial.LOOK, doing="x", timeout=30, stdin=json.dumps(asked)
     )
-    found = {**django_wall_trial.parse_answer(answer, asked), "outside": django_wall_trial.outside()}
-    answers[left_out] = sorted(names(django_wall_trial.not_in_force(site, found)))
+    found = {**django_process_trial.parse_answer(answer, asked), "outside": django_process_trial.outside()}
+    answers[left_out] = sorted(names(django_process_trial.not_in_force(site, found)))
 print(json.dumps(answers))
 """
 #: Directives that the trial sees one by one; the others are filters of system calls, or the same by other means.
@@ -38,7 +38,7 @@ SEEN = (
     *("ReadOnlyPaths", "TemporaryFileSystem"),
 )
 WALLS = """
-directives = django_wall_trial.properties(site, django_wall_sandbox.refused(site))
+directives = django_process_trial.properties(site, django_process_sandbox.refused(site))
 more = [("RuntimeDirectory", "django-blog-0001"), ("ReadWritePaths", "/run/django/blog")]
 program = '''
 import json, multiprocessing, os, socket

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import django_host_environment
 import django_host_memory
 import django_pillar
 import django_pillar_check
@@ -29,8 +30,8 @@ import django_server_uwsgi
 import django_source_mirror
 import dotenv
 import pytest
+from django_deploy import Deployment
 from django_host_command import DeploymentError
-from django_release_deployment import Deployment
 from django_site import Site
 from readers import read_apache, read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, contract, formula_templates, three_keys
@@ -280,14 +281,14 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
     plain = django_release_settings.environment(site, release, facts)
     hidden = django_release_settings.secret_environment(site, secrets, [])
     files: dict[str, Any] = {
-        "environment": read_environment(django_release_settings.environment_file(plain)),
-        "secrets": read_environment(django_release_settings.environment_file(hidden)),
+        "environment": read_environment(django_host_environment.environment_file(plain)),
+        "secrets": read_environment(django_host_environment.environment_file(hidden)),
         "settings.json": read_json(django_release_settings.overlay(site, release, facts["settings_module"])),
         "tmpfiles": site._tmpfiles(site.current),
         "ssh": [path.name + text for path, text, _mode in django_source_mirror.ssh_files(site, deploy_key)],
         "inputs": sorted(Deployment(site, {}, templates).inputs()),
     }
-    files["dotenv"] = dict(dotenv.dotenv_values(stream=io.StringIO(django_release_settings.dotenv_file(hidden))))
+    files["dotenv"] = dict(dotenv.dotenv_values(stream=io.StringIO(django_host_environment.dotenv_file(hidden))))
     for name, text in django_release_settings.project_files(site, templates, plain | hidden).items():
         files[f"source/{name}"] = text
     files["site.json"] = read_json(json.dumps(site.config))

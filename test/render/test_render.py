@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import django_host_environment
 import django_host_memory
 import django_proxy_apache
 import django_proxy_files
@@ -54,8 +55,8 @@ def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     configuration = django_release_instance.configuration(site, release, facts, formula_templates())
     templates = {url: f"# {url}\n{{{{ environment | tojson }}}}\n" for url in sources(site)} | formula_templates()
     return {
-        "environment": django_release_settings.environment_file(plain),
-        "secrets": django_release_settings.environment_file(hidden),
+        "environment": django_host_environment.environment_file(plain),
+        "secrets": django_host_environment.environment_file(hidden),
         **({"settings.json": django_release_settings.overlay(site, release, "x")} if site.config["overlay"] else {}),
         **{name: text for name, text in configuration.items() if text not in formula_templates().values()},
         **{

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import django_database_postgres
 import django_database_server
 import django_database_setup
+import django_deploy_steps
 import django_host_port
 import django_host_service
-import django_host_timer
 import django_host_user
 import django_proxy_nginx
-import django_release_steps
+import django_timer
 import django_tls
 import django_tls_acme
 import pytest
@@ -162,10 +162,10 @@ def test_changed_pillar_value_changes_only_its_states(salt, world):
 
 def test_failed_step_stops_only_its_own_site(salt, world, monkeypatch):
     apply = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}})
-    for step, sentence in [*zip(django_release_steps.RELEASE, SENTENCES[2:], strict=True)][::4]:
+    for step, sentence in [*zip(django_deploy_steps.RELEASE, SENTENCES[2:], strict=True)][::4]:
         world.push(step.__name__)
         with monkeypatch.context() as patched:
-            patched.setattr(django_release_steps, step.__name__, broken_for_the_blog(step))
+            patched.setattr(django_deploy_steps, step.__name__, broken_for_the_blog(step))
             states = apply()
         failed = [state for state in states if state.result is False]
         assert [state.id for state in failed] == SENTENCES[SENTENCES.index(sentence) :]
@@ -239,7 +239,7 @@ def broken_for_the_blog(step):
 def test_states_of_a_site_are_the_steps_in_their_order(salt):
     low = salt({"sites": {"blog": SITE}}).loaders.modules.state.show_low_sls("django")
     steps = [chunk["fun"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
-    assert steps == ["adoption", "users", "site", *(step.__name__ for step in django_release_steps.RELEASE)]
+    assert steps == ["adoption", "users", "site", *(step.__name__ for step in django_deploy_steps.RELEASE)]
     names = [chunk["__id__"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
     assert names == ["blog can be deployed", *SENTENCES]
     for before, chunk in zip(names[2:], [chunk for chunk in low if chunk["__id__"] in names[3:]], strict=False):
@@ -519,8 +519,8 @@ def test_modules_of_the_formula_are_synced_when_stale(salt, stale):
     first = apply(test=True)[0]
     assert first.id == "The modules of the formula are current"
     assert first.name == ("utils" if stale == "one is old" else "modules, states, utils")
-    assert (modules / "utils/django_release_steps.py").read_text() == (
-        ROOT / "_utils/django_release_steps.py"
+    assert (modules / "utils/django_deploy_steps.py").read_text() == (
+        ROOT / "_utils/django_deploy_steps.py"
     ).read_text()
     assert apply(test=True)[0].id == HOST[0]
 
@@ -545,7 +545,7 @@ def authorities(monkeypatch):
     monkeypatch.setattr(django_tls, "_issued", lambda domain: certificate(own, domain))
     monkeypatch.setattr(django_tls_acme, "_order", order)
     monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 22, 1))
-    monkeypatch.setattr(django_host_timer, "_link", lambda site, task: Path("/"))  # which the world does not play
+    monkeypatch.setattr(django_timer, "_link", lambda site, task: Path("/"))  # which the world does not play
     return played
 
 

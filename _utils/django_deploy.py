@@ -1,0 +1,463 @@
+"""A deployment: one run over the steps of one site, what they have found out, and what happens when one fails."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import django_deploy_inputs
+import django_deploy_migration
+import django_host_clock
+import django_host_disk
+import django_host_file
+import django_release
+import django_release_attempt
+import django_release_instance
+import django_secret
+import django_secret_rotation
+import django_source
+import django_source_folder
+import django_takeover
+import django_virtualenv_index
+from django_deploy_switch_report import Probe
+from django_host_command import DeploymentError, redact
+from django_release import Release
+from django_site import Site
+from django_takeover import Takeover
+
+#: What a step changes, for people: a path or a word → what happens to it.
+Changes = dict[str, Any]
+
+
+class RepeatedFailure(DeploymentError):
+    """A release that failed before was not tried again, so that no new attempt is recorded."""
+
+
+class Deployment:
+    """One run over the steps of one site. Other modules change it by its methods only.
+
+    Args:
+        site: the site with its effective configuration.
+        given: secrets from the pillar by name, and ``deploy_key``, ``index_password`` and ``tls:<key>``.
+        templates: text of the templates, by URL.
+        asked_by: origin of the deployment, for the lock and the record.
+        revision: overrides the revision of the configuration.
+        again: release even where nothing has changed, or the commit is on hold or has failed.
+        test: steps only look.
+        aside: the release is built for a plan and removed again: what outlives releases stays unchanged.
+        servers: what is known of the database servers of this host; shared by the sites of an apply.
+        listening: the users of each port, where this apply has looked already.
+    """
+
+    #: In a dry run or a plan, the name of the release that would be made.
+    planned = ""
+    #: The commit that is to be released.
+    commit = ""
+    #: Whether `release` is made by this deployment.
+    is_new = False
+    #: Whether `current` points to `release` by this deployment.
+    is_activated = False
+    #: In a rollback, the release that was active before; the rollback puts it on hold.
+    left: Release | None = None
+    #: The active release, where it was stopped before the new one starts, and when (by the monotonic clock).
+    paused: Release | None = None
+    paused_at = 0.0
+    #: The main process of the new release when its health check passed.
+    healthy_pid: int | None = None
+    #: The requests for the health page during the switch.
+    probe: Probe | None = None
+    #: Whether it is still being decided if anything is done: a failure is recorded as refused.
+    _is_undecided = False
+    _reported = 0
+    _find_commit: Callable[[], str] | None = None
+
+    def __init__(
+        self,
+        site: Site,
+        given: Mapping[str, str],
+        templates: Mapping[str, str],
+        *,
+        asked_by: str = "salt",
+        revision: str | None = None,
+        again: bool = False,
+        test: bool = False,
+        aside: bool = False,
+        servers: dict[Any, Any] | None = None,
+        listening: Mapping[int, set[str]] | None = None,
+    ):
+        self.site = site
+        keys = ("deploy_key", "index_password")
+        self.given = {name: value for name, value in given.items() if name not in keys and name[:4] != "tls:"}
+        #: What the pillar gives for ``tls``, by its key there, where it is no path.
+        self.tls = {name[4:]: value for name, value in given.items() if name[:4] == "tls:"}
+        self.deploy_key = given.get("deploy_key")
+        self.index_password = django_virtualenv_index.password(site, given.get("index_password"))
+        self.templates = templates
+        self.asked_by = asked_by
+        self.revision = revision
+        self.again = again
+        self.test = test
+        self.aside = aside
+        self.servers = {} if servers is None else servers
+        self.listening = listening
+        self.lock = site.lock(asked_by)
+        self.live = django_release.linked(site, site.current)
+        #: The release that the steps work on: the active one until `source` begins another.
+        self.release: Release | None = self.live
+        #: The takeover of an existing deployment, until it is complete.
+        self.takeover: Takeover | None = django_takeover.load(site)
+        #: In a dry run, the known changes of steps after `source`, by the step's name.
+        self.foreseen: dict[str, Changes] = {}
+        self.secrets: dict[str, str] = {}
+        #: Former secret keys that the new release no longer accepts.
+        self.lapsed: list[str] = []
+        #: The files of secrets that were replaced for the new release: path → content before.
+        self._replaced: dict[Path, bytes] = {}
+        self.warnings: list[str] = []
+        self.switch_report: dict[str, Any] = {}
+        self.began = time.time()
+        self.seconds: dict[str, float] = {}
+        self._fallbacks: list[str] = []
+
+    # What steps find out
+
+    def warn(self, texts: Iterable[str]) -> None:
+        """Add warnings for the operator."""
+        self.warnings += texts
+
+    def unreported_warnings(self) -> list[str]:
+        """Return the warnings that were added since the last call, each once."""
+        before, new = self.warnings[: self._reported], self.warnings[self._reported :]
+        self._reported = len(self.warnings)
+        return [text for text in dict.fromkeys(new) if text not in before]
+
+    def find_takeover(self) -> Takeover | None:
+        """Look for an existing deployment that the pillar wants taken over; return its takeover.
+
+        Raises:
+            DeploymentError: there is one, and the pillar does not say ``adopt``.
+        """
+        self.takeover = django_takeover.pending(self.site)
+        return self.takeover
+
+    def complete_takeover(self) -> None:
+        """End the takeover: the new release serves instead of the existing deployment."""
+        if self.takeover:
+            self.warn(self.takeover.end())
+        self.takeover = None
+
+    def read_secrets(self) -> None:
+        """Read the secrets of the site.
+
+        Raises:
+            DeploymentError: a file holds no usable secret.
+        """
+        self.secrets = django_secret.values(self.site, self.given)
+
+    def add_secret(self, name: str, value: str) -> None:
+        """Add a secret that was generated."""
+        self.secrets[name] = value
+
+    def find_inputs(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Find out the secrets and the commit; return the inputs of the last release, and those of the next one.
+
+        Raises:
+            DeploymentError: a secret is lost or damaged, or the revision cannot be resolved.
+        """
+        self.read_secrets()
+        recorded = self.recorded_inputs()
+        django_secret.missing(self.site, self.secrets, recorded)
+        django_release.refuse_unknown_secrets(self.site, self.secrets, self.given, recorded)
+        self.commit = self.resolve_commit()
+        if self.live and self.live.record.get("commit") == self.commit:
+            self.lapsed = self.lapsed_keys(self.live)
+        return recorded, self.inputs()
+
+    def plan(self, name: str, foreseen: dict[str, Changes] | None = None) -> None:
+        """Set the name of the release that would be made.
+
+        Args:
+            foreseen: the known changes of its steps, by the step's name.
+        """
+        self.planned, self.foreseen = name, foreseen or {}
+
+    def begin(self, release: Release) -> None:
+        """Let the steps work on a new release."""
+        self.release, self.is_new = release, True
+
+    def keep_live(self) -> None:
+        """Let the steps work on the active release, which another deployment has made meanwhile."""
+        self.release = self.live
+
+    def return_to(self, target: Release, left: Release) -> None:
+        """Let the steps activate an older release again.
+
+        Args:
+            left: the active release, which is put on hold.
+        """
+        self.release, self.left, self.commit = target, left, target.record["commit"]
+
+    @contextlib.contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Decide in this block whether anything is done; what fails in it is recorded as refused."""
+        self._is_undecided = True
+        yield
+        self._is_undecided = False
+
+    def keep_replaced(self, paths: Iterable[Path]) -> None:
+        """Keep the content of secrets' files; where the deployment fails, they are restored."""
+        self._replaced = {path: path.read_bytes() for path in paths if path.is_file() and not path.is_symlink()}
+
+    def pause(self, live: Release) -> None:
+        """Stop the active instance before the new one starts; where that fails, it is started again."""
+        self.paused, self.paused_at = live, time.monotonic()
+        django_release_instance.pause(self.site, live.path)
+
+    def set_healthy(self, pid: int | None) -> None:
+        """Set the main process of the new release, whose health check has passed."""
+        self.healthy_pid = pid
+
+    def set_probe(self, probe: Probe) -> Probe:
+        """Set the requests of the switch; the deployment ends them."""
+        self.probe = probe
+        return probe
+
+    def set_activated(self, is_activated: bool) -> None:
+        """Set whether `current` points to the release by this deployment."""
+        self.is_activated = is_activated
+
+    def report_switch(self, cut: int) -> dict[str, Any]:
+        """Make the switch report of the probe, and return it.
+
+        Args:
+            cut: connections that were still open on the old instance when it was stopped.
+        """
+        self.switch_report = self.probe.report(cut) if self.probe else {}
+        return self.switch_report
+
+    # What a release is made of
+
+    def masked(self) -> list[str]:
+        """Return the texts that no output may contain, as they are and URL-encoded."""
+        keys = [value for name, value in self.tls.items() if name != "certificate"]
+        given = filter(None, [*self.given.values(), self.deploy_key, self.index_password, *keys])
+        with contextlib.suppress(OSError):  # no file can be opened any more: those read before are still known
+            self._fallbacks = django_secret.fallbacks(self.site)
+        known = list(dict.fromkeys([*self.secrets.values(), *given, *self._fallbacks]))
+        return [*known, *(quoted for value in known if (quoted := quote(value, safe="")) != value)]
+
+    def inputs(self) -> dict[str, str]:
+        """Return what the release is made of: see `django_deploy_inputs`."""
+        return django_deploy_inputs.hashes(self.site, self.commit, self.secrets, self.former_keys(), self.templates)
+
+    def recorded_inputs(self) -> dict[str, Any]:
+        """Return the inputs of the active release, or of the last good one."""
+        good = [
+            release for release in django_release.releases(self.site) if release.record.get("state") in ("good", "held")
+        ]
+        last = self.live or (good[-1] if good else None)
+        recorded = dict(last.record.get("inputs", {})) if last else {}
+        if django_release_attempt.has_released(self.site):
+            recorded.setdefault("secrets:secret_key", "")
+        return recorded
+
+    def former_keys(self) -> list[str]:
+        """Return the former secret keys that the release accepts, the last one first."""
+        former = django_secret.fallbacks_with(self.site, self.secrets.get("secret_key", ""))
+        return [key for key in former if key not in self.lapsed]
+
+    def lapsed_keys(self, live: Release) -> list[str]:
+        """Return the former secret keys of which every signature has expired, counted from the release's activation."""
+        key = django_secret.keyed_hash(django_secret.record_key(self.site), self.secrets.get("secret_key"))
+        if live.record["inputs"].get("secrets:secret_key") != key:
+            return []
+        return django_secret_rotation.expired(self.site, live.facts.get("signed_for"), test=self.test)
+
+    def configuration_hash(self) -> str:
+        """Return a keyed hash of the whole configuration, which tells whether a failed release is worth a new try."""
+        configuration = {**self.site.config, "index_password": self.index_password}
+        return django_secret.keyed_hash(django_secret.record_key(self.site), configuration)
+
+    def begin_to_resolve(self) -> Callable[[], str]:
+        """Begin to resolve the revision, so that the remotes of all sites are queried at the same time."""
+        site, live = self.site, self.live
+        revision = self.revision or site.config["revision"]
+        if site.config["folder"] and not self.revision:
+            self._find_commit = lambda: django_source_folder.tree(site)
+        elif live and site.config["deploy"] == "manual" and not self.again:
+            self._find_commit = lambda: live.record["commit"]
+        elif django_source.COMMIT.fullmatch(revision):
+            self._find_commit = lambda: revision
+        else:
+            pool = ThreadPoolExecutor(1)
+            self._find_commit = pool.submit(django_source.resolve, site, revision).result
+            pool.shutdown(wait=False)
+        return self._find_commit
+
+    def resolve_commit(self) -> str:
+        """Return the commit of the revision; with a warning the active one, where the remote cannot be reached.
+
+        Raises:
+            DeploymentError: the revision cannot be resolved.
+        """
+        find = self._find_commit or self.begin_to_resolve()
+        try:
+            return find()
+        except DeploymentError as error:
+            if not (self.live and error.transient and not self.again):
+                raise
+            cause = next((line.strip() for line in reversed(error.log.splitlines()) if line.strip()), "")
+            self.warn([f"{error.message}{f' ({cause})' if cause else ''}; {self.live.name} stays live"])
+            return str(self.live.record["commit"])
+
+    def take_lock(self, *, look_again: bool = False) -> None:
+        """Take the site's lock, unless this deployment holds it.
+
+        Args:
+            look_again: accept that another release was activated meanwhile; the caller starts again with it.
+
+        Raises:
+            DeploymentError: another deployment holds the lock for too long, or activated another release meanwhile.
+        """
+        if self.lock.is_held:
+            return
+        self.lock.take()
+        before, self.live = self.live, django_release.linked(self.site, self.site.current)
+        if not look_again and (before and before.name) != (self.live and self.live.name):
+            now = self.live.name if self.live else "no release"
+            raise DeploymentError(
+                f"another deployment has activated {now} meanwhile", hint="apply again", transient=True
+            )
+
+    # What happens when a step fails
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Run a step in this block; an error ends the deployment and is recorded with the step's name.
+
+        Raises:
+            DeploymentError: always this, for the operator; an error of the file system becomes one.
+        """
+        began, umask = time.monotonic(), os.umask(0o022)
+        try:
+            try:
+                yield
+            finally:
+                self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - began, 3)
+        except DeploymentError as error:
+            self._fail(name, error)
+            raise
+        except OSError as error:
+            wrapped = DeploymentError(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), transient=True)
+            self._fail(name, wrapped)
+            raise wrapped from error
+        except BaseException:
+            self._restore_secrets()
+            if self.paused and not self.is_activated:
+                self._resume(self.paused)
+            self._let_go()
+            raise
+        finally:
+            os.umask(umask)
+
+    def _fail(self, step: str, error: DeploymentError) -> None:
+        """Stop the new release and keep it as failed, or delete it where a new try may help; complete the error."""
+        error.log = redact(error.log, self.masked())
+        error.message = redact(error.message, self.masked())
+        django_host_disk.add_hint(error, self.site.root)
+        self._restore_secrets()
+        release = self.release if self.is_new and not self.is_activated else None
+        self._record_failure(step, error)
+        with contextlib.suppress(DeploymentError, OSError):
+            if release and release.path.exists():
+                self._clear_away(release, step, error)
+            elif self.left and self.release and not self.is_activated and self.release.name != self.left.name:
+                django_release_instance.stop(self.site, self.release.path)
+        error.message = f"{step}: {error.message}"
+        error.hint = "\n".join(filter(None, [error.hint, self._what_serves()]))
+        self._let_go()
+
+    def _what_serves(self) -> str:
+        """Return what serves after a failure; an instance that was stopped is started again."""
+        live = self.release if self.is_activated else self.live
+        nothing = "the old site still serves" if self.takeover else "nothing runs yet"
+        serves = f"{live.name} still runs" if live else nothing
+        if self.paused and not self.is_activated:
+            serves = self._resume(self.paused)
+        with contextlib.suppress(OSError):
+            if not self.is_activated and self.live and django_deploy_migration.is_in_maintenance(self.site, self.live):
+                serves = (
+                    f"visitors get the maintenance page: {self.live.name} runs, and does not work with the migrated "
+                    "database; release a commit that does, or restore a backup and run "
+                    f"salt-call django.maintenance {self.site.name} off"
+                )
+        return serves
+
+    def _restore_secrets(self) -> None:
+        """Restore the secrets of the active release, which reads them at its next start."""
+        if self.live and not self.is_activated:
+            for path, content in self._replaced.items():
+                with contextlib.suppress(OSError):
+                    django_host_file.write(path, content, mode=0o640, group=self.site.user)
+        self._replaced = {}
+
+    def _let_go(self) -> None:
+        if self.probe:
+            self.probe.end()
+        if self.takeover:
+            self.takeover.release_data()
+        self.lock.release()
+
+    def _resume(self, live: Release) -> str:
+        """Start the instance again that was stopped first; return what runs then."""
+        try:
+            django_release_instance.start(self.site, live.path)
+        except (DeploymentError, OSError) as error:
+            again = f"salt-call django.release {self.site.name} {live.record['commit']}"
+            return f"{live.name} does not start again: {str(error).splitlines()[0]}\n{again} releases it anew"
+        return f"{live.name} runs again"
+
+    def _clear_away(self, release: Release, step: str, error: DeploymentError) -> None:
+        django_release_instance.remove(self.site, release.path)
+        for part in ("source", "static"):
+            django_host_file.remove_tree(release.path / part)
+        if error.transient:
+            django_host_file.remove_tree(release.path)
+        else:
+            failure = {"step": step, "error": str(error), "judged_by": self.configuration_hash()}
+            release.update(state="failed", steps=self.seconds, **failure)
+
+    # The record
+
+    def _record_failure(self, step: str, error: DeploymentError) -> None:
+        """Record a failure, also before there was a release; not where nothing was tried."""
+        if isinstance(error, RepeatedFailure) or self.test or not self.site.applied.exists():
+            return
+        with contextlib.suppress(OSError):  # a full disk
+            result = "refused" if self._is_undecided else "failed"
+            self.write_attempt(self.result() if self.is_activated else result, step=step, error=error.message)
+            if self.is_activated and self.release:
+                self.release.update(steps=self.seconds)
+
+    def result(self) -> str:
+        """Return the result of a deployment that has activated its release."""
+        return "rolled back" if self.left else "released"
+
+    def write_attempt(self, result: str, **more: Any) -> None:
+        """Append the result of this deployment to ``deploys.jsonl``."""
+        begun = self.release.name if self.release else None
+        attempt = {
+            "time": django_host_clock.now(),
+            "release": None if self.live and begun == self.live.name else begun,
+            "commit": self.commit,
+            "result": result,
+            "asked_by": self.asked_by,
+            "seconds": round(time.time() - self.began, 1),
+            **({"receipt": self.switch_report} if self.switch_report else {}),
+            **more,
+        }
+        django_release_attempt.append(self.site, attempt)

@@ -1,0 +1,30 @@
+"""The pillar's ``commands`` of a release, stage by stage: once in each new release, as the site's user."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import django_project_command
+from django_deploy import Deployment
+
+
+def changes(deployment: Deployment, stage: str) -> dict[str, Any]:
+    """Return the commands of a stage as a change, where this deployment will run them."""
+    commands = deployment.site.config["commands"][stage]
+    return {"commands": commands} if commands and deployment.is_new else {}
+
+
+def run(deployment: Deployment, stage: str, writable: Sequence[Path] = ()) -> None:
+    """Run the commands of a stage in a new release.
+
+    Args:
+        writable: folders that the commands may write in addition to the site's own.
+
+    Raises:
+        DeploymentError: a command fails or times out.
+    """
+    release = deployment.release
+    if release and deployment.is_new:
+        django_project_command.run_stage(
+            deployment.site, release.path, release.facts, stage, deployment.masked(), writable
+        )

@@ -1,0 +1,105 @@
+"""Drift: what of a site is no longer as its live release was made, and who owns it now."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import django_database
+import django_host_config
+import django_host_environment
+import django_host_file
+import django_host_user
+import django_proxy_files
+import django_proxy_listener
+import django_release
+import django_release_instance
+import django_release_manifest
+import django_release_settings
+import django_secret
+from django_release import Release
+from django_site import Site
+
+
+def note(release: Release) -> None:
+    """Write down what a release is made of; but for its record, and what the site may write, it stays so."""
+    without = [f"source/{path}" for path in release.site.config["writable"]]
+    django_release_manifest.make(release.path, django_secret.record_key(release.site), without, durable=False)
+
+
+def of_virtualenv(site: Site, key: str) -> dict[str, str]:
+    """What differs in a virtualenv from what it was when it was built: path below it → how."""
+    return django_release_manifest.differences(site.virtualenvs / key, django_secret.record_key(site))
+
+
+def of_site(site: Site, live: Release) -> list[dict[str, str]]:
+    """What is otherwise than the live release was made: a row for each path, sorted.
+
+    Compared are the release's folder (source, static files, configuration), its virtualenv, the files of whoever keeps
+    it alive, nginx's files of the site, and its secrets. What outlives a release, and ``writable``, is the site's own.
+    """
+    found = dict(_in_folders(site, live))
+    found |= dict(_of_process_manager(site, live))
+    found |= dict(_of_proxy(site, live))
+    found |= dict(_of_secrets(site, live))
+    return [{"path": str(path), "drift": how, **_owner(path)} for path, how in sorted(found.items())]
+
+
+def _in_folders(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
+    folders = {live.path: django_release_manifest.differences(live.path, django_secret.record_key(site))}
+    if live.record.get("virtualenv"):
+        virtualenv = site.virtualenvs / live.record["virtualenv"]
+        folders[virtualenv] = of_virtualenv(site, live.record["virtualenv"]) if virtualenv.is_dir() else {"": "missing"}
+    for folder, differences in folders.items():
+        for path, how in differences.items():
+            yield folder / path, how
+
+
+def _of_process_manager(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
+    for path, text in django_release_instance.process_manager(site, live.path).installed(site, live.path).items():
+        present = django_host_file.read_text(path)
+        if present != text:
+            yield path, "missing" if present is None else "changed"
+        for addition in path.with_name(f"{path.name}.d").glob("*"):
+            yield addition, "added"
+
+
+def _of_proxy(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
+    templates = site.kept_templates()
+    wanted = {**django_proxy_files.of_site(site, live.facts, templates), **django_proxy_listener.files(site, templates)}
+    for path, text in wanted.items():
+        present = django_host_config.read(path)
+        if present != text:
+            yield path, "missing" if present is None else "added" if text is None else "changed"
+
+
+def _of_secrets(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
+    """The secrets that no release was made with, and their variables where they are not those of the files."""
+    known = {name: django_secret.stored(site, name) for name in django_secret.configured(site)}
+    for name, value in known.items():
+        if value is None:
+            yield django_secret.path_of(site, name), "missing"
+        elif not django_release.has_used(site, name, value):
+            yield django_secret.path_of(site, name), "changed"
+    for name, login in django_database.logins(site).items():
+        if (there := django_host_file.read_text(site.secrets / name)) != login:
+            yield site.secrets / name, "missing" if there is None else "changed"
+    values = {name: value for name, value in known.items() if value}
+    if len(values) < len(known):
+        return
+    text = django_host_environment.environment_file(
+        django_release_settings.secret_environment(site, values, django_secret.fallbacks(site))
+    )
+    file = site.secrets / "environment"
+    if django_host_file.read_text(file) != text:
+        yield file, "changed" if file.exists() else "missing"
+
+
+def _owner(path: Path) -> dict[str, str]:
+    """Who has a path now, and when it was last written."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return {"owner": "", "modified": ""}
+    modified = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.st_mtime))
+    return {"owner": django_host_user.owner_of(status), "modified": modified}

@@ -1,0 +1,229 @@
+"""A plan: the next release is built aside, to say what it would change. Nothing that serves is touched."""
+
+import contextlib
+import os
+import secrets as secrets_module
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import django_deploy_difference
+import django_deploy_migration
+import django_deploy_preflight
+import django_deploy_step_build
+import django_deploy_step_database
+import django_deploy_step_settings
+import django_deploy_step_source
+import django_deploy_step_static
+import django_host_config
+import django_host_file
+import django_host_folder
+import django_process
+import django_project
+import django_project_program
+import django_proxy_handover
+import django_release
+import django_release_instance
+import django_secret
+import django_site
+import django_virtualenv
+from django_deploy import Deployment
+from django_host_command import DeploymentError, redact
+from django_release import Release
+
+#: The program that says the effective settings of a release; it lies in a folder of its own, with that which starts it.
+SETTINGS_PROGRAM = "salt://django/files/django_formula_plan.py"
+
+Plan = dict[str, Any]
+#: One effective setting: its text, None where it is hidden, and a keyed hash of its value.
+Setting = Mapping[str, str | None]
+_SHOWN = 300
+
+
+def make(name: str, revision: str | None = None, asked_by: str = "django.plan") -> Plan:
+    """What ``django.release`` would do now: build it aside, compare it with the live release, and remove it again.
+
+    Raises:
+        DeploymentError: nothing is live, or a step fails as it would in the release.
+    """
+    site = django_site.find(name)
+    templates = site.kept_templates()
+    options: dict[str, Any] = {"asked_by": asked_by, "revision": revision}
+    deployment = Deployment(site, {}, templates, **options, again=True, test=True, aside=True)
+    try:
+        return _plan(deployment)
+    except DeploymentError as error:
+        error.log, error.message = (redact(text, deployment.masked()) for text in (error.log, f"plan: {error.message}"))
+        raise
+    finally:
+        deployment.lock.release()
+
+
+def _plan(deployment: Deployment) -> Plan:
+    site, live = deployment.site, deployment.live
+    if not live:
+        raise DeploymentError(f"{site.name} has no live release to compare with", hint="salt-call state.apply django")
+    recorded, inputs = deployment.find_inputs()
+    if live.record.get("inputs") == inputs and live.is_whole():
+        return {"release": f"none: {live.name} is of this commit, and nothing else has changed"}
+    deployment.plan(django_release.next_name(site, deployment.commit))
+    changes = django_deploy_step_source.differences(deployment, recorded, inputs)
+    outlook = django_deploy_preflight.look(deployment, changes)  # before the plan itself takes of the disk
+    with _aside(deployment) as release:
+        _build(deployment, release)
+        changes.pop("migrations", None)  # new files; which of them the databases lack, the start says
+        plan = {"release": {"old": live.name, "new": release.name}, **changes, **outlook.changes()}
+        plan |= _packages(live, release)
+        ungenerated = django_secret.missing(site, deployment.secrets, recorded)
+        if ungenerated:
+            why = f"{', '.join(ungenerated)} would have to be generated first, and a plan does not"
+            return {**plan, "not known": f"migrations, settings, rendered files: {why}"}
+        deployment.warn(outlook.warnings)
+        plan |= _start(deployment, live, release)
+        masked = deployment.masked()
+        refusals = [redact(str(error), masked) for error in (outlook.refusal, _refusal(deployment)) if error]
+        warnings = [redact(text, masked) for text in deployment.warnings]
+        return {
+            **plan,
+            **_differences(deployment, live, release),
+            **({"refused": "\n".join(refusals)} if refusals else {}),
+            **({"warnings": warnings} if warnings else {}),
+        }
+
+
+@contextlib.contextmanager
+def _aside(deployment: Deployment) -> Iterator[Release]:
+    """A release that is not among the site's, in a folder of this process; it is removed in any case."""
+    site, umask = deployment.site, os.umask(0o022)
+    django_release.clear_plans(site)
+    folder = site.root / f"plan-{os.getpid()}"
+    django_host_file.remove_tree(folder)
+    try:
+        (folder / deployment.planned).mkdir(parents=True)
+        yield Release(site, deployment.planned, folder)
+    finally:
+        os.umask(umask)
+        django_host_file.remove_tree(folder)
+
+
+def _build(deployment: Deployment, release: Release) -> None:
+    """Export and build the source. What releases share, mirror and virtualenvs, is touched under the lock.
+
+    The virtualenv stays: the release that comes has the same.
+    """
+    site = deployment.site
+    deployment.begin(release)
+    deployment.take_lock()
+    django_deploy_step_source.export(deployment, release)
+    found = django_project.find(site, release.path / "source")
+    release.update(name=release.name, facts={"commit": deployment.commit, **found})
+    list(django_deploy_step_build.virtualenv(deployment))
+    deployment.lock.release()
+    list(django_deploy_step_build.build(deployment))
+
+
+def _packages(live: Release, release: Release) -> Plan:
+    """The packages that are added, removed, and of another version."""
+    old = live.record.get("packages") or django_virtualenv.packages(live.path / "virtualenv")
+    new = release.record["packages"]
+    found = {
+        "added": {name: new[name] for name in sorted({*new} - {*old})},
+        "removed": {name: old[name] for name in sorted({*old} - {*new})},
+        "changed": {n: f"{old[n]} → {new[n]}" for n in sorted({*old} & {*new}) if old[n] != new[n]},
+    }
+    told = {key: value for key, value in found.items() if value}
+    return {"packages": told} if told else {}
+
+
+def _start(deployment: Deployment, live: Release, release: Release) -> Plan:
+    """Start Django as the release would: migrations and settings; static files are collected, and left out."""
+    site = deployment.site
+    list(django_deploy_step_settings.settings(deployment))
+    folder = release.path / "static"
+    django_host_folder.make(django_host_folder.Folder(folder, site.user, site.user, 0o755))
+    answer = django_project_program.start(site, release.path, release.facts, deployment.masked(), task=_task())
+    django_deploy_step_static.record_start(deployment, release, answer)
+    pending = django_deploy_migration.recorded_schema(release) or django_deploy_migration.pending(
+        site, release, is_new=True
+    )
+    return {**({"migrations": pending} if pending else {}), **_settings(deployment, live, release)}
+
+
+def _refusal(deployment: Deployment) -> DeploymentError | None:
+    """Why the release would not be migrated to: its migrations would break what is live, and are only looked at."""
+    try:
+        next(django_deploy_step_database.migration(deployment), None)
+    except DeploymentError as error:
+        return error
+    return None
+
+
+def _task() -> str:
+    """The name of a plan's commands: a deployment may run its own beside them."""
+    return f"plan-{os.getpid()}"
+
+
+def _settings(deployment: Deployment, live: Release, release: Release) -> Plan:
+    """The effective settings that differ; what Django hides, and what holds a secret, is named and not shown."""
+    site = deployment.site
+    if SETTINGS_PROGRAM not in deployment.templates:
+        return {"settings": "not known: the last apply was that of an older formula, without the program that asks"}
+    folder = release.path / "plan"
+    django_host_folder.make(django_host_folder.Folder(folder, "root", site.user, 0o750))
+    for url in (SETTINGS_PROGRAM, SETTINGS_PROGRAM.replace("_plan", "_start")):
+        django_host_file.write(folder / url.rpartition("/")[2], deployment.templates[url], mode=0o640, group=site.user)
+    own = [value for value in [*deployment.secrets.values(), *django_secret.fallbacks(site)] if len(value) > 3]
+    request = {"mode": "settings", "key": secrets_module.token_hex(), "secrets": own}
+    found = []
+    for one in (live, release):
+        names = [str(one.path), one.name]
+        asked = {**request, "application": one.facts["application"], "names": names}
+        program = folder / SETTINGS_PROGRAM.rpartition("/")[2]
+        try:
+            answer = django_project_program.settings(
+                site, one.path, one.facts, program, asked, deployment.masked(), _task()
+            )
+        except DeploymentError as error:
+            return {"settings": f"not known, for {one.name} does not start: {error.message}"}
+        found.append(answer)
+    told = dict(_changed_settings(*found))
+    masked = {name: redact(text, deployment.masked()) for name, text in told.items()}
+    return {"settings": masked} if masked else {}
+
+
+def _changed_settings(old: Mapping[str, Setting], new: Mapping[str, Setting]) -> Iterator[tuple[str, str]]:
+    for name in sorted({*old, *new}):
+        before, after = (one.get(name, {"text": "", "hash": ""}) for one in (old, new))
+        if before["hash"] == after["hash"]:
+            continue
+        texts = [before["text"], after["text"]]
+        if None in texts or texts[0] == texts[1]:
+            yield name, "changed" if name in old and name in new else "new" if name in new else "gone"
+        else:
+            shown = [(text or "")[:_SHOWN] for text in texts]
+            yield name, f"{shown[0] or 'not set'} → {shown[1] or 'not set'}"
+
+
+def _differences(deployment: Deployment, live: Release, release: Release) -> Plan:
+    """The files that would change, and what starts, stops and reloads for them."""
+    site, templates, masked = deployment.site, deployment.templates, deployment.masked()
+    files = django_deploy_difference.of_instance(live, release.path, release.facts, templates, masked)
+    of_proxy = django_host_config.differences(
+        django_proxy_handover.files(site, release.facts, templates, upcoming=True)
+    )
+    files |= {path: redact(text, masked) for path, text in of_proxy.items()}
+    old, new = (django_process.unit(site, one.path) for one in (live, release))
+    drain = site.config["releases"]["drain"]
+    restarts = (
+        [f"{new} starts beside {old}, which is stopped after the switch once it is idle, at the latest after {drain}"]
+        if site.config["releases"]["overlap"]
+        else [f"{old} is stopped, then {new} starts: visitors get errors meanwhile (releases:overlap)"]
+    )
+    kind = django_release_instance.next_kind(site)
+    reloads = [
+        *(["its files change"] if of_proxy else []),
+        *(["as part of the switch"] if "tcp" in kind or kind != django_release_instance.kind(live.path) else []),
+    ]
+    kind = site.config["proxy"]["kind"]
+    if kind != "none":
+        restarts.append(f"{kind} is reloaded: {', '.join(reloads)}" if reloads else f"{kind} is not reloaded")
+    return {**({"rendered": files} if files else {}), "restarts": restarts}

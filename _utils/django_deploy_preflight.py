@@ -1,0 +1,266 @@
+"""The preflight: whether this host has what another release takes, and whether visitors will notice the switch."""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import django_database
+import django_database_engine
+import django_host_config
+import django_host_disk
+import django_host_memory
+import django_host_service
+import django_host_user
+import django_proxy
+import django_proxy_files
+import django_proxy_maintenance
+import django_release_instance
+import django_virtualenv_python
+import django_wall_delegate
+from django_deploy import Deployment
+from django_host_command import DeploymentError
+from django_host_disk import Space
+from django_proxy_contract import Proxy
+from django_release import Release
+from django_site import Site
+
+#: Seconds in which a server of databases has to take a connection.
+PATIENCE = 3.0
+#: Options by which a release may have another database than the live one.
+_DATABASES = {"databases", "environment", "settings", "secrets", "files", "settings_module", "overlay"}
+
+
+@dataclass
+class Outlook:
+    """What a preflight has found.
+
+    Attributes:
+        gapless: whether visitors will notice the switch, and what would make it so that they do not; empty where
+            nothing is live yet.
+        refusal: why there cannot be a release now.
+        warnings: what will fail once the release is live.
+        waits_for: who holds the site's lock.
+    """
+
+    gapless: str
+    refusal: DeploymentError | None = None
+    warnings: list[str] = field(default_factory=list)
+    waits_for: str = ""
+
+    def changes(self) -> dict[str, Any]:
+        """What a dry run says; it is no error of it that the release would be refused."""
+        gapless = {"gapless": self.gapless} if self.gapless else {}
+        refused = {"refused": str(self.refusal)} if self.refusal else {}
+        waits = {"waits_for": self.waits_for} if self.waits_for else {}
+        return {**gapless, **refused, **waits, **({"warnings": self.warnings} if self.warnings else {})}
+
+
+def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
+    """Look at the host before a new release; nothing is changed.
+
+    Args:
+        changes: what the release will have that the live one has not: ``requirements``, and paths of the pillar in
+            ``changed``.
+    """
+    site, live = deployment.site, deployment.live
+    outlook = Outlook(_gapless(deployment), waits_for=deployment.lock.holder() if deployment.test else "")
+    changed = {str(path).split(":")[0] for path in changes.get("changed", ())}
+    try:
+        django_virtualenv_python.require_for_server(site)
+        refuse_without_disk(site, live, with_virtualenv=bool(changes.get("requirements")))
+        if live and site.config["releases"]["overlap"]:
+            refuse_without_memory(site, live)
+        if live and not deployment.again and not changed & _DATABASES:
+            _refuse_without_database(site, live)
+        if live and _reloads(site, live):
+            django_proxy.check(site)
+    except DeploymentError as error:
+        error.transient = True
+        outlook.refusal = error
+        return outlook
+    if not _reloads(site, live) and _has_new_files(deployment):
+        try:
+            django_proxy.check(site)
+        except DeploymentError as error:
+            outlook.warnings.append(
+                f"{error.message}; the release goes live without a reload, "
+                "and the proxy's files of the site stay as they are"
+            )
+    return outlook
+
+
+def _gapless(deployment: Deployment) -> str:
+    """Whether visitors will notice the switch; where they will, why, and what would spare them that."""
+    site, live = deployment.site, deployment.live
+    at = f"django:sites:{site.name}"
+    if not live:
+        return ""
+    if django_proxy_maintenance.is_on(site):
+        return f"yes, visitors get the maintenance page, before and after: django.maintenance {site.name} off ends that"
+    if django_release_instance.pid(site, live.path) is None:
+        return f"no: {live.name} does not run"
+    if not site.config["releases"]["overlap"]:
+        return f"no: {at}:releases:overlap: false stops the live instance before the new one starts; true would not"
+    kind = site.config["proxy"]["kind"]
+    if kind != "none" and not _serving(site):
+        return f"no: {kind} does not serve the site now"
+    if kind == "none" and django_proxy.is_installed(site):
+        return (
+            f"no: {at}:proxy:kind: none ends what leads to it now; visitors come by {site.listener or 'your own'} then"
+        )
+    reload = _reloads(site, live)
+    return f"yes, with a reload of {kind}: {reload}" if reload else "yes"
+
+
+def _serving(site: Site) -> Proxy | None:
+    """The proxy that serves a site and runs."""
+    proxy = django_proxy.serving(site)
+    return proxy if proxy and django_host_service.pid(proxy.DAEMON) is not None else None
+
+
+def _reloads(site: Site, live: Release | None) -> str:
+    """Why the proxy has to be reloaded for the switch itself; empty where a rename does."""
+    new = django_release_instance.next_kind(site)
+    if not live or not django_proxy.of_site(site) or not django_proxy.is_installed(site):
+        return ""
+    if django_release_instance.kind(live.path) != new:
+        return f"it will reach the site by {' and '.join(new)}; the next release needs none over a unix socket"
+    if site.config["proxy"].get("keepalive") or django_release_instance.is_kept_connected(live.path):
+        return f"django:sites:{site.name}:proxy:keepalive keeps connections; without it a rename does"
+    if new[0] != "tcp":
+        return ""
+    if site.config["server"]["kind"] == "mod_wsgi":
+        return f"django:sites:{site.name}:server:kind listens at ports; with another over a unix socket a rename does"
+    return f"django:sites:{site.name}:server:bind is an address; with unix a rename does"
+
+
+def _has_new_files(deployment: Deployment) -> bool:
+    """Whether the proxy runs and will have other files of the site once the release is live."""
+    site, live = deployment.site, deployment.live
+    if not live or not _serving(site):
+        return False
+    try:
+        return bool(django_host_config.differences(django_proxy_files.of_site(site, live.facts, deployment.templates)))
+    except DeploymentError:
+        return False  # somebody's file is in the way, which the step `proxy` says
+
+
+def refuse_without_memory(site: Site, live: Release) -> None:
+    """Two instances run for a while: without the memory for it, the kernel would end one of them, or the database.
+
+    Raises:
+        DeploymentError: what the live instance takes is more than what is left.
+    """
+    pid = django_release_instance.pid(site, live.path)
+    if not pid:
+        return
+    needed, left = django_host_memory.of_tree(pid), django_host_memory.available()
+    if needed > left:
+        raise DeploymentError(
+            f"{needed >> 20} MB of memory are needed for another instance beside the live one, "
+            f"and {left >> 20} are left",
+            hint=f"django:sites:{site.name}:releases:overlap: false stops the live one first, which visitors notice; "
+            f"or fewer server:processes",
+            transient=True,
+        )
+
+
+def refuse_without_disk(site: Site, last: Release | None, *, with_virtualenv: bool) -> None:
+    """A full disk hurts whoever writes on it, the live site first: there has to be space for two releases.
+
+    Args:
+        last: a release that was measured.
+        with_virtualenv: whether it will not be shared.
+
+    Raises:
+        DeploymentError: there is not.
+    """
+    size = last.record.get("size") if last else None
+    if not size:
+        return
+    parts = [Space(*size[part]) for part in ("release", *(["virtualenv"] if with_virtualenv else []))]
+    needed = Space(2 * sum(part.bytes for part in parts), 2 * sum(part.files for part in parts))
+    left = django_host_disk.free(site.root)
+    if left.bytes < needed.bytes or left.files < needed.files:
+        flag = "-h" if left.bytes < needed.bytes else "-i"
+        raise DeploymentError(
+            f"the disk has {left} left, and two releases like the last one take {needed}",
+            hint=f"df {flag} {site.root}; make room there, or keep fewer: django:sites:{site.name}:releases:keep",
+            transient=True,
+        )
+
+
+def _refuse_without_database(site: Site, live: Release) -> None:
+    """A database that the live release has used has to be there, or nothing of the new one would start.
+
+    Raises:
+        DeploymentError: it is not.
+    """
+    migrated = live.facts.get("migrations", {})
+    for alias, database in live.facts.get("databases", {}).items():
+        if not migrated.get(alias, {}).get("applied"):
+            continue
+        path = django_database.database_file(site, live.path, live.facts, database)
+        problem = _problem_of_file(site, path) if path else _server_problem(database)
+        if problem:
+            raise DeploymentError(
+                f"the database {alias!r} of {live.name} is not there: {problem}",
+                hint=f"mend that; where the new release has another one: salt-call django.release {site.name}",
+                transient=True,
+            )
+
+
+def _problem_of_file(site: Site, path: Path) -> str:
+    """What is wrong with a SQLite file, whose path the project has chosen: its user looks, and not root."""
+    try:
+        problem: str = django_wall_delegate.ask(site.user, _file_problem, site, path, doing=f"looking at {path}")
+    except DeploymentError as error:
+        return error.message
+    return problem
+
+
+def _file_problem(site: Site, path: Path) -> str:
+    if not path.exists():
+        return f"there is no file {path}"
+    folder = path.resolve().parent
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return f"the file system of {folder} is read-only"
+    if folder in {own.path for own in site.folders()}:
+        return ""  # its owner and mode have just been mended
+    status, user = folder.stat(), django_host_user.find_user(site.user)
+    groups = os.getgrouplist(user.pw_name, user.pw_gid) if user else [status.st_gid]
+    mine = status.st_mode & 0o200 and status.st_uid == django_host_user.user_id(site.user)
+    ours = status.st_mode & 0o020 and status.st_gid in groups
+    return "" if mine or ours or status.st_mode & 0o002 else f"{site.user} cannot write in {folder}"
+
+
+def _server_problem(database: Mapping[str, str]) -> str:
+    """Why nobody takes a connection to the server of a database; empty where somebody does, or its place is unknown."""
+    host = database.get("host", "")
+    engine = django_database_engine.find(database["engine"])
+    if not engine or not engine.is_server:
+        return ""
+    port, place = database.get("port") or engine.port, engine.socket_path
+    if host.startswith("/"):
+        place, host = host if Path(host).is_socket() else f"{host}/.s.PGSQL.{{}}", ""
+    if host and (host, engine) != ("localhost", django_database_engine.MYSQL):
+        return _refusal((host, int(port))) if str(port).isdigit() else ""
+    path = place.format(port)
+    return _refusal(path) if Path(path).exists() else ""
+
+
+def _refusal(address: str | tuple[str, int]) -> str:
+    """Why there is no connection to an address; empty where there is one."""
+    try:
+        if isinstance(address, tuple):
+            socket.create_connection(address, PATIENCE).close()
+        else:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(PATIENCE)
+                connection.connect(address)
+    except OSError as error:
+        return f"{address if isinstance(address, str) else ':'.join(map(str, address))}: {error.strerror or error}"
+    return ""

@@ -1,0 +1,243 @@
+"""Going back: to which release, whether it can live with what the databases have by now, and taking migrations back."""
+
+import logging
+from typing import Any, NamedTuple
+
+import django_backup
+import django_database
+import django_database_sqlite
+import django_deploy_migration
+import django_project_program
+import django_release
+from django_deploy_migration import Schema
+from django_host_command import DeploymentError
+from django_release import Release
+from django_site import Site
+
+log = logging.getLogger(__name__)
+
+_DID = {"RemoveField": "removed", "DeleteModel": "removed", "RenameField": "renamed", "RenameModel": "renamed"}
+
+
+class Outlook(NamedTuple):
+    """What a release meets when it comes back.
+
+    schema: the migrations that the databases have and it does not know.
+    broken: the operations among them that break it.
+    """
+
+    schema: Schema
+    broken: list[dict[str, Any]]
+
+    @property
+    def names(self) -> list[str]:
+        return [one["name"] for migrations in self.schema.values() for one in migrations]
+
+    @property
+    def lasting(self) -> list[str]:
+        """The migrations that cannot be taken back, or not without the loss of what was there before."""
+        return [one["name"] for migrations in self.schema.values() for one in migrations if not one["reversible"]]
+
+    @property
+    def answer(self) -> str:
+        """``safe``: the release can live with it; ``reversible``: it cannot, but all can be taken back; ``unsafe``."""
+        return "safe" if not self.broken else "unsafe" if self.lasting else "reversible"
+
+
+def target(site: Site, live: Release, to: str | int | None) -> Release:
+    """The release to go back to.
+
+    Args:
+        to: its name, its number or its commit (from seven digits on); None is the newest good one before the live one.
+
+    Raises:
+        DeploymentError: there is none, or it cannot come back.
+    """
+    lists = f"salt-call django.releases {site.name} lists them"
+    if to is None:
+        found = django_release.older_good(site, live)
+        if not found:
+            raise DeploymentError(f"{site.name} has no older good release to go back to", hint=lists)
+        return found
+    found = django_release.named(site, str(to))
+    if found.sequence >= live.sequence:
+        problem = "is live" if found.name == live.name else f"is newer than {live.name}, which is live"
+        again = f"salt-call django.release {site.name} {found.record.get('commit', '')}".strip()
+        raise DeploymentError(f"{found.name} {problem}", hint=f"{again} releases its commit anew")
+    if found.record.get("state") not in ("good", "held") or not found.is_whole():
+        problem = "has failed" if found.record.get("state") == "failed" else "is not whole"
+        raise DeploymentError(f"{found.name} cannot come back: it {problem}", hint=lists)
+    return found
+
+
+def look(site: Site, left: Release, target: Release, secrets: list[str]) -> Outlook:
+    """Whether a release can live with what the databases have by now.
+
+    The releases since then have recorded what their migrations do; where none of them has, the one that is left tells.
+
+    Raises:
+        DeploymentError: it has to be asked, and does not start.
+    """
+    both = [alias for alias in _known(left) if alias in _known(target)]
+    newer = {alias: names for alias in both if (names := _newer(site, left, target, alias))}
+    if not newer:
+        return Outlook({}, [])
+    schema = _recorded(site, target)
+    if any({*names} - {one["name"] for one in schema.get(alias, [])} for alias, names in newer.items()):
+        known = {alias: sorted(names) for alias, names in _known(target).items()}
+        schema = django_project_program.classify(site, left.path, left.facts, newer, known, secrets)
+    schema = {alias: [one for one in schema[alias] if one["name"] in names] for alias, names in newer.items()}
+    apps = {name.partition(".")[0] for names in _known(target).values() for name in names}
+    broken = [
+        one for one in django_deploy_migration.breaking_operations(schema) if one["model"].partition(".")[0] in apps
+    ]
+    return Outlook(schema, broken)
+
+
+def _known(release: Release) -> dict[str, set[str]]:
+    """The migrations in the source of a release, by alias."""
+    migrations = release.facts.get("migrations", {}).items()
+    return {alias: {*names["applied"], *names["pending"]} for alias, names in migrations}
+
+
+def _newer(site: Site, left: Release, target: Release, alias: str) -> list[str]:
+    """What a database has by what the releases since the target have recorded, or by what its SQLite file says."""
+    later = [release for release in django_release.releases(site) if release.sequence > target.sequence]
+    has = {name for one in later for name in one.facts.get("migrations", {}).get(alias, {}).get("applied", [])}
+    database = left.facts.get("databases", {}).get(alias)
+    path = database and django_database.database_file(site, left.path, left.facts, database)
+    has &= (django_database_sqlite.applied(site, path) if path else set()) or has
+    return sorted(has - _known(target)[alias])
+
+
+def _recorded(site: Site, target: Release) -> Schema:
+    schema: Schema = {}
+    for release in django_release.releases(site):
+        for alias, migrations in (
+            django_deploy_migration.recorded_schema(release).items() if release.sequence > target.sequence else ()
+        ):
+            there = {one["name"]: one for one in [*schema.get(alias, []), *migrations]}
+            schema[alias] = list(there.values())
+    return schema
+
+
+def refuse(site: Site, target: Release, outlook: Outlook, *, reverses: bool) -> None:
+    """Say why a release does not come back, where that is so.
+
+    Args:
+        reverses: whether the migrations that it does not know are to be taken back.
+
+    Raises:
+        DeploymentError: it cannot live with them, or they cannot be taken back.
+    """
+    told = [f"{one['migration']} {_did(one)}" for one in outlook.broken]
+    again = f"salt-call django.rollback {site.name} {target.name}"
+    forced = f"{again} force=True goes back all the same"
+    log = "\n".join(django_deploy_migration.shortened(told[1:], 4))
+    if outlook.answer == "unsafe":
+        hint = f"{_way_back(site, outlook.broken[0]['migration'])}, or deploy forward; {forced}"
+        raise DeploymentError(f"unsafe: {told[0]}, and {target.name} needs it", log=log, hint=hint)
+    if outlook.answer == "reversible" and not reverses:
+        hint = f"{again} migrate=True takes back {', '.join(outlook.names)} first, and what was written there is lost; "
+        raise DeploymentError(f"reversible: {told[0]}, and {target.name} needs it", log=log, hint=f"{hint}{forced}")
+    if reverses and outlook.lasting:
+        raise DeploymentError(
+            f"{', '.join(outlook.lasting)} cannot be taken back", hint=f"{target.name} can live with it: {again}"
+        )
+
+
+def refuse_without_database(left: Release, target: Release, secrets: list[str]) -> None:
+    """See that a release reaches its databases, where they are others by now, or have other passwords.
+
+    A password is kept once for all releases, so one of another server may be gone.
+
+    Raises:
+        DeploymentError: it does not, or does not start.
+    """
+    before, now = (
+        {path: value for path, value in release.record.get("inputs", {}).items() if _is_of_databases(path)}
+        for release in (target, left)
+    )
+    if before == now:
+        return
+    databases = target.facts.get("databases", {})
+    names = {alias: databases[alias]["name"] for alias in target.facts.get("migrations", {})}
+    try:
+        request = {"mode": "fit", "names": names, "migrate": False}
+        django_project_program.backup(target.site, target.path, target.facts, request, secrets)
+    except DeploymentError as error:
+        at, again = f"django:sites:{target.site.name}", f"salt-call django.rollback {target.site.name} {target.name}"
+        raise DeploymentError(
+            f"{target.name} does not reach its databases as they are now: {error.message}",
+            log=error.log,
+            hint=f"give {at}:database and its password as they were, and apply; {again} force=True goes back all the "
+            "same",
+        ) from None
+
+
+def _is_of_databases(path: str) -> bool:
+    return path.startswith(("databases:", "secrets:database."))
+
+
+def _way_back(site: Site, migration: str) -> str:
+    """How to have again what a migration has removed: the backup that its release has made, or the last one before."""
+    done = [
+        release
+        for release in django_release.releases(site)
+        if migration
+        in [one["name"] for each in django_deploy_migration.recorded_schema(release).values() for one in each]
+    ]
+    made = done[0].record.get("backups", ()) if done else ()
+    found = [one for one in django_backup.manifests(site) if one["name"] in made]
+    last = found[-1] if found else django_backup.newest_before(site, done[0].record["began"]) if done else None
+    if not last:
+        return "restore a backup from before it"
+    return f"restore the backup of {last['taken']}: salt-call django.restore {site.name} {last['name']} rollback=True"
+
+
+def _did(operation: dict[str, Any]) -> str:
+    """What an operation has done, in words: ``removed blog.Post.title``."""
+    what = ".".join(filter(None, [operation["model"], operation["field"]]))
+    return f"{_DID.get(operation['operation'], 'did ' + operation['operation'])} {what}"
+
+
+def warnings(target: Release, outlook: Outlook) -> list[str]:
+    """What stays in the databases when a release comes back that does not know it."""
+    if not outlook.schema:
+        return []
+    classes = {one["name"]: one["class"] for migrations in outlook.schema.values() for one in migrations}
+    told = ", ".join(f"{name} ({kind})" if kind != "safe" else name for name, kind in classes.items())
+    return [f"the database keeps migrations that {target.name} does not know: {told}"]
+
+
+def reverse(left: Release, outlook: Outlook, secrets: list[str]) -> None:
+    """Take back what the release that comes back does not know, by the one that is left; it still serves meanwhile.
+
+    Raises:
+        DeploymentError: a migration cannot be taken back; those behind it have been.
+    """
+    site = left.site
+    databases = {alias: [one["name"] for one in migrations] for alias, migrations in outlook.schema.items()}
+    log.info("%s: taking back %s", site.name, ", ".join(outlook.names))
+    try:
+        with (
+            django_backup.before_migration(left, list(databases), secrets),
+            django_deploy_migration.maintenance_for(left),
+        ):
+            django_project_program.reverse(site, left.path, left.facts, databases, secrets)
+    except django_project_program.PartlyMigrated as error:
+        error.hint = "\n".join(filter(None, [error.hint, restore(left, secrets)]))
+        raise
+    for release in [left, *(one for one in django_release.releases(site) if one.name != left.name)]:
+        django_deploy_migration.record_move(release, outlook.names, "applied", "pending")
+
+
+def restore(left: Release, secrets: list[str]) -> str:
+    """Migrate the databases again to what the live release needs, since none has come back; returns what came of it."""
+    try:
+        django_deploy_migration.migrate(left, secrets)
+        django_deploy_migration.end_maintenance(left.site)
+    except DeploymentError as error:
+        again = f"salt-call django.migrate {left.site.name}"
+        return f"its migrations were taken back, and cannot be applied again: {error.message}; {again} tries once more"
+    return "its migrations were taken back, and are applied again"

@@ -1,0 +1,76 @@
+"""The step `instance`: the new release's own application server, before it gets any request of a visitor."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import django_deploy_commands
+import django_deploy_drift
+import django_deploy_preflight
+import django_host_file
+import django_host_template
+import django_process
+import django_proxy
+import django_release_health
+import django_release_instance
+import django_release_static
+from django_deploy import Changes, Deployment
+from django_deploy_switch_report import Probe
+from django_host_command import DeploymentError
+from django_release import Release
+
+log = logging.getLogger(__name__)
+
+
+def instance(deployment: Deployment) -> Iterator[Changes]:
+    """Start the release's own server on its own socket, and wait until its health check passes."""
+    site, release = deployment.site, deployment.release
+    if not release or (not deployment.is_new and django_release_instance.is_kept_alive(site, release.path)):
+        return
+    commands = django_deploy_commands.changes(deployment, "before_switch")
+    yield {"instance": f"{django_process.unit(site, release.path)} started", **commands}
+    deployment.take_lock()
+    live = deployment.live if deployment.live and deployment.live.name != release.name else None
+    if live and site.config["releases"]["overlap"]:
+        django_deploy_preflight.refuse_without_memory(site, live)
+    elif live:
+        deployment.pause(live)
+    log.info("%s: starting %s", site.name, release.name)
+    if deployment.is_new:
+        _configure(deployment, release)
+    with ThreadPoolExecutor(1) as pool:  # this process is idle while the server starts
+        finished = pool.submit(_finish_files, deployment, release)
+        django_release_instance.start(site, release.path)
+        finished.result()
+    if live and not deployment.paused:
+        through_proxy = django_proxy.is_installed(site) and django_proxy.of_site(site) is not None
+        through_proxy &= not site.config["proxy"].get("upstreams")
+        deployment.set_probe(Probe(site, through_proxy=through_proxy)).start()
+    django_release_health.check(site, release.path)
+    deployment.set_healthy(django_release_instance.pid(site, release.path))
+    django_deploy_commands.run(deployment, "before_switch")
+
+
+def _configure(deployment: Deployment, release: Release) -> None:
+    """Write the configuration of a new release's server, and the link to its socket."""
+    site, templates = deployment.site, deployment.templates
+    contents = django_release_instance.configuration(site, release.path, release.facts, templates)
+    for name, content in contents.items():
+        django_host_file.write(release.path / "config" / name, content, mode=0o640, group=site.user, durable=False)
+    address = django_release_instance.address(site, release.path)
+    target = address if address.startswith("/") else "/dev/null"
+    django_host_file.link(release.path / "socket", target, durable=False)
+
+
+def _finish_files(deployment: Deployment, release: Release) -> None:
+    """Finish the files of a new release that its server does not read, and prepare the next step."""
+    if deployment.is_new:
+        before = deployment.live.path / "static" if deployment.live else None
+        if "gzip" in deployment.site.config["static"]["compress"]:
+            django_release_static.compress(release.path / "static", before)
+        django_deploy_drift.note(release)
+        with contextlib.suppress(DeploymentError):  # the switch does it again, and fails where it fails
+            django_host_file.sync(release.path)
+    proxy = django_proxy.of_site(deployment.site)
+    django_host_template.compile_templates(deployment.templates, proxy.templates if proxy else ())

@@ -1,0 +1,85 @@
+"""The step `live`: the switch to the new release, and the end of the old one."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
+import django_database_setup
+import django_deploy_migration
+import django_deploy_switch
+import django_release
+import django_release_drain
+import django_release_instance
+from django_deploy import Changes, Deployment
+from django_host_command import DeploymentError
+from django_release import Release
+
+
+def live(deployment: Deployment) -> Iterator[Changes]:
+    """Switch to the release by one rename; watch it while the old one is drained; stop that and prune.
+
+    Where the new release fails meanwhile, the old one is activated again: see `django_deploy_switch.watch`.
+    """
+    site, release, old = deployment.site, deployment.release, deployment.live
+    if not release:
+        return
+    strays = django_release_instance.strays(site, release.path)
+    switches = not old or old.name != release.name
+    reopens = django_deploy_migration.is_in_maintenance(site) and not django_deploy_migration.is_in_maintenance(
+        site, release
+    )
+    if not (switches or strays or deployment.takeover or reopens):
+        return
+    changes: Changes = {"live": {"old": old.name if old else None, "new": release.name}} if switches else {}
+    if reopens:
+        changes["maintenance"] = "off"
+    if strays and not switches:
+        changes["stopped"] = [path.name for path in strays]
+    if deployment.takeover:
+        changes["adopted"] = deployment.takeover.as_state_changes()
+    yield changes
+    deployment.take_lock()
+    connections = _switch(deployment, release, strays, switches=switches)
+    if switches:
+        changes["receipt"] = deployment.switch_report
+    if reopens:
+        django_deploy_migration.end_maintenance(site)
+    stuck = _stop_and_prune(deployment, connections, has_strays=bool(strays))
+    if switches and old and django_database_setup.has_new_password(site, old.record, release.record):
+        changes |= _revoke_passwords(deployment, release)
+    deployment.warn(stuck)
+
+
+def _switch(deployment: Deployment, release: Release, strays: list[Path], *, switches: bool) -> dict[Path, int]:
+    """Activate the release and drain the instances that are left; return the connections still open at each."""
+    site, old = deployment.site, deployment.live
+    former = site.previous.readlink() if site.previous.is_symlink() else None
+    leaving = {*strays, *([old.path] if old and switches else [])}
+    if deployment.takeover:
+        django_deploy_switch.take_over(deployment, release, deployment.takeover, switches=switches)
+    elif switches:
+        django_deploy_switch.activate(deployment, release)
+    if switches:
+        return django_deploy_switch.watch(deployment, release, leaving, former)
+    return {path: django_release_drain.drain(site, path) for path in leaving}
+
+
+def _stop_and_prune(deployment: Deployment, connections: dict[Path, int], *, has_strays: bool) -> list[str]:
+    """Stop the instances that are left, and delete old releases; return what could not be deleted."""
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(django_deploy_switch.stop, deployment, connections)
+        if has_strays:  # they may belong to a release that is deleted then
+            wait([stopped])
+        stuck = django_release.prune(deployment.site)
+        stopped.result()
+    return stuck
+
+
+def _revoke_passwords(deployment: Deployment, release: Release) -> Changes:
+    """Let the database servers of this host accept the new passwords only; where that fails, the next apply does."""
+    databases = django_database_setup.databases(deployment.site, deployment.secrets, release.record["inputs"])
+    try:
+        return django_database_setup.as_state_changes(django_database_setup.apply(databases, deployment.servers))
+    except DeploymentError as error:
+        deployment.warn([f"the former database password is still valid: {error.message}; apply again"])
+        return {}

@@ -1,0 +1,80 @@
+"""The steps `tls`, `proxy` and `acme`: the site's certificates and its files of the proxy."""
+
+from collections.abc import Iterator
+
+import django_deploy_difference
+import django_host_config
+import django_host_file
+import django_proxy_files
+import django_proxy_handover
+import django_proxy_listener
+import django_proxy_page
+import django_proxy_switch
+import django_tls
+import django_tls_acme
+from django_deploy import Changes, Deployment
+
+
+def tls(deployment: Deployment) -> Iterator[Changes]:
+    """Have a certificate for each domain, a temporary one until it is issued, and https in the proxy."""
+    site, files, templates = deployment.site, deployment.tls, deployment.templates
+    if not site.https:
+        return
+    missing = django_tls.missing(site, files, templates)
+    opened = django_host_config.differences(django_proxy_files.opening(site, templates))
+    if not missing and not opened:
+        return
+    yield {**({"certificates": missing} if missing else {}), **opened}
+    if missing:
+        django_proxy_switch.change_certificates(django_tls.texts(site, missing, files, templates))
+    if opened:
+        django_proxy_switch.apply(django_proxy_files.opening(site, templates))
+
+
+def proxy(deployment: Deployment) -> Iterator[Changes]:
+    """Write the proxy's files of the site and their links; reload it where one has changed and all are valid.
+
+    Without a proxy, have the address on which systemd listens for the site.
+    """
+    site, release, templates = deployment.site, deployment.release, deployment.templates
+    if not release:
+        return
+    upcoming = bool(deployment.planned and deployment.test)
+    expected = django_deploy_difference.expected_facts
+    facts = expected(site, release, deployment.commit) if upcoming else release.facts
+    files = django_proxy_handover.files(site, facts, templates, upcoming=upcoming)
+    changes = django_host_config.differences(files)
+    pages = {} if upcoming else django_proxy_page.of_errors(site, release.path, release.facts["folder"])
+    stale = {} if upcoming else django_proxy_page.differences(site, pages)
+    leftovers = django_proxy_files.leftovers(site, files)
+    listener = django_proxy_listener.stale(site, templates)
+    if not (changes or stale or leftovers or listener):
+        return
+    yield {**changes, **stale, **listener, **{str(path): "removed" for path in leftovers}}
+    deployment.take_lock()
+    if listener and not site.listener:
+        django_proxy_listener.remove(site)
+    django_proxy_page.install(site, pages)
+    if changes:
+        django_proxy_switch.apply(files)
+    django_proxy_page.remove_stale(site, pages)
+    if listener and site.listener:
+        django_proxy_listener.apply(site, templates)
+    for path in leftovers:
+        django_host_file.remove_tree(path)
+
+
+def acme(deployment: Deployment) -> Iterator[Changes]:
+    """Order the certificates that are due, now that the proxy answers; a failure is a warning."""
+    site = deployment.site
+    if not site.https or site.config["tls"]["kind"] != "acme" or not (deployment.release or deployment.test):
+        return
+    due, deferred = django_tls_acme.due(site)
+    deployment.warn(deferred)
+    if due:
+        changes: Changes = {"certificates": due}
+        yield changes
+        ordered, failed = django_tls_acme.renew(site, due, deployment.tls)
+        deployment.warn(failed)
+        changes.clear()
+        changes.update({"certificates": ordered} if ordered else {})

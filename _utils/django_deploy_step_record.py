@@ -1,0 +1,48 @@
+"""The step `record`: what is written down of a deployment."""
+
+from collections.abc import Iterator
+
+import django_deploy_commands
+import django_host_clock
+import django_release_attempt
+from django_deploy import Changes, Deployment
+from django_host_command import DeploymentError, redact
+from django_release import Release
+
+
+def record(deployment: Deployment) -> Iterator[Changes]:
+    """Run the commands that wait for the switch, record the deployment, and release the lock.
+
+    A deployment that was killed after its release was activated is recorded too.
+    """
+    release = deployment.release
+    if release and not deployment.is_activated and "steps" not in release.record:
+        yield {"release": f"{release.name}, whose deployment was interrupted"}
+        deployment.take_lock()
+        _record_interrupted(deployment, Release(deployment.site, release.name))
+    if deployment.is_activated and release:
+        yield {"release": release.name, **django_deploy_commands.changes(deployment, "after_switch")}
+        report = {"warnings": deployment.warnings, "receipt": deployment.switch_report}
+        release.update(steps=deployment.seconds, **report)
+        deployment.lapsed_keys(release)
+        try:
+            django_deploy_commands.run(deployment, "after_switch")
+        except DeploymentError as error:
+            release.update(step="record", error=redact(str(error), deployment.masked()))
+            raise
+        deployment.write_attempt(deployment.result())
+    deployment.lock.release()
+
+
+def _record_interrupted(deployment: Deployment, release: Release) -> None:
+    """Record a release whose deployment was killed after the switch, unless that has recorded it itself."""
+    if "steps" in release.record:
+        return
+    commands = deployment.site.config["commands"]["after_switch"]
+    if commands:
+        text = f"the deployment of {release.name} was interrupted"
+        deployment.warn([f"{text}: these commands may not have run: {', '.join(commands)}"])
+    about = {key: release.record.get(key) or "" for key in ("commit", "asked_by")}
+    attempt = {"time": django_host_clock.now(), "release": release.name, "result": "released", **about}
+    django_release_attempt.append(deployment.site, attempt)
+    release.update(steps={})

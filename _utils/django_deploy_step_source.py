@@ -1,0 +1,134 @@
+"""The step `source`: whether there is to be a new release, and its files."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import django_deploy_difference
+import django_deploy_preflight
+import django_host_clock
+import django_host_folder
+import django_project
+import django_release
+import django_release_instance
+import django_source
+import django_source_history
+import django_source_mirror
+import django_virtualenv_python
+from django_deploy import Changes, Deployment, RepeatedFailure
+from django_host_command import redact
+from django_release import Release
+
+
+def source(deployment: Deployment) -> Iterator[Changes]:
+    """Decide whether there is a new release; export the commit of the revision into it."""
+    site, live = deployment.site, deployment.live
+    if deployment.test and not (site.mirror / "HEAD").exists():
+        deployment.plan("the first release")
+        yield {"release": f"would be built from {site.config['folder'] or site.config['revision']}"}
+        return
+    recorded, inputs = deployment.find_inputs()
+    if not deployment.again and (_is_made_of(live, inputs) or _is_on_hold(deployment, inputs)):
+        return
+    changes = differences(deployment, recorded, inputs)
+    deployment.plan(django_release.next_name(site, deployment.commit))
+    foreseen = _foresee(deployment, live) if deployment.test and live else {}
+    outlook = django_deploy_preflight.look(deployment, changes)
+    release = {"old": live.name if live else None, "new": deployment.planned}
+    yield {"release": release, **changes, **outlook.changes(), **foreseen}
+
+    if outlook.refusal:
+        raise outlook.refusal
+    deployment.warn(django_release_instance.warnings(site))
+    deployment.take_lock(look_again=True)
+    if _is_made_of(deployment.live, inputs) and not deployment.again:
+        deployment.keep_live()
+    else:
+        _begin(deployment, inputs)
+
+
+def _is_made_of(release: Release | None, inputs: dict[str, str]) -> bool:
+    return bool(release and release.record.get("inputs") == inputs and release.is_whole())
+
+
+def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
+    """Make the folder and the record of a new release, and export its source."""
+    site = deployment.site
+    release = Release(site, django_release.next_name(site, deployment.commit))
+    django_release.clear_leftovers(site)
+    release.path.mkdir(mode=0o755)
+    deployment.begin(release)
+    about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": django_host_clock.now()}
+    release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
+    with ThreadPoolExecutor(1) as pool:  # the interpreter is asked for its version while git works
+        pool.submit(django_virtualenv_python.interpreter, site)
+        export(deployment, release)
+    release.update(**django_source_history.describe(site, deployment.commit))
+    release.update(facts={"commit": deployment.commit, **django_project.find(site, release.path / "source")})
+
+
+def export(deployment: Deployment, release: Release) -> None:
+    """Write the files of the commit into a release, readable by the build user only."""
+    folder = django_host_folder.Folder(release.path / "source", "root", deployment.site.build_user, 0o750)
+    django_host_folder.make(folder)
+    django_source.export(deployment.site, deployment.commit, folder.path)
+    django_host_folder.make(folder)  # a damaged mirror is fetched anew, and the folder made anew with it
+
+
+def _foresee(deployment: Deployment, live: Release) -> Changes:
+    """Render what can be rendered before the release is built; return what is not known before."""
+    site = deployment.site
+    path = site.releases / deployment.planned
+    facts = django_deploy_difference.expected_facts(site, live, deployment.commit)
+    files = django_deploy_difference.of_instance(live, path, facts, deployment.templates, deployment.masked())
+    deployment.plan(deployment.planned, {"instance": {"files": files}} if files else {})
+    is_new_commit = deployment.commit != live.record["commit"]
+    builds = f"; salt-call django.plan {site.name} builds the release to tell" if is_new_commit else ""
+    return {"not known": f"packages, migrations' SQL, settings of the project (STATIC_URL in nginx's files){builds}"}
+
+
+def _is_on_hold(deployment: Deployment, inputs: dict[str, str]) -> bool:
+    """Return whether a release with these inputs is on hold.
+
+    Raises:
+        RepeatedFailure: such a release failed; it is tried again only when it is asked for.
+    """
+    site, live = deployment.site, deployment.live
+    former = [release for release in django_release.releases(site) if release.record.get("inputs") == inputs]
+    state = former[-1].record.get("state") if former else None
+    if state == "held" and live:
+        command = f"salt-call django.release {site.name}"
+        text = f"{former[-1].name} is on hold since it was rolled back; {live.name} stays live."
+        deployment.warn([f"{text} {command} releases it anyway"])
+        return True
+    if state == "failed" and former[-1].record.get("judged_by") == deployment.configuration_hash():
+        record = former[-1].record
+        raise RepeatedFailure(
+            f"{former[-1].name} failed before with the same inputs: {record['step']}: {record['error']}",
+            hint=f"change the revision or the pillar, or try it again: salt-call django.release {site.name}",
+        )
+    return False
+
+
+def differences(deployment: Deployment, recorded: dict[str, str], inputs: dict[str, str]) -> Changes:
+    """Return what changes in the inputs of the next release: commits, requirements, paths of the pillar.
+
+    Args:
+        recorded: the inputs of the last release.
+        inputs: those of the next one.
+    """
+    site, old = deployment.site, recorded.get("commit")
+    if not old:
+        return {}
+    changes: Changes = {}
+    if old != deployment.commit:
+        if deployment.test and not site.config["folder"] and not django_source_mirror.has(site, deployment.commit):
+            django_source.fetch(site, deployment.commit)
+        changes = {
+            "commit": {"old": old, "new": deployment.commit},
+            **django_source_history.difference(site, old, deployment.commit),
+        }
+        diffs = changes.get("requirements", {})
+        diffs.update({path: redact(text, deployment.masked()) for path, text in diffs.items()})
+    paths = {*recorded, *inputs} - {"commit"}
+    pillar = sorted(path for path in paths if recorded.get(path) != inputs.get(path))
+    return {**changes, **({"changed": pillar} if pillar else {})}

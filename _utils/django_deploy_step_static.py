@@ -1,0 +1,153 @@
+"""The step `static`: one start of Django, which collects static files and reads the effective settings."""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import django_database
+import django_database_sqlite
+import django_deploy_coherence
+import django_deploy_commands
+import django_host_folder
+import django_host_template
+import django_host_user
+import django_project_program
+import django_release_instance
+import django_secret
+from django_deploy import Changes, Deployment
+from django_host_command import DeploymentError
+from django_release import Release
+from django_site import Site
+from django_wall_foreign import SERVED, Foreign
+
+log = logging.getLogger(__name__)
+
+
+def static(deployment: Deployment) -> Iterator[Changes]:
+    """Start Django once: collect static files, read the effective settings, list the pending migrations."""
+    site, release = deployment.site, deployment.release
+    if not deployment.is_new or not release:
+        return
+    collected = "collected" if site.config["static"]["collect"] else "not collected (static:collect is false)"
+    yield {"static": collected, **django_deploy_commands.changes(deployment, "after_static")}
+    if deployment.takeover:
+        deployment.takeover.hand_over()
+    folder = release.path / "static"
+    django_host_folder.make(django_host_folder.Folder(folder, site.user, site.user, 0o755))
+    log.info("%s: starting Django and collecting static files", site.name)
+    with ThreadPoolExecutor(1) as pool:  # this process is idle while Django starts
+        urls = django_release_instance.templates(site)
+        pool.submit(django_host_template.compile_templates, deployment.templates, urls)
+        answer = django_project_program.start(
+            site, release.path, release.facts, deployment.masked(), write_ahead=not deployment.takeover
+        )
+    record_start(deployment, release, answer)
+    django_deploy_commands.run(deployment, "after_static", writable=[folder])
+    _take_static_files(site, folder)
+
+
+def _take_static_files(site: Site, folder: Path) -> None:
+    """Give the collected files to root.
+
+    Raises:
+        DeploymentError: there is a link among them, whose target the proxy would serve, or another special file.
+    """
+    try:
+        Foreign(folder).give(django_host_user.ROOT, SERVED, of=django_host_user.user_id(site.user), links=False)
+    except DeploymentError as error:
+        error.hint = "STATIC_ROOT may contain only files and folders, since the proxy serves all of it"
+        raise
+
+
+def record_start(deployment: Deployment, release: Release, answer: dict[str, Any]) -> None:
+    """Record what the start of Django has reported.
+
+    Raises:
+        DeploymentError: the release would not be secure, or would lose or not find the site's data.
+    """
+    schema = answer.pop("schema", {})
+    deployment.warn([*_project_warnings(deployment.site, release, answer), *_lost_sessions(deployment, answer)])
+    if deployment.takeover:
+        deployment.takeover.check(release, answer["databases"])
+    release.update(facts={**release.facts, **answer}, **({"schema": schema} if schema else {}))
+    if deployment.live:
+        _refuse_empty_database(deployment.live, release)
+
+
+def _project_warnings(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
+    """Return warnings where the project contradicts the pillar.
+
+    Raises:
+        DeploymentError: the release would not be secure, or would lose its data.
+    """
+    at = f"django:sites:{site.name}"
+    if answer["settings_module"] != answer["expected_settings_module"]:
+        raise DeploymentError(
+            f"the project overrides DJANGO_SETTINGS_MODULE with {answer['settings_module']}",
+            hint=f"use os.environ.setdefault in {release.facts['application']}, or {at}:overlay: false",
+        )
+    if answer["debug"]:
+        raise DeploymentError(
+            "DEBUG is on",
+            hint=f"turn it off in the project's environment: {at}:environment, "
+            f"or let the overlay do it: {at}:overlay: true",
+        )
+    django_database.check_settings(site, answer["databases"])
+    _refuse_database_in_release(site, release, answer["databases"])
+    if answer.get("empty_former_key"):
+        raise DeploymentError(
+            "SECRET_KEY_FALLBACKS in the project's settings contains an empty key, with which anyone can sign anything",
+            hint="leave out empty strings where its variable is split: [key for key in text.split(',') if key]",
+        )
+    return list(django_deploy_coherence.contradictions(site, answer))
+
+
+def _refuse_database_in_release(site: Site, release: Release, databases: dict[str, Any]) -> None:
+    at = f"django:sites:{site.name}"
+    for alias, database in databases.items():
+        path = django_database.database_file(site, release.path, release.facts, database)
+        is_inside = path is not None and path.is_relative_to(release.path)
+        if path and is_inside and not django_database_sqlite.resolved(site, path)[0].is_relative_to(site.shared.top):
+            raise DeploymentError(
+                f"the database {alias!r} is inside the release ({database['name']}) and would be deleted with it",
+                hint=f"add its file to {at}:shared, "
+                f"or set its path: {at}:environment, {{from: database_path}}, with database: {{engine: sqlite}}",
+            )
+
+
+def _lost_sessions(deployment: Deployment, answer: dict[str, Any]) -> list[str]:
+    """Return a warning where the secret key has changed and the project does not accept the former one."""
+    site, live = deployment.site, deployment.live
+    before = live.record["inputs"].get("secrets:secret_key") if live else None
+    is_new = before and before != deployment.inputs()["secrets:secret_key"]
+    if not is_new or answer.get("former_keys", 1) >= len(django_secret.fallbacks(site)):
+        return []
+    why = f"Django {answer['django']} does not support SECRET_KEY_FALLBACKS"
+    if not answer["django"].startswith(("1.", "2.", "3.", "4.0")):
+        why = "SECRET_KEY_FALLBACKS in the project's settings does not contain the former key"
+    return [f"the secret key has changed, and every session ends with this release: {why}"]
+
+
+def _refuse_empty_database(live: Release, release: Release) -> None:
+    """Check that a release with another SQLite file than the active one does not begin with an empty one.
+
+    Raises:
+        DeploymentError: it does.
+    """
+    site = release.site
+    for alias, database in release.facts["databases"].items():
+        before = live.facts.get("databases", {}).get(alias)
+        old = before and django_database.database_file(site, live.path, live.facts, before)
+        new = django_database.database_file(site, release.path, release.facts, database)
+        if not old or not new or old == new:
+            continue
+        former, later = django_database_sqlite.resolved(site, old, new)
+        had_tables = former != later and django_database_sqlite.applied(site, former)
+        if had_tables and not django_database_sqlite.applied(site, later):
+            raise DeploymentError(
+                f"the database {alias!r} would be {new}, which is empty; the data is in {old}",
+                hint=f"set django:sites:{site.name}:database:name, or copy the data: runuser -u {site.user} -- "
+                f"python3 -c \"import sqlite3 as s; s.connect('{old}').backup(s.connect('{new}'))\"",
+            )

@@ -1,0 +1,304 @@
+"""The switch: a release is activated instead of the active one or of an existing deployment, and watched."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import django_deploy_migration
+import django_host_clock
+import django_host_file
+import django_proxy
+import django_proxy_files
+import django_proxy_handover
+import django_proxy_switch
+import django_release_drain
+import django_release_health
+import django_release_instance
+from django_deploy import Deployment
+from django_deploy_switch_report import Probe
+from django_host_command import DeploymentError, seconds
+from django_proxy_contract import Proxy
+from django_release import Release
+from django_site import Site
+from django_takeover import Takeover
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two checks of a release that is watched.
+_PAUSE = 0.01
+
+
+def take_over(deployment: Deployment, release: Release, takeover: Takeover, *, switches: bool) -> None:
+    """Activate the first release instead of an existing deployment, which is stopped then; or leave that as it was."""
+    site = deployment.site
+    log.info("%s: %s takes over", site.name, release.name)
+    if switches:
+        takeover.write(phase="switching")
+        activate(deployment, release)
+    try:
+        takeover.switch(django_proxy_files.of_site(site, release.facts, deployment.templates), deployment.templates)
+    except BaseException as error:
+        if switches:
+            site.current.unlink()
+            deployment.set_activated(False)
+            takeover.write(phase="waiting")
+        if isinstance(error, DeploymentError):
+            error.transient = True
+        raise
+    deployment.complete_takeover()
+
+
+def activate(deployment: Deployment, release: Release) -> None:
+    """Make a release `current`: by one rename where the proxy finds it through the link, else with a reload too.
+
+    Raises:
+        DeploymentError: its instance has exited since its health check, or the proxy refuses its configuration.
+    """
+    site, old = deployment.site, deployment.live
+    if deployment.healthy_pid and django_release_instance.pid(site, release.path) != deployment.healthy_pid:
+        raise _exited(site, release, deployment.began)
+    log.info("%s: activating %s", site.name, release.name)
+    if deployment.is_new:
+        django_host_file.sync(release.path)
+    with django_proxy_switch.alone():
+        reloads = _prepare_proxy(deployment, release)
+        release.update(state="good", live_since=django_host_clock.now())
+        if old:
+            django_host_file.link(site.previous, f"releases/{old.name}")
+        with deployment.probe.switching() if deployment.probe else contextlib.nullcontext():
+            django_host_file.link(site.current, f"releases/{release.name}")
+            deployment.set_activated(True)
+            if reloads:
+                django_proxy.reload(site)
+    if deployment.left:
+        deployment.left.update(state="held", held_since=django_host_clock.now())
+    if deployment.paused:
+        gap = time.monotonic() - deployment.paused_at
+        deployment.warn([f"the site did not answer for {gap:.1f} s, since releases:overlap is false"])
+
+
+def _prepare_proxy(deployment: Deployment, release: Release) -> bool:
+    """Give the proxy the files that a release needs, where a rename is not enough; return whether it is reloaded."""
+    site, old = deployment.site, deployment.live
+    before = site.current.resolve() if site.current.is_symlink() else None  # serves even where its record is torn
+    if before and old and django_proxy.of_site(site) and not django_proxy.is_ready(site):
+        django_proxy_switch.apply(django_proxy_handover.files(site, old.facts, deployment.templates))
+    proxy = django_proxy.serving(site) if before else None
+    if before and proxy and _needs_other_files(site, proxy, before, release.path):
+        django_proxy_switch.apply(
+            django_proxy_files.of_site(site, release.facts, deployment.templates, through=release.path)
+        )
+    reloads = proxy is not None and _needs_reload(site, proxy, release.path)
+    if reloads:
+        django_proxy.check(site)
+    return reloads
+
+
+def _needs_other_files(site: Site, proxy: Proxy, one: Path, other: Path) -> bool:
+    """Return whether a proxy has different files for two releases."""
+    first, second = django_release_instance.kind(one), django_release_instance.kind(other)
+    if django_release_instance.is_kept_connected(one) != django_release_instance.is_kept_connected(other):
+        return True
+    return first != second or (first[0] == "tcp" and proxy.names_addresses(site))
+
+
+def _needs_reload(site: Site, proxy: Proxy, release: Path) -> bool:
+    """Return whether a proxy finds a release through the link, but resolves it only when it is reloaded."""
+    if django_release_instance.is_kept_connected(release):
+        return True
+    return django_release_instance.kind(release)[0] == "tcp" and not proxy.names_addresses(site)
+
+
+def _exited(site: Site, release: Release, since: float) -> DeploymentError:
+    manager = django_release_instance.process_manager(site, release.path)
+    return DeploymentError(
+        f"the application server of {release.name} exited after its health check had passed",
+        log=manager.journal(site, release.path, since),
+        hint=manager.where_the_log_is(site, release.path),
+    )
+
+
+@dataclass
+class _Watch:
+    """A release that has just been activated.
+
+    Attributes:
+        pid: its main process when its health check passed.
+        probe: the requests for the health page.
+        former: the target of `previous` before the switch.
+        began: when the watch began (Unix time).
+    """
+
+    deployment: Deployment
+    release: Release
+    pid: int | None
+    probe: Probe
+    former: Path | None
+    began: float
+
+    def failure(self) -> str:
+        """Return what is wrong with the release; empty while it may stay."""
+        site = self.deployment.site
+        if django_release_instance.pid(site, self.release.path) != self.pid:
+            return "its application server exited after the switch"
+        limit, failed = site.config["releases"]["max_errors"], self.probe.failures()
+        if failed > (0 if limit == "any" else limit):
+            requests = f"{failed} requests for the health page {site.config['health']['path']}"
+            return f"{requests} failed after the switch; the last one {self.probe.last_problem()}"
+        return ""
+
+    def is_old_better(self) -> bool:
+        """Return whether the old release worked better, is still healthy, and the pillar allows to return to it.
+
+        After a migration that it does not work with, it is not better.
+        """
+        deployment, release, old = self.deployment, self.release, self.deployment.live
+        site = deployment.site
+        if not old or site.config["releases"]["max_errors"] == "any":
+            return False
+        if deployment.is_new and django_deploy_migration.breaking_operations(
+            django_deploy_migration.recorded_schema(release)
+        ):
+            return False
+        if django_release_instance.pid(site, release.path) == self.pid and not self.probe.is_worse():
+            return False
+        return bool(deployment.paused) or not django_release_health.problem_of(site, old.path, time.monotonic() + 5)
+
+
+def watch(deployment: Deployment, release: Release, leaving: Collection[Path], former: Path | None) -> dict[Path, int]:
+    """Watch a release that has just been activated, while the old instances finish their requests.
+
+    It lasts until the last health checks passed and the old instances have no connections left, at least as long as
+    ``releases:watch``. The size of the release is measured meanwhile.
+
+    Args:
+        leaving: the folders of the releases that get no more requests; their instances still run.
+        former: the target of `previous` before the switch.
+
+    Returns:
+        The connections still open at each of the old instances after ``releases:drain``.
+
+    Raises:
+        DeploymentError: the release fails; the old one is active again then.
+    """
+    site, began = deployment.site, time.time()
+    deadline = time.monotonic() + seconds(site.config["releases"]["watch"])
+    probe = deployment.probe or deployment.set_probe(_probe_after_switch(site))
+    pid = deployment.healthy_pid or django_release_instance.pid(site, release.path)
+    watched = _Watch(deployment, release, pid, probe, former, began)
+    connections = dict.fromkeys(leaving, 0)
+    drained = threading.Thread(target=_drain, args=(site, connections), daemon=True)
+    drained.start()
+    with contextlib.suppress(OSError):  # a full disk
+        release.measure()
+    failed = ""
+    while True:
+        failed = failed or watched.failure()
+        if failed and watched.is_old_better():
+            probe.end()
+            _return_to_old(watched, failed)
+        if not drained.is_alive() and (failed or probe.is_steady()) and time.monotonic() >= deadline:
+            break
+        time.sleep(_PAUSE)
+    drained.join()
+    probe.end()
+    _report(deployment, release, sum(connections.values()), failed)
+    return connections
+
+
+def _drain(site: Site, connections: dict[Path, int]) -> None:
+    for path in connections:
+        connections[path] = django_release_drain.drain(site, path)
+
+
+def _report(deployment: Deployment, release: Release, cut: int, failed: str) -> None:
+    """Make the switch report, and add a warning where requests have failed."""
+    report = deployment.report_switch(cut)
+    if failed:
+        is_asked_for = deployment.site.config["releases"]["max_errors"] == "any"
+        why = "releases:max_errors is any" if is_asked_for else "there is no better release to return to"
+        deployment.warn([f"{failed}; {release.name} stays live, since {why}"])
+    elif report["failed"]:
+        deployment.warn([f"{report['failed']} of {report['sent']} requests failed"])
+
+
+def _probe_after_switch(site: Site) -> Probe:
+    """Return a probe that starts after the switch, where nothing answered before."""
+    probe = Probe(site, through_proxy=False)
+    with probe.switching():
+        pass
+    return probe.start()
+
+
+def _return_to_old(watched: _Watch, why: str) -> NoReturn:
+    """Activate the old release again, whose instance still runs, and give up the new one."""
+    deployment, release = watched.deployment, watched.release
+    site, old = deployment.site, deployment.live
+    assert old is not None  # noqa: S101 - `is_old_better` has found it
+    log.warning("%s: %s; returning to %s", site.name, why, old.name)
+    try:
+        _activate_old(deployment, release, old, watched.former)
+    except (DeploymentError, OSError) as error:
+        with contextlib.suppress(OSError):
+            django_host_file.link(site.current, f"releases/{release.name}")
+            django_host_file.link(site.previous, f"releases/{old.name}")
+        outcome = f"{old.name} cannot be activated again: {str(error).splitlines()[0]}"
+    else:
+        deployment.set_activated(False)
+        outcome = f"{old.name} is live again"
+    manager = django_release_instance.process_manager(site, release.path)
+    journal = manager.journal(site, release.path, watched.began)
+    exception = django_release_health.raised_in(journal, release.path)
+    message = f"{why}: {exception}" if exception else why
+    failure = DeploymentError(f"{message}; {outcome}", log=journal, hint=manager.where_the_log_is(site, release.path))
+    if deployment.left and not deployment.is_activated:
+        deployment.left.record.pop("held_since", None)
+        deployment.left.update(state="good")
+    if deployment.probe:
+        cut = 0 if deployment.is_activated else django_release_drain.drain(site, release.path)
+        release.update(receipt=deployment.report_switch(cut))
+    raise failure
+
+
+def _activate_old(deployment: Deployment, release: Release, old: Release, former: Path | None) -> None:
+    site = deployment.site
+    if deployment.paused:
+        django_release_instance.start(site, old.path)
+    with django_proxy_switch.alone():
+        proxy = django_proxy.serving(site)
+        needs_other_files = proxy is not None and _needs_other_files(site, proxy, release.path, old.path)
+        if needs_other_files:
+            django_proxy_switch.apply(
+                django_proxy_files.of_site(site, old.facts, deployment.templates, through=old.path)
+            )
+        if former:
+            django_host_file.link(site.previous, str(former))
+        else:
+            site.previous.unlink(missing_ok=True)
+        django_host_file.link(site.current, f"releases/{old.name}")
+        if needs_other_files:
+            django_proxy_switch.apply(django_proxy_files.of_site(site, old.facts, deployment.templates))
+        elif proxy and _needs_reload(site, proxy, old.path):
+            django_proxy.reload(site)
+
+
+def stop(deployment: Deployment, connections: Mapping[Path, int]) -> None:
+    """Stop instances that get no more requests.
+
+    Args:
+        connections: the connections still open at each, by the folder of its release; they are cut.
+    """
+    site, drain = deployment.site, deployment.site.config["releases"]["drain"]
+    for path, open_connections in connections.items():
+        if open_connections:
+            django_release_instance.cut(site, path)
+        else:
+            django_release_instance.stop(site, path, wait=False)
+    if any(connections.values()):
+        cut = sum(connections.values())
+        deployment.warn([f"{cut} connections were still open after {drain}, and were cut"])

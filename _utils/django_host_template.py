@@ -1,0 +1,121 @@
+"""Templates of files: rendered with each value quoted for the program that reads it."""
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import django_wall_headers
+from django_host_command import DeploymentError
+
+if TYPE_CHECKING:
+    import jinja2
+
+
+def unit_value(value: Any) -> str:
+    """A value in a systemd unit: no specifier is expanded, no line ends early.
+
+    Raises:
+        ValueError: it holds a control character or ends in a backslash.
+    """
+    text = {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if not text.isprintable() or text.endswith("\\"):
+        raise ValueError(f"{text!r} cannot stand in a systemd unit")
+    return text.replace("%", "%%")
+
+
+def uwsgi_value(value: Any) -> str:
+    """A value in uWSGI's ini: no magic variable, no inclusion.
+
+    Raises:
+        ValueError: it holds a control character, or ``$(``, ``@(`` or ``%(``, which cannot be escaped there.
+    """
+    text = {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if not text.isprintable() or re.search(r"[$@%]\(", text) or text != text.strip():
+        raise ValueError(f"{text!r} cannot stand in an ini file of uWSGI")
+    return text.replace("%", "%%")
+
+
+def nginx_value(value: Any) -> str:
+    """A value in quotes in nginx's configuration, where nothing in it is expanded.
+
+    Raises:
+        ValueError: it holds a control character or ``$``, which cannot be escaped there.
+    """
+    return _quoted(value, "$", "nginx")
+
+
+def apache_value(value: Any) -> str:
+    """A value in quotes in Apache's configuration, where nothing in it is expanded.
+
+    Raises:
+        ValueError: it holds a control character or ``${``, which cannot be escaped there.
+    """
+    return _quoted(value, "${", "Apache")
+
+
+def _quoted(value: Any, expanded: str, program: str) -> str:
+    text = str(value)
+    if not text.isprintable() or expanded in text:
+        raise ValueError(f"{text!r} cannot stand in {program}'s configuration")
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def apache_header(value: Any) -> str:
+    """The value of a header in quotes in Apache's configuration, where a ``%`` begins something else.
+
+    Raises:
+        ValueError: it holds what cannot be escaped there.
+    """
+    return apache_value(str(value).replace("%", "%%"))
+
+
+@functools.cache
+def _jinja() -> "jinja2.Environment":
+    import jinja2  # which the program of a timer has not
+
+    # Configuration, not HTML: each format has a filter of its own.
+    environment = jinja2.Environment(  # noqa: S701  # nosec B701
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        unit=unit_value,
+        uwsgi=uwsgi_value,
+        nginx=nginx_value,
+        apache=apache_value,
+        apache_header=apache_header,
+        meta=django_wall_headers.meta,
+    )
+    return environment
+
+
+@functools.lru_cache(maxsize=64)
+def _template(text: str) -> "jinja2.Template":
+    return _jinja().from_string(text)
+
+
+def compile_templates(templates: Mapping[str, str], urls: Iterable[str]) -> None:
+    """Compile templates while there is time; one that is missing or wrong is told of when it is to be rendered."""
+    import jinja2
+
+    for url in urls:
+        with contextlib.suppress(KeyError, jinja2.TemplateError):
+            _template(templates[url])
+
+
+def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:
+    """Render a template of the formula or of the pillar.
+
+    Args:
+        templates: the text of each template by its ``salt://`` URL.
+
+    Raises:
+        DeploymentError: the template is not there or cannot be rendered with these values.
+    """
+    if url not in templates:
+        raise DeploymentError(f"the template {url} is not there", hint="is it in the file_roots of Salt?")
+    try:
+        return _template(templates[url]).render(**variables)
+    except Exception as error:  # a template may raise anything
+        raise DeploymentError(f"{url} cannot be rendered: {error}") from None

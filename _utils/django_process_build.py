@@ -1,0 +1,231 @@
+"""Commands of the build user: what installs packages and builds a source, which may be anybody's code.
+
+Each runs in a unit of its own, or below a process of root's where there is no systemd; when it has ended, none of the
+build user's processes is left, so that what it has made can be given back to root.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import secrets as secrets_module
+import signal
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import django_host_command
+import django_host_environment
+import django_host_file
+import django_host_proc
+import django_host_service
+import django_host_user
+import django_process_sandbox
+import django_process_systemd
+import django_site
+import django_wall_delegate
+import django_wall_reaper
+from django_host_command import Command, DeploymentError, Ended
+from django_site import Site
+
+log = logging.getLogger(__name__)
+
+#: How many processes the build user may have, and by how much they are less urgent than what serves.
+_PROCESSES, _NICE = 2048, 10
+#: Seconds after which what a build has left behind is killed, and the most that its end may take.
+_STOP, _END = 1, 10.0
+#: What confines a build, in systemd's own directives; the pillar's `build_sandbox` replaces them by their names.
+#: PrivateUsers is what lets the other walls exist in a container that may not mount.
+_SANDBOX: dict[str, Any] = {
+    "UMask": "0022",
+    "NoNewPrivileges": True,
+    "CapabilityBoundingSet": "",
+    "AmbientCapabilities": "",
+    "PrivateUsers": True,
+    "ProtectSystem": "strict",
+    "ProtectHome": True,
+    "PrivateTmp": True,
+    "PrivateDevices": True,
+    "PrivateIPC": True,
+    "ProtectControlGroups": True,
+    "ProtectKernelTunables": True,
+    "ProtectKernelModules": True,
+    "ProtectKernelLogs": True,
+    "ProtectClock": True,
+    "ProtectHostname": True,
+    "RestrictSUIDSGID": True,
+    "RestrictRealtime": True,
+    "KeyringMode": "private",
+    "RemoveIPC": True,
+    "ReadOnlyPaths": ["/run", "-/dev/shm"],
+    "InaccessiblePaths": ["-/run/dbus", "-/run/systemd/private", "-/run/user"],
+    "TasksMax": str(_PROCESSES),
+    "CPUWeight": "20",
+    "IOWeight": "20",
+    "Nice": str(_NICE),
+    "IOSchedulingClass": "idle",
+}
+_LISTS = ("ReadWritePaths", "BindPaths", "BindReadOnlyPaths", "ReadOnlyPaths", "InaccessiblePaths")
+
+
+def run(
+    site: Site,
+    argv: Sequence[str],
+    *,
+    doing: str,
+    folder: str,
+    environment: Mapping[str, str],
+    writable: Sequence[str] = (),
+    timeout: float,
+    secrets: Collection[str] = (),
+    hint: str = "",
+) -> str:
+    """Run a command as the build user, and end whatever it leaves behind; returns the end of what it prints.
+
+    Args:
+        doing: what it is for; errors begin with it.
+        folder: where it runs.
+        environment: its variables.
+        writable: the paths that it may write besides its own home.
+        timeout: seconds.
+        secrets: texts that are masked in errors and logs.
+
+    Raises:
+        DeploymentError: it cannot be started, fails, or is not through in time; or a process of it does not end.
+    """
+    end_processes(site)
+    django_wall_delegate.ask(site.build_user, os.makedirs, str(site.build / "tmp"), 0o700, True, doing=doing)
+    command = Command(
+        argv,
+        doing=doing,
+        folder=folder,
+        environment=environment,
+        timeout=timeout,
+        secrets=secrets,
+        hint=hint,
+        only_the_end=True,
+    )
+    try:
+        ended = _in_unit(site, command, writable) if django_host_service.has_systemd() else _below_reaper(site, command)
+    finally:
+        end_processes(site)
+    return django_host_command.check(command, ended)
+
+
+def _below_reaper(site: Site, command: Command) -> Ended:
+    user, group = django_host_user.user_id(site.build_user), django_host_user.group_id(site.build_user)
+    own = {"nice": _NICE, "processes": _PROCESSES}
+    argv = django_wall_reaper.command(command.argv, user, group, [], command.folder, **own)
+    descriptors, grace = django_host_command.locks, django_wall_reaper.PATIENCE
+    return django_host_command.execute(
+        dataclasses.replace(command, argv=argv, folder="/", descriptors=descriptors, grace=grace)
+    )
+
+
+def _in_unit(site: Site, command: Command, writable: Sequence[str]) -> Ended:
+    """Run a command in a unit, and return its own exit code: systemd's also counts processes that it left behind."""
+    unit = _unit(site)
+    _stop(unit)
+    variables = django_site.RUNTIME / f"{site.name}.build.environment"
+    mark = f"ended {secrets_module.token_hex(8)}"
+    script = f'"$@"; code=$?; printf "\\n{mark} %s\\n" "$code" >&2; exit "$code"'
+    properties = [
+        *directives(site, command.folder, writable),
+        ("EnvironmentFile", str(variables)),
+        ("RuntimeMaxSec", f"{command.timeout + 15:g}"),
+        ("TimeoutStopSec", str(_STOP)),
+        ("KillMode", "control-group"),
+        ("SendSIGKILL", "yes"),
+    ]
+    argv = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={unit}"]
+    argv += [f"--property={name}={value}" for name, value in properties]
+    argv += ["--", "/bin/sh", "-c", script, "sh", *command.argv]
+    django_process_systemd.start_bus()
+    text = django_host_environment.environment_file(command.environment or {})
+    django_host_file.write(variables, text, mode=0o600, durable=False)
+    try:
+        ended = django_host_command.execute(dataclasses.replace(command, argv=argv, folder="/", environment=None))
+    finally:
+        variables.unlink(missing_ok=True)
+        _stop(unit)
+    found = re.findall(rf"^{mark} (\d+)$\n?", ended.errors, re.MULTILINE)
+    errors = re.sub(rf"\n?^{mark} \d+$\n?", "", ended.errors, flags=re.MULTILINE)
+    return Ended(int(found[-1]) if found and ended.code is not None else ended.code, ended.printed, errors)
+
+
+def _unit(site: Site) -> str:
+    return f"django-{site.name}-build.service"
+
+
+def _stop(unit: str) -> None:
+    """End the unit of a build whose deployment was killed, or whose time is up."""
+    if Path("/run/systemd/transient", unit).exists():
+        with contextlib.suppress(DeploymentError):
+            django_host_command.run(["systemctl", "stop", unit], doing=f"stopping {unit}", timeout=30)
+
+
+def directives(site: Site, folder: str, writable: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the properties of the unit of a build: ours, and those of the pillar's ``build_sandbox`` in their place.
+
+    Paths that the pillar names are added to ours.
+    """
+    said = site.config["build_sandbox"]
+    lines: dict[str, Any] = {
+        "User": site.build_user,
+        "Group": site.build_user,
+        "WorkingDirectory": folder,
+        **_SANDBOX,
+        **{name: value for name, value in said.items() if name not in _LISTS},
+    }
+    if site.root.is_relative_to("/home") or site.root.is_relative_to("/root"):
+        lines.setdefault("BindReadOnlyPaths", []).append(str(site.root))
+        lines["ProtectHome"] = said.get("ProtectHome", "tmpfs")
+    lines["ReadWritePaths"] = [str(site.build), *writable]
+    for name in _LISTS:
+        more = said.get(name, [])
+        if more or name in lines:
+            lines[name] = [*lines.get(name, []), *(more if isinstance(more, list) else [more])]
+    return list(django_process_sandbox.flattened(lines))
+
+
+# What is left of a build
+
+
+def end_processes(site: Site) -> None:
+    """End every process of the build user: it has none that is not of a build of this site.
+
+    Raises:
+        DeploymentError: one does not end.
+    """
+    end_user(site.build_user)
+
+
+def end_user(name: str) -> None:
+    """End every process of a user, in whatever group or session it is.
+
+    Raises:
+        DeploymentError: one does not end.
+    """
+    user = django_host_user.user_id(name)
+    if user <= 0 or user == os.geteuid():
+        return
+    deadline = time.monotonic() + _END
+    while left := django_host_proc.pids_of(user):
+        with contextlib.suppress(DeploymentError):
+            django_wall_delegate.ask(name, _end_all, user, doing="ending processes", timeout=_END)
+        if time.monotonic() > deadline:
+            raise DeploymentError(
+                f"processes of {name} do not end: {', '.join(map(str, left[:5]))}",
+                hint=f"ps -u {name} shows them",
+                transient=True,
+            )
+        time.sleep(0.005)
+
+
+def _end_all(user: int) -> None:
+    """Kill every process that this one may kill: those of its user, and never root's."""
+    if not user or os.getresuid() != (user, user, user):
+        raise PermissionError(f"not uid {user}")
+    os.kill(-1, signal.SIGKILL)

@@ -1,0 +1,220 @@
+"""What a site has done by itself: a timer of systemd's, or a line of cron's, and the program that it runs.
+
+The program needs neither Salt nor a master: the modules that do it, as the last apply had them, in one file.
+"""
+
+import functools
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import django_backup
+import django_database
+import django_host_command
+import django_host_file
+import django_host_service
+import django_host_template
+import django_process_systemd
+import django_release
+import django_secret
+import django_site
+from django_host_command import DeploymentError
+from django_site import Site
+
+CRON = Path("/etc/cron.d")
+#: What cron has for the words of systemd.
+_CRON = {"hourly": "0 * * * *", "daily": "0 0 * * *", "weekly": "0 0 * * 1", "monthly": "0 0 1 * *"}
+
+
+class Task(NamedTuple):
+    """What is done by itself: its name in the names of its files, what it is for, the module whose ``main`` does it."""
+
+    name: str
+    title: str
+    module: str
+
+    def when(self, site: Site) -> str | None:
+        """When it is done for a site, as ``OnCalendar`` has it; None where it is not."""
+        return site.config["backup"]["schedule"] if self == BACKUP else "hourly" if site.https else None
+
+
+BACKUP = Task("backup", "Backups", "django_timer")
+RENEWAL = Task("tls", "Renewal of the certificates", "django_tls_renewal")
+TASKS = (BACKUP, RENEWAL)
+
+
+def main(name: str) -> int:
+    """What the timer runs: back up a site as its last apply left it; returns the exit code."""
+    try:
+        site = django_site.find(name)
+        live = django_release.linked(site, site.current)
+        if not live:
+            print(f"{name} has no live release yet")
+            return 0
+        secrets = list(django_secret.values(site, {}).values())
+        for path in django_backup.make(site, live, why=django_backup.BY_TIMER, secrets=secrets):
+            print(path)
+    except (DeploymentError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def stale(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> dict[str, str]:
+    """What is not as the pillar has it: path → what is the matter with it.
+
+    Raises:
+        DeploymentError: this host has nobody who would look at the clock.
+    """
+    wanted = _files(site, templates, task)
+    found = {path: _matter(path, content) for path, content in wanted.items()}
+    found |= {path: "removed" for path in present(site, task) if path not in wanted}
+    timer = _timer(site, task)
+    if timer in wanted and not os.path.lexists(_link(site, task)):
+        found[timer] = found[timer] or "disabled"
+    return {str(path): matter for path, matter in found.items() if matter}
+
+
+def _matter(path: Path, content: bytes) -> str:
+    try:
+        return "" if path.read_bytes() == content else "changed"
+    except FileNotFoundError:
+        return "new"
+
+
+def apply(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> None:
+    """Have the timer of a site as the pillar has it, or none.
+
+    Raises:
+        DeploymentError: systemd does not take it.
+    """
+    wanted = _files(site, templates, task)
+    if not wanted:
+        remove(site, task)
+        return
+    for path in present(site, task):
+        if path not in wanted:
+            path.unlink()
+    for path, content in wanted.items():
+        django_host_file.write(path, content, mode=0o600 if path == _program(site, task) else 0o644)
+    if django_host_service.has_systemd():
+        timer = _timer(site, task).name
+        django_host_command.run(["systemctl", "enable", "--quiet", timer], doing=f"enabling {timer}")
+        django_host_command.run(["systemctl", "restart", timer], doing=f"starting {timer}")
+
+
+def present(site: Site, task: Task = BACKUP) -> list[Path]:
+    """What there is on the host for a task of a site."""
+    paths = (_timer(site, task), _service(site, task), _cron(site, task), _program(site, task))
+    return [path for path in paths if path.exists()]
+
+
+def remove(site: Site, task: Task = BACKUP) -> None:
+    """Take a task of a site off the host."""
+    timer = _timer(site, task)
+    if timer.exists() or os.path.lexists(_link(site, task)):
+        django_host_command.run(
+            ["systemctl", "disable", "--quiet", "--now", timer.name], doing=f"stopping {timer.name}"
+        )
+    for path in present(site, task):
+        path.unlink()
+
+
+def _program(site: Site, task: Task) -> Path:
+    return site.root / f"{task.name}.pyz"
+
+
+def _service(site: Site, task: Task) -> Path:
+    return django_process_systemd.UNITS / f"django-{site.name}-{task.name}.service"
+
+
+def _timer(site: Site, task: Task) -> Path:
+    return _service(site, task).with_suffix(".timer")
+
+
+def _link(site: Site, task: Task) -> Path:
+    return django_process_systemd.UNITS / "timers.target.wants" / _timer(site, task).name
+
+
+def _cron(site: Site, task: Task) -> Path:
+    return CRON / f"django-{site.name}-{task.name}"
+
+
+def _files(site: Site, templates: Mapping[str, str], task: Task) -> dict[Path, bytes]:
+    """What a task needs on the host; nothing where it is not wanted."""
+    schedule = task.when(site)
+    if not schedule:
+        return {}
+    program = _program(site, task)
+    command = f"/usr/bin/python3 -I {program} {site.name}"
+    files = {program: _packed(task.module)}
+    if django_host_service.has_systemd():
+        variables: dict[str, Any] = {"site": site.config, "command": command, "schedule": schedule}
+        variables |= {"local": django_database.are_local(site), "at_home": _is_at_home(site)}
+        for path in (_service(site, task), _timer(site, task)):
+            url = f"salt://django/files/{task.name}{path.suffix}"
+            files[path] = django_host_template.render(templates, url, **variables).encode()
+        return files
+    if task == BACKUP:
+        _refuse_without_cron(site)
+    elif not _has_cron():
+        return {}  # each apply renews what is due
+    when = _CRON[schedule] if task == BACKUP else f"{sum(site.name.encode()) % 60} * * * *"
+    files[_cron(site, task)] = f"# {task.title} of the Django site {site.name}\n{when} root {command}\n".encode()
+    return files
+
+
+def _has_cron() -> bool:
+    return CRON.is_dir() and bool(shutil.which("cron", path=django_host_command.PATH))
+
+
+def _is_at_home(site: Site) -> bool:
+    """Whether anything of the site may lie where the homes of people are."""
+    said = json.dumps({**site.config, "backups": str(site.backups)})
+    return any(f'"{folder}/' in said or f":{folder}/" in said for folder in ("/home", "/root", "/run/user"))
+
+
+def _refuse_without_cron(site: Site) -> None:
+    at = f"django:sites:{site.name}:backup:schedule"
+    schedule = site.config["backup"]["schedule"]
+    if schedule not in _CRON:
+        raise DeploymentError(
+            f"{schedule} is a time as systemd has it, and this host has cron",
+            hint=f"say {', '.join(_CRON)} in {at}, or run salt-call django.backup {site.name} by a line of your own",
+        )
+    if not _has_cron():
+        raise DeploymentError(
+            "this host has neither systemd nor cron, so nobody would make backups by themselves",
+            hint=f"take {at} out and have somebody run django.backup {site.name}; "
+            f"or have cron there and running: django:sites:{site.name}:packages: [cron]",
+        )
+
+
+@functools.cache
+def _packed(module: str) -> bytes:
+    """Return a program as an archive that Python runs: a module and those that it imports; equal for equal code."""
+    sources = {"__main__": f"import sys\nimport {module}\nsys.exit({module}.main(sys.argv[1]))\n"}
+    names = [module]
+    for name in names:  # grows meanwhile
+        sources[name] = inspect.getsource(sys.modules[name])
+        names += [one for one in dict.fromkeys(_imported(sources[name])) if one not in names and one in sys.modules]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        for name, source in sources.items():
+            members.writestr(zipfile.ZipInfo(f"{name}.py"), source)
+    return archive.getvalue()
+
+
+def _imported(source: str) -> list[str]:
+    """Return the names of our modules that a source imports, also by a name that it composes."""
+    prefixes = tuple(re.findall(r"""import_module\(f["'](django_\w+_){""", source))
+    composed = sorted(name for name in sys.modules if prefixes and name.startswith(prefixes))
+    return [*re.findall(r"^ *(?:import|from) (django_\w+)", source, re.MULTILINE), *composed]

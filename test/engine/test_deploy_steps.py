@@ -1,0 +1,770 @@
+import gzip
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import django_database
+import django_deploy_coherence
+import django_deploy_step_build
+import django_deploy_step_site
+import django_deploy_steps
+import django_host_file
+import django_host_service
+import django_host_user
+import django_process_build
+import django_project_program
+import django_proxy_nginx
+import django_release_drain
+import django_release_instance
+import django_release_static
+import django_site
+import django_source
+import django_source_mirror
+import pytest
+from django_host_command import DeploymentError
+from django_wall_foreign import Foreign
+from specimen import configured
+from world import commit
+
+refuse_closed_parents = django_deploy_step_site.refuse_closed_parents
+
+
+# The site
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everybody may enter, on the way to it too."""
+    with tempfile.TemporaryDirectory(prefix="df-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(
+    ("mode", "group", "passes"),
+    [
+        *[(0o755, None, True), (0o711, None, True), (0o700, None, False), (0o750, None, False)],
+        *[(0o750, "proxy", True), (0o740, "proxy", False), (0o704, "proxy", False)],
+    ],
+)
+def test_a_parent_that_the_proxy_cannot_enter(open_folder, monkeypatch, mode, group, passes):
+    home = open_folder / "home"
+    home.mkdir()
+    home.chmod(mode)
+    monkeypatch.setattr(django_host_user, "group_id", lambda name: home.stat().st_gid if group else -2)
+    site = configured()
+    site.root = home / "site/blog"
+    if passes:
+        refuse_closed_parents(site)
+        return
+    with pytest.raises(DeploymentError) as error:
+        refuse_closed_parents(site)
+    owner = django_host_user.owner_of(home.stat())
+    assert error.value.message == f"www-data cannot traverse {home} ({owner} {mode:04o}), which is above {site.root}"
+    assert error.value.hint == f"chmod o+x {home}, or set django:sites:blog:root to another folder"
+
+
+def test_a_site_that_is_laid_out_is_left_alone(world):
+    deployment = world.deployment()
+    changes = list(django_deploy_steps.site(deployment))
+    assert len(changes) == 1 and changes[0][str(world.site.root)] == "missing"
+    assert changes[0][str(world.site.applied)] == "new" and changes[0]["registered"] == str(world.site.root)
+    assert changes[0]["templates"] == sorted(world.templates)
+    assert list(django_deploy_steps.site(world.deployment())) == []
+    assert stat.S_IMODE(world.site.applied.stat().st_mode) == 0o600
+    assert django_site.find("blog").config == world.site.config
+
+
+def test_what_is_applied_is_written_down_even_where_it_makes_no_release(world):
+    world.apply()
+    world.options = {"health": {"path": "/healthz"}}
+    assert world.apply() == {"site": {str(world.site.applied): "changed"}}
+    assert django_site.find("blog").config["health"]["path"] == "/healthz"
+    world.templates["salt://django/files/nginx/locations.conf"] += "# more\n"
+    assert world.apply()["site"] == {"templates": ["salt://django/files/nginx/locations.conf"]}
+    assert world.apply() == {}
+
+
+def test_wrong_folders_are_mended(world):
+    world.apply()
+    world.site.media.top.chmod(0o777)
+    changes = world.apply()["site"]
+    media = str(world.site.media)
+    assert list(changes) == [media] and " 0777, not blog:www-data 2750" in changes[media]
+    assert world.apply() == {}
+
+
+def test_keys_are_laid_into_the_mirror(world, monkeypatch):
+    world.apply()
+    laid = []
+    monkeypatch.setattr(django_source_mirror, "unprepared", lambda site, key: [] if laid else ["deploy_key"])
+    monkeypatch.setattr(django_source_mirror, "prepare", lambda site, key: laid.append(key))
+    world.given = {"deploy_key": "the key"}
+    assert world.apply() == {"site": {"mirror": ["deploy_key"]}} and laid == ["the key"]
+    assert "the key" in world.last.masked()
+
+
+@pytest.mark.parametrize("key", ["root", "user"])
+def test_a_site_does_not_move(world, key):
+    world.apply()
+    before = world.site.config[key]
+    moved = type(world.site)({**world.site.config, key: f"{before}-2"}, world.site.platform)
+    with pytest.raises(DeploymentError) as error:
+        django_site.refuse_another_identity(moved, ["blog"])
+    assert error.value.message == (
+        f"blog lives on this host with {key}: {before}, and its data with it; the pillar now says {before}-2"
+    )
+    assert f"keep django:sites:blog:{key}: {before}, or take the site off first" in error.value.hint
+    django_site.refuse_another_identity(world.site, ["blog"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "managed", "serves"),
+    [
+        ({}, ["journal"], "blog.example.org"),
+        ({}, ["journal", "blog"], None),
+        ({"path": "/journal"}, ["journal"], None),
+        ({"domains": ["journal.example.org"]}, ["journal"], None),
+        ({"path": "/journal", "root": None}, ["journal"], "/"),
+    ],
+)
+def test_a_site_keeps_its_name(world, changed, managed, serves):
+    """Unless the pillar has its old name too, if only to take it off."""
+    world.apply()
+    root = world.site.config["root"] if "root" in changed else "/srv/other"
+    config = {**world.site.config, "name": "journal", **changed, "root": root}
+    renamed = type(world.site)(config, world.site.platform)
+    if not serves:
+        django_site.refuse_another_identity(renamed, managed)
+        return
+    with pytest.raises(DeploymentError, match=f"blog, which the pillar no longer has, still serves {serves}") as error:
+        django_site.refuse_another_identity(renamed, managed)
+    assert "django:sites:blog: {state: absent}" in error.value.hint and "user: blog}" in error.value.hint
+
+
+# The source
+
+
+def test_build_commands_run_as_the_build_identity(world, monkeypatch):
+    world.options = {"build": ["npm ci", "make 'a b' c"], "timeouts": {"build": "1m"}}
+    seen = []
+    monkeypatch.setattr(django_process_build, "run", lambda site, argv, **options: seen.append((argv, options)))
+    changes = world.apply()
+    assert changes["build"] == {"commands": ["npm ci", "make 'a b' c"], "source": "compiled"}
+    release = world.site.releases / world.live
+    assert [argv for argv, _options in seen[:2]] == [["npm", "ci"], ["make", "a b", "c"]]
+    assert seen[2][0][1:4] == ["-I", "-S", "-c"] and seen[2][0][5:] == [f"{release}/source"]
+    for _argv, options in seen:
+        assert options["writable"] == [options["folder"]] == [f"{release}/source"] and options["timeout"] == 60
+        environment = options["environment"]
+        assert environment["HOME"] == str(world.site.build) and environment["VIRTUAL_ENV"] == f"{release}/virtualenv"
+        assert environment["PATH"].startswith(f"{release}/virtualenv/bin:")
+    assert seen[1][1]["doing"] == "make 'a b' c"
+    assert seen[1][1]["hint"] == "the command is from django:sites:blog:build"
+
+
+COMMANDS = {
+    "after_static": ["manage.py compress --force", "true"],
+    "after_migrate": ["./manage.py createcachetable"],
+    "before_switch": ["warm 'a b'"],
+    "after_switch": ["manage.py clear_cache"],
+}
+RUN = [
+    ["/usr/bin/env", "python", "manage.py", "compress", "--force"],
+    ["/usr/bin/env", "true"],
+    ["/usr/bin/env", "python", "manage.py", "createcachetable"],
+    ["/usr/bin/env", "warm", "a b"],
+    ["/usr/bin/env", "python", "manage.py", "clear_cache"],
+]
+
+
+def ran(world):
+    """The commands of the project that were run by systemd-run, without its options."""
+    told = [argv[argv.index("--") + 1 :] for argv in world.commands if argv[0] == "systemd-run"]
+    return [argv for argv in told if argv[0] == "/usr/bin/env"]
+
+
+def test_each_command_runs_once_in_each_release(world):
+    world.options = {"commands": COMMANDS, "timeouts": {"command": "90s"}}
+    changes = world.apply()
+    assert [step for step, change in changes.items() if "commands" in change and step != "build"] == [
+        "static",
+        "migration",
+        "instance",
+        "record",
+    ]
+    assert ran(world) == RUN
+    writable = [
+        argv[-2]
+        for argv in world.commands
+        if argv[-1] in ("--force", "clear_cache") and f"{world.site.releases / world.live}/static" in " ".join(argv)
+    ]
+    assert len(writable) == 1
+    assert all("RuntimeMaxSec=105" in " ".join(argv) for argv in world.commands if "/usr/bin/env" in argv)
+    assert world.apply() == {} and ran(world) == RUN
+    world.push("two")
+    world.apply()
+    assert ran(world) == RUN * 2
+    world.roll_back()
+    assert ran(world) == RUN * 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"), [("after_static", "static"), ("after_migrate", "migration"), ("before_switch", "instance")]
+)
+def test_a_command_that_fails_before_the_switch_stops_the_release(world, stage, step):
+    world.apply()
+    one = world.live
+    world.options = {"commands": {stage: ["good", "bad x", "never"]}}
+    world.push("two")
+    world.fails["bad x"] = DeploymentError("bad x failed (exit 1)")
+    with pytest.raises(DeploymentError, match=f"{step}: bad x failed"):
+        world.apply()
+    assert world.live == one and [argv[1] for argv in ran(world)] == ["good", "bad"]
+
+
+def test_a_command_that_fails_after_the_switch_takes_nothing_back(world):
+    world.apply()
+    world.options = {"commands": {"after_switch": ["bad x"]}}
+    world.push("two")
+    world.fails["bad x"] = DeploymentError("bad x failed (exit 1)")
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    two = world.live
+    assert error.value.message == "record: bad x failed (exit 1)" and f"{two} still runs" in error.value.hint
+    assert world.releases[two] == "good" and two.startswith("0002")
+    last = json.loads(world.site.deploys.read_text().splitlines()[-1])
+    assert last["result"] == "released" and last["step"] == "record" and "bad x" in last["error"]
+    world.fails.clear()
+    assert world.apply() == {}
+
+
+def test_a_file_that_does_not_compile_stops_no_release(world):
+    world.fails["py_compile"] = DeploymentError("SyntaxError in a template of code")
+    world.apply()
+    world.check()
+
+
+def test_a_source_is_compiled_but_for_what_is_none_of_the_project(tmp_path):
+    tree = tmp_path / ".hidden" / "source"
+    left_out = ["node_modules/a.py", ".git/b.py", "app/.c.py", "app/text.txt", "app/broken.py", "app/null.py"]
+    for name in ["manage.py", "app/views.py", "app/deep/er/x.py", *left_out]:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text({"broken": "def f(:\n", "null": "\0"}.get(Path(name).stem, "X = 1\n"))
+    program = [sys.executable, "-I", "-S", "-c", django_deploy_step_build.COMPILE, str(tree)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    found = {path.relative_to(tree).as_posix().replace("__pycache__/", "") for path in tree.rglob("*.pyc")}
+    tag = sys.implementation.cache_tag
+    assert found == {f"manage.{tag}.pyc", f"app/views.{tag}.pyc", f"app/deep/er/x.{tag}.pyc"}
+
+
+def brings(world, monkeypatch, **files):
+    """Let the source of each release have these files too; a None is a link out of it."""
+    export = world.export
+
+    def more(site, commit, target):
+        export(site, commit, target)
+        for name, content in files.items():
+            path = target / name.replace("__", "/").replace("_db", ".db")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(world.site.root.parent) if content is None else path.write_text(content)
+
+    monkeypatch.setattr(django_source, "export", more)
+
+
+def test_what_is_shared_outlives_its_release(world, monkeypatch):
+    brings(world, monkeypatch, data__photo="first", blog__site_db="first")
+    world.options = {"shared": ["data", "blog/site.db", "new/folder", "new.file"]}
+    world.apply()
+    source, shared = world.site.current / "source", world.site.shared.top
+    for name in world.options["shared"]:
+        assert os.readlink(source / name) == str(shared / name)
+    assert (shared / "data/photo").read_text() == (shared / "blog/site.db").read_text() == "first"
+    assert (shared / "new/folder").is_dir() and not (shared / "new.file").exists()
+    (shared / "data/photo").write_text("mine")
+    world.push("two")
+    brings(world, monkeypatch, data__photo="second", blog__site_db="second")
+    world.apply()
+    assert (world.site.current / "source/data/photo").read_text() == "mine"
+    assert (world.site.current / "source/blog/site.db").read_text() == "first"
+
+
+def test_what_is_writable_is_the_sites(world, monkeypatch):
+    brings(world, monkeypatch, logs__old="x")
+    world.options = {"writable": ["logs", "tmp/cache"]}
+    given = []
+    give = Foreign.give
+    monkeypatch.setattr(
+        Foreign, "give", lambda tree, owner, modes, **how: given.append(tree.name) or give(tree, owner, modes, **how)
+    )
+    world.apply()
+    assert given == ["source", "source", "logs", "cache", "static"]
+    assert (world.site.current / "source/tmp/cache").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"writable": ["link"]}, "build: django:sites:blog:writable: link leads through the link link"),
+        ({"writable": ["link/x"]}, "build: django:sites:blog:writable: link/x leads through the link link"),
+        ({"shared": ["link/x"]}, "build: django:sites:blog:shared: link/x leads through the link link"),
+        (
+            {"files": {"link/x": {"contents": ""}}},
+            "settings: django:sites:blog:files: link/x leads through the link link",
+        ),
+    ],
+)
+def test_a_link_of_the_source_leads_nobody_astray(world, monkeypatch, options, message):
+    brings(world, monkeypatch, link=None)
+    world.options = options
+    before = sorted(path.name for path in world.site.root.parent.iterdir()) if world.site.root.parent.exists() else []
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message == message
+    assert sorted(path.name for path in world.site.root.parent.iterdir()) == [*before, "blog"]
+
+
+def test_a_link_that_is_shared_is_replaced(world, monkeypatch):
+    brings(world, monkeypatch, link=None)
+    world.options = {"shared": ["link"]}
+    world.apply()
+    assert os.readlink(world.site.current / "source/link") == str(world.site.shared.top / "link")
+    assert (world.site.shared.top / "link").is_dir() and world.site.root.parent.is_dir()
+
+
+# The start of Django
+
+
+@pytest.mark.parametrize(
+    ("answers", "options", "message", "hint"),
+    [
+        (
+            {"settings_module": "blog.settings"},
+            {},
+            "static: the project overrides DJANGO_SETTINGS_MODULE with blog.settings",
+            "use os.environ.setdefault in blog.wsgi, or django:sites:blog:overlay: false",
+        ),
+        (
+            {"debug": True},
+            {},
+            "static: DEBUG is on",
+            "turn it off in the project's environment: django:sites:blog:environment, "
+            "or let the overlay do it: django:sites:blog:overlay: true",
+        ),
+        *(
+            (
+                {"databases": {"default": {"engine": "django.db.backends.sqlite3", "name": name}}},
+                options,
+                f"static: the database 'default' is inside the release ({name}) and would be deleted with it",
+                "add its file to django:sites:blog:shared, "
+                "or set its path: django:sites:blog:environment, {from: database_path}, "
+                "with database: {engine: sqlite}",
+            )
+            for name, options in [
+                ("{release}/source/db.sqlite3", {}),
+                ("db.sqlite3", {}),
+                ("../data/db.sqlite3", {}),
+                ("/app/db.sqlite3", {"mount": "/app"}),
+                ("db.sqlite3", {"mount": "/app", "shared": ["data"]}),
+            ]
+        ),
+    ],
+)
+def test_what_a_project_does_that_is_not_safe(world, answers, options, message, hint):
+    release = str(world.site.releases / f"0001-{commit('one')[:12]}")
+    world.options = options
+    for database in answers.get("databases", {}).values():
+        database["name"] = database["name"].replace("{release}", release)
+    world.answers = answers
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message.replace(release, "{release}") == message.replace(release, "{release}")
+    assert error.value.hint == f"{hint}\nnothing runs yet"
+
+
+@pytest.mark.parametrize(
+    ("answers", "warnings"),
+    [
+        ({}, []),
+        ({"allowed_hosts": ["*"]}, []),
+        ({"allowed_hosts": [".example.org"]}, []),
+        (
+            {"allowed_hosts": ["xblog.example.org", ".ample.org"]},
+            ["ALLOWED_HOSTS is ['xblog.example.org', '.ample.org'], which does not include every domain of the site"],
+        ),
+        (
+            {"allowed_hosts": ["other.org"]},
+            ["ALLOWED_HOSTS is ['other.org'], which does not include every domain of the site"],
+        ),
+        ({"media_root": ""}, []),
+        ({"media_root": "{media}/.//"}, []),
+        ({"allowed_hosts": ["Blog.Example.ORG"]}, []),
+        ({"media_root": "/app/media"}, ["MEDIA_ROOT is /app/media, not {media}: uploads are not served"]),
+        (
+            {"cookies": {"SESSION_COOKIE_SECURE": True, "CSRF_COOKIE_SECURE": False, "SESSION_COOKIE_DOMAIN": None}},
+            [
+                "SESSION_COOKIE_SECURE is on, so that browsers send the cookie over https only, and "
+                "the site has no tls: set tls, or list the proxy in front that serves https in proxy:trusted"
+            ],
+        ),
+        ({"cookies": {"SESSION_COOKIE_DOMAIN": ".Example.ORG", "CSRF_COOKIE_DOMAIN": "blog.example.org"}}, []),
+        (
+            {"cookies": {"CSRF_COOKIE_DOMAIN": ".log.example.org"}},
+            [
+                "CSRF_COOKIE_DOMAIN is .log.example.org, which does not include blog.example.org: "
+                "browsers reject the cookie there; correct django:sites:blog:settings:CSRF_COOKIE_DOMAIN"
+            ],
+        ),
+        ({"https": {"redirect": False, "header": None}}, []),
+        ({"https": {"redirect": True, "header": "HTTP_X_OF_THE_CDN"}}, []),
+        (
+            {"https": {"redirect": True, "header": "HTTP_X_SCHEME"}},
+            [
+                "SECURE_PROXY_SSL_HEADER is HTTP_X_SCHEME, and the proxy removes X-Scheme from requests: use "
+                "HTTP_X_FORWARDED_PROTO, or list X-Scheme in django:sites:blog:proxy:trusted_headers and the proxy "
+                "that sends it in django:sites:blog:proxy:trusted"
+            ],
+        ),
+        *(
+            (
+                {"https": {"redirect": True, "header": header}},
+                [
+                    "SECURE_SSL_REDIRECT redirects every visitor to https, and the site has no tls: set "
+                    "django:sites:blog:tls, or list the proxy in front that serves https in "
+                    "django:sites:blog:proxy:trusted"
+                ],
+            )
+            for header in (None, "HTTP_X_FORWARDED_PROTO")
+        ),
+        ({"trusted_origins": ["https://app.example.com", "https://*.Example.org:8443"]}, []),
+        ({"trusted_origins": ["http://blog.example.org"]}, []),
+        (
+            {"trusted_origins": ["https://app.example.com", "https://*.example.com"]},
+            [
+                "CSRF_TRUSTED_ORIGINS is ['https://app.example.com', 'https://*.example.com'], which includes no "
+                "domain of the site (blog.example.org); correct django:sites:blog:settings:CSRF_TRUSTED_ORIGINS"
+            ],
+        ),
+        ({"script_name": "/"}, []),
+        (
+            {"script_name": "/app"},
+            [
+                "FORCE_SCRIPT_NAME is '/app', and the site's path is '/': links lead to the former; "
+                "correct django:sites:blog:settings:FORCE_SCRIPT_NAME, or django:sites:blog:path"
+            ],
+        ),
+        ({"static_url": "https://cdn.example.org/", "media_url": "https://cdn.example.org/media/"}, []),
+        ({"static_url": "/static/", "media_url": "/"}, []),
+        ({"static_url": "/static/", "media_url": "/static/", "collected": None}, []),
+        (
+            {"static_url": "/"},
+            [
+                "STATIC_URL is '/', and the site's path is '/': no static files are served there; "
+                "correct django:sites:blog:settings:STATIC_URL"
+            ],
+        ),
+        *(
+            (
+                {"static_url": static, "media_url": media},
+                [
+                    f"MEDIA_URL is '{media}', and STATIC_URL is '{static}': a file below both is served from one "
+                    "of them; correct django:sites:blog:settings:MEDIA_URL, or STATIC_URL"
+                ],
+            )
+            for static, media in (("/media/static/", "/media/"), ("/static/", "/static/media/"))
+        ),
+        ({"largest_body": 75 << 20}, []),
+        (
+            {"largest_body": 76 << 20},
+            [
+                "DATA_UPLOAD_MAX_MEMORY_SIZE is 79691776 bytes, and the proxy refuses requests over 75M: "
+                "raise django:sites:blog:media:max_upload"
+            ],
+        ),
+        (
+            {"timeouts": {"DATABASES['default']['OPTIONS']['timeout']": 60, "x": 90.5}},
+            [
+                "x is 90.5 s, and the server ends a request after 60 s, before Django can report the timeout: set a "
+                "shorter one in the project, or a longer django:sites:blog:server:options:harakiri"
+            ],
+        ),
+        ({"checks": ["security.W001: no middleware"]}, ["security.W001: no middleware"]),
+        ({"databases": {"default": {"engine": "sqlite3", "name": ":memory:"}}}, []),
+        ({"databases": {"default": {"engine": "sqlite3", "name": "file:x?mode=memory"}}}, []),
+    ],
+)
+def test_what_a_project_does_that_is_worth_a_word(world, answers, warnings):
+    if answers.get("media_root"):
+        answers = {**answers, "media_root": answers["media_root"].format(media=world.site.media.top)}
+    world.answers = answers
+    world.apply()
+    assert world.last.warnings == [text.format(media=world.site.media.top) for text in warnings]
+
+
+@pytest.mark.parametrize(
+    ("options", "answers", "words"),
+    [
+        (
+            {"tls": {"kind": "self_signed"}},
+            {
+                "https": {"redirect": True, "header": None},
+                "trusted_origins": ["http://blog.example.org", "https://blog.example.org", "http://a.example.com"],
+            },
+            "CSRF_TRUSTED_ORIGINS has http://blog.example.org, and the site is served by https only",
+        ),
+        (
+            {"path": "/app", "overlay": False},
+            {"script_name": "/"},
+            "FORCE_SCRIPT_NAME is '/', and the site's path is '/app': links lead to the former; "
+            "correct django:sites:blog:environment",
+        ),
+        ({"path": "/app"}, {"static_url": "/app/"}, "STATIC_URL is '/app/', and the site's path is '/app': no"),
+        ({"proxy": {"trusted": ["10.0.0.1"]}}, {"https": {"redirect": True, "header": None}}, ""),
+        ({"media": {"max_upload": "1k"}}, {"largest_body": 1025}, "DATA_UPLOAD_MAX_MEMORY_SIZE is 1025 bytes, and"),
+        ({"media": {"max_upload": "0"}}, {"largest_body": 1 << 40}, ""),
+        (
+            {"proxy": {"kind": "none"}},
+            {
+                "https": {"redirect": True, "header": "HTTP_X_FORWARDED_PROTO"},
+                "cookies": {"SESSION_COOKIE_SECURE": True},
+                "largest_body": 1 << 40,
+                "static_url": "/",
+            },
+            "",
+        ),
+        ({"proxy": {"locations": {"/a/": {"client_max_body_size": "1G"}}}}, {"largest_body": 1 << 30}, ""),
+        ({"proxy": {"kind": "apache", "locations": {"/a/": {"LimitRequestBody": 0}}}}, {"largest_body": 1 << 30}, ""),
+        (
+            {"server": {"kind": "uvicorn"}, "database": {"engine": "postgres", "options": {"connect_timeout": 90}}},
+            {"timeouts": {"DATABASES['default']['OPTIONS']['connect_timeout']": 90}},
+            "before Django can report the timeout: set a shorter one in django:sites:blog:database:options",
+        ),
+    ],
+)
+def test_what_contradicts_the_pillar(make_site, options, answers, words):
+    plain = {"allowed_hosts": ["*"], "static_url": "/static/", "media_url": "/media/", "media_root": "", "collected": 1}
+    found = list(django_deploy_coherence.contradictions(make_site(**options), {**plain, **answers}))
+    assert [words in line for line in found] == ([True] if words else []), found
+
+
+@pytest.mark.parametrize(
+    ("name", "mount"),
+    [
+        ("{shared}/db.sqlite3", None),
+        ("data/db.sqlite3", None),
+        ("/app/data/db.sqlite3", "/app"),
+        ("{database}/x.db", None),
+    ],
+)
+def test_a_database_that_is_kept(world, name, mount):
+    world.options = {"shared": ["data"], "mount": mount}
+    name = name.format(shared=world.site.shared.top, database=world.site.database.top)
+    migrations = {"default": {"applied": ["blog.0001_initial"], "pending": []}}
+    world.answers = {"databases": {"default": {"engine": "django.db.backends.sqlite3", "name": name}}}
+    world.answers["migrations"] = migrations
+    world.apply()
+    path = django_database.database_file(
+        world.site, world.last.release.path, world.last.release.facts, world.answers["databases"]["default"]
+    )
+    path.parent.mkdir(exist_ok=True)
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
+        connection.execute("INSERT INTO django_migrations VALUES ('blog', '0001_initial')")
+    assert world.apply() == {}
+    path.unlink()
+    assert world.apply()["migration"] == {"migrations": {"default": ["blog.0001_initial"]}}
+
+
+def test_static_files_are_compressed_where_that_helps(own_host):
+    folder = own_host / "static"
+    (folder / "deep").mkdir(parents=True)
+    text, noise = b"body { color: red }\n" * 200, os.urandom(3000)
+    files = {
+        "a.css": text,
+        "deep/b.js": text,
+        "small.css": text[:1024],
+        "c.png": text,
+        "noise.svg": noise,
+        "d.css": text,
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / "link.css").symlink_to("a.css")
+    django_release_static.compress(folder)
+    made = {str(path.relative_to(folder)): path for path in folder.rglob("*.gz")}
+    assert made.keys() == {"a.css.gz", "deep/b.js.gz", "d.css.gz"}
+    assert all(gzip.decompress(path.read_bytes()) == text for path in made.values())
+    assert made["a.css.gz"].read_bytes() == made["d.css.gz"].read_bytes()
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in made.values())
+
+
+def test_a_file_that_has_not_changed_shares_what_is_compressed(own_host):
+    old, new = own_host / "old", own_host / "new"
+    texts = {
+        "same.css": (b"a" * 2000, b"a" * 2000),
+        "other.css": (b"a" * 2000, b"b" * 2000),
+        "new.css": (b"", b"c" * 2000),
+        "shorter.css": (b"d" * 3000, b"d" * 2000),
+    }
+    for place, folder in enumerate((old, new)):
+        folder.mkdir()
+        for name, contents in texts.items():
+            (folder / name).write_bytes(contents[place])
+    django_release_static.compress(old)
+    django_release_static.compress(new, old)
+    assert (new / "same.css.gz").samefile(old / "same.css.gz")
+    made = {path.name: gzip.decompress(path.read_bytes()) for path in new.glob("*.gz")}
+    assert made == {f"{name}.gz": contents[1] for name, contents in texts.items()}
+
+
+def test_a_link_that_a_project_has_left_beside_a_file_is_not_followed(own_host):
+    folder, foreign = own_host / "static", own_host / "foreign"
+    folder.mkdir()
+    foreign.write_text("mine")
+    (folder / "a.css").write_text("x" * 2000)
+    (folder / "a.css.gz").symlink_to(foreign)
+    django_release_static.compress(folder)
+    assert foreign.read_text() == "mine"
+    assert not (folder / "a.css.gz").is_symlink()
+
+
+@pytest.mark.parametrize(("compress", "made"), [(["gzip"], True), ([], False)])
+def test_compression_is_asked_of_the_pillar(world, monkeypatch, compress, made):
+    project = world.project
+
+    def collects(request):
+        Path(request["static_root"], "a.css").write_text("x" * 2000)
+        return project(request)
+
+    world.project = collects
+    world.options = {"static": {"compress": compress}}
+    world.apply()
+    static = world.site.current / "static"
+    assert (static / "a.css.gz").exists() is made
+    assert stat.S_IMODE((static / "a.css").stat().st_mode) == 0o644
+
+
+# The database
+
+
+def pending(*names):
+    return {"default": {"applied": ["blog.0001"], "pending": list(names)}}
+
+
+def test_migrations_that_are_pending_are_run(world):
+    world.answers = {"migrations": pending("blog.0002", "blog.0003")}
+    changes = world.apply()
+    assert changes["migration"] == {"migrations": {"default": ["blog.0002", "blog.0003"]}}
+    facts = django_host_file.read_json(world.site.current / "release.json")["facts"]
+    assert facts["migrations"]["default"]["pending"] == []
+    assert world.apply() == {}
+
+
+def test_migrations_that_the_pillar_does_not_want(world):
+    world.options = {"migrate": {"run": False}}
+    world.answers = {"migrations": pending("blog.0002")}
+    assert "migration" not in world.apply()
+    assert world.last.warnings == ["migrations not applied, since migrate:run is false: blog.0002"]
+
+
+# The flip
+
+
+def test_the_flip_of_a_unix_socket_reloads_nothing(world):
+    world.apply()
+    world.push("two")
+    world.commands.clear()
+    world.apply()
+    assert not any("nginx" in part for command in world.commands for part in command)
+
+
+@pytest.mark.parametrize(
+    "then", [{"server": {"bind": "127.0.0.1:8001", "protocol": "http"}}, {"server": {"protocol": "http"}}, {}]
+)
+@pytest.mark.parametrize("first", [{"server": {"bind": "127.0.0.1:8001"}}, {}])
+def test_a_flip_of_another_kind_takes_nginx_along(world, monkeypatch, first, then):
+    """When the release is live, nginx is told, and not before it could answer."""
+    world.options = first
+    world.apply()
+    old = world.live
+    world.options = then
+    world.push("two")
+    seen = []
+    reload = django_host_service.reload
+    monkeypatch.setattr(django_host_service, "reload", lambda daemon: (seen.append(world.live), reload(daemon)))
+    world.apply()
+    kinds = {django_release_instance.kind(world.site.releases / name) for name in (old, world.live)}
+    is_tcp = django_release_instance.kind(world.site.current)[0] == "tcp"
+    if len(kinds) == 1 and not is_tcp:
+        assert seen == []
+    else:
+        assert seen[0] == (old if len(kinds) == 2 else world.live)
+        assert seen[-1] == world.live
+    assert world.apply() == {}
+    world.check()
+
+
+@pytest.mark.parametrize("then", [{"server": {"bind": "127.0.0.1:8001"}}, {}])
+@pytest.mark.parametrize("first", [{"server": {"bind": "127.0.0.1:8001"}}, {}])
+def test_a_live_release_whose_record_is_torn_is_left_as_any_other(world, monkeypatch, first, then):
+    """It serves, so nginx has to be led to the next one where the rename does not do that."""
+    world.options = first
+    world.apply()
+    old = world.live
+    (world.site.current / "release.json").write_text("{")
+    world.options = then
+    seen = []
+    monkeypatch.setattr(django_host_service, "reload", lambda daemon: seen.append(world.live))
+    world.apply()
+    assert world.live != old and (seen[-1:] == [world.live] if first or then else seen == [])
+    assert world.apply() == {} and not any(old[:4] in unit for unit in world.running)
+    world.check()
+
+
+def test_connections_that_are_cut_are_told(world, monkeypatch):
+    world.apply()
+    world.push("two")
+    monkeypatch.setattr(django_release_drain, "drain", lambda site, release: 3)
+    world.apply()
+    assert world.last.warnings == ["3 connections were still open after 30s, and were cut"]
+
+
+def test_a_neighbour_that_breaks_nginx_stops_the_proxy_step_only(world):
+    world.apply()
+    world.options = {"media": {"max_upload": "5M"}}
+    world.push("two")
+    world.fails["nginx -t"] = DeploymentError("x", log="nginx: [emerg] broken in /etc/nginx/sites-enabled/other:3")
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message == "proxy: nginx refuses its configuration: broken in /etc/nginx/sites-enabled/other:3"
+    assert world.live == f"0002-{commit('two')[:12]}"
+    assert "75M" in (django_proxy_nginx.ETC / "django/blog.conf").read_text()
+    world.fails.clear()
+    assert list(world.apply()) == ["proxy"]
+    world.check()
+
+
+def test_a_driver_that_the_project_has_forgotten_is_told(world):
+    world.drivers = ["psycopg[binary]>=3.1.8"]
+    assert world.apply()["virtualenv"]["drivers"] == world.drivers
+    world.drivers = []
+    world.push("two")
+    assert "drivers" not in world.apply()["virtualenv"]
+
+
+def test_only_a_release_changes_how_sqlite_keeps_its_log(world, monkeypatch):
+    start, asked = django_project_program.start, []
+
+    def played(*arguments, **options):
+        asked.append(options["write_ahead"])
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(django_project_program, "start", played)
+    world.apply()
+    assert asked == [True]

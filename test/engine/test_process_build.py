@@ -1,0 +1,152 @@
+"""Commands of the build user: the unit that they run in, the exit that counts, and what is left of them."""
+
+import os
+import pwd
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import django_host_command
+import django_host_proc
+import django_host_service
+import django_host_user
+import django_process_build
+import django_wall_delegate
+import pytest
+from django_host_command import DeploymentError, Ended
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root")
+
+
+@pytest.fixture
+def played(make_site, monkeypatch):
+    """What would be run, and how it ends: `played.ends` is called with the command line."""
+
+    class Played:
+        calls: list
+        options: dict
+
+        def __init__(self):
+            self.calls = []
+
+        def ends(self, argv):
+            return Ended(0, "printed\n", "")
+
+        def execute(self, command):
+            argv = command.argv
+            self.calls.append(argv)
+            self.command = command
+            names = [argument.partition("EnvironmentFile=")[2] for argument in argv if "EnvironmentFile=" in argument]
+            self.environment = Path(names[0]).read_text() if names else ""
+            self.mode = os.stat(names[0]).st_mode & 0o777 if names else None
+            return self.ends(argv)
+
+        def run(self, **options):
+            site = make_site(**options)
+            told = {"doing": "building", "environment": {"A": "canary"}, "timeout": 60, "secrets": ["canary"]}
+            return django_process_build.run(site, ["make", "x y"], folder="/srv/x", writable=["/srv/x"], **told)
+
+    played = Played()
+    monkeypatch.setattr(django_host_command, "execute", played.execute)
+    monkeypatch.setattr(django_process_build.django_process_systemd, "start_bus", lambda: None)
+    return played
+
+
+def properties(argv):
+    """The properties of a unit, in their order."""
+    found: dict[str, list[str]] = {}
+    for argument in argv:
+        if argument.startswith("--property="):
+            name, _equals, value = argument.removeprefix("--property=").partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_a_command_runs_in_a_unit_of_the_build_users(played, own_host):
+    assert played.run() == "printed\n"
+    (argv,) = played.calls
+    assert argv[:7] == [
+        *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"),
+        "--unit=django-blog-build.service",
+    ]
+    assert argv[-3:] == ["sh", "make", "x y"]
+    found = properties(argv)
+    assert found["User"] == found["Group"] == ["blog-build"] and found["PrivateUsers"] == ["yes"]
+    assert found["ReadWritePaths"] == [f"{own_host}/srv/django/blog/build", "/srv/x"]
+    assert found["WorkingDirectory"] == ["/srv/x"] and found["RuntimeMaxSec"] == ["75"]
+    assert "canary" not in " ".join(argv) and 'A="canary"' in played.environment and played.mode == 0o600
+    assert list((own_host / "run/django").glob("*.environment")) == []
+
+
+def test_the_pillar_opens_what_an_unusual_build_needs(played):
+    said = {"PrivateUsers": False, "ReadWritePaths": ["/srv/wheels"], "InaccessiblePaths": ["/opt"], "Nice": "0"}
+    played.run(build_sandbox=said)
+    found = properties(played.calls[0])
+    assert found["PrivateUsers"] == ["no"] and found["Nice"] == ["0"] and found["ProtectSystem"] == ["strict"]
+    assert found["ReadWritePaths"][1:] == ["/srv/x", "/srv/wheels"]
+    assert found["InaccessiblePaths"] == ["-/run/dbus", "-/run/systemd/private", "-/run/user", "/opt"]
+
+
+@pytest.mark.parametrize(
+    ("marked", "reported", "code"),
+    [(0, 1, 0), (3, 3, 3), (None, 1, 1), (None, 200, 200), (0, None, None)],
+    ids=["something was left", "it failed", "it was killed", "it was not started", "its time was up"],
+)
+def test_the_exit_that_counts_is_the_commands_own(played, marked, reported, code):
+    def ends(argv):
+        mark = argv[-4].partition("\\n")[2].partition(" %s")[0]
+        return Ended(reported, "out\n", f"err\n\n{mark} {marked}\n" if marked is not None else "err\n")
+
+    played.ends = ends
+    if code == 0:
+        assert played.run() == "out\n"
+        return
+    with pytest.raises(DeploymentError) as error:
+        played.run()
+    expected = "building: timed out after 60 s" if code is None else f"building failed (exit {code})"
+    assert error.value.message == expected and "ended " not in error.value.log
+
+
+def test_without_systemd_it_runs_below_the_reaper_which_has_the_lock(played, own_host, monkeypatch):
+    monkeypatch.setattr(django_host_service, "has_systemd", lambda: False)
+    monkeypatch.setattr(django_host_command, "locks", {77})
+    played.run(process="supervisor")
+    (argv,) = played.calls
+    assert argv[3].endswith("/django_wall_reaper.py") and argv[-3:] == ["/srv/x", "make", "x y"]
+    assert played.command.descriptors == {77} and played.command.environment == {"A": "canary"}
+
+
+@as_root
+def test_what_is_left_of_a_build_is_ended(make_site, monkeypatch):
+    nobody = pwd.getpwnam("nobody")
+    site = make_site()
+    monkeypatch.setattr(django_host_proc, "PROC", Path("/proc"))
+    monkeypatch.setattr(
+        django_host_user, "user_id", lambda name: nobody.pw_uid if name == site.build_user else os.getuid()
+    )
+    monkeypatch.setattr(django_process_build.django_wall_delegate, "ask", _as_nobody)
+    program = (
+        "import os, time\nfor _ in range(4): os.fork()\nos.getpid() == os.getsid(0) or os.setsid()\ntime.sleep(60)"
+    )
+    left = subprocess.Popen(
+        ["/usr/bin/python3", "-c", program], user=nobody.pw_uid, group=nobody.pw_gid, start_new_session=True
+    )
+    deadline = time.monotonic() + 10
+    while len(django_host_proc.pids_of(nobody.pw_uid)) < 16 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(django_host_proc.pids_of(nobody.pw_uid)) >= 16
+    django_process_build.end_processes(site)
+    assert django_host_proc.pids_of(nobody.pw_uid) == [] and left.wait(5) == -signal.SIGKILL
+
+
+_ASK = django_wall_delegate.ask
+
+
+def _as_nobody(user, function, *arguments, **options):
+    """`ask` where the identities of sites are not those of this machine."""
+    with pytest.MonkeyPatch.context() as patched:
+        nobody = pwd.getpwnam("nobody")
+        numbers = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        patched.setattr(django_host_command, "identity", lambda name: numbers)
+        return _ASK("nobody", function, *arguments, **options)

@@ -1,0 +1,152 @@
+import django_database_setup
+import django_host_file
+import django_process_systemd
+import django_proxy_nginx
+import django_removal
+import django_site
+import pytest
+from django_host_command import DeploymentError
+
+POSTGRESQL = django_database_setup.SERVERS["postgres"]
+DATA = ["backups", "database", "deploys.jsonl", "log", "media", "secrets", "shared", "site.json"]
+
+
+def below(root):
+    return sorted(path.name for path in root.iterdir()) if root.exists() else []
+
+
+def rest(world):
+    """What is on the host beside the site's root, but for the lock that all sites of the host have."""
+    folders = (
+        django_process_systemd.UNITS,
+        django_proxy_nginx.ETC,
+        django_site.REGISTRY,
+        django_site.RUNTIME,
+        django_site.TMPFILES,
+    )
+    return sorted(
+        path.name
+        for folder in folders
+        for path in folder.rglob("*")
+        if (not path.is_dir() or path.is_symlink()) and path.name != "flip.lock"
+    )
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_a_site_is_taken_off(world, data):
+    world.apply()
+    world.push("two")
+    world.apply()
+    world.options = {"state": "absent", "remove_data": data}
+    site = world.site
+    present = django_removal.present(site)
+    assert set(present.values()) == {"removed"} and str(site.releases) in present
+    assert (str(site.media.top) in present) is data and (str(site.root) in present) is data
+    units = [django_process_systemd.UNITS / f"django-blog-{number}.service" for number in ("0001", "0002")]
+    known = [
+        site.runtime,
+        site.tmpfiles,
+        django_site.REGISTRY / "blog",
+        django_proxy_nginx.ETC / "django/blog.conf",
+        *units,
+    ]
+    assert {str(path) for path in known} <= set(present)
+    world.commands.clear()
+    django_removal.remove(site, "a test")
+    assert below(site.root) == ([] if data else DATA) and site.root.exists() is not data
+    assert rest(world) == [] and world.running == set() and not site.runtime.exists()
+    assert django_removal.present(site) == {}
+    names = [" ".join(command[:2]) for command in world.commands]
+    assert names.index("nginx -t") < names.index("systemctl disable")
+    world.check_leftovers()
+
+
+def test_what_is_not_there_is_not_removed(make_site, own_host):
+    site = make_site(folders=False, state="absent")
+    assert django_removal.present(site) == {}
+    django_removal.remove(site, "a test")
+    assert not site.root.exists()
+
+
+def test_what_a_first_deployment_has_left_is_taken_off_too(world):
+    world.fails["enable"] = DeploymentError("no")
+    with pytest.raises(DeploymentError):
+        world.apply()
+    django_removal.remove(world.site, "a test")
+    assert below(world.site.root) == DATA and rest(world) == []
+
+
+def test_units_whose_release_is_gone_are_taken_off_too(world):
+    world.apply()
+    django_host_file.remove_tree(world.site.releases)
+    django_removal.remove(world.site, "a test")
+    assert rest(world) == [] and world.running == set()
+
+
+def test_a_command_that_still_runs_is_ended(world, monkeypatch):
+    world.apply()
+    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: unit == "django-blog-task.service")
+    world.commands.clear()
+    django_removal.remove(world.site, "a test")
+    assert ["systemctl", "stop", "django-blog-task.service"] in world.commands
+
+
+def test_a_folder_of_somebody_else_in_the_root_stays(world):
+    world.apply()
+    (world.site.root / "notes").mkdir()
+    world.options = {"state": "absent", "remove_data": True}
+    django_removal.remove(world.site, "a test")
+    assert below(world.site.root) == ["notes"]
+
+
+def test_a_site_whose_name_begins_alike_stays(world, make_site):
+    world.apply()
+    for name in ("django-blog-2-0001.service", "django-blog-2-0001.socket", "django-blogs-0001.service"):
+        (django_process_systemd.UNITS / name).write_text("")
+    django_removal.remove(world.site, "a test")
+    assert rest(world) == ["django-blog-2-0001.service", "django-blog-2-0001.socket", "django-blogs-0001.service"]
+    assert django_removal.present(world.site) == {}
+
+
+def test_a_removal_that_nginx_refuses(world):
+    world.apply()
+    world.fails["nginx -t"] = DeploymentError("nginx -t failed", log="nginx: [emerg] broken in /etc/nginx/x:1")
+    live, running = world.live, {*world.running}
+    with pytest.raises(DeploymentError, match="nginx refuses its configuration: broken in /etc/nginx/x:1"):
+        django_removal.remove(world.site, "a test")
+    assert (world.live, world.running) == (live, running)
+    world.check()
+    world.fails.clear()
+    assert world.apply() == {}
+
+
+def test_databases_on_servers_of_this_host_go_with_the_data(world, monkeypatch):
+    on_it = {"roles": {"blog": {"comment": "Django site blog", "login": True, "rights": False, "verifier": None}}}
+    databases = {"blog": {"owner": "blog", "comment": "Django site blog", "is_public": False}}
+    server = {**POSTGRESQL.empty_state(), **on_it, "databases": databases}
+    told = []
+    monkeypatch.setattr(POSTGRESQL, "is_installed", lambda: True)
+    monkeypatch.setattr(POSTGRESQL, "query", lambda managed: server)
+    monkeypatch.setattr(POSTGRESQL, "apply", lambda managed, changes: told.extend(change.item for change in changes))
+    world.options = {"database": {"engine": "postgres"}}
+    world.apply()
+    world.options = {"state": "absent"}
+    assert not {*django_removal.present(world.site)} & {"postgres database blog", "postgres role blog"}
+    django_removal.remove(world.site, "a test")
+    assert told == []
+    world.options = {"state": "absent", "remove_data": True}
+    assert django_removal.present(world.site)["postgres database blog"] == "dropped"
+    django_removal.remove(world.site, "a test")
+    assert told == ["database blog", "role blog"] and not world.site.root.exists()
+    assert django_removal.present(world.site) == {}
+
+
+def test_a_removal_waits_for_a_deployment(world):
+    world.options = {"timeouts": {"lock": "0s"}}
+    world.apply()
+    other = world.deployment()
+    other.lock.take()
+    with pytest.raises(DeploymentError, match="another deployment of blog is under way: a test, pid"):
+        django_removal.remove(world.site, "another test")
+    other.lock.release()
+    assert world.live

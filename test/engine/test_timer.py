@@ -1,0 +1,259 @@
+"""Backups by themselves: the timer, cron where there is no systemd, and the program that needs no Salt."""
+
+import io
+import subprocess
+import sys
+import zipfile
+
+import django_backup
+import django_deploy_steps
+import django_host_service
+import django_process_systemd
+import django_removal
+import django_timer
+import pytest
+from django_host_command import DeploymentError
+from specimen import formula_templates
+
+
+@pytest.fixture
+def daily(world):
+    """A world in which a site is live that is backed up every day."""
+    world.apply()
+    world.options = {"backup": {"schedule": "daily"}}
+    return world
+
+
+def units(world):
+    found = django_process_systemd.UNITS.rglob("*backup*")
+    return {str(path.relative_to(django_process_systemd.UNITS)) for path in found}
+
+
+def test_a_schedule_becomes_a_timer(daily):
+    assert daily.apply()["site"]["schedule"].keys() == {
+        str(daily.site.root / "backup.pyz"),
+        str(django_process_systemd.UNITS / "django-blog-backup.service"),
+        str(django_process_systemd.UNITS / "django-blog-backup.timer"),
+    }
+    timer = (django_process_systemd.UNITS / "django-blog-backup.timer").read_text()
+    assert "\nOnCalendar=daily\nPersistent=yes\n" in timer
+    service = (django_process_systemd.UNITS / "django-blog-backup.service").read_text()
+    assert f"\nExecStart=/usr/bin/python3 -I {daily.site.root}/backup.pyz blog\n" in service
+    assert ["systemctl", "restart", "django-blog-backup.timer"] in daily.commands
+    assert (daily.site.root / "backup.pyz").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("databases", "local"),
+    [
+        ({}, False),
+        ({"database": {"engine": "sqlite"}}, True),
+        ({"database": {"engine": "postgres", "manage": False}}, True),
+        ({"database": {"engine": "mysql", "host": "/run/mysqld/mysqld.sock", "manage": False}}, True),
+        ({"database": {"engine": "postgres", "host": "db1", "password": "x"}}, False),
+        ({"databases": {"default": {"engine": "sqlite"}, "replica": {"migrate": False}}}, False),
+    ],
+)
+def test_what_needs_no_network_has_none(daily, databases, local):
+    daily.options |= databases
+    daily.given = {"database.default": "x"}
+    list(django_deploy_steps.site(daily.deployment()))
+    service = (django_process_systemd.UNITS / "django-blog-backup.service").read_text()
+    assert ("\nPrivateNetwork=yes\nIPAddressDeny=any\nRestrictAddressFamilies=AF_UNIX\n" in service) == local
+    assert ("\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n" in service) != local
+
+
+@pytest.mark.parametrize(
+    ("options", "homes"),
+    [
+        ({}, "yes"),
+        ({"backup": {"schedule": "daily", "directory": "/home/backups"}}, "no"),
+        ({"sandbox": {"BindPaths": ["/home/ray/data"]}}, "no"),
+        ({"sandbox": {"BindPaths": ["/data:/root/data"]}}, "no"),
+        ({"environment": {"NOTE": "see /home/ray"}}, "yes"),
+    ],
+)
+def test_homes_are_hidden_where_nothing_of_the_site_lies_there(daily, options, homes):
+    daily.options |= options
+    list(django_deploy_steps.site(daily.deployment()))
+    assert f"\nProtectHome={homes}\n" in (django_process_systemd.UNITS / "django-blog-backup.service").read_text()
+
+
+def enabled(world):
+    """What systemctl does to a timer, which the world does not play."""
+    folder = django_process_systemd.UNITS / "timers.target.wants"
+    folder.mkdir()
+    (folder / "django-blog-backup.timer").symlink_to(django_process_systemd.UNITS / "django-blog-backup.timer")
+    return folder / "django-blog-backup.timer"
+
+
+def test_it_stays_as_it_is(daily):
+    daily.apply()
+    link = enabled(daily)
+    daily.commands.clear()
+    assert daily.apply() == {} and daily.commands == []
+    link.unlink()
+    assert daily.apply() == {"site": {"schedule": {str(django_process_systemd.UNITS / link.name): "disabled"}}}
+
+
+def test_it_changes(daily):
+    daily.apply()
+    enabled(daily)
+    daily.options = {"backup": {"schedule": "Mon..Fri 03:30"}}
+    changes = daily.apply()["site"]
+    assert changes["schedule"] == {str(django_process_systemd.UNITS / "django-blog-backup.timer"): "changed"}
+    (daily.site.root / "backup.pyz").write_bytes(b"")
+    assert daily.apply()["site"]["schedule"] == {str(daily.site.root / "backup.pyz"): "changed"}
+
+
+def test_a_test_changes_nothing(daily):
+    assert "schedule" in daily.apply(test=True)["site"] and units(daily) == set()
+
+
+@pytest.mark.parametrize("off", [{"backup": {}}, {"state": "absent"}])
+def test_it_is_taken_back(daily, off):
+    daily.apply()
+    link = enabled(daily)
+    daily.options = off
+    if "state" in off:
+        assert str(daily.site.root / "backup.pyz") in django_removal.present(daily.site)
+        django_removal.remove(daily.site, "a test")
+    else:
+        assert set(daily.apply()["site"]["schedule"].values()) == {"removed"}
+        assert daily.apply() == {}
+    assert ["systemctl", "disable", "--quiet", "--now", link.name] in daily.commands
+    assert units(daily) <= {"timers.target.wants/django-blog-backup.timer"}
+    assert not (daily.site.root / "backup.pyz").exists()
+
+
+# Without systemd
+
+
+@pytest.fixture
+def cron(daily, own_host, monkeypatch):
+    """The same host with cron in place of systemd."""
+    monkeypatch.setattr(django_timer, "CRON", own_host / "etc/cron.d")
+    monkeypatch.setattr(django_host_service, "SYSTEMD", own_host / "none")
+    monkeypatch.setattr(django_timer.shutil, "which", lambda name, path: f"/usr/sbin/{name}")
+    (own_host / "etc/cron.d").mkdir(exist_ok=True)
+    return own_host / "etc/cron.d/django-blog-backup"
+
+
+def test_without_systemd_cron_does_it(daily, cron):
+    changes = daily.apply()["site"]["schedule"]
+    assert changes == {str(daily.site.root / "backup.pyz"): "new", str(cron): "new"}
+    line = f"0 0 * * * root /usr/bin/python3 -I {daily.site.root}/backup.pyz blog"
+    assert cron.read_text() == f"# Backups of the Django site blog\n{line}\n" and daily.apply() == {}
+    daily.options = {}
+    daily.apply()
+    assert not cron.exists()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "has_cron", "message"),
+    [
+        ("03:30", True, "03:30 is a time as systemd has it, and this host has cron"),
+        ("daily", False, "this host has neither systemd nor cron"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(daily, cron, monkeypatch, schedule, has_cron, message):
+    if not has_cron:
+        monkeypatch.setattr(django_timer.shutil, "which", lambda name, path: None)
+    daily.options = {"backup": {"schedule": schedule}}
+    with pytest.raises(DeploymentError, match=message) as error:
+        daily.apply()
+    assert "django:sites:blog:backup:schedule" in error.value.hint and not cron.exists()
+
+
+# The program
+
+
+def test_the_program_needs_nothing_but_python(daily):
+    """No module of Salt's environment, as on a host that only salt-ssh knows."""
+    daily.apply()
+    program = daily.site.root / "backup.pyz"
+    done = subprocess.run(["/usr/bin/python3", "-I", program, "nobody"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "there is no site 'nobody' on this host" in done.stderr, done.stderr
+    names = set(zipfile.ZipFile(program).namelist())
+    assert {"__main__.py", "django_backup.py", "django_backup_mysql.py", "django_site.py"} <= names
+    assert not names & {"django_deploy.py", "django_deploy_steps.py", "django_backup_restore.py"}
+
+
+def test_what_the_timer_does(daily, capsys):
+    daily.server.databases["blog"]["rows"] = {"public.guestbook_entry": 3}
+    assert django_timer.main("blog") == 0
+    (about,) = django_backup.manifests(daily.site)
+    assert capsys.readouterr().out == f"{daily.site.backups}/{about['name']}\n" and about["why"] == "timer"
+    daily.server.fails["dump"] = DeploymentError("the server is gone", hint="start it")
+    assert django_timer.main("blog") == 1
+    assert capsys.readouterr().err == "the server is gone\nstart it\n"
+    assert django_timer.main("nobody") == 1
+    daily.site.current.unlink()
+    assert django_timer.main("blog") == 0 and "has no live release yet" in capsys.readouterr().out
+
+
+def test_the_modules_of_the_program_import_nothing_foreign():
+    packed = zipfile.ZipFile(io.BytesIO(django_timer._packed("django_timer")))
+    sources = {name: packed.read(name).decode() for name in packed.namelist()}
+    words = {line.split()[1].split(".")[0] for text in sources.values() for line in text.splitlines()
+             if line.startswith(("import ", "from "))}  # fmt: skip
+    own = {name.removesuffix(".py") for name in sources}
+    assert {word for word in words if word not in own and word not in sys.stdlib_module_names} == set()
+
+
+# Certificates
+
+
+@pytest.fixture
+def secure(world):
+    """A site by https on that host."""
+    world.options = {"tls": {"kind": "self_signed"}}
+    return world
+
+
+def test_certificates_are_looked_at_every_hour(secure):
+    list(django_deploy_steps.site(secure.deployment()))
+    unit = django_process_systemd.UNITS / "django-blog-tls.service"
+    assert f"\nExecStart=/usr/bin/python3 -I {secure.site.root}/tls.pyz blog\n" in unit.read_text()
+    timer = unit.with_suffix(".timer").read_text()
+    assert "\nOnCalendar=hourly\nRandomizedDelaySec=30m\nPersistent=yes\n" in timer
+    assert ["systemctl", "enable", "--quiet", "django-blog-tls.timer"] in secure.commands
+    assert not (secure.site.root / "backup.pyz").exists()
+    secure.options = {}
+    list(django_deploy_steps.site(secure.deployment()))
+    assert not unit.exists() and not (secure.site.root / "tls.pyz").exists()
+
+
+@pytest.mark.parametrize("has_cron", [True, False])
+def test_without_systemd_cron_looks_at_certificates_or_applies_do(secure, own_host, monkeypatch, has_cron):
+    monkeypatch.setattr(django_timer, "CRON", own_host / "etc/cron.d")
+    monkeypatch.setattr(django_host_service, "SYSTEMD", own_host / "none")
+    monkeypatch.setattr(django_timer.shutil, "which", lambda name, path: "/usr/sbin/cron" if has_cron else None)
+    (own_host / "etc/cron.d").mkdir(exist_ok=True)
+    changes = next(django_deploy_steps.site(secure.deployment())).get("schedule", {})
+    cron, program = own_host / "etc/cron.d/django-blog-tls", secure.site.root / "tls.pyz"
+    assert changes == ({str(program): "new", str(cron): "new"} if has_cron else {})
+    list(django_deploy_steps.site(secure.deployment()))
+    if has_cron:
+        lines = "# Renewal of the certificates of the Django site blog\n"
+        assert cron.read_text() == f"{lines}{sum(b'blog') % 60} * * * * root /usr/bin/python3 -I {program} blog\n"
+
+
+@pytest.mark.parametrize(
+    ("tls", "more"),
+    [
+        ({"kind": "self_signed"}, set()),
+        ({"kind": "acme"}, set()),
+        (
+            {"kind": "acme", "challenge": "dns-01", "hook": "/usr/local/lib/hook"},
+            {"CAP_KILL", "CAP_SETGID", "CAP_SETUID"},
+        ),
+    ],
+)
+def test_a_program_of_others_has_more_rights(make_site, tls, more):
+    files = django_timer._files(make_site(tls=tls), formula_templates(), django_timer.RENEWAL)
+    unit = files[django_process_systemd.UNITS / "django-blog-tls.service"].decode()
+    said = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+    usual = {"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_NET_BIND_SERVICE"}
+    assert {*said["CapabilityBoundingSet"].split()} == usual | more
+    assert said["ProtectSystem"] == "full" and "ProtectHome" not in said  # other sites may have their logs there
