@@ -39,7 +39,7 @@ class Own(migrations.operations.base.Operation):
 
 
 class Odd(models.Field):
-    """A field that nobody can look at."""
+    """A field that raises when it is classified."""
 
     def db_type(self, connection):
         raise ValueError("not here")

@@ -1,4 +1,4 @@
-"""Backups: which are made, what is in their manifests, which stay, and what is restored."""
+"""Backups: when they are made, their manifests, which are kept, restores and drills."""
 
 import contextlib
 import json
@@ -63,7 +63,7 @@ def backup(site, why=django_backup.BY_COMMAND, **options):
     return [path.name for path in django_backup.make(site, live, why=why, secrets=[], **options)]
 
 
-def test_what_a_backup_is(world, site, clock):
+def test_manifest_of_backup(world, site, clock):
     (name,) = backup(site)
     assert name == f"default-20260301T120000Z-{world.live}.dump" and names(site) == [name, f"{name}.json"]
     (about,) = django_backup.manifests(site)
@@ -87,12 +87,12 @@ def test_what_a_backup_is(world, site, clock):
     world.check_leftovers()
 
 
-def test_a_database_without_tables_is_not_backed_up(world, site):
+def test_database_without_tables_not_backed_up(world, site):
     world.server.databases["blog"]["rows"] = {}
     assert backup(site) == [] == names(site)
 
 
-def test_two_in_the_same_second_have_different_names(site, clock, monkeypatch):
+def test_backups_of_same_second_have_different_names(site, clock, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: clock())
     assert backup(site) != backup(site)
 
@@ -108,13 +108,13 @@ def test_backup_refused_for_unsupported_engine(world, site, engine):
     assert "django:sites:blog:migrate: {backup: false}" in error.value.hint
 
 
-def test_a_database_in_memory_is_left_out(site):
+def test_database_in_memory_not_backed_up(site):
     live = django_release.linked(site, site.current)
     live.update(facts={**live.facts, "databases": {"default": {"engine": "sqlite3", "name": ":memory:"}}})
     assert backup(site) == []
 
 
-def test_a_disk_that_is_too_small(world, site, clock, monkeypatch):
+def test_refused_when_disk_has_not_enough_room(world, site, clock, monkeypatch):
     world.server.size = 5 << 20
     with pytest.raises(DeploymentError, match=r"a backup needs 5.24 MB in /\S+/backups, and 1.05 MB are free") as error:
         backup(site)
@@ -127,7 +127,7 @@ def test_a_disk_that_is_too_small(world, site, clock, monkeypatch):
     assert len(backup(site)) == 1, "the last one says how large a dump of it is"
 
 
-def test_one_that_fails_leaves_nothing_behind(world, site):
+def test_failed_backup_leaves_no_file(world, site):
     world.server.fails["dump"] = DeploymentError("the server is gone")
     with pytest.raises(DeploymentError, match="the server is gone"):
         backup(site)
@@ -135,7 +135,7 @@ def test_one_that_fails_leaves_nothing_behind(world, site):
     world.check_leftovers()
 
 
-def test_what_a_killed_one_has_left_goes(world, site, clock):
+def test_files_of_killed_backup_removed(world, site, clock):
     name = f"default-20260101T000000Z-{world.live}.dump"
     left = [f".{name}.new", f".{name}.json.new", name, f"{name.replace('T00', 'T01')}.json"]
     for one in [*left, "notes.txt"]:
@@ -144,7 +144,7 @@ def test_what_a_killed_one_has_left_goes(world, site, clock):
     assert names(site) == [made, f"{made}.json", "notes.txt"] and not (site.backups / left[0]).exists()
 
 
-def test_two_at_a_time_wait_for_each_other(world, site):
+def test_second_backup_waits_for_first(world, site):
     world.options = {"timeouts": {"lock": "0s"}}
     with django_backup.lock(world.site, "another").held(), pytest.raises(DeploymentError) as error:
         backup(world.site)
@@ -165,7 +165,7 @@ def pending(world):
     return push
 
 
-def test_a_backup_before_a_migration(world, site, pending, clock):
+def test_backup_made_before_migration(world, site, pending, clock):
     before = world.live
     pending("0002")
     world.apply()
@@ -177,14 +177,14 @@ def test_a_backup_before_a_migration(world, site, pending, clock):
 
 
 @pytest.mark.parametrize("options", [{"migrate": {"backup": False}}, {"migrate": {"run": False}}])
-def test_none_where_the_pillar_says_so(world, site, pending, options):
+def test_no_backup_when_disabled(world, site, pending, options):
     world.options = options
     pending("0002")
     world.apply()
     assert names(world.site) == []
 
 
-def test_nothing_is_migrated_where_none_can_be_made(world, site, pending):
+def test_migration_refused_when_backup_fails(world, site, pending):
     before = world.live
     world.server.fails["dump"] = DeploymentError("the server is gone")
     pending("0002")
@@ -194,7 +194,7 @@ def test_nothing_is_migrated_where_none_can_be_made(world, site, pending):
     assert world.live == before and sum("systemd-run" in command for command in world.commands) == 1
 
 
-def test_a_migration_that_fails_says_how_to_get_the_database_back(world, site, pending, clock, monkeypatch):
+def test_failed_migration_names_backup(world, site, pending, clock, monkeypatch):
     def fail(*_arguments):
         raise DeploymentError("it does not balance", hint="mend it")
 
@@ -209,10 +209,10 @@ def test_a_migration_that_fails_says_how_to_get_the_database_back(world, site, p
     assert django_verbs.restore("blog", which)["restored"]
 
 
-# Which stay
+# Retention
 
 
-def test_as_many_stay_as_the_pillar_says(world, site, clock):
+def test_backups_kept_as_configured(world, site, clock):
     world.options = {"backup": {"keep": 2}}
     made = []
     for why in (django_backup.BY_COMMAND, django_backup.BY_TIMER, django_backup.BY_COMMAND):
@@ -221,7 +221,7 @@ def test_as_many_stay_as_the_pillar_says(world, site, clock):
     assert [one["name"] for one in django_backup.manifests(site)] == made[:0:-1]
 
 
-def test_those_before_migrations_stay_with_their_releases(world, site, pending, clock):
+def test_backups_before_migrations_kept_with_releases(world, site, pending, clock):
     world.options = {"backup": {"keep": 1}, "releases": {"keep": 2}}
     for number in range(2, 7):
         clock()
@@ -237,7 +237,7 @@ def test_those_before_migrations_stay_with_their_releases(world, site, pending, 
     assert [one["why"] for one in django_backup.manifests(site)].count("command") == 1
 
 
-def test_a_file_that_is_cut_counts_as_none(site, clock):
+def test_truncated_backup_ignored(site, clock):
     (first,) = backup(site)
     clock()
     (second,) = backup(site)
@@ -245,7 +245,7 @@ def test_a_file_that_is_cut_counts_as_none(site, clock):
     assert [one["name"] for one in django_backup.manifests(site)] == [first]
 
 
-def test_the_list(world, site, clock, monkeypatch):
+def test_overview_lists_backups(world, site, clock, monkeypatch):
     backup(site)
     monkeypatch.setattr(time, "time", lambda: 1772366400 + 3 * 3600)
     (row,) = django_backup.overview(site)
@@ -264,7 +264,7 @@ def test_the_list(world, site, clock, monkeypatch):
 # Restoring
 
 
-def test_restoring(world, site, clock):
+def test_restore_exchanges_databases(world, site, clock):
     backup(site)
     world.server.databases["blog"]["rows"]["public.guestbook_entry"] = 5
     clock()
@@ -279,7 +279,7 @@ def test_restoring(world, site, clock):
     world.check()
 
 
-def test_maintenance_that_was_on_stays_on(site, clock):
+def test_maintenance_stays_on_after_restore(site, clock):
     backup(site)
     django_proxy_maintenance.on(site, by="Ada")
     clock()
@@ -291,7 +291,7 @@ def test_maintenance_that_was_on_stays_on(site, clock):
     ("which", "message"),
     [("nonsense", "restore: there is no backup nonsense of blog"), (None, "restore: blog has no backup")],
 )
-def test_what_is_not_there_is_not_restored(site, which, message):
+def test_restore_refused_without_backup(site, which, message):
     with pytest.raises(DeploymentError, match=message):
         django_verbs.restore("blog", which)
 
@@ -320,7 +320,7 @@ def other_rows(world, site):
         ("lacking", "requires migrations that the backup does not have: guestbook.0002"),
     ],
 )
-def test_what_cannot_be_restored_changes_nothing(world, site, clock, breaks, message):
+def test_failed_restore_changes_nothing(world, site, clock, breaks, message):
     backup(site)
     world.server.databases["blog"]["rows"]["public.guestbook_entry"] = 5
     if callable(breaks):
@@ -339,7 +339,7 @@ def test_what_cannot_be_restored_changes_nothing(world, site, clock, breaks, mes
     world.check()
 
 
-def test_two_databases_are_exchanged_both_or_none(world, site, clock):
+def test_databases_exchanged_all_or_none(world, site, clock):
     live = django_release.linked(site, site.current)
     said = {alias: {"engine": "postgresql", "name": name} for alias, name in (("default", "blog"), ("metrics", "m"))}
     nothing = {"applied": [], "pending": []}
@@ -359,7 +359,7 @@ def test_two_databases_are_exchanged_both_or_none(world, site, clock):
     assert list(answer["kept"]) == ["metrics"] and "public.new" in world.server.databases["blog"]["rows"]
 
 
-def test_a_site_that_does_not_come_up_with_it(world, site, clock):
+def test_maintenance_stays_when_restored_site_fails(world, site, clock):
     backup(site)
     clock()
     world.fails["enable"] = DeploymentError("no")
@@ -370,7 +370,7 @@ def test_a_site_that_does_not_come_up_with_it(world, site, clock):
     assert django_proxy_maintenance.is_on(site) and world.server.databases["blog"]["rows"] == ROWS
 
 
-def test_going_back_with_the_backup(world, site, pending, clock):
+def test_restore_with_rollback_activates_former_release(world, site, pending, clock):
     before = world.live
     pending("0002")
     world.apply()
@@ -381,7 +381,7 @@ def test_going_back_with_the_backup(world, site, pending, clock):
     assert world.apply() == {}
 
 
-def test_going_back_to_a_release_that_is_gone(world, site, pending, clock):
+def test_restore_with_rollback_refused_when_release_is_gone(world, site, pending, clock):
     before = world.live
     pending("0002")
     world.apply()
@@ -391,7 +391,7 @@ def test_going_back_to_a_release_that_is_gone(world, site, pending, clock):
     assert "migrate=True" in no.value.hint
 
 
-def test_migrating_what_is_restored(world, site, clock):
+def test_restore_with_migrate_applies_migrations(world, site, clock):
     backup(site)
     world.lacking = {"default": ["guestbook.0002"]}
     clock()
@@ -401,7 +401,7 @@ def test_migrating_what_is_restored(world, site, clock):
 # The drill
 
 
-def test_a_drill(world, site, clock):
+def test_drill_loads_newest_backup(world, site, clock):
     backup(site)
     clock()
     answer = django_verbs.restore_drill("blog")
@@ -413,7 +413,7 @@ def test_a_drill(world, site, clock):
     assert re.fullmatch(r"2026-03-01T13:00:00Z, \S+ s: good", status["restore_drill"])
 
 
-def test_a_drill_with_a_backup_from_before_a_migration(world, site, clock):
+def test_drill_lists_migrations_to_apply(world, site, clock):
     backup(site)
     world.lacking = {"default": ["guestbook.0002"]}
     assert django_verbs.restore_drill("blog")["migrations to apply"] == world.lacking
@@ -425,7 +425,7 @@ def test_a_drill_with_a_backup_from_before_a_migration(world, site, clock):
 
 
 @pytest.mark.parametrize("breaks", [damaged, other_rows, "load"])
-def test_a_drill_that_fails_is_remembered(world, site, clock, breaks):
+def test_failed_drill_recorded(world, site, clock, breaks):
     backup(site)
     if callable(breaks):
         breaks(world, site)
@@ -438,7 +438,7 @@ def test_a_drill_that_fails_is_remembered(world, site, clock, breaks):
     assert json.loads((site.backups / "drill.json").read_text())["backup"].startswith("20260301T")
 
 
-def test_without_room_for_a_file(world, site, monkeypatch):
+def test_restore_refused_without_room(world, site, monkeypatch):
     from django_backup_dump import Database
 
     monkeypatch.setattr(django_backup_dump, "free", lambda folder: 10)
@@ -449,7 +449,7 @@ def test_without_room_for_a_file(world, site, monkeypatch):
         )
 
 
-def test_migrating_by_hand_is_preceded_by_a_backup(world, site, clock):
+def test_migrate_command_makes_backup(world, site, clock):
     world.lacking = {"default": []}
     django_verbs.migrate("blog")
     assert names(site) == []
@@ -460,10 +460,10 @@ def test_migrating_by_hand_is_preceded_by_a_backup(world, site, clock):
     assert django_release.linked(site, site.current).record["backups"] == [about["name"]]
 
 
-# What a restore that was killed has left
+# Leftovers of a killed restore
 
 
-def test_what_a_killed_restore_has_loaded_goes_with_the_next_backup(world, site, clock, monkeypatch):
+def test_database_of_killed_restore_removed_by_backup(world, site, clock, monkeypatch):
     backup(site)
     clock()
     live = django_release.linked(site, site.current)
@@ -478,7 +478,7 @@ def test_what_a_killed_restore_has_loaded_goes_with_the_next_backup(world, site,
     assert list(world.server.databases) == ["blog"] and not (site.backups / ".restore.json").exists()
 
 
-def test_what_a_killed_restore_has_left_of_uploads_goes_with_the_next_apply(world, site):
+def test_uploads_of_killed_restore_removed_by_apply(world, site):
     (site.media.top / "photo").write_text("a photo")
     entry = {"alias": "media", "kind": "media", "database": str(site.media.top)}
     names = {"name": f"{site.media.top}.restore_1", "kept": f"{site.media.top}.before_1"}
@@ -492,7 +492,7 @@ def test_what_a_killed_restore_has_left_of_uploads_goes_with_the_next_apply(worl
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"loaded": 7}', '{"loaded": [{"kind": "media"}]}'])
-def test_a_damaged_note_of_a_restore_is_no_obstacle(world, site, text):
+def test_damaged_restore_journal_ignored(world, site, text):
     (site.backups / ".restore.json").write_text(text)
     assert world.apply() == {}
     backup(site)

@@ -1,4 +1,4 @@
-"""Dumps: SQLite by its real program, what clients are told, and how the rows of a dump are counted."""
+"""Dumps: SQLite by its real program, how clients are configured, and how the rows of a dump are counted."""
 
 import contextlib
 import gzip
@@ -45,7 +45,7 @@ def site(make_site, monkeypatch):
 
 @pytest.fixture(params=["wal", "delete"])
 def sqlite(site, request):
-    """A database of two tables, in each journal mode; somebody has it open."""
+    """A database of two tables, in each journal mode, which another process has open."""
     path = site.database.top / "db.sqlite3"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA journal_mode={request.param}")
@@ -62,7 +62,7 @@ def dumped(database, path):
         return DUMPERS["sqlite"].dump(database, file.fileno())
 
 
-def test_a_sqlite_database_is_dumped_and_loaded(sqlite, tmp_path):
+def test_sqlite_database_dumped_and_loaded(sqlite, tmp_path):
     looked = DUMPERS["sqlite"].measure(sqlite)
     assert looked["tables"] >= 2 and looked["size"] > 8192
     found = dumped(sqlite, tmp_path / "dump")
@@ -73,7 +73,7 @@ def test_a_sqlite_database_is_dumped_and_loaded(sqlite, tmp_path):
     assert sorted(path.name for path in Path(sqlite.name).parent.glob("*restore*")) == ["db.sqlite3.restore"]
 
 
-def test_a_sqlite_database_is_dumped_while_others_write(sqlite, tmp_path):
+def test_sqlite_database_dumped_during_writes(sqlite, tmp_path):
     with contextlib.closing(sqlite3.connect(sqlite.name, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         other.execute("INSERT INTO 'odd \"name' VALUES ('not yet')")
@@ -82,7 +82,7 @@ def test_a_sqlite_database_is_dumped_while_others_write(sqlite, tmp_path):
     assert dumped(sqlite, tmp_path / "dump")["rows"]['odd "name'] == 1001
 
 
-def test_sqlite_files_change_places(sqlite, tmp_path):
+def test_sqlite_files_exchanged(sqlite, tmp_path):
     dumped(sqlite, tmp_path / "dump")
     with open(tmp_path / "dump", "rb") as file:
         DUMPERS["sqlite"].load(sqlite, f"{sqlite.name}.restore", file.fileno())
@@ -99,13 +99,13 @@ def test_sqlite_files_change_places(sqlite, tmp_path):
     assert not Path(f"{sqlite.name}.restore").exists()
 
 
-def test_a_sqlite_file_that_is_not_there(site):
+def test_missing_sqlite_file_has_no_size(site):
     database = Database(site, "default", "sqlite", str(site.database.top / "none.sqlite3"))
     assert DUMPERS["sqlite"].measure(database) == {"size": 0, "tables": 0}
     assert list(site.database.top.iterdir()) == []
 
 
-def test_a_sqlite_file_that_is_lost_is_replaced(sqlite, tmp_path):
+def test_missing_sqlite_file_restored(sqlite, tmp_path):
     dumped(sqlite, tmp_path / "dump")
     for path in Path(sqlite.name).parent.glob("db.sqlite3*"):
         path.unlink()
@@ -118,7 +118,7 @@ def test_a_sqlite_file_that_is_lost_is_replaced(sqlite, tmp_path):
     assert not Path(f"{sqlite.name}.before").exists()
 
 
-def test_a_damaged_sqlite_file(sqlite, tmp_path):
+def test_loading_refused_for_damaged_sqlite_file(sqlite, tmp_path):
     dumped(sqlite, tmp_path / "dump")
     with open(tmp_path / "dump", "rb+") as file:
         file.seek(3 * 4096 + 100)
@@ -130,7 +130,7 @@ def test_a_damaged_sqlite_file(sqlite, tmp_path):
     assert list(Path(sqlite.name).parent.glob("*restore*")) == []
 
 
-def test_what_a_killed_sqlite_dump_has_left_is_no_obstacle(sqlite, tmp_path):
+def test_copy_of_killed_sqlite_dump_replaced(sqlite, tmp_path):
     copy = Path(sqlite.name).with_name(".db.sqlite3.backup")
     copy.write_text("half")
     assert dumped(sqlite, tmp_path / "dump")["rows"]['odd "name'] == 1000 and not copy.exists()
@@ -139,7 +139,7 @@ def test_what_a_killed_sqlite_dump_has_left_is_no_obstacle(sqlite, tmp_path):
 # PostgreSQL
 
 
-def test_what_the_clients_of_postgresql_are_told(site):
+def test_environment_of_postgresql_clients(site):
     said = {"host": "db1", "port": 5433, "user": "blog", "password": PASSWORD, "sslmode": "require", "pool": True}
     database = Database(site, "default", "postgres", "blog", said)
     with django_backup_postgres._client_environment(database) as (environment, (descriptor,)):
@@ -152,7 +152,7 @@ def test_what_the_clients_of_postgresql_are_told(site):
         assert environment == {"PGDATABASE": "blog", "PGAPPNAME": "django-formula"}
 
 
-def test_a_role_that_may_not_create_databases(site, monkeypatch):
+def test_loading_refused_when_role_cannot_create_databases(site, monkeypatch):
     def psql(database, script, **variables):
         raise DeploymentError("querying blog failed (exit 3)", log="ERROR:  permission denied to create database")
 
@@ -164,7 +164,7 @@ def test_a_role_that_may_not_create_databases(site, monkeypatch):
     assert error.value.hint == 'as a superuser there: ALTER ROLE "ray" CREATEDB;'
 
 
-def test_a_database_of_somebody_else(site, monkeypatch):
+def test_restore_refused_for_database_of_another_role(site, monkeypatch):
     monkeypatch.setattr(
         django_backup_postgres, "_psql", lambda database, script: "f\n" if "role" in script else "dba\n"
     )
@@ -173,7 +173,7 @@ def test_a_database_of_somebody_else(site, monkeypatch):
     assert error.value.hint == 'as a superuser there: ALTER DATABASE "blog" OWNER TO "ray";'
 
 
-def test_a_session_at_a_server(site, monkeypatch):
+def test_session_answers_and_reports_errors(site, monkeypatch):
     database = Database(site, "default", "postgres", "blog", {"password": PASSWORD})
     monkeypatch.setattr(django_backup_postgres, "_client", lambda database: ["cat"])
     with django_backup_postgres._session(database) as ask:
@@ -186,7 +186,7 @@ def test_a_session_at_a_server(site, monkeypatch):
         ask("one\n")
 
 
-def test_a_client_that_is_not_there(site, monkeypatch):
+def test_backup_refused_when_client_is_not_installed(site, monkeypatch):
     monkeypatch.setattr(django_host_command, "PATH", str(site.root))
     with pytest.raises(DeploymentError, match="pg_dump is not installed") as error:
         DUMPERS["postgres"].dump(Database(site, "default", "postgres", "blog"), 0)
@@ -230,7 +230,7 @@ def test_rows_are_counted_in_the_dump(text, rows):
     assert counted(text + b"-- Dump completed on 2026-03-01\n").rows == rows
 
 
-def test_a_dump_that_has_no_end(site, monkeypatch):
+def test_dump_refused_when_incomplete(site, monkeypatch):
     monkeypatch.setattr(django_backup_dump, "client", lambda database, *programs: programs[0])
     monkeypatch.setattr(django_backup_mysql, "_migrations", lambda database: [])
     monkeypatch.setattr(
@@ -243,7 +243,7 @@ def test_a_dump_that_has_no_end(site, monkeypatch):
         DUMPERS["mysql"].dump(Database(site, "default", "mysql", "blog"), file.fileno())
 
 
-def test_what_the_clients_of_mariadb_are_told(site):
+def test_options_of_mariadb_clients(site):
     said = {"host": "db1", "port": 3307, "user": "blog", "password": PASSWORD, "ssl": {"ca": "/etc/ca.pem"}}
     for host, option in (("db1", 'host="db1"'), ("/run/my.sock", 'socket="/run/my.sock"')):
         database = Database(site, "default", "mysql", "blog", {**said, "host": host})
@@ -253,13 +253,13 @@ def test_what_the_clients_of_mariadb_are_told(site):
         assert 'password="p:a\\\\s \\"s\' #;=%$x"' in lines
 
 
-def test_what_does_not_move_between_databases(site, monkeypatch):
+def test_exchange_refused_for_views_triggers_and_routines(site, monkeypatch):
     monkeypatch.setattr(django_backup_mysql, "_sql", lambda database, text: "view totals\n")
     with pytest.raises(DeploymentError, match="only tables can be moved to another database, and it has view totals"):
         DUMPERS["mysql"].check_swappable(Database(site, "default", "mysql", "blog"))
 
 
-def test_a_login_that_may_not_create_databases(site, monkeypatch):
+def test_loading_refused_when_login_cannot_create_databases(site, monkeypatch):
     def sql(database, text):
         if text.startswith("CREATE"):
             raise DeploymentError("querying blog failed", log="ERROR 1044 (42000): Access denied for user")
@@ -271,7 +271,7 @@ def test_a_login_that_may_not_create_databases(site, monkeypatch):
     assert error.value.hint == "as root there: GRANT ALL ON `my\\_blog\\_%`.* TO 'blog'@'localhost';"
 
 
-def test_a_disk_that_is_full_with_the_last_bytes():
+def test_error_reported_when_disk_is_full_at_the_last_bytes():
     read, write = os.pipe()
     with open("/dev/full", "wb") as full, open(write, "wb") as pipe:
         counter = django_backup_mysql._Counter(read, full.fileno())
@@ -281,7 +281,7 @@ def test_a_disk_that_is_full_with_the_last_bytes():
     assert isinstance(counter.error, OSError)
 
 
-def test_a_client_that_reads_no_more(tmp_path):
+def test_loading_ends_without_error_when_client_exits(tmp_path):
     (tmp_path / "whole").write_bytes(gzip.compress(b"x"))
     read, write = os.pipe()
     os.close(read)
@@ -295,7 +295,7 @@ def test_a_client_that_reads_no_more(tmp_path):
     ("damage", "error"),
     [(lambda whole: whole[:-500], EOFError), (lambda whole: whole[:20] + b"\xff" * 2000 + whole[2020:], zlib.error)],
 )
-def test_a_packed_dump_that_is_damaged(tmp_path, damage, error):
+def test_damaged_compressed_dump_detected(tmp_path, damage, error):
     (tmp_path / "damaged").write_bytes(damage(gzip.compress(random.Random(0).randbytes(2500).hex().encode())))
     read, write = os.pipe()
     with open(tmp_path / "damaged", "rb") as file, open(read, "rb") as pipe:
@@ -310,7 +310,7 @@ def test_a_packed_dump_that_is_damaged(tmp_path, damage, error):
 # Uploads
 
 
-def test_uploads(site, tmp_path):
+def test_uploads_dumped_and_loaded(site, tmp_path):
     (site.media.top / "2026").mkdir()
     (site.media.top / "2026/ä picture.png").write_bytes(b"x" * 5000)
     (site.media.top / "link").symlink_to("/etc/passwd")
@@ -335,7 +335,7 @@ def test_uploads(site, tmp_path):
 # The program that asks the project
 
 
-def test_the_program_answers_with_what_drivers_are_given(site, tmp_path):
+def test_program_reports_connection_parameters(site, tmp_path):
     """As `django_project_program.backup` runs it: the program and its request come by the standard input."""
     django = tmp_path / "django/db"
     django.mkdir(parents=True)
@@ -362,7 +362,7 @@ def test_the_program_answers_with_what_drivers_are_given(site, tmp_path):
     assert b"noise" in done.stderr and PASSWORD.encode() not in done.stderr
 
 
-def test_a_project_is_asked_only_for_servers(site, monkeypatch):
+def test_connections_queried_only_for_servers(site, monkeypatch):
     asked = []
 
     def backup(site, release, facts, request, secrets):
@@ -385,7 +385,7 @@ def test_a_project_is_asked_only_for_servers(site, monkeypatch):
     assert asked == [{"mode": "connections", "aliases": ["default"]}]
 
 
-def test_uploads_that_cannot_be_read_are_not_taken_for_none(site, monkeypatch):
+def test_unreadable_uploads_reported(site, monkeypatch):
     (site.media.top / "2026").mkdir()
     scan = os.scandir
 
@@ -403,10 +403,10 @@ def test_uploads_that_cannot_be_read_are_not_taken_for_none(site, monkeypatch):
     assert refused(FileNotFoundError(2, "it has just gone"))["tables"] == 0
 
 
-# What the site's user has a hand in
+# Hostile processes of the site's user
 
 
-def test_no_process_of_the_sites_user_has_the_file_of_a_backup(sqlite, tmp_path, monkeypatch):
+def test_site_user_gets_no_descriptor_of_backup(sqlite, tmp_path, monkeypatch):
     """One that keeps the descriptor could change a finished backup."""
     seen = []
     run = django_host_command.run
@@ -421,7 +421,7 @@ def test_no_process_of_the_sites_user_has_the_file_of_a_backup(sqlite, tmp_path,
     assert len(seen) == 1 and seen[0].startswith("pipe:")
 
 
-def test_a_process_that_is_left_behind_makes_no_backup(tmp_path, monkeypatch):
+def test_backup_fails_when_child_keeps_writing(tmp_path, monkeypatch):
     monkeypatch.setattr(django_backup_dump, "PIPE_TIMEOUT", 0.3)
     with (
         open(tmp_path / "file", "wb") as file,
@@ -433,7 +433,7 @@ def test_a_process_that_is_left_behind_makes_no_backup(tmp_path, monkeypatch):
     left.wait()
 
 
-def test_a_disk_that_becomes_full_ends_a_dump_with_its_cause(tmp_path):
+def test_dump_fails_with_cause_when_disk_is_full(tmp_path):
     def full(part):
         raise OSError(28, "No space left on device")
 
@@ -446,7 +446,7 @@ def test_a_disk_that_becomes_full_ends_a_dump_with_its_cause(tmp_path):
 
 
 @pytest.mark.parametrize("answer", ["[]", "{}", '{"rows": 7, "migrations": []}', "[" * 100_000, "\0", "x" * (5 << 20)])
-def test_an_answer_of_the_program_that_is_none(sqlite, tmp_path, monkeypatch, answer):
+def test_invalid_answer_of_sqlite_program_refused(sqlite, tmp_path, monkeypatch, answer):
     def run(argv, *, descriptors, **options):
         with pytest.raises(OSError, match="Operation not permitted"):
             os.ftruncate(descriptors[1], 1 << 30)
@@ -457,7 +457,7 @@ def test_an_answer_of_the_program_that_is_none(sqlite, tmp_path, monkeypatch, an
         DUMPERS["sqlite"].measure(sqlite)
 
 
-def test_names_of_uploads_that_are_none_are_counted_right(site, tmp_path):
+def test_unusual_names_of_uploads_counted(site, tmp_path):
     for name in ("a", "b\nc/", "d/e", "-rf", "$(x)", "ü"):
         (site.media.top / name.rpartition("/")[0]).mkdir(parents=True, exist_ok=True)
         if not name.endswith("/"):

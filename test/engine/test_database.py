@@ -1,4 +1,4 @@
-"""Databases: as the pillar gives them to the project, what is said of their errors, and what their files hold."""
+"""Databases: how the project gets them, hints for their errors, and the migrations in their files."""
 
 import contextlib
 import importlib.util
@@ -57,7 +57,7 @@ def read_url(url):
         ),
     ],
 )
-def test_a_url_is_read_as_it_was_meant(database, expected):
+def test_url_parses_to_same_values(database, expected):
     site = configured(database={**SERVER, "as": "environment", **database})
     secrets = secrets_of(site)
     usual = {
@@ -117,11 +117,11 @@ URL = "postgres://blog:database.default@db1.example.org/blog"
         ),
     ],
 )
-def test_how_the_project_gets_it(options, plain, secret):
+def test_variables_by_configuration(options, plain, secret):
     assert environments(**options) == (plain, secret)
 
 
-def test_a_dotenv_file_has_the_url_too():
+def test_dotenv_file_contains_url():
     site = configured(database={**SERVER, "as": "environment"}, files={".env": {"environment": True}})
     variables = django_release_settings.secret_environment(site, {"database.default": "x"}, [])
     assert django_release_settings.project_files(site, {}, variables)[".env"] == (
@@ -129,7 +129,7 @@ def test_a_dotenv_file_has_the_url_too():
     )
 
 
-def test_no_password_is_in_the_settings():
+def test_settings_contain_no_password():
     site = configured(database={**SERVER, "options": {"sslmode": "require"}, "settings": {"CONN_MAX_AGE": 60}})
     data = json.loads(django_release_settings.overlay(site, RELEASE, "blog.settings"))
     assert data["databases"] == {
@@ -235,12 +235,12 @@ WHERE = {"NAME": "blog", "USER": "blog", "HOST": "db1.example.org", "PORT": "", 
         ),
     ],
 )
-def test_a_server_is_laid_over_what_the_project_says(overlay, project, database, expected):
+def test_pillar_overrides_database_of_settings(overlay, project, database, expected):
     found = overlay({"default": project} if project else {}, database={**SERVER, **database})
     assert found == {"default": expected}
 
 
-def test_several_databases_are_laid_over(overlay):
+def test_several_databases_overridden(overlay):
     project = {"default": {"ENGINE": SQLITE, "NAME": "a.db"}, "own": {"ENGINE": POSTGRES, "NAME": "own"}}
     given = {"default": {"engine": "sqlite", "options": {"timeout": 9}}, "log": {"engine": "sqlite"}}
     folder = "/srv/django/blog/database"
@@ -263,13 +263,13 @@ def test_several_databases_are_laid_over(overlay):
         ({}, 60, (5, 2), {}),
     ],
 )
-def test_how_long_a_connection_is_kept(overlay, monkeypatch, database, age, version, expected):
+def test_connection_age_by_backend(overlay, monkeypatch, database, age, version, expected):
     monkeypatch.setattr(sys.modules["django"], "VERSION", version)
     assert sys.modules["overlay_of_databases"]._connection(database, age) == expected
 
 
 @pytest.mark.parametrize(("server", "age"), [({}, 60), ({"kind": "uvicorn"}, 0), (GEVENT, 0)])
-def test_connections_are_kept_where_threads_are(server, age):
+def test_connections_persist_with_thread_workers(server, age):
     site = configured(server=server)
     keeps = django_server.of_site(site).keeps_threads(site)
     assert json.loads(django_release_settings.overlay(site, RELEASE, "x", keeps_threads=keeps))["conn_max_age"] == age
@@ -283,7 +283,7 @@ def test_connections_are_kept_where_threads_are(server, age):
         ((5, 1), {"timeout": 5, "transaction_mode": "DEFERRED"}, {"timeout": 5, "transaction_mode": "DEFERRED"}),
     ],
 )
-def test_a_file_that_is_written_to_is_waited_for(overlay, monkeypatch, version, own, expected):
+def test_sqlite_waits_for_locks(overlay, monkeypatch, version, own, expected):
     monkeypatch.setitem(sys.modules, "django", SimpleNamespace(VERSION=version))
     (found,) = overlay({"default": {"ENGINE": SQLITE, "NAME": "a.db", "OPTIONS": own}}).values()
     assert found["OPTIONS"] == expected
@@ -299,7 +299,7 @@ def test_a_file_that_is_written_to_is_waited_for(overlay, monkeypatch, version, 
         ({"default": "django.db.backends.dummy"}, {"default": True}, []),
     ],
 )
-def test_which_databases_are_migrated(monkeypatch, databases, said, expected):
+def test_migrated_databases(monkeypatch, databases, said, expected):
     path = ROOT / "django/files/django_formula_start.py"
     spec = importlib.util.spec_from_file_location("started", path)
     program = importlib.util.module_from_spec(spec)
@@ -318,7 +318,7 @@ def test_which_databases_are_migrated(monkeypatch, databases, said, expected):
         ("sqlite", {}, "BEGIN EXCLUSIVE", "delete"),
     ],
 )
-def test_a_file_keeps_a_write_ahead_log(tmp_path, monkeypatch, capsys, vendor, options, holder, expected):
+def test_sqlite_file_switched_to_write_ahead_log(tmp_path, monkeypatch, capsys, vendor, options, holder, expected):
     path = ROOT / "django/files/django_formula_start.py"
     spec = importlib.util.spec_from_file_location("started", path)
     program = importlib.util.module_from_spec(spec)
@@ -354,7 +354,7 @@ def test_a_file_keeps_a_write_ahead_log(tmp_path, monkeypatch, capsys, vendor, o
     ],
 )
 @pytest.mark.parametrize("way", ["settings", "environment"])
-def test_a_project_that_uses_another_database(effective, told, way):
+def test_release_refused_when_settings_use_another_database(effective, told, way):
     site = configured(database={**SERVER, "as": way})
     found = {alias: {"engine": engine, "name": name} for alias, (engine, name) in effective.items()}
     if told is None:
@@ -367,7 +367,7 @@ def test_a_project_that_uses_another_database(effective, told, way):
 
 
 @pytest.mark.parametrize("database", [{}, {"engine": "sqlite"}])
-def test_a_project_with_a_database_of_its_own(database):
+def test_own_database_of_project_accepted(database):
     django_database.check_settings(configured(database=database), {"default": {"engine": POSTGRES, "name": "own"}})
 
 
@@ -394,7 +394,7 @@ HINTS = {
 
 @pytest.mark.parametrize("message", HINTS)
 @pytest.mark.parametrize("several", [False, True])
-def test_what_is_to_do_about_a_server(message, several):
+def test_hint_for_server_error(message, several):
     site = configured(databases={"default": SERVER, **({"log": {"engine": "sqlite"}} if several else {})})
     error = DeploymentError(f"starting Django: {message}", hint="")
     django_database.add_hint(site, error)
@@ -402,7 +402,7 @@ def test_what_is_to_do_about_a_server(message, several):
     assert error.hint == HINTS[message].format(key=key) and error.transient
 
 
-def test_what_is_to_do_about_a_driver():
+def test_hint_for_missing_driver():
     error = DeploymentError("starting Django: ImproperlyConfigured: Error loading psycopg2 or psycopg module")
     django_database.add_hint(configured(), error)
     assert "django:sites:blog:python_packages" in error.hint and not error.transient
@@ -416,7 +416,7 @@ def test_what_is_to_do_about_a_driver():
         "ConnectionError: Error 111 connecting to redis:6379. Connection refused.",
     ],
 )
-def test_what_is_no_matter_of_a_server(message):
+def test_no_hint_for_other_errors(message):
     error = DeploymentError(f"starting Django: {message}", hint="as it was")
     django_database.add_hint(configured(), error)
     assert error.hint == "as it was" and not error.transient
@@ -435,7 +435,7 @@ def test_what_is_no_matter_of_a_server(message):
         ([("blog", "0001"), ("auth", "0001_initial")], {"blog.0001", "auth.0001_initial"}),
     ],
 )
-def test_the_migrations_of_a_sqlite_file(make_site, content, expected):
+def test_migrations_read_from_sqlite_file(make_site, content, expected):
     site = make_site()
     path = site.database.top / "db.sqlite3"
     if isinstance(content, list) or content == "no table":
@@ -451,7 +451,7 @@ def test_the_migrations_of_a_sqlite_file(make_site, content, expected):
 
 
 @pytest.mark.parametrize("how", ["link", "owner"])
-def test_a_sqlite_file_that_is_not_the_sites_is_not_read(make_site, monkeypatch, how):
+def test_sqlite_file_of_another_user_not_read(make_site, monkeypatch, how):
     site = make_site()
     path = site.database.top / "db.sqlite3"
     with sqlite3.connect(path) as connection:

@@ -60,7 +60,7 @@ THERE = answer({"blog": SOCKET}, OURS, GRANTS)
         ),
     ],
 )
-def test_what_a_site_lacks(has, expected):
+def test_pending_changes_by_state(has, expected):
     changes = MARIADB.pending_changes([BLOG], has)
     assert {change.item: " ".join(change.statements) for change in changes} == expected
 
@@ -92,13 +92,13 @@ def test_what_a_site_lacks(has, expected):
         ),
     ],
 )
-def test_what_is_somebody_elses_is_refused(has, managed, told):
+def test_item_of_another_owner_refused(has, managed, told):
     with pytest.raises(DeploymentError) as error:
         MARIADB.pending_changes([managed], has)
     assert told in error.value.message and error.value.hint
 
 
-def test_a_password_is_told_as_what_the_server_keeps_of_it():
+def test_password_sent_as_hash():
     assert django_database_mariadb.verifier("password") == "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
     has = answer({"blog": BY_PASSWORD}, OURS, GRANTS)
     assert MARIADB.pending_changes([WITH_PASSWORD], has) == []
@@ -108,7 +108,7 @@ def test_a_password_is_told_as_what_the_server_keeps_of_it():
     assert changed.statements == [f"ALTER USER 'blog'@'localhost' IDENTIFIED VIA mysql_native_password USING '{kept}';"]
 
 
-def test_a_new_password_is_taken_beside_the_one_that_the_live_release_has():
+def test_new_password_added_to_active_one():
     has = answer({"blog": BY_PASSWORD}, OURS, GRANTS)
     new = WITH_PASSWORD._replace(has_active_release=True, password="new")
     (added,) = MARIADB.pending_changes([new], has)
@@ -131,7 +131,7 @@ def test_a_new_password_is_taken_beside_the_one_that_the_live_release_has():
     assert MARIADB.pending_changes([new._replace(is_password_active=True)], has) == []
 
 
-def test_another_way_in_is_taken_beside_the_one_that_the_live_release_has():
+def test_new_authentication_added_to_active_one():
     has = answer({"blog": SOCKET}, OURS, GRANTS)
     password = f"mysql_native_password USING '{BY_PASSWORD['authentication_string']}'"
     (added,) = MARIADB.pending_changes([WITH_PASSWORD._replace(has_active_release=True)], has)
@@ -142,7 +142,7 @@ def test_another_way_in_is_taken_beside_the_one_that_the_live_release_has():
     assert added.statements == [f"ALTER USER 'blog'@'localhost' IDENTIFIED VIA unix_socket OR {password};"]
 
 
-def test_a_way_in_that_is_not_known_is_not_changed_but_another_login_made():
+def test_unknown_authentication_kept_and_new_login_made():
     has = answer({"blog": {**SOCKET, "plugin": "ed25519"}}, OURS, GRANTS)
     live = WITH_PASSWORD._replace(has_active_release=True)
     with pytest.raises(DeploymentError, match="the login blog cannot be changed: the active release uses it"):
@@ -151,7 +151,7 @@ def test_a_way_in_that_is_not_known_is_not_changed_but_another_login_made():
     assert [change.item for change in made] == ["user blog2", "grant blog2 on my_blog"]
 
 
-def test_two_databases_of_a_site_have_one_login():
+def test_databases_of_a_site_share_login():
     metrics = BLOG._replace(alias="metrics", database="metrics")
     assert [change.item for change in MARIADB.pending_changes([BLOG, metrics], THERE)] == [
         "database metrics",
@@ -159,7 +159,7 @@ def test_two_databases_of_a_site_have_one_login():
     ]
 
 
-def test_what_was_made_for_a_site_is_dropped_and_nothing_else():
+def test_removals_drop_only_own_items():
     users = dict.fromkeys(("blog", "shop", "reader"), SOCKET)
     databases = {**OURS, "my_blog_before_20260101": "", "my_blogs": "", "shop": "Django site shop", "theirs": ""}
     grants = [*GRANTS, ("shop", "shop"), ("reader", "my\\_blog"), ("reader", "theirs")]
@@ -170,26 +170,26 @@ def test_what_was_made_for_a_site_is_dropped_and_nothing_else():
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
-    """A client that answers `client.lines`; what it is told lies in `client.told`."""
+    """A client that answers `client.lines`; its input is in `client.received`."""
 
     class Played:
-        lines, told, argv, error = ["zones\t500"], [], [], None
+        lines, received, argv, error = ["zones\t500"], [], [], None
 
     def run(argv, *, stdin="", **options):
         Played.argv.append(argv)
-        Played.told.append(stdin)
+        Played.received.append(stdin)
         if Played.error:
             raise Played.error
         return "\n".join(Played.lines) if stdin == django_database_mariadb._STATE else f"printed by {argv[0]}"
 
-    Played.told, Played.argv = [], []
+    Played.received, Played.argv = [], []
     monkeypatch.setattr(django_host_command, "run", run)
     monkeypatch.setattr(django_database_mariadb, "PROGRAMS", (tmp_path,))
     monkeypatch.setattr(django_database_mariadb, "ZONES", tmp_path)
     return Played
 
 
-def test_what_the_server_says_is_read(client):
+def test_state_of_mariadb_parsed(client):
     client.lines = ["zones\t7", f"user\tblog\t{json.dumps(SOCKET)}", "database\tmy_blog\tDjango site blog"]
     client.lines += ["database\tmysql\t", "grant\tblog\tmy\\_blog"]
     found = MARIADB.query(BLOG._replace(socket="/run/other.sock"))
@@ -197,15 +197,15 @@ def test_what_the_server_says_is_read(client):
     assert client.argv[0][-1] == "--socket=/run/other.sock"
 
 
-def test_a_server_without_time_zones_gets_them(client):
+def test_time_zones_loaded_when_missing(client):
     client.lines = ["zones\t0"]
     django_database_setup.apply({"mysql": [BLOG]}, {})
-    assert client.told[1].replace("\n", " ") == " ".join(NEW.values())
+    assert client.received[1].replace("\n", " ") == " ".join(NEW.values())
     assert client.argv[2][0] == "mariadb-tzinfo-to-sql"
-    assert (client.argv[3][-1], client.told[3]) == ("mysql", "printed by mariadb-tzinfo-to-sql")
+    assert (client.argv[3][-1], client.received[3]) == ("mysql", "printed by mariadb-tzinfo-to-sql")
 
 
-def test_a_server_that_is_mysql_is_not_set_up(client):
+def test_mysql_server_not_set_up(client):
     client.error = DeploymentError("querying MariaDB failed", log="Table 'mysql.global_priv' doesn't exist")
     with pytest.raises(DeploymentError, match="the server on this host is MySQL, not MariaDB") as error:
         MARIADB.query(BLOG)
@@ -215,10 +215,10 @@ def test_a_server_that_is_mysql_is_not_set_up(client):
         MARIADB.query(BLOG)
 
 
-def test_what_belongs_to_a_site_on_its_servers(client):
+def test_removals_of_a_site_on_its_servers(client):
     client.lines = ["zones\t7", "database\tmy_blog\tDjango site blog"]
     site = configured(database={"engine": "mysql", "name": "my_blog"})
     assert [change.item for change in django_database_setup.removals(site)["mysql"]] == ["database my_blog"]
     django_database_setup.drop(site)
-    assert client.told[-1] == "DROP DATABASE `my_blog`;"
+    assert client.received[-1] == "DROP DATABASE `my_blog`;"
     assert django_database_setup.removals(configured(database={"engine": "mysql", "host": "db1"})) == {}

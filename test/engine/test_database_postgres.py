@@ -1,4 +1,4 @@
-"""PostgreSQL on this host: what a site lacks on it, and how it comes to it."""
+"""PostgreSQL on this host: pending changes of a site, and how they are made."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ THERE = answer({"blog": role()}, {"blog": database()})
         ),
     ],
 )
-def test_what_a_site_lacks(has, expected):
+def test_pending_changes_by_state(has, expected):
     changes = POSTGRESQL.pending_changes([BLOG], has)
     assert {change.item: (change.action, list(change.statements)) for change in changes} == expected
 
@@ -88,13 +88,13 @@ def test_what_a_site_lacks(has, expected):
         (answer(databases={"blog": database(owner="ray")}), BLOG, "owned by ray"),
     ],
 )
-def test_what_is_somebody_elses_is_refused(has, managed, told):
+def test_item_of_another_owner_refused(has, managed, told):
     with pytest.raises(DeploymentError) as error:
         POSTGRESQL.pending_changes([managed], has)
     assert told in error.value.message and "django:sites:blog:database:" in error.value.hint
 
 
-def test_a_password_is_told_as_what_the_server_keeps_of_it():
+def test_password_sent_as_hash():
     (new, _database) = POSTGRESQL.pending_changes([WITH_PASSWORD], answer())
     assert PASSWORD not in str(new) and "PASSWORD 'SCRAM-SHA-256$4096:" in new.statements[0]
     kept = django_database_postgres.verifier(PASSWORD)
@@ -105,7 +105,7 @@ def test_a_password_is_told_as_what_the_server_keeps_of_it():
     assert changed.statements[0].startswith('ALTER ROLE "blog" PASSWORD \'SCRAM-SHA-256$')
 
 
-def test_a_verifier_is_that_of_postgresql():
+def test_verifier_equals_that_of_postgresql():
     """Of the password and the salt of RFC 7677's example; and as servers before PostgreSQL 14 keep it."""
     made = (
         "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
@@ -120,7 +120,7 @@ def test_a_verifier_is_that_of_postgresql():
     assert not django_database_postgres.is_verifier_of("md5dcfc1c3638fb838ce4c701460fa35511", "pencil", "blog")
 
 
-def test_a_login_of_another_name_is_told_to_the_server():
+def test_login_of_another_name_mapped_in_server_files():
     role_and_database = answer({"editor": role()}, {"blog": database(owner="editor")})
     hba, ident = POSTGRESQL.pending_changes([MAPPED], role_and_database)
     assert (hba.item, ident.item) == ("pg_hba.conf", "pg_ident.conf")
@@ -136,31 +136,31 @@ def test_a_login_of_another_name_is_told_to_the_server():
     assert [list(change.files.values()) for change in POSTGRESQL.pending_changes([BLOG], back)] == [[HBA], [""]]
 
 
-def test_a_login_that_is_left_gets_in_until_the_role_is_gone():
-    server = answer({"editor": role(), "keeper": role(member_of=["editor"])}, {"blog": database(owner="editor")})
-    server["databases"]["blog"]["acts_as"] = {"keeper": "role=editor"}
+def test_former_login_authenticated_until_role_is_dropped():
+    server = answer({"editor": role(), "manager": role(member_of=["editor"])}, {"blog": database(owner="editor")})
+    server["databases"]["blog"]["acts_as"] = {"manager": "role=editor"}
     first = POSTGRESQL.pending_changes([MAPPED], server)
     server["texts"] = dict(zip(("hba", "ident"), (next(iter(change.files.values())) for change in first), strict=True))
-    second = POSTGRESQL.pending_changes([MAPPED._replace(user="keeper", other_user="keeper_2")], server)
+    second = POSTGRESQL.pending_changes([MAPPED._replace(user="manager", other_user="manager_2")], server)
     texts = [next(iter(change.files.values())) for change in second]
-    assert 'local all "keeper" peer map=django-blog\nlocal all "editor" peer map=django-blog\n#' in texts[0]
-    assert 'django-blog "blog" "keeper"\ndjango-blog "blog" "editor"\n#' in texts[1]
+    assert 'local all "manager" peer map=django-blog\nlocal all "editor" peer map=django-blog\n#' in texts[0]
+    assert 'django-blog "blog" "manager"\ndjango-blog "blog" "editor"\n#' in texts[1]
     server["texts"] = dict(zip(("hba", "ident"), texts, strict=True))
-    assert POSTGRESQL.pending_changes([MAPPED._replace(user="keeper", other_user="keeper_2")], server) == []
+    assert POSTGRESQL.pending_changes([MAPPED._replace(user="manager", other_user="manager_2")], server) == []
     del server["roles"]["editor"]
-    server["databases"]["blog"]["owner"] = "keeper"
-    third = POSTGRESQL.pending_changes([MAPPED._replace(user="keeper", other_user="keeper_2")], server)
+    server["databases"]["blog"]["owner"] = "manager"
+    third = POSTGRESQL.pending_changes([MAPPED._replace(user="manager", other_user="manager_2")], server)
     assert [text.count("editor") for change in third for text in change.files.values()] == [0, 0]
 
 
-def test_a_password_over_the_socket_is_asked_for():
+def test_password_required_over_socket():
     managed = BLOG._replace(password=PASSWORD)
     has = answer({"blog": role(verifier=django_database_postgres.verifier(PASSWORD))}, {"blog": database()})
     (hba,) = POSTGRESQL.pending_changes([managed], has)
     assert 'local all "blog" scram-sha-256\n' in next(iter(hba.files.values()))
 
 
-def test_the_way_in_of_a_live_release_is_not_changed_but_another_login_made():
+def test_authentication_of_active_release_kept_and_new_login_made():
     live, kept = WITH_PASSWORD._replace(has_active_release=True), django_database_postgres.verifier("former")
     has = answer({"blog": role(verifier=kept)}, {"blog": database()})
     by_socket = BLOG._replace(has_active_release=True, password=PASSWORD)
@@ -181,7 +181,7 @@ def test_the_way_in_of_a_live_release_is_not_changed_but_another_login_made():
     assert POSTGRESQL.pending_changes([second], has) == []
 
 
-def test_a_new_password_comes_with_the_other_login_of_the_pair():
+def test_new_password_comes_with_other_login():
     former, new = (django_database_postgres.verifier(text) for text in ("former", PASSWORD))
     managed = WITH_PASSWORD._replace(has_active_release=True)
     has = answer({"blog": role(verifier=former)}, {"blog": database()})
@@ -206,7 +206,7 @@ def test_a_new_password_comes_with_the_other_login_of_the_pair():
     assert (changed.item, changed.action) == ("role blog", "password changed")
 
 
-def test_another_database_may_have_the_second_login_for_its_own():
+def test_second_login_refused_when_another_database_uses_it():
     managed = WITH_PASSWORD._replace(has_active_release=True, is_password_active=True)
     metrics = managed._replace(alias="metrics", database="metrics", user="blog_2", other_user="blog_2_2")
     kept = django_database_postgres.verifier(PASSWORD)
@@ -222,7 +222,7 @@ def test_another_database_may_have_the_second_login_for_its_own():
     }
 
 
-def test_a_login_over_the_socket_is_let_in_by_either_name():
+def test_both_logins_authenticated_over_socket():
     managed = BLOG._replace(password=PASSWORD, has_active_release=True)
     new = answer({}, {})
     hba = POSTGRESQL.pending_changes([managed], new)[-1]
@@ -236,7 +236,7 @@ def test_a_login_over_the_socket_is_let_in_by_either_name():
     ]
 
 
-def test_what_was_made_for_a_site_is_dropped_and_nothing_else():
+def test_removals_drop_only_own_items():
     roles = {"blog": role(), "shop": role(comment="Django site shop"), "ray": role(comment=None)}
     databases = {
         "blog": database(),
@@ -253,18 +253,18 @@ def test_what_was_made_for_a_site_is_dropped_and_nothing_else():
 
 @pytest.fixture
 def psql(tmp_path, monkeypatch):
-    """A psql that answers `psql.answer`; what it is told lies in `psql.told`."""
+    """A psql that answers `psql.answer`; its input is in `psql.received`."""
 
     class Played:
-        answer, told, argv, options = answer(), [], [], {}
+        answer, received, argv, options = answer(), [], [], {}
 
     def run(argv, *, stdin, **options):
         Played.argv, Played.options = argv, options
-        Played.told.append(stdin)
+        Played.received.append(stdin)
         asked = stdin == django_database_postgres._STATE
         return json.dumps({**Played.answer, "loaded": 5e9}) if asked else ""
 
-    Played.told = []
+    Played.received = []
     monkeypatch.setattr(django_host_command, "run", run)
     monkeypatch.setattr(django_database_postgres, "PROGRAMS", tmp_path)
     for version in ("9.6", "15", "17"):
@@ -277,49 +277,51 @@ def psql(tmp_path, monkeypatch):
     return Played
 
 
-def test_the_newest_psql_is_asked_as_the_servers_own_user(psql, tmp_path):
+def test_newest_psql_runs_as_postgres(psql, tmp_path):
     found = POSTGRESQL.query(BLOG._replace(socket="/run/other", port=5433))
     assert psql.argv[0] == str(tmp_path / "17/bin/psql")
     assert psql.argv[-2:] == ["--port=5433", "--host=/run/other"] and psql.options["user"] == "postgres"
     assert found["texts"] == {"hba": HBA, "ident": ""} and found["unread"] == []
 
 
-def test_sites_of_a_server_ask_it_once_and_see_what_has_been_made(psql):
+def test_server_queried_once_until_it_is_changed(psql):
     asked = {}
     shop = BLOG._replace(site="shop", database="shop", user="shop", system_user="shop")
     for managed in (BLOG, shop):
         assert list(django_database_setup.pending_changes({"postgres": [managed]}, asked)) == ["postgres"]
-    assert psql.told == [django_database_postgres._STATE]
+    assert psql.received == [django_database_postgres._STATE]
     django_database_setup.apply({"postgres": [BLOG]}, asked)
-    assert psql.told[1:] == ["\n".join([NEW_ROLE, *NEW_DATABASE])] and asked == {}
+    assert psql.received[1:] == ["\n".join([NEW_ROLE, *NEW_DATABASE])] and asked == {}
 
 
-def test_one_server_is_one_however_it_is_said(psql):
+def test_same_server_queried_once_for_all_notations(psql):
     asked = {}
     first = configured(database={"engine": "postgres"})
     second = configured(database={"engine": "postgres", "host": "/run/postgresql", "port": 5432, "manage": True})
     for site in (first, second):
         django_database_setup.pending_changes(django_database_setup.databases(site, {}, None), asked)
-    assert len(psql.told) == 1
+    assert len(psql.received) == 1
     other = configured(database={"engine": "postgres", "port": 5433})
     django_database_setup.pending_changes(django_database_setup.databases(other, {}, None), asked)
-    assert len(psql.told) == 2 and psql.argv[-1] == "--port=5433"
+    assert len(psql.received) == 2 and psql.argv[-1] == "--port=5433"
 
 
-def test_files_are_written_before_the_server_reads_them_anew(psql):
+def test_authentication_files_written_before_reload(psql):
     psql.answer |= {"roles": {"editor": role()}, "databases": {"blog": database(owner="editor")}}
     django_database_setup.apply({"postgres": [MAPPED]}, {})
-    assert psql.told[1:] == ["SELECT pg_reload_conf();"]
+    assert psql.received[1:] == ["SELECT pg_reload_conf();"]
     assert Path(psql.answer["hba"]).read_text().startswith("# django-formula: blog\nlocal")
 
 
-def test_the_password_of_a_statement_is_masked_in_errors(psql):
+def test_password_masked_in_errors(psql):
     django_database_setup.apply({"postgres": [WITH_PASSWORD]}, {})
     (hidden,) = psql.options["secrets"]
-    assert hidden.startswith("SCRAM-SHA-256$4096:") and hidden in psql.told[-1] and PASSWORD not in psql.told[-1]
+    assert (
+        hidden.startswith("SCRAM-SHA-256$4096:") and hidden in psql.received[-1] and PASSWORD not in psql.received[-1]
+    )
 
 
-def test_a_dry_run_takes_a_server_that_is_not_there_for_an_empty_one(psql, tmp_path, monkeypatch):
+def test_dry_run_treats_missing_server_as_empty(psql, tmp_path, monkeypatch):
     monkeypatch.setattr(django_database_postgres, "PROGRAMS", tmp_path / "none")
     changes = django_database_setup.pending_changes({"postgres": [MAPPED]}, {}, test=True)
     assert [change.item for change in changes["postgres"]] == [
@@ -328,4 +330,4 @@ def test_a_dry_run_takes_a_server_that_is_not_there_for_an_empty_one(psql, tmp_p
         "pg_hba.conf",
         "pg_ident.conf",
     ]
-    assert psql.told == []
+    assert psql.received == []

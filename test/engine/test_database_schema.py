@@ -44,11 +44,11 @@ SCHEMA = {
         ([{"name": "0001-aaaaaaaaaaaa", "facts": {"migrations": {}}}], [""]),
     ],
 )
-def test_whether_the_schema_fits(make_site, records, expected):
+def test_schema_status(make_site, records, expected):
     assert fits(make_site(), *records) == expected
 
 
-def test_a_sqlite_file_is_asked_itself(make_site):
+def test_schema_status_reads_sqlite_file(make_site):
     site = make_site()
     path = site.database.top / "db.sqlite3"
     records = [record(1, ["blog.1"]), record(2, ["blog.1", "blog.2"])]
@@ -61,7 +61,7 @@ def test_a_sqlite_file_is_asked_itself(make_site):
     assert fits(site, *records) == ["fits", "missing in the database: 1 migration"]
 
 
-def test_after_a_change_of_engine_each_release_is_compared_with_its_own_database(make_site):
+def test_schema_status_after_change_of_engine(make_site):
     """The file that an older release has used says nothing of the server that the live one uses, nor the other way."""
     site = make_site()
     path = site.database.top / "db.sqlite3"

@@ -1,4 +1,4 @@
-"""The password of a database on this host's servers, as it is renewed while the site serves."""
+"""Passwords of databases on this host's servers, renewed while the site serves."""
 
 import re
 
@@ -92,7 +92,7 @@ def login(world):
     return tuple((world.site.secrets / name).read_text() for name in files)
 
 
-def test_a_generated_password_is_renewed_while_both_logins_are_let_in(blog, server):
+def test_generated_password_renewed_while_both_logins_work(blog, server):
     assert blog.first[0] == "blog" and server.lets_in(blog.first)
     deployment, changes = django_verbs.rotate_database_password("blog")
     assert blog.both == {"old": True, "new": True}
@@ -108,7 +108,7 @@ def test_a_generated_password_is_renewed_while_both_logins_are_let_in(blog, serv
     blog.check()
 
 
-def test_a_password_of_the_pillar_is_renewed_by_an_apply(blog, server):
+def test_pillar_password_renewed_by_apply(blog, server):
     blog.options = {"database": {**POSTGRES, "password": "x"}}
     for password, user in (("the first", "blog_2"), ("the second", "blog")):
         blog.given = {"database.default": password}
@@ -119,7 +119,7 @@ def test_a_password_of_the_pillar_is_renewed_by_an_apply(blog, server):
         blog.first = login(blog)
 
 
-def test_a_release_that_fails_leaves_the_live_one_its_login(blog, server, monkeypatch):
+def test_failed_release_keeps_login_of_active_one(blog, server, monkeypatch):
     monkeypatch.setattr(django_release_health, "check", lambda site, release: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         django_verbs.rotate_database_password("blog")
@@ -129,7 +129,7 @@ def test_a_release_that_fails_leaves_the_live_one_its_login(blog, server, monkey
     assert server.lets_in(blog.first) and blog.apply() == {}
 
 
-def test_a_deployment_that_is_killed_before_the_switch_is_taken_up_with_the_new_login(blog, server, monkeypatch):
+def test_killed_deployment_resumed_with_new_login(blog, server, monkeypatch):
     monkeypatch.setattr(django_deploy.Deployment, "_restore_secrets", lambda deployment: None)
     start = django_release_instance.start
     monkeypatch.setattr(django_release_instance, "start", lambda site, release: 1 / 0)
@@ -142,7 +142,7 @@ def test_a_deployment_that_is_killed_before_the_switch_is_taken_up_with_the_new_
     assert login(blog)[0] == "blog_2" and not server.lets_in(blog.first) and blog.apply() == {}
 
 
-def test_a_server_that_does_not_forget_a_password_is_told_so_by_the_next_apply(blog, server):
+def test_former_password_closed_by_next_apply_after_error(blog, server):
     server.refuses = "PASSWORD NULL"
     deployment, _changes = django_verbs.rotate_database_password("blog")
     assert deployment.warnings == [
@@ -153,7 +153,7 @@ def test_a_server_that_does_not_forget_a_password_is_told_so_by_the_next_apply(b
     assert not server.lets_in(blog.first) and blog.apply() == {}
 
 
-def test_a_release_that_comes_back_has_the_new_login(blog, server):
+def test_rollback_uses_new_login(blog, server):
     django_verbs.rotate_database_password("blog")
     django_verbs.rollback("blog")
     assert blog.live == f"0001-{commit('one')[:12]}"
@@ -162,7 +162,7 @@ def test_a_release_that_comes_back_has_the_new_login(blog, server):
     assert "user_file" in data and blog.apply() == {}
 
 
-def test_a_release_that_does_not_reach_its_database_does_not_come_back(blog, monkeypatch):
+def test_rollback_refused_when_database_is_unreachable(blog, monkeypatch):
     asked = []
 
     def ask(site, path, facts, request, secrets):
@@ -185,7 +185,7 @@ def test_a_release_that_does_not_reach_its_database_does_not_come_back(blog, mon
 
 
 @pytest.mark.parametrize("torn", ["", "postgres", "blog_", None])
-def test_a_torn_name_of_the_login_is_found_again(blog, server, torn):
+def test_damaged_login_file_restored(blog, server, torn):
     django_verbs.rotate_database_password("blog")
     right, file = login(blog), blog.site.secrets / "database.default.user"
     if torn is None:
@@ -207,7 +207,7 @@ def test_a_torn_name_of_the_login_is_found_again(blog, server, torn):
         (POSTGRES, "metrics", "the pillar of blog has no database 'metrics'"),
     ],
 )
-def test_a_password_that_is_not_generated_here_is_not_renewed(world, database, alias, told):
+def test_rotation_refused_for_password_that_was_not_generated(world, database, alias, told):
     world.options, world.answers = {"database": database}, SETTINGS
     world.given = {"database.default": "x"} if "password" in database else {}
     if database.get("manage"):
@@ -218,7 +218,7 @@ def test_a_password_that_is_not_generated_here_is_not_renewed(world, database, a
     assert world.live == f"0001-{commit('one')[:12]}"
 
 
-def test_what_a_server_is_asked_twice_is_asked_once(blog, server, monkeypatch):
+def test_server_queried_once_per_apply(blog, server, monkeypatch):
     asked = []
     monkeypatch.setattr(POSTGRESQL, "query", lambda managed: asked.append(managed) or server.ask(managed))
     assert blog.apply() == {} and len(asked) == 1

@@ -1,4 +1,4 @@
-"""What migrations do to the release that runs beside them: the cases are operations.yaml."""
+"""Classes of migrations by their effect on the running release: the cases are in operations.yaml."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ def judged(request):
 @pytest.mark.parametrize(
     "number", range(len(DATA["cases"])), ids=[" ".join(c["operations"])[:90] for c in DATA["cases"]]
 )
-def test_an_operation(judged, number):
+def test_operation_classified(judged, number):
     django, answers = judged
     case, found = DATA["cases"][number], answers[number]
     if isinstance(found, str):
@@ -51,7 +51,7 @@ def test_an_operation(judged, number):
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), DATA["widens"])
-def test_a_type_that_takes_all_that_another_does(guard, old, new, expected):
+def test_widened_type_accepts_all_values(guard, old, new, expected):
     assert guard.widens(old, new) is expected
 
 
@@ -59,11 +59,11 @@ def test_a_type_that_takes_all_that_another_does(guard, old, new, expected):
     ("vendor", "statement", "expected"),
     [(vendor, *case) for vendor, cases in DATA["locks"].items() for case in cases],
 )
-def test_the_lock_of_a_statement(guard, vendor, statement, expected):
+def test_lock_of_statement(guard, vendor, statement, expected):
     assert guard.lock(vendor, [statement], False, {"blog_post"}, "blog_post") == expected
 
 
-def test_the_strongest_of_several_locks(guard):
+def test_strongest_lock_reported(guard):
     statements = ['CREATE INDEX "i" ON "blog_post" ("x")', 'ALTER TABLE "blog_post" DROP COLUMN "x"']
     told = guard.lock("postgresql", statements, False, {"blog_post"}, "blog_post")
     assert told == "ACCESS EXCLUSIVE on blog_post for a moment"

@@ -52,7 +52,7 @@ SECOND = "migrations.AddField('post', 'note', models.TextField(null=True))"
 
 
 class Project:
-    """A project with its migrations, and the formula's programs beside it."""
+    """A project with its migrations, and the formula's programs next to it."""
 
     def __init__(self, folder):
         self.folder, self.database = folder, folder / "db.sqlite3"
@@ -114,7 +114,7 @@ class Project:
 
     @contextlib.contextmanager
     def locked(self, how="IMMEDIATE"):
-        """Somebody writes to the database for a long time; with EXCLUSIVE it cannot be read either."""
+        """Another process writes to the database for a long time; with EXCLUSIVE it cannot be read either."""
         with contextlib.closing(sqlite3.connect(self.database, isolation_level=None)) as connection:
             connection.execute(f"BEGIN {how}")
             yield
@@ -134,7 +134,7 @@ def ran(project, times):
         time.sleep(0.02)
 
 
-def test_a_migration_and_nothing_to_migrate(project):
+def test_pending_migration_applied_once(project):
     answer = project.migrate()
     assert answer == {
         "migrations": {"default": {"applied": ["blog.0001_first"], "pending": []}},
@@ -145,7 +145,7 @@ def test_a_migration_and_nothing_to_migrate(project):
     assert {path.name for path in project.folder.glob("db.*")} == {"db.sqlite3"}
 
 
-def test_two_migrate_once(project):
+def test_two_processes_migrate_once(project):
     project.add("0002_slow", "migrations.RunPython(slow)", waits=True)
     both = [project.begin() for _ in range(2)]
     ran(project, 1)
@@ -155,7 +155,7 @@ def test_two_migrate_once(project):
     assert (project.folder / "ran").read_text() == "x"
 
 
-def test_waiting_for_another_migration_has_an_end(project):
+def test_waiting_for_migration_lock_times_out(project):
     project.add("0002_slow", "migrations.RunPython(slow)", waits=True)
     first = project.begin()
     ran(project, 1)
@@ -168,7 +168,7 @@ def test_waiting_for_another_migration_has_an_end(project):
     assert project.end(first)["migrated"]["default"] == ["blog.0001_first", "blog.0002_slow"]
 
 
-def test_who_is_killed_keeps_no_lock(project):
+def test_lock_ends_with_killed_process(project):
     project.add("0002_slow", "migrations.RunPython(slow)", waits=True)
     first = project.begin()
     ran(project, 1)
@@ -181,7 +181,7 @@ def test_who_is_killed_keeps_no_lock(project):
 
 
 @pytest.mark.parametrize("how", ["IMMEDIATE", "EXCLUSIVE"])
-def test_a_lock_that_is_given_back_in_time(project, how):
+def test_migration_waits_for_lock(project, how):
     project.migrate()
     project.add("0002_note", SECOND)
     with project.locked(how):
@@ -190,7 +190,7 @@ def test_a_lock_that_is_given_back_in_time(project, how):
     assert project.end(process)["migrated"]["default"] == ["blog.0002_note"]
 
 
-def test_a_lock_that_is_not_given_back(project):
+def test_migration_fails_when_lock_is_held(project):
     project.migrate()
     project.add("0002_note", SECOND)
     with project.locked():
@@ -203,7 +203,7 @@ def test_a_lock_that_is_not_given_back(project):
     assert project.applied() == ["0001_first"]
 
 
-def test_a_migration_that_is_not_atomic_is_not_tried_again(project):
+def test_non_atomic_migration_not_retried(project):
     project.migrate()
     write = "migrations.RunSQL(\"INSERT INTO blog_post (title) VALUES ('x')\")"
     wait = "migrations.RunPython(slow)"
@@ -220,7 +220,7 @@ def test_a_migration_that_is_not_atomic_is_not_tried_again(project):
     assert (project.folder / "ran").read_text() == "x"
 
 
-def test_a_migration_that_fails_is_named(project):
+def test_failed_migration_named(project):
     project.add("0002_ledger", "migrations.RunPython(fail)")
     told = project.migrate()
     assert told["migration"] == "blog.0002_ledger" and told["applied"] == "blog.0001_first"
@@ -228,7 +228,7 @@ def test_a_migration_that_fails_is_named(project):
     assert "blocked" not in told
 
 
-def test_taking_back(project):
+def test_migrations_reversed(project):
     project.add("0002_note", SECOND)
     project.add("0003_more", "migrations.AddField('post', 'more', models.TextField(null=True))")
     project.migrate()
@@ -241,7 +241,7 @@ def test_taking_back(project):
     assert answer["migrations"]["default"]["applied"] == [] == project.applied()
 
 
-def test_taking_back_what_cannot_be(project):
+def test_irreversible_migration_refused(project):
     project.migrate()
     project.add("0002_slow", "migrations.RunPython(slow)")
     project.add("0003_note", SECOND)
@@ -251,7 +251,7 @@ def test_taking_back_what_cannot_be(project):
     assert "IrreversibleError" in told["cause"]
 
 
-def test_what_migrations_do_that_are_there_already(project):
+def test_applied_migrations_classified(project):
     project.add("0002_note", SECOND)
     project.add("0003_gone", "migrations.RemoveField('post', 'title')")
     project.migrate()
@@ -263,7 +263,7 @@ def test_what_migrations_do_that_are_there_already(project):
     ]
 
 
-def test_no_way_is_told_to_change_a_migration_of_a_package(project):
+def test_no_alternative_named_for_migration_of_package(project):
     settings = project.folder / "settings.py"
     settings.write_text(settings.read_text().replace('["blog"]', '["blog", "django.contrib.contenttypes"]'))
     project.add("0002_gone", "migrations.RemoveField('post', 'title')")
@@ -292,7 +292,7 @@ def started(project):
     return json.loads(done.stdout) if done.returncode == 0 else done.stderr.splitlines()[-1]
 
 
-def test_a_start_says_what_is_to_come(project):
+def test_start_classifies_pending_migrations(project):
     answer = started(project)
     first = {"name": "blog.0001_first", "class": "safe", "reversible": True, "operations": []}
     assert answer["schema"] == {"default": [first]} and "checks" not in answer
@@ -308,7 +308,7 @@ def test_a_start_says_what_is_to_come(project):
     assert project.applied() == ["0001_first"]
 
 
-def test_a_start_refuses_what_migrate_would_not_begin(project):
+def test_start_refused_for_inconsistent_migrations(project):
     project.add("0002_note", SECOND)
     project.migrate()
     project.names.pop()
@@ -325,7 +325,7 @@ def test_a_start_refuses_what_migrate_would_not_begin(project):
     assert project.applied() == ["0001_first", "0002_note"]
 
 
-def test_what_was_squashed_is_no_news(project):
+def test_squashed_migration_not_classified(project):
     project.add("0002_note", SECOND)
     project.migrate()
     squashed = project.folder / "blog/migrations/0001_squashed.py"
@@ -338,37 +338,37 @@ def test_what_was_squashed_is_no_news(project):
     assert [one["name"] for one in found] == ["blog.0001_squashed"]
 
 
-def by_hand(project, *arguments, **request):
+def manage(project, *arguments, **request):
     process = project.begin(*arguments, **request)
     output, errors = process.communicate(timeout=60)
     return process.returncode, output, errors
 
 
-def test_migrate_by_hand_waits_like_others(project):
+def test_manage_migrate_waits_for_lock(project):
     project.add("0002_slow", "migrations.RunPython(slow)", waits=True)
     first = project.begin()
     ran(project, 1)
-    code, _output, errors = by_hand(project, "migrate", "--database=default", timeout=0.2)
+    code, _output, errors = manage(project, "migrate", "--database=default", timeout=0.2)
     assert code == 1 and errors.startswith("another migration of 'default' is in progress")
-    code, output, _errors = by_hand(project, "migrate", "--plan")
+    code, output, _errors = manage(project, "migrate", "--plan")
     assert code == 0 and "0002_slow" in output
     project.go()
-    code, output, _errors = by_hand(project, "migrate", "--database", "default")
+    code, output, _errors = manage(project, "migrate", "--database", "default")
     assert code == 0 and "No migrations to apply" in output
     assert project.end(first)["migrated"]["default"] == ["blog.0001_first", "blog.0002_slow"]
 
 
-def test_migrate_by_hand_stalls_nobody(project):
+def test_manage_migrate_does_not_stall_requests(project):
     project.migrate()
     project.add("0002_note", SECOND)
     with project.locked("EXCLUSIVE"):
-        code, _output, errors = by_hand(project, "migrate", "blog", lock_timeout=0.3)
+        code, _output, errors = manage(project, "migrate", "blog", lock_timeout=0.3)
     assert code == 1 and errors.endswith("waited 0.3 s for a lock; its holder is unknown\n")
-    code, _output, errors = by_hand(project, "migrate", "--database", "other")
+    code, _output, errors = manage(project, "migrate", "--database", "other")
     assert code and "other" in errors
 
 
-def test_somebody_else_may_hold_the_lock(project):
+def test_lock_file_of_another_program_awaited(project):
     """As a program of another make would: the file is the database's name and `.migrating`."""
     project.migrate()
     path = f"{project.database}.migrating"

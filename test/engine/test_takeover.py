@@ -1,4 +1,4 @@
-"""Taking an old site over on a host in miniature: its data loses nothing, and whatever fails leaves it as it was."""
+"""Taking an existing deployment over on a host in miniature: no data is lost, and a failure changes nothing."""
 
 import contextlib
 import errno
@@ -58,7 +58,7 @@ class Old:
 
 @pytest.fixture
 def old(world, own_host, monkeypatch):
-    """An old site in a folder of its own, that nginx serves by a port behind which nobody is any more."""
+    """An existing deployment in its own folder; no process listens on the port that nginx passes requests to."""
     old = Old(world, own_host / "opt/shop")
     unit = f"[Service]\nWorkingDirectory={old.folder}\nExecStart={old.folder}/venv/bin/gunicorn x\n"
     (django_takeover_manager.SYSTEMD / "shop.service").write_text(unit)
@@ -78,7 +78,7 @@ def plan(world) -> dict:
     return django_host_file.read_json(world.site.adopted / "plan.json")
 
 
-def test_a_site_is_taken_over(world, old):
+def test_deployment_taken_over(world, old):
     changes = world.apply()
     site = world.site
     (aside,) = site.adopted.iterdir()
@@ -106,7 +106,7 @@ def test_a_site_is_taken_over(world, old):
     assert world.apply() == {"site": {str(site.applied): "changed"}}
 
 
-def test_an_app_of_uwsgi_is_taken_from_it_and_then_ended(world, old, own_host, monkeypatch):
+def test_uwsgi_file_moved_before_instance_is_stopped(world, old, own_host, monkeypatch):
     """An emperor starts anew what ends while its file is there; SIGTERM would be a reload."""
     app = own_host / "etc/uwsgi/vassals/shop.ini"
     app.parent.mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_an_app_of_uwsgi_is_taken_from_it_and_then_ended(world, old, own_host, m
     assert done[:3] == [(False, [app]), (1 << 30, signal.SIGINT), (1 << 29, signal.SIGTERM)]
 
 
-def test_the_releases_of_another_tool_are_refused(world):
+def test_releases_of_another_tool_refused(world):
     """As Capistrano lays them out: with the same names, and nothing that could be told from a site's."""
     site = world.site
     (site.releases / "20200101120000").mkdir(parents=True)
@@ -142,7 +142,7 @@ def test_the_releases_of_another_tool_are_refused(world):
     assert sorted(path.name for path in site.root.iterdir()) == ["current", "releases", "shared"]
 
 
-def test_a_dry_run_changes_nothing(world, old, own_host):
+def test_dry_run_changes_nothing(world, old, own_host):
     before = {path: path.lstat().st_mtime_ns for path in own_host.rglob("*")}
     changes = world.apply(test=True)
     assert changes["site"]["adopted"][str(old.database)] == f"copied to {world.site.database.top}/db.sqlite3"
@@ -150,7 +150,7 @@ def test_a_dry_run_changes_nothing(world, old, own_host):
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_the_old_site_reads_and_does_not_write_once_it_is_copied(world, own_host, mode):
+def test_existing_deployment_only_reads_copied_database(world, own_host, mode):
     old = Old(world, own_host / "opt/shop", mode)
     site = world.make_site()
     site.adopted.mkdir()
@@ -173,7 +173,7 @@ def test_the_old_site_reads_and_does_not_write_once_it_is_copied(world, own_host
 
 
 @pytest.mark.parametrize("disks", ["one", "two"])
-def test_a_copy_follows_no_link(world, own_host, monkeypatch, disks):
+def test_copy_follows_no_link(world, own_host, monkeypatch, disks):
     """The old site's user may write in the folder of databases: what it puts there leads root nowhere."""
     old = Old(world, own_host / "opt/shop")
     site = world.make_site()
@@ -198,7 +198,7 @@ def test_a_copy_follows_no_link(world, own_host, monkeypatch, disks):
     assert [path.name for path in site.adopted.iterdir()] == ["plan.json"]
 
 
-def test_a_database_that_somebody_holds(world, old, monkeypatch):
+def test_takeover_refused_while_database_is_locked(world, old, monkeypatch):
     monkeypatch.setattr(django_takeover, "LOCK_TIMEOUT", 0.1)
     held = django_takeover_copy.LockedDatabase(old.database, {}, 1)
     held.copy(world.site, old.folder / "copy.sqlite3", 1 << 20, 5)
@@ -220,7 +220,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("part", [part for _name, part in FAILURES], ids=[name for name, _part in FAILURES])
-def test_what_fails_leaves_the_old_site_and_the_next_apply_has_its_new_rows(world, old, part, monkeypatch):
+def test_failure_keeps_existing_deployment_and_next_apply_copies_new_rows(world, old, part, monkeypatch):
     if part == "migrate":
         pending = {"default": {"applied": [], "pending": ["blog.0001_initial"]}}
         world.answers["migrations"] = pending
@@ -247,7 +247,7 @@ def test_what_fails_leaves_the_old_site_and_the_next_apply_has_its_new_rows(worl
     world.check()
 
 
-def test_an_empty_database_is_refused(world, old):
+def test_release_refused_when_database_would_be_empty(world, old):
     uses(world, world.site.database.top / "other.sqlite3")
     with pytest.raises(DeploymentError) as error:
         world.apply()
@@ -260,14 +260,14 @@ def test_an_empty_database_is_refused(world, old):
     assert old.nginx.exists()
 
 
-def test_a_disk_that_is_too_small(world, old, monkeypatch):
+def test_refused_when_disk_has_not_enough_room(world, old, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(DeploymentError, match=r"the existing data needs 0 MiB in .*, and 0 MiB are free"):
         world.apply()
     old.sign("Bob")
 
 
-def test_taking_the_site_off_before_it_was_live_leaves_the_old_ones_data(world, in_place):
+def test_removal_before_activation_keeps_existing_data(world, in_place):
     world.fails = {"nginx -t": DeploymentError("it does not", transient=True)}
     with pytest.raises(DeploymentError):
         world.apply()
@@ -277,7 +277,7 @@ def test_taking_the_site_off_before_it_was_live_leaves_the_old_ones_data(world, 
 
 
 @pytest.mark.parametrize("disks", ["one", "two"])
-def test_what_is_set_aside_never_replaces_anything(world, in_place, monkeypatch, disks):
+def test_moving_aside_replaces_nothing(world, in_place, monkeypatch, disks):
     rename = Path.rename
 
     def over_disks(path, target):
@@ -306,10 +306,10 @@ def occupied(path_aside):
     return made
 
 
-# An apply that was cut short
+# A killed apply
 
 
-def cut_short(world, monkeypatch, where: str) -> None:
+def kill_apply(world, monkeypatch, where: str) -> None:
     """An apply that is killed."""
     with monkeypatch.context() as patched:
         module, name = where.rsplit(".", 1)
@@ -325,7 +325,7 @@ def only_switching(write):
     return lambda self, **values: None if values.get("phase") == "waiting" else write(self, **values)
 
 
-def test_a_kill_after_the_switch_is_gone_on_with(world, old, monkeypatch):
+def test_takeover_resumed_after_kill_behind_switch(world, old, monkeypatch):
     monkeypatch.setattr(django_takeover_stop, "stop", lambda *_: (_ for _ in ()).throw(SystemExit))
     with pytest.raises(SystemExit):
         world.apply()
@@ -339,9 +339,9 @@ def test_a_kill_after_the_switch_is_gone_on_with(world, old, monkeypatch):
 
 
 @pytest.mark.parametrize("wrote", [False, True])
-def test_a_kill_within_the_switch(world, old, monkeypatch, wrote):
+def test_takeover_resumed_after_kill_in_switch_unless_data_changed(world, old, monkeypatch, wrote):
     """Nobody knows which of the two served then: it is gone on with only if the old one has not written."""
-    cut_short(world, monkeypatch, "django_proxy_switch.apply")
+    kill_apply(world, monkeypatch, "django_proxy_switch.apply")
     assert plan(world)["phase"] == "switching" and world.live
     if wrote:
         old.sign("Bob")
@@ -373,7 +373,7 @@ def in_place(world):
     return old
 
 
-def test_data_in_place_is_used_as_it_is(world, in_place, monkeypatch):
+def test_data_in_place_used_without_copy(world, in_place, monkeypatch):
     inode = in_place.database.stat().st_ino
     changes = world.apply()
     assert changes["live"]["adopted"][str(in_place.database)] == "used where it is"
@@ -384,7 +384,7 @@ def test_data_in_place_is_used_as_it_is(world, in_place, monkeypatch):
     assert world.apply() == {}
 
 
-def test_until_then_the_old_site_may_write_in_its_folders(world, in_place):
+def test_existing_deployment_writes_until_switch(world, in_place):
     deployment = world.deployment()
     list(django_deploy_steps.site(deployment))
     assert stat.S_IMODE(world.site.root.stat().st_mode) == 0o755
@@ -392,7 +392,7 @@ def test_until_then_the_old_site_may_write_in_its_folders(world, in_place):
     in_place.sign("Bob")
 
 
-def test_a_database_in_the_root_itself_may_be_written_to_until_then(world):
+def test_database_in_root_writable_until_switch(world):
     old = Old(world, world.site.root)
     world.options = {"adopt": True}
     uses(world, world.site.database.top / "db.sqlite3")
@@ -401,7 +401,7 @@ def test_a_database_in_the_root_itself_may_be_written_to_until_then(world):
     old.sign("Bob")
 
 
-def test_another_user_reads_on_and_gets_its_data_back_when_it_fails(world, in_place, monkeypatch):
+def test_data_returned_to_other_user_on_failure(world, in_place, monkeypatch):
     monkeypatch.setattr(
         django_takeover_data, "detect_owner", lambda adoption, mine: setattr(adoption, "owner", (12345, 54321))
     )

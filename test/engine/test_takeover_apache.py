@@ -54,13 +54,13 @@ def host(inside: str, place: str = "*:80") -> str:
         ("<VirtualHost *:80>\n# ServerName blog.example.org\n</VirtualHost>", 0),
     ],
 )
-def test_the_names_of_virtual_hosts(read, text, names):
+def test_names_of_virtual_hosts(read, text, names):
     (server,) = read(text)
     assert len(server.names) == names and ("blog.example.org" in server.names) == bool(names)
 
 
 @pytest.mark.parametrize("text", [f"{django_host_config.OURS} for it.\n{host('')}", "ServerName blog.example.org\n"])
-def test_what_is_no_virtual_host_of_others(read, text):
+def test_own_files_and_unnamed_hosts_ignored(read, text):
     assert read(text) == []
 
 
@@ -68,14 +68,14 @@ def test_what_is_no_virtual_host_of_others(read, text):
     ("place", "ports"),
     [("*:80", [80]), ("*", [80]), ("_default_:8080 [::]:8081", [8080, 8081]), ("[::1]", [80]), ('"*:443"', [443])],
 )
-def test_the_ports(read, place, ports):
+def test_ports_of_virtual_host(read, place, ports):
     assert read(host("", place))[0].ports == ports
 
 
 @pytest.mark.parametrize(
     ("inside", "is_secure"), [("SSLEngine on", True), ("SSLCertificateFile /x.pem", True), ("SSLEngine off", False)]
 )
-def test_whether_it_has_https(read, inside, is_secure):
+def test_tls_of_virtual_host(read, inside, is_secure):
     assert read(host(inside, "*:443"))[0].tls is is_secure
 
 
@@ -101,14 +101,14 @@ def test_whether_it_has_https(read, inside, is_secure):
         ("Header set X-Note it's", []),
     ],
 )
-def test_where_a_request_goes(read, passed, addresses):
+def test_addresses_of_virtual_host(read, passed, addresses):
     members = "BalancerMember http://127.0.0.1:8001\nBalancerMember unix:/run/up.sock|http://up"
     balancer = f"<Proxy balancer://app>\n{members}\n</Proxy>\n"
     (server,) = read(balancer + host(passed))
     assert server.addresses == addresses and server.wsgi_user == ""
 
 
-def test_what_mod_wsgi_is_told(read):
+def test_mod_wsgi_directives_read(read):
     (server,) = read(WSGI)
     assert server.wsgi_user == "elspeth" and server.addresses == []
     assert server.folders == {"/static": Path("/srv/blog/static"), "/media/": Path("/srv/blog/uploads")}
@@ -116,7 +116,7 @@ def test_what_mod_wsgi_is_told(read):
     assert server.wsgi_folders == tuple(Path("/srv/blog", name) for name in below)
 
 
-def test_what_a_script_leads_to(read, tmp_path):
+def test_folders_found_in_wsgi_script(read, tmp_path):
     (tmp_path / "blog.wsgi").write_text("import sys\nsys.path.insert(0, '/srv/blog/src')\n")
     (server,) = read(host(f"WSGIScriptAliasMatch ^/app {tmp_path}/blog.wsgi"))
     assert server.wsgi_folders == (tmp_path, Path("/srv/blog/src"))
@@ -125,13 +125,13 @@ def test_what_a_script_leads_to(read, tmp_path):
 @pytest.mark.parametrize(
     "text", ["Alias /static", "WSGIScriptAlias /", "ServerName", "ProxyPass\nRewriteRule", 'Alias "/x']
 )
-def test_what_apache_would_not_take(read, text):
+def test_invalid_directives_ignored(read, text):
     """As in a file that is not enabled."""
     (server,) = read(host(text))
     assert server.names == ["blog.example.org"] and server.addresses == [] and server.folders == {}
 
 
-def test_what_a_virtual_host_includes(read, tmp_path):
+def test_include_of_virtual_host_read(read, tmp_path):
     for name in ("wsgi.inc", "more/a.conf", "more/b.conf"):
         (django_proxy_apache.ETC / name).parent.mkdir(parents=True, exist_ok=True)
     (django_proxy_apache.ETC / "wsgi.inc").write_text("# Alias /x /y\nWSGIScriptAlias / /srv/blog/website/wsgi.py")
@@ -144,12 +144,12 @@ def test_what_a_virtual_host_includes(read, tmp_path):
     assert server.folders == {"/static": Path("/srv/static")} and server.wsgi_folders == (Path("/srv/blog/website"),)
 
 
-def test_the_main_file_includes_all_others(read):
+def test_includes_of_main_file_counted_once(read):
     read(host(""))
     assert read("IncludeOptional sites-enabled/*.conf\n", "apache2.conf") == []
 
 
-def test_a_daemon_of_another_file_and_no_daemon(read):
+def test_daemon_of_another_file_and_embedded_mode(read):
     read("WSGIDaemonProcess blog user=ray home=/srv/ray\nWSGIPythonHome /srv/venv", "conf-enabled/wsgi.conf")
     (told,) = read(host("WSGIScriptAlias / /srv/blog/website/wsgi.py process-group=blog"))
     assert told.wsgi_user == "ray" and told.wsgi_folders == (Path("/srv/blog/website"), Path("/srv/ray"))
@@ -169,7 +169,7 @@ def test_a_daemon_of_another_file_and_no_daemon(read):
         (host(""), "apache2.conf", "move that to a file of its own"),
     ],
 )
-def test_what_a_file_does_besides(read, make_site, text, name, reason):
+def test_virtual_host_refused_for_unconfigured_ports_and_names(read, make_site, text, name, reason):
     told = django_takeover_virtual_hosts.refusals(
         make_site(folders=False), django_proxy_apache.ETC / name, read(text, name)
     )
@@ -188,7 +188,7 @@ def refused(read, text, **files):
     return [problem.removeprefix(f"{django_proxy_apache.ETC}/") for problem in problems]
 
 
-def test_other_files_may_stay_as_they_are(read):
+def test_other_apache_files_accepted(read):
     other = "WSGIDaemonProcess other python-path=/srv/other:/srv/other/src\n" + host("WSGIProcessGroup other")
     assert refused(read, WSGI, sites_enabled=other, sites_available=f"Listen 8080\n{WSGI}") == []
     balancer = "<Proxy balancer://app>\nBalancerMember http://127.0.0.1:1\n</Proxy>\n"
@@ -207,7 +207,7 @@ def test_other_files_may_stay_as_they_are(read):
         ("WSGIPythonHome /x", host("WSGIScriptAlias / /x.py"), "WSGIPythonHome or WSGIPythonPath"),
     ],
 )
-def test_what_others_may_need(read, text, other, needed):
+def test_refused_when_other_files_need_directive(read, text, other, needed):
     told = refused(read, f"{text}\n{host('')}", sites_enabled=other)
     assert told == [f"{TAKEN} has {needed}, which other files may need: move that to a file that stays"]
 
@@ -221,12 +221,12 @@ def test_what_others_may_need(read, text, other, needed):
         ("sites-enabled", host("WSGIDaemonProcess x python-path=/srv/other:/srv/blog/src")),
     ],
 )
-def test_what_leads_into_the_old_site_too(read, folder, text):
+def test_refused_when_other_file_names_existing_paths(read, folder, text):
     (problem,) = refused(read, WSGI, **{folder: text})
     assert problem.startswith(f"{folder}/other.conf names paths of the existing deployment too")
 
 
 @pytest.mark.parametrize("name", ["${SITE}", "Blog.Example.ORG"])
-def test_names_are_written_in_several_ways(read, name):
+def test_domain_read_from_define_and_in_lower_case(read, name):
     read("Define SITE blog.example.org", "conf-enabled/site.conf")
     assert read(WSGI.replace("blog.example.org", name, 1))[0].names[0] == "blog.example.org"

@@ -1,4 +1,4 @@
-"""Data that its owner has prepared against whoever reads it: an old site's database and uploads, a SQLite file."""
+"""Hostile data: an existing database and uploads whose owner attacks the process that reads them, a SQLite file."""
 
 import contextlib
 import os
@@ -78,7 +78,7 @@ def hot_journal(path, victim):
     shutil.chown(journal, EVIL)
 
 
-def test_a_hot_journal_deletes_nothing_of_roots(shelf, site):
+def test_hot_journal_deletes_no_file_of_root(shelf, site):
     """As found: root's SQLite, opening the database writable, deleted the file that the journal names."""
     old, victim = database(shelf / "old/db.sqlite3", EVIL), shelf / "root/secret"
     hot_journal(old, victim)
@@ -95,7 +95,7 @@ def test_a_hot_journal_deletes_nothing_of_roots(shelf, site):
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_a_database_is_copied_with_what_is_in_its_log(shelf, site, mode):
+def test_database_copied_with_its_write_ahead_log(shelf, site, mode):
     old, new = database(shelf / "old/db.sqlite3", EVIL, mode), shelf / "new/db.sqlite3"
     with contextlib.closing(sqlite3.connect(old, isolation_level=None)) as writer:
         writer.execute("INSERT INTO django_migrations VALUES ('blog', '0002')")
@@ -117,7 +117,7 @@ def test_a_database_is_copied_with_what_is_in_its_log(shelf, site, mode):
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "zero", "root's"])
-def test_what_is_no_database_of_its_owner_is_refused_at_once(shelf, site, kind):
+def test_copy_refused_for_anything_but_database_of_owner(shelf, site, kind):
     path = shelf / "old/db.sqlite3"
     if kind == "fifo":
         os.mkfifo(path)
@@ -132,7 +132,7 @@ def test_what_is_no_database_of_its_owner_is_refused_at_once(shelf, site, kind):
     assert time.monotonic() - began < 8 and list((shelf / "new").iterdir()) == []
 
 
-def test_a_database_larger_than_the_disk_is_not_written(shelf, site):
+def test_copy_refused_when_database_exceeds_disk(shelf, site):
     old = database(shelf / "old/db.sqlite3", EVIL)
     os.truncate(old, 1 << 40)  # sparse
     held = django_takeover_copy.LockedDatabase(old, who(old), 1)
@@ -142,7 +142,7 @@ def test_a_database_larger_than_the_disk_is_not_written(shelf, site):
     assert list((shelf / "new").iterdir()) == []
 
 
-def test_uploads_are_copied_without_what_links_lead_to(shelf, site):
+def test_uploads_copied_without_links(shelf, site):
     old, new = shelf / "old/media", shelf / "new"
     (old / "2026").mkdir(parents=True)
     (old / "2026/photo").write_text("a photo")
@@ -215,8 +215,8 @@ def test_tree_of_root_is_not_copied_when_another_user_can_write_in_it(shelf, mon
     assert not (shelf / "root/second").exists()
 
 
-def test_a_tree_in_use_is_given_and_taken_back_without_what_is_of_others(shelf):
-    """Whoever has a file open goes on with it; links lead nowhere."""
+def test_tree_in_use_handed_over_and_taken_back(shelf):
+    """A process that has a file open keeps it; links are not followed."""
     top = shelf / "new/data"
     (top / "below").mkdir(parents=True)
     (top / "below/file").write_text("x")
@@ -242,7 +242,7 @@ def test_a_tree_in_use_is_given_and_taken_back_without_what_is_of_others(shelf):
     }
 
 
-def test_a_file_of_roots_that_the_old_owner_has_moved_there_stays_roots(shelf):
+def test_file_of_root_keeps_its_owner(shelf):
     top = shelf / "new/data"
     top.mkdir()
     evil, ours = pwd.getpwnam(EVIL), pwd.getpwnam(SITE)
@@ -302,7 +302,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_hostile_file_costs_root_neither_time_nor_memory(shelf, site, kind):
+def test_hostile_file_limited_in_time_and_memory(shelf, site, kind):
     path = shelf / "new/db.sqlite3"
     hostile(path, kind, shelf)
     began = time.monotonic()
@@ -313,7 +313,7 @@ def test_a_hostile_file_costs_root_neither_time_nor_memory(shelf, site, kind):
     assert (shelf / "root/secret").read_text() == "the secret"
 
 
-def test_a_quiet_database_is_read_once(shelf, site, monkeypatch):
+def test_unchanged_database_read_once(shelf, site, monkeypatch):
     path = database(shelf / "new/db.sqlite3", SITE)
     os.utime(path, (1, 1))
     time.sleep(0.12)
@@ -330,26 +330,26 @@ def test_a_quiet_database_is_read_once(shelf, site, monkeypatch):
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"files": []}', '{"files": {"x": 1}}', '{"files": {"%s": {"names": [1]}}}']
 )
-def test_a_damaged_answer_is_not_used(shelf, site, text):
+def test_damaged_cache_is_not_used(shelf, site, text):
     path = database(shelf / "new/db.sqlite3", SITE)
     site.schema.write_text(text.replace("%s", str(path)))
     assert django_database_sqlite.applied(site, path) == {"blog.0001"}
 
 
-def test_it_is_the_sites_user_who_reads(shelf, site):
+def test_database_read_as_site_user(shelf, site):
     path = database(shelf / "root/db.sqlite3", SITE)
     assert django_database_sqlite.applied(site, path) == set(), "only root may go there"
 
 
-# What lies below a folder of somebody else
+# Paths below a folder of another user
 
 
 @pytest.mark.parametrize(
     ("owner", "mode", "way"),
     [(EVIL, 0o755, "chown root:"), ("root", 0o777, "chmod go-w"), ("root", 0o1777, "chmod go-w"), ("root", 0o755, "")],
 )
-def test_a_root_below_a_folder_of_another_is_refused(owner, mode, way):
-    """Whoever may rename in it puts another folder in the place of the site's root, for root to work in."""
+def test_root_below_folder_of_another_user_refused(owner, mode, way):
+    """Its owner could replace the site's root by another folder, in which root would then write."""
     top = Path(tempfile.mkdtemp(dir="/srv"))
     top.chmod(0o755)
     try:

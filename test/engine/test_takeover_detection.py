@@ -1,4 +1,4 @@
-"""What is found of somebody else's, as cases: the files and processes of a host, and what is said of them."""
+"""Detection of an existing deployment, as cases: files and processes of a host, findings and refusals."""
 
 import os
 import pwd
@@ -22,7 +22,7 @@ UNIT = "[Service]\nWorkingDirectory=%s\nExecStart=%s/bin/gunicorn website.wsgi\n
 
 @pytest.fixture
 def host(own_host, make_site, monkeypatch):
-    """A host below a temporary folder, on which somebody has done something."""
+    """A host below a temporary folder."""
     monkeypatch.setattr(
         django_takeover_existing, "is_shared", lambda folder: len(folder.parts) <= len(own_host.parts) + 1
     )
@@ -83,7 +83,7 @@ class Played:
         return [reason.replace(f"{self.top}/", "/") for reason in existing.refusals]
 
 
-def test_nobody_has_been_here(host, monkeypatch):
+def test_no_deployment_found_on_free_path(host, monkeypatch):
     """Nothing is looked at then but the root and nginx's files."""
     host.write("etc/systemd/system/other.service", UNIT % ("/opt/other", "/opt/other/venv"))
     host.nginx(PROXY % ("other.example.org", "127.0.0.1:8000"))
@@ -98,20 +98,20 @@ ENTRIES = ["source", "virtualenv", "venv", "env", ".venv", "static", "staticfile
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_a_folder_below_the_root(host, name):
+def test_folder_in_root_found(host, name):
     host.write(f"srv/django/blog/{name}/file")
     uploads = []
     assert host.found() == [f"folder /srv/django/blog/{name}", *uploads]
 
 
 @pytest.mark.parametrize("name", ["manage.py", "db.sqlite3"])
-def test_a_file_below_the_root(host, name):
+def test_file_in_root_found(host, name):
     host.write(f"srv/django/blog/{name}")
     assert host.found() == [f"file /srv/django/blog/{name}"]
 
 
 @pytest.mark.parametrize("sign", ["site.json", "deploys.jsonl", "secrets/secret_key.json"])
-def test_what_is_ours_is_not_found(host, sign):
+def test_own_folders_not_found(host, sign):
     """After a removal that kept the data, and where it was brought from another host."""
     site = host.make_site()
     host.write(f"srv/django/blog/{sign}", "{}")
@@ -124,20 +124,20 @@ def test_what_is_ours_is_not_found(host, sign):
 
 
 @pytest.mark.parametrize("name", ["releases", "current", "shared", "templates", "log", "build"])
-def test_a_name_of_ours_cannot_be_adopted(host, name):
+def test_refused_when_root_has_name_of_formula(host, name):
     host.write(f"srv/django/blog/{name}/file")
     (reason,) = host.refused()
     assert reason.startswith(f"/srv/django/blog/{name} has a name that the formula uses itself")
 
 
-def test_a_project_in_the_root_goes_as_a_whole_and_data_stays(host):
+def test_project_in_root_moved_whole_without_data(host):
     for name in ("manage.py", "website/wsgi.py", ".env", "requirements.txt", "media/a", "lost+found/x"):
         host.write(f"srv/django/blog/{name}")
     existing = django_takeover_detection.find(host.site())
     assert [path.name for path in existing.entries] == [".env", "manage.py", "requirements.txt", "website"]
 
 
-def test_what_is_beside_an_old_site_in_the_root_stays(host):
+def test_unrelated_entry_of_root_stays(host):
     for name in ("source/manage.py", "notes.txt"):
         host.write(f"srv/django/blog/{name}")
     assert [path.name for path in django_takeover_detection.find(host.site()).entries] == ["source"]
@@ -156,19 +156,19 @@ def test_what_is_beside_an_old_site_in_the_root_stays(host):
         ("_", False),
     ],
 )
-def test_nginx_files_with_a_domain_of_the_site(host, name, is_found):
+def test_nginx_file_found_by_domain(host, name, is_found):
     host.nginx(f"server {{ server_name {name}; }}")
     assert [line.split(" (")[0] for line in host.found()] == ["nginx file /etc/nginx/sites-enabled/old"] * is_found
 
 
-def test_the_domains_that_are_redirected_count_too(host):
+def test_file_found_by_redirected_domain(host):
     host.write("etc/nginx/conf.d/old.conf", "server { server_name old.example.org; }")
     assert host.found() == []
     found = ["nginx file /etc/nginx/conf.d/old.conf (server_name old.example.org)"]
     assert host.found(redirect_domains=["old.example.org"]) == found
 
 
-def test_a_neighbour_in_the_same_file(host):
+def test_refused_when_file_has_other_domain(host):
     host.nginx((PROXY % ("blog.example.org", "127.0.0.1:1")) + (PROXY % ("other.org", "127.0.0.1:2")))
     assert ["also serves other.org: add that" in reason for reason in host.refused()] == [True]
     assert django_takeover_detection.find(host.site()).addresses == ["127.0.0.1:1"]
@@ -196,7 +196,7 @@ def shop(host):
     return host
 
 
-def test_a_project_that_apache_runs(shop):
+def test_project_under_mod_wsgi_found(shop):
     told = "apache file /etc/apache2/sites-enabled/shop.conf (ServerName blog.example.org)"
     assert shop.found() == [], "which matters to a site of nginx only where Apache runs"
     assert shop.found(proxy=APACHE) == [told, "database /opt/shop/db.sqlite3", "uploads /opt/shop/uploads"]
@@ -206,14 +206,14 @@ def test_a_project_that_apache_runs(shop):
     assert existing.databases == {shop.top / "opt/shop/db.sqlite3": shop.root / "database/db.sqlite3"}
 
 
-def test_a_user_whom_the_host_has_not(shop):
+def test_owner_taken_from_database_when_user_is_unknown(shop):
     shop.write("etc/apache2/sites-enabled/shop.conf", WSGI.format(top=shop.top, user="nobody-at-all"))
     assert django_takeover_detection.find(shop.site(proxy=APACHE)).owner == (os.getuid(), os.getgid()), (
         "that of its database"
     )
 
 
-def test_a_file_of_apache_that_leads_into_the_old_site_too(shop):
+def test_refused_when_other_apache_file_names_existing_paths(shop):
     shop.write("etc/apache2/conf-enabled/wsgi.conf", f"WSGIPythonPath {shop.top}/opt/shop\n")
     (reason,) = shop.refused(proxy=APACHE)
     assert reason.startswith("/etc/apache2/conf-enabled/wsgi.conf names paths of the existing deployment too")
@@ -226,7 +226,7 @@ def test_a_file_of_apache_that_leads_into_the_old_site_too(shop):
         ("apache", "nginx", "nginx/conf.d/shop.conf", PROXY % ("blog.example.org", "127.0.0.1:1"), "nginx.pid"),
     ],
 )
-def test_a_web_server_that_the_site_is_not_to_have(host, monkeypatch, kind, other, path, text, program):
+def test_refused_when_other_web_server_listens_on_port(host, monkeypatch, kind, other, path, text, program):
     host.write(f"etc/{path}", text)
     assert host.found(proxy={"kind": kind}) == [], "it does not run"
     monkeypatch.setattr(django_host_port, "addresses", lambda pid: {("::", 80)})
@@ -240,7 +240,7 @@ def test_a_web_server_that_the_site_is_not_to_have(host, monkeypatch, kind, othe
     assert host.found(proxy={"kind": "none"}) == [], "then it is the way to the site"
 
 
-def test_a_project_with_a_name_like_uploads_is_none(host):
+def test_project_folder_not_taken_for_uploads(host):
     """All of it, settings among it, would be served."""
     text = WSGI.format(top=host.top, user=OWNER).replace("/opt/shop", "/opt/mediathek").replace("uploads", "static")
     host.write("opt/mediathek/manage.py")
@@ -250,7 +250,7 @@ def test_a_project_with_a_name_like_uploads_is_none(host):
     assert django_takeover_detection.find(host.site(proxy=APACHE)).media == [host.top / "opt/mediathek/static"]
 
 
-def test_a_project_that_is_not_found_is_not_taken_over_without_its_data(shop):
+def test_refused_when_project_folder_is_unknown(shop):
     (shop.top / "opt/shop/manage.py").unlink()
     (reason,) = shop.refused(proxy=APACHE)
     assert reason.startswith(
@@ -258,7 +258,7 @@ def test_a_project_that_is_not_found_is_not_taken_over_without_its_data(shop):
     )
 
 
-def test_a_file_and_its_link_are_refused_once(host):
+def test_file_and_its_link_refused_once(host):
     file = host.write("etc/nginx/sites-available/old", "server { listen 8080; server_name blog.example.org; }")
     link = host.top / "etc/nginx/sites-enabled/old"
     link.parent.mkdir(parents=True)
@@ -268,10 +268,10 @@ def test_a_file_and_its_link_are_refused_once(host):
     assert django_takeover_detection.find(host.site()).virtual_host_files == [file, link]
 
 
-# What keeps it alive
+# What restarts it
 
 
-def test_a_sites_folder_with_gunicorn_behind_a_socket(host):
+def test_gunicorn_behind_socket_found(host):
     """The site's own root, as a script of Fabric leaves it."""
     base = "srv/django/blog"
     for name in ("source/manage.py", "virtualenv/bin/gunicorn", "static/a.css"):
@@ -296,7 +296,7 @@ def test_a_sites_folder_with_gunicorn_behind_a_socket(host):
     assert existing.owner == (os.getuid(), os.getgid())
 
 
-def test_a_project_elsewhere_is_found_by_its_domain(host):
+def test_project_in_other_folder_found_by_domain(host):
     """A program of supervisor in another folder: from nginx's file to its port, its process, its folder."""
     host.write("opt/shop/manage.py")
     host.write("opt/shop/db.sqlite3", SQLITE)
@@ -321,7 +321,7 @@ def test_a_project_elsewhere_is_found_by_its_domain(host):
     assert existing.databases == {host.top / "opt/shop/db.sqlite3": host.root / "database/db.sqlite3"}
 
 
-def test_a_neighbour_that_runs_in_the_same_folders(host):
+def test_refused_when_other_site_runs_in_same_folders(host):
     host.write("opt/shop/manage.py")
     host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8001"))
     host.nginx(PROXY % ("other.org", "127.0.0.1:8002"), "other")
@@ -334,7 +334,7 @@ def test_a_neighbour_that_runs_in_the_same_folders(host):
     ]
 
 
-def test_a_folder_of_virtualenvs_is_not_one_sites(host):
+def test_parent_folder_of_virtualenvs_not_taken(host):
     host.write("opt/shop/manage.py")
     host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8001"))
     host.write("etc/systemd/system/other.service", UNIT % ("/opt/other", f"{host.top}/opt/venvs/other"))
@@ -342,13 +342,13 @@ def test_a_folder_of_virtualenvs_is_not_one_sites(host):
     assert "unit" not in str(host.found())
 
 
-def test_a_file_of_supervisor_with_somebody_elses_program(host):
+def test_refused_when_supervisor_file_has_other_programs(host):
     host.write("srv/django/blog/source/manage.py")
     host.write("etc/supervisor/conf.d/all.conf", f"[program:a]\ncommand={host.root}/x\n[program:b]\ncommand=/y\n")
     assert host.refused() == ["/etc/supervisor/conf.d/all.conf also runs b: move that to another file"]
 
 
-def test_a_development_server_in_the_background(host):
+def test_runserver_in_background_found(host):
     host.write("srv/django/blog/manage.py")
     argv = [f"{host.root}/env/bin/python", "manage.py", "runserver", "8000"]
     first, second = host.run("srv/django/blog", *argv), host.run("srv/django/blog", *argv)
@@ -371,14 +371,14 @@ def test_a_development_server_in_the_background(host):
         (["uwsgi", "--ini", "x.ini"], "uwsgi"),
     ],
 )
-def test_a_process_is_told_without_its_arguments(host, argv, told):
+def test_process_shown_without_arguments(host, argv, told):
     host.write("srv/django/blog/manage.py")
     pid = host.run("srv/django/blog", *argv)
     assert f"process {pid} ({told})" in host.found() and "canary" not in str(host.found())
 
 
 @pytest.mark.parametrize(("command", "is_at_work"), [("import_data", True), ("runserver", False), ("qcluster", False)])
-def test_a_management_command_is_waited_for(host, command, is_at_work):
+def test_takeover_refused_while_management_command_runs(host, command, is_at_work):
     host.write("srv/django/blog/manage.py")
     pid = host.run("srv/django/blog", "python", "manage.py", command)
     reason = f"process {pid} (manage.py {command}) is still running: wait until it has ended"
@@ -386,14 +386,14 @@ def test_a_management_command_is_waited_for(host, command, is_at_work):
     assert len(list(django_takeover_process.unmanaged([host.root]))) == 1 - is_at_work
 
 
-def test_a_worker_in_the_background_is_told(host):
+def test_worker_in_background_reported(host):
     host.write("srv/django/blog/source/manage.py")
     pid = host.run("srv/django/blog/source", f"{host.root}/env/bin/celery", "worker")
     host.run("srv/django/blog/source", f"{host.root}/env/bin/gunicorn", "x")
     assert django_takeover_detection.find(host.site()).workers == [f"process {pid} ({host.root}/env/bin/celery)"]
 
 
-def test_lines_of_a_crontab(host):
+def test_crontab_refused(host):
     host.write("srv/django/blog/source/manage.py")
     host.write("etc/cron.d/other", "* * * * * root /opt/other/run\n")
     host.write("etc/cron.d/blog", f"# nightly\n0 3 * * * root {host.root}/env/bin/python manage.py clearsessions\n")
@@ -402,13 +402,13 @@ def test_lines_of_a_crontab(host):
 
 
 @pytest.mark.parametrize("unit", ["ssh.service", "cron.service", "user@1000.service"])
-def test_a_session_keeps_nothing_alive(host, unit):
+def test_process_of_login_session_not_refused(host, unit):
     host.write("srv/django/blog/manage.py")
     host.run("srv/django/blog", "python3", "manage.py", "runserver", unit=unit)
     assert host.refused() == []
 
 
-def test_without_systemd_a_unit_is_the_machines_around(host):
+def test_units_ignored_without_systemd(host):
     (host.top / "run/systemd/system").rmdir()
     host.write("srv/django/blog/manage.py")
     pid = host.run("srv/django/blog", "/x/bin/gunicorn", "a", unit="docker.service")
@@ -416,7 +416,7 @@ def test_without_systemd_a_unit_is_the_machines_around(host):
     assert [process.pid for process in django_takeover_process.unmanaged([host.root])] == [pid]
 
 
-def test_a_process_that_somebody_else_keeps_alive(host):
+def test_refused_when_process_belongs_to_shared_unit(host):
     host.write("srv/django/blog/manage.py")
     host.write("etc/systemd/system/uwsgi.service", "[Service]\nExecStart=/usr/bin/uwsgi --emperor /etc/uwsgi/sites\n")
     pid = host.run("srv/django/blog", "/usr/bin/uwsgi", "--ini", "blog.ini", unit="uwsgi.service")
@@ -429,7 +429,7 @@ INI = "[uwsgi]\n# chdir = %s\nchdir = %s\nmodule = website.wsgi\n"
 
 
 @pytest.mark.parametrize("folder", ["uwsgi/apps-enabled", "uwsgi/vassals", "uwsgi-emperor/vassals"])
-def test_an_app_of_uwsgi(host, folder):
+def test_uwsgi_file_found(host, folder):
     """Of Debian's own, which runs one for each file, or of an emperor."""
     host.write("opt/wiki/manage.py")
     host.nginx(PROXY % ("blog.example.org", "unix:/run/uwsgi/app/wiki/socket"))
@@ -459,8 +459,8 @@ def test_an_app_of_uwsgi(host, folder):
 
 
 @pytest.mark.parametrize("twin", [False, True])
-def test_an_app_of_uwsgi_whose_file_names_no_folder(host, twin):
-    """Its process is told the file; where two have its name nobody knows which is meant."""
+def test_uwsgi_file_found_by_its_name(host, twin):
+    """The file is an argument of its process; with two files of that name it is ambiguous."""
     host.write("opt/wiki/manage.py")
     host.nginx(PROXY % ("blog.example.org", "unix:/run/wiki.sock"))
     host.write("etc/uwsgi/sites/wiki.ini", "[uwsgi]\nchdir = /opt/%n\n")
@@ -473,7 +473,7 @@ def test_an_app_of_uwsgi_whose_file_names_no_folder(host, twin):
         assert host.found()[1] == "uWSGI file /etc/uwsgi/sites/wiki.ini" and host.refused() == []
 
 
-def test_an_emperor_that_holds_the_sockets_is_not_one_sites(host):
+def test_emperor_that_holds_sockets_refused(host):
     host.write("opt/wiki/manage.py")
     host.nginx(PROXY % ("blog.example.org", "unix:/run/wiki.sock"))
     file = host.write("etc/uwsgi/sites/wiki.ini", INI % ("/x", host.top / "opt/wiki"))
@@ -485,7 +485,7 @@ def test_an_emperor_that_holds_the_sockets_is_not_one_sites(host):
     assert emperor not in [process.pid for process in loose]
 
 
-def test_what_is_not_uwsgi_is_not_taken_from_it(host):
+def test_process_of_another_server_refused(host):
     host.write("srv/django/blog/manage.py")
     file = host.write("etc/uwsgi/vassals/blog.ini", INI % ("/x", host.root))
     pid = host.run("srv/django/blog", "/usr/bin/gunicorn", "x", unit="club.service")
@@ -493,7 +493,7 @@ def test_what_is_not_uwsgi_is_not_taken_from_it(host):
     assert django_takeover_process.unmanaged([host.root], uwsgi_files=[file]) == []
 
 
-def test_a_unit_is_found_by_its_socket(host):
+def test_unit_found_by_socket(host):
     host.nginx(PROXY % ("blog.example.org", "unix:/run/gunicorn.sock"))
     host.write("etc/systemd/system/gunicorn.timer", "[Timer]\nOnCalendar=daily\n")
     host.write("etc/systemd/system/gunicorn.socket", "[Socket]\nListenStream=/run/gunicorn.sock\n")
@@ -518,7 +518,7 @@ def test_a_unit_is_found_by_its_socket(host):
         ("ExecStart=/mnt{root}/gunicorn", False),
     ],
 )
-def test_a_unit_that_leads_into_the_root(host, line, is_found):
+def test_unit_found_by_paths_in_root(host, line, is_found):
     host.write("srv/django/blog/source/manage.py")
     host.write("etc/systemd/system/old.service", f"[Service]\n{line.format(root=host.root)}\n")
     host.write("etc/systemd/system/django-blog-0001.service", f"[Service]\nExecStart={host.root}/x\n")
@@ -526,7 +526,7 @@ def test_a_unit_that_leads_into_the_root(host, line, is_found):
     assert "django-blog-0001" not in str(host.found())
 
 
-def test_ports_that_the_site_needs_at_once(host):
+def test_refused_when_required_port_is_taken(host):
     pid = host.run("opt/x", "/opt/x/bin/gunicorn", listens="8002")
     host.run("opt/y", "apache2", listens="80")
     assert host.found() == []
@@ -538,7 +538,7 @@ def test_ports_that_the_site_needs_at_once(host):
 # Data
 
 
-def test_which_database_is_used_is_not_guessed(host):
+def test_refused_when_database_is_ambiguous(host):
     for name in ("database/db.sqlite3", "source/db.sqlite3"):
         host.write(f"srv/django/blog/{name}", SQLITE)
     (reason,) = host.refused()
@@ -556,14 +556,14 @@ def test_which_database_is_used_is_not_guessed(host):
         ({"overlay": False, "database": {"engine": "sqlite"}}, "srv/django/blog/database/site.db"),
     ],
 )
-def test_where_a_database_goes(host, options, new):
+def test_new_path_of_database(host, options, new):
     host.write("srv/django/blog/source/site.db", SQLITE)
     host.write("srv/django/blog/source/cache.db", b"SQLite format 3\0, but not Django's")
     databases = django_takeover_detection.find(host.site(**options)).databases
     assert databases == ({host.root / "source/site.db": host.top / new} if new else {})
 
 
-def test_a_database_that_stays_where_it_is(host):
+def test_database_named_by_absolute_path_stays(host):
     path = host.write("var/lib/club/data/club.db", SQLITE)
     host.write("srv/django/blog/source/manage.py")
     site = host.site(database={"engine": "sqlite", "name": "/var/lib/club/data/club.db"})
@@ -571,13 +571,13 @@ def test_a_database_that_stays_where_it_is(host):
     assert django_takeover_detection.find(site).databases == {path: path}
 
 
-def test_a_database_that_the_settings_name(host):
+def test_database_found_in_settings(host):
     path = host.write("var/lib/club/club.db", SQLITE)
     host.write("srv/django/blog/source/website/settings.py", f"DATABASES = {{'default': {{'NAME': '{path}'}}}}")
     assert list(django_takeover_detection.find(host.site()).databases) == [path]
 
 
-def test_uploads_as_nginx_serves_them(host):
+def test_uploads_found_by_nginx_location(host):
     host.write("srv/uploads/blog/a.png")
     folder = host.top / "srv/uploads/blog"
     location = f"location /media/ {{ alias {folder}/; }} location /static {{ root /opt; }}"
@@ -585,10 +585,10 @@ def test_uploads_as_nginx_serves_them(host):
     assert django_takeover_detection.find(host.site()).media == [folder]
 
 
-# What is said
+# Messages
 
 
-def test_without_adopt_everything_is_named(host):
+def test_refused_without_adopt_and_lists_findings(host):
     host.write("srv/django/blog/source/manage.py")
     with pytest.raises(DeploymentError) as error:
         django_takeover_detection.check(host.site())
@@ -602,7 +602,7 @@ def test_without_adopt_everything_is_named(host):
     )
 
 
-def test_with_adopt_it_is_refused_only_where_that_cannot_be(host):
+def test_takeover_refused_only_with_refusals(host):
     host.write("srv/django/blog/source/manage.py")
     assert django_takeover_detection.check(host.site(adopt=True)).entries == [host.root / "source"]
     host.write("srv/django/blog/releases/1/manage.py")
@@ -612,7 +612,7 @@ def test_with_adopt_it_is_refused_only_where_that_cannot_be(host):
 
 
 @pytest.mark.parametrize("may_its_user", [True, False])
-def test_a_process_that_root_may_not_look_into_is_asked_as_its_own_user(host, monkeypatch, may_its_user):
+def test_process_that_root_cannot_read_is_read_as_its_user(host, monkeypatch, may_its_user):
     """As in a container without CAP_SYS_PTRACE."""
     host.write("opt/blog/manage.py")
     host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8000"))

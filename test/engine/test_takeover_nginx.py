@@ -38,11 +38,11 @@ def read(own_host):
         ("upstream app { server 127.0.0.1:8000; }", []),
     ],
 )
-def test_the_names_of_servers(read, text, names):
+def test_names_of_server_blocks(read, text, names):
     assert [server.names for server in read(text)] == names
 
 
-def test_every_file_that_nginx_reads(read):
+def test_all_files_of_nginx_read(read):
     for name in ("nginx.conf", "conf.d/a.conf", "sites-available/b", "sites-enabled/b"):
         assert len(read("server { listen 80; }", name)) == 1
     (django_proxy_nginx.ETC / "sites-enabled/lost").symlink_to("../sites-available/lost")
@@ -69,13 +69,13 @@ def test_every_file_that_nginx_reads(read):
         ("proxy_pass http://192.0.2.1:8000;", None),
     ],
 )
-def test_where_a_request_goes(read, passed, address):
+def test_addresses_of_virtual_host(read, passed, address):
     upstream = "upstream app { server unix:/run/up.sock fail_timeout=0; }\n"
     (server,) = read(f"{upstream}server {{ server_name blog.example.org; location / {{ {passed} }} }}")
     assert server.addresses == ([address] if address else [])
 
 
-def test_what_a_server_includes(read, tmp_path):
+def test_include_of_server_block_read(read, tmp_path):
     (tmp_path / "site.conf").write_text("location / { proxy_pass http://127.0.0.1:8000; }")
     (django_proxy_nginx.ETC / "snippets").mkdir()
     (django_proxy_nginx.ETC / "snippets/a.conf").write_text("# listen 81;\nlocation /static/ { alias /srv/static/; }")
@@ -85,7 +85,7 @@ def test_what_a_server_includes(read, tmp_path):
     assert read("http { include sites-enabled/*; }", "nginx.conf") == []
 
 
-def test_which_folders_are_served(read):
+def test_folders_of_virtual_host(read):
     (server,) = read("server { location /static { alias /srv/static/; } location ^~ /media/ { root /srv/up; } }")
     assert server.folders == {"/static": Path("/srv/static"), "/media/": Path("/srv/up/media")}
 
@@ -103,13 +103,13 @@ def test_which_folders_are_served(read):
         ("listen 8080; server_name blog.example.org;", "listens on 8080"),
     ],
 )
-def test_what_a_file_does_besides(read, make_site, text, reason):
+def test_virtual_host_refused_for_unconfigured_ports_and_names(read, make_site, text, reason):
     path = django_proxy_nginx.ETC / "sites-enabled/old"
     told = django_takeover_virtual_hosts.refusals(make_site(folders=False), path, read(f"server {{ {text} }}"))
     assert [str(reason) in problem for problem in told] == ([True] if reason else [])
 
 
-def test_a_file_of_https_gives_way_to_a_site_that_has_it(read, make_site):
+def test_file_with_https_accepted_when_site_has_https(read, make_site):
     path, site = django_proxy_nginx.ETC / "sites-enabled/old", make_site(folders=False, tls={"kind": "self_signed"})
     assert [
         *django_takeover_virtual_hosts.refusals(
@@ -122,7 +122,7 @@ def test_a_file_of_https_gives_way_to_a_site_that_has_it(read, make_site):
     ]
 
 
-def test_a_server_in_the_main_file(read, make_site):
+def test_refused_when_main_file_has_virtual_host(read, make_site):
     path = django_proxy_nginx.ETC / "nginx.conf"
     inside = read("http { server { server_name blog.example.org; } }", "nginx.conf")
     (problem,) = django_takeover_virtual_hosts.refusals(make_site(folders=False), path, inside)

@@ -158,7 +158,7 @@ def loads(host) -> Iterator[dict[str, Load]]:
         yield made
 
 
-def test_what_is_there_is_named_and_nothing_is_changed(host, blog, shop, club, apps):
+def test_findings_listed_and_nothing_changed(host, blog, shop, club, apps):
     before = host.run(STATE).stdout
     for test in (True, False):
         applied = blog.apply(test=test)
@@ -192,7 +192,7 @@ def test_what_is_there_is_named_and_nothing_is_changed(host, blog, shop, club, a
     assert host.http("/healthz", "blog.example.org").text == "ok\n"
 
 
-def test_a_dry_run_says_what_would_be_adopted(host, blog, shop, club, apps):
+def test_dry_run_lists_what_would_be_taken_over(host, blog, shop, club, apps):
     before = host.run(STATE).stdout
     for site in (blog, shop, club, *apps.values()):
         site.options["adopt"] = True
@@ -207,7 +207,7 @@ def test_a_dry_run_says_what_would_be_adopted(host, blog, shop, club, apps):
     assert host.run(STATE).stdout == before
 
 
-def test_the_sites_are_taken_over_without_loss(host, blog, shop, club, apps, loads):
+def test_deployments_taken_over_without_loss(host, blog, shop, club, apps, loads):
     origin = f"http://{host.address}"
     with (
         Writer(origin, "blog.example.org") as of_blog,
@@ -238,7 +238,7 @@ def test_the_sites_are_taken_over_without_loss(host, blog, shop, club, apps, loa
         assert site.answering["release"] == site.live and entries(site) == ["before"], name
 
 
-def test_what_uwsgi_ran_is_taken_from_it(host, apps):
+def test_uwsgi_instances_taken_over(host, apps):
     for name, path in APPS.items():
         assert host.run(["ss", "-Hxl", "src", f"/opt/{name}/wsgi.sock"]).stdout == "", name
         (aside,) = host.run(f"ls -d /srv/django/{name}/adopted/*").stdout.split()
@@ -249,7 +249,7 @@ def test_what_uwsgi_ran_is_taken_from_it(host, apps):
     assert host.run(["ss", "-Hxl", "src", "/run/other.sock"]).stdout != "", "its neighbour is not touched"
 
 
-def test_the_old_is_stopped_and_set_aside(host, blog, shop, club):
+def test_existing_deployment_stopped_and_moved_aside(host, blog, shop, club):
     processes = host.run("ps -eo args").stdout
     for gone in ("sites/blog.example.org/virtualenv/bin", "/opt/shop/venv", "runserver"):
         assert gone not in processes
@@ -269,17 +269,17 @@ def test_the_old_is_stopped_and_set_aside(host, blog, shop, club):
     assert not host.testinfra.file("/home/ray/club/website").exists
 
 
-def test_a_second_apply_has_nothing_to_do(blog):
+def test_second_apply_changes_nothing(blog):
     assert not blog.apply().changed
 
 
-def test_it_is_there_after_a_reboot(host, blog, shop, club, apps):
+def test_database_present_after_reboot(host, blog, shop, club, apps):
     host.restart()
     for site in (blog, shop, club, *apps.values()):
         assert site.answering["release"] == site.live
 
 
-def test_the_way_back_by_hand(host, blog):
+def test_takeover_reverted_by_commands(host, blog):
     """As docs/guides/adopt.md has it."""
     blog.deploy(state="absent")
     (aside,) = host.run(f"ls -d {blog.root}/adopted/*").stdout.split()
@@ -294,7 +294,7 @@ def test_the_way_back_by_hand(host, blog):
 # Without systemd
 
 
-def test_a_container_in_which_supervisor_keeps_an_old_site(hosts, repositories, release):
+def test_deployment_under_supervisor_in_container_found(hosts, repositories, release):
     command = ("sh", "-c", "service supervisor start; service nginx start; exec sleep infinity")
     host = hosts(release, kind="ready", init=False, command=command)
     host.repository = repositories(host)

@@ -105,7 +105,7 @@ def loads(host) -> Iterator[dict[str, Load]]:
         yield made
 
 
-def test_what_is_there_is_named_and_nothing_is_changed(host, blog, shop, club):
+def test_findings_listed_and_nothing_changed(host, blog, shop, club):
     before = host.run(STATE).stdout
     applied = blog.apply()
     for name, (file, _text) in FILES.items():
@@ -123,7 +123,7 @@ def test_what_is_there_is_named_and_nothing_is_changed(host, blog, shop, club):
     assert host.run(STATE).stdout == before
 
 
-def test_the_sites_are_taken_over(host, blog, shop, club, loads):
+def test_deployments_taken_over(host, blog, shop, club, loads):
     for site in (blog, shop, club):
         site.options["adopt"] = True
     origin = f"http://{host.address}"
@@ -148,7 +148,7 @@ def test_the_sites_are_taken_over(host, blog, shop, club, loads):
         assert load.releases == ["None", {"blog": blog, "shop": shop, "club": club}[name].live]
 
 
-def test_the_old_is_stopped_and_set_aside(host, blog, shop, club):
+def test_existing_deployment_stopped_and_moved_aside(host, blog, shop, club):
     assert host.run("systemctl is-active club", check=False).stdout.strip() != "active"
     assert "elspeth" not in host.run("ps -eo user,args | grep [a]pache2").stdout
     for site in (blog, shop, club):
@@ -160,14 +160,14 @@ def test_the_old_is_stopped_and_set_aside(host, blog, shop, club):
     assert not host.testinfra.file("/etc/apache2/sites-enabled/blog.conf").exists
 
 
-def test_a_second_apply_has_nothing_to_do_and_a_boot_changes_nothing(host, blog, shop, club):
+def test_second_apply_and_reboot_change_nothing(host, blog, shop, club):
     assert not blog.apply().changed
     host.restart()
     for site in (blog, shop, club):
         assert site.answering["release"] == site.live
 
 
-def test_the_way_back_by_hand(host, blog):
+def test_takeover_reverted_by_commands(host, blog):
     """As docs/guides/adopt.md has it."""
     blog.deploy(state="absent")
     (aside,) = host.run(f"ls -d {blog.root}/adopted/*").stdout.split()

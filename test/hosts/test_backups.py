@@ -104,11 +104,11 @@ def migrate(blog: Site, engine: str) -> str:
     return name
 
 
-def test_nothing_is_backed_up_before_the_first_migration(blog, engine):
+def test_no_backup_before_first_migration(blog, engine):
     assert not [one for one in backups(blog) if one["backup"].endswith(ENDS[engine])]
 
 
-def test_a_backup_by_hand(blog, engine):
+def test_backup_made_by_command(blog, engine):
     answer = blog.host.call("django.backup", "blog")
     (path,) = answer["made"]
     name = PurePosixPath(path).name
@@ -124,7 +124,7 @@ def test_a_backup_by_hand(blog, engine):
     assert not blog.apply().changed
 
 
-def test_a_role_that_may_not_create_databases(blog, engine):
+def test_loading_refused_when_role_cannot_create_databases(blog, engine):
     if engine == "sqlite":
         return
     for verb in ("restore", "restore_drill"):
@@ -138,7 +138,7 @@ def test_a_role_that_may_not_create_databases(blog, engine):
 
 
 @pytest.mark.parametrize("engine", ONE_ENGINE, indirect=True)
-def test_restoring_under_load(blog, engine):
+def test_restore_under_load(blog, engine):
     """What was written until the site was stopped is in the restored database or in the one that is kept: all of it."""
     live, backup = blog.live, backups(blog)[0]["backup"]
     saved = entries(blog)
@@ -163,7 +163,7 @@ def test_restoring_under_load(blog, engine):
     assert blog.host.salt("django.maintenance", "blog").returncode == 0 and blog.get().status_code == 200
 
 
-def test_a_drill(blog, engine):
+def test_drill_loads_newest_backup(blog, engine):
     answer = blog.host.call("django.restore_drill", "blog")
     assert answer["result"] == "good" and answer["rows"]["default"] > 15 and answer["migrations to apply"] == {}
     (status,) = blog.host.call("django.status", "blog")
@@ -178,7 +178,7 @@ def test_a_drill(blog, engine):
 
 
 @pytest.mark.parametrize("engine", ONE_ENGINE, indirect=True)
-def test_a_backup_before_a_migration_and_the_way_back(blog, engine):
+def test_backup_before_migration_restores_former_release(blog, engine):
     before, known = blog.live, {one["backup"] for one in backups(blog)}
     name = migrate(blog, engine)
     (made,) = {one["backup"] for one in backups(blog)} - known
@@ -198,7 +198,7 @@ def test_a_backup_before_a_migration_and_the_way_back(blog, engine):
     assert blog.answering["version"] == name and not blog.apply().changed
 
 
-def test_the_password_is_nowhere(blog, engine):
+def test_password_appears_nowhere(blog, engine):
     """Not on a command line of anybody, sampled while a backup is made and restored; not in a log or a manifest."""
     sample = "for i in $(seq 2000); do cat /proc/[0-9]*/cmdline; sleep 0.01; done"
     watch = f"({sample}) > /tmp/lines 2>/dev/null </dev/null & echo $!"
@@ -218,7 +218,7 @@ def test_the_password_is_nowhere(blog, engine):
     assert found.stdout == ""
 
 
-def test_a_damaged_backup_is_found_out(blog):
+def test_damaged_backup_detected(blog):
     name = backups(blog)[0]["backup"]
     path = f"{blog.root}/backups/{name}"
     blog.host.run(f"cp -a {path} /root/whole; printf x | dd of={path} bs=1 seek=200 conv=notrunc status=none")
@@ -231,7 +231,7 @@ def test_a_damaged_backup_is_found_out(blog):
     blog.host.run(f"cp -a /root/whole {path}")
 
 
-def test_a_disk_that_is_too_small(blog):
+def test_refused_when_disk_has_not_enough_room(blog):
     blog.host.run("mkdir /srv/small && mount -t tmpfs -o size=64k,mode=755 tmpfs /srv/small")
     blog.apply(backup={"directory": "/srv/small"}, database=DATABASES["sqlite"])
     live = blog.live
@@ -248,7 +248,7 @@ def test_a_disk_that_is_too_small(blog):
     assert blog.host.run("ls -A /srv/small/blog | grep -v lock", check=False).stdout == ""
 
 
-def test_a_timer_makes_backups_without_salt(blog):
+def test_timer_makes_backups_without_salt(blog):
     blog.deploy(backup={"schedule": "*:*:00/5", "keep": 2, "media": True})
     assert not blog.apply().changed
     blog.host.run(f"install -o blog -g www-data -m 0640 /etc/hostname {blog.root}/media/upload.txt")
@@ -267,7 +267,7 @@ def test_a_timer_makes_backups_without_salt(blog):
     assert "django-blog-backup.timer" in blog.host.run("systemctl list-timers").stdout
 
 
-def test_uploads_are_restored_when_asked(blog):
+def test_uploads_restored_on_request(blog):
     name = next(one["backup"] for one in backups(blog) if one["backup"].startswith("media-"))
     which = name.removeprefix("media-").removesuffix(".tar")
     blog.host.run(f"rm {blog.root}/media/upload.txt; touch {blog.root}/media/since.txt")
@@ -277,7 +277,7 @@ def test_uploads_are_restored_when_asked(blog):
     assert blog.host.testinfra.file(f"{answer['kept']['media']}/since.txt").exists
 
 
-def test_taken_off(blog):
+def test_removal_keeps_backups(blog):
     blog.deploy(state="absent")
     assert blog.host.run(f"ls /etc/systemd/system {blog.root}").stdout.count("backup") == 1
     assert blog.host.run(f"ls {blog.root}/backups").stdout.count("default-") > 4

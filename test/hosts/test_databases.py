@@ -105,7 +105,7 @@ def test_postgres_by_settings(blog):
         ("the kind", {"engine": "mysql", "password": "grenadier-7f3 not"}, ["Access denied", "database:password"]),
     ],
 )
-def test_what_is_said_where_it_is_wrong(blog, what, said, told):
+def test_errors_of_wrong_configuration(blog, what, said, told):
     live = blog.live
     kept = blog.options["database"]
     applied = blog.apply(database={**kept, "settings": {}, "options": {}, **said})
@@ -135,7 +135,7 @@ def test_several_databases(blog):
     assert not blog.apply().changed
 
 
-def test_a_url_in_the_environment(blog):
+def test_database_url_in_environment(blog):
     add(blog, FROM_URL, "dj-database-url\npsycopg2-binary\n")
     blog.deploy(databases=None, database={**POSTGRES, "as": "environment"}, overlay=False, environment=ENVIRONMENT)
     assert blog.get().status_code == 200 and "psycopg" not in installed(blog)
@@ -147,7 +147,7 @@ def test_a_url_in_the_environment(blog):
     assert not blog.apply().changed
 
 
-def test_a_project_that_does_not_read_what_it_is_given(blog):
+def test_release_refused_when_project_ignores_url(blog):
     live = blog.live
     applied = blog.apply(database={**POSTGRES, "as": "environment", "variable": "DB_URL"})
     comment = applied.failed["blog has its static files"]
@@ -155,7 +155,7 @@ def test_a_project_that_does_not_read_what_it_is_given(blog):
     assert blog.answering["release"] == live
 
 
-def test_a_driver_that_nobody_has_named(blog):
+def test_release_refused_without_driver(blog):
     live = blog.live
     add(blog, FROM_URL, "dj-database-url\n")
     url = "postgres://blog:grenadier-7f3@127.0.0.1/blog"

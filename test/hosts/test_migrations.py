@@ -70,7 +70,7 @@ def add(site: Site, name: str, operation: str, after: str) -> None:
 
 
 def verb(site: Site, *words: str) -> str:
-    """What a verb by hand prints, whether it fails or not."""
+    """Return what a verb prints on the command line, whether it fails or not."""
     return site.host.run(["salt-call", "--local", "--out=json", *words], check=False).stdout
 
 
@@ -101,7 +101,7 @@ def reader(site: Site) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_migration_that_nobody_waits_behind(request, name):
+def test_requests_served_while_migration_waits_for_lock(request, name):
     site: Site = request.getfixturevalue(name)
     old = site.live
     add(site, "0004_note", NOTE, "0003_entry_hidden")
@@ -125,7 +125,7 @@ def test_a_migration_that_nobody_waits_behind(request, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_at_once_and_one_that_is_killed(request, name):
+def test_killed_migration_releases_lock(request, name):
     site: Site = request.getfixturevalue(name)
     add(site, "0005_slow", SLOW, "0004_note")
     applied = site.deploy(migrate={"run": False})
@@ -143,7 +143,7 @@ def test_two_at_once_and_one_that_is_killed(request, name):
     site.configure(migrate=None)
 
 
-def test_what_breaks_the_running_release_is_refused(blog):
+def test_breaking_migration_refused(blog):
     old = blog.live
     add(blog, "0006_remark", REMARK, "0005_slow")
     comment = blog.apply().failed["blog has its database migrated"]
@@ -154,7 +154,7 @@ def test_what_breaks_the_running_release_is_refused(blog):
     assert blog.live != old and blog.get().status_code == 200
 
 
-def test_going_back(blog):
+def test_rollback_to_former_release(blog):
     before = [name for name in blog.releases if blog.record(name)["state"] == "good"][-2]
     told = verb(blog, "django.rollback", "blog")
     assert "reversible: guestbook.0006_remark renamed guestbook.Entry.note" in told and blog.live != before
@@ -180,7 +180,7 @@ def test_going_back(blog):
     assert blog.live == latest and '"schema": "safe"' in told
 
 
-def test_a_migration_that_fails_half_way(blog):
+def test_migration_that_fails_in_part_names_what_was_applied(blog):
     old, recorded = blog.live, blog.manage("showmigrations guestbook")
     add(blog, "0007_ledger", HALF, "0006_gone")
     comment = blog.apply().failed["blog has its database migrated"]
@@ -193,7 +193,7 @@ def test_a_migration_that_fails_half_way(blog):
 
 
 @pytest.mark.full
-def test_a_server_that_goes_away_before_the_health_page(blog):
+def test_release_fails_when_server_stops_before_health_check(blog):
     old = blog.live
     blog.repository.commit({"note": "all the same"})
     away = provoked(blog.host, "instance", "first", "systemctl stop postgresql")
