@@ -1,9 +1,9 @@
-"""The kinds of application servers and process managers: what the pillar, the states and the engine all read of them.
+"""The kinds of application servers, process managers and proxies: facts that pillar, states and engine all read.
 
-`SERVERS` and `PROCESS_MANAGERS` have every kind, and each fact stands here once. What the engine alone reads of a kind
-is in its class (``django_server_<kind>.py``, ``django_process_<kind>.py``); which values the pillar may have for it is
-in ``django/schema.yaml``. This module runs while Salt renders too (`django_pillar_render`), so it imports the standard
-library only.
+`SERVERS`, `PROCESS_MANAGERS` and `PROXIES` have every kind, and each fact is here once. What the engine alone reads of
+a kind is in its class (``django_server_<kind>.py``, ``django_process_<kind>.py``, ``django_proxy_<kind>.py``); the
+values that the pillar may have for it are in ``django/schema.yaml``. This module runs while Salt renders too
+(`django_pillar_render`), so it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -109,6 +109,61 @@ PROCESS_MANAGERS: dict[str, tuple[str, ...]] = {
 }
 
 
+class ProxyKind(NamedTuple):
+    """A kind of proxy.
+
+    Attributes:
+        title: how messages call it.
+        site: names of the templates of a site's files in ``django/files``.
+        domain: template of the servers of a domain.
+        redirect: template of those of a domain that redirects.
+        tls: template of the file that all servers of https include.
+        default_server: template of the server that refuses unknown hosts; empty where each server does that.
+        balance: values of `proxy:balance` that it supports.
+        max_weight: the greatest weight of a server in `proxy:upstreams`.
+        has_max_fails: whether it counts the failures of a server; else one failure excludes it.
+        has_rate_limit: whether it limits requests, and has errors 429 of its own.
+        evaluated: the beginning of the values of headers that it would evaluate; empty where there are none.
+    """
+
+    title: str
+    site: tuple[str, ...]
+    domain: str
+    redirect: str
+    tls: str
+    default_server: str = ""
+    balance: tuple[str, ...] = ("round_robin", "least_conn")
+    max_weight: int = 65535
+    has_max_fails: bool = False
+    has_rate_limit: bool = False
+    evaluated: str = ""
+
+
+#: Every proxy, by its name in the pillar.
+PROXIES = {
+    "nginx": ProxyKind(
+        title="nginx",
+        site=("nginx/upstream.conf", "nginx/locations.conf"),
+        domain="nginx/domain.conf",
+        redirect="nginx/redirect.conf",
+        tls="nginx/tls.conf",
+        default_server="nginx/default.conf",
+        balance=("round_robin", "least_conn", "ip_hash", "hash"),
+        has_max_fails=True,
+        has_rate_limit=True,
+    ),
+    "apache": ProxyKind(
+        title="Apache",
+        site=("apache/locations.conf",),
+        domain="apache/domain.conf",
+        redirect="apache/redirect.conf",
+        tls="apache/tls.conf",
+        max_weight=100,
+        evaluated="expr=",
+    ),
+}
+
+
 def server_of(server: Mapping[str, Any]) -> ServerKind:
     """Return the kind of a site's server, with what its options change.
 
@@ -124,9 +179,21 @@ def server_of(server: Mapping[str, Any]) -> ServerKind:
 
 
 def templates(site: Mapping[str, Any]) -> list[str]:
-    """Return the URLs of the templates of a site's server and process manager.
+    """Return the URLs of the templates of a site's server, process manager and proxy.
 
     Args:
         site: its configuration.
     """
-    return [f"{FILES}{name}" for name in PROCESS_MANAGERS[site["process"]] + SERVERS[site["server"]["kind"]].templates]
+    names = [*PROCESS_MANAGERS[site["process"]], *SERVERS[site["server"]["kind"]].templates]
+    has_https = site["tls"]["kind"] != "none"
+    proxy = PROXIES.get(site["proxy"]["kind"])
+    if proxy:
+        names += [*proxy.site, proxy.domain, proxy.redirect, proxy.default_server, *([proxy.tls] if has_https else [])]
+    return [f"{FILES}{name}" for name in names if name]
+
+
+def default_server_templates(kind: str, *, has_https: bool) -> list[str]:
+    """Return the URLs of the templates of a proxy's server that refuses unknown hosts."""
+    proxy = PROXIES[kind]
+    names = [proxy.default_server, *([proxy.tls] if has_https else [])] if proxy.default_server else []
+    return [f"{FILES}{name}" for name in names]

@@ -35,6 +35,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         ``sites`` and ``absent``: configurations by the name of the site, empty when there are errors; each secret is a
         reference to its place, ``{"pillar": "django:sites:blog:secret_key"}``.
         ``servers``: database engines with a server on this host. ``proxies``: kinds of proxies.
+        ``default_servers``: by proxy, templates of the server that refuses unknown hosts.
         ``templates``: those of each site's server and process manager, URLs by the name of the site.
         ``platform``: the entry of ``platforms.yaml``. ``process``: the process manager of the sites.
     """
@@ -59,13 +60,21 @@ def _summary(configurations: dict[str, Any]) -> dict[str, Any]:
     absent = {name: site for name, site in configurations.items() if site["state"] == "absent"}
     sites = {name: site for name, site in configurations.items() if name not in absent}
     databases = [database for site in sites.values() for database in site["databases"].values()]
+    proxies = sorted({site["proxy"]["kind"] for site in sites.values()} - {"none"})
     return {
         "sites": sites,
         "absent": absent,
         "servers": sorted({database["engine"] for database in databases if database["manage"]}),
         "templates": {name: django_kinds.templates(site) for name, site in sites.items()},
-        "proxies": sorted({site["proxy"]["kind"] for site in sites.values()} - {"none"}),
+        "default_servers": {kind: _default_server(kind, sites) for kind in proxies},
+        "proxies": proxies,
     }
+
+
+def _default_server(kind: str, sites: dict[str, Any]) -> list[str]:
+    """Return the URLs of the templates of a proxy's server that refuses unknown hosts."""
+    has_https = any(site["proxy"]["kind"] == kind and site["tls"]["kind"] != "none" for site in sites.values())
+    return django_kinds.default_server_templates(kind, has_https=has_https)
 
 
 def _platform(platforms: dict[str, Any], grains: Any, found: list[Problem]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from django_pillar_listen import invalid_place, port_of
 
 Site = dict[str, Any]  # the configuration of a site
 
-APACHE_WEIGHT = 100  # the greatest loadfactor that Apache accepts
 #: Options of `tls` that one kind of certificates has alone.
 OF_KIND = {"certificate": "files", "key": "files", "email": "acme", "hook": "acme", "client": "acme"}
 
@@ -33,32 +32,39 @@ def headers(site: Site, _own: Site) -> Iterator[Problem]:
             yield ("proxy", "trusted_headers", index), f"proxy:headers sets {name}: remove one of them"
 
 
-def apache(site: Site, _own: Site) -> Iterator[Problem]:
-    """Yield what Apache does not support, or would read as something else."""
+def unsupported(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield what the site's proxy does not support, or would read as something else."""
     proxy = site["proxy"]
-    if proxy["kind"] != "apache":
+    kind = django_kinds.PROXIES.get(proxy["kind"])
+    if not kind:
         return
-    if proxy["limit_req"]["rate"]:
-        yield ("proxy", "limit_req", "rate"), "not supported by Apache; remove it or set proxy:kind to nginx"
+    instead = f"not supported by {kind.title}; remove it or set proxy:kind to nginx"
+    if proxy["limit_req"]["rate"] and not kind.has_rate_limit:
+        yield ("proxy", "limit_req", "rate"), instead
+    if "429" in proxy["error_pages"] and not kind.has_rate_limit:
+        yield ("proxy", "error_pages", "429"), f"has no effect with {kind.title}, which does not limit requests"
     for name, value in proxy["headers"].items():
-        if value.startswith("expr="):
-            yield ("proxy", "headers", name), "Apache evaluates a value that begins with expr=: choose another one"
-    if "429" in proxy["error_pages"]:
-        yield ("proxy", "error_pages", "429"), "has no effect with Apache, which does not limit requests"
+        if kind.evaluated and value.startswith(kind.evaluated):
+            text = f"{kind.title} evaluates a value that begins with {kind.evaluated}: choose another one"
+            yield ("proxy", "headers", name), text
     if "Require" in proxy["options"] and proxy["allow"]:
         yield ("proxy", "options", "Require"), "would override proxy:allow: remove one of them"
-    if proxy["balance"] in ("ip_hash", "hash"):
-        text = (
-            f"{proxy['balance']} is not supported by Apache; use round_robin or least_conn, or set proxy:kind to nginx"
-        )
-        yield ("proxy", "balance"), text
+    if proxy["balance"] not in kind.balance:
+        text = f"{proxy['balance']} is not supported by {kind.title}; use {' or '.join(kind.balance)}, "
+        yield ("proxy", "balance"), f"{text}or set proxy:kind to nginx"
+    yield from _unsupported_upstreams(proxy, kind)
+
+
+def _unsupported_upstreams(proxy: dict[str, Any], kind: django_kinds.ProxyKind) -> Iterator[Problem]:
     for address, options in proxy["upstreams"].items():
-        if options["max_fails"] is not None:
-            text = "Apache excludes a server after one failure, for fail_timeout: remove it or set proxy:kind to nginx"
-            yield ("proxy", "upstreams", address, "max_fails"), text
-        if (options["weight"] or 1) > APACHE_WEIGHT:
-            text = f"expected at most {APACHE_WEIGHT}, the greatest that Apache accepts, got {options['weight']}"
-            yield ("proxy", "upstreams", address, "weight"), text
+        if options["max_fails"] is not None and not kind.has_max_fails:
+            text = (
+                f"{kind.title} excludes a server after one failure, for fail_timeout: remove it or set proxy:kind to "
+            )
+            yield ("proxy", "upstreams", address, "max_fails"), f"{text}nginx"
+        if (options["weight"] or 1) > kind.max_weight:
+            text = f"expected at most {kind.max_weight}, the greatest that {kind.title} accepts"
+            yield ("proxy", "upstreams", address, "weight"), f"{text}, got {options['weight']}"
 
 
 def without_proxy(site: Site, own: Site) -> Iterator[Problem]:

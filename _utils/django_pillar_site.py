@@ -151,7 +151,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_listen.within,
     django_pillar_proxy.upstreams,
     django_pillar_server.keepalive,
-    django_pillar_proxy.apache,
+    django_pillar_proxy.unsupported,
     django_pillar_proxy.headers,
     django_pillar_proxy.without_proxy,
     django_pillar_proxy.tls_options,

@@ -12,6 +12,7 @@ import django_host_folder
 import django_host_port
 import django_host_service
 import django_host_template
+import django_kinds
 import django_proxy_nginx
 from django_host_command import DeploymentError
 from django_host_config import Files
@@ -21,8 +22,6 @@ from django_proxy_contract import Proxy
 from django_site import Site
 
 ETC = Path("/etc/apache2")
-
-_LOCATIONS = "salt://django/files/apache/locations.conf"
 
 #: The ports of Debian's package as it is installed.
 _USUAL = {80}
@@ -43,9 +42,7 @@ class Apache(Proxy):
     """Apache, with the rules of each site included by the virtual hosts of its domains."""
 
     DAEMON = django_host_service.APACHE
-    DOMAIN, REDIRECT = "salt://django/files/apache/domain.conf", "salt://django/files/apache/redirect.conf"
-    TLS = "salt://django/files/apache/tls.conf"
-    SITE = (_LOCATIONS,)
+    KIND = django_kinds.PROXIES["apache"]
     SUFFIX = ".conf"
     DEFAULT_SITE = "000-default.conf"
 
@@ -78,9 +75,10 @@ class Apache(Proxy):
             "unescapes": bool(config["media"].get("protected")) and unescapes(site),
         }
         _refuse_shared_urls(site, [variables["static_url"], media_url])
+        (locations,) = (django_kinds.FILES + name for name in self.KIND.site)
         return {
             **self.needs(site),
-            self.locations(site): django_host_template.render(templates, _LOCATIONS, **{**variables, **more}),
+            self.locations(site): django_host_template.render(templates, locations, **{**variables, **more}),
         }
 
     def needs(self, site: Site) -> Files:

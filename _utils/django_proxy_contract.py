@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 import django_host_file
 import django_host_folder
-from django_host_config import Files
+import django_host_template
+from django_host_config import OURS, Files
 from django_host_folder import Folder
 from django_host_port import Listen, Place
 from django_host_service import Daemon
+from django_kinds import FILES, ProxyKind
 from django_site import Site
 
 
@@ -25,12 +27,8 @@ class Proxy(ABC):
 
     #: Its daemon.
     DAEMON: ClassVar[Daemon]
-    #: Templates: of the servers of a domain, of a domain that redirects, of what all servers of https share.
-    DOMAIN: ClassVar[str]
-    REDIRECT: ClassVar[str]
-    TLS: ClassVar[str]
-    #: Those of a site's other files.
-    SITE: ClassVar[tuple[str, ...]]
+    #: Its facts that the pillar and the states read too.
+    KIND: ClassVar[ProxyKind]
     #: The end of the name of a domain's file.
     SUFFIX: ClassVar[str] = ""
     #: Debian's default site in ``sites-enabled``.
@@ -38,8 +36,8 @@ class Proxy(ABC):
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """The templates of a site's files."""
-        return (*self.SITE, self.DOMAIN, self.REDIRECT)
+        """The URLs of the templates of a site's files."""
+        return tuple(FILES + name for name in (*self.KIND.site, self.KIND.domain, self.KIND.redirect))
 
     @property
     @abstractmethod
@@ -73,6 +71,11 @@ class Proxy(ABC):
     @abstractmethod
     def protocols(self) -> Path:
         """Return the file with what all servers of https have in common."""
+
+    def shared_protocols(self, templates: Mapping[str, str]) -> Files:
+        """Return that file with its content."""
+        text = django_host_template.render(templates, FILES + self.KIND.tls, ours=OURS)
+        return {self.protocols(): text}
 
     @abstractmethod
     def files(self, site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:

@@ -15,6 +15,7 @@ import django_tls
 import django_wall_headers
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
+from django_kinds import FILES
 from django_proxy_contract import Proxy
 from django_site import Site
 
@@ -66,13 +67,15 @@ def _present(
         "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
     }
-    files = {**proxy.files(site, variables, templates), **_shared_protocols(proxy, site, templates)}
+    files = proxy.files(site, variables, templates)
+    if site.https:
+        files |= proxy.shared_protocols(templates)
     for domain in site.config["domains"]:
         files[proxy.share(site, domain)] = f"-> ../{proxy.locations(site).name}"
-        files |= _server(proxy, proxy.DOMAIN, domain, templates, variables)
+        files |= _server(proxy, proxy.KIND.domain, domain, templates, variables)
     for domain in site.config["redirect_domains"]:
         files[proxy.share(site, domain).with_suffix(".redirect")] = "-> /dev/null"
-        files |= _server(proxy, proxy.REDIRECT, domain, templates, variables)
+        files |= _server(proxy, proxy.KIND.redirect, domain, templates, variables)
     return {**_stale(proxy, site, files), **files}
 
 
@@ -111,11 +114,6 @@ def _listening(proxy: Proxy, site: Site) -> dict[str, Any]:
     }
 
 
-def _shared_protocols(proxy: Proxy, site: Site, templates: Mapping[str, str]) -> Files:
-    """Return the file that all servers of https include, where the site has https."""
-    return {proxy.protocols(): django_host_template.render(templates, proxy.TLS, ours=OURS)} if site.https else {}
-
-
 def _server(
     proxy: Proxy, template: str, domain: str, templates: Mapping[str, str], variables: Mapping[str, Any]
 ) -> Files:
@@ -123,7 +121,7 @@ def _server(
     paths = {"certificate": django_tls.path_of(domain), "challenges": django_tls.challenges()}
     path = proxy.server(domain)
     return {
-        path: django_host_template.render(templates, template, domain=domain, **paths, **variables),
+        path: django_host_template.render(templates, FILES + template, domain=domain, **paths, **variables),
         proxy.enabled(domain): f"-> ../sites-available/{path.name}",
     }
 
@@ -189,8 +187,8 @@ def opening(site: Site, templates: Mapping[str, str]) -> Files:
             and django_host_config.is_managed(path)
             and not proxy.has_certificate(present, django_tls.path_of(domain))
         ):
-            files[path] = _server(proxy, proxy.DOMAIN, domain, templates, variables)[path]
-    return {**files, **proxy.needs(site), **_shared_protocols(proxy, site, templates)} if files else {}
+            files[path] = _server(proxy, proxy.KIND.domain, domain, templates, variables)[path]
+    return {**files, **proxy.needs(site), **proxy.shared_protocols(templates)} if files else {}
 
 
 def leftovers(site: Site, files: Files) -> list[Path]:

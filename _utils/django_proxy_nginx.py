@@ -12,6 +12,7 @@ import django_host_file
 import django_host_port
 import django_host_service
 import django_host_template
+import django_kinds
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
 from django_host_port import Listen, Place
@@ -21,9 +22,6 @@ from django_site import Site
 ETC = Path("/etc/nginx")
 IPV6 = Path("/proc/net/if_inet6")
 
-_UPSTREAM, _LOCATIONS = "salt://django/files/nginx/upstream.conf", "salt://django/files/nginx/locations.conf"
-_DEFAULT = "salt://django/files/nginx/default.conf"
-
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "M": 2592000, "y": 31536000}
 
@@ -32,9 +30,7 @@ class Nginx(Proxy):
     """nginx, with a file of upstream and maps for each site in ``conf.d``."""
 
     DAEMON = django_host_service.NGINX
-    DOMAIN, REDIRECT = "salt://django/files/nginx/domain.conf", "salt://django/files/nginx/redirect.conf"
-    TLS = "salt://django/files/nginx/tls.conf"
-    SITE = (_UPSTREAM, _LOCATIONS)
+    KIND = django_kinds.PROXIES["nginx"]
     DEFAULT_SITE = "default"
 
     @property
@@ -57,9 +53,10 @@ class Nginx(Proxy):
     def files(self, site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
         """Return what a site has in addition to the servers of its domains."""
         known = {**variables, "shared": _shared_variables(site, variables["addresses"])}
+        paths = (self.main_file(site), self.locations(site))
         return {
-            self.main_file(site): django_host_template.render(templates, _UPSTREAM, **known),
-            self.locations(site): django_host_template.render(templates, _LOCATIONS, **known),
+            path: django_host_template.render(templates, django_kinds.FILES + name, **known)
+            for path, name in zip(paths, self.KIND.site, strict=True)
         }
 
     def names_addresses(self, site: Site) -> bool:
@@ -159,9 +156,11 @@ class Nginx(Proxy):
         free, secure = ([listen for listen in some if listen not in taken] for some in (http, https))
         if not free and not secure:
             return {ETC / "sites-enabled" / name: None, ETC / "sites-available" / name: None}
-        content = django_host_template.render(templates, _DEFAULT, ours=OURS, **self.listening(free, secure))
+        content = django_host_template.render(
+            templates, django_kinds.FILES + self.KIND.default_server, ours=OURS, **self.listening(free, secure)
+        )
         return {
-            **({self.protocols(): django_host_template.render(templates, self.TLS, ours=OURS)} if secure else {}),
+            **(self.shared_protocols(templates) if secure else {}),
             ETC / "sites-available" / name: content,
             ETC / "sites-enabled" / name: f"-> ../sites-available/{name}",
         }

@@ -4,15 +4,10 @@
 {% from "django/map.jinja" import django with context %}
 {% set files = ['django_formula_start.py', 'django_formula_migrate.py', 'django_formula_lock.py', 'django_formula_guard.py',
                 'django_formula_settings.py', 'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py'] %}
-{% set proxies = {'nginx': ['upstream.conf', 'locations.conf', 'domain.conf', 'redirect.conf', 'default.conf'],
-                  'apache': ['locations.conf', 'domain.conf', 'redirect.conf'], 'none': []} %}
 {% for name, site in django.sites.items() %}
 {% set templates = ['salt://django/files/django_formula_plan.py'] + django.templates[name] %}
 {% for file in files %}
 {% do templates.append('salt://django/files/' ~ file) %}
-{% endfor %}
-{% for file in proxies[site.proxy.kind] + (['tls.conf'] if site.tls.kind != 'none' else []) %}
-{% do templates.append('salt://django/files/' ~ site.proxy.kind ~ '/' ~ file) %}
 {% endfor %}
 {% if site.listener %}
 {% do templates.extend(['salt://django/files/listen.service', 'salt://django/files/listen.socket']) %}

@@ -18,7 +18,6 @@ include:
 {% do places.append({'django': name ~ ' can be deployed'}) %}
 {% if site.media.protected %}{% do protected.append(name) %}{% endif %}
 {% endfor %}
-{% set templates = {'nginx': ['default.conf'] + (['tls.conf'] if https else []), 'apache': []}[kind] %}
 
 The ports of {{ kind }} are free:
   django.ports:
@@ -53,12 +52,7 @@ mod_xsendfile is installed:
     - kind: {{ kind }}
     - http: {{ http | unique | list | tojson }}
     - https: {{ https | unique | list | tojson }}
-    - templates:
-{%- for file in templates %}
-      - salt://django/files/{{ kind }}/{{ file }}
-{%- else %} []
-{%- endfor %}
-
+    - templates: {{ django.default_servers[kind] | tojson }}
     - require:
       - django: {{ kind }} is installed
       - file: The default site of a fresh {{ kind }} is off

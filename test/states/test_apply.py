@@ -484,8 +484,8 @@ def test_port_used_by_another_process_stops_the_site_and_installs_no_nginx(salt,
     assert message == failed["blog has its directories"].removeprefix("site: ").removesuffix("\nnothing runs yet")
     assert message.splitlines() == [
         "port 80 is taken by apache2 (pid 7, apache2.service), so nginx cannot listen there; nothing has been changed",
-        "stop that, if nobody needs it (systemctl disable --now apache2.service), "
-        "or choose another port: django:sites:blog:proxy:listen: [8080]",
+        "stop that process (systemctl disable --now apache2.service), "
+        "or set another port: django:sites:blog:proxy:listen: [8080]",
     ]
     assert not {"nginx is installed", "nginx runs"} & {*changed(states)}
     assert {"shop has its directories", "shop is live"} <= {*changed(states)}
