@@ -34,6 +34,8 @@ class ServerKind(NamedTuple):
         port: the first of the two ports that a site gets on a loopback address of its own, for a server without unix
             sockets; else 0.
         used_options: the only `server:options` that have an effect; None where all have.
+        suggested_by: packages in a project's requirements for which an inspection proposes this kind, if they have no
+            other server and the project has a module for its interface.
         title: how messages call it, where that is not its name.
         variants: pairs of conditions and the attributes that differ where they hold. A condition is an option, or
             ``threads``, and its values; None stands for an option that is not set.
@@ -47,6 +49,7 @@ class ServerKind(NamedTuple):
     max_requests: int | None = None
     port: int = 0
     used_options: tuple[str, ...] | None = None
+    suggested_by: tuple[str, ...] = ()
     title: str = ""
     variants: tuple[tuple[Mapping[str, tuple[Any, ...]], Mapping[str, Any]], ...] = ()
 
@@ -88,6 +91,7 @@ SERVERS = {
         ("django_formula_daphne.py", "django_formula_ready.py"),
         interface="asgi",
         concurrency="ASGI",
+        suggested_by=("daphne", "channels"),
     ),
     "mod_wsgi": ServerKind(
         (

@@ -5,12 +5,13 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import django_host_user
+import django_kinds
 import django_project
 import django_project_variables
 import django_source
@@ -210,9 +211,20 @@ def _requirements(report: Report, tree: Path, folder: str) -> str:
         matching = [name for name in required if re.match(rf"({pattern})(?![\w-])", name)]
         if matching and f"{matching[0]}-binary" not in required:
             report.extend("packages", packages, f"for {matching[0]}")
+    _server(report, tree, folder, required)
     if "celery" in required:
         report.remarks.append("Celery is used: its workers are not deployed, only the web application")
     return django_virtualenv_requirements.python_versions(tree, files)
+
+
+def _server(report: Report, tree: Path, folder: str, required: Collection[str]) -> None:
+    """Propose the application server that the project's requirements are for, if it is not the default."""
+    roots = [tree / path for path in (folder, *report.pillar.get("python_path", ([], ""))[0])]
+    for name, kind in django_kinds.SERVERS.items():
+        packages = [package for package in kind.suggested_by if package in required]
+        has_other_server = bool(({*django_kinds.SERVERS} - {name}) & {*required})
+        if packages and not has_other_server and django_project.application_modules(roots, kind.interface):
+            report.set("server", {"kind": name}, f"guessed: {packages[0]} is required")
 
 
 def _front_end(report: Report, tree: Path) -> None:
