@@ -1,16 +1,16 @@
-"""The time, as records and messages write it."""
+"""Format points in time and ages for records and messages."""
 
 import calendar
 import time
 
 
 def now() -> str:
-    """The time as people and programs read it: ``2026-03-01T12:00:00Z``."""
+    """Return the current time as a timestamp: ``2026-03-01T12:00:00Z``."""
     return timestamp()
 
 
 def age(when: str) -> str:
-    """How long ago a time is that `now` has written: ``40 s``, ``5 min``, ``3 h``, ``12 d``; empty where it is none."""
+    """Return the age of a timestamp (``40 s``, ``5 min``, ``3 h``, ``12 d``), or an empty text if it is not one."""
     try:
         passed = max(time.time() - calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ")), 0)
     except ValueError:
@@ -22,5 +22,5 @@ def age(when: str) -> str:
 
 
 def timestamp(moment: float | None = None) -> str:
-    """A time (seconds since 1970, by default the present) as `now` writes it."""
+    """Return seconds since 1970, by default the current time, as a timestamp."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))

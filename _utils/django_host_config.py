@@ -1,4 +1,4 @@
-"""Files below /etc that the formula writes for a daemon: whose they are, what differs, how they get there."""
+"""Configuration files of daemons: compare and install those that the formula manages."""
 
 import difflib
 import os
@@ -10,12 +10,12 @@ from django_host_command import DeploymentError
 
 OURS = "# Written by django-formula"
 
-#: Files by path; None is a file that must not be there; ``-> target`` is a link.
+#: The content of files by path: None for a file to remove, ``-> target`` for a link.
 Files = dict[Path, str | None]
 
 
 def read(path: Path) -> str | None:
-    """What a file holds, or ``-> target`` of a link; None when it is not there."""
+    """Return the content of a file, ``-> target`` for a link, or None where neither exists."""
     if path.is_symlink():
         return f"-> {os.readlink(path)}"
     try:
@@ -25,21 +25,21 @@ def read(path: Path) -> str | None:
 
 
 def is_managed(path: Path) -> bool:
-    """Whether a file, or what a link leads to, was written by the formula; a link to nothing may go too."""
+    """Return whether the formula wrote a file, or the target of a link; a dangling link counts as its own."""
     try:
         return not path.is_file() or path.read_text(errors="replace").startswith(OURS)
     except OSError:
         return False
 
 
-def differences(wanted: Files) -> dict[str, str]:
-    """The files that are not as wanted: path → what differs, as a diff.
+def differences(files: Files) -> dict[str, str]:
+    """Return a diff for each file whose content differs from the given one, by path.
 
     Raises:
-        DeploymentError: a file of somebody else is in the way.
+        DeploymentError: a file of that name exists that the formula did not write.
     """
     found = {}
-    for path, content in wanted.items():
+    for path, content in files.items():
         present = read(path)
         if present != content:
             if present is not None and not is_managed(path):
@@ -56,13 +56,13 @@ def _diff(old: str | None, new: str | None) -> str:
     return "\n".join(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1))
 
 
-def install(wanted: Files, folders: Collection[Path] = ()) -> None:
-    """Bring files in place.
+def install(files: Files, folders: Collection[Path] = ()) -> None:
+    """Write, link or remove files.
 
     Args:
-        folders: those whose own folders go with the last file in them.
+        folders: the folders whose subfolders are removed with their last file.
     """
-    for path, content in wanted.items():
+    for path, content in files.items():
         if content is None:
             path.unlink(missing_ok=True)
             if path.parent.parent in folders and path.parent.is_dir() and not any(path.parent.iterdir()):

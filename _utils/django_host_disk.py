@@ -1,4 +1,4 @@
-"""Disk: what a tree takes of it, and what is left for another one."""
+"""Disk space: what a tree uses, and what a file system has free."""
 
 import contextlib
 import errno
@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from django_host_command import DeploymentError
 
-#: Fewer inodes than this are none: something else takes them as soon as they are free.
+#: Fewer free inodes than these count as none: other processes take them as soon as they are free.
 _FEW_FILES = 16
 
 
 class Space(NamedTuple):
-    """Bytes, and files with folders: each takes an inode."""
+    """A number of bytes and a number of inodes: each file and folder uses one."""
 
     bytes: int
     files: int
@@ -24,7 +24,7 @@ class Space(NamedTuple):
 
 
 def of_tree(path: Path) -> Space:
-    """What a folder and all below it take, links not followed."""
+    """Return the space that a tree uses; links are not followed."""
     taken, files, folders = 0, 0, [str(path)]
     while folders:
         with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
@@ -37,13 +37,13 @@ def of_tree(path: Path) -> Space:
 
 
 def free(path: Path) -> Space:
-    """What the file system of a folder has left for everybody; without a limit of inodes, as many as one likes."""
+    """Return the space that the file system of a folder has free for all users."""
     found = os.statvfs(path)
     return Space(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else sys.maxsize)
 
 
 def add_hint(error: DeploymentError, path: Path) -> None:
-    """Say of an error for want of space what it is that the file system of a folder lacks."""
+    """Add to an error caused by a full file system how much bytes or inodes that of a folder has left."""
     if os.strerror(errno.ENOSPC).lower() in f"{error.message}\n{error.log}".lower():
         with contextlib.suppress(OSError):
             space = free(path)

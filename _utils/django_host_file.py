@@ -1,4 +1,4 @@
-"""Read and write files in folders that only root may change: whole or not at all, through any loss of power."""
+"""Read and write files in folders that only root may change: completely or not at all, even if power fails."""
 
 import contextlib
 import hashlib
@@ -24,10 +24,10 @@ def write(
     group: str = "root",
     durable: bool = True,
 ) -> None:
-    """Write a file so that it is there whole or not at all, through any loss of power.
+    """Write a file completely or not at all, even if power fails.
 
     Args:
-        durable: False for a file of a release in the making, which is brought to disk as a whole before it goes live.
+        durable: whether the file is on disk on return; False for a new release, which is synced before its activation.
     """
     temporary = path.with_name(f".{path.name}.new")
     with contextlib.suppress(FileNotFoundError):
@@ -46,12 +46,12 @@ def write(
 
 
 def checksum(text: str) -> str:
-    """What tells whether a text is whole."""
+    """Return the checksum of a text."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file is what `write` or `link` had begun when it was killed."""
+    """Return whether a file is a leftover of `write` or `link`, whose process was killed."""
     return path.name.startswith(".") and path.name.endswith(".new")
 
 
@@ -61,7 +61,7 @@ def write_json(path: Path, value: Any, **options: Any) -> None:
 
 
 def read_json(path: Path, shape: Any = None) -> dict[str, Any] | None:
-    """The object in a JSON file; None when the file is missing or torn, or has another shape (`django_wall_shape`)."""
+    """Return the object in a JSON file, or None if it is missing, damaged or of another shape."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
@@ -70,19 +70,19 @@ def read_json(path: Path, shape: Any = None) -> dict[str, Any] | None:
 
 
 def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
-    """An object for a JSON file with a checksum of its own, ``sum``."""
+    """Return an object with a checksum of itself under ``sum``."""
     value = json.loads(json.dumps({name: one for name, one in values.items() if name != "sum"}))
     return {**value, "sum": checksum(json.dumps(value, sort_keys=True))}
 
 
 def read_verified(path: Path) -> dict[str, Any]:
-    """Return an object that `sealed` has made, from its JSON file; an empty one where it is missing or damaged."""
+    """Return the object in a JSON file if its checksum (`with_checksum`) is right, or an empty one."""
     value = read_json(path) or {}
     return value if value and value.get("sum") == with_checksum(value)["sum"] else {}
 
 
 def read_text(path: Path) -> str | None:
-    """The text of a file, whatever its bytes are; None when it is missing."""
+    """Return the text of a file, whatever its bytes are, or None if it is missing."""
     try:
         return path.read_text(errors="surrogateescape")
     except FileNotFoundError:
@@ -90,12 +90,12 @@ def read_text(path: Path) -> str | None:
 
 
 def read_untrusted(path: Path, limit: int = 1 << 20, *, follow: bool = True) -> bytes:
-    """Return the beginning of a plain file that others may have written, or put there; nothing where it is none.
+    """Return the beginning of a regular file that users other than root may have created, or empty bytes.
 
-    Nothing blocks (a FIFO), and nothing is read without a bound (`/dev/zero`).
+    It neither blocks on a FIFO nor reads `/dev/zero` without a limit.
 
     Args:
-        follow: whether the path may be a link.
+        follow: whether the path may be a symbolic link.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
@@ -107,14 +107,14 @@ def read_untrusted(path: Path, limit: int = 1 << 20, *, follow: bool = True) -> 
 
 
 def append(path: Path, line: str, *, mode: int) -> None:
-    """Add a line to a file, on disk too; half a line that is its last one stays one of its own."""
+    """Append a line to a file and sync it; an incomplete last line is completed by a line break first."""
     is_new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     with open(descriptor, "a+b") as file:
         os.fchmod(file.fileno(), mode)
         end = file.seek(0, os.SEEK_END)
-        whole = not end or os.pread(file.fileno(), 1, end - 1) == b"\n"
-        file.write(f"{'' if whole else chr(10)}{line}\n".encode())
+        is_complete = not end or os.pread(file.fileno(), 1, end - 1) == b"\n"
+        file.write(f"{'' if is_complete else chr(10)}{line}\n".encode())
         file.flush()
         os.fsync(file.fileno())
     if is_new:
@@ -122,7 +122,7 @@ def append(path: Path, line: str, *, mode: int) -> None:
 
 
 def link(path: Path, target: str, *, durable: bool = True) -> None:
-    """Make a link point to a target in one rename, through any loss of power.
+    """Make a link point to a target in one rename, even if power fails.
 
     Args:
         durable: as for `write`.
@@ -137,7 +137,7 @@ def link(path: Path, target: str, *, durable: bool = True) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Bring what was made, renamed or deleted in a folder to disk."""
+    """Sync a folder: what was created, renamed or deleted in it is on disk on return."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -146,20 +146,20 @@ def sync_folder(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring the file system of a folder to disk.
+    """Sync the file system of a folder.
 
     Raises:
-        DeploymentError: that fails.
+        DeploymentError: syncing fails.
     """
     django_host_command.run(["sync", "--file-system", str(path)], doing=f"writing {path.name} to the disk")
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder and all below it; nothing happens when it is not there."""
+    """Delete a file, a link or a tree, if it exists."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
         try:
             shutil.rmtree(path)
-        except RecursionError:  # rm needs no frame for each folder, and follows no link either
+        except RecursionError:  # rm needs no stack frame per folder, and does not follow links either
             django_host_command.run(["rm", "-rf", "--", str(path)], doing=f"deleting {path}", timeout=600)

@@ -1,4 +1,4 @@
-"""Locks between processes of this host, each held by an open file, so that it ends with its process."""
+"""Locks between processes of this host; each is held by an open file, so it ends with its process."""
 
 import contextlib
 import fcntl
@@ -15,16 +15,14 @@ from django_host_command import DeploymentError
 
 
 class Lock:
-    """An exclusive lock, which no command inherits but the one that ends others where there is no systemd.
-
-    (That is `django_wall_reaper`.)
+    """An exclusive lock, which no command inherits except `django_wall_reaper`.
 
     Args:
-        path: the lock's file, in a folder that only root may change.
-        holder: what takes the lock, for processes that wait for it: ``salt job 20260301120000000000``.
-        busy: what is under way while another process has it: ``another deployment of blog``.
-        timeout: how long to wait for it, in the pillar's notation.
-        hint: what an operator can do about a process that keeps it.
+        path: the lock file, in a folder that only root may change.
+        holder: what takes the lock, as reported to waiting processes: ``salt job 20260301120000000000``.
+        busy: what is under way while another process holds it: ``another deployment of blog``.
+        timeout: how long to wait for it, as a duration of the pillar.
+        hint: what an operator can do about a process that does not release it.
         interval: seconds between two tries.
     """
 
@@ -43,10 +41,10 @@ class Lock:
         return self._descriptor is not None
 
     def take(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take the lock, and wait for it where another process has it.
+        """Take the lock; while another process holds it, wait.
 
         Raises:
-            DeploymentError: another process still has it after the timeout; the error names it.
+            DeploymentError: another process, named in the error, still holds it after the timeout.
         """
         if self._descriptor is not None:
             return
@@ -54,7 +52,7 @@ class Lock:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         while not _is_taken(descriptor, fcntl.LOCK_EX):
             if clock() >= deadline:
-                holder = _written(descriptor)
+                holder = _recorded_holder(descriptor)
                 os.close(descriptor)
                 message = f"{self.busy} is under way: {holder}; waited {self._timeout}"
                 raise DeploymentError(message, hint=self._hint, transient=True)
@@ -65,7 +63,7 @@ class Lock:
         django_host_command.locks.add(descriptor)
 
     def release(self) -> None:
-        """Give the lock back; nothing happens where it is not held."""
+        """Release the lock, if it is held."""
         if self._descriptor is not None:
             django_host_command.locks.discard(self._descriptor)
             os.ftruncate(self._descriptor, 0)
@@ -74,10 +72,10 @@ class Lock:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock for a while.
+        """Hold the lock in a with statement.
 
         Raises:
-            DeploymentError: as `take`.
+            DeploymentError: as for `take`.
         """
         self.take()
         try:
@@ -86,15 +84,15 @@ class Lock:
             self.release()
 
     def holder(self) -> str:
-        """Return what another process wrote when it took the lock (purpose, pid, since); empty while it is free."""
+        """Return what holds the lock, with its pid and since when; empty while it is free."""
         try:
             with open(self.path, "rb") as file:
-                return "" if _is_taken(file.fileno(), fcntl.LOCK_SH) else _written(file.fileno())
+                return "" if _is_taken(file.fileno(), fcntl.LOCK_SH) else _recorded_holder(file.fileno())
         except FileNotFoundError:
             return ""
 
     def end_holders(self, patience: float = 10.0) -> list[int]:
-        """End the processes that hold the lock, by SIGKILL those that have not ended in time.
+        """End the processes that hold the lock: SIGTERM, then SIGKILL.
 
         Args:
             patience: seconds between SIGTERM and SIGKILL.
@@ -115,7 +113,7 @@ class Lock:
         return ended
 
     def _processes(self) -> list[int]:
-        """The processes, other than this one, that have the file of the lock open: only root's can."""
+        """Return the other processes that have the lock file open, which only those of root can."""
         pids = [pid for pid in django_host_proc.pids() if pid != os.getpid()]
         return [pid for pid in pids if str(self.path) in django_host_proc.open_files(pid)]
 
@@ -128,5 +126,5 @@ def _is_taken(descriptor: int, operation: int) -> bool:
     return True
 
 
-def _written(descriptor: int) -> str:
+def _recorded_holder(descriptor: int) -> str:
     return os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "a process"

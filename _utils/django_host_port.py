@@ -1,4 +1,4 @@
-"""A TCP port of this host: who listens on it, and at which addresses."""
+"""TCP ports of this host: which processes listen on them, and on which addresses."""
 
 import contextlib
 import ipaddress
@@ -11,41 +11,43 @@ from typing import NamedTuple
 import django_host_proc
 
 _LISTENING = "0A"
-#: A connection that is open, and one whose other end has nothing more to say, and may listen.
+#: The states of an established connection, and of one that only the other end has closed.
 _OPEN = ("01", "08")
-#: How all addresses of a family are called.
+#: The addresses that stand for all addresses of a family.
 ALL = (str(ipaddress.IPv4Address(0)), str(ipaddress.IPv6Address(0)))
 
-#: Where a proxy listens, as the pillar has it: a port on all addresses, or ``192.0.2.10:80``, or ``[2001:db8::1]:80``.
+#: Where a proxy listens, as in the pillar: a port on all addresses, or ``192.0.2.10:80``, or ``[2001:db8::1]:80``.
 Listen = int | str
-#: Where a socket listens: the address, without brackets, and the port.
+#: An address, without brackets, and a port.
 Place = tuple[str, int]
 
 
 class Listener(NamedTuple):
-    """A process that listens on a port: its name, its number, and its unit of systemd if it has one."""
+    """A process that listens on a port: its name, its pid (0 if unknown), and its systemd unit if it has one."""
 
     program: str
     pid: int
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.program} ({', '.join(filter(None, [f'pid {self.pid}', self.unit]))})" if self.pid else "somebody"
+        if not self.pid:
+            return "an unknown process"
+        return f"{self.program} ({', '.join(filter(None, [f'pid {self.pid}', self.unit]))})"
 
 
 def split(listen: Listen) -> Place:
-    """The address, which is empty for all, and the port."""
+    """Return the address, empty for all addresses, and the port."""
     host, _colon, port = str(listen).rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def ordered(listens: Collection[Listen]) -> list[Listen]:
-    """By port, then by address; each once."""
+    """Return each value once, ordered by port, then by address."""
     return sorted({*listens}, key=lambda listen: split(listen)[::-1])
 
 
 def bind_error(host: str) -> str:
-    """Why nobody can listen at an address of this host; empty where it is one, or the kernel lets anybody do so."""
+    """Return the kernel's error for listening on an address, or an empty text if that is possible."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.bind((host, 0))
@@ -55,11 +57,11 @@ def bind_error(host: str) -> str:
 
 
 def listener(port: int, *, exclude: int | None = None, ports: Mapping[int, set[str]] | None = None) -> Listener | None:
-    """Who listens on a port, on whatever address; None when nobody does.
+    """Return the process that listens on a port, on any address, or None.
 
     Args:
-        exclude: the number of a process that may: it counts as nobody.
-        ports: as `listening` has just found it.
+        exclude: a process whose sockets do not count.
+        ports: what `listening` returned just now.
     """
     sockets = (listening() if ports is None else ports).get(port, set())
     if not sockets or (exclude and not (sockets := sockets - django_host_proc.open_files(exclude))):
@@ -69,61 +71,61 @@ def listener(port: int, *, exclude: int | None = None, ports: Mapping[int, set[s
             name = django_host_proc.name(pid)
             if name is not None:
                 return Listener(name, pid, _unit(pid))
-    return Listener("", 0, "")  # in another namespace, or gone
+    return Listener("", 0, "")  # in another namespace, or it has ended
 
 
 def listens_on(pid: int, port: int, ports: Mapping[int, set[str]] | None = None) -> bool:
-    """Whether a process listens on a port.
+    """Return whether a process listens on a port.
 
     Args:
-        ports: as `listening` has just found it.
+        ports: what `listening` returned just now.
     """
     return bool((listening() if ports is None else ports).get(port, set()) & django_host_proc.open_files(pid))
 
 
 def is_listening(pid: int, ports: Mapping[int, set[str]]) -> bool:
-    """Whether a process listens on any port.
+    """Return whether a process listens on any port.
 
     Args:
-        ports: as `listening` has just found it.
+        ports: what `listening` returned just now.
     """
     return bool(set().union(*ports.values()) & django_host_proc.open_files(pid))
 
 
 def listening(host: str = "") -> dict[int, set[str]]:
-    """The ports on which somebody listens, with the sockets, as their descriptors are called in /proc.
+    """Return the ports on which processes listen, each with its sockets as /proc names descriptors.
 
-    The kernel looks through all its connections for it, some milliseconds long.
+    The kernel goes through all connections for it, which takes some milliseconds.
 
     Args:
-        host: an address; only those who are in the way of somebody else there.
+        host: an address; only sockets that conflict with one on it.
     """
     found: dict[int, set[str]] = {}
     for place, port, descriptor in _listeners():
-        if not host or _meet(_address(place), host):
+        if not host or _conflict(_address(place), host):
             found.setdefault(port, set()).add(descriptor)
     return found
 
 
 def addresses(pid: int) -> set[Place]:
-    """Where a process listens."""
+    """Return the addresses and ports on which a process listens."""
     own = django_host_proc.open_files(pid)
     return {(_address(place), port) for place, port, descriptor in _listeners() if descriptor in own}
 
 
 def connected(pids: Collection[int], ports: Collection[int]) -> set[int]:
-    """Those of these processes to which somebody is connected at one of these ports."""
-    open_there = {descriptor for _host, port, descriptor in _sockets_of_tcp(*_OPEN) if port in ports}
-    return {pid for pid in pids if open_there & django_host_proc.open_files(pid)}
+    """Return those of some processes that have open connections on some ports."""
+    connected_sockets = {descriptor for _host, port, descriptor in _sockets_of_tcp(*_OPEN) if port in ports}
+    return {pid for pid in pids if connected_sockets & django_host_proc.open_files(pid)}
 
 
 def _listeners() -> Iterator[tuple[str, int, str]]:
-    """The sockets that listen: address as the kernel writes it, port, descriptor."""
+    """Yield the listening sockets: address in the kernel's notation, port, descriptor."""
     yield from _sockets_of_tcp(_LISTENING)
 
 
 def _sockets_of_tcp(*states: str) -> Iterator[tuple[str, int, str]]:
-    """The sockets that are in one of these states, as `_listeners` has them."""
+    """Yield the sockets in some states, as `_listeners` does."""
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(FileNotFoundError):
             for row in (line.decode().split() for line in django_host_proc.network_table(table)):
@@ -131,22 +133,22 @@ def _sockets_of_tcp(*states: str) -> Iterator[tuple[str, int, str]]:
                     host, _colon, port = row[1].rpartition(":")
                     yield host, int(port, 16), f"socket:[{row[9]}]"
                 elif states == (_LISTENING,):
-                    break  # they come first
+                    break  # listening sockets come first
 
 
-def _address(words: str) -> str:
-    """An address as people write it, from the words in which the kernel does."""
-    numbers = [int(words[start : start + 8], 16) for start in range(0, len(words), 8)]
+def _address(hexadecimal: str) -> str:
+    """Return the usual notation of an address that the kernel writes as hexadecimal words."""
+    numbers = [int(hexadecimal[start : start + 8], 16) for start in range(0, len(hexadecimal), 8)]
     found = ipaddress.ip_address(struct.pack(f"={len(numbers)}I", *numbers))
     return str(getattr(found, "ipv4_mapped", None) or found)
 
 
-def _meet(one: str, other: str) -> bool:
-    """Whether two sockets at these addresses are in each other's way; one at ``::`` may be for IPv4 too."""
+def _conflict(one: str, other: str) -> bool:
+    """Return whether sockets on two addresses conflict; one on ``::`` may be for IPv4 too."""
     return one == other or one == "::" or ((":" in one) == (":" in other) and bool({one, other} & {*ALL}))
 
 
 def _unit(pid: int) -> str:
-    """The service that a process belongs to, by its control group."""
+    """Return the systemd service of a process, by its control group; empty if it has none."""
     found = re.search(r"/([^/\n]+\.service)$", django_host_proc.control_groups(pid), re.MULTILINE)
     return found.group(1) if found else ""

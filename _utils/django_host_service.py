@@ -1,4 +1,4 @@
-"""Daemons of the host: started the way this host starts services, and judged by their process, not by what is said."""
+"""Daemons of this host: start, reload, restart and stop them, with or without systemd; what counts is their process."""
 
 import contextlib
 import math
@@ -19,14 +19,14 @@ UNITS = Path("/etc/systemd/system")
 RUN = Path("/run")
 #: Seconds that a daemon may take to start.
 PATIENCE = 10.0
-#: Seconds for one that somebody else may be starting.
+#: Seconds that a daemon may take whose start failed because another process is starting it too.
 CONTEST = 2.0
 
 
 class Daemon(NamedTuple):
-    """A daemon: the name of its service, its pid file in /run (a pattern), what its process has in its command line.
+    """A daemon: the name of its service, a pattern of its pid file in /run, and a text in its command line.
 
-    Of a web server also what reloads it where there is no systemd, and where its own log is.
+    A web server also has the command that reloads it without systemd, and its error log.
     """
 
     service: str
@@ -45,12 +45,12 @@ DAEMONS = {daemon.service: daemon for daemon in (NGINX, APACHE, SUPERVISOR, POST
 
 
 def has_systemd() -> bool:
-    """Whether systemd is PID 1 of this host."""
+    """Return whether systemd is PID 1 of this host."""
     return SYSTEMD.is_dir()
 
 
 def pid(daemon: Daemon) -> int | None:
-    """The main process of a daemon; None when it does not run, whatever an old file says."""
+    """Return the main process of a daemon, or None if it does not run, even where a stale pid file exists."""
     for path in sorted(RUN.glob(daemon.pid_file)):
         with contextlib.suppress(OSError, ValueError, DeploymentError):
             number = int(Foreign(path.parent, path.name).text(64) or "")
@@ -60,28 +60,28 @@ def pid(daemon: Daemon) -> int | None:
 
 
 def is_running(daemon: Daemon) -> bool:
-    """Whether a daemon runs: by its process, or by systemd's word where somebody lets it write its pid elsewhere."""
+    """Return whether a daemon runs: by its process, or by systemd where its pid file is configured elsewhere."""
     if pid(daemon) is not None:
         return True
-    # (the unit of PostgreSQL stands for all clusters, and is active without any)
-    return has_systemd() and daemon != POSTGRES and _says_yes("is-active", daemon)
+    # The unit of PostgreSQL represents all clusters, and is active without any.
+    return has_systemd() and daemon != POSTGRES and _systemd_confirms("is-active", daemon)
 
 
 def is_enabled(daemon: Daemon) -> bool:
-    """Whether systemd starts a daemon at boot; without systemd it is True, for its package has seen to that."""
+    """Return whether a daemon starts at boot; without systemd its package has seen to that."""
     if not has_systemd():
         return True
     unit = f"{daemon.service}.service"
     links = [folder / unit for folder in UNITS.glob("*.wants")]
     if any(path.is_symlink() for path in links) and not (UNITS / unit).is_symlink():
-        return True  # each apply asks; a process for it would cost more than the looking
-    return _says_yes("is-enabled", daemon)
+        return True  # each apply checks it, and a process would take longer
+    return _systemd_confirms("is-enabled", daemon)
 
 
-def _says_yes(verb: str, daemon: Daemon) -> bool:
+def _systemd_confirms(verb: str, daemon: Daemon) -> bool:
     unit = f"{daemon.service}.service"
     try:
-        django_host_command.run(["systemctl", verb, "--quiet", unit], doing=f"asking for {unit}")
+        django_host_command.run(["systemctl", verb, "--quiet", unit], doing=f"querying {unit}")
     except DeploymentError:
         return False
     return True
@@ -91,15 +91,16 @@ def enable(daemon: Daemon) -> None:
     """Have systemd start a daemon at boot.
 
     Raises:
-        DeploymentError: it refuses, as where the unit is masked.
+        DeploymentError: systemd refuses, for instance because the unit is masked.
     """
     name = daemon.service
     argv = ["systemctl", "enable", "--quiet", f"{name}.service"]
-    django_host_command.run(argv, doing=f"enabling {name}", hint=f"systemctl status {name} says why, such as masked")
+    hint = f"run systemctl status {name}; a masked unit cannot be enabled"
+    django_host_command.run(argv, doing=f"enabling {name}", hint=hint)
 
 
 def age(daemon: Daemon) -> float:
-    """Seconds since a daemon has started, by its pid file; infinite where there is none."""
+    """Return the seconds since a daemon started, by its pid file; infinite without one."""
     try:
         return time.time() - (RUN / daemon.pid_file).stat().st_mtime
     except FileNotFoundError:
@@ -113,9 +114,9 @@ def children(daemon: Daemon) -> set[int]:
 
 
 def journal(name: str, since: float) -> str:
-    """The last lines of a unit in the journal since a time (seconds since 1970).
+    """Return the last lines of a unit in the journal since a time (seconds since 1970).
 
-    They are asked for from the end: systemd 252 takes ``--lines`` beside ``--since`` for the first ones.
+    They are queried in reverse: with ``--since``, systemd 252 takes ``--lines`` for the first lines.
     """
     which = ["--unit", name, "--since", f"@{int(since)}", "--reverse", "--lines", "60"]
     try:
@@ -129,17 +130,17 @@ def start(daemon: Daemon) -> None:
     """Start a daemon that does not run, and wait until it does.
 
     Raises:
-        DeploymentError: it does not; with what it has said.
+        DeploymentError: it does not start; its output is in the log of the error.
     """
     name = daemon.service
     output = _systemctl("start", daemon) if has_systemd() else _start_by_script(daemon)
-    if not _comes_up(daemon, PATIENCE):
+    if not _starts_within(daemon, PATIENCE):
         hint = f"service {name} start"
-        raise DeploymentError(f"{name} does not run, though it was started", log=output, hint=hint)
+        raise DeploymentError(f"{name} does not run after it was started", log=output, hint=hint)
 
 
 def _systemctl(verb: str, daemon: Daemon) -> str:
-    """Have systemd start or restart a daemon; where that fails, the error has what it has said."""
+    """Have systemd start or restart a daemon; an error has the lines that the daemon wrote to the journal."""
     began, name = time.time(), daemon.service
     try:
         return django_host_command.run(["systemctl", verb, f"{name}.service"], doing=f"{verb}ing {name}")
@@ -149,21 +150,21 @@ def _systemctl(verb: str, daemon: Daemon) -> str:
 
 
 def _start_by_script(daemon: Daemon) -> str:
-    """Start a daemon as a host without systemd does it; returns what its script says."""
+    """Start a daemon by its init script, and return the output of the script."""
     for path in RUN.glob(daemon.pid_file):
-        path.unlink()  # of one that is dead, and in some containers never buried
+        path.unlink()  # stale; in some containers it names a zombie for ever
     argv, doing = ["service", daemon.service, "start"], f"starting {daemon.service}"
     try:
         return django_host_command.run(argv, doing=doing, errors_too=True, daemon=True)
     except DeploymentError:
-        # Whoever starts the container may be starting it too: one of the two gives up, and one is enough.
-        if _comes_up(daemon, CONTEST):
+        # The container's own start may be starting it too: then one of the two fails, and one is enough.
+        if _starts_within(daemon, CONTEST):
             return ""
         raise
 
 
-def _comes_up(daemon: Daemon, patience: float) -> bool:
-    """Whether a daemon runs within so many seconds."""
+def _starts_within(daemon: Daemon, patience: float) -> bool:
+    """Wait until a daemon runs, and return whether it does in time."""
     deadline = time.monotonic() + patience
     while pid(daemon) is None:
         if time.monotonic() > deadline:
@@ -173,7 +174,7 @@ def _comes_up(daemon: Daemon, patience: float) -> bool:
 
 
 def stop(daemon: Daemon) -> None:
-    """Stop a daemon, at boots too, and wait until it has ended.
+    """Stop a daemon and disable it, and wait until it has ended.
 
     Raises:
         DeploymentError: it does not end.
@@ -183,21 +184,21 @@ def stop(daemon: Daemon) -> None:
         argv = ["systemctl", "disable", "--quiet", "--now", f"{name}.service"]
         django_host_command.run(argv, doing=f"stopping {name}")
     elif main is not None:
-        # Not by its script: that of Apache fails where an Apache of somebody else runs, or nobody buries the dead.
+        # Not by its script: Apache's fails if another Apache runs, or if the process stays a zombie.
         with contextlib.suppress(ProcessLookupError):
             os.kill(main, signal.SIGTERM)
     deadline = time.monotonic() + PATIENCE
     while pid(daemon) is not None:
         if time.monotonic() > deadline:
-            raise DeploymentError(f"{name} does not stop", hint=f"look at it: systemctl status {name}")
+            raise DeploymentError(f"{name} does not stop", hint=f"run systemctl status {name}")
         time.sleep(0.02)
 
 
 def restart(daemon: Daemon) -> None:
-    """Have a web server that runs end, and start it anew: for a moment nobody answers.
+    """Restart a web server that runs; until it has started, requests are refused.
 
     Raises:
-        DeploymentError: it does not run any more; with what it has said.
+        DeploymentError: it does not run afterwards; its output is in the log of the error.
     """
     name, main = daemon.service, pid(daemon)
     if has_systemd():
@@ -208,16 +209,16 @@ def restart(daemon: Daemon) -> None:
     deadline = time.monotonic() + PATIENCE
     while pid(daemon) in (None, main):
         if time.monotonic() > deadline:
-            hint = f"its error log says why: {daemon.log}"
-            raise DeploymentError(f"{name} does not run, though it was restarted", hint=hint)
+            hint = f"read its error log: {daemon.log}"
+            raise DeploymentError(f"{name} does not run after it was restarted", hint=hint)
         time.sleep(0.02)
 
 
 def reload(daemon: Daemon) -> None:
-    """Have a web server read its configuration anew, or start it where it does not run; then nobody answers by the old.
+    """Reload a web server, or start it if it does not run, and wait until no worker uses the old configuration.
 
     Raises:
-        DeploymentError: it does not run any more, or goes on with its old configuration.
+        DeploymentError: it exited, or still uses its old configuration.
     """
     name, main = daemon.service, pid(daemon)
     if main is None:
@@ -232,18 +233,18 @@ def reload(daemon: Daemon) -> None:
     while old & _workers(daemon, main):
         if time.monotonic() > deadline:
             raise DeploymentError(
-                f"{name} goes on with its old configuration, though it was reloaded",
-                hint=f"its error log says why: {daemon.log}",
+                f"{name} still uses its old configuration after it was reloaded",
+                hint=f"read its error log: {daemon.log}",
             )
         time.sleep(0.02)
     if pid(daemon) is None:
-        raise DeploymentError(f"{name} has ended, though it was reloaded", hint=f"its error log says why: {daemon.log}")
+        raise DeploymentError(f"{name} exited after it was reloaded", hint=f"read its error log: {daemon.log}")
 
 
 def _workers(daemon: Daemon, main: int) -> set[int]:
-    """The workers of a web server that take requests; one that shuts down ends those that it has.
+    """Return the workers of a web server that accept requests, not those that only finish their last ones.
 
-    A worker of nginx says so in its title; one of Apache gives up its sockets.
+    A worker of nginx that shuts down has another title; one of Apache has closed its listening sockets.
     """
     if daemon is not NGINX:
         ports = django_host_port.listening()

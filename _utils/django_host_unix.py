@@ -1,7 +1,7 @@
-"""The unix sockets of this host, by their paths, as the kernel has them.
+"""Unix sockets of this host: which listen at a path, and which connections they have.
 
-`/proc/net/unix` prints the name that any local user has chosen as it is, line breaks included: its rows can be forged.
-The kernel's answers by netlink (sock_diag(7)) are binary, and have the file that a socket is bound to.
+Any local user can forge rows of `/proc/net/unix`: it prints names as users chose them, line breaks included. The
+kernel's answers by netlink (sock_diag(7)) are binary, and name the file that a socket is bound to.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import django_host_proc
 
-#: The states of a socket that are asked for.
+#: The states of sockets that are queried.
 _CONNECTED, _LISTENING = 1, 10
 # linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
@@ -22,18 +22,18 @@ _NLM_F_REQUEST, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 0x1, 0x10, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _SHOW_NAME, _SHOW_FILE, _SHOW_QUEUE = 1, 2, 16
 _NAME, _FILE, _QUEUE = 0, 1, 4
-#: How often the kernel is asked anew where sockets came and went while it answered, and the seconds for an answer.
+#: How often a query is repeated if sockets changed during the answer, and the seconds that an answer may take.
 _TRIES, _PATIENCE = 5, 2.0
-#: A row of /proc/net/unix as the kernel writes it, of a stream with a path; the rest is a name.
+#: A row of /proc/net/unix as the kernel writes it, for a stream socket with a path.
 _ROW = re.compile(rb"[0-9a-f]{8,16}: [0-9A-F]{8} 00000000 ([0-9A-F]{8}) 0001 0([1-4]) +(\d+) (/.*)")
 _ACCEPTING = 0x10000
 
 
 class Socket(NamedTuple):
-    """A unix socket that listens at a path, or is the end of a connection to it that was accepted there.
+    """A unix socket that listens at a path, or one end of a connection that was accepted there.
 
-    `waiting` is how many connections wait at one that listens; `file` is the device and the number of the file that it
-    is bound to, where they are known.
+    `waiting` is the number of connections that wait at a listening socket; `file` is device and inode of the file that
+    it is bound to, if they are known.
     """
 
     inode: int
@@ -44,34 +44,34 @@ class Socket(NamedTuple):
 
 
 def sockets(path: str) -> list[Socket]:
-    """Return the stream sockets that listen at a path, and those of the connections there.
+    """Return the stream sockets that listen at a path, and those of the connections to it.
 
-    Where the path is a socket now, only those count that are bound to this very file: another may have had the name
-    before, or has it in a mount namespace of its own.
+    If the path is a socket, only those bound to this file count: another may have had the path before, or has it in
+    its own mount namespace.
     """
     try:
-        return _there(path, _by_netlink())
+        return _at_path(path, _by_netlink())
     except OSError:  # refused
-        return _there(path, _by_table())
+        return _at_path(path, _by_table())
 
 
-def _there(path: str, everywhere: list[Socket]) -> list[Socket]:
-    """Those sockets that are bound to the file at a path."""
-    named = [found for found in everywhere if found.path == path]
+def _at_path(path: str, candidates: list[Socket]) -> list[Socket]:
+    """Return those sockets that are bound to the file at a path."""
+    named = [found for found in candidates if found.path == path]
     try:
         status = os.lstat(path)
     except OSError:
         return named
-    # Where the file system has other numbers for the kernel than for us (overlay), the path has to do.
+    # Some file systems (overlay) have other inodes for the kernel than for processes: then the path has to suffice.
     if any(found.file and found.file[0] == status.st_dev for found in named):
         return [found for found in named if found.file == (status.st_dev, status.st_ino & 0xFFFFFFFF)]
     return named
 
 
 def listens(path: str) -> bool:
-    """Return whether there is a socket at a path at which somebody listens.
+    """Return whether a process listens at the socket at a path.
 
-    Where the kernel refuses to say so, as by a seccomp filter, the socket at the path has to do.
+    If a seccomp filter refuses the query, it is enough that the path is a socket.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -79,27 +79,27 @@ def listens(path: str) -> bool:
     except OSError:
         return False
     try:
-        return any(found.is_listening for found in _there(path, _by_netlink()))
+        return any(found.is_listening for found in _at_path(path, _by_netlink()))
     except OSError:
         return True
 
 
 def connections(path: str) -> int:
-    """Return how many connections wait at the socket at a path, or are open there."""
+    """Return the number of connections that wait at the socket at a path or are open."""
     return sum(found.waiting if found.is_listening else 1 for found in sockets(path))
 
 
 def connect(path: str, user: int, timeout: float) -> socket.socket:
-    """Connect to the socket at a path, which is a user's: nowhere else, if that user has put a link in its place.
+    """Connect to a user's socket at a path; a link in its place is refused.
 
     Raises:
-        OSError: there is no such socket, or nobody listens.
+        OSError: there is no such socket, or no process listens.
     """
     file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(file)
         if not stat.S_ISSOCK(status.st_mode) or status.st_uid != user:
-            raise ConnectionRefusedError(f"{path} is no socket of the site")
+            raise ConnectionRefusedError(f"{path} is not a socket of the site")
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.settimeout(timeout)
@@ -113,46 +113,46 @@ def connect(path: str, user: int, timeout: float) -> socket.socket:
 
 
 def _by_netlink() -> list[Socket]:
-    """Ask the kernel for the sockets of streams.
+    """Query the kernel for stream sockets.
 
     Raises:
-        OSError: it refuses, or has no such answer.
+        OSError: the kernel refuses, or does not support it.
     """
     states, shown = 1 << _CONNECTED | 1 << _LISTENING, _SHOW_NAME | _SHOW_FILE | _SHOW_QUEUE
     request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, states, 0, shown, 0, 0)
     header = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
     for _try in range(_TRIES):
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as asked:
-            asked.settimeout(_PATIENCE)
-            asked.sendall(header + request)
-            found, was_interrupted = _answer(asked)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
+            netlink.settimeout(_PATIENCE)
+            netlink.sendall(header + request)
+            found, was_interrupted = _answer(netlink)
         if not was_interrupted:
             break
     return found
 
 
-def _answer(asked: socket.socket) -> tuple[list[Socket], bool]:
-    """The sockets of an answer, and whether some came or went meanwhile."""
+def _answer(netlink: socket.socket) -> tuple[list[Socket], bool]:
+    """Return the sockets of an answer, and whether sockets changed meanwhile."""
     found: list[Socket] = []
     was_interrupted = False
     while True:
-        part = asked.recv(1 << 18)
+        part = netlink.recv(1 << 18)
         if len(part) < 16:
-            raise OSError("the kernel has ended its answer")
+            raise OSError("the kernel ended its answer early")
         while len(part) >= 16:
             length, kind, flags, _sequence, _port = struct.unpack_from("=IHHII", part)
             was_interrupted |= bool(flags & _NLM_F_DUMP_INTR)
             if kind == _NLMSG_DONE:
                 return found, was_interrupted
             if kind == _NLMSG_ERROR:
-                raise OSError(-struct.unpack_from("=i", part, 16)[0], "the kernel refuses to tell its sockets")
+                raise OSError(-struct.unpack_from("=i", part, 16)[0], "the kernel refuses to list its sockets")
             if kind == _SOCK_DIAG_BY_FAMILY:
                 found += _sockets(part[16:length])
             part = part[max(length + 3 & ~3, 16) :]
 
 
 def _sockets(message: bytes) -> Iterator[Socket]:
-    """The socket that a message is about, if it is a stream with a path."""
+    """Yield the socket of a message, if it is a stream socket with a path."""
     _family, kind, state, _pad, inode = struct.unpack_from("=BBBBI", message)
     attributes, at = {}, 16
     while at + 4 <= len(message):
@@ -160,7 +160,7 @@ def _sockets(message: bytes) -> Iterator[Socket]:
         attributes[name] = message[at + 4 : at + max(length, 4)]
         at += max(length + 3 & ~3, 4)
     path = attributes.get(_NAME, b"").split(b"\0")[0]
-    if kind == socket.SOCK_STREAM and path.startswith(b"/"):  # an abstract name begins with a zero
+    if kind == socket.SOCK_STREAM and path.startswith(b"/"):  # an abstract name begins with NUL
         number, device = struct.unpack("=II", attributes[_FILE]) if len(attributes.get(_FILE, b"")) == 8 else (0, 0)
         file = (os.makedev(device >> 20, device & 0xFFFFF), number) if number else None
         waiting = struct.unpack_from("=I", attributes[_QUEUE])[0] if attributes.get(_QUEUE) else 0
@@ -168,9 +168,9 @@ def _sockets(message: bytes) -> Iterator[Socket]:
 
 
 def _by_table() -> list[Socket]:
-    """The same by the kernel's table for people: what does not look like its rows is no row.
+    """Return the stream sockets of /proc/net/unix, without lines that the kernel would not write.
 
-    A local user can still make some up there, so that a release waits as long as it may for connections to end.
+    A local user can still forge rows, which costs at most that a release waits for its drain time.
     """
     found = []
     for line in django_host_proc.network_table("unix"):

@@ -1,53 +1,53 @@
-"""Users and groups of this host: their numbers and names."""
+"""Users and groups of this host: ids by names, and names by ids."""
 
 import grp
 import os
 import pwd
 
-#: Numbers of root and its group.
+#: The uid and gid of root.
 ROOT = (0, 0)
 
 
 def owner(user: str, group: str) -> tuple[int, int]:
-    """The numbers of a user and a group, as `django_wall_foreign` takes them."""
+    """Return the ids of a user and a group, as `django_wall_foreign` takes them."""
     return user_id(user), group_id(group)
 
 
 def find_user(name: str) -> pwd.struct_passwd | None:
-    """The entry of a user; None when there is none.
+    """Return the entry of a user, or None if there is none.
 
     Raises:
-        OSError: it cannot be known, for no more files may be opened.
+        OSError: the user database cannot be opened: too many open files.
     """
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        _refuse_to_guess()
+        _require_readable_database()
         return None
 
 
-def _refuse_to_guess() -> None:
-    """For Python nobody is there either where the file of users cannot be opened."""
+def _require_readable_database() -> None:
+    """Raise if no file can be opened: Python reports that as a user that does not exist."""
     os.close(os.open("/", os.O_RDONLY))
 
 
 def user_id(name: str) -> int:
-    """The uid of a user; -2, which nobody has, while the user does not exist."""
+    """Return the uid of a user, or -2, which is no uid, if the user does not exist."""
     user = find_user(name)
     return user.pw_uid if user else -2
 
 
 def group_id(name: str) -> int:
-    """The gid of a group; -2, which nobody has, while the group does not exist."""
+    """Return the gid of a group, or -2, which is no gid, if the group does not exist."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        _refuse_to_guess()
+        _require_readable_database()
         return -2
 
 
 def group_name(gid: int) -> str:
-    """The name of a group; ``root`` where it has none."""
+    """Return the name of a group, or ``root`` if it has none."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
@@ -55,7 +55,7 @@ def group_name(gid: int) -> str:
 
 
 def owner_of(status: os.stat_result) -> str:
-    """``user:group`` of a stat result, numbers where there is no name."""
+    """Return ``user:group`` of a stat result, with numbers where there is no name."""
     try:
         user = pwd.getpwuid(status.st_uid).pw_name
     except KeyError:

@@ -1,7 +1,7 @@
-"""Commands of the build user: what installs packages and builds a source, which may be anybody's code.
+"""Run commands as the build user: they install packages and build the source, and so run code of others.
 
-Each runs in a unit of its own, or below a process of root's where there is no systemd; when it has ended, none of the
-build user's processes is left, so that what it has made can be given back to root.
+Each runs in a unit of its own, or, without systemd, below `django_wall_reaper`. When it has ended, no process of the
+build user is left, so that root can take over what it created.
 """
 
 import contextlib
@@ -32,12 +32,12 @@ from django_site import Site
 
 log = logging.getLogger(__name__)
 
-#: How many processes the build user may have, and by how much they are less urgent than what serves.
+#: The most processes of the build user, and their nice value.
 _PROCESSES, _NICE = 2048, 10
-#: Seconds after which what a build has left behind is killed, and the most that its end may take.
+#: Seconds between SIGTERM and SIGKILL for processes that a build left behind, and until their end is an error.
 _STOP, _END = 1, 10.0
-#: What confines a build, in systemd's own directives; the pillar's `build_sandbox` replaces them by their names.
-#: PrivateUsers is what lets the other walls exist in a container that may not mount.
+#: The sandbox of a build, as systemd directives; the pillar's `build_sandbox` replaces them by name.
+#: Without PrivateUsers the other directives have no effect in a container that may not mount.
 _SANDBOX: dict[str, Any] = {
     "UMask": "0022",
     "NoNewPrivileges": True,
@@ -82,18 +82,18 @@ def run(
     secrets: Collection[str] = (),
     hint: str = "",
 ) -> str:
-    """Run a command as the build user, and end whatever it leaves behind; returns the end of what it prints.
+    """Run a command as the build user, end the processes that it leaves behind, and return the end of its output.
 
     Args:
-        doing: what it is for; errors begin with it.
-        folder: where it runs.
+        doing: what the command does; errors begin with it.
+        folder: its working directory.
         environment: its variables.
-        writable: the paths that it may write besides its own home.
-        timeout: seconds.
-        secrets: texts that are masked in errors and logs.
+        writable: paths that it may write to in addition to the build user's home.
+        timeout: seconds after which it is ended.
+        secrets: texts to mask in errors and logs.
 
     Raises:
-        DeploymentError: it cannot be started, fails, or is not through in time; or a process of it does not end.
+        DeploymentError: it cannot be started, fails or times out, or one of its processes does not end.
     """
     end_processes(site)
     django_wall_delegate.ask(site.build_user, os.makedirs, str(site.build / "tmp"), 0o700, True, doing=doing)
@@ -160,53 +160,53 @@ def _unit(site: Site) -> str:
 
 
 def _stop(unit: str) -> None:
-    """End the unit of a build whose deployment was killed, or whose time is up."""
+    """Stop the unit of a build whose deployment was killed, or that timed out."""
     if Path("/run/systemd/transient", unit).exists():
         with contextlib.suppress(DeploymentError):
             django_host_command.run(["systemctl", "stop", unit], doing=f"stopping {unit}", timeout=30)
 
 
 def directives(site: Site, folder: str, writable: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the properties of the unit of a build: ours, and those of the pillar's ``build_sandbox`` in their place.
+    """Return the properties of the unit of a build: the pillar's ``build_sandbox`` replaces ours.
 
-    Paths that the pillar names are added to ours.
+    Paths of the pillar are added to ours.
     """
-    said = site.config["build_sandbox"]
+    configured = site.config["build_sandbox"]
     lines: dict[str, Any] = {
         "User": site.build_user,
         "Group": site.build_user,
         "WorkingDirectory": folder,
         **_SANDBOX,
-        **{name: value for name, value in said.items() if name not in _LISTS},
+        **{name: value for name, value in configured.items() if name not in _LISTS},
     }
     if site.root.is_relative_to("/home") or site.root.is_relative_to("/root"):
         lines.setdefault("BindReadOnlyPaths", []).append(str(site.root))
-        lines["ProtectHome"] = said.get("ProtectHome", "tmpfs")
+        lines["ProtectHome"] = configured.get("ProtectHome", "tmpfs")
     lines["ReadWritePaths"] = [str(site.build), *writable]
     for name in _LISTS:
-        more = said.get(name, [])
+        more = configured.get(name, [])
         if more or name in lines:
             lines[name] = [*lines.get(name, []), *(more if isinstance(more, list) else [more])]
     return list(django_process_sandbox.flattened(lines))
 
 
-# What is left of a build
+# Processes that a build left behind
 
 
 def end_processes(site: Site) -> None:
-    """End every process of the build user: it has none that is not of a build of this site.
+    """End every process of the build user, all of which belong to builds of this site.
 
     Raises:
-        DeploymentError: one does not end.
+        DeploymentError: a process does not end.
     """
     end_user(site.build_user)
 
 
 def end_user(name: str) -> None:
-    """End every process of a user, in whatever group or session it is.
+    """End every process of a user, whatever its process group and session.
 
     Raises:
-        DeploymentError: one does not end.
+        DeploymentError: a process does not end.
     """
     user = django_host_user.user_id(name)
     if user <= 0 or user == os.geteuid():
@@ -218,14 +218,14 @@ def end_user(name: str) -> None:
         if time.monotonic() > deadline:
             raise DeploymentError(
                 f"processes of {name} do not end: {', '.join(map(str, left[:5]))}",
-                hint=f"ps -u {name} shows them",
+                hint=f"list them: ps -u {name}",
                 transient=True,
             )
         time.sleep(0.005)
 
 
 def _end_all(user: int) -> None:
-    """Kill every process that this one may kill: those of its user, and never root's."""
+    """Kill every process of this user, which is never root."""
     if not user or os.getresuid() != (user, user, user):
         raise PermissionError(f"not uid {user}")
     os.kill(-1, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What a process of the project may do, in systemd's own directives, alike for the instance and for every command."""
+"""The sandbox of a project's processes: the same systemd directives for the instance and for every command."""
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -39,19 +39,19 @@ _DEFAULTS: dict[str, Any] = {
     "SystemCallArchitectures": "native",
     "SystemCallErrorNumber": "EPERM",
     "SystemCallFilter": ["@system-service", "~@privileged @resources"],
-    # In a container systemd leaves these writable in spite of ProtectSystem, where it cannot bring about ProtectProc,
-    # ProcSubset, ProtectControlGroups or ProtectKernelTunables. A socket on a read-only mount can be connected to.
+    # In a container where systemd cannot apply ProtectProc, ProcSubset, ProtectControlGroups or ProtectKernelTunables,
+    # it leaves these writable in spite of ProtectSystem. A socket on a read-only mount still accepts connections.
     "ReadOnlyPaths": ["/run", "-/sys/fs/fuse/connections"],
     "InaccessiblePaths": [
         *("-/run/dbus", "-/run/systemd/private", "-/run/docker.sock", "-/run/podman", "-/run/containerd"),
     ],
-    # PrivateIPC does not reach POSIX shared memory; multiprocessing has to write there. As large as the host's own.
+    # PrivateIPC does not cover POSIX shared memory, which multiprocessing writes to. As large as the host's own.
     "TemporaryFileSystem": ["/dev/shm:mode=1777,size=50%"],  # noqa: S108 # nosec B108
 }
 
-#: Directives in which the pillar's paths are added to ours, behind an empty one they take their place.
+#: Directives in which the pillar's paths are added to ours; an empty path first replaces ours.
 _ADDED = ("ReadOnlyPaths", "InaccessiblePaths", "TemporaryFileSystem")
-#: How a directive is switched off that is not by false.
+#: The values that switch a directive off, where that is not false.
 OFF = {
     **dict.fromkeys(_ADDED, "''"),
     "CapabilityBoundingSet": "'~'",
@@ -66,13 +66,13 @@ OFF = {
 def directives(
     site: Site, release: Path, facts: Mapping[str, Any], writable: Sequence[Path] = ()
 ) -> list[tuple[str, str]]:
-    """The directives of the [Service] section that confine a process of the project, as `systemd-run` takes them.
+    """Return the directives of the [Service] section for a process of the project, as `systemd-run` takes them.
 
-    The pillar's replace ours, but for the paths without which the site does not work: there they are added.
+    The pillar's replace ours, except for paths that the site requires: there they are added.
 
     Args:
         facts: what was found in the source; ``folder`` is that of manage.py.
-        writable: folders that this process may write besides the site's own.
+        writable: folders that this process may write to in addition to the site's own.
     """
     source, own = release / "source", outermost(site.config["writable"])
     may_write = [
@@ -103,26 +103,26 @@ def directives(
 
 
 def confinement(site: Site, without: Collection[str] = ()) -> dict[str, Any]:
-    """Return what confines a process of a site, whatever its paths are.
+    """Return the directives for a process of a site, without paths of the site.
 
     Args:
-        without: directives of ours that are left out, for this host refuses to start units that have them.
+        without: directives of ours to leave out, because this host does not start units that have them.
     """
     is_homely = site.root.is_relative_to("/home") or site.root.is_relative_to("/root")
     ours = {**_DEFAULTS, "ProtectHome": "tmpfs" if is_homely else True}
     ours = {name: [] if name in without else value for name, value in ours.items()}
-    said = site.config["sandbox"]
-    return {**ours, **said, **{name: [*ours[name], *_listed(said.get(name, []))] for name in _ADDED}}
+    configured = site.config["sandbox"]
+    return {**ours, **configured, **{name: [*ours[name], *_listed(configured.get(name, []))] for name in _ADDED}}
 
 
 def refused(site: Site) -> list[str]:
-    """Return the directives with which this host starts no unit, as the trial since its boot has found."""
+    """Return the directives with which this host does not start units, as found by the trial since its boot."""
     known = django_host_file.read_verified(site.confinement)
     return [name for name in known.get("refused", []) if name in _ADDED]
 
 
 def effective_paths(value: Any) -> list[str]:
-    """Return what counts of a list of paths: an empty one takes back those before it."""
+    """Return the effective paths of a list: an empty path resets those before it."""
     paths: list[str] = []
     for one in _listed(value):
         paths = [*paths, str(one)] if one else []
@@ -130,7 +130,7 @@ def effective_paths(value: Any) -> list[str]:
 
 
 def opened_for_writing(confinement: Mapping[str, Any]) -> list[str]:
-    """Return the paths that the pillar's sandbox opens to be written."""
+    """Return the paths that the pillar's sandbox makes writable."""
     paths = [
         path for name in ("ReadWritePaths", "TemporaryFileSystem") for path in effective_paths(confinement.get(name))
     ]
@@ -140,7 +140,7 @@ def opened_for_writing(confinement: Mapping[str, Any]) -> list[str]:
 
 
 def is_on(confinement: Mapping[str, Any], name: str) -> bool:
-    """Return whether a directive is not switched off."""
+    """Return whether a directive is switched on."""
     value = confinement.get(name, False)
     if name in _ADDED:
         return bool(effective_paths(value))
@@ -152,18 +152,18 @@ def _listed(value: Any) -> list[Any]:
 
 
 def outermost(paths: Sequence[str]) -> list[str]:
-    """Those of some relative paths that lie in none of the others: systemd would follow a link within them."""
+    """Return those relative paths that are not inside another: systemd would follow a link in that one."""
     return [path for path in paths if not any(path.startswith(f"{outer}/") for outer in paths)]
 
 
 def _database_folders(site: Site) -> list[Path]:
-    """Where the pillar's SQLite files lie, if that is not in the site's own folder; SQLite writes beside them."""
+    """Return the folders of SQLite files with an absolute path: SQLite also writes next to the file."""
     names = [database["name"] or "" for database in site.config["databases"].values()]
     return list(dict.fromkeys(Path(name).parent for name in names if name.startswith("/")))
 
 
 def flattened(lines: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each directive with its value as systemd reads it; one for each entry of a list."""
+    """Yield each directive with its value in systemd's notation, once for each entry of a list."""
     for name, value in lines.items():
         for one in value if isinstance(value, list) else [value]:
             yield name, ("yes" if one else "no") if isinstance(one, bool) else str(one)

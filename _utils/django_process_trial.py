@@ -1,4 +1,4 @@
-"""Test from inside which walls of the sandbox a host enforces: systemd leaves out silently what it cannot do."""
+"""Test from inside which directives of the sandbox a host enforces: systemd skips silently what it cannot apply."""
 
 import json
 import os
@@ -13,21 +13,21 @@ from django_host_command import DeploymentError
 from django_process_sandbox import OFF, is_on
 from django_site import Site
 
-#: Bytes that an answer may have, texts that a list in it may have, and how many of them a warning shows.
+#: The most bytes of an answer, entries of a list in it, and entries that a warning shows.
 _ANSWER, _MOST, _SHOWN = 256 << 10, 200, 5
 
-#: Directives that systemd leaves out where it may not make a mount namespace.
+#: Directives that systemd skips where it may not create mount namespaces.
 _OF_MOUNTS = (
     *("ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "PrivateMounts", "ProtectControlGroups"),
     *("ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables", "ProtectProc", "ProcSubset"),
     *("InaccessiblePaths", "ReadOnlyPaths", "ExecPaths", "NoExecPaths", "TemporaryFileSystem"),
 )
-#: Directives that are a filter of system calls.
+#: Directives that filter system calls.
 _OF_SECCOMP = (
     *("LockPersonality", "MemoryDenyWriteExecute", "ProtectClock", "RestrictAddressFamilies", "RestrictNamespaces"),
     *("RestrictRealtime", "RestrictSUIDSGID", "SystemCallArchitectures", "SystemCallFilter"),
 )
-#: The controllers of cgroups that limits require.
+#: The cgroup controllers that limits require.
 _CONTROLLERS = {
     "MemoryMax": "memory",
     "MemoryHigh": "memory",
@@ -37,7 +37,7 @@ _CONTROLLERS = {
     "IOWeight": "io",
 }
 _BUS, _SHM = "/run/dbus/system_bus_socket", "/dev/shm"  # noqa: S108 # nosec B108
-#: Sockets by which a process gets more rights, most of them root's. `InaccessiblePaths` hides the first ones.
+#: Sockets through which a process gets more rights, mostly root's. `InaccessiblePaths` hides the first ones.
 _HIDDEN = (
     *(_BUS, "/run/systemd/private", "/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock"),
 )
@@ -45,7 +45,7 @@ _SOCKETS = (
     *(*_HIDDEN, "/run/supervisor.sock", "/run/crio/crio.sock", "/run/libvirt/libvirt-sock", "/run/lxd.socket"),
     *("/var/run/salt/master/master_event_pull.ipc", "/var/run/salt/master/workers.ipc"),
 )
-#: Folders in which only root may write, or that the sandbox closes.
+#: Folders that only root may write to, or that the sandbox closes.
 _FOLDERS = (
     *("/", "/boot", "/etc", "/etc/cron.d", "/etc/systemd/system", "/home", "/opt", "/root", "/run", "/run/django"),
     *("/run/lock", "/run/systemd", "/srv", "/usr", "/usr/bin", "/usr/local/bin", "/var", "/var/lib", "/var/log"),
@@ -54,8 +54,8 @@ _FOLDERS = (
 _HOMES = ("/home", "/root")
 _FILES = ("/etc/shadow", "/etc/ssh/ssh_host_ed25519_key", "/etc/salt/pki/minion/minion.pem")
 
-#: Tries the walls of its own sandbox; what it is to try it reads as JSON, and its answer is JSON. It changes nothing:
-#: a file that it makes has no name (O_TMPFILE).
+#: Tests its own sandbox: reads what to test as JSON and prints its answer as JSON. It changes nothing: the files that
+#: it creates have no name (O_TMPFILE).
 _LOOK = """
 import errno
 import json
@@ -187,7 +187,7 @@ print(json.dumps(found))
 """
 LOOK = ("/usr/bin/python3", "-I", "-S", "-c", _LOOK)
 
-#: The types of an answer: a list stands for a list of such, a dict for one with these keys.
+#: The types of an answer: [type] is a list of values, {key: type} an object with these keys.
 _TYPES: dict[str, Any] = {
     "filters": int,
     "seccomp": int,
@@ -211,7 +211,7 @@ _TYPES: dict[str, Any] = {
 
 
 def questions(site: Site) -> dict[str, Any]:
-    """Return what `LOOK` is to try: folders to write, paths to read and sockets to connect to, all of them closed."""
+    """Return what `LOOK` tests: folders to write to, paths to read and sockets to connect to, all of them closed."""
     own = [site.mirror, site.templates, site.backups, site.build]
     closed, sockets = [*_HOMES, *_FILES, *map(str, own)], [*_SOCKETS]
     folders = [*_FOLDERS]
@@ -234,29 +234,29 @@ def questions(site: Site) -> dict[str, Any]:
 
 
 def properties(site: Site, refused: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Return the directives under which `LOOK` is run: the site's sandbox and limits, without its own folders.
+    """Return the directives for running `LOOK`: the site's sandbox and limits, without its own folders.
 
     Args:
         refused: directives with which units do not start on this host.
     """
     confinement = django_process_sandbox.confinement(site, refused)
-    if is_on(confinement, "IPAddressDeny"):  # it sends to itself
+    if is_on(confinement, "IPAddressDeny"):  # `LOOK` sends to itself
         confinement = {**confinement, "IPAddressDeny": "any", "IPAddressAllow": ""}
     named = {"User": site.user, "Group": site.user, **confinement, **site.config["resources"]}
     return list(django_process_sandbox.flattened(named))
 
 
 def outside() -> dict[str, Any]:
-    """Return what the trial is compared with: our own namespaces, and how many filters systemd has itself."""
+    """Return what the answer is compared with: our own namespaces, and the number of systemd's own filters."""
     namespaces = {kind: django_host_proc.namespace(kind) for kind in ("ipc", "mnt", "net", "user")}
     return {"namespaces": namespaces, "filters": int(django_host_proc.status(1).get("Seccomp_filters", "0"))}
 
 
 def parse_answer(text: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the answer of `LOOK`, which runs as the site's user: nothing of it is taken as it is.
+    """Return the validated answer of `LOOK`, which runs as the site's user and may have been manipulated.
 
     Raises:
-        ValueError: it is no answer to what was asked.
+        ValueError: it is not a possible answer.
     """
     if len(text) > _ANSWER:
         raise ValueError("the answer is too long")
@@ -266,68 +266,68 @@ def parse_answer(text: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("the answer is nested too deeply") from None
     if not _has_type(found, _TYPES):
         raise ValueError("the answer has other keys or types")
-    for name, said in (("writes", "folders"), ("reads", "closed"), ("reaches", "sockets")):
-        found[name] = [path for path in asked[said] if path in found[name]]
+    for name, question in (("writes", "folders"), ("reads", "closed"), ("reaches", "sockets")):
+        found[name] = [path for path in asked[question] if path in found[name]]
     return {name: found[name] for name in _TYPES}
 
 
-def _has_type(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, dict):
-        return isinstance(value, dict) and all(_has_type(value.get(key), one) for key, one in wanted.items())
-    if isinstance(wanted, list):
-        return isinstance(value, list) and len(value) <= _MOST and all(_has_type(one, wanted[0]) for one in value)
-    if wanted is str:
+def _has_type(value: Any, kind: Any) -> bool:
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(_has_type(value.get(key), one) for key, one in kind.items())
+    if isinstance(kind, list):
+        return isinstance(value, list) and len(value) <= _MOST and all(_has_type(one, kind[0]) for one in value)
+    if kind is str:
         return isinstance(value, str) and len(value) <= 4096 and value.isprintable()
-    return type(value) is wanted
+    return type(value) is kind
 
 
 def not_in_force(site: Site, found: Mapping[str, Any]) -> list[str]:
-    """Return a line for each reason for which directives of a site are not in force on this host.
+    """Return a warning for each reason for which directives of a site are not in force on this host.
 
     Args:
-        found: what `LOOK` and `outside` have found.
+        found: the answer of `LOOK`, and that of `outside` under its name.
     """
     confinement, at = django_process_sandbox.confinement(site), f"django:sites:{site.name}"
     missing: dict[str, list[str]] = {}
     for names, reason_of in _EVIDENCE:
-        told = [name for before in missing.values() for name in before]
-        wanted = [name for name in names if (is_on(confinement, name) or name in _EMPTY) and name not in told]
-        reason = reason_of(found, confinement) if wanted else ""
+        reported = [name for before in missing.values() for name in before]
+        active = [name for name in names if (is_on(confinement, name) or name in _EMPTY) and name not in reported]
+        reason = reason_of(found, confinement) if active else ""
         if reason:
-            missing.setdefault(reason, []).extend(wanted)
+            missing.setdefault(reason, []).extend(active)
     off = {
         reason: ", ".join(f"{name}: {OFF.get(name, 'false')}" for name in names) for reason, names in missing.items()
     }
     lines = [_line(names, reason, f"set {off[reason]} in {at}:sandbox") for reason, names in missing.items()]
     limits = [name for name in site.config["resources"] if name in _CONTROLLERS and not _limits(name, found)]
-    reason = "systemd has no such controller of cgroups for its units"
+    reason = "systemd does not have this cgroup controller for its units"
     lines += [_line(limits, reason, f"remove them from {at}:resources")] if limits else []
-    told = [name for names in missing.values() for name in names]
-    return [*lines, *_by_modes(site, found, confinement, told)]
+    reported = [name for names in missing.values() for name in names]
+    return [*lines, *_by_modes(site, found, confinement, reported)]
 
 
 def _by_modes(
-    site: Site, found: Mapping[str, Any], confinement: Mapping[str, Any], told: Sequence[str]
+    site: Site, found: Mapping[str, Any], confinement: Mapping[str, Any], reported: Sequence[str]
 ) -> Iterator[str]:
-    """What file modes let a site do that they must not: the wall that is left where a directive is not in force."""
+    """Yield a warning for each kind of access that file modes allow the site: they are the last protection."""
     known = {
-        "writes": ["/run/lock", _SHM],  # for everybody, as on every host
-        "reads": [*_HOMES],  # ProtectHome is the wall there
+        "writes": ["/run/lock", _SHM],  # open to all users on every host
+        "reads": [*_HOMES],  # ProtectHome closes them
         "reaches": [_BUS] if is_on(confinement, "InaccessiblePaths") else [*_HIDDEN],
     }
-    if "InaccessiblePaths" in told and _has_own("mnt")(found):
+    if "InaccessiblePaths" in reported and _has_own("mnt")(found):
         known["reaches"] = [*_HIDDEN]
     for name, verb in (("writes", "write to"), ("reads", "read"), ("reaches", "connect to")):
         paths = [path for path in found[name] if path not in known[name]]
         if paths:
             yield (
                 f"not in force on this host: file modes; {site.user} may {verb} {_some(paths)}; "
-                f"chmod and chgrp them, or take {site.user} out of their groups (docs/reference/walls.md)"
+                f"chmod and chgrp them, or remove {site.user} from their groups (docs/reference/walls.md)"
             )
 
 
 def _limits(name: str, found: Mapping[str, Any]) -> bool:
-    """Whether a limit has its controller; that of disks had another name before."""
+    """Return whether the controller of a limit is available; that of disks is called blkio in cgroup v1."""
     controllers = found["controllers"]
     return _CONTROLLERS[name] in controllers or (name == "IOWeight" and "blkio" in controllers)
 
@@ -342,7 +342,7 @@ def _some(paths: Sequence[str]) -> str:
     return f"{', '.join(paths[:_SHOWN])}{more}"
 
 
-# The evidence: why directives are not in force; an empty text where they are
+# Evidence: functions that return why a directive is not in force, or an empty text
 
 _Reason = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
 
@@ -360,12 +360,12 @@ def _is_proc(option: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def _is_filtered(found: Mapping[str, Any]) -> bool:
-    """Whether a process has filters of its own; older kernels do not count them."""
+    """Return whether the process has filters of its own; older kernels do not count them."""
     return bool(found["filters"] > found["outside"]["filters"] or (not found["filters"] and found["seccomp"] == 2))
 
 
-#: Folders whose mounts another directive than ProtectSystem closes; what is below the first ones is closed by none.
-_OF_ITSELF = ("/tmp", "/var/tmp", "/dev", "/proc")  # noqa: S108 # nosec B108
+#: Mounts that no directive makes read-only, and those that another directive than ProtectSystem does.
+_ALWAYS_WRITABLE = ("/tmp", "/var/tmp", "/dev", "/proc")  # noqa: S108 # nosec B108
 _CLOSED_BY = {
     "ReadOnlyPaths": ("/run",),
     "ProtectControlGroups": ("/sys/fs/cgroup",),
@@ -375,22 +375,22 @@ _CLOSED_BY = {
 
 
 def _closed_by(path: str) -> str:
-    """The directive that makes a mount read-only; empty where none does."""
+    """Return the directive that makes a mount read-only, or an empty text if none does."""
     owners = {folder: name for name, folders in _CLOSED_BY.items() for folder in folders}
-    owners |= dict.fromkeys(_OF_ITSELF, "")
+    owners |= dict.fromkeys(_ALWAYS_WRITABLE, "")
     nearest = [folder for folder in owners if Path(path).is_relative_to(folder)]
     return owners[max(nearest, key=len)] if nearest else "ProtectSystem"
 
 
 def _stays_writable(directive: str) -> _Reason:
     def reason(found: Mapping[str, Any], confinement: Mapping[str, Any]) -> str:
-        meant = django_process_sandbox.opened_for_writing(confinement)
+        opened = django_process_sandbox.opened_for_writing(confinement)
         paths = [
             path
             for path in found["writable"]
-            if _closed_by(path) == directive and not any(Path(path).is_relative_to(one) for one in meant)
+            if _closed_by(path) == directive and not any(Path(path).is_relative_to(one) for one in opened)
         ]
-        if directive == "ProtectSystem" and confinement["ProtectSystem"] != "strict":  # that closes /usr, and not all
+        if directive == "ProtectSystem" and confinement["ProtectSystem"] != "strict":  # which closes only /usr
             paths = [] if found["read_only"] else ["/usr"]
         if directive == "ReadOnlyPaths" and "/run" not in django_process_sandbox.effective_paths(
             confinement["ReadOnlyPaths"]
@@ -419,7 +419,7 @@ def _reads_homes(found: Mapping[str, Any], confinement: Mapping[str, Any]) -> st
 
 
 def _has_devices(found: Mapping[str, Any], _confinement: Mapping[str, Any]) -> str:
-    return f"the host's devices are there: {_some(found['devices'])}" if found["devices"] else ""
+    return f"devices of the host are visible: {_some(found['devices'])}" if found["devices"] else ""
 
 
 def _shares_tmp(found: Mapping[str, Any], _confinement: Mapping[str, Any]) -> str:
@@ -435,14 +435,15 @@ def _shares_memory(found: Mapping[str, Any], confinement: Mapping[str, Any]) -> 
 
 
 def _has_rights(found: Mapping[str, Any], confinement: Mapping[str, Any]) -> str:
-    return "rights of root's are left" if any(found["rights"]) and confinement["CapabilityBoundingSet"] == "" else ""
+    has_some = any(found["rights"]) and confinement["CapabilityBoundingSet"] == ""
+    return "capabilities of root are left" if has_some else ""
 
 
-#: Directives that close all when they are empty.
+#: Directives that are in force when they are empty.
 _EMPTY = ("CapabilityBoundingSet",)
-#: Directives, and why they may not be in force; each is named for the first reason only.
+#: Directives, and why they may not be in force; a directive is reported for its first reason only.
 _EVIDENCE: tuple[tuple[tuple[str, ...], _Reason], ...] = (
-    (_OF_MOUNTS, _unless(_has_own("mnt"), "systemd may make no mount namespace here")),
+    (_OF_MOUNTS, _unless(_has_own("mnt"), "systemd may not create mount namespaces here")),
     (("ProtectSystem",), _stays_writable("ProtectSystem")),
     (("ReadOnlyPaths",), _stays_writable("ReadOnlyPaths")),
     (("ProtectControlGroups",), _stays_writable("ProtectControlGroups")),
@@ -452,18 +453,18 @@ _EVIDENCE: tuple[tuple[tuple[str, ...], _Reason], ...] = (
     (("TemporaryFileSystem",), _shares_memory),
     (("PrivateDevices",), _has_devices),
     (("InaccessiblePaths",), _reaches),
-    (("ProtectProc",), _unless(_is_proc("hidepid="), "/proc cannot be mounted so here")),
-    (("ProcSubset",), _unless(_is_proc("subset=pid"), "/proc cannot be mounted so here")),
-    (("ProtectProc",), _unless(lambda found: not found["others"], "processes of other users are seen")),
-    (("PrivateUsers",), _unless(_has_own("user"), "systemd may make no user namespace here")),
-    (("PrivateIPC",), _unless(_has_own("ipc"), "systemd may make no IPC namespace here")),
-    (("PrivateNetwork",), _unless(_has_own("net"), "systemd may make no network namespace here")),
+    (("ProtectProc",), _unless(_is_proc("hidepid="), "/proc cannot be mounted with this option here")),
+    (("ProcSubset",), _unless(_is_proc("subset=pid"), "/proc cannot be mounted with this option here")),
+    (("ProtectProc",), _unless(lambda found: not found["others"], "processes of other users are visible")),
+    (("PrivateUsers",), _unless(_has_own("user"), "systemd may not create user namespaces here")),
+    (("PrivateIPC",), _unless(_has_own("ipc"), "systemd may not create IPC namespaces here")),
+    (("PrivateNetwork",), _unless(_has_own("net"), "systemd may not create network namespaces here")),
     (("CapabilityBoundingSet",), _has_rights),
     (("NoNewPrivileges",), _unless(lambda found: not found["gains_rights"], "a process may gain rights")),
     (_OF_SECCOMP, _unless(_is_filtered, "the kernel filters no system calls here")),
     (
         ("MemoryDenyWriteExecute",),
-        _unless(lambda found: not found["writes_and_executes"], "the kernel does not refuse it"),
+        _unless(lambda found: not found["writes_and_executes"], "the kernel does not enforce it"),
     ),
     (
         ("IPAddressDeny",),

@@ -134,7 +134,7 @@ def refuse_unknown_secrets(
             raise DeploymentError(
                 f"{django_secret.path_of(site, name)} holds a value that no release was made with: "
                 "it is damaged, or was changed by hand",
-                hint=f"restore it from a backup, or give the value: {django_secret.pillar_key(site, name)}, and apply",
+                hint=f"restore it from a backup, or set it: {django_secret.pillar_key(site, name)}, and apply",
             )
 
 

@@ -1,4 +1,4 @@
-"""Taking a site off, in the reverse order of its making; its data only when the pillar says so."""
+"""Remove a site from the host, in the reverse order of its creation; its data only if the pillar requests it."""
 
 import os
 from pathlib import Path
@@ -20,21 +20,41 @@ from django_site import Site
 
 
 def data(site: Site) -> list[Path]:
-    """What a site keeps when it is taken off: databases, uploads, secrets, backups, logs, the record of deployments.
+    """Return the data that stays when a site is removed: databases, media, secrets, backups, logs, records.
 
-    What belongs to an old site that has not been taken over yet is not the site's.
+    Files of an existing deployment that has not been taken over yet do not belong to the site.
     """
     takeover = django_takeover.load(site)
-    theirs = takeover.plan["kept"] if takeover and takeover.plan["phase"] == "waiting" else []
+    not_ours = takeover.plan["kept"] if takeover and takeover.plan["phase"] == "waiting" else []
     own = [tree.top for tree in (site.database, site.media, site.shared, site.log)]
     own += [site.secrets, site.backups, site.deploys, site.applied]
     own += [site.root / "backups"] if site.backups != site.root / "backups" else []
-    return [path for path in own if str(path) not in theirs]
+    return [path for path in own if str(path) not in not_ours]
 
 
 def present(site: Site) -> dict[str, str]:
-    """What there is of a site that would go, by path."""
+    """Return what removing the site would remove, by path."""
     own = [
+        *_paths(site),
+        site.lock_file,
+        *_proxy_files(site),
+        *_process_manager_files(site),
+        *django_proxy_listener.present(site),
+        *(path for task in django_timer.TASKS for path in django_timer.present(site, task)),
+        *django_proxy_files.leftovers(site, django_proxy_files.absent(site)),
+    ]
+    if site.config["remove_data"]:
+        own += [*data(site), site.root]
+    found = {str(path): "removed" for path in own if os.path.lexists(path)}
+    if site.config["remove_data"]:
+        servers = django_database_setup.removals(_as_applied(site))
+        found |= {f"{engine} {one.item}": one.action for engine, changes in servers.items() for one in changes}
+    return found
+
+
+def _paths(site: Site) -> list[Path]:
+    """Return the site's own files and folders without its data and its lock."""
+    return [
         site.current,
         site.previous,
         site.releases,
@@ -45,30 +65,15 @@ def present(site: Site) -> dict[str, str]:
         site.templates,
         site.maintenance,
         site.errors,
-        site.lock_file,
         *site.plans(),
-    ]
-    own += [
         site.runtime,
         site.tmpfiles,
         django_site.REGISTRY / site.name,
-        *_proxy_files(site),
-        *_kept(site),
-        *django_proxy_listener.present(site),
-        *(path for task in django_timer.TASKS for path in django_timer.present(site, task)),
-        *django_proxy_files.leftovers(site, django_proxy_files.absent(site)),
     ]
-    if site.config["remove_data"]:
-        own += [*data(site), site.root]
-    there = {str(path): "removed" for path in own if os.path.lexists(path)}
-    if site.config["remove_data"]:
-        servers = django_database_setup.removals(_as_applied(site))
-        there |= {f"{engine} {one.item}": one.action for engine, changes in servers.items() for one in changes}
-    return there
 
 
 def _as_applied(site: Site) -> Site:
-    """The site with its databases as its last apply had them: the pillar needs not say them any more."""
+    """Return the site with the databases of its last apply: the pillar may no longer have them."""
     applied = django_site.read_applied(site.applied) or {"config": {"databases": {}}}
     return Site({**site.config, "databases": applied["config"]["databases"]}, site.platform)
 
@@ -77,21 +82,21 @@ def _proxy_files(site: Site) -> list[Path]:
     return [path for path in django_proxy_files.absent(site) if os.path.lexists(path)]
 
 
-def _kept(site: Site) -> list[Path]:
+def _process_manager_files(site: Site) -> list[Path]:
     return [path for manager in django_release_instance.PROCESS_MANAGERS.values() for path in manager.files(site)]
 
 
 def remove(site: Site, asked_by: str) -> None:
-    """Take a site off.
+    """Remove a site from the host.
 
     Raises:
-        DeploymentError: a deployment is under way, or nginx refuses what is left of its configuration.
+        DeploymentError: a deployment is under way, or the proxy refuses the remaining configuration.
     """
     lock = site.lock(f"{asked_by}: removal")
     if site.root.is_dir():
         lock.take()
     try:
-        _take_off(site)
+        _remove(site)
     finally:
         lock.release()
     site.lock_file.unlink(missing_ok=True)
@@ -99,7 +104,7 @@ def remove(site: Site, asked_by: str) -> None:
         site.root.rmdir()
 
 
-def _take_off(site: Site) -> None:
+def _remove(site: Site) -> None:
     certificates = django_proxy_files.leftovers(site, django_proxy_files.absent(site))
     if _proxy_files(site):
         django_proxy_switch.apply(django_proxy_files.absent(site))
@@ -108,7 +113,7 @@ def _take_off(site: Site) -> None:
         django_timer.remove(site, task)
     for manager in django_release_instance.PROCESS_MANAGERS.values():
         manager.end_tasks(site)
-    sequences = {path.stem.rsplit("-", 1)[1] for path in _kept(site)}
+    sequences = {path.stem.rsplit("-", 1)[1] for path in _process_manager_files(site)}
     for sequence in sorted(sequences):
         django_release_instance.remove(site, site.releases / f"{sequence}-")
     for release in django_release.releases(site):
@@ -116,21 +121,9 @@ def _take_off(site: Site) -> None:
     if sequences:
         django_process_systemd.forget()
     django_process_build.end_processes(site)
-    if site.config["remove_data"] and site.user == site.name:  # a user who has processes is not removed
+    if site.config["remove_data"] and site.user == site.name:  # a user that has processes cannot be removed
         django_process_build.end_user(site.user)
-    gone = [site.current, site.previous, site.releases, site.virtualenvs, site.mirror, site.build.top, site.templates]
-    gone += [
-        site.root / "folder.git",
-        site.maintenance,
-        site.errors,
-        *site.plans(),
-        site.runtime,
-        site.confinement,
-        site.schema,
-        site.tmpfiles,
-        django_site.REGISTRY / site.name,
-    ]
-    gone += certificates
+    gone = [*_paths(site), site.confinement, site.schema, *certificates]
     if site.config["remove_data"]:
         django_database_setup.drop(_as_applied(site))
         gone += data(site)

@@ -1,4 +1,4 @@
-"""Former secret keys: how long each still verifies what it has signed, by a clock that nobody sets."""
+"""Former secret keys: drop each once all that it signed has expired, measured by the uptime of the host."""
 
 import time
 from pathlib import Path
@@ -16,31 +16,30 @@ def _file(site: Site) -> Path:
 
 
 def expired(site: Site, age: float | None, *, test: bool = False) -> list[str]:
-    """The former keys that no session, link or cookie can have been signed with any more.
+    """Return the former keys whose sessions, links and cookies have all expired.
 
-    What counts is the time that the host has been up since a key was replaced, and was seen to be. That is never more
-    than the time that has passed, whatever the wall clock says or said: a host that is often off drops a key late, none
-    drops it early. The wall clock can only make it later, after a boot: another host, with the files of this one, may
-    have been up for longer. A key whose record is gone begins anew.
+    What counts is how long the host was up since a key was replaced: at most the time that has passed, whatever
+    the wall clock reads. A host that is often off drops a key late, and none drops it early. After a boot the wall
+    clock can only delay it: a copy of the host may have been up for longer. A key without a record starts anew.
 
     Args:
-        age: the seconds for which the project takes what it has signed; None keeps every key.
-        test: do not write down what was seen.
+        age: the seconds for which the project accepts its signatures; None keeps every key.
+        test: whether to leave the records as they are.
     """
     former = django_secret.fallbacks(site)
     if not former or age is None:
         return []
     now = {"boot": django_host_proc.boot_id(), "uptime": _uptime(), "time": time.time()}
     records = django_host_file.read_json(_file(site)) or {}
-    seen = {key: _seen(records.get(django_secret.fingerprint(key)), now, age) for key in former}
-    if not test and any(_is_news(records.get(django_secret.fingerprint(key)), seen[key]) for key in former):
+    updated = {key: _updated(records.get(django_secret.fingerprint(key)), now, age) for key in former}
+    if not test and any(_is_worth_a_write(records.get(django_secret.fingerprint(key)), updated[key]) for key in former):
         django_host_file.write_json(
-            _file(site), {django_secret.fingerprint(key): seen[key] for key in former}, mode=0o600
+            _file(site), {django_secret.fingerprint(key): updated[key] for key in former}, mode=0o600
         )
-    return [key for key in former if seen[key]["lived"] > seen[key]["age"]]
+    return [key for key in former if updated[key]["lived"] > updated[key]["age"]]
 
 
-#: What is recorded of a former key.
+#: The record of a former key.
 _RECORD = {"boot": str, **dict.fromkeys(("uptime", "time", "lived", "age"), float)}
 
 
@@ -48,8 +47,8 @@ def _uptime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _seen(record: Any, now: dict[str, Any], age: float) -> dict[str, Any]:
-    """What is known of a former key now: the seconds that it has lived as one, and what they are counted from."""
+def _updated(record: Any, now: dict[str, Any], age: float) -> dict[str, Any]:
+    """Return the record of a former key as of now: its age as a former key, and what that is counted from."""
     if not django_wall_shape.fits(record, _RECORD):
         return {**now, "lived": 0.0, "age": age}
     if record["boot"] == now["boot"]:
@@ -59,8 +58,8 @@ def _seen(record: Any, now: dict[str, Any], age: float) -> dict[str, Any]:
     return {**now, "lived": record["lived"] + max(more, 0.0), "age": max(age, record["age"])}
 
 
-def _is_news(record: Any, seen: dict[str, Any]) -> bool:
-    """Whether what was seen is worth a write: a new key, boot or age, or a tenth of its time."""
-    if not isinstance(record, dict) or any(record.get(name) != seen[name] for name in ("boot", "age")):
+def _is_worth_a_write(record: Any, updated: dict[str, Any]) -> bool:
+    """Return whether a record changed enough to be written: another key, boot or age, or a tenth of its time."""
+    if not isinstance(record, dict) or any(record.get(name) != updated[name] for name in ("boot", "age")):
         return True
-    return bool(seen["lived"] - record.get("lived", 0.0) > seen["age"] / 10)
+    return bool(updated["lived"] - record.get("lived", 0.0) > updated["age"] / 10)

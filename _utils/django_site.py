@@ -1,4 +1,4 @@
-"""A site on disk: its paths, who owns them, and the configuration as last applied."""
+"""A site on disk: its paths, their owners, and the configuration of the last apply."""
 
 import os
 import re
@@ -18,11 +18,11 @@ from django_host_folder import Folder
 from django_host_lock import Lock
 from django_wall_foreign import Foreign
 
-#: Where the sites of this host are registered: a link to the root of each, so that whoever has the name finds the site.
+#: Where the sites of this host are registered: a link to the root of each, by its name.
 REGISTRY = Path("/var/lib/django-formula/sites")
 RUNTIME = Path("/run/django")
 TMPFILES = Path("/etc/tmpfiles.d")
-#: What `site.json` has at the least.
+#: The least that `site.json` has.
 _APPLIED = {
     "config": {"name": str, "user": str, "root": str, "path": str, "domains": [str], "databases": {str: {}}},
     "platform": {"nginx": {"group": str}},
@@ -34,7 +34,7 @@ class Site:
     """One Django project on this host.
 
     Args:
-        config: the effective configuration, as `django_pillar` compiles it; it holds no secret.
+        config: the effective configuration, as `django_pillar` compiles it; it has no secrets.
         platform: names of the operating system (`platforms.yaml`).
     """
 
@@ -47,11 +47,11 @@ class Site:
         self.proxy_group: str = platform["nginx"]["group"]
         self.process: str = config.get("process", "systemd")
         tls = config.get("tls") or {"kind": "none"}
-        #: Where it is served by https, as the pillar has it, and at which ports; nowhere where it has no certificate.
+        #: Where it is served by https, as in the pillar, and on which ports; empty without a certificate.
         self.listens_tls: list[django_host_port.Listen] = list(tls["listen"]) if tls["kind"] != "none" else []
         self.https = sorted({django_host_port.split(listen)[1] for listen in self.listens_tls})
         self.scheme = "https" if self.https else "http"
-        #: The address on which systemd listens for a site that has no proxy; empty where none is said.
+        #: The address on which systemd listens for a site without a proxy; empty if none is configured.
         self.listener: str = config.get("listener", "")
         self.root = Path(config["root"])
         self.mirror = self.root / "repository.git"
@@ -64,8 +64,8 @@ class Site:
         self.media = Foreign(self.root / "media")
         self.shared = Foreign(self.root / "shared")
         self.secrets = self.root / "secrets"
-        elsewhere = (config.get("backup") or {}).get("directory")
-        self.backups = Path(elsewhere, self.name) if elsewhere else self.root / "backups"
+        directory = (config.get("backup") or {}).get("directory")
+        self.backups = Path(directory, self.name) if directory else self.root / "backups"
         self.log = Foreign(self.root / "log")
         self.templates = self.root / "templates"
         self.template_sums = self.templates / ".sums.json"
@@ -76,16 +76,16 @@ class Site:
         self.adopted = self.root / "adopted"
         self.lock_file = self.root / "lock"
         self.runtime = RUNTIME / self.name
-        #: What has been found of its sandbox since the boot; not in `runtime`, where the site may write.
+        #: The result of the sandbox trial since the boot; not in `runtime`, which the site may write to.
         self.confinement = RUNTIME / f"{self.name}.sandbox.json"
-        #: What its SQLite files have said of their migrations; root's, as above.
+        #: The applied migrations of its SQLite files; not in `runtime` either.
         self.schema = RUNTIME / f"{self.name}.schema.json"
-        #: The logins of databases that were chosen since this object was made, by alias.
+        #: The database logins that were chosen since this object was created, by alias.
         self.logins: dict[str, str] = {}
         self.tmpfiles = TMPFILES / f"django-{self.name}.conf"
 
     def lock(self, holder: str) -> Lock:
-        """Return the lock of the site's deployments, as `holder` would take it."""
+        """Return the lock of the site's deployments, to be taken by `holder`."""
         return Lock(
             self.lock_file,
             holder,
@@ -95,7 +95,7 @@ class Site:
         )
 
     def folders(self) -> list[Folder]:
-        """Every folder of the site, parents first."""
+        """Return every folder of the site, parents first."""
         return [
             Folder(self.root, "root", "root", 0o755),
             Folder(self.mirror, "root", "root", 0o700),
@@ -113,11 +113,11 @@ class Site:
         ]
 
     def runtime_folder(self, release: Path) -> Folder:
-        """The folder in /run in which the sockets of the site are, as a release needs it that is live.
+        """Return the folder of the site's sockets in /run, as a release requires it.
 
-        It is root's, for systemd gives what it makes there to the site: one that the site may write could have a link
-        in its place. Releases of an older formula whose server binds its socket there by itself need it as it was;
-        systemd makes no socket for them.
+        Root owns it, because systemd changes the owner of the sockets that it creates there: a user who may write to
+        the folder could replace one by a link. Releases of older versions whose server binds its socket there itself
+        require a folder of the site's user; systemd creates no socket for them.
         """
         recorded = django_host_file.read_json(release / "config/instance.json") or {}
         binds = recorded.get("process") == "supervisor" or recorded.get("server") == "granian"
@@ -126,12 +126,12 @@ class Site:
         return Folder(self.runtime, "root", self.proxy_group, 0o751)
 
     def prepare_runtime(self, release: Path) -> None:
-        """Make that folder ready for a release that is to be started, now and at the next boot."""
+        """Create that folder as a release requires it, now and at the next boot."""
         folder, own = self.runtime_folder(release), self._own_folder(release)
         if django_host_folder.problem(folder):
-            was_own = self.runtime.exists() and os.stat(self.runtime).st_uid != 0
+            was_of_site = self.runtime.exists() and os.stat(self.runtime).st_uid != 0
             django_host_folder.make(folder)
-            if was_own and folder.owner == "root":
+            if was_of_site and folder.owner == "root":
                 self._clear_runtime(own)
         if own and django_host_folder.problem(own):
             django_host_folder.make(own)
@@ -142,10 +142,10 @@ class Site:
             django_host_file.write(self.tmpfiles, self._tmpfiles(release))
 
     def _own_folder(self, release: Path) -> Folder | None:
-        """The folder in which the server of a release binds its socket, where systemd keeps it alive.
+        """Return the folder in which the server of a release binds its socket, if systemd runs it.
 
-        (supervisor.sh makes one by itself.) No unit makes it: even what a unit runs as root has its mount namespace,
-        in which `/run` is read-only.
+        (supervisor.sh creates its own.) The unit cannot create it: `/run` is read-only in its mount namespace, even for
+        commands that run as root.
         """
         recorded = django_host_file.read_json(release / "config/instance.json") or {}
         folder = Path(str(recorded.get("address"))).parent
@@ -154,7 +154,7 @@ class Site:
         return None
 
     def _clear_runtime(self, own: Folder | None) -> None:
-        """Delete what the site may have put into its folder in /run while that was its own, but for what serves."""
+        """Delete what the site created in its folder in /run while it owned that, except sockets and `own`."""
         tree = Foreign(self.runtime)
         for name in tree.names():
             status = (tree / name).status()
@@ -173,15 +173,15 @@ class Site:
         return self.source_folder(release) / str(facts["folder"])
 
     def plans(self) -> list[Path]:
-        """The folders of plans, each named after the process that builds a release there."""
+        """Return the folders of plans, each named after the process that builds a release in it."""
         return [path for path in self.root.glob("plan-*") if re.fullmatch(r"plan-\d+", path.name)]
 
     def user_exists(self) -> bool:
-        """Whether the site's identities are on this host."""
+        """Return whether the site's users exist."""
         return django_host_user.user_id(self.user) >= 0 and django_host_user.user_id(self.build_user) >= 0
 
     def is_registered(self) -> bool:
-        """Whether the host knows the site: its root by its name, its runtime folder at boot."""
+        """Return whether the site is registered, and systemd-tmpfiles creates its runtime folder at boot."""
         entry = REGISTRY / self.name
         return (
             entry.is_symlink()
@@ -193,7 +193,7 @@ class Site:
         )
 
     def register(self) -> None:
-        """Make the site known to the host, unless it is."""
+        """Register the site, if it is not registered."""
         if self.is_registered():
             return
         REGISTRY.mkdir(parents=True, exist_ok=True)
@@ -202,18 +202,18 @@ class Site:
             django_host_file.write(self.tmpfiles, self._tmpfiles(self.current))
 
     def _tmpfiles(self, release: Path) -> str:
-        """The lines by which systemd-tmpfiles makes the folders in /run at boot, for the live release and this one."""
+        """Return the lines for systemd-tmpfiles that create the folders in /run of the active release and this one."""
         own = [self._own_folder(one) for one in (self.current, release)]
         folders = [self.runtime_folder(release), *filter(None, own)]
         lines = (f"d {one.path} {one.mode:04o} {one.owner} {one.group} -\n" for one in folders)
         return "".join(dict.fromkeys(lines))
 
     def kept_template(self, url: str) -> Path:
-        """Where the text of a template lies that the site was last rendered from."""
+        """Return the file of a template that the site was last rendered from."""
         return self.templates / quote(url.removeprefix("salt://"), safe="")
 
     def stale_templates(self, templates: Mapping[str, str]) -> list[str]:
-        """What `keep_templates` would write: URLs, or the file of their checksums."""
+        """Return what `keep_templates` would write: URLs, or the file of their checksums."""
         stale = [url for url, text in templates.items() if django_host_file.read_text(self.kept_template(url)) != text]
         sums = {url: django_host_file.checksum(text) for url, text in templates.items()}
         return sorted(stale) or (
@@ -221,7 +221,7 @@ class Site:
         )
 
     def keep_templates(self, templates: Mapping[str, str]) -> None:
-        """Keep the templates that the site is rendered from, by URL, in the place of those before."""
+        """Store the templates that the site is rendered from, by URL, and delete the others."""
         for url, text in templates.items():
             if django_host_file.read_text(self.kept_template(url)) != text:
                 django_host_file.write(self.kept_template(url), text, mode=0o600)
@@ -232,10 +232,10 @@ class Site:
         )
 
     def kept_templates(self) -> dict[str, str]:
-        """The templates that the site was last rendered from, by URL.
+        """Return the templates that the site was last rendered from, by URL.
 
         Raises:
-            DeploymentError: one is not as it was kept.
+            DeploymentError: one differs from what was stored.
         """
         kept = [path for path in self.templates.iterdir() if not path.name.startswith(".")]
         texts = {f"salt://{unquote(path.name)}": django_host_file.read_text(path) or "" for path in kept}
@@ -243,36 +243,36 @@ class Site:
         damaged = [url for url, text in texts.items() if sums.get(url) != django_host_file.checksum(text)]
         if damaged:
             raise DeploymentError(
-                f"{self.kept_template(damaged[0])} is not as the last apply has left it",
-                hint="salt-call state.apply django writes it anew",
+                f"{self.kept_template(damaged[0])} differs from what the last apply wrote",
+                hint="salt-call state.apply django writes it again",
             )
         return texts
 
 
 def find(name: str) -> Site:
-    """The site of that name as it was last applied.
+    """Return the site of a name as last applied.
 
     Raises:
-        DeploymentError: there is no such site on this host, or its configuration cannot be read.
+        DeploymentError: the site is not on this host, or its configuration cannot be read.
     """
     is_known = re.fullmatch(r"[a-z][a-z0-9-]*", name) and (REGISTRY / name).is_symlink()
     applied = read_applied(REGISTRY / name / "site.json") or {} if is_known else {}
     if is_known and not applied:
         raise DeploymentError(
-            f"{os.readlink(REGISTRY / name)}/site.json, the configuration of {name} as applied, is gone or damaged",
-            hint="salt-call state.apply django writes it anew",
+            f"{os.readlink(REGISTRY / name)}/site.json, the applied configuration of {name}, is missing or damaged",
+            hint="salt-call state.apply django writes it again",
         )
     if not applied:
         known = ", ".join(registered()) or "none"
         raise DeploymentError(
             f"there is no site {name!r} on this host (registered: {known})",
-            hint="salt-call state.apply django makes the sites of the pillar",
+            hint="run salt-call state.apply django, which creates the sites of the pillar",
         )
     return Site(applied["config"], applied["platform"])
 
 
 def registered() -> list[str]:
-    """The names of the sites on this host."""
+    """Return the names of the sites on this host."""
     return (
         sorted(path.name for path in REGISTRY.iterdir() if not django_host_file.is_temporary(path))
         if REGISTRY.is_dir()
@@ -281,22 +281,22 @@ def registered() -> list[str]:
 
 
 def refuse_another_identity(site: Site, managed: Collection[str]) -> None:
-    """A site's root, user and name hold its data: they do not change by a change of the pillar alone.
+    """Refuse a change of a site's root, user or name in the pillar, because its data belongs to them.
 
     Args:
-        managed: the names of the sites that the pillar has on this host.
+        managed: the names of the sites in the pillar of this host.
 
     Raises:
-        DeploymentError: one has changed; the error says how that is done.
+        DeploymentError: one has changed; the hint has the steps.
     """
     before = (read_applied(REGISTRY / site.name / "site.json") or {}).get("config", {})
     for key in ("root", "user"):
         if before.get(key, site.config[key]) != site.config[key]:
             raise DeploymentError(
-                f"{site.name} lives on this host with {key}: {before[key]}, and its data with it; "
-                f"the pillar now says {site.config[key]}",
+                f"{site.name} cannot change its {key} from {before[key]} to {site.config[key]}: "
+                "its data belongs to the former",
                 hint=f"keep django:sites:{site.name}:{key}: {before[key]}, "
-                "or take the site off first (state: absent) and move its data",
+                "or remove the site first (state: absent) and move its data",
             )
     for name in sorted({*registered()} - {site.name, *managed}):
         other = (read_applied(REGISTRY / name / "site.json") or {}).get("config")
@@ -305,29 +305,30 @@ def refuse_another_identity(site: Site, managed: Collection[str]) -> None:
         shared = sorted({*other["domains"]} & {*site.config["domains"]}) if other["path"] == site.config["path"] else []
         if shared or other["root"] == site.config["root"]:
             raise DeploymentError(
-                f"{name}, which the pillar no longer has, still serves {shared[0] if shared else other['root']} here",
+                f"{name}, which is no longer in the pillar, still serves "
+                f"{shared[0] if shared else other['root']} on this host",
                 hint=f"keep its name; or apply with django:sites:{name}: {{state: absent}} first, then with "
-                f"{site.name}: {{root: {other['root']}, user: {other['user']}}}, which has its data again",
+                f"{site.name}: {{root: {other['root']}, user: {other['user']}}}, which uses its data again",
             )
 
 
 def inside(top: Foreign, path: str, at: str, *, link: bool = True) -> Foreign:
-    """A path below a folder that somebody else has written.
+    """Return a path below a folder, without links on the way.
 
     Args:
-        at: the key of the pillar that names the path, for the error.
-        link: whether the path itself may be a link; a folder on the way to it may not.
+        at: the pillar key that sets the path, for the error.
+        link: whether the path itself may be a link.
 
     Raises:
-        DeploymentError: there is a link, which may lead anywhere.
+        DeploymentError: a component of the path is a link.
     """
     for part in [*reversed(Path(path).parents), *([] if link else [Path(path)])]:
         if (top / str(part)).is_link():
-            raise DeploymentError(f"{at}: {path} leads through the link {part}", hint="name where it really is")
+            raise DeploymentError(f"{at}: {path} leads through the link {part}", hint="write the real path")
     return top / path
 
 
 def read_applied(path: Path) -> dict[str, Any] | None:
-    """The content of ``site.json``; None when it is missing, torn, or not what was written."""
+    """Return the content of ``site.json``, or None if it is missing, damaged or its checksum is wrong."""
     applied = django_host_file.read_json(path, _APPLIED)
     return applied if applied and applied.get("sum") in (None, django_host_file.with_checksum(applied)["sum"]) else None

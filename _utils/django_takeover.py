@@ -32,7 +32,7 @@ from django_release import Release
 from django_site import Site
 from django_takeover_copy import LockedDatabase
 from django_takeover_existing import ExistingDeployment
-from django_wall_foreign import Foreign, Had, Modes
+from django_wall_foreign import Foreign, FormerOwners, Modes
 
 #: Seconds to wait for a lock on a database of the existing deployment.
 LOCK_TIMEOUT = 30.0
@@ -66,7 +66,7 @@ class Takeover:
         #: Databases that were copied and stay locked, so that the existing deployment does not write to them.
         self._locked: list[LockedDatabase] = []
         #: Data that both use in the same place, with its former owners and modes.
-        self._shared: list[tuple[Foreign, Had]] = []
+        self._shared: list[tuple[Foreign, FormerOwners]] = []
         #: The processes of Apache before the switch, which may run the existing deployment.
         self._apache_processes: set[int] = set()
 

@@ -1,6 +1,6 @@
-"""What a site has done by itself: a timer of systemd's, or a line of cron's, and the program that it runs.
+"""Scheduled tasks of a site: a systemd timer or a line of cron, and the program that it runs.
 
-The program needs neither Salt nor a master: the modules that do it, as the last apply had them, in one file.
+The program requires neither Salt nor a master: it is an archive of our modules as of the last apply.
 """
 
 import functools
@@ -30,19 +30,19 @@ from django_host_command import DeploymentError
 from django_site import Site
 
 CRON = Path("/etc/cron.d")
-#: What cron has for the words of systemd.
+#: The schedules of cron for the calendar expressions of systemd.
 _CRON = {"hourly": "0 * * * *", "daily": "0 0 * * *", "weekly": "0 0 * * 1", "monthly": "0 0 1 * *"}
 
 
 class Task(NamedTuple):
-    """What is done by itself: its name in the names of its files, what it is for, the module whose ``main`` does it."""
+    """A scheduled task: its name, as in the names of its files, its title, and the module whose ``main`` runs."""
 
     name: str
     title: str
     module: str
 
     def when(self, site: Site) -> str | None:
-        """When it is done for a site, as ``OnCalendar`` has it; None where it is not."""
+        """Return the schedule of the task for a site, in the notation of ``OnCalendar``, or None without one."""
         return site.config["backup"]["schedule"] if self == BACKUP else "hourly" if site.https else None
 
 
@@ -52,12 +52,12 @@ TASKS = (BACKUP, RENEWAL)
 
 
 def main(name: str) -> int:
-    """What the timer runs: back up a site as its last apply left it; returns the exit code."""
+    """Back up a site as last applied, and return the exit code: the program of the backup task."""
     try:
         site = django_site.find(name)
         live = django_release.linked(site, site.current)
         if not live:
-            print(f"{name} has no live release yet")
+            print(f"{name} has no active release yet")
             return 0
         secrets = list(django_secret.values(site, {}).values())
         for path in django_backup.make(site, live, why=django_backup.BY_TIMER, secrets=secrets):
@@ -69,21 +69,21 @@ def main(name: str) -> int:
 
 
 def stale(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> dict[str, str]:
-    """What is not as the pillar has it: path → what is the matter with it.
+    """Return the files of a task that differ from the pillar: path → new, changed, removed or disabled.
 
     Raises:
-        DeploymentError: this host has nobody who would look at the clock.
+        DeploymentError: this host has neither systemd nor cron, or cron does not know the schedule.
     """
-    wanted = _files(site, templates, task)
-    found = {path: _matter(path, content) for path, content in wanted.items()}
-    found |= {path: "removed" for path in present(site, task) if path not in wanted}
+    files = _files(site, templates, task)
+    found = {path: _difference(path, content) for path, content in files.items()}
+    found |= {path: "removed" for path in present(site, task) if path not in files}
     timer = _timer(site, task)
-    if timer in wanted and not os.path.lexists(_link(site, task)):
+    if timer in files and not os.path.lexists(_link(site, task)):
         found[timer] = found[timer] or "disabled"
-    return {str(path): matter for path, matter in found.items() if matter}
+    return {str(path): difference for path, difference in found.items() if difference}
 
 
-def _matter(path: Path, content: bytes) -> str:
+def _difference(path: Path, content: bytes) -> str:
     try:
         return "" if path.read_bytes() == content else "changed"
     except FileNotFoundError:
@@ -91,19 +91,19 @@ def _matter(path: Path, content: bytes) -> str:
 
 
 def apply(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> None:
-    """Have the timer of a site as the pillar has it, or none.
+    """Install the schedule of a task as the pillar has it, or remove it.
 
     Raises:
-        DeploymentError: systemd does not take it.
+        DeploymentError: systemd refuses the timer, or as for `stale`.
     """
-    wanted = _files(site, templates, task)
-    if not wanted:
+    files = _files(site, templates, task)
+    if not files:
         remove(site, task)
         return
     for path in present(site, task):
-        if path not in wanted:
+        if path not in files:
             path.unlink()
-    for path, content in wanted.items():
+    for path, content in files.items():
         django_host_file.write(path, content, mode=0o600 if path == _program(site, task) else 0o644)
     if django_host_service.has_systemd():
         timer = _timer(site, task).name
@@ -112,13 +112,13 @@ def apply(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> None
 
 
 def present(site: Site, task: Task = BACKUP) -> list[Path]:
-    """What there is on the host for a task of a site."""
+    """Return the files of a task of a site that exist on the host."""
     paths = (_timer(site, task), _service(site, task), _cron(site, task), _program(site, task))
     return [path for path in paths if path.exists()]
 
 
 def remove(site: Site, task: Task = BACKUP) -> None:
-    """Take a task of a site off the host."""
+    """Remove a task of a site from the host."""
     timer = _timer(site, task)
     if timer.exists() or os.path.lexists(_link(site, task)):
         django_host_command.run(
@@ -149,7 +149,7 @@ def _cron(site: Site, task: Task) -> Path:
 
 
 def _files(site: Site, templates: Mapping[str, str], task: Task) -> dict[Path, bytes]:
-    """What a task needs on the host; nothing where it is not wanted."""
+    """Return the files that a task requires; none without a schedule."""
     schedule = task.when(site)
     if not schedule:
         return {}
@@ -166,7 +166,7 @@ def _files(site: Site, templates: Mapping[str, str], task: Task) -> dict[Path, b
     if task == BACKUP:
         _refuse_without_cron(site)
     elif not _has_cron():
-        return {}  # each apply renews what is due
+        return {}  # each apply renews due certificates
     when = _CRON[schedule] if task == BACKUP else f"{sum(site.name.encode()) % 60} * * * *"
     files[_cron(site, task)] = f"# {task.title} of the Django site {site.name}\n{when} root {command}\n".encode()
     return files
@@ -177,9 +177,9 @@ def _has_cron() -> bool:
 
 
 def _is_at_home(site: Site) -> bool:
-    """Whether anything of the site may lie where the homes of people are."""
-    said = json.dumps({**site.config, "backups": str(site.backups)})
-    return any(f'"{folder}/' in said or f":{folder}/" in said for folder in ("/home", "/root", "/run/user"))
+    """Return whether any path of the site may be below /home, /root or /run/user."""
+    paths = json.dumps({**site.config, "backups": str(site.backups)})
+    return any(f'"{folder}/' in paths or f":{folder}/" in paths for folder in ("/home", "/root", "/run/user"))
 
 
 def _refuse_without_cron(site: Site) -> None:
@@ -187,14 +187,14 @@ def _refuse_without_cron(site: Site) -> None:
     schedule = site.config["backup"]["schedule"]
     if schedule not in _CRON:
         raise DeploymentError(
-            f"{schedule} is a time as systemd has it, and this host has cron",
-            hint=f"say {', '.join(_CRON)} in {at}, or run salt-call django.backup {site.name} by a line of your own",
+            f"{schedule} is a time in systemd's notation, and this host has cron",
+            hint=f"set {at} to {', '.join(_CRON)}, or run salt-call django.backup {site.name} from a crontab",
         )
     if not _has_cron():
         raise DeploymentError(
-            "this host has neither systemd nor cron, so nobody would make backups by themselves",
-            hint=f"take {at} out and have somebody run django.backup {site.name}; "
-            f"or have cron there and running: django:sites:{site.name}:packages: [cron]",
+            "this host has neither systemd nor cron to run scheduled backups",
+            hint=f"remove {at}, and run django.backup {site.name} from elsewhere; "
+            f"or install and start cron: django:sites:{site.name}:packages: [cron]",
         )
 
 

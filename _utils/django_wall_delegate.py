@@ -1,7 +1,7 @@
-"""Work that a less trusted identity does for root: a function of ours in a process with that identity's rights.
+"""Call a function of ours in a process of a less trusted user.
 
-What a repository, a build or a site has laid out is read and changed with no more rights than it has itself, and within
-limits: a link leads nowhere that it could not go, and what has no end costs nothing but this one answer.
+Files that a repository, a build or a site created are read and changed with the rights of their own user, within limits
+of time and memory: a link leads only where that user may go anyway.
 """
 
 import contextlib
@@ -35,22 +35,22 @@ def ask(
     timeout: float = 30,
     memory: int = 256 << 20,
 ) -> Any:
-    """Call a function in a process that has become a user for good, and return its answer.
+    """Call a function in a process that has irrevocably become a user, and return its answer.
 
-    The process shares nothing with this one but what it was given: it is a copy that has no lock and no descriptor.
+    The process is a fork of this one, without its locks and open files.
 
     Args:
-        user: the identity it takes, with its own group and no other; None keeps this process's, within the limits.
-        function: one of ours; its answer has to be JSON (tuples become lists, sets are not).
-        doing: what it is for, as in "reading the source"; errors begin with it.
+        user: the user, with that user's own group and no other; None is the user of this process.
+        function: one of ours; its answer must be JSON (tuples become lists, sets are refused).
+        doing: what it does, as in "reading the source"; errors begin with it.
         timeout: seconds.
-        memory: bytes that it may take more than this process has.
+        memory: bytes that it may allocate in addition to what this process has.
 
     Returns:
         What the function returns.
 
     Raises:
-        DeploymentError: the function's own; or it has not ended in time, or has ended without an answer.
+        DeploymentError: the function's own, or it timed out or ended without an answer.
     """
     what = doing or f"{function.__name__} as {user}"
     identity = django_host_command.identity(user)
@@ -68,6 +68,11 @@ def ask(
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+    return _result(text, what, user, timeout)
+
+
+def _result(text: bytes | None, what: str, user: str | None, timeout: float) -> Any:
+    """Return what the function returned, or raise what it raised."""
     if text is None:
         raise DeploymentError(f"{what}: timed out after {timeout:g} s", transient=True)
     try:
@@ -77,17 +82,17 @@ def ask(
     if kind == "error":
         raise DeploymentError(**answer)
     if kind == "os":
-        number, text, path = answer
+        number, reason, path = answer
         is_closed = number in (errno.EACCES, errno.EPERM, errno.ELOOP)
-        hint = f"it is closed to {user}, or leads through a link to what is" if is_closed and user else ""
-        raise DeploymentError(": ".join(filter(None, [what, path, text])), hint=hint, transient=not is_closed)
+        hint = f"{user} may not open it, or the target of a link in its path" if is_closed and user else ""
+        raise DeploymentError(": ".join(filter(None, [what, path, reason])), hint=hint, transient=not is_closed)
     if kind == "failed":
         raise DeploymentError(f"{what}: {answer}")
     return answer
 
 
 def _read(descriptor: int, deadline: float) -> bytes | None:
-    """What comes until the other end is closed; None where that takes too long, and no more than `_ANSWER` bytes."""
+    """Return what is sent until the pipe is closed, None on timeout, or nothing if it is more than `_ANSWER` bytes."""
     text = bytearray()
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
@@ -110,7 +115,7 @@ def _answer(
     timeout: float,
     memory: int,
 ) -> None:
-    """Become the user, call the function, write down its answer, and end: this never returns."""
+    """Become the user, call the function, send its answer, and exit: this never returns."""
     try:
         _confine(identity, writer, timeout, memory)
         text = json.dumps(_called(function, arguments)).encode()
@@ -121,12 +126,12 @@ def _answer(
 
 
 def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any]:
-    """What a function answers or raises, as JSON has it."""
+    """Return the answer or the error of a function, as JSON values."""
     try:
         return ["answer", json.loads(json.dumps(function(*arguments)))]
     except DeploymentError as error:
-        told = {"log": error.log[-20000:], "hint": error.hint, "transient": error.transient}
-        return ["error", {"message": error.message, **told}]
+        details = {"log": error.log[-20000:], "hint": error.hint, "transient": error.transient}
+        return ["error", {"message": error.message, **details}]
     except OSError as error:
         return ["os", [error.errno or 0, error.strerror or str(error)[:300], str(error.filename or "")]]
     except Exception as error:
@@ -134,7 +139,7 @@ def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[An
 
 
 def _confine(identity: dict[str, Any], writer: int, timeout: float, memory: int) -> None:
-    """Take the identity for good, with limits, and no descriptor but the one of the answer."""
+    """Become the user irrevocably, with limits, and close all descriptors but that of the answer."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     for name in os.listdir("/proc/self/fd"):
@@ -152,13 +157,15 @@ def _confine(identity: dict[str, Any], writer: int, timeout: float, memory: int)
     signal.alarm(int(timeout) + 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (int(timeout) + 1, int(timeout) + 1))
-    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    hard_limit = resource.getrlimit(resource.RLIMIT_AS)[1]
     size = _own_size() + memory
-    resource.setrlimit(resource.RLIMIT_AS, (size if most == resource.RLIM_INFINITY else min(size, most), most))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (size if hard_limit == resource.RLIM_INFINITY else min(size, hard_limit), hard_limit)
+    )
     django_wall_foreign.Trust.is_root = False
 
 
 def _own_size() -> int:
-    """Bytes of the address space of this process."""
+    """Return the size of the address space of this process in bytes."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[0]) * resource.getpagesize()

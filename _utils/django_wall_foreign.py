@@ -1,8 +1,8 @@
-"""Trees in which someone less trusted than root decides the entries: only this module opens what is in them.
+"""Trees whose entries a less trusted user decides: only this module opens what is in them.
 
-A `Foreign` path is no `pathlib.Path` and cannot be passed to `open`, `os` or `shutil`; mypy and Python both refuse it.
-Everything is reached by the descriptor of the folder above it. No link is followed out of the tree, and none at all
-where something is changed. Nothing blocks (a FIFO), nothing is read without a bound (`/dev/zero`).
+A `Foreign` path is not a `pathlib.Path` and cannot be passed to `open`, `os` or `shutil`; mypy and Python both refuse
+it. Everything is opened relative to the descriptor of its folder. Links are never followed out of the tree, nor where
+something is changed. Nothing blocks on a FIFO or reads `/dev/zero` without a limit.
 """
 
 import contextlib
@@ -19,45 +19,45 @@ from typing import NamedTuple
 import django_host_command
 from django_host_command import DeploymentError
 
-#: How many bytes of a file, how many entries of a folder or a tree, and how many folders within each other are read.
+#: The most bytes of a file, entries of a folder or a tree, and nested folders that are read.
 BYTES, ENTRIES, DEPTH = 4 << 20, 1_000_000, 100
-#: How many links are followed on the way to a file that is read, as in the kernel.
+#: The most links that are followed to a file that is read, as in the kernel.
 _LINKS = 40
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: Numbers of a user and a group.
+#: A uid and a gid.
 Owner = tuple[int, int]
-#: Owner, group and mode of entries, by their device and inode.
-Had = dict[tuple[int, int], tuple[int, int, int]]
+#: Uid, gid and mode of entries, by device and inode.
+FormerOwners = dict[tuple[int, int], tuple[int, int, int]]
 
 
 class Modes(NamedTuple):
-    """The modes that a tree is given: of folders, files, and files that its owner may execute."""
+    """The modes of a tree: of folders, files, and files that their owner may execute."""
 
     folder: int
     file: int
     program: int
 
 
-#: Modes of what everybody may read, of what only the owner and the group may, and of what they and nobody else has.
+#: Modes for trees that all users may read, that owner and group may read, and that only the owner may read.
 PUBLIC, GROUP, OWN = Modes(0o755, 0o644, 0o755), Modes(0o750, 0o640, 0o750), Modes(0o700, 0o600, 0o700)
-#: Of what everybody may read and nobody executes.
+#: Modes for files that all users may read and none executes.
 SERVED = Modes(0o755, 0o644, 0o644)
 
 
 class Trust:
-    """Whether this process has root's trust; `django_wall_delegate` takes it from the processes that it makes."""
+    """Whether this process runs as root; `django_wall_delegate` sets it to False in its processes."""
 
     is_root = True
 
 
 class Foreign:
-    """A path in a tree whose entries someone less trusted decides.
+    """A path in a tree whose entries a less trusted user decides.
 
     Args:
-        top: the tree, an entry of a folder that only root may write: nobody else can put a link in its place.
+        top: the tree, in a folder that only root may write to: other users cannot replace it by a link.
         parts: the names below it.
     """
 
@@ -71,7 +71,7 @@ class Foreign:
         """Return the path below this one.
 
         Raises:
-            DeploymentError: the path is absolute, or leads upwards.
+            DeploymentError: the path is absolute or has `..`.
         """
         names = [name for name in path.split("/") if name not in ("", ".")]
         if path.startswith("/") or ".." in names or "\0" in path:
@@ -79,7 +79,7 @@ class Foreign:
         return Foreign(self.top, *self.parts, *names)
 
     def __str__(self) -> str:
-        """Return the path as text: for arguments of commands, configuration files and messages."""
+        """Return the path as text, for arguments of commands, configuration files and messages."""
         return os.path.join(self.top, *self.parts)
 
     def __repr__(self) -> str:
@@ -93,7 +93,7 @@ class Foreign:
 
     @property
     def name(self) -> str:
-        """The last name of the path."""
+        """The last component of the path."""
         return self.parts[-1] if self.parts else self.top.name
 
     @property
@@ -103,19 +103,19 @@ class Foreign:
 
     @property
     def path(self) -> Path:
-        """The path for a process that has no more rights than whoever decides the tree (`django_wall_delegate.ask`).
+        """The path, for a process with the rights of the tree's user (`django_wall_delegate.ask`).
 
         Raises:
-            RuntimeError: this process is root's own.
+            RuntimeError: this process runs as root.
         """
         if Trust.is_root:
             raise RuntimeError(f"root does not open {self} by its path")
         return Path(str(self))
 
-    # What is there
+    # Reading
 
     def status(self) -> os.stat_result | None:
-        """Return what is at the path, a link as the link; None where nothing is, or a folder on the way is none."""
+        """Return the status of the path, of a link that of the link itself, or None if it does not exist."""
         if not self.parts:
             try:
                 return os.lstat(self.top)
@@ -130,29 +130,29 @@ class Foreign:
             raise
 
     def exists(self) -> bool:
-        """Return whether anything is at the path, if only a link that leads nowhere."""
+        """Return whether the path exists; a dangling link does."""
         return self.status() is not None
 
     def is_folder(self) -> bool:
-        """Return whether there is a folder, and no link to one."""
+        """Return whether it is a folder, not a link to one."""
         found = self.status()
         return found is not None and stat.S_ISDIR(found.st_mode)
 
     def is_file(self) -> bool:
-        """Return whether there is a plain file, and no link to one."""
+        """Return whether it is a regular file, not a link to one."""
         found = self.status()
         return found is not None and stat.S_ISREG(found.st_mode)
 
     def is_link(self) -> bool:
-        """Return whether there is a link."""
+        """Return whether it is a link."""
         found = self.status()
         return found is not None and stat.S_ISLNK(found.st_mode)
 
     def names(self) -> list[str]:
-        """Return the names in the folder, sorted; none where it is no folder.
+        """Return the names in the folder, sorted; none if it is not a folder.
 
         Raises:
-            DeploymentError: there are more than `ENTRIES`.
+            DeploymentError: it has more than `ENTRIES` entries.
         """
         try:
             with self._folder() as folder:
@@ -163,7 +163,7 @@ class Foreign:
             raise
 
     def read(self, limit: int = BYTES) -> bytes | None:
-        """Return the content of a plain file; None where there is none. Links that stay in the tree are followed.
+        """Return the content of a regular file, or None if it is not one; links inside the tree are followed.
 
         Raises:
             DeploymentError: it has more bytes than the limit.
@@ -176,11 +176,11 @@ class Foreign:
             while part := file.read(min(1 << 20, limit + 1 - len(content))):
                 content += part
                 if len(content) > limit:
-                    raise DeploymentError(f"{self} has more than {limit} bytes, which is more than is read")
+                    raise DeploymentError(f"{self} has more than {limit} bytes, the most that is read")
         return bytes(content)
 
     def begins_with(self, first: bytes) -> bool | None:
-        """Return whether a plain file begins with some bytes; None where there is none."""
+        """Return whether a regular file begins with some bytes, or None if it is not one."""
         descriptor = self._open_file()
         if descriptor is None:
             return None
@@ -188,12 +188,12 @@ class Foreign:
             return file.read(len(first)) == first
 
     def text(self, limit: int = BYTES) -> str | None:
-        """Return the text of a plain file, whatever its bytes are; None where there is none. See `read`."""
+        """Return the text of a regular file, whatever its bytes are, or None if it is not one; see `read`."""
         content = self.read(limit)
         return None if content is None else content.decode(errors="replace")
 
     def _open_file(self) -> int | None:
-        """Open a plain file to read it; the folders on the way are kept, for a link may lead up again."""
+        """Open a regular file for reading; its parent folders stay open, because a link may contain `..`."""
         rest, links = list(self.parts), 0
         with contextlib.ExitStack() as stack:
             folders = [_opened(stack, self.top, None)]
@@ -226,13 +226,13 @@ class Foreign:
                 folders.append(descriptor)
         return None
 
-    # What root changes
+    # Changing
 
     def write(self, content: str | bytes, *, mode: int, owner: Owner) -> None:
-        """Write a file so that it is there whole or not at all; a link in its place is replaced.
+        """Write a file completely or not at all; a link of that name is replaced.
 
         Raises:
-            DeploymentError: a folder on the way is missing, or is a link.
+            DeploymentError: a parent folder is missing or a link.
         """
         with self._replacement() as (folder, name):
             descriptor = os.open(name, _NEW, 0o600, dir_fd=folder)
@@ -242,19 +242,19 @@ class Foreign:
                 file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
 
     def link(self, target: str) -> None:
-        """Make a link, in one rename; what is in its place must not be a folder.
+        """Create a link in one rename; an existing entry that is not a folder is replaced.
 
         Raises:
-            DeploymentError: a folder on the way is missing, or is a link.
+            DeploymentError: a parent folder is missing or a link.
         """
         with self._replacement() as (folder, name):
             os.symlink(target, name, dir_fd=folder)
 
     def make_folder(self, *, mode: int, owner: Owner) -> None:
-        """Make a folder and those on the way to it; one that is there keeps its owner and mode.
+        """Create a folder and its parents; existing ones keep their owner and mode.
 
         Raises:
-            DeploymentError: something on the way is no folder.
+            DeploymentError: a component of the path is not a folder.
         """
         with contextlib.ExitStack() as stack:
             folder = _opened(stack, self.top, None)
@@ -273,18 +273,18 @@ class Foreign:
                     os.fchmod(folder, mode)
 
     def share(self, target: Path) -> None:
-        """Give a file one more name, in a folder of root's; a link in its place is refused by the kernel."""
+        """Create a hard link to the file in a folder of root; the kernel refuses it for a symbolic link."""
         with self._parent() as folder:
             os.link(self.name, target, src_dir_fd=folder, follow_symlinks=False)
 
     def remove(self) -> None:
-        """Delete a file, a link, or a folder with all below it; nothing happens where nothing is.
+        """Delete a file, a link or a tree, if it exists.
 
         Raises:
-            DeploymentError: a folder on the way is a link; or whoever may write there goes on to add entries.
+            DeploymentError: a parent folder is a link, or entries are added while it is deleted.
         """
         if not self.parts:
-            raise ValueError(f"{self} is a tree, which its owner removes")
+            raise ValueError(f"{self} is the top of a tree")
         try:
             with self._parent() as folder:
                 _remove(folder, self.name, str(self))
@@ -294,19 +294,19 @@ class Foreign:
             raise self._refused(error) from None
 
     def give(self, owner: Owner, modes: Modes | None, *, of: int, links: bool = True) -> None:
-        """Give the tree to an owner, with set modes, and without access lists, attributes and foreign names.
+        """Change the owner and the modes of a tree, and remove access lists and attributes.
 
-        Folders come first, so that whoever had them cannot add to them any more. A file that has another name
-        elsewhere, or that a process keeps open to write, is replaced by a copy of its own.
+        Folders come first, so that their former owner cannot add entries. A file that has another hard link, or that a
+        process has open for writing, is replaced by a copy.
 
         Args:
-            owner: who has it then.
-            modes: those it gets; None keeps permissions but for set-id and sticky bits and what others may write.
-            of: the uid that has it now; what is another's is refused, but for the new owner's own.
-            links: whether links may be in it. They are given too, and never followed.
+            owner: the new owner.
+            modes: the new modes; None keeps permissions without set-id and sticky bits and others' write permission.
+            of: the uid of the present owner; entries of users other than this and the new one are refused.
+            links: whether links are allowed; they change their owner too, and are never followed.
 
         Raises:
-            DeploymentError: something in it is no file, folder or link, or is of someone else.
+            DeploymentError: an entry is not a file, folder or link, or is owned by another user.
         """
         for count, (folder, name, status, path) in enumerate(self._walk_to_give(owner, modes, of)):
             if count >= ENTRIES:
@@ -319,55 +319,55 @@ class Foreign:
             elif not stat.S_ISDIR(status.st_mode):
                 _give_file(folder, name, path, owner, modes, of)
 
-    def hand_over(self, owner: Owner, modes: Modes, *, of: Collection[int], strict: bool = True) -> "Had":
-        """Give a tree to an owner while it is in use: entries stay the files that they are, whoever has them open.
+    def hand_over(self, owner: Owner, modes: Modes, *, of: Collection[int], strict: bool = True) -> FormerOwners:
+        """Change the owner of a tree that is in use: open files stay the same files.
 
         Args:
-            owner: who has it then.
-            modes: those that folders and files get.
-            of: the uids that have it now. What is root's is given too where only root can have put it there.
-            strict: whether what is of others is refused; otherwise it stays as it is.
+            owner: the new owner.
+            modes: the new modes of folders and files.
+            of: the uids of the present owners. Entries of root change too if only root can have created them.
+            strict: whether entries of other users are refused; otherwise they stay as they are.
 
         Returns:
-            What each entry had, for `take_back`.
+            The former owner and mode of each entry, for `take_back`.
 
         Raises:
-            DeploymentError: something in it is of others.
+            DeploymentError: an entry is owned by another user.
         """
-        had: Had = {}
+        former: FormerOwners = {}
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
             folder = stack.enter_context(self._parent()) if self.parts else _opened(stack, self.top.parent, None)
             name = self.name if self.parts else self.top.name
             for one in _walk_in_use(folder, name, str(self), {*of, owner[0]}, strict, is_roots=True):
-                had[one.key] = (one.status.st_uid, one.status.st_gid, stat.S_IMODE(one.status.st_mode))
-                if len(had) > ENTRIES:
+                former[one.key] = (one.status.st_uid, one.status.st_gid, stat.S_IMODE(one.status.st_mode))
+                if len(former) > ENTRIES:
                     raise DeploymentError(f"{self} has more than {ENTRIES} entries")
                 os.fchown(one.descriptor, *owner)
                 os.fchmod(one.descriptor, modes.folder if stat.S_ISDIR(one.status.st_mode) else modes.file)
-        return had
+        return former
 
-    def take_back(self, had: "Had") -> None:
-        """Give the entries of a tree back what they had before `hand_over`; new ones stay as they are."""
-        uids = {0, *(uid for uid, _gid, _mode in had.values())}
+    def take_back(self, former: FormerOwners) -> None:
+        """Restore the owners and modes that entries had before `hand_over`; new entries stay as they are."""
+        uids = {0, *(uid for uid, _gid, _mode in former.values())}
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
             folder = stack.enter_context(self._parent()) if self.parts else _opened(stack, self.top.parent, None)
             name = self.name if self.parts else self.top.name
-            for one in _walk_in_use(folder, name, str(self), uids, False, is_roots=True, known=had):
-                if one.key in had:
-                    uid, gid, mode = had[one.key]
+            for one in _walk_in_use(folder, name, str(self), uids, False, is_roots=True, known=former):
+                if one.key in former:
+                    uid, gid, mode = former[one.key]
                     os.fchown(one.descriptor, uid, gid)
                     os.fchmod(one.descriptor, mode)
 
     def _walk_to_give(
         self, owner: Owner, modes: Modes | None, of: int
     ) -> Iterator[tuple[int, str, os.stat_result, str]]:
-        """Give the folders of the tree, each before its entries are listed, and yield these."""
+        """Change the owner of each folder of the tree before its entries are listed, and yield these."""
         with self._folder() as folder:
             yield from _give_folder(folder, str(self), owner, modes, of, DEPTH)
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[int]:
-        """The descriptor of this folder."""
+        """Open this folder."""
         with contextlib.ExitStack() as stack:
             folder = _opened(stack, self.top, None)
             for name in self.parts:
@@ -376,15 +376,15 @@ class Foreign:
 
     @contextlib.contextmanager
     def _parent(self) -> Iterator[int]:
-        """The descriptor of the folder that holds this entry."""
+        """Open the folder of this entry."""
         with self.parent._folder() as folder:
             yield folder
 
     @contextlib.contextmanager
     def _replacement(self) -> Iterator[tuple[int, str]]:
-        """A folder and a name in it for something new, which is renamed to this entry once it is there."""
+        """Open the folder of this entry, and rename what the body creates in it under a temporary name."""
         if not self.parts:
-            raise ValueError(f"{self} is a tree, not an entry of one")
+            raise ValueError(f"{self} is the top of a tree")
         with contextlib.ExitStack() as stack:
             try:
                 folder = stack.enter_context(self._parent())
@@ -397,11 +397,11 @@ class Foreign:
             os.rename(temporary, self.name, src_dir_fd=folder, dst_dir_fd=folder)
 
     def _refused(self, error: OSError) -> DeploymentError:
-        """The error for a path whose folders are not what they should be."""
+        """Return the error for a path that has a component which is not a folder."""
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             return DeploymentError(
                 f"{self} cannot be reached: a folder on the way is a link or a file",
-                hint="name where it really is",
+                hint="write the real path",
             )
         return DeploymentError(f"{self}: {error.strerror}", transient=True)
 
@@ -423,7 +423,7 @@ def _names(folder: int, path: str) -> list[str]:
 
 
 class _InUse(NamedTuple):
-    """A folder or plain file that is open: its descriptor, and what it was found to be."""
+    """An open folder or regular file: its descriptor and status."""
 
     descriptor: int
     status: os.stat_result
@@ -444,12 +444,12 @@ def _walk_in_use(
     known: Collection[tuple[int, int]] = (),
     depth: int = DEPTH,
 ) -> Iterator[_InUse]:
-    """Yield the folders and plain files of a tree, each before what is in it; links and others are left alone.
+    """Yield the folders and regular files of a tree, each folder before its entries; links and others are skipped.
 
     Args:
-        uids: whose they may be.
-        is_roots: whether only root can have put this entry there.
-        known: those that may be anybody's.
+        uids: the allowed owners.
+        is_roots: whether only root can have created this entry.
+        known: entries that any user may own.
     """
     try:
         descriptor = os.open(name, _FILE, dir_fd=folder)
@@ -483,7 +483,7 @@ def _walk_in_use(
 def _give_folder(
     folder: int, path: str, owner: Owner, modes: Modes | None, of: int, depth: int
 ) -> Iterator[tuple[int, str, os.stat_result, str]]:
-    """Give a folder by its descriptor, then yield its entries, and those of the folders below it."""
+    """Change the owner of an open folder, then yield its entries, and those of the folders below it."""
     status = os.fstat(folder)
     _refuse_foreign_owner(status, path, owner, of)
     if not depth:
@@ -504,12 +504,12 @@ def _give_folder(
 
 
 def _give_link(folder: int, name: str, path: str, owner: Owner, of: int) -> None:
-    """Give a link, and nothing that has come into its place meanwhile."""
+    """Change the owner of a link, not of what may have replaced it meanwhile."""
     descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISLNK(status.st_mode):
-            raise DeploymentError(f"{path} has changed while it was given", transient=True)
+            raise DeploymentError(f"{path} has changed while its owner was set", transient=True)
         _refuse_foreign_owner(status, path, owner, of)
         os.chown(f"/proc/self/fd/{descriptor}", *owner)
     finally:
@@ -531,12 +531,12 @@ def _give_file(folder: int, name: str, path: str, owner: Owner, modes: Modes | N
         mode = status.st_mode & 0o755
         if modes:
             mode = modes.program if status.st_mode & 0o100 else modes.file
-        if status.st_nlink > 1:  # the other name stays whose it is: a cache, such as pnpm's
+        if status.st_nlink > 1:  # its other hard link, as in pnpm's cache, keeps its owner
             _replace_by_copy(folder, name, descriptor, mode, owner)
             return
         os.fchown(descriptor, *owner)
         _strip(descriptor)
-        os.fchmod(descriptor, mode)  # from here on nobody else can open it to write: who has done so before is found
+        os.fchmod(descriptor, mode)  # now only the owner can open it for writing; a process that already has is found
         if _is_open_to_write(descriptor):
             _replace_by_copy(folder, name, descriptor, mode, owner)
     finally:
@@ -549,9 +549,9 @@ def _refuse_foreign_owner(status: os.stat_result, path: str, owner: Owner, of: i
 
 
 def _is_open_to_write(descriptor: int) -> bool:
-    """Return whether any process has the file open to write; a lease of ours is not granted then."""
+    """Return whether any process has the file open for writing: then the kernel refuses a lease on it."""
     try:
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # in place of SIGIO, which would end this process
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # instead of SIGIO, which would end this process
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
@@ -577,7 +577,7 @@ def _replace_by_copy(folder: int, name: str, old: int, mode: int, owner: Owner) 
 
 
 def _strip(descriptor: int) -> None:
-    """Take access lists and other attributes off, but for the labels of a security module."""
+    """Remove access lists and other attributes, except labels of a security module."""
     try:
         names = os.listxattr(descriptor)
     except OSError:
@@ -593,7 +593,7 @@ def _remove(folder: int, name: str, path: str, depth: int = DEPTH) -> None:
     if not stat.S_ISDIR(status.st_mode):
         os.unlink(name, dir_fd=folder)
         return
-    if not depth:  # rm needs no descriptor and no frame for each folder, and follows no link either
+    if not depth:  # rm needs no descriptor and no stack frame per folder, and does not follow links either
         argv = ["rm", "-rf", "--", f"./{name}"]
         django_host_command.run(argv, doing=f"deleting {path}", folder=f"/proc/self/fd/{folder}", timeout=600)
         return

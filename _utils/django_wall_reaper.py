@@ -1,10 +1,10 @@
-"""A small process of root's that runs a command as a less trusted identity, and leaves no process of it behind.
+"""A small process of root that runs a command as a less trusted user, and leaves no process of it behind.
 
-It is what a unit of systemd is elsewhere. The command's descendants become its children when their parents end
-(PR_SET_CHILD_SUBREAPER), however they try to get away; it ends when there are none. It ends them too when the process
-that has started it is killed, and holds the site's lock until then, which the command itself never has.
+It replaces a unit of systemd. The command's descendants become its children when their parents end
+(PR_SET_CHILD_SUBREAPER), however they daemonize; it ends when there are none. It also ends them if the process that
+started it is killed, and holds the site's lock until then, which the command itself never inherits.
 
-This file is run as a program, so it imports nothing of ours.
+This file runs as a program, so it imports nothing of ours.
 """
 
 import contextlib
@@ -19,23 +19,23 @@ from typing import Any
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
-#: Seconds that a command has to clean up; then that all of its descendants have to end in, which they are made to.
+#: Seconds between SIGTERM and SIGKILL for the command, and within which its killed descendants have to end.
 _GRACE, _SWEEP = 1.0, 10.0
-#: Seconds in which it ends whatever the command does: whoever ends it has to be so patient.
+#: Seconds in which it ends, whatever the command does: the grace time of the process that ends it.
 PATIENCE = _GRACE + _SWEEP + 1
 
 
 def command(
     argv: Sequence[str], user: int, group: int, groups: Sequence[int], folder: str, nice: int = 0, processes: int = 0
 ) -> list[str]:
-    """Return the command line that runs another one as a user.
+    """Return the command line that runs a command as a user.
 
     Args:
         argv: the program and its arguments.
-        user, group, groups: the numbers of the identity, and of further groups.
-        folder: where it runs, entered with its own rights.
-        nice: by how much it is less urgent.
-        processes: how many the user may have at most, those that run already among them; 0 is as many as it likes.
+        user, group, groups: the ids of the user, the group and further groups.
+        folder: its working directory, entered with the rights of the user.
+        nice: the increment of its nice value.
+        processes: the most processes that the user may have in total; 0 for no limit.
     """
     numbers = [str(user), str(group), ",".join(map(str, groups)), str(nice), str(processes)]
     return ["/usr/bin/python3", "-I", "-S", __file__.replace(".pyc", ".py"), *numbers, folder, *argv]
@@ -68,12 +68,12 @@ def _main(user: str, group: str, groups: str, nice: str, processes: str, folder:
     left = [name for number, name in _descendants() if number != child]
     _sweep()
     if left and code != 143:
-        print(f"left behind, and ended: {', '.join(left[:5])}", file=sys.stderr)
+        print(f"ended processes that it left behind: {', '.join(left[:5])}", file=sys.stderr)
     return code
 
 
 class _StoppedError(Exception):
-    """Whoever has started this process has ended, or wants it to end."""
+    """The process that started this one has ended, or sent SIGTERM."""
 
 
 def _stop(*_signal: Any) -> None:
@@ -83,7 +83,7 @@ def _stop(*_signal: Any) -> None:
 
 
 def _become(control: Any, user: int, group: int, groups: list[int]) -> None:
-    """Take the identity for good, with no descriptor but the first three."""
+    """Become the user irrevocably, and close all descriptors but the first three."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     for name in os.listdir("/proc/self/fd"):
@@ -106,7 +106,7 @@ def _start(folder: str, argv: tuple[str, ...]) -> None:
 
 
 def _wait(child: int) -> int:
-    """Wait until the command has ended, and bury whatever of it ends before; its exit code, as a shell has it."""
+    """Wait until the command ends, and for descendants that end before; return its exit code as a shell does."""
     while True:
         number, status = os.waitpid(-1, 0)
         if number == child:
@@ -115,14 +115,14 @@ def _wait(child: int) -> int:
 
 
 def _reap(child: int, seconds: float) -> None:
-    """Give the command some seconds to end."""
+    """Wait some seconds until the command has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and os.waitpid(-1, os.WNOHANG)[0] != child:
         time.sleep(0.02)
 
 
 def _sweep() -> None:
-    """End all descendants, until the kernel says that there is none."""
+    """Kill all descendants until none is left."""
     deadline = time.monotonic() + _SWEEP
     while time.monotonic() < deadline:
         for number, _name in _descendants():
@@ -137,7 +137,7 @@ def _sweep() -> None:
 
 
 def _descendants() -> list[tuple[int, str]]:
-    """The processes below this one that have not ended: number, and name with number for people."""
+    """Return the descendants of this process that have not ended: pid, and name with pid."""
     children: dict[int, list[tuple[int, str]]] = {}
     for number, parent, name in _processes():
         children.setdefault(parent, []).append((number, name))

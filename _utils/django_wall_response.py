@@ -1,4 +1,4 @@
-"""Answers by a socket of what is less trusted than root: all of one within a deadline and a number of bytes."""
+"""Read answers of less trusted processes from sockets, within a deadline and a number of bytes."""
 
 import http.client
 import io
@@ -6,23 +6,23 @@ import socket
 import time
 from typing import Any
 
-#: Bytes of an answer, headers and all that comes before it included.
+#: The most bytes of an answer, headers included.
 BYTES = 1 << 20
 
 
 class TooLongError(http.client.HTTPException):
-    """An answer has more bytes than are read."""
+    """An answer has more bytes than the limit."""
 
 
 class Bounded:
-    """A connection on which whoever answers cannot keep us waiting, nor send without an end.
+    """A connection whose other end can neither delay nor send without a limit.
 
-    It has what `http.client` needs of a socket.
+    It has the methods that `http.client` calls on a socket.
 
     Args:
-        connection: one that is open.
-        deadline: when all of the answer has to be there, by the monotonic clock.
-        limit: how many bytes it may have.
+        connection: an open connection.
+        deadline: when the whole answer must have arrived, by the monotonic clock.
+        limit: the most bytes of the answer.
     """
 
     def __init__(self, connection: socket.socket, deadline: float, limit: int = BYTES):
@@ -34,21 +34,21 @@ class Bounded:
         """Send a request, within the deadline.
 
         Raises:
-            TimeoutError: it is not taken in time.
+            TimeoutError: the other end does not receive it in time.
         """
         self.connection.settimeout(self.left())
         self.connection.sendall(request)
 
     def makefile(self, *_arguments: Any, **_options: Any) -> io.BufferedReader:
-        """Return what comes, to be read; reading raises TimeoutError and TooLongError."""
+        """Return a reader of the answer, which raises TimeoutError and TooLongError."""
         return io.BufferedReader(_Stream(self))
 
     def read(self) -> bytes:
-        """Read until the other end is closed.
+        """Read until the connection is closed.
 
         Raises:
-            TimeoutError: that has not come in time.
-            TooLongError: there is more than the limit.
+            TimeoutError: the deadline has passed.
+            TooLongError: the answer has more bytes than the limit.
         """
         return self.makefile().read()
 
@@ -57,10 +57,10 @@ class Bounded:
         self.connection.close()
 
     def left(self) -> float:
-        """Seconds that are left.
+        """Return the seconds until the deadline.
 
         Raises:
-            TimeoutError: there are none.
+            TimeoutError: it has passed.
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
@@ -73,7 +73,7 @@ class _Stream(io.RawIOBase):
 
     def __init__(self, bounded: Bounded):
         self.bounded = bounded
-        #: It keeps the connection open for as long as it is read, when that itself was closed.
+        #: Keeps the connection open for reading after it was closed.
         self.raw = bounded.connection.makefile("rb", buffering=0)
         self.read_so_far = 0
 

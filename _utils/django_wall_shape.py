@@ -1,7 +1,7 @@
-"""The shape of data that others have written: answers of a project's processes, files that may be damaged.
+"""Check the shape of data from outside: answers of a project's processes, files that may be damaged.
 
-A shape is a type; `[shape]`, a list of such; `{str: shape}`, an object with any names; `{"name": shape, "other?": …}`,
-one with these names, which may be missing where there is a question mark; a tuple, one of several shapes.
+A shape is a type; `[shape]`, a list of such values; `{str: shape}`, an object with any names; `{"name": shape,
+"other?": …}`, an object with these names, of which those with a question mark may be missing; or a tuple of shapes.
 """
 
 import json
@@ -12,12 +12,12 @@ from typing import Any
 
 from django_host_command import DeploymentError
 
-#: A NUL as JSON writes it, not two backslashes and a word.
+#: A NUL as JSON escapes it, not an escaped backslash followed by u0000.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def fits(value: Any, shape: Any) -> bool:
-    """Return whether a value has a shape; a bool is no number, and None is `types.NoneType`."""
+    """Return whether a value has a shape; a bool is not a number, and None has the shape `types.NoneType`."""
     if shape is Any:
         return True
     if isinstance(shape, type):
@@ -45,21 +45,21 @@ def _fits_object(value: dict[str, Any], shape: dict[Any, Any]) -> bool:
     return True
 
 
-#: A text, or nothing.
+#: A text or None.
 MAYBE = (str, types.NoneType)
 
 
 def parse(text: str, shape: Any, *, doing: str, log: str = "") -> Any:
-    """Return the value in a JSON text that a process has answered.
+    """Return the value in a JSON text that a process printed.
 
-    An object whose shape has names is returned with these and no others.
+    An object whose shape has names is returned with only these.
 
     Args:
-        doing: what the process was for; the error begins with it.
+        doing: what the process does; the error begins with it.
         log: its output, for the error.
 
     Raises:
-        DeploymentError: it is no JSON, or has another shape, or texts that are none (NUL, half a character).
+        DeploymentError: it is not JSON, has another shape, or has texts with NUL or half a surrogate pair.
     """
     try:
         value = json.loads(text)
@@ -75,12 +75,12 @@ def parse(text: str, shape: Any, *, doing: str, log: str = "") -> Any:
 
 
 def _only(value: Any, shape: Mapping[str, Any]) -> Any:
-    """An object without what its shape does not name, so that nothing else of it is written down as known."""
+    """Return an object without names that its shape does not have, so that they are not recorded."""
     names = {name.removesuffix("?") for name in shape}
     return {name: one for name, one in value.items() if name in names} if isinstance(value, dict) else value
 
 
-# What the project's processes answer, and what releases record of it
+# Answers of the project's processes, and what releases record of them
 
 #: The databases of a project, and the migrations of each, by alias.
 DATABASES = {str: {"engine": str, "name": str, "host?": str, "port?": str}}
@@ -90,9 +90,9 @@ _OPERATION = {
     **dict.fromkeys(("lock?", "sql?"), MAYBE),
     "reversible?": bool,
 }
-#: Migrations with what they do, by alias.
+#: Migrations with their operations, by alias.
 SCHEMA = {str: [{"name": str, "class": str, "reversible": bool, "operations": [_OPERATION]}]}
-#: What the start of Django answers.
+#: The answer of the program that starts Django.
 START = {
     **dict.fromkeys(("django", "settings_module", "static_url", "static_root", "media_url", "media_root"), str),
     "python?": str,
@@ -114,7 +114,7 @@ START = {
     "schema?": SCHEMA,
     "checks?": [str],
 }
-#: What a release has recorded of its source and its start, as far as that has been.
+#: What a release records of its source and its start, as far as it has got.
 FACTS = {
     **dict.fromkeys(("commit?", "folder?", "settings_module?", "application?"), str),
     "python_path?": [str],

@@ -117,9 +117,9 @@ def test_a_site_does_not_move(world, key):
     with pytest.raises(DeploymentError) as error:
         django_site.refuse_another_identity(moved, ["blog"])
     assert error.value.message == (
-        f"blog lives on this host with {key}: {before}, and its data with it; the pillar now says {before}-2"
+        f"blog cannot change its {key} from {before} to {before}-2: its data belongs to the former"
     )
-    assert f"keep django:sites:blog:{key}: {before}, or take the site off first" in error.value.hint
+    assert f"keep django:sites:blog:{key}: {before}, or remove the site first" in error.value.hint
     django_site.refuse_another_identity(world.site, ["blog"])
 
 
@@ -142,7 +142,9 @@ def test_a_site_keeps_its_name(world, changed, managed, serves):
     if not serves:
         django_site.refuse_another_identity(renamed, managed)
         return
-    with pytest.raises(DeploymentError, match=f"blog, which the pillar no longer has, still serves {serves}") as error:
+    with pytest.raises(
+        DeploymentError, match=f"blog, which is no longer in the pillar, still serves {serves}"
+    ) as error:
         django_site.refuse_another_identity(renamed, managed)
     assert "django:sites:blog: {state: absent}" in error.value.hint and "user: blog}" in error.value.hint
 

@@ -76,7 +76,7 @@ def test_who_answers_somebody():
         ("0::/system.slice/apache2.service\n", "apache2 (pid 7, apache2.service)"),
         ("12:cpu:/system.slice/apache2.service\n0::/\n", "apache2 (pid 7, apache2.service)"),
         ("0::/user.slice/session-1.scope\n", "apache2 (pid 7)"),
-        (None, "somebody"),
+        (None, "an unknown process"),
     ],
 )
 def test_what_is_told_of_it(tmp_path, monkeypatch, group, told):

@@ -88,7 +88,7 @@ def test_a_daemon_that_only_says_that_it_runs_is_an_error(host, monkeypatch):
     monkeypatch.setattr(django_host_service, "PATIENCE", 0.1)
     with pytest.raises(DeploymentError) as error:
         django_host_service.reload(NGINX)
-    assert error.value.message == "nginx does not run, though it was started"
+    assert error.value.message == "nginx does not run after it was started"
     assert error.value.log == "it says that it does\n" and error.value.hint == "service nginx start"
 
 

@@ -37,7 +37,7 @@ def test_nothing_is_said_where_all_is_in_force():
         (
             {},
             {"proc": ["rw"]},
-            "ProtectProc, ProcSubset; /proc cannot be mounted so here; ",
+            "ProtectProc, ProcSubset; /proc cannot be mounted with this option here; ",
             "; to accept this, set ProtectProc: default, ProcSubset: all in django:sites:blog:sandbox",
         ),
         ({"sandbox": {"ProtectProc": "default"}}, {"proc": ["rw"]}, "ProcSubset;", "set ProcSubset: all in "),
@@ -64,11 +64,11 @@ def test_nothing_is_said_where_all_is_in_force():
             "set TemporaryFileSystem: '' in ",
         ),
         ({}, {"shared": ["/tmp"]}, "PrivateTmp; shared with the host: /tmp; ", "set PrivateTmp: false in "),
-        ({}, {"devices": ["kvm", "sda"]}, "PrivateDevices; the host's devices are there: kvm, sda; ", "docs"),
+        ({}, {"devices": ["kvm", "sda"]}, "PrivateDevices; devices of the host are visible: kvm, sda; ", "docs"),
         ({}, {"reads": ["/home"]}, "ProtectHome; reads /home; ", "set ProtectHome: false in "),
         ({}, {"reaches": [BUS]}, f"InaccessiblePaths; connects to {BUS}; ", "set InaccessiblePaths: '' in "),
-        ({}, {"others": True}, "ProtectProc; processes of other users are seen; ", "set ProtectProc: default in "),
-        ({}, {"rights": [0, 1, 0]}, "CapabilityBoundingSet; rights of root's are left; ", "'~' in "),
+        ({}, {"others": True}, "ProtectProc; processes of other users are visible; ", "set ProtectProc: default in "),
+        ({}, {"rights": [0, 1, 0]}, "CapabilityBoundingSet; capabilities of root are left; ", "'~' in "),
         ({}, {"gains_rights": True}, "NoNewPrivileges; a process may gain rights; ", "set NoNewPrivileges: false in "),
         ({}, {"reads": ["/etc/shadow"]}, "file modes; blog may read /etc/shadow; ", "(docs/reference/walls.md)"),
         (
@@ -94,7 +94,7 @@ def test_nothing_is_said_where_all_is_in_force():
         (
             {"resources": {"MemoryMax": "512M", "CPUQuota": "150%", "LimitNOFILE": 99}},
             {"controllers": ["cpu", "pids"]},
-            "MemoryMax; systemd has no such controller",
+            "MemoryMax; systemd does not have this cgroup controller",
             "remove them from django:sites:blog:resources",
         ),
     ],
@@ -111,8 +111,8 @@ def test_a_host_that_lets_systemd_do_little():
     assert [line.partition(";")[0].count(",") + 1 for line in lines] == [14, 1, 1]
     assert "ProtectSystem" in lines[0] and "ProtectProc: default" in lines[0]
     assert [line.split("; ")[1] for line in lines[1:]] == [
-        "systemd may make no user namespace here",
-        "systemd may make no IPC namespace here",
+        "systemd may not create user namespaces here",
+        "systemd may not create IPC namespaces here",
     ]
 
 

@@ -361,7 +361,7 @@ def test_a_reload_is_through_when_no_old_worker_takes_requests(own_host, monkeyp
     monkeypatch.setattr(django_host_service.time, "sleep", sleep)
     monkeypatch.setattr(django_host_service.time, "monotonic", lambda: next(clock))
     if then == WORKER:
-        with pytest.raises(DeploymentError, match="nginx goes on with its old configuration"):
+        with pytest.raises(DeploymentError, match="nginx still uses its old configuration"):
             django_host_service.reload(django_host_service.NGINX)
         assert len(slept) == 10
     else:
@@ -543,8 +543,8 @@ def test_somebody_at_another_address_of_the_port_is_no_matter(own_host, monkeypa
     for listen in ("127.0.0.1:80", "0.0.0.0:80", "[::1]:81", "[::]:81"):
         with pytest.raises(DeploymentError) as caught:
             django_proxy_ports.refuse_taken_ports("blog", "nginx", [listen])
-        assert caught.value.message.startswith(f"{listen} is taken by somebody, so nginx cannot listen there")
-    with pytest.raises(DeploymentError, match=r"^port 80 is taken by somebody"):
+        assert caught.value.message.startswith(f"{listen} is taken by an unknown process, so nginx cannot listen there")
+    with pytest.raises(DeploymentError, match=r"^port 80 is taken by an unknown process"):
         django_proxy_ports.refuse_taken_ports("blog", "nginx", [80])
 
 

@@ -63,9 +63,9 @@ def test_a_secret_that_a_release_had_is_never_made_anew(site, name):
     path = django_secret.path_of(site, name)
     with pytest.raises(DeploymentError) as error:
         django_secret.missing(generated(site), {"API": "given"}, {f"secrets:{name}": "a hash"})
-    assert error.value.message.startswith(f"{path} is gone; a new one would break what the old one has signed")
+    assert error.value.message.startswith(f"{path} is missing; a new value would invalidate what the old one signed")
     key = "secret_key" if name == "secret_key" else f"secrets:{name}"
-    assert error.value.hint == f"restore it from a backup, or give the value: django:sites:blog:{key}"
+    assert error.value.hint == f"restore it from a backup, or set it: django:sites:blog:{key}"
     known = {"API": "given", "secret_key": KEY, "TOKEN": "given"}
     assert django_secret.missing(site, known, {f"secrets:{name}": "a hash"}) == []
 
@@ -76,7 +76,7 @@ def test_the_password_of_a_database(make_site):
     path, at = site.secrets / "database.log", "django:sites:blog:databases:log:password"
     assert django_secret.configured(site)["database.log"] == {"value": {"pillar": at}}
     assert django_secret.path_of(site, "database.log") == path
-    for recorded, message in (({}, "is not there yet"), ({"secrets:database.log": "a hash"}, "is gone")):
+    for recorded, message in (({}, "does not exist yet"), ({"secrets:database.log": "a hash"}, "is missing")):
         with pytest.raises(DeploymentError, match=f"^{path} {message}") as error:
             django_secret.missing(site, {"secret_key": KEY}, recorded)
         assert error.value.hint.endswith("salt-call state.apply django" if not recorded else at)
@@ -85,7 +85,7 @@ def test_the_password_of_a_database(make_site):
     alone = make_site("shop", database=server)
     with pytest.raises(DeploymentError) as error:
         django_secret.missing(alone, {"secret_key": KEY}, {"secrets:database.default": "a hash"})
-    assert error.value.hint.endswith("give the value: django:sites:shop:database:password")
+    assert error.value.hint.endswith("set it: django:sites:shop:database:password")
 
 
 def key_file(key):
@@ -131,7 +131,7 @@ def test_a_damaged_secret_is_refused(site, name, content):
         ("link", "is not a plain file"),
         ("dangling link", "is not a plain file"),
         ("folder", "is not a plain file"),
-        ("owner", "belongs to .*, not to root"),
+        ("owner", "is owned by .*, not by root"),
     ],
 )
 def test_a_secret_that_somebody_else_has_laid_there(site, monkeypatch, what, message):

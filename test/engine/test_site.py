@@ -91,7 +91,7 @@ def test_a_path_that_leads_through_a_link_is_refused(own_host, path, link):
     (own_host / "a/link").symlink_to(own_host)
     with pytest.raises(DeploymentError) as error:
         django_site.inside(Foreign(own_host), path, "some:key", link=link)
-    assert str(error.value) == f"some:key: {path} leads through the link a/link\nname where it really is"
+    assert str(error.value) == f"some:key: {path} leads through the link a/link\nwrite the real path"
     assert django_site.inside(Foreign(own_host), "a/link", "some:key") == Foreign(own_host) / "a/link"
     assert django_site.inside(Foreign(own_host), "a/b", "some:key", link=False) == Foreign(own_host) / "a/b"
 
@@ -125,7 +125,7 @@ def test_a_site_is_found_by_its_name(make_site):
         with pytest.raises(DeploymentError, match=r"there is no site '.*' on this host \(registered: blog\)"):
             django_site.find(name)
     site.applied.write_text("{")
-    with pytest.raises(DeploymentError, match="the configuration of blog as applied, is gone or damaged"):
+    with pytest.raises(DeploymentError, match="the applied configuration of blog, is missing or damaged"):
         django_site.find("blog")
 
 
@@ -137,7 +137,7 @@ def test_templates_are_kept_by_their_url(make_site):
     (site.templates / ".torn.new").write_text("left by a kill")
     assert site.kept_templates() == templates and site.stale_templates(templates) == []
     site.kept_template("salt://a%2Fb").write_text("torn")
-    with pytest.raises(DeploymentError, match="is not as the last apply has left it"):
+    with pytest.raises(DeploymentError, match="differs from what the last apply wrote"):
         site.kept_templates()
     del templates["salt://a%2Fb"]
     assert site.stale_templates(templates) == [str(site.template_sums)]

@@ -361,7 +361,7 @@ def test_root_below_folder_of_another_user_refused(owner, mode, way):
             if not way and path.parent.name != "link":
                 django_host_folder.refuse_unsafe_parents(path, "django:sites:blog:root")
             elif way:
-                with pytest.raises(DeploymentError, match="can put another folder in its place") as error:
+                with pytest.raises(DeploymentError, match="could replace the folders below it") as error:
                     django_host_folder.refuse_unsafe_parents(path, "django:sites:blog:root")
                 assert f"{way} {top}/sites" in error.value.hint
     finally:

@@ -152,7 +152,7 @@ def test_without_systemd_cron_does_it(daily, cron):
 @pytest.mark.parametrize(
     ("schedule", "has_cron", "message"),
     [
-        ("03:30", True, "03:30 is a time as systemd has it, and this host has cron"),
+        ("03:30", True, "03:30 is a time in systemd's notation, and this host has cron"),
         ("daily", False, "this host has neither systemd nor cron"),
     ],
 )
@@ -189,7 +189,7 @@ def test_what_the_timer_does(daily, capsys):
     assert capsys.readouterr().err == "the server is gone\nstart it\n"
     assert django_timer.main("nobody") == 1
     daily.site.current.unlink()
-    assert django_timer.main("blog") == 0 and "has no live release yet" in capsys.readouterr().out
+    assert django_timer.main("blog") == 0 and "has no active release yet" in capsys.readouterr().out
 
 
 def test_the_modules_of_the_program_import_nothing_foreign():

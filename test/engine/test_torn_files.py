@@ -105,8 +105,8 @@ def test_a_site_whose_configuration_is_damaged_is_named(blog):
     blog.site.applied.write_text("{")
     with pytest.raises(DeploymentError) as error:
         django_verbs.config("blog")
-    assert error.value.message == f"{blog.site.applied}, the configuration of blog as applied, is gone or damaged"
-    assert error.value.hint == "salt-call state.apply django writes it anew"
+    assert error.value.message == f"{blog.site.applied}, the applied configuration of blog, is missing or damaged"
+    assert error.value.hint == "salt-call state.apply django writes it again"
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_a_configuration_of_wrong_types_is_written_anew(blog):
     for key in whole["config"]:
         config = {**whole["config"], key: [[7]]}
         blog.site.applied.write_text(json.dumps({**whole, "config": config}))
-        with pytest.raises(DeploymentError, match="the configuration of blog as applied, is gone or damaged"):
+        with pytest.raises(DeploymentError, match="the applied configuration of blog, is missing or damaged"):
             django_verbs.config("blog")
     assert list(blog.apply()) == ["site"] and blog.apply() == {}
 

@@ -39,7 +39,7 @@ def test_it_has_none_of_our_descriptors_and_may_use_paths(tmp_path):
 def test_it_reads_nothing_that_it_may_not(tmp_path):
     with pytest.raises(DeploymentError) as error:
         ask(lambda: Path("/etc/shadow").read_text(), doing="reading")
-    hint = "it is closed to nobody, or leads through a link to what is"
+    hint = "nobody may not open it, or the target of a link in its path"
     assert str(error.value) == f"reading: /etc/shadow: Permission denied\n{hint}" and not error.value.transient
 
 

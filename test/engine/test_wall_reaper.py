@@ -76,7 +76,7 @@ def test_no_daemon_gets_away(notes, children):
     ended = run(["python3", "-c", DAEMON, str(notes), str(children)], timeout=20)
     numbers = notes.read_text().split()
     assert ended.code == 0 and len(numbers) == children + 1 and alive(numbers) == []
-    assert ended.errors.startswith("left behind, and ended: python3 (pid ")
+    assert ended.errors.startswith("ended processes that it left behind: python3 (pid ")
 
 
 def test_a_command_whose_time_is_up_is_ended_with_its_daemons(notes):

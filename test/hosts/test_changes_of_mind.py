@@ -109,7 +109,8 @@ def test_another_name_is_refused_and_how_it_is_done_works(blog):
     applied = journal.apply()
     comment = applied.failed["journal can be deployed"]
     assert (
-        "blog, which the pillar no longer has, still serves blog.example.org here" in comment and lines(comment) <= 10
+        "blog, which is no longer in the pillar, still serves blog.example.org on this host" in comment
+        and lines(comment) <= 10
     )
     assert blog.get("/").status_code == 200
     del journal.sites["journal"]

@@ -181,7 +181,7 @@ def test_output_of_inspect_is_yaml_without_its_first_line(loaders):
 @pytest.mark.parametrize(
     ("file", "content", "damage"),
     [
-        ("site.json", "{", "site.json, the configuration of shop as applied, is gone or damaged"),
+        ("site.json", "{", "site.json, the applied configuration of shop, is missing or damaged"),
         ("current/release.json", "", "current/release.json is gone or torn: state.apply makes a new release"),
         ("current/release.json", '{"facts": [], "inputs": 1}', "current/release.json is gone or torn"),
     ],
