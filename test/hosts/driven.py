@@ -25,3 +25,7 @@ class Driven(Host):
         named = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
         argv = [*self.command, "--out=json", "--log-level=warning", self.minion, function, *arguments, *named]
         return self.by.run(argv, check=False, timeout=timeout)
+
+    def printed(self, function: str, *arguments: str) -> str:
+        """What the command prints for people."""
+        return self.by.run([*self.command, "--log-level=warning", self.minion, function, *arguments]).stdout

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from driven import Driven
 from lab import Host
 from sites import Site, version
@@ -90,6 +91,16 @@ def test_verbs_go_through_the_master(blog):
     assert "0001_initial" in blog.manage("showmigrations guestbook")
     held = blog.apply()
     assert held.ok and not held.changed and blog.live == first
+
+
+def test_master_prints_a_view_for_people_and_a_pillar_to_paste(blog):
+    lines = blog.host.printed("django.status").splitlines()
+    assert lines[0] == "web1:" and lines[3].split()[:3] == ["-", "blog", blog.live], lines
+    assert len(lines) < 10 and max(map(len, lines)) <= 100
+    printed = blog.host.printed("django.inspect", f"{blog.root}/current/source")
+    pillar = yaml.safe_load(printed)["web1"]
+    assert pillar["django"]["sites"], printed
+    assert yaml.safe_load(printed.partition("\n")[2]) == pillar
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+import yaml
 from driven import Driven
 from sites import Site, version
 
@@ -78,6 +79,16 @@ def test_verbs_go_by_ssh(blog):
     assert blog.host.call("django.status", "blog", full=True)[0]["managed"] is None
     held = blog.apply()
     assert held.ok and not held.changed and blog.live == first
+
+
+def test_salt_ssh_prints_a_view_for_people_and_a_pillar_to_paste(blog):
+    lines = blog.host.printed("django.status").splitlines()
+    assert lines[0] == "web1:" and lines[3].split()[:3] == ["-", "blog", blog.live], lines
+    assert len(lines) < 10 and max(map(len, lines)) <= 100
+    printed = blog.host.printed("django.inspect", f"{blog.root}/current/source")
+    pillar = yaml.safe_load(printed)["web1"]
+    assert pillar["django"]["sites"], printed
+    assert yaml.safe_load(printed.partition("\n")[2]) == pillar
 
 
 def test_what_fails_is_no_success_of_salt_ssh(blog):
