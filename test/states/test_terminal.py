@@ -104,7 +104,7 @@ def test_outputter_prints_an_error_when_texts_have_any_character(run, monkeypatc
     check_all_modes(made, returned)
 
 
-@pytest.mark.parametrize(("module", "name"), [(django_takeover, "wanted"), (django_proxy_switch, "apply")])
+@pytest.mark.parametrize(("module", "name"), [(django_takeover, "pending"), (django_proxy_switch, "apply")])
 def test_outputter_prints_a_failed_state_of_the_host(salt, world, monkeypatch, module, name):
     text = "\n".join(TEXTS.values())
 
