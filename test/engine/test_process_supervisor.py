@@ -393,6 +393,8 @@ def test_server_that_outlived_supervisor_is_ended(release, monkeypatch, verb):
 )
 def test_process_of_pid_file_is_ended_only_when_of_the_release(tmp_path, release_of_it, pid_file, is_ended):
     process = subprocess.Popen(["sleep", "60"], env={"DJANGO_RELEASE": release_of_it})
+    while not Path(f"/proc/{process.pid}/environ").read_bytes():  # Popen returns before exec has set it
+        time.sleep(0.01)
     if pid_file is None:
         os.mkfifo(tmp_path / "pid")
     else:
