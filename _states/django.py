@@ -640,8 +640,8 @@ def ports(name, kind, sites):
 
     listening = __context__["django.listening"] = django_host_port.listening()
     try:
-        for site, wanted in sites.items():
-            django_proxy_ports.refuse_taken_ports(site, kind, wanted, listening)
+        for site, listens in sites.items():
+            django_proxy_ports.refuse_taken_ports(site, kind, listens, listening)
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
     return {
@@ -701,12 +701,12 @@ def proxy_runs(name, kind, http, templates, https=()):
                 "comment": f"another proxy uses the ports until the sites are handed over to {kind}",
             }
         http, https = django_proxy_ports.served(proxy, http), django_proxy_ports.served(proxy, https)
-        wanted = proxy.default_server(http, https, {url: _text(url) for url in templates})
-        changes = django_host_config.differences(wanted)
+        files = proxy.default_server(http, https, {url: _text(url) for url in templates})
+        changes = django_host_config.differences(files)
         if changes and __opts__["test"]:
             ret.update(result=None, comment="the default server would be configured", changes=changes)
         elif changes:
-            django_proxy_switch.apply(wanted)
+            django_proxy_switch.apply(files)
             ret.update(comment="the default server has been configured", changes=changes)
     except DeploymentError as error:
         return {**ret, "result": False, "comment": str(error)}

@@ -57,7 +57,7 @@ def status(rows: Sequence[Row]) -> dict[str, list[str]] | str:
 
 
 def _shortened(values: Row) -> Row:
-    """Return the values of one of several sites: two lines where all is well."""
+    """Return the values of one of several sites: two lines if it has no problems."""
     first, *more = str(values.get("domains", "")).split(", ")
     made = django_host_clock.age(str(values.get("backup", "")))
     is_usual = {"schema": values.get("schema") == "fits", "restore_drill": True}
