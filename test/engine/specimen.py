@@ -1,4 +1,4 @@
-"""Sites for tests: configured by the formula's own schema, on a host that lies below a temporary folder."""
+"""Sites for tests: configured by the formula's own schema, on a host below a temporary folder."""
 
 import functools
 import json
@@ -97,7 +97,7 @@ def formula_templates() -> dict[str, str]:
 
 @pytest.fixture
 def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host below a temporary folder, on which every user and group is the one that runs the tests."""
+    """A host below a temporary folder, on which every user and group is that of the tests."""
     folders = {
         (django_site, "REGISTRY"): "var/lib/django-formula/sites",
         (django_site, "RUNTIME"): "run/django",

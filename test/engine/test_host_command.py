@@ -1,3 +1,5 @@
+"""Commands: their identity, environment, output, timeouts and errors."""
+
 import errno
 import logging
 import os
@@ -18,12 +20,12 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="left out: another identit
     ("duration", "expected"),
     [("500ms", 0.5), ("1s", 1), ("30s", 30), ("5m", 300), ("12h", 43200), ("2d", 172800), ("0s", 0)],
 )
-def test_seconds(duration, expected):
+def test_duration_is_converted_to_seconds(duration, expected):
     assert seconds(duration) == expected
 
 
 @pytest.mark.parametrize("duration", ["", "5", 5, "1.5s", "5 m", "5w", "-5s", "5s\n"])
-def test_what_is_no_duration(duration):
+def test_invalid_duration_is_refused(duration):
     with pytest.raises(DeploymentError, match="is not a duration"):
         seconds(duration)
 
@@ -41,16 +43,16 @@ def test_what_is_no_duration(duration):
         ("see https://a.org/@ray and b@c.org", [], "see https://a.org/@ray and b@c.org"),
     ],
 )
-def test_redact(text, secrets, expected):
+def test_secrets_and_credentials_are_masked(text, secrets, expected):
     assert redact(text, secrets) == expected
 
 
-def test_the_output_is_what_the_program_prints():
+def test_output_of_a_command_is_returned():
     assert run(["printf", r"%s\n", "a b", "$(id)"], doing="printing") == "a b\n$(id)\n"
     assert run(["cat"], doing="copying", stdin="grüße\n") == "grüße\n"
 
 
-def test_what_is_read_may_be_long():
+def test_long_input_is_written_to_a_command():
     text = "0123456789abcde\n" * 100_000
     assert run(["cat"], doing="copying", stdin=text) == text
     assert run(["head", "-c", "10"], doing="copying", stdin=text) == text[:10]
@@ -58,13 +60,13 @@ def test_what_is_read_may_be_long():
     assert run(["sh", "-c", "exec >&- 2>&-; cat >/dev/null"], doing="copying", stdin=text) == ""
 
 
-def test_what_is_said_of_errors_can_be_had_too():
+def test_standard_error_is_returned_on_request():
     argv = ["sh", "-c", "echo out; echo err >&2"]
     assert run(argv, doing="printing") == "out\n"
     assert sorted(run(argv, doing="printing", errors_too=True).splitlines()) == ["err", "out"]
 
 
-def test_the_environment_is_clean(monkeypatch):
+def test_command_has_a_clean_environment(monkeypatch):
     monkeypatch.setenv("SECRET", "canary")
     monkeypatch.setenv("https_proxy", "http://proxy.example.org")
     lines = run(["env"], doing="asking", environment={"LANG": "C", "MORE": "1"}).splitlines()
@@ -73,7 +75,7 @@ def test_the_environment_is_clean(monkeypatch):
     assert "SECRET" not in django_host_command.network_environment()
 
 
-def test_the_folder_and_the_umask_are_given(tmp_path):
+def test_command_has_the_given_folder_and_umask(tmp_path):
     old = os.umask(0o077)
     try:
         run(["touch", "made"], doing="touching", folder=str(tmp_path))
@@ -83,7 +85,7 @@ def test_the_folder_and_the_umask_are_given(tmp_path):
 
 
 @as_root
-def test_an_identity_is_taken_with_its_group_and_no_other():
+def test_command_of_a_user_has_its_group_and_no_other():
     nobody = pwd.getpwnam("nobody")
     told = run(["sh", "-c", "id -u; id -g; id -G; echo $HOME"], doing="asking", user="nobody").split()
     assert told == [str(nobody.pw_uid), str(nobody.pw_gid), str(nobody.pw_gid), "/nonexistent"]
@@ -103,13 +105,13 @@ def test_an_identity_is_taken_with_its_group_and_no_other():
         (r"printf '\377\n' >&2; exit 1", "testing failed (exit 1)", "\ufffd\n"),
     ],
 )
-def test_a_failure_tells_what_the_program_said(script, message, log):
+def test_failure_has_the_output_of_the_program(script, message, log):
     with pytest.raises(DeploymentError) as error:
         run(["sh", "-c", script], doing="testing", secrets=["hunter2"], hint="look")
     assert (error.value.message, error.value.log, error.value.hint) == (message, log, "look")
 
 
-def test_a_program_that_is_not_there():
+def test_missing_program_is_an_error():
     with pytest.raises(DeploymentError, match=r"testing: /no/program cannot be started: No such file or directory"):
         run(["/no/program"], doing="testing")
 
@@ -128,7 +130,7 @@ def test_a_program_that_is_not_there():
         ("HTTP 404 Not Found", False),
     ],
 )
-def test_whether_trying_again_may_help(said, transient):
+def test_error_is_transient_by_the_output_of_the_program(said, transient):
     with pytest.raises(DeploymentError) as error:
         run(["sh", "-c", 'echo "$1"; exit 1', "sh", said], doing="testing")
     assert error.value.transient is transient
@@ -147,7 +149,7 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
+def test_hanging_program_is_killed_with_its_children(tmp_path):
     script = (
         f"echo before; (trap '' TERM; echo $BASHPID > {tmp_path}/child; sleep 60) & echo $$ > {tmp_path}/leader; wait"
     )
@@ -160,19 +162,19 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
     assert gone(int((tmp_path / "child").read_text())) and gone(int((tmp_path / "leader").read_text()))
 
 
-def test_a_program_that_hangs_may_clean_up(tmp_path):
+def test_hanging_program_receives_sigterm_first(tmp_path):
     script = f"trap 'echo ended > {tmp_path}/ended; exit' TERM; sleep 60 & wait"
     with pytest.raises(DeploymentError):
         run(["bash", "-c", script], doing="testing", timeout=0.3)
     assert (tmp_path / "ended").read_text() == "ended\n"
 
 
-def test_a_program_leaves_no_children_behind(tmp_path):
+def test_children_of_a_program_are_killed_when_it_ends(tmp_path):
     run(["bash", "-c", f"(echo $BASHPID > {tmp_path}/child; exec sleep 60 >&- 2>&-) & wait -n & sleep 0.1"], doing="x")
     assert gone(int((tmp_path / "child").read_text()))
 
 
-def test_a_program_ends_with_whoever_waits_for_it(monkeypatch):
+def test_program_is_killed_when_the_wait_is_interrupted(monkeypatch):
     started = []
 
     def interrupted(_command, process, *_arguments):
@@ -185,7 +187,7 @@ def test_a_program_ends_with_whoever_waits_for_it(monkeypatch):
     assert gone(started[0])
 
 
-def test_secrets_are_in_no_log(caplog):
+def test_secrets_are_masked_in_the_log(caplog):
     caplog.set_level(logging.DEBUG)
     with pytest.raises(DeploymentError):
         run(["sh", "-c", "echo canary; exit 1", "canary"], doing="testing", secrets=["canary"])
@@ -211,7 +213,7 @@ def test_secrets_are_in_no_log(caplog):
         ),
     ],
 )
-def test_what_takes_long_tells_how_far_it_is(caplog, monkeypatch, prints, told):
+def test_progress_of_a_long_command_is_logged(caplog, monkeypatch, prints, told):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(django_host_command, "PROGRESS", 0.1)
     secrets = ["canary", "several lines\nof a key"]
@@ -219,7 +221,7 @@ def test_what_takes_long_tells_how_far_it_is(caplog, monkeypatch, prints, told):
     assert (output, caplog.messages[0]) == ("in", told)
 
 
-def test_what_takes_long_tells_each_line_once(caplog, monkeypatch):
+def test_progress_is_logged_once_per_line(caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(django_host_command, "PROGRESS", 0.2)
     run(["sh", "-c", "echo one; echo two >&2; sleep 0.3; echo three; sleep 0.2"], doing="testing")
@@ -229,7 +231,7 @@ def test_what_takes_long_tells_each_line_once(caplog, monkeypatch):
     assert caplog.messages[2:] == ["testing takes 0 s so far: one"]
 
 
-def test_children_inherit_no_lock_and_nothing_else(tmp_path, monkeypatch):
+def test_command_inherits_neither_locks_nor_files(tmp_path, monkeypatch):
     with open(tmp_path / "lock", "w") as lock, open(tmp_path / "other", "w") as other:
         os.set_inheritable(other.fileno(), True)
         monkeypatch.setattr(django_host_command, "locks", {lock.fileno()})
@@ -242,14 +244,14 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
-def test_a_command_that_prints_for_ever_is_ended():
+def test_endless_output_ends_a_command():
     before = resident()
     with pytest.raises(DeploymentError, match=r"^testing: it prints more than 16 MiB$"):
         run(["yes"], doing="testing")
     assert resident() - before < 80
 
 
-def test_only_the_end_of_a_command_that_prints_much_is_kept():
+def test_only_the_end_of_long_output_is_kept():
     before = resident()
     script = "yes begin | head -c 50000000; echo end; yes begin | head -c 50000000 >&2; echo err >&2"
     printed = run(["sh", "-c", script], doing="testing", only_the_end=True, errors_too=True)
@@ -257,13 +259,13 @@ def test_only_the_end_of_a_command_that_prints_much_is_kept():
     assert resident() - before < 80
 
 
-def test_a_command_is_through_though_what_it_has_left_behind_keeps_its_output_open(tmp_path):
+def test_command_completes_while_its_child_keeps_the_output_open(tmp_path):
     began = time.monotonic()
     assert run(["bash", "-c", f"sleep 60 & echo $! >{tmp_path}/left; echo done"], doing="testing") == "done\n"
     assert time.monotonic() - began < 5 and gone(int((tmp_path / "left").read_text()))
 
 
-def test_an_error_is_a_few_lines():
+def test_error_shows_the_last_lines_of_the_log():
     log = "".join(f"line {number}\n\n" for number in range(1, 9)) + "x" * 400
     text = str(DeploymentError("it failed", log=log, hint="do this"))
     lines = [f"  | line {number}" for number in range(5, 9)]
@@ -272,7 +274,7 @@ def test_an_error_is_a_few_lines():
 
 
 @pytest.mark.parametrize(("number", "transient"), [(errno.EMFILE, True), (errno.ENOENT, False)])
-def test_a_command_that_cannot_be_started_for_want_of_files_is_tried_again(monkeypatch, number, transient):
+def test_too_many_open_files_is_a_transient_error(monkeypatch, number, transient):
     def refuse(*_arguments, **_options):
         raise OSError(number, os.strerror(number))
 

@@ -1,3 +1,5 @@
+"""Space that trees use and file systems have free."""
+
 import errno
 import os
 import sys
@@ -8,7 +10,7 @@ from django_host_command import DeploymentError
 from django_host_disk import Space
 
 
-def test_what_a_tree_takes(tmp_path):
+def test_space_of_a_tree_is_counted(tmp_path):
     (tmp_path / "tree/below").mkdir(parents=True)
     (tmp_path / "tree/below/file").write_bytes(b"x" * 100_000)
     (tmp_path / "tree/link").symlink_to(tmp_path)
@@ -19,7 +21,7 @@ def test_what_a_tree_takes(tmp_path):
     assert django_host_disk.of_tree(tmp_path / "none") == (0, 0)
 
 
-def test_what_is_left(tmp_path, monkeypatch):
+def test_free_space_is_reported(tmp_path, monkeypatch):
     found = os.statvfs(tmp_path)
     left = django_host_disk.free(tmp_path)
     assert abs(left.bytes - found.f_bavail * found.f_frsize) < 1 << 30
@@ -36,14 +38,14 @@ def test_what_is_left(tmp_path, monkeypatch):
         ("git failed", "fatal: not found", Space(0, 0), None),
     ],
 )
-def test_what_is_lacking_is_said(monkeypatch, message, log, left, said):
+def test_hint_of_a_full_disk_names_what_is_missing(monkeypatch, message, log, left, said):
     monkeypatch.setattr(django_host_disk, "free", lambda path: left)
     error = DeploymentError(message, log=log, hint="do this")
     django_host_disk.add_hint(error, "/srv")
     assert error.hint == ("do this" if said is None else f"do this\n{said}")
 
 
-def test_an_error_stays_what_it_is_where_the_disk_cannot_be_asked(tmp_path):
+def test_error_is_unchanged_when_the_disk_cannot_be_queried(tmp_path):
     error = DeploymentError(os.strerror(errno.ENOSPC))
     django_host_disk.add_hint(error, tmp_path / "gone")
     assert error.hint == ""

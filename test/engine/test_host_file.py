@@ -1,4 +1,4 @@
-"""Files that root writes whole or not at all."""
+"""Files that root writes completely or not at all."""
 
 import os
 import stat
@@ -8,7 +8,7 @@ import django_host_file
 import pytest
 
 
-def test_a_file_is_written_whole(own_host, monkeypatch):
+def test_file_is_synced_before_and_after_its_rename(own_host, monkeypatch):
     """The content is on disk before the name leads to it, and the name before anything goes on."""
     order = []
     sync, replace, give = os.fsync, Path.replace, os.fchown
@@ -32,7 +32,7 @@ def test_a_file_is_written_whole(own_host, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["file", "link"])
-def test_a_write_that_is_cut_short_leaves_what_was_there(own_host, monkeypatch, what):
+def test_interrupted_write_leaves_the_old_file(own_host, monkeypatch, what):
     path, new = own_host / "one", own_host / ".one.new"
 
     def put(content):
@@ -50,7 +50,7 @@ def test_a_write_that_is_cut_short_leaves_what_was_there(own_host, monkeypatch, 
     assert not os.path.lexists(new)
 
 
-def test_a_link_is_replaced_and_not_followed(own_host):
+def test_write_replaces_a_link_without_following_it(own_host):
     target = own_host / "target"
     target.write_text("untouched")
     for name in ("one", ".one.new"):
@@ -77,21 +77,21 @@ WHOLE = b'{\n "key": "value"\n}\n'
     ],
     ids=["whole", "empty", "half", "all but its end", "garbage behind", "zeros", "not utf-8", "a list", "missing"],
 )
-def test_a_torn_record_is_none(own_host, content, expected):
+def test_damaged_json_is_read_as_none(own_host, content, expected):
     path = own_host / "record.json"
     if content is not None:
         path.write_bytes(content)
     assert django_host_file.read_json(path) == expected
 
 
-def test_what_is_written_is_read(own_host):
+def test_written_json_is_read(own_host):
     value = {"text": "ü\n\0", "list": [1, 2.5, None, True]}
     django_host_file.write_json(own_host / "record.json", value)
     assert django_host_file.read_json(own_host / "record.json") == value
     assert django_host_file.read_text(own_host / "no such file") is None
 
 
-def test_a_tree_is_removed_without_following_links(own_host):
+def test_tree_is_removed_without_following_links(own_host):
     (own_host / "outside").mkdir()
     (own_host / "tree").mkdir()
     (own_host / "tree/link").symlink_to(own_host / "outside")

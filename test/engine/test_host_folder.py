@@ -6,7 +6,7 @@ from django_host_command import DeploymentError
 from django_host_folder import Folder
 
 
-def test_a_folder_is_made_and_mended(make_site, tmp_path):
+def test_folder_is_created_and_its_mode_restored(make_site, tmp_path):
     site = make_site()
     assert {folder: django_host_folder.problem(folder) for folder in site.folders()} == dict.fromkeys(
         site.folders(), ""
@@ -22,7 +22,7 @@ def test_a_folder_is_made_and_mended(make_site, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["a file", "a link"])
-def test_what_is_in_a_folders_way_is_named(own_host, what):
+def test_path_that_is_not_a_folder_is_refused(own_host, what):
     path = own_host / "releases"
     path.symlink_to(own_host) if what == "a link" else path.write_text("")
     with pytest.raises(DeploymentError) as error:

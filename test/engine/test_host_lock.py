@@ -42,7 +42,7 @@ def holder(lock_file: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_lock_is_held_by_one_and_freed_by_its_end(make_site):
+def test_lock_is_exclusive_and_ends_with_its_process(make_site):
     site = make_site(timeouts={"lock": "300ms"})
     with holder(site.lock_file) as other:
         assert other.stdout and other.stdout.readline() == "held\n"
@@ -70,7 +70,7 @@ def test_a_lock_is_held_by_one_and_freed_by_its_end(make_site):
     after.release()
 
 
-def test_a_lock_waits_for_the_one_before(make_site):
+def test_lock_is_taken_once_its_holder_ends(make_site):
     site = make_site(timeouts={"lock": "5s"})
     with holder(site.lock_file) as other:
         assert other.stdout and other.stdout.readline() == "held\n"
@@ -80,7 +80,7 @@ def test_a_lock_waits_for_the_one_before(make_site):
         lock.release()
 
 
-def test_a_lock_ends_with_its_deployment_whatever_that_has_left_behind(make_site, tmp_path):
+def test_lock_ends_with_its_process_while_a_child_runs(make_site, tmp_path):
     site = make_site(timeouts={"lock": "200ms"})
     with holder(site.lock_file, str(tmp_path / "child")) as other:
         deadline = time.monotonic() + 5
@@ -95,14 +95,14 @@ def test_a_lock_ends_with_its_deployment_whatever_that_has_left_behind(make_site
         os.kill(int(child), signal.SIGKILL)
 
 
-def test_a_lock_that_is_a_link_is_not_followed(make_site):
+def test_lock_file_that_is_a_link_is_refused(make_site):
     site = make_site()
     site.lock_file.symlink_to("/dev/null")
     with pytest.raises(OSError, match="symbolic links"):
         site.lock("next").take()
 
 
-def test_the_process_that_holds_a_lock_is_ended(make_site):
+def test_holder_of_a_lock_is_ended(make_site):
     site = make_site(timeouts={"lock": "2s"})
     assert site.lock("next").end_holders() == []
     with holder(site.lock_file) as other:
@@ -114,7 +114,7 @@ def test_the_process_that_holds_a_lock_is_ended(make_site):
     lock.release()
 
 
-def test_a_process_that_holds_a_lock_and_does_not_end_is_killed(make_site):
+def test_holder_of_a_lock_is_killed_after_the_patience(make_site):
     site = make_site()
     with holder(site.lock_file) as other:
         assert other.stdout and other.stdout.readline() == "held\n"

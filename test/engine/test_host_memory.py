@@ -1,4 +1,4 @@
-"""Memory, as the kernel has it."""
+"""Memory of processes and of the host, and releases where it is short."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ MEMINFO = "MemTotal: 2048000 kB\nMemAvailable: 1024000 kB\nHugePages_Total: 0\nS
 HOST = 1025024 << 10
 
 
-def test_a_process_and_its_descendants():
+def test_memory_of_a_process_includes_its_descendants():
     argv = [sys.executable, "-c", EATER, CHILD]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"eaten\n"
@@ -29,7 +29,7 @@ def test_a_process_and_its_descendants():
 
 
 @pytest.mark.parametrize(("limit", "total"), [("max", 2048000 << 10), ("9000", 9000), (None, 2048000 << 10)])
-def test_what_a_host_has(tmp_path, monkeypatch, limit, total):
+def test_total_memory_is_limited_by_the_container(tmp_path, monkeypatch, limit, total):
     monkeypatch.setattr(django_host_proc, "PROC", tmp_path)
     monkeypatch.setattr(django_host_memory, "CGROUP", tmp_path)
     (tmp_path / "meminfo").write_text(MEMINFO)
@@ -51,11 +51,11 @@ def test_what_a_host_has(tmp_path, monkeypatch, limit, total):
         ("1T", 1 << 40),
     ],
 )
-def test_a_limit_as_systemd_takes_it(said, limit):
+def test_limit_is_converted_to_bytes(said, limit):
     assert django_host_memory.limit(said) == limit
 
 
-def test_what_the_kernel_does_not_tell_is_what_a_process_has_for_itself(monkeypatch, tmp_path):
+def test_memory_without_ptrace_is_the_unshared_part(monkeypatch, tmp_path):
     """Without CAP_SYS_PTRACE."""
     monkeypatch.setattr(django_host_proc, "PROC", tmp_path)
     (tmp_path / "42").mkdir()
@@ -72,7 +72,7 @@ def test_what_the_kernel_does_not_tell_is_what_a_process_has_for_itself(monkeypa
     assert django_host_memory.of_tree(42) == 5000 << 10
 
 
-def test_a_tree_that_is_not_ours():
+def test_memory_of_this_process_is_measured():
     assert django_host_memory.of_tree(os.getpid()) > 5 << 20
 
 
@@ -101,7 +101,7 @@ def test_a_tree_that_is_not_ours():
         ),
     ],
 )
-def test_what_is_left(tmp_path, monkeypatch, files, left):
+def test_available_memory_is_limited_by_the_container(tmp_path, monkeypatch, files, left):
     monkeypatch.setattr(django_host_proc, "PROC", tmp_path)
     monkeypatch.setattr(django_host_memory, "CGROUP", tmp_path)
     (tmp_path / "meminfo").write_text(MEMINFO)
@@ -114,7 +114,7 @@ def test_what_is_left(tmp_path, monkeypatch, files, left):
 # A release where memory is short: see world.py
 
 
-def test_a_release_that_does_not_fit_is_not_begun(world):
+def test_release_is_refused_when_memory_is_short(world):
     world.takes, world.memory = 90 << 20, 10 << 20
     world.apply()
     world.push("two")
@@ -129,7 +129,7 @@ def test_a_release_that_does_not_fit_is_not_begun(world):
     world.check()
 
 
-def test_memory_that_has_gone_meanwhile_stops_the_instance(world, monkeypatch):
+def test_instance_is_stopped_when_memory_runs_short(world, monkeypatch):
     world.apply()
     world.push("two")
     left = iter([1 << 30, 0])
@@ -140,7 +140,7 @@ def test_memory_that_has_gone_meanwhile_stops_the_instance(world, monkeypatch):
     world.check()
 
 
-def test_a_rollback_that_does_not_fit_is_not_begun(world):
+def test_rollback_is_refused_when_memory_is_short(world):
     world.apply()
     world.push("two")
     world.apply()
@@ -152,7 +152,7 @@ def test_a_rollback_that_does_not_fit_is_not_begun(world):
 
 
 @pytest.mark.parametrize("process", ["systemd", "supervisor"])
-def test_without_overlap_the_old_instance_is_stopped_first(world, monkeypatch, process):
+def test_old_instance_is_stopped_first_without_overlap(world, monkeypatch, process):
     world.process = process
     world.options, world.memory = {"releases": {"overlap": False}}, 0
     world.apply()
@@ -173,12 +173,12 @@ def test_without_overlap_the_old_instance_is_stopped_first(world, monkeypatch, p
 
 
 @pytest.mark.parametrize("process", ["systemd", "supervisor"])
-@pytest.mark.parametrize("by_hand", [False, True])
-def test_the_old_instance_comes_back_if_the_new_one_fails(world, monkeypatch, by_hand, process):
+@pytest.mark.parametrize("by_verb", [False, True])
+def test_old_instance_is_started_again_when_the_new_one_fails(world, monkeypatch, by_verb, process):
     world.process = process
     world.options = {"releases": {"overlap": False}}
     world.apply()
-    if by_hand:
+    if by_verb:
         world.push("two")
         world.apply()
     live = world.live
@@ -191,12 +191,12 @@ def test_the_old_instance_comes_back_if_the_new_one_fails(world, monkeypatch, by
 
     monkeypatch.setattr(django_release_health, "check", check_health)
     with pytest.raises(DeploymentError, match="returned 500") as caught:
-        django_verbs.rollback("blog") if by_hand else world.apply()
+        django_verbs.rollback("blog") if by_verb else world.apply()
     assert caught.value.hint == f"{live} runs again" and world.live == live
     world.check()
 
 
-def test_an_old_instance_that_does_not_come_back_is_said(world):
+def test_failed_restart_of_the_old_instance_is_reported(world):
     world.options = {"releases": {"overlap": False}}
     world.apply()
     live = world.live
@@ -212,7 +212,7 @@ def test_an_old_instance_that_does_not_come_back_is_said(world):
     world.check()
 
 
-def test_the_old_instance_comes_back_if_somebody_interrupts(world, monkeypatch):
+def test_old_instance_is_started_again_on_interrupt(world, monkeypatch):
     world.options = {"releases": {"overlap": False}}
     world.apply()
     live = world.live

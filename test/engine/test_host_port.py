@@ -1,4 +1,4 @@
-"""Who listens on a port, as the kernel has it."""
+"""Processes that listen on TCP ports."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ SERVER = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.get
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_this_process(family):
+def test_port_of_this_process_is_found(family):
     with socket.socket(family) as server:
         server.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
         port = server.getsockname()[1]
@@ -26,7 +26,7 @@ def test_this_process(family):
     assert django_host_port.listener(port) is None
 
 
-def test_another_process():
+def test_port_of_another_process_is_found():
     with subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         port = int(process.stdout.readline())
         found = django_host_port.listener(port, exclude=os.getpid())
@@ -34,7 +34,7 @@ def test_another_process():
         process.stdin.close()
 
 
-def test_another_process_at_another_address_is_told_from_our_own():
+def test_listener_on_another_address_is_distinguished_from_our_own():
     """A worker has the sockets of its main process."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -50,12 +50,12 @@ def test_another_process_at_another_address_is_told_from_our_own():
         assert found and found.pid == process.pid and django_host_port.listener(port, exclude=os.getpid()) is None
 
 
-def test_connections_are_no_holders():
+def test_connection_is_not_a_listener():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         assert django_host_port.listener(client.getsockname()[1]) is None
 
 
-def test_who_answers_somebody():
+def test_process_with_an_open_connection_is_found():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port, own = server.getsockname()[1], [os.getpid()]
         assert django_host_port.connected(own, [port]) == set(), "it only listens"
@@ -79,7 +79,7 @@ def test_who_answers_somebody():
         (None, "an unknown process"),
     ],
 )
-def test_what_is_told_of_it(tmp_path, monkeypatch, group, told):
+def test_listener_is_shown_with_pid_and_unit(tmp_path, monkeypatch, group, told):
     monkeypatch.setattr(django_host_proc, "PROC", tmp_path)
     rows = ["  sl  local_address", "0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 11 1"]
     rows += ["1: 00000000:0050 00000000:0000 0A 0:0 0:0 0 0 0 12 1", "2: 00000000:0051 0:0 01 0:0 0:0 0 0 0 13 1"]
@@ -98,7 +98,7 @@ def test_what_is_told_of_it(tmp_path, monkeypatch, group, told):
     assert str(django_host_port.listener(80, ports={80: {"socket:[12]"}})) == told, "unless the caller has just done so"
 
 
-def test_a_name_with_control_characters_is_told_without_them(tmp_path, monkeypatch):
+def test_name_of_a_listener_is_printable(tmp_path, monkeypatch):
     monkeypatch.setattr(django_host_proc, "PROC", tmp_path)
     (tmp_path / "7/fd").mkdir(parents=True)
     (tmp_path / "7/fd/3").symlink_to("socket:[12]")
@@ -110,10 +110,10 @@ def test_a_name_with_control_characters_is_told_without_them(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("host", "is_ours"), [("127.0.0.1", True), ("::", True), ("192.0.2.99", False)])
-def test_addresses_of_this_host(host, is_ours):
+def test_bind_error_is_returned_for_foreign_addresses(host, is_ours):
     assert bool(django_host_port.bind_error(host)) is not is_ours
 
 
-def test_places_are_ordered_by_port():
+def test_addresses_are_ordered_by_port():
     listens = ["[::1]:80", "192.0.2.1:80", 80, 9, "10.0.0.1:8", 80]
     assert django_host_port.ordered(listens) == ["10.0.0.1:8", 9, 80, "192.0.2.1:80", "[::1]:80"]

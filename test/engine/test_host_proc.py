@@ -1,4 +1,4 @@
-"""Processes as /proc has them, their own choices included."""
+"""Processes in /proc, whatever name and arguments they choose."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Daemons: started and reloaded as this host does it, judged by their process."""
+"""Daemons: started, reloaded and stopped with and without systemd."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from django_host_service import NGINX, POSTGRES, SUPERVISOR
 
 @pytest.fixture
 def host(own_host, monkeypatch):
-    """A host without systemd: `host(7, "nginx: master")` has a process; what is run lies in `host.commands`."""
+    """A host without systemd: `host(7, "nginx: master")` has a process; its commands are in `host.commands`."""
     monkeypatch.setattr(django_host_service, "SYSTEMD", own_host / "none")
 
     def process(number, line, pid_file="nginx.pid"):
@@ -38,19 +38,19 @@ def host(own_host, monkeypatch):
     ("line", "expected"),
     [(b"nginx: master process /usr/sbin/nginx", 7), (b"sleep\0infinity\0", None), (b"", None), (None, None)],
 )
-def test_a_daemon_runs_where_its_process_does(host, line, expected):
+def test_daemon_runs_while_its_process_does(host, line, expected):
     if line is not None:
         host(7, line)
     assert django_host_service.pid(NGINX) == expected
 
 
-def test_a_number_that_another_has_by_now_is_not_the_daemon(host):
+def test_reused_pid_is_not_the_daemon(host):
     host(7, b"/usr/bin/python3\0/usr/bin/supervisord\0", "supervisord.pid")
     host(8, b"sleep\0")
     assert (django_host_service.pid(SUPERVISOR), django_host_service.pid(NGINX)) == (7, None)
 
 
-def test_one_of_several_servers_that_runs_is_found(host, own_host):
+def test_running_server_is_found_among_several_pid_files(host, own_host):
     (own_host / "run/postgresql").mkdir(parents=True)
     host(8, b"sleep\0", "postgresql/13-main.pid")
     assert django_host_service.pid(POSTGRES) is None
@@ -59,7 +59,7 @@ def test_one_of_several_servers_that_runs_is_found(host, own_host):
 
 
 @pytest.mark.parametrize("what", ["a fifo", "/dev/zero", "a folder"])
-def test_a_pid_file_of_which_its_daemon_has_made_something_else(own_host, what):
+def test_pid_file_that_is_not_a_regular_file_is_ignored(own_host, what):
     folder = own_host / "run/postgresql"
     folder.mkdir(parents=True)
     if what == "a fifo":
@@ -71,7 +71,7 @@ def test_a_pid_file_of_which_its_daemon_has_made_something_else(own_host, what):
     assert django_host_service.pid(POSTGRES) is None
 
 
-def test_a_daemon_is_started_as_the_host_does_it(host):
+def test_daemon_is_started_by_its_init_script(host):
     host(6, b"")
     assert (django_host_service.RUN / "nginx.pid").exists()
 
@@ -84,7 +84,7 @@ def test_a_daemon_is_started_as_the_host_does_it(host):
     assert host.commands == [["service", "nginx", "start"]]
 
 
-def test_a_daemon_that_only_says_that_it_runs_is_an_error(host, monkeypatch):
+def test_daemon_that_does_not_run_after_its_start_is_an_error(host, monkeypatch):
     monkeypatch.setattr(django_host_service, "PATIENCE", 0.1)
     with pytest.raises(DeploymentError) as error:
         django_host_service.reload(NGINX)
@@ -92,7 +92,7 @@ def test_a_daemon_that_only_says_that_it_runs_is_an_error(host, monkeypatch):
     assert error.value.log == "it says that it does\n" and error.value.hint == "service nginx start"
 
 
-def test_a_daemon_that_takes_its_time_is_waited_for(host, own_host, monkeypatch):
+def test_slow_start_of_a_daemon_is_waited_for(host, own_host, monkeypatch):
     monkeypatch.setattr(django_host_service, "SYSTEMD", own_host)
     host.plays = lambda: threading.Timer(0.2, host, [7, b"supervisord", "supervisord.pid"]).start()
     django_host_service.start(SUPERVISOR)
@@ -119,7 +119,7 @@ def test_a_daemon_that_takes_its_time_is_waited_for(host, own_host, monkeypatch)
     ],
     ids=["linked", "otherwise", "disabled", "masked", "masked and linked"],
 )
-def test_whether_systemd_starts_a_daemon_at_boot(host, own_host, monkeypatch, links, says, expected, asked):
+def test_daemon_is_enabled_by_link_or_by_systemd(host, own_host, monkeypatch, links, says, expected, asked):
     monkeypatch.setattr(django_host_service, "SYSTEMD", own_host)
     for path, target in links.items():
         link = django_host_service.UNITS / path
@@ -138,9 +138,7 @@ def test_whether_systemd_starts_a_daemon_at_boot(host, own_host, monkeypatch, li
 @pytest.mark.parametrize(
     ("daemon", "active", "expected"), [(NGINX, True, True), (NGINX, False, False), (POSTGRES, True, False)]
 )
-def test_a_daemon_with_a_pid_file_elsewhere_runs_where_systemd_says_so(
-    host, own_host, monkeypatch, daemon, active, expected
-):
+def test_daemon_without_its_pid_file_runs_if_systemd_confirms_it(host, own_host, monkeypatch, daemon, active, expected):
     assert not django_host_service.is_running(daemon) and host.commands == [], "there is no systemd"
     monkeypatch.setattr(django_host_service, "SYSTEMD", own_host)
 
@@ -153,12 +151,12 @@ def test_a_daemon_with_a_pid_file_elsewhere_runs_where_systemd_says_so(
     assert host.commands == [["systemctl", "is-active", "--quiet", "nginx.service"]] * (daemon == NGINX)
 
 
-def test_without_systemd_nobody_is_asked_what_starts_at_boot(host):
+def test_daemon_is_enabled_without_systemd(host):
     assert django_host_service.is_enabled(NGINX) and host.commands == []
 
 
 @pytest.mark.parametrize("comes", [True, False])
-def test_a_daemon_that_somebody_else_starts_at_the_same_time(host, monkeypatch, comes):
+def test_failed_start_is_accepted_if_the_daemon_runs(host, monkeypatch, comes):
     monkeypatch.setattr(django_host_service, "CONTEST", 0.3)
 
     def gives_up():
@@ -175,7 +173,7 @@ def test_a_daemon_that_somebody_else_starts_at_the_same_time(host, monkeypatch, 
 
 
 @pytest.mark.parametrize(("runs", "ends"), [(True, True), (True, False), (False, True)])
-def test_without_systemd_a_daemon_is_stopped_by_its_process(host, monkeypatch, runs, ends):
+def test_daemon_is_stopped_by_sigterm_without_systemd(host, monkeypatch, runs, ends):
     sent = []
 
     def kill(number, what):
@@ -191,7 +189,7 @@ def test_without_systemd_a_daemon_is_stopped_by_its_process(host, monkeypatch, r
     assert sent == ([(8, signal.SIGTERM)] if runs else []) and host.commands == []
 
 
-def test_nginx_reloads(host):
+def test_nginx_is_reloaded_without_systemd(host):
     host(7, b"nginx: master")
     django_host_service.reload(NGINX)
     assert host.commands == [["nginx", "-s", "reload"]]

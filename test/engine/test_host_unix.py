@@ -1,4 +1,4 @@
-"""The unix sockets of this host, as the kernel has them and not as their names say."""
+"""Unix sockets of this host, whatever names local users choose."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def listening(path):
     return listener
 
 
-def test_who_listens_and_who_is_connected(folder, told):
+def test_listening_and_connected_sockets_are_found(folder, told):
     path = str(folder / "0001.sock")
     assert not django_host_unix.listens(path) and django_host_unix.connections(path) == 0
     with listening(path) as listener, listening(folder / "x0001.sock"):
@@ -55,7 +55,7 @@ def test_who_listens_and_who_is_connected(folder, told):
 
 @pytest.mark.parametrize("name", ["x\n{row}", "x\n", "x\n0 1 2", "x \x1b[2J {path}"])
 @pytest.mark.parametrize("is_abstract", [True, False])
-def test_a_name_that_another_user_has_chosen_is_no_socket_of_ours(folder, told, name, is_abstract):
+def test_forged_socket_name_is_ignored(folder, told, name, is_abstract):
     path = str(folder / "0001.sock")
     row = f"0000000000000000: 00000002 00000000 00010000 0001 01 99 {path}"
     chosen = name.format(row=row, path=path)
@@ -73,7 +73,7 @@ def test_a_name_that_another_user_has_chosen_is_no_socket_of_ours(folder, told, 
                 assert django_host_unix.connections(path) == 0
 
 
-def test_the_file_that_is_there_now_counts(folder):
+def test_socket_of_a_former_file_is_ignored(folder):
     """Not one that had the name before, or has it where others see other files."""
     path = folder / "0001.sock"
     with listening(path) as old, socket.socket(socket.AF_UNIX) as client:
@@ -91,7 +91,7 @@ def test_the_file_that_is_there_now_counts(folder):
 
 
 @pytest.mark.parametrize("what", ["a link", "a file", "a fifo", "nothing", "of another user"])
-def test_a_connection_leads_to_no_other_socket(folder, what):
+def test_connection_to_a_replaced_socket_is_refused(folder, what):
     path = folder / "0001.sock"
     with listening(folder / "secret.sock") as other:
         if what == "a link":
@@ -109,7 +109,7 @@ def test_a_connection_leads_to_no_other_socket(folder, what):
             other.accept()
 
 
-def test_a_connection_to_the_sites_own_socket(folder):
+def test_connection_to_the_socket_of_the_user(folder):
     with listening(folder / "0001.sock") as listener:
         connection = django_host_unix.connect(str(folder / "0001.sock"), os.getuid(), 1)
         accepted, _address = listener.accept()
@@ -118,7 +118,7 @@ def test_a_connection_to_the_sites_own_socket(folder):
             assert connection.recv(1) == b"x"
 
 
-def test_a_kernel_that_refuses_is_asked_otherwise(folder, monkeypatch):
+def test_proc_is_read_when_netlink_is_refused(folder, monkeypatch):
     monkeypatch.setattr(django_host_unix, "_NETLINK_SOCK_DIAG", 99)
     with listening(folder / "0001.sock"):
         assert django_host_unix.listens(str(folder / "0001.sock"))

@@ -7,14 +7,14 @@ import django_host_user
 import pytest
 
 
-def test_names_of_users_and_groups():
+def test_ids_and_names_of_users_and_groups():
     assert django_host_user.user_id("root") == django_host_user.group_id("root") == 0
     assert django_host_user.user_id("no-such-user") == django_host_user.group_id("no-such-group") == -2
     assert django_host_user.owner_of(os.stat("/")) == "root:root"
     assert django_host_user.owner_of(os.stat_result((0, 0, 0, 0, 999999, 999998, 0, 0, 0, 0))) == "999999:999998"
 
 
-def test_a_user_that_cannot_be_looked_up_is_not_said_to_be_missing():
+def test_failed_lookup_of_a_user_is_an_error():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:

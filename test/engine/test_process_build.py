@@ -1,4 +1,4 @@
-"""Commands of the build user: the unit that they run in, the exit that counts, and what is left of them."""
+"""Commands of the build user: their unit, their exit code, and processes that they leave behind."""
 
 import os
 import pwd
@@ -63,7 +63,7 @@ def properties(argv):
     return found
 
 
-def test_a_command_runs_in_a_unit_of_the_build_users(played, own_host):
+def test_build_command_runs_in_a_unit_of_the_build_user(played, own_host):
     assert played.run() == "printed\n"
     (argv,) = played.calls
     assert argv[:7] == [
@@ -79,7 +79,7 @@ def test_a_command_runs_in_a_unit_of_the_build_users(played, own_host):
     assert list((own_host / "run/django").glob("*.environment")) == []
 
 
-def test_the_pillar_opens_what_an_unusual_build_needs(played):
+def test_build_sandbox_is_set_by_the_pillar(played):
     said = {"PrivateUsers": False, "ReadWritePaths": ["/srv/wheels"], "InaccessiblePaths": ["/opt"], "Nice": "0"}
     played.run(build_sandbox=said)
     found = properties(played.calls[0])
@@ -93,7 +93,7 @@ def test_the_pillar_opens_what_an_unusual_build_needs(played):
     [(0, 1, 0), (3, 3, 3), (None, 1, 1), (None, 200, 200), (0, None, None)],
     ids=["something was left", "it failed", "it was killed", "it was not started", "its time was up"],
 )
-def test_the_exit_that_counts_is_the_commands_own(played, marked, reported, code):
+def test_exit_code_is_that_of_the_command(played, marked, reported, code):
     def ends(argv):
         mark = argv[-4].partition("\\n")[2].partition(" %s")[0]
         return Ended(reported, "out\n", f"err\n\n{mark} {marked}\n" if marked is not None else "err\n")
@@ -108,7 +108,7 @@ def test_the_exit_that_counts_is_the_commands_own(played, marked, reported, code
     assert error.value.message == expected and "ended " not in error.value.log
 
 
-def test_without_systemd_it_runs_below_the_reaper_which_has_the_lock(played, own_host, monkeypatch):
+def test_build_command_runs_below_the_reaper_without_systemd(played, own_host, monkeypatch):
     monkeypatch.setattr(django_host_service, "has_systemd", lambda: False)
     monkeypatch.setattr(django_host_command, "locks", {77})
     played.run(process="supervisor")
@@ -118,7 +118,7 @@ def test_without_systemd_it_runs_below_the_reaper_which_has_the_lock(played, own
 
 
 @as_root
-def test_what_is_left_of_a_build_is_ended(make_site, monkeypatch):
+def test_processes_left_by_a_build_are_killed(make_site, monkeypatch):
     nobody = pwd.getpwnam("nobody")
     site = make_site()
     monkeypatch.setattr(django_host_proc, "PROC", Path("/proc"))

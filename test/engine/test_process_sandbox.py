@@ -1,3 +1,5 @@
+"""The sandbox of a site, and what a host enforces of it."""
+
 import json
 import os
 import socket
@@ -24,7 +26,7 @@ def judged(options=None, **found):
     return django_process_trial.not_in_force(configured(**(options or {})), {**CONFINED, "outside": OUTSIDE, **found})
 
 
-def test_nothing_is_said_where_all_is_in_force():
+def test_no_warning_when_all_is_in_force():
     limits = {"MemoryMax": "512M", "CPUQuota": "150%", "TasksMax": 99, "IOWeight": 50, "LimitNOFILE": 99}
     assert judged({"resources": limits}) == []
     assert judged({"sandbox": {"IPAddressDeny": "any"}}, sends=False) == []
@@ -99,12 +101,12 @@ def test_nothing_is_said_where_all_is_in_force():
         ),
     ],
 )
-def test_what_is_not_in_force_is_named(options, found, names, way_out):
+def test_directives_not_in_force_are_reported(options, found, names, way_out):
     line = judged(options, **found)[0]
     assert line.startswith(f"not in force on this host: {names}") and way_out in line, line
 
 
-def test_a_host_that_lets_systemd_do_little():
+def test_restricted_container_is_reported():
     """Each directive is named once, by the first reason."""
     found = {"writable": ["/", "/run"], "reads": ["/home"], "reaches": [BUS], "writes": ["/dev/shm"], "shm": False}
     lines = judged(namespaces=OUTSIDE["namespaces"], proc=["rw"], **found)
@@ -116,7 +118,7 @@ def test_a_host_that_lets_systemd_do_little():
     ]
 
 
-def test_what_is_switched_off_is_not_missed():
+def test_directives_switched_off_are_not_reported():
     off = {"ProtectProc": "default", "ProcSubset": "all", "PrivateUsers": False, "MemoryDenyWriteExecute": "no"}
     found = {"proc": ["rw"], "writes_and_executes": True, "namespaces": {**CONFINED["namespaces"], "user": "1"}}
     assert judged({"sandbox": off}, **found) == []
@@ -134,11 +136,11 @@ def test_what_is_switched_off_is_not_missed():
         ({"ProtectHome": "read-only"}, {"reads": ["/home"]}),
     ],
 )
-def test_paths_that_the_pillar_opens_are_not_missed(options, found):
+def test_paths_opened_by_the_pillar_are_not_reported(options, found):
     assert judged({"sandbox": options}, **found) == []
 
 
-def test_a_socket_of_root_is_told_of_where_no_mount_hides_it():
+def test_reachable_socket_of_root_is_reported():
     lines = judged(namespaces=OUTSIDE["namespaces"], reaches=[BUS, "/run/docker.sock"])
     assert "file modes; blog may connect to /run/docker.sock; chmod" in lines[-1]
 
@@ -150,7 +152,7 @@ def test_paths_of_the_pillar_are_added_to_ours():
     assert said.index(("TemporaryFileSystem", "")) > said.index(("TemporaryFileSystem", "/dev/shm:mode=1777,size=50%"))
 
 
-def test_a_trial_has_the_sandbox_of_the_site():
+def test_trial_has_the_sandbox_of_the_site():
     site = configured(sandbox={"IPAddressDeny": "10.0.0.0/8", "PrivateTmp": False}, resources={"MemoryMax": "1G"})
     said = dict(django_process_trial.properties(site))
     wanted = {"User": "blog", "ProtectSystem": "strict", "PrivateTmp": "no", "MemoryMax": "1G", "IPAddressDeny": "any"}
@@ -165,7 +167,7 @@ def look(asked=ASKED):
     return subprocess.run(program, capture_output=True, text=True, check=True, input=json.dumps(asked)).stdout
 
 
-def test_what_tries_its_walls():
+def test_trial_program_answers():
     """Here it is not confined, but for what confines the tests."""
     found = django_process_trial.parse_answer(look(), ASKED)
     assert found.keys() == CONFINED.keys() and found["sends"] is True
@@ -173,7 +175,7 @@ def test_what_tries_its_walls():
     assert found["reads"] == ["/etc/passwd"] and found["reaches"] == [] and "/nowhere" not in found["writes"]
 
 
-def test_it_leaves_nothing_and_finds_what_is_open(tmp_path):
+def test_trial_leaves_nothing_and_finds_open_paths(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").mkdir()
     path = str(tmp_path / "socket")
@@ -212,18 +214,18 @@ def test_it_leaves_nothing_and_finds_what_is_open(tmp_path):
         json.dumps({**CONFINED, "proc": ["\u001b[2J"]}),
     ],
 )
-def test_an_answer_of_another_shape_is_none(answer):
+def test_answer_of_another_shape_is_refused(answer):
     with pytest.raises(ValueError, match=r"."):
         django_process_trial.parse_answer(answer, ASKED)
 
 
-def test_an_answer_names_only_what_was_asked():
+def test_answer_has_only_queried_paths():
     found = {**CONFINED, "reads": ["/etc/passwd", "/etc/other"], "more": 1}
     understood = django_process_trial.parse_answer(json.dumps(found), ASKED)
     assert understood["reads"] == ["/etc/passwd"] and "more" not in understood
 
 
-def test_other_sites_are_tried_and_sites_of_the_same_user_are_not(world, monkeypatch):
+def test_trial_covers_sites_of_other_users(world, monkeypatch):
     world.apply()
     shop, twin = configured(name="shop", user="shop"), configured(name="twin", user=world.site.user)
     sites = {"shop": shop, "twin": twin, world.site.name: world.site}
@@ -241,7 +243,7 @@ def test_other_sites_are_tried_and_sites_of_the_same_user_are_not(world, monkeyp
     assert str(world.site.backups) in asked["closed"] and str(world.site.secrets) not in asked["closed"]
 
 
-def test_what_it_is_compared_with():
+def test_comparison_values_are_read_from_proc():
     outside = django_process_trial.outside()
     assert outside["namespaces"]["user"].startswith("user:[") and outside["filters"] >= 0
 
@@ -253,7 +255,7 @@ def tried(world):
     return [argv for argv in world.commands if argv[-1] == django_process_trial.LOOK[-1]]
 
 
-def test_a_release_says_what_is_not_in_force(world):
+def test_release_warns_of_what_is_not_in_force(world):
     world.sandbox["proc"] = ["rw"]
     world.apply()
     assert [warning.partition(";")[0] for warning in world.last.warnings] == [
@@ -264,7 +266,7 @@ def test_a_release_says_what_is_not_in_force(world):
     assert world.apply() == {} and world.last.warnings == []
 
 
-def test_it_is_tried_once_for_each_boot_and_sandbox(world):
+def test_trial_runs_once_for_each_boot_and_sandbox(world):
     world.apply()
     world.push("two")
     world.apply()
@@ -280,7 +282,7 @@ def test_it_is_tried_once_for_each_boot_and_sandbox(world):
     ("answer", "cause"),
     [(DeploymentError("exit 217"), "exit 217"), ("no JSON", "Expecting value"), ("[]", "other keys")],
 )
-def test_a_trial_that_fails_is_told_of(world, monkeypatch, answer, cause):
+def test_failed_trial_is_reported(world, monkeypatch, answer, cause):
     def run(argv, **_options):
         if isinstance(answer, DeploymentError):
             raise answer
@@ -292,7 +294,7 @@ def test_a_trial_that_fails_is_told_of(world, monkeypatch, answer, cause):
     assert not world.site.confinement.exists()
 
 
-def test_where_no_mount_can_be_made_units_get_no_file_system_of_their_own(world, monkeypatch):
+def test_units_have_no_own_file_system_without_mounts(world, monkeypatch):
     """Such a unit would not start there (exit 226), while all other walls of mounts are left out without a word."""
     inner, with_it = django_process_systemd.django_host_command.run, []
 

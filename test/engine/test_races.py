@@ -33,7 +33,7 @@ while True:
         for name in names:
             exchange(-100, deep + name, -100, b"links/" + name, 2)
 """
-#: Waits until a file is root's and still open for everybody, opens it to write, and writes when it is told.
+#: Waits until root owns a file that all users may still write to, opens it for writing, and writes on a signal.
 OPEN = """
 import os, sys, time
 number = 0
@@ -58,7 +58,7 @@ while number < %d:
 
 @pytest.fixture
 def signals() -> Iterator[list[int]]:
-    """The signals that have come which end a process: a lease that somebody breaks sends SIGIO."""
+    """The received signals that would end a process: a broken lease sends SIGIO."""
     came: list[int] = []
     former = signal.signal(signal.SIGIO, lambda number, _frame: came.append(number))
     yield came
@@ -67,7 +67,7 @@ def signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def attacker(program: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program as nobody in a folder until the block ends."""
+    """Run a program as the user nobody in a folder until the block ends."""
     identity = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     with subprocess.Popen([PYTHON, "-I", "-c", program], cwd=folder, **identity) as process:  # type: ignore[call-overload]
         try:
@@ -129,7 +129,7 @@ def changes(tree: Foreign) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("change", changes(Foreign(Path("/nonexistent"))))
-def test_nothing_outside_changes_while_folders_are_exchanged_for_links(ground, change):
+def test_nothing_outside_changes_while_links_replace_folders(ground, change):
     tree, before = Foreign(ground / "tree"), state(ground.parent / "victims")
     done = 0
     with attacker(FLIP, ground) as process:
@@ -158,7 +158,7 @@ def test_nothing_outside_changes_while_folders_are_exchanged_for_links(ground, c
 
 @pytest.mark.parametrize("modes", [PUBLIC, GROUP, None], ids=["public", "group", "kept"])
 @pytest.mark.parametrize("opened_by", ["mode", "access list"])
-def test_no_file_is_opened_to_write_while_it_becomes_roots(tmp_path, signals, modes, opened_by):
+def test_file_is_not_writable_once_root_owns_it(tmp_path, signals, modes, opened_by):
     """A file that everybody may write is given to root: who opens it a moment later has no way to write to it."""
     for number in range(ROUNDS):
         inner = tmp_path / f"tree{number}/inner"
@@ -210,7 +210,7 @@ while True:
 """
 
 
-def test_root_is_not_ended_by_a_lease_that_is_broken(tmp_path, signals):
+def test_broken_lease_does_not_end_root(tmp_path, signals):
     (tmp_path / "tree").mkdir(mode=0o777)
     for number in range(50):
         (tmp_path / f"tree/file{number}").write_text("mine")
@@ -261,7 +261,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.005)
 
 
-#: Puts a file of root, which lies in a folder of the attacker's, where a link was a moment before.
+#: Replaces a link by a file of root, which is in a folder of the attacker.
 RENAME = """
 import os
 os.mkdir("ready")
@@ -282,7 +282,7 @@ while True:
 """
 
 
-def test_file_of_root_in_the_place_of_a_link_is_not_given(tmp_path, signals):
+def test_file_of_root_instead_of_a_link_keeps_its_owner(tmp_path, signals):
     """Root's files may lie in folders of the site's user, who may rename them."""
     for folder in ("tree", "own"):
         (tmp_path / folder).mkdir()

@@ -1,3 +1,5 @@
+"""Sites that are removed, with and without their data."""
+
 import django_database_setup
 import django_host_file
 import django_process_systemd
@@ -16,7 +18,7 @@ def below(root):
 
 
 def rest(world):
-    """What is on the host beside the site's root, but for the lock that all sites of the host have."""
+    """Return what is on the host outside of the site's root, except the lock that all sites share."""
     folders = (
         django_process_systemd.UNITS,
         django_proxy_nginx.ETC,
@@ -33,7 +35,7 @@ def rest(world):
 
 
 @pytest.mark.parametrize("data", [False, True])
-def test_a_site_is_taken_off(world, data):
+def test_site_is_removed(world, data):
     world.apply()
     world.push("two")
     world.apply()
@@ -61,14 +63,14 @@ def test_a_site_is_taken_off(world, data):
     world.check_leftovers()
 
 
-def test_what_is_not_there_is_not_removed(make_site, own_host):
+def test_missing_paths_are_not_reported_as_removed(make_site, own_host):
     site = make_site(folders=False, state="absent")
     assert django_removal.present(site) == {}
     django_removal.remove(site, "a test")
     assert not site.root.exists()
 
 
-def test_what_a_first_deployment_has_left_is_taken_off_too(world):
+def test_leftovers_of_a_failed_first_deployment_are_removed(world):
     world.fails["enable"] = DeploymentError("no")
     with pytest.raises(DeploymentError):
         world.apply()
@@ -76,7 +78,7 @@ def test_what_a_first_deployment_has_left_is_taken_off_too(world):
     assert below(world.site.root) == DATA and rest(world) == []
 
 
-def test_units_whose_release_is_gone_are_taken_off_too(world):
+def test_units_without_a_release_are_removed(world):
     world.apply()
     django_host_file.remove_tree(world.site.releases)
     django_removal.remove(world.site, "a test")
@@ -91,7 +93,7 @@ def test_a_command_that_still_runs_is_ended(world, monkeypatch):
     assert ["systemctl", "stop", "django-blog-task.service"] in world.commands
 
 
-def test_a_folder_of_somebody_else_in_the_root_stays(world):
+def test_foreign_folder_in_the_root_stays(world):
     world.apply()
     (world.site.root / "notes").mkdir()
     world.options = {"state": "absent", "remove_data": True}
@@ -99,7 +101,7 @@ def test_a_folder_of_somebody_else_in_the_root_stays(world):
     assert below(world.site.root) == ["notes"]
 
 
-def test_a_site_whose_name_begins_alike_stays(world, make_site):
+def test_site_with_the_same_prefix_stays(world, make_site):
     world.apply()
     for name in ("django-blog-2-0001.service", "django-blog-2-0001.socket", "django-blogs-0001.service"):
         (django_process_systemd.UNITS / name).write_text("")
@@ -108,7 +110,7 @@ def test_a_site_whose_name_begins_alike_stays(world, make_site):
     assert django_removal.present(world.site) == {}
 
 
-def test_a_removal_that_nginx_refuses(world):
+def test_removal_fails_when_nginx_refuses_its_configuration(world):
     world.apply()
     world.fails["nginx -t"] = DeploymentError("nginx -t failed", log="nginx: [emerg] broken in /etc/nginx/x:1")
     live, running = world.live, {*world.running}
@@ -120,7 +122,7 @@ def test_a_removal_that_nginx_refuses(world):
     assert world.apply() == {}
 
 
-def test_databases_on_servers_of_this_host_go_with_the_data(world, monkeypatch):
+def test_databases_on_local_servers_are_removed_with_the_data(world, monkeypatch):
     on_it = {"roles": {"blog": {"comment": "Django site blog", "login": True, "rights": False, "verifier": None}}}
     databases = {"blog": {"owner": "blog", "comment": "Django site blog", "is_public": False}}
     server = {**POSTGRESQL.empty_state(), **on_it, "databases": databases}
@@ -141,7 +143,7 @@ def test_databases_on_servers_of_this_host_go_with_the_data(world, monkeypatch):
     assert django_removal.present(world.site) == {}
 
 
-def test_a_removal_waits_for_a_deployment(world):
+def test_removal_waits_for_a_deployment(world):
     world.options = {"timeouts": {"lock": "0s"}}
     world.apply()
     other = world.deployment()

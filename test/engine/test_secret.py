@@ -1,3 +1,5 @@
+"""Secrets of a site: generated, stored, refused when lost or damaged."""
+
 import json
 import os
 import re
@@ -24,7 +26,7 @@ def generated(site):
     return site
 
 
-def test_which_secrets_there_are(site):
+def test_secrets_of_a_configuration(site):
     assert django_secret.configured(site) == {
         "secret_key": {"value": GIVEN},
         "TOKEN": {"generate": 64, "as": "file", "variable": "TOKEN_FILE"},
@@ -34,14 +36,14 @@ def test_which_secrets_there_are(site):
 
 
 @pytest.mark.parametrize(("name", "characters"), [("secret_key", 50), ("TOKEN", 64)])
-def test_what_is_generated_is_long_and_plain(site, name, characters):
+def test_generated_secret_has_length_and_alphabet(site, name, characters):
     values = {django_secret.generate(generated(site), name) for _ in range(50)}
     assert len(values) == 50
     allowed = r"[^\s$\\`'\"/]" if name == "secret_key" else r"[A-Za-z0-9_-]"
     assert all(re.fullmatch(f"{allowed}{{{characters}}}", value) for value in values)
 
 
-def test_a_first_release_generates_and_keeps(site):
+def test_first_release_generates_and_stores_secrets(site):
     site = generated(site)
     known = django_secret.values(site, {"API": "given"})
     assert known == {"API": "given"}
@@ -59,7 +61,7 @@ def test_a_first_release_generates_and_keeps(site):
 
 
 @pytest.mark.parametrize("name", ["secret_key", "TOKEN"])
-def test_a_secret_that_a_release_had_is_never_made_anew(site, name):
+def test_lost_secret_of_a_release_is_an_error(site, name):
     path = django_secret.path_of(site, name)
     with pytest.raises(DeploymentError) as error:
         django_secret.missing(generated(site), {"API": "given"}, {f"secrets:{name}": "a hash"})
@@ -70,7 +72,7 @@ def test_a_secret_that_a_release_had_is_never_made_anew(site, name):
     assert django_secret.missing(site, known, {f"secrets:{name}": "a hash"}) == []
 
 
-def test_the_password_of_a_database(make_site):
+def test_database_password_is_a_secret(make_site):
     server = {"engine": "postgres", "password": "hunter2"}
     site = make_site(databases={"default": {"engine": "sqlite"}, "log": {**server, "name": "log"}})
     path, at = site.secrets / "database.log", "django:sites:blog:databases:log:password"
@@ -112,7 +114,7 @@ def key_file(key):
         ("TOKEN", "\0" * 64),
     ],
 )
-def test_a_damaged_secret_is_refused(site, name, content):
+def test_damaged_secret_is_refused(site, name, content):
     path = django_secret.path_of(generated(site), name)
     django_host_file.write(path, content, mode=0o640)
     with pytest.raises(DeploymentError) as error:
@@ -134,7 +136,7 @@ def test_a_damaged_secret_is_refused(site, name, content):
         ("owner", "is owned by .*, not by root"),
     ],
 )
-def test_a_secret_that_somebody_else_has_laid_there(site, monkeypatch, what, message):
+def test_secret_that_root_did_not_write_is_refused(site, monkeypatch, what, message):
     path = django_secret.path_of(site, "TOKEN")
     if what == "folder":
         path.mkdir()
@@ -149,7 +151,7 @@ def test_a_secret_that_somebody_else_has_laid_there(site, monkeypatch, what, mes
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o666, 0o600])
-def test_a_wrong_mode_is_mended(site, mode):
+def test_wrong_mode_is_corrected(site, mode):
     django_secret.store(site, "TOKEN", "token")
     path = django_secret.path_of(site, "TOKEN")
     path.chmod(mode)
@@ -158,7 +160,7 @@ def test_a_wrong_mode_is_mended(site, mode):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640 and django_secret.changed(site, {"TOKEN": "token"}) == []
 
 
-def test_the_key_alone_for_a_project_that_reads_a_file(site, make_site):
+def test_plain_key_file_is_written_on_request(site, make_site):
     plain, known = site.secrets / "secret_key", {"secret_key": KEY}
     django_secret.store(site, "secret_key", KEY)
     assert not plain.exists() and django_secret.changed(site, known) == []
@@ -176,7 +178,7 @@ def test_the_key_alone_for_a_project_that_reads_a_file(site, make_site):
     assert plain.read_text() == "another", "an older release may still read it"
 
 
-def test_former_keys_still_verify(site):
+def test_former_keys_are_fallbacks(site):
     assert django_secret.fallbacks(site) == []
     for number in range(6):
         django_secret.store(site, "secret_key", f"key {number}")
@@ -191,13 +193,13 @@ def test_former_keys_still_verify(site):
 
 
 @pytest.mark.parametrize("torn", [b"", b"k" * 31, b"k" * 33])
-def test_a_torn_key_of_the_records_is_made_anew(site, torn):
+def test_damaged_record_key_is_replaced(site, torn):
     (site.secrets / ".record_key").write_bytes(torn)
     key = django_secret.record_key(site)
     assert len(key) == 32 and key != torn and django_secret.record_key(site) == key
 
 
-def test_a_fingerprint_tells_keys_apart_and_nothing_else():
+def test_fingerprint_differs_per_key():
     one, other = django_secret.fingerprint(KEY), django_secret.fingerprint(f"{KEY}2")
     assert re.fullmatch("[0-9a-f]{16}", one) and one == django_secret.fingerprint(KEY) and one != other
 
@@ -215,6 +217,6 @@ def test_records_are_hashed_with_a_key_of_the_host(site):
     assert one not in others
 
 
-def test_a_test_of_a_new_site_writes_nothing(make_site):
+def test_dry_run_of_a_new_site_writes_nothing(make_site):
     site = make_site(folders=False)
     assert len(django_secret.record_key(site)) == 32 and not site.root.exists()

@@ -1,3 +1,5 @@
+"""Former secret keys and when they expire."""
+
 import json
 import time
 
@@ -50,7 +52,7 @@ def record(site):
     return (site.secrets / ".former_keys.json").read_text()
 
 
-def test_a_key_lapses_when_its_age_has_passed(site, clock):
+def test_key_expires_after_its_age(site, clock):
     clock.up += DAY
     assert django_secret_rotation.expired(site, DAY) == []
     clock.up += 1
@@ -59,7 +61,7 @@ def test_a_key_lapses_when_its_age_has_passed(site, clock):
 
 
 @pytest.mark.parametrize("wall", [-3600, 365 * DAY, -50 * 365 * DAY])
-def test_the_wall_clock_does_not_matter(site, clock, wall):
+def test_wall_clock_is_ignored(site, clock, wall):
     clock.wall += wall
     clock.up += DAY - 60
     assert django_secret_rotation.expired(site, DAY) == []
@@ -67,7 +69,7 @@ def test_the_wall_clock_does_not_matter(site, clock, wall):
     assert django_secret_rotation.expired(site, DAY) == ["old"]
 
 
-def test_what_a_host_was_seen_to_be_up_counts(site, clock):
+def test_recorded_uptime_counts(site, clock):
     clock.up += DAY / 2
     assert django_secret_rotation.expired(site, DAY) == []
     clock.boot("second", DAY / 4)
@@ -78,8 +80,8 @@ def test_what_a_host_was_seen_to_be_up_counts(site, clock):
     assert django_secret_rotation.expired(site, DAY) == ["old"]
 
 
-def test_what_it_was_not_seen_to_be_up_does_not(site, clock):
-    clock.up += 20 * DAY  # nobody has applied, and then it went down
+def test_unrecorded_uptime_does_not_count(site, clock):
+    clock.up += 20 * DAY  # without an apply, then it was shut down
     clock.boot("second", 60)
     assert django_secret_rotation.expired(site, DAY) == []
     clock.up = 10  # a clock that cannot be
@@ -87,14 +89,14 @@ def test_what_it_was_not_seen_to_be_up_does_not(site, clock):
 
 
 @pytest.mark.parametrize(("wall", "lapses"), [(-DAY, False), (60, False), (2 * DAY, True), (365 * DAY, True)])
-def test_after_a_boot_the_wall_clock_can_only_make_it_later(site, clock, wall, lapses):
+def test_wall_clock_only_delays_after_a_boot(site, clock, wall, lapses):
     clock.boot("on another host", 300 * DAY, after=wall)
     assert django_secret_rotation.expired(site, DAY) == (["old"] if lapses else [])
     clock.boot("third", DAY / 2, after=365 * DAY)
     assert django_secret_rotation.expired(site, DAY) == (["old"] if lapses else [])
 
 
-def test_a_look_writes_seldom_and_a_test_never(site, clock):
+def test_record_is_written_rarely_and_never_in_a_dry_run(site, clock):
     before = record(site)
     clock.up += DAY / 20
     django_secret_rotation.expired(site, DAY)
@@ -105,7 +107,7 @@ def test_a_look_writes_seldom_and_a_test_never(site, clock):
     assert record(site) != before
 
 
-def test_the_longest_age_counts(site, clock):
+def test_longest_age_counts(site, clock):
     clock.up += DAY / 2
     assert django_secret_rotation.expired(site, 10 * DAY) == []
     clock.up += DAY
@@ -116,7 +118,7 @@ def test_the_longest_age_counts(site, clock):
 
 
 @pytest.mark.parametrize("torn", ["", "{", "[]", '{"x": 1}', "\0\0", None])
-def test_a_record_that_is_gone_or_torn_begins_anew(site, clock, torn):
+def test_key_without_a_valid_record_starts_anew(site, clock, torn):
     file = site.secrets / ".former_keys.json"
     clock.up += 2 * DAY
     if torn is None:
@@ -128,7 +130,7 @@ def test_a_record_that_is_gone_or_torn_begins_anew(site, clock, torn):
     assert django_secret_rotation.expired(site, DAY) == ["old"]
 
 
-def test_each_former_key_has_its_own_time(site, clock):
+def test_former_keys_expire_separately(site, clock):
     clock.up += DAY / 2
     django_secret.store(site, "secret_key", "newest")
     assert django_secret_rotation.expired(site, DAY) == []
@@ -152,7 +154,7 @@ def keys(world):
     return told["key"], told["fallbacks"]
 
 
-def test_a_rotated_key_goes_by_a_release_of_the_same_commit(blog, clock):
+def test_rotated_key_is_released_with_the_same_commit(blog, clock):
     old, _none = keys(blog)
     django_verbs.rotate_secret_key("blog")
     new, fallbacks = keys(blog)
@@ -171,7 +173,7 @@ def test_a_rotated_key_goes_by_a_release_of_the_same_commit(blog, clock):
     assert blog.apply() == {}
 
 
-def test_the_time_of_a_key_begins_when_another_is_live(blog, clock, monkeypatch):
+def test_age_of_a_key_starts_with_the_next_active_key(blog, clock, monkeypatch):
     def slow(*arguments):
         clock.up += 2 * DAY  # a migration of two days, in which the old release signs with the old key
         return real(*arguments)
@@ -186,7 +188,7 @@ def test_the_time_of_a_key_begins_when_another_is_live(blog, clock, monkeypatch)
     assert "live" in blog.apply() and keys(blog)[1] == []
 
 
-def test_a_key_of_the_pillar(world, clock):
+def test_key_of_the_pillar_is_rotated(world, clock):
     world.answers |= {"signed_for": DAY, "former_keys": 9}
     for key in ("a" * 40, "b" * 40):
         world.options, world.given = {"secret_key": key}, {"secret_key": key}
@@ -198,7 +200,7 @@ def test_a_key_of_the_pillar(world, clock):
     assert keys(world) == ("b" * 40, []) and world.apply() == {}
 
 
-def test_a_lapsed_key_does_not_bring_back_what_is_held(blog, clock):
+def test_expired_key_does_not_activate_a_commit_on_hold(blog, clock):
     django_verbs.rotate_secret_key("blog")
     blog.push("two")
     blog.apply()
@@ -226,7 +228,7 @@ def test_a_lapsed_key_does_not_bring_back_what_is_held(blog, clock):
         ),
     ],
 )
-def test_it_is_said_where_a_rotation_ends_sessions(blog, answers, why):
+def test_rotation_that_ends_sessions_is_reported(blog, answers, why):
     blog.answers |= answers
     deployment, _changes = django_verbs.rotate_secret_key("blog")
     told = [text for text in deployment.warnings if "every session ends" in text]
@@ -234,7 +236,7 @@ def test_it_is_said_where_a_rotation_ends_sessions(blog, answers, why):
     assert django_verbs.release("blog")[0].warnings == []
 
 
-def test_a_project_without_the_overlay_gets_the_former_keys(world, clock):
+def test_project_without_the_overlay_gets_the_former_keys(world, clock):
     world.options = {"overlay": False, "environment": {"OLD": {"from": "secret_key_fallbacks"}}}
     world.answers |= {"signed_for": DAY, "settings_module": "blog.settings", "former_keys": 1}
     world.answers["expected_settings_module"] = "blog.settings"
@@ -251,7 +253,7 @@ def test_a_project_without_the_overlay_gets_the_former_keys(world, clock):
     assert world.apply() == {}
 
 
-def test_an_empty_former_key_is_refused(world):
+def test_empty_former_key_is_refused(world):
     world.answers["empty_former_key"] = True
     with pytest.raises(DeploymentError, match="SECRET_KEY_FALLBACKS in the project's settings contains an empty key"):
         world.apply()
@@ -260,7 +262,7 @@ def test_an_empty_former_key_is_refused(world):
 # What is on disk when a release fails, and what is found there
 
 
-def test_a_release_that_fails_leaves_the_live_one_its_secrets(blog):
+def test_failed_release_leaves_the_secrets_of_the_active_one(blog):
     blog.options = {"secrets": {"API": "first"}, "database": {"engine": "postgres", "host": "db1", "password": "x"}}
     blog.answers["databases"] = {"default": {"engine": "django.db.backends.postgresql", "name": "blog"}}
     blog.given = {"API": "first", "database.default": "password one"}
@@ -280,7 +282,7 @@ def test_a_release_that_fails_leaves_the_live_one_its_secrets(blog):
     blog.check()
 
 
-def test_a_rotation_by_pillar_that_fails_is_not_tried_again(world, clock):
+def test_failed_rotation_by_pillar_is_not_repeated(world, clock):
     for key in ("a" * 40, "b" * 40):
         world.options, world.given = {"secret_key": key}, {"secret_key": key}
         if key[0] == "b":
@@ -303,7 +305,7 @@ def secretive(world):
     return world
 
 
-def test_half_a_secret_is_refused(secretive):
+def test_part_of_a_multiline_secret_is_refused(secretive):
     file, live = secretive.site.secrets / "TOKEN", secretive.live
     whole = file.read_text()
     for text in (whole[:20], whole[:-1], f"{whole}x", "x" * 40):
@@ -320,7 +322,7 @@ def test_half_a_secret_is_refused(secretive):
     secretive.check()
 
 
-def test_a_secret_of_an_older_release_is_one(secretive):
+def test_secret_of_an_older_release_is_accepted(secretive):
     secretive.options["secrets"]["API"] = secretive.given["API"] = "newer"
     secretive.apply()
     django_verbs.rollback("blog")
@@ -330,14 +332,14 @@ def test_a_secret_of_an_older_release_is_one(secretive):
 
 
 @pytest.mark.parametrize("torn", [b"", b"half"])
-def test_without_the_key_of_the_records_nothing_is_refused(secretive, torn):
+def test_nothing_is_refused_without_the_record_key(secretive, torn):
     (secretive.site.secrets / ".record_key").write_bytes(torn)
     assert "live" in secretive.apply()
     assert secretive.apply() == {}
     secretive.check()
 
 
-def test_a_secret_that_all_could_read_is_mended_with_a_warning(secretive):
+def test_readable_secret_is_corrected_with_a_warning(secretive):
     file = secretive.site.secrets / "TOKEN"
     file.chmod(0o644)
     assert secretive.apply()["secret_key"] == {"TOKEN": "kept"}

@@ -14,7 +14,7 @@ from django_wall_foreign import Foreign
 from specimen import configured
 
 
-def test_folders_and_who_owns_them():
+def test_folders_have_owner_group_and_mode():
     site = configured()
     assert [(str(path), f"{owner}:{group} {mode:04o}") for path, owner, group, mode in site.folders()] == [
         ("/srv/django/blog", "root:root 0755"),
@@ -44,7 +44,7 @@ def test_folders_and_who_owns_them():
         ({"server": "granian", "process": "systemd", "address": "127.0.0.1:8000"}, "root"),
     ],
 )
-def test_the_folder_of_sockets_is_roots_but_for_old_releases_that_bind_there(make_site, recorded, owner):
+def test_runtime_folder_is_owned_by_root_except_for_old_releases(make_site, recorded, owner):
     site = make_site()
     release = site.releases / "0042-3f2a9c1b77de"
     if recorded:
@@ -65,7 +65,7 @@ def test_the_folder_of_sockets_is_roots_but_for_old_releases_that_bind_there(mak
     assert site.is_registered() and site.folders()[-1] == site.runtime_folder(release)
 
 
-def test_what_the_site_has_put_into_a_folder_that_becomes_roots_goes(make_site, monkeypatch, tmp_path):
+def test_entries_of_the_site_are_removed_from_the_runtime_folder(make_site, monkeypatch, tmp_path):
     if os.getuid():
         pytest.skip("needs root")
     site = make_site()
@@ -86,7 +86,7 @@ def test_what_the_site_has_put_into_a_folder_that_becomes_roots_goes(make_site, 
 
 
 @pytest.mark.parametrize(("path", "link"), [("a/link/b", True), ("a/link", False), ("a/link/b", False)])
-def test_a_path_that_leads_through_a_link_is_refused(own_host, path, link):
+def test_path_through_a_link_is_refused(own_host, path, link):
     (own_host / "a").mkdir()
     (own_host / "a/link").symlink_to(own_host)
     with pytest.raises(DeploymentError) as error:
@@ -99,12 +99,12 @@ def test_a_path_that_leads_through_a_link_is_refused(own_host, path, link):
 @pytest.mark.parametrize(
     ("users", "there"), [(["blog", "blog-build"], True), (["blog"], False), (["blog-build"], False)]
 )
-def test_whether_a_site_has_its_users(monkeypatch, users, there):
+def test_site_has_users_if_both_exist(monkeypatch, users, there):
     monkeypatch.setattr(django_host_user, "user_id", lambda name: 0 if name in users else -2)
     assert configured().user_exists() is there
 
 
-def test_the_host_knows_its_sites(make_site):
+def test_sites_are_registered(make_site):
     blog, shop = make_site(), make_site("shop")
     assert django_site.registered() == [] and not blog.is_registered()
     blog.register()
@@ -116,7 +116,7 @@ def test_the_host_knows_its_sites(make_site):
     assert not blog.is_registered()
 
 
-def test_a_site_is_found_by_its_name(make_site):
+def test_site_is_found_by_its_name(make_site):
     site = make_site(path="/blog")
     site.register()
     django_host_file.write_json(site.applied, {"config": site.config, "platform": site.platform})
@@ -129,7 +129,7 @@ def test_a_site_is_found_by_its_name(make_site):
         django_site.find("blog")
 
 
-def test_templates_are_kept_by_their_url(make_site):
+def test_templates_are_stored_by_their_url(make_site):
     site = make_site()
     templates = {"salt://django/files/uwsgi.ini": "one", "salt://blog/__init__.py.jinja": "two", "salt://a%2Fb": "3"}
     assert site.stale_templates(templates) == sorted(templates)

@@ -1,4 +1,4 @@
-"""Backups by themselves: the timer, cron where there is no systemd, and the program that needs no Salt."""
+"""Scheduled backups: the timer, cron without systemd, and the program that does not require Salt."""
 
 import io
 import subprocess
@@ -29,7 +29,7 @@ def units(world):
     return {str(path.relative_to(django_process_systemd.UNITS)) for path in found}
 
 
-def test_a_schedule_becomes_a_timer(daily):
+def test_schedule_is_installed_as_a_timer(daily):
     assert daily.apply()["site"]["schedule"].keys() == {
         str(daily.site.root / "backup.pyz"),
         str(django_process_systemd.UNITS / "django-blog-backup.service"),
@@ -54,7 +54,7 @@ def test_a_schedule_becomes_a_timer(daily):
         ({"databases": {"default": {"engine": "sqlite"}, "replica": {"migrate": False}}}, False),
     ],
 )
-def test_what_needs_no_network_has_none(daily, databases, local):
+def test_unit_without_remote_databases_has_no_network(daily, databases, local):
     daily.options |= databases
     daily.given = {"database.default": "x"}
     list(django_deploy_steps.site(daily.deployment()))
@@ -73,7 +73,7 @@ def test_what_needs_no_network_has_none(daily, databases, local):
         ({"environment": {"NOTE": "see /home/ray"}}, "yes"),
     ],
 )
-def test_homes_are_hidden_where_nothing_of_the_site_lies_there(daily, options, homes):
+def test_homes_are_hidden_unless_the_site_is_below_them(daily, options, homes):
     daily.options |= options
     list(django_deploy_steps.site(daily.deployment()))
     assert f"\nProtectHome={homes}\n" in (django_process_systemd.UNITS / "django-blog-backup.service").read_text()
@@ -87,7 +87,7 @@ def enabled(world):
     return folder / "django-blog-backup.timer"
 
 
-def test_it_stays_as_it_is(daily):
+def test_second_apply_changes_nothing(daily):
     daily.apply()
     link = enabled(daily)
     daily.commands.clear()
@@ -96,7 +96,7 @@ def test_it_stays_as_it_is(daily):
     assert daily.apply() == {"site": {"schedule": {str(django_process_systemd.UNITS / link.name): "disabled"}}}
 
 
-def test_it_changes(daily):
+def test_changed_files_are_written_again(daily):
     daily.apply()
     enabled(daily)
     daily.options = {"backup": {"schedule": "Mon..Fri 03:30"}}
@@ -106,12 +106,12 @@ def test_it_changes(daily):
     assert daily.apply()["site"]["schedule"] == {str(daily.site.root / "backup.pyz"): "changed"}
 
 
-def test_a_test_changes_nothing(daily):
+def test_dry_run_changes_nothing(daily):
     assert "schedule" in daily.apply(test=True)["site"] and units(daily) == set()
 
 
 @pytest.mark.parametrize("off", [{"backup": {}}, {"state": "absent"}])
-def test_it_is_taken_back(daily, off):
+def test_timer_is_removed_with_its_schedule(daily, off):
     daily.apply()
     link = enabled(daily)
     daily.options = off
@@ -139,7 +139,7 @@ def cron(daily, own_host, monkeypatch):
     return own_host / "etc/cron.d/django-blog-backup"
 
 
-def test_without_systemd_cron_does_it(daily, cron):
+def test_cron_is_used_without_systemd(daily, cron):
     changes = daily.apply()["site"]["schedule"]
     assert changes == {str(daily.site.root / "backup.pyz"): "new", str(cron): "new"}
     line = f"0 0 * * * root /usr/bin/python3 -I {daily.site.root}/backup.pyz blog"
@@ -156,7 +156,7 @@ def test_without_systemd_cron_does_it(daily, cron):
         ("daily", False, "this host has neither systemd nor cron"),
     ],
 )
-def test_what_cannot_be_done_is_refused(daily, cron, monkeypatch, schedule, has_cron, message):
+def test_schedule_without_a_scheduler_is_refused(daily, cron, monkeypatch, schedule, has_cron, message):
     if not has_cron:
         monkeypatch.setattr(django_timer.shutil, "which", lambda name, path: None)
     daily.options = {"backup": {"schedule": schedule}}
@@ -168,7 +168,7 @@ def test_what_cannot_be_done_is_refused(daily, cron, monkeypatch, schedule, has_
 # The program
 
 
-def test_the_program_needs_nothing_but_python(daily):
+def test_program_requires_only_python(daily):
     """No module of Salt's environment, as on a host that only salt-ssh knows."""
     daily.apply()
     program = daily.site.root / "backup.pyz"
@@ -179,7 +179,7 @@ def test_the_program_needs_nothing_but_python(daily):
     assert not names & {"django_deploy.py", "django_deploy_steps.py", "django_backup_restore.py"}
 
 
-def test_what_the_timer_does(daily, capsys):
+def test_program_backs_up_the_site(daily, capsys):
     daily.server.databases["blog"]["rows"] = {"public.guestbook_entry": 3}
     assert django_timer.main("blog") == 0
     (about,) = django_backup.manifests(daily.site)
@@ -192,7 +192,7 @@ def test_what_the_timer_does(daily, capsys):
     assert django_timer.main("blog") == 0 and "has no active release yet" in capsys.readouterr().out
 
 
-def test_the_modules_of_the_program_import_nothing_foreign():
+def test_modules_of_the_program_import_only_the_standard_library():
     packed = zipfile.ZipFile(io.BytesIO(django_timer._packed("django_timer")))
     sources = {name: packed.read(name).decode() for name in packed.namelist()}
     words = {line.split()[1].split(".")[0] for text in sources.values() for line in text.splitlines()
@@ -211,7 +211,7 @@ def secure(world):
     return world
 
 
-def test_certificates_are_looked_at_every_hour(secure):
+def test_certificates_are_checked_hourly(secure):
     list(django_deploy_steps.site(secure.deployment()))
     unit = django_process_systemd.UNITS / "django-blog-tls.service"
     assert f"\nExecStart=/usr/bin/python3 -I {secure.site.root}/tls.pyz blog\n" in unit.read_text()
@@ -225,7 +225,7 @@ def test_certificates_are_looked_at_every_hour(secure):
 
 
 @pytest.mark.parametrize("has_cron", [True, False])
-def test_without_systemd_cron_looks_at_certificates_or_applies_do(secure, own_host, monkeypatch, has_cron):
+def test_certificates_are_checked_by_cron_or_applies_without_systemd(secure, own_host, monkeypatch, has_cron):
     monkeypatch.setattr(django_timer, "CRON", own_host / "etc/cron.d")
     monkeypatch.setattr(django_host_service, "SYSTEMD", own_host / "none")
     monkeypatch.setattr(django_timer.shutil, "which", lambda name, path: "/usr/sbin/cron" if has_cron else None)
@@ -250,7 +250,7 @@ def test_without_systemd_cron_looks_at_certificates_or_applies_do(secure, own_ho
         ),
     ],
 )
-def test_a_program_of_others_has_more_rights(make_site, tls, more):
+def test_foreign_acme_client_has_more_rights(make_site, tls, more):
     files = django_timer._files(make_site(tls=tls), formula_templates(), django_timer.RENEWAL)
     unit = files[django_process_systemd.UNITS / "django-blog-tls.service"].decode()
     said = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)

@@ -1,4 +1,4 @@
-"""What a less trusted identity does for root: with its rights, within limits, and with an answer that is only data."""
+"""Functions that run with the rights of a less trusted user, within limits."""
 
 import os
 import pwd
@@ -17,7 +17,7 @@ def ask(function, *arguments, **options):
     return django_wall_delegate.ask("nobody", function, *arguments, **options)
 
 
-def test_it_has_the_identity_and_no_way_back():
+def test_process_has_irrevocably_become_the_user():
     def look():
         with pytest.raises(PermissionError):
             os.setuid(0)
@@ -28,7 +28,7 @@ def test_it_has_the_identity_and_no_way_back():
     assert ask(look) == [[nobody.pw_uid] * 3, [nobody.pw_gid] * 3, [], "1", "0" * 16]
 
 
-def test_it_has_none_of_our_descriptors_and_may_use_paths(tmp_path):
+def test_process_has_no_descriptors_and_may_use_paths(tmp_path):
     with open(tmp_path / "lock", "w") as lock:
         os.set_inheritable(lock.fileno(), True)
         descriptors = ask(lambda: len(os.listdir("/proc/self/fd")))
@@ -36,14 +36,14 @@ def test_it_has_none_of_our_descriptors_and_may_use_paths(tmp_path):
     assert ask(lambda: str(Foreign(tmp_path).path)) == str(tmp_path)
 
 
-def test_it_reads_nothing_that_it_may_not(tmp_path):
+def test_unreadable_file_is_an_error(tmp_path):
     with pytest.raises(DeploymentError) as error:
         ask(lambda: Path("/etc/shadow").read_text(), doing="reading")
     hint = "nobody may not open it, or the target of a link in its path"
     assert str(error.value) == f"reading: /etc/shadow: Permission denied\n{hint}" and not error.value.transient
 
 
-def test_errors_are_carried_over():
+def test_errors_are_raised_again():
     def fail():
         raise DeploymentError("it failed", log="a log", hint="a hint", transient=True)
 
@@ -60,7 +60,7 @@ def _forever():
     return _forever()
 
 
-def test_it_has_limits():
+def test_process_has_limits():
     began = time.monotonic()
     with pytest.raises(DeploymentError, match=r"^reading: timed out after 0\.3 s$") as error:
         ask(time.sleep, 60, doing="reading", timeout=0.3)
@@ -73,6 +73,6 @@ def test_it_has_limits():
         ask(lambda: os.kill(os.getpid(), 9), doing="reading")
 
 
-def test_it_is_buried():
+def test_process_is_waited_for():
     child = ask(os.getpid)
     assert not Path(f"/proc/{child}").exists()

@@ -1,4 +1,4 @@
-"""Trees of others: nothing leads out of them, nothing in them blocks or has no end, and races over them are lost."""
+"""Trees of less trusted users: links are not followed out of them, reading is limited, races are lost."""
 
 import contextlib
 import os
@@ -72,7 +72,7 @@ def top(tmp_path, outside):
         ("x" * 300, None),
     ],
 )
-def test_what_is_read_is_a_file_of_the_tree(top, path, text):
+def test_only_regular_files_of_the_tree_are_read(top, path, text):
     if ".." in path:
         with pytest.raises(DeploymentError, match="is not a path below"):
             Foreign(top) / path
@@ -80,21 +80,21 @@ def test_what_is_read_is_a_file_of_the_tree(top, path, text):
         assert (Foreign(top) / path).text() == text
 
 
-def test_what_is_read_has_a_bound(top):
+def test_reading_is_limited(top):
     (top / "large").write_bytes(b"x" * 1001)
     with pytest.raises(DeploymentError, match="has more than 1000 bytes"):
         (Foreign(top) / "large").read(1000)
     assert (Foreign(top) / "large").read(1001) == b"x" * 1001
 
 
-def test_it_cannot_be_used_as_a_path(top):
+def test_foreign_path_is_refused_by_python(top):
     with pytest.raises(TypeError):
         os.stat(Foreign(top) / "file")  # type: ignore[call-overload]
     with pytest.raises(RuntimeError, match="root does not open"):
         Foreign(top).path  # noqa: B018
 
 
-def test_what_is_there(top):
+def test_kinds_of_entries(top):
     tree = Foreign(top)
     assert tree.is_folder() and (tree / "file").is_file() and (tree / "link").is_link() and (tree / "fifo").exists()
     assert not (tree / "folder").is_folder() and not (tree / "link").is_file()
@@ -102,7 +102,7 @@ def test_what_is_there(top):
     assert (tree / "inner").names() == ["deep", "up"] and (tree / "folder").names() == (tree / "none").names() == []
 
 
-def test_nothing_is_changed_through_a_link(top, outside):
+def test_links_are_not_followed_for_changes(top, outside):
     tree = Foreign(top)
     for change in (
         lambda: (tree / "escape/new").write("x", mode=0o644, owner=US),
@@ -121,7 +121,7 @@ def test_nothing_is_changed_through_a_link(top, outside):
     assert (outside / "file").read_text() == "canary"
 
 
-def test_a_tree_that_is_nested_deep_is_deleted(tmp_path):
+def test_deeply_nested_tree_is_deleted(tmp_path):
     deep = tmp_path / "tree/top"
     deep.mkdir(parents=True)
     program = "import os\nfor number in range(3000): os.mkdir('d'), os.chdir('d')"
@@ -130,7 +130,7 @@ def test_a_tree_that_is_nested_deep_is_deleted(tmp_path):
     assert os.listdir(tmp_path / "tree") == []
 
 
-def test_it_is_given_with_set_modes(tmp_path):
+def test_tree_gets_owner_and_modes(tmp_path):
     top = tmp_path / "tree"
     (top / "inner").mkdir(parents=True, mode=0o777)
     for name, mode in {"plain": 0o666, "program": 0o4777, "inner/set": 0o2755}.items():
@@ -156,7 +156,7 @@ def _has_attributes(path: Path) -> bool:
     return True
 
 
-def test_a_file_of_two_names_and_one_that_is_open_to_write_become_copies(tmp_path):
+def test_file_with_hard_links_or_writers_is_copied(tmp_path):
     top = tmp_path / "tree"
     top.mkdir()
     (top / "linked").write_text("linked")
@@ -180,7 +180,7 @@ def test_a_file_of_two_names_and_one_that_is_open_to_write_become_copies(tmp_pat
         ("link", r"is a link \(to "),
     ],
 )
-def test_what_is_odd_is_refused(top, name, message):
+def test_special_files_are_refused(top, name, message):
     for path in ("fifo", "socket", *("link", "out", "absolute", "escape", "round", "zero", "folder", "inner/up")):
         if path != name:
             (top / path).unlink()
@@ -189,7 +189,7 @@ def test_what_is_odd_is_refused(top, name, message):
 
 
 @as_root
-def test_what_is_of_someone_else_is_refused(top, outside):
+def test_entries_of_other_users_are_refused(top, outside):
     os.link(outside / "file", top / "stolen")
     with pytest.raises(DeploymentError, match=r"belongs to uid 0, not to 12345"):
         Foreign(top).give((NOBODY, NOBODY), PUBLIC, of=12345)
@@ -208,8 +208,8 @@ while True:
 
 
 @as_root
-def test_an_attacker_wins_no_race_for_a_folder(tmp_path):
-    """Whoever has the tree swaps a folder of it for a link all the while; what is outside stays root's."""
+def test_replaced_folder_is_not_followed(tmp_path):
+    """The tree's user keeps replacing a folder by a link; what is outside stays root's."""
     target = tmp_path / "target"
     target.mkdir()
     (target / "secret").write_text("canary")

@@ -1,4 +1,4 @@
-"""The process that ends whatever a command of a less trusted identity leaves behind."""
+"""The process that kills what a command of a less trusted user leaves behind."""
 
 import os
 import pwd
@@ -61,7 +61,7 @@ def notes(tmp_path):
     return path
 
 
-def test_the_command_has_the_identity_and_its_exit():
+def test_command_has_identity_and_exit_code():
     ended = run(["sh", "-c", "id -u; id -G; grep -h NoNewPrivs /proc/self/status; ls -l /proc/self/fd | wc -l; exit 7"])
     uid, gid, privileges, descriptors = ended.printed.splitlines()
     assert (ended.code, uid, gid) == (7, str(NOBODY.pw_uid), str(NOBODY.pw_gid))
@@ -72,14 +72,14 @@ def test_the_command_has_the_identity_and_its_exit():
 
 
 @pytest.mark.parametrize("children", [0, 20])
-def test_no_daemon_gets_away(notes, children):
+def test_daemons_of_a_command_are_killed(notes, children):
     ended = run(["python3", "-c", DAEMON, str(notes), str(children)], timeout=20)
     numbers = notes.read_text().split()
     assert ended.code == 0 and len(numbers) == children + 1 and alive(numbers) == []
     assert ended.errors.startswith("ended processes that it left behind: python3 (pid ")
 
 
-def test_a_command_whose_time_is_up_is_ended_with_its_daemons(notes):
+def test_command_is_killed_with_its_daemons_on_timeout(notes):
     began = time.monotonic()
     argv = ["sh", "-c", f"trap '' TERM; python3 -c '{DAEMON}' {notes} 3; sleep 600"]
     assert run(argv, timeout=1.5).code is None
@@ -87,7 +87,7 @@ def test_a_command_whose_time_is_up_is_ended_with_its_daemons(notes):
     assert len(notes.read_text().split()) == 4 and alive(notes.read_text().split()) == []
 
 
-def test_it_ends_all_where_its_own_parent_is_killed_and_has_the_lock_until_then(notes, tmp_path):
+def test_processes_are_killed_with_the_parent_under_its_lock(notes, tmp_path):
     script = f"trap '' TERM; ls -l /proc/self/fd >&2; python3 -c '{DAEMON}' {notes} 2; sleep 600"
     program = f"""
 import sys; sys.path.insert(0, {str(Path(django_wall_reaper.__file__).parent)!r})

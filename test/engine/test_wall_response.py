@@ -1,4 +1,4 @@
-"""Answers of what is less trusted: as long and as large as they may be, and no more."""
+"""Answers of less trusted processes, limited in time and size."""
 
 import contextlib
 import http.client
@@ -10,7 +10,7 @@ import pytest
 from django_wall_response import Bounded, TooLongError
 
 OK = b"HTTP/1.1 200 OK\r\n"
-#: What somebody sends, again and again after a beginning; and the pause before each.
+#: A beginning, what is sent repeatedly after it, and the pause before each.
 ENDLESS = {
     "a byte now and then": (OK + b"\r\n", b"x", 0.05),
     "no headers yet": (OK, b"", 0.05),
@@ -27,7 +27,7 @@ ENDLESS = {
 
 @pytest.fixture
 def answered():
-    """A connection to somebody who sends what `answered` is called with."""
+    """A connection whose other end sends what `answered` is called with."""
     stopped = threading.Event()
     ours, theirs = socket.socketpair()
 
@@ -48,7 +48,7 @@ def answered():
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_an_answer_without_an_end_has_one(answered, name):
+def test_endless_answer_is_refused(answered, name):
     began = time.monotonic()
     with pytest.raises((TimeoutError, http.client.HTTPException, ValueError)):
         response = http.client.HTTPResponse(answered(*ENDLESS[name], limit=1 << 16))
@@ -58,18 +58,18 @@ def test_an_answer_without_an_end_has_one(answered, name):
 
 
 @pytest.mark.parametrize(("again", "pause", "error"), [(b"x" * 65536, 0, TooLongError), (b"x", 0.05, TimeoutError)])
-def test_all_that_comes_is_read_within_bounds(answered, again, pause, error):
+def test_answer_is_read_within_limits(answered, again, pause, error):
     with pytest.raises(error):
         answered(b"", again, pause).read()
 
 
-def test_an_answer_that_is_whole(answered):
+def test_complete_answer_is_read(answered):
     response = http.client.HTTPResponse(answered(OK + b"Content-Length: 2\r\n\r\nab"))
     response.begin()
     assert (response.status, response.read()) == (200, b"ab")
 
 
-def test_a_request_that_nobody_takes():
+def test_request_that_is_not_received_times_out():
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(TimeoutError):
         Bounded(ours, time.monotonic() + 0.2).sendall(b"x" * (8 << 20))

@@ -331,7 +331,7 @@ def test_memory_of_root_is_not_read_through_its_helpers(lair):
 
 # A hostile live application
 
-#: Never rests: links, FIFOs and folders in the place of whatever the site may write, as its own user.
+#: Keeps replacing all that the site may write to by links, FIFOs and folders, as its own user.
 CHAOS = """
 import ctypes, os, random, socket, time
 exchange = ctypes.CDLL(None).renameat2

@@ -60,7 +60,7 @@ def test_the_folder_in_which_systemd_makes_sockets_is_roots(blog):
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_what_a_site_puts_into_its_own_folder_keeps_nobody_waiting(blog, what):
+def test_entries_in_the_folder_of_a_site_delay_no_verb(blog, what):
     as_site(blog, f"cd /run/{blog.unit} && {HOSTILE[what]}")
     pid = blog.host.run(["systemctl", "show", "--value", "--property=MainPID", blog.unit]).stdout.strip()
     measured = "bash -c 'ulimit -v 4000000; exec \"$@\"' x"

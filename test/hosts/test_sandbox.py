@@ -148,7 +148,7 @@ def test_run_and_shared_memory_are_closed(host):
     assert found["seen"] == ["x"]
 
 
-def test_a_container_is_told_what_it_lacks_and_commands_run_there(container):
+def test_container_reports_what_is_not_in_force_and_runs_commands(container):
     """Without the right to mount, and with no file system of its own, which would keep units from starting."""
     named = set(asked(container, TRIAL)[""])
     assert {"ProtectProc", "ProcSubset"} <= named

@@ -405,7 +405,7 @@ def test_finding_11_build_inherits_no_lock(lair):
     assert not [path for path in found.values() if not own.match(path)], found
 
 
-#: A hot journal whose super-journal is a file of root, beside a database: SQLite deletes it when it rolls back.
+#: A hot journal next to a database, whose super-journal is a file of root: SQLite deletes it when it rolls back.
 HOT_JOURNAL = r"""
 import sqlite3, struct, sys
 path, victim = sys.argv[1:]
@@ -685,7 +685,7 @@ HEADERS = {
     "X-Forwarded-For": FORGED,
     "Proxy": FORGED,
 }
-#: Of those, the ones that were found by hand before.
+#: Of those, the ones that were already known.
 NAMED = (
     "X-Real-IP",
     "Forwarded",
