@@ -1,4 +1,4 @@
-"""The documents: links lead somewhere, pillars in them are valid, every verb and every error is told."""
+"""The pages: links have targets, pillars in them are valid, verbs, steps and errors have their entries."""
 
 import ast
 import os
@@ -20,7 +20,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
 PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
 DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
-#: What is quoted in troubleshooting.md and said by others: Django, database servers, nginx, Salt, systemd, uv.
+#: What troubleshooting.md quotes of other programs: Django, database servers, nginx, Salt, systemd, uv.
 FOREIGN = {
     "Access denied for user",
     "Can't connect to",
@@ -53,20 +53,20 @@ def name(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_somewhere(page):
-    lost = []
+def test_links_have_targets(page):
+    broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         path, _mark, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
-            lost.append(link)
-    assert not lost
+            broken.append(link)
+    assert not broken
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "options.md"], ids=name)
@@ -78,7 +78,7 @@ def test_lines_are_short(page):
 def test_every_page_is_in_an_index():
     docs = ROOT / "docs"
     indexes = {docs / "decisions": docs / "decisions/README.md"}
-    untold = [
+    missing = [
         name(page)
         for page in PAGES
         if docs in page.parents
@@ -86,11 +86,11 @@ def test_every_page_is_in_an_index():
         and f"({page.relative_to((index := indexes.get(page.parent, docs / 'README.md')).parent)})"
         not in index.read_text()
     ]
-    assert untold == []
+    assert missing == []
 
 
 def linked(page: Path) -> set[Path]:
-    """The pages that a page links to."""
+    """Return the pages that a page links to."""
     links = re.findall(r"\]\(([^)\s#]+\.md)(?:#[\w-]*)?\)", page.read_text())
     return {(page.parent / link).resolve() for link in links if "://" not in link}
 
@@ -139,7 +139,7 @@ def pillars() -> list[Any]:
 
 
 @pytest.mark.parametrize("pillar", pillars())
-def test_pillars_are_valid(pillar):
+def test_pillars_in_pages_are_valid(pillar):
     assert django_pillar.compile(pillar, SCHEMA, PLATFORMS, DEBIAN)["errors"] == []
 
 
@@ -149,7 +149,7 @@ def test_the_readme_has_a_pillar_of_ten_lines():
 
 
 def rows_of(page: str, columns: int) -> list[list[str]]:
-    """The rows of all tables of a page that have so many columns."""
+    """Return the rows of all tables of a page that have so many columns."""
     lines = re.findall(r"^\| (.*) \|$", (ROOT / page).read_text(), re.MULTILINE)
     return [cells for line in lines if len(cells := line.split(" | ")) == columns and "detected, or" not in line]
 
@@ -167,14 +167,14 @@ def test_every_trait_of_a_project_names_its_test():
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("test/projects/*.yaml")), ids=lambda path: str(path.stem))
-def test_every_project_from_outside_is_told(path):
+def test_every_recipe_of_a_project_is_on_the_page(path):
     recipe = yaml.safe_load(path.read_text())
     versions, number = " → ".join(recipe["versions"]), {"bookworm": 12, "trixie": 13}[recipe.get("debian", "bookworm")]
-    told = f"* `{path.stem}` {versions}, Debian {number}: "
-    assert told in (ROOT / "docs/internals/projects.md").read_text()
+    line = f"* `{path.stem}` {versions}, Debian {number}: "
+    assert line in (ROOT / "docs/internals/projects.md").read_text()
 
 
-def test_every_fault_is_shown_or_said_to_be_open():
+def test_every_fault_has_a_test_or_is_open():
     cases, numbers = yaml.safe_load_all((ROOT / "test/hosts/faults.yaml").read_text())
     assert list(numbers) == list(range(1, 66))
     assert {key for about in numbers.values() for key in about} == {"fault", "tests", "open"}
@@ -203,7 +203,7 @@ def test_the_page_of_faults_is_up_to_date():
     assert page.read_text() == text, "UPDATE=1 test/run test/engine/test_documents.py writes it"
 
 
-def test_every_verb_is_told():
+def test_every_verb_has_a_section():
     module = ast.parse((ROOT / "_modules/django.py").read_text())
     verbs = {node.name for node in module.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"}
     page = (ROOT / "docs/reference/commands.md").read_text()
@@ -211,13 +211,13 @@ def test_every_verb_is_told():
     assert [verb for verb in verbs if f"[`{verb}`](#{verb})" not in page] == []
 
 
-def test_every_step_is_told():
+def test_every_step_has_a_row():
     steps = re.findall(r"\('(\w+)', '", (ROOT / "django/site.sls").read_text())
-    told = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/guides/releases.md").read_text(), re.MULTILINE)
-    assert told[: len(steps)] == steps
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/guides/releases.md").read_text(), re.MULTILINE)
+    assert rows[: len(steps)] == steps
 
 
-def test_every_directive_of_the_sandbox_is_told():
+def test_every_directive_of_the_sandbox_has_a_row():
     """With its value, and with what switches it off, which the pillar takes."""
     release = Path("/srv/django/blog/releases/0001-0123456789ab")
     had: dict[str, list[str]] = {}
@@ -227,9 +227,9 @@ def test_every_directive_of_the_sandbox_is_told():
         del had[directive]
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .+? \| ?(.*?) ?\| .*\|$", sandbox_table(), re.MULTILINE)
     assert sorted(directive for directive, _value, _off in rows) == sorted(had)
-    told = {directive: re.findall("`(.+?)`", value) for directive, value, _off in rows}
-    wrong = [name for name in told if not name.endswith("Paths") and {*had[name]} - {"", *told[name]}]
-    assert wrong == [] and told["CapabilityBoundingSet"] == []
+    documented = {directive: re.findall("`(.+?)`", value) for directive, value, _off in rows}
+    wrong = [name for name in documented if not name.endswith("Paths") and {*had[name]} - {"", *documented[name]}]
+    assert wrong == [] and documented["CapabilityBoundingSet"] == []
     off = {directive: yaml.safe_load(value.strip("`")) for directive, _value, value in rows if value}
     pillar = {"django": {"sites": {"blog": {"folder": "/app", "domains": ["blog.example.org"], "sandbox": off}}}}
     compiled = django_pillar.compile(pillar, SCHEMA, PLATFORMS, DEBIAN)
@@ -245,8 +245,8 @@ def test_every_folder_of_a_site_is_in_the_table_of_owners():
     for folder in site.folders():
         path = re.sub(rf"(?<=/){site.name}(?=/|$)", "<site>", str(folder.path).replace(str(site.root), "<root>"))
         owner, mode = rows.pop(path)
-        said = owner.replace("<user>", site.user).replace("<proxy>", site.proxy_group)
-        assert (said, mode) == (f"{folder.owner}:{folder.group}", f"{folder.mode:04o}"), path
+        expanded = owner.replace("<user>", site.user).replace("<proxy>", site.proxy_group)
+        assert (expanded, mode) == (f"{folder.owner}:{folder.group}", f"{folder.mode:04o}"), path
     own = {"current", "previous", "maintenance", "errors", "lock", "site.json", "deploys.jsonl", "adopted"}
     assert {path.removeprefix("<root>/") for path in rows} >= own
     for name in own:
@@ -254,7 +254,7 @@ def test_every_folder_of_a_site_is_in_the_table_of_owners():
 
 
 def walls() -> dict[str, tuple[str, str]]:
-    """The table of owners: path → (owner:group, mode)."""
+    """Return the table of owners: path → (owner:group, mode)."""
     page = (ROOT / "docs/reference/walls.md").read_text()
     lines = page[page.index("## Every path") :].partition("|---")[2].splitlines()[1:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line]
@@ -272,7 +272,7 @@ def sandbox_table() -> str:
 
 
 def messages() -> str:
-    """The words of the code: string literals joined as Python joins them, with … for what is put in."""
+    """Return the string literals of the code, joined as Python joins them, with … for inserted values."""
     words = []
     for path in [*ROOT.glob("_*/*.py"), *ROOT.glob("django/files/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -286,22 +286,22 @@ def messages() -> str:
 
 
 def quoted() -> list[str]:
-    """What troubleshooting.md quotes as said by the formula, in pieces without what differs from case to case."""
+    """Return the quotes in troubleshooting.md, in pieces without what varies."""
     page = (ROOT / "docs/troubleshooting.md").read_text().partition("## What a visitor sees")[0]
     entries = re.findall(r"^\* (.*?)(?=^\* |^#|\Z)", page, re.MULTILINE | re.DOTALL)
-    said = [" ".join(entry.split()).partition("→")[0].partition("`: ")[0] + "`" for entry in entries]
-    phrases = [phrase for text in said for phrase in re.findall(r"`([^`]+)`", text)]
+    quotes = [" ".join(entry.split()).partition("→")[0].partition("`: ")[0] + "`" for entry in entries]
+    phrases = [phrase for text in quotes for phrase in re.findall(r"`([^`]+)`", text)]
     return [piece.strip(" :").removesuffix(" failed") for phrase in phrases for piece in phrase.split("…")]
 
 
-def test_every_error_that_is_told_can_be_said():
+def test_every_quoted_error_exists():
     code = messages()
-    gone = [piece for piece in quoted() if piece not in code and piece not in FOREIGN]
-    assert gone == []
+    unknown = [piece for piece in quoted() if piece not in code and piece not in FOREIGN]
+    assert unknown == []
 
 
 def errors() -> Iterator[tuple[str, list[str]]]:
-    """The message of each DeploymentError: where it is raised, and its fixed words."""
+    """Yield where each DeploymentError is raised, and the fixed words of its message."""
     for path in sorted(ROOT.glob("_utils/django_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeploymentError" and node.args:
@@ -312,7 +312,7 @@ def errors() -> Iterator[tuple[str, list[str]]]:
                     yield f"{path.name}:{node.lineno}", words
 
 
-def test_every_error_is_told():
+def test_every_error_is_in_troubleshooting():
     page = " ".join((ROOT / "docs/troubleshooting.md").read_text().split())
-    untold = {where: words for where, words in errors() if not any(word in page for word in words)}
-    assert untold == {}, "add it to docs/troubleshooting.md, by its fixed words"
+    missing = {where: words for where, words in errors() if not any(word in page for word in words)}
+    assert missing == {}, "add it to docs/troubleshooting.md, by its fixed words"
