@@ -1,4 +1,4 @@
-"""Files as differences: what a release would be given, against what the live one has."""
+"""Differences between the files of the next release and those of the active one."""
 
 import difflib
 import os
@@ -19,7 +19,7 @@ _LINES = 60
 
 
 def of_text(old: str | None, new: str | None) -> str:
-    """What differs between two texts, as a unified diff; None is a file that is not there."""
+    """Return the unified diff of two texts; None is a missing file."""
     if old is None or new is None:
         return "new file" if old is None else "removed"
     lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1))[2:]
@@ -29,13 +29,13 @@ def of_text(old: str | None, new: str | None) -> str:
 def of_instance(
     live: Release, path: Path, facts: Mapping[str, Any], templates: Mapping[str, str], secrets: list[str]
 ) -> dict[str, str]:
-    """The configuration of the next release's server, and of who keeps it alive, against the live one's.
+    """Return the diffs of the configuration of the next release's server and process manager, by file.
 
-    What differs between any two releases (names, paths, sockets) is no difference. Nothing is said where the live
-    release has lost its virtualenv, for no file of its server can be rendered then.
+    What differs between any two releases (names, paths, sockets) is no difference. Nothing is returned where the
+    active release has lost its virtualenv, since no file of its server can be rendered then.
 
     Args:
-        path: the folder of the next release, whether it is there or not.
+        path: the folder of the next release, which may not exist yet.
         secrets: texts that are masked.
     """
     built = path if (path / "virtualenv").exists() else live.path
@@ -63,13 +63,13 @@ def expected_facts(site: Site, live: Release, commit: str) -> dict[str, Any]:
 
 
 def _present(live: Release) -> set[str]:
-    """The files of the live release's server, those included that the next one will not have."""
+    """Return the files of the active release's server, including those that the next one does not have."""
     unit = django_process.unit(live.site, live.path)
     return {path.name for path in live.path.glob("config/*") if path.stem in (unit, "supervisor")}
 
 
 def _names(live: Release, path: Path) -> dict[str, str]:
-    """What the next release is called, by what the live one is called."""
+    """Return the names and paths of the next release, each with that of the active one."""
     site = live.site
     names = {
         str(path): str(live.path),
@@ -86,7 +86,7 @@ def _names(live: Release, path: Path) -> dict[str, str]:
 
 
 def _takes_turns(old: str, new: str) -> bool:
-    """Whether two addresses are what two releases in a row have: a socket each, or two ports in turn."""
+    """Return whether two addresses are those of two consecutive releases: a socket each, or alternating ports."""
     if old.startswith("/") or new.startswith("/"):
         return old.startswith("/") and new.startswith("/")
     (host, _, port), (other, _, next_port) = old.rpartition(":"), new.rpartition(":")

@@ -1,4 +1,4 @@
-"""Drift: what of a site is no longer as its live release was made, and who owns it now."""
+"""Drift: files of a site that differ from its active release, with their present owner."""
 
 import os
 import time
@@ -22,21 +22,21 @@ from django_site import Site
 
 
 def note(release: Release) -> None:
-    """Write down what a release is made of; but for its record, and what the site may write, it stays so."""
+    """Write the manifest of a release, without its record and the paths that the site may write."""
     without = [f"source/{path}" for path in release.site.config["writable"]]
     django_release_manifest.make(release.path, django_secret.record_key(release.site), without, durable=False)
 
 
 def of_virtualenv(site: Site, key: str) -> dict[str, str]:
-    """What differs in a virtualenv from what it was when it was built: path below it → how."""
+    """Return what differs in a virtualenv from when it was built: path below it → how."""
     return django_release_manifest.differences(site.virtualenvs / key, django_secret.record_key(site))
 
 
 def of_site(site: Site, live: Release) -> list[dict[str, str]]:
-    """What is otherwise than the live release was made: a row for each path, sorted.
+    """Return a row for each path that differs from the active release, sorted.
 
-    Compared are the release's folder (source, static files, configuration), its virtualenv, the files of whoever keeps
-    it alive, nginx's files of the site, and its secrets. What outlives a release, and ``writable``, is the site's own.
+    Compared are the release's folder (source, static files, configuration), its virtualenv, the files of its process
+    manager, the proxy's files of the site, and its secrets; not what outlives a release, and not ``writable``.
     """
     found = dict(_in_folders(site, live))
     found |= dict(_of_process_manager(site, live))
@@ -74,7 +74,7 @@ def _of_proxy(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
 
 
 def _of_secrets(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
-    """The secrets that no release was made with, and their variables where they are not those of the files."""
+    """Yield secrets that no release was made with, and the environment file where it does not match the secrets."""
     known = {name: django_secret.stored(site, name) for name in django_secret.configured(site)}
     for name, value in known.items():
         if value is None:
@@ -96,7 +96,7 @@ def _of_secrets(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
 
 
 def _owner(path: Path) -> dict[str, str]:
-    """Who has a path now, and when it was last written."""
+    """Return the owner of a path, and when it was last modified."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""A plan: the next release is built aside, to say what it would change. Nothing that serves is touched."""
+"""A plan: the next release is built in a folder of its own, to report what it would change, and removed again."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ from django_deploy import Deployment
 from django_host_command import DeploymentError, redact
 from django_release import Release
 
-#: The program that says the effective settings of a release; it lies in a folder of its own, with that which starts it.
+#: The program that reads the effective settings of a release; it is copied to a folder of its own.
 SETTINGS_PROGRAM = "salt://django/files/django_formula_plan.py"
 
 Plan = dict[str, Any]
@@ -40,10 +40,10 @@ _SHOWN = 300
 
 
 def make(name: str, revision: str | None = None, asked_by: str = "django.plan") -> Plan:
-    """What ``django.release`` would do now: build it aside, compare it with the live release, and remove it again.
+    """Return what ``django.release`` would do now: build the release, compare it with the active one, remove it.
 
     Raises:
-        DeploymentError: nothing is live, or a step fails as it would in the release.
+        DeploymentError: there is no active release, or a step fails as it would in the release.
     """
     site = django_site.find(name)
     templates = site.kept_templates()
@@ -67,15 +67,15 @@ def _plan(deployment: Deployment) -> Plan:
         return {"release": f"none: {live.name} is of this commit, and nothing else has changed"}
     deployment.plan(django_release.next_name(site, deployment.commit))
     changes = django_deploy_step_source.differences(deployment, recorded, inputs)
-    outlook = django_deploy_preflight.look(deployment, changes)  # before the plan itself takes of the disk
+    outlook = django_deploy_preflight.look(deployment, changes)  # before the plan itself uses disk space
     with _aside(deployment) as release:
         _build(deployment, release)
-        changes.pop("migrations", None)  # new files; which of them the databases lack, the start says
+        changes.pop("migrations", None)  # new files; the start of Django tells which of them are pending
         plan = {"release": {"old": live.name, "new": release.name}, **changes, **outlook.changes()}
         plan |= _packages(live, release)
         ungenerated = django_secret.missing(site, deployment.secrets, recorded)
         if ungenerated:
-            why = f"{', '.join(ungenerated)} would have to be generated first, and a plan does not"
+            why = f"{', '.join(ungenerated)} would have to be generated, which a plan does not do"
             return {**plan, "not known": f"migrations, settings, rendered files: {why}"}
         deployment.warn(outlook.warnings)
         plan |= _start(deployment, live, release)
@@ -92,7 +92,7 @@ def _plan(deployment: Deployment) -> Plan:
 
 @contextlib.contextmanager
 def _aside(deployment: Deployment) -> Iterator[Release]:
-    """A release that is not among the site's, in a folder of this process; it is removed in any case."""
+    """Yield a release in a folder of this process, apart from the site's releases; remove it in any case."""
     site, umask = deployment.site, os.umask(0o022)
     django_release.clear_plans(site)
     folder = site.root / f"plan-{os.getpid()}"
@@ -106,9 +106,9 @@ def _aside(deployment: Deployment) -> Iterator[Release]:
 
 
 def _build(deployment: Deployment, release: Release) -> None:
-    """Export and build the source. What releases share, mirror and virtualenvs, is touched under the lock.
+    """Export and build the source; hold the lock while what releases share (mirror, virtualenvs) is changed.
 
-    The virtualenv stays: the release that comes has the same.
+    The virtualenv is kept: the release will have the same.
     """
     site = deployment.site
     deployment.begin(release)
@@ -122,7 +122,7 @@ def _build(deployment: Deployment, release: Release) -> None:
 
 
 def _packages(live: Release, release: Release) -> Plan:
-    """The packages that are added, removed, and of another version."""
+    """Return the packages that are added, removed, or get another version."""
     old = live.record.get("packages") or django_virtualenv.packages(live.path / "virtualenv")
     new = release.record["packages"]
     found = {
@@ -130,12 +130,12 @@ def _packages(live: Release, release: Release) -> Plan:
         "removed": {name: old[name] for name in sorted({*old} - {*new})},
         "changed": {n: f"{old[n]} → {new[n]}" for n in sorted({*old} & {*new}) if old[n] != new[n]},
     }
-    told = {key: value for key, value in found.items() if value}
-    return {"packages": told} if told else {}
+    changes = {key: value for key, value in found.items() if value}
+    return {"packages": changes} if changes else {}
 
 
 def _start(deployment: Deployment, live: Release, release: Release) -> Plan:
-    """Start Django as the release would: migrations and settings; static files are collected, and left out."""
+    """Start Django as the release would; return its pending migrations and the changed settings."""
     site = deployment.site
     list(django_deploy_step_settings.settings(deployment))
     folder = release.path / "static"
@@ -149,7 +149,7 @@ def _start(deployment: Deployment, live: Release, release: Release) -> Plan:
 
 
 def _refusal(deployment: Deployment) -> DeploymentError | None:
-    """Why the release would not be migrated to: its migrations would break what is live, and are only looked at."""
+    """Return why the step `migration` would refuse the release; nothing is migrated."""
     try:
         next(django_deploy_step_database.migration(deployment), None)
     except DeploymentError as error:
@@ -158,15 +158,15 @@ def _refusal(deployment: Deployment) -> DeploymentError | None:
 
 
 def _task() -> str:
-    """The name of a plan's commands: a deployment may run its own beside them."""
+    """Return the task name of a plan's commands: a deployment may run its own at the same time."""
     return f"plan-{os.getpid()}"
 
 
 def _settings(deployment: Deployment, live: Release, release: Release) -> Plan:
-    """The effective settings that differ; what Django hides, and what holds a secret, is named and not shown."""
+    """Return the effective settings that differ; those that Django hides, or that contain a secret, by name only."""
     site = deployment.site
     if SETTINGS_PROGRAM not in deployment.templates:
-        return {"settings": "not known: the last apply was that of an older formula, without the program that asks"}
+        return {"settings": "not known: the last apply was by an older formula, without the program that reads them"}
     folder = release.path / "plan"
     django_host_folder.make(django_host_folder.Folder(folder, "root", site.user, 0o750))
     for url in (SETTINGS_PROGRAM, SETTINGS_PROGRAM.replace("_plan", "_start")):
@@ -183,7 +183,7 @@ def _settings(deployment: Deployment, live: Release, release: Release) -> Plan:
                 site, one.path, one.facts, program, asked, deployment.masked(), _task()
             )
         except DeploymentError as error:
-            return {"settings": f"not known, for {one.name} does not start: {error.message}"}
+            return {"settings": f"not known, since {one.name} does not start: {error.message}"}
         found.append(answer)
     told = dict(_changed_settings(*found))
     masked = {name: redact(text, deployment.masked()) for name, text in told.items()}
@@ -204,7 +204,7 @@ def _changed_settings(old: Mapping[str, Setting], new: Mapping[str, Setting]) ->
 
 
 def _differences(deployment: Deployment, live: Release, release: Release) -> Plan:
-    """The files that would change, and what starts, stops and reloads for them."""
+    """Return the files that would change, and what would be started, stopped and reloaded."""
     site, templates, masked = deployment.site, deployment.templates, deployment.masked()
     files = django_deploy_difference.of_instance(live, release.path, release.facts, templates, masked)
     of_proxy = django_host_config.differences(
@@ -214,7 +214,7 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
     old, new = (django_process.unit(site, one.path) for one in (live, release))
     drain = site.config["releases"]["drain"]
     restarts = (
-        [f"{new} starts beside {old}, which is stopped after the switch once it is idle, at the latest after {drain}"]
+        [f"{new} starts next to {old}, which is stopped after the switch once it is idle, at the latest after {drain}"]
         if site.config["releases"]["overlap"]
         else [f"{old} is stopped, then {new} starts: visitors get errors meanwhile (releases:overlap)"]
     )

@@ -1,4 +1,4 @@
-"""The preflight: whether this host has what another release takes, and whether visitors will notice the switch."""
+"""The preflight: whether this host has the resources for another release, and whether visitors notice the switch."""
 
 import os
 import socket
@@ -27,7 +27,7 @@ from django_proxy_contract import Proxy
 from django_release import Release
 from django_site import Site
 
-#: Seconds in which a server of databases has to take a connection.
+#: Seconds in which a database server has to accept a connection.
 PATIENCE = 3.0
 #: Options by which a release may have another database than the live one.
 _DATABASES = {"databases", "environment", "settings", "secrets", "files", "settings_module", "overlay"}
@@ -35,14 +35,13 @@ _DATABASES = {"databases", "environment", "settings", "secrets", "files", "setti
 
 @dataclass
 class Outlook:
-    """What a preflight has found.
+    """The result of a preflight.
 
     Attributes:
-        gapless: whether visitors will notice the switch, and what would make it so that they do not; empty where
-            nothing is live yet.
-        refusal: why there cannot be a release now.
-        warnings: what will fail once the release is live.
-        waits_for: who holds the site's lock.
+        gapless: whether visitors will notice the switch, and how to avoid that; empty without an active release.
+        refusal: why a release is not possible now.
+        warnings: what will fail after the switch.
+        waits_for: the deployment that holds the site's lock.
     """
 
     gapless: str
@@ -51,7 +50,7 @@ class Outlook:
     waits_for: str = ""
 
     def changes(self) -> dict[str, Any]:
-        """What a dry run says; it is no error of it that the release would be refused."""
+        """Return what a dry run reports; a release that would be refused is no error there."""
         gapless = {"gapless": self.gapless} if self.gapless else {}
         refused = {"refused": str(self.refusal)} if self.refusal else {}
         waits = {"waits_for": self.waits_for} if self.waits_for else {}
@@ -59,11 +58,10 @@ class Outlook:
 
 
 def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
-    """Look at the host before a new release; nothing is changed.
+    """Check the host before a new release; change nothing.
 
     Args:
-        changes: what the release will have that the live one has not: ``requirements``, and paths of the pillar in
-            ``changed``.
+        changes: what differs from the active release: ``requirements``, and paths of the pillar in ``changed``.
     """
     site, live = deployment.site, deployment.live
     outlook = Outlook(_gapless(deployment), waits_for=deployment.lock.holder() if deployment.test else "")
@@ -86,14 +84,14 @@ def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
             django_proxy.check(site)
         except DeploymentError as error:
             outlook.warnings.append(
-                f"{error.message}; the release goes live without a reload, "
-                "and the proxy's files of the site stay as they are"
+                f"{error.message}; the release is activated without a reload, "
+                "and the proxy's files of the site stay unchanged"
             )
     return outlook
 
 
 def _gapless(deployment: Deployment) -> str:
-    """Whether visitors will notice the switch; where they will, why, and what would spare them that."""
+    """Return whether visitors will notice the switch, why, and how to avoid it."""
     site, live = deployment.site, deployment.live
     at = f"django:sites:{site.name}"
     if not live:
@@ -108,51 +106,50 @@ def _gapless(deployment: Deployment) -> str:
     if kind != "none" and not _serving(site):
         return f"no: {kind} does not serve the site now"
     if kind == "none" and django_proxy.is_installed(site):
-        return (
-            f"no: {at}:proxy:kind: none ends what leads to it now; visitors come by {site.listener or 'your own'} then"
-        )
+        address = site.listener or "your own proxy"
+        return f"no: {at}:proxy:kind: none removes the site from the proxy; visitors need {address} then"
     reload = _reloads(site, live)
     return f"yes, with a reload of {kind}: {reload}" if reload else "yes"
 
 
 def _serving(site: Site) -> Proxy | None:
-    """The proxy that serves a site and runs."""
+    """Return the running proxy that serves a site."""
     proxy = django_proxy.serving(site)
     return proxy if proxy and django_host_service.pid(proxy.DAEMON) is not None else None
 
 
 def _reloads(site: Site, live: Release | None) -> str:
-    """Why the proxy has to be reloaded for the switch itself; empty where a rename does."""
+    """Return why the switch has to reload the proxy; empty where a rename is enough."""
     new = django_release_instance.next_kind(site)
     if not live or not django_proxy.of_site(site) or not django_proxy.is_installed(site):
         return ""
     if django_release_instance.kind(live.path) != new:
         return f"it will reach the site by {' and '.join(new)}; the next release needs none over a unix socket"
     if site.config["proxy"].get("keepalive") or django_release_instance.is_kept_connected(live.path):
-        return f"django:sites:{site.name}:proxy:keepalive keeps connections; without it a rename does"
+        return f"django:sites:{site.name}:proxy:keepalive keeps connections; without it a rename is enough"
     if new[0] != "tcp":
         return ""
     if site.config["server"]["kind"] == "mod_wsgi":
-        return f"django:sites:{site.name}:server:kind listens at ports; with another over a unix socket a rename does"
-    return f"django:sites:{site.name}:server:bind is an address; with unix a rename does"
+        return f"django:sites:{site.name}:server:kind listens on ports; for another on a unix socket a rename is enough"
+    return f"django:sites:{site.name}:server:bind is an address; with unix a rename is enough"
 
 
 def _has_new_files(deployment: Deployment) -> bool:
-    """Whether the proxy runs and will have other files of the site once the release is live."""
+    """Return whether the proxy runs and gets other files of the site after the switch."""
     site, live = deployment.site, deployment.live
     if not live or not _serving(site):
         return False
     try:
         return bool(django_host_config.differences(django_proxy_files.of_site(site, live.facts, deployment.templates)))
     except DeploymentError:
-        return False  # somebody's file is in the way, which the step `proxy` says
+        return False  # the step `proxy` reports it
 
 
 def refuse_without_memory(site: Site, live: Release) -> None:
-    """Two instances run for a while: without the memory for it, the kernel would end one of them, or the database.
+    """Check that memory suffices for two instances: otherwise the kernel would kill one of them, or the database.
 
     Raises:
-        DeploymentError: what the live instance takes is more than what is left.
+        DeploymentError: the active instance uses more memory than is available.
     """
     pid = django_release_instance.pid(site, live.path)
     if not pid:
@@ -160,23 +157,23 @@ def refuse_without_memory(site: Site, live: Release) -> None:
     needed, left = django_host_memory.of_tree(pid), django_host_memory.available()
     if needed > left:
         raise DeploymentError(
-            f"{needed >> 20} MB of memory are needed for another instance beside the live one, "
-            f"and {left >> 20} are left",
-            hint=f"django:sites:{site.name}:releases:overlap: false stops the live one first, which visitors notice; "
+            f"another instance next to the active one needs {needed >> 20} MB of memory, "
+            f"and {left >> 20} MB are available",
+            hint=f"django:sites:{site.name}:releases:overlap: false stops the active one first, which visitors notice; "
             f"or fewer server:processes",
             transient=True,
         )
 
 
 def refuse_without_disk(site: Site, last: Release | None, *, with_virtualenv: bool) -> None:
-    """A full disk hurts whoever writes on it, the live site first: there has to be space for two releases.
+    """Check that the disk has space for two releases: a full disk breaks the site that serves.
 
     Args:
         last: a release that was measured.
-        with_virtualenv: whether it will not be shared.
+        with_virtualenv: whether the release gets a virtualenv of its own.
 
     Raises:
-        DeploymentError: there is not.
+        DeploymentError: it has not.
     """
     size = last.record.get("size") if last else None
     if not size:
@@ -194,10 +191,10 @@ def refuse_without_disk(site: Site, last: Release | None, *, with_virtualenv: bo
 
 
 def _refuse_without_database(site: Site, live: Release) -> None:
-    """A database that the live release has used has to be there, or nothing of the new one would start.
+    """Check that the databases of the active release are available, without which the new one cannot start.
 
     Raises:
-        DeploymentError: it is not.
+        DeploymentError: one is not.
     """
     migrated = live.facts.get("migrations", {})
     for alias, database in live.facts.get("databases", {}).items():
@@ -207,14 +204,14 @@ def _refuse_without_database(site: Site, live: Release) -> None:
         problem = _problem_of_file(site, path) if path else _server_problem(database)
         if problem:
             raise DeploymentError(
-                f"the database {alias!r} of {live.name} is not there: {problem}",
-                hint=f"mend that; where the new release has another one: salt-call django.release {site.name}",
+                f"the database {alias!r} of {live.name} is not available: {problem}",
+                hint=f"correct that; if the new release has another database: salt-call django.release {site.name}",
                 transient=True,
             )
 
 
 def _problem_of_file(site: Site, path: Path) -> str:
-    """What is wrong with a SQLite file, whose path the project has chosen: its user looks, and not root."""
+    """Return the problem of a SQLite file; the site's user checks it, since the project has chosen its path."""
     try:
         problem: str = django_wall_delegate.ask(site.user, _file_problem, site, path, doing=f"looking at {path}")
     except DeploymentError as error:
@@ -229,7 +226,7 @@ def _file_problem(site: Site, path: Path) -> str:
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         return f"the file system of {folder} is read-only"
     if folder in {own.path for own in site.folders()}:
-        return ""  # its owner and mode have just been mended
+        return ""  # the step `site` has just corrected its owner and mode
     status, user = folder.stat(), django_host_user.find_user(site.user)
     groups = os.getgrouplist(user.pw_name, user.pw_gid) if user else [status.st_gid]
     mine = status.st_mode & 0o200 and status.st_uid == django_host_user.user_id(site.user)
@@ -238,7 +235,7 @@ def _file_problem(site: Site, path: Path) -> str:
 
 
 def _server_problem(database: Mapping[str, str]) -> str:
-    """Why nobody takes a connection to the server of a database; empty where somebody does, or its place is unknown."""
+    """Return why a database server refuses connections; empty where it accepts them, or its address is unknown."""
     host = database.get("host", "")
     engine = django_database_engine.find(database["engine"])
     if not engine or not engine.is_server:
@@ -253,7 +250,7 @@ def _server_problem(database: Mapping[str, str]) -> str:
 
 
 def _refusal(address: str | tuple[str, int]) -> str:
-    """Why there is no connection to an address; empty where there is one."""
+    """Return why an address refuses connections; empty where it accepts them."""
     try:
         if isinstance(address, tuple):
             socket.create_connection(address, PATIENCE).close()

@@ -1,4 +1,4 @@
-"""Going back: to which release, whether it can live with what the databases have by now, and taking migrations back."""
+"""A rollback: its target, whether that works with the databases' present schema, and the reversal of migrations."""
 
 import logging
 from typing import Any, NamedTuple
@@ -20,9 +20,9 @@ _DID = {"RemoveField": "removed", "DeleteModel": "removed", "RenameField": "rena
 
 
 class Outlook(NamedTuple):
-    """What a release meets when it comes back.
+    """The databases' schema as the target of a rollback finds it.
 
-    schema: the migrations that the databases have and it does not know.
+    schema: the migrations that the databases have and the release does not.
     broken: the operations among them that break it.
     """
 
@@ -35,29 +35,29 @@ class Outlook(NamedTuple):
 
     @property
     def lasting(self) -> list[str]:
-        """The migrations that cannot be taken back, or not without the loss of what was there before."""
+        """Return the migrations that cannot be reversed without loss of data."""
         return [one["name"] for migrations in self.schema.values() for one in migrations if not one["reversible"]]
 
     @property
     def answer(self) -> str:
-        """``safe``: the release can live with it; ``reversible``: it cannot, but all can be taken back; ``unsafe``."""
+        """Return ``safe`` (the release works with it), ``reversible`` (all can be reversed) or ``unsafe``."""
         return "safe" if not self.broken else "unsafe" if self.lasting else "reversible"
 
 
 def target(site: Site, live: Release, to: str | int | None) -> Release:
-    """The release to go back to.
+    """Return the target of a rollback.
 
     Args:
-        to: its name, its number or its commit (from seven digits on); None is the newest good one before the live one.
+        to: its name, number or commit (from seven digits on); None is the newest good one before the active one.
 
     Raises:
-        DeploymentError: there is none, or it cannot come back.
+        DeploymentError: there is none, or it cannot be activated again.
     """
     lists = f"salt-call django.releases {site.name} lists them"
     if to is None:
         found = django_release.older_good(site, live)
         if not found:
-            raise DeploymentError(f"{site.name} has no older good release to go back to", hint=lists)
+            raise DeploymentError(f"{site.name} has no older good release to roll back to", hint=lists)
         return found
     found = django_release.named(site, str(to))
     if found.sequence >= live.sequence:
@@ -65,18 +65,18 @@ def target(site: Site, live: Release, to: str | int | None) -> Release:
         again = f"salt-call django.release {site.name} {found.record.get('commit', '')}".strip()
         raise DeploymentError(f"{found.name} {problem}", hint=f"{again} releases its commit anew")
     if found.record.get("state") not in ("good", "held") or not found.is_whole():
-        problem = "has failed" if found.record.get("state") == "failed" else "is not whole"
-        raise DeploymentError(f"{found.name} cannot come back: it {problem}", hint=lists)
+        problem = "has failed" if found.record.get("state") == "failed" else "is not complete"
+        raise DeploymentError(f"{found.name} cannot be activated again: it {problem}", hint=lists)
     return found
 
 
 def look(site: Site, left: Release, target: Release, secrets: list[str]) -> Outlook:
-    """Whether a release can live with what the databases have by now.
+    """Return whether a release works with the present schema of the databases.
 
-    The releases since then have recorded what their migrations do; where none of them has, the one that is left tells.
+    The later releases have recorded what their migrations do; where none has, the active one is started to tell.
 
     Raises:
-        DeploymentError: it has to be asked, and does not start.
+        DeploymentError: it does not start.
     """
     both = [alias for alias in _known(left) if alias in _known(target)]
     newer = {alias: names for alias in both if (names := _newer(site, left, target, alias))}
@@ -95,13 +95,13 @@ def look(site: Site, left: Release, target: Release, secrets: list[str]) -> Outl
 
 
 def _known(release: Release) -> dict[str, set[str]]:
-    """The migrations in the source of a release, by alias."""
+    """Return the migrations in the source of a release, by alias."""
     migrations = release.facts.get("migrations", {}).items()
     return {alias: {*names["applied"], *names["pending"]} for alias, names in migrations}
 
 
 def _newer(site: Site, left: Release, target: Release, alias: str) -> list[str]:
-    """What a database has by what the releases since the target have recorded, or by what its SQLite file says."""
+    """Return the migrations that a database has and the target does not, by later records or by its SQLite file."""
     later = [release for release in django_release.releases(site) if release.sequence > target.sequence]
     has = {name for one in later for name in one.facts.get("migrations", {}).get(alias, {}).get("applied", [])}
     database = left.facts.get("databases", {}).get(alias)
@@ -122,37 +122,37 @@ def _recorded(site: Site, target: Release) -> Schema:
 
 
 def refuse(site: Site, target: Release, outlook: Outlook, *, reverses: bool) -> None:
-    """Say why a release does not come back, where that is so.
+    """Check that a release works with the databases' schema.
 
     Args:
-        reverses: whether the migrations that it does not know are to be taken back.
+        reverses: whether the migrations that it does not have are to be reversed.
 
     Raises:
-        DeploymentError: it cannot live with them, or they cannot be taken back.
+        DeploymentError: it does not work with them, or they cannot be reversed.
     """
     told = [f"{one['migration']} {_did(one)}" for one in outlook.broken]
     again = f"salt-call django.rollback {site.name} {target.name}"
-    forced = f"{again} force=True goes back all the same"
+    forced = f"{again} force=True rolls back anyway"
     log = "\n".join(django_deploy_migration.shortened(told[1:], 4))
     if outlook.answer == "unsafe":
-        hint = f"{_way_back(site, outlook.broken[0]['migration'])}, or deploy forward; {forced}"
+        hint = f"{_undo_hint(site, outlook.broken[0]['migration'])}, or deploy forward; {forced}"
         raise DeploymentError(f"unsafe: {told[0]}, and {target.name} needs it", log=log, hint=hint)
     if outlook.answer == "reversible" and not reverses:
-        hint = f"{again} migrate=True takes back {', '.join(outlook.names)} first, and what was written there is lost; "
+        hint = f"{again} migrate=True reverses {', '.join(outlook.names)} first, which deletes the data in them; "
         raise DeploymentError(f"reversible: {told[0]}, and {target.name} needs it", log=log, hint=f"{hint}{forced}")
     if reverses and outlook.lasting:
         raise DeploymentError(
-            f"{', '.join(outlook.lasting)} cannot be taken back", hint=f"{target.name} can live with it: {again}"
+            f"{', '.join(outlook.lasting)} cannot be reversed", hint=f"{target.name} works without that: {again}"
         )
 
 
 def refuse_without_database(left: Release, target: Release, secrets: list[str]) -> None:
-    """See that a release reaches its databases, where they are others by now, or have other passwords.
+    """Check that a release can connect to its databases, where their servers or passwords have changed since.
 
-    A password is kept once for all releases, so one of another server may be gone.
+    A password is kept once for all releases, so that of another server may be lost.
 
     Raises:
-        DeploymentError: it does not, or does not start.
+        DeploymentError: it cannot, or does not start.
     """
     before, now = (
         {path: value for path, value in release.record.get("inputs", {}).items() if _is_of_databases(path)}
@@ -168,10 +168,9 @@ def refuse_without_database(left: Release, target: Release, secrets: list[str]) 
     except DeploymentError as error:
         at, again = f"django:sites:{target.site.name}", f"salt-call django.rollback {target.site.name} {target.name}"
         raise DeploymentError(
-            f"{target.name} does not reach its databases as they are now: {error.message}",
+            f"{target.name} cannot connect to its databases with the present passwords: {error.message}",
             log=error.log,
-            hint=f"give {at}:database and its password as they were, and apply; {again} force=True goes back all the "
-            "same",
+            hint=f"give {at}:database and its password as they were, and apply; {again} force=True rolls back anyway",
         ) from None
 
 
@@ -179,8 +178,8 @@ def _is_of_databases(path: str) -> bool:
     return path.startswith(("databases:", "secrets:database."))
 
 
-def _way_back(site: Site, migration: str) -> str:
-    """How to have again what a migration has removed: the backup that its release has made, or the last one before."""
+def _undo_hint(site: Site, migration: str) -> str:
+    """Return how to restore what a migration removed: the backup of its release, or the last one before it."""
     done = [
         release
         for release in django_release.releases(site)
@@ -196,29 +195,29 @@ def _way_back(site: Site, migration: str) -> str:
 
 
 def _did(operation: dict[str, Any]) -> str:
-    """What an operation has done, in words: ``removed blog.Post.title``."""
+    """Return what an operation did: ``removed blog.Post.title``."""
     what = ".".join(filter(None, [operation["model"], operation["field"]]))
     return f"{_DID.get(operation['operation'], 'did ' + operation['operation'])} {what}"
 
 
 def warnings(target: Release, outlook: Outlook) -> list[str]:
-    """What stays in the databases when a release comes back that does not know it."""
+    """Return a warning about migrations that the databases keep and the release does not have."""
     if not outlook.schema:
         return []
     classes = {one["name"]: one["class"] for migrations in outlook.schema.values() for one in migrations}
     told = ", ".join(f"{name} ({kind})" if kind != "safe" else name for name, kind in classes.items())
-    return [f"the database keeps migrations that {target.name} does not know: {told}"]
+    return [f"the database keeps migrations that {target.name} does not have: {told}"]
 
 
 def reverse(left: Release, outlook: Outlook, secrets: list[str]) -> None:
-    """Take back what the release that comes back does not know, by the one that is left; it still serves meanwhile.
+    """Reverse the migrations that the target does not have, by the active release, which still serves meanwhile.
 
     Raises:
-        DeploymentError: a migration cannot be taken back; those behind it have been.
+        DeploymentError: a migration cannot be reversed; later ones may have been.
     """
     site = left.site
     databases = {alias: [one["name"] for one in migrations] for alias, migrations in outlook.schema.items()}
-    log.info("%s: taking back %s", site.name, ", ".join(outlook.names))
+    log.info("%s: reversing %s", site.name, ", ".join(outlook.names))
     try:
         with (
             django_backup.before_migration(left, list(databases), secrets),
@@ -233,11 +232,11 @@ def reverse(left: Release, outlook: Outlook, secrets: list[str]) -> None:
 
 
 def restore(left: Release, secrets: list[str]) -> str:
-    """Migrate the databases again to what the live release needs, since none has come back; returns what came of it."""
+    """Apply the reversed migrations again, since the rollback failed; return the outcome."""
     try:
         django_deploy_migration.migrate(left, secrets)
         django_deploy_migration.end_maintenance(left.site)
     except DeploymentError as error:
         again = f"salt-call django.migrate {left.site.name}"
-        return f"its migrations were taken back, and cannot be applied again: {error.message}; {again} tries once more"
-    return "its migrations were taken back, and are applied again"
+        return f"its migrations were reversed and cannot be applied again: {error.message}; {again} tries again"
+    return "its migrations were reversed, and are applied again"

@@ -7,7 +7,7 @@ from django_host_command import DeploymentError
 
 
 def environment_file(variables: Mapping[str, str]) -> str:
-    """Variables as systemd's EnvironmentFile and ``sh`` both read them, byte for byte."""
+    """Return variables as a file that systemd's EnvironmentFile and ``sh`` both read, byte for byte."""
     lines = (f'{name}="{_escape(value)}"\n' for name, value in sorted(variables.items()))
     return "".join(lines)
 
@@ -21,7 +21,7 @@ _LINE = re.compile(
 
 
 def read_environment(text: str) -> dict[str, str]:
-    """The variables of a file that systemd would take as an EnvironmentFile."""
+    """Return the variables of a file that systemd reads as an EnvironmentFile."""
     return {line["name"]: _unquoted(line["quoted"]) + _unescaped(line["plain"]) for line in _LINE.finditer(text)}
 
 
@@ -31,7 +31,7 @@ def _unquoted(text: str) -> str:
 
 
 def _unescaped(text: str, escaped: str = "") -> str:
-    """A text without its backslashes, or without those before certain letters; one before a line's end joins lines."""
+    """Remove backslashes, or only those before certain letters; one at the end of a line joins lines."""
 
     def plain(found: re.Match[str]) -> str:
         letter = found[1]
@@ -45,7 +45,7 @@ def _escape(value: str) -> str:
 
 
 def dotenv_file(variables: Mapping[str, str]) -> str:
-    """Variables as python-dotenv reads them, and django-environ and python-decouple but for those of several lines.
+    """Return a .env file for python-dotenv; django-environ and python-decouple read it except for multi-line values.
 
     Raises:
         DeploymentError: a value cannot be written for python-dotenv.
@@ -54,13 +54,13 @@ def dotenv_file(variables: Mapping[str, str]) -> str:
 
 
 def _dotenv(name: str, value: str) -> str:
-    """Nothing is escaped where that can be helped, since each reader has escapes of its own."""
+    """Return a value for a .env file, unescaped where possible, since each reader has its own escapes."""
     if re.search(r"\$\{[^}]*\}", value):
-        raise DeploymentError(f"{name} cannot stand in a .env file: python-dotenv expands ${{…}} there")
+        raise DeploymentError(f"{name} cannot be written to a .env file: python-dotenv expands ${{…}} there")
     if not re.search(r"['\\\n]", value):
         return value if re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]*", value) else f"'{value}'"
     if value == value.strip() and not re.search(r"^['\"]|\s#|\n", value):
         return value
     if value.endswith("\\"):
-        raise DeploymentError(f"{name} cannot stand in a .env file: it ends with a backslash in quotes")
+        raise DeploymentError(f"{name} cannot be written to a .env file: it ends with a backslash in quotes")
     return '"' + re.sub(r'([\\"])', r"\\\1", value) + '"'

@@ -14,43 +14,43 @@ if TYPE_CHECKING:
 
 
 def unit_value(value: Any) -> str:
-    """A value in a systemd unit: no specifier is expanded, no line ends early.
+    """Escape a value for a systemd unit: no specifier is expanded, no line ends early.
 
     Raises:
-        ValueError: it holds a control character or ends in a backslash.
+        ValueError: it contains a control character or ends in a backslash.
     """
     text = {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
     if not text.isprintable() or text.endswith("\\"):
-        raise ValueError(f"{text!r} cannot stand in a systemd unit")
+        raise ValueError(f"{text!r} cannot be written to a systemd unit")
     return text.replace("%", "%%")
 
 
 def uwsgi_value(value: Any) -> str:
-    """A value in uWSGI's ini: no magic variable, no inclusion.
+    """Escape a value for uWSGI's ini: no magic variable, no inclusion.
 
     Raises:
-        ValueError: it holds a control character, or ``$(``, ``@(`` or ``%(``, which cannot be escaped there.
+        ValueError: it contains a control character, or ``$(``, ``@(`` or ``%(``, which cannot be escaped there.
     """
     text = {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
     if not text.isprintable() or re.search(r"[$@%]\(", text) or text != text.strip():
-        raise ValueError(f"{text!r} cannot stand in an ini file of uWSGI")
+        raise ValueError(f"{text!r} cannot be written to an ini file of uWSGI")
     return text.replace("%", "%%")
 
 
 def nginx_value(value: Any) -> str:
-    """A value in quotes in nginx's configuration, where nothing in it is expanded.
+    """Quote a value for nginx's configuration, so that nothing in it is expanded.
 
     Raises:
-        ValueError: it holds a control character or ``$``, which cannot be escaped there.
+        ValueError: it contains a control character or ``$``, which cannot be escaped there.
     """
     return _quoted(value, "$", "nginx")
 
 
 def apache_value(value: Any) -> str:
-    """A value in quotes in Apache's configuration, where nothing in it is expanded.
+    """Quote a value for Apache's configuration, so that nothing in it is expanded.
 
     Raises:
-        ValueError: it holds a control character or ``${``, which cannot be escaped there.
+        ValueError: it contains a control character or ``${``, which cannot be escaped there.
     """
     return _quoted(value, "${", "Apache")
 
@@ -58,22 +58,22 @@ def apache_value(value: Any) -> str:
 def _quoted(value: Any, expanded: str, program: str) -> str:
     text = str(value)
     if not text.isprintable() or expanded in text:
-        raise ValueError(f"{text!r} cannot stand in {program}'s configuration")
+        raise ValueError(f"{text!r} cannot be written to {program}'s configuration")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def apache_header(value: Any) -> str:
-    """The value of a header in quotes in Apache's configuration, where a ``%`` begins something else.
+    """Quote the value of a header for Apache's configuration, where ``%`` begins a format specifier.
 
     Raises:
-        ValueError: it holds what cannot be escaped there.
+        ValueError: it contains what cannot be escaped there.
     """
     return apache_value(str(value).replace("%", "%%"))
 
 
 @functools.cache
 def _jinja() -> "jinja2.Environment":
-    import jinja2  # which the program of a timer has not
+    import jinja2  # which the Python of a timer's program does not have
 
     # Configuration, not HTML: each format has a filter of its own.
     environment = jinja2.Environment(  # noqa: S701  # nosec B701
@@ -96,7 +96,7 @@ def _template(text: str) -> "jinja2.Template":
 
 
 def compile_templates(templates: Mapping[str, str], urls: Iterable[str]) -> None:
-    """Compile templates while there is time; one that is missing or wrong is told of when it is to be rendered."""
+    """Compile templates ahead of time; one that is missing or invalid fails when it is rendered."""
     import jinja2
 
     for url in urls:
@@ -111,10 +111,10 @@ def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:
         templates: the text of each template by its ``salt://`` URL.
 
     Raises:
-        DeploymentError: the template is not there or cannot be rendered with these values.
+        DeploymentError: the template is missing, or cannot be rendered with these values.
     """
     if url not in templates:
-        raise DeploymentError(f"the template {url} is not there", hint="is it in the file_roots of Salt?")
+        raise DeploymentError(f"the template {url} is missing", hint="is it in the file_roots of Salt?")
     try:
         return _template(templates[url]).render(**variables)
     except Exception as error:  # a template may raise anything

@@ -1,4 +1,4 @@
-"""A release on disk: its record, which one is live, which one a rollback goes to, and what is deleted."""
+"""Releases on disk: their records, the active one, the target of a rollback, and the deletion of old ones."""
 
 import contextlib
 import logging
@@ -26,7 +26,7 @@ from django_site import Site
 
 log = logging.getLogger(__name__)
 
-#: The record of a release; one of another shape counts as torn. What is not named here is for people to read.
+#: The shape of a release's record; another one is damaged. Keys that are missing here are only displayed.
 RECORD = {
     **dict.fromkeys(("name?", "state?", "commit?", "asked_by?", "began?", "live_since?", "held_since?"), str),
     **dict.fromkeys(("author?", "subject?", "committed?", "virtualenv?"), django_wall_shape.MAYBE),
@@ -40,7 +40,7 @@ RECORD = {
     "backups?": [str],
     "receipt?": {"sent": int, "failed": int},
 }
-#: What one that may serve has in its record, besides.
+#: What the record of a release that may serve has in addition.
 _FINISHED = {"commit": str, "inputs": {str: str}, "facts": {"folder": str, "application": str}}
 
 
@@ -72,20 +72,20 @@ class Release:
         return facts
 
     def is_whole(self) -> bool:
-        """Whether every part of a finished release is there."""
+        """Return whether every part of a finished release exists."""
         server = f"config/{django_server.of_release(self.path).MAIN}"
         parts = ("source", "static", "config/environment", server, "virtualenv/bin/python")
         whole = all((self.path / part).exists() for part in parts) and os.path.lexists(self.path / "socket")
         return bool(self.record) and whole
 
     def update(self, **values: Any) -> None:
-        """Change the record, on disk too; that of a release in the making outlives no loss of power, as it does not."""
+        """Change the record, also on disk; it is synced only once the release is finished."""
         self.record.update(values)
         durable = self.record.get("state") != "building"
         django_host_file.write_json(self.path / "release.json", self.record, mode=0o640, durable=durable)
 
     def measure(self) -> None:
-        """Record once what the release takes of the disk, and its virtualenv, unless a release with the same knows."""
+        """Record the disk space of the release and its virtualenv, unless it is recorded already."""
         if "size" in self.record:
             return
         key = self.record.get("virtualenv")
@@ -96,14 +96,14 @@ class Release:
 
 
 def releases(site: Site) -> list[Release]:
-    """The releases on disk, oldest first."""
+    """Return the releases on disk, oldest first."""
     names = [path.name for path in site.releases.iterdir()] if site.releases.is_dir() else []
     found = [Release(site, name) for name in names if re.fullmatch(r"\d{4,}-[0-9a-f]{12}", name)]
     return sorted(found, key=lambda release: release.sequence)
 
 
 def has_used(site: Site, name: str, value: str) -> bool:
-    """Whether a release on disk was made with that value of a secret."""
+    """Return whether a release on disk was made with that value of a secret."""
     used = django_secret.keyed_hash(django_secret.record_key(site), value)
     return any(release.record.get("inputs", {}).get(f"secrets:{name}") == used for release in reversed(releases(site)))
 
@@ -111,9 +111,9 @@ def has_used(site: Site, name: str, value: str) -> bool:
 def refuse_unknown_secrets(
     site: Site, known: Mapping[str, str], given: Collection[str], recorded: Mapping[str, Any]
 ) -> None:
-    """See that the secrets which lie on disk alone are those of a release: half a password looks like a whole one.
+    """Check that the secrets that only the disk has are those of a release: a truncated password looks complete.
 
-    The secret key is left out: its file says itself when it is torn, and is changed by hand.
+    The secret key is left out: its file shows itself whether it is complete, and may be edited.
 
     Args:
         known: the value of each secret.
@@ -132,17 +132,17 @@ def refuse_unknown_secrets(
             continue
         if not has_used(site, name, value):
             raise DeploymentError(
-                f"{django_secret.path_of(site, name)} holds a value that no release was made with: "
-                "it is damaged, or was changed by hand",
-                hint=f"restore it from a backup, or set it: {django_secret.pillar_key(site, name)}, and apply",
+                f"{django_secret.path_of(site, name)} contains a value that no release was made with: "
+                "it is damaged or was edited",
+                hint=f"restore it from a backup, or set {django_secret.pillar_key(site, name)}, and apply",
             )
 
 
 def linked(site: Site, link: Path) -> Release | None:
-    """The release that ``current`` or ``previous`` names; None when the link is missing or leads nowhere.
+    """Return the release that ``current`` or ``previous`` points to; None if the link is missing or its target is.
 
     Raises:
-        DeploymentError: the link is something else, or leads elsewhere.
+        DeploymentError: it is no link, or points elsewhere.
     """
     try:
         target = Path(os.readlink(link))
@@ -154,7 +154,7 @@ def linked(site: Site, link: Path) -> Release | None:
         ) from None
     if (link.parent / target).parent != site.releases:
         raise DeploymentError(
-            f"{link} leads to {target}, which is not one of the site's releases",
+            f"{link} points to {target}, which is not one of the site's releases",
             hint=f"remove it, then apply again: rm {link}",
         )
     release = Release(site, target.name)
@@ -162,7 +162,7 @@ def linked(site: Site, link: Path) -> Release | None:
 
 
 def older_good(site: Site, than: Release) -> Release | None:
-    """The newest good release before another: where a rollback goes; held back and failed ones do not count."""
+    """Return the newest good release before another, the default target of a rollback; not one on hold or failed."""
     good = [
         r for r in releases(site) if r.sequence < than.sequence and r.record.get("state") == "good" and r.is_whole()
     ]
@@ -170,7 +170,7 @@ def older_good(site: Site, than: Release) -> Release | None:
 
 
 def next_sequence(site: Site) -> int:
-    """One more than any release has had, whatever the clock says."""
+    """Return the next sequence number: one more than that of any release and attempt."""
     names = [path.name.split("-")[0] for path in site.releases.iterdir()] if site.releases.is_dir() else []
     return (
         max([*(int(name) for name in names if name.isdigit()), *django_release_attempt.sequences(site)], default=0) + 1
@@ -183,11 +183,10 @@ def next_name(site: Site, commit: str) -> str:
 
 
 def clear_leftovers(site: Site) -> None:
-    """Remove what a deployment that was killed has left, and write it down as an attempt.
+    """Remove the unfinished release of a deployment that was killed, and record it as an attempt.
 
-    The caller holds the lock, so nobody works on it.
-
-    What ``current`` and ``previous`` name stays even where its record is damaged: it may serve.
+    The caller holds the lock, so that no process works on it. The targets of ``current`` and ``previous`` stay even
+    where their record is damaged: they may serve.
     """
     kept = {Path(os.readlink(link)).name for link in (site.current, site.previous) if link.is_symlink()}
     clear_plans(site)
@@ -205,7 +204,7 @@ def clear_leftovers(site: Site) -> None:
 
 
 def clear_plans(site: Site) -> None:
-    """Remove what plans have left that were killed: each has a folder named after its process."""
+    """Remove the folders of plans that were killed; each is named after its process."""
     for path in site.plans():
         if not django_host_proc.exists(int(path.name.removeprefix("plan-"))):
             django_host_file.remove_tree(path)
@@ -218,13 +217,12 @@ def remove(release: Release) -> None:
 
 
 def prune(site: Site) -> list[str]:
-    """Delete what is over ``releases:keep``, the failed releases, and the units and virtualenvs that none has any more.
+    """Delete failed releases, those over ``releases:keep``, and units and virtualenvs that no release has.
 
-    ``current`` and ``previous`` stay whatever their number, and so does what is held back while it is newer than the
-    live release.
+    The targets of ``current`` and ``previous`` stay, and so do releases on hold that are newer than the active one.
 
     Returns:
-        What could not be deleted, and why, and what somebody has left for a release that is gone: a sentence each.
+        A sentence for each thing that could not be deleted, and for each drop-in of a release that was deleted.
     """
     live, previous = linked(site, site.current), linked(site, site.previous)
     kept = {release.name for release in (live, previous) if release}
@@ -245,7 +243,7 @@ def prune(site: Site) -> list[str]:
         gone = site.releases / f"{number}-gone"
         stuck += _tried(django_process.unit(site, gone), partial(django_release_instance.remove, site, gone))
     stuck += [
-        f"{path} is somebody's, for a release that is gone: say it in the pillar (resources, sandbox), and rm -r {path}"
+        f"{path} overrides the unit of a deleted release: set it in the pillar (resources, sandbox), then rm -r {path}"
         for path in django_process_systemd.drop_ins(site)
         if path.name.split("-")[-1].partition(".")[0] not in there and not _is_removed_empty(path)
     ]
@@ -257,7 +255,7 @@ def prune(site: Site) -> list[str]:
 
 
 def _is_removed_empty(folder: Path) -> bool:
-    """Delete a folder in which nothing is; whether that was so."""
+    """Delete a folder if it is empty; return whether it was."""
     with contextlib.suppress(OSError):
         folder.rmdir()
         return True
@@ -273,7 +271,7 @@ def _tried(what: str, delete: Callable[[], None]) -> list[str]:
 
 
 def named(site: Site, name: str) -> Release:
-    """The newest release of that name, number or commit: ``0042-3f2a9c1b77de``, ``42``, ``3f2a9c1`` (seven digits on).
+    """Return the newest release of a name, number or commit (from seven digits on): ``42``, ``3f2a9c1``.
 
     Raises:
         DeploymentError: there is none on this host.

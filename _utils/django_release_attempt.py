@@ -1,4 +1,4 @@
-"""Attempts: every deployment of a site and what came of it, a line each in ``deploys.jsonl``."""
+"""Attempts: every deployment of a site with its result, one line each in ``deploys.jsonl``."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from django_site import Site
 
 
 def append(site: Site, attempt: dict[str, Any]) -> None:
-    """Write an attempt down, through any loss of power; it begins a line even where the last one is torn."""
+    """Record an attempt durably, on a line of its own even where the last line is incomplete."""
     django_host_file.append(site.deploys, json.dumps(attempt, sort_keys=True), mode=0o640)
 
 
 def attempts(site: Site) -> list[dict[str, Any]]:
-    """The attempts that can be read, in their order; a line that is torn is passed over."""
+    """Return the attempts in their order, without incomplete lines."""
     found = []
     for line in _text(site).splitlines():
         try:
@@ -27,12 +27,12 @@ def attempts(site: Site) -> list[dict[str, Any]]:
 
 
 def has_released(site: Site) -> bool:
-    """Whether a release of the site has ever gone live."""
+    """Return whether a release of the site was ever activated."""
     return '"result": "released"' in _text(site)
 
 
 def sequences(site: Site) -> list[int]:
-    """The numbers of the releases that attempts have made, those of torn lines too."""
+    """Return the sequence numbers of the releases of all attempts, also from incomplete lines."""
     return [int(number) for number in re.findall(r'"release": "(\d+)-', _text(site))]
 
 

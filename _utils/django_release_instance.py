@@ -1,4 +1,4 @@
-"""The application server of one release: its files, who keeps it alive, whether it runs, answers and is idle."""
+"""The application server of one release: its configuration, its process manager, its start and its stop."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ PROCESS_MANAGERS: dict[str, ProcessManager] = {
     "supervisor": django_process_supervisor.MANAGER,
 }
 
-#: Bytes of memory for each process, where nobody says how many there are: one that shares nothing has up to 118 MB.
+#: Bytes of memory for each process with `processes: auto`; one that shares nothing takes up to 118 MB.
 _PROCESS = 128 << 20
 #: Seconds without a new line after which a log counts as written.
 _SETTLES = 0.4
@@ -42,20 +42,20 @@ _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
 
 
 def templates(site: Site) -> set[str]:
-    """The templates of a release's configuration."""
+    """Return the templates of a release's configuration."""
     return {*django_kinds.templates(site.config)}
 
 
 def warnings(site: Site) -> list[str]:
-    """What a new release has to do without on this host, because of who keeps it alive."""
+    """Return what the process manager does not enforce for a new release on this host."""
     return PROCESS_MANAGERS[site.process].warnings(site)
 
 
 def address(site: Site, release: Path) -> str:
-    """Where the instance of a release listens: the path of its socket, or ``host:port``.
+    """Return the address of a release's instance: the path of its socket, or ``host:port``.
 
     A socket that systemd makes is in the site's folder, which is root's; one that the server binds by itself is in a
-    folder of its own below. Releases take turns on two ports; none takes that of the live one.
+    folder of its own below. Releases alternate between two ports; the active one's is never used.
     """
     recorded = django_server.recorded(release)
     if recorded:
@@ -72,18 +72,18 @@ def address(site: Site, release: Path) -> str:
 
 
 def kind(release: Path) -> tuple[str, str]:
-    """How nginx reaches a release: (``unix`` or ``tcp``, protocol). Where two differ in it, a rename is not enough."""
+    """Return how the proxy reaches a release, (``unix`` or ``tcp``, protocol): a rename cannot change that."""
     recorded = django_server.recorded(release) or {"address": "/", "protocol": "uwsgi"}
     return ("unix" if recorded["address"].startswith("/") else "tcp", recorded["protocol"])
 
 
 def is_kept_connected(release: Path) -> bool:
-    """Whether nginx keeps connections to a release, which a rename does not end."""
+    """Return whether the proxy keeps connections to a release open, which a rename does not close."""
     return bool((django_server.recorded(release) or {}).get("keepalive"))
 
 
 def next_kind(site: Site) -> tuple[str, str]:
-    """How nginx will reach the site's next release, as `kind` has it."""
+    """Return how the proxy will reach the site's next release, as `kind` does."""
     server = site.config["server"]
     return ("unix" if server["bind"] == "unix" else "tcp", server["protocol"])
 
@@ -91,10 +91,10 @@ def next_kind(site: Site) -> tuple[str, str]:
 def configuration(
     site: Site, release: Path, facts: Mapping[str, Any], templates: Mapping[str, str], built: Path | None = None
 ) -> dict[str, str]:
-    """The server's configuration, and what keeps it alive: file name in ``config/`` → content.
+    """Return the configuration of the server and its process manager: file name in ``config/`` → content.
 
     Args:
-        built: a release whose virtualenv is looked at, where this one has none yet.
+        built: a release whose virtualenv is used, where this one has none yet.
     """
     server, own = site.config["server"], django_server.of_site(site)
     where = address(site, release)
@@ -118,7 +118,7 @@ def configuration(
         "proxy_group": site.proxy_group,
         "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
         "unix": server["bind"] == "unix",
-        # Who may say who the visitor is: what leads to it by its socket or from this host, unless visitors do so.
+        # Whose X-Forwarded-For is trusted: the socket's or this host's clients, unless visitors connect directly.
         "believed": [] if site.listener else ["*"] if server["bind"] == "unix" else ["127.0.0.1", "::1"],
     }
     recorded = {
@@ -138,13 +138,13 @@ def configuration(
 
 
 def processes(site: Site) -> int:
-    """The number of worker processes: as the pillar says, else one for each core that has memory too, at least two.
+    """Return the number of worker processes: the pillar's, else one per core if memory suffices, at least two.
 
-    Two instances run for a while, each in the limits of its own unit and both in the host's memory.
+    Two instances run during a switch, each within the limits of its own unit, both in the host's memory.
     """
-    said = site.config["server"]["processes"]
-    if said != "auto":
-        return int(said)
+    configured = site.config["server"]["processes"]
+    if configured != "auto":
+        return int(configured)
     limits = (django_host_memory.limit(site.config["resources"].get(name)) for name in ("MemoryMax", "MemoryHigh"))
     rooms = [django_host_memory.total() // 2, *(limit for limit in limits if limit is not None)]
     return max(2, min(os.cpu_count() or 1, min(rooms) // _PROCESS))
@@ -161,22 +161,22 @@ def process_manager(site: Site, release: Path) -> ProcessManager:
 
 
 def pid(site: Site, release: Path) -> int | None:
-    """The main process behind a release's socket; None when it does not run."""
+    """Return the main process of a release's server; None if it does not run."""
     return process_manager(site, release).pid(site, release)
 
 
 def is_running(site: Site, release: Path) -> bool:
-    """Whether the instance runs, and listens."""
+    """Return whether the instance runs and listens."""
     return pid(site, release) is not None and django_process.is_whole(site, release)
 
 
 def is_kept_alive(site: Site, release: Path) -> bool:
-    """Whether the instance runs and listens, and would run again after a boot."""
+    """Return whether the instance runs and listens, and is started at boot."""
     return process_manager(site, release).is_kept_alive(site, release)
 
 
 def start(site: Site, release: Path) -> None:
-    """Start a release, at every boot too, and wait until the server says that it is ready.
+    """Start a release, enable it at boot, and wait until the server reports that it is ready.
 
     Raises:
         DeploymentError: the server does not start; the error has the last lines of its log.
@@ -210,43 +210,43 @@ def _refuse_foreign_socket(site: Site, release: Path) -> None:
         if _is_taken(where):
             port = where.rpartition(":")[2]
             raise DeploymentError(
-                f"{where} is taken by another process",
-                hint=f"ss -ltnp 'sport = :{port}' names it; or django:sites:{site.name}:server:bind",
+                f"another process listens on {where}",
+                hint=f"ss -ltnp 'sport = :{port}' names it; stop it, or set django:sites:{site.name}:server:bind",
                 transient=True,
             )
 
 
 def _is_taken(where: str) -> bool:
-    """Whether somebody listens at ``host:port``."""
+    """Return whether a process listens on ``host:port``."""
     with socket.socket(_family(where)) as probe:
         probe.settimeout(5)
         return probe.connect_ex(endpoint(where)) == 0
 
 
 def strays(site: Site, release: Path) -> list[Path]:
-    """The other releases of a site that would run after a boot, whether their folder is there or not."""
+    """Return the other releases of a site that are started at boot, also those whose folder is missing."""
     others = {name for one in PROCESS_MANAGERS.values() for name in one.enabled(site)} - {unit(site, release)}
     numbers = [name.rpartition("-")[2] for name in sorted(others)]
     return sorted(next(site.releases.glob(f"{number}-*"), site.releases / f"{number}-gone") for number in numbers)
 
 
 def numbers(site: Site) -> set[str]:
-    """The numbers of the releases of a site that something on the host would keep alive."""
-    return {path.stem.rpartition("-")[2] for keeper in PROCESS_MANAGERS.values() for path in keeper.files(site)}
+    """Return the numbers of the releases of a site for which a process manager has files."""
+    return {path.stem.rpartition("-")[2] for manager in PROCESS_MANAGERS.values() for path in manager.files(site)}
 
 
 def stop(site: Site, release: Path, *, wait: bool = True) -> None:
-    """Stop a release for good: it runs no more, and not after a boot.
+    """Stop a release and disable it at boot.
 
     Args:
-        wait: until it has ended; without it, it may still be about to.
+        wait: wait until it has exited.
     """
     process_manager(site, release).stop(site, release, wait=wait)
     site.prepare_runtime(site.current)
 
 
 def cut(site: Site, release: Path) -> None:
-    """Stop a release for good, and at once: who is connected to it yet loses the connection."""
+    """Stop a release at once, and disable it at boot; its open connections are closed."""
     number = pid(site, release)
     before = django_host_proc.stat(number) if number else None
 
@@ -256,7 +256,9 @@ def cut(site: Site, release: Path) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
 
-    timer = threading.Timer(0.5, kill)  # beside the stop, which with supervisor waits for the end of the process
+    timer = threading.Timer(
+        0.5, kill
+    )  # concurrent with the stop, which waits for the exit of the process with supervisor
     timer.start()
     try:
         stop(site, release, wait=False)
@@ -265,12 +267,12 @@ def cut(site: Site, release: Path) -> None:
 
 
 def pause(site: Site, release: Path) -> None:
-    """Stop an instance that still comes up at a boot; `start` lets it go on. No late connection starts it again."""
+    """Stop an instance that stays enabled at boot, and that no connection starts; `start` starts it again."""
     process_manager(site, release).pause(site, release)
 
 
 def remove(site: Site, release: Path) -> None:
-    """Take what keeps a release alive off the host, and stop its instance if it has one."""
+    """Delete the process managers' files of a release, and stop its instance."""
     for one in PROCESS_MANAGERS.values():
         one.remove(site, release)
 

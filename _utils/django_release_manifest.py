@@ -1,4 +1,4 @@
-"""Manifests: what was in a folder when it was finished, and what of it is otherwise now."""
+"""Manifests: the content of a folder when it was finished, to compare it later."""
 
 import hashlib
 import json
@@ -11,17 +11,17 @@ from typing import Any
 import django_host_file
 import django_wall_shape
 
-#: The manifest of a folder, in that folder; the record beside it changes, and is no part of it.
+#: The manifest of a folder, in that folder. The record next to it changes, and is no part of it.
 NAME = ".manifest.json"
 _LEFT_OUT = {NAME, "release.json"}
 
 
 def make(folder: Path, key: bytes, without: Collection[str] = (), *, durable: bool = True) -> None:
-    """Write down what is in a folder: owner, group and mode of each path, the content of files, where links lead.
+    """Write the manifest of a folder: owner, group and mode of each path, the hash of files, the target of links.
 
     Args:
-        key: with which contents are hashed; without it, nobody finds a short secret of a file by guessing.
-        without: paths below the folder that others may change.
+        key: for the hashes of contents, so that a short secret in a file cannot be guessed from its hash.
+        without: paths below the folder that may change.
         durable: as for `django_host_file.write`.
     """
     entries = {path: _entry(f"{folder}/{path}", status, key) for path, status in _walk(str(folder), set(without))}
@@ -34,14 +34,14 @@ _MANIFEST = {"without": [str], "entries": {str: [(int, str)]}}
 
 
 def exists(folder: Path) -> bool:
-    """Whether a folder has a manifest."""
+    """Return whether a folder has a manifest."""
     return (folder / NAME).exists()
 
 
 def differences(folder: Path, key: bytes) -> dict[str, str]:
-    """What is not as the manifest has it: path below the folder → ``missing``, ``added``, or what differs.
+    """Return what differs from the manifest: path below the folder → ``missing``, ``added``, or what changed.
 
-    A manifest that is gone or torn is what is missing then, for nothing can be compared.
+    Where the manifest is missing or damaged, it is the only difference, since nothing can be compared.
     """
     manifest = django_host_file.read_json(folder / NAME, _MANIFEST) or {}
     entries: Mapping[str, Any] | None = manifest.get("entries")
@@ -55,12 +55,12 @@ def differences(folder: Path, key: bytes) -> dict[str, str]:
         elif not django_wall_shape.fits(entries[path][:3], [int]) or len(entries[path]) < 3:
             found[path] = "changed"
         elif entries[path] != (now := _entry(f"{folder}/{path}", status, key)):
-            found[path] = _told(entries[path], now)
+            found[path] = _changes(entries[path], now)
     return found | dict.fromkeys(entries.keys() - there.keys(), "missing")
 
 
-def _told(before: list[Any], now: list[Any]) -> str:
-    """What differs between two entries, in a word or two."""
+def _changes(before: list[Any], now: list[Any]) -> str:
+    """Return what differs between two entries, in a word or two."""
     changes = []
     if before[3:] != now[3:] or stat.S_IFMT(before[0]) != stat.S_IFMT(now[0]):
         changes.append("changed")
@@ -83,7 +83,7 @@ def _walk(folder: str, without: set[str], below: str = "") -> Iterator[tuple[str
 
 
 def _entry(path: str, status: os.stat_result, key: bytes) -> list[Any]:
-    """Mode, owner, group, and of a file its hash, of a link its target."""
+    """Return mode, owner, group, and the hash of a file or the target of a link."""
     about: list[Any] = [status.st_mode, status.st_uid, status.st_gid]
     if stat.S_ISLNK(status.st_mode):
         return [*about, os.readlink(path)]

@@ -1,4 +1,4 @@
-"""What a release is told: the settings overlay and its data, the environment, the files rendered into its source."""
+"""The configuration of a release: the settings overlay and its data, the environment, the files in its source."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from django_host_command import PATH, DeploymentError
 from django_site import Site
 from django_wall_foreign import Foreign
 
-#: Seconds that a connection to a database is kept from one request to the next, where the project does not say it.
+#: CONN_MAX_AGE, where the project does not set it.
 _CONN_MAX_AGE = 60
-#: The overlay is a module of its own name, so that it never hides one of the project.
+#: The name of the overlay module, which no module of a project has.
 MODULE = "django_formula_settings"
-#: What the environment may take that only the secret key's rotation knows.
+#: The word for former secret keys in `environment`.
 FORMER_KEYS = "secret_key_fallbacks"
 
 
 def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: bool = True) -> str:
-    """The data that the overlay module reads (``config/settings.json``); no secret is among it.
+    """Return the data that the overlay module reads (``config/settings.json``), without secrets.
 
     Args:
         keeps_threads: whether the server's threads, and with them their connections to databases, outlive a request.
@@ -49,13 +49,13 @@ def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: b
 
 
 def origins(site: Site) -> list[str]:
-    """The origins of a site that is served by https, such as ``https://blog.example.org``."""
+    """Return the origins of a site with https: ``https://blog.example.org``."""
     port = "" if site.https[0] == 443 else f":{site.https[0]}"
     return [f"https://{domain}{port}" for domain in site.config["domains"]]
 
 
 def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, str]:
-    """The environment of everything that runs the project, but for its secrets.
+    """Return the environment of everything that runs the project, without secrets.
 
     Args:
         facts: what was found in the source: ``commit``, ``settings_module``, ``folder`` (that of manage.py) and
@@ -106,10 +106,10 @@ def _is_secret(site: Site, word: str) -> bool:
 
 
 def secret_environment(site: Site, secrets: Mapping[str, str], former_keys: Sequence[str]) -> dict[str, str]:
-    """The variables that hold secrets.
+    """Return the variables that contain secrets.
 
     Raises:
-        DeploymentError: the former keys cannot be told apart in a variable.
+        DeploymentError: a former key contains the separator of the keys.
     """
     known = {"secret_key": secrets.get("secret_key", ""), **django_database.environment_values(site, secrets)}
     taken = {
@@ -128,15 +128,15 @@ def _joined(site: Site, name: str, keys: Sequence[str]) -> str:
     between = str(site.config["environment"][name].get("join", ","))
     if any(between in key for key in keys):
         raise DeploymentError(
-            f"a former secret key has {between!r} in it, which stands between the keys in {name}",
-            hint=f"let the project split them at something else, and say it: django:sites:{site.name}:environment:"
+            f"a former secret key contains {between!r}, which separates the keys in {name}",
+            hint=f"let the project split them at another separator, and set django:sites:{site.name}:environment:"
             f"{name}:join, such as ' ' or '|||'",
         )
     return between.join(keys)
 
 
 def project_files(site: Site, templates: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
-    """The files of the pillar's ``files``, rendered: path below the source → content.
+    """Render the files of the pillar's ``files``; return path below the source → content.
 
     Raises:
         DeploymentError: a template is missing, or cannot be rendered.
@@ -162,7 +162,7 @@ def _own_names(site: Site) -> set[str]:
 
 
 def write_project_file(site: Site, source: Path, path: str, content: str) -> None:
-    """Write one of the pillar's files into the source; a link of the project is replaced, never followed.
+    """Write one of the pillar's files into the source; replace a link of the project, never follow it.
 
     Raises:
         DeploymentError: a folder on the way is a link.

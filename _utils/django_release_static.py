@@ -26,10 +26,10 @@ _COMPRESSED = (
 
 
 def compress(folder: Path, before: Path | None = None) -> None:
-    """A ``.gz`` beside each file that nginx would otherwise compress at every request, where it is smaller.
+    """Write a ``.gz`` next to each file that nginx would otherwise compress at every request, where it is smaller.
 
     Args:
-        before: static files of an older release; of what they have alike the ``.gz`` is shared.
+        before: static files of an older release; the ``.gz`` of an equal file is shared.
     """
     paths = [Path(parent, name) for parent, _folders, files in os.walk(folder) for name in files]
     large = [
@@ -38,12 +38,12 @@ def compress(folder: Path, before: Path | None = None) -> None:
         if path.name.endswith(_COMPRESSED) and not path.is_symlink() and path.stat().st_size > 1024
     ]
     formers = [Foreign(before) / str(path.relative_to(folder)) if before else None for path in large]
-    with ThreadPoolExecutor() as pool:  # zlib and the file system work beside each other
+    with ThreadPoolExecutor() as pool:  # zlib and the file system work in parallel
         list(pool.map(_compress_file, large, formers))
 
 
 def _has(file: Foreign, content: bytes) -> bool:
-    """Whether a file has just this content."""
+    """Return whether a file has exactly this content."""
     status = file.status()
     return status is not None and status.st_size == len(content) and file.read(len(content)) == content
 

@@ -1,4 +1,4 @@
-"""What people do by hand: release, go back, rotate the key, run a command; each reads what the last apply left here."""
+"""The verbs of the execution module: release, rollback, rotation, …; each uses what the last apply left on the host."""
 
 import re
 import secrets as secrets_module
@@ -32,15 +32,15 @@ from django_release import Release
 
 
 def status(name: str) -> dict[str, Any]:
-    """What runs of a site, and what of its files is damaged: one row.
+    """Return the status of a site: one row.
 
     Raises:
-        DeploymentError: there is no such site, or nothing can be said, for a file is damaged.
+        DeploymentError: there is no such site, or a file of its records is damaged.
     """
     site = django_site.find(name)
     try:
         return {**django_verbs_status.status(site), **django_backup.status(site), **django_tls.summary(site)}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # whole JSON, and not what was written
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what was written
         raise DeploymentError(
             f"a file of {name}'s records is damaged: {type(error).__name__}: {error}",
             hint=f"look at the newest first: ls -t {site.root}/*.json* {site.releases}/*/release.json "
@@ -49,7 +49,7 @@ def status(name: str) -> dict[str, Any]:
 
 
 def every_status() -> list[dict[str, Any]]:
-    """The rows of all sites of this host; of one whose files cannot be read, what is the matter with it."""
+    """Return the rows of all sites of this host; for one whose files cannot be read, the problem."""
     rows, damaged = [], {}
     for name in django_site.registered():
         try:
@@ -64,7 +64,7 @@ def every_status() -> list[dict[str, Any]]:
 def release(
     name: str, revision: str | None = None, asked_by: str = "django.release"
 ) -> tuple[Deployment, dict[str, Any]]:
-    """Release a site as its last apply configured it, even if it was held back, has failed or is unchanged.
+    """Release a site as its last apply configured it, even if the commit is on hold, has failed or is unchanged.
 
     Raises:
         DeploymentError: a step fails.
@@ -78,7 +78,7 @@ def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> 
     """Give a site a new secret key, by a release of the live commit; the old key becomes a fallback.
 
     Raises:
-        DeploymentError: the pillar gives the key, nothing is live, or a step fails.
+        DeploymentError: the pillar gives the key, there is no active release, or a step fails.
     """
     site = django_site.find(name)
     live = _live(site)
@@ -100,10 +100,10 @@ def rotate_database_password(
 ) -> tuple[Deployment, dict[str, Any]]:
     """Give a database of a site a new generated password, by a release of the live commit.
 
-    Until the old instance has ended, its server takes the former password too.
+    Until the old instance has exited, the database server accepts the former password too.
 
     Raises:
-        DeploymentError: the password is not the formula's to change, nothing is live, or a step fails.
+        DeploymentError: the formula does not manage the password, there is no active release, or a step fails.
     """
     site = django_site.find(name)
     live = _live(site)
@@ -121,7 +121,7 @@ def rotate_database_password(
 
 
 def _refuse_to_rotate(site: django_site.Site, alias: str) -> None:
-    """See that the password of a database is one that was generated here."""
+    """Check that the password of a database was generated on this host."""
     database = site.config["databases"].get(alias, {})
     at = django_database.pillar_key(site, alias)
     if not database.get("engine"):
@@ -130,11 +130,11 @@ def _refuse_to_rotate(site: django_site.Site, alias: str) -> None:
     if not database.get("manage"):
         raise DeploymentError(
             f"the database {alias!r} of {site.name} is not on a server that the formula sets up",
-            hint=f"let its server take a new password beside the old one, change {at}:password, and apply",
+            hint=f"let its server accept a new password in addition to the old one, change {at}:password, and apply",
         )
     if not database["password"]:
         raise DeploymentError(
-            f"the database {alias!r} of {site.name} has no password: its server knows who connects over its socket"
+            f"the database {alias!r} of {site.name} has no password: its server authenticates socket connections"
         )
     if "generate" not in database["password"]:
         raise DeploymentError(
@@ -144,10 +144,10 @@ def _refuse_to_rotate(site: django_site.Site, alias: str) -> None:
 
 
 def unlock(name: str) -> dict[str, Any]:
-    """End the deployment that holds the lock of a site; what it has begun is put right by the next apply.
+    """End the deployment that holds the lock of a site; the next apply corrects what it left unfinished.
 
     Returns:
-        ``ended``: who it was, and ``processes``: their numbers; empty where nothing holds the lock.
+        ``ended``: the deployment, and ``processes``: its pids; empty where nothing holds the lock.
 
     Raises:
         DeploymentError: there is no such site.
@@ -165,16 +165,16 @@ def rollback(
     force: bool = False,
     asked_by: str = "django.rollback",
 ) -> tuple[Deployment, dict[str, Any]]:
-    """Go back to an older release, and hold the live one's commit back.
+    """Activate an older release again, and put the active one on hold.
 
     Args:
-        to: the name, the number or the commit of a release; None is the newest good one before the live one.
-        migrate: take back the migrations that it does not know.
-        force: go back even where it cannot live with what the databases have.
+        to: the name, the number or the commit of a release; None is the newest good one before the active one.
+        migrate: reverse the migrations that it does not have.
+        force: roll back even where it does not work with the databases' schema.
 
     Raises:
-        DeploymentError: there is none, it cannot live with the databases' schema, or it does not come up; the live one
-            stays live then.
+        DeploymentError: there is none, it does not work with the databases' schema, or it does not start; the active
+            release stays active then.
     """
     site = django_site.find(name)
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
@@ -217,10 +217,10 @@ def _outlook(
 
 
 def manage(name: str, command: Sequence[str], environment_file: str | None, timeout: float) -> str:
-    """Run a management command of the live release; returns what it prints.
+    """Run a management command of the active release; return its output.
 
     Raises:
-        DeploymentError: nothing is live, the file is not there, or the command fails.
+        DeploymentError: there is no active release, the file is missing, or the command fails.
     """
     site = django_site.find(name)
     live = _live(site)
@@ -231,16 +231,16 @@ def manage(name: str, command: Sequence[str], environment_file: str | None, time
 
 
 def superuser(name: str, username: str, email: str) -> dict[str, str]:
-    """Create a superuser with a generated password, which is kept in a file that only root reads.
+    """Create a superuser with a generated password, which is written to a file that only root can read.
 
-    The file is the environment of the command that creates the user, and it gets its name only when the user exists.
+    The file is the environment of the command that creates the user; it is renamed once the user exists.
 
     Raises:
         DeploymentError: there is such a user already, or the project has no users.
     """
     site = django_site.find(name)
     if not re.fullmatch(r"[A-Za-z0-9_.@+-]+", username) or not re.fullmatch(r"[A-Za-z0-9_.@+-]*", email):
-        raise DeploymentError("a username and an e-mail address are of letters, digits and @ . + - _ only")
+        raise DeploymentError("a username and an e-mail address may contain only letters, digits and @ . + - _")
     file = site.secrets / f"superuser-{username}"
     if file.exists():
         raise DeploymentError(f"{username} has been created before; the password was written to {file}")
@@ -259,10 +259,10 @@ def superuser(name: str, username: str, email: str) -> dict[str, str]:
 
 
 def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:
-    """Migrate the databases of the live release; returns what has been applied, and the warnings of the checks.
+    """Migrate the databases of the active release; return what was applied, and the warnings of the checks.
 
     Raises:
-        DeploymentError: nothing is live, or a migration fails.
+        DeploymentError: there is no active release, or a migration fails.
     """
     site = django_site.find(name)
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
@@ -282,7 +282,7 @@ def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:
 
 
 def _pending(live: Release, secrets: list[str]) -> list[str]:
-    """The databases that lack migrations of the live release, as they are now."""
+    """Return the databases without all migrations of the active release."""
     names = {alias: live.facts["databases"][alias]["name"] for alias in live.facts["migrations"]}
     request = {"mode": "fit", "names": names, "migrate": False}
     found = django_project_program.backup(live.site, live.path, live.facts, request, secrets)
@@ -290,10 +290,10 @@ def _pending(live: Release, secrets: list[str]) -> list[str]:
 
 
 def backup(name: str, asked_by: str = "django.backup") -> dict[str, Any]:
-    """Back up the databases of a site; returns the files that were made, and those that were deleted for them.
+    """Back up the databases of a site; return the files that were made, and those that were deleted for them.
 
     Raises:
-        DeploymentError: nothing is live, or it cannot be backed up.
+        DeploymentError: there is no active release, or a database cannot be backed up.
     """
     site = django_site.find(name)
     before = {one["name"] for one in django_backup.manifests(site)}
@@ -311,13 +311,13 @@ def restore(
     rollback: bool = False,
     asked_by: str = "django.restore",
 ) -> dict[str, Any]:
-    """Put a backup in the place of what a site has, which is kept under another name.
+    """Restore a backup instead of a site's data, which is kept under another name.
 
     Args:
-        rollback: go back to the release that the backup was made under, in the same minute.
+        rollback: activate the release that the backup was made under, too.
 
     Raises:
-        DeploymentError: it does not fit, or cannot be restored; what was there stays then.
+        DeploymentError: it does not fit, or cannot be restored; the data stays unchanged then.
     """
     site = django_site.find(name)
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
@@ -341,7 +341,7 @@ def restore(
 
 
 def _made_under(site: django_site.Site, which: str | None, live: Release) -> Release | None:
-    """The release that a backup was made under; None where it is the live one."""
+    """Return the release that a backup was made under; None where it is the active one."""
     release = Release(site, django_backup.find(site, which)[0]["release"])
     if release.name == live.name:
         return None
@@ -354,10 +354,10 @@ def _made_under(site: django_site.Site, which: str | None, live: Release) -> Rel
 
 
 def restore_drill(name: str) -> dict[str, Any]:
-    """Load the newest backup beside the databases, and see whether the live release fits it.
+    """Load the newest backup into temporary databases, and check that the active release works with it.
 
     Raises:
-        DeploymentError: nothing is live, there is no backup, or it is not good.
+        DeploymentError: there is no active release, no backup, or it is not usable.
     """
     site = django_site.find(name)
     return django_backup_restore.drill(site, _live(site), _secrets(site))
@@ -368,36 +368,36 @@ def _secrets(site: django_site.Site) -> list[str]:
 
 
 def renew(name: str, *, force: bool = False) -> dict[str, Any]:
-    """Renew the certificates of a site that are due or could not be ordered before; returns what has changed.
+    """Renew the certificates of a site that are due or could not be ordered before; return what has changed.
 
     Args:
-        force: order those too that are not due.
+        force: also order those that are not due.
 
     Raises:
         DeploymentError: the site has none, or one cannot be made.
     """
     site = django_site.find(name)
     if not site.https:
-        raise DeploymentError(f"{name} has no certificates", hint=f"django:sites:{name}:tls says where they come from")
+        raise DeploymentError(f"{name} has no certificates", hint=f"set django:sites:{name}:tls")
     changed, warnings = django_tls_renewal.renew(site, force=force, again=True)
     return {"renewed": changed, "warnings": warnings, **django_tls.summary(site)}
 
 
 def collectstatic(name: str, asked_by: str = "django.collectstatic") -> tuple[Deployment, dict[str, Any]]:
-    """Collect static files anew, by a release of the live commit: a release itself is never changed.
+    """Collect static files anew, by a release of the active commit: a release is never changed.
 
     Raises:
-        DeploymentError: nothing is live, or a step fails.
+        DeploymentError: there is no active release, or a step fails.
     """
     live = _live(django_site.find(name))
     return release(name, live.record["commit"], asked_by)
 
 
 def check(name: str) -> list[str]:
-    """What Django's checks say of the live release, those for deployment too.
+    """Return the results of Django's checks of the active release, including those for deployment.
 
     Raises:
-        DeploymentError: nothing is live, or a check fails as ``check`` in the pillar has it.
+        DeploymentError: there is no active release, or a check fails as configured by ``check``.
     """
     site = django_site.find(name)
     live = _live(site)
@@ -405,10 +405,10 @@ def check(name: str) -> list[str]:
 
 
 def drift(name: str) -> dict[str, Any]:
-    """What of a site is otherwise than its live release was made, each path with its owner, and what mends it.
+    """Report files that differ from the active release, each with its owner, and the command that corrects them.
 
     Raises:
-        DeploymentError: nothing is live.
+        DeploymentError: there is no active release.
     """
     site = django_site.find(name)
     live = _live(site)
@@ -418,10 +418,10 @@ def drift(name: str) -> dict[str, Any]:
 
 
 def maintenance(name: str, switch: str, message: str, asked_by: str = "django.maintenance") -> dict[str, Any]:
-    """Switch maintenance ``on`` or ``off``, or with neither only tell; returns how it is then.
+    """Switch maintenance ``on`` or ``off``, or neither; return its state.
 
     Raises:
-        DeploymentError: the word is another one, or nginx does not serve the site.
+        DeploymentError: `switch` is something else, or no proxy serves the site.
     """
     site = django_site.find(name)
     if switch not in ("", "on", "off"):
@@ -436,7 +436,7 @@ def maintenance(name: str, switch: str, message: str, asked_by: str = "django.ma
 
 
 def secret_key(name: str) -> dict[str, Any]:
-    """Fingerprints of a site's secret key and its fallbacks: they tell whether two hosts have the same key, no more.
+    """Return fingerprints of a site's secret key and its fallbacks, to compare the keys of two hosts.
 
     Raises:
         DeploymentError: the site has no key yet.
@@ -454,25 +454,25 @@ def secret_key(name: str) -> dict[str, Any]:
 
 
 def record(name: str, release: str | int | None = None) -> dict[str, Any]:
-    """What a release has recorded, by default the live one.
+    """Return the record of a release, by default the active one.
 
     Raises:
-        DeploymentError: nothing is live, or there is no such release.
+        DeploymentError: there is no active release, or no such release.
     """
     site = django_site.find(name)
     return (_live(site) if release is None else django_release.named(site, str(release))).record
 
 
 def config(name: str) -> dict[str, Any]:
-    """The configuration as last applied, secrets as references to their place in the pillar."""
+    """Return the configuration as last applied, with secrets as references to the pillar."""
     return dict(django_site.find(name).config)
 
 
 def logs(name: str, lines: int) -> str:
-    """The last lines of the live release's log.
+    """Return the last lines of the active release's log.
 
     Raises:
-        DeploymentError: nothing is live, or the log cannot be read.
+        DeploymentError: there is no active release, or the log cannot be read.
     """
     site = django_site.find(name)
     live = _live(site).path

@@ -16,7 +16,7 @@ from django_site import Site
 
 
 def releases(site: Site) -> list[dict[str, Any]]:
-    """What has failed since the live release and left nothing on disk, then the releases on disk: the newest first."""
+    """Return the rows of `django.releases`: failed attempts without a release on disk, then releases, newest first."""
     live, previous = django_release.linked(site, site.current), django_release.linked(site, site.previous)
     roles = {release.name: role for role, release in (("previous", previous), ("live", live)) if release}
     present = django_release.releases(site)
@@ -43,7 +43,7 @@ def _row(record: Mapping[str, Any], *, age: str | None, **more: str) -> dict[str
 
 
 def _lost_attempts(site: Site, present: Sequence[Release]) -> list[dict[str, Any]]:
-    """The attempts that failed after the last good one and have no release on disk: the newest first, at most five."""
+    """Return at most five attempts after the last good one that failed and have no release on disk, newest first."""
     names = {release.name for release in present}
     lost = []
     for attempt in reversed(django_release_attempt.attempts(site)):
@@ -57,24 +57,24 @@ def _lost_attempts(site: Site, present: Sequence[Release]) -> list[dict[str, Any
 
 
 def _health(release: Release, is_live: bool) -> str:
-    """Whether the instance of a release runs, where it should or does, and what visitors met at its switch."""
+    """Return whether the instance of a release runs, and how many requests failed at its switch."""
     runs = django_release_instance.is_running(release.site, release.path)
-    said = ["runs" if runs else "does not run"] if is_live or runs else []
-    receipt = release.record.get("receipt")
-    if receipt:
-        said.append(f"{receipt['failed']} of {receipt['sent']} failed")
-    return ", ".join(said)
+    parts = ["runs" if runs else "does not run"] if is_live or runs else []
+    report = release.record.get("receipt")
+    if report:
+        parts.append(f"{report['failed']} of {report['sent']} failed")
+    return ", ".join(parts)
 
 
 def _server(live: Release) -> str:
-    """The server of the live release, and what it says of its processes."""
+    """Return the server of the active release, and what it reports of its processes."""
     kind = (django_server.recorded(live.path) or {}).get("server", "")
     workers = django_server.of_release(live.path).workers(django_process.folder(live.site, live.path))
     return f"{kind}: {workers}" if workers else kind
 
 
 def status(site: Site) -> dict[str, Any]:
-    """What runs of a site, and what does not: one row."""
+    """Return the status of a site: one row."""
     live = django_release.linked(site, site.current)
     present = django_release.releases(site)
     records = [release.record for release in present if release.record]
@@ -86,7 +86,7 @@ def status(site: Site) -> dict[str, Any]:
     torn = site.current.is_symlink() and not live
     return {
         "site": site.name,
-        "damage": f"{site.current}/release.json is gone or torn: state.apply makes a new release" if torn else "",
+        "damage": f"{site.current}/release.json is missing or damaged: state.apply makes a new release" if torn else "",
         "domains": ", ".join(site.config["domains"]),
         "release": live.name if live else "",
         "live_since": live.record.get("live_since", "") if live else "",

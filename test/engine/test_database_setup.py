@@ -176,9 +176,11 @@ def test_rollback_refused_when_database_is_unreachable(blog, monkeypatch):
     assert asked == [] and blog.live == f"0001-{commit('one')[:12]}"
     django_verbs.rotate_database_password("blog")
     live = blog.live
-    with pytest.raises(DeploymentError, match="does not reach its databases as they are now: FATAL") as error:
+    with pytest.raises(
+        DeploymentError, match="cannot connect to its databases with the present passwords: FATAL"
+    ) as error:
         django_verbs.rollback("blog")
-    assert "force=True goes back all the same" in error.value.hint and blog.live == live
+    assert "force=True rolls back anyway" in error.value.hint and blog.live == live
     assert asked == [(f"0001-{commit('one')[:12]}", {"mode": "fit", "names": {"default": "blog"}, "migrate": False})]
     django_verbs.rollback("blog", force=True)
     assert blog.live == f"0001-{commit('one')[:12]}"

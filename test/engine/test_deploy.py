@@ -128,7 +128,7 @@ def test_what_somebody_has_left_for_units_that_are_gone_is_told(world):
         world.apply()
     left = django_process_systemd.UNITS / "django-blog-0001.service.d"
     assert world.last.warnings == [
-        f"{left} is somebody's, for a release that is gone: say it in the pillar (resources, sandbox), and rm -r {left}"
+        f"{left} overrides the unit of a deleted release: set it in the pillar (resources, sandbox), then rm -r {left}"
     ]
     there = {path.name for path in django_process_systemd.UNITS.glob("*.d")}
     assert there == {*folders} - {"django-blog-0001.socket.d"}
@@ -920,7 +920,7 @@ def test_a_secret_key_that_is_gone_with_all_releases_is_an_error_too(world):
     ("target", "message"),
     [
         (None, "current is not a link"),
-        ("/srv/elsewhere", "current leads to /srv/elsewhere, which is not one of the site's releases"),
+        ("/srv/elsewhere", "current points to /srv/elsewhere, which is not one of the site's releases"),
         ("releases/../../0001", "which is not one of the site's releases"),
     ],
 )

@@ -67,7 +67,7 @@ def test_what_is_otherwise_in_a_folder(own_host, what, told):
 
 def test_a_change_of_owner_is_told():
     before, now = [0o100644, 0, 0, "hash"], [0o100600, 33, 0, "other"]
-    assert django_release_manifest._told(before, now) == "changed, mode was 0644, owner"
+    assert django_release_manifest._changes(before, now) == "changed, mode was 0644, owner"
 
 
 def test_contents_cannot_be_guessed(own_host):

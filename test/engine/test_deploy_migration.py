@@ -146,7 +146,7 @@ def test_back_to_what_can_live_with_it(went):
         "taken_back": False,
     }
     kept = "blog.0002_note, blog.0002_fill (data)"
-    assert deployment.warnings == [f"the database keeps migrations that {ONE} does not know: {kept}"]
+    assert deployment.warnings == [f"the database keeps migrations that {ONE} does not have: {kept}"]
     assert not world.requests
     world.check()
 
@@ -176,7 +176,7 @@ def test_back_to_what_needs_what_is_gone(went):
         assert error.value.message == f"rollback: unsafe: blog.0002_gone removed blog.Post.title, and {ONE} needs it"
         assert error.value.hint == (
             "restore a backup from before it, or deploy forward; "
-            f"salt-call django.rollback blog {ONE} force=True goes back all the same\n{TWO} still runs"
+            f"salt-call django.rollback blog {ONE} force=True rolls back anyway\n{TWO} still runs"
         )
         assert world.live == TWO and not world.requests
         world.check()
@@ -190,7 +190,7 @@ def test_back_to_what_needs_what_can_be_taken_back(went):
     with pytest.raises(DeploymentError) as error:
         django_verbs.rollback("blog")
     assert error.value.message.startswith("rollback: reversible: blog.0002_name renamed blog.Post.title")
-    assert f" {ONE} migrate=True takes back blog.0002_note, blog.0002_name first" in error.value.hint
+    assert f" {ONE} migrate=True reverses blog.0002_note, blog.0002_name first" in error.value.hint
     assert world.live == TWO and not world.requests
     _deployment, changes = django_verbs.rollback("blog", migrate=True)
     assert world.live == ONE and changes["rollback"]["taken_back"]
@@ -204,7 +204,7 @@ def test_back_to_what_needs_what_can_be_taken_back(went):
 
 def test_taking_back_what_it_could_live_with(went):
     world = went(ADDED, BY_SQL)
-    with pytest.raises(DeploymentError, match=f"blog.0002_sql cannot be taken back\n{ONE} can live with it"):
+    with pytest.raises(DeploymentError, match=f"blog.0002_sql cannot be reversed\n{ONE} works without that"):
         django_verbs.rollback("blog", migrate=True)
     django_verbs.rollback("blog")
     assert world.live == ONE
@@ -215,7 +215,7 @@ def test_an_older_release_that_does_not_come_up_once_migrations_are_taken_back(w
     world.fails["enable"] = DeploymentError("it does not start")
     with pytest.raises(DeploymentError, match="it does not start") as error:
         django_verbs.rollback("blog", migrate=True)
-    assert error.value.hint.splitlines()[-1] == "its migrations were taken back, and are applied again"
+    assert error.value.hint.splitlines()[-1] == "its migrations were reversed, and are applied again"
     assert [request["mode"] for request in world.requests] == ["reverse", "migrate"] and world.live == TWO
 
 
@@ -230,7 +230,7 @@ def test_taking_back_that_stops_half_way(went, monkeypatch):
     monkeypatch.setattr(django_project_program, "reverse", reverse)
     with pytest.raises(DeploymentError, match="it does not balance") as error:
         django_verbs.rollback("blog", migrate=True)
-    back = "its migrations were taken back, and are applied again"
+    back = "its migrations were reversed, and are applied again"
     assert error.value.hint == f"mend it\n{back}\n{TWO} still runs"
     assert [request["mode"] for request in world.requests] == ["migrate"] and world.live == TWO
     django_release.Release(world.site, TWO).update(facts=facts)
@@ -281,7 +281,7 @@ def test_going_back_to_one_that_is_named(one, to):
         (commit("one")[:6], f"blog has no release {commit('one')[:6]} on this host"),
         (TWO, f"{TWO} is live"),
         (3, f"{THREE} is newer than {TWO}, which is live"),
-        (ONE, f"{ONE} cannot come back: it has failed"),
+        (ONE, f"{ONE} cannot be activated again: it has failed"),
     ],
 )
 def test_going_back_to_where_one_cannot(one, to, problem):

@@ -51,7 +51,7 @@ def test_a_plan_of_a_new_commit(pushed):
     plan = django_deploy_plan.make("blog")
     assert plan["release"] == {"old": ONE, "new": TWO} and plan["commit"]["new"] == commit("two")
     assert plan["restarts"] == [
-        "django-blog-0002 starts beside django-blog-0001, which is stopped after the switch once it is idle, "
+        "django-blog-0002 starts next to django-blog-0001, which is stopped after the switch once it is idle, "
         "at the latest after 30s",
         "nginx is not reloaded",
     ]
@@ -118,7 +118,7 @@ def test_a_plan_says_why_the_release_would_be_refused(pushed):
     assert plan["refused"].startswith(f"1 operation would break {ONE}, which still serves")
     pushed.memory = 1 << 20
     preflight, migration = django_deploy_plan.make("blog")["refused"].split("\n1 operation", 1)
-    assert "MB of memory are needed" in preflight and "would break" in migration
+    assert "MB of memory" in preflight and "would break" in migration
     with pytest.raises(DeploymentError) as error:
         pushed.apply()
     assert error.value.message.removeprefix("source: ") in preflight
@@ -184,15 +184,13 @@ def test_settings_that_change(pushed):
 def test_settings_of_a_live_release_that_does_not_start_any_more(pushed):
     pushed.fails[f"releases/{ONE}/virtualenv/bin/python"] = DeploymentError("no")
     assert django_deploy_plan.make("blog")["settings"] == (
-        f"not known, for {ONE} does not start: reading the settings: no"
+        f"not known, since {ONE} does not start: reading the settings: no"
     )
 
 
 def test_settings_of_a_site_that_an_older_formula_has_applied(pushed):
     pushed.site.kept_template(django_deploy_plan.SETTINGS_PROGRAM).unlink()
-    assert django_deploy_plan.make("blog")["settings"].startswith(
-        "not known: the last apply was that of an older formula"
-    )
+    assert django_deploy_plan.make("blog")["settings"].startswith("not known: the last apply was by an older formula")
 
 
 def test_the_project_is_told_no_secret_that_is_not_its_own(pushed, monkeypatch):
@@ -276,7 +274,7 @@ def test_a_plan_generates_no_secret(pushed):
     list(django_deploy_steps.site(pushed.deployment()))
     plan = django_deploy_plan.make("blog")
     assert plan["not known"] == (
-        "migrations, settings, rendered files: API would have to be generated first, and a plan does not"
+        "migrations, settings, rendered files: API would have to be generated, which a plan does not do"
     )
     assert not (pushed.site.secrets / "API").exists()
     assert [argv for argv in pushed.commands if argv[0] == "systemd-run"] == []

@@ -141,7 +141,9 @@ def test_a_server_of_databases_that_is_down(two):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     answering(two, name="blog", host="127.0.0.1", port=str(port))
-    error = refused(two, f"^source: the database 'default' of {ONE} is not there: 127.0.0.1:{port}: Connection refused")
+    error = refused(
+        two, f"^source: the database 'default' of {ONE} is not available: 127.0.0.1:{port}: Connection refused"
+    )
     assert "salt-call django.release blog" in error.hint
     with socket.create_server(("127.0.0.1", port)):
         two.apply()
@@ -188,7 +190,7 @@ def test_where_a_server_listens(tmp_path, engine, host, port, listens, problem):
 def test_a_sqlite_file_that_is_gone(two, tmp_path):
     path = tmp_path / "data" / "db.sqlite3"
     answering(two, engine="django.db.backends.sqlite3", name=str(path))
-    refused(two, f"is not there: there is no file {path}")
+    refused(two, f"is not available: there is no file {path}")
     path.parent.mkdir()
     path.touch()
     two.apply()
@@ -235,13 +237,13 @@ def test_a_database_that_was_never_used_is_not_asked(two):
         (
             {"server": {"bind": "127.0.0.1:8001"}},
             {"server": {"bind": "127.0.0.1:8001"}},
-            "yes, with a reload of nginx: django:sites:blog:server:bind is an address; with unix a rename does",
+            "yes, with a reload of nginx: django:sites:blog:server:bind is an address; with unix a rename is enough",
         ),
         (
             {"server": {"kind": "mod_wsgi"}},
             {"server": {"kind": "mod_wsgi", "threads": 2}},
-            "yes, with a reload of nginx: django:sites:blog:server:kind listens at ports; with another over a unix "
-            "socket a rename does",
+            "yes, with a reload of nginx: django:sites:blog:server:kind listens on ports; for another on a unix "
+            "socket a rename is enough",
         ),
         (
             {"server": {"kind": "gunicorn", "threads": 2}, "proxy": {"keepalive": 8}},
@@ -264,7 +266,7 @@ def test_a_database_that_was_never_used_is_not_asked(two):
         (
             {},
             {"proxy": {"kind": "none"}, "server": {"bind": "0.0.0.0:8000"}},
-            "no: django:sites:blog:proxy:kind: none ends what leads to it now; visitors come by 0.0.0.0:8000 then",
+            "no: django:sites:blog:proxy:kind: none removes the site from the proxy; visitors need 0.0.0.0:8000 then",
         ),
     ],
 )
@@ -316,7 +318,7 @@ def test_what_a_broken_neighbour_will_stop_is_said_before(two):
     changes = two.apply(test=True)
     assert changes["source"]["warnings"] == [
         "nginx refuses its configuration: broken in /etc/nginx/sites-enabled/other:3; the release goes live without a "
-        "reload, and the proxy's files of the site stay as they are"
+        "reload, and the proxy's files of the site stay unchanged"
     ]
     with pytest.raises(DeploymentError, match=r"^proxy: nginx refuses"):
         two.apply()

@@ -586,5 +586,5 @@ def test_a_port_that_somebody_else_has_is_refused(make_site, monkeypatch):
         site = make_site(server={"bind": f"127.0.0.1:{port}"})
         with pytest.raises(DeploymentError) as error:
             django_release_instance.start(site, site.releases / "0042-3f2a9c1b77de")
-    assert error.value.message == f"127.0.0.1:{port} is taken by another process"
-    assert error.value.hint == f"ss -ltnp 'sport = :{port}' names it; or django:sites:blog:server:bind"
+    assert error.value.message == f"another process listens on 127.0.0.1:{port}"
+    assert error.value.hint == f"ss -ltnp 'sport = :{port}' names it; stop it, or set django:sites:blog:server:bind"

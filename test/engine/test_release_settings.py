@@ -110,7 +110,7 @@ def dotenv_of(value: str) -> str | None:
     try:
         return django_host_environment.dotenv_file({"V": value})
     except DeploymentError as error:
-        assert error.message.startswith("V cannot stand in a .env file")
+        assert error.message.startswith("V cannot be written to a .env file")
         return None
 
 
@@ -135,7 +135,7 @@ def test_a_dotenv_file_is_read_as_it_was_meant():
 def test_what_no_dotenv_file_can_hold(value, why):
     with pytest.raises(DeploymentError) as error:
         django_host_environment.dotenv_file({"NAME": value})
-    assert error.value.message == f"NAME cannot stand in a .env file: {why}"
+    assert error.value.message == f"NAME cannot be written to a .env file: {why}"
 
 
 def test_a_dotenv_file_of_plain_values_is_read_alike_by_all(tmp_path):
@@ -234,7 +234,7 @@ def test_former_keys_for_a_project_that_reads_its_environment(said, keys, expect
 
 def test_former_keys_that_cannot_be_told_apart():
     site = configured(environment={"OLD": {"from": "secret_key_fallbacks"}})
-    with pytest.raises(DeploymentError, match="a former secret key has ',' in it") as error:
+    with pytest.raises(DeploymentError, match="a former secret key contains ','") as error:
         django_release_settings.secret_environment(site, {"secret_key": KEY}, ["o,ne"])
     assert "django:sites:blog:environment:OLD:join" in error.value.hint and "o,ne" not in str(error.value)
 
@@ -455,11 +455,11 @@ def test_the_files_of_the_pillar():
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (None, "the template salt://x is not there"),
+        (None, "the template salt://x is missing"),
         ("{{ missing }}", "salt://x cannot be rendered: 'missing' is undefined"),
         ("{% if %}", "salt://x cannot be rendered: Expected an expression, got 'end of statement block'"),
         ("{{ 1 + 'a' }}", "salt://x cannot be rendered: unsupported operand type(s) for +: 'int' and 'str'"),
-        ("{{ 'a\nb' | unit }}", "salt://x cannot be rendered: 'a\\nb' cannot stand in a systemd unit"),
+        ("{{ 'a\nb' | unit }}", "salt://x cannot be rendered: 'a\\nb' cannot be written to a systemd unit"),
     ],
 )
 def test_a_template_that_cannot_be_rendered(template, message):
@@ -507,7 +507,7 @@ def test_every_template_of_the_formula_is_rendered_strictly():
 def test_what_a_value_is_in_a_file(filtered, value, expected):
     convert = getattr(django_host_template, f"{filtered}_value")
     if expected is None:
-        with pytest.raises(ValueError, match="cannot stand in"):
+        with pytest.raises(ValueError, match="cannot be written to"):
             convert(value)
     else:
         assert convert(value) == expected

@@ -310,13 +310,13 @@ def test_part_of_a_multiline_secret_is_refused(secretive):
     whole = file.read_text()
     for text in (whole[:20], whole[:-1], f"{whole}x", "x" * 40):
         file.write_text(text)
-        with pytest.raises(DeploymentError, match="TOKEN holds a value that no release was made with") as error:
+        with pytest.raises(DeploymentError, match="TOKEN contains a value that no release was made with") as error:
             secretive.apply()
         assert "django:sites:blog:secrets:TOKEN, and apply" in error.value.hint and secretive.live == live
     file.write_text(whole)
     assert secretive.apply() == {}
     (secretive.site.secrets / "API").write_text("giv")
-    with pytest.raises(DeploymentError, match="API holds a value that no release was made with"):
+    with pytest.raises(DeploymentError, match="API contains a value that no release was made with"):
         django_verbs.release("blog")
     assert set(secretive.apply()) == {"secret_key"} and secretive.apply() == {}
     secretive.check()

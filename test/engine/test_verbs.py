@@ -77,7 +77,7 @@ def test_going_back(two):
     assert two.apply() == {}
     with pytest.raises(DeploymentError) as error:
         django_verbs.rollback("blog")
-    assert error.value.message == "rollback: blog has no older good release to go back to"
+    assert error.value.message == "rollback: blog has no older good release to roll back to"
     assert error.value.hint == f"salt-call django.releases blog lists them\n{ONE} still runs"
     attempt = json.loads(two.site.deploys.read_text().splitlines()[-1])
     assert (attempt["result"], attempt["step"]) == ("refused", "rollback")
@@ -272,7 +272,7 @@ def test_a_superuser(two):
     ("username", "email"), [("a b", ""), ("../x", ""), ("", ""), ("a", "b\nc"), ("a\n", ""), ("-a/", "")]
 )
 def test_a_superuser_whose_name_is_none(two, username, email):
-    with pytest.raises(DeploymentError, match="are of letters, digits and"):
+    with pytest.raises(DeploymentError, match="may contain only letters, digits and"):
         django_verbs.superuser("blog", username, email)
 
 

@@ -213,7 +213,7 @@ def test_a_changed_secret_reaches_the_processes_by_a_flip(blog):
     assert not load.failed and not load.went_back
     blog.host.run(f"truncate -s 3 {blog.root}/secrets/TOKEN")
     told = blog.host.salt("django.release", blog.name)
-    assert told.returncode and "holds a value that no release was made with" in told.stdout, told.stdout
+    assert told.returncode and "contains a value that no release was made with" in told.stdout, told.stdout
     blog.deploy()
     assert blog.host.read(f"{blog.root}/secrets/TOKEN") == "two-7f3a"
     blog.deploy(secrets=None, environment=None)

@@ -178,7 +178,7 @@ def test_a_neighbour_that_breaks_nginx_is_named_before_the_build(good):
 
     applied = good.apply(server=None, media={"max_upload": "3M"})
     (warning,) = applied["blog has its source"].changes["warnings"]
-    assert f"{broken}:1" in warning and "goes live without a reload" in warning
+    assert f"{broken}:1" in warning and "is activated without a reload" in warning
     assert next(iter(applied.failed)) == "blog is served" and f"{broken}:1" in applied.failed["blog is served"]
     assert good.live != old and good.answering["version"] == "2.4", "a flip needs no reload"
     good.host.run(["rm", broken])

@@ -378,7 +378,7 @@ def check_accepted(path: Place, good: str, name: str, files: Any, text: str, val
     try:
         found = parsed(site, path, value)
     except DeploymentError as error:
-        assert "cannot stand in a .env file" in error.message
+        assert "cannot be written to a .env file" in error.message
         return
     new = value.strip() if path[0] == "deploy_key" else value
     variables = (name.replace("-", "_"), site.name.replace("-", "_"))

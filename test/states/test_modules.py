@@ -182,8 +182,8 @@ def test_output_of_inspect_is_yaml_without_its_first_line(loaders):
     ("file", "content", "damage"),
     [
         ("site.json", "{", "site.json, the applied configuration of shop, is missing or damaged"),
-        ("current/release.json", "", "current/release.json is gone or torn: state.apply makes a new release"),
-        ("current/release.json", '{"facts": [], "inputs": 1}', "current/release.json is gone or torn"),
+        ("current/release.json", "", "current/release.json is missing or damaged: state.apply makes a new release"),
+        ("current/release.json", '{"facts": [], "inputs": 1}', "current/release.json is missing or damaged"),
     ],
 )
 def test_status_shows_other_sites_when_files_of_one_are_damaged(call, world, make_site, file, content, damage):
