@@ -182,18 +182,28 @@ def server_of(server: Mapping[str, Any]) -> ServerKind:
     return kind._replace(title=kind.title or server["kind"])
 
 
+def instance_templates(site: Mapping[str, Any]) -> list[str]:
+    """Return the URLs of the templates of a site's server and process manager, which a release is made of.
+
+    Args:
+        site: its configuration.
+    """
+    names = [*PROCESS_MANAGERS[site["process"]], *SERVERS[site["server"]["kind"]].templates]
+    return [f"{FILES}{name}" for name in names if name]
+
+
 def templates(site: Mapping[str, Any]) -> list[str]:
     """Return the URLs of the templates of a site's server, process manager and proxy.
 
     Args:
         site: its configuration.
     """
-    names = [*PROCESS_MANAGERS[site["process"]], *SERVERS[site["server"]["kind"]].templates]
+    names = []
     has_https = site["tls"]["kind"] != "none"
     proxy = PROXIES.get(site["proxy"]["kind"])
     if proxy:
-        names += [*proxy.site, proxy.domain, proxy.redirect, proxy.default_server, *([proxy.tls] if has_https else [])]
-    return [f"{FILES}{name}" for name in names if name]
+        names = [*proxy.site, proxy.domain, proxy.redirect, proxy.default_server, *([proxy.tls] if has_https else [])]
+    return [*instance_templates(site), *(f"{FILES}{name}" for name in names if name)]
 
 
 def default_server_templates(kind: str, *, has_https: bool) -> list[str]:

@@ -43,7 +43,7 @@ _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
 
 def templates(site: Site) -> set[str]:
     """Return the templates of a release's configuration."""
-    return {*django_kinds.templates(site.config)}
+    return {*django_kinds.instance_templates(site.config)}
 
 
 def warnings(site: Site) -> list[str]:

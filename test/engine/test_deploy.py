@@ -903,7 +903,7 @@ def test_a_torn_secret_key_is_an_error(world, how):
     with pytest.raises(DeploymentError, match=r"source: .*/secret_key.json is empty or damaged"):
         world.apply()
     path.unlink()
-    with pytest.raises(DeploymentError, match=r"source: .*/secret_key.json is gone"):
+    with pytest.raises(DeploymentError, match=r"source: .*/secret_key.json is missing"):
         world.apply()
     assert world.live == f"0001-{ONE[:12]}" and len(world.running) == 2
 
@@ -912,7 +912,7 @@ def test_a_secret_key_that_is_gone_with_all_releases_is_an_error_too(world):
     world.apply()
     for path in (world.site.secrets / "secret_key.json", world.site.releases, world.site.current):
         django_host_file.remove_tree(path)
-    with pytest.raises(DeploymentError, match=r"source: .*/secret_key.json is gone"):
+    with pytest.raises(DeploymentError, match=r"source: .*/secret_key.json is missing"):
         world.apply()
 
 
@@ -1024,7 +1024,7 @@ def test_owners_and_modes_of_a_release(world, monkeypatch):
     monkeypatch.setattr(
         os, "fchown", lambda file, uid, gid: given.append((os.readlink(f"/proc/self/fd/{file}"), uid, gid))
     )
-    monkeypatch.setattr(django_secret, "_is_kept", lambda *_: True)
+    monkeypatch.setattr(django_secret, "_is_stored", lambda *_: True)
     monkeypatch.setattr(django_host_folder, "problem", lambda folder: "missing")
     monkeypatch.setattr(django_secret, "_read", lambda site, name: None)
     world.options = {"writable": ["logs"], "shared": ["data"], "files": {"local.py": {"contents": "x"}}}

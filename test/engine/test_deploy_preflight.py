@@ -317,8 +317,8 @@ def test_what_a_broken_neighbour_will_stop_is_said_before(two):
     two.fails["nginx -t"] = BROKEN
     changes = two.apply(test=True)
     assert changes["source"]["warnings"] == [
-        "nginx refuses its configuration: broken in /etc/nginx/sites-enabled/other:3; the release goes live without a "
-        "reload, and the proxy's files of the site stay unchanged"
+        "nginx refuses its configuration: broken in /etc/nginx/sites-enabled/other:3; the release is activated without "
+        "a reload, and the proxy's files of the site stay unchanged"
     ]
     with pytest.raises(DeploymentError, match=r"^proxy: nginx refuses"):
         two.apply()
