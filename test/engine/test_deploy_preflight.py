@@ -249,7 +249,7 @@ def test_a_database_that_was_never_used_is_not_asked(two):
             {"server": {"kind": "gunicorn", "threads": 2}, "proxy": {"keepalive": 8}},
             {"server": {"kind": "gunicorn", "threads": 2}},
             "yes, with a reload of nginx: django:sites:blog:proxy:keepalive keeps connections; without it a rename "
-            "does",
+            "is enough",
         ),
         (
             {},

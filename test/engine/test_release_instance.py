@@ -398,7 +398,7 @@ def test_a_socket_that_the_site_has_replaced_is_not_asked(instance, runtime):
         other.listen()
         where.unlink()
         where.symlink_to(runtime / "other.sock")
-        with pytest.raises(OSError, match="is no socket of the site"):
+        with pytest.raises(OSError, match="is not a socket of the site"):
             django_release_http.get(site, release, "/")
 
 
