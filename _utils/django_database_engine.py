@@ -1,10 +1,19 @@
 """The kinds of databases: what each is called, how it is reached, and which packages belong to it.
 
 The table `ENGINES` has all of them. Two concerns have a class per engine of their own: setting a server up
-(`django_database_server`) and backing up (`django_backup`); the pillar's enumeration is in `django/schema.yaml`.
+(`django_database_server`) and backing up (`django_backup`); the pillar's enumeration is in `django/schema.yaml`. This
+module runs while Salt renders too (`django_pillar_render`), so it imports the standard library only.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import Any
+
+
+def run() -> dict[str, Any]:
+    """Return nothing: Salt's py renderer only registers this module (see `django_pillar_render`)."""
+    return {}
 
 
 class Engine:

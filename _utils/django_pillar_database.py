@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from django_database_engine import POSTGRES, SERVERS
 from django_pillar_check import Path, Problem
-from django_pillar_layers import DATABASE_SERVERS, is_over_socket
+from django_pillar_layers import is_over_socket
 
 Site = dict[str, Any]  # the configuration of a site
 Database = dict[str, Any]
@@ -63,7 +64,7 @@ def _contradictions(database: Database, overlay: bool, in_url: bool) -> Iterator
 
 def _managed(database: Database, user: str) -> Iterator[tuple[str, str]]:
     """Yield what the formula cannot set up on a server of this host; ``user`` is the site's."""
-    if database["engine"] not in DATABASE_SERVERS:
+    if database["engine"] not in SERVERS:
         return
     if not is_over_socket(database) and database["host"] not in LOCAL:
         yield "manage", f"expected a server on this host, got {database['host']}: remove manage, or host"
@@ -93,7 +94,7 @@ def logins(site: Site, _own: Site) -> Iterator[Problem]:
 
 def _server(database: Database) -> tuple[Any, ...]:
     """Return what identifies a server of this host; MariaDB has one."""
-    return database["engine"], database["engine"] == "postgres" and (database["port"] or 5432)
+    return database["engine"], database["engine"] == "postgres" and (database["port"] or POSTGRES.port)
 
 
 def between(sites: dict[str, Site]) -> Iterator[Problem]:

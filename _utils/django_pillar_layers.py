@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import django_database_engine
 import django_kinds
 from django_pillar_check import Path, Problem, Rules, check, rule_of
 
-DATABASE_SERVERS = ("postgres", "mysql")  # engines of databases that are reached over a connection
 NOTHING_INHERITED = (
     "expected a value, got nothing (null): write '' for an empty text; nothing is inherited that null could take back"
 )
@@ -142,7 +142,7 @@ def _complete_database(name: str, alias: str, database: dict[str, Any], site: di
     engine = database["engine"]
     way = "settings" if site["overlay"] or engine == "sqlite" else "environment"
     derived: dict[str, Any] = {"as": way} if engine else {}
-    if engine in DATABASE_SERVERS:
+    if engine in django_database_engine.SERVERS:
         manage = database["host"] is None if database["manage"] is None else database["manage"]
         user = site.get("user") or name if manage else name
         derived |= {"manage": manage, "user": user, **({"name": name} if alias == "default" else {})}

@@ -12,6 +12,7 @@ from typing import Any
 #: What compiles the pillar, in the order of its imports.
 MODULES = (
     "django_kinds",
+    "django_database_engine",
     "django_pillar_check",
     "django_pillar_layers",
     "django_pillar_listen",

@@ -36,6 +36,7 @@ def test_every_server_has_its_packages_and_its_state(name):
     packages = PLATFORMS["Debian"]["packages"]
     assert SERVERS[name].client_package in packages[name] and packages[f"{name}_server"]
     assert f"{SERVERS[name].title} runs:" in (ROOT / f"django/{name}/init.sls").read_text()
+    assert f"'{name}': '{SERVERS[name].title}'" in (ROOT / "django/site.sls").read_text()
 
 
 @pytest.mark.parametrize(

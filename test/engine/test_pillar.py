@@ -200,7 +200,9 @@ def test_schema_and_modules_are_read_once_for_one_pillar(rendered: Render, monke
 
 def test_every_pillar_module_is_rendered() -> None:
     modules = {path.stem for path in (ROOT / "_utils").glob("django_pillar*.py")}
-    assert {*django_pillar_render.MODULES} == {"django_kinds"} | modules - {"django_pillar_render"}
+    assert {*django_pillar_render.MODULES} == {"django_kinds", "django_database_engine"} | modules - {
+        "django_pillar_render"
+    }
 
 
 def test_a_pillar_without_the_formula_is_an_error(rendered: Render) -> None:
