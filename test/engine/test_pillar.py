@@ -50,7 +50,7 @@ def site(**options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in ERRORS])
-def test_errors(case: dict[str, Any]) -> None:
+def test_wrong_pillar_is_reported_line_by_line(case: dict[str, Any]) -> None:
     pillar = case.get("pillar", {"django": {"sites": {"blog": {**SITE, **case.get("site", {})}}}})
     result = compiled(pillar, case.get("grains"))
     assert result["errors"] == case["errors"]
@@ -69,7 +69,7 @@ def changes(value: Any, default: Any) -> Any:
 
 
 @pytest.mark.parametrize("folder", RENDERED, ids=lambda folder: folder.name)
-def test_configuration(folder: Path) -> None:
+def test_pillar_compiles_to_the_recorded_configuration(folder: Path) -> None:
     """A case keeps what differs from three-keys, which is kept whole: the defaults."""
     expected = folder / "configuration.json"
     result = compiled(yaml.safe_load((folder / "pillar.yaml").read_text()))
@@ -83,7 +83,7 @@ def test_configuration(folder: Path) -> None:
     assert f"{rendered}\n" == expected.read_text()
 
 
-def test_a_platform_stands_between_the_schema_and_the_defaults() -> None:
+def test_platform_overrides_the_schema_and_is_overridden_by_defaults() -> None:
     platforms = {
         "Debian": {"defaults": {"python": "python3.9", "check": "deploy"}, "nginx": {"group": "www-data", "user": "x"}},
         "Debian-12": {"defaults": {"python": "python3.11"}, "nginx": {"user": "www-data"}},
@@ -107,7 +107,7 @@ def test_a_platform_stands_between_the_schema_and_the_defaults() -> None:
         *[("supervisor", "systemd", "supervisor"), ("supervisor", "unknown", "supervisor")],
     ],
 )
-def test_who_keeps_the_sites_alive(said: str | None, init: str | None, expected: str) -> None:
+def test_process_manager_is_systemd_where_it_is_pid_1(said: str | None, init: str | None, expected: str) -> None:
     pillar = {"django": {"process": said, "sites": {"blog": SITE, "shop": {"state": "absent"}}}}
     result = compiled(pillar, {**GRAINS, "init": init})
     assert (result["errors"], result["process"]) == ([], expected)
@@ -122,7 +122,7 @@ def test_no_secret_is_in_the_configuration() -> None:
     assert configuration["secrets"]["B"]["value"] == {"pillar": "django:sites:blog:secrets:B:value"}
 
 
-def test_the_pillar_and_the_schema_stay_as_they_are() -> None:
+def test_compilation_changes_neither_pillar_nor_schema() -> None:
     pillar = yaml.safe_load((ROOT / "test/render/everything/pillar.yaml").read_text())
     before = json.dumps([pillar, SCHEMA, PLATFORMS])
     result = compiled(pillar)
@@ -205,7 +205,7 @@ def test_every_pillar_module_is_rendered() -> None:
     }
 
 
-def test_a_pillar_without_the_formula_is_an_error(rendered: Render) -> None:
+def test_pillar_without_django_is_an_error(rendered: Render) -> None:
     assert rendered({})[0]["errors"] == ["django — expected a map, got nothing (null)"]
 
 
@@ -221,19 +221,19 @@ def options(rules: dict[str, Any], path: str = "") -> Iterator[str]:
             yield from options(rule, f"{path}{name}:")
 
 
-def test_the_example_is_a_site_as_it_is() -> None:
+def test_pillar_example_compiles_to_a_site_with_defaults() -> None:
     result = compiled(yaml.safe_load((ROOT / "pillar.example").read_text()))
     assert result["errors"] == []
     assert result["sites"] == {"blog": site()}
 
 
-def test_the_example_is_valid_with_every_option() -> None:
+def test_pillar_example_is_valid_with_every_option_switched_on() -> None:
     result = compiled(uncommented())
     assert result["errors"] == []
     assert [*result["sites"], *result["absent"]] == ["blog", "kiosk", "shop"]
 
 
-def test_the_example_has_every_option() -> None:
+def test_pillar_example_has_every_option() -> None:
     rules = django_pillar_check.resolve(SCHEMA, SCHEMA)["properties"]["django"]["properties"]["defaults"]
     shown = uncommented()["django"]["sites"]
     given = {*shown["kiosk"], *shown["blog"]}

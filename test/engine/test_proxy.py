@@ -70,7 +70,7 @@ def install(site):
     return {path.removeprefix(etc): text for path, text in changes.items()}
 
 
-def test_debians_default_site_is_left_out(own_host):
+def test_nginx_is_installed_without_debians_default_site(own_host):
     """Also where an installation has failed, and has left it."""
     before = os.umask(0o077)
     django_proxy_nginx.ETC.rmdir()
@@ -87,7 +87,7 @@ def test_debians_default_site_is_left_out(own_host):
     assert (django_proxy_nginx.ETC / "theirs").read_text() == "server {}"
 
 
-def test_the_files_of_a_site(make_site, nginx):
+def test_site_has_an_upstream_locations_and_a_file_for_each_domain(make_site, nginx):
     site = make_site(domains=["a.org", "b.org"], redirect_domains=["c.org"])
     assert not django_proxy.is_installed(site)
     changes = install(site)
@@ -121,7 +121,7 @@ def test_times_are_read_as_nginx_does(text, expected):
 
 
 @pytest.mark.parametrize("bind", ["unix", "127.0.0.1:8001"])
-def test_a_site_is_reached_through_current_or_a_release_of_its_own(make_site, nginx, bind):
+def test_upstream_is_that_of_the_given_release(make_site, nginx, bind):
     site = make_site(server={"bind": bind})
     upstream = django_proxy_nginx.ETC / "conf.d/django-blog.conf"
     end = "socket" if bind == "unix" else "config/upstream.conf"
@@ -131,7 +131,7 @@ def test_a_site_is_reached_through_current_or_a_release_of_its_own(make_site, ng
     assert f"{release}/{end};" in through and "current" not in through
 
 
-def test_a_change_is_shown_as_a_difference(make_site, nginx):
+def test_changed_file_is_shown_as_a_difference(make_site, nginx):
     install(make_site())
     changes = install(make_site(media={"max_upload": "5M"}))
     assert list(changes) == ["django/blog.conf"]
@@ -139,7 +139,7 @@ def test_a_change_is_shown_as_a_difference(make_site, nginx):
     assert "-    client_max_body_size 75M;" in lines and "+    client_max_body_size 5M;" in lines and len(lines) < 10
 
 
-def test_a_domain_that_a_site_has_no_longer(make_site, nginx):
+def test_files_of_a_former_domain_are_removed(make_site, nginx):
     install(make_site(domains=["a.org", "b.org"], redirect_domains=["c.org"]))
     changes = install(make_site(domains=["b.org"], redirect_domains=["d.org"]))
     gone = ["django/a.org/blog.conf", "django/c.org/blog.redirect"]
@@ -150,7 +150,7 @@ def test_a_domain_that_a_site_has_no_longer(make_site, nginx):
 
 
 @pytest.mark.parametrize("first", [{"domains": ["a.org"]}, {"redirect_domains": ["a.org"]}])
-def test_a_domain_that_changes_its_part(make_site, nginx, first):
+def test_domain_changes_between_served_and_redirected(make_site, nginx, first):
     then = {"redirect_domains": ["a.org"]} if "domains" in first else {"domains": ["a.org"]}
     install(make_site(**first))
     install(make_site(**then))
@@ -159,7 +159,7 @@ def test_a_domain_that_changes_its_part(make_site, nginx, first):
     assert ("return 301" in on_disk()["sites-available/a.org"]) == ("redirect_domains" in then)
 
 
-def test_two_sites_on_one_domain(make_site, nginx):
+def test_two_sites_on_one_domain_share_its_servers(make_site, nginx):
     blog = make_site(domains=["a.org"], proxy={"listen": [80, 8080]})
     shop = make_site("shop", domains=["a.org"], path="/shop", proxy={"listen": [8080, 80]})
     install(blog)
@@ -177,7 +177,7 @@ def test_two_sites_on_one_domain(make_site, nginx):
 @pytest.mark.parametrize(
     "says", [EMERG, 'nginx: [emerg] host not found in upstream "x" in /etc/nginx/x:1', "no line of nginx"]
 )
-def test_a_configuration_that_nginx_refuses_is_taken_back(make_site, nginx, says):
+def test_files_are_restored_when_nginx_refuses_them(make_site, nginx, says):
     install(make_site())
     before = on_disk()
     nginx.says = says
@@ -192,7 +192,7 @@ def test_a_configuration_that_nginx_refuses_is_taken_back(make_site, nginx, says
     assert on_disk() == before and nginx.commands == ["nginx -t -q"]
 
 
-def test_a_first_configuration_that_nginx_refuses_leaves_nothing(make_site, nginx):
+def test_first_files_are_removed_when_nginx_refuses_them(make_site, nginx):
     nginx.says = EMERG
     with pytest.raises(DeploymentError):
         django_proxy_switch.apply(files(make_site()))
@@ -201,7 +201,7 @@ def test_a_first_configuration_that_nginx_refuses_leaves_nothing(make_site, ngin
 
 @pytest.mark.parametrize("how", ["file", "link", "dangling link", "link to ours"])
 @pytest.mark.parametrize("name", ["sites-available/blog.example.org", "sites-enabled/blog.example.org"])
-def test_a_file_of_somebody_else_is_in_the_way(make_site, nginx, own_host, name, how):
+def test_file_of_another_program_is_not_overwritten(make_site, nginx, own_host, name, how):
     path, target = django_proxy_nginx.ETC / name, own_host / "target"
     path.parent.mkdir(exist_ok=True)
     if how == "file":
@@ -220,7 +220,7 @@ def test_a_file_of_somebody_else_is_in_the_way(make_site, nginx, own_host, name,
         assert target.exists() == (how == "link to ours")
 
 
-def test_a_domain_that_somebody_has_taken_over_is_not_removed(make_site, nginx):
+def test_domain_file_replaced_by_the_operator_is_not_removed(make_site, nginx):
     install(make_site())
     (django_proxy_nginx.ETC / "sites-available/blog.example.org").write_text("server {}\n")
     with pytest.raises(DeploymentError, match="is in the way"):
@@ -246,7 +246,7 @@ def test_a_domain_that_somebody_has_taken_over_is_not_removed(make_site, nginx):
         ("/a\n/", "/a/"),
     ],
 )
-def test_what_this_host_serves_itself(make_site, url, expected):
+def test_static_url_of_this_host_is_served_and_an_invalid_one_refused(make_site, url, expected):
     if expected is None:
         with pytest.raises(DeploymentError, match="which the proxy cannot serve"):
             django_proxy_files._local(url, make_site())
@@ -254,7 +254,7 @@ def test_what_this_host_serves_itself(make_site, url, expected):
         assert django_proxy_files._local(url, make_site()) == expected
 
 
-def test_nothing_is_served_that_is_not_collected(make_site):
+def test_uncollected_files_are_not_served(make_site):
     site = make_site()
     locations = django_proxy_nginx.ETC / "django/blog.conf"
     without = {name: value for name, value in FACTS.items() if name != "collected"}
@@ -278,7 +278,7 @@ def test_nothing_is_served_that_is_not_collected(make_site):
         ("sites-enabled/default", "listen 80 default_server;", {80}),
     ],
 )
-def test_default_servers_of_others(own_host, name, text, ports):
+def test_existing_default_servers_are_detected(own_host, name, text, ports):
     etc = django_proxy_nginx.ETC
     (etc / name).parent.mkdir(exist_ok=True)
     (etc / name).write_text(text)
@@ -286,7 +286,7 @@ def test_default_servers_of_others(own_host, name, text, ports):
     assert django_proxy_nginx._existing_defaults(own) == ports
 
 
-def test_the_server_that_refuses_unknown_hosts(nginx):
+def test_default_server_refuses_unknown_hosts_on_free_ports(nginx):
     etc = django_proxy_nginx.ETC
     wanted = django_proxy_nginx.PROXY.default_server([80, 8080], [], formula_templates())
     django_proxy_switch.apply(wanted)
@@ -334,7 +334,7 @@ WORKER, SHUTTING = b"nginx: worker process\0\0", b"nginx: worker process is shut
 
 
 @pytest.mark.parametrize("then", [SHUTTING, None, WORKER])
-def test_a_reload_is_through_when_no_old_worker_takes_requests(own_host, monkeypatch, then):
+def test_reload_is_complete_when_no_old_worker_accepts_requests(own_host, monkeypatch, then):
     def process(number, line, parent=42):
         (own_host / "proc" / str(number)).mkdir(parents=True, exist_ok=True)
         (own_host / "proc" / str(number) / "cmdline").write_bytes(line)
@@ -376,7 +376,7 @@ def test_a_reload_is_through_when_no_old_worker_takes_requests(own_host, monkeyp
         ("", "(ss -ltnp 'sport = :81' shows it)"),
     ],
 )
-def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
+def test_port_of_another_process_is_refused(own_host, monkeypatch, unit, way):
     asked = []
 
     def holder(port, exclude, ports=None):
@@ -396,7 +396,7 @@ def test_a_port_that_somebody_else_has(own_host, monkeypatch, unit, way):
     assert asked == [(80, None), (80, 5), (81, 5)]
 
 
-def test_a_port_that_nginx_had_by_another_socket_is_looked_at_anew(own_host, monkeypatch):
+def test_port_that_nginx_held_by_another_socket_is_checked_again(own_host, monkeypatch):
     before, asked = {80: {"socket:[1]"}}, []
 
     def holder(port, exclude, ports=None):
@@ -409,7 +409,7 @@ def test_a_port_that_nginx_had_by_another_socket_is_looked_at_anew(own_host, mon
 
 
 @pytest.mark.parametrize(("text", "has"), [(None, False), ("", False), ("0000 01 80 10 80 lo\n", True)])
-def test_a_host_listens_by_ipv6_where_it_has_an_address(own_host, monkeypatch, nginx, text, has):
+def test_ports_listen_on_ipv6_where_the_host_has_an_address(own_host, monkeypatch, nginx, text, has):
     monkeypatch.setattr(django_proxy_nginx, "IPV6", own_host / "if_inet6")
     if text is not None:
         (own_host / "if_inet6").write_text(text)
@@ -430,7 +430,7 @@ TLS = {"kind": "self_signed", "listen": ["192.0.2.10:443", "[2001:db8::10]:443"]
         ("apache", TLS, ("192.0.2.10", 443)),
     ],
 )
-def test_a_site_at_chosen_addresses_is_asked_there(make_site, nginx, kind, tls, place):
+def test_probe_connects_to_the_configured_address(make_site, nginx, kind, tls, place):
     site = make_site(proxy={"kind": kind, "listen": ADDRESSES}, tls=tls)
     django_proxy_switch.apply(files(site))
     connection = django_proxy_connection.connection(site, 1)
@@ -441,14 +441,14 @@ def test_a_site_at_chosen_addresses_is_asked_there(make_site, nginx, kind, tls, 
 
 @pytest.mark.parametrize(("listen", "host"), [("0.0.0.0:80", "127.0.0.1"), ("[::]:80", "::1"), ("[::1]:80", "::1")])
 @pytest.mark.parametrize("kind", ["nginx", "apache"])
-def test_a_site_at_all_addresses_of_a_family_is_asked_there(make_site, nginx, listen, host, kind):
+def test_probe_connects_to_loopback_for_all_addresses_of_a_family(make_site, nginx, listen, host, kind):
     site = make_site(proxy={"kind": kind, "listen": [listen]})
     assert django_proxy_connection.connection(site, 1).host == host, "before it has files too"
     django_proxy_switch.apply(files(site))
     assert django_proxy_connection.connection(site, 1).host == host
 
 
-def test_apache_listens_where_nobody_else_says_so(make_site, nginx):
+def test_apache_listens_where_no_other_file_does(make_site, nginx):
     etc = django_proxy_apache.ETC
     (etc / "ports.conf").write_text("Listen 8080\nListen 192.0.2.10:80\n")
     site = make_site(proxy={"kind": "apache", "listen": ADDRESSES})
@@ -464,7 +464,7 @@ def test_apache_listens_where_nobody_else_says_so(make_site, nginx):
     assert django_proxy_apache.PROXY.places() == found and django_proxy_apache.PROXY.needed_ports() == {80, 8080}
 
 
-def test_unknown_hosts_are_refused_at_an_address_once_a_site_is_served_there(make_site, nginx):
+def test_unknown_hosts_are_refused_on_an_address_after_a_site_is_served_there(make_site, nginx):
     default = django_proxy_nginx.ETC / "sites-available/django-default"
     assert django_proxy_ports.served(django_proxy_nginx.PROXY, [80, "192.0.2.10:80"]) == [80]
     site = make_site(proxy={"listen": ADDRESSES}, tls=TLS)
@@ -485,7 +485,7 @@ http { server { listen 80; listen 192.0.2.10:80 default_server; # listen 81;
 """
 
 
-def test_where_nginx_listens(nginx, monkeypatch):
+def test_places_of_nginx_are_read_from_its_configuration(nginx, monkeypatch):
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: NGINX_T)
     everywhere = "0.0.0.0"
     found = {(everywhere, 80), ("::1", 82), (everywhere, 83), ("localhost", 84)}
@@ -503,7 +503,9 @@ def test_where_nginx_listens(nginx, monkeypatch):
         ([80], ["192.0.2.10:80"], None, "reload"),
     ],
 )
-def test_nginx_lets_go_of_all_addresses_before_it_has_one(make_site, nginx, monkeypatch, before, after, held, expected):
+def test_nginx_restarts_to_change_from_all_addresses_to_one(
+    make_site, nginx, monkeypatch, before, after, held, expected
+):
     django_proxy_switch.apply(files(make_site(proxy={"listen": before})))
     nginx.commands.clear()
     wanted = files(make_site(proxy={"listen": after}))
@@ -516,7 +518,7 @@ def test_nginx_lets_go_of_all_addresses_before_it_has_one(make_site, nginx, monk
     assert nginx.commands == [expected]
 
 
-def test_an_address_that_the_host_has_not_is_refused(make_site, monkeypatch):
+def test_address_that_the_host_does_not_have_is_refused(make_site, monkeypatch):
     monkeypatch.setattr(django_host_port, "bind_error", lambda host: "" if host == "192.0.2.10" else "not ours")
     django_proxy_ports.refuse_foreign_addresses(make_site(proxy={"listen": ["192.0.2.10:80", 81]}))
     with pytest.raises(DeploymentError) as caught:
@@ -528,7 +530,7 @@ def test_an_address_that_the_host_has_not_is_refused(make_site, monkeypatch):
         django_proxy_ports.refuse_foreign_addresses(make_site(tls={"kind": "self_signed", "listen": ["[::5]:443"]}))
 
 
-def test_somebody_at_another_address_of_the_port_is_no_matter(own_host, monkeypatch):
+def test_process_on_another_address_of_the_port_is_accepted(own_host, monkeypatch):
     """The address of the first row is 127.0.0.1, that of the second ::1, by the kernel's words."""
     rows = {"tcp": "0100007F:0050 0:0 0A", "tcp6": "00000000000000000000000001000000:0051 0:0 0A"}
     (own_host / "proc/net").mkdir()

@@ -99,7 +99,7 @@ def names(proxy):
     return sorted(str(path.relative_to(proxy.etc)) for path in proxy.etc.rglob("*.*") if "mods" not in str(path))
 
 
-def test_a_site_by_apache(make_site, host):
+def test_site_with_apache_has_rules_and_virtual_hosts(make_site, host):
     site = make_site(proxy={"kind": "apache"}, domains=["a.org"], redirect_domains=["c.org"])
     assert django_proxy.of_site(site) is django_proxy_apache.PROXY and django_proxy.serving(site) is None
     apply(site)
@@ -133,7 +133,7 @@ VARIABLES = {
 }
 
 
-def test_it_has_the_modules_that_a_site_needs(make_site, host):
+def test_modules_that_a_site_needs_are_enabled(make_site, host):
     plain, modules = rules(make_site(proxy={"kind": "apache"}))
     assert "balancer" not in plain + str(modules) and "xsend" not in (plain + str(modules)).lower()
     two = {"kind": "apache", "upstreams": {"192.0.2.11:8001": {"fail_timeout": "2m"}}, "balance": "least_conn"}
@@ -143,7 +143,7 @@ def test_it_has_the_modules_that_a_site_needs(make_site, host):
 
 
 @pytest.mark.parametrize("words", ["XSendFile", "XSendFileUnescape"])
-def test_uploads_that_are_protected_are_pages_of_the_project(make_site, host, own_host, words):
+def test_protected_uploads_are_served_by_the_project(make_site, host, own_host, words):
     site = make_site(proxy={"kind": "apache"}, media={"protected": True})
     site.platform["mod_wsgi"] = {**site.platform["mod_wsgi"], "modules": str(own_host)}
     assert "XSendFileUnescape" not in rules(site)[0], "its module is not there yet"
@@ -153,7 +153,7 @@ def test_uploads_that_are_protected_are_pages_of_the_project(make_site, host, ow
     assert f'XSendFilePath "{site.root}/media"' in text and 'Alias "/media/"' not in text
 
 
-def test_what_it_gets_for_https_comes_before_its_servers(make_site, host):
+def test_https_modules_are_enabled_before_the_servers_need_them(make_site, host):
     site = make_site(proxy={"kind": "apache"}, domains=["a.org"])
     apply(site)
     secure = make_site(proxy={"kind": "apache"}, domains=["a.org"], tls={"kind": "self_signed"})
@@ -166,7 +166,7 @@ def test_what_it_gets_for_https_comes_before_its_servers(make_site, host):
     assert django_proxy_files.opening(secure, formula_templates()) == {} and django_proxy_connection.speaks_tls(secure)
 
 
-def test_two_sites_of_a_domain_have_files_of_their_own(sites, host):
+def test_two_sites_of_one_domain_cannot_share_a_url_of_files(sites, host):
     blog, shop = sites("apache")
     apply(blog)
     with pytest.raises(DeploymentError) as refused:
@@ -185,14 +185,14 @@ def test_two_sites_of_a_domain_have_files_of_their_own(sites, host):
         ({"ports.conf": "# Listen 80\n", "sites-enabled/x.conf": "Listen [::]:443 https"}, {80, 8080}),
     ],
 )
-def test_ports_that_others_listen_on_are_not_listened_on_twice(own_host, theirs, own):
+def test_ports_of_other_files_get_no_second_listen(own_host, theirs, own):
     for name, text in theirs.items():
         (django_proxy_apache.ETC / name).parent.mkdir(parents=True, exist_ok=True)
         (django_proxy_apache.ETC / name).write_text(text)
     assert [*django_proxy_apache.PROXY.listening([80, 8080], [443])["own"].values()] == sorted(own)
 
 
-def test_what_it_refuses_is_told_by_file_and_line_and_taken_back(make_site, host):
+def test_files_are_restored_when_apache_refuses_them(make_site, host):
     host.fails["apache2ctl"] = DeploymentError("apache2ctl configtest failed (exit 1)", log=REFUSAL)
     with pytest.raises(DeploymentError) as refused:
         apply(make_site(proxy={"kind": "apache"}))
@@ -204,7 +204,7 @@ def test_what_it_refuses_is_told_by_file_and_line_and_taken_back(make_site, host
 
 
 @pytest.mark.parametrize(("former", "next_one"), [("nginx", "apache"), ("apache", "nginx")])
-def test_all_sites_of_a_proxy_go_to_another_at_once(sites, host, former, next_one):
+def test_all_sites_change_their_proxy_at_once(sites, host, former, next_one):
     apply(*sites(former))
     leaving, coming = (django_proxy.PROXIES[kind] for kind in (former, next_one))
     host.done.clear()
@@ -220,7 +220,7 @@ def test_all_sites_of_a_proxy_go_to_another_at_once(sites, host, former, next_on
     assert host.done[-1] == f"enable {names_of[1]}", "there is nothing left to do"
 
 
-def test_one_that_does_not_start_leaves_the_former_one(sites, host):
+def test_former_proxy_stays_when_the_new_one_does_not_start(sites, host):
     apply(*sites("apache"))
     host.done.clear()
     host.fails["start nginx"] = DeploymentError("starting nginx failed")
@@ -232,7 +232,7 @@ def test_one_that_does_not_start_leaves_the_former_one(sites, host):
     assert django_host_service.APACHE in host.running
 
 
-def test_sites_of_somebody_else_keep_their_proxy(sites, host):
+def test_proxy_with_other_virtual_hosts_is_not_stopped(sites, host):
     apply(*sites("apache"))
     (django_proxy_apache.ETC / "sites-enabled/theirs.conf").write_text("<VirtualHost *:80></VirtualHost>")
     host.done.clear()

@@ -47,7 +47,7 @@ def texts():
     return {path.name: path.read_text() for path in django_process_systemd.UNITS.glob("*listen*")}
 
 
-def test_systemd_listens_and_leads_to_the_live_release(listening, systemd):
+def test_systemd_listens_and_connects_to_the_active_release(listening, systemd):
     site = listening()
     socket, service = (django_process_systemd.UNITS / f"django-blog-listen.{kind}" for kind in ("socket", "service"))
     assert site.config["server"]["bind"] == "unix" and site.listener == "0.0.0.0:8000"
@@ -63,7 +63,7 @@ def test_systemd_listens_and_leads_to_the_live_release(listening, systemd):
     assert django_proxy_listener.stale(site, formula_templates()) == {str(socket): "disabled"}
 
 
-def test_a_site_with_a_proxy_has_no_listener_any_more(listening, make_site, systemd):
+def test_listener_is_removed_when_the_site_gets_a_proxy(listening, make_site, systemd):
     django_proxy_listener.apply(listening(), formula_templates())
     site = make_site()
     assert len(django_proxy_listener.stale(site, formula_templates())) == 3
@@ -75,7 +75,7 @@ def test_a_site_with_a_proxy_has_no_listener_any_more(listening, make_site, syst
 
 
 @pytest.mark.parametrize("has_another", [True, False])
-def test_an_address_that_systemd_cannot_have_changes_nothing(listening, systemd, has_another):
+def test_listener_is_restored_when_systemd_cannot_listen(listening, systemd, has_another):
     if has_another:
         django_proxy_listener.apply(listening("127.0.0.1:8000"), formula_templates())
     before = texts()
@@ -87,7 +87,7 @@ def test_an_address_that_systemd_cannot_have_changes_nothing(listening, systemd,
         assert systemd.asked[-1] == "restart django-blog-listen.socket"
 
 
-def test_addresses_that_nobody_can_have_are_refused(listening, systemd, monkeypatch):
+def test_taken_port_or_host_without_systemd_is_refused(listening, systemd, monkeypatch):
     holder = Listener("python3", 7, "other.service")
     monkeypatch.setattr(django_host_port, "listener", lambda port, **_options: holder if port == 8000 else None)
     with pytest.raises(DeploymentError, match=r"port 8000 is taken by python3 \(pid 7, other.service\)"):
@@ -111,12 +111,12 @@ def test_addresses_that_nobody_can_have_are_refused(listening, systemd, monkeypa
         ({"adopt": True}, "adopt — not supported with proxy:kind: none"),
     ],
 )
-def test_what_only_a_proxy_does_is_refused_without_one(options, said):
+def test_options_of_a_proxy_are_refused_without_one(options, said):
     site = {**three_keys("blog"), "proxy": {"kind": "none"}, **options}
     assert said in "".join(compiled({"blog": site})["errors"])
 
 
-def test_two_sites_have_two_addresses():
+def test_two_sites_with_one_address_are_refused():
     sites = {
         name: {**three_keys(name), "proxy": {"kind": "none"}, "server": {"bind": f"0.0.0.0:{port}"}}
         for name, port in (("blog", 8000), ("shop", 8001), ("wiki", 8000))

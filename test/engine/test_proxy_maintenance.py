@@ -30,7 +30,7 @@ def retry_after(site):
     return (site.maintenance / "on").resolve().name
 
 
-def test_on_and_off(blog):
+def test_maintenance_is_switched_on_and_off(blog):
     site = blog.site
     assert django_proxy_maintenance.is_on(site) is None and django_proxy_maintenance.summary(site) == ""
     blog.commands.clear()
@@ -47,7 +47,7 @@ def test_on_and_off(blog):
     blog.check_leftovers()
 
 
-def test_nginx_can_read_it_and_nobody_writes_it(blog, monkeypatch):
+def test_page_is_readable_for_nginx_and_writable_for_root_alone(blog, monkeypatch):
     before = os.umask(0o077)
     try:
         django_proxy_maintenance.on(blog.site, by="ada")
@@ -59,7 +59,7 @@ def test_nginx_can_read_it_and_nobody_writes_it(blog, monkeypatch):
     assert {path.stat().st_mode & 0o777 for path in folders} == {0o755}
 
 
-def test_another_message_takes_the_place_of_the_first(blog):
+def test_second_message_replaces_the_first(blog):
     for number in range(4):
         django_proxy_maintenance.on(blog.site, f"message {number}", by="ada")
         assert f"message {number}" in page(blog.site)
@@ -67,7 +67,7 @@ def test_another_message_takes_the_place_of_the_first(blog):
     assert django_proxy_maintenance.is_on(blog.site)["message"] == "message 3"
 
 
-def test_it_lasts_through_releases_and_goes_with_the_site(blog):
+def test_maintenance_lasts_through_releases_and_is_removed_with_the_site(blog):
     django_proxy_maintenance.on(blog.site, by="ada")
     blog.push("two")
     blog.apply()
@@ -97,12 +97,12 @@ def test_it_lasts_through_releases_and_goes_with_the_site(blog):
         ("99:99:99", None),
     ],
 )
-def test_the_end_that_a_message_tells(message, end):
+def test_time_or_duration_in_the_message_is_the_end(message, end):
     found = django_proxy_maintenance.until(message, NOON)
     assert found == (None if end is None else NOON + end)
 
 
-def test_the_end_by_another_clock(monkeypatch):
+def test_time_in_the_message_is_of_the_hosts_time_zone(monkeypatch):
     moment = 1772366400.0  # 2026-03-01 12:00 UTC
     for zone in ("Asia/Shanghai", "America/New_York"):
         monkeypatch.setenv("TZ", zone)
@@ -113,26 +113,26 @@ def test_the_end_by_another_clock(monkeypatch):
     time.tzset()
 
 
-def test_clients_are_told_the_end(blog):
+def test_retry_after_is_the_end_of_maintenance(blog):
     django_proxy_maintenance.on(blog.site, "2026-03-01 14:00 UTC", by="ada")
     assert retry_after(blog.site) == "Sun, 01 Mar 2026 14:00:00 GMT"
     assert django_proxy_maintenance.is_on(blog.site)["until"] == "2026-03-01T14:00:00Z"
 
 
-def test_nginx_has_to_know_of_it(blog):
+def test_maintenance_refused_when_proxy_files_do_not_support_it(blog):
     django_proxy_nginx.PROXY.locations(blog.site).write_text("location / {}\n")
     with pytest.raises(DeploymentError, match="its files do not support maintenance"):
         django_proxy_maintenance.on(blog.site, by="ada")
     assert django_proxy_maintenance.is_on(blog.site) is None
 
 
-def test_without_a_proxy_nobody_would_show_it(make_site):
+def test_maintenance_refused_without_a_proxy(make_site):
     with pytest.raises(DeploymentError, match="django:sites:blog:proxy:kind is none"):
         django_proxy_maintenance.on(make_site(proxy={"kind": "none"}), by="ada")
 
 
 @pytest.mark.parametrize("torn", ["", "{", '{"since": "2026"', "\0" * 40, "[]"])
-def test_a_torn_record_is_still_maintenance(blog, torn):
+def test_maintenance_is_on_when_its_record_is_torn(blog, torn):
     django_proxy_maintenance.on(blog.site, "soon", by="ada")
     (blog.site.maintenance / "on/about.json").write_text(torn)
     assert django_proxy_maintenance.is_on(blog.site) == dict.fromkeys(("since", "by", "message", "page"), "")
@@ -148,7 +148,7 @@ def project_page(world, content="<p>ours: {{ message }}</p>"):
     return path
 
 
-def test_the_page_of_the_project(blog):
+def test_page_of_the_project_is_shown_with_the_message(blog):
     project_page(blog)
     django_proxy_maintenance.on(blog.site, "<soon>", by="ada")
     assert page(blog.site) == "<p>ours: &lt;soon&gt;</p>"
@@ -156,7 +156,7 @@ def test_the_page_of_the_project(blog):
 
 
 @pytest.mark.parametrize("how", ["gone", "link", "folder is a link", "hard link", "folder", "fifo", "another's"])
-def test_a_page_that_could_be_a_secret_is_not_shown(blog, how, monkeypatch):
+def test_link_or_foreign_file_is_not_shown_as_page(blog, how, monkeypatch):
     path = project_page(blog)
     secret = blog.site.secrets / "TOKEN"
     secret.write_text("hunter2")
@@ -185,7 +185,7 @@ def test_a_page_that_could_be_a_secret_is_not_shown(blog, how, monkeypatch):
     assert django_proxy_maintenance.is_on(site)["page"] == "own"
 
 
-def test_a_release_without_the_page_is_refused(blog):
+def test_release_refused_when_the_page_is_missing(blog):
     live = blog.live
     blog.options["maintenance"] = {"page": "lost.html"}
     assert set(blog.apply()) == {"site"}
@@ -195,7 +195,7 @@ def test_a_release_without_the_page_is_refused(blog):
     assert blog.live == live and f"{live} still runs" in error.value.hint
 
 
-def test_by_hand(blog):
+def test_maintenance_is_switched_by_a_command(blog):
     assert django_verbs.maintenance("blog", "", "") == {"maintenance": "off"}
     told = django_verbs.maintenance("blog", "on", "30m", "salt job 7")
     assert (told["maintenance"], told["by"], told["message"]) == ("on", "salt job 7", "30m")
@@ -205,7 +205,7 @@ def test_by_hand(blog):
         django_verbs.maintenance("blog", "of", "")
 
 
-def test_the_link_is_where_nginx_looks(blog):
+def test_locations_check_for_the_link_of_maintenance(blog):
     locations = django_proxy_nginx.PROXY.locations(blog.site).read_text()
     assert f"if (-f {blog.site.root}/maintenance/on/index.html) {{" in locations
     blog.options["maintenance"] = {"allow": ["10.0.0.0/8"]}

@@ -20,7 +20,7 @@ def released(make_site, tmp_path):
     return make
 
 
-def test_pages_are_brought_changed_and_removed(released):
+def test_error_pages_are_installed_changed_and_removed(released):
     site, release = released(_404="errors/404.html", _502="errors/502.html")
     wanted = django_proxy_page.of_errors(site, release, "web")
     paths = [str(site.errors / name) for name in ("404.html", "502.html")]
@@ -47,7 +47,7 @@ def test_pages_are_brought_changed_and_removed(released):
     assert not site.errors.exists()
 
 
-def test_a_page_that_is_not_there(released):
+def test_missing_error_page_is_refused(released):
     site, release = released(_404="errors/lost.html")
     with pytest.raises(DeploymentError) as caught:
         django_proxy_page.of_errors(site, release, "web")
@@ -56,7 +56,7 @@ def test_a_page_that_is_not_there(released):
     )
 
 
-def test_a_page_that_leads_elsewhere(released, tmp_path):
+def test_error_page_that_is_a_link_is_refused(released, tmp_path):
     site, release = released(_404="errors/404.html")
     (tmp_path / "secret").write_text("hunter2")
     (release / "source/web/errors/404.html").unlink()

@@ -162,7 +162,7 @@ KNOWN = list({json.dumps(value): value for value in [*VALUES, *leaves(PILLARS)]}
 
 
 @pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
-def test_the_checker_agrees_with_the_library_on_every_part(path: str, part: Any) -> None:
+def test_checker_agrees_with_jsonschema_on_every_part(path: str, part: Any) -> None:
     library = LIBRARY.evolve(schema=part)
     ours = {"refuse": "", "hint": "", **django_pillar_check.resolve(part, SCHEMA)}
     for value in [*KNOWN, *edges(part)]:
@@ -197,7 +197,7 @@ def mutate(pillar: Any, chance: random.Random) -> None:
             del container[key]
 
 
-def test_the_checker_agrees_with_the_library_on_whole_pillars() -> None:
+def test_checker_agrees_with_jsonschema_on_whole_pillars() -> None:
     chance = random.Random(20260101)
     verdicts = []
     for _ in range(400):
@@ -213,7 +213,7 @@ def test_the_checker_agrees_with_the_library_on_whole_pillars() -> None:
     assert 100 < sum(verdicts) < 300
 
 
-def test_the_checker_knows_every_keyword() -> None:
+def test_checker_implements_every_keyword_of_the_schema() -> None:
     ours = {"hint", "plain", "refuse", "secret", "verbatim", "whole", "derived", "kinds"}
     annotations = {"$schema", "$defs", "title", "description", "default", "examples", "format"}
     checked = {"$ref", "type", "enum", "properties", "additionalProperties", "propertyNames", "required", "pattern"}
@@ -246,7 +246,7 @@ def test_every_option_has_an_example() -> None:
 
 
 @pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
-def test_every_part_is_written_with_care(path: str, part: Any) -> None:
+def test_every_pattern_is_ascii_anchored_bounded_and_has_a_hint(path: str, part: Any) -> None:
     if "$ref" in part:
         target = SCHEMA["$defs"][part["$ref"].rpartition("/")[2]]
         assert not (set(target) & set(part)), "what is resolved is not what JSON Schema says"
@@ -269,7 +269,7 @@ def texts() -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("path", "part"), texts(), ids=[path for path, _ in texts()])
-def test_no_control_character_passes(path: str, part: Any) -> None:
+def test_control_characters_are_refused(path: str, part: Any) -> None:
     rules = django_pillar_check.resolve(part, SCHEMA)
     valid = [value for value in KNOWN if isinstance(value, str) and not django_pillar_check.check(value, rules)]
     allowed = "\n" * ("contents" in path or "environment" in path or "secrets" in path or "deploy_key" in path)
@@ -286,5 +286,5 @@ def test_the_page_of_options_is_up_to_date() -> None:
     subprocess.run([sys.executable, ROOT / "docs/reference/options.py", "--check"], check=True)
 
 
-def test_it_loads_quickly() -> None:
+def test_schema_is_small_enough_to_load_quickly() -> None:
     assert (ROOT / "django/schema.yaml").stat().st_size < 80_000

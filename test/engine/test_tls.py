@@ -47,14 +47,14 @@ def make(site, wanted, **files):
         path.write_text(text)
 
 
-def test_without_tls_there_is_nothing(make_site):
+def test_site_without_tls_has_no_certificates(make_site):
     site = make_site()
     assert site.https == [] and django_tls.domains(site) == [] and lacking(site) == {}
     assert django_tls.summary(site) == {"certificate": ""}
     assert not django_tls.STATE.joinpath("certificates").exists()
 
 
-def test_the_local_authority_signs(blog):
+def test_local_authority_issues_certificates(blog):
     site = blog(kind="self_signed")
     assert lacking(site) == {DOMAIN: "new"}
     make(site, [DOMAIN])
@@ -71,7 +71,7 @@ def test_the_local_authority_signs(blog):
     assert {path.name for path in django_tls.root().parent.iterdir()} == {"root.key", "root.pem"}
 
 
-def test_the_authority_stays_until_it_is_too_old(blog, monkeypatch):
+def test_local_authority_is_replaced_when_it_expires_too_soon(blog, monkeypatch):
     site = blog(kind="self_signed")
     make(site, [DOMAIN])
     before = django_tls.root().read_text()
@@ -94,7 +94,7 @@ def test_the_authority_stays_until_it_is_too_old(blog, monkeypatch):
         ("acme", {"begins": -8, "ends": 90}, "files", None),
     ],
 )
-def test_what_the_local_authority_replaces(blog, kind, certificate, origin, why):
+def test_certificates_that_the_local_authority_replaces(blog, kind, certificate, origin, why):
     site = blog(**{"self_signed": SELF_SIGNED, "acme": ACME}[kind])
     own = f"self_signed {django_tls._fingerprint()}"
     put(DOMAIN, signed(DOMAIN, **certificate), own if origin == "own" else origin)
@@ -102,7 +102,7 @@ def test_what_the_local_authority_replaces(blog, kind, certificate, origin, why)
 
 
 @pytest.mark.parametrize("damage", ["", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "key"])
-def test_a_damaged_file_is_made_anew(blog, damage):
+def test_damaged_certificate_is_issued_again(blog, damage):
     site = blog(kind="self_signed")
     make(site, [DOMAIN])
     other = signed("x.example.org").key
@@ -121,7 +121,7 @@ def pair(*names, **options):
     return {"certificate": made.certificate, "key": made.key}
 
 
-def test_files_are_kept_whole_in_one(blog):
+def test_certificate_and_key_of_the_pillar_are_one_file(blog):
     site = blog(**FILES)
     given = pair()
     assert lacking(site, **given) == {DOMAIN: "new"}
@@ -131,7 +131,7 @@ def test_files_are_kept_whole_in_one(blog):
     assert lacking(site, **pair(ends=100)) == {DOMAIN: "changed"}
 
 
-def test_files_that_are_gone_come_back_by_an_apply_only(blog):
+def test_missing_file_is_written_again_by_an_apply_only(blog):
     site = blog(**FILES)
     assert lacking(site) == {DOMAIN: "missing"}
     with pytest.raises(DeploymentError, match="the certificate of blog is missing, and only the pillar has it"):
@@ -165,14 +165,14 @@ def test_files_that_are_gone_come_back_by_an_apply_only(blog):
         ),
     ],
 )
-def test_files_that_are_not_good(blog, given, told):
+def test_invalid_files_are_refused_with_the_reason(blog, given, told):
     with pytest.raises(DeploymentError) as error:
         lacking(blog(**FILES), **given())
     assert error.value.message.startswith("django:sites:blog:tls:") and told in error.value.message
     assert "\n" not in error.value.message
 
 
-def test_a_chain_and_a_wildcard(blog):
+def test_chain_and_wildcard_are_accepted(blog):
     issuer = signed("issuer", ca=True)
     own = signed("*.example.org", by="issuer")
     given = {"certificate": own.certificate + issuer.certificate, "key": own.key}
@@ -183,7 +183,7 @@ def test_a_chain_and_a_wildcard(blog):
     assert not django_tls.read(DOMAIN).covers("a.blog.example.org")
 
 
-def test_files_by_path_and_by_salt(blog, own_host):
+def test_files_are_read_from_a_path_and_from_salt(blog, own_host):
     given = pair()
     (own_host / "chain.pem").write_text(given["certificate"])
     site = blog(kind="files", certificate=str(own_host / "chain.pem"), key="salt://keys/blog.pem")
@@ -219,7 +219,7 @@ def test_files_by_path_and_by_salt(blog, own_host):
         (SELF_SIGNED, None, "", "blog.example.org: missing or damaged: state.apply creates it again"),
     ],
 )
-def test_the_status(blog, tls, certificate, origin, told):
+def test_status_has_the_certificate_that_expires_first(blog, tls, certificate, origin, told):
     site = blog(**tls)
     if certificate is not None:
         put(DOMAIN, signed(DOMAIN, **certificate), origin)
@@ -236,7 +236,7 @@ def test_the_status(blog, tls, certificate, origin, told):
         (["x.example.org"], 100, "other", True),
     ],
 )
-def test_no_certificate_gives_way_to_a_worse_one(blog, names, ends, origin, is_worse):
+def test_worse_certificate_is_refused(blog, names, ends, origin, is_worse):
     put(DOMAIN, signed(DOMAIN), "same")
     new = signed(*names, begins=-2, ends=ends)
     text = django_tls.joined(origin, new.key, new.certificate)
@@ -273,7 +273,7 @@ def server(domain=DOMAIN):
     return (django_proxy_nginx.ETC / "sites-available" / domain).read_text()
 
 
-def test_the_probe_of_a_release_asks_by_https(blog, tmp_path, monkeypatch):
+def test_probe_uses_https(blog, tmp_path, monkeypatch):
     site = blog(kind="self_signed")
     Nginx(monkeypatch)
     with serving(DOMAIN, tmp_path) as server:
@@ -294,7 +294,7 @@ def test_the_probe_of_a_release_asks_by_https(blog, tmp_path, monkeypatch):
         ("https", "/b", ""),
     ],
 )
-def test_the_health_page_is_of_the_sites_scheme(blog, scheme, location, problem):
+def test_health_check_uses_the_scheme_of_the_site(blog, scheme, location, problem):
     def ask(path, timeout):
         return django_release_http.Answer(200 if path == "/b" else 301, {"location": location}, "")
 
@@ -302,7 +302,7 @@ def test_the_health_page_is_of_the_sites_scheme(blog, scheme, location, problem)
     assert django_release_health.problem(site, ask, time.monotonic() + 9, scheme) == problem
 
 
-def test_a_certificate_that_nginx_refuses_is_taken_back(blog, monkeypatch):
+def test_certificate_is_restored_when_nginx_refuses_it(blog, monkeypatch):
     site = blog(**FILES)
     put(DOMAIN, signed(DOMAIN), "files")
     nginx = Nginx(monkeypatch)
@@ -322,7 +322,7 @@ def test_a_certificate_that_nginx_refuses_is_taken_back(blog, monkeypatch):
     assert nginx.commands == [], "nobody serves it"
 
 
-def test_https_comes_beside_http_first(blog, make_site, monkeypatch):
+def test_https_is_added_before_http_redirects(blog, make_site, monkeypatch):
     plain, site = make_site(), blog(kind="self_signed")
     Nginx(monkeypatch)
     assert django_proxy_files.opening(site, formula_templates()) == {}, "nothing is served yet"
@@ -343,7 +343,7 @@ def test_https_comes_beside_http_first(blog, make_site, monkeypatch):
     assert server() == before
 
 
-def test_the_certificates_of_a_site_go_with_it(blog, monkeypatch):
+def test_certificates_are_removed_with_the_site(blog, monkeypatch):
     site = blog(**ACME)
     Nginx(monkeypatch)
     installed(site)
@@ -365,7 +365,7 @@ def test_the_certificates_of_a_site_go_with_it(blog, monkeypatch):
 @pytest.mark.parametrize(
     ("version", "said"), [("nginx/1.22.1", (1, 22, 1)), ("nginx/1.26.3 (Ubuntu)", (1, 26, 3)), (None, (1, 26))]
 )
-def test_the_version_of_nginx(monkeypatch, version, said):
+def test_version_of_nginx_is_parsed(monkeypatch, version, said):
     def run(argv, **options):
         if version is None:
             raise DeploymentError("nginx cannot be started")
@@ -375,7 +375,7 @@ def test_the_version_of_nginx(monkeypatch, version, said):
     assert django_proxy_nginx.version.__wrapped__() == said
 
 
-def test_unknown_names_of_https_are_refused(own_host, monkeypatch):
+def test_default_server_refuses_unknown_names_by_https(own_host, monkeypatch):
     monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 25, 1))
     Nginx(monkeypatch)
     wanted = django_proxy_nginx.PROXY.default_server([80], [443], formula_templates())
@@ -388,6 +388,6 @@ def test_unknown_names_of_https_are_refused(own_host, monkeypatch):
     assert "443" not in server("django-default")
 
 
-def test_times_are_those_of_the_certificate():
+def test_times_are_read_from_the_certificate():
     found = django_tls.Certificate([DOMAIN], (), (), time.time() - 300, time.time() + 100)
     assert 0.24 < found.part_left < 0.26 and found.is_due and found.covers(DOMAIN)

@@ -108,13 +108,13 @@ def order(site, **files):
         ({"begins": -4.5, "ends": 1.5}, f"acme {URL}", "1.5 days left"),
     ],
 )
-def test_what_is_ordered(blog, certificate, origin, why):
+def test_certificate_is_ordered_when_missing_due_or_of_another_origin(blog, certificate, origin, why):
     if certificate is not None:
         put(signed(DOMAIN, **certificate), origin)
     assert django_tls_acme.due(blog) == ({DOMAIN: why} if why else {}, [])
 
 
-def test_an_order(blog, authority):
+def test_order_installs_the_certificate(blog, authority):
     ordered, warnings = order(blog)
     assert warnings == [] and ordered[DOMAIN].startswith("valid until 2")
     assert django_tls.read(DOMAIN).origin == f"acme {URL}" and django_tls_acme.due(blog) == ({}, [])
@@ -123,7 +123,7 @@ def test_an_order(blog, authority):
     assert len(authority.commands) == 3, "the account is made once"
 
 
-def test_what_uacme_is_told(by_uacme, authority):
+def test_uacme_gets_its_arguments(by_uacme, authority):
     order(by_uacme)
     new, issue = authority.commands
     folder = new[3]
@@ -133,7 +133,7 @@ def test_what_uacme_is_told(by_uacme, authority):
     assert authority.environments[1]["UACME_CHALLENGE_PATH"] == str(django_tls.STATE / "challenges")
 
 
-def test_what_certbot_is_told(make_site, authority):
+def test_certbot_gets_its_arguments(make_site, authority):
     order(make_site(tls={**ACME, "client": "certbot"}))
     register, certonly = authority.commands
     folder = register[register.index("--config-dir") + 1].removesuffix("/etc")
@@ -148,14 +148,14 @@ def test_what_certbot_is_told(make_site, authority):
     assert left == ["account.json"], "no key but in the file of the domain"
 
 
-def test_another_client_has_an_account_of_its_own(make_site, authority):
+def test_each_client_has_its_own_account(make_site, authority):
     for client in ("uacme", "certbot"):
         order(make_site(tls={**ACME, "client": client}))
     folders = [path.parent for path in (django_tls.STATE / "acme").glob("*/account.json")]
     assert len(authority.commands) == 4 and len(folders) == 2
 
 
-def test_what_a_killed_order_has_left_goes(blog):
+def test_files_of_a_killed_order_are_removed(blog):
     django_tls.challenges().mkdir(parents=True)
     old, new = (django_tls.challenges() / name for name in ("old", "new"))
     for path, age in ((old, 90000), (new, 60)):
@@ -168,12 +168,12 @@ def test_what_a_killed_order_has_left_goes(blog):
 BY_DNS = {**ACME, "challenge": "dns-01", "hook": "/usr/local/lib/hook"}
 
 
-def test_a_program_of_ones_own_proves_a_domain(make_site, authority):
+def test_hook_of_the_pillar_proves_a_domain(make_site, authority):
     order(make_site(tls=BY_DNS))
     assert authority.commands[1][9:11] == ["-h", "/usr/local/lib/hook"]
 
 
-def test_certbot_calls_it_as_uacme_does(make_site, authority, tmp_path):
+def test_certbot_calls_the_hook_with_the_arguments_of_uacme(make_site, authority, tmp_path):
     hook = tmp_path / "hook"
     hook.write_text(f'#!/bin/sh\nfor each; do echo "($each)"; done >> {tmp_path}/called\n')
     hook.chmod(0o755)
@@ -188,12 +188,12 @@ def test_certbot_calls_it_as_uacme_does(make_site, authority, tmp_path):
 
 
 @pytest.mark.parametrize(("eab", "client"), [({}, "uacme"), ({"key_id": "kid-1", "key": "x"}, "certbot")])
-def test_the_client_that_is_usual_shows_nobody_the_key(make_site, eab, client):
+def test_default_client_with_a_binding_does_not_show_the_key(make_site, eab, client):
     assert make_site(tls={**ACME, "eab": eab}).config["tls"]["client"] == client
 
 
 @pytest.mark.parametrize("client", ["uacme", "certbot"])
-def test_an_account_with_a_binding(make_site, authority, client):
+def test_account_is_registered_with_a_binding(make_site, authority, client):
     site = make_site(tls={**ACME, "client": client, "eab": {"key_id": "kid-1", "key": "sdb://vault/eab"}})
     (warning,) = order(site)[1]
     assert "only the pillar has the key of the account binding" in warning
@@ -218,7 +218,7 @@ def test_an_account_with_a_binding(make_site, authority, client):
         ),
     ],
 )
-def test_an_account_that_a_killed_run_has_left(make_site, authority, client, text):
+def test_account_of_a_killed_run_is_used(make_site, authority, client, text):
     site = make_site(tls={**ACME, "client": client})
     authority.fails["new"] = text
     assert order(site)[1] == []
@@ -226,7 +226,7 @@ def test_an_account_that_a_killed_run_has_left(make_site, authority, client, tex
     assert django_tls_acme._account(site, {}).joinpath("account.json").exists()
 
 
-def test_an_account_that_is_refused(blog, authority):
+def test_refused_account_is_reported(blog, authority):
     authority.fails["new"] = "uacme: no"
     assert "no certificate for blog.example.org yet: " in order(blog)[1][0]
     assert not list((django_tls.STATE / "acme").glob("*/account.json"))
@@ -252,11 +252,11 @@ def test_an_account_that_is_refused(blog, authority):
         ("certbot", "", ""),
     ],
 )
-def test_what_was_said_of_an_order(client, log, expected):
+def test_cause_is_the_error_of_the_authority(client, log, expected):
     assert django_tls_acme.CLIENTS[client].cause(log).removeprefix("uacme: ") == expected
 
 
-def test_certbots_log_has_what_the_authority_said(make_site, authority):
+def test_error_of_the_authority_is_read_from_certbots_log(make_site, authority):
     def fail(argv, **_options):
         log = Path(argv[argv.index("--logs-dir") + 1]) / "letsencrypt.log"
         log.parent.mkdir()
@@ -269,7 +269,7 @@ def test_certbots_log_has_what_the_authority_said(make_site, authority):
     assert not list((django_tls.STATE / "acme").rglob("letsencrypt.log"))
 
 
-def test_certbot_that_cannot_say_that_a_nonce_was_refused(make_site, authority):
+def test_refused_nonce_is_read_from_certbots_log(make_site, authority):
     site, tries = make_site(tls={**ACME, "client": "certbot"}), []
 
     def fail(argv, **options):
@@ -288,7 +288,7 @@ def test_certbot_that_cannot_say_that_a_nonce_was_refused(make_site, authority):
     assert order(site)[0] and len(tries) == 4
 
 
-def test_an_order_that_fails_leaves_what_serves(blog, authority, monkeypatch):
+def test_failed_order_keeps_the_present_certificate(blog, authority, monkeypatch):
     put(signed(DOMAIN, begins=-85, ends=5))
     before = django_tls.path_of(DOMAIN).read_text()
     authority.fails["issue"] = SAID[blog.config["tls"]["client"]]
@@ -312,14 +312,14 @@ def test_an_order_that_fails_leaves_what_serves(blog, authority, monkeypatch):
 
 
 @pytest.mark.parametrize(("refused", "is_ordered"), [(4, True), (5, False)])
-def test_a_nonce_that_is_refused_says_nothing_of_the_order(blog, authority, refused, is_ordered):
+def test_order_is_retried_when_a_nonce_is_refused(blog, authority, refused, is_ordered):
     nonce = DeploymentError("uacme failed", log='"type": "urn:ietf:params:acme:error:badNonce",\n"detail": "bad nonce"')
     authority.refused = [nonce] * refused
     ordered, warnings = order(blog)
     assert bool(ordered) is is_ordered and ("bad nonce" in str(warnings)) is not is_ordered
 
 
-def test_another_authority_is_asked_at_once(blog, make_site, authority):
+def test_order_at_another_authority_does_not_wait(blog, make_site, authority):
     authority.fails["issue"] = SAID[blog.config["tls"]["client"]]
     order(blog)
     assert django_tls_acme.due(make_site(tls={**ACME, "directory": "https://other.example.org/dir"}))[0] == {
@@ -328,7 +328,7 @@ def test_another_authority_is_asked_at_once(blog, make_site, authority):
 
 
 @pytest.mark.parametrize("certificate", [{"ends": 3}, {"begins": -2, "ends": -1}])
-def test_a_worse_certificate_is_not_taken(blog, authority, certificate):
+def test_worse_certificate_of_the_authority_is_refused(blog, authority, certificate):
     put(signed(DOMAIN, begins=-85, ends=5))
     authority.certificate = certificate
     ordered, (warning,) = order(blog)
@@ -336,7 +336,7 @@ def test_a_worse_certificate_is_not_taken(blog, authority, certificate):
     assert 4 < django_tls.read(DOMAIN).left / 86400 <= 5
 
 
-def test_one_that_nginx_refuses_is_not_taken(blog, monkeypatch):
+def test_present_certificate_stays_when_nginx_refuses_the_new_one(blog, monkeypatch):
     put(signed(DOMAIN, begins=-85, ends=5))
 
     def refuse(texts):
@@ -346,7 +346,7 @@ def test_one_that_nginx_refuses_is_not_taken(blog, monkeypatch):
     assert "nginx refuses its configuration: x; the previous one is in use" in order(blog)[1][0]
 
 
-def test_who_has_waited_for_another_order_does_not_order_again(blog, authority, monkeypatch):
+def test_order_is_skipped_when_another_process_made_it(blog, authority, monkeypatch):
     alone = django_tls_acme._alone
 
     @contextlib.contextmanager
@@ -359,7 +359,7 @@ def test_who_has_waited_for_another_order_does_not_order_again(blog, authority, 
     assert order(blog) == ({}, []) and authority.commands == []
 
 
-def test_an_order_of_somebody_else_that_never_ends(blog, authority, monkeypatch):
+def test_order_times_out_while_another_process_orders(blog, authority, monkeypatch):
     monkeypatch.setattr(django_tls_acme, "PATIENCE", 0.0)
     with django_tls_acme._alone():
         assert "another order of certificates is under way" in order(blog)[1][0]
@@ -375,7 +375,7 @@ def applied(site):
     site.keep_templates(formula_templates())
 
 
-def test_the_timer_renews_what_is_due(blog, capsys):
+def test_timer_renews_due_certificates(blog, capsys):
     applied(blog)
     put(signed(DOMAIN, begins=-61, ends=29))
     assert django_tls_renewal.main("blog") == 0
@@ -383,7 +383,7 @@ def test_the_timer_renews_what_is_due(blog, capsys):
     assert django_tls_renewal.main("blog") == 0 and capsys.readouterr().out == ""
 
 
-def test_the_timer_says_what_has_failed(blog, authority, capsys):
+def test_timer_reports_failures(blog, authority, capsys):
     applied(blog)
     put(signed(DOMAIN, begins=-61, ends=29))
     authority.fails["issue"] = SAID[blog.config["tls"]["client"]]
@@ -393,7 +393,7 @@ def test_the_timer_says_what_has_failed(blog, authority, capsys):
     assert answer[0] == {} and len(authority.commands) == 3
 
 
-def test_the_timer_of_the_local_authority(make_site, monkeypatch):
+def test_timer_renews_certificates_of_the_local_authority(make_site, monkeypatch):
     monkeypatch.setattr(django_host_service, "reload", lambda daemon: None)
     site = make_site(tls={"kind": "self_signed"})
     applied(site)
@@ -403,7 +403,7 @@ def test_the_timer_of_the_local_authority(make_site, monkeypatch):
     assert django_tls_renewal.renew(make_site(tls={"kind": "none"})) == ({}, [])
 
 
-def test_the_program_of_the_timer_needs_nothing_but_python(blog):
+def test_program_of_the_timer_needs_python_alone(blog):
     django_timer._packed.cache_clear()
     program = blog.root / "tls.pyz"
     program.write_bytes(django_timer._packed("django_tls_renewal"))

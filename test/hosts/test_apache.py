@@ -44,7 +44,7 @@ def seen(blog: Site, path: str = "/healthz", **headers: str) -> dict[str, object
     return blog.get(path, headers=headers).json()
 
 
-def test_a_project_sees_who_asks(blog):
+def test_project_gets_address_and_scheme_of_the_client(blog):
     forged = {"X-Forwarded-For": "203.0.113.1", "X_Forwarded_For": "203.0.113.2", "X-Forwarded-Proto": "https"}
     told = seen(blog, "/healthz?a=%2F&b=c%20d", **forged, **{"X-Scheme": "forged", "X_Scheme": "forged"})
     assert told["secure"] is False and told["QUERY_STRING"] == "a=%2F&b=c%20d"
@@ -60,11 +60,11 @@ def test_unknown_hosts_are_refused(blog, host):
 
 
 @pytest.mark.parametrize("host", ["BLOG.example.org", "blog.example.org.", "blog.example.org:80"])
-def test_a_host_may_be_written_in_several_ways(blog, host):
+def test_host_is_matched_in_every_spelling(blog, host):
     assert blog.host.http("/release", host).status_code == 200
 
 
-def test_files_are_served(blog):
+def test_static_files_and_uploads_are_served(blog):
     page = blog.get("/").text
     hashed = re.search(r'/static/[^"]+\.[0-9a-f]{8,}\.css', page)
     assert hashed, page
@@ -86,7 +86,7 @@ def test_files_are_served(blog):
     assert blog.get("/media/link").status_code == 403
 
 
-def test_the_size_of_uploads(blog):
+def test_upload_above_the_limit_is_refused(blog):
     url, headers = f"http://{blog.host.address}/healthz", {"Host": blog.domain}
     assert requests.post(url, data=b"x" * 900_000, headers=headers, timeout=10).json()["size"] == 900_000
     assert requests.post(url, data=b"x" * 1_100_000, headers=headers, timeout=10).status_code == 413
@@ -97,7 +97,7 @@ def sent(blog: Site, path: str, **headers: str) -> requests.Response:
     return blog.get("/healthz?send=" + quote(path), headers=headers)
 
 
-def test_uploads_are_had_by_the_word_of_the_project_only(blog):
+def test_protected_uploads_need_the_projects_permission(blog):
     media, names = f"{blog.root}/media", ["report.txt", "a%41 ä.txt"]
     for place in [f"{media}/{name}" for name in names] + [f"{blog.root}/other.txt", f"{media}2.txt"]:
         blog.host.write(place, "for some only")
@@ -140,7 +140,7 @@ def test_a_release_loses_no_request(blog):
     assert blog.record()["receipt"]["failed"] == 0
 
 
-def test_maintenance(blog):
+def test_maintenance_page_is_shown(blog):
     own = blog.get("/healthz?unavailable")
     assert own.status_code == 503 and own.text == "the project's own"
     blog.host.call("django.maintenance", "blog", "on", "back in 10m")
@@ -155,7 +155,7 @@ def test_maintenance(blog):
     assert blog.get("/").status_code == 200
 
 
-def test_directives_for_the_site_and_for_parts_of_it(blog):
+def test_options_and_locations_are_applied(blog):
     options = {"Header": "always set X-Of-The-Site yes"}
     locations = {
         "/healthz": {"LimitRequestBody": 10},
@@ -180,7 +180,7 @@ def test_directives_for_the_site_and_for_parts_of_it(blog):
     blog.deploy(proxy=APACHE)
 
 
-def test_a_log_in_json(blog):
+def test_access_log_is_json(blog):
     blog.deploy(proxy={**APACHE, "access_log": "json"})
     answer = blog.get("/release?quote=%22%0A", headers={"User-Agent": 'a "quoted" \\ one', "Referer": "caf\u00e9 \tau"})
     blog.get("/static/nothing.css")
@@ -200,7 +200,7 @@ def test_a_log_in_json(blog):
     blog.deploy(proxy=APACHE)
 
 
-def test_pages_of_the_project_for_errors_of_apache(blog):
+def test_error_pages_of_the_project_are_shown(blog):
     pages = {status: f"errors/{status}.html" for status in (403, 404, 413, 502)}
     blog.repository.commit({page: f"<p>ours: {status}</p>" for status, page in pages.items()})
     blog.deploy(proxy={**APACHE, "error_pages": pages, "locations": {"/admin/": {"Require": "all denied"}}})
@@ -223,7 +223,7 @@ def test_pages_of_the_project_for_errors_of_apache(blog):
     assert "ours" not in blog.get("/static/nothing.css").text
 
 
-def test_apache_that_refuses_its_files_is_not_reloaded(blog):
+def test_apache_keeps_its_configuration_when_it_refuses_files(blog):
     blog.host.write("/etc/apache2/sites-enabled/neighbour.conf", "Nonsense on\n")
     try:
         comment = blog.apply(proxy={**APACHE, "allow": ["203.0.113.0/24"]}).failed["blog is served"]
@@ -244,7 +244,7 @@ def test_apache_that_refuses_its_files_is_not_reloaded(blog):
     assert blog.get("/").status_code == 200
 
 
-def test_a_proxy_before_it_says_who_the_visitor_is(blog):
+def test_address_of_the_client_is_that_of_a_trusted_proxy(blog):
     visitor = {"X-Forwarded-For": "203.0.113.1, 198.51.100.7", "X-Forwarded-Proto": "https"}
     blog.deploy(proxy={**APACHE, "trusted": [f"{blog.host.address.rpartition('.')[0]}.0/24"]})
     told = seen(blog, **visitor)
@@ -267,7 +267,7 @@ SERVERS = {
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_servers_change_behind_it(blog, server):
+def test_application_server_changes_behind_apache(blog, server):
     with blog.lossless():
         blog.deploy(server=SERVERS[server])
     with blog.lossless():
@@ -322,7 +322,7 @@ def test_sites_change_their_proxy_together(blog):
     assert blog.get("/shop/release").status_code == 404 and blog.answering["release"] == blog.live
 
 
-def test_https(blog):
+def test_site_is_served_by_https(blog):
     with blog.load() as load:
         load.wait(20)
         blog.deploy(tls={"kind": "self_signed"}, redirect_domains=["www.example.org"])

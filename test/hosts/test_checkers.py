@@ -69,17 +69,17 @@ def lay(host: Host, case: Path, program: str) -> bool:
     return True
 
 
-def test_nginx_takes_its_files(host, cases):
+def test_nginx_accepts_its_files_without_warnings(host, cases):
     told = {case.name: host.run(["nginx", "-t", "-q"]).stderr for case in cases if lay(host, case, "nginx")}
     assert {case: lines for case, lines in told.items() if lines} == {} and len(told) > 15
 
 
-def test_apache_takes_its_files(host, cases):
+def test_apache_accepts_its_files(host, cases):
     laid = [case for case in cases if lay(host, case, "apache2") and host.run(["apache2ctl", "configtest"])]
     assert laid and "blog.conf" in host.run("ls /etc/apache2/django").stdout
 
 
-def test_an_apache_of_a_release_takes_its_file(host, cases):
+def test_apache_of_a_release_accepts_its_file(host, cases):
     files = [path for case in cases for path in case.glob("*/mod_wsgi.conf")]
     for path in files:
         text = path.read_text()
@@ -91,7 +91,7 @@ def test_an_apache_of_a_release_takes_its_file(host, cases):
     assert len(files) > 2
 
 
-def test_systemd_takes_its_units(host, cases):
+def test_systemd_accepts_its_units(host, cases):
     checked = 0
     for case in cases:
         units = [path for path in case.glob("*/*") if path.suffix in (".service", ".socket")]
@@ -107,7 +107,7 @@ def test_systemd_takes_its_units(host, cases):
     assert checked > 30
 
 
-def test_supervisor_takes_its_programs(host, cases):
+def test_supervisor_accepts_its_programs(host, cases):
     host.run("supervisord --configuration /etc/supervisor/supervisord.conf")
     checked = 0
     for case in cases:

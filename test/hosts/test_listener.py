@@ -30,7 +30,7 @@ def blog(module_hosts, repositories) -> Site:
     return blog
 
 
-def test_another_proxy_reaches_its_socket(blog):
+def test_other_proxy_connects_to_the_socket(blog):
     asked = ["curl", "-s", "--unix-socket", "/srv/django/blog/current/socket", f"http://{blog.domain}/release"]
     assert blog.live in blog.host.run(["runuser", "-u", "www-data", "--", *asked]).stdout
     assert blog.host.run("find /etc/nginx /etc/apache2 -name '*blog*'", check=False).stdout == ""
@@ -38,7 +38,7 @@ def test_another_proxy_reaches_its_socket(blog):
         blog.host.run(["runuser", "-u", "nobody", "--", *asked])
 
 
-def test_it_gets_an_address(blog):
+def test_systemd_listens_on_the_configured_address(blog):
     foreseen = blog.apply(test=True, server={"kind": "uwsgi", "protocol": "http", "bind": "0.0.0.0:8000"})
     units = {f"/etc/systemd/system/django-blog-listen.{kind}" for kind in ("socket", "service")}
     assert foreseen.changed["blog is served"].keys() == units == blog.deploy().changed["blog is served"].keys()
@@ -65,7 +65,7 @@ def test_releases_lose_no_request(blog, server):
     assert "203" not in str(told["address"])
 
 
-def test_an_address_of_somebody_else_is_refused(blog):
+def test_address_of_another_process_is_refused(blog):
     blog.host.run("systemd-run --unit=other python3 -m http.server 8001")
     blog.host.run("for try in $(seq 50); do ss -ltn | grep -q :8001 && break; sleep 0.1; done")
     live, server = blog.live, blog.options["server"]
@@ -76,7 +76,7 @@ def test_an_address_of_somebody_else_is_refused(blog):
     blog.deploy(server=server)
 
 
-def test_it_is_there_after_a_boot_and_moves_to_nginx(blog):
+def test_listener_survives_a_reboot_and_is_replaced_by_nginx(blog):
     blog.host.restart()
     assert blog.answering["release"] == blog.live
     blog.deploy(proxy=None, server={"kind": "granian"})

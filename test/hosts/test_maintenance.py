@@ -64,7 +64,7 @@ def test_maintenance_lasts_through_a_deployment_and_a_reboot(blog):
     assert blog.get().status_code == 200
 
 
-def test_who_is_allowed_sees_the_site(blog):
+def test_clients_in_allow_see_the_site_during_maintenance(blog):
     ours = blog.host.run("ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p'").stdout.strip()
     blog.repository.commit({"pages/maintenance.html": PAGE})
     blog.deploy(maintenance={"allow": [f"{ours}/32", "2001:db8::/32"], "page": "pages/maintenance.html"})
@@ -100,7 +100,7 @@ def drift(blog: Site) -> dict[str, str]:
     return {row["path"].removeprefix(f"{blog.root}/"): f"{row['drift']} {row['owner']}" for row in told["drift"]}
 
 
-def test_hands_on_a_release_are_named_and_a_release_mends_them(blog):
+def test_changed_files_of_a_release_are_reported_and_replaced(blog):
     assert drift(blog) == {}
     live, unit = f"releases/{blog.live}", f"/etc/systemd/system/{blog.unit}.service"
     virtualenv = blog.host.run(["readlink", f"{blog.root}/current/virtualenv"]).stdout.strip().removeprefix("../../")
@@ -140,7 +140,7 @@ def test_hands_on_a_release_are_named_and_a_release_mends_them(blog):
     assert drift(blog) == {}
 
 
-def test_what_a_build_has_made_is_part_of_the_release(blog):
+def test_files_of_a_build_are_part_of_the_release(blog):
     blog.deploy(build=["mkdir -p assets", "python -c \"open('assets/app.js', 'w').write('built')\""], writable=["logs"])
     assert drift(blog) == {}
     blog.host.run(
@@ -169,7 +169,7 @@ def is_logged_in(browser) -> bool:
     return browser.get("/admin/", allow_redirects=False).status_code == 200
 
 
-def test_a_session_lives_through_a_rotation_and_the_end_of_the_old_key(blog):
+def test_session_survives_a_rotation_and_the_removal_of_the_old_key(blog):
     age = 45
     ages = {"SESSION_COOKIE_AGE": age, "SESSION_SAVE_EVERY_REQUEST": True, "PASSWORD_RESET_TIMEOUT": age}
     blog.deploy(settings=ages)
@@ -197,7 +197,7 @@ def test_a_session_lives_through_a_rotation_and_the_end_of_the_old_key(blog):
     blog.deploy(settings=None)
 
 
-def test_a_changed_secret_reaches_the_processes_by_a_flip(blog):
+def test_changed_secret_reaches_the_processes_by_a_switch(blog):
     def known(name: str) -> str:
         environ = blog.host.run(f"tr '\\0' '\\n' < /proc/{blog.answering['pid']}/environ").stdout
         return dict(line.split("=", 1) for line in environ.splitlines() if "=" in line).get(name, "")
@@ -230,7 +230,7 @@ SQL
 SECOND = "CREATE ROLE blog_b LOGIN PASSWORD 'second-7f3' IN ROLE blog; ALTER ROLE blog_b SET role = 'blog'"
 
 
-def test_no_client_sees_another_password_of_the_database(blog):
+def test_password_change_of_the_database_loses_no_request(blog):
     def sql(statement: str) -> None:
         blog.host.run(["runuser", "-u", "postgres", "--", "psql", "--quiet", f"--command={statement}"])
 

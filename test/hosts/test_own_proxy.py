@@ -75,7 +75,7 @@ def blog(request, module_hosts, repositories) -> Site:
 
 
 @pytest.mark.parametrize("proxy", PORTS)
-def test_it_leads_to_the_site(blog, proxy):
+def test_own_proxy_connects_to_the_site(blog, proxy):
     url, headers = f"http://{blog.host.address}:{PORTS[proxy]}", {"Host": blog.domain}
     forged = {**headers, "X-Forwarded-For": "203.0.113.1", "X-Forwarded-Proto": "https"}
     told = requests.get(f"{url}/healthz", headers=forged, timeout=10).json()
@@ -105,6 +105,6 @@ def losing_nothing(blog: Site, url: str, text: str) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server["kind"])
 @pytest.mark.parametrize("proxy", PORTS)
-def test_other_servers(blog, proxy, server):
+def test_own_proxy_works_with_other_servers(blog, proxy, server):
     blog.deploy(server=server)
     losing_nothing(blog, f"http://{blog.host.address}:{PORTS[proxy]}/release", f"{proxy}, {server['kind']}")

@@ -64,7 +64,7 @@ def on_the_host(blog: Site, path: str, *headers: str, options: Sequence[str] = (
     return int(status), body
 
 
-def test_a_proxy_before_this_one_says_who_the_visitor_is(blog):
+def test_address_of_the_client_is_that_of_a_trusted_proxy(blog):
     forwarded = ("X-Forwarded-For: 203.0.113.1, " + ELSEWHERE, "X-Forwarded-Proto: https", "Fastly-SSL: forged")
     seen = json.loads(on_the_host(blog, "/healthz", *forwarded)[1])
     assert seen["secure"] is True and seen["HTTP_FASTLY_SSL"] == "1"
@@ -75,7 +75,7 @@ def test_a_proxy_before_this_one_says_who_the_visitor_is(blog):
     assert seen["REMOTE_ADDR"] == seen["HTTP_X_FORWARDED_FOR"] not in (ELSEWHERE, "203.0.113.1")
 
 
-def test_uploads_are_had_by_the_word_of_the_project_only(blog):
+def test_protected_uploads_need_the_projects_permission(blog):
     blog.host.write(f"{blog.root}/media/report.txt", "for some only")
     blog.host.run(["chown", "blog:www-data", f"{blog.root}/media/report.txt"])
     assert on_the_host(blog, "/media/report.txt")[0] == 404
@@ -84,15 +84,15 @@ def test_uploads_are_had_by_the_word_of_the_project_only(blog):
     assert on_the_host(blog, "/healthz?upload=../secrets/secret_key")[0] in (400, 404, 500)
 
 
-def test_an_answer_may_have_large_headers(blog):
+def test_responses_with_large_headers_are_served(blog):
     assert len(on_the_host(blog, "/healthz?cookies=7", options=["--head"])[1]) > 27_000
 
 
-def test_parts_of_the_site_and_files_of_ones_own(blog):
+def test_locations_and_snippets_are_applied(blog):
     assert on_the_host(blog, "/admin/")[0] == 403 and on_the_host(blog, "/hello") == (200, "hello")
 
 
-def test_a_client_that_asks_too_often_is_told(blog):
+def test_client_above_the_rate_gets_429(blog):
     with ThreadPoolExecutor(8) as pool:
         statuses = [answer.status_code for answer in pool.map(lambda _: blog.get("/release"), range(24))]
     assert {*statuses} == {200, 429} and statuses.count(200) < 12
@@ -100,7 +100,7 @@ def test_a_client_that_asks_too_often_is_told(blog):
     assert all(on_the_host(blog, "/release")[0] == 200 for _ in range(12)), "nor is the host itself"
 
 
-def test_the_log_is_json(blog):
+def test_access_log_is_json(blog):
     on_the_host(blog, "/release?quote=%22%0a", 'User-Agent: a "quoted" one', f"X-Forwarded-For: {ELSEWHERE}")
     *_before, last = blog.host.read("/var/log/nginx/django-blog.log").splitlines()
     entry = json.loads(last)
@@ -109,7 +109,7 @@ def test_the_log_is_json(blog):
 
 
 @pytest.mark.parametrize("kind", ["nginx", pytest.param("apache", marks=pytest.mark.full)])
-def test_it_listens_at_chosen_addresses(blog, kind):
+def test_site_listens_on_configured_addresses_only(blog, kind):
     own, at = {**USUAL, "limit_req": {}} if kind == "nginx" else {"kind": kind}, blog.host.address
     blog.deploy(proxy=own)
     applied = blog.apply(proxy={**own, "listen": [f"{at}:80", "192.0.2.77:80"]})
@@ -176,7 +176,7 @@ TCP = "127.0.0.1:8201"
 @pytest.mark.parametrize(
     ("kind", "bind"), [("nginx", "unix"), full("nginx", TCP), ("apache", "unix"), full("apache", TCP)]
 )
-def test_requests_are_spread_over_servers(blog, other, kind, bind):
+def test_requests_are_distributed_over_upstreams(blog, other, kind, bind):
     server, own = {"protocol": "http", "bind": bind}, {"weight": 3}
     if kind == "nginx":
         own["max_fails"] = 0
@@ -215,7 +215,7 @@ def test_requests_are_spread_over_servers(blog, other, kind, bind):
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["uwsgi", "gunicorn"])
 @pytest.mark.parametrize("proxy", ["nginx", "apache"])
-def test_another_host_has_the_site_too(module_hosts, repositories, proxy, kind):
+def test_upstream_on_another_host_serves(module_hosts, repositories, proxy, kind):
     one, two = (Site(host, repositories(host)) for host in (module_hosts(kind="ready"), module_hosts(kind="ready")))
     two.repository.commit(version("two"))
     two.deploy(server={"kind": kind, "bind": f"{two.host.address}:8001"}, proxy={"kind": "none"})
@@ -236,7 +236,7 @@ def test_another_host_has_the_site_too(module_hosts, repositories, proxy, kind):
     ("kind", "balance"),
     [*itertools.product(["nginx", "apache"], ["round_robin", "least_conn"]), ("nginx", "ip_hash")],
 )
-def test_ways_to_choose_among_servers(blog, other, kind, balance):
+def test_balance_methods_choose_upstreams(blog, other, kind, balance):
     with_backup = {"kind": kind, "upstreams": {other: {"backup": balance != "ip_hash"}}, "balance": balance}
     blog.deploy(server={"protocol": "http"}, proxy=with_backup, media=None)
     first = {*answered(blog)}
@@ -249,7 +249,7 @@ def test_ways_to_choose_among_servers(blog, other, kind, balance):
     assert {*answered(blog)} == {"own"}
 
 
-def test_pages_of_the_project_for_errors_of_nginx(blog):
+def test_error_pages_of_the_project_are_shown(blog):
     statuses, media = (403, 404, 413, 429, 502), {"protected": True, "max_upload": "1k"}
     pages = {status: f"errors/{status}.html" for status in statuses}
     blog.repository.commit({page: f"<p>ours: {status}</p>" for status, page in pages.items()})
@@ -289,7 +289,7 @@ KEEPING = {
     ("kind", "server"),
     [(kind, "gthread") if name == "gthread" else full(kind, name) for kind in ("nginx", "apache") for name in KEEPING],
 )
-def test_connections_are_kept_and_a_release_loses_nothing(blog, kind, server):
+def test_release_with_keepalive_loses_no_request(blog, kind, server):
     address = f"http://{blog.host.address}/healthz"
     if blog.options["proxy"] or kind != "nginx":
         blog.deploy(proxy={"kind": kind}, media=None)
@@ -308,7 +308,7 @@ def test_connections_are_kept_and_a_release_loses_nothing(blog, kind, server):
     assert [*posts[0].failed, *posts[1].failed] == []
 
 
-def test_who_is_not_allowed_sees_nothing_and_releases_go_on(blog):
+def test_clients_not_in_allow_get_403_and_releases_work(blog):
     before = blog.live
     proxy = {"allow": [ELSEWHERE], "trusted": ["127.0.0.1"]}
     blog.deploy(proxy=proxy)

@@ -70,13 +70,13 @@ USUAL = ("uwsgi", "uwsgi, http", "uvicorn")
     ("kind", "way"),
     [(kind, way) if way in USUAL else full(kind, way) for kind in ("nginx", "apache") for way in WAYS],
 )
-def test_no_visitor_poses_as_a_proxy(blog, kind, way):
+def test_client_cannot_set_headers_of_a_proxy(blog, kind, way):
     blog.deploy(proxy={"kind": kind}, server=WAYS[way])
     assert believed(blog) == {}
 
 
 @pytest.mark.parametrize("kind", ["nginx", "apache"])
-def test_headers_of_the_pillar_and_of_believed_proxies(blog, kind):
+def test_headers_of_the_pillar_and_of_trusted_proxies_are_passed(blog, kind):
     here, proxy = f"{blog.host.address.rpartition('.')[0]}.0/24", {"kind": kind, "headers": {"X-Real-IP": "ours"}}
     named = {**proxy, "trusted_headers": ["X-Forwarded-User", "CF-Connecting-IP"]}
     sent = {"X-Forwarded-User": "joe", "CF-Connecting-IP": "198.51.100.7", "X-Remote-User": "joe", "X-Real-IP": "x"}

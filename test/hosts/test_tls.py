@@ -33,7 +33,7 @@ def wiki(module_hosts, repositories):
     return wiki
 
 
-def test_a_site_gets_https_while_people_visit_it(blog):
+def test_https_is_added_without_a_lost_request(blog):
     with Visitors(blog.host.address, blog.domain, "/release") as visitors:
         foreseen = blog.apply(test=True, tls={"kind": "self_signed"}, packages=["curl"])
         assert foreseen["blog has its certificates"].changes["certificates"] == {blog.domain: "new"}
@@ -43,7 +43,7 @@ def test_a_site_gets_https_while_people_visit_it(blog):
     assert not blog.deploy().changed
 
 
-def test_who_trusts_the_root_gets_pages_by_http2(blog):
+def test_client_that_trusts_the_root_gets_http2(blog):
     root = blog.host.read(ROOT)
     url = f"https://{blog.domain}/release"
     argv = ["curl", "-sS", "--http2", "--cacert", ROOT, "--resolve", f"{blog.domain}:443:127.0.0.1", url]
@@ -55,7 +55,7 @@ def test_who_trusts_the_root_gets_pages_by_http2(blog):
         ask(blog.host.address, blog.domain, root=Authority().root)
 
 
-def test_http_leads_to_https(blog):
+def test_http_redirects_to_https(blog):
     for method, status in (("GET", 301), ("HEAD", 301), ("POST", 308)):
         moved = blog.host.http("/sign/?a=b", blog.domain, method)
         assert (moved.status_code, moved.headers["Location"]) == (status, f"https://{blog.domain}/sign/?a=b")
@@ -67,20 +67,20 @@ def test_an_unknown_name_gets_no_certificate(blog):
         ask(blog.host.address, "nobody.example.org", root=None)
 
 
-def test_keys_are_roots_alone(blog):
+def test_keys_are_readable_for_root_alone(blog):
     listed = blog.host.run(["find", "/var/lib/django-formula", "-type", "f", "-printf", "%f %u:%g %m\n"]).stdout
     modes = dict(line.split(" ", 1) for line in listed.splitlines())
     assert modes["root.key"] == modes[f"{blog.domain}.pem"] == "root:root 600"
     assert modes["root.pem"] == "root:root 644"
 
 
-def test_django_knows_of_it(blog):
+def test_django_knows_that_the_request_is_secure(blog):
     assert blog.host.call("django.check", "blog") == []
     (status,) = blog.host.call("django.status")
     assert re.fullmatch(r"self_signed, 36[45] of 365 days left; root: /var/.*/root.pem", status["certificate"])
 
 
-def test_a_form_is_sent_by_https(blog):
+def test_form_with_csrf_is_accepted_by_https(blog):
     page = ask(blog.host.address, blog.domain, "/sign/", root=None)
     assert "secure" in page.headers["set-cookie"].lower()
 
@@ -131,7 +131,7 @@ def give(blog, signed):
 FILES = {"kind": "files", "certificate": "/etc/ssl/blog/chain.pem", "key": "/etc/ssl/blog/key.pem"}
 
 
-def test_files_that_are_not_good_change_nothing(blog, authority):
+def test_invalid_files_change_nothing(blog, authority):
     before = serial(blog, blog.host.read(ROOT))
     give(blog, authority.sign("shop.example.org"))
     refused = blog.apply(tls=FILES)
@@ -140,7 +140,7 @@ def test_files_that_are_not_good_change_nothing(blog, authority):
     assert not refused.changed and serial(blog, blog.host.read(ROOT)) == before
 
 
-def test_files_are_served_and_changed_ones_too(blog, authority):
+def test_certificate_of_the_pillar_is_served_and_replaced(blog, authority):
     give(blog, authority.sign(blog.domain))
     with Visitors(blog.host.address, blog.domain, "/release") as visitors:
         applied = blog.deploy()
@@ -160,7 +160,7 @@ def rating(site):
     return float(re.findall(r"exposure level for \S+: ([0-9.]+)", told)[0])
 
 
-def test_the_timer_takes_changed_files(blog, authority):
+def test_timer_installs_changed_files(blog, authority):
     first = serial(blog, authority.root)
     give(blog, authority.sign(blog.domain))
     blog.host.run(["mkdir", "-p", "/home/ray/logs", "/srv/logs"])
@@ -190,7 +190,7 @@ def shop(blog, acme):
     return Site(blog.host, blog.repository, "shop", beside=blog, tls=acme)
 
 
-def test_a_first_start_has_a_placeholder_then_the_certificate(blog, shop):
+def test_placeholder_serves_until_the_certificate_is_issued(blog, shop):
     seen: list[str] = []
     over = threading.Event()
 
@@ -214,7 +214,7 @@ def test_a_first_start_has_a_placeholder_then_the_certificate(blog, shop):
     assert pebble.EAB["key"] not in blog.host.run("journalctl --no-pager").stdout
 
 
-def test_a_domain_that_is_not_proven_keeps_its_placeholder(shop):
+def test_placeholder_stays_when_the_challenge_fails(shop):
     pebble.names(shop.host, "set-servfail", "lost.example.org")
     applied = shop.deploy(domains=[shop.domain, "lost.example.org"])
     (warning,) = applied.warnings["shop has its certificates ordered"]
@@ -249,7 +249,7 @@ def old(shop, authority, left):
     return serial(shop, authority.root)
 
 
-def test_the_timer_renews_what_is_nearly_over(shop, authority):
+def test_timer_renews_certificates_that_expire_soon(shop, authority):
     before = old(shop, authority, left=20)
     (status,) = (row for row in shop.host.call("django.status") if row["site"] == "shop")
     assert status["certificate"] == "acme, 20 of 90 days left; WARNING: shop.example.org should have been renewed"
@@ -273,7 +273,7 @@ def watched(shop):
     shop.host.run(["systemctl", "stop", "watch"])
 
 
-def test_certbot_orders_and_shows_nobody_the_key(shop, acme, authority, watched):
+def test_certbot_orders_without_showing_the_key(shop, acme, authority, watched):
     before = old(shop, authority, left=20)
     applied = shop.deploy(tls={**acme, "client": None})
     assert {*applied["shop has its certificates ordered"].changes["certificates"]} == {shop.domain}, applied
@@ -305,7 +305,7 @@ def test_a_hook_proves_a_domain_by_dns(shop, acme, client):
 
 @pytest.mark.full
 @pytest.mark.parametrize("client", ["certbot", "uacme"])
-def test_an_order_that_is_killed(shop, acme, authority, client):
+def test_order_succeeds_after_a_killed_one(shop, acme, authority, client):
     shop.deploy(tls={**acme, "client": client})
     before = old(shop, authority, left=20)
     kill = f"until child=$(pgrep -x {client}); do sleep 0.02; done; sleep 0.2; kill -KILL $! $child"
@@ -315,7 +315,7 @@ def test_an_order_that_is_killed(shop, acme, authority, client):
 
 
 @pytest.mark.full
-def test_an_authority_that_is_away(shop, authority):
+def test_unreachable_authority_is_a_warning(shop, authority):
     before = old(shop, authority, left=20)
     shop.host.run(["systemctl", "stop", "pebble"])
     applied = shop.deploy()
@@ -326,7 +326,7 @@ def test_an_authority_that_is_away(shop, authority):
 
 
 @pytest.mark.full
-def test_the_timer_renews_behind_apache(wiki, authority):
+def test_timer_renews_with_apache(wiki, authority):
     pebble.start(wiki.host)
     told = wiki.deploy(tls={"kind": "acme", "directory": pebble.DIRECTORY, "eab": pebble.EAB})
     assert not told.warnings and not wiki.deploy().changed
@@ -345,13 +345,13 @@ def test_the_timer_renews_behind_apache(wiki, authority):
         serial(wiki, authority.root)
 
 
-def test_certificates_go_with_their_site(shop):
+def test_certificates_are_removed_with_the_site(shop):
     shop.deploy(state="absent")
     left = shop.host.run("find /var/lib/django-formula /etc/systemd /run/systemd/system -name '*shop*'").stdout
     assert left == ""
 
 
-def test_a_site_goes_back_to_http_while_people_visit_it(blog):
+def test_https_is_removed_without_a_lost_request(blog):
     blog.sites.pop("shop", None)
     with Visitors(blog.host.address, blog.domain, "/release") as visitors:
         blog.deploy(tls=None)
@@ -370,7 +370,7 @@ def test_a_site_goes_back_to_http_while_people_visit_it(blog):
 @pytest.mark.parametrize(
     ("release", "init", "kind"), [("trixie", True, "gunicorn"), ("bookworm", False, "uvicorn")], ids=["trixie", "cron"]
 )
-def test_other_hosts_and_servers(hosts, repositories, release, init, kind):
+def test_https_works_on_other_hosts_and_servers(hosts, repositories, release, init, kind):
     host = hosts(release, init=init)
     tls = {"kind": "self_signed"}
     site = Site(host, repositories(host), tls=tls, server={"kind": kind}, packages=["curl", "cron"])
