@@ -203,6 +203,15 @@ def test_the_page_of_faults_is_up_to_date():
     assert page.read_text() == text, "UPDATE=1 test/run test/engine/test_documents.py writes it"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_modules_that_pages_name_exist(page):
+    files = {
+        path.stem for folder in ("_utils", "_states", "_modules", "django/files") for path in (ROOT / folder).iterdir()
+    }
+    named = set(re.findall(r"`(?:_utils/|django/files/)?(django_[a-z_]+)(?:\.\w+)*(?:\(\))?`", page.read_text()))
+    assert named - files - {"django_sendfile"} == set()
+
+
 def test_every_verb_has_a_section():
     module = ast.parse((ROOT / "_modules/django.py").read_text())
     verbs = {node.name for node in module.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"}
