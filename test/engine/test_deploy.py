@@ -114,7 +114,7 @@ def test_old_releases_go(world):
     world.check()
 
 
-def test_what_somebody_has_left_for_units_that_are_gone_is_told(world):
+def test_drop_in_of_a_deleted_release_gives_a_warning(world):
     world.options = {"releases": {"keep": 2}}
     world.apply()
     folders = [f"django-blog-{name}.d" for name in ("0001.service", "0001.socket", "0004.service")]
@@ -294,7 +294,7 @@ def test_a_dry_run_tells_what_the_apply_then_does(world, change):
     foreseen = told[0].get("instance", {}).get("files", {})
     assert sorted(foreseen) == [*instance] and foreseen == differences(world, old, before)
     assert told[0].get("proxy", {}).keys() == done.get("proxy", {}).keys()
-    # another kind of address is led to in two steps, the first of which is part of the flip
+    # another kind of address is led to in two steps, the first of which is part of the switch
     assert told[0].get("proxy", {}) == done.get("proxy", {}) or change == "a port"
     found = {name for name in done.get("proxy", {}) if "sites-enabled" not in name and "blog.example.org/" not in name}
     assert {path.rpartition("/")[2] for path in found} >= {*nginx} and bool(found) is bool(nginx)
@@ -336,7 +336,7 @@ def test_a_dry_run_of_a_release_that_has_lost_a_part(world, gone):
     assert world.apply(test=True) == world.apply() == {}
 
 
-def test_a_dry_run_of_another_keeper(world):
+def test_dry_run_of_another_process_manager_names_its_files(world):
     world.apply()
     world.process = "supervisor"
     files = world.apply(test=True)["instance"]["files"]
@@ -408,7 +408,7 @@ INPUTS = {
 }
 
 
-def test_it_is_said_of_every_option_whether_it_makes_a_release():
+def test_every_option_is_known_to_make_a_release_or_not():
     assert INPUTS.keys() == contract("schema.yaml")["$defs"]["site"]["properties"].keys()
 
 
@@ -437,7 +437,7 @@ def test_which_options_make_a_release(laid_out, option):
 
 
 def changed_inputs(world, **options):
-    """The inputs that are others with these options, beside those of the options of the world."""
+    """Return the inputs that these options change."""
     before = world.deployment().inputs()
     world.options = world.options | options
     after = world.deployment().inputs()
@@ -552,7 +552,7 @@ ERRORS = {
 @pytest.mark.parametrize("step", BUILT)
 @pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_step_that_fails_before_the_flip(world, monkeypatch, step, first, error):
+def test_step_failing_before_the_switch_keeps_the_active_release(world, monkeypatch, step, first, error):
     if not first:
         world.apply()
         world.push("two")
@@ -594,7 +594,7 @@ def test_a_step_that_fails_before_the_flip(world, monkeypatch, step, first, erro
 @pytest.mark.parametrize("step", AFTER)
 @pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_step_that_fails_after_the_flip(world, monkeypatch, step, first, error):
+def test_step_failing_after_the_switch_keeps_the_new_release(world, monkeypatch, step, first, error):
     if not first:
         world.apply()
         world.push("two")
@@ -636,7 +636,7 @@ def test_an_error_in_the_failing_itself_hides_nothing(world, monkeypatch):
     world.check_leftovers()
 
 
-def test_a_new_release_is_on_the_disk_before_it_goes_live(world):
+def test_new_release_is_synced_before_it_is_activated(world):
     """First while its server starts, then what is left; a rollback writes none."""
     world.apply()
     one = world.live
@@ -653,7 +653,7 @@ def test_a_new_release_is_on_the_disk_before_it_goes_live(world):
     assert synced == ["0001", "0001", "0002", "0002", "0003", "0003"]
 
 
-def test_a_release_that_was_rolled_back_is_held_back(world):
+def test_rolled_back_release_is_on_hold(world):
     world.apply()
     world.push("two")
     world.apply()
@@ -676,7 +676,7 @@ def test_a_release_that_was_rolled_back_is_held_back(world):
 
 
 @pytest.mark.parametrize("what", ["option", "again"])
-def test_a_release_that_is_held_back_comes_back(world, what):
+def test_release_on_hold_is_released_when_asked_for_or_changed(world, what):
     world.apply()
     world.push("two")
     world.apply()
@@ -815,7 +815,7 @@ def test_an_instance_that_would_not_survive_a_boot_is_mended(world, how):
     world.apply()
     units = django_process_systemd.UNITS
     if how == "unit":
-        (units / "django-blog-0001.service").write_text("edited by hand")
+        (units / "django-blog-0001.service").write_text("edited")
     else:
         (units / "multi-user.target.wants/django-blog-0001.service").unlink()
     assert list(world.apply()) == ["instance"]
@@ -823,8 +823,8 @@ def test_an_instance_that_would_not_survive_a_boot_is_mended(world, how):
     world.check()
 
 
-def test_an_instance_that_nobody_needs_is_stopped(world):
-    """As a deployment leaves it that was killed between the flip and the end of the old instance."""
+def test_instance_of_an_interrupted_switch_is_stopped(world):
+    """As a deployment leaves it that was killed between the switch and the stop of the old instance."""
     world.apply()
     world.push("two")
     world.apply()
@@ -1071,7 +1071,7 @@ def test_what_fails_before_there_is_a_release_is_written_down(world, first):
     assert last["seconds"] >= 0 and last["commit"] == ""
 
 
-def test_what_fails_while_a_site_is_laid_out_is_written_down_where_it_is_ours(world, monkeypatch):
+def test_failure_of_the_site_step_is_recorded_for_registered_sites(world, monkeypatch):
     def taken(name, kind, ports, listening):
         raise DeploymentError("port 80 is taken")
 

@@ -65,7 +65,7 @@ def test_what_is_otherwise_in_a_folder(own_host, what, told):
     assert {path: how.replace("changed, mode was 0644", "changed") for path, how in found.items()} == told
 
 
-def test_a_change_of_owner_is_told():
+def test_changed_owner_is_drift():
     before, now = [0o100644, 0, 0, "hash"], [0o100600, 33, 0, "other"]
     assert django_release_manifest._changes(before, now) == "changed, mode was 0644, owner"
 
@@ -148,7 +148,7 @@ def test_each_part_is_looked_at_and_a_release_mends_it(blog):
     assert blog.apply() == {}
 
 
-def test_a_virtualenv_is_built_anew_beside_the_one_that_is_in_use(blog):
+def test_changed_virtualenv_is_rebuilt_next_to_the_one_in_use(blog):
     def record():
         return django_release.Release(blog.site, blog.live).record["virtualenv"]
 

@@ -157,7 +157,7 @@ def test_back_without_any_migration(went):
     assert changes["rollback"] == {"schema": "safe", "newer": [], "taken_back": False} and deployment.warnings == []
 
 
-def test_what_nobody_has_recorded_is_asked_for(went):
+def test_unrecorded_migrations_are_classified_by_the_active_release(went):
     world = went(RENAMED, recorded=False)
     with pytest.raises(DeploymentError, match=r"reversible: blog\.0002_name renamed blog\.Post\.title"):
         django_verbs.rollback("blog")
@@ -250,7 +250,7 @@ def test_what_is_new_to_an_older_release_cannot_break_it(went):
 
 
 def test_what_the_file_no_longer_has_does_not_matter(one, went):
-    """Somebody has restored a backup."""
+    """Play a restored backup."""
     database = {"engine": "django.db.backends.sqlite3", "name": str(one.site.database.top / "db.sqlite3")}
     one.answers["databases"] = {"default": database}
     world = went(REMOVED)
@@ -327,7 +327,7 @@ def test_the_site_is_closed_for_a_migration(closing):
     closing.check()
 
 
-def test_nobody_goes_back_to_a_release_that_cannot_live_with_the_schema(one):
+def test_failing_release_stays_when_the_old_one_is_incompatible(one):
     one.options = {"migrate": {"unsafe": "allow"}}
     lacks(one, REMOVED)
     one.problems["0002"] = "returned 500"
@@ -341,7 +341,7 @@ def test_the_site_is_not_closed_for_what_is_safe(closing):
     assert closing.seen == [None] and closing.live == TWO
 
 
-def test_a_page_that_somebody_has_put_up_stays(closing):
+def test_maintenance_switched_on_by_an_operator_stays_on(closing):
     django_proxy_maintenance.on(closing.site, "back soon", by="Ada")
     closing.apply()
     assert closing.seen == ["Ada"] and django_proxy_maintenance.is_on(closing.site)["by"] == "Ada"

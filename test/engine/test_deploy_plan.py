@@ -193,7 +193,7 @@ def test_settings_of_a_site_that_an_older_formula_has_applied(pushed):
     assert django_deploy_plan.make("blog")["settings"].startswith("not known: the last apply was by an older formula")
 
 
-def test_the_project_is_told_no_secret_that_is_not_its_own(pushed, monkeypatch):
+def test_plan_gives_a_project_only_its_own_secrets(pushed, monkeypatch):
     index = {"url": "https://pypi.example.org/simple", "user": "ci", "password": "index-password"}
     pushed.options, pushed.given = pushed.options | {"index": index}, {"index_password": "index-password"}
     pushed.apply()

@@ -279,7 +279,7 @@ def test_whether_visitors_notice_is_said(world, before, then, says):
     assert world.apply()["source"]["gapless"] == says
 
 
-def test_behind_the_maintenance_page_nobody_notices(two):
+def test_switch_behind_the_maintenance_page_is_gapless(two):
     django_proxy_maintenance.on(two.site, by="Ada")
     two.options = {"releases": {"overlap": False}}
     says = "yes, visitors get the maintenance page, before and after: django.maintenance blog off ends that"
@@ -325,7 +325,7 @@ def test_what_a_broken_neighbour_will_stop_is_said_before(two):
     assert two.live.startswith("0002-")
 
 
-def test_nobody_asks_nginx_where_a_rename_does(two):
+def test_switch_by_rename_does_not_check_nginx(two):
     two.fails["nginx -t"] = BROKEN
     two.apply()
     two.check()

@@ -52,7 +52,7 @@ def open_folder():
         *[(0o750, "proxy", True), (0o740, "proxy", False), (0o704, "proxy", False)],
     ],
 )
-def test_a_parent_that_the_proxy_cannot_enter(open_folder, monkeypatch, mode, group, passes):
+def test_parent_folder_closed_to_the_proxy_is_refused(open_folder, monkeypatch, mode, group, passes):
     home = open_folder / "home"
     home.mkdir()
     home.chmod(mode)
@@ -69,7 +69,7 @@ def test_a_parent_that_the_proxy_cannot_enter(open_folder, monkeypatch, mode, gr
     assert error.value.hint == f"chmod o+x {home}, or set django:sites:blog:root to another folder"
 
 
-def test_a_site_that_is_laid_out_is_left_alone(world):
+def test_existing_site_directories_are_unchanged(world):
     deployment = world.deployment()
     changes = list(django_deploy_steps.site(deployment))
     assert len(changes) == 1 and changes[0][str(world.site.root)] == "missing"
@@ -110,7 +110,7 @@ def test_keys_are_laid_into_the_mirror(world, monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["root", "user"])
-def test_a_site_does_not_move(world, key):
+def test_changed_root_or_user_of_a_site_is_refused(world, key):
     world.apply()
     before = world.site.config[key]
     moved = type(world.site)({**world.site.config, key: f"{before}-2"}, world.site.platform)
@@ -230,7 +230,7 @@ def test_a_command_that_fails_before_the_switch_stops_the_release(world, stage, 
     assert world.live == one and [argv[1] for argv in ran(world)] == ["good", "bad"]
 
 
-def test_a_command_that_fails_after_the_switch_takes_nothing_back(world):
+def test_command_failing_after_the_switch_keeps_the_release(world):
     world.apply()
     world.options = {"commands": {"after_switch": ["bad x"]}}
     world.push("two")
@@ -246,7 +246,7 @@ def test_a_command_that_fails_after_the_switch_takes_nothing_back(world):
     assert world.apply() == {}
 
 
-def test_a_file_that_does_not_compile_stops_no_release(world):
+def test_file_that_does_not_compile_does_not_fail_the_release(world):
     world.fails["py_compile"] = DeploymentError("SyntaxError in a template of code")
     world.apply()
     world.check()
@@ -322,7 +322,7 @@ def test_what_is_writable_is_the_sites(world, monkeypatch):
         ),
     ],
 )
-def test_a_link_of_the_source_leads_nobody_astray(world, monkeypatch, options, message):
+def test_path_through_a_link_of_the_source_is_refused(world, monkeypatch, options, message):
     brings(world, monkeypatch, link=None)
     world.options = options
     before = sorted(path.name for path in world.site.root.parent.iterdir()) if world.site.root.parent.exists() else []
@@ -378,7 +378,7 @@ def test_a_link_that_is_shared_is_replaced(world, monkeypatch):
         ),
     ],
 )
-def test_what_a_project_does_that_is_not_safe(world, answers, options, message, hint):
+def test_insecure_or_unsafe_project_is_refused(world, answers, options, message, hint):
     release = str(world.site.releases / f"0001-{commit('one')[:12]}")
     world.options = options
     for database in answers.get("databases", {}).values():
@@ -501,7 +501,7 @@ def test_what_a_project_does_that_is_not_safe(world, answers, options, message, 
         ({"databases": {"default": {"engine": "sqlite3", "name": "file:x?mode=memory"}}}, []),
     ],
 )
-def test_what_a_project_does_that_is_worth_a_word(world, answers, warnings):
+def test_contradictions_of_a_project_give_warnings(world, answers, warnings):
     if answers.get("media_root"):
         answers = {**answers, "media_root": answers["media_root"].format(media=world.site.media.top)}
     world.answers = answers
@@ -625,7 +625,7 @@ def test_a_file_that_has_not_changed_shares_what_is_compressed(own_host):
     assert made == {f"{name}.gz": contents[1] for name, contents in texts.items()}
 
 
-def test_a_link_that_a_project_has_left_beside_a_file_is_not_followed(own_host):
+def test_existing_link_named_gz_is_replaced_not_followed(own_host):
     folder, foreign = own_host / "static", own_host / "foreign"
     folder.mkdir()
     foreign.write_text("mine")
@@ -675,10 +675,10 @@ def test_migrations_that_the_pillar_does_not_want(world):
     assert world.last.warnings == ["migrations not applied, since migrate:run is false: blog.0002"]
 
 
-# The flip
+# The switch
 
 
-def test_the_flip_of_a_unix_socket_reloads_nothing(world):
+def test_switch_of_a_unix_socket_does_not_reload_nginx(world):
     world.apply()
     world.push("two")
     world.commands.clear()
@@ -690,8 +690,8 @@ def test_the_flip_of_a_unix_socket_reloads_nothing(world):
     "then", [{"server": {"bind": "127.0.0.1:8001", "protocol": "http"}}, {"server": {"protocol": "http"}}, {}]
 )
 @pytest.mark.parametrize("first", [{"server": {"bind": "127.0.0.1:8001"}}, {}])
-def test_a_flip_of_another_kind_takes_nginx_along(world, monkeypatch, first, then):
-    """When the release is live, nginx is told, and not before it could answer."""
+def test_switch_to_another_kind_of_address_reloads_nginx(world, monkeypatch, first, then):
+    """nginx is reloaded once the release is active, and not before it answers."""
     world.options = first
     world.apply()
     old = world.live
@@ -729,7 +729,7 @@ def test_a_live_release_whose_record_is_torn_is_left_as_any_other(world, monkeyp
     world.check()
 
 
-def test_connections_that_are_cut_are_told(world, monkeypatch):
+def test_cut_connections_give_a_warning(world, monkeypatch):
     world.apply()
     world.push("two")
     monkeypatch.setattr(django_release_drain, "drain", lambda site, release: 3)
@@ -752,7 +752,7 @@ def test_a_neighbour_that_breaks_nginx_stops_the_proxy_step_only(world):
     world.check()
 
 
-def test_a_driver_that_the_project_has_forgotten_is_told(world):
+def test_missing_database_driver_is_installed_and_reported(world):
     world.drivers = ["psycopg[binary]>=3.1.8"]
     assert world.apply()["virtualenv"]["drivers"] == world.drivers
     world.drivers = []

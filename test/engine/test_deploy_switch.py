@@ -41,7 +41,7 @@ def attempts(world):
 # A release that does badly once it is live
 
 
-def test_a_release_that_does_badly_is_left_again(two):
+def test_failing_release_is_replaced_by_the_old_one(two):
     world = two
     world.problems["0002"] = "returned 500"
     with pytest.raises(DeploymentError) as caught:
@@ -65,7 +65,7 @@ def test_a_release_that_does_badly_is_left_again(two):
     world.check()
 
 
-def test_what_the_project_has_raised_is_told(two, monkeypatch):
+def test_exception_of_the_project_is_in_the_error(two, monkeypatch):
     source = two.site.releases / TWO / "source"
     lines = [
         "Traceback (most recent call last):",
@@ -80,7 +80,7 @@ def test_what_the_project_has_raised_is_told(two, monkeypatch):
     assert len(str(caught.value).splitlines()) <= 10
 
 
-def test_it_is_released_by_hand_all_the_same(two):
+def test_failed_release_is_tried_again_on_the_command_line(two):
     two.problems["0002"] = "returned 500"
     with pytest.raises(DeploymentError):
         two.apply()
@@ -98,7 +98,7 @@ def test_a_server_that_ends_after_the_switch_is_left_again(two, monkeypatch):
     two.check()
 
 
-def test_a_server_that_has_ended_before_the_switch_does_not_go_live(two, monkeypatch):
+def test_server_that_exits_before_the_switch_is_not_activated(two, monkeypatch):
     activate = django_deploy_switch.activate
     monkeypatch.setattr(
         django_deploy_switch,
@@ -130,7 +130,7 @@ def test_how_many_requests_may_fail(two, limit, stays):
     two.check()
 
 
-def test_failures_within_the_limit_are_told(two):
+def test_failures_within_the_limit_give_a_warning(two):
     two.options = {"releases": {"max_errors": 2}}
     problems = iter(["returned 500", "returned 500"])
     two.problem = lambda: next(problems, "") if two.live == TWO else ""
@@ -141,7 +141,7 @@ def test_failures_within_the_limit_are_told(two):
     two.check()
 
 
-def test_a_first_release_that_does_badly_stays(world):
+def test_failing_first_release_stays_with_a_warning(world):
     world.problems["0001"] = "returned 500"
     world.apply()
     assert world.live == ONE
@@ -151,7 +151,7 @@ def test_a_first_release_that_does_badly_stays(world):
 
 
 @pytest.mark.parametrize("down", [False, True])
-def test_nobody_goes_back_to_a_release_that_did_no_better(two, monkeypatch, down):
+def test_old_release_that_was_no_better_is_not_activated_again(two, monkeypatch, down):
     """Or each mending of a broken site would be undone."""
     two.problems |= {"0002": "returned 500"} if down else {"0001": "returned 503", "0002": "returned 500"}
     if down:
@@ -161,7 +161,7 @@ def test_nobody_goes_back_to_a_release_that_did_no_better(two, monkeypatch, down
     two.check()
 
 
-def test_a_rollback_that_does_badly_is_taken_back(two):
+def test_failing_rollback_is_undone(two):
     two.apply()
     two.problems["0001"] = "returned 500"
     with pytest.raises(DeploymentError, match=rf"^live: \d+ {UNWELL}; {TWO} is live again"):
@@ -374,7 +374,7 @@ def test_a_switch_waits_for_that_of_another_site(two, holder):
     assert two.live == TWO
 
 
-def test_it_does_not_wait_for_ever(two, holder, monkeypatch):
+def test_switch_times_out_waiting_for_another_site(two, holder, monkeypatch):
     monkeypatch.setattr(django_proxy_switch, "PATIENCE", "100ms")
     with pytest.raises(DeploymentError) as caught:
         two.apply()

@@ -188,7 +188,7 @@ def test_of_a_long_answer_the_beginning_is_read(instance):
     assert django_release_http.get(site, release, "/").body == "x" * 65536
 
 
-def test_nobody_answers(instance):
+def test_request_without_a_server_is_refused(instance):
     site, release, server = instance()
     server.answers["/"] = b"no http\r\n"
     with pytest.raises(http.client.HTTPException):
@@ -230,7 +230,7 @@ def redirect(to, status=302):
         ({"/": None}, {}, "timed out after 300ms"),
     ],
 )
-def test_whether_a_page_is_well(instance, answers, options, problem):
+def test_health_check_passes_or_names_the_problem(instance, answers, options, problem):
     site, release, server = instance(health={**options, "timeout": "300ms" if problem else "10s"})
     server.answers = answers
     if problem is None:
@@ -280,7 +280,7 @@ FIRST = "returned 500: KeyError: 'ink' (blog/views.py:6)"
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "2026-11-20T15:02:32+0000 "])
-def test_what_a_page_raises_is_told(instance, monkeypatch, answer, lines, problem, prefix):
+def test_exception_of_the_health_page_is_in_the_error(instance, monkeypatch, answer, lines, problem, prefix):
     site, release, server = instance(health={"timeout": "300ms"})
     server.answers["/"] = answer
     log = RAISES.format(source=release / "source").splitlines(keepends=True)[lines]
@@ -358,7 +358,7 @@ def test_another_process_that_answers_is_not_ours(instance, monkeypatch):
 
 
 @pytest.mark.parametrize(("times", "status"), [(1, 200), (3, 200)])
-def test_a_page_that_is_well_but_slow_is_named(instance, monkeypatch, times, status):
+def test_healthy_but_slow_page_times_out(instance, monkeypatch, times, status):
     site, release, server = instance(health={"timeout": "400ms"})
     answer = server.answer
     server.answer = lambda connection: (time.sleep(0.35 / times), answer(connection))
@@ -579,7 +579,7 @@ def test_what_uwsgi_executes_anew(make_site, first, binary):
     assert f"binary-path = {release}/virtualenv/bin/{binary}\n" in ini
 
 
-def test_a_port_that_somebody_else_has_is_refused(make_site, monkeypatch):
+def test_port_of_another_process_is_refused(make_site, monkeypatch):
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: "")
     with socket.create_server(("127.0.0.1", 0)) as foreign:
         port = foreign.getsockname()[1]

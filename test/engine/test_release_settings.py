@@ -91,7 +91,7 @@ def test_an_environment_file_is_read_as_it_was_meant(tmp_path):
     assert read_by_sh(text, list(variables), tmp_path) == variables
 
 
-def test_an_environment_file_of_somebody_is_read_as_systemd_does():
+def test_environment_file_is_read_as_systemd_reads_it():
     pieces = ["A=", "B =", "\n", "\n", "'", "'", '"', '"', "\\", " ", "  # c", "# B=c\n", "x", "y z", "$", "\\\n", "="]
     choose = random.Random(42)
     read = 0

@@ -25,7 +25,7 @@ def two(world):
     return world
 
 
-def test_a_release_by_hand_is_made_even_where_nothing_has_changed(two):
+def test_release_verb_makes_a_release_without_changes(two):
     deployment, changes = django_verbs.release("blog")
     assert two.live == deployment.release.name == f"0003-{commit('two')[:12]}"
     assert "source" in changes and "live" in changes and "secret_key" not in changes
@@ -57,7 +57,7 @@ def test_a_release_that_has_failed_is_tried_again(two):
     two.check()
 
 
-def test_what_is_done_by_hand_is_written_down(two):
+def test_verbs_are_recorded_with_their_caller(two):
     django_verbs.release("blog", asked_by="salt job 7")
     django_verbs.rollback("blog", asked_by="salt job 8")
     lines = [json.loads(line) for line in two.site.deploys.read_text().splitlines()]
@@ -69,7 +69,7 @@ def test_what_is_done_by_hand_is_written_down(two):
     ]
 
 
-def test_going_back(two):
+def test_rollback_activates_the_release_before(two):
     deployment, changes = django_verbs.rollback("blog")
     assert two.live == ONE and changes["live"]["live"] == {"old": TWO, "new": ONE}
     assert two.releases == {ONE: "good", TWO: "held"} and deployment.warnings == []
@@ -97,7 +97,7 @@ def test_a_refusal_hides_no_failure(two):
     assert django_verbs.status("blog")["failed"].startswith("static ")
 
 
-def test_going_back_twice(two):
+def test_second_rollback_activates_an_older_release(two):
     two.push("three")
     two.apply()
     django_verbs.rollback("blog")
@@ -107,7 +107,7 @@ def test_going_back_twice(two):
 
 
 @pytest.mark.parametrize("why", ["failed", "not whole"])
-def test_going_back_passes_over_what_is_not_good(two, why):
+def test_rollback_skips_failed_and_incomplete_releases(two, why):
     two.push("three")
     two.apply()
     release = django_release.Release(two.site, TWO)
@@ -139,7 +139,7 @@ def test_a_new_secret_key(two):
     assert inputs["secrets:secret_key"] == django_secret.keyed_hash(django_secret.record_key(two.site), told["key"])
 
 
-def test_a_secret_key_of_the_pillar_is_not_changed_by_hand(world):
+def test_rotation_refused_when_the_pillar_gives_the_key(world):
     world.options, world.given = {"secret_key": "x" * 50}, {"secret_key": "x" * 50}
     world.apply()
     with pytest.raises(DeploymentError, match="the pillar gives blog its secret key"):
@@ -276,7 +276,7 @@ def test_a_superuser_whose_name_is_none(two, username, email):
         django_verbs.superuser("blog", username, email)
 
 
-def test_migrations_by_hand(two):
+def test_migrate_verb_applies_pending_migrations(two):
     two.answers = {}
     live = django_release.Release(two.site, TWO)
     facts = live.facts | {"migrations": {"default": {"applied": [], "pending": ["blog.0001_initial"]}}}
@@ -290,13 +290,13 @@ def test_migrations_by_hand(two):
     two.check()
 
 
-def test_static_files_by_hand_are_those_of_a_new_release(two):
+def test_collectstatic_verb_makes_a_new_release(two):
     django_verbs.collectstatic("blog")
     assert two.live == f"0003-{commit('two')[:12]}"
     two.check()
 
 
-def test_checks_by_hand(two):
+def test_check_verb_returns_warnings_of_the_active_release(two):
     two.answers = {"checks": ["security.W001: no middleware"]}
     assert django_verbs.check("blog") == ["security.W001: no middleware"]
     two.fails["systemd-run"] = DeploymentError("x", log="cause: RuntimeError: 1 of Django's checks fail")
