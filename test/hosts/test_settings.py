@@ -201,7 +201,7 @@ def test_a_secret_key_that_is_gone_is_never_made_anew(plain):
     kept = plain.host.read(key)
     plain.host.run(["rm", key])
     comment = next(iter(plain.apply().failed.values()))
-    assert f"{key} is gone" in comment and "backup" in comment and lines(comment) <= 10
+    assert f"{key} is missing" in comment and "backup" in comment and lines(comment) <= 10
     assert not plain.host.testinfra.file(key).exists
     plain.host.write(key, kept, mode="0640", group="blog")
     plain.deploy()
