@@ -97,30 +97,7 @@ def configuration(
         built: a release whose virtualenv is used, where this one has none yet.
     """
     server, own = site.config["server"], django_server.of_site(site)
-    where = address(site, release)
-    is_own = where.startswith("/") and Path(where).parent != site.runtime
-    variables = {
-        "site": site.config,
-        "release": str(release),
-        "unit": unit(site, release),
-        "address": where,
-        "runtime": str(site.runtime),
-        "own_folder": str(Path(where).parent) if is_own else "",
-        "facts": facts,
-        "chdir": str(site.project_folder(release, facts)),
-        "processes": processes(site),
-        "virtualenv": (built or release) / "virtualenv",
-        "command": own.command(release, facts),
-        "binds": own.BINDS,
-        "inherits": own.INHERITS,
-        "writes_log": own.WRITES_LOG,
-        "log": str(django_process_supervisor.log_file(site, release)),
-        "proxy_group": site.proxy_group,
-        "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
-        "unix": server["bind"] == "unix",
-        # Whose X-Forwarded-For is trusted: the socket's or this host's clients, unless visitors connect directly.
-        "believed": [] if site.listener else ["*"] if server["bind"] == "unix" else ["127.0.0.1", "::1"],
-    }
+    variables = _variables(site, release, facts, built or release)
     recorded = {
         "address": variables["address"],
         "interface": own.interface(site),
@@ -134,6 +111,35 @@ def configuration(
         "upstream.conf": f"server {'unix:' if variables['unix'] else ''}{variables['address']};\n",
         **own.configuration(site, release, variables, templates),
         **PROCESS_MANAGERS[site.process].configuration(site, release, variables, templates),
+    }
+
+
+def _variables(site: Site, release: Path, facts: Mapping[str, Any], built: Path) -> dict[str, Any]:
+    """Return the variables of the templates of a server and its process manager."""
+    own, where = django_server.of_site(site), address(site, release)
+    is_own = where.startswith("/") and Path(where).parent != site.runtime
+    is_unix = site.config["server"]["bind"] == "unix"
+    return {
+        "site": site.config,
+        "release": str(release),
+        "unit": unit(site, release),
+        "address": where,
+        "runtime": str(site.runtime),
+        "own_folder": str(Path(where).parent) if is_own else "",
+        "facts": facts,
+        "chdir": str(site.project_folder(release, facts)),
+        "processes": processes(site),
+        "virtualenv": built / "virtualenv",
+        "command": own.command(release, facts),
+        "binds": own.BINDS,
+        "inherits": own.INHERITS,
+        "writes_log": own.WRITES_LOG,
+        "log": str(django_process_supervisor.log_file(site, release)),
+        "proxy_group": site.proxy_group,
+        "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
+        "unix": is_unix,
+        # Whose X-Forwarded-For is trusted: the socket's or this host's clients, unless visitors connect directly.
+        "believed": [] if site.listener else ["*"] if is_unix else ["127.0.0.1", "::1"],
     }
 
 

@@ -78,10 +78,24 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
         "DJANGO_SITE": site.name,
         "DJANGO_RELEASE": release.name,
     }
-    known = {
+    known = _known_values(site, release, facts)
+    for name, value in config["environment"].items():
+        if not isinstance(value, dict):
+            variables[name] = json.dumps(value) if isinstance(value, bool) else str(value)
+        elif not _is_secret(site, value["from"]):
+            found = known[value["from"]]
+            variables[name] = value.get("join", ",").join(found) if isinstance(found, list) else found
+    secrets = config["secrets"].items()
+    files = {secret["variable"]: str(site.secrets / name) for name, secret in secrets if secret["as"] == "file"}
+    return {**variables, **django_database.url_variables(site, {}, secret=False), **files}
+
+
+def _known_values(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that ``environment`` may take with ``from``, without secrets."""
+    return {
         "commit": facts["commit"],
         "release": release.name,
-        "domains": config["domains"],
+        "domains": site.config["domains"],
         "static_root": f"{release}/static",
         "media_root": str(site.media),
         "shared": str(site.shared),
@@ -89,16 +103,6 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
         "secret_key_file": str(site.secrets / "secret_key"),
         **django_database.environment_values(site, {}),
     }
-    for name, value in config["environment"].items():
-        if not isinstance(value, dict):
-            variables[name] = json.dumps(value) if isinstance(value, bool) else str(value)
-        elif not _is_secret(site, value["from"]):
-            found = known[value["from"]]
-            variables[name] = value.get("join", ",").join(found) if isinstance(found, list) else found
-    files = {
-        said["variable"]: str(site.secrets / name) for name, said in config["secrets"].items() if said["as"] == "file"
-    }
-    return {**variables, **django_database.url_variables(site, {}, secret=False), **files}
 
 
 def _is_secret(site: Site, word: str) -> bool:
