@@ -625,7 +625,7 @@ def make_lair(hosts: Callable[..., Host], repositories: Any, kind: str) -> Lair:
     options = {} if init else {"init": False, "command": COMMAND, "options": ["--tmpfs=/run"]}
     host = hosts(release, kind="ready", **options)
     shop = Site(host, tested_repository(host, repositories, "shop"), "shop", releases={"drain": "12s"})
-    mallory = Site(host, tested_repository(host, repositories, "mallory"), "mallory", beside=shop, timeouts=TIMEOUTS)
+    mallory = Site(host, tested_repository(host, repositories, "mallory"), "mallory", neighbour=shop, timeouts=TIMEOUTS)
     made = Lair(host, mallory, shop)
     made.prepare()
     return made

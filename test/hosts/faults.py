@@ -42,8 +42,8 @@ class Fault:
     pillar: options that are changed for the case, and put back with the mending
     before, after: command lines of the host that bring the fault, and take it away
     step, when, does: the fault comes in a step (see fault_switch.py); of several steps, each in an apply of its own
-    gives: `kept`, the old release stays and the apply fails; `live`, the new one goes live; `warned`, the old one
-        stays, the apply is well and warns; `same`, there is nothing to do; `broken`, the apply fails, and the site is
+    gives: `kept`, the old release stays and the apply fails; `live`, the new one is activated; `warned`, the old one
+        stays, the apply succeeds and warns; `same`, there is nothing to do; `broken`, the apply fails, and the site is
         down as long as the fault lasts; `either`, kept or live
     state: the state that fails; says: what it says, as a pattern
     lost: how many requests may fail while it happens
@@ -85,7 +85,7 @@ class Judge:
 
     @property
     def row(self) -> tuple[str, ...]:
-        """What came of it, for people: the fault, what clients saw, what served, what was told, what came then."""
+        """A row of the page: the fault, what clients saw, what served, what the apply reported, what came then."""
         return (self.fault.name, self.seen, self.served, self.operator.replace("|", "/"), self.later)
 
     def expect(self, holds: object, what: str) -> None:
@@ -148,7 +148,7 @@ class Judge:
         self.operator = said[0].strip().splitlines()[0]
         killed = fault.step and fault.does in ("KILL", "TERM", "INT")
         if fault.gives == "kept":
-            self.expect(live == self.old, f"{live} is live in the place of {self.old}")
+            self.expect(live == self.old, f"{live} is live instead of {self.old}")
         elif fault.gives == "live":
             self.expect(live != self.old, f"{live} is still live")
         elif fault.gives in ("warned", "same"):
@@ -171,7 +171,7 @@ class Judge:
     def told(self, result: Applied) -> None:
         """No secret, no traceback of ours or of Salt's in what an apply prints."""
         text = result.stdout + result.stderr
-        self.expect(not [secret for secret in self.secrets if secret in text], "a secret is told")
+        self.expect(not [secret for secret in self.secrets if secret in text], "a secret is printed")
         own = re.search(r'File \\?"[^"]*(/salt/|/extmods/|/_utils/|/_states/)[^"]*", line', text)
         self.expect(not own, f"a traceback of ours:\n{text[-3000:]}")
 

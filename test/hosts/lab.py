@@ -74,7 +74,7 @@ def podman(*argv: str, check: bool = True, stdin: str | bytes = "", timeout: flo
 
 
 def execute(argv: list[str], check: bool, stdin: str | bytes, timeout: float) -> Result:
-    """Run a command until it ends, whoever it leaves behind with its output open."""
+    """Run a command until it ends, though processes that it leaves behind keep its output open."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         done = subprocess.run(argv, input=data, stdout=out, stderr=err, timeout=timeout, check=False)
@@ -263,7 +263,7 @@ class Host:
         return Browser(f"http://{self.address}:{port}", host or self.address)
 
     def restart(self) -> None:
-        """Reboot. Without an init nobody ends the processes, and there is nothing to wait for."""
+        """Reboot. Without an init the processes are killed, and there is nothing to wait for."""
         podman("restart", "--time=30" if self.init else "--time=1", self.container)
         self.wait_for_boot()
 
@@ -278,7 +278,7 @@ class Host:
         self.wait_for_boot()
 
     def wait_for_boot(self, timeout: float = 60) -> None:
-        """Raises CommandFailed where the init is not through in time, or a unit failed."""
+        """Raises CommandFailed where the init has not completed in time, or a unit failed."""
         if not self.init:
             return
         limit = time.monotonic() + timeout
@@ -293,7 +293,7 @@ class Host:
         raise CommandFailed(f"{self.name} has not booted in {timeout} s: {state.stdout} {state.stderr}")
 
     def remove(self) -> None:
-        """Remove the host; nobody waits for it but the lab when it closes."""
+        """Remove the host; only the lab waits for it, when it closes."""
         self.is_removed = True
         argv = ["podman", "rm", "--force", "--time=0", self.container]
         REMOVALS.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
@@ -394,7 +394,7 @@ class Lab:
         self.started += 1
         name = name or f"host{self.started}"
         container, address = f"{self.name}-{self.started}", str(self.subnet[9 + self.started])
-        # Left to podman, each restart brings another, and whoever has asked before does not find the host for a minute.
+        # podman gives a new one at each restart: a resolver that asked before does not find the host for a minute.
         hardware = "02:" + ":".join(f"{byte:02x}" for byte in (0, *map(int, address.split("."))))
         # podman's own server of names misses some while hosts come and go.
         others = [host for host in self.named if not host.is_removed]

@@ -16,7 +16,7 @@ class Site:
     """A site of a host's pillar.
 
     repository: what it is deployed from; None where the options say it
-    beside: another site of the same host, whose pillar it shares
+    neighbour: another site of the same host, whose pillar it shares
     options: of the pillar, over `revision: main`, the domain NAME.example.org and short timeouts
     """
 
@@ -25,11 +25,11 @@ class Site:
         host: Host,
         repository: Repository | None = None,
         name: str = "blog",
-        beside: "Site | None" = None,
+        neighbour: "Site | None" = None,
         **options: Any,
     ):
         self.host, self.name = host, name
-        self.sites: dict[str, Any] = beside.sites if beside else {}
+        self.sites: dict[str, Any] = neighbour.sites if neighbour else {}
         self.options: dict[str, Any] = {
             "domains": [f"{name}.example.org"],
             "health": {"path": "/healthz", "timeout": "5s"},
@@ -122,7 +122,7 @@ class Site:
 
     @property
     def units(self) -> list[str]:
-        """The site's units that are loaded and active, by name, once systemd has done what it was told."""
+        """The site's units that are loaded and active, by name, once systemd has no job left."""
         deadline = time.monotonic() + 30
         while f"django-{self.name}-" in self.host.run(["systemctl", "list-jobs", "--no-legend"]).stdout:
             assert time.monotonic() < deadline, "systemd has not stopped or started the site's units within 30 s"

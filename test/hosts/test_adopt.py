@@ -136,17 +136,17 @@ def blog(host) -> Site:
 
 @pytest.fixture(scope="module")
 def shop(host, blog) -> Site:
-    return Site(host, host.repository, "shop", beside=blog)
+    return Site(host, host.repository, "shop", neighbour=blog)
 
 
 @pytest.fixture(scope="module")
 def club(host, blog) -> Site:
-    return Site(host, host.repository, "club", beside=blog, user="ray", root="/home/ray/club")
+    return Site(host, host.repository, "club", neighbour=blog, user="ray", root="/home/ray/club")
 
 
 @pytest.fixture(scope="module")
 def apps(host, blog) -> dict[str, Site]:
-    return {name: Site(host, host.repository, name, beside=blog) for name in APPS}
+    return {name: Site(host, host.repository, name, neighbour=blog) for name in APPS}
 
 
 @pytest.fixture

@@ -88,12 +88,12 @@ def blog(host) -> Site:
 
 @pytest.fixture(scope="module")
 def shop(host, blog) -> Site:
-    return Site(host, host.repository, "shop", beside=blog)
+    return Site(host, host.repository, "shop", neighbour=blog)
 
 
 @pytest.fixture(scope="module")
 def club(host, blog) -> Site:
-    return Site(host, host.repository, "club", beside=blog, user="ray", root="/home/ray/club")
+    return Site(host, host.repository, "club", neighbour=blog, user="ray", root="/home/ray/club")
 
 
 @pytest.fixture

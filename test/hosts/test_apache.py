@@ -288,7 +288,7 @@ def test_application_server_changes_behind_apache(blog, server):
 def test_sites_change_their_proxy_together(blog):
     """nginx takes both sites of the host over at once, and gives them back; what visitors notice is said."""
     domains = blog.options["domains"]
-    shop = Site(blog.host, blog.repository, "shop", beside=blog, domains=domains, path="/shop", proxy=APACHE)
+    shop = Site(blog.host, blog.repository, "shop", neighbour=blog, domains=domains, path="/shop", proxy=APACHE)
     blog.deploy(server={"kind": "uwsgi"}, media=None, settings=None)
     assert blog.answering["release"] == blog.live and shop.answering["release"] == shop.live
     shop.deploy(proxy={**APACHE, "allow": ["203.0.113.0/24"]})

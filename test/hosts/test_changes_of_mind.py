@@ -105,7 +105,7 @@ def test_another_file_of_the_database_is_refused_until_the_data_is_there(blog):
 def test_another_name_is_refused_and_how_it_is_done_works(blog):
     options = {**blog.options, "root": blog.root, "user": "blog"}
     del options["repository"], blog.sites["blog"]
-    journal = Site(blog.host, blog.repository, "journal", beside=blog, **options)
+    journal = Site(blog.host, blog.repository, "journal", neighbour=blog, **options)
     applied = journal.apply()
     comment = applied.failed["journal can be deployed"]
     assert (

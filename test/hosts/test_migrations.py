@@ -59,7 +59,7 @@ def blog(module_hosts, repositories, pytestconfig) -> Site:
 def shop(blog, repositories) -> Site:
     """Another site of the host, on MariaDB."""
     database = {"engine": "mysql", "host": "127.0.0.1", "password": PASSWORD}
-    shop = Site(blog.host, repositories(blog.host, "/srv/git/shop.git"), name="shop", beside=blog, database=database)
+    shop = Site(blog.host, repositories(blog.host, "/srv/git/shop.git"), name="shop", neighbour=blog, database=database)
     shop.deploy()
     return shop
 

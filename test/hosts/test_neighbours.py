@@ -1,4 +1,4 @@
-"""A host where nginx already serves somebody else: their files stay, and ours never break them."""
+"""A host where nginx already serves other sites: their files stay, and ours never break them."""
 
 import pytest
 from sites import Site, lines, version
@@ -46,7 +46,7 @@ def test_a_broken_file_of_the_neighbour_is_named_and_ours_stays_as_it_was(blog):
     comment = applied.failed["blog is served"]
     assert "/etc/nginx/sites-enabled/other:4" in comment and lines(comment) <= 10
     assert blog.host.read("/etc/nginx/django/blog.conf") == ours
-    assert blog.live != old and blog.answering["version"] == "2.0", "a flip needs no reload"
+    assert blog.live != old and blog.answering["version"] == "2.0", "a switch needs no reload"
 
     blog.host.write("/etc/nginx/sites-available/other", THEIRS)
     assert blog.deploy().changed.keys() == {"blog is served"}
@@ -65,7 +65,7 @@ def test_what_nginx_does_not_accept_of_ours_is_taken_back(blog):
     assert blog.deploy(proxy=None).changed.keys() == {"blog has its directories"}
 
 
-def test_a_file_of_somebody_else_in_the_way_is_refused(blog):
+def test_existing_file_at_the_path_of_a_virtual_host_is_refused(blog):
     path = "/etc/nginx/sites-available/news.example.org"
     blog.host.write(path, "# mine\n")
     applied = blog.apply(domains=["blog.example.org", "news.example.org"])

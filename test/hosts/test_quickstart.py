@@ -30,8 +30,8 @@ class Machine:
     def __init__(self, host: Host, port: int):
         self.host, self.port = host, port
         if port != 80:
-            keeper = "systemd-run --quiet --unit=other" if host.init else "setsid --fork"
-            host.run(f"{keeper} python3 -m http.server 80 </dev/null >/dev/null 2>&1")
+            runner = "systemd-run --quiet --unit=other" if host.init else "setsid --fork"
+            host.run(f"{runner} python3 -m http.server 80 </dev/null >/dev/null 2>&1")
             host.run("until echo > /dev/tcp/localhost/80; do sleep 0.1; done 2>/dev/null", timeout=10)
         self.files, self.packages = self.list_files(), self.list_packages()
 
@@ -50,7 +50,7 @@ class Machine:
         newer = ["find", "/", "-xdev", "-regextype", "egrep", "-regex", NOT_OURS, "-prune", "-o"]
         listed = self.host.run([*newer, "-type", "f", "-newercm", since, "-print"]).stdout.splitlines()
         own = ("/var/lib/django-formula/quickstart/", "/var/cache/django-formula/")
-        open_files = ("-wal", "-shm")  # of a database, beside which the site that is asked keeps them
+        open_files = ("-wal", "-shm")  # of a database: the running site keeps them next to it
         return [path for path in listed if not path.startswith(own) and not path.endswith(open_files)]
 
     def page(self, domain: str | None = None, path: str = "/") -> str:
@@ -136,7 +136,7 @@ def test_a_fresh_machine_serves_the_example(machine):
     where = host.address if machine.port == 80 else f"{host.address}:{machine.port}"
     assert f"http://{where}/ answers 200 OK" in done.stdout
     assert "password in /srv/django/guestbook/secrets/superuser-admin" in done.stdout
-    told = ["installing Salt", "installing nginx", "guestbook: installing requirements.txt", "goes live", "Seconds"]
+    told = ["installing Salt", "installing nginx", "guestbook: installing requirements.txt", "activating", "Seconds"]
     places = [done.stdout.index(text) for text in told]
     assert places == sorted(places)
     assert ("python3 listens on port 80: the site gets port 8080" in done.stdout) == (machine.port == 8080)
@@ -190,7 +190,7 @@ def test_a_repository_is_served_instead(bookworm, repository):
 
 def test_a_new_commit_is_released_and_a_broken_one_is_explained(bookworm, repository):
     repository.commit({"guestbook/version.py": 'VERSION = "2"\nRELEASE_NOTE = "quick"\n'})
-    assert "goes live" in bookworm.quickstart().stdout
+    assert "activating" in bookworm.quickstart().stdout
     repository.commit({"website/urls.py": "import nothing_of_that_name\n"})
     failed = bookworm.quickstart(check=False)
     assert failed.returncode == 1
@@ -215,18 +215,18 @@ def test_a_pillar_that_was_edited_is_left_alone(bookworm, repository):
 
 
 def serves_a_folder(machine: Machine) -> None:
-    """A folder of another user is served as it lies there; when what is in it has changed, that is released."""
+    """A folder of another user is served as it is; a change in it is released."""
     machine.host.run("cp -r /srv/formula/examples/project /home/shop && chown -R games:games /home/shop")
     done = machine.host.run("cd /home && /srv/formula/quickstart --repository shop", environment=OFFLINE)
     assert f"http://{machine.host.address}:8080/ answers 200 OK" in done.stdout
     assert "folder: /home/shop\n" in machine.host.read(PILLAR)
     machine.log_in("shop")
-    machine.host.write("/home/shop/guestbook/version.py", 'VERSION = "2"\nRELEASE_NOTE = "by hand"\n')
-    assert "goes live" in machine.quickstart().stdout
-    assert '"by hand"' in machine.page(path="/release")
+    machine.host.write("/home/shop/guestbook/version.py", 'VERSION = "2"\nRELEASE_NOTE = "edited"\n')
+    assert "activating" in machine.quickstart().stdout
+    assert '"edited"' in machine.page(path="/release")
 
 
-# The way back
+# Removal
 
 
 def test_what_quickstart_has_put_there_is_taken_away(bookworm):

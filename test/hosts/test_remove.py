@@ -17,7 +17,7 @@ def shop(module_hosts, repositories) -> Site:
 def blog(shop) -> Site:
     """A site with an upload, to be removed."""
     shop.host.run("pkill -u blog || true")
-    blog = Site(shop.host, shop.repository, "blog", beside=shop)
+    blog = Site(shop.host, shop.repository, "blog", neighbour=shop)
     blog.deploy(state=None, remove_data=None)
     blog.host.write(f"{blog.root}/media/picture.txt", "kept", owner="blog", group="www-data")
     return blog
@@ -86,7 +86,7 @@ def test_a_site_that_left_the_pillar_keeps_running_and_is_named(blog, shop):
 
 
 def test_the_first_of_all_is_taken_off_before_another_takes_its_domain(blog):
-    wiki = Site(blog.host, blog.repository, "wiki", beside=blog, domains=blog.options["domains"])
+    wiki = Site(blog.host, blog.repository, "wiki", neighbour=blog, domains=blog.options["domains"])
     applied = blog.deploy(state="absent")
     order = [state.id for state in applied.states]
     assert order.index("blog is absent") < order.index("wiki is live")

@@ -34,7 +34,7 @@ def shop(blog, repositories) -> Site:
     settings = '\nDATABASES["metrics"] = {"ENGINE": "django.db.backends.sqlite3", "NAME": "metrics.sqlite3"}\n'
     repository.append("website/settings.py", settings)
     databases = {"default": POSTGRES, "metrics": {**MARIADB, "name": "shop_metrics"}}
-    return Site(blog.host, repository, "shop", beside=blog, databases=databases)
+    return Site(blog.host, repository, "shop", neighbour=blog, databases=databases)
 
 
 def psql(site: Site, database: str, statement: str, user: str | None = None, **options):

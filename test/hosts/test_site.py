@@ -175,7 +175,7 @@ def test_every_file_has_its_owner(blog):
     assert set(secrets.values()) == {"root:blog 640"}
 
 
-def test_the_site_cannot_write_its_release_and_nobody_else_reads_it(blog):
+def test_site_cannot_write_its_release_and_other_users_cannot_read_it(blog):
     releases, virtualenvs = f"{blog.root}/releases", f"{blog.root}/virtualenvs"
     foreign = blog.host.run(
         ["find", releases, virtualenvs, "-not", "-user", "root", "-o", "-not", "-type", "l", "-perm", "/022"]

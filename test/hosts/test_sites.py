@@ -14,13 +14,13 @@ def blog(module_hosts, repositories) -> Site:
 
 @pytest.fixture(scope="module")
 def shop(blog, repositories) -> Site:
-    """A site beside it, below /home and under a path of the same domain; both are live after one apply."""
+    """Another site of the host, below /home and under a path of the same domain; both are live after one apply."""
     host = blog.host
     host.run(["useradd", "--create-home", "elspeth"])
     host.run("chmod 755 /home/elspeth && chown root: /home/elspeth")
     repository = repositories(host, "/srv/git/shop.git")
     place = {"root": "/home/elspeth/shop", "path": "/shop", "domains": ["blog.example.org"]}
-    shop = Site(host, repository, "shop", beside=blog, **place)
+    shop = Site(host, repository, "shop", neighbour=blog, **place)
     blog.deploy(**blog.settings)
     return shop
 
@@ -38,12 +38,12 @@ def test_two_sites_share_a_domain_under_two_paths(blog, shop):
     assert shop.get("/admin/").headers["Location"].startswith("/shop/admin/login/")
 
 
-def test_the_second_site_lies_below_home(shop):
+def test_second_site_is_below_home(shop):
     assert shop.host.run(["readlink", "/home/elspeth/shop/current"]).stdout.strip() == f"releases/{shop.live}"
     assert shop.host.testinfra.file("/home/elspeth/shop/database/db.sqlite3").user == "shop"
 
 
-def test_a_site_that_fails_stops_nobody_else(blog, shop):
+def test_failing_site_stops_no_other_site(blog, shop):
     shop.repository.commit({"guestbook/version.py": "VERSION =\n"})
     blog.repository.commit(version("2.0"))
     applied = blog.apply()
@@ -67,7 +67,7 @@ def test_two_sites_are_released_at_once(blog, shop):
     assert not blog.apply().changed
 
 
-#: What somebody who has taken over blog would like of shop.
+#: What code that runs as blog could want of shop.
 OUT_OF_REACH = {
     "source": "cat {root}/current/source/manage.py",
     "configuration": "cat {root}/current/config/environment {root}/current/config/settings.json",
@@ -101,7 +101,7 @@ def test_what_a_site_cannot_reach_of_another(blog, shop, who, what):
     assert "denied" in tried.stderr or "not permitted" in tried.stderr, tried.stderr
 
 
-def test_a_link_among_uploads_leads_to_nobody_elses_files(blog, shop):
+def test_link_among_uploads_shows_no_file_of_another_site(blog, shop):
     for site in (blog, shop):
         site.host.run(
             ["runuser", "-u", site.name, "--", "bash", "-c", f"echo {site.name} > {site.root}/media/report.txt"]
@@ -145,7 +145,7 @@ def master(site: Site) -> str:
 
 def test_a_home_that_the_proxy_cannot_enter_is_refused_with_the_command(blog, shop, repositories):
     shop.host.run("useradd --create-home ray && chmod 700 /home/ray")
-    wiki = Site(blog.host, blog.repository, "wiki", beside=blog, root="/home/ray/wiki")
+    wiki = Site(blog.host, blog.repository, "wiki", neighbour=blog, root="/home/ray/wiki")
     applied = wiki.apply()
     comment = applied.failed["wiki has its directories"]
     assert "/home/ray" in comment and "0700" in comment and "chmod o+x /home/ray" in comment and lines(comment) <= 10

@@ -62,7 +62,7 @@ def blog(module_hosts, repositories) -> Site:
 @pytest.fixture
 def shop(blog) -> Iterator[Site]:
     """Return a second site of the host, which has no release yet."""
-    shop = Site(blog.host, blog.repository, "shop", beside=blog, timeouts=SHORT)
+    shop = Site(blog.host, blog.repository, "shop", neighbour=blog, timeouts=SHORT)
     yield shop
     del shop.sites["shop"]
 

@@ -74,7 +74,7 @@ def test_apache_keeps_the_port_and_nginx_is_not_begun(blog):
     assert blog.apply(test=True).failed.keys() >= {"The ports of nginx are free"}
 
 
-def test_the_way_out_leads_to_a_site_beside_apache(blog):
+def test_hint_leads_to_a_site_on_a_host_with_apache(blog):
     blog.deploy(proxy={"listen": [8080]})
     with blog.host.browser(blog.domain, 8080) as browser:
         assert browser.get("/").status_code == 200
@@ -114,7 +114,7 @@ def test_files_are_as_open_as_elsewhere(blog):
     assert "[::]" not in blog.host.run("cat /etc/nginx/sites-enabled/*").stdout
 
 
-def test_releases_and_the_way_back(blog):
+def test_releases_and_rollbacks(blog):
     first = blog.live
     blog.repository.commit(version("2.0"))
     blog.deploy()

@@ -187,7 +187,7 @@ def acme(blog):
 
 @pytest.fixture(scope="module")
 def shop(blog, acme):
-    return Site(blog.host, blog.repository, "shop", beside=blog, tls=acme)
+    return Site(blog.host, blog.repository, "shop", neighbour=blog, tls=acme)
 
 
 def test_placeholder_serves_until_the_certificate_is_issued(blog, shop):

@@ -34,11 +34,11 @@ def manor(module_hosts: Hosts, repositories: Repositories, tmp_path_factory) -> 
 def clinic(manor: Site, repositories: Repositories, tmp_path_factory) -> Site:
     repository, options = project("clinic", repositories, tmp_path_factory, manor.host)
     manor.host.run(["chown", "-R", "daemon", repository.path])
-    return Site(manor.host, repository, "clinic", beside=manor, **options)
+    return Site(manor.host, repository, "clinic", neighbour=manor, **options)
 
 
 def test_files_in_odd_places(manor):
-    """Settings that differ, paths beside the source, DEBUG on, a template folder relative to the working directory."""
+    """Settings that differ, paths next to the source, DEBUG on, a template folder relative to the working directory."""
     assert "Welcome to the manor, 0 guests" in manor.get("/").text
     assert manor.record()["facts"]["settings_module"] == "django_formula_settings"
     about = manor.get("/about").json()
@@ -57,7 +57,7 @@ def test_requirements_that_lead_on(manor):
     assert "manor" not in listed
 
 
-def test_what_lies_in_the_source_outlives_a_release(manor):
+def test_shared_files_of_the_source_outlive_a_release(manor):
     key = manor.get("/about").json()["key"]
     assert manor.get("/add").text == "/uploads/a.txt"
     manor.repository.commit({"src/templates/home.html": "Welcome again, {{ guests }} guests\n"})

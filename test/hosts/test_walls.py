@@ -429,7 +429,7 @@ def test_finding_12_adoption_opens_no_database_as_root(lair):
     host.run("chmod 755 /srv/django/old && touch /srv/django/old/manage.py")
     host.run(["python3", "-c", HOT_JOURNAL, "/srv/django/old/db.sqlite3", "/root/victim-file"])
     host.run("chown -R ray:ray /srv/django/old")
-    old = Site(host, lair.repository, "old", beside=lair.shop, adopt=True)
+    old = Site(host, lair.repository, "old", neighbour=lair.shop, adopt=True)
     try:
         old.configure()
         adopted = salt(host, "state.apply", "django", patience=120)

@@ -1,7 +1,7 @@
 """No string of the pillar breaks out of a file that it reaches.
 
 Every place of django/schema.yaml that takes a string, the names of maps among them, is given what could do harm. It is
-refused with its path, or each file that is rendered reads like that of a harmless value, with the one in the place of
+refused with its path, or each file that is rendered reads like that of a harmless value, with the one instead of
 the other: byte for byte, and with no directive more.
 """
 
@@ -95,7 +95,7 @@ HARMLESS = [
     "qzxqzxqzxqzxqzxqzxqzxqzx",
 ]
 #: What else has to be said for a value to reach a file, by the beginning of its path.
-BESIDE = {
+TOGETHER = {
     "settings_module": {"overlay": False},
     "tls": {"tls": {"kind": "acme", "challenge": "dns-01", "hook": "/x", "eab": {"key_id": "x", "key": "x"}}},
     "index": {"index": {"url": "https://example.org/simple", "user": "x", "password": "x"}},
@@ -106,7 +106,7 @@ DATABASE = {
     "variable": {"engine": "postgres", "name": "xqz", "manage": False, "as": "environment"},
 }
 SERVER = {"engine": "postgres", "name": "xqz", "manage": False}
-#: What a value that is needed beside has to be, where it is not the first that does.
+#: What a value that is needed as well has to be, where it is not the first that does.
 NEEDED = {("environment", "*=", "from"): "domains"}
 SECRET = "some-secret"
 #: How the files of an instance are read, by the last part of their name.
@@ -176,12 +176,12 @@ def accepts(path: Place, value: str) -> bool:
     return not django_pillar_check.check(value, rules_of(path))
 
 
-def harmless(path: Place, beside: str = "") -> str | None:
+def harmless(path: Place, similar_to: str = "") -> str | None:
     """A value that a place takes; None where it takes none that could be told from others, such as one of a list.
 
     An absolute path is compared with an absolute one, where both are taken.
     """
-    alike = sorted(HARMLESS, key=lambda value: value.startswith("/") is not beside.startswith("/"))
+    alike = sorted(HARMLESS, key=lambda value: value.startswith("/") is not similar_to.startswith("/"))
     return next((value for value in alike if accepts(path, value)), None)
 
 
@@ -213,7 +213,7 @@ def options(path: Place, value: str) -> dict[str, Any]:
                 siblings = DATABASE.get(step, SERVER)
             built = {**siblings, step: built}
     said: dict[str, Any] = {}
-    for start, more in BESIDE.items():
+    for start, more in TOGETHER.items():
         if path[0] == start:
             said |= more
     merged = built if path[0] not in said else {path[0]: said[path[0]] | built[path[0]]}
@@ -313,7 +313,7 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
 
 
 def replaced(value: Any, *pairs: tuple[str, str]) -> Any:
-    """A structure with some texts in the place of others, one pair after the other, wherever they stand."""
+    """A structure with some texts instead of others, one pair after the other, wherever they stand."""
     kind = type(value)
     if kind is str:
         for old, new in pairs:
@@ -374,7 +374,7 @@ def check_refusal(path: Place, value: str, lines: list[str]) -> None:
 
 
 def check_accepted(path: Place, good: str, name: str, files: Any, text: str, value: str, site: Site) -> None:
-    """The files of a value are those of the harmless one, with the one in the place of the other."""
+    """The files of a value are those of the harmless one, with the one instead of the other."""
     try:
         found = parsed(site, path, value)
     except DeploymentError as error:
