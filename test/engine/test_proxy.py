@@ -22,7 +22,7 @@ EMERG = 'nginx: [emerg] 12#12: unknown directive "x" in /etc/nginx/sites-enabled
 
 
 class Nginx:
-    """Plays nginx: refuses its configuration where `says` is set."""
+    """A fake nginx, which refuses its configuration with the output `says`."""
 
     def __init__(self):
         self.says = ""
@@ -48,7 +48,7 @@ def files(site, **facts):
 
 
 def on_disk():
-    """Everything below /etc/nginx: path → content, or where a link leads."""
+    """Return everything below /etc/nginx: path → content, or the target of a link."""
     etc = django_proxy_nginx.ETC
     return {
         str(path.relative_to(etc)): f"-> {os.readlink(path)}" if path.is_symlink() else path.read_text()

@@ -1,4 +1,4 @@
-"""Apache in the place of nginx, and the way from one to the other, on a host in miniature."""
+"""Apache instead of nginx, and the change from one to the other, on a host in a temporary folder."""
 
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ The Apache error log may have more information."""
 
 
 class Host:
-    """Plays the daemons: which of them run, what was asked of them, and what fails."""
+    """Fake daemons: which of them run, the commands they got, and which fail."""
 
     def __init__(self):
         self.running = set()

@@ -1,4 +1,4 @@
-"""A site without a proxy: where systemd listens for it."""
+"""A site without a proxy, for which systemd listens."""
 
 import django_host_command
 import django_host_port
@@ -13,7 +13,7 @@ from specimen import compiled, formula_templates, three_keys
 
 @pytest.fixture
 def systemd(own_host, monkeypatch):
-    """What systemctl was asked for, and what it refuses."""
+    """A fake systemctl: the commands it got, and those that it refuses."""
 
     class Systemd:
         def __init__(self):

@@ -26,7 +26,7 @@ def page(site):
 
 
 def retry_after(site):
-    """What nginx tells of the end: the name of the folder that the link leads to."""
+    """Return Retry-After as nginx sends it: the name of the folder that the link points to."""
     return (site.maintenance / "on").resolve().name
 
 

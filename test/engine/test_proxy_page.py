@@ -1,4 +1,4 @@
-"""Pages of the project for errors of nginx, on their way from a release."""
+"""Pages of the project for errors of the proxy: read from a release, and installed."""
 
 import django_proxy_page
 import pytest

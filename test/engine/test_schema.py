@@ -1,4 +1,4 @@
-"""The schema itself, the small checker of it beside the jsonschema library, and what is generated from it."""
+"""The schema, its checker compared with the jsonschema library, and the page that is generated from it."""
 
 import functools
 import json

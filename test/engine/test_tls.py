@@ -26,12 +26,12 @@ ACME = {"kind": "acme", "directory": "https://acme.example.org/dir"}
 
 @pytest.fixture
 def blog(make_site, monkeypatch):
-    """A site whose tls a test says: `blog(kind="files")`."""
+    """Return a site with options of tls: `blog(kind="files")`."""
     monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 22, 1))
     return lambda **tls: make_site(tls=tls)
 
 
-def lacking(site, **files):
+def missing(site, **files):
     return django_tls.missing(site, files, {})
 
 
@@ -49,16 +49,16 @@ def make(site, wanted, **files):
 
 def test_site_without_tls_has_no_certificates(make_site):
     site = make_site()
-    assert site.https == [] and django_tls.domains(site) == [] and lacking(site) == {}
+    assert site.https == [] and django_tls.domains(site) == [] and missing(site) == {}
     assert django_tls.summary(site) == {"certificate": ""}
     assert not django_tls.STATE.joinpath("certificates").exists()
 
 
 def test_local_authority_issues_certificates(blog):
     site = blog(kind="self_signed")
-    assert lacking(site) == {DOMAIN: "new"}
+    assert missing(site) == {DOMAIN: "new"}
     make(site, [DOMAIN])
-    assert lacking(site) == {}
+    assert missing(site) == {}
     certificate = django_tls.read(DOMAIN)
     assert certificate.names == [DOMAIN] and certificate.origin == django_tls.origin(site)
     assert 364 < certificate.left / 86400 <= 365 and not certificate.is_due
@@ -79,7 +79,7 @@ def test_local_authority_is_replaced_when_it_expires_too_soon(blog, monkeypatch)
     assert django_tls.root().read_text() == before
     monkeypatch.setattr(django_tls, "DAYS", 3651)
     django_tls.make_authority()
-    assert django_tls.root().read_text() != before and lacking(site) == {DOMAIN: "new"}
+    assert django_tls.root().read_text() != before and missing(site) == {DOMAIN: "new"}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_certificates_that_the_local_authority_replaces(blog, kind, certificate,
     site = blog(**{"self_signed": SELF_SIGNED, "acme": ACME}[kind])
     own = f"self_signed {django_tls._fingerprint()}"
     put(DOMAIN, signed(DOMAIN, **certificate), own if origin == "own" else origin)
-    assert lacking(site) == ({DOMAIN: why} if why else {})
+    assert missing(site) == ({DOMAIN: why} if why else {})
 
 
 @pytest.mark.parametrize("damage", ["", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "key"])
@@ -108,9 +108,9 @@ def test_damaged_certificate_is_issued_again(blog, damage):
     other = signed("x.example.org").key
     path = django_tls.path_of(DOMAIN)
     path.write_text(django_tls.joined("x", other, path.read_text().partition("KEY-----\n")[2]) if damage else damage)
-    assert lacking(site) == {DOMAIN: "damaged"}
+    assert missing(site) == {DOMAIN: "damaged"}
     make(site, [DOMAIN])
-    assert lacking(site) == {}
+    assert missing(site) == {}
 
 
 # Files
@@ -124,16 +124,16 @@ def pair(*names, **options):
 def test_certificate_and_key_of_the_pillar_are_one_file(blog):
     site = blog(**FILES)
     given = pair()
-    assert lacking(site, **given) == {DOMAIN: "new"}
+    assert missing(site, **given) == {DOMAIN: "new"}
     make(site, [DOMAIN], **given)
-    assert lacking(site, **given) == {} and lacking(site) == {}, "by hand nobody knows the pillar"
+    assert missing(site, **given) == {} and missing(site) == {}, "commands do not read the pillar"
     assert django_tls.path_of(DOMAIN).read_text().startswith("# Written by django-formula: files\n-----BEGIN")
-    assert lacking(site, **pair(ends=100)) == {DOMAIN: "changed"}
+    assert missing(site, **pair(ends=100)) == {DOMAIN: "changed"}
 
 
 def test_missing_file_is_written_again_by_an_apply_only(blog):
     site = blog(**FILES)
-    assert lacking(site) == {DOMAIN: "missing"}
+    assert missing(site) == {DOMAIN: "missing"}
     with pytest.raises(DeploymentError, match="the certificate of blog is missing, and only the pillar has it"):
         make(site, [DOMAIN])
 
@@ -167,7 +167,7 @@ def test_missing_file_is_written_again_by_an_apply_only(blog):
 )
 def test_invalid_files_are_refused_with_the_reason(blog, given, told):
     with pytest.raises(DeploymentError) as error:
-        lacking(blog(**FILES), **given())
+        missing(blog(**FILES), **given())
     assert error.value.message.startswith("django:sites:blog:tls:") and told in error.value.message
     assert "\n" not in error.value.message
 
@@ -177,7 +177,7 @@ def test_chain_and_wildcard_are_accepted(blog):
     own = signed("*.example.org", by="issuer")
     given = {"certificate": own.certificate + issuer.certificate, "key": own.key}
     site = blog(**FILES)
-    assert lacking(site, **given) == {DOMAIN: "new"}
+    assert missing(site, **given) == {DOMAIN: "new"}
     make(site, [DOMAIN], **given)
     assert django_tls.path_of(DOMAIN).read_text().count("BEGIN CERTIFICATE") == 2
     assert not django_tls.read(DOMAIN).covers("a.blog.example.org")
@@ -189,10 +189,10 @@ def test_files_are_read_from_a_path_and_from_salt(blog, own_host):
     site = blog(kind="files", certificate=str(own_host / "chain.pem"), key="salt://keys/blog.pem")
     assert django_tls.missing(site, {}, {"salt://keys/blog.pem": given["key"]}) == {DOMAIN: "new"}
     with pytest.raises(DeploymentError, match=r"the template salt://keys/blog\.pem is not there"):
-        lacking(site)
+        missing(site)
     (own_host / "chain.pem").unlink()
     with pytest.raises(DeploymentError, match=r"tls:certificate: .*/chain.pem cannot be read: No such file"):
-        lacking(site)
+        missing(site)
 
 
 # Status
@@ -319,7 +319,7 @@ def test_certificate_is_restored_when_nginx_refuses_it(blog, monkeypatch):
     assert stat.S_IMODE(os.stat(django_tls.path_of(DOMAIN)).st_mode) == 0o600
     nginx.commands = []
     django_proxy_switch.change_certificates({django_tls.path_of("y.example.org"): "y"})
-    assert nginx.commands == [], "nobody serves it"
+    assert nginx.commands == [], "no proxy serves it"
 
 
 def test_https_is_added_before_http_redirects(blog, make_site, monkeypatch):

@@ -28,7 +28,7 @@ SAID = {
 
 
 class Authority:
-    """Plays the clients, and the authority behind them.
+    """Fake clients, and the authority behind them.
 
     Attributes:
         commands: what a client was told, from the directory on.

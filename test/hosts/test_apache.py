@@ -305,7 +305,7 @@ def test_sites_change_their_proxy_together(blog):
             load.wait(20)
             applied = shop.deploy()
             load.wait(20)
-        assert not [answer for answer in load.failed if answer.status], "nobody gets an error page"
+        assert not [answer for answer in load.failed if answer.status], "no client gets an error page"
         print(f"{former} -> {kind}: {len(load.failed)} of {len(load.answers)} lost")
         assert (blog.live, shop.live) == lives, "it takes no release"
         assert blog.get("/release").headers["Server"].lower().startswith(kind)

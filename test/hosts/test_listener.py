@@ -1,4 +1,4 @@
-"""A site without a proxy: systemd listens on its address, or somebody else's proxy leads to its socket."""
+"""A site without a proxy: systemd listens on its address, or the operator's proxy connects to its socket."""
 
 import pytest
 import requests
@@ -61,7 +61,7 @@ def test_releases_lose_no_request(blog, server):
     blog.deploy()
     forged = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7"}
     told = blog.get("/healthz", headers=forged).json()
-    assert told["secure"] is (server == "uwsgi"), "nobody but uWSGI believes who asks by himself"
+    assert told["secure"] is (server == "uwsgi"), "only uWSGI trusts the scheme that a client reports"
     assert "203" not in str(told["address"])
 
 

@@ -54,7 +54,7 @@ def documented(language: str) -> str:
 
 @pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.full)])
 def blog(request, module_hosts, repositories) -> Site:
-    """All of them are there, and lead to the site, before it is."""
+    """They run and point to the site before it exists."""
     host = module_hosts(request.param, kind="ready")
     host.write("/etc/nginx/sites-enabled/blog.example.org", NGINX)
     host.write("/etc/haproxy/haproxy.cfg", HAPROXY + documented("haproxy"))

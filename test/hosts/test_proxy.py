@@ -113,14 +113,14 @@ def test_site_listens_on_configured_addresses_only(blog, kind):
     own, at = {**USUAL, "limit_req": {}} if kind == "nginx" else {"kind": kind}, blog.host.address
     blog.deploy(proxy=own)
     applied = blog.apply(proxy={**own, "listen": [f"{at}:80", "192.0.2.77:80"]})
-    assert "django:sites:blog:proxy:listen: nobody can listen at 192.0.2.77:80" in str(applied.failed)
+    assert "django:sites:blog:proxy:listen: this host cannot listen on 192.0.2.77:80" in str(applied.failed)
     assert blog.get("/release").status_code == on_the_host(blog, "/release")[0] == 200
     if kind == "apache":
         blog.host.run(["sed", "-i", "s/^Listen 80$//", "/etc/apache2/ports.conf"])
     blog.deploy(proxy={**own, "listen": [f"{at}:80", "[::1]:80"]})
     assert blog.get("/release").status_code == 200
     curl = ["curl", "--silent", "--max-time", "5", "--header", f"Host: {blog.domain}"]
-    assert blog.host.run([*curl, "http://127.0.0.1/release"], check=False).returncode == 7, "nobody listens there"
+    assert blog.host.run([*curl, "http://127.0.0.1/release"], check=False).returncode == 7, "no process listens there"
     assert blog.live in blog.host.run([*curl, "http://[::1]/release"]).stdout
     assert not blog.apply().changed
     blog.host.run("python3 -m http.server --bind 127.0.0.1 80 >/dev/null 2>&1 & echo $! > /root/other")

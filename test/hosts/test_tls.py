@@ -179,7 +179,7 @@ def test_timer_installs_changed_files(blog, authority):
 
 @pytest.fixture(scope="module")
 def acme(blog):
-    """An authority beside the site."""
+    """An authority on the same network as the site."""
     pebble.start(blog.host)
     told = {"directory": pebble.DIRECTORY, "eab": pebble.EAB, "client": "uacme"}
     return {"kind": "acme", "email": "ops@example.org", **told}
@@ -357,7 +357,7 @@ def test_https_is_removed_without_a_lost_request(blog):
         blog.deploy(tls=None)
     assert {*visitors.statuses} == {200, 301}
     assert len(visitors.failed) <= 4 and all(re.search("refused|reset", one) for one in visitors.failed), (
-        "only who was led to https in the moment before it ended finds nobody there"
+        "only a client redirected to https just before it ended is not served"
     )
     assert blog.get("/release").status_code == 200 and not blog.deploy().changed
     left = blog.host.run("find /var/lib/django-formula/certificates -type f").stdout
