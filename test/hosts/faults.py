@@ -153,7 +153,7 @@ class Judge:
             self.expect(live != self.old, f"{live} is still live")
         elif fault.gives in ("warned", "same"):
             self.expect(result.ok and live == self.old, f"not as before: {result}")
-        if fault.does == "KILL" or (fault.gives in ("kept", "broken") and not killed):  # told to end, Salt exits with 0
+        if fault.does == "KILL" or (fault.gives in ("kept", "broken") and not killed):  # by SIGTERM, Salt exits with 0
             self.expect(result.returncode, f"exit 0: {result}")
         if fault.gives in ("kept", "broken") and not killed:
             self.failed(result)
