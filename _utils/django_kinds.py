@@ -128,6 +128,7 @@ class ProxyKind(NamedTuple):
         has_max_fails: whether it counts the failures of a server; else one failure excludes it.
         has_rate_limit: whether it limits requests, and has errors 429 of its own.
         evaluated: the beginning of the values of headers that it would evaluate; empty where there are none.
+        access: the directive that would override `proxy:allow`; empty where there is none.
     """
 
     title: str
@@ -141,6 +142,7 @@ class ProxyKind(NamedTuple):
     has_max_fails: bool = False
     has_rate_limit: bool = False
     evaluated: str = ""
+    access: str = ""
 
 
 #: Every proxy, by its name in the pillar.
@@ -164,6 +166,7 @@ PROXIES = {
         tls="apache/tls.conf",
         max_weight=100,
         evaluated="expr=",
+        access="Require",
     ),
 }
 

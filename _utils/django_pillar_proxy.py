@@ -47,8 +47,8 @@ def unsupported(site: Site, _own: Site) -> Iterator[Problem]:
         if kind.evaluated and value.startswith(kind.evaluated):
             text = f"{kind.title} evaluates a value that begins with {kind.evaluated}: choose another one"
             yield ("proxy", "headers", name), text
-    if "Require" in proxy["options"] and proxy["allow"]:
-        yield ("proxy", "options", "Require"), "would override proxy:allow: remove one of them"
+    if kind.access in proxy["options"] and proxy["allow"]:
+        yield ("proxy", "options", kind.access), "would override proxy:allow: remove one of them"
     if proxy["balance"] not in kind.balance:
         text = f"{proxy['balance']} is not supported by {kind.title}; use {' or '.join(kind.balance)}, "
         yield ("proxy", "balance"), f"{text}or set proxy:kind to nginx"
