@@ -110,7 +110,7 @@ def test_findings_listed_and_nothing_changed(host, blog, shop, club):
     applied = blog.apply()
     for name, (file, _text) in FILES.items():
         found = applied.failed[f"{name} can be deployed"]
-        assert f"/etc/apache2/sites-enabled/{file} is of apache, which has the port: say" in found, found
+        assert f"/etc/apache2/sites-enabled/{file} is a file of apache, which listens on the port: set" in found, found
     for site in (blog, shop, club):
         site.options["proxy"] = {"kind": "apache"}
     applied = blog.apply()

@@ -188,7 +188,7 @@ def test_backup_before_migration_restores_former_release(blog, engine):
     assert f"guestbook.{name}" not in about["migrations"]
     migrated = blog.live
     refused = json.loads(blog.host.salt("django.restore", "blog", made).stdout)["local"]
-    assert f"needs migrations that the backup does not have: guestbook.{name}" in refused and blog.live == migrated
+    assert f"requires migrations that the backup does not have: guestbook.{name}" in refused and blog.live == migrated
     assert blog.host.call("django.restore_drill", "blog")["migrations to apply"] == {"default": [f"guestbook.{name}"]}
     answer = blog.host.call("django.restore", "blog", made, rollback=True)
     assert answer["release"] == before == blog.live == blog.answering["release"]

@@ -86,7 +86,7 @@ def test_a_change_loses_no_request(prepared, change):
 @pytest.mark.parametrize("changes", [{"root": "/srv/django/elsewhere"}, {"user": "somebody"}], ids=["root", "user"])
 def test_what_holds_data_is_refused(blog, changes):
     comment = next(iter(blog.apply(**changes).failed.values()))
-    assert "and its data with it" in comment and "state: absent" in comment and lines(comment) <= 10
+    assert "its data belongs to the former" in comment and "state: absent" in comment and lines(comment) <= 10
     blog.configure(root=None, user=None)
 
 

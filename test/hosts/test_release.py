@@ -1,4 +1,4 @@
-"""Releases of one site: under load, broken, held back, rolled back, and through every kind of restart."""
+"""Releases of one site: under load, broken, on hold, rolled back, and through every kind of restart."""
 
 import re
 
@@ -281,7 +281,7 @@ def test_a_rollback_needs_no_network_and_holds_the_commit_back(good):
 
     applied = good.apply()
     assert applied.ok and not applied.changed
-    assert f"{left} is held back" in str(applied.warnings) and second in str(applied.warnings)
+    assert f"{left} is on hold" in str(applied.warnings) and second in str(applied.warnings)
     assert good.live == second
     assert left in good.host.call("django.status", "blog")[0]["held_back"]
 
