@@ -97,9 +97,7 @@ def test_a_server_that_ends_within_the_watch_brings_the_release_before_back(good
     with load(good, connections=4, pause=0.02) as requests:
         applied = good.apply(releases={"watch": "30s"})
     comment = applied.failed["blog is live"]
-    assert re.search(rf"(exited after the switch|failed after the switch; .*); {old} is live again", comment), (
-        comment
-    )
+    assert re.search(rf"(exited after the switch|failed after the switch; .*); {old} is live again", comment), comment
     assert lines(comment) <= 10
     assert len(requests.failed) <= 4, "no more than were under way when it ended"
     assert good.live == good.answering["release"] == old

@@ -121,7 +121,11 @@ def test_existing_databases_and_roles_are_unchanged(blog):
         ({**POSTGRES, "user": "ray", "host": "localhost", "manage": True}, "already, with another password"),
     ):
         comment = blog.apply(database=database).failed["blog has its databases"]
-        assert told in comment and "choose another: django:sites:blog:database:" in comment and lines(comment) <= 10
+        assert (
+            told in comment
+            and "set django:sites:blog:database:name to another name" in comment
+            and lines(comment) <= 10
+        )
         assert blog.live == live and dumped(blog) == before
     assert not blog.apply(database=POSTGRES).failed and dumped(blog) == before
 
