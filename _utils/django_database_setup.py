@@ -1,4 +1,7 @@
-"""Set up what sites have on the database servers of this host: databases, logins, passwords."""
+"""Set up what sites have on the database servers of this host: databases, logins, passwords.
+
+Why a former password stays valid until after the switch: docs/decisions/0034.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

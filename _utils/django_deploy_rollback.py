@@ -1,4 +1,7 @@
-"""A rollback: its target, whether that works with the databases' present schema, and the reversal of migrations."""
+"""A rollback: its target, whether that works with the databases' present schema, and the reversal of migrations.
+
+Why migrations are reversed only on request: docs/decisions/0024.
+"""
 
 import logging
 from typing import Any, NamedTuple

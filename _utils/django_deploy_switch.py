@@ -56,6 +56,8 @@ def take_over(deployment: Deployment, release: Release, takeover: Takeover, *, s
 def activate(deployment: Deployment, release: Release) -> None:
     """Make a release `current`: by one rename where the proxy finds it through the link, else with a reload too.
 
+    See docs/decisions/0002.
+
     Raises:
         DeploymentError: its instance has exited since its health check, or the proxy refuses its configuration.
     """

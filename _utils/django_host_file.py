@@ -146,7 +146,7 @@ def sync_folder(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Sync the file system of a folder.
+    """Sync the file system of a folder: a new release is written to disk at once, see docs/decisions/0041.
 
     Raises:
         DeploymentError: syncing fails.

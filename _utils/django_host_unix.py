@@ -1,7 +1,8 @@
 """Unix sockets of this host: which listen at a path, and which connections they have.
 
 Any local user can forge rows of `/proc/net/unix`: it prints names as users chose them, line breaks included. The
-kernel's answers by netlink (sock_diag(7)) are binary, and name the file that a socket is bound to.
+kernel's answers by netlink (sock_diag(7)) are binary, and name the file that a socket is bound to. See
+docs/decisions/0053.
 """
 
 import os

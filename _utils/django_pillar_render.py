@@ -1,7 +1,8 @@
 """Compile the pillar while Salt renders: `django/map.jinja` runs this file by Salt's py renderer.
 
 The formula's modules may not be synced to the minion yet. So the modules that compile the pillar are rendered too,
-lower ones first: the renderer registers each in ``sys.modules``, where the imports of the next ones find it.
+lower ones first: the renderer registers each in ``sys.modules``, where the imports of the next ones find it. See
+docs/decisions/0004.
 """
 
 from __future__ import annotations

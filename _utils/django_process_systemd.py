@@ -1,4 +1,7 @@
-"""systemd as process manager: a service and a socket for each release, and a transient unit for each command."""
+"""systemd as process manager: a service and a socket for each release, and a transient unit for each command.
+
+Why each release has units of its own: docs/decisions/0003.
+"""
 
 import json
 import logging

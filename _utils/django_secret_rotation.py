@@ -1,4 +1,7 @@
-"""Former secret keys: drop each once all that it signed has expired, measured by the uptime of the host."""
+"""Former secret keys: drop each once all that it signed has expired, measured by the uptime of the host.
+
+Why no wall clock is used: docs/decisions/0030.
+"""
 
 import time
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""How git runs: as root on untrusted repositories, with no configuration but the formula's; and its errors."""
+"""How git runs: as root on untrusted repositories, with no configuration but the formula's; and its errors.
+
+What a repository cannot configure, and why: docs/decisions/0050.
+"""
 
 import re
 import urllib.parse

@@ -1,6 +1,7 @@
 """Scheduled tasks of a site: a systemd timer or a line of cron, and the program that it runs.
 
-The program requires neither Salt nor a master: it is an archive of our modules as of the last apply.
+The program requires neither Salt nor a master: it is an archive of our modules as of the last apply. Why the unit of
+backups runs as root: docs/decisions/0035.
 """
 
 import functools

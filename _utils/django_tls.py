@@ -128,7 +128,8 @@ def _load(path: str) -> None:
 def _decode(path: str) -> Certificate:
     """Return the first certificate of a file.
 
-    Python decodes certificates that are not a peer's for its own tests only; Salt brings no library for it.
+    Python decodes certificates that are not a peer's for its own tests only; Salt brings no library for it. See
+    docs/decisions/0039.
 
     Raises:
         OSError: there is none; ssl.SSLError is one.

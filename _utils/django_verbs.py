@@ -1,4 +1,7 @@
-"""The verbs of the execution module: release, rollback, rotation, …; each uses what the last apply left on the host."""
+"""The verbs of the execution module: release, rollback, rotation, …; each uses what the last apply left on the host.
+
+They compile no pillar: docs/decisions/0012.
+"""
 
 import re
 import secrets as secrets_module

@@ -2,7 +2,7 @@
 
 A `Foreign` path is not a `pathlib.Path` and cannot be passed to `open`, `os` or `shutil`; mypy and Python both refuse
 it. Everything is opened relative to the descriptor of its folder. Links are never followed out of the tree, nor where
-something is changed. Nothing blocks on a FIFO or reads `/dev/zero` without a limit.
+something is changed. Nothing blocks on a FIFO or reads `/dev/zero` without a limit. See docs/decisions/0047.
 """
 
 import contextlib

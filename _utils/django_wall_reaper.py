@@ -4,7 +4,7 @@ It replaces a unit of systemd. The command's descendants become its children whe
 (PR_SET_CHILD_SUBREAPER), however they daemonize; it ends when there are none. It also ends them if the process that
 started it is killed, and holds the site's lock until then, which the command itself never inherits.
 
-This file runs as a program, so it imports nothing of ours.
+This file runs as a program, so it imports nothing of ours. See docs/decisions/0048.
 """
 
 import contextlib

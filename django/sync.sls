@@ -3,7 +3,8 @@
 Sync the formula's modules to this minion.
 
 ``state.apply django`` does not sync custom modules. Where they are missing or differ from the file server's, they are
-synced while this file is rendered, and reloaded before the first state runs. salt-ssh brings them along.
+synced while this file is rendered, and reloaded before the first state runs. salt-ssh brings them along. See
+docs/decisions/0011.
 """
 
 import hashlib

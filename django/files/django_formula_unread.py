@@ -1,7 +1,7 @@
 """Reads what a project leaves unread of a request.
 
 A server that closes a connection with unread data resets it, and the proxy may discard the answer: some POSTs of 300 kB
-to a page that is missing or forbidden were answered with 502, not with 404 or 403.
+to a page that is missing or forbidden were answered with 502, not with 404 or 403. See docs/decisions/0046.
 """
 
 
