@@ -1,4 +1,4 @@
-"""The settings of the project, and over them what the pillar decides, which is data: settings.json beside this file."""
+"""The project's settings, overridden by those that the pillar decides, which are data: settings.json in this folder."""
 
 import importlib
 import json
@@ -53,7 +53,7 @@ def _over_https(project, data):
     values = {name: value for name, value in policies.items() if name not in said}
     own = data["https"] if django.VERSION >= (4, 0) else [url.partition("://")[2] for url in data["https"]]
     trusted = project.get("CSRF_TRUSTED_ORIGINS", [])
-    # Subdomains and the browsers' list are not this site's alone to decide on: nobody is asked to.
+    # Subdomains and the browsers' preload list concern more than this site: their checks do not warn.
     undecided = {"SECURE_HSTS_INCLUDE_SUBDOMAINS": "security.W005", "SECURE_HSTS_PRELOAD": "security.W021"}
     silenced = [check for name, check in undecided.items() if name not in said]
     return {
@@ -86,7 +86,7 @@ def _databases(databases, data):
 
 
 def _connection(database, age):
-    """How long a connection is kept, where nobody says it: to open one for each request costs much of a page."""
+    """How long a connection is kept, unless configured: opening one for each request is much of a page's cost."""
     import django
 
     engine = database.get("ENGINE", "")
