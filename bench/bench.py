@@ -1,4 +1,4 @@
-"""Measure the figures on a host of the lab, print them beside their bounds, and keep a full run in RESULTS.md."""
+"""Measure the figures on a host of the lab, print them next to their bounds, and keep a full run in RESULTS.md."""
 
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ import figures  # noqa: E402
 from images import cache_folder  # noqa: E402
 from lab import CommandFailed, Host, Lab, LabUnavailable  # noqa: E402
 
-HEAD = ("figure", "in", "at most", "min", "median", "max", "kept", "beside it")
+HEAD = ("figure", "in", "at most", "min", "median", "max", "kept", "details")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from lab import Applied, CommandFailed, Host, Result, applied
 from repository import Repository
 
 MEASURE, PEERS = "/srv/formula/bench/measure.py", "/srv/formula/bench/peers"
-#: Salt's own warnings about deprecated modules cost time where they are printed; nobody prints them.
+#: Printing Salt's own warnings about deprecated modules costs time, so no contestant prints them.
 QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
 SALT = ("salt-call", "--local", "--out=json", "--log-level=quiet")
 PYUWSGI = "2.0.30.post1"
@@ -222,7 +222,7 @@ class Pyinfra(Peer):
 
 
 def told(repository: Repository, revision: str, domain: str) -> dict[str, str]:
-    """What every peer is told of its site."""
+    """Return the data with which every peer configures its site."""
     return {
         "repository": repository.url,
         "revision": revision,

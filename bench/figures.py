@@ -32,7 +32,7 @@ from repository import Repository
 
 @dataclass(frozen=True)
 class Figure:
-    """A row of the table: what the values are (their median counts), what they may be at most, what was seen beside."""
+    """A row of the table: what the values are (their median counts), their upper bound, and other details measured."""
 
     title: str
     unit: str
@@ -134,13 +134,13 @@ def deployment(bench: Bench) -> list[Figure]:
     after = bench.formula.virtualenvs()
     untouched = "virtualenv untouched" if after == before else f"VIRTUALENV CHANGED: {before!r} → {after!r}"
     return [
-        Figure("a code-only commit", "wall ÷ the plain Salt tree", 0.6, *beside(deployed, f"; {untouched}")),
-        Figure("rollback", "wall ÷ the plain Salt tree", 0.4, *beside(returned)),
+        Figure("a code-only commit", "wall ÷ the plain Salt tree", 0.6, *compared(deployed, f"; {untouched}")),
+        Figure("rollback", "wall ÷ the plain Salt tree", 0.4, *compared(returned)),
     ]
 
 
-def beside(took: dict[str, list[Took]], more: str = "") -> tuple[list[float], str]:
-    """Ratios of wall times; told beside them is the CPU of the whole host, which other work disturbs less."""
+def compared(took: dict[str, list[Took]], more: str = "") -> tuple[list[float], str]:
+    """Return ratios of wall times, and as details the CPU of the whole host, which other work disturbs less."""
     (ours, plain), (our_cpu, plain_cpu) = (
         [[getattr(one, kind) for one in row] for row in took.values()] for kind in ("wall", "host")
     )
@@ -158,7 +158,7 @@ def cold(bench: Bench) -> list[Figure]:
             bench.pause()
             took[contestant.title].append(contestant.deploy(bench.commits[0]))
             bench.check(contestant, contestant.answering["version"] == "1.2")
-    return [Figure("a first deployment, packages cached", "wall ÷ the plain Salt tree", 0.6, *beside(took))]
+    return [Figure("a first deployment, packages cached", "wall ÷ the plain Salt tree", 0.6, *compared(took))]
 
 
 def inspect(bench: Bench) -> list[Figure]:
@@ -209,9 +209,9 @@ def peers(bench: Bench) -> list[Figure]:
     return [
         Figure(title, "wall ÷ a Fabric script", bound, *among(took[what], fabric))
         for what, title, bound in (
-            ("code", "a code-only commit beside its peers", 0.9),
+            ("code", "a code-only commit compared with peers", 0.9),
             ("migration", "a commit with a migration, backup, lock and guard included", 1.1),
-            ("back", "rollback beside its peers", 0.6),
+            ("back", "rollback compared with peers", 0.6),
         )
     ]
 
@@ -249,7 +249,7 @@ def broken(bench: Bench) -> list[Figure]:
 
 
 def among(took: dict[str, list[Took]], rival: str) -> tuple[list[float], str]:
-    """Ratios of wall times to one rival's; told beside them are the times of all."""
+    """Return ratios of wall times to one rival's, and as details the times of all."""
     walls = {title: [one.wall for one in row] for title, row in took.items()}
     cpu = {title: statistics.median(one.host for one in row) for title, row in took.items()}
     details = "; ".join(f"{title} {seconds(row)}, CPU {cpu[title]:.2f} s" for title, row in walls.items())
@@ -339,7 +339,7 @@ def five(request):
     return render(request, "guestbook/entry_list.html", {"page_obj": entries, "counts": counts,
                                                          "version": Entry.objects.filter(hidden=True).exists()})
 """
-#: The server of a tutorial, in the place of the plain tree's: four processes of two threads each, behind a port.
+#: A tutorial's server, which replaces the plain tree's: four processes of two threads each, listening on a port.
 TUTORIAL = r"""set -e
 cd /srv/plain/config
 sed -i -e 's/^processes.*/processes = 4/' -e 's/^socket.*/socket = 127.0.0.1:8900/' -e '/^chmod-socket/d' uwsgi.ini
@@ -362,7 +362,7 @@ print(cpu / hertz, memory)
 
 
 def serving(bench: Bench) -> list[Figure]:
-    """What a page with five queries and a static file cost, beside a server as tutorials have it."""
+    """Return the cost of a page with five queries and of a static file, compared with a server as tutorials have it."""
     views = (bench.repository.worktree / "guestbook/views.py").read_text()
     urls = (bench.repository.worktree / "guestbook/urls.py").read_text()
     route = urls.replace("urlpatterns = [", 'urlpatterns = [\n    path("five", views.five),')
@@ -393,10 +393,10 @@ def serving(bench: Bench) -> list[Figure]:
         for rows in (cpu, files)
     ]
     sizes = "; ".join(f"{both[user].title} {statistics.median(row) / 2**20:.0f} MB" for user, row in memory.items())
-    beside = "÷ a tutorial's uWSGI"
+    ratio = "÷ a tutorial's uWSGI"
     return [
-        Figure("a page with five queries", f"CPU of the server {beside}", 0.8, ratios(*cpu.values()), told[0]),
-        Figure("its memory", f"shared pages in parts, {beside}", 0.55, ratios(*memory.values()), sizes),
+        Figure("a page with five queries", f"CPU of the server {ratio}", 0.8, ratios(*cpu.values()), told[0]),
+        Figure("its memory", f"shared pages in parts, {ratio}", 0.55, ratios(*memory.values()), sizes),
         Figure("a static file", "CPU of nginx ÷ its defaults", 0.7, ratios(*files.values()), told[1]),
     ]
 

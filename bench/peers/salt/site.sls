@@ -1,4 +1,4 @@
-# A Django site by standard states, as tutorials and runbooks write it: what bench/run measures django-formula beside.
+# A Django site by standard states, as tutorials and runbooks write it: bench/run compares django-formula with it.
 {% set site = pillar['plain'] %}
 {% set root = '/srv/plain' %}
 
