@@ -150,14 +150,14 @@ def test_a_server_of_databases_that_is_down(two):
     two.check()
 
 
-@pytest.mark.parametrize("how", ["by hand", "another database", "environment"])
+@pytest.mark.parametrize("how", ["on the command line", "another database", "environment"])
 def test_a_release_that_may_have_another_database_is_not_refused(two, how):
     answering(two, name="blog", host="127.0.0.1", port="1")
     if how == "environment":
         two.options = {"environment": {"DATABASE_HOST": "db2"}}
     elif how == "another database":
         two.options = {"database": {"engine": "postgres", "host": "db2", "name": "blog", "user": "blog"}}
-    two.apply(again=how == "by hand")
+    two.apply(again=how == "on the command line")
     assert two.live.startswith("0002-")
 
 

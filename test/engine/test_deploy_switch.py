@@ -136,8 +136,8 @@ def test_failures_within_the_limit_give_a_warning(two):
     two.problem = lambda: next(problems, "") if two.live == TWO else ""
     two.apply()
     assert two.live == TWO and two.last.switch_report["failed"] in (1, 2)
-    receipt = two.last.switch_report
-    assert two.last.warnings == [f"{receipt['failed']} of {receipt['sent']} requests failed"]
+    report = two.last.switch_report
+    assert two.last.warnings == [f"{report['failed']} of {report['sent']} requests failed"]
     two.check()
 
 
@@ -320,14 +320,14 @@ def test_connections_that_are_cut_are_counted(two, monkeypatch):
     two.check()
 
 
-def test_the_receipt_is_kept(two):
+def test_switch_report_is_recorded_in_release_and_attempt(two):
     changes = two.apply()
-    receipt = changes["live"]["receipt"]
-    assert receipt.keys() == {
+    report = changes["live"]["receipt"]
+    assert report.keys() == {
         *("rate", "through", "seconds", "sent", "failed", "longest_gap", "latency_before", "latency_after", "cut")
     }
-    assert django_host_file.read_json(two.site.current / "release.json")["receipt"] == receipt
-    assert attempts(two)[-1]["receipt"] == receipt
+    assert django_host_file.read_json(two.site.current / "release.json")["receipt"] == report
+    assert attempts(two)[-1]["receipt"] == report
     assert two.last.probe._is_over
 
 

@@ -47,7 +47,7 @@ def test_what_meets_the_switch_on_its_way_belongs_to_no_release(make_site):
     assert (len(probe._before()), len(probe._after()), probe.report(0)["failed"]) == (1, 0, 2)
 
 
-def test_a_receipt(make_site):
+def test_report_has_counts_gap_and_latencies(make_site):
     probe = probe_of(make_site(), ["", ""], ["no answer", "", ""])
     probe.samples[-1] = Sample(100.4, 100.45, "")
     assert probe.report(7) == {
@@ -63,9 +63,9 @@ def test_a_receipt(make_site):
     }
 
 
-def test_a_receipt_of_nothing(make_site):
-    receipt = Probe(make_site(), through_proxy=False).report(0)
-    assert (receipt["sent"], receipt["failed"], receipt["longest_gap"], receipt["latency_before"]) == (0, 0, 0.0, None)
+def test_report_without_requests_has_no_latency(make_site):
+    report = Probe(make_site(), through_proxy=False).report(0)
+    assert (report["sent"], report["failed"], report["longest_gap"], report["latency_before"]) == (0, 0, 0.0, None)
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
@@ -116,8 +116,8 @@ def test_a_probe_asks_as_a_visitor_does(make_site, proxy, monkeypatch):
     assert path == "/shop/healthz"
     assert headers["Host"] == "blog.example.org" and headers["Connection"] == "close"
     assert headers["X-Scheme"] == "https" and headers["User-Agent"] == "django-formula"
-    receipt = probe.report(0)
-    assert receipt["sent"] >= 5 and receipt["failed"] == 0 and receipt["through"] == "proxy"
+    report = probe.report(0)
+    assert report["sent"] >= 5 and report["failed"] == 0 and report["through"] == "proxy"
     sent = len(proxy.requests)
     time.sleep(0.05)
     assert len(proxy.requests) <= sent + 1, "it has ended"

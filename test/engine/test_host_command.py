@@ -86,9 +86,9 @@ def test_command_has_the_given_folder_and_umask(tmp_path):
 
 @as_root
 def test_command_of_a_user_has_its_group_and_no_other():
-    nobody = pwd.getpwnam("nobody")
+    identity = pwd.getpwnam("nobody")
     told = run(["sh", "-c", "id -u; id -g; id -G; echo $HOME"], doing="asking", user="nobody").split()
-    assert told == [str(nobody.pw_uid), str(nobody.pw_gid), str(nobody.pw_gid), "/nonexistent"]
+    assert told == [str(identity.pw_uid), str(identity.pw_gid), str(identity.pw_gid), "/nonexistent"]
 
 
 @pytest.mark.parametrize(

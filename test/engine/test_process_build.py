@@ -119,34 +119,34 @@ def test_build_command_runs_below_the_reaper_without_systemd(played, own_host, m
 
 @as_root
 def test_processes_left_by_a_build_are_killed(make_site, monkeypatch):
-    nobody = pwd.getpwnam("nobody")
+    identity = pwd.getpwnam("nobody")
     site = make_site()
     monkeypatch.setattr(django_host_proc, "PROC", Path("/proc"))
     monkeypatch.setattr(
-        django_host_user, "user_id", lambda name: nobody.pw_uid if name == site.build_user else os.getuid()
+        django_host_user, "user_id", lambda name: identity.pw_uid if name == site.build_user else os.getuid()
     )
-    monkeypatch.setattr(django_process_build.django_wall_delegate, "ask", _as_nobody)
+    monkeypatch.setattr(django_process_build.django_wall_delegate, "ask", _ask_as_unprivileged_user)
     program = (
         "import os, time\nfor _ in range(4): os.fork()\nos.getpid() == os.getsid(0) or os.setsid()\ntime.sleep(60)"
     )
     left = subprocess.Popen(
-        ["/usr/bin/python3", "-c", program], user=nobody.pw_uid, group=nobody.pw_gid, start_new_session=True
+        ["/usr/bin/python3", "-c", program], user=identity.pw_uid, group=identity.pw_gid, start_new_session=True
     )
     deadline = time.monotonic() + 10
-    while len(django_host_proc.pids_of(nobody.pw_uid)) < 16 and time.monotonic() < deadline:
+    while len(django_host_proc.pids_of(identity.pw_uid)) < 16 and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert len(django_host_proc.pids_of(nobody.pw_uid)) >= 16
+    assert len(django_host_proc.pids_of(identity.pw_uid)) >= 16
     django_process_build.end_processes(site)
-    assert django_host_proc.pids_of(nobody.pw_uid) == [] and left.wait(5) == -signal.SIGKILL
+    assert django_host_proc.pids_of(identity.pw_uid) == [] and left.wait(5) == -signal.SIGKILL
 
 
 _ASK = django_wall_delegate.ask
 
 
-def _as_nobody(user, function, *arguments, **options):
+def _ask_as_unprivileged_user(user, function, *arguments, **options):
     """`ask` where the identities of sites are not those of this machine."""
     with pytest.MonkeyPatch.context() as patched:
-        nobody = pwd.getpwnam("nobody")
-        numbers = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        identity = pwd.getpwnam("nobody")
+        numbers = {"user": identity.pw_uid, "group": identity.pw_gid, "extra_groups": []}
         patched.setattr(django_host_command, "identity", lambda name: numbers)
         return _ASK("nobody", function, *arguments, **options)

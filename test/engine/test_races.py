@@ -67,7 +67,7 @@ def signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def attacker(program: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program as the user nobody in a folder until the block ends."""
+    """Run a program as the user `nobody` in a folder until the block ends."""
     identity = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     with subprocess.Popen([PYTHON, "-I", "-c", program], cwd=folder, **identity) as process:  # type: ignore[call-overload]
         try:
@@ -78,7 +78,7 @@ def attacker(program: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture
 def ground(tmp_path):
-    """A folder of nobody's, with a tree in it, links to the victims, and the victims, which are root's."""
+    """Return a folder of `nobody` with a tree, and with links to files of root, and those files."""
     victims = tmp_path / "victims"
     victims.mkdir()
     for number in range(25):

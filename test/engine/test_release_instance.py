@@ -201,7 +201,7 @@ def test_request_without_a_server_is_refused(instance):
 
 # Health
 
-GOOD = (200, {}, "all is well")
+GOOD = (200, {}, "all systems ready")
 
 
 def redirect(to, status=302):
@@ -213,8 +213,8 @@ def redirect(to, status=302):
     [
         ({"/": GOOD}, {}, None),
         ({"/healthz": (204, {}, "")}, {"path": "/healthz", "status": [200, 204]}, None),
-        ({"/": GOOD}, {"contains": "is well"}, None),
-        ({"/": GOOD}, {"contains": "is not well"}, "returned a page without 'is not well'"),
+        ({"/": GOOD}, {"contains": "ready"}, None),
+        ({"/": GOOD}, {"contains": "not ready"}, "returned a page without 'not ready'"),
         ({"/": (500, {}, "")}, {}, "returned 500 (expected 200)"),
         ({}, {}, "returned 404 (expected 200)"),
         ({"/": GOOD}, {"status": [204]}, "returned 200 (expected 204)"),

@@ -89,7 +89,7 @@ def test_file_that_its_user_may_not_read_is_refused(ray):
     folder = Path(ray.config["folder"])
     (folder / "secret.py").write_text("hunter2\n")
     (folder / "secret.py").chmod(0o600)
-    with pytest.raises(DeploymentError, match=f"reading {folder} as nobody failed") as error:
+    with pytest.raises(DeploymentError, match=f"reading {folder} as {RAY.pw_name} failed") as error:
         django_source_folder.tree(ray)
     assert "secret.py" in error.value.log and "make all of it readable for that user" in error.value.hint
 

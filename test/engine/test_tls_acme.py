@@ -31,7 +31,7 @@ class Authority:
     """Fake clients, and the authority behind them.
 
     Attributes:
-        commands: what a client was told, from the directory on.
+        commands: the arguments of each call of a client, from the directory on.
         fails: what it prints when it fails, by ``new`` and ``issue``.
         refused: errors of the next calls.
         certificate: of what is issued.

@@ -1,4 +1,4 @@
-"""Files that a loss of power has torn, or that somebody has damaged; and in what order they come to the disk."""
+"""Files torn by a loss of power, or damaged otherwise; and in what order files are written to disk."""
 
 import json
 import os

@@ -24,8 +24,8 @@ def test_process_has_irrevocably_become_the_user():
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return [os.getresuid(), os.getresgid(), os.getgroups(), status["NoNewPrivs"].strip(), status["CapEff"].strip()]
 
-    nobody = pwd.getpwnam("nobody")
-    assert ask(look) == [[nobody.pw_uid] * 3, [nobody.pw_gid] * 3, [], "1", "0" * 16]
+    identity = pwd.getpwnam("nobody")
+    assert ask(look) == [[identity.pw_uid] * 3, [identity.pw_gid] * 3, [], "1", "0" * 16]
 
 
 def test_process_has_no_descriptors_and_may_use_paths(tmp_path):

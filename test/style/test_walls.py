@@ -115,7 +115,7 @@ def test_root_parses_no_database(module):
     "module", [path for path in modules() if path.stem != "django_wall_foreign"], ids=lambda path: path.stem
 )
 def test_only_one_module_works_by_descriptors_of_folders(module):
-    """Whoever needs ``dir_fd`` has a tree of others before them: `django_wall_foreign` is what opens these."""
+    """``dir_fd`` is needed only in trees that other users control, which only `django_wall_foreign` opens."""
     found = [
         f"{module.name}:{call.lineno}"
         for call in calls(ast.parse(module.read_text()))
