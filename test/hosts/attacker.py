@@ -1,4 +1,4 @@
-"""An attacker: a hostile site beside another one on a host, what it may change, and what it must never see.
+"""An attacker: a hostile site next to another one on a host, what it may change, and what it must never see.
 
 `Lair` has the hosts' two sites, `Manifest` everything that is on a host, `Table` what a site may change of it.
 """
@@ -295,7 +295,7 @@ class Row:
 
 
 class Table(list[Row]):
-    """The ownership table of a site, as docs/reference/walls.md has it; what it does not name, nobody may change."""
+    """The ownership table of a site, as docs/reference/walls.md has it; a path without a row must not change."""
 
     def __init__(self, site: Site):
         page = ROOT / "docs" / "walls.md"
@@ -336,7 +336,7 @@ class Table(list[Row]):
                 if owner not in allowed:
                     found[path] = f"{what}; belongs to {owner}, and {row.path} is {row.owner}'s"
                 elif not row.owner.startswith("root:") and not row.mode & 0o007:
-                    continue  # its own, where nobody else gets to
+                    continue  # its own, where no other user has access
                 elif entry["type"] not in ("link", "socket", "fifo") and entry["mode"] & 0o6002 & ~row.mode:
                     found[path] = f"{what}; {entry['mode']:04o} is more than {row.path} has: {row.mode:04o}"
         return found

@@ -121,7 +121,7 @@ class Load:
 class Writer:
     """Signs the guestbook again and again, a file with each name; knows what was acknowledged, and why others were not.
 
-    Each request has a connection of its own: of one that is kept open nobody knows whether it is being closed just now.
+    Each request has a connection of its own: one that is kept open may be closed by the server just then.
     """
 
     def __init__(self, origin: str, domain: str, pause: float = 0.1):

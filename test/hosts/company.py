@@ -63,7 +63,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Proxy(Handler):
-    """Leads out by CONNECT whoever has the login."""
+    """A proxy that forwards by CONNECT requests with the right login."""
 
     def do_CONNECT(self) -> None:
         if not self.is_let_in("Proxy-Authorization"):
@@ -97,7 +97,7 @@ def relay(one: socket.socket, other: socket.socket) -> None:
 
 
 class Intranet(Handler):
-    """Repositories for everybody, and a package index for whoever has the login; what it lacks PyPI has."""
+    """Repositories open to all, and a package index that requires the login; other packages come from PyPI."""
 
     repositories: Path
     wheel = "company_motto-1.0-py3-none-any.whl"

@@ -1,8 +1,8 @@
-"""Breaks a deployment from within: lies on a host as `sitecustomize.py`, and the environment says what it does when.
+"""Breaks a deployment from within: a host has it as `sitecustomize.py`, and the environment configures what and when.
 
 FAULT_STEP   the step of a release in which the fault comes
 FAULT_WHEN   `first` before the step looks, `acting` while its first command runs (or when it has acted, where it has
-             none), `last` when it is through
+             none), `last` when it is completed
 FAULT_DOES   a signal for the process that deploys, such as KILL, or a command line of the host
 FAULT_CLOCK  seconds by which its wall clock is wrong; the clock that is monotonic goes on, as a kernel's does
 """

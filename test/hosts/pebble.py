@@ -1,4 +1,4 @@
-"""Pebble, the server of Let's Encrypt for tests, beside a site: it rejects nonces and wants a binding."""
+"""Pebble, the server of Let's Encrypt for tests, on the host of a site: it rejects nonces and wants a binding."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Servers of databases that somebody has set up on a host before: PostgreSQL and MariaDB."""
+"""Database servers that were set up on a host before the formula was applied: PostgreSQL and MariaDB."""
 
 from lab import Host
 

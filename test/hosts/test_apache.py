@@ -1,4 +1,4 @@
-"""Apache in the place of nginx: the same site, the same releases, and the way from one to the other."""
+"""Apache instead of nginx: the same site, the same releases, and the change from one to the other."""
 
 import json
 import re

@@ -83,7 +83,7 @@ def test_a_change_loses_no_request(prepared, change):
     assert "was here" in blog.get("/").text and not blog.apply().changed
 
 
-@pytest.mark.parametrize("changes", [{"root": "/srv/django/elsewhere"}, {"user": "somebody"}], ids=["root", "user"])
+@pytest.mark.parametrize("changes", [{"root": "/srv/django/elsewhere"}, {"user": "another"}], ids=["root", "user"])
 def test_what_holds_data_is_refused(blog, changes):
     comment = next(iter(blog.apply(**changes).failed.values()))
     assert "its data belongs to the former" in comment and "state: absent" in comment and lines(comment) <= 10

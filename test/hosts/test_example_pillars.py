@@ -175,7 +175,7 @@ def test_a_hardened_site_passes_the_checks_for_deployment(host):
     assert host.read(f"{members.root}/secrets/SMTP_PASSWORD") == "hunter2"
     shown = host.run(["systemctl", "show", "--property=MemoryMax,TasksMax", f"{members.unit}.service"]).stdout
     assert set(shown.split()) == {f"MemoryMax={512 << 20}", "TasksMax=128"}
-    # Whether the kernel limits it too is the lab's matter; that it is said where it does not is ours.
+    # Whether the kernel enforces it depends on the lab; where it does not, a warning is required.
     group = host.run(["systemctl", "show", "--property=ControlGroup", "--value", f"{members.unit}.service"]).stdout
     files = [f"/sys/fs/cgroup/{path}" for path in ("memory{}/memory.limit_in_bytes", "{}/memory.max")]
     limits = host.run(["cat", *(file.format(group.strip()) for file in files)], check=False).stdout
@@ -183,7 +183,7 @@ def test_a_hardened_site_passes_the_checks_for_deployment(host):
     assert warned == told and bool(told) is (str(512 << 20) not in limits)
 
 
-def test_all_of_them_were_applied_and_serve_beside_each_other(host):
+def test_all_examples_applied_to_one_host_serve(host):
     status = {row["site"]: row for row in host.call("django.status")}
     assert set(status) == SITES and all(row["running"] for row in status.values())
     assert [name for name, row in status.items() if row["managed"]] == ["members"]

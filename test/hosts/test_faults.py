@@ -22,8 +22,8 @@ STEPS = [step.__name__ for step in (django_deploy_steps.site, *django_deploy_ste
 #: Those in which a kill leaves the old release live.
 BEFORE = STEPS[: STEPS.index("live")]
 #: Salt itself refuses a second state.apply on a minion; with this it is our own lock that counts.
-BESIDE = "concurrent=True"
-SECRET = "a-secret-that-nobody-prints"
+CONCURRENT = "concurrent=True"
+SECRET = "a-secret-that-is-never-printed"
 
 
 def kills() -> list[Any]:
@@ -117,7 +117,7 @@ def test_a_deployment_is_killed(good, judged, step, when, does):
 
 @contextlib.contextmanager
 def deploying(blog: Site, step: str, when: str, does: str) -> Iterator[None]:
-    """Beside the block a deployment of a new commit runs, which breaks itself in a step; it has ended afterwards."""
+    """Deploy a new commit, which breaks itself in a step, while the block runs; it has ended afterwards."""
     blog.repository.commit(version(f"{step} {when} {does}"))
     variables = [f"--setenv={name}={value}" for name, value in provoked(blog.host, step, when, does).items()]
     blog.host.run(["systemd-run", "--quiet", "--collect", "--unit=deploying", *variables, *APPLY])
@@ -145,7 +145,7 @@ def test_a_deployment_that_stands_still_keeps_its_lock(good):
         salt = good.host.apply()
         assert salt.returncode and 'The function "state.apply" is running as PID' in salt.errors[0], salt
         good.configure(timeouts={"lock": "1s"})
-        refused = applied(good.host.run([*APPLY, BESIDE], check=False))
+        refused = applied(good.host.run([*APPLY, CONCURRENT], check=False))
         comment = refused.failed["blog has its source"]
         assert "another deployment of blog is under way: state.apply by root" in comment and refused.returncode, refused
         released = good.host.salt("django.release", "blog")
@@ -196,7 +196,7 @@ def test_the_clock_jumps(good, hours):
 
 def test_two_deployments_at_once(good):
     commit = good.repository.commit(version("at once"))
-    apply = " ".join([*APPLY, BESIDE])
+    apply = " ".join([*APPLY, CONCURRENT])
     before = good.releases
     good.host.run(f"for n in 1 2; do {apply} >/tmp/at-once-$n & done; wait")
     results = [applied(good.host.run(["cat", f"/tmp/at-once-{n}"])) for n in (1, 2)]

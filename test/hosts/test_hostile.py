@@ -416,7 +416,7 @@ VERBS = {
 
 
 @pytest.mark.parametrize("what", ["files", "runtime"])
-def test_every_command_beside_a_hostile_site(lair, what):
+def test_every_command_works_next_to_a_hostile_site(lair, what):
     user = lair.host.run("id -u mallory").stdout.strip()
     shop = lair.host.run(["pgrep", "-u", "shop", "-o"]).stdout.strip()
     lair.repository.commit(version(f"before {what}"))
@@ -456,7 +456,7 @@ def test_a_neighbour_does_not_wait(lair):
     hanging.start()
     try:
         time.sleep(2)
-        lair.shop.repository.commit(version("beside"))
+        lair.shop.repository.commit(version("while it hangs"))
         done = salt(lair.host, "django.release", "shop", patience=60).held()
         assert done.returncode == 0 and hanging.is_alive(), done
     finally:

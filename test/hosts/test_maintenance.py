@@ -111,12 +111,12 @@ def test_changed_files_of_a_release_are_reported_and_replaced(blog):
         chown blog {live}/source/guestbook/urls.py
         rm {live}/source/guestbook/version.py
         echo evil > {packages}/evil.pth
-        echo '# by hand' >> {packages}/django/__init__.py
+        echo '# edited' >> {packages}/django/__init__.py
         echo 'processes = 9' >> {live}/config/uwsgi.ini
         touch {live}/static/own.css
-        echo '# by hand' >> {unit}
+        echo '# edited' >> {unit}
         mkdir {unit}.d && echo '[Service]' > {unit}.d/own.conf
-        echo '# by hand' >> /etc/nginx/django/blog.conf
+        echo '# edited' >> /etc/nginx/django/blog.conf
         echo 'X="1"' >> secrets/environment
     """)
     assert drift(blog) == {
@@ -144,7 +144,7 @@ def test_files_of_a_build_are_part_of_the_release(blog):
     blog.deploy(build=["mkdir -p assets", "python -c \"open('assets/app.js', 'w').write('built')\""], writable=["logs"])
     assert drift(blog) == {}
     blog.host.run(
-        f"touch {blog.root}/current/source/logs/today; echo by hand > {blog.root}/current/source/assets/app.js"
+        f"touch {blog.root}/current/source/logs/today; echo edited > {blog.root}/current/source/assets/app.js"
     )
     assert drift(blog) == {f"releases/{blog.live}/source/assets/app.js": "changed root:blog"}
     blog.deploy(build=None, writable=None)

@@ -56,7 +56,7 @@ def test_salt_is_not_run_by_root(blog):
     apply = ["salt-call", "--local", "state.apply", "django"]
     done = blog.host.run(apply, user="nobody", check=False)
     assert done.returncode and "are you running as the correct user?" in done.stderr, "Salt says it by itself"
-    blog.host.run("cp -r /etc/salt /tmp/salt && chown -R nobody /tmp/salt && chmod -R a+rX /srv/pillar")
+    blog.host.run("cp -r /etc/salt /tmp/salt && chown -R nobody: /tmp/salt && chmod -R a+rX /srv/pillar")
     done = blog.host.run([*apply, "--config-dir=/tmp/salt", "--log-file=/tmp/salt/log", "--cachedir=/tmp/salt/cache"],
                          user="nobody", check=False)  # fmt: skip
     assert done.returncode and "ID: The pillar has errors" in done.stdout and done.stdout.count("ID: ") == 1

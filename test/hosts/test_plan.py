@@ -33,7 +33,7 @@ def blog(module_hosts, repositories) -> Site:
 def traces(site: Site) -> str:
     """What a plan must not change: releases, links, secrets, data, units, nginx's files, and what was written down.
 
-    Of the database only the file: whoever opens it may begin or end the log beside it.
+    Of the database only the file: any process that opens it may create or remove its write-ahead log.
     """
     parts = "releases current previous secrets database/db.sqlite3 media shared log site.json deploys.jsonl"
     places = f"{parts} /etc/nginx /etc/systemd/system/django-*"
@@ -70,7 +70,7 @@ def test_a_plan_says_what_the_release_then_does(blog):
         "TIME_ZONE": "'UTC' → 'Europe/Berlin'",
     }
     assert "grenadier" not in json.dumps(plan) and "rendered" not in plan
-    assert "0002 starts beside django-blog-0001" in plan["restarts"][0]
+    assert "0002 starts next to django-blog-0001" in plan["restarts"][0]
 
     told = blog.apply(test=True)
     source = told.changed["blog has its source"]

@@ -127,8 +127,8 @@ def test_site_listens_on_configured_addresses_only(blog, kind):
     before = blog.live
     blog.repository.commit({"guestbook/version.py": f'VERSION = "{kind}"\nRELEASE_NOTE = ""\n'})
     blog.deploy()
-    receipt = blog.record()["receipt"]
-    assert blog.live != before and (receipt["failed"], receipt["through"]) == (0, "proxy")
+    report = blog.record()["receipt"]
+    assert blog.live != before and (report["failed"], report["through"]) == (0, "proxy")
     refused = blog.apply(proxy=own)
     assert "port 80 is taken by python3" in str(refused.failed), "all addresses have that one too"
     blog.host.run("kill $(cat /root/other)")

@@ -1,4 +1,4 @@
-"""Before the switch, in it and after: what a release is refused for, what it costs, and the way back by itself."""
+"""Before the switch, during it and after: what a release is refused for, what it costs, and its automatic undo."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from faults import APPLY, provoked
 from lab import applied
 from sites import Site, lines, release_of, version
 
-#: A health page that is well until its release is live.
+#: A health page that fails once its release is live.
 TURNS = """
 def health(request):
     if os.readlink("/srv/django/blog/current").endswith(os.environ["DJANGO_RELEASE"]):
@@ -23,7 +23,7 @@ import os, sys, threading
 if "uwsgi" in sys.modules:
     threading.Timer(12, os._exit, [3]).start()
 """
-BAD_DROP_IN = "[Service]\nUser=nobody-here\n"
+BAD_DROP_IN = "[Service]\nUser=no-such-user\n"
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +54,15 @@ def last_attempt(blog: Site) -> dict[str, object]:
     return dict(json.loads(blog.host.read(f"{blog.root}/deploys.jsonl").splitlines()[-1]))
 
 
-def test_a_release_has_a_receipt(good):
+def test_release_without_load_loss_has_a_switch_report(good):
     good.repository.commit(version("2.0"))
     with load(good, connections=4, pause=0.02) as requests:
         applied = good.deploy()
     assert applied["blog has its source"].changes["gapless"] == "yes"
-    receipt = applied["blog is live"].changes["receipt"]
-    assert receipt["sent"] >= 4 and receipt["failed"] == receipt["cut"] == 0 and receipt["through"] == "proxy"
-    assert 0 < receipt["latency_before"] < 5 and 0 < receipt["latency_after"] < 5
-    assert good.record()["receipt"] == last_attempt(good)["receipt"] == receipt
+    report = applied["blog is live"].changes["receipt"]
+    assert report["sent"] >= 4 and report["failed"] == report["cut"] == 0 and report["through"] == "proxy"
+    assert 0 < report["latency_before"] < 5 and 0 < report["latency_after"] < 5
+    assert good.record()["receipt"] == last_attempt(good)["receipt"] == report
     assert requests.failed == []
     assert not good.apply().changed
 
@@ -78,7 +78,7 @@ def test_a_page_that_fails_once_it_is_live_brings_the_release_before_back(good):
         comment,
     )
     assert lines(comment) <= 10 and applied.returncode != 0
-    assert requests.failed == [], "all other pages were well"
+    assert requests.failed == [], "all other pages were answered"
     assert good.live == good.answering["release"] == old
     assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
     assert last_attempt(good)["result"] == "failed" and last_attempt(good)["receipt"]["failed"] >= 1
@@ -178,7 +178,7 @@ def test_a_neighbour_that_breaks_nginx_is_named_before_the_build(good):
     (warning,) = applied["blog has its source"].changes["warnings"]
     assert f"{broken}:1" in warning and "is activated without a reload" in warning
     assert next(iter(applied.failed)) == "blog is served" and f"{broken}:1" in applied.failed["blog is served"]
-    assert good.live != old and good.answering["version"] == "2.4", "a flip needs no reload"
+    assert good.live != old and good.answering["version"] == "2.4", "a switch by rename needs no reload"
     good.host.run(["rm", broken])
     assert good.deploy().changed.keys() == {"blog is served"}
 
@@ -198,7 +198,7 @@ def test_a_unit_that_cannot_start_says_why(good):
     assert good.answering["version"] == "2.5"
 
 
-def test_a_command_that_fails_after_the_switch_is_told(good):
+def test_command_that_fails_after_the_switch_fails_the_apply_and_keeps_the_release(good):
     old = good.live
     good.repository.commit(version("2.6"))
     applied = good.apply(commands={"after_switch": ["manage.py no_such_command"]})

@@ -101,7 +101,7 @@ def load(blog: Site, **options: object) -> Load:
 
 
 @pytest.mark.smoke
-def test_a_commit_goes_live_without_losing_a_request(good):
+def test_commit_is_activated_without_losing_a_request(good):
     old = good.live
     good.repository.commit(version("2.0"))
     with load(good) as requests:
@@ -163,7 +163,7 @@ def test_pages_of_the_release_before_find_their_static_files(good):
     assert good.get(old).text == text
 
 
-def test_a_manual_site_keeps_its_commit_until_somebody_releases_it(good):
+def test_manual_site_keeps_its_commit_until_it_is_released(good):
     good.deploy(deploy="manual")
     before = good.live
     commit = good.repository.commit(version("2.3"))
@@ -306,7 +306,7 @@ class gone:
         self.blog.host.run(["mv", "/srv/away", self.blog.repository.path])
 
 
-def test_what_was_held_back_is_released_by_hand(good):
+def test_release_on_hold_is_activated_by_django_release(good):
     good.repository.commit(version("6.0"))
     good.deploy()
     good.host.call("django.rollback", "blog")

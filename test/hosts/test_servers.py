@@ -1,4 +1,4 @@
-"""Servers of databases on a site's own host: from nothing to an answering site, beside what others have there."""
+"""Database servers on a site's own host: from nothing to an answering site, next to existing databases."""
 
 import re
 
@@ -31,7 +31,7 @@ def blog(module_hosts, repositories) -> Site:
 
 @pytest.fixture(scope="module")
 def shop(blog, repositories) -> Site:
-    """A site beside it with a database on each server of the host."""
+    """Return a second site with a database on each server of the host."""
     repository = repositories(blog.host, "/srv/git/shop.git")
     settings = '\nDATABASES["metrics"] = {"ENGINE": "django.db.backends.sqlite3", "NAME": "metrics.sqlite3"}\n'
     repository.append("website/settings.py", settings)
@@ -152,11 +152,11 @@ def test_generated_password_over_tcp_and_login_of_another_name(blog, shop):
         is not None
     )
     assert psql(blog, "blog", owners, "postgres").stdout.split() == ["blog"]
-    shop.options["databases"]["default"] = {**POSTGRES, "name": "till", "user": "keeper"}
+    shop.options["databases"]["default"] = {**POSTGRES, "name": "till", "user": "clerk"}
     applied = blog.deploy()
     assert "pg_hba.conf" in applied["shop has its databases"].changes["postgres"]
-    assert int(psql(shop, "till", COUNT, environment={"PGUSER": "keeper"}).stdout) > 15
-    assert psql(shop, "till", COUNT, "blog", environment={"PGUSER": "keeper"}, check=False).returncode != 0
+    assert int(psql(shop, "till", COUNT, environment={"PGUSER": "clerk"}).stdout) > 15
+    assert psql(shop, "till", COUNT, "blog", environment={"PGUSER": "clerk"}, check=False).returncode != 0
     assert shop.get().status_code == 200 and not blog.apply().changed
 
 
@@ -222,7 +222,7 @@ def test_removal_keeps_data_unless_configured(blog, shop):
     assert applied.changed and int(psql(blog, "till", COUNT, "postgres").stdout) > 15
     blog.sites["shop"]["remove_data"] = True
     planned = blog.apply(test=True)
-    gone = {"postgres database till", "postgres role keeper", "mysql database shop_metrics", "mysql user shop"}
+    gone = {"postgres database till", "postgres role clerk", "mysql database shop_metrics", "mysql user shop"}
     assert gone <= set(planned["shop is absent"].changes)
     assert gone <= set(blog.deploy()["shop is absent"].changes)
     left = psql(blog, "postgres", "SELECT datname FROM pg_database", "postgres").stdout.split()

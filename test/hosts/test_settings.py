@@ -1,4 +1,4 @@
-"""What a project is told, by settings, environment, secrets and files; and that no secret is seen anywhere else."""
+"""How a project is configured: settings, environment, secrets and files; and that no secret is seen anywhere else."""
 
 import pytest
 from sites import Site, lines, version

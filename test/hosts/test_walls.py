@@ -184,7 +184,7 @@ detached(work)
 """
 
 
-def test_finding_05_shared_folder_is_given_to_nobody_by_path(lair):
+def test_finding_05_owner_of_a_shared_folder_is_never_set_by_path(lair):
     names = [f"sub/n{number:04}.txt" for number in range(2000)]
     victims(lair.host, "/srv/victims", names)
     lair.commit({f"data/{name}": "x\n" for name in names})
@@ -638,7 +638,7 @@ for folder in glob.glob("/srv/django/mallory/virtualenvs/*"):
 """
 
 
-def test_finding_16_virtualenv_is_writable_for_nobody(lair):
+def test_finding_16_virtualenv_is_not_writable_for_other_users(lair):
     lair.attack_build(OPEN_FILES)
     with lair.nothing_outside():
         done = lair.release().held()

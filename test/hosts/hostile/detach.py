@@ -13,7 +13,7 @@ def detached(work: Callable[[], object], keep: bool = False, keep_output: bool =
 
     Args:
         keep: keep every descriptor that was inherited, such as locks, but for input and output.
-        keep_output: keep these too, so that whoever reads the output waits for the daemon.
+        keep_output: keep these too, so that a reader of the output waits for the daemon.
     """
     if os.fork():
         os.wait()
