@@ -7,7 +7,7 @@ from pathlib import Path
 #: What is not written, and what is in its place.
 WORDS = {
     r"somebody|someone else|whoever|whomever": "name what acts: nginx, another deployment, the build user",
-    r"(?-i:(?<!['\"`:/(])nobody(?!['\"`:/=)]))": "name what is missing",
+    r"(?-i:(?<!['\"`:/(|])nobody(?!['\"`:/=)|]))": "name what is missing",
     r"keepers?": "process manager",
     r"receipts?": "switch report",
     r"(the|a) flips?|flip of": "switch",
@@ -27,7 +27,18 @@ WORDS = {
     r"meets nobody|ends what it is at": "say what happens",
     r"made of something else": "its inputs changed",
 }
+#: Keys of data, in quotes or backticks, as an argument or as printed, and former state ids: they keep their names.
+KEYS = re.compile(
+    r"""(["'`])(?:receipt\??|held_back)\1|\breceipt(?==[^=])|held back(?=: \d{4}-)"""
+    r"|`blog (?:has its place|is laid out)`"
+)
 PATTERN = re.compile("|".join(rf"(?P<w{number}>\b(?:{words})\b)" for number, words in enumerate(WORDS)), re.IGNORECASE)
+
+
+def _prose(line: str) -> str:
+    """Return a line without keys of data; the name of a function as words."""
+    line = KEYS.sub(lambda key: " " * len(key[0]), line)
+    return line.replace("_", " ") if line.lstrip().startswith("def ") else line
 
 
 def found(text: str) -> list[str]:
@@ -36,7 +47,7 @@ def found(text: str) -> list[str]:
     return [
         f"{number}: {match[0]!r} ({advice[int((match.lastgroup or 'w0')[1:])]})"
         for number, line in enumerate(text.splitlines(), 1)
-        for match in PATTERN.finditer(line.replace("_", " ") if line.lstrip().startswith("def ") else line)
+        for match in PATTERN.finditer(_prose(line))
     ]
 
 
