@@ -33,7 +33,7 @@ def test_first_apply_serves(blog):
     applied = blog.deploy()
     assert blog.answering["release"] == blog.live
     assert {"supervisor is installed", "supervisor runs", "blog is live"} <= applied.changed.keys()
-    assert "there is no sandbox" in str(applied.warnings["blog has its source"])
+    assert "supervisor has no sandbox" in str(applied.warnings["blog has its source"])
     assert programs(blog) == [f"{blog.unit} RUNNING"]
     number = blog.live[:4]
     expected = {".": "root:www-data 751", number: "blog:www-data 2750", f"{number}/server.sock": "blog:www-data 660"}
