@@ -9,12 +9,14 @@ import django_deploy_commands
 import django_deploy_drift
 import django_deploy_preflight
 import django_host_file
+import django_host_mount
 import django_host_template
 import django_process
 import django_proxy
 import django_release_health
 import django_release_instance
 import django_release_static
+import django_site
 from django_deploy import Changes, Deployment
 from django_deploy_switch_report import Probe
 from django_host_command import DeploymentError
@@ -39,6 +41,8 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     log.info("%s: starting %s", site.name, release.name)
     if deployment.is_new:
         _configure(deployment, release)
+    if site.binds_socket(release.path):
+        _follow_no_link(deployment)
     with ThreadPoolExecutor(1) as pool:  # this process is idle while the server starts
         finished = pool.submit(_finish_files, deployment, release)
         django_release_instance.start(site, release.path)
@@ -50,6 +54,18 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     django_release_health.check(site, release.path)
     deployment.set_healthy(django_release_instance.pid(site, release.path))
     django_deploy_commands.run(deployment, "before_switch")
+
+
+def _follow_no_link(deployment: Deployment) -> None:
+    """Have the proxy follow no link that the site puts where its server's socket was."""
+    problem = django_host_mount.follow_no_link(django_site.RUNTIME)
+    if problem:
+        deployment.warn(
+            [
+                f"{deployment.site.name} could replace the socket of its server by a link to that of another site: "
+                f"{django_site.RUNTIME} cannot be mounted with nosymfollow: {problem}"
+            ]
+        )
 
 
 def _configure(deployment: Deployment, release: Release) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import django_database_setup
 import django_host_file
+import django_host_mount
 import django_process_build
 import django_process_systemd
 import django_proxy_files
@@ -129,4 +130,6 @@ def _remove(site: Site) -> None:
         gone += data(site)
     for path in gone:
         django_host_file.remove_tree(path)
+    if not django_site.registered():
+        django_host_mount.remove(django_site.RUNTIME)
     django_tls.remove_challenges()

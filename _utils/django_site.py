@@ -141,6 +141,10 @@ class Site:
         ):
             django_host_file.write(self.tmpfiles, self._tmpfiles(release))
 
+    def binds_socket(self, release: Path) -> bool:
+        """Return whether the server of a release creates its socket itself, and systemd runs it."""
+        return self._own_folder(release) is not None
+
     def _own_folder(self, release: Path) -> Folder | None:
         """Return the folder in which the server of a release binds its socket, if systemd runs it.
 

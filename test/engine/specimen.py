@@ -10,6 +10,7 @@ from typing import Any
 
 import django_host_command
 import django_host_folder
+import django_host_mount
 import django_host_proc
 import django_host_service
 import django_host_user
@@ -103,6 +104,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_site, "RUNTIME"): "run/django",
         (django_site, "TMPFILES"): "etc/tmpfiles.d",
         (django_process_systemd, "UNITS"): "etc/systemd/system",
+        (django_host_mount, "UNITS"): "etc/systemd/system",
         (django_host_service, "SYSTEMD"): "run/systemd/system",
         (django_host_service, "UNITS"): "etc/systemd/system",
         (django_process_systemd, "CGROUP"): "sys/fs/cgroup",

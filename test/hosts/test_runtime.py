@@ -41,6 +41,21 @@ def blog(module_hosts, repositories) -> Site:
     return site
 
 
+#: The socket of another site, to which nginx may connect.
+ANOTHER = """
+import socket
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("/run/another.sock")
+__import__("os").chmod("/run/another.sock", 0o666)
+listener.listen()
+while True:
+    connection, _address = listener.accept()
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\nother")
+    connection.close()
+"""
+
+
 def as_site(blog: Site, command: str, **options):
     return blog.host.run(["runuser", "-u", blog.name, "--", "sh", "-c", command], **options)
 
@@ -106,7 +121,13 @@ def test_a_server_that_binds_by_itself_has_a_folder_of_its_own(blog):
     assert expected.items() <= ownership(blog.host, "/run/django/blog", 2).items(), "the old one may still be ending"
     tried = as_site(blog, f"touch /run/django/blog/x; mv /run/django/blog/{number} /run/django/blog/y", check=False)
     assert tried.stderr.count("Permission denied") == 2
-    for gone in ("/run/django", f"/run/django/blog/{number}/*", f"/run/{blog.unit}"):
+    blog.host.run(
+        f"systemd-run --quiet --unit=another python3 -c '{ANOTHER}'; until test -S /run/another.sock; do :; done"
+    )
+    as_site(blog, f"cd /run/django/blog/{number} && mv server.sock mine && ln -s /run/another.sock server.sock")
+    assert blog.get("/release").status_code == 502, "nginx followed a link of the site"
+    blog.host.run("systemctl stop another")
+    for gone in ("/run/django/*", f"/run/django/blog/{number}/*", f"/run/{blog.unit}"):
         blog.host.run(f"rm -rf {gone}")
         assert "blog has its instance" in blog.deploy().changed
         assert blog.answering["release"] == blog.live and not blog.apply().changed

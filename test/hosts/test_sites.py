@@ -151,7 +151,7 @@ def test_a_home_that_the_proxy_cannot_enter_is_refused_with_the_command(blog, sh
     assert "/home/ray" in comment and "0700" in comment and "chmod o+x /home/ray" in comment and lines(comment) <= 10
     shop.host.run(["chmod", "o+x", "/home/ray"])
     comment = wiki.apply().failed["wiki has its directories"]
-    assert "/home/ray is ray:ray 0701" in comment and "chown root: /home/ray" in comment and lines(comment) <= 10
+    assert "/home/ray (ray:ray 0701)" in comment and "chown root: /home/ray" in comment and lines(comment) <= 10
     shop.host.run(["chown", "root:", "/home/ray"])
     wiki.deploy()
     assert wiki.answering["release"] == wiki.live
