@@ -26,11 +26,6 @@ _NO_COMMIT = "not our ref|no such remote ref|couldn't find remote ref|unadvertis
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-def needs_network(site: Site) -> bool:
-    """Return whether the remote has to be queried for the revision: for a branch or a tag, not a commit or a folder."""
-    return not site.config["folder"] and not COMMIT.fullmatch(site.config["revision"])
-
-
 def resolve(site: Site, revision: str) -> str:
     """Return the commit of a revision: a full commit as it is, a branch or tag as the remote has it now.
 

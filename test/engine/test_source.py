@@ -89,10 +89,6 @@ def test_short_commit_is_completed(cloned, history):
 def test_full_commit_is_resolved_without_network(cloned, history):
     site = cloned("https://127.0.0.1:1/nowhere.git")
     assert django_source.resolve(site, history.first) == history.first
-    site.config["revision"] = history.first
-    assert not django_source.needs_network(site)
-    site.config["revision"] = "main"
-    assert django_source.needs_network(site)
 
 
 @pytest.mark.parametrize(
