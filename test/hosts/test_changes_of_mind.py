@@ -95,7 +95,7 @@ def test_another_file_of_the_database_is_refused_until_the_data_is_there(blog):
     comment = blog.apply(database={"engine": "sqlite", "name": "other.sqlite3"}).failed["blog has its static files"]
     assert f"would be {blog.root}/database/other.sqlite3, which is empty" in comment and lines(comment) <= 10
     assert blog.answering["release"] == before
-    command = next(line for line in comment.splitlines() if "runuser -u" in line).partition("): ")[2]
+    command = next(line for line in comment.splitlines() if "runuser -u" in line).partition("copy the data: ")[2]
     blog.host.run(command)
     blog.host.call("django.release", "blog")
     assert blog.live != before and "was here" in blog.get("/").text
