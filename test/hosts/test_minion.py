@@ -17,7 +17,7 @@ MASTER = {
 
 #: Appended to a module of each kind on the master; the minion shows which code it runs.
 CHANGED = {
-    "_utils/django_release.py": """
+    "_utils/django_verbs_status.py": """
 CODE = "new"
 _status = status
 
@@ -25,12 +25,12 @@ def status(site):
     return _status(site) | {"code": CODE}
 """,
     "_states/django.py": """
-import django_release
+import django_verbs_status
 _as_before = _run
 
 def _run(step, name):
     ret = _as_before(step, name)
-    return ret | {"comment": f"{ret['comment']} ({django_release.CODE} code)"}
+    return ret | {"comment": f"{ret['comment']} ({django_verbs_status.CODE} code)"}
 """,
 }
 
