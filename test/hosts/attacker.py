@@ -240,41 +240,6 @@ VOLATILE = (
     ),
     *("/etc/resolv.conf", "/etc/hosts", "/run/.containerenv", "/run", "/run/resolvconf*", "/var/cache"),
 )
-#: The table of docs/reference/walls.md until it is there: path, owner and group, mode, who writes, who reads.
-STAND_IN = """
-| path | owner:group | mode | who writes | who reads |
-|---|---|---|---|---|
-| `/srv/django/<site>` | root:root | 0755 | root | everybody |
-| `/srv/django/<site>/repository.git` | root:root | 0700 | root | root |
-| `/srv/django/<site>/build` | <site>-build:<site>-build | 0700 | build user | build user |
-| `/srv/django/<site>/virtualenvs` | root:root | 0755 | root | everybody |
-| `/srv/django/<site>/releases` | root:root | 0755 | root | everybody |
-| `/srv/django/<site>/releases/*/source` | root:<site> | 0750 | root | site |
-| `/srv/django/<site>/releases/*/config` | root:<site> | 0750 | root | site |
-| `/srv/django/<site>/releases/*/static` | root:root | 0755 | root | everybody |
-| `/srv/django/<site>/database` | <site>:<site> | 0750 | site | site |
-| `/srv/django/<site>/media` | <site>:www-data | 2750 | site | site, proxy |
-| `/srv/django/<site>/shared` | <site>:<site> | 0750 | site | site |
-| `/srv/django/<site>/secrets` | root:<site> | 0750 | root | site |
-| `/srv/django/<site>/backups` | root:root | 0700 | root | root |
-| `/srv/django/<site>/log` | <site>:adm | 0750 | site | site |
-| `/srv/django/<site>/templates` | root:root | 0700 | root | root |
-| `/srv/django/<site>/site.json` | root:root | 0600 | root | root |
-| `/srv/django/<site>/deploys.jsonl` | root:root | 0600 | root | root |
-| `/srv/django/<site>/lock` | root:root | 0600 | root | root |
-| `/run/django` | root:root | 0755 | root | everybody |
-| `/run/django/<site>` | root:root | 0755 | root | everybody |
-| `/run/django/<site>/*.sock` | <site>:www-data | 0660 | site | proxy |
-| `/run/django/<site>.sandbox.json` | root:root | 0600 | root | root |
-| `/run/django-<site>-*` | <site>:<site> | 0750 | site | site |
-| `/etc/systemd/system/django-<site>-*` | root:root | 0644 | root | everybody |
-| `/etc/systemd/system/*.wants/django-<site>-*` | root:root | 0777 | root | everybody |
-| `/etc/nginx/django/<site>*` | root:root | 0644 | root | everybody |
-| `/etc/nginx/sites-available/*` | root:root | 0644 | root | everybody |
-| `/etc/nginx/sites-enabled/*` | root:root | 0777 | root | everybody |
-| `/etc/tmpfiles.d/django-<site>.conf` | root:root | 0644 | root | everybody |
-| `/var/lib/django-formula/sites/<site>` | root:root | 0777 | root | everybody |
-"""
 #: Paths of the formula that docs/reference/walls.md has no row for.
 ADDED = """
 | `/etc/systemd/system/*.wants/django-<site>-*` | root:root | link | root | all |
@@ -298,8 +263,7 @@ class Table(list[Row]):
     """The ownership table of a site, as docs/reference/walls.md has it; a path without a row must not change."""
 
     def __init__(self, site: Site):
-        page = ROOT / "docs" / "walls.md"
-        text = page.read_text() if page.exists() else STAND_IN
+        text = (ROOT / "docs/reference/walls.md").read_text()
         names = {"<root>": site.root, "<site>": site.name, "<user>": site.name, "<proxy>": "www-data"}
         names["<domain>"] = site.domain
         super().__init__()

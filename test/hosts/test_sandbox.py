@@ -87,7 +87,7 @@ def run(program, timeout=20.0):
             doing="trying", timeout=timeout,
         )
     except DeploymentError as error:
-        end = [error.message, error.transient]
+        end = [str(error), error.transient]
     return [end, round(time.monotonic() - began)]
 ends = {
     "ends": run("echo out"),
@@ -169,8 +169,8 @@ def test_a_command_ends_as_it_ends_itself_in_a_container(container):
 
 def check(ends):
     assert ends["ends"][0] == ends["leaves"][0] == ends["stubborn"][0] == ends["again"][0] == "out\n"
-    assert ends["fails"][0] == ["trying failed (exit 3)", False]
-    assert ends["hangs"][0] == ["trying: timed out after 2 s", True]
+    assert ends["fails"][0] == ["trying failed (exit 3)\n  | out", False]
+    assert ends["hangs"][0] == ["trying: timed out after 2 s\n  | out", True]
     assert max(seconds for _end, seconds in (ends[name] for name in ("stubborn", "hangs"))) <= 8
     assert not ends["left"] and ends["failed"] == ""
     if "left processes behind" in ends["said"]:  # systemd tells of those that it had to kill

@@ -120,7 +120,7 @@ def test_existing_databases_and_roles_are_unchanged(blog):
     for database, told in (
         ({**POSTGRES, "name": "theirs"}, "PostgreSQL already has a database theirs, owned by ray"),
         ({**MARIADB, "name": "theirs"}, "MariaDB already has a database theirs, and blog@localhost has no"),
-        ({**POSTGRES, "user": "ray", "host": "localhost", "manage": True}, "already, with another password"),
+        ({**POSTGRES, "user": "ray", "host": "localhost", "manage": True}, "PostgreSQL already has a role ray"),
     ):
         comment = blog.apply(database=database).failed["blog has its databases"]
         assert told in comment and lines(comment) <= 10
