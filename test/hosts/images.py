@@ -79,7 +79,7 @@ class Image:
         """
         self.archive.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.archive.with_suffix(".lock")):
-            if not self.is_present():
+            if not is_present(self.tag):
                 started = time.monotonic()
                 origin = "loading" if self.archive.exists() else "making"
                 say(f"{origin} the image {self.release}-{self.kind} …")
@@ -88,9 +88,6 @@ class Image:
         if self.archive.exists():
             self.archive.touch()
         return self.tag
-
-    def is_present(self) -> bool:
-        return subprocess.run(["podman", "image", "exists", self.tag], check=False).returncode == 0
 
     def load(self) -> None:
         if self.kind == "bare":
@@ -136,6 +133,11 @@ class Image:
             *("--volume", f"{Path(uv).resolve()}:/usr/local/bin/uv:ro", "--volume", f"{packages}:/root/.cache/uv"),
             *("--file", str(HERE / "Containerfile"), str(HERE)),
         )
+
+
+def is_present(tag: str) -> bool:
+    """Whether podman has an image."""
+    return subprocess.run(["podman", "image", "exists", tag], check=False).returncode == 0
 
 
 def certificates() -> str:

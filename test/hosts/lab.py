@@ -18,7 +18,7 @@ from typing import Any
 
 import requests
 import testinfra
-from images import CERTIFICATES, RELEASES, Image, certificates, drop_old
+from images import CERTIFICATES, RELEASES, Image, cache_folder, certificates, drop_old, is_present, locked
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -34,6 +34,8 @@ def process(pid: int | str) -> str:
 #: Hosts that are being removed.
 REMOVALS: list[subprocess.Popen[bytes]] = []
 LABEL, OWNER = "django-formula.run", process(os.getpid())
+#: All processes of a run with pytest-xdist; they share the images that are made for it.
+SHARED, RUN_OWNER = "django-formula.shared", process(os.getppid()) if "PYTEST_XDIST_WORKER" in os.environ else OWNER
 ENVIRONMENT = {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES, "NODE_EXTRA_CA_CERTS": CERTIFICATES}
 # crun fails where cgroups are v1, podman's own limits where CAP_SYS_RESOURCE is missing.
 RUN: tuple[str, ...] = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
@@ -326,7 +328,7 @@ class Lab:
         require_podman()
         remove_leftovers()
         drop_old()
-        podman("network", "create", f"--label={LABEL}={OWNER}", self.name)
+        podman("network", "create", f"--label={LABEL}={OWNER}", f"--label={SHARED}={RUN_OWNER}", self.name)
         self.subnet = ipaddress.ip_network(
             json.loads(podman("network", "inspect", self.name).stdout)[0]["subnets"][0]["subnet"]
         )
@@ -360,16 +362,21 @@ class Lab:
 
     def ready(self, release: str) -> str:
         """An image of this run only: a host on which the formula has installed packages, uv and nginx, and no site."""
+        tag = f"localhost/django-formula/{release}-ready:{RUN_OWNER}"
+        with locked(cache_folder() / "images" / f"{release}-ready.lock"):
+            if not is_present(tag):
+                self.make_ready(release, tag)
+        return tag
+
+    def make_ready(self, release: str, tag: str) -> None:
         host = self.start(release, name="ready")
         host.pillar({"django": {"sites": {"none": {"repository": "/srv/none", "domains": ["none.example.org"]}}}})
         applied = host.apply("django.sync", "django.host", "django.proxy")
         if not applied.ok:
             raise CommandFailed(f"a host cannot be made ready: {applied}")
-        tag = f"localhost/django-formula/{release}-ready:{os.getpid()}"
         host.kill()
-        podman("commit", "--quiet", f"--change=LABEL {LABEL}={OWNER}", host.container, tag, timeout=300)
+        podman("commit", "--quiet", f"--change=LABEL {LABEL}={RUN_OWNER}", host.container, tag, timeout=300)
         host.remove()
-        return tag
 
     def start(
         self,
@@ -429,6 +436,8 @@ class Lab:
             removal.wait(120)
         if not self.kept:
             remove(f"{LABEL}={OWNER}")
+            if not podman("network", "ls", "--quiet", f"--filter=label={SHARED}={RUN_OWNER}").stdout:
+                remove(f"{LABEL}={RUN_OWNER}")  # by the last process of the run
 
 
 def require_podman() -> None:
