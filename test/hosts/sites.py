@@ -83,7 +83,7 @@ class Site:
     def load(self) -> Load:
         """Ask which release answers, on and on by four connections, until the block ends."""
         address = f"http://{self.host.address}:{self.port}{self.path}/release"
-        return Load(address, self.domain, connections=4, release=release_of, pause=0.01)
+        return Load(address, self.domain, connections=4, release=release_of, pause=0.03)
 
     @contextmanager
     def lossless(self) -> Iterator[Load]:
