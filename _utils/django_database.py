@@ -125,7 +125,9 @@ def environment_values(site: Site, secrets: Mapping[str, str]) -> dict[str, str]
     database = site.config["databases"].get("default", {"engine": None})
     if not database["engine"]:
         return {}
-    values = {f"database_{key}": str(database[key]) for key in ("name", "host", "port") if database[key]}
+    values = {f"database_{key}": str(database[key]) for key in ("name", "host") if database[key]}
+    if database["engine"] in SERVERS:
+        values["database_port"] = str(database["port"] or SERVERS[database["engine"]].port)
     if database["user"]:
         values["database_user"] = login(site, "default")
     if database["engine"] == "sqlite":

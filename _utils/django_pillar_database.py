@@ -134,6 +134,8 @@ def _has(database: Database, key: str) -> bool:
     """Return whether a database has the value that `environment` takes from it."""
     if key == "path":
         return bool(database["engine"] == "sqlite")
+    if key == "port":
+        return database["engine"] in SERVERS
     return key in ("url", "name") or bool(database[key])
 
 

@@ -145,7 +145,9 @@ def _complete_database(name: str, alias: str, database: dict[str, Any], site: di
     if engine in django_database_engine.SERVERS:
         manage = database["host"] is None if database["manage"] is None else database["manage"]
         user = site.get("user") or name if manage else name
-        derived |= {"manage": manage, "user": user, **({"name": name} if alias == "default" else {})}
+        derived |= {"manage": manage, "user": user}
+        if alias == "default" or manage:
+            derived["name"] = name if alias == "default" else f"{name}_{alias}"
         if manage and not is_over_socket(database):
             derived["password"] = {"generate": 40}
     if engine and (database["as"] or way) == "environment":

@@ -282,7 +282,7 @@ def _environment(report: Report, variables: list[Variable]) -> None:
     environment: dict[str, tuple[Any, str]] = {}
     secrets: dict[str, tuple[Any, str]] = {}
     for variable in sorted(variables, key=lambda v: v.name):
-        if re.fullmatch(r"DJANGO_SETTINGS_MODULE|PATH|HOME|PYTHONPATH|LD_.*", variable.name):
+        if re.fullmatch(r"DJANGO_SETTINGS_MODULE|PATH|HOME|PYTHONPATH|LD_(PRELOAD|LIBRARY_PATH)", variable.name):
             continue
         known = next((value for pattern, value in _KNOWN if re.search(pattern, variable.name)), None)
         if known is not None:

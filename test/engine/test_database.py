@@ -104,6 +104,12 @@ URL = "postgres://blog:database.default@db1.example.org/blog"
             {"NAME": "blog", "HOST": "db1.example.org", "PORT": "5433"},
             {"USER": "blog", "PASSWORD": "database.default"},
         ),
+        ({"database": SERVER, "environment": {"PORT": {"from": "database_port"}}}, {"PORT": "5432"}, {}),
+        (
+            {"database": {"engine": "mysql"}, "environment": {"PORT": {"from": "database_port"}}},
+            {"PORT": "3306"},
+            {},
+        ),
         ({"database": {"engine": "sqlite"}, "overlay": False}, {}, {}),
         (
             {"database": {"engine": "sqlite", "as": "environment"}},

@@ -114,6 +114,21 @@ def test_process_manager_is_systemd_where_it_is_pid_1(said: str | None, init: st
     assert [result[key][name]["process"] for key, name in (("sites", "blog"), ("absent", "shop"))] == [expected] * 2
 
 
+def test_name_of_a_database_defaults_to_the_site_and_the_alias() -> None:
+    databases = {"default": {"engine": "postgres"}, "metrics": {"engine": "postgres"}}
+    named = site(databases={**databases, "log": {"engine": "mysql", "host": "db2", "name": "events"}})["databases"]
+    assert {alias: database["name"] for alias, database in named.items()} == {
+        "default": "blog",
+        "metrics": "blog_metrics",
+        "log": "events",
+    }
+
+
+def test_variables_of_a_project_may_begin_with_ld() -> None:
+    environment = {"LD_ENABLE_SEARCH": "True", "LD_SUPERUSER_NAME": "ada", "LISTEN_PORT": 80}
+    assert site(environment=environment)["environment"] == {**environment, "LISTEN_PORT": "80"}
+
+
 def test_no_secret_is_in_the_configuration() -> None:
     secrets = {"A": "canary-a", "B": {"value": "canary-b", "as": "file"}}
     key = "-----BEGIN PRIVATE KEY-----\ncanary-c\n-----END PRIVATE KEY-----\n"
