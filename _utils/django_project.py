@@ -1,11 +1,11 @@
 """The project: its folder, settings module and application, found in its source without running it."""
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import django_project_code
 import django_project_python_path
 import django_server
 import django_wall_delegate
@@ -13,8 +13,6 @@ from django_host_command import DeploymentError
 from django_site import Site
 
 _SKIPPED = {".git", "node_modules", "site-packages", "venv", ".venv", "env", "tests", "__pycache__"}
-_LIKE_SETTINGS = re.compile(r"^(INSTALLED_APPS|DATABASES|DEBUG|SECRET_KEY|from \.?\S* import \*)", re.MULTILINE)
-_SETTINGS = re.compile(r"""DJANGO_SETTINGS_MODULE["']\s*[,\]]\s*=?\s*["']([\w.]+)["']""")
 
 
 def find(site: Site, source: Path) -> dict[str, Any]:
@@ -59,7 +57,7 @@ def python_path(source: Path, folder: str) -> list[str]:
     They are declared by the project's own files; otherwise the one with the settings that manage.py names is taken.
     """
     found = django_project_python_path.declared(source, folder)
-    named = _settings_in(source / folder / "manage.py")
+    named = django_project_code.settings_named(source / folder / "manage.py")
     if named and not any(django_project_python_path.module_file(source / path, named) for path in (folder, *found)):
         folders = import_folders(source, folder, named)
         found += folders if len(folders) == 1 else []
@@ -105,7 +103,7 @@ def application_modules(roots: Sequence[Path], interface: str = "wsgi") -> list[
     return sorted(
         _module(path, roots)
         for path in _own_files(roots, f"{interface}.py", depth=3)
-        if f"get_{interface}_application" in path.read_text(errors="replace")
+        if django_project_code.names(django_project_code.tree(path), f"get_{interface}_application")
     )
 
 
@@ -143,13 +141,8 @@ def _application(roots: Sequence[Path], interface: str, at: str) -> str:
 def settings_named(roots: Sequence[Path], application: str) -> str:
     """Return the settings module that the application's module names, else manage.py, else an empty text."""
     modules = filter(None, (django_project_python_path.module_file(root, application) for root in roots))
-    return next(filter(None, map(_settings_in, (*modules, roots[0] / "manage.py"))), "")
-
-
-def _settings_in(path: Path) -> str:
-    """Return the settings module that a file names; empty if it names none or does not exist."""
-    found = _SETTINGS.search(path.read_text(errors="replace")) if path.is_file() else None
-    return found.group(1) if found else ""
+    named = map(django_project_code.settings_named, (*modules, roots[0] / "manage.py"))
+    return next(filter(None, named), "")
 
 
 def settings_modules(roots: Sequence[Path]) -> list[str]:
@@ -158,7 +151,7 @@ def settings_modules(roots: Sequence[Path]) -> list[str]:
     for path in _own_files(roots, None, depth=4):
         in_package = path.parent.name in ("settings", "config", "conf") and path.stem != "__init__"
         is_named_so = path.suffix == ".py" and path.stem.isidentifier() and (path.stem == "settings" or in_package)
-        if is_named_so and _LIKE_SETTINGS.search(path.read_text(errors="replace")):
+        if is_named_so and django_project_code.is_settings(django_project_code.tree(path)):
             found.append(_module(path, roots))
     return sorted(found)
 

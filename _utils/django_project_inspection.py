@@ -13,6 +13,7 @@ from typing import Any
 import django_host_user
 import django_kinds
 import django_project
+import django_project_code
 import django_project_variables
 import django_source
 import django_source_mirror
@@ -192,7 +193,7 @@ def _settings_module(report: Report, roots: list[Path], wsgi: str) -> str:
         guess = [*production, *found, "mysite.settings"][0]
         report.set("settings_module", guess, f"guessed: found {django_project.listed(found) or 'no settings module'}")
         return guess
-    if production and re.search(r"\.(dev|devel|development|local|tests?|testing)$", named):
+    if production and django_project_code.NOT_LIVE.search(named):
         report.set("settings_module", production[0], f"guessed: the project names {named}")
         return production[0]
     report.remarks.append(f"settings module: {named}")

@@ -1,0 +1,160 @@
+"""The code of a project as a syntax tree, and the settings module and application that it names. Nothing is run."""
+
+import ast
+import functools
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+#: Statements at the top level that continue the one before.
+_CONTINUED = re.compile(r"(elif|else|except|finally)\b|[)\]}]|\s|#|$")
+#: The most characters of a module.
+_MOST = 2 << 20
+_SETTING = "DJANGO_SETTINGS_MODULE"
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+#: The last part of a settings module that is not for a server.
+NOT_LIVE = re.compile(r"(^|[._])(dev|devel|development|local|tests?|testing|ci)$")
+
+
+def tree(path: Path) -> ast.Module:
+    """Return the syntax tree of a file; empty if it cannot be read."""
+    try:
+        return parse(path.read_bytes()[:_MOST].decode(errors="replace"))
+    except OSError:
+        return ast.Module([], [])
+
+
+@functools.lru_cache(maxsize=64)
+def parse(text: str) -> ast.Module:
+    """Return the syntax tree of a module; where it has errors, of its statements that have none.
+
+    The project may be written for another version of Python than Salt's.
+    """
+    whole = _parsed(text)
+    if whole:
+        return whole
+    parts = [_parsed(chunk) for chunk in _chunks(text)]
+    return ast.Module([statement for part in parts if part for statement in part.body], [])
+
+
+def _parsed(text: str) -> ast.Module | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+
+def _chunks(text: str) -> Iterator[str]:
+    """Yield the statements at the top level of a module, each in its line."""
+    lines = text.splitlines()
+    begins = [number for number, line in enumerate(lines) if not _CONTINUED.match(line)]
+    for begin, end in zip(begins, [*begins[1:], len(lines)], strict=True):
+        yield "\n" * begin + "\n".join(lines[begin:end])
+
+
+def dotted(node: ast.AST) -> str:
+    """Return the dotted name of an expression such as ``os.environ``; empty for other expressions."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        base = dotted(node.value)
+        return f"{base}.{node.attr}" if base else ""
+    return ""
+
+
+def names(module: ast.Module, name: str) -> bool:
+    """Return whether code of a module, not a comment or a text, has a name."""
+    return any(
+        name in (getattr(node, "id", None), getattr(node, "attr", None))
+        or (isinstance(node, ast.ImportFrom | ast.Import) and any(alias.name == name for alias in node.names))
+        for node in ast.walk(module)
+    )
+
+
+def is_settings(module: ast.Module) -> bool:
+    """Return whether a module looks like Django's settings: it assigns some of them, or takes them from another one."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+            return True
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if any(
+            getattr(target, "id", None) in ("INSTALLED_APPS", "DATABASES", "DEBUG", "SECRET_KEY") for target in targets
+        ):
+            return True
+    return False
+
+
+def settings_named(path: Path) -> str:
+    """Return the settings module that a file sets for Django; empty if it sets none or does not exist.
+
+    Of several, one that is set in every case is taken, else the first that is not for development or tests.
+    """
+    module = tree(path)
+    constants = {
+        target.id: node.value
+        for node in ast.walk(module)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    try:
+        found = [(name, certain) for value, certain in _settings(module, True) for name in _modules(value, constants)]
+    except RecursionError:  # a hostile source
+        return ""
+    certain = [name for name, is_certain in found if is_certain]
+    live = [name for name, _certain in found if not NOT_LIVE.search(name)]
+    return next(iter([*certain, *live, *(name for name, _certain in found)]), "")
+
+
+def _settings(node: ast.AST, certain: bool) -> Iterator[tuple[ast.expr, bool]]:
+    """Yield the expressions that DJANGO_SETTINGS_MODULE is set to, and whether no condition decides it."""
+    if isinstance(node, ast.Assign) and any(_is_setting(target) for target in node.targets):
+        yield node.value, certain
+    elif isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("setdefault", "putenv", "setenv"):
+        if len(node.args) > 1 and _text(node.args[0]) == _SETTING:
+            yield node.args[1], certain
+    elif isinstance(node, ast.Call) and dotted(node.func).endswith("environ.update"):
+        for argument in node.args:
+            if isinstance(argument, ast.Dict):
+                pairs = zip(argument.keys, argument.values, strict=True)
+                yield from ((value, certain) for key, value in pairs if key and _text(key) == _SETTING)
+        yield from ((keyword.value, certain) for keyword in node.keywords if keyword.arg == _SETTING)
+    in_condition = isinstance(node, ast.If | ast.IfExp | ast.Match) and not _is_main(node)
+    for child in ast.iter_child_nodes(node):
+        yield from _settings(child, certain and not in_condition)
+
+
+def _is_setting(target: ast.expr) -> bool:
+    if not isinstance(target, ast.Subscript) or not dotted(target.value).endswith("environ"):
+        return False
+    return _text(target.slice) == _SETTING
+
+
+def _is_main(node: ast.AST) -> bool:
+    """Return whether it is ``if __name__ == "__main__":``."""
+    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+
+
+def _modules(node: ast.expr, constants: dict[str, ast.expr], depth: int = 0) -> Iterator[str]:
+    """Yield the modules that an expression may name: a text, a default, an alternative, a name of one of these."""
+    if depth > 4:
+        return
+    text = _text(node)
+    if _MODULE.fullmatch(text):
+        yield text
+    elif isinstance(node, ast.Name) and node.id in constants:
+        yield from _modules(constants[node.id], constants, depth + 1)
+    elif isinstance(node, ast.IfExp):
+        yield from (name for part in (node.body, node.orelse) for name in _modules(part, constants, depth + 1))
+    elif isinstance(node, ast.BoolOp):
+        yield from (name for part in node.values for name in _modules(part, constants, depth + 1))
+    elif isinstance(node, ast.Call):
+        defaults = [keyword.value for keyword in node.keywords if keyword.arg == "default"]
+        yield from (name for part in (*node.args[1:], *defaults) for name in _modules(part, constants, depth + 1))
+
+
+def _text(node: ast.AST) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
