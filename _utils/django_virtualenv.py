@@ -15,7 +15,9 @@ import django_host_file
 import django_host_user
 import django_process_build
 import django_server
+import django_virtualenv_index
 import django_virtualenv_lock
+import django_virtualenv_project_indexes
 import django_virtualenv_python
 import django_virtualenv_requirements
 import django_wall_delegate
@@ -186,7 +188,10 @@ def _installations(site: Site, work: Path, files: list[str]) -> Iterator[list[st
     """Yield the arguments of each ``uv pip install``: the project's requirements, then the pillar's packages."""
     limit = _limit(site, work)
     extras = _remove_project(work, files)
-    paths = [django_virtualenv_lock.as_requirements(work, name) for name in files]
+    is_only = django_virtualenv_index.is_only(site)
+    if is_only:
+        django_virtualenv_project_indexes.replace(work, files, site.config["index"]["url"])
+    paths = [django_virtualenv_lock.as_requirements(work, name, indexes=not is_only) for name in files]
     listed = [argument for path in paths for argument in ("--requirement", str(path))]
     if extras is not None:
         declares = django_virtualenv_requirements.declares_dependencies

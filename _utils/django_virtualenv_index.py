@@ -39,6 +39,11 @@ def keep(site: Site, value: str | None) -> None:
         _file(site).unlink(missing_ok=True)
 
 
+def is_only(site: Site) -> bool:
+    """Return whether packages are installed from the pillar's index alone."""
+    return bool(site.config["index"]["url"] and site.config["index"]["only"])
+
+
 def for_uv(index: Mapping[str, Any], value: str | None) -> dict[str, str]:
     """Return uv's environment: the host's proxies, authorities and indexes, overridden by the pillar's index.
 

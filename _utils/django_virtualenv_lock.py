@@ -9,6 +9,7 @@ from django_host_command import DeploymentError
 
 #: The names of lock files; the first that a project has is taken.
 NAMES = ("uv.lock", "Pipfile.lock", "poetry.lock")
+_INDEX = "--extra-index-url"
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -32,10 +33,13 @@ def converted_path(lock: Path) -> Path:
     return lock.with_name(f".{lock.name}.txt")
 
 
-def as_requirements(work: Path, name: str) -> Path:
+def as_requirements(work: Path, name: str, *, indexes: bool = True) -> Path:
     """Return a file that ``uv pip install --requirement`` reads: lock files are converted, other files are not.
 
     The one for a uv.lock is removed here; uv writes it later.
+
+    Args:
+        indexes: whether to use the package indexes that a lock file names.
 
     Raises:
         DeploymentError: the lock file is damaged or of an unknown version.
@@ -49,7 +53,8 @@ def as_requirements(work: Path, name: str) -> Path:
     if not convert:
         return path
     try:
-        replace(target, "".join(convert(path)))
+        lines = [line for line in convert(path) if indexes or not line.startswith(_INDEX)]
+        replace(target, "".join(lines))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         hint = "generate the lock file again and commit it"
         raise DeploymentError(f"{name} cannot be read: {error!r}", hint=hint) from None
@@ -112,7 +117,7 @@ def _indexes(urls: Iterable[str]) -> Iterator[str]:
     """Yield the indexes of a lock file except PyPI, which every host has: some have a mirror of it configured."""
     for url in urls:
         if url.rstrip("/") != "https://pypi.org/simple":
-            yield f"--extra-index-url {url}\n"
+            yield f"{_INDEX} {url}\n"
 
 
 def _marker(marker: str | None) -> str:
