@@ -39,7 +39,7 @@ def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: b
         "always": {
             "DEBUG": False,
             "ALLOWED_HOSTS": config["domains"],
-            "STATIC_ROOT": str(release / "static"),
+            **({"STATIC_ROOT": str(release / "static")} if config["static"]["collect"] else {}),
             "MEDIA_ROOT": str(site.media),
         },
         "settings": config["settings"],

@@ -11,7 +11,7 @@ def _over(project, data):
     keys = json.loads(pathlib.Path(data["secret_key_file"]).read_text())
     values = {"SECRET_KEY": keys["key"], "SECRET_KEY_FALLBACKS": keys["fallbacks"], **data["always"]}
     for name in ("STATIC_ROOT", "MEDIA_ROOT"):
-        if isinstance(project.get(name), pathlib.PurePath):
+        if name in values and isinstance(project.get(name), pathlib.PurePath):
             values[name] = pathlib.Path(values[name])
     databases = _databases(project.get("DATABASES", {}), data)
     values["DATABASES"] = {

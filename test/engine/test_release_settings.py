@@ -307,6 +307,13 @@ def test_the_overlay_decides_what_must_not_be_the_projects(overlaid):
     }
 
 
+@pytest.mark.parametrize("root", ["'/app/committed'", "__import__('pathlib').Path('/app/committed')"])
+def test_static_root_stays_the_projects_when_nothing_is_collected(overlaid, root):
+    found = overlaid(f"STATIC_ROOT = {root}\n", static={"collect": False})
+    assert str(found["STATIC_ROOT"]) == "/app/committed" and found["MEDIA_ROOT"] == "/srv/django/blog/media"
+    assert "STATIC_ROOT" not in overlaid("", static={"collect": False})
+
+
 def test_over_https_django_knows_of_it(overlaid):
     found = overlaid("", tls={"kind": "self_signed", "listen": [8443]}, domains=["a.org", "b.org"])
     assert {name: value for name, value in found.items() if re.match("SECURE|SESSION|CSRF|X_F|SIL", name)} == {
