@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec
 
 from django_host_output import Output
@@ -74,12 +74,18 @@ _TRANSIENT = re.compile(
 )
 
 
+#: The lines of a traceback, which supervisor's log begins with a time: the first one, those of a frame, its code.
+_HEADER = re.compile(r"(?:\d{4}-\S+ )?Traceback \(most recent call last\):")
+_FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "(?:[^"]*/)?(?P<file>[^"/]+)", line \d+')
+_CODE = re.compile(r"(?:\d{4}-\S+ )?    ")
+
+
 class DeploymentError(Exception):
     """An error for the operator.
 
     Args:
         message: what failed, with its cause, in one sentence.
-        log: output of the program that failed; its last lines are shown.
+        log: output of the program that failed; its last lines are shown, without frames of the formula's own files.
         hint: what to do, usually a command or a pillar key.
         transient: whether trying again may succeed without a change (network, disk).
     """
@@ -92,8 +98,25 @@ class DeploymentError(Exception):
         self.transient = transient
 
     def __str__(self) -> str:
-        lines = [line.rstrip()[:300] for line in self.log.splitlines() if line.strip()][-5:]
+        lines = [line.rstrip()[:300] for line in _without_own_frames(self.log) if line.strip()][-5:]
         return "\n".join([self.message, *(f"  | {line}" for line in lines), *([self.hint] if self.hint else [])])
+
+
+def _without_own_frames(text: str) -> Iterator[str]:
+    """Yield the lines of a log; of its tracebacks only the frames that are not in programs of the formula."""
+    is_own, header = False, ""
+    for line in text.splitlines():
+        frame = _FRAME.match(line)
+        if frame:
+            is_own = frame["file"].startswith("django_formula_")
+        elif not _CODE.match(line):
+            is_own, header = False, ""
+        if _HEADER.match(line):
+            header = line
+        elif not is_own:
+            yield from filter(None, [header])
+            yield line
+            header = ""
 
 
 def seconds(duration: str) -> float:

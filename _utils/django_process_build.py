@@ -25,6 +25,7 @@ import django_host_user
 import django_process_sandbox
 import django_process_systemd
 import django_site
+import django_site_cause
 import django_wall_delegate
 import django_wall_reaper
 from django_host_command import Command, DeploymentError, Ended
@@ -91,6 +92,7 @@ def run(
         writable: paths that it may write to in addition to the build user's home.
         timeout: seconds after which it is ended.
         secrets: texts to mask in errors and logs.
+        hint: the hint of its errors, where their cause is not a known one.
 
     Raises:
         DeploymentError: it cannot be started, fails or times out, or one of its processes does not end.
@@ -108,10 +110,15 @@ def run(
         only_the_end=True,
     )
     try:
-        ended = _in_unit(site, command, writable) if django_host_service.has_systemd() else _below_reaper(site, command)
-    finally:
-        end_processes(site)
-    return django_host_command.check(command, ended)
+        try:
+            has_systemd = django_host_service.has_systemd()
+            ended = _in_unit(site, command, writable) if has_systemd else _below_reaper(site, command)
+        finally:
+            end_processes(site)
+        return django_host_command.check(command, ended)
+    except DeploymentError as error:
+        error.hint = django_site_cause.hint(site, f"{error.message}\n{error.log}", building=True) or error.hint
+        raise
 
 
 def _below_reaper(site: Site, command: Command) -> Ended:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import django_project_program
+import django_site_cause
 from django_host_command import DeploymentError, seconds
 from django_process import ProjectCommand
 from django_site import Site
@@ -90,5 +91,6 @@ def run_stage(
         try:
             django_project_program.run(project_command)
         except DeploymentError as error:
-            error.hint = f"correct django:sites:{site.name}:commands:{stage}:{position}, or the command itself"
+            cure = django_site_cause.hint(site, f"{error.message}\n{error.log}", facts)
+            error.hint = cure or f"correct django:sites:{site.name}:commands:{stage}:{position}, or the command itself"
             raise

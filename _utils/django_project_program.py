@@ -12,6 +12,7 @@ import django_database
 import django_host_file
 import django_project
 import django_release_instance
+import django_site_cause
 import django_wall_delegate
 import django_wall_shape
 from django_host_command import DeploymentError, seconds
@@ -320,14 +321,15 @@ def _explained(
     """Return the error of a program with the project's own exception as its cause, and with a hint."""
     report = _report(error)
     cause = report["cause"] or error.message.removeprefix(f"{doing}: ")
+    evidence = cause if report["cause"] else f"{cause}\n{error.log}"
     text = ": ".join(filter(None, [doing, report["migration"], cause]))
     text += f" (applied before it: {report['applied']})" if report["applied"] else ""
     kind = PartlyMigrated if report["applied"] else DeploymentError
     failure = kind(
         text,
         log="" if report["blocked"] else error.log,
-        hint=_hint(site, release, facts["folder"], report, cause) or error.hint,
-        transient=error.transient or bool(report["blocked"]),
+        hint=_hint(site, release, facts, report, evidence) or error.hint,
+        transient=bool(report["blocked"]) or (error.transient and not django_site_cause.of_file(site, evidence, facts)),
     )
     if isinstance(failure, PartlyMigrated):
         failure.names = report["applied"].split(", ")
@@ -335,17 +337,19 @@ def _explained(
     return failure
 
 
-def _hint(site: Site, release: Path, folder: str, report: Mapping[str, str], cause: str) -> str:
-    """Return what to do about a failure of a project: a lock, a module or a variable that is missing."""
+def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[str, str], cause: str) -> str:
+    """Return what to do about a failure of a project: a lock, a missing module or variable, or a known cause."""
     at = f"django:sites:{site.name}"
     if report["blocked"]:
         return f"end it, or apply again later; {at}:migrate:lock_timeout and migrate:timeout set how long to wait"
     module = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", cause)
-    folders = _import_folders(site, release, folder, module.group(1)) if module else []
+    folders = _import_folders(site, release, facts["folder"], module.group(1)) if module else []
     if folders:
         return f"the module is in the source: set {at}:python_path: [{folders[0]}]"
     name = report["missing"]
-    return f"set {at}:environment:{name}, or {at}:secrets:{name}" if name else ""
+    if name:
+        return f"set {at}:environment:{name}, or {at}:secrets:{name}"
+    return django_site_cause.hint(site, cause, facts)
 
 
 def _import_folders(site: Site, release: Path, folder: str, module: str) -> list[str]:

@@ -1,6 +1,5 @@
 """The formula's own uv: how it is installed, and how it runs as the build user (docs/decisions/0009)."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,33 +8,10 @@ import django_host_command
 import django_host_file
 import django_process_build
 import django_virtualenv_index
-from django_host_command import DeploymentError
 from django_site import Site
 
 UV = Path("/usr/local/lib/django-formula/uv")
 VERSION = "0.13.8"
-#: What a build reports → the packages of Debian that it needs.
-_SYSTEM_PACKAGES = (
-    (r"pg_config", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
-    (r"mysql_config|mysqlclient\.pc|MYSQLCLIENT_CFLAGS|mariadb_config", ["default-libmysqlclient-dev", "pkg-config"]),
-    (r"Python\.h: No such file", ["python3-dev"]),
-    (
-        r"(command '?\S*gcc'? failed: No such file|unable to execute '?\S*gcc|No such file or directory: '\S*gcc')",
-        ["gcc"],
-    ),
-    (r"(stdlib|stdio|limits|errno)\.h: No such file", ["libc6-dev"]),
-    (r"lber\.h|ldap\.h", ["libldap2-dev", "libsasl2-dev"]),
-    (r"ffi\.h: No such file", ["libffi-dev"]),
-    (r"xmlsec1? (is|was) not found|Unable to invoke pkg-config", ["libxmlsec1-dev", "pkg-config"]),
-    (r"git executable not found|Git executable not found", ["git"]),
-)
-#: What uv reports of an index → the hint.
-_HINTS = {
-    r"\b(401 Unauthorized|403 Forbidden|407 Proxy)": "the package index refused the login: set {at}:index:user and "
-    "{at}:index:password",
-    r"invalid peer certificate": "the certificate authority of the index is not trusted: add it to the system's "
-    "store, or to the file that SSL_CERT_FILE names in Salt's environment and that {user} can read",
-}
 
 
 def is_installed() -> bool:
@@ -105,24 +81,20 @@ class Uv:
         """Run uv.
 
         Raises:
-            DeploymentError: uv fails; the hint names missing system packages, or the index.
+            DeploymentError: uv fails.
         """
         site, at = self.site, f"django:sites:{self.site.name}"
-        try:
-            django_process_build.run(
-                site,
-                [str(UV / "bin/uv"), *arguments],
-                doing=doing,
-                environment=self._environment(),
-                folder=folder or str(site.build),
-                writable=[str(self.folder)],
-                timeout=django_host_command.seconds(site.config["timeouts"]["build"]),
-                secrets=[self.password] if self.password else [],
-                hint=f"check the requirements, {at}:python, and {at}:packages (compilers, headers)",
-            )
-        except DeploymentError as error:
-            error.hint = _hint(site, error.log) or error.hint
-            raise
+        django_process_build.run(
+            site,
+            [str(UV / "bin/uv"), *arguments],
+            doing=doing,
+            environment=self._environment(),
+            folder=folder or str(site.build),
+            writable=[str(self.folder)],
+            timeout=django_host_command.seconds(site.config["timeouts"]["build"]),
+            secrets=[self.password] if self.password else [],
+            hint=f"check the requirements, {at}:python, and {at}:packages (compilers, headers)",
+        )
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -135,13 +107,3 @@ class Uv:
             "UV_SYSTEM_CERTS": "1",
             "UV_NO_PROGRESS": "1",
         }
-
-
-def _hint(site: Site, log: str) -> str:
-    """Return what to do about a failure of uv, or an empty text if its log does not tell."""
-    at = f"django:sites:{site.name}"
-    packages = sorted({name for pattern, names in _SYSTEM_PACKAGES if re.search(pattern, log) for name in names})
-    if packages:
-        return f"a package is built from source: set {at}:packages: [{', '.join(packages)}]"
-    hints = [hint for pattern, hint in _HINTS.items() if re.search(pattern, log, re.IGNORECASE)]
-    return hints[-1].format(at=at, user=site.build_user) if hints else ""

@@ -247,24 +247,84 @@ def checks(request):
 
 
 def cause(error):
-    """Return the exception with the project's last place in its traceback; a blocked migration by its message alone."""
+    """Return the exception with the project's last place in its traceback, and the first cause of it.
+
+    A blocked migration is explained by its message alone.
+    """
     if getattr(error, "told", {}).get("blocked"):
         return str(error)
+    text = described(error)
+    root = chain(error)[-1]
+    shown = reason(root).strip("'\"")
+    if root is not error and not re.search(rf"(?<!\w){re.escape(shown)}(?!\w)", text):
+        text += f", caused by {described(root)}"
+    return text
+
+
+def chain(error):
+    """Return an exception and those that it was raised from, or while handling them; the first cause is the last."""
+    found = [error]
+    while len(found) < 20:
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if error is None or error in found:
+            break
+        found.append(error)
+    return found
+
+
+def described(error):
+    """Return an exception with the project's last place in its traceback."""
     places = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     places = [
         frame
         for frame in places
-        if not frame.filename.startswith((sys.prefix, sys.base_prefix, "<")) and frame.filename != __file__
+        if not frame.filename.startswith((sys.prefix, sys.base_prefix, "<")) and not is_ours(frame.filename)
     ]
     where = f" ({os.path.relpath(places[-1].filename)}:{places[-1].lineno})" if places else ""
     if isinstance(error, SyntaxError) and error.filename:
         where = f" ({os.path.relpath(error.filename)}:{error.lineno})"
+    return f"{type(error).__name__}: {reason(error)}{where}"
+
+
+def reason(error):
+    """Return the text of an exception in one line; for a SQLite file that cannot be opened, with its path."""
     text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())[:400]
-    return f"{type(error).__name__}: {text}{where}"
+    files = sqlite_files() if text == "unable to open database file" else []
+    return f"{text}: {files[0]}" if len(files) == 1 else text
+
+
+def sqlite_files():
+    """Return the SQLite files of the project's settings, as far as these can be read."""
+    try:
+        from django.conf import settings
+
+        databases = settings.DATABASES.values()
+        names = [str(one.get("NAME") or "") for one in databases if re.search("sqlite|spatialite", one["ENGINE"])]
+        return [os.path.abspath(name) for name in names if name and not name.startswith((":memory:", "file:"))]
+    except Exception:
+        return []
+
+
+def is_ours(filename):
+    """Return whether a file is a program of the formula, whose place in a traceback says nothing of the project."""
+    return os.path.basename(filename).startswith("django_formula_")
+
+
+def print_traceback(error):
+    """Write the traceback of an exception and its causes to stderr, without the programs of the formula."""
+    for one in reversed(chain(error)):
+        frames = [frame for frame in traceback.extract_tb(one.__traceback__) if not is_ours(frame.filename)]
+        lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
+        sys.stderr.write("".join([*lines, *traceback.format_exception_only(type(one), one)]))
 
 
 def missing_variable(error):
     """Return the missing environment variable that caused an exception; empty if it has another cause."""
+    return next(filter(None, map(variable_of, chain(error))), "")
+
+
+def variable_of(error):
+    """Return the environment variable whose absence an exception reports; empty for another exception."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, KeyError) and frames and frames[-1].filename in (os.__file__, "<frozen os>"):
         return str(error.args[0])
@@ -288,7 +348,7 @@ def serve(modes):
     try:
         answer = modes[request["mode"]](request)
     except (Exception, SystemExit) as error:
-        traceback.print_exc()
+        print_traceback(error)
         report = {**getattr(error, "told", {}), "missing": missing_variable(error), "cause": cause(error)}
         print("\n".join(f"{name}: {value}" for name, value in report.items()), file=sys.stderr)
         sys.stderr.flush()

@@ -29,6 +29,32 @@ PROGRAM = ROOT / "django/files/django_formula_start.py"
         ("def broken(:\n", "SyntaxError: invalid syntax (wsgi.py:1)", ""),
         ("raise SystemExit('not today')\n", "SystemExit: not today (wsgi.py:1)", ""),
         ("raise ValueError('x' * 500 + '\\n  y')\n", f"ValueError: {'x' * 400} (wsgi.py:1)", ""),
+        (
+            "try:\n open('/nowhere/tock.log')\nexcept OSError as e:\n raise ValueError('no handler') from e\n",
+            "ValueError: no handler (wsgi.py:4), caused by FileNotFoundError: [Errno 2] No such file or directory: "
+            "'/nowhere/tock.log' (wsgi.py:2)",
+            "",
+        ),
+        (
+            "def a():\n try:\n  {}['a']\n except KeyError:\n  {}['b']\n"
+            "try:\n a()\nexcept KeyError:\n raise ValueError('c')\n",
+            "ValueError: c (wsgi.py:9), caused by KeyError: 'a' (wsgi.py:3)",
+            "",
+        ),
+        ("try:\n {}['a']\nexcept KeyError:\n raise ValueError('c') from None\n", "ValueError: c (wsgi.py:4)", ""),
+        ("try:\n {}['a']\nexcept KeyError:\n raise ValueError('no a') \n", "ValueError: no a (wsgi.py:4)", ""),
+        (
+            "import os\ntry:\n os.environ['Y']\nexcept KeyError:\n raise ValueError('unset')\n",
+            "ValueError: unset (wsgi.py:5), caused by KeyError: 'Y' (wsgi.py:3)",
+            "Y",
+        ),
+        (
+            "import sys, types\nconf = sys.modules['django.conf'] = types.ModuleType('conf')\n"
+            "conf.settings = types.SimpleNamespace(DATABASES={1: {'ENGINE': 'x.sqlite3', 'NAME': '/data/db'}})\n"
+            "raise ValueError('unable to open database file')\n",
+            "ValueError: unable to open database file: /data/db (wsgi.py:4)",
+            "",
+        ),
         ("print('noise')\nimport nowhere\n", "ModuleNotFoundError: No module named 'nowhere' (wsgi.py:2)", ""),
     ],
 )
@@ -38,7 +64,7 @@ def test_program_reports_why_a_project_does_not_start(tmp_path, wsgi, cause, mis
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / PROGRAM.name).write_text(PROGRAM.read_text())
     (tmp_path / "django").mkdir()
-    (tmp_path / "django/__init__.py").write_text("")
+    (tmp_path / "django").joinpath("__init__.py").write_text("")
     request = json.dumps({"mode": "start", "application": "wsgi", "collect": False})
     argv = [sys.executable, f"config/{PROGRAM.name}"]
     environment = {"PYTHONPATH": str(tmp_path)}
@@ -48,6 +74,19 @@ def test_program_reports_why_a_project_does_not_start(tmp_path, wsgi, cause, mis
     assert done.returncode == 1 and done.stdout == ""
     *_log, missing_line, cause_line = done.stderr.splitlines()
     assert missing_line == f"missing: {missing}" and (cause is None or cause_line == f"cause: {cause}")
+
+
+def test_traceback_has_no_frames_of_the_formula(tmp_path):
+    (tmp_path / "wsgi.py").write_text("raise ValueError('x')\n")
+    (tmp_path / PROGRAM.name).write_text(PROGRAM.read_text())
+    request = json.dumps({"mode": "start", "application": "wsgi"})
+    argv, environment = [sys.executable, PROGRAM.name], {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        argv, cwd=tmp_path, env=environment, input=request, capture_output=True, text=True, check=False
+    )
+    assert "django_formula_" not in done.stderr
+    assert done.stderr.startswith("Traceback (most recent call last):\n") and "\nValueError: x\n" in done.stderr
+    assert f'  File "{tmp_path}/wsgi.py", line 1, in <module>' in done.stderr
 
 
 def test_output_of_the_project_is_not_part_of_the_answer(tmp_path):

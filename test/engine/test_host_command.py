@@ -273,6 +273,18 @@ def test_error_shows_the_last_lines_of_the_log():
     assert str(DeploymentError("it failed")) == "it failed" and DeploymentError("it failed").transient is False
 
 
+@pytest.mark.parametrize("time", ["", "2026-11-22T06:00:00.000Z "])
+def test_error_shows_no_frames_of_programs_of_the_formula(time):
+    own = '  File "/srv/django/blog/releases/1/config/django_formula_start.py", line 7, in main\n    main()\n    ~~~~^^'
+    foreign = '  File "/srv/django/blog/releases/1/source/blog/wsgi.py", line 3, in <module>\n    start()'
+    header = "Traceback (most recent call last):"
+    log = "\n".join([header, own, "KeyError: 1", header, own, foreign, own, "ValueError: 2"])
+    shown = ["it failed", "KeyError: 1", header, *foreign.splitlines(), "ValueError: 2"]
+    log = "\n".join(f"{time}{line}" for line in log.splitlines())
+    text = str(DeploymentError("it failed", log=log))
+    assert [line.replace(f"  | {time}", "") for line in text.splitlines()] == shown
+
+
 @pytest.mark.parametrize(("number", "transient"), [(errno.EMFILE, True), (errno.ENOENT, False)])
 def test_too_many_open_files_is_a_transient_error(monkeypatch, number, transient):
     def refuse(*_arguments, **_options):

@@ -42,9 +42,10 @@ def played(make_site, monkeypatch):
             self.mode = os.stat(names[0]).st_mode & 0o777 if names else None
             return self.ends(argv)
 
-        def run(self, **options):
+        def run(self, hint="", **options):
             site = make_site(**options)
             told = {"doing": "building", "environment": {"A": "canary"}, "timeout": 60, "secrets": ["canary"]}
+            told["hint"] = hint
             return django_process_build.run(site, ["make", "x y"], folder="/srv/x", writable=["/srv/x"], **told)
 
     played = Played()
@@ -61,6 +62,19 @@ def properties(argv):
             name, _equals, value = argument.removeprefix("--property=").partition("=")
             found.setdefault(name, []).append(value)
     return found
+
+
+def test_failed_build_has_the_cure_of_a_known_cause(played):
+    played.ends = lambda argv: Ended(1, "", "Error: pg_config executable not found.\n")
+    with pytest.raises(DeploymentError) as error:
+        played.run(hint="look at it")
+    assert error.value.message == "building failed (exit 1)"
+    packages = "gcc, libc6-dev, libpq-dev, python3-dev"
+    assert error.value.hint == f"a package is built from source: set django:sites:blog:packages: [{packages}]"
+    played.ends = lambda argv: Ended(1, "", "it failed\n")
+    with pytest.raises(DeploymentError) as error:
+        played.run(hint="look at it")
+    assert error.value.hint == "look at it"
 
 
 def test_build_command_runs_in_a_unit_of_the_build_user(played, own_host):

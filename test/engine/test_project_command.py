@@ -41,3 +41,21 @@ def test_management_command_runs_with_the_environment_file(project_commands):
     }
     django_project_command.manage(configured(), RELEASE, FACTS, [], None, 60.0, [])
     assert project_commands.options["doing"] == "manage.py" and "environment_file" not in project_commands.options
+
+
+@pytest.mark.parametrize(
+    ("log", "hint"),
+    [
+        (
+            "/usr/bin/env: 'npm': No such file or directory",
+            "the program npm is missing on this host: set django:sites:blog:packages: [npm]",
+        ),
+        ("it failed", "correct django:sites:blog:commands:after_static:0, or the command itself"),
+    ],
+)
+def test_failed_command_has_the_cure_of_a_known_cause(project_commands, tmp_path, log, hint):
+    site = configured(commands={"after_static": ["npm run build"]})
+    project_commands.error = DeploymentError("npm run build failed (exit 127)", log=log)
+    with pytest.raises(DeploymentError) as error:
+        django_project_command.run_stage(site, tmp_path, FACTS, "after_static", [])
+    assert (error.value.message, error.value.hint) == ("npm run build failed (exit 127)", hint)

@@ -100,6 +100,29 @@ def test_missing_variable_is_named_in_the_hint(project_commands):
     assert error.value.log == "KeyError: 'TOKEN'"
 
 
+def test_known_cause_has_its_cure_and_is_not_tried_again(project_commands):
+    """A read-only file system may be the disk's, which may recover; in the release it is the pillar's matter."""
+    path = "/srv/django/blog/releases/0042-3f2a9c1b77de/source/logs/tock.log"
+    exception = f"OSError: [Errno 30] Read-only file system: '{path}' (blog/settings.py:5)"
+    log = f"cause: ValueError: Unable to configure handler 'file', caused by {exception}\n"
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log, transient=True)
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.start(configured(), RELEASE, FACTS, [])
+    assert error.value.message == (
+        f"starting Django: ValueError: Unable to configure handler 'file', caused by {exception}"
+    )
+    assert error.value.hint == (
+        "the release is read-only: set django:sites:blog:writable: [logs], or, for files that outlive a release, "
+        "django:sites:blog:shared: [logs]"
+    )
+    assert error.value.transient is False
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log.replace("/srv", "/mnt"))
+    project_commands.error.transient = True
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.start(configured(), RELEASE, FACTS, [])
+    assert error.value.transient is False and "ReadWritePaths: [" in error.value.hint
+
+
 @pytest.mark.parametrize(
     ("module", "hint"),
     [

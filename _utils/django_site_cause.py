@@ -1,0 +1,270 @@
+"""Known causes of failures of a site's programs, and what cures each.
+
+One table for every place that reports a failure: builds, starts of Django, commands of the project, the health check.
+A new cause is a new row, and a case in ``test/engine/test_site_cause.py``.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from django_site import Site
+
+_NETWORKS = "docs/guides/networks.md"
+#: What a build reports where headers or a compiler are missing → the packages of Debian that it needs.
+_HEADERS: tuple[tuple[str, list[str]], ...] = (
+    (r"command '?\S*gcc'? failed: No such file|execute '?\S*gcc|directory: '\S*gcc'|need a C compiler", []),
+    (r"(Python|stdlib|stdio|limits|errno)\.h: No such file", []),
+    (r"cc1plus|command '?\S*g\+\+'? failed: No such file|directory: '\S*g\+\+'", ["g++"]),
+    (r"pg_config|libpq-fe\.h", ["libpq-dev"]),
+    (r"mysql_config|mysqlclient\.pc|MYSQLCLIENT_CFLAGS|mariadb_config", ["default-libmysqlclient-dev", "pkg-config"]),
+    (r"lber\.h|ldap\.h", ["libldap2-dev", "libsasl2-dev"]),
+    (r"\bffi\.h: No such file", ["libffi-dev"]),
+    (r"libxml2 and libxslt development packages|lib(xml|xslt)/\S+\.h: No such file", ["libxml2-dev", "libxslt1-dev"]),
+    (r"xmlsec1? (is|was) not found|Unable to invoke pkg-config|xmlsec/\S+\.h", ["libxmlsec1-dev", "pkg-config"]),
+    (r"jpeglib\.h|not be found for jpeg|RequiredDependencyException: (jpeg|zlib)", ["libjpeg-dev", "zlib1g-dev"]),
+    (r"\bzlib\.h: No such file", ["zlib1g-dev"]),
+    (r"ft2build\.h", ["libfreetype-dev"]),
+    (r"gdal-config|\bgdal\.h", ["g++", "libgdal-dev"]),
+    (r"geos-config|geos_c\.h", ["libgeos-dev"]),
+    (r"curl-config|curl/curl\.h", ["libcurl4-openssl-dev", "libssl-dev"]),
+    (r"openssl/\w+\.h: No such file", ["libssl-dev"]),
+    (r"krb5-config|gssapi/\S+\.h", ["libkrb5-dev"]),
+    (r"\bsql\.h: No such file", ["unixodbc-dev"]),
+    (r"\bsqlite3\.h: No such file", ["libsqlite3-dev"]),
+    (r"\bcairo\.h: No such file|[Dd]ependency \"?cairo\"? not found", ["libcairo2-dev", "pkg-config"]),
+    (r"libmemcached/memcached\.h", ["libmemcached-dev", "zlib1g-dev"]),
+)
+#: What a running project reports where a library is missing → the packages of Debian that have it.
+_LIBRARIES = (
+    (r"libpq\.so|no pq wrapper available", ["libpq5"]),
+    (r"libmariadb\.so", ["libmariadb3"]),
+    (r"Could not find the G(DAL|EOS) library", ["gdal-bin"]),
+    (r"mod_spatialite|SpatiaLite library", ["libsqlite3-mod-spatialite"]),
+    (r"failed to find libmagic", ["libmagic-dev"]),
+    (r"cannot load library '?(lib)?(gobject|pango)", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
+    (r"libGL\.so\.1", ["libgl1"]),
+    (r"libcairo\.so|no library called \"cairo", ["libcairo2"]),
+    (r"libxmlsec1[\w-]*\.so", ["libxmlsec1-openssl"]),
+    (r"libodbc\.so", ["unixodbc"]),
+)
+#: How shells, env and Python report a program that is not installed; the packages whose names differ from theirs.
+_PROGRAM = re.compile(
+    r"(?:sh: (?:\d+: )?|/usr/bin/env: .)(?P<shell>[\w+.-]+)(?:: not found|.: No such file)"
+    r"|No such file or directory: '(?P<python>[\w+.-]+)'"
+    r"|: (?P<argv>[\w+.-]+) cannot be started: No such file"
+    r"|(?P<what>msgfmt|[Gg]it(?= executable)|C[Mm]ake|cmake|cargo)\b.*"
+    r"(?:not found|not installed|must be installed|Make sure)"
+)
+_PACKAGES = {
+    "npx": "npm",
+    "node": "nodejs",
+    "msgfmt": "gettext",
+    "convert": "imagemagick",
+    "pdftotext": "poppler-utils",
+    "pg_dump": "postgresql-client",
+    "mysqldump": "default-mysql-client",
+    "java": "default-jre-headless",
+    **{name: name for name in ("npm", "git", "cargo", "cmake", "make", "gettext", "xmlsec1", "ffmpeg", "pandoc")},
+    **{name: name for name in ("wkhtmltopdf", "curl", "wget", "unzip", "rsync")},
+}
+#: A file that the sandbox, or the owner of a folder, keeps the project from; as Python and Node.js report it.
+_FILE = re.compile(
+    r"(?P<why>Read-only file system|Permission denied|No such file or directory|EROFS|EACCES)(?::|\b[^\n']*?, \w+) ?"
+    r"b?'(?P<path>[^'\n]+)'"
+)
+_DATABASE_FILE = re.compile(
+    r"(?:unable to open database file|attempt to write a readonly database)(?:: (?P<path>/\S+))?"
+)
+#: What a program reports → the hint, with {at}, {user}, {python} of the site and the groups of the pattern.
+_HINTS = (
+    (
+        r"No module named '?(pkg_resources|setuptools|distutils)\b",
+        "set {at}:python_packages: ['setuptools<81'], which has {0}",
+    ),
+    (
+        r"\b(401 Unauthorized|403 Forbidden|407 Proxy)",
+        "the package index refused the login: set {at}:index:user and {at}:index:password",
+    ),
+    (
+        r"invalid peer certificate|certificate verify failed|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_GET_ISSUER_CERT"
+        r"|unable to get local issuer certificate",
+        "the certificate authority of the server is not trusted: add it to the system's store, or to the file that "
+        f"SSL_CERT_FILE names in {{where}} and that {{user}} can read ({_NETWORKS})",
+    ),
+    (
+        r"dns error|failed to lookup address|[Cc]ould(?: not|n't) resolve host|name resolution"
+        r"|Name or service not known|EAI_AGAIN|ENOTFOUND|Failed to resolve '",
+        "this host cannot resolve a server's name: correct its DNS, or set a proxy in "
+        f"{{where}}{{index}} ({_NETWORKS})",
+    ),
+    (
+        r"error sending request for url|tcp connect error|client error \(connect\)|ECONNREFUSED|ETIMEDOUT",
+        f"this host does not reach a server: set a proxy in {{where}}{{index}} ({_NETWORKS})",
+    ),
+    (
+        r"[Mm]issing staticfiles manifest entry for '([^']+)'",
+        "{0} is not among the collected static files: have {at}:build create it, or correct its name in the project; "
+        "with {at}:static:collect: false commit it with its manifest",
+    ),
+    (
+        r"OfflineGenerationError|missing from offline manifest",
+        "set {at}:commands: {{after_static: [manage.py compress]}}",
+    ),
+    (
+        r"webpack-stats|WebpackLoader\w+|vite manifest|DjangoVite\w+",
+        "the project's assets are not built: set {at}:build: [npm ci, npm run build] and {at}:packages: [npm]",
+    ),
+    (
+        r"No interpreter found for|does not satisfy Python|Requires-Python|requires a different Python",
+        "set {at}:python to an interpreter of a version that the packages support; it is {python} now",
+    ),
+    (
+        r"No module named '?(tomllib|zoneinfo|imp|cgi|asynchat|asyncore|telnetlib)\b",
+        "{0} is not in every version of Python: set {at}:python to one that has it; it is {python} now",
+    ),
+)
+
+
+def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, building: bool = False) -> str:
+    """Return what cures the cause that an exception or the output of a failed program names; empty if it is not known.
+
+    Call it wherever a message is made of what a program of a site reported, with the exception and the lines before
+    it, and use its result instead of a general hint.
+
+    Args:
+        text: the exception, or the last lines of the output; secrets are masked already.
+        facts: those of the release, which have its databases.
+        building: whether the build user's program failed, whose sandbox is another.
+    """
+    return (
+        _of_database_file(site, text, facts or {})
+        or of_file(site, text, facts or {}, building=building)
+        or _of_packages(site, text)
+        or _of_program(site, text)
+        or _of_table(site, text, building=building)
+    )
+
+
+def _at(site: Site) -> str:
+    return f"django:sites:{site.name}"
+
+
+def _of_table(site: Site, text: str, *, building: bool) -> str:
+    at = _at(site)
+    values = {"at": at, "python": site.config["python"], "user": site.user, "where": f"{at}:environment", "index": ""}
+    if building:
+        index = f", or {at}:index:url to an index that it reaches"
+        values |= {"user": site.build_user, "where": "Salt's environment", "index": index}
+    for pattern, cure in _HINTS:
+        found = re.search(pattern, text)
+        if found:
+            return cure.format(*found.groups(), **values)
+    return ""
+
+
+def _of_packages(site: Site, text: str) -> str:
+    """Return the packages for all headers or libraries that are missing; a compilation needs the compiler too."""
+    headers = [names for pattern, names in _HEADERS if re.search(pattern, text)]
+    if headers:
+        python = site.config["python"].rpartition("/")[2]
+        compiler = ["gcc", "libc6-dev", f"{python}-dev" if re.fullmatch(r"python3(\.\d+)?", python) else "python3-dev"]
+        return _install(site, "a package is built from source", [compiler, *headers])
+    libraries = [names for pattern, names in _LIBRARIES if re.search(pattern, text)]
+    if libraries:
+        return _install(site, "a library is missing on this host", libraries)
+    unknown = re.search(r"(\w[\w+.-]*\.so[.\d]*): cannot open shared object file", text)
+    return _unknown_package(site, unknown[1]) if unknown else ""
+
+
+def _of_program(site: Site, text: str) -> str:
+    found = _PROGRAM.search(text)
+    if not found:
+        return ""
+    name = next(filter(None, found.groups())).lower()
+    if name in _PACKAGES:
+        return _install(site, f"the program {name} is missing on this host", [[_PACKAGES[name]]])
+    return _unknown_package(site, f"the program {name}")
+
+
+def _unknown_package(site: Site, what: str) -> str:
+    return f"{what} is missing on this host: add the Debian package that has it to {_at(site)}:packages"
+
+
+def _install(site: Site, why: str, packages: Collection[Collection[str]]) -> str:
+    """Return the hint to install packages, with those that the pillar has; empty where it has all of them."""
+    needed = sorted({name for names in packages for name in names} - {*site.config["packages"]})
+    return f"{why}: set {_at(site)}:packages: {_listed([*site.config['packages'], *needed])}" if needed else ""
+
+
+def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool = False) -> str:
+    """Return what lets a project write a file that it may not write; empty for another cause.
+
+    A release is read-only but for ``writable`` and ``shared``: the cause stays until the pillar changes.
+    """
+    for found in _FILE.finditer(text):
+        path, is_missing = PurePosixPath(found["path"]), found["why"].startswith("No such")
+        inside = _in_source(site, path, facts)
+        is_program = found["why"] in ("Permission denied", "EACCES") and path.suffix in (".sh", ".py")
+        if inside and not building and not is_program and (not is_missing or path.suffix == ".log"):
+            return _make_writable(site, inside)
+        if not inside and not is_missing and path.is_absolute() and not path.is_relative_to(site.root):
+            return _let_write(site, path, found["why"], building=building)
+    return ""
+
+
+def _in_source(site: Site, path: PurePosixPath, facts: Mapping[str, Any]) -> PurePosixPath | None:
+    """Return a path relative to the source of the release, or None if it is elsewhere."""
+    if not path.is_absolute():
+        return PurePosixPath(facts.get("folder", "."), path)
+    mount = site.config["mount"]
+    if mount and path.is_relative_to(mount):
+        return path.relative_to(mount)
+    found = re.match(re.escape(f"{site.root}/") + r"(?:current|releases/[^/]+)/source/(.+)", str(path))
+    return PurePosixPath(found[1]) if found else None
+
+
+def _make_writable(site: Site, path: PurePosixPath) -> str:
+    """Return the options that make a file of the release writable; empty where the pillar has them."""
+    config, at = site.config, _at(site)
+    if any(path.is_relative_to(there) for there in [*config["writable"], *config["shared"]]):
+        return ""
+    folder = path.parent if path.suffix else path
+    shared = f"{at}:shared: {_listed([*config['shared'], str(path if str(folder) == '.' else folder)])}"
+    if str(folder) == ".":
+        return f"the release is read-only: set {shared}, which keeps {path} outside of it"
+    writable = f"{at}:writable: {_listed([*config['writable'], str(folder)])}"
+    return f"the release is read-only: set {writable}, or, for files that outlive a release, {shared}"
+
+
+def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> str:
+    """Return what lets a project write outside of the site's folders."""
+    folder = path.parent if path.suffix else path
+    key, user = ("build_sandbox", site.build_user) if building else ("sandbox", site.user)
+    if why in ("Read-only file system", "EROFS") and site.process == "systemd":
+        cure = f"set {_at(site)}:{key}: {{ReadWritePaths: [{folder}]}}"
+    else:
+        cure = f"let {user} write to {folder}"
+    return f"{cure}, or have the project write below {site.shared.top}"
+
+
+def _of_database_file(site: Site, text: str, facts: Mapping[str, Any]) -> str:
+    """Return which SQLite file a project cannot open or write, and what lets it."""
+    found = _DATABASE_FILE.search(text)
+    if not found:
+        return ""
+    databases = facts.get("databases", {}).values()
+    named = [one["name"] for one in databases if re.search("sqlite|spatialite", one.get("engine", ""))]
+    names = [found["path"]] if found["path"] else named
+    if len(names) != 1:
+        return ""
+    path = PurePosixPath(names[0])
+    inside = _in_source(site, path, facts)
+    if inside:
+        return f"the SQLite file is {inside} of the release; {_make_writable(site, inside)}".removesuffix("; ")
+    return f"the SQLite file is {path}: {site.user} must be able to write to it and to its folder, {path.parent}"
+
+
+def _listed(names: Collection[str]) -> str:
+    return f"[{', '.join(dict.fromkeys(names))}]"

@@ -1,0 +1,62 @@
+"""Known causes of failures, and the exact text of what cures each."""
+
+import re
+from pathlib import Path
+
+import django_site_cause
+import pytest
+import yaml
+from specimen import configured
+
+AT = "django:sites:blog"
+CASES = [
+    pytest.param(case["text"], case["hint"], name == "build", id=f"{name}-{case['text'][:60]}")
+    for name, cases in yaml.safe_load(Path(__file__).with_name("causes.yaml").read_text()).items()
+    for case in cases
+]
+
+
+@pytest.mark.parametrize(("text", "hint", "building"), CASES)
+def test_known_cause_has_its_cure(text, hint, building):
+    assert django_site_cause.hint(configured(), text, building=building) == hint
+
+
+def test_every_row_of_the_tables_has_a_case():
+    texts = "\n".join(case.values[0] for case in CASES)
+    rows = [*django_site_cause._HEADERS, *django_site_cause._LIBRARIES, *django_site_cause._HINTS]
+    assert [pattern for pattern, _cure in rows if not re.search(pattern, texts)] == []
+
+
+def test_packages_of_a_hint_include_those_of_the_pillar():
+    """So that the line can be pasted; what the pillar has already is no cure."""
+    site = configured(packages=["gettext", "libpq5"], python="/usr/bin/python3.12")
+    missing = "fatal error: Python.h: No such file or directory"
+    assert django_site_cause.hint(site, missing) == (
+        f"a package is built from source: set {AT}:packages: [gettext, libpq5, gcc, libc6-dev, python3.12-dev]"
+    )
+    assert django_site_cause.hint(site, "ImportError: no pq wrapper available.") == ""
+
+
+def test_writable_folders_of_a_hint_include_those_of_the_pillar():
+    site = configured(writable=["cache"], shared=["data"], mount="/app")
+    text = "OSError: [Errno 30] Read-only file system: '/app/logs/tock.log'"
+    assert django_site_cause.hint(site, text) == (
+        f"the release is read-only: set {AT}:writable: [cache, logs], or, for files that outlive a release, "
+        f"{AT}:shared: [data, logs]"
+    )
+    assert django_site_cause.hint(site, text.replace("logs", "cache")) == ""
+
+
+def test_write_outside_of_the_site_without_systemd_has_no_sandbox():
+    text = "OSError: [Errno 30] Read-only file system: '/var/lib/tock/x.log'"
+    assert django_site_cause.hint(configured(process="supervisor"), text) == (
+        "let blog write to /var/lib/tock, or have the project write below /srv/django/blog/shared"
+    )
+
+
+def test_file_of_an_unnamed_database_is_that_of_the_release():
+    facts = {"folder": "app", "databases": {"default": {"engine": "django.db.backends.sqlite3", "name": "data/db"}}}
+    assert django_site_cause.hint(configured(), "unable to open database file", facts) == (
+        f"the SQLite file is app/data/db of the release; the release is read-only: set {AT}:writable: [app/data/db], "
+        f"or, for files that outlive a release, {AT}:shared: [app/data/db]"
+    )
