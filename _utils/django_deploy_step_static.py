@@ -15,6 +15,7 @@ import django_host_template
 import django_host_user
 import django_project_program
 import django_release_instance
+import django_release_settings
 import django_secret
 from django_deploy import Changes, Deployment
 from django_host_command import DeploymentError
@@ -67,7 +68,8 @@ def record_start(deployment: Deployment, release: Release, answer: dict[str, Any
     Raises:
         DeploymentError: the release would not be secure, or would lose or not find the site's data.
     """
-    schema = answer.pop("schema", {})
+    schema, own_files = answer.pop("schema", {}), answer.pop("own_files", {})
+    _refuse_two_databases(deployment.site, release, answer["databases"], own_files)
     deployment.warn([*_project_warnings(deployment.site, release, answer), *_lost_sessions(deployment, answer)])
     if deployment.takeover:
         deployment.takeover.check(release, answer["databases"])
@@ -114,6 +116,29 @@ def _refuse_database_in_release(site: Site, release: Release, databases: dict[st
                 f"the database {alias!r} is inside the release ({database['name']}) and would be deleted with it",
                 hint=f"add its file to {at}:shared, "
                 f"or set its path: {at}:environment, {{from: database_path}}, with database: {{engine: sqlite}}",
+            )
+
+
+def _refuse_two_databases(site: Site, release: Release, databases: dict[str, Any], own_files: dict[str, str]) -> None:
+    """Refuse a SQLite file of the pillar where the project's own, in ``shared/``, has tables too.
+
+    Args:
+        own_files: the SQLite files of the project's settings without the overlay, by alias.
+
+    Raises:
+        DeploymentError: commands of the project that name their file would use another database than the site.
+    """
+    for alias, name in own_files.items() if django_release_settings.uses_shared(site) else ():
+        path = alias in databases and django_database.database_file(site, release.path, release.facts, databases[alias])
+        if not path or str(path) == name:
+            continue
+        used, own, shared = django_database_sqlite.resolved(site, path, Path(name), site.shared.top)
+        if used != own and own.is_relative_to(shared) and django_database_sqlite.applied(site, own):
+            key = django_database.pillar_key(site, alias)
+            raise DeploymentError(
+                f"the database {alias!r} is in two places: {path}, which {key}:name sets, and {own}, which the "
+                f"project's settings name",
+                hint=f"remove {key}:name, or move {own} away",
             )
 
 

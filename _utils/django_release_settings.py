@@ -1,6 +1,7 @@
 """The configuration of a release: the settings overlay and its data, the environment, the files in its source."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,16 @@ def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: b
             "MEDIA_ROOT": str(site.media),
         },
         "settings": config["settings"],
+        **({"shared_folder": os.path.realpath(site.shared.top)} if uses_shared(site) else {}),
         **({"https": origins(site)} if site.https else {}),
     }
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
+
+
+def uses_shared(site: Site) -> bool:
+    """Return whether the project has paths below ``shared/``: by links in its source, or by a variable."""
+    sources = [value.get("from") for value in site.config["environment"].values() if isinstance(value, dict)]
+    return bool(site.config["shared"] or "shared" in sources)
 
 
 def origins(site: Site) -> list[str]:

@@ -109,6 +109,7 @@ START = {
     "former_keys?": int,
     "empty_former_key?": bool,
     "databases": DATABASES,
+    "own_files?": {str: str},
     "migrations": MIGRATIONS,
     "collected?": (int, types.NoneType),
     "schema?": SCHEMA,

@@ -68,21 +68,33 @@ def _over_https(project, data):
 
 
 def _databases(databases, data):
-    """The project's databases, each SQLite file in the site's folder; over them those that the pillar gives."""
+    """The project's databases, each SQLite file in the site's folder; over them those that the pillar gives.
+
+    A file that the pillar's `shared` keeps stays there: commands of the project that name it use the same one.
+    """
     moved, files = {}, {}
     for alias, database in databases.items():
         if _is_sqlite(database):
             said = str(database.get("NAME") or "")
-            name = os.path.basename(said) or "db.sqlite3"
-            if files.setdefault(name, said) != said:
-                name = f"{alias}.{name}"
+            path = _shared_file(said, data)
+            if not path:
+                name = os.path.basename(said) or "db.sqlite3"
+                if files.setdefault(name, said) != said:
+                    name = f"{alias}.{name}"
+                path = os.path.join(data["database_folder"], name)
             options = {**_patience(), **database.get("OPTIONS", {})}
-            database = {**database, "NAME": os.path.join(data["database_folder"], name), "OPTIONS": options}
+            database = {**database, "NAME": path, "OPTIONS": options}
         moved[alias] = database
     for alias, given in data["databases"].items():
         over = _server if given["engine"] else _file
         moved[alias] = {**over(moved.get(alias, {}), given, alias, data["database_folder"]), **given["settings"]}
     return moved
+
+
+def _shared_file(name, data):
+    """The path in the folder that releases share, if a database's name leads there; else None."""
+    path = os.path.realpath(name)
+    return path if "shared_folder" in data and path.startswith(data["shared_folder"] + os.sep) else None
 
 
 def _connection(database, age):

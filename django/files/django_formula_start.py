@@ -86,6 +86,18 @@ def effective(settings):
             alias: {key.lower(): str(database.get(key) or "") for key in ("ENGINE", "NAME", "HOST", "PORT")}
             for alias, database in settings.DATABASES.items()
         },
+        "own_files": own_files(),
+    }
+
+
+def own_files():
+    """Return the SQLite files of the project's own settings, which the overlay may have moved, by alias."""
+    overlay = sys.modules.get("django_formula_settings")
+    databases = getattr(overlay, "_project", {}).get("DATABASES") or {}
+    return {
+        alias: os.path.realpath(str(database["NAME"]))
+        for alias, database in databases.items()
+        if "lite" in str(database.get("ENGINE")) and database.get("NAME")
     }
 
 

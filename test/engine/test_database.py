@@ -171,8 +171,9 @@ def overlay(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.setitem(sys.modules, "overlay_of_databases", module)
 
-    def databases(project, **options):
-        data = json.loads(django_release_settings.overlay(configured(**options), RELEASE, "x"))
+    def databases(project, root="/srv/django/blog", **options):
+        text = django_release_settings.overlay(configured(**options), RELEASE, "x")
+        data = json.loads(text.replace("/srv/django/blog", root))
         for given in data["databases"].values():
             if given.get("password_file"):
                 given["password_file"] = str(tmp_path / "database.default")
@@ -244,6 +245,32 @@ WHERE = {"NAME": "blog", "USER": "blog", "HOST": "db1.example.org", "PORT": "", 
 def test_pillar_overrides_database_of_settings(overlay, project, database, expected):
     found = overlay({"default": project} if project else {}, database={**SERVER, **database})
     assert found == {"default": expected}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "{root}/database/db.sqlite3"),
+        ({"shared": ["data"]}, "{root}/shared/data/db.sqlite3"),
+        ({"shared": ["src/db.sqlite3"]}, "{root}/shared/data/db.sqlite3"),
+        ({"environment": {"DATA": {"from": "shared"}}}, "{root}/shared/data/db.sqlite3"),
+        ({"shared": ["data"], "database": {"engine": "sqlite"}}, "{root}/shared/data/db.sqlite3"),
+        ({"shared": ["data"], "database": {"engine": "sqlite", "name": "a.db"}}, "{root}/database/a.db"),
+    ],
+)
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_sqlite_file_below_a_shared_path_stays_there(overlay, tmp_path, monkeypatch, is_relative, options, expected):
+    root = tmp_path / "site"
+    (root / "shared/data").mkdir(parents=True)
+    source = root / "releases/0001/source"
+    source.mkdir(parents=True)
+    (source / "data").symlink_to(root / "shared/data")
+    monkeypatch.chdir(source)
+    name = "data/db.sqlite3" if is_relative else str(source / "data/db.sqlite3")
+    project = {"default": {"ENGINE": SQLITE, "NAME": name}, "log": {"ENGINE": SQLITE, "NAME": str(source / "log.db")}}
+    found = overlay(project, root=str(root), **options)
+    assert found["default"] == {"ENGINE": SQLITE, "NAME": expected.format(root=root), "OPTIONS": PATIENT}
+    assert found["log"]["NAME"] == f"{root}/database/log.db"
 
 
 def test_several_databases_overridden(overlay):

@@ -583,6 +583,34 @@ def test_a_database_that_is_kept(world, name, mount):
     assert world.apply()["migration"] == {"migrations": {"default": ["blog.0001_initial"]}}
 
 
+@pytest.mark.parametrize("has_tables", [True, False])
+def test_database_in_two_places_is_refused(world, has_tables):
+    world.apply()
+    world.options = {"shared": ["data"], "database": {"engine": "sqlite", "name": "a.db"}}
+    used, own = world.site.database.top / "a.db", world.site.shared.top / "data/db.sqlite3"
+    own.parent.mkdir(parents=True)
+    with sqlite3.connect(own) as connection:
+        if has_tables:
+            connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
+            connection.execute("INSERT INTO django_migrations VALUES ('blog', '0001_initial')")
+    world.answers = {
+        "databases": {"default": {"engine": "django.db.backends.sqlite3", "name": str(used)}},
+        "own_files": {"default": str(own)},
+    }
+    if not has_tables:
+        world.apply()
+        assert "own_files" not in world.last.release.facts
+        return
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    key = "django:sites:blog:database"
+    assert error.value.message == (
+        f"static: the database 'default' is in two places: {used}, which {key}:name sets, and {own}, which the "
+        "project's settings name"
+    )
+    assert error.value.hint == f"remove {key}:name, or move {own} away\n0001-{commit('one')[:12]} still runs"
+
+
 def test_static_files_are_compressed_where_that_helps(own_host):
     folder = own_host / "static"
     (folder / "deep").mkdir(parents=True)

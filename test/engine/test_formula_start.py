@@ -140,6 +140,20 @@ def test_failed_checks_stop_a_release(program, monkeypatch, found, of_deployment
             program.checks(request)
 
 
+def test_sqlite_files_of_the_projects_own_settings(program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert program.own_files() == {}
+    databases = {
+        "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "data/db.sqlite3"},
+        "log": {"ENGINE": "django.contrib.gis.db.backends.spatialite", "NAME": "log.db"},
+        "other": {"ENGINE": "django.db.backends.postgresql", "NAME": "blog"},
+        "none": {},
+    }
+    overlay = SimpleNamespace(_project={"DATABASES": databases})
+    monkeypatch.setitem(sys.modules, "django_formula_settings", overlay)
+    assert program.own_files() == {"default": f"{tmp_path}/data/db.sqlite3", "log": f"{tmp_path}/log.db"}
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
