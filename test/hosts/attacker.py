@@ -26,6 +26,8 @@ from repository import Repository
 from sites import Site
 
 HOSTILE = Path(__file__).with_name("hostile")
+#: What a canary is.
+CANARY = "canary-[0-9a-f]{24}"
 #: Bytes that a process of root may have in memory at most, and those at which it is killed, for the machine's sake.
 BOUND, KILLED = 300 << 20, 900 << 20
 DJANGO = "Django==5.2.19"
@@ -34,10 +36,31 @@ EXCLUDED = ("/proc", "/sys", "/dev", "/run/systemd", "/run/log", "/run/udev", "/
 LARGE = ("/usr", "/opt/salt", "/var/lib/dpkg")
 
 _MANIFEST = r"""
-import base64, hashlib, json, os, stat, sys
-excluded, large = json.loads(sys.argv[1])
+import base64, hashlib, json, os, pwd, re, stat, sys
+given = json.load(sys.stdin)
+excluded, large = tuple(given["excluded"]), tuple(name + "/" for name in given["large"])
+pattern = given["pattern"].encode()
+KNOWN = "/run/lair-known"  # what content had at which time of change, which no one but the kernel sets
+try:
+    with open(KNOWN) as file:
+        before = json.load(file)
+except FileNotFoundError:
+    before = {}
+known, holders = {}, {}
 def text(data):
     return os.fsencode(data).decode("utf-8", "backslashreplace")
+def content(path, status):
+    state = [status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size]
+    found = before.get(text(path))
+    if not found or found[0] != state:
+        with open(path, "rb") as file:
+            data = file.read()
+        hits = [one.decode() for one in sorted(set(re.findall(pattern, data)))]
+        found = [state, hashlib.blake2b(data, digest_size=12).hexdigest(), hits]
+    known[text(path)] = found
+    if found[2]:
+        holders[path] = found[2]
+    return found[1]
 def entry(path):
     status = os.lstat(path)
     kind = stat.S_IFMT(status.st_mode)
@@ -49,8 +72,7 @@ def entry(path):
     elif kind == stat.S_IFREG and path.startswith(large):
         found["content"] = [status.st_size, status.st_mtime_ns, status.st_ino]
     elif kind == stat.S_IFREG and status.st_size < 1 << 26:
-        with open(path, "rb") as file:
-            found["content"] = hashlib.blake2b(file.read(), digest_size=12).hexdigest()
+        found["content"] = content(path, status)
     elif kind == stat.S_IFREG:
         found["content"] = [status.st_size, status.st_mtime_ns]
     if kind == stat.S_IFREG and status.st_nlink > 1:
@@ -62,7 +84,27 @@ def entry(path):
     except OSError:
         pass
     return found
-excluded, large = tuple(excluded), tuple(name + "/" for name in large)
+def readable(name):
+    user = pwd.getpwnam(name)
+    out, into = os.pipe()
+    if not os.fork():
+        os.setgroups(os.getgrouplist(name, user.pw_gid))
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+        found = {}
+        for path, hits in holders.items():
+            try:
+                os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+                found[text(path)] = hits
+            except OSError:
+                pass
+        os.close(out)
+        with os.fdopen(into, "w") as file:
+            json.dump(found, file)
+        os._exit(0)
+    os.close(into)
+    with os.fdopen(out) as file:
+        return json.load(file)
 answer, todo = {"/": entry("/")}, ["/"]
 while todo:
     top = todo.pop()
@@ -72,7 +114,7 @@ while todo:
         continue
     for name in names:
         path = os.path.join(top, name)
-        if path in excluded:
+        if path in excluded or path == KNOWN:
             continue
         try:
             answer[text(path)] = found = entry(path)
@@ -80,7 +122,11 @@ while todo:
             continue
         if found["type"] == "folder":
             todo.append(path)
-json.dump(answer, sys.stdout)
+with open(os.open(KNOWN, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    json.dump(known, file)
+users = {user.pw_name for user in pwd.getpwall()} & set(given["users"])
+json.dump({"paths": answer, "holders": {text(path): hits for path, hits in holders.items()},
+           "readable": {name: readable(name) for name in users}}, sys.stdout)
 """
 _WATCH = r"""
 import json, os, signal, subprocess, sys, tempfile, time
@@ -192,14 +238,23 @@ def salt(host: Host, function: str, *arguments: str, patience: float = 60) -> Wa
 
 
 class Manifest(dict[str, dict[str, Any]]):
-    """Every path of a host: type, owner, group, mode, target, content, extended attributes."""
+    """Every path of a host: type, owner, group, mode, target, content, extended attributes.
 
-    def __init__(self, host: Host):
-        argv = ["/usr/bin/python3", "-I", "-S", "-c", _MANIFEST, json.dumps([EXCLUDED, LARGE])]
-        super().__init__(json.loads(host.run(argv, timeout=120).stdout))
-        users = host.run("getent passwd; echo; getent group").stdout.split("\n\n")
+    Attributes:
+        holders: the canaries in the content of files, by path.
+        readable: those of them that each of the users can open.
+    """
+
+    def __init__(self, host: Host, users: Sequence[str] = ()):
+        given = {"excluded": EXCLUDED, "large": LARGE, "pattern": CANARY, "users": users}
+        argv = ["/usr/bin/python3", "-I", "-S", "-c", _MANIFEST]
+        answer = json.loads(host.run(argv, stdin=json.dumps(given), timeout=120).stdout)
+        super().__init__(answer["paths"])
+        self.holders: dict[str, list[str]] = answer["holders"]
+        self.readable: dict[str, dict[str, list[str]]] = answer["readable"]
+        entries = host.run("getent passwd; echo; getent group").stdout.split("\n\n")
         self.users, self.groups = (
-            {int(line.split(":")[2]): line.split(":")[0] for line in part.splitlines() if line} for part in users
+            {int(line.split(":")[2]): line.split(":")[0] for line in part.splitlines() if line} for part in entries
         )
 
     def owner(self, path: str) -> str:
@@ -233,7 +288,6 @@ VOLATILE = (
         "/var/lib/dbus*",
         "/run/motd*",
         "/run/lair-*",
-        "/run/canaries",
         "*/__pycache__",
         "*/__pycache__/*",
         "/root/.*",
@@ -318,7 +372,7 @@ class Canaries:
 
     def new(self, where: str) -> str:
         """A new text for a place."""
-        self.texts[where] = f"canary-{secrets.token_hex(12)}"
+        self.texts[where] = f"canary-{secrets.token_hex(12)}"  # as CANARY has it
         return self.texts[where]
 
     def plant(self, path: str, *, mode: str = "0600", owner: str = "root", group: str = "root") -> str:
@@ -335,24 +389,19 @@ class Canaries:
                 found.append(where)
         return found
 
-    def seen(self, site: Site, *more: str) -> dict[str, list[str]]:
+    def seen(self, site: Site, host: Manifest, *more: str) -> dict[str, list[str]]:
         """Where texts are to be seen for an attacker: in what was answered, the journal, and files that it may read."""
         found = {f"answer {number}": hits for number, text in enumerate(more) if (hits := self.within(text))}
-        patterns = "".join(f"{canary}\n" for canary in self.texts.values())
-        self.host.write("/run/canaries", patterns, mode="0600")
-        prune = " -o ".join(f"-path {path}" for path in ("/usr", "/opt", *EXCLUDED, "/run/canaries", "/srv/pillar"))
-        look = rf"find / \( {prune} \) -prune -o -type f -readable -size -20M -print0 2>/dev/null"
-        look += " | xargs -0 -r grep -laFf /proc/self/fd/9 2>/dev/null 9</dev/null"
-        for user in (site.name, f"{site.name}-build", "nobody"):
-            command = look.replace("/proc/self/fd/9", "/tmp/.canaries-here").replace(" 9</dev/null", "")
-            self.host.run("install -m 0444 /run/canaries /tmp/.canaries-here")
-            told = self.host.run(["runuser", "-u", user, "--", "bash", "-c", command], check=False).stdout.split()
-            hits = [path for path in told if path != "/tmp/.canaries-here"]
+        planted = {*self.texts.values()}
+        for user, files in host.readable.items():
+            hits = [path for path, texts in files.items() if planted & {*texts}]
             found |= {f"{user} reads": hits} if hits else {}
-        self.host.run("rm -f /tmp/.canaries-here")
-        own = self.host.run(f"grep -rlaFf /run/canaries {site.root} /var/log/nginx 2>/dev/null", check=False)
-        found |= {"in its folders": own.stdout.split()} if own.stdout else {}
-        journal = self.host.run("journalctl --no-pager 2>/dev/null | grep -aFf /run/canaries | head", check=False)
+        folders = (f"{site.root}/", "/var/log/nginx/")
+        own = [path for path, texts in host.holders.items() if path.startswith(folders) and planted & {*texts}]
+        found |= {"in its folders": own} if own else {}
+        self.host.write("/run/lair-canaries", "".join(f"{canary}\n" for canary in planted), mode="0600")
+        journal = self.host.run("journalctl --no-pager 2>/dev/null | grep -aFf /run/lair-canaries | head", check=False)
+        self.host.run("rm /run/lair-canaries")
         found |= {"journal": [journal.stdout]} if journal.stdout else {}
         return found
 
@@ -533,10 +582,10 @@ class Lair:
         answers = list(more)
         before = Manifest(self.host)
         yield answers
-        after = Manifest(self.host)
+        after = Manifest(self.host, (self.mallory.name, f"{self.mallory.name}-build", "nobody"))
         violations = Table(self.mallory).violations(self.mallory, before, after)
         assert not violations, "\n".join(f"{path}: {what}" for path, what in list(violations.items())[:40])
-        seen = self.canaries.seen(self.mallory, *answers)
+        seen = self.canaries.seen(self.mallory, after, *answers)
         assert not seen, seen
 
 

@@ -57,6 +57,19 @@ def lair(den: Lair) -> Iterator[Lair]:
     den.mend()
 
 
+def test_changed_file_and_leaked_canary_are_found(lair):
+    lair.host.write("/etc/outside", "before", mode="0600")
+    lair.canaries.plant("/srv/closed", mode="0640", group="mallory-build")
+    with pytest.raises(AssertionError, match=r"/etc/outside: content"), lair.nothing_outside():
+        lair.host.run("printf behind >/etc/outside; touch -d @0 /etc/outside")
+    with pytest.raises(AssertionError, match=r"mallory-build reads.*/srv/closed"), lair.nothing_outside():
+        pass
+    lair.host.run("rm /etc/outside; chmod 0600 /srv/closed")
+    with lair.nothing_outside():
+        pass
+    lair.host.run("rm /srv/closed")
+
+
 # A hostile repository
 
 TARGETS = {
