@@ -14,6 +14,7 @@ import django_project_inspection
 import django_site
 import django_verbs
 import django_verbs_status
+import django_verbs_superuser
 import django_verbs_terminal
 from django_deploy_request import asked_by
 from django_host_command import DeploymentError, seconds
@@ -331,7 +332,7 @@ def _words(command):
         raise DeploymentError(f"cannot split {command[0]!r} into words: {error}") from None
 
 
-def superuser(site, username="admin", email="admin@localhost"):
+def superuser(site, username="admin", email="admin@localhost", command=""):
     """
     Create a superuser with a generated password. The password is written to a file that only root can read; the
     answer names the file.
@@ -342,15 +343,20 @@ def superuser(site, username="admin", email="admin@localhost"):
         Username of the superuser.
     email
         Its e-mail address.
+    command
+        The management command that creates the user, with its options, by default ``createsuperuser --noinput``. It
+        gets the variables ``DJANGO_SUPERUSER_USERNAME``, ``_EMAIL`` and ``_PASSWORD``. Where the project's own
+        ``createsuperuser`` fails without options, Django's creates the user.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt-call django.superuser blog
+        salt-call django.superuser blog ada ada@example.org command='createsuperuser --noinput --first_name Ada'
         salt-call django.superuser blog elspeth elspeth@example.org
     """
-    return _answer(lambda: django_verbs.superuser(site, username, email))
+    return _answer(lambda: django_verbs_superuser.create(site, username, email, _words([command])))
 
 
 def migrate(site):

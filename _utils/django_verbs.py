@@ -3,8 +3,6 @@
 They compile no pillar: docs/decisions/0012.
 """
 
-import re
-import secrets as secrets_module
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,6 @@ import django_deploy_migration
 import django_deploy_rollback
 import django_deploy_step_database
 import django_deploy_steps
-import django_host_environment
-import django_host_file
 import django_project_command
 import django_project_program
 import django_proxy_maintenance
@@ -231,34 +227,6 @@ def manage(name: str, command: Sequence[str], environment_file: str | None, time
         raise DeploymentError(f"there is no file {environment_file} on this host")
     secrets = list(django_secret.values(site, {}).values())
     return django_project_command.manage(site, live.path, live.facts, command, environment_file, timeout, secrets)
-
-
-def superuser(name: str, username: str, email: str) -> dict[str, str]:
-    """Create a superuser with a generated password, which is written to a file that only root can read.
-
-    The file is the environment of the command that creates the user; it is renamed once the user exists.
-
-    Raises:
-        DeploymentError: there is such a user already, or the project has no users.
-    """
-    site = django_site.find(name)
-    if not re.fullmatch(r"[A-Za-z0-9_.@+-]+", username) or not re.fullmatch(r"[A-Za-z0-9_.@+-]*", email):
-        raise DeploymentError("a username and an e-mail address may contain only letters, digits and @ . + - _")
-    file = site.secrets / f"superuser-{username}"
-    if file.exists():
-        raise DeploymentError(f"{username} has been created before; the password was written to {file}")
-    password = secrets_module.token_urlsafe(15)
-    values = {"USERNAME": username, "EMAIL": email, "PASSWORD": password}
-    variables = {f"DJANGO_SUPERUSER_{key}": value for key, value in values.items()}
-    new = file.with_name(f".{file.name}")
-    django_host_file.write(new, django_host_environment.environment_file(variables), mode=0o600)
-    try:
-        manage(name, ["createsuperuser", "--noinput"], str(new), timeout=300)
-    except DeploymentError:
-        new.unlink()
-        raise
-    new.replace(file)
-    return {"username": username, "password_file": str(file)}
 
 
 def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import json
 import stat
+from pathlib import Path
 
 import django_host_file
 import django_project_command
@@ -8,6 +9,7 @@ import django_secret
 import django_site
 import django_verbs
 import django_verbs_status
+import django_verbs_superuser
 import pytest
 from django_host_command import DeploymentError
 from readers import read_environment
@@ -247,7 +249,7 @@ def test_all_of_one_release(two):
 
 def test_a_superuser(two):
     two.commands.clear()
-    told = django_verbs.superuser("blog", "admin", "admin@localhost")
+    told = django_verbs_superuser.create("blog", "admin", "admin@localhost")
     file = two.site.secrets / "superuser-admin"
     assert told == {"username": "admin", "password_file": str(file)}
     variables = read_environment(file.read_text())
@@ -260,12 +262,58 @@ def test_a_superuser(two):
     assert two.commands[0][-3:] == ["manage.py", "createsuperuser", "--noinput"]
     assert variables["DJANGO_SUPERUSER_PASSWORD"] not in repr(two.commands)
     with pytest.raises(DeploymentError, match="admin has been created before; the password was written to"):
-        django_verbs.superuser("blog", "admin", "")
+        django_verbs_superuser.create("blog", "admin", "")
     two.fails["systemd-run"] = DeploymentError("that username is already taken")
     with pytest.raises(DeploymentError, match="already taken"):
-        django_verbs.superuser("blog", "other", "")
+        django_verbs_superuser.create("blog", "other", "")
     assert [path.name for path in two.site.secrets.glob("*superuser*")] == ["superuser-admin"]
     two.check_leftovers()
+
+
+@pytest.mark.parametrize(
+    ("command", "fails", "expected"),
+    [
+        ([], ["createsuperuser"], {"created_by": "Django's own createsuperuser, since the project's failed"}),
+        ([], ["createsuperuser", "shell"], None),
+        (["create_admin", "--user", "ada"], [], {}),
+        (["create_admin"], ["create_admin"], None),
+    ],
+)
+def test_superuser_of_a_project_with_a_command_of_its_own(two, monkeypatch, command, fails, expected):
+    ran = []
+
+    def manage(name, words, environment_file, timeout):
+        ran.append(words[0])
+        assert "DJANGO_SUPERUSER_PASSWORD=" in Path(environment_file).read_text()
+        if words[0] in fails:
+            raise DeploymentError(f"manage.py {words[0]} failed (exit 2)")
+
+    monkeypatch.setattr(django_verbs, "manage", manage)
+    file = two.site.secrets / "superuser-ada"
+    if expected is not None:
+        created = django_verbs_superuser.create("blog", "ada", "", command)
+        assert created == {"username": "ada", "password_file": str(file), **expected}
+    else:
+        with pytest.raises(DeploymentError) as error:
+            django_verbs_superuser.create("blog", "ada", "", command)
+        assert error.value.message == f"manage.py {fails[0]} failed (exit 2)"
+        assert error.value.hint == (
+            "if the command requires more, give all of it: django.superuser blog command='createsuperuser --noinput "
+            "--first_name Ada'; DJANGO_SUPERUSER_USERNAME, _EMAIL and _PASSWORD are in its environment"
+        )
+        assert not file.exists()
+    assert ran == ([command[0]] if command else ["createsuperuser", "shell"])
+
+
+def test_superuser_without_an_active_release(make_site, monkeypatch):
+    def manage(*_arguments, **_options):
+        raise DeploymentError("blog has no active release")
+
+    monkeypatch.setattr(django_verbs.django_site, "find", lambda name: make_site())
+    monkeypatch.setattr(django_verbs, "manage", manage)
+    with pytest.raises(DeploymentError) as error:
+        django_verbs_superuser.create("blog", "ada", "")
+    assert (error.value.message, error.value.hint) == ("blog has no active release", "")
 
 
 @pytest.mark.parametrize(
@@ -273,7 +321,7 @@ def test_a_superuser(two):
 )
 def test_a_superuser_whose_name_is_none(two, username, email):
     with pytest.raises(DeploymentError, match="may contain only letters, digits and"):
-        django_verbs.superuser("blog", username, email)
+        django_verbs_superuser.create("blog", username, email)
 
 
 def test_migrate_verb_applies_pending_migrations(two):
