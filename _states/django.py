@@ -86,6 +86,7 @@ def site(name, config, platform, templates):
             test=__opts__["test"],
             servers=__context__.setdefault("django.servers", {}),
             listening=__context__.get("django.listening"),
+            coming=__context__.get("django.coming", {}).get(config["proxy"]["kind"]),
         )
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
@@ -639,9 +640,10 @@ def ports(name, kind, sites):
     import django_proxy_ports
 
     listening = __context__["django.listening"] = django_host_port.listening()
+    coming = __context__.setdefault("django.coming", {})[kind] = list(sites)
     try:
         for site, listens in sites.items():
-            django_proxy_ports.refuse_taken_ports(site, kind, listens, listening)
+            django_proxy_ports.refuse_taken_ports(site, kind, listens, listening, coming)
     except DeploymentError as error:
         return {"name": name, "changes": {}, "result": False, "comment": str(error)}
     return {

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Deployment:
         aside: the release is built for a plan and removed again: what outlives releases stays unchanged.
         servers: what is known of the database servers of this host; shared by the sites of an apply.
         listening: the users of each port, where this apply has looked already.
+        coming: the sites that this apply gives to the proxy of the site; None where the pillar is not known.
     """
 
     #: In a dry run or a plan, the name of the release that would be made.
@@ -88,6 +89,7 @@ class Deployment:
         aside: bool = False,
         servers: dict[Any, Any] | None = None,
         listening: Mapping[int, set[str]] | None = None,
+        coming: Collection[str] | None = None,
     ):
         self.site = site
         keys = ("deploy_key", "index_password")
@@ -104,6 +106,7 @@ class Deployment:
         self.aside = aside
         self.servers = {} if servers is None else servers
         self.listening = listening
+        self.coming = coming
         self.lock = site.lock(asked_by)
         self.live = django_release.linked(site, site.current)
         #: The release that the steps work on: the active one until `source` begins another.

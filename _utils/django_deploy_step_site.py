@@ -61,9 +61,9 @@ def _refuse_impossible(deployment: Deployment) -> None:
     site, listening = deployment.site, deployment.listening
     refuse_closed_parents(site)
     _refuse_writable_parents(site)
-    proxy = site.config["proxy"]
+    proxy, listens = site.config["proxy"], [*site.config["proxy"]["listen"], *site.listens_tls]
     django_proxy_ports.refuse_foreign_addresses(site)
-    django_proxy_ports.refuse_taken_ports(site.name, proxy["kind"], [*proxy["listen"], *site.listens_tls], listening)
+    django_proxy_ports.refuse_taken_ports(site.name, proxy["kind"], listens, listening, deployment.coming)
     django_proxy_listener.refuse_impossible(site, listening)
     django_tls.refuse_bad_files(site, deployment.tls, deployment.templates)
 

@@ -41,20 +41,29 @@ def manage(
     if command and command[0] == "migrate":
         request = {"application": facts["application"], **django_project_program.limits(site)}
         program = [django_project_program.path_of(release, django_project_program.MIGRATE), json.dumps(request)]
-    return django_project_program.run(
-        ProjectCommand(
-            site,
-            release,
-            facts,
-            [f"{release}/virtualenv/bin/python", *program, *command],
-            doing=f"manage.py {command[0] if command else ''}".strip(),
-            timeout=timeout,
-            secrets=secrets,
-            task=f"manage-{os.getpid()}",
-            environment_file=environment_file,
-            errors_too=True,
-        )
+    project_command = ProjectCommand(
+        site,
+        release,
+        facts,
+        [f"{release}/virtualenv/bin/python", *program, *command],
+        doing=f"manage.py {command[0] if command else ''}".strip(),
+        timeout=timeout,
+        secrets=secrets,
+        task=f"manage-{os.getpid()}",
+        environment_file=environment_file,
+        errors_too=True,
     )
+    return _run(project_command, hint="")
+
+
+def _run(command: ProjectCommand, *, hint: str) -> str:
+    """Run a command of a project; its error has the cure of its cause, or else the hint."""
+    try:
+        return django_project_program.run(command)
+    except DeploymentError as error:
+        cure = django_site_cause.hint(command.site, f"{error.message}\n{error.log}", command.facts)
+        error.hint = cure or hint or error.hint
+        raise
 
 
 def run_stage(
@@ -88,9 +97,7 @@ def run_stage(
             writable=writable,
             secrets=secrets,
         )
-        try:
-            django_project_program.run(project_command)
-        except DeploymentError as error:
-            cure = django_site_cause.hint(site, f"{error.message}\n{error.log}", facts)
-            error.hint = cure or f"correct django:sites:{site.name}:commands:{stage}:{position}, or the command itself"
-            raise
+        _run(
+            project_command,
+            hint=f"correct django:sites:{site.name}:commands:{stage}:{position}, or the command itself",
+        )

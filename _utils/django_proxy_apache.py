@@ -171,6 +171,13 @@ class Apache(Proxy):
         """Return whether Apache has no site any more, of the formula or other ones."""
         return not any(path.is_file() and path.stat().st_size for path in ETC.glob("sites-enabled/*.conf"))
 
+    def foreign_servers(self, port: int) -> list[Path]:
+        """Return the enabled files that the formula did not write; each has Apache run, with its ports."""
+        if port not in self.needed_ports():
+            return []
+        paths = (path for path in sorted(ETC.glob("sites-enabled/*.conf")) if not django_host_config.is_managed(path))
+        return [path for path in paths if path.stat().st_size]
+
     def needed_ports(self) -> set[int]:
         """Return the ports that Apache listens on whatever the sites are, without which it does not start."""
         if not (ETC / "ports.conf").exists():

@@ -113,6 +113,10 @@ class Proxy(ABC):
     def is_idle(self) -> bool:
         """Return whether the proxy has no site any more, of the formula or other ones."""
 
+    @abstractmethod
+    def foreign_servers(self, port: int) -> list[Path]:
+        """Return the enabled files that the formula did not write, and for which the proxy listens on a port."""
+
     def names_addresses(self, site: Site) -> bool:
         """Return whether the proxy's own files name the address of a release: a release over TCP then changes them."""
         del site

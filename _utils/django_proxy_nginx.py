@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import django_host_command
+import django_host_config
 import django_host_file
 import django_host_port
 import django_host_service
@@ -137,6 +138,14 @@ class Nginx(Proxy):
         paths = [*ETC.glob("sites-enabled/*"), *ETC.glob("conf.d/*.conf")]
         return not any(path.is_file() and path.stat().st_size for path in paths)
 
+    def foreign_servers(self, port: int) -> list[Path]:
+        """Return the enabled files with a server on a port that the formula did not write."""
+        paths = sorted([*ETC.glob("sites-enabled/*"), *ETC.glob("conf.d/*.conf")])
+        foreign = (
+            (path, path.read_text(errors="replace")) for path in paths if not django_host_config.is_managed(path)
+        )
+        return [path for path, text in foreign if port in _ports(text)]
+
     def refused(self) -> tuple[list[Listen], list[Listen]]:
         """Return where the formula's default server refuses unknown hosts, by http and by https."""
         text = django_host_file.read_text(ETC / "sites-available/django-default") or ""
@@ -164,6 +173,16 @@ class Nginx(Proxy):
             ETC / "sites-available" / name: content,
             ETC / "sites-enabled" / name: f"-> ../sites-available/{name}",
         }
+
+
+def _ports(text: str) -> set[int]:
+    """Return the ports of the servers in a file that the formula did not write."""
+    text = re.sub(r"#.*", "", text)
+    listens = re.findall(r"(?<![^\s;{])listen\s+([^\s;]+)", text)
+    if not listens and re.search(r"(?<![^\s;{}])server\s*\{", text):
+        return {80}
+    found = [re.search(r"(?:^|:)(\d+)$", listen) for listen in listens if not listen.startswith("unix:")]
+    return {int(port[1]) if port else 80 for port in found}
 
 
 def size(text: object) -> int | None:

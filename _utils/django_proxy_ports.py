@@ -6,6 +6,7 @@ import django_host_config
 import django_host_port
 import django_host_service
 import django_proxy
+import django_site
 from django_host_command import DeploymentError
 from django_host_port import Listen, Listener
 from django_proxy_contract import Proxy
@@ -49,18 +50,23 @@ def holder_of(listens: Collection[Listen], listening: Mapping[int, set[str]] | N
 
 
 def refuse_taken_ports(
-    name: str, kind: str, listens: Collection[Listen], listening: Mapping[int, set[str]] | None = None
+    name: str,
+    kind: str,
+    listens: Collection[Listen],
+    listening: Mapping[int, set[str]] | None = None,
+    coming: Collection[str] | None = None,
 ) -> None:
-    """Refuse a site if a process that is not a proxy of the formula listens on one of its ports.
+    """Refuse a site if another process listens on one of its ports, and is no proxy that hands its sites over.
 
     Args:
         name: the site.
         kind: its proxy.
         listens: its ports, and its addresses with a port.
         listening: as `django_host_port.listening` found them in this apply.
+        coming: the sites that this apply gives to the proxy; None where the pillar is not known.
 
     Raises:
-        DeploymentError: the message has that process.
+        DeploymentError: the message has that process, or what the other proxy keeps the port for.
     """
     proxy = django_proxy.PROXIES.get(kind)
     if not proxy:
@@ -74,19 +80,59 @@ def refuse_taken_ports(
         )
         if holder and listening is not None and not host:  # another process may have the port by now
             holder = django_host_port.listener(port, exclude=own)
-        if holder and holder.unit != f"{proxy.DAEMON.service}.service" and not _is(former, holder):
+        if former and holder and _is(former, holder):
+            _refuse_kept_port(name, proxy, former, port, coming)
+        elif holder and holder.unit != f"{proxy.DAEMON.service}.service":
             stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' shows it"
             raise DeploymentError(
                 f"{listen if host else f'port {port}'} is taken by {holder}, so {kind} cannot listen there; "
                 "nothing has been changed",
-                hint=f"stop that process ({stop}), or set another port: django:sites:{name}:"
-                + ("tls:listen: [8443]" if port == 443 else "proxy:listen: [8080]"),
+                hint=f"stop that process ({stop}), or set another port: {_another(name, port)}",
             )
 
 
-def _is(proxy: Proxy | None, holder: Listener) -> bool:
-    """Return whether a process is that proxy, which is about to release the port."""
-    return proxy is not None and holder.pid == django_host_service.pid(proxy.DAEMON)
+def _another(name: str, port: int) -> str:
+    return f"django:sites:{name}:{'tls:listen: [8443]' if port == 443 else 'proxy:listen: [8080]'}"
+
+
+def _refuse_kept_port(name: str, proxy: Proxy, former: Proxy, port: int, coming: Collection[str] | None) -> None:
+    """Refuse a site whose port another proxy of the formula needs for what is not handed over with the site."""
+    if coming is None:
+        return
+    title, coming_title = former.KIND.title, proxy.KIND.title
+    sites = [other for other in _served_by(former, port) if other not in {name, *coming}]
+    if sites:
+        kept, at = f"the site {sites[0]}", f"django:sites:{sites[0]}"
+        way = f"give it to {coming_title} too ({at}:proxy:kind), or remove it ({at}: {{state: absent}})"
+    else:
+        files = former.foreign_servers(port)
+        if not files:
+            return
+        kept, way = str(files[0]), f"remove that file, and reload {title}"
+    raise DeploymentError(
+        f"{title} needs port {port} for {kept}, so {coming_title} cannot listen there; nothing has been changed",
+        hint=f"{way}, or set another port: {_another(name, port)}",
+    )
+
+
+def _served_by(proxy: Proxy, port: int) -> list[str]:
+    """Return the sites for which a proxy keeps a port, by their files: the pillar may not have them any more."""
+    found = []
+    for path in sorted(proxy.etc.glob("django/*.conf")):
+        try:
+            site = django_site.find(path.stem)
+        except DeploymentError:  # its files are there all the same
+            found.append(path.stem)
+            continue
+        listens = [*site.config["proxy"]["listen"], *site.listens_tls]
+        if port in {*proxy.needed_ports(), *(django_host_port.split(listen)[1] for listen in listens)}:
+            found.append(path.stem)
+    return found
+
+
+def _is(proxy: Proxy, holder: Listener) -> bool:
+    """Return whether a process is that proxy."""
+    return holder.pid == django_host_service.pid(proxy.DAEMON)
 
 
 def served(proxy: Proxy, listens: Collection[Listen]) -> list[Listen]:

@@ -1072,7 +1072,7 @@ def test_what_fails_before_there_is_a_release_is_written_down(world, first):
 
 
 def test_failure_of_the_site_step_is_recorded_for_registered_sites(world, monkeypatch):
-    def taken(name, kind, ports, listening):
+    def taken(name, kind, ports, listening, coming):
         raise DeploymentError("port 80 is taken")
 
     monkeypatch.setattr(django_proxy_ports, "refuse_taken_ports", taken)

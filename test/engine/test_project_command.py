@@ -59,3 +59,12 @@ def test_failed_command_has_the_cure_of_a_known_cause(project_commands, tmp_path
     with pytest.raises(DeploymentError) as error:
         django_project_command.run_stage(site, tmp_path, FACTS, "after_static", [])
     assert (error.value.message, error.value.hint) == ("npm run build failed (exit 127)", hint)
+
+
+def test_failed_management_command_has_the_cure_of_a_known_cause(project_commands):
+    log = "CommandError: Can't find msgfmt. Make sure you have GNU gettext tools 0.15 or newer installed."
+    project_commands.error = DeploymentError("manage.py compilemessages failed (exit 1)", log=log)
+    with pytest.raises(DeploymentError) as error:
+        django_project_command.manage(configured(), RELEASE, FACTS, ["compilemessages"], None, 60, [])
+    hint = "the program msgfmt is missing on this host: set django:sites:blog:packages: [gettext]"
+    assert (error.value.message, error.value.hint) == ("manage.py compilemessages failed (exit 1)", hint)

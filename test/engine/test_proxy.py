@@ -4,6 +4,7 @@ import shutil
 
 import django_host_command
 import django_host_config
+import django_host_file
 import django_host_port
 import django_host_service
 import django_proxy
@@ -394,6 +395,77 @@ def test_port_of_another_process_is_refused(own_host, monkeypatch, unit, way):
         django_proxy_ports.refuse_taken_ports("blog", "nginx", [80, 81])
     assert way in caught.value.hint and "django:sites:blog:proxy:listen: [8080]" in caught.value.hint
     assert asked == [(80, None), (80, 5), (81, 5)]
+
+
+KEPT = "{} needs port 80 for {}, so {} cannot listen there; nothing has been changed"
+
+
+@pytest.mark.parametrize(("former", "kind"), [("nginx", "apache"), ("apache", "nginx")])
+def test_port_that_another_proxy_keeps_for_a_site_is_refused(make_site, nginx, monkeypatch, former, kind):
+    """For one that the pillar does not have any more: it is registered, and served."""
+    shop = make_site("shop", proxy={"kind": former})
+    shop.register()
+    applied = {"config": dict(shop.config), "platform": dict(shop.platform)}
+    django_host_file.write_json(shop.applied, django_host_file.with_checksum(applied))
+    django_proxy_switch.apply(files(shop))
+    blog = make_site(proxy={"kind": former})
+    django_proxy_switch.apply(files(blog))
+    titles = {"nginx": "nginx", "apache": "Apache"}
+    held_by(monkeypatch, former)
+    django_proxy_ports.refuse_taken_ports("blog", kind, [80])
+    django_proxy_ports.refuse_taken_ports("blog", kind, [80], None, ["blog", "shop"])
+    with pytest.raises(DeploymentError) as error:
+        django_proxy_ports.refuse_taken_ports("blog", kind, [80], None, ["blog"])
+    assert error.value.message == KEPT.format(titles[former], "the site shop", titles[kind])
+    assert error.value.hint == (
+        f"give it to {titles[kind]} too (django:sites:shop:proxy:kind), or remove it (django:sites:shop: "
+        "{state: absent}), or set another port: django:sites:blog:proxy:listen: [8080]"
+    )
+    shop.applied.unlink()
+    with pytest.raises(DeploymentError, match="the site shop, so"):
+        django_proxy_ports.refuse_taken_ports("blog", kind, [80], None, ["blog"])
+
+
+def held_by(monkeypatch, kind):
+    """Let a proxy of the formula listen on every port."""
+    daemon = django_proxy.PROXIES[kind].DAEMON
+    monkeypatch.setattr(django_host_service, "pid", lambda asked: 5 if asked is daemon else None)
+    monkeypatch.setattr(django_host_port, "listens_on", lambda pid, port, ports=None: pid == 5)
+    holder = django_host_port.Listener(daemon.service, 5, f"{daemon.service}.service")
+    monkeypatch.setattr(django_host_port, "listener", lambda port, exclude, ports=None: holder)
+
+
+@pytest.mark.parametrize(
+    ("former", "kind", "name", "text", "keeps"),
+    [
+        ("nginx", "apache", "sites-enabled/old", "server { listen 80; }", True),
+        ("nginx", "apache", "sites-enabled/old", "server { listen [::]:80 default_server; }", True),
+        ("nginx", "apache", "sites-enabled/old", "server { listen 192.0.2.1; }", True),
+        ("nginx", "apache", "conf.d/old.conf", "server {\n  server_name x;\n}", True),
+        ("nginx", "apache", "sites-enabled/old", "server { listen 8080; listen unix:/run/x; # listen 80;\n}", False),
+        ("nginx", "apache", "conf.d/gzip.conf", "gzip on;", False),
+        ("apache", "nginx", "sites-enabled/old.conf", "<VirtualHost *:8080>", True),
+        ("apache", "nginx", "sites-enabled/000-default.conf", "", False),
+    ],
+)
+def test_port_that_another_proxy_keeps_for_a_file_is_refused(
+    make_site, nginx, monkeypatch, former, kind, name, text, keeps
+):
+    django_proxy_switch.apply(files(make_site(proxy={"kind": former})))
+    path = django_proxy.PROXIES[former].etc / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    titles = {"nginx": "nginx", "apache": "Apache"}
+    held_by(monkeypatch, former)
+    if not keeps:
+        django_proxy_ports.refuse_taken_ports("blog", kind, [80], None, ["blog"])
+        return
+    with pytest.raises(DeploymentError) as error:
+        django_proxy_ports.refuse_taken_ports("blog", kind, [80], None, ["blog"])
+    assert error.value.message == KEPT.format(titles[former], path, titles[kind])
+    assert error.value.hint == (
+        f"remove that file, and reload {titles[former]}, or set another port: django:sites:blog:proxy:listen: [8080]"
+    )
 
 
 def test_port_that_nginx_held_by_another_socket_is_checked_again(own_host, monkeypatch):

@@ -491,6 +491,27 @@ def test_port_used_by_another_process_stops_the_site_and_installs_no_nginx(salt,
     assert {"shop has its directories", "shop is live"} <= {*changed(states)}
 
 
+def test_port_that_nginx_keeps_for_a_site_without_pillar_stops_the_site_and_installs_no_apache(
+    salt, world, monkeypatch
+):
+    """Each site of the pillar, though the records of those that come along have nginx still."""
+    sites = {name: {**SITE, "domains": [f"{name}.example.org"]} for name in ("blog", "old", "shop")}
+    salt({"sites": sites})()
+    holder = django_host_port.Listener("nginx", 7, "nginx.service")
+    monkeypatch.setattr(django_host_port, "listener", lambda port, exclude, ports=None: holder if port == 80 else None)
+    monkeypatch.setattr(django_host_port, "listens_on", lambda pid, port, ports=None: (pid, port) == (7, 80))
+    monkeypatch.setattr(django_host_service, "pid", lambda daemon: 7 if daemon.service == "nginx" else None)
+    apache = {name: {**sites[name], "proxy": {"kind": "apache"}} for name in ("blog", "shop")}
+    states = salt({"sites": apache})()
+    failed = {state.id: state.comment.splitlines() for state in states if state.result is False}
+    text = "nginx needs port 80 for the site old, so Apache cannot listen there; nothing has been changed"
+    assert failed["The ports of apache are free"][0] == text
+    assert {failed[f"{name} has its directories"][0] for name in apache} == {f"site: {text}"}
+    assert not {"apache is installed", "apache runs"} & {*changed(states)}
+    with_all = salt({"sites": {name: {**site, "proxy": {"kind": "apache"}} for name, site in sites.items()}})(test=True)
+    assert "The ports of apache are free" not in [state.id for state in with_all if state.result is False]
+
+
 def test_default_server_is_configured_on_new_ports(salt, world):
     made = salt({"sites": {}}).loaders
 
