@@ -14,7 +14,9 @@ _NOT_INPUTS = {
     *("timeouts", "media", "build_sandbox", "maintenance", "backup", "tls"),
 }
 #: The templates of a release that are not the application server's.
-PROGRAMS = [f"salt://django/files/django_formula_{name}.py" for name in ("start", "migrate", "lock", "guard")]
+PROGRAMS = [
+    f"salt://django/files/django_formula_{name}.py" for name in ("start", "migrate", "lock", "guard", "request")
+]
 OVERLAY = "salt://django/files/django_formula_settings.py"
 
 

@@ -12,6 +12,7 @@ import django_host_file
 import django_host_mount
 import django_host_template
 import django_process
+import django_project_page
 import django_proxy
 import django_release_health
 import django_release_instance
@@ -51,7 +52,8 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         through_proxy = django_proxy.is_installed(site) and django_proxy.of_site(site) is not None
         through_proxy &= not site.config["proxy"].get("upstreams")
         deployment.set_probe(Probe(site, through_proxy=through_proxy)).start()
-    django_release_health.check(site, release.path)
+    explain = django_project_page.explain(site, release.path, release.facts, deployment.masked())
+    django_release_health.check(site, release.path, explain)
     deployment.set_healthy(django_release_instance.pid(site, release.path))
     django_deploy_commands.run(deployment, "before_switch")
 

@@ -12,10 +12,12 @@ from typing import NoReturn
 import django_deploy_migration
 import django_host_clock
 import django_host_file
+import django_project_page
 import django_proxy
 import django_proxy_files
 import django_proxy_handover
 import django_proxy_switch
+import django_release_cure
 import django_release_drain
 import django_release_health
 import django_release_instance
@@ -255,7 +257,7 @@ def _return_to_old(watched: _Watch, why: str) -> NoReturn:
         outcome = f"{old.name} is live again"
     manager = django_release_instance.process_manager(site, release.path)
     journal = manager.journal(site, release.path, watched.began)
-    exception = django_release_health.raised_in(journal, release.path)
+    exception = django_release_health.raised_in(journal, release.path) or _raised(deployment, release, why)
     message = f"{why}: {exception}" if exception else why
     failure = DeploymentError(f"{message}; {outcome}", log=journal, hint=manager.where_the_log_is(site, release.path))
     if deployment.left and not deployment.is_activated:
@@ -265,6 +267,16 @@ def _return_to_old(watched: _Watch, why: str) -> NoReturn:
         cut = 0 if deployment.is_activated else django_release_drain.drain(site, release.path)
         release.update(receipt=deployment.report_switch(cut))
     raise failure
+
+
+def _raised(deployment: Deployment, release: Release, why: str) -> str:
+    """Return what the health page of a release raises, where its log does not have it; empty without a 500."""
+    site = deployment.site
+    if "returned 500" not in why:
+        return ""
+    page = django_release_cure.page(site)
+    raised = django_project_page.raised(site, release.path, release.facts, page, deployment.masked())
+    return raised.exception if raised else ""
 
 
 def _activate_old(deployment: Deployment, release: Release, old: Release, former: Path | None) -> None:

@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
+import django_release_cure
 import django_release_http
 import django_release_instance
 from django_host_command import DeploymentError, seconds
+from django_release_cure import Finding
 from django_release_http import Answer
 from django_site import Site
 
@@ -18,26 +21,49 @@ from django_site import Site
 _SETTLES = 0.4
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HOPS = 5
+#: So many equal answers in a row decide, where the answer of a release does not change by itself.
+_EQUAL = 3
+#: 4xx that tell to try again: Request Timeout, Locked, Too Early, Too Many Requests.
+_LATER = (408, 423, 425, 429)
 #: The problems of a page whose view raises; where Django's own handlers raise too, uWSGI closes the connection.
 _RAISES = ("returned 500", "got no response (Remote end closed connection without response)")
 #: A frame of a traceback in a log, and the line with the exception after the last one; supervisor's begin with a time.
 _FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "([^"]+)", line (\d+)')
+_NOT_THE_PROJECTS = re.compile(r"^<|/site-packages/|/lib/python3|/django_formula_\w+\.py$")
 _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
+#: Exceptions that may be gone a moment later: a server that starts or is busy; what is missing there stays missing.
+_PASSING = re.compile(r"OperationalError|InterfaceError|Connection|Timeout|TimedOut|Unavailable|BlockingIO|gaierror")
+_LASTING = re.compile(r"no such|does not exist|doesn't exist|unable to open|Unknown (column|database|table)|read-?only")
 
 
-def check(site: Site, release: Path) -> None:
+class Raised(NamedTuple):
+    """The exception that a page raises, with its last place in the project, and the lines of a log that show it."""
+
+    exception: str
+    log: str
+
+
+#: Returns what a path of the release raises, where its log does not have it.
+Explain = Callable[[str], Raised | None]
+
+
+def check(site: Site, release: Path, explain: Explain = lambda path: None) -> None:
     """Request the health page until it is healthy, then once for each worker at the same time, three times in a row.
 
     Every worker is warm then: a first page takes several times as long as the next. While the page is not healthy,
-    one request at a time is sent with growing pauses: a project may send a mail for each error.
+    one request at a time is sent with growing pauses: a project may send a mail for each error. An answer that does
+    not change by itself is not waited for: three equal ones decide.
+
+    Args:
+        explain: returns the exception of a page, where the log does not have it.
 
     Raises:
         DeploymentError: the page is not healthy within ``health:timeout``, or the application server exits.
     """
-    began, first = time.time(), django_release_instance.pid(site, release)
-    problem = _wait_for_health(site, release, time.monotonic() + seconds(site.config["health"]["timeout"]))
-    if problem:
-        raise _failure(site, release, problem, began)
+    first = django_release_instance.pid(site, release)
+    wait = _Wait(site, release, explain)
+    if not wait.until_healthy():
+        raise wait.failure()
     last = django_release_instance.pid(site, release)
     if last is None:
         address = django_release_instance.address(site, release)
@@ -46,43 +72,81 @@ def check(site: Site, release: Path) -> None:
         manager = django_release_instance.process_manager(site, release)
         raise DeploymentError(
             f"the application server of {release.name} exited during its health check",
-            log=manager.journal(site, release, began),
+            log=manager.journal(site, release, wait.began),
             hint=manager.where_the_log_is(site, release),
         )
 
 
-def _wait_for_health(site: Site, release: Path, deadline: float) -> str:
-    """Return the problem of the health page at the deadline; empty as soon as it is healthy."""
-    late = _timed_out(site)
-    slow = f"{late}: it is healthy, but too slow to be requested four times in a row"
-    good, pause, problem = 0, 0.1, late
-    processes = django_release_instance.processes(site)
-    with ThreadPoolExecutor(processes) as pool:
-        while good <= 3:
-            if time.monotonic() >= deadline:
-                return problem or slow
-            at_once = processes if good else 1
-            answers = list(pool.map(lambda _: problem_of(site, release, deadline), range(at_once)))
-            found = next(filter(None, answers), "")
-            # The last request has less time than it may take; the response before it tells more.
-            problem = (problem or found) if found == late else found
-            good = 0 if problem else good + 1
-            if problem:
-                time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
-                pause = min(pause * 1.5, 2)
-    return ""
+class _Wait:
+    """Waits until the health check of a release passes."""
 
+    def __init__(self, site: Site, release: Path, explain: Explain):
+        self.site, self.release = site, release
+        self.began = time.time()
+        self._explain = explain
+        self._deadline = time.monotonic() + seconds(site.config["health"]["timeout"])
+        self._found = Finding(_timed_out(site))
+        self._raised: Raised | None = None
 
-def _failure(site: Site, release: Path, problem: str, began: float) -> DeploymentError:
-    journal = _settled_journal(site, release, began)
-    exception = raised_in(journal, release)
-    if exception and problem.startswith(_RAISES):
-        problem = f"returned 500: {exception}"
-    return DeploymentError(
-        f"health check failed: GET {site.config['health']['path']} on release {release.name} {problem}",
-        log=journal,
-        hint=f"correct the project, or set django:sites:{site.name}:health (path, status, contains, timeout)",
-    )
+    def until_healthy(self) -> bool:
+        """Return whether the page was healthy four times in a row before the deadline."""
+        good, pause, equal = 0, 0.1, 0
+        processes = django_release_instance.processes(self.site)
+        with ThreadPoolExecutor(processes) as pool:
+            while good <= 3:
+                if time.monotonic() >= self._deadline:
+                    return False
+                found = self._request(pool, processes if good else 1)
+                equal = equal + 1 if found == self._found else 1
+                good = 0 if found.problem else good + 1
+                # The last request has less time than it may take; the response before it tells more.
+                if not (found.problem == _timed_out(self.site) and self._found.problem):
+                    self._found = found
+                if equal >= _EQUAL and self._is_final(equal):
+                    return False
+                if found.problem:
+                    time.sleep(min(pause, max(self._deadline - time.monotonic(), 0)))
+                    pause = min(pause * 1.5, 2)
+        return True
+
+    def _request(self, pool: ThreadPoolExecutor, at_once: int) -> Finding:
+        """Return the first problem of some concurrent requests, or that there is none."""
+        found = list(pool.map(lambda _: find(self.site, self.release, self._deadline), range(at_once)))
+        return next((one for one in found if one.problem), Finding(""))
+
+    def _is_final(self, equal: int) -> bool:
+        """Return whether the release would answer as it does however long it is waited for."""
+        found = self._found
+        if found.target or (400 <= found.status < 500 and found.status not in _LATER):
+            return True
+        if equal > _EQUAL or not found.problem.startswith(_RAISES):
+            return False
+        self._look()
+        text = self._raised.exception if self._raised else ""
+        return bool(text) and not (_PASSING.search(text) and not _LASTING.search(text))
+
+    def _look(self) -> None:
+        """Find out what the page raises: its log may have it."""
+        journal = _settled_journal(self.site, self.release, self.began)
+        exception = raised_in(journal, self.release)
+        self._raised = Raised(exception, journal) if exception else self._explain(self._found.path)
+
+    def failure(self) -> DeploymentError:
+        """Return the error of a health check that did not pass."""
+        problem, log = self._found.problem, ""
+        if not problem:
+            problem = f"{_timed_out(self.site)}: it is healthy, but too slow to be requested four times in a row"
+        if problem.startswith(_RAISES):
+            if not self._raised:
+                self._look()
+            if self._raised:
+                problem, log = f"returned 500: {self._raised.exception}", self._raised.log
+        path = self._found.path or django_release_cure.page(self.site)
+        return DeploymentError(
+            f"health check failed: GET {path} on release {self.release.name} {problem}",
+            log=log or _settled_journal(self.site, self.release, self.began),
+            hint=django_release_cure.hint(self.site, self.release, self._found),
+        )
 
 
 def _settled_journal(site: Site, release: Path, since: float) -> str:
@@ -104,7 +168,7 @@ def raised_in(log: str, release: Path) -> str:
         frame, exception = _FRAME.match(line), _EXCEPTION.match(line)
         if frame:
             has_frames = True
-            if not re.search("^<|/site-packages/|/lib/python3", frame[1]):
+            if not _NOT_THE_PROJECTS.search(frame[1]):
                 place = f" ({frame[1].removeprefix(f'{release}/source/')}:{frame[2]})"
         elif has_frames and exception:
             text = exception[2] or ""  # never cut: a part of a secret would not be masked
@@ -115,16 +179,26 @@ def raised_in(log: str, release: Path) -> str:
 
 def problem_of(site: Site, release: Path, deadline: float) -> str:
     """Return the problem of a release's health page, requested at its own socket; empty when it is healthy."""
+    return find(site, release, deadline).problem
+
+
+def find(site: Site, release: Path, deadline: float) -> Finding:
+    """Return what a release's health page answers, requested at its own socket."""
     headers = site.config["health"]["headers"]
 
     def at_socket(path: str, timeout: float) -> Answer:
         return django_release_http.get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout)
 
-    return problem(site, at_socket, deadline, site.scheme)
+    return look(site, at_socket, deadline, site.scheme)
 
 
 def problem(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> str:
-    """Return the problem of the health page; empty when it is healthy. Redirects on the same host are followed.
+    """Return the problem of the health page, as `look` finds it; empty when it is healthy."""
+    return look(site, get, deadline, scheme).problem
+
+
+def look(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> Finding:
+    """Request the health page; redirects on the same host are followed.
 
     Args:
         get: requests a path within some seconds; it may raise OSError and http.client.HTTPException.
@@ -132,25 +206,26 @@ def problem(site: Site, get: Callable[[str, float], Answer], deadline: float, sc
         scheme: that of the requests.
     """
     health = site.config["health"]
-    path = site.config["path"].rstrip("/") + health["path"]
+    path, base = django_release_cure.page(site), f"{scheme}://{site.config['domains'][0]}"
+    target = urlsplit(base)
     try:
         for _hop in range(_HOPS):
             answer = get(path, max(deadline - time.monotonic(), 0.05))
             if answer.status in health["status"]:
                 missing = health["contains"] and health["contains"] not in answer.body
-                return f"returned a page without {health['contains']!r}" if missing else ""
+                return Finding(f"returned a page without {health['contains']!r}" if missing else "", path)
             if answer.status not in _REDIRECTS:
-                return f"returned {answer.status} (expected {', '.join(map(str, health['status']))})"
-            base = f"{scheme}://{site.config['domains'][0]}{path}"
-            target = urlsplit(urljoin(base, answer.headers.get("location", "")))
+                expected = ", ".join(map(str, health["status"]))
+                return Finding(f"returned {answer.status} (expected {expected})", path, answer.status)
+            target = urlsplit(urljoin(f"{base}{path}", answer.headers.get("location", "")))
             if target.hostname not in site.config["domains"] or target.scheme != scheme:
-                return f"redirected to {target.geturl()}"
+                return Finding(f"redirected to {target.geturl()}", path, answer.status, target.geturl())
             path = target.path + (f"?{target.query}" if target.query else "")
-        return f"redirected {_HOPS} times, last to {path}"
+        return Finding(f"redirected {_HOPS} times, last to {path}", django_release_cure.page(site), 0, target.geturl())
     except TimeoutError:
-        return _timed_out(site)
+        return Finding(_timed_out(site), path)
     except (OSError, http.client.HTTPException) as error:
-        return f"got no response ({error})"
+        return Finding(f"got no response ({error})", path)
 
 
 def _timed_out(site: Site) -> str:

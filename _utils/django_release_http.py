@@ -50,7 +50,7 @@ def get(
     with _connect(site, where, timeout) as connection:
         bounded = Bounded(connection, deadline)
         if django_release_instance.kind(release)[1] == "uwsgi":
-            bounded.sendall(_uwsgi_request(host, target, query, scheme, headers))
+            bounded.sendall(_uwsgi_request(variables(host, target, query, scheme, headers)))
         else:
             fields = {"Host": host, "X-Forwarded-Proto": scheme, "User-Agent": "django-formula"}
             fields |= {name.title(): value for name, value in headers.items()}
@@ -69,9 +69,9 @@ def _connect(site: Site, where: str, timeout: float) -> socket.socket:
     return socket.create_connection(django_release_instance.endpoint(where), timeout)
 
 
-def _uwsgi_request(host: str, path: str, query: str, scheme: str, headers: Mapping[str, str]) -> bytes:
-    """Return a request in the uwsgi protocol (https://uwsgi-docs.readthedocs.io/en/latest/Protocol.html)."""
-    variables = {
+def variables(host: str, path: str, query: str, scheme: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the CGI variables of a request, as the proxy passes them."""
+    return {
         "REQUEST_METHOD": "GET",
         "REQUEST_URI": f"{path}?{query}" if query else path,
         "PATH_INFO": unquote(path),
@@ -88,6 +88,10 @@ def _uwsgi_request(host: str, path: str, query: str, scheme: str, headers: Mappi
         "SERVER_PORT": "443" if scheme == "https" else "80",
         **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
     }
-    pairs = ((name.encode(), value.encode()) for name, value in variables.items())
+
+
+def _uwsgi_request(given: Mapping[str, str]) -> bytes:
+    """Return a request in the uwsgi protocol (https://uwsgi-docs.readthedocs.io/en/latest/Protocol.html)."""
+    pairs = ((name.encode(), value.encode()) for name, value in given.items())
     block = b"".join(struct.pack("<H", len(n)) + n + struct.pack("<H", len(v)) + v for n, v in pairs)
     return struct.pack("<BHB", 0, len(block), 0) + block

@@ -696,7 +696,7 @@ def test_a_rollback_whose_release_does_not_come_up(world, monkeypatch):
     one, two = f"0001-{ONE[:12]}", f"0002-{TWO[:12]}"
     with monkeypatch.context() as patched:
 
-        def unwell(site, release):
+        def unwell(site, release, explain=None):
             raise DeploymentError("health check failed")
 
         patched.setattr(django_release_health, "check", unwell)

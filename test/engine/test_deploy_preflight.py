@@ -17,6 +17,7 @@ import django_verbs
 import pytest
 from django_host_command import DeploymentError
 from django_host_disk import Space
+from django_release_cure import Finding
 from world import commit
 
 ONE = f"0001-{commit('one')[:12]}"
@@ -364,7 +365,7 @@ def test_a_server_that_does_not_stay_up_is_no_server(two, monkeypatch):
     monkeypatch.undo()
     pids = iter([1, 2])
     monkeypatch.setattr(django_release_instance, "pid", lambda site, release: next(pids))
-    monkeypatch.setattr(django_release_health, "problem_of", lambda site, release, deadline: "")
+    monkeypatch.setattr(django_release_health, "find", lambda site, release, deadline: Finding(""))
     monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda site, release, since: "Killed")
     with pytest.raises(DeploymentError) as caught:
         django_release_health.check(two.site, two.site.releases / ONE)

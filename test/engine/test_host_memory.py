@@ -186,7 +186,7 @@ def test_old_instance_is_started_again_when_the_new_one_fails(world, monkeypatch
     live = world.live
     world.push("three")
 
-    def check_health(site, release):
+    def check_health(site, release, explain=None):
         unit = "service" if process == "systemd" else "conf"
         assert f"django-blog-{live[:4]}.{unit}" in world.enabled, "at a loss of power it comes up again"
         raise DeploymentError("returned 500")
@@ -220,13 +220,13 @@ def test_old_instance_is_started_again_on_interrupt(world, monkeypatch):
     live = world.live
     world.push("two")
 
-    def interrupt(site, release):
+    def interrupt(site, release, explain=None):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(django_release_health, "check", interrupt)
     with pytest.raises(KeyboardInterrupt):
         world.apply()
     assert f"django-blog-{live[:4]}.service" in world.running and world.live == live
-    monkeypatch.setattr(django_release_health, "check", lambda site, release: None)
+    monkeypatch.setattr(django_release_health, "check", lambda site, release, explain=None: None)
     assert "live" in world.apply()
     world.check()

@@ -24,6 +24,7 @@ import django_release_instance
 import django_site
 import pytest
 from django_host_command import DeploymentError
+from django_release_health import Raised
 from specimen import FACTS, formula_templates
 
 
@@ -243,7 +244,145 @@ def test_health_check_passes_or_names_the_problem(instance, answers, options, pr
     assert error.value.message.startswith(f"health check failed: GET {path} on release 0001-3f2a9c1b77de ")
     assert error.value.message.split("3f2a9c1b77de ")[1] == problem
     assert error.value.log == "the journal"
-    assert error.value.hint == "correct the project, or set django:sites:blog:health (path, status, contains, timeout)"
+
+
+HEALTH = "correct the project, or set django:sites:blog:health (path, status, contains, timeout)"
+AT = "django:sites:blog"
+OTHER_PAGE = f"set {AT}:health:path to a page without the redirect"
+TO_HTTPS = (
+    f"the project redirects to https, and the site has no tls: set {AT}:tls; where a proxy in front has the "
+    f"certificate, set {AT}:proxy:trusted to its address and {AT}:health:headers: {{X-Forwarded-Proto: https}}; or "
+)
+CURES = [
+    ((500, {}, ""), {}, {}, HEALTH),
+    ((405, {}, ""), {}, {}, HEALTH),
+    ((404, {}, ""), {}, {}, f"the project has no page /: set {AT}:health:path to one that it has"),
+    (
+        (403, {}, ""),
+        {},
+        {},
+        f"set {AT}:health:path to a page without a login, {AT}:health:headers to what it requires, or "
+        f"{AT}:health:status: [200, 403]",
+    ),
+    ((400, {}, ""), {}, {"allowed_hosts": [".example.org"]}, HEALTH),
+    (
+        (400, {}, ""),
+        {},
+        {"allowed_hosts": ["localhost"]},
+        f"ALLOWED_HOSTS is ['localhost'], without blog.example.org: add it, or correct {AT}:domains; the setting is "
+        f"{AT}:settings:ALLOWED_HOSTS",
+    ),
+    (
+        (400, {}, ""),
+        {"overlay": False},
+        {"allowed_hosts": ["localhost"]},
+        f"ALLOWED_HOSTS is ['localhost'], without blog.example.org: add it, or correct {AT}:domains; the setting is "
+        f"{AT}:environment",
+    ),
+    (redirect("https://blog.example.org/"), {}, {}, TO_HTTPS + OTHER_PAGE),
+    (
+        redirect("https://blog.example.org/"),
+        {},
+        {"https": {"redirect": True, "header": "HTTP_X_SCHEME"}},
+        TO_HTTPS.replace("X-Forwarded-Proto", "X-Scheme")
+        + f"switch SECURE_SSL_REDIRECT off ({AT}:settings:SECURE_SSL_REDIRECT), or {OTHER_PAGE}",
+    ),
+    (
+        redirect("//www.example.net/"),
+        {},
+        {},
+        f"add www.example.net to {AT}:domains if it is a name of this site, correct the setting that redirects there, "
+        f"or {OTHER_PAGE}",
+    ),
+    (
+        redirect("/"),
+        {},
+        {},
+        f"the page redirects in a circle: correct the project, or set {AT}:health:path to another page",
+    ),
+    (
+        redirect("https://blog.example.org/"),
+        {"tls": {"kind": "self_signed", "listen": [443]}},
+        {"https": {"redirect": True, "header": "HTTP_X_SCHEME"}},
+        "SECURE_SSL_REDIRECT is on, and the project takes a request over https for one over http: set "
+        f"{AT}:settings:SECURE_PROXY_SSL_HEADER to [HTTP_X_FORWARDED_PROTO, https], or {AT}:health:headers: "
+        "{X-Scheme: https}",
+    ),
+    (
+        redirect("http://blog.example.org/"),
+        {"tls": {"kind": "self_signed", "listen": [443]}},
+        {},
+        f"correct the project, or {OTHER_PAGE}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("answer", "options", "facts", "cure"), CURES)
+def test_hint_of_a_failed_health_check_names_the_key_that_corrects_it(instance, answer, options, facts, cure):
+    site, release, server = instance(health={"timeout": "300ms"}, **options)
+    (release / "release.json").write_text(json.dumps({"facts": facts}))
+    server.answers["/"] = answer
+    with pytest.raises(DeploymentError) as error:
+        django_release_health.check(site, release)
+    assert error.value.hint == cure
+
+
+RAISED = Raised("ValueError: no ink (blog/views.py:6)", "blog/views.py:6 in home: write()")
+
+
+@pytest.mark.parametrize(
+    ("answer", "raised", "message"),
+    [
+        (redirect("https://blog.example.org/"), None, "redirected to https://blog.example.org/"),
+        ((404, {}, ""), None, "returned 404 (expected 200)"),
+        ((500, {}, ""), RAISED, "returned 500: ValueError: no ink (blog/views.py:6)"),
+        (b"", RAISED, "returned 500: ValueError: no ink (blog/views.py:6)"),
+    ],
+)
+def test_three_equal_answers_decide_where_the_answer_does_not_change(instance, answer, raised, message):
+    site, release, server = instance(health={"timeout": "30s"})
+    server.answers["/"] = answer
+    asked, began = [], time.monotonic()
+    with pytest.raises(DeploymentError) as error:
+        django_release_health.check(site, release, lambda path: asked.append(path) or raised)
+    assert error.value.message == f"health check failed: GET / on release 0001-3f2a9c1b77de {message}"
+    assert error.value.log == (raised.log if raised else "the journal")
+    assert len(server.requests) == 3 and time.monotonic() - began < 10
+    assert asked == (["/"] if raised else [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "raised"),
+    [
+        ((503, {}, ""), None),
+        ((429, {}, ""), None),
+        ((500, {}, ""), None),
+        ((500, {}, ""), Raised("django.db.utils.OperationalError: connection refused (blog/views.py:6)", "")),
+    ],
+)
+def test_an_answer_that_may_change_is_waited_for(instance, answer, raised):
+    site, release, server = instance()
+    server.answers["/"] = [answer] * 5 + [GOOD]
+    django_release_health.check(site, release, lambda path: raised)
+    assert len(server.requests) == 9
+
+
+def test_exception_that_no_waiting_ends_decides_though_it_is_of_the_database(instance):
+    site, release, server = instance(health={"timeout": "30s"})
+    server.answers["/"] = (500, {}, "")
+    raised = Raised("django.db.utils.OperationalError: no such table: blog_entry (blog/views.py:6)", "")
+    with pytest.raises(DeploymentError, match="no such table: blog_entry"):
+        django_release_health.check(site, release, lambda path: raised)
+    assert len(server.requests) == 3
+
+
+def test_page_behind_a_redirect_is_the_one_that_is_explained(instance):
+    site, release, server = instance(path="/shop")
+    server.answers = {"/shop/": redirect("/shop/en/"), "/shop/en/": (500, {}, "")}
+    asked = []
+    with pytest.raises(DeploymentError, match=r"GET /shop/en/ on release \S+ returned 500: ValueError"):
+        django_release_health.check(site, release, lambda path: asked.append(path) or RAISED)
+    assert asked == ["/shop/en/"]
 
 
 RAISES = """\

@@ -432,7 +432,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_host_service, "enable"): world.daemons.append,
         (django_process, "is_whole"): lambda site, release: django_release_instance.pid(site, release) is not None,
         (django_host_command, "execute"): world.execute,
-        (django_release_health, "check"): lambda site, release: None,
+        (django_release_health, "check"): lambda site, release, explain=None: None,
         (django_release_health, "problem_of"): world.problem_of,
         (django_release_drain, "drain"): lambda site, release: world.connections,
         (django_deploy_switch_report, "RATE"): 2000,

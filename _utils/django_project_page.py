@@ -1,0 +1,80 @@
+"""The exception of a page: it is requested once more, in a process of its own that catches what Django raises."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import django_project_program
+import django_release_http
+import django_server
+import django_wall_shape
+from django_host_command import DeploymentError, redact, seconds
+from django_process import ProjectCommand
+from django_release_health import Explain, Raised
+from django_site import Site
+
+log = logging.getLogger(__name__)
+
+PROGRAM = "django_formula_request.py"
+_SHAPE = {"raised": str, "frames": [str]}
+#: Seconds that the page may take.
+_TIMEOUT = 60.0
+#: Texts of exceptions that are longer are left out, not cut: a part of a secret would not be masked.
+_LONGEST = 1000
+
+
+def explain(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> Explain:
+    """Return a function that requests a path of a release in a process of its own, and returns what is raised.
+
+    Args:
+        facts: what starting the project reported.
+        secrets: texts that are masked.
+    """
+    return lambda path: raised(site, release, facts, path, secrets)
+
+
+def raised(site: Site, release: Path, facts: Mapping[str, Any], path: str, secrets: list[str]) -> Raised | None:
+    """Return what a page of a release raises, requested as the health check does; None if that is not known.
+
+    It runs as the site's user, in the sandbox and environment of the release.
+    """
+    program = release / "config" / PROGRAM
+    if not program.exists():
+        return None
+    command = ProjectCommand(
+        site,
+        release,
+        facts,
+        [f"{release}/virtualenv/bin/python", str(program)],
+        doing="requesting the page again",
+        timeout=min(_TIMEOUT, seconds(site.config["timeouts"]["start"])),
+        stdin=json.dumps(_request(site, facts, path)),
+        secrets=secrets,
+    )
+    try:
+        answer = django_wall_shape.parse(django_project_program.run(command), _SHAPE, doing=command.doing)
+    except DeploymentError as error:
+        log.info("%s: %s", site.name, redact(str(error), secrets))
+        return None
+    exception = redact(answer["raised"], secrets)
+    if not exception or len(exception) > _LONGEST:
+        return None
+    frames = [line for line in answer["frames"] if len(line) <= _LONGEST]
+    return Raised(exception, redact("\n".join([*frames, exception]), secrets))
+
+
+def _request(site: Site, facts: Mapping[str, Any], path: str) -> dict[str, Any]:
+    headers = {**site.config["proxy"].get("headers", {}), **site.config["health"]["headers"]}
+    target, _mark, query = path.partition("?")
+    variables = django_release_http.variables(site.config["domains"][0], target, query, site.scheme, headers)
+    prefix = site.config["path"].rstrip("/")
+    if prefix and f"{variables['PATH_INFO']}/".startswith(f"{prefix}/"):
+        variables |= {"SCRIPT_NAME": prefix, "PATH_INFO": variables["PATH_INFO"][len(prefix) :]}
+    return {
+        "mode": "page",
+        "application": facts["application"],
+        "interface": django_server.of_site(site).interface(site),
+        "variables": variables,
+    }

@@ -1,0 +1,98 @@
+"""What a health page answers, and which key of the pillar, or setting of the project, corrects it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import django_host_file
+from django_site import Site
+
+
+class Finding(NamedTuple):
+    """What a health page answered.
+
+    Attributes:
+        problem: what is wrong with it; empty when it is healthy.
+        path: the path of the last request.
+        status: its status, where there is a problem with that.
+        target: the URL of a redirect that was not followed.
+    """
+
+    problem: str
+    path: str = ""
+    status: int = 0
+    target: str = ""
+
+
+def page(site: Site) -> str:
+    """Return the path of the health page, below that of the site."""
+    return f"{site.config['path'].rstrip('/')}{site.config['health']['path']}"
+
+
+def hint(site: Site, release: Path, found: Finding) -> str:
+    """Return what to do about the answer of a health page."""
+    at = f"django:sites:{site.name}"
+    facts = (django_host_file.read_json(release / "release.json") or {}).get("facts") or {}
+    if found.target:
+        return _of_redirect(site, facts, found)
+    if found.status == 400 and not _allows(site, facts):
+        domain = site.config["domains"][0]
+        return (
+            f"ALLOWED_HOSTS is {facts['allowed_hosts']}, without {domain}: add it, or correct {at}:domains; "
+            f"the setting is {_setting(site, 'ALLOWED_HOSTS')}"
+        )
+    if found.status in (401, 403):
+        return (
+            f"set {at}:health:path to a page without a login, {at}:health:headers to what it requires, or "
+            f"{at}:health:status: [{', '.join(map(str, site.config['health']['status']))}, {found.status}]"
+        )
+    if found.status == 404:
+        return f"the project has no page {found.path}: set {at}:health:path to one that it has"
+    return f"correct the project, or set {at}:health (path, status, contains, timeout)"
+
+
+def _of_redirect(site: Site, facts: Mapping[str, Any], found: Finding) -> str:
+    """Return what to do about a redirect: to https, to http, in a circle, or to another host."""
+    at, target = f"django:sites:{site.name}", urlsplit(found.target)
+    if target.hostname not in site.config["domains"]:
+        return (
+            f"add {target.hostname} to {at}:domains if it is a name of this site, correct the setting that redirects "
+            f"there, or set {at}:health:path to a page without the redirect"
+        )
+    https = facts.get("https") or {}
+    passes = f"{at}:health:headers: {{{_scheme_header(https)}: https}}"
+    if target.scheme == "https" and site.scheme == "http":
+        setting = _setting(site, "SECURE_SSL_REDIRECT")
+        switch_off = f"switch SECURE_SSL_REDIRECT off ({setting}), or " if https.get("redirect") else ""
+        return (
+            f"the project redirects to https, and the site has no tls: set {at}:tls; where a proxy in front has the "
+            f"certificate, set {at}:proxy:trusted to its address and {passes}; "
+            f"or {switch_off}set {at}:health:path to a page without the redirect"
+        )
+    if found.problem.startswith("redirected to"):
+        return f"correct the project, or set {at}:health:path to a page without the redirect"
+    if https.get("redirect") and site.scheme == "https":
+        return (
+            f"SECURE_SSL_REDIRECT is on, and the project takes a request over https for one over http: set "
+            f"{_setting(site, 'SECURE_PROXY_SSL_HEADER')} to [HTTP_X_FORWARDED_PROTO, https], or {passes}"
+        )
+    return f"the page redirects in a circle: correct the project, or set {at}:health:path to another page"
+
+
+def _scheme_header(https: Mapping[str, Any]) -> str:
+    """Return the header by which the project recognises requests over https."""
+    name = str(https.get("header") or "HTTP_X_FORWARDED_PROTO").removeprefix("HTTP_")
+    return name.replace("_", "-").title()
+
+
+def _allows(site: Site, facts: Mapping[str, Any]) -> bool:
+    """Return whether the project's ALLOWED_HOSTS has the domain of the request, as far as it is known."""
+    domain = f".{site.config['domains'][0]}"
+    hosts = facts.get("allowed_hosts", ["*"])
+    return any(host == "*" or f".{host}" == domain or (host[:1] == "." and domain.endswith(host)) for host in hosts)
+
+
+def _setting(site: Site, name: str) -> str:
+    """Return the key of the pillar that changes a setting of the project."""
+    return f"django:sites:{site.name}:{f'settings:{name}' if site.config['overlay'] else 'environment'}"

@@ -1,0 +1,79 @@
+"""Request one page from Django in a process of its own, as the site's user: which exception it raises, and where.
+
+The application server's log may not have it: a project's LOGGING decides where Django reports exceptions.
+stdin has a request, stdout gets the answer, both JSON.
+"""
+
+import io
+import itertools
+import os
+import sys
+import traceback
+
+import django_formula_start as start
+
+#: Frames of the project that are reported, and blocks of a response that are read.
+FRAMES = 3
+BLOCKS = 100
+
+
+def page(request):
+    """Return the exception that is raised for a page, and its frames in the project; empty where none is."""
+    start.import_application(request["application"])
+    from django.core.signals import got_request_exception
+
+    raised = []
+
+    def receive(sender, **_more):
+        raised.append(sys.exc_info()[1])
+
+    got_request_exception.connect(receive)
+    try:
+        application = wsgi_application(request)
+        response = application(environ(request), lambda status, headers, exc_info=None: None)
+        try:
+            list(itertools.islice(response, BLOCKS))
+        finally:
+            getattr(response, "close", lambda: None)()
+    except Exception as error:
+        raised.append(error)
+    found = [error for error in raised if error is not None]
+    return {"raised": start.cause(found[-1]), "frames": frames(found[-1])} if found else {"raised": "", "frames": []}
+
+
+def wsgi_application(request):
+    """Return the project's own application, or Django's for a project that is served by ASGI."""
+    if request["interface"] == "wsgi":
+        return sys.modules[request["application"]].application
+    from django.core.wsgi import get_wsgi_application
+
+    return get_wsgi_application()
+
+
+def environ(request):
+    return {
+        **request["variables"],
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": request["variables"]["REQUEST_SCHEME"],
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": True,
+    }
+
+
+def frames(error):
+    """Return the last frames of an exception in the project: place, function and line of code."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename
+        and not frame.filename.startswith((sys.prefix, sys.base_prefix, "<"))
+        and not os.path.basename(frame.filename).startswith("django_formula_")
+    ]
+    return [f"{os.path.relpath(one.filename)}:{one.lineno} in {one.name}: {one.line}" for one in own[-FRAMES:]]
+
+
+if __name__ == "__main__":
+    start.serve({"page": page})

@@ -1,0 +1,134 @@
+"""The program that requests a page once more (django_formula_request.py), on a project that logs nothing."""
+
+import subprocess
+from types import SimpleNamespace
+
+import django_project_page
+import django_project_program
+import in_django
+import pytest
+from django_host_command import DeploymentError
+from django_release_health import Raised
+from specimen import FACTS, ROOT
+
+SETTINGS = """
+DEBUG = False
+SECRET_KEY = "s"
+ALLOWED_HOSTS = ["blog.example.org"]
+ROOT_URLCONF = "blog.urls"
+LOGGING_CONFIG = None
+import logging
+logging.disable(logging.CRITICAL)
+MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
+"""
+URLS = """
+from django.http import HttpResponse, StreamingHttpResponse
+from django.urls import path
+
+
+def good(request):
+    return HttpResponse(request.build_absolute_uri())
+
+
+def broken(request):
+    return write({})
+
+
+def write(ink):
+    return ink["blue"]
+
+
+def broken_later(request):
+    def lines():
+        yield b"a"
+        raise ValueError("no paper")
+    return StreamingHttpResponse(lines())
+
+
+urlpatterns = [path("", good), path("broken/", broken), path("later/", broken_later)]
+"""
+WSGI = """
+import os
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "blog.settings")
+from django.core.wsgi import get_wsgi_application
+inner = get_wsgi_application()
+
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/outside/":
+        raise RuntimeError("not reached")
+    return inner(environ, start_response)
+"""
+ASGI = WSGI.partition("inner")[0].replace("wsgi", "asgi") + "application = get_asgi_application()\n"
+
+
+@pytest.fixture(params=in_django.DJANGOS)
+def ask(request, make_site, monkeypatch, tmp_path):
+    """Make a release with a project, and return a function that asks the program for the exception of a path."""
+
+    def make(**options):
+        site = make_site(**options)
+        release = site.releases / "0001-3f2a9c1b77de"
+        source, config = release / "source", release / "config"
+        (source / "blog").mkdir(parents=True)
+        config.mkdir()
+        for name, text in {"settings": SETTINGS, "urls": URLS, "wsgi": WSGI, "asgi": ASGI}.items():
+            (source / f"blog/{name}.py").write_text(text)
+        for name in ("start", "request"):
+            (config / f"django_formula_{name}.py").write_text(
+                (ROOT / f"django/files/django_formula_{name}.py").read_text()
+            )
+
+        def run(command):
+            done = subprocess.run(
+                [in_django.python(request.param), "-B", *command.argv[1:]],
+                cwd=source,
+                env={"PYTHONPATH": str(source)},
+                input=command.stdin,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise DeploymentError("failed", log=done.stderr)
+            return done.stdout
+
+        monkeypatch.setattr(django_project_program, "run", run)
+        kind = site.config["server"]["protocol"]
+        facts = {**FACTS, "application": "blog.asgi" if options.get("server") else "blog.wsgi"}
+        return SimpleNamespace(site=site, kind=kind, path=django_project_page.explain(site, release, facts, ["blue"]))
+
+    return make
+
+
+BROKEN = Raised(
+    "KeyError: '**********' (blog/urls.py:15)",
+    "blog/urls.py:11 in broken: return write({})\n"
+    'blog/urls.py:15 in write: return ink["**********"]\n'
+    "KeyError: '**********' (blog/urls.py:15)",
+)
+
+
+@pytest.mark.parametrize("server", [{}, {"server": {"kind": "uvicorn"}}])
+def test_exception_of_a_view_is_found_where_the_project_logs_nothing(ask, server):
+    """Secrets in it are masked: here the word that the view looks for is one."""
+    asked = ask(**server)
+    assert asked.path("/broken/") == BROKEN
+    assert asked.path("/") is None
+    assert asked.path("/nowhere/") is None
+
+
+def test_exception_below_the_path_of_the_site(ask):
+    assert ask(path="/shop").path("/shop/broken/?a=b") == BROKEN
+
+
+def test_exception_outside_of_django_and_while_a_response_is_sent(ask):
+    asked = ask()
+    assert asked.path("/outside/").exception == "RuntimeError: not reached (blog/wsgi.py:10)"
+    assert asked.path("/later/").exception == "ValueError: no paper (blog/urls.py:21)"
+
+
+def test_release_without_the_program_has_no_explanation(make_site):
+    site = make_site()
+    release = site.releases / "0001-3f2a9c1b77de"
+    assert django_project_page.raised(site, release, FACTS, "/", []) is None
