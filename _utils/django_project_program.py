@@ -31,8 +31,9 @@ NOT_WITHOUT_TLS = ["security.W004", "security.W008", "security.W012", "security.
 
 
 def ignored_checks(site: Site) -> list[str]:
-    """Return the deployment checks that do not apply to a site."""
-    return [] if site.https else NOT_WITHOUT_TLS
+    """Return the checks that do not apply to a site, and those that the pillar silences."""
+    silenced: list[str] = site.config.get("silenced_checks", [])
+    return [*([] if site.https else NOT_WITHOUT_TLS), *silenced]
 
 
 class PartlyMigrated(DeploymentError):

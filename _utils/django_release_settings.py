@@ -44,6 +44,7 @@ def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: b
             "MEDIA_ROOT": str(site.media),
         },
         "settings": config["settings"],
+        **({"silenced_checks": config["silenced_checks"]} if config.get("silenced_checks") else {}),
         **({"shared_folder": os.path.realpath(site.shared.top)} if uses_shared(site) else {}),
         **({"https": origins(site)} if site.https else {}),
     }

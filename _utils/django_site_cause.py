@@ -117,6 +117,10 @@ _HINTS = (
         "the project's assets are not built: set {at}:build: [npm ci, npm run build] and {at}:packages: [npm]",
     ),
     (
+        r"of Django's checks fail",
+        "correct what they report, or excuse a check by its id, {at}:silenced_checks: [models.W042]",
+    ),
+    (
         r"No interpreter found for|does not satisfy Python|Requires-Python|requires a different Python",
         "set {at}:python to an interpreter of a version that the packages support; it is {python} now",
     ),

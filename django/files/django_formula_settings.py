@@ -36,7 +36,11 @@ def _over(project, data):
         }
     if "https" in data:
         values.update(_over_https(project, data))
-    return {**values, **data["settings"]}
+    values = {**values, **data["settings"]}
+    if "silenced_checks" in data:
+        silenced = values.get("SILENCED_SYSTEM_CHECKS", project.get("SILENCED_SYSTEM_CHECKS", []))
+        values["SILENCED_SYSTEM_CHECKS"] = [*silenced, *data["silenced_checks"]]
+    return values
 
 
 def _over_https(project, data):

@@ -389,6 +389,7 @@ INPUTS = {
     "writable": (["logs"], None),
     "mount": ("/app", None),
     "check": (None, "deploy"),
+    "silenced_checks": (["models.W042"], None),
     "database": ({"engine": "sqlite"}, {"password": None}),
     "databases": ({"default": {}, "metrics": {"engine": "sqlite"}}, None),
     "migrate": (None, {"run": False}),

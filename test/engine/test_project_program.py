@@ -27,7 +27,13 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def test_start_sends_a_request_and_returns_the_answer(project_commands):
     project_commands.output = json.dumps({**STARTED, "folder": "/etc"})
     databases = {"default": {}, "replica": {"migrate": False}}
-    site = configured(timeouts={"start": "10s"}, static={"collect": False}, check="deploy", databases=databases)
+    site = configured(
+        timeouts={"start": "10s"},
+        static={"collect": False},
+        check="deploy",
+        databases=databases,
+        silenced_checks=["models.W042"],
+    )
     assert django_project_program.start(site, RELEASE, FACTS, ["hunter2"]) == STARTED
     assert project_commands.argv == [f"{RELEASE}/virtualenv/bin/python", f"{RELEASE}/config/django_formula_start.py"]
     request = json.loads(project_commands.options.pop("stdin"))
@@ -37,7 +43,7 @@ def test_start_sends_a_request_and_returns_the_answer(project_commands):
         "collect": False,
         "static_root": f"{RELEASE}/static",
         "check": "deploy",
-        "ignored_checks": django_project_program.NOT_WITHOUT_TLS,
+        "ignored_checks": [*django_project_program.NOT_WITHOUT_TLS, "models.W042"],
         "migrate": {"default": True, "replica": False},
         "write_ahead": False,
     }

@@ -346,6 +346,20 @@ def test_over_https_policies_stay_the_projects_and_the_pillar_has_the_last_word(
     assert found["SILENCED_SYSTEM_CHECKS"] == ["fields.W342"]
 
 
+@pytest.mark.parametrize(
+    ("project", "options", "expected"),
+    [
+        ("", {}, ["a.E1"]),
+        ("SILENCED_SYSTEM_CHECKS = ('b.W1',)", {}, ["b.W1", "a.E1"]),
+        ("SILENCED_SYSTEM_CHECKS = ['b.W1']", {"settings": {"SILENCED_SYSTEM_CHECKS": ["c.W1"]}}, ["c.W1", "a.E1"]),
+        ("", {"tls": {"kind": "self_signed"}}, ["security.W005", "security.W021", "a.E1"]),
+    ],
+)
+def test_silenced_checks_are_added_to_those_of_the_project(overlaid, project, options, expected):
+    assert overlaid(project, silenced_checks=["a.E1"], **options)["SILENCED_SYSTEM_CHECKS"] == expected
+    assert "a.E1" not in overlaid(project, **options).get("SILENCED_SYSTEM_CHECKS", [])
+
+
 def test_a_django_of_before_trusts_hosts_not_origins(overlaid, monkeypatch):
     monkeypatch.setitem(sys.modules, "django", SimpleNamespace(VERSION=(3, 2, 0)))
     assert overlaid("", tls={"kind": "self_signed"})["CSRF_TRUSTED_ORIGINS"] == ["blog.example.org"]
