@@ -235,6 +235,44 @@ def digest(text: str) -> str:
 
 def say(text: str) -> None:
     print(f"{time.time() - BEGAN:5.0f} s  {text}", flush=True)
+    HEARTBEAT.said(text)
+
+
+class Heartbeat:
+    """Print a line whenever none was printed for a while, with what the last one said and for how long."""
+
+    EVERY = 4.0
+
+    def __init__(self) -> None:
+        self.text, self.since = "", time.monotonic()
+        self.line = threading.Event()
+
+    def said(self, text: str) -> None:
+        if " so far" not in text:
+            self.text, self.since = text, time.monotonic()
+        self.line.set()
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Print while the block runs."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._beat, args=[ended], daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            self.line.set()
+            thread.join()
+
+    def _beat(self, ended: threading.Event) -> None:
+        while not ended.is_set():
+            if not self.line.wait(self.EVERY):
+                say(f"{self.text} takes {time.monotonic() - self.since:.0f} s so far")
+            self.line.clear()
+
+
+HEARTBEAT = Heartbeat()
 
 
 class Progress:
@@ -264,9 +302,12 @@ def salt(function: str, *arguments: str, progress: Progress | None = None) -> tu
     """
     argv = [str(SALT_CALL), "--log-level=info", "--out=json", function, *arguments]
     with tempfile.TemporaryFile("w+") as answer, open(STATE / "log", "a") as log:
-        with subprocess.Popen(  # noqa: S603 - an argument list, never a shell
-            argv, stdout=answer, stderr=subprocess.PIPE, text=True, errors="replace"
-        ) as process:
+        with (
+            HEARTBEAT.beating(),
+            subprocess.Popen(  # noqa: S603 - an argument list, never a shell
+                argv, stdout=answer, stderr=subprocess.PIPE, text=True, errors="replace"
+            ) as process,
+        ):
             for line in process.stderr or ():
                 log.write(line)
                 if progress:
@@ -371,7 +412,7 @@ def ask(config: dict[str, Any], path: str = "") -> Page:
 def steps(states: list[dict[str, Any]]) -> Iterator[tuple[float, str]]:
     """Yield the steps of this run with their seconds."""
     for line in (STATE / "steps").read_text().splitlines():
-        seconds, text = line.split("\t")
+        _began, seconds, text = line.split("\t")
         yield float(seconds), text
     for state in states:
         if state["changes"]:
@@ -440,9 +481,22 @@ def is_own(address: str) -> bool:
         return True
 
 
+def overlap() -> float:
+    """Return for how many seconds two steps of the first half ran at the same time, as it wrote them down."""
+    total, end = 0.0, 0.0
+    for line in sorted((STATE / "steps").read_text().splitlines()):
+        began, seconds = map(float, line.split("\t")[:2])
+        total += max(0.0, min(end, began + seconds) - began)
+        end = max(end, began + seconds)
+    return total
+
+
 def tell_seconds(done: list[tuple[float, str]]) -> None:
     together = time.time() - BEGAN
     long = [(seconds, text) for seconds, text in done if seconds >= 0.1]
+    saved = overlap()
+    if saved >= 0.1:
+        long.append((-saved, "of these ran at the same time"))
     rest = together - sum(seconds for seconds, _text in long)
     print("\nSeconds")
     for seconds, text in [*long, (rest, "everything else"), (together, "together")]:
@@ -465,6 +519,8 @@ def serve(given: argparse.Namespace) -> None:
     states = apply(options)
     done = list(steps(states))
     began, has_admin = time.time(), admin_file(options.site).exists()
+    if not has_admin:
+        say("creating the user admin")
     note = make_admin(options.site)
     if admin_file(options.site).exists() and not has_admin:
         done.append((time.time() - began, "the user admin has been created"))

@@ -1,12 +1,18 @@
 """What of quickstart can be tried without a machine of its own; the rest is in test/hosts."""
 
 import importlib.util
+import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from authority import serving
+
+QUICKSTART = Path(__file__).parents[2] / "quickstart"
 
 
 @pytest.fixture
@@ -46,3 +52,114 @@ def test_a_site_by_https_is_asked_by_https(quickstart, tmp_path):
     assert server.requests == [("/shop/", host)] and server.names == ["blog.example.org"]
     with pytest.raises(quickstart.Refusal, match="does not answer"):
         quickstart.ask(config)
+
+
+def test_silence_is_ended_by_a_line_that_names_the_running_step(quickstart, monkeypatch, capsys):
+    monkeypatch.setattr(quickstart, "HEARTBEAT", quickstart.Heartbeat())
+    monkeypatch.setattr(quickstart.Heartbeat, "EVERY", 0.1)
+    quickstart.say("blog: npm ci")
+    with quickstart.HEARTBEAT.beating():
+        time.sleep(0.35)
+    lines = [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "blog: npm ci" and lines[1:3] == ["blog: npm ci takes 0 s so far"] * 2
+    time.sleep(0.2)
+    assert capsys.readouterr().out == ""
+
+
+def test_steps_at_the_same_time_are_counted_once(quickstart, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(quickstart, "STATE", tmp_path)
+    monkeypatch.setattr(quickstart, "BEGAN", time.time() - 30)
+    (tmp_path / "steps").write_text("100.0\t10.0\tinstalling uv\n101.0\t12.0\tinstalling git\n113.0\t5.0\tSalt\n")
+    quickstart.tell_seconds(list(quickstart.steps([])))
+    printed = dict(reversed(line.split(None, 1)) for line in capsys.readouterr().out.splitlines()[2:])
+    assert printed == {
+        "installing uv": "10.0",
+        "installing git": "12.0",
+        "Salt": "5.0",
+        "of these ran at the same time": "-9.0",
+        "everything else": "12.0",
+        "together": "30.0",
+    }
+
+
+# The first half, in bash
+
+
+def in_bash(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a script with quickstart's functions, and its state in a folder."""
+    own = f"source {QUICKSTART}; state={folder}; log=$state/log; : >$log; QUICKSTART_BEGAN=$EPOCHREALTIME\n"
+    return subprocess.run(["bash", "-c", own + script], capture_output=True, text=True, check=False, timeout=30)
+
+
+def test_packages_are_those_of_the_platform(tmp_path):
+    done = in_bash('echo "${first_packages[@]}" "${host_packages[@]}"', tmp_path)
+    names = yaml.safe_load((QUICKSTART.parent / "django/platforms.yaml").read_text())["Debian"]["packages"]
+    nouns = ("certificates", "python", "venv", "git", "ssh")
+    assert sorted(done.stdout.split()) == sorted(names[noun] for noun in nouns)
+    assert [names[noun] for noun in ("nginx", "supervisor", "bus")] == ["nginx", "supervisor", "dbus"]
+
+
+def test_step_prints_what_it_does_while_it_is_silent(tmp_path):
+    script = "silence=0.2; work() { quietly sh -c 'echo one; echo two; sleep 0.5'; }; step 'installing uv' work"
+    lines = [line.partition(" s  ")[2] for line in in_bash(script, tmp_path).stdout.splitlines()]
+    assert lines[0] == "installing uv" and lines[1] == "installing uv takes 0 s so far: two" and len(lines) <= 4
+    assert re.fullmatch(r"\d+\.\d+\t0\.\d\tinstalling uv\n", (tmp_path / "steps").read_text())
+
+
+def test_a_daemon_that_a_step_starts_does_not_keep_quickstart_waiting(tmp_path):
+    began = time.monotonic()
+    done = in_bash("work() { quietly setsid --fork sleep 9; }; step 'installing nginx' work; echo done", tmp_path)
+    assert done.stdout.endswith("done\n") and time.monotonic() - began < 8
+
+
+def test_what_runs_at_the_same_time_all_ends_before_a_failure_does(tmp_path):
+    script = (
+        "salt() { step 'installing Salt' quietly sh -c 'echo no wheel; exit 3'; }\n"
+        "host() { step 'installing git' quietly sh -c 'sleep 0.3; echo unpacked'; }\n"
+        "together salt host; echo never"
+    )
+    done = in_bash(script, tmp_path)
+    assert done.returncode == 1 and "never" not in done.stdout
+    assert done.stderr == (
+        f"quickstart: installing Salt failed:\n  | no wheel\nquickstart: all of it is in {tmp_path}/log\n"
+    )
+    assert (tmp_path / "log").read_text() == "no wheel\nunpacked\n"
+    assert (tmp_path / "steps").read_text().endswith("installing git\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables"),
+    [
+        ("", {"index_options": "--index-strategy unsafe-best-match"}),
+        (
+            "global.index-url='https://b/simple'\ninstall.index-url='https://a/simple'\n:env:.no-index='1'\n"
+            "global.find-links='\\n/a b\\n/c'\nglobal.extra-index-url='https://x https://y'\n"
+            "global.proxy='http://proxy:3128'\nglobal.cert='/etc/ca.pem'\nglobal.trusted-host='x'\n",
+            {
+                "UV_DEFAULT_INDEX": "https://a/simple",
+                "UV_FIND_LINKS": "/a,b,/c",
+                "UV_INDEX": "https://x https://y",
+                "UV_INSECURE_HOST": "x",
+                "ALL_PROXY": "http://proxy:3128",
+                "SSL_CERT_FILE": "/etc/ca.pem",
+                "index_options": "--no-index",
+            },
+        ),
+        (
+            ":env:.index-url='https://env/simple'\ninstall.index-url='https://a/simple'\n",
+            {"UV_DEFAULT_INDEX": "https://env/simple", "index_options": "--index-strategy unsafe-best-match"},
+        ),
+    ],
+)
+def test_uv_has_the_indexes_of_pip(tmp_path, settings, variables):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "settings").write_text(settings)
+    (tmp_path / "bin/pip").write_text(f"#!/bin/sh\ncat {tmp_path}/settings\n")
+    (tmp_path / "bin/pip").chmod(0o755)
+    names = "UV_DEFAULT_INDEX UV_INDEX UV_FIND_LINKS UV_INSECURE_HOST SSL_CERT_FILE ALL_PROXY"
+    script = (
+        f"unset {names}; uv={tmp_path}; use_indexes_of_pip; index_options=${{index_options[*]}}\n"
+        f'for name in {names} index_options; do if [[ -v $name ]]; then echo "$name=${{!name}}"; fi; done'
+    )
+    done = in_bash(script, tmp_path)
+    assert dict(line.split("=", 1) for line in done.stdout.splitlines()) == variables, done.stderr

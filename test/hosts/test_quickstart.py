@@ -5,6 +5,7 @@ Salt's wheels come from the cache folder, for to build them takes minutes; with 
 
 import functools
 import hashlib
+import itertools
 import re
 import time
 from collections.abc import Callable
@@ -136,9 +137,11 @@ def test_a_fresh_machine_serves_the_example(machine):
     where = host.address if machine.port == 80 else f"{host.address}:{machine.port}"
     assert f"http://{where}/ answers 200 OK" in done.stdout
     assert "password in /srv/django/guestbook/secrets/superuser-admin" in done.stdout
-    told = ["installing Salt", "installing nginx", "guestbook: installing requirements.txt", "activating", "Seconds"]
-    places = [done.stdout.index(text) for text in told]
-    assert places == sorted(places)
+    told = ["installing python3-venv", "installing uv", "installing Salt", "guestbook: installing requirements.txt"]
+    places = [done.stdout.index(text) for text in (*told, "activating", "Seconds")]
+    assert places == sorted(places) and done.stdout.index(" nginx") < done.stdout.index("applying the formula")
+    seconds = [0, *(int(line.split()[0]) for line in done.stdout.splitlines() if re.match(r" *\d+ s  ", line))]
+    assert max(later - earlier for earlier, later in itertools.pairwise(seconds)) <= 6  # of rounded figures
     assert ("python3 listens on port 80: the site gets port 8080" in done.stdout) == (machine.port == 8080)
     for name in (None, "web1", "localhost"):
         assert "guestbook" in machine.page(name).lower()
