@@ -95,6 +95,12 @@ def resolved(site: Site, *paths: Path) -> list[Path]:
     return [Path(name) for name in names]
 
 
+def copy_command(site: Site, source: Path, target: Path) -> str:
+    """Return the command that copies a database into another file, as the site's user."""
+    program = f"import sqlite3 as s; s.connect('{source}').backup(s.connect('{target}'))"
+    return f'runuser -u {site.user} -- python3 -c "{program}"'
+
+
 def _read(site: Site, path: Path) -> list[str] | None:
     """Run the program; returns the names of migrations, or None if it failed."""
     argv = ["/usr/bin/python3", "-I", "-S", "-c", _PROGRAM, str(path), str(django_host_user.user_id(site.user))]

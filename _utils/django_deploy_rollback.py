@@ -19,7 +19,10 @@ from django_site import Site
 
 log = logging.getLogger(__name__)
 
-_DID = {"RemoveField": "removed", "DeleteModel": "removed", "RenameField": "renamed", "RenameModel": "renamed"}
+#: What an operation did, by the first word of its name.
+_DID = {"Remove": "removed", "Delete": "removed", "Rename": "renamed", "Add": "added", "Alter": "changed"}
+#: How the reasons of operations call the release that does not have them.
+_RELEASE = "the running release"
 
 
 class Outlook(NamedTuple):
@@ -133,20 +136,44 @@ def refuse(site: Site, target: Release, outlook: Outlook, *, reverses: bool) -> 
     Raises:
         DeploymentError: it does not work with them, or they cannot be reversed.
     """
-    told = [f"{one['migration']} {_did(one)}" for one in outlook.broken]
+    told = [f"{one['migration']} {_did(one)}: {_why(one, target)}" for one in outlook.broken]
     again = f"salt-call django.rollback {site.name} {target.name}"
     forced = f"{again} force=True rolls back anyway"
     log = "\n".join(django_deploy_migration.shortened(told[1:], 4))
     if outlook.answer == "unsafe":
         hint = f"{_undo_hint(site, outlook.broken[0]['migration'])}, or deploy forward; {forced}"
-        raise DeploymentError(f"unsafe: {told[0]}, and {target.name} needs it", log=log, hint=hint)
+        raise DeploymentError(f"unsafe: {told[0]}", log=log, hint=hint)
     if outlook.answer == "reversible" and not reverses:
         hint = f"{again} migrate=True reverses {', '.join(outlook.names)} first, which deletes the data in them; "
-        raise DeploymentError(f"reversible: {told[0]}, and {target.name} needs it", log=log, hint=f"{hint}{forced}")
+        raise DeploymentError(f"reversible: {told[0]}", log=log, hint=f"{hint}{forced}")
     if reverses and outlook.lasting:
         raise DeploymentError(
             f"{', '.join(outlook.lasting)} cannot be reversed", hint=f"{target.name} works without that: {again}"
         )
+
+
+def refuse_other_files(left: Release, target: Release) -> None:
+    """Check that a release uses the SQLite files of the active one: what was written since would be out of sight.
+
+    Raises:
+        DeploymentError: it uses another file.
+    """
+    site = left.site
+    for alias, database in left.facts.get("databases", {}).items():
+        other = target.facts.get("databases", {}).get(alias)
+        now = django_database.database_file(site, left.path, left.facts, database)
+        then = other and django_database.database_file(site, target.path, target.facts, other)
+        if not now or not then or now == then:
+            continue
+        present, former = django_database_sqlite.resolved(site, now, then)
+        if present != former and django_database_sqlite.applied(site, present):
+            copy = django_database_sqlite.copy_command(site, present, former)
+            again = f"salt-call django.rollback {site.name} {target.name} force=True"
+            raise DeploymentError(
+                f"the database {alias!r} of {target.name} is {former}, and {left.name} writes to {present}: what was "
+                "written since would be missing",
+                hint=f"copy the data, which replaces what is in {former}: {copy}; then {again} rolls back",
+            )
 
 
 def refuse_without_database(left: Release, target: Release, secrets: list[str]) -> None:
@@ -200,7 +227,15 @@ def _undo_hint(site: Site, migration: str) -> str:
 def _did(operation: dict[str, Any]) -> str:
     """Return what an operation did: ``removed blog.Post.title``."""
     what = ".".join(filter(None, [operation["model"], operation["field"]]))
-    return f"{_DID.get(operation['operation'], 'did ' + operation['operation'])} {what}"
+    name = operation["operation"]
+    did = next((did for word, did in _DID.items() if name.startswith(word)), f"did {name}")
+    return f"{did} {what}"
+
+
+def _why(operation: dict[str, Any], target: Release) -> str:
+    """Return why a release does not work with an operation, in the words of `django_formula_guard`."""
+    reason: str = operation.get("why") or f"{_RELEASE} cannot run with it"
+    return reason.replace(_RELEASE, target.name)
 
 
 def warnings(target: Release, outlook: Outlook) -> list[str]:

@@ -172,7 +172,7 @@ def _refuse_empty_database(live: Release, release: Release) -> None:
         had_tables = former != later and django_database_sqlite.applied(site, former)
         if had_tables and not django_database_sqlite.applied(site, later):
             raise DeploymentError(
-                f"the database {alias!r} would be {new}, which is empty; the data is in {old}",
-                hint=f"set django:sites:{site.name}:database:name, or copy the data: runuser -u {site.user} -- "
-                f"python3 -c \"import sqlite3 as s; s.connect('{old}').backup(s.connect('{new}'))\"",
+                f"the database {alias!r} would be {later}, which is empty; the data is in {former}",
+                hint=f"set django:sites:{site.name}:database:name, or copy the data: "
+                f"{django_database_sqlite.copy_command(site, former, later)}",
             )

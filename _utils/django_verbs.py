@@ -211,6 +211,7 @@ def _outlook(
     outlook = django_deploy_rollback.look(site, left, target, deployment.masked())
     if not force:
         django_deploy_rollback.refuse(site, target, outlook, reverses=migrate)
+        django_deploy_rollback.refuse_other_files(left, target)
         django_deploy_rollback.refuse_without_database(left, target, deployment.masked())
     return target, outlook
 

@@ -159,7 +159,7 @@ def test_back_without_any_migration(went):
 
 def test_unrecorded_migrations_are_classified_by_the_active_release(went):
     world = went(RENAMED, recorded=False)
-    with pytest.raises(DeploymentError, match=r"reversible: blog\.0002_name renamed blog\.Post\.title"):
+    with pytest.raises(DeploymentError, match=r"reversible: blog\.0002_name renamed blog\.Post\.title: known"):
         django_verbs.rollback("blog")
     assert world.requests[-1]["mode"] == "classify" and world.requests[-1]["known"] == {"default": ["blog.0001"]}
     assert world.live == TWO
@@ -173,7 +173,7 @@ def test_back_to_what_needs_what_is_gone(went):
     for options in ({}, {"migrate": True}):
         with pytest.raises(DeploymentError) as error:
             django_verbs.rollback("blog", **options)
-        assert error.value.message == f"rollback: unsafe: blog.0002_gone removed blog.Post.title, and {ONE} needs it"
+        assert error.value.message == (f"rollback: unsafe: blog.0002_gone removed blog.Post.title: {ONE} still uses it")
         assert error.value.hint == (
             "restore a backup from before it, or deploy forward; "
             f"salt-call django.rollback blog {ONE} force=True rolls back anyway\n{TWO} still runs"
@@ -259,6 +259,86 @@ def test_what_the_file_no_longer_has_does_not_matter(one, went):
         connection.execute("INSERT INTO django_migrations VALUES ('blog', '0001')")
     django_verbs.rollback("blog")
     assert world.live == ONE
+
+
+@pytest.mark.parametrize(
+    ("operation_of", "why", "told"),
+    [
+        ("AddField", "the running release's INSERTs leave it out", "added blog.Post.x: {}'s INSERTs leave it out"),
+        ("AlterField", "the running release may write NULL", "changed blog.Post.x: {} may write NULL"),
+        ("RenameField", "the running release knows the column as x", "renamed blog.Post.x: {} knows the column as x"),
+        ("Custom", "", "did Custom blog.Post.x: {} cannot run with it"),
+    ],
+)
+def test_refusal_says_what_the_older_release_cannot_run_with(went, operation_of, why, told):
+    went(migration("blog.0002_x", operation(operation_of, "blog.Post", "x", "breaking", why)))
+    with pytest.raises(DeploymentError) as error:
+        django_verbs.rollback("blog")
+    assert error.value.message == f"rollback: reversible: blog.0002_x {told.format(ONE)}"
+
+
+@pytest.fixture
+def moved(world):
+    """Two releases with a SQLite file each: in `shared` without the overlay, then that of the overlay."""
+
+    files = [world.site.shared.top / "data/db.sqlite3", world.site.database.top / "db.sqlite3"]
+    world.answers["databases"] = {"default": sqlite(files[0])}
+    world.apply()
+    for path in files:
+        path.parent.mkdir(exist_ok=True)
+        create(path)
+    world.push("two")
+    world.answers["databases"] = {"default": sqlite(files[1])}
+    world.apply()
+    return world, files
+
+
+def sqlite(path):
+    return {"engine": "django.db.backends.sqlite3", "name": str(path)}
+
+
+def create(path):
+    """Create a database with an applied migration."""
+    connection = sqlite3.connect(path)
+    connection.executescript("CREATE TABLE django_migrations (app, name); INSERT INTO django_migrations VALUES (1, 2)")
+    connection.close()
+
+
+def test_rollback_refused_when_release_has_another_sqlite_file(moved):
+    world, (old, new) = moved
+    with pytest.raises(DeploymentError) as error:
+        django_verbs.rollback("blog")
+    assert error.value.message == (
+        f"rollback: the database 'default' of {ONE} is {old}, and {TWO} writes to {new}: what was written since would "
+        "be missing"
+    )
+    assert error.value.hint == (
+        f"copy the data, which replaces what is in {old}: runuser -u blog -- python3 -c "
+        f"\"import sqlite3 as s; s.connect('{new}').backup(s.connect('{old}'))\"; "
+        f"then salt-call django.rollback blog {ONE} force=True rolls back\n{TWO} still runs"
+    )
+    assert world.live == TWO
+    django_verbs.rollback("blog", force=True)
+    assert world.live == ONE
+
+
+def test_copy_command_of_an_empty_database_names_files_that_stay(world):
+    """Not the one in the release, which is deleted when it is refused."""
+    world.options = {"shared": ["data"]}
+    old = world.site.database.top / "db.sqlite3"
+    world.answers["databases"] = {"default": sqlite(old)}
+    world.apply()
+    create(old)
+    world.push("two")
+    world.answers["databases"] = {"default": sqlite("data/db.sqlite3")}
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    new = world.site.shared.top / "data/db.sqlite3"
+    assert error.value.message == f"static: the database 'default' would be {new}, which is empty; the data is in {old}"
+    assert error.value.hint == (
+        "set django:sites:blog:database:name, or copy the data: runuser -u blog -- python3 -c "
+        f"\"import sqlite3 as s; s.connect('{old}').backup(s.connect('{new}'))\"\n{ONE} still runs"
+    )
 
 
 # Where to
