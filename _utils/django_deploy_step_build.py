@@ -14,6 +14,7 @@ import django_host_file
 import django_host_user
 import django_process_build
 import django_process_sandbox
+import django_project_requirements
 import django_release_manifest
 import django_secret
 import django_site
@@ -60,6 +61,9 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         key, exists = django_virtualenv.next_of(site, key.partition(".")[0]), False
     if not exists:
         django_virtualenv_python.require(site, requirements.python)
+        listed = {**requirements.contents, "python_packages": "\n".join(site.config["python_packages"])}
+        pinned = django_project_requirements.versions(listed)
+        django_virtualenv_python.require_for_django(site, pinned.get("django", ""))
     changes: Changes = {"virtualenv": f"{key}, {'shared' if exists else 'new'}", "requirements": requirements.files}
     yield changes
     if not exists:

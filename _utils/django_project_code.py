@@ -74,6 +74,12 @@ def names(module: ast.Module, name: str) -> bool:
     )
 
 
+def star_imports(module: ast.Module) -> list[str]:
+    """Return the modules that a module takes every name from, as they are written there without leading dots."""
+    nodes = [node for node in ast.walk(module) if isinstance(node, ast.ImportFrom)]
+    return [node.module or "" for node in nodes if any(alias.name == "*" for alias in node.names)]
+
+
 def is_settings(module: ast.Module) -> bool:
     """Return whether a module looks like Django's settings: it assigns some of them, or takes them from another one."""
     for node in ast.walk(module):

@@ -1,58 +1,43 @@
 """Read a project from its source and write a pillar that deploys it. No code of the project is run."""
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import django_database_engine
+import django_host_command
 import django_host_user
 import django_kinds
 import django_project
 import django_project_code
-import django_project_variables
+import django_project_data
+import django_project_environment
+import django_project_python_path
+import django_project_requirements
+import django_project_settings
 import django_source
 import django_source_mirror
 import django_source_reader
+import django_virtualenv_python
 import django_virtualenv_requirements
 import django_wall_delegate
 from django_host_command import DeploymentError
 from django_project_report import Report
-from django_project_variables import Variable
+from django_project_settings import Settings
+from django_project_values import UNKNOWN
 from django_site import Site
 from django_wall_foreign import OWN, Foreign
 
 #: The user who reads a repository that no site has yet.
 _READER = "nobody"
 
-#: A pattern of variable names → their value in the pillar. The first that matches is taken.
-_KNOWN = (
-    (r"(^|_)SECRET_?KEY$", {"from": "secret_key"}),
-    (r"(^|_)SECRET_?KEY_(FILE|PATH)$", {"from": "secret_key_file"}),
-    (r"(^|_)SECRET_?KEY_FALLBACKS$", {"from": "secret_key_fallbacks"}),
-    (r"ALLOWED_HOSTS?$", {"from": "domains"}),
-    (r"DATABASE_URL$", {"from": "database_url"}),
-    (r"(^|_)STATIC_ROOT$", {"from": "static_root"}),
-    (r"(^|_)MEDIA_ROOT$", {"from": "media_root"}),
-    (r"(^|_)(DEBUG)$", "False"),
-)
-_SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|PRIVATE|API_?KEY|_KEY$|DSN$|CREDENTIAL")
-#: A required Python package → packages of Debian that it needs to be built or loaded.
-_SYSTEM_PACKAGES = (
-    (r"psycopg2(?!-binary)", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
-    (r"psycopg(?!2)(?!\[[^\]]*(binary|c)\b)(?!-binary)", ["libpq5"]),
-    (r"mysqlclient", ["default-libmysqlclient-dev", "gcc", "libc6-dev", "pkg-config", "python3-dev"]),
-    (r"uwsgi", ["gcc", "libc6-dev", "python3-dev"]),
-    (r"python-ldap|django-auth-ldap", ["gcc", "libc6-dev", "libldap2-dev", "libsasl2-dev", "python3-dev"]),
-    (r"xmlsec|python3-saml", ["gcc", "libc6-dev", "libxmlsec1-dev", "pkg-config", "python3-dev"]),
-    (r"pycairo|xhtml2pdf", ["gcc", "libc6-dev", "libcairo2-dev", "pkg-config", "python3-dev"]),
-    (r"weasyprint", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
-    (r"python-magic", ["libmagic1"]),
-)
 _HEALTH = re.compile(
     r"""["'^]/?((?:[\w-]+/)?(?:healthz|health|health[_-]check|livez|readyz|heartbeat|ping)/?)\$?["']"""
 )
@@ -71,29 +56,73 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
     """
     where = str(Path(where).resolve()) if Path(where).is_dir() else where
     with _source(where, revision, deploy_key) as (tree, commit, user):
-        arguments = (where, revision, _is_folder(where, revision), tree, commit)
+        arguments = (where, revision, _is_folder(where, revision), tree, commit, _host_python())
         doing = f"reading {where}"
         written: str = django_wall_delegate.ask(user, _written, *arguments, doing=doing, timeout=120, memory=1 << 30)
         return written
 
 
-def _written(where: str, revision: str, is_folder: bool, tree: Path, commit: str) -> str:
+def found(where: str, revision: str = "HEAD", domain: str = "localhost") -> dict[str, Any]:
+    """Return the keys of the pillar that need not be completed, without the source and the domains.
+
+    Args:
+        where: the URL of a repository, or a folder.
+        revision: a branch, a tag or a commit of the repository.
+        domain: the domain of the site.
+
+    Raises:
+        DeploymentError: the source cannot be fetched, or has no project.
+    """
+    where = str(Path(where).resolve()) if Path(where).is_dir() else where
+    with _source(where, revision, None) as (tree, _commit, user):
+        doing = f"reading {where}"
+        keys: dict[str, Any] = django_wall_delegate.ask(
+            user, _keys, tree, domain, doing=doing, timeout=120, memory=1 << 30
+        )
+        return keys
+
+
+def _keys(tree: Path, domain: str) -> dict[str, Any]:
+    report = Report()
+    _read(report, tree, domain, "")
+    return report.keys()
+
+
+def _written(where: str, revision: str, is_folder: bool, tree: Path, commit: str, host: str) -> str:
     """Return the pillar for a tree; this runs as the user who can write to the tree."""
     report = Report()
     name = _name(where)
     if commit:
         report.remarks.append(f"commit {commit[:12]}")
     _location(report, where, revision, name, is_folder)
-    project = _project(report, tree)
-    python = _requirements(report, tree, project)
-    _front_end(report, tree)
-    _settings(report, [tree / folder for folder in (project, *report.pillar.get("python_path", ([], ""))[0])])
-    if python:
-        report.remarks.append(f"requires Python {python}; set `python` if the host's python3 is another version")
+    _read(report, tree, f"{name}.example.org", host)
     return report.text(where, name)
 
 
-@contextmanager
+def _read(report: Report, tree: Path, domain: str, host: str) -> None:
+    """Add what is found in a tree to a report.
+
+    Args:
+        domain: the domain of the site.
+        host: the version of this host's python3; empty if there is none.
+    """
+    project = _project(report, tree)
+    files = django_virtualenv_requirements.default_files(tree, project)
+    required = _requirements(report, tree, project, files, host) if files else []
+    if not files:
+        comment = "no requirements found: list all packages of the project"
+        report.set("python_packages", ["django"], comment, is_open=True)
+    _front_end(report, tree)
+    roots = [tree / folder for folder in (project, *report.value("python_path", []))]
+    settings = django_project_settings.read(roots, report.settings_module, {})
+    engine = _database(report, settings, django_project_requirements.drivers(required))
+    _environment(report, settings, roots, engine, domain)
+    _commands(report, settings)
+    _data(report, settings, tree, project)
+    _health(report, roots, settings)
+
+
+@contextlib.contextmanager
 def _source(where: str, revision: str, deploy_key: str | None) -> Iterator[tuple[Path, str, str | None]]:
     """Yield the tree of a folder, or of a repository's commit in a temporary folder.
 
@@ -181,7 +210,7 @@ def _project(report: Report, tree: Path) -> str:
     elif modules:
         report.set("wsgi", wsgi, f"guessed: found {django_project.listed(modules)}")
     else:
-        report.set("wsgi", wsgi, "not found: name the module that calls get_wsgi_application()")
+        report.set("wsgi", wsgi, "not found: name the module that calls get_wsgi_application()", is_open=True)
     report.settings_module = _settings_module(report, roots, wsgi)
     return folder
 
@@ -191,36 +220,79 @@ def _settings_module(report: Report, roots: list[Path], wsgi: str) -> str:
     production = [module for module in found if re.search(r"\.(production|prod|live)$", module)]
     if not named:
         guess = [*production, *found, "mysite.settings"][0]
-        report.set("settings_module", guess, f"guessed: found {django_project.listed(found) or 'no settings module'}")
+        comment = f"guessed: found {django_project.listed(found) or 'no settings module'}"
+        report.set("settings_module", guess, comment, is_open=not found)
         return guess
-    if production and django_project_code.NOT_LIVE.search(named):
+    if production and not _is_for_servers(roots, named):
         report.set("settings_module", production[0], f"guessed: the project names {named}")
         return production[0]
     report.remarks.append(f"settings module: {named}")
     return named
 
 
-def _requirements(report: Report, tree: Path, folder: str) -> str:
-    """Find the Python and system packages that the project needs; return the versions of Python that it supports."""
-    files = django_virtualenv_requirements.default_files(tree, folder)
-    if not files:
-        report.set("python_packages", ["django"], "no requirements found: list all packages of the project")
-        return ""
+def _is_for_servers(roots: list[Path], module: str) -> bool:
+    """Return whether a settings module is not for development, and neither empty nor taken from one that is."""
+    if django_project_code.NOT_LIVE.search(module):
+        return False
+    path = next(filter(None, (django_project_python_path.module_file(root, module) for root in roots)), None)
+    tree = django_project_code.tree(path) if path else None
+    taken = django_project_code.star_imports(tree) if tree else []
+    return not tree or (
+        django_project_code.is_settings(tree) and not any(map(django_project_code.NOT_LIVE.search, taken))
+    )
+
+
+def _requirements(report: Report, tree: Path, folder: str, files: list[str], host: str) -> list[str]:
+    """Find the Python and system packages that the project needs; return the required packages."""
     report.remarks.append(f"requirements: {', '.join(files)}")
-    required = django_virtualenv_requirements.package_names(tree, files)
-    for pattern, packages in _SYSTEM_PACKAGES:
-        matching = [name for name in required if re.match(rf"({pattern})(?![\w-])", name)]
-        if matching and f"{matching[0]}-binary" not in required:
-            report.extend("packages", packages, f"for {matching[0]}")
+    required, contents, python = django_project_requirements.read(tree, files)
+    pinned = django_project_requirements.versions(contents)
+    for name, packages in django_project_requirements.system_packages(required):
+        report.extend("packages", packages, f"for {name}")
+    needed_by = django_project_requirements.needs_setuptools(tree, required, pinned)
+    if needed_by:
+        report.set("python_packages", ["setuptools<81"], f"{needed_by} imports pkg_resources")
     _server(report, tree, folder, required)
     if "celery" in required:
         report.remarks.append("Celery is used: its workers are not deployed, only the web application")
-    return django_virtualenv_requirements.python_versions(tree, files)
+    for url in django_project_requirements.indexes(contents):
+        report.remarks.append(f"packages come from {url} too; a mirror, or a login, is set by `index`")
+    _python(report, host, pinned.get("django", ""), python, django_project_requirements.compiled_for(contents))
+    return required
+
+
+def _python(report: Report, host: str, django: str, supported: str, compiled_for: str) -> None:
+    """Tell which versions of Python the project is for.
+
+    Args:
+        host: the version of this host's python3; empty if there is none.
+        django: the version of Django that is pinned.
+        supported: the versions of Python that the requirements declare.
+        compiled_for: the version of Python that the requirements were compiled for.
+    """
+    if supported:
+        report.remarks.append(f"requires Python {supported}; set `python` if the host's python3 is another version")
+    if compiled_for and not host.startswith(f"{compiled_for}."):
+        report.remarks.append(f"requirements compiled for Python {compiled_for}: set `python` if packages do not build")
+    versions = django_virtualenv_python.of_django(django)
+    if versions and host and not django_virtualenv_python.is_among(host, versions):
+        text = f"Django {django} runs on Python {versions}, and python3 of this host is {host}"
+        report.remarks.append(f"{text}: set `python` to another one")
+
+
+def _host_python() -> str:
+    """Return the version of this host's python3; empty if there is none."""
+    python = shutil.which("python3", path=django_host_command.PATH)
+    program = "import platform; print(platform.python_version())"
+    with contextlib.suppress(DeploymentError):
+        argv = [python or "python3", "-I", "-S", "-c", program]
+        return django_host_command.run(argv, doing="reading the version of python3").strip()
+    return ""
 
 
 def _server(report: Report, tree: Path, folder: str, required: Collection[str]) -> None:
     """Propose the application server that the project's requirements are for, if it is not the default."""
-    roots = [tree / path for path in (folder, *report.pillar.get("python_path", ([], ""))[0])]
+    roots = [tree / path for path in (folder, *report.value("python_path", []))]
     for name, kind in django_kinds.SERVERS.items():
         packages = [package for package in kind.suggested_by if package in required]
         has_other_server = bool(({*django_kinds.SERVERS} - {name}) & {*required})
@@ -245,64 +317,94 @@ def _front_end(report: Report, tree: Path) -> None:
             report.extend("packages", ["npm"], "for the build")
 
 
-def _settings(report: Report, roots: list[Path]) -> None:
-    """Find what the settings need: environment variables, commands, headers of the health check."""
-    texts = dict(django_project_variables.local_modules(roots, report.settings_module))
-    variables: dict[str, Variable] = {}
-    for path, text in texts.items():
-        for variable in django_project_variables.read(text, os.path.relpath(path, roots[0])):
-            known = variables.setdefault(variable.name, variable)
-            known.required |= variable.required
-    _environment(report, list(variables.values()))
-    settings = "\n".join(texts.values())
-    if re.search(r"^\s*COMPRESS_OFFLINE\s*=\s*True", settings, re.MULTILINE):
+def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> str:
+    """Propose the database that the settings or the project's driver are for; return its kind."""
+    backend = settings.get("DATABASES", "default", "ENGINE")
+    engine = django_database_engine.find(backend) if isinstance(backend, str) else None
+    is_by_url = any(variable.kind == "database" for variable in settings.variables.values())
+    comment = f"the settings have {backend}"
+    has_driver = len(drivers) == 1
+    if engine and engine.is_server and not (has_driver and is_by_url and engine.name not in drivers):
+        report.set("database", {"engine": engine.name}, comment)
+    elif has_driver and (is_by_url or (backend is UNKNOWN and "DATABASES" in settings.values)):
+        engine = django_database_engine.ENGINES[next(iter(drivers))]
+        report.set("database", {"engine": engine.name}, f"guessed: {drivers[engine.name]} is required")
+    elif is_by_url:
+        report.set("database", {"engine": "sqlite"}, "guessed from DATABASE_URL")
+    if isinstance(backend, str) and re.search(r"gis|spatialite", backend):
+        packages = {"postgres": "postgresql-postgis", "sqlite": "libsqlite3-mod-spatialite"}
+        more = [packages[engine.name]] if engine and engine.name in packages else []
+        report.extend("packages", ["gdal-bin", *more], f"for {backend}")
+    return engine.name if engine else "sqlite"
+
+
+def _environment(report: Report, settings: Settings, roots: list[Path], engine: str, domain: str) -> None:
+    """Put required and well-known variables into the pillar, and the others into remarks."""
+    found = django_project_environment.of(settings, roots, report.settings_module, engine, domain)
+    if (
+        any("database_" in str(value) for value, _place in found.environment.values())
+        and "database" not in report.pillar
+    ):
+        report.set("database", {"engine": engine}, "guessed from the variables")
+    report.open_variables = found.open
+    top = f"{roots[0]}/"
+    for key, entries in (("environment", found.environment), ("secrets", found.secrets)):
+        shown = {name: (value, comment.replace(top, "")) for name, (value, comment) in entries.items()}
+        if shown:
+            report.set(key, shown)
+    if settings.dotenv:
+        report.set(
+            "files", {name: {"environment": True} for name in map(_inside(roots[0]), settings.dotenv)}, "is read"
+        )
+    if found.optional:
+        report.remarks.append(f"environment variables with a default: {', '.join(found.optional)}")
+    if found.presence:
+        report.remarks.append(f"switched on by a variable, so not written: {', '.join(found.presence)}")
+
+
+def _inside(root: Path) -> Callable[[str], str]:
+    """Return a function that makes the path of a .env file relative to the source."""
+    return lambda path: path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else Path(path).name
+
+
+def _commands(report: Report, settings: Settings) -> None:
+    """Find the management commands that a release has to run."""
+    installed = settings.get("INSTALLED_APPS")
+    has_compressor = installed is UNKNOWN or "compressor" in installed
+    if settings.get("COMPRESS_OFFLINE") is True and has_compressor:
         report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
-    if "cache.backends.db.DatabaseCache" in settings:
+    caches = settings.get("CACHES")
+    backends = [cache.get("BACKEND") for cache in caches.values()] if isinstance(caches, dict) else []
+    if any(str(backend).endswith("db.DatabaseCache") for backend in backends):
         report.extend("commands", [("after_migrate", ["manage.py createcachetable"])], "DatabaseCache")
-    _health(report, roots, settings)
 
 
-def _health(report: Report, roots: list[Path], settings: str) -> None:
+def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
+    """Find what the project writes into its source, and static files that are committed where they are served from."""
+    shared, writable = django_project_data.written(settings, tree, folder)
+    if shared:
+        report.set("shared", shared, "written by the project, and kept from release to release")
+    if writable:
+        report.set("writable", writable, "written by the project")
+    committed = django_project_data.committed_static_files(settings, tree)
+    if committed:
+        report.set("static", {"collect": False}, f"STATIC_ROOT is committed: {committed}")
+
+
+def _health(report: Report, roots: list[Path], settings: Settings) -> None:
     """Guess the path of the health check, and the header by which the project recognises https."""
     health: dict[str, Any] = {}
     urls = (path for root in roots for path in django_project.files(root, "urls.py", depth=3))
     found = next(filter(None, (_HEALTH.search(path.read_text(errors="replace")) for path in urls)), None)
     if found:
         health["path"] = f"/{found.group(1)}"
-    if re.search(r"^\s*SECURE_SSL_REDIRECT\s*=\s*True", settings, re.MULTILINE):
-        header = re.search(r"SECURE_PROXY_SSL_HEADER\s*=\s*\(\s*[\"']HTTP_(\w+)[\"']\s*,\s*[\"'](\w+)", settings)
-        name, value = (header.group(1), header.group(2)) if header else ("X_FORWARDED_PROTO", "https")
-        health["headers"] = {name.replace("_", "-").title(): value}
+    if settings.get("SECURE_SSL_REDIRECT") is True:
+        header = settings.get("SECURE_PROXY_SSL_HEADER")
+        is_known = isinstance(header, list) and len(header) == 2 and all(isinstance(part, str) for part in header)
+        name, value = header if is_known else ("HTTP_X_FORWARDED_PROTO", "https")
+        health["headers"] = {name.removeprefix("HTTP_").replace("_", "-").title(): value}
     if health:
         report.set("health", health, "guessed")
-
-
-def _environment(report: Report, variables: list[Variable]) -> None:
-    """Put required and well-known variables into the pillar, and the others into a remark."""
-    optional = []
-    environment: dict[str, tuple[Any, str]] = {}
-    secrets: dict[str, tuple[Any, str]] = {}
-    for variable in sorted(variables, key=lambda v: v.name):
-        if re.fullmatch(r"DJANGO_SETTINGS_MODULE|PATH|HOME|PYTHONPATH|LD_(PRELOAD|LIBRARY_PATH)", variable.name):
-            continue
-        known = next((value for pattern, value in _KNOWN if re.search(pattern, variable.name)), None)
-        if known is not None:
-            environment[variable.name] = (known, variable.place)
-        elif variable.required and _SECRET.search(variable.name):
-            comment = f"{variable.place}: if another service issued it, give that value instead"
-            secrets[variable.name] = ({"generate": 50}, comment)
-        elif variable.required:
-            environment[variable.name] = ("", f"{variable.place}: set it, it has no default")
-        else:
-            optional.append(variable.name)
-    if any(value == {"from": "database_url"} for value, _place in environment.values()):
-        report.set("database", {"engine": "sqlite"}, "guessed from DATABASE_URL")
-    if environment:
-        report.set("environment", environment)
-    if secrets:
-        report.set("secrets", secrets)
-    if optional:
-        report.remarks.append(f"environment variables with a default: {', '.join(optional)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Any
 #: The order of the keys in the pillar.
 _ORDER = (
     *("repository", "folder", "revision", "domains", "project", "python_path", "settings_module", "wsgi"),
-    *("python_packages", "packages", "build", "commands", "environment", "secrets", "database", "server", "health"),
+    *("python_packages", "packages", "build", "commands", "files", "shared", "writable", "static"),
+    *("environment", "secrets", "database", "server", "health"),
 )
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "y", "n"}
 
@@ -22,15 +23,41 @@ class Report:
         remarks: comments above the pillar.
         pillar: key → (value, comment).
         settings_module: the settings module of the project.
+        open: keys whose values have to be completed.
+        open_variables: the same of ``environment``.
     """
 
     remarks: list[str] = field(default_factory=list)
     pillar: dict[str, tuple[Any, str]] = field(default_factory=dict)
     settings_module: str = ""
+    open: list[str] = field(default_factory=list)
+    open_variables: list[str] = field(default_factory=list)
 
-    def set(self, key: str, value: Any, comment: str = "") -> None:
-        """Set a key of the pillar."""
+    def set(self, key: str, value: Any, comment: str = "", *, is_open: bool = False) -> None:
+        """Set a key of the pillar.
+
+        Args:
+            is_open: whether the value is only an example.
+        """
         self.pillar[key] = (value, comment)
+        self.open += [key] if is_open else []
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """Return the value of a key."""
+        return self.pillar.get(key, (default, ""))[0]
+
+    def keys(self) -> dict[str, Any]:
+        """Return the pillar without what has to be completed, and without source and domains."""
+        found: dict[str, Any] = {}
+        for key in sorted(self.pillar, key=_ORDER.index):
+            value = self.value(key)
+            if key in ("environment", "secrets"):
+                value = {name: inner for name, (inner, _comment) in value.items() if name not in self.open_variables}
+            elif key == "commands":
+                value = dict(value)
+            if value and key not in (*self.open, "repository", "folder", "revision", "domains"):
+                found[key] = value
+        return found
 
     def extend(self, key: str, values: list[Any], comment: str) -> None:
         """Add entries to a list of the pillar, each once."""

@@ -1,6 +1,7 @@
 """The Python interpreter of a site's virtualenvs: its path, its version, and the versions that a site supports."""
 
 import functools
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,19 @@ import django_host_command
 import django_server
 from django_host_command import DeploymentError
 from django_site import Site
+
+#: Versions of Django, and the versions of Python that they run on: another one has removed a module that they import,
+#: or is refused by them.
+_DJANGO = (
+    ("2.1", ">=3.4,<3.10"),
+    ("3.0", ">=3.5,<3.11"),
+    ("4.0", ">=3.6,<3.12"),
+    ("4.2", ">=3.8,<3.13"),
+    ("5.0", ">=3.8,<3.14"),
+    ("5.2", ">=3.10,<3.14"),
+    ("6.0", ">=3.10"),
+    ("7.0", ">=3.12"),
+)
 
 
 class Interpreter(NamedTuple):
@@ -69,6 +83,43 @@ def _identity(path: str, _modified: float) -> str:
     return django_host_command.run([path, "-I", "-S", "-c", program], doing=f"reading the version of {path}").strip()
 
 
+def is_among(version: str, versions: str) -> bool:
+    """Return whether a version of Python is among those that a project declares, such as ``>=3.12`` or ``^3.11``.
+
+    What cannot be read is no restriction.
+    """
+    numbers = _numbers(version, 3)
+    return any(all(_fits(numbers, part) for part in re.split(r"[,\s]+", one)) for one in _spaced(versions).split("||"))
+
+
+def _spaced(versions: str) -> str:
+    """Return restrictions without blanks between an operator and its version."""
+    return re.sub(r"([<>=!~^])\s+", r"\1", versions).strip()
+
+
+def _fits(version: list[int], restriction: str) -> bool:
+    found = re.fullmatch(r"(===?|!=|~=|>=|<=|<|>|\^|~)?(\d[\d.]*?)(\.\*)?", restriction)
+    if not found:
+        return True
+    operator, numbers = found.group(1) or "", _numbers(found.group(2), 3)
+    if not operator or found.group(3):
+        return (version[: len(numbers)] == numbers) == (operator != "!=")
+    if operator in ("^", "~=", "~"):
+        same = 1 if operator == "^" else max(1, len(numbers) - (operator == "~=" or len(numbers) > 2))
+        return version >= numbers and version[:same] == numbers[:same]
+    exact = [*numbers, 0, 0][:3]
+    is_equal = version == exact
+    return {
+        ">=": version >= exact,
+        "<=": version <= exact,
+        "<": version < exact,
+        ">": version > exact,
+        "==": is_equal,
+        "===": is_equal,
+        "!=": not is_equal,
+    }[operator]
+
+
 def require(site: Site, versions: str) -> None:
     """Refuse an interpreter whose version the project does not support.
 
@@ -78,17 +129,39 @@ def require(site: Site, versions: str) -> None:
     Raises:
         DeploymentError: the interpreter's version is not among them.
     """
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
     version = interpreter(site).version
-    try:
-        is_supported = SpecifierSet(versions).contains(version, prereleases=True)
-    except InvalidSpecifier:  # poetry's own notation, such as ^3.11
-        return
-    if not is_supported:
+    if not is_among(version, versions):
         raise DeploymentError(
             f"the project requires Python {versions}, and {site.config['python']} is {version}",
             hint=f"set django:sites:{site.name}:python to another interpreter",
+        )
+
+
+def of_django(version: str) -> str:
+    """Return the versions of Python that a version of Django runs on, such as ``>=3.6,<3.12``; empty if not known."""
+    numbers = _numbers(version)
+    return next((python for before, python in _DJANGO if numbers and numbers < _numbers(before)), "")
+
+
+def _numbers(version: str, most: int = 2) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:most]]
+
+
+def require_for_django(site: Site, version: str) -> None:
+    """Refuse an interpreter that the project's version of Django does not run on, before anything is installed.
+
+    Args:
+        version: the version that the project's requirements pin; empty if they do not.
+
+    Raises:
+        DeploymentError: Django does not run on the interpreter.
+    """
+    versions = of_django(version)
+    found = interpreter(site).version if versions else ""
+    if versions and not is_among(found, versions):
+        raise DeploymentError(
+            f"Django {version} does not run on {site.config['python']}, which is Python {found}: it needs {versions}",
+            hint=f"set django:sites:{site.name}:python to another interpreter, or raise Django in the requirements",
         )
 
 

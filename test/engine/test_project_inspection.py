@@ -1,5 +1,6 @@
 """The pillar that an inspection writes for a project."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -20,8 +21,9 @@ DEBIAN = {"os_family": "Debian", "osmajorrelease": 12}
 def test_inspection_writes_a_valid_pillar(tmp_path, case):
     tree = write_tree(tmp_path / case["folder"], case["files"])
     text = django_project_inspection.inspect(str(tree))
-    assert text.replace(str(tree), "<tree>") == case["pillar"]
-    pillar = yaml.safe_load(text)
+    text = text.replace(str(tree), "<tree>")
+    assert re.sub(r"host is 3[\d.]+:", "host is <python>:", text) == case["pillar"]
+    pillar = yaml.safe_load(text.replace("<tree>", str(tree)))
     assert django_pillar.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
 
 

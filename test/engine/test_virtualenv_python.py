@@ -36,7 +36,8 @@ def test_interpreter_is_found_by_name_and_a_missing_one_refused():
             None,
         ),
         ({"poetry.lock": '[metadata]\npython-versions = "==3.99"\n'}, "==3.99"),
-        ({"poetry.lock": '[metadata]\npython-versions = "^3.99"\n'}, None),
+        ({"poetry.lock": '[metadata]\npython-versions = "^3.99"\n'}, "^3.99"),
+        ({"poetry.lock": '[metadata]\npython-versions = "^3.8"\n'}, None),
         ({"pyproject.toml": "[project]\nrequires-python = '>=3.2'\n"}, None),
         ({"requirements.txt": "django\n"}, None),
     ],
@@ -56,6 +57,68 @@ def test_interpreter_that_the_project_does_not_support_is_refused(make_site, tmp
     assert str(error.value) == (
         f"the project requires Python {expected}, and python3 is 3.11.2\n"
         "set django:sites:blog:python to another interpreter"
+    )
+
+
+@pytest.mark.parametrize(
+    ("versions", "supported"),
+    [
+        (">=3.8", True),
+        (">= 3.11, < 3.12", True),
+        (">=3.12", False),
+        ("<3.11", False),
+        ("<=3.11", False),
+        (">3.11", True),
+        ("==3.11.*", True),
+        ("==3.11", False),
+        ("!=3.11.*", False),
+        ("!=3.11.1", True),
+        ("~=3.10", True),
+        ("~=3.11.0", True),
+        ("~=3.10.1", False),
+        ("^3.8", True),
+        ("^3.12", False),
+        ("~3.11", True),
+        ("~3.10", False),
+        ("3.11", True),
+        ("3.8 || ^3.9", True),
+        ("*", True),
+        ("", True),
+        ("nonsense", True),
+    ],
+)
+def test_version_of_python_is_compared_as_packaging_and_poetry_do(versions, supported):
+    assert django_virtualenv_python.is_among("3.11.2", versions) is supported
+
+
+@pytest.mark.parametrize(
+    ("version", "python", "needed"),
+    [
+        ("1.11.29", "3.11.2", ">=3.4,<3.10"),
+        ("2.2.28", "3.11.2", ">=3.5,<3.11"),
+        ("2.2.28", "3.10.4", None),
+        ("3.2.25", "3.12.1", ">=3.6,<3.12"),
+        ("3.2.25", "3.11.2", None),
+        ("4.2.26", "3.13.0", None),
+        ("5.2.1", "3.9.2", ">=3.10"),
+        ("6.0", "3.11.2", ">=3.12"),
+        ("99.0", "3.11.2", None),
+        ("", "3.11.2", None),
+    ],
+)
+def test_django_that_does_not_run_on_the_interpreter_is_refused(make_site, monkeypatch, version, python, needed):
+    monkeypatch.setattr(django_virtualenv_python, "path", lambda site: sys.executable)
+    monkeypatch.setattr(
+        django_virtualenv_python, "_identity", lambda path, modified: f"cpython-3 linux glibc 2 {python}"
+    )
+    if not needed:
+        django_virtualenv_python.require_for_django(make_site(), version)
+        return
+    with pytest.raises(DeploymentError) as error:
+        django_virtualenv_python.require_for_django(make_site(), version)
+    assert str(error.value) == (
+        f"Django {version} does not run on python3, which is Python {python}: it needs {needed}\n"
+        "set django:sites:blog:python to another interpreter, or raise Django in the requirements"
     )
 
 

@@ -1,0 +1,149 @@
+"""Files that a project writes or commits next to its code: data that outlives a release, logs, static files."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from django_project_settings import Settings
+from django_project_values import plain
+
+#: Settings with paths that the formula knows, or that the project only reads.
+_READ = re.compile(
+    r"STATIC_ROOT|MEDIA_ROOT|STATICFILES_DIRS|TEMPLATES|TEMPLATE_DIRS|LOCALE_PATHS|FIXTURE_DIRS|DATABASES|LOGGING"
+    r"|.*(BASE|ROOT_DIR|PROJECT|HERE|SITE_ROOT|APPS?|LOCALE|TEMPLATE|STATIC|FRONTEND|WEBPACK|VITE|COMPRESS|PIPELINE"
+    r"|NODE|NPM|YARN|BOWER|BUNDLE|MANIFEST|FIXTURE|REQUIREMENTS|VERSION|LICENSE|DOCS?|SPHINX|TESTS?|SCHEMA).*"
+)
+_DATA = re.compile(
+    r"data|upload|storage|index|backup|private|protected|sendfile|archive|media|export|document|var", re.I
+)
+_TEMPORARY = re.compile(r"cache|tmp|temp|logs?$|run$", re.I)
+_FILE = re.compile(r"\.(sqlite3?|db|key|pem|secret|json|txt|log|dat|pickle|pid|sock)$", re.I)
+_PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README", "README.md", "README.txt", ".placeholder", "__init__.py"}
+
+
+def written(settings: Settings, tree: Path, folder: str) -> tuple[list[str], list[str]]:
+    """Return what the project writes inside its source: paths with data that outlives a release, and other folders.
+
+    Args:
+        folder: the folder of manage.py.
+    """
+    shared: dict[str, None] = {}
+    writable: dict[str, None] = {}
+    for path, is_log in _paths(settings, tree):
+        inside = _outermost(tree, path)
+        if not inside:
+            continue
+        if _FILE.search(inside) and not (tree / inside).is_dir():
+            shared[inside] = None
+        elif is_log or _TEMPORARY.search(inside.rpartition("/")[2]):
+            writable[inside] = None
+        else:
+            shared[inside] = None
+    only = [path for path in writable if not any(_is_below(path, other) for other in shared)]
+    return _without_inner(shared), _without_inner(only)
+
+
+def _is_below(path: str, other: str) -> bool:
+    return path == other or path.startswith(f"{other}/")
+
+
+def _without_inner(paths: Any) -> list[str]:
+    every = [*paths]
+    return sorted(path for path in every if not any(path != other and _is_below(path, other) for other in every))
+
+
+def _paths(settings: Settings, tree: Path) -> Iterator[tuple[PurePosixPath, bool]]:
+    """Yield the paths below a source that the project writes to, and whether they are logs."""
+    handlers = settings.get("LOGGING", "handlers")
+    for handler in handlers.values() if isinstance(handlers, dict) else ():
+        name = handler.get("filename") if isinstance(handler, dict) else None
+        if isinstance(name, str | PurePosixPath):
+            yield PurePosixPath(os.path.join(tree, name)), True
+    served = {str(settings.get(name)) for name in ("STATIC_ROOT", "MEDIA_ROOT")}
+    served |= {str(one) for one in _listed(settings.get("STATICFILES_DIRS"))}
+    for path, kind in settings.written.items():
+        if str(path) not in served:
+            yield PurePosixPath(os.path.join(tree, path)), kind == "folder" and bool(_TEMPORARY.search(path.name))
+    for name, value in settings.values.items():
+        if _READ.fullmatch(name):
+            continue
+        for path in _inner(plain(value)):
+            inside = _relative(tree, path)
+            parts = inside.parts if inside else ()
+            if any(map(_DATA.search, (name, *parts))) or _TEMPORARY.search(path.name):
+                yield path, False
+
+
+def _inner(value: Any) -> Iterator[PurePosixPath]:
+    """Yield the absolute paths in a value."""
+    if isinstance(value, PurePosixPath):
+        yield value
+    elif isinstance(value, str) and re.fullmatch(r"/[\w./@ -]+", value):
+        yield PurePosixPath(value)
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _inner(part)
+
+
+def _outermost(tree: Path, path: PurePosixPath) -> str:
+    """Return the outermost folder on the way to a path that has no committed files, relative to the source.
+
+    Empty for a path that is elsewhere, or has committed files.
+    """
+    inside = _relative(tree, path)
+    parts = inside.parts if inside else ()
+    for number in range(1, len(parts) + 1):
+        part = PurePosixPath(*parts[:number])
+        if not _has_files(tree / part):
+            return str(part) if re.fullmatch(r"[\w./@+-]+", str(part)) else ""
+    return ""
+
+
+def _relative(tree: Path, path: PurePosixPath) -> PurePosixPath | None:
+    """Return a path relative to the source, or None if it is elsewhere."""
+    whole = PurePosixPath(os.path.normpath(path))
+    return whole.relative_to(tree) if whole.is_relative_to(tree) else None
+
+
+def _has_files(path: Path) -> bool:
+    """Return whether a path is a file, or a folder with other files than placeholders."""
+    if not path.is_dir():
+        return path.exists()
+    return any(name not in _PLACEHOLDERS for _parent, _folders, names in os.walk(path) for name in names)
+
+
+def committed_static_files(settings: Settings, tree: Path) -> str:
+    """Return the folder of STATIC_ROOT in a source if it has files that collectstatic would not find elsewhere.
+
+    Empty if it has none.
+    """
+    root = settings.get("STATIC_ROOT")
+    if not isinstance(root, str | PurePosixPath) or not str(root):
+        return ""
+    top = Path(os.path.normpath(os.path.join(tree, root)))
+    if top == tree or not top.is_relative_to(tree) or not top.is_dir():
+        return ""
+    own = {path.relative_to(top) for path in _files(top)}
+    own = {path for path in own if path.name not in _PLACEHOLDERS and path.parts[0] not in ("admin", "rest_framework")}
+    if own and not own & _sources(settings, tree, top):
+        return str(top.relative_to(tree))
+    return ""
+
+
+def _sources(settings: Settings, tree: Path, top: Path) -> set[Path]:
+    """Return the names of the static files that collectstatic finds in a source."""
+    folders = {Path(os.path.join(tree, str(one))) for one in _listed(settings.get("STATICFILES_DIRS"))}
+    for parent, names, _files_in in os.walk(tree):
+        names[:] = [name for name in names if name not in (".git", "node_modules")]
+        folders |= {Path(parent, name) for name in names if name == "static"}
+    return {path.relative_to(folder) for folder in folders - {top} for path in _files(folder)}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (Path(parent, name) for parent, _folders, names in os.walk(folder) for name in names)

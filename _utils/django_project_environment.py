@@ -1,0 +1,153 @@
+"""The environment of a project in the pillar: for the variables that its settings read, what the formula knows."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import django_database_engine
+import django_project_settings
+from django_project_settings import Settings
+from django_project_values import UNKNOWN, Value, Variable, truth
+
+#: Variables that a release decides.
+_OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHON\w+|LANG|VCAP_\w+")
+#: Names of secrets that the project itself may choose, and of those that another service issues.
+_SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|SALT|PEPPER|API_?KEY|_KEY$")
+_ISSUED = re.compile(
+    r"(^|_)(AWS|S3|SES|GCP|GCS|GOOGLE|AZURE|STRIPE|PAYPAL|TWILIO|SLACK|GITHUB|GITLAB|FACEBOOK|TWITTER|OPENAI|MAIL|EMAIL"
+    r"|SMTP|MAILGUN|SENDGRID|POSTMARK|SENTRY|LDAP|OAUTH2?|OIDC|SOCIAL|RECAPTCHA|CLOUDFLARE|CF|ALGOLIA|CLIENT|CONSUMER"
+    r"|API_KEY|APIKEY|ACCESS|PUBLIC|PRIVATE|FERNET|ENCRYPTION|VAPID|DSN|LICENSE|MAPBOX|REDIS|RABBITMQ|CELERY|BROKER)(_|$)"
+)
+#: Names of variables for the domain of the site.
+_DOMAIN = re.compile(r"(SITE_|APP_|SERVER_|DJANGO_|WEB_)?(DOMAIN|DOMAIN_NAME|HOSTNAME|FQDN)")
+#: The value of a kind of variable that turns nothing on.
+_OFF = {"bool": "False", "json": "{}", "cache": "locmemcache://", "email": "consolemail://"}
+#: What a text may be by which a project turns DEBUG off.
+_FALSE = ("False", "0", "", "false", "no", "off")
+#: Parts of a database's entry that a database on this host has; it is reached over a socket, without a password.
+_DATABASE = {"NAME": {"from": "database_name"}, "USER": {"from": "database_user"}, "PASSWORD": "", "HOST": ""}
+
+
+@dataclass
+class Environment:
+    """The variables of a project.
+
+    Attributes:
+        environment: variable → its value in the pillar and a comment.
+        secrets: the same, for generated ones.
+        open: required variables whose values are not known.
+        optional: those with a default.
+        presence: those that switch something on by being set; they are never written.
+    """
+
+    environment: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    secrets: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    open: list[str] = field(default_factory=list)
+    optional: list[str] = field(default_factory=list)
+    presence: list[str] = field(default_factory=list)
+
+
+def required(settings: Settings) -> list[str]:
+    """Return the variables without which the settings cannot be imported."""
+    found = [variable for variable in settings.variables.values() if variable.required]
+    return sorted(variable.name for variable in found if not _OWN.fullmatch(variable.name))
+
+
+def of(settings: Settings, roots: Sequence[Path], module: str, engine: str, domain: str) -> Environment:
+    """Return what the pillar gives for the variables that settings read.
+
+    Args:
+        roots: the folders that the project is imported from.
+        module: the settings module.
+        engine: the database that the project is deployed with: ``sqlite``, ``postgres`` or ``mysql``.
+        domain: the domain of the site.
+    """
+    result = Environment()
+    for variable in sorted(settings.variables.values(), key=lambda one: one.name):
+        name, place = variable.name, variable.place
+        if _OWN.fullmatch(name):
+            continue
+        known = _known(settings, variable, engine, domain)
+        if known is None and name in settings.values.get("DEBUG", Value()).taint:
+            known = _debug_off(settings, variable, roots, module)
+        if known is not None:
+            result.environment[name] = (known, place)
+        elif variable.required and variable.kind == "text" and _SECRET.search(name) and not _ISSUED.search(name):
+            comment = f"{place}: if another service issued it, give that value instead"
+            result.secrets[name] = ({"generate": 50}, comment)
+        elif variable.required and variable.kind in _OFF:
+            result.environment[name] = (_OFF[variable.kind], f"{place}: required; this turns nothing on")
+        elif variable.required:
+            kind = {"int": "a number", "list": "a list, separated by commas"}.get(variable.kind, "")
+            result.environment[name] = ("", f"{place}: set it{f' to {kind}' if kind else ''}, it has no default")
+            result.open.append(name)
+        else:
+            (result.optional if variable.is_read else result.presence).append(name)
+    return result
+
+
+def _known(settings: Settings, variable: Variable, engine: str, domain: str) -> Any:
+    """Return the value of a variable that the formula knows; None for others."""
+    name = variable.name
+    forms = {setting: how[name] for setting, how in settings.sources.items() if name in how}
+    if "SECRET_KEY" in forms:
+        is_file = forms["SECRET_KEY"] in ("file",)
+        return {"from": "secret_key_file" if is_file else "secret_key"}
+    if forms.get("SECRET_KEY_FALLBACKS", "").startswith("list:"):
+        return _joined("secret_key_fallbacks", forms["SECRET_KEY_FALLBACKS"])
+    if variable.kind == "database" and ("DATABASES" in forms or re.search(r"DATABASE_URL$", name)):
+        return {"from": "database_url"}
+    if variable.required:
+        return _required(settings, name, forms, engine, domain)
+    return None
+
+
+def _required(settings: Settings, name: str, forms: dict[str, str], engine: str, domain: str) -> Any:
+    if "ALLOWED_HOSTS" in forms:
+        how = forms["ALLOWED_HOSTS"]
+        return json.dumps([domain]) if how == "json" else _joined("domains", how)
+    elements = settings.values.get("ALLOWED_HOSTS", Value()).content
+    if isinstance(elements, list) and any(element.source == name for element in elements):
+        return domain
+    if _DOMAIN.fullmatch(name):
+        return domain
+    for setting, word in (("STATIC_ROOT", "static_root"), ("MEDIA_ROOT", "media_root")):
+        if setting in forms:
+            return {"from": word}
+    return _of_database(settings, name, engine)
+
+
+def _joined(word: str, how: str) -> dict[str, str]:
+    separator = how.removeprefix("list:") or ","
+    return {"from": word} if separator == "," else {"from": word, "join": separator}
+
+
+def _of_database(settings: Settings, name: str, engine: str) -> Any:
+    """Return the value of a variable that is a part of the default database's entry."""
+    databases = settings.values.get("DATABASES", Value()).content
+    default = databases.get("default", Value()).content if isinstance(databases, dict) else None
+    for key, value in default.items() if isinstance(default, dict) else ():
+        if value.source != name:
+            continue
+        if engine == "sqlite":
+            return {"from": "database_path"} if key == "NAME" else ""
+        if key == "ENGINE":
+            return django_database_engine.ENGINES[engine].backend
+        if key == "PORT":
+            return str(django_database_engine.ENGINES[engine].port)
+        return _DATABASE.get(key)
+    return None
+
+
+def _debug_off(settings: Settings, variable: Variable, roots: Sequence[Path], module: str) -> str | None:
+    """Return the text by which a project turns DEBUG off; None if it is off without the variable, or not known."""
+    if not variable.required and truth(settings.values.get("DEBUG", Value())) is False:
+        return None
+    for text in _FALSE:
+        changed = django_project_settings.read(roots, module, {variable.name: text})
+        if changed.get("DEBUG") is not UNKNOWN and not changed.get("DEBUG"):
+            return text
+    return None

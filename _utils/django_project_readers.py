@@ -1,0 +1,368 @@
+"""How projects read variables: os.environ, django-environ, environs, decouple, dotenv, cfenv, pydantic-settings."""
+
+import ast
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import django_database_engine
+from django_project_expressions import Expressions, Missing, joined, text_method
+from django_project_values import UNKNOWN, Called, Method, Namespace, Reader, Symbol, Value, Variable, taint
+
+#: A word of a function or type that converts a variable → the kind of the variable.
+_KINDS = {
+    "bool": "bool",
+    **dict.fromkeys(("int", "integer", "float", "decimal", "Decimal", "timedelta"), "int"),
+    **dict.fromkeys(("list", "tuple", "Csv", "set"), "list"),
+    **dict.fromkeys(("json", "dict"), "json"),
+    **dict.fromkeys(("db", "db_url", "dj_db_url"), "database"),
+    **dict.fromkeys(("cache", "cache_url", "dj_cache_url"), "cache"),
+    **dict.fromkeys(("email", "email_url", "dj_email_url"), "email"),
+}
+#: The variable that a function reads if it is called without a name.
+_NAMES = {"database": "DATABASE_URL", "cache": "CACHE_URL", "email": "EMAIL_URL"}
+_FALSE = ("", "0", "false", "off", "no", "n", "f", "none")
+#: Functions of libraries that read a variable with an optional default → the kind of object that they are.
+_DECOUPLE = ("decouple.config", "config", "prettyconf.config", "starlette.config")
+_ENV = ("env", "envparse.env", "environs.env")
+_WITH_NONE = (
+    "os.getenv",
+    "getenv",
+    "getenv.env",
+    "os.environ.get",
+    "environ.get",
+    "os.environ.setdefault",
+    "os.environ.pop",
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Readers(Expressions):
+    """The evaluation of what reads variables and files."""
+
+    def read(self, name: str, default: Value | None, kind: str, place: str) -> Value:
+        """Return the value of a variable, and record that it is read.
+
+        Args:
+            default: the value if it is not set; None if it is required.
+        """
+        if not _NAME.fullmatch(name):
+            return default or Value()
+        variable = self.variables.setdefault(name, Variable(name, place))
+        variable.is_read = True
+        variable.kind = kind if variable.kind == "text" else variable.kind
+        how = {"list": "list:,", "database": "url", "json": "json"}.get(kind, "")
+        known = frozenset({name})
+        if name in self.given:
+            return Value(_converted(self.given[name], kind), name, how, known)
+        if default:
+            content = default.content
+            if kind == "list" and isinstance(content, str):
+                content = [Value(part) for part in content.split(",") if part]
+            return Value(self._database(content) if kind == "database" else content, name, how, known | default.taint)
+        if self.guards:
+            raise Missing(name)
+        variable.required |= self.certain
+        return Value(UNKNOWN, name, how, known)
+
+    def presence(self, name: str, place: str) -> bool:
+        """Return whether a variable is set, and record that this is tested."""
+        self.variables.setdefault(name, Variable(name, place))
+        return name in self.given
+
+    @staticmethod
+    def _database(url: Any) -> Any:
+        """Return the entry of DATABASES that a URL results in, as far as it is known."""
+        scheme = url.partition(":")[0] if isinstance(url, str) else ""
+        engine = {"postgis": "postgis", "spatialite": "spatialite"}.get(scheme, "") or next(
+            (one.backend for one in django_database_engine.ENGINES.values() if one.is_backend(scheme)), ""
+        )
+        return {"ENGINE": Value(engine), "NAME": Value()} if engine else UNKNOWN
+
+    # Functions of libraries
+
+    def call_library(self, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
+        """Return what a function of a library returns; a `Called` where nothing is known of it."""
+        first = args[0].content if args else None
+        if name in _WITH_NONE:
+            default = args[1] if len(args) > 1 else keywords.get("default", Value(None))
+            return self._named(args or [keywords.get("key", Value())], default, "text", place)
+        if name in _DECOUPLE or name in ("decouple.Config", "decouple.AutoConfig"):
+            return self._decouple(name, args, keywords, place)
+        if name.split(".")[0] in ("env", "envparse") or name in _ENV:
+            return self._environ(Reader("environ"), name.partition(".")[2], args, keywords, place)
+        if re.fullmatch(r"(environ|environs|django_environ)\.(Env|FileAwareEnv)|Env|FileAwareEnv", name):
+            scheme = {key: part.content for key, part in keywords.items() if isinstance(part.content, list)}
+            return Value(Reader("environ", scheme))
+        if name.startswith("dj_database_url."):
+            return self._database_url(name, args, keywords, place)
+        if name.endswith(("dotenv_values", "RepositoryEnv")):
+            self.files.append(str(first) if isinstance(first, str | PurePosixPath) else ".env")
+            return Value(Reader("dotenv"))
+        if name.endswith(("cfenv.AppEnv", "cfenv.cloud_foundry")):
+            for variable in ("VCAP_APPLICATION", "VCAP_SERVICES"):
+                self.read(variable, Value(None), "json", place)
+            return Value(Reader("cfenv"))
+        return self._standard_library(name, first, args, keywords)
+
+    def _decouple(self, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
+        if name in ("decouple.Config", "decouple.AutoConfig"):
+            return Value(Reader("decouple"))
+        default = args[1] if len(args) > 1 else keywords.get("default")
+        return self._named(args, default, _kind(keywords.get("cast")), place)
+
+    def _database_url(self, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
+        if name == "dj_database_url.config":
+            named = [keywords["env"]] if "env" in keywords else args[:1] or [Value("DATABASE_URL")]
+            return self._named(named, keywords.get("default", Value(None)), "database", place)
+        url = args[0] if args else keywords.get("url", Value())
+        if url.source in self.variables and name == "dj_database_url.parse":
+            self.variables[url.source].kind = "database"
+        return Value(self._database(url.content), url.source, "url", url.taint)
+
+    def _named(self, args: list[Value], default: Value | None, kind: str, place: str) -> Value:
+        """Read the variable that the first argument names."""
+        name = args[0].content if args else None
+        if not isinstance(name, str):
+            return Value(taint=taint(*args))
+        return self.read(name, default, kind, place)
+
+    def _standard_library(self, name: str, first: Any, args: list[Value], keywords: dict[str, Value]) -> Value:
+        short = name.rpartition(".")[2]
+        known = [value.content for value in args]
+        if name in ("Path", "pathlib.Path", "os.path.join", "pathlib.PurePath", "environ.Path", "os.path.normpath"):
+            return Value(joined(*known), args[0].source if len(args) == 1 else "", taint=taint(*args))
+        if name in ("os.path.abspath", "os.path.realpath", "os.fspath", "os.path.expanduser"):
+            return Value(joined(first), args[0].source if args else "", taint=taint(*args))
+        if name in ("os.path.dirname", "os.path.basename"):
+            path = joined(first)
+            part = "parent" if short == "dirname" else "name"
+            return Value(getattr(path, part) if path is not UNKNOWN else UNKNOWN, taint=taint(*args))
+        if name in ("open", "io.open", "os.makedirs", "os.mkdir"):
+            return self._opened(short, args, keywords)
+        if name in ("str", "int", "bool", "float", "list", "tuple", "set", "dict", "bytes"):
+            return self._converted_by(name, args, keywords)
+        if name.endswith("strtobool") and args:
+            return Value(
+                _converted(first, "bool") if isinstance(first, str) else UNKNOWN, args[0].source, taint=taint(*args)
+            )
+        return Value(Called(name, args, keywords), taint=taint(*args, *keywords.values()))
+
+    def _opened(self, function: str, args: list[Value], keywords: Mapping[str, Value]) -> Value:
+        path = joined(args[0].content) if args else UNKNOWN
+        mode = (args[1] if len(args) > 1 else keywords.get("mode", Value("r"))).content
+        if isinstance(path, PurePosixPath):
+            if function in ("makedirs", "mkdir"):
+                self.written.setdefault(path, "folder")
+            elif isinstance(mode, str) and {*mode} & {*"wax+"}:
+                self.written[path] = "file"
+        return Value(UNKNOWN, args[0].source if args else "", "file", taint(*args))
+
+    @staticmethod
+    def _converted_by(name: str, args: list[Value], keywords: Mapping[str, Value]) -> Value:
+        if name == "dict" and not args:
+            return Value(dict(keywords), taint=taint(*keywords.values()))
+        if not args:
+            return Value({"list": [], "tuple": [], "set": [], "str": ""}.get(name, UNKNOWN))
+        content: Any = args[0].content
+        if name in ("list", "tuple", "set", "dict"):
+            content = content if isinstance(content, dict if name == "dict" else list | Symbol) else UNKNOWN
+        elif content is not UNKNOWN:
+            with contextlib.suppress(TypeError, ValueError):
+                is_plain = isinstance(content, str | int | float | PurePosixPath | None)
+                kinds: dict[str, Any] = {"str": str, "int": int, "bool": bool, "float": float}
+                content = kinds[name](content) if name in kinds and is_plain else UNKNOWN
+        return Value(content, args[0].source, args[0].how, taint(*args))
+
+    # Objects of libraries
+
+    def call_method(self, owner: Value, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
+        """Return what a method returns."""
+        content = owner.content
+        if isinstance(content, Method):  # of what a method has, such as env.read_env.x
+            return Value(taint=taint(owner, *args))
+        if isinstance(content, Reader):
+            return self._of_reader(content, name, args, keywords, place)
+        if isinstance(content, PurePosixPath):
+            return self._of_path(owner, content, name, args, keywords)
+        if isinstance(content, dict):
+            return _of_dictionary(owner, name, args, keywords)
+        if isinstance(content, list):
+            return _of_list(owner, name, args)
+        if isinstance(content, str) and name == "join" and args and isinstance(args[0].content, list):
+            parts = [part.content for part in args[0].content]
+            known = all(isinstance(part, str) for part in parts)
+            return Value(content.join(parts) if known else UNKNOWN, taint=taint(owner, *args))
+        if isinstance(content, str) and name == "format" and ":" not in content and "!" not in content:
+            return _formatted(content, owner, args, keywords)
+        if name in ("read_text", "read_bytes", "read", "open"):
+            return Value(UNKNOWN, owner.source, "file", owner.taint)
+        return text_method(owner, name, args)
+
+    def _of_reader(self, reader: Reader, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
+        if reader.kind == "cfenv":
+            return keywords.get("default", args[1] if len(args) > 1 else Value(None))
+        if name in ("read_env", "read_envfile", "seal", "prefixed", "add_parser", "parser_for"):
+            return Value()
+        if reader.kind == "environ":
+            return self._environ(reader, name, args, keywords, place)
+        if reader.kind == "decouple":
+            return self._decouple("config", args, keywords, place)
+        if name == "get":
+            return self._named(args, args[1] if len(args) > 1 else Value(None), "text", place)
+        return Value()
+
+    def _environ(self, reader: Reader, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
+        """Read a variable as django-environ and environs do: ``env("X")``, ``env.bool("X", default)``."""
+        cast = args[1] if not name and len(args) > 1 and isinstance(args[1].content, Symbol) else keywords.get("cast")
+        kind = _KINDS.get(name) or _kind(cast)
+        kind = "list" if "subcast" in keywords else kind
+        default = keywords.get("default", keywords.get("**"))
+        if default is None and len(args) > 1 and args[1] is not cast:
+            default = args[1]
+        if default is None and not name and len(args) > 2:
+            default = args[2]
+        variable = args[0].content if args else keywords.get("var", Value(_NAMES.get(kind))).content
+        if not isinstance(variable, str) or re.search(r"\W", variable):
+            return Value(taint=taint(*args))
+        declared = reader.scheme.get(variable)
+        if declared is not None:
+            kind = _kind(declared[0]) if kind == "text" and declared else kind
+            default = default or (declared[1] if len(declared) > 1 else None)
+        return self.read(f"{reader.prefix}{variable}", default, kind, place)
+
+    def _of_path(
+        self, owner: Value, path: PurePosixPath, name: str, args: list[Value], keywords: dict[str, Value]
+    ) -> Value:
+        if name in ("joinpath", ""):  # a path of django-environ is called
+            return Value(joined(path, *(part.content for part in args)), taint=taint(owner, *args))
+        if name in ("resolve", "absolute", "as_posix", "expanduser", "__str__"):
+            return owner
+        if name in ("mkdir", "touch", "write_text", "write_bytes"):
+            self.written.setdefault(path, "folder" if name == "mkdir" else "file")
+            return Value(None)
+        if name == "open":
+            return self._opened("open", [owner, *args], keywords)
+        if name in ("read_text", "read_bytes"):
+            return Value(UNKNOWN, owner.source, "file", owner.taint)
+        with_name = {"with_name", "with_suffix"} & {name} and args and isinstance(args[0].content, str)
+        with contextlib.suppress(ValueError):
+            return Value(getattr(path, name)(args[0].content) if with_name else UNKNOWN, taint=taint(owner, *args))
+        return Value(taint=taint(owner, *args))
+
+    def subscript_of(self, owner: Value, key: Value, place: str) -> Value:
+        """Return an element of the environment, or of the values of a .env file."""
+        content, name = owner.content, key.content
+        is_environment = self._is_environment(owner) or isinstance(content, Reader)
+        if is_environment and isinstance(name, str) and not (isinstance(content, Reader) and content.kind == "cfenv"):
+            return self.read(name, None, "text", place)
+        return Value(taint=taint(owner, key))
+
+    def call_class(self, found: Namespace, place: str) -> Value:
+        """Return an instance of a class; one of pydantic-settings reads a variable for each of its fields."""
+        if found.kind != "model":
+            return Value(Namespace(dict(found.names)))
+        config = found.names.get("model_config", Value()).content
+        options = config.keywords if isinstance(config, Called) else config if isinstance(config, dict) else {}
+        inner = found.names.get("Config", Value()).content
+        options = {**(inner.names if isinstance(inner, Namespace) else {}), **options}
+        prefix = options.get("env_prefix", Value("")).content
+        names = dict(found.names)
+        for name, (annotation, default, place_of_field) in found.fields.items():
+            variable, value = _field(name, default, prefix if isinstance(prefix, str) else "")
+            optional = annotation is not None and re.search(r"Optional|\bNone\b", ast.unparse(annotation))
+            value = value or (Value(None) if optional else None)
+            names[name] = self.read(variable, value, _kind_of_annotation(annotation), place_of_field or place)
+        return Value(Namespace(names))
+
+
+def _field(name: str, default: Value | None, prefix: str) -> tuple[str, Value | None]:
+    """Return the variable of a field of pydantic-settings, and its default."""
+    made = default.content if default else None
+    if not isinstance(made, Called) or not made.name.endswith("Field"):
+        return f"{prefix}{name}".upper(), default
+    aliases = [made.keywords[key].content for key in ("validation_alias", "alias", "env") if key in made.keywords]
+    alias = aliases[0] if aliases else None
+    if isinstance(alias, Called) and alias.args:  # AliasChoices
+        alias = alias.args[0].content
+    given = made.keywords.get("default", made.args[0] if made.args else None)
+    given = given or (Value() if "default_factory" in made.keywords else None)
+    given = None if given and given.content is Ellipsis else given
+    return (alias if isinstance(alias, str) else f"{prefix}{name}").upper(), given
+
+
+def _kind_of_annotation(annotation: ast.expr | None) -> str:
+    text = ast.unparse(annotation) if annotation else ""
+    if re.search(r"\b(list|List|dict|Dict|set|tuple|Sequence)\[", text):
+        return "json"
+    found = re.search(r"\b(bool|int|float)\b", text)
+    return _KINDS[found.group(1)] if found else "text"
+
+
+def _kind(cast: Value | None) -> str:
+    """Return the kind of variable that a type or a function converts."""
+    content = cast.content if cast else None
+    if isinstance(content, list) and content:
+        return "list"
+    name = content.name if isinstance(content, Symbol | Called) else ""
+    return _KINDS.get(name.rpartition(".")[2], "text")
+
+
+def _converted(text: str, kind: str) -> Any:
+    """Return the value of a variable as its reader converts it."""
+    if kind == "bool":
+        return text.lower() not in _FALSE
+    if kind == "int":
+        return int(text) if re.fullmatch(r"-?\d{1,18}", text) else UNKNOWN
+    if kind == "list":
+        return [Value(part) for part in text.split(",") if part]
+    return text if kind == "text" else UNKNOWN
+
+
+def _of_dictionary(owner: Value, name: str, args: list[Value], keywords: Mapping[str, Value]) -> Value:
+    content, key = owner.content, args[0].content if args else None
+    if name in ("get", "setdefault", "pop") and isinstance(key, str | int):
+        default = args[1] if len(args) > 1 else Value(None)
+        found: Value = content.setdefault(key, default) if name == "setdefault" else content.get(key, default)
+        return found
+    if name == "update":
+        content.update(key if isinstance(key, dict) else {})
+        content.update(keywords)
+    if name == "copy":
+        return Value(dict(content), taint=owner.taint)
+    if name == "items":
+        return Value([Value([Value(one), value]) for one, value in content.items()], taint=owner.taint)
+    if name in ("keys", "values"):
+        return Value([Value(one) for one in content] if name == "keys" else [*content.values()], taint=owner.taint)
+    return Value(taint=taint(owner, *args))
+
+
+def _of_list(owner: Value, name: str, args: list[Value]) -> Value:
+    content = owner.content
+    if name == "append":
+        content.extend(args[:1])
+    elif name in ("extend", "__iadd__") and args and isinstance(args[0].content, list):
+        content.extend(args[0].content)
+    elif name == "insert" and len(args) > 1:
+        content.insert(args[0].content if isinstance(args[0].content, int) else 0, args[1])
+    return Value(
+        None if name in ("append", "extend", "insert", "remove", "sort") else UNKNOWN, taint=taint(owner, *args)
+    )
+
+
+def _formatted(text: str, owner: Value, args: list[Value], keywords: Mapping[str, Value]) -> Value:
+    known = [part.content for part in args]
+    named = {name: part.content for name, part in keywords.items()}
+    found: Any = UNKNOWN
+    if all(isinstance(part, str | int | PurePosixPath) for part in (*known, *named.values())):
+        with contextlib.suppress(LookupError, ValueError, AttributeError, TypeError):
+            found = text.format(*known, **named)
+    return Value(found, taint=taint(owner, *args, *keywords.values()))
+
+
+def environment_of(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that every release has, and these."""
+    return {"PATH": os.defpath, "LANG": "C.UTF-8", **names}

@@ -1,0 +1,426 @@
+"""The settings of a project, as far as its code tells without being run: their values, and the variables they read."""
+
+import ast
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import django_project_code
+import django_project_python_path
+from django_project_expressions import Missing, TooMuch
+from django_project_readers import Readers
+from django_project_values import (
+    UNKNOWN,
+    Called,
+    Frame,
+    Function,
+    Namespace,
+    Reader,
+    Symbol,
+    Value,
+    Variable,
+    plain,
+    taint,
+    truth,
+)
+
+#: Modules that are read at most.
+_MODULES = 80
+#: Exceptions by which a missing variable is reported.
+_OF_MISSING = {
+    *("KeyError", "LookupError", "Exception", "BaseException", "ImproperlyConfigured", "UndefinedValueError"),
+    *("EnvError", "EnvironmentError", "ValidationError", "ConfigError", "ValueError"),
+}
+
+
+class _Raised(Exception):
+    """The code raises an exception."""
+
+
+class _Return(Exception):
+    def __init__(self, value: Value):
+        self.value = value
+
+
+@dataclass
+class Settings:
+    """What is known of the settings.
+
+    Attributes:
+        variables: the environment variables that they read, by name.
+        values: the settings by name.
+        sources: setting → the variables that it is taken from as they are, and in which form.
+        files: the modules that were read.
+        written: paths that are opened for writing or created while the settings are imported → ``file`` or ``folder``.
+        dotenv: files with variables that have to exist.
+    """
+
+    variables: dict[str, Variable] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+    sources: dict[str, dict[str, str]] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    written: dict[PurePosixPath, str] = field(default_factory=dict)
+    dotenv: list[str] = field(default_factory=list)
+
+    def get(self, *names: str) -> Any:
+        """Return a setting, or an element of it, without sources; `UNKNOWN` if it is not known."""
+        content: Any = {name: value.content for name, value in self.values.items()}
+        for name in names:
+            content = content.get(name, UNKNOWN) if isinstance(content, dict) else UNKNOWN
+            content = content.content if isinstance(content, Value) else content
+        return plain(content)
+
+
+def read(roots: Sequence[Path], module: str, given: Mapping[str, str]) -> Settings:
+    """Read the settings of a project.
+
+    Args:
+        roots: the folders that it is imported from, the folder of manage.py first.
+        module: the settings module.
+        given: the environment variables that are set.
+    """
+    interpreter = _Interpreter(roots, dict(given))
+    values: dict[str, Value] = {}
+    with contextlib.suppress(TooMuch, RecursionError, MemoryError):
+        values = interpreter.settings(module)
+    return Settings(
+        interpreter.variables,
+        {name: value for name, value in values.items() if name.isupper()},
+        interpreter.sources,
+        list(interpreter.modules),
+        interpreter.written,
+        interpreter.files,
+    )
+
+
+class _Interpreter(Readers):
+    """The evaluation of modules and their statements."""
+
+    def __init__(self, roots: Sequence[Path], given: dict[str, str]):
+        super().__init__(given)
+        self.roots = roots
+        self.modules: dict[Path, Namespace] = {}
+        self.sources: dict[str, dict[str, str]] = {}
+
+    def settings(self, module: str) -> dict[str, Value]:
+        """Return the names of the settings module, which is imported after the packages that it is in."""
+        parts = module.split(".")
+        for number in range(1, len(parts)):
+            self._imported(".".join(parts[:number]))
+        found = self._imported(module)
+        return found.names if found else {}
+
+    # Modules
+
+    def _file(self, module: str) -> Path | None:
+        found = (django_project_python_path.module_file(root, module) for root in self.roots)
+        return next(filter(None, found), None) if module else None
+
+    def _imported(self, module: str) -> Namespace | None:
+        """Return a module of the project; None if it is not one."""
+        path = self._file(module)
+        if not path:
+            return None
+        if path not in self.modules and len(self.modules) < _MODULES:
+            shown = {"__file__": Value(str(path)), "__name__": Value(module)}
+            self.modules[path] = Namespace(shown)
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            frame = Frame(self.modules[path].names, path, package)
+            for statement in django_project_code.tree(path).body:
+                with contextlib.suppress(_Raised, Missing):
+                    self.run([statement], frame)
+        return self.modules.get(path)
+
+    def run(self, body: Sequence[ast.stmt], frame: Frame) -> None:
+        """Run statements."""
+        for statement in body:
+            method = getattr(self, f"_run_{type(statement).__name__.lower()}", None)
+            if method:
+                method(statement, frame)
+            else:
+                for part in ast.iter_child_nodes(statement):
+                    if isinstance(part, ast.expr):
+                        self.evaluate(part, frame)
+
+    def _run_import(self, node: ast.Import, frame: Frame) -> None:
+        for alias in node.names:
+            found = self._imported(alias.name)
+            name = alias.name if alias.asname else alias.name.partition(".")[0]
+            value = self._imported(name) if found else None
+            frame.names[alias.asname or name] = Value(value or Symbol(name))
+
+    def _run_importfrom(self, node: ast.ImportFrom, frame: Frame) -> None:
+        above = frame.module.split(".") if node.level else []
+        package = [part for part in above[: len(above) - node.level + 1] if part]
+        module = ".".join([*package, *filter(None, [node.module])])
+        found = self._imported(module)
+        if node.level and not found and node.module and self.guards:
+            raise _Raised
+        for alias in node.names:
+            if alias.name == "*":
+                public = found.names.items() if found else ()
+                frame.names.update((name, value) for name, value in public if not name.startswith("__"))
+                continue
+            value = found.names.get(alias.name) if found else None
+            inner = None if value else self._imported(f"{module}.{alias.name}".lstrip("."))
+            frame.names[alias.asname or alias.name] = value or Value(inner or Symbol(f"{module}.{alias.name}"))
+
+    # Assignments
+
+    def _run_assign(self, node: ast.Assign, frame: Frame) -> None:
+        value = self.evaluate(node.value, frame)
+        for target in node.targets:
+            self._assign(target, value, frame, f"{frame.file}:{node.lineno}")
+
+    def _assign(self, target: ast.expr, value: Value, frame: Frame, place: str) -> None:
+        name = getattr(target, "id", "")
+        if frame.class_kind == "configuration" and isinstance(value.content, Called):
+            value = self._configured(name, value.content, place)
+        if value.source and name.isupper():
+            self.sources.setdefault(name, {})[value.source] = value.how
+        self.bind(target, value, frame)
+
+    def _configured(self, name: str, called: Called, place: str) -> Value:
+        """Read the variable of a value of django-configurations."""
+        if not called.name.endswith("Value"):
+            return Value(called)
+        named = called.keywords.get("environ_name", Value(name)).content
+        prefix = called.keywords.get("environ_prefix", Value("DJANGO")).content
+        default = called.keywords.get("default", called.args[0] if called.args else Value(None))
+        required = called.name.endswith("SecretValue") or bool(called.keywords.get("environ_required"))
+        kinds = {"BooleanValue": "bool", "IntegerValue": "int", "ListValue": "list", "DatabaseURLValue": "database"}
+        kind = kinds.get(called.name.rpartition(".")[2], "text")
+        named = "DATABASE_URL" if kind == "database" and "environ_name" not in called.keywords else named
+        own = f"{prefix}_" if isinstance(prefix, str) and kind != "database" else ""
+        return self.read(f"{own}{named}", None if required else default, kind, place)
+
+    def _run_annassign(self, node: ast.AnnAssign, frame: Frame) -> None:
+        value = self.evaluate(node.value, frame) if node.value else None
+        name = getattr(node.target, "id", "model_config")
+        if frame.class_kind == "model" and name != "model_config" and "ClassVar" not in ast.unparse(node.annotation):
+            place = f"{frame.file}:{node.lineno}"
+            frame.results.append(Value([Value(name), Value(node.annotation), Value(value), Value(place)]))
+        if value:
+            self._assign(node.target, value, frame, f"{frame.file}:{node.lineno}")
+
+    def _run_augassign(self, node: ast.AugAssign, frame: Frame) -> None:
+        operation = ast.BinOp(left=node.target, op=node.op, right=node.value)
+        value = self.evaluate(ast.copy_location(operation, node), frame)
+        self.bind(node.target, value, frame)
+
+    def _run_functiondef(self, node: ast.FunctionDef | ast.AsyncFunctionDef, frame: Frame) -> None:
+        frame.names[node.name] = Value(Function(node, frame))
+
+    _run_asyncfunctiondef = _run_functiondef
+
+    def _run_classdef(self, node: ast.ClassDef, frame: Frame) -> None:
+        bases = [self.evaluate(base, frame).content for base in node.bases]
+        kinds = {base.kind for base in bases if isinstance(base, Namespace)} | {
+            kind
+            for base in bases
+            if isinstance(base, Symbol)
+            for word, kind in (("BaseSettings", "model"), ("configurations.Configuration", "configuration"))
+            if base.name.endswith(word)
+        }
+        inherited: dict[str, Value] = {}
+        found = Namespace(inherited, next(iter({*kinds} - {""}), ""))
+        for base in reversed(bases):
+            if isinstance(base, Namespace):
+                inherited.update(base.names)
+                found.fields.update(base.fields)
+        inner = Frame(inherited, frame.file, frame.module, frame, frame.called_from, found.kind)
+        with contextlib.suppress(_Raised, _Return):
+            self.run(node.body, inner)
+        for row in inner.results:
+            name, *about = (part.content for part in row.content)
+            found.fields[name] = tuple(about)
+        frame.names[node.name] = Value(found)
+
+    # Decisions
+
+    def _run_if(self, node: ast.If, frame: Frame) -> None:
+        test = self.evaluate(node.test, frame)
+        is_true = truth(test)
+        if is_true is None:
+            for body in (node.body, node.orelse):
+                self._perhaps(body, frame)
+            return
+        taken, other = (node.body, node.orelse) if is_true else (node.orelse, node.body)
+        self._perhaps(other, Frame(dict(frame.names), frame.file, frame.module, frame.outer, frame.called_from))
+        try:
+            self.run(taken, frame)
+        except _Raised:
+            if not test.taint or not self.certain:
+                raise
+            self._require(test.taint)
+
+    def _require(self, names: frozenset[str]) -> None:
+        """Record that the code raises an exception without these variables."""
+        for name in names - {*self.given}:
+            if name in self.variables and self.variables[name].kind != "bool":
+                self.variables[name].required = True
+
+    def _perhaps(self, body: Sequence[ast.stmt], frame: Frame) -> None:
+        """Run statements that may not be run."""
+        before, self.guards = self.guards, 0
+        try:
+            with self.uncertain():
+                self.run(body, frame)
+        except _Return as result:
+            frame.results.append(result.value)
+        except _Raised:
+            pass
+        finally:
+            self.guards = before
+
+    def _run_assert(self, node: ast.Assert, frame: Frame) -> None:
+        test = self.evaluate(node.test, frame)
+        if truth(test) is False and self.certain:
+            self._require(test.taint)
+
+    def _run_raise(self, node: ast.Raise, frame: Frame) -> None:
+        raise _Raised
+
+    def _run_return(self, node: ast.Return, frame: Frame) -> None:
+        raise _Return(self.evaluate(node.value, frame))
+
+    def _run_expr(self, node: ast.Expr, frame: Frame) -> None:
+        value = self.evaluate(node.value, frame).content
+        if isinstance(value, Called) and value.name.rpartition(".")[2] in ("exit", "_exit"):
+            raise _Raised
+        if isinstance(value, Called) and value.name.endswith("split_settings.tools.include"):
+            self._include(value, frame)
+
+    def _include(self, called: Called, frame: Frame) -> None:
+        """Run the files that ``include`` of django-split-settings names, in the module itself."""
+        for value in called.args:
+            name = value.content
+            name = name.args[0].content if isinstance(name, Called) and name.args else name
+            for path in sorted(frame.file.parent.glob(name)) if isinstance(name, str) and ".." not in name else ():
+                if path.is_file() and path not in self.modules and len(self.modules) < _MODULES:
+                    self.modules[path] = Namespace(frame.names)
+                    self.run(django_project_code.tree(path).body, Frame(frame.names, path, frame.module))
+
+    def _run_try(self, node: ast.Try, frame: Frame) -> None:
+        handlers = [handler for handler in node.handlers if _handled(handler) & {*_OF_MISSING, "ImportError", "*"}]
+        in_function = bool(frame.called_from)
+        handles = [h for h in handlers if in_function or not any(isinstance(part, ast.Raise) for part in ast.walk(h))]
+        self.guards += bool(handles)
+        try:
+            self.run(node.body, frame)
+            problem = None
+        except (Missing, _Raised) as error:
+            problem = error
+        finally:
+            self.guards -= bool(handles)
+        if problem:
+            self._handle(problem, handles, frame)
+        else:
+            self.run(node.orelse, frame)
+        for handler in node.handlers if not problem else ():
+            self._perhaps(
+                handler.body, Frame(dict(frame.names), frame.file, frame.module, frame.outer, frame.called_from)
+            )
+        self.run(node.finalbody, frame)
+
+    _run_trystar = _run_try
+
+    def _handle(self, problem: Exception, handlers: list[ast.ExceptHandler], frame: Frame) -> None:
+        """Run the handler of a missing variable; one that raises an exception makes the variable required."""
+        wanted = (
+            {*_OF_MISSING, "*"}
+            if isinstance(problem, Missing)
+            else {"ImportError", "ModuleNotFoundError", "Exception", "*"}
+        )
+        handler = next((one for one in handlers if _handled(one) & wanted), None)
+        if not handler:
+            raise problem
+        if not isinstance(problem, Missing):
+            self.run(handler.body, frame)
+            return
+        name = str(problem)
+        try:
+            self.run(handler.body, frame)
+        except _Raised:
+            if self.guards:
+                raise Missing(name) from None
+            self.variables[name].required |= self.certain
+            raise _Return(Value(UNKNOWN, name, taint=frozenset({name}))) from None
+
+    def _run_with(self, node: ast.With | ast.AsyncWith, frame: Frame) -> None:
+        prefixes: list[tuple[Reader, str]] = []
+        for item in node.items:
+            prefixes += self._prefixed(item.context_expr, frame)
+            value = self.evaluate(item.context_expr, frame)
+            is_prefixed = prefixes and isinstance(item.optional_vars, ast.Name)
+            if item.optional_vars:
+                self.bind(item.optional_vars, Value(prefixes[-1][0]) if is_prefixed else value, frame)
+        try:
+            suppressed = any("suppress" in ast.unparse(item.context_expr) for item in node.items)
+            if suppressed:
+                self._perhaps(node.body, frame)
+            else:
+                self.run(node.body, frame)
+        finally:
+            for reader, prefix in prefixes:
+                reader.prefix = prefix
+
+    _run_asyncwith = _run_with
+
+    def _prefixed(self, node: ast.expr, frame: Frame) -> Iterator[tuple[Reader, str]]:
+        """Yield the reader that ``with env.prefixed("X_"):`` gives a prefix, and its former one."""
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "prefixed":
+            reader = self.evaluate(node.func.value, frame).content
+            prefix = self.evaluate(node.args[0], frame).content if node.args else None
+            if isinstance(reader, Reader) and isinstance(prefix, str):
+                yield reader, reader.prefix
+                reader.prefix += prefix
+
+    def _run_for(self, node: ast.For | ast.AsyncFor, frame: Frame) -> None:
+        every = self.evaluate(node.iter, frame)
+        if isinstance(every.content, list) and len(every.content) <= 200:
+            for part in every.content:
+                self.bind(node.target, part, frame)
+                self.run(node.body, frame)
+            return
+        self.bind(node.target, Value(taint=taint(every)), frame)
+        self._perhaps(node.body, frame)
+
+    _run_asyncfor = _run_for
+
+    def _run_while(self, node: ast.While, frame: Frame) -> None:
+        self.evaluate(node.test, frame)
+        self._perhaps(node.body, frame)
+
+    def _run_match(self, node: ast.Match, frame: Frame) -> None:
+        self.evaluate(node.subject, frame)
+        for case in node.cases:
+            self._perhaps(case.body, frame)
+
+    # Functions
+
+    def run_function(self, function: Function, frame: Frame) -> Value:
+        """Return the result of a function; of several possible ones, the sources of all."""
+        if isinstance(function.node, ast.Lambda):
+            return self.evaluate(function.node.body, frame)
+        try:
+            self.run(function.node.body, frame)
+            result = Value(None)
+        except _Return as found:
+            result = found.value
+        if not frame.results:
+            return result
+        every = [result, *frame.results]
+        source = next((value for value in every if value.source), Value())
+        content = result.content if all(value.content is UNKNOWN for value in frame.results) else UNKNOWN
+        return Value(content, source.source, source.how, taint(*every))
+
+
+def _handled(handler: ast.ExceptHandler) -> set[str]:
+    """Return the last parts of the names of the exceptions that a handler is for; ``*`` for all of them."""
+    if handler.type is None:
+        return {"*"}
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return {django_project_code.dotted(kind).rpartition(".")[2] for kind in kinds}
