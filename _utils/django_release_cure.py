@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import django_host_file
+import django_site_cause
 from django_site import Site
 
 
@@ -30,10 +31,17 @@ def page(site: Site) -> str:
     return f"{site.config['path'].rstrip('/')}{site.config['health']['path']}"
 
 
-def hint(site: Site, release: Path, found: Finding) -> str:
-    """Return what to do about the answer of a health page."""
+def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
+    """Return what to do about the answer of a health page.
+
+    Args:
+        raised: the exception that the page raises.
+    """
     at = f"django:sites:{site.name}"
     facts = (django_host_file.read_json(release / "release.json") or {}).get("facts") or {}
+    known = django_site_cause.hint(site, raised, facts) if raised else ""
+    if known:
+        return known
     if found.target:
         return _of_redirect(site, facts, found)
     if found.status == 400 and not _allows(site, facts):

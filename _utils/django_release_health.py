@@ -133,19 +133,20 @@ class _Wait:
 
     def failure(self) -> DeploymentError:
         """Return the error of a health check that did not pass."""
-        problem, log = self._found.problem, ""
+        problem, log, exception = self._found.problem, "", ""
         if not problem:
             problem = f"{_timed_out(self.site)}: it is healthy, but too slow to be requested four times in a row"
         if problem.startswith(_RAISES):
             if not self._raised:
                 self._look()
             if self._raised:
-                problem, log = f"returned 500: {self._raised.exception}", self._raised.log
+                exception, log = self._raised
+                problem = f"returned 500: {exception}"
         path = self._found.path or django_release_cure.page(self.site)
         return DeploymentError(
             f"health check failed: GET {path} on release {self.release.name} {problem}",
             log=log or _settled_journal(self.site, self.release, self.began),
-            hint=django_release_cure.hint(self.site, self.release, self._found),
+            hint=django_release_cure.hint(self.site, self.release, self._found, exception),
         )
 
 

@@ -70,7 +70,7 @@ def frames(error):
         for frame in traceback.extract_tb(error.__traceback__)
         if "site-packages" not in frame.filename
         and not frame.filename.startswith((sys.prefix, sys.base_prefix, "<"))
-        and not os.path.basename(frame.filename).startswith("django_formula_")
+        and not start.is_ours(frame.filename)
     ]
     return [f"{os.path.relpath(one.filename)}:{one.lineno} in {one.name}: {one.line}" for one in own[-FRAMES:]]
 

@@ -233,11 +233,24 @@ def classified(alias, names):
         return [{"name": name, "class": "opaque", "reversible": False, "operations": []} for name in names]
 
 
+class CheckFailure(Exception):
+    """Some of Django's checks fail: the first `SHOWN` in full as Django prints them, the others by their ids."""
+
+    SHOWN = 3
+
+    def __init__(self, failed):
+        texts = list(dict.fromkeys(" ".join(str(message).split()).replace("?: ", "", 1) for message in failed))
+        shown = "; ".join(textwrap.shorten(text, 1000, placeholder=" …") for text in texts[: self.SHOWN])
+        others = sorted({message.id or "?" for message in failed[self.SHOWN :]}) if len(texts) > self.SHOWN else []
+        also = f"; also {', '.join(others)}" if others else ""
+        super().__init__(f"{len(failed)} of Django's checks fail: {shown}{also}")
+
+
 def checks(request):
     """Return the warnings of the system checks, including those for deployment.
 
     Raises:
-        RuntimeError: a check fails; with ``deploy``, also if one for deployment does.
+        CheckFailure: a check fails; with ``deploy``, also if one for deployment does.
     """
     from django.core import checks as framework
 
@@ -251,9 +264,7 @@ def checks(request):
     if request["check"] == "deploy":
         failed = [m for m in [*found, *deployment] if m.level >= framework.WARNING]
     if failed:
-        for message in failed:
-            print(message, file=sys.stderr)
-        raise RuntimeError(f"{len(failed)} of Django's checks fail: {', '.join(sorted({m.id or '?' for m in failed}))}")
+        raise CheckFailure(failed)
     warnings = [m for m in [*found, *deployment] if m.level >= framework.WARNING]
     return list(dict.fromkeys(f"{m.id}: {textwrap.shorten(str(m.msg), 1000, placeholder=' …')}" for m in warnings))
 
@@ -261,9 +272,9 @@ def checks(request):
 def cause(error):
     """Return the exception with the project's last place in its traceback, and the first cause of it.
 
-    A blocked migration is explained by its message alone.
+    A blocked migration and failed checks are explained by their message alone.
     """
-    if getattr(error, "told", {}).get("blocked"):
+    if isinstance(error, CheckFailure) or getattr(error, "told", {}).get("blocked"):
         return str(error)
     text = described(error)
     root = chain(error)[-1]
@@ -360,7 +371,8 @@ def serve(modes):
     try:
         answer = modes[request["mode"]](request)
     except (Exception, SystemExit) as error:
-        print_traceback(error)
+        if not isinstance(error, CheckFailure):
+            print_traceback(error)
         report = {**getattr(error, "told", {}), "missing": missing_variable(error), "cause": cause(error)}
         print("\n".join(f"{name}: {value}" for name, value in report.items()), file=sys.stderr)
         sys.stderr.flush()

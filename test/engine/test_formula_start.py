@@ -109,21 +109,34 @@ def program():
     return module
 
 
+class Message(SimpleNamespace):
+    """A message of a check, which Django prints so."""
+
+    def __str__(self):
+        return f"?: ({self.id}) x\n\tHINT: y"
+
+
 @pytest.mark.parametrize(
     ("found", "of_deployment", "mode", "expected"),
     [
-        ([("a.E1", 40)], [], "error", "1 of Django's checks fail: a.E1"),
+        ([("a.E1", 40)], [], "error", "1 of Django's checks fail: (a.E1) x HINT: y"),
         ([("a.W1", 30), ("a.I1", 20)], [("b.W1", 30)], "error", ["a.W1: x", "b.W1: x"]),
         ([], [("b.E1", 40)], "error", ["b.E1: x"]),
-        ([], [("b.E1", 40)], "deploy", "1 of Django's checks fail: b.E1"),
-        ([("a.W1", 30)], [("b.W1", 30)], "deploy", "2 of Django's checks fail: a.W1, b.W1"),
+        ([], [("b.E1", 40)], "deploy", "1 of Django's checks fail: (b.E1) x HINT: y"),
+        ([("a.W1", 30)], [("b.W1", 30)], "deploy", "2 of Django's checks fail: (a.W1) x HINT: y; (b.W1) x HINT: y"),
         ([("quiet", 40)], [("security.W004", 30)], "deploy", []),
+        (
+            [(f"a.E{number}", 40) for number in range(1, 6)],
+            [],
+            "error",
+            "5 of Django's checks fail: (a.E1) x HINT: y; (a.E2) x HINT: y; (a.E3) x HINT: y; also a.E4, a.E5",
+        ),
     ],
 )
 def test_failed_checks_stop_a_release(program, monkeypatch, found, of_deployment, mode, expected):
     def messages(levels):
         return [
-            SimpleNamespace(id=name, level=level, msg="x", is_silenced=lambda name=name: name == "quiet")
+            Message(id=name, level=level, msg="x", is_silenced=lambda name=name: name == "quiet")
             for name, level in levels
         ]
 
@@ -136,8 +149,9 @@ def test_failed_checks_stop_a_release(program, monkeypatch, found, of_deployment
     if isinstance(expected, list):
         assert program.checks(request) == expected
     else:
-        with pytest.raises(RuntimeError, match=f"^{expected}$"):
+        with pytest.raises(program.CheckFailure) as error:
             program.checks(request)
+        assert program.cause(error.value) == expected
 
 
 def test_sqlite_files_of_the_projects_own_settings(program, tmp_path, monkeypatch):

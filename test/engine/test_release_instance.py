@@ -376,6 +376,15 @@ def test_exception_that_no_waiting_ends_decides_though_it_is_of_the_database(ins
     assert len(server.requests) == 3
 
 
+def test_known_cause_of_an_exception_has_its_cure_in_the_hint(instance):
+    site, release, server = instance(health={"timeout": "30s"})
+    server.answers["/"] = (500, {}, "")
+    raised = Raised("ValueError: Missing staticfiles manifest entry for 'blog/site.css' (blog/views.py:6)", "")
+    with pytest.raises(DeploymentError) as error:
+        django_release_health.check(site, release, lambda path: raised)
+    assert error.value.hint.startswith("blog/site.css is not among the collected static files: "), error.value.hint
+
+
 def test_page_behind_a_redirect_is_the_one_that_is_explained(instance):
     site, release, server = instance(path="/shop")
     server.answers = {"/shop/": redirect("/shop/en/"), "/shop/en/": (500, {}, "")}
