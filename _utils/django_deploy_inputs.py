@@ -15,7 +15,7 @@ _NOT_INPUTS = {
 }
 #: The templates of a release that are not the application server's.
 PROGRAMS = [
-    f"salt://django/files/django_formula_{name}.py" for name in ("start", "migrate", "lock", "guard", "request")
+    f"salt://django/files/django_formula_{name}.py" for name in ("start", "migrate", "lock", "guard", "keep", "request")
 ]
 OVERLAY = "salt://django/files/django_formula_settings.py"
 

@@ -173,10 +173,25 @@ def migrate(release: Release, secrets: list[str]) -> list[str]:
         answer = django_project_program.migrate(release.site, release.path, release.facts, secrets)
     except django_project_program.PartlyMigrated as error:
         record_move(release, error.names, "pending", "applied")
+        _record_migrated(release, error.names)
         raise
     release.update(facts={**release.facts, **{key: answer[key] for key in ("migrations", "checks")}})
+    _record_migrated(release, [name for names in answer["migrated"].values() for name in names])
     warnings: list[str] = answer["checks"]
     return warnings
+
+
+def _record_migrated(release: Release, names: Collection[str]) -> None:
+    """Record the migrations that the formula's own program has applied, which keeps the defaults of new columns."""
+    recorded = release.record.get("migrated", [])
+    if any(name not in recorded for name in names):
+        release.update(migrated=sorted({*recorded, *names}))
+
+
+def are_defaults_kept(schema: Schema, releases: Collection[Release]) -> bool:
+    """Return whether the formula has applied all migrations of a schema that are safe by the defaults they keep."""
+    names = {operation["migration"] for operation in _operations(schema) if operation.get("default")}
+    return names <= {name for release in releases for name in release.record.get("migrated", [])}
 
 
 def record_move(release: Release, names: Collection[str], source: str, target: str) -> None:

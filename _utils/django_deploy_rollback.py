@@ -79,7 +79,8 @@ def target(site: Site, live: Release, to: str | int | None) -> Release:
 def look(site: Site, left: Release, target: Release, secrets: list[str]) -> Outlook:
     """Return whether a release works with the present schema of the databases.
 
-    The later releases have recorded what their migrations do; where none has, the active one is started to tell.
+    The later releases have recorded what their migrations do; where none has, the active one is started to tell, and
+    where one that keeps a default in the database was applied by another program than the formula's.
 
     Raises:
         DeploymentError: it does not start.
@@ -89,10 +90,12 @@ def look(site: Site, left: Release, target: Release, secrets: list[str]) -> Outl
     if not newer:
         return Outlook({}, [])
     schema = _recorded(site, target)
-    if any({*names} - {one["name"] for one in schema.get(alias, [])} for alias, names in newer.items()):
+    schema = {alias: [one for one in schema.get(alias, []) if one["name"] in names] for alias, names in newer.items()}
+    is_recorded = all({*names} == {one["name"] for one in schema[alias]} for alias, names in newer.items())
+    if not is_recorded or not django_deploy_migration.are_defaults_kept(schema, django_release.releases(site)):
         known = {alias: sorted(names) for alias, names in _known(target).items()}
         schema = django_project_program.classify(site, left.path, left.facts, newer, known, secrets)
-    schema = {alias: [one for one in schema[alias] if one["name"] in names] for alias, names in newer.items()}
+        schema = {alias: [one for one in schema[alias] if one["name"] in names] for alias, names in newer.items()}
     apps = {name.partition(".")[0] for names in _known(target).values() for name in names}
     broken = [
         one for one in django_deploy_migration.breaking_operations(schema) if one["model"].partition(".")[0] in apps

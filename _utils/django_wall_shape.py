@@ -87,7 +87,7 @@ DATABASES = {str: {"engine": str, "name": str, "host?": str, "port?": str}}
 MIGRATIONS = {str: {"applied": [str], "pending": [str]}}
 _OPERATION = {
     **dict.fromkeys(("operation", "model", "field", "class", "why", "way"), str),
-    **dict.fromkeys(("lock?", "sql?"), MAYBE),
+    **dict.fromkeys(("lock?", "sql?", "default?"), MAYBE),
     "reversible?": bool,
 }
 #: Migrations with their operations, by alias.

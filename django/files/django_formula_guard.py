@@ -4,26 +4,31 @@
 the project; `opaque` can only be judged by its author: SQL, and operations that are not Django's.
 """
 
+import collections
+import copy
 import re
 import sys
 
 #: The classes, the worst last: a migration is of the worst class among its operations.
 CLASSES = ("safe", "data", "opaque", "breaking")
 SAFE = ("safe", "", "")
-_NOT_WRITTEN = "the running release's INSERTs leave it out, and it has no default in the database"
+_NOT_WRITTEN = "the running release's INSERTs leave it out, and "
+_REPEATED = "the running release's second INSERT repeats its default"
+_NULL_FIRST = "first release it with null=True or db_default, then fill and tighten it"
 _FITS = "first release code that only writes what fits, then allow this one"
 _INTEGERS = {"smallint": 1, "smallserial": 1, "mediumint": 2, "integer": 3, "int": 3, "serial": 3}
 _INTEGERS |= {"bigint": 4, "bigserial": 4}
 _TEXTS = {"text", "longtext", "varchar", "clob", "citext"}
 
 
-def classify(connection, executor, chosen):
+def classify(connection, executor, chosen, is_applied=False):
     """Return the class and operations of migrations that are pending, or treated as if they were, in their order.
 
     If a database has no other migrations nothing can break, and operations are not classified.
 
     Args:
         chosen: the migrations, as pairs of application and name.
+        is_applied: whether the database has them; the defaults of its columns are read then.
     """
     chosen, loader = set(chosen), executor.loader
     order = [migration for migration, _ in executor.migration_plan(loader.graph.leaf_nodes(), clean_start=True)]
@@ -35,7 +40,7 @@ def classify(connection, executor, chosen):
     for migration in order:
         if (migration.app_label, migration.name) in before:
             migration.mutate_state(state, preserve=False)
-    guard = Guard(connection, {app for app, _name in before})
+    guard = Guard(connection, {app for app, _name in before}, is_applied)
     return [_migration(migration, guard.classify(migration, state)) for migration in planned]
 
 
@@ -55,20 +60,29 @@ def _is_installed(migration):
     return str(getattr(sys.modules.get(type(migration).__module__), "__file__", "")).startswith(f"{sys.prefix}/")
 
 
+Default = collections.namedtuple("Default", ["sql", "is_constant", "value"])
+_NONE = Default(None, False, None)
+
+
 class Guard:
     """Classifies operations one after another, as they would run on a database.
 
     Args:
-        connection: the database; only names of constraints are read from it.
+        connection: the database, with `django_formula_keep.keeping` if its migrations keep defaults; names of
+            constraints, defaults of columns and the rows that default foreign keys refer to are read from it.
         apps: the applications whose tables the running release has.
+        is_applied: whether the database has the migrations.
     """
 
-    def __init__(self, connection, apps):
+    def __init__(self, connection, apps, is_applied=False):
         self.connection = connection
         self.apps = apps
+        self.is_applied = is_applied
         #: Models and fields that earlier operations of the plan have added, which the running release does not use.
         self.new_models = set()
         self.new_fields = set()
+        #: What new columns keep as their `Default` in the database, by application, model and field.
+        self.defaults = {}
 
     def classify(self, migration, state):
         """Return the classified operations of a migration; the state is moved on by them."""
@@ -114,6 +128,8 @@ class Guard:
         }
         own = models[0]._meta.db_table if models else ""
         rewrites = _rewrites(self.connection, name, operation, models)
+        field = "_order" if name == "AlterOrderWithRespectTo" else getattr(operation, "name", "")
+        default = self.defaults.get(self._key(models[-1], field), _NONE).sql if models and kind == "safe" else ""
         self._remember(name, app, operation, models)
         return {
             "operation": type(operation).__name__,
@@ -125,6 +141,7 @@ class Guard:
             "reversible": operation.reversible and not (kind == "breaking" and name in ("DeleteModel", "RemoveField")),
             "lock": lock(self.connection.vendor, sql, rewrites, known, own),
             "sql": ";\n".join(statement.rstrip("; \n") for statement in sql)[:4000],
+            **({"default": default[:200]} if default else {}),
         }
 
     def _is_elsewhere(self, operation, model):
@@ -156,19 +173,25 @@ class Guard:
             self.new_fields.add((app, model, operation.name))
         elif name == "RenameField" and (app, model, operation.old_name) in self.new_fields:
             self.new_fields.add((app, model, operation.new_name))
+            default = self.defaults.pop((app, model, operation.old_name), None)
+            if default:
+                self.defaults[app, model, operation.new_name] = default
 
     def _column(self, field):
         """Return the column of a field in its model's table, or None if it has none, such as a ManyToManyField."""
         return field.column if field.db_parameters(connection=self.connection)["type"] else None
 
     def _is_new_field(self, model, name):
-        return (model._meta.app_label, model._meta.model_name, name) in self.new_fields
+        return self._key(model, name) in self.new_fields
+
+    def _key(self, model, name):
+        return model._meta.app_label, model._meta.model_name, name
 
     def _sql(self, name, app, operation, before, after):
         """Return the SQL of an operation of Django's; empty if it depends on operations that have not run yet."""
         if name in ("", "RunPython"):
             return []
-        editor = self.connection.schema_editor(collect_sql=True, atomic=False)
+        editor = self._editor()
         editor.deferred_sql = []
         try:
             operation.database_forwards(app, editor, before, after)
@@ -176,6 +199,59 @@ class Guard:
             return []
         statements = [*editor.collected_sql, *map(str, editor.deferred_sql)]
         return [statement for statement in statements if not statement.startswith("--")]
+
+    def _editor(self):
+        return self.connection.schema_editor(collect_sql=True, atomic=False)
+
+    # What the INSERTs of the running release write into a new column that is NOT NULL
+
+    def _lacks(self, model, field, name):
+        """Return why the running release's INSERTs fail on a new column; if they do not, its default is remembered."""
+        editor = self._editor()
+        if not hasattr(editor, "kept"):
+            return f"{_NOT_WRITTEN}Django drops its default"
+        kept = editor.kept(field)
+        if not kept:
+            return _NOT_WRITTEN + editor.why_not(field)
+        if self.is_applied and field.column not in editor.found(model):
+            return f"{_NOT_WRITTEN}it has no default in the database"
+        default = Default(editor.shown(kept), editor.is_constant(kept), editor._effective_default(field))
+        return self._unfit(model, field, name, default)
+
+    def _lacks_once_altered(self, model, before, after, name):
+        """Return why the running release's INSERTs fail on a new column that is altered."""
+        default = self.defaults.pop(self._key(model, name), _NONE)
+        if has_db_default(after):
+            return _REPEATED if after.unique and not before.unique else ""
+        if self.is_applied or (before.null and not after.null) or not hasattr(self._editor(), "kept"):
+            return "" if after.null else self._lacks(model, after, name)
+        carried = self._editor().carried(default.sql, before, after)
+        if carried and carried[0] == default.sql:
+            return self._unfit(model, after, name, default)
+        if carried:
+            return self._lacks(model, after, name)
+        return "" if after.null else f"{_NOT_WRITTEN}it keeps no default in the database"
+
+    def _unfit(self, model, field, name, default):
+        """Return why the rows that the running release inserts cannot have a default; else it is remembered."""
+        if field.unique and default.is_constant:
+            return _REPEATED
+        if _target(field) and default.is_constant and not self._has_row(field, default.value):
+            value = str(default.value)[:40]
+            return f"the running release's INSERTs write its default {value}, which is no row of {_target(field)}"
+        self.defaults[self._key(model, name)] = default
+        return ""
+
+    def _has_row(self, field, value):
+        """Return whether the row that the default of a foreign key refers to is there, before the migrations run."""
+        target = field.remote_field.model
+        if self._is_new(target._meta.app_label, target._meta.model_name):
+            return False
+        rows = target._base_manager.using(self.connection.alias)
+        try:
+            return rows.filter(**{field.target_field.attname: value}).exists()
+        except Exception:  # for example a key that an earlier operation of the plan renames
+            return False
 
     # What each operation does to the running release: class, reason, and an alternative
 
@@ -194,11 +270,14 @@ class Guard:
     def _judge_AlterOrderWithRespectTo(self, operation, old, new):
         was, becomes = (model._meta.order_with_respect_to for model in (old, new))
         if becomes and not was:
-            return ("breaking", _NOT_WRITTEN, f"first create the column {new._meta.label}._order with a default by SQL")
+            field = new._meta.get_field("_order")
+            why = self._lacks(new, field if field.has_default() else with_default(field, 0), "_order")
+            way = f"first create the column {new._meta.label}._order with a default by SQL"
+            return ("breaking", why, way) if why else SAFE
         return ("breaking", "the running release still reads it", _without("_order")) if was and not becomes else SAFE
 
     def _judge_AddField(self, operation, old, new):
-        field = new._meta.get_field(operation.name)
+        field = _with_its_default(new._meta.get_field(operation.name), operation)
         if not self._column(field) or _fills_itself(field):
             return SAFE
         if field.primary_key:
@@ -207,11 +286,10 @@ class Guard:
                 "the running release identifies rows by another key",
                 "create a new model and copy the rows",
             )
-        if not field.null:
-            return ("breaking", _NOT_WRITTEN, "first release it with null=True or db_default, then fill and tighten it")
-        if field.unique and _has_db_default(field):
-            return ("breaking", "the running release's second INSERT repeats its default", _FITS)
-        return SAFE
+        if field.unique and has_db_default(field):
+            return ("breaking", _REPEATED, _FITS)
+        why = "" if field.null else self._lacks(new, field, operation.name)
+        return ("breaking", why, _NULL_FIRST) if why else SAFE
 
     def _judge_RemoveField(self, operation, old, new):
         field = old._meta.get_field(operation.name)
@@ -233,15 +311,16 @@ class Guard:
         return ("breaking", f"the running release knows the {what} as {old}", f"{way}name: db_{what}={old!r}")
 
     def _judge_AlterField(self, operation, old, new):
-        before, after = old._meta.get_field(operation.name), new._meta.get_field(operation.name)
+        before = old._meta.get_field(operation.name)
+        after = _with_its_default(new._meta.get_field(operation.name), operation)
         if not self._column(before) and not self._column(after):
             return SAFE
         if self._is_new_field(old, operation.name):
-            problems = [] if after.null or _has_db_default(after) else [_NOT_WRITTEN]
-        elif before.column != after.column:
+            why = self._lacks_once_altered(new, before, after, operation.name)
+            return ("breaking", why, _NULL_FIRST) if why else SAFE
+        if before.column != after.column:
             return self._renamed(before.column, after.column, "column")
-        else:
-            problems = list(self._narrowed(before, after))
+        problems = list(self._narrowed(before, after))
         return ("breaking", "; ".join(problems), _FITS) if problems else SAFE
 
     def _narrowed(self, before, after):
@@ -249,7 +328,7 @@ class Guard:
         old, new = (field.db_parameters(connection=self.connection) for field in (before, after))
         if before.null and not after.null:
             yield "the running release may write NULL"
-        if _has_db_default(before) and not _has_db_default(after) and not after.null:
+        if has_db_default(before) and not has_db_default(after) and not after.null:
             yield "the running release leaves it to the default in the database"
         if not widens(str(old["type"]), str(new["type"])):
             yield f"{old['type']} becomes {new['type']}"
@@ -276,7 +355,9 @@ class Guard:
         if type(constraint).__name__ == "CheckConstraint":
             names = list(_names(condition))
             if names and all(name and self._is_new_field(new, name) for name in names):
-                return SAFE
+                defaults = [name for name in names if self._key(new, name) in self.defaults]
+                if not defaults or self._accepts_defaults(new, condition, names, defaults):
+                    return SAFE
             return ("breaking", "the running release may write what it refuses", _FITS)
         return SAFE if self._has_new_null(new, fields) else self._unique(new, [fields or (constraint.name,)])
 
@@ -288,8 +369,24 @@ class Guard:
 
     def _has_new_null(self, model, fields):
         """Return whether the running release leaves one of these fields NULL, and NULL is never a duplicate."""
-        new = [model._meta.get_field(name) for name in fields if self._is_new_field(model, name)]
-        return any(field.null and not _has_db_default(field) for field in new)
+        names = [n for n in fields if self._is_new_field(model, n) and self._key(model, n) not in self.defaults]
+        new = [model._meta.get_field(name) for name in names]
+        return any(field.null and not has_db_default(field) for field in new)
+
+    def _accepts_defaults(self, model, condition, names, defaults):
+        """Return whether a condition is true of a row with the defaults of new columns, and NULL in the others."""
+        from django.db.models import Value
+
+        kept = {name: self.defaults.get(self._key(model, name), _NONE) for name in names}
+        if not hasattr(condition, "check") or not all(kept[name].is_constant for name in defaults):
+            return False
+        values = {
+            name: Value(default.value, output_field=model._meta.get_field(name)) for name, default in kept.items()
+        }
+        try:
+            return condition.check(values, using=self.connection.alias)
+        except Exception:
+            return False
 
 
 #: Operations on a model as a whole: their `name` is its name.
@@ -330,7 +427,20 @@ def _without(what):
     return f"first release code that does not use {what}, then one that removes it"
 
 
-def _has_db_default(field):
+def _with_its_default(field, operation):
+    """Return a field with the default that its operation has only for itself, if it has one (preserve_default)."""
+    return field if operation.preserve_default else with_default(field, operation.field.default)
+
+
+def with_default(field, default):
+    """Return a copy of a field that has another default."""
+    field = copy.copy(field)
+    field.__dict__.pop("_get_default", None)  # where Django keeps the function that returns it
+    field.default = default
+    return field
+
+
+def has_db_default(field):
     from django.db.models import NOT_PROVIDED
 
     return getattr(field, "db_default", NOT_PROVIDED) is not NOT_PROVIDED
@@ -339,7 +449,7 @@ def _has_db_default(field):
 def _fills_itself(field):
     """Return whether the database fills a column that an INSERT omits; a unique one only if it accepts NULL."""
     unique = field.unique and not field.primary_key
-    return (_has_db_default(field) and not unique) or getattr(field, "generated", False)
+    return (has_db_default(field) and not unique) or getattr(field, "generated", False)
 
 
 def _target(field):

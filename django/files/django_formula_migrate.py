@@ -12,6 +12,7 @@ import sys
 import time
 
 import django_formula_guard as guard
+import django_formula_keep as keep
 import django_formula_lock as locks
 import django_formula_start as start
 
@@ -65,7 +66,8 @@ def classify(request):
         chosen = {key for key in executor.loader.graph.nodes if ".".join(key) in names}
         replaced = {key: {".".join(one) for one in executor.loader.graph.nodes[key].replaces} for key in chosen}
         chosen -= {key for key, names in replaced.items() if names and names <= known}
-        answer[alias] = guard.classify(connections[alias], executor, chosen)
+        with keep.keeping(connections[alias]):
+            answer[alias] = guard.classify(connections[alias], executor, chosen, is_applied=True)
     return {"schema": answer}
 
 
@@ -87,7 +89,8 @@ def manage(request, arguments):
     try:
         with _lock_timeout(request), _lock(alias, request) as lock, lock.watch(connections[alias], timeout) as watch:
             try:
-                return run()
+                with _defaults_kept(connections[alias]):
+                    return run()
             except Exception as error:
                 if not is_lock_timeout(error):
                     raise
@@ -190,7 +193,8 @@ def _with_retries(connection, lock, request, act):
         with _Statements(connection) as statements, lock.watch(connection, timeout) as watch:
             try:
                 before = before or _applied(connection)
-                return act(connection)
+                with _defaults_kept(connection):
+                    return act(connection)
             except Exception as error:
                 name, again = _interrupted(connection, act, statements, before, error)
                 if not is_lock_timeout(error):
@@ -218,6 +222,16 @@ def _interrupted(connection, act, statements, before, error):
         since = ", ".join(sorted(before ^ _applied(connection)))
         error.told = {"migration": name, "applied": since}
     return name, again
+
+
+@contextlib.contextmanager
+def _defaults_kept(connection):
+    """Keep the defaults of new columns in a database that a running release may use: it has migrations."""
+    from django.db.migrations.recorder import MigrationRecorder
+
+    is_used = bool(MigrationRecorder(connection).applied_migrations())
+    with keep.keeping(connection) if is_used else contextlib.nullcontext():
+        yield
 
 
 def _applied(connection):

@@ -222,12 +222,14 @@ def require_order(alias):
 def classified(alias, names):
     """Classify what pending migrations do to the running release; those that cannot be inspected are opaque."""
     import django_formula_guard as guard
+    import django_formula_keep as keep
     from django.db import connections
     from django.db.migrations.executor import MigrationExecutor
 
     executor = MigrationExecutor(connections[alias])
     try:
-        return guard.classify(connections[alias], executor, [tuple(name.split(".", 1)) for name in names])
+        with keep.keeping(connections[alias]):
+            return guard.classify(connections[alias], executor, [tuple(name.split(".", 1)) for name in names])
     except Exception as error:
         print(f"the pending migrations cannot be looked at: {cause(error)}", file=sys.stderr)
         return [{"name": name, "class": "opaque", "reversible": False, "operations": []} for name in names]

@@ -168,6 +168,28 @@ def test_unrecorded_migrations_are_classified_by_the_active_release(went):
     assert world.live == ONE
 
 
+KEPT = migration("blog.0002_price", {**operation("AddField", "blog.Post", "price"), "default": "7"})
+
+
+def test_back_to_what_new_columns_have_defaults_for(one, went):
+    one.answers["migrated"] = {"default": ["blog.0002_price"]}
+    world = went(KEPT)
+    assert django_release.Release(world.site, TWO).record["migrated"] == ["blog.0002_price"]
+    _deployment, changes = django_verbs.rollback("blog")
+    assert world.live == ONE and changes["rollback"]["schema"] == "safe" and not world.requests
+
+
+def test_back_when_another_program_has_applied_what_keeps_a_default(went):
+    """Only the database can tell whether the column has it."""
+    world = went(KEPT)
+    lost = "the running release's INSERTs leave it out, and it has no default in the database"
+    broken = {**KEPT["operations"][0], "class": "breaking", "why": lost}
+    world.answers["classes"] = {"default": [migration("blog.0002_price", broken)]}
+    with pytest.raises(DeploymentError, match=r"reversible: blog\.0002_price added blog\.Post\.price"):
+        django_verbs.rollback("blog")
+    assert world.requests[-1]["mode"] == "classify" and world.live == TWO
+
+
 def test_back_to_what_needs_what_is_gone(went):
     world = went(ADDED, REMOVED)
     for options in ({}, {"migrate": True}):

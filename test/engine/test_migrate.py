@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import threading
 import time
 
 import in_django
@@ -336,6 +337,100 @@ def test_squashed_migration_not_classified(project):
     assert project.migrate(**request, known={"default": known}) == {"schema": {"default": []}}
     found = project.migrate(**request, known={"default": known[:1]})["schema"]["default"]
     assert [one["name"] for one in found] == ["blog.0001_squashed"]
+
+
+PRICE = "migrations.AddField('post', 'price', models.IntegerField(default=7))"
+WIDER = "migrations.AlterField('post', 'title', models.CharField(max_length=90))"
+
+
+def inserted(project, title):
+    """What the columns of a row are that a release inserts which knows its title only."""
+    with contextlib.closing(sqlite3.connect(project.database)) as connection, connection:
+        connection.execute("INSERT INTO blog_post (title) VALUES (?)", [title])
+        (columns,) = connection.execute("SELECT * FROM blog_post WHERE title = ?", [title])
+        return columns[2:]
+
+
+def test_default_of_new_column_kept(project):
+    project.migrate()
+    project.add("0002_price", PRICE)
+    (told,) = started(project)["schema"]["default"]
+    assert told["class"] == "safe" and told["operations"][0]["default"] == "7"
+    assert '"price" integer NOT NULL DEFAULT 7' in told["operations"][0]["sql"]
+    assert project.migrate()["migrated"] == {"default": ["blog.0002_price"]}
+    assert inserted(project, "one") == (7,)
+    project.add("0003_more", WIDER, "migrations.AddField('post', 'more', models.TextField(default=''))")
+    project.migrate()
+    assert inserted(project, "two") == (7, "")
+    request = {"mode": "reverse", "databases": {"default": ["blog.0003_more"]}}
+    assert "more" not in str(project.migrate(**request).get("cause")) and inserted(project, "three") == (7,)
+
+
+def test_default_kept_when_later_migration_fails(project):
+    project.migrate()
+    project.add("0002_price", PRICE)
+    project.add("0003_ledger", WIDER, "migrations.RunPython(fail)")
+    told = project.migrate()
+    assert told["migration"] == "blog.0003_ledger" and told["applied"] == "blog.0002_price"
+    assert inserted(project, "one") == (7,)
+    project.names.pop()
+    other = "migrations.AlterField('post', 'price', models.BigIntegerField(default=8))"
+    project.add("0003_ledger", WIDER, other)
+    assert project.migrate()["migrated"] == {"default": ["blog.0003_ledger"]}
+    assert inserted(project, "two") == (7,), "as the rows before"
+
+
+def test_no_default_kept_in_empty_database(project):
+    project.add("0002_price", PRICE)
+    project.migrate()
+    with pytest.raises(sqlite3.IntegrityError, match=r"NOT NULL constraint failed: blog_post\.price"):
+        inserted(project, "one")
+
+
+def test_manage_migrate_keeps_default(project):
+    project.migrate()
+    project.add("0002_price", PRICE)
+    assert manage(project, "migrate", "blog")[0] == 0
+    assert inserted(project, "one") == (7,)
+
+
+@pytest.mark.parametrize(("kept", "expected"), [(True, "safe"), (False, "breaking")])
+def test_applied_migration_classified_by_default_in_database(project, kept, expected):
+    project.migrate() if kept else None
+    project.add("0002_price", PRICE)
+    project.migrate()
+    request = {"mode": "classify", "databases": {"default": ["blog.0002_price"]}}
+    (found,) = project.migrate(**request, known={"default": ["blog.0001_first"]})["schema"]["default"]
+    assert found["class"] == expected
+    why = "" if kept else "the running release's INSERTs leave it out, and it has no default in the database"
+    assert found["operations"][0]["why"] == why
+
+
+def test_migrations_under_load_of_former_release(project):
+    """A transaction of theirs that had read first would fail as soon as another one has written."""
+    project.migrate()
+    with contextlib.closing(sqlite3.connect(project.database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    for number in range(2, 22):
+        field = f"migrations.AddField('post', 'n{number}', models.IntegerField(default={number}))"
+        project.add(f"{number:04}_more", field)
+    failed, ended = [], threading.Event()
+
+    def write():
+        with contextlib.closing(sqlite3.connect(project.database, timeout=10, isolation_level=None)) as connection:
+            while not ended.wait(0.002):
+                try:
+                    connection.execute("INSERT INTO blog_post (title) VALUES ('x')")
+                except sqlite3.Error as error:
+                    failed.append(str(error))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    output, errors = project.begin(lock_timeout=5).communicate(timeout=60)
+    ended.set()
+    writer.join()
+    assert failed == [] and "retrying" not in errors
+    assert len(json.loads(output)["migrated"]["default"]) == 20
 
 
 def manage(project, *arguments, **request):

@@ -335,7 +335,7 @@ class World:
             return json.dumps(self.settings.get(request["names"][1], {}))
         if request["mode"] == "start":
             return json.dumps(answer | self.answers)
-        done = {"migrated": {}, "schema": self.answers.get("classes", {})}
+        done = {"migrated": self.answers.get("migrated", {}), "schema": self.answers.get("classes", {})}
         return json.dumps({"migrations": migrations, "checks": self.answers.get("checks", []), **done})
 
     def ask(
