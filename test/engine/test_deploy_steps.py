@@ -10,6 +10,7 @@ from pathlib import Path
 
 import django_database
 import django_deploy_coherence
+import django_deploy_inputs
 import django_deploy_step_build
 import django_deploy_step_site
 import django_deploy_steps
@@ -28,7 +29,7 @@ import django_source_mirror
 import pytest
 from django_host_command import DeploymentError
 from django_wall_foreign import Foreign
-from specimen import configured
+from specimen import ROOT, configured
 from world import commit
 
 refuse_closed_parents = django_deploy_step_site.refuse_closed_parents
@@ -67,6 +68,13 @@ def test_parent_folder_closed_to_the_proxy_is_refused(open_folder, monkeypatch, 
     owner = django_host_user.owner_of(home.stat())
     assert error.value.message == f"www-data cannot traverse {home} ({owner} {mode:04o}), which is above {site.root}"
     assert error.value.hint == f"chmod o+x {home}, or set django:sites:blog:root to another folder"
+
+
+def test_states_are_given_every_program_of_a_release():
+    """The engine's tests have all templates; on a host `django/site.sls` names them."""
+    named = (ROOT / "django/site.sls").read_text()
+    names = [url.rpartition("/")[2] for url in (*django_deploy_inputs.PROGRAMS, django_deploy_inputs.OVERLAY)]
+    assert [name for name in names if f"'{name}'" not in named] == []
 
 
 def test_existing_site_directories_are_unchanged(world):

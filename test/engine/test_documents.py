@@ -34,6 +34,8 @@ FOREIGN = {
     '" does not exist',
     "installing mysqlclient",
     "is applied before its dependency",
+    "default for column",
+    "cannot be cast automatically to type",
     "permission denied for schema public",
     "No permissions to access",
     "No solution found",
