@@ -165,7 +165,8 @@ def unlock(site):
 def rollback(site, to=None, migrate=False, force=False):
     """
     Roll back to the last good release before the active one, or to another release. The commit that was active is
-    put on hold: applies do not release it again until the revision or the pillar changes.
+    put on hold: applies do not release it again until the revision or the pillar changes. A newer release that is
+    still on the host, such as the one on hold, is activated by its name without a new build.
 
     When the databases have migrations that the older release does not have, the answer is ``safe`` (the older
     release works with them), ``reversible`` or ``unsafe``. In the last two cases the rollback is refused.

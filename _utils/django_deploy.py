@@ -62,8 +62,10 @@ class Deployment:
     is_new = False
     #: Whether `current` points to `release` by this deployment.
     is_activated = False
-    #: In a rollback, the release that was active before; the rollback puts it on hold.
+    #: In a rollback, the release that was active before.
     left: Release | None = None
+    #: Whether the rollback is to an older release, and puts `left` on hold.
+    holds_left = False
     #: The active release, where it was stopped before the new one starts, and when (by the monotonic clock).
     paused: Release | None = None
     paused_at = 0.0
@@ -197,11 +199,12 @@ class Deployment:
         self.release = self.live
 
     def return_to(self, target: Release, left: Release) -> None:
-        """Let the steps activate an older release again.
+        """Let the steps activate another release again.
 
         Args:
-            left: the active release, which is put on hold.
+            left: the active release, which is put on hold if the other one is older.
         """
+        self.holds_left = target.sequence < left.sequence
         self.release, self.left, self.commit = target, left, target.record["commit"]
 
     @contextlib.contextmanager
@@ -448,7 +451,7 @@ class Deployment:
 
     def result(self) -> str:
         """Return the result of a deployment that has activated its release."""
-        return "rolled back" if self.left else "released"
+        return "released" if not self.left else "rolled back" if self.holds_left else "rolled forward"
 
     def write_attempt(self, result: str, **more: Any) -> None:
         """Append the result of this deployment to ``deploys.jsonl``."""

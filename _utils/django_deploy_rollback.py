@@ -51,7 +51,7 @@ class Outlook(NamedTuple):
 
 
 def target(site: Site, live: Release, to: str | int | None) -> Release:
-    """Return the target of a rollback.
+    """Return the target of a rollback, which may also be newer than the active release: that is activated as it is.
 
     Args:
         to: its name, number or commit (from seven digits on); None is the newest good one before the active one.
@@ -66,10 +66,9 @@ def target(site: Site, live: Release, to: str | int | None) -> Release:
             raise DeploymentError(f"{site.name} has no older good release to roll back to", hint=lists)
         return found
     found = django_release.named(site, str(to))
-    if found.sequence >= live.sequence:
-        problem = "is live" if found.name == live.name else f"is newer than {live.name}, which is live"
+    if found.name == live.name:
         again = f"salt-call django.release {site.name} {found.record.get('commit', '')}".strip()
-        raise DeploymentError(f"{found.name} {problem}", hint=f"{again} releases its commit anew")
+        raise DeploymentError(f"{found.name} is live", hint=f"{again} releases its commit anew")
     if found.record.get("state") not in ("good", "held") or not found.is_whole():
         problem = "has failed" if found.record.get("state") == "failed" else "is not complete"
         raise DeploymentError(f"{found.name} cannot be activated again: it {problem}", hint=lists)
@@ -177,6 +176,30 @@ def refuse_other_files(left: Release, target: Release) -> None:
                 "written since would be missing",
                 hint=f"copy the data, which replaces what is in {former}: {copy}; then {again} rolls back",
             )
+
+
+def refuse_unmigrated(left: Release, target: Release, secrets: list[str]) -> None:
+    """Check that the databases have the migrations of a release that is newer than the active one.
+
+    They were reversed if `left` was activated with ``migrate=True``, and no step of a rollback applies them.
+
+    Raises:
+        DeploymentError: migrations are missing, or the release does not start.
+    """
+    known = target.facts.get("migrations", {})
+    if target.sequence < left.sequence or not known:
+        return
+    names = {alias: target.facts["databases"][alias]["name"] for alias in known}
+    request = {"mode": "fit", "names": names, "migrate": False}
+    found = django_project_program.backup(target.site, target.path, target.facts, request, secrets)
+    missing = [name for names in found.values() for name in names]
+    if missing:
+        shown = ", ".join(django_deploy_migration.shortened(missing, 4))
+        again = f"salt-call django.release {target.site.name} {target.record.get('commit', '')}".strip()
+        raise DeploymentError(
+            f"{target.name} requires migrations that the database does not have: {shown}",
+            hint=f"{again} releases its commit anew, and applies them",
+        )
 
 
 def refuse_without_database(left: Release, target: Release, secrets: list[str]) -> None:

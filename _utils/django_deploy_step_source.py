@@ -96,9 +96,11 @@ def _is_on_hold(deployment: Deployment, inputs: dict[str, str]) -> bool:
     former = [release for release in django_release.releases(site) if release.record.get("inputs") == inputs]
     state = former[-1].record.get("state") if former else None
     if state == "held" and live:
-        command = f"salt-call django.release {site.name}"
         text = f"{former[-1].name} is on hold since it was rolled back; {live.name} stays live."
-        deployment.warn([f"{text} {command} releases it anyway"])
+        again = f"salt-call django.release {site.name} releases it anyway"
+        if former[-1].is_whole():
+            again = f"salt-call django.rollback {site.name} {former[-1].name} activates it again"
+        deployment.warn([f"{text} {again}"])
         return True
     if state == "failed" and former[-1].record.get("judged_by") == deployment.configuration_hash():
         record = former[-1].record

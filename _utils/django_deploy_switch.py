@@ -71,6 +71,7 @@ def activate(deployment: Deployment, release: Release) -> None:
         django_host_file.sync(release.path)
     with django_proxy_switch.alone():
         reloads = _prepare_proxy(deployment, release)
+        release.record.pop("held_since", None)
         release.update(state="good", live_since=django_host_clock.now())
         if old:
             django_host_file.link(site.previous, f"releases/{old.name}")
@@ -79,7 +80,7 @@ def activate(deployment: Deployment, release: Release) -> None:
             deployment.set_activated(True)
             if reloads:
                 django_proxy.reload(site)
-    if deployment.left:
+    if deployment.left and deployment.holds_left:
         deployment.left.update(state="held", held_since=django_host_clock.now())
     if deployment.paused:
         gap = time.monotonic() - deployment.paused_at
@@ -263,6 +264,8 @@ def _return_to_old(watched: _Watch, why: str) -> NoReturn:
     if deployment.left and not deployment.is_activated:
         deployment.left.record.pop("held_since", None)
         deployment.left.update(state="good")
+        if not deployment.holds_left:
+            release.update(state="held", held_since=django_host_clock.now())
     if deployment.probe:
         cut = 0 if deployment.is_activated else django_release_drain.drain(site, release.path)
         release.update(receipt=deployment.report_switch(cut))

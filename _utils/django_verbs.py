@@ -164,7 +164,7 @@ def rollback(
     force: bool = False,
     asked_by: str = "django.rollback",
 ) -> tuple[Deployment, dict[str, Any]]:
-    """Activate an older release again, and put the active one on hold.
+    """Activate an older release again, and put the active one on hold; or a newer one that is still on the host.
 
     Args:
         to: the name, the number or the commit of a release; None is the newest good one before the active one.
@@ -213,6 +213,7 @@ def _outlook(
         django_deploy_rollback.refuse(site, target, outlook, reverses=migrate)
         django_deploy_rollback.refuse_other_files(left, target)
         django_deploy_rollback.refuse_without_database(left, target, deployment.masked())
+        django_deploy_rollback.refuse_unmigrated(left, target, deployment.masked())
     return target, outlook
 
 

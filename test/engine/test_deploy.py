@@ -667,7 +667,7 @@ def test_rolled_back_release_is_on_hold(world):
         assert world.apply() == {}
         assert world.last.warnings == [
             f"{two} is on hold since it was rolled back; {one} stays live. "
-            "salt-call django.release blog releases it anyway"
+            f"salt-call django.rollback blog {two} activates it again"
         ]
     assert world.live == one
     world.push("three")

@@ -88,6 +88,55 @@ def test_rollback_activates_the_release_before(two):
     assert two.apply() == {}
 
 
+def test_rollback_to_a_newer_release_activates_it_without_a_build(two):
+    django_verbs.rollback("blog")
+    two.commands.clear()
+    deployment, changes = django_verbs.rollback("blog", TWO)
+    assert two.live == TWO and two.releases == {ONE: "good", TWO: "good"}
+    assert set(changes) <= {"rollback", "instance", "live", "proxy", "record"} and deployment.warnings == []
+    record = django_host_file.read_json(two.site.releases / TWO / "release.json")
+    assert "held_since" not in record
+    attempt = json.loads(two.site.deploys.read_text().splitlines()[-1])
+    assert (attempt["result"], attempt["release"]) == ("rolled forward", TWO)
+    two.check()
+    assert two.apply() == {} and two.last.warnings == []
+    django_verbs.rollback("blog")
+    assert two.live == ONE and two.releases == {ONE: "good", TWO: "held"}
+
+
+def test_newer_release_that_fails_is_on_hold_again(two):
+    django_verbs.rollback("blog")
+    two.problems["0002"] = "returned 500"
+    with pytest.raises(DeploymentError, match=f"{ONE} is live again"):
+        django_verbs.rollback("blog", TWO)
+    assert two.live == ONE and two.releases == {ONE: "good", TWO: "held"}
+    two.check()
+    assert two.apply() == {}
+
+
+def test_rollback_to_a_newer_release_refused_without_its_migrations(world):
+    """They were reversed by the rollback to the older one."""
+    world.answers["migrations"] = {"default": {"applied": ["blog.0001"], "pending": []}}
+    world.apply()
+    world.push("two")
+    world.apply()
+    django_verbs.rollback("blog")
+    world.server.databases["blog"] = {}
+    world.lacking = {"default": ["blog.0002", "blog.0003"]}
+    with pytest.raises(DeploymentError) as error:
+        django_verbs.rollback("blog", TWO)
+    assert error.value.message == (
+        f"rollback: {TWO} requires migrations that the database does not have: blog.0002, blog.0003"
+    )
+    assert error.value.hint == (
+        f"salt-call django.release blog {commit('two')} releases its commit anew, and applies them\n{ONE} still runs"
+    )
+    assert world.live == ONE
+    world.lacking = {"default": []}
+    django_verbs.rollback("blog", TWO)
+    assert world.live == TWO
+
+
 def test_a_refusal_hides_no_failure(two):
     two.fails["systemd-run"] = DeploymentError("no", transient=True)
     two.push("three")
