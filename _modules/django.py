@@ -303,7 +303,8 @@ def maintenance(site, switch="", message=""):
 
 def manage(site, *command, environment_file=None, timeout="1h"):
     """
-    Run a management command of the active release as the site's user, with its environment, in its sandbox.
+    Run a management command of the active release as the site's user, with its environment, in its sandbox. Before
+    the first release is active, it runs in the newest one that failed; the first line of the output says so.
 
     site
         Name of the site.
@@ -475,7 +476,8 @@ def collectstatic(site):
 def check(site):
     """
     Run Django's system checks in the active release, including those for deployment, and return the warnings. The
-    return code is 1 on an error, and on a warning if the pillar has ``check: deploy``.
+    return code is 1 on an error, and on a warning if the pillar has ``check: deploy``. Before the first release is
+    active, they run in the newest one that failed; the first line says so.
 
     site
         Name of the site.
@@ -525,7 +527,8 @@ def config(site):
 
 def logs(site, lines=50):
     """
-    Return the last lines that the active release logged.
+    Return the last lines that the active release logged. Before the first release is active: the error and the last
+    lines of the newest one that failed.
 
     site
         Name of the site.

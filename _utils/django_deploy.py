@@ -429,7 +429,12 @@ class Deployment:
 
     def _clear_away(self, release: Release, step: str, error: DeploymentError) -> None:
         django_release_instance.remove(self.site, release.path)
-        for part in ("source", "static"):
+        # Before a first release, the newest that failed keeps its source for `django.manage` and `django.check`.
+        keeps = not self.live and (release.path / "config/environment").exists()
+        for one in () if self.live else django_release.releases(self.site):
+            if one.name != release.name:
+                django_host_file.remove_tree(one.path / "source")
+        for part in ("static",) if keeps else ("source", "static"):
             django_host_file.remove_tree(release.path / part)
         if error.transient:
             django_host_file.remove_tree(release.path)

@@ -3,7 +3,8 @@
 They compile no pillar: docs/decisions/0012.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ import django_secret
 import django_site
 import django_tls
 import django_tls_renewal
+import django_verbs_attempt
 import django_verbs_status
 from django_deploy import Deployment
 from django_host_command import DeploymentError, redact
 from django_release import Release
+from django_verbs_attempt import live as _live
 
 
 def status(name: str) -> dict[str, Any]:
@@ -218,17 +221,34 @@ def _outlook(
 
 
 def manage(name: str, command: Sequence[str], environment_file: str | None, timeout: float) -> str:
-    """Run a management command of the active release; return its output.
+    """Run a management command of the active release, before a first one of the newest that failed.
+
+    Returns:
+        Its output; the first line says if the release failed.
 
     Raises:
-        DeploymentError: there is no active release, the file is missing, or the command fails.
+        DeploymentError: there is no such release, the file is missing, or the command fails.
     """
     site = django_site.find(name)
-    live = _live(site)
+    release = django_verbs_attempt.runnable(site)
     if environment_file and not Path(environment_file).is_file():
         raise DeploymentError(f"there is no file {environment_file} on this host")
     secrets = list(django_secret.values(site, {}).values())
-    return django_project_command.manage(site, live.path, live.facts, command, environment_file, timeout, secrets)
+    with _noticed(release) as notice:
+        return notice + django_project_command.manage(
+            site, release.path, release.facts, command, environment_file, timeout, secrets
+        )
+
+
+@contextlib.contextmanager
+def _noticed(release: Release) -> Iterator[str]:
+    """Give the line that says if a release failed, and add it to the hint of an error."""
+    notice = django_verbs_attempt.notice(release)
+    try:
+        yield f"{notice}\n" if notice else ""
+    except DeploymentError as error:
+        error.hint = "\n".join(filter(None, [error.hint, notice]))
+        raise
 
 
 def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:
@@ -369,12 +389,16 @@ def collectstatic(name: str, asked_by: str = "django.collectstatic") -> tuple[De
 def check(name: str) -> list[str]:
     """Return the results of Django's checks of the active release, including those for deployment.
 
+    Before a first release those of the newest that failed, which the first line says.
+
     Raises:
-        DeploymentError: there is no active release, or a check fails as configured by ``check``.
+        DeploymentError: there is no such release, or a check fails as configured by ``check``.
     """
     site = django_site.find(name)
-    live = _live(site)
-    return django_project_program.check(site, live.path, live.facts, list(django_secret.values(site, {}).values()))
+    release = django_verbs_attempt.runnable(site)
+    with _noticed(release) as notice:
+        found = django_project_program.check(site, release.path, release.facts, _secrets(site))
+    return [*notice.splitlines(), *found]
 
 
 def drift(name: str) -> dict[str, Any]:
@@ -444,17 +468,20 @@ def config(name: str) -> dict[str, Any]:
 def logs(name: str, lines: int) -> str:
     """Return the last lines of the active release's log.
 
+    Before a first release those of the newest that failed, after its error.
+
     Raises:
-        DeploymentError: there is no active release, or the log cannot be read.
+        DeploymentError: there is no such release, or the log cannot be read.
     """
     site = django_site.find(name)
-    live = _live(site).path
-    text = django_release_instance.process_manager(site, live).log(site, live, int(lines))
-    return redact(text, django_secret.values(site, {}).values())
-
-
-def _live(site: django_site.Site) -> Release:
-    live = django_release.linked(site, site.current)
-    if not live:
-        raise DeploymentError(f"{site.name} has no live release", hint="salt-call state.apply django")
-    return live
+    release = django_verbs_attempt.newest(site)
+    manager, notice = django_release_instance.process_manager(site, release.path), django_verbs_attempt.notice(release)
+    try:
+        text = manager.log(site, release.path, int(lines))
+    except DeploymentError:
+        if not notice:
+            raise
+        text = ""  # its application server was never started
+    if notice:
+        text = f"{notice}:\n{release.record['error']}\n{text}"
+    return redact(text, _secrets(site))

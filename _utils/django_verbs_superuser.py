@@ -8,6 +8,7 @@ import django_host_environment
 import django_host_file
 import django_site
 import django_verbs
+import django_verbs_attempt
 from django_host_command import DeploymentError
 
 #: Creates a superuser by Django's own command, where the project has another one of that name.
@@ -29,7 +30,7 @@ def create(name: str, username: str, email: str, command: Sequence[str] = ()) ->
             project's own and fails, Django's own creates the user.
 
     Raises:
-        DeploymentError: there is such a user already, or the project has no users.
+        DeploymentError: there is such a user already, no active release, or the project has no users.
     """
     site = django_site.find(name)
     if not re.fullmatch(r"[A-Za-z0-9_.@+-]+", username) or not re.fullmatch(r"[A-Za-z0-9_.@+-]*", email):
@@ -37,6 +38,7 @@ def create(name: str, username: str, email: str, command: Sequence[str] = ()) ->
     file = site.secrets / f"superuser-{username}"
     if file.exists():
         raise DeploymentError(f"{username} has been created before; the password was written to {file}")
+    django_verbs_attempt.live(site)
     password = secrets_module.token_urlsafe(15)
     values = {"USERNAME": username, "EMAIL": email, "PASSWORD": password}
     variables = {f"DJANGO_SUPERUSER_{key}": value for key, value in values.items()}

@@ -3,6 +3,7 @@ import stat
 from pathlib import Path
 
 import django_host_file
+import django_process_systemd
 import django_project_command
 import django_release
 import django_secret
@@ -10,6 +11,7 @@ import django_site
 import django_verbs
 import django_verbs_status
 import django_verbs_superuser
+import django_virtualenv
 import pytest
 from django_host_command import DeploymentError
 from readers import read_environment
@@ -197,15 +199,96 @@ def test_rotation_refused_when_the_pillar_gives_the_key(world):
         django_verbs.rotate_secret_key("blog")
 
 
-@pytest.mark.parametrize("verb", ["rollback", "rotate_secret_key", "manage"])
+@pytest.mark.parametrize("verb", ["rollback", "rotate_secret_key", "superuser"])
 def test_nothing_is_live_yet(world, verb):
     world.fails["systemd-run"] = DeploymentError("no")
     with pytest.raises(DeploymentError):
         world.apply()
-    arguments = [["check"], None, 60.0] if verb == "manage" else []
     with pytest.raises(DeploymentError, match="blog has no live release") as error:
-        getattr(django_verbs, verb)("blog", *arguments)
+        if verb == "superuser":
+            django_verbs_superuser.create("blog", "admin", "")
+        else:
+            getattr(django_verbs, verb)("blog")
     assert error.value.hint.splitlines()[0] == "salt-call state.apply django"
+
+
+RUN = ["showmigrations"], None, 60.0
+
+
+def fail(world, program="systemd-run", **options):
+    """Apply, where a program fails; it works again afterwards."""
+    world.fails[program] = DeploymentError("no ink", **options)
+    with pytest.raises(DeploymentError):
+        world.apply()
+    world.fails.clear()
+
+
+def test_before_a_first_release_commands_run_in_the_newest_one_that_failed(world, monkeypatch):
+    fail(world)
+    world.push("two")
+    fail(world)
+    notice = f"no release is live: this is {TWO}, which failed in the step static"
+    sources = [(world.site.releases / name / "source").is_dir() for name in (ONE, TWO)]
+    assert sources == [False, True]
+    assert django_verbs.manage("blog", *RUN) == f"{notice}\nprinted by the command\n"
+    assert world.commands[-1][-3:] == [
+        f"{world.site.releases / TWO}/virtualenv/bin/python",
+        "manage.py",
+        "showmigrations",
+    ]
+    world.answers = {"checks": ["security.W001: no middleware"]}
+    assert django_verbs.check("blog") == [notice, "security.W001: no middleware"]
+    monkeypatch.setattr(django_process_systemd.MANAGER, "log", lambda site, release, lines: f"{release.name} {lines}")
+    assert django_verbs.logs("blog", 7) == f"{notice}:\nstarting Django: no ink\n{TWO} 7"
+    world.fails["systemd-run"] = DeploymentError("exit 1")
+    with pytest.raises(DeploymentError) as error:
+        django_verbs.manage("blog", *RUN)
+    assert error.value.hint == notice
+
+
+def test_once_a_release_is_active_commands_run_there(world):
+    fail(world)
+    django_verbs.release("blog")
+    assert world.live == f"0002-{commit('one')[:12]}"
+    assert django_verbs.manage("blog", *RUN) == "printed by the command\n"
+    world.push("two")
+    fail(world)
+    failed = django_release.Release(world.site, f"0003-{commit('two')[:12]}")
+    assert failed.record["state"] == "failed" and not (failed.path / "source").exists()
+    assert django_verbs.manage("blog", *RUN) == "printed by the command\n"
+    world.check()
+
+
+def test_release_that_failed_before_it_had_a_configuration_runs_no_commands(world, monkeypatch):
+    def build(*_arguments, **_options):
+        raise DeploymentError("no such package")
+
+    monkeypatch.setattr(django_virtualenv, "build", build)
+    with pytest.raises(DeploymentError):
+        world.apply()
+    for run in (lambda: django_verbs.manage("blog", *RUN), lambda: django_verbs.check("blog")):
+        with pytest.raises(DeploymentError) as error:
+            run()
+        assert error.value.message == (
+            f"blog has no live release, and {ONE} failed too early to run commands in it, in the step virtualenv"
+        )
+        assert error.value.hint == f"correct what failed: salt-call django.record blog {ONE}"
+    assert not (world.site.releases / ONE / "source").exists()
+
+    def no_log(site, release, lines):
+        raise DeploymentError("no log")
+
+    monkeypatch.setattr(django_process_systemd.MANAGER, "log", no_log)
+    notice = f"no release is live: this is {ONE}, which failed in the step virtualenv"
+    assert django_verbs.logs("blog", 7) == f"{notice}:\nno such package\n"
+
+
+def test_attempt_that_left_no_release_has_nothing_to_run_in(world):
+    fail(world, transient=True)
+    for run in (lambda: django_verbs.manage("blog", *RUN), lambda: django_verbs.logs("blog", 7)):
+        with pytest.raises(DeploymentError) as error:
+            run()
+        assert error.value.message == "blog has no live release"
 
 
 @pytest.mark.parametrize("verb", ["release", "rollback", "rotate_secret_key", "manage"])
@@ -354,15 +437,16 @@ def test_superuser_of_a_project_with_a_command_of_its_own(two, monkeypatch, comm
     assert ran == ([command[0]] if command else ["createsuperuser", "shell"])
 
 
-def test_superuser_without_an_active_release(make_site, monkeypatch):
+def test_superuser_where_no_command_can_be_run(make_site, monkeypatch):
     def manage(*_arguments, **_options):
-        raise DeploymentError("blog has no active release")
+        raise DeploymentError("no sandbox")
 
+    monkeypatch.setattr(django_verbs_superuser.django_verbs_attempt, "live", lambda site: None)
     monkeypatch.setattr(django_verbs.django_site, "find", lambda name: make_site())
     monkeypatch.setattr(django_verbs, "manage", manage)
     with pytest.raises(DeploymentError) as error:
         django_verbs_superuser.create("blog", "ada", "")
-    assert (error.value.message, error.value.hint) == ("blog has no active release", "")
+    assert (error.value.message, error.value.hint) == ("no sandbox", "")
 
 
 @pytest.mark.parametrize(
