@@ -374,6 +374,7 @@ class Deployment:
         """Stop the new release and keep it as failed, or delete it where a new try may help; complete the error."""
         error.log = redact(error.log, self.masked())
         error.message = redact(error.message, self.masked())
+        error.hint = redact(error.hint, self.masked())
         django_host_disk.add_hint(error, self.site.root)
         self._restore_secrets()
         release = self.release if self.is_new and not self.is_activated else None

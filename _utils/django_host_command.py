@@ -103,12 +103,15 @@ class DeploymentError(Exception):
 
 
 def _without_own_frames(text: str) -> Iterator[str]:
-    """Yield the lines of a log; of its tracebacks only the frames that are not in programs of the formula."""
+    """Yield the lines of a log; of its tracebacks only the frames that are not in programs of the formula.
+
+    Python names one that it reads from its standard input ``<string>``.
+    """
     is_own, header = False, ""
     for line in text.splitlines():
         frame = _FRAME.match(line)
         if frame:
-            is_own = frame["file"].startswith("django_formula_")
+            is_own = frame["file"].startswith(("django_formula_", "<string>"))
         elif not _CODE.match(line):
             is_own, header = False, ""
         if _HEADER.match(line):

@@ -212,7 +212,7 @@ def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool =
         inside = _in_source(site, path, facts)
         is_program = found["why"] in ("Permission denied", "EACCES") and path.suffix in (".sh", ".py")
         if inside and not building and not is_program and (not is_missing or path.suffix == ".log"):
-            return _make_writable(site, inside)
+            return _make_writable(site, inside, is_missing=is_missing)
         if not inside and not is_missing and path.is_absolute() and not path.is_relative_to(site.root):
             return _let_write(site, path, found["why"], building=building)
     return ""
@@ -229,7 +229,7 @@ def _in_source(site: Site, path: PurePosixPath, facts: Mapping[str, Any]) -> Pur
     return PurePosixPath(found[1]) if found else None
 
 
-def _make_writable(site: Site, path: PurePosixPath) -> str:
+def _make_writable(site: Site, path: PurePosixPath, *, is_missing: bool = False) -> str:
     """Return the options that make a file of the release writable; empty where the pillar has them."""
     config, at = site.config, _at(site)
     if any(path.is_relative_to(there) for there in [*config["writable"], *config["shared"]]):
@@ -239,7 +239,8 @@ def _make_writable(site: Site, path: PurePosixPath) -> str:
     if str(folder) == ".":
         return f"the release is read-only: set {shared}, which keeps {path} outside of it"
     writable = f"{at}:writable: {_listed([*config['writable'], str(folder)])}"
-    return f"the release is read-only: set {writable}, or, for files that outlive a release, {shared}"
+    why = f"{folder} is not in the source" if is_missing else "the release is read-only"
+    return f"{why}: set {writable}, or, for files that outlive a release, {shared}"
 
 
 def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> str:

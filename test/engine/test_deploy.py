@@ -1072,6 +1072,15 @@ def test_what_fails_before_there_is_a_release_is_written_down(world, first):
     assert last["seconds"] >= 0 and last["commit"] == ""
 
 
+def test_secrets_in_an_error_are_masked(world):
+    """Its hint too: it may name what a program of the project has reported."""
+    world.options, world.given = {"secrets": {"API": "x"}}, {"API": "hunter2"}
+    world.fails["systemd-run"] = DeploymentError("a hunter2", log="b hunter2", hint="c hunter2")
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert "hunter2" not in str(error.value) and str(error.value).count("**********") == 3
+
+
 def test_failure_of_the_site_step_is_recorded_for_registered_sites(world, monkeypatch):
     def taken(name, kind, ports, listening, coming):
         raise DeploymentError("port 80 is taken")

@@ -275,7 +275,10 @@ def test_error_shows_the_last_lines_of_the_log():
 
 @pytest.mark.parametrize("time", ["", "2026-11-22T06:00:00.000Z "])
 def test_error_shows_no_frames_of_programs_of_the_formula(time):
-    own = '  File "/srv/django/blog/releases/1/config/django_formula_start.py", line 7, in main\n    main()\n    ~~~~^^'
+    own = (
+        '  File "/srv/django/blog/releases/1/config/django_formula_start.py", line 7, in main\n    main()\n    ~~~~^^\n'
+    )
+    own += '  File "<string>", line 9, in <module>'
     foreign = '  File "/srv/django/blog/releases/1/source/blog/wsgi.py", line 3, in <module>\n    start()'
     header = "Traceback (most recent call last):"
     log = "\n".join([header, own, "KeyError: 1", header, own, foreign, own, "ValueError: 2"])
