@@ -58,6 +58,8 @@ class Deployment:
     planned = ""
     #: The commit that is to be released.
     commit = ""
+    #: Whether `commit` is what the revision is now; otherwise the remote could not be reached.
+    is_resolved = True
     #: Whether `release` is made by this deployment.
     is_new = False
     #: Whether `current` points to `release` by this deployment.
@@ -318,6 +320,7 @@ class Deployment:
                 raise
             cause = next((line.strip() for line in reversed(error.log.splitlines()) if line.strip()), "")
             self.warn([f"{error.message}{f' ({cause})' if cause else ''}; {self.live.name} stays live"])
+            self.is_resolved = False
             return str(self.live.record["commit"])
 
     def take_lock(self, *, look_again: bool = False) -> None:

@@ -13,7 +13,8 @@ from django_release import Release
 def record(deployment: Deployment) -> Iterator[Changes]:
     """Run the commands that wait for the switch, record the deployment, and release the lock.
 
-    A deployment that was killed after its release was activated is recorded too.
+    A deployment that was killed after its release was activated is recorded too, and after failures that there was
+    nothing to do.
     """
     release = deployment.release
     if release and not deployment.is_activated and "steps" not in release.record:
@@ -31,6 +32,10 @@ def record(deployment: Deployment) -> Iterator[Changes]:
             release.update(step="record", error=redact(str(error), deployment.masked()))
             raise
         deployment.write_attempt(deployment.result())
+    elif (
+        release and deployment.is_resolved and not deployment.test and django_release_attempt.failures(deployment.site)
+    ):
+        deployment.write_attempt("unchanged")  # the failures before are over: the active release is the one to have
     deployment.lock.release()
 
 

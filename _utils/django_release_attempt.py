@@ -1,7 +1,9 @@
 """Attempts: every deployment of a site with its result, one line each in ``deploys.jsonl``."""
 
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import django_host_file
@@ -15,15 +17,26 @@ def append(site: Site, attempt: dict[str, Any]) -> None:
 
 def attempts(site: Site) -> list[dict[str, Any]]:
     """Return the attempts in their order, without incomplete lines."""
-    found = []
-    for line in _text(site).splitlines():
+    return list(_newest_first(site))[::-1]
+
+
+def _newest_first(site: Site) -> Iterator[dict[str, Any]]:
+    for line in reversed(_text(site).splitlines()):
         try:
             attempt = json.loads(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(attempt, dict):
-            found.append(attempt)
-    return found
+            yield attempt
+
+
+def failures(site: Site) -> list[dict[str, Any]]:
+    """Return the attempts that failed or were interrupted since the last good one, newest first.
+
+    An attempt is good as well where there was nothing to do. A refused one is neither.
+    """
+    decided = (attempt for attempt in _newest_first(site) if attempt.get("result") != "refused")
+    return list(itertools.takewhile(lambda attempt: attempt.get("result") in ("failed", "interrupted"), decided))
 
 
 def has_released(site: Site) -> bool:

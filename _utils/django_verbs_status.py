@@ -45,15 +45,17 @@ def _row(record: Mapping[str, Any], *, age: str | None, **more: str) -> dict[str
 def _lost_attempts(site: Site, present: Sequence[Release]) -> list[dict[str, Any]]:
     """Return at most five attempts after the last good one that failed and have no release on disk, newest first."""
     names = {release.name for release in present}
-    lost = []
-    for attempt in reversed(django_release_attempt.attempts(site)):
-        if attempt.get("result") == "refused":
-            continue
-        if attempt.get("result") not in ("failed", "interrupted"):
-            break
-        if attempt.get("release") not in names:
-            lost.append(attempt)
-    return lost[:5]
+    return [attempt for attempt in django_release_attempt.failures(site) if attempt.get("release") not in names][:5]
+
+
+def _failed(site: Site, present: Sequence[Release], live: Release | None) -> list[Release]:
+    """Return the failed releases on disk that are newer than the active one, without those before a good attempt."""
+    found = [r for r in present if r.record.get("state") == "failed" and (not live or r.sequence > live.sequence)]
+    if not found:
+        return []
+    since = {attempt.get("release") for attempt in django_release_attempt.failures(site)}
+    before = {attempt.get("release") for attempt in django_release_attempt.attempts(site)} - since
+    return [release for release in found if release.name not in before]
 
 
 def _health(release: Release, is_live: bool) -> str:
@@ -78,7 +80,7 @@ def status(site: Site) -> dict[str, Any]:
     live = django_release.linked(site, site.current)
     present = django_release.releases(site)
     records = [release.record for release in present if release.record]
-    failed = [r for r in present if r.record.get("state") == "failed" and (not live or r.sequence > live.sequence)]
+    failed = _failed(site, present, live)
     lost = [
         f"{attempt.get('step', 'interrupted')} {django_host_clock.age(attempt['time'])} ago"
         for attempt in reversed(_lost_attempts(site, present))

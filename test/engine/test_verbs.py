@@ -351,6 +351,46 @@ def test_what_there_is(two):
     assert django_verbs_status.releases(site)[2]["health"] == "2 of 41 failed"
 
 
+def results(world):
+    return [json.loads(line)["result"] for line in world.site.deploys.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("transient", [False, True])
+def test_failure_is_over_once_an_apply_has_nothing_to_do(two, transient):
+    two.push("three")
+    fail(two, transient=transient)
+    assert django_verbs.status("blog")["failed"].startswith("static " if transient else f"{THREE}: static")
+    two.push("two")
+    assert two.apply(test=True) == {}
+    assert django_verbs.status("blog")["failed"]
+    assert two.apply() == {}
+    assert django_verbs.status("blog")["failed"] == ""
+    assert two.apply() == {}
+    assert results(two) == ["released", "released", "failed", "unchanged"]
+    two.push("four")
+    fail(two)
+    assert django_verbs.status("blog")["failed"] == f"0004-{commit('four')[:12]}: static"
+    two.check()
+
+
+def test_failure_is_not_over_while_it_is_repeated_or_the_remote_is_away(two):
+    two.push("three")
+    fail(two)
+    with pytest.raises(DeploymentError, match="failed before with the same inputs"):
+        two.apply()
+    two.branches = None
+    assert two.apply() == {}
+    assert django_verbs.status("blog")["failed"] == f"{THREE}: static"
+    assert results(two) == ["released", "released", "failed"]
+
+
+def test_failure_is_over_after_a_rollback(two):
+    two.push("three")
+    fail(two)
+    django_verbs.rollback("blog")
+    assert django_verbs.status("blog")["failed"] == ""
+
+
 def test_what_failed_and_left_nothing_is_shown_too(two):
     site = two.site
     for number in range(7):
