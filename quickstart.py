@@ -51,6 +51,7 @@ class Options:
     domains: as they were given; none for the machine's own names
     sites: every site that quickstart has made, `site` is the one that it serves
     pillar: SHA-256 of the pillar as it was last written
+    found: options of the site that inspection has found in the project
     """
 
     repository: str | None = None
@@ -60,6 +61,7 @@ class Options:
     site: str = ""
     sites: list[str] = field(default_factory=list)
     pillar: str = ""
+    found: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls) -> "Options":
@@ -90,6 +92,7 @@ def choose(before: Options, given: argparse.Namespace) -> Options:
     """
     options = replace(before)
     if given.repository:
+        options.found = {}
         folder = Path(given.repository)
         options.repository = str(folder.resolve()) if folder.is_dir() else given.repository
         options.revision = given.revision
@@ -159,6 +162,25 @@ def listener(port: int) -> str | None:
     return "another program"
 
 
+def inspect(options: Options) -> dict[str, Any]:
+    """Return the options of the site that are found in the source of the project, and need not be completed."""
+    folder = str(FORMULA / "_utils")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    from django_host_command import DeploymentError
+    from django_project_inspection import found
+
+    domain = (options.domains or own_names())[0]
+    try:
+        keys: dict[str, Any] = found(str(options.repository), options.revision or "HEAD", domain)
+    except (DeploymentError, OSError) as error:
+        say(f"the project is not inspected: {str(error).splitlines()[0]}")
+        return options.found
+    if keys:
+        say(f"found in the project: {', '.join(keys)}")
+    return keys
+
+
 def own_names() -> list[str]:
     """Return the names of this machine: its address, its host names, localhost."""
     names = [address(), socket.gethostname(), "localhost"]
@@ -189,6 +211,7 @@ def pillar_of(options: Options) -> str:
     site["domains"] = options.domains or own_names()
     if options.port != 80:
         site["proxy"] = {"listen": [options.port]}
+    site |= {key: value for key, value in options.found.items() if key not in site}
     former = {name: {"state": "absent"} for name in options.sites if name != options.site}
     pillar = {"django": {"sites": {options.site: site, **former}}}
     text: str = yaml.safe_dump(pillar, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
@@ -514,6 +537,9 @@ def tell_installed(root: str) -> None:
 
 def serve(given: argparse.Namespace) -> None:
     options = choose(Options.read(), given)
+    if options.repository and (given.repository or given.revision or not PILLAR.exists()):
+        say(f"inspecting {options.repository}")
+        options.found = inspect(options)
     rewritten = keep_pillar(options, is_asked=bool(given.repository or given.revision or given.domain))
     say(f"applying the formula to {options.site}")
     states = apply(options)

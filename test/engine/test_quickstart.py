@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import yaml
 from authority import serving
+from trees import write_tree
 
 QUICKSTART = Path(__file__).parents[2] / "quickstart"
 
@@ -80,6 +81,37 @@ def test_steps_at_the_same_time_are_counted_once(quickstart, monkeypatch, tmp_pa
         "everything else": "12.0",
         "together": "30.0",
     }
+
+
+def test_pillar_has_what_inspection_finds(quickstart, tmp_path, capsys):
+    files = {
+        "manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'blog.settings')",
+        "blog/wsgi.py": "from django.core.wsgi import get_wsgi_application\napplication = get_wsgi_application()",
+        "blog/settings.py": "INSTALLED_APPS = ['compressor']\nCOMPRESS_OFFLINE = True\n"
+        "SECRET_KEY = os.environ['KEY']\nREGION = os.environ['REGION']\nSALT = os.environ['OWN_SALT']\n",
+        "package.json": '{"scripts": {"build": "vite build"}}',
+        "requirements.txt": "django\n",
+    }
+    options = quickstart.Options(repository=str(write_tree(tmp_path, files)), domains=["blog.example.org"], site="blog")
+    options.found = quickstart.inspect(options)
+    assert capsys.readouterr().out.partition(" s  ")[2] == (
+        "found in the project: packages, build, commands, environment, secrets\n"
+    )
+    assert yaml.safe_load(quickstart.pillar_of(options))["django"]["sites"]["blog"] == {
+        "folder": str(tmp_path),
+        "domains": ["blog.example.org"],
+        "packages": ["npm"],
+        "build": ["npm install", "npm run build"],
+        "commands": {"after_static": ["manage.py compress"]},
+        "environment": {"KEY": {"from": "secret_key"}},
+        "secrets": {"OWN_SALT": {"generate": 50}},
+    }
+    (tmp_path / "manage.py").unlink()
+    options.found = {"build": ["make"]}
+    assert quickstart.inspect(options) == {"build": ["make"]}
+    assert capsys.readouterr().out.partition(" s  ")[2] == (
+        "the project is not inspected: no manage.py found in the source\n"
+    )
 
 
 # The first half, in bash

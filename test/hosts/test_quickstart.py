@@ -178,8 +178,10 @@ def test_a_repository_is_served_instead(bookworm, repository):
     pillar = bookworm.host.read(PILLAR).split("\ndjango:\n")[1]
     assert pillar == (
         "  sites:\n    blog-2:\n      repository: file:///srv/git/Blog_2.git\n      revision: main\n"
-        "      domains:\n      - blog.example.org\n    guestbook:\n      state: absent\n"
+        "      domains:\n      - blog.example.org\n      health:\n        path: /healthz\n"
+        "    guestbook:\n      state: absent\n"
     )
+    assert "found in the project: health" in done.stdout
     bookworm.page("blog.example.org")
     bookworm.log_in("blog-2", "blog.example.org")
     assert bookworm.host.testinfra.file("/srv/django/guestbook/database/db.sqlite3").is_file
