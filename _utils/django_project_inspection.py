@@ -106,7 +106,17 @@ def _read(report: Report, tree: Path, domain: str, host: str) -> None:
         domain: the domain of the site.
         host: the version of this host's python3; empty if there is none.
     """
-    project = _project(report, tree)
+    read_project(report, tree, _project(report, tree), domain, host)
+
+
+def read_project(report: Report, tree: Path, project: str, domain: str, host: str) -> None:
+    """Add what a project needs to a report that has its settings module and the folders that it is imported from.
+
+    Args:
+        project: the folder of manage.py.
+        domain: the domain of the site.
+        host: the version of this host's python3; empty if there is none.
+    """
     files = django_virtualenv_requirements.default_files(tree, project)
     required = _requirements(report, tree, project, files, host) if files else []
     if not files:

@@ -36,6 +36,10 @@ def ignored_checks(site: Site) -> list[str]:
     return [*([] if site.https else NOT_WITHOUT_TLS), *silenced]
 
 
+#: How pydantic-settings reports missing variables, by the names of its fields.
+_OF_PYDANTIC = re.compile(r"validation errors? for .*\b(Field required|field required)")
+
+
 class PartlyMigrated(DeploymentError):
     """A migration failed after others were applied or reversed: `names`."""
 
@@ -347,10 +351,25 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     folders = _import_folders(site, release, facts["folder"], module.group(1)) if module else []
     if folders:
         return f"the module is in the source: set {at}:python_path: [{folders[0]}]"
-    name = report["missing"]
-    if name:
-        return f"set {at}:environment:{name}, or {at}:secrets:{name}"
+    missing = _missing(site, release, facts, report["missing"], cause)
+    if len(missing) > 1:
+        return f"set {', '.join(missing)}, which the settings require, in {at}:environment or {at}:secrets"
+    if missing:
+        return f"set {at}:environment:{missing[0]}, or {at}:secrets:{missing[0]}"
     return django_site_cause.hint(site, cause, facts)
+
+
+def _missing(site: Site, release: Path, facts: Mapping[str, Any], name: str, cause: str) -> list[str]:
+    """Return all variables that the settings lack, if one that they lack is the cause.
+
+    Args:
+        name: the variable that the project reported; empty if it reported none.
+    """
+    if not name and not _OF_PYDANTIC.search(cause):
+        return []
+    import django_project_advice  # which only a failure needs
+
+    return sorted({*filter(None, [name]), *django_project_advice.missing_variables(site, release, facts)})
 
 
 def _import_folders(site: Site, release: Path, folder: str, module: str) -> list[str]:

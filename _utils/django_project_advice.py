@@ -1,0 +1,114 @@
+"""What an inspection of a release's source says to a failure: all missing variables, and what the pillar does not have.
+
+Imported by functions only: an apply without a failure does not need it.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import django_project_environment
+import django_project_inspection
+import django_project_settings
+import django_wall_delegate
+from django_host_command import DeploymentError
+from django_project_report import Report
+from django_site import Site
+from django_wall_foreign import Foreign
+
+#: A value of a variable that the release has, where it is a secret or depends on the release.
+_SET = "x"
+#: Steps in which packages of the system may be missing.
+_BUILDS = ("virtualenv", "build")
+
+
+def missing_variables(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:
+    """Return every variable that the settings require and the site does not have; empty if that cannot be found out.
+
+    Args:
+        facts: ``folder``, ``python_path`` and ``settings_module`` of the release.
+    """
+    given = {name: value if isinstance(value, str) else _SET for name, value in site.config["environment"].items()}
+    given |= {secret["variable"]: _SET for secret in site.config["secrets"].values()}
+    given |= {database["variable"]: _SET for database in site.config["databases"].values() if database["variable"]}
+    found: list[str] = _asked(site, release, _required, facts, given) or []
+    return found
+
+
+def _required(source: Path, facts: Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
+    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
+    settings = django_project_settings.read(roots, facts["settings_module"], given)
+    return django_project_environment.required(settings)
+
+
+def not_in_pillar(site: Site, release: Path, facts: Mapping[str, Any], step: str) -> str:
+    """Return what inspection finds in a release's source and the pillar does not have, in a line; empty if nothing.
+
+    Args:
+        facts: ``folder``, ``python_path`` and ``settings_module`` of the release.
+        step: the step of the release that failed.
+    """
+    found = _asked(site, release, _found, facts, site.config["domains"][0]) or {}
+    lines = [f"{key}: {_flow(value)}" for key, value in _lacking(site.config, found, step)]
+    return f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}" if lines else ""
+
+
+def _found(source: Path, facts: Mapping[str, Any], domain: str) -> dict[str, Any]:
+    report = Report(settings_module=facts["settings_module"])
+    if facts["python_path"]:
+        report.set("python_path", facts["python_path"])
+    django_project_inspection.read_project(report, source, facts["folder"], domain, "")
+    return report.keys()
+
+
+def _asked(site: Site, release: Path, function: Any, *arguments: Any) -> Any:
+    """Return the answer of a function that reads a release's source as the user who may, or None."""
+    source = Foreign(release / "source")
+    for user in (site.user, site.build_user):
+        with contextlib.suppress(DeploymentError, OSError):
+            answer = django_wall_delegate.ask(
+                user, _called, function, source, *arguments, doing="inspecting the source", timeout=20, memory=1 << 30
+            )
+            if answer is not None:
+                return answer
+    return None
+
+
+def _called(function: Any, source: Foreign, *arguments: Any) -> Any:
+    """Return what a function finds, or None where the source is not readable."""
+    path = source.path
+    return function(path, *arguments) if os.access(path, os.R_OK | os.X_OK) else None
+
+
+def _lacking(config: Mapping[str, Any], found: Mapping[str, Any], step: str) -> Iterator[tuple[str, Any]]:
+    """Yield the options that were found and are not in the configuration of a site."""
+    if found.get("build") and not config["build"]:
+        yield "build", found["build"]
+    for stage, commands in found.get("commands", {}).items():
+        rest = _without(commands, config["commands"][stage])
+        if rest:
+            yield f"commands:{stage}", rest
+    for key in ("packages", "python_packages", "shared", "writable"):
+        rest = _without(found.get(key, []), config[key])
+        is_setuptools = key == "python_packages" and any(one.startswith("setuptools") for one in config[key])
+        if rest and not is_setuptools and (key != "packages" or step in _BUILDS):
+            yield key, rest
+    if found.get("static") and config["static"]["collect"]:
+        yield "static", found["static"]
+    engine = found.get("database", {}).get("engine", "sqlite")
+    if engine != "sqlite" and not config["databases"].get("default", {}).get("engine"):
+        yield "database", found["database"]
+    if found.get("health", {}).get("headers") and not config["health"]["headers"]:
+        yield "health:headers", found["health"]["headers"]
+
+
+def _without(found: Collection[str], present: Collection[str]) -> list[str]:
+    return [one for one in found if one not in present]
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML on one line; JSON is."""
+    return json.dumps(value, ensure_ascii=False)

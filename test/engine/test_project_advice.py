@@ -1,0 +1,81 @@
+"""What an inspection of a release's source says to a failure."""
+
+import django_host_command
+import django_project_advice
+import django_project_program
+import pytest
+from django_host_command import DeploymentError
+from specimen import FACTS, configured
+from trees import write_tree
+
+SETTINGS = (
+    "import os\nINSTALLED_APPS = ['compressor']\nCOMPRESS_OFFLINE = True\nSECRET_KEY = os.environ['KEY']\n"
+    "A = os.environ['TOKEN']; B = os.environ['REGION']; C = os.environ.get('TITLE')\n"
+    "if os.environ.get('MAIL'):\n    D = os.environ['MAIL_PASSWORD']\n"
+    "LOGGING = {'handlers': {'a': {'filename': 'logs/a.log'}}}\n"
+)
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch):
+    """The folder of a release with the source of a project."""
+    monkeypatch.setattr(django_host_command, "identity", lambda user: {})
+    files = {"manage.py": "", "blog/settings.py": SETTINGS, "package.json": '{"scripts": {"build": "x"}}'}
+    write_tree(tmp_path / "source", {**files, "requirements.txt": "django\ndrf-yasg==1.20\n"})
+    return tmp_path
+
+
+def test_every_missing_variable_is_found(release):
+    assert django_project_advice.missing_variables(configured(), release, FACTS) == ["KEY", "REGION", "TOKEN"]
+    site = configured(environment={"KEY": {"from": "secret_key"}, "MAIL": "yes"}, secrets={"TOKEN": {"generate": 50}})
+    assert django_project_advice.missing_variables(site, release, FACTS) == ["MAIL_PASSWORD", "REGION"]
+    assert django_project_advice.missing_variables(site, release / "none", FACTS) == []
+
+
+@pytest.mark.parametrize(
+    ("cause", "report"),
+    [
+        ("KeyError: 'REGION' (blog/settings.py:5)", "REGION"),
+        ("ValidationError: 1 validation error for Env region Field required [type=missing]", ""),
+    ],
+)
+def test_all_missing_variables_are_in_the_hint(project_commands, release, cause, report):
+    log = f"Traceback\nmissing: {report}\ncause: {cause}\n"
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.start(configured(environment={"KEY": "x"}), release, FACTS, [])
+    assert error.value.hint == (
+        "set REGION, TOKEN, which the settings require, in django:sites:blog:environment or django:sites:blog:secrets"
+    )
+
+
+def test_what_inspection_finds_and_the_pillar_does_not_have_is_named(release):
+    assert django_project_advice.not_in_pillar(configured(), release, FACTS, "instance") == (
+        'found in the source, and not in django:sites:blog: build: ["npm install", "npm run build"]; '
+        'commands:after_static: ["manage.py compress"]; python_packages: ["setuptools<81"]; writable: ["logs"]'
+    )
+    assert 'packages: ["npm"]' in django_project_advice.not_in_pillar(configured(), release, FACTS, "build")
+    options = {"build": ["make"], "commands": {"after_static": ["manage.py compress"]}, "writable": ["logs"]}
+    site = configured(**options, python_packages=["setuptools==70"])
+    assert django_project_advice.not_in_pillar(site, release, FACTS, "instance") == ""
+    (release / "source/package.json").write_text("[" * 100_000)
+    (release / "source/requirements.txt").write_text("-r none.txt\n")
+    assert django_project_advice.not_in_pillar(configured(), release, FACTS, "instance") == ""
+
+
+def test_a_database_a_header_and_committed_static_files_are_named(release):
+    write_tree(
+        release / "source",
+        {
+            "package.json": "{}",
+            "requirements.txt": "django\n",
+            "public/x.css": "",
+            "blog/settings.py": "from pathlib import Path\nINSTALLED_APPS = []\nSECURE_SSL_REDIRECT = True\n"
+            "DATABASES = {'default': {'ENGINE': 'django.db.backends.mysql'}}\n"
+            "STATIC_ROOT = Path(__file__).parent.parent / 'public'\n",
+        },
+    )
+    assert django_project_advice.not_in_pillar(configured(), release, FACTS, "live") == (
+        'found in the source, and not in django:sites:blog: static: {"collect": false}; '
+        'database: {"engine": "mysql"}; health:headers: {"X-Forwarded-Proto": "https"}'
+    )
