@@ -111,26 +111,18 @@ def test_failed_build_is_tried_again_when_the_index_password_changes(world, monk
     assert "live" in world.apply() and tried == ["wrong", "right"]
 
 
-@pytest.mark.parametrize(
-    ("reported", "hint"),
-    [
-        ("HTTP status client error (401 Unauthorized) for url", "the package index refused the login"),
-        ("cause: invalid peer certificate: UnknownIssuer", "the certificate authority of the index is not trusted"),
-        ("error: No solution found", "check the requirements"),
-    ],
-)
-def test_index_login_is_in_the_environment_of_uv_only(make_site, monkeypatch, reported, hint):
+def test_index_login_is_in_the_environment_of_uv_only(make_site, monkeypatch):
     site = make_site(index={"url": URL, "user": "deploy", "password": "x"})
     given = {}
 
     def run(site, argv, **options):
         given.update(options, argv=argv)
-        raise DeploymentError("installing packages failed", log=reported, hint=options["hint"])
+        raise DeploymentError("installing packages failed", log="error: No solution found", hint=options["hint"])
 
     monkeypatch.setattr(django_process_build, "run", run)
     with pytest.raises(DeploymentError) as caught:
         django_virtualenv_uv.Uv(site, Path("v"), Path("w"), PASSWORD).install("x")
-    assert caught.value.hint.startswith(hint)
+    assert caught.value.hint.startswith("check the requirements")
     assert LOGIN.items() <= given["environment"].items() and given["secrets"] == [PASSWORD]
     assert PASSWORD not in " ".join(given["argv"])
     assert not LOGIN.keys() & django_virtualenv_uv.build_environment(site).keys(), (
