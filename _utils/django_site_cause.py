@@ -77,11 +77,23 @@ _FILE = re.compile(
 _DATABASE_FILE = re.compile(
     r"(?:unable to open database file|attempt to write a readonly database)(?:: (?P<path>/\S+))?"
 )
-#: What a program reports → the hint, with {at}, {user}, {python} of the site and the groups of the pattern.
+#: What a hint adds to a list of the pillar, whose present values it repeats, so that it can be pasted.
+_ADDED = {
+    "python_packages": ["setuptools<81"],
+    "constraints": ["setuptools<81"],
+    "after_static": ["manage.py compress"],
+    "build": ["npm ci", "npm run build"],
+    "packages": ["npm"],
+}
+#: What a program reports → the hint, with {at}, {user}, {python} of the site, the lists of `_ADDED`, and its groups.
 _HINTS = (
     (
+        r"(?s)(?:Failed to build|[Bb]uild backend).*No module named '?(pkg_resources)\b",
+        "a package is built with {0}, which setuptools no longer has: set {at}:constraints: {constraints}",
+    ),
+    (
         r"No module named '?(pkg_resources|setuptools|distutils)\b",
-        "set {at}:python_packages: ['setuptools<81'], which has {0}",
+        "set {at}:python_packages: {python_packages}, which has {0}",
     ),
     (
         r"\b(401 Unauthorized|403 Forbidden|407 Proxy)",
@@ -110,11 +122,11 @@ _HINTS = (
     ),
     (
         r"OfflineGenerationError|missing from offline manifest",
-        "set {at}:commands: {{after_static: [manage.py compress]}}",
+        "set {at}:commands:after_static: {after_static}",
     ),
     (
         r"webpack-stats|WebpackLoader\w+|vite manifest|DjangoVite\w+",
-        "the project's assets are not built: set {at}:build: [npm ci, npm run build] and {at}:packages: [npm]",
+        "the project's assets are not built: set {at}:build: {build} and {at}:packages: {packages}",
     ),
     (
         r"of Django's checks fail",
@@ -158,6 +170,8 @@ def _at(site: Site) -> str:
 def _of_table(site: Site, text: str, *, building: bool) -> str:
     at = _at(site)
     values = {"at": at, "python": site.config["python"], "user": site.user, "where": f"{at}:environment", "index": ""}
+    for key, more in _ADDED.items():
+        values[key] = _listed([*(site.config["commands"] if key == "after_static" else site.config)[key], *more])
     if building:
         index = f", or {at}:index:url to an index that it reaches"
         values |= {"user": site.build_user, "where": "Salt's environment", "index": index}
@@ -272,4 +286,10 @@ def _of_database_file(site: Site, text: str, facts: Mapping[str, Any]) -> str:
 
 
 def _listed(names: Collection[str]) -> str:
-    return f"[{', '.join(dict.fromkeys(names))}]"
+    """Return a list in one line of YAML."""
+    quoted = (name if re.fullmatch(r"[\w/][\w./+ -]*", name) else f"'{_escaped(name)}'" for name in names)
+    return f"[{', '.join(dict.fromkeys(quoted))}]"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("'", "''")

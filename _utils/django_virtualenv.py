@@ -224,7 +224,9 @@ def _remove_project(work: Path, files: list[str]) -> list[str] | None:
 
 
 def _limit(site: Site, work: Path) -> list[str]:
-    """Return the arguments for the pillar's constraints, which are written into a file."""
+    """Return the arguments for the pillar's constraints, of builds of packages too, which are written into a file."""
     constraints = work / ".constraints.txt"
     django_virtualenv_lock.replace(constraints, "".join(f"{line}\n" for line in site.config["constraints"]))
-    return ["--constraint", str(constraints)] if site.config["constraints"] else []
+    if not site.config["constraints"]:
+        return []
+    return ["--constraint", str(constraints), "--build-constraint", str(constraints)]

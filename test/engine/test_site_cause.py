@@ -37,6 +37,20 @@ def test_packages_of_a_hint_include_those_of_the_pillar():
     assert django_site_cause.hint(site, "ImportError: no pq wrapper available.") == ""
 
 
+def test_lists_of_a_hint_include_those_of_the_pillar():
+    commands = {"after_static": ["manage.py thumbnails"]}
+    site = configured(python_packages=["psycopg[binary]"], build=["make 'a b'"], commands=commands)
+    hints = {
+        "No module named 'pkg_resources'": f"set {AT}:python_packages: ['psycopg[binary]', 'setuptools<81'], which has "
+        "pkg_resources",
+        "WebpackLoaderBadStatsError": f"the project's assets are not built: set {AT}:build: ['make ''a b''', npm ci, "
+        f"npm run build] and {AT}:packages: [npm]",
+        "OfflineGenerationError": f"set {AT}:commands:after_static: [manage.py thumbnails, manage.py compress]",
+    }
+    for text, hint in hints.items():
+        assert django_site_cause.hint(site, text) == hint
+
+
 def test_writable_folders_of_a_hint_include_those_of_the_pillar():
     site = configured(writable=["cache"], shared=["data"], mount="/app")
     text = "OSError: [Errno 30] Read-only file system: '/app/logs/tock.log'"

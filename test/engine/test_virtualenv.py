@@ -139,7 +139,7 @@ def test_virtualenv_is_built_from_requirements_packages_and_server(make_site, uv
     django_virtualenv.build(site, source, ["requirements/production.txt"], "key")
     binary = str(django_virtualenv_uv.UV / "bin/uv")
     install = [binary, "pip", "install", "--python", f"{folder}/bin/python"]
-    constraint = ["--constraint", f"{work}/.constraints.txt"]
+    constraint = ["--constraint", f"{work}/.constraints.txt", "--build-constraint", f"{work}/.constraints.txt"]
     assert uv.calls == [
         (
             [
@@ -238,7 +238,7 @@ def test_missing_database_driver_is_installed(make_site, uv, tmp_path, monkeypat
     drivers = [argv[5:] for argv, _folder in uv.calls[2:-1]]
     assert all(argv[0] == "--constraint" for argv in drivers)
     requirements = ["mysqlclient>=2.2.1", "psycopg[binary]>=3.1.8"] if expected == 2 else expected
-    assert [argv[2] for argv in drivers] == requirements == reported
+    assert [argv[-1] for argv in drivers] == requirements == reported
 
 
 @pytest.mark.parametrize("fails", ["venv", "--requirement", django_server_uwsgi.PYUWSGI])
