@@ -17,14 +17,17 @@ import django_release_instance
 import django_release_manifest
 import django_release_settings
 import django_secret
+import django_virtualenv_packages
 from django_release import Release
 from django_site import Site
 
 
 def note(release: Release) -> None:
     """Write the manifest of a release, without its record and the paths that the site may write."""
-    without = [f"source/{path}" for path in release.site.config["writable"]]
-    django_release_manifest.make(release.path, django_secret.record_key(release.site), without, durable=False)
+    site = release.site
+    without = [f"source/{path}" for path in site.config["writable"]]
+    without += [django_virtualenv_packages.folder(release.path).name] if django_virtualenv_packages.names(site) else []
+    django_release_manifest.make(release.path, django_secret.record_key(site), without, durable=False)
 
 
 def of_virtualenv(site: Site, key: str) -> dict[str, str]:

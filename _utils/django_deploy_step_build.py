@@ -19,6 +19,7 @@ import django_release_manifest
 import django_secret
 import django_site
 import django_virtualenv
+import django_virtualenv_packages
 import django_virtualenv_python
 import django_virtualenv_requirements
 import django_virtualenv_uv
@@ -82,7 +83,9 @@ def build(deployment: Deployment) -> Iterator[Changes]:
     site, release = deployment.site, deployment.release
     if not deployment.is_new or not release:
         return
-    yield {"commands": site.config["build"] or "none", "source": "compiled"}
+    copied = django_virtualenv_packages.names(site)
+    changes: Changes = {"commands": site.config["build"] or "none", "source": "compiled"}
+    yield {**changes, **({"packages": copied} if copied else {})}
     tree = Foreign(release.path / "source")
     build_user = django_host_user.owner(site.build_user, site.build_user)
     django_process_build.end_processes(site)
@@ -92,6 +95,7 @@ def build(deployment: Deployment) -> Iterator[Changes]:
     tree.give(django_host_user.owner("root", site.user), GROUP, of=build_user[0])
     _link_shared(site, tree, fill=not deployment.aside)
     _make_writable(site, tree)
+    django_virtualenv_packages.copy(site, release.path)
 
 
 def _run_commands(site: Site, release: Release, tree: Foreign) -> None:

@@ -74,7 +74,8 @@ def directives(
         facts: what was found in the source; ``folder`` is that of manage.py.
         writable: folders that this process may write to in addition to the site's own.
     """
-    source, own = release / "source", outermost(site.config["writable"])
+    config = site.config
+    source, own = release / "source", outermost(config["writable"])
     may_write = [
         site.database,
         site.media,
@@ -84,11 +85,15 @@ def directives(
         *_database_folders(site),
         *writable,
     ]
-    mount = site.config["mount"]
+    mount = config["mount"]
     needed = {
         "BindReadOnlyPaths": [str(site.root), *([f"{source}:{mount}"] if mount else [])],
         "BindPaths": [f"{source}/{path}:{mount}/{path}" for path in own] if mount else [],
-        "ReadWritePaths": [str(path) for path in may_write],
+        # An older release has no such folder.
+        "ReadWritePaths": [
+            *map(str, may_write),
+            *([f"-{release}/packages"] if config.get("writable_packages") else []),
+        ],
     }
     lines: dict[str, Any] = {
         "User": site.user,

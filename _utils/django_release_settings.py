@@ -11,6 +11,7 @@ import django_host_environment
 import django_host_template
 import django_host_user
 import django_site
+import django_virtualenv_packages
 from django_host_command import PATH, DeploymentError
 from django_site import Site
 from django_wall_foreign import Foreign
@@ -75,6 +76,7 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
     imported_from = [
         *([release / "config"] if config["overlay"] else []),
         *(source / path for path in (facts["folder"], *facts["python_path"])),
+        *([django_virtualenv_packages.folder(release)] if django_virtualenv_packages.names(site) else []),
     ]
     variables = {
         "PATH": f"{release}/virtualenv/bin:{PATH}",

@@ -74,6 +74,8 @@ _FILE = re.compile(
     r"(?P<why>Read-only file system|Permission denied|No such file or directory|EROFS|EACCES)(?::|\b[^\n']*?, \w+) ?"
     r"b?'(?P<path>[^'\n]+)'"
 )
+#: A path in the folder of a package that is installed.
+_PACKAGE = re.compile(r"/(?:virtualenv|virtualenvs/[^/]+)/lib/python[\d.]+/site-packages/([A-Za-z_]\w*)/")
 _DATABASE_FILE = re.compile(
     r"(?:unable to open database file|attempt to write a readonly database)(?:: (?P<path>/\S+))?"
 )
@@ -223,6 +225,9 @@ def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool =
     """
     for found in _FILE.finditer(text):
         path, is_missing = PurePosixPath(found["path"]), found["why"].startswith("No such")
+        package = _PACKAGE.search(str(path))
+        if package and not is_missing and not building:
+            return _copy_package(site, package[1])
         inside = _in_source(site, path, facts)
         is_program = found["why"] in ("Permission denied", "EACCES") and path.suffix in (".sh", ".py")
         if inside and not building and not is_program and (not is_missing or path.suffix == ".log"):
@@ -241,6 +246,14 @@ def _in_source(site: Site, path: PurePosixPath, facts: Mapping[str, Any]) -> Pur
         return path.relative_to(mount)
     found = re.match(re.escape(f"{site.root}/") + r"(?:current|releases/[^/]+)/source/(.+)", str(path))
     return PurePosixPath(found[1]) if found else None
+
+
+def _copy_package(site: Site, name: str) -> str:
+    """Return the option that gives a release its own copy of a package; empty where the pillar has it."""
+    present = site.config.get("writable_packages", [])
+    if name in present:
+        return ""
+    return f"the package writes into its own folder: set {_at(site)}:writable_packages: {_listed([*present, name])}"
 
 
 def _make_writable(site: Site, path: PurePosixPath, *, is_missing: bool = False) -> str:

@@ -387,6 +387,7 @@ INPUTS = {
     "files": ({"a.txt": {"contents": "a"}}, None),
     "shared": (["data"], None),
     "writable": (["logs"], None),
+    "writable_packages": (["ours"], None),
     "mount": ("/app", None),
     "check": (None, "deploy"),
     "silenced_checks": (["models.W042"], None),

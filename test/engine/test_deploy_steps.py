@@ -10,6 +10,7 @@ from pathlib import Path
 
 import django_database
 import django_deploy_coherence
+import django_deploy_drift
 import django_deploy_inputs
 import django_deploy_step_build
 import django_deploy_step_site
@@ -26,6 +27,7 @@ import django_release_static
 import django_site
 import django_source
 import django_source_mirror
+import django_virtualenv
 import pytest
 from django_host_command import DeploymentError
 from django_wall_foreign import Foreign
@@ -316,6 +318,53 @@ def test_what_is_writable_is_the_sites(world, monkeypatch):
     world.apply()
     assert given == ["source", "source", "logs", "cache", "static"]
     assert (world.site.current / "source/tmp/cache").is_dir()
+
+
+def installs(world, monkeypatch, *packages):
+    """Let the virtualenv of each release have these packages."""
+    build = django_virtualenv.build
+
+    def more(site, source, files, key, password=None):
+        drivers = build(site, source, files, key, password)
+        for name in packages:
+            folder = site.virtualenvs / key / "lib/python3.11/site-packages" / name
+            (folder / "css").mkdir(parents=True)
+            (folder / "__init__.py").write_text("A = 1\n")
+            (folder / "__init__.py").chmod(0o444)
+            (folder / "link").symlink_to("/etc/passwd")
+        return drivers
+
+    monkeypatch.setattr(django_virtualenv, "build", more)
+
+
+def test_package_that_writes_into_its_folder_is_copied_into_the_release(world, monkeypatch):
+    installs(world, monkeypatch, "ours", "other")
+    world.options = {"writable_packages": ["ours"]}
+    assert world.apply()["build"] == {"commands": "none", "source": "compiled", "packages": ["ours"]}
+    live = world.site.releases / world.live
+    copied = live / "packages/ours"
+    assert [path.name for path in (live / "packages").iterdir()] == ["ours"]
+    assert (copied / "__init__.py").read_text() == "A = 1\n" and (copied / "link").is_symlink()
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (live / "packages", copied / "css", copied / "__init__.py")]
+    assert modes == [0o750, 0o750, 0o640]
+    (copied / "css/site.css").write_text("made")
+    virtualenv = live / "virtualenv/lib/python3.11/site-packages/ours"
+    assert not (virtualenv / "css/site.css").exists()
+    assert django_deploy_drift.of_site(world.site, world.last.release) == [] and world.apply() == {}
+    world.push("two")
+    world.apply()
+    assert not (world.site.releases / world.live / "packages/ours/css/site.css").exists()
+
+
+def test_writable_package_that_the_virtualenv_lacks_is_refused(world, monkeypatch):
+    installs(world, monkeypatch, "django_simple_bulma")
+    world.options = {"writable_packages": ["simple_bulma"]}
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message == (
+        "build: the virtualenv has no folder of a package simple_bulma; there are django_simple_bulma"
+    )
+    assert error.value.hint == "correct django:sites:blog:writable_packages\nnothing runs yet"
 
 
 @pytest.mark.parametrize(

@@ -277,13 +277,14 @@ def test_system_bus_is_started_when_it_does_not_run(monkeypatch, tmp_path, play)
 
 
 def test_command_may_write_the_given_folders():
-    site = configured(writable=["logs"])
+    site = configured(writable=["logs"], writable_packages=["tldextract"])
     named = dict.fromkeys(
         value for name, value in django_process_sandbox.directives(site, RELEASE, FACTS) if name == "ReadWritePaths"
     )
     root = "/srv/django/blog"
     assert list(named) == [f"{root}/{name}" for name in ("database", "media", "shared", "log")] + [
-        f"{RELEASE}/source/logs"
+        f"{RELEASE}/source/logs",
+        f"-{RELEASE}/packages",
     ]
 
 

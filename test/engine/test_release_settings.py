@@ -248,6 +248,7 @@ def test_former_keys_that_cannot_be_told_apart():
         ({"overlay": False}, ".", f"{RELEASE}/source"),
         ({}, ("src", "lib", "."), f"{RELEASE}/config:{RELEASE}/source/src:{RELEASE}/source/lib:{RELEASE}/source"),
         ({"mount": "/app", "overlay": False}, (".", "apps"), "/app:/app/apps"),
+        ({"writable_packages": ["a", "b"]}, "src", f"{RELEASE}/config:{RELEASE}/source/src:{RELEASE}/packages"),
     ],
 )
 def test_where_python_looks(options, folders, expected):

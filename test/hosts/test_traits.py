@@ -57,6 +57,18 @@ def test_requirements_that_lead_on(manor):
     assert "manor" not in listed
 
 
+def test_a_package_writes_into_its_own_folder(manor):
+    """Into the copy of its release, which belongs to the site; the virtualenv, which releases share, stays as it is."""
+    folder = manor.get("/about").json()["own_folder"]
+    assert folder == f"{manor.root}/releases/{manor.live}/packages/iniconfig"
+    assert manor.host.read(f"{folder}/written.txt") == "by its own import"
+    found = manor.host.run(
+        f"find {manor.root}/virtualenvs -name written.txt; stat -c %U:%G {folder}/__init__.py"
+    ).stdout
+    assert found == "manor:manor\n"
+    assert not manor.host.call("django.drift", "manor")
+
+
 def test_shared_files_of_the_source_outlive_a_release(manor):
     key = manor.get("/about").json()["key"]
     assert manor.get("/add").text == "/uploads/a.txt"
