@@ -192,7 +192,11 @@ def _installations(site: Site, work: Path, files: list[str]) -> Iterator[list[st
     if is_only:
         django_virtualenv_project_indexes.replace(work, files, site.config["index"]["url"])
     paths = [django_virtualenv_lock.as_requirements(work, name, indexes=not is_only) for name in files]
-    listed = [argument for path in paths for argument in ("--requirement", str(path))]
+    locks = [work / name for name in files if Path(name).name == "uv.lock" and not is_only]
+    indexes = [path for lock in locks if (path := django_virtualenv_lock.uv_indexes(lock))]
+    listed = [argument for path in [*indexes, *paths] for argument in ("--requirement", str(path))]
+    if indexes:  # each version is pinned by its hash: it does not matter which index another version is on
+        listed += ["--index-strategy", "unsafe-best-match"]
     if extras is not None:
         declares = django_virtualenv_requirements.declares_dependencies
         names = django_virtualenv_requirements.PACKAGING

@@ -1,6 +1,7 @@
 """Lock files of pipenv, poetry and uv in the form of a requirements file, which ``uv pip install`` reads."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,16 @@ def as_requirements(work: Path, name: str, *, indexes: bool = True) -> Path:
         hint = "generate the lock file again and commit it"
         raise DeploymentError(f"{name} cannot be read: {error!r}", hint=hint) from None
     return target
+
+
+def uv_indexes(lock: Path) -> Path | None:
+    """Write the indexes of a uv.lock except PyPI into a requirements file, since its export does not name them."""
+    found = re.findall(r'registry = "(https?://[^"\s]+)"', lock.read_text(errors="replace"))
+    lines = list(_indexes(sorted({*found})))
+    target = lock.with_name(f".{lock.name}.indexes.txt")
+    if lines:
+        replace(target, "".join(lines))
+    return target if lines else None
 
 
 def replace(path: Path, text: str) -> None:

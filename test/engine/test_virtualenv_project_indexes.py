@@ -80,3 +80,29 @@ def test_source_of_a_lock_file_is_used_unless_the_pillar_has_the_only_index(
     assert arguments == [["--requirement", f"{work}/.{name}.txt", "--requirement", f"{work}/requirements.txt"]]
     assert (work / f".{name}.txt").read_text() == expected
     assert (work / "requirements.txt").read_text() == ("" if index == {"url": URL} else "-i https://a.org/simple\n")
+
+
+@pytest.mark.parametrize(
+    ("index", "registries", "expected"),
+    [
+        ({}, ["https://pypi.org/simple"], []),
+        ({}, ["https://pypi.org/simple", "https://a.org/simple", "../wheels"], ["https://a.org/simple"]),
+        (
+            {"url": URL, "only": False},
+            ["https://b.org", "https://a.org", "https://a.org"],
+            ["https://a.org", "https://b.org"],
+        ),
+        ({"url": URL}, ["https://a.org/simple"], []),
+    ],
+)
+def test_registries_of_a_uv_lock_are_used(make_site, tmp_path, index, registries, expected):
+    lock = "".join(f'[[package]]\nname = "a"\nsource = {{ registry = "{url}" }}\n' for url in registries)
+    work = write_tree(tmp_path / "work", {"src/uv.lock": lock})
+    (arguments,) = django_virtualenv._installations(make_site(index=index), work, ["src/uv.lock"])
+    exported = ["--requirement", f"{work}/src/.uv.lock.txt"]
+    indexes = work / "src/.uv.lock.indexes.txt"
+    if expected:
+        assert indexes.read_text() == "".join(f"--extra-index-url {url}\n" for url in expected)
+        assert arguments == ["--requirement", str(indexes), *exported, "--index-strategy", "unsafe-best-match"]
+    else:
+        assert arguments == exported and not indexes.exists()

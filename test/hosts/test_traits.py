@@ -66,7 +66,7 @@ def test_a_package_writes_into_its_own_folder(manor):
         f"find {manor.root}/virtualenvs -name written.txt; stat -c %U:%G {folder}/__init__.py"
     ).stdout
     assert found == "manor:manor\n"
-    assert not manor.host.call("django.drift", "manor")
+    assert manor.host.call("django.drift", "manor")["drift"] == []
 
 
 def test_shared_files_of_the_source_outlive_a_release(manor):
