@@ -29,6 +29,8 @@ UUID = {
 MOMENT = datetime.timedelta(seconds=60)
 #: How long to wait between two calls of a default, whose clock must not say the same twice.
 TICK = 0.001
+#: How often to call a default that may be a random choice of a few values.
+CALLS = 7
 #: The defaults of a table on PostgreSQL, which finds it by the search path as Django's statements do.
 _POSTGRESQL = """
     SELECT attname, pg_get_expr(adbin, adrelid) FROM pg_attribute
@@ -66,15 +68,19 @@ class Keeping:
             if self.skip_default(field):
                 return None
             first = self._effective_default(field)
-            time.sleep(TICK if _is_computed(field) else 0)
-            second = self._effective_default(field)
             expression = self._expression(field, first)
-            is_constant = first is not None and type(first) is type(second) and bool(first == second)
+            is_constant = first is not None and (not _is_computed(field) or self._is_same(field, first))
         except Exception:  # of the project's own callable; where the migration needs it, Django raises it
             return None
         if expression:
             return expression, []
         return self._constant(field) if is_constant else None
+
+    def _is_same(self, field, first):
+        """Return whether each call of a default returns the same."""
+        time.sleep(TICK)
+        others = [self._effective_default(field) for _ in range(CALLS)]
+        return all(type(other) is type(first) and bool(other == first) for other in others)
 
     def _constant(self, field):
         if self.connection.vendor == "sqlite":

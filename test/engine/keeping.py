@@ -6,6 +6,7 @@ Arguments: the folder of the formula's programs, the database as JSON; stdin has
 
 import datetime
 import json
+import random
 import sys
 import uuid
 from decimal import Decimal
@@ -29,8 +30,13 @@ from django.db import connection, migrations, models, transaction
 from django.db.migrations.state import ProjectState
 from django.utils import timezone
 
-NAMES = {**vars(models), **vars(migrations), "timezone": timezone, "uuid": uuid, "datetime": datetime}
-NAMES |= {"Decimal": Decimal, "first": lambda: 1, "later": lambda: timezone.now() + datetime.timedelta(days=30)}
+NAMES = {**vars(models), **vars(migrations), "timezone": timezone, "uuid": uuid, "random": random}
+NAMES |= {
+    "datetime": datetime,
+    "Decimal": Decimal,
+    "first": lambda: 1,
+    "later": lambda: timezone.now() + datetime.timedelta(days=30),
+}
 
 
 def check(condition):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import servers
+from client import Writer
 from faults import APPLY, provoked
 from lab import applied
 from sites import Site, lines
@@ -39,6 +40,18 @@ GONE = "migrations.RemoveField('entry', 'note')"
 HALF = "migrations.RunSQL('CREATE TABLE ledger (id integer)'), migrations.RunSQL('SELECT 1/0')"
 WHOLE = "migrations.RunSQL('CREATE TABLE ledger (id integer)')"
 MADE = "from guestbook.models import Entry; print(Entry.objects.filter(name='made by a migration').count())"
+
+
+MOOD = (
+    "migrations.AddField('entry', 'mood', models.CharField(max_length=9, default='fine')), "
+    "migrations.AddField('entry', 'seen', models.DateTimeField(auto_now=True))"
+)
+WIDER = "migrations.AlterField('entry', 'mood', models.CharField(max_length=20, default='fine'))"
+WITHOUT = (
+    "from django.db import connection as c; k = c.cursor(); "
+    "k.execute('SELECT count(*) FROM guestbook_entry WHERE mood <> %s', ['fine']); "
+    "print(k.fetchone()[0])"
+)
 
 
 #: Sites on PostgreSQL and on MariaDB; the second is one of the long products.
@@ -190,6 +203,29 @@ def test_migration_that_fails_in_part_names_what_was_applied(blog):
     add(blog, "0007_ledger", WHOLE, "0006_gone")
     blog.deploy()
     assert "[X] 0007_ledger" in blog.manage("showmigrations guestbook"), "no table of the first attempt was in the way"
+
+
+def test_new_columns_lose_no_entry_of_former_release(blog):
+    """They are NOT NULL, and the former release does not write them: their defaults stay in the database."""
+    old = blog.live
+    add(blog, "0008_mood", MOOD, "0007_ledger")
+    add(blog, "0009_wider", WIDER, "0008_mood")
+    blog.configure(migrate=None)
+    with Writer(f"http://{blog.host.address}", blog.domain, pause=0.02) as writer:
+        time.sleep(1)
+        applied = blog.deploy()
+        told = verb(blog, "django.rollback", "blog")
+        time.sleep(1)
+    assert writer.refused == [] and len(writer.acknowledged) > 20
+    assert '"schema": "safe"' in told and blog.live == old and not applied.failed
+    newest = max(blog.releases)
+    schema = blog.record(newest)["schema"]["default"]
+    assert [(one["name"], one["class"]) for one in schema] == [
+        ("guestbook.0008_mood", "safe"),
+        ("guestbook.0009_wider", "safe"),
+    ]
+    assert schema[0]["operations"][0]["default"] == "'fine'" and blog.record(newest)["migrated"][0] == schema[0]["name"]
+    assert blog.manage(f'shell -c "{WITHOUT}"').splitlines()[-1] == "0"
 
 
 @pytest.mark.full
