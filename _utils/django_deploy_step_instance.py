@@ -22,6 +22,7 @@ from django_deploy import Changes, Deployment
 from django_deploy_switch_report import Probe
 from django_host_command import DeploymentError
 from django_release import Release
+from django_site import Site
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,22 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         django_release_instance.start(site, release.path)
         finished.result()
     if live and not deployment.paused:
-        through_proxy = django_proxy.is_installed(site) and django_proxy.of_site(site) is not None
-        through_proxy &= not site.config["proxy"].get("upstreams")
-        deployment.set_probe(Probe(site, through_proxy=through_proxy)).start()
+        deployment.set_probe(_probe(site, live)).start()
     explain = django_project_page.explain(site, release.path, release.facts, deployment.masked())
     django_release_health.check(site, release.path, explain)
+    if release.record.get("page") != django_release_health.page(site):
+        release.update(page=django_release_health.page(site))
     deployment.set_healthy(django_release_instance.pid(site, release.path))
     django_deploy_commands.run(deployment, "before_switch")
+
+
+def _probe(site: Site, live: Release) -> Probe:
+    """Return the requests of the switch: through the proxy, where its files serve both releases."""
+    before = django_release_health.as_checked(site, live.record)
+    moves = before.config["domains"][0] != site.config["domains"][0] or before.config["path"] != site.config["path"]
+    through_proxy = django_proxy.is_installed(site) and django_proxy.of_site(site) is not None
+    through_proxy &= not site.config["proxy"].get("upstreams") and not moves
+    return Probe(site, through_proxy=through_proxy, before=before)
 
 
 def _follow_no_link(deployment: Deployment) -> None:

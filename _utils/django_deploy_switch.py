@@ -172,7 +172,8 @@ class _Watch:
             return False
         if django_release_instance.pid(site, release.path) == self.pid and not self.probe.is_worse():
             return False
-        return bool(deployment.paused) or not django_release_health.problem_of(site, old.path, time.monotonic() + 5)
+        before = django_release_health.as_checked(site, old.record)
+        return bool(deployment.paused) or not django_release_health.problem_of(before, old.path, time.monotonic() + 5)
 
 
 def watch(deployment: Deployment, release: Release, leaving: Collection[Path], former: Path | None) -> dict[Path, int]:

@@ -1,6 +1,7 @@
 """The switch report: requests for the health page at a fixed rate before, during and after a switch."""
 
 import contextlib
+import functools
 import itertools
 import math
 import statistics
@@ -43,10 +44,12 @@ class Probe:
 
     Args:
         through_proxy: whether the proxy serves the site.
+        before: the site with the health page of the active release, which is requested until the switch.
     """
 
-    def __init__(self, site: Site, *, through_proxy: bool):
+    def __init__(self, site: Site, *, through_proxy: bool, before: Site | None = None):
         self.site = site
+        self.before = before or site
         self.through_proxy = through_proxy
         self.samples: list[Sample] = []
         #: When the switch began and when it was complete, by the monotonic clock.
@@ -86,6 +89,8 @@ class Probe:
         with self._lock:
             self._under_way.append(sent)
         problem = self.problem()
+        if problem and self.before is not self.site and sent < self.switched < math.inf:
+            problem = self.problem()  # the old page was requested from the new release
         with self._lock:
             self._under_way.remove(sent)
             if not self._is_over:
@@ -93,28 +98,12 @@ class Probe:
 
     def problem(self) -> str:
         """Send one request; return the problem of the health page, empty when it is healthy."""
-        deadline = time.monotonic() + min(seconds(self.site.config["health"]["timeout"]), PATIENCE)
+        site = self.before if self.switched == math.inf else self.site
+        deadline = time.monotonic() + min(seconds(site.config["health"]["timeout"]), PATIENCE)
         if not self.through_proxy:
-            return django_release_health.problem(self.site, self._get_at_socket, deadline, self.site.scheme)
-        scheme = "https" if django_proxy_connection.speaks_tls(self.site) else "http"
-        return django_release_health.problem(self.site, self._get_through_proxy, deadline, scheme)
-
-    def _get_through_proxy(self, path: str, timeout: float) -> Answer:
-        deadline = time.monotonic() + timeout
-        connection = django_proxy_connection.connection(self.site, timeout)
-        headers = {"Host": self.site.config["domains"][0], "User-Agent": "django-formula", "Connection": "close"}
-        with contextlib.closing(connection):
-            connection.connect()
-            connection.sock = Bounded(connection.sock, deadline)
-            connection.request("GET", path, headers=headers | self.site.config["health"]["headers"])
-            response = connection.getresponse()
-            body = response.read(65536).decode(errors="replace")
-            return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
-
-    def _get_at_socket(self, path: str, timeout: float) -> Answer:
-        headers, scheme = self.site.config["health"]["headers"], self.site.scheme
-        release = self.site.current.resolve()
-        return django_release_http.get(self.site, release, path, scheme=scheme, headers=headers, timeout=timeout)
+            return django_release_health.problem(site, functools.partial(_get_at_socket, site), deadline, site.scheme)
+        scheme = "https" if django_proxy_connection.speaks_tls(site) else "http"
+        return django_release_health.problem(site, functools.partial(_get_through_proxy, site), deadline, scheme)
 
     @contextlib.contextmanager
     def switching(self) -> Iterator[None]:
@@ -182,6 +171,23 @@ class Probe:
             "latency_after": _median(self._after()),
             "cut": cut,
         }
+
+
+def _get_through_proxy(site: Site, path: str, timeout: float) -> Answer:
+    deadline = time.monotonic() + timeout
+    headers = {"Host": site.config["domains"][0], "User-Agent": "django-formula", "Connection": "close"}
+    with contextlib.closing(django_proxy_connection.connection(site, timeout)) as connection:
+        connection.connect()
+        connection.sock = Bounded(connection.sock, deadline)
+        connection.request("GET", path, headers=headers | site.config["health"]["headers"])
+        response = connection.getresponse()
+        body = response.read(65536).decode(errors="replace")
+        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+
+
+def _get_at_socket(site: Site, path: str, timeout: float) -> Answer:
+    headers, release = site.config["health"]["headers"], site.current.resolve()
+    return django_release_http.get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout)
 
 
 def _part_failed(samples: list[Sample]) -> float:

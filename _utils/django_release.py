@@ -39,6 +39,11 @@ RECORD = {
     "size?": {"release": [int], "virtualenv": [int]},
     "backups?": [str],
     "receipt?": {"sent": int, "failed": int},
+    "page?": {
+        "domain": str,
+        "path": str,
+        "health": {"path": str, "status": [int], "contains": django_wall_shape.MAYBE},
+    },
 }
 #: What the record of a release that may serve has in addition.
 _FINISHED = {"commit": str, "inputs": {str: str}, "facts": {"folder": str, "application": str}}

@@ -3,10 +3,10 @@
 import http.client
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import django_release_cure
@@ -176,6 +176,32 @@ def raised_in(log: str, release: Path) -> str:
             raised = f"{exception[1]}{text if len(text) <= 400 else ''}{place}"
             place, has_frames = "", False
     return raised
+
+
+def page(site: Site) -> dict[str, Any]:
+    """Return what decides which page is requested, and what a healthy one is, for the record of a release."""
+    health = {key: site.config["health"][key] for key in ("path", "status", "contains")}
+    return {"domain": site.config["domains"][0], "path": site.config["path"], "health": health}
+
+
+def as_checked(site: Site, record: Mapping[str, Any]) -> Site:
+    """Return a site with the domain, path and health page of the time when a release passed its health check.
+
+    An older release may have no page where the pillar has it now. Headers are those of now, since they may be secret.
+
+    Args:
+        record: that of the release.
+    """
+    checked = record.get("page")
+    if not checked or checked == page(site):
+        return site
+    config = {
+        **site.config,
+        "domains": [checked["domain"], *site.config["domains"]],
+        "path": checked["path"],
+        "health": {**site.config["health"], **checked["health"]},
+    }
+    return Site(config, site.platform)
 
 
 def problem_of(site: Site, release: Path, deadline: float) -> str:

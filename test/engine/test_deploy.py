@@ -57,7 +57,19 @@ def test_a_first_release(world):
     assert stat.S_IMODE((world.site.current / "release.json").stat().st_mode) == 0o640
     about = {"name": name, "state": "good", "commit": ONE, "asked_by": "a test", "author": "Ada", "subject": ONE[:7]}
     assert record.items() >= about.items()
-    more = {"began", "live_since", "inputs", "facts", "steps", "virtualenv", "packages", "warnings", "receipt", "size"}
+    more = {
+        "began",
+        "live_since",
+        "inputs",
+        "facts",
+        "steps",
+        "virtualenv",
+        "packages",
+        "warnings",
+        "receipt",
+        "size",
+        "page",
+    }
     assert set(record) - set(about) == more
     assert set(record["steps"]) == {"site", *(step.__name__ for step in django_deploy_steps.RELEASE[:-1])}
     attempts = [json.loads(line) for line in world.site.deploys.read_text().splitlines()]

@@ -12,8 +12,11 @@ import django_deploy_switch_report
 import django_host_file
 import django_host_service
 import django_process_systemd
+import django_proxy
 import django_proxy_nginx
 import django_proxy_switch
+import django_release
+import django_release_health
 import django_release_instance
 import django_site
 import django_verbs
@@ -408,3 +411,24 @@ def test_a_command_that_fails_after_the_switch(two):
     assert row["failure"] == "record: manage.py clear_cache failed (exit 1)"
     assert two.apply() == {}
     two.check()
+
+
+@pytest.mark.parametrize(
+    ("options", "moves"),
+    [
+        ({"path": "/shop"}, True),
+        ({"domains": ["new.example.org"]}, True),
+        ({"health": {"path": "/healthz"}, "environment": {"A": "1"}}, False),
+    ],
+)
+def test_switch_asks_the_old_release_for_the_page_of_its_health_check(world, monkeypatch, options, moves):
+    monkeypatch.setattr(django_proxy, "is_installed", lambda site: True)
+    world.apply()
+    first = django_release_health.page(world.site)
+    world.options = options
+    world.apply()
+    probe = world.last.probe
+    assert django_release_health.page(probe.before) == first
+    assert django_release_health.page(probe.site) == django_release.Release(world.site, world.live).record["page"]
+    assert probe.before is not probe.site and probe.through_proxy is not moves
+    world.check()

@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import django_deploy_switch_report
+import django_release_health
 import django_release_http
 import pytest
 from django_deploy_switch_report import Probe, Sample
@@ -227,3 +228,69 @@ def test_after_the_switch_it_asks_at_once(make_site, monkeypatch):
     wait_for(lambda: probe._after())
     assert time.monotonic() - probe.switched < 0.9
     probe.end()
+
+
+OLD = {"domain": "old.example.org", "path": "/", "health": {"path": "/", "status": [200], "contains": "good"}}
+
+
+@pytest.fixture
+def moved(make_site, monkeypatch):
+    """A site whose pillar has another path than its active release, and the pages that were requested."""
+    monkeypatch.setattr(django_deploy_switch_report, "RATE", 100)
+    site = make_site(path="/shop", health={"path": "/healthz", "headers": {"X-Scheme": "https"}})
+    pages = []
+
+    def get(asked, release, path, *, scheme, headers, timeout):
+        assert headers == {"X-Scheme": "https"}
+        serves = site.current.read_text() if site.current.exists() else "old"
+        pages.append((serves, asked.config["domains"][0], path))
+        known = ("old.example.org", "/") if serves == "old" else ("blog.example.org", "/shop/healthz")
+        is_known = (asked.config["domains"][0], path) == known
+        return django_release_http.Answer(200 if is_known else 404, {}, "all is good")
+
+    monkeypatch.setattr(django_release_http, "get", get)
+    return site, pages
+
+
+def test_old_release_is_asked_for_the_page_that_it_has(moved):
+    site, pages = moved
+    before = django_release_health.as_checked(site, {"page": OLD})
+    probe = Probe(site, through_proxy=False, before=before).start()
+    wait_for(lambda: len(probe.samples) > 2)
+    with probe.switching():
+        site.current.write_text("new")
+    wait_for(probe.is_steady)
+    probe.end()
+    assert probe.report(0)["failed"] == 0
+    assert {page[1:] for page in pages if page[0] == "old"} == {("old.example.org", "/")}
+    assert pages[-1] == ("new", "blog.example.org", "/shop/healthz")
+
+
+def test_request_for_the_old_page_that_the_new_release_gets_is_repeated(moved, monkeypatch):
+    site, _pages = moved
+    probe = Probe(site, through_proxy=False, before=django_release_health.as_checked(site, {"page": OLD}))
+    probe.switched = 0.0
+    monkeypatch.setattr(time, "monotonic", iter([-1.0, *[1.0] * 20]).__next__)
+    monkeypatch.setattr(Probe, "problem", lambda self: problems.pop(0))
+    problems = ["returned 404 (expected 200)", ""]
+    probe._sample()
+    assert [sample.problem for sample in probe.samples] == [""] and problems == []
+
+
+@pytest.mark.parametrize("record", [{}, {"page": None}])
+def test_release_without_a_recorded_page_is_asked_for_that_of_now(make_site, record):
+    site = make_site()
+    assert django_release_health.as_checked(site, record) is site
+    assert django_release_health.as_checked(site, {"page": django_release_health.page(site)}) is site
+
+
+def test_page_of_a_release_has_what_decides_and_no_headers(make_site):
+    site = make_site(path="/shop", health={"path": "/healthz", "headers": {"Authorization": "secret"}})
+    assert django_release_health.page(site) == {
+        "domain": "blog.example.org",
+        "path": "/shop",
+        "health": {"path": "/healthz", "status": [200], "contains": None},
+    }
+    old = django_release_health.as_checked(site, {"page": OLD})
+    assert old.config["domains"] == ["old.example.org", "blog.example.org"]
+    assert old.config["health"] == {**site.config["health"], **OLD["health"]}
