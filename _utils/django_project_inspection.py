@@ -259,6 +259,8 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     pinned = django_project_requirements.versions(contents)
     for name, packages in django_project_requirements.system_packages(required):
         report.extend("packages", packages, f"for {name}")
+    for name, imported in django_project_requirements.writable_packages(required):
+        report.extend("writable_packages", [imported], f"{name} writes into its own folder")
     needed_by = django_project_requirements.needs_setuptools(tree, required, pinned)
     if needed_by:
         report.set("python_packages", ["setuptools<81"], f"{needed_by} imports pkg_resources")

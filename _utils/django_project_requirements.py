@@ -33,6 +33,8 @@ _PKG_RESOURCES = {
     "pymorphy2": "",
     "razorpay": "2",
 }
+#: Packages that write into their own folder → the names that they are imported by.
+_WRITE_INTO_THEMSELVES = {"django-simple-bulma": "django_simple_bulma"}
 _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
 _OF_LOCK = re.compile(r"""(?:registry = |^url = )"(https?://[^"]+)\"""", re.MULTILINE)
 _PINNED = re.compile(r"^\s*[\"']?([A-Za-z][\w.-]*)(?:\[[^\]]*\])?\s*===?\s*([\w.!+]+)", re.MULTILINE)
@@ -46,6 +48,13 @@ def system_packages(required: Collection[str]) -> Iterator[tuple[str, list[str]]
         matching = [name for name in required if re.match(rf"({pattern})(?![\w-])", name)]
         if matching and f"{matching[0]}-binary" not in required:
             yield matching[0], packages
+
+
+def writable_packages(required: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the required packages that write into their own folder, and the names that they are imported by."""
+    for name, imported in _WRITE_INTO_THEMSELVES.items():
+        if any(re.match(rf"{name}(\[|$)", one) for one in required):
+            yield name, imported
 
 
 def versions(contents: Mapping[str, str]) -> dict[str, str]:
