@@ -1,7 +1,7 @@
 """Known causes of failures of a site's programs, and what cures each.
 
 One table for every place that reports a failure: builds, starts of Django, commands of the project, the health check.
-A new cause is a new row, and a case in ``test/engine/test_site_cause.py``.
+A new cause is a new row, and a case in ``test/engine/causes.yaml``. Why texts are matched: docs/decisions/0058.
 """
 
 import re
@@ -12,6 +12,8 @@ from typing import Any
 from django_site import Site
 
 _NETWORKS = "docs/guides/networks.md"
+#: The most characters of an output, and of each of its lines, that are searched for causes.
+_TEXT, _LINE = 20_000, 2_000
 #: What a build reports where headers or a compiler are missing → the packages of Debian that it needs.
 _HEADERS: tuple[tuple[str, list[str]], ...] = (
     (r"command '?\S*gcc'? failed: No such file|execute '?\S*gcc|directory: '\S*gcc'|need a C compiler", []),
@@ -156,6 +158,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         facts: those of the release, which have its databases.
         building: whether the build user's program failed, whose sandbox is another.
     """
+    text = _bounded(text)
     return (
         _of_database_file(site, text, facts or {})
         or of_file(site, text, facts or {}, building=building)
@@ -163,6 +166,11 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         or _of_program(site, text)
         or _of_table(site, text, building=building)
     )
+
+
+def _bounded(text: str) -> str:
+    """Return the end of an output, with the beginnings of its lines: a project controls how much it prints."""
+    return "\n".join(line[:_LINE] for line in text[-_TEXT:].splitlines())
 
 
 def _at(site: Site) -> str:
@@ -223,7 +231,7 @@ def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool =
 
     A release is read-only but for ``writable`` and ``shared``: the cause stays until the pillar changes.
     """
-    for found in _FILE.finditer(text):
+    for found in _FILE.finditer(_bounded(text)):
         path, is_missing = PurePosixPath(found["path"]), found["why"].startswith("No such")
         package = _PACKAGE.search(str(path))
         if package and not is_missing and not building:

@@ -1,6 +1,7 @@
 """Known causes of failures, and the exact text of what cures each."""
 
 import re
+import time
 from pathlib import Path
 
 import django_site_cause
@@ -35,6 +36,16 @@ def test_packages_of_a_hint_include_those_of_the_pillar():
         f"a package is built from source: set {AT}:packages: [gettext, libpq5, gcc, libc6-dev, python3.12-dev]"
     )
     assert django_site_cause.hint(site, "ImportError: no pq wrapper available.") == ""
+
+
+@pytest.mark.parametrize("piece", ["EACCES", "git executable ", "Failed to build ", "Permission denied, a ", "/.so"])
+def test_endless_output_takes_little_time(piece):
+    """A project controls what is searched; the end of an output counts."""
+    began = time.process_time()
+    assert django_site_cause.hint(configured(), piece * 300_000 + "\nmissing from offline manifest") == (
+        f"set {AT}:commands:after_static: [manage.py compress]"
+    )
+    assert time.process_time() - began < 2
 
 
 def test_lists_of_a_hint_include_those_of_the_pillar():
