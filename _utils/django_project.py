@@ -1,5 +1,6 @@
 """The project: its folder, settings module and application, found in its source without running it."""
 
+import ast
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -79,6 +80,19 @@ def import_folders(source: Path, folder: str, module: str) -> list[str]:
 def manage_files(source: Path) -> list[Path]:
     """Return the paths of manage.py in a source, relative to it."""
     return sorted(path.relative_to(source) for path in files(source, "manage.py", depth=3))
+
+
+def is_in_package(source: Path, folder: str) -> bool:
+    """Return whether manage.py is in a package whose name the settings have in ROOT_URLCONF or WSGI_APPLICATION.
+
+    Its folder must not be on the path: its ``celery.py`` would be imported in place of Celery.
+    """
+    package = (source / folder).name
+    if folder == "." or not (source / folder / "__init__.py").is_file():
+        return False
+    trees = (django_project_code.tree(path) for path in _own_files([source / folder], "settings.py", depth=3))
+    texts = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return bool({f"{package}.urls", f"{package}.wsgi.application"} & texts)
 
 
 def _folder(source: Path, at: str) -> str:

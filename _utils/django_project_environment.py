@@ -130,12 +130,13 @@ def _of_database(settings: Settings, name: str, engine: str) -> Any:
     databases = settings.values.get("DATABASES", Value()).content
     default = databases.get("default", Value()).content if isinstance(databases, dict) else None
     for key, value in default.items() if isinstance(default, dict) else ():
-        if value.source != name:
+        is_file = key == "NAME" and engine == "sqlite"
+        if value.source != name and not (is_file and value.taint == {name}):  # NAME: BASE_DIR / config("DB_NAME")
             continue
-        if engine == "sqlite":
-            return {"from": "database_path"} if key == "NAME" else ""
         if key == "ENGINE":
             return django_database_engine.ENGINES[engine].backend
+        if engine == "sqlite":
+            return {"from": "database_path"} if is_file else ""
         if key == "PORT":
             return str(django_database_engine.ENGINES[engine].port)
         return _DATABASE.get(key)

@@ -77,6 +77,7 @@ class Expressions:
         self.variables: dict[str, Variable] = {}
         self.certain = True
         self.guards = 0
+        self.assumed: frozenset[str] = frozenset()
         self.written: dict[PurePosixPath, str] = {}
         self.files: list[str] = []
         self._steps = self._depth = 0

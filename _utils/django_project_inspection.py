@@ -204,6 +204,9 @@ def _project(report: Report, tree: Path) -> str:
     folders = [str(path.parent) for path in django_project.manage_files(tree)]
     if not folders:
         raise DeploymentError("no manage.py found in the source", hint="name the source of a Django project")
+    package = next((one for one in folders if django_project.is_in_package(tree, one)), "")
+    if package:
+        return _package(report, tree, package)
     folder = next((one for one in folders if django_project.application_modules([tree / one])), folders[0])
     if len(folders) > 1:
         report.set("project", folder, f"guessed: manage.py is in {django_project.listed(folders)}")
@@ -222,6 +225,20 @@ def _project(report: Report, tree: Path) -> str:
     else:
         report.set("wsgi", wsgi, "not found: name the module that calls get_wsgi_application()", is_open=True)
     report.settings_module = _settings_module(report, roots, wsgi)
+    return folder
+
+
+def _package(report: Report, tree: Path, package: str) -> str:
+    """Write where a project is whose manage.py is in its own package; return the folder that it is imported from."""
+    folder = str(Path(package).parent)
+    roots = [tree / folder, tree / package]
+    report.set("project", folder, f"found: the settings import the package {Path(package).name} from here")
+    modules = django_project.application_modules(roots)
+    wsgi = modules[0] if modules else f"{Path(package).name}.wsgi"
+    report.set("wsgi", wsgi, f"found: {wsgi.replace('.', '/')}.py", is_open=not modules)
+    module = _settings_module(report, roots, wsgi)
+    report.set("settings_module", module, "found")
+    report.settings_module = module
     return folder
 
 

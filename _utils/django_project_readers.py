@@ -58,6 +58,8 @@ class Readers(Expressions):
         known = frozenset({name})
         if name in self.given:
             return Value(_converted(self.given[name], kind), name, how, known)
+        if name in self.assumed:
+            return Value(UNKNOWN, name, how, known)
         if default:
             content = default.content
             if kind == "list" and isinstance(content, str):

@@ -2,7 +2,7 @@
 
 import ast
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +28,8 @@ from django_project_values import (
 
 #: Modules that are read at most.
 _MODULES = 80
+#: Times that a statement is evaluated again.
+_AGAIN = 20
 #: Exceptions by which a missing variable is reported.
 _OF_MISSING = {
     *("KeyError", "LookupError", "Exception", "BaseException", "ImproperlyConfigured", "UndefinedValueError"),
@@ -37,6 +39,10 @@ _OF_MISSING = {
 
 class _Raised(Exception):
     """The code raises an exception."""
+
+
+class _Again(Exception):
+    """A function raises an exception without a variable: its call is evaluated again, as if the variable were set."""
 
 
 class _Return(Exception):
@@ -137,12 +143,24 @@ class _Interpreter(Readers):
         """Run statements."""
         for statement in body:
             method = getattr(self, f"_run_{type(statement).__name__.lower()}", None)
-            if method:
+            if method and not frame.called_from:
+                self._run_again(method, statement, frame)
+            elif method:
                 method(statement, frame)
             else:
                 for part in ast.iter_child_nodes(statement):
                     if isinstance(part, ast.expr):
                         self.evaluate(part, frame)
+
+    def _run_again(self, method: Callable[[ast.stmt, Frame], None], statement: ast.stmt, frame: Frame) -> None:
+        """Run a statement, and once more for each variable that a function which it calls requires."""
+        before = len(self.assumed)
+        while True:
+            try:
+                return method(statement, frame)
+            except _Again:
+                if len(self.assumed) - before > _AGAIN:
+                    return None
 
     def _run_import(self, node: ast.Import, frame: Frame) -> None:
         for alias in node.names:
@@ -255,6 +273,9 @@ class _Interpreter(Readers):
             if not test.taint or not self.certain:
                 raise
             self._require(test.taint)
+            if frame.called_from and test.taint - self.assumed:
+                self.assumed |= test.taint
+                raise _Again from None
 
     def _require(self, names: frozenset[str]) -> None:
         """Record that the code raises an exception without these variables."""
