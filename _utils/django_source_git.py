@@ -92,7 +92,8 @@ _REFUSALS = (
     (
         r"certificate verif|certificate problem|unable to get local issuer|unknown authority",
         "the certificate of {host} is not trusted on this host",
-        "add its authority to the system's store, or to the file that SSL_CERT_FILE names in Salt's environment",
+        "add its authority to the system's store, or to the file that SSL_CERT_FILE names in Salt's environment "
+        "(docs/guides/networks.md)",
         False,
     ),
     (
@@ -202,7 +203,7 @@ def _explained(site: Site, url: str, doing: str, error: DeploymentError) -> Depl
         if re.search(pattern, log, re.IGNORECASE):
             cause = f"{doing}: {message.format(**fields)}"
             return DeploymentError(cause, log=log, hint=hint.format(**fields), transient=transient)
-    hint = f"check that {fields['host'] or url} is reachable from this host"
+    hint = f"check that {fields['host'] or url} is reachable from this host (DNS, proxies: docs/guides/networks.md)"
     return DeploymentError(error.message, log=log, hint=hint, transient=True)
 
 

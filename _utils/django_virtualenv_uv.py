@@ -40,7 +40,11 @@ def install(index: Mapping[str, Any] | None = None, password: str | None = None)
     environment["TMPDIR"] = str(temporary)
     pip = [str(UV / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", f"uv=={VERSION}"]
     secrets = [password] if password else []
-    django_host_command.run(pip, doing="installing uv", timeout=600, environment=environment, secrets=secrets)
+    hint = "have this host reach PyPI, or set django:defaults:index:url to an index that it reaches; proxies and "
+    hint += "certificate authorities are those of Salt's environment (docs/guides/networks.md)"
+    django_host_command.run(
+        pip, doing="installing uv", timeout=600, environment=environment, secrets=secrets, hint=hint
+    )
     django_host_file.remove_tree(temporary)
     django_host_file.write(UV / "version", VERSION)
 

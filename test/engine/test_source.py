@@ -305,7 +305,9 @@ def test_silent_remote_times_out(cloned, scheme):
             django_source.resolve(site, "main")
     assert time.monotonic() - began < 3
     assert error.value.transient and "/blog.git: timed out after 0.5 s" in error.value.message
-    assert error.value.hint == "check that 127.0.0.1 is reachable from this host"
+    assert (
+        error.value.hint == "check that 127.0.0.1 is reachable from this host (DNS, proxies: docs/guides/networks.md)"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["http", "ssh"])
@@ -314,7 +316,10 @@ def test_refused_connection_is_transient(cloned, scheme):
         pass
     with pytest.raises(DeploymentError) as error:
         django_source.resolve(cloned(f"{scheme}://127.0.0.1:{port}/blog.git"), "main")
-    assert error.value.transient and error.value.hint == "check that 127.0.0.1 is reachable from this host"
+    assert error.value.transient
+    assert (
+        error.value.hint == "check that 127.0.0.1 is reachable from this host (DNS, proxies: docs/guides/networks.md)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -347,7 +352,8 @@ def test_refused_connection_is_transient(cloned, scheme):
         (
             "fatal: unable to access 'https://git.example.org/blog.git/': server certificate verification failed.",
             "the certificate of git.example.org is not trusted on this host",
-            "add its authority to the system's store, or to the file that SSL_CERT_FILE names in Salt's environment",
+            "add its authority to the system's store, or to the file that SSL_CERT_FILE names in Salt's environment "
+            "(docs/guides/networks.md)",
             False,
         ),
         (
@@ -359,7 +365,7 @@ def test_refused_connection_is_transient(cloned, scheme):
         (
             "fatal: unable to access: Could not resolve host: git.example.org",
             None,
-            "check that git.example.org is reachable from this host",
+            "check that git.example.org is reachable from this host (DNS, proxies: docs/guides/networks.md)",
             True,
         ),
     ],

@@ -23,6 +23,10 @@ def test_uv_is_installed_once_per_version(own_host, monkeypatch):
         ["python3", "-m", "venv", uv],
         [f"{uv}/bin/pip", "install", "--quiet", "--disable-pip-version-check", requirement],
     ]
+    assert calls[1][1]["hint"] == (
+        "have this host reach PyPI, or set django:defaults:index:url to an index that it reaches; proxies and "
+        "certificate authorities are those of Salt's environment (docs/guides/networks.md)"
+    )
     assert django_virtualenv_uv.is_installed()
     monkeypatch.setattr(django_virtualenv_uv, "VERSION", "9")
     assert not django_virtualenv_uv.is_installed()
