@@ -114,9 +114,10 @@ def application_modules(roots: Sequence[Path], interface: str = "wsgi") -> list[
         roots: the folders that it is imported from, the folder of manage.py first.
         interface: ``wsgi`` or ``asgi``.
     """
+    packages = [path for path in _own_files(roots, "__init__.py", depth=3) if path.parent.name == interface]
     return sorted(
-        _module(path, roots)
-        for path in _own_files(roots, f"{interface}.py", depth=3)
+        _module(path, roots).removesuffix(".__init__")
+        for path in (*_own_files(roots, f"{interface}.py", depth=3), *packages)
         if django_project_code.names(django_project_code.tree(path), f"get_{interface}_application")
     )
 

@@ -24,7 +24,10 @@ _ISSUED = re.compile(
 #: Names of variables for the domain of the site.
 _DOMAIN = re.compile(r"(SITE_|APP_|SERVER_|DJANGO_|WEB_)?(DOMAIN|DOMAIN_NAME|HOSTNAME|FQDN)")
 #: The value of a kind of variable that turns nothing on.
-_OFF = {"bool": "False", "json": "{}", "cache": "locmemcache://", "email": "consolemail://"}
+_OFF = {
+    **{"bool": "False", "json": "{}", "array": "[]", "pairs": ""},
+    **{"cache": "locmemcache://", "email": "consolemail://", "dj_cache": "locmem://", "dj_email": "console://"},
+}
 #: What a text may be by which a project turns DEBUG off.
 _FALSE = ("False", "0", "", "false", "no", "off")
 #: Parts of a database's entry that a database on this host has; it is reached over a socket, without a password.
@@ -93,9 +96,12 @@ def _known(settings: Settings, variable: Variable, engine: str, domain: str) -> 
     """Return the value of a variable that the formula knows; None for others."""
     name = variable.name
     forms = {setting: how[name] for setting, how in settings.sources.items() if name in how}
-    if "SECRET_KEY" in forms:
-        is_file = forms["SECRET_KEY"] in ("file",)
-        return {"from": "secret_key_file" if is_file else "secret_key"}
+    ways = settings.sources.get("SECRET_KEY", {}).values()
+    way = forms.get("SECRET_KEY")
+    if way == "file" and (variable.required or {*ways} == {"file"}):
+        return {"from": "secret_key_file"}
+    if way is not None and way != "file":
+        return {"from": "secret_key"}
     if forms.get("SECRET_KEY_FALLBACKS", "").startswith("list:"):
         return _joined("secret_key_fallbacks", forms["SECRET_KEY_FALLBACKS"])
     if variable.kind == "database" and ("DATABASES" in forms or re.search(r"DATABASE_URL$", name)):

@@ -119,13 +119,21 @@ class Expressions:
         finally:
             self.certain = before
 
+    def count(self) -> None:
+        """Count a step.
+
+        Raises:
+            TooMuch: there were too many.
+        """
+        self._steps += 1
+        if self._steps > _MOST:
+            raise TooMuch
+
     def evaluate(self, node: ast.expr | None, frame: Frame) -> Value:
         """Return the value of an expression."""
         if node is None:
             return Value(None)
-        self._steps += 1
-        if self._steps > _MOST:
-            raise TooMuch
+        self.count()
         method = getattr(self, f"_{type(node).__name__.lower()}", None)
         if method:
             found: Value = method(node, frame)

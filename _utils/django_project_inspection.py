@@ -216,15 +216,7 @@ def _project(report: Report, tree: Path) -> str:
     if paths:
         report.set("python_path", paths, "found: folders with further modules of the project")
     roots = [tree / path for path in (folder, *paths)]
-    modules = django_project.application_modules(roots)
-    wsgi = modules[0] if modules else "mysite.wsgi"
-    if len(modules) == 1:
-        report.remarks.append(f"WSGI module: {wsgi}")
-    elif modules:
-        report.set("wsgi", wsgi, f"guessed: found {django_project.listed(modules)}")
-    else:
-        report.set("wsgi", wsgi, "not found: name the module that calls get_wsgi_application()", is_open=True)
-    report.settings_module = _settings_module(report, roots, wsgi)
+    report.settings_module = _settings_module(report, roots, _application(report, roots))
     return folder
 
 
@@ -240,6 +232,22 @@ def _package(report: Report, tree: Path, package: str) -> str:
     report.set("settings_module", module, "found")
     report.settings_module = module
     return folder
+
+
+def _application(report: Report, roots: list[Path]) -> str:
+    """Find the WSGI module, or the ASGI module of a project that has no other; return it."""
+    modules = django_project.application_modules(roots)
+    only_asgi = [] if modules else django_project.application_modules(roots, "asgi")
+    if len(modules) == 1:
+        report.remarks.append(f"WSGI module: {modules[0]}")
+    elif modules:
+        report.set("wsgi", modules[0], f"guessed: found {django_project.listed(modules)}")
+    elif len(only_asgi) == 1:
+        report.set("server", {"kind": "uvicorn"}, f"guessed: there is no WSGI module, but {only_asgi[0]}")
+    else:
+        comment = "not found: name the module that calls get_wsgi_application()"
+        report.set("wsgi", "mysite.wsgi", comment, is_open=True)
+    return next(iter([*modules, *only_asgi]), "mysite.wsgi")
 
 
 def _settings_module(report: Report, roots: list[Path], wsgi: str) -> str:
@@ -403,7 +411,8 @@ def _commands(report: Report, settings: Settings) -> None:
     if settings.get("COMPRESS_OFFLINE") is True and has_compressor:
         report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
     caches = settings.get("CACHES")
-    backends = [cache.get("BACKEND") for cache in caches.values()] if isinstance(caches, dict) else []
+    entries = caches.values() if isinstance(caches, dict) else ()
+    backends = [cache.get("BACKEND") for cache in entries if isinstance(cache, dict)]
     if any(str(backend).endswith("db.DatabaseCache") for backend in backends):
         report.extend("commands", [("after_migrate", ["manage.py createcachetable"])], "DatabaseCache")
 

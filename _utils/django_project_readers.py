@@ -17,13 +17,20 @@ _KINDS = {
     "bool": "bool",
     **dict.fromkeys(("int", "integer", "float", "decimal", "Decimal", "timedelta"), "int"),
     **dict.fromkeys(("list", "tuple", "Csv", "set"), "list"),
-    **dict.fromkeys(("json", "dict"), "json"),
+    "json": "json",
+    "dict": "pairs",
     **dict.fromkeys(("db", "db_url", "dj_db_url"), "database"),
-    **dict.fromkeys(("cache", "cache_url", "dj_cache_url"), "cache"),
-    **dict.fromkeys(("email", "email_url", "dj_email_url"), "email"),
+    **dict.fromkeys(("cache", "cache_url"), "cache"),
+    **dict.fromkeys(("email", "email_url"), "email"),
+    "dj_cache_url": "dj_cache",
+    "dj_email_url": "dj_email",
 }
 #: The variable that a function reads if it is called without a name.
-_NAMES = {"database": "DATABASE_URL", "cache": "CACHE_URL", "email": "EMAIL_URL"}
+_NAMES = {
+    "database": "DATABASE_URL",
+    **dict.fromkeys(("cache", "dj_cache"), "CACHE_URL"),
+    **dict.fromkeys(("email", "dj_email"), "EMAIL_URL"),
+}
 _FALSE = ("", "0", "false", "off", "no", "n", "f", "none")
 #: Functions of libraries that read a variable with an optional default → the kind of object that they are.
 _DECOUPLE = ("decouple.config", "config", "prettyconf.config", "starlette.config")
@@ -54,7 +61,7 @@ class Readers(Expressions):
         variable = self.variables.setdefault(name, Variable(name, place))
         variable.is_read = True
         variable.kind = kind if variable.kind == "text" else variable.kind
-        how = {"list": "list:,", "database": "url", "json": "json"}.get(kind, "")
+        how = {"list": "list:,", "database": "url", "array": "json"}.get(kind, "")
         known = frozenset({name})
         if name in self.given:
             return Value(_converted(self.given[name], kind), name, how, known)
@@ -118,7 +125,9 @@ class Readers(Expressions):
 
     def _database_url(self, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
         if name == "dj_database_url.config":
-            named = [keywords["env"]] if "env" in keywords else args[:1] or [Value("DATABASE_URL")]
+            named = [keywords["env"]] if "env" in keywords else args[:1]
+            if not named or named[0].content == Symbol("dj_database_url.DEFAULT_ENV"):
+                named = [Value("DATABASE_URL")]
             return self._named(named, keywords.get("default", Value(None)), "database", place)
         url = args[0] if args else keywords.get("url", Value())
         if url.source in self.variables and name == "dj_database_url.parse":
@@ -298,7 +307,9 @@ def _field(name: str, default: Value | None, prefix: str) -> tuple[str, Value | 
 
 def _kind_of_annotation(annotation: ast.expr | None) -> str:
     text = ast.unparse(annotation) if annotation else ""
-    if re.search(r"\b(list|List|dict|Dict|set|tuple|Sequence)\[", text):
+    if re.search(r"\b(list|List|set|tuple|Sequence)\[", text):
+        return "array"
+    if re.search(r"\b(dict|Dict)\[", text):
         return "json"
     found = re.search(r"\b(bool|int|float)\b", text)
     return _KINDS[found.group(1)] if found else "text"
@@ -310,7 +321,7 @@ def _kind(cast: Value | None) -> str:
     if isinstance(content, list) and content:
         return "list"
     name = content.name if isinstance(content, Symbol | Called) else ""
-    return _KINDS.get(name.rpartition(".")[2], "text")
+    return "database" if name == "dj_database_url.parse" else _KINDS.get(name.rpartition(".")[2], "text")
 
 
 def _converted(text: str, kind: str) -> Any:

@@ -142,6 +142,7 @@ class _Interpreter(Readers):
     def run(self, body: Sequence[ast.stmt], frame: Frame) -> None:
         """Run statements."""
         for statement in body:
+            self.count()
             method = getattr(self, f"_run_{type(statement).__name__.lower()}", None)
             if method and not frame.called_from:
                 self._run_again(method, statement, frame)

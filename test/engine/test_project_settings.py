@@ -65,6 +65,10 @@ def kinds(settings) -> dict[str, str]:
         ("get = lambda n: os.environ[n.upper()]\nx = get('a')", {"A": "required"}),
         ("for n in ('A', 'B'):\n    x = os.environ[n]", {"A": "required", "B": "required"}),
         ("for n in names():\n    x = os.environ['A']", {"A": "optional"}),
+        (
+            "import dj_database_url as d\nx = config('A', default='postgres://x', cast=d.parse)",
+            {"A": "optional database"},
+        ),
         ("def never():\n    return os.environ['A']", {}),
         (
             "env = environ.Env(A=(bool, False), B=int)\n"
@@ -91,7 +95,8 @@ def kinds(settings) -> dict[str, str]:
             {"A": "required list", "B": "optional", "C": "required int"},
         ),
         (
-            "import dj_database_url as d\nx = d.config(); y = d.parse(os.environ['A']); z = d.config(env='B')",
+            "import dj_database_url as d\nx = d.config(env=d.DEFAULT_ENV)\n"
+            "y = d.parse(os.environ['A']); z = d.config(env='B')",
             {"DATABASE_URL": "optional database", "A": "required database", "B": "optional database"},
         ),
         (
@@ -195,5 +200,6 @@ def test_hostile_settings_end(tmp_path):
         "x" * 10000,
     ):
         read(tmp_path, text)
-    loops = "".join(f"{' ' * depth}for a{depth} in range_:\n" for depth in range(15))
-    read(tmp_path, f"range_ = [{'0,' * 100}]\n{loops}{' ' * 15}x = 1\n")
+    loops = "".join(f"{' ' * depth}for a{depth} in every:\n" for depth in range(15))
+    for end in ("x = 1", "pass"):
+        read(tmp_path, f"every = [{'0,' * 100}]\n{loops}{' ' * 15}{end}\n")
