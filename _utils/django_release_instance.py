@@ -19,6 +19,7 @@ import django_process
 import django_process_supervisor
 import django_process_systemd
 import django_server
+import django_site_cause
 from django_host_command import DeploymentError, seconds
 from django_process import ProcessManager, unit
 from django_site import Site
@@ -202,7 +203,7 @@ def start(site: Site, release: Path) -> None:
         raise DeploymentError(
             f"the application server of {release.name} does not start{why}",
             log=log,
-            hint=own.where_the_log_is(site, release),
+            hint=django_site_cause.hint(site, log) or own.where_the_log_is(site, release),
             transient=error.transient or bool(django_process_systemd.CANNOT_START.search(log)),
         ) from None
 

@@ -142,12 +142,22 @@ def test_instance_is_not_whole_when_its_files_in_run_were_deleted(make_site, los
     shutil.rmtree(folder)
 
 
-def test_failed_start_reports_log_and_command_to_read_it(make_site, monkeypatch):
+@pytest.mark.parametrize(
+    ("cause", "hint"),
+    [
+        ("ModuleNotFoundError: x", "read the whole log: journalctl -u django-blog-0042"),
+        (
+            "ImportError: libpq.so.5: cannot open shared object file: No such file or directory",
+            "a library is missing on this host: set django:sites:blog:packages: [libpq5]",
+        ),
+    ],
+)
+def test_failed_start_reports_log_and_what_to_do(make_site, monkeypatch, cause, hint):
     def run(argv, *, doing, **_options):
         if argv[0] == "journalctl":
             assert "django-blog-0042" in argv
             return (
-                "Starting Django site blog\n*** Starting uWSGI 2.0 ***\n\nModuleNotFoundError: x\n"
+                f"Starting Django site blog\n*** Starting uWSGI 2.0 ***\n\n{cause}\n"
                 "django-blog-0042.service: Main process exited\nFailed to start Django\n"
             )
         if "enable" in argv:
@@ -160,10 +170,7 @@ def test_failed_start_reports_log_and_command_to_read_it(make_site, monkeypatch)
     (release / "config").mkdir(parents=True)
     with pytest.raises(DeploymentError) as error:
         django_release_instance.start(site, release)
-    assert str(error.value) == (
-        "the application server of 0042-3f2a9c1b77de does not start\n  | ModuleNotFoundError: x\n"
-        "read the whole log: journalctl -u django-blog-0042"
-    )
+    assert str(error.value) == (f"the application server of 0042-3f2a9c1b77de does not start\n  | {cause}\n{hint}")
 
 
 @pytest.mark.parametrize(
