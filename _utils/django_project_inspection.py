@@ -408,13 +408,24 @@ def _commands(report: Report, settings: Settings) -> None:
     """Find the management commands that a release has to run."""
     installed = settings.get("INSTALLED_APPS")
     has_compressor = installed is UNKNOWN or "compressor" in installed
-    if settings.get("COMPRESS_OFFLINE") is True and has_compressor:
+    is_offline = settings.get("COMPRESS_OFFLINE")
+    if is_offline is True and has_compressor:
+        report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
+    elif _compresses_at_requests(settings) and is_offline is not True:
+        comment = "django-compressor would write to STATIC_ROOT when a page is requested"
+        report.set("settings", {"COMPRESS_OFFLINE": True}, comment)
         report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
     caches = settings.get("CACHES")
     entries = caches.values() if isinstance(caches, dict) else ()
     backends = [cache.get("BACKEND") for cache in entries if isinstance(cache, dict)]
     if any(str(backend).endswith("db.DatabaseCache") for backend in backends):
         report.extend("commands", [("after_migrate", ["manage.py createcachetable"])], "DatabaseCache")
+
+
+def _compresses_at_requests(settings: Settings) -> bool:
+    """Return whether the project has django-compressor, and nothing turns it off."""
+    installed, is_on = settings.get("INSTALLED_APPS"), settings.get("COMPRESS_ENABLED")
+    return isinstance(installed, list) and "compressor" in installed and is_on is not False
 
 
 def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:

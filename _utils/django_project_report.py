@@ -10,7 +10,7 @@ from typing import Any
 _ORDER = (
     *("repository", "folder", "revision", "domains", "project", "python_path", "settings_module", "wsgi"),
     *("python_packages", "packages", "build", "commands", "files", "shared", "writable", "writable_packages", "static"),
-    *("environment", "secrets", "database", "server", "health"),
+    *("environment", "secrets", "settings", "database", "server", "health"),
 )
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "y", "n"}
 

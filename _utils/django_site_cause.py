@@ -129,6 +129,16 @@ _HINTS = (
         "set {at}:commands:after_static: {after_static}",
     ),
     (
+        r"Read-only file system: '[^'\n]*/static/CACHE",
+        "django-compressor writes to STATIC_ROOT when a page is requested: set {at}:settings: "
+        "{{COMPRESS_OFFLINE: true}} and {at}:commands:after_static: {after_static}",
+    ),
+    (
+        r"'Settings' object has no attribute '(ROOT_URLCONF|INSTALLED_APPS|WSGI_APPLICATION)'",
+        "the settings module has no {0}: set {at}:settings_module to the module with the project's settings, or to one "
+        "of {at}:files that imports them",
+    ),
+    (
         r"webpack-stats|WebpackLoader\w+|vite manifest|DjangoVite\w+",
         "the project's assets are not built: set {at}:build: {build} and {at}:packages: {packages}",
     ),
