@@ -26,6 +26,7 @@ from django_deploy_switch_report import Probe
 from django_host_command import DeploymentError, seconds
 from django_proxy_contract import Proxy
 from django_release import Release
+from django_release_health import Raised
 from django_site import Site
 from django_takeover import Takeover
 
@@ -259,8 +260,8 @@ def _return_to_old(watched: _Watch, why: str) -> NoReturn:
         outcome = f"{old.name} is live again"
     manager = django_release_instance.process_manager(site, release.path)
     journal = manager.journal(site, release.path, watched.began)
-    exception = django_release_health.raised_in(journal, release.path) or _raised(deployment, release, why)
-    message = f"{why}: {exception}" if exception else why
+    raised = django_release_health.raised_in(journal, release.path) or _raised(deployment, release, why)
+    message = f"{why}: {raised.exception}" if raised else why
     failure = DeploymentError(f"{message}; {outcome}", log=journal, hint=manager.where_the_log_is(site, release.path))
     if deployment.left and not deployment.is_activated:
         deployment.left.record.pop("held_since", None)
@@ -273,14 +274,13 @@ def _return_to_old(watched: _Watch, why: str) -> NoReturn:
     raise failure
 
 
-def _raised(deployment: Deployment, release: Release, why: str) -> str:
-    """Return what the health page of a release raises, where its log does not have it; empty without a 500."""
+def _raised(deployment: Deployment, release: Release, why: str) -> Raised | None:
+    """Return what the health page of a release raises, where its log does not have it; None without a 500."""
     site = deployment.site
     if "returned 500" not in why:
-        return ""
+        return None
     page = django_release_cure.page(site)
-    raised = django_project_page.raised(site, release.path, release.facts, page, deployment.masked())
-    return raised.exception if raised else ""
+    return django_project_page.raised(site, release.path, release.facts, page, deployment.masked())
 
 
 def _activate_old(deployment: Deployment, release: Release, old: Release, former: Path | None) -> None:

@@ -1,6 +1,7 @@
 """The health check of a release: its page, requested until it is healthy, and the exception where it is not."""
 
 import http.client
+import itertools
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +29,10 @@ _LATER = (408, 423, 425, 429)
 #: The problems of a page whose view raises; where Django's own handlers raise too, uWSGI closes the connection.
 _RAISES = ("returned 500", "got no response (Remote end closed connection without response)")
 #: A frame of a traceback in a log, and the line with the exception after the last one; supervisor's begin with a time.
-_FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "([^"]+)", line (\d+)')
+_FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "([^"]+)", line (\d+)(?:, in (.*))?')
+_TIME = re.compile(r"^\d{4}-\S+ ")
+#: Frames of the project that an error shows.
+_FRAMES = 3
 _NOT_THE_PROJECTS = re.compile(r"^<|/site-packages/|/lib/python3|/django_formula_\w+\.py$")
 _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
 #: Exceptions that may be gone a moment later: a server that starts or is busy; what is missing there stays missing.
@@ -128,8 +132,7 @@ class _Wait:
     def _look(self) -> None:
         """Find out what the page raises: its log may have it."""
         journal = _settled_journal(self.site, self.release, self.began)
-        exception = raised_in(journal, self.release)
-        self._raised = Raised(exception, journal) if exception else self._explain(self._found.path)
+        self._raised = raised_in(journal, self.release) or self._explain(self._found.path)
 
     def failure(self) -> DeploymentError:
         """Return the error of a health check that did not pass."""
@@ -161,21 +164,24 @@ def _settled_journal(site: Site, release: Path, since: float) -> str:
     return log
 
 
-def raised_in(log: str, release: Path) -> str:
-    """Return the last exception with a traceback in a log, and the last place in the project's own code."""
-    raised = place = ""
-    has_frames = False
-    for line in log.splitlines():
+def raised_in(log: str, release: Path) -> Raised | None:
+    """Return the last exception with a traceback in a log, and the last places in the project's own code."""
+    found, frames, has_frames = None, [], False
+    for line, after in itertools.pairwise([*log.splitlines(), ""]):
         frame, exception = _FRAME.match(line), _EXCEPTION.match(line)
         if frame:
             has_frames = True
             if not _NOT_THE_PROJECTS.search(frame[1]):
-                place = f" ({frame[1].removeprefix(f'{release}/source/')}:{frame[2]})"
+                code = "" if _FRAME.match(after) else _TIME.sub("", after).strip()
+                frames.append((f"{frame[1].removeprefix(f'{release}/source/')}:{frame[2]}", frame[3], code))
         elif has_frames and exception:
             text = exception[2] or ""  # never cut: a part of a secret would not be masked
+            place = f" ({frames[-1][0]})" if frames else ""
             raised = f"{exception[1]}{text if len(text) <= 400 else ''}{place}"
-            place, has_frames = "", False
-    return raised
+            shown = [f"{where} in {function}: {code}" for where, function, code in frames[-_FRAMES:]]
+            found = Raised(raised, "\n".join([*shown, raised]) if shown else log)
+            frames, has_frames = [], False
+    return found
 
 
 def page(site: Site) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import django_verbs
 import django_verbs_status
 import pytest
 from django_host_command import DeploymentError
+from django_release_health import Raised
 from world import commit
 
 ONE, TWO, THREE = (f"000{number}-{commit(name)[:12]}" for number, name in enumerate(("one", "two", "three"), 1))
@@ -81,6 +82,21 @@ def test_exception_of_the_project_is_in_the_error(two, monkeypatch):
         two.apply()
     assert caught.value.message.endswith(f"returned 500: KeyError: 'ink' (blog/views.py:7); {ONE} is live again")
     assert len(str(caught.value).splitlines()) <= 10
+
+
+def test_exception_that_the_project_does_not_log_is_in_the_error_too(two, monkeypatch):
+    asked = []
+
+    def raised(site, release, facts, path, secrets):
+        asked.append((release.name, path))
+        return Raised("KeyError: 'ink' (blog/views.py:7)", "")
+
+    monkeypatch.setattr(django_deploy_switch.django_project_page, "raised", raised)
+    two.problems["0002"] = "returned 500"
+    with pytest.raises(DeploymentError) as caught:
+        two.apply()
+    assert caught.value.message.endswith(f"returned 500: KeyError: 'ink' (blog/views.py:7); {ONE} is live again")
+    assert asked == [(TWO, "/")]
 
 
 def test_failed_release_is_tried_again_on_the_command_line(two):

@@ -444,7 +444,24 @@ def test_exception_of_the_health_page_is_in_the_error(instance, monkeypatch, ans
 
 def test_a_long_text_of_what_is_raised_is_left_out(tmp_path):
     log = '  File "/usr/share/blog.py", line 3, in home\n    raise\nOSError: ' + "x" * 500
-    assert django_release_health.raised_in(log, tmp_path) == "OSError (/usr/share/blog.py:3)"
+    raised = "OSError (/usr/share/blog.py:3)"
+    assert django_release_health.raised_in(log, tmp_path) == Raised(
+        raised, f"/usr/share/blog.py:3 in home: raise\n{raised}"
+    )
+
+
+def test_last_frames_of_the_project_are_shown_of_a_traceback(tmp_path):
+    frames = [
+        f'  File "{tmp_path}/source/blog/a.py", line {number}, in f{number}\n    call()' for number in range(1, 6)
+    ]
+    ours = f'  File "{tmp_path}/config/django_formula_uwsgi.py", line 9, in load\n    call()'
+    log = "\n".join(["Traceback (most recent call last):", ours, *frames, "OSError: no ink", "[pid: 7] GET /"])
+    shown = [f"blog/a.py:{number} in f{number}: call()" for number in (3, 4, 5)]
+    raised = "OSError: no ink (blog/a.py:5)"
+    assert django_release_health.raised_in(log, tmp_path) == Raised(raised, "\n".join([*shown, raised]))
+    outside = '  File "/usr/lib/python3/socket.py", line 2, in f\n    call()\nOSError: no ink'
+    assert django_release_health.raised_in(outside, tmp_path) == Raised("OSError: no ink", outside)
+    assert django_release_health.raised_in("OSError: no ink", tmp_path) is None
 
 
 def test_a_log_that_is_still_being_written(instance, monkeypatch):
