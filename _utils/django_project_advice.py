@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import django_host_file
 import django_project_environment
 import django_project_inspection
 import django_project_settings
@@ -34,7 +35,7 @@ def missing_variables(site: Site, release: Path, facts: Mapping[str, Any]) -> li
     given = {name: value if isinstance(value, str) else _SET for name, value in site.config["environment"].items()}
     given |= {secret["variable"]: _SET for secret in site.config["secrets"].values()}
     given |= {database["variable"]: _SET for database in site.config["databases"].values() if database["variable"]}
-    found: list[str] = _asked(site, release, _required, facts, given) or []
+    found: list[str] = _asked(site, release, _required, _own(release, facts), given) or []
     return found
 
 
@@ -51,7 +52,7 @@ def not_in_pillar(site: Site, release: Path, facts: Mapping[str, Any], step: str
         facts: ``folder``, ``python_path`` and ``settings_module`` of the release.
         step: the step of the release that failed.
     """
-    found = _asked(site, release, _found, facts, site.config["domains"][0]) or {}
+    found = _asked(site, release, _found, _own(release, facts), site.config["domains"][0]) or {}
     lines = [f"{key}: {_flow(value)}" for key, value in _lacking(site.config, found, step)]
     return f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}" if lines else ""
 
@@ -62,6 +63,12 @@ def _found(source: Path, facts: Mapping[str, Any], domain: str) -> dict[str, Any
         report.set("python_path", facts["python_path"])
     django_project_inspection.read_project(report, source, facts["folder"], domain, "")
     return report.keys()
+
+
+def _own(release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts with the settings module of the project; a start of Django has put the overlay there."""
+    overlay = django_host_file.read_json(release / "config/settings.json") or {}
+    return {**facts, "settings_module": overlay.get("settings_module", facts["settings_module"])}
 
 
 def _asked(site: Site, release: Path, function: Any, *arguments: Any) -> Any:

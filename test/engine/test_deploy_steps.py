@@ -19,6 +19,7 @@ import django_host_file
 import django_host_service
 import django_host_user
 import django_process_build
+import django_project_advice
 import django_project_program
 import django_proxy_nginx
 import django_release_drain
@@ -238,6 +239,34 @@ def test_a_command_that_fails_before_the_switch_stops_the_release(world, stage, 
     with pytest.raises(DeploymentError, match=f"{step}: bad x failed"):
         world.apply()
     assert world.live == one and [argv[1] for argv in ran(world)] == ["good", "bad"]
+
+
+def test_failed_release_names_what_inspection_finds_and_the_pillar_does_not_have(world, monkeypatch):
+    seen = []
+
+    def not_in_pillar(site, release, facts, step):
+        seen.append((release.name, step, (release / "source").is_dir()))
+        return "found in the source, and not in django:sites:blog: build: [make]"
+
+    monkeypatch.setattr(django_project_advice, "not_in_pillar", not_in_pillar)
+    world.apply()
+    one = world.live
+    world.push("two")
+    world.options = {"commands": {"after_static": ["bad x"]}}
+    world.fails["bad x"] = DeploymentError("bad x failed (exit 1)")
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.hint == (
+        "correct django:sites:blog:commands:after_static:0, or the command itself\n"
+        f"found in the source, and not in django:sites:blog: build: [make]\n{one} still runs"
+    )
+    ((name, *about),) = seen
+    assert name.startswith("0002-") and about == ["static", True]
+    world.fails["bad x"] = DeploymentError("it is busy", transient=True)
+    world.push("three")
+    with pytest.raises(DeploymentError, match="busy"):
+        world.apply()
+    assert len(seen) == 1
 
 
 def test_command_failing_after_the_switch_keeps_the_release(world):

@@ -54,6 +54,10 @@ def test_what_inspection_finds_and_the_pillar_does_not_have_is_named(release):
         'found in the source, and not in django:sites:blog: build: ["npm install", "npm run build"]; '
         'commands:after_static: ["manage.py compress"]; python_packages: ["setuptools<81"]; writable: ["logs"]'
     )
+    write_tree(release / "config", {"settings.json": '{"settings_module": "blog.settings"}'})
+    started = {**FACTS, "settings_module": "django_formula_settings"}
+    assert 'packages: ["npm"]' in django_project_advice.not_in_pillar(configured(), release, started, "build")
+    assert len(django_project_advice.missing_variables(configured(), release, started)) == 3
     assert 'packages: ["npm"]' in django_project_advice.not_in_pillar(configured(), release, FACTS, "build")
     options = {"build": ["make"], "commands": {"after_static": ["manage.py compress"]}, "writable": ["logs"]}
     site = configured(**options, python_packages=["setuptools==70"])
