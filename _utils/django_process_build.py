@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 #: The most processes of the build user, and their nice value.
 _PROCESSES, _NICE = 2048, 10
+#: Without a unit, disk time is for the site before it is for a build; where a kernel refuses, the build goes on.
+_IDLE_IO = ("/usr/bin/ionice", "--class", "idle", "--ignore")
 #: Seconds between SIGTERM and SIGKILL for processes that a build left behind, and until their end is an error.
 _STOP, _END = 1, 10.0
 #: The sandbox of a build, as systemd directives; the pillar's `build_sandbox` replaces them by name.
@@ -124,7 +126,7 @@ def run(
 def _below_reaper(site: Site, command: Command) -> Ended:
     user, group = django_host_user.user_id(site.build_user), django_host_user.group_id(site.build_user)
     own = {"nice": _NICE, "processes": _PROCESSES}
-    argv = django_wall_reaper.command(command.argv, user, group, [], command.folder, **own)
+    argv = [*_IDLE_IO, *django_wall_reaper.command(command.argv, user, group, [], command.folder, **own)]
     descriptors, grace = django_host_command.locks, django_wall_reaper.PATIENCE
     return django_host_command.execute(
         dataclasses.replace(command, argv=argv, folder="/", descriptors=descriptors, grace=grace)

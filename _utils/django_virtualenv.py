@@ -113,7 +113,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         prepared = django_wall_delegate.ask(
             site.build_user, _prepare, site, source, work, files, doing="reading the requirements", timeout=120
         )
-        drivers = _install(site, prepared, Uv(site, folder, str(work), password))
+        drivers = _install(site, prepared, Uv(site, folder, str(work), password, prepared["indexes"] is True))
         (tree / ".lock").remove()
         tree.give(django_host_user.ROOT, PUBLIC, of=builder[0])
     except (DeploymentError, OSError):
@@ -160,7 +160,8 @@ def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dic
 
     Returns:
         ``installations``, the arguments of each ``uv pip install``; ``limit``, the arguments for the constraints;
-        ``exports``, each uv.lock and the path that uv exports it to.
+        ``exports``, each uv.lock and the path that uv exports it to; ``indexes``, whether the project configures
+        indexes of uv.
     """
     work = folder.path
     django_host_file.remove_tree(work)
@@ -169,7 +170,8 @@ def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dic
     locks = [work / name for name in files if Path(name).name == "uv.lock"]
     installations = list(_installations(site, work, files))
     exports = [[str(path), str(django_virtualenv_lock.converted_path(path))] for path in locks]
-    return {"installations": installations, "limit": _limit(site, work), "exports": exports}
+    indexes = django_virtualenv_project_indexes.are_configured(work, files)
+    return {"installations": installations, "limit": _limit(site, work), "exports": exports, "indexes": indexes}
 
 
 def _other_files(folder: str, names: list[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """The package index of a site: how uv and pip are configured with it, and its password, which is kept for commands."""
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,14 @@ from django_site import Site
 
 #: The name of the pillar's index in uv's variables.
 _NAME = "FORMULA"
+#: Where the host configures uv.
+HOST_CONFIGURATION = (Path("/etc/xdg/uv/uv.toml"), Path("/etc/uv/uv.toml"))
 #: The variables of pip for a host's indexes → those of uv.
+_PYPI = "https://pypi.org/simple"
+_NAMED = re.compile(r"(?:([\w.-]+)=)?(.+)", re.ASCII)
+#: uv compiles a source distribution again if the index's answer says that it may not be cached, or does not say that it
+#: may. The file of a version never changes: indexes refuse a second upload.
+_FILES_ARE_KEPT = 'cache-control = { files = "max-age=31536000, immutable" }'
 _VARIABLES = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_INDEX", "PIP_FIND_LINKS": "UV_FIND_LINKS"}
 
 
@@ -63,6 +72,23 @@ def for_uv(index: Mapping[str, Any], value: str | None) -> dict[str, str]:
     if index["user"]:
         variables |= {f"UV_INDEX_{_NAME}_USERNAME": index["user"], f"UV_INDEX_{_NAME}_PASSWORD": value or ""}
     return variables
+
+
+def configuration(variables: Mapping[str, str]) -> str:
+    """Return a configuration of uv with the indexes of its environment, of which it keeps the files.
+
+    What is configured there has to be removed from the environment, which uv prefers.
+    """
+    default = variables.get("UV_DEFAULT_INDEX", "" if any(path.exists() for path in HOST_CONFIGURATION) else _PYPI)
+    tables = [_table(text) for text in variables.get("UV_INDEX", "").split()]
+    return "".join([*tables, *([_table(default) + "default = true\n"] if default else [])])
+
+
+def _table(text: str) -> str:
+    """Return the table of an index, given as a URL or name=URL."""
+    name, url = _NAMED.fullmatch(text).groups()  # type: ignore[union-attr]
+    named = f"name = {json.dumps(name)}\n" if name else ""
+    return f"[[index]]\nurl = {json.dumps(url)}\n{named}{_FILES_ARE_KEPT}\n"
 
 
 def for_pip(index: Mapping[str, Any] | None, value: str | None) -> dict[str, str]:

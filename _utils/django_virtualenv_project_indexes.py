@@ -13,6 +13,7 @@ _OPTION = re.compile(
     r"^[ \t]*(?:(?:-i|--index-url|--extra-index-url)[ \t=]*\S+|(?:-f|--find-links)[ \t=]*\w+://\S+)[ \t]*(?:#.*)?$\n?",
     re.MULTILINE,
 )
+_MAY_NAME = re.compile(r"^[ \t]*(?:\[+[^#\n]*\bindex\b|(?:extra-)?index(?:-url)?[ \t]*=)", re.MULTILINE)
 _HEADER = re.compile(r"^\s*\[+\s*([\w.\" -]+?)\s*\]+\s*(?:#.*)?$")
 #: Keys of uv's configuration that name an index, each with its value: a string, or a list of several lines.
 _KEYS = re.compile(r"^[ \t]*(?:(?:extra-)?index-url|find-links)[ \t]*=[ \t]*(?:\[[^\]]*\]|[^\[\n]).*\n?", re.MULTILINE)
@@ -34,10 +35,22 @@ def replace(work: Path, files: Iterable[str], url: str) -> None:
         for path in django_virtualenv_requirements.with_included(work, work / name, done):
             if path.suffix in (".txt", ".in"):
                 _rewrite(path, _OPTION.sub("", path.read_text(errors="replace")))
+    for path in _configurations(work, files):
+        _rewrite(path, "".join(_configuration(path, url)))
+
+
+def are_configured(work: Path, files: Iterable[str]) -> bool:
+    """Return whether the configuration of uv in a project, a copy of which uv reads, may name an index."""
+    texts = (path.read_text(errors="replace") for path in _configurations(work, files))
+    return any(_MAY_NAME.search(text) for text in texts)
+
+
+def _configurations(work: Path, files: Iterable[str]) -> Iterator[Path]:
+    """Yield the files of a project in which uv is configured."""
     folders = {work, *((work / name).parent for name in files)}
     for path in (folder / name for folder in sorted(folders) for name in ("pyproject.toml", "uv.toml")):
         if path.is_file():
-            _rewrite(path, "".join(_configuration(path, url)))
+            yield path
 
 
 def _rewrite(path: Path, text: str) -> None:

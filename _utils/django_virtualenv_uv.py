@@ -1,13 +1,17 @@
 """The formula's own uv: how it is installed, and how it runs as the build user (docs/decisions/0009)."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import django_host_command
 import django_host_file
+import django_host_folder
 import django_process_build
+import django_site
 import django_virtualenv_index
+from django_host_folder import Folder
 from django_site import Site
 
 UV = Path("/usr/local/lib/django-formula/uv")
@@ -61,10 +65,12 @@ class Uv:
         folder: the virtualenv.
         work: the folder with the requirements.
         password: the password of the pillar's index.
+        has_project_indexes: whether the project configures indexes of uv, of which the order among all is kept.
     """
 
-    def __init__(self, site: Site, folder: Path, work: str, password: str | None):
+    def __init__(self, site: Site, folder: Path, work: str, password: str | None, has_project_indexes: bool = False):
         self.site = site
+        self.has_project_indexes = has_project_indexes
         self.folder = folder
         self.work = work
         self.password = password
@@ -88,17 +94,38 @@ class Uv:
             DeploymentError: uv fails.
         """
         site, at = self.site, f"django:sites:{self.site.name}"
-        django_process_build.run(
-            site,
-            [str(UV / "bin/uv"), *arguments],
-            doing=doing,
-            environment=self._environment(),
-            folder=folder or str(site.build),
-            writable=[str(self.folder)],
-            timeout=django_host_command.seconds(site.config["timeouts"]["build"]),
-            secrets=[self.password] if self.password else [],
-            hint=f"check the requirements, {at}:python, and {at}:packages (compilers, headers)",
-        )
+        with self._configured() as environment:
+            django_process_build.run(
+                site,
+                [str(UV / "bin/uv"), *arguments],
+                doing=doing,
+                environment=environment,
+                folder=folder or str(site.build),
+                writable=[str(self.folder)],
+                timeout=django_host_command.seconds(site.config["timeouts"]["build"]),
+                secrets=[self.password] if self.password else [],
+                hint=f"check the requirements, {at}:python, and {at}:packages (compilers, headers)",
+            )
+
+    @contextlib.contextmanager
+    def _configured(self) -> Iterator[dict[str, str]]:
+        """Give uv the indexes in a file, in which it can be told to keep their files; return its environment."""
+        environment = self._environment()
+        if self.has_project_indexes:
+            yield environment
+            return
+        folder = django_site.RUNTIME / f"{self.site.name}.uv"
+        for path in (folder, folder / "uv"):
+            django_host_folder.make(Folder(path, "root", self.site.build_user, 0o750))
+        text = django_virtualenv_index.configuration(environment)
+        path = folder / "uv/uv.toml"
+        django_host_file.write(path, text, mode=0o640, group=self.site.build_user, durable=False)
+        for name in ("UV_DEFAULT_INDEX", "UV_INDEX"):
+            environment.pop(name, None)
+        try:
+            yield {**environment, "XDG_CONFIG_HOME": str(folder)}
+        finally:
+            django_host_file.remove_tree(folder)
 
     def _environment(self) -> dict[str, str]:
         return {

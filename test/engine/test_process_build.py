@@ -93,6 +93,26 @@ def test_build_command_runs_in_a_unit_of_the_build_user(played, own_host):
     assert list((own_host / "run/django").glob("*.environment")) == []
 
 
+def test_build_unit_leaves_cpu_and_disk_to_the_site(played, own_host):
+    played.run()
+    found = properties(played.calls[0])
+    wanted = {"CPUWeight": "20", "IOWeight": "20", "Nice": "10", "IOSchedulingClass": "idle"}
+    assert {name: found[name] for name in wanted} == {name: [value] for name, value in wanted.items()}
+
+
+@as_root
+def test_command_below_the_reaper_has_idle_disk_and_low_cpu_priority(make_site, monkeypatch):
+    identity = pwd.getpwnam("nobody")
+    monkeypatch.setattr(django_host_service, "has_systemd", lambda: False)
+    monkeypatch.setattr(django_host_user, "user_id", lambda name: identity.pw_uid)
+    monkeypatch.setattr(django_host_user, "group_id", lambda name: identity.pw_gid)
+    command = django_host_command.Command(
+        ["sh", "-c", "ionice; nice"], doing="x", folder="/", environment={}, timeout=9
+    )
+    ended = django_process_build._below_reaper(make_site(process="supervisor"), command)
+    assert (ended.code, ended.printed.split()) == (0, ["idle", "10"])
+
+
 def test_build_sandbox_is_set_by_the_pillar(played):
     said = {"PrivateUsers": False, "ReadWritePaths": ["/srv/wheels"], "InaccessiblePaths": ["/opt"], "Nice": "0"}
     played.run(build_sandbox=said)
@@ -127,7 +147,9 @@ def test_build_command_runs_below_the_reaper_without_systemd(played, own_host, m
     monkeypatch.setattr(django_host_command, "locks", {77})
     played.run(process="supervisor")
     (argv,) = played.calls
-    assert argv[3].endswith("/django_wall_reaper.py") and argv[-3:] == ["/srv/x", "make", "x y"]
+    assert argv[:4] == ["/usr/bin/ionice", "--class", "idle", "--ignore"]
+    assert argv[7].endswith("/django_wall_reaper.py") and argv[-3:] == ["/srv/x", "make", "x y"]
+    assert argv[11] == "10"  # its nice value
     assert played.command.descriptors == {77} and played.command.environment == {"A": "canary"}
 
 

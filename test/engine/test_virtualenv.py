@@ -100,6 +100,7 @@ def uv(monkeypatch):
 
         def run(self, site, argv, *, doing, environment, folder, writable, timeout, hint, secrets):
             self.calls.append((argv, folder))
+            self.configuration = Path(environment["XDG_CONFIG_HOME"], "uv/uv.toml").read_text()
             self.options = {"environment": environment, "writable": writable, "timeout": timeout, "hint": hint}
             if self.fails and self.fails in argv:
                 raise DeploymentError(f"{doing} failed")
@@ -170,9 +171,9 @@ def test_virtualenv_is_built_from_requirements_packages_and_server(make_site, uv
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_SYSTEM_CERTS": "1",
             "UV_NO_PROGRESS": "1",
-            "UV_INDEX": "https://pypi.example.org/simple",
         }.items()
     )
+    assert "UV_INDEX" not in uv.options["environment"] and 'url = "https://pypi.example.org/simple"' in uv.configuration
     assert files_seen_by_uv[-1] == {".constraints.txt", "link.txt", "blog/models.py", *CHAIN}
     assert not work.exists() and django_virtualenv.is_complete(site, "key")
     assert sorted(path.name for path in folder.iterdir()) == [".complete", "bin"]

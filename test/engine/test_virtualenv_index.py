@@ -50,6 +50,33 @@ def test_environment_of_uv(monkeypatch, index, host, expected):
     assert django_virtualenv_index.for_uv(index, PASSWORD) == expected
 
 
+KEPT = 'cache-control = { files = "max-age=31536000, immutable" }\n'
+PYPI = f'[[index]]\nurl = "https://pypi.org/simple"\n{KEPT}default = true\n'
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, PYPI),
+        ({"UV_DEFAULT_INDEX": f"formula={URL}"}, f'[[index]]\nurl = "{URL}"\nname = "formula"\n{KEPT}default = true\n'),
+        (
+            {"UV_INDEX": f"formula={URL} https://b.org/?a=b"},
+            f'[[index]]\nurl = "{URL}"\nname = "formula"\n{KEPT}[[index]]\nurl = "https://b.org/?a=b"\n{KEPT}{PYPI}',
+        ),
+        ({"UV_DEFAULT_INDEX": '/a"b'}, f'[[index]]\nurl = "/a\\"b"\n{KEPT}default = true\n'),
+    ],
+)
+def test_configuration_of_uv_keeps_the_files_of_indexes(monkeypatch, variables, expected):
+    monkeypatch.setattr(django_virtualenv_index, "HOST_CONFIGURATION", ())
+    assert django_virtualenv_index.configuration(variables) == expected
+
+
+def test_index_of_the_host_configuration_stays_the_default(monkeypatch, tmp_path):
+    monkeypatch.setattr(django_virtualenv_index, "HOST_CONFIGURATION", (tmp_path,))
+    assert django_virtualenv_index.configuration({}) == ""
+    assert "default = true" in django_virtualenv_index.configuration({"UV_DEFAULT_INDEX": URL})
+
+
 @pytest.mark.parametrize(
     ("index", "host", "expected"),
     [

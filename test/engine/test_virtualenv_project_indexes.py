@@ -106,3 +106,18 @@ def test_registries_of_a_uv_lock_are_used(make_site, tmp_path, index, registries
         assert arguments == ["--requirement", str(indexes), *exported, "--index-strategy", "unsafe-best-match"]
     else:
         assert arguments == exported and not indexes.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("pyproject.toml", '[[tool.uv.index]]\nurl = "https://a.org/simple"\n', True),
+        ("src/uv.toml", "index-url = 'https://a.org/simple'\n", True),
+        ("pyproject.toml", "[tool.uv]\nindex = [{ url = 'https://a.org' }]\n", True),
+        ("pyproject.toml", "[project]\nname = 'index'\n[tool.uv]\nno-binary = true  # of the index\n", False),
+        ("elsewhere/uv.toml", "index-url = 'https://a.org/simple'\n", False),
+    ],
+)
+def test_indexes_of_a_project_are_seen(tmp_path, name, text, expected):
+    work = write_tree(tmp_path, {name: text, "src/requirements.txt": ""})
+    assert django_virtualenv_project_indexes.are_configured(work, ["src/requirements.txt"]) is expected

@@ -1,9 +1,18 @@
 """The formula's uv: its installation, and what it reports of the system."""
 
+import http.server
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
 import tomllib
 
 import django_host_command
+import django_process_build
 import django_virtualenv_uv
+import pytest
 from specimen import ROOT
 
 
@@ -35,3 +44,81 @@ def test_uv_is_installed_once_per_version(own_host, monkeypatch):
 def test_uv_version_is_the_one_of_the_test_dependencies():
     pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["uv"]
     assert pins == [f"uv=={django_virtualenv_uv.VERSION}"]
+
+
+BACKEND = """
+import zipfile
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    with open({log!r}, "a") as log:
+        log.write("compiled")
+    name, info = "compiled-1.0-py3-none-any.whl", "compiled-1.0.dist-info"
+    with zipfile.ZipFile(f"{{folder}}/{{name}}", "w") as wheel:
+        wheel.writestr("compiled.py", "")
+        wheel.writestr(f"{{info}}/METADATA", "Metadata-Version: 2.1\\nName: compiled\\nVersion: 1.0\\n")
+        wheel.writestr(f"{{info}}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(f"{{info}}/RECORD", "")
+    return name
+"""
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "compiled"
+version = "1.0"
+"""
+
+
+@pytest.fixture
+def index(tmp_path, request):
+    """Serve an index with one source distribution and the headers of the test; return its URL."""
+    archive, files = io.BytesIO(), {"pyproject.toml": PROJECT, "backend.py": BACKEND.format(log=str(tmp_path / "log"))}
+    files["PKG-INFO"] = "Metadata-Version: 2.2\nName: compiled\nVersion: 1.0\n"
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"compiled-1.0/{name}")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            is_page = self.path.endswith("/")
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html" if is_page else "application/gzip")
+            for name, value in request.param.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(b'<a href="compiled-1.0.tar.gz">it</a>' if is_page else archive.getvalue())
+
+        def log_message(self, *_arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/simple"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("index", [{}, {"Cache-Control": "private, no-store"}], indirect=True, ids=["none", "no-store"])
+def test_source_distribution_is_compiled_once_whatever_headers_the_index_sends(
+    make_site, own_host, monkeypatch, tmp_path, index
+):
+    uv = shutil.which("uv")
+    assert uv, "uv is not on PATH: run the tests by test/run"
+
+    def run(site, argv, *, environment, **_options):
+        subprocess.run([uv, *argv[1:]], env=environment, check=True, capture_output=True, cwd=tmp_path)
+
+    monkeypatch.setattr(django_process_build, "run", run)
+    for name in django_host_command.network_environment():
+        monkeypatch.delenv(name, raising=False)
+    site = make_site(index={"url": index})
+    for name in ("first", "second"):
+        installer = django_virtualenv_uv.Uv(site, tmp_path / name, str(tmp_path), None)
+        installer.run("venv", "--python", sys.executable, str(installer.folder))
+        installer.install("compiled==1.0")
+        assert list(installer.folder.glob("lib/*/site-packages/compiled.py"))
+    assert (tmp_path / "log").read_text() == "compiled"
+    assert not (own_host / "run/django/blog.uv").exists()
