@@ -108,10 +108,11 @@ class Formula(Contestant):
     title, domain, root = "django-formula", "blog.example.org", "/srv/django/blog"
     apply_argv = ("state.apply", "django")
     health: Mapping[str, str] = MappingProxyType({"path": "/healthz"})
+    more: Mapping[str, Any] = MappingProxyType({})
 
     def options(self, revision: str, domain: str) -> dict[str, Any]:
         about = {"domains": [domain], "health": dict(self.health)}
-        return {"repository": self.repository.url, "revision": revision, **about}
+        return {"repository": self.repository.url, "revision": revision, **about, **self.more}
 
     def configure(self, revision: str) -> None:
         self.host.pillar({"django": {"sites": {"blog": self.options(revision, self.domain)}}})

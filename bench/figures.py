@@ -3,6 +3,7 @@
 import functools
 import http.client
 import itertools
+import json
 import re
 import statistics
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from client import Load
+from client import Answer, Load
 from contestants import (
     SALT,
     Ansible,
@@ -330,6 +331,55 @@ def endure(bench: Bench, contestant: Contestant, count: int) -> Endured:
     return endured
 
 
+#: A build that compiles: two processes for each core, which compute and write. It says when.
+COMPILES = """
+import hashlib, json, multiprocessing, os, time
+
+def compile_and_write(end):
+    with open(f"object-{os.getpid()}", "wb") as file:
+        while time.time() < end:
+            block = hashlib.sha256(bytes(1 << 16)).digest() * 4096
+            sum(number * number for number in range(50_000))
+            file.seek(0)
+            file.write(block)
+
+began = time.time()
+pool = [multiprocessing.Process(target=compile_and_write, args=[began + 6]) for _ in range(2 * os.cpu_count())]
+for process in pool:
+    process.start()
+for process in pool:
+    process.join()
+json.dump([began, time.time()], open("built.json", "w"))
+"""
+
+
+def build(bench: Bench) -> list[Figure]:
+    """A page before and during a build, by a visitor who waits between requests: the slowest of twenty."""
+    calm, busy = [], []
+    bench.formula.more = {"build": ["python3 compiles.py"]}
+    for _run in range(max(3, bench.runs // 2)):
+        commit = bench.commit({"compiles.py": COMPILES})
+        bench.pause()
+        page = f"http://{bench.host.address}/"
+        with Load(page, bench.formula.domain, connections=2, pause=0.04, seconds=600, requests=10**6) as load:
+            time.sleep(6)
+            bench.formula.deploy(commit)
+        began, ended = json.loads(bench.host.read(f"{bench.formula.root}/current/source/built.json"))
+        ordered = sorted(load.answers, key=lambda answer: answer.time)
+        first = ordered[0].time
+        calm.append(p95([answer for answer in ordered if answer.time < first + 5]))
+        busy.append(p95([answer for answer in ordered if began < answer.time < ended]))
+    bench.formula.more = {}
+    details = (
+        f"95 % of the pages within {1000 * statistics.median(busy):.0f} ms, before {1000 * statistics.median(calm):.0f}"
+    )
+    return [Figure("a page during a build that compiles", "p95 ÷ before", 1.5, ratios(busy, calm), details)]
+
+
+def p95(answers: Sequence[Answer]) -> float:
+    return sorted(answer.duration for answer in answers)[int(len(answers) * 0.95)]
+
+
 FIVE = """
 
 def five(request):
@@ -504,6 +554,7 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "peers": peers,
     "broken": broken,
     "load": load,
+    "build": build,
     "machinery": machinery,
     "serving": serving,
     "sites": sites,
