@@ -23,6 +23,8 @@ _SHAPE = {"raised": str, "frames": [str]}
 _TIMEOUT = 60.0
 #: Texts of exceptions that are longer are left out, not cut: a part of a secret would not be masked.
 _LONGEST = 1000
+#: Frames of the project that are shown.
+_FRAMES = 3
 
 
 def explain(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> Explain:
@@ -58,11 +60,14 @@ def raised(site: Site, release: Path, facts: Mapping[str, Any], path: str, secre
     except DeploymentError as error:
         log.info("%s: %s", site.name, redact(str(error), secrets))
         return None
-    exception = redact(answer["raised"], secrets)
-    if not exception or len(exception) > _LONGEST:
-        return None
-    frames = [line for line in answer["frames"] if len(line) <= _LONGEST]
-    return Raised(exception, redact("\n".join([*frames, exception]), secrets))
+    exception = _plain(answer["raised"], secrets)
+    frames = [_plain(line, secrets) for line in answer["frames"][-_FRAMES:]]
+    return Raised(exception, "\n".join([*filter(None, frames), exception])) if exception else None
+
+
+def _plain(text: str, secrets: list[str]) -> str:
+    """Return a text of the site's process on one line, masked; empty where it is too long."""
+    return redact("".join(filter(str.isprintable, text)), secrets) if len(text) <= _LONGEST else ""
 
 
 def _request(site: Site, facts: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The program that requests a page once more (django_formula_request.py), on a project that logs nothing."""
 
+import json
 import subprocess
 from types import SimpleNamespace
 
@@ -131,4 +132,17 @@ def test_exception_outside_of_django_and_while_a_response_is_sent(ask):
 def test_release_without_the_program_has_no_explanation(make_site):
     site = make_site()
     release = site.releases / "0001-3f2a9c1b77de"
+    assert django_project_page.raised(site, release, FACTS, "/", []) is None
+
+
+def test_answer_of_the_process_is_shown_as_plain_lines(make_site, monkeypatch):
+    site = make_site()
+    release = site.releases / "0001-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    (release / "config" / django_project_page.PROGRAM).touch()
+    answer = {"raised": "KeyError:\n\x1b[31mink", "frames": ["x" * 2000, *(f"f{number}" for number in range(9))]}
+    monkeypatch.setattr(django_project_program, "run", lambda command: json.dumps(answer))
+    raised = django_project_page.raised(site, release, FACTS, "/", ["ink"])
+    assert raised == Raised("KeyError:[31mink", "f6\nf7\nf8\nKeyError:[31mink")
+    answer["raised"] = "x" * 2000
     assert django_project_page.raised(site, release, FACTS, "/", []) is None
