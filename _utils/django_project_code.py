@@ -68,7 +68,7 @@ def dotted(node: ast.AST) -> str:
 def names(module: ast.Module, name: str) -> bool:
     """Return whether code of a module, not a comment or a text, has a name."""
     return any(
-        name in (getattr(node, "id", None), getattr(node, "attr", None))
+        name in (getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "module", None))
         or (isinstance(node, ast.ImportFrom | ast.Import) and any(alias.name == name for alias in node.names))
         for node in ast.walk(module)
     )

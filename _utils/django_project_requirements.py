@@ -91,7 +91,7 @@ def drivers(required: Collection[str]) -> dict[str, str]:
 
 def needs_setuptools(tree: Path, required: Collection[str], pinned: dict[str, str]) -> str:
     """Return what imports pkg_resources, which setuptools has until version 80; empty if nothing does."""
-    if "setuptools" in required and (_is_before(pinned.get("setuptools", ""), "81") or "setuptools" not in pinned):
+    if "setuptools" in required and _is_before(pinned.get("setuptools", ""), "81"):
         return ""
     for name, fixed in _PKG_RESOURCES.items():
         if name in required and (not fixed or _is_before(pinned.get(name, ""), fixed)):
