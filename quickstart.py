@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import hashlib
 import http.client
+import importlib
 import json
 import os
 import pwd
@@ -167,13 +168,12 @@ def inspect(options: Options) -> dict[str, Any]:
     folder = str(FORMULA / "_utils")
     if folder not in sys.path:
         sys.path.append(folder)
-    from django_host_command import DeploymentError
-    from django_project_inspection import found
-
+    failure = importlib.import_module("django_host_command").DeploymentError
+    inspection = importlib.import_module("django_project_inspection")
     domain = (options.domains or own_names())[0]
     try:
-        keys: dict[str, Any] = found(str(options.repository), options.revision or "HEAD", domain)
-    except (DeploymentError, OSError) as error:
+        keys: dict[str, Any] = inspection.found(str(options.repository), options.revision or "HEAD", domain)
+    except (failure, OSError) as error:
         say(f"the project is not inspected: {str(error).splitlines()[0]}")
         return options.found
     if keys:

@@ -18,7 +18,7 @@ _OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHO
 _SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|SALT|PEPPER|API_?KEY|_KEY$")
 _ISSUED = re.compile(
     r"(^|_)(AWS|S3|SES|GCP|GCS|GOOGLE|AZURE|STRIPE|PAYPAL|TWILIO|SLACK|GITHUB|GITLAB|FACEBOOK|TWITTER|OPENAI|MAIL|EMAIL"
-    r"|SMTP|MAILGUN|SENDGRID|POSTMARK|SENTRY|LDAP|OAUTH2?|OIDC|SOCIAL|RECAPTCHA|CLOUDFLARE|CF|ALGOLIA|CLIENT|CONSUMER"
+    r"|SMTP|MAILGUN|MAILJET|MANDRILL|BREVO|SPARKPOST|SENDGRID|POSTMARK|SENTRY|LDAP|OAUTH2?|OIDC|SOCIAL|RECAPTCHA|CLOUDFLARE|CF|ALGOLIA|CLIENT|CONSUMER"
     r"|API_KEY|APIKEY|ACCESS|PUBLIC|PRIVATE|FERNET|ENCRYPTION|VAPID|DSN|LICENSE|MAPBOX|REDIS|RABBITMQ|CELERY|BROKER)(_|$)"
 )
 #: Names of variables for the domain of the site.
@@ -120,6 +120,8 @@ def _required(settings: Settings, name: str, forms: dict[str, str], engine: str,
         return domain
     if _DOMAIN.fullmatch(name):
         return domain
+    if name.endswith("ADMIN_URL"):
+        return "admin/"
     for setting, word in (("STATIC_ROOT", "static_root"), ("MEDIA_ROOT", "media_root")):
         if setting in forms:
             return {"from": word}

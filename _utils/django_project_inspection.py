@@ -341,7 +341,8 @@ def _front_end(report: Report, tree: Path) -> None:
     """Find the packages of npm that have a script named build."""
     for path in django_project.files(tree, "package.json", depth=2):
         folder = path.parent.relative_to(tree)
-        if folder.parts[:1] in (("docs",), ("doc",), ("examples",), ("website",)):
+        is_plain = re.fullmatch(r"[\w./@+-]+", str(folder))  # it becomes a part of a command
+        if not is_plain or folder.parts[:1] in (("docs",), ("doc",), ("examples",), ("website",)):
             continue
         try:
             scripts = json.loads(path.read_text()).get("scripts", {})
