@@ -6,6 +6,7 @@ Imported by functions only: an apply without a failure does not need it.
 import contextlib
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from django_wall_foreign import Foreign
 
 #: A value of a variable that the release has, where it is a secret or depends on the release.
 _SET = "x"
+#: A line of a .env file.
+_OF_FILE = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
 #: Steps in which packages of the system may be missing.
 _BUILDS = ("virtualenv", "build")
 
@@ -41,7 +44,9 @@ def missing_variables(site: Site, release: Path, facts: Mapping[str, Any]) -> li
 
 def _required(source: Path, facts: Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
-    settings = django_project_settings.read(roots, facts["settings_module"], given)
+    files = [path for path in (source / ".env", roots[0] / ".env") if path.is_file()]
+    listed = [name for path in files for name in _OF_FILE.findall(path.read_text(errors="replace"))]
+    settings = django_project_settings.read(roots, facts["settings_module"], {**dict.fromkeys(listed, _SET), **given})
     return django_project_environment.required(settings)
 
 

@@ -30,6 +30,8 @@ def test_every_missing_variable_is_found(release):
     site = configured(environment={"KEY": {"from": "secret_key"}, "MAIL": "yes"}, secrets={"TOKEN": {"generate": 50}})
     assert django_project_advice.missing_variables(site, release, FACTS) == ["MAIL_PASSWORD", "REGION"]
     assert django_project_advice.missing_variables(site, release / "none", FACTS) == []
+    write_tree(release / "source", {".env": "# TOKEN=\nexport REGION=x\n"})
+    assert django_project_advice.missing_variables(configured(), release, FACTS) == ["KEY", "TOKEN"]
 
 
 @pytest.mark.parametrize(
