@@ -1,7 +1,6 @@
 """Backups of a site: dumps of its databases, each with a manifest of its contents; list, verify and delete them."""
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
@@ -259,7 +258,7 @@ def _dump(database: Database, name: str, live: Release, why: str) -> Path:
             found = dumper.dump(database, descriptor)
             os.fsync(descriptor)
             file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = django_host_file.sha256(file)
         manifest = {
             "name": path.name,
             "backup": name,
@@ -384,7 +383,7 @@ def verify(site: Site, manifest: dict[str, Any]) -> None:
     """
     path = site.backups / manifest["name"]
     with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"]:
+        if django_host_file.sha256(file) != manifest["sha256"]:
             raise DeploymentError(
                 f"the backup {manifest['name']} is damaged: it has changed since it was written on {manifest['taken']}",
                 hint=f"use another one: salt-call django.backups {site.name} lists them",

@@ -8,7 +8,7 @@ import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import django_host_command
 import django_host_user
@@ -53,6 +53,14 @@ def checksum(text: str) -> str:
 def is_temporary(path: Path) -> bool:
     """Return whether a file is a leftover of `write` or `link`, whose process was killed."""
     return path.name.startswith(".") and path.name.endswith(".new")
+
+
+def sha256(file: BinaryIO) -> str:
+    """Return the checksum of what is left of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def write_json(path: Path, value: Any, **options: Any) -> None:

@@ -27,8 +27,8 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         pillar: the minion's pillar, of which only the key ``django`` is read.
         schema: ``schema.yaml``.
         platforms: ``platforms.yaml``.
-        grains: of the minion; ``os_family`` and ``osmajorrelease`` choose the platform, ``init`` is systemd where that
-            is PID 1, ``uid`` is the user of Salt.
+        grains: of the minion; ``os_family``, ``os`` and ``osmajorrelease`` choose the platform, ``init`` is systemd
+            where that is PID 1, ``uid`` is the user of Salt.
 
     Returns:
         ``errors``: lines that name the key and the mistake.
@@ -87,7 +87,7 @@ def _platform(platforms: dict[str, Any], grains: Any, found: list[Problem]) -> d
         known = ", ".join(name for name in platforms if "-" not in name)
         found.append((("grains", "os_family"), f"expected one of {known}, got {shown(family)}"))
         return {}
-    release = platforms.get(f"{family}-{grains.get('osmajorrelease')}", {})
+    release = platforms.get(f"{grains.get('os', family)}-{grains.get('osmajorrelease')}", {})
     return merge(platforms[family], release, {}, (), [])
 
 

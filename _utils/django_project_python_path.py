@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import django_host_toml
+
 #: Calls that return the same path in another form.
 _SAME = {"Path", "pathlib.Path", "str", "os.fspath", "os.path.abspath", "os.path.realpath", "os.path.normpath"}
 _SAME_METHODS = {"resolve", "absolute", "as_posix"}
@@ -98,12 +100,10 @@ def _joined(first: ast.expr, rest: list[ast.expr], names: dict[str, Path], worki
 
 
 def _of_packaging(folder: Path) -> Iterator[Path]:
-    """Yield the folders with packages of setuptools or poetry in pyproject.toml; Salt on Python 3.10 cannot read it."""
+    """Yield the folders with packages of setuptools or poetry in pyproject.toml."""
     try:
-        import tomllib
-
-        tool = tomllib.loads((folder / "pyproject.toml").read_text()).get("tool", {})
-    except (ImportError, OSError, ValueError):
+        tool = django_host_toml.loads((folder / "pyproject.toml").read_text()).get("tool", {})
+    except (OSError, ValueError):
         return
     found = _dig(tool, "setuptools", "packages", "find", "where")
     named = _dig(tool, "setuptools", "package-dir")

@@ -130,7 +130,7 @@ def until(message: str, now: float) -> float | None:
     moment = _MOMENT.search(message)
     if moment:
         date, hour, minute, utc = moment.groups()
-        zone = datetime.UTC if utc else None
+        zone = datetime.timezone.utc if utc else None
         here = datetime.datetime.fromtimestamp(now, zone)
         try:
             day = datetime.date.fromisoformat(date) if date else here.date()

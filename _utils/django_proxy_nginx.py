@@ -163,16 +163,30 @@ class Nginx(Proxy):
         name = "django-default"
         taken = _existing_defaults(ETC / "sites-available" / name, without)
         free, secure = ([listen for listen in some if listen not in taken] for some in (http, https))
+        certificate = ETC / "django/unknown-hosts.pem"
         if not free and not secure:
-            return {ETC / "sites-enabled" / name: None, ETC / "sites-available" / name: None}
+            return dict.fromkeys((ETC / "sites-enabled" / name, ETC / "sites-available" / name, certificate))
+        needs_certificate = bool(secure) and version() < (1, 19, 4)  # `ssl_reject_handshake` of Ubuntu 22.04
         content = django_host_template.render(
-            templates, django_kinds.FILES + self.KIND.default_server, ours=OURS, **self.listening(free, secure)
+            templates,
+            django_kinds.FILES + self.KIND.default_server,
+            ours=OURS,
+            certificate=certificate if needs_certificate else None,
+            **self.listening(free, secure),
         )
         return {
             **(self.shared_protocols(templates) if secure else {}),
+            certificate: (django_host_file.read_text(certificate) or _nameless()) if needs_certificate else None,
             ETC / "sites-available" / name: content,
             ETC / "sites-enabled" / name: f"-> ../sites-available/{name}",
         }
+
+
+def _nameless() -> str:
+    """Return a certificate of no host, with its key: what a client of an unknown host gets before the end."""
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    argv = ["openssl", "req", "-x509", *curve, "-days", "36500", "-subj", "/CN=invalid", "-keyout", "-", "-out", "-"]
+    return django_host_command.run(argv, doing="creating a certificate for unknown hosts")
 
 
 def _ports(text: str) -> set[int]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import django_host_toml
 from django_host_command import DeploymentError
 
 #: The names of lock files; the first that a project has is taken.
@@ -17,16 +18,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return the content of a TOML file.
 
     Raises:
-        DeploymentError: Salt runs on Python 3.10, which has no parser of TOML.
+        ValueError: it is no TOML.
     """
-    try:
-        import tomllib
-    except ImportError:
-        raise DeploymentError(
-            f"{path.name} cannot be read by Salt's Python: Salt on Python 3.11 or later is required",
-            hint="upgrade Salt, or export the requirements into a requirements.txt",
-        ) from None
-    return tomllib.loads(path.read_text())
+    return django_host_toml.loads(path.read_text())
 
 
 def converted_path(lock: Path) -> Path:

@@ -363,7 +363,13 @@ def test_certificates_are_removed_with_the_site(blog, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("version", "said"), [("nginx/1.22.1", (1, 22, 1)), ("nginx/1.26.3 (Ubuntu)", (1, 26, 3)), (None, (1, 26))]
+    ("version", "said"),
+    [
+        ("nginx/1.22.1", (1, 22, 1)),
+        ("nginx/1.18.0 (Ubuntu)", (1, 18, 0)),
+        ("nginx/1.26.3 (Ubuntu)", (1, 26, 3)),
+        (None, (1, 26)),
+    ],
 )
 def test_version_of_nginx_is_parsed(monkeypatch, version, said):
     def run(argv, **options):
@@ -386,6 +392,25 @@ def test_default_server_refuses_unknown_names_by_https(own_host, monkeypatch):
     assert django_host_file.read_text(django_proxy_nginx.PROXY.protocols())
     django_proxy_switch.apply(django_proxy_nginx.PROXY.default_server([80], [], formula_templates()))
     assert "443" not in server("django-default")
+
+
+def test_default_server_of_nginx_1_18_has_a_certificate_of_no_host(own_host, monkeypatch):
+    monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 18, 0))
+    Nginx(monkeypatch)
+    monkeypatch.setattr(django_proxy_nginx, "_nameless", lambda: "key and certificate\n")
+    django_proxy_switch.apply(django_proxy_nginx.PROXY.default_server([80], [443], formula_templates()))
+    path = django_proxy_nginx.ETC / "django/unknown-hosts.pem"
+    assert path.read_text() == "key and certificate\n"
+    text = server("django-default")
+    assert f"ssl_certificate {path};" in text and f"ssl_certificate_key {path};" in text
+    assert "listen 443 ssl http2 default_server;" in text
+    assert "ssl_reject_handshake" not in text and "http2 on" not in text
+    monkeypatch.setattr(django_proxy_nginx, "_nameless", lambda: "another\n")
+    again = django_proxy_nginx.PROXY.default_server([80], [443], formula_templates())
+    assert again[path] == "key and certificate\n"
+    monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 24, 0))
+    django_proxy_switch.apply(django_proxy_nginx.PROXY.default_server([80], [443], formula_templates()))
+    assert not path.exists() and "ssl_reject_handshake on;" in server("django-default")
 
 
 def test_times_are_read_from_the_certificate():

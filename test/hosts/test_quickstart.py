@@ -291,9 +291,9 @@ def test_arguments_and_machines_that_are_refused(without_init, arguments, why):
 def test_another_system_and_another_user_are_refused(without_init):
     done = without_init.run(["/srv/formula/quickstart"], user="nobody", check=False)
     assert (done.returncode, done.stderr) == (1, "quickstart: this needs root: sudo ./quickstart\n")
-    without_init.write("/etc/os-release", 'ID=ubuntu\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04 LTS"\n')
+    without_init.write("/etc/os-release", 'ID=almalinux\nVERSION_ID="9.4"\nPRETTY_NAME="AlmaLinux 9.4"\n')
     done = without_init.run(["/srv/formula/quickstart"], check=False)
-    assert "this is Ubuntu 24.04 LTS; quickstart is for Debian 12 and 13" in done.stderr
+    assert "this is AlmaLinux 9.4; quickstart is for Debian 12 and 13, Ubuntu 22.04 and 24.04" in done.stderr
 
 
 def test_a_project_is_inspected_with_nothing_installed(without_init):

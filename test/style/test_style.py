@@ -46,11 +46,12 @@ def test_types_hold(folder):
     modules = [str(path) for path in written if not path.name.startswith(("test_", "conftest"))]
     assert modules or folder in ("_states", "_modules")
     if modules:
-        run("mypy", *modules, MYPYPATH="_utils:test/hosts:bench")
+        oldest = ["--python-version=3.10"] if folder.startswith("_") else []  # Salt's on Ubuntu 22.04
+        run("mypy", *oldest, *modules, MYPYPATH="_utils:test/hosts:bench")
 
 
 def test_types_of_quickstart_hold():
-    run("mypy", "quickstart.py")
+    run("mypy", "--python-version=3.10", "quickstart.py")
 
 
 def test_yaml_is_clean():
