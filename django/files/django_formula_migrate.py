@@ -21,6 +21,11 @@ TRIES = 5
 _READS = ("SELECT", "SHOW", "SET ", "PRAGMA", "EXPLAIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN")
 
 
+#: A write that changes nothing. On SQLite a transaction that reads first cannot write once another one has written, as
+#: Django does when it records a migration: it looks for its table before.
+_NOTHING = "DELETE FROM django_migrations WHERE 0"
+
+
 class Blocked(Exception):
     """A lock was not free in time; trying again later may help."""
 
@@ -193,6 +198,7 @@ def _with_retries(connection, lock, request, act):
         with _Statements(connection) as statements, lock.watch(connection, timeout) as watch:
             try:
                 before = before or _applied(connection)
+                statements.is_used = bool(before)
                 with _defaults_kept(connection):
                     return act(connection)
             except Exception as error:
@@ -215,6 +221,9 @@ def _interrupted(connection, act, statements, before, error):
     """Return the migration that an error has stopped, and whether it can be retried; the error gets both in words."""
     name, again = "", statements.written == 0
     with contextlib.suppress(Exception):
+        if connection.in_atomic_block:  # SQLite's schema editor raises before it ends its transaction
+            connection.close()
+            connection.connect()
         connection.close_if_unusable_or_obsolete()
         migration = act.under_way(_executor(connection))
         name = f"{migration.app_label}.{migration.name}" if migration else ""
@@ -252,12 +261,15 @@ class _Statements:
     """Counts the statements that have written since a migration was last recorded."""
 
     def __init__(self, connection):
+        self.connection, self.is_used = connection, False
         self.wrapped = connection.execute_wrapper(self) if hasattr(connection, "execute_wrapper") else None
         self.written = 0 if self.wrapped else 1
 
     def __call__(self, execute, sql, params, many, context):
-        result = execute(sql, params, many, context)
         text = str(sql).lstrip().upper()
+        if "SQLITE_MASTER" in text and text.startswith("SELECT") and self.connection.in_atomic_block and self.is_used:
+            execute(_NOTHING, None, False, context)
+        result = execute(sql, params, many, context)
         if "DJANGO_MIGRATIONS" in text and text.startswith(("INSERT", "DELETE")):
             self.written = 0
         elif not text.startswith(_READS):
@@ -276,8 +288,11 @@ class _Statements:
 
 def is_lock_timeout(error):
     """Return whether a database error is a lock timeout or a deadlock."""
+    from django.db.transaction import TransactionManagementError
     from django.db.utils import OperationalError
 
+    if isinstance(error, TransactionManagementError) and error.__context__ is not None:
+        return is_lock_timeout(error.__context__)  # raised at the end of the transaction that the timeout has broken
     if not isinstance(error, OperationalError):
         return False
     cause = error.__cause__

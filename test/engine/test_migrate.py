@@ -43,6 +43,12 @@ def slow(apps, editor):
 def fail(apps, editor):
     raise RuntimeError("it does not balance")
 
+def read_and_write(apps, editor):
+    posts = apps.get_model("blog", "Post").objects
+    posts.count()
+    slow(apps, editor)
+    posts.create(title="written")
+
 class Migration(migrations.Migration):
     dependencies = {dependencies}
     atomic = {atomic}
@@ -431,6 +437,23 @@ def test_migrations_under_load_of_former_release(project):
     writer.join()
     assert failed == [] and "retrying" not in errors
     assert len(json.loads(output)["migrated"]["default"]) == 20
+
+
+def test_migration_retried_when_another_process_wrote_after_its_read(project):
+    """SQLite refuses the write at once; Django raises a TransactionManagementError at the end of the transaction."""
+    project.migrate()
+    project.add("0002_fill", "migrations.RunPython(read_and_write)", waits=True)
+    with contextlib.closing(sqlite3.connect(project.database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        process = project.begin()
+        ran(project, 1)
+        connection.execute("INSERT INTO blog_post (title) VALUES ('x')")
+        project.go()
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["migrated"]["default"] == ["blog.0002_fill"]
+    assert "blog.0002_fill waited 0.2 s for a lock; its holder is unknown; retrying" in errors
+    assert (project.folder / "ran").read_text() == "xx"
 
 
 def manage(project, *arguments, **request):
