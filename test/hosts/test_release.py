@@ -285,6 +285,13 @@ def test_a_rollback_needs_no_network_and_holds_the_commit_back(good):
     assert good.live == second
     assert left in good.host.call("django.status", "blog")[0]["held_back"]
 
+    with gone(good), load(good, connections=4, pause=0.05) as requests:
+        answer = good.host.call("django.rollback", "blog", left)
+    assert requests.failed == [] and requests.releases == [second, left], "forward again, and nothing is built"
+    assert answer["release"] == left and "source" not in answer["changes"]
+    assert not good.apply().changed and good.live == left
+    good.host.call("django.rollback", "blog")
+
     assert good.host.call("django.rollback", "blog")["release"] == first, "a second rollback goes further back"
     good.host.restart()
     assert good.answering["release"] == first
