@@ -22,6 +22,13 @@ ENVIRONMENT = {
     "STATIC_ROOT": {"from": "static_root"},
     "MEDIA_ROOT": {"from": "media_root"},
 }
+LOGS = """
+LOGGING = {
+    "version": 1,
+    "handlers": {"file": {"class": "logging.FileHandler", "filename": BASE_DIR / "logs/site.log"}},
+    "root": {"handlers": ["file"]},
+}
+"""
 OTHER = ["systemd-run", "--quiet", "--unit=other", "python3", "-m", "http.server", "81"]
 
 
@@ -97,6 +104,23 @@ def test_a_variable_that_is_missing(blog):
     blog.options["secrets"] = {"MAIL_TOKEN": "x-0123456789"}
 
 
+def test_a_log_file_is_in_the_source(blog):
+    settings = blog.repository.read("website/settings.py")
+    blog.repository.commit({"website/settings.py": settings + LOGS, "logs/.gitignore": "*\n!.gitignore\n"})
+    told = cause(blog, "blog has its static files").splitlines()
+    assert re.fullmatch(
+        r"static: starting Django: ValueError: Unable to configure handler 'file' \(website/wsgi.py:\d+\), caused by "
+        r"OSError: \[Errno 30\] Read-only file system: '/srv/django/blog/releases/\S+/source/logs/site.log'",
+        told[0],
+    )
+    assert "django_formula_" not in "\n".join(told)
+    assert (
+        "the release is read-only: set django:sites:blog:writable: [logs], or, for files that outlive a release, "
+        "django:sites:blog:shared: [logs]"
+    ) in told
+    blog.options["writable"] = ["logs"]
+
+
 def test_debug_is_on(blog):
     told = cause(blog, "blog has its static files")
     assert "DEBUG is on" in told and "django:sites:blog:environment" in told
@@ -108,3 +132,19 @@ def test_the_advice_was_good(blog):
     with blog.host.browser(blog.domain, 81) as browser:
         assert browser.get("/").status_code == 200
     assert not blog.apply().changed
+    assert blog.host.testinfra.file("/srv/django/blog/current/source/logs/site.log").exists
+
+
+def test_apache_is_not_begun_while_nginx_has_a_site_that_the_pillar_lost(blog):
+    shop = Site(blog.host, blog.repository, "shop")
+    applied = shop.apply(
+        **{**blog.options, "domains": ["shop.example.org"], "proxy": {"kind": "apache", "listen": [81]}}
+    )
+    told = "nginx needs port 81 for the site blog, so Apache cannot listen there; nothing has been changed"
+    assert applied.failed["The ports of apache are free"].splitlines()[0] == told
+    assert applied.failed["shop has its directories"].splitlines()[0] == f"site: {told}"
+    assert not applied.changed.keys() - {"shop has its users", "The packages of the sites are installed"}
+    with blog.host.browser(blog.domain, 81) as browser:
+        assert browser.get("/").status_code == 200
+    shop.sites["blog"] = {**blog.options, "proxy": {"kind": "apache", "listen": [81]}}
+    assert "The ports of apache are free" not in shop.apply(test=True).failed
