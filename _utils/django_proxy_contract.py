@@ -74,8 +74,12 @@ class Proxy(ABC):
 
     def shared_protocols(self, templates: Mapping[str, str]) -> Files:
         """Return that file with its content."""
-        text = django_host_template.render(templates, FILES + self.KIND.tls, ours=OURS)
+        text = django_host_template.render(templates, FILES + self.KIND.tls, ours=OURS, **self.tls_variables())
         return {self.protocols(): text}
+
+    def tls_variables(self) -> dict[str, Any]:
+        """Return the template variables of that file."""
+        return {}
 
     @abstractmethod
     def files(self, site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:

@@ -25,6 +25,8 @@ IPV6 = Path("/proc/net/if_inet6")
 
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "M": 2592000, "y": 31536000}
+#: The version of nginx that has `ssl_reject_handshake` and `ssl_conf_command`: Ubuntu 22.04 has 1.18.
+_TLS_DIRECTIVES = (1, 19, 4)
 
 
 class Nginx(Proxy):
@@ -73,6 +75,10 @@ class Nginx(Proxy):
     def protocols(self) -> Path:
         """Return the file with what all servers of https have in common."""
         return ETC / "snippets/django-tls.conf"
+
+    def tls_variables(self) -> dict[str, Any]:
+        """Return which directives of https this version has."""
+        return {"has_openssl_options": version() >= _TLS_DIRECTIVES}
 
     def listening(self, http: Collection[Listen], https: Collection[Listen]) -> dict[str, Any]:
         """Return the template variables about where nginx listens, and how this version writes it."""
@@ -166,7 +172,7 @@ class Nginx(Proxy):
         certificate = ETC / "django/unknown-hosts.pem"
         if not free and not secure:
             return dict.fromkeys((ETC / "sites-enabled" / name, ETC / "sites-available" / name, certificate))
-        needs_certificate = bool(secure) and version() < (1, 19, 4)  # `ssl_reject_handshake` of Ubuntu 22.04
+        needs_certificate = bool(secure) and version() < _TLS_DIRECTIVES
         content = django_host_template.render(
             templates,
             django_kinds.FILES + self.KIND.default_server,

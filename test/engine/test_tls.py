@@ -405,12 +405,14 @@ def test_default_server_of_nginx_1_18_has_a_certificate_of_no_host(own_host, mon
     assert f"ssl_certificate {path};" in text and f"ssl_certificate_key {path};" in text
     assert "listen 443 ssl http2 default_server;" in text
     assert "ssl_reject_handshake" not in text and "http2 on" not in text
+    assert "ssl_conf_command" not in django_proxy_nginx.PROXY.protocols().read_text()
     monkeypatch.setattr(django_proxy_nginx, "_nameless", lambda: "another\n")
     again = django_proxy_nginx.PROXY.default_server([80], [443], formula_templates())
     assert again[path] == "key and certificate\n"
     monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 24, 0))
     django_proxy_switch.apply(django_proxy_nginx.PROXY.default_server([80], [443], formula_templates()))
     assert not path.exists() and "ssl_reject_handshake on;" in server("django-default")
+    assert "ssl_conf_command" in django_proxy_nginx.PROXY.protocols().read_text()
 
 
 def test_times_are_read_from_the_certificate():
