@@ -267,7 +267,7 @@ class Heartbeat:
     EVERY = 4.0
 
     def __init__(self) -> None:
-        self.text, self.since = "", time.monotonic()
+        self.text, self.since = "applying the formula", time.monotonic()
         self.line = threading.Event()
 
     def said(self, text: str) -> None:
