@@ -61,6 +61,8 @@ PROGRESS = 15.0
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+#: What pydantic-settings quotes of the environment, cut in the middle: parts of secrets, which no list of them has.
+_INPUT = re.compile(r"(?<=\binput_value=)(?!\*).*?(?=, input_type=|\Z)", re.DOTALL)
 #: Output of programs that fail for a reason outside of the deployment: the network, the disk, a server that is down.
 _TRANSIENT = re.compile(
     r"could not resolve|couldn't resolve|failed to resolve|name resolution|temporary failure"
@@ -135,10 +137,10 @@ def seconds(duration: str) -> float:
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return a text with secrets, and the credentials in URLs, masked."""
+    """Return a text with secrets, the credentials in URLs, and values that a validation quotes, masked."""
     for secret in sorted((s for s in secrets if len(s) > 3), key=len, reverse=True):
         text = text.replace(secret, "**********")
-    return _CREDENTIALS.sub("**********@", text)
+    return _INPUT.sub("**********", _CREDENTIALS.sub("**********@", text))
 
 
 def network_environment() -> dict[str, str]:

@@ -17,16 +17,19 @@ _OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHO
 #: Names of secrets that the project itself may choose, and of those that another service issues.
 _SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|SALT|PEPPER|API_?KEY|_KEY$")
 _ISSUED = re.compile(
-    r"(^|_)(AWS|S3|SES|GCP|GCS|GOOGLE|AZURE|STRIPE|PAYPAL|TWILIO|SLACK|GITHUB|GITLAB|FACEBOOK|TWITTER|OPENAI|MAIL|EMAIL"
-    r"|SMTP|MAILGUN|MAILJET|MANDRILL|BREVO|SPARKPOST|SENDGRID|POSTMARK|SENTRY|LDAP|OAUTH2?|OIDC|SOCIAL|RECAPTCHA|CLOUDFLARE|CF|ALGOLIA|CLIENT|CONSUMER"
-    r"|API_KEY|APIKEY|ACCESS|PUBLIC|PRIVATE|FERNET|ENCRYPTION|VAPID|DSN|LICENSE|MAPBOX|REDIS|RABBITMQ|CELERY|BROKER)(_|$)"
+    r"(^|_)(AWS|S3|SES|GCP|GCS|GOOGLE|AZURE|STRIPE|PAYPAL|TWILIO|SLACK|GITHUB|GITLAB|FACEBOOK|TWITTER|OPENAI"
+    r"|MAIL|EMAIL|SMTP|MAILGUN|MAILJET|MANDRILL|BREVO|SPARKPOST|SENDGRID|POSTMARK|SENTRY"
+    r"|LDAP|OAUTH2?|OIDC|SOCIAL|RECAPTCHA|CLOUDFLARE|CF|ALGOLIA|CLIENT|CONSUMER"
+    r"|API_KEY|APIKEY|ACCESS|PUBLIC|PRIVATE|FERNET|ENCRYPTION|VAPID|DSN|LICENSE|MAPBOX"
+    r"|REDIS|RABBITMQ|CELERY|BROKER)(_|$)"
 )
 #: Names of variables for the domain of the site.
 _DOMAIN = re.compile(r"(SITE_|APP_|SERVER_|DJANGO_|WEB_)?(DOMAIN|DOMAIN_NAME|HOSTNAME|FQDN)")
 #: The value of a kind of variable that turns nothing on.
 _OFF = {
     **{"bool": "False", "json": "{}", "array": "[]", "pairs": ""},
-    **{"cache": "locmemcache://", "email": "consolemail://", "dj_cache": "locmem://", "dj_email": "console://"},
+    **{"cache": "locmemcache://", "dj_cache": "locmem://"},
+    **dict.fromkeys(("email", "dj_email"), "smtp://localhost:25"),  # as Django has it without a setting
 }
 #: What a text may be by which a project turns DEBUG off.
 _FALSE = ("False", "0", "", "false", "no", "off")

@@ -154,6 +154,18 @@ _HINTS = (
         r"No module named '?(tomllib|zoneinfo|imp|cgi|asynchat|asyncore|telnetlib)\b",
         "{0} is not in every version of Python: set {at}:python to one that has it; it is {python} now",
     ),
+    (
+        r"cannot import name '(\w+)' from '(inspect|collections|asyncio|fractions|html|typing|locale|unittest|cgi)'",
+        "Python's {1} no longer has {0}: set {at}:python to a version that the packages support; it is {python} now",
+    ),
+    (
+        r"module '(inspect|collections|asyncio|fractions|html|typing|locale|unittest)' has no attribute '(\w+)'",
+        "Python's {0} no longer has {1}: set {at}:python to a version that the packages support; it is {python} now",
+    ),
+    (
+        r"OSError: No such file: \S*/releases/[^/]+/source/(\S+\.py)",
+        "the settings include {0}, which is not in the source: add it to {at}:files, or commit it",
+    ),
 )
 
 
@@ -250,7 +262,8 @@ def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool =
         is_program = found["why"] in ("Permission denied", "EACCES") and path.suffix in (".sh", ".py")
         if inside and not building and not is_program and (not is_missing or path.suffix == ".log"):
             return _make_writable(site, inside, is_missing=is_missing)
-        if not inside and not is_missing and path.is_absolute() and not path.is_relative_to(site.root):
+        is_elsewhere = not inside and path.is_absolute() and not path.is_relative_to(site.root)
+        if is_elsewhere and (not is_missing or path.suffix == ".log"):
             return _let_write(site, path, found["why"], building=building)
     return ""
 
@@ -292,7 +305,10 @@ def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> 
     """Return what lets a project write outside of the site's folders."""
     folder = path.parent if path.suffix else path
     key, user = ("build_sandbox", site.build_user) if building else ("sandbox", site.user)
-    if why in ("Read-only file system", "EROFS") and site.process == "systemd":
+    if why.startswith("No such"):
+        cure = f"create {folder} for {user}"
+        cure += f" and set {_at(site)}:{key}: {{ReadWritePaths: [{folder}]}}" if site.process == "systemd" else ""
+    elif why in ("Read-only file system", "EROFS") and site.process == "systemd":
         cure = f"set {_at(site)}:{key}: {{ReadWritePaths: [{folder}]}}"
     else:
         cure = f"let {user} write to {folder}"

@@ -41,6 +41,13 @@ def test_invalid_duration_is_refused(duration):
         ("https://ray:hun@ter2@git.example.org/", [], "https://**********@git.example.org/"),
         ("https://ray:@git.example.org/", [], "https://**********@git.example.org/"),
         ("see https://a.org/@ray and b@c.org", [], "see https://a.org/@ray and b@c.org"),
+        (
+            "key\n  Field required [type=missing, input_value={'a': 'hun...ter2'}, input_type=dict]\nb [type=missing, "
+            "input_value={'a':\n'hun...",
+            ["hunter2"],
+            "key\n  Field required [type=missing, input_value=**********, input_type=dict]\nb [type=missing, "
+            "input_value=**********",
+        ),
     ],
 )
 def test_secrets_and_credentials_are_masked(text, secrets, expected):
