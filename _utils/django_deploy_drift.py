@@ -102,7 +102,7 @@ def _owner(path: Path) -> dict[str, str]:
     """Return the owner of a path, and when it was last modified."""
     try:
         status = os.lstat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a damaged record has no such path
         return {"owner": "", "modified": ""}
     modified = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.st_mtime))
     return {"owner": django_host_user.owner_of(status), "modified": modified}
