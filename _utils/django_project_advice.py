@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import django_host_file
+import django_project_code
 import django_project_environment
 import django_project_inspection
 import django_project_settings
@@ -44,8 +45,8 @@ def missing_variables(site: Site, release: Path, facts: Mapping[str, Any]) -> li
 
 def _required(source: Path, facts: Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
-    files = [path for path in (source / ".env", roots[0] / ".env") if path.is_file()]
-    listed = [name for path in files for name in _OF_FILE.findall(path.read_text(errors="replace"))]
+    texts = [django_project_code.read(folder / ".env") for folder in (source, roots[0])]
+    listed = [name for text in texts for name in _OF_FILE.findall(text)]
     settings = django_project_settings.read(roots, facts["settings_module"], {**dict.fromkeys(listed, _SET), **given})
     return django_project_environment.required(settings)
 
@@ -82,7 +83,7 @@ def _asked(site: Site, release: Path, function: Any, *arguments: Any) -> Any:
     for user in (site.user, site.build_user):
         with contextlib.suppress(DeploymentError, OSError):
             answer = django_wall_delegate.ask(
-                user, _called, function, source, *arguments, doing="inspecting the source", timeout=20, memory=1 << 30
+                user, _called, function, source, *arguments, doing="inspecting the source", timeout=10, memory=1 << 30
             )
             if answer is not None:
                 return answer

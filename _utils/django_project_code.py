@@ -17,12 +17,20 @@ _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 NOT_LIVE = re.compile(r"(^|[._])(dev|devel|development|local|tests?|testing|ci)$")
 
 
+def read(path: Path) -> str:
+    """Return the text of a file of a project, up to a limit; empty for what is no file, such as a FIFO or a device."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return file.read(_MOST).decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def tree(path: Path) -> ast.Module:
     """Return the syntax tree of a file; empty if it cannot be read."""
-    try:
-        return parse(path.read_bytes()[:_MOST].decode(errors="replace"))
-    except OSError:
-        return ast.Module([], [])
+    return parse(read(path))
 
 
 @functools.lru_cache(maxsize=64)

@@ -345,7 +345,7 @@ def _front_end(report: Report, tree: Path) -> None:
         if not is_plain or folder.parts[:1] in (("docs",), ("doc",), ("examples",), ("website",)):
             continue
         try:
-            scripts = json.loads(path.read_text()).get("scripts", {})
+            scripts = json.loads(django_project_code.read(path)).get("scripts", {})
         except (ValueError, AttributeError):
             continue
         if "build" in scripts:
@@ -445,7 +445,7 @@ def _health(report: Report, roots: list[Path], settings: Settings) -> None:
     """Guess the path of the health check, and the header by which the project recognises https."""
     health: dict[str, Any] = {}
     urls = (path for root in roots for path in django_project.files(root, "urls.py", depth=3))
-    found = next(filter(None, (_HEALTH.search(path.read_text(errors="replace")) for path in urls)), None)
+    found = next(filter(None, (_HEALTH.search(django_project_code.read(path)) for path in urls)), None)
     if found:
         health["path"] = f"/{found.group(1)}"
     if settings.get("SECURE_SSL_REDIRECT") is True:

@@ -103,11 +103,8 @@ def needs_setuptools(tree: Path, required: Collection[str], pinned: dict[str, st
 
 
 def _imports_pkg_resources(path: Path) -> bool:
-    try:
-        text = path.read_bytes()
-    except OSError:
-        return False
-    return b"pkg_resources" in text and django_project_code.names(django_project_code.tree(path), "pkg_resources")
+    text = django_project_code.read(path)
+    return "pkg_resources" in text and django_project_code.names(django_project_code.parse(text), "pkg_resources")
 
 
 def _is_before(version: str, other: str) -> bool:

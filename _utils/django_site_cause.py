@@ -76,6 +76,8 @@ _FILE = re.compile(
     r"(?P<why>Read-only file system|Permission denied|No such file or directory|EROFS|EACCES)(?::|\b[^\n']*?, \w+) ?"
     r"b?'(?P<path>[^'\n]+)'"
 )
+#: Folders in which no site may write.
+_OF_SYSTEM = r"/(bin|boot|dev|etc|lib\w*|proc|root|run|sbin|sys|usr|var/(run|lib/(dpkg|systemd|django-formula)))(/|$)"
 #: A path in the folder of a package that is installed.
 _PACKAGE = re.compile(r"/(?:virtualenv|virtualenvs/[^/]+)/lib/python[\d.]+/site-packages/([A-Za-z_]\w*)/")
 _DATABASE_FILE = re.compile(
@@ -262,7 +264,7 @@ def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool =
         is_program = found["why"] in ("Permission denied", "EACCES") and path.suffix in (".sh", ".py")
         if inside and not building and not is_program and (not is_missing or path.suffix == ".log"):
             return _make_writable(site, inside, is_missing=is_missing)
-        is_elsewhere = not inside and path.is_absolute() and not path.is_relative_to(site.root)
+        is_elsewhere = not inside and path.is_absolute() and not path.is_relative_to(site.root.parent)
         if is_elsewhere and (not is_missing or path.suffix == ".log"):
             return _let_write(site, path, found["why"], building=building)
     return ""
@@ -302,8 +304,10 @@ def _make_writable(site: Site, path: PurePosixPath, *, is_missing: bool = False)
 
 
 def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> str:
-    """Return what lets a project write outside of the site's folders."""
+    """Return what lets a project write outside of the site's folders, but for those of the system."""
     folder = path.parent if path.suffix else path
+    if ".." in path.parts or re.match(_OF_SYSTEM, str(path)):
+        return f"have the project write below {site.shared.top}"
     key, user = ("build_sandbox", site.build_user) if building else ("sandbox", site.user)
     if why.startswith("No such"):
         cure = f"create {folder} for {user}"

@@ -335,10 +335,17 @@ def is_ours(filename):
     return os.path.basename(filename).startswith("django_formula_")
 
 
+def is_of_python(filename):
+    """Return whether a file is of Python's standard library, which alone says nothing of the project either."""
+    return filename.startswith((f"{os.path.dirname(os.__file__)}/", "<frozen")) and "-packages/" not in filename
+
+
 def print_traceback(error):
     """Write the traceback of an exception and its causes to stderr, without the programs of the formula."""
     for one in reversed(chain(error)):
         frames = [frame for frame in traceback.extract_tb(one.__traceback__) if not is_ours(frame.filename)]
+        if all(is_of_python(frame.filename) for frame in frames):
+            frames = []
         lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
         sys.stderr.write("".join([*lines, *traceback.format_exception_only(type(one), one)]))
 

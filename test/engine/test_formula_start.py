@@ -89,6 +89,18 @@ def test_traceback_has_no_frames_of_the_formula(tmp_path):
     assert f'  File "{tmp_path}/wsgi.py", line 1, in <module>' in done.stderr
 
 
+def test_error_of_the_formula_itself_has_no_traceback(program, capsys):
+    code = "import pathlib; pathlib.Path('/proc/zero.migrating').write_text('')"
+    with pytest.raises(OSError) as failed:
+        exec(compile(code, "/srv/config/django_formula_migrate.py", "exec"), {})
+    error = failed.value.with_traceback(failed.value.__traceback__.tb_next)
+    assert len(program.traceback.extract_tb(error.__traceback__)) > 1
+    program.print_traceback(error)
+    assert capsys.readouterr().err == (
+        "FileNotFoundError: [Errno 2] No such file or directory: '/proc/zero.migrating'\n"
+    )
+
+
 def test_output_of_the_project_is_not_part_of_the_answer(tmp_path):
     noisy = '"start": lambda request: print("noise") or {"a": request["b"]},'
     (tmp_path / "program.py").write_text(PROGRAM.read_text().replace('"start": start,', noisy))

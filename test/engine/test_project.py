@@ -1,9 +1,12 @@
 """The project that is found in a source."""
 
+import os
+import time
 from pathlib import Path
 
 import django_host_command
 import django_project
+import django_project_advice
 import pytest
 import yaml
 from django_host_command import DeploymentError
@@ -41,3 +44,20 @@ def test_project_is_found_in_its_source(tmp_path, case, monkeypatch):
         with pytest.raises(DeploymentError) as error:
             django_project.find(site, tmp_path)
         assert str(error.value) == case["error"]
+
+
+def test_endless_files_of_a_project_are_not_read(tmp_path, monkeypatch):
+    """A FIFO would block, and a device has no end; links lead there."""
+    monkeypatch.setattr(django_host_command, "identity", lambda user: {})
+    for name in ("manage.py", "blog/wsgi.py", "blog/settings.py", "blog/urls.py", "blog/dates.py", "package.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "blog/base.py")
+    os.mkfifo(tmp_path / ".env")
+    began = time.monotonic()
+    with pytest.raises(DeploymentError):
+        django_project.find(configured(), tmp_path)
+    facts = {"folder": ".", "python_path": [], "settings_module": "blog.base"}
+    assert django_project_advice._required(tmp_path, facts, {}) == []
+    assert django_project_advice._found(tmp_path, facts, "blog.example.org") == {}
+    assert time.monotonic() - began < 5
