@@ -1,5 +1,6 @@
 """Read a project from its source and write a pillar that deploys it. No code of the project is run."""
 
+import ast
 import contextlib
 import json
 import os
@@ -261,8 +262,22 @@ def _settings_module(report: Report, roots: list[Path], wsgi: str) -> str:
     if production and not _is_for_servers(roots, named):
         report.set("settings_module", production[0], f"guessed: the project names {named}")
         return production[0]
+    of_manage = django_project_code.settings_named(roots[0] / "manage.py")
+    if of_manage and not _has_code(roots, named) and _has_code(roots, of_manage):
+        comment = f"named by manage.py; {wsgi} names {named}, which has no settings"
+        report.set("settings_module", of_manage, comment)
+        return of_manage
     report.remarks.append(f"settings module: {named}")
     return named
+
+
+def _has_code(roots: list[Path], module: str) -> bool:
+    """Return whether a module of the project has statements; one of a package that is installed counts as if it had."""
+    path = next(filter(None, (django_project_python_path.module_file(root, module) for root in roots)), None)
+    if not path:
+        return not any((root / module.partition(".")[0]).is_dir() for root in roots)
+    body = django_project_code.tree(path).body
+    return any(not isinstance(getattr(statement, "value", None), ast.Constant) for statement in body)
 
 
 def _is_for_servers(roots: list[Path], module: str) -> bool:

@@ -3,7 +3,7 @@
 import ast
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -267,7 +267,7 @@ class _Interpreter(Readers):
                 self._perhaps(body, frame)
             return
         taken, other = (node.body, node.orelse) if is_true else (node.orelse, node.body)
-        self._perhaps(other, Frame(dict(frame.names), frame.file, frame.module, frame.outer, frame.called_from))
+        self._perhaps(other, _apart(frame))
         try:
             self.run(taken, frame)
         except _Raised:
@@ -320,7 +320,7 @@ class _Interpreter(Readers):
         for value in called.args:
             name = value.content
             name = name.args[0].content if isinstance(name, Called) and name.args else name
-            for path in sorted(frame.file.parent.glob(name)) if isinstance(name, str) and ".." not in name else ():
+            for path in _matching(frame.file.parent, name):
                 if path.is_file() and path not in self.modules and len(self.modules) < _MODULES:
                     self.modules[path] = Namespace(frame.names)
                     self.run(django_project_code.tree(path).body, Frame(frame.names, path, frame.module))
@@ -342,9 +342,7 @@ class _Interpreter(Readers):
         else:
             self.run(node.orelse, frame)
         for handler in node.handlers if not problem else ():
-            self._perhaps(
-                handler.body, Frame(dict(frame.names), frame.file, frame.module, frame.outer, frame.called_from)
-            )
+            self._perhaps(handler.body, _apart(frame))
         self.run(node.finalbody, frame)
 
     _run_trystar = _run_try
@@ -438,6 +436,21 @@ class _Interpreter(Readers):
         source = next((value for value in every if value.source), Value())
         content = result.content if all(value.content is UNKNOWN for value in frame.results) else UNKNOWN
         return Value(content, source.source, source.how, taint(*every))
+
+
+def _apart(frame: Frame) -> Frame:
+    """Return a frame for code that is not run: what it assigns, and adds to lists, is not seen outside of it."""
+    names = {
+        name: replace(value, content=value.content.copy()) if isinstance(value.content, list | dict) else value
+        for name, value in frame.names.items()
+    }
+    return Frame(names, frame.file, frame.module, frame.outer, frame.called_from)
+
+
+def _matching(folder: Path, pattern: Any) -> list[Path]:
+    """Return the files in a folder that a pattern names; none for a path elsewhere, which is not the project's."""
+    is_inside = isinstance(pattern, str) and pattern and not pattern.startswith("/") and ".." not in pattern
+    return sorted(folder.glob(pattern)) if is_inside else []
 
 
 def _handled(handler: ast.ExceptHandler) -> set[str]:

@@ -56,6 +56,39 @@ def as_requirements(work: Path, name: str, *, indexes: bool = True) -> Path:
     return target
 
 
+def of_uv(lock: Path) -> list[str]:
+    """Return the names of the packages in a uv.lock that a project needs without its extras and groups.
+
+    Empty for a lock that is damaged, or does not have the project itself.
+    """
+    try:
+        return [*_needed(read_toml(lock)["package"])]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return []
+
+
+def _needed(entries: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """Return the packages that the project itself requires, directly or not, with the extras of each."""
+    packages = {entry["name"]: entry for entry in entries}
+    waiting = [
+        dependency
+        for entry in entries
+        if [*entry.get("source", {}).values()] == ["."]
+        for dependency in entry.get("dependencies", [])
+    ]
+    needed: dict[str, set[str]] = {}
+    while waiting:
+        dependency = waiting.pop()
+        name, extras = dependency["name"], {*dependency.get("extra", [])}
+        package = packages.get(name, {})
+        waiting += [] if name in needed else package.get("dependencies", [])
+        known = needed.setdefault(name, set())
+        more = package.get("optional-dependencies", {})
+        waiting += [one for extra in extras - known for one in more.get(extra, [])]
+        known |= extras
+    return needed
+
+
 def uv_indexes(lock: Path) -> Path | None:
     """Write the indexes of a uv.lock except PyPI into a requirements file, since its export does not name them."""
     found = re.findall(r'registry = "(https?://[^"\s]+)"', lock.read_text(errors="replace"))

@@ -141,7 +141,8 @@ def _packages(path: Path) -> list[str]:
     if path.name == "Pipfile.lock":
         return [*json.loads(text).get("default", {})]
     if path.suffix == ".lock":
-        return re.findall(r'^name = "([^"]+)"', text, re.MULTILINE)
+        needed = django_virtualenv_lock.of_uv(path) if path.name == "uv.lock" else []
+        return needed or re.findall(r'^name = "([^"]+)"', text, re.MULTILINE)
     lines = text.splitlines() if path.suffix != ".toml" else _dependencies(path)
     return [found.group() for line in lines if (found := _REQUIREMENT.match(line.strip()))]
 

@@ -122,6 +122,13 @@ def kinds(settings) -> dict[str, str]:
             "from split_settings.tools import include, optional\ninclude('mor*.py', optional('none.py'))",
             {"B": "optional"},
         ),
+        ("from split_settings.tools import include\ninclude('/mor*.py', '', '../more.py', Path('more.py'))", {}),
+        (
+            "from split_settings.tools import include, optional\nfiles = ['none.py']\n"
+            "for name, file in {'A': 'more.py'}.items():\n"
+            "    if os.environ.get(name, ''):\n        files.append(optional(file))\ninclude(*files)",
+            {"A": "optional"},
+        ),
         ("with open(os.environ['A']) as f:\n    SECRET_KEY = f.read()", {"A": "required"}),
         ("x = os.environ[name]; y = config('not a variable'); z = other('Q')", {}),
         ("def loop():\n    return loop()\nx = loop(); y = os.environ['A']", {"A": "required"}),
