@@ -25,6 +25,8 @@ _ISSUED = re.compile(
 )
 #: Names of variables for the domain of the site.
 _DOMAIN = re.compile(r"(SITE_|APP_|SERVER_|DJANGO_|WEB_)?(DOMAIN|DOMAIN_NAME|HOSTNAME|FQDN)")
+#: Names of variables for the URL of a Redis, which Debian's package serves on this host.
+_REDIS = re.compile(r"(\w+_)?REDIS_(URL|URI)")
 #: The value of a kind of variable that turns nothing on.
 _OFF = {
     **{"bool": "False", "json": "{}", "array": "[]", "pairs": ""},
@@ -125,6 +127,8 @@ def _required(settings: Settings, name: str, forms: dict[str, str], engine: str,
         return domain
     if name.endswith("ADMIN_URL"):
         return "admin/"
+    if _REDIS.fullmatch(name):
+        return "redis://localhost:6379/0"
     for setting, word in (("STATIC_ROOT", "static_root"), ("MEDIA_ROOT", "media_root")):
         if setting in forms:
             return {"from": word}
