@@ -35,7 +35,7 @@ class ServerKind(NamedTuple):
             sockets; else 0.
         used_options: the only `server:options` that have an effect; None where all have.
         suggested_by: packages in a project's requirements for which an inspection proposes this kind, if they have no
-            other server and the project has a module for its interface.
+            other server for its interface, and the project has a module for it.
         title: how messages call it, where that is not its name.
         variants: pairs of conditions and the attributes that differ where they hold. A condition is an option, or
             ``threads``, and its values; None stands for an option that is not set.

@@ -123,7 +123,7 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     if not files:
         comment = "no requirements found: list all packages of the project"
         report.set("python_packages", ["django"], comment, is_open=True)
-    _front_end(report, tree)
+    _front_end(report, tree, project)
     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
     settings = django_project_settings.read(roots, report.settings_module, {})
     engine = _database(report, settings, django_project_requirements.drivers(required))
@@ -347,13 +347,18 @@ def _server(report: Report, tree: Path, folder: str, required: Collection[str]) 
     roots = [tree / path for path in (folder, *report.value("python_path", []))]
     for name, kind in django_kinds.SERVERS.items():
         packages = [package for package in kind.suggested_by if package in required]
-        has_other_server = bool(({*django_kinds.SERVERS} - {name}) & {*required})
+        others = {other for other, one in django_kinds.SERVERS.items() if one.interface == kind.interface} - {name}
+        has_other_server = bool(others & {*required})
         if packages and not has_other_server and django_project.application_modules(roots, kind.interface):
             report.set("server", {"kind": name}, f"guessed: {packages[0]} is required")
 
 
-def _front_end(report: Report, tree: Path) -> None:
-    """Find the packages of npm that have a script named build."""
+def _front_end(report: Report, tree: Path, project: str) -> None:
+    """Find the packages of npm that have a script named build.
+
+    Args:
+        project: the folder of manage.py, in which build commands run; npm finds a package.json above it.
+    """
     for path in django_project.files(tree, "package.json", depth=2):
         folder = path.parent.relative_to(tree)
         is_plain = re.fullmatch(r"[\w./@+-]+", str(folder))  # it becomes a part of a command
@@ -364,7 +369,7 @@ def _front_end(report: Report, tree: Path) -> None:
         except (ValueError, AttributeError):
             continue
         if "build" in scripts:
-            prefix = "" if str(folder) == "." else f" --prefix {folder}"
+            prefix = "" if str(folder) in (".", project) else f" --prefix {os.path.relpath(folder, project)}"
             install = "ci" if path.with_name("package-lock.json").exists() else "install"
             report.extend("build", [f"npm{prefix} {install}", f"npm{prefix} run build"], f"{path.relative_to(tree)}")
             report.extend("packages", ["npm"], "for the build")

@@ -102,6 +102,11 @@ _HINTS = (
         "set {at}:python_packages: {python_packages}, which has {0}",
     ),
     (
+        r"npm (?:ERR!|error) 404 Not Found - GET (\S+)",
+        "the registry of npm does not have {0}: correct package.json and its lock file, have .npmrc name the registry "
+        "that has it, or take the command out of {at}:build",
+    ),
+    (
         r"\b(401 Unauthorized|403 Forbidden|407 Proxy)",
         "the package index refused the login: set {at}:index:user and {at}:index:password",
     ),
