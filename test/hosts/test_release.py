@@ -63,9 +63,9 @@ BROKEN = {
         r"the ledger does not balance.*0004_ledger\.py",
     ),
     "requirements that do not resolve": (
-        {"requirements.txt": "Django==5.2.9\nsqlparse==0.0.1\n"},
+        {"requirements.txt": "Django==5.2.9\nsix==0.0.1\n"},
         "has its virtualenv",
-        r"(?s)installing packages.*no version of sqlparse==0\.0\.1",
+        r"(?s)installing packages.*no version of six==0\.0\.1",
     ),
     "no requirements": ({"requirements.txt": None}, "has its virtualenv", "no requirements found in the source"),
     "unknown application": (
