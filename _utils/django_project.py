@@ -2,7 +2,7 @@
 
 import ast
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,18 +108,18 @@ def _folder(source: Path, at: str) -> str:
 
 
 def application_modules(roots: Sequence[Path], interface: str = "wsgi") -> list[str]:
-    """Return the modules of a project that create an application as Django's project template does.
+    """Return the modules of a project that create an application as Django's project template does, else in any way.
 
     Args:
         roots: the folders that it is imported from, the folder of manage.py first.
         interface: ``wsgi`` or ``asgi``.
     """
     packages = [path for path in _own_files(roots, "__init__.py", depth=3) if path.parent.name == interface]
-    return sorted(
-        _module(path, roots).removesuffix(".__init__")
-        for path in (*_own_files(roots, f"{interface}.py", depth=3), *packages)
-        if django_project_code.names(django_project_code.tree(path), f"get_{interface}_application")
-    )
+    paths = [*_own_files(roots, f"{interface}.py", depth=3), *packages]
+    as_template = f"get_{interface}_application"
+    found = [path for path in paths if django_project_code.names(django_project_code.tree(path), as_template)]
+    found = found or [path for path in paths if django_project_code.assigns(django_project_code.tree(path))]
+    return sorted(_module(path, roots).removesuffix(".__init__") for path in found)
 
 
 def _own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path]:
@@ -162,13 +162,30 @@ def settings_named(roots: Sequence[Path], application: str) -> str:
 
 def settings_modules(roots: Sequence[Path]) -> list[str]:
     """Return the modules that look like settings: ``settings.py``, and modules in a package of settings."""
-    found = []
+    return sorted(_module(path, roots) for path in _settings_files(roots))
+
+
+def _settings_files(roots: Sequence[Path]) -> Iterator[Path]:
     for path in _own_files(roots, None, depth=4):
         in_package = path.parent.name in ("settings", "config", "conf") and path.stem != "__init__"
         is_named_so = path.suffix == ".py" and path.stem.isidentifier() and (path.stem == "settings" or in_package)
         if is_named_so and django_project_code.is_settings(django_project_code.tree(path)):
-            found.append(_module(path, roots))
-    return sorted(found)
+            yield path
+
+
+def folders_without_manage(source: Path) -> list[str]:
+    """Return the folders that a project without manage.py may be imported from, relative to its source.
+
+    They have the package whose settings install applications; the one at the top is the first.
+    """
+    found: dict[str, None] = {}
+    for path in _settings_files([source]):
+        if django_project_code.assigns(django_project_code.tree(path), "INSTALLED_APPS"):
+            package = path.parent
+            while (package / "__init__.py").is_file() and package != source:
+                package = package.parent
+            found[str(package.relative_to(source))] = None
+    return sorted(found, key=lambda folder: (len(Path(folder).parts), folder))
 
 
 def _settings_module(roots: Sequence[Path], application: str, at: str) -> str:

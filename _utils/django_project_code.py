@@ -82,6 +82,12 @@ def names(module: ast.Module, name: str) -> bool:
     )
 
 
+def assigns(module: ast.Module, name: str = "application") -> bool:
+    """Return whether a statement at the top level of a module assigns a name."""
+    statements = (node for node in module.body if isinstance(node, ast.Assign))
+    return any(getattr(target, "id", None) == name for node in statements for target in node.targets)
+
+
 def star_imports(module: ast.Module) -> list[str]:
     """Return the modules that a module takes every name from, as they are written there without leading dots."""
     nodes = [node for node in ast.walk(module) if isinstance(node, ast.ImportFrom)]

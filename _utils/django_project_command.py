@@ -37,7 +37,7 @@ def manage(
     Raises:
         DeploymentError: the command fails.
     """
-    program = ["manage.py"]
+    program = _program(release, facts)
     if command and command[0] == "migrate":
         request = {"application": facts["application"], **django_project_program.limits(site)}
         program = [django_project_program.path_of(release, django_project_program.MIGRATE), json.dumps(request)]
@@ -66,6 +66,12 @@ def _run(command: ProjectCommand, *, hint: str) -> str:
         raise
 
 
+def _program(release: Path, facts: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of Python for management commands: Django's own program where there is no manage.py."""
+    folder = release / "source" / str(facts["folder"])
+    return ["-m", "django"] if folder.is_dir() and not (folder / "manage.py").is_file() else ["manage.py"]
+
+
 def run_stage(
     site: Site,
     release: Path,
@@ -86,7 +92,8 @@ def run_stage(
     for position, command in enumerate(site.config["commands"][stage]):
         log.info("%s: %s", site.name, command)
         words = shlex.split(command)
-        program = ["python", "manage.py"] if words[0] in ("manage.py", "./manage.py") else words[:1]
+        is_manage = words[0] in ("manage.py", "./manage.py")
+        program = ["python", *_program(release, facts)] if is_manage else words[:1]
         project_command = ProjectCommand(
             site,
             release,

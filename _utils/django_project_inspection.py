@@ -118,7 +118,7 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
         domain: the domain of the site.
         host: the version of this host's python3; empty if there is none.
     """
-    files = django_virtualenv_requirements.default_files(tree, project)
+    files = django_virtualenv_requirements.default_files(tree, project) or _setup(report, tree)
     required = _requirements(report, tree, project, files, host) if files else []
     if not files:
         comment = "no requirements found: list all packages of the project"
@@ -204,7 +204,7 @@ def _project(report: Report, tree: Path) -> str:
     """Find the folder of manage.py, the settings and the WSGI module; return the folder."""
     folders = [str(path.parent) for path in django_project.manage_files(tree)]
     if not folders:
-        raise DeploymentError("no manage.py found in the source", hint="name the source of a Django project")
+        return _without_manage(report, tree)
     package = next((one for one in folders if django_project.is_in_package(tree, one)), "")
     if package:
         return _package(report, tree, package)
@@ -213,12 +213,27 @@ def _project(report: Report, tree: Path) -> str:
         report.set("project", folder, f"guessed: manage.py is in {django_project.listed(folders)}")
     elif folder != ".":
         report.remarks.append(f"manage.py is in {folder}")
-    paths = django_project.python_path(tree, folder)
+    _modules(report, tree, folder)
+    return folder
+
+
+def _without_manage(report: Report, tree: Path) -> str:
+    """Find the folder, the settings and the WSGI module of a project that has no manage.py; return the folder."""
+    folders = django_project.folders_without_manage(tree)
+    if not folders:
+        raise DeploymentError("no manage.py found in the source", hint="name the source of a Django project")
+    report.set("project", folders[0], "guessed: there is no manage.py, but settings")
+    _modules(report, tree, folders[0])
+    return folders[0]
+
+
+def _modules(report: Report, tree: Path, folder: str) -> None:
+    """Find the settings and the WSGI module of a project, and the folders that it is imported from."""
+    paths = [path for path in django_project.python_path(tree, folder) if path != folder]
     if paths:
         report.set("python_path", paths, "found: folders with further modules of the project")
     roots = [tree / path for path in (folder, *paths)]
     report.settings_module = _settings_module(report, roots, _application(report, roots))
-    return folder
 
 
 def _package(report: Report, tree: Path, package: str) -> str:
@@ -262,29 +277,45 @@ def _settings_module(report: Report, roots: list[Path], wsgi: str) -> str:
     if production and not _is_for_servers(roots, named):
         report.set("settings_module", production[0], f"guessed: the project names {named}")
         return production[0]
-    of_manage = django_project_code.settings_named(roots[0] / "manage.py")
-    if of_manage and not _has_code(roots, named) and _has_code(roots, of_manage):
-        comment = f"named by manage.py; {wsgi} names {named}, which has no settings"
-        report.set("settings_module", of_manage, comment)
-        return of_manage
+    guess, comment = _instead_of(roots, named, wsgi, [*production, *found])
+    if guess:
+        report.set("settings_module", guess, comment)
+        return guess
     report.remarks.append(f"settings module: {named}")
     return named
 
 
+def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> tuple[str, str]:
+    """Return the module to take instead of one that has no settings, and why; empty texts where it has some."""
+    live = [module for module in found if not django_project_code.NOT_LIVE.search(module)]
+    of_manage = django_project_code.settings_named(roots[0] / "manage.py")
+    is_live = not live or not django_project_code.NOT_LIVE.search(of_manage)
+    if of_manage and is_live and not _has_code(roots, named) and _has_code(roots, of_manage):
+        return of_manage, f"named by manage.py; {wsgi} names {named}, which has no settings"
+    if live and not _module_file(roots, named):
+        return live[0], f"guessed: the project names {named}, which is not in the source"
+    return "", ""
+
+
 def _has_code(roots: list[Path], module: str) -> bool:
     """Return whether a module of the project has statements; one of a package that is installed counts as if it had."""
-    path = next(filter(None, (django_project_python_path.module_file(root, module) for root in roots)), None)
+    path = _module_file(roots, module)
     if not path:
         return not any((root / module.partition(".")[0]).is_dir() for root in roots)
     body = django_project_code.tree(path).body
     return any(not isinstance(getattr(statement, "value", None), ast.Constant) for statement in body)
 
 
+def _module_file(roots: list[Path], module: str) -> Path | None:
+    """Return the file of a module of the project, or None if its source does not have it."""
+    return next(filter(None, (django_project_python_path.module_file(root, module) for root in roots)), None)
+
+
 def _is_for_servers(roots: list[Path], module: str) -> bool:
     """Return whether a settings module is not for development, and neither empty nor taken from one that is."""
     if django_project_code.NOT_LIVE.search(module):
         return False
-    path = next(filter(None, (django_project_python_path.module_file(root, module) for root in roots)), None)
+    path = _module_file(roots, module)
     tree = django_project_code.tree(path) if path else None
     taken = django_project_code.star_imports(tree) if tree else []
     return not tree or (
@@ -353,6 +384,14 @@ def _server(report: Report, tree: Path, folder: str, required: Collection[str]) 
             report.set("server", {"kind": name}, f"guessed: {packages[0]} is required")
 
 
+def _setup(report: Report, tree: Path) -> list[str]:
+    """Take the dependencies of the project's package where nothing else lists any; return the file."""
+    name = django_virtualenv_requirements.setup_file(tree)
+    if name:
+        report.set("requirements", [name], "found: it has the dependencies of the project")
+    return [name] if name else []
+
+
 def _front_end(report: Report, tree: Path, project: str) -> None:
     """Find the packages of npm that have a script named build.
 
@@ -368,11 +407,23 @@ def _front_end(report: Report, tree: Path, project: str) -> None:
             scripts = json.loads(django_project_code.read(path)).get("scripts", {})
         except (ValueError, AttributeError):
             continue
-        if "build" in scripts:
+        committed = _committed_outputs(scripts, path.parent) if "build" in scripts else []
+        if committed:
+            report.remarks.append(f"{path.relative_to(tree)} is not built: it has {django_project.listed(committed)}")
+        elif "build" in scripts:
             prefix = "" if str(folder) in (".", project) else f" --prefix {os.path.relpath(folder, project)}"
             install = "ci" if path.with_name("package-lock.json").exists() else "install"
             report.extend("build", [f"npm{prefix} {install}", f"npm{prefix} run build"], f"{path.relative_to(tree)}")
             report.extend("packages", ["npm"], "for the build")
+
+
+def _committed_outputs(scripts: Any, folder: Path) -> list[str]:
+    """Return the files that the script build writes if the source has all of them, as the script names them."""
+    text = str(scripts["build"])
+    for name in re.findall(r"npm run ([\w:-]+)", text):
+        text += f"\n{scripts.get(name, '')}"
+    outputs = re.findall(r"(?:^|\s)(?:-o|--output)[ =]([\w./-]+\.\w+)", text)
+    return outputs if all((folder / name).is_file() for name in outputs) else []
 
 
 def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 #: The order of the keys in the pillar.
 _ORDER = (
     *("repository", "folder", "revision", "domains", "project", "python_path", "settings_module", "wsgi"),
-    *("python_packages", "packages", "build", "commands", "files", "shared", "writable", "writable_packages", "static"),
+    *("requirements", "python_packages", "packages", "build", "commands", "files", "shared", "writable"),
+    *("writable_packages", "static"),
     *("environment", "secrets", "settings", "database", "server", "health"),
 )
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "y", "n"}

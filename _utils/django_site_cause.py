@@ -173,6 +173,20 @@ _HINTS = (
         r"OSError: No such file: \S*/releases/[^/]+/source/(\S+\.py)",
         "the settings include {0}, which is not in the source: add it to {at}:files, or commit it",
     ),
+    (
+        r"permission denied to create extension \"([\w-]+)\"",
+        "only a superuser of PostgreSQL may create it: runuser -u postgres -- psql --dbname={database} "
+        "--command='CREATE EXTENSION IF NOT EXISTS \"{0}\"' on the server's host, then apply again",
+    ),
+    (
+        r"extension \"([\w-]+)\" is not available|could not open extension control file \"\S*/([\w-]+)\.control\"",
+        "the PostgreSQL server lacks that extension: install its package on the server's host, postgresql-contrib or "
+        "postgresql-postgis; on this host add it to {at}:packages",
+    ),
+    (
+        r"ModuleNotFoundError: No module named '(\w+)'(?!\S)",
+        "no package that is installed has the module {0}: add the one that has it to {at}:python_packages",
+    ),
 )
 
 
@@ -209,6 +223,7 @@ def _at(site: Site) -> str:
 def _of_table(site: Site, text: str, *, building: bool) -> str:
     at = _at(site)
     values = {"at": at, "python": site.config["python"], "user": site.user, "where": f"{at}:environment", "index": ""}
+    values["database"] = site.config["databases"].get("default", {}).get("name") or "DATABASE"
     for key, more in _ADDED.items():
         values[key] = _listed([*(site.config["commands"] if key == "after_static" else site.config)[key], *more])
     if building:

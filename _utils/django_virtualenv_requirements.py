@@ -1,5 +1,8 @@
 """The requirements of a project: the files in its source that list them, and what is in those."""
 
+import ast
+import configparser
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -143,7 +146,10 @@ def _packages(path: Path) -> list[str]:
     if path.suffix == ".lock":
         needed = django_virtualenv_lock.of_uv(path) if path.name == "uv.lock" else []
         return needed or re.findall(r'^name = "([^"]+)"', text, re.MULTILINE)
-    lines = text.splitlines() if path.suffix != ".toml" else _dependencies(path)
+    if path.suffix == ".toml":
+        lines = _dependencies(path)
+    else:
+        lines = _of_setup(path, text) if path.name in PACKAGING else text.splitlines()
     return [found.group() for line in lines if (found := _REQUIREMENT.match(line.strip()))]
 
 
@@ -152,6 +158,30 @@ def _dependencies(pyproject: Path) -> list[str]:
     content = django_virtualenv_lock.read_toml(pyproject)
     listed: list[str] = content.get("project", {}).get("dependencies", [])
     return [*listed, *content.get("tool", {}).get("poetry", {}).get("dependencies", {})]
+
+
+def _of_setup(path: Path, text: str) -> list[str]:
+    """Return the dependencies that a setup.py or setup.cfg lists literally."""
+    if path.suffix == ".cfg":
+        parser = configparser.ConfigParser(interpolation=None, strict=False)
+        with contextlib.suppress(configparser.Error):
+            parser.read_string(text)
+        return parser.get("options", "install_requires", fallback="").splitlines()
+    try:
+        nodes = [*ast.walk(ast.parse(text))]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    listed = [node.value for node in nodes if isinstance(node, ast.keyword) and node.arg == "install_requires"]
+    entries = [entry for node in listed for entry in getattr(node, "elts", [])]
+    return [entry.value for entry in entries if isinstance(entry, ast.Constant) and isinstance(entry.value, str)]
+
+
+def setup_file(source: Path) -> str:
+    """Return the setup.cfg or setup.py at the top of a source that lists dependencies; empty if none does."""
+    for name in ("setup.cfg", "setup.py"):
+        if (source / name).is_file() and _packages(source / name):
+            return "setup.py" if (source / "setup.py").is_file() else name
+    return ""
 
 
 def with_included(source: Path, path: Path, done: set[Path]) -> Iterator[Path]:

@@ -43,6 +43,18 @@ def test_management_command_runs_with_the_environment_file(project_commands):
     assert project_commands.options["doing"] == "manage.py" and "environment_file" not in project_commands.options
 
 
+def test_management_commands_without_manage_py_are_run_by_django(project_commands, tmp_path):
+    (tmp_path / "source").mkdir()
+    django_project_command.manage(configured(), tmp_path, FACTS, ["check"], None, 60.0, [])
+    assert project_commands.argv == [f"{tmp_path}/virtualenv/bin/python", "-m", "django", "check"]
+    site = configured(commands={"after_static": ["manage.py compress --force"]})
+    django_project_command.run_stage(site, tmp_path, FACTS, "after_static", [])
+    assert project_commands.argv == ["/usr/bin/env", "python", "-m", "django", "compress", "--force"]
+    (tmp_path / "source/manage.py").touch()
+    django_project_command.run_stage(site, tmp_path, FACTS, "after_static", [])
+    assert project_commands.argv == ["/usr/bin/env", "python", "manage.py", "compress", "--force"]
+
+
 @pytest.mark.parametrize(
     ("log", "hint"),
     [

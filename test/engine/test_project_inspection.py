@@ -45,6 +45,13 @@ def test_inspection_of_a_repository_at_a_revision(tmp_path):
     assert text.splitlines()[1].startswith("#   commit ")
 
 
+def test_inspection_skips_links_that_lead_nowhere(tmp_path):
+    tree = write_tree(tmp_path, {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django"})
+    for name in ("package.json", "site/urls.py", "site/settings.py"):
+        (tree / name).symlink_to("../nowhere")
+    assert "build" not in yaml.safe_load(django_project_inspection.inspect(str(tree)))["django"]["sites"]
+
+
 def test_inspection_refuses_a_source_without_project(tmp_path):
     with pytest.raises(DeploymentError, match=r"no manage\.py found in the source"):
         django_project_inspection.inspect(str(tmp_path))

@@ -135,7 +135,11 @@ def test_known_cause_has_its_cure_and_is_not_tried_again(project_commands):
         ("shop", "the module is in the source: set django:sites:blog:python_path: [apps]"),
         ("shop.views", "the module is in the source: set django:sites:blog:python_path: [apps]"),
         ("shop.models", ""),
-        ("shops", ""),
+        (
+            "shops",
+            "no package that is installed has the module shops: add the one that has it to "
+            "django:sites:blog:python_packages",
+        ),
     ],
 )
 def test_missing_module_that_is_in_the_source_is_named_in_the_hint(project_commands, tmp_path, module, hint):

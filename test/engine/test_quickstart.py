@@ -107,6 +107,7 @@ def test_pillar_has_what_inspection_finds(quickstart, tmp_path, capsys):
         "secrets": {"OWN_SALT": {"generate": 50}},
     }
     (tmp_path / "manage.py").unlink()
+    (tmp_path / "blog/settings.py").unlink()
     options.found = {"build": ["make"]}
     assert quickstart.inspect(options) == {"build": ["make"]}
     assert capsys.readouterr().out.partition(" s  ")[2] == (
