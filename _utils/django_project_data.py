@@ -55,7 +55,7 @@ def _without_inner(paths: Any) -> list[str]:
 
 
 def _paths(settings: Settings, tree: Path) -> Iterator[tuple[PurePosixPath, bool]]:
-    """Yield the paths below a source that the project writes to, and whether they are logs."""
+    """Yield the paths below a source that the project writes to, and whether a release begins without their files."""
     handlers = settings.get("LOGGING", "handlers")
     for handler in handlers.values() if isinstance(handlers, dict) else ():
         name = handler.get("filename") if isinstance(handler, dict) else None
@@ -64,7 +64,9 @@ def _paths(settings: Settings, tree: Path) -> Iterator[tuple[PurePosixPath, bool
     served = {str(settings.get(name)) for name in ("STATIC_ROOT", "MEDIA_ROOT")}
     served |= {str(one) for one in _listed(settings.get("STATICFILES_DIRS"))}
     for path, kind in settings.written.items():
-        if str(path) not in served:
+        if kind == "folder" and str(path) == str(settings.get("STATIC_ROOT")):
+            yield PurePosixPath(os.path.join(tree, path)), True  # only created: a release collects its files elsewhere
+        elif str(path) not in served:
             yield PurePosixPath(os.path.join(tree, path)), kind == "folder" and bool(_TEMPORARY.search(path.name))
     for name, value in settings.values.items():
         if _READ.fullmatch(name):

@@ -32,6 +32,8 @@ _PKG_RESOURCES = {
     "django-simple-bulma": "",
     "pymorphy2": "",
     "razorpay": "2",
+    "directory-api-client": "",
+    "directory-forms-api-client": "",
 }
 #: Packages that write into their own folder → the names that they are imported by.
 _WRITE_INTO_THEMSELVES = {"django-simple-bulma": "django_simple_bulma"}
