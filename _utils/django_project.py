@@ -176,16 +176,18 @@ def _settings_files(roots: Sequence[Path]) -> Iterator[Path]:
 def folders_without_manage(source: Path) -> list[str]:
     """Return the folders that a project without manage.py may be imported from, relative to its source.
 
-    They have the package whose settings install applications; the one at the top is the first.
+    They have the package whose settings install applications, or settings and a WSGI module; the one at the top is the
+    first.
     """
-    found: dict[str, None] = {}
+    found: dict[Path, None] = {}
     for path in _settings_files([source]):
-        if django_project_code.assigns(django_project_code.tree(path), "INSTALLED_APPS"):
-            package = path.parent
-            while (package / "__init__.py").is_file() and package != source:
-                package = package.parent
-            found[str(package.relative_to(source))] = None
-    return sorted(found, key=lambda folder: (len(Path(folder).parts), folder))
+        folder = path.parent
+        while (folder / "__init__.py").is_file() and folder != source:
+            folder = folder.parent
+        is_whole = django_project_code.assigns(django_project_code.tree(path), "INSTALLED_APPS")
+        if is_whole or application_modules([folder]):
+            found[folder.relative_to(source)] = None
+    return [str(folder) for folder in sorted(found, key=lambda folder: (len(folder.parts), folder))]
 
 
 def _settings_module(roots: Sequence[Path], application: str, at: str) -> str:

@@ -176,7 +176,7 @@ _HINTS = (
     (
         r"permission denied to create extension \"([\w-]+)\"",
         "only a superuser of PostgreSQL may create it: runuser -u postgres -- psql --dbname={database} "
-        "--command='CREATE EXTENSION IF NOT EXISTS \"{0}\"' on the server's host, then apply again",
+        "--command='CREATE EXTENSION IF NOT EXISTS \"{0}\"' on the server's host, then salt-call django.release {site}",
     ),
     (
         r"extension \"([\w-]+)\" is not available|could not open extension control file \"\S*/([\w-]+)\.control\"",
@@ -223,6 +223,7 @@ def _at(site: Site) -> str:
 def _of_table(site: Site, text: str, *, building: bool) -> str:
     at = _at(site)
     values = {"at": at, "python": site.config["python"], "user": site.user, "where": f"{at}:environment", "index": ""}
+    values["site"] = site.name
     values["database"] = site.config["databases"].get("default", {}).get("name") or "DATABASE"
     for key, more in _ADDED.items():
         values[key] = _listed([*(site.config["commands"] if key == "after_static" else site.config)[key], *more])
