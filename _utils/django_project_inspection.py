@@ -515,8 +515,7 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
 def _health(report: Report, roots: list[Path], settings: Settings) -> None:
     """Guess the path of the health check, and the header by which the project recognises https."""
     health: dict[str, Any] = {}
-    urls = (path for root in roots for path in django_project.files(root, "urls.py", depth=3))
-    found = next(filter(None, (_HEALTH.search(django_project_code.read(path)) for path in urls)), None)
+    found = next(filter(None, map(_HEALTH.search, _routes(roots, settings.get("ROOT_URLCONF")))), None)
     if found:
         health["path"] = f"/{found.group(1)}"
     if settings.get("SECURE_SSL_REDIRECT") is True:
@@ -526,6 +525,20 @@ def _health(report: Report, roots: list[Path], settings: Settings) -> None:
         health["headers"] = {name.removeprefix("HTTP_").replace("_", "-").title(): value}
     if health:
         report.set("health", health, "guessed")
+
+
+def _routes(roots: list[Path], urlconf: Any) -> Iterator[str]:
+    """Yield the calls in ``urlpatterns`` of the project; of its ROOT_URLCONF if that is known."""
+    paths = [path for root in roots for path in django_project.files(root, "urls.py", depth=3)]
+    if isinstance(urlconf, str):
+        known = [django_project_python_path.module_file(root, urlconf) for root in roots]
+        paths = [*filter(None, known)] or paths
+    for path in paths:
+        for node in ast.walk(django_project_code.tree(path)):
+            targets = getattr(node, "targets", [getattr(node, "target", None)])
+            if any(getattr(target, "id", "") == "urlpatterns" for target in targets):
+                calls = (part for part in ast.walk(node) if isinstance(part, ast.Call))
+                yield from (text for text in map(ast.unparse, calls) if "include(" not in text)
 
 
 if __name__ == "__main__":

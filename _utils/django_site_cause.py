@@ -207,6 +207,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         or of_file(site, text, facts or {}, building=building)
         or _of_packages(site, text)
         or _of_program(site, text)
+        or _of_compressed_block(site, text)
         or _of_table(site, text, building=building)
     )
 
@@ -235,6 +236,17 @@ def _of_table(site: Site, text: str, *, building: bool) -> str:
         if found:
             return cure.format(*found.groups(), **values)
     return ""
+
+
+def _of_compressed_block(site: Site, text: str) -> str:
+    """Return what lets django-compressor find a block that `manage.py compress` has compressed with other content."""
+    is_missing = re.search(r"OfflineGenerationError|missing from offline manifest", text)
+    if not is_missing or not any("compress" in command for command in site.config["commands"]["after_static"]):
+        return ""
+    return (
+        f"a compressed block has variables of the page: set {_at(site)}:settings: "
+        "{COMPRESS_OFFLINE_CONTEXT: [{LANGUAGE_CODE: en}]}, with an entry for all that they may be"
+    )
 
 
 def _of_packages(site: Site, text: str) -> str:

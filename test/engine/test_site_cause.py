@@ -48,6 +48,15 @@ def test_endless_output_takes_little_time(piece):
     assert time.process_time() - began < 2
 
 
+def test_a_compressed_block_that_depends_on_the_page():
+    site = configured(commands={"after_static": ["manage.py compress --force"]})
+    assert django_site_cause.hint(site, "compressor.exceptions.OfflineGenerationError: key") == (
+        f"a compressed block has variables of the page: set {AT}:settings: {{COMPRESS_OFFLINE_CONTEXT: "
+        "[{LANGUAGE_CODE: en}]}, with an entry for all that they may be"
+    )
+    assert django_site_cause.hint(site, "TemplateSyntaxError") == ""
+
+
 def test_lists_of_a_hint_include_those_of_the_pillar():
     commands = {"after_static": ["manage.py thumbnails"]}
     site = configured(python_packages=["psycopg[binary]"], build=["make 'a b'"], commands=commands)
