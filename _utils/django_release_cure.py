@@ -56,7 +56,10 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
             f"{at}:health:status: [{', '.join(map(str, site.config['health']['status']))}, {found.status}]"
         )
     if found.status == 404:
-        return f"the project has no page {found.path}: set {at}:health:path to one that it has"
+        above = f"/{found.path.split('/')[1]}"
+        is_below = site.config["path"] == "/" and str(facts.get("static_url", "")).startswith(f"{above}/")
+        path = f"{at}:path: {above}, below which the project has its static files too, or " if is_below else ""
+        return f"the project has no page {found.path}: set {path}{at}:health:path to one that it has"
     return f"correct the project, or set {at}:health (path, status, contains, timeout)"
 
 

@@ -17,6 +17,7 @@ import django_host_memory
 import django_host_proc
 import django_process
 import django_process_systemd
+import django_release_cure
 import django_release_drain
 import django_release_health
 import django_release_http
@@ -325,6 +326,17 @@ def test_hint_of_a_failed_health_check_names_the_key_that_corrects_it(instance, 
     with pytest.raises(DeploymentError) as error:
         django_release_health.check(site, release)
     assert error.value.hint == cure
+
+
+def test_hint_of_a_login_page_below_a_path_that_the_site_does_not_have(instance):
+    site, release, _server = instance()
+    (release / "release.json").write_text(json.dumps({"facts": {"static_url": "/app/static/"}}))
+    found = django_release_cure.Finding("returned 404", "/app/login/?next=/", 404)
+    assert django_release_cure.hint(site, release, found) == (
+        f"the project has no page /app/login/?next=/: set {AT}:path: /app, below which the project has its static "
+        f"files too, or {AT}:health:path to one that it has"
+    )
+    assert ":path: /app" not in django_release_cure.hint(site, release, found._replace(path="/login/"))
 
 
 RAISED = Raised("ValueError: no ink (blog/views.py:6)", "blog/views.py:6 in home: write()")
