@@ -36,6 +36,8 @@ SERVICE, SOCKET = (f"{django_kinds.FILES}{name}" for name in django_kinds.PROCES
 CGROUP = Path("/sys/fs/cgroup")
 
 _BUS = Path("/run/dbus/system_bus_socket")
+#: Where systemd keeps the files of transient units as long as they are loaded, and the seconds that unloading may take.
+_TRANSIENT, _UNLOADED = "/run/systemd/transient", 5.0
 #: What systemd logs where it cannot execute a command at all; the cause is on the host, in a drop-in for example.
 CANNOT_START = re.compile(
     r"Failed (at step|to (determine|load|locate|set up)) .*|Main process exited, code=exited, status=2\d\d/[A-Z]+"
@@ -415,10 +417,13 @@ def _end(name: str) -> None:
         if _is_loaded(name):
             raise
     _systemctl("reset-failed", name, doing="resetting the unit", check=False)
+    deadline = time.monotonic() + _UNLOADED
+    while Path(_TRANSIENT, name).exists() and time.monotonic() < deadline:  # systemd unloads it a moment later
+        time.sleep(0.02)
 
 
 def _is_loaded(name: str) -> bool:
-    return any(Path(folder, name).exists() for folder in ("/run/systemd/transient", "/etc/systemd/system"))
+    return any(Path(folder, name).exists() for folder in (_TRANSIENT, "/etc/systemd/system"))
 
 
 MANAGER = Systemd()
