@@ -528,17 +528,38 @@ def _health(report: Report, roots: list[Path], settings: Settings) -> None:
 
 
 def _routes(roots: list[Path], urlconf: Any) -> Iterator[str]:
-    """Yield the calls in ``urlpatterns`` of the project; of its ROOT_URLCONF if that is known."""
+    """Yield the calls in ``urlpatterns`` of the project that have the paths of the site.
+
+    They are in its ROOT_URLCONF, if that is known, and in modules that it includes without a prefix.
+    """
     paths = [path for root in roots for path in django_project.files(root, "urls.py", depth=3)]
     if isinstance(urlconf, str):
-        known = [django_project_python_path.module_file(root, urlconf) for root in roots]
-        paths = [*filter(None, known)] or paths
-    for path in paths:
-        for node in ast.walk(django_project_code.tree(path)):
-            targets = getattr(node, "targets", [getattr(node, "target", None)])
-            if any(getattr(target, "id", "") == "urlpatterns" for target in targets):
-                calls = (part for part in ast.walk(node) if isinstance(part, ast.Call))
-                yield from (text for text in map(ast.unparse, calls) if "include(" not in text)
+        paths = _url_files(roots, urlconf) or paths
+    done: set[Path] = set()
+    while paths and len(done) < 50:
+        path = paths.pop(0)
+        if path in done:
+            continue
+        done.add(path)
+        for call in _calls(path):
+            text = ast.unparse(call)
+            included = re.match(r"\w+\(r?'\^?', (?:\w+\.)?include\(\(?'([\w.]+)'", text)
+            if included:
+                paths += _url_files(roots, included[1])
+            elif "include(" not in text:
+                yield text
+
+
+def _url_files(roots: list[Path], module: str) -> list[Path]:
+    return [path for root in roots if (path := django_project_python_path.module_file(root, module))]
+
+
+def _calls(path: Path) -> Iterator[ast.Call]:
+    """Yield the calls in the ``urlpatterns`` of a module."""
+    for node in ast.walk(django_project_code.tree(path)):
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if any(getattr(target, "id", "") == "urlpatterns" for target in targets):
+            yield from (part for part in ast.walk(node) if isinstance(part, ast.Call))
 
 
 if __name__ == "__main__":

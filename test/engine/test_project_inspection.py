@@ -57,3 +57,9 @@ def test_inspection_refuses_a_source_without_project(tmp_path):
         django_project_inspection.inspect(str(tmp_path))
     with pytest.raises(DeploymentError, match="no repository found at"):
         django_project_inspection.inspect(f"file://{tmp_path}/missing")
+
+
+def test_health_page_of_an_included_module_is_found():
+    """The bundled example includes the routes of its application without a prefix."""
+    example = Path(__file__).parents[2] / "examples/project"
+    assert "\n      health: {path: /healthz}  # guessed\n" in django_project_inspection.inspect(str(example))
