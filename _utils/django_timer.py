@@ -5,7 +5,6 @@ backups runs as root: docs/decisions/0035.
 """
 
 import functools
-import inspect
 import io
 import json
 import os
@@ -31,6 +30,8 @@ from django_host_command import DeploymentError
 from django_site import Site
 
 CRON = Path("/etc/cron.d")
+#: Where our modules are. An archive has those that a source imports, loaded or not: it is equal for equal code.
+_MODULES = Path(__file__).parent
 #: The schedules of cron for the calendar expressions of systemd.
 _CRON = {"hourly": "0 * * * *", "daily": "0 0 * * *", "weekly": "0 0 * * 1", "monthly": "0 0 1 * *"}
 
@@ -205,8 +206,8 @@ def _packed(module: str) -> bytes:
     sources = {"__main__": f"import sys\nimport {module}\nsys.exit({module}.main(sys.argv[1]))\n"}
     names = [module]
     for name in names:  # grows meanwhile
-        sources[name] = inspect.getsource(sys.modules[name])
-        names += [one for one in dict.fromkeys(_imported(sources[name])) if one not in names and one in sys.modules]
+        sources[name] = (_MODULES / f"{name}.py").read_text(encoding="utf-8")
+        names += [one for one in dict.fromkeys(_imported(sources[name])) if one not in names]
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as members:
         for name, source in sources.items():
@@ -215,7 +216,7 @@ def _packed(module: str) -> bytes:
 
 
 def _imported(source: str) -> list[str]:
-    """Return the names of our modules that a source imports, also by a name that it composes."""
-    prefixes = tuple(re.findall(r"""import_module\(f["'](django_\w+_){""", source))
-    composed = sorted(name for name in sys.modules if prefixes and name.startswith(prefixes))
+    """Return the names of our modules that a source imports, also in a function, and by a name that it composes."""
+    prefixes = re.findall(r"""import_module\(f["'](django_\w+_){""", source)
+    composed = [path.stem for prefix in prefixes for path in sorted(_MODULES.glob(f"{prefix}*.py"))]
     return [*re.findall(r"^ *(?:import|from) (django_\w+)", source, re.MULTILINE), *composed]

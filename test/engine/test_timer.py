@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import django_backup
 import django_deploy_steps
@@ -257,3 +258,14 @@ def test_foreign_acme_client_has_more_rights(make_site, tls, more):
     usual = {"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_NET_BIND_SERVICE"}
     assert {*said["CapabilityBoundingSet"].split()} == usual | more
     assert said["ProtectSystem"] == "full" and "ProtectHome" not in said  # other sites may have their logs there
+
+
+def test_program_does_not_depend_on_what_was_imported_before():
+    """Otherwise an apply in another process would change the program, and the next one again."""
+    code = "import hashlib, django_timer as t; {}; print(hashlib.sha256(t._packed('django_timer')).hexdigest())"
+    modules = {"PYTHONPATH": str(Path(django_timer.__file__).parent)}
+    sums = set()
+    for first in ("pass", "import django_project_advice, django_deploy_plan"):
+        argv = [sys.executable, "-c", code.format(first)]
+        sums.add(subprocess.run(argv, env=modules, capture_output=True, text=True, check=True).stdout)
+    assert len(sums) == 1
