@@ -36,6 +36,8 @@ REMOVALS: list[subprocess.Popen[bytes]] = []
 LABEL, OWNER = "django-formula.run", process(os.getpid())
 #: All processes of a run with pytest-xdist; they share the images that are made for it.
 SHARED, RUN_OWNER = "django-formula.shared", process(os.getppid()) if "PYTEST_XDIST_WORKER" in os.environ else OWNER
+#: What addr_assign_type has where a hardware address was set (NET_ADDR_SET of linux/netdevice.h).
+SET_BY_US = "3"
 ENVIRONMENT = {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES, "NODE_EXTRA_CA_CERTS": CERTIFICATES}
 # crun fails where cgroups are v1, podman's own limits where CAP_SYS_RESOURCE is missing.
 RUN: tuple[str, ...] = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
@@ -414,6 +416,7 @@ class Lab:
             *("--volume", f"{certificates()}:{CERTIFICATES}:ro", *options),
             *(("--systemd=always", image) if init else (image, *command)),
         )
+        self.keep_bridge()
         host = Host(container, name, address, init)
         for other in others:
             other.run(f"echo '{address} {name}' >>/etc/hosts", check=False)
@@ -424,6 +427,23 @@ class Lab:
             host.pillar({})
         host.wait_for_boot()
         return host
+
+    def keep_bridge(self) -> None:
+        """Give the network's bridge an address of its own, once.
+
+        By itself it takes the lowest one of its ports. When that host goes, the others send to an address that is gone
+        for up to 45 s, until their neighbour tables time out: "operation timed out" on the way to a package index.
+        """
+        bridge = self.bridge()
+        if (bridge / "addr_assign_type").read_text().strip() != SET_BY_US:
+            address = (bridge / "address").read_text().strip()
+            subprocess.run(["ip", "link", "set", "dev", bridge.name, "address", address], check=True)
+
+    def bridge(self) -> Path:
+        """The folder in /sys of the network's bridge."""
+        return Path(
+            "/sys/class/net", json.loads(podman("network", "inspect", self.name).stdout)[0]["network_interface"]
+        )
 
     def keep(self, hosts: Sequence[Host]) -> None:
         """Leave these hosts running when the lab closes; the next run removes them."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from client import Load
 from images import pins
-from lab import Host
+from lab import SET_BY_US, Host
 
 
 @pytest.fixture(scope="module", name="host")
@@ -41,6 +41,18 @@ def test_hosts_reach_each_other_by_name_and_the_internet(host, hosts):
     assert other.run(["getent", "hosts", "web1"]).stdout.split()[0] == host.address
     other.run("echo > /dev/tcp/web1/22", timeout=10)
     other.run("echo > /dev/tcp/deb.debian.org/80", timeout=20)
+
+
+def test_way_out_keeps_its_address_while_hosts_come_and_go(host, hosts, lab):
+    """The bridge would take the lowest hardware address of its ports, and another one when that port goes."""
+    seen = {(lab.bridge() / "address").read_text()}
+    for _round in range(2):
+        other = hosts(kind="bare")
+        seen.add((lab.bridge() / "address").read_text())
+        other.remove()
+        seen.add((lab.bridge() / "address").read_text())
+    assert len(seen) == 1
+    assert (lab.bridge() / "addr_assign_type").read_text().strip() == SET_BY_US
 
 
 def test_a_host_is_driven(host):
