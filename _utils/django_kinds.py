@@ -1,8 +1,8 @@
-"""The kinds of application servers, process managers and proxies: facts that pillar, states and engine all read.
+"""The kinds of servers, workers, process managers and proxies: facts that pillar, states and engine all read.
 
-`SERVERS`, `PROCESS_MANAGERS` and `PROXIES` have every kind, and each fact is here once. What the engine alone reads of
-a kind is in its class (``django_server_<kind>.py``, ``django_process_<kind>.py``, ``django_proxy_<kind>.py``); the
-values that the pillar may have for it are in ``django/schema.yaml``. This module runs while Salt renders too
+`SERVERS`, `WORKERS`, `PROCESS_MANAGERS` and `PROXIES` have every kind, and each fact is here once. What the engine
+alone reads of a kind is in its class (``django_server_<kind>.py``, ``django_worker_<kind>.py`` and so on); the values
+that the pillar may have for it are in ``django/schema.yaml``. This module runs while Salt renders too
 (`django_pillar_render`), so it imports the standard library only.
 """
 
@@ -106,6 +106,37 @@ SERVERS = {
     ),
 }
 
+
+class WorkerKind(NamedTuple):
+    """A kind of worker.
+
+    Attributes:
+        templates: names of its programs in ``django/files``.
+        used_options: the options of a worker that have an effect, besides those that every kind has.
+        is_holding: whether it can run without taking tasks, and so starts before its release is activated.
+        is_single: whether a site may have only one of it.
+    """
+
+    templates: tuple[str, ...]
+    used_options: tuple[str, ...]
+    is_holding: bool = True
+    is_single: bool = False
+
+
+#: Programs that the programs of every kind of worker import.
+_OF_WORKERS = ("django_formula_worker.py", "django_formula_ready.py")
+
+#: Every kind of worker, by its name in the pillar.
+WORKERS = {
+    "celery": WorkerKind(("django_formula_celery.py", *_OF_WORKERS), ("app", "queues", "processes", "options")),
+    "celery_beat": WorkerKind(("django_formula_celery_beat.py", *_OF_WORKERS), ("app", "options"), is_single=True),
+    "rq": WorkerKind(("django_formula_rq.py", *_OF_WORKERS), ("queues", "processes", "options")),
+    "huey": WorkerKind(("django_formula_huey.py", *_OF_WORKERS), ("processes", "options")),
+    "command": WorkerKind(
+        ("django_formula_command.py", *_OF_WORKERS), ("command", "processes", "stop", "ready"), is_holding=False
+    ),
+}
+
 #: The templates of every process manager, by its name in the pillar.
 PROCESS_MANAGERS: dict[str, tuple[str, ...]] = {
     "systemd": ("django.service", "django.socket"),
@@ -186,17 +217,19 @@ def server_of(server: Mapping[str, Any]) -> ServerKind:
 
 
 def instance_templates(site: Mapping[str, Any]) -> list[str]:
-    """Return the URLs of the templates of a site's server and process manager, which a release is made of.
+    """Return the URLs of the templates of a site's server, workers and process manager, which a release is made of.
 
     Args:
         site: its configuration.
     """
     names = [*PROCESS_MANAGERS[site["process"]], *SERVERS[site["server"]["kind"]].templates]
+    for worker in (site.get("workers") or {}).values():
+        names += [name for name in WORKERS[worker["kind"]].templates if name not in names]
     return [f"{FILES}{name}" for name in names if name]
 
 
 def templates(site: Mapping[str, Any]) -> list[str]:
-    """Return the URLs of the templates of a site's server, process manager and proxy.
+    """Return the URLs of the templates of a site's server, workers, process manager and proxy.
 
     Args:
         site: its configuration.

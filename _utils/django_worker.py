@@ -1,0 +1,139 @@
+"""The workers of a site: every kind, those that the pillar has, and those that a release has."""
+
+import dataclasses
+import importlib
+import json
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import django_host_file
+import django_kinds
+import django_process
+import django_site
+import django_wall_shape
+from django_host_command import seconds
+from django_site import Site
+from django_wall_foreign import Foreign
+from django_worker_contract import Worker
+
+#: Every kind of worker, by its name in the pillar.
+WORKERS: dict[str, Worker] = {
+    kind: importlib.import_module(f"django_worker_{kind}").WORKER for kind in django_kinds.WORKERS
+}
+
+#: Bytes of a state file that are read, and names of tasks that are taken from it.
+_STATE, _NAMES = 1 << 16, 100
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a worker's program reports of itself in ``/run/<unit>/state``; the site's user may have written anything.
+
+    Attributes:
+        pid: its process.
+        time: when it was written, in seconds since 1970.
+        fetching: whether it takes tasks.
+        active: number of tasks that run; None where the kind does not report it.
+        reserved: number of tasks that it has taken and not begun.
+        done: number of tasks that have ended.
+        tasks: names of those that run.
+    """
+
+    pid: int
+    time: float
+    fetching: bool
+    active: int | None = None
+    reserved: int | None = None
+    done: int | None = None
+    tasks: tuple[str, ...] = ()
+
+
+_COUNT = (int, types.NoneType)
+_SHAPE = {
+    **{"pid": int, "time": float, "fetching": bool, "tasks?": [str]},
+    **dict.fromkeys(("active?", "reserved?", "done?"), _COUNT),
+}
+
+
+def state(run: Foreign) -> State | None:
+    """Return what a worker reports of itself, or None where it reports nothing that can be read.
+
+    Args:
+        run: the folder of the worker's unit in /run.
+    """
+    text = (run / "state").text(_STATE)
+    try:
+        found = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or not django_wall_shape.fits(found, _SHAPE):
+        return None
+    tasks = tuple(name[:200] for name in found.get("tasks", ())[:_NAMES] if name.isprintable())
+    counts = {name: found.get(name) for name in ("active", "reserved", "done")}
+    return State(found["pid"], found["time"], found["fetching"], tasks=tasks, **counts)
+
+
+def of_site(site: Site) -> dict[str, Worker]:
+    """Return the workers of a site's new releases, by name."""
+    return {name: WORKERS[worker["kind"]] for name, worker in _configured(site).items()}
+
+
+def of_release(release: Path) -> dict[str, Worker]:
+    """Return the workers of a release, by name."""
+    return {name: WORKERS[worker["kind"]] for name, worker in recorded(release).items()}
+
+
+def recorded(release: Path) -> dict[str, dict[str, Any]]:
+    """Return what ``config/workers.json`` of a release records: name → ``kind`` and ``patience`` (seconds)."""
+    shape = {str: {"kind": str, "patience": int}}
+    found = django_host_file.read_json(release / "config/workers.json", shape) or {}
+    return {name: worker for name, worker in found.items() if worker["kind"] in WORKERS}
+
+
+def _configured(site: Site) -> dict[str, dict[str, Any]]:
+    return dict(site.config.get("workers") or {})
+
+
+def switch_lock(site: Site) -> Path:
+    """Return the file that a deployment locks while it switches: as long as it does, no worker takes a task."""
+    return django_site.RUNTIME / f"{site.name}.switch"
+
+
+def unit(site: Site, release: Path, name: str) -> str:
+    """Return the name of the unit or program of a release's worker: ``django-blog-0042-default``."""
+    return f"{django_process.unit(site, release)}-{name}"
+
+
+def configuration(
+    site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the workers' files of a release: name in ``config/`` → content; none for a site without workers.
+
+    Args:
+        variables: those of the release's instance (`django_release_instance`).
+    """
+    files: dict[str, str] = {}
+    configured = _configured(site)
+    for name, worker in configured.items():
+        kind, own_unit = WORKERS[worker["kind"]], unit(site, release, name)
+        given = {
+            "name": name,
+            "unit": own_unit,
+            "run": f"/run/{own_unit}",
+            "release": str(release),
+            "current": str(site.current),
+            "switch": str(switch_lock(site)),
+            "folder": variables["chdir"],
+            **kind.settings(site, release, variables["facts"], worker),
+        }
+        files[f"worker-{name}.json"] = json.dumps(given, indent=1, sort_keys=True) + "\n"
+        files |= {url.rpartition("/")[2]: templates[url] for url in kind.templates}
+    if configured:
+        parts = {
+            name: {"kind": worker["kind"], "patience": int(seconds(worker["patience"]))}
+            for name, worker in configured.items()
+        }
+        files["workers.json"] = json.dumps(parts, sort_keys=True) + "\n"
+    return files

@@ -1,0 +1,58 @@
+"""What every kind of worker of the formula is: a class with defaults, of which each kind overrides what differs.
+
+A worker is a process of a site that serves no requests: it runs tasks of a queue, or a program of the project.
+"""
+
+from abc import ABC
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import django_kinds
+from django_site import Site
+
+
+class Worker(ABC):
+    """One kind of worker. Each is a subclass in a module of its own, ``django_worker_<kind>.py``.
+
+    What the pillar and the states read of it too is in `django_kinds.WORKERS`.
+
+    Its program runs in the release's virtualenv and reads ``config/worker-<name>.json``. It reports that it is ready by
+    sd_notify and by the file ``/run/<unit>/ready``. On SIGTERM it takes nothing more, finishes what it has in hand and
+    exits, whatever the programs that it runs expect. While `is_holding`, it is started before its release is activated,
+    connects, and takes tasks only as long as ``current`` points to its release and no deployment holds the switch lock.
+
+    Attributes:
+        KIND: its name in the pillar.
+        PROGRAM: the program in ``config/`` that runs it.
+    """
+
+    KIND: ClassVar[str]
+    PROGRAM: ClassVar[str]
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether it can run without taking tasks; one that cannot is started after its release is activated."""
+        return django_kinds.WORKERS[self.KIND].is_holding
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The URLs of its programs, which a release has copies of."""
+        return tuple(f"{django_kinds.FILES}{name}" for name in django_kinds.WORKERS[self.KIND].templates)
+
+    def command(self, release: Path, name: str) -> list[str]:
+        """Return the command that runs the worker of this name."""
+        config = f"{release}/config"
+        return [f"{release}/virtualenv/bin/python", f"{config}/{self.PROGRAM}", f"{config}/worker-{name}.json"]
+
+    def settings(
+        self, site: Site, release: Path, facts: Mapping[str, Any], worker: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what its program reads in addition to what every worker's does.
+
+        Args:
+            facts: what the start of the project reported.
+            worker: the worker's part of the configuration.
+        """
+        used = (*django_kinds.WORKERS[self.KIND].used_options,)
+        return {option: worker[option] for option in used}
