@@ -113,13 +113,11 @@ class WorkerKind(NamedTuple):
     Attributes:
         templates: names of its programs in ``django/files``.
         used_options: the options of a worker that have an effect, besides those that every kind has.
-        is_holding: whether it can run without taking tasks, and so starts before its release is activated.
         is_single: whether a site may have only one of it.
     """
 
     templates: tuple[str, ...]
     used_options: tuple[str, ...]
-    is_holding: bool = True
     is_single: bool = False
 
 
@@ -132,10 +130,17 @@ WORKERS = {
     "celery_beat": WorkerKind(("django_formula_celery_beat.py", *_OF_WORKERS), ("app", "options"), is_single=True),
     "rq": WorkerKind(("django_formula_rq.py", *_OF_WORKERS), ("queues", "processes", "options")),
     "huey": WorkerKind(("django_formula_huey.py", *_OF_WORKERS), ("processes", "options")),
-    "command": WorkerKind(
-        ("django_formula_command.py", *_OF_WORKERS), ("command", "processes", "stop", "ready"), is_holding=False
-    ),
+    "command": WorkerKind(("django_formula_command.py", *_OF_WORKERS), ("command", "processes", "stop", "ready")),
 }
+
+#: Second parts of the names of a site's units that belong to no release; no worker has such a name.
+_OF_SITE = ("at", "backup", "build", "cache", "listen", "queue", "task", "tls", "trial")
+
+
+def is_of_site(part: str) -> bool:
+    """Return whether a part of a unit's name is that of a unit of a site, such as a timer's or a store's."""
+    return part in _OF_SITE or part.startswith("cache_")
+
 
 #: The templates of every process manager, by its name in the pillar.
 PROCESS_MANAGERS: dict[str, tuple[str, ...]] = {

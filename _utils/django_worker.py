@@ -125,6 +125,7 @@ def configuration(
             "release": str(release),
             "current": str(site.current),
             "switch": str(switch_lock(site)),
+            "hold": str(site.maintenance / "on/hold"),
             "folder": variables["chdir"],
             **kind.settings(site, release, variables["facts"], worker),
         }

@@ -4,7 +4,7 @@ from django_worker_contract import Worker
 
 
 class Command(Worker):
-    """A command of the pillar; the new one starts when the former one has been told to stop."""
+    """A command of the pillar; its program starts it while it may take tasks, and stops it when it may not any more."""
 
     KIND = "command"
     PROGRAM = "django_formula_command.py"

@@ -19,8 +19,11 @@ class Worker(ABC):
 
     Its program runs in the release's virtualenv and reads ``config/worker-<name>.json``. It reports that it is ready by
     sd_notify and by the file ``/run/<unit>/ready``. On SIGTERM it takes nothing more, finishes what it has in hand and
-    exits, whatever the programs that it runs expect. While `is_holding`, it is started before its release is activated,
-    connects, and takes tasks only as long as ``current`` points to its release and no deployment holds the switch lock.
+    exits, whatever the programs that it runs expect. It is started before its release is activated, connects, and takes
+    tasks only as long as ``current`` points to its release, no deployment holds the switch lock, and the file ``hold``
+    is missing, which a migration that the release cannot run with puts there. The program of a kind that cannot run
+    without taking tasks starts what it runs only then, stops it when that ends, and reports that it takes tasks while
+    any process of that is left.
 
     Attributes:
         KIND: its name in the pillar.
@@ -29,11 +32,6 @@ class Worker(ABC):
 
     KIND: ClassVar[str]
     PROGRAM: ClassVar[str]
-
-    @property
-    def is_holding(self) -> bool:
-        """Whether it can run without taking tasks; one that cannot is started after its release is activated."""
-        return django_kinds.WORKERS[self.KIND].is_holding
 
     @property
     def templates(self) -> tuple[str, ...]:
