@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import django_kinds
+import django_pillar_worker
 from django_pillar_check import Problem, Rules, check, lines, plain, prune, report, resolve, shown, traps
 from django_pillar_database import oversized
 from django_pillar_layers import complete, fill, fill_by_kind, merge
@@ -115,7 +116,9 @@ def _configurations(layers: Any, platform: Any, rules: Rules, process: str) -> t
             problems.append(((*path, "databases"), "expected either database or databases, got both"))
         site = configurations[name] = {**complete(name, fill(merged, site_rules)), "process": process}
         for part in ("server", "proxy"):
-            problems += fill_by_kind(part, site, own, site_rules, name)
+            part_rules = site_rules["properties"][part]
+            problems += fill_by_kind((part,), site[part], own.get(part) or {}, part_rules, name)
+        problems += django_pillar_worker.complete(site, own, site_rules, name)
         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
         problems += oversized(own, path)
     return configurations, [*problems, *contradictions_between(configurations)]

@@ -63,26 +63,25 @@ def fill(value: Any, rules: Rules) -> Any:
     return value
 
 
-def fill_by_kind(part: str, site: dict[str, Any], own: dict[str, Any], rules: Rules, name: str) -> Iterator[Problem]:
-    """Fill in the defaults of the site's kind of server or proxy, and yield what that kind refuses.
+def fill_by_kind(part: Path, chosen: dict[str, Any], own: dict[str, Any], rules: Rules, name: str) -> Iterator[Problem]:
+    """Fill in the defaults of the kind of a site's server, proxy or worker, and yield what that kind refuses.
 
     Args:
-        part: ``server`` or ``proxy``.
-        site: the configuration, which is changed.
-        own: what the site itself sets.
-        rules: of a site.
+        part: where it is in the configuration: ``("server",)``, or ``("workers", "default")``.
+        chosen: the part, which is changed.
+        own: what the site itself sets of it.
+        rules: of the part.
         name: of the site.
     """
-    chosen, own_part = site[part], own.get(part) or {}
-    for option, rule in rules["properties"][part]["properties"].items():
+    for option, rule in rules["properties"].items():
         kind = rule.get("kinds", {}).get(chosen["kind"])
         if kind and chosen[option] is None:
             varied = django_kinds.server_of(chosen).max_requests if option == "max_requests" else None
             chosen[option] = kind["default"] if varied is None else varied
         for place, text in check(chosen[option], kind) if kind else ():
-            is_own = place[0] in (own_part.get(option) or {}) if place else option in own_part
+            is_own = place[0] in (own.get(option) or {}) if place else option in own
             layer = ("sites", name) if is_own else ("defaults",)
-            yield ("django", *layer, part, option, *place), text
+            yield ("django", *layer, *part, option, *place), text
 
 
 def complete(name: str, site: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ MODULES = (
     "django_database_engine",
     "django_pillar_check",
     "django_pillar_layers",
+    "django_pillar_worker",
     "django_pillar_listen",
     "django_pillar_server",
     "django_pillar_proxy",

@@ -14,6 +14,7 @@ import django_pillar_database
 import django_pillar_listen
 import django_pillar_proxy
 import django_pillar_server
+import django_pillar_worker
 from django_pillar_check import Path, Problem, shown
 
 Site = dict[str, Any]  # the configuration of a site
@@ -120,19 +121,19 @@ def commands(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield commands that only a shell could run."""
     listed: dict[Path, list[str]] = {("build",): site["build"]}
     listed |= {("commands", stage): entries for stage, entries in site["commands"].items()}
-    for at, entries in listed.items():
-        for number, command in enumerate(entries):
-            try:
-                words = shlex.split(command)
-            except ValueError as error:
-                yield (*at, number), f"expected a command with its quotes closed, got {shown(command)}: {error}"
-                continue
-            operators = SHELL_OPERATORS & {*words}
-            if operators:
-                text = (
-                    f"no shell runs commands, so {min(operators)} has no meaning: write several commands, or sh -c '…'"
-                )
-                yield (*at, number), text
+    at: dict[Path, str] = {(*at, number): one for at, entries in listed.items() for number, one in enumerate(entries)}
+    workers = site.get("workers", {}).items()
+    at |= {("workers", name, "command"): worker["command"] for name, worker in workers if worker.get("command")}
+    for place, command in at.items():
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            yield place, f"expected a command with its quotes closed, got {shown(command)}: {error}"
+            continue
+        operators = SHELL_OPERATORS & {*words}
+        if operators:
+            text = f"no shell runs commands, so {min(operators)} has no meaning: write several commands, or sh -c '…'"
+            yield place, text
 
 
 #: Every rule for one site: what contradicts it, by paths relative to the site.
@@ -163,6 +164,10 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_database.environment,
     django_pillar_database.variables,
     commands,
+    django_pillar_worker.commands,
+    django_pillar_worker.single,
+    django_pillar_worker.signals,
+    django_pillar_worker.resources,
 )
 
 
