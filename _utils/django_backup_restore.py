@@ -14,9 +14,11 @@ import django_host_clock
 import django_host_file
 import django_project_program
 import django_proxy_maintenance
+import django_release
 import django_release_drain
 import django_release_health
 import django_release_instance
+import django_release_workers
 from django_backup import DUMPERS
 from django_backup_dump import Database
 from django_database_engine import SQLITE
@@ -283,13 +285,14 @@ def _exchange(
 
     The maintenance page is shown from before the site is stopped until its health check passes again.
     """
-    was_on = django_proxy_maintenance.is_on(site)
+    was_on = django_proxy_maintenance.is_on(site) is not None
     if not was_on:
         django_proxy_maintenance.on(site, by="django.restore")
+    holds = not django_proxy_maintenance.holds_workers(site)
+    django_proxy_maintenance.hold_workers(site)
     swapped: list[Database] = []
     try:
-        django_release_drain.drain(site, live.path)
-        django_release_instance.pause(site, live.path)
+        _stop(site, live)
         for one in databases:
             DUMPERS[one.kind].swap(one, names[one.alias], kept[one.alias])
             swapped.append(one)
@@ -297,8 +300,7 @@ def _exchange(
         for one in reversed(swapped):
             DUMPERS[one.kind].swap(one, kept[one.alias], names[one.alias])
         _start(site, live)
-        if not was_on:
-            django_proxy_maintenance.off(site)
+        _reopen(site, was_on=was_on, holds=holds)
         raise
     try:
         serve() if serve else _start(site, live)
@@ -307,8 +309,24 @@ def _exchange(
         off = f"to end the maintenance: salt-call django.maintenance {site.name} off"
         error.hint = "\n".join(filter(None, [error.hint, restored, off]))
         raise
+    _reopen(site, was_on=was_on, holds=holds)
+
+
+def _reopen(site: Site, *, was_on: bool, holds: bool) -> None:
+    """End the maintenance of a restore, and let workers take tasks, unless another has begun the one or the other."""
     if not was_on:
         django_proxy_maintenance.off(site)
+    elif holds:
+        django_proxy_maintenance.release_workers(site)
+
+
+def _stop(site: Site, live: Release) -> None:
+    """Stop all processes of the site that use its databases, tasks of older releases too."""
+    django_release_drain.drain(site, live.path)
+    django_release_instance.pause(site, live.path)
+    older = [release.path for release in django_release.releases(site) if release.name != live.name]
+    for one in django_release_workers.finishing(site, older):
+        django_release_instance.process_manager(site, one.release).stop(site, one.release, one.worker)
 
 
 def _start(site: Site, release: Release) -> None:

@@ -17,12 +17,14 @@ import django_host_file
 import django_release
 import django_release_attempt
 import django_release_instance
+import django_release_workers
 import django_secret
 import django_secret_rotation
 import django_source
 import django_source_folder
 import django_takeover
 import django_virtualenv_index
+import django_worker
 from django_deploy_switch_report import Probe
 from django_host_command import DeploymentError, redact
 from django_release import Release
@@ -112,6 +114,7 @@ class Deployment:
         self.listening = listening
         self.coming = coming
         self.lock = site.lock(asked_by)
+        self.switch_lock = django_release_workers.SwitchLock(site)
         self.live = django_release.linked(site, site.current)
         #: The release that the steps work on: the active one until `source` begins another.
         self.release: Release | None = self.live
@@ -224,6 +227,24 @@ class Deployment:
         """Stop the active instance before the new one starts; where that fails, it is started again."""
         self.paused, self.paused_at = live, time.monotonic()
         django_release_instance.pause(self.site, live.path)
+
+    def hold_tasks(self, leaving: Release | None, coming: Release) -> None:
+        """Keep all workers of the site from taking tasks, until `let_tasks_go` or the end of this process.
+
+        Args:
+            leaving: the active release, whose workers are waited for.
+            coming: the release that is activated next.
+        """
+        if not any(django_worker.recorded(one.path) for one in (leaving, coming) if one):
+            return
+        self.switch_lock.take()
+        taking = django_release_workers.await_quiet(self.site, leaving.path) if leaving else []
+        if taking and leaving:
+            self.warn([f"workers of {leaving.name} did not stop taking tasks in time: {', '.join(taking)}"])
+
+    def let_tasks_go(self) -> None:
+        """Let the workers of the active release take tasks."""
+        self.switch_lock.release()
 
     def set_healthy(self, pid: int | None) -> None:
         """Set the main process of the new release, whose health check has passed."""
@@ -375,6 +396,7 @@ class Deployment:
 
     def _fail(self, step: str, error: DeploymentError) -> None:
         """Stop the new release and keep it as failed, or delete it where a new try may help; complete the error."""
+        self.let_tasks_go()
         error.log = redact(error.log, self.masked())
         error.message = redact(error.message, self.masked())
         error.hint = redact(error.hint, self.masked())
@@ -429,6 +451,7 @@ class Deployment:
             self.probe.end()
         if self.takeover:
             self.takeover.release_data()
+        self.let_tasks_go()
         self.lock.release()
 
     def _resume(self, live: Release) -> str:

@@ -59,7 +59,9 @@ def _in_folders(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
 
 
 def _of_process_manager(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
-    for path, text in django_release_instance.process_manager(site, live.path).installed(site, live.path).items():
+    manager, parts = django_release_instance.process_manager(site, live.path), django_release_instance.parts(live.path)
+    installed = {path: text for part in parts for path, text in manager.installed(site, live.path, part).items()}
+    for path, text in installed.items():
         present = django_host_file.read_text(path)
         if present != text:
             yield path, "missing" if present is None else "changed"

@@ -9,6 +9,7 @@ import django_backup
 import django_database
 import django_project_program
 import django_proxy_maintenance
+import django_release_workers
 from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
@@ -127,22 +128,27 @@ def back_up_and_migrate(
 def maintenance_for(release: Release | None) -> Iterator[None]:
     """Show the maintenance page for migrations that a release cannot run with, if the pillar says so.
 
-    It stays until `end_maintenance`, unless nothing was applied. A page that was put up by another stays as it is.
+    Its workers take no tasks meanwhile. Both stay until `end_maintenance`, unless nothing was applied. A page that was
+    put up by another stays as it is.
     """
-    closes = (
-        release is not None
-        and release.site.config["migrate"]["unsafe"] == "maintenance"
-        and not django_proxy_maintenance.is_on(release.site)
-    )
-    if release and closes:
-        django_proxy_maintenance.on(release.site, by=f"{_CLOSED} {release.name} cannot run with")
+    if release is None or release.site.config["migrate"]["unsafe"] != "maintenance":
+        yield
+        return
+    site = release.site
+    closes, holds = not django_proxy_maintenance.is_on(site), not django_proxy_maintenance.holds_workers(site)
+    if closes:
+        django_proxy_maintenance.on(site, by=f"{_CLOSED} {release.name} cannot run with")
+    django_proxy_maintenance.hold_workers(site)
+    django_release_workers.await_quiet(site, release.path)
     try:
         yield
     except django_project_program.PartlyMigrated:
         raise
     except DeploymentError:
-        if release and closes:
-            end_maintenance(release.site)
+        if closes:
+            end_maintenance(site)
+        elif holds:
+            django_proxy_maintenance.release_workers(site)
         raise
 
 
@@ -157,7 +163,8 @@ def is_in_maintenance(site: Site, release: Release | None = None) -> bool:
 
 
 def end_maintenance(site: Site) -> None:
-    """Take the maintenance page away if it was put up for a migration."""
+    """Take the maintenance page away if it was put up for a migration, and let workers take tasks."""
+    django_proxy_maintenance.release_workers(site)
     if is_in_maintenance(site):
         django_proxy_maintenance.off(site)
 

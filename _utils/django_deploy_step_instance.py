@@ -18,6 +18,7 @@ import django_release_health
 import django_release_instance
 import django_release_static
 import django_site
+import django_worker
 from django_deploy import Changes, Deployment
 from django_deploy_switch_report import Probe
 from django_host_command import DeploymentError
@@ -33,7 +34,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     if not release or (not deployment.is_new and django_release_instance.is_kept_alive(site, release.path)):
         return
     commands = django_deploy_commands.changes(deployment, "before_switch")
-    yield {"instance": f"{django_process.unit(site, release.path)} started", **commands}
+    yield {"instance": f"{', '.join(_units(deployment, release))} started", **commands}
     deployment.take_lock()
     live = deployment.live if deployment.live and deployment.live.name != release.name else None
     if live and site.config["releases"]["overlap"]:
@@ -57,6 +58,14 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         release.update(page=django_release_health.page(site))
     deployment.set_healthy(django_release_instance.pid(site, release.path))
     django_deploy_commands.run(deployment, "before_switch")
+
+
+def _units(deployment: Deployment, release: Release) -> list[str]:
+    """Return the units that are started; those of a new release are not written yet."""
+    site = deployment.site
+    if not deployment.is_new:
+        return django_release_instance.units(site, release.path)
+    return [django_process.unit(site, release.path, part) for part in ("", *django_worker.of_site(site))]
 
 
 def _probe(site: Site, live: Release) -> Probe:

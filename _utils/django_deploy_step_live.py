@@ -7,6 +7,7 @@ from pathlib import Path
 import django_database_setup
 import django_deploy_migration
 import django_deploy_switch
+import django_proxy_maintenance
 import django_release
 import django_release_drain
 import django_release_instance
@@ -44,6 +45,8 @@ def live(deployment: Deployment) -> Iterator[Changes]:
         changes["receipt"] = deployment.switch_report
     if reopens:
         django_deploy_migration.end_maintenance(site)
+    elif switches:
+        django_proxy_maintenance.release_workers(site)
     stuck = _stop_and_prune(deployment, connections, has_strays=bool(strays))
     if switches and old and django_database_setup.has_new_password(site, old.record, release.record):
         changes |= _revoke_passwords(deployment, release)

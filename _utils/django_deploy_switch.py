@@ -76,6 +76,7 @@ def activate(deployment: Deployment, release: Release) -> None:
         release.update(state="good", live_since=django_host_clock.now())
         if old:
             django_host_file.link(site.previous, f"releases/{old.name}")
+        deployment.hold_tasks(old, release)
         with deployment.probe.switching() if deployment.probe else contextlib.nullcontext():
             django_host_file.link(site.current, f"releases/{release.name}")
             deployment.set_activated(True)
@@ -209,7 +210,10 @@ def watch(deployment: Deployment, release: Release, leaving: Collection[Path], f
         if failed and watched.is_old_better():
             probe.end()
             _return_to_old(watched, failed)
-        if not drained.is_alive() and (failed or probe.is_steady()) and time.monotonic() >= deadline:
+        is_judged = (failed or probe.is_steady()) and time.monotonic() >= deadline
+        if is_judged:  # connections that are still open do not keep tasks waiting
+            deployment.let_tasks_go()
+        if is_judged and not drained.is_alive():
             break
         time.sleep(_PAUSE)
     drained.join()
@@ -298,7 +302,9 @@ def _activate_old(deployment: Deployment, release: Release, old: Release, former
             django_host_file.link(site.previous, str(former))
         else:
             site.previous.unlink(missing_ok=True)
+        deployment.hold_tasks(release, old)
         django_host_file.link(site.current, f"releases/{old.name}")
+        deployment.let_tasks_go()
         if needs_other_files:
             django_proxy_switch.apply(django_proxy_files.of_site(site, old.facts, deployment.templates))
         elif proxy and _needs_reload(site, proxy, old.path):

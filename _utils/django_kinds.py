@@ -134,7 +134,7 @@ WORKERS = {
 }
 
 #: Second parts of the names of a site's units that belong to no release; no worker has such a name.
-_OF_SITE = ("at", "backup", "build", "cache", "listen", "queue", "task", "tls", "trial")
+_OF_SITE = ("at", "backup", "build", "cache", "listen", "manage", "queue", "task", "tls", "trial")
 
 
 def is_of_site(part: str) -> bool:
@@ -146,6 +146,11 @@ def is_of_site(part: str) -> bool:
 PROCESS_MANAGERS: dict[str, tuple[str, ...]] = {
     "systemd": ("django.service", "django.socket"),
     "supervisor": ("supervisor.conf", "supervisor.sh", "django_formula_listen.py"),
+}
+#: Their templates for a worker.
+OF_WORKERS: dict[str, tuple[str, ...]] = {
+    "systemd": ("worker.service",),
+    "supervisor": ("worker.conf", "worker.sh"),
 }
 
 
@@ -229,7 +234,8 @@ def instance_templates(site: Mapping[str, Any]) -> list[str]:
     """
     names = [*PROCESS_MANAGERS[site["process"]], *SERVERS[site["server"]["kind"]].templates]
     for worker in (site.get("workers") or {}).values():
-        names += [name for name in WORKERS[worker["kind"]].templates if name not in names]
+        own = (*OF_WORKERS[site["process"]], *WORKERS[worker["kind"]].templates)
+        names += [name for name in own if name not in names]
     return [f"{FILES}{name}" for name in names if name]
 
 

@@ -1,6 +1,11 @@
-"""What every process manager of the formula is, and what an instance has in /run."""
+"""What every process manager of the formula is, and what an instance has in /run.
+
+A release has several parts, each with a unit of its own: its server, whose part is the empty text, and its workers,
+whose parts are their names.
+"""
 
 import dataclasses
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,28 +69,38 @@ class ProcessManager(ABC):
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
     ) -> dict[str, str]:
-        """Return the process manager's files of a release: name in ``config/`` → content."""
+        """Return the process manager's files of a release's server: name in ``config/`` → content."""
+
+    @abstractmethod
+    def worker_configuration(
+        self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the process manager's files of one worker of a release: name in ``config/`` → content.
+
+        Args:
+            variables: ``unit``, ``worker`` (its name), ``command``, ``patience`` (seconds), ``resources``, ``facts``.
+        """
 
     @abstractmethod
     def files(self, site: Site) -> list[Path]:
         """Return its files of a site outside the site's root; the stem of each is a `unit`."""
 
     @abstractmethod
-    def installed(self, site: Site, release: Path) -> dict[Path, str]:
+    def installed(self, site: Site, release: Path, part: str = "") -> dict[Path, str]:
         """Return its files of a release outside the site's root: path → the content that the release has for it."""
 
     @abstractmethod
-    def pid(self, site: Site, release: Path) -> int | None:
+    def pid(self, site: Site, release: Path, part: str = "") -> int | None:
         """Return the main process of a release as the process manager reports it, or None when it does not run.
 
         The environment, command line and pid file of a process do not count: the process itself decides them.
         """
 
     @abstractmethod
-    def is_kept_alive(self, site: Site, release: Path) -> bool:
-        """Return whether the instance runs, is whole (`is_whole`), and would run again after a boot.
+    def is_kept_alive(self, site: Site, release: Path, part: str = "") -> bool:
+        """Return whether a part runs, is whole (`is_whole`), and would run again after a boot.
 
-        An instance that the process manager is starting is waited for.
+        A server that the process manager is starting is waited for.
         """
 
     @abstractmethod
@@ -93,44 +108,45 @@ class ProcessManager(ABC):
         """Return the units of a site that would run again after a boot."""
 
     @abstractmethod
-    def start(self, site: Site, release: Path) -> None:
-        """Start a release, at every boot too, and wait until the server reports that it is ready.
+    def start(self, site: Site, release: Path, part: str = "") -> None:
+        """Start a part of a release, at every boot too, and wait until it reports that it is ready.
 
         Raises:
-            DeploymentError: the server does not start.
+            DeploymentError: it does not start.
         """
 
     @abstractmethod
-    def stop(self, site: Site, release: Path, *, wait: bool = True) -> None:
-        """Stop a release, and do not start it at boot any more.
+    def stop(self, site: Site, release: Path, part: str = "", *, wait: bool = True) -> None:
+        """Stop a part of a release, and do not start it at boot any more.
 
         Args:
-            wait: until it has ended; otherwise it may still be ending.
+            wait: until it has ended, by force after the site's drain time; otherwise it may still be ending: a server
+                as long as the drain time, a worker as long as its patience.
         """
 
     @abstractmethod
-    def pause(self, site: Site, release: Path) -> None:
-        """Stop a release that still starts at boot, and wait until it has ended; `start` resumes it."""
+    def pause(self, site: Site, release: Path, part: str = "") -> None:
+        """Stop a part that still starts at boot, and wait as `stop` does until it has ended; `start` resumes it."""
 
     @abstractmethod
     def remove(self, site: Site, release: Path) -> None:
-        """Delete its files of a release, and stop the instance if there is one."""
+        """Delete its files of a release, and stop every part that runs, by force after the site's drain time."""
 
     @abstractmethod
-    def journal(self, site: Site, release: Path, since: float) -> str:
-        """Return what a release logged since a time (seconds since 1970), without the process manager's own lines."""
+    def journal(self, site: Site, release: Path, since: float, part: str = "") -> str:
+        """Return what a part logged since a time (seconds since 1970), without the process manager's own lines."""
 
     @abstractmethod
-    def log(self, site: Site, release: Path, lines: int) -> str:
-        """Return the last lines of a release's log.
+    def log(self, site: Site, release: Path, lines: int, part: str = "") -> str:
+        """Return the last lines of a part's log.
 
         Raises:
             DeploymentError: the log cannot be read.
         """
 
     @abstractmethod
-    def where_the_log_is(self, site: Site, release: Path) -> str:
-        """Return how to read a release's whole log, for people."""
+    def where_the_log_is(self, site: Site, release: Path, part: str = "") -> str:
+        """Return how to read a part's whole log, for people."""
 
     @abstractmethod
     def run(self, command: ProjectCommand) -> str:
@@ -155,20 +171,32 @@ class ProcessManager(ABC):
         """
 
 
-def unit(site: Site, release: Path) -> str:
-    """Return the name of a release's unit or program: ``django-blog-0042``."""
-    return f"django-{site.name}-{release.name.split('-')[0]}"
+def unit(site: Site, release: Path, part: str = "") -> str:
+    """Return the name of the unit or program of a release's part: ``django-blog-0042``, ``django-blog-0042-mail``."""
+    return "-".join(filter(None, [f"django-{site.name}", release.name.split("-")[0], part]))
 
 
-def folder(site: Site, release: Path) -> Foreign:
-    """Return the folder of an instance in /run, which the site's user may write: pid file, ready file, sockets."""
-    return Foreign(RUN / unit(site, release))
+def parse(site: Site, name: str) -> tuple[str, str] | None:
+    """Return the number of the release and the part that a unit of a site is of, or None for any other name.
 
-
-def is_whole(site: Site, release: Path) -> bool:
-    """Return whether a running instance has its folder in /run, and listens at its socket if that has a path.
-
-    Both may have been deleted, with all of /run for example, and only a restart makes them again.
+    A site may be called ``blog-0042``, so that its unit ``django-blog-0042-task`` is none of ``blog``'s.
     """
+    found = re.fullmatch(rf"django-{re.escape(site.name)}-(\d{{4,}})(?:-([a-z][a-z0-9_]*))?", name)
+    return (found[1], found[2] or "") if found and not django_kinds.is_of_site(found[2] or "") else None
+
+
+def folder(site: Site, release: Path, part: str = "") -> Foreign:
+    """Return the folder of a part in /run, which the site's user may write: pid, ready and state files, sockets."""
+    return Foreign(RUN / unit(site, release, part))
+
+
+def is_whole(site: Site, release: Path, part: str = "") -> bool:
+    """Return whether a running part has its folder in /run, and what it has there once it is ready.
+
+    A server listens at its socket if that has a path, a worker has its ready file. All may have been deleted, with all
+    of /run for example, and only a restart makes them again.
+    """
+    if part:
+        return (folder(site, release, part) / "ready").exists()
     where = str((django_host_file.read_json(release / "config/instance.json") or {}).get("address", ""))
     return folder(site, release).is_folder() and (not where.startswith("/") or django_host_unix.listens(where))

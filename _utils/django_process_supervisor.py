@@ -33,6 +33,7 @@ PROGRAMS = Path("/etc/supervisor/conf.d")
 #: Where supervisor writes the output of a program: until the server has its own log, or all of it.
 OUTPUT = Path("/var/log/supervisor")
 PROGRAM, SCRIPT, LISTEN = (f"{django_kinds.FILES}{name}" for name in django_kinds.PROCESS_MANAGERS["supervisor"])
+WORKER, WORKER_SCRIPT = (f"{django_kinds.FILES}{name}" for name in django_kinds.OF_WORKERS["supervisor"])
 #: Seconds by which the time of a file may be behind the clock.
 _TICK = 0.02
 #: Seconds after its own start within which supervisor starts every program.
@@ -77,54 +78,68 @@ class Supervisor(ProcessManager):
             **({} if variables["binds"] else {"django_formula_listen.py": templates[LISTEN]}),
         }
 
+    def worker_configuration(
+        self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the program of a worker and what it runs: file name in ``config/`` → content."""
+        more = {"identity": _identity(site), "secrets": str(site.secrets)}
+        return {
+            f"{variables['unit']}.conf": django_host_template.render(templates, WORKER, **variables),
+            f"worker-{variables['worker']}.sh": django_host_template.render(
+                templates, WORKER_SCRIPT, **more, **variables
+            ),
+        }
+
     def files(self, site: Site) -> list[Path]:
         """Return the program files of all releases of a site."""
-        pattern = rf"django-{site.name}-\d+\.conf"
-        return [path for path in PROGRAMS.glob(f"django-{site.name}-*.conf") if re.fullmatch(pattern, path.name)]
+        paths = PROGRAMS.glob(f"django-{site.name}-*.conf")
+        return [path for path in paths if django_process.parse(site, path.stem)]
 
-    def pid(self, site: Site, release: Path) -> int | None:
-        """Return the process that supervisor started for the program of a release, or None when it does not run."""
-        program = _program(unit(site, release))
+    def pid(self, site: Site, release: Path, part: str = "") -> int | None:
+        """Return the process that supervisor started for the program of a part, or None when it does not run."""
+        program = _program(unit(site, release, part))
         return program.pid if program else None
 
-    def is_kept_alive(self, site: Site, release: Path) -> bool:
-        """Return whether the instance runs, is whole, and would run again after a restart of supervisor.
+    def is_kept_alive(self, site: Site, release: Path, part: str = "") -> bool:
+        """Return whether a part runs, is whole, and would run again after a restart of supervisor.
 
         One that supervisor is starting, as after a restart of the container, is waited for.
         """
-        if self._is_changed(site, release):
+        if self._is_changed(site, release, part):
             return False
-        starts = _starts(site, release)
+        starts = _starts(site, release, part)
         deadline = time.monotonic() + seconds(site.config["timeouts"]["start"])
-        while not _is_ready(site, release, _SETTLED):
-            if not _is_under_way(site, release) or _starts(site, release) > starts + 1 or time.monotonic() > deadline:
+        while not _is_ready(site, release, part, _SETTLED):
+            is_new = _starts(site, release, part) > starts + 1
+            if is_new or not _is_under_way(site, release, part) or time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
         return True
 
-    def installed(self, site: Site, release: Path) -> dict[Path, str]:
-        """Return the program file of a release: path → the content that its configuration has."""
-        name = f"{unit(site, release)}.conf"
+    def installed(self, site: Site, release: Path, part: str = "") -> dict[Path, str]:
+        """Return the program file of a part: path → the content that the release's configuration has."""
+        name = f"{unit(site, release, part)}.conf"
         return {PROGRAMS / name: django_host_file.read_text(release / "config" / name) or ""}
 
-    def _is_changed(self, site: Site, release: Path) -> bool:
-        return any(django_host_file.read_text(path) != text for path, text in self.installed(site, release).items())
+    def _is_changed(self, site: Site, release: Path, part: str) -> bool:
+        installed = self.installed(site, release, part)
+        return any(django_host_file.read_text(path) != text for path, text in installed.items())
 
     def enabled(self, site: Site) -> set[str]:
         """Return the programs of a site: supervisor starts each that has a file when it starts itself."""
         return {path.stem for path in self.files(site)}
 
-    def start(self, site: Site, release: Path) -> None:
-        """Install the program of a release, start it, and wait until the server accepts requests.
+    def start(self, site: Site, release: Path, part: str = "") -> None:
+        """Install the program of a part, start it, and wait until the server accepts requests or the worker is ready.
 
         Raises:
-            DeploymentError: supervisor does not run, the server exits at once, or does not become ready in time.
+            DeploymentError: supervisor does not run, the part exits at once, or does not become ready in time.
         """
-        name = unit(site, release)
-        if self.is_kept_alive(site, release):
+        name = unit(site, release, part)
+        if self.is_kept_alive(site, release, part):
             return
-        self.stop(site, release)
-        self._clear(site, release)
+        self.stop(site, release, part)
+        self._clear(site, release, part)
         if django_host_service.pid(django_host_service.SUPERVISOR) is None:
             django_host_service.start(django_host_service.SUPERVISOR)
         _forget_old_logs(site)
@@ -132,56 +147,81 @@ class Supervisor(ProcessManager):
             PROGRAMS / f"{name}.conf", django_host_file.read_text(release / "config" / f"{name}.conf") or ""
         )
         _supervisorctl("update", name, doing=f"starting {name}")
-        self._wait_until_ready(site, release)
+        self._wait_until_ready(site, release, part)
 
-    def _wait_until_ready(self, site: Site, release: Path) -> None:
+    def _wait_until_ready(self, site: Site, release: Path, part: str) -> None:
         deadline = time.monotonic() + seconds(site.config["timeouts"]["start"])
-        while not _is_ready(site, release):
-            if _starts(site, release) > 1:
+        while not _is_ready(site, release, part):
+            if _starts(site, release, part) > 1:
                 raise DeploymentError("it exits as soon as it is started")
             if time.monotonic() > deadline:
-                raise DeploymentError(self._not_ready(site, release))
+                raise DeploymentError(self._not_ready(site, release, part))
             time.sleep(0.02)
 
-    def _not_ready(self, site: Site, release: Path) -> str:
-        """Return what a release whose time to start is up did not do."""
+    def _not_ready(self, site: Site, release: Path, part: str) -> str:
+        """Return what a part whose time to start is up did not do."""
         cause = "it does not listen on its socket"
-        if self.pid(site, release) is None:
-            cause = f"supervisor runs no process of {unit(site, release)}"
-        elif not (django_process.folder(site, release) / "ready").exists():
-            cause = "the server did not report that it is ready"
+        if self.pid(site, release, part) is None:
+            cause = f"supervisor runs no process of {unit(site, release, part)}"
+        elif not (django_process.folder(site, release, part) / "ready").exists():
+            cause = f"the {'worker' if part else 'server'} did not report that it is ready"
         return f"it did not become ready within {site.config['timeouts']['start']}: {cause}"
 
-    def stop(self, site: Site, release: Path, *, wait: bool = True) -> None:
-        """Delete the program of a release, which supervisor stops, after the site's drain time by force.
+    def stop(self, site: Site, release: Path, part: str = "", *, wait: bool = True) -> None:
+        """Delete the program of a part, which supervisor stops, a server after the site's drain time by force.
 
         Args:
-            wait: no effect: supervisor waits until a program that it removes has ended.
+            wait: no effect for a server: supervisor waits until a program that it removes has ended. A worker that is
+                not waited for is removed by `remove`.
         """
-        name = unit(site, release)
+        name = unit(site, release, part)
         program = PROGRAMS / f"{name}.conf"
-        if program.exists():
-            program.unlink()
-            if django_host_service.pid(django_host_service.SUPERVISOR) is not None:
-                timeout = seconds(site.config["releases"]["drain"]) + 60
-                _supervisorctl("update", name, doing=f"stopping {name}", timeout=timeout)
-            self._clear(site, release)
+        is_installed = program.exists()
+        program.unlink(missing_ok=True)
+        if django_host_service.pid(django_host_service.SUPERVISOR) is None:
+            pass
+        elif part:
+            self._stop_worker(site, release, part, wait=wait)
+        elif is_installed:
+            timeout = seconds(site.config["releases"]["drain"]) + 60
+            _supervisorctl("update", name, doing=f"stopping {name}", timeout=timeout)
+        if wait if part else is_installed:
+            self._clear(site, release, part)
 
-    def _clear(self, site: Site, release: Path) -> None:
-        """End a server that outlived its supervisor, and delete what a release has in /run."""
-        self.end_leftovers(site, release)
-        sequence = release.name.split("-")[0]
-        Foreign(django_process.RUN, unit(site, release)).remove()
-        Foreign(site.runtime, f"{sequence}.sock").remove()
-        Foreign(site.runtime, sequence).remove()
-        _counter(site, release).unlink(missing_ok=True)
+    def _stop_worker(self, site: Site, release: Path, part: str, *, wait: bool) -> None:
+        """Tell a worker to stop; wait until it has ended, by force after the site's drain time, and forget it."""
+        name = unit(site, release, part)
+        if _program(name) is None:
+            return
+        _tell_to_stop(name)
+        if not wait:
+            return
+        deadline = time.monotonic() + seconds(site.config["releases"]["drain"])
+        while _is_running(name) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        program = _program(name)
+        if program and program.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
+        if not (PROGRAMS / f"{name}.conf").exists():
+            _supervisorctl("update", name, doing=f"removing {name}")
 
-    def end_leftovers(self, site: Site, release: Path) -> None:
-        """End a server of a release that outlived its supervisor, as the site's user.
+    def _clear(self, site: Site, release: Path, part: str = "") -> None:
+        """End a part that outlived its supervisor, and delete what it has in /run."""
+        self.end_leftovers(site, release, part)
+        Foreign(django_process.RUN, unit(site, release, part)).remove()
+        _counter(site, release, part).unlink(missing_ok=True)
+        if not part:
+            sequence = release.name.split("-")[0]
+            Foreign(site.runtime, f"{sequence}.sock").remove()
+            Foreign(site.runtime, sequence).remove()
 
-        The server itself decides its pid file and environment, so that it may name any process of that user.
+    def end_leftovers(self, site: Site, release: Path, part: str = "") -> None:
+        """End a part of a release that outlived its supervisor, as the site's user.
+
+        The part itself decides its pid file and environment, so that it may name any process of that user.
         """
-        run = django_process.folder(site, release)
+        run = django_process.folder(site, release, part)
         if (run / "pid").exists() and django_host_user.find_user(site.user):
             what = (str(run), release.name)
             with contextlib.suppress(OSError):
@@ -189,46 +229,57 @@ class Supervisor(ProcessManager):
                     site.user, _end, *what, doing="ending a leftover server", timeout=_LEFTOVER + 5
                 )
 
-    def pause(self, site: Site, release: Path) -> None:
-        """Stop the program of a release; supervisor starts it again when it starts itself."""
-        name = unit(site, release)
-        if django_host_service.pid(django_host_service.SUPERVISOR) is not None:
+    def pause(self, site: Site, release: Path, part: str = "") -> None:
+        """Stop the program of a part; supervisor starts it again when it starts itself."""
+        name = unit(site, release, part)
+        if django_host_service.pid(django_host_service.SUPERVISOR) is None:
+            pass
+        elif part:
+            self._stop_worker(site, release, part, wait=True)
+        else:
             timeout = seconds(site.config["releases"]["drain"]) + 60
             _supervisorctl("stop", name, doing=f"stopping {name}", timeout=timeout)
-        self._clear(site, release)
+        self._clear(site, release, part)
 
     def remove(self, site: Site, release: Path) -> None:
-        """Delete the program of a release, if supervisor has it; the log that the server writes stays for a while."""
-        self.stop(site, release)
-        for ending in ("log", "log.1"):
-            (OUTPUT / f"{unit(site, release)}.{ending}").unlink(missing_ok=True)
+        """Delete the programs of a release, if supervisor has them; the log that the server writes stays for a while.
 
-    def journal(self, site: Site, release: Path, since: float) -> str:
-        """Return the last lines of a release's log, if any were written since a time (seconds since 1970).
+        A worker that is not waited for has no program file any more, so that its log tells that it was there.
+        """
+        name = unit(site, release)
+        found = [*PROGRAMS.glob(f"{name}-*.conf"), *OUTPUT.glob(f"{name}-*.log")]
+        parsed = {django_process.parse(site, path.stem) for path in found}
+        for part in ("", *sorted(one[1] for one in parsed if one and one[1])):
+            self.stop(site, release, part)
+            for ending in ("log", "log.1"):
+                (OUTPUT / f"{unit(site, release, part)}.{ending}").unlink(missing_ok=True)
+
+    def journal(self, site: Site, release: Path, since: float, part: str = "") -> str:
+        """Return the last lines of a part's log, if any were written since a time (seconds since 1970).
 
         Otherwise the output of the program before the server writes its log is returned.
         """
-        text, before = "", OUTPUT / f"{unit(site, release)}.log"
+        text, before = "", OUTPUT / f"{unit(site, release, part)}.log"
         with contextlib.suppress(DeploymentError):
-            text = self.log(site, release, 60) if _is_written(log_file(site, release), since) else ""
+            text = self.log(site, release, 60, part) if _is_written(log_file(site, release, part), since) else ""
         if not text and _is_written(before, since):
             with contextlib.suppress(DeploymentError):
                 text = "\n".join((Foreign(before.parent, before.name).text(_OUTPUT) or "").splitlines()[-60:])
         return "\n".join(line for line in text.splitlines() if not re.match(r"(\S+ )?\*\*\* ", line))
 
-    def log(self, site: Site, release: Path, lines: int) -> str:
-        """Return the last lines of a release's log, read as the site's user where that user may have replaced it.
+    def log(self, site: Site, release: Path, lines: int, part: str = "") -> str:
+        """Return the last lines of a part's log, read as the site's user where that user may have replaced it.
 
         Raises:
             DeploymentError: the log cannot be read.
         """
-        path = log_file(site, release)
-        parts = [part for part in (path.with_name(f"{path.name}.1"), path) if Foreign(part.parent, part.name).is_file()]
-        return _tail(parts, lines, user=site.user if path.parent == site.log.top else None)
+        path = log_file(site, release, part)
+        logs = [one for one in (path.with_name(f"{path.name}.1"), path) if Foreign(one.parent, one.name).is_file()]
+        return _tail(logs, lines, user=site.user if path.parent == site.log.top else None)
 
-    def where_the_log_is(self, site: Site, release: Path) -> str:
-        """Return the path of a release's log."""
-        return f"read the whole log: {log_file(site, release)}"
+    def where_the_log_is(self, site: Site, release: Path, part: str = "") -> str:
+        """Return the path of a part's log."""
+        return f"read the whole log: {log_file(site, release, part)}"
 
     def run(self, command: ProjectCommand) -> str:
         """Run a command of a project and return its output; there is no sandbox: it may write what its user may.
@@ -287,16 +338,34 @@ def _program(name: str) -> Program | None:
     return Program(int(values["pid"]) or None, age, values.get("statename", ""))
 
 
-def _ask(method: str, name: str) -> str:
+def _is_running(name: str) -> bool:
+    program = _program(name)
+    return program is not None and program.pid is not None
+
+
+def _tell_to_stop(name: str) -> None:
+    """Have supervisor stop a program, by force after its ``stopwaitsecs``, and do not wait for that."""
+    try:
+        _ask("supervisor.stopProcess", name, "<boolean>0</boolean>")
+    except (OSError, http.client.HTTPException):  # its configuration has the socket elsewhere, or with a password
+        argv = ["/bin/sh", "-c", 'exec setsid supervisorctl stop "$0" >/dev/null 2>&1 &', name]
+        django_host_command.run(argv, doing=f"stopping {name}")
+
+
+def _ask(method: str, name: str, *more: str) -> str:
     """Call a method of supervisor's XML-RPC interface, and return the XML that it answers.
+
+    Args:
+        name: the program.
+        more: further arguments, as XML.
 
     Raises:
         OSError: it does not listen where Debian configures it, or times out.
         http.client.HTTPException: it refuses the call.
     """
+    values = "".join(f"<param><value>{one}</value></param>" for one in (f"<string>{name}</string>", *more))
     body = (
-        f"<?xml version='1.0'?><methodCall><methodName>{method}</methodName><params><param><value><string>{name}"
-        "</string></value></param></params></methodCall>"
+        f"<?xml version='1.0'?><methodCall><methodName>{method}</methodName><params>{values}</params></methodCall>"
     ).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_PATIENCE)
@@ -311,20 +380,21 @@ def _ask(method: str, name: str) -> str:
         return response.read(1 << 16).decode(errors="replace")
 
 
-def _is_ready(site: Site, release: Path, since: float = 0.0) -> bool:
-    """Return whether a release runs, for at least so many seconds, is ready, and listens."""
-    is_ready = (django_process.folder(site, release) / "ready").exists()
-    program = _program(unit(site, release)) if is_ready and django_process.is_whole(site, release) else None
+def _is_ready(site: Site, release: Path, part: str = "", since: float = 0.0) -> bool:
+    """Return whether a part runs, for at least so many seconds, is ready, and a server listens."""
+    is_ready = (django_process.folder(site, release, part) / "ready").exists()
+    is_whole = is_ready and django_process.is_whole(site, release, part)
+    program = _program(unit(site, release, part)) if is_whole else None
     return program is not None and program.pid is not None and program.age >= since
 
 
-def _is_under_way(site: Site, release: Path) -> bool:
-    """Return whether supervisor is starting the program of a release, or has just started itself and will start it."""
+def _is_under_way(site: Site, release: Path, part: str = "") -> bool:
+    """Return whether supervisor is starting the program of a part, or has just started itself and will start it."""
     if django_host_service.pid(django_host_service.SUPERVISOR) is None:
         return False
     if django_host_service.age(django_host_service.SUPERVISOR) < _FIRST:
         return True
-    program = _program(unit(site, release))
+    program = _program(unit(site, release, part))
     if program is None:
         return False
     if program.pid is None:
@@ -332,7 +402,7 @@ def _is_under_way(site: Site, release: Path) -> bool:
     if program.age < _FIRST:
         return True
     # One that was ready lost its socket; one that lost its folder, or used up its time to start, never becomes ready.
-    folder = django_process.folder(site, release)
+    folder = django_process.folder(site, release, part)
     is_slow = program.age < seconds(site.config["timeouts"]["start"])
     return is_slow and folder.is_folder() and not (folder / "ready").exists()
 
@@ -347,14 +417,14 @@ def _forget_old_logs(site: Site) -> None:
             path.remove()
 
 
-def _counter(site: Site, release: Path) -> Path:
+def _counter(site: Site, release: Path, part: str = "") -> Path:
     """Return the file in which the program counts its starts: a byte for each."""
-    return django_process.RUN / f"{unit(site, release)}.starts"
+    return django_process.RUN / f"{unit(site, release, part)}.starts"
 
 
-def _starts(site: Site, release: Path) -> int:
+def _starts(site: Site, release: Path, part: str = "") -> int:
     try:
-        return _counter(site, release).stat().st_size
+        return _counter(site, release, part).stat().st_size
     except FileNotFoundError:
         return 0
 
@@ -376,15 +446,15 @@ def _end(run: str, release: str) -> None:
         time.sleep(0.05)
 
 
-def _supervisorctl(verb: str, name: str, *, doing: str, timeout: float = 90) -> str:
-    return django_host_command.run(["supervisorctl", verb, name], doing=doing, timeout=timeout)
+def _supervisorctl(verb: str, *arguments: str, doing: str, timeout: float = 90) -> str:
+    return django_host_command.run(["supervisorctl", verb, *arguments], doing=doing, timeout=timeout)
 
 
-def log_file(site: Site, release: Path) -> Path:
-    """Return the log of a release; the rotated one has a 1 at the end of its name."""
-    if django_server.of_release(release).WRITES_LOG:
+def log_file(site: Site, release: Path, part: str = "") -> Path:
+    """Return the log of a part; the rotated one has a 1 at the end of its name."""
+    if not part and django_server.of_release(release).WRITES_LOG:
         return site.log.top / f"{release.name.split('-')[0]}.log"
-    return OUTPUT / f"{unit(site, release)}.log"
+    return OUTPUT / f"{unit(site, release, part)}.log"
 
 
 def _is_written(path: Path, since: float) -> bool:

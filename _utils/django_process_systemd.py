@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 UNITS = Path("/etc/systemd/system")
 SERVICE, SOCKET = (f"{django_kinds.FILES}{name}" for name in django_kinds.PROCESS_MANAGERS["systemd"])
+(WORKER,) = (f"{django_kinds.FILES}{name}" for name in django_kinds.OF_WORKERS["systemd"])
 
 #: Where the control groups are mounted; each unit has its own.
 CGROUP = Path("/sys/fs/cgroup")
@@ -79,43 +80,52 @@ class Systemd(ProcessManager):
             units[f"{name}.socket"] = django_host_template.render(templates, SOCKET, **variables)
         return units
 
+    def worker_configuration(
+        self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the unit of a worker: file name in ``config/`` → content."""
+        sandbox = django_process_sandbox.directives(site, release, variables["facts"], variables["writable"])
+        text = django_host_template.render(templates, WORKER, sandbox=sandbox, **variables)
+        return {f"{variables['unit']}.service": text}
+
     def files(self, site: Site) -> list[Path]:
         """Return the unit files of all releases of a site."""
         return [path for path in UNITS.glob(f"django-{site.name}-*.*") if _is_unit(site, path)]
 
-    def pid(self, site: Site, release: Path) -> int | None:
-        """Return the process in the control group of a release's unit that systemd started, or None when none runs.
+    def pid(self, site: Site, release: Path, part: str = "") -> int | None:
+        """Return the process in the control group of a part's unit that systemd started, or None when none runs.
 
         Where not exactly one process there has its parent elsewhere, systemd reports which is the main one.
         """
-        name = f"{unit(site, release)}.service"
+        name = f"{unit(site, release, part)}.service"
         members = _members(name)
         if members is None:  # it does not run, or is in another slice
-            return _main_pid(name) if _links(unit(site, release)) else None
+            return _main_pid(name) if _links(unit(site, release, part)) else None
         running = {number: found for number in members if (found := django_host_proc.stat(number)) and found.is_running}
         first = [number for number, found in running.items() if found.parent not in running]
         return first[0] if len(first) == 1 else _main_pid(name) if first else None
 
-    def is_kept_alive(self, site: Site, release: Path) -> bool:
-        """Return whether the instance runs, has its folder and its socket, and would run again after a boot."""
-        is_enabled = len(_links(unit(site, release))) == len(_units(site, release))
+    def is_kept_alive(self, site: Site, release: Path, part: str = "") -> bool:
+        """Return whether a part runs, has its folder and what it has there, and would run again after a boot."""
+        is_enabled = len(_links(unit(site, release, part))) == len(_units(site, release, part))
         return (
             is_enabled
-            and self.pid(site, release) is not None
-            and django_process.is_whole(site, release)
-            and not self._changed_units(site, release)
+            and self.pid(site, release, part) is not None
+            and django_process.is_whole(site, release, part)
+            and not self._changed_units(site, release, part)
         )
 
-    def installed(self, site: Site, release: Path) -> dict[Path, str]:
-        """Return the unit files of a release: path → the content that its configuration has."""
+    def installed(self, site: Site, release: Path, part: str = "") -> dict[Path, str]:
+        """Return the unit files of a part: path → the content that the release's configuration has."""
         return {
-            UNITS / name: django_host_file.read_text(release / "config" / name) or "" for name in _units(site, release)
+            UNITS / name: django_host_file.read_text(release / "config" / name) or ""
+            for name in _units(site, release, part)
         }
 
-    def _changed_units(self, site: Site, release: Path) -> list[tuple[Path, str]]:
+    def _changed_units(self, site: Site, release: Path, part: str) -> list[tuple[Path, str]]:
         return [
             (path, text)
-            for path, text in self.installed(site, release).items()
+            for path, text in self.installed(site, release, part).items()
             if django_host_file.read_text(path) != text
         ]
 
@@ -123,59 +133,75 @@ class Systemd(ProcessManager):
         """Return the units of a site, without suffix, of which the service or the socket starts at boot."""
         return {path.stem for path in UNITS.glob(f"*.wants/django-{site.name}-*.*") if _is_unit(site, path)}
 
-    def start(self, site: Site, release: Path) -> None:
-        """Install the units of a release, start and enable them, and wait until the server reports that it is ready.
+    def start(self, site: Site, release: Path, part: str = "") -> None:
+        """Install the units of a part, start and enable them, and wait until it reports that it is ready.
 
         Raises:
-            DeploymentError: the server does not start.
+            DeploymentError: it does not start.
         """
-        name = unit(site, release)
-        changed = self._changed_units(site, release)
+        name = unit(site, release, part)
+        changed = self._changed_units(site, release, part)
         reload = (
             [] if any(path.exists() for path, _text in changed) else ["--no-reload"]
         )  # systemd reads new units anyway
         for path, text in changed:
             django_host_file.write(path, text)
         timeout = seconds(site.config["timeouts"]["start"])
-        units = _units(site, release)
+        units = _units(site, release, part)
         _systemctl("enable", "--quiet", *reload, "--now", *units, doing=f"starting {name}", timeout=timeout + 10)
-        if not django_process.is_whole(
-            site, release
-        ):  # it ran already: systemd does not notice what was deleted in /run
+        # It ran already: systemd does not notice what was deleted in /run.
+        if not django_process.is_whole(site, release, part):
+            if part:
+                self.pause(site, release, part)
             drain = seconds(site.config["releases"]["drain"])
             _systemctl("restart", *units, doing=f"restarting {name}", timeout=timeout + drain + 60)
 
-    def stop(self, site: Site, release: Path, *, wait: bool = True) -> None:
-        """Stop and disable the units of a release, both in one call, so that no late connection starts it again.
+    def stop(self, site: Site, release: Path, part: str = "", *, wait: bool = True) -> None:
+        """Stop and disable the units of a part, both in one call, so that no late connection starts it again.
 
         Args:
-            wait: until it has ended; otherwise systemd ends it, after the site's drain time by force.
+            wait: until it has ended; otherwise systemd ends it, a server after the site's drain time by force, a worker
+                after its patience.
         """
-        name = unit(site, release)
-        units = _units(site, release)[::-1]
+        name = unit(site, release, part)
+        units = _units(site, release, part)[::-1]
         if any((UNITS / one).exists() for one in units):
-            options = ["--quiet", "--no-reload", "--now", *([] if wait else ["--no-block"])]
+            options = ["--quiet", "--no-reload", "--now", *(["--no-block"] if part or not wait else [])]
             timeout = seconds(site.config["releases"]["drain"]) + 60
             _systemctl("disable", *options, *units, doing=f"stopping {name}", timeout=timeout)
+        if part and wait:
+            _await_end(f"{name}.service", time.monotonic() + seconds(site.config["releases"]["drain"]))
 
-    def pause(self, site: Site, release: Path) -> None:
-        """Stop the units of a release, both in one call, so that no late connection starts it again."""
-        name = unit(site, release)
+    def pause(self, site: Site, release: Path, part: str = "") -> None:
+        """Stop the units of a part, both in one call, so that no late connection starts it again."""
+        name = unit(site, release, part)
         timeout = seconds(site.config["releases"]["drain"]) + 60
-        _systemctl("stop", *_units(site, release), doing=f"stopping {name}", timeout=timeout)
+        options = ["--no-block"] if part else []
+        _systemctl("stop", *options, *_units(site, release, part), doing=f"stopping {name}", timeout=timeout)
+        if part:
+            _await_end(f"{name}.service", time.monotonic() + seconds(site.config["releases"]["drain"]))
 
     def remove(self, site: Site, release: Path) -> None:
-        """Delete the units of a release, and stop its instance if it has one."""
-        name = unit(site, release)
-        if _links(name) or self.pid(site, release) is not None:
-            self.stop(site, release)
-            _systemctl("reset-failed", f"{name}.service", doing="resetting the unit", check=False)
-        for suffix in (".service", ".socket"):
-            (UNITS / f"{name}{suffix}").unlink(missing_ok=True)
+        """Delete the units of a release, and stop every part that runs."""
+        files = UNITS.glob(f"{unit(site, release)}-*.service")
+        parsed = {django_process.parse(site, path.stem) for path in files}
+        parts = ["", *sorted(found[1] for found in parsed if found and found[1])]
+        running = [part for part in parts if _links(unit(site, release, part)) or self.pid(site, release, part)]
+        deadline = time.monotonic() + seconds(site.config["releases"]["drain"])
+        for part in reversed(running):  # the workers, which are not waited for, before the server
+            self.stop(site, release, part, wait=not part)
+        for part in running:
+            name = f"{unit(site, release, part)}.service"
+            if part:
+                _await_end(name, deadline)
+            _systemctl("reset-failed", name, doing="resetting the unit", check=False)
+        for part in parts:
+            for suffix in (".service", ".socket"):
+                (UNITS / f"{unit(site, release, part)}{suffix}").unlink(missing_ok=True)
         Foreign(site.runtime, release.name.split("-")[0]).remove()
 
-    def journal(self, site: Site, release: Path, since: float) -> str:
-        """Return what a release logged to the journal since a time (seconds since 1970), without systemd's own lines.
+    def journal(self, site: Site, release: Path, since: float, part: str = "") -> str:
+        """Return what a part logged to the journal since a time (seconds since 1970), without systemd's own lines.
 
         The reason why systemd could not execute the server (exits 203, 217, 226 …) is kept.
         """
@@ -184,22 +210,22 @@ class Systemd(ProcessManager):
             r"|Started |Starting |Stopped |Stopping |Listening on |Closed |Failed to start "
             r"|\*\*\* )|^\s*$"
         )
-        lines = django_host_service.journal(unit(site, release), since).splitlines()
+        lines = django_host_service.journal(unit(site, release, part), since).splitlines()
         return "\n".join(line for line in lines if not noise.search(line))
 
-    def log(self, site: Site, release: Path, lines: int) -> str:
-        """Return the last lines that a release logged to the journal.
+    def log(self, site: Site, release: Path, lines: int, part: str = "") -> str:
+        """Return the last lines that a part of a release logged to the journal.
 
         Raises:
             DeploymentError: the journal cannot be read.
         """
-        name = unit(site, release)
+        name = unit(site, release, part)
         argv = ["journalctl", "--unit", name, "--lines", str(lines), "--output", "short-iso", "--no-pager", "--quiet"]
         return django_host_command.run(argv, doing="reading the journal")
 
-    def where_the_log_is(self, site: Site, release: Path) -> str:
-        """Return the command that prints a release's journal."""
-        return f"read the whole log: journalctl -u {unit(site, release)}"
+    def where_the_log_is(self, site: Site, release: Path, part: str = "") -> str:
+        """Return the command that prints the journal of a release's part."""
+        return f"read the whole log: journalctl -u {unit(site, release, part)}"
 
     def run(self, command: ProjectCommand) -> str:
         """Run a command of a project as a transient unit, `command.task` last in its name, and return its output.
@@ -283,9 +309,11 @@ def _try(site: Site, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {"wanted": _wanted(site), "asked": dict(asked), "refused": refused, "found": found}
 
 
-def _units(site: Site, release: Path) -> list[str]:
-    """Return the units of a release: its service, and its socket where it inherits one or the release is gone."""
-    name = unit(site, release)
+def _units(site: Site, release: Path, part: str = "") -> list[str]:
+    """Return the units of a part: its service, and a server's socket where it inherits one or the release is gone."""
+    name = unit(site, release, part)
+    if part:
+        return [f"{name}.service"]
     if (release / "config/instance.json").exists():
         inherits = django_server.of_release(release).INHERITS
     else:
@@ -294,7 +322,16 @@ def _units(site: Site, release: Path) -> list[str]:
 
 
 def _is_unit(site: Site, path: Path) -> bool:
-    return re.fullmatch(rf"django-{site.name}-\d+\.(service|socket)", path.name) is not None
+    return path.suffix in (".service", ".socket") and django_process.parse(site, path.stem) is not None
+
+
+def _await_end(name: str, deadline: float) -> None:
+    """Wait until a service that gets SIGTERM has ended, after a deadline (monotonic) by force."""
+    while _members(name) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if _members(name):
+        _systemctl("kill", "--signal=SIGKILL", name, doing=f"ending {name}", check=False)
+    _systemctl("stop", name, doing=f"stopping {name}", check=False)
 
 
 def _members(name: str) -> list[int] | None:

@@ -1,5 +1,6 @@
 """Maintenance: the proxy responds with 503 and a page instead of the site, switched by the rename of a link."""
 
+import contextlib
 import datetime
 import html
 import logging
@@ -48,11 +49,13 @@ def on(site: Site, message: str = "", *, by: str) -> None:
         DeploymentError: no proxy of the formula serves the site, or its files do not support maintenance.
     """
     _refuse_unsupported(site)
-    end = until(message, time.time())
+    end, holds = until(message, time.time()), holds_workers(site)
     site.maintenance.mkdir(mode=0o755, exist_ok=True)
     site.maintenance.chmod(0o755)
     before = _target(site)
     folder = _write_page(site, message, end, by)
+    if holds:
+        django_host_file.write(folder / "hold", "")
     django_host_file.link(site.maintenance / "on", str(folder.relative_to(site.maintenance)))
     for path in site.maintenance.iterdir():
         if path.name not in ("on", folder.parent.name, before.partition("/")[0]):
@@ -100,6 +103,23 @@ def off(site: Site) -> None:
         return
     django_host_file.sync_folder(site.maintenance)
     log.info("%s: maintenance is off", site.name)
+
+
+def hold_workers(site: Site) -> None:
+    """Have the workers of a site take no tasks until maintenance ends, or `release_workers`; also after a reboot."""
+    if (site.maintenance / "on").is_dir():
+        django_host_file.write(site.maintenance / "on/hold", "")
+
+
+def holds_workers(site: Site) -> bool:
+    """Return whether the workers of a site take no tasks because of `hold_workers`."""
+    return (site.maintenance / "on/hold").exists()
+
+
+def release_workers(site: Site) -> None:
+    """Let the workers of a site take tasks."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        (site.maintenance / "on/hold").unlink()
 
 
 def is_on(site: Site) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import django_process
 import django_process_systemd
 import django_release_attempt
 import django_release_instance
+import django_release_workers
 import django_secret
 import django_server
 import django_virtualenv
@@ -224,7 +225,8 @@ def remove(release: Release) -> None:
 def prune(site: Site) -> list[str]:
     """Delete failed releases, those over ``releases:keep``, and units and virtualenvs that no release has.
 
-    The targets of ``current`` and ``previous`` stay, and so do releases on hold that are newer than the active one.
+    The targets of ``current`` and ``previous`` stay, and so do releases on hold that are newer than the active one, and
+    up to ``releases:keep`` more whose workers still finish tasks.
 
     Returns:
         A sentence for each thing that could not be deleted, and for each drop-in of a release that was deleted.
@@ -240,6 +242,8 @@ def prune(site: Site) -> list[str]:
         if release.record.get("state") == "held" and live and release.sequence > live.sequence
     }
     stuck = []
+    finishing = [release for release in present if release.name not in kept and _has_workers_left(release)]
+    kept |= {release.name for release in finishing[-site.config["releases"]["keep"] :]}
     for release in present:
         if release.name not in kept:
             stuck += _tried(release.name, partial(remove, release))
@@ -250,13 +254,23 @@ def prune(site: Site) -> list[str]:
     stuck += [
         f"{path} overrides the unit of a deleted release: set it in the pillar (resources, sandbox), then rm -r {path}"
         for path in django_process_systemd.drop_ins(site)
-        if path.name.split("-")[-1].partition(".")[0] not in there and not _is_removed_empty(path)
+        if _number(site, path) not in there and not _is_removed_empty(path)
     ]
     links = [link for folder in (site.releases, *site.plans()) for link in folder.glob("*/virtualenv")]
     used = {os.path.basename(os.readlink(link)) for link in links if link.is_symlink()}
     for path in django_virtualenv.unused(site, used):
         stuck += _tried(f"the virtualenv {path.name}", partial(django_host_file.remove_tree, path))
     return stuck
+
+
+def _has_workers_left(release: Release) -> bool:
+    """Return whether a worker of a release still runs; it imports modules from the release's files."""
+    return bool(django_release_workers.finishing(release.site, [release.path]))
+
+
+def _number(site: Site, drop_in: Path) -> str:
+    """Return the number of the release of whose unit a folder has drop-ins."""
+    return (django_process.parse(site, drop_in.name.partition(".")[0]) or ("", ""))[0]
 
 
 def _is_removed_empty(folder: Path) -> bool:

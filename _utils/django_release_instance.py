@@ -1,4 +1,4 @@
-"""The application server of one release: its configuration, its process manager, its start and its stop."""
+"""The application server and the workers of one release: their configuration, process manager, start and stop."""
 
 import contextlib
 import json
@@ -8,7 +8,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import django_process_supervisor
 import django_process_systemd
 import django_server
 import django_site_cause
+import django_worker
 from django_host_command import DeploymentError, seconds
 from django_process import ProcessManager, unit
 from django_site import Site
@@ -112,7 +114,27 @@ def configuration(
         "upstream.conf": f"server {'unix:' if variables['unix'] else ''}{variables['address']};\n",
         **own.configuration(site, release, variables, templates),
         **PROCESS_MANAGERS[site.process].configuration(site, release, variables, templates),
+        **_configuration_of_workers(site, release, variables, templates),
     }
+
+
+def _configuration_of_workers(
+    site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the configuration of the workers of a release; none for a site without workers."""
+    files = django_worker.configuration(site, release, variables, templates)
+    for name, kind in django_worker.of_site(site).items():
+        worker = site.config["workers"][name]
+        own = {
+            "unit": unit(site, release, name),
+            "worker": name,
+            "command": kind.command(release, name),
+            "patience": int(seconds(worker["patience"])),
+            "resources": worker["resources"],
+            "writable": kind.writable(site),
+        }
+        files |= PROCESS_MANAGERS[site.process].worker_configuration(site, release, {**variables, **own}, templates)
+    return files
 
 
 def _variables(site: Site, release: Path, facts: Mapping[str, Any], built: Path) -> dict[str, Any]:
@@ -177,17 +199,57 @@ def is_running(site: Site, release: Path) -> bool:
     return pid(site, release) is not None and django_process.is_whole(site, release)
 
 
+def parts(release: Path) -> list[str]:
+    """Return the parts of a release: its server, and its workers."""
+    return ["", *django_worker.recorded(release)]
+
+
+def units(site: Site, release: Path) -> list[str]:
+    """Return the units of a release: that of its server, and those of its workers."""
+    return [unit(site, release, part) for part in parts(release)]
+
+
 def is_kept_alive(site: Site, release: Path) -> bool:
-    """Return whether the instance runs and listens, and is started at boot."""
-    return process_manager(site, release).is_kept_alive(site, release)
+    """Return whether the instance runs and listens, all its workers run, and all of them are started at boot."""
+    manager = process_manager(site, release)
+    return all(manager.is_kept_alive(site, release, part) for part in parts(release))
 
 
 def start(site: Site, release: Path) -> None:
-    """Start a release, enable it at boot, and wait until the server reports that it is ready.
+    """Start a release, enable it at boot, and wait until the server and each worker reports that it is ready.
 
     Raises:
-        DeploymentError: the server does not start; the error has the last lines of its log.
+        DeploymentError: the server or a worker does not start; the error has the last lines of its log.
     """
+    _for_each(parts(release), lambda part: _start_worker(site, release, part) if part else _start(site, release))
+
+
+def _for_each(parts: list[str], call: Callable[[str], None]) -> None:
+    """Call a function for each part, all at the same time; the error of the first one is raised."""
+    if len(parts) == 1:
+        call(parts[0])
+        return
+    with ThreadPoolExecutor(len(parts)) as pool:
+        for called in [pool.submit(call, part) for part in parts]:
+            called.result()
+
+
+def _start_worker(site: Site, release: Path, name: str) -> None:
+    own, began = process_manager(site, release), time.time()
+    try:
+        own.start(site, release, name)
+    except DeploymentError as error:
+        why = "" if error.log else f": {error.message}"
+        log = own.journal(site, release, began, name) or error.log
+        raise DeploymentError(
+            f"the worker {name} of {release.name} does not start{why}",
+            log=log,
+            hint=django_site_cause.hint(site, log) or own.where_the_log_is(site, release, name),
+            transient=error.transient or bool(django_process_systemd.CANNOT_START.search(log)),
+        ) from None
+
+
+def _start(site: Site, release: Path) -> None:
     _refuse_foreign_socket(site, release)
     own = process_manager(site, release)
     began = time.time()
@@ -232,22 +294,28 @@ def _is_taken(where: str) -> bool:
 
 def strays(site: Site, release: Path) -> list[Path]:
     """Return the other releases of a site that are started at boot, also those whose folder is missing."""
-    others = {name for one in PROCESS_MANAGERS.values() for name in one.enabled(site)} - {unit(site, release)}
-    numbers = [name.rpartition("-")[2] for name in sorted(others)]
-    return sorted(next(site.releases.glob(f"{number}-*"), site.releases / f"{number}-gone") for number in numbers)
+    enabled = {name for one in PROCESS_MANAGERS.values() for name in one.enabled(site)}
+    others = _numbers(site, enabled) - {release.name.split("-")[0]}
+    return sorted(next(site.releases.glob(f"{number}-*"), site.releases / f"{number}-gone") for number in others)
 
 
 def numbers(site: Site) -> set[str]:
     """Return the numbers of the releases of a site for which a process manager has files."""
-    return {path.stem.rpartition("-")[2] for manager in PROCESS_MANAGERS.values() for path in manager.files(site)}
+    return _numbers(site, {path.stem for manager in PROCESS_MANAGERS.values() for path in manager.files(site)})
+
+
+def _numbers(site: Site, units: set[str]) -> set[str]:
+    return {parsed[0] for name in units if (parsed := django_process.parse(site, name))}
 
 
 def stop(site: Site, release: Path, *, wait: bool = True) -> None:
-    """Stop a release and disable it at boot.
+    """Stop a release and disable it at boot. Its workers finish the tasks that they have, which is not waited for.
 
     Args:
-        wait: wait until it has exited.
+        wait: wait until its server has exited.
     """
+    for name in django_worker.recorded(release):
+        process_manager(site, release).stop(site, release, name, wait=False)
     process_manager(site, release).stop(site, release, wait=wait)
     site.prepare_runtime(site.current)
 
@@ -274,8 +342,12 @@ def cut(site: Site, release: Path) -> None:
 
 
 def pause(site: Site, release: Path) -> None:
-    """Stop an instance that stays enabled at boot, and that no connection starts; `start` starts it again."""
-    process_manager(site, release).pause(site, release)
+    """Stop an instance that stays enabled at boot, and that no connection starts; `start` starts it again.
+
+    Tasks that its workers have after ``releases:drain`` are ended.
+    """
+    manager = process_manager(site, release)
+    _for_each(parts(release), lambda part: manager.pause(site, release, part))
 
 
 def remove(site: Site, release: Path) -> None:

@@ -17,6 +17,7 @@ import django_site
 import django_takeover
 import django_timer
 import django_tls
+import django_worker
 from django_site import Site
 
 
@@ -114,7 +115,7 @@ def _remove(site: Site) -> None:
         django_timer.remove(site, task)
     for manager in django_release_instance.PROCESS_MANAGERS.values():
         manager.end_tasks(site)
-    sequences = {path.stem.rsplit("-", 1)[1] for path in _process_manager_files(site)}
+    sequences = django_release_instance.numbers(site)
     for sequence in sorted(sequences):
         django_release_instance.remove(site, site.releases / f"{sequence}-")
     for release in django_release.releases(site):
@@ -124,7 +125,7 @@ def _remove(site: Site) -> None:
     django_process_build.end_processes(site)
     if site.config["remove_data"] and site.user == site.name:  # a user that has processes cannot be removed
         django_process_build.end_user(site.user)
-    gone = [*_paths(site), site.confinement, site.schema, *certificates]
+    gone = [*_paths(site), site.confinement, site.schema, django_worker.switch_lock(site), *certificates]
     if site.config["remove_data"]:
         django_database_setup.drop(_as_applied(site))
         gone += data(site)

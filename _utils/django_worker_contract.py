@@ -43,6 +43,10 @@ class Worker(ABC):
         config = f"{release}/config"
         return [f"{release}/virtualenv/bin/python", f"{config}/{self.PROGRAM}", f"{config}/worker-{name}.json"]
 
+    def writable(self, site: Site) -> list[Path]:
+        """Return the folders that it may write to in addition to the site's own."""
+        return []
+
     def settings(
         self, site: Site, release: Path, facts: Mapping[str, Any], worker: Mapping[str, Any]
     ) -> dict[str, Any]:

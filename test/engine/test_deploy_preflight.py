@@ -293,7 +293,7 @@ def test_switch_behind_the_maintenance_page_is_gapless(two):
 def test_who_does_not_serve_has_nothing_to_lose(two, monkeypatch):
     monkeypatch.setattr(django_host_service, "pid", lambda daemon: None)
     assert two.apply(test=True)["source"]["gapless"] == "no: nginx does not serve the site now"
-    monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda site, release: None)
+    monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda site, release, part="": None)
     assert two.apply(test=True)["source"]["gapless"] == f"no: {ONE} does not run"
 
 
@@ -366,7 +366,7 @@ def test_a_server_that_does_not_stay_up_is_no_server(two, monkeypatch):
     pids = iter([1, 2])
     monkeypatch.setattr(django_release_instance, "pid", lambda site, release: next(pids))
     monkeypatch.setattr(django_release_health, "find", lambda site, release, deadline: Finding(""))
-    monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda site, release, since: "Killed")
+    monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda site, release, since, part="": "Killed")
     with pytest.raises(DeploymentError) as caught:
         django_release_health.check(two.site, two.site.releases / ONE)
     assert caught.value.message == (f"the application server of {ONE} exited during its health check")

@@ -109,7 +109,7 @@ def test_failed_release_is_tried_again_on_the_command_line(two):
 
 
 def test_a_server_that_ends_after_the_switch_is_left_again(two, monkeypatch):
-    monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda site, release: 42 if two.live == ONE else 43)
+    monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda *_: 42 if two.live == ONE else 43)
     with pytest.raises(DeploymentError) as caught:
         two.apply()
     assert caught.value.message == f"live: its application server exited after the switch; {ONE} is live again"

@@ -105,7 +105,7 @@ def test_unit_is_restarted_when_its_socket_was_deleted(make_site, monkeypatch, w
     """systemd does not start what runs, and does not notice what was deleted."""
     ran, found = [], iter(whole)
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: ran.append(argv) or "")
-    monkeypatch.setattr(django_process, "is_whole", lambda site, release: next(found))
+    monkeypatch.setattr(django_process, "is_whole", lambda site, release, part: next(found))
     site = make_site()
     release = site.releases / "0042-3f2a9c1b77de"
     (release / "config").mkdir(parents=True)
@@ -206,9 +206,9 @@ def test_server_that_binds_its_socket_has_no_socket_unit(make_site, tmp_path, mo
         assert ran[1][-len(expected) :] == expected[::-1] and "disable" in ran[1]
     links = [tmp_path / "multi-user.target.wants/django-blog-0042.service"]
     links += [tmp_path / "sockets.target.wants/django-blog-0042.socket"] * (len(expected) - 1)
-    monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda site, release: 42)
-    monkeypatch.setattr(django_process_systemd.MANAGER, "_changed_units", lambda site, release: [])
-    monkeypatch.setattr(django_process, "is_whole", lambda site, release: True)
+    monkeypatch.setattr(django_process_systemd.MANAGER, "pid", lambda *_: 42)
+    monkeypatch.setattr(django_process_systemd.MANAGER, "_changed_units", lambda *_: [])
+    monkeypatch.setattr(django_process, "is_whole", lambda *_: True)
     for link in links:
         assert not django_process_systemd.MANAGER.is_kept_alive(site, release)
         link.parent.mkdir()

@@ -108,7 +108,7 @@ def instance(runtime, make_site, monkeypatch):
     """Make a site, a release of it and a server that answers on the release's address."""
     listeners = []
     monkeypatch.setattr(django_release_instance, "pid", lambda site, release: 42)
-    monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda site, release, since: "the journal")
+    monkeypatch.setattr(django_process_systemd.MANAGER, "journal", lambda *_: "the journal")
     monkeypatch.setattr(django_release_health, "_SETTLES", 0)
 
     def make(protocol="uwsgi", bind="unix", listens=True, **options):

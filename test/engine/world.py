@@ -1,5 +1,6 @@
 """A host in miniature: the engine deploys for real, into folders; a `World` plays its daemons, git and uv."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -39,11 +40,13 @@ import django_virtualenv_python
 import django_wall_delegate
 import django_wall_foreign
 import django_wall_reaper
+import django_worker
 import pytest
 from django_backup_dump import Database, Dumper
 from django_deploy import Deployment
 from django_host_command import Command, DeploymentError, Ended
 from django_site import Site
+from django_wall_foreign import Foreign
 from specimen import MakeSite, formula_templates
 
 __all__ = ["World", "world"]
@@ -135,6 +138,7 @@ class World:
         commands: the command lines, in their order; `requests`, what the programs in the virtualenv were asked.
         drivers: those that a project has forgotten.
         takes: the bytes of memory that an instance takes; `memory`, what is left.
+        busy: the units of workers that have tasks: those that are stopped go on until they are killed.
         connections: those that are still open at an instance when its time is up.
         sandbox: what a process finds of its sandbox.
         problems: release → what is wrong with the health page while it is live.
@@ -149,6 +153,7 @@ class World:
         self.process = "systemd"
         self.running: set[str] = set()
         self.updated: set[str] = set()
+        self.busy: set[str] = set()
         self.answers: dict[str, Any] = {}
         self.fails: dict[str, DeploymentError] = {}
         self.prints: dict[str, str] = {}
@@ -219,10 +224,12 @@ class World:
     def check(self) -> None:
         """What holds after an apply that has ended well: one release is live, whole, and it alone runs."""
         site = self.site
-        unit = django_process.unit(site, site.releases / self.live)
+        names = django_release_instance.units(site, site.releases / self.live)
         recorded = django_host_file.read_json(site.current / "config/instance.json") or {}
-        parts = {"systemd": (".service", ".socket"), "supervisor": (".conf",)}[recorded.get("process", "systemd")]
-        assert self.running == {f"{unit}{suffix}" for suffix in parts} == self.enabled
+        suffix, more = {"systemd": (".service", [f"{names[0]}.socket"]), "supervisor": (".conf", [])}[
+            recorded.get("process", "systemd")
+        ]
+        assert self.running - self.busy == {*(f"{name}{suffix}" for name in names), *more} == self.enabled
         units = {
             path.stem
             for path in [
@@ -230,7 +237,9 @@ class World:
                 *django_process_supervisor.PROGRAMS.iterdir(),
             ]
         }
-        assert unit in units and units <= {f"django-blog-{name.split('-')[0]}" for name in self.releases}
+        known = {name.split("-")[0] for name in self.releases}
+        assert {*names} <= units and {django_process.parse(site, name)[0] for name in units} <= known
+        assert self.fetching() == {*names[1:]}
         assert self.releases[self.live] == "good"
         assert "building" not in self.releases.values()
         self.check_leftovers()
@@ -283,7 +292,10 @@ class World:
     def systemctl(self, verb: str, *arguments: str) -> None:
         units = [name for name in arguments if not name.startswith("--")]
         if verb == "stop":
+            self.running -= {*units} - self.busy
+        if verb == "kill":
             self.running -= {*units}
+            self.busy -= {*units}
         for name in units if verb in ("enable", "disable") else ():
             wants = "sockets" if name.endswith(".socket") else "multi-user"
             folder = django_process_systemd.UNITS / f"{wants}.target.wants"
@@ -294,8 +306,38 @@ class World:
                 (folder / name).unlink(missing_ok=True)
                 (folder / name).symlink_to(django_process_systemd.UNITS / name)
             else:
-                self.running.discard(name)
+                self.running -= {name} - self.busy
                 (folder / name).unlink(missing_ok=True)
+
+    def members(self, name: str) -> list[int]:
+        """The processes of a unit."""
+        return [42] if name in self.running else []
+
+    def fetching(self) -> set[str]:
+        """The units of workers that take tasks, as their programs decide it."""
+        names = {name.rpartition(".")[0] for name in self.running if not name.endswith(".socket")}
+        return {name for name in names if (state := self.state(Foreign(django_process.RUN / name))) and state.fetching}
+
+    def state(self, run: Foreign) -> django_worker.State | None:
+        """What a worker reports: it takes tasks while its release is active, and nothing holds it."""
+        unit = run.name
+        number, part = django_process.parse(self.site, unit) or ("", "")
+        if not part or not {f"{unit}.service", f"{unit}.conf"} & self.running:
+            return None
+        is_held = (self.site.root / "maintenance/on/hold").exists() or not self.is_free()
+        is_enabled = {f"{unit}.service", f"{unit}.conf"} & self.enabled
+        return django_worker.State(42, 1.0, bool(is_enabled) and self.live[:4] == number and not is_held)
+
+    def is_free(self) -> bool:
+        """Whether no deployment holds the switch lock."""
+        try:
+            with open(django_worker.switch_lock(self.site), "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return True
+        except BlockingIOError:
+            return False
+        return True
 
     def supervisorctl(self, verb: str, name: str) -> str:
         program, before = f"{name}.conf", set(self.running)
@@ -349,8 +391,11 @@ class World:
         assert set(request["names"].values()) <= set(self.server.databases)
         return {} if request["migrate"] else self.lacking
 
-    def pid(self, site: Site, release: Path) -> int | None:
-        return 42 if f"{django_process.unit(site, release)}.service" in self.running else None
+    def pid(self, site: Site, release: Path, part: str = "") -> int | None:
+        return 42 if f"{django_process.unit(site, release, part)}.service" in self.running else None
+
+    def is_whole(self, site: Site, release: Path, part: str = "") -> bool:
+        return django_release_instance.process_manager(site, release).pid(site, release, part) is not None
 
     def program(self, name: str) -> django_process_supervisor.Program | None:
         """What supervisor says of a program."""
@@ -430,7 +475,9 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_host_service, "pid"): lambda daemon: 7,
         (django_host_service, "is_enabled"): lambda daemon: daemon in world.daemons,
         (django_host_service, "enable"): world.daemons.append,
-        (django_process, "is_whole"): lambda site, release: django_release_instance.pid(site, release) is not None,
+        (django_process, "is_whole"): world.is_whole,
+        (django_process_systemd, "_members"): world.members,
+        (django_worker, "state"): world.state,
         (django_host_command, "execute"): world.execute,
         (django_release_health, "check"): lambda site, release, explain=None: None,
         (django_release_health, "problem_of"): world.problem_of,
