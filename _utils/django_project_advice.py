@@ -47,7 +47,8 @@ def _required(source: Path, facts: Mapping[str, Any], given: Mapping[str, str]) 
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
     texts = [django_project_code.read(folder / ".env") for folder in (source, roots[0])]
     listed = [name for text in texts for name in _OF_FILE.findall(text)]
-    settings = django_project_settings.read(roots, facts["settings_module"], {**dict.fromkeys(listed, _SET), **given})
+    known = {**dict.fromkeys(listed, _SET), **given}
+    settings = django_project_settings.read(roots, facts["settings_module"], known, facts.get("application", ""))
     return django_project_environment.required(settings)
 
 
@@ -64,7 +65,7 @@ def not_in_pillar(site: Site, release: Path, facts: Mapping[str, Any], step: str
 
 
 def _found(source: Path, facts: Mapping[str, Any], domain: str) -> dict[str, Any]:
-    report = Report(settings_module=facts["settings_module"])
+    report = Report(settings_module=facts["settings_module"], application=facts.get("application", ""))
     if facts["python_path"]:
         report.set("python_path", facts["python_path"])
     django_project_inspection.read_project(report, source, facts["folder"], domain, "")
@@ -109,6 +110,8 @@ def _lacking(config: Mapping[str, Any], found: Mapping[str, Any], step: str) -> 
         is_setuptools = key == "python_packages" and any(one.startswith("setuptools") for one in config[key])
         if rest and not is_setuptools and (key != "packages" or step in _BUILDS):
             yield key, rest
+    if found.get("sandbox") and not {*found["sandbox"]} & {*config["sandbox"]}:
+        yield "sandbox", found["sandbox"]
     if found.get("static") and config["static"]["collect"]:
         yield "static", found["static"]
     engine = found.get("database", {}).get("engine", "sqlite")

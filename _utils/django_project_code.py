@@ -13,8 +13,10 @@ _CONTINUED = re.compile(r"(elif|else|except|finally)\b|[)\]}]|\s|#|$")
 _MOST = 2 << 20
 _SETTING = "DJANGO_SETTINGS_MODULE"
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-#: The last part of a settings module that is not for a server.
-NOT_LIVE = re.compile(r"(^|[._])(dev|devel|development|local|tests?|testing|ci)$")
+#: The last part, or the package, of a settings module that is not for a server.
+NOT_LIVE = re.compile(
+    r"(^|[._])(dev|devel|development|local|tests?|testing|ci)$|\.(dev|devel|development|local|tests?|testing|ci)\.\w+$"
+)
 
 
 def read(path: Path) -> str:

@@ -1,13 +1,15 @@
 """The environment of a project in the pillar: for the variables that its settings read, what the formula knows."""
 
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import django_database_engine
+import django_project_code
 import django_project_settings
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, Value, Variable, truth
@@ -24,9 +26,33 @@ _ISSUED = re.compile(
     r"|REDIS|RABBITMQ|CELERY|BROKER)(_|$)"
 )
 #: Names of variables for the domain of the site.
-_DOMAIN = re.compile(r"(SITE_|APP_|SERVER_|DJANGO_|WEB_)?(DOMAIN|DOMAIN_NAME|HOSTNAME|FQDN)")
+_DOMAIN = re.compile(
+    r"((\w+_)?(SITE|APP|SERVER|DJANGO|WEB|MAIN|PRIMARY|BASE|ROOT|PUBLIC|DEFAULT|CURRENT|COOKIE)_)?"
+    r"(DOMAIN|DOMAIN_NAME|HOSTNAME|FQDN)"
+)
+#: Names of variables for the URL of the site, and values that stand for it.
+_URL = re.compile(
+    r"(\w+_)?(SITE|APP|SERVER|WEB|BASE|ROOT|PUBLIC|EXTERNAL|CANONICAL|DOMAIN|HOST|INSTANCE|FRONTEND|BACKEND)_"
+    r"(URL|URI|ROOT|BASE_URL|ORIGIN)"
+)
+_OF_EXAMPLE = re.compile(
+    r"https?://(localhost|127\.0\.0\.1|0\.0\.0\.0|([\w-]+\.)*(example\.(com|org|net)|localhost|local))(:\d+)?(?P<end>/?)"
+)
+#: Names of variables for the host of a service, and for a folder with data.
+_SERVICE = re.compile(
+    r"(\w+_)?(REDIS|CACHE|MEMCACHED?|RABBITMQ|BROKER|ELASTIC(SEARCH)?|OPENSEARCH|SOLR)_(\w+_)?HOST(NAME)?"
+)
+_FOLDER = re.compile(r"(\w+_)?(DIR|DIRECTORY|FOLDER|UPLOAD_TMP|(STORE|STORAGE|DATA|UPLOADS?|FILES)_PATH)")
+#: Files with examples of variables, and values in them that have to be replaced.
+_EXAMPLES = re.compile(
+    r"\.?(dot)?env[._-](example|sample|template|dist|defaults?)s?|(example|sample|template)s?[._-]env"
+    r"|\.?env\.[\w-]+\.(example|sample|template|dist)",
+    re.IGNORECASE,
+)
+_EXAMPLE = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+_PLACEHOLDER = re.compile(r"[<{\[*]|change.?me|replace|your|xxx|todo|\$|^$", re.IGNORECASE)
 #: Names of variables for the URL of a Redis, which Debian's package serves on this host.
-_REDIS = re.compile(r"(\w+_)?REDIS_(URL|URI)")
+_REDIS = re.compile(r"(\w+_)?REDIS_(URL|URI)|(\w+_)?(CELERY_)?BROKER_(URL|URI)")
 #: The value of a kind of variable that turns nothing on.
 _OFF = {
     **{"bool": "False", "json": "{}", "array": "[]", "pairs": ""},
@@ -37,6 +63,26 @@ _OFF = {
 _FALSE = ("False", "0", "", "false", "no", "off")
 #: Parts of a database's entry that a database on this host has; it is reached over a socket, without a password.
 _DATABASE = {"NAME": {"from": "database_name"}, "USER": {"from": "database_user"}, "PASSWORD": "", "HOST": ""}
+
+
+class Context(NamedTuple):
+    """What is known of a project and its site, in addition to the settings.
+
+    Attributes:
+        roots: the folders that the project is imported from.
+        settings_module: the settings module.
+        application: the WSGI or ASGI module.
+        engine: the database that the project is deployed with: ``sqlite``, ``postgres`` or ``mysql``.
+        domain: the domain of the site.
+        examples: the variables of the project's example of a .env file.
+    """
+
+    roots: Sequence[Path]
+    settings_module: str
+    application: str
+    engine: str
+    domain: str
+    examples: Mapping[str, str]
 
 
 @dataclass
@@ -58,36 +104,50 @@ class Environment:
     presence: list[str] = field(default_factory=list)
 
 
+def examples(folders: Iterable[Path]) -> dict[str, str]:
+    """Return the variables with a usable value in a project's example of a .env file, whose name has the empty key."""
+    for folder in dict.fromkeys(folders):
+        for name in sorted(os.listdir(folder)):
+            if _EXAMPLES.fullmatch(name):
+                pairs = _EXAMPLE.findall(django_project_code.read(folder / name))
+                found = {key: value.strip("\"'") for key, value in pairs if not value.startswith("#")}
+                is_usable = {
+                    key: value.isprintable() and not _PLACEHOLDER.search(value) for key, value in found.items()
+                }
+                return {**{key: value for key, value in found.items() if is_usable[key]}, "": name}
+    return {}
+
+
 def required(settings: Settings) -> list[str]:
     """Return the variables without which the settings cannot be imported."""
     found = [variable for variable in settings.variables.values() if variable.required]
     return sorted(variable.name for variable in found if not _OWN.fullmatch(variable.name))
 
 
-def of(settings: Settings, roots: Sequence[Path], module: str, engine: str, domain: str) -> Environment:
-    """Return what the pillar gives for the variables that settings read.
-
-    Args:
-        roots: the folders that the project is imported from.
-        module: the settings module.
-        engine: the database that the project is deployed with: ``sqlite``, ``postgres`` or ``mysql``.
-        domain: the domain of the site.
-    """
+def of(settings: Settings, context: Context) -> Environment:
+    """Return what the pillar gives for the variables that settings read."""
     result = Environment()
+    examples = context.examples
     for variable in sorted(settings.variables.values(), key=lambda one: one.name):
         name, place = variable.name, variable.place
         if _OWN.fullmatch(name):
             continue
-        known = _known(settings, variable, engine, domain)
+        known = _known(settings, variable, context)
         if known is None and name in settings.values.get("DEBUG", Value()).taint:
-            known = _debug_off(settings, variable, roots, module)
-        if known is not None:
+            known = _debug_off(settings, variable, context)
+        if known is None and variable.required and variable.accepted:
+            known = variable.accepted
+        if known is None and (url := _url(variable, context.domain)):
+            result.environment[name] = (url, f"{place}: https with a certificate")
+        elif known is not None:
             result.environment[name] = (known, place)
         elif variable.required and variable.kind == "text" and _SECRET.search(name) and not _ISSUED.search(name):
             comment = f"{place}: if another service issued it, give that value instead"
             result.secrets[name] = ({"generate": 50}, comment)
         elif variable.required and variable.kind in _OFF:
             result.environment[name] = (_OFF[variable.kind], f"{place}: required; this turns nothing on")
+        elif variable.required and name in examples:
+            result.environment[name] = (examples[name], f"{place}: as in {examples['']}")
         elif variable.required:
             kind = {"int": "a number", "list": "a list, separated by commas"}.get(variable.kind, "")
             result.environment[name] = ("", f"{place}: set it{f' to {kind}' if kind else ''}, it has no default")
@@ -97,7 +157,15 @@ def of(settings: Settings, roots: Sequence[Path], module: str, engine: str, doma
     return result
 
 
-def _known(settings: Settings, variable: Variable, engine: str, domain: str) -> Any:
+def _url(variable: Variable, domain: str) -> str:
+    """Return the URL of the site for a variable that has none, or one of this host; empty for other variables."""
+    found = _OF_EXAMPLE.fullmatch(variable.default)
+    if not _URL.fullmatch(variable.name) or not (found or (variable.required and variable.name.endswith("_URL"))):
+        return ""
+    return f"http://{domain}{found['end'] if found else ''}"
+
+
+def _known(settings: Settings, variable: Variable, context: Context) -> Any:
     """Return the value of a variable that the formula knows; None for others."""
     name = variable.name
     forms = {setting: how[name] for setting, how in settings.sources.items() if name in how}
@@ -112,11 +180,12 @@ def _known(settings: Settings, variable: Variable, engine: str, domain: str) -> 
     if variable.kind == "database" and ("DATABASES" in forms or re.search(r"DATABASE_URL$", name)):
         return {"from": "database_url"}
     if variable.required:
-        return _required(settings, name, forms, engine, domain)
+        return _required(settings, name, forms, context)
     return None
 
 
-def _required(settings: Settings, name: str, forms: dict[str, str], engine: str, domain: str) -> Any:
+def _required(settings: Settings, name: str, forms: dict[str, str], context: Context) -> Any:
+    domain = context.domain
     if "ALLOWED_HOSTS" in forms:
         how = forms["ALLOWED_HOSTS"]
         return json.dumps([domain]) if how == "json" else _joined("domains", how)
@@ -129,10 +198,14 @@ def _required(settings: Settings, name: str, forms: dict[str, str], engine: str,
         return "admin/"
     if _REDIS.fullmatch(name):
         return "redis://localhost:6379/0"
+    if _SERVICE.fullmatch(name):
+        return "localhost"
     for setting, word in (("STATIC_ROOT", "static_root"), ("MEDIA_ROOT", "media_root")):
         if setting in forms:
             return {"from": word}
-    return _of_database(settings, name, engine)
+    if _FOLDER.fullmatch(name):
+        return {"from": "shared"}
+    return _of_database(settings, name, context.engine)
 
 
 def _joined(word: str, how: str) -> dict[str, str]:
@@ -158,12 +231,13 @@ def _of_database(settings: Settings, name: str, engine: str) -> Any:
     return None
 
 
-def _debug_off(settings: Settings, variable: Variable, roots: Sequence[Path], module: str) -> str | None:
+def _debug_off(settings: Settings, variable: Variable, context: Context) -> str | None:
     """Return the text by which a project turns DEBUG off; None if it is off without the variable, or not known."""
     if not variable.required and truth(settings.values.get("DEBUG", Value())) is False:
         return None
+    modules = (context.roots, context.settings_module, context.application)
     for text in _FALSE:
-        changed = django_project_settings.read(roots, module, {variable.name: text})
+        changed = django_project_settings.read(*modules[:2], {variable.name: text}, modules[2])
         if changed.get("DEBUG") is not UNKNOWN and not changed.get("DEBUG"):
             return text
     return None

@@ -278,7 +278,9 @@ class Expressions:
         if isinstance(operator, ast.In | ast.NotIn) and known and isinstance(right.content, list):
             right = Value([part.content for part in right.content], taint=right.taint)
         found: Any = UNKNOWN
-        if known:
+        if isinstance(operator, ast.Is | ast.IsNot) and UNKNOWN not in (left.content, right.content):
+            found = (left.content is right.content) == isinstance(operator, ast.Is)
+        elif known:
             with contextlib.suppress(TypeError, KeyError):
                 found = _COMPARISONS[type(operator)](left.content, right.content)
         return Value(found, taint=taint(left, *others))

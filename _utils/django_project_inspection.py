@@ -14,6 +14,7 @@ from typing import Any
 
 import django_database_engine
 import django_host_command
+import django_host_service
 import django_host_user
 import django_kinds
 import django_project
@@ -39,6 +40,11 @@ from django_wall_foreign import OWN, Foreign
 #: The user who reads a repository that no site has yet.
 _READER = "nobody"
 
+#: Names that the schema refuses.
+_RESERVED = re.compile(
+    r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|gnats|nobody|messagebus|sshd"
+    r"|ntp|dbus|polkitd|systemd-.*|postgres|mysql|redis|nginx|apache|salt|admin|adm|sudo|wheel|users|staff|django"
+)
 _HEALTH = re.compile(
     r"""["'^]/?((?:[\w-]+/)?(?:healthz|health|health[_-]check|livez|readyz|heartbeat|ping)/?)\$?["']"""
 )
@@ -125,9 +131,9 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
         report.set("python_packages", ["django"], comment, is_open=True)
     _front_end(report, tree, project)
     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
-    settings = django_project_settings.read(roots, report.settings_module, {})
+    settings = django_project_settings.read(roots, report.settings_module, {}, report.application)
     engine = _database(report, settings, django_project_requirements.drivers(required))
-    _environment(report, settings, roots, engine, domain)
+    _environment(report, settings, tree, roots, engine, domain)
     _commands(report, settings)
     _data(report, settings, tree, project)
     _health(report, roots, settings)
@@ -187,7 +193,11 @@ def _name(where: str) -> str:
     """Return a name for the site: that of its repository or folder."""
     last = re.split(r"[/:]", where.rstrip("/"))[-1].removesuffix(".git").lower()
     name = re.sub(r"[^a-z0-9]+", "-", last).strip("-")
-    return (name if name[:1].isalpha() else f"site-{name}")[:26].strip("-")
+    while name.endswith("-build"):  # the name of a build user
+        name = name.removesuffix("-build")
+    name = "built" if name == "build" else name
+    name = name if name[:1].isalpha() and not _RESERVED.fullmatch(name) else f"site-{name}"
+    return name[:26].strip("-")
 
 
 def _location(report: Report, where: str, revision: str, name: str, is_folder: bool) -> None:
@@ -233,7 +243,8 @@ def _modules(report: Report, tree: Path, folder: str) -> None:
     if paths:
         report.set("python_path", paths, "found: folders with further modules of the project")
     roots = [tree / path for path in (folder, *paths)]
-    report.settings_module = _settings_module(report, roots, _application(report, roots))
+    report.application = _application(report, roots)
+    report.settings_module = _settings_module(report, roots, report.application)
 
 
 def _package(report: Report, tree: Path, package: str) -> str:
@@ -244,6 +255,7 @@ def _package(report: Report, tree: Path, package: str) -> str:
     modules = django_project.application_modules(roots)
     wsgi = modules[0] if modules else f"{Path(package).name}.wsgi"
     report.set("wsgi", wsgi, f"found: {wsgi.replace('.', '/')}.py", is_open=not modules)
+    report.application = wsgi
     module = _settings_module(report, roots, wsgi)
     report.set("settings_module", module, "found")
     report.settings_module = module
@@ -327,14 +339,21 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     """Find the Python and system packages that the project needs; return the required packages."""
     report.remarks.append(f"requirements: {', '.join(files)}")
     required, contents, python = django_project_requirements.read(tree, files)
+    extra, packages = django_project_requirements.extra_with_django(tree, files, required)
+    if extra:
+        report.set("python_packages", packages, f"those of the extra {extra}, which has Django")
+        required = [*required, *django_virtualenv_requirements.names(packages)]
     pinned = django_project_requirements.versions(contents)
     for name, packages in django_project_requirements.system_packages(required):
         report.extend("packages", packages, f"for {name}")
     for name, imported in django_project_requirements.writable_packages(required):
         report.extend("writable_packages", [imported], f"{name} writes into its own folder")
+    makes_code = django_project_requirements.makes_code(required)
+    if makes_code and django_host_service.SYSTEMD.exists():
+        report.set("sandbox", {"MemoryDenyWriteExecute": False}, f"{makes_code} makes code at run time")
     needed_by = django_project_requirements.needs_setuptools(tree, required, pinned)
     if needed_by:
-        report.set("python_packages", ["setuptools<81"], f"{needed_by} imports pkg_resources")
+        report.extend("python_packages", ["setuptools<81"], f"{needed_by} imports pkg_resources")
     _server(report, tree, folder, required)
     if "celery" in required:
         report.remarks.append("Celery is used: its workers are not deployed, only the web application")
@@ -413,8 +432,20 @@ def _front_end(report: Report, tree: Path, project: str) -> None:
         elif "build" in scripts:
             prefix = "" if str(folder) in (".", project) else f" --prefix {os.path.relpath(folder, project)}"
             install = "ci" if path.with_name("package-lock.json").exists() else "install"
-            report.extend("build", [f"npm{prefix} {install}", f"npm{prefix} run build"], f"{path.relative_to(tree)}")
+            options = " --ignore-scripts" if _only_checks(scripts) else ""
+            commands = [f"npm{prefix} {install}", f"npm{prefix} run build{options}"]
+            report.extend("build", commands, f"{path.relative_to(tree)}")
             report.extend("packages", ["npm"], "for the build")
+
+
+def _only_checks(scripts: Any) -> bool:
+    """Return whether the script prebuild only checks the code's style, for which a release may lack the configuration.
+
+    npm runs it before build, unless it ignores such scripts.
+    """
+    text = str(scripts.get("prebuild", ""))
+    steps = [step for part in re.split(r"&&|;", text) for step in part.split()[-1:]]
+    return bool(steps) and all(re.search(r"lint|prettier|check|format|style", step) for step in steps)
 
 
 def _committed_outputs(scripts: Any, folder: Path) -> list[str]:
@@ -447,9 +478,12 @@ def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> st
     return engine.name if engine else "sqlite"
 
 
-def _environment(report: Report, settings: Settings, roots: list[Path], engine: str, domain: str) -> None:
+def _environment(report: Report, settings: Settings, tree: Path, roots: list[Path], engine: str, domain: str) -> None:
     """Put required and well-known variables into the pillar, and the others into remarks."""
-    found = django_project_environment.of(settings, roots, report.settings_module, engine, domain)
+    examples = django_project_environment.examples([*roots, tree])
+    modules = (report.settings_module, report.application)
+    context = django_project_environment.Context(roots, *modules, engine, domain, examples)
+    found = django_project_environment.of(settings, context)
     if (
         any("database_" in str(value) for value, _place in found.environment.values())
         and "database" not in report.pillar

@@ -69,6 +69,7 @@ class Readers(Expressions):
             return Value(UNKNOWN, name, how, known)
         if default:
             content = default.content
+            variable.default = content if isinstance(content, str) else variable.default
             if kind == "list" and isinstance(content, str):
                 content = [Value(part) for part in content.split(",") if part]
             return Value(self._database(content) if kind == "database" else content, name, how, known | default.taint)
@@ -96,6 +97,10 @@ class Readers(Expressions):
     def call_library(self, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
         """Return what a function of a library returns; a `Called` where nothing is known of it."""
         first = args[0].content if args else None
+        if name == "os.environ.setdefault" and len(args) > 1 and isinstance(first, str):
+            if isinstance(args[1].content, str):
+                self.given.setdefault(first, args[1].content)
+            return self._named(args, args[1], "text", place)
         if name in _WITH_NONE:
             default = args[1] if len(args) > 1 else keywords.get("default", Value(None))
             return self._named(args or [keywords.get("key", Value())], default, "text", place)

@@ -11,7 +11,7 @@ _ORDER = (
     *("repository", "folder", "revision", "domains", "project", "python_path", "settings_module", "wsgi"),
     *("requirements", "python_packages", "packages", "build", "commands", "files", "shared", "writable"),
     *("writable_packages", "static"),
-    *("environment", "secrets", "settings", "database", "server", "health"),
+    *("environment", "secrets", "settings", "database", "server", "sandbox", "health"),
 )
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "y", "n"}
 
@@ -24,6 +24,7 @@ class Report:
         remarks: comments above the pillar.
         pillar: key → (value, comment).
         settings_module: the settings module of the project.
+        application: its WSGI or ASGI module.
         open: keys whose values have to be completed.
         open_variables: the same of ``environment``.
     """
@@ -31,6 +32,7 @@ class Report:
     remarks: list[str] = field(default_factory=list)
     pillar: dict[str, tuple[Any, str]] = field(default_factory=dict)
     settings_module: str = ""
+    application: str = ""
     open: list[str] = field(default_factory=list)
     open_variables: list[str] = field(default_factory=list)
 

@@ -10,13 +10,15 @@ from urllib.parse import urlsplit
 import django_database_engine
 import django_project
 import django_project_code
+import django_virtualenv_lock
 import django_virtualenv_requirements
 
 #: A required Python package → packages of Debian that it needs to be built or loaded.
 _SYSTEM_PACKAGES = (
-    (r"psycopg2(?!-binary)", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
+    (r"psycopg2(cffi)?(?!-binary)", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
     (r"psycopg(?!2)(?!\[[^\]]*(binary|c)\b)(?!-binary)", ["libpq5"]),
     (r"mysqlclient", ["default-libmysqlclient-dev", "gcc", "libc6-dev", "pkg-config", "python3-dev"]),
+    (r"pylibmc", ["gcc", "libc6-dev", "libmemcached-dev", "python3-dev", "zlib1g-dev"]),
     (r"uwsgi", ["gcc", "libc6-dev", "python3-dev"]),
     (r"python-ldap|django-auth-ldap", ["gcc", "libc6-dev", "libldap2-dev", "libsasl2-dev", "python3-dev"]),
     (r"xmlsec|python3-saml", ["gcc", "libc6-dev", "libxmlsec1-dev", "pkg-config", "python3-dev"]),
@@ -24,6 +26,8 @@ _SYSTEM_PACKAGES = (
     (r"weasyprint", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
     (r"python-magic", ["libmagic1"]),
 )
+#: Packages that make code at run time, which the sandbox of the site's processes refuses.
+_MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
 #: Packages that import pkg_resources, and the first version that does not; empty if every version does.
 _PKG_RESOURCES = {
     "djangorestframework-simplejwt": "5.3",
@@ -57,6 +61,11 @@ def writable_packages(required: Collection[str]) -> Iterator[tuple[str, str]]:
     for name, imported in _WRITE_INTO_THEMSELVES.items():
         if any(re.match(rf"{name}(\[|$)", one) for one in required):
             yield name, imported
+
+
+def makes_code(required: Collection[str]) -> str:
+    """Return a required package that makes code at run time; empty if none does."""
+    return next((name for name in _MAKE_CODE if name in required), "")
 
 
 def versions(contents: Mapping[str, str]) -> dict[str, str]:
@@ -112,6 +121,19 @@ def _imports_pkg_resources(path: Path) -> bool:
 def _is_before(version: str, other: str) -> bool:
     numbers = [[int(part) for part in re.findall(r"\d+", text)] for text in (version, other)]
     return bool(numbers[0]) and numbers[0] < numbers[1]
+
+
+def extra_with_django(tree: Path, files: Collection[str], required: Collection[str]) -> tuple[str, list[str]]:
+    """Return the extra of a pyproject.toml that has Django, if the dependencies lack it, and its packages."""
+    names = {re.sub(r"\[.*", "", name) for name in required}
+    if "django" in names or [*files] != [name for name in files if name.endswith("pyproject.toml")]:
+        return "", []
+    for name in files:
+        extras = django_virtualenv_lock.read_toml(tree / name).get("project", {}).get("optional-dependencies", {})
+        for extra, packages in extras.items():
+            if "django" in django_virtualenv_requirements.names(packages):
+                return extra, [package for package in packages if ";" not in package]
+    return "", []
 
 
 def indexes(contents: Mapping[str, str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The settings of a project, as far as its code tells without being run: their values, and the variables they read."""
 
 import ast
+import builtins
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,14 @@ _OF_MISSING = {
 
 
 class _Raised(Exception):
-    """The code raises an exception."""
+    """The code raises an exception.
+
+    Args:
+        kinds: its name, and the names of the exceptions that it is one of; all of them if it is not known.
+    """
+
+    def __init__(self, *kinds: str):
+        self.kinds = {*kinds, "Exception", "BaseException", "*"} if kinds else {*_OF_MISSING, "ImportError", "*"}
 
 
 class _Again(Exception):
@@ -79,17 +87,19 @@ class Settings:
         return plain(content)
 
 
-def read(roots: Sequence[Path], module: str, given: Mapping[str, str]) -> Settings:
+def read(roots: Sequence[Path], module: str, given: Mapping[str, str], application: str = "") -> Settings:
     """Read the settings of a project.
 
     Args:
         roots: the folders that it is imported from, the folder of manage.py first.
         module: the settings module.
         given: the environment variables that are set.
+        application: the WSGI or ASGI module, which may set further ones.
     """
     interpreter = _Interpreter(roots, dict(given))
     values: dict[str, Value] = {}
     with contextlib.suppress(TooMuch, RecursionError, MemoryError):
+        interpreter.set_by(application)
         values = interpreter.settings(module)
     return Settings(
         interpreter.variables,
@@ -108,6 +118,8 @@ class _Interpreter(Readers):
         super().__init__(given)
         self.roots = roots
         self.modules: dict[Path, Namespace] = {}
+        self.handled: list[set[str]] = []
+        self.handling = 0
         self.sources: dict[str, dict[str, str]] = {}
 
     def settings(self, module: str) -> dict[str, Value]:
@@ -117,6 +129,17 @@ class _Interpreter(Readers):
             self._imported(".".join(parts[:number]))
         found = self._imported(module)
         return found.names if found else {}
+
+    def set_by(self, application: str) -> None:
+        """Take the variables that statements at the top of the application's module set to known texts."""
+        path = self._file(application)
+        frame = Frame({}, path or Path(application))
+        for node in django_project_code.tree(path).body if path else ():
+            is_import = isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "os") == "os"
+            if is_import or (isinstance(node, ast.Expr | ast.Assign) and "environ" in ast.unparse(node)):
+                self.run([node], frame)
+        self.variables.clear()
+        self.given.pop("DJANGO_SETTINGS_MODULE", None)
 
     # Modules
 
@@ -176,7 +199,7 @@ class _Interpreter(Readers):
         module = ".".join([*package, *filter(None, [node.module])])
         found = self._imported(module)
         if node.level and not found and node.module and self.guards:
-            raise _Raised
+            raise _Raised("ImportError", "ModuleNotFoundError")
         for alias in node.names:
             if alias.name == "*":
                 public = found.names.items() if found else ()
@@ -270,10 +293,12 @@ class _Interpreter(Readers):
         self._perhaps(other, _apart(frame))
         try:
             self.run(taken, frame)
-        except _Raised:
-            if not test.taint or not self.certain:
+        except _Raised as raised:
+            is_handled = self.handling or any(raised.kinds & kinds for kinds in self.handled)
+            if not test.taint or not self.certain or is_handled:
                 raise
             self._require(test.taint)
+            self._accept(node.test, frame, is_true)
             if frame.called_from and test.taint - self.assumed:
                 self.assumed |= test.taint
                 raise _Again from None
@@ -283,6 +308,16 @@ class _Interpreter(Readers):
         for name in names - {*self.given}:
             if name in self.variables and self.variables[name].kind != "bool":
                 self.variables[name].required = True
+
+    def _accept(self, test: ast.expr, frame: Frame, refuses: bool) -> None:
+        """Record the text of a variable without which code raises an exception: ``if env.get("X") != "1": raise``."""
+        if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.NotEq if refuses else ast.Eq):
+            return
+        values = [self.evaluate(part, frame) for part in (test.left, *test.comparators)]
+        name = next((value.source for value in values if value.source in self.variables), "")
+        text = next((value.content for value in values if not value.taint), None)
+        if name and isinstance(text, str):
+            self.variables[name].accepted = text
 
     def _perhaps(self, body: Sequence[ast.stmt], frame: Frame) -> None:
         """Run statements that may not be run."""
@@ -303,7 +338,11 @@ class _Interpreter(Readers):
             self._require(test.taint)
 
     def _run_raise(self, node: ast.Raise, frame: Frame) -> None:
-        raise _Raised
+        raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        name = django_project_code.dotted(raised).rpartition(".")[2] if raised else ""
+        kind = getattr(builtins, name, None)
+        above = [one.__name__ for one in kind.__mro__] if isinstance(kind, type) else [name]
+        raise _Raised(*filter(None, above))
 
     def _run_return(self, node: ast.Return, frame: Frame) -> None:
         raise _Return(self.evaluate(node.value, frame))
@@ -311,7 +350,7 @@ class _Interpreter(Readers):
     def _run_expr(self, node: ast.Expr, frame: Frame) -> None:
         value = self.evaluate(node.value, frame).content
         if isinstance(value, Called) and value.name.rpartition(".")[2] in ("exit", "_exit"):
-            raise _Raised
+            raise _Raised("SystemExit")
         if isinstance(value, Called) and value.name.endswith("split_settings.tools.include"):
             self._include(value, frame)
 
@@ -330,6 +369,7 @@ class _Interpreter(Readers):
         in_function = bool(frame.called_from)
         handles = [h for h in handlers if in_function or not any(isinstance(part, ast.Raise) for part in ast.walk(h))]
         self.guards += bool(handles)
+        self.handled.append({name for handler in handles for name in _handled(handler)})
         try:
             self.run(node.body, frame)
             problem = None
@@ -337,6 +377,7 @@ class _Interpreter(Readers):
             problem = error
         finally:
             self.guards -= bool(handles)
+            self.handled.pop()
         if problem:
             self._handle(problem, handles, frame)
         else:
@@ -349,11 +390,7 @@ class _Interpreter(Readers):
 
     def _handle(self, problem: Exception, handlers: list[ast.ExceptHandler], frame: Frame) -> None:
         """Run the handler of a missing variable; one that raises an exception makes the variable required."""
-        wanted = (
-            {*_OF_MISSING, "*"}
-            if isinstance(problem, Missing)
-            else {"ImportError", "ModuleNotFoundError", "Exception", "*"}
-        )
+        wanted = {*_OF_MISSING, "*"} if isinstance(problem, Missing) else getattr(problem, "kinds", set())
         handler = next((one for one in handlers if _handled(one) & wanted), None)
         if not handler:
             raise problem
@@ -361,6 +398,7 @@ class _Interpreter(Readers):
             self.run(handler.body, frame)
             return
         name = str(problem)
+        self.handling += 1
         try:
             self.run(handler.body, frame)
         except _Raised:
@@ -368,6 +406,8 @@ class _Interpreter(Readers):
                 raise Missing(name) from None
             self.variables[name].required |= self.certain
             raise _Return(Value(UNKNOWN, name, taint=frozenset({name}))) from None
+        finally:
+            self.handling -= 1
 
     def _run_with(self, node: ast.With | ast.AsyncWith, frame: Frame) -> None:
         prefixes: list[tuple[Reader, str]] = []

@@ -131,6 +131,8 @@ class Variable:
         kind: ``text``, ``bool``, ``int``, ``list``, ``json`` (an object), ``array`` (in JSON), ``pairs``, ``database``,
             ``cache`` or ``email``; ``dj_cache`` and ``dj_email`` in the notation of environs.
         is_read: whether its value is read, not only whether it is set.
+        default: the text that it has by default; empty for other values.
+        accepted: the text without which the settings raise an exception; empty if any will do.
     """
 
     name: str
@@ -138,6 +140,8 @@ class Variable:
     required: bool = False
     kind: str = "text"
     is_read: bool = False
+    default: str = ""
+    accepted: str = ""
 
 
 def plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ _HEADERS: tuple[tuple[str, list[str]], ...] = (
     (r"command '?\S*gcc'? failed: No such file|execute '?\S*gcc|directory: '\S*gcc'|need a C compiler", []),
     (r"(Python|stdlib|stdio|limits|errno)\.h: No such file", []),
     (r"cc1plus|command '?\S*g\+\+'? failed: No such file|directory: '\S*g\+\+'", ["g++"]),
-    (r"pg_config|libpq-fe\.h", ["libpq-dev"]),
+    (r"pg_config|libpq-fe\.h|postgres_ext\.h", ["libpq-dev"]),
     (r"mysql_config|mysqlclient\.pc|MYSQLCLIENT_CFLAGS|mariadb_config", ["default-libmysqlclient-dev", "pkg-config"]),
     (r"lber\.h|ldap\.h", ["libldap2-dev", "libsasl2-dev"]),
     (r"\bffi\.h: No such file", ["libffi-dev"]),
@@ -38,6 +38,27 @@ _HEADERS: tuple[tuple[str, list[str]], ...] = (
     (r"\bcairo\.h: No such file|[Dd]ependency \"?cairo\"? not found", ["libcairo2-dev", "pkg-config"]),
     (r"libmemcached/memcached\.h", ["libmemcached-dev", "zlib1g-dev"]),
 )
+#: Python packages that uv reports as not built → the packages of Debian that their compilation needs.
+_BUILT = (
+    (r"psycopg2(cffi)?", ["libpq-dev"]),
+    (r"mysqlclient", ["default-libmysqlclient-dev", "pkg-config"]),
+    (r"pillow(-simd)?", ["libfreetype-dev", "libjpeg-dev", "zlib1g-dev"]),
+    (r"pylibmc", ["libmemcached-dev", "zlib1g-dev"]),
+    (r"lxml", ["libxml2-dev", "libxslt1-dev"]),
+    (r"python-ldap", ["libldap2-dev", "libsasl2-dev"]),
+    (r"xmlsec", ["libxmlsec1-dev", "pkg-config"]),
+    (r"pycairo", ["libcairo2-dev", "pkg-config"]),
+    (r"pycurl", ["libcurl4-openssl-dev", "libssl-dev"]),
+    (r"cffi", ["libffi-dev"]),
+    (r"cryptography", ["cargo", "libffi-dev", "libssl-dev", "pkg-config"]),
+    (r"pydantic-core|orjson|rpds-py|bcrypt|nh3", ["cargo"]),
+    (r"pyodbc", ["unixodbc-dev"]),
+    (r"gdal", ["g++", "libgdal-dev"]),
+    (r"greenlet|gevent|numpy|pandas|scipy|grpcio", ["g++"]),
+)
+_NOT_BUILT = re.compile(r"Failed to (?:build|download and build) `([\w.-]+)(?:==|@)|\bfor `([\w.-]+)@")
+#: A header that no row names, as uv and GCC report it.
+_HEADER = re.compile(r"(?:provides `|fatal error: )([\w./+-]+\.h(?:pp|xx)?)(?:`|: No such)")
 #: What a running project reports where a library is missing → the packages of Debian that have it.
 _LIBRARIES = (
     (r"libpq\.so|no pq wrapper available", ["libpq5"]),
@@ -76,6 +97,12 @@ _FILE = re.compile(
     r"(?P<why>Read-only file system|Permission denied|No such file or directory|EROFS|EACCES)(?::|\b[^\n']*?, \w+) ?"
     r"b?'(?P<path>[^'\n]+)'"
 )
+#: What the name of a file ends in, and that of a folder does not: of static.dist a hint names the folder.
+_FILE_NAME = re.compile(
+    r"\.(log|txt|json|ya?ml|xml|csv|html?|css|js|map|py|pyc|pyo|db|sqlite3?|sqlite3?-\w+|dat|bin|pickle|pkl|cache|pid|sock|lock"
+    r"|key|pem|crt|secret|tmp|png|jpe?g|gif|svg|webp|pdf|gz|zip|tar|[mp]o|ini|conf|cfg|env|dump|idx|mmdb)(\.\w+)?$",
+    re.IGNORECASE,
+)
 #: Folders in which no site may write.
 _OF_SYSTEM = r"/(bin|boot|dev|etc|lib\w*|proc|root|run|sbin|sys|usr|var/(run|lib/(dpkg|systemd|django-formula)))(/|$)"
 #: A path in the folder of a package that is installed.
@@ -83,19 +110,35 @@ _PACKAGE = re.compile(r"/(?:virtualenv|virtualenvs/[^/]+)/lib/python[\d.]+/site-
 _DATABASE_FILE = re.compile(
     r"(?:unable to open database file|attempt to write a readonly database)(?:: (?P<path>/\S+))?"
 )
-#: What a hint adds to a list of the pillar, whose present values it repeats, so that it can be pasted.
+#: What a hint adds to a list of the pillar, whose present values it repeats, so that it can be pasted: word of the hint
+#: → option, values.
 _ADDED = {
-    "python_packages": ["setuptools<81"],
-    "constraints": ["setuptools<81"],
-    "after_static": ["manage.py compress"],
-    "build": ["npm ci", "npm run build"],
-    "packages": ["npm"],
+    "python_packages": ("python_packages", ["setuptools<81"]),
+    "setuptools": ("constraints", ["setuptools<81"]),
+    "older_setuptools": ("constraints", ["setuptools<70"]),
+    "oldest_setuptools": ("constraints", ["setuptools<58"]),
+    "after_static": ("after_static", ["manage.py compress"]),
+    "build": ("build", ["npm ci", "npm run build"]),
+    "packages": ("packages", ["npm"]),
 }
 #: What a program reports → the hint, with {at}, {user}, {python} of the site, the lists of `_ADDED`, and its groups.
 _HINTS = (
     (
         r"(?s)(?:Failed to build|[Bb]uild backend).*No module named '?(pkg_resources)\b",
-        "a package is built with {0}, which setuptools no longer has: set {at}:constraints: {constraints}",
+        "a package is built with {0}, which setuptools no longer has: set {at}:constraints: {setuptools}",
+    ),
+    (
+        r"(?s)(?:Failed to build|[Bb]uild backend).*cannot import name '(\w+)' from 'setuptools",
+        "a package is built with {0}, which setuptools no longer has: set {at}:constraints: {older_setuptools}",
+    ),
+    (
+        r"(?s)(?:Failed to build|[Bb]uild backend).*(use_2to3) is invalid",
+        "a package is built with {0}, which setuptools no longer has: set {at}:constraints: {oldest_setuptools}",
+    ),
+    (
+        r"Cannot allocate write\+execute memory|ffi\.callback\(\)|LLVM ERROR: Unable to allocate section memory",
+        "a package makes code at run time, which the sandbox of the site's processes refuses: set "
+        "{at}:sandbox: {{MemoryDenyWriteExecute: false}}",
     ),
     (
         r"No module named '?(pkg_resources|setuptools|distutils)\b",
@@ -226,8 +269,9 @@ def _of_table(site: Site, text: str, *, building: bool) -> str:
     values = {"at": at, "python": site.config["python"], "user": site.user, "where": f"{at}:environment", "index": ""}
     values["site"] = site.name
     values["database"] = site.config["databases"].get("default", {}).get("name") or "DATABASE"
-    for key, more in _ADDED.items():
-        values[key] = _listed([*(site.config["commands"] if key == "after_static" else site.config)[key], *more])
+    for word, (option, more) in _ADDED.items():
+        present = site.config["commands"] if option == "after_static" else site.config
+        values[word] = _listed([*present[option], *more])
     if building:
         index = f", or {at}:index:url to an index that it reaches"
         values |= {"user": site.build_user, "where": "Salt's environment", "index": index}
@@ -255,11 +299,13 @@ def _of_packages(site: Site, text: str) -> str:
     if headers:
         python = site.config["python"].rpartition("/")[2]
         compiler = ["gcc", "libc6-dev", f"{python}-dev" if re.fullmatch(r"python3(\.\d+)?", python) else "python3-dev"]
-        return _install(site, "a package is built from source", [compiler, *headers])
+        names = {name.lower().replace("_", "-") for pair in _NOT_BUILT.findall(text) for name in pair if name}
+        own = [packages for pattern, packages in _BUILT for name in names if re.fullmatch(pattern, name)]
+        return _install(site, "a package is built from source", [compiler, *headers, *own])
     libraries = [names for pattern, names in _LIBRARIES if re.search(pattern, text)]
     if libraries:
         return _install(site, "a library is missing on this host", libraries)
-    unknown = re.search(r"(\w[\w+.-]*\.so[.\d]*): cannot open shared object file", text)
+    unknown = re.search(r"(\w[\w+.-]*\.so[.\d]*): cannot open shared object file", text) or _HEADER.search(text)
     return _unknown_package(site, unknown[1]) if unknown else ""
 
 
@@ -327,7 +373,7 @@ def _make_writable(site: Site, path: PurePosixPath, *, is_missing: bool = False)
     config, at = site.config, _at(site)
     if any(path.is_relative_to(there) for there in [*config["writable"], *config["shared"]]):
         return ""
-    folder = path.parent if path.suffix else path
+    folder = path.parent if _FILE_NAME.search(path.name) else path
     shared = f"{at}:shared: {_listed([*config['shared'], str(path if str(folder) == '.' else folder)])}"
     if str(folder) == ".":
         return f"the release is read-only: set {shared}, which keeps {path} outside of it"
@@ -338,7 +384,7 @@ def _make_writable(site: Site, path: PurePosixPath, *, is_missing: bool = False)
 
 def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> str:
     """Return what lets a project write outside of the site's folders, but for those of the system."""
-    folder = path.parent if path.suffix else path
+    folder = path.parent if _FILE_NAME.search(path.name) else path
     if ".." in path.parts or re.match(_OF_SYSTEM, str(path)):
         return f"have the project write below {site.shared.top}"
     key, user = ("build_sandbox", site.build_user) if building else ("sandbox", site.user)

@@ -5,7 +5,7 @@ import configparser
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,6 +136,15 @@ def package_names(source: Path, names: list[str]) -> list[str]:
     for name in names:
         for path in with_included(source, source / name, set()):
             packages += _packages(path)
+    return _normalised(packages)
+
+
+def names(requirements: Iterable[str]) -> list[str]:
+    """Return the packages of requirements such as ``django>=5.2``, in lower case, with their extras."""
+    return _normalised(found.group() for line in requirements if (found := _REQUIREMENT.match(line.strip())))
+
+
+def _normalised(packages: Iterable[str]) -> list[str]:
     return sorted({package.lower().replace("_", "-").replace(" ", "") for package in packages})
 
 

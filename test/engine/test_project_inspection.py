@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import django_host_service
 import django_pillar
 import django_project_inspection
 import pytest
@@ -14,11 +15,12 @@ from test_project import Cases
 from trees import write_tree
 
 INSPECTIONS = yaml.load((Path(__file__).parent / "inspections.yaml").read_text(), Loader=Cases)
-DEBIAN = {"os_family": "Debian", "osmajorrelease": 12}
+DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in INSPECTIONS])
-def test_inspection_writes_a_valid_pillar(tmp_path, case):
+def test_inspection_writes_a_valid_pillar(tmp_path, case, monkeypatch):
+    monkeypatch.setattr(django_host_service, "SYSTEMD", tmp_path)
     tree = write_tree(tmp_path / case["folder"], case["files"])
     text = django_project_inspection.inspect(str(tree))
     text = text.replace(str(tree), "<tree>")
@@ -43,6 +45,21 @@ def test_inspection_of_a_repository_at_a_revision(tmp_path):
     text = django_project_inspection.inspect(f"file://{bare}", "v1")
     assert yaml.safe_load(text)["django"]["sites"]["blog"]["revision"] == "v1" and "manage.py is in" not in text
     assert text.splitlines()[1].startswith("#   commit ")
+
+
+def test_sandbox_is_not_proposed_without_systemd(tmp_path, monkeypatch):
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\nnumba"}
+    tree = write_tree(tmp_path / "tree", files)
+    for is_there in (True, False):
+        monkeypatch.setattr(django_host_service, "SYSTEMD", tmp_path / ("." if is_there else "missing"))
+        assert ("sandbox: {Memory" in django_project_inspection.inspect(str(tree))) == is_there
+
+
+def test_names_that_the_schema_refuses_are_not_proposed():
+    refused = contract("schema.yaml")["$defs"]["user"]["not"]["pattern"]
+    names = [word for word in re.findall(r"[\w-]+", refused) if word.isascii()]
+    proposed = [django_project_inspection._name(f"https://host/{name}.git") for name in [*names, "x-build", "build"]]
+    assert len(names) > 30 and not [name for name in proposed if re.match(refused, name)]
 
 
 def test_inspection_skips_links_that_lead_nowhere(tmp_path):

@@ -44,6 +44,24 @@ def kinds(settings) -> dict[str, str]:
         ("x = os.environ.get('A', os.environ['B'])", {"A": "optional", "B": "required"}),
         ("x = os.environ.get('A')\nif not x:\n    raise ImproperlyConfigured('A')", {"A": "required"}),
         ("x = os.environ.get('A', '1')\nif not x:\n    raise ImproperlyConfigured('A')", {"A": "optional"}),
+        (
+            "try:\n    x = os.environ.get('A')\n    if not x:\n        raise ValueError('A')\n"
+            "except (ImportError, ValueError):\n    pass",
+            {"A": "optional"},
+        ),
+        (
+            "try:\n    x = os.environ.get('A')\n    if not x:\n        raise RuntimeError('A')\n"
+            "except ImportError:\n    pass",
+            {"A": "required"},
+        ),
+        (
+            "none = object()\ndef need(name, *, live=none, dev=''):\n    try:\n        return os.environ[name]\n"
+            "    except KeyError:\n        if os.environ.get('STAGE', 'live') == 'live':\n"
+            "            if live is none:\n                raise Bad(name)\n            return live\n"
+            "        return dev\nx = need('A'); y = need('B', live='')",
+            {"A": "required", "B": "optional", "STAGE": "optional"},
+        ),
+        ("os.environ.setdefault('A', '1')\nx = os.environ['A']", {"A": "optional"}),
         ("assert os.environ.get('A')", {"A": "required"}),
         ("try:\n    x = os.environ['A']\nexcept KeyError:\n    x = 1", {"A": "optional"}),
         (
@@ -210,3 +228,23 @@ def test_hostile_settings_end(tmp_path):
     loops = "".join(f"{' ' * depth}for a{depth} in every:\n" for depth in range(15))
     for end in ("x = 1", "pass"):
         read(tmp_path, f"every = [{'0,' * 100}]\n{loops}{' ' * 15}{end}\n")
+
+
+def test_text_without_which_settings_raise_an_exception(tmp_path):
+    first = "if os.environ.get('A') != '1':\n    raise ValueError\n"
+    text = first + "if os.environ.get('B') == 'x':\n    y = 1\nelse:\n    raise E"
+    settings = read(tmp_path, text)
+    assert {name: variable.accepted for name, variable in settings.variables.items()} == {"A": "1", "B": "x"}
+    assert kinds(settings) == {"A": "required", "B": "required"}
+
+
+def test_variables_that_the_application_module_sets(tmp_path):
+    code = (
+        "import os\nfrom django.core.wsgi import get_wsgi_application\nos.environ.setdefault('STAGE', 'live')\n"
+        "os.environ['X'] = '1'\napplication = get_wsgi_application()\n"
+    )
+    text = "if os.environ.get('STAGE') == 'live':\n    a = os.environ['A']\nx = os.environ['X']"
+    tree = write_tree(tmp_path, {"settings.py": HEAD + text, "blog/wsgi.py": code})
+    settings = django_project_settings.read([tree], "settings", {}, "blog.wsgi")
+    assert kinds(settings) == {"A": "required", "STAGE": "optional", "X": "optional"}
+    assert kinds(django_project_settings.read([tree], "settings", {}))["X"] == "required"
