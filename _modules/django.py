@@ -13,6 +13,7 @@ import django_deploy_plan
 import django_project_inspection
 import django_site
 import django_verbs
+import django_verbs_schedule
 import django_verbs_status
 import django_verbs_superuser
 import django_verbs_terminal
@@ -359,6 +360,51 @@ def superuser(site, username="admin", email="admin@localhost", command=""):
         salt-call django.superuser blog elspeth elspeth@example.org
     """
     return _answer(lambda: django_verbs_superuser.create(site, username, email, _words([command])))
+
+
+def run(site, schedule):
+    """
+    Run a schedule of a site now, in the active release, and wait until it has ended. The answer has its output, its
+    exit code and the release. The return code is the exit code of the command. While the schedule runs already it is
+    not started a second time.
+
+    site
+        Name of the site.
+    schedule
+        Name of the schedule in the pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.run blog clearsessions
+    """
+    return _answer(lambda: _ran(django_verbs_schedule.run(site, schedule, _asked_by("run"))))
+
+
+def _ran(result):
+    if result["exit"] != 0:
+        __context__["retcode"] = result["exit"] or 1
+    return result
+
+
+def schedules(site, full=None):
+    """
+    Show the schedules of a site: when each runs next, and how its last run ended.
+
+    site
+        Name of the site.
+    full
+        Return rows with every key, as for ``django.status``; ``runs`` has the records of the last hundred runs.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.schedules blog
+        salt-call django.schedules blog --out json
+    """
+    return _answer(lambda: _rows(django_verbs_schedule.rows(site), django_verbs_terminal.schedules, full))
 
 
 def migrate(site):

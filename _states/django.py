@@ -40,6 +40,7 @@ _STEPS = {
     "live": ("active release", "switched"),
     "proxy": ("proxy configuration", "updated"),
     "acme": ("certificates", "ordered"),
+    "schedules": ("schedules", "installed"),
     "record": ("record of the release", "written"),
 }
 
@@ -347,6 +348,22 @@ def acme(name):
     return _run("acme", name)
 
 
+def schedules(name):
+    """
+    Install the schedules of the site: commands that run at times, in the release that is active then.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its schedules:
+          django.schedules:
+            - name: blog
+    """
+    return _run("schedules", name)
+
+
 def record(name):
     """
     Record the release and the deployment.
@@ -585,7 +602,7 @@ def running(name, enable=False):
     processes if the service is running.
 
     name
-        Name of the service: ``nginx``, ``apache2``, ``supervisor``, ``postgresql`` or ``mariadb``.
+        Name of the service: ``nginx``, ``apache2``, ``supervisor``, ``postgresql``, ``mariadb`` or ``cron``.
     enable
         Enable the service in systemd.
 

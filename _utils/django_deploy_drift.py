@@ -16,6 +16,7 @@ import django_release
 import django_release_instance
 import django_release_manifest
 import django_release_settings
+import django_schedule
 import django_secret
 import django_virtualenv_packages
 from django_release import Release
@@ -45,6 +46,7 @@ def of_site(site: Site, live: Release) -> list[dict[str, str]]:
     found |= dict(_of_process_manager(site, live))
     found |= dict(_of_proxy(site, live))
     found |= dict(_of_secrets(site, live))
+    found |= dict(_of_schedules(site))
     return [{"path": str(path), "drift": how, **_owner(path)} for path, how in sorted(found.items())]
 
 
@@ -98,6 +100,12 @@ def _of_secrets(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
     file = site.secrets / "environment"
     if django_host_file.read_text(file) != text:
         yield file, "changed" if file.exists() else "missing"
+
+
+def _of_schedules(site: Site) -> Iterator[tuple[Path, str]]:
+    words = {"new": "missing", "removed": "added"}
+    for path, how in django_schedule.stale(site, site.kept_templates()).items():
+        yield Path(path), words.get(how, how)
 
 
 def _owner(path: Path) -> dict[str, str]:

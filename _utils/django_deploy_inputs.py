@@ -11,7 +11,7 @@ from django_site import Site
 _NOT_INPUTS = {
     *("state", "remove_data", "adopt", "repository", "folder", "revision", "deploy", "deploy_key", "known_hosts"),
     *("redirect_domains", "packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases"),
-    *("timeouts", "media", "build_sandbox", "maintenance", "backup", "tls"),
+    *("timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules"),
 }
 #: The templates of a release that are not the application server's.
 PROGRAMS = [

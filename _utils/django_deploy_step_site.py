@@ -11,6 +11,7 @@ import django_host_folder
 import django_host_user
 import django_proxy_listener
 import django_proxy_ports
+import django_schedule
 import django_source_mirror
 import django_timer
 import django_tls
@@ -66,6 +67,7 @@ def _refuse_impossible(deployment: Deployment) -> None:
     django_proxy_ports.refuse_taken_ports(site.name, proxy["kind"], listens, listening, deployment.coming)
     django_proxy_listener.refuse_impossible(site, listening)
     django_tls.refuse_bad_files(site, deployment.tls, deployment.templates)
+    django_schedule.refuse_impossible(site)
 
 
 def refuse_closed_parents(site: Site) -> None:
@@ -117,6 +119,8 @@ def _look(deployment: Deployment) -> _Pending:
         changes["index"] = "password kept" if deployment.index_password else "password removed"
     if schedule := {path: change for found in schedules.values() for path, change in found.items()}:
         changes["schedule"] = schedule
+    if dropped := django_schedule.dropped(site):
+        changes["schedules"] = dropped
     if leftovers:
         changes["removed"] = f"leftovers of an interrupted restore: {', '.join(leftovers)}"
     tasks = [task for task, found in schedules.items() if found]
@@ -143,3 +147,4 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
     site.register()
     for task in pending.tasks:
         django_timer.apply(site, templates, task)
+    django_schedule.drop(site)

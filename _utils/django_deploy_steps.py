@@ -14,6 +14,7 @@ from django_deploy_step_instance import instance
 from django_deploy_step_live import live
 from django_deploy_step_proxy import acme, proxy, tls
 from django_deploy_step_record import record
+from django_deploy_step_schedules import schedules
 from django_deploy_step_settings import secret_key, settings
 from django_deploy_step_site import site
 from django_deploy_step_source import source
@@ -37,10 +38,11 @@ ORDER: tuple[Step, ...] = (
     live,
     proxy,
     acme,
+    schedules,
     record,
 )
 #: The steps of a release on the command line, for a site as its last apply configured it.
-RELEASE: tuple[Step, ...] = tuple(step for step in ORDER if step not in (site, database, tls, acme))
+RELEASE: tuple[Step, ...] = tuple(step for step in ORDER if step not in (site, database, tls, acme, schedules))
 #: The steps of a rollback.
 BACK: tuple[Step, ...] = (instance, live, proxy, record)
 #: The steps of which a dry run knows only that they would run, once there is a new release to make.

@@ -41,7 +41,8 @@ APACHE = Daemon("apache2", "apache2/apache2.pid", "apache2", ("apache2ctl", "gra
 SUPERVISOR = Daemon("supervisor", "supervisord.pid", "supervisord")
 POSTGRES = Daemon("postgresql", "postgresql/*.pid", "postgres")
 MARIADB = Daemon("mariadb", "mysqld/*.pid", "mariadbd")
-DAEMONS = {daemon.service: daemon for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB)}
+CRON = Daemon("cron", "crond.pid", "cron")
+DAEMONS = {daemon.service: daemon for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB, CRON)}
 
 
 def has_systemd() -> bool:

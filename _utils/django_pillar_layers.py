@@ -20,6 +20,10 @@ NOTHING_INHERITED = (
 )
 
 
+#: Options that a site's configuration has only where they are used.
+_LEFT_OUT = ("schedules",)
+
+
 def run() -> dict[str, Any]:
     """Return nothing: Salt's py renderer only registers this module (see `django_pillar_render`)."""
     return {}
@@ -88,9 +92,10 @@ def complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration with what is derived, and in one shape where the pillar has several ways to write it."""
     derived = {"name": name, "root": f"/srv/django/{name}", "user": name, "domains": [], "listener": ""}
     databases = site["databases"] or {"default": site["database"]}
+    unused = {key for key in _LEFT_OUT if not site[key]}
     return {
         **derived,
-        **{key: value for key, value in site.items() if key != "database"},
+        **{key: value for key, value in site.items() if key not in {"database", *unused}},
         **_complete_tls(site),
         **_complete_address(name, site),
         "environment": {key: _text(value) for key, value in site["environment"].items()},

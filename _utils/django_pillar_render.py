@@ -18,6 +18,7 @@ MODULES = (
     "django_pillar_layers",
     "django_pillar_worker",
     "django_pillar_listen",
+    "django_pillar_schedule",
     "django_pillar_server",
     "django_pillar_proxy",
     "django_pillar_database",

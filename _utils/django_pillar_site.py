@@ -13,6 +13,7 @@ from typing import Any
 import django_pillar_database
 import django_pillar_listen
 import django_pillar_proxy
+import django_pillar_schedule
 import django_pillar_server
 import django_pillar_worker
 from django_pillar_check import Path, Problem, shown
@@ -124,6 +125,8 @@ def commands(site: Site, _own: Site) -> Iterator[Problem]:
     at: dict[Path, str] = {(*at, number): one for at, entries in listed.items() for number, one in enumerate(entries)}
     workers = site.get("workers", {}).items()
     at |= {("workers", name, "command"): worker["command"] for name, worker in workers if worker.get("command")}
+    schedules = site.get("schedules", {}).items()
+    at |= {("schedules", name, "command"): schedule["command"] or "" for name, schedule in schedules}
     for place, command in at.items():
         try:
             words = shlex.split(command)
@@ -168,6 +171,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_worker.single,
     django_pillar_worker.signals,
     django_pillar_worker.resources,
+    django_pillar_schedule.schedules,
 )
 
 

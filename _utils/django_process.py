@@ -35,6 +35,7 @@ class ProjectCommand:
             ended before the next starts. Commands that may run at the same time have names of their own.
         environment_file: a file with additional variables, in systemd's format.
         errors_too: whether its standard error is part of the returned output.
+        only_the_end: whether only the end of its output is returned; otherwise too much of it is an error.
     """
 
     site: Site
@@ -49,6 +50,7 @@ class ProjectCommand:
     task: str = "task"
     environment_file: str | None = None
     errors_too: bool = False
+    only_the_end: bool = False
 
 
 class ProcessManager(ABC):
@@ -162,6 +164,17 @@ class ProcessManager(ABC):
 
     def end_leftovers(self, site: Site, release: Path) -> None:  # noqa: B027 - nothing is a default
         """End a server of a release that outlived its process manager, where that can happen."""
+
+    def is_command_active(self, site: Site, task: str) -> bool:
+        """Return whether a command of a name (`ProjectCommand.task`) runs whose starter was killed."""
+        return False
+
+    def end_command(self, site: Site, task: str) -> None:  # noqa: B027
+        """End a command of a name that outlived its starter, where that can happen.
+
+        Raises:
+            DeploymentError: it does not end.
+        """
 
     def end_tasks(self, site: Site) -> None:  # noqa: B027
         """End a command of a deployment that outlived it, where that can happen.

@@ -311,6 +311,7 @@ class Supervisor(ProcessManager):
             descriptors=django_host_command.locks,
             grace=django_wall_reaper.PATIENCE,
             errors_too=command.errors_too,
+            only_the_end=command.only_the_end,
         )
 
 

@@ -253,9 +253,25 @@ class Systemd(ProcessManager):
                 stdin=command.stdin,
                 secrets=command.secrets,
                 errors_too=command.errors_too,
+                only_the_end=command.only_the_end,
             )
         except DeploymentError as error:
             raise _cannot_start(error, command.doing, name, began) from None
+
+    def is_command_active(self, site: Site, task: str) -> bool:
+        """Return whether the transient unit of a command still runs; one that only failed is unloaded."""
+        name = f"django-{site.name}-{task}.service"
+        if not _is_loaded(name):
+            return False
+        argv = ["systemctl", "show", "--property=ActiveState", "--value", name]
+        state = django_host_command.run(argv, doing=f"querying {name}", timeout=10).strip()
+        if state in ("inactive", "failed"):
+            _end(name)
+        return state not in ("inactive", "failed")
+
+    def end_command(self, site: Site, task: str) -> None:
+        """End a command of a name."""
+        _end(f"django-{site.name}-{task}.service")
 
     def end_tasks(self, site: Site) -> None:
         """End a command of a deployment that outlived it.
@@ -364,6 +380,13 @@ def forget() -> None:
     """Have systemd forget units whose files are deleted: it still knows those that it started at boot."""
     if django_host_service.has_systemd():
         _systemctl("daemon-reload", doing="reloading units")
+
+
+def releases_of_commands(site: Site) -> set[str]:
+    """Return the names of the releases in whose environment a transient unit of the site runs."""
+    pattern = rf"{re.escape(str(site.releases))}/(\d{{4,}}-[0-9a-f]{{12}})/"
+    units = Path(_TRANSIENT).glob(f"django-{site.name}-*.service")
+    return {name for path in units for name in re.findall(pattern, django_host_file.read_text(path) or "")}
 
 
 def drop_ins(site: Site) -> list[Path]:

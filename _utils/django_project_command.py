@@ -72,6 +72,47 @@ def _program(release: Path, facts: Mapping[str, Any]) -> list[str]:
     return ["-m", "django"] if folder.is_dir() and not (folder / "manage.py").is_file() else ["manage.py"]
 
 
+def _words(release: Path, facts: Mapping[str, Any], command: str) -> list[str]:
+    """Return a command of the pillar as arguments; manage.py is run by the Python of the release."""
+    words = shlex.split(command)
+    is_manage = words[0] in ("manage.py", "./manage.py")
+    program = ["python", *_program(release, facts)] if is_manage else words[:1]
+    return ["/usr/bin/env", *program, *words[1:]]
+
+
+def run_command(
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    command: str,
+    timeout: str,
+    secrets: list[str],
+    task: str,
+) -> str:
+    """Run a command of the pillar in a release, and return the end of its output.
+
+    Args:
+        timeout: how long it may take, as a duration of the pillar.
+        task: its name, which no other command of the site has that may run at the same time.
+
+    Raises:
+        DeploymentError: it fails or times out.
+    """
+    project_command = ProjectCommand(
+        site,
+        release,
+        facts,
+        _words(release, facts, command),
+        doing=command,
+        timeout=seconds(timeout),
+        secrets=secrets,
+        task=task,
+        errors_too=True,
+        only_the_end=True,
+    )
+    return _run(project_command, hint="")
+
+
 def run_stage(
     site: Site,
     release: Path,
@@ -91,14 +132,11 @@ def run_stage(
     """
     for position, command in enumerate(site.config["commands"][stage]):
         log.info("%s: %s", site.name, command)
-        words = shlex.split(command)
-        is_manage = words[0] in ("manage.py", "./manage.py")
-        program = ["python", *_program(release, facts)] if is_manage else words[:1]
         project_command = ProjectCommand(
             site,
             release,
             facts,
-            ["/usr/bin/env", *program, *words[1:]],
+            _words(release, facts, command),
             doing=command,
             timeout=seconds(site.config["timeouts"]["command"]),
             writable=writable,

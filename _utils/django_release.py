@@ -17,6 +17,7 @@ import django_process
 import django_process_systemd
 import django_release_attempt
 import django_release_instance
+import django_release_use
 import django_release_workers
 import django_secret
 import django_server
@@ -226,7 +227,8 @@ def prune(site: Site) -> list[str]:
     """Delete failed releases, those over ``releases:keep``, and units and virtualenvs that no release has.
 
     The targets of ``current`` and ``previous`` stay, and so do releases on hold that are newer than the active one, and
-    up to ``releases:keep`` more whose workers still finish tasks.
+    those in which a schedule or another command still runs, and up to ``releases:keep`` more whose workers still finish
+    tasks.
 
     Returns:
         A sentence for each thing that could not be deleted, and for each drop-in of a release that was deleted.
@@ -241,6 +243,7 @@ def prune(site: Site) -> list[str]:
         for release in present
         if release.record.get("state") == "held" and live and release.sequence > live.sequence
     }
+    kept |= django_release_use.names(site)
     stuck = []
     finishing = [release for release in present if release.name not in kept and _has_workers_left(release)]
     kept |= {release.name for release in finishing[-site.config["releases"]["keep"] :]}

@@ -13,6 +13,7 @@ import django_proxy_listener
 import django_proxy_switch
 import django_release
 import django_release_instance
+import django_schedule
 import django_site
 import django_takeover
 import django_timer
@@ -29,7 +30,7 @@ def data(site: Site) -> list[Path]:
     takeover = django_takeover.load(site)
     not_ours = takeover.plan["kept"] if takeover and takeover.plan["phase"] == "waiting" else []
     own = [tree.top for tree in (site.database, site.media, site.shared, site.log)]
-    own += [site.secrets, site.backups, site.deploys, site.applied]
+    own += [site.secrets, site.backups, site.deploys, site.applied, site.schedules]
     own += [site.root / "backups"] if site.backups != site.root / "backups" else []
     return [path for path in own if str(path) not in not_ours]
 
@@ -43,6 +44,7 @@ def present(site: Site) -> dict[str, str]:
         *_process_manager_files(site),
         *django_proxy_listener.present(site),
         *(path for task in django_timer.TASKS for path in django_timer.present(site, task)),
+        *django_schedule.present(site),
         *django_proxy_files.leftovers(site, django_proxy_files.absent(site)),
     ]
     if site.config["remove_data"]:
@@ -113,6 +115,7 @@ def _remove(site: Site) -> None:
     django_proxy_listener.remove(site)
     for task in django_timer.TASKS:
         django_timer.remove(site, task)
+    django_schedule.remove(site)
     for manager in django_release_instance.PROCESS_MANAGERS.values():
         manager.end_tasks(site)
     sequences = django_release_instance.numbers(site)

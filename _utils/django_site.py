@@ -74,6 +74,7 @@ class Site:
         self.applied = self.root / "site.json"
         self.deploys = self.root / "deploys.jsonl"
         self.adopted = self.root / "adopted"
+        self.schedules = self.root / "schedules"
         self.lock_file = self.root / "lock"
         self.runtime = RUNTIME / self.name
         #: The result of the sandbox trial since the boot; not in `runtime`, which the site may write to.
@@ -109,6 +110,7 @@ class Site:
             Folder(self.backups, "root", "root", 0o700),
             Folder(self.log.top, self.user, "adm", 0o750),
             Folder(self.templates, "root", "root", 0o700),
+            *([Folder(self.schedules, "root", "root", 0o700)] if self.config.get("schedules") else []),
             self.runtime_folder(self.current),
         ]
 

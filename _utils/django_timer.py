@@ -77,7 +77,7 @@ def stale(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> dict
         DeploymentError: this host has neither systemd nor cron, or cron does not know the schedule.
     """
     files = _files(site, templates, task)
-    found = {path: _difference(path, content) for path, content in files.items()}
+    found = {path: difference(path, content) for path, content in files.items()}
     found |= {path: "removed" for path in present(site, task) if path not in files}
     timer = _timer(site, task)
     if timer in files and not os.path.lexists(_link(site, task)):
@@ -85,7 +85,8 @@ def stale(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> dict
     return {str(path): difference for path, difference in found.items() if difference}
 
 
-def _difference(path: Path, content: bytes) -> str:
+def difference(path: Path, content: bytes) -> str:
+    """Return how a file differs from what it should contain: new, changed, or an empty text."""
     try:
         return "" if path.read_bytes() == content else "changed"
     except FileNotFoundError:
@@ -157,28 +158,29 @@ def _files(site: Site, templates: Mapping[str, str], task: Task) -> dict[Path, b
         return {}
     program = _program(site, task)
     command = f"/usr/bin/python3 -I {program} {site.name}"
-    files = {program: _packed(task.module)}
+    files = {program: packed(task.module)}
     if django_host_service.has_systemd():
         variables: dict[str, Any] = {"site": site.config, "command": command, "schedule": schedule}
-        variables |= {"local": django_database.are_local(site), "at_home": _is_at_home(site)}
+        variables |= {"local": django_database.are_local(site), "at_home": is_at_home(site)}
         for path in (_service(site, task), _timer(site, task)):
             url = f"salt://django/files/{task.name}{path.suffix}"
             files[path] = django_host_template.render(templates, url, **variables).encode()
         return files
     if task == BACKUP:
         _refuse_without_cron(site)
-    elif not _has_cron():
+    elif not has_cron():
         return {}  # each apply renews due certificates
     when = _CRON[schedule] if task == BACKUP else f"{sum(site.name.encode()) % 60} * * * *"
     files[_cron(site, task)] = f"# {task.title} of the Django site {site.name}\n{when} root {command}\n".encode()
     return files
 
 
-def _has_cron() -> bool:
+def has_cron() -> bool:
+    """Return whether cron is installed on this host."""
     return CRON.is_dir() and bool(shutil.which("cron", path=django_host_command.PATH))
 
 
-def _is_at_home(site: Site) -> bool:
+def is_at_home(site: Site) -> bool:
     """Return whether any path of the site may be below /home, /root or /run/user."""
     paths = json.dumps({**site.config, "backups": str(site.backups)})
     return any(f'"{folder}/' in paths or f":{folder}/" in paths for folder in ("/home", "/root", "/run/user"))
@@ -192,7 +194,7 @@ def _refuse_without_cron(site: Site) -> None:
             f"{schedule} is a time in systemd's notation, and this host has cron",
             hint=f"set {at} to {', '.join(_CRON)}, or run salt-call django.backup {site.name} from a crontab",
         )
-    if not _has_cron():
+    if not has_cron():
         raise DeploymentError(
             "this host has neither systemd nor cron to run scheduled backups",
             hint=f"remove {at}, and run django.backup {site.name} from elsewhere; "
@@ -201,9 +203,9 @@ def _refuse_without_cron(site: Site) -> None:
 
 
 @functools.cache
-def _packed(module: str) -> bytes:
+def packed(module: str) -> bytes:
     """Return a program as an archive that Python runs: a module and those that it imports; equal for equal code."""
-    sources = {"__main__": f"import sys\nimport {module}\nsys.exit({module}.main(sys.argv[1]))\n"}
+    sources = {"__main__": f"import sys\nimport {module}\nsys.exit({module}.main(*sys.argv[1:]))\n"}
     names = [module]
     for name in names:  # grows meanwhile
         sources[name] = (_MODULES / f"{name}.py").read_text(encoding="utf-8")

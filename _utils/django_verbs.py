@@ -26,6 +26,7 @@ import django_site
 import django_tls
 import django_tls_renewal
 import django_verbs_attempt
+import django_verbs_schedule
 import django_verbs_status
 from django_deploy import Deployment
 from django_host_command import DeploymentError, redact
@@ -41,7 +42,8 @@ def status(name: str) -> dict[str, Any]:
     """
     site = django_site.find(name)
     try:
-        return {**django_verbs_status.status(site), **django_backup.status(site), **django_tls.summary(site)}
+        parts = {**django_verbs_status.status(site), **django_backup.status(site), **django_tls.summary(site)}
+        return {**parts, "schedules": django_verbs_schedule.status(site)}
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what was written
         raise DeploymentError(
             f"a file of {name}'s records is damaged: {type(error).__name__}: {error}",

@@ -70,6 +70,11 @@ def releases(rows: Sequence[Row]) -> list[str] | str:
     return _listing(rows, ("release", "role", "state", "age"), ("failure", "health", "schema", "subject", "asked_by"))
 
 
+def schedules(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.schedules``."""
+    return _listing(rows, ("schedule", "last", "age"), ("at", "next", "command", "release", "by", "error", "skipped"))
+
+
 def backups(rows: Sequence[Row]) -> list[str] | str:
     """Return what people see of ``django.backups``."""
     return _listing(rows, ("backup", "age", "size"), ("why", "release", "rows", "verified"))
@@ -88,6 +93,8 @@ def _problems(row: Row) -> dict[str, str]:
     found["certificate"] = f"certificate: {certificate}" if is_bad else ""
     is_bad = " s: failed" in row.get("restore_drill", "")
     found["restore_drill"] = f"restore drill: {row['restore_drill']}" if is_bad else ""
+    schedules = [text for text in row.get("schedules", "").split("; ") if " failed" in text or " interrupted" in text]
+    found["schedules"] = f"schedules: {'; '.join(schedules)}" if schedules else ""
     found["managed"] = "this minion's pillar does not have it" if row.get("managed") is False else ""
     return {key: text for key, text in found.items() if text}
 

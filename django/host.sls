@@ -7,6 +7,7 @@
 {% for site in django.sites.values() %}
 {% do packages.extend(site.packages) %}
 {% if site.tls.kind != 'none' %}{% do packages.append(platform.packages.tls) %}{% endif %}
+{% if site.schedules is defined and grains.init != 'systemd' %}{% do packages.append(platform.packages.cron) %}{% endif %}
 {% if site.tls.kind == 'acme' %}{% do packages.append(platform.packages[site.tls.client]) %}{% endif %}
 {% for database in site.databases.values() %}{% do packages.extend(platform.packages.get(database.engine, [])) %}{% endfor %}
 {% endfor %}
@@ -15,6 +16,14 @@
 The packages of the sites are installed:
   django.packages:
     - pkgs: {{ packages | unique | sort | tojson }}
+
+{% if grains.init != 'systemd' and django.sites.values() | selectattr('schedules', 'defined') | list %}
+cron runs:
+  django.running:
+    - name: cron
+    - require:
+      - django: The packages of the sites are installed
+{% endif %}
 
 {% if 'mod_wsgi' in django.sites.values() | map(attribute='server.kind') %}
 mod_wsgi is installed:

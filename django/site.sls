@@ -19,6 +19,9 @@
 {% if site.tls.kind != 'none' %}
 {% do templates.extend(['salt://django/files/tls.service', 'salt://django/files/tls.timer']) %}
 {% endif %}
+{% if site.schedules is defined %}
+{% do templates.extend(['salt://django/files/schedule.service', 'salt://django/files/schedule.timer']) %}
+{% endif %}
 {% for url in (site.tls.certificate, site.tls.key) if url is string and url.startswith('salt://') %}{% do templates.append(url) %}{% endfor %}
 {% for file in site.files.values() if file.source is defined %}{% do templates.append(file.source) %}{% endfor %}
 
@@ -67,9 +70,10 @@
      ('live', 'is live'),
      ('proxy', 'is served'),
      ('acme', 'has its certificates ordered'),
+     ('schedules', 'has its schedules'),
      ('record', 'is recorded'),
    ] if (function != 'database' or servers) and (function != 'tls' or site.tls.kind != 'none')
-     and (function != 'acme' or site.tls.kind == 'acme') %}
+     and (function != 'acme' or site.tls.kind == 'acme') and (function != 'schedules' or site.schedules is defined) %}
 
 {{ name }} {{ sentence }}:
   django.{{ function }}:

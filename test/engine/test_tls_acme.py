@@ -404,9 +404,9 @@ def test_timer_renews_certificates_of_the_local_authority(make_site, monkeypatch
 
 
 def test_program_of_the_timer_needs_python_alone(blog):
-    django_timer._packed.cache_clear()
+    django_timer.packed.cache_clear()
     program = blog.root / "tls.pyz"
-    program.write_bytes(django_timer._packed("django_tls_renewal"))
+    program.write_bytes(django_timer.packed("django_tls_renewal"))
     argv = ["/usr/bin/python3", "-I", program, "nobody"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "there is no site 'nobody' on this host" in done.stderr, done.stderr

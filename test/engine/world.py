@@ -52,6 +52,8 @@ from specimen import MakeSite, formula_templates
 __all__ = ["World", "world"]
 
 
+#: Programs that print nothing, unless a test has something in `World.prints`.
+SILENT = ("nginx", "journalctl", "tail", "sync", "systemd-analyze")
 #: What a process finds of its sandbox where all of it is in force.
 CONFINED: dict[str, Any] = {
     "namespaces": {"ipc": "2", "mnt": "2", "net": "1", "user": "2"},
@@ -211,7 +213,8 @@ class World:
         """Take the steps as the states do; returns the changes of each that had some, by its name."""
         self.last = deployment = self.deployment(**options)
         changes = {}
-        for step in (django_deploy_steps.site, *django_deploy_steps.RELEASE):
+        *release, record = django_deploy_steps.RELEASE
+        for step in (django_deploy_steps.site, *release, django_deploy_steps.schedules, record):
             with deployment.step(step.__name__):
                 work = django_deploy_steps.look(step, deployment)
                 found = next(work, None)
@@ -269,7 +272,7 @@ class World:
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
         elif argv[:3] == ["python3", "-m", "venv"]:
             Path(argv[3]).mkdir(exist_ok=True)
-        elif argv[0] not in ("nginx", "journalctl", "tail", "sync") and not argv[0].endswith(("/python", "/pip")):
+        elif argv[0] not in SILENT and not argv[0].endswith(("/python", "/pip")):
             assert argv[0] in ("npm", "make"), line
         return self.prints.get(argv[0], "")
 
@@ -297,12 +300,12 @@ class World:
             self.running -= {*units}
             self.busy -= {*units}
         for name in units if verb in ("enable", "disable") else ():
-            wants = "sockets" if name.endswith(".socket") else "multi-user"
+            wants = {".socket": "sockets", ".timer": "timers"}.get(Path(name).suffix, "multi-user")
             folder = django_process_systemd.UNITS / f"{wants}.target.wants"
             folder.mkdir(exist_ok=True)
             if verb == "enable":
                 assert (django_process_systemd.UNITS / name).is_file()
-                self.running.add(name)
+                self.running |= {name} if wants != "timers" else set()
                 (folder / name).unlink(missing_ok=True)
                 (folder / name).symlink_to(django_process_systemd.UNITS / name)
             else:

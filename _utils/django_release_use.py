@@ -1,0 +1,17 @@
+"""Which releases commands run in that are no part of a deployment: those are not deleted."""
+
+import re
+
+import django_process_systemd
+from django_host_lock import Lock
+from django_site import Site
+
+#: The end of the name of a lock that the program of a schedule holds; its holder begins with the name of a release.
+LOCK = ".lock"
+
+
+def names(site: Site) -> set[str]:
+    """Return the names of the releases that a schedule or a command of the command line runs in."""
+    holders = (Lock(path, "", busy="", timeout="0s", hint="").holder() for path in site.schedules.glob(f"*{LOCK}"))
+    by_schedules = {holder.split()[0] for holder in holders if re.match(r"\d{4,}-[0-9a-f]{12} ", holder)}
+    return by_schedules | django_process_systemd.releases_of_commands(site)

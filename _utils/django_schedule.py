@@ -1,0 +1,206 @@
+"""Schedules of a site: commands that run at times, in the active release; their files on the host.
+
+Each has a timer of systemd, or a line of cron. Both start one program, which neither Salt nor a release changes, and
+which runs the command in the release that is active at that time: docs/decisions/0060.
+"""
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import django_host_command
+import django_host_file
+import django_host_service
+import django_host_template
+import django_process_systemd
+import django_schedule_run
+import django_schedule_time
+import django_timer
+from django_host_command import DeploymentError
+from django_site import Site
+
+#: Where systemd keeps when a timer elapsed last.
+STAMPS = Path("/var/lib/systemd/timers")
+
+
+def installed(site: Site) -> list[str]:
+    """Return the names of the schedules of a site that are on the host."""
+    return sorted(path.stem for path in site.schedules.glob("*.json") if "." not in path.stem)
+
+
+def definition(site: Site, name: str) -> dict[str, Any]:
+    """Return what the pillar has of a schedule, as installed.
+
+    Raises:
+        DeploymentError: its file is damaged.
+    """
+    found = django_host_file.read_json(_definition(site, name), django_schedule_run.DEFINITION)
+    if not found:
+        raise DeploymentError(
+            f"{_definition(site, name)} is missing or damaged", hint="salt-call state.apply django writes it again"
+        )
+    return found
+
+
+def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
+    """Return the files of the schedules that differ from the pillar: path → new, changed, removed or disabled."""
+    expected = files(site, templates)
+    found = {path: django_timer.difference(path, content) for path, content in expected.items()}
+    for name in _configured(site):
+        timer = _timer(site, name)
+        if timer in expected and not os.path.lexists(_link(timer)):
+            found[timer] = found[timer] or "disabled"
+    found |= {path: "removed" for path in _files_of(site, _dropped(site)) if path.exists()}
+    return {str(path): difference for path, difference in found.items() if difference}
+
+
+def apply(site: Site, templates: Mapping[str, str]) -> None:
+    """Install the schedules of the pillar.
+
+    Raises:
+        DeploymentError: systemd refuses a timer.
+    """
+    expected = files(site, templates)
+    changed = {path for path, content in expected.items() if django_timer.difference(path, content)}
+    for path in sorted(changed, key=lambda path: path.parent != site.schedules):  # `installed` knows them from then on
+        django_host_file.write(path, expected[path], mode=0o600 if path.is_relative_to(site.root) else 0o644)
+    if not django_host_service.has_systemd():
+        return
+    timers = [_timer(site, name) for name in _configured(site)]
+    late = [one.name for one in timers if one in changed or not os.path.lexists(_link(one))]
+    for name in late:
+        (STAMPS / f"stamp-{name}").unlink(missing_ok=True)  # a new time does not make up for the former one
+    if changed or late:
+        _systemctl("enable", "--quiet", *(one.name for one in timers), doing=f"enabling the schedules of {site.name}")
+    if late:
+        _systemctl("restart", *late, doing=f"starting the schedules of {site.name}")
+
+
+def dropped(site: Site) -> dict[str, str]:
+    """Return the files of schedules that the pillar does not have any more: path → removed."""
+    return {str(path): "removed" for path in _files_of(site, _dropped(site)) if path.exists()}
+
+
+def drop(site: Site) -> None:
+    """Remove the schedules that the pillar does not have any more; a command that runs is left to end."""
+    _remove(site, _dropped(site))
+
+
+def present(site: Site) -> list[Path]:
+    """Return the files of all schedules of a site that exist on the host, without the records of their runs."""
+    return [path for path in _files_of(site, installed(site)) if path.exists()]
+
+
+def remove(site: Site) -> None:
+    """Remove all schedules of a site from the host, and end their commands."""
+    names = installed(site)
+    _remove(site, names)
+    for name in names:
+        django_schedule_run.end(site, name)
+
+
+def refuse_impossible(site: Site) -> None:
+    """Check that this host can run the schedules of the pillar at their times.
+
+    Raises:
+        DeploymentError: it cannot.
+    """
+    for name in _configured(site):
+        schedule, key = site.config["schedules"][name], f"django:sites:{site.name}:schedules:{name}"
+        if not django_host_service.has_systemd():
+            _refuse_without_systemd(schedule, key)
+        elif django_host_file.read_json(_definition(site, name)) != schedule:
+            django_schedule_time.refuse_invalid(schedule["at"], f"{key}:at")
+
+
+def _refuse_without_systemd(schedule: Mapping[str, Any], key: str) -> None:
+    at = schedule["at"]
+    if not django_schedule_time.cron(at):
+        words = ", ".join(django_schedule_time.WORDS)
+        raise DeploymentError(
+            f"{key}:at: {at} is a time in systemd's notation, and this host has cron",
+            hint=f"write it in cron's five fields, such as '0 6 * * 1', or as one of {words}",
+        )
+    for option in ("within", "catch_up"):
+        if schedule[option]:
+            raise DeploymentError(
+                f"{key}:{option} is an option of systemd's timers, and this host has cron",
+                hint=f"set it to {option}: {'null' if option == 'within' else 'false'}",
+            )
+
+
+def files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
+    """Return the files that the schedules of the pillar require."""
+    wanted: dict[Path, bytes] = {}
+    for name in _configured(site):
+        definition = site.config["schedules"][name]
+        wanted[_definition(site, name)] = f"{json.dumps(definition, sort_keys=True)}\n".encode()
+        command = f"/usr/bin/python3 -I {_program(site)} {site.name} {name}"
+        if django_host_service.has_systemd():
+            variables: dict[str, Any] = {"site": site.config, "schedule": name, "definition": definition}
+            variables |= {"command": command, "at_home": django_timer.is_at_home(site)}
+            variables["calendar"] = django_schedule_time.calendar(definition["at"])
+            for path in (_service(site, name), _timer(site, name)):
+                url = f"salt://django/files/schedule{path.suffix}"
+                wanted[path] = django_host_template.render(templates, url, **variables).encode()
+        else:
+            line = f"{django_schedule_time.cron(definition['at'])} root {command}"
+            wanted[_cron(site, name)] = f"# Schedule {name} of the Django site {site.name}\n{line}\n".encode()
+    return {_program(site): django_timer.packed("django_schedule_run"), **wanted} if wanted else {}
+
+
+def _configured(site: Site) -> list[str]:
+    return sorted(site.config.get("schedules", {}))
+
+
+def _dropped(site: Site) -> list[str]:
+    return [name for name in installed(site) if name not in _configured(site)]
+
+
+def _remove(site: Site, names: Collection[str]) -> None:
+    timers = [_timer(site, name) for name in names]
+    known = [one for one in timers if one.exists() or os.path.lexists(_link(one))]
+    if known:
+        doing = f"stopping the schedules of {site.name}"
+        _systemctl("disable", "--quiet", "--now", *(one.name for one in known), doing=doing)
+    for path in _files_of(site, names):
+        path.unlink(missing_ok=True)
+    for one in timers:
+        (STAMPS / f"stamp-{one.name}").unlink(missing_ok=True)
+
+
+def _files_of(site: Site, names: Collection[str]) -> list[Path]:
+    """Return the files that schedules may have on the host; the definition is last, since it makes them known."""
+    found = [make(site, name) for name in names for make in (_timer, _service, _cron, _definition)]
+    has_none_left = not {*installed(site)} - {*names}
+    return [*([_program(site)] if names and has_none_left and not _configured(site) else []), *found]
+
+
+def _program(site: Site) -> Path:
+    return site.root / "schedule.pyz"
+
+
+def _definition(site: Site, name: str) -> Path:
+    return django_schedule_run.definition_of(site, name)
+
+
+def _service(site: Site, name: str) -> Path:
+    return django_process_systemd.UNITS / f"{django_schedule_run.unit(site, name)}.service"
+
+
+def _timer(site: Site, name: str) -> Path:
+    return _service(site, name).with_suffix(".timer")
+
+
+def _cron(site: Site, name: str) -> Path:
+    return django_timer.CRON / django_schedule_run.unit(site, name)
+
+
+def _link(timer: Path) -> Path:
+    return django_process_systemd.UNITS / "timers.target.wants" / timer.name
+
+
+def _systemctl(*arguments: str, doing: str) -> None:
+    django_host_command.run(["systemctl", *arguments], doing=doing)

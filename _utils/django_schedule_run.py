@@ -1,0 +1,209 @@
+"""Run a schedule of a site in its active release, never twice at once, and record how it ended.
+
+Its main program is started by the timer or by cron, and requires neither Salt nor a master. The records are root's: the
+command, which runs as the site's user, cannot change them.
+"""
+
+import contextlib
+import logging
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import django_host_clock
+import django_host_file
+import django_project_command
+import django_proxy_maintenance
+import django_release
+import django_release_instance
+import django_release_use
+import django_secret
+import django_site
+from django_host_command import DeploymentError, redact
+from django_host_lock import Lock
+from django_release import Release
+from django_site import Site
+
+#: Runs whose records are kept of each schedule.
+KEPT = 100
+#: The least that the definition of a schedule has.
+DEFINITION = {"command": str, "timeout": str, "at": str}
+#: The required shape of a file of records.
+_RUNS = {"runs": [{"begun": str, "release": str, "by": str}], "skipped?": {"time": str, "why": str}}
+#: What starts a schedule at its time, as recorded.
+BY_TIMER = "timer"
+
+
+def main(name: str, schedule: str) -> int:
+    """Run a schedule at its time, and return the exit code of its command; 0 where it is not to run now."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, _exit)  # so that the command is ended, and recorded
+    try:
+        site = django_site.find(name)
+        if running := _lock(site, schedule, "").holder():
+            print(f"{schedule} of {name} does not run: it is running already ({running})")
+            return 0
+        if reason := skipped(site, schedule):
+            print(f"{schedule} of {name} does not run: {reason}")
+            return 0
+        result = run(site, schedule, by=BY_TIMER)
+    except (DeploymentError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(result["output"], end="", flush=True)
+    if result.get("error"):
+        print(f"{schedule} of {name}: {result['error']}", file=sys.stderr)
+    return int(result["exit"] if result["exit"] is not None else 1)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def obstacle(site: Site) -> str:
+    """Return why schedules of a site do not run now, or an empty text."""
+    if not django_release.linked(site, site.current):
+        return f"{site.name} has no active release yet"
+    maintenance = django_proxy_maintenance.is_on(site)
+    return f"{site.name} is in maintenance since {maintenance['since']}" if maintenance else ""
+
+
+def skipped(site: Site, name: str) -> str:
+    """Return why a schedule does not run now, which is recorded, or an empty text."""
+    reason = obstacle(site)
+    if reason and site.schedules.is_dir():
+        with _lock(site, name, "none").held():
+            records = _read(site, name)
+            _write(site, name, {**records, "skipped": {"time": django_host_clock.now(), "why": reason}})
+    return reason
+
+
+def run(site: Site, name: str, *, by: str) -> dict[str, Any]:
+    """Run the command of a schedule in the active release, and record it.
+
+    Args:
+        by: what started it, for the record.
+
+    Returns:
+        The record of the run, with the output of its command.
+
+    Raises:
+        DeploymentError: there is no such schedule, it runs already, or it cannot run now.
+    """
+    definition = django_host_file.read_json(definition_of(site, name), DEFINITION)
+    if not definition:
+        known = ", ".join(sorted(site.config.get("schedules", {}))) or "none"
+        raise DeploymentError(f"{site.name} has no schedule {name!r} on this host", hint=f"it has: {known}")
+    if reason := obstacle(site):
+        hint = f"run a command in spite of it: salt-call django.manage {site.name} 'COMMAND'"
+        raise DeploymentError(f"{name} does not run: {reason}", hint=hint)
+    with _held(site, name, by) as release:
+        return _recorded(release, name, definition, by)
+
+
+@contextlib.contextmanager
+def _held(site: Site, name: str, by: str) -> Iterator[Release]:
+    """Hold the lock of a schedule, which names the release that is active meanwhile: that one is not deleted.
+
+    Raises:
+        DeploymentError: it runs already, or there is no active release.
+    """
+    while True:
+        live = django_release.linked(site, site.current)
+        lock = _lock(site, name, f"{live.name if live else ''} by {by}")
+        with lock.held():
+            active = django_release.linked(site, site.current)
+            if live and active and active.name == live.name:  # else it was switched meanwhile
+                _refuse_leftover(live, name, lock)
+                yield live
+                return
+        if not live:
+            raise DeploymentError(obstacle(site))
+
+
+def _refuse_leftover(live: Release, name: str, lock: Lock) -> None:
+    """Check that no command of a schedule has outlived the program that started it."""
+    if django_release_instance.process_manager(live.site, live.path).is_command_active(live.site, task(name)):
+        raise DeploymentError(f"{lock.busy} is under way: its program was killed", hint="wait until it has ended")
+
+
+def _recorded(release: Release, name: str, definition: Mapping[str, Any], by: str) -> dict[str, Any]:
+    """Run the command of a schedule, and record when it began and how it ended."""
+    site = release.site
+    started: dict[str, Any] = {"begun": django_host_clock.now(), "release": release.name, "by": by}
+    earlier = _read(site, name)["runs"][1 - KEPT :]
+    _write(site, name, {"runs": [*earlier, started]})
+    output, ended = "", {"exit": None, "error": "its program was ended"}
+    try:
+        output, ended = _outcome(release, name, definition)
+    finally:
+        record = {**started, "ended": django_host_clock.now(), **ended}
+        _write(site, name, {"runs": [*earlier, record]})
+    return {"schedule": name, **record, "output": output}
+
+
+def _outcome(release: Release, name: str, definition: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Run the command of a schedule; return its output, and its exit code with the error, if it failed."""
+    site = release.site
+    secrets = list(django_secret.values(site, {}).values())
+    try:
+        output = django_project_command.run_command(
+            site, release.path, release.facts, definition["command"], definition["timeout"], secrets, task(name)
+        )
+    except DeploymentError as error:
+        found = re.search(r"\(exit (\d+)\)", error.message)
+        last = next((line.strip() for line in reversed(error.log.splitlines()) if line.strip()), "")
+        text = redact(": ".join(filter(None, [error.message, last[:200]])), secrets)
+        return redact(error.log, secrets), {"exit": int(found[1]) if found else None, "error": text}
+    return redact(output, secrets), {"exit": 0}
+
+
+def end(site: Site, name: str) -> None:
+    """End the command of a schedule, whatever started it."""
+    for manager in django_release_instance.PROCESS_MANAGERS.values():
+        manager.end_command(site, task(name))
+    lock = _lock(site, name, "")
+    if lock.holder():
+        lock.end_holders()
+
+
+def records(site: Site, name: str) -> dict[str, Any]:
+    """Return the records of a schedule: its ``runs``, the oldest first, whether it is ``running``, and ``skipped``."""
+    return {**_read(site, name), "running": bool(_lock(site, name, "").holder())}
+
+
+def unit(site: Site, name: str) -> str:
+    """Return the name of the units of a schedule: ``django-blog-at-invoices``."""
+    return f"django-{site.name}-at-{name}"
+
+
+def task(name: str) -> str:
+    """Return the name of the command of a schedule, for `django_process.ProjectCommand`."""
+    return f"at-{name}-run"
+
+
+def definition_of(site: Site, name: str) -> Path:
+    """Return the file with what the pillar has of a schedule, as installed."""
+    return site.schedules / f"{name}.json"
+
+
+def _lock(site: Site, name: str, holder: str) -> Lock:
+    return Lock(
+        site.schedules / f"{name}{django_release_use.LOCK}",
+        holder,
+        busy=f"{name} of {site.name}",
+        timeout="0s",
+        hint=f"wait until it has ended, or end it: systemctl stop '{unit(site, name)}*'",
+    )
+
+
+def _read(site: Site, name: str) -> dict[str, Any]:
+    return django_host_file.read_json(site.schedules / f"{name}.runs.json", _RUNS) or {"runs": []}
+
+
+def _write(site: Site, name: str, records: Mapping[str, Any]) -> None:
+    django_host_file.write_json(site.schedules / f"{name}.runs.json", records, mode=0o600)
