@@ -187,13 +187,15 @@ class Systemd(ProcessManager):
         parsed = {django_process.parse(site, path.stem) for path in files}
         parts = ["", *sorted(found[1] for found in parsed if found and found[1])]
         running = [part for part in parts if _links(unit(site, release, part)) or self.pid(site, release, part)]
-        deadline = time.monotonic() + seconds(site.config["releases"]["drain"])
+        now, drain = time.monotonic(), seconds(site.config["releases"]["drain"])
+        # A worker that is not started at boot any more was stopped before, and has had its time.
+        deadlines = {part: now + drain if _links(unit(site, release, part)) else now for part in running}
         for part in reversed(running):  # the workers, which are not waited for, before the server
             self.stop(site, release, part, wait=not part)
         for part in running:
             name = f"{unit(site, release, part)}.service"
             if part:
-                _await_end(name, deadline)
+                _await_end(name, deadlines[part])
             _systemctl("reset-failed", name, doing="resetting the unit", check=False)
         for part in parts:
             for suffix in (".service", ".socket"):

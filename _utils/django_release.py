@@ -250,6 +250,11 @@ def prune(site: Site) -> list[str]:
     for release in present:
         if release.name not in kept:
             stuck += _tried(release.name, partial(remove, release))
+    stuck += [
+        f"tasks of {release.name} were ended: more releases than releases:keep wait for their workers"
+        for release in finishing
+        if release.name not in kept
+    ]
     there = {release.name.split("-")[0] for release in releases(site)}
     for number in sorted(django_release_instance.numbers(site) - there):
         gone = site.releases / f"{number}-gone"

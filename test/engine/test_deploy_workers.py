@@ -1,0 +1,360 @@
+"""Workers of a site through releases: which of them take tasks at each moment, and what becomes of the former ones."""
+
+import fcntl
+import os
+import signal
+import time
+
+import django_deploy_switch
+import django_host_command
+import django_host_file
+import django_kinds
+import django_process
+import django_process_supervisor
+import django_process_systemd
+import django_project_program
+import django_proxy_maintenance
+import django_release_workers
+import django_removal
+import django_worker
+import pytest
+from django_host_command import DeploymentError
+from django_release_workers import SwitchLock
+from world import commit
+
+ONE, TWO, THREE = (f"000{number}-{commit(name)[:12]}" for number, name in enumerate(("one", "two", "three"), 1))
+WORKERS = {"mail": {"kind": "rq"}, "feed": {"kind": "command", "command": "manage.py follow_feed", "patience": "2h"}}
+
+
+def units(release):
+    return {f"django-blog-{release[:4]}-{name}" for name in WORKERS}
+
+
+@pytest.fixture
+def one(world, monkeypatch):
+    """A site with two workers, whose release is active; `seen` has which took tasks before and after each rename."""
+    for kind in django_kinds.WORKERS.values():
+        for name in kind.templates:
+            world.templates.setdefault(f"{django_kinds.FILES}{name}", "")
+    world.options = {"workers": WORKERS, "releases": {"drain": "1s"}}
+    world.seen, link = [], django_host_file.link
+
+    def watched(path, target, **options):
+        before = world.fetching()
+        link(path, target, **options)
+        if path == world.site.current:
+            world.seen.append((before, world.fetching()))
+
+    monkeypatch.setattr(django_host_file, "link", watched)
+    world.apply()
+    world.check()
+    world.push("two")
+    return world
+
+
+def test_workers_start_with_the_first_release_and_second_apply_changes_nothing(one):
+    one.push("one")
+    assert one.seen == [(set(), set())]  # the lock is held until the release is judged
+    assert one.fetching() == units(ONE) and one.apply() == {}
+    text = (django_process_systemd.UNITS / "django-blog-0001-feed.service").read_text()
+    assert "TimeoutStopSec=7200\n" in text and "KillMode=mixed\n" in text and "NoNewPrivileges=yes\n" in text
+    command = f"{one.site.releases}/{ONE}/virtualenv/bin/python {one.site.releases}/{ONE}/config/"
+    assert f"ExecStart={command}django_formula_command.py {one.site.releases}/{ONE}/config/worker-feed.json\n" in text
+
+
+def test_nothing_takes_tasks_while_a_release_is_activated(one):
+    changes = one.apply()
+    assert one.seen[1:] == [(set(), set())]
+    assert one.fetching() == units(TWO) and one.is_free()
+    names = ["django-blog-0002", *sorted(units(TWO), reverse=True)]
+    assert changes["instance"]["instance"] == f"{', '.join(names)} started"
+    one.check()
+    assert one.apply() == {}
+
+
+def test_former_workers_are_not_waited_for(one):
+    one.busy = {f"{name}.service" for name in units(ONE)}
+    one.apply()
+    stops = [argv for argv in one.commands if argv[:2] == ["systemctl", "disable"] and units(ONE) & {argv[-1][:-8]}]
+    assert len(stops) == 2 and all("--no-block" in argv for argv in stops)
+    assert not [argv for argv in one.commands if argv[1] == "kill"]
+    left = django_release_workers.finishing(one.site, [one.site.releases / ONE])
+    assert {django_process.unit(one.site, worker.release, worker.worker) for worker in left} == units(ONE)
+    one.check()
+
+
+def test_worker_that_does_not_start_fails_the_release_and_leaves_the_old_ones_alone(one):
+    one.fails["django-blog-0002-mail"] = DeploymentError("exit 1", log="ModuleNotFoundError: No module named 'ink'")
+    before = len(one.commands)
+    with pytest.raises(DeploymentError) as caught:
+        one.apply()
+    assert caught.value.message == f"instance: the worker mail of {TWO} does not start"
+    assert "No module named 'ink'" in caught.value.log
+    assert one.live == ONE and one.fetching() == units(ONE) and len(one.seen) == 1
+    assert not [argv for argv in one.commands[before:] if "0001" in " ".join(argv)]
+    assert not list(django_process_systemd.UNITS.glob("django-blog-0002*"))
+    one.check()
+
+
+def test_release_that_is_taken_back_has_taken_no_task(one):
+    one.problems["0002"] = "returned 500"
+    with pytest.raises(DeploymentError, match=f"{ONE} is live again"):
+        one.apply()
+    assert one.seen[1:] == [(set(), set()), (set(), set())]
+    assert one.fetching() == units(ONE) and one.is_free()
+    one.check()
+
+
+def test_rollback_exchanges_the_workers(one):
+    one.apply()
+    one.roll_back()
+    assert one.seen[1:] == [(set(), set()), (set(), set())]
+    assert one.live == ONE and one.fetching() == units(ONE)
+    one.check()
+
+
+def test_tasks_do_not_wait_for_open_connections(one, monkeypatch):
+    taking = []
+    monkeypatch.setattr(
+        django_deploy_switch.django_release_drain,
+        "drain",
+        lambda site, path: (time.sleep(0.5), taking.append(one.fetching()), 1)[2] if path.name == ONE else 0,
+    )
+    one.apply()
+    assert taking == [units(TWO)]
+
+
+def test_release_that_fails_while_connections_are_drained_is_held_again(one, monkeypatch):
+    def fails_late(site, path):
+        if path.name != ONE:
+            return 0
+        while not one.fetching():
+            time.sleep(0.01)
+        one.problems["0002"] = "returned 500"
+        time.sleep(0.5)
+        return 0
+
+    monkeypatch.setattr(django_deploy_switch.django_release_drain, "drain", fails_late)
+    with pytest.raises(DeploymentError, match=f"{ONE} is live again"):
+        one.apply()
+    assert one.seen[1:] == [(set(), set()), (set(), set())] and one.fetching() == units(ONE)
+    one.check()
+
+
+def test_release_stays_until_its_workers_have_ended(one):
+    one.options |= {"releases": {"keep": 2, "drain": "1s"}}
+    one.busy = {"django-blog-0001-feed.service"}
+    for name in ("two", "three", "four"):
+        one.push(name)
+        one.apply()
+    assert ONE in one.releases and TWO not in one.releases  # a task may still import from its folder
+    one.running -= one.busy
+    one.busy = set()
+    one.push("five")
+    one.apply()
+    assert ONE not in one.releases
+    one.check()
+
+
+def test_only_so_many_releases_wait_for_their_workers(one):
+    one.options |= {"releases": {"keep": 2, "drain": "1s"}}
+    one.busy = {f"django-blog-000{number}-feed.service" for number in (1, 2, 3)}
+    for name in ("two", "three", "four", "five"):
+        one.push(name)
+        one.apply()
+    ended = f"tasks of {ONE} were ended: more releases than releases:keep wait for their workers"
+    assert ended in one.last.warnings
+    assert ONE not in one.releases and {TWO, THREE} <= {*one.releases}
+    assert ["systemctl", "kill", "--signal=SIGKILL", "django-blog-0001-feed.service"] in one.commands
+    one.check()
+
+
+def test_worker_that_was_stopped_is_started(one):
+    one.push("one")
+    one.running.discard("django-blog-0001-mail.service")
+    assert list(one.apply()) == ["instance"]
+    one.check()
+    assert one.apply() == {}
+
+
+def test_without_overlap_workers_are_paused(one):
+    one.options |= {"releases": {"overlap": False, "drain": "1s"}}
+    one.busy = {"django-blog-0001-feed.service"}
+    one.apply()
+    assert ["systemctl", "kill", "--signal=SIGKILL", "django-blog-0001-feed.service"] in one.commands
+    assert one.seen[1:] == [(set(), set())]
+    one.check()
+
+
+def test_without_overlap_old_workers_start_again_when_the_release_fails(one):
+    one.options |= {"releases": {"overlap": False}}
+    one.fails["--now django-blog-0002.socket"] = DeploymentError("exit 1")
+    with pytest.raises(DeploymentError, match=f"{ONE} runs again"):
+        one.apply()
+    assert one.fetching() == units(ONE)
+    one.check()
+
+
+def test_units_that_a_killed_deployment_left_are_stopped(one):
+    """It was killed after the rename: the units of both releases start at boot, and `current` decides."""
+    one.apply()
+    for name in units(ONE):
+        one.systemctl("enable", "--now", f"{name}.service")
+    assert one.fetching() == units(TWO)
+    assert one.apply()["live"] == {"stopped": [ONE]}
+    one.check()
+
+
+def test_workers_that_only_say_that_they_take_tasks_delay_a_switch_for_a_moment(one, monkeypatch):
+    monkeypatch.setattr(django_worker, "state", lambda run: django_worker.State(42, 1.0, fetching=True))
+    monkeypatch.setattr(django_release_workers, "_QUIET", 0.1)
+    one.apply()
+    assert one.live == TWO
+    assert f"workers of {ONE} did not stop taking tasks in time: feed, mail" in one.last.warnings
+
+
+@pytest.fixture
+def breaking(one, monkeypatch):
+    """The next release has a migration that the active one cannot run with; `during` has which workers take tasks."""
+    one.options |= {"migrate": {"unsafe": "maintenance"}}
+    removal = {"operation": "RemoveField", "model": "blog.Post", "field": "title", "class": "breaking"}
+    removal |= {"why": "", "way": "", "reversible": True, "lock": "", "sql": ""}
+    schema = {"name": "blog.0002_gone", "class": "breaking", "reversible": False, "operations": [removal]}
+    one.answers["schema"] = {"default": [schema]}
+    one.answers["migrations"] = {"default": {"applied": ["blog.0001"], "pending": ["blog.0002_gone"]}}
+    one.during, one.stops, migrate = [], None, django_project_program.migrate
+
+    def watched(site, *arguments):
+        one.during.append(one.fetching())
+        if one.stops:
+            raise one.stops
+        return migrate(site, *arguments)
+
+    monkeypatch.setattr(django_project_program, "migrate", watched)
+    return one
+
+
+def test_workers_take_no_tasks_during_a_migration_that_they_cannot_run_with(breaking):
+    breaking.apply()
+    assert breaking.during == [set()] and breaking.fetching() == units(TWO)
+    breaking.check()
+
+
+def test_workers_wait_behind_the_maintenance_page_of_an_operator_too(breaking):
+    django_proxy_maintenance.on(breaking.site, "back soon", by="Ada")
+    breaking.apply()
+    assert breaking.during == [set()] and breaking.fetching() == units(TWO)
+    assert django_proxy_maintenance.is_on(breaking.site)["by"] == "Ada"
+
+
+def test_workers_go_on_after_a_migration_that_has_left_nothing(breaking):
+    breaking.stops = DeploymentError("it does not balance")
+    with pytest.raises(DeploymentError, match="it does not balance"):
+        breaking.apply()
+    assert breaking.during == [set()] and breaking.fetching() == units(ONE)
+
+
+def test_workers_wait_where_their_release_cannot_run_with_the_database_until_maintenance_ends(breaking):
+    breaking.stops = django_project_program.PartlyMigrated("it does not balance")
+    breaking.stops.names = ["blog.0002_gone"]
+    with pytest.raises(DeploymentError, match="it does not balance"):
+        breaking.apply()
+    assert breaking.fetching() == set() and breaking.is_free()  # a boot changes nothing of it
+    django_proxy_maintenance.on(breaking.site, "back at 14:00", by="Ada")
+    assert breaking.fetching() == set()
+    django_proxy_maintenance.off(breaking.site)
+    assert breaking.fetching() == units(ONE)
+
+
+def test_site_without_workers_has_none_of_it(world, monkeypatch):
+    monkeypatch.setattr(SwitchLock, "take", lambda lock: pytest.fail("a lock is taken"))
+    world.apply()
+    world.push("two")
+    world.apply()
+    files = [path.name for path in (world.site.current / "config").iterdir() if "worker" in path.name]
+    assert files == [] and not django_worker.switch_lock(world.site).exists()
+
+
+def test_removal_ends_the_workers(one):
+    one.busy = {"django-blog-0001-feed.service"}
+    one.apply()
+    django_removal.remove(one.site, "a test")
+    assert one.running == set() and not [*django_process_systemd.UNITS.glob("django-blog-*")]
+    assert not django_worker.switch_lock(one.site).exists()
+
+
+def test_with_supervisor_a_worker_is_a_program(one, monkeypatch):
+    asked = []
+    monkeypatch.setattr(django_process_supervisor, "_tell_to_stop", lambda name: asked.append(name))
+    one.process = "supervisor"
+    one.apply()
+    programs = {path.stem for path in django_process_supervisor.PROGRAMS.iterdir()}
+    assert programs == {"django-blog-0002", *units(TWO)}
+    one.push("three")
+    one.apply()
+    assert {*asked} == units(TWO)
+    text = (django_process_supervisor.PROGRAMS / "django-blog-0003-feed.conf").read_text()
+    assert "stopwaitsecs=7200\n" in text and "stopasgroup=false\n" in text
+
+
+# The switch lock
+
+
+def test_lock_is_free_when_its_process_is_killed(one):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        lock = SwitchLock(one.site)
+        lock.take()
+        os.write(writer, b"x")
+        time.sleep(60)
+        os._exit(0)
+    os.read(reader, 1)
+    assert not one.is_free() and one.fetching() == set()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert one.is_free() and one.fetching() == units(ONE)
+
+
+@pytest.mark.parametrize("how", [fcntl.LOCK_SH, fcntl.LOCK_EX])
+def test_lock_is_not_waited_for_where_the_site_locks_the_file(one, how):
+    path = django_worker.switch_lock(one.site)
+    path.touch()
+    with open(path, "rb") as file:
+        fcntl.flock(file, how)
+        lock = SwitchLock(one.site)
+        lock.take()
+        assert lock.is_held and not one.is_free()
+        lock.release()
+        assert one.is_free()
+    assert [one.name for one in path.parent.iterdir() if one.name.startswith(".")] == []
+
+
+def test_lock_is_not_inherited_by_commands(one):
+    lock = SwitchLock(one.site)
+    lock.take()
+    assert not os.get_inheritable(lock._descriptor) and lock._descriptor not in django_host_command.locks
+    lock.release()
+
+
+# Names of units
+
+
+@pytest.mark.parametrize(
+    ("site", "name", "expected"),
+    [
+        ("blog", "django-blog-0042", ("0042", "")),
+        ("blog", "django-blog-0042-mail", ("0042", "mail")),
+        ("blog", "django-blog-12345-send_all", ("12345", "send_all")),
+        ("blog-0042", "django-blog-0042-0001-mail", ("0001", "mail")),
+        ("blog", "django-blog-0042-0001-mail", None),
+        ("blog", "django-blog-0042-0001", None),
+        ("blog", "django-blog-0042-task", None),
+        ("blog", "django-blog-0042-cache_pages", None),
+        ("blog", "django-blog-queue", None),
+        ("blog", "django-blog-at-0042", None),
+        ("blog", "django-shop-0042", None),
+    ],
+)
+def test_name_of_a_unit_tells_release_and_part(make_site, site, name, expected):
+    assert django_process.parse(make_site(site), name) == expected
