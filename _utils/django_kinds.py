@@ -126,8 +126,15 @@ _OF_WORKERS = ("django_formula_worker.py", "django_formula_ready.py")
 
 #: Every kind of worker, by its name in the pillar.
 WORKERS = {
-    "celery": WorkerKind(("django_formula_celery.py", *_OF_WORKERS), ("app", "queues", "processes", "options")),
-    "celery_beat": WorkerKind(("django_formula_celery_beat.py", *_OF_WORKERS), ("app", "options"), is_single=True),
+    "celery": WorkerKind(
+        ("django_formula_celery.py", "django_formula_celery_app.py", *_OF_WORKERS),
+        ("app", "queues", "processes", "options"),
+    ),
+    "celery_beat": WorkerKind(
+        ("django_formula_celery_beat.py", "django_formula_celery_app.py", *_OF_WORKERS),
+        ("app", "options"),
+        is_single=True,
+    ),
     "rq": WorkerKind(("django_formula_rq.py", *_OF_WORKERS), ("queues", "processes", "options")),
     "huey": WorkerKind(("django_formula_huey.py", *_OF_WORKERS), ("app", "processes", "options")),
     "command": WorkerKind(("django_formula_command.py", *_OF_WORKERS), ("command", "processes", "stop", "ready")),

@@ -127,6 +127,7 @@ def configuration(
             "switch": str(switch_lock(site)),
             "hold": str(site.maintenance / "on/hold"),
             "folder": variables["chdir"],
+            "modules": [variables["facts"][fact] for fact in ("settings_module", "application")],
             **kind.settings(site, release, variables["facts"], worker),
         }
         files[f"worker-{name}.json"] = json.dumps(given, indent=1, sort_keys=True) + "\n"

@@ -1,0 +1,200 @@
+"""
+Runs a Celery worker, which takes tasks only while it may, and loses none whose name its release does not know.
+
+Such a task is parked in the queue <queue>.unknown, and a worker of a release that knows its name gives it back.
+"""
+
+import sys
+import threading
+import time
+
+import django
+import django_formula_celery_app
+import django_formula_worker
+from celery import signals
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from kombu import Queue
+
+#: Messages that are given back in one look, so that the worker does its other work in between.
+AT_ONCE = 50
+#: A header of a parked message: the exchange and the routing key by which it was sent.
+ORIGIN = "django_formula_origin"
+#: What a message keeps when it is sent again; Celery has all else in its headers.
+KEPT = ("correlation_id", "reply_to", "priority", "expiration", "delivery_mode")
+
+
+def parked(queue):
+    """Return the queue of the messages of a queue whose tasks are unknown; no worker takes from it."""
+    name = f"{queue}.unknown"
+    return Queue(name, routing_key=name)
+
+
+def publish(producer, message, exchange, routing_key, headers, **options):
+    """Send a message again, as it is."""
+    producer.publish(
+        message.body,
+        exchange=exchange,
+        routing_key=routing_key,
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        headers=headers,
+        **{name: message.properties[name] for name in KEPT if message.properties.get(name) is not None},
+        **options,
+    )
+
+
+def task_of(message):
+    """Return the name of the task of a message, of either of Celery's protocols."""
+    return (message.headers or {}).get("task") or message.decode().get("task")
+
+
+def queue_of(consumer, message):
+    """Return the queue that a message was in; Redis does not report it, so it is the one that such messages go to."""
+    exchange, routing_key = (message.delivery_info.get(name) or "" for name in ("exchange", "routing_key"))
+    if not exchange:  # the default exchange, whose routing keys are the names of queues
+        return routing_key
+    names = {(queue.exchange.name, queue.routing_key): queue.name for queue in consumer.task_consumer.queues}
+    return names.get((exchange, routing_key)) or min(names.values(), default=routing_key)
+
+
+def park(consumer, _body, message, _error):
+    """Keep a message whose task this release does not know; Celery's own method drops it."""
+    queue, name = parked(queue_of(consumer, message)), task_of(message)
+    info = message.delivery_info
+    headers = {**(message.headers or {}), ORIGIN: [info.get("exchange") or "", info.get("routing_key") or ""]}
+    with consumer.app.pool.acquire(block=True) as connection, connection.Producer(auto_declare=False) as producer:
+        publish(producer, message, "", queue.name, headers, declare=[queue], retry=True)
+    message.ack()
+    print(f"{name} is not known to this release: parked in {queue.name}", file=sys.stderr, flush=True)
+
+
+class GiveBack:
+    """Sends parked messages whose task this release knows to where they were, some of them at a time."""
+
+    def __init__(self, app, queues):
+        self.app, self.queues = app, list(queues)
+        self.left = None
+
+    def step(self):
+        """Look at some parked messages; return whether there are more to look at."""
+        with self.app.pool.acquire(block=True) as connection:
+            while self.queues:
+                queue = parked(self.queues[0])(connection.default_channel)
+                if self.left is None:
+                    self.left = queue.queue_declare().message_count
+                for _ in range(min(self.left, AT_ONCE)):
+                    self.left -= 1
+                    self.one(connection, queue)
+                if self.left > 0:
+                    return True
+                self.queues.pop(0)
+                self.left = None
+        return False
+
+    def one(self, connection, queue):
+        """Take one message out; what is unknown here too goes to the end of its queue."""
+        message = queue.get()
+        if message is None:
+            self.left = 0
+            return
+        headers = dict(message.headers or {})
+        exchange, routing_key = headers.pop(ORIGIN, None) or ("", queue.name[: -len(".unknown")])
+        with connection.Producer(auto_declare=False) as producer:
+            if task_of(message) in self.app.tasks:
+                publish(producer, message, exchange, routing_key, headers)
+            else:
+                publish(producer, message, "", queue.name, message.headers)
+        message.ack()
+
+
+class Follower:
+    """Has the worker take tasks while it may, and reports what it does."""
+
+    def __init__(self, given, app):
+        self.given, self.app = given, app
+        self.report = django_formula_worker.Report(given)
+        self.consumer, self.queues, self.giving_back = None, [], None
+        self.is_ready = self.is_stopping = False
+
+    def hold(self, **_given):
+        """Begin without any queue, so that nothing is taken before the first look."""
+        queues = self.app.amqp.queues
+        self.queues = list(queues.consume_from)
+        queues.deselect(self.queues)
+
+    def begin(self, sender, **_given):
+        """Look from now on, in the worker's own loop."""
+        self.consumer = sender
+        sender.timer.call_repeatedly(django_formula_worker.LOOK, sender.call_soon, (self.look,))
+        self.look()
+
+    def look(self):
+        """Take tasks or take none, as it has to be now."""
+        consumer = self.consumer.task_consumer
+        if consumer and not self.is_stopping:
+            may_take = django_formula_worker.may_take(self.given)
+            for queue in self.queues:
+                if may_take != bool(consumer.consuming_from(queue)):
+                    (self.consumer.add_task_queue if may_take else self.consumer.cancel_task_queue)(queue)
+                    self.giving_back = GiveBack(self.app, self.queues) if may_take else None
+            if self.giving_back and not self.giving_back.step():
+                self.giving_back = None
+        self.write()
+        if not self.is_ready:
+            self.is_ready = True
+            self.report.ready()
+
+    def write(self):
+        """Report what the worker does."""
+        consumer = self.consumer and self.consumer.task_consumer
+        running = list(state.active_requests)
+        self.report.write(
+            fetching=bool(consumer and consumer.queues),
+            active=len(running),
+            reserved=max(len(state.reserved_requests) - len(running), 0),
+            done=max(sum(list(state.total_count.values())) - len(running), 0),
+            tasks={request.name for request in running},
+        )
+
+    def stop(self, **_given):
+        """Report from a thread, since the worker's loop ends while tasks still run."""
+        self.is_stopping = True
+        threading.Thread(target=self.write_on, daemon=True).start()
+
+    def write_on(self):
+        while True:
+            try:
+                self.write()
+            except RuntimeError:  # a set has changed while it was read
+                continue
+            time.sleep(django_formula_worker.LOOK)
+
+
+def arguments(given):
+    """Return the arguments of `celery worker`."""
+    argv = ["worker", f"--hostname={given['unit']}@%h", f"--concurrency={given['processes']}"]
+    if given["queues"]:
+        argv.append(f"--queues={','.join(given['queues'])}")
+    for name, value in given["options"].items():
+        option = f"--{name.replace('_', '-')}"
+        if value is not False:
+            argv.append(option if value is True else f"{option}={value}")
+    return argv
+
+
+def main():
+    given = django_formula_worker.read()
+    django.setup()
+    app = django_formula_celery_app.find(given["app"], given["modules"])
+    follower = Follower(given, app)
+    Consumer.on_unknown_task = park
+    signals.celeryd_after_setup.connect(follower.hold)
+    signals.worker_ready.connect(follower.begin)
+    signals.worker_shutting_down.connect(follower.stop)
+    sys.argv[0] = "celery"
+    sys.exit(app.worker_main(arguments(given)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The program of Celery workers, with real Celery and Redis: what becomes of tasks when releases change."""
+
+import signal
+import textwrap
+import time
+from typing import Any
+
+import pytest
+from background import Lab, Worker, lab, until
+
+__all__ = ["lab"]
+
+APP = """
+from celery import Celery
+
+app = Celery("shop")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+"""
+TASKS = """
+from celery import shared_task
+from shop.work import work
+
+@shared_task
+def old(number, seconds=0.0):
+    work(number, seconds)
+"""
+NEW = (
+    TASKS
+    + """
+@shared_task
+def new(number, seconds=0.0):
+    work(number, seconds)
+"""
+)
+GIVEN: dict[str, Any] = {"app": None, "queues": None, "processes": 2, "options": {}}
+
+
+def release(lab: Lab, number: str, tasks: str = TASKS, **files: str) -> str:
+    return lab.make(number, {"project/celery.py": APP, "shop/tasks.py": tasks, **files})
+
+
+def celery(lab: Lab, number: str, **given: Any) -> Worker:
+    return lab.start(number, "celery", **{**GIVEN, **given})
+
+
+def send(lab: Lab, number: str, code: str) -> None:
+    lab.shell(number, f"import project.celery\nfrom shop.tasks import *\n{textwrap.dedent(code)}")
+
+
+def waiting(lab: Lab, queue: str = "celery") -> int:
+    return int(lab.redis("LLEN", queue))
+
+
+def test_worker_takes_tasks_only_while_its_release_is_active_and_no_deployment_switches(lab):
+    for number in ("0001", "0002"):
+        release(lab, number)
+    lab.activate("0001")
+    first, second = celery(lab, "0001").ready(), celery(lab, "0002").ready()
+    until(lambda: first.is_fetching)
+    assert not second.is_fetching
+    with lab.switching():
+        until(lambda: not first.is_fetching)
+        send(lab, "0001", "for number in range(4): old.delay(number)")
+        lab.activate("0002")
+        time.sleep(0.5)
+        assert not first.is_fetching and not second.is_fetching and waiting(lab) == 4
+    until(lambda: second.is_fetching and sum(lab.counts("end").values()) == 4)
+    assert {*lab.runs().values()} == {"0002"}
+    assert not first.is_fetching
+    first.stop()
+    assert first.wait() == 0
+    (lab.folder / "hold").touch()
+    until(lambda: not second.is_fetching)
+
+
+def test_stopped_worker_ends_what_it_has_in_hand_and_gives_back_the_rest(lab):
+    for number in ("0001", "0002"):
+        release(lab, number)
+    lab.activate("0001")
+    first, second = celery(lab, "0001").ready(), celery(lab, "0002").ready()
+    send(lab, "0001", "for number in range(10): old.delay(number, 2.0)")
+    until(lambda: first.state["active"] == 2 and first.state["reserved"] > 0)
+    assert first.state["tasks"] == ["shop.tasks.old"]
+    with lab.switching():
+        until(lambda: not first.is_fetching)
+        lab.activate("0002")
+    first.stop()
+    until(lambda: second.is_fetching)
+    until(lambda: first.process.poll() is not None or first.state["active"] == 0)
+    assert first.wait() == 0
+    until(lambda: sum(lab.counts("end").values()) == 10)
+    assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(10), 1)
+    assert sorted(lab.runs().values())[:2] == ["0001", "0001"] and "0002" in lab.runs().values()
+
+
+def test_task_of_an_unknown_name_is_parked_and_given_back_to_the_release_that_knows_it(lab):
+    release(lab, "0001")
+    release(lab, "0002", NEW)
+    lab.activate("0001")
+    first = celery(lab, "0001").ready()
+    send(lab, "0002", "for number in range(3): new.apply_async((number,), correlation_id=f'c{number}')\nold.delay(9)")
+    until(lambda: waiting(lab, "celery.unknown") == 3 and lab.counts("end")[9] == 1)
+    assert "shop.tasks.new is not known to this release: parked in celery.unknown" in first.log.read_text()
+    assert int(lab.redis("HLEN", "unacked")) == 0
+    second = celery(lab, "0002").ready()
+    lab.activate("0002")
+    until(lambda: sum(lab.counts("end").values()) == 4)
+    assert {number: lab.runs()[number] for number in range(3)} == dict.fromkeys(range(3), "0002")
+    assert waiting(lab, "celery.unknown") == 0 and second.is_fetching
+
+
+def test_parked_task_of_another_name_stays_parked(lab):
+    release(lab, "0001")
+    release(lab, "0002", NEW)
+    lab.activate("0001")
+    first = celery(lab, "0001", queues=["mail", "celery"]).ready()
+    code = "new.apply_async((1,), queue='mail')\nproject.celery.app.send_task('gone', queue='mail')"
+    send(lab, "0002", code)
+    until(lambda: waiting(lab, "mail.unknown") == 2)
+    first.stop()
+    celery(lab, "0002", queues=["mail", "celery"]).ready()
+    lab.activate("0002")
+    until(lambda: lab.counts("end")[1] == 1)
+    until(lambda: int(lab.redis("HLEN", "unacked")) == 0)
+    assert waiting(lab, "mail.unknown") == 1
+
+
+def test_tasks_with_a_countdown_run_in_the_new_release(lab):
+    for number in ("0001", "0002"):
+        release(lab, number)
+    lab.activate("0001")
+    first, second = celery(lab, "0001").ready(), celery(lab, "0002").ready()
+    send(lab, "0001", "for number in range(30): old.apply_async((number,), countdown=8)")
+    sent = time.time()
+    until(lambda: int(lab.redis("HLEN", "unacked")) == 30)
+    with lab.switching():
+        until(lambda: not first.is_fetching)
+        lab.activate("0002")
+    first.stop()
+    until(lambda: len(lab.runs()) == 30)
+    assert lab.counts("end") == dict.fromkeys(range(30), 1) and {*lab.runs().values()} == {"0002"}
+    assert min(time for time, *_ in lab.lines()) > sent + 6
+    assert second.is_fetching
+
+
+def test_killed_worker_takes_tasks_again_after_its_restart(lab):
+    release(lab, "0001")
+    lab.activate("0001")
+    first = celery(lab, "0001").ready()
+    until(lambda: first.is_fetching)
+    first.kill()
+    again = celery(lab, "0001").ready()
+    until(lambda: again.is_fetching)
+    send(lab, "0001", "old.delay(1)")
+    until(lambda: lab.counts("end")[1] == 1)
+
+
+def test_worker_connects_again_after_a_restart_of_redis(lab):
+    release(lab, "0001")
+    lab.activate("0001")
+    first = celery(lab, "0001").ready()
+    until(lambda: first.is_fetching)
+    lab.redis("CLIENT", "KILL", "TYPE", "normal")
+    time.sleep(1)
+    send(lab, "0001", "for number in range(4): old.delay(number)")
+    until(lambda: len(lab.runs()) == 4)
+    with lab.switching():
+        until(lambda: not first.is_fetching)
+        send(lab, "0001", "old.delay(5)")
+        lab.redis("CLIENT", "KILL", "TYPE", "normal")
+        time.sleep(1.5)
+        assert waiting(lab) == 1 and not first.is_fetching
+    until(lambda: lab.counts("end")[5] == 1)
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_other_pools(lab, pool):
+    for number in ("0001", "0002"):
+        release(lab, number)
+    lab.activate("0001")
+    first, second = (celery(lab, number, options={"pool": pool}).ready() for number in ("0001", "0002"))
+    send(lab, "0001", "for number in range(20): old.delay(number, 0.1)")
+    until(lambda: len(lab.runs()) > 4)
+    with lab.switching():
+        until(lambda: not first.is_fetching)
+        lab.activate("0002")
+    first.stop()
+    assert first.wait() == 0
+    until(lambda: len(lab.runs()) == 20)
+    assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(20), 1)
+    assert {*lab.runs().values()} == {"0001", "0002"} and second.is_fetching
+
+
+def test_worker_whose_tasks_cannot_be_imported_ends_before_it_is_ready(lab):
+    release(lab, "0001", "import not_there\n")
+    lab.activate("0001")
+    first = celery(lab, "0001")
+    assert first.wait() != 0
+    assert "ModuleNotFoundError: No module named 'not_there'" in first.log.read_text()
+    assert not (first.run / "ready").exists()
+
+
+def test_project_without_an_app_is_told_where_it_was_looked_for(lab):
+    lab.make("0001", {})
+    lab.activate("0001")
+    first = celery(lab, "0001")
+    assert first.wait() != 0
+    assert "no Celery app found in the project (project.celery)" in first.log.read_text()
+
+
+def test_options_are_those_of_the_command(lab):
+    release(lab, "0001")
+    lab.activate("0001")
+    options = {"prefetch_multiplier": 1, "without_mingle": True, "loglevel": "INFO", "max_tasks_per_child": 1}
+    first = celery(lab, "0001", options=options, app="project.celery:app").ready()
+    send(lab, "0001", "for number in range(6): old.delay(number, 0.05)")
+    until(lambda: len(lab.runs()) == 6)
+    log = first.log.read_text()
+    assert "mingle" not in log and log.count("succeeded") == 6 and "django-shop-0001-default@" in log
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait() == 0

@@ -1,0 +1,93 @@
+"""The program of huey's consumers, with real huey and Redis: what becomes of tasks when releases change."""
+
+from typing import Any
+
+import pytest
+from background import SETTINGS, Lab, Worker, lab, until
+
+__all__ = ["lab"]
+
+TASKS = """
+from huey import crontab
+from huey.contrib.djhuey import db_task, periodic_task, task
+from shop.work import line, work
+
+@task()
+def old(number, seconds=0.0):
+    work(number, seconds)
+
+@periodic_task(crontab())
+def every_minute():
+    line("minute")
+"""
+HUEY = (
+    SETTINGS
+    + """
+import os
+HUEY = {"name": "shop", "immediate": False, "url": os.environ["REDIS_URL"], "consumer": {"workers": 7}}
+INSTALLED_APPS += ["huey.contrib.djhuey"]
+"""
+)
+
+
+def release(lab: Lab, number: str) -> str:
+    return lab.make(number, {"shop/tasks.py": TASKS, "project/settings.py": HUEY})
+
+
+def huey(lab: Lab, number: str, **options: Any) -> Worker:
+    (lab.folder / "beat").mkdir(exist_ok=True)
+    given = {"app": None, "processes": 2, "options": options, "beat": str(lab.folder / "beat")}
+    return lab.start(number, "huey", **given)
+
+
+def send(lab: Lab, number: str, code: str) -> None:
+    lab.shell(number, f"from shop.tasks import *\n{code}")
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_tasks_are_run_once_while_releases_change(lab, kind):
+    numbers = ["0001", "0002", "0003"]
+    for number in numbers:
+        release(lab, number)
+    lab.activate(numbers[0])
+    former = huey(lab, numbers[0], worker_type=kind).ready()
+    send(lab, numbers[0], "for number in range(60): old(number, 0.1)")
+    for number in numbers[1:]:
+        worker = huey(lab, number, worker_type=kind).ready()
+        done = len(lab.runs())
+        until(lambda done=done: len(lab.runs()) >= done + 5)
+        with lab.switching():
+            until(lambda former=former: not former.is_fetching)
+            lab.activate(number)
+        former.stop()
+        former = worker
+    until(lambda: len(lab.runs()) == 60)
+    assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(60), 1)
+    assert {*lab.runs().values()} == {*numbers}
+    assert [worker.wait() for worker in lab.workers[:-1]] == [0, 0]
+    assert lab.log.read_text().count("minute") <= 2
+
+
+def test_stopped_consumer_ends_the_tasks_in_hand(lab):
+    release(lab, "0001")
+    lab.activate("0001")
+    worker = huey(lab, "0001").ready()
+    send(lab, "0001", "for number in range(6): old(number, 2.0)")
+    until(lambda: worker.state["active"] == 2)
+    assert worker.state["tasks"] == ["old"]
+    worker.stop()
+    assert worker.wait() == 0
+    assert lab.counts("begin") == lab.counts("end") == {0: 1, 1: 1}
+    assert int(lab.redis("LLEN", "huey.redis.shop")) == 4
+
+
+def test_periodic_tasks_are_enqueued_by_the_active_release_and_once_in_a_minute(lab):
+    for number in ("0001", "0002"):
+        release(lab, number)
+    lab.activate("0001")
+    huey(lab, "0001").ready()
+    huey(lab, "0001").ready()
+    huey(lab, "0002").ready()
+    until(lambda: "minute" in (lab.log.read_text() if lab.log.exists() else ""))
+    lines = [line.split()[1:] for line in lab.log.read_text().splitlines()]
+    assert ["0002", "minute"] not in lines and len(lines) <= 2

@@ -1,0 +1,96 @@
+"""The program of RQ's workers, with real RQ and Redis: what becomes of jobs when releases change."""
+
+import os
+import signal
+import textwrap
+from typing import Any
+
+from background import Lab, Worker, lab, until
+
+__all__ = ["lab"]
+
+JOBS = """
+from shop.work import work
+
+def old(number, seconds=0.0):
+    work(number, seconds)
+"""
+GIVEN: dict[str, Any] = {"queues": ["high", "default"], "processes": 2, "options": {}}
+
+
+def release(lab: Lab, number: str) -> str:
+    return lab.make(number, {"shop/jobs.py": JOBS})
+
+
+def rq(lab: Lab, number: str, **given: Any) -> Worker:
+    return lab.start(number, "rq", **{**GIVEN, **given})
+
+
+def send(lab: Lab, number: str, code: str) -> None:
+    begin = """
+    import os
+    from redis import Redis
+    from rq import Queue
+    from shop.jobs import old
+    redis = Redis.from_url(os.environ["REDIS_URL"])
+    default, high = Queue("default", connection=redis), Queue("high", connection=redis)
+    """
+    lab.shell(number, textwrap.dedent(begin) + textwrap.dedent(code))
+
+
+def test_jobs_are_run_once_while_releases_change(lab):
+    numbers = [f"000{number}" for number in range(1, 5)]
+    for number in numbers:
+        release(lab, number)
+    lab.activate(numbers[0])
+    former = rq(lab, numbers[0]).ready()
+    send(lab, numbers[0], "for number in range(40): (high if number % 4 else default).enqueue(old, number, 0.05)")
+    for number in numbers[1:]:
+        worker = rq(lab, number).ready()
+        done = len(lab.runs())
+        until(lambda done=done: len(lab.runs()) >= done + 3)
+        with lab.switching():
+            until(lambda former=former: not former.is_fetching)
+            lab.activate(number)
+        former.stop()
+        former = worker
+    until(lambda: len(lab.runs()) == 40)
+    assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(40), 1)
+    assert {*lab.runs().values()} >= {"0001", "0002", "0003"}
+    assert [worker.wait() for worker in lab.workers[:-1]] == [0, 0, 0]
+
+
+def test_stopped_worker_ends_the_job_in_hand_and_takes_no_other(lab):
+    release(lab, "0001")
+    lab.activate("0001")
+    worker = rq(lab, "0001", processes=1).ready()
+    send(lab, "0001", "for number in range(3): default.enqueue(old, number, 2.0)")
+    until(lambda: worker.state["active"] == 1)
+    assert worker.state["tasks"] == ["shop.jobs.old"]
+    worker.stop()
+    assert worker.wait() == 0
+    assert lab.counts("end") == {0: 1} and lab.redis("LLEN", "rq:queue:default") == "2"
+
+
+def test_process_that_is_killed_is_replaced(lab):
+    release(lab, "0001")
+    lab.activate("0001")
+    worker = rq(lab, "0001").ready()
+    children = f"/proc/{worker.process.pid}/task/{worker.process.pid}/children"
+    before = until(lambda: open(children).read().split())
+    assert len(before) == 2
+    os.kill(int(before[0]), signal.SIGKILL)
+    until(lambda: len(after := open(children).read().split()) == 2 and before[0] not in after)
+    send(lab, "0001", "default.enqueue(old, 1)")
+    until(lambda: lab.counts("end")[1] == 1)
+
+
+def test_worker_without_a_redis_ends_before_it_is_ready(lab):
+    release(lab, "0001")
+    lab.environment["REDIS_URL"] = "unix:///nowhere"
+    worker = rq(lab, "0001")
+    assert worker.wait() != 0 and "/nowhere" in worker.log.read_text()
+    del lab.environment["REDIS_URL"]
+    worker = rq(lab, "0001")
+    assert worker.wait() != 0
+    assert "INSTALLED_APPS lacks django_rq, and neither RQ_REDIS_URL nor REDIS_URL is set" in worker.log.read_text()
