@@ -114,11 +114,13 @@ class WorkerKind(NamedTuple):
         templates: names of its programs in ``django/files``.
         used_options: the options of a worker that have an effect, besides those that every kind has.
         is_single: whether a site may have only one of it.
+        has_schedule: whether it keeps what it has sent on a schedule in a folder of the site, ``beat``.
     """
 
     templates: tuple[str, ...]
     used_options: tuple[str, ...]
     is_single: bool = False
+    has_schedule: bool = False
 
 
 #: Programs that the programs of every kind of worker import.
@@ -134,9 +136,10 @@ WORKERS = {
         ("django_formula_celery_beat.py", "django_formula_celery_app.py", *_OF_WORKERS),
         ("app", "options"),
         is_single=True,
+        has_schedule=True,
     ),
     "rq": WorkerKind(("django_formula_rq.py", *_OF_WORKERS), ("queues", "processes", "options")),
-    "huey": WorkerKind(("django_formula_huey.py", *_OF_WORKERS), ("app", "processes", "options")),
+    "huey": WorkerKind(("django_formula_huey.py", *_OF_WORKERS), ("app", "processes", "options"), has_schedule=True),
     "command": WorkerKind(("django_formula_command.py", *_OF_WORKERS), ("command", "processes", "stop", "ready")),
 }
 

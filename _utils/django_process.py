@@ -198,6 +198,12 @@ def parse(site: Site, name: str) -> tuple[str, str] | None:
     return (found[1], found[2] or "") if found and not django_kinds.is_of_site(found[2] or "") else None
 
 
+def management(release: Path, facts: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of Python for management commands: Django's own program where there is no manage.py."""
+    folder = release / "source" / str(facts["folder"])
+    return ["-m", "django"] if folder.is_dir() and not (folder / "manage.py").is_file() else ["manage.py"]
+
+
 def folder(site: Site, release: Path, part: str = "") -> Foreign:
     """Return the folder of a part in /run, which the site's user may write: pid, ready and state files, sockets."""
     return Foreign(RUN / unit(site, release, part))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import django_process
 import django_project_program
 import django_site_cause
 from django_host_command import DeploymentError, seconds
@@ -37,7 +38,7 @@ def manage(
     Raises:
         DeploymentError: the command fails.
     """
-    program = _program(release, facts)
+    program = django_process.management(release, facts)
     if command and command[0] == "migrate":
         request = {"application": facts["application"], **django_project_program.limits(site)}
         program = [django_project_program.path_of(release, django_project_program.MIGRATE), json.dumps(request)]
@@ -66,17 +67,11 @@ def _run(command: ProjectCommand, *, hint: str) -> str:
         raise
 
 
-def _program(release: Path, facts: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of Python for management commands: Django's own program where there is no manage.py."""
-    folder = release / "source" / str(facts["folder"])
-    return ["-m", "django"] if folder.is_dir() and not (folder / "manage.py").is_file() else ["manage.py"]
-
-
 def _words(release: Path, facts: Mapping[str, Any], command: str) -> list[str]:
     """Return a command of the pillar as arguments; manage.py is run by the Python of the release."""
     words = shlex.split(command)
     is_manage = words[0] in ("manage.py", "./manage.py")
-    program = ["python", *_program(release, facts)] if is_manage else words[:1]
+    program = ["python", *django_process.management(release, facts)] if is_manage else words[:1]
     return ["/usr/bin/env", *program, *words[1:]]
 
 

@@ -66,6 +66,7 @@ def _paths(site: Site) -> list[Path]:
         site.mirror,
         site.root / "folder.git",
         site.build.top,
+        site.beat.top,
         site.templates,
         site.maintenance,
         site.errors,

@@ -13,6 +13,7 @@ import django_host_folder
 import django_host_port
 import django_host_service
 import django_host_user
+import django_kinds
 from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_host_lock import Lock
@@ -67,6 +68,8 @@ class Site:
         directory = (config.get("backup") or {}).get("directory")
         self.backups = Path(directory, self.name) if directory else self.root / "backups"
         self.log = Foreign(self.root / "log")
+        #: What schedulers among the workers have sent; it outlives releases.
+        self.beat = Foreign(self.root / "beat")
         self.templates = self.root / "templates"
         self.template_sums = self.templates / ".sums.json"
         self.maintenance = self.root / "maintenance"
@@ -95,6 +98,12 @@ class Site:
             hint=f"wait for it, or end it: salt-call django.unlock {self.name}",
         )
 
+    @property
+    def has_beat(self) -> bool:
+        """Whether one of the workers sends tasks on a schedule."""
+        workers = (self.config.get("workers") or {}).values()
+        return any(django_kinds.WORKERS[worker["kind"]].has_schedule for worker in workers)
+
     def folders(self) -> list[Folder]:
         """Return every folder of the site, parents first."""
         return [
@@ -111,6 +120,7 @@ class Site:
             Folder(self.log.top, self.user, "adm", 0o750),
             Folder(self.templates, "root", "root", 0o700),
             *([Folder(self.schedules, "root", "root", 0o700)] if self.config.get("schedules") else []),
+            *([Folder(self.beat.top, self.user, self.user, 0o700)] if self.has_beat else []),
             self.runtime_folder(self.current),
         ]
 

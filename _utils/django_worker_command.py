@@ -1,5 +1,13 @@
 """A program of the project that runs until it is stopped, such as a management command."""
 
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import django_process
+from django_host_command import seconds
+from django_site import Site
 from django_worker_contract import Worker
 
 
@@ -8,6 +16,21 @@ class Command(Worker):
 
     KIND = "command"
     PROGRAM = "django_formula_command.py"
+
+    def settings(
+        self, site: Site, release: Path, facts: Mapping[str, Any], worker: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the command and its arguments, the signal that stops it, and when it is ready."""
+        words = shlex.split(worker["command"])
+        if words[0] in ("manage.py", "./manage.py"):
+            words = [f"{release}/virtualenv/bin/python", *django_process.management(release, facts), *words[1:]]
+        reports = worker["ready"] == "notify"
+        return {
+            "argv": words,
+            "processes": worker["processes"],
+            "stop": worker["stop"],
+            "ready_after": None if reports else seconds(worker["ready"]),
+        }
 
 
 WORKER = Command()

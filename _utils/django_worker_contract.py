@@ -45,7 +45,7 @@ class Worker(ABC):
 
     def writable(self, site: Site) -> list[Path]:
         """Return the folders that it may write to in addition to the site's own."""
-        return []
+        return [site.beat.top] if django_kinds.WORKERS[self.KIND].has_schedule else []
 
     def settings(
         self, site: Site, release: Path, facts: Mapping[str, Any], worker: Mapping[str, Any]
@@ -56,5 +56,6 @@ class Worker(ABC):
             facts: what the start of the project reported.
             worker: the worker's part of the configuration.
         """
-        used = (*django_kinds.WORKERS[self.KIND].used_options,)
-        return {option: worker[option] for option in used}
+        kind = django_kinds.WORKERS[self.KIND]
+        beat = {"beat": str(site.beat)} if kind.has_schedule else {}
+        return {**{option: worker[option] for option in kind.used_options}, **beat}

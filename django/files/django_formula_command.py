@@ -1,7 +1,7 @@
 """
 Runs a command of the project, as many processes of it as configured, while it may: the command takes what it likes.
 
-So it is started once the worker's release is active, and told to stop as soon as a deployment switches. It is reported
+So it is started once the worker's release is active, and stopped as soon as a deployment switches. It is reported
 as fetching until its last process has ended, and as active once it is ready.
 """
 

@@ -82,7 +82,7 @@ def make(given):
 
 
 def work(given, number):
-    """Take jobs in this process until it is told to stop."""
+    """Take jobs in this process until a signal stops it."""
     worker = make(given)
     worker.formula_report, worker.formula_done = django_formula_worker.Report(given, f"state-{number}"), 0
     worker.queue_class = dequeuing(given, worker)

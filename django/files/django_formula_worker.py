@@ -82,7 +82,7 @@ class Report:
 
 
 class Stop:
-    """Whether the worker was told to stop; the signals that say so."""
+    """Whether a signal has requested the worker to stop."""
 
     def __init__(self):
         self.requested = False
@@ -96,7 +96,7 @@ class Stop:
 
 
 class Process:
-    """A process of a worker: when it was started, and whether it was told to stop."""
+    """A process of a worker: when it was started, and whether its stop signal was sent."""
 
     def __init__(self, number):
         self.number, self.since, self.is_stopping = number, time.monotonic(), False
@@ -116,7 +116,7 @@ class Processes:
         self.running, self.ended = {}, {}
 
     def look(self, is_wanted=True):
-        """Start what has to run and does not, or tell what runs to stop."""
+        """Start what has to run and does not, or send the stop signal to what runs."""
         self.reap()
         numbers = {process.number for process in self.running.values()}
         for number in sorted(set(range(self.given["processes"])) - numbers) if is_wanted else ():

@@ -201,7 +201,7 @@ def test_worker_whose_tasks_cannot_be_imported_ends_before_it_is_ready(lab):
     assert not (first.run / "ready").exists()
 
 
-def test_project_without_an_app_is_told_where_it_was_looked_for(lab):
+def test_worker_of_a_project_without_an_app_names_where_it_looked(lab):
     lab.make("0001", {})
     lab.activate("0001")
     first = celery(lab, "0001")

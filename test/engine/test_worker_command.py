@@ -36,7 +36,7 @@ def events(lab: Lab) -> list[tuple[str, str]]:
     return [(release, what) for _time, release, what, _number in lab.lines()]
 
 
-def test_command_of_the_new_release_starts_when_that_of_the_former_one_was_told_to_stop(lab):
+def test_command_of_the_new_release_starts_when_that_of_the_former_one_has_ended(lab):
     for number in ("0001", "0002"):
         release(lab, number)
     lab.activate("0001")

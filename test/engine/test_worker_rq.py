@@ -3,6 +3,7 @@
 import os
 import signal
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from background import Lab, Worker, lab, until
@@ -76,11 +77,11 @@ def test_process_that_is_killed_is_replaced(lab):
     release(lab, "0001")
     lab.activate("0001")
     worker = rq(lab, "0001").ready()
-    children = f"/proc/{worker.process.pid}/task/{worker.process.pid}/children"
-    before = until(lambda: open(children).read().split())
+    children = Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children")
+    before = until(lambda: children.read_text().split())
     assert len(before) == 2
     os.kill(int(before[0]), signal.SIGKILL)
-    until(lambda: len(after := open(children).read().split()) == 2 and before[0] not in after)
+    until(lambda: len(after := children.read_text().split()) == 2 and before[0] not in after)
     send(lab, "0001", "default.enqueue(old, 1)")
     until(lambda: lab.counts("end")[1] == 1)
 
