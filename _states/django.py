@@ -28,6 +28,7 @@ __virtualname__ = "django"
 _STEPS = {
     "site": ("site directories and configuration", "updated"),
     "database": ("databases and logins", "created"),
+    "store": ("queue and caches", "set up"),
     "tls": ("certificates", "installed"),
     "source": ("source", "exported"),
     "virtualenv": ("virtualenv", "built"),
@@ -152,6 +153,22 @@ def database(name):
             - name: blog
     """
     return _run("database", name)
+
+
+def store(name):
+    """
+    Have the site's queue and caches in servers of its own on this host, each on a unix socket.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its stores:
+          django.store:
+            - name: blog
+    """
+    return _run("store", name)
 
 
 def tls(name):
@@ -487,6 +504,31 @@ def apache_module(name, module, pkgs):
     return packages(name, pkgs)
 
 
+def quiet_packages(name, pkgs, service):
+    """
+    Install packages without starting the service that they bring, as ``django.packages`` does. A service that this
+    host already has stays as it is.
+
+    name
+        Any name.
+    pkgs
+        Names of the packages.
+    service
+        The service that they bring.
+
+    .. code-block:: yaml
+
+        Memcached is installed:
+          django.quiet_packages:
+            - pkgs: [memcached]
+            - service: memcached
+    """
+    if __opts__["test"] or set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
+        return packages(name, pkgs)
+    with django_host_service.never_started(service):
+        return packages(name, pkgs)
+
+
 def server(name, engine, pkgs):
     """
     Install a database server. An existing server is used as it is.
@@ -512,10 +554,10 @@ def server(name, engine, pkgs):
     )
 
 
-def users(name, user, shell):
+def users(name, user, shell, stores=False):
     """
-    Create the users of a site: the user that it runs as, and its build user. Both are system users without home
-    directory and password.
+    Create the users of a site: the user that it runs as, its build user, and the user of its own queue and caches.
+    They are system users without home directory and password.
 
     A user that the pillar names may exist already. The state fails if a user exists that has the name of the site
     and does not belong to it.
@@ -526,6 +568,9 @@ def users(name, user, shell):
         Name of its user. The build user has the suffix ``-build``.
     shell
         Login shell of a new user.
+    stores
+        Whether the site has a queue or cache in a server of its own, which runs as a user with the suffix ``-store``
+        in the group of the site's user.
 
     .. code-block:: yaml
 
@@ -537,9 +582,10 @@ def users(name, user, shell):
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"the users of {name} already exist"}
     fullname = f"Django site {name}"
-    found = {one: django_host_user.find_user(one) for one in (user, f"{user}-build")}
+    groups = {user: None, f"{user}-build": None} | ({f"{user}-store": user} if stores else {})
+    found = {one: django_host_user.find_user(one) for one in groups}
     for one, existing in found.items():
-        if existing and existing.pw_gecos.split(",")[0] != fullname and one in (name, f"{user}-build"):
+        if existing and existing.pw_gecos.split(",")[0] != fullname and one in {name, *groups} - ({user} - {name}):
             comment = (
                 f"the user {one} exists on this host and does not belong to the site {name}"
                 f"\nset django:sites:{name}:user to another name"
@@ -553,6 +599,7 @@ def users(name, user, shell):
             home="/nonexistent",
             shell=shell,  # nosec B604
             fullname=fullname,
+            **({"gid": groups[one], "usergroup": False} if groups[one] else {}),
         )
         ret["changes"] |= {one: "new"}
         ret.update(result=made["result"], comment=made["comment"])

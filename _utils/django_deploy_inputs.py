@@ -53,11 +53,23 @@ def _configuration(site: Site) -> dict[str, Any]:
         alias: {key: value for key, value in {**database, "password": None}.items() if key != "manage"}
         for alias, database in config["databases"].items()
     }
+    for name in ("queue", "caches"):
+        if config.get(name):
+            config[name] = (
+                _of_project(config[name])
+                if name == "queue"
+                else {alias: _of_project(cache) for alias, cache in config[name].items()}
+            )
     if site.https and site.config["overlay"]:
         config["tls"] = {"listen": site.https}
     if site.config["proxy"].get("keepalive"):
         config["proxy"] = {"keepalive": True}
     return config
+
+
+def _of_project(store: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a store that the project gets; what a server of its own does with its memory is not."""
+    return {key: value for key, value in store.items() if key not in ("memory", "sync", "password")}
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import django_deploy_commands
 import django_host_clock
 import django_release_attempt
+import django_store_setup
 from django_deploy import Changes, Deployment
 from django_host_command import DeploymentError, redact
 from django_release import Release
@@ -17,12 +18,14 @@ def record(deployment: Deployment) -> Iterator[Changes]:
     nothing to do.
     """
     release = deployment.release
+    stores = django_store_setup.unused(deployment.site, release.path) if release else []
+    removed = {"stores": {f"django-{deployment.site.name}-{part}": "removed" for part in stores}} if stores else {}
     if release and not deployment.is_activated and "steps" not in release.record:
-        yield {"release": f"{release.name}, whose deployment was interrupted"}
+        yield {"release": f"{release.name}, whose deployment was interrupted", **removed}
         deployment.take_lock()
         _record_interrupted(deployment, Release(deployment.site, release.name))
     if deployment.is_activated and release:
-        yield {"release": release.name, **django_deploy_commands.changes(deployment, "after_switch")}
+        yield {"release": release.name, **django_deploy_commands.changes(deployment, "after_switch"), **removed}
         report = {"warnings": deployment.warnings, "receipt": deployment.switch_report}
         release.update(steps=deployment.seconds, **report)
         deployment.lapsed_keys(release)
@@ -32,10 +35,14 @@ def record(deployment: Deployment) -> Iterator[Changes]:
             release.update(step="record", error=redact(str(error), deployment.masked()))
             raise
         deployment.write_attempt(deployment.result())
+    elif removed:
+        yield removed
+        deployment.take_lock()
     elif (
         release and deployment.is_resolved and not deployment.test and django_release_attempt.failures(deployment.site)
     ):
         deployment.write_attempt("unchanged")  # the failures before are over: the active release is the one to have
+    django_store_setup.remove_parts(deployment.site, stores)
     deployment.lock.release()
 
 

@@ -19,6 +19,7 @@ from django_deploy_step_settings import secret_key, settings
 from django_deploy_step_site import site
 from django_deploy_step_source import source
 from django_deploy_step_static import static
+from django_deploy_step_store import store
 
 Step = Callable[[Deployment], Iterator[Changes]]
 
@@ -26,6 +27,7 @@ Step = Callable[[Deployment], Iterator[Changes]]
 ORDER: tuple[Step, ...] = (
     site,
     database,
+    store,
     tls,
     source,
     virtualenv,
@@ -42,7 +44,7 @@ ORDER: tuple[Step, ...] = (
     record,
 )
 #: The steps of a release on the command line, for a site as its last apply configured it.
-RELEASE: tuple[Step, ...] = tuple(step for step in ORDER if step not in (site, database, tls, acme, schedules))
+RELEASE: tuple[Step, ...] = tuple(step for step in ORDER if step not in (site, database, store, tls, acme, schedules))
 #: The steps of a rollback.
 BACK: tuple[Step, ...] = (instance, live, proxy, record)
 #: The steps of which a dry run knows only that they would run, once there is a new release to make.

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from django_wall_foreign import Foreign
 SYSTEMD = Path("/run/systemd/system")
 UNITS = Path("/etc/systemd/system")
 RUN = Path("/run")
+#: Where a unit can be masked until the next boot; what tells Debian's packages not to start their services.
+RUNTIME_UNITS, POLICY = Path("/run/systemd/system"), Path("/usr/sbin/policy-rc.d")
 #: Seconds that a daemon may take to start.
 PATIENCE = 10.0
 #: Seconds that a daemon may take whose start failed because another process is starting it too.
@@ -43,6 +46,40 @@ POSTGRES = Daemon("postgresql", "postgresql/*.pid", "postgres")
 MARIADB = Daemon("mariadb", "mysqld/*.pid", "mariadbd")
 CRON = Daemon("cron", "crond.pid", "cron")
 DAEMONS = {daemon.service: daemon for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB, CRON)}
+
+
+@contextlib.contextmanager
+def never_started(service: str) -> Iterator[None]:
+    """Have a service that is installed in this block neither started nor enabled; one that is there stays as it is.
+
+    A package starts its service when it is installed. Where the service must not run at all, that would open its port.
+    """
+    is_there = any((Path(folder) / name).exists() for folder, name in _places(service))
+    mask = RUNTIME_UNITS / f"{service}.service"
+    guard = mask if has_systemd() else POLICY
+    if is_there or os.path.lexists(guard):
+        yield
+        return
+    if has_systemd():
+        mask.parent.mkdir(exist_ok=True)
+        mask.symlink_to("/dev/null")
+    else:
+        POLICY.write_text("#!/bin/sh\nexit 101\n")
+        POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        guard.unlink()
+    argv = ["systemctl", "disable", service] if has_systemd() else ["update-rc.d", service, "disable"]
+    django_host_command.run(argv, doing=f"disabling {service}")
+
+
+def _places(service: str) -> list[tuple[str, str]]:
+    """Return where a service may be defined: folder and name."""
+    units = [
+        (folder, f"{service}.service") for folder in (str(UNITS), "/lib/systemd/system", "/usr/lib/systemd/system")
+    ]
+    return [*units, ("/etc/init.d", service)]
 
 
 def has_systemd() -> bool:

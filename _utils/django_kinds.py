@@ -1,8 +1,8 @@
 """The kinds of servers, workers, process managers and proxies: facts that pillar, states and engine all read.
 
-`SERVERS`, `WORKERS`, `PROCESS_MANAGERS` and `PROXIES` have every kind, and each fact is here once. What the engine
-alone reads of a kind is in its class (``django_server_<kind>.py``, ``django_worker_<kind>.py`` and so on); the values
-that the pillar may have for it are in ``django/schema.yaml``. This module runs while Salt renders too
+`SERVERS`, `WORKERS`, `STORES`, `PROCESS_MANAGERS` and `PROXIES` have every kind, and each fact is here once. What the
+engine alone reads of a kind is in its class (``django_server_<kind>.py``, ``django_worker_<kind>.py`` and so on); the
+values that the pillar may have for it are in ``django/schema.yaml``. This module runs while Salt renders too
 (`django_pillar_render`), so it imports the standard library only.
 """
 
@@ -143,13 +143,62 @@ WORKERS = {
     "command": WorkerKind(("django_formula_command.py", *_OF_WORKERS), ("command", "processes", "stop", "ready")),
 }
 
+
+class StoreKind(NamedTuple):
+    """A kind of store: where a site keeps queued tasks or a cache.
+
+    Attributes:
+        title: as its makers write it, for people.
+        package: its key in ``packages`` of ``platforms.yaml``; empty where it needs none.
+        port: where a server of it listens unless it is configured otherwise; 0 for what is no server.
+        own_options: the options that a server of the site's own has.
+        options_elsewhere: the options that a server elsewhere has, next to ``host``.
+        keeps_queue: whether tasks can be queued in it.
+    """
+
+    title: str
+    package: str = ""
+    port: int = 0
+    own_options: tuple[str, ...] = ()
+    options_elsewhere: tuple[str, ...] = ()
+    keeps_queue: bool = False
+
+
+#: Every kind of store, by its name in the pillar.
+STORES = {
+    "redis": StoreKind(
+        "Redis",
+        "redis",
+        6379,
+        ("memory", "sync"),
+        ("port", "user", "password", "tls", "ca", "number", "prefix"),
+        keeps_queue=True,
+    ),
+    "memcached": StoreKind("Memcached", "memcached", 11211, ("memory",), ("port", "prefix")),
+    "database": StoreKind("Django's database cache"),
+}
+
+
+def own_stores(site: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of the servers that a site has of its own on this host, for its queue and caches.
+
+    Args:
+        site: its configuration.
+    """
+    entries = [*([site["queue"]] if site.get("queue") else []), *(site.get("caches") or {}).values()]
+    return sorted({entry["engine"] for entry in entries if STORES[entry["engine"]].port and not entry["host"]})
+
+
+#: The templates of the site's own servers of stores, by process manager.
+STORE_TEMPLATES = {"systemd": ("store.service",), "supervisor": ("store.conf", "store.sh")}
+
 #: Second parts of the names of a site's units that belong to no release; no worker has such a name.
-_OF_SITE = ("at", "backup", "build", "cache", "listen", "manage", "queue", "task", "tls", "trial")
+_OF_SITE = ("at", "backup", "build", "cache", "listen", "manage", "memcached", "queue", "task", "tls", "trial")
 
 
 def is_of_site(part: str) -> bool:
     """Return whether a part of a unit's name is that of a unit of a site, such as a timer's or a store's."""
-    return part in _OF_SITE or part.startswith("cache_")
+    return part in _OF_SITE or part.startswith(("cache_", "memcached_"))
 
 
 #: The templates of every process manager, by its name in the pillar.
@@ -250,7 +299,7 @@ def instance_templates(site: Mapping[str, Any]) -> list[str]:
 
 
 def templates(site: Mapping[str, Any]) -> list[str]:
-    """Return the URLs of the templates of a site's server, workers, process manager and proxy.
+    """Return the URLs of the templates of a site's server, workers, stores, process manager and proxy.
 
     Args:
         site: its configuration.
@@ -260,6 +309,8 @@ def templates(site: Mapping[str, Any]) -> list[str]:
     proxy = PROXIES.get(site["proxy"]["kind"])
     if proxy:
         names = [*proxy.site, proxy.domain, proxy.redirect, proxy.default_server, *([proxy.tls] if has_https else [])]
+    if own_stores(site):
+        names += STORE_TEMPLATES[site["process"]]
     return [*instance_templates(site), *(f"{FILES}{name}" for name in names if name)]
 
 

@@ -35,7 +35,8 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         ``errors``: lines that name the key and the mistake.
         ``sites`` and ``absent``: configurations by the name of the site, empty when there are errors; each secret is a
         reference to its place, ``{"pillar": "django:sites:blog:secret_key"}``.
-        ``servers``: database engines with a server on this host. ``proxies``: kinds of proxies.
+        ``servers``: database engines with a server on this host.
+        ``stores``: kinds of the servers that each site has of its own. ``proxies``: kinds of proxies.
         ``default_servers``: by proxy, templates of the server that refuses unknown hosts.
         ``templates``: those of each site's server and process manager, URLs by the name of the site.
         ``platform``: the entry of ``platforms.yaml``. ``process``: the process manager of the sites.
@@ -66,6 +67,7 @@ def _summary(configurations: dict[str, Any]) -> dict[str, Any]:
         "sites": sites,
         "absent": absent,
         "servers": sorted({database["engine"] for database in databases if database["manage"]}),
+        "stores": {name: django_kinds.own_stores(site) for name, site in sites.items()},
         "templates": {name: django_kinds.templates(site) for name, site in sites.items()},
         "default_servers": {kind: _default_server(kind, sites) for kind in proxies},
         "proxies": proxies,
@@ -114,6 +116,8 @@ def _configurations(layers: Any, platform: Any, rules: Rules, process: str) -> t
         merged = merge(inherited, own, site_rules, path, problems)
         if merged.get("database") and merged.get("databases"):
             problems.append(((*path, "databases"), "expected either database or databases, got both"))
+        if merged.get("cache") and merged.get("caches"):
+            problems.append(((*path, "caches"), "expected either cache or caches, got both"))
         site = configurations[name] = {**complete(name, fill(merged, site_rules)), "process": process}
         for part in ("server", "proxy"):
             part_rules = site_rules["properties"][part]

@@ -95,7 +95,8 @@ def complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
     unused = {key for key in _LEFT_OUT if not site[key]}
     return {
         **derived,
-        **{key: value for key, value in site.items() if key not in {"database", *unused}},
+        **{key: value for key, value in site.items() if key not in {"database", "cache", *unused}},
+        **_complete_stores(site),
         **_complete_tls(site),
         **_complete_address(name, site),
         "environment": {key: _text(value) for key, value in site["environment"].items()},
@@ -157,6 +158,25 @@ def _complete_database(name: str, alias: str, database: dict[str, Any], site: di
     if engine and (database["as"] or way) == "environment":
         derived["variable"] = "DATABASE_URL" if alias == "default" else f"{alias.upper()}_DATABASE_URL"
     return {**database, **{key: value for key, value in derived.items() if database[key] is None}}
+
+
+def _complete_stores(site: dict[str, Any]) -> dict[str, Any]:
+    """Return the queue and the caches of a site, by alias; nothing for a site without them."""
+    caches = site.get("caches") or ({"default": site["cache"]} if site.get("cache") else {})
+    found: dict[str, Any] = {"queue": _complete_store(site["queue"], is_queue=True)} if site.get("queue") else {}
+    if caches:
+        found["caches"] = {alias: _complete_store(entry, is_queue=False) for alias, entry in caches.items()}
+    return found
+
+
+def _complete_store(entry: dict[str, Any], *, is_queue: bool) -> dict[str, Any]:
+    """Return a store with what is derived: of a server of its own memory and files, of one elsewhere the port."""
+    kind = django_kinds.STORES.get(entry["engine"], django_kinds.StoreKind(""))
+    derived: dict[str, Any] = {"memory": "256M" if is_queue else "64M", "sync": "everysec" if is_queue else "never"}
+    derived = {key: value for key, value in derived.items() if key in kind.own_options}
+    if entry["host"]:
+        derived = {"port": kind.port}
+    return {**entry, **{key: value for key, value in derived.items() if entry[key] is None}}
 
 
 def is_over_socket(database: dict[str, Any]) -> bool:

@@ -22,6 +22,7 @@ MODULES = (
     "django_pillar_server",
     "django_pillar_proxy",
     "django_pillar_database",
+    "django_pillar_store",
     "django_pillar_site",
     "django_pillar",
 )

@@ -120,6 +120,12 @@ def confinement(site: Site, without: Collection[str] = ()) -> dict[str, Any]:
     return {**ours, **configured, **{name: [*ours[name], *_listed(configured.get(name, []))] for name in _ADDED}}
 
 
+def closed(site: Site) -> dict[str, Any]:
+    """Return the directives for a program of the host that serves the site: ours alone, whatever the pillar has."""
+    without = refused(site)
+    return {**{name: value for name, value in _DEFAULTS.items() if name not in without}, "ProtectHome": True}
+
+
 def refused(site: Site) -> list[str]:
     """Return the directives with which this host does not start units, as found by the trial since its boot."""
     known = django_host_file.read_verified(site.confinement)

@@ -11,6 +11,7 @@ import django_host_environment
 import django_host_template
 import django_host_user
 import django_site
+import django_store
 import django_virtualenv_packages
 from django_host_command import PATH, DeploymentError
 from django_site import Site
@@ -48,6 +49,7 @@ def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: b
         **({"silenced_checks": config["silenced_checks"]} if config.get("silenced_checks") else {}),
         **({"shared_folder": os.path.realpath(site.shared.top)} if uses_shared(site) else {}),
         **({"https": origins(site)} if site.https else {}),
+        **({"stores": stores} if (stores := django_store.overlay_data(site)) else {}),
     }
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
@@ -93,12 +95,12 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
     for name, value in config["environment"].items():
         if not isinstance(value, dict):
             variables[name] = json.dumps(value) if isinstance(value, bool) else str(value)
-        elif not _is_secret(site, value["from"]):
-            found = known[value["from"]]
+        elif not _is_secret(site, value):
+            found = django_store.environment_value(site, value, {}) or known[value["from"]]
             variables[name] = value.get("join", ",").join(found) if isinstance(found, list) else found
     secrets = config["secrets"].items()
     files = {secret["variable"]: str(site.secrets / name) for name, secret in secrets if secret["as"] == "file"}
-    return {**variables, **django_database.url_variables(site, {}, secret=False), **files}
+    return {**variables, **django_database.url_variables(site, {}, secret=False), **_broker(site, {}), **files}
 
 
 def _known_values(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,8 +118,25 @@ def _known_values(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[s
     }
 
 
-def _is_secret(site: Site, word: str) -> bool:
-    return word in ("secret_key", FORMER_KEYS) or django_database.is_secret(site, word)
+def _broker(site: Site, secrets: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable by which Celery finds the site's queue, unless the pillar sets it.
+
+    Args:
+        secrets: the site's; with none of them the variable is only returned where the queue has no password.
+    """
+    workers = (site.config.get("workers") or {}).values()
+    taken = {"from": "celery_broker_url"}
+    if not site.config.get("queue") or not any(worker["kind"].startswith("celery") for worker in workers):
+        return {}
+    if "CELERY_BROKER_URL" in site.config["environment"] or django_store.is_secret(site, taken) != bool(secrets):
+        return {}
+    return {"CELERY_BROKER_URL": str(django_store.environment_value(site, taken, secrets))}
+
+
+def _is_secret(site: Site, value: Mapping[str, str]) -> bool:
+    word = value["from"]
+    is_key = word in ("secret_key", FORMER_KEYS)
+    return is_key or django_database.is_secret(site, word) or django_store.is_secret(site, value)
 
 
 def secret_environment(site: Site, secrets: Mapping[str, str], former_keys: Sequence[str]) -> dict[str, str]:
@@ -128,13 +147,16 @@ def secret_environment(site: Site, secrets: Mapping[str, str], former_keys: Sequ
     """
     known = {"secret_key": secrets.get("secret_key", ""), **django_database.environment_values(site, secrets)}
     taken = {
-        name: _joined(site, name, former_keys) if value["from"] == FORMER_KEYS else known[value["from"]]
+        name: _joined(site, name, former_keys)
+        if value["from"] == FORMER_KEYS
+        else django_store.environment_value(site, value, secrets) or known[value["from"]]
         for name, value in site.config["environment"].items()
-        if isinstance(value, dict) and _is_secret(site, value["from"])
+        if isinstance(value, dict) and _is_secret(site, value)
     }
     return {
         **taken,
         **django_database.url_variables(site, secrets, secret=True),
+        **(_broker(site, secrets) if secrets else {}),
         **{name: secrets[name] for name, said in site.config["secrets"].items() if said["as"] == "variable"},
     }
 

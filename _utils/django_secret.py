@@ -29,10 +29,11 @@ _URL_SAFE = string.ascii_letters + string.digits + "-_"
 
 
 def configured(site: Site) -> dict[str, dict[str, Any]]:
-    """Return the secrets of the configuration: ``secret_key``, those of ``secrets``, the databases' passwords."""
+    """Return the secrets of the configuration: ``secret_key``, ``secrets``, passwords of databases and stores."""
     key = site.config["secret_key"]
     named = {"secret_key": {"value": key} if key else {"generate": 50}, **site.config["secrets"]}
-    return {**named, **django_database.passwords(site)}
+    stores = {f"store.{name}": {"value": one["password"]} for name, one in site.stores.items() if one["password"]}
+    return {**named, **django_database.passwords(site), **stores}
 
 
 def values(site: Site, given: Mapping[str, str]) -> dict[str, str]:
@@ -99,7 +100,16 @@ def pillar_key(site: Site, name: str) -> str:
     """Return the pillar key that sets a secret."""
     if name.startswith("database."):
         return f"{django_database.pillar_key(site, name.removeprefix('database.'))}:password"
+    if name.startswith("store."):
+        return f"{store_key(site, name.removeprefix('store.'))}:password"
     return f"django:sites:{site.name}:{name if name == 'secret_key' else f'secrets:{name}'}"
+
+
+def store_key(site: Site, name: str) -> str:
+    """Return the pillar key of a queue or cache, for messages."""
+    alias = name.removeprefix("cache_") if name != "cache" else "default"
+    key = name if name == "queue" or [*site.config["caches"]] == ["default"] else f"caches:{alias}"
+    return f"django:sites:{site.name}:{key}"
 
 
 def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -> list[str]:

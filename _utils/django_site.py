@@ -88,6 +88,13 @@ class Site:
         self.logins: dict[str, str] = {}
         self.tmpfiles = TMPFILES / f"django-{self.name}.conf"
 
+    @property
+    def stores(self) -> dict[str, dict[str, Any]]:
+        """The site's queue and caches by name: ``queue``, ``cache`` (the default one) and ``cache_<alias>``."""
+        queue = {"queue": self.config["queue"]} if self.config.get("queue") else {}
+        caches = (self.config.get("caches") or {}).items()
+        return queue | {"cache" if alias == "default" else f"cache_{alias}": entry for alias, entry in caches}
+
     def lock(self, holder: str) -> Lock:
         """Return the lock of the site's deployments, to be taken by `holder`."""
         return Lock(

@@ -15,6 +15,7 @@ import django_host_file
 import django_host_user
 import django_process_build
 import django_server
+import django_store
 import django_virtualenv_index
 import django_virtualenv_lock
 import django_virtualenv_project_indexes
@@ -46,6 +47,7 @@ def key_of(site: Site, contents: Mapping[str, str]) -> str:
         "server": " ".join(django_server.requirements(site)),
         "databases": django_database.server_engines(site),
         "python": [*django_virtualenv_python.interpreter(site)],
+        **({"stores": stores} if (stores := django_store.engines(site)) else {}),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -97,7 +99,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         password: the password of the pillar's index.
 
     Returns:
-        The database drivers that were installed because the project's requirements lack them.
+        The drivers of databases and stores that were installed because the project's requirements lack them.
 
     Raises:
         DeploymentError: a package cannot be resolved, downloaded or built; no part of the virtualenv remains.
@@ -145,11 +147,12 @@ def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
 
 
 def _missing_drivers(site: Site, folder: Path) -> list[str]:
-    """Return a driver for each database server of the pillar for which the virtualenv has none."""
+    """Return a driver or client for each database server and store of the pillar for which the virtualenv has none."""
     installed = {name.replace("-", "_"): version for name, version in packages(folder).items()}
     version = tuple(int(part) for part in re.findall(r"\d+", installed.get("django", ""))[:2])
     engines = [SERVERS[name] for name in django_database.server_engines(site)]
-    return [engine.driver_requirement(version) for engine in engines if not engine.drivers & {*installed}]
+    drivers = [engine.driver_requirement(version) for engine in engines if not engine.drivers & {*installed}]
+    return [*drivers, *django_store.requirements(site, version, {*installed})]
 
 
 # What uv reads of a source, as the build user

@@ -4,11 +4,12 @@
 {% set own = ['certificates', 'git', 'python', 'ssh', 'venv'] + (['bus'] if django.process == 'systemd' else []) %}
 {% set packages = [] %}
 {% for noun in own %}{% do packages.append(platform.packages[noun]) %}{% endfor %}
-{% for site in django.sites.values() %}
+{% for name, site in django.sites.items() %}
 {% do packages.extend(site.packages) %}
 {% if site.tls.kind != 'none' %}{% do packages.append(platform.packages.tls) %}{% endif %}
 {% if site.schedules is defined and grains.init != 'systemd' %}{% do packages.append(platform.packages.cron) %}{% endif %}
 {% if site.tls.kind == 'acme' %}{% do packages.append(platform.packages[site.tls.client]) %}{% endif %}
+{% for store in django.stores[name] if store == 'redis' %}{% do packages.append(platform.packages.redis) %}{% endfor %}
 {% for database in site.databases.values() %}{% do packages.extend(platform.packages.get(database.engine, [])) %}{% endfor %}
 {% endfor %}
 {% set indexes = django.sites.values() | map(attribute='index') | selectattr('url') | list %}
@@ -30,6 +31,15 @@ mod_wsgi is installed:
   django.apache_module:
     - module: wsgi
     - pkgs: {{ platform.packages.mod_wsgi | tojson }}
+{% endif %}
+
+{% if 'memcached' in django.stores.values() | sum(start=[]) %}
+Memcached is installed:
+  django.quiet_packages:
+    - pkgs: [{{ platform.packages.memcached }}]
+    - service: memcached
+    - require:
+      - django: The packages of the sites are installed
 {% endif %}
 
 uv is installed:

@@ -30,6 +30,9 @@
     - name: {{ name }}
     - user: {{ site.user }}
     - shell: {{ django.platform.shell }}
+{% if django.stores[name] %}
+    - stores: True
+{% endif %}
     - require:
       - django: {{ name }} can be deployed
 
@@ -45,6 +48,9 @@
 {% if site.server.kind == 'mod_wsgi' %}
       - django: mod_wsgi is installed
 {% endif %}
+{% if 'memcached' in django.stores[name] %}
+      - django: Memcached is installed
+{% endif %}
 {% if site.proxy.kind == 'apache' and site.media.protected %}
       - django: mod_xsendfile is installed
 {% endif %}
@@ -58,6 +64,7 @@
 {% set servers = site.databases.values() | selectattr('manage') | map(attribute='engine') | unique | list %}
 {% for function, sentence in [
      ('database', 'has its databases'),
+     ('store', 'has its stores'),
      ('tls', 'has its certificates'),
      ('source', 'has its source'),
      ('virtualenv', 'has its virtualenv'),
@@ -72,7 +79,8 @@
      ('acme', 'has its certificates ordered'),
      ('schedules', 'has its schedules'),
      ('record', 'is recorded'),
-   ] if (function != 'database' or servers) and (function != 'tls' or site.tls.kind != 'none')
+   ] if (function != 'database' or servers) and (function != 'store' or django.stores[name])
+     and (function != 'tls' or site.tls.kind != 'none')
      and (function != 'acme' or site.tls.kind == 'acme') and (function != 'schedules' or site.schedules is defined) %}
 
 {{ name }} {{ sentence }}:

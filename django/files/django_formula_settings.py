@@ -36,6 +36,8 @@ def _over(project, data):
         }
     if "https" in data:
         values.update(_over_https(project, data))
+    if "stores" in data:
+        values.update(_stores(project, data["stores"]))
     values = {**values, **data["settings"]}
     if "silenced_checks" in data:
         silenced = values.get("SILENCED_SYSTEM_CHECKS", project.get("SILENCED_SYSTEM_CHECKS", []))
@@ -93,6 +95,73 @@ def _databases(databases, data):
         over = _server if given["engine"] else _file
         moved[alias] = {**over(moved.get(alias, {}), given, alias, data["database_folder"]), **given["settings"]}
     return moved
+
+
+def _stores(project, stores):
+    """The settings of the site's queue, caches and sessions; what the project has for them besides stays."""
+    values = {}
+    if "caches" in stores:
+        own = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}, **project.get("CACHES", {})}
+        given = {alias: _cache(own.get(alias, {}), one) for alias, one in stores["caches"].items()}
+        values["CACHES"] = {**own, **given}
+    if "sessions" in stores:
+        kind, alias = stores["sessions"]["kind"], stores["sessions"]["cache"]
+        values["SESSION_ENGINE"] = f"django.contrib.sessions.backends.{kind}"
+        values.update({} if kind == "db" else {"SESSION_CACHE_ALIAS": alias})
+    if "queue" in stores:
+        values.update(_queue(project, stores["queue"]))
+    return values
+
+
+def _cache(own, given):
+    """A cache: the project's own backend stays where it is one for such a store."""
+    backend, words = _backends[given["engine"]]
+    own = own if any(word in own.get("BACKEND", "") for word in words) else {}
+    prefix = {"KEY_PREFIX": given["prefix"]} if given.get("prefix") else {}
+    return {"BACKEND": backend(), **own, "LOCATION": _location(given), **prefix}
+
+
+def _redis_backend():
+    import django
+
+    is_there = django.VERSION >= (4, 0)
+    return "django.core.cache.backends.redis.RedisCache" if is_there else "django_redis.cache.RedisCache"
+
+
+#: The backend of each kind of cache, and words that are only in the dotted paths of backends for it.
+_backends = {
+    "redis": (_redis_backend, ("redis", "valkey")),
+    "memcached": (lambda: "django.core.cache.backends.memcached.PyMemcacheCache", ("memcache", "pylibmc")),
+    "database": (lambda: "django.core.cache.backends.db.DatabaseCache", ("DatabaseCache",)),
+}
+
+
+def _location(given):
+    """The address of a store, with its password where it has one."""
+    from urllib.parse import quote
+
+    if "password_file" not in given:
+        return given["location"]
+    return quote(pathlib.Path(given["password_file"]).read_text(), safe="").join(given["location"])
+
+
+def _queue(project, given):
+    """The queue of the channel layers that are kept in Redis, and the prefix of its keys for Celery."""
+    values = {}
+    layers = project.get("CHANNEL_LAYERS", {})
+    if any("channels_redis" in layer.get("BACKEND", "") for layer in layers.values()):
+        values["CHANNEL_LAYERS"] = {alias: _layer(layer, given) for alias, layer in layers.items()}
+    if given["prefix"]:
+        options = project.get("CELERY_BROKER_TRANSPORT_OPTIONS", {})
+        values["CELERY_BROKER_TRANSPORT_OPTIONS"] = {**options, "global_keyprefix": given["prefix"]}
+    return values
+
+
+def _layer(layer, given):
+    if "channels_redis" not in layer.get("BACKEND", ""):
+        return layer
+    prefix = {"prefix": f"{given['prefix']}asgi"} if given["prefix"] else {}
+    return {**layer, "CONFIG": {**layer.get("CONFIG", {}), "hosts": [_location(given)], **prefix}}
 
 
 def _shared_file(name, data):

@@ -405,6 +405,10 @@ INPUTS = {
     "silenced_checks": (["models.W042"], None),
     "database": ({"engine": "sqlite"}, {"password": None}),
     "databases": ({"default": {}, "metrics": {"engine": "sqlite"}}, None),
+    "queue": ({"engine": "redis", "host": "redis1.example.org"}, None),
+    "cache": ({"engine": "database"}, None),
+    "caches": ({"default": {"engine": "database"}}, None),
+    "sessions": ("db", None),
     "migrate": (None, {"run": False}),
     "static": ({"compress": []}, {"expires": "5d"}),
     "media": (None, {"max_upload": "5M"}),
@@ -421,6 +425,10 @@ INPUTS = {
     "backup": (None, {"keep": 3}),
     "log": ({"requests": True}, None),
 }
+
+
+#: Options that are short for an entry of another one.
+_ALIASED = {"database": "databases", "cache": "caches"}
 
 
 def test_every_option_is_known_to_make_a_release_or_not():
@@ -446,7 +454,7 @@ def test_which_options_make_a_release(laid_out, option):
         after = world.deployment().inputs()
         changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
         more = {"salt"} if option == "workers" else set()  # their programs, which no other release has
-        assert {name.split(":")[0] for name in changed} - more == {"databases" if option == "database" else option}
+        assert {name.split(":")[0] for name in changed} - more == {_ALIASED.get(option, option)}
     if keeps is not None:
         world.options = {option: keeps}
         assert world.deployment().inputs() == before
@@ -465,6 +473,7 @@ def changed_inputs(world, **options):
     [
         ({"settings": {"A": {"B": 1, "C": [2]}}}, {"settings": {"A": {"B": 2, "C": [2]}}}, ["settings:A:B"]),
         ({"settings": {"A": 1}}, {"settings": {"A": 1.0}}, ["settings:A"]),
+        ({"queue": {"engine": "redis"}}, {"queue": {"engine": "redis", "memory": "1G", "sync": "always"}}, []),
         ({"settings": {"A": 1}}, {"settings": {"A": True}}, ["settings:A"]),
         ({"environment": {"A": "1"}}, {"environment": {"A": 1}}, []),
         (

@@ -257,4 +257,5 @@ def test_pillar_example_has_every_option() -> None:
     given |= {f"tls:eab:{name}" for name in shown["blog"]["tls"]["eab"]}
     given |= {f"proxy:limit_req:{name}" for name in shown["blog"]["proxy"]["limit_req"]}
     given |= {"server:options:harakiri", "settings:DEBUG"}
+    given |= {f"cache:{name}" for site in (shown["kiosk"], shown["blog"]) for name in site["queue"]}  # the same keys
     assert {*options(rules)} - given == set()

@@ -39,7 +39,15 @@ def test_platform_has_every_name_and_a_site_of_three_keys(os, release):
     result, debian = compiled(of(os, release)), compiled({"os_family": "Debian", "osmajorrelease": 12})
     assert result["errors"] == []
     assert result["platform"]["packages"].keys() == debian["platform"]["packages"].keys()
-    assert result["platform"] == debian["platform"] or (os, release) == ("Ubuntu", 22)
+    assert result["platform"] == debian["platform"] or (os, release) in (("Ubuntu", 22), ("Debian", 13))
+
+
+def test_debian_13_has_valkey_instead_of_redis():
+    platforms = [compiled(of("Debian", release))["platform"] for release in (12, 13)]
+    assert [platform["packages"].pop("redis") for platform in platforms] == ["redis-tools", "valkey-tools"]
+    programs = [platform["stores"].pop("redis") for platform in platforms]
+    assert programs == ["/usr/bin/redis-check-rdb", "/usr/bin/valkey-check-rdb"]
+    assert platforms[0] == platforms[1]
 
 
 def test_ubuntu_22_builds_mysqlclient_with_pkg_config():

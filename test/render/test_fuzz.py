@@ -28,10 +28,13 @@ import django_release_settings
 import django_secret
 import django_server_uwsgi
 import django_source_mirror
+import django_store
+import django_store_service
 import dotenv
 import pytest
 from django_deploy import Deployment
 from django_host_command import DeploymentError
+from django_process_supervisor import PROGRAMS
 from django_site import Site
 from readers import read_apache, read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, contract, formula_templates, three_keys
@@ -106,6 +109,9 @@ DATABASE = {
     "variable": {"engine": "postgres", "name": "xqz", "manage": False, "as": "environment"},
 }
 SERVER = {"engine": "postgres", "name": "xqz", "manage": False}
+#: What has to be said within the same queue or cache: `memory` and `sync` are of a server of the site's own.
+STORE = {name: {"engine": "redis"} for name in ("memory", "sync", "engine")}
+ELSEWHERE = {"engine": "redis", "host": "redis1", "password": "x", "tls": True}
 #: What a value that is needed as well has to be, where it is not the first that does.
 NEEDED = {("environment", "*=", "from"): "domains"}
 SECRET = "some-secret"
@@ -200,7 +206,8 @@ def options(path: Place, value: str) -> dict[str, Any]:
         if step == "0":
             built = [built]
         elif step == "*":
-            built = {value: SERVER if above == ("databases",) else needed((*above, "*="))}
+            servers = {("databases",): SERVER, ("caches",): {"engine": "redis"}}
+            built = {value: servers.get(above) or needed((*above, "*="))}
         elif step == "*=":
             built = {some_name(above): built}
         elif not step.startswith("kind="):
@@ -211,6 +218,8 @@ def options(path: Place, value: str) -> dict[str, Any]:
                 siblings = {"key_id": "x", "key": "x"}
             if above in (("database",), ("databases", "*=")):
                 siblings = DATABASE.get(step, SERVER)
+            if above in (("queue",), ("cache",), ("caches", "*=")):
+                siblings = STORE.get(step, ELSEWHERE)
             built = {**siblings, step: built}
     said: dict[str, Any] = {}
     for start, more in TOGETHER.items():
@@ -299,6 +308,12 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
             own_readers = {f"django-{site.name}-0042.conf": read_program, "mod_wsgi.conf": read_apache}
             reader = own_readers.get(name, READERS[Path(name).suffix])
             files[name if kept is site else f"supervised {name}"] = reader(text)
+    for kept in (site, Site({**site.config, "process": "supervisor"}, site.platform)):
+        for kind, server in django_store.own_servers(kept):
+            for file, text in django_store_service.files(kind, server, templates).items():
+                own_readers = {str(PROGRAMS): read_program, str(server.configuration.parent): str.splitlines}
+                reader = read_script if file.suffix == ".sh" else own_readers.get(str(file.parent), read_unit)
+                files[str(file)] = reader(text)
     listened = Site({**site.config, "listener": "127.0.0.1:8000"}, site.platform)
     for file, content in django_proxy_listener.files(listened, templates).items():
         files[f"listener {file.suffix}"] = read_unit(content or "")

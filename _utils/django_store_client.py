@@ -1,0 +1,103 @@
+"""Talk to a store's server on this host over its unix socket, within a deadline and a number of bytes."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from django_host_command import DeploymentError
+from django_wall_response import Bounded, TooLongError
+
+#: Seconds for an answer, and bytes of it.
+PATIENCE, BYTES = 10.0, 8 << 20
+#: The deepest nesting of an answer of Redis that is read.
+_DEPTH = 4
+
+
+@contextlib.contextmanager
+def connection(path: Path, *, patience: float = PATIENCE, limit: int = BYTES) -> Iterator[tuple[Bounded, IO[bytes]]]:
+    """Yield a connection to a server, and the stream of its answers.
+
+    Raises:
+        DeploymentError: the server does not accept connections, or an answer is late, too long or damaged.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as connected:
+            connected.settimeout(patience)
+            connected.connect(str(path))
+            bounded = Bounded(connected, time.monotonic() + patience, limit)
+            with bounded.makefile() as stream:
+                yield bounded, stream
+    except (OSError, TooLongError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise DeploymentError(f"the store at {path} does not answer: {cause}", transient=True) from error
+
+
+def redis(path: Path, commands: Sequence[Sequence[str]], *, patience: float = PATIENCE) -> list[Any]:
+    """Send commands to a Redis server; return the answer to each: text, a number, a list or None.
+
+    Raises:
+        DeploymentError: the server does not answer, or refuses a command.
+    """
+    with connection(path, patience=patience) as (bounded, stream):
+        bounded.sendall(b"".join(_encoded(command) for command in commands))
+        return [_answer(stream, path) for _command in commands]
+
+
+def _encoded(command: Sequence[str]) -> bytes:
+    parts = [part.encode(errors="surrogateescape") for part in command]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+def _answer(stream: IO[bytes], path: Path, depth: int = 0) -> Any:
+    line = _line(stream)
+    kind, text = line[:1], line[1:]
+    if kind == "-":
+        raise DeploymentError(
+            f"the store at {path} refuses a command: {text}", transient=text.startswith(("LOADING", "MISCONF"))
+        )
+    if kind == "+":
+        return text
+    if kind == ":":
+        return int(text)
+    if kind == "$":
+        size = int(text)
+        return None if size < 0 else _exactly(stream, size)
+    if kind == "*" and depth < _DEPTH:
+        return [_answer(stream, path, depth + 1) for _number in range(int(text))]
+    raise ValueError("it is no answer of Redis")
+
+
+def _line(stream: IO[bytes]) -> str:
+    line = stream.readline(BYTES)
+    if not line.endswith(b"\r\n"):
+        raise ConnectionError("the connection was closed")
+    return line[:-2].decode(errors="surrogateescape")
+
+
+def _exactly(stream: IO[bytes], size: int) -> str:
+    found = stream.read(size + 2) if size <= BYTES else b""
+    if len(found) != size + 2:
+        raise ConnectionError("the connection was closed")
+    return found[:-2].decode(errors="surrogateescape")
+
+
+def memcached(path: Path, command: str, last: tuple[str, ...]) -> list[str]:
+    """Send a command to a Memcached server; return the lines of its answer before the one that ends it.
+
+    Args:
+        last: the lines with which the answer may end.
+
+    Raises:
+        DeploymentError: the server does not answer, or refuses the command.
+    """
+    with connection(path) as (bounded, stream):
+        bounded.sendall(f"{command}\r\n".encode())
+        lines: list[str] = []
+        while (line := _line(stream)) not in last:
+            if line.startswith(("ERROR", "CLIENT_ERROR", "SERVER_ERROR")):
+                raise DeploymentError(f"the store at {path} refuses a command: {line}")
+            lines.append(line)
+        return lines

@@ -1,0 +1,161 @@
+"""What every kind of store is: a queue or a cache of a site, in a server of its own or elsewhere, or in a table."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import django_host_user
+from django_site import Site
+
+RUN = Path("/run")
+
+
+def user(site: Site) -> str:
+    """Return the user that runs the site's own servers: no code of the project can write their files."""
+    return f"{site.user}-store"
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnServer:
+    """A server of a site's own on this host, for its queue or for one of its caches.
+
+    Attributes:
+        site: the site.
+        name: ``queue``, ``cache`` or ``cache_<alias>``.
+        part: the name in its unit: the same, but for Memcached ``memcached`` or ``memcached_<alias>``. Thus a cache of
+            another kind is another unit, and the former one serves the active release until the switch.
+        options: its part of the configuration.
+    """
+
+    site: Site
+    name: str
+    part: str
+    options: Mapping[str, Any]
+
+    @property
+    def unit(self) -> str:
+        """The name of its unit or program: ``django-blog-queue``."""
+        return f"django-{self.site.name}-{self.part}"
+
+    @property
+    def socket(self) -> Path:
+        """Its unix socket, in a folder that only the site's group may enter."""
+        return RUN / self.unit / "socket"
+
+    @property
+    def data(self) -> Path:
+        """The folder of its files."""
+        return folder(self.site) / self.part
+
+    @property
+    def configuration(self) -> Path:
+        """Its configuration file, which root owns."""
+        return folder(self.site) / f"{self.part}.conf"
+
+
+def folder(site: Site) -> Path:
+    """Return the folder of the site's own servers: their configuration, and a folder of data for each."""
+    return site.root / "stores"
+
+
+class Usage(NamedTuple):
+    """How much a server holds: bytes of memory, and the most that it may have."""
+
+    used: int
+    limit: int
+
+
+class Store(ABC):
+    """A kind of store. Each is a subclass in a module of its own, ``django_store_<kind>.py``.
+
+    What the pillar and the states read of it too is in `django_kinds.STORES`.
+
+    Attributes:
+        KIND: its name in the pillar.
+        CLIENTS: Python packages that Django reaches it by, as their ``dist-info`` folders are named.
+    """
+
+    KIND: ClassVar[str]
+    CLIENTS: ClassVar[frozenset[str]] = frozenset()
+
+    def requirement(self, django_version: tuple[int, ...]) -> str:
+        """Return the requirement that is installed where the project brings no client; empty where none is needed."""
+        return ""
+
+
+class ServerStore(Store):
+    """A kind of store that is a server.
+
+    Attributes:
+        NOTIFIES: whether the server reports to systemd that it is ready.
+    """
+
+    NOTIFIES: ClassVar[bool] = False
+
+    @abstractmethod
+    def part(self, name: str) -> str:
+        """Return the name of a store in its unit's name."""
+
+    @abstractmethod
+    def url(self, address: Mapping[str, Any]) -> str:
+        """Return the URL or address by which Python's clients reach it.
+
+        Args:
+            address: ``socket``, or ``host``, ``port``, ``user``, ``password``, ``tls``, ``ca`` and ``number``.
+        """
+
+    @abstractmethod
+    def command(self, server: OwnServer, program: str) -> list[str]:
+        """Return the command that runs a server of the site's own; its first word is the name that it is given.
+
+        Args:
+            program: the program, as `platforms.yaml` has it.
+        """
+
+    @abstractmethod
+    def configuration(self, server: OwnServer) -> str:
+        """Return the text of its configuration file."""
+
+    @abstractmethod
+    def keeps_data(self, server: OwnServer) -> bool:
+        """Return whether it has its data again after a restart."""
+
+    @abstractmethod
+    def differences(self, server: OwnServer) -> dict[str, str]:
+        """Return the settings of a running server that differ from the pillar: name → the pillar's value.
+
+        Raises:
+            DeploymentError: the server does not answer.
+        """
+
+    @abstractmethod
+    def change(self, server: OwnServer, settings: Mapping[str, str]) -> None:
+        """Change settings of a running server, without a restart.
+
+        Raises:
+            DeploymentError: the server refuses one.
+        """
+
+    @abstractmethod
+    def usage(self, server: OwnServer) -> Usage:
+        """Return how much memory it uses.
+
+        Raises:
+            DeploymentError: the server does not answer.
+        """
+
+    def waiting(self, server: OwnServer) -> int:
+        """Return the number of tasks that wait in it."""
+        return 0
+
+
+def size(text: str) -> int:
+    """Return the bytes of a size as the pillar has it: ``256M``, ``2G``."""
+    return int(text[:-1]) << {"M": 20, "G": 30}[text[-1]]
+
+
+def has_user(site: Site) -> bool:
+    """Return whether the user exists that runs the site's own servers."""
+    return django_host_user.user_id(user(site)) >= 0

@@ -1,0 +1,121 @@
+"""Redis, or Valkey: Debian has one or the other, and their servers, files and clients are the same."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import django_store_client
+from django_store_contract import OwnServer, ServerStore, Usage, size
+
+#: Names of keys that one SCAN returns at most, and rounds of it.
+_BATCH, _ROUNDS = 1000, 200
+
+
+class RedisStore(ServerStore):
+    """A queue, which keeps its tasks in a file and refuses more than fits, or a cache, which drops what is not read."""
+
+    KIND = "redis"
+    CLIENTS = frozenset({"redis", "django_redis", "valkey"})
+    NOTIFIES = True
+
+    def requirement(self, django_version: tuple[int, ...]) -> str:
+        """Return redis-py, and for a Django without a cache of its own for it django-redis."""
+        return "redis>=4.5" if django_version >= (4, 0) else "django-redis>=5.0"
+
+    def part(self, name: str) -> str:
+        return name
+
+    def url(self, address: Mapping[str, Any]) -> str:
+        if address.get("socket"):
+            return f"unix://{address['socket']}"
+        login = f"{quote(address['user'] or '', safe='')}:{quote(address['password'], safe='')}@"
+        query = f"?ssl_ca_certs={address['ca']}" if address["ca"] else ""
+        scheme = "rediss" if address["tls"] else "redis"
+        place = f"{address['host']}:{address['port']}/{address['number']}"
+        return f"{scheme}://{login if address['password'] else ''}{place}{query}"
+
+    def broker_url(self, address: Mapping[str, Any]) -> str:
+        """Return the URL by which Celery reaches it."""
+        if address.get("socket"):
+            return f"redis+socket://{address['socket']}"
+        url = self.url(address)
+        required = f"{'&' if '?' in url else '?'}ssl_cert_reqs=required" if address["tls"] else ""
+        return f"{url}{required}"
+
+    def command(self, server: OwnServer, program: str) -> list[str]:
+        return ["redis-server", str(server.configuration)]
+
+    def configuration(self, server: OwnServer) -> str:
+        settings = {
+            "port": "0",
+            "unixsocket": str(server.socket),
+            "unixsocketperm": "770",
+            "dir": str(server.data),
+            "daemonize": "no",
+            "supervised": "auto",
+            "logfile": '""',
+            "databases": "16",
+            "maxclients": "1000",
+            "save": '""',
+            "repl-diskless-sync-delay": "0",
+            **_changeable(server),
+        }
+        head = f"# {server.unit}: written by django-formula; change it in the pillar.\n"
+        return head + "".join(f"{name} {value}\n" for name, value in settings.items())
+
+    def keeps_data(self, server: OwnServer) -> bool:
+        return bool(server.options["sync"] != "never")
+
+    def differences(self, server: OwnServer) -> dict[str, str]:
+        wanted = _changeable(server)
+        answers = django_store_client.redis(server.socket, [["CONFIG", "GET", name] for name in wanted])
+        found = {str(pair[0]): str(pair[1]) for pair in answers if isinstance(pair, list) and len(pair) == 2}
+        return {name: value for name, value in wanted.items() if found.get(name) != value}
+
+    def change(self, server: OwnServer, settings: Mapping[str, str]) -> None:
+        commands = [["CONFIG", "SET", name, value] for name, value in settings.items()]
+        django_store_client.redis(server.socket, commands)
+
+    def usage(self, server: OwnServer) -> Usage:
+        (text,) = django_store_client.redis(server.socket, [["INFO", "memory"]])
+        found = dict(line.partition(":")[::2] for line in str(text).splitlines())
+        return Usage(int(found.get("used_memory", 0)), size(server.options["memory"]))
+
+    def waiting(self, server: OwnServer) -> int:
+        """Return the number of messages in its lists, and of those that a worker of Celery has not acknowledged."""
+        return sum(lengths(server).values())
+
+
+def lengths(server: OwnServer) -> dict[str, int]:
+    """Return the length of each list in the server's first database, and of Celery's unacknowledged messages.
+
+    Raises:
+        DeploymentError: the server does not answer.
+    """
+    names: set[str] = set()
+    cursor = "0"
+    for _round in range(_ROUNDS):
+        ((cursor, found),) = django_store_client.redis(
+            server.socket, [["SCAN", cursor, "COUNT", str(_BATCH), "TYPE", "list"]]
+        )
+        names |= {*found}
+        if cursor == "0":
+            break
+    lists = sorted(names)
+    answers = django_store_client.redis(server.socket, [*(["LLEN", name] for name in lists), ["HLEN", "unacked"]])
+    counted = dict(zip([*lists, "unacked"], answers, strict=True))
+    return {name: int(count) for name, count in counted.items() if count}
+
+
+def _changeable(server: OwnServer) -> dict[str, str]:
+    """Return the settings that the pillar decides, each of which a running server can change."""
+    keeps = server.options["sync"] != "never"
+    return {
+        "maxmemory": str(size(server.options["memory"])),
+        "maxmemory-policy": "noeviction" if server.name == "queue" else "allkeys-lru",
+        "appendonly": "yes" if keeps else "no",
+        "appendfsync": server.options["sync"] if keeps else "everysec",
+    }
+
+
+STORE = RedisStore()

@@ -1,0 +1,218 @@
+"""The servers of a site's stores as services of the process manager: their files, start, restart and removal."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import django_host_command
+import django_host_file
+import django_host_folder
+import django_host_service
+import django_host_template
+import django_kinds
+import django_process_sandbox
+import django_store_client
+import django_store_contract
+from django_host_command import DeploymentError
+from django_host_folder import Folder
+from django_process_supervisor import PROGRAMS
+from django_process_systemd import UNITS
+from django_site import Site
+from django_store_contract import OwnServer, ServerStore
+
+#: Seconds within which a server accepts connections after its start; one with much data reads it first.
+PATIENCE = 60.0
+
+
+def templates(process: str) -> list[str]:
+    """Return the URLs of the templates of the files of a process manager."""
+    return [f"{django_kinds.FILES}{name}" for name in django_kinds.STORE_TEMPLATES[process]]
+
+
+def files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str]) -> dict[Path, str]:
+    """Return the files of a server: path → content.
+
+    Args:
+        texts: the templates, by URL.
+    """
+    site = server.site
+    program = site.platform["stores"][kind.KIND]
+    variables: dict[str, Any] = {
+        "unit": server.unit,
+        "name": server.name,
+        "site": site.config,
+        "title": django_kinds.STORES[kind.KIND].title,
+        "notifies": kind.NOTIFIES,
+        "program": program,
+        "command": kind.command(server, program),
+        "user": django_store_contract.user(site),
+        "script": str(_script(server)),
+        "identity": _identity(site),
+    }
+    found = {server.configuration: kind.configuration(server)}
+    if site.process == "systemd":
+        (url,) = templates("systemd")
+        found[_unit(server)] = django_host_template.render(texts, url, sandbox=_sandbox(server), **variables)
+        return found
+    program_url, script_url = templates("supervisor")
+    found[_script(server)] = django_host_template.render(texts, script_url, **variables)
+    found[_program(server)] = django_host_template.render(texts, program_url, **variables)
+    return found
+
+
+def _identity(site: Site) -> list[str]:
+    """Return the command that runs another one as the user of the site's stores, in the group of the site."""
+    user = django_store_contract.user(site)
+    options = ["--clear-groups", "--no-new-privs", "--reset-env", "--"]
+    return ["/usr/bin/setpriv", f"--reuid={user}", f"--regid={site.user}", *options]
+
+
+def _unit(server: OwnServer) -> Path:
+    return UNITS / f"{server.unit}.service"
+
+
+def _program(server: OwnServer) -> Path:
+    return PROGRAMS / f"{server.unit}.conf"
+
+
+def _script(server: OwnServer) -> Path:
+    return server.configuration.with_suffix(".sh")
+
+
+def _link(server: OwnServer) -> Path:
+    return UNITS / "multi-user.target.wants" / _unit(server).name
+
+
+def _sandbox(server: OwnServer) -> list[tuple[str, str]]:
+    """Return the directives of a server: those of every process of a site, and no network."""
+    site = server.site
+    lines = {
+        "User": django_store_contract.user(site),
+        "Group": site.user,
+        "WorkingDirectory": "/",
+        **django_process_sandbox.closed(site),
+        "PrivateNetwork": True,
+        "RestrictAddressFamilies": "AF_UNIX",
+        "ReadWritePaths": [str(server.data)],
+    }
+    return list(django_process_sandbox.flattened(lines))
+
+
+def folders(server: OwnServer) -> list[Folder]:
+    """Return the folders of a server, parents first."""
+    user = django_store_contract.user(server.site)
+    return [
+        Folder(django_store_contract.folder(server.site), "root", "root", 0o755),
+        Folder(server.data, user, server.site.user, 0o700),
+    ]
+
+
+def is_enabled(server: OwnServer) -> bool:
+    """Return whether a server starts at boot."""
+    return server.site.process != "systemd" or os.path.lexists(_link(server))
+
+
+def answers(server: OwnServer) -> bool:
+    """Return whether a server accepts connections."""
+    try:
+        with django_store_client.connection(server.socket):
+            return True
+    except DeploymentError:
+        return False
+
+
+def start(server: OwnServer) -> None:
+    """Start a server, at every boot too, and wait until it accepts connections.
+
+    Raises:
+        DeploymentError: it does not start.
+    """
+    _control("enable", server)
+    _wait(server)
+
+
+def restart(server: OwnServer) -> None:
+    """Restart a server, and wait until it accepts connections.
+
+    Raises:
+        DeploymentError: it does not start.
+    """
+    _control("restart", server)
+    _wait(server)
+
+
+def stop(server: OwnServer) -> None:
+    """Stop a server that still starts at boot; `restart` starts it again."""
+    _control("stop", server)
+
+
+def _control(verb: str, server: OwnServer) -> None:
+    doing = f"{verb} of {server.unit}"
+    if server.site.process == "systemd":
+        options = ["--quiet", "--now"] if verb == "enable" else []
+        if verb == "restart":
+            django_host_command.run(["systemctl", "daemon-reload"], doing=doing)
+        django_host_command.run(["systemctl", verb, *options, f"{server.unit}.service"], doing=doing, timeout=660)
+        return
+    if django_host_service.pid(django_host_service.SUPERVISOR) is None:
+        django_host_service.start(django_host_service.SUPERVISOR)
+    django_host_command.run(["supervisorctl", "update", server.unit], doing=doing)
+    if verb != "enable":
+        django_host_command.run(["supervisorctl", verb, server.unit], doing=doing)
+
+
+def _wait(server: OwnServer) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not answers(server):
+        if time.monotonic() > deadline:
+            raise DeploymentError(
+                f"{server.unit} did not accept connections within {PATIENCE:.0f}s at {server.socket}",
+                hint=where_the_log_is(server),
+            )
+        time.sleep(0.02)
+
+
+def where_the_log_is(server: OwnServer) -> str:
+    """Return how to read the log of a server, for people."""
+    if server.site.process == "systemd":
+        return f"read its log: journalctl -u {server.unit}"
+    return f"read its log: /var/log/supervisor/{server.unit}.log"
+
+
+def make_folders(server: OwnServer) -> None:
+    """Create the folders of a server, or correct their owner and mode."""
+    for folder in folders(server):
+        if django_host_folder.problem(folder):
+            django_host_folder.make(folder)
+
+
+def present(site: Site) -> dict[str, list[Path]]:
+    """Return the files of the site's own servers that exist, by their parts, whatever the pillar has."""
+    home = django_store_contract.folder(site)
+    parts = sorted(path.stem for path in home.glob("*.conf")) if home.is_dir() else []
+    found = {part: OwnServer(site, part, part, {}) for part in parts}
+    return {
+        part: [path for path in (*_every_file(server), server.data) if os.path.lexists(path)]
+        for part, server in found.items()
+    }
+
+
+def _every_file(server: OwnServer) -> tuple[Path, ...]:
+    return _link(server), _unit(server), _program(server), _script(server), server.configuration
+
+
+def remove(site: Site, part: str) -> None:
+    """Stop a server and delete its files, but not its data."""
+    server = OwnServer(site, part, part, {})
+    if _unit(server).exists():
+        doing = f"stopping {server.unit}"
+        django_host_command.run(["systemctl", "disable", "--quiet", "--now", f"{server.unit}.service"], doing=doing)
+    is_supervised = _program(server).exists()
+    for path in _every_file(server):
+        path.unlink(missing_ok=True)
+    if is_supervised and django_host_service.pid(django_host_service.SUPERVISOR) is not None:
+        doing = f"stopping {server.unit}"
+        django_host_command.run(["supervisorctl", "update", server.unit], doing=doing)
+    django_host_file.remove_tree(django_store_contract.RUN / server.unit)

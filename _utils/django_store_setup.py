@@ -1,0 +1,154 @@
+"""Set up the site's own servers on this host, change them, and remove those that the pillar no longer has.
+
+What a running server can change, such as its memory, is changed without a restart.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import django_host_file
+import django_host_folder
+import django_store
+import django_store_contract
+import django_store_redis
+import django_store_service
+from django_host_command import DeploymentError
+from django_site import Site
+from django_store_contract import OwnServer, ServerStore
+
+#: What a running server can change, in its files.
+_CHANGEABLE = re.compile(r"(?m)^(?:maxmemory|maxmemory-policy|appendonly|appendfsync) .*\n| -m \d+")
+
+
+class Pending(NamedTuple):
+    """What differs on the host from a server as the pillar has it.
+
+    Attributes:
+        files: those that differ: path → content.
+        folders: those that are missing, or have another owner or mode.
+        settings: those of the running server.
+        starts: whether it does not run, or would not after a boot.
+        restarts: whether it has to be restarted, since its files differ in what it reads at its start only.
+    """
+
+    kind: ServerStore
+    server: OwnServer
+    files: dict[Path, str]
+    folders: list[str]
+    settings: dict[str, str]
+    starts: bool
+    restarts: bool
+
+    def changes(self) -> dict[str, str]:
+        """Return the changes for people; empty where there is nothing to do."""
+        found = {str(path): "changed" if path.exists() else "new" for path in self.files}
+        found |= dict.fromkeys(self.folders, "corrected")
+        found |= {f"{self.server.unit}: {name}": value for name, value in self.settings.items()}
+        if self.starts or self.restarts:
+            found[self.server.unit] = "started" if self.starts else "restarted"
+        return found
+
+
+def pending(site: Site, templates: Mapping[str, str]) -> list[Pending]:
+    """Return what differs on the host, for each server of the site's own that has differences."""
+    found = [_pending(kind, server, templates) for kind, server in django_store.own_servers(site)]
+    return [one for one in found if one.changes()]
+
+
+def _pending(kind: ServerStore, server: OwnServer, templates: Mapping[str, str]) -> Pending:
+    wanted = django_store_service.files(kind, server, templates)
+    before = {path: django_host_file.read_text(path) for path in wanted}
+    files = {path: text for path, text in wanted.items() if before[path] != text}
+    restarts = _restart_mark(server).exists()
+    restarts = restarts or any(_fixed(before[path] or "") != _fixed(text) for path, text in files.items())
+    folders = [str(one.path) for one in django_store_service.folders(server) if django_host_folder.problem(one)]
+    starts = not django_store_service.is_enabled(server) or not django_store_service.answers(server)
+    settings = {} if starts or restarts else kind.differences(server)
+    return Pending(kind, server, files, folders, settings, starts, restarts and not starts)
+
+
+def _fixed(text: str) -> str:
+    """Return a file of a server without what the server can change while it runs."""
+    return _CHANGEABLE.sub("", text)
+
+
+def _restart_mark(server: OwnServer) -> Path:
+    """Return the file in /run that records that a running server has older files than those on the disk."""
+    return django_store_contract.RUN / f"{server.unit}.restart"
+
+
+def apply(found: Pending) -> str:
+    """Make the pending changes of a server; return why it was not restarted, or nothing.
+
+    Raises:
+        DeploymentError: it does not start, or refuses a setting.
+    """
+    server = found.server
+    django_store_service.make_folders(server)
+    for path, text in found.files.items():
+        django_host_file.write(path, text)
+    if found.starts:
+        django_store_service.start(server)
+    elif found.restarts:
+        django_host_file.write(_restart_mark(server), "")
+        waiting = found.kind.waiting(server)
+        if waiting:
+            return (
+                f"{server.unit} keeps running as it was started: {waiting} tasks wait in it, and a restart would delay "
+                f"those that a worker has taken; apply again when it is empty"
+            )
+        django_store_service.restart(server)
+        _restart_mark(server).unlink(missing_ok=True)
+    if found.settings:
+        found.kind.change(server, found.settings)
+    return ""
+
+
+def obsolete(site: Site) -> list[str]:
+    """Return the parts of servers on this host that the pillar no longer has."""
+    parts = {server.part for _kind, server in django_store.own_servers(site)}
+    return [part for part in django_store_service.present(site) if part not in parts]
+
+
+def refuse_lost_tasks(site: Site) -> None:
+    """Refuse the removal of a queue in which tasks wait.
+
+    Raises:
+        DeploymentError: some do.
+    """
+    if "queue" not in obsolete(site):
+        return
+    server = OwnServer(site, "queue", "queue", {})
+    waiting = django_store_redis.STORE.waiting(server) if django_store_service.answers(server) else 0
+    if waiting:
+        raise DeploymentError(
+            f"{waiting} tasks wait in the queue of {site.name}, which the pillar no longer has",
+            hint=f"keep django:sites:{site.name}:queue until the workers have emptied it",
+        )
+
+
+def unused(site: Site, live: Path) -> list[str]:
+    """Return the parts of servers that neither the pillar has nor the active release is configured with."""
+    return [part for part in obsolete(site) if not is_used(site, live, part)]
+
+
+def is_used(site: Site, release: Path, part: str) -> bool:
+    """Return whether a release is configured with a server of the site's own."""
+    address = f"{django_store_contract.RUN}/django-{site.name}-{part}/"
+    texts = (django_host_file.read_text(release / "config" / name) for name in ("settings.json", "environment"))
+    return any(address in (text or "") for text in texts)
+
+
+def remove_parts(site: Site, parts: Iterable[str]) -> None:
+    """Remove servers of a site with their data: caches, or a queue that was empty."""
+    for part in parts:
+        django_store_service.remove(site, part)
+        django_host_file.remove_tree(OwnServer(site, part, part, {}).data)
+
+
+def remove(site: Site) -> None:
+    """Remove all servers of a site; their data stays."""
+    for part in django_store_service.present(site):
+        django_store_service.remove(site, part)
