@@ -135,11 +135,23 @@ def _own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path
 def _module(path: Path, roots: Sequence[Path]) -> str:
     """Return the name that a file is imported by: below the root that has its outermost package."""
     above = sorted((root for root in roots if path.is_relative_to(root)), key=lambda root: -len(root.parts))
+    if roots[0] in above and _has_settings_of_manage(roots[0]):
+        return ".".join(path.relative_to(roots[0]).with_suffix("").parts)
     packages = [path.parent]
     while (packages[-1] / "__init__.py").is_file():
         packages.append(packages[-1].parent)
     root = next((package for package in reversed(packages) if package in above), above[0])
     return ".".join(path.relative_to(root).with_suffix("").parts)
+
+
+def _has_settings_of_manage(folder: Path) -> bool:
+    """Return whether the settings that manage.py names are in its own folder, from which Python imports them then.
+
+    That folder may be a package of the distribution as well: ``backend/config/wsgi.py`` is ``config.wsgi``.
+    """
+    named = django_project_code.settings_named(folder / "manage.py")
+    is_package = (folder / "__init__.py").is_file()
+    return bool(is_package and named and django_project_python_path.module_file(folder, named))
 
 
 def _application(roots: Sequence[Path], interface: str, at: str) -> str:

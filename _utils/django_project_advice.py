@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import django_host_file
 import django_project_code
 import django_project_environment
 import django_project_inspection
+import django_project_modules
 import django_project_settings
 import django_wall_delegate
 from django_host_command import DeploymentError
@@ -50,6 +52,21 @@ def _required(source: Path, facts: Mapping[str, Any], given: Mapping[str, str]) 
     known = {**dict.fromkeys(listed, _SET), **given}
     settings = django_project_settings.read(roots, facts["settings_module"], known, facts.get("application", ""))
     return django_project_environment.required(settings)
+
+
+def missing_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:
+    """Return the modules that the settings need and neither the source nor the virtualenv has; empty if not known."""
+    folders = [*(release / "virtualenv").glob("lib/python3*/site-packages")]
+    present = {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
+    found: list[str] = _asked(site, release, _absent, _own(release, facts), present) if present else []
+    return found or []
+
+
+def _absent(source: Path, facts: Mapping[str, Any], present: Collection[str]) -> list[str]:
+    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
+    settings = django_project_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
+    names = [name for name in django_project_modules.needed(settings) if not django_project_modules.is_own(roots, name)]
+    return sorted({*names} - {*present} - sys.stdlib_module_names)
 
 
 def not_in_pillar(site: Site, release: Path, facts: Mapping[str, Any], step: str) -> str:
@@ -105,7 +122,7 @@ def _lacking(config: Mapping[str, Any], found: Mapping[str, Any], step: str) -> 
         rest = _without(commands, config["commands"][stage])
         if rest:
             yield f"commands:{stage}", rest
-    for key in ("packages", "python_packages", "shared", "writable"):
+    for key in ("packages", "python_packages", "constraints", "shared", "writable"):
         rest = _without(found.get(key, []), config[key])
         is_setuptools = key == "python_packages" and any(one.startswith("setuptools") for one in config[key])
         if rest and not is_setuptools and (key != "packages" or step in _BUILDS):

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ import django_project
 import django_project_code
 import django_project_data
 import django_project_environment
+import django_project_modules
 import django_project_python_path
+import django_project_removed
 import django_project_requirements
 import django_project_settings
 import django_source
@@ -132,11 +134,27 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     _front_end(report, tree, project)
     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
     settings = django_project_settings.read(roots, report.settings_module, {}, report.application)
+    roots += _own_folders(report, settings, tree, project, roots)
+    left_out = django_project_modules.left_out(settings, roots, required) if files else []
+    if left_out:
+        report.extend("python_packages", left_out, "the settings need them, and no file requires them")
     engine = _database(report, settings, django_project_requirements.drivers(required))
     _environment(report, settings, tree, roots, engine, domain)
     _commands(report, settings)
     _data(report, settings, tree, project)
     _health(report, roots, settings)
+
+
+def _own_folders(report: Report, settings: Settings, tree: Path, project: str, roots: Sequence[Path]) -> Iterator[Path]:
+    """Yield further folders that the project is imported from: those of its applications that are elsewhere."""
+    for module in django_project_modules.needed(settings):
+        if django_project_modules.is_own(roots, module):
+            continue
+        folders = django_project.import_folders(tree, project, module)
+        tops = [tree / folder for folder in folders if (tree / folder / module / "__init__.py").is_file()]
+        if len(tops) == 1 and not (tops[0] / "__init__.py").exists():
+            report.extend("python_path", [str(tops[0].relative_to(tree))], f"has {module}")
+            yield tops[0]
 
 
 @contextlib.contextmanager
@@ -348,6 +366,9 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.extend("packages", packages, f"for {name}")
     for name, imported in django_project_requirements.writable_packages(required):
         report.extend("writable_packages", [imported], f"{name} writes into its own folder")
+    constraint, why = django_project_removed.limit(tree, contents)
+    if constraint:
+        report.set("constraints", [constraint], why)
     makes_code = django_project_requirements.makes_code(required)
     if makes_code and django_host_service.SYSTEMD.exists():
         report.set("sandbox", {"MemoryDenyWriteExecute": False}, f"{makes_code} makes code at run time")

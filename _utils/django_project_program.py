@@ -11,8 +11,11 @@ from typing import Any
 import django_database
 import django_host_file
 import django_project
+import django_project_dependency
+import django_project_modules
 import django_release_instance
 import django_site_cause
+import django_virtualenv
 import django_wall_delegate
 import django_wall_shape
 from django_host_command import DeploymentError, seconds
@@ -351,12 +354,23 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     folders = _import_folders(site, release, facts["folder"], module.group(1)) if module else []
     if folders:
         return f"the module is in the source: set {at}:python_path: [{folders[0]}]"
+    absent = _absent(site, release, facts) if module and "." not in module[1] else []
+    if module and module[1] in absent and len(absent) + bool(django_project_modules.package_of(module[1])) > 1:
+        return django_project_modules.hint(site, absent)
     missing = _missing(site, release, facts, report["missing"], cause)
     if len(missing) > 1:
         return f"set {', '.join(missing)}, which the settings require, in {at}:environment or {at}:secrets"
     if missing:
         return f"set {at}:environment:{missing[0]}, or {at}:secrets:{missing[0]}"
-    return django_site_cause.hint(site, cause, facts)
+    packages = django_virtualenv.packages(release / "virtualenv")
+    return django_site_cause.hint(site, cause, facts) or django_project_dependency.hint(site, cause, packages)
+
+
+def _absent(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:
+    """Return all modules that the settings need, and that neither the source nor the virtualenv has."""
+    import django_project_advice  # which only a failure needs
+
+    return django_project_advice.missing_modules(site, release, facts)
 
 
 def _missing(site: Site, release: Path, facts: Mapping[str, Any], name: str, cause: str) -> list[str]:

@@ -3,11 +3,13 @@
 import ast
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import django_host_toml
+import django_project_code
 
 #: Calls that return the same path in another form.
 _SAME = {"Path", "pathlib.Path", "str", "os.fspath", "os.path.abspath", "os.path.realpath", "os.path.normpath"}
@@ -25,6 +27,8 @@ def declared(source: Path, folder: str) -> list[str]:
     with contextlib.suppress(RecursionError):  # a hostile source
         found = [*_of_manage(project / "manage.py"), *found]
     paths = dict.fromkeys(Path(os.path.normpath(path)) for path in found)
+    if (project / "__init__.py").is_file() and not _imports(project, project.name):
+        paths.pop(project.parent, None)  # the distribution's top; the project does not import itself from there
     return [
         str(path.relative_to(source))
         for path in paths
@@ -36,6 +40,12 @@ def module_file(folder: Path, module: str) -> Path | None:
     """Return the file of a module that is imported from a folder, or None if it does not exist."""
     base = folder / module.replace(".", "/")
     return next((path for path in (base.with_name(f"{base.name}.py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _imports(folder: Path, package: str) -> bool:
+    """Return whether a module in a folder names a package in an import, or in a text such as ``package.urls``."""
+    pattern = re.compile(rf"^\s*(?:from|import)\s+{re.escape(package)}\b|[\"']{re.escape(package)}\.\w", re.MULTILINE)
+    return any(pattern.search(django_project_code.read(path)) for path in folder.rglob("*.py"))
 
 
 def _of_manage(manage: Path) -> Iterator[Path]:

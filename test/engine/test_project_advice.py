@@ -85,3 +85,27 @@ def test_a_database_a_header_and_committed_static_files_are_named(release):
         'found in the source, and not in django:sites:blog: static: {"collect": false}; '
         'database: {"engine": "mysql"}; health:headers: {"X-Forwarded-Proto": "https"}'
     )
+
+
+def test_every_missing_module_is_named(project_commands, release):
+    text = "import os, yaml, blog.urls\nINSTALLED_APPS = ['shop', 'debug_toolbar', 'rest_framework', 'django.x']\n"
+    write_tree(release / "source", {"blog/settings.py": text, "blog/urls.py": ""})
+    (release / "virtualenv/lib/python3.11/site-packages/rest_framework").mkdir(parents=True)
+    for module, hint in (
+        (
+            "shop",
+            "no package that is installed has the modules debug_toolbar, shop, yaml: set "
+            "django:sites:blog:python_packages: ['drf[x]', django-debug-toolbar, PyYAML], and the packages "
+            "that have shop",
+        ),
+        (
+            "rest_framework",
+            "no package that is installed has the module rest_framework: add the one that has it to "
+            "django:sites:blog:python_packages",
+        ),
+    ):
+        log = f"cause: ModuleNotFoundError: No module named '{module}' (blog/settings.py:5)\n"
+        project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
+        with pytest.raises(DeploymentError) as error:
+            django_project_program.start(configured(python_packages=["drf[x]"]), release, FACTS, [])
+        assert error.value.hint == hint

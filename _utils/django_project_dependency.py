@@ -1,0 +1,48 @@
+"""Packages that do not go with each other: one uses what the installed version of another no longer has."""
+
+import re
+from collections.abc import Mapping
+
+import django_project_removed
+from django_site import Site
+
+#: How Python reports a name that a module does not have.
+_NO_NAME = re.compile(
+    r"cannot import name '(?P<name>\w+)' from (?:partially initialized module )?'(?P<of>[\w.]+)'"
+    r"|module '(?P<module>[\w.]+)' has no attribute '(?P<attribute>\w+)'"
+    r"|No module named '(?P<missing>\w+\.[\w.]+)'"
+)
+
+
+def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
+    """Return the constraint for a package whose installed version lacks what another module uses; empty for others.
+
+    Args:
+        cause: the exception.
+        installed: the packages of the virtualenv: normalised name → version.
+    """
+    found = _NO_NAME.search(cause)
+    if not found:
+        return ""
+    module = found["of"] or found["module"] or found["missing"]
+    name = found["name"] or found["attribute"] or found["missing"]
+    package = re.sub("[-_.]+", "-", module.partition(".")[0]).lower()
+    version = installed.get(package, "")
+    limit = django_project_removed.version_without(module, name.rpartition(".")[2]) or _below(version)
+    present: list[str] = site.config["constraints"]
+    if not limit or not version or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
+        return ""
+    listed = ", ".join(f"'{one}'" for one in [*present, f"{package}<{limit}"])
+    what = f"the module {name}" if found["missing"] else name
+    return (
+        f"{package} {version}, which is installed, does not have {what}: "
+        f"set django:sites:{site.name}:constraints: [{listed}]"
+    )
+
+
+def _below(version: str) -> str:
+    """Return the first version of a series: ``4`` of 4.1.2, ``0.3`` of 0.3.1; empty if there is none before it."""
+    numbers = re.findall(r"\d+", version)
+    if len(numbers) > 1 and numbers[0] == "0":
+        return "" if numbers[1] == "0" else f"0.{numbers[1]}"
+    return numbers[0] if numbers and int(numbers[0]) > 1 else ""

@@ -1,0 +1,116 @@
+"""Modules that the settings of a project need: which package has them, and which are missing."""
+
+import ast
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import django_project_code
+from django_project_settings import Settings
+from django_site import Site
+
+#: Module → the package that has it, where its name is another one.
+_PACKAGES = {
+    **{
+        name: f"django-{name.replace('_', '-')}"
+        for name in (
+            *("allauth", "axes", "compressor", "constance", "crispy_forms", "environ", "guardian", "haystack"),
+            *("health_check", "import_export", "jazzmin", "loginas", "modeltranslation", "mptt", "polymorphic"),
+            *("reversion", "rosetta", "silk", "simple_history", "storages", "tables2", "taggit", "two_factor"),
+            *("unfold", "waffle", "widget_tweaks"),
+        )
+    },
+    "anymail": "django-anymail",
+    "bootstrap4": "django-bootstrap4",
+    "bs4": "beautifulsoup4",
+    "corsheaders": "django-cors-headers",
+    "dateutil": "python-dateutil",
+    "debug_toolbar": "django-debug-toolbar",
+    "decouple": "python-decouple",
+    "django_q": "django-q2",
+    "dotenv": "python-dotenv",
+    "django_htmx": "django-htmx",
+    "django_filters": "django-filter",
+    "djcelery_email": "django-celery-email",
+    "drf_yasg": "drf-yasg",
+    "jwt": "PyJWT",
+    "ldap": "python-ldap",
+    "magic": "python-magic",
+    "MySQLdb": "mysqlclient",
+    "oauth2_provider": "django-oauth-toolkit",
+    "phonenumber_field": "django-phonenumber-field[phonenumbers]",
+    "PIL": "pillow",
+    "post_office": "django-post_office",
+    "psycopg2": "psycopg2-binary",
+    "rest_framework": "djangorestframework",
+    "rest_framework_simplejwt": "djangorestframework-simplejwt",
+    "sass_processor": "django-sass-processor",
+    "slugify": "python-slugify",
+    "social_django": "social-auth-app-django",
+    "sorl": "sorl-thumbnail",
+    "treebeard": "django-treebeard",
+    "webpack_loader": "django-webpack-loader",
+    "yaml": "PyYAML",
+}
+#: Modules that projects have in their settings for development and leave out of their requirements; no other package
+#: brings them.
+_LEFT_OUT = {
+    *("anymail", "corsheaders", "debug_toolbar", "decouple", "dj_database_url", "django_extensions", "django_q"),
+    *("environ", "import_export", "sentry_sdk", "silk", "whitenoise", "widget_tweaks"),
+}
+
+
+def package_of(module: str) -> str:
+    """Return the package that has a module; empty if that is not known."""
+    known = _PACKAGES.get(module, "")
+    is_own_name = module in _LEFT_OUT or re.match(r"(django|drf|wagtail|rest)_\w+$", module)
+    return known or (module.replace("_", "-") if is_own_name else "")
+
+
+def needed(settings: Settings) -> list[str]:
+    """Return the top-level modules that settings import in every case, and those of applications and middleware."""
+    found = {name: None for path in settings.files for name in _imported(path)}
+    for setting in ("INSTALLED_APPS", "MIDDLEWARE"):
+        entries = settings.get(setting)
+        texts = entries if isinstance(entries, list) else []
+        found |= {text.partition(".")[0]: None for text in texts if isinstance(text, str)}
+    return [name for name in found if name.isidentifier() and name != "django"]
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in django_project_code.tree(path).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
+
+
+def is_own(roots: Sequence[Path], module: str) -> bool:
+    """Return whether a module is in one of the folders that a project is imported from."""
+    return any((root / module).is_dir() or (root / f"{module}.py").is_file() for root in roots)
+
+
+def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str]) -> list[str]:
+    """Return the packages that the settings need and the requirements do not have.
+
+    Args:
+        roots: the folders that the project is imported from.
+        required: the names of the required packages, in lower case.
+    """
+    names = {re.sub(r"\[.*", "", name) for name in required}
+    missing = [name for name in needed(settings) if name in _LEFT_OUT and not is_own(roots, name)]
+    found = {name: re.sub(r"[-_.]+", "-", package_of(name)).lower() for name in missing}
+    also = {"environ": "environs", "django_q": "django-q"}
+    return sorted(package for name, package in found.items() if not {package, also.get(name, package)} & names)
+
+
+def hint(site: Site, modules: Sequence[str]) -> str:
+    """Return what installs modules that are missing."""
+    packages = [*site.config["python_packages"], *filter(None, map(package_of, modules))]
+    unknown = [module for module in modules if not package_of(module)]
+    listed = ", ".join(name if re.fullmatch(r"[\w.-]+", name) else f"'{name}'" for name in dict.fromkeys(packages))
+    at = f"django:sites:{site.name}:python_packages"
+    cure = f"set {at}: [{listed}]" if len(unknown) < len(modules) else f"add the packages that have them to {at}"
+    also = f", and the packages that have {', '.join(unknown)}" if 0 < len(unknown) < len(modules) else ""
+    many = "modules" if len(modules) > 1 else "module"
+    return f"no package that is installed has the {many} {', '.join(modules)}: {cure}{also}"

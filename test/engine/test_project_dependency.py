@@ -1,0 +1,48 @@
+"""Packages that do not go with each other, and the constraint that cures it."""
+
+import django_project_dependency
+import pytest
+from specimen import configured
+
+INSTALLED = {"marshmallow": "4.0.1", "django": "5.2.1", "kombu": "0.3.1", "one": "1.4", "zero": "0.0.3"}
+LACKS = ", which is installed, does not have"
+SET = "set django:sites:blog:constraints:"
+
+
+@pytest.mark.parametrize(
+    ("cause", "hint"),
+    [
+        (
+            "AttributeError: module 'marshmallow' has no attribute '__version_info__' (config/settings/base.py:16)",
+            f"marshmallow 4.0.1{LACKS} __version_info__: {SET} ['celery<6', 'marshmallow<4']",
+        ),
+        (
+            "ImportError: cannot import name 'ugettext_lazy' from 'django.utils.translation' (/x.py)",
+            f"django 5.2.1{LACKS} ugettext_lazy: {SET} ['celery<6', 'django<4.0']",
+        ),
+        (
+            "ModuleNotFoundError: No module named 'django.utils.six' (shop/models.py:2)",
+            f"django 5.2.1{LACKS} the module django.utils.six: {SET} ['celery<6', 'django<3.0']",
+        ),
+        (
+            "ImportError: cannot import name 'new' from partially initialized module 'django.core.cache' (/x.py)",
+            f"django 5.2.1{LACKS} new: {SET} ['celery<6', 'django<5']",
+        ),
+        (
+            "ImportError: cannot import name 'x' from 'kombu.utils' (/x.py)",
+            f"kombu 0.3.1{LACKS} x: {SET} ['celery<6', 'kombu<0.3']",
+        ),
+        ("ImportError: cannot import name 'x' from 'one' (/x.py)", ""),
+        ("ImportError: cannot import name 'x' from 'zero' (/x.py)", ""),
+        ("ImportError: cannot import name 'x' from 'blog.views' (/x.py)", ""),
+        ("ModuleNotFoundError: No module named 'marshmallow'", ""),
+        ("AttributeError: 'NoneType' object has no attribute 'x'", ""),
+    ],
+)
+def test_constraint_for_a_package_without_a_name(cause, hint):
+    assert django_project_dependency.hint(configured(constraints=["celery<6"]), cause, INSTALLED) == hint
+
+
+def test_constraint_of_the_pillar_is_not_repeated():
+    cause = "AttributeError: module 'marshmallow' has no attribute 'x'"
+    assert django_project_dependency.hint(configured(constraints=["marshmallow<5"]), cause, INSTALLED) == ""
