@@ -571,7 +571,47 @@ def config(site):
     return _answer(lambda: django_verbs.config(site))
 
 
-def logs(site, lines=50):
+def workers(site, full=None):
+    """
+    Show the workers of a site: those of the active release, then those of older ones that still finish tasks.
+
+    site
+        Name of the site.
+    full
+        Return rows with every key, as for ``django.status``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.workers blog
+        salt-call django.workers blog --out json
+    """
+    return _answer(lambda: _rows(django_verbs.workers(site), django_verbs_terminal.workers, full))
+
+
+def restart(site, worker=None):
+    """
+    Restart the workers of the active release. Each takes no more tasks, finishes those that it runs, and starts again;
+    the command does not wait for that. The application server is not restarted: ``django.release`` replaces it without
+    a failed request.
+
+    site
+        Name of the site.
+    worker
+        Name of one worker. All of them by default.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.restart blog
+        salt-call django.restart blog worker=default
+    """
+    return _answer(lambda: django_verbs.restart(site, worker, asked_by=_asked_by("restart")))
+
+
+def logs(site, lines=50, worker=None):
     """
     Return the last lines that the active release logged. Before the first release is active: the error and the last
     lines of the newest one that failed.
@@ -580,6 +620,8 @@ def logs(site, lines=50):
         Name of the site.
     lines
         Number of lines.
+    worker
+        Name of a worker, whose log is returned instead of the application server's.
 
     CLI Example:
 
@@ -587,8 +629,9 @@ def logs(site, lines=50):
 
         salt-call django.logs blog
         salt-call django.logs blog 500
+        salt-call django.logs blog worker=default
     """
-    return _answer(lambda: django_verbs.logs(site, lines))
+    return _answer(lambda: django_verbs.logs(site, lines, worker))
 
 
 def inspect(source, revision="HEAD", deploy_key=None):

@@ -63,9 +63,12 @@ def expected_facts(site: Site, live: Release, commit: str) -> dict[str, Any]:
 
 
 def _present(live: Release) -> set[str]:
-    """Return the files of the active release's server, including those that the next one does not have."""
-    unit = django_process.unit(live.site, live.path)
-    return {path.name for path in live.path.glob("config/*") if path.stem in (unit, "supervisor")}
+    """Return the files of the active release's parts, including those that the next one does not have."""
+    return {
+        path.name
+        for path in live.path.glob("config/*")
+        if path.stem == "supervisor" or path.name.startswith("worker") or django_process.parse(live.site, path.stem)
+    }
 
 
 def _names(live: Release, path: Path) -> dict[str, str]:

@@ -26,6 +26,7 @@ import django_release_instance
 import django_secret
 import django_site
 import django_virtualenv
+import django_worker
 from django_deploy import Deployment
 from django_host_command import DeploymentError, redact
 from django_release import Release
@@ -203,6 +204,16 @@ def _changed_settings(old: Mapping[str, Setting], new: Mapping[str, Setting]) ->
             yield name, f"{shown[0] or 'not set'} → {shown[1] or 'not set'}"
 
 
+def _workers(live: Release, release: Release) -> list[str]:
+    """Return which units of workers would start and stop."""
+    site = live.site
+    old = [django_process.unit(site, live.path, name) for name in django_worker.recorded(live.path)]
+    new = [django_process.unit(site, release.path, name) for name in django_worker.of_site(site)]
+    starts = f"{', '.join(new)} start, and take tasks once the release is active" if new else ""
+    stops = f"{', '.join(old)} take no tasks from the switch on, finish those that they have, and end" if old else ""
+    return [text for text in (starts, stops) if text]
+
+
 def _differences(deployment: Deployment, live: Release, release: Release) -> Plan:
     """Return the files that would change, and what would be started, stopped and reloaded."""
     site, templates, masked = deployment.site, deployment.templates, deployment.masked()
@@ -218,6 +229,7 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
         if site.config["releases"]["overlap"]
         else [f"{old} is stopped, then {new} starts: visitors get errors meanwhile (releases:overlap)"]
     )
+    restarts += _workers(live, release)
     kind = django_release_instance.next_kind(site)
     reloads = [
         *(["its files change"] if of_proxy else []),

@@ -20,6 +20,7 @@ import django_proxy_maintenance
 import django_release_instance
 import django_virtualenv_python
 import django_wall_delegate
+import django_worker
 from django_deploy import Deployment
 from django_host_command import DeploymentError
 from django_host_disk import Space
@@ -154,13 +155,16 @@ def refuse_without_memory(site: Site, live: Release) -> None:
     pid = django_release_instance.pid(site, live.path)
     if not pid:
         return
-    needed, left = django_host_memory.of_tree(pid), django_host_memory.available()
+    manager = django_release_instance.process_manager(site, live.path)
+    workers = [manager.pid(site, live.path, name) for name in django_worker.recorded(live.path)]
+    needed = sum(django_host_memory.of_tree(one) for one in (pid, *workers) if one)
+    left = django_host_memory.available()
     if needed > left:
         raise DeploymentError(
             f"another instance next to the active one needs {needed >> 20} MB of memory, "
             f"and {left >> 20} MB are available",
             hint=f"django:sites:{site.name}:releases:overlap: false stops the active one first, which visitors notice; "
-            f"or fewer server:processes",
+            f"or fewer {'processes of server and workers' if workers else 'server:processes'}",
             transient=True,
         )
 

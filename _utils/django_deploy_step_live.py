@@ -32,6 +32,9 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     if not (switches or strays or deployment.takeover or reopens):
         return
     changes: Changes = {"live": {"old": old.name if old else None, "new": release.name}} if switches else {}
+    workers = django_release_instance.units(site, old.path)[1:] if old and switches else []
+    if workers:
+        changes["stops"] = ", ".join(workers)
     if reopens:
         changes["maintenance"] = "off"
     if strays and not switches:

@@ -7,6 +7,7 @@ import django_deploy_difference
 import django_deploy_preflight
 import django_host_clock
 import django_host_folder
+import django_process
 import django_project
 import django_release
 import django_release_instance
@@ -14,6 +15,7 @@ import django_source
 import django_source_history
 import django_source_mirror
 import django_virtualenv_python
+import django_worker
 from django_deploy import Changes, Deployment, RepeatedFailure
 from django_host_command import redact
 from django_release import Release
@@ -80,7 +82,11 @@ def _foresee(deployment: Deployment, live: Release) -> Changes:
     path = site.releases / deployment.planned
     facts = django_deploy_difference.expected_facts(site, live, deployment.commit)
     files = django_deploy_difference.of_instance(live, path, facts, deployment.templates, deployment.masked())
-    deployment.plan(deployment.planned, {"instance": {"files": files}} if files else {})
+    starts = [django_process.unit(site, path, name) for name in django_worker.of_site(site)]
+    stops = django_release_instance.units(site, live.path)[1:]
+    instance: Changes = {**({"files": files} if files else {}), **({"starts": ", ".join(starts)} if starts else {})}
+    known = {"instance": instance, "live": {"stops": ", ".join(stops)} if stops else {}}
+    deployment.plan(deployment.planned, {step: changes for step, changes in known.items() if changes})
     is_new_commit = deployment.commit != live.record["commit"]
     builds = f"; salt-call django.plan {site.name} builds the release to tell" if is_new_commit else ""
     return {"not known": f"packages, migrations' SQL, settings of the project (STATIC_URL in nginx's files){builds}"}

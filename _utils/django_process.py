@@ -127,6 +127,14 @@ class ProcessManager(ABC):
         """
 
     @abstractmethod
+    def restart(self, site: Site, release: Path, part: str) -> None:
+        """Restart a worker of a release once it has finished its tasks, which is not waited for.
+
+        Raises:
+            DeploymentError: the process manager does not run it.
+        """
+
+    @abstractmethod
     def pause(self, site: Site, release: Path, part: str = "") -> None:
         """Stop a part that still starts at boot, and wait as `stop` does until it has ended; `start` resumes it."""
 

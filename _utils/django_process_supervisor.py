@@ -229,6 +229,18 @@ class Supervisor(ProcessManager):
                     site.user, _end, *what, doing="ending a leftover server", timeout=_LEFTOVER + 5
                 )
 
+    def restart(self, site: Site, release: Path, part: str) -> None:
+        """Have a worker end, upon which supervisor starts it again; start one that does not run.
+
+        Raises:
+            DeploymentError: supervisor has no such program.
+        """
+        name = unit(site, release, part)
+        if _is_running(name):
+            _supervisorctl("signal", "TERM", name, doing=f"restarting {name}")
+        else:
+            _supervisorctl("start", name, doing=f"starting {name}")
+
     def pause(self, site: Site, release: Path, part: str = "") -> None:
         """Stop the program of a part; supervisor starts it again when it starts itself."""
         name = unit(site, release, part)

@@ -172,6 +172,15 @@ class Systemd(ProcessManager):
         if part and wait:
             _await_end(f"{name}.service", time.monotonic() + seconds(site.config["releases"]["drain"]))
 
+    def restart(self, site: Site, release: Path, part: str) -> None:
+        """Restart the unit of a worker; systemd ends it by force after its patience.
+
+        Raises:
+            DeploymentError: systemd has no such unit.
+        """
+        name = unit(site, release, part)
+        _systemctl("restart", "--no-block", f"{name}.service", doing=f"restarting {name}")
+
     def pause(self, site: Site, release: Path, part: str = "") -> None:
         """Stop the units of a part, both in one call, so that no late connection starts it again."""
         name = unit(site, release, part)

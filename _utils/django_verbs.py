@@ -28,6 +28,7 @@ import django_tls_renewal
 import django_verbs_attempt
 import django_verbs_schedule
 import django_verbs_status
+import django_verbs_workers
 from django_deploy import Deployment
 from django_host_command import DeploymentError, redact
 from django_release import Release
@@ -467,19 +468,41 @@ def config(name: str) -> dict[str, Any]:
     return dict(django_site.find(name).config)
 
 
-def logs(name: str, lines: int) -> str:
-    """Return the last lines of the active release's log.
+def workers(name: str) -> list[dict[str, Any]]:
+    """Return a row for each worker of the active release, and for those of older ones that still finish tasks.
+
+    Raises:
+        DeploymentError: there is no such site.
+    """
+    site = django_site.find(name)
+    return django_verbs_workers.rows(site, django_release.linked(site, site.current))
+
+
+def restart(name: str, worker: str | None = None, asked_by: str = "django.restart") -> dict[str, str]:
+    """Restart the workers of the active release, or one of them; they finish their tasks first.
+
+    Raises:
+        DeploymentError: a deployment is under way, there is no active release, or it has no such worker.
+    """
+    site = django_site.find(name)
+    with site.lock(asked_by).held():
+        return django_verbs_workers.restart(site, _live(site), worker)
+
+
+def logs(name: str, lines: int, worker: str | None = None) -> str:
+    """Return the last lines of the log of the active release's server, or of one of its workers.
 
     Before a first release those of the newest that failed, after its error.
 
     Raises:
-        DeploymentError: there is no such release, or the log cannot be read.
+        DeploymentError: there is no such release or worker, or the log cannot be read.
     """
     site = django_site.find(name)
     release = django_verbs_attempt.newest(site)
+    django_verbs_workers.check_name(release, worker)
     manager, notice = django_release_instance.process_manager(site, release.path), django_verbs_attempt.notice(release)
     try:
-        text = manager.log(site, release.path, int(lines))
+        text = manager.log(site, release.path, int(lines), worker or "")
     except DeploymentError:
         if not notice:
             raise

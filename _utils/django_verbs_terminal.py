@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 WIDTH = 90
 #: What the first line of a site has, and which values come next.
 _IN_HEAD = ("site", "release", "running", "live_since", "managed")
-_FIRST = ("maintenance", "held_back", "domains", "certificate", "server", "backup", "schema")
+_FIRST = ("maintenance", "held_back", "domains", "certificate", "server", "workers", "finishing", "backup", "schema")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PARENTHESES = str.maketrans("{}", "()")
@@ -75,6 +75,18 @@ def schedules(rows: Sequence[Row]) -> list[str] | str:
     return _listing(rows, ("schedule", "last", "age"), ("at", "next", "command", "release", "by", "error", "skipped"))
 
 
+def workers(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.workers``."""
+    texts = [{**row, "active": _tasks(row)} for row in rows]
+    return _listing(texts, ("worker", "release", "does", "active"), ("tasks", "pid", "memory", "age", "unit"))
+
+
+def _tasks(row: Row) -> str:
+    """Return the numbers of a worker's tasks that its kind reports."""
+    counts = ((row["active"], "running"), (row["reserved"], "reserved"), (row["done"], "done"))
+    return ", ".join(f"{count} {what}" for count, what in counts if count is not None)
+
+
 def backups(rows: Sequence[Row]) -> list[str] | str:
     """Return what people see of ``django.backups``."""
     return _listing(rows, ("backup", "age", "size"), ("why", "release", "rows", "verified"))
@@ -87,6 +99,8 @@ def _problems(row: Row) -> dict[str, str]:
     if not row["damage"]:
         found["release"] = "" if release else "no release is active"
         found["running"] = "" if row["running"] or not release else f"{release} is not running"
+    stopped = [text for text in row.get("workers", "").split(", ") if text.endswith(" does not run")]
+    found["workers"] = f"worker {', '.join(stopped)}" if stopped else ""
     found["failed"] = row["failed"] and f"failed since the active release: {row['failed']}"
     found["schema"] = "" if schema.startswith("fits") else schema
     is_bad = "WARNING" in certificate or "missing" in certificate

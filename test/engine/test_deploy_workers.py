@@ -1,5 +1,6 @@
 """Workers of a site through releases: which of them take tasks at each moment, and what becomes of the former ones."""
 
+import dataclasses
 import fcntl
 import os
 import signal
@@ -16,6 +17,8 @@ import django_project_program
 import django_proxy_maintenance
 import django_release_workers
 import django_removal
+import django_verbs
+import django_verbs_terminal
 import django_worker
 import pytest
 from django_host_command import DeploymentError
@@ -295,6 +298,75 @@ def test_with_supervisor_a_worker_is_a_program(one, monkeypatch):
     assert {*asked} == units(TWO)
     text = (django_process_supervisor.PROGRAMS / "django-blog-0003-feed.conf").read_text()
     assert "stopwaitsecs=7200\n" in text and "stopasgroup=false\n" in text
+
+
+# What people see
+
+
+@pytest.fixture
+def busy(one, monkeypatch):
+    """The second release is active, and a worker of the first one still runs two tasks."""
+    one.busy = {"django-blog-0001-feed.service"}
+    one.apply()
+    state = one.state
+
+    def with_tasks(run):
+        found = state(run)
+        return found and dataclasses.replace(found, active=2, tasks=("shop.send", "shop.tidy"))
+
+    monkeypatch.setattr(django_worker, "state", with_tasks)
+    return one
+
+
+def test_status_names_workers_and_what_older_releases_still_run(busy):
+    row = django_verbs.status("blog")
+    assert row["workers"] == "feed takes tasks (2 running: shop.send, shop.tidy), mail takes tasks (2 running: " + (
+        "shop.send, shop.tidy)"
+    )
+    assert row["finishing"].startswith("0001 feed (2 running: shop.send")
+    busy.running.discard("django-blog-0002-mail.service")
+    view = django_verbs_terminal.status([django_verbs.status("blog")])
+    assert "blog: worker mail does not run" in view["problems"]
+
+
+def test_workers_are_listed(busy):
+    rows = django_verbs.workers("blog")
+    assert [(row["worker"], row["release"], row["does"]) for row in rows] == [
+        ("feed", TWO, "takes tasks"),
+        ("mail", TWO, "takes tasks"),
+        ("feed", ONE, "finishes tasks"),
+    ]
+    assert rows[2]["unit"] == "django-blog-0001-feed" and rows[2]["active"] == 2 and rows[2]["kind"] == "command"
+    (busy.site.maintenance / "on").mkdir(parents=True)
+    django_proxy_maintenance.hold_workers(busy.site)
+    assert django_verbs.workers("blog")[0]["does"] == "waits until maintenance ends"
+    assert "2 running" in django_verbs_terminal.workers(rows)[0]
+
+
+def test_restart_does_not_wait_for_tasks(busy):
+    before = len(busy.commands)
+    assert django_verbs.restart("blog", "mail") == {"mail": "restarts; tasks that run are finished first: 2"}
+    assert busy.commands[before:] == [["systemctl", "restart", "--no-block", "django-blog-0002-mail.service"]]
+    assert list(django_verbs.restart("blog")) == ["feed", "mail"]
+    with pytest.raises(DeploymentError) as caught:
+        django_verbs.restart("blog", "nail")
+    assert (caught.value.message, caught.value.hint) == (f"{TWO} has no worker 'nail'", "its workers are feed, mail")
+
+
+def test_log_of_a_worker(busy):
+    busy.prints["journalctl"] = "a line\n"
+    assert django_verbs.logs("blog", 20, "mail") == "a line\n"
+    assert busy.commands[-1][:3] == ["journalctl", "--unit", "django-blog-0002-mail"]
+    with pytest.raises(DeploymentError, match="has no worker 'nail'"):
+        django_verbs.logs("blog", 20, "nail")
+
+
+def test_dry_run_names_the_units(one):
+    changes = one.apply(test=True)
+    assert changes["instance"] == {"release": TWO, "starts": "django-blog-0002-mail, django-blog-0002-feed"}
+    assert changes["live"] == {"release": TWO, "stops": "django-blog-0001-feed, django-blog-0001-mail"}
+    assert one.live == ONE and one.fetching() == units(ONE)
+    assert one.apply()["live"]["stops"] == changes["live"]["stops"]
 
 
 # The switch lock

@@ -238,7 +238,9 @@ def test_before_a_first_release_commands_run_in_the_newest_one_that_failed(world
     ]
     world.answers = {"checks": ["security.W001: no middleware"]}
     assert django_verbs.check("blog") == [notice, "security.W001: no middleware"]
-    monkeypatch.setattr(django_process_systemd.MANAGER, "log", lambda site, release, lines: f"{release.name} {lines}")
+    monkeypatch.setattr(
+        django_process_systemd.MANAGER, "log", lambda _, release, lines, part: f"{release.name} {lines}"
+    )
     assert django_verbs.logs("blog", 7) == f"{notice}:\nstarting Django: no ink\n{TWO} 7"
     world.fails["systemd-run"] = DeploymentError("exit 1")
     with pytest.raises(DeploymentError) as error:
@@ -275,7 +277,7 @@ def test_release_that_failed_before_it_had_a_configuration_runs_no_commands(worl
         assert error.value.hint == f"correct what failed: salt-call django.record blog {ONE}"
     assert not (world.site.releases / ONE / "source").exists()
 
-    def no_log(site, release, lines):
+    def no_log(site, release, lines, part):
         raise DeploymentError("no log")
 
     monkeypatch.setattr(django_process_systemd.MANAGER, "log", no_log)
@@ -331,6 +333,8 @@ def test_what_there_is(two):
     assert rows[0]["failure"] == "static: starting Django: it is broken"
     assert django_verbs_status.status(site) == {
         "site": "blog",
+        "workers": "",
+        "finishing": "",
         "domains": "blog.example.org",
         "release": TWO,
         "live_since": django_release.Release(site, TWO).record["live_since"],
