@@ -1,7 +1,7 @@
 """The workers of releases while one release replaces another: which of them take tasks, and what they still run.
 
 The programs of workers decide by themselves whether they take tasks (`django_worker_contract`); nothing here tells them
-to. See docs/decisions/0131.
+to. See docs/decisions/0062.
 """
 
 import dataclasses
