@@ -1,9 +1,10 @@
 """The environment of a project in the pillar: for the variables that its settings read, what the formula knows."""
 
+import ast
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import django_database_engine
 import django_project_code
 import django_project_settings
 from django_project_settings import Settings
-from django_project_values import UNKNOWN, Value, Variable, truth
+from django_project_values import UNKNOWN, Called, Method, Value, Variable, truth
 
 #: Variables that a release decides.
 _OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHON\w+|LANG|VCAP_\w+")
@@ -61,6 +62,11 @@ _OFF = {
 }
 #: What a text may be by which a project turns DEBUG off.
 _FALSE = ("False", "0", "", "false", "no", "off")
+#: Names of variables for the URL of the default database; a replica has another one.
+_DATABASE_URL = re.compile(
+    r"(?!\w*(REPLICA|READ|SECONDARY|LEGACY|TEST))(\w+_)?"
+    r"(DATABASE_(URL|URI|DSN|SERVER)|DB_(URL|URI|DSN)|POSTGRES(QL)?_(URL|URI|DSN))"
+)
 #: Parts of a database's entry that a database on this host has; it is reached over a socket, without a password.
 _DATABASE = {"NAME": {"from": "database_name"}, "USER": {"from": "database_user"}, "PASSWORD": "", "HOST": ""}
 
@@ -118,6 +124,33 @@ def examples(folders: Iterable[Path]) -> dict[str, str]:
     return {}
 
 
+def prefixes(settings: Settings) -> list[tuple[str, str]]:
+    """Return what the names of variables begin with that settings of any name are taken from, and where it is.
+
+    Settings iterate over the environment, or have it from dynaconf.
+    """
+    found: dict[str, str] = {}
+    for path in settings.files:
+        for node in ast.walk(django_project_code.tree(path)):
+            for prefix in _prefixes(node):
+                found.setdefault(prefix, f"{path}:{getattr(node, 'lineno', 1)}")
+    return [*found.items()]
+
+
+def _prefixes(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Call) and django_project_code.dotted(node.func).endswith(("Dynaconf", "LazySettings")):
+        names = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+        word = names.get("envvar_prefix") or names.get("ENVVAR_PREFIX_FOR_DYNACONF") or "DJANGO"
+        yield f"{word}_"
+    loops = [node] if isinstance(node, ast.For) else getattr(node, "generators", [])
+    if any(re.match(r"(\w+\()?(os\.)?environ(\.items\(\)|\.keys\(\))?\)?$", ast.unparse(loop.iter)) for loop in loops):
+        for call in ast.walk(node):
+            is_test = isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "startswith" and call.args
+            text = getattr(call.args[0], "value", None) if is_test else None
+            if isinstance(text, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*_", text):
+                yield text
+
+
 def required(settings: Settings) -> list[str]:
     """Return the variables without which the settings cannot be imported."""
     found = [variable for variable in settings.variables.values() if variable.required]
@@ -128,6 +161,10 @@ def of(settings: Settings, context: Context) -> Environment:
     """Return what the pillar gives for the variables that settings read."""
     result = Environment()
     examples = context.examples
+    secret_key = settings.values.get("SECRET_KEY", Value()).content
+    for prefix, place in prefixes(settings) if "SECRET_KEY" not in settings.sources else ():
+        if secret_key in ("", None, UNKNOWN) or isinstance(secret_key, Called | Method):
+            result.environment[f"{prefix}SECRET_KEY"] = ({"from": "secret_key"}, f"{place}: {prefix}* are settings")
     for variable in sorted(settings.variables.values(), key=lambda one: one.name):
         name, place = variable.name, variable.place
         if _OWN.fullmatch(name):
@@ -177,7 +214,7 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         return {"from": "secret_key"}
     if forms.get("SECRET_KEY_FALLBACKS", "").startswith("list:"):
         return _joined("secret_key_fallbacks", forms["SECRET_KEY_FALLBACKS"])
-    if variable.kind == "database" and ("DATABASES" in forms or re.search(r"DATABASE_URL$", name)):
+    if variable.kind == "database" and ("DATABASES" in forms or _DATABASE_URL.fullmatch(name)):
         return {"from": "database_url"}
     if variable.required:
         return _required(settings, name, forms, context)

@@ -295,7 +295,7 @@ class _Interpreter(Readers):
             self.run(taken, frame)
         except _Raised as raised:
             is_handled = self.handling or any(raised.kinds & kinds for kinds in self.handled)
-            if not test.taint or not self.certain or is_handled:
+            if not test.taint or not self.certain or is_handled or not _raises(taken):
                 raise
             self._require(test.taint)
             self._accept(node.test, frame, is_true)
@@ -476,6 +476,15 @@ class _Interpreter(Readers):
         source = next((value for value in every if value.source), Value())
         content = result.content if all(value.content is UNKNOWN for value in frame.results) else UNKNOWN
         return Value(content, source.source, source.how, taint(*every))
+
+
+def _raises(body: Sequence[ast.stmt]) -> bool:
+    """Return whether statements raise an exception themselves, or only call what does; not one in a longer body."""
+    parts = [part for statement in body for part in ast.walk(statement)]
+    calls = [django_project_code.dotted(part.func) for part in parts if isinstance(part, ast.Call)]
+    exits = any(name.rpartition(".")[2] in ("exit", "_exit") for name in calls)
+    is_call = len(body) == 1 and isinstance(body[0], ast.Expr)
+    return exits or is_call or any(isinstance(part, ast.Raise) for part in parts)
 
 
 def _apart(frame: Frame) -> Frame:

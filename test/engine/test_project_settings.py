@@ -61,6 +61,12 @@ def kinds(settings) -> dict[str, str]:
             "        return dev\nx = need('A'); y = need('B', live='')",
             {"A": "required", "B": "optional", "STAGE": "optional"},
         ),
+        (
+            "def key():\n    raise ValueError\nif os.environ.get('A') != '1':\n    x = 1\n    SECRET_KEY = key()",
+            {"A": "optional"},
+        ),
+        ("def fail():\n    raise ValueError\nif not os.environ.get('A'):\n    fail()", {"A": "required"}),
+        ("if not os.environ.get('A'):\n    print('A')\n    sys.exit(1)", {"A": "required"}),
         ("os.environ.setdefault('A', '1')\nx = os.environ['A']", {"A": "optional"}),
         ("assert os.environ.get('A')", {"A": "required"}),
         ("try:\n    x = os.environ['A']\nexcept KeyError:\n    x = 1", {"A": "optional"}),
