@@ -12,6 +12,7 @@ import django_database_setup
 import django_deploy_steps
 import django_host_service
 import django_host_user
+import django_push
 import django_removal
 import django_secret
 import django_site
@@ -36,6 +37,7 @@ _STEPS = {
     "secret_key": ("secrets", "written"),
     "settings": ("settings", "written"),
     "static": ("static files", "collected"),
+    "push": ("static files", "pushed"),
     "migration": ("migrations", "applied"),
     "instance": ("instance", "started"),
     "live": ("active release", "switched"),
@@ -283,6 +285,22 @@ def static(name):
             - name: blog
     """
     return _run("static", name)
+
+
+def push(name):
+    """
+    Push the static files of the new release to the store that ``static:push`` names, those that it lacks.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its static files pushed:
+          django.push:
+            - name: blog
+    """
+    return _run("push", name)
 
 
 def migration(name):
@@ -840,6 +858,7 @@ def _given(site):
     references = {name: entry.get("value") for name, entry in django_secret.configured(site).items()}
     references |= {f"tls:{key}": site.config["tls"][key] for key in ("certificate", "key")}
     references["tls:eab:key"] = site.config["tls"]["eab"]["key"]
+    references["push_secret"] = django_push.reference(site.config)
     references |= {"deploy_key": site.config["deploy_key"], "index_password": site.config["index"]["password"]}
     return {name: _secret(entry["pillar"]) for name, entry in references.items() if isinstance(entry, dict) and entry}
 

@@ -14,6 +14,7 @@ import django_deploy_migration
 import django_host_clock
 import django_host_disk
 import django_host_file
+import django_push
 import django_release
 import django_release_attempt
 import django_release_instance
@@ -44,7 +45,7 @@ class Deployment:
 
     Args:
         site: the site with its effective configuration.
-        given: secrets from the pillar by name, and ``deploy_key``, ``index_password`` and ``tls:<key>``.
+        given: secrets from the pillar by name, and ``deploy_key``, ``index_password``, ``push_secret``, ``tls:<key>``.
         templates: text of the templates, by URL.
         asked_by: origin of the deployment, for the lock and the record.
         revision: overrides the revision of the configuration.
@@ -98,12 +99,13 @@ class Deployment:
         coming: Collection[str] | None = None,
     ):
         self.site = site
-        keys = ("deploy_key", "index_password")
+        keys = ("deploy_key", "index_password", "push_secret")
         self.given = {name: value for name, value in given.items() if name not in keys and name[:4] != "tls:"}
         #: What the pillar gives for ``tls``, by its key there, where it is no path.
         self.tls = {name[4:]: value for name, value in given.items() if name[:4] == "tls:"}
         self.deploy_key = given.get("deploy_key")
         self.index_password = django_virtualenv_index.password(site, given.get("index_password"))
+        self.push_secret = django_push.secret(site, given.get("push_secret"))
         self.templates = templates
         self.asked_by = asked_by
         self.revision = revision
@@ -273,7 +275,7 @@ class Deployment:
     def masked(self) -> list[str]:
         """Return the texts that no output may contain, as they are and URL-encoded."""
         keys = [value for name, value in self.tls.items() if name != "certificate"]
-        given = filter(None, [*self.given.values(), self.deploy_key, self.index_password, *keys])
+        given = filter(None, [*self.given.values(), self.deploy_key, self.index_password, self.push_secret, *keys])
         with contextlib.suppress(OSError):  # no file can be opened any more: those read before are still known
             self._fallbacks = django_secret.fallbacks(self.site)
         known = list(dict.fromkeys([*self.secrets.values(), *given, *self._fallbacks]))

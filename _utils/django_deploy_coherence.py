@@ -26,6 +26,7 @@ def contradictions(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
     yield from _of_https(site, settings.get("https", {}))
     yield from _of_origins(site, settings.get("trusted_origins", ()))
     yield from _of_paths(site, settings)
+    yield from _of_static_files(site, settings)
     yield from _of_sizes(site, settings.get("largest_body"))
     yield from _of_times(site, settings.get("timeouts", {}))
 
@@ -127,6 +128,17 @@ def _of_paths(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"MEDIA_URL is {media!r}, and STATIC_URL is {static!r}: a file below both is served from one of them; "
             f"correct {_setting(site, 'MEDIA_URL')}, or STATIC_URL"
+        )
+
+
+def _of_static_files(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a storage that names the files of the next release too early."""
+    storage = settings.get("static_storage") or {}
+    if storage.get("elsewhere") and storage.get("manifest"):
+        yield (
+            f"{storage['class']} uploads its manifest while collectstatic runs: from then on processes of the active "
+            "release that start name static files of this one, even if it fails; use ManifestStaticFilesStorage with "
+            f"django:sites:{site.name}:static:push (docs/guides/static.md)"
         )
 
 

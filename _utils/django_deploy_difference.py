@@ -59,6 +59,7 @@ def expected_facts(site: Site, live: Release, commit: str) -> dict[str, Any]:
     own = {"folder": config["project"], "application": config[interface], "settings_module": config["settings_module"]}
     if config["overlay"]:
         own |= {name.lower(): config["settings"].get(name) for name in ("STATIC_URL", "MEDIA_URL")}
+        own |= {"static_url": config["static"]["url"]} if config["static"].get("url") else {}
     return {**live.facts, "commit": commit, **{name: value for name, value in own.items() if value}}
 
 

@@ -13,6 +13,8 @@ _NOT_INPUTS = {
     *("redirect_domains", "packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases"),
     *("timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules"),
 }
+#: Keys of `static:push` that change no file in the store.
+_NOT_PUSHED = {"key", "secret", "ssh_key", "known_hosts", "prune", "timeout"}
 #: The templates of a release that are not the application server's.
 PROGRAMS = [
     f"salt://django/files/django_formula_{name}.py" for name in ("start", "migrate", "lock", "guard", "keep", "request")
@@ -46,6 +48,8 @@ def _configuration(site: Site) -> dict[str, Any]:
     """Return the part of a site's configuration that a release is made of, without the values of secrets."""
     config = {name: value for name, value in site.config.items() if name not in _NOT_INPUTS}
     config["static"] = {name: value for name, value in config["static"].items() if name != "expires"}
+    if push := config["static"].get("push"):
+        config["static"]["push"] = {name: value for name, value in push.items() if name not in _NOT_PUSHED}
     config["secrets"] = {
         name: {"as": secret["as"], "variable": secret["variable"]} for name, secret in config["secrets"].items()
     }

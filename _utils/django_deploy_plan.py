@@ -11,6 +11,7 @@ import django_deploy_migration
 import django_deploy_preflight
 import django_deploy_step_build
 import django_deploy_step_database
+import django_deploy_step_push
 import django_deploy_step_settings
 import django_deploy_step_source
 import django_deploy_step_static
@@ -146,7 +147,8 @@ def _start(deployment: Deployment, live: Release, release: Release) -> Plan:
     pending = django_deploy_migration.recorded_schema(release) or django_deploy_migration.pending(
         site, release, is_new=True
     )
-    return {**({"migrations": pending} if pending else {}), **_settings(deployment, live, release)}
+    told = {**({"migrations": pending} if pending else {}), **django_deploy_step_push.outlook(deployment, release)}
+    return {**told, **_settings(deployment, live, release)}
 
 
 def _refusal(deployment: Deployment) -> DeploymentError | None:

@@ -104,7 +104,8 @@ def _finish_files(deployment: Deployment, release: Release) -> None:
     """Finish the files of a new release that its server does not read, and prepare the next step."""
     if deployment.is_new:
         before = deployment.live.path / "static" if deployment.live else None
-        if "gzip" in deployment.site.config["static"]["compress"]:
+        static = deployment.site.config["static"]
+        if "gzip" in static["compress"] and not static.get("push"):  # what is pushed is compressed before
             django_release_static.compress(release.path / "static", before)
         django_deploy_drift.note(release)
         with contextlib.suppress(DeploymentError):  # the switch does it again, and fails where it fails

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import django_deploy_commands
+import django_deploy_step_push
 import django_host_clock
 import django_release_attempt
 import django_store_setup
@@ -26,6 +27,7 @@ def record(deployment: Deployment) -> Iterator[Changes]:
         _record_interrupted(deployment, Release(deployment.site, release.name))
     if deployment.is_activated and release:
         yield {"release": release.name, **django_deploy_commands.changes(deployment, "after_switch"), **removed}
+        django_deploy_step_push.prune(deployment)
         report = {"warnings": deployment.warnings, "receipt": deployment.switch_report}
         release.update(steps=deployment.seconds, **report)
         deployment.lapsed_keys(release)

@@ -11,6 +11,7 @@ import django_host_folder
 import django_host_user
 import django_proxy_listener
 import django_proxy_ports
+import django_push
 import django_schedule
 import django_source_mirror
 import django_timer
@@ -117,6 +118,8 @@ def _look(deployment: Deployment) -> _Pending:
         changes["mirror"] = keys
     if not django_virtualenv_index.is_kept(site, deployment.index_password):
         changes["index"] = "password kept" if deployment.index_password else "password removed"
+    if not django_push.is_kept(site, deployment.push_secret):
+        changes["push"] = "secret kept" if deployment.push_secret else "secret removed"
     if schedule := {path: change for found in schedules.values() for path, change in found.items()}:
         changes["schedule"] = schedule
     if dropped := django_schedule.dropped(site):
@@ -143,6 +146,7 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
         site.keep_templates(templates)
     django_source_mirror.prepare(site, deployment.deploy_key)
     django_virtualenv_index.keep(site, deployment.index_password)
+    django_push.keep(site, deployment.push_secret)
     django_host_file.write_json(site.applied, pending.applied, mode=0o600)
     site.register()
     for task in pending.tasks:

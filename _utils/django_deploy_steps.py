@@ -7,12 +7,14 @@ adds to the changes that it has yielded.
 
 from collections.abc import Callable, Iterator
 
+import django_push
 from django_deploy import Changes, Deployment
 from django_deploy_step_build import build, virtualenv
 from django_deploy_step_database import database, migration
 from django_deploy_step_instance import instance
 from django_deploy_step_live import live
 from django_deploy_step_proxy import acme, proxy, tls
+from django_deploy_step_push import push
 from django_deploy_step_record import record
 from django_deploy_step_schedules import schedules
 from django_deploy_step_settings import secret_key, settings
@@ -35,6 +37,7 @@ ORDER: tuple[Step, ...] = (
     secret_key,
     settings,
     static,
+    push,
     migration,
     instance,
     live,
@@ -48,14 +51,15 @@ RELEASE: tuple[Step, ...] = tuple(step for step in ORDER if step not in (site, d
 #: The steps of a rollback.
 BACK: tuple[Step, ...] = (instance, live, proxy, record)
 #: The steps of which a dry run knows only that they would run, once there is a new release to make.
-_OF_A_NEW_RELEASE = (virtualenv, build, settings, static, migration, instance, live, record)
+_OF_A_NEW_RELEASE = (virtualenv, build, settings, static, push, migration, instance, live, record)
 
 
 def look(step: Step, deployment: Deployment) -> Iterator[Changes]:
     """Run a step as the states do: in a dry run, steps after a new source report the name of its release."""
     name = step.__name__
     is_later = name in [one.__name__ for one in _OF_A_NEW_RELEASE] or not deployment.release
-    if deployment.test and deployment.planned and is_later:
+    is_taken = name != "push" or django_push.of_site(deployment.site)
+    if deployment.test and deployment.planned and is_later and is_taken:
         yield {"release": deployment.planned, **deployment.foreseen.get(name, {})}
     elif name != "site" or deployment.site.user_exists() or not deployment.test:
         yield from step(deployment)

@@ -6,6 +6,8 @@ import pwd
 
 #: The uid and gid of root.
 ROOT = (0, 0)
+#: The system user of what pushes static files to a store; no site can have a name with an underscore.
+PUSHER = "_django-push"
 
 
 def owner(user: str, group: str) -> tuple[int, int]:

@@ -99,6 +99,7 @@ def complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
         **_complete_stores(site),
         **_complete_tls(site),
         **_complete_address(name, site),
+        **_complete_static(name, site),
         "environment": {key: _text(value) for key, value in site["environment"].items()},
         "secrets": {key: _complete_secret(key, entry) for key, entry in site["secrets"].items()},
         "databases": {alias: _complete_database(name, alias, entry, site) for alias, entry in databases.items()},
@@ -127,6 +128,15 @@ def _complete_address(name: str, site: dict[str, Any]) -> dict[str, Any]:
         bind = server["bind"] or "unix"
         return {"listener": "" if bind == "unix" else bind, "server": {**server, "bind": "unix"}}
     return {}
+
+
+def _complete_static(name: str, site: dict[str, Any]) -> dict[str, Any]:
+    """Return static files with the site's part of a bucket: below its name, where the pillar has no other."""
+    static = site["static"]
+    push = static.get("push")
+    if not push or push.get("kind") != "s3" or push["prefix"] is not None:
+        return {}
+    return {"static": {**static, "push": {**push, "prefix": name}}}
 
 
 def loopback(name: str) -> str:

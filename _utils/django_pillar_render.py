@@ -23,6 +23,7 @@ MODULES = (
     "django_pillar_proxy",
     "django_pillar_database",
     "django_pillar_store",
+    "django_pillar_static",
     "django_pillar_site",
     "django_pillar",
 )

@@ -15,6 +15,7 @@ import django_pillar_listen
 import django_pillar_proxy
 import django_pillar_schedule
 import django_pillar_server
+import django_pillar_static
 import django_pillar_store
 import django_pillar_worker
 from django_pillar_check import Path, Problem, shown
@@ -170,6 +171,8 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_store.stores,
     django_pillar_store.sessions,
     django_pillar_store.environment,
+    django_pillar_static.url,
+    django_pillar_static.push,
     commands,
     django_pillar_worker.commands,
     django_pillar_worker.single,
@@ -247,4 +250,5 @@ BETWEEN: tuple[Callable[[Sites], Iterator[Problem]], ...] = (
     django_pillar_listen.between,
     django_pillar_database.between,
     django_pillar_store.between,
+    django_pillar_static.between,
 )

@@ -76,6 +76,7 @@ def start(
         "mode": "start",
         "application": facts["application"],
         "collect": site.config["static"]["collect"],
+        "push": bool(site.config["static"].get("push")),
         "static_root": f"{release}/static",
         "check": site.config["check"],
         "ignored_checks": ignored_checks(site),

@@ -64,7 +64,7 @@ def _present(
         **_server_variables(site, recorded),
         **_listening(proxy, site),
         **django_wall_headers.variables(site.config["proxy"]),
-        "static_url": _local(facts.get("static_url", ""), site) if facts.get("collected") is not None else "",
+        "static_url": _local(_static_url(site, facts), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
     }
     files = proxy.files(site, variables, templates)
@@ -150,6 +150,16 @@ def absent(site: Site) -> Files:
     """Return the files of a site, all to be removed."""
     files: Files = {path: None for proxy in django_proxy.PROXIES.values() for path in _absent(proxy, site)}
     return {**files, **deserted(files)}
+
+
+def _static_url(site: Site, facts: Mapping[str, Any]) -> str:
+    """Return the URL of a release's static files on this host, which also serves those that it has pushed elsewhere.
+
+    A CDN may fetch them there, and so do pages that were made before ``static:url`` was set.
+    """
+    url, static = str(facts.get("static_url", "")), site.config["static"]
+    is_elsewhere = urlsplit(url).netloc and (static.get("url") or static.get("push"))
+    return f"{site.config['path'].rstrip('/')}/static/" if is_elsewhere else url
 
 
 def _local(url: str, site: Site) -> str:

@@ -45,7 +45,7 @@ def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: b
             **({"STATIC_ROOT": str(release / "static")} if config["static"]["collect"] else {}),
             "MEDIA_ROOT": str(site.media),
         },
-        "settings": config["settings"],
+        "settings": {**({"STATIC_URL": url} if (url := config["static"].get("url")) else {}), **config["settings"]},
         **({"silenced_checks": config["silenced_checks"]} if config.get("silenced_checks") else {}),
         **({"shared_folder": os.path.realpath(site.shared.top)} if uses_shared(site) else {}),
         **({"https": origins(site)} if site.https else {}),

@@ -175,6 +175,11 @@ _HINTS = (
         "with {at}:static:collect: false commit it with its manifest",
     ),
     (
+        r"uploads static files itself",
+        "have the project use django.contrib.staticfiles.storage.ManifestStaticFilesStorage, whose manifest is part of "
+        "the release, or remove {at}:static:push (docs/guides/static.md)",
+    ),
+    (
         r"OfflineGenerationError|missing from offline manifest",
         "set {at}:commands:after_static: {after_static}",
     ),

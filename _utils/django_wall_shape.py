@@ -112,6 +112,7 @@ START = {
     "own_files?": {str: str},
     "migrations": MIGRATIONS,
     "collected?": (int, types.NoneType),
+    "static_storage?": {"class": str, "manifest": MAYBE, "elsewhere": bool},
     "schema?": SCHEMA,
     "checks?": [str],
 }

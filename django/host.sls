@@ -6,6 +6,7 @@
 {% for noun in own %}{% do packages.append(platform.packages[noun]) %}{% endfor %}
 {% for name, site in django.sites.items() %}
 {% do packages.extend(site.packages) %}
+{% if site.static.push is defined and site.static.push.kind == 'rsync' %}{% do packages.append(platform.packages.rsync) %}{% endif %}
 {% if site.tls.kind != 'none' %}{% do packages.append(platform.packages.tls) %}{% endif %}
 {% if site.schedules is defined and grains.init != 'systemd' %}{% do packages.append(platform.packages.cron) %}{% endif %}
 {% if site.tls.kind == 'acme' %}{% do packages.append(platform.packages[site.tls.client]) %}{% endif %}
@@ -40,6 +41,17 @@ Memcached is installed:
     - service: memcached
     - require:
       - django: The packages of the sites are installed
+{% endif %}
+
+{% if django.sites.values() | map(attribute='static') | selectattr('push', 'defined') | list %}
+The user that pushes static files exists:
+  user.present:
+    - name: _django-push
+    - fullname: Pushes the static files of Django sites
+    - system: true
+    - createhome: false
+    - home: /nonexistent
+    - shell: {{ platform.shell }}
 {% endif %}
 
 uv is installed:

@@ -72,6 +72,7 @@
      ('secret_key', 'has its secrets'),
      ('settings', 'has its settings'),
      ('static', 'has its static files'),
+     ('push', 'has its static files pushed'),
      ('migration', 'has its database migrated'),
      ('instance', 'has its instance'),
      ('live', 'is live'),
@@ -81,7 +82,8 @@
      ('record', 'is recorded'),
    ] if (function != 'database' or servers) and (function != 'store' or django.stores[name])
      and (function != 'tls' or site.tls.kind != 'none')
-     and (function != 'acme' or site.tls.kind == 'acme') and (function != 'schedules' or site.schedules is defined) %}
+     and (function != 'acme' or site.tls.kind == 'acme') and (function != 'schedules' or site.schedules is defined)
+     and (function != 'push' or site.static.push is defined) %}
 
 {{ name }} {{ sentence }}:
   django.{{ function }}:

@@ -27,6 +27,9 @@ def start(request):
 
     answer = effective(settings)
     if request["collect"] and "django.contrib.staticfiles" in settings.INSTALLED_APPS:
+        answer["static_storage"] = static_storage()
+        if request.get("push") and answer["static_storage"]["elsewhere"]:
+            raise RuntimeError(f"{answer['static_storage']['class']} uploads static files itself")
         answer["collected"] = collect(settings, request["static_root"])
     databases = migrated_databases(request["migrate"])
     for alias in databases if request["write_ahead"] else ():
@@ -141,6 +144,21 @@ def longest_age(settings):
             age = getattr(settings, name)
             ages.append(age.total_seconds() if hasattr(age, "total_seconds") else age)
     return max(age for age in ages if isinstance(age, (int, float)))
+
+
+def static_storage():
+    """Return the storage of static files: its class, the name of its manifest, and whether that is on another host."""
+    from django.contrib.staticfiles import storage
+    from django.core.files.storage import FileSystemStorage
+
+    used = storage.staticfiles_storage
+    manifest = getattr(used, "manifest_name", None)
+    where = getattr(used, "manifest_storage", used)
+    return {
+        "class": f"{used.__class__.__module__}.{used.__class__.__qualname__}",
+        "manifest": str(manifest) if manifest else None,
+        "elsewhere": not isinstance(where, FileSystemStorage),
+    }
 
 
 def collect(settings, static_root):

@@ -245,7 +245,9 @@ def test_a_dry_run_of_a_bare_host(world, monkeypatch):
     assert changes["site"] == {str(world.site.root): "would be created"}
     assert changes["source"] == {"release": "would be built from main"}
     assert {name: changes[name] for name in list(changes)[2:]} == {
-        step.__name__: {"release": "the first release"} for step in django_deploy_steps.RELEASE[1:]
+        step.__name__: {"release": "the first release"}
+        for step in django_deploy_steps.RELEASE[1:]
+        if step.__name__ != "push"
     }
     assert {str(path) for path in root.parent.rglob("*")} == before and world.commands == []
 

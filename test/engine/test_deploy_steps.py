@@ -626,6 +626,13 @@ def test_contradictions_of_a_project_give_warnings(world, answers, warnings):
             },
             "",
         ),
+        (
+            {},
+            {"static_storage": {"class": "storages.S3Manifest", "manifest": "staticfiles.json", "elsewhere": True}},
+            "storages.S3Manifest uploads its manifest while collectstatic runs",
+        ),
+        ({}, {"static_storage": {"class": "storages.S3", "manifest": None, "elsewhere": True}}, ""),
+        ({}, {"static_storage": {"class": "Manifest", "manifest": "staticfiles.json", "elsewhere": False}}, ""),
         ({"proxy": {"locations": {"/a/": {"client_max_body_size": "1G"}}}}, {"largest_body": 1 << 30}, ""),
         ({"proxy": {"kind": "apache", "locations": {"/a/": {"LimitRequestBody": 0}}}}, {"largest_body": 1 << 30}, ""),
         (

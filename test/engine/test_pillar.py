@@ -254,6 +254,8 @@ def test_pillar_example_has_every_option() -> None:
     given = {*shown["kiosk"], *shown["blog"]}
     for site in (shown["kiosk"], shown["blog"]):
         given |= {f"{name}:{inner}" for name, value in site.items() if isinstance(value, dict) for inner in value}
+    for site in (shown["kiosk"], shown["blog"]):
+        given |= {f"static:push:{name}" for name in site["static"]["push"]}
     given |= {f"tls:eab:{name}" for name in shown["blog"]["tls"]["eab"]}
     given |= {f"proxy:limit_req:{name}" for name in shown["blog"]["proxy"]["limit_req"]}
     given |= {"server:options:harakiri", "settings:DEBUG"}

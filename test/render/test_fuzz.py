@@ -84,6 +84,7 @@ NASTY = {
     "equals": "a=b",
     "colon": "a:b",
 }
+KNOWN_HOST = "qzx ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 #: Harmless values, of which each place gets the first that it takes. They are like nothing else in a rendered file.
 HARMLESS = [
     "qzx",
@@ -91,7 +92,7 @@ HARMLESS = [
     "/srv/qzx",
     "/srv/qzx/qzx",
     "https://qzx.example.org/qzx",
-    "qzx ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl",
+    KNOWN_HOST,
     "salt://qzx/qzx",
     "-----BEGIN QZX PRIVATE KEY-----\nqzx\n-----END QZX PRIVATE KEY-----",
     "QZX",
@@ -107,6 +108,11 @@ TOGETHER = {
 DATABASE = {
     "name": {"engine": "sqlite"},
     "variable": {"engine": "postgres", "name": "xqz", "manage": False, "as": "environment"},
+}
+#: The same of a store for static files.
+PUSH = {
+    "s3": {"kind": "s3", "bucket": "xqz", "key": "x", "secret": "x" * 20},
+    "rsync": {"kind": "rsync", "host": "xqz", "path": "/xqz", "ssh_key": "sdb://xqz", "known_hosts": []},
 }
 SERVER = {"engine": "postgres", "name": "xqz", "manage": False}
 #: What has to be said within the same queue or cache: `memory` and `sync` are of a server of the site's own.
@@ -220,6 +226,8 @@ def options(path: Place, value: str) -> dict[str, Any]:
                 siblings = DATABASE.get(step, SERVER)
             if above in (("queue",), ("cache",), ("caches", "*=")):
                 siblings = STORE.get(step, ELSEWHERE)
+            if above == ("static", "push"):
+                siblings = PUSH["rsync" if step in PUSH["rsync"] or step == "user" else "s3"]
             built = {**siblings, step: built}
     said: dict[str, Any] = {}
     for start, more in TOGETHER.items():
@@ -252,6 +260,10 @@ def sites(path: Place, values: list[str]) -> dict[str, dict[str, Any]]:
         name = f"site-{number}"
         domains = [f"{name}.example.org", f"www.{name}.example.org"]
         made[name] = {**three_keys(name), "domains": domains, **options(path, value)}
+        push = made[name].get("static", {}).get("push", {})
+        if push.get("kind") == "rsync":
+            push |= {"path": value if path[-1] == "path" else f"/srv/static/{name}"}
+            push |= {"known_hosts": push["known_hosts"] or [KNOWN_HOST.replace("qzx", "xqz")]}
         if path[0] == "folder":
             del made[name]["repository"], made[name]["revision"]
     return made

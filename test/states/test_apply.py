@@ -35,6 +35,8 @@ SENTENCES = [
     *["blog has its secrets", "blog has its settings", "blog has its static files", "blog has its database migrated"],
     *["blog has its instance", "blog is live", "blog is served", "blog is recorded"],
 ]
+#: The steps of a site that pushes no static files.
+STEPS = [step for step in django_deploy_steps.RELEASE if step.__name__ != "push"]
 HOST = ["blog can be deployed", "The packages of the sites are installed", "uv is installed"]
 HOST += ["The ports of nginx are free", "nginx is installed"]
 HOST += ["The default site of a fresh nginx is off", "nginx runs"]
@@ -162,7 +164,7 @@ def test_changed_pillar_value_changes_only_its_states(salt, world):
 
 def test_failed_step_stops_only_its_own_site(salt, world, monkeypatch):
     apply = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}})
-    for step, sentence in [*zip(django_deploy_steps.RELEASE, SENTENCES[2:], strict=True)][::4]:
+    for step, sentence in [*zip(STEPS, SENTENCES[2:], strict=True)][::4]:
         world.push(step.__name__)
         with monkeypatch.context() as patched:
             patched.setattr(django_deploy_steps, step.__name__, broken_for_the_blog(step))
@@ -239,7 +241,7 @@ def broken_for_the_blog(step):
 def test_states_of_a_site_are_the_steps_in_their_order(salt):
     low = salt({"sites": {"blog": SITE}}).loaders.modules.state.show_low_sls("django")
     steps = [chunk["fun"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
-    assert steps == ["adoption", "users", "site", *(step.__name__ for step in django_deploy_steps.RELEASE)]
+    assert steps == ["adoption", "users", "site", *(step.__name__ for step in STEPS)]
     names = [chunk["__id__"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
     assert names == ["blog can be deployed", *SENTENCES]
     for before, chunk in zip(names[2:], [chunk for chunk in low if chunk["__id__"] in names[3:]], strict=False):
@@ -628,3 +630,16 @@ def test_invalid_certificate_files_stop_only_their_site(salt, world, authorities
     message = "site: django:sites:blog:tls:certificate is for x.example.org, not for blog.example.org"
     assert failed["blog has its directories"].splitlines() == [message, "nothing runs yet"]
     assert "shop is live" in changed(states)
+
+
+def test_site_that_pushes_has_a_state_and_the_host_a_user_for_it(salt):
+    push = {"kind": "rsync", "host": "static.example.org", "path": "/srv/static", "ssh_key": "sdb://vault/key"}
+    push["known_hosts"] = [
+        "static.example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9"
+    ]
+    low = salt({"sites": {"blog": {**SITE, "static": {"push": push}}}}).loaders.modules.state.show_low_sls("django")
+    steps = [chunk["fun"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
+    assert steps[3:] == [step.__name__ for step in django_deploy_steps.RELEASE]
+    assert [chunk["name"] for chunk in low if chunk["state"] == "user"] == ["_django-push"]
+    (packages,) = [chunk["pkgs"] for chunk in low if chunk["fun"] == "packages"]
+    assert "rsync" in packages

@@ -1,0 +1,214 @@
+"""Static files of releases in a store elsewhere: which are pushed, and which no kept release names any more.
+
+Only names with a hash of their content are pushed: such a file never changes, so that one that is there is not sent
+again, and files of several releases are next to each other.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import django_host_file
+import django_push_rsync
+import django_push_s3
+import django_wall_shape
+from django_host_command import DeploymentError
+from django_site import Site
+from django_wall_foreign import Foreign
+
+#: The most bytes of a manifest: 100 000 files with long names.
+_MANIFEST_SIZE = 32 << 20
+_MANIFEST = {"paths": {str: str}}
+#: A name with the hash of a bundler, which a storage may leave as it is: main-3f2a9c1b.js.
+_HASHED = re.compile(r"[.-][0-9a-f]{8,64}\.[^/]+$")
+_HINT = (
+    "have the project hash the names: {at}:settings: {{STORAGES: {{default: {{BACKEND: "
+    "django.core.files.storage.FileSystemStorage}}, staticfiles: {{BACKEND: "
+    "django.contrib.staticfiles.storage.ManifestStaticFilesStorage}}}}}} (Django 4.1 and older: STATICFILES_STORAGE)"
+)
+
+
+class Store(Protocol):
+    """A kind of store, a module."""
+
+    def place(self, push: Mapping[str, Any]) -> str:
+        """Return where a site's files are."""
+
+    def send(self, site: Site, folder: Path, names: list[str], secret: str) -> list[str]:
+        """Send the files that the store lacks; return their names."""
+
+    def delete(self, site: Site, names: list[str], secret: str) -> None:
+        """Delete files."""
+
+
+STORES: dict[str, Store] = {"s3": django_push_s3, "rsync": django_push_rsync}
+#: The option of each kind that is its secret.
+SECRETS = {"s3": "secret", "rsync": "ssh_key"}
+
+
+def of_site(site: Site) -> dict[str, Any] | None:
+    """Return where the pillar has the site's static files pushed; None where it does not."""
+    push: dict[str, Any] | None = site.config["static"].get("push")
+    return push
+
+
+def place(site: Site) -> str:
+    """Return where the site's files are pushed, for people; empty where they are not."""
+    push = of_site(site)
+    return STORES[push["kind"]].place(push) if push else ""
+
+
+# The key of the store
+
+
+def _secret_file(site: Site) -> Path:
+    return site.secrets / ".push_secret"
+
+
+def reference(config: Mapping[str, Any]) -> Any:
+    """Return the reference to the secret in the pillar; None where nothing is pushed."""
+    push = config["static"].get("push")
+    return push[SECRETS[push["kind"]]] if push else None
+
+
+def secret(site: Site, given: str | None) -> str | None:
+    """Return the secret of the store: the pillar's, else the one that the last apply kept."""
+    if not of_site(site):
+        return None
+    return given or django_host_file.read_text(_secret_file(site))
+
+
+def is_kept(site: Site, value: str | None) -> bool:
+    """Return whether `keep` would change nothing."""
+    return django_host_file.read_text(_secret_file(site)) == value
+
+
+def keep(site: Site, value: str | None) -> None:
+    """Keep the secret for commands, which have no pillar, in a file that only root can read; None removes it."""
+    if value:
+        django_host_file.write(_secret_file(site), value, mode=0o600)
+    else:
+        _secret_file(site).unlink(missing_ok=True)
+
+
+# Names
+
+
+def names(site: Site, folder: Path, storage: Mapping[str, Any]) -> list[str]:
+    """Return the names of collected files that are pushed, sorted.
+
+    Args:
+        folder: the collected files.
+        storage: what the start of Django has reported of the storage of static files.
+
+    Raises:
+        DeploymentError: the files have no hash in their names, or a name leads out of the folder.
+    """
+    hint = _HINT.format(at=f"django:sites:{site.name}")
+    found = _named(folder, _manifest(storage))
+    if found is None:
+        raise DeploymentError(
+            f"static:push needs static files with a hash in their names, and {storage.get('class')} gives them none: "
+            "a new release would replace files of the active one",
+            hint=hint,
+        )
+    plain = [name for name, own in found.items() if name == own and not _HASHED.search(name)]
+    if plain:
+        more = f" and {len(plain) - 3} more" if len(plain) > 3 else ""
+        raise DeploymentError(
+            f"{storage.get('class')} leaves static files without a hash in their names, and a new release would "
+            f"replace those of the active one: {', '.join(plain[:3])}{more}",
+            hint=hint,
+        )
+    return sorted(found)
+
+
+def _named(folder: Path, manifest: str) -> dict[str, str] | None:
+    """Return the names that a manifest gives to files, each with its own; None where there is no manifest."""
+    content = (Foreign(folder) / manifest).read(_MANIFEST_SIZE)
+    try:
+        value = json.loads(content) if content else None
+    except (ValueError, RecursionError):
+        return None
+    if value is None or not django_wall_shape.fits(value, _MANIFEST):
+        return None
+    found = {name: own for own, name in value["paths"].items()}
+    for name in found:
+        if name.startswith("/") or {"", ".", ".."} & {*name.split("/")} or not name.isprintable():
+            raise DeploymentError(f"{folder}/{manifest} names {name!r}, which is no file below it")
+    return found
+
+
+# What was pushed
+
+
+def _record(site: Site) -> Path:
+    return site.root / "pushed.json"
+
+
+def pushed(site: Site) -> set[str]:
+    """Return the names that are in the store of the site, as far as this host has pushed them."""
+    record = django_host_file.read_json(_record(site), {"place": str, "names": [str]}) or {}
+    return {*record.get("names", ())} if record.get("place") == place(site) else set()
+
+
+def _write(site: Site, found: Iterable[str]) -> None:
+    django_host_file.write_json(_record(site), {"place": place(site), "names": sorted(found)}, mode=0o600)
+
+
+def send(site: Site, folder: Path, found: list[str], value: str | None) -> list[str]:
+    """Push the files that the store lacks; return their names.
+
+    Args:
+        folder: the collected files.
+        found: their names.
+        value: the secret of the store.
+
+    Raises:
+        DeploymentError: the secret is not known, or the store does not take them all.
+    """
+    push = of_site(site)
+    if not push or not found:
+        return []
+    if not value:
+        raise DeploymentError(
+            f"{_secret_file(site)} does not exist yet: its value is in the pillar, which only an apply reads",
+            hint="salt-call state.apply django",
+        )
+    _write(site, {*pushed(site), *found})  # before they are sent: a push that is interrupted leaves some
+    return STORES[push["kind"]].send(site, folder, found, value)
+
+
+def prune(site: Site, folders: Iterable[tuple[Path, Mapping[str, Any]]], value: str | None) -> int:
+    """Delete what was pushed and no kept release names; return the number of files.
+
+    Args:
+        folders: the collected files of each kept release, and its storage of static files.
+        value: the secret of the store.
+
+    Raises:
+        DeploymentError: the store refuses it; the next release tries it again.
+    """
+    push = of_site(site)
+    present = pushed(site)
+    if not push or not push["prune"] or not value or not present:
+        return 0
+    gone = sorted(present - {name for folder, storage in folders for name in _kept(folder, storage)})
+    if gone:
+        STORES[push["kind"]].delete(site, gone, value)
+        _write(site, present - {*gone})
+    return len(gone)
+
+
+def _kept(folder: Path, storage: Mapping[str, Any]) -> Iterable[str]:
+    """Return the names of a kept release's files; none where its storage gives files no other names."""
+    found = _named(folder, _manifest(storage))
+    if found is None and storage.get("manifest"):
+        raise DeploymentError(f"{folder}/{_manifest(storage)} is missing or damaged")
+    return found or ()
+
+
+def _manifest(storage: Mapping[str, Any]) -> str:
+    return storage.get("manifest") or "staticfiles.json"

@@ -1,0 +1,124 @@
+"""Push static files to a static host by rsync over ssh.
+
+rsync and ssh run as `django_host_user.PUSHER`. Root writes the private key and the known hosts into a folder that only
+this user can read, and removes it when they have ended.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import django_host_command
+import django_host_file
+import django_host_folder
+import django_site
+from django_host_command import DeploymentError, seconds
+from django_host_folder import Folder
+from django_host_user import PUSHER
+from django_site import Site
+
+#: Tries, and seconds for a connection and without data.
+_TRIES, _CONNECT, _SILENCE = 3, 15, 60
+#: Errors of ssh and rsync → what to do.
+_HINTS = (
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", "find out why the host key changed, then correct {at}:known_hosts"),
+    ("Host key verification failed", "add a line of `ssh-keyscan {host}` to {at}:known_hosts after checking it"),
+    ("No such file or directory", "create {path} on {host}, writable by {user}"),
+    ("Permission denied (", "add the public key to authorized_keys of {user} on {host}, or correct {at}:ssh_key"),
+    ("error in libcrypto", "{at}:ssh_key is not a complete private key, or has a passphrase"),
+    ("rsync: command not found", "install rsync on {host}"),
+    ("rsync: not found", "install rsync on {host}"),
+    ("Permission denied", "let {user} write to {path} on {host}"),
+)
+
+
+def place(push: Mapping[str, Any]) -> str:
+    """Return where a site's files are, for people and for the record of what was pushed."""
+    port = f":{push['port']}" if push["port"] != 22 else ""
+    return f"rsync://{push['user']}@{push['host']}{port}{push['path']}"
+
+
+def send(site: Site, folder: Path, names: list[str], secret: str) -> list[str]:
+    """Send the files that the host lacks, with their compressed copies; return their names.
+
+    Raises:
+        DeploymentError: the host cannot be reached, or refuses it.
+    """
+    compressed = [f"{name}.gz" for name in names if (folder / f"{name}.gz").exists()]
+    options = ["--ignore-existing", "--times", "--chmod=D755,F644", "--out-format=%n"]
+    printed = _rsync(site, options, folder, [*names, *compressed], secret, "pushing static files")
+    return sorted(set(names) & set(printed.splitlines()))
+
+
+def delete(site: Site, names: list[str], secret: str) -> None:
+    """Delete files on the host, with their compressed copies: they are missing in an empty folder.
+
+    Raises:
+        DeploymentError: the host cannot be reached, or refuses it.
+    """
+    both = [path for name in names for path in (name, f"{name}.gz")]
+    _rsync(site, ["--delete-missing-args"], None, both, secret, "deleting static files")
+
+
+def _rsync(site: Site, options: list[str], folder: Path | None, names: list[str], secret: str, doing: str) -> str:
+    """Run rsync with a list of names, again where the connection fails; return what it prints."""
+    push = site.config["static"]["push"]
+    until = time.monotonic() + seconds(push["timeout"])
+    with _ssh(site, secret) as (keys, ssh):
+        host = f"[{push['host']}]" if ":" in push["host"] else push["host"]
+        target = f"{push['user']}@{host}:{push['path']}/"
+        argv = ["rsync", *options, "--from0", "--files-from=-", f"--timeout={_SILENCE}", f"--rsh={' '.join(ssh)}"]
+        for attempt in range(_TRIES):
+            try:
+                return django_host_command.run(
+                    [*argv, f"{folder or keys / 'empty'}/", target],
+                    doing=f"{doing} at {place(push)}",
+                    user=PUSHER,
+                    stdin="".join(f"{name}\0" for name in names),
+                    timeout=max(until - time.monotonic(), 1),
+                )
+            except DeploymentError as error:
+                error.hint = _hint(site, error)
+                if not error.transient or attempt == _TRIES - 1 or time.monotonic() > until:
+                    raise
+                time.sleep(2**attempt)
+    raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _ssh(site: Site, secret: str) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the folder with the key, which is removed at the end, and the command of ssh."""
+    push = site.config["static"]["push"]
+    keys = django_site.RUNTIME / f"{site.name}.push"
+    django_host_file.remove_tree(keys)
+    django_host_folder.make(Folder(keys, "root", PUSHER, 0o750))
+    django_host_folder.make(Folder(keys / "empty", "root", PUSHER, 0o750))
+    known_hosts = "".join(f"{line}\n" for line in push["known_hosts"])
+    options = {
+        "BatchMode": "yes",
+        "StrictHostKeyChecking": "yes",
+        "UserKnownHostsFile": f"{keys}/known_hosts",
+        "GlobalKnownHostsFile": "/dev/null",
+        "IdentitiesOnly": "yes",
+        "IdentityAgent": "none",
+        "PreferredAuthentications": "publickey",
+        "ConnectTimeout": _CONNECT,
+        "ServerAliveInterval": _CONNECT,
+    }
+    ssh = ["ssh", "-F", "none", "-p", str(push["port"]), "-i", f"{keys}/key"]
+    ssh += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    try:
+        for name, text in (("key", f"{secret.strip()}\n"), ("known_hosts", known_hosts)):
+            django_host_file.write(keys / name, text, mode=0o640, group=PUSHER, durable=False)
+        yield keys, ssh
+    finally:
+        django_host_file.remove_tree(keys)
+
+
+def _hint(site: Site, error: DeploymentError) -> str:
+    push = site.config["static"]["push"]
+    text = f"{error.message}\n{error.log}"
+    known = {"at": f"django:sites:{site.name}:static:push", **{name: push[name] for name in ("host", "user", "path")}}
+    return next((hint.format(**known) for cause, hint in _HINTS if cause in text), "")
