@@ -144,10 +144,10 @@ def _prefixes(node: ast.AST) -> Iterator[str]:
         yield f"{word}_"
     loops = [node] if isinstance(node, ast.For) else getattr(node, "generators", [])
     if any(re.match(r"(\w+\()?(os\.)?environ(\.items\(\)|\.keys\(\))?\)?$", ast.unparse(loop.iter)) for loop in loops):
-        for call in ast.walk(node):
-            is_test = isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "startswith" and call.args
-            text = getattr(call.args[0], "value", None) if is_test else None
-            if isinstance(text, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*_", text):
+        for call in (part for part in ast.walk(node) if isinstance(part, ast.Call) and part.args):
+            text = getattr(call.args[0], "value", None)
+            is_test = isinstance(call.func, ast.Attribute) and call.func.attr == "startswith"
+            if is_test and isinstance(text, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*_", text):
                 yield text
 
 
