@@ -134,6 +134,9 @@ def _lacking(config: Mapping[str, Any], found: Mapping[str, Any], step: str) -> 
     engine = found.get("database", {}).get("engine", "sqlite")
     if engine != "sqlite" and not config["databases"].get("default", {}).get("engine"):
         yield "database", found["database"]
+    for key in ("queue", "cache", "caches", "sessions"):
+        if found.get(key) and not config.get("caches" if key == "cache" else key):
+            yield key, found[key]
     if found.get("health", {}).get("headers") and not config["health"]["headers"]:
         yield "health:headers", found["health"]["headers"]
 

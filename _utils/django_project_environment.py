@@ -81,6 +81,7 @@ class Context(NamedTuple):
         engine: the database that the project is deployed with: ``sqlite``, ``postgres`` or ``mysql``.
         domain: the domain of the site.
         examples: the variables of the project's example of a .env file.
+        stores: the variables with the URL of a queue or a cache → what the pillar gives for each.
     """
 
     roots: Sequence[Path]
@@ -89,6 +90,7 @@ class Context(NamedTuple):
     engine: str
     domain: str
     examples: Mapping[str, str]
+    stores: Mapping[str, Mapping[str, str]]
 
 
 @dataclass
@@ -169,7 +171,7 @@ def of(settings: Settings, context: Context) -> Environment:
         name, place = variable.name, variable.place
         if _OWN.fullmatch(name):
             continue
-        known = _known(settings, variable, context)
+        known = context.stores.get(name) or _known(settings, variable, context)
         if known is None and name in settings.values.get("DEBUG", Value()).taint:
             known = _debug_off(settings, variable, context)
         if known is None and variable.required and variable.accepted:

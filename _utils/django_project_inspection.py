@@ -18,6 +18,7 @@ import django_host_service
 import django_host_user
 import django_kinds
 import django_project
+import django_project_background
 import django_project_code
 import django_project_data
 import django_project_environment
@@ -139,7 +140,8 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     if left_out:
         report.extend("python_packages", left_out, "the settings need them, and no file requires them")
     engine = _database(report, settings, django_project_requirements.drivers(required))
-    _environment(report, settings, tree, roots, engine, domain)
+    stores = django_project_background.add(report, tree, roots, settings, required)
+    _environment(report, settings, tree, roots, engine, domain, stores.words)
     _commands(report, settings)
     _data(report, settings, tree, project)
     _health(report, roots, settings)
@@ -376,8 +378,6 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     if needed_by:
         report.extend("python_packages", ["setuptools<81"], f"{needed_by} imports pkg_resources")
     _server(report, tree, folder, required)
-    if "celery" in required:
-        report.remarks.append("Celery is used: its workers are not deployed, only the web application")
     for url in django_project_requirements.indexes(contents):
         report.remarks.append(f"packages come from {url} too; a mirror, or a login, is set by `index`")
     _python(report, host, pinned.get("django", ""), python, django_project_requirements.compiled_for(contents))
@@ -499,11 +499,19 @@ def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> st
     return engine.name if engine else "sqlite"
 
 
-def _environment(report: Report, settings: Settings, tree: Path, roots: list[Path], engine: str, domain: str) -> None:
+def _environment(
+    report: Report,
+    settings: Settings,
+    tree: Path,
+    roots: list[Path],
+    engine: str,
+    domain: str,
+    stores: dict[str, dict[str, str]],
+) -> None:
     """Put required and well-known variables into the pillar, and the others into remarks."""
     examples = django_project_environment.examples([*roots, tree])
     modules = (report.settings_module, report.application)
-    context = django_project_environment.Context(roots, *modules, engine, domain, examples)
+    context = django_project_environment.Context(roots, *modules, engine, domain, examples, stores)
     found = django_project_environment.of(settings, context)
     if (
         any("database_" in str(value) for value, _place in found.environment.values())

@@ -11,8 +11,11 @@ _ORDER = (
     *("repository", "folder", "revision", "domains", "project", "python_path", "settings_module", "wsgi"),
     *("requirements", "python_packages", "constraints", "packages", "build", "commands", "files", "shared", "writable"),
     *("writable_packages", "static"),
-    *("environment", "secrets", "settings", "database", "server", "sandbox", "health"),
+    *("environment", "secrets", "settings", "database", "queue", "cache", "caches", "sessions"),
+    *("server", "sandbox", "workers", "schedules", "health"),
 )
+#: Keys with an entry on each line, each with a comment of its own.
+_ENTRIES = ("environment", "secrets", "workers", "schedules")
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "y", "n"}
 
 
@@ -54,7 +57,7 @@ class Report:
         found: dict[str, Any] = {}
         for key in sorted(self.pillar, key=_ORDER.index):
             value = self.value(key)
-            if key in ("environment", "secrets"):
+            if key in _ENTRIES:
                 value = {name: inner for name, (inner, _comment) in value.items() if name not in self.open_variables}
             elif key == "commands":
                 value = dict(value)
@@ -79,7 +82,7 @@ class Report:
         lines = [f"# {title}", *(f"#   {remark}" for remark in remarks), "django:", "  sites:", f"    {name}:"]
         for key in sorted(self.pillar, key=_ORDER.index):
             value, comment = self.pillar[key]
-            if key in ("environment", "secrets"):
+            if key in _ENTRIES:
                 lines.append(f"      {key}:")
                 lines += [_line(8, variable, *inner) for variable, inner in value.items()]
             elif key == "commands":
@@ -90,15 +93,15 @@ class Report:
 
 
 def _line(indent: int, key: str, value: Any, comment: str) -> str:
-    text = f"{' ' * indent}{key}: {_flow(value)}"
+    text = f"{' ' * indent}{key}: {flow(value)}"
     return f"{text}  # {comment}" if comment else text
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Return a value as YAML on one line."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {flow(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(_flow(inner) for inner in value) + "]"
+        return "[" + ", ".join(flow(inner) for inner in value) + "]"
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./-]*(:[\w./@-]+)*|[\w.+-]+@[\w.:/-]+", value)
     return value if plain and value.lower() not in _YAML_WORDS else json.dumps(value, ensure_ascii=False)

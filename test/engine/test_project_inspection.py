@@ -16,6 +16,9 @@ from trees import write_tree
 
 INSPECTIONS = yaml.load((Path(__file__).parent / "inspections.yaml").read_text(), Loader=Cases)
 DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
+BACKGROUND = yaml.safe_load((Path(__file__).parent / "inspections_background.yaml").read_text())
+#: What inspection proposes for background work; `environment` too.
+OF_BACKGROUND = ("workers", "schedules", "queue", "cache", "caches", "sessions", "environment")
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in INSPECTIONS])
@@ -26,6 +29,26 @@ def test_inspection_writes_a_valid_pillar(tmp_path, case, monkeypatch):
     text = text.replace(str(tree), "<tree>")
     assert re.sub(r"host is 3[\d.]+:", "host is <python>:", text) == case["pillar"]
     pillar = yaml.safe_load(text.replace("<tree>", str(tree)))
+    assert django_pillar.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in BACKGROUND])
+def test_background_work_is_proposed_as_the_project_has_it(tmp_path, case):
+    files = {
+        "manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'site.settings')",
+        "site/__init__.py": "",
+        "site/wsgi.py": "application = get_wsgi_application()",
+        "site/settings.py": f"import environ, os\nenv = environ.Env()\n{case['settings']}",
+        "requirements.txt": case["requirements"].replace(" ", "\n"),
+    }
+    tree = write_tree(tmp_path / "shop", files | case.get("files", {}))
+    text = django_project_inspection.inspect(str(tree))
+    pillar = yaml.safe_load(text)
+    (site,) = pillar["django"]["sites"].values()
+    assert {key: site[key] for key in OF_BACKGROUND if key in site} == case.get("keys", {}), text
+    told = re.sub(r"\n#     ", " ", text)
+    assert [remark for remark in case.get("remarks", []) if f"#   {remark}\n" not in told] == [], text
+    assert ("not understood" in told) == ("not understood" in str(case.get("remarks"))) and "secret" not in text
     assert django_pillar.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
 
 

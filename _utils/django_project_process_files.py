@@ -1,0 +1,194 @@
+"""The files of a project that name its processes and schedules: Procfile, compose files, units, crontabs, scripts.
+
+They are read, and nothing that they name is run.
+"""
+
+import configparser
+import contextlib
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import django_project
+import django_project_code
+
+#: Processes of a Procfile and of compose files that serve pages, or run once in a release.
+_NOT_WORKERS = {"web", "release", "postdeploy", "django", "app", "nginx"}
+#: The five fields of a time in a crontab, or a word for it.
+_CRON = re.compile(
+    r"\s*(?P<at>@(?:hourly|daily|midnight|weekly|monthly|yearly|annually)"
+    r"|(?:[\d*/,A-Za-z-]+[ \t]+){4}[\d*/,A-Za-z-]+)[ \t]+(?P<rest>\S.*)"
+)
+_CRONTAB_NAME = re.compile(r"(crontab|cron)(\.\w+)?|[\w-]+\.(cron|crontab)|[\w-]*crontab")
+_COMPOSE_NAME = re.compile(r"(docker-)?compose[\w.-]*\.ya?ml|(production|prod|live)\.ya?ml")
+#: Names that any of these files may have; scripts have none, or .sh, at their end.
+_CANDIDATE = re.compile(r"Procfile\.\w+|.+\.(service|conf|ini|ya?ml|cron|crontab|txt|sh)|[^.]+")
+_NOT_LIVE = re.compile(r"(^|[._-])(dev|devel|development|local|test|tests|testing|ci|e2e|debug|docs)([._-]|$)")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command of such a file.
+
+    Attributes:
+        name: of the process, the unit or the job.
+        command: the line, in the syntax of a shell.
+        place: the file, relative to the source.
+        at: when a job runs, in the words of its file; empty for a process that runs until it is stopped.
+        style: of `at`: ``cron`` or ``calendar`` (systemd's OnCalendar).
+        stop: the signal that ends the process; empty for SIGTERM.
+        is_own: whether the command is surely the project's own, not that of a database or a proxy in its compose file.
+    """
+
+    name: str
+    command: str
+    place: str
+    at: str = ""
+    style: str = "cron"
+    stop: str = ""
+    is_own: bool = True
+
+
+def lines(tree: Path, remarks: list[str]) -> list[Line]:
+    """Return the commands of all these files, those of production first.
+
+    Args:
+        remarks: gets the files that could not be read.
+    """
+    found: list[Line] = []
+    readers = (_procfiles, _units, _programs, _compose_files, _crontabs, _scripts)
+    paths = [path for path in django_project.files(tree, None, depth=5) if _CANDIDATE.fullmatch(path.name)]
+    paths.sort(key=lambda path: (len(path.parts), path))
+    for reader in readers:
+        for path in paths:
+            inside = path.relative_to(tree)
+            if not any(map(_NOT_LIVE.search, inside.parts)):
+                found += reader(path, str(inside), remarks)
+    return found
+
+
+def _procfiles(path: Path, place: str, _remarks: list[str]) -> Iterator[Line]:
+    if not re.fullmatch(r"Procfile(\.\w+)?", path.name):
+        return
+    for row in django_project_code.read(path).splitlines():
+        found = re.match(r"([A-Za-z0-9_-]+):\s*(\S.*)", row)
+        if found and found[1] not in _NOT_WORKERS:
+            yield Line(found[1], found[2], place)
+
+
+def _units(path: Path, place: str, _remarks: list[str]) -> Iterator[Line]:
+    """Yield the command of a service of systemd; that of a timer is a job."""
+    if path.suffix != ".service":
+        return
+    text = django_project_code.read(path)
+    command, at = unit_command(text), timer_time(django_project_code.read(path.with_suffix(".timer")))
+    stop = re.search(r"^\s*KillSignal\s*=\s*(\S+)", text, re.MULTILINE)
+    is_once = re.search(r"^\s*Type\s*=\s*oneshot", text, re.MULTILINE)
+    if command and (at or not is_once):
+        yield Line(path.stem, command, place, at, "calendar", stop[1] if stop else "")
+
+
+def unit_command(text: str) -> str:
+    """Return the command of a service of systemd; empty if it has none."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    found = re.search(r"^\s*ExecStart\s*=\s*[-@:+!]*(\S.*)", joined, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def timer_time(text: str) -> str:
+    """Return when a timer of systemd runs its service; empty if it names no time."""
+    found = re.search(r"^\s*OnCalendar\s*=\s*(\S.*)", text, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def _programs(path: Path, place: str, _remarks: list[str]) -> Iterator[Line]:
+    """Yield the commands of programs of supervisor."""
+    text = django_project_code.read(path) if path.suffix in (".conf", ".ini") else ""
+    if "[program:" not in text:
+        return
+    parser = configparser.RawConfigParser(strict=False, inline_comment_prefixes=(";",))
+    with contextlib.suppress(configparser.Error):
+        parser.read_string(text)
+    for section in parser.sections():
+        command = parser.get(section, "command", fallback="").replace("\n", " ")
+        if section.startswith("program:") and command:
+            stop = parser.get(section, "stopsignal", fallback="TERM")
+            yield Line(section.partition(":")[2], command, place, stop=f"SIG{stop}" if stop != "TERM" else "")
+
+
+def _compose_files(path: Path, place: str, remarks: list[str]) -> Iterator[Line]:
+    if not _COMPOSE_NAME.fullmatch(path.name):
+        return
+    try:
+        import yaml  # which Salt has, and a bare python3 may not
+    except ImportError:
+        remarks.append(f"{place} was not read: Python's package yaml is missing here")
+        return
+    try:
+        content = yaml.safe_load(django_project_code.read(path))
+    except (yaml.YAMLError, RecursionError, ValueError):
+        remarks.append(f"{place} was not read: it is not valid YAML")
+        return
+    services = content.get("services") if isinstance(content, dict) else None
+    for name, service in services.items() if isinstance(services, dict) else ():
+        if isinstance(service, dict):
+            yield from _service(str(name), service, place)
+
+
+def _service(name: str, service: dict[str, Any], place: str) -> Iterator[Line]:
+    command = _shell(service.get("command")) or _shell(service.get("entrypoint"))
+    if command and name not in _NOT_WORKERS:
+        yield Line(name, command, place, is_own="build" in service)
+    labels = service.get("labels")
+    pairs = labels.items() if isinstance(labels, dict) else [str(one).partition("=")[::2] for one in labels or ()]
+    about = {str(key): str(value) for key, value in pairs}
+    for key, at in about.items():  # the jobs of Ofelia
+        found = re.fullmatch(r"ofelia\.job-(?:exec|run|local)\.([\w.-]+)\.schedule", key)
+        job = about.get(key.removesuffix("schedule") + "command", "")
+        if found and job:
+            yield Line(found[1], job, place, _of_six(at))
+
+
+def _shell(command: Any) -> str:
+    """Return a command of a compose file as a line of shell; ``$$`` is ``$`` there."""
+    if isinstance(command, list) and all(isinstance(word, str) for word in command):
+        return shlex.join(command).replace("$$", "$")
+    return " ".join(command.split()).replace("$$", "$") if isinstance(command, str) else ""
+
+
+def _of_six(at: str) -> str:
+    """Return a time of Ofelia, which may begin with seconds, as cron has it."""
+    fields = at.split()
+    return " ".join(fields[1:]) if len(fields) == 6 and fields[0] == "0" else at
+
+
+def _crontabs(path: Path, place: str, _remarks: list[str]) -> Iterator[Line]:
+    in_folder = path.parent.name in ("cron.d", "crontabs", "cron")
+    if not (in_folder or _CRONTAB_NAME.fullmatch(path.name)) or path.suffix == ".py":
+        return
+    for row in django_project_code.read(path).splitlines():
+        at, command = cron_line(row)
+        if at:
+            yield Line("", command, place, at)
+
+
+def cron_line(row: str) -> tuple[str, str]:
+    """Return the time and the command in a line of a crontab; empty texts for another line."""
+    found = _CRON.match(row)
+    return (" ".join(found["at"].split()), found["rest"].replace(r"\%", "%")) if found else ("", "")
+
+
+def _scripts(path: Path, place: str, _remarks: list[str]) -> Iterator[Line]:
+    """Yield the lines of shell scripts that run a worker; everything else in them has other purposes."""
+    text = django_project_code.read(path) if path.suffix in ("", ".sh") else ""
+    text = re.sub(r"\\\n\s*", " ", text[:20_000])
+    if not re.match(r"#!\s*/\S*(sh|env \w*sh)\s", text):
+        return
+    for row in text.splitlines():
+        command = row.strip()
+        if re.match(r"(exec\s|celery\s|python\S*\s|\S*/(celery|python\S*)\s)", command):
+            name = path.parent.name if path.stem in ("start", "run", "entrypoint") else path.stem
+            yield Line(name, command, place, is_own=False)
