@@ -110,6 +110,11 @@ _PACKAGE = re.compile(r"/(?:virtualenv|virtualenvs/[^/]+)/lib/python[\d.]+/site-
 _DATABASE_FILE = re.compile(
     r"(?:unable to open database file|attempt to write a readonly database)(?:: (?P<path>/\S+))?"
 )
+#: How clients report that they do not reach Redis, Memcached, or a broker of Celery.
+_REDIS = re.compile(r"Error -?\d+ (?:while )?connecting to (?P<at>[\w.-]+:\d+)\b")
+_MEMCACHED = re.compile(r"pymemcache[\s\S]{0,2000}(Connection refused|Name or service not known|name resolution)")
+_BROKER = re.compile(r"kombu\.exceptions\.OperationalError: (\[Errno -?\d+\]|Error -?\d+)")
+_OF_CACHE = re.compile(r"django_redis|django/core/cache|django\.core\.cache")
 #: What a hint adds to a list of the pillar, whose present values it repeats, so that it can be pasted: word of the hint
 #: → option, values.
 _ADDED = {
@@ -256,6 +261,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         or _of_packages(site, text)
         or _of_program(site, text)
         or _of_compressed_block(site, text)
+        or _of_store(site, text)
         or _of_table(site, text, building=building)
     )
 
@@ -285,6 +291,35 @@ def _of_table(site: Site, text: str, *, building: bool) -> str:
         if found:
             return cure.format(*found.groups(), **values)
     return ""
+
+
+def _of_store(site: Site, text: str) -> str:
+    """Return which store the project needs that the site does not have, or does not use."""
+    at, redis = _at(site), _REDIS.search(text)
+    if _MEMCACHED.search(text):
+        return _store(site, "the project does not reach Memcached", "cache", "memcached")
+    if redis and _OF_CACHE.search(text):
+        return _store(site, f"the project does not reach its cache at {redis['at']}", "cache", "redis")
+    if redis and not _BROKER.search(text):
+        if site.config.get("queue"):
+            return _store(site, f"the project does not reach Redis at {redis['at']}", "queue", "redis")
+        what = f"the project does not reach Redis at {redis['at']}"
+        options = f"{at}:queue: {{engine: redis}} for tasks and channels, {at}:cache: {{engine: redis}} for a cache"
+        return f"{what}: set {options}"
+    if redis or _BROKER.search(text):
+        return _store(site, "Celery does not reach its broker", "queue", "redis")
+    return ""
+
+
+def _store(site: Site, what: str, key: str, engine: str) -> str:
+    """Return the hint to set a store; where the site has it, to have the project use it."""
+    at, word = _at(site), {"queue": "queue_url", "cache": "cache_url"}[key]
+    if not site.config.get("caches" if key == "cache" else key):
+        return f"{what}: set {at}:{key}: {{engine: {engine}}}"
+    return (
+        f"{what}, and does not use the site's {key}: have its settings read the URL from a variable, and set "
+        f"{at}:environment: {{NAME_OF_IT: {{from: {word}}}}}"
+    )
 
 
 def _of_compressed_block(site: Site, text: str) -> str:

@@ -57,6 +57,18 @@ def test_a_compressed_block_that_depends_on_the_page():
     assert django_site_cause.hint(site, "TemplateSyntaxError") == ""
 
 
+def test_a_store_that_the_site_has_is_to_be_used():
+    refused = "Error 111 connecting to localhost:6379. Connection refused."
+    site = configured(queue={"engine": "redis"}, cache={"engine": "redis"})
+    for text, what, word in (
+        (refused, "the project does not reach Redis at localhost:6379, and does not use the site's queue", "queue_url"),
+        (f"kombu.exceptions.OperationalError: {refused}", "Celery does not reach its broker", "queue_url"),
+        (f"django_redis {refused}", "the project does not reach its cache at localhost:6379", "cache_url"),
+    ):
+        hint = django_site_cause.hint(site, text)
+        assert hint.startswith(what) and f"{AT}:environment: {{NAME_OF_IT: {{from: {word}}}}}" in hint
+
+
 def test_lists_of_a_hint_include_those_of_the_pillar():
     commands = {"after_static": ["manage.py thumbnails"]}
     site = configured(python_packages=["psycopg[binary]"], build=["make 'a b'"], commands=commands)
