@@ -25,6 +25,7 @@ import django_proxy_switch
 import django_takeover_copy
 import django_takeover_detection
 import django_takeover_stop
+import django_takeover_worker
 from django_host_command import DeploymentError, seconds
 from django_host_config import Files
 from django_host_folder import Folder
@@ -48,6 +49,8 @@ _PLAN = {
     "databases": {str: str},
     "owner": ([int], types.NoneType),
     "stamps?": {str: [int]},
+    "crontabs?": [str],
+    "replaced?": {str: str},
 }
 
 
@@ -81,6 +84,7 @@ class Takeover:
         stopped = [*self.plan["units"], *self.plan["programs"], *self.plan["apps"]]
         changes = dict.fromkeys(moved, f"moved to {self.aside}")
         changes |= dict.fromkeys(stopped, f"stopped, moved to {self.aside}")
+        changes |= dict.fromkeys(self.plan.get("crontabs", []), "its lines of the existing deployment are removed")
         for old, new in self.databases.items():
             changes[str(old)] = "used where it is" if old == new else f"copied to {new}"
         for path in self.plan["media"]:
@@ -240,6 +244,14 @@ class Takeover:
             DeploymentError: the proxy refuses the files, or the existing deployment has written since it was copied.
         """
         self._refuse_late_writes()
+        django_takeover_worker.ask_to_stop(self.site, self.plan)
+        try:
+            self._switch_proxy(files, templates)
+        except BaseException:
+            django_takeover_worker.start_again(self.plan)
+            raise
+
+    def _switch_proxy(self, files: Files, templates: Mapping[str, str]) -> None:
         existing = [Path(path) for path in self.plan["servers"]]
         for path in existing:
             target = django_takeover_stop.path_aside(path, self.aside)
@@ -287,14 +299,14 @@ class Takeover:
         django_host_folder.make(self.site.folders()[0])  # from here on only root may rename in it
         for path in [*plan["entries"], *plan["units"], *plan["programs"]]:
             django_takeover_stop.move_aside(Path(path), aside)
+        django_takeover_worker.forget(plan)
         if plan["units"] and django_host_service.has_systemd():
             django_host_command.run(["systemctl", "daemon-reload"], doing="reloading the units")
+        for path in map(Path, plan.get("crontabs", [])):
+            folders = [Path(folder) for folder in plan["folders"]]
+            django_takeover_worker.remove_rows(path, folders, django_takeover_stop.path_aside(path, aside))
         self._give(final=True)
-        if plan["workers"]:
-            names = ", ".join(plan["workers"])
-            warnings.append(
-                f"{names} served no pages and was stopped with the existing deployment: nothing replaces it"
-            )
+        warnings += django_takeover_worker.warnings(self.site, plan)
         self.write(phase="done")
         (self.site.adopted / "plan.json").replace(aside / "adoption.json")
         return warnings
@@ -339,6 +351,8 @@ def _begin(site: Site, existing: ExistingDeployment, begun: Takeover | None) -> 
             "apps": [str(path) for path in existing.uwsgi_files],
             "names": existing.program_names,
             "workers": existing.workers,
+            "crontabs": [str(path) for path in existing.crontabs],
+            "replaced": existing.replaced,
             "folders": [str(path) for path in existing.folders],
             "addresses": existing.addresses,
             "databases": {str(old): str(new) for old, new in existing.databases.items()},

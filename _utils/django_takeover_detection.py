@@ -4,6 +4,7 @@ A virtual host of nginx or Apache with a domain of the site leads to the address
 processes that listen there, to their folders, and to what starts them; with mod_wsgi, to the folders of its directives.
 """
 
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import django_takeover_manager
 import django_takeover_nginx
 import django_takeover_process
 import django_takeover_virtual_hosts
+import django_takeover_worker
 from django_host_command import DeploymentError
 from django_site import Site
 from django_takeover_existing import ExistingDeployment, Finding
@@ -80,6 +82,7 @@ def find(site: Site, kept: Sequence[str] = ()) -> ExistingDeployment:
     if site.config["proxy"]["kind"] == "apache":
         existing.refusals += django_takeover_apache.refusals(existing.virtual_host_files, existing.folders)
     own_processes = _processes(existing, running, listening)
+    django_takeover_worker.review(site, existing)
     _ports(existing, {port: listeners[port] for port in ports}, own_processes)
     django_takeover_data.detect_databases(site, existing)
     django_takeover_data.detect_uploads(site, existing, virtual_hosts)
@@ -213,6 +216,7 @@ def _processes(existing: ExistingDeployment, running: list[Process], listening: 
             existing.refusals.append(f"process {process.pid} ({process}) is still running: wait until it has ended")
         elif not process.unit and not process.serves_pages() and process not in listening:
             existing.workers.append(f"process {process.pid} ({process})")
+            existing.commands[existing.workers[-1]] = shlex.join(process.argv)
         by_supervisor = process.unit == "supervisor.service" and existing.programs
         by_uwsgi = django_takeover_process.is_uwsgi_instance(process, existing.folders, existing.uwsgi_files)
         if process.unit and process.unit not in units and not (by_supervisor or by_uwsgi):

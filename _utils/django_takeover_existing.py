@@ -38,6 +38,10 @@ class ExistingDeployment:
         uwsgi_files: files for which an emperor of uWSGI, or Debian's uwsgi, runs an instance of it.
         program_names: names of the programs of supervisor.
         workers: units, programs and processes that serve no pages.
+        commands: the workers' commands, by the names in `workers`; a job of a timer is in `timers` instead.
+        timers: services that timers run → command and time.
+        crontabs: crontabs with commands of manage.py that name the project's folders.
+        replaced: workers that the pillar has too → a line that their unit needs for its stop, or an empty text.
         addresses: where it listens: paths of sockets, or ``host:port``.
         databases: SQLite files, with the path that the new site uses for each.
         media: folders of uploads.
@@ -56,6 +60,10 @@ class ExistingDeployment:
     uwsgi_files: list[Path] = field(default_factory=list)
     program_names: list[str] = field(default_factory=list)
     workers: list[str] = field(default_factory=list)
+    commands: dict[str, str] = field(default_factory=dict)
+    timers: dict[str, tuple[str, str]] = field(default_factory=dict)
+    crontabs: list[Path] = field(default_factory=list)
+    replaced: dict[str, str] = field(default_factory=dict)
     addresses: list[str] = field(default_factory=list)
     databases: dict[Path, Path] = field(default_factory=dict)
     media: list[Path] = field(default_factory=list)

@@ -4,8 +4,10 @@ import os
 import re
 from pathlib import Path
 
+import django_project_process_files
 import django_takeover_existing
 import django_takeover_process
+import django_takeover_worker
 from django_takeover_existing import ExistingDeployment, Finding, names_path_below, read_text
 from django_takeover_process import Process
 
@@ -42,7 +44,19 @@ def _units(existing: ExistingDeployment, listening: list[Process]) -> None:
             existing.findings += [Finding("unit", one.name, str(one)) for one in pair]
             if not django_takeover_process.serves_pages(text):
                 existing.workers.append(path.name)
+                _add_command(existing, path, text)
             _add_working_directory(existing, text)
+
+
+def _add_command(existing: ExistingDeployment, path: Path, text: str) -> None:
+    """Add what a worker's unit runs, or a timer."""
+    command = django_project_process_files.unit_command(text)
+    timer = path.with_suffix(".timer")
+    at = django_project_process_files.timer_time(read_text(timer)) if timer.is_file() else ""
+    if at:
+        existing.timers[path.name] = (command, at)
+    else:
+        existing.commands[path.name] = command
 
 
 def _activated_services(texts: dict[Path, str], addresses: list[str]) -> set[str]:
@@ -80,9 +94,11 @@ def _programs(existing: ExistingDeployment) -> None:
             existing.programs.append(path)
             existing.program_names += names
             existing.findings.append(Finding("supervisor program", ", ".join(names), str(path)))
-            existing.workers += [
-                _program_name(section) for section in inside if not django_takeover_process.serves_pages(section)
-            ]
+            for section in inside:
+                if not django_takeover_process.serves_pages(section):
+                    existing.workers.append(_program_name(section))
+                    command = re.search(r"^command\s*=\s*(\S.*)", section, re.MULTILINE)
+                    existing.commands[_program_name(section)] = command[1] if command else ""
             if len(inside) != len(programs):
                 rest = ", ".join(_program_name(section) for section in programs if section not in inside)
                 existing.refusals.append(f"{path} also runs {rest}: move that to another file")
@@ -107,8 +123,14 @@ def _uwsgi_files(existing: ExistingDeployment, listening: list[Process]) -> None
 
 
 def _crontabs(existing: ExistingDeployment) -> None:
-    """Add the crontabs with lines that name the project's folders."""
+    """Add the crontabs with lines that name the project's folders; each has to be a command of manage.py."""
     for path in [path for folder in CRONTABS if folder.is_dir() for path in sorted(folder.iterdir())]:
-        if path.is_file() and names_path_below(read_text(path), existing.folders):
+        rows = django_takeover_worker.rows(path, existing.folders) if path.is_file() else []
+        if rows:
             existing.findings.append(Finding("crontab", str(path)))
-            existing.refusals.append(f"{path} has lines with paths of the existing deployment: remove them first")
+            existing.crontabs.append(path)
+            if not all(django_takeover_worker.of_row(path, row)[0] for row in rows):
+                existing.refusals.append(
+                    f"{path} has lines with paths of the existing deployment that are no commands of manage.py: "
+                    "remove them first"
+                )

@@ -18,6 +18,7 @@ import django_host_service
 import django_release_drain
 import django_takeover_copy
 import django_takeover_process
+import django_takeover_worker
 from django_host_command import DeploymentError, seconds
 from django_site import Site
 from django_takeover_process import Process
@@ -77,7 +78,8 @@ def stop(site: Site, plan: dict[str, Any], aside: Path) -> None:
     units = [Path(path).name for path in plan["units"] if Path(path).exists()]
     if units and django_host_service.has_systemd():
         argv = ["systemctl", "disable", "--quiet", "--now", *units]
-        django_host_command.run(argv, doing=f"stopping {' '.join(units)}", timeout=120)
+        timeout = 120 + django_takeover_worker.patience(site)
+        django_host_command.run(argv, doing=f"stopping {' '.join(units)}", timeout=timeout)
     for name in plan["names"]:
         _stop_program(name)
     uwsgi_files = [Path(path) for path in plan["apps"]]
@@ -86,7 +88,10 @@ def stop(site: Site, plan: dict[str, Any], aside: Path) -> None:
     folders = [Path(folder) for folder in plan["folders"]]
     found = django_takeover_process.unmanaged(folders, plan["addresses"], uwsgi_files)
     own = [site.releases, site.virtualenvs]
-    _end([process for process in found if not process.is_below(own)])
+    old = [process for process in found if not process.is_below(own)]
+    workers = [process for process in old if not process.serves_pages()]
+    _end([process for process in old if process not in workers], _TERM_TIMEOUT)
+    _end(workers, django_takeover_worker.patience(site))
 
 
 def _stop_program(name: str) -> None:
@@ -99,11 +104,11 @@ def _stop_program(name: str) -> None:
             raise
 
 
-def _end(processes: list[Process]) -> None:
+def _end(processes: list[Process], timeout: float) -> None:
     """End processes by SIGTERM (uWSGI, which reloads on that, by SIGINT), after a timeout by SIGKILL."""
     for process in processes:
         _signal(process.pid, signal.SIGINT if process.is_uwsgi() else signal.SIGTERM)
-    deadline = time.monotonic() + _TERM_TIMEOUT
+    deadline = time.monotonic() + timeout
     while any(django_host_proc.is_running(process.pid) for process in processes) and time.monotonic() < deadline:
         time.sleep(0.05)
     for process in processes:

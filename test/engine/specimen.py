@@ -125,7 +125,8 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
     (tmp_path / "proc/meminfo").symlink_to("/proc/meminfo")
-    monkeypatch.setattr(django_takeover_manager, "CRONTABS", [tmp_path / "etc/cron.d"])
+    crontabs = [tmp_path / "var/spool/cron/crontabs", tmp_path / "etc/cron.d"]
+    monkeypatch.setattr(django_takeover_manager, "CRONTABS", crontabs)
     monkeypatch.setattr(django_takeover_manager, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
     monkeypatch.setattr(django_host_folder, "refuse_unsafe_parents", lambda path, at: None)
     identity = django_host_command.identity

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import django_deploy_steps
 import django_host_file
+import django_host_service
 import django_host_user
 import django_proxy_nginx
+import django_proxy_switch
 import django_removal
 import django_takeover
 import django_takeover_copy
@@ -304,6 +306,61 @@ def occupied(path_aside):
         return target
 
     return made
+
+
+# Workers
+
+
+@pytest.fixture
+def worker(world, old):
+    """A worker of the existing deployment, which the pillar has too; returns the file that changes its unit."""
+    unit = f"[Service]\nWorkingDirectory={old.folder}\nExecStart={old.folder}/venv/bin/python manage.py run_huey\n"
+    (django_takeover_manager.SYSTEMD / "tasks.service").write_text(unit)
+    world.options["workers"] = {"huey": {"kind": "huey", "patience": "1h"}}
+    return django_host_service.SYSTEMD / "tasks.service.d/django-formula.conf"
+
+
+def test_old_worker_finishes_what_it_has_in_hand(world, worker, monkeypatch):
+    given = []
+    monkeypatch.setattr(django_proxy_switch, "apply", looking(django_proxy_switch.apply, given, worker))
+    world.apply()
+    assert given[-1] == "[Service]\nKillMode=mixed\nTimeoutStopSec=3600\nKillSignal=SIGINT\n"
+    ours = [
+        command for command in world.commands if "tasks.service" in command or command[:2] == ["systemctl", "reload"]
+    ]
+    assert ours == [
+        ["systemctl", "stop", "--no-block", "tasks.service"],
+        ["systemctl", "reload", "nginx.service"],
+        ["systemctl", "disable", "--quiet", "--now", "shop.service", "tasks.service"],
+    ]
+    assert not worker.parent.exists() and not any("nothing replaces it" in text for text in world.last.warnings)
+
+
+def looking(apply, given: list[str], path: Path):
+    def applied(files):
+        given.append(path.read_text() if path.exists() else "")
+        apply(files)
+
+    return applied
+
+
+def test_old_worker_starts_again_where_the_switch_fails(world, worker):
+    world.fails = {"nginx -t": DeploymentError("it does not", transient=True)}
+    with pytest.raises(DeploymentError):
+        world.apply()
+    assert [command for command in world.commands if "tasks.service" in command] == [
+        ["systemctl", "stop", "--no-block", "tasks.service"],
+        ["systemctl", "start", "tasks.service"],
+    ]
+    assert not worker.parent.exists() and (django_takeover_manager.SYSTEMD / "tasks.service").exists()
+
+
+def test_worker_that_nothing_replaces_is_named(world, old):
+    unit = f"[Service]\nWorkingDirectory={old.folder}\nExecStart={old.folder}/bot\n"
+    (django_takeover_manager.SYSTEMD / "bot.service").write_text(unit)
+    world.apply()
+    named = "bot.service served no pages and was stopped with the existing deployment: nothing replaces it"
+    assert [text for text in world.last.warnings if "served no pages" in text] == [named]
 
 
 # A killed apply

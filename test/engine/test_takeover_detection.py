@@ -9,6 +9,7 @@ import django_host_unix
 import django_takeover_detection
 import django_takeover_existing
 import django_takeover_process
+import django_takeover_worker
 import django_wall_delegate
 import pytest
 from django_host_command import DeploymentError
@@ -316,7 +317,11 @@ def test_project_in_other_folder_found_by_domain(host):
         "uploads /opt/shop/media",
     ]
     existing = django_takeover_detection.find(host.site())
-    assert existing.refusals == [] and existing.entries == []
+    assert existing.refusals == [
+        "worker is a worker that the pillar does not have: set django:sites:blog:workers: {worker: {kind: celery}}, "
+        "or stop it and remove what starts it"
+    ]
+    assert existing.entries == [] and existing.replaced == {}
     assert (existing.program_names, existing.workers) == (["shop", "worker"], ["worker"])
     assert existing.databases == {host.top / "opt/shop/db.sqlite3": host.root / "database/db.sqlite3"}
 
@@ -382,7 +387,8 @@ def test_takeover_refused_while_management_command_runs(host, command, is_at_wor
     host.write("srv/django/blog/manage.py")
     pid = host.run("srv/django/blog", "python", "manage.py", command)
     reason = f"process {pid} (manage.py {command}) is still running: wait until it has ended"
-    assert host.refused() == [reason] * is_at_work
+    present = {"any": {"kind": "command", "command": "manage.py qcluster"}}
+    assert host.refused(workers=present) == [reason] * is_at_work
     assert len(list(django_takeover_process.unmanaged([host.root]))) == 1 - is_at_work
 
 
@@ -393,12 +399,99 @@ def test_worker_in_background_reported(host):
     assert django_takeover_detection.find(host.site()).workers == [f"process {pid} ({host.root}/env/bin/celery)"]
 
 
-def test_crontab_refused(host):
+WORKERS = [
+    ("celery -A x worker", {"kind": "celery"}, ""),
+    ("celery -A x worker -Q mail", {"kind": "celery"}, ""),
+    ("celery -A x worker -Q mail", {"kind": "celery", "queues": ["mail", "other"]}, ""),
+    ("celery -A x worker -Q mail,news -c 3", {"kind": "celery", "queues": ["mail"]},
+     "{job: {kind: celery, app: x, queues: [mail, news], processes: 3}}"),
+    ("celery -A x beat", {"kind": "celery_beat"}, ""),
+    ("celery -A x beat", {"kind": "celery"}, "{beat: {kind: celery_beat, app: x}}"),
+    ("/bin/sh -c '${CELERY_BIN} -A $CELERY_APP multi start w1 -Q mail --pidfile=/run/%n.pid'", {"kind": "celery"}, ""),
+    ("python manage.py rqworker", {"kind": "huey"}, "{job: {kind: rq}}"),
+    ("python manage.py follow --all", {"kind": "command", "command": "manage.py follow --all"}, ""),
+    ("python manage.py follow --all", {"kind": "command", "command": "manage.py follow"},
+     '{job: {kind: command, command: "manage.py follow --all"}}'),
+    ("/usr/bin/perl ./bot.pl", {"kind": "rq"}, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "configured", "missing"), WORKERS)
+def test_worker_refused_unless_the_pillar_has_it(host, command, configured, missing):
+    host.write("srv/django/blog/source/manage.py")
+    host.write(
+        "etc/systemd/system/job.service", f"[Service]\nWorkingDirectory={host.root}/source\nExecStart={command}\n"
+    )
+    present = f"job.service is a worker that the pillar does not have: set django:sites:blog:workers: {missing}, "
+    expected = [f"{present}or stop it and remove what starts it"] if missing else []
+    assert host.refused(workers={"some": configured}) == expected
+    existing = django_takeover_detection.find(host.site(workers={"some": configured}))
+    assert existing.workers == ["job.service"]
+    assert existing.replaced == ({} if missing or "perl" in command else {"job.service": ""})
+
+
+def test_queues_of_all_workers_count(host):
+    host.write("srv/django/blog/source/manage.py")
+    host.run("srv/django/blog/source", f"{host.root}/env/bin/celery", "worker", "-Q", "mail,news")
+    of_each = {"a": {"kind": "celery", "queues": ["mail"]}, "b": {"kind": "celery", "queues": ["news"]}}
+    assert host.refused(workers=of_each) == []
+    (reason,) = host.refused(workers={"a": of_each["a"]})
+    assert "workers: {celery: {kind: celery, queues: [mail, news]}}" in reason
+
+
+def test_huey_gets_the_signal_on_which_it_finishes(host):
+    host.write("srv/django/blog/source/manage.py")
+    unit = f"[Service]\nWorkingDirectory={host.root}/source\nExecStart=python manage.py run_huey\n"
+    host.write("etc/systemd/system/one.service", unit)
+    host.write("etc/systemd/system/two.service", f"{unit}KillSignal=SIGHUP\n")
+    existing = django_takeover_detection.find(host.site(workers={"huey": {"kind": "huey"}}))
+    assert existing.replaced == {"one.service": "KillSignal=SIGINT", "two.service": ""}
+
+
+def test_crontab_refused_unless_the_pillar_has_its_jobs(host):
     host.write("srv/django/blog/source/manage.py")
     host.write("etc/cron.d/other", "* * * * * root /opt/other/run\n")
-    host.write("etc/cron.d/blog", f"# nightly\n0 3 * * * root {host.root}/env/bin/python manage.py clearsessions\n")
+    row = f"0 3 * * * root {host.root}/env/bin/python manage.py clearsessions >/dev/null 2>&1\n"
+    host.write("etc/cron.d/blog", f"# nightly\n{row}")
     assert host.found()[-1] == "crontab /etc/cron.d/blog"
-    assert host.refused() == ["/etc/cron.d/blog has lines with paths of the existing deployment: remove them first"]
+    assert host.refused() == [
+        "/etc/cron.d/blog runs manage.py clearsessions, which the pillar does not: set django:sites:blog:schedules: "
+        '{clearsessions: {command: "manage.py clearsessions", at: "0 3 * * *"}}, or remove it there'
+    ]
+    schedules = {"any": {"command": "manage.py clearsessions", "at": "daily"}}
+    assert host.refused(schedules=schedules) == []
+    assert [path.name for path in django_takeover_detection.find(host.site()).crontabs] == ["blog"]
+    host.write("var/spool/cron/crontabs/ray", f"@reboot {host.root}/env/bin/celery multi start\n")
+    assert host.refused(schedules=schedules) == [
+        "/var/spool/cron/crontabs/ray has lines with paths of the existing deployment that are no commands of "
+        "manage.py: remove them first"
+    ]
+
+
+def test_job_of_a_timer_refused_unless_the_pillar_has_it(host):
+    host.write("srv/django/blog/source/manage.py")
+    unit = f"[Service]\nType=oneshot\nExecStart={host.root}/env/bin/python {host.root}/source/manage.py digest\n"
+    host.write("etc/systemd/system/digest.service", unit)
+    host.write("etc/systemd/system/digest.timer", "[Timer]\nOnCalendar=Mon 06:00\n")
+    assert host.refused() == [
+        "digest.service runs manage.py digest, which the pillar does not: set django:sites:blog:schedules: "
+        '{digest: {command: "manage.py digest", at: "Mon 06:00"}}, or remove it there'
+    ]
+    schedules = {"any": {"command": "manage.py digest", "at": "daily"}}
+    existing = django_takeover_detection.find(host.site(schedules=schedules))
+    assert existing.refusals == [] and existing.replaced == {"digest.service": ""}
+
+
+def test_lines_of_a_crontab_are_removed_and_kept_aside(tmp_path):
+    crontab, aside = tmp_path / "ray", tmp_path / "aside"
+    others = "MAILTO=caf\udce9\n5 * * * * /opt/other/run\n".encode(errors="surrogateescape")
+    crontab.write_bytes(others + b"0 3 * * * /opt/shop/env/bin/python /opt/shop/manage.py clearsessions\n")
+    crontab.chmod(0o600)
+    before = crontab.read_bytes()
+    for _time in range(2):
+        django_takeover_worker.remove_rows(crontab, [Path("/opt/shop")], aside)
+        assert crontab.read_bytes() == others and aside.read_bytes() == before
+        assert crontab.stat().st_mode & 0o777 == aside.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("unit", ["ssh.service", "cron.service", "user@1000.service"])

@@ -1,0 +1,142 @@
+"""A site with a worker of Celery and a crontab, as tutorials have them, is taken over while visitors queue tasks."""
+
+import re
+import threading
+
+import pytest
+from lab import Host
+from old_sites import APT, old_site, until
+from sites import Site
+
+UNIT = """[Unit]
+Description={name} of a shop
+
+[Service]
+User=www-data
+WorkingDirectory=/opt/shop
+ExecStart=/opt/shop/venv/bin/{command}
+Restart=always
+
+[Install]
+WantedBy=multi-user.target
+"""
+NGINX = """server {
+    listen 80;
+    server_name shop.example.org;
+    location / {
+        proxy_set_header Host $host;
+        proxy_pass http://127.0.0.1:8001;
+    }
+}
+"""
+APP = """from celery import Celery
+
+app = Celery("website")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+"""
+TASKS = """import os
+import time
+
+import redis
+from celery import shared_task
+
+
+@shared_task
+def note(number):
+    database = redis.Redis(db=1)
+    database.rpush("begun", number)
+    time.sleep(0.3)
+    database.rpush("ended", f"{number} {os.environ.get('DJANGO_SITE', 'old')}")
+"""
+VIEW = """+
+
+def enqueue(request):
+    from .tasks import note
+    note.delay(request.GET["number"])
+    return HttpResponse("ok")
+"""
+CRONTAB = """MAILTO=root
+*/5 * * * * www-data cd /opt/shop && venv/bin/python manage.py clearsessions >/dev/null
+7 3 * * * root /usr/bin/true
+"""
+
+
+def tasks(host: Host, word: str) -> list[str]:
+    return host.run(["redis-cli", "-n", "1", "lrange", word, "0", "-1"]).stdout.splitlines()
+
+
+@pytest.mark.full
+def test_worker_and_crontab_taken_over_and_given_back(hosts, repositories):
+    host = hosts("bookworm", kind="ready")
+    repository = repositories(host)
+    urls = repository.read("guestbook/urls.py")
+    repository.commit(
+        repository.amended(
+            {
+                "requirements.txt": "+celery==5.7.0\nredis==8.1.0\ngunicorn==23.0.0\n",
+                "website/celery.py": APP,
+                "website/__init__.py": "from .celery import app as celery_app\n",
+                "website/settings.py": '+CELERY_BROKER_URL = "redis://localhost:6379/0"\n',
+                "guestbook/tasks.py": TASKS,
+                "guestbook/views.py": VIEW,
+                "guestbook/urls.py": urls.replace("urlpatterns = [", 'urlpatterns = [path("enqueue", views.enqueue),'),
+            }
+        )
+    )
+    host.run("apt-get -qq update && apt-get -qq install --no-install-recommends git redis-server cron", environment=APT)
+    host.run("git config --system --add safe.directory '*'; rm -f /etc/nginx/sites-enabled/default")
+    old_site(host, "/opt/shop", "/opt/shop/venv", "www-data")
+    units = {"shop": "gunicorn --bind 127.0.0.1:8001 website.wsgi", "shop-tasks": "celery -A website worker -c 2"}
+    for name, command in units.items():
+        host.write(f"/etc/systemd/system/{name}.service", UNIT.format(name=name, command=command))
+    host.write("/etc/nginx/sites-enabled/shop", NGINX)
+    host.write("/etc/cron.d/shop", CRONTAB)
+    host.run("systemctl start redis-server; systemctl daemon-reload; systemctl enable --quiet --now shop shop-tasks")
+    host.run("nginx -t -q && systemctl reload nginx")
+    shop = Site(host, repository, "shop", adopt=True, queue={"engine": "redis", "host": "127.0.0.1"})
+
+    def enqueue(number: int) -> bool:
+        return host.http(f"/enqueue?number={number}", shop.domain).status_code == 200
+
+    until(lambda: enqueue(0), "the old site does not queue")
+    until(lambda: tasks(host, "ended") == ["0 old"], "the old worker does not work")
+
+    told = shop.apply().failed["shop can be deployed"]
+    assert "shop-tasks.service is a worker that the pillar does not have: set django:sites:shop:workers:" in told
+    assert "/etc/cron.d/shop runs manage.py clearsessions, which the pillar does not: set" in told
+    assert host.run("systemctl is-active shop-tasks").stdout == "active\n"
+
+    sent, ended = [0], threading.Event()
+
+    def visit() -> None:
+        while not ended.wait(0.1):
+            number = sent[-1] + 1
+            if enqueue(number):
+                sent.append(number)
+
+    visitor = threading.Thread(target=visit, daemon=True)
+    visitor.start()
+    schedules = {"clearsessions": {"command": "manage.py clearsessions", "at": "*/5 * * * *"}}
+    workers = {"default": {"kind": "celery", "app": "website", "processes": 2}}
+    shop.deploy(workers=workers, schedules=schedules)
+    until(lambda: any(row.endswith(" shop") for row in tasks(host, "ended")), "the new worker does not work")
+    ended.set()
+    visitor.join()
+    until(lambda: len(tasks(host, "ended")) >= len(sent), f"{len(sent)} tasks do not end")
+    assert sorted(int(row.split()[0]) for row in tasks(host, "ended")) == sent, "none is lost or run twice"
+    assert len(tasks(host, "begun")) == len(sent)
+
+    assert not host.testinfra.file("/etc/systemd/system/shop-tasks.service").exists
+    assert "/opt/shop/venv/bin/celery" not in host.run("ps -eo args").stdout
+    assert host.read("/etc/cron.d/shop") == re.sub(r".*clearsessions.*\n", "", CRONTAB)
+    assert "clearsessions" in host.run("systemctl list-timers --all --no-pager").stdout
+    assert not shop.apply().changed
+
+    shop.deploy(state="absent")
+    (aside,) = host.run(f"ls -d {shop.root}/adopted/*").stdout.split()
+    host.run(f"cd {aside} && rm adoption.json && tar -c . | tar -x -C / --no-overwrite-dir && systemctl daemon-reload")
+    host.run("systemctl enable --quiet --now shop shop-tasks; nginx -t -q && systemctl reload nginx")
+    assert host.read("/etc/cron.d/shop") == CRONTAB
+    until(lambda: enqueue(sent[-1] + 1), "the old site does not come back")
+    until(lambda: tasks(host, "ended")[-1] == f"{sent[-1] + 1} old", "its worker does not come back")
