@@ -53,6 +53,8 @@ class Contestant:
     def __init__(self, host: Host, repository: Repository):
         self.host, self.repository = host, repository
         self.revision = ""
+        #: Whether the site has a worker of Celery.
+        self.has_worker = False
 
     def configure(self, revision: str) -> None:
         """Have the pillar name a commit."""
@@ -138,6 +140,32 @@ class Formula(Contestant):
         return self.host.run(f"cd /srv/django/blog/virtualenvs && for one in *; do echo $one; {newest}; done").stdout
 
 
+class Before(Formula):
+    """The formula of an earlier commit, for a site of its own without workers; it has its own modules and cache."""
+
+    title, domain, root = "before", "before.example.org", "/srv/django/before"
+    folder = "/srv/bench/before"
+
+    def __init__(self, host: Host, repository: Repository, archive: bytes):
+        super().__init__(host, repository)
+        host.run(["mkdir", "-p", f"{self.folder}/formula"])
+        host.send(archive, f"{self.folder}/formula")
+        minion = {
+            "id": host.name,
+            "file_client": "local",
+            "cachedir": f"{self.folder}/cache",
+            "file_roots": {"base": [f"{self.folder}/formula"]},
+            "pillar_roots": {"base": [f"{self.folder}/pillar"]},
+        }
+        host.write(f"{self.folder}/minion", json.dumps(minion))
+        host.write(f"{self.folder}/pillar/top.sls", "base:\n  '*':\n    - host\n")
+        self.apply_argv = (f"--config-dir={self.folder}", "state.apply", "django")
+
+    def configure(self, revision: str) -> None:
+        pillar = {"django": {"sites": {"before": self.options(revision, self.domain)}}}
+        self.host.write(f"{self.folder}/pillar/host.sls", "#!json\n" + json.dumps(pillar))
+
+
 class Plain(Contestant):
     title, domain, root = "plain Salt tree", "plain.example.org", "/srv/plain"
     folder = "/srv/bench/plain"
@@ -156,7 +184,7 @@ class Plain(Contestant):
         host.write(f"{self.folder}/pillar/top.sls", "base:\n  '*':\n    - host\n")
 
     def configure(self, revision: str) -> None:
-        pillar = {"plain": told(self.repository, revision, self.domain)}
+        pillar = {"plain": told(self.repository, revision, self.domain, has_worker=self.has_worker)}
         self.host.write(f"{self.folder}/pillar/host.sls", "#!json\n" + json.dumps(pillar))
 
     def back(self, revision: str) -> Took:
@@ -182,7 +210,7 @@ class Peer(Contestant):
         self.domain, self.root = f"{self.user}.example.org", f"/srv/{self.user}"
 
     def configure(self, revision: str) -> None:
-        site = told(self.repository, revision, self.domain)
+        site = told(self.repository, revision, self.domain, has_worker=self.has_worker)
         self.host.write(f"/srv/bench/peers/{self.user}.json", json.dumps(self.data(site)))
 
     def data(self, site: Mapping[str, str]) -> Mapping[str, Any]:
@@ -222,9 +250,10 @@ class Pyinfra(Peer):
     first = again = ("pyinfra", "--yes", "@local", "pyinfra_deploy.py")
 
 
-def told(repository: Repository, revision: str, domain: str) -> dict[str, str]:
+def told(repository: Repository, revision: str, domain: str, *, has_worker: bool) -> dict[str, str]:
     """Return the data with which every peer configures its site."""
     return {
+        **({"celery": "yes"} if has_worker else {}),
         "repository": repository.url,
         "revision": revision,
         "domain": domain,

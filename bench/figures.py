@@ -6,16 +6,19 @@ import itertools
 import json
 import re
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+import background
 from client import Answer, Load
 from contestants import (
     SALT,
     Ansible,
+    Before,
     Contestant,
     Fabric,
     Formula,
@@ -27,7 +30,7 @@ from contestants import (
     install_peers,
     measured,
 )
-from lab import CommandFailed, Host
+from lab import ROOT, CommandFailed, Host
 from repository import Repository
 
 
@@ -299,6 +302,53 @@ class Endured:
         return [max(late / early for early, late in zip(self.early, self.late, strict=True))], details
 
 
+def tasks(bench: Bench) -> list[Figure]:
+    """What becomes of tasks while a site is deployed: lost, or run twice."""
+    everybody = [one for one in bench.everybody if not isinstance(one, Pyinfra)]
+    apt = "DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends redis-server"
+    bench.host.run(f"apt-get -qq update && {apt} && systemctl start redis-server", timeout=600)
+    count, deployments = (1000, 5) if bench.runs > 3 else (300, 2)
+    commits = [bench.commit(background.files(bench.repository.worktree, number)) for number in range(deployments + 1)]
+    outcomes = {}
+    for one in everybody:
+        bench.say(f"{one.title}: {count} tasks over {deployments} deployments")
+        background.prepare(one)
+        outcomes[one.title] = background.run(one, commits, count)
+        bench.say(f"{one.title}: {outcomes[one.title]}")
+    ours = outcomes[Formula.title]
+    bench.formula.more = {}
+    return [
+        Figure(
+            f"{count} tasks of Celery, {deployments} deployments",
+            "tasks lost or doubled",
+            0,
+            [ours.lost + ours.doubled],
+            "; ".join(f"{title} {outcome}" for title, outcome in outcomes.items()),
+        )
+    ]
+
+
+#: The last commit of the formula without workers, queues and schedules.
+WITHOUT_WORKERS = "20e3f70"
+
+
+def before(bench: Bench) -> list[Figure]:
+    """What workers, stores and schedules cost a site that has none: releases by the formula of before, and by this."""
+    archive = subprocess.run(["git", "archive", WITHOUT_WORKERS], cwd=ROOT, check=True, capture_output=True).stdout
+    both: list[Contestant] = [Before(bench.host, bench.repository, archive), bench.formula]
+    took: dict[str, list[Took]] = {one.title: [] for one in both}
+    both[0].deploy(bench.commits[0])
+    for run in bench.each("a release of a site without workers"):
+        commit = bench.commit()
+        for one in both if run % 2 else both[::-1]:
+            bench.pause()
+            took[one.title].append(one.deploy(commit))
+    earlier, now = ([one.cpu for one in row] for row in took.values())
+    added = [1000 * (b - a) for a, b in zip(earlier, now, strict=True)]
+    details = f"CPU of salt-call and its children: {seconds(now)}; before {seconds(earlier)}"
+    return [Figure("a release of a site without workers", f"ms of CPU more than {WITHOUT_WORKERS}", 20, added, details)]
+
+
 def load(bench: Bench) -> list[Figure]:
     """Deployments under a load that never pauses; the plain tree shows with fewer what is lost without care."""
     ours = endure(bench, bench.formula, bench.deployments)
@@ -553,6 +603,8 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "inspect": inspect,
     "peers": peers,
     "broken": broken,
+    "tasks": tasks,
+    "before": before,
     "load": load,
     "build": build,
     "machinery": machinery,

@@ -26,6 +26,9 @@ def provision(c):
     put(c, "production.py.jinja", f"{ROOT}/config/production.py")
     put(c, "uwsgi.ini", f"{ROOT}/config/uwsgi.ini")
     put(c, "django.service", f"/etc/systemd/system/{NAME}.service")
+    if SITE.get("celery"):
+        put(c, "celery.service", f"/etc/systemd/system/{NAME}-celery.service")
+        c.run(f"systemctl daemon-reload && systemctl enable -q {NAME}-celery")
     put(c, "nginx.conf", f"/etc/nginx/sites-available/{NAME}")
     c.run(f"ln -sfn ../sites-available/{NAME} /etc/nginx/sites-enabled/{NAME}")
     deploy(c)
@@ -42,6 +45,8 @@ def deploy(c):
         manage(c, "migrate --noinput")
         manage(c, "collectstatic --noinput")
     c.run(f"systemctl restart {NAME}")
+    if SITE.get("celery"):
+        c.run(f"systemctl restart {NAME}-celery")
 
 
 def manage(c, command):

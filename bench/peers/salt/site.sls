@@ -112,6 +112,31 @@ application:
       - file: uwsgi.ini
       - file: unit
 
+{% if site.celery is defined %}
+unit of celery:
+  file.managed:
+    - name: /etc/systemd/system/plain-celery.service
+    - source: salt://files/celery.service
+    - template: jinja
+    - context: {account: plain, root: {{ root }}}
+  cmd.run:
+    - name: systemctl daemon-reload
+    - onchanges:
+      - file: unit of celery
+
+celery:
+  service.running:
+    - name: plain-celery
+    - enable: True
+    - watch:
+      - git: source
+      - pip: requirements
+      - file: settings
+      - file: unit of celery
+    - require:
+      - service: application
+{% endif %}
+
 nginx site:
   file.managed:
     - name: /etc/nginx/sites-available/plain
