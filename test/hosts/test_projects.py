@@ -10,12 +10,18 @@ host: commands that run on the host before, as root: database servers, npm
 pillar: the site, without repository and domain
 pages: path → words of the page
 write, read: a management command after the first version; a program, and what it prints after each
+work: `enqueue`, a program that enqueues tasks; `done`, one that prints how many have run; `tasks`, how many each adds
+run: a schedule that is run after each version
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import yaml
+from client import Load
 from lab import ROOT, Host
 from sites import Site
 
@@ -60,6 +66,30 @@ def look(site: Site, pages: dict[str, str]) -> None:
         assert (response.status_code, words in response.text) == (200, True), (path, response.text[:2000])
 
 
+def printed(site: Site, program: str) -> str:
+    """What a program prints in the project's shell; not what the project prints while it is started."""
+    return str(site.manage(f'shell -c "{program}"')).splitlines()[-1].strip()
+
+
+@contextmanager
+def at_work(site: Site, project: dict[str, Any]) -> Iterator[None]:
+    """Visitors ask for a page while tasks are queued and run: no request fails, and no task is lost or run twice."""
+    work, page = project["work"], next(iter(project["pages"]))
+    before = int(printed(site, work["done"]))
+    printed(site, work["enqueue"])
+    with Load(f"http://{site.host.address}{site.path}{page}", site.domain, connections=2, pause=0.05) as load:
+        load.wait(5)
+        yield
+        load.wait(5)
+    assert load.failed == []
+    deadline = time.monotonic() + 180
+    while (done := int(printed(site, work["done"])) - before) < work["tasks"]:
+        assert time.monotonic() < deadline, (done, site.host.run("journalctl --no-pager -n 60 -u 'django-*'").stdout)
+        time.sleep(1)
+    time.sleep(2)
+    assert int(printed(site, work["done"])) - before == work["tasks"]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("name", RECIPES)
 def test_real_project_is_deployed_and_upgraded(hosts, name):
@@ -73,7 +103,8 @@ def test_real_project_is_deployed_and_upgraded(hosts, name):
     releases = set()
     for number, version in enumerate(project["versions"]):
         commit(host, name, str(version), project["owner"])
-        site.deploy()
+        with at_work(site, project) if number and "work" in project else nullcontext():
+            site.deploy()
         releases.add(site.live)
         look(site, project["pages"])
         if number == 0 and "write" in project:
@@ -81,5 +112,10 @@ def test_real_project_is_deployed_and_upgraded(hosts, name):
         if "read" in project:
             program, expected = project["read"]["program"], project["read"]["expected"]
             assert expected in site.manage(f'shell -c "{program}"').splitlines()
+        if number == 0 and "work" in project:
+            with at_work(site, project):
+                pass
+        if "run" in project:
+            assert host.call("django.run", name, project["run"])["exit"] == 0
         assert not site.apply().changed
     assert len(releases) == len(project["versions"])
