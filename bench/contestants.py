@@ -108,7 +108,7 @@ class Contestant:
 
 class Formula(Contestant):
     title, domain, root = "django-formula", "blog.example.org", "/srv/django/blog"
-    apply_argv = ("state.apply", "django")
+    apply_argv: tuple[str, ...] = ("state.apply", "django")
     health: Mapping[str, str] = MappingProxyType({"path": "/healthz"})
     more: Mapping[str, Any] = MappingProxyType({})
 
