@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import django_email
 import django_release_instance
 import django_secret
 from django_site import Site
@@ -39,6 +40,7 @@ def hashes(
         values["secrets:secret_key:fallbacks"] = former_keys
     used = {file["source"] for file in config["files"].values() if file.get("source")}
     used |= {*PROGRAMS, OVERLAY, *django_release_instance.templates(site)}
+    used |= {django_email.MODULE} if site.config.get("email") else set()
     values |= {url: text for url, text in templates.items() if url in used}
     key = django_secret.record_key(site)
     return {"commit": commit, **{path: django_secret.keyed_hash(key, value) for path, value in values.items()}}
@@ -64,6 +66,8 @@ def _configuration(site: Site) -> dict[str, Any]:
                 if name == "queue"
                 else {alias: _of_project(cache) for alias, cache in config[name].items()}
             )
+    if site.config.get("email"):
+        config["email"] = {**site.config["email"], "password": None}
     if site.https and site.config["overlay"]:
         config["tls"] = {"listen": site.https}
     if site.config["proxy"].get("keepalive"):

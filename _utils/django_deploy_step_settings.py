@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import django_database
+import django_email
 import django_host_environment
 import django_host_file
 import django_host_folder
@@ -87,7 +88,9 @@ def _overlay(deployment: Deployment, release: Release) -> dict[str, str]:
     """Return the overlay module and its data: file name in ``config/`` → content."""
     site, module = deployment.site, release.facts["settings_module"]
     keeps = django_server.of_site(site).keeps_threads(site)
+    email = {"django_formula_email.py": deployment.templates[django_email.MODULE]} if site.config.get("email") else {}
     return {
+        **email,
         f"{django_release_settings.MODULE}.py": deployment.templates[OVERLAY],
         "settings.json": django_release_settings.overlay(site, release.path, module, keeps_threads=keeps),
     }

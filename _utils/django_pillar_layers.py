@@ -21,7 +21,10 @@ NOTHING_INHERITED = (
 
 
 #: Options that a site's configuration has only where they are used.
-_LEFT_OUT = ("schedules",)
+_LEFT_OUT = ("schedules", "email")
+#: The names of this host for a mail server on it, and the ports of mail servers by their encryption.
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_MAIL_PORTS = {"none": 25, "starttls": 587, "tls": 465}
 
 
 def run() -> dict[str, Any]:
@@ -100,10 +103,20 @@ def complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
         **_complete_tls(site),
         **_complete_address(name, site),
         **_complete_static(name, site),
+        **_complete_email(site["email"]),
         "environment": {key: _text(value) for key, value in site["environment"].items()},
         "secrets": {key: _complete_secret(key, entry) for key, entry in site["secrets"].items()},
         "databases": {alias: _complete_database(name, alias, entry, site) for alias, entry in databases.items()},
     }
+
+
+def _complete_email(email: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the mail server of a site with its port and encryption; nothing without one."""
+    if not email:
+        return {}
+    usual = "none" if email["host"] in LOOPBACK else "starttls"
+    tls = email["tls"] or usual
+    return {"email": {**email, "tls": tls, "port": email["port"] or _MAIL_PORTS[tls]}}
 
 
 def _complete_tls(site: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ MODULES = (
     "django_pillar_check",
     "django_pillar_layers",
     "django_pillar_worker",
+    "django_pillar_email",
     "django_pillar_listen",
     "django_pillar_schedule",
     "django_pillar_server",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import django_pillar_database
+import django_pillar_email
 import django_pillar_listen
 import django_pillar_proxy
 import django_pillar_schedule
@@ -179,6 +180,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_worker.signals,
     django_pillar_worker.resources,
     django_pillar_schedule.schedules,
+    django_pillar_email.email,
 )
 
 

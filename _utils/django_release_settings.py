@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import django_database
+import django_email
 import django_host_environment
 import django_host_template
 import django_host_user
@@ -46,6 +47,7 @@ def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: b
             "MEDIA_ROOT": str(site.media),
         },
         "settings": {**({"STATIC_URL": url} if (url := config["static"].get("url")) else {}), **config["settings"]},
+        **django_email.overlay_data(site),
         **({"silenced_checks": config["silenced_checks"]} if config.get("silenced_checks") else {}),
         **({"shared_folder": os.path.realpath(site.shared.top)} if uses_shared(site) else {}),
         **({"https": origins(site)} if site.https else {}),
@@ -115,6 +117,7 @@ def _known_values(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[s
         "root": str(site.root),
         "secret_key_file": str(site.secrets / "secret_key"),
         **django_database.environment_values(site, {}),
+        **django_email.environment_values(site, {}),
     }
 
 
@@ -135,7 +138,7 @@ def _broker(site: Site, secrets: Mapping[str, str]) -> dict[str, str]:
 
 def _is_secret(site: Site, value: Mapping[str, str]) -> bool:
     word = value["from"]
-    is_key = word in ("secret_key", FORMER_KEYS)
+    is_key = word in ("secret_key", FORMER_KEYS) or django_email.is_secret(site, word)
     return is_key or django_database.is_secret(site, word) or django_store.is_secret(site, value)
 
 
@@ -146,6 +149,7 @@ def secret_environment(site: Site, secrets: Mapping[str, str], former_keys: Sequ
         DeploymentError: a former key contains the separator of the keys.
     """
     known = {"secret_key": secrets.get("secret_key", ""), **django_database.environment_values(site, secrets)}
+    known |= django_email.environment_values(site, secrets)
     taken = {
         name: _joined(site, name, former_keys)
         if value["from"] == FORMER_KEYS

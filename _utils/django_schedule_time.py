@@ -67,12 +67,16 @@ def refuse_invalid(at: str, key: str) -> None:
     Raises:
         DeploymentError: it is not.
     """
-    expression = calendar(at)
+    expression, reason = calendar(at), ""
     try:
-        django_host_command.run(["systemd-analyze", "calendar", expression], doing="checking the time", timeout=10)
+        argv = ["systemd-analyze", "calendar", expression]
+        if "Next elapse: never" in django_host_command.run(argv, doing="checking the time", timeout=10):
+            reason = "it is in the past, or on a day that no month has"
     except DeploymentError as error:
         reason = (error.log.strip().splitlines() or [error.message])[-1]
-        told = expression if expression == at else f"{at} (in systemd's notation: {expression})"
+    if reason:
+        written = expression if expression == at else f"{at} (in systemd's notation: {expression})"
         raise DeploymentError(
-            f"{key}: systemd does not accept {told}: {reason}", hint=f"try it: systemd-analyze calendar '{expression}'"
-        ) from None
+            f"{key}: systemd does not accept {written}: {reason}",
+            hint=f"try it: systemd-analyze calendar '{expression}'",
+        )

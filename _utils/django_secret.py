@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import django_database
+import django_email
 import django_host_file
 import django_host_user
 from django_host_command import DeploymentError
@@ -29,11 +30,11 @@ _URL_SAFE = string.ascii_letters + string.digits + "-_"
 
 
 def configured(site: Site) -> dict[str, dict[str, Any]]:
-    """Return the secrets of the configuration: ``secret_key``, ``secrets``, passwords of databases and stores."""
+    """Return the secrets of the configuration: ``secret_key``, ``secrets``, passwords of databases, stores and mail."""
     key = site.config["secret_key"]
     named = {"secret_key": {"value": key} if key else {"generate": 50}, **site.config["secrets"]}
     stores = {f"store.{name}": {"value": one["password"]} for name, one in site.stores.items() if one["password"]}
-    return {**named, **django_database.passwords(site), **stores}
+    return {**named, **django_database.passwords(site), **stores, **django_email.passwords(site)}
 
 
 def values(site: Site, given: Mapping[str, str]) -> dict[str, str]:
@@ -102,6 +103,8 @@ def pillar_key(site: Site, name: str) -> str:
         return f"{django_database.pillar_key(site, name.removeprefix('database.'))}:password"
     if name.startswith("store."):
         return f"{store_key(site, name.removeprefix('store.'))}:password"
+    if name == django_email.SECRET:
+        return f"django:sites:{site.name}:email:password"
     return f"django:sites:{site.name}:{name if name == 'secret_key' else f'secrets:{name}'}"
 
 

@@ -9,6 +9,7 @@ This file runs as a program, so it imports nothing of ours. See docs/decisions/0
 
 import contextlib
 import ctypes
+import inspect
 import os
 import resource
 import signal
@@ -38,7 +39,13 @@ def command(
         processes: the most processes that the user may have in total; 0 for no limit.
     """
     numbers = [str(user), str(group), ",".join(map(str, groups)), str(nice), str(processes)]
-    return ["/usr/bin/python3", "-I", "-S", __file__.replace(".pyc", ".py"), *numbers, folder, *argv]
+    return ["/usr/bin/python3", "-I", "-S", *_program(), *numbers, folder, *argv]
+
+
+def _program() -> list[str]:
+    """Return the arguments by which Python runs this file: its text where it is in the archive of a scheduled task."""
+    path = __file__.replace(".pyc", ".py")
+    return [path] if os.path.isfile(path) else ["-c", inspect.getsource(sys.modules[__name__])]
 
 
 def _main(user: str, group: str, groups: str, nice: str, processes: str, folder: str, *argv: str) -> int:

@@ -19,6 +19,7 @@
 {% if site.tls.kind != 'none' %}
 {% do templates.extend(['salt://django/files/tls.service', 'salt://django/files/tls.timer']) %}
 {% endif %}
+{% if site.email is defined %}{% do templates.append('salt://django/files/django_formula_email.py') %}{% endif %}
 {% if site.schedules is defined %}
 {% do templates.extend(['salt://django/files/schedule.service', 'salt://django/files/schedule.timer']) %}
 {% endif %}

@@ -82,6 +82,13 @@ def test_time_that_systemd_refuses_is_refused_before_the_release(scheduled):
     assert "systemd-analyze calendar 'Mon 26:00'" in error.value.hint
 
 
+def test_time_that_never_comes_is_refused(scheduled):
+    scheduled.prints["systemd-analyze"] = "Normalized form: 2020-01-01 00:00:00\n    Next elapse: never\n"
+    scheduled.options["schedules"]["clear"] = {**CLEAR, "at": "2020-01-01 00:00"}
+    with pytest.raises(DeploymentError, match="systemd does not accept 2020-01-01 00:00: it is in the past"):
+        scheduled.apply()
+
+
 # Their files
 
 

@@ -1,10 +1,12 @@
 """The process that kills what a command of a less trusted user leaves behind."""
 
+import json
 import os
 import pwd
 import signal
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import django_wall_reaper
@@ -69,6 +71,18 @@ def test_command_has_identity_and_exit_code():
     assert run(["sh", "-c", "kill -9 $$"]).code == 137
     missing = run(["/no/program"])
     assert (missing.code, missing.errors) == (127, "/no/program cannot be started in /: No such file or directory\n")
+
+
+def test_program_of_a_scheduled_task_has_it_in_its_archive(tmp_path):
+    """No file of the archive can be run by its path."""
+    archive = tmp_path / "task.pyz"
+    call = f"command(['/usr/bin/id', '-un'], {NOBODY.pw_uid}, {NOBODY.pw_gid}, [], '/')"
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("django_wall_reaper.py", Path(django_wall_reaper.__file__).read_text())
+        members.writestr("__main__.py", f"import json, django_wall_reaper as one; print(json.dumps(one.{call}))")
+    made = subprocess.run(["/usr/bin/python3", "-I", archive], capture_output=True, text=True, check=True)
+    done = subprocess.run(json.loads(made.stdout), capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("nobody\n", 0), done.stderr
 
 
 @pytest.mark.parametrize("children", [0, 20])

@@ -103,6 +103,7 @@ TOGETHER = {
     "settings_module": {"overlay": False},
     "tls": {"tls": {"kind": "acme", "challenge": "dns-01", "hook": "/x", "eab": {"key_id": "x", "key": "x"}}},
     "index": {"index": {"url": "https://example.org/simple", "user": "x", "password": "x"}},
+    "email": {"email": {"host": "smtp.example.org", "user": "x", "password": "x"}},
 }
 #: What has to be said within the same database, by the key that gets the value.
 DATABASE = {
