@@ -26,7 +26,10 @@ _HINTS = (
     ("REMOTE HOST IDENTIFICATION HAS CHANGED", "find out why the host key changed, then correct {at}:known_hosts"),
     ("Host key verification failed", "add a line of `ssh-keyscan {host}` to {at}:known_hosts after checking it"),
     ("No such file or directory", "create {path} on {host}, writable by {user}"),
-    ("Permission denied (", "add the public key to authorized_keys of {user} on {host}, or correct {at}:ssh_key"),
+    (
+        "Permission denied (publickey",
+        "add the public key to authorized_keys of {user} on {host}, or correct {at}:ssh_key",
+    ),
     ("error in libcrypto", "{at}:ssh_key is not a complete private key, or has a passphrase"),
     ("rsync: command not found", "install rsync on {host}"),
     ("rsync: not found", "install rsync on {host}"),
@@ -53,7 +56,7 @@ def send(site: Site, folder: Path, names: list[str], secret: str) -> list[str]:
 
 
 def delete(site: Site, names: list[str], secret: str) -> None:
-    """Delete files on the host, with their compressed copies: they are missing in an empty folder.
+    """Delete files on the host, with their compressed copies: they are missing in folders without files.
 
     Raises:
         DeploymentError: the host cannot be reached, or refuses it.
@@ -69,14 +72,18 @@ def _rsync(site: Site, options: list[str], folder: Path | None, names: list[str]
     with _ssh(site, secret) as (keys, ssh):
         host = f"[{push['host']}]" if ":" in push["host"] else push["host"]
         target = f"{push['user']}@{host}:{push['path']}/"
-        argv = ["rsync", *options, "--from0", "--files-from=-", f"--timeout={_SILENCE}", f"--rsh={' '.join(ssh)}"]
+        if not folder:
+            for parent in {(keys / "empty" / name).parent for name in names}:
+                parent.mkdir(parents=True, exist_ok=True)
+        argv = ["rsync", *options, "--from0", "--files-from=-", "--8-bit-output", f"--timeout={_SILENCE}"]
+        argv += [f"--rsh={' '.join(ssh)}"]
         for attempt in range(_TRIES):
             try:
                 return django_host_command.run(
                     [*argv, f"{folder or keys / 'empty'}/", target],
                     doing=f"{doing} at {place(push)}",
                     user=PUSHER,
-                    stdin="".join(f"{name}\0" for name in names),
+                    stdin="".join(f"./{name}\0" for name in names),  # one that begins with # would be a comment
                     timeout=max(until - time.monotonic(), 1),
                 )
             except DeploymentError as error:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import in_django
 import pytest
 from specimen import ROOT
 
@@ -251,3 +252,53 @@ def test_effective_settings_module(program, monkeypatch, named, environment, fou
     settings = SimpleNamespace(SETTINGS_MODULE=named, DEBUG=False, ALLOWED_HOSTS=[], DATABASES={}, **plain)
     answer = program.effective(settings)
     assert (answer["settings_module"], answer["expected_settings_module"]) == (found, "overlay")
+
+
+STORAGES = """
+from django.contrib.staticfiles.storage import ManifestStaticFilesStorage
+from django.core.files.storage import Storage
+
+class Elsewhere(Storage):
+    def _open(self, name, mode="rb"):
+        raise FileNotFoundError(name)
+
+class ManifestElsewhere(ManifestStaticFilesStorage):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, manifest_storage=Elsewhere(), **options)
+
+class UploadsManifest(Elsewhere):
+    manifest_name = "staticfiles.json"
+
+class OtherName(ManifestStaticFilesStorage):
+    manifest_name = "names.json"
+"""
+DJANGOS_OWN = "django.contrib.staticfiles.storage"
+
+
+@pytest.mark.parametrize(
+    ("storage", "expected"),
+    [
+        (f"{DJANGOS_OWN}.StaticFilesStorage", (None, False)),
+        (f"{DJANGOS_OWN}.ManifestStaticFilesStorage", ("staticfiles.json", False)),
+        ("storages_of_project.OtherName", ("names.json", False)),
+        ("storages_of_project.Elsewhere", (None, True)),
+        ("storages_of_project.UploadsManifest", ("staticfiles.json", True)),
+        ("storages_of_project.ManifestElsewhere", ("staticfiles.json", True)),
+    ],
+)
+def test_storage_of_static_files(tmp_path, storage, expected):
+    (tmp_path / "storages_of_project.py").write_text(STORAGES)
+    program = f"""
+import importlib.util, json, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from django.conf import settings
+storages = {{"staticfiles": {{"BACKEND": {storage!r}}}}}
+settings.configure(STATIC_URL="/static/", STATIC_ROOT={str(tmp_path)!r}, STORAGES=storages)
+spec = importlib.util.spec_from_file_location("start", {str(PROGRAM)!r})
+start = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(start)
+print(json.dumps(start.static_storage()))
+"""
+    argv = [in_django.python("django"), "-B", "-c", program]
+    answer = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+    assert answer == {"class": storage, "manifest": expected[0], "elsewhere": expected[1]}

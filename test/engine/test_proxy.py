@@ -255,6 +255,21 @@ def test_static_url_of_this_host_is_served_and_an_invalid_one_refused(make_site,
         assert django_proxy_files._local(url, make_site()) == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "url", "expected"),
+    [
+        ({"static": {"url": "https://cdn.example.org/blog/"}}, "https://cdn.example.org/blog/", "/static/"),
+        ({"static": {"url": "https://cdn.example.org/x/"}, "path": "/b"}, "https://cdn.example.org/x/", "/b/static/"),
+        ({"static": {"url": "https://cdn.example.org/blog/"}}, "/assets/", "/assets/"),
+        ({}, "https://cdn.example.org/blog/", None),
+    ],
+    ids=["elsewhere", "below a path", "a release of before", "by the project alone"],
+)
+def test_static_files_of_another_host_are_served_here_too(make_site, options, url, expected):
+    text = files(make_site(**options), static_url=url)[django_proxy_nginx.ETC / "django/blog.conf"]
+    assert re.findall(r"location \^~ (\S*(?:static|assets)/) ", text) == ([expected] if expected else [])
+
+
 def test_uncollected_files_are_not_served(make_site):
     site = make_site()
     locations = django_proxy_nginx.ETC / "django/blog.conf"

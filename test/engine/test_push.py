@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import django_host_command
 import django_push
+import django_push_rsync
 import django_push_s3
+import django_site
 import django_wall_delegate
 import pytest
 from django_host_command import DeploymentError
@@ -443,3 +446,93 @@ def test_secret_is_removed_with_the_push(deploying):
     deploying.project = lambda request: answer({**request, "push": True})
     deploying.apply()
     assert django_push.is_kept(deploying.site, None)
+
+
+# A static host
+
+SSH_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA\n-----END OPENSSH PRIVATE KEY-----"
+KNOWN_HOST = "static.example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+
+
+@pytest.fixture
+def rsyncing(make_site, monkeypatch) -> Any:
+    """A site that pushes to a static host, and the runs of rsync, each of which ends as `ends` has it."""
+    push = {"kind": "rsync", "host": "static.example.org", "path": "/srv/static/blog", "port": 2222}
+    site = make_site(static={"push": {**push, "ssh_key": SSH_KEY, "known_hosts": [KNOWN_HOST]}})
+    runs, ends = [], []
+
+    def run(argv, *, doing, user, stdin, timeout):
+        keys = django_site.RUNTIME / "blog.push"
+        files = {path.name: path.read_text() for path in keys.iterdir() if path.is_file()}
+        folders = sorted(str(path.relative_to(keys)) for path in keys.rglob("*") if path.is_dir())
+        runs.append({"argv": argv, "user": user, "names": stdin.split("\0")[:-1], "files": files, "folders": folders})
+        end = ends.pop(0) if ends else ""
+        if isinstance(end, DeploymentError):
+            raise end
+        return end
+
+    monkeypatch.setattr(django_host_command, "run", run)
+    monkeypatch.setattr(django_push_rsync.time, "sleep", lambda seconds: None)
+    return site, runs, ends
+
+
+def failed(text: str, *, transient: bool = False) -> DeploymentError:
+    return DeploymentError("pushing static files failed (exit 255)", log=text, transient=transient)
+
+
+def test_rsync_sends_files_and_compressed_copies(rsyncing, tmp_path):
+    site, runs, ends = rsyncing
+    (tmp_path / "a.0123456789ab.css.gz").write_bytes(b"")
+    ends.append("./\na.0123456789ab.css\na.0123456789ab.css.gz\n")
+    assert django_push.send(site, tmp_path, ["a.0123456789ab.css", "b.0123456789ab.png"], SSH_KEY) == [
+        "a.0123456789ab.css"
+    ]
+    (ran,) = runs
+    assert ran["names"] == ["./a.0123456789ab.css", "./b.0123456789ab.png", "./a.0123456789ab.css.gz"]
+    assert ran["user"] == "_django-push" and SSH_KEY not in str(ran["argv"])
+    assert ran["argv"][-2:] == [f"{tmp_path}/", "deploy@static.example.org:/srv/static/blog/"]
+    assert "--ignore-existing" in ran["argv"] and "--delete-missing-args" not in ran["argv"]
+    (ssh,) = [word for word in ran["argv"] if word.startswith("--rsh=")]
+    assert "ssh -F none -p 2222 " in ssh and "StrictHostKeyChecking=yes" in ssh and "BatchMode=yes" in ssh
+    assert ran["files"] == {"key": f"{SSH_KEY}\n", "known_hosts": f"{KNOWN_HOST}\n"}
+    assert not (django_site.RUNTIME / "blog.push").exists()
+
+
+def test_rsync_deletes_what_is_missing_in_an_empty_folder(rsyncing, tmp_path):
+    site, runs, _ends = rsyncing
+    django_push.send(site, collected(tmp_path), django_push.names(site, tmp_path, HASHED), SSH_KEY)
+    assert django_push.prune(site, [], SSH_KEY) == 3
+    ran = runs[-1]
+    assert "--delete-missing-args" in ran["argv"] and ran["argv"][-2].endswith("/blog.push/empty/")
+    assert ran["folders"] == ["empty", "empty/app"] and len(ran["names"]) == 6
+    assert django_push.pushed(site) == set()
+
+
+def test_rsync_is_tried_again_where_the_connection_fails(rsyncing, tmp_path):
+    site, runs, ends = rsyncing
+    ends += [failed("Connection reset by peer", transient=True), "a.0123456789ab.css\n"]
+    assert django_push.send(site, tmp_path, ["a.0123456789ab.css"], SSH_KEY) == ["a.0123456789ab.css"]
+    ends += [failed("Connection refused", transient=True)] * 3
+    with pytest.raises(DeploymentError):
+        django_push.send(site, tmp_path, ["a.0123456789ab.css"], SSH_KEY)
+    assert len(runs) == 5
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("Host key verification failed.", "add a line of `ssh-keyscan static.example.org` to .*:known_hosts after"),
+        ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", "find out why"),
+        ("deploy@x: Permission denied (publickey).", "authorized_keys of deploy on static.example.org, or correct"),
+        ('rsync: [Receiver] mkdir "/srv/static/blog" failed: No such file or directory (2)', "create /srv/static/blog"),
+        ('rsync: [Receiver] mkdir "/srv/static/blog" failed: Permission denied (13)', "let deploy write to"),
+        ("bash: line 1: rsync: command not found", "install rsync on static.example.org"),
+    ],
+)
+def test_failure_of_rsync_has_a_hint_and_leaves_no_key(rsyncing, tmp_path, said, hint):
+    site, runs, ends = rsyncing
+    ends.append(failed(said))
+    with pytest.raises(DeploymentError) as error:
+        django_push.send(site, tmp_path, ["a.0123456789ab.css"], SSH_KEY)
+    assert re.search(hint, error.value.hint), error.value.hint
+    assert len(runs) == 1 and not (django_site.RUNTIME / "blog.push").exists()

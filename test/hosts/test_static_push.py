@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import requests
+from images import pins
 from lab import Host
 from sites import Site, version
 
@@ -193,3 +194,44 @@ def test_static_host_gets_files_by_rsync(pushing: Site, static_host: Host) -> No
     assert "staticfiles.json 644" not in present
     assert host.run(["ls", "/run/django/blog.push"], check=False).returncode != 0
     assert host.run(["pgrep", "-u", "_django-push"], check=False).stdout == ""
+
+
+@pytest.fixture
+def media_store(blog: Site) -> Host:
+    """The host of the site with moto on port 9001, which knows all of S3 that boto3 uses."""
+    host = blog.host
+    host.run(["python3", "-m", "venv", "/opt/moto"])
+    host.run(["/opt/moto/bin/pip", "install", "--quiet", *pins("s3")])
+    host.run(["systemd-run", "--unit=moto", "--collect", "/opt/moto/bin/moto_server", "-H", "127.0.0.1", "-p", "9001"])
+    host.run("until (: </dev/tcp/127.0.0.1/9001) 2>/dev/null; do sleep 0.2; done", timeout=60)
+    create = "import boto3; boto3.client('s3', endpoint_url='http://127.0.0.1:9001').create_bucket(Bucket='media')"
+    login = {"AWS_ACCESS_KEY_ID": "media-key", "AWS_SECRET_ACCESS_KEY": "grenadier-media", "AWS_REGION": "us-east-1"}
+    host.run(["/opt/moto/bin/python", "-c", create], environment=login)
+    return host
+
+
+@pytest.mark.full
+def test_uploads_are_in_a_store_by_settings_of_the_project(blog: Site, media_store: Host) -> None:
+    """As docs/guides/static.md has it: django-storages, its options as settings, the login as variables."""
+    options = {"bucket_name": "media", "endpoint_url": "http://127.0.0.1:9001", "region_name": "us-east-1"}
+    storages = {"default": {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}}
+    storages["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"}
+    applied = blog.deploy(
+        static=None,
+        python_packages=["django-storages[s3]"],
+        settings={"STORAGES": storages},
+        environment={"AWS_ACCESS_KEY_ID": "media-key"},
+        secrets={"AWS_SECRET_ACCESS_KEY": "grenadier-media"},
+    )
+    assert not applied.warnings
+    save = "from django.core.files.base import ContentFile as C; "
+    save += "from django.core.files.storage import default_storage as s; "
+    save += "n = s.save('a.txt', C(b'uploaded')); print(s.open(n).read().decode(), s.url(n))"
+    printed = str(blog.manage(f'shell -c "{save}"')).splitlines()[-1]
+    content, _blank, url = printed.partition(" ")
+    assert content == "uploaded"
+    fetch = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode(), end='')"
+    assert media_store.run(["python3", "-c", fetch, url]).stdout == "uploaded"
+    assert media_store.run(["find", f"{blog.root}/media", "-type", "f"]).stdout == ""
+    found = media_store.run(["grep", "-rl", "grenadier-media", blog.root]).stdout.split()
+    assert {path.rpartition("/")[2] for path in found} <= {"AWS_SECRET_ACCESS_KEY", "environment"}
