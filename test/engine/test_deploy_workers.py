@@ -5,7 +5,9 @@ import fcntl
 import os
 import signal
 import time
+from types import SimpleNamespace
 
+import django_backup_restore
 import django_deploy_switch
 import django_host_command
 import django_host_file
@@ -15,6 +17,7 @@ import django_process_supervisor
 import django_process_systemd
 import django_project_program
 import django_proxy_maintenance
+import django_release
 import django_release_workers
 import django_removal
 import django_verbs
@@ -276,6 +279,20 @@ def test_site_without_workers_has_none_of_it(world, monkeypatch):
     world.apply()
     files = [path.name for path in (world.site.current / "config").iterdir() if "worker" in path.name]
     assert files == [] and not django_worker.switch_lock(world.site).exists()
+
+
+def test_restore_ends_tasks_of_all_releases_before_the_databases_are_exchanged(one):
+    one.busy = {"django-blog-0001-feed.service", "django-blog-0002-feed.service"}
+    one.apply()
+    seen = []
+    names = {"default": "blog"}
+    swap = lambda *_: seen.append({name for name in one.running if name.count("-") == 3})  # noqa: E731
+    django_backup_restore.DUMPERS["postgres"].swap = swap
+    live = django_release.Release(one.site, TWO)
+    [database] = [SimpleNamespace(kind="postgres", alias="default")]
+    django_backup_restore._exchange(one.site, live, [database], names, {"default": "blog_before"}, None)
+    assert seen == [set()] and {f"{name}.service" for name in units(TWO)} <= one.enabled
+    assert one.fetching() == units(TWO)
 
 
 def test_removal_ends_the_workers(one):
