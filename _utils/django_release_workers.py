@@ -79,16 +79,15 @@ def await_quiet(site: Site, release: Path) -> list[str]:
     deadline = time.monotonic() + _QUIET
     while True:
         known = states(site, release)
-        taking = [
-            name for name in taking if _may_take(known.get(name)) and manager and manager.pid(site, release, name)
-        ]
+        taking = [name for name in taking if _takes(known.get(name)) and manager and manager.pid(site, release, name)]
         if not taking or time.monotonic() > deadline:
             return taking
         time.sleep(_PAUSE)
 
 
-def _may_take(state: State | None) -> bool:
-    return state is None or state.fetching
+def _takes(state: State | None) -> bool:
+    """Return whether a worker reports that it takes tasks; before its first report it takes none."""
+    return state is not None and state.fetching
 
 
 @dataclasses.dataclass(frozen=True)
