@@ -6,6 +6,8 @@ from typing import Any
 
 import django_project_command
 from django_deploy import Deployment
+from django_host_command import seconds
+from django_release import Release
 
 
 def changes(deployment: Deployment, stage: str) -> dict[str, Any]:
@@ -28,3 +30,15 @@ def run(deployment: Deployment, stage: str, writable: Sequence[Path] = ()) -> No
         django_project_command.run_stage(
             deployment.site, release.path, release.facts, stage, deployment.masked(), writable
         )
+
+
+def create_cache_tables(deployment: Deployment, release: Release) -> None:
+    """Create the tables of the caches in the default database that a new release lacks.
+
+    Raises:
+        DeploymentError: Django cannot create them.
+    """
+    site, timeout = deployment.site, seconds(deployment.site.config["timeouts"]["command"])
+    secrets = deployment.masked()
+    django_project_command.manage(site, release.path, release.facts, ["createcachetable"], None, timeout, secrets)
+    release.update(facts={**release.facts, "cache_tables": []})

@@ -18,6 +18,7 @@ import django_proxy
 import django_proxy_files
 import django_proxy_maintenance
 import django_release_instance
+import django_store_setup
 import django_virtualenv_python
 import django_wall_delegate
 import django_worker
@@ -70,6 +71,8 @@ def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
     try:
         django_virtualenv_python.require_for_server(site)
         refuse_without_disk(site, live, with_virtualenv=bool(changes.get("requirements")))
+        django_store_setup.refuse_lost_tasks(site)
+        outlook.warnings += django_store_setup.warnings(site)
         if live and site.config["releases"]["overlap"]:
             refuse_without_memory(site, live)
         if live and not deployment.again and not changed & _DATABASES:

@@ -48,7 +48,9 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
     if pending and deployment.is_new:
         deployment.warn(django_deploy_migration.check_compatibility(release, deployment.live))
     commands = django_deploy_commands.changes(deployment, "after_migrate")
-    changes = {**({"migrations": pending} if pending else {}), **commands}
+    tables = release.facts.get("cache_tables", []) if deployment.is_new else []
+    found = {"migrations": pending, "cache tables": tables}
+    changes = {**{name: value for name, value in found.items() if value}, **commands}
     if not changes:
         return
     yield changes
@@ -56,4 +58,6 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
     if pending:
         live = deployment.live if deployment.is_new else None
         deployment.warn(django_deploy_migration.back_up_and_migrate(live, release, pending, deployment.masked()))
+    if tables:
+        django_deploy_commands.create_cache_tables(deployment, release)
     django_deploy_commands.run(deployment, "after_migrate")

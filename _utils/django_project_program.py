@@ -15,6 +15,7 @@ import django_project_dependency
 import django_project_modules
 import django_release_instance
 import django_site_cause
+import django_store
 import django_virtualenv
 import django_wall_delegate
 import django_wall_shape
@@ -82,6 +83,7 @@ def start(
         "ignored_checks": ignored_checks(site),
         "migrate": {alias: database["migrate"] for alias, database in site.config["databases"].items()},
         "write_ahead": write_ahead,
+        **({"cache_tables": tables} if (tables := sorted(django_store.tables(site).values())) else {}),
     }
     shape, timeout, writable = django_wall_shape.START, _start_timeout(site), [release / "static"]
     answer = _ask(site, release, facts, request, secrets, shape, timeout=timeout, writable=writable, task=task)

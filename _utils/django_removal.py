@@ -15,6 +15,9 @@ import django_release
 import django_release_instance
 import django_schedule
 import django_site
+import django_store_contract
+import django_store_service
+import django_store_setup
 import django_takeover
 import django_timer
 import django_tls
@@ -30,7 +33,7 @@ def data(site: Site) -> list[Path]:
     takeover = django_takeover.load(site)
     not_ours = takeover.plan["kept"] if takeover and takeover.plan["phase"] == "waiting" else []
     own = [tree.top for tree in (site.database, site.media, site.shared, site.log)]
-    own += [site.secrets, site.backups, site.deploys, site.applied, site.schedules]
+    own += [django_store_contract.folder(site), site.secrets, site.backups, site.deploys, site.applied, site.schedules]
     own += [site.root / "backups"] if site.backups != site.root / "backups" else []
     return [path for path in own if str(path) not in not_ours]
 
@@ -43,6 +46,7 @@ def present(site: Site) -> dict[str, str]:
         *_proxy_files(site),
         *_process_manager_files(site),
         *django_proxy_listener.present(site),
+        *(path for paths in django_store_service.files_on_host(site).values() for path in paths),
         *(path for task in django_timer.TASKS for path in django_timer.present(site, task)),
         *django_schedule.present(site),
         *django_proxy_files.leftovers(site, django_proxy_files.absent(site)),
@@ -126,6 +130,7 @@ def _remove(site: Site) -> None:
         django_release_instance.remove(site, release.path)
     if sequences:
         django_process_systemd.forget()
+    django_store_setup.remove(site)
     django_process_build.end_processes(site)
     if site.config["remove_data"] and site.user == site.name:  # a user that has processes cannot be removed
         django_process_build.end_user(site.user)

@@ -188,15 +188,12 @@ def make_folders(server: OwnServer) -> None:
             django_host_folder.make(folder)
 
 
-def present(site: Site) -> dict[str, list[Path]]:
-    """Return the files of the site's own servers that exist, by their parts, whatever the pillar has."""
+def files_on_host(site: Site) -> dict[str, list[Path]]:
+    """Return the files of the site's own servers that exist, without their data, by their parts."""
     home = django_store_contract.folder(site)
     parts = sorted(path.stem for path in home.glob("*.conf")) if home.is_dir() else []
     found = {part: OwnServer(site, part, part, {}) for part in parts}
-    return {
-        part: [path for path in (*_every_file(server), server.data) if os.path.lexists(path)]
-        for part, server in found.items()
-    }
+    return {part: [path for path in _every_file(server) if os.path.lexists(path)] for part, server in found.items()}
 
 
 def _every_file(server: OwnServer) -> tuple[Path, ...]:

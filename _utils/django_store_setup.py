@@ -4,7 +4,7 @@ What a running server can change, such as its memory, is changed without a resta
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import django_store_redis
 import django_store_service
 from django_host_command import DeploymentError
 from django_site import Site
-from django_store_contract import OwnServer, ServerStore
+from django_store_contract import OwnServer, ServerStore, Usage
 
 #: What a running server can change, in its files.
 _CHANGEABLE = re.compile(r"(?m)^(?:maxmemory|maxmemory-policy|appendonly|appendfsync) .*\n| -m \d+")
@@ -106,10 +106,49 @@ def apply(found: Pending) -> str:
     return ""
 
 
+#: What the status has for a server that does not run.
+NO_ANSWER = "does not answer"
+#: The part of its memory above which a queue counts as full: what is added next may be refused.
+_FULL = 0.9
+
+
+def usage(site: Site) -> Iterator[tuple[OwnServer, Usage | None, dict[str, int]]]:
+    """Yield each server of the site's own: what it uses, None where it does not answer, and the lengths of its lists.
+
+    Only a queue has lists: those of the tasks that wait.
+    """
+    for kind, server in django_store.own_servers(site):
+        try:
+            waiting = django_store_redis.lengths(server) if server.name == "queue" else {}
+            yield server, kind.usage(server), waiting
+        except DeploymentError:
+            yield server, None, {}
+
+
+def summary(site: Site) -> str:
+    """Return what the site's own servers use, for people: ``queue 12M of 256M, 14 tasks wait; cache 3M of 64M``."""
+    parts = []
+    for server, found, waiting in usage(site):
+        text = f"{found.used >> 20}M of {found.limit >> 20}M" if found else NO_ANSWER
+        tasks = sum(waiting.values())
+        parts.append(f"{server.name} {text}{f', {tasks} tasks wait' if tasks else ''}")
+    return "; ".join(parts)
+
+
+def warnings(site: Site) -> list[str]:
+    """Return what is wrong with the site's own servers at present: a queue that is nearly full."""
+    return [
+        f"the queue of {site.name} is nearly full: {found.used >> 20}M of {found.limit >> 20}M; tasks that do not fit "
+        f"are refused (django:sites:{site.name}:queue:memory)"
+        for server, found, _waiting in usage(site)
+        if found and server.name == "queue" and found.used > _FULL * found.limit
+    ]
+
+
 def obsolete(site: Site) -> list[str]:
     """Return the parts of servers on this host that the pillar no longer has."""
     parts = {server.part for _kind, server in django_store.own_servers(site)}
-    return [part for part in django_store_service.present(site) if part not in parts]
+    return [part for part in django_store_service.files_on_host(site) if part not in parts]
 
 
 def refuse_lost_tasks(site: Site) -> None:
@@ -150,5 +189,5 @@ def remove_parts(site: Site, parts: Iterable[str]) -> None:
 
 def remove(site: Site) -> None:
     """Remove all servers of a site; their data stays."""
-    for part in django_store_service.present(site):
+    for part in django_store_service.files_on_host(site):
         django_store_service.remove(site, part)

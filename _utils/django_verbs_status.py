@@ -11,6 +11,7 @@ import django_release
 import django_release_attempt
 import django_release_instance
 import django_server
+import django_store_setup
 import django_verbs_workers
 from django_release import Release
 from django_site import Site
@@ -103,4 +104,5 @@ def status(site: Site) -> dict[str, Any]:
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
         "maintenance": django_proxy_maintenance.summary(site),
         **django_verbs_workers.status(site, live),
+        "stores": django_store_setup.summary(site),
     }

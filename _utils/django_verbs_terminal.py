@@ -109,6 +109,8 @@ def _problems(row: Row) -> dict[str, str]:
     found["restore_drill"] = f"restore drill: {row['restore_drill']}" if is_bad else ""
     schedules = [text for text in row.get("schedules", "").split("; ") if " failed" in text or " interrupted" in text]
     found["schedules"] = f"schedules: {'; '.join(schedules)}" if schedules else ""
+    stores = [text for text in row.get("stores", "").split("; ") if text.endswith("does not answer")]
+    found["stores"] = f"stores: {'; '.join(stores)}" if stores else ""
     found["managed"] = "this minion's pillar does not have it" if row.get("managed") is False else ""
     return {key: text for key, text in found.items() if text}
 

@@ -115,6 +115,7 @@ START = {
     "static_storage?": {"class": str, "manifest": MAYBE, "elsewhere": bool},
     "schema?": SCHEMA,
     "checks?": [str],
+    "cache_tables?": [str],
 }
 #: What a release records of its source and its start, as far as it has got.
 FACTS = {

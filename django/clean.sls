@@ -13,6 +13,14 @@
     - name: {{ site.user }}-build
     - require:
       - django: {{ name }} is absent
+{% if site.remove_data %}
+
+{{ name }} has no user of its stores:
+  user.absent:
+    - name: {{ site.user }}-store
+    - require:
+      - django: {{ name }} is absent
+{% endif %}
 {% if site.remove_data and site.user == name %}
 
 {{ name }} has no user:

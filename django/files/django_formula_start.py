@@ -31,6 +31,8 @@ def start(request):
         if request.get("push") and answer["static_storage"]["elsewhere"]:
             raise RuntimeError(f"{answer['static_storage']['class']} uploads static files itself")
         answer["collected"] = collect(settings, request["static_root"])
+    if request.get("cache_tables"):
+        answer["cache_tables"] = missing_tables(request["cache_tables"])
     databases = migrated_databases(request["migrate"])
     for alias in databases if request["write_ahead"] else ():
         write_ahead(alias)
@@ -57,6 +59,15 @@ def import_application(name):
     module = importlib.import_module(name)
     if not callable(getattr(module, "application", None)):
         raise RuntimeError(f"{name} has no application")
+
+
+def missing_tables(names):
+    """Return those of some tables that the default database lacks."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        present = connection.introspection.table_names(cursor)
+    return [name for name in names if name not in present]
 
 
 def effective(settings):
