@@ -458,7 +458,7 @@ def backups(site, full=None):
     return _answer(lambda: _rows(django_backup.overview(django_site.find(site)), django_verbs_terminal.backups, full))
 
 
-def restore(site, which=None, media=False, migrate=False, rollback=False):
+def restore(site, which=None, media=False, migrate=False, rollback=False, queue=False):
     """
     Restore a backup. It is loaded into spare databases and checked; then the site is in maintenance while they
     replace the current ones. The current databases are kept under a name that the answer reports.
@@ -474,6 +474,8 @@ def restore(site, which=None, media=False, migrate=False, rollback=False):
         Apply the migrations of the active release to the restored databases.
     rollback
         Roll back to the release that the backup was made with.
+    queue
+        Restore the site's own queue too. Tasks in it that have run since the backup run again.
 
     CLI Example:
 
@@ -482,7 +484,7 @@ def restore(site, which=None, media=False, migrate=False, rollback=False):
         salt-call django.restore blog
         salt-call django.restore blog 20260301T120000Z-0041-9be1c07d2a44 rollback=True
     """
-    options = {"media": bool(media), "migrate": bool(migrate), "rollback": bool(rollback)}
+    options = {"media": bool(media), "migrate": bool(migrate), "rollback": bool(rollback), "queue": bool(queue)}
     return _answer(lambda: django_verbs.restore(site, which, asked_by=_asked_by("restore"), **options))
 
 

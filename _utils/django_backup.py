@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import django_backup_dump
+import django_backup_store
 import django_host_clock
 import django_host_file
 import django_release
@@ -18,6 +19,7 @@ from django_backup_media import MediaDumper
 from django_backup_mysql import MySQLDumper
 from django_backup_postgres import PostgreSQLDumper
 from django_backup_sqlite import SQLiteDumper
+from django_backup_store import StoreDumper
 from django_database_engine import MYSQL, POSTGRES, SQLITE
 from django_host_command import DeploymentError
 from django_host_lock import Lock
@@ -26,13 +28,16 @@ from django_site import Site
 
 log = logging.getLogger(__name__)
 
-#: The kinds of data that are backed up: every database engine, by its name in the pillar, and uploads.
+#: The kinds of data that are backed up: every database engine, by its name in the pillar, uploads and the queue.
 DUMPERS: dict[str, Dumper] = {
     SQLITE.name: SQLiteDumper(),
     POSTGRES.name: PostgreSQLDumper(),
     MYSQL.name: MySQLDumper(),
     "media": MediaDumper(),
+    "redis": StoreDumper(),
 }
+#: Those that are no database, and are restored only where that is requested.
+BESIDES = ("media", "redis")
 #: Why a backup was made; those before a migration stay as long as the release that they were made for.
 BY_COMMAND, BY_TIMER, MIGRATION = "command", "timer", "migration"
 _TEXTS = ("name", "backup", "alias", "engine", "database", "taken", "why", "release", "sha256")
@@ -66,6 +71,7 @@ def make(
         remove_leftovers(site, databases)
         if aliases is None and site.config["backup"]["media"]:
             databases.append(Database(site, "media", "media", str(site.media)))
+        databases += django_backup_store.of_site(site) if aliases is None else []
         measured = {one.alias: DUMPERS[one.kind].measure(one) for one in databases}
         databases = [one for one in databases if measured[one.alias]["tables"]]
         _check_room(site, databases, {alias: one["size"] for alias, one in measured.items()})

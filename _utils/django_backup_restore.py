@@ -10,6 +10,7 @@ from typing import Any
 
 import django_backup
 import django_backup_dump
+import django_backup_store
 import django_host_clock
 import django_host_file
 import django_project_program
@@ -37,6 +38,7 @@ def restore(
     which: str | None,
     *,
     media: bool = False,
+    queue: bool = False,
     migrate: bool = False,
     to: Release | None = None,
     serve: Callable[[], None] | None = None,
@@ -51,6 +53,7 @@ def restore(
         live: the active release.
         which: as for `django_backup.find`.
         media: restore the uploads of the backup too.
+        queue: restore the site's own queue too; tasks in it that have run since the backup run again.
         migrate: apply the migrations that the release requires to the restored databases.
         to: the release that serves afterwards, if it is not the active one; `serve` activates it.
         secrets: texts that no output may show.
@@ -58,8 +61,9 @@ def restore(
     Raises:
         DeploymentError: the backup is damaged or does not fit the release, or a server fails; then nothing is replaced.
     """
-    chosen = [one for one in django_backup.find(site, which) if media or one["engine"] != "media"]
-    _check_selection(site, chosen, media)
+    besides = {"media": media, "redis": queue}
+    chosen = [one for one in django_backup.find(site, which) if besides.get(one["engine"], True)]
+    _check_selection(site, chosen, besides)
     with django_backup.lock(site, "django.restore").held():
         databases = _databases(live, chosen, secrets)
         django_backup.remove_leftovers(site, databases)
@@ -97,7 +101,8 @@ def drill(site: Site, release: Release, secrets: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {"date": django_host_clock.now(), "result": "failed:"}
     try:
         with django_backup.lock(site, "django.restore_drill").held():
-            chosen = django_backup.find(site, None)
+            has_queue = bool(django_backup_store.of_site(site))
+            chosen = [one for one in django_backup.find(site, None) if one["engine"] != "redis" or has_queue]
             result["backup"] = chosen[0]["backup"]
             databases = _databases(release, chosen, secrets)
             django_backup.remove_leftovers(site, databases)
@@ -126,22 +131,31 @@ def drill(site: Site, release: Release, secrets: list[str]) -> dict[str, Any]:
     return result
 
 
-def _check_selection(site: Site, chosen: list[Manifest], media: bool) -> None:
+def _check_selection(site: Site, chosen: list[Manifest], besides: Mapping[str, bool]) -> None:
+    """Refuse what the backup does not have.
+
+    Args:
+        besides: whether uploads and the queue are requested, by their kinds.
+    """
     if not chosen:
         raise DeploymentError(
-            "this backup has uploads only", hint=f"restore them: salt-call django.restore {site.name} … media=True"
+            "this backup has no database",
+            hint=f"restore what it has: salt-call django.restore {site.name} … media=True, or queue=True",
         )
-    if media and all(one["engine"] != "media" for one in chosen):
+    kinds = {one["engine"] for one in chosen}
+    if besides["media"] and "media" not in kinds:
         raise DeploymentError(
             "this backup has no uploads",
             hint=f"restore without media=True; django:sites:{site.name}:backup: {{media: true}} adds them from now on",
         )
+    if besides["redis"] and "redis" not in kinds:
+        raise DeploymentError("this backup has no queue", hint="restore without queue=True: the queue was empty then")
 
 
 def _databases(release: Release, chosen: list[Manifest], secrets: list[str]) -> list[Database]:
     """Return the present databases that a backup was made of, in its order."""
     site = release.site
-    aliases = [one["alias"] for one in chosen if one["engine"] != "media"]
+    aliases = [one["alias"] for one in chosen if one["engine"] not in django_backup.BESIDES]
     missing = [alias for alias in aliases if alias not in release.facts["databases"]]
     if missing:
         raise DeploymentError(
@@ -151,6 +165,8 @@ def _databases(release: Release, chosen: list[Manifest], secrets: list[str]) -> 
     found = {one.alias: one for one in django_backup_dump.databases(release, aliases, secrets)}
     if any(one["engine"] == "media" for one in chosen):
         found["media"] = Database(site, "media", "media", str(site.media))
+    if any(one["engine"] == "redis" for one in chosen):
+        found |= {one.alias: one for one in _queue(site)}
     for one in chosen:
         if found[one["alias"]].kind != one["engine"]:
             raise DeploymentError(
@@ -159,6 +175,21 @@ def _databases(release: Release, chosen: list[Manifest], secrets: list[str]) -> 
                 hint="restore it while the pillar names the old one, and move its data then (docs/guides/databases.md)",
             )
     return [found[one["alias"]] for one in chosen]
+
+
+def _queue(site: Site) -> list[Database]:
+    """Return the queue of a site.
+
+    Raises:
+        DeploymentError: it has none of its own now.
+    """
+    found = django_backup_store.of_site(site)
+    if not found:
+        raise DeploymentError(
+            f"{site.name} has no queue of its own on this host",
+            hint=f"restore without queue=True, or set django:sites:{site.name}:queue, and apply",
+        )
+    return found
 
 
 def _stamp() -> str:
@@ -239,7 +270,8 @@ def _missing_migrations(
     release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
 ) -> dict[str, list[str]]:
     """Return the migrations of a release that are missing in loaded databases, by alias."""
-    loaded = {one.alias: _path_in_project(release, names[one.alias]) for one in databases if one.kind != "media"}
+    own = [one for one in databases if one.kind not in django_backup.BESIDES]
+    loaded = {one.alias: _path_in_project(release, names[one.alias]) for one in own}
     request = {"mode": "fit", "names": loaded, "migrate": migrate}
     found: dict[str, list[str]] = (
         django_project_program.backup(release.site, release.path, release.facts, request, secrets) if loaded else {}

@@ -129,7 +129,7 @@ def summary(site: Site) -> str:
     """Return what the site's own servers use, for people: ``queue 12M of 256M, 14 tasks wait; cache 3M of 64M``."""
     parts = []
     for server, found, waiting in usage(site):
-        text = f"{found.used >> 20}M of {found.limit >> 20}M" if found else NO_ANSWER
+        text = f"{found.used / (1 << 20):.0f}M of {found.limit >> 20}M" if found else NO_ANSWER
         tasks = sum(waiting.values())
         parts.append(f"{server.name} {text}{f', {tasks} tasks wait' if tasks else ''}")
     return "; ".join(parts)

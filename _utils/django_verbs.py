@@ -303,6 +303,7 @@ def restore(
     which: str | None = None,
     *,
     media: bool = False,
+    queue: bool = False,
     migrate: bool = False,
     rollback: bool = False,
     asked_by: str = "django.restore",
@@ -330,7 +331,7 @@ def restore(
 
         options: dict[str, Any] = {"to": to, "serve": go_back} if to else {}
         answer = django_backup_restore.restore(
-            site, live, which, media=media, migrate=migrate, secrets=deployment.masked(), **options
+            site, live, which, media=media, queue=queue, migrate=migrate, secrets=deployment.masked(), **options
         )
         deployment.lock.release()
     return {**answer, "release": (to or live).name}

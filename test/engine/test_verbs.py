@@ -333,6 +333,7 @@ def test_what_there_is(two):
     assert rows[0]["failure"] == "static: starting Django: it is broken"
     assert django_verbs_status.status(site) == {
         "site": "blog",
+        "stores": "",
         "workers": "",
         "finishing": "",
         "domains": "blog.example.org",

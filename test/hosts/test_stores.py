@@ -94,7 +94,7 @@ def test_queue_and_sessions_survive_a_restart_and_a_kill(blog):
     assert client(blog, "LLEN", "celery") == "3" and who(blog, session) == "ada"
     assert not {*before.values()} & {*processes(blog).values()}
     (row,) = json.loads(blog.host.salt("django.status", "--out=json").stdout)["local"]
-    assert "queue 1M of 256M, 3 tasks wait" in row["stores"]
+    assert re.search(r"queue \d+M of 256M, 3 tasks wait", row["stores"])
 
 
 def test_changed_memory_restarts_nothing_and_makes_no_release(blog):

@@ -1,0 +1,265 @@
+"""Stores: their servers as real processes, what root reads of them, and the addresses that the project gets."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+import django_backup_store
+import django_release_settings
+import django_secret
+import django_store
+import django_store_client
+import django_store_contract
+import django_store_memcached
+import django_store_redis
+import django_store_setup
+import pytest
+from background import SERVER, until
+from django_host_command import DeploymentError
+from specimen import FACTS, configured
+
+RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
+REDIS = django_store_redis.STORE
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A short folder for sockets and data: the path of a socket has at most 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="store-"))
+    monkeypatch.setattr(django_store_contract, "RUN", folder)
+    monkeypatch.setattr(django_store_contract, "folder", lambda _site: folder / "stores")
+    yield folder
+    shutil.rmtree(folder)
+
+
+class Server:
+    """A queue or cache of a site as a process, with the configuration that the formula writes."""
+
+    def __init__(self, **options):
+        site = configured(**options)
+        ((self.kind, self.own),) = django_store.own_servers(site)
+        self.own.data.mkdir(parents=True, exist_ok=True)
+        self.own.socket.parent.mkdir(exist_ok=True)
+        self.own.configuration.write_text(self.kind.configuration(self.own))
+        argv = self.kind.command(self.own, SERVER)
+        self.process = subprocess.Popen(argv, executable=SERVER, stdout=subprocess.DEVNULL)
+        until(self.answers)
+
+    def answers(self):
+        with contextlib.suppress(DeploymentError):
+            return self("PING") == "PONG"
+        return False
+
+    def __call__(self, *command):
+        return django_store_client.redis(self.own.socket, [command])[0]
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def start(run):
+    """Start servers, and end them with the test."""
+    started = []
+
+    def begin(**options):
+        started.append(Server(**options))
+        return started[-1]
+
+    yield begin
+    for server in started:
+        server.kill()
+
+
+def test_full_queue_refuses_tasks_and_keeps_those_that_it_has(start):
+    queue = start(queue={"engine": "redis", "memory": "4M"})
+    with pytest.raises(DeploymentError, match="refuses a command: OOM"):
+        for _number in range(10):
+            queue("RPUSH", "celery", "x" * 1_000_000)
+    assert queue("LLEN", "celery") >= 1 and REDIS.usage(queue.own).used > 1 << 20
+
+
+def test_full_cache_drops_values(start):
+    cache = start(cache={"engine": "redis", "memory": "4M"})
+    for number in range(10):
+        assert cache("SET", f"key{number}", "x" * 1_000_000) == "OK"
+    assert cache("DBSIZE") < 10 and cache("GET", "key9")
+
+
+@pytest.mark.parametrize(("sync", "kept"), [("always", 2), ("everysec", 2)])
+def test_queue_has_its_tasks_after_a_kill(start, sync, kept):
+    options = {"queue": {"engine": "redis", "sync": sync}}
+    queue = start(**options)
+    queue("RPUSH", "celery", "a", "b")
+    queue.kill()
+    assert start(**options)("LLEN", "celery") == kept
+
+
+def test_cache_without_a_file_is_empty_after_a_kill(start):
+    cache = start(cache={"engine": "redis"})
+    cache("SET", "a", "1")
+    cache.kill()
+    assert start(cache={"engine": "redis"})("GET", "a") is None and os.listdir(cache.own.data) == []
+
+
+def test_memory_and_sync_change_without_a_restart(start):
+    queue = start(queue={"engine": "redis"})
+    assert REDIS.differences(queue.own) == {}
+    site = configured(queue={"engine": "redis", "memory": "1G", "sync": "always"})
+    ((_kind, changed),) = django_store.own_servers(site)
+    assert REDIS.differences(changed) == {"maxmemory": str(1 << 30), "appendfsync": "always"}
+    REDIS.change(changed, REDIS.differences(changed))
+    assert REDIS.differences(changed) == {} and queue.process.poll() is None
+
+
+def test_what_a_running_server_can_change_is_no_reason_for_a_restart():
+    texts = []
+    for options in ({}, {"memory": "1G", "sync": "always"}):
+        site = configured(queue={"engine": "redis", **options})
+        ((kind, server),) = django_store.own_servers(site)
+        texts.append(django_store_setup._fixed(kind.configuration(server)))
+    assert texts[0] == texts[1] and "unixsocket" in texts[0] and "maxmemory" not in texts[0]
+
+
+def test_waiting_tasks_are_counted_in_lists_and_in_what_celery_has_not_acknowledged(start):
+    queue = start(queue={"engine": "redis"})
+    assert django_store_redis.lengths(queue.own) == {}
+    queue("RPUSH", "celery", "a", "b", "c")
+    queue("RPUSH", "mail\r\n*9", "a")
+    queue("HSET", "unacked", "tag", "message")
+    queue("SET", "celery-task-meta-1", "result")
+    assert django_store_redis.lengths(queue.own) == {"celery": 3, "mail\r\n*9": 1, "unacked": 1}
+    assert REDIS.waiting(queue.own) == 5
+
+
+def test_dump_is_read_by_another_server(start, tmp_path):
+    queue = start(queue={"engine": "redis"})
+    queue("RPUSH", "celery", *(f"task {number}" for number in range(1000)))
+    (database,) = django_backup_store.of_site(queue.own.site)
+    dumper = django_backup_store.StoreDumper()
+    assert dumper.measure(database)["tables"] == 1
+    with open(tmp_path / "dump", "wb+") as file:
+        dumper.dump(database, file.fileno())
+        assert file.seek(0, 2) > 1000
+    queue.kill()
+    shutil.rmtree(queue.own.data)
+    queue.own.data.mkdir()
+    shutil.copy(tmp_path / "dump", queue.own.data / "appendonly.aof")
+    restored = start(queue={"engine": "redis"})
+    assert restored("LLEN", "celery") == 1000 and restored("LINDEX", "celery", "999") == "task 999"
+
+
+class Hostile:
+    """A server that answers whatever a test wants."""
+
+    def __init__(self, path, answer):
+        self.answer = answer
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection = self.listener.accept()[0]
+                connection.recv(4096)
+                connection.sendall(self.answer)
+                connection.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"$100\r\nshort", b"*1\r\n" * 50, b"$99999999999\r\n", b"*999999999\r\n:1\r\n", b"x" * 100, b":none\r\n"],
+)
+def test_damaged_answer_is_an_error(run, answer):
+    hostile = Hostile(run / "socket", answer)
+    with pytest.raises(DeploymentError, match="does not answer"):
+        django_store_client.redis(run / "socket", [["PING"]])
+    hostile.listener.close()
+
+
+def test_silent_server_is_not_waited_for(run):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(run / "socket"))
+    listener.listen()
+    with pytest.raises(DeploymentError, match="does not answer: timed out"):
+        django_store_client.redis(run / "socket", [["PING"]], patience=0.2)
+    listener.close()
+
+
+def test_memcached_gets_its_memory_while_it_runs(run):
+    ((kind, server),) = django_store.own_servers(configured(cache={"engine": "memcached", "memory": "96M"}))
+    assert server.unit == "django-blog-memcached" and kind.command(server, "")[-3:] == ["96", "-c", "1000"]
+    server.socket.parent.mkdir()
+    stats = Hostile(server.socket, b"STAT limit_maxbytes 67108864\r\nSTAT bytes 5\r\nSTAT version 1.6\r\nEND\r\n")
+    assert kind.differences(server) == {"memory": "96"}
+    assert kind.usage(server) == (5, 96 << 20)
+    stats.answer = b"SERVER_ERROR no\r\n"
+    with pytest.raises(DeploymentError, match="refuses a command: SERVER_ERROR no"):
+        django_store_memcached.STORE.change(server, {"memory": "96"})
+    stats.listener.close()
+
+
+ELSEWHERE = {"engine": "redis", "host": "redis1", "user": "blog", "password": "p@s:s/w?", "tls": True, "number": 2}
+
+
+@pytest.mark.parametrize(
+    ("word", "options", "expected"),
+    [
+        ("queue_url", {"queue": {"engine": "redis"}}, "unix:///run/django-blog-queue/socket"),
+        ("queue_socket", {"queue": {"engine": "redis"}}, "/run/django-blog-queue/socket"),
+        ("celery_broker_url", {"queue": {"engine": "redis"}}, "redis+socket:///run/django-blog-queue/socket"),
+        ("queue_url", {"queue": ELSEWHERE}, "rediss://blog:p%40s%3As%2Fw%3F@redis1:6379/2"),
+        (
+            "celery_broker_url",
+            {"queue": {**ELSEWHERE, "ca": "/etc/ca.pem"}},
+            "rediss://blog:p%40s%3As%2Fw%3F@redis1:6379/2?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
+        ),
+        ("queue_url", {"queue": {"engine": "redis", "host": "[2001:db8::1]"}}, "redis://[2001:db8::1]:6379/0"),
+        ("cache_url", {"cache": {"engine": "memcached"}}, "unix:/run/django-blog-memcached/socket"),
+        ("cache_url", {"cache": {"engine": "memcached", "host": "m1"}}, "m1:11211"),
+    ],
+)
+def test_address_in_the_environment(word, options, expected):
+    site = configured(**options, environment={"WHERE": {"from": word}})
+    secrets = dict.fromkeys(django_secret.configured(site), "p@s:s/w?")
+    plain = django_release_settings.environment(site, RELEASE, FACTS)
+    hidden = django_release_settings.secret_environment(site, secrets, [])
+    has_password = bool(site.stores[next(iter(site.stores))]["password"])
+    assert (plain | hidden)["WHERE"] == expected and ("WHERE" in hidden) == has_password
+
+
+@pytest.mark.parametrize(("kind", "names"), [("celery", {"CELERY_BROKER_URL"}), ("rq", set())])
+def test_celery_worker_finds_the_queue(kind, names):
+    site = configured(queue={"engine": "redis"}, workers={"default": {"kind": kind}})
+    found = django_release_settings.environment(site, RELEASE, FACTS)
+    assert {name for name in found if "BROKER" in name} == names
+
+
+def test_only_missing_clients_are_installed():
+    site = configured(queue={"engine": "redis"}, caches={"default": {"engine": "memcached"}})
+    assert django_store.requirements(site, (5, 2), set()) == ["redis>=4.5", "pymemcache>=3.4"]
+    assert django_store.requirements(site, (3, 2), {"pylibmc"}) == ["django-redis>=5.0"]
+    assert django_store.requirements(site, (5, 2), {"redis", "pymemcache"}) == []
+    assert django_store.requirements(configured(cache={"engine": "database"}), (5, 2), set()) == []
+
+
+def test_store_is_used_by_the_releases_that_have_its_socket(make_site):
+    site = make_site(queue={"engine": "redis"})
+    config = site.releases / RELEASE.name / "config"
+    config.mkdir(parents=True)
+    (config / "settings.json").write_text('{"location": "unix:///run/django-blog-cache/socket"}')
+    (config / "environment").write_text('REDIS_URL="unix:///run/django-blog-queue/socket"\n')
+    used = {part for part in ("queue", "cache", "cache_a", "memcached") if _is_used(site, config.parent, part)}
+    assert used == {"queue", "cache"}
+
+
+def _is_used(site, release, part):
+    return django_store_setup.is_used(site, release, part)
