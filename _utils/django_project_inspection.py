@@ -36,7 +36,7 @@ import django_wall_delegate
 from django_host_command import DeploymentError
 from django_project_report import Report
 from django_project_settings import Settings
-from django_project_values import UNKNOWN
+from django_project_values import UNKNOWN, Value
 from django_site import Site
 from django_wall_foreign import OWN, Foreign
 
@@ -142,6 +142,7 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     engine = _database(report, settings, django_project_requirements.drivers(required))
     stores = django_project_background.add(report, tree, roots, settings, required)
     _environment(report, settings, tree, roots, engine, domain, stores.words)
+    _mail(report, settings)
     _commands(report, settings)
     _data(report, settings, tree, project)
     _health(report, roots, settings)
@@ -532,6 +533,14 @@ def _environment(
         report.remarks.append(f"environment variables with a default: {', '.join(found.optional)}")
     if found.presence:
         report.remarks.append(f"switched on by a variable, so not written: {', '.join(found.presence)}")
+
+
+def _mail(report: Report, settings: Settings) -> None:
+    """Name the option for a mail server, if the settings have another one than this host's."""
+    host = settings.values.get("EMAIL_HOST", Value("localhost"))
+    if host.taint or host.content not in ("localhost", "127.0.0.1", "", None):
+        variables = f" ({django_project.listed(sorted(host.taint))})" if host.taint else ""
+        report.remarks.append(f"mail is sent by the server of EMAIL_HOST{variables}: `email` sets another one")
 
 
 def _inside(root: Path) -> Callable[[str], str]:

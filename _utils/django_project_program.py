@@ -11,8 +11,6 @@ from typing import Any
 import django_database
 import django_host_file
 import django_project
-import django_project_dependency
-import django_project_modules
 import django_release_instance
 import django_site_cause
 import django_store
@@ -350,6 +348,9 @@ def _explained(
 
 def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[str, str], cause: str) -> str:
     """Return what to do about a failure of a project: a lock, a missing module or variable, or a known cause."""
+    import django_project_dependency  # which only a failure needs
+    import django_project_modules
+
     at = f"django:sites:{site.name}"
     if report["blocked"]:
         return f"end it, or apply again later; {at}:migrate:lock_timeout and migrate:timeout set how long to wait"

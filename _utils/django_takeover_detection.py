@@ -18,7 +18,6 @@ import django_takeover_manager
 import django_takeover_nginx
 import django_takeover_process
 import django_takeover_virtual_hosts
-import django_takeover_worker
 from django_host_command import DeploymentError
 from django_site import Site
 from django_takeover_existing import ExistingDeployment, Finding
@@ -82,12 +81,19 @@ def find(site: Site, kept: Sequence[str] = ()) -> ExistingDeployment:
     if site.config["proxy"]["kind"] == "apache":
         existing.refusals += django_takeover_apache.refusals(existing.virtual_host_files, existing.folders)
     own_processes = _processes(existing, running, listening)
-    django_takeover_worker.review(site, existing)
+    _review(site, existing)
     _ports(existing, {port: listeners[port] for port in ports}, own_processes)
     django_takeover_data.detect_databases(site, existing)
     django_takeover_data.detect_uploads(site, existing, virtual_hosts)
     django_takeover_data.detect_owner(existing, own_processes)
     return existing
+
+
+def _review(site: Site, existing: ExistingDeployment) -> None:
+    """Refuse workers and jobs that the pillar does not have."""
+    import django_takeover_review  # which only a host with an existing deployment needs
+
+    django_takeover_review.review(site, existing)
 
 
 # Virtual hosts

@@ -4,7 +4,6 @@ import os
 import re
 from pathlib import Path
 
-import django_project_process_files
 import django_takeover_existing
 import django_takeover_process
 import django_takeover_worker
@@ -50,6 +49,8 @@ def _units(existing: ExistingDeployment, listening: list[Process]) -> None:
 
 def _add_command(existing: ExistingDeployment, path: Path, text: str) -> None:
     """Add what a worker's unit runs, or a timer."""
+    import django_project_process_files  # which only a host with such a unit needs
+
     command = django_project_process_files.unit_command(text)
     timer = path.with_suffix(".timer")
     at = django_project_process_files.timer_time(read_text(timer)) if timer.is_file() else ""
@@ -124,12 +125,14 @@ def _uwsgi_files(existing: ExistingDeployment, listening: list[Process]) -> None
 
 def _crontabs(existing: ExistingDeployment) -> None:
     """Add the crontabs with lines that name the project's folders; each has to be a command of manage.py."""
+    import django_takeover_review  # which only a host with an existing deployment needs
+
     for path in [path for folder in CRONTABS if folder.is_dir() for path in sorted(folder.iterdir())]:
         rows = django_takeover_worker.rows(path, existing.folders) if path.is_file() else []
         if rows:
             existing.findings.append(Finding("crontab", str(path)))
             existing.crontabs.append(path)
-            if not all(django_takeover_worker.of_row(path, row)[0] for row in rows):
+            if not all(django_takeover_review.of_row(path, row)[0] for row in rows):
                 existing.refusals.append(
                     f"{path} has lines with paths of the existing deployment that are no commands of manage.py: "
                     "remove them first"

@@ -42,6 +42,7 @@ def test_start_sends_a_request_and_returns_the_answer(project_commands):
         "application": "blog.wsgi",
         "collect": False,
         "static_root": f"{RELEASE}/static",
+        "push": False,
         "check": "deploy",
         "ignored_checks": [*django_project_program.NOT_WITHOUT_TLS, "models.W042"],
         "migrate": {"default": True, "replica": False},
