@@ -1,12 +1,15 @@
 """Back up and restore PostgreSQL with its clients, as the site's user, with the password in a file in memory."""
 
 import contextlib
+import os
+import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 import django_backup_dump
+import django_database_setup
 import django_host_command
 import django_wall_shape
 from django_backup_dump import Database, Dumper
@@ -40,6 +43,10 @@ _ROWS = """SELECT coalesce(json_object_agg(n.nspname || '.' || c.relname, (xpath
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind = 'r' AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' AND NOT EXISTS (
     SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e');"""
+#: The tables of extensions, by schema and name as pg_restore lists them.
+_OF_EXTENSIONS = """SELECT coalesce(json_agg(n.nspname || ' ' || c.relname), '[]')
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e';"""
 _MIGRATIONS = """SELECT to_regclass('django_migrations') IS NOT NULL AS migrated \\gset
 \\if :migrated
 SELECT coalesce(json_agg(app || '.' || name ORDER BY app, name), '[]') FROM django_migrations;
@@ -104,9 +111,17 @@ class PostgreSQLDumper(Dumper):
     def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
         program = django_backup_dump.client(database, "pg_restore")
         _create(database, name)
-        argv = [program, "--exit-on-error", "--no-owner", "--no-password", f"--dbname={name}"]
-        _run(database, argv, doing=f"loading {name}", stdin=file)
         loaded = database._replace(name=name)
+        argv = [program, "--exit-on-error", "--no-owner", "--no-password", f"--dbname={name}"]
+        if django_database_setup.prepare_copy(database.site, database.alias, name):
+            listed_entries = _run(database, [program, "--list"], doing="reading the dump", stdin=file)
+            entries = _entries_of_site(loaded, listed_entries)
+            os.lseek(file, 0, os.SEEK_SET)
+            with django_backup_dump.private_file(database.site, entries) as listed:
+                argv.append(f"--use-list=/proc/self/fd/{listed}")
+                _run(database, argv, doing=f"loading {name}", stdin=file, more=[listed])
+        else:
+            _run(database, argv, doing=f"loading {name}", stdin=file)
         return {"rows": self.count_rows(loaded), "migrations": _query(loaded, _MIGRATIONS, [str])}
 
     def count_rows(self, database: Database) -> dict[str, int]:
@@ -166,6 +181,13 @@ def _create(database: Database, name: str) -> None:
         ) from None
 
 
+def _entries_of_site(loaded: Database, listed: str) -> str:
+    """Return the entries of a dump without those that only the owner of an extension, the superuser, may load."""
+    tables = [f"TABLE DATA {table} " for table in _query(loaded, _OF_EXTENSIONS, [str])]
+    left_out = re.compile("|".join([r"COMMENT - EXTENSION", *map(re.escape, tables)]))
+    return "".join(f"{line}\n" for line in listed.splitlines() if not left_out.search(line))
+
+
 def _psql(database: Database, script: str, **variables: str) -> str:
     """Return the output of a script, without headers."""
     options = [f"--set={name}={value}" for name, value in variables.items()]
@@ -177,14 +199,15 @@ def _client(database: Database) -> list[str]:
     return [django_backup_dump.client(database, "psql"), *options]
 
 
-def _run(database: Database, argv: list[str], *, doing: str, **streams: Any) -> str:
+def _run(database: Database, argv: list[str], *, doing: str, more: Sequence[int] = (), **streams: Any) -> str:
+    """Run a client as the site's user; it has `more` descriptors."""
     with _client_environment(database) as (environment, descriptors):
         return django_host_command.run(
             argv,
             doing=doing,
             user=database.site.user,
             environment=environment,
-            descriptors=descriptors,
+            descriptors=[*descriptors, *more],
             timeout=database.timeout(),
             secrets=database.secrets(),
             **streams,

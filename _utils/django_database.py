@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import django_database_engine
 import django_database_sqlite
 import django_host_file
-from django_database_engine import ENGINES, SERVERS
+from django_database_engine import ENGINES, POSTGIS, SERVERS
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -101,6 +101,11 @@ def sqlite_path(site: Site, alias: str) -> Path:
     return site.database.top / (name or ("db.sqlite3" if alias == "default" else f"{alias}.sqlite3"))
 
 
+def is_spatial(database: Mapping[str, Any]) -> bool:
+    """Return whether the pillar gives a database PostGIS, and so GeoDjango's backend."""
+    return POSTGIS in database.get("extensions", ())
+
+
 def url(site: Site, alias: str, secrets: Mapping[str, str]) -> str:
     """Return a database as a URL for dj-database-url and django-environ."""
     database = site.config["databases"][alias]
@@ -117,7 +122,8 @@ def url(site: Site, alias: str, secrets: Mapping[str, str]) -> str:
         name: str(value).lower() if isinstance(value, bool) else value for name, value in database["options"].items()
     }
     query = f"?{urlencode(options, quote_via=quote, errors='surrogatepass')}" if options else ""
-    return f"{database['engine']}://{credentials}@{host}{port}/{quote(database['name'], safe='')}{query}"
+    scheme = POSTGIS if is_spatial(database) else database["engine"]
+    return f"{scheme}://{credentials}@{host}{port}/{quote(database['name'], safe='')}{query}"
 
 
 def environment_values(site: Site, secrets: Mapping[str, str]) -> dict[str, str]:
@@ -166,8 +172,9 @@ def overlay_data(site: Site) -> dict[str, dict[str, Any]]:
             data[alias] = {"engine": None, "name": name}
         elif database["as"] == "settings":
             names = {"password_file": secret_name(alias), "user_file": login_file(alias)}
+            engine = ENGINES[database["engine"]]
             data[alias] = {
-                "engine": ENGINES[database["engine"]].backend,
+                "engine": engine.spatial_backend if is_spatial(database) else engine.backend,
                 **{key: str(site.secrets / name) if database["password"] else None for key, name in names.items()},
                 **{key: database[key] or "" for key in ("name", "user", "host", "port")},
             }

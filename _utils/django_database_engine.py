@@ -23,6 +23,7 @@ class Engine:
         name: as the pillar has it.
         title: as its makers write it, for people.
         backend: the dotted path of Django's own backend.
+        spatial_backend: that of GeoDjango for a database with PostGIS; empty for other kinds.
         backend_words: parts of a backend's dotted path, also of a third party's, that are only in those of this kind.
         is_server: whether it is reached over a connection; otherwise a database is a file.
         port: the one that a server listens on unless it is configured otherwise.
@@ -35,6 +36,7 @@ class Engine:
     name = ""
     title = ""
     backend = ""
+    spatial_backend = ""
     backend_words: tuple[str, ...] = ()
     is_server = True
     port = 0
@@ -68,6 +70,7 @@ class PostgreSQL(Engine):
     name = "postgres"
     title = "PostgreSQL"
     backend = "django.db.backends.postgresql"
+    spatial_backend = "django.contrib.gis.db.backends.postgis"
     backend_words = ("postg",)
     port = 5432
     socket_path = "/run/postgresql/.s.PGSQL.{}"
@@ -98,6 +101,8 @@ class MySQL(Engine):
         return "mysqlclient>=2.2.1"
 
 
+#: The extension of PostgreSQL that GeoDjango uses, and the scheme of its URLs.
+POSTGIS = "postgis"
 SQLITE, POSTGRES, MYSQL = SQLite(), PostgreSQL(), MySQL()
 #: Every kind of database, by its name in the pillar.
 ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (SQLITE, POSTGRES, MYSQL)}

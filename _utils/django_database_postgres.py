@@ -81,7 +81,8 @@ class PostgreSQLServer(DatabaseServer):
         users = {database.user for database in databases}
         for database in databases:
             closing = _close_former_login(database, state) if database.other_user not in users else ()
-            for change in (*_role(database, state), *_database(database, state), *closing):
+            found_there = (*_role(database, state), *_database(database, state), *_extensions(database, state))
+            for change in (*found_there, *closing):
                 found[change.item] = change
         return [*found.values(), *_authentication(databases[0].site, databases, state)]
 
@@ -100,7 +101,7 @@ class PostgreSQLServer(DatabaseServer):
     def apply(self, database: ManagedDatabase, changes: Sequence[Change]) -> None:
         statements = [statement for change in changes for statement in change.statements]
         if statements:
-            _psql(database, "\n".join(statements), doing="setting PostgreSQL up")
+            _set_up(database, "\n".join(statements))
         files = {path: text for change in changes for path, text in change.files.items()}
         for path, text in files.items():
             django_host_file.write(Path(path), text, mode=0o640, user="postgres", group="postgres")
@@ -161,6 +162,52 @@ def _database(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[C
         )
     if found["is_public"] and comment in (found["comment"], role.get("comment")):
         yield Change(item, "closed to other roles", [close])
+
+
+def _extensions(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
+    present = _present_extensions(database) if database.extensions and database.database in state["databases"] else []
+    for name in database.extensions:
+        if name not in present:
+            item = f"extension {name} of {database.database}"
+            yield Change(item, "new", _create_extension(database.database, name))
+
+
+def _present_extensions(database: ManagedDatabase) -> list[str]:
+    script = [_connected(database.database), "SELECT extname FROM pg_catalog.pg_extension;"]
+    return _psql(database, "\n".join(script), doing=f"querying the extensions of {database.database}").split()
+
+
+def _create_extension(database: str, name: str) -> list[str]:
+    """Return the lines of a script that create an extension, as the superuser."""
+    return [_connected(database), f"CREATE EXTENSION IF NOT EXISTS {_name(name)} CASCADE;", _connected("postgres")]
+
+
+def _connected(database: str) -> str:
+    """Return the lines of a script that continue in another database, and resolve no name of its owner before Django's.
+
+    Objects of its owner, who is less trusted, can be in ``public``; settings of the database cannot change this.
+    """
+    return f"\\connect {_name(database)}\nSET search_path = public;"
+
+
+def prepare_copy(database: ManagedDatabase, name: str) -> None:
+    """Create the extensions of a database in another one, into which a backup of it is loaded.
+
+    Raises:
+        DeploymentError: the server refuses it.
+    """
+    lines = [line for extension in database.extensions for line in _create_extension(name, extension)]
+    _set_up(database, "\n".join(lines))
+
+
+def _set_up(database: ManagedDatabase, script: str) -> None:
+    try:
+        _psql(database, script, doing="setting PostgreSQL up")
+    except DeploymentError as error:
+        if re.search(r"extension .* is not available|could not open extension control file", error.log):
+            packages = f"django:sites:{database.site}:packages"
+            error.hint = f"add the Debian package of the extension to {packages}; {database.key}:extensions names it"
+        raise
 
 
 def _membership(database: ManagedDatabase, owner: str) -> Change:

@@ -22,6 +22,7 @@ class ManagedDatabase(NamedTuple):
         socket: folder or file of the server's unix socket; empty for the default one.
         has_active_release: whether a release of the site is active, which uses the login as it is now.
         is_password_active: whether the active release uses this password, so that the other login can be closed.
+        extensions: those of PostgreSQL that it needs.
     """
 
     site: str
@@ -37,6 +38,7 @@ class ManagedDatabase(NamedTuple):
     port: int | None = None
     has_active_release: bool = False
     is_password_active: bool = False
+    extensions: tuple[str, ...] = ()
 
 
 class Change(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import django_database
+import django_database_postgres
 import django_database_server
 import django_secret
 from django_database import login, login_pair, secret_name
@@ -77,7 +78,24 @@ def _managed(site: Site, alias: str) -> ManagedDatabase:
         over_socket=not host or host.startswith("/"),
         socket=host if host.startswith("/") and host not in ENGINES[database["engine"]].default_sockets else "",
         port=database["port"],
+        extensions=tuple(database.get("extensions", ())),
     )
+
+
+def prepare_copy(site: Site, alias: str, name: str) -> bool:
+    """Create the extensions of a database in another one on its server, into which a backup is loaded.
+
+    Returns:
+        Whether the superuser has created some there.
+
+    Raises:
+        DeploymentError: the server refuses it.
+    """
+    database = site.config["databases"].get(alias, {})
+    if not (database.get("manage") and database.get("extensions")):
+        return False
+    django_database_postgres.prepare_copy(_managed(site, alias), name)
+    return True
 
 
 def logins(databases: Databases, states: States, *, test: bool = False) -> dict[str, str]:

@@ -53,6 +53,7 @@ def _contradictions(database: Database, overlay: bool, in_url: bool) -> Iterator
         yield "name", "expected the name of the database on its server, got a path"
     elif way == "settings" and not overlay:
         yield "as", "has no effect with overlay: false, which changes no settings: set as: environment"
+    yield from (("extensions", text) for text in _useless_extensions(database))
     if way == "settings" and database["variable"]:
         yield "variable", "has no effect without as: environment"
     if way == "environment" and database["settings"]:
@@ -60,6 +61,16 @@ def _contradictions(database: Database, overlay: bool, in_url: bool) -> Iterator
     for name, value in database["options"].items() if in_url else ():
         if engine == "sqlite" or not isinstance(value, str | int | float):
             yield "options", f"a URL cannot hold {name}: set as: settings instead"
+
+
+def _useless_extensions(database: Database) -> Iterator[str]:
+    """Yield what is wrong with the extensions of a database that they have no effect on."""
+    extensions = database.get("extensions", [])
+    others = [name for name in extensions if name != "postgis"]
+    if extensions and database["engine"] != "postgres":
+        yield "supported by PostgreSQL only: remove it, or set engine: postgres"
+    elif others and not database["manage"]:
+        yield f"a superuser of that server creates {', '.join(others)}: remove it here, only postgis has an effect"
 
 
 def _managed(database: Database, user: str) -> Iterator[tuple[str, str]]:

@@ -166,7 +166,10 @@ def _complete_secret(name: str, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _complete_database(name: str, alias: str, database: dict[str, Any], site: dict[str, Any]) -> dict[str, Any]:
-    """Return a database with how the project gets it, and on a server with its name and login."""
+    """Return a database with how the project gets it, and on a server with its name and login.
+
+    It has the key `extensions` only if there are some.
+    """
     engine = database["engine"]
     way = "settings" if site["overlay"] or engine == "sqlite" else "environment"
     derived: dict[str, Any] = {"as": way} if engine else {}
@@ -180,7 +183,8 @@ def _complete_database(name: str, alias: str, database: dict[str, Any], site: di
             derived["password"] = {"generate": 40}
     if engine and (database["as"] or way) == "environment":
         derived["variable"] = "DATABASE_URL" if alias == "default" else f"{alias.upper()}_DATABASE_URL"
-    return {**database, **{key: value for key, value in derived.items() if database[key] is None}}
+    complete = {**database, **{key: value for key, value in derived.items() if database[key] is None}}
+    return complete if complete["extensions"] else {key: complete[key] for key in complete if key != "extensions"}
 
 
 def _complete_stores(site: dict[str, Any]) -> dict[str, Any]:

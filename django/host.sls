@@ -11,7 +11,12 @@
 {% if site.schedules is defined and grains.init != 'systemd' %}{% do packages.append(platform.packages.cron) %}{% endif %}
 {% if site.tls.kind == 'acme' %}{% do packages.append(platform.packages[site.tls.client]) %}{% endif %}
 {% for store in django.stores[name] if store == 'redis' %}{% do packages.append(platform.packages.redis) %}{% endfor %}
-{% for database in site.databases.values() %}{% do packages.extend(platform.packages.get(database.engine, [])) %}{% endfor %}
+{% for database in site.databases.values() %}
+{% do packages.extend(platform.packages.get(database.engine, [])) %}
+{% if 'postgis' in database.get('extensions', []) %}
+{% do packages.extend(platform.packages.postgis + (platform.packages.postgis_server if database.manage else [])) %}
+{% endif %}
+{% endfor %}
 {% endfor %}
 {% set indexes = django.sites.values() | map(attribute='index') | selectattr('url') | list %}
 

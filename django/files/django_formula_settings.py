@@ -218,7 +218,8 @@ def _server(database, given, alias, folder):
     if given["password_file"]:
         files = {"USER": given["user_file"], "PASSWORD": given["password_file"]}
         login = {key: pathlib.Path(file).read_text() for key, file in files.items()}
-    engine = own.get("ENGINE", given["engine"])
+    becomes_spatial = "postgis" in given["engine"] and "postgis" not in own.get("ENGINE", "")
+    engine = given["engine"] if becomes_spatial else own.get("ENGINE", given["engine"])
     return {**rest, "ENGINE": engine, **where, **login, "OPTIONS": options}
 
 

@@ -73,13 +73,11 @@ def missing_tables(names):
 def effective(settings):
     import django
 
-    # (dynaconf has a list of files there)
-    named = settings.SETTINGS_MODULE if isinstance(settings.SETTINGS_MODULE, str) else None
     former = list(getattr(settings, "SECRET_KEY_FALLBACKS", None) or ()) if django.VERSION >= (4, 1) else []
     return {
         "django": django.get_version(),
         "python": ".".join(map(str, sys.version_info[:3])),
-        "settings_module": named or os.environ["DJANGO_SETTINGS_MODULE"],
+        "settings_module": settings_module(settings),
         "expected_settings_module": SETTINGS_MODULE,
         "debug": bool(settings.DEBUG),
         "allowed_hosts": [str(host) for host in settings.ALLOWED_HOSTS],
@@ -102,6 +100,15 @@ def effective(settings):
         },
         "own_files": own_files(),
     }
+
+
+def settings_module(settings):
+    """Return the name of the module that Django has taken the settings from."""
+    module = os.environ["DJANGO_SETTINGS_MODULE"]
+    # A project may have a setting of this name; dynaconf has a list of files there.
+    is_own = hasattr(sys.modules.get(module), "SETTINGS_MODULE")
+    named = settings.SETTINGS_MODULE
+    return named if isinstance(named, str) and not is_own else module
 
 
 def own_files():

@@ -152,6 +152,18 @@ def test_environment_of_postgresql_clients(site):
         assert environment == {"PGDATABASE": "blog", "PGAPPNAME": "django-formula"}
 
 
+def test_entries_that_the_superuser_owns_are_not_loaded(site, monkeypatch):
+    monkeypatch.setattr(django_backup_postgres, "_psql", lambda *_arguments: '["public spatial_ref_sys"]')
+    listed = (
+        ";\n2; 3079 16400 EXTENSION - postgis \n3; 0 0 COMMENT - EXTENSION postgis \n"
+        "4; 0 16402 TABLE DATA public spatial_ref_sys postgres\n5; 0 16403 TABLE DATA public spatial_ref_systems blog\n"
+        "6; 0 0 COMMENT public COLUMN t.c blog\n"
+    )
+    database = Database(site, "default", "postgres", "blog", {"user": "ray"})
+    kept = django_backup_postgres._entries_of_site(database, listed)
+    assert [line[:1] for line in kept.splitlines()] == [";", "2", "5", "6"]
+
+
 def test_loading_refused_when_role_cannot_create_databases(site, monkeypatch):
     def psql(database, script, **variables):
         raise DeploymentError("querying blog failed (exit 3)", log="ERROR:  permission denied to create database")

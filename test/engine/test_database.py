@@ -226,6 +226,16 @@ WHERE = {"NAME": "blog", "USER": "blog", "HOST": "db1.example.org", "PORT": "", 
         ),
         (
             {"ENGINE": POSTGRES},
+            {"extensions": ["postgis"]},
+            {"ENGINE": "django.contrib.gis.db.backends.postgis", **WHERE, "OPTIONS": {}},
+        ),
+        (
+            {"ENGINE": "django_prometheus.db.backends.postgis"},
+            {"extensions": ["postgis"]},
+            {"ENGINE": "django_prometheus.db.backends.postgis", **WHERE, "OPTIONS": {}},
+        ),
+        (
+            {"ENGINE": POSTGRES},
             {"engine": "mysql"},
             {"ENGINE": MYSQL, **WHERE, "OPTIONS": {"charset": "utf8mb4", **STRICT}},
         ),

@@ -70,6 +70,48 @@ def test_pending_changes_by_state(has, expected):
     assert {change.item: (change.action, list(change.statements)) for change in changes} == expected
 
 
+SPATIAL = BLOG._replace(extensions=("postgis", "unaccent"))
+
+
+@pytest.mark.parametrize(
+    ("has", "present", "expected"),
+    [
+        (answer({"blog": role()}), None, ["postgis", "unaccent"]),
+        (THERE, ["plpgsql", "unaccent"], ["postgis"]),
+        (THERE, ["plpgsql", "unaccent", "postgis"], []),
+    ],
+)
+def test_missing_extensions_are_created_by_the_superuser(monkeypatch, has, present, expected):
+    scripts = []
+
+    def run(argv, **options):
+        scripts.append((options["user"], options["stdin"]))
+        return "\n".join(present)
+
+    monkeypatch.setattr(django_host_command, "run", run)
+    changes = POSTGRESQL.pending_changes([SPATIAL], has)
+    made = [change for change in changes if change.item.startswith("extension")]
+    assert [change.item for change in made] == [f"extension {name} of blog" for name in expected]
+    lines = ['\\connect "blog"\nSET search_path = public;', 'CREATE EXTENSION IF NOT EXISTS "{}" CASCADE;']
+    for change, name in zip(made, expected, strict=True):
+        assert [*change.statements][:2] == [line.format(name) for line in lines]
+    listing = "SET search_path = public;\nSELECT extname FROM pg_catalog.pg_extension;"
+    assert scripts == ([] if present is None else [("postgres", f'\\connect "blog"\n{listing}')])
+
+
+def test_extension_without_its_package(monkeypatch):
+    def run(_argv, **_options):
+        raise DeploymentError("setting PostgreSQL up failed", log='ERROR:  extension "postgis" is not available')
+
+    monkeypatch.setattr(django_host_command, "run", run)
+    with pytest.raises(DeploymentError) as error:
+        POSTGRESQL.apply(SPATIAL, POSTGRESQL.pending_changes([SPATIAL], answer({"blog": role()})))
+    assert error.value.hint == (
+        "add the Debian package of the extension to django:sites:blog:packages; "
+        "django:sites:blog:database:extensions names it"
+    )
+
+
 @pytest.mark.parametrize(
     ("has", "managed", "told"),
     [

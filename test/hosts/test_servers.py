@@ -209,6 +209,24 @@ def test_mariadb_password_rotation_loses_no_request(blog, shop):
     assert shop.get().status_code == 200 and not shop.apply().changed
 
 
+def test_extension_is_created_by_the_superuser_and_restored(blog):
+    extensions = "SELECT string_agg(extname || ' of ' || extowner::regrole, ', ' ORDER BY extname) FROM pg_extension"
+    role = psql(blog, "blog", "SELECT current_user").stdout.strip()
+    refused = psql(blog, "blog", "CREATE EXTENSION pg_buffercache", check=False)
+    assert "permission denied to create extension" in refused.stderr
+    applied = blog.deploy(database={**blog.options["database"], "extensions": ["pg_buffercache"]})
+    assert "extension pg_buffercache of blog" in applied["blog has its databases"].changes["postgres"]
+    assert not blog.apply().changed
+    psql(blog, "blog", "CREATE TABLE kept AS SELECT 42 AS answer")
+    (backup,) = blog.host.call("django.backup", "blog")["made"]
+    psql(blog, "blog", "DROP TABLE kept")
+    blog.host.call("django.restore", "blog", backup.rpartition("/")[2])
+    assert psql(blog, "blog", "SELECT answer FROM kept").stdout.strip() == "42"
+    found = psql(blog, "blog", extensions).stdout.strip()
+    assert found == "pg_buffercache of postgres, plpgsql of postgres" and role != "postgres"
+    assert blog.get().status_code == 200
+
+
 def test_both_sites_serve_after_reboot(blog, shop):
     blog.host.restart()
     assert blog.get().status_code == shop.get().status_code == 200
