@@ -80,6 +80,8 @@ _TRANSIENT = re.compile(
 _HEADER = re.compile(r"(?:\d{4}-\S+ )?Traceback \(most recent call last\):")
 _FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "(?:[^"]*/)?(?P<file>[^"/]+)", line \d+')
 _CODE = re.compile(r"(?:\d{4}-\S+ )?    ")
+#: A frame of a JavaScript stack: the error is above it.
+_JAVASCRIPT_FRAME = re.compile(r"\s+at (?:async )?(?:new )?[\w.<>$\[\] ]*\(?(?:file:|node:|/|<anonymous>)\S*\)?$")
 
 
 class DeploymentError(Exception):
@@ -107,10 +109,12 @@ class DeploymentError(Exception):
 def _without_own_frames(text: str) -> Iterator[str]:
     """Yield the lines of a log; of its tracebacks only the frames that are not in programs of the formula.
 
-    Python names one that it reads from its standard input ``<string>``.
+    Frames of JavaScript are left out. Python names a program that it reads from its standard input ``<string>``.
     """
     is_own, header = False, ""
     for line in text.splitlines():
+        if _JAVASCRIPT_FRAME.fullmatch(line):
+            continue
         frame = _FRAME.match(line)
         if frame:
             is_own = frame["file"].startswith(("django_formula_", "<string>"))

@@ -97,6 +97,12 @@ def read_text(path: Path) -> str | None:
         return None
 
 
+def decoded(content: bytes) -> str:
+    """Return the text of a file of a project: UTF-8, or what its byte order mark says, as PowerShell writes files."""
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    return content.decode(encoding, errors="replace")
+
+
 def read_untrusted(path: Path, limit: int = 1 << 20, *, follow: bool = True) -> bytes:
     """Return the beginning of a regular file that users other than root may have created, or empty bytes.
 

@@ -174,7 +174,7 @@ def settings_named(roots: Sequence[Path], application: str) -> str:
 
 def settings_modules(roots: Sequence[Path]) -> list[str]:
     """Return the modules that look like settings: ``settings.py``, and modules in a package of settings."""
-    return sorted(_module(path, roots) for path in _settings_files(roots))
+    return sorted({name for path in _settings_files(roots) for name in _importable(path, roots)})
 
 
 def _settings_files(roots: Sequence[Path]) -> Iterator[Path]:
@@ -183,6 +183,27 @@ def _settings_files(roots: Sequence[Path]) -> Iterator[Path]:
         is_named_so = path.suffix == ".py" and path.stem.isidentifier() and (path.stem == "settings" or in_package)
         if is_named_so and django_project_code.is_settings(django_project_code.tree(path)):
             yield path
+
+
+def _importable(path: Path, roots: Sequence[Path]) -> list[str]:
+    """Return a settings module; for one that takes its names from a module that is missing, the others it takes from.
+
+    A sample is such a module: it is copied to another folder, next to files that are not committed.
+    """
+    taken = django_project_code.star_imports(django_project_code.tree(path), absolute=True)
+    own = [name for name in taken if any((root / name.partition(".")[0]).is_dir() for root in roots)]
+    files = {name: next(filter(None, (_file(root, name) for root in roots)), None) for name in own}
+    others = [name for name, file in files.items() if file and _installs(file)]
+    return others if others and not all(files.values()) else [_module(path, roots)]
+
+
+def _file(root: Path, module: str) -> Path | None:
+    return django_project_python_path.module_file(root, module)
+
+
+def _installs(path: Path) -> bool:
+    """Return whether a module has the setting INSTALLED_APPS."""
+    return django_project_code.assigns(django_project_code.tree(path), "INSTALLED_APPS")
 
 
 def folders_without_manage(source: Path) -> list[str]:

@@ -90,9 +90,14 @@ def assigns(module: ast.Module, name: str = "application") -> bool:
     return any(getattr(target, "id", None) == name for node in statements for target in node.targets)
 
 
-def star_imports(module: ast.Module) -> list[str]:
-    """Return the modules that a module takes every name from, as they are written there without leading dots."""
-    nodes = [node for node in ast.walk(module) if isinstance(node, ast.ImportFrom)]
+def star_imports(module: ast.Module, *, absolute: bool = False) -> list[str]:
+    """Return the modules that a module takes every name from, as they are written there without leading dots.
+
+    Args:
+        absolute: only those at the top level that have no leading dots.
+    """
+    every = module.body if absolute else ast.walk(module)
+    nodes = [node for node in every if isinstance(node, ast.ImportFrom) and not (absolute and node.level)]
     return [node.module or "" for node in nodes if any(alias.name == "*" for alias in node.names)]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import django_project
+import django_project_code
 from django_project_settings import Settings
 from django_project_values import plain
 
@@ -20,6 +22,13 @@ _DATA = re.compile(
 )
 _TEMPORARY = re.compile(r"cache|tmp|temp|logs?$|run$", re.I)
 _FILE = re.compile(r"\.(sqlite3?|db|key|pem|secret|json|txt|log|dat|pickle|pid|sock)$", re.I)
+_CREATED = re.compile(r"""\bCreateExtension\(\s*(?:name=)?["']([a-z][a-z0-9_-]*)["']""")
+#: Extensions that the owner of a database may create, since PostgreSQL 13; the last one since its version 0.5.
+_TRUSTED = {
+    *("btree_gin", "btree_gist", "citext", "cube", "dict_int", "fuzzystrmatch", "hstore", "intarray", "isn", "lo"),
+    *("ltree", "pg_trgm", "pgcrypto", "seg", "tablefunc", "tcn", "tsm_system_rows", "tsm_system_time", "unaccent"),
+    *("uuid-ossp", "vector"),
+}
 _PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README", "README.md", "README.txt", ".placeholder", "__init__.py"}
 
 
@@ -43,6 +52,14 @@ def written(settings: Settings, tree: Path, folder: str) -> tuple[list[str], lis
             shared[inside] = None
     only = [path for path in writable if not any(_is_below(path, other) for other in shared)]
     return _without_inner(shared), _without_inner(only)
+
+
+def extensions(tree: Path) -> list[str]:
+    """Return the extensions of PostgreSQL that migrations create and that only a superuser may create."""
+    paths = (path for path in django_project.files(tree, None, depth=6) if path.parent.name == "migrations")
+    texts = (django_project_code.read(path) for path in paths if path.suffix == ".py")
+    found = {name for text in texts if "CreateExtension" in text for name in _CREATED.findall(text)}
+    return sorted(found - _TRUSTED)
 
 
 def _is_below(path: str, other: str) -> bool:

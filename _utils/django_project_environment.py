@@ -261,7 +261,9 @@ def _of_database(settings: Settings, name: str, engine: str) -> Any:
         if value.source != name and not (is_file and value.taint == {name}):  # NAME: BASE_DIR / config("DB_NAME")
             continue
         if key == "ENGINE":
-            return django_database_engine.ENGINES[engine].backend
+            kind = django_database_engine.ENGINES[engine]
+            is_spatial = "postgis" in str(settings.get("DATABASES", "default", "ENGINE"))
+            return kind.spatial_backend if is_spatial and kind.spatial_backend else kind.backend
         if engine == "sqlite":
             return {"from": "database_path"} if is_file else ""
         if key == "PORT":

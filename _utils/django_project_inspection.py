@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -22,10 +21,12 @@ import django_project_background
 import django_project_code
 import django_project_data
 import django_project_environment
+import django_project_front_end
 import django_project_modules
 import django_project_python_path
 import django_project_removed
 import django_project_requirements
+import django_project_routes
 import django_project_settings
 import django_source
 import django_source_mirror
@@ -47,9 +48,6 @@ _READER = "nobody"
 _RESERVED = re.compile(
     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|gnats|nobody|messagebus|sshd"
     r"|ntp|dbus|polkitd|systemd-.*|postgres|mysql|redis|nginx|apache|salt|admin|adm|sudo|wheel|users|staff|django"
-)
-_HEALTH = re.compile(
-    r"""["'^]/?((?:[\w-]+/)?(?:healthz|health|health[_-]check|livez|readyz|heartbeat|ping)/?)\$?["']"""
 )
 
 
@@ -132,14 +130,15 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     if not files:
         comment = "no requirements found: list all packages of the project"
         report.set("python_packages", ["django"], comment, is_open=True)
-    _front_end(report, tree, project)
     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
     settings = django_project_settings.read(roots, report.settings_module, {}, report.application)
     roots += _own_folders(report, settings, tree, project, roots)
     left_out = django_project_modules.left_out(settings, roots, required) if files else []
     if left_out:
         report.extend("python_packages", left_out, "the settings need them, and no file requires them")
+    _front_ends(report, settings, tree, project)
     engine = _database(report, settings, django_project_requirements.drivers(required))
+    _extensions(report, settings, tree)
     stores = django_project_background.add(report, tree, roots, settings, required)
     _environment(report, settings, tree, roots, engine, domain, stores.words)
     _mail(report, settings)
@@ -265,7 +264,7 @@ def _modules(report: Report, tree: Path, folder: str) -> None:
         report.set("python_path", paths, "found: folders with further modules of the project")
     roots = [tree / path for path in (folder, *paths)]
     report.application = _application(report, roots)
-    report.settings_module = _settings_module(report, roots, report.application)
+    report.settings_module = _settings_module(report, tree, roots, report.application)
 
 
 def _package(report: Report, tree: Path, package: str) -> str:
@@ -277,7 +276,7 @@ def _package(report: Report, tree: Path, package: str) -> str:
     wsgi = modules[0] if modules else f"{Path(package).name}.wsgi"
     report.set("wsgi", wsgi, f"found: {wsgi.replace('.', '/')}.py", is_open=not modules)
     report.application = wsgi
-    module = _settings_module(report, roots, wsgi)
+    module = _settings_module(report, tree, roots, wsgi)
     report.set("settings_module", module, "found")
     report.settings_module = module
     return folder
@@ -299,7 +298,7 @@ def _application(report: Report, roots: list[Path]) -> str:
     return next(iter([*modules, *only_asgi]), "mysite.wsgi")
 
 
-def _settings_module(report: Report, roots: list[Path], wsgi: str) -> str:
+def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -> str:
     named, found = django_project.settings_named(roots, wsgi), django_project.settings_modules(roots)
     production = [module for module in found if re.search(r"\.(production|prod|live)$", module)]
     if not named:
@@ -311,6 +310,9 @@ def _settings_module(report: Report, roots: list[Path], wsgi: str) -> str:
         report.set("settings_module", production[0], f"guessed: the project names {named}")
         return production[0]
     guess, comment = _instead_of(roots, named, wsgi, [*production, *found])
+    if guess and not _module_file(roots, named) and _is_imported(roots, named):
+        _add_module(report, tree, roots, named, guess)
+        return guess
     if guess:
         report.set("settings_module", guess, comment)
         return guess
@@ -328,6 +330,23 @@ def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> t
     if live and not _module_file(roots, named):
         return live[0], f"guessed: the project names {named}, which is not in the source"
     return "", ""
+
+
+def _add_module(report: Report, tree: Path, roots: list[Path], module: str, settings: str) -> None:
+    """Add a file that has the settings of another module, for one that is not committed."""
+    file = f"{module.replace('.', '/')}.py"
+    root = next((root for root in roots if (root / file).parent.is_dir()), roots[0])
+    path = str((root / file).relative_to(tree))
+    report.set("files", {path: {"contents": f"from {settings} import *\n"}}, f"guessed: {path} is not in the source")
+
+
+def _is_imported(roots: list[Path], module: str) -> bool:
+    """Return whether code of the project imports a settings module by its name."""
+    package, _dot, name = module.rpartition(".")
+    ways = (f"from {module} import", f"import {module}\\b", f"from {package} import {name}\\b")
+    pattern = "|".join(rf"^\s*{way}" for way in ways)
+    paths = (path for root in roots for path in django_project.files(root, None, depth=4) if path.suffix == ".py")
+    return any(module in (text := django_project_code.read(path)) and re.search(pattern, text, re.M) for path in paths)
 
 
 def _has_code(roots: list[Path], module: str) -> bool:
@@ -433,50 +452,25 @@ def _setup(report: Report, tree: Path) -> list[str]:
     return [name] if name else []
 
 
-def _front_end(report: Report, tree: Path, project: str) -> None:
-    """Find the packages of npm that have a script named build.
-
-    Args:
-        project: the folder of manage.py, in which build commands run; npm finds a package.json above it.
-    """
-    for path in django_project.files(tree, "package.json", depth=2):
-        folder = path.parent.relative_to(tree)
-        is_plain = re.fullmatch(r"[\w./@+-]+", str(folder))  # it becomes a part of a command
-        if not is_plain or folder.parts[:1] in (("docs",), ("doc",), ("examples",), ("website",)):
+def _front_ends(report: Report, settings: Settings, tree: Path, project: str) -> None:
+    """Add the commands that build the front ends of a project, and what they need."""
+    for one in django_project_front_end.find(tree, project, settings, _distribution()):
+        if one.remark:
+            report.remarks.append(one.remark)
             continue
-        try:
-            scripts = json.loads(django_project_code.read(path)).get("scripts", {})
-        except (ValueError, AttributeError):
-            continue
-        committed = _committed_outputs(scripts, path.parent) if "build" in scripts else []
-        if committed:
-            report.remarks.append(f"{path.relative_to(tree)} is not built: it has {django_project.listed(committed)}")
-        elif "build" in scripts:
-            prefix = "" if str(folder) in (".", project) else f" --prefix {os.path.relpath(folder, project)}"
-            install = "ci" if path.with_name("package-lock.json").exists() else "install"
-            options = " --ignore-scripts" if _only_checks(scripts) else ""
-            commands = [f"npm{prefix} {install}", f"npm{prefix} run build{options}"]
-            report.extend("build", commands, f"{path.relative_to(tree)}")
+        report.extend("build", [*one.commands], one.path)
+        if one.node:
+            report.extend("python_packages", [one.node], one.reason)
+        else:
             report.extend("packages", ["npm"], "for the build")
 
 
-def _only_checks(scripts: Any) -> bool:
-    """Return whether the script prebuild only checks the code's style, for which a release may lack the configuration.
-
-    npm runs it before build, unless it ignores such scripts.
-    """
-    text = str(scripts.get("prebuild", ""))
-    steps = [step for part in re.split(r"&&|;", text) for step in part.split()[-1:]]
-    return bool(steps) and all(re.search(r"lint|prettier|check|format|style", step) for step in steps)
-
-
-def _committed_outputs(scripts: Any, folder: Path) -> list[str]:
-    """Return the files that the script build writes if the source has all of them, as the script names them."""
-    text = str(scripts["build"])
-    for name in re.findall(r"npm run ([\w:-]+)", text):
-        text += f"\n{scripts.get(name, '')}"
-    outputs = re.findall(r"(?:^|\s)(?:-o|--output)[ =]([\w./-]+\.\w+)", text)
-    return outputs if all((folder / name).is_file() for name in outputs) else []
+def _distribution() -> str:
+    """Return the code name of this host's distribution; empty if it is not known."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.MULTILINE)
+        return found[1] if found else ""
+    return ""
 
 
 def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> str:
@@ -493,11 +487,22 @@ def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> st
         report.set("database", {"engine": engine.name}, f"guessed: {drivers[engine.name]} is required")
     elif is_by_url:
         report.set("database", {"engine": "sqlite"}, "guessed from DATABASE_URL")
-    if isinstance(backend, str) and re.search(r"gis|spatialite", backend):
-        packages = {"postgres": "postgresql-postgis", "sqlite": "libsqlite3-mod-spatialite"}
-        more = [packages[engine.name]] if engine and engine.name in packages else []
+    if isinstance(backend, str) and re.search(r"mysqlgis|gis\S*mysql|spatialite", backend):
+        more = ["libsqlite3-mod-spatialite"] if engine and engine.name == "sqlite" else []
         report.extend("packages", ["gdal-bin", *more], f"for {backend}")
     return engine.name if engine else "sqlite"
+
+
+def _extensions(report: Report, settings: Settings, tree: Path) -> None:
+    """Add the extensions that only a superuser of PostgreSQL creates to the database that is proposed."""
+    database, comment = report.pillar.get("database", ({}, ""))
+    if database.get("engine") != "postgres":
+        return
+    backend, installed = settings.get("DATABASES", "default", "ENGINE"), settings.get("INSTALLED_APPS")
+    is_spatial = "postgis" in str(backend) or (isinstance(installed, list) and "django.contrib.gis" in installed)
+    names = dict.fromkeys([*(["postgis"] if is_spatial else []), *django_project_data.extensions(tree)])
+    if names:
+        report.set("database", {**database, "extensions": [*names]}, comment)
 
 
 def _environment(
@@ -526,9 +531,9 @@ def _environment(
         if shown:
             report.set(key, shown)
     if settings.dotenv:
-        report.set(
-            "files", {name: {"environment": True} for name in map(_inside(roots[0]), settings.dotenv)}, "is read"
-        )
+        read = {name: {"environment": True} for name in map(_inside(roots[0]), settings.dotenv)}
+        before, comment = report.pillar.get("files", ({}, "is read"))
+        report.set("files", {**before, **read}, comment)
     if found.optional:
         report.remarks.append(f"environment variables with a default: {', '.join(found.optional)}")
     if found.presence:
@@ -586,52 +591,15 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
 
 def _health(report: Report, roots: list[Path], settings: Settings) -> None:
     """Guess the path of the health check, and the header by which the project recognises https."""
-    health: dict[str, Any] = {}
-    found = next(filter(None, map(_HEALTH.search, _routes(roots, settings.get("ROOT_URLCONF")))), None)
-    if found:
-        health["path"] = f"/{found.group(1)}"
+    path, comment = django_project_routes.health_path(roots, settings.get("ROOT_URLCONF"))
+    health: dict[str, Any] = {"path": path} if path else {}
     if settings.get("SECURE_SSL_REDIRECT") is True:
         header = settings.get("SECURE_PROXY_SSL_HEADER")
         is_known = isinstance(header, list) and len(header) == 2 and all(isinstance(part, str) for part in header)
         name, value = header if is_known else ("HTTP_X_FORWARDED_PROTO", "https")
         health["headers"] = {name.removeprefix("HTTP_").replace("_", "-").title(): value}
     if health:
-        report.set("health", health, "guessed")
-
-
-def _routes(roots: list[Path], urlconf: Any) -> Iterator[str]:
-    """Yield the calls in ``urlpatterns`` of the project that have the paths of the site.
-
-    They are in its ROOT_URLCONF, if that is known, and in modules that it includes without a prefix.
-    """
-    paths = [path for root in roots for path in django_project.files(root, "urls.py", depth=3)]
-    if isinstance(urlconf, str):
-        paths = _url_files(roots, urlconf) or paths
-    done: set[Path] = set()
-    while paths and len(done) < 50:
-        path = paths.pop(0)
-        if path in done:
-            continue
-        done.add(path)
-        for call in _calls(path):
-            text = ast.unparse(call)
-            included = re.match(r"\w+\(r?'\^?', (?:\w+\.)?include\(\(?'([\w.]+)'", text)
-            if included:
-                paths += _url_files(roots, included[1])
-            elif "include(" not in text:
-                yield text
-
-
-def _url_files(roots: list[Path], module: str) -> list[Path]:
-    return [path for root in roots if (path := django_project_python_path.module_file(root, module))]
-
-
-def _calls(path: Path) -> Iterator[ast.Call]:
-    """Yield the calls in the ``urlpatterns`` of a module."""
-    for node in ast.walk(django_project_code.tree(path)):
-        targets = getattr(node, "targets", [getattr(node, "target", None)])
-        if any(getattr(target, "id", "") == "urlpatterns" for target in targets):
-            yield from (part for part in ast.walk(node) if isinstance(part, ast.Call))
+        report.set("health", health, comment or "guessed")
 
 
 if __name__ == "__main__":

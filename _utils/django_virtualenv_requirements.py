@@ -117,14 +117,15 @@ def declares_dependencies(path: Path) -> bool:
     """Return whether a file declares dependencies; many a pyproject.toml has only the configuration of tools."""
     if path.name != "pyproject.toml":
         return True
-    return bool(re.search(r"^\[(project|tool\.poetry)\]", path.read_text(errors="replace"), re.MULTILINE))
+    return bool(re.search(r"^\[(project|tool\.poetry)\]", django_host_file.decoded(path.read_bytes()), re.MULTILINE))
 
 
 def python_versions(source: Path, names: list[str]) -> str:
     """Return the versions of Python that the files declare, as they are written there: ``>=3.12``; empty if none."""
     for name in names:
         pattern = _PYTHON_VERSIONS.get(Path(name).name)
-        found = re.search(pattern, (source / name).read_text(errors="replace"), re.MULTILINE) if pattern else None
+        text = django_host_file.decoded((source / name).read_bytes()) if pattern else ""
+        found = re.search(pattern or "$.", text, re.MULTILINE)
         if found:
             return found.group(1)
     return ""
@@ -149,7 +150,7 @@ def _normalised(packages: Iterable[str]) -> list[str]:
 
 
 def _packages(path: Path) -> list[str]:
-    text = path.read_text(errors="replace")
+    text = django_host_file.decoded(path.read_bytes())
     if path.name == "Pipfile.lock":
         return [*json.loads(text).get("default", {})]
     if path.suffix == ".lock":
@@ -215,7 +216,7 @@ def with_included(source: Path, path: Path, done: set[Path]) -> Iterator[Path]:
         )
     yield path
     if path.suffix in (".txt", ".in"):
-        for included in _INCLUDE.findall(path.read_text(errors="replace")):
+        for included in _INCLUDE.findall(django_host_file.decoded(path.read_bytes())):
             if "://" not in included:
                 yield from with_included(source, path.parent / included, done)
 
@@ -226,10 +227,10 @@ def contents(source: Path, names: list[str]) -> dict[str, str]:
     texts = {}
     for name in names:
         for path in with_included(source, source / name, done):
-            texts[str(path.relative_to(source.resolve()))] = path.read_text(errors="replace")
+            texts[str(path.relative_to(source.resolve()))] = django_host_file.decoded(path.read_bytes())
         pyproject = (source / name).with_name("pyproject.toml")
         if name.endswith("uv.lock") and pyproject.is_file():
-            texts[str(pyproject.relative_to(source))] = pyproject.read_text(errors="replace")
+            texts[str(pyproject.relative_to(source))] = django_host_file.decoded(pyproject.read_bytes())
     if any(PROJECT.search(text) for name, text in texts.items() if name.endswith((".txt", ".in"))):
         texts |= {name: text for name in PACKAGING if (text := django_host_file.read_text(source / name)) is not None}
     return texts

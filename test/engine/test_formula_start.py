@@ -245,13 +245,23 @@ def test_settings_of_https_and_upload_size(program, settings, expected):
     ],
 )
 def test_effective_settings_module(program, monkeypatch, named, environment, found):
+    answer = _effective(program, monkeypatch, named, environment)
+    assert (answer["settings_module"], answer["expected_settings_module"]) == (found, "overlay")
+
+
+def test_setting_of_the_project_is_not_taken_for_the_settings_module(program, monkeypatch):
+    monkeypatch.setitem(sys.modules, "overlay", SimpleNamespace(SETTINGS_MODULE="graph.local_settings"))
+    answer = _effective(program, monkeypatch, "graph.local_settings", "overlay")
+    assert answer["settings_module"] == "overlay"
+
+
+def _effective(program, monkeypatch, named, environment):
     monkeypatch.setattr(program, "SETTINGS_MODULE", "overlay")
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", environment)
     monkeypatch.setitem(sys.modules, "django", SimpleNamespace(get_version=lambda: "5.2", VERSION=(5, 2)))
     plain = dict.fromkeys(("STATIC_URL", "STATIC_ROOT", "MEDIA_URL", "MEDIA_ROOT"), "") | {"SESSION_COOKIE_AGE": 60}
     settings = SimpleNamespace(SETTINGS_MODULE=named, DEBUG=False, ALLOWED_HOSTS=[], DATABASES={}, **plain)
-    answer = program.effective(settings)
-    assert (answer["settings_module"], answer["expected_settings_module"]) == (found, "overlay")
+    return program.effective(settings)
 
 
 STORAGES = """

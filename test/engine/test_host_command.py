@@ -272,6 +272,22 @@ def test_command_completes_while_its_child_keeps_the_output_open(tmp_path):
     assert time.monotonic() - began < 5 and gone(int((tmp_path / "left").read_text()))
 
 
+def test_error_shows_no_frames_of_javascript():
+    frames = """
+SyntaxError: no export named 'styleText'
+    at ModuleJob._instantiate (node:internal/modules/esm/module_job:134:21)
+    at async ModuleJob.run (node:internal/modules/esm/module_job:217:5)
+    at async bundle (file:///srv/source/node_modules/vite/dist/config.js:36054:17)
+    at /srv/source/a.js:1:2
+    at CAC.<anonymous> (file:///srv/source/node_modules/vite/dist/cli.js:629:10)
+Look at the page
+"""
+    assert str(DeploymentError("it failed", log=frames)).splitlines()[1:] == [
+        "  | SyntaxError: no export named 'styleText'",
+        "  | Look at the page",
+    ]
+
+
 def test_error_shows_the_last_lines_of_the_log():
     log = "".join(f"line {number}\n\n" for number in range(1, 9)) + "x" * 400
     text = str(DeploymentError("it failed", log=log, hint="do this"))

@@ -6,6 +6,15 @@ from django_host_command import DeploymentError
 from trees import write_tree
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_requirements_as_windows_writes_them(tmp_path, encoding):
+    (tmp_path / "requirements.txt").write_bytes("Django==3.2\r\npsycopg2-binary==2.9.9\r\n".encode(encoding))
+    names = django_virtualenv_requirements.package_names(tmp_path, ["requirements.txt"])
+    assert sorted(names) == ["django", "psycopg2-binary"]
+    (text,) = django_virtualenv_requirements.contents(tmp_path, ["requirements.txt"]).values()
+    assert text.startswith("Django==3.2")
+
+
 @pytest.mark.parametrize(
     ("files", "folder", "options", "expected"),
     [

