@@ -12,6 +12,7 @@ import django_proxy_page
 import django_release_settings
 import django_secret
 import django_server
+import django_worker
 from django_deploy import Changes, Deployment
 from django_deploy_inputs import OVERLAY, PROGRAMS
 from django_release import Release
@@ -81,7 +82,10 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
 
 
 def _programs(deployment: Deployment) -> dict[str, str]:
-    return {url.rpartition("/")[2]: deployment.templates[url] for url in PROGRAMS}
+    return {
+        url.rpartition("/")[2]: deployment.templates[url]
+        for url in (*PROGRAMS, *django_worker.programs(deployment.site))
+    }
 
 
 def _overlay(deployment: Deployment, release: Release) -> dict[str, str]:

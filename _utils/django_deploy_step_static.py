@@ -10,6 +10,7 @@ import django_database
 import django_database_sqlite
 import django_deploy_coherence
 import django_deploy_commands
+import django_deploy_tasks
 import django_host_folder
 import django_host_template
 import django_host_user
@@ -76,6 +77,7 @@ def record_start(deployment: Deployment, release: Release, answer: dict[str, Any
     release.update(facts={**release.facts, **answer}, **({"schema": schema} if schema else {}))
     if deployment.live:
         _refuse_empty_database(deployment.live, release)
+    django_deploy_tasks.judge(deployment, release, answer.get("celery", {}))
 
 
 def _project_warnings(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:

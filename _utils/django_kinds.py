@@ -123,8 +123,8 @@ class WorkerKind(NamedTuple):
     has_schedule: bool = False
 
 
-#: Programs that the programs of every kind of worker import.
-_OF_WORKERS = ("django_formula_worker.py", "django_formula_ready.py")
+#: Programs next to those of every kind of worker: two that these import, and one that reads their queues.
+_OF_WORKERS = ("django_formula_worker.py", "django_formula_ready.py", "django_formula_queue.py")
 
 #: Every kind of worker, by its name in the pillar.
 WORKERS = {

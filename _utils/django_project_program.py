@@ -17,6 +17,7 @@ import django_store
 import django_virtualenv
 import django_wall_delegate
 import django_wall_shape
+import django_worker
 from django_host_command import DeploymentError, seconds
 from django_process import ProjectCommand
 from django_site import Site
@@ -82,6 +83,7 @@ def start(
         "migrate": {alias: database["migrate"] for alias, database in site.config["databases"].items()},
         "write_ahead": write_ahead,
         **({"cache_tables": tables} if (tables := sorted(django_store.tables(site).values())) else {}),
+        "celery": django_worker.celery_request(site, facts),
     }
     shape, timeout, writable = django_wall_shape.START, _start_timeout(site), [release / "static"]
     answer = _ask(site, release, facts, request, secrets, shape, timeout=timeout, writable=writable, task=task)

@@ -92,6 +92,16 @@ _OPERATION = {
 }
 #: Migrations with their operations, by alias.
 SCHEMA = {str: [{"name": str, "class": str, "reversible": bool, "operations": [_OPERATION]}]}
+#: The Celery app of each worker that has one.
+CELERY = {
+    str: {
+        **dict.fromkeys(("broker", "place"), str),
+        **{name: [str] for name in ("queues", "tasks")},
+        **dict.fromkeys(("uses_variable", "acks_late", "rejects_lost", "waits_when_idle"), bool),
+        **dict.fromkeys(("visibility_timeout", "time_limit"), (float, types.NoneType)),
+        "schedule": {str: str},
+    }
+}
 #: The answer of the program that starts Django.
 START = {
     **dict.fromkeys(("django", "settings_module", "static_url", "static_root", "media_url", "media_root"), str),
@@ -110,6 +120,7 @@ START = {
     "empty_former_key?": bool,
     "databases": DATABASES,
     "own_files?": {str: str},
+    "celery?": CELERY,
     "migrations": MIGRATIONS,
     "collected?": (int, types.NoneType),
     "static_storage?": {"class": str, "manifest": MAYBE, "elsewhere": bool},

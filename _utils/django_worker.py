@@ -96,6 +96,31 @@ def _configured(site: Site) -> dict[str, dict[str, Any]]:
     return dict(site.config.get("workers") or {})
 
 
+def of_celery(site: Site) -> dict[str, dict[str, Any]]:
+    """Return the workers that run the project's Celery app, by name."""
+    return {name: worker for name, worker in _configured(site).items() if worker["kind"] in ("celery", "celery_beat")}
+
+
+def celery_request(site: Site, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the start of Django is asked of the site's Celery apps; None for a site without one."""
+    workers = of_celery(site)
+    apps = {name: worker["app"] or "" for name, worker in workers.items()}
+    return {"workers": apps, "modules": modules(facts)} if workers else None
+
+
+def modules(facts: Mapping[str, Any]) -> list[str]:
+    """Return the modules of a project that are in the packages in which its Celery app is looked for."""
+    return [facts["settings_module"], facts["application"]]
+
+
+def programs(site: Site) -> list[str]:
+    """Return the URLs of the programs that look at a site's workers before these are configured."""
+    names: list[str] = []
+    for worker in _configured(site).values():
+        names += [name for name in django_kinds.WORKERS[worker["kind"]].templates if name not in names]
+    return [f"{django_kinds.FILES}{name}" for name in names]
+
+
 def switch_lock(site: Site) -> Path:
     """Return the file that a deployment locks while it switches: as long as it does, no worker takes a task."""
     return django_site.RUNTIME / f"{site.name}.switch"
@@ -127,7 +152,7 @@ def configuration(
             "switch": str(switch_lock(site)),
             "hold": str(site.maintenance / "on/hold"),
             "folder": variables["chdir"],
-            "modules": [variables["facts"][fact] for fact in ("settings_module", "application")],
+            "modules": modules(variables["facts"]),
             **kind.settings(site, release, variables["facts"], worker),
         }
         files[f"worker-{name}.json"] = json.dumps(given, indent=1, sort_keys=True) + "\n"

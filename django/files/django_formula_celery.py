@@ -69,15 +69,15 @@ def park(consumer, _body, message, _error):
     print(f"{name} is not known to this release: parked in {queue.name}", file=sys.stderr, flush=True)
 
 
-class GiveBack:
-    """Sends parked messages whose task this release knows to where they were, some of them at a time."""
+class Parked:
+    """Looks through parked messages, some at a time: gives back those whose task is known, or deletes those of one."""
 
-    def __init__(self, app, queues):
-        self.app, self.queues = app, list(queues)
+    def __init__(self, app, queues, drop=""):
+        self.app, self.queues, self.drop = app, list(queues), drop
         self.left = None
 
     def step(self):
-        """Look at some parked messages; return whether there are more to look at."""
+        """Look at some messages; return whether there are more."""
         with self.app.pool.acquire(block=True) as connection:
             while self.queues:
                 queue = parked(self.queues[0])(connection.default_channel)
@@ -85,25 +85,25 @@ class GiveBack:
                     self.left = queue.queue_declare().message_count
                 for _ in range(min(self.left, AT_ONCE)):
                     self.left -= 1
-                    self.one(connection, queue)
+                    self.look(connection, queue)
                 if self.left > 0:
                     return True
                 self.queues.pop(0)
                 self.left = None
         return False
 
-    def one(self, connection, queue):
-        """Take one message out; what is unknown here too goes to the end of its queue."""
+    def look(self, connection, queue):
+        """Take one message out; one that stays parked goes to the end of its queue."""
         message = queue.get()
         if message is None:
             self.left = 0
             return
-        headers = dict(message.headers or {})
+        name, headers = task_of(message), dict(message.headers or {})
         exchange, routing_key = headers.pop(ORIGIN, None) or ("", queue.name[: -len(".unknown")])
         with connection.Producer(auto_declare=False) as producer:
-            if task_of(message) in self.app.tasks:
+            if not self.drop and name in self.app.tasks:
                 publish(producer, message, exchange, routing_key, headers)
-            else:
+            elif name != self.drop:
                 publish(producer, message, "", queue.name, message.headers)
         message.ack()
 
@@ -137,7 +137,7 @@ class Follower:
             for queue in self.queues:
                 if may_take != bool(consumer.consuming_from(queue)):
                     (self.consumer.add_task_queue if may_take else self.consumer.cancel_task_queue)(queue)
-                    self.giving_back = GiveBack(self.app, self.queues) if may_take else None
+                    self.giving_back = Parked(self.app, self.queues) if may_take else None
             if self.giving_back and not self.giving_back.step():
                 self.giving_back = None
         self.write()

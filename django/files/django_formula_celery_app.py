@@ -1,7 +1,10 @@
 """Find the Celery app of a project: as the pillar names it, or where projects have it."""
 
+import ast
 import importlib
 import importlib.util
+import os
+import sys
 
 #: Modules of a package in which projects make their app, and the names that they give it.
 MODULES = ("", ".celery", ".celery_app", ".celeryapp")
@@ -58,3 +61,52 @@ def app_in(module):
     names = vars(importlib.import_module(module))
     found = [names.get(name) for name in NAMES] + list(names.values())
     return next((one for one in found if isinstance(one, Celery)), None)
+
+
+def facts(named, modules):
+    """Return what the deployment has to know of the project's app; no password is in it."""
+    app = find(named, modules)
+    app.loader.import_default_modules()
+    app.finalize()
+    conf, options = app.conf, app.conf.broker_transport_options or {}
+    connection = app.connection_for_write()
+    return {
+        "broker": connection.as_uri(),
+        "uses_variable": uses_variable(connection),
+        "place": place(app),
+        "queues": sorted(app.amqp.queues.consume_from),
+        "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
+        "schedule": {str(name): str(entry.get("task")) for name, entry in conf.beat_schedule.items()},
+        "visibility_timeout": seconds(options.get("visibility_timeout", 3600))
+        if "redis" in connection.as_uri()
+        else None,
+        "time_limit": seconds(conf.task_time_limit),
+        "acks_late": bool(conf.task_acks_late),
+        "rejects_lost": bool(conf.task_reject_on_worker_lost),
+        "waits_when_idle": bool(getattr(conf, "worker_enable_soft_shutdown_on_idle", False)),
+    }
+
+
+def seconds(value):
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def uses_variable(connection):
+    """Return whether the app's broker is that of CELERY_BROKER_URL, or that variable is not set."""
+    from kombu import Connection
+
+    url = os.environ.get("CELERY_BROKER_URL")
+    return not url or connection.as_uri(include_password=True) == Connection(url).as_uri(include_password=True)
+
+
+def place(app):
+    """Return the file and the line in which the app is made, relative to the project; empty where that is not found."""
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None) or ""
+        if file.endswith(".py") and file.startswith(os.getcwd()) and any(one is app for one in vars(module).values()):
+            with open(file, "rb") as source:
+                calls = [node for node in ast.walk(ast.parse(source.read())) if isinstance(node, ast.Call)]
+            for call in calls:
+                if getattr(call.func, "id", getattr(call.func, "attr", "")) == "Celery":
+                    return f"{os.path.relpath(file)}:{call.lineno}"
+    return ""

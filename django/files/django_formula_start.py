@@ -33,6 +33,8 @@ def start(request):
         answer["collected"] = collect(settings, request["static_root"])
     if request.get("cache_tables"):
         answer["cache_tables"] = missing_tables(request["cache_tables"])
+    if request.get("celery"):
+        answer["celery"] = celery_apps(request["celery"])
     databases = migrated_databases(request["migrate"])
     for alias in databases if request["write_ahead"] else ():
         write_ahead(alias)
@@ -109,6 +111,14 @@ def settings_module(settings):
     is_own = hasattr(sys.modules.get(module), "SETTINGS_MODULE")
     named = settings.SETTINGS_MODULE
     return named if isinstance(named, str) and not is_own else module
+def celery_apps(request):
+    """Return what the Celery app of each worker is, by the worker's name."""
+    import django_formula_celery_app
+
+    found = {}
+    for app in set(request["workers"].values()):
+        found[app] = django_formula_celery_app.facts(app, request["modules"])
+    return {worker: found[app] for worker, app in request["workers"].items()}
 
 
 def own_files():
