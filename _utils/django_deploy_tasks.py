@@ -35,7 +35,7 @@ def _refuse_other_broker(site: Site, name: str, app: Mapping[str, Any]) -> None:
         raise DeploymentError(
             f"the Celery app of worker {name} uses the broker {app['broker']} "
             f"instead of CELERY_BROKER_URL ({app['place'] or 'its place was not found'})",
-            hint="remove the argument broker there, since it overrides the variable; "
+            hint="remove broker_read_url and broker_write_url from its settings, since they override the variable; "
             f"or remove the variable: django:sites:{site.name}:environment, django:sites:{site.name}:queue",
         )
 

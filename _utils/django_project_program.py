@@ -84,6 +84,7 @@ def start(
         "write_ahead": write_ahead,
         **({"cache_tables": tables} if (tables := sorted(django_store.tables(site).values())) else {}),
         "celery": django_worker.celery_request(site, facts),
+        **django_worker.celery_request(site, facts),
     }
     shape, timeout, writable = django_wall_shape.START, _start_timeout(site), [release / "static"]
     answer = _ask(site, release, facts, request, secrets, shape, timeout=timeout, writable=writable, task=task)

@@ -101,11 +101,11 @@ def of_celery(site: Site) -> dict[str, dict[str, Any]]:
     return {name: worker for name, worker in _configured(site).items() if worker["kind"] in ("celery", "celery_beat")}
 
 
-def celery_request(site: Site, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what the start of Django is asked of the site's Celery apps; None for a site without one."""
+def celery_request(site: Site, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the request for the start of Django has for the site's Celery apps; nothing for a site without."""
     workers = of_celery(site)
     apps = {name: worker["app"] or "" for name, worker in workers.items()}
-    return {"workers": apps, "modules": modules(facts)} if workers else None
+    return {"celery": {"workers": apps, "modules": modules(facts)}} if workers else {}
 
 
 def modules(facts: Mapping[str, Any]) -> list[str]:

@@ -69,10 +69,12 @@ def facts(named, modules):
     app.loader.import_default_modules()
     app.finalize()
     conf, options = app.conf, app.conf.broker_transport_options or {}
-    connection = app.connection_for_write()
+    connections = app.connection_for_write(), app.connection_for_read()
+    other = next((one for one in connections if not uses_variable(one)), None)
+    connection = other or connections[0]
     return {
         "broker": connection.as_uri(),
-        "uses_variable": uses_variable(connection),
+        "uses_variable": other is None,
         "place": place(app),
         "queues": sorted(app.amqp.queues.consume_from),
         "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
@@ -92,7 +94,11 @@ def seconds(value):
 
 
 def uses_variable(connection):
-    """Return whether the app's broker is that of CELERY_BROKER_URL, or that variable is not set."""
+    """Return whether a connection is to the broker of CELERY_BROKER_URL, or that variable is not set.
+
+    Celery prefers the variable to broker_url and to the argument of the app, and these two to the variable:
+    broker_read_url and broker_write_url.
+    """
     from kombu import Connection
 
     url = os.environ.get("CELERY_BROKER_URL")
