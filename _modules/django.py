@@ -592,6 +592,39 @@ def workers(site, full=None):
     return _answer(lambda: _rows(django_verbs.workers(site), django_verbs_terminal.workers, full))
 
 
+def queue(site, names=False, give_back=False, drop="", full=None):
+    """
+    Show the queues of a site's workers: how many tasks wait in each, and how many are parked, since the active release
+    does not know their names. The workers are not disturbed.
+
+    site
+        Name of the site.
+    names
+        Count by the names of the tasks too. Not for a broker that shows a message only by taking it (RabbitMQ).
+    give_back
+        Give parked tasks back to their queue if the active release knows them. A worker does that too when it begins to
+        take tasks.
+    drop
+        Delete the parked tasks of this name.
+    full
+        Return rows with every key, as for ``django.status``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.queue blog
+        salt-call django.queue blog names=True
+        salt-call django.queue blog drop=shop.tasks.old_name
+    """
+
+    def read():
+        rows = django_verbs.queue(site, names=bool(names or give_back or drop), give_back=give_back, drop=drop)
+        return _rows(rows, django_verbs_terminal.queue, full)
+
+    return _answer(read)
+
+
 def restart(site, worker=None):
     """
     Restart the workers of the active release. Each takes no more tasks, finishes those that it runs, and starts again;

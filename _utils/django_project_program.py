@@ -83,7 +83,6 @@ def start(
         "migrate": {alias: database["migrate"] for alias, database in site.config["databases"].items()},
         "write_ahead": write_ahead,
         **({"cache_tables": tables} if (tables := sorted(django_store.tables(site).values())) else {}),
-        "celery": django_worker.celery_request(site, facts),
         **django_worker.celery_request(site, facts),
     }
     shape, timeout, writable = django_wall_shape.START, _start_timeout(site), [release / "static"]

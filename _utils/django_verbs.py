@@ -26,6 +26,7 @@ import django_site
 import django_tls
 import django_tls_renewal
 import django_verbs_attempt
+import django_verbs_queue
 import django_verbs_schedule
 import django_verbs_status
 import django_verbs_workers
@@ -477,6 +478,16 @@ def workers(name: str) -> list[dict[str, Any]]:
     """
     site = django_site.find(name)
     return django_verbs_workers.rows(site, django_release.linked(site, site.current))
+
+
+def queue(name: str, *, names: bool = False, give_back: bool = False, drop: str = "") -> list[dict[str, Any]]:
+    """Return a row for each queue that the workers of the active release take tasks from.
+
+    Raises:
+        DeploymentError: there is no active release, it has no such worker, or the broker does not answer.
+    """
+    site = django_site.find(name)
+    return django_verbs_queue.rows(site, _live(site), names=names, give_back=give_back, drop=drop)
 
 
 def restart(name: str, worker: str | None = None, asked_by: str = "django.restart") -> dict[str, str]:

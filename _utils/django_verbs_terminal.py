@@ -81,6 +81,26 @@ def workers(rows: Sequence[Row]) -> list[str] | str:
     return _listing(texts, ("worker", "release", "does", "active"), ("tasks", "pid", "memory", "age", "unit"))
 
 
+def queue(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.queue``."""
+    keys = ("waiting", "parked", "failed", "scheduled")
+    texts = [
+        {
+            "queue": row["queue"],
+            "tasks": ", ".join(f"{row[key]} {key}" for key in keys if row[key] is not None),
+            "names": _counts(row["names"]),
+            "parked": _counts(row["parked_names"]),
+            "memory": row["memory"],
+        }
+        for row in rows
+    ]
+    return _listing(texts, ("queue", "tasks"), ("names", "parked", "memory"))
+
+
+def _counts(names: Row) -> str:
+    return ", ".join(f"{count} {name}" for name, count in names.items())
+
+
 def _tasks(row: Row) -> str:
     """Return the numbers of a worker's tasks that its kind reports."""
     counts = ((row["active"], "running"), (row["reserved"], "reserved"), (row["done"], "done"))

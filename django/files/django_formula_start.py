@@ -111,6 +111,8 @@ def settings_module(settings):
     is_own = hasattr(sys.modules.get(module), "SETTINGS_MODULE")
     named = settings.SETTINGS_MODULE
     return named if isinstance(named, str) and not is_own else module
+
+
 def celery_apps(request):
     """Return what the Celery app of each worker is, by the worker's name."""
     import django_formula_celery_app

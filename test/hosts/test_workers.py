@@ -40,8 +40,12 @@ app = Celery("website")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.task(name="work")(work.work)
 app.task(name="tick")(work.tick)
+
+def run(number, seconds):
+    work.work(number, seconds)
+
 for generation in range(GENERATION + 1):
-    app.task(name=f"work_{generation}")(lambda number, seconds: work.work(number, seconds))
+    app.task(name=f"work_{generation}")(run)
 app.conf.beat_schedule = {"tick": {"task": "tick", "schedule": 1.0, "options": {"queue": "ticks"}}}
 """
 #: Sends tasks as the site does: each tenth has a name that the active release is the first to know.
