@@ -1,5 +1,6 @@
 """Workers on a host: what becomes of the tasks that wait and that run while releases come and go."""
 
+import itertools
 import json
 import re
 import time
@@ -168,7 +169,7 @@ def test_no_task_is_lost_or_run_twice_while_releases_change(blog, count, release
     assert (lost, doubled) == ([], []), (len(lost), len(doubled), redis(blog.host, "LLEN", "celery.unknown"))
     assert log.begun == log.ended and len({*log.releases.values()}) >= releases
     print(f"{count} tasks, {releases} releases, {len(taken_back)} taken back, {parked} parked: 0 lost, 0 doubled")
-    gaps = [later - earlier for earlier, later in zip(log.ticks, log.ticks[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(log.ticks)]
     print(f"{len(gaps)} ticks, {min(gaps):.2f} to {max(gaps):.2f} s apart")
     assert min(gaps) > 0.3, "beat has sent a task twice"
 
