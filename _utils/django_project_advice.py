@@ -127,6 +127,9 @@ def _lacking(config: Mapping[str, Any], found: Mapping[str, Any], step: str) -> 
         is_setuptools = key == "python_packages" and any(one.startswith("setuptools") for one in config[key])
         if rest and not is_setuptools and (key != "packages" or step in _BUILDS):
             yield key, rest
+    files = {path: content for path, content in found.get("files", {}).items() if path not in config["files"]}
+    if files:
+        yield "files", files
     if found.get("sandbox") and not {*found["sandbox"]} & {*config["sandbox"]}:
         yield "sandbox", found["sandbox"]
     if found.get("static") and config["static"]["collect"]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import django_database_engine
 import django_project_code
 import django_project_settings
+from django_project_readers import HOME
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, Called, Method, Value, Variable, truth
 
@@ -178,6 +179,8 @@ def of(settings: Settings, context: Context) -> Environment:
             known = variable.accepted
         if known is None and (url := _url(variable, context.domain)):
             result.environment[name] = (url, f"{place}: https with a certificate")
+        elif known is None and _is_in_home(variable):
+            result.environment[name] = ({"from": "shared"}, f"{place}: in the home that the site's user does not have")
         elif known is not None:
             result.environment[name] = (known, place)
         elif variable.required and variable.kind == "text" and _SECRET.search(name) and not _ISSUED.search(name):
@@ -194,6 +197,12 @@ def of(settings: Settings, context: Context) -> Environment:
         else:
             (result.optional if variable.is_read else result.presence).append(name)
     return result
+
+
+def _is_in_home(variable: Variable) -> bool:
+    """Return whether the default of a variable is a folder in the home of the site's user, which has none."""
+    top = re.escape(str(HOME))
+    return not variable.required and bool(re.fullmatch(rf"(~|{top})(/\.?[^./]+)+/?", variable.default))
 
 
 def _url(variable: Variable, domain: str) -> str:

@@ -22,6 +22,7 @@ import django_project_code
 import django_project_data
 import django_project_environment
 import django_project_front_end
+import django_project_metadata
 import django_project_modules
 import django_project_python_path
 import django_project_removed
@@ -137,11 +138,15 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     if left_out:
         report.extend("python_packages", left_out, "the settings need them, and no file requires them")
     _front_ends(report, settings, tree, project)
+    own_files = django_project_metadata.files(tree, project, roots)
+    if own_files:
+        report.set("files", own_files, "the project reads its own metadata, and is not installed as a package")
     engine = _database(report, settings, django_project_requirements.drivers(required))
     _extensions(report, settings, tree)
     stores = django_project_background.add(report, tree, roots, settings, required)
     _environment(report, settings, tree, roots, engine, domain, stores.words)
     _mail(report, settings)
+    _assets(report, settings)
     _commands(report, settings)
     _data(report, settings, tree, project)
     _health(report, roots, settings)
@@ -471,6 +476,20 @@ def _distribution() -> str:
         found = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.MULTILINE)
         return found[1] if found else ""
     return ""
+
+
+def _assets(report: Report, settings: Settings) -> None:
+    """Find applications whose assets a management command builds before static files are collected."""
+    installed = settings.get("INSTALLED_APPS")
+    if isinstance(installed, list) and "sass_processor" in installed:
+        given = {"DJANGO_SETTINGS_MODULE": report.settings_module, **settings.set_by_application}
+        for name, (value, _comment) in {**report.value("environment", {}), **report.value("secrets", {})}.items():
+            given[name] = value if isinstance(value, str) else str(value.get("from", "x"))  # a build has no secrets
+            given[name] = "sqlite:///x" if given[name] == "database_url" else given[name]
+        words = [f"{name}={value}" for name, value in given.items() if re.fullmatch(r"[\w.:/@-]*", value)]
+        report.extend(
+            "build", [" ".join(["env", *words, "python manage.py compilescss"])], "sass_processor is installed"
+        )
 
 
 def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> str:

@@ -46,7 +46,7 @@ _WITH_NONE = (
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: The home of the site's user, which does not exist.
-_HOME = PurePosixPath("/nonexistent")
+HOME = PurePosixPath("/nonexistent")
 
 
 class Readers(Expressions):
@@ -71,7 +71,7 @@ class Readers(Expressions):
             return Value(UNKNOWN, name, how, known)
         if default:
             content = default.content
-            variable.default = content if isinstance(content, str) else variable.default
+            variable.default = str(content) if isinstance(content, str | PurePosixPath) else variable.default
             if kind == "list" and isinstance(content, str):
                 content = [Value(part) for part in content.split(",") if part]
             return Value(self._database(content) if kind == "database" else content, name, how, known | default.taint)
@@ -159,6 +159,8 @@ class Readers(Expressions):
             return Value(_exists(joined(first)), taint=taint(*args))
         if name in ("os.path.abspath", "os.path.realpath", "os.fspath"):
             return Value(joined(first), args[0].source if args else "", taint=taint(*args))
+        if name in ("Path.home", "pathlib.Path.home"):
+            return Value(HOME)
         if name in ("os.path.dirname", "os.path.basename"):
             path = joined(first)
             part = "parent" if short == "dirname" else "name"
@@ -308,12 +310,12 @@ class Readers(Expressions):
 def _at_home(path: Any) -> Any:
     """Return a path with the home of the site's user instead of ``~``."""
     parts = path.parts if isinstance(path, PurePosixPath) else ()
-    return _HOME.joinpath(*parts[1:]) if parts[:1] == ("~",) else path
+    return HOME.joinpath(*parts[1:]) if parts[:1] == ("~",) else path
 
 
 def _exists(path: Any) -> Any:
     """Return False for a path in the home of the site's user, which has none; of others it is not known."""
-    return False if isinstance(path, PurePosixPath) and path.is_relative_to(_HOME) else UNKNOWN
+    return False if isinstance(path, PurePosixPath) and path.is_relative_to(HOME) else UNKNOWN
 
 
 def _field(name: str, default: Value | None, prefix: str) -> tuple[str, Value | None]:

@@ -99,8 +99,10 @@ def _name(call: ast.Call) -> str:
 
 
 def _literal(call: ast.Call) -> str | None:
-    """Return the first argument of a call if it is a text."""
+    """Return the first argument of a call if it is a text, or a setting with a text as its default."""
     first = call.args[0] if call.args else None
+    if isinstance(first, ast.Call) and django_project_code.dotted(first.func) == "getattr":
+        first = first.args[2] if len(first.args) > 2 else None
     return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
 
 

@@ -69,6 +69,7 @@ class Settings:
         files: the modules that were read.
         written: paths that are opened for writing or created while the settings are imported → ``file`` or ``folder``.
         dotenv: files with variables that have to exist.
+        set_by_application: the variables that the WSGI or ASGI module sets.
     """
 
     variables: dict[str, Variable] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class Settings:
     files: list[Path] = field(default_factory=list)
     written: dict[PurePosixPath, str] = field(default_factory=dict)
     dotenv: list[str] = field(default_factory=list)
+    set_by_application: dict[str, str] = field(default_factory=dict)
 
     def get(self, *names: str) -> Any:
         """Return a setting, or an element of it, without sources; `UNKNOWN` if it is not known."""
@@ -98,8 +100,10 @@ def read(roots: Sequence[Path], module: str, given: Mapping[str, str], applicati
     """
     interpreter = _Interpreter(roots, dict(given))
     values: dict[str, Value] = {}
+    own: dict[str, str] = {}
     with contextlib.suppress(TooMuch, RecursionError, MemoryError):
         interpreter.set_by(application)
+        own = {name: value for name, value in interpreter.given.items() if name not in given}
         values = interpreter.settings(module)
     return Settings(
         interpreter.variables,
@@ -108,6 +112,7 @@ def read(roots: Sequence[Path], module: str, given: Mapping[str, str], applicati
         list(interpreter.modules),
         interpreter.written,
         interpreter.files,
+        own,
     )
 
 

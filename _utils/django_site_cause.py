@@ -262,6 +262,12 @@ _HINTS = (
         "postgresql-postgis; on this host add it to {at}:packages",
     ),
     (
+        r"PackageNotFoundError: No package metadata was found for ([\w.-]+)",
+        "{0} is not installed as a package: if it is the project itself, set {at}:files: {{{0}-0.dist-info/METADATA: "
+        '{{contents: "Metadata-Version: 2.1\\nName: {0}\\nVersion: 0\\n"}}}}, in the folder of manage.py; add another '
+        "one to {at}:python_packages",
+    ),
+    (
         r"ModuleNotFoundError: No module named '(\w+)'(?!\S)",
         "no package that is installed has the module {0}: add the one that has it to {at}:python_packages",
     ),
@@ -450,6 +456,11 @@ def _make_writable(site: Site, path: PurePosixPath, *, is_missing: bool = False)
 def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> str:
     """Return what lets a project write outside of the site's folders, but for those of the system."""
     folder = path.parent if _FILE_NAME.search(path.name) else path
+    if path.is_relative_to("/nonexistent"):
+        return (
+            f"the project writes to its home, which {site.user} does not have: set the variable that names the folder, "
+            f"in {_at(site)}:environment, to {{from: shared}}, or have the project write below {site.shared.top}"
+        )
     if ".." in path.parts or re.match(_OF_SYSTEM, str(path)):
         return f"have the project write below {site.shared.top}"
     key, user = ("build_sandbox", site.build_user) if building else ("sandbox", site.user)
