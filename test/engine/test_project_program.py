@@ -41,7 +41,6 @@ def test_start_sends_a_request_and_returns_the_answer(project_commands):
         "mode": "start",
         "application": "blog.wsgi",
         "collect": False,
-        "push": False,
         "static_root": f"{RELEASE}/static",
         "push": False,
         "check": "deploy",
