@@ -24,7 +24,10 @@ _TRIES, _CONNECT, _SILENCE = 3, 15, 60
 #: Errors of ssh and rsync → what to do.
 _HINTS = (
     ("REMOTE HOST IDENTIFICATION HAS CHANGED", "find out why the host key changed, then correct {at}:known_hosts"),
-    ("Host key verification failed", "add a line of `ssh-keyscan {host}` to {at}:known_hosts after checking it"),
+    (
+        "Host key verification failed",
+        "add a line of `ssh-keyscan -p {port} {host}` to {at}:known_hosts after checking it",
+    ),
     ("No such file or directory", "create {path} on {host}, writable by {user}"),
     (
         "Permission denied (publickey",
@@ -127,5 +130,8 @@ def _ssh(site: Site, secret: str) -> Iterator[tuple[Path, list[str]]]:
 def _hint(site: Site, error: DeploymentError) -> str:
     push = site.config["static"]["push"]
     text = f"{error.message}\n{error.log}"
-    known = {"at": f"django:sites:{site.name}:static:push", **{name: push[name] for name in ("host", "user", "path")}}
+    known = {
+        "at": f"django:sites:{site.name}:static:push",
+        **{name: push[name] for name in ("host", "port", "user", "path")},
+    }
     return next((hint.format(**known) for cause, hint in _HINTS if cause in text), "")

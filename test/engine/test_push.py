@@ -521,7 +521,7 @@ def test_rsync_is_tried_again_where_the_connection_fails(rsyncing, tmp_path):
 @pytest.mark.parametrize(
     ("said", "hint"),
     [
-        ("Host key verification failed.", "add a line of `ssh-keyscan static.example.org` to .*:known_hosts after"),
+        ("Host key verification failed.", "add a line of `ssh-keyscan -p 2222 static.example.org` to .*:known_hosts"),
         ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", "find out why"),
         ("deploy@x: Permission denied (publickey).", "authorized_keys of deploy on static.example.org, or correct"),
         ('rsync: [Receiver] mkdir "/srv/static/blog" failed: No such file or directory (2)', "create /srv/static/blog"),
