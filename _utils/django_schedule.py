@@ -59,21 +59,33 @@ def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
 def apply(site: Site, templates: Mapping[str, str]) -> None:
     """Install the schedules of the pillar.
 
+    A definition is empty until its timer runs: `installed` knows the schedule from the beginning, and where this is
+    killed, the next apply starts the timer.
+
     Raises:
         DeploymentError: systemd refuses a timer.
     """
     expected = files(site, templates)
     changed = {path for path, content in expected.items() if django_timer.difference(path, content)}
-    for path in sorted(changed, key=lambda path: path.parent != site.schedules):  # `installed` knows them from then on
-        django_host_file.write(path, expected[path], mode=0o600 if path.is_relative_to(site.root) else 0o644)
-    if not django_host_service.has_systemd():
-        return
-    timers = [_timer(site, name) for name in _configured(site)]
-    late = [one.name for one in timers if one in changed or not os.path.lexists(_link(one))]
+    definitions = {_definition(site, name): name for name in _configured(site)}
+    for path in changed & definitions.keys():
+        django_host_file.write(path, "{}\n", mode=0o600)
+    for path in sorted(changed - definitions.keys()):
+        django_host_file.write(path, expected[path], mode=0o600 if path == _program(site) else 0o644)
+    if django_host_service.has_systemd():
+        _start(site, {name for path, name in definitions.items() if {path, _timer(site, name)} & changed})
+    for path in sorted(changed & definitions.keys()):
+        django_host_file.write(path, expected[path], mode=0o600)
+
+
+def _start(site: Site, changed: Collection[str]) -> None:
+    """Have systemd read the units of the schedules again, and start the timers that have changed or are disabled."""
+    timers = {name: _timer(site, name) for name in _configured(site)}
+    late = [one.name for name, one in timers.items() if name in changed or not os.path.lexists(_link(one))]
     for name in late:
         (STAMPS / f"stamp-{name}").unlink(missing_ok=True)  # a new time does not make up for the former one
-    if changed or late:
-        _systemctl("enable", "--quiet", *(one.name for one in timers), doing=f"enabling the schedules of {site.name}")
+    names = [one.name for one in timers.values()]
+    _systemctl("enable", "--quiet", *names, doing=f"enabling the schedules of {site.name}")
     if late:
         _systemctl("restart", *late, doing=f"starting the schedules of {site.name}")
 

@@ -139,6 +139,18 @@ def test_changed_time_makes_up_for_nothing(scheduled, own_host):
     assert ["systemctl", "restart", "django-blog-at-clear.timer"] in scheduled.commands
 
 
+def test_timer_that_was_not_started_is_started_by_the_next_apply(scheduled):
+    scheduled.options["schedules"]["clear"] = {**CLEAR, "at": "hourly"}
+    scheduled.fails["systemctl restart"] = DeploymentError("killed")
+    with pytest.raises(DeploymentError):
+        scheduled.apply()
+    assert "OnCalendar=hourly" in unit("clear.timer").read_text()
+    scheduled.fails.clear()
+    scheduled.commands.clear()
+    assert scheduled.apply() == {"schedules": {str(scheduled.site.schedules / "clear.json"): "changed"}}
+    assert ["systemctl", "restart", "django-blog-at-clear.timer"] in scheduled.commands and scheduled.apply() == {}
+
+
 def test_lost_schedule_is_removed_before_the_release(scheduled):
     scheduled.options = {"schedules": {"clear": CLEAR}}
     scheduled.push("two")

@@ -152,7 +152,7 @@ def test_failure_is_shown(blog):
 def test_command_that_takes_too_long_is_ended(blog):
     done = json.loads(blog.host.salt("django.run", "blog", "stuck").stdout)[blog.host.minion]
     assert done["exit"] is None and "timed out after 2 s" in done["error"]
-    assert blog.host.run(["pgrep", "-f", "sleep 4242"], check=False).stdout == ""
+    assert blog.host.run(["pgrep", "-f", "[s]leep 4242"], check=False).stdout == ""
 
 
 def test_missed_run_is_made_up_only_where_it_is_to_be(blog):
@@ -199,7 +199,7 @@ def test_removed_site_leaves_no_timer_and_no_command(blog):
     blog.deploy(state="absent")
     assert blog.host.run("ls -R /etc/systemd/system | grep -- -at-", check=False).stdout == ""
     assert blog.host.run("systemctl list-units --all --no-legend 'django-blog-at-*'").stdout.strip() == ""
-    assert blog.host.run(["pgrep", "-f", "invoices wait"], check=False).stdout == ""
+    assert blog.host.run(["pgrep", "-f", "[i]nvoices wait"], check=False).stdout == ""
     assert runs(blog, "slow")  # records are data
 
 
