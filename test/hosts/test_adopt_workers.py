@@ -1,11 +1,16 @@
 """A site with a worker of Celery and a crontab, as tutorials have them, is taken over while visitors queue tasks."""
 
+import contextlib
+import itertools
 import re
 import threading
+import time
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from lab import Host
-from old_sites import APT, old_site, until
+from old_sites import APT, old_site
 from sites import Site
 
 UNIT = """[Unit]
@@ -62,6 +67,17 @@ CRONTAB = """MAILTO=root
 """
 
 
+def wait(host: Host, is_so: Callable[[], bool], problem: str) -> None:
+    """Wait for two minutes at most; a worker of Celery takes seconds to start, and longer on a busy machine."""
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(OSError):
+            if is_so():
+                return
+        assert time.monotonic() < deadline, (problem, host.run("journalctl --no-pager -n 80").stdout)
+        time.sleep(0.2)
+
+
 def tasks(host: Host, word: str) -> list[str]:
     return host.run(["redis-cli", "-n", "1", "lrange", word, "0", "-1"]).stdout.splitlines()
 
@@ -99,20 +115,21 @@ def test_worker_and_crontab_taken_over_and_given_back(hosts, repositories):
     def enqueue(number: int) -> bool:
         return host.http(f"/enqueue?number={number}", shop.domain).status_code == 200
 
-    until(lambda: enqueue(0), "the old site does not queue")
-    until(lambda: tasks(host, "ended") == ["0 old"], "the old worker does not work")
+    wait(host, lambda: enqueue(0), "the old site does not queue")
+    wait(host, lambda: "0 old" in tasks(host, "ended"), "the old worker does not work")
+    host.run(["redis-cli", "-n", "1", "flushdb"])
 
     told = shop.apply().failed["shop can be deployed"]
     assert "shop-tasks.service is a worker that the pillar does not have: set django:sites:shop:workers:" in told
     assert "/etc/cron.d/shop runs manage.py clearsessions, which the pillar does not: set" in told
     assert host.run("systemctl is-active shop-tasks").stdout == "active\n"
 
-    sent, ended = [0], threading.Event()
+    sent: list[int] = []
+    numbers, ended = itertools.count(1), threading.Event()
 
     def visit() -> None:
         while not ended.wait(0.1):
-            number = sent[-1] + 1
-            if enqueue(number):
+            if enqueue(number := next(numbers)):
                 sent.append(number)
 
     visitor = threading.Thread(target=visit, daemon=True)
@@ -120,12 +137,13 @@ def test_worker_and_crontab_taken_over_and_given_back(hosts, repositories):
     schedules = {"clearsessions": {"command": "manage.py clearsessions", "at": "*/5 * * * *"}}
     workers = {"default": {"kind": "celery", "app": "website", "processes": 2}}
     shop.deploy(workers=workers, schedules=schedules)
-    until(lambda: any(row.endswith(" shop") for row in tasks(host, "ended")), "the new worker does not work")
+    wait(host, lambda: any(row.endswith(" shop") for row in tasks(host, "ended")), "the new worker does not work")
     ended.set()
     visitor.join()
-    until(lambda: len(tasks(host, "ended")) >= len(sent), f"{len(sent)} tasks do not end")
-    assert sorted(int(row.split()[0]) for row in tasks(host, "ended")) == sent, "none is lost or run twice"
-    assert len(tasks(host, "begun")) == len(sent)
+    wait(host, lambda: len(tasks(host, "ended")) >= len(sent), f"{len(sent)} tasks do not end")
+    ran = Counter(int(row.split()[0]) for row in tasks(host, "ended"))
+    assert [number for number in sent if ran[number] != 1] == [], "none is lost or run twice"
+    assert max(Counter(tasks(host, "begun")).values()) == 1
 
     assert not host.testinfra.file("/etc/systemd/system/shop-tasks.service").exists
     assert "/opt/shop/venv/bin/celery" not in host.run("ps -eo args").stdout
@@ -138,5 +156,5 @@ def test_worker_and_crontab_taken_over_and_given_back(hosts, repositories):
     host.run(f"cd {aside} && rm adoption.json && tar -c . | tar -x -C / --no-overwrite-dir && systemctl daemon-reload")
     host.run("systemctl enable --quiet --now shop shop-tasks; nginx -t -q && systemctl reload nginx")
     assert host.read("/etc/cron.d/shop") == CRONTAB
-    until(lambda: enqueue(sent[-1] + 1), "the old site does not come back")
-    until(lambda: tasks(host, "ended")[-1] == f"{sent[-1] + 1} old", "its worker does not come back")
+    wait(host, lambda: enqueue(next(numbers)), "the old site does not come back")
+    wait(host, lambda: tasks(host, "ended")[-1].endswith(" old"), "its worker does not come back")
