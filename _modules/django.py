@@ -10,6 +10,7 @@ import shlex
 
 import django_backup
 import django_deploy_plan
+import django_host_import
 import django_project_inspection
 import django_site
 import django_verbs
@@ -19,6 +20,8 @@ import django_verbs_superuser
 import django_verbs_terminal
 from django_deploy_request import asked_by
 from django_host_command import DeploymentError, seconds
+
+django_host_import.keep_folder()
 
 __virtualname__ = "django"
 

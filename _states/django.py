@@ -10,6 +10,7 @@ import json
 
 import django_database_setup
 import django_deploy_steps
+import django_host_import
 import django_host_service
 import django_host_user
 import django_push
@@ -22,6 +23,8 @@ import django_virtualenv_uv
 from django_deploy import Deployment
 from django_deploy_request import asked_by
 from django_host_command import DeploymentError, redact
+
+django_host_import.keep_folder()
 
 __virtualname__ = "django"
 

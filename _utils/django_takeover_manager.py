@@ -125,13 +125,13 @@ def _uwsgi_files(existing: ExistingDeployment, listening: list[Process]) -> None
 
 def _crontabs(existing: ExistingDeployment) -> None:
     """Add the crontabs with lines that name the project's folders; each has to be a command of manage.py."""
-    import django_takeover_review  # which only a host with an existing deployment needs
-
     for path in [path for folder in CRONTABS if folder.is_dir() for path in sorted(folder.iterdir())]:
         rows = django_takeover_worker.rows(path, existing.folders) if path.is_file() else []
         if rows:
             existing.findings.append(Finding("crontab", str(path)))
             existing.crontabs.append(path)
+            import django_takeover_review  # which only a host with such a crontab needs
+
             if not all(django_takeover_review.of_row(path, row)[0] for row in rows):
                 existing.refusals.append(
                     f"{path} has lines with paths of the existing deployment that are no commands of manage.py: "
