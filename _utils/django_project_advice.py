@@ -18,6 +18,7 @@ import django_project_environment
 import django_project_inspection
 import django_project_modules
 import django_project_settings
+import django_release
 import django_wall_delegate
 from django_host_command import DeploymentError
 from django_project_report import Report
@@ -77,8 +78,16 @@ def not_in_pillar(site: Site, release: Path, facts: Mapping[str, Any], step: str
         step: the step of the release that failed.
     """
     found = _asked(site, release, _found, _own(release, facts), site.config["domains"][0]) or {}
+    if found.get("build") and _built_before(site, release):
+        found = {key: value for key, value in found.items() if key != "build"}
     lines = [f"{key}: {_flow(value)}" for key, value in _lacking(site.config, found, step)]
     return f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}" if lines else ""
+
+
+def _built_before(site: Site, release: Path) -> bool:
+    """Return whether an earlier release had other build commands: the pillar was changed on purpose."""
+    commands = {one.path: one.record.get("inputs", {}).get("build") for one in django_release.releases(site)}
+    return any(value and value != commands.get(release) for path, value in commands.items() if path != release)
 
 
 def _found(source: Path, facts: Mapping[str, Any], domain: str) -> dict[str, Any]:

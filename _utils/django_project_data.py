@@ -151,6 +151,16 @@ def committed_static_files(settings: Settings, tree: Path) -> str:
     return ""
 
 
+def committed_uploads(settings: Settings, tree: Path) -> str:
+    """Return the folder of MEDIA_ROOT in a source if it has files; empty if it has none, or is elsewhere."""
+    root = settings.get("MEDIA_ROOT")
+    if not isinstance(root, str | PurePosixPath) or not str(root):
+        return ""
+    top = Path(os.path.normpath(os.path.join(tree, root)))
+    is_inside = top != tree and top.is_relative_to(tree) and top.is_dir()
+    return str(top.relative_to(tree)) if is_inside and _has_files(top) else ""
+
+
 def _sources(settings: Settings, tree: Path, top: Path) -> set[Path]:
     """Return the names of the static files that collectstatic finds in a source."""
     folders = {Path(os.path.join(tree, str(one))) for one in _listed(settings.get("STATICFILES_DIRS"))}

@@ -411,6 +411,8 @@ def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool =
         if package and not is_missing and not building:
             return _copy_package(site, package[1])
         inside = _in_source(site, path, facts)
+        if is_missing and not building and _is_shared(site, path, inside):
+            return _make_folder(site, path, inside)
         is_program = found["why"] in ("Permission denied", "EACCES") and path.suffix in (".sh", ".py")
         if inside and not building and not is_program and (not is_missing or path.suffix == ".log"):
             return _make_writable(site, inside, is_missing=is_missing)
@@ -451,6 +453,26 @@ def _make_writable(site: Site, path: PurePosixPath, *, is_missing: bool = False)
     writable = f"{at}:writable: {_listed([*config['writable'], str(folder)])}"
     why = f"{folder} is not in the source" if is_missing else "the release is read-only"
     return f"{why}: set {writable}, or, for files that outlive a release, {shared}"
+
+
+def _is_shared(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> bool:
+    """Return whether a path is in what releases share, but not one of its paths itself.
+
+    Args:
+        inside: the path relative to the source of a release, or None.
+    """
+    entries = [PurePosixPath(one) for one in site.config["shared"]]
+    of_source = inside is not None and any(one != inside and inside.is_relative_to(one) for one in entries)
+    return of_source or path.is_relative_to(site.shared.top)
+
+
+def _make_folder(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> str:
+    """Return the command that creates a folder which the project expects in what releases share."""
+    real = PurePosixPath(str(site.shared.top), inside) if inside else path
+    folder = real.parent if _FILE_NAME.search(real.name) else real
+    return (
+        f"{path.name} is missing in what releases share: runuser -u {site.user} -- mkdir -p {folder}, or put it there"
+    )
 
 
 def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> str:

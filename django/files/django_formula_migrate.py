@@ -17,6 +17,8 @@ import django_formula_lock as locks
 import django_formula_start as start
 
 TRIES = 5
+#: Projects leave out what needs a table, as in AppConfig.ready(), where the command line has the command's name.
+_MIGRATE = ["manage.py", "migrate"]
 #: Statements that change nothing.
 _READS = ("SELECT", "SHOW", "SET ", "PRAGMA", "EXPLAIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN")
 
@@ -36,6 +38,7 @@ class Blocked(Exception):
 
 def migrate(request):
     """Migrate the databases in the order of the request, and run Django's checks."""
+    sys.argv = _MIGRATE
     start.import_application(request["application"])
     done = {}
     for alias in request["databases"]:
@@ -49,6 +52,7 @@ def migrate(request):
 
 def reverse(request):
     """Reverse the named migrations of each database, and no others."""
+    sys.argv = _MIGRATE
     start.import_application(request["application"])
     done = {}
     for alias, names in request["databases"].items():

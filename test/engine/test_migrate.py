@@ -152,6 +152,16 @@ def test_pending_migration_applied_once(project):
     assert {path.name for path in project.folder.glob("db.*")} == {"db.sqlite3"}
 
 
+def test_project_sees_the_command_line_of_migrate(project):
+    wsgi = f"{WSGI}\nimport sys\nassert 'migrate' in sys.argv, sys.argv\n"
+    (project.folder / "wsgi.py").write_text(wsgi)
+    assert project.migrate()["migrated"] and project.applied() == ["0001_first"]
+    project.add("0002_second", SECOND)
+    assert project.migrate()["migrated"]
+    answer = project.migrate(mode="reverse", databases={"default": ["blog.0002_second"]})
+    assert answer["migrated"] and project.applied() == ["0001_first"]
+
+
 def test_two_processes_migrate_once(project):
     project.add("0002_slow", "migrations.RunPython(slow)", waits=True)
     both = [project.begin() for _ in range(2)]

@@ -1,5 +1,7 @@
 """What an inspection of a release's source says to a failure."""
 
+import json
+
 import django_host_command
 import django_project_advice
 import django_project_program
@@ -67,6 +69,18 @@ def test_what_inspection_finds_and_the_pillar_does_not_have_is_named(release):
     (release / "source/package.json").write_text("[" * 100_000)
     (release / "source/requirements.txt").write_text("-r none.txt\n")
     assert django_project_advice.not_in_pillar(configured(), release, FACTS, "instance") == ""
+
+
+def test_build_commands_that_were_taken_out_are_not_proposed_again(release, make_site):
+    site = make_site(commands={"after_static": ["manage.py compress"]}, writable=["logs"])
+    records = {"0001-aaaaaaaaaaaa": "hash of npm", "0002-bbbbbbbbbbbb": "hash of none"}
+    for name, build in records.items():
+        write_tree(site.releases / name, {"release.json": json.dumps({"state": "failed", "inputs": {"build": build}})})
+    last = site.releases / "0002-bbbbbbbbbbbb"
+    (release / "source").rename(last / "source")
+    assert "build" not in django_project_advice.not_in_pillar(site, last, FACTS, "static")
+    (site.releases / "0001-aaaaaaaaaaaa/release.json").unlink()
+    assert "build: " in django_project_advice.not_in_pillar(site, last, FACTS, "static")
 
 
 def test_a_database_a_header_and_committed_static_files_are_named(release):

@@ -106,3 +106,26 @@ def test_file_of_an_unnamed_database_is_that_of_the_release():
         f"the SQLite file is app/data/db of the release; the release is read-only: set {AT}:writable: [app/data/db], "
         f"or, for files that outlive a release, {AT}:shared: [app/data/db]"
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"),
+    [
+        ("{root}/releases/0001-45b8563d90e6/source/data/logs/a.log", "/srv/django/blog/shared/data/logs"),
+        ("{root}/releases/0001-45b8563d90e6/source/data/cache", "/srv/django/blog/shared/data/cache"),
+        ("{root}/shared/uploads/x.json", "/srv/django/blog/shared/uploads"),
+        ("data/in/x.json", "/srv/django/blog/shared/data/in"),
+    ],
+)
+def test_missing_folder_below_a_shared_one(path, folder):
+    path = path.format(root="/srv/django/blog")
+    text = f"FileNotFoundError: [Errno 2] No such file or directory: '{path}'"
+    name = path.rpartition("/")[2]
+    assert django_site_cause.hint(configured(shared=["data"]), text) == (
+        f"{name} is missing in what releases share: runuser -u blog -- mkdir -p {folder}, or put it there"
+    )
+
+
+def test_missing_path_that_is_shared_itself_has_no_such_hint():
+    text = "FileNotFoundError: [Errno 2] No such file or directory: 'data'"
+    assert "runuser" not in django_site_cause.hint(configured(shared=["data"]), text)
