@@ -13,7 +13,7 @@ import django_kinds
 import django_process
 import django_site
 import django_wall_shape
-from django_host_command import seconds
+from django_host_command import DeploymentError, seconds
 from django_site import Site
 from django_wall_foreign import Foreign
 from django_worker_contract import Worker
@@ -63,10 +63,9 @@ def state(run: Foreign) -> State | None:
     Args:
         run: the folder of the worker's unit in /run.
     """
-    text = (run / "state").text(_STATE)
     try:
-        found = json.loads(text or "null")
-    except (ValueError, RecursionError):
+        found = json.loads((run / "state").text(_STATE) or "null")
+    except (DeploymentError, ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or not django_wall_shape.fits(found, _SHAPE):
         return None

@@ -62,7 +62,7 @@ class Report:
     def write(self, fetching, active=None, reserved=None, done=None, tasks=()):
         """Report whether the worker takes tasks, how many it has in hand, and their names."""
         state = {"pid": os.getpid(), "fetching": fetching, "active": active, "reserved": reserved, "done": done}
-        state["tasks"] = sorted(tasks)[:100]
+        state["tasks"] = [name[:200] for name in sorted(tasks)[:100]]
         if state == self.last:
             return
         text = json.dumps({**state, "time": round(time.time(), 3)})
