@@ -605,7 +605,9 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
         report.set("writable", writable, "written by the project")
     uploads = django_project_data.committed_uploads(settings, tree)
     if uploads and not any(path == uploads or uploads.startswith(f"{path}/") for path in shared):
-        report.remarks.append(f"{uploads} has uploads, and the site's are elsewhere; copy them after the first release:")
+        report.remarks.append(
+            f"{uploads} has uploads, and the site's are elsewhere; copy them after the first release:"
+        )
         copy = f"runuser -u SITE -- cp -rn /srv/django/SITE/current/source/{uploads}/. /srv/django/SITE/media"
         report.remarks.append(copy)
     committed = django_project_data.committed_static_files(settings, tree)
