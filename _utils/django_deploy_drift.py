@@ -18,6 +18,8 @@ import django_release_manifest
 import django_release_settings
 import django_schedule
 import django_secret
+import django_store
+import django_store_service
 import django_virtualenv_packages
 from django_release import Release
 from django_site import Site
@@ -47,7 +49,16 @@ def of_site(site: Site, live: Release) -> list[dict[str, str]]:
     found |= dict(_of_proxy(site, live))
     found |= dict(_of_secrets(site, live))
     found |= dict(_of_schedules(site))
+    found |= dict(_of_stores(site))
     return [{"path": str(path), "drift": how, **_owner(path)} for path, how in sorted(found.items())]
+
+
+def _of_stores(site: Site) -> Iterator[tuple[Path, str]]:
+    for kind, server in django_store.own_servers(site):
+        for path, text in django_store_service.files(kind, server, site.kept_templates()).items():
+            present = django_host_file.read_text(path)
+            if present != text:
+                yield path, "missing" if present is None else "changed"
 
 
 def _in_folders(site: Site, live: Release) -> Iterator[tuple[Path, str]]:

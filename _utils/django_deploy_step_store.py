@@ -1,9 +1,17 @@
 """The step `store`: the servers of the site's own for its queue and caches."""
 
+import time
 from collections.abc import Iterator
 
+import django_release
+import django_release_workers
 import django_store_setup
 from django_deploy import Changes, Deployment
+from django_store_contract import OwnServer
+
+#: Seconds in which workers have to finish what they have taken, before the restart of a queue is put off.
+_PATIENCE = 30.0
+_PAUSE = 0.1
 
 
 def store(deployment: Deployment) -> Iterator[Changes]:
@@ -14,4 +22,40 @@ def store(deployment: Deployment) -> Iterator[Changes]:
     yield {name: change for one in pending for name, change in one.changes().items()}
     deployment.take_lock()
     for one in pending:
-        deployment.warn(filter(None, [django_store_setup.apply(one)]))
+        django_store_setup.apply(one)
+        if one.restarts and one.server.name == "queue":
+            _restart_queue(deployment, one.server)
+        elif one.restarts:
+            django_store_setup.restart(one.server)
+
+
+def _restart_queue(deployment: Deployment, server: OwnServer) -> None:
+    """Restart a queue while no worker takes tasks or has one in hand; otherwise warn, and leave it to a later apply.
+
+    What a worker has taken when its connection ends is given to another one only after Celery's visibility timeout.
+    """
+    deployment.switch_lock.take()
+    try:
+        deadline = time.monotonic() + _PATIENCE
+        while busy := _busy(deployment, server):
+            if time.monotonic() > deadline:
+                text = f"{server.unit} keeps running as it was started, until a later apply: {busy}, and a restart now"
+                deployment.warn([f"{text} would delay them by Celery's visibility timeout"])
+                return
+            time.sleep(_PAUSE)
+        django_store_setup.restart(server)
+    finally:
+        deployment.let_tasks_go()
+
+
+def _busy(deployment: Deployment, server: OwnServer) -> str:
+    """Return which tasks a restart of the queue would delay; empty where there is none."""
+    site = deployment.site
+    releases = [release.path for release in django_release.releases(site)]
+    running = [one for one in django_release_workers.finishing(site, releases) if one.state]
+    names = [
+        one.worker for one in running if one.state and (one.state.fetching or one.state.active or one.state.reserved)
+    ]
+    taken = django_store_setup.taken(server)
+    found = [f"workers have tasks in hand ({', '.join(sorted(names))})"] if names else []
+    return " and ".join([*found, *([f"{taken} messages are not acknowledged"] if taken else [])])

@@ -7,6 +7,8 @@ from urllib.parse import quote
 import django_store_client
 from django_store_contract import OwnServer, ServerStore, Usage, size
 
+#: The hash of the messages that workers of Celery have taken and not acknowledged.
+UNACKED = "unacked"
 #: Names of keys that one SCAN returns at most, and rounds of it.
 _BATCH, _ROUNDS = 1000, 200
 
@@ -102,8 +104,8 @@ def lengths(server: OwnServer) -> dict[str, int]:
         if cursor == "0":
             break
     lists = sorted(names)
-    answers = django_store_client.redis(server.socket, [*(["LLEN", name] for name in lists), ["HLEN", "unacked"]])
-    counted = dict(zip([*lists, "unacked"], answers, strict=True))
+    answers = django_store_client.redis(server.socket, [*(["LLEN", name] for name in lists), ["HLEN", UNACKED]])
+    counted = dict(zip([*lists, UNACKED], answers, strict=True))
     return {name: int(count) for name, count in counted.items() if count}
 
 

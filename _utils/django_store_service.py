@@ -143,6 +143,12 @@ def restart(server: OwnServer) -> None:
     _wait(server)
 
 
+def reload(server: OwnServer) -> None:
+    """Have the process manager read the changed files of a running server, for its next start."""
+    if server.site.process == "systemd":
+        django_host_command.run(["systemctl", "daemon-reload"], doing=f"reloading the unit of {server.unit}")
+
+
 def stop(server: OwnServer) -> None:
     """Stop a server that still starts at boot; `restart` starts it again."""
     _control("stop", server)
@@ -152,8 +158,6 @@ def _control(verb: str, server: OwnServer) -> None:
     doing = f"{verb} of {server.unit}"
     if server.site.process == "systemd":
         options = ["--quiet", "--now"] if verb == "enable" else []
-        if verb == "restart":
-            django_host_command.run(["systemctl", "daemon-reload"], doing=doing)
         django_host_command.run(["systemctl", verb, *options, f"{server.unit}.service"], doing=doing, timeout=660)
         return
     if django_host_service.pid(django_host_service.SUPERVISOR) is None:

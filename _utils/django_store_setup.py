@@ -79,8 +79,8 @@ def _restart_mark(server: OwnServer) -> Path:
     return django_store_contract.RUN / f"{server.unit}.restart"
 
 
-def apply(found: Pending) -> str:
-    """Make the pending changes of a server; return why it was not restarted, or nothing.
+def apply(found: Pending) -> None:
+    """Make the pending changes of a server, except for a restart (`restart`), which is recorded as due.
 
     Raises:
         DeploymentError: it does not start, or refuses a setting.
@@ -89,21 +89,29 @@ def apply(found: Pending) -> str:
     django_store_service.make_folders(server)
     for path, text in found.files.items():
         django_host_file.write(path, text)
+    if found.files and not found.starts:
+        django_store_service.reload(server)
     if found.starts:
         django_store_service.start(server)
     elif found.restarts:
         django_host_file.write(_restart_mark(server), "")
-        waiting = found.kind.waiting(server)
-        if waiting:
-            return (
-                f"{server.unit} keeps running as it was started: {waiting} tasks wait in it, and a restart would delay "
-                f"those that a worker has taken; apply again when it is empty"
-            )
-        django_store_service.restart(server)
-        _restart_mark(server).unlink(missing_ok=True)
     if found.settings:
         found.kind.change(server, found.settings)
-    return ""
+
+
+def restart(server: OwnServer) -> None:
+    """Restart a server that has older files than those on the disk.
+
+    Raises:
+        DeploymentError: it does not start.
+    """
+    django_store_service.restart(server)
+    _restart_mark(server).unlink(missing_ok=True)
+
+
+def taken(server: OwnServer) -> int:
+    """Return the number of Celery's messages in a queue that a worker has taken and not acknowledged."""
+    return django_store_redis.lengths(server).get(django_store_redis.UNACKED, 0)
 
 
 #: What the status has for a server that does not run.

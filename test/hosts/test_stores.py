@@ -1,5 +1,6 @@
 """Queue, cache and sessions of a site in servers of its own: who may connect, what survives, what a change costs."""
 
+import hashlib
 import json
 import re
 
@@ -109,22 +110,35 @@ def test_changed_memory_restarts_nothing_and_makes_no_release(blog):
     assert not blog.apply().changed
 
 
-def test_changed_unit_waits_until_the_queue_is_empty(blog):
+def test_changed_unit_restarts_the_queue_when_no_task_is_in_hand(blog):
+    """Tasks that wait are kept; one that a worker of Celery has taken puts the restart off."""
     before = processes(blog)
+    client(blog, "HSET", "unacked", "tag", "message")
     unit = "/etc/systemd/system/django-blog-queue.service"
     blog.host.run(["sed", "-i", "s/^TimeoutStopSec=.*/TimeoutStopSec=9s/", unit])
     warned = blog.deploy().warnings["blog has its stores"]
-    assert "3 tasks wait in it" in " ".join(warned) and processes(blog) == before
-    client(blog, "DEL", "celery")
+    assert "1 messages are not acknowledged" in " ".join(warned) and processes(blog) == before
+    client(blog, "DEL", "unacked")
     assert blog.deploy().changed["blog has its stores"]["django-blog-queue"] == "restarted"
     assert processes(blog)["django-blog-queue.service"] != before["django-blog-queue.service"]
+    assert client(blog, "LLEN", "celery") == "3" and not blog.apply().changed
+
+
+def test_queue_is_in_the_backup(blog):
+    made = blog.host.call("django.backup", "blog")["made"]
+    assert any("/store_queue-" in path for path in made)
+    client(blog, "RPUSH", "celery", "d", "e")
+    blog.host.call("django.restore", "blog")
+    assert client(blog, "LLEN", "celery") == "5"
+    restored = blog.host.call("django.restore", "blog", queue=True)
+    assert client(blog, "LLEN", "celery") == "3" and "store_queue" in restored["kept"]
+    assert blog.host.call("django.restore_drill", "blog")["result"] == "good"
     assert not blog.apply().changed
 
 
 def test_queue_with_tasks_is_not_removed(blog):
-    client(blog, "RPUSH", "celery", "a")
     refused = blog.apply(queue=None)
-    assert "1 tasks wait in the queue of blog" in refused.failed["blog has its source"]
+    assert "3 tasks wait in the queue of blog" in refused.failed["blog has its source"]
     client(blog, "DEL", "celery")
 
 
@@ -151,3 +165,96 @@ def test_removed_site_leaves_its_queue(blog):
     blog.deploy(state="absent", remove_data=True)
     left = blog.host.run("ls -d /srv/django/blog /run/django-blog-* ; getent passwd | grep blog", check=False).stdout
     assert left == ""
+
+
+# The rest of the product
+
+
+SECRET = "grenadier-7f3 p@s:s/w?"
+#: A Redis that is shared by prefix: a user may have its own keys alone, and connects by TLS.
+SHARED = f"""
+port 0
+tls-port 6380
+bind 0.0.0.0
+tls-cert-file /etc/redis1.crt
+tls-key-file /etc/redis1.key
+tls-ca-cert-file /etc/redis1.crt
+tls-auth-clients no
+user default off
+user blog on "#{hashlib.sha256(SECRET.encode()).hexdigest()}" ~blog:* &blog:* +@all -@dangerous -@admin
+"""
+
+
+@pytest.mark.full
+def test_server_elsewhere_by_tls_password_and_acl(hosts, repositories):
+    redis1 = hosts(name="redis1")
+    redis1.run("apt-get -qq update && apt-get -qq install --no-install-recommends redis-tools openssl", timeout=300)
+    redis1.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=redis1 -addext subjectAltName=DNS:redis1"
+        " -keyout /etc/redis1.key -out /etc/redis1.crt"
+    )
+    redis1.write("/etc/redis1.conf", SHARED)
+    redis1.run(
+        "systemd-run --unit=redis1 /bin/bash -c 'exec -a redis-server /usr/bin/redis-check-rdb /etc/redis1.conf'"
+    )
+    host = hosts(kind="ready", name="web1")
+    host.write("/etc/ssl/redis1.pem", redis1.read("/etc/redis1.crt"))
+    there = {"engine": "redis", "host": "redis1", "port": 6380, "user": "blog", "password": SECRET, "tls": True}
+    there |= {"ca": "/etc/ssl/redis1.pem", "prefix": "blog:"}
+    site = Site(host, repositories(host), cache=there, sessions="cached_db")
+    site.deploy()
+    told = "from django.core.cache import cache; cache.set('a', 7); print(cache.get('a'))"
+    assert python(site, told) == "7" and not site.apply().changed
+    assert not host.run("ls /etc/systemd/system | grep django-blog-cache", check=False).stdout
+    site.deploy(cache=None, sessions=None, queue=there, environment={"REDIS_URL": {"from": "queue_url"}})
+    told = (
+        "import os, redis; r = redis.from_url(os.environ['REDIS_URL']); r.rpush('blog:a', 1); print(r.llen('blog:a'))"
+    )
+    assert python(site, told) == "1"
+    refused = "import os, redis; redis.from_url(os.environ['REDIS_URL']).set('shop:a', 1)"
+    assert "NoPermission" in host.salt("django.manage", "blog", f'shell -c "{refused}"').stdout
+    listed = host.run(f"grep -rlF grenadier {site.root} /etc/systemd /var/log /run/django", check=False).stdout
+    assert {path.removeprefix(f"{site.root}/") for path in listed.split()} == {
+        "secrets/store.queue",
+        "secrets/environment",
+    }
+
+
+@pytest.mark.full
+def test_memcached_of_the_site_next_to_that_of_the_host(hosts, repositories):
+    """Memcached's own service is not started by the formula; one that the host runs stays as it is."""
+    host = hosts(kind="ready")
+    site = Site(host, repositories(host), cache={"engine": "memcached"})
+    site.deploy()
+    assert host.run("systemctl is-active memcached", check=False).stdout.strip() == "inactive"
+    assert host.run("systemctl is-enabled memcached", check=False).stdout.strip() == "disabled"
+    assert "11211" not in ports(site)
+    host.run("systemctl enable --now memcached")
+    pid = host.run(["systemctl", "show", "-PMainPID", "django-blog-memcached"]).stdout
+    site.deploy(cache={"engine": "memcached", "memory": "96M"})
+    assert host.run("systemctl is-active memcached").stdout.strip() == "active" and "11211" in ports(site)
+    assert host.run(["systemctl", "show", "-PMainPID", "django-blog-memcached"]).stdout == pid
+    assert python(site, "from django.core.cache import cache; cache.set('a', 7); print(cache.get('a'))") == "7"
+    assert not site.apply().changed
+
+
+@pytest.mark.full
+def test_stores_without_systemd(hosts, repositories):
+    host = hosts(kind="ready", init=False, options=["--tmpfs=/run"])
+    host.run("rm -f /etc/nginx/sites-enabled/default")
+    site = Site(host, repositories(host), queue={"engine": "redis"}, cache={"engine": "memcached"})
+    site.deploy()
+    programs = host.run("supervisorctl status").stdout
+    assert re.search(r"django-blog-queue +RUNNING", programs) and re.search(r"django-blog-memcached +RUNNING", programs)
+    assert client(site, "ping") == "PONG" and not {"6379", "11211"} & ports(site)
+    assert "Permission denied" in client(site, "ping", user="nobody", check=False)
+    data = ["runuser", "-u", "blog", "--", "ls", f"{site.root}/stores/queue"]
+    assert "Permission denied" in host.run(data, check=False).stderr
+    client(site, "RPUSH", "celery", "a")
+    host.run("pkill -9 -u blog-store -f redis-server")
+    host.run("for i in $(seq 100); do redis-cli -s /run/django-blog-queue/socket ping && exit; sleep 0.1; done; exit 1")
+    assert client(site, "LLEN", "celery") == "1" and not site.apply().changed
+    site.deploy(queue={"engine": "redis", "memory": "64M"})
+    assert client(site, "CONFIG", "GET", "maxmemory").split() == ["maxmemory", str(64 << 20)]
+    site.deploy(state="absent", remove_data=True)
+    assert not host.run("pgrep -u blog-store; getent passwd blog-store", check=False).stdout
