@@ -22,6 +22,12 @@ _FILES = (
     "requirements/base.txt",
     "requirements-prod.txt",
 )
+#: Other names of files with requirements, and words in them by which one is chosen: the first is the best.
+_OTHER = re.compile(r"(^|[/._-])(requirements|reqs?|requires)([/._-]|$)")
+_NOT_OTHER = re.compile(
+    r"(^|[/._-])(dev\w*|tests?|testing|docs?|lint\w*|ci|local|build|optional|extras?|style|typing)([/._-]|$)"
+)
+_BEST = (r"prod\w*|live", r"deploy\w*|server|web|main|default|all")
 _PYTHON_VERSIONS = {
     "uv.lock": r'^requires-python = "([^"]+)"',
     "pyproject.toml": r"""^requires-python\s*=\s*["']([^"']+)""",
@@ -110,7 +116,27 @@ def default_files(source: Path, folder: str) -> list[str]:
             for name in names:
                 if (parent / name).is_file() and declares_dependencies(parent / name):
                     return [str((parent / name).relative_to(source))]
-    return []
+    return _otherwise_named(source, folders)
+
+
+def _otherwise_named(source: Path, folders: list[Path]) -> list[str]:
+    """Return the best file of another name that lists requirements, at most one folder below those given."""
+    found = {
+        str(path.relative_to(source)) for top in folders for name in ("*.txt", "*/*.txt") for path in top.glob(name)
+    }
+    named = sorted((name for name in found if _OTHER.search(name) and not _NOT_OTHER.search(name)), key=_rank)
+    return next(([name] for name in named if _lists_packages(source, name)), [])
+
+
+def _lists_packages(source: Path, name: str) -> bool:
+    with contextlib.suppress(DeploymentError):
+        return (source / name).is_file() and bool(package_names(source, [name]))
+    return False
+
+
+def _rank(name: str) -> tuple[int, int, str]:
+    ranks = [number for number, words in enumerate(_BEST) if re.search(rf"(^|[/._-])({words})([/._-]|$)", name)]
+    return min(ranks, default=len(_BEST)), name.count("/"), name
 
 
 def declares_dependencies(path: Path) -> bool:

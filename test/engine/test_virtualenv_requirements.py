@@ -59,3 +59,32 @@ def test_requirements_files_are_found_or_named_by_the_pillar(make_site, tmp_path
         with pytest.raises(DeploymentError) as error:
             django_virtualenv_requirements.files(site, source, folder)
         assert str(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"reqs.txt": "django"}, ["reqs.txt"]),
+        (
+            {
+                "base-requirements.txt": "django",
+                "dev-requirements.txt": "x",
+                "prod-requirements.txt": "-r base-requirements.txt",
+            },
+            ["prod-requirements.txt"],
+        ),
+        (
+            {"requirements/common.txt": "django", "requirements/test.txt": "x", "requirements/docs.txt": "x"},
+            ["requirements/common.txt"],
+        ),
+        (
+            {"deploy/requirements.txt": "django", "notes.txt": "django", "doc/requirements.txt": "sphinx"},
+            ["deploy/requirements.txt"],
+        ),
+        ({"requirements-live.txt": "-r missing.txt", "requirements-web.txt": "django"}, ["requirements-web.txt"]),
+        ({"requirements-x.txt": "# none"}, []),
+    ],
+)
+def test_requirements_of_other_names_are_found(tmp_path, files, expected):
+    source = write_tree(tmp_path / "source", {"manage.py": "", **files})
+    assert django_virtualenv_requirements.default_files(source, ".") == expected
