@@ -45,6 +45,8 @@ from django_wall_foreign import OWN, Foreign
 #: The user who reads a repository that no site has yet.
 _READER = "nobody"
 
+#: Programs that compile style sheets for django-compressor → their packages of Debian.
+_PRECOMPILERS = {"sassc": "sassc", "lessc": "node-less"}
 #: Names that the schema refuses.
 _RESERVED = re.compile(
     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|gnats|nobody|messagebus|sshd"
@@ -583,6 +585,12 @@ def _commands(report: Report, settings: Settings) -> None:
         comment = "django-compressor would write to STATIC_ROOT when a page is requested"
         report.set("settings", {"COMPRESS_OFFLINE": True}, comment)
         report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
+    precompilers = settings.get("COMPRESS_PRECOMPILERS")
+    for entry in precompilers if isinstance(precompilers, list) and has_compressor else ():
+        words = entry[1].split() if isinstance(entry, list) and len(entry) > 1 and isinstance(entry[1], str) else []
+        package = _PRECOMPILERS.get(words[0] if words else "")
+        if package:
+            report.extend("packages", [package], "for COMPRESS_PRECOMPILERS")
     caches = settings.get("CACHES")
     entries = caches.values() if isinstance(caches, dict) else ()
     backends = [cache.get("BACKEND") for cache in entries if isinstance(cache, dict)]

@@ -77,10 +77,24 @@ def _command(words: list[str]) -> list[list[str]] | None:
         flag = next((number for number, word in enumerate(words) if re.fullmatch(r"-[a-z]*c", word)), 0)
         return commands(words[flag + 1]) if flag and len(words) > flag + 1 else [[words[0], *words[1:]]]
     if _PYTHON.fullmatch(program):
-        return [_of_python(words)]
+        return [_without_host(_of_python(words))]
     is_project_path = "/" in words[0] and "/bin/" not in f"/{words[0]}" and program != "manage.py"
     program = "manage.py" if program in ("django-admin", "django-admin.py") else program
-    return [[words[0] if is_project_path else program, *words[1:]]]
+    return [_without_host([words[0] if is_project_path else program, *words[1:]])]
+
+
+def _without_host(words: list[str]) -> list[str]:
+    """Return a command of manage.py without the settings and the path of its host: a release has its own."""
+    if words[:1] != ["manage.py"]:
+        return words
+    rest = iter(words)
+    kept = []
+    for word in rest:
+        if word in ("--settings", "--pythonpath"):
+            next(rest, None)
+        elif not re.match(r"--(settings|pythonpath)=", word):
+            kept.append(word)
+    return kept
 
 
 def _without_prefixes(words: list[str]) -> list[str]:

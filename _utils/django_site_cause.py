@@ -89,6 +89,8 @@ _PACKAGES = {
     "pg_dump": "postgresql-client",
     "mysqldump": "default-mysql-client",
     "java": "default-jre-headless",
+    "lessc": "node-less",
+    "sassc": "sassc",
     **{name: name for name in ("npm", "git", "cargo", "cmake", "make", "gettext", "xmlsec1", "ffmpeg", "pandoc")},
     **{name: name for name in ("wkhtmltopdf", "curl", "wget", "unzip", "rsync")},
 }
