@@ -334,11 +334,11 @@ def _of_store(site: Site, text: str) -> str:
     if redis and _OF_CACHE.search(text):
         return _store(site, f"the project does not reach its cache at {redis['at']}", "cache", "redis")
     if redis and not _BROKER.search(text):
-        if site.config.get("queue"):
-            return _store(site, f"the project does not reach Redis at {redis['at']}", "queue", "redis")
         what = f"the project does not reach Redis at {redis['at']}"
-        options = f"{at}:queue: {{engine: redis}} for tasks and channels, {at}:cache: {{engine: redis}} for a cache"
-        return f"{what}: set {options}"
+        missing = {"queue": "for tasks and channels", "cache": "for a cache"}
+        missing = {key: use for key, use in missing.items() if not site.config.get("caches" if key == "cache" else key)}
+        options = ", ".join(f"{at}:{key}: {{engine: redis}} {use}" for key, use in missing.items())
+        return f"{what}: set {options}" if missing else _store(site, what, "queue", "redis")
     if redis or _BROKER.search(text):
         return _store(site, "Celery does not reach its broker", "queue", "redis")
     return ""

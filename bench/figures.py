@@ -304,7 +304,8 @@ class Endured:
 
 def tasks(bench: Bench) -> list[Figure]:
     """What becomes of tasks while a site is deployed: lost, or run twice."""
-    everybody = [one for one in bench.everybody if not isinstance(one, Pyinfra)]
+    install_peers(bench.host)
+    everybody = [bench.formula, bench.plain, *(kind(bench.host, bench.repository) for kind in (Fabric, Ansible))]
     apt = "DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends redis-server"
     bench.host.run(f"apt-get -qq update && {apt} && systemctl start redis-server", timeout=600)
     count, deployments = (1000, 5) if bench.runs > 3 else (300, 2)

@@ -67,6 +67,9 @@ def test_a_store_that_the_site_has_is_to_be_used():
     ):
         hint = django_site_cause.hint(site, text)
         assert hint.startswith(what) and f"{AT}:environment: {{NAME_OF_IT: {{from: {word}}}}}" in hint
+    assert django_site_cause.hint(configured(queue={"engine": "redis"}), refused) == (
+        f"the project does not reach Redis at localhost:6379: set {AT}:cache: {{engine: redis}} for a cache"
+    )
 
 
 def test_lists_of_a_hint_include_those_of_the_pillar():
