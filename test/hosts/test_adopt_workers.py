@@ -34,8 +34,11 @@ NGINX = """server {
     }
 }
 """
-APP = """from celery import Celery
+APP = """import os
 
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "website.settings")
 app = Celery("website")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
