@@ -126,11 +126,24 @@ def _poetry_requirements(path: Path) -> Iterator[str]:
     lock = read_toml(path)
     sources = [package.get("source", {}) for package in lock.get("package", [])]
     yield from _indexes(sorted({source["url"] for source in sources if source.get("type") == "legacy"}))
-    for package in lock.get("package", []):
-        if _is_installed_by_poetry(package):
-            markers = package.get("markers")
-            marker = markers.get("main") if isinstance(markers, dict) else markers
+    installed = [package for package in lock.get("package", []) if _is_installed_by_poetry(package)]
+    plain = [one["name"] for one in installed if not one.get("markers") and not one.get("source")]
+    for package in installed:
+        markers = package.get("markers")
+        marker = markers.get("main") if isinstance(markers, dict) else markers
+        if package["name"] not in plain or plain.count(package["name"]) == 1:
             yield f"{_poetry_requirement(path, package)}{_marker(marker)}\n"
+    for name in sorted({name for name in plain if plain.count(name) > 1}):
+        yield f"{name}{_between([one['version'] for one in installed if one['name'] == name])}\n"
+
+
+def _between(versions: Iterable[str]) -> str:
+    """Return the range of several versions of a package, in a lock of Poetry 1 that does not say which one is for what.
+
+    It has them for several versions of Python; the packages that require it decide.
+    """
+    ordered = sorted(versions, key=lambda version: [int(number) for number in re.findall(r"\d+", version)])
+    return f">={ordered[0]},<={ordered[-1]}"
 
 
 def _is_installed_by_poetry(package: dict[str, Any]) -> bool:
