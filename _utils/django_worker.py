@@ -65,7 +65,7 @@ def state(run: Foreign) -> State | None:
     """
     try:
         found = json.loads((run / "state").text(_STATE) or "null")
-    except (DeploymentError, ValueError, RecursionError):
+    except (DeploymentError, OSError, ValueError, RecursionError):  # a unit that has ended has no folder
         return None
     if not isinstance(found, dict) or not django_wall_shape.fits(found, _SHAPE):
         return None

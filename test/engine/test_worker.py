@@ -48,6 +48,10 @@ def test_state_of_another_shape_is_none(tmp_path, text):
     assert state(tmp_path, text) is None
 
 
+def test_state_of_a_unit_that_has_ended_is_none(tmp_path):
+    assert django_worker.state(Foreign(tmp_path / "django-blog-0042-mail")) is None
+
+
 def test_names_of_tasks_are_bounded_and_printable(tmp_path):
     names = ["a\x1b[2J", "b\n", *(f"{number:0300}" for number in range(150))]
     found = state(tmp_path, json.dumps({**STATE, "tasks": names}))
