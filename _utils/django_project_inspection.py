@@ -396,8 +396,9 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     for name, imported in django_project_requirements.writable_packages(required):
         report.extend("writable_packages", [imported], f"{name} writes into its own folder")
     constraint, why = django_project_removed.limit(tree, contents)
-    if constraint:
-        report.set("constraints", [constraint], why)
+    for text, reason in ((constraint, why), django_project_requirements.built_with(pinned, host)):
+        if text:
+            report.extend("constraints", [text], reason)
     makes_code = django_project_requirements.makes_code(required)
     if makes_code and django_host_service.SYSTEMD.exists():
         report.set("sandbox", {"MemoryDenyWriteExecute": False}, f"{makes_code} makes code at run time")

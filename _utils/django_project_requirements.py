@@ -28,6 +28,8 @@ _SYSTEM_PACKAGES = (
 )
 #: Packages that make code at run time, which the sandbox of the site's processes refuses.
 _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
+#: Pinned package, the first version that is built without it, the first Python without a wheel → what its build needs.
+_BUILT_WITH = (("pyyaml", "6.0.1", "3.12", "cython<3"), ("pyyaml", "6", "3.10", "cython<3"))
 #: Packages that import pkg_resources, and the first version that does not; empty if every version does.
 _PKG_RESOURCES = {
     "djangorestframework-simplejwt": "5.3",
@@ -61,6 +63,18 @@ def writable_packages(required: Collection[str]) -> Iterator[tuple[str, str]]:
     for name, imported in _WRITE_INTO_THEMSELVES.items():
         if any(re.match(rf"{name}(\[|$)", one) for one in required):
             yield name, imported
+
+
+def built_with(pinned: Mapping[str, str], python: str) -> tuple[str, str]:
+    """Return a constraint for the build of a pinned package, and which it is; empty texts if there is none.
+
+    Args:
+        python: the version of Python that it is built for; empty if it is not known.
+    """
+    for name, fixed, first, constraint in _BUILT_WITH:
+        if python and _is_before(pinned.get(name, ""), fixed) and not _is_before(python, first):
+            return constraint, f"for the build of {name} {pinned[name]}"
+    return "", ""
 
 
 def makes_code(required: Collection[str]) -> str:

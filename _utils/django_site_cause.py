@@ -124,6 +124,7 @@ _ADDED = {
     "setuptools": ("constraints", ["setuptools<81"]),
     "older_setuptools": ("constraints", ["setuptools<70"]),
     "oldest_setuptools": ("constraints", ["setuptools<58"]),
+    "older_cython": ("constraints", ["cython<3"]),
     "after_static": ("after_static", ["manage.py compress"]),
     "build": ("build", ["npm ci", "npm run build"]),
     "packages": ("packages", ["npm"]),
@@ -141,6 +142,10 @@ _HINTS = (
     (
         r"(?s)(?:Failed to build|[Bb]uild backend).*(use_2to3) is invalid",
         "a package is built with {0}, which setuptools no longer has: set {at}:constraints: {oldest_setuptools}",
+    ),
+    (
+        r"AttributeError: (cython_sources)",
+        "a package is built with {0}, which Cython no longer has: set {at}:constraints: {older_cython}",
     ),
     (
         r"Cannot allocate write\+execute memory|ffi\.callback\(\)|LLVM ERROR: Unable to allocate section memory",

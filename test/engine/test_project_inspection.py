@@ -7,6 +7,7 @@ from pathlib import Path
 import django_host_service
 import django_pillar
 import django_project_inspection
+import django_project_requirements
 import pytest
 import yaml
 from django_host_command import DeploymentError
@@ -103,3 +104,14 @@ def test_health_page_of_an_included_module_is_found():
     """The bundled example includes the routes of its application without a prefix."""
     example = Path(__file__).parents[2] / "examples/project"
     assert "\n      health: {path: /healthz}  # guessed\n" in django_project_inspection.inspect(str(example))
+
+
+@pytest.mark.parametrize(
+    ("pinned", "python", "constraint"),
+    [("5.4.1", "3.11.2", "cython<3"), ("6.0", "3.11.2", ""), ("6.0", "3.13.5", "cython<3"), ("6.0.2", "3.13.5", "")],
+)
+def test_build_of_a_pinned_package_needs_an_older_cython(pinned, python, constraint):
+    found = django_project_requirements.built_with({"pyyaml": pinned}, python)
+    assert found == ((constraint, f"for the build of pyyaml {pinned}") if constraint else ("", ""))
+    assert django_project_requirements.built_with({}, python) == ("", "")
+    assert django_project_requirements.built_with({"pyyaml": pinned}, "") == ("", "")
