@@ -60,7 +60,7 @@ HUEY = f"{SETTINGS}\nimport os\nHUEY = {{'name': 'shop', 'url': os.environ['REDI
 def switched(lab: Lab, old: Worker, new: Worker, number: str, back: str = "") -> float:
     """Switch to a release as a deployment does; return the seconds in which no worker took tasks.
 
-    back: the release that is activated again, since the new one is not well while it is watched
+    back: the release that is activated again, since the new one fails while it is watched
     """
     with lab.switching():
         until(lambda: not old.is_fetching)
