@@ -70,6 +70,7 @@ def add(report: Report, tree: Path, roots: Sequence[Path], settings: Settings, r
     found = _of_files(report, tree)
     tasks = django_project_tasks.read(roots) if "celery" in packages else django_project_tasks.Tasks()
     _of_code(found, settings, packages, tasks)
+    _without_package(report, found, packages)
     _without_eager(report, found, settings)
     _of_cronjobs(found, settings)
     commands = [worker.about.get("command", "") for worker in found.workers.values()]
@@ -212,6 +213,17 @@ def _has_beat(settings: Settings, tasks: django_project_tasks.Tasks) -> bool:
         or any(isinstance(one, dict) and one for one in named)
         or _has_app(settings, "django_celery_beat")
     )
+
+
+def _without_package(report: Report, found: _Found, packages: Collection[str]) -> None:
+    """Remove workers of a package that the project does not require, such as one of an extra; name it in a remark."""
+    for name, worker in [*found.workers.items()]:
+        package = worker.kind.partition("_")[0]
+        is_required = not packages or worker.kind == "command" or any(package in one for one in packages)
+        if not is_required:
+            del found.workers[name]
+            place = found.places.pop(name)
+            report.remarks.append(f"{place} runs {package}, which is not required: no worker is proposed for it")
 
 
 def _without_eager(report: Report, found: _Found, settings: Settings) -> None:

@@ -395,12 +395,20 @@ def _missing(site: Site, release: Path, facts: Mapping[str, Any], name: str, cau
 def _import_folders(site: Site, release: Path, folder: str, module: str) -> list[str]:
     """Return the folders of a release's source that have a module; they are read as the site's user."""
     source = Foreign(release / "source")
+
+    def importing() -> list[str]:
+        found = django_project.import_folders(source.path, folder, module)
+        return [one for one in found if not _is_in_package(source.path / one, module)]
+
     with contextlib.suppress(DeploymentError):
-        found: list[str] = django_wall_delegate.ask(
-            site.user, lambda: django_project.import_folders(source.path, folder, module)
-        )
+        found: list[str] = django_wall_delegate.ask(site.user, importing)
         return found
     return []
+
+
+def _is_in_package(folder: Path, module: str) -> bool:
+    """Return whether a module is one file of a package, such as ``blog/celery.py``, which is not Celery."""
+    return (folder / "__init__.py").is_file() and (folder / f"{module}.py").is_file()
 
 
 def _report(error: DeploymentError) -> dict[str, str]:

@@ -40,7 +40,7 @@ _HEADERS: tuple[tuple[str, list[str]], ...] = (
 )
 #: Python packages that uv reports as not built → the packages of Debian that their compilation needs.
 _BUILT = (
-    (r"psycopg2(cffi)?", ["libpq-dev"]),
+    (r"psycopg2(cffi|-binary)?", ["libpq-dev"]),
     (r"mysqlclient", ["default-libmysqlclient-dev", "pkg-config"]),
     (r"pillow(-simd)?", ["libfreetype-dev", "libjpeg-dev", "zlib1g-dev"]),
     (r"pylibmc", ["libmemcached-dev", "zlib1g-dev"]),

@@ -137,6 +137,11 @@ def test_known_cause_has_its_cure_and_is_not_tried_again(project_commands):
         ("shop.views", "the module is in the source: set django:sites:blog:python_path: [apps]"),
         ("shop.models", ""),
         (
+            "celery",
+            "no package that is installed has the module celery: add the one that has it to "
+            "django:sites:blog:python_packages",
+        ),
+        (
             "shops",
             "no package that is installed has the module shops: add the one that has it to "
             "django:sites:blog:python_packages",
@@ -145,7 +150,7 @@ def test_known_cause_has_its_cure_and_is_not_tried_again(project_commands):
 )
 def test_missing_module_that_is_in_the_source_is_named_in_the_hint(project_commands, tmp_path, module, hint):
     (tmp_path / "source/apps/shop").mkdir(parents=True)
-    for name in ("__init__", "views"):
+    for name in ("__init__", "views", "celery"):
         (tmp_path / f"source/apps/shop/{name}.py").touch()
     log = f"cause: ModuleNotFoundError: No module named '{module}' (blog/settings.py:5)\n"
     project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
