@@ -29,5 +29,6 @@ set -a
 . {{ release }}/config/environment
 . {{ secrets }}/environment
 set +a
+cd {{ chdir }}
 echo "$$" >"$run/pid"
 exec {{ command | join(' ') }}

@@ -315,6 +315,8 @@ def test_with_supervisor_a_worker_is_a_program(one, monkeypatch):
     assert {*asked} == units(TWO)
     text = (django_process_supervisor.PROGRAMS / "django-blog-0003-feed.conf").read_text()
     assert "stopwaitsecs=7200\n" in text and "stopasgroup=false\n" in text
+    script = (one.site.current / "config/worker-feed.sh").read_text()
+    assert f"\ncd {one.site.releases}/{THREE}/source\n" in script and script.endswith("/config/worker-feed.json\n")
 
 
 # What people see
