@@ -81,7 +81,8 @@ def find(site: Site, kept: Sequence[str] = ()) -> ExistingDeployment:
     if site.config["proxy"]["kind"] == "apache":
         existing.refusals += django_takeover_apache.refusals(existing.virtual_host_files, existing.folders)
     own_processes = _processes(existing, running, listening)
-    _review(site, existing)
+    if existing.commands or existing.timers or existing.crontabs:
+        _review(site, existing)
     _ports(existing, {port: listeners[port] for port in ports}, own_processes)
     django_takeover_data.detect_databases(site, existing)
     django_takeover_data.detect_uploads(site, existing, virtual_hosts)

@@ -6,8 +6,11 @@ from pathlib import Path
 import django_host_import
 
 
-def test_folder_of_the_engine_stays_on_the_path_once(monkeypatch):
-    monkeypatch.setattr(sys, "path", ["/usr/lib/python3"])
-    django_host_import.keep_folder()
-    django_host_import.keep_folder()
-    assert sys.path == ["/usr/lib/python3", str(Path(django_host_import.__file__).parent)]
+def test_folder_of_the_engine_stays_when_salt_has_loaded_the_module(monkeypatch):
+    folder = str(Path(django_host_import.__file__).parent)
+    monkeypatch.setattr(sys, "path", ["/usr/lib/python3", folder])
+    for _load in range(3):
+        django_host_import.keep_folder()
+    assert sys.path == ["/usr/lib/python3", folder, folder]
+    sys.path.remove(folder)
+    assert sys.path == ["/usr/lib/python3", folder]
