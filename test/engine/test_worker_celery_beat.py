@@ -4,6 +4,7 @@ import itertools
 import time
 from typing import Any
 
+import pytest
 from background import Lab, Worker, lab, until
 
 __all__ = ["lab"]
@@ -29,12 +30,12 @@ def ticks(lab: Lab) -> int:
     return int(lab.redis("LLEN", "celery"))
 
 
-def times(lab: Lab) -> list[float]:
-    """Return when each worker of the lab has sent a task, by the times of its log."""
+def times(lab: Lab, entry: str = "tick") -> list[float]:
+    """Return when an entry was sent by any worker of the lab, by the times of their logs."""
     found = []
     for worker in lab.workers:
         for line in worker.log.read_text().splitlines():
-            if "Sending due task tick" in line:
+            if f"Sending due task {entry}" in line:
                 stamp, fraction = line[1:].split(": ")[0].split(",")
                 found.append(time.mktime(time.strptime(stamp, "%Y-%m-%d %H:%M:%S")) + int(fraction) / 1000)
     return sorted(found)
@@ -106,3 +107,47 @@ def test_beat_of_the_former_release_goes_on_when_a_switch_is_undone(lab):
     before = ticks(lab)
     until(lambda: ticks(lab) > before)
     assert not second.is_fetching and "Sending due task" not in second.log.read_text()
+
+
+ENTRIES = """
+from celery import Celery
+from celery.schedules import crontab
+
+app = Celery("shop")
+app.conf.beat_schedule = {
+    "tick": {"task": "shop.tick", "schedule": 1.0},
+    "minute": {"task": "shop.minute", "schedule": crontab()},
+    "long": {"task": "shop.long", "schedule": 45.0},
+}
+"""
+
+
+@pytest.mark.full
+def test_twenty_releases_in_ten_minutes(lab):
+    numbers = [f"{number:04}" for number in range(1, 22)]
+    for number in numbers:
+        lab.make(number, {"project/celery.py": ENTRIES})
+    lab.activate(numbers[0])
+    former = beat(lab, numbers[0]).ready()
+    until(lambda: former.is_fetching)
+    begun = time.time()
+    for position, number in enumerate(numbers[1:], 1):
+        time.sleep(max(0, begun + 30 * position - time.time()))
+        new = beat(lab, number).ready()
+        with lab.switching():
+            until(lambda former=former: not former.is_fetching)
+            lab.activate(number)
+            time.sleep(0.3)
+        former.stop()
+        former = new
+    until(lambda: former.is_fetching)
+    time.sleep(5)
+    gaps = {
+        entry: [later - earlier for earlier, later in itertools.pairwise(times(lab, entry))]
+        for entry in ("tick", "minute", "long")
+    }
+    print({entry: (len(found) + 1, round(min(found), 2), round(max(found), 2)) for entry, found in gaps.items()})
+    minutes = [int(at) // 60 for at in times(lab, "minute")]
+    assert minutes == [*range(minutes[0], minutes[0] + len(minutes))] and len(minutes) >= 9
+    assert max(gaps["tick"]) <= 3 and min(gaps["tick"]) >= 0.5
+    assert min(gaps["long"]) >= 44 and max(gaps["long"]) <= 50
