@@ -1,5 +1,6 @@
 """What waits in the queues of a site's workers: `django.queue`."""
 
+import os
 from typing import Any
 
 import django_project_queue
@@ -32,8 +33,9 @@ def rows(site: Site, live: Release, *, names: bool, give_back: bool, drop: str) 
     if (give_back or drop) and not any(worker["kind"] == "celery" for worker in workers):
         raise DeploymentError("only tasks of Celery are parked", hint="leave out give_back and drop")
     secrets = list(django_secret.values(site, {}).values())
+    task = f"manage-{os.getpid()}"  # the unit of a task named queue would be that of the site's own queue
     found = django_project_queue.read(
-        site, live.path, live.facts, secrets, names=names, give_back=give_back, drop=drop, task="queue"
+        site, live.path, live.facts, secrets, names=names, give_back=give_back, drop=drop, task=task
     )
     memory = _memory(site)
     return [{"queue": name, **_row(queue), "memory": memory} for name, queue in sorted(found.items())]
