@@ -12,6 +12,7 @@ import django_database_sqlite
 import django_deploy_migration
 import django_project_program
 import django_release
+import django_store_setup
 from django_deploy_migration import Schema
 from django_host_command import DeploymentError
 from django_release import Release
@@ -73,6 +74,20 @@ def target(site: Site, live: Release, to: str | int | None) -> Release:
         problem = "has failed" if found.record.get("state") == "failed" else "is not complete"
         raise DeploymentError(f"{found.name} cannot be activated again: it {problem}", hint=lists)
     return found
+
+
+def refuse_missing_stores(site: Site, target: Release) -> None:
+    """Refuse a release whose queue or cache was removed since.
+
+    Raises:
+        DeploymentError: one was.
+    """
+    missing = django_store_setup.missing(site, target.path)
+    if missing:
+        raise DeploymentError(
+            f"{target.name} cannot be activated again: {', '.join(missing)}, which it uses, was removed",
+            hint="apply with that queue or cache in the pillar, at the revision to go back to",
+        )
 
 
 def look(site: Site, left: Release, target: Release, secrets: list[str]) -> Outlook:

@@ -188,6 +188,15 @@ def is_used(site: Site, release: Path, part: str) -> bool:
     return any(address in (text or "") for text in texts)
 
 
+def missing(site: Site, release: Path) -> list[str]:
+    """Return the units of the site's own servers that a release is configured with and this host no longer has."""
+    pattern = rf"{django_store_contract.RUN}/(django-{re.escape(site.name)}-(\w+))/socket"
+    texts = (django_host_file.read_text(release / "config" / name) for name in ("settings.json", "environment"))
+    used = dict(found for text in texts for found in re.findall(pattern, text or ""))
+    present = django_store_service.files_on_host(site)
+    return sorted(unit for unit, part in used.items() if part not in present)
+
+
 def remove_parts(site: Site, parts: Iterable[str]) -> None:
     """Remove servers of a site with their data: caches, or a queue that was empty."""
     for part in parts:

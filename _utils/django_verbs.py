@@ -215,6 +215,7 @@ def _outlook(
     site = deployment.site
     target = django_deploy_rollback.target(site, left, to)
     deployment.read_secrets()
+    django_deploy_rollback.refuse_missing_stores(site, target)
     outlook = django_deploy_rollback.look(site, left, target, deployment.masked())
     if not force:
         django_deploy_rollback.refuse(site, target, outlook, reverses=migrate)

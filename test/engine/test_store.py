@@ -261,5 +261,19 @@ def test_store_is_used_by_the_releases_that_have_its_socket(make_site):
     assert used == {"queue", "cache"}
 
 
+def test_release_whose_store_was_removed_is_named(make_site):
+    site = make_site(queue={"engine": "redis"})
+    config = site.releases / RELEASE.name / "config"
+    config.mkdir(parents=True)
+    (config / "settings.json").write_text(
+        '{"a": "unix:///run/django-blog-cache_a/socket", "b": "/run/django-blog-cache/"}'
+    )
+    (config / "environment").write_text('REDIS_URL="unix:///run/django-blog-queue/socket"\n')
+    assert django_store_setup.missing(site, config.parent) == ["django-blog-cache_a", "django-blog-queue"]
+    (site.root / "stores").mkdir()
+    (site.root / "stores/queue.conf").touch()
+    assert django_store_setup.missing(site, config.parent) == ["django-blog-cache_a"]
+
+
 def _is_used(site, release, part):
     return django_store_setup.is_used(site, release, part)
