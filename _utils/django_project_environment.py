@@ -40,10 +40,12 @@ _URL = re.compile(
 _OF_EXAMPLE = re.compile(
     r"https?://(localhost|127\.0\.0\.1|0\.0\.0\.0|([\w-]+\.)*(example\.(com|org|net)|localhost|local))(:\d+)?(?P<end>/?)"
 )
-#: Names of variables for the host of a service, and for a folder with data.
+#: Names of variables for the host of a service, words in them → the package of Debian whose server listens there.
 _SERVICE = re.compile(
     r"(\w+_)?(REDIS|CACHE|MEMCACHED?|RABBITMQ|BROKER|ELASTIC(SEARCH)?|OPENSEARCH|SOLR)_(\w+_)?HOST(NAME)?"
 )
+_SERVERS = {"REDIS": "redis-server", "MEMCACHE": "memcached", "RABBITMQ": "rabbitmq-server"}
+#: Names of variables for a folder with data.
 _FOLDER = re.compile(r"(\w+_)?(DIR|DIRECTORY|FOLDER|UPLOAD_TMP|(STORE|STORAGE|DATA|UPLOADS?|FILES)_PATH)")
 #: Files with examples of variables, and values in them that have to be replaced.
 _EXAMPLES = re.compile(
@@ -197,6 +199,13 @@ def of(settings: Settings, context: Context) -> Environment:
         else:
             (result.optional if variable.is_read else result.presence).append(name)
     return result
+
+
+def server_on_this_host(name: str, value: Any) -> str:
+    """Return the Debian package of the server that a variable names on this host, by its host or URL; else empty."""
+    if value == "localhost" and _SERVICE.fullmatch(name):
+        return next((package for word, package in _SERVERS.items() if word in name), "")
+    return _SERVERS["REDIS"] if isinstance(value, str) and value.startswith("redis://localhost:6379/") else ""
 
 
 def _is_in_home(variable: Variable) -> bool:

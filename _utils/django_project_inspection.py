@@ -547,6 +547,10 @@ def _environment(
     ):
         report.set("database", {"engine": engine}, "guessed from the variables")
     report.open_variables = found.open
+    for name, (value, _place) in found.environment.items():
+        package = django_project_environment.server_on_this_host(name, value)
+        if package:
+            report.extend("packages", [package], f"for {name}")
     top = f"{roots[0]}/"
     for key, entries in (("environment", found.environment), ("secrets", found.secrets)):
         shown = {name: (value, comment.replace(top, "")) for name, (value, comment) in entries.items()}
