@@ -10,6 +10,8 @@ from specimen import compiled
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "test/projects").glob("*.yaml"))
 PILLARS = sorted((ROOT / "examples/pillars").glob("*.sls"))
+REQUIRED = {"about", "versions", "owner", "pillar", "pages"}
+OPTIONAL = {"debian", "host", "write", "read", "work", "run"}
 
 
 @pytest.mark.parametrize("path", PILLARS, ids=lambda path: path.stem)
@@ -30,8 +32,29 @@ def test_they_fit_on_one_host() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_whole(path: Path) -> None:
     recipe = yaml.safe_load(path.read_text())
-    assert {"about", "versions", "owner", "pillar", "pages"} <= recipe.keys()
-    assert recipe.keys() <= {"about", "debian", "versions", "owner", "host", "pillar", "pages", "write", "read"}
+    assert REQUIRED <= recipe.keys() <= REQUIRED | OPTIONAL
     assert recipe["versions"] and all(isinstance(version, str) for version in recipe["versions"])
     site = {"repository": "/srv/x", "domains": [f"{path.stem}.example.org"], **recipe["pillar"]}
     assert compiled({path.stem: site})["errors"] == []
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_gives_its_workers_tasks_and_runs_its_schedule(path: Path) -> None:
+    recipe = yaml.safe_load(path.read_text())
+    assert ("work" in recipe) is ("workers" in recipe["pillar"])
+    assert [recipe.get("run")] == [*recipe["pillar"].get("schedules", {None: {}})]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_programs_of_a_recipe_fit_into_a_shell_command(path: Path) -> None:
+    recipe = yaml.safe_load(path.read_text())
+    programs = []
+    if "read" in recipe:
+        assert recipe["read"].keys() == {"program", "expected"}
+        programs += [recipe["read"]["program"]]
+    if "work" in recipe:
+        assert recipe["work"].keys() == {"enqueue", "done", "tasks"} and recipe["work"]["tasks"] >= 1
+        programs += [recipe["work"]["enqueue"], recipe["work"]["done"]]
+    for program in programs:
+        compile(program, path.name, "exec")
+        assert not {*program} & {*'"$`\\'}, "the shell expands these in double quotes"
