@@ -1,9 +1,9 @@
 """The program that reads the queues of workers, and what the start of Django reports of a Celery app."""
 
 import json
+import resource
 import subprocess
 import textwrap
-import time
 from typing import Any
 
 import pytest
@@ -76,7 +76,7 @@ def test_broker_is_the_project_s_where_the_environment_has_none(lab):
     assert asked(lab, "0001", celery("celery"))["celery"]["names"] == {"shop.old": 1}
 
 
-def test_ten_thousand_waiting_tasks_are_counted_within_a_second_of_cpu(lab):
+def test_ten_thousand_waiting_tasks_are_counted_by_name_in_little_time(lab):
     lab.make("0001", {"project/celery.py": APP})
     code = """
     with app.producer_pool.acquire() as producer:
@@ -84,10 +84,12 @@ def test_ten_thousand_waiting_tasks_are_counted_within_a_second_of_cpu(lab):
             app.send_task(f"shop.task_{number % 7}", (number,), producer=producer)
     """
     send(lab, "0001", code)
-    before = time.process_time()
+    before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     names = asked(lab, "0001", celery("celery"))["celery"]["names"]
     assert sum(names.values()) == 10_000 and len(names) == 7
-    assert time.process_time() - before < 1
+    took = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
+    print(f"{took:.2f} s of CPU")
+    assert took < 1
 
 
 def test_parked_tasks_are_given_back_or_deleted_by_name(lab):
