@@ -178,6 +178,20 @@ def test_worker_reports_what_it_does(blog):
     assert blog.host.run(["systemctl", "show", "-P", "NRestarts", f"{blog.unit}-default"]).stdout.strip() == "0"
 
 
+def test_task_that_no_release_knows_is_parked_and_shown_until_it_is_deleted(blog):
+    python = f"{blog.root}/current/virtualenv/bin/python"
+    send = f"from celery import Celery; Celery(broker='{BROKER}').send_task('gone')"
+    blog.host.run([python, "-c", send])
+    deadline = time.monotonic() + 30
+    while redis(blog.host, "LLEN", "celery.unknown") == "0" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    rows = {row["queue"]: row for row in blog.host.call("django.queue", "blog", names=True, full=True)}
+    assert {*rows} == {"celery", "ticks"}
+    assert (rows["celery"]["parked"], rows["celery"]["parked_names"]) == (1, {"gone": 1})
+    (row, _other) = blog.host.call("django.queue", "blog", drop="gone", full=True)
+    assert row["parked"] == 0 and redis(blog.host, "LLEN", "celery.unknown") == "0"
+
+
 def test_release_whose_tasks_cannot_be_imported_changes_nothing(blog):
     live, before = blog.live, state(blog)["pid"]
     good = blog.repository.read("website/celery.py")
