@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import django_store_contract
 import django_store_database
 import django_store_memcached
 import django_store_redis
@@ -63,9 +62,15 @@ def _address(site: Site, name: str, secrets: Mapping[str, str]) -> dict[str, Any
     options = site.stores[name]
     if options["host"]:
         return {**options, "password": secrets.get(secret_name(name), "")}
+    return {"socket": str(OwnServer(site, name, _server_kind(options).part(name), options).socket)}
+
+
+def _server_kind(options: Mapping[str, Any]) -> ServerStore:
+    """Return the kind of a store that has an address: the pillar's check refuses that of a table."""
     kind = STORES[options["engine"]]
-    assert isinstance(kind, ServerStore)  # noqa: S101 # nosec B101 - a table has no address
-    return {"socket": str(OwnServer(site, name, kind.part(name), options).socket)}
+    if not isinstance(kind, ServerStore):
+        raise TypeError(f"{kind.KIND} has no address")
+    return kind
 
 
 def environment_value(site: Site, value: Mapping[str, str], secrets: Mapping[str, str]) -> str | None:
@@ -78,13 +83,12 @@ def environment_value(site: Site, value: Mapping[str, str], secrets: Mapping[str
     name = store_of(value)
     if not name or name not in site.stores:
         return None
-    address, kind = _address(site, name, secrets), STORES[site.stores[name]["engine"]]
+    address = _address(site, name, secrets)
     if value["from"] == "queue_socket":
         return str(address["socket"])
     if value["from"] == "celery_broker_url":
         return django_store_redis.STORE.broker_url(address)
-    assert isinstance(kind, ServerStore)  # noqa: S101 # nosec B101 - the pillar's check refuses a table
-    return kind.url(address)
+    return _server_kind(site.stores[name]).url(address)
 
 
 def store_of(value: Mapping[str, str]) -> str:
@@ -125,15 +129,9 @@ def _overlay_entry(site: Site, alias: str) -> dict[str, Any]:
 
 def _located(site: Site, name: str) -> dict[str, Any]:
     """Return the URL of a store; with the mark PASSWORD in it, and the file that has the password, where it has one."""
-    kind = STORES[site.stores[name]["engine"]]
-    assert isinstance(kind, ServerStore)  # noqa: S101 # nosec B101 - a table has no URL
+    kind = _server_kind(site.stores[name])
     if not site.stores[name]["password"]:
         return {"location": kind.url(_address(site, name, {}))}
     marked = kind.url(_address(site, name, {secret_name(name): "PASSWORD"}))
     head, _mark, tail = marked.rpartition(":PASSWORD@")
     return {"location": [f"{head}:", f"@{tail}"], "password_file": str(site.secrets / secret_name(name))}
-
-
-def user(site: Site) -> str:
-    """Return the user that runs the site's own servers; empty where it has none."""
-    return django_store_contract.user(site) if own_servers(site) else ""
