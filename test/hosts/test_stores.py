@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import time
 
 import pytest
 from sites import Site
@@ -42,6 +43,18 @@ def client(site: Site, *arguments: str, part: str = "queue", user: str = "blog",
 def processes(site: Site) -> dict[str, str]:
     """Return the main process of each store."""
     return {unit: site.host.run(["systemctl", "show", "-PMainPID", unit]).stdout.strip() for unit in UNITS}
+
+
+def await_restart(site: Site, before: dict[str, str]) -> None:
+    """Wait until each store has another process than before, and is ready."""
+    deadline = time.monotonic() + 60
+    while {*before.values(), "0"} & {*processes(site).values()} or not is_active(site):
+        assert time.monotonic() < deadline, "the stores were not started again within 60 s"
+        time.sleep(0.1)
+
+
+def is_active(site: Site) -> bool:
+    return site.host.run(["systemctl", "is-active", *UNITS], check=False).returncode == 0
 
 
 def ports(site: Site) -> set[str]:
@@ -89,9 +102,9 @@ def test_queue_and_sessions_survive_a_restart_and_a_kill(blog):
     before = processes(blog)
     blog.host.run(["systemctl", "restart", *UNITS])
     assert client(blog, "LLEN", "celery") == "3" and who(blog, session) == "ada"
-    for pid in processes(blog).values():
-        blog.host.run(["kill", "-9", pid])
-    blog.host.run(f"for i in $(seq 300); do systemctl is-active -q {' '.join(UNITS)} && exit; sleep 0.1; done; exit 1")
+    restarted = processes(blog)
+    blog.host.run(["kill", "-9", *restarted.values()])
+    await_restart(blog, restarted)
     assert client(blog, "LLEN", "celery") == "3" and who(blog, session) == "ada"
     assert not {*before.values()} & {*processes(blog).values()}
     (row,) = json.loads(blog.host.salt("django.status", "--out=json").stdout)["local"]
