@@ -547,7 +547,14 @@ def test_command_runs_as_user_in_environment_without_secret_arguments(make_site,
     (path / "config/environment").write_text('A="a"\nPATH="/venv/bin"\n')
     (site.secrets / "environment").write_text('KEY="hunter2"\n')
     (tmp_path / "more").write_text("B=b\n")
-    options = {"doing": "x", "timeout": 5.0, "stdin": "in", "secrets": ["hunter2"], "errors_too": True}
+    options = {
+        "doing": "x",
+        "timeout": 5.0,
+        "stdin": "in",
+        "secrets": ["hunter2"],
+        "errors_too": True,
+        "only_the_end": True,
+    }
     more = {"environment_file": str(tmp_path / "more"), "task": "manage-1", "writable": [path]}
     command = ProjectCommand(site, path, FACTS, ["python", "x y"], **options, **more)
     assert django_process_supervisor.MANAGER.run(command) == "output more"
