@@ -179,7 +179,10 @@ def of(settings: Settings, context: Context) -> Environment:
             known = _debug_off(settings, variable, context)
         if known is None and variable.required and variable.accepted:
             known = variable.accepted
-        if known is None and (url := _url(variable, context.domain)):
+        if name in settings.set_by_application:
+            given = settings.set_by_application[name]  # workers and commands of manage.py do not import that module
+            result.environment[name] = (given, f"set by {context.application}")
+        elif known is None and (url := _url(variable, context.domain)):
             result.environment[name] = (url, f"{place}: https with a certificate")
         elif known is None and _is_in_home(variable):
             result.environment[name] = ({"from": "shared"}, f"{place}: in the home that the site's user does not have")

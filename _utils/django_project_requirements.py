@@ -35,6 +35,7 @@ _PKG_RESOURCES = {
     "djangorestframework-simplejwt": "5.3",
     "drf-yasg": "1.21.8",
     "gunicorn": "20.1",
+    "django-polymorphic": "4",
     "django-simple-bulma": "",
     "pymorphy2": "",
     "razorpay": "2",
