@@ -5,6 +5,7 @@ project that each is about.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -22,6 +23,7 @@ VAULT = {
     "members-deploy-key": KEY,
     "members-secret-key": "of-the-vault-8d1f0c!%{}$HOME-and-fifty-characters-at-least",
     "members-smtp-password": "hunter2",
+    "static-secret": "of-the-vault-static-2e91",
 }
 TWELVE_FACTORS = """
 import os
@@ -50,6 +52,23 @@ DATABASES["default"] |= {"HOST": url.hostname, "PASSWORD": url.password}
 """
 
 
+CELERY = """
+import os
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "website.settings")
+app = Celery("website")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+"""
+TASKS = """
+from celery import shared_task
+from django.core.cache import cache
+
+@shared_task
+def greet(name):
+    cache.set("greeted", name, None)
+"""
 #: A client that trusts the authority of the host.
 BY_HTTPS = """
 import ssl
@@ -67,8 +86,9 @@ def host(module_hosts, repositories) -> Host:
     host.write("/v", json.dumps(VAULT), mode="0600")
     repository: Repository = repositories(host)
     repository.commit({"website/production.py": TWELVE_FACTORS, "website/served.py": BY_URL})
+    repository.commit({"website/celery.py": CELERY, "guestbook/tasks.py": TASKS})
     for name in ("https://git.example.org/", "git@git.example.org:"):
-        for project in ("blog", "website", "api", "members", "library"):
+        for project in ("blog", "website", "api", "members", "library", "shop"):
             rewritten = [f"url.{repository.url}.insteadOf", f"{name}{project}.git"]
             host.run(["git", "config", "--system", "--add", *rewritten])
     host.run(["cp", "-r", "/srv/formula/examples/project", "/srv/kiosk"])
@@ -181,6 +201,23 @@ def test_a_hardened_site_passes_the_checks_for_deployment(host):
     limits = host.run(["cat", *(file.format(group.strip()) for file in files)], check=False).stdout
     told = [text for text in warned if text.startswith("not in force on this host: MemoryMax, CPUQuota, TasksMax;")]
     assert warned == told and bool(told) is (str(512 << 20) not in limits)
+
+
+def test_a_site_with_background_work(host):
+    host.run("echo 127.0.0.1 minio.example.org >>/etc/hosts")
+    host.write("/opt/s3_store.py", (Path(__file__).parent / "s3_store.py").read_bytes())
+    store = ["9000", "static", "shop", VAULT["static-secret"], "/var/log/store"]
+    host.run(["systemd-run", "--unit=minio", "--collect", "python3", "/opt/s3_store.py", *store])
+    host.run("until (: </dev/tcp/127.0.0.1/9000) 2>/dev/null; do :; done", timeout=30)
+    shop = applied(host, "examples/pillars/background.sls")["shop"]
+    assert 'href="http://minio.example.org:9000/static/shop/guestbook/style.' in shop.get().text
+    send = "from website.celery import app; from guestbook.tasks import greet; app.set_default(); greet.delay('Ray')"
+    shop.manage(f'shell -c "{send}"')
+    read = "shell -c \"from django.core.cache import cache; print(cache.get('greeted'))\""
+    greeted = (shop.manage(read).splitlines()[-1] for _ in range(20))
+    assert "Ray" in greeted  # which asks until it is
+    host.call("django.run", "shop", "clearsessions")
+    assert {"django-shop-queue.service", "django-shop-cache.service"} <= {*shop.units}
 
 
 def test_all_examples_applied_to_one_host_serve(host):
