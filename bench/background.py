@@ -11,7 +11,7 @@ from contestants import Ansible, Contestant, Fabric, Formula, Plain
 from lab import CommandFailed
 
 #: Packages of the project.
-REQUIREMENTS = "Django==5.2.19\ncelery==5.7.0\nredis==8.1.0\n"
+REQUIREMENTS = "Django==5.2.19\ncelery[redis]==5.7.0\n"
 APP = """import os
 
 from celery import Celery

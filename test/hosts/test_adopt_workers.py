@@ -93,7 +93,7 @@ def test_worker_and_crontab_taken_over_and_given_back(hosts, repositories):
     repository.commit(
         repository.amended(
             {
-                "requirements.txt": "+celery==5.7.0\nredis==8.1.0\ngunicorn==23.0.0\n",
+                "requirements.txt": "+celery[redis]==5.7.0\ngunicorn==23.0.0\n",
                 "website/celery.py": APP,
                 "website/__init__.py": "from .celery import app as celery_app\n",
                 "website/settings.py": '+CELERY_BROKER_URL = "redis://localhost:6379/0"\n',
