@@ -20,6 +20,7 @@ def state(tmp_path: Path, text: str) -> django_worker.State | None:
 
 def test_state_is_what_the_program_reports(tmp_path):
     assert django_worker.state(Foreign(tmp_path)) is None
+    assert django_worker.state(Foreign(tmp_path / "gone")) is None
     found = state(tmp_path, json.dumps(STATE))
     assert found == django_worker.State(42, 1.5, True, 2, 6, 10, ("shop.tasks.a",))
     minimal = state(tmp_path, json.dumps({"pid": 1, "time": 1, "fetching": False, "active": None}))
