@@ -68,7 +68,7 @@ def look(site: Site, pages: dict[str, str]) -> None:
 
 def printed(site: Site, program: str) -> str:
     """What a program prints in the project's shell; not what the project prints while it is started."""
-    return str(site.manage(f'shell -c "{program}"')).splitlines()[-1].strip()
+    return "".join(str(site.manage(f'shell -c "{program}"')).splitlines()[-1:]).strip()
 
 
 @contextmanager
