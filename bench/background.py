@@ -21,7 +21,7 @@ app = Celery("website")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 """
-#: Each task notes in a file that it begins and ends, and takes 20 to 200 ms. Each release has a task of its own.
+#: Each task notes in a file that it begins and ends, and takes 20 to 200 ms. Each release adds a name of its own.
 TASKS = """import random
 import time
 
@@ -41,16 +41,14 @@ def every_release(number):
     work(number)
 
 
-@shared_task(name="guestbook.tasks.only_{release}")
-def only_this_release(number):
-    work(number)
+added = [shared_task(name=f"guestbook.tasks.added_by_{{release}}")(work) for release in range({release} + 1)]
 """
 VIEW = """
 
 def enqueue(request):
-    from .tasks import every_release, only_this_release
+    from .tasks import added, every_release
     number = request.GET["number"]
-    task = only_this_release if int(number) % 10 == 0 else every_release
+    task = added[-1] if int(number) % 10 == 0 else every_release
     task.delay(number)
     return HttpResponse("ok\\n", content_type="text/plain")
 """
