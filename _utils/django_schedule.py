@@ -4,6 +4,7 @@ Each has a timer of systemd, or a line of cron. Both start one program, which ne
 which runs the command in the release that is active at that time: docs/decisions/0060.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -111,6 +112,10 @@ def remove(site: Site) -> None:
     _remove(site, names)
     for name in names:
         django_schedule_run.end(site, name)
+    if names and django_host_service.has_systemd():  # one whose command was ended has failed, and would stay listed
+        services = [_service(site, name).name for name in names]
+        with contextlib.suppress(DeploymentError):  # of those that did not fail systemd knows nothing any more
+            _systemctl("reset-failed", *services, doing=f"forgetting the schedules of {site.name}")
 
 
 def refuse_impossible(site: Site) -> None:
