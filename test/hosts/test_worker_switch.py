@@ -1,0 +1,362 @@
+"""Workers while one release replaces another: which take tasks when deployments, workers or hosts are killed."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+from lab import Host
+from repository import Repository
+from sites import Site
+
+TASKS = """
+import os
+import pathlib
+import time
+
+from celery import shared_task
+
+MEDIA = pathlib.Path(os.environ["MEDIA"])
+
+
+def line(text):
+    with open(MEDIA / "log", "a") as file:
+        file.write(f"{time.time():.3f} {os.environ['DJANGO_RELEASE'][:4]} {text}\\n")
+
+
+@shared_task
+def note(number, seconds):
+    line(f"begin {number}")
+    time.sleep(seconds)
+    line(f"end {number}")
+
+
+@shared_task
+def wait(name):
+    line(f"begin {name}")
+    while not (MEDIA / name).exists():
+        time.sleep(0.05)
+    from guestbook import late
+
+    line(f"end {name} {late.RELEASE}")
+"""
+SEND = """
+from django.core.management.base import BaseCommand
+from guestbook import tasks
+
+
+class Command(BaseCommand):
+    def add_arguments(self, parser):
+        parser.add_argument("what")
+
+    def handle(self, what, **options):
+        first, colon, count = what.partition(":")
+        for number in range(int(first), int(first) + int(count)) if colon else ():
+            tasks.note.delay(number, 0.02)
+        if not colon:
+            tasks.wait.delay(what)
+"""
+#: A program that is no worker of a queue: it writes each 50 ms which release it is of, and no two may run at once.
+FEED = """
+import fcntl
+import os
+import pathlib
+import signal
+import sys
+import time
+
+from django.core.management.base import BaseCommand
+
+
+class Command(BaseCommand):
+    def handle(self, **options):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        media = pathlib.Path(os.environ["MEDIA"])
+        with open(media / "feed.lock", "w") as lock, open(media / "feed", "a", buffering=1) as file:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.write("two at once\\n")
+                file.write(f"{time.time():.3f} {os.environ['DJANGO_RELEASE'][:4]}\\n")
+                time.sleep(0.05)
+"""
+CELERY = """
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "website.settings")
+app = Celery("website")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+"""
+PROJECT = {
+    "website/__init__.py": "from .celery import app as celery_app\n",
+    "website/celery.py": CELERY,
+    "guestbook/tasks.py": TASKS,
+    "guestbook/late.py": "RELEASE = 1\n",
+    "guestbook/management/__init__.py": "",
+    "guestbook/management/commands/__init__.py": "",
+    "guestbook/management/commands/send.py": SEND,
+    "guestbook/management/commands/feed.py": FEED,
+    "requirements.txt": "Django==5.2.19\ncelery[redis]==5.7.0\n",
+}
+WORKERS: dict[str, Any] = {
+    "default": {"kind": "celery", "processes": 2},
+    "feed": {"kind": "command", "command": "manage.py feed"},
+}
+
+
+class Line(NamedTuple):
+    time: float
+    release: str
+    text: str
+
+
+class Shop(Site):
+    """A site with a queue of its own, a worker of Celery and a command."""
+
+    number = 0
+
+    def next(self) -> None:
+        """Commit the next release."""
+        type(self).number += 1
+        self.repository.commit({"guestbook/late.py": f"RELEASE = {self.number}\n"})
+
+    def log(self, name: str = "log") -> list[Line]:
+        text = self.host.run(f"cat {self.root}/media/{name} 2>/dev/null || true").stdout
+        return [
+            Line(float(time), release, " ".join(more)) for time, release, *more in map(str.split, text.splitlines())
+        ]
+
+    def send(self, what: str) -> None:
+        self.manage(f"send {what}")
+
+    def ends(self, first: int, count: int) -> list[Line]:
+        """The lines of these tasks once all have ended; each has ended once."""
+        names = {f"end {number}" for number in range(first, first + count)}
+        until(lambda: {line.text for line in self.log()} >= names, 60)
+        found = [line for line in self.log() if line.text in names]
+        assert len(found) == count, [name for name, times in Counter(line.text for line in found).items() if times > 1]
+        return found
+
+    def state(self, number: str, worker: str = "default") -> dict[str, Any]:
+        return dict(json.loads(self.host.read(f"/run/django-{self.name}-{number}-{worker}/state")))
+
+    def pids(self) -> dict[str, str]:
+        """The main process of each worker of the active release."""
+        argv = ["systemctl", "show", "--value", "--property=MainPID"]
+        return {name: self.host.run([*argv, f"{self.unit}-{name}"]).stdout.strip() for name in WORKERS}
+
+    def taking(self) -> set[str]:
+        """The releases whose feed writes now."""
+        now = float(self.host.run("date +%s.%N").stdout)
+        return {line.release for line in self.log("feed") if line.time > now - 0.3}
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """Return what a condition gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.05)
+    return found
+
+
+def deployed(host: Host, repository: Repository, **options: Any) -> Shop:
+    shop = Shop(host, repository, queue={"engine": "redis"}, workers=WORKERS, **options)
+    shop.repository.commit(PROJECT)
+    shop.configure(environment={"MEDIA": {"from": "media_root"}}, releases={"keep": 2, "watch": "0s", "drain": "2s"})
+    shop.deploy()
+    return shop
+
+
+@pytest.fixture(scope="module")
+def shop(module_hosts, repositories) -> Site:
+    host = module_hosts(kind="ready")
+    return deployed(host, repositories(host))
+
+
+def test_workers_run_and_second_apply_changes_nothing(shop):
+    assert not shop.apply().changed
+    shop.send("0:20")
+    assert {line.release for line in shop.ends(0, 20)} == {shop.live[:4]}
+    rows = shop.host.call("django.workers", "blog")
+    assert [(row["worker"], row["does"]) for row in rows] == [("default", "takes tasks"), ("feed", "takes tasks")]
+    assert rows[0]["done"] == 20 and rows[0]["memory"].endswith(" MB")
+    assert "default takes tasks" in shop.host.call("django.status", "blog")[0]["workers"]
+    assert f"{shop.unit}-default" in shop.host.call("django.logs", "blog", worker="default")
+
+
+def test_task_that_runs_outlives_the_apply_in_its_own_release(shop):
+    old = shop.live
+    shop.send("gate")
+    until(lambda: [line for line in shop.log() if line.text == "begin gate"])
+    before = shop.repository.read("guestbook/late.py")
+    shop.next()
+    shop.deploy()
+    assert [line for line in shop.log() if line.text.startswith("end gate")] == []
+    assert [(row["release"], row["worker"]) for row in shop.host.call("django.workers", "blog")][2:] == [
+        (old, "default")
+    ]
+    assert shop.host.call("django.status", "blog")[0]["finishing"].startswith(f"{old[:4]} default (1 running")
+    for _ in range(2):  # `keep` and the previous one are two others
+        shop.next()
+        shop.deploy()
+    assert old in shop.releases and not shop.apply().changed
+    shop.host.run(["touch", f"{shop.root}/media/gate"])
+    [ended] = until(lambda: [line for line in shop.log() if line.text.startswith("end gate")])
+    assert (ended.release, ended.text) == (old[:4], f"end gate {before.split()[-1]}")
+    until(lambda: f"django-blog-{old[:4]}-default" not in str(shop.units))
+    shop.next()
+    shop.deploy()
+    assert old not in shop.releases
+
+
+def test_release_whose_tasks_cannot_be_imported_leaves_the_workers_alone(shop):
+    old, pids, done = shop.live, shop.pids(), shop.state(shop.live[:4])["done"]
+    shop.repository.commit({"guestbook/tasks.py": "import nowhere\n" + TASKS})
+    applied = shop.apply()
+    [(state, comment)] = [(state, text) for state, text in applied.failed.items()][:1]
+    assert "nowhere" in comment and state in ("blog has its static files", "blog has its instance"), (state, comment)
+    assert shop.live == old and shop.pids() == pids and shop.taking() == {old[:4]}
+    shop.send("100:5")
+    shop.ends(100, 5)
+    assert shop.state(old[:4])["done"] == done + 5
+    shop.repository.commit({"guestbook/tasks.py": TASKS})
+
+
+@contextmanager
+def deploying(shop: Shop) -> Iterator[None]:
+    """A deployment runs in the background; it is killed at the end of the block."""
+    shop.host.run("systemd-run --quiet --unit=deploying --property=KillMode=mixed salt-call --local state.apply django")
+    yield
+    shop.host.run(
+        "systemctl kill --signal=KILL deploying; systemctl stop deploying; systemctl reset-failed", check=False
+    )
+
+
+def killed_at(shop: Shop, moment: str) -> str:
+    """Kill a deployment before or after its rename, while tasks wait; return the number of the right release."""
+    old = shop.live
+    shop.next()
+    shop.configure(releases={"keep": 2, "watch": "60s", "drain": "2s"})
+    main = shop.pids()["default"]
+    if moment == "before":  # the deployment waits for a worker that does not report that it takes no tasks
+        shop.host.run(["kill", "-STOP", main])
+    with deploying(shop):
+        locked = "! flock --nonblock --shared /run/django/blog.switch true 2>/dev/null"
+        shop.host.run(f"for i in $(seq 3000); do {locked} && exit; sleep 0.02; done; exit 1", timeout=120)
+        if moment == "after":
+            until(lambda: shop.live != old)
+            assert shop.log() == shop.log() and shop.taking() == set()
+    shop.host.run(["kill", "-CONT", main], check=False)
+    assert (shop.live == old) == (moment == "before")
+    return shop.live[:4]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_workers_of_the_right_release_take_tasks_when_the_deployment_is_killed(shop, moment):
+    first = {"before": 200, "after": 300}[moment]
+    number = killed_at(shop, moment)
+    until(lambda: shop.taking() == {number}, 5)
+    shop.send(f"{first}:20")
+    assert {line.release for line in shop.ends(first, 20)} == {number}
+    shop.deploy(releases={"keep": 2, "watch": "0s", "drain": "2s"})
+    assert not shop.apply().changed and shop.taking() == {shop.live[:4]}
+
+
+def test_workers_of_the_right_release_take_tasks_after_a_loss_of_power_in_a_switch(shop):
+    number = killed_at(shop, "after")
+    shop.host.kill()
+    shop.host.start()
+    until(lambda: shop.taking() == {number})
+    shop.send("400:20")
+    assert {line.release for line in shop.ends(400, 20)} == {number}
+    shop.deploy(releases={"keep": 2, "watch": "0s", "drain": "2s"})
+    assert not shop.apply().changed
+
+
+def test_rollback_exchanges_the_workers(shop):
+    shop.next()
+    shop.deploy()
+    shop.host.call("django.rollback", "blog")
+    until(lambda: shop.taking() == {shop.live[:4]})
+    shop.send("500:20")
+    assert {line.release for line in shop.ends(500, 20)} == {shop.live[:4]}
+
+
+#: What code of the site does to a deployment, as the site's user: each lasts until it is ended.
+HOSTILE = {
+    "locks the lock": "exec 9</run/django/blog.switch; flock --exclusive 9; sleep 600",
+    "claims to take tasks": 'while sleep 0.01; do echo \'{"pid": 1, "time": 1.0, "fetching": true}\' >state; done',
+    "state without end": "while sleep 0.01; do ln -sf /dev/zero state; done",
+    "state that blocks": "while sleep 0.01; do rm -f state; mkfifo state; done",
+}
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[] if what == "claims to take tasks" else pytest.mark.full) for what in HOSTILE]
+)
+def test_hostile_site_delays_a_switch_for_a_moment_only(shop, what):
+    shop.next()
+    folder = f"/run/{shop.unit}-default"
+    shop.host.run(
+        [
+            "systemd-run",
+            "--quiet",
+            "--unit=hostile",
+            "--uid=blog",
+            "--",
+            "bash",
+            "-c",
+            f"cd {folder} && {HOSTILE[what]}",
+        ]
+    )
+    applied = shop.deploy()
+    shop.host.run("systemctl stop hostile; systemctl reset-failed hostile", check=False)
+    assert json.dumps(applied.warnings).count("did not stop taking tasks in time: default") == (
+        what != "locks the lock"
+    )
+    until(lambda: shop.taking() == {shop.live[:4]})
+
+
+def test_two_feeds_never_ran_at_once(shop):
+    assert "two at once" not in shop.host.run(f"cat {shop.root}/media/feed").stdout
+
+
+def test_removal_ends_the_workers(shop):
+    shop.send("last")
+    until(lambda: [line for line in shop.log() if line.text == "begin last"])
+    shop.deploy(state="absent")
+    assert shop.host.run("ls /etc/systemd/system | grep -E 'django-blog-[0-9]' || true").stdout == ""
+    assert shop.host.run("pgrep -u blog || true").stdout == ""
+
+
+@pytest.mark.full
+def test_with_supervisor_workers_are_exchanged_and_the_apply_does_not_wait(hosts, repositories):
+    host = hosts(kind="salt", init=False)
+    repository = repositories(host, "/srv/git/supervised.git")
+    shop = deployed(host, repository)
+    old = shop.live[:4]
+    shop.send("gate")
+    until(lambda: [line for line in shop.log() if line.text == "begin gate"])
+    shop.next()
+    shop.deploy()
+    assert not shop.apply().changed
+    shop.send("0:20")
+    assert {line.release for line in shop.ends(0, 20)} == {shop.live[:4]} != {old}
+    assert shop.host.call("django.status", "blog")[0]["finishing"].startswith(f"{old} default")
+    shop.host.run(["touch", f"{shop.root}/media/gate"])
+    [ended] = until(lambda: [line for line in shop.log() if line.text.startswith("end gate")])
+    assert ended.release == old
+    shop.host.call("django.rollback", "blog")
+    shop.send("100:20")
+    assert {line.release for line in shop.ends(100, 20)} == {shop.live[:4]}
+    assert "two at once" not in shop.host.run(f"cat {shop.root}/media/feed").stdout
+    shop.deploy(state="absent")
+    assert "blog" not in shop.host.run("supervisorctl status", check=False).stdout
