@@ -197,7 +197,7 @@ def test_release_whose_tasks_cannot_be_imported_changes_nothing(blog):
     good = blog.repository.read("website/celery.py")
     blog.repository.commit({"website/celery.py": "import not_there\n"})
     applied = blog.apply()
-    assert "No module named 'not_there'" in str(applied.failed)
+    assert "No module named 'not_there'" in applied.failed["blog has its static files"]
     assert blog.live == live and state(blog)["pid"] == before and state(blog)["fetching"] is True
     blog.repository.commit({"website/celery.py": good})
     blog.deploy()
