@@ -22,6 +22,7 @@ from django_deploy_step_site import site
 from django_deploy_step_source import source
 from django_deploy_step_static import static
 from django_deploy_step_store import store
+from django_site import Site
 
 Step = Callable[[Deployment], Iterator[Changes]]
 
@@ -58,13 +59,19 @@ def look(step: Step, deployment: Deployment) -> Iterator[Changes]:
     """Run a step as the states do: in a dry run, steps after a new source report the name of its release."""
     name = step.__name__
     is_later = name in [one.__name__ for one in _OF_A_NEW_RELEASE] or not deployment.release
-    is_taken = name != "push" or django_push.of_site(deployment.site)
-    if deployment.test and deployment.planned and is_later and is_taken:
+    if deployment.test and deployment.planned and is_later and _has(deployment.site, name):
         yield {"release": deployment.planned, **deployment.foreseen.get(name, {})}
     elif name != "site" or deployment.site.user_exists() or not deployment.test:
         yield from step(deployment)
     else:
         yield {str(deployment.site.root): "would be created"}
+
+
+def _has(site: Site, name: str) -> bool:
+    """Return whether a site has anything that a step is for."""
+    if name == "push":
+        return bool(django_push.of_site(site))
+    return name != "schedules" or bool(site.config.get("schedules"))
 
 
 def walk(deployment: Deployment, steps: tuple[Step, ...]) -> Changes:

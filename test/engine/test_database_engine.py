@@ -22,13 +22,13 @@ def engine_enums(rules):
 
 
 def test_pillar_accepts_every_engine():
-    (enum,) = engine_enums(SCHEMA)
+    (enum,) = engine_enums(SCHEMA["$defs"]["database"])
     assert {*enum} - {None} == {*ENGINES}
 
 
 def test_every_server_is_set_up_and_every_engine_backed_up():
     assert {*django_database_setup.SERVERS} == {*SERVERS}
-    assert {*django_backup.DUMPERS} == {*ENGINES, "media"}
+    assert {*django_backup.DUMPERS} == {*ENGINES, *django_backup.BESIDES}
 
 
 @pytest.mark.parametrize("name", SERVERS)

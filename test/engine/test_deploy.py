@@ -71,7 +71,7 @@ def test_a_first_release(world):
         "page",
     }
     assert set(record) - set(about) == more
-    assert set(record["steps"]) == {"site", *(step.__name__ for step in django_deploy_steps.RELEASE[:-1])}
+    assert set(record["steps"]) == {"site", "schedules", *(step.__name__ for step in django_deploy_steps.RELEASE[:-1])}
     attempts = [json.loads(line) for line in world.site.deploys.read_text().splitlines()]
     assert [attempt["result"] for attempt in attempts] == ["released"]
     assert attempts[0].keys() == {"time", "release", "commit", "result", "asked_by", "seconds", "receipt"}
@@ -424,6 +424,8 @@ INPUTS = {
     "maintenance": (None, {"allow": ["10.0.0.0/8"]}),
     "releases": (None, {"keep": 3}),
     "timeouts": (None, {"build": "1h"}),
+    "schedules": (None, {"hourly": {"command": "manage.py check", "at": "hourly"}}),
+    "email": ({"host": "mail.example.org"}, None),
     "backup": (None, {"keep": 3}),
     "log": ({"requests": True}, None),
 }
@@ -455,7 +457,7 @@ def test_which_options_make_a_release(laid_out, option):
         world.options = world.options | {option: makes}
         after = world.deployment().inputs()
         changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
-        more = {"salt"} if option == "workers" else set()  # their programs, which no other release has
+        more = {"salt"} if option in ("workers", "email") else set()  # programs that no other release has
         assert {name.split(":")[0] for name in changed} - more == {_ALIASED.get(option, option)}
     if keeps is not None:
         world.options = {option: keeps}
