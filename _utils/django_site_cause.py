@@ -125,6 +125,8 @@ _ADDED = {
     "older_setuptools": ("constraints", ["setuptools<70"]),
     "oldest_setuptools": ("constraints", ["setuptools<58"]),
     "older_cython": ("constraints", ["cython<3"]),
+    "older_numpy": ("constraints", ["numpy<2"]),
+    "newer_numpy": ("constraints", ["numpy>=2"]),
     "after_static": ("after_static", ["manage.py compress"]),
     "build": ("build", ["npm ci", "npm run build"]),
     "packages": ("packages", ["npm"]),
@@ -146,6 +148,14 @@ _HINTS = (
     (
         r"AttributeError: (cython_sources)",
         "a package is built with {0}, which Cython no longer has: set {at}:constraints: {older_cython}",
+    ),
+    (
+        r"numpy\.dtype size changed[^\n]*Expected 88 from C header",
+        "a package was compiled for numpy 2, and an older one is installed: set {at}:constraints: {newer_numpy}",
+    ),
+    (
+        r"numpy\.dtype size changed|compiled using NumPy 1\.x cannot be run",
+        "a package was compiled for numpy 1, and numpy 2 is installed: set {at}:constraints: {older_numpy}",
     ),
     (
         r"Cannot allocate write\+execute memory|ffi\.callback\(\)|LLVM ERROR: Unable to allocate section memory",
