@@ -127,6 +127,7 @@ _ADDED = {
     "older_cython": ("constraints", ["cython<3"]),
     "older_numpy": ("constraints", ["numpy<2"]),
     "newer_numpy": ("constraints", ["numpy>=2"]),
+    "older_kombu": ("constraints", ["kombu<4.4"]),
     "after_static": ("after_static", ["manage.py compress"]),
     "build": ("build", ["npm ci", "npm run build"]),
     "packages": ("packages", ["npm"]),
@@ -156,6 +157,11 @@ _HINTS = (
     (
         r"numpy\.dtype size changed|compiled using NumPy 1\.x cannot be run",
         "a package was compiled for numpy 1, and numpy 2 is installed: set {at}:constraints: {older_numpy}",
+    ),
+    (
+        r"Redis transport requires redis-py versions (3\.2\.0) or later\. You have ([\d.]*\d)",
+        "the installed kombu requires redis {0} or later, and the project installs {1}: set {at}:constraints: "
+        "{older_kombu}, with which celery is an older one too, or have the project require a newer redis",
     ),
     (
         r"Cannot allocate write\+execute memory|ffi\.callback\(\)|LLVM ERROR: Unable to allocate section memory",
