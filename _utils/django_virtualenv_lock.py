@@ -1,5 +1,6 @@
 """Lock files of pipenv, poetry and uv in the form of a requirements file, which ``uv pip install`` reads."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,8 @@ from django_host_command import DeploymentError
 #: The names of lock files; the first that a project has is taken.
 NAMES = ("uv.lock", "Pipfile.lock", "poetry.lock")
 _INDEX = "--extra-index-url"
+#: Groups of Poetry's dependencies that a site needs; others are for development.
+_GROUP = re.compile(r"main|prod\w*|live|deploy\w*|server|web")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -123,18 +126,63 @@ def _pipfile_requirements(path: Path) -> Iterator[str]:
 
 
 def _poetry_requirements(path: Path) -> Iterator[str]:
-    lock = read_toml(path)
-    sources = [package.get("source", {}) for package in lock.get("package", [])]
+    packages: list[dict[str, Any]] = read_toml(path).get("package", [])
+    sources = [package.get("source", {}) for package in packages]
     yield from _indexes(sorted({source["url"] for source in sources if source.get("type") == "legacy"}))
-    installed = [package for package in lock.get("package", []) if _is_installed_by_poetry(package)]
-    plain = [one["name"] for one in installed if not one.get("markers") and not one.get("source")]
-    for package in installed:
+    is_complete = any("groups" in package for package in packages)
+    direct = {} if is_complete else _direct_dependencies(path.with_name("pyproject.toml"))
+    if not direct:
+        yield from _pins(path, [package for package in packages if _is_installed_by_poetry(package)])
+        return
+    of_index = [package for package in packages if package.get("source", {}).get("type") in (None, "legacy")]
+    constraints = path.with_name(f".{path.name}.constraints.txt")
+    replace(constraints, "".join(_pins(path, of_index)))
+    yield f"--constraint {constraints.name}\n"
+    yield from (f"{name}{extras}{marker}\n" for name, (extras, marker) in direct.items())
+    elsewhere = [package for package in packages if package not in of_index and _is_installed_by_poetry(package)]
+    yield from _pins(path, elsewhere)
+
+
+def _direct_dependencies(pyproject: Path) -> dict[str, tuple[str, str]]:
+    """Return the dependencies that a pyproject.toml of Poetry 1 lists: name → extras and marker; empty if it has none.
+
+    A lock of Poetry 1 has packages of development and those for some versions of Python only, and does not say which
+    ones: Poetry starts from these, and uv does with the lock's versions as constraints.
+    """
+    poetry = read_toml(pyproject).get("tool", {}).get("poetry", {}) if pyproject.exists() else {}
+    listed = poetry.get("dependencies", {})
+    more = [group.get("dependencies", {}) for name, group in poetry.get("group", {}).items() if _GROUP.fullmatch(name)]
+    found = {}
+    for name, entry in itertools.chain.from_iterable(one.items() for one in [listed, *more]):
+        options = entry if isinstance(entry, dict) else {}
+        is_elsewhere = {"git", "path", "url", "file"} & {*options}  # the lock has where it is from
+        if name.lower() != "python" and not options.get("optional") and not is_elsewhere:
+            extras = f"[{','.join(options['extras'])}]" if options.get("extras") else ""
+            found[name] = (extras, _marker(_marker_of_poetry(options)))
+    return found
+
+
+def _marker_of_poetry(options: dict[str, Any]) -> str:
+    """Return the marker of a dependency in pyproject.toml; of its versions of Python only the ranges with operators."""
+    parts = [f"({options['markers']})"] if options.get("markers") else []
+    if options.get("platform"):
+        parts.append(f'sys_platform == "{options["platform"]}"')
+    versions = [part.strip() for part in str(options.get("python", "")).split(",")]
+    ranges = [re.fullmatch(r"(<=?|>=?|==|!=)\s*(\d+(?:\.\d+)?)", version) for version in versions]
+    parts += [f'python_version {found[1]} "{found[2]}"' for found in ranges if found]
+    return " and ".join(parts)
+
+
+def _pins(path: Path, packages: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield packages of a poetry.lock with their versions."""
+    plain = [one["name"] for one in packages if not one.get("markers") and not one.get("source")]
+    for package in packages:
         markers = package.get("markers")
         marker = markers.get("main") if isinstance(markers, dict) else markers
         if package["name"] not in plain or plain.count(package["name"]) == 1:
             yield f"{_poetry_requirement(path, package)}{_marker(marker)}\n"
     for name in sorted({name for name in plain if plain.count(name) > 1}):
-        yield f"{name}{_between([one['version'] for one in installed if one['name'] == name])}\n"
+        yield f"{name}{_between([one['version'] for one in packages if one['name'] == name])}\n"
 
 
 def _between(versions: Iterable[str]) -> str:
@@ -149,7 +197,8 @@ def _between(versions: Iterable[str]) -> str:
 def _is_installed_by_poetry(package: dict[str, Any]) -> bool:
     """Return whether poetry installs a package by default: not optional, and not for development only."""
     is_optional = package.get("optional") and "groups" not in package
-    return "main" in package.get("groups", ["main"]) and not is_optional and package.get("category") != "dev"
+    is_needed = any(map(_GROUP.fullmatch, package.get("groups", ["main"])))
+    return is_needed and not is_optional and package.get("category") != "dev"
 
 
 def _poetry_requirement(path: Path, package: dict[str, Any]) -> str:

@@ -255,7 +255,7 @@ def contents(source: Path, names: list[str]) -> dict[str, str]:
         for path in with_included(source, source / name, done):
             texts[str(path.relative_to(source.resolve()))] = django_host_file.decoded(path.read_bytes())
         pyproject = (source / name).with_name("pyproject.toml")
-        if name.endswith("uv.lock") and pyproject.is_file():
+        if name.endswith(("uv.lock", "poetry.lock")) and pyproject.is_file():
             texts[str(pyproject.relative_to(source))] = django_host_file.decoded(pyproject.read_bytes())
     if any(PROJECT.search(text) for name, text in texts.items() if name.endswith((".txt", ".in"))):
         texts |= {name: text for name in PACKAGING if (text := django_host_file.read_text(source / name)) is not None}

@@ -58,9 +58,10 @@ def test_key_changes_with_every_input_of_the_virtualenv(key, monkeypatch):
     assert len({first, *changed}) == 1 + len(changed) == 12
 
 
-def test_key_changes_with_pyproject_of_a_uv_lock(key):
-    files = {"uv.lock": "lock", "pyproject.toml": "one"}
-    assert key(files, ["uv.lock"]) != key(files | {"pyproject.toml": "two"}, ["uv.lock"])
+@pytest.mark.parametrize("lock", ["uv.lock", "poetry.lock"])
+def test_key_changes_with_pyproject_of_a_lock(key, lock):
+    files = {lock: "lock", "pyproject.toml": "one"}
+    assert key(files, [lock]) != key(files | {"pyproject.toml": "two"}, [lock])
 
 
 @pytest.mark.parametrize(

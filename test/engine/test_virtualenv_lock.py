@@ -13,7 +13,8 @@ LOCKS = yaml.safe_load((Path(__file__).parent / "locks.yaml").read_text())
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=f"{case['file']}-{case['case']}") for case in LOCKS])
 def test_lock_file_is_converted_into_requirements(make_site, tmp_path, case):
-    work = write_tree(tmp_path / "work", {case["file"]: case["content"]})
+    others = {"pyproject.toml": case["pyproject"]} if "pyproject" in case else {}
+    work = write_tree(tmp_path / "work", {case["file"]: case["content"], **others})
     if "error" in case:
         with pytest.raises(DeploymentError) as error:
             django_virtualenv_lock.as_requirements(work, case["file"])
@@ -21,3 +22,5 @@ def test_lock_file_is_converted_into_requirements(make_site, tmp_path, case):
     else:
         made = django_virtualenv_lock.as_requirements(work, case["file"])
         assert made.read_text() == case["requirements"].replace("{folder}", str(work))
+        constraints = work / f".{case['file']}.constraints.txt"
+        assert (constraints.read_text() if constraints.exists() else None) == case.get("constraints")
