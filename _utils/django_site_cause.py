@@ -316,6 +316,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         or _of_program(site, text)
         or _of_compressed_block(site, text)
         or _of_store(site, text)
+        or (_of_static_url(site, text) if building else "")
         or _of_table(site, text, building=building)
     )
 
@@ -384,6 +385,16 @@ def _of_compressed_block(site: Site, text: str) -> str:
     return (
         f"a compressed block has variables of the page: set {_at(site)}:settings: "
         "{COMPRESS_OFFLINE_CONTEXT: [{LANGUAGE_CODE: en}]}, with an entry for all that they may be"
+    )
+
+
+def _of_static_url(site: Site, text: str) -> str:
+    """Return what to do about a command of a build whose project asks for the URL of a static file while it starts."""
+    if "issing staticfiles manifest entry" not in text:
+        return ""
+    return (
+        "the project asks for the URL of a static file when it is imported, and a build is before collectstatic: move "
+        f"the command to {_at(site)}:commands:after_static"
     )
 
 

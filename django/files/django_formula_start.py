@@ -1,5 +1,6 @@
 """Start Django once in a site's virtualenv, as its user: a request on stdin, the answer on stdout, both JSON."""
 
+import contextlib
 import gc
 import io
 import json
@@ -22,7 +23,8 @@ UNITS = {"us": 1e-6, "": 1e-3, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86
 
 def start(request):
     gc.disable()  # imports are 10 % faster, and the process ends before garbage matters
-    import_application(request["application"])
+    with static_urls_without_hash() if request["collect"] else contextlib.nullcontext():
+        import_application(request["application"])
     from django.conf import settings
 
     answer = effective(settings)
@@ -61,6 +63,23 @@ def import_application(name):
     module = importlib.import_module(name)
     if not callable(getattr(module, "application", None)):
         raise RuntimeError(f"{name} has no application")
+
+
+@contextlib.contextmanager
+def static_urls_without_hash():
+    """Give URLs of static files without the hash in their names, as Django does with DEBUG.
+
+    A project may ask for them while it is imported, in ``class Media`` of an admin.py: this process collects the files,
+    and has no manifest before. The server and commands, which import the project anew, have it.
+    """
+    from django.contrib.staticfiles.storage import HashedFilesMixin
+
+    hashed = HashedFilesMixin.url
+    HashedFilesMixin.url = lambda storage, name, force=False: super(HashedFilesMixin, storage).url(name)
+    try:
+        yield
+    finally:
+        HashedFilesMixin.url = hashed
 
 
 def missing_tables(names):

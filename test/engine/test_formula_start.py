@@ -80,7 +80,7 @@ def test_program_reports_why_a_project_does_not_start(tmp_path, wsgi, cause, mis
 def test_traceback_has_no_frames_of_the_formula(tmp_path):
     (tmp_path / "wsgi.py").write_text("raise ValueError('x')\n")
     (tmp_path / PROGRAM.name).write_text(PROGRAM.read_text())
-    request = json.dumps({"mode": "start", "application": "wsgi"})
+    request = json.dumps({"mode": "start", "application": "wsgi", "collect": False})
     argv, environment = [sys.executable, PROGRAM.name], {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         argv, cwd=tmp_path, env=environment, input=request, capture_output=True, text=True, check=False
@@ -312,3 +312,52 @@ print(json.dumps(start.static_storage()))
     argv = [in_django.python("django"), "-B", "-c", program]
     answer = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
     assert answer == {"class": storage, "manifest": expected[0], "elsewhere": expected[1]}
+
+
+STATIC_AT_IMPORT = """
+import json, os, sys
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.templatetags.static import static
+folder = os.path.dirname(__file__)
+settings.configure(
+    SECRET_KEY="x",
+    ROOT_URLCONF=__name__,
+    INSTALLED_APPS=["django.contrib.staticfiles"],
+    STATIC_URL="/static/",
+    STATIC_ROOT=f"{folder}/static",
+    STATICFILES_DIRS=[f"{folder}/assets"],
+    STORAGES={"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"}},
+    DATABASES={},
+)
+urlpatterns = []
+application = get_wsgi_application()
+at_import = static("a.css")
+"""
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_project_that_asks_for_static_urls_at_import(tmp_path, collects):
+    """Django refuses that without a manifest; the names have their hash again once the files are collected."""
+    (tmp_path / "wsgi.py").write_text(STATIC_AT_IMPORT)
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets/a.css").write_text("a {}")
+    request = {"application": "wsgi", "collect": collects, "static_root": str(tmp_path / "static")}
+    request |= {"migrate": {}, "write_ahead": False, "check": "off", "ignored_checks": []}
+    program = f"""
+import importlib.util, json, sys
+sys.path.insert(0, {str(tmp_path)!r})
+spec = importlib.util.spec_from_file_location("start", {str(PROGRAM)!r})
+start = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(start)
+answer = start.start({request!r})
+import wsgi
+print(json.dumps([answer.get("collected"), wsgi.at_import, wsgi.static("a.css")]))
+"""
+    argv = [in_django.python("django"), "-B", "-c", program]
+    ended = subprocess.run(argv, capture_output=True, text=True, env={"DJANGO_SETTINGS_MODULE": "x"})
+    if collects:
+        hashed = next((tmp_path / "static").glob("a.*.css")).name
+        assert json.loads(ended.stdout) == [3, "/static/a.css", f"/static/{hashed}"]
+    else:
+        assert ended.stderr.endswith("ValueError: Missing staticfiles manifest entry for 'a.css'\n")
