@@ -11,7 +11,7 @@ import time
 import django
 import django_formula_celery_app
 import django_formula_worker
-from celery import signals
+from celery import bootsteps, signals
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu import Queue
@@ -114,7 +114,7 @@ class Follower:
     def __init__(self, given, app):
         self.given, self.app = given, app
         self.report = django_formula_worker.Report(given)
-        self.consumer, self.queues, self.giving_back = None, [], None
+        self.consumer, self.queues, self.giving_back, self.entry = None, [], None, None
         self.is_ready = self.is_stopping = False
 
     def hold(self, **_given):
@@ -126,8 +126,15 @@ class Follower:
     def begin(self, sender, **_given):
         """Look from now on, in the worker's own loop."""
         self.consumer = sender
-        sender.timer.call_repeatedly(django_formula_worker.LOOK, sender.call_soon, (self.look,))
+        self.watch()
         self.look()
+
+    def watch(self):
+        """Look repeatedly from now on."""
+        if self.entry is not None:
+            self.entry.cancel()
+        later = self.consumer.call_soon, (self.look,)
+        self.entry = self.consumer.timer.call_repeatedly(django_formula_worker.LOOK, *later)
 
     def look(self):
         """Take tasks or take none, as it has to be now."""
@@ -171,6 +178,22 @@ class Follower:
             time.sleep(django_formula_worker.LOOK)
 
 
+def watching(follower):
+    """Return a step of Celery's consumer, which begins at each connection to the broker.
+
+    Celery up to 5.5 clears its timer when a connection is lost, and would never look again.
+    """
+
+    class Watching(bootsteps.StartStopStep):
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, _consumer):
+            if follower.consumer is not None:  # at the first connection it begins once the worker is ready
+                follower.watch()
+
+    return Watching
+
+
 def arguments(given):
     """Return the arguments of `celery worker`."""
     argv = ["worker", f"--hostname={given['unit']}@%h", f"--concurrency={given['processes']}"]
@@ -189,6 +212,7 @@ def main():
     app = django_formula_celery_app.find(given["app"], given["modules"])
     follower = Follower(given, app)
     Consumer.on_unknown_task = park
+    app.steps["consumer"].add(watching(follower))
     signals.celeryd_after_setup.connect(follower.hold)
     signals.worker_ready.connect(follower.begin)
     signals.worker_shutting_down.connect(follower.stop)

@@ -17,6 +17,16 @@ app = Celery("shop")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 """
+#: What Celery up to 5.5 does when its connection is lost.
+CLEARS_ITS_TIMER = """
+from celery.worker.consumer import Consumer
+
+def clear(self, close=Consumer.on_close):
+    close(self)
+    self.timer.clear()
+
+Consumer.on_close = clear
+"""
 TASKS = """
 from celery import shared_task
 from shop.work import work
@@ -156,8 +166,9 @@ def test_killed_worker_takes_tasks_again_after_its_restart(lab):
     until(lambda: lab.counts("end")[1] == 1)
 
 
-def test_worker_connects_again_after_a_restart_of_redis(lab):
-    release(lab, "0001")
+@pytest.mark.parametrize("more", ["", CLEARS_ITS_TIMER], ids=["", "celery-5.5"])
+def test_worker_connects_again_after_a_restart_of_redis(lab, more):
+    release(lab, "0001", **{"project/celery.py": APP + more})
     lab.activate("0001")
     first = celery(lab, "0001").ready()
     until(lambda: first.is_fetching)
