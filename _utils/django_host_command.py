@@ -82,6 +82,13 @@ _FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "(?:[^"]*/)?(?P<file>[^"/]+)", line 
 _CODE = re.compile(r"(?:\d{4}-\S+ )?    ")
 #: A frame of a JavaScript stack: the error is above it.
 _JAVASCRIPT_FRAME = re.compile(r"\s+at (?:async )?(?:new )?[\w.<>$\[\] ]*\(?(?:file:|node:|/|<anonymous>)\S*\)?$")
+#: Lines of an output that an error shows: the last ones, and the beginning of an error further up.
+_LAST, _FIRST = 5, 3
+#: How npm, yarn, webpack, esbuild, Vite, TypeScript and others begin an error. They print more after it: what it leads
+#: to, how often it happened, where their log is.
+_ERROR = re.compile(
+    r"\s*(?:npm (?:ERR!|error) |ERROR in |✘ \[ERROR\]|\[!\] |error during build:|\S+: error TS\d+: |error |Error: )"
+)
 
 
 class DeploymentError(Exception):
@@ -89,7 +96,8 @@ class DeploymentError(Exception):
 
     Args:
         message: what failed, with its cause, in one sentence.
-        log: output of the program that failed; its last lines are shown, without frames of the formula's own files.
+        log: output of the program that failed; its last lines are shown, and its first error where that is further up,
+            without frames of the formula's own files.
         hint: what to do, usually a command or a pillar key.
         transient: whether trying again may succeed without a change (network, disk).
     """
@@ -102,8 +110,22 @@ class DeploymentError(Exception):
         self.transient = transient
 
     def __str__(self) -> str:
-        lines = [line.rstrip()[:300] for line in _without_own_frames(self.log) if line.strip()][-5:]
+        lines = _shown([line.rstrip()[:300] for line in _without_own_frames(self.log) if line.strip()])
         return "\n".join([self.message, *(f"  | {line}" for line in lines), *([self.hint] if self.hint else [])])
+
+
+def _shown(lines: list[str]) -> list[str]:
+    """Return the last lines of a log, after the first error if that is further up."""
+    before, end = lines[:-_LAST], lines[-_LAST:]
+    first = _first_error(before)
+    is_left_out = first and before[-len(first) :] != first
+    return [*first, *(["…"] if is_left_out else []), *end]
+
+
+def _first_error(lines: list[str]) -> list[str]:
+    """Return the first error in an output, and what follows it; an empty list if it has none."""
+    first = next((number for number, line in enumerate(lines) if _ERROR.match(line)), len(lines))
+    return lines[first : first + _FIRST]
 
 
 def _without_own_frames(text: str) -> Iterator[str]:
@@ -253,7 +275,10 @@ def check(command: Command, ended: Ended) -> str:
         )
         raise DeploymentError(f"{command.doing}: {reason}", log=output, hint=command.hint, transient=True)
     log.info("%s failed (exit %s):\n%s", command.doing, ended.code, output)
-    text = redact(ended.errors if ended.errors.strip() else ended.printed, command.secrets)
+    printed, errors = redact(ended.printed, command.secrets), redact(ended.errors, command.secrets)
+    # Webpack and others print their errors to standard output, and npm that they failed to standard error.
+    first = _first_error([line for line in printed.splitlines() if line.strip()])
+    text = "\n".join([*first, errors]) if errors.strip() else printed
     message = f"{command.doing} failed (exit {ended.code})"
     raise DeploymentError(message, log=text, hint=command.hint, transient=bool(_TRANSIENT.search(text)))
 

@@ -296,6 +296,47 @@ def test_error_shows_the_last_lines_of_the_log():
     assert str(DeploymentError("it failed")) == "it failed" and DeploymentError("it failed").transient is False
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ["ERROR in ./src/index.js 3:0-22", "Module not found: Error: Can't resolve './menu' in '/srv/source/src'"],
+        ['✘ [ERROR] Could not resolve "./menu"', "    src/index.js:3:7:"],
+        ["error during build:", '[vite]: Rollup failed to resolve import "./menu" from "src/index.js".'],
+        ["src/index.ts(3,7): error TS2307: Cannot find module './menu'.", "Found 1 error."],
+        ["npm ERR! code ERESOLVE", "npm ERR! ERESOLVE unable to resolve dependency tree"],
+        ["npm error code EUSAGE", "npm error `npm ci` can only install packages with an existing package-lock.json"],
+        ['error Couldn\'t find package "menu@1" required by "site@1".', "info Visit https://yarnpkg.com"],
+        ["Error: Can't find stylesheet to import.", "  ╷"],
+    ],
+)
+def test_error_shows_the_first_error_of_a_front_end(error):
+    """The end of such an output tells what it leads to, or where the log is."""
+    after = [f"line {number}" for number in range(1, 9)]
+    lines = str(DeploymentError("it failed", log="\n".join(["begin", *error, *after]))).splitlines()
+    assert lines[1:] == [f"  | {line}" for line in [*error, "line 1", "…", *after[-5:]]]
+    lines = str(DeploymentError("it failed", log="\n".join(["begin", *error, *after[:5]]))).splitlines()
+    assert lines[1:] == [f"  | {line}" for line in [*error, *after[:5]]]
+    lines = str(DeploymentError("it failed", log="\n".join(["begin", *error, *after[:3]]))).splitlines()
+    assert lines[1:] == [f"  | {line}" for line in [*error, *after[:3]]]
+
+
+def test_error_shows_what_a_program_printed_where_another_reports_its_failure():
+    """Webpack prints its errors to standard output, and npm that webpack failed to standard error."""
+    script = """
+printf 'asset a.js\\n\\nERROR in ./src/index.js\\nModule not found: secret\\n    at x (node:internal/a.js:1:2)\\nend\\n'
+for n in 1 2 3 4 5 6; do echo "npm ERR! $n" >&2; done
+exit 1
+"""
+    with pytest.raises(DeploymentError) as error:
+        run(["sh", "-c", script], doing="building", secrets=["secret"])
+    assert str(error.value).splitlines() == [
+        "building failed (exit 1)",
+        "  | ERROR in ./src/index.js",
+        "  | Module not found: **********",
+        *(f"  | npm ERR! {number}" for number in range(1, 7)),
+    ]
+
+
 @pytest.mark.parametrize("time", ["", "2026-11-22T06:00:00.000Z "])
 def test_error_shows_no_frames_of_programs_of_the_formula(time):
     own = (
