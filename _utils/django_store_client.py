@@ -1,7 +1,9 @@
 """Talk to a store's server on this host over its unix socket, within a deadline and a number of bytes."""
 
 import contextlib
+import os
 import socket
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,12 +29,25 @@ def connection(path: Path, *, patience: float = PATIENCE, limit: int = BYTES) ->
         with socket.socket(socket.AF_UNIX) as connected:
             connected.settimeout(patience)
             connected.connect(str(path))
+            _refuse_another_server(connected, path)
             bounded = Bounded(connected, time.monotonic() + patience, limit)
             with bounded.makefile() as stream:
                 yield bounded, stream
     except (OSError, TooLongError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
         raise DeploymentError(f"the store at {path} does not answer: {cause}", transient=True) from error
+
+
+def _refuse_another_server(connected: socket.socket, path: Path) -> None:
+    """Check that a server of the user of the socket's folder listens: that user may put a link to another socket there.
+
+    Raises:
+        ConnectionError: another one does, such as the server of another site.
+    """
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _pid, user, _group = struct.unpack("3i", credentials)
+    if user != os.lstat(path.parent).st_uid:
+        raise ConnectionError(f"a process of another user (uid {user}) listens there")
 
 
 def redis(path: Path, commands: Sequence[Sequence[str]], *, patience: float = PATIENCE) -> list[Any]:

@@ -194,6 +194,18 @@ def test_silent_server_is_not_waited_for(run):
     listener.close()
 
 
+def test_server_of_another_user_is_not_spoken_to(run):
+    """The user of the stores may put a link to the socket of another site there, and root connects to it."""
+    (run / "blog").mkdir()
+    hostile = Hostile(run / "socket", b"+PONG\r\n")
+    (run / "blog/socket").symlink_to(run / "socket")
+    assert django_store_client.redis(run / "blog/socket", [["PING"]]) == ["PONG"]
+    os.chown(run / "blog", os.getuid() + 1, -1)
+    with pytest.raises(DeploymentError, match="does not answer: a process of another user"):
+        django_store_client.redis(run / "blog/socket", [["PING"]])
+    hostile.listener.close()
+
+
 def test_memcached_gets_its_memory_while_it_runs(run):
     ((kind, server),) = django_store.own_servers(configured(cache={"engine": "memcached", "memory": "96M"}))
     assert server.unit == "django-blog-memcached" and kind.command(server, "")[-3:] == ["96", "-c", "1000"]
