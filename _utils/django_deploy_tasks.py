@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import django_project_queue
+import django_worker
 from django_deploy import Deployment
 from django_host_command import DeploymentError, seconds
 from django_release import Release
@@ -23,6 +24,7 @@ def judge(deployment: Deployment, release: Release, apps: Mapping[str, Mapping[s
         DeploymentError: the app uses another broker than the site.
     """
     site = deployment.site
+    apps = {name: app for name, app in apps.items() if name in django_worker.of_celery(site)}  # the project answers
     for name, app in apps.items():
         _refuse_other_broker(site, name, app)
     deployment.warn(dict.fromkeys(text for name, app in apps.items() for text in _warnings(site, name, app)))

@@ -43,6 +43,13 @@ def test_app_with_the_site_s_broker_and_usual_settings_has_no_warning():
     assert judged(acks_late=True, rejects_lost=True) == []
 
 
+def test_app_of_a_worker_that_the_pillar_does_not_have_is_ignored():
+    told: list[str] = []
+    deployment = SimpleNamespace(site=configured(workers=WORKERS), live=None, warn=told.extend)
+    django_deploy_tasks.judge(deployment, SimpleNamespace(), {"forged": {**APP, "acks_late": True}})  # type: ignore[arg-type]
+    assert told == []
+
+
 def test_app_with_another_broker_than_the_variable_names_is_refused():
     with pytest.raises(DeploymentError) as refused:
         judged(uses_variable=False, broker="redis://elsewhere:6379/1")
