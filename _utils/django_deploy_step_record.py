@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import django_deploy_commands
 import django_deploy_step_push
 import django_host_clock
+import django_release
 import django_release_attempt
+import django_release_workers
 import django_store_setup
 from django_deploy import Changes, Deployment
 from django_host_command import DeploymentError, redact
@@ -19,7 +21,7 @@ def record(deployment: Deployment) -> Iterator[Changes]:
     nothing to do.
     """
     release = deployment.release
-    stores = django_store_setup.unused(deployment.site, release.path) if release else []
+    stores = _unused_stores(deployment, release) if release else []
     removed = {"stores": {f"django-{deployment.site.name}-{part}": "removed" for part in stores}} if stores else {}
     if release and not deployment.is_activated and "steps" not in release.record:
         yield {"release": f"{release.name}, whose deployment was interrupted", **removed}
@@ -46,6 +48,21 @@ def record(deployment: Deployment) -> Iterator[Changes]:
         deployment.write_attempt("unchanged")  # the failures before are over: the active release is the one to have
     django_store_setup.remove_parts(deployment.site, stores)
     deployment.lock.release()
+
+
+def _unused_stores(deployment: Deployment, release: Release) -> list[str]:
+    """Return the stores to remove now; a later apply removes those that tasks of older releases use, or wait in."""
+    site = deployment.site
+    stores = django_store_setup.unused(site, release.path)
+    older = [one.path for one in django_release.releases(site) if one.name != release.name]
+    if not stores or any(one.state and one.state.active for one in django_release_workers.finishing(site, older)):
+        return []
+    try:
+        django_store_setup.refuse_lost_tasks(site)
+    except DeploymentError as error:
+        deployment.warn([f"the former queue of {site.name} is not removed: {error.message}; {error.hint}"])
+        stores = [part for part in stores if part != "queue"]
+    return stores
 
 
 def _record_interrupted(deployment: Deployment, release: Release) -> None:

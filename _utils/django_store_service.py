@@ -111,7 +111,7 @@ def folders(server: OwnServer) -> list[Folder]:
 
 def is_enabled(server: OwnServer) -> bool:
     """Return whether a server starts at boot."""
-    return server.site.process != "systemd" or os.path.lexists(_link(server))
+    return os.path.lexists(_link(server)) if server.site.process == "systemd" else _program(server).exists()
 
 
 def answers(server: OwnServer) -> bool:
@@ -210,10 +210,10 @@ def remove(site: Site, part: str) -> None:
     if _unit(server).exists():
         doing = f"stopping {server.unit}"
         django_host_command.run(["systemctl", "disable", "--quiet", "--now", f"{server.unit}.service"], doing=doing)
-    is_supervised = _program(server).exists()
-    for path in _every_file(server):
-        path.unlink(missing_ok=True)
-    if is_supervised and django_host_service.pid(django_host_service.SUPERVISOR) is not None:
+    _program(server).unlink(missing_ok=True)
+    if _script(server).exists() and django_host_service.pid(django_host_service.SUPERVISOR) is not None:
         doing = f"stopping {server.unit}"
         django_host_command.run(["supervisorctl", "update", server.unit], doing=doing)
     django_host_file.remove_tree(django_store_contract.RUN / server.unit)
+    for path in _every_file(server):  # last the configuration: where this is killed, `files_on_host` still has it
+        path.unlink(missing_ok=True)

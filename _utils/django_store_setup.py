@@ -87,14 +87,14 @@ def apply(found: Pending) -> None:
     """
     server = found.server
     django_store_service.make_folders(server)
+    if found.restarts:  # before the files: where this is killed, the next apply restarts it
+        django_host_file.write(_restart_mark(server), "")
     for path, text in found.files.items():
         django_host_file.write(path, text)
-    if found.files and not found.starts:
+    if (found.files or found.restarts) and not found.starts:
         django_store_service.reload(server)
     if found.starts:
         django_store_service.start(server)
-    elif found.restarts:
-        django_host_file.write(_restart_mark(server), "")
     if found.settings:
         found.kind.change(server, found.settings)
 
@@ -165,15 +165,28 @@ def refuse_lost_tasks(site: Site) -> None:
     Raises:
         DeploymentError: some do.
     """
-    if "queue" not in obsolete(site):
-        return
-    server = OwnServer(site, "queue", "queue", {})
-    waiting = django_store_redis.STORE.waiting(server) if django_store_service.answers(server) else 0
+    waiting = lost_tasks(site)
     if waiting:
         raise DeploymentError(
             f"{waiting} tasks wait in the queue of {site.name}, which the pillar no longer has",
-            hint=f"keep django:sites:{site.name}:queue until the workers have emptied it",
+            hint=f"have django:sites:{site.name}:queue in the pillar until the workers have emptied it",
         )
+
+
+def lost_tasks(site: Site) -> int:
+    """Return the number of tasks that wait in a queue that the pillar no longer has.
+
+    Raises:
+        DeploymentError: its server does not answer.
+    """
+    server = OwnServer(site, "queue", "queue", {})
+    if "queue" not in obsolete(site) or not django_store_service.is_enabled(server):  # its removal was interrupted
+        return 0
+    try:
+        return django_store_redis.STORE.waiting(server)
+    except DeploymentError as error:
+        error.hint = f"see why {server.unit} does not run; it is removed only once it reports that no task waits in it"
+        raise
 
 
 def unused(site: Site, live: Path) -> list[str]:

@@ -1,0 +1,124 @@
+"""Setting up and removing the site's own servers, where a deployment is killed meanwhile or a task comes late."""
+
+from types import SimpleNamespace
+
+import django_deploy_step_record
+import django_host_command
+import django_host_service
+import django_release
+import django_release_workers
+import django_store_contract
+import django_store_redis
+import django_store_service
+import django_store_setup
+import pytest
+from django_host_command import DeploymentError
+from django_worker import State
+from specimen import formula_templates
+
+
+@pytest.fixture
+def host(own_host, tmp_path, monkeypatch):
+    """A host whose stores answer; `did` has what was done with them."""
+    found = SimpleNamespace(did=[], waiting=0)
+    run, programs = tmp_path / "run", tmp_path / "programs"
+    for folder in (run, programs):
+        folder.mkdir(exist_ok=True)
+    monkeypatch.setattr(django_store_contract, "RUN", run)
+    monkeypatch.setattr(django_store_service, "PROGRAMS", programs)
+    monkeypatch.setattr(django_host_service, "pid", lambda _daemon: 1)
+    monkeypatch.setattr(django_store_service, "folders", lambda _server: [])
+    monkeypatch.setattr(django_store_service, "answers", lambda _server: True)
+    monkeypatch.setattr(django_store_redis.RedisStore, "differences", lambda _self, _server: {})
+    monkeypatch.setattr(django_store_redis, "lengths", lambda _server: {"celery": found.waiting})
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_: found.did.append(" ".join(argv)) or "")
+    return found
+
+
+@pytest.fixture
+def queue(host, make_site):
+    """The site with a queue that is set up."""
+    site = make_site(queue={"engine": "redis"}, process="supervisor")
+    django_store_contract.folder(site).mkdir(parents=True)
+    (one,) = django_store_setup.pending(site, formula_templates())
+    django_store_setup.apply(one)
+    django_store_setup.restart(one.server)
+    host.did.clear()
+    return site
+
+
+def stop_at(monkeypatch, module, name, what):
+    """Have the deployment end where a function is called with an argument that has a text in it."""
+    called = getattr(module, name)
+
+    def ends(*arguments, **options):
+        if what in str(arguments):
+            raise KeyboardInterrupt
+        return called(*arguments, **options)
+
+    monkeypatch.setattr(module, name, ends)
+
+
+@pytest.mark.parametrize("at", ["reload", "restart"])
+def test_server_whose_files_a_killed_deployment_has_changed_is_restarted(queue, host, monkeypatch, at):
+    script = django_store_contract.folder(queue) / "queue.sh"
+    script.write_text("of an older version\n")
+    (one,) = django_store_setup.pending(queue, formula_templates())
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        stop_at(killed, django_store_service, at, "queue")
+        django_store_setup.apply(one)
+        django_store_setup.restart(one.server)
+    (one,) = django_store_setup.pending(queue, formula_templates())
+    assert one.restarts and not one.files
+    django_store_setup.apply(one)
+    django_store_setup.restart(one.server)
+    assert host.did[-1] == "supervisorctl restart django-blog-queue"
+    assert django_store_setup.pending(queue, formula_templates()) == []
+
+
+def test_removal_that_was_killed_is_repeated(queue, host, make_site, monkeypatch):
+    site = make_site(process="supervisor", folders=False)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        stop_at(killed, django_host_command, "run", "supervisorctl")
+        django_store_setup.remove_parts(site, ["queue"])
+    assert django_store_setup.obsolete(site) == ["queue"] and django_store_setup.lost_tasks(site) == 0
+    django_store_setup.remove_parts(site, ["queue"])
+    assert host.did == ["supervisorctl update django-blog-queue"] and django_store_setup.obsolete(site) == []
+
+
+def unused(site):
+    told = []
+    release = SimpleNamespace(name="0002-3f2a9c1b77de", path=site.releases / "0002-3f2a9c1b77de")
+    deployment = SimpleNamespace(site=site, warn=told.extend)
+    return django_deploy_step_record._unused_stores(deployment, release), told
+
+
+def test_queue_in_which_a_task_waits_after_the_switch_is_not_removed(queue, host, make_site):
+    site = make_site(process="supervisor", folders=False)
+    assert unused(site) == (["queue"], [])
+    host.waiting = 2  # the former release has added them before the switch
+    parts, (warning,) = unused(site)
+    assert parts == [] and "2 tasks wait in the queue of blog, which the pillar no longer has" in warning
+
+
+def test_stores_are_not_removed_while_tasks_of_older_releases_run(queue, host, make_site, monkeypatch):
+    site = make_site(process="supervisor", folders=False)
+    state = State(pid=1, time=1.0, fetching=False, active=1)
+    finishing = [django_release_workers.Finishing(site.releases / "0001-x", "mail", 1, state)]
+    monkeypatch.setattr(django_release, "releases", lambda _site: [])
+    monkeypatch.setattr(django_release_workers, "finishing", lambda _site, _releases: finishing)
+    assert unused(site) == ([], [])
+    finishing.clear()
+    assert unused(site) == (["queue"], [])
+
+
+def test_queue_that_does_not_answer_is_not_taken_for_an_empty_one(queue, make_site, monkeypatch):
+    site = make_site(process="supervisor", folders=False)
+
+    def refuses(_server):
+        raise DeploymentError("the store does not answer")
+
+    monkeypatch.setattr(django_store_redis, "lengths", refuses)
+    with pytest.raises(DeploymentError) as refused:
+        django_store_setup.refuse_lost_tasks(site)
+    assert "removed only once it reports that no task waits" in refused.value.hint
