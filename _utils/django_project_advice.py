@@ -29,6 +29,11 @@ from django_wall_foreign import Foreign
 _SET = "x"
 #: A line of a .env file.
 _OF_FILE = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
+#: Modules with the configuration of a site, which its owner writes and no package has.
+_OWNERS = re.compile(
+    r"(?:(?:local|my|private|secret|prod|production|live|site|custom|instance|server|env|host|deploy)_?)?"
+    r"(?:settings|config|configuration|conf|secrets|credentials)(?:_?(?:local|prod|production|private|secret|live))?"
+)
 #: Steps in which packages of the system may be missing.
 _BUILDS = ("virtualenv", "build")
 
@@ -68,6 +73,23 @@ def _absent(source: Path, facts: Mapping[str, Any], present: Collection[str]) ->
     settings = django_project_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
     names = [name for name in django_project_modules.needed(settings) if not django_project_modules.is_own(roots, name)]
     return sorted({*names} - {*present} - sys.stdlib_module_names)
+
+
+def absent_file(site: Site, release: Path, facts: Mapping[str, Any], module: str) -> str:
+    """Return the file of a module that the project imports from itself and its source does not have.
+
+    Empty for a module of another package, and for one that a package may have.
+    """
+    return _asked(site, release, _file_of, facts, module) or ""
+
+
+def _file_of(source: Path, facts: Mapping[str, Any], module: str) -> str:
+    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
+    package, _dot, rest = module.partition(".")
+    with_package = [root for root in roots if rest and any((root / package).glob("*.py"))]
+    found = with_package or ([] if rest or not _OWNERS.fullmatch(module) else roots[:1])
+    path = found[0] / f"{module.replace('.', '/')}.py" if found else source
+    return "" if path.exists() or path.with_suffix("").is_dir() else os.path.relpath(path, source)
 
 
 def not_in_pillar(site: Site, release: Path, facts: Mapping[str, Any], step: str) -> str:

@@ -42,6 +42,13 @@ def ignored_checks(site: Site) -> list[str]:
 #: How pydantic-settings reports missing variables, by the names of its fields.
 _OF_PYDANTIC = re.compile(r"validation errors? for .*\b(Field required|field required)")
 
+#: How Python reports a module that is missing, or one of a package that may be an attribute of it.
+_NO_MODULE = re.compile(
+    r"No module named '(?P<module>[\w.]+)'(?!;)"
+    r"|cannot import name '(?P<name>\w*(?:settings|config|secrets|credentials|local)\w*)' from '(?P<package>[\w.]+)' "
+    r"\(\S*/__init__\.py\)"
+)
+
 
 class PartlyMigrated(DeploymentError):
     """A migration failed after others were applied or reversed: `names`."""
@@ -360,6 +367,9 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     folders = _import_folders(site, release, facts["folder"], module.group(1)) if module else []
     if folders:
         return f"the module is in the source: set {at}:python_path: [{folders[0]}]"
+    own = _absent_file(site, release, facts, cause)
+    if own:
+        return f"the project imports {own}, which is not in the source: add it to {at}:files, or commit it"
     absent = _absent(site, release, facts) if module and "." not in module[1] else []
     if module and module[1] in absent and len(absent) + bool(django_project_modules.package_of(module[1])) > 1:
         return django_project_modules.hint(site, absent)
@@ -370,6 +380,17 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
         return f"set {at}:environment:{missing[0]}, or {at}:secrets:{missing[0]}"
     packages = django_virtualenv.packages(release / "virtualenv")
     return django_site_cause.hint(site, cause, facts) or django_project_dependency.hint(site, cause, packages)
+
+
+def _absent_file(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
+    """Return the file of a module that the project imports from itself and its source does not have; else nothing."""
+    missing = _NO_MODULE.search(cause)
+    if not missing:
+        return ""
+    import django_project_advice  # which only a failure needs
+
+    module = missing["module"] or f"{missing['package']}.{missing['name']}"
+    return django_project_advice.absent_file(site, release, facts, module)
 
 
 def _absent(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:

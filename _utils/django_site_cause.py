@@ -105,6 +105,11 @@ _FILE_NAME = re.compile(
     r"|key|pem|crt|secret|tmp|png|jpe?g|gif|svg|webp|pdf|gz|zip|tar|[mp]o|ini|conf|cfg|env|dump|idx|mmdb)(\.\w+)?$",
     re.IGNORECASE,
 )
+#: Files that the owner of a site writes, and a project only reads; of JSON only by their names, since builds write it.
+_CONFIGURATION = re.compile(
+    r"\.(py|ini|cfg|conf|cnf|ya?ml|toml|properties|env)$|^\.env(\.\w+)?$|(config\w*|settings|secrets?|credentials)\.json$",
+    re.IGNORECASE,
+)
 #: Folders in which no site may write.
 _OF_SYSTEM = r"/(bin|boot|dev|etc|lib\w*|proc|root|run|sbin|sys|usr|var/(run|lib/(dpkg|systemd|django-formula)))(/|$)"
 #: A path in the folder of a package that is installed.
@@ -447,10 +452,14 @@ def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool =
         inside = _in_source(site, path, facts)
         if is_missing and not building and _is_shared(site, path, inside):
             return _make_folder(site, path, inside)
+        if not building and is_missing and _CONFIGURATION.search(path.name):
+            return _add_file(site, path, inside)
         is_program = found["why"] in ("Permission denied", "EACCES") and path.suffix in (".sh", ".py")
         if inside and not building and not is_program and (not is_missing or path.suffix == ".log"):
             return _make_writable(site, inside, is_missing=is_missing)
         is_elsewhere = not inside and path.is_absolute() and not path.is_relative_to(site.root.parent)
+        if is_elsewhere and not is_missing and not building and _CONFIGURATION.search(path.name):
+            return f"let {site.user} read {path}, a file with its configuration"
         if is_elsewhere and (not is_missing or path.suffix == ".log"):
             return _let_write(site, path, found["why"], building=building)
     return ""
@@ -487,6 +496,23 @@ def _make_writable(site: Site, path: PurePosixPath, *, is_missing: bool = False)
     writable = f"{at}:writable: {_listed([*config['writable'], str(folder)])}"
     why = f"{folder} is not in the source" if is_missing else "the release is read-only"
     return f"{why}: set {writable}, or, for files that outlive a release, {shared}"
+
+
+def _add_file(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> str:
+    """Return what gives a project a file with its configuration, which is not committed.
+
+    Args:
+        inside: the path relative to the source of a release, or None.
+    """
+    files = f"{_at(site)}:files"
+    if inside:
+        return f"the project reads {inside}, which is not in the source: add it to {files}, or commit it"
+    if path.is_relative_to(site.root.parent) or ".." in path.parts:
+        return ""
+    by_name = f"add it to {files} and set the variable that has its path to that one, relative to manage.py's folder"
+    if path.is_relative_to("/nonexistent"):
+        return f"the project reads {path.name} from its home, which {site.user} does not have: {by_name}"
+    return f"the project reads {path}, which this host does not have: create it for {site.user}, or {by_name}"
 
 
 def _is_shared(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> bool:

@@ -53,6 +53,33 @@ def test_all_missing_variables_are_in_the_hint(project_commands, release, cause,
     )
 
 
+@pytest.mark.parametrize(
+    ("cause", "path"),
+    [
+        ("ModuleNotFoundError: No module named 'blog.local_settings' (blog/settings.py:3)", "blog/local_settings.py"),
+        ("ModuleNotFoundError: No module named 'blog.conf.secret'", "blog/conf/secret.py"),
+        ("ImportError: x, caused by ModuleNotFoundError: No module named 'local_settings'", "local_settings.py"),
+        ("ModuleNotFoundError: No module named 'settings_prod'", "settings_prod.py"),
+        (
+            "ImportError: cannot import name 'local_settings' from 'blog' (/srv/source/blog/__init__.py)",
+            "blog/local_settings.py",
+        ),
+        ("ImportError: cannot import name 'Post' from 'blog' (/srv/source/blog/__init__.py)", ""),
+        ("ImportError: cannot import name 'settings' from 'blog' (/srv/source/blog/__init__.py)", ""),
+        ("ModuleNotFoundError: No module named 'blog.settings.x'; 'blog.settings' is not a package", ""),
+        ("ModuleNotFoundError: No module named 'split_settings'", ""),
+        ("ModuleNotFoundError: No module named 'assets.config'", ""),
+    ],
+)
+def test_module_that_the_owner_writes_is_a_file_of_the_pillar(project_commands, release, cause, path):
+    write_tree(release / "source", {"assets/config.json": ""})
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=f"cause: {cause}\n")
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.start(configured(), release, FACTS, [])
+    hint = f"the project imports {path}, which is not in the source: add it to django:sites:blog:files, or commit it"
+    assert (error.value.hint == hint) if path else "the project imports" not in error.value.hint
+
+
 def test_what_inspection_finds_and_the_pillar_does_not_have_is_named(release):
     assert django_project_advice.not_in_pillar(configured(), release, FACTS, "instance") == (
         'found in the source, and not in django:sites:blog: build: ["npm install", "npm run build"]; '
