@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from background import Lab, Worker, lab, until
 
+pytestmark = pytest.mark.slow  # workers that run for seconds
+
 __all__ = ["lab"]
 
 APP = """

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from background import SETTINGS, Lab, lab, until
 
+pytestmark = pytest.mark.slow  # workers that run for seconds
+
 __all__ = ["lab"]
 
 APP = """

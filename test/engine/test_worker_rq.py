@@ -6,7 +6,10 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import pytest
 from background import Lab, Worker, lab, until
+
+pytestmark = pytest.mark.slow  # workers that run for seconds
 
 __all__ = ["lab"]
 
