@@ -192,13 +192,13 @@ def own_stores(site: Mapping[str, Any]) -> list[str]:
 #: The templates of the site's own servers of stores, by process manager.
 STORE_TEMPLATES = {"systemd": ("store.service",), "supervisor": ("store.conf", "store.sh")}
 
-#: Second parts of the names of a site's units that belong to no release; no worker has such a name.
-_OF_SITE = ("at", "backup", "build", "cache", "listen", "manage", "memcached", "queue", "task", "tls", "trial")
+#: Second parts of the names of a site's units that belong to no release; `schema.yaml` refuses them as names of workers.
+OF_SITE = ("at", "backup", "build", "cache", "listen", "manage", "memcached", "queue", "task", "tls", "trial")
 
 
 def is_of_site(part: str) -> bool:
     """Return whether a part of a unit's name is that of a unit of a site, such as a timer's or a store's."""
-    return part in _OF_SITE or part.startswith(("cache_", "memcached_"))
+    return part in OF_SITE or part.startswith(("cache_", "memcached_"))
 
 
 #: The templates of every process manager, by its name in the pillar.

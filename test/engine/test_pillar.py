@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import django_kinds
 import django_pillar
 import django_pillar_check
 import django_pillar_render
@@ -57,6 +58,13 @@ def test_wrong_pillar_is_reported_line_by_line(case: dict[str, Any]) -> None:
     assert result["sites"] == result["absent"] == {}
     assert "hunter2" not in "".join(result["errors"])
     assert all("\n" not in line for line in result["errors"])
+
+
+@pytest.mark.parametrize("name", [*django_kinds.OF_SITE, "cache_pages", "memcached_pages"])
+def test_worker_with_the_name_of_a_unit_of_the_site_is_refused(name: str) -> None:
+    assert django_kinds.is_of_site(name)
+    result = compiled({"django": {"sites": {"blog": {**SITE, "workers": {name: {"kind": "rq"}}}}}})
+    assert result["errors"] == [f"django:sites:blog:workers:{name} — refused: the formula uses this name"]
 
 
 def changes(value: Any, default: Any) -> Any:
