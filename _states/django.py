@@ -292,7 +292,7 @@ def static(name):
 
 def push(name):
     """
-    Push the static files of the new release to the store that ``static:push`` names, those that it lacks.
+    Push the static files of the new release that are missing at the destination, which ``static:push`` names.
 
     name
         Name of the site.

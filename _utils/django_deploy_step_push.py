@@ -1,4 +1,4 @@
-"""The step `push`: the static files of a new release in a store elsewhere, before its pages name them."""
+"""The step `push`: the static files of a new release at another host, before its pages name them."""
 
 import logging
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def push(deployment: Deployment) -> Iterator[Changes]:
-    """Push the static files of a new release that the store lacks."""
+    """Push the static files of a new release that are missing at the destination."""
     site, release = deployment.site, deployment.release
     if not deployment.is_new or not release or not django_push.of_site(site):
         return

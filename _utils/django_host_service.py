@@ -18,8 +18,8 @@ from django_wall_foreign import Foreign
 SYSTEMD = Path("/run/systemd/system")
 UNITS = Path("/etc/systemd/system")
 RUN = Path("/run")
-#: Where a unit can be masked until the next boot; what tells Debian's packages not to start their services.
-RUNTIME_UNITS, POLICY = Path("/run/systemd/system"), Path("/usr/sbin/policy-rc.d")
+#: What tells Debian's packages not to start their services.
+POLICY = Path("/usr/sbin/policy-rc.d")
 #: Seconds that a daemon may take to start.
 PATIENCE = 10.0
 #: Seconds that a daemon may take whose start failed because another process is starting it too.
@@ -55,7 +55,7 @@ def never_started(service: str) -> Iterator[None]:
     A package starts its service when it is installed. Where the service must not run at all, that would open its port.
     """
     is_there = any((Path(folder) / name).exists() for folder, name in _places(service))
-    mask = RUNTIME_UNITS / f"{service}.service"
+    mask = SYSTEMD / f"{service}.service"  # until the next boot
     guard = mask if has_systemd() else POLICY
     if is_there or os.path.lexists(guard):
         yield

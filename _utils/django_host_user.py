@@ -6,7 +6,7 @@ import pwd
 
 #: The uid and gid of root.
 ROOT = (0, 0)
-#: The system user of what pushes static files to a store; no site can have a name with an underscore.
+#: The system user of what pushes static files elsewhere; no site can have a name with an underscore.
 PUSHER = "_django-push"
 
 

@@ -1,8 +1,8 @@
-"""The kinds of servers, workers, process managers and proxies: facts that pillar, states and engine all read.
+"""The kinds of servers, workers, stores, process managers and the like: facts that pillar, states and engine all read.
 
-`SERVERS`, `WORKERS`, `STORES`, `PROCESS_MANAGERS` and `PROXIES` have every kind, and each fact is here once. What the
-engine alone reads of a kind is in its class (``django_server_<kind>.py``, ``django_worker_<kind>.py`` and so on); the
-values that the pillar may have for it are in ``django/schema.yaml``. This module runs while Salt renders too
+`SERVERS`, `WORKERS`, `STORES`, `PUSHES`, `PROCESS_MANAGERS` and `PROXIES` have every kind, and each fact is here once.
+What the engine alone reads of a kind is in its module (``django_server_<kind>.py``, ``django_worker_<kind>.py`` and so
+on); the values that the pillar may have for it are in ``django/schema.yaml``. This module runs while Salt renders too
 (`django_pillar_render`), so it imports the standard library only.
 """
 
@@ -124,23 +124,52 @@ class WorkerKind(NamedTuple):
 
 
 #: Programs next to those of every kind of worker: two that these import, and one that reads their queues.
-_OF_WORKERS = ("django_formula_worker.py", "django_formula_ready.py", "django_formula_queue.py")
+_WORKER_PROGRAMS = ("django_formula_worker.py", "django_formula_ready.py", "django_formula_queue.py")
 
 #: Every kind of worker, by its name in the pillar.
 WORKERS = {
     "celery": WorkerKind(
-        ("django_formula_celery.py", "django_formula_celery_app.py", *_OF_WORKERS),
+        ("django_formula_celery.py", "django_formula_celery_app.py", *_WORKER_PROGRAMS),
         ("app", "queues", "processes", "options"),
     ),
     "celery_beat": WorkerKind(
-        ("django_formula_celery_beat.py", "django_formula_celery_app.py", *_OF_WORKERS),
+        ("django_formula_celery_beat.py", "django_formula_celery_app.py", *_WORKER_PROGRAMS),
         ("app", "options"),
         is_single=True,
         has_schedule=True,
     ),
-    "rq": WorkerKind(("django_formula_rq.py", *_OF_WORKERS), ("queues", "processes", "options")),
-    "huey": WorkerKind(("django_formula_huey.py", *_OF_WORKERS), ("app", "processes", "options"), has_schedule=True),
-    "command": WorkerKind(("django_formula_command.py", *_OF_WORKERS), ("command", "processes", "stop", "ready")),
+    "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS), ("queues", "processes", "options")),
+    "huey": WorkerKind(
+        ("django_formula_huey.py", *_WORKER_PROGRAMS), ("app", "processes", "options"), has_schedule=True
+    ),
+    "command": WorkerKind(("django_formula_command.py", *_WORKER_PROGRAMS), ("command", "processes", "stop", "ready")),
+}
+
+
+class PushKind(NamedTuple):
+    """A kind of destination that static files are pushed to.
+
+    Attributes:
+        options: the options of ``static:push`` that have an effect, besides those that every kind has.
+        needed: those of them that the pillar must have.
+        secret: the one that is its secret.
+    """
+
+    options: tuple[str, ...]
+    needed: tuple[str, ...]
+    secret: str
+
+
+#: Every kind of destination of static files, by its name in the pillar.
+PUSHES = {
+    "s3": PushKind(
+        ("bucket", "endpoint", "prefix", "style", "region", "key", "secret"), ("bucket", "key", "secret"), "secret"
+    ),
+    "rsync": PushKind(
+        ("host", "port", "user", "path", "ssh_key", "known_hosts"),
+        ("host", "path", "ssh_key", "known_hosts"),
+        "ssh_key",
+    ),
 }
 
 
@@ -149,7 +178,6 @@ class StoreKind(NamedTuple):
 
     Attributes:
         title: as its makers write it, for people.
-        package: its key in ``packages`` of ``platforms.yaml``; empty where it needs none.
         port: where a server of it listens unless it is configured otherwise; 0 for what is no server.
         own_options: the options that a server of the site's own has.
         options_elsewhere: the options that a server elsewhere has, next to ``host``.
@@ -157,7 +185,6 @@ class StoreKind(NamedTuple):
     """
 
     title: str
-    package: str = ""
     port: int = 0
     own_options: tuple[str, ...] = ()
     options_elsewhere: tuple[str, ...] = ()
@@ -168,13 +195,12 @@ class StoreKind(NamedTuple):
 STORES = {
     "redis": StoreKind(
         "Redis",
-        "redis",
         6379,
         ("memory", "sync"),
         ("port", "user", "password", "tls", "ca", "number", "prefix"),
         keeps_queue=True,
     ),
-    "memcached": StoreKind("Memcached", "memcached", 11211, ("memory",), ("port", "prefix")),
+    "memcached": StoreKind("Memcached", 11211, ("memory",), ("port", "prefix")),
     "database": StoreKind("Django's database cache"),
 }
 
@@ -192,7 +218,7 @@ def own_stores(site: Mapping[str, Any]) -> list[str]:
 #: The templates of the site's own servers of stores, by process manager.
 STORE_TEMPLATES = {"systemd": ("store.service",), "supervisor": ("store.conf", "store.sh")}
 
-#: Second parts of the names of a site's units that belong to no release; `schema.yaml` refuses them as names of workers.
+#: Second parts of the names of a site's units that belong to no release; the schema refuses them as names of workers.
 OF_SITE = ("at", "backup", "build", "cache", "listen", "manage", "memcached", "queue", "task", "tls", "trial")
 
 
@@ -207,7 +233,7 @@ PROCESS_MANAGERS: dict[str, tuple[str, ...]] = {
     "supervisor": ("supervisor.conf", "supervisor.sh", "django_formula_listen.py"),
 }
 #: Their templates for a worker.
-OF_WORKERS: dict[str, tuple[str, ...]] = {
+WORKER_TEMPLATES: dict[str, tuple[str, ...]] = {
     "systemd": ("worker.service",),
     "supervisor": ("worker.conf", "worker.sh"),
 }
@@ -293,7 +319,7 @@ def instance_templates(site: Mapping[str, Any]) -> list[str]:
     """
     names = [*PROCESS_MANAGERS[site["process"]], *SERVERS[site["server"]["kind"]].templates]
     for worker in (site.get("workers") or {}).values():
-        own = (*OF_WORKERS[site["process"]], *WORKERS[worker["kind"]].templates)
+        own = (*WORKER_TEMPLATES[site["process"]], *WORKERS[worker["kind"]].templates)
         names += [name for name in own if name not in names]
     return [f"{FILES}{name}" for name in names if name]
 

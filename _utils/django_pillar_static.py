@@ -6,14 +6,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import django_kinds
 from django_pillar_check import Problem
-
-#: The options of each kind of store, and those of them that it needs.
-KINDS = {
-    "s3": ("bucket", "endpoint", "prefix", "style", "region", "key", "secret"),
-    "rsync": ("host", "port", "user", "path", "ssh_key", "known_hosts"),
-}
-NEEDED = {"s3": ("bucket", "key", "secret"), "rsync": ("host", "path", "ssh_key", "known_hosts")}
 
 
 def run() -> dict[str, Any]:
@@ -34,21 +28,21 @@ def url(site: dict[str, Any], _own: Any) -> Iterator[Problem]:
 
 
 def push(site: dict[str, Any], own: dict[str, Any]) -> Iterator[Problem]:
-    """Yield a push without static files, with missing options, or with options of another kind of store."""
+    """Yield a push without static files, with missing options, or with options of another kind."""
     push = site["static"].get("push")
     if not push:
         return
     if not site["static"]["collect"]:
         yield ("static", "push"), "has no effect with static:collect: false: remove one of them"
     kind = push.get("kind")
-    if kind not in KINDS:
+    if kind not in django_kinds.PUSHES:
         return  # which the schema reports
-    for name in NEEDED[kind]:
+    for name in django_kinds.PUSHES[kind].needed:
         if not push[name]:
             yield ("static", "push", name), f"missing: kind: {kind} needs it"
     given = (own.get("static") or {}).get("push") or {}
-    for other, names in KINDS.items():
-        for name in names if other != kind else ():
+    for other, facts in django_kinds.PUSHES.items():
+        for name in facts.options if other != kind else ():
             if given.get(name):
                 yield ("static", "push", name), f"has no effect with kind: {kind}: remove it"
 

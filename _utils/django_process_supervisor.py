@@ -33,7 +33,7 @@ PROGRAMS = Path("/etc/supervisor/conf.d")
 #: Where supervisor writes the output of a program: until the server has its own log, or all of it.
 OUTPUT = Path("/var/log/supervisor")
 PROGRAM, SCRIPT, LISTEN = (f"{django_kinds.FILES}{name}" for name in django_kinds.PROCESS_MANAGERS["supervisor"])
-WORKER, WORKER_SCRIPT = (f"{django_kinds.FILES}{name}" for name in django_kinds.OF_WORKERS["supervisor"])
+WORKER, WORKER_SCRIPT = (f"{django_kinds.FILES}{name}" for name in django_kinds.WORKER_TEMPLATES["supervisor"])
 #: Seconds by which the time of a file may be behind the clock.
 _TICK = 0.02
 #: Seconds after its own start within which supervisor starts every program.

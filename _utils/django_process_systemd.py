@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 UNITS = Path("/etc/systemd/system")
 SERVICE, SOCKET = (f"{django_kinds.FILES}{name}" for name in django_kinds.PROCESS_MANAGERS["systemd"])
-(WORKER,) = (f"{django_kinds.FILES}{name}" for name in django_kinds.OF_WORKERS["systemd"])
+(WORKER,) = (f"{django_kinds.FILES}{name}" for name in django_kinds.WORKER_TEMPLATES["systemd"])
 
 #: Where the control groups are mounted; each unit has its own.
 CGROUP = Path("/sys/fs/cgroup")

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import os
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -402,8 +401,3 @@ def _formatted(text: str, owner: Value, args: list[Value], keywords: Mapping[str
         with contextlib.suppress(LookupError, ValueError, AttributeError, TypeError):
             found = text.format(*known, **named)
     return Value(found, taint=taint(owner, *args, *keywords.values()))
-
-
-def environment_of(names: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that every release has, and these."""
-    return {"PATH": os.defpath, "LANG": "C.UTF-8", **names}

@@ -1,4 +1,4 @@
-"""Static files of releases in a store elsewhere: which are pushed, and which no kept release names any more.
+"""Static files of releases at a destination elsewhere: which are pushed, and which no kept release names any more.
 
 Only names with a hash of their content are pushed: such a file never changes, so that one that is there is not sent
 again, and files of several releases are next to each other.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import django_host_file
+import django_kinds
 import django_wall_shape
 from django_host_command import DeploymentError
 from django_site import Site
@@ -29,21 +30,17 @@ _HINT = (
 )
 
 
-class Store(Protocol):
-    """A kind of store, a module."""
+class Destination(Protocol):
+    """A kind of destination: an S3-compatible store or a static host; each is a module, ``django_push_<kind>.py``."""
 
     def place(self, push: Mapping[str, Any]) -> str:
         """Return where a site's files are."""
 
     def send(self, site: Site, folder: Path, names: list[str], secret: str) -> list[str]:
-        """Send the files that the store lacks; return their names."""
+        """Send the files that are missing there; return their names."""
 
     def delete(self, site: Site, names: list[str], secret: str) -> None:
         """Delete files."""
-
-
-#: The option of each kind that is its secret.
-SECRETS = {"s3": "secret", "rsync": "ssh_key"}
 
 
 def of_site(site: Site) -> dict[str, Any] | None:
@@ -52,19 +49,19 @@ def of_site(site: Site) -> dict[str, Any] | None:
     return push
 
 
-def _store(push: Mapping[str, Any]) -> Store:
-    """Return the store of this kind; only a site that pushes needs its module, which takes 20 ms to import."""
-    module: Store = importlib.import_module(f"django_push_{push['kind']}")
+def _destination(push: Mapping[str, Any]) -> Destination:
+    """Return the module of this kind; only a site that pushes needs it, and it takes 20 ms to import."""
+    module: Destination = importlib.import_module(f"django_push_{push['kind']}")
     return module
 
 
 def place(site: Site) -> str:
     """Return where the site's files are pushed, for people; empty where they are not."""
     push = of_site(site)
-    return _store(push).place(push) if push else ""
+    return _destination(push).place(push) if push else ""
 
 
-# The key of the store
+# The secret
 
 
 def _secret_file(site: Site) -> Path:
@@ -74,11 +71,11 @@ def _secret_file(site: Site) -> Path:
 def reference(config: Mapping[str, Any]) -> Any:
     """Return the reference to the secret in the pillar; None where nothing is pushed."""
     push = config["static"].get("push")
-    return push[SECRETS[push["kind"]]] if push else None
+    return push[django_kinds.PUSHES[push["kind"]].secret] if push else None
 
 
 def secret(site: Site, given: str | None) -> str | None:
-    """Return the secret of the store: the pillar's, else the one that the last apply kept."""
+    """Return the secret of the destination: the pillar's, else the one that the last apply kept."""
     if not of_site(site):
         return None
     return given or django_host_file.read_text(_secret_file(site))
@@ -153,7 +150,7 @@ def _record(site: Site) -> Path:
 
 
 def pushed(site: Site) -> set[str]:
-    """Return the names that are in the store of the site, as far as this host has pushed them."""
+    """Return the names that are at the destination, as far as this host has pushed them."""
     record = django_host_file.read_json(_record(site), {"place": str, "names": [str]}) or {}
     return {*record.get("names", ())} if record.get("place") == place(site) else set()
 
@@ -163,15 +160,15 @@ def _write(site: Site, found: Iterable[str]) -> None:
 
 
 def send(site: Site, folder: Path, found: list[str], value: str | None) -> list[str]:
-    """Push the files that the store lacks; return their names.
+    """Push the files that are missing at the destination; return their names.
 
     Args:
         folder: the collected files.
         found: their names.
-        value: the secret of the store.
+        value: the secret of the destination.
 
     Raises:
-        DeploymentError: the secret is not known, or the store does not take them all.
+        DeploymentError: the secret is not known, or the destination does not take them all.
     """
     push = of_site(site)
     if not push or not found:
@@ -182,7 +179,7 @@ def send(site: Site, folder: Path, found: list[str], value: str | None) -> list[
             hint="salt-call state.apply django",
         )
     _write(site, {*pushed(site), *found})  # before they are sent: a push that is interrupted leaves some
-    return _store(push).send(site, folder, found, value)
+    return _destination(push).send(site, folder, found, value)
 
 
 def prune(site: Site, folders: Iterable[tuple[Path, Mapping[str, Any]]], value: str | None) -> int:
@@ -190,10 +187,10 @@ def prune(site: Site, folders: Iterable[tuple[Path, Mapping[str, Any]]], value: 
 
     Args:
         folders: the collected files of each kept release, and its storage of static files.
-        value: the secret of the store.
+        value: the secret of the destination.
 
     Raises:
-        DeploymentError: the store refuses it; the next release tries it again.
+        DeploymentError: the destination refuses it; the next release tries it again.
     """
     push = of_site(site)
     present = pushed(site)
@@ -201,7 +198,7 @@ def prune(site: Site, folders: Iterable[tuple[Path, Mapping[str, Any]]], value: 
         return 0
     gone = sorted(present - {name for folder, storage in folders for name in _kept(folder, storage)})
     if gone:
-        _store(push).delete(site, gone, value)
+        _destination(push).delete(site, gone, value)
         _write(site, present - {*gone})
     return len(gone)
 

@@ -53,8 +53,7 @@ def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
         timer = _timer(site, name)
         if timer in expected and not os.path.lexists(_link(timer)):
             found[timer] = found[timer] or "disabled"
-    found |= {path: "removed" for path in _files_of(site, _dropped(site)) if path.exists()}
-    return {str(path): difference for path, difference in found.items() if difference}
+    return {str(path): difference for path, difference in found.items() if difference} | dropped(site)
 
 
 def apply(site: Site, templates: Mapping[str, str]) -> None:

@@ -1,12 +1,12 @@
 """What every kind of store is: a queue or a cache of a site, in a server of its own or elsewhere, or in a table."""
 
 import dataclasses
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import django_host_user
 from django_site import Site
 
 RUN = Path("/run")
@@ -90,9 +90,11 @@ class ServerStore(Store):
 
     Attributes:
         NOTIFIES: whether the server reports to systemd that it is ready.
+        CHANGEABLE: what of its files a running server can change too, so that a difference there needs no restart.
     """
 
     NOTIFIES: ClassVar[bool] = False
+    CHANGEABLE: ClassVar[re.Pattern[str]]
 
     @abstractmethod
     def part(self, name: str) -> str:
@@ -117,10 +119,6 @@ class ServerStore(Store):
     @abstractmethod
     def configuration(self, server: OwnServer) -> str:
         """Return the text of its configuration file."""
-
-    @abstractmethod
-    def keeps_data(self, server: OwnServer) -> bool:
-        """Return whether it has its data again after a restart."""
 
     @abstractmethod
     def differences(self, server: OwnServer) -> dict[str, str]:
@@ -154,8 +152,3 @@ class ServerStore(Store):
 def size(text: str) -> int:
     """Return the bytes of a size as the pillar has it: ``256M``, ``2G``."""
     return int(text[:-1]) << {"M": 20, "G": 30}[text[-1]]
-
-
-def has_user(site: Site) -> bool:
-    """Return whether the user exists that runs the site's own servers."""
-    return django_host_user.user_id(user(site)) >= 0

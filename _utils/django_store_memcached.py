@@ -1,5 +1,6 @@
 """Memcached: a cache in memory alone."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ class MemcachedStore(ServerStore):
 
     KIND = "memcached"
     CLIENTS = frozenset({"pymemcache", "pylibmc"})
+    CHANGEABLE = re.compile(r" -m \d+")
 
     def requirement(self, django_version: tuple[int, ...]) -> str:
         """Return pymemcache, which Django supports since 3.2."""
@@ -32,9 +34,6 @@ class MemcachedStore(ServerStore):
     def configuration(self, server: OwnServer) -> str:
         """Return nothing but a line for people: Memcached has no configuration file."""
         return f"# {server.unit} has no configuration but its command line.\n"
-
-    def keeps_data(self, server: OwnServer) -> bool:
-        return False
 
     def differences(self, server: OwnServer) -> dict[str, str]:
         wanted = size(server.options["memory"])

@@ -1,5 +1,6 @@
 """Redis, or Valkey: Debian has one or the other, and their servers, files and clients are the same."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +20,7 @@ class RedisStore(ServerStore):
     KIND = "redis"
     CLIENTS = frozenset({"redis", "django_redis", "valkey"})
     NOTIFIES = True
+    CHANGEABLE = re.compile(r"(?m)^(?:maxmemory|maxmemory-policy|appendonly|appendfsync) .*\n")
 
     def requirement(self, django_version: tuple[int, ...]) -> str:
         """Return redis-py, and for a Django without a cache of its own for it django-redis."""
@@ -64,9 +66,6 @@ class RedisStore(ServerStore):
         }
         head = f"# {server.unit}: written by django-formula; change it in the pillar.\n"
         return head + "".join(f"{name} {value}\n" for name, value in settings.items())
-
-    def keeps_data(self, server: OwnServer) -> bool:
-        return bool(server.options["sync"] != "never")
 
     def differences(self, server: OwnServer) -> dict[str, str]:
         wanted = _changeable(server)

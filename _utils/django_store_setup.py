@@ -18,9 +18,6 @@ from django_host_command import DeploymentError
 from django_site import Site
 from django_store_contract import OwnServer, ServerStore, Usage
 
-#: What a running server can change, in its files.
-_CHANGEABLE = re.compile(r"(?m)^(?:maxmemory|maxmemory-policy|appendonly|appendfsync) .*\n| -m \d+")
-
 
 class Pending(NamedTuple):
     """What differs on the host from a server as the pillar has it.
@@ -62,16 +59,16 @@ def _pending(kind: ServerStore, server: OwnServer, templates: Mapping[str, str])
     before = {path: django_host_file.read_text(path) for path in wanted}
     files = {path: text for path, text in wanted.items() if before[path] != text}
     restarts = _restart_mark(server).exists()
-    restarts = restarts or any(_fixed(before[path] or "") != _fixed(text) for path, text in files.items())
+    restarts = restarts or any(_fixed(kind, before[path] or "") != _fixed(kind, text) for path, text in files.items())
     folders = [str(one.path) for one in django_store_service.folders(server) if django_host_folder.problem(one)]
     starts = not django_store_service.is_enabled(server) or not django_store_service.answers(server)
     settings = {} if starts or restarts else kind.differences(server)
     return Pending(kind, server, files, folders, settings, starts, restarts and not starts)
 
 
-def _fixed(text: str) -> str:
+def _fixed(kind: ServerStore, text: str) -> str:
     """Return a file of a server without what the server can change while it runs."""
-    return _CHANGEABLE.sub("", text)
+    return kind.CHANGEABLE.sub("", text)
 
 
 def _restart_mark(server: OwnServer) -> Path:

@@ -79,11 +79,6 @@ def of_site(site: Site) -> dict[str, Worker]:
     return {name: WORKERS[worker["kind"]] for name, worker in _configured(site).items()}
 
 
-def of_release(release: Path) -> dict[str, Worker]:
-    """Return the workers of a release, by name."""
-    return {name: WORKERS[worker["kind"]] for name, worker in recorded(release).items()}
-
-
 def recorded(release: Path) -> dict[str, dict[str, Any]]:
     """Return what ``config/workers.json`` of a release records: name → ``kind`` and ``patience`` (seconds)."""
     shape = {str: {"kind": str, "patience": int}}

@@ -123,7 +123,7 @@ def test_what_a_running_server_can_change_is_no_reason_for_a_restart():
     for options in ({}, {"memory": "1G", "sync": "always"}):
         site = configured(queue={"engine": "redis", **options})
         ((kind, server),) = django_store.own_servers(site)
-        texts.append(django_store_setup._fixed(kind.configuration(server)))
+        texts.append(django_store_setup._fixed(kind, kind.configuration(server)))
     assert texts[0] == texts[1] and "unixsocket" in texts[0] and "maxmemory" not in texts[0]
 
 

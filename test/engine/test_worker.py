@@ -85,7 +85,6 @@ def test_release_records_its_workers(tmp_path):
         (release / "config" / name).write_text(text)
     recorded = {"default": {"kind": "celery", "patience": 7200}, "beat": {"kind": "celery_beat", "patience": 600}}
     assert django_worker.recorded(release) == recorded
-    assert [worker.KIND for worker in django_worker.of_release(release).values()] == ["celery_beat", "celery"]
     given = json.loads(files["worker-default.json"])
     assert given["unit"] == "django-blog-0042-default" and given["run"] == "/run/django-blog-0042-default"
     assert given["processes"] == 2 and given["queues"] is None and given["switch"] == "/run/django/blog.switch"
