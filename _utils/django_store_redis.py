@@ -62,6 +62,8 @@ class RedisStore(ServerStore):
             "maxclients": "1000",
             "save": '""',
             "repl-diskless-sync-delay": "0",
+            # Redis 6 would let the site load a library, and so run its code as the user of the stores.
+            "rename-command": 'MODULE ""',
             **_changeable(server),
         }
         head = f"# {server.unit}: written by django-formula; change it in the pillar.\n"

@@ -85,6 +85,12 @@ def test_full_queue_refuses_tasks_and_keeps_those_that_it_has(start):
     assert queue("LLEN", "celery") >= 1 and REDIS.usage(queue.own).used > 1 << 20
 
 
+def test_site_can_load_no_module_into_its_server(start):
+    queue = start(queue={"engine": "redis"})
+    with pytest.raises(DeploymentError, match="unknown command"):
+        queue("MODULE", "LIST")
+
+
 def test_full_cache_drops_values(start):
     cache = start(cache={"engine": "redis", "memory": "4M"})
     for number in range(10):
