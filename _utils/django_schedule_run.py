@@ -196,7 +196,7 @@ def _lock(site: Site, name: str, holder: str) -> Lock:
         site.schedules / f"{name}{django_release_use.LOCK}",
         holder,
         busy=f"{name} of {site.name}",
-        timeout="0s",
+        timeout="1s",  # `holder` locks the file for a moment, and no run may be missed for that
         hint=f"wait until it has ended, or end it: systemctl stop '{unit(site, name)}*'",
     )
 

@@ -1,5 +1,6 @@
 """Schedules: their files with systemd and with cron, their times, and the program that runs them once at a time."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import zipfile
 
 import django_deploy_drift
 import django_deploy_inputs
+import django_host_lock
 import django_host_service
 import django_process_systemd
 import django_proxy_maintenance
@@ -314,6 +316,15 @@ def test_schedule_runs_once_at_a_time(scheduled, capsys):
         assert django_verbs_schedule.rows("blog")[0]["last"] == "running"
         assert django_verbs_schedule.run("blog", "invoices")["exit"] == 0  # another one may run meanwhile
     assert not (scheduled.site.schedules / "clear.runs.json").exists()
+
+
+def test_run_is_not_missed_while_its_status_is_read(scheduled, monkeypatch):
+    (scheduled.site.schedules / "clear.lock").touch()
+    reader = open(scheduled.site.schedules / "clear.lock", "rb")  # noqa: SIM115 - closed while the run waits
+    fcntl.flock(reader, fcntl.LOCK_SH)
+    monkeypatch.setattr(django_host_lock.time, "sleep", lambda _seconds: reader.close())
+    assert django_schedule_run.main("blog", "clear") == 0
+    assert django_verbs_schedule.result(django_schedule_run.records(scheduled.site, "clear")) == "ok"
 
 
 def test_command_of_a_killed_program_is_not_started_twice(scheduled, monkeypatch):
