@@ -41,8 +41,9 @@ class Beat:
         return True
 
     def tick(self):
-        """Send what is due."""
-        while time.monotonic() >= self.next:
+        """Send what is due; what takes longer than a look goes on in the next one."""
+        end = time.monotonic() + django_formula_worker.LOOK
+        while self.next <= time.monotonic() < end:
             self.next = time.monotonic() + (self.scheduler.tick() or 0)
 
     def end(self):

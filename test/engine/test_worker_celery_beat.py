@@ -82,6 +82,17 @@ def test_interval_longer_than_the_time_between_releases_runs(lab):
     assert ticks(lab) >= (time.monotonic() - begun) // 5 - 1 >= 1
 
 
+def test_beat_that_always_has_something_to_send_is_stopped(lab):
+    release(lab, "0001", seconds=0)
+    lab.activate("0001")
+    first = beat(lab, "0001").ready()
+    until(lambda: ticks(lab) > 10)
+    with lab.switching():
+        until(lambda: not first.is_fetching)
+    first.stop()
+    assert first.wait() == 0
+
+
 def test_killed_beat_sends_nothing_again(lab):
     release(lab, "0001", seconds=8)
     lab.activate("0001")
