@@ -544,7 +544,8 @@ def quiet_packages(name, pkgs, service):
             - pkgs: [memcached]
             - service: memcached
     """
-    if __opts__["test"] or set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
+    are_installed = set(pkgs) <= set(__salt__["pkg.list_pkgs"]())
+    if __opts__["test"] or (are_installed and not django_host_service.is_half_installed(service)):
         return packages(name, pkgs)
     with django_host_service.never_started(service):
         return packages(name, pkgs)

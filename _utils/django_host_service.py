@@ -20,6 +20,8 @@ UNITS = Path("/etc/systemd/system")
 RUN = Path("/run")
 #: What tells Debian's packages not to start their services.
 POLICY = Path("/usr/sbin/policy-rc.d")
+#: Has a note of each service that is being installed without being started, until that is done.
+NOTES = Path("/var/lib/django-formula/services")
 #: Seconds that a daemon may take to start.
 PATIENCE = 10.0
 #: Seconds that a daemon may take whose start failed because another process is starting it too.
@@ -54,24 +56,43 @@ def never_started(service: str) -> Iterator[None]:
 
     A package starts its service when it is installed. Where the service must not run at all, that would open its port.
     """
-    is_there = any((Path(folder) / name).exists() for folder, name in _places(service))
-    mask = SYSTEMD / f"{service}.service"  # until the next boot
-    guard = mask if has_systemd() else POLICY
-    if is_there or os.path.lexists(guard):
+    guard = SYSTEMD / f"{service}.service" if has_systemd() else POLICY  # the mask is there until the next boot
+    if (_is_defined(service) or os.path.lexists(guard)) and not is_half_installed(service):
         yield
         return
-    if has_systemd():
-        mask.parent.mkdir(exist_ok=True)
-        mask.symlink_to("/dev/null")
-    else:
-        POLICY.write_text("#!/bin/sh\nexit 101\n")
-        POLICY.chmod(0o755)
+    NOTES.mkdir(mode=0o755, parents=True, exist_ok=True)
+    (NOTES / service).touch()
+    _put_up(guard)
     try:
         yield
     finally:
         guard.unlink()
-    argv = ["systemctl", "disable", service] if has_systemd() else ["update-rc.d", service, "disable"]
+        if not _is_defined(service):  # the package was not installed
+            (NOTES / service).unlink()
+    argv = ["systemctl", "disable", "--now", service] if has_systemd() else ["update-rc.d", service, "disable"]
     django_host_command.run(argv, doing=f"disabling {service}")
+    (NOTES / service).unlink(missing_ok=True)
+
+
+def is_half_installed(service: str) -> bool:
+    """Return whether `never_started` was killed or failed for a service: it may be enabled."""
+    return (NOTES / service).exists()
+
+
+def _put_up(guard: Path) -> None:
+    """Keep a package from starting its service, as a killed `never_started` may have left it already."""
+    if os.path.lexists(guard):
+        return
+    guard.parent.mkdir(exist_ok=True)
+    if has_systemd():
+        guard.symlink_to("/dev/null")
+    else:
+        guard.write_text("#!/bin/sh\nexit 101\n")
+        guard.chmod(0o755)
+
+
+def _is_defined(service: str) -> bool:
+    return any((Path(folder) / name).exists() for folder, name in _places(service))
 
 
 def _places(service: str) -> list[tuple[str, str]]:

@@ -4,6 +4,8 @@ import contextlib
 import os
 import signal
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import django_host_command
 import django_host_service
@@ -193,3 +195,56 @@ def test_nginx_is_reloaded_without_systemd(host):
     host(7, b"nginx: master")
     django_host_service.reload(NGINX)
     assert host.commands == [["nginx", "-s", "reload"]]
+
+
+@pytest.fixture(params=["systemd", "init"])
+def packages(host, own_host, monkeypatch, request):
+    """Install a package with a service that Debian starts; `installed` has whether that was kept from starting."""
+    units, state = (
+        own_host / "etc/systemd/system",
+        SimpleNamespace(installed=[], has_systemd=request.param == "systemd"),
+    )
+    monkeypatch.setattr(django_host_service, "has_systemd", lambda: state.has_systemd)
+    monkeypatch.setattr(django_host_service, "SYSTEMD", own_host / "run/units")
+    monkeypatch.setattr(django_host_service, "POLICY", own_host / "policy-rc.d")
+    monkeypatch.setattr(django_host_service, "NOTES", own_host / "notes")
+    monkeypatch.setattr(django_host_service, "_places", lambda service: [(str(units), f"{service}.service")])
+
+    def install(error=None):
+        with django_host_service.never_started("memcached"):
+            mask, policy = own_host / "run/units/memcached.service", own_host / "policy-rc.d"
+            state.installed.append(os.path.lexists(mask if state.has_systemd else policy))
+            if isinstance(error, OSError):
+                raise error
+            (units / "memcached.service").touch()
+            if error:
+                raise error
+
+    return SimpleNamespace(install=install, state=state, guards=[own_host / "run/units", own_host / "policy-rc.d"])
+
+
+def test_service_of_a_package_is_neither_started_nor_enabled(packages, host):
+    packages.install()
+    disabled = ["systemctl", "disable", "--now", "memcached"]
+    disabled = disabled if packages.state.has_systemd else ["update-rc.d", "memcached", "disable"]
+    assert host.commands == [disabled] and packages.state.installed == [True]
+    assert not any(path.is_file() or (path.is_dir() and [*path.iterdir()]) for path in packages.guards)
+    packages.install()  # it is there by now
+    assert host.commands == [disabled] and packages.state.installed == [True, False]
+
+
+def test_installation_that_was_killed_is_finished(packages, host, monkeypatch):
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(Path, "unlink", lambda *_arguments, **_options: None)
+        packages.install(KeyboardInterrupt())
+    assert host.commands == [] and django_host_service.is_half_installed("memcached")
+    packages.install()
+    assert host.commands[-1][-2:] in (["--now", "memcached"], ["memcached", "disable"])
+    assert not any(path.is_file() or (path.is_dir() and [*path.iterdir()]) for path in packages.guards)
+    assert not django_host_service.is_half_installed("memcached")
+
+
+def test_installation_that_failed_is_not_continued_for_a_service_that_comes_later(packages, host):
+    with pytest.raises(OSError, match="no such package"):
+        packages.install(OSError("no such package"))
+    assert host.commands == [] and not django_host_service.is_half_installed("memcached")
