@@ -17,6 +17,7 @@ import django_host_file
 import django_push
 import django_release
 import django_release_attempt
+import django_release_health
 import django_release_instance
 import django_release_workers
 import django_secret
@@ -405,7 +406,7 @@ class Deployment:
         django_host_disk.add_hint(error, self.site.root)
         self._restore_secrets()
         release = self.release if self.is_new and not self.is_activated else None
-        found = self._not_in_pillar(release, step) if release and not error.transient else ""
+        found = self._not_in_pillar(release, step, error) if release and not error.transient else ""
         self._record_failure(step, error)
         with contextlib.suppress(DeploymentError, OSError):
             if release and release.path.exists():
@@ -416,13 +417,14 @@ class Deployment:
         error.hint = "\n".join(filter(None, [error.hint, found, self._what_serves()]))
         self._let_go()
 
-    def _not_in_pillar(self, release: Release, step: str) -> str:
+    def _not_in_pillar(self, release: Release, step: str, error: DeploymentError) -> str:
         """Return what is found in the source of a failed release and is not in the pillar; empty if nothing."""
         if self.aside or "settings_module" not in release.facts or not (release.path / "source").is_dir():
             return ""
         import django_project_advice  # which only a failure needs
 
-        return django_project_advice.not_in_pillar(self.site, release.path, release.facts, step)
+        has_page = not isinstance(error, django_release_health.NoPage)
+        return django_project_advice.not_in_pillar(self.site, release.path, release.facts, step, has_page=has_page)
 
     def _what_serves(self) -> str:
         """Return what serves after a failure; an instance that was stopped is started again."""

@@ -17,6 +17,7 @@ import django_project_code
 import django_project_environment
 import django_project_inspection
 import django_project_modules
+import django_project_routes
 import django_project_settings
 import django_release
 import django_wall_delegate
@@ -92,17 +93,21 @@ def _file_of(source: Path, facts: Mapping[str, Any], module: str) -> str:
     return "" if path.exists() or path.with_suffix("").is_dir() else os.path.relpath(path, source)
 
 
-def not_in_pillar(site: Site, release: Path, facts: Mapping[str, Any], step: str) -> str:
+def not_in_pillar(site: Site, release: Path, facts: Mapping[str, Any], step: str, *, has_page: bool = True) -> str:
     """Return what inspection finds in a release's source and the pillar does not have, in a line; empty if nothing.
 
     Args:
         facts: ``folder``, ``python_path`` and ``settings_module`` of the release.
         step: the step of the release that failed.
+        has_page: whether the project has a page at the path of the health check.
     """
     found = _asked(site, release, _found, _own(release, facts), site.config["domains"][0]) or {}
     if found.get("build") and _built_before(site, release):
         found = {key: value for key, value in found.items() if key != "build"}
     lines = [f"{key}: {_flow(value)}" for key, value in _lacking(site.config, found, step)]
+    path = "" if has_page else _asked(site, release, _page, _own(release, facts))
+    if path and path != site.config["health"]["path"]:
+        lines.append(f"health:path: {path}")
     return f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}" if lines else ""
 
 
@@ -118,6 +123,13 @@ def _found(source: Path, facts: Mapping[str, Any], domain: str) -> dict[str, Any
         report.set("python_path", facts["python_path"])
     django_project_inspection.read_project(report, source, facts["folder"], domain, "")
     return report.keys()
+
+
+def _page(source: Path, facts: Mapping[str, Any]) -> str:
+    """Return the path of a page for the health check, where / is none; empty if none is known."""
+    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
+    settings = django_project_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
+    return django_project_routes.health_path(roots, settings.get("ROOT_URLCONF"), lacks_home=True)[0]
 
 
 def _own(release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

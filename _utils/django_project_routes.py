@@ -18,25 +18,40 @@ _MODULES = 50
 _ROUTES = ("path", "re_path", "url")
 #: Functions whose routes are not the home page.
 _NO_PAGES = ("static", "staticfiles_urlpatterns", "debug_toolbar_urls")
+#: A route without arguments, as a regular expression too.
+_PLAIN = re.compile(r"\^?(?P<path>(?:[\w-]+/)*[\w-]*)\$?")
+#: Views that are no pages: those that require a login or another method than GET, and those that may do something.
+_NO_VIEW = re.compile(
+    r"login_?required|permission|staff|superuser|user_?passes|require_(post|http)|csrf_exempt|api|viewset|redirectview"
+    r"|logout|delete|remove|create|update|form(?!a)|cron|run|send|sync|hook|callback|export|download|reset|stream",
+    re.IGNORECASE,
+)
+#: Views of Django that are pages by themselves.
+_VIEWS = ("LoginView", "TemplateView")
 
 
-def health_path(roots: list[Path], urlconf: Any) -> tuple[str, str]:
+def health_path(roots: list[Path], urlconf: Any, *, lacks_home: bool = False) -> tuple[str, str]:
     """Return the path of the project's health check, and why it was taken; empty if there is none and / is a page.
 
-    Where / surely is no page, the login page of Django's admin is taken: it requires the database.
+    Where / surely is no page, the login page of Django's admin is taken: it requires the database. Without the admin it
+    is the first page of the project that needs neither arguments nor a login.
 
     Args:
         roots: the folders that the project is imported from.
         urlconf: ROOT_URLCONF, as far as it is known.
+        lacks_home: whether / is no page, as a request has shown; else the code decides.
     """
     found = next(filter(None, map(_HEALTH.search, _texts(roots, urlconf))), None)
     if found:
         return f"/{found.group(1)}", "guessed"
     files = _files(roots, urlconf) if isinstance(urlconf, str) else []
-    if len(files) == 1 and not _has_home(roots, files[0], {files[0]}):
+    if len(files) == 1 and (lacks_home or not _has_home(roots, files[0], {files[0]})):
         admin = next(filter(None, map(_admin, _calls(files[0]))), None)
         if admin:
             return f"/{admin}login/", "guessed: / is no page of the project"
+        page = next(_pages(roots, files[0], "", {files[0]}), "")
+        if page:
+            return f"/{page}", "guessed: / is no page of the project"
     return "", ""
 
 
@@ -145,6 +160,65 @@ def _matches_nothing(function: str, route: str) -> bool:
         return bool(re.match(route, ""))
     except (re.error, RecursionError):
         return True
+
+
+def _pages(roots: list[Path], module: Path, prefix: str, done: set[Path]) -> Iterator[str]:
+    """Yield the paths of a module's routes that need neither arguments nor a login, as far as its code tells.
+
+    Args:
+        prefix: that of the module's routes.
+        done: the modules that were read before; new ones are added.
+    """
+    for call in (route for value in _patterns(module) for route in _routes(value)):
+        literal, target = _literal(call), call.args[1] if len(call.args) > 1 else None
+        route = _PLAIN.fullmatch(literal) if literal is not None else None
+        if not route or not target:
+            continue
+        path = f"{prefix}{route['path']}"
+        if not (isinstance(target, ast.Call) and _name(target) == "include"):
+            yield from [path] if path and _is_page(module, target) else []
+            continue
+        files = _files(roots, _literal(target) or "")
+        if len(files) == 1 and files[0] not in done and len(done) < _MODULES:
+            done.add(files[0])
+            yield from _pages(roots, files[0], path, done)
+
+
+def _routes(value: ast.expr) -> Iterator[ast.Call]:
+    """Yield the routes of an expression, without those that a call encloses: they have another prefix."""
+    if isinstance(value, ast.List | ast.Tuple):
+        for part in value.elts:
+            yield from _routes(part)
+    elif isinstance(value, ast.BinOp):
+        yield from _routes(value.left)
+        yield from _routes(value.right)
+    elif isinstance(value, ast.Call) and _name(value) in _ROUTES:
+        yield value
+
+
+def _is_page(module: Path, target: ast.expr) -> bool:
+    """Return whether the view of a route is one of Django's pages, or of the project's next to it, without a login."""
+    view = target.func if isinstance(target, ast.Call) else target
+    name = django_project_code.dotted(view).removesuffix(".as_view").rpartition(".")[2]
+    if not name or _NO_VIEW.search(ast.unparse(target)):
+        return False
+    if name in _VIEWS:
+        return True
+    paths = [module, module.with_name("views.py"), *sorted(module.with_name("views").glob("*.py"))[:_MODULES]]
+    nodes = (node for path in paths if path.is_file() for node in django_project_code.tree(path).body)
+    found = next((node for node in nodes if getattr(node, "name", "") == name), None)
+    if isinstance(found, ast.ClassDef):
+        bases = [ast.unparse(base) for base in [*found.bases, *found.decorator_list]]
+        is_view = any(re.search(r"\wView$", base) for base in bases) or _has_get(found)
+        return is_view and not any(map(_NO_VIEW.search, bases))
+    if not isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
+    required = len(found.args.args) - len(found.args.defaults)
+    return required == 1 and not any(_NO_VIEW.search(ast.unparse(one)) for one in found.decorator_list)
+
+
+def _has_get(view: ast.ClassDef) -> bool:
+    return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "get" for node in view.body)
 
 
 def _admin(call: ast.Call) -> str | None:

@@ -40,6 +40,10 @@ _PASSING = re.compile(r"OperationalError|InterfaceError|Connection|Timeout|Timed
 _LASTING = re.compile(r"no such|does not exist|doesn't exist|unable to open|Unknown (column|database|table)|read-?only")
 
 
+class NoPage(DeploymentError):
+    """The project has no page at the path of the health check: it answers 404."""
+
+
 class Raised(NamedTuple):
     """The exception that a page raises, with its last place in the project, and the lines of a log that show it."""
 
@@ -146,7 +150,8 @@ class _Wait:
                 exception, log = self._raised
                 problem = f"returned 500: {exception}"
         path = self._found.path or django_release_cure.page(self.site)
-        return DeploymentError(
+        kind = NoPage if self._found.status == 404 else DeploymentError
+        return kind(
             f"health check failed: GET {path} on release {self.release.name} {problem}",
             log=log or _settled_journal(self.site, self.release, self.began),
             hint=django_release_cure.hint(self.site, self.release, self._found, exception),

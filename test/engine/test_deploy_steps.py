@@ -23,6 +23,7 @@ import django_project_advice
 import django_project_program
 import django_proxy_nginx
 import django_release_drain
+import django_release_health
 import django_release_instance
 import django_release_static
 import django_site
@@ -244,8 +245,8 @@ def test_a_command_that_fails_before_the_switch_stops_the_release(world, stage, 
 def test_failed_release_names_what_inspection_finds_and_the_pillar_does_not_have(world, monkeypatch):
     seen = []
 
-    def not_in_pillar(site, release, facts, step):
-        seen.append((release.name, step, (release / "source").is_dir()))
+    def not_in_pillar(site, release, facts, step, has_page):
+        seen.append((release.name, step, (release / "source").is_dir(), has_page))
         return "found in the source, and not in django:sites:blog: build: [make]"
 
     monkeypatch.setattr(django_project_advice, "not_in_pillar", not_in_pillar)
@@ -261,12 +262,27 @@ def test_failed_release_names_what_inspection_finds_and_the_pillar_does_not_have
         f"found in the source, and not in django:sites:blog: build: [make]\n{one} still runs"
     )
     ((name, *about),) = seen
-    assert name.startswith("0002-") and about == ["static", True]
+    assert name.startswith("0002-") and about == ["static", True, True]
     world.fails["bad x"] = DeploymentError("it is busy", transient=True)
     world.push("three")
     with pytest.raises(DeploymentError, match="busy"):
         world.apply()
     assert len(seen) == 1
+
+
+def test_page_is_looked_for_where_the_health_check_meets_none(world, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        django_project_advice, "not_in_pillar", lambda *about, has_page: seen.append((about[3], has_page))
+    )
+
+    def check(site, release, explain):
+        raise django_release_health.NoPage("health check failed")
+
+    monkeypatch.setattr(django_release_health, "check", check)
+    with pytest.raises(DeploymentError, match="health check failed"):
+        world.apply()
+    assert seen == [("instance", False)]
 
 
 def test_command_failing_after_the_switch_keeps_the_release(world):

@@ -128,6 +128,26 @@ def test_a_database_a_header_and_committed_static_files_are_named(release):
     )
 
 
+@pytest.mark.parametrize(
+    ("routes", "options", "path"),
+    [
+        ("path('', include('shop.urls')), path('news/', views.news)", {}, "/news/"),
+        ("path('news/', views.news)", {"health": {"path": "/news/"}}, ""),
+        ("path('', include('shop.urls')), path('staff/', admin.site.urls)", {}, "/staff/login/"),
+        ("path('<int:number>/', views.one)", {}, ""),
+    ],
+)
+def test_page_for_the_health_check_is_named_where_the_project_lacks_that_of_the_pillar(release, routes, options, path):
+    views = "def news(request):\n    pass\ndef one(request, number):\n    pass\n"
+    files = {"settings.py": "ROOT_URLCONF = 'blog.urls'\n", "urls.py": f"urlpatterns = [{routes}]\n", "views.py": views}
+    write_tree(release / "source", {"package.json": "{}", "requirements.txt": "django\n"})
+    write_tree(release / "source/blog", files)
+    site, found = configured(**options), f"found in the source, and not in django:sites:blog: health:path: {path}"
+    named = django_project_advice.not_in_pillar(site, release, FACTS, "instance", has_page=False)
+    assert named == (found if path else "")
+    assert django_project_advice.not_in_pillar(site, release, FACTS, "instance") == ""
+
+
 def test_every_missing_module_is_named(project_commands, release):
     text = "import os, yaml, blog.urls\nINSTALLED_APPS = ['shop', 'debug_toolbar', 'rest_framework', 'django.x']\n"
     write_tree(release / "source", {"blog/settings.py": text, "blog/urls.py": ""})

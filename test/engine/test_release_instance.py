@@ -245,6 +245,7 @@ def test_health_check_passes_or_names_the_problem(instance, answers, options, pr
     assert error.value.message.startswith(f"health check failed: GET {path} on release 0001-3f2a9c1b77de ")
     assert error.value.message.split("3f2a9c1b77de ")[1] == problem
     assert error.value.log == "the journal"
+    assert isinstance(error.value, django_release_health.NoPage) == ("404" in problem)
 
 
 HEALTH = "correct the project, or set django:sites:blog:health (path, status, contains, timeout)"
