@@ -607,7 +607,8 @@ def users(name, user, shell, stores=False):
     groups = {user: None, f"{user}-build": None} | ({f"{user}-store": user} if stores else {})
     found = {one: django_host_user.find_user(one) for one in groups}
     for one, existing in found.items():
-        if existing and existing.pw_gecos.split(",")[0] != fullname and one in {name, *groups} - ({user} - {name}):
+        is_own = one != user or user == name  # else the pillar names a user that may exist already
+        if existing and is_own and existing.pw_gecos.split(",")[0] != fullname:
             comment = (
                 f"the user {one} exists on this host and does not belong to the site {name}"
                 f"\nset django:sites:{name}:user to another name"

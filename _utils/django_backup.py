@@ -37,7 +37,7 @@ DUMPERS: dict[str, Dumper] = {
     "redis": StoreDumper(),
 }
 #: Those that are no database, and are restored only where that is requested.
-BESIDES = ("media", "redis")
+ON_REQUEST = ("media", "redis")
 #: Why a backup was made; those before a migration stay as long as the release that they were made for.
 BY_COMMAND, BY_TIMER, MIGRATION = "command", "timer", "migration"
 _TEXTS = ("name", "backup", "alias", "engine", "database", "taken", "why", "release", "sha256")

@@ -61,9 +61,9 @@ def restore(
     Raises:
         DeploymentError: the backup is damaged or does not fit the release, or a server fails; then nothing is replaced.
     """
-    besides = {"media": media, "redis": queue}
-    chosen = [one for one in django_backup.find(site, which) if besides.get(one["engine"], True)]
-    _check_selection(site, chosen, besides)
+    requested = {"media": media, "redis": queue}
+    chosen = [one for one in django_backup.find(site, which) if requested.get(one["engine"], True)]
+    _check_selection(site, chosen, requested)
     with django_backup.lock(site, "django.restore").held():
         databases = _databases(live, chosen, secrets)
         django_backup.remove_leftovers(site, databases)
@@ -131,11 +131,11 @@ def drill(site: Site, release: Release, secrets: list[str]) -> dict[str, Any]:
     return result
 
 
-def _check_selection(site: Site, chosen: list[Manifest], besides: Mapping[str, bool]) -> None:
+def _check_selection(site: Site, chosen: list[Manifest], requested: Mapping[str, bool]) -> None:
     """Refuse what the backup does not have.
 
     Args:
-        besides: whether uploads and the queue are requested, by their kinds.
+        requested: whether uploads and the queue are, by their kinds.
     """
     if not chosen:
         raise DeploymentError(
@@ -143,19 +143,19 @@ def _check_selection(site: Site, chosen: list[Manifest], besides: Mapping[str, b
             hint=f"restore what it has: salt-call django.restore {site.name} … media=True, or queue=True",
         )
     kinds = {one["engine"] for one in chosen}
-    if besides["media"] and "media" not in kinds:
+    if requested["media"] and "media" not in kinds:
         raise DeploymentError(
             "this backup has no uploads",
             hint=f"restore without media=True; django:sites:{site.name}:backup: {{media: true}} adds them from now on",
         )
-    if besides["redis"] and "redis" not in kinds:
+    if requested["redis"] and "redis" not in kinds:
         raise DeploymentError("this backup has no queue", hint="restore without queue=True: the queue was empty then")
 
 
 def _databases(release: Release, chosen: list[Manifest], secrets: list[str]) -> list[Database]:
     """Return the present databases that a backup was made of, in its order."""
     site = release.site
-    aliases = [one["alias"] for one in chosen if one["engine"] not in django_backup.BESIDES]
+    aliases = [one["alias"] for one in chosen if one["engine"] not in django_backup.ON_REQUEST]
     missing = [alias for alias in aliases if alias not in release.facts["databases"]]
     if missing:
         raise DeploymentError(
@@ -270,7 +270,7 @@ def _missing_migrations(
     release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
 ) -> dict[str, list[str]]:
     """Return the migrations of a release that are missing in loaded databases, by alias."""
-    own = [one for one in databases if one.kind not in django_backup.BESIDES]
+    own = [one for one in databases if one.kind not in django_backup.ON_REQUEST]
     loaded = {one.alias: _path_in_project(release, names[one.alias]) for one in own}
     request = {"mode": "fit", "names": loaded, "migrate": migrate}
     found: dict[str, list[str]] = (

@@ -59,13 +59,10 @@ def _configuration(site: Site) -> dict[str, Any]:
         alias: {key: value for key, value in {**database, "password": None}.items() if key != "manage"}
         for alias, database in config["databases"].items()
     }
-    for name in ("queue", "caches"):
-        if config.get(name):
-            config[name] = (
-                _of_project(config[name])
-                if name == "queue"
-                else {alias: _of_project(cache) for alias, cache in config[name].items()}
-            )
+    if config.get("queue"):
+        config["queue"] = _of_project(config["queue"])
+    if config.get("caches"):
+        config["caches"] = {alias: _of_project(cache) for alias, cache in config["caches"].items()}
     if site.config.get("email"):
         config["email"] = {**site.config["email"], "password": None}
     if site.https and site.config["overlay"]:

@@ -147,8 +147,9 @@ def _start(deployment: Deployment, live: Release, release: Release) -> Plan:
     pending = django_deploy_migration.recorded_schema(release) or django_deploy_migration.pending(
         site, release, is_new=True
     )
-    told = {**({"migrations": pending} if pending else {}), **django_deploy_step_push.outlook(deployment, release)}
-    return {**told, **_settings(deployment, live, release)}
+    migrations = {"migrations": pending} if pending else {}
+    pushed = django_deploy_step_push.outlook(deployment, release)
+    return {**migrations, **pushed, **_settings(deployment, live, release)}
 
 
 def _refusal(deployment: Deployment) -> DeploymentError | None:

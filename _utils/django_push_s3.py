@@ -282,8 +282,8 @@ def _proxy() -> SplitResult | None:
 def _refusal(status: int, text: str) -> str:
     """Return why a store refused a request: its code and its message."""
     found = [re.search(rf"<{name}>([^<]*)</{name}>", text) for name in ("Code", "Message")]
-    said = ": ".join(html.unescape(one[1])[:300] for one in found if one)
-    return f"the store returned {status}" + (f" ({said})" if said else "")
+    details = ": ".join(html.unescape(one[1])[:300] for one in found if one)
+    return f"the store returned {status}" + (f" ({details})" if details else "")
 
 
 def _hint(bucket: Bucket, problem: str) -> str:
@@ -302,7 +302,7 @@ def signature(
     """Return the headers that sign a request.
 
     Args:
-        headers: those that are signed besides the time, Host among them.
+        headers: those that are signed in addition to the time, Host among them.
         digest: the SHA-256 of the body.
     """
     moment = time.strftime("%Y%m%dT%H%M%SZ", now)

@@ -27,14 +27,21 @@ MASK = "**********"
 #: Without a comma, which separates former keys in a list.
 _ALPHABET = string.ascii_letters + string.digits + "!#%&()*+-.:;<=>?@[]^_{|}~"
 _URL_SAFE = string.ascii_letters + string.digits + "-_"
+#: What the names of passwords of queues and caches begin with.
+_STORE = "store."
 
 
 def configured(site: Site) -> dict[str, dict[str, Any]]:
     """Return the secrets of the configuration: ``secret_key``, ``secrets``, passwords of databases, stores and mail."""
     key = site.config["secret_key"]
     named = {"secret_key": {"value": key} if key else {"generate": 50}, **site.config["secrets"]}
-    stores = {f"store.{name}": {"value": one["password"]} for name, one in site.stores.items() if one["password"]}
+    stores = {of_store(name): {"value": one["password"]} for name, one in site.stores.items() if one["password"]}
     return {**named, **django_database.passwords(site), **stores, **django_email.passwords(site)}
+
+
+def of_store(name: str) -> str:
+    """Return the name of the secret that is the password of a queue or cache, by the name of that (`Site.stores`)."""
+    return f"{_STORE}{name}"
 
 
 def values(site: Site, given: Mapping[str, str]) -> dict[str, str]:
@@ -101,8 +108,8 @@ def pillar_key(site: Site, name: str) -> str:
     """Return the pillar key that sets a secret."""
     if name.startswith("database."):
         return f"{django_database.pillar_key(site, name.removeprefix('database.'))}:password"
-    if name.startswith("store."):
-        return f"{store_key(site, name.removeprefix('store.'))}:password"
+    if name.startswith(_STORE):
+        return f"{store_key(site, name.removeprefix(_STORE))}:password"
     if name == django_email.SECRET:
         return f"django:sites:{site.name}:email:password"
     return f"django:sites:{site.name}:{name if name == 'secret_key' else f'secrets:{name}'}"

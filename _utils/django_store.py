@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import django_secret
 import django_store_database
 import django_store_memcached
 import django_store_redis
@@ -52,16 +53,11 @@ def engines(site: Site) -> list[str]:
     return sorted({options["engine"] for options in site.stores.values() if STORES[options["engine"]].CLIENTS})
 
 
-def secret_name(name: str) -> str:
-    """Return the name of the secret that is a store's password."""
-    return f"store.{name}"
-
-
 def _address(site: Site, name: str, secrets: Mapping[str, str]) -> dict[str, Any]:
     """Return where a store is: ``socket`` of a server of the site's own, or the options of one elsewhere."""
     options = site.stores[name]
     if options["host"]:
-        return {**options, "password": secrets.get(secret_name(name), "")}
+        return {**options, "password": secrets.get(django_secret.of_store(name), "")}
     return {"socket": str(OwnServer(site, name, _server_kind(options).part(name), options).socket)}
 
 
@@ -132,6 +128,6 @@ def _located(site: Site, name: str) -> dict[str, Any]:
     kind = _server_kind(site.stores[name])
     if not site.stores[name]["password"]:
         return {"location": kind.url(_address(site, name, {}))}
-    marked = kind.url(_address(site, name, {secret_name(name): "PASSWORD"}))
+    marked = kind.url(_address(site, name, {django_secret.of_store(name): "PASSWORD"}))
     head, _mark, tail = marked.rpartition(":PASSWORD@")
-    return {"location": [f"{head}:", f"@{tail}"], "password_file": str(site.secrets / secret_name(name))}
+    return {"location": [f"{head}:", f"@{tail}"], "password_file": str(site.secrets / django_secret.of_store(name))}
