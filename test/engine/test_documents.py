@@ -251,7 +251,8 @@ def test_every_directive_of_the_sandbox_has_a_row():
 
 
 def test_every_folder_of_a_site_is_in_the_table_of_owners():
-    site = configured()
+    schedules = {"daily": {"command": "manage.py clearsessions", "at": "daily"}}
+    site = configured(workers={"beat": {"kind": "celery_beat"}}, schedules=schedules)
     rows = walls()
     for folder in site.folders():
         path = re.sub(rf"(?<=/){site.name}(?=/|$)", "<site>", str(folder.path).replace(str(site.root), "<root>"))
