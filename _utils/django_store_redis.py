@@ -1,17 +1,19 @@
 """Redis, or Valkey: Debian has one or the other, and their servers, files and clients are the same."""
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 import django_store_client
+from django_host_command import DeploymentError
 from django_store_contract import OwnServer, ServerStore, Usage, size
 
 #: The hash of the messages that workers of Celery have taken and not acknowledged.
 UNACKED = "unacked"
-#: Names of keys that one SCAN returns at most, and rounds of it.
-_BATCH, _ROUNDS = 1000, 200
+#: Keys that one SCAN looks at, and the most characters of the names of all lists.
+_BATCH, _NAMES = 1000, 4 << 20
 
 
 class RedisStore(ServerStore):
@@ -93,21 +95,27 @@ def lengths(server: OwnServer) -> dict[str, int]:
     """Return the length of each list in the server's first database, and of Celery's unacknowledged messages.
 
     Raises:
-        DeploymentError: the server does not answer.
+        DeploymentError: the server does not answer in time, or has too many lists.
     """
     names: set[str] = set()
-    cursor = "0"
-    for _round in range(_ROUNDS):
-        ((cursor, found),) = django_store_client.redis(
-            server.socket, [["SCAN", cursor, "COUNT", str(_BATCH), "TYPE", "list"]]
-        )
+    cursor, deadline = "0", time.monotonic() + django_store_client.PATIENCE
+    while True:
+        scan = ["SCAN", cursor, "COUNT", str(_BATCH), "TYPE", "list"]
+        ((cursor, found),) = _until(deadline, server, [scan])
         names |= {*found}
+        if sum(map(len, names)) > _NAMES:
+            raise DeploymentError(f"{server.unit} has more lists than are counted")
         if cursor == "0":
             break
     lists = sorted(names)
-    answers = django_store_client.redis(server.socket, [*(["LLEN", name] for name in lists), ["HLEN", UNACKED]])
+    answers = _until(deadline, server, [*(["LLEN", name] for name in lists), ["HLEN", UNACKED]])
     counted = dict(zip([*lists, UNACKED], answers, strict=True))
     return {name: int(count) for name, count in counted.items() if count}
+
+
+def _until(deadline: float, server: OwnServer, commands: list[list[str]]) -> list[Any]:
+    """Send commands, and return the answers, all of which have to arrive before a time (monotonic)."""
+    return django_store_client.redis(server.socket, commands, patience=max(deadline - time.monotonic(), 0.001))
 
 
 def _changeable(server: OwnServer) -> dict[str, str]:

@@ -144,6 +144,31 @@ def test_waiting_tasks_are_counted_in_lists_and_in_what_celery_has_not_acknowled
     assert REDIS.waiting(queue.own) == 5
 
 
+def test_no_list_is_missed_among_many_keys(start):
+    queue = start(queue={"engine": "redis"})
+    queue("EVAL", "for number = 1, 300000 do redis.call('SET', 'result' .. number, '') end", "0")
+    for number in range(50):
+        queue("RPUSH", f"queue{number}", "a")
+    assert REDIS.waiting(queue.own) == 50
+
+
+def test_too_many_lists_are_not_counted(start):
+    queue = start(queue={"engine": "redis"})
+    queue("EVAL", "for number = 1, 6 do redis.call('RPUSH', string.rep('x', 1000000) .. number, '') end", "0")
+    with pytest.raises(DeploymentError, match="django-blog-queue has more lists than are counted"):
+        REDIS.waiting(queue.own)
+
+
+def test_endless_list_of_names_is_not_read_to_its_end(run, monkeypatch):
+    ((_kind, server),) = django_store.own_servers(configured(queue={"engine": "redis"}))
+    server.socket.parent.mkdir()
+    hostile = Hostile(server.socket, b"*2\r\n$1\r\n7\r\n*0\r\n")
+    monkeypatch.setattr(django_store_client, "PATIENCE", 0.5)
+    with pytest.raises(DeploymentError, match="does not answer"):
+        django_store_redis.lengths(server)
+    hostile.listener.close()
+
+
 def test_dump_is_read_by_another_server(start, tmp_path):
     queue = start(queue={"engine": "redis"})
     queue("RPUSH", "celery", *(f"task {number}" for number in range(1000)))
