@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,7 @@ import django_project_page
 import django_proxy
 import django_release_health
 import django_release_instance
+import django_release_page
 import django_release_static
 import django_site
 import django_worker
@@ -26,6 +28,9 @@ from django_release import Release
 from django_site import Site
 
 log = logging.getLogger(__name__)
+
+#: Seconds that a page may take whose links are looked at.
+_PATIENCE = 10.0
 
 
 def instance(deployment: Deployment) -> Iterator[Changes]:
@@ -54,10 +59,19 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         deployment.set_probe(_probe(site, live)).start()
     explain = django_project_page.explain(site, release.path, release.facts, deployment.masked())
     django_release_health.check(site, release.path, explain)
+    if deployment.is_new:
+        _warn_of_missing_files(deployment, release)
     if release.record.get("page") != django_release_health.page(site):
         release.update(page=django_release_health.page(site))
     deployment.set_healthy(django_release_instance.pid(site, release.path))
     django_deploy_commands.run(deployment, "before_switch")
+
+
+def _warn_of_missing_files(deployment: Deployment, release: Release) -> None:
+    """Warn of stylesheets and scripts that the health page links to and the release does not have."""
+    site = deployment.site
+    body = django_release_health.body(site, release.path, time.monotonic() + _PATIENCE)
+    deployment.warn(django_release_page.warnings(site, release.path, release.facts, body))
 
 
 def _units(deployment: Deployment, release: Release) -> list[str]:

@@ -222,12 +222,27 @@ def problem_of(site: Site, release: Path, deadline: float) -> str:
 
 def find(site: Site, release: Path, deadline: float) -> Finding:
     """Return what a release's health page answers, requested at its own socket."""
+    return _find(site, release, deadline)[0]
+
+
+def body(site: Site, release: Path, deadline: float) -> str:
+    """Return the health page of a release, requested at its own socket; empty where it is not healthy."""
+    found, answers = _find(site, release, deadline)
+    return answers[-1].body if answers and not found.problem else ""
+
+
+def _find(site: Site, release: Path, deadline: float) -> tuple[Finding, list[Answer]]:
+    """Return what a release's health page answers, and the answers of all requests: redirects are followed."""
     headers = site.config["health"]["headers"]
+    answers: list[Answer] = []
 
     def at_socket(path: str, timeout: float) -> Answer:
-        return django_release_http.get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout)
+        answers.append(
+            django_release_http.get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout)
+        )
+        return answers[-1]
 
-    return look(site, at_socket, deadline, site.scheme)
+    return look(site, at_socket, deadline, site.scheme), answers
 
 
 def problem(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> str:

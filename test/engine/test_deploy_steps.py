@@ -611,6 +611,18 @@ def test_contradictions_of_a_project_give_warnings(world, answers, warnings):
     assert world.last.warnings == [text.format(media=world.site.media.top) for text in warnings]
 
 
+def test_files_that_the_health_page_links_to_and_the_release_lacks_give_a_warning(world):
+    world.answers = {"static_url": "/static/"}
+    world.page = '<script src="/static/dist/a.js"></script>'
+    world.apply()
+    assert world.last.warnings == [
+        "the health page links to dist/a.js, not among the static files: have django:sites:blog:build create what is "
+        "generated, or correct the names in the project"
+    ]
+    world.apply()
+    assert world.last.warnings == []
+
+
 @pytest.mark.parametrize(
     ("options", "answers", "words"),
     [

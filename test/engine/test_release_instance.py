@@ -248,6 +248,14 @@ def test_health_check_passes_or_names_the_problem(instance, answers, options, pr
     assert isinstance(error.value, django_release_health.NoPage) == ("404" in problem)
 
 
+def test_health_page_is_what_redirects_lead_to(instance):
+    site, release, server = instance()
+    server.answers = {"/": redirect("/login/"), "/login/": (200, {}, "<form>")}
+    assert django_release_health.body(site, release, time.monotonic() + 10) == "<form>"
+    server.answers = {"/": (500, {}, "an error")}
+    assert django_release_health.body(site, release, time.monotonic() + 10) == ""
+
+
 HEALTH = "correct the project, or set django:sites:blog:health (path, status, contains, timeout)"
 AT = "django:sites:blog"
 OTHER_PAGE = f"set {AT}:health:path to a page without the redirect"

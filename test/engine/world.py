@@ -144,6 +144,7 @@ class World:
         connections: those that are still open at an instance when its time is up.
         sandbox: what a process finds of its sandbox.
         problems: release → what is wrong with the health page while it is live.
+        page: the health page of a new release.
     """
 
     def __init__(self, make_site: MakeSite):
@@ -171,6 +172,7 @@ class World:
         self.settings: dict[str, dict[str, Any]] = {}
         self.connections = 0
         self.problems: dict[str, str] = {}
+        self.page = ""
         self.sandbox = dict(CONFINED)
         self.last: Deployment | None = None
 
@@ -483,6 +485,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_worker, "state"): world.state,
         (django_host_command, "execute"): world.execute,
         (django_release_health, "check"): lambda site, release, explain=None: None,
+        (django_release_health, "body"): lambda site, release, deadline: world.page,
         (django_release_health, "problem_of"): world.problem_of,
         (django_release_drain, "drain"): lambda site, release: world.connections,
         (django_deploy_switch_report, "RATE"): 2000,
