@@ -1,6 +1,5 @@
 """Read a project from its source and write a pillar that deploys it. No code of the project is run."""
 
-import ast
 import contextlib
 import os
 import re
@@ -18,13 +17,12 @@ import django_host_user
 import django_kinds
 import django_project
 import django_project_background
-import django_project_code
 import django_project_data
 import django_project_environment
 import django_project_front_end
+import django_project_layout
 import django_project_metadata
 import django_project_modules
-import django_project_python_path
 import django_project_removed
 import django_project_requirements
 import django_project_routes
@@ -117,7 +115,7 @@ def _read(report: Report, tree: Path, domain: str, host: str) -> None:
         domain: the domain of the site.
         host: the version of this host's python3; empty if there is none.
     """
-    read_project(report, tree, _project(report, tree), domain, host)
+    read_project(report, tree, django_project_layout.add(report, tree), domain, host)
 
 
 def read_project(report: Report, tree: Path, project: str, domain: str, host: str) -> None:
@@ -235,151 +233,6 @@ def _location(report: Report, where: str, revision: str, name: str, is_folder: b
         if revision != "HEAD":
             report.set("revision", revision)
     report.set("domains", [f"{name}.example.org"], "guessed: replace it by the site's domains")
-
-
-def _project(report: Report, tree: Path) -> str:
-    """Find the folder of manage.py, the settings and the WSGI module; return the folder."""
-    folders = [str(path.parent) for path in django_project.manage_files(tree)]
-    if not folders:
-        return _without_manage(report, tree)
-    package = next((one for one in folders if django_project.is_in_package(tree, one)), "")
-    if package:
-        return _package(report, tree, package)
-    folder = next((one for one in folders if django_project.application_modules([tree / one])), folders[0])
-    if len(folders) > 1:
-        report.set("project", folder, f"guessed: manage.py is in {django_project.listed(folders)}")
-    elif folder != ".":
-        report.remarks.append(f"manage.py is in {folder}")
-    _modules(report, tree, folder)
-    return folder
-
-
-def _without_manage(report: Report, tree: Path) -> str:
-    """Find the folder, the settings and the WSGI module of a project that has no manage.py; return the folder."""
-    folders = django_project.folders_without_manage(tree)
-    if not folders:
-        raise DeploymentError("no manage.py found in the source", hint="name the source of a Django project")
-    report.set("project", folders[0], "guessed: there is no manage.py, but settings")
-    _modules(report, tree, folders[0])
-    return folders[0]
-
-
-def _modules(report: Report, tree: Path, folder: str) -> None:
-    """Find the settings and the WSGI module of a project, and the folders that it is imported from."""
-    paths = [path for path in django_project.python_path(tree, folder) if path != folder]
-    if paths:
-        report.set("python_path", paths, "found: folders with further modules of the project")
-    roots = [tree / path for path in (folder, *paths)]
-    report.application = _application(report, roots)
-    report.settings_module = _settings_module(report, tree, roots, report.application)
-
-
-def _package(report: Report, tree: Path, package: str) -> str:
-    """Write where a project is whose manage.py is in its own package; return the folder that it is imported from."""
-    folder = str(Path(package).parent)
-    roots = [tree / folder, tree / package]
-    report.set("project", folder, f"found: the settings import the package {Path(package).name} from here")
-    modules = django_project.application_modules(roots)
-    wsgi = modules[0] if modules else f"{Path(package).name}.wsgi"
-    report.set("wsgi", wsgi, f"found: {wsgi.replace('.', '/')}.py", is_open=not modules)
-    report.application = wsgi
-    module = _settings_module(report, tree, roots, wsgi)
-    report.set("settings_module", module, "found")
-    report.settings_module = module
-    return folder
-
-
-def _application(report: Report, roots: list[Path]) -> str:
-    """Find the WSGI module, or the ASGI module of a project that has no other; return it."""
-    modules = django_project.application_modules(roots)
-    only_asgi = [] if modules else django_project.application_modules(roots, "asgi")
-    if len(modules) == 1:
-        report.remarks.append(f"WSGI module: {modules[0]}")
-    elif modules:
-        report.set("wsgi", modules[0], f"guessed: found {django_project.listed(modules)}")
-    elif len(only_asgi) == 1:
-        report.set("server", {"kind": "uvicorn"}, f"guessed: there is no WSGI module, but {only_asgi[0]}")
-    else:
-        comment = "not found: name the module that calls get_wsgi_application()"
-        report.set("wsgi", "mysite.wsgi", comment, is_open=True)
-    return next(iter([*modules, *only_asgi]), "mysite.wsgi")
-
-
-def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -> str:
-    named, found = django_project.settings_named(roots, wsgi), django_project.settings_modules(roots)
-    production = [module for module in found if re.search(r"\.(production|prod|live)$", module)]
-    if not named:
-        guess = [*production, *found, "mysite.settings"][0]
-        comment = f"guessed: found {django_project.listed(found) or 'no settings module'}"
-        report.set("settings_module", guess, comment, is_open=not found)
-        return guess
-    if production and not _is_for_servers(roots, named):
-        report.set("settings_module", production[0], f"guessed: the project names {named}")
-        return production[0]
-    guess, comment = _instead_of(roots, named, wsgi, [*production, *found])
-    if guess and not _module_file(roots, named) and _is_imported(roots, named):
-        _add_module(report, tree, roots, named, guess)
-        return guess
-    if guess:
-        report.set("settings_module", guess, comment)
-        return guess
-    report.remarks.append(f"settings module: {named}")
-    return named
-
-
-def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> tuple[str, str]:
-    """Return the module to take instead of one that has no settings, and why; empty texts where it has some."""
-    live = [module for module in found if not django_project_code.NOT_LIVE.search(module)]
-    of_manage = django_project_code.settings_named(roots[0] / "manage.py")
-    is_live = not live or not django_project_code.NOT_LIVE.search(of_manage)
-    if of_manage and is_live and not _has_code(roots, named) and _has_code(roots, of_manage):
-        return of_manage, f"named by manage.py; {wsgi} names {named}, which has no settings"
-    if live and not _module_file(roots, named):
-        return live[0], f"guessed: the project names {named}, which is not in the source"
-    return "", ""
-
-
-def _add_module(report: Report, tree: Path, roots: list[Path], module: str, settings: str) -> None:
-    """Add a file that has the settings of another module, for one that is not committed."""
-    file = f"{module.replace('.', '/')}.py"
-    root = next((root for root in roots if (root / file).parent.is_dir()), roots[0])
-    path = str((root / file).relative_to(tree))
-    report.set("files", {path: {"contents": f"from {settings} import *\n"}}, f"guessed: {path} is not in the source")
-
-
-def _is_imported(roots: list[Path], module: str) -> bool:
-    """Return whether code of the project imports a settings module by its name."""
-    package, _dot, name = module.rpartition(".")
-    ways = (f"from {module} import", f"import {module}\\b", f"from {package} import {name}\\b")
-    pattern = "|".join(rf"^\s*{way}" for way in ways)
-    paths = (path for root in roots for path in django_project.files(root, None, depth=4) if path.suffix == ".py")
-    return any(module in (text := django_project_code.read(path)) and re.search(pattern, text, re.M) for path in paths)
-
-
-def _has_code(roots: list[Path], module: str) -> bool:
-    """Return whether a module of the project has statements; one of a package that is installed counts as if it had."""
-    path = _module_file(roots, module)
-    if not path:
-        return not any((root / module.partition(".")[0]).is_dir() for root in roots)
-    body = django_project_code.tree(path).body
-    return any(not isinstance(getattr(statement, "value", None), ast.Constant) for statement in body)
-
-
-def _module_file(roots: list[Path], module: str) -> Path | None:
-    """Return the file of a module of the project, or None if its source does not have it."""
-    return next(filter(None, (django_project_python_path.module_file(root, module) for root in roots)), None)
-
-
-def _is_for_servers(roots: list[Path], module: str) -> bool:
-    """Return whether a settings module is not for development, and neither empty nor taken from one that is."""
-    if django_project_code.NOT_LIVE.search(module):
-        return False
-    path = _module_file(roots, module)
-    tree = django_project_code.tree(path) if path else None
-    taken = django_project_code.star_imports(tree) if tree else []
-    return not tree or (
-        django_project_code.is_settings(tree) and not any(map(django_project_code.NOT_LIVE.search, taken))
-    )
 
 
 def _requirements(report: Report, tree: Path, folder: str, files: list[str], host: str) -> list[str]:
