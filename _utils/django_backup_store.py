@@ -4,6 +4,7 @@ It is treated like a database. A task of a restored queue runs again that has ru
 it only where that is requested.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -88,11 +89,20 @@ class StoreDumper(Dumper):
 
     def swap(self, database: Database, name: str, kept: str) -> None:
         server = _server(database)
-        django_store_service.stop(server)
-        os.rename(database.name, kept)
-        os.rename(name, database.name)
-        django_host_file.sync_folder(Path(name).parent)
-        django_store_service.restart(server)
+        try:
+            django_store_service.stop(server)
+            os.rename(database.name, kept)
+            os.rename(name, database.name)
+            django_host_file.sync_folder(Path(name).parent)
+            django_store_service.restart(server)
+        except BaseException:
+            if os.path.lexists(kept):
+                if os.path.lexists(database.name):
+                    os.rename(database.name, name)
+                os.rename(kept, database.name)
+            with contextlib.suppress(DeploymentError):  # the first error says why
+                django_store_service.restart(server)
+            raise
 
     def undo_partial_swap(self, database: Database, kept: str) -> None:
         if os.path.lexists(kept) and not os.path.lexists(database.name):

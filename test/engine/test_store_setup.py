@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import django_backup_store
 import django_deploy_step_record
 import django_host_command
 import django_host_service
@@ -122,3 +123,25 @@ def test_queue_that_does_not_answer_is_not_taken_for_an_empty_one(queue, make_si
     with pytest.raises(DeploymentError) as refused:
         django_store_setup.refuse_lost_tasks(site)
     assert "removed only once it reports that no task waits" in refused.value.hint
+
+
+@pytest.mark.parametrize("fails", ["stop", "restart"])
+def test_queue_that_does_not_start_with_a_backup_has_its_own_tasks_again(queue, host, monkeypatch, fails):
+    (database,) = django_backup_store.of_site(queue)
+    folder = django_store_contract.folder(queue)
+    for name, text in (("queue", "its own"), ("queue-new", "the backup")):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "tasks").write_text(text)
+    called, results = getattr(django_store_service, fails), iter([DeploymentError("it does not end or start"), None])
+
+    def failing(server):
+        if error := next(results):
+            raise error
+        called(server)
+
+    monkeypatch.setattr(django_store_service, fails, failing)
+    with pytest.raises(DeploymentError, match="it does not end or start"):
+        django_backup_store.StoreDumper().swap(database, str(folder / "queue-new"), str(folder / "queue-kept"))
+    assert (folder / "queue/tasks").read_text() == "its own" and not (folder / "queue-kept").exists()
+    assert (folder / "queue-new/tasks").read_text() == "the backup"
+    assert host.did[-1] == "supervisorctl restart django-blog-queue"
