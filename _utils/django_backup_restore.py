@@ -19,6 +19,7 @@ import django_release
 import django_release_drain
 import django_release_health
 import django_release_instance
+import django_release_use
 import django_release_workers
 from django_backup import DUMPERS
 from django_backup_dump import Database
@@ -317,6 +318,7 @@ def _exchange(
 
     The maintenance page is shown from before the site is stopped until its health check passes again.
     """
+    _refuse_running_schedules(site)
     was_on = django_proxy_maintenance.is_on(site) is not None
     if not was_on:
         django_proxy_maintenance.on(site, by="django.restore")
@@ -324,6 +326,7 @@ def _exchange(
     django_proxy_maintenance.hold_workers(site)
     swapped: list[Database] = []
     try:
+        _refuse_running_schedules(site)  # in maintenance no other begins
         _stop(site, live)
         for one in databases:
             DUMPERS[one.kind].swap(one, names[one.alias], kept[one.alias])
@@ -342,6 +345,21 @@ def _exchange(
         error.hint = "\n".join(filter(None, [error.hint, restored, off]))
         raise
     _reopen(site, was_on=was_on, holds=holds)
+
+
+def _refuse_running_schedules(site: Site) -> None:
+    """Check that no schedule of a site runs: what it writes from now on would be in the former database.
+
+    Raises:
+        DeploymentError: one runs.
+    """
+    running = ", ".join(django_release_use.schedules(site))
+    if running:
+        raise DeploymentError(
+            f"the schedule {running} of {site.name} runs, and would go on with the former database",
+            hint=f"restore again once it has ended, or end it: systemctl stop 'django-{site.name}-at-*'",
+            transient=True,
+        )
 
 
 def _reopen(site: Site, *, was_on: bool, holds: bool) -> None:

@@ -12,6 +12,11 @@ LOCK = ".lock"
 
 def names(site: Site) -> set[str]:
     """Return the names of the releases that a schedule or a command of the command line runs in."""
-    holders = (Lock(path, "", busy="", timeout="0s", hint="").holder() for path in site.schedules.glob(f"*{LOCK}"))
-    by_schedules = {holder.split()[0] for holder in holders if re.match(r"\d{4,}-[0-9a-f]{12} ", holder)}
-    return by_schedules | django_process_systemd.releases_of_commands(site)
+    return {*schedules(site).values()} | django_process_systemd.releases_of_commands(site)
+
+
+def schedules(site: Site) -> dict[str, str]:
+    """Return the schedules whose command runs: name → the name of the release that it runs in."""
+    paths = sorted(site.schedules.glob(f"*{LOCK}"))
+    holders = {path.stem: Lock(path, "", busy="", timeout="0s", hint="").holder() for path in paths}
+    return {name: text.split()[0] for name, text in holders.items() if re.match(r"\d{4,}-[0-9a-f]{12} ", text)}

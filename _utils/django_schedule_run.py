@@ -98,11 +98,16 @@ def run(site: Site, name: str, *, by: str) -> dict[str, Any]:
     if not definition:
         known = ", ".join(sorted(site.config.get("schedules", {}))) or "none"
         raise DeploymentError(f"{site.name} has no schedule {name!r} on this host", hint=f"it has: {known}")
+    _refuse_obstacle(site, name)
+    with _held(site, name, by) as release:
+        _refuse_obstacle(site, name)  # a restore that has begun meanwhile did not see the lock
+        return _recorded(release, name, definition, by)
+
+
+def _refuse_obstacle(site: Site, name: str) -> None:
     if reason := obstacle(site):
         hint = f"run a command in spite of it: salt-call django.manage {site.name} 'COMMAND'"
         raise DeploymentError(f"{name} does not run: {reason}", hint=hint)
-    with _held(site, name, by) as release:
-        return _recorded(release, name, definition, by)
 
 
 @contextlib.contextmanager

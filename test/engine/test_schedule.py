@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 
+import django_backup_restore
 import django_deploy_drift
 import django_deploy_inputs
 import django_host_lock
@@ -350,6 +351,22 @@ def test_release_in_which_a_schedule_runs_is_not_deleted(scheduled, own_host, mo
     assert django_release.prune(scheduled.site) == [] and first in scheduled.releases
     (own_host / "transient/django-blog-manage-7.service").unlink()
     assert django_release.prune(scheduled.site) == [] and first not in scheduled.releases
+
+
+def test_databases_are_not_exchanged_while_a_schedule_runs(scheduled):
+    live = django_release.Release(scheduled.site, scheduled.live)
+    lock = django_schedule_run._lock(scheduled.site, "clear", f"{live.name} by timer")
+    with lock.held(), pytest.raises(DeploymentError, match="the schedule clear of blog runs"):
+        django_backup_restore._exchange(scheduled.site, live, [], {}, {}, None)
+    assert not django_proxy_maintenance.is_on(scheduled.site)
+
+
+def test_schedule_does_not_run_where_maintenance_begins_while_it_starts(scheduled, monkeypatch):
+    reasons = iter(["", "blog is in maintenance"])
+    monkeypatch.setattr(django_schedule_run, "obstacle", lambda _site: next(reasons))
+    with pytest.raises(DeploymentError, match="clear does not run: blog is in maintenance"):
+        django_schedule_run.run(scheduled.site, "clear", by="a test")
+    assert django_schedule_run.records(scheduled.site, "clear")["runs"] == []
 
 
 def test_nothing_runs_in_maintenance_or_before_a_release(scheduled, monkeypatch, capsys):
