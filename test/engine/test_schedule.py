@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -30,6 +31,14 @@ from specimen import compiled, configured, three_keys
 
 CLEAR = {"command": "manage.py clearsessions", "at": "daily"}
 MONDAYS = {"command": "manage.py send_invoices 'to all'", "at": "Mon 06:00", "within": "1h", "timeout": "2h"}
+
+
+@pytest.fixture(autouse=True)
+def kept_signals():
+    """The program installs a handler of SIGTERM, which other tests of this process must not have."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
