@@ -18,7 +18,8 @@ from sites import Site, lines, version
 HERE = Path(__file__).parent
 CASES, NUMBERS = yaml.safe_load_all((HERE / "faults.yaml").read_text())
 FAULTS = [Fault(**case) for case in CASES]
-STEPS = [step.__name__ for step in (django_deploy_steps.site, *django_deploy_steps.RELEASE)]
+#: The steps of this site, which pushes no static files.
+STEPS = ["site", *(step.__name__ for step in django_deploy_steps.RELEASE if step is not django_deploy_steps.push)]
 #: Those in which a kill leaves the old release live.
 BEFORE = STEPS[: STEPS.index("live")]
 #: Salt itself refuses a second state.apply on a minion; with this it is our own lock that counts.
