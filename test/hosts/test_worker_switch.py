@@ -303,25 +303,20 @@ HOSTILE = {
     "what", [pytest.param(what, marks=[] if what == "claims to take tasks" else pytest.mark.full) for what in HOSTILE]
 )
 def test_hostile_site_delays_a_switch_for_a_moment_only(shop, what):
-    shop.next()
-    folder = f"/run/{shop.unit}-default"
-    shop.host.run(
-        [
-            "systemd-run",
-            "--quiet",
-            "--unit=hostile",
-            "--uid=blog",
-            "--",
-            "bash",
-            "-c",
-            f"cd {folder} && {HOSTILE[what]}",
-        ]
-    )
-    applied = shop.deploy()
-    shop.host.run("systemctl stop hostile; systemctl reset-failed hostile", check=False)
-    if what == "locks the lock":  # the others are waited for, unless the worker's own report is read between two lies
-        assert "did not stop taking tasks" not in json.dumps(applied.warnings)
-    until(lambda: shop.taking() == {shop.live[:4]})
+    def attacked() -> bool:
+        """Deploy during the attack; return whether the deployment waited for the worker in vain, and said so."""
+        shop.next()
+        attack = f"cd /run/{shop.unit}-default && {HOSTILE[what]}"
+        shop.host.run(["systemd-run", "--quiet", "--unit=hostile", "--uid=blog", "--", "bash", "-c", attack])
+        applied = shop.deploy()
+        shop.host.run("systemctl stop hostile; systemctl reset-failed hostile", check=False)
+        until(lambda: shop.taking() == {shop.live[:4]})
+        return "did not stop taking tasks in time: default" in json.dumps(applied.warnings)
+
+    if what == "claims to take tasks":  # once the worker's own report may be read between two lies
+        assert any(attacked() for _round in range(5))
+    else:
+        assert attacked() == (what != "locks the lock")
 
 
 def test_two_feeds_never_ran_at_once(shop):
