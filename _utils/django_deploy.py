@@ -424,7 +424,8 @@ class Deployment:
         import django_project_advice  # which only a failure needs
 
         has_page = not isinstance(error, django_release_health.NoPage)
-        return django_project_advice.not_in_pillar(self.site, release.path, release.facts, step, has_page=has_page)
+        given = self.site, release.path, release.facts, step, error.hint
+        return django_project_advice.not_in_pillar(*given, has_page=has_page)
 
     def _what_serves(self) -> str:
         """Return what serves after a failure; an instance that was stopped is started again."""

@@ -82,8 +82,8 @@ _FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "(?:[^"]*/)?(?P<file>[^"/]+)", line 
 _CODE = re.compile(r"(?:\d{4}-\S+ )?    ")
 #: A frame of a JavaScript stack: the error is above it.
 _JAVASCRIPT_FRAME = re.compile(r"\s+at (?:async )?(?:new )?[\w.<>$\[\] ]*\(?(?:file:|node:|/|<anonymous>)\S*\)?$")
-#: Lines of an output that an error shows: the last ones, and the beginning of an error further up.
-_LAST, _FIRST = 5, 3
+#: Lines of an output that an error shows: the last ones; or the beginning of an error further up, and fewer last ones.
+_LAST, _FIRST, _LAST_AFTER_FIRST = 5, 2, 3
 #: How npm, yarn, webpack, esbuild, Vite, TypeScript and others begin an error. They print more after it: what it leads
 #: to, how often it happened, where their log is.
 _ERROR = re.compile(
@@ -116,10 +116,8 @@ class DeploymentError(Exception):
 
 def _shown(lines: list[str]) -> list[str]:
     """Return the last lines of a log, after the first error if that is further up."""
-    before, end = lines[:-_LAST], lines[-_LAST:]
-    first = _first_error(before)
-    is_left_out = first and before[-len(first) :] != first
-    return [*first, *(["…"] if is_left_out else []), *end]
+    first = _first_error(lines[:-_LAST])
+    return [*first, "…", *lines[-_LAST_AFTER_FIRST:]] if first else lines[-_LAST:]
 
 
 def _first_error(lines: list[str]) -> list[str]:

@@ -93,22 +93,31 @@ def _file_of(source: Path, facts: Mapping[str, Any], module: str) -> str:
     return "" if path.exists() or path.with_suffix("").is_dir() else os.path.relpath(path, source)
 
 
-def not_in_pillar(site: Site, release: Path, facts: Mapping[str, Any], step: str, *, has_page: bool = True) -> str:
+def not_in_pillar(
+    site: Site, release: Path, facts: Mapping[str, Any], step: str, hint: str = "", *, has_page: bool = True
+) -> str:
     """Return what inspection finds in a release's source and the pillar does not have, in a line; empty if nothing.
 
     Args:
         facts: ``folder``, ``python_path`` and ``settings_module`` of the release.
         step: the step of the release that failed.
+        hint: that of the error; what it says is not said again.
         has_page: whether the project has a page at the path of the health check.
     """
     found = _asked(site, release, _found, _own(release, facts), site.config["domains"][0]) or {}
     if found.get("build") and _built_before(site, release):
         found = {key: value for key, value in found.items() if key != "build"}
-    lines = [f"{key}: {_flow(value)}" for key, value in _lacking(site.config, found, step)]
+    lacking = [(key, value) for key, value in _lacking(site.config, found, step) if not _says(hint, key, value)]
+    lines = [f"{key}: {_flow(value)}" for key, value in lacking]
     path = "" if has_page else _asked(site, release, _page, _own(release, facts))
     if path and path != site.config["health"]["path"]:
         lines.append(f"health:path: {path}")
     return f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}" if lines else ""
+
+
+def _says(hint: str, key: str, value: Any) -> bool:
+    """Return whether a hint names a key and all that was found for it, which is a list."""
+    return f":{key}: " in hint and isinstance(value, list) and all(one in hint for one in value)
 
 
 def _built_before(site: Site, release: Path) -> bool:

@@ -90,6 +90,10 @@ def test_what_inspection_finds_and_the_pillar_does_not_have_is_named(release):
     assert 'packages: ["npm"]' in django_project_advice.not_in_pillar(configured(), release, started, "build")
     assert len(django_project_advice.missing_variables(configured(), release, started)) == 3
     assert 'packages: ["npm"]' in django_project_advice.not_in_pillar(configured(), release, FACTS, "build")
+    advised = "the command npm is missing: set django:sites:blog:packages: [npm]"
+    assert "; packages" not in django_project_advice.not_in_pillar(configured(), release, FACTS, "build", advised)
+    advised = "set django:sites:blog:packages: [gcc]"
+    assert '; packages: ["npm"]' in django_project_advice.not_in_pillar(configured(), release, FACTS, "build", advised)
     options = {"build": ["make"], "commands": {"after_static": ["manage.py compress"]}, "writable": ["logs"]}
     site = configured(**options, python_packages=["setuptools==70"])
     assert django_project_advice.not_in_pillar(site, release, FACTS, "instance") == ""
