@@ -127,10 +127,14 @@ def _relative(tree: Path, path: PurePosixPath) -> PurePosixPath | None:
 
 
 def _has_files(path: Path) -> bool:
-    """Return whether a path is a file, or a folder with other files than placeholders."""
+    """Return whether a path is a file, or a folder with other files than placeholders; logs were committed in error."""
     if not path.is_dir():
-        return path.exists()
-    return any(name not in _PLACEHOLDERS for _parent, _folders, names in os.walk(path) for name in names)
+        return path.exists() and path.suffix != ".log"
+    return any(
+        name not in _PLACEHOLDERS and not name.endswith(".log")
+        for _parent, _folders, names in os.walk(path)
+        for name in names
+    )
 
 
 def committed_static_files(settings: Settings, tree: Path) -> str:

@@ -15,14 +15,18 @@ _PACKAGES = {
         name: f"django-{name.replace('_', '-')}"
         for name in (
             *("allauth", "axes", "compressor", "constance", "crispy_forms", "environ", "guardian", "haystack"),
-            *("health_check", "import_export", "jazzmin", "loginas", "modeltranslation", "mptt", "polymorphic"),
-            *("reversion", "rosetta", "silk", "simple_history", "storages", "tables2", "taggit", "two_factor"),
-            *("unfold", "waffle", "widget_tweaks"),
+            *("admin_interface", "auditlog", "ckeditor", "colorfield", "embed_video", "grappelli", "hijack"),
+            *("health_check", "hitcount", "imagekit", "import_export", "jazzmin", "leaflet", "loginas", "markdownx"),
+            *("mathfilters", "modeltranslation", "mptt", "multiselectfield", "nested_admin", "polymorphic"),
+            *("reversion", "rosetta", "silk", "simple_history", "storages", "tables2", "tailwind", "taggit"),
+            *("tinymce", "two_factor", "unfold", "waffle", "widget_tweaks"),
         )
     },
     "anymail": "django-anymail",
     "bootstrap4": "django-bootstrap4",
     "bs4": "beautifulsoup4",
+    "ckeditor_uploader": "django-ckeditor",
+    "cloudinary_storage": "django-cloudinary-storage",
     "corsheaders": "django-cors-headers",
     "dateutil": "python-dateutil",
     "debug_toolbar": "django-debug-toolbar",
@@ -34,6 +38,7 @@ _PACKAGES = {
     "djcelery_email": "django-celery-email",
     "drf_yasg": "drf-yasg",
     "jwt": "PyJWT",
+    "knox": "django-rest-knox",
     "ldap": "python-ldap",
     "magic": "python-magic",
     "MySQLdb": "mysqlclient",
@@ -98,10 +103,21 @@ def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str
         required: the names of the required packages, in lower case.
     """
     names = {re.sub(r"\[.*", "", name) for name in required}
-    missing = [name for name in needed(settings) if name in _LEFT_OUT and not is_own(roots, name)]
+    missing = [name for name in needed(settings) if _is_left_out(name, names) and not is_own(roots, name)]
     found = {name: re.sub(r"[-_.]+", "-", package_of(name)).lower() for name in missing}
     also = {"environ": "environs", "django_q": "django-q"}
     return sorted(package for name, package in found.items() if not {package, also.get(name, package)} & names)
+
+
+def _is_left_out(module: str, names: Collection[str]) -> bool:
+    """Return whether no package that the requirements bring has a module.
+
+    Where they name sqlparse, which Django brings, they are all packages of a virtualenv, as `pip freeze` lists them.
+    """
+    if module in _LEFT_OUT:
+        return True
+    word = module.replace("_", "-").lower()
+    return "sqlparse" in names and bool(package_of(module)) and not any(word in name for name in names)
 
 
 def hint(site: Site, modules: Sequence[str]) -> str:
