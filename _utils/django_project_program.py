@@ -363,6 +363,11 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     at = f"django:sites:{site.name}"
     if report["blocked"]:
         return f"end it, or apply again later; {at}:migrate:lock_timeout and migrate:timeout set how long to wait"
+    if report["repeated"] and re.search(r"already exists|[Dd]uplicate column", cause):
+        return (
+            f"migrations before {report['migration']} have added {report['repeated']} too, so that no empty database "
+            "can be migrated: correct them in the project"
+        )
     module = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", cause)
     folders = _import_folders(site, release, facts["folder"], module.group(1)) if module else []
     if folders:
@@ -434,7 +439,7 @@ def _is_in_package(folder: Path, module: str) -> bool:
 
 def _report(error: DeploymentError) -> dict[str, str]:
     """Return the last lines of a program whose project raised an exception, and remove them from the error's log."""
-    report = dict.fromkeys(("cause", "missing", "migration", "applied", "blocked"), "")
+    report = dict.fromkeys(("cause", "missing", "migration", "applied", "blocked", "repeated"), "")
     rest = []
     for line in error.log.splitlines():
         name, _colon, value = line.partition(": ")

@@ -229,12 +229,30 @@ def _interrupted(connection, act, statements, before, error):
             connection.close()
             connection.connect()
         connection.close_if_unusable_or_obsolete()
-        migration = act.under_way(_executor(connection))
+        executor = _executor(connection)
+        migration = act.under_way(executor)
         name = f"{migration.app_label}.{migration.name}" if migration else ""
         again = migration is None or _has_applied_nothing(connection, migration, statements)
         since = ", ".join(sorted(before ^ _applied(connection)))
         error.told = {"migration": name, "applied": since}
+        error.told["repeated"] = _repeated(executor.loader, migration) if migration else ""
     return name, again
+
+
+def _repeated(loader, migration):
+    """Return the first model or field that a migration adds though those before it have; empty if it adds none."""
+    app = migration.app_label
+    state = loader.project_state((app, migration.name), at_end=False)
+    for operation in migration.operations:
+        kind = type(operation).__name__
+        model = getattr(operation, "name" if kind == "CreateModel" else "model_name", "")
+        found = state.models.get((app, model.lower()))
+        if found and kind == "CreateModel":
+            return f"{app}.{found.name}"
+        if found and kind == "AddField" and operation.name in dict(found.fields):
+            return f"{app}.{found.name}.{operation.name}"
+        operation.state_forwards(app, state)
+    return ""
 
 
 @contextlib.contextmanager

@@ -245,6 +245,22 @@ def test_failed_migration_named(project):
     assert "blocked" not in told
 
 
+@pytest.mark.parametrize(
+    ("operation", "repeated"),
+    [
+        ("migrations.AddField('post', 'title', models.TextField(null=True))", "blog.Post.title"),
+        (f"{SECOND}, {SECOND}", "blog.Post.note"),
+        (FIRST, "blog.Post"),
+        (f"migrations.RemoveField('post', 'title'), {SECOND}, migrations.RunPython(fail)", ""),
+    ],
+)
+def test_what_migrations_add_twice_is_named(project, operation, repeated):
+    project.add("0002_again", operation)
+    told = project.migrate()
+    assert (told["migration"], told.get("repeated", "")) == ("blog.0002_again", repeated)
+    assert bool(repeated) == ("duplicate column name" in told["cause"] or "already exists" in told["cause"])
+
+
 def test_migrations_reversed(project):
     project.add("0002_note", SECOND)
     project.add("0003_more", "migrations.AddField('post', 'more', models.TextField(null=True))")

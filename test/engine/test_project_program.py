@@ -87,6 +87,25 @@ def test_failed_migration_is_named_with_those_applied_before_it(project_commands
     assert error.value.log == ("" if blocked else "Traceback")
 
 
+@pytest.mark.parametrize(
+    ("cause", "hint"),
+    [
+        (
+            'ProgrammingError: column "note" of relation "blog_post" already exists',
+            "migrations before blog.0002 have added blog.Post.note too, so that no empty database can be migrated: "
+            "correct them in the project",
+        ),
+        ("RuntimeError: it does not balance", ""),
+    ],
+)
+def test_migrations_that_add_the_same_are_to_be_corrected(project_commands, cause, hint):
+    log = f"Traceback\nmigration: blog.0002\napplied: blog.0001\nrepeated: blog.Post.note\ncause: {cause}"
+    project_commands.error = DeploymentError("exit 1", log=log)
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.migrate(configured(), RELEASE, FACTS, [])
+    assert (error.value.hint, error.value.log) == (hint, "Traceback")
+
+
 @pytest.mark.parametrize("transient", [True, False])
 def test_exception_of_the_project_is_the_cause(project_commands, transient):
     log = "Traceback (most recent call last):\n  File x\nKeyError: 'X'\ncause: KeyError: 'X' (blog/settings.py:5)\n"
