@@ -132,7 +132,14 @@ def _of_paths(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_static_files(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a storage that names the files of the next release too early."""
+    """Yield a storage that names the files of the next release too early, and code among the files."""
+    code = settings.get("static_code") or []
+    if code:
+        first = next((name for name in code if "settings" in name), code[0])
+        yield (
+            f"STATICFILES_DIRS has a folder with the project's code, and everyone can read {first} below STATIC_URL: "
+            "have it name folders without code"
+        )
     storage = settings.get("static_storage") or {}
     if storage.get("elsewhere") and storage.get("manifest"):
         yield (

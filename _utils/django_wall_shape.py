@@ -123,6 +123,7 @@ START = {
     "celery?": CELERY,
     "migrations": MIGRATIONS,
     "collected?": (int, types.NoneType),
+    "static_code?": [str],
     "static_storage?": {"class": str, "manifest": MAYBE, "elsewhere": bool},
     "schema?": SCHEMA,
     "checks?": [str],

@@ -33,6 +33,7 @@ def start(request):
         if request.get("push") and answer["static_storage"]["elsewhere"]:
             raise RuntimeError(f"{answer['static_storage']['class']} uploads static files itself")
         answer["collected"] = collect(settings, request["static_root"])
+        answer["static_code"] = static_code(settings)
     if request.get("cache_tables"):
         answer["cache_tables"] = missing_tables(request["cache_tables"])
     if request.get("celery"):
@@ -80,6 +81,25 @@ def static_urls_without_hash():
         yield
     finally:
         HashedFilesMixin.url = hashed
+
+
+def static_code(settings):
+    """Return the URLs' names of the project's modules that lie in STATICFILES_DIRS."""
+    entries = [entry if isinstance(entry, (list, tuple)) else ("", entry) for entry in settings.STATICFILES_DIRS]
+    folders = [(prefix, os.path.join(os.path.realpath(str(folder)), "")) for prefix, folder in entries]
+    files = {os.path.realpath(module.__file__) for module in list(sys.modules.values()) if is_source(module)}
+    return sorted(
+        os.path.join(prefix or "", file[len(folder) :])
+        for prefix, folder in folders
+        for file in files
+        if file.startswith(folder)
+    )
+
+
+def is_source(module):
+    """Return whether a module was imported from a file; a project may put anything among its modules."""
+    name = getattr(module, "__file__", None)
+    return isinstance(name, str) and name.endswith(".py")
 
 
 def missing_tables(names):

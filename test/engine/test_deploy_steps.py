@@ -245,7 +245,7 @@ def test_a_command_that_fails_before_the_switch_stops_the_release(world, stage, 
 def test_failed_release_names_what_inspection_finds_and_the_pillar_does_not_have(world, monkeypatch):
     seen = []
 
-    def not_in_pillar(site, release, facts, step, has_page):
+    def not_in_pillar(site, release, facts, step, hint, has_page):
         seen.append((release.name, step, (release / "source").is_dir(), has_page))
         return "found in the source, and not in django:sites:blog: build: [make]"
 
@@ -582,6 +582,14 @@ def test_insecure_or_unsafe_project_is_refused(world, answers, options, message,
                 ],
             )
             for static, media in (("/media/static/", "/media/"), ("/static/", "/static/media/"))
+        ),
+        ({"static_code": []}, []),
+        (
+            {"static_code": ["models.py", "settings.py", "views.py"]},
+            [
+                "STATICFILES_DIRS has a folder with the project's code, and everyone can read settings.py below "
+                "STATIC_URL: have it name folders without code"
+            ],
         ),
         ({"largest_body": 75 << 20}, []),
         (

@@ -314,6 +314,32 @@ print(json.dumps(start.static_storage()))
     assert answer == {"class": storage, "manifest": expected[0], "elsewhere": expected[1]}
 
 
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [("[top / 'shop']", ["settings.py"]), ("[('app', str(top))]", ["app/shop/settings.py"]), ("[top / 'assets']", [])],
+)
+def test_code_among_static_files(tmp_path, folders, expected):
+    """Modules that the project imports count; scripts for browsers do not."""
+    for name in ("shop/settings.py", "assets/brython.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    program = f"""
+import importlib.util, json, pathlib, sys
+top = pathlib.Path({str(tmp_path)!r})
+sys.path.insert(0, str(top))
+sys.modules["odd"] = object()
+import shop.settings
+from django.conf import settings
+settings.configure(STATICFILES_DIRS={folders})
+spec = importlib.util.spec_from_file_location("start", {str(PROGRAM)!r})
+start = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(start)
+print(json.dumps(start.static_code(settings)))
+"""
+    argv = [in_django.python("django"), "-B", "-c", program]
+    assert json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout) == expected
+
+
 STATIC_AT_IMPORT = """
 import json, os, sys
 from django.conf import settings
