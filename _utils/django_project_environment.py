@@ -115,6 +115,27 @@ class Environment:
     presence: list[str] = field(default_factory=list)
 
 
+def read(roots: Sequence[Path], settings_module: str, application: str) -> Settings:
+    """Read the settings of a project with DEBUG off, as a release has it, if a variable turns it off.
+
+    Args:
+        roots: the folders that it is imported from, the folder of manage.py first.
+        settings_module: the settings module.
+        application: the WSGI or ASGI module.
+    """
+    settings = django_project_settings.read(roots, settings_module, {}, application)
+    debug = settings.values.get("DEBUG", Value())
+    names = [name for name in sorted(debug.taint) if name in settings.variables and not _OWN.fullmatch(name)]
+    for name in names:
+        if truth(debug) is False and not settings.variables[name].required:
+            continue
+        for text in _FALSE:
+            changed = django_project_settings.read(roots, settings_module, {name: text}, application)
+            if changed.get("DEBUG") is not UNKNOWN and not changed.get("DEBUG"):
+                return changed
+    return settings
+
+
 def examples(folders: Iterable[Path]) -> dict[str, str]:
     """Return the variables with a usable value in a project's example of a .env file, whose name has the empty key."""
     for folder in dict.fromkeys(folders):
@@ -175,8 +196,7 @@ def of(settings: Settings, context: Context) -> Environment:
         if _OWN.fullmatch(name):
             continue
         known = context.stores.get(name) or _known(settings, variable, context)
-        if known is None and name in settings.values.get("DEBUG", Value()).taint:
-            known = _debug_off(settings, variable, context)
+        known = settings.given.get(name) if known is None else known
         if known is None and variable.required and variable.accepted:
             known = variable.accepted
         if name in settings.set_by_application:
@@ -290,16 +310,4 @@ def _of_database(settings: Settings, name: str, engine: str) -> Any:
         if key == "PORT":
             return str(django_database_engine.ENGINES[engine].port)
         return _DATABASE.get(key)
-    return None
-
-
-def _debug_off(settings: Settings, variable: Variable, context: Context) -> str | None:
-    """Return the text by which a project turns DEBUG off; None if it is off without the variable, or not known."""
-    if not variable.required and truth(settings.values.get("DEBUG", Value())) is False:
-        return None
-    modules = (context.roots, context.settings_module, context.application)
-    for text in _FALSE:
-        changed = django_project_settings.read(*modules[:2], {variable.name: text}, modules[2])
-        if changed.get("DEBUG") is not UNKNOWN and not changed.get("DEBUG"):
-            return text
     return None

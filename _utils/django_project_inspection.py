@@ -26,7 +26,6 @@ import django_project_modules
 import django_project_removed
 import django_project_requirements
 import django_project_routes
-import django_project_settings
 import django_source
 import django_source_mirror
 import django_source_reader
@@ -132,7 +131,7 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
         comment = "no requirements found: list all packages of the project"
         report.set("python_packages", ["django"], comment, is_open=True)
     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
-    settings = django_project_settings.read(roots, report.settings_module, {}, report.application)
+    settings = django_project_environment.read(roots, report.settings_module, report.application)
     roots += _own_folders(report, settings, tree, project, roots)
     left_out = django_project_modules.left_out(settings, roots, required) if files else []
     if left_out:
@@ -246,6 +245,8 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     pinned = django_project_requirements.versions(contents)
     for name, packages in django_project_requirements.system_packages(required):
         report.extend("packages", packages, f"for {name}")
+    for reason, packages in django_project_requirements.without_wheel(pinned, host):
+        report.extend("packages", packages, f"for {reason}")
     for name, imported in django_project_requirements.writable_packages(required):
         report.extend("writable_packages", [imported], f"{name} writes into its own folder")
     constraint, why = django_project_removed.limit(tree, contents)
@@ -490,6 +491,10 @@ def _health(report: Report, roots: list[Path], settings: Settings) -> None:
         is_known = isinstance(header, list) and len(header) == 2 and all(isinstance(part, str) for part in header)
         name, value = header if is_known else ("HTTP_X_FORWARDED_PROTO", "https")
         health["headers"] = {name.removeprefix("HTTP_").replace("_", "-").title(): value}
+        report.remarks.append(
+            "visitors are redirected to https (SECURE_SSL_REDIRECT): set `tls`, "
+            "or `proxy:trusted` if a server in front of this host has the certificate"
+        )
     if health:
         report.set("health", health, comment or "guessed")
 

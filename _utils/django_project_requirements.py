@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import django_database_engine
 import django_project
 import django_project_code
+import django_site_cause
 import django_virtualenv_lock
 import django_virtualenv_requirements
 
@@ -26,6 +27,14 @@ _SYSTEM_PACKAGES = (
     (r"weasyprint", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
     (r"python-magic", ["libmagic1"]),
 )
+#: Package → Python, and the first version that has a wheel for it: an older one is built.
+_WHEELS = {
+    "psycopg2-binary": (("3.11", "2.9.5"), ("3.13", "2.9.10")),
+    "pillow": (("3.11", "9.2"), ("3.13", "10.4")),
+    "lxml": (("3.11", "4.9.1"), ("3.13", "5.3")),
+    "cffi": (("3.11", "1.15.1"), ("3.13", "1.17")),
+    "greenlet": (("3.11", "1.1.3"), ("3.13", "3.1")),
+}
 #: Packages that make code at run time, which the sandbox of the site's processes refuses.
 _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
 #: Pinned package, the first version that is built without it, the first Python without a wheel → what its build needs.
@@ -57,6 +66,19 @@ def system_packages(required: Collection[str]) -> Iterator[tuple[str, list[str]]
         matching = [name for name in required if re.match(rf"({pattern})(?![\w-])", name)]
         if matching and f"{matching[0]}-binary" not in required:
             yield matching[0], packages
+
+
+def without_wheel(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the pinned packages that have no wheel for a Python, and the packages of Debian that their build needs.
+
+    Args:
+        python: the version of Python that they are installed for; empty if it is not known.
+    """
+    for name, rows in _WHEELS.items() if python else ():
+        if any(not _is_before(python, first) and _is_before(pinned.get(name, ""), version) for first, version in rows):
+            minor = ".".join(python.split(".")[:2])
+            reason = f"{name} {pinned[name]}, of which there is no wheel for Python {minor}"
+            yield reason, django_site_cause.build_packages([name])
 
 
 def writable_packages(required: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -70,6 +70,7 @@ class Settings:
         written: paths that are opened for writing or created while the settings are imported → ``file`` or ``folder``.
         dotenv: files with variables that have to exist.
         set_by_application: the variables that the WSGI or ASGI module sets.
+        given: the variables that were taken as set.
     """
 
     variables: dict[str, Variable] = field(default_factory=dict)
@@ -79,6 +80,7 @@ class Settings:
     written: dict[PurePosixPath, str] = field(default_factory=dict)
     dotenv: list[str] = field(default_factory=list)
     set_by_application: dict[str, str] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
 
     def get(self, *names: str) -> Any:
         """Return a setting, or an element of it, without sources; `UNKNOWN` if it is not known."""
@@ -113,6 +115,7 @@ def read(roots: Sequence[Path], module: str, given: Mapping[str, str], applicati
         interpreter.written,
         interpreter.files,
         own,
+        dict(given),
     )
 
 

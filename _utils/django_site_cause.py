@@ -408,15 +408,25 @@ def _of_packages(site: Site, text: str) -> str:
     headers = [names for pattern, names in _HEADERS if re.search(pattern, text)]
     if headers:
         python = site.config["python"].rpartition("/")[2]
-        compiler = ["gcc", "libc6-dev", f"{python}-dev" if re.fullmatch(r"python3(\.\d+)?", python) else "python3-dev"]
         names = {name.lower().replace("_", "-") for pair in _NOT_BUILT.findall(text) for name in pair if name}
-        own = [packages for pattern, packages in _BUILT for name in names if re.fullmatch(pattern, name)]
-        return _install(site, "a package is built from source", [compiler, *headers, *own])
+        return _install(site, "a package is built from source", [*headers, build_packages(names, python)])
     libraries = [names for pattern, names in _LIBRARIES if re.search(pattern, text)]
     if libraries:
         return _install(site, "a library is missing on this host", libraries)
     unknown = re.search(r"(\w[\w+.-]*\.so[.\d]*): cannot open shared object file", text) or _HEADER.search(text)
     return _unknown_package(site, unknown[1]) if unknown else ""
+
+
+def build_packages(names: Collection[str], python: str = "python3") -> list[str]:
+    """Return the packages of Debian by which Python packages are built: a compiler, and their headers.
+
+    Args:
+        names: the normalised names of the Python packages.
+        python: the name of the interpreter.
+    """
+    headers = [header for pattern, found in _BUILT for name in names if re.fullmatch(pattern, name) for header in found]
+    of_python = f"{python}-dev" if re.fullmatch(r"python3(\.\d+)?", python) else "python3-dev"
+    return ["gcc", "libc6-dev", *headers, of_python]
 
 
 def _of_program(site: Site, text: str) -> str:

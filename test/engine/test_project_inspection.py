@@ -28,7 +28,7 @@ def test_inspection_writes_a_valid_pillar(tmp_path, case, monkeypatch):
     tree = write_tree(tmp_path / case["folder"], case["files"])
     text = django_project_inspection.inspect(str(tree))
     text = text.replace(str(tree), "<tree>")
-    assert re.sub(r"host is 3[\d.]+:", "host is <python>:", text) == case["pillar"]
+    assert re.sub(r"(host is|wheel for Python) 3[\d.]+", r"\1 <python>", text) == case["pillar"]
     pillar = yaml.safe_load(text.replace("<tree>", str(tree)))
     assert django_pillar.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
 
@@ -104,6 +104,24 @@ def test_health_page_of_an_included_module_is_found():
     """The bundled example includes the routes of its application without a prefix."""
     example = Path(__file__).parents[2] / "examples/project"
     assert "\n      health: {path: /healthz}  # guessed\n" in django_project_inspection.inspect(str(example))
+
+
+@pytest.mark.parametrize(
+    ("pinned", "python", "reasons"),
+    [
+        ({"psycopg2-binary": "2.9.3"}, "3.11.2", ["psycopg2-binary 2.9.3, of which there is no wheel for Python 3.11"]),
+        ({"psycopg2-binary": "2.9.5"}, "3.11.2", []),
+        ({"psycopg2-binary": "2.9.9"}, "3.12.3", []),
+        ({"psycopg2-binary": "2.9.9"}, "3.13.5", ["psycopg2-binary 2.9.9, of which there is no wheel for Python 3.13"]),
+        ({"psycopg2-binary": "2.9.10", "pillow": "10.4.0"}, "3.13.5", []),
+        ({"psycopg2-binary": "2.8"}, "", []),
+        ({}, "3.13.5", []),
+    ],
+)
+def test_compiler_is_proposed_for_a_pinned_package_without_a_wheel(pinned, python, reasons):
+    found = [*django_project_requirements.without_wheel(pinned, python)]
+    assert [reason for reason, _packages in found] == reasons
+    assert all(packages == ["gcc", "libc6-dev", "libpq-dev", "python3-dev"] for _reason, packages in found)
 
 
 @pytest.mark.parametrize(
