@@ -67,6 +67,14 @@ def kinds(settings) -> dict[str, str]:
         ),
         ("def fail():\n    raise ValueError\nif not os.environ.get('A'):\n    fail()", {"A": "required"}),
         ("if not os.environ.get('A'):\n    print('A')\n    sys.exit(1)", {"A": "required"}),
+        ("x = os.environ.get('A').split(' '); y = int(os.getenv('B'))", {"A": "required", "B": "required int"}),
+        ("x = Path(os.environ.get('A')); y = os.path.join('/x', os.getenv('B'))", {"A": "required", "B": "required"}),
+        (
+            "a = os.environ.get('A')\nx = a.split() if a else []; y = a and a.split(); z = (a or '').split()\n"
+            "if a is not None:\n    w = int(a)\ntry:\n    v = int(a)\nexcept (TypeError, ValueError):\n    v = 1",
+            {"A": "optional int"},
+        ),
+        ("x = os.environ.get('A', '').split(); y = int(os.environ.get('B', 1))", {"A": "optional", "B": "optional"}),
         ("os.environ.setdefault('A', '1')\nx = os.environ['A']", {"A": "optional"}),
         ("assert os.environ.get('A')", {"A": "required"}),
         ("try:\n    x = os.environ['A']\nexcept KeyError:\n    x = 1", {"A": "optional"}),
