@@ -85,7 +85,7 @@ class Readers(Expressions):
         self.variables.setdefault(name, Variable(name, place))
         return name in self.given
 
-    def _set(self, value: Value, kind: str = "") -> Value:
+    def needed(self, value: Value, kind: str = "") -> Value:
         """Return a value that the code needs: a variable without default, which would be None there, is required."""
         if value.content is not None or value.source not in self.variables:
             return value
@@ -158,7 +158,7 @@ class Readers(Expressions):
     def _standard_library(self, name: str, first: Any, args: list[Value], keywords: dict[str, Value]) -> Value:
         short = name.rpartition(".")[2]
         if name in ("int", "float", "Path", "pathlib.Path", "os.path.join"):
-            args = [self._set(value, "int" if name in ("int", "float") else "") for value in args]
+            args = [self.needed(value, "int" if name in ("int", "float") else "") for value in args]
             first = args[0].content if args else None
         known = [value.content for value in args]
         if name in ("Path", "pathlib.Path", "os.path.join", "pathlib.PurePath", "environ.Path", "os.path.normpath"):
@@ -215,7 +215,7 @@ class Readers(Expressions):
 
     def call_method(self, owner: Value, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
         """Return what a method returns."""
-        owner = self._set(owner) if name else owner
+        owner = self.needed(owner) if name else owner
         content = owner.content
         if isinstance(content, Method):  # of what a method has, such as env.read_env.x
             return Value(taint=taint(owner, *args))

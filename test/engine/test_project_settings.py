@@ -74,6 +74,7 @@ def kinds(settings) -> dict[str, str]:
             "if a is not None:\n    w = int(a)\ntry:\n    v = int(a)\nexcept (TypeError, ValueError):\n    v = 1",
             {"A": "optional int"},
         ),
+        ("x = {os.environ['A']}", {"A": "required"}),
         ("x = os.environ.get('A', '').split(); y = int(os.environ.get('B', 1))", {"A": "optional", "B": "optional"}),
         ("os.environ.setdefault('A', '1')\nx = os.environ['A']", {"A": "optional"}),
         ("assert os.environ.get('A')", {"A": "required"}),
