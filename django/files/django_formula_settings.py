@@ -149,7 +149,7 @@ def _location(given):
 
 
 def _queue(project, given):
-    """The queue of the channel layers that are kept in Redis, and the prefix of its keys for Celery."""
+    """The queue of those that keep tasks or messages in Redis, and the prefix of its keys for Celery."""
     values = {}
     layers = project.get("CHANNEL_LAYERS", {})
     if any("channels_redis" in layer.get("BACKEND", "") for layer in layers.values()):
@@ -157,7 +157,37 @@ def _queue(project, given):
     if given["prefix"]:
         options = project.get("CELERY_BROKER_TRANSPORT_OPTIONS", {})
         values["CELERY_BROKER_TRANSPORT_OPTIONS"] = {**options, "global_keyprefix": given["prefix"]}
+    if project.get("RQ_QUEUES"):
+        values["RQ_QUEUES"] = {name: _of_rq(queue, given) for name, queue in project["RQ_QUEUES"].items()}
+    if "huey.contrib.djhuey" in project.get("INSTALLED_APPS", ()):
+        values.update(_of_huey(project.get("HUEY"), given))
+    if "redis" in project.get("Q_CLUSTER", {}):
+        values["Q_CLUSTER"] = {**project["Q_CLUSTER"], "redis": _location(given)}
     return values
+
+
+def _of_rq(queue, given):
+    kept = {key: value for key, value in queue.items() if key not in _addresses and not key.startswith("SSL")}
+    return {**kept, "URL": _location(given)}
+
+
+def _of_huey(huey, given):
+    """HUEY, where the project does not create its instance itself, and keeps tasks in Redis, huey's default."""
+    own = {} if huey is None else huey
+    if not isinstance(own, dict) or "Redis" not in own.get("huey_class", own.get("backend_class", "huey.RedisHuey")):
+        return {}
+    rest = {key: value for key, value in own.items() if key.upper() not in _addresses}
+    kept = {key: value for key, value in own.get("connection", {}).items() if key in _not_about_addresses}
+    return {"HUEY": {**rest, "connection": {**kept, "url": _location(given)}}}
+
+
+#: Keys of RQ_QUEUES and HUEY by which a project says where Redis is; a URL replaces all of them.
+_addresses = {
+    *("URL", "UNIX_SOCKET_PATH", "HOST", "PORT", "DB", "USERNAME", "PASSWORD", "SSL", "CONNECTION_POOL", "CONNECTION"),
+    *("SENTINELS", "MASTER_NAME", "CONNECTION_KWARGS", "SENTINEL_KWARGS", "REDIS_CLIENT_KWARGS", "USE_REDIS_CACHE"),
+}
+#: Keys of a connection of huey that are huey's own; the others are of the connection that the URL replaces.
+_not_about_addresses = {*("blocking", "read_timeout", "client_name", "clean_name", "expire_time"), "notify_result"}
 
 
 def _layer(layer, given):

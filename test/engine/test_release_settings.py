@@ -284,6 +284,43 @@ def overlaid(tmp_path, monkeypatch):
     return overlay_over
 
 
+REDIS_URL = "unix:///run/django-blog-queue/socket"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "RQ_QUEUES = {'default': {'HOST': 'localhost', 'PORT': 6379, 'DB': 1, 'DEFAULT_TIMEOUT': 360}, "
+            "'high': {'URL': 'redis://a/1', 'SSL_CERT_REQS': None}}",
+            {"RQ_QUEUES": {"default": {"DEFAULT_TIMEOUT": 360, "URL": REDIS_URL}, "high": {"URL": REDIS_URL}}},
+        ),
+        ("INSTALLED_APPS = ['huey.contrib.djhuey']", {"HUEY": {"connection": {"url": REDIS_URL}}}),
+        (
+            "INSTALLED_APPS = ('huey.contrib.djhuey',)\nHUEY = {'huey_class': 'huey.PriorityRedisHuey', 'name': 'a', "
+            "'url': None, 'consumer': {'workers': 2}, 'connection': {'host': 'a', 'port': 6379, 'read_timeout': 2}}",
+            {
+                "HUEY": {
+                    "huey_class": "huey.PriorityRedisHuey",
+                    "name": "a",
+                    "consumer": {"workers": 2},
+                    "connection": {"read_timeout": 2, "url": REDIS_URL},
+                }
+            },
+        ),
+        ("INSTALLED_APPS = ['huey.contrib.djhuey']\nHUEY = {'huey_class': 'huey.SqliteHuey', 'filename': 'a'}", None),
+        ("INSTALLED_APPS = ['huey.contrib.djhuey']\nHUEY = object", None),
+        ("HUEY = {'connection': {'host': 'a'}}", None),
+        ("Q_CLUSTER = {'name': 'a', 'redis': {'host': 'a'}}", {"Q_CLUSTER": {"name": "a", "redis": REDIS_URL}}),
+        ("Q_CLUSTER = {'name': 'a', 'orm': 'default'}", None),
+    ],
+)
+def test_queue_of_the_site_is_that_of_the_project(overlaid, said, expected):
+    own = {name: value for name, value in overlaid(said).items() if name in ("RQ_QUEUES", "HUEY", "Q_CLUSTER")}
+    found = overlaid(said, queue={"engine": "redis"})
+    assert {name: found[name] for name in own | (expected or {})} == (own if expected is None else expected)
+
+
 def test_the_overlay_decides_what_must_not_be_the_projects(overlaid):
     found = overlaid(
         "import os\nDEBUG = True\nALLOWED_HOSTS = ['*']\nSECRET_KEY = 'insecure'\nTIME_ZONE = 'UTC'\nlower = 1\n"
