@@ -32,6 +32,17 @@ def instance(given):
     return HUEY
 
 
+def import_tasks():
+    """Import the modules that register tasks: the URLconf, as the checks before run_huey do, and those called tasks."""
+    from django.conf import settings
+    from django.urls import get_resolver
+    from django.utils.module_loading import autodiscover_modules
+
+    if getattr(settings, "ROOT_URLCONF", None):
+        get_resolver().url_patterns  # noqa: B018 - a property that imports the views
+    autodiscover_modules("tasks")
+
+
 def options_of(given):
     """Return the options of the consumer: those of HUEY in the settings, below those of the pillar."""
     from django.conf import settings
@@ -143,9 +154,7 @@ def is_new_minute(path):
 def main():
     given = django_formula_worker.read()
     django.setup()
-    from django.utils.module_loading import autodiscover_modules
-
-    autodiscover_modules("tasks")
+    import_tasks()
     huey = instance(given)
     report, stop, gate = django_formula_worker.Report(given), django_formula_worker.Stop(), Gate(given, huey)
     name = re.sub("[^A-Za-z0-9_-]", "_", str(huey.name))

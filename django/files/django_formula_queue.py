@@ -123,10 +123,10 @@ def huey(worker, request):
     """Return the queue of a huey."""
     import django
     import django_formula_huey
-    from django.utils.module_loading import autodiscover_modules
 
     django.setup()
-    autodiscover_modules("tasks")
+    if request["names"]:
+        django_formula_huey.import_tasks()
     instance = django_formula_huey.instance(worker)
     found = {"waiting": instance.pending_count(), "scheduled": instance.scheduled_count()}
     if request["names"]:

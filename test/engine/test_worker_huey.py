@@ -70,6 +70,20 @@ def test_tasks_are_run_once_while_releases_change(lab, kind):
     assert lab.log.read_text().count("minute") <= 2
 
 
+def test_task_of_a_module_that_only_views_import_is_run(lab):
+    imports = "from huey.contrib.djhuey import task\nfrom shop.work import work\n"
+    files = {
+        "shop/mails.py": f"{imports}@task()\ndef sent(number):\n    work(number, 0)\n",
+        "shop/urls.py": "import shop.mails\nurlpatterns = []\n",
+        "project/settings.py": f"{HUEY}ROOT_URLCONF = 'shop.urls'\n",
+    }
+    lab.make("0001", files)
+    lab.activate("0001")
+    huey(lab, "0001").ready()
+    lab.shell("0001", "from shop.mails import sent\nsent(1)")
+    until(lambda: lab.counts("end") == {1: 1})
+
+
 def test_stopped_consumer_ends_the_tasks_in_hand(lab):
     release(lab, "0001")
     lab.activate("0001")
