@@ -121,9 +121,14 @@ def _is_server(words: Sequence[str]) -> bool:
 def _schedule(found: _Found, line: Line, commands: list[list[str]]) -> None:
     """Add a job, if the last of its commands is one of manage.py."""
     words = commands[-1] if commands else []
+    if line.style == "cron" and words[:1] != ["manage.py"]:  # of a crontab of the system, which has a column of users
+        _user, _space, rest = line.command.partition(" ")
+        of_user = (django_project_shell.commands(rest.strip()) or [[]])[-1]
+        words = of_user if of_user[:1] == ["manage.py"] else words
     at = _time(line.at) if line.style == "cron" else line.at
     if words[:1] == ["manage.py"] and len(words) > 1 and at and "$" not in "".join(words):
-        name = django_project_worker.name(line.name) or django_project_worker.name(words[1]) or "job"
+        named = "_".join(word for word in words[1:3] if re.fullmatch(r"[A-Za-z]\w*", word))
+        name = django_project_worker.name(line.name) or django_project_worker.name(named) or "job"
         _add_schedule(found, name, shlex.join(words), at, line.place)
     elif line.is_own:
         found.unknown.setdefault(line.name or (words[0] if words else line.command.split()[0]), line.place)

@@ -20,12 +20,15 @@ NOT_LIVE = re.compile(
 
 
 def read(path: Path) -> str:
-    """Return the text of a file of a project, up to a limit; empty for what is no file, such as a FIFO or a device."""
+    """Return the text of a file of a project, up to a limit, with the line ends of Unix.
+
+    It is empty for what is no file, such as a FIFO or a device.
+    """
     try:
         if not path.is_file():
             return ""
         with path.open("rb") as file:
-            return file.read(_MOST).decode(errors="replace")
+            return file.read(_MOST).decode(errors="replace").replace("\r\n", "\n")
     except OSError:
         return ""
 

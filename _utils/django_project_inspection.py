@@ -152,7 +152,10 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
 
 
 def _own_folders(report: Report, settings: Settings, tree: Path, project: str, roots: Sequence[Path]) -> Iterator[Path]:
-    """Yield further folders that the project is imported from: those of its applications that are elsewhere."""
+    """Yield further folders that the project is imported from: those of its applications that are elsewhere.
+
+    The folder above that of manage.py is one where modules import the folder of manage.py itself.
+    """
     for module in django_project_modules.needed(settings):
         if django_project_modules.is_own(roots, module):
             continue
@@ -161,6 +164,11 @@ def _own_folders(report: Report, settings: Settings, tree: Path, project: str, r
         if len(tops) == 1 and not (tops[0] / "__init__.py").exists():
             report.extend("python_path", [str(tops[0].relative_to(tree))], f"has {module}")
             yield tops[0]
+    folder = tree / project
+    is_known = folder == tree or django_project_modules.is_own(roots, folder.name)
+    if not is_known and django_project_modules.imports_itself(folder):
+        report.extend("python_path", [str(folder.parent.relative_to(tree))], f"{folder.name} is imported from there")
+        yield folder.parent
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import django_project
 import django_project_code
 from django_project_settings import Settings
 from django_site import Site
@@ -80,6 +81,14 @@ def needed(settings: Settings) -> list[str]:
         texts = entries if isinstance(entries, list) else []
         found |= {text.partition(".")[0]: None for text in texts if isinstance(text, str)}
     return [name for name in found if name.isidentifier() and name != "django"]
+
+
+def imports_itself(project: Path) -> bool:
+    """Return whether modules of a project import the folder of its manage.py as a package, from the folder above."""
+    pattern = re.compile(rf"^[ \t]*(?:from|import)[ \t]+{re.escape(project.name)}\.(\w+)", re.MULTILINE)
+    modules = [path for path in django_project.files(project, None, depth=6) if path.suffix == ".py"]
+    named = (name for path in modules for name in pattern.findall(django_project_code.read(path)))
+    return any((project / name).is_dir() or (project / f"{name}.py").is_file() for name in named)
 
 
 def _imported(path: Path) -> Iterator[str]:

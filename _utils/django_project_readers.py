@@ -195,8 +195,7 @@ class Readers(Expressions):
                 self.written[path] = "file"
         return Value(UNKNOWN, args[0].source if args else "", "file", taint(*args))
 
-    @staticmethod
-    def _converted_by(name: str, args: list[Value], keywords: Mapping[str, Value]) -> Value:
+    def _converted_by(self, name: str, args: list[Value], keywords: Mapping[str, Value]) -> Value:
         if name == "dict" and not args:
             return Value(dict(keywords), taint=taint(*keywords.values()))
         if not args:
@@ -209,6 +208,9 @@ class Readers(Expressions):
                 is_plain = isinstance(content, str | int | float | PurePosixPath | None)
                 kinds: dict[str, Any] = {"str": str, "int": int, "bool": bool, "float": float}
                 content = kinds[name](content) if name in kinds and is_plain else UNKNOWN
+        variable = self.variables.get(args[0].source)
+        if variable and variable.kind == "text" and name in ("int", "float"):
+            variable.kind = "int"
         return Value(content, args[0].source, args[0].how, taint(*args))
 
     # Objects of libraries
