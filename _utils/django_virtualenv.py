@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +135,10 @@ def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
     for lock, target in prepared["exports"]:
         exported = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header"]
         uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
-    for arguments in prepared["installations"]:
-        uv.install(*arguments)
+    if prepared["required"]:
+        uv.install(*prepared["required"])
+    if site.config["python_packages"]:
+        _add_packages(uv, prepared["required"], ["--", *site.config["python_packages"]], prepared["limit"])
     drivers = _missing_drivers(site, uv.folder)
     for driver in drivers:
         uv.install(*prepared["limit"], driver, doing=f"installing {driver}")
@@ -144,6 +146,15 @@ def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
     if server:
         uv.install(*server, doing=f"installing {site.config['server']['kind']}")
     return drivers
+
+
+def _add_packages(uv: Uv, required: list[str], packages: list[str], limit: list[str]) -> None:
+    """Install the pillar's packages in versions that suit the project's requirements, or else over these."""
+    if required:
+        with contextlib.suppress(DeploymentError):
+            uv.install(*required, *packages)
+            return
+    uv.install(*limit, *packages)
 
 
 def _missing_drivers(site: Site, folder: Path) -> list[str]:
@@ -162,7 +173,8 @@ def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dic
     """Copy what uv needs of a source into a folder of the build user.
 
     Returns:
-        ``installations``, the arguments of each ``uv pip install``; ``limit``, the arguments for the constraints;
+        ``required``, the arguments of ``uv pip install`` for the project's requirements; empty if it has none;
+        ``limit``, the arguments for the constraints, which are among them;
         ``exports``, each uv.lock and the path that uv exports it to; ``indexes``, whether the project configures
         indexes of uv.
     """
@@ -171,10 +183,10 @@ def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dic
     shutil.copytree(source, work, symlinks=True, ignore=_other_files)
     folder.give((os.geteuid(), os.getegid()), OWN, of=os.geteuid())  # with modes that allow changes
     locks = [work / name for name in files if Path(name).name == "uv.lock"]
-    installations = list(_installations(site, work, files))
+    required = _required(site, work, files)
     exports = [[str(path), str(django_virtualenv_lock.converted_path(path))] for path in locks]
     indexes = django_virtualenv_project_indexes.are_configured(work, files)
-    return {"installations": installations, "limit": _limit(site, work), "exports": exports, "indexes": indexes}
+    return {"required": required, "limit": _limit(site, work), "exports": exports, "indexes": indexes}
 
 
 def _other_files(folder: str, names: list[str]) -> list[str]:
@@ -189,8 +201,8 @@ def _other_files(folder: str, names: list[str]) -> list[str]:
     ]
 
 
-def _installations(site: Site, work: Path, files: list[str]) -> Iterator[list[str]]:
-    """Yield the arguments of each ``uv pip install``: the project's requirements, then the pillar's packages."""
+def _required(site: Site, work: Path, files: list[str]) -> list[str]:
+    """Return the arguments of ``uv pip install`` for the project's requirements; empty if it has none."""
     limit = _limit(site, work)
     extras = _remove_project(work, files)
     is_only = django_virtualenv_index.is_only(site)
@@ -207,10 +219,7 @@ def _installations(site: Site, work: Path, files: list[str]) -> Iterator[list[st
         names = django_virtualenv_requirements.PACKAGING
         packaging = next((name for name in names if (work / name).is_file() and declares(work / name)), None)
         listed += ["--requirement", packaging, *(f"--extra={extra}" for extra in extras)] if packaging else []
-    if listed:
-        yield [*limit, *listed]
-    if site.config["python_packages"]:
-        yield [*limit, "--", *site.config["python_packages"]]
+    return [*limit, *listed] if listed else []
 
 
 def _remove_project(work: Path, files: list[str]) -> list[str] | None:

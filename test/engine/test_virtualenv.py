@@ -103,7 +103,7 @@ def uv(monkeypatch):
             self.calls.append((argv, folder))
             self.configuration = Path(environment["XDG_CONFIG_HOME"], "uv/uv.toml").read_text()
             self.options = {"environment": environment, "writable": writable, "timeout": timeout, "hint": hint}
-            if self.fails and self.fails in argv:
+            if self.fails and (self.fails in argv or " ".join(argv).endswith(self.fails)):
                 raise DeploymentError(f"{doing} failed")
             if "venv" in argv:
                 Path(argv[-1], "bin").mkdir()
@@ -142,6 +142,7 @@ def test_virtualenv_is_built_from_requirements_packages_and_server(make_site, uv
     binary = str(django_virtualenv_uv.UV / "bin/uv")
     install = [binary, "pip", "install", "--python", f"{folder}/bin/python"]
     constraint = ["--constraint", f"{work}/.constraints.txt", "--build-constraint", f"{work}/.constraints.txt"]
+    required = ["--requirement", f"{work}/requirements/production.txt"]
     assert uv.calls == [
         (
             [
@@ -156,8 +157,8 @@ def test_virtualenv_is_built_from_requirements_packages_and_server(make_site, uv
             ],
             str(site.build.top),
         ),
-        ([*install, *constraint, "--requirement", f"{work}/requirements/production.txt"], str(work)),
-        ([*install, *constraint, "--", "psycopg[binary]", "a @ https://x.org/a"], str(work)),
+        ([*install, *constraint, *required], str(work)),
+        ([*install, *constraint, *required, "--", "psycopg[binary]", "a @ https://x.org/a"], str(work)),
         ([*install, django_server_uwsgi.PYUWSGI], str(work)),
     ]
     assert uv.options["writable"] == [str(folder)] and uv.options["timeout"] == 60
@@ -189,6 +190,15 @@ def test_uv_lock_is_exported_by_uv(make_site, uv, tmp_path):
     argv, folder = uv.calls[1]
     assert (argv[1:], folder) == (["export", *options, f"{work}/.uv.lock.txt"], str(work))
     assert uv.calls[2][0][-2:] == ["--requirement", f"{work}/.uv.lock.txt"]
+
+
+def test_packages_that_do_not_suit_the_requirements_override_them(make_site, uv, tmp_path):
+    source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
+    site = make_site(python_packages=["a==2"])
+    uv.fails = "requirements.txt -- a==2"
+    django_virtualenv.build(site, source, ["requirements.txt"], "key")
+    added = [argv[argv.index("--python") + 2 :] for argv, _folder in uv.calls if "a==2" in argv]
+    assert added == [["--requirement", f"{site.build.top}/requirements/requirements.txt", "--", "a==2"], ["--", "a==2"]]
 
 
 def test_server_is_not_installed_when_the_project_requires_one(make_site, uv, tmp_path, monkeypatch):
@@ -291,9 +301,9 @@ def test_project_in_its_requirements_is_replaced_by_its_dependencies(make_site, 
         "pyproject.toml": "[tool.x]\n",
     }
     work = write_tree(tmp_path / "work", files | ({packaged: "[project]\n"} if packaged else {}))
-    arguments = list(django_virtualenv._installations(make_site(), work, ["requirements.txt"]))
+    arguments = django_virtualenv._required(make_site(), work, ["requirements.txt"])
     own = ["--requirement", packaged, *(f"--extra={extra}" for extra in PROJECT_LINES[line])] if packaged else []
-    assert arguments == [["--requirement", str(work / "requirements.txt"), *own]]
+    assert arguments == ["--requirement", str(work / "requirements.txt"), *own]
     assert (work / "requirements.txt").read_text().split() == ["django", "-r", "more.txt"]
 
 

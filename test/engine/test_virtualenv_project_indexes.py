@@ -76,8 +76,8 @@ def test_source_of_a_lock_file_is_used_unless_the_pillar_has_the_only_index(
     make_site, tmp_path, name, text, index, expected
 ):
     work = write_tree(tmp_path / "work", {name: text, "requirements.txt": "-i https://a.org/simple\n"})
-    arguments = list(django_virtualenv._installations(make_site(index=index), work, [name, "requirements.txt"]))
-    assert arguments == [["--requirement", f"{work}/.{name}.txt", "--requirement", f"{work}/requirements.txt"]]
+    arguments = django_virtualenv._required(make_site(index=index), work, [name, "requirements.txt"])
+    assert arguments == ["--requirement", f"{work}/.{name}.txt", "--requirement", f"{work}/requirements.txt"]
     assert (work / f".{name}.txt").read_text() == expected
     assert (work / "requirements.txt").read_text() == ("" if index == {"url": URL} else "-i https://a.org/simple\n")
 
@@ -98,7 +98,7 @@ def test_source_of_a_lock_file_is_used_unless_the_pillar_has_the_only_index(
 def test_registries_of_a_uv_lock_are_used(make_site, tmp_path, index, registries, expected):
     lock = "".join(f'[[package]]\nname = "a"\nsource = {{ registry = "{url}" }}\n' for url in registries)
     work = write_tree(tmp_path / "work", {"src/uv.lock": lock})
-    (arguments,) = django_virtualenv._installations(make_site(index=index), work, ["src/uv.lock"])
+    arguments = django_virtualenv._required(make_site(index=index), work, ["src/uv.lock"])
     exported = ["--requirement", f"{work}/src/.uv.lock.txt"]
     indexes = work / "src/.uv.lock.indexes.txt"
     if expected:
