@@ -138,6 +138,31 @@ def test_parked_task_of_another_name_stays_parked(lab):
     assert waiting(lab, "mail.unknown") == 1
 
 
+@pytest.mark.parametrize("refuses", ["parking", "everything"])
+def test_tasks_in_hand_end_when_the_queue_refuses_writes(lab, refuses):
+    """As a server does that is full. Celery ends then, but not before its tasks; it is started again."""
+    release(lab, "0001")
+    release(lab, "0002", NEW)
+    lab.activate("0001")
+    first = celery(lab, "0001").ready()
+    send(lab, "0001", "for number in range(2): old.delay(number, 3.0)")
+    until(lambda: first.state["active"] == 2)
+    with lab.switching():
+        until(lambda: not first.is_fetching)
+        send(lab, "0002", "new.delay(2)\nold.delay(3)")
+        lab.redis(
+            *{"parking": ["SET", "celery.unknown", "x"], "everything": ["CONFIG", "SET", "maxmemory", "1"]}[refuses]
+        )
+    until(lambda: first.process.poll() is not None)
+    assert {0, 1} <= {*lab.counts("end")} and lab.counts("begin") == lab.counts("end")
+    lab.redis("CONFIG", "SET", "maxmemory", "0")
+    lab.redis("DEL", "celery.unknown")
+    lab.activate("0002")
+    celery(lab, "0002").ready()
+    until(lambda: sum(lab.counts("end").values()) == 4)
+    assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(4), 1)
+
+
 def test_tasks_with_a_countdown_run_in_the_new_release(lab):
     for number in ("0001", "0002"):
         release(lab, number)
