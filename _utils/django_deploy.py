@@ -243,7 +243,9 @@ class Deployment:
         self.switch_lock.take()
         taking = django_release_workers.await_quiet(self.site, leaving.path) if leaving else []
         if taking and leaving:
-            self.warn([f"workers of {leaving.name} did not stop taking tasks in time: {', '.join(taking)}"])
+            self.warn(
+                [f"workers of {leaving.name} did not report in time that they take no tasks: {', '.join(taking)}"]
+            )
 
     def let_tasks_go(self) -> None:
         """Let the workers of the active release take tasks."""

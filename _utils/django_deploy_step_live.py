@@ -11,8 +11,9 @@ import django_proxy_maintenance
 import django_release
 import django_release_drain
 import django_release_instance
+import django_release_workers
 from django_deploy import Changes, Deployment
-from django_host_command import DeploymentError
+from django_host_command import DeploymentError, redact
 from django_release import Release
 
 
@@ -51,6 +52,8 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     elif switches:
         django_proxy_maintenance.release_workers(site)
     stuck = _stop_and_prune(deployment, connections, has_strays=bool(strays))
+    if switches:
+        deployment.warn(_failed_workers(deployment, release))
     if switches and old and django_database_setup.has_new_password(site, old.record, release.record):
         changes |= _revoke_passwords(deployment, release)
     deployment.warn(stuck)
@@ -79,6 +82,18 @@ def _stop_and_prune(deployment: Deployment, connections: dict[Path, int], *, has
         stuck = django_release.prune(deployment.site)
         stopped.result()
     return stuck
+
+
+def _failed_workers(deployment: Deployment, release: Release) -> list[str]:
+    """Return a warning for each worker whose command, which is started only after the switch, has failed."""
+    site, texts = deployment.site, []
+    manager = django_release_instance.process_manager(site, release.path)
+    for name in django_release_workers.failed_after_switch(site, release.path):
+        lines = manager.journal(site, release.path, deployment.began, name).strip().splitlines()
+        why = f": {redact(lines[-1], deployment.masked())}" if lines else ""
+        where = f"django.logs {site.name} worker={name}"
+        texts.append(f"the command of the worker {name} failed, and is started again and again{why} ({where})")
+    return texts
 
 
 def _revoke_passwords(deployment: Deployment, release: Release) -> Changes:

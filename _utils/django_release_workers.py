@@ -20,6 +20,8 @@ from django_worker import State
 
 #: Seconds within which a worker has to notice that a deployment holds the switch lock; it looks every 0.1 s.
 _QUIET = 2.0
+#: Seconds within which what a worker starts only after the switch fails, if its deployment is to report that.
+_STARTS = 5.0
 #: Seconds between two looks at the state of a worker.
 _PAUSE = 0.01
 
@@ -73,21 +75,42 @@ def states(site: Site, release: Path) -> dict[str, State | None]:
 
 
 def await_quiet(site: Site, release: Path) -> list[str]:
-    """Wait until no worker of a release takes tasks; return those that still do after the time for it."""
+    """Wait until every worker of a release reports that it takes no tasks; return those that do not in time."""
     taking = [*django_worker.recorded(release)]
     manager = django_release_instance.process_manager(site, release) if taking else None
     deadline = time.monotonic() + _QUIET
     while True:
         known = states(site, release)
-        taking = [name for name in taking if _takes(known.get(name)) and manager and manager.pid(site, release, name)]
+        taking = [
+            name
+            for name in taking
+            if _may_take(site, release, name, known.get(name)) and manager and manager.pid(site, release, name)
+        ]
         if not taking or time.monotonic() > deadline:
             return taking
         time.sleep(_PAUSE)
 
 
-def _takes(state: State | None) -> bool:
-    """Return whether a worker reports that it takes tasks; before its first report it takes none."""
-    return state is not None and state.fetching
+def _may_take(site: Site, release: Path, name: str, state: State | None) -> bool:
+    """Return whether a worker may be taking tasks: it reports so, or its report cannot be read any more.
+
+    One that is not ready yet takes none, and need not have reported anything.
+    """
+    return state.fetching if state else django_process.is_whole(site, release, name)
+
+
+def failed_after_switch(site: Site, release: Path) -> list[str]:
+    """Wait until what workers start only after the switch is ready; return the workers of which it failed before."""
+    kinds = {name: django_worker.WORKERS[worker["kind"]] for name, worker in django_worker.recorded(release).items()}
+    starting = {name for name, kind in kinds.items() if not kind.HOLDS}
+    failed, deadline = [], time.monotonic() + _STARTS
+    while starting and time.monotonic() < deadline:
+        for name, state in states(site, release).items():
+            if name in starting and state and (state.active or state.failed or state.failed is None):
+                starting.discard(name)  # None: it does not report that
+                failed += [name] if state.failed else []
+        time.sleep(_PAUSE)
+    return failed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,7 +119,8 @@ def _problems(row: Row) -> dict[str, str]:
     if not row["damage"]:
         found["release"] = "" if release else "no release is active"
         found["running"] = "" if row["running"] or not release else f"{release} is not running"
-    stopped = [text for text in row.get("workers", "").split(", ") if text.endswith(" does not run")]
+    workers = row.get("workers", "").split(", ")
+    stopped = [text for text in workers if text.endswith(" does not run") or re.search(r" fails \(\d+ times\)$", text)]
     found["workers"] = f"worker {', '.join(stopped)}" if stopped else ""
     found["failed"] = row["failed"] and f"failed since the active release: {row['failed']}"
     found["schema"] = "" if schema.startswith("fits") else schema

@@ -58,6 +58,8 @@ def _does(site: Site, state: State | None) -> str:
     """Return what a worker of the active release does."""
     if state is None:
         return "starting"
+    if state.failed and not state.active:
+        return f"fails ({state.failed} times)"
     if state.fetching:
         return "takes tasks"
     return "waits until maintenance ends" if django_proxy_maintenance.holds_workers(site) else "takes no tasks"

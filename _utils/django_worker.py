@@ -39,6 +39,7 @@ class State:
         reserved: number of tasks that it has taken and not begun.
         done: number of tasks that have ended.
         tasks: names of those that run.
+        failed: number of processes that failed, since the program was started; None where the kind does not report it.
     """
 
     pid: int
@@ -48,12 +49,13 @@ class State:
     reserved: int | None = None
     done: int | None = None
     tasks: tuple[str, ...] = ()
+    failed: int | None = None
 
 
 _COUNT = (int, types.NoneType)
 _SHAPE = {
     **{"pid": int, "time": float, "fetching": bool, "tasks?": [str]},
-    **dict.fromkeys(("active?", "reserved?", "done?"), _COUNT),
+    **dict.fromkeys(("active?", "reserved?", "done?", "failed?"), _COUNT),
 }
 
 
@@ -70,7 +72,7 @@ def state(run: Foreign) -> State | None:
     if not isinstance(found, dict) or not django_wall_shape.fits(found, _SHAPE):
         return None
     tasks = tuple(name[:200] for name in found.get("tasks", ())[:_NAMES] if name.isprintable())
-    counts = {name: found.get(name) for name in ("active", "reserved", "done")}
+    counts = {name: found.get(name) for name in ("active", "reserved", "done", "failed")}
     return State(found["pid"], found["time"], found["fetching"], tasks=tasks, **counts)
 
 

@@ -16,6 +16,7 @@ class Command(Worker):
 
     KIND = "command"
     PROGRAM = "django_formula_command.py"
+    HOLDS = False
 
     def settings(
         self, site: Site, release: Path, facts: Mapping[str, Any], worker: Mapping[str, Any]

@@ -28,10 +28,12 @@ class Worker(ABC):
     Attributes:
         KIND: its name in the pillar.
         PROGRAM: the program in ``config/`` that runs it.
+        HOLDS: whether what it runs is started before the release is activated, and only takes no tasks until then.
     """
 
     KIND: ClassVar[str]
     PROGRAM: ClassVar[str]
+    HOLDS: ClassVar[bool] = True
 
     @property
     def templates(self) -> tuple[str, ...]:

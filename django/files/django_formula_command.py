@@ -58,7 +58,8 @@ def main():
         may_take = django_formula_worker.may_take(given)
         processes.look(is_wanted=may_take and not stop.requested)
         is_ready = readiness.is_reached(processes)
-        report.write(bool(processes.running), active=len(processes.running) if is_ready else 0)
+        active = len(processes.running) if is_ready else 0
+        report.write(bool(processes.running), active=active, failed=processes.failed)
         if not is_reported and (is_ready or not may_take):
             report.ready()
             is_reported = True

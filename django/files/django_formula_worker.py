@@ -59,10 +59,11 @@ class Report:
     def __init__(self, given, name="state"):
         self.run, self.name, self.last = given["run"], name, None
 
-    def write(self, fetching, active=None, reserved=None, done=None, tasks=()):
-        """Report whether the worker takes tasks, how many it has in hand, and their names."""
+    def write(self, fetching, active=None, reserved=None, done=None, tasks=(), failed=None):
+        """Report whether the worker takes tasks, how many it has in hand, their names, and what has failed."""
         state = {"pid": os.getpid(), "fetching": fetching, "active": active, "reserved": reserved, "done": done}
         state["tasks"] = [name[:200] for name in sorted(tasks)[:100]]
+        state["failed"] = failed
         if state == self.last:
             return
         text = json.dumps({**state, "time": round(time.time(), 3)})
@@ -113,7 +114,7 @@ class Processes:
             stop_signal: on which it finishes what it has in hand and ends.
         """
         self.given, self.run, self.stop_signal = given, run, stop_signal
-        self.running, self.ended = {}, {}
+        self.running, self.ended, self.failed = {}, {}, 0
 
     def look(self, is_wanted=True):
         """Start what has to run and does not, or send the stop signal to what runs."""
@@ -148,10 +149,13 @@ class Processes:
             os._exit(status)
 
     def reap(self):
-        """Forget the processes that have ended."""
+        """Forget the processes that have ended; count those that failed, unless they were being stopped."""
         for pid in list(self.running):
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                number = self.running.pop(pid).number
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                process = self.running.pop(pid)
+                number = process.number
+                self.failed += bool(status) and not process.is_stopping
                 self.ended[number] = time.monotonic()
                 state = os.path.join(self.given["run"], f"state-{number}")
                 if os.path.exists(state):

@@ -211,12 +211,52 @@ def test_units_that_a_killed_deployment_left_are_stopped(one):
     one.check()
 
 
-def test_workers_that_only_say_that_they_take_tasks_delay_a_switch_for_a_moment(one, monkeypatch):
-    monkeypatch.setattr(django_worker, "state", lambda run: django_worker.State(42, 1.0, fetching=True))
+@pytest.mark.parametrize("reported", [django_worker.State(42, 1.0, fetching=True), None])
+def test_workers_that_do_not_report_that_they_stopped_delay_a_switch_for_a_moment(one, monkeypatch, reported):
+    monkeypatch.setattr(django_worker, "state", lambda run: reported)
     monkeypatch.setattr(django_release_workers, "_QUIET", 0.1)
     one.apply()
     assert one.live == TWO
-    assert f"workers of {ONE} did not stop taking tasks in time: feed, mail" in one.last.warnings
+    assert f"workers of {ONE} did not report in time that they take no tasks: feed, mail" in one.last.warnings
+
+
+def test_worker_that_is_not_ready_yet_is_not_waited_for(one, monkeypatch):
+    state, is_whole = one.state, django_process.is_whole
+    is_new = lambda name: name == "django-blog-0001-mail"  # noqa: E731
+    monkeypatch.setattr(django_worker, "state", lambda run: None if is_new(run.name) else state(run))
+    monkeypatch.setattr(
+        django_process,
+        "is_whole",
+        lambda site, release, part="": (
+            not is_new(django_process.unit(site, release, part)) and is_whole(site, release, part)
+        ),
+    )
+    monkeypatch.setattr(django_release_workers, "_QUIET", 60)
+    one.apply()
+    assert one.live == TWO and not [text for text in one.last.warnings if "in time" in text]
+
+
+@pytest.mark.parametrize(
+    ("reported", "is_warned"),
+    [({"failed": 3, "active": 0}, True), ({"failed": 0, "active": 1}, False), ({"failed": 0, "active": 0}, False)],
+    ids=["fails", "is ready", "takes long"],
+)
+def test_command_that_fails_after_the_switch_is_reported(one, monkeypatch, reported, is_warned):
+    state = one.state
+
+    def of_command(run):
+        found = state(run)
+        return dataclasses.replace(found, **reported) if found and run.name == "django-blog-0002-feed" else found
+
+    monkeypatch.setattr(django_worker, "state", of_command)
+    monkeypatch.setattr(django_release_workers, "_STARTS", 0.1)
+    one.prints["journalctl"] = "ValueError: no such feed\nTraceback (most recent call last):\n"  # newest first
+    one.apply()
+    expected = "the command of the worker feed failed, and is started again and again: ValueError: no such feed"
+    warned = [text for text in one.last.warnings if "failed" in text]
+    assert warned == ([f"{expected} (django.logs blog worker=feed)"] if is_warned else [])
+    problems = django_verbs_terminal.status([django_verbs.status("blog")]).get("problems", [])
+    assert ("blog: worker feed fails (3 times)" in str(problems)) == is_warned
 
 
 @pytest.fixture

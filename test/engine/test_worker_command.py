@@ -85,5 +85,24 @@ def test_command_reports_itself_when_it_is_ready(lab):
 def test_command_that_ends_is_started_again(lab):
     lab.make("0001", {"follow.py": 'from shop.work import line\nline("end 1")'})
     lab.activate("0001")
-    command(lab, "0001", processes=2)
+    first = command(lab, "0001", processes=2)
     until(lambda: lab.counts("end")[1] >= 5)
+    assert first.state["failed"] == 0
+
+
+def test_command_that_fails_is_started_again_and_counted(lab):
+    lab.make("0001", {"follow.py": "raise SystemExit('no such feed')"})
+    lab.activate("0001")
+    first = command(lab, "0001")
+    until(lambda: first.state.get("failed", 0) >= 2)
+    assert first.log.read_text().splitlines()[:2] == ["no such feed", "no such feed"]
+
+
+def test_command_that_its_own_stop_signal_ends_has_not_failed(lab):
+    lab.make("0001", {"follow.py": "import time\nfrom shop.work import line\nline('begin 1')\ntime.sleep(60)"})
+    lab.activate("0001")
+    first = command(lab, "0001", stop="SIGTERM")
+    until(lambda: lab.counts("begin")[1])
+    with lab.switching():
+        until(lambda: not first.is_fetching)
+    assert first.state["failed"] == 0
