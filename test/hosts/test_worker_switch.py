@@ -357,6 +357,16 @@ def test_rollback_exchanges_the_workers(shop):
     assert {line.release for line in shop.ends(500, 20)} == {shop.live[:4]}
 
 
+def test_command_that_fails_after_the_switch_is_named(shop):
+    failing = {"kind": "command", "command": "sh fail.sh", "ready": "30s"}
+    shop.repository.commit({"fail.sh": "echo no such feed >&2; exit 3\n"})
+    applied = shop.deploy(workers={**WORKERS, "feed": failing})
+    assert "the worker feed failed, and is started again and again: no such feed" in json.dumps(applied.warnings)
+    assert " fails (" in shop.host.call("django.status", "blog")[0]["workers"]
+    shop.deploy(workers=WORKERS)
+    until(lambda: shop.taking() == {shop.live[:4]})
+
+
 #: What code of the site does to a deployment, as the site's user: each lasts until it is ended. Where the worker is
 #: stopped, it cannot report again what is right.
 HOSTILE = {
