@@ -154,6 +154,7 @@ class Before(Formula):
             "id": host.name,
             "file_client": "local",
             "cachedir": f"{self.folder}/cache",
+            "extension_modules": f"{self.folder}/extmods",  # or both would sync theirs into one folder, in turn
             "file_roots": {"base": [f"{self.folder}/formula"]},
             "pillar_roots": {"base": [f"{self.folder}/pillar"]},
         }
