@@ -4,6 +4,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import django_wall_headers
@@ -11,6 +12,9 @@ from django_host_command import DeploymentError
 
 if TYPE_CHECKING:
     import jinja2
+
+#: Templates as Jinja has compiled them: it takes longer than all else that an apply with nothing to do does with them.
+COMPILED = Path("/var/lib/django-formula/templates")
 
 
 def unit_value(value: Any) -> str:
@@ -91,8 +95,18 @@ def _jinja() -> "jinja2.Environment":
 
 
 @functools.lru_cache(maxsize=64)
-def _template(text: str) -> "jinja2.Template":
-    return _jinja().from_string(text)
+def _template(url: str, text: str) -> "jinja2.Template":
+    """Return a template, compiled now or by an earlier apply; Jinja compares the text that was compiled."""
+    import jinja2
+
+    environment, cache = _jinja(), jinja2.FileSystemBytecodeCache(str(COMPILED))
+    bucket = cache.get_bucket(environment, url, None, text)
+    if bucket.code is None:
+        bucket.code = environment.compile(text, url)
+        with contextlib.suppress(OSError):  # before the first site there is no folder to keep it in
+            COMPILED.mkdir(mode=0o700, exist_ok=True)
+            cache.set_bucket(bucket)
+    return environment.template_class.from_code(environment, bucket.code, environment.make_globals(None))
 
 
 def compile_templates(templates: Mapping[str, str], urls: Iterable[str]) -> None:
@@ -101,7 +115,7 @@ def compile_templates(templates: Mapping[str, str], urls: Iterable[str]) -> None
 
     for url in urls:
         with contextlib.suppress(KeyError, jinja2.TemplateError):
-            _template(templates[url])
+            _template(url, templates[url])
 
 
 def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:
@@ -116,6 +130,6 @@ def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:
     if url not in templates:
         raise DeploymentError(f"the template {url} is missing", hint="is it in the file_roots of Salt?")
     try:
-        return _template(templates[url]).render(**variables)
+        return _template(url, templates[url]).render(**variables)
     except Exception as error:  # a template may raise anything
         raise DeploymentError(f"{url} cannot be rendered: {error}") from None

@@ -13,6 +13,7 @@ import django_host_folder
 import django_host_mount
 import django_host_proc
 import django_host_service
+import django_host_template
 import django_host_user
 import django_pillar
 import django_process
@@ -117,6 +118,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_proxy_apache, "ETC"): "etc/apache2",
         (django_proxy_apache, "NOTES"): "var/lib/apache2/module",
         (django_tls, "STATE"): "var/lib/django-formula",
+        (django_host_template, "COMPILED"): "var/lib/django-formula/templates",
         (django_virtualenv_uv, "UV"): "usr/local/lib/django-formula/uv",
         (django_takeover_manager, "SYSTEMD"): "etc/systemd/system",
         (django_takeover_manager, "SUPERVISOR"): "etc/supervisor/conf.d",

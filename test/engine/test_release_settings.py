@@ -17,6 +17,7 @@ import django_host_environment
 import django_host_template
 import django_release_settings
 import dotenv
+import jinja2
 import pytest
 from django_host_command import DeploymentError
 from readers import Surprise, read_environ, read_environment
@@ -526,6 +527,26 @@ def test_a_template_that_cannot_be_rendered(template, message):
     with pytest.raises(DeploymentError) as error:
         django_host_template.render(templates, "salt://x")
     assert error.value.message == message
+
+
+def test_compiled_template_is_kept_for_the_next_apply(tmp_path, monkeypatch):
+    url, kept = "salt://django/files/x", tmp_path / "lib/templates"
+    monkeypatch.setattr(django_host_template, "COMPILED", kept)
+
+    def rendered(text):
+        django_host_template._template.cache_clear()
+        return django_host_template.render({url: text}, url, name="blog")
+
+    assert rendered("{{ name }}") == "blog" and not kept.exists()  # a host without a site keeps nothing
+    kept.parent.mkdir()
+    assert rendered("{{ name }}") == "blog" and kept.stat().st_mode & 0o777 == 0o700
+    [file] = kept.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(jinja2.Environment, "compile", None)
+        assert rendered("{{ name }}") == "blog"
+    assert rendered("{{ name }}!") == "blog!" and [*kept.iterdir()] == [file]
+    file.write_bytes(file.read_bytes()[:-9])
+    assert rendered("{{ name }}!") == "blog!"
 
 
 def test_every_template_of_the_formula_is_rendered_strictly():
