@@ -65,6 +65,8 @@ _OFF = {
 }
 #: What a text may be by which a project turns DEBUG off.
 _FALSE = ("False", "0", "", "false", "no", "off")
+#: Settings of mail → what Django has without them: the mail server of this host.
+_MAIL = {"EMAIL_HOST": "localhost", "EMAIL_PORT": "25", "EMAIL_HOST_USER": "", "EMAIL_HOST_PASSWORD": ""}
 #: Names of variables for the URL of the default database; a replica has another one.
 _DATABASE_URL = re.compile(
     r"(?!\w*(REPLICA|READ|SECONDARY|LEGACY|TEST))(\w+_)?"
@@ -285,7 +287,8 @@ def _required(settings: Settings, name: str, forms: dict[str, str], context: Con
             return {"from": word}
     if _FOLDER.fullmatch(name):
         return {"from": "shared"}
-    return _of_database(settings, name, context.engine)
+    of_mail = (value for setting, value in _MAIL.items() if setting in forms)
+    return next(of_mail, _of_database(settings, name, context.engine))
 
 
 def _joined(word: str, how: str) -> dict[str, str]:
