@@ -75,7 +75,10 @@ def kinds(settings) -> dict[str, str]:
             {"A": "optional int"},
         ),
         ("x = {os.environ['A']}", {"A": "required"}),
-        ("x = os.environ.get('A', '').split(); y = int(os.environ.get('B', 1))", {"A": "optional", "B": "optional"}),
+        (
+            "x = os.environ.get('A', '').split(); y = int(os.environ.get('B', 1))",
+            {"A": "optional", "B": "optional int"},
+        ),
         ("os.environ.setdefault('A', '1')\nx = os.environ['A']", {"A": "optional"}),
         ("assert os.environ.get('A')", {"A": "required"}),
         ("try:\n    x = os.environ['A']\nexcept KeyError:\n    x = 1", {"A": "optional"}),
