@@ -42,6 +42,8 @@ def ignored_checks(site: Site) -> list[str]:
 #: How pydantic-settings reports missing variables, by the names of its fields.
 _OF_PYDANTIC = re.compile(r"validation errors? for .*\b(Field required|field required)")
 
+#: How Python reports that a value is None: a variable that is not set, of which the settings need a text.
+_OF_NONE = re.compile(r"(AttributeError|TypeError): .*\bNoneType\b")
 #: How Python reports a module that is missing, or one of a package that may be an attribute of it.
 _NO_MODULE = re.compile(
     r"No module named '(?P<module>[\w.]+)'(?!;)"
@@ -411,7 +413,7 @@ def _missing(site: Site, release: Path, facts: Mapping[str, Any], name: str, cau
     Args:
         name: the variable that the project reported; empty if it reported none.
     """
-    if not name and not _OF_PYDANTIC.search(cause):
+    if not name and not _OF_PYDANTIC.search(cause) and not _OF_NONE.match(cause):
         return []
     import django_project_advice  # which only a failure needs
 

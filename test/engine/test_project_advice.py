@@ -54,6 +54,35 @@ def test_all_missing_variables_are_in_the_hint(project_commands, release, cause,
 
 
 @pytest.mark.parametrize(
+    ("cause", "line", "hint"),
+    [
+        (
+            "AttributeError: 'NoneType' object has no attribute 'split' (blog/settings.py:2)",
+            "HOSTS = os.environ.get('HOSTS').split(' ')",
+            "set django:sites:blog:environment:HOSTS, or django:sites:blog:secrets:HOSTS",
+        ),
+        (
+            "TypeError: int() argument must be a string, a bytes-like object or a real number, not 'NoneType'",
+            "PAGES = int(os.environ.get('PAGES'))",
+            "set django:sites:blog:environment:PAGES, or django:sites:blog:secrets:PAGES",
+        ),
+        (
+            "TypeError: expected str, bytes or os.PathLike object, not NoneType",
+            "FILES = os.path.join(os.environ.get('FILES'), 'media')",
+            "set django:sites:blog:environment:FILES, or django:sites:blog:secrets:FILES",
+        ),
+        ("AttributeError: 'NoneType' object has no attribute 'x'", "HOSTS = os.environ.get('HOSTS', '').split()", ""),
+    ],
+)
+def test_variable_that_is_none_is_in_the_hint(project_commands, release, cause, line, hint):
+    write_tree(release / "source", {"blog/settings.py": f"import os\n{line}\n"})
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=f"Traceback\ncause: {cause}\n")
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.start(configured(), release, FACTS, [])
+    assert error.value.hint == hint
+
+
+@pytest.mark.parametrize(
     ("cause", "path"),
     [
         ("ModuleNotFoundError: No module named 'blog.local_settings' (blog/settings.py:3)", "blog/local_settings.py"),
