@@ -45,7 +45,10 @@ def requirements(site: Site, django_version: tuple[int, ...], installed: set[str
     """
     kinds = {options["engine"]: STORES[options["engine"]] for options in site.stores.values()}
     missing = [kind for kind in kinds.values() if kind.CLIENTS and not kind.CLIENTS & installed]
-    return [kind.requirement(django_version) for kind in missing]
+    found = [kind.requirement(django_version) for kind in missing]
+    # kombu 5.7 imports it for Redis, and requires it only as celery[redis].
+    needs_packaging = "redis" in kinds and "kombu" in installed and "packaging" not in installed
+    return [*found, "packaging"] if needs_packaging else found
 
 
 def engines(site: Site) -> list[str]:

@@ -291,7 +291,10 @@ def test_only_missing_clients_are_installed():
     assert django_store.requirements(site, (5, 2), set()) == ["redis>=4.5", "pymemcache>=3.4"]
     assert django_store.requirements(site, (3, 2), {"pylibmc"}) == ["django-redis>=5.0"]
     assert django_store.requirements(site, (5, 2), {"redis", "pymemcache"}) == []
-    assert django_store.requirements(configured(cache={"engine": "database"}), (5, 2), set()) == []
+    assert django_store.requirements(configured(cache={"engine": "database"}), (5, 2), {"kombu"}) == []
+    celery = {"redis", "pymemcache", "kombu"}
+    assert django_store.requirements(site, (5, 2), celery) == ["packaging"]
+    assert django_store.requirements(site, (5, 2), {*celery, "packaging"}) == []
 
 
 def test_store_is_used_by_the_releases_that_have_its_socket(make_site):
