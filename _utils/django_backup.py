@@ -36,6 +36,8 @@ DUMPERS: dict[str, Dumper] = {
     "media": MediaDumper(),
     "redis": StoreDumper(),
 }
+#: What takes the lock of backups for a restore.
+RESTORE = "django.restore"
 #: Those that are no database, and are restored only where that is requested.
 ON_REQUEST = ("media", "redis")
 #: Why a backup was made; those before a migration stay as long as the release that they were made for.
@@ -108,6 +110,21 @@ def before_migration(release: Release, aliases: Collection[str], secrets: list[s
         undo = f"to restore the database as it was before: {command}" if command else ""
         error.hint = "\n".join(filter(None, [error.hint, undo]))
         raise
+
+
+def refuse_during_restore(site: Site) -> None:
+    """Check that no restore runs: it replaces the databases, with what a command writes now.
+
+    Raises:
+        DeploymentError: one runs.
+    """
+    found = lock(site, "")
+    if found.holder().startswith(f"{RESTORE},"):
+        raise DeploymentError(
+            f"a restore of {site.name} is under way, and would discard what the command writes: {found.holder()}",
+            hint=found.hint,
+            transient=True,
+        )
 
 
 def lock(site: Site, holder: str) -> Lock:

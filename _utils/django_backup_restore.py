@@ -13,6 +13,7 @@ import django_backup_dump
 import django_backup_store
 import django_host_clock
 import django_host_file
+import django_process_systemd
 import django_project_program
 import django_proxy_maintenance
 import django_release
@@ -65,7 +66,7 @@ def restore(
     requested = {"media": media, "redis": queue}
     chosen = [one for one in django_backup.find(site, which) if requested.get(one["engine"], True)]
     _check_selection(site, chosen, requested)
-    with django_backup.lock(site, "django.restore").held():
+    with django_backup.lock(site, django_backup.RESTORE).held():
         databases = _databases(live, chosen, secrets)
         django_backup.remove_leftovers(site, databases)
         for one in databases:
@@ -318,7 +319,7 @@ def _exchange(
 
     The maintenance page is shown from before the site is stopped until its health check passes again.
     """
-    _refuse_running_schedules(site)
+    _refuse_running_commands(site)
     was_on = django_proxy_maintenance.is_on(site) is not None
     if not was_on:
         django_proxy_maintenance.on(site, by="django.restore")
@@ -326,7 +327,7 @@ def _exchange(
     django_proxy_maintenance.hold_workers(site)
     swapped: list[Database] = []
     try:
-        _refuse_running_schedules(site)  # in maintenance no other begins
+        _refuse_running_commands(site)  # in maintenance no other begins
         _stop(site, live)
         for one in databases:
             DUMPERS[one.kind].swap(one, names[one.alias], kept[one.alias])
@@ -347,8 +348,8 @@ def _exchange(
     _reopen(site, was_on=was_on, holds=holds)
 
 
-def _refuse_running_schedules(site: Site) -> None:
-    """Check that no schedule of a site runs: what it writes from now on would be in the former database.
+def _refuse_running_commands(site: Site) -> None:
+    """Check that neither a schedule nor `django.manage` runs: what it writes would be in the former database.
 
     Raises:
         DeploymentError: one runs.
@@ -358,6 +359,13 @@ def _refuse_running_schedules(site: Site) -> None:
         raise DeploymentError(
             f"the schedule {running} of {site.name} runs, and would go on with the former database",
             hint=f"restore again once it has ended, or end it: systemctl stop 'django-{site.name}-at-*'",
+            transient=True,
+        )
+    commands = " ".join(django_process_systemd.management_commands(site))
+    if commands:
+        raise DeploymentError(
+            f"a command of django.manage runs for {site.name}, and would go on with the former database",
+            hint=f"restore again once it has ended, or end it: systemctl stop {commands}",
             transient=True,
         )
 

@@ -31,7 +31,7 @@ class Lock:
         self.busy = busy
         self._holder = holder
         self._timeout = timeout
-        self._hint = hint
+        self.hint = hint
         self._interval = interval
         self._descriptor: int | None = None
 
@@ -55,7 +55,7 @@ class Lock:
                 holder = _recorded_holder(descriptor)
                 os.close(descriptor)
                 message = f"{self.busy} is under way: {holder}; waited {self._timeout}"
-                raise DeploymentError(message, hint=self._hint, transient=True)
+                raise DeploymentError(message, hint=self.hint, transient=True)
             time.sleep(self._interval)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{self._holder}, pid {os.getpid()}, since {django_host_clock.now()}\n".encode(), 0)

@@ -400,6 +400,13 @@ def releases_of_commands(site: Site) -> set[str]:
     return {name for path in units for name in re.findall(pattern, django_host_file.read_text(path) or "")}
 
 
+def management_commands(site: Site) -> list[str]:
+    """Return the units of commands that `django.manage` runs for the site."""
+    pattern = re.compile(rf"django-{re.escape(site.name)}-manage-\d+\.service")
+    units = Path(_TRANSIENT).glob(f"django-{site.name}-manage-*.service")
+    return sorted(path.name for path in units if pattern.fullmatch(path.name))
+
+
 def drop_ins(site: Site) -> list[Path]:
     """Return the drop-in folders of the units of a site's releases: the formula makes none."""
     return sorted(path for path in UNITS.glob(f"django-{site.name}-*.d") if _is_unit(site, path.with_suffix("")))

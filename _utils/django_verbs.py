@@ -232,12 +232,13 @@ def manage(name: str, command: Sequence[str], environment_file: str | None, time
         Its output; the first line says if the release failed.
 
     Raises:
-        DeploymentError: there is no such release, the file is missing, or the command fails.
+        DeploymentError: there is no such release, the file is missing, a restore runs, or the command fails.
     """
     site = django_site.find(name)
     release = django_verbs_attempt.runnable(site)
     if environment_file and not Path(environment_file).is_file():
         raise DeploymentError(f"there is no file {environment_file} on this host")
+    django_backup.refuse_during_restore(site)
     secrets = list(django_secret.values(site, {}).values())
     with _noticed(release) as notice:
         return notice + django_project_command.manage(

@@ -33,7 +33,7 @@ def rows(site: Site, live: Release, *, names: bool, give_back: bool, drop: str) 
     if (give_back or drop) and not any(worker["kind"] == "celery" for worker in workers):
         raise DeploymentError("only tasks of Celery are parked", hint="leave out give_back and drop")
     secrets = list(django_secret.values(site, {}).values())
-    task = f"manage-{os.getpid()}"  # the unit of a task named queue would be that of the site's own queue
+    task = f"task-{os.getpid()}"  # the unit of a task named queue would be that of the site's own queue
     found = django_project_queue.read(
         site, live.path, live.facts, secrets, names=names, give_back=give_back, drop=drop, task=task
     )

@@ -370,6 +370,17 @@ def test_databases_are_not_exchanged_while_a_schedule_runs(scheduled):
     assert not django_proxy_maintenance.is_on(scheduled.site)
 
 
+def test_databases_are_not_exchanged_while_a_command_of_the_command_line_runs(scheduled, own_host, monkeypatch):
+    monkeypatch.setattr(django_process_systemd, "_TRANSIENT", str(own_host / "transient"))
+    (own_host / "transient").mkdir()
+    for name in ("django-blog-manage-71", "django-blog-manage-manage-8"):
+        (own_host / f"transient/{name}.service").touch()
+    live = django_release.Release(scheduled.site, scheduled.live)
+    with pytest.raises(DeploymentError, match=r"a command of django\.manage runs for blog") as refused:
+        django_backup_restore._exchange(scheduled.site, live, [], {}, {}, None)
+    assert refused.value.hint.endswith("systemctl stop django-blog-manage-71.service")
+
+
 def test_schedule_does_not_run_where_maintenance_begins_while_it_starts(scheduled, monkeypatch):
     reasons = iter(["", "blog is in maintenance"])
     monkeypatch.setattr(django_schedule_run, "obstacle", lambda _site: next(reasons))

@@ -2,6 +2,7 @@ import json
 import stat
 from pathlib import Path
 
+import django_backup
 import django_host_file
 import django_process_systemd
 import django_project_command
@@ -298,6 +299,15 @@ def test_a_site_that_is_not_there(world, verb):
     arguments = [["check"], None, 60.0] if verb == "manage" else []
     with pytest.raises(DeploymentError, match=r"there is no site 'shop' on this host \(registered: none\)"):
         getattr(django_verbs, verb)("shop", *arguments)
+
+
+def test_a_command_is_refused_during_a_restore(two):
+    with django_backup.lock(two.site, "django.restore").held():
+        with pytest.raises(DeploymentError, match="a restore of blog is under way") as refused:
+            django_verbs.manage("blog", ["check"], None, 60.0)
+        assert "salt-call django.unlock blog" in refused.value.hint
+    with django_backup.lock(two.site, "django.backup").held():
+        assert django_verbs.manage("blog", ["check"], None, 60.0) == "printed by the command\n"
 
 
 def test_a_command(two, tmp_path):
