@@ -361,6 +361,7 @@ class Deployment:
         if self.lock.is_held:
             return
         self.lock.take()
+        django_push.remove_keys(self.site)
         before, self.live = self.live, django_release.linked(self.site, self.site.current)
         if not look_again and (before and before.name) != (self.live and self.live.name):
             now = self.live.name if self.live else "no release"

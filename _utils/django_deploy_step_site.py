@@ -120,6 +120,8 @@ def _look(deployment: Deployment) -> _Pending:
         changes["index"] = "password kept" if deployment.index_password else "password removed"
     if not django_push.is_kept(site, deployment.push_secret):
         changes["push"] = "secret kept" if deployment.push_secret else "secret removed"
+    if os.path.lexists(django_push.keys(site)) and not deployment.lock.holder():
+        changes[str(django_push.keys(site))] = "removed: a push was interrupted"
     if schedule := {path: change for found in schedules.values() for path, change in found.items()}:
         changes["schedule"] = schedule
     if dropped := django_schedule.dropped(site):
@@ -132,6 +134,8 @@ def _look(deployment: Deployment) -> _Pending:
 
 def _apply(deployment: Deployment, pending: _Pending) -> None:
     site, templates = deployment.site, deployment.templates
+    if str(django_push.keys(site)) in pending.changes:
+        deployment.take_lock(look_again=True)
     if pending.leftovers:
         with django_backup.lock(site, "state.apply").held():
             django_backup.remove_leftovers(site)

@@ -6,6 +6,7 @@ again, and files of several releases are next to each other.
 
 import importlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 import django_host_file
 import django_kinds
+import django_site
 import django_wall_shape
 from django_host_command import DeploymentError
 from django_site import Site
@@ -92,6 +94,17 @@ def keep(site: Site, value: str | None) -> None:
         django_host_file.write(_secret_file(site), value, mode=0o600)
     else:
         _secret_file(site).unlink(missing_ok=True)
+
+
+def keys(site: Site) -> Path:
+    """Return the folder that has the SSH key while rsync runs."""
+    return django_site.RUNTIME / f"{site.name}.push"
+
+
+def remove_keys(site: Site) -> None:
+    """Remove the SSH key that a killed push has left; the caller holds the site's lock."""
+    if os.path.lexists(keys(site)):
+        django_host_file.remove_tree(keys(site))
 
 
 # Names

@@ -13,7 +13,7 @@ from typing import Any
 import django_host_command
 import django_host_file
 import django_host_folder
-import django_site
+import django_push
 from django_host_command import DeploymentError, seconds
 from django_host_folder import Folder
 from django_host_user import PUSHER
@@ -101,8 +101,8 @@ def _rsync(site: Site, options: list[str], folder: Path | None, names: list[str]
 def _ssh(site: Site, secret: str) -> Iterator[tuple[Path, list[str]]]:
     """Yield the folder with the key, which is removed at the end, and the command of ssh."""
     push = site.config["static"]["push"]
-    keys = django_site.RUNTIME / f"{site.name}.push"
-    django_host_file.remove_tree(keys)
+    keys = django_push.keys(site)
+    django_push.remove_keys(site)
     django_host_folder.make(Folder(keys, "root", PUSHER, 0o750))
     django_host_folder.make(Folder(keys / "empty", "root", PUSHER, 0o750))
     known_hosts = "".join(f"{line}\n" for line in push["known_hosts"])

@@ -448,6 +448,18 @@ def test_secret_is_removed_with_the_push(deploying):
     assert django_push.is_kept(deploying.site, None)
 
 
+def test_key_that_a_killed_push_has_left_is_removed_by_the_next_apply(deploying):
+    deploying.apply()
+    keys = django_push.keys(deploying.site)
+    keys.mkdir()
+    (keys / "key").touch()
+    with deploying.site.lock("another").held():  # it may push just now
+        assert deploying.apply(test=True) == {} and keys.exists()
+    assert deploying.apply(test=True) == {"site": {str(keys): "removed: a push was interrupted"}} and keys.exists()
+    assert [*deploying.apply()] == ["site"] and not keys.exists()
+    assert not deploying.last.lock.is_held and deploying.apply() == {}
+
+
 # A static host
 
 SSH_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA\n-----END OPENSSH PRIVATE KEY-----"
