@@ -14,6 +14,7 @@ import django_release_instance
 import django_source
 import django_source_history
 import django_source_mirror
+import django_store_setup
 import django_virtualenv_python
 import django_worker
 from django_deploy import Changes, Deployment, RepeatedFailure
@@ -85,7 +86,12 @@ def _foresee(deployment: Deployment, live: Release) -> Changes:
     starts = [django_process.unit(site, path, name) for name in django_worker.of_site(site)]
     stops = django_release_instance.units(site, live.path)[1:]
     instance: Changes = {**({"files": files} if files else {}), **({"starts": ", ".join(starts)} if starts else {})}
-    known = {"instance": instance, "live": {"stops": ", ".join(stops)} if stops else {}}
+    stores = {f"django-{site.name}-{part}": "removed" for part in django_store_setup.obsolete(site)}
+    known = {
+        "instance": instance,
+        "live": {"stops": ", ".join(stops)} if stops else {},
+        "record": {"stores": stores} if stores else {},
+    }
     deployment.plan(deployment.planned, {step: changes for step, changes in known.items() if changes})
     is_new_commit = deployment.commit != live.record["commit"]
     builds = f"; salt-call django.plan {site.name} builds the release to tell" if is_new_commit else ""

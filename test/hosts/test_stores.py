@@ -158,10 +158,12 @@ def test_queue_with_tasks_is_not_removed(blog):
 def test_store_of_the_active_release_runs_until_the_switch(blog):
     """A release that fails leaves the former cache, which the active release uses."""
     more = {"queue": None, "caches": {"default": {"engine": "database"}}, "sessions": "cached_db"}
-    failed = blog.apply(**more, commands={"before_switch": ["false"]})
+    foreseen = blog.apply(test=True, **more).changed["blog is recorded"]["stores"]
+    failed = blog.apply(commands={"before_switch": ["false"]})
     assert failed.changed["blog has its database migrated"]["cache tables"] == ["django_cache"]
     assert "blog has its instance" in failed.failed and client(blog, "ping", part="cache") == "PONG"
     applied = blog.deploy(commands=None)
+    assert foreseen == applied.changed["blog is recorded"]["stores"]
     assert {*applied.changed["blog is recorded"]["stores"]} == {unit.removesuffix(".service") for unit in UNITS}
     assert not [unit for unit in blog.units if unit in UNITS]
     assert python(blog, "from django.core.cache import cache; cache.set('a', 7); print(cache.get('a'))") == "7"
