@@ -57,7 +57,9 @@ class StoreDumper(Dumper):
         server = _server(database)
         patience, limit = database.timeout(), 2 * django_store_redis.STORE.usage(server).limit
         with django_store_client.connection(server.socket, patience=patience, limit=limit) as (bounded, stream):
-            bounded.sendall(b"SYNC\r\n")
+            django_store_client.send(bounded, [django_store_redis.login(server)])
+            django_store_client.answer(stream, server.socket)
+            django_store_client.send(bounded, [["SYNC"]])
             write = django_backup_dump.writer(file)
             left = _announced(stream)
             while left:

@@ -22,7 +22,7 @@ def store(deployment: Deployment) -> Iterator[Changes]:
     yield {name: change for one in pending for name, change in one.changes().items()}
     deployment.take_lock()
     for one in pending:
-        django_store_setup.apply(one)
+        deployment.warn(filter(None, [django_store_setup.apply(one)]))
         if one.restarts and one.server.name == "queue":
             _restart_queue(deployment, one.server)
         elif one.restarts:

@@ -218,6 +218,18 @@ def record_key(site: Site) -> bytes:
     return key
 
 
+def store_password(site: Site) -> str:
+    """Return the password of the user of the site's own Redis that may change its settings; only root can read it."""
+    path = site.secrets / ".store_password"
+    kept = django_host_file.read_text(path)
+    if kept:
+        return kept
+    password = secrets.token_hex(32)
+    if site.secrets.is_dir():
+        django_host_file.write(path, password, mode=0o600)
+    return password
+
+
 def keyed_hash(key: bytes, value: Any) -> str:
     """Return a short hash of a JSON value that can be compared only with the key."""
     return hmac.new(key, json.dumps(value, sort_keys=True).encode(), hashlib.sha256).hexdigest()[:16]

@@ -44,10 +44,26 @@ def _refuse_another_server(connected: socket.socket, path: Path) -> None:
     Raises:
         ConnectionError: another one does, such as the server of another site.
     """
-    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _pid, user, _group = struct.unpack("3i", credentials)
+    _pid, user = _listener(connected)
     if user != os.lstat(path.parent).st_uid:
         raise ConnectionError(f"a process of another user (uid {user}) listens there")
+
+
+def _listener(connected: socket.socket) -> tuple[int, int]:
+    """Return the process that listens at the other end, and its user."""
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, user, _group = struct.unpack("3i", credentials)
+    return pid, user
+
+
+def process(path: Path) -> int:
+    """Return the process that listens on a socket.
+
+    Raises:
+        DeploymentError: none does.
+    """
+    with connection(path) as (bounded, _stream):
+        return _listener(bounded.connection)[0]
 
 
 def redis(path: Path, commands: Sequence[Sequence[str]], *, patience: float = PATIENCE) -> list[Any]:
@@ -57,8 +73,17 @@ def redis(path: Path, commands: Sequence[Sequence[str]], *, patience: float = PA
         DeploymentError: the server does not answer, or refuses a command.
     """
     with connection(path, patience=patience) as (bounded, stream):
-        bounded.sendall(b"".join(_encoded(command) for command in commands))
-        return [_answer(stream, path) for _command in commands]
+        send(bounded, commands)
+        return [answer(stream, path) for _command in commands]
+
+
+def send(connected: Bounded, commands: Sequence[Sequence[str]]) -> None:
+    """Send commands to a Redis server.
+
+    Raises:
+        TimeoutError: it does not receive them in time.
+    """
+    connected.sendall(b"".join(_encoded(command) for command in commands))
 
 
 def _encoded(command: Sequence[str]) -> bytes:
@@ -66,7 +91,14 @@ def _encoded(command: Sequence[str]) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
-def _answer(stream: IO[bytes], path: Path, depth: int = 0) -> Any:
+def answer(stream: IO[bytes], path: Path, depth: int = 0) -> Any:
+    """Read the answer of a Redis server to one command: text, a number, a list or None.
+
+    Raises:
+        DeploymentError: the server refuses the command.
+        ValueError: it is no answer of Redis.
+        ConnectionError: the connection was closed.
+    """
     line = _line(stream)
     kind, text = line[:1], line[1:]
     if kind == "-":
@@ -81,7 +113,7 @@ def _answer(stream: IO[bytes], path: Path, depth: int = 0) -> Any:
         size = int(text)
         return None if size < 0 else _exactly(stream, size)
     if kind == "*" and depth < _DEPTH:
-        return [_answer(stream, path, depth + 1) for _number in range(int(text))]
+        return [answer(stream, path, depth + 1) for _number in range(int(text))]
     raise ValueError("it is no answer of Redis")
 
 

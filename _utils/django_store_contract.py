@@ -10,6 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 from django_site import Site
 
 RUN = Path("/run")
+#: Bytes of memory of an empty server and of its connections.
+_BESIDES = 128 << 20
 
 
 def user(site: Site) -> str:
@@ -48,6 +50,16 @@ class OwnServer:
     def data(self) -> Path:
         """The folder of its files."""
         return folder(self.site) / self.part
+
+    @property
+    def memory_limit(self) -> int:
+        """The bytes of memory above which the kernel ends it, more than it needs for what `memory` has it store.
+
+        Fragmentation may double what it uses. To write its file anew, or a backup, a Redis forks, and the child keeps
+        a copy of what is written meanwhile. What clients have not read yet is in its memory too.
+        """
+        copies = 3 if self.name == "queue" or self.options.get("sync", "never") != "never" else 2
+        return copies * size(self.options["memory"]) + _BESIDES
 
     @property
     def configuration(self) -> Path:
@@ -134,6 +146,13 @@ class ServerStore(Store):
 
         Raises:
             DeploymentError: the server refuses one.
+        """
+
+    def compact(self, server: OwnServer) -> None:
+        """Have a running server give memory back that it no longer uses, before its limit is lowered.
+
+        Raises:
+            DeploymentError: the server refuses it.
         """
 
     @abstractmethod

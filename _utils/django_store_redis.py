@@ -1,11 +1,13 @@
 """Redis, or Valkey: Debian has one or the other, and their servers, files and clients are the same."""
 
+import hashlib
 import re
 import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+import django_secret
 import django_store_client
 from django_host_command import DeploymentError
 from django_store_contract import OwnServer, ServerStore, Usage, size
@@ -14,6 +16,13 @@ from django_store_contract import OwnServer, ServerStore, Usage, size
 UNACKED = "unacked"
 #: Keys that one SCAN looks at, and the most characters of the names of all lists.
 _BATCH, _NAMES = 1000, 4 << 20
+#: The user of a server that may change its settings; everybody else who may connect is `default`.
+OPERATOR = "operator"
+#: What the site may not do with its own server: change its settings or files, stop it, load code, have it connect to
+#: another one. RQ lists connections, and Redis 6 has their names in the same group of commands.
+SITE = "+@all -@admin +client|list +client|id +client|getname +client|setname"
+#: Seconds for a server to give memory back, and between looks.
+_COMPACT, _PAUSE = 60.0, 0.1
 
 
 class RedisStore(ServerStore):
@@ -64,31 +73,78 @@ class RedisStore(ServerStore):
             "maxclients": "1000",
             "save": '""',
             "repl-diskless-sync-delay": "0",
-            # Redis 6 would let the site load a library, and so run its code as the user of the stores.
-            "rename-command": 'MODULE ""',
+            # Where memory is short, the kernel ends a child that writes a file rather than the server.
+            "oom-score-adj": "yes",
             **_changeable(server),
         }
         head = f"# {server.unit}: written by django-formula; change it in the pillar.\n"
-        return head + "".join(f"{name} {value}\n" for name, value in settings.items())
+        return head + "".join(f"{name} {value}\n" for name, value in [*settings.items(), *_users(server)])
 
     def differences(self, server: OwnServer) -> dict[str, str]:
         wanted = _changeable(server)
-        answers = django_store_client.redis(server.socket, [["CONFIG", "GET", name] for name in wanted])
+        answers = operate(server, [["CONFIG", "GET", name] for name in wanted])
         found = {str(pair[0]): str(pair[1]) for pair in answers if isinstance(pair, list) and len(pair) == 2}
         return {name: value for name, value in wanted.items() if found.get(name) != value}
 
     def change(self, server: OwnServer, settings: Mapping[str, str]) -> None:
         commands = [["CONFIG", "SET", name, value] for name, value in settings.items()]
-        django_store_client.redis(server.socket, commands)
+        operate(server, commands)
+
+    def compact(self, server: OwnServer) -> None:
+        """Have a cache drop what is too much, memory freed, and a file written anew: it is read at the next start.
+
+        A queue that has more than fits keeps it.
+        """
+        limit, deadline = size(server.options["memory"]), time.monotonic() + _COMPACT
+        while server.name != "queue" and self.usage(server).used > limit and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+        if _changeable(server)["appendonly"] == "yes":
+            _await_rewrite(server, deadline)
+            operate(server, [["BGREWRITEAOF"]])
+            _await_rewrite(server, deadline)
+        operate(server, [["MEMORY", "PURGE"]])
 
     def usage(self, server: OwnServer) -> Usage:
-        (text,) = django_store_client.redis(server.socket, [["INFO", "memory"]])
-        found = dict(line.partition(":")[::2] for line in str(text).splitlines())
-        return Usage(int(found.get("used_memory", 0)), size(server.options["memory"]))
+        return Usage(int(_info(server, "memory").get("used_memory", 0)), size(server.options["memory"]))
 
     def waiting(self, server: OwnServer) -> int:
         """Return the number of messages in its lists, and of those that a worker of Celery has not acknowledged."""
         return sum(lengths(server).values())
+
+
+def operate(server: OwnServer, commands: list[list[str]]) -> list[Any]:
+    """Send commands that the site may not send; return the answer to each.
+
+    Raises:
+        DeploymentError: the server does not answer, or refuses a command.
+    """
+    return django_store_client.redis(server.socket, [login(server), *commands])[1:]
+
+
+def login(server: OwnServer) -> list[str]:
+    """Return the command that makes a connection that of the operator."""
+    return ["AUTH", OPERATOR, django_secret.store_password(server.site)]
+
+
+def _users(server: OwnServer) -> list[tuple[str, str]]:
+    """Return the users of a server; of the operator's password a hash, since the password itself is random."""
+    hashed = hashlib.sha256(django_secret.store_password(server.site).encode()).hexdigest()
+    everything = f"~* {server.site.platform['stores']['redis_channels']}".strip()
+    return [
+        ("user", f"default on nopass {everything} {SITE}"),
+        ("user", f"{OPERATOR} on #{hashed} {everything} +@all"),
+    ]
+
+
+def _info(server: OwnServer, section: str) -> dict[str, str]:
+    (text,) = django_store_client.redis(server.socket, [["INFO", section]])
+    return dict(line.partition(":")[::2] for line in str(text).splitlines())
+
+
+def _await_rewrite(server: OwnServer, deadline: float) -> None:
+    """Wait until a server does not write its file anew, or a time (monotonic) has come."""
+    while _info(server, "persistence").get("aof_rewrite_in_progress") == "1" and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
 
 
 def lengths(server: OwnServer) -> dict[str, int]:

@@ -50,6 +50,7 @@ def files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str]) -> dic
         "user": django_store_contract.user(site),
         "script": str(_script(server)),
         "identity": _identity(site),
+        "memory_limit": server.memory_limit,
     }
     found = {server.configuration: kind.configuration(server)}
     if site.process == "systemd":

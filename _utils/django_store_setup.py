@@ -10,13 +10,18 @@ from typing import NamedTuple
 
 import django_host_file
 import django_host_folder
+import django_host_proc
 import django_store
+import django_store_client
 import django_store_contract
 import django_store_redis
 import django_store_service
 from django_host_command import DeploymentError
 from django_site import Site
 from django_store_contract import OwnServer, ServerStore, Usage
+
+#: The line of a unit with its memory limit.
+_LIMIT = re.compile(r"(?m)^MemoryMax=(\d+)$")
 
 
 class Pending(NamedTuple):
@@ -68,7 +73,7 @@ def _pending(kind: ServerStore, server: OwnServer, templates: Mapping[str, str])
 
 def _fixed(kind: ServerStore, text: str) -> str:
     """Return a file of a server without what the server can change while it runs."""
-    return kind.CHANGEABLE.sub("", text)
+    return _LIMIT.sub("", kind.CHANGEABLE.sub("", text))
 
 
 def _restart_mark(server: OwnServer) -> Path:
@@ -76,24 +81,54 @@ def _restart_mark(server: OwnServer) -> Path:
     return django_store_contract.RUN / f"{server.unit}.restart"
 
 
-def apply(found: Pending) -> None:
+def apply(found: Pending) -> str:
     """Make the pending changes of a server, except for a restart (`restart`), which is recorded as due.
+
+    Returns:
+        A warning where the memory limit of its unit is to be lowered, and is not yet; empty otherwise.
 
     Raises:
         DeploymentError: it does not start, or refuses a setting.
     """
-    server = found.server
+    server, former = found.server, _higher_limit(found)
     django_store_service.make_folders(server)
     if found.restarts:  # before the files: where this is killed, the next apply restarts it
         django_host_file.write(_restart_mark(server), "")
+    obstacle = _obstacle(found) if former else ""
     for path, text in found.files.items():
-        django_host_file.write(path, text)
+        django_host_file.write(path, _LIMIT.sub(former, text) if obstacle else text)
     if (found.files or found.restarts) and not found.starts:
         django_store_service.reload(server)
     if found.starts:
         django_store_service.start(server)
+    if found.settings and not former:
+        found.kind.change(server, found.settings)
+    return f"{server.unit} keeps {former} until a later apply: {obstacle}" if obstacle else ""
+
+
+def _higher_limit(found: Pending) -> str:
+    """Return the line of a unit with the memory limit that is to be lowered while the server runs; empty if none is."""
+    for path, text in found.files.items() if not found.starts else ():
+        before, after = (_LIMIT.search(one or "") for one in (django_host_file.read_text(path), text))
+        if before and after and int(before[1]) > int(after[1]):
+            return before[0]
+    return ""
+
+
+def _obstacle(found: Pending) -> str:
+    """Have a running server use less memory; return why its limit cannot be lowered yet, empty where it can.
+
+    systemd sets the limit of the running server, which the kernel ends if it uses more.
+    """
+    server = found.server
+    if found.restarts:
+        return "it is restarted first"
     if found.settings:
         found.kind.change(server, found.settings)
+    found.kind.compact(server)
+    used = django_host_proc.memory(django_store_client.process(server.socket))
+    # Half of it is for the child that writes the file.
+    return f"it still uses {used >> 20}M" if 2 * used > server.memory_limit else ""
 
 
 def restart(server: OwnServer) -> None:

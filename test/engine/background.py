@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import django_store_redis
 import pytest
 from in_django import python
 from specimen import ROOT
@@ -143,6 +144,7 @@ class Lab:
             "WORK_LOG": str(self.log),
         }
         argv = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(folder)]
+        argv += ["--user", *f"default on nopass ~* &* {django_store_redis.SITE}".split()]  # as in a site's own server
         self.server = subprocess.Popen(["redis-server", *argv], executable=SERVER, stdout=subprocess.DEVNULL)
         until(self.socket.exists)
 

@@ -25,6 +25,7 @@ from specimen import FACTS, configured
 
 RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
 REDIS = django_store_redis.STORE
+PASSWORD = "5e" * 32
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def run(monkeypatch):
     folder = Path(tempfile.mkdtemp(prefix="store-"))
     monkeypatch.setattr(django_store_contract, "RUN", folder)
     monkeypatch.setattr(django_store_contract, "folder", lambda _site: folder / "stores")
+    monkeypatch.setattr(django_secret, "store_password", lambda _site: PASSWORD)
     yield folder
     shutil.rmtree(folder)
 
@@ -85,10 +87,31 @@ def test_full_queue_refuses_tasks_and_keeps_those_that_it_has(start):
     assert queue("LLEN", "celery") >= 1 and REDIS.usage(queue.own).used > 1 << 20
 
 
-def test_site_can_load_no_module_into_its_server(start):
+#: What the site may not do with its own server.
+FORBIDDEN = (
+    *("CONFIG SET maxmemory 0", "CONFIG GET dir", "SHUTDOWN NOSAVE", "DEBUG SLEEP 1", "MODULE LIST", "MONITOR"),
+    *("REPLICAOF 127.0.0.1 1", "SLAVEOF 127.0.0.1 1", "ACL SETUSER default +@all", "ACL LIST", "SYNC", "SAVE"),
+    *("BGREWRITEAOF", "CLIENT KILL TYPE normal", "CLIENT PAUSE 1000", "FAILOVER", "SLOWLOG RESET"),
+    "AUTH operator 5e",
+)
+
+
+@pytest.mark.parametrize("command", FORBIDDEN)
+def test_site_may_not_administer_its_server(start, command):
     queue = start(queue={"engine": "redis"})
-    with pytest.raises(DeploymentError, match="unknown command"):
-        queue("MODULE", "LIST")
+    with pytest.raises(DeploymentError, match=r"NOPERM|WRONGPASS|command not allowed"):
+        queue(*command.split())
+    with pytest.raises(DeploymentError, match="refuses a command"):
+        queue("EVAL", f"return redis.call({', '.join(map(repr, command.split()))})", "0")
+    assert REDIS.differences(queue.own) == {}
+
+
+def test_site_may_do_what_clients_do(start):
+    queue = start(queue={"engine": "redis"})
+    assert queue("CLIENT", "SETNAME", "worker") == "OK" and "cmd=client" in queue("CLIENT", "LIST")
+    assert "redis_mode" in queue("INFO") and queue("KEYS", "*") == [] and queue("PUBLISH", "channel", "a") == 0
+    assert queue("EVAL", "return redis.call('RPUSH', KEYS[1], 'a')", "1", "celery") == 1
+    assert queue("FLUSHDB") == "OK" and queue("ACL", "WHOAMI") == "default"
 
 
 def test_full_cache_drops_values(start):
@@ -124,7 +147,22 @@ def test_memory_and_sync_change_without_a_restart(start):
     assert REDIS.differences(changed) == {} and queue.process.poll() is None
 
 
-def test_what_a_running_server_can_change_is_no_reason_for_a_restart():
+def test_less_memory_is_given_back_before_the_limit_is_lowered(start):
+    """What the file has been is read at the next start, so it is written anew too."""
+    options = {"engine": "redis", "sync": "everysec"}
+    cache = start(cache={**options, "memory": "32M"})
+    for number in range(200):
+        cache("SET", f"key{number}", "x" * 100_000)
+    ((kind, smaller),) = django_store.own_servers(configured(cache={**options, "memory": "4M"}))
+    assert cache.own.memory_limit == (3 * 32 + 128) << 20 and smaller.memory_limit == (3 * 4 + 128) << 20
+    kind.change(smaller, kind.differences(smaller))
+    kind.compact(smaller)
+    files = (path.stat().st_size for path in (smaller.data / "appendonlydir").iterdir())
+    assert kind.usage(smaller).used <= 4 << 20 and sum(files) < 4 << 20
+    assert django_store_client.process(smaller.socket) == cache.process.pid and cache("DBSIZE") > 0
+
+
+def test_what_a_running_server_can_change_is_no_reason_for_a_restart(run):
     texts = []
     for options in ({}, {"memory": "1G", "sync": "always"}):
         site = configured(queue={"engine": "redis", **options})

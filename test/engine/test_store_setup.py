@@ -5,15 +5,18 @@ from types import SimpleNamespace
 import django_backup_store
 import django_deploy_step_record
 import django_host_command
+import django_host_proc
 import django_host_service
 import django_release
 import django_release_workers
+import django_store_client
 import django_store_contract
 import django_store_redis
 import django_store_service
 import django_store_setup
 import pytest
 from django_host_command import DeploymentError
+from django_store_contract import OwnServer
 from django_worker import State
 from specimen import formula_templates
 
@@ -75,6 +78,56 @@ def test_server_whose_files_a_killed_deployment_has_changed_is_restarted(queue, 
     django_store_setup.restart(one.server)
     assert host.did[-1] == "supervisorctl restart django-blog-queue"
     assert django_store_setup.pending(queue, formula_templates()) == []
+
+
+@pytest.fixture
+def cache(host, make_site, tmp_path, monkeypatch):
+    """Set up a cache under systemd, with a given memory; `did` has the order of what changes then."""
+    (tmp_path / "units").mkdir()
+    monkeypatch.setattr(django_store_service, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(django_store_service, "is_enabled", lambda _server: True)
+    host.used = 0
+    kind, wanted = django_store_redis.RedisStore, []
+    monkeypatch.setattr(kind, "differences", lambda _self, _server: dict(wanted))
+    monkeypatch.setattr(kind, "change", lambda _self, _server, changes: host.did.append(changes) or wanted.clear())
+    monkeypatch.setattr(kind, "compact", lambda _self, _server: host.did.append("compact"))
+    monkeypatch.setattr(django_store_client, "process", lambda _socket: 7)
+    monkeypatch.setattr(django_host_proc, "memory", lambda _pid: host.used)
+
+    def apply(memory):
+        """Return the warning of an apply, and the limit in the unit."""
+        wanted[:] = [("maxmemory", memory)]
+        (one,) = django_store_setup.pending(make_site(cache={"engine": "redis", "memory": memory}), formula_templates())
+        warning = django_store_setup.apply(one)
+        unit = (tmp_path / "units/django-blog-cache.service").read_text()
+        return warning, int(django_store_setup._LIMIT.search(unit)[1]) >> 20
+
+    django_store_contract.folder(make_site()).mkdir()
+    apply("1G")
+    django_store_setup._restart_mark(OwnServer(make_site(), "cache", "cache", {})).unlink(missing_ok=True)
+    host.did.clear()
+    return apply
+
+
+RELOAD = "systemctl daemon-reload"
+
+
+def test_limit_is_raised_before_a_server_stores_more(cache, host):
+    assert cache("2G") == ("", 2 * 2048 + 128) and host.did == [RELOAD, {"maxmemory": "2G"}]
+
+
+def test_limit_is_lowered_once_the_server_uses_less(cache, host):
+    host.used = 128 << 20
+    assert cache("64M") == ("", 2 * 64 + 128) and host.did == [{"maxmemory": "64M"}, "compact", RELOAD]
+
+
+def test_server_that_uses_more_keeps_its_limit_until_a_later_apply(cache, host):
+    host.used = 500 << 20
+    warning, kept = cache("64M")
+    assert kept == 2 * 1024 + 128 and "django-blog-cache keeps MemoryMax=2281701376 until a later apply" in warning
+    assert warning.endswith("it still uses 500M")
+    host.used = 100 << 20
+    assert cache("64M") == ("", 2 * 64 + 128)
 
 
 def test_removal_that_was_killed_is_repeated(queue, host, make_site, monkeypatch):

@@ -40,6 +40,19 @@ def client(site: Site, *arguments: str, part: str = "queue", user: str = "blog",
     return (done.stdout + done.stderr).strip()
 
 
+def setting(site: Site, name: str, part: str = "queue") -> str:
+    """Return a setting of a running Redis, which its operator alone may read."""
+    password = site.host.read(f"{site.root}/secrets/.store_password")
+    login = ["--no-auth-warning", "--user", "operator", "--pass", password]
+    return client(site, *login, "CONFIG", "GET", name, part=part, user="root").split()[-1]
+
+
+def limit(site: Site, part: str = "queue") -> int:
+    """Return the memory limit of a store's unit, in MB."""
+    shown = site.host.run(["systemctl", "show", "-PMemoryMax", f"django-{site.name}-{part}"]).stdout
+    return int(shown) >> 20
+
+
 def processes(site: Site) -> dict[str, str]:
     """Return the main process of each store."""
     return {unit: site.host.run(["systemctl", "show", "-PMainPID", unit]).stdout.strip() for unit in UNITS}
@@ -96,6 +109,23 @@ def test_only_the_site_may_connect_and_nothing_listens_on_a_port(blog):
         assert int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) < 16 << 10
 
 
+def test_site_cannot_change_its_stores(blog):
+    """Its user tries all that has been of use against a shared Redis, and looks for the operator's password."""
+    before = processes(blog)
+    for command in (
+        *("CONFIG SET maxmemory 0", "CONFIG SET dir /srv/django/blog", "SHUTDOWN NOSAVE", "DEBUG SEGFAULT"),
+        *("MODULE LOAD /tmp/x.so", "REPLICAOF 127.0.0.1 6379", "SLAVEOF 127.0.0.1 6379", "SAVE", "SYNC"),
+        *("ACL SETUSER default +@all", "ACL LIST", "CLIENT PAUSE 60000", "BGREWRITEAOF", "AUTH operator blog"),
+    ):
+        refused = client(blog, *command.split(), check=False)
+        assert re.search("NOPERM|WRONGPASS|command not allowed", refused), (command, refused)
+    readable = "find / -xdev -name .store_password -readable; grep -l maxmemory /srv/django/blog/stores/queue.conf"
+    found = blog.host.run(readable, user="blog", check=False).stdout.split()
+    assert found == ["/srv/django/blog/stores/queue.conf"]  # which has a hash of a random password
+    assert (setting(blog, "maxmemory"), processes(blog)) == (str(256 << 20), before)
+    assert not blog.apply().changed
+
+
 def test_queue_and_sessions_survive_a_restart_and_a_kill(blog):
     session = log_in(blog)
     client(blog, "RPUSH", "celery", "a", "b", "c")
@@ -113,11 +143,12 @@ def test_queue_and_sessions_survive_a_restart_and_a_kill(blog):
 
 def test_changed_memory_restarts_nothing_and_makes_no_release(blog):
     live, before = blog.live, processes(blog)
+    assert (limit(blog), limit(blog, "cache")) == (3 * 256 + 128, 2 * 64 + 128)
     changed = {**STORES["caches"], "default": {"engine": "redis", "memory": "32M"}}
     applied = blog.deploy(queue={"engine": "redis", "memory": "128M", "sync": "always"}, caches=changed)
-    assert client(blog, "CONFIG", "GET", "maxmemory").split() == ["maxmemory", str(128 << 20)]
-    assert client(blog, "CONFIG", "GET", "appendfsync").split() == ["appendfsync", "always"]
-    assert client(blog, "CONFIG", "GET", "maxmemory", part="cache").split() == ["maxmemory", str(32 << 20)]
+    assert (setting(blog, "maxmemory"), setting(blog, "appendfsync")) == (str(128 << 20), "always")
+    assert setting(blog, "maxmemory", part="cache") == str(32 << 20)
+    assert (limit(blog), limit(blog, "cache")) == (3 * 128 + 128, 2 * 32 + 128)
     assert [*applied.changed] and {*applied.changed} <= {"blog has its directories", "blog has its stores"}
     assert (blog.live, processes(blog)) == (live, before)
     assert not blog.apply().changed
@@ -268,6 +299,7 @@ def test_stores_without_systemd(hosts, repositories):
     host.run("for i in $(seq 100); do redis-cli -s /run/django-blog-queue/socket ping && exit; sleep 0.1; done; exit 1")
     assert client(site, "LLEN", "celery") == "1" and not site.apply().changed
     site.deploy(queue={"engine": "redis", "memory": "64M"})
-    assert client(site, "CONFIG", "GET", "maxmemory").split() == ["maxmemory", str(64 << 20)]
+    assert setting(site, "maxmemory") == str(64 << 20)
+    assert "NOPERM" in client(site, "CONFIG", "SET", "maxmemory", "0")
     site.deploy(state="absent", remove_data=True)
     assert not host.run("pgrep -u blog-store; getent passwd blog-store", check=False).stdout

@@ -358,6 +358,7 @@ def replaced(value: Any, *pairs: tuple[str, str]) -> Any:
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_server_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
     monkeypatch.setattr(django_host_memory, "total", lambda: 16 << 30)
+    monkeypatch.setattr(django_secret, "store_password", lambda _site: "5e" * 32)
     monkeypatch.setattr(django_proxy_nginx, "ETC", tmp_path / "etc/nginx")
     monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 22, 1))
     monkeypatch.setattr(django_proxy_nginx, "shared_variable", lambda purpose, *_values: f"django_{purpose}")
