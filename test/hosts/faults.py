@@ -200,7 +200,8 @@ class Judge:
         ).stdout
         self.expect(not left.strip(), f"left behind: {left}")
         unit, units = f"django-{blog.name}-{live.split('-')[0]}", blog.units
-        self.expect(units == [f"{unit}.service", f"{unit}.socket"], f"units: {units}")
+        stores = [f"django-{blog.name}-queue.service"] if blog.options.get("queue") else []
+        self.expect(units == [f"{unit}.service", f"{unit}.socket", *stores], f"units: {units}")
         records = blog.host.run(f"cat {blog.root}/releases/*/release.json").stdout
         self.expect('"state": "building"' not in records, f"half built: {records}")
 

@@ -2,6 +2,7 @@
 
 import calendar
 import contextlib
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import django_deploy_steps
 import pytest
 import yaml
 from faults import APPLY, Fault, Judge, provoked, report
-from lab import ROOT, applied
+from lab import ROOT, Host, applied
 from sites import Site, lines, version
 
 HERE = Path(__file__).parent
@@ -114,6 +115,41 @@ def test_a_deployment_is_killed(good, judged, step, when, does):
     gives = "kept" if is_before else "either" if step == "live" and when != "last" else "live"
     number, where = 1 if does == "KILL" else 2, "each step before the switch" if " " in step else step
     judged(good, Fault(f"SIG{does} in {where}, {when}", number, step=step, when=when, does=does, gives=gives))
+
+
+@pytest.mark.parametrize("when", ["acting", *(pytest.param(one, marks=pytest.mark.full) for one in ("first", "last"))])
+def test_a_deployment_with_a_queue_and_a_push_is_killed(good, judged, when):
+    """The steps that other sites do not have: the queue keeps its tasks, and the static host gets all files."""
+    host = good.host
+    good.deploy(queue={"engine": "redis"}, static={"push": static_host(host)})
+    queue = ["runuser", "-u", "blog", "--", "redis-cli", "-s", "/run/django-blog-queue/socket"]
+    host.run([*queue, "RPUSH", "celery", "a", "b", "c"])
+    host.run("rm -r /srv/static/blog")
+    # The queue is restarted for the first of these, and so it is in the next apply where that one is killed.
+    changed = "sed -i s/^TimeoutStopSec=.*/TimeoutStopSec=9s/ /etc/systemd/system/django-blog-queue.service"
+    name = f"SIGKILL in the steps store and push, {when}"
+    judged(good, Fault(name, 1, step="store push", when=when, does="KILL", before=changed))
+    good.is_settled = False
+    assert host.run([*queue, "LLEN", "celery"]).stdout.strip() == "3"
+    manifest = json.loads(host.read(f"{good.root}/current/static/staticfiles.json"))
+    present = host.run("cd /srv/static/blog && find -type f -printf '%P\n'").stdout.split()
+    assert {*manifest["paths"].values()} <= {*present}
+    assert host.run("ls -d /run/django/blog.push /run/django-blog-queue.restart", check=False).stdout == ""
+    host.run([*queue, "DEL", "celery"])
+    good.deploy(queue=None, static=None)
+    good.is_settled = True
+
+
+def static_host(host: Host) -> dict[str, str | list[str]]:
+    """Make the host one of static files, that takes them by rsync; return `static:push` for it."""
+    host.run("id -u deploy || useradd --create-home --shell /bin/bash deploy; systemctl start ssh")
+    host.run("install -d -o deploy -g deploy -m 0755 /srv/static /srv/static/blog")
+    host.run("test -e /root/key || ssh-keygen -q -t ed25519 -N '' -f /root/key")
+    public = host.read("/root/key.pub")
+    host.write("/home/deploy/.ssh/authorized_keys", public, owner="deploy", group="deploy", mode="0600")
+    known = " ".join(["127.0.0.1", *host.read("/etc/ssh/ssh_host_ed25519_key.pub").split()[:2]])
+    push = {"kind": "rsync", "host": "127.0.0.1", "path": "/srv/static/blog", "ssh_key": host.read("/root/key")}
+    return {**push, "known_hosts": [known]}
 
 
 @contextlib.contextmanager
