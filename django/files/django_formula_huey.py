@@ -128,7 +128,7 @@ def schedule_while(gate, file):
             loop(self, now)
         else:
             self._next_loop = time.monotonic()
-            self.stop_flag.wait(django_formula_worker.LOOK)
+            time.sleep(django_formula_worker.LOOK)  # the scheduler has its stop flag since huey 3 only
 
     def once(self, now, *others):
         if is_new_minute(file):

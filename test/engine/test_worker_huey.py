@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from background import SETTINGS, Lab, Worker, lab, until
+from in_django import python
 
 pytestmark = pytest.mark.slow  # workers that run for seconds
 
@@ -46,7 +47,14 @@ def send(lab: Lab, number: str, code: str) -> None:
     lab.shell(number, f"from shop.tasks import *\n{code}")
 
 
+@pytest.fixture(params=["workers", "workers-huey-2"])
+def version(request: pytest.FixtureRequest, lab: Lab) -> None:
+    """A lab with each version of huey."""
+    lab.python = python(request.param)
+
+
 @pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.usefixtures("version")
 def test_tasks_are_run_once_while_releases_change(lab, kind):
     numbers = ["0001", "0002", "0003"]
     for number in numbers:
@@ -68,6 +76,7 @@ def test_tasks_are_run_once_while_releases_change(lab, kind):
     assert {*lab.runs().values()} == {*numbers}
     assert [worker.wait() for worker in lab.workers[:-1]] == [0, 0]
     assert lab.log.read_text().count("minute") <= 2
+    assert "died" not in "".join(worker.log.read_text() for worker in lab.workers)
 
 
 def test_task_of_a_module_that_only_views_import_is_run(lab):
@@ -84,6 +93,7 @@ def test_task_of_a_module_that_only_views_import_is_run(lab):
     until(lambda: lab.counts("end") == {1: 1})
 
 
+@pytest.mark.usefixtures("version")
 def test_stopped_consumer_ends_the_tasks_in_hand(lab):
     release(lab, "0001")
     lab.activate("0001")
@@ -97,6 +107,7 @@ def test_stopped_consumer_ends_the_tasks_in_hand(lab):
     assert int(lab.redis("LLEN", "huey.redis.shop")) == 4
 
 
+@pytest.mark.usefixtures("version")
 def test_periodic_tasks_are_enqueued_by_the_active_release_and_once_in_a_minute(lab):
     for number in ("0001", "0002"):
         release(lab, number)
