@@ -42,7 +42,7 @@ def test_a_recipe_is_whole(path: Path) -> None:
 def test_a_recipe_gives_its_workers_tasks_and_runs_its_schedule(path: Path) -> None:
     recipe = yaml.safe_load(path.read_text())
     assert ("work" in recipe) is ("workers" in recipe["pillar"])
-    assert [recipe.get("run")] == [*recipe["pillar"].get("schedules", {None: {}})]
+    assert recipe.get("run") in recipe["pillar"].get("schedules", [None])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
