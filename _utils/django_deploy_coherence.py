@@ -29,6 +29,11 @@ def contradictions(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
     yield from _of_static_files(site, settings)
     yield from _of_sizes(site, settings.get("largest_body"))
     yield from _of_times(site, settings.get("timeouts", {}))
+    for text in settings.get("unready", ()):
+        yield (
+            "AppConfig.ready() of an application reads what migrations have yet to make, and ends there until they "
+            f"are applied: {text}; have the project read it later, or in a data migration"
+        )
 
 
 def _is_allowed(domain: str, hosts: Sequence[str]) -> bool:

@@ -120,6 +120,7 @@ START = {
     "empty_former_key?": bool,
     "databases": DATABASES,
     "own_files?": {str: str},
+    "unready?": [str],
     "celery?": CELERY,
     "migrations": MIGRATIONS,
     "collected?": (int, types.NoneType),

@@ -1,7 +1,9 @@
 """Start Django once in a site's virtualenv, as its user: a request on stdin, the answer on stdout, both JSON."""
 
 import contextlib
+import functools
 import gc
+import importlib
 import io
 import json
 import os
@@ -16,6 +18,10 @@ SETTINGS_MODULE = os.environ.get("DJANGO_SETTINGS_MODULE")
 COOKIES = ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SESSION_COOKIE_DOMAIN", "CSRF_COOKIE_DOMAIN")
 #: Django's own DATA_UPLOAD_MAX_MEMORY_SIZE.
 LARGEST_BODY = 2621440
+#: How databases report a table or column that is missing.
+NOT_MADE = "(?i)(relation|table|column) .*(does not|doesn't) exist|no such (table|column)|unknown column"
+#: The applications whose ready() has ended before its end, each with the cause.
+unready = []
 #: A time limit in PostgreSQL's command-line options, and its units in seconds.
 STATEMENT_TIMEOUT = r"(?:-c *|--)statement[_-]timeout=(\d+)(us|ms|s|min|h|d)?"
 UNITS = {"us": 1e-6, "": 1e-3, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -27,7 +33,7 @@ def start(request):
         import_application(request["application"])
     from django.conf import settings
 
-    answer = effective(settings)
+    answer = {**effective(settings), "unready": unready}
     if request["collect"] and "django.contrib.staticfiles" in settings.INSTALLED_APPS:
         answer["static_storage"] = static_storage()
         if request.get("push") and answer["static_storage"]["elsewhere"]:
@@ -59,11 +65,41 @@ def check(request):
 
 def import_application(name):
     """Import the module of the application as the server does, which sets up Django."""
-    import importlib
-
+    with contextlib.suppress(ImportError):  # of Django, which the import of the project reports
+        ready_before_migrations()
     module = importlib.import_module(name)
     if not callable(getattr(module, "application", None)):
         raise RuntimeError(f"{name} has no application")
+
+
+def ready_before_migrations():
+    """Have the ready() of an application end where it reads what pending migrations make; the others go on.
+
+    Without it such a project could not be migrated, least of all from an empty database. The server, which is started
+    after the migrations, runs all of ready().
+    """
+    from django.apps import AppConfig
+
+    create = AppConfig.create.__func__
+
+    def made(cls, entry):
+        config = create(cls, entry)
+        config.ready = functools.partial(ready_if_migrated, config.name, config.ready)
+        return config
+
+    AppConfig.create = classmethod(made)
+
+
+def ready_if_migrated(name, ready):
+    from django.db import DatabaseError, connections
+
+    try:
+        ready()
+    except DatabaseError as error:
+        if not re.search(NOT_MADE, str(error)) or not migrations("default")["pending"]:
+            raise
+        connections.close_all()
+        unready.append(f"{name}: {described(error)}")
 
 
 @contextlib.contextmanager

@@ -583,7 +583,15 @@ def test_insecure_or_unsafe_project_is_refused(world, answers, options, message,
             )
             for static, media in (("/media/static/", "/media/"), ("/static/", "/static/media/"))
         ),
-        ({"static_code": []}, []),
+        ({"static_code": [], "unready": []}, []),
+        (
+            {"unready": ["blog: ProgrammingError: relation blog_post does not exist (blog/apps.py:9)"]},
+            [
+                "AppConfig.ready() of an application reads what migrations have yet to make, and ends there until they "
+                "are applied: blog: ProgrammingError: relation blog_post does not exist (blog/apps.py:9); have the "
+                "project read it later, or in a data migration"
+            ],
+        ),
         (
             {"static_code": ["models.py", "settings.py", "views.py"]},
             [

@@ -325,6 +325,45 @@ def started(project):
     return json.loads(done.stdout) if done.returncode == 0 else done.stderr.splitlines()[-1]
 
 
+READY = """
+from django.apps import AppConfig
+from django.db import connection
+
+class Blog(AppConfig):
+    name = "blog"
+
+    def ready(self):
+        connection.cursor().execute("{}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("SELECT title FROM blog_post", "no such table: blog_post"),
+        ("SELECT note FROM blog_post", "no such column: note"),
+    ],
+)
+def test_application_that_reads_what_migrations_make(project, query, text):
+    """It can be migrated, which Django alone refuses, and is read as a whole where nothing is pending."""
+    if "note" in query:
+        project.migrate()
+        project.add("0002_note", SECOND)
+    (project.folder / "blog/apps.py").write_text(READY.format(query))
+    assert started(project)["unready"] == [f"blog: OperationalError: {text} (blog/apps.py:9)"]
+    assert project.migrate()["migrated"]["default"] == [f"blog.{project.names[-1]}"]
+    assert started(project)["unready"] == []
+
+
+@pytest.mark.parametrize(("migrated", "query"), [(True, "SELECT 1 FROM nowhere"), (False, "SELECT FROM")])
+def test_application_that_no_migration_makes_ready(project, migrated, query):
+    if migrated:
+        project.migrate()
+    (project.folder / "blog/apps.py").write_text(READY.format(query))
+    cause = "no such table: nowhere" if migrated else 'near "FROM": syntax error'
+    assert started(project) == f"cause: OperationalError: {cause} (blog/apps.py:9)"
+
+
 def test_start_classifies_pending_migrations(project):
     answer = started(project)
     first = {"name": "blog.0001_first", "class": "safe", "reversible": True, "operations": []}
