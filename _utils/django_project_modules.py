@@ -113,6 +113,7 @@ def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str
     """
     names = {re.sub(r"\[.*", "", name) for name in required}
     missing = [name for name in needed(settings) if _is_left_out(name, names) and not is_own(roots, name)]
+    missing += ["PIL"] if _is_left_out("PIL", names) and _has_image_field(roots[0]) else []
     found = {name: re.sub(r"[-_.]+", "-", package_of(name)).lower() for name in missing}
     also = {"environ": "environs", "django_q": "django-q"}
     return sorted(package for name, package in found.items() if not {package, also.get(name, package)} & names)
@@ -125,8 +126,14 @@ def _is_left_out(module: str, names: Collection[str]) -> bool:
     """
     if module in _LEFT_OUT:
         return True
-    word = module.replace("_", "-").lower()
-    return "sqlparse" in names and bool(package_of(module)) and not any(word in name for name in names)
+    words = (module.replace("_", "-").lower(), package_of(module))
+    return "sqlparse" in names and bool(words[1]) and not any(word in name for name in names for word in words)
+
+
+def _has_image_field(root: Path) -> bool:
+    """Return whether a migration of the project has an ImageField, which Django's checks require Pillow for."""
+    paths = (path for path in django_project.files(root, None, depth=6) if path.parent.name == "migrations")
+    return any("models.ImageField(" in django_project_code.read(path) for path in paths if path.suffix == ".py")
 
 
 def hint(site: Site, modules: Sequence[str]) -> str:

