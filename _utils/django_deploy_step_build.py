@@ -70,9 +70,9 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
     if not exists:
         django_deploy_preflight.refuse_without_disk(site, deployment.live, with_virtualenv=True)
         log.info("%s: installing %s", site.name, ", ".join(requirements.files) or "packages")
-        drivers = django_virtualenv.build(site, tree, requirements.files, key, deployment.index_password)
-        if drivers:
-            changes["drivers"] = drivers
+        added = django_virtualenv.build(site, tree, requirements.files, key, deployment.index_password)
+        if added:
+            changes["added"] = added
         django_release_manifest.make(site.virtualenvs / key, django_secret.record_key(site))
     django_host_file.link(release.path / "virtualenv", f"../../virtualenvs/{key}", durable=False)
     release.update(virtualenv=key, packages=django_virtualenv.packages(site.virtualenvs / key))

@@ -39,18 +39,6 @@ _WHEELS = {
 _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
 #: Pinned package, the first version that is built without it, the first Python without a wheel → what its build needs.
 _BUILT_WITH = (("pyyaml", "6.0.1", "3.12", "cython<3"), ("pyyaml", "6", "3.10", "cython<3"))
-#: Packages that import pkg_resources, and the first version that does not; empty if every version does.
-_PKG_RESOURCES = {
-    "djangorestframework-simplejwt": "5.3",
-    "drf-yasg": "1.21.8",
-    "gunicorn": "20.1",
-    "django-polymorphic": "4",
-    "django-simple-bulma": "",
-    "pymorphy2": "",
-    "razorpay": "2",
-    "directory-api-client": "",
-    "directory-forms-api-client": "",
-}
 #: Packages that write into their own folder → the names that they are imported by.
 _WRITE_INTO_THEMSELVES = {"django-simple-bulma": "django_simple_bulma"}
 _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
@@ -138,12 +126,12 @@ def drivers(required: Collection[str]) -> dict[str, str]:
 
 
 def needs_setuptools(tree: Path, required: Collection[str], pinned: dict[str, str]) -> str:
-    """Return what imports pkg_resources, which setuptools has until version 80; empty if nothing does."""
+    """Return the project's file that imports pkg_resources, which setuptools has until version 80; empty if none does.
+
+    What its packages need is installed with them (`django_virtualenv_setuptools`).
+    """
     if "setuptools" in required and _is_before(pinned.get("setuptools", ""), "81"):
         return ""
-    for name, fixed in _PKG_RESOURCES.items():
-        if name in required and (not fixed or _is_before(pinned.get(name, ""), fixed)):
-            return f"{name} {pinned.get(name, '')}".strip()
     for path in django_project.files(tree, None, depth=5):
         if path.suffix == ".py" and path.name != "setup.py" and _imports_pkg_resources(path):
             return str(path.relative_to(tree))

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,12 +22,15 @@ import django_virtualenv_lock
 import django_virtualenv_project_indexes
 import django_virtualenv_python
 import django_virtualenv_requirements
+import django_virtualenv_setuptools
 import django_wall_delegate
 from django_database_engine import SERVERS
 from django_host_command import DeploymentError
 from django_site import Site
 from django_virtualenv_uv import Uv
 from django_wall_foreign import OWN, PUBLIC, Foreign
+
+log = logging.getLogger(__name__)
 
 _COMPLETE = ".complete"
 
@@ -99,7 +103,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         password: the password of the pillar's index.
 
     Returns:
-        The drivers of databases and stores that were installed because the project's requirements lack them.
+        What was installed because the project's requirements lack it: drivers of databases and stores, setuptools.
 
     Raises:
         DeploymentError: a package cannot be resolved, downloaded or built; no part of the virtualenv remains.
@@ -115,7 +119,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         prepared = django_wall_delegate.ask(
             site.build_user, _prepare, site, source, work, files, doing="reading the requirements", timeout=120
         )
-        drivers = _install(site, prepared, Uv(site, folder, str(work), password, prepared["indexes"] is True))
+        added = _install(site, prepared, Uv(site, folder, str(work), password, prepared["indexes"] is True))
         (tree / ".lock").remove()
         tree.give(django_host_user.ROOT, PUBLIC, of=builder[0])
     except (DeploymentError, OSError):
@@ -125,11 +129,15 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
         with contextlib.suppress(DeploymentError):
             work.remove()
     django_host_file.write(folder / _COMPLETE, "")
-    return drivers
+    return added
 
 
 def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
-    """Create the virtualenv and install the project's packages, drivers and server; return the drivers."""
+    """Create the virtualenv and install the project's packages, what these lack, and the server.
+
+    Returns:
+        What the requirements lack.
+    """
     python = django_virtualenv_python.path(site)
     uv.run("venv", "--quiet", "--no-project", "--allow-existing", "--python", python, str(uv.folder))
     for lock, target in prepared["exports"]:
@@ -139,13 +147,13 @@ def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
         uv.install(*prepared["required"])
     if site.config["python_packages"]:
         _add_packages(uv, prepared["required"], ["--", *site.config["python_packages"]], prepared["limit"])
-    drivers = _missing_drivers(site, uv.folder)
-    for driver in drivers:
-        uv.install(*prepared["limit"], driver, doing=f"installing {driver}")
+    added = [*_missing_drivers(site, uv.folder), *_missing_setuptools(site, uv.folder)]
+    for requirement in added:
+        uv.install(*prepared["limit"], requirement, doing=f"installing {requirement}")
     server = django_server.requirements(site, packages(uv.folder))
     if server:
         uv.install(*server, doing=f"installing {site.config['server']['kind']}")
-    return drivers
+    return added
 
 
 def _add_packages(uv: Uv, required: list[str], packages: list[str], limit: list[str]) -> None:
@@ -164,6 +172,15 @@ def _missing_drivers(site: Site, folder: Path) -> list[str]:
     engines = [SERVERS[name] for name in django_database.server_engines(site)]
     drivers = [engine.driver_requirement(version) for engine in engines if not engine.drivers & {*installed}]
     return [*drivers, *django_store.requirements(site, version, {*installed})]
+
+
+def _missing_setuptools(site: Site, folder: Path) -> list[str]:
+    """Return setuptools if a package of the virtualenv needs it and does not require it."""
+    find = django_virtualenv_setuptools.needed_by
+    module = django_wall_delegate.ask(site.build_user, find, folder, doing="reading the packages", timeout=120)
+    if module:
+        log.info("%s: %s imports pkg_resources", site.name, module)
+    return [django_virtualenv_setuptools.REQUIREMENT] if module else []
 
 
 # What uv reads of a source, as the build user

@@ -253,6 +253,34 @@ def test_missing_database_driver_is_installed(make_site, uv, tmp_path, monkeypat
     assert [argv[-1] for argv in drivers] == requirements == reported
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"widgets/__init__.py": "'''Widgets.'''\nfrom pkg_resources import get_distribution, X\n"}, ["setuptools<81"]),
+        ({"widgets/deep/a.py": "import os\nimport pkg_resources\n"}, ["setuptools<81"]),
+        ({"widgets/a.py": "import pkg_resources\n", "pkg_resources/__init__.py": ""}, []),
+        ({"widgets/a.py": "try:\n    import pkg_resources\nexcept ImportError:\n    pass\n"}, []),
+        ({"widgets/a.py": "def plugins():\n    from pkg_resources import x\n"}, []),
+        ({"widgets/tests/a.py": "import pkg_resources\n", "widgets/a.txt": "import pkg_resources\n"}, []),
+        ({"widgets/a.py": "import pkg_resources_of_mine\n"}, []),
+    ],
+)
+def test_setuptools_is_installed_for_a_package_that_does_not_require_it(
+    make_site, uv, tmp_path, monkeypatch, files, expected
+):
+    run = uv.run
+
+    def with_packages(site, argv, **options):
+        if "--requirement" in argv:
+            write_tree(Path(argv[4]).parents[1] / "lib/python3.11/site-packages", files)
+        return run(site, argv, **options)
+
+    monkeypatch.setattr(django_process_build, "run", with_packages)
+    source = write_tree(tmp_path / "source", {"a.txt": ""})
+    assert django_virtualenv.build(make_site(constraints=["a<4"]), source, ["a.txt"], "key") == expected
+    assert [argv[-1] for argv, _folder in uv.calls[2:-1]] == expected
+
+
 @pytest.mark.parametrize("fails", ["venv", "--requirement", django_server_uwsgi.PYUWSGI])
 def test_failed_build_leaves_no_virtualenv(make_site, uv, tmp_path, fails):
     uv.fails = fails

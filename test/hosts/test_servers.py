@@ -58,7 +58,7 @@ def test_bare_host_gets_server_role_and_database(blog):
     assert planned["blog has its databases"].changes == told
     applied = blog.deploy()
     assert applied["blog has its databases"].changes == told and blog.get().status_code == 200
-    assert applied["blog has its virtualenv"].changes["drivers"] == ["psycopg[binary]>=3.1.8"]
+    assert applied["blog has its virtualenv"].changes["added"] == ["psycopg[binary]>=3.1.8"]
     assert int(psql(blog, "blog", COUNT).stdout) > 15
     encoding = "SELECT pg_encoding_to_char(encoding), datcollate FROM pg_database WHERE datname = 'blog'"
     assert psql(blog, "blog", encoding).stdout.strip() == "UTF8|C.UTF-8"

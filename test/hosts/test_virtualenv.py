@@ -53,6 +53,11 @@ FORMS = {
         },
         {"django": "5.2.19", "python-dotenv": "1.0.1"},
     ),
+    "pkg_resources": (
+        {"requirements.txt": "Django==5.2.19\ndjango-widget-tweaks==1.4.12\n"},
+        {"requirements": None, "constraints": ["setuptools==80.9.0"], "python_packages": None},
+        {"django": "5.2.19", "django-widget-tweaks": "1.4.12", "setuptools": "80.9.0"},
+    ),
     "packages over pins": (
         {"requirements.txt": "Django==5.2.19\npython-dotenv==1.0.1\n"},
         {"requirements": None, "constraints": None, "python_packages": ["python-dotenv==1.1.1"]},
