@@ -325,8 +325,11 @@ def _start(command: Command) -> "subprocess.Popen[bytes]":
         )
     except OSError as error:
         transient = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-        message = f"{command.doing}: {command.argv[0]} cannot be started: {error.strerror}"
-        raise DeploymentError(message, hint=command.hint, transient=transient) from None
+        program = str(command.argv[0])
+        is_absent = error.errno == errno.ENOENT and error.filename == program and "/" not in program
+        hint = command.hint or (f"install {program} on this host" if is_absent else "")
+        message = f"{command.doing}: {program} cannot be started: {error.strerror}"
+        raise DeploymentError(message, hint=hint, transient=transient) from None
 
 
 def identity(user: str | None) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _absent(source: Path, facts: Mapping[str, Any], present: Collection[str]) ->
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
     settings = django_project_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
     names = [name for name in django_project_modules.needed(settings) if not django_project_modules.is_own(roots, name)]
-    return sorted({*names} - {*present} - sys.stdlib_module_names)
+    return sorted({"django", *names} - {*present} - sys.stdlib_module_names)
 
 
 def absent_file(site: Site, release: Path, facts: Mapping[str, Any], module: str) -> str:

@@ -40,7 +40,7 @@ def written(settings: Settings, tree: Path, folder: str) -> tuple[list[str], lis
     """
     shared: dict[str, None] = {}
     writable: dict[str, None] = {}
-    for path, is_log in _paths(settings, tree):
+    for path, is_log in _paths(settings, tree, folder):
         inside = _outermost(tree, path)
         if not inside:
             continue
@@ -71,20 +71,27 @@ def _without_inner(paths: Any) -> list[str]:
     return sorted(path for path in every if not any(path != other and _is_below(path, other) for other in every))
 
 
-def _paths(settings: Settings, tree: Path) -> Iterator[tuple[PurePosixPath, bool]]:
-    """Yield the paths below a source that the project writes to, and whether a release begins without their files."""
+def _paths(settings: Settings, tree: Path, folder: str) -> Iterator[tuple[PurePosixPath, bool]]:
+    """Yield the paths below a source that the project writes to, and whether a release begins without their files.
+
+    Those that are relative are below the folder of manage.py, in which the project runs.
+    """
+    current = tree / folder
     handlers = settings.get("LOGGING", "handlers")
     for handler in handlers.values() if isinstance(handlers, dict) else ():
         name = handler.get("filename") if isinstance(handler, dict) else None
         if isinstance(name, str | PurePosixPath):
-            yield PurePosixPath(os.path.join(tree, name)), True
+            yield PurePosixPath(os.path.join(current, name)), True
     served = {str(settings.get(name)) for name in ("STATIC_ROOT", "MEDIA_ROOT")}
     served |= {str(one) for one in _listed(settings.get("STATICFILES_DIRS"))}
     for path, kind in settings.written.items():
         if kind == "folder" and str(path) == str(settings.get("STATIC_ROOT")):
-            yield PurePosixPath(os.path.join(tree, path)), True  # only created: a release collects its files elsewhere
+            yield (
+                PurePosixPath(os.path.join(current, path)),
+                True,
+            )  # only created: a release collects its files elsewhere
         elif str(path) not in served:
-            yield PurePosixPath(os.path.join(tree, path)), kind == "folder" and bool(_TEMPORARY.search(path.name))
+            yield PurePosixPath(os.path.join(current, path)), kind == "folder" and bool(_TEMPORARY.search(path.name))
     for name, value in settings.values.items():
         if _READ.fullmatch(name):
             continue

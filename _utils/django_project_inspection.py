@@ -127,15 +127,15 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     """
     files = django_virtualenv_requirements.default_files(tree, project) or _setup(report, tree)
     required = _requirements(report, tree, project, files, host) if files else []
-    if not files:
-        comment = "no requirements found: list all packages of the project"
-        report.set("python_packages", ["django"], comment, is_open=True)
     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
     settings = django_project_environment.read(roots, report.settings_module, report.application)
     roots += _own_folders(report, settings, tree, project, roots)
-    left_out = django_project_modules.left_out(settings, roots, required) if files else []
-    if left_out:
-        report.extend("python_packages", left_out, "the settings need them, and no file requires them")
+    if files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required):
+        left_out = django_project_modules.left_out(settings, roots, required)
+        if left_out:
+            report.extend("python_packages", left_out, "the settings need them, and no file requires them")
+    else:
+        _guess_packages(report, settings, roots, files)
     _front_ends(report, settings, tree, project)
     own_files = django_project_metadata.files(tree, project, roots)
     if own_files:
@@ -149,6 +149,15 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     _commands(report, settings)
     _data(report, settings, tree, project)
     _health(report, roots, settings)
+
+
+def _guess_packages(report: Report, settings: Settings, roots: Sequence[Path], files: Collection[str]) -> None:
+    """Propose the packages of the modules that the settings need, where no file lists packages."""
+    packages = django_project_modules.guessed(settings, roots)
+    comment = f"guessed from the settings: {', '.join(files)} lists no packages"
+    if not files:
+        comment = "no requirements found: list all packages of the project"
+    report.set("python_packages", packages, comment, is_open=not files)
 
 
 def _own_folders(report: Report, settings: Settings, tree: Path, project: str, roots: Sequence[Path]) -> Iterator[Path]:

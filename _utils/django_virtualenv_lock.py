@@ -13,7 +13,7 @@ from django_host_command import DeploymentError
 #: The names of lock files; the first that a project has is taken.
 NAMES = ("uv.lock", "Pipfile.lock", "poetry.lock")
 _INDEX = "--extra-index-url"
-#: Groups of Poetry's dependencies that a site needs; others are for development.
+#: Groups of dependencies that a site needs; others are for development.
 _GROUP = re.compile(r"main|prod\w*|live|deploy\w*|server|web")
 
 
@@ -60,7 +60,7 @@ def as_requirements(work: Path, name: str, *, indexes: bool = True) -> Path:
 
 
 def of_uv(lock: Path) -> list[str]:
-    """Return the names of the packages in a uv.lock that a project needs without its extras and groups.
+    """Return the names of the packages in a uv.lock that a site needs: without extras and groups for development.
 
     Empty for a lock that is damaged, or does not have the project itself.
     """
@@ -70,15 +70,29 @@ def of_uv(lock: Path) -> list[str]:
         return []
 
 
+def groups_of_uv(lock: Path) -> list[str]:
+    """Return the groups of a uv.lock that a site needs, such as ``production``; empty for a lock that is damaged."""
+    try:
+        return [group for entry in _own(read_toml(lock)["package"]) for group in _groups(entry)]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return []
+
+
+def _own(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the project itself among the packages of its uv.lock."""
+    return [entry for entry in entries if [*entry.get("source", {}).values()] == ["."]]
+
+
+def _groups(entry: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the dependencies of those groups of a project that a site needs, by the names of the groups."""
+    return {name: listed for name, listed in entry.get("dev-dependencies", {}).items() if _GROUP.fullmatch(name)}
+
+
 def _needed(entries: list[dict[str, Any]]) -> dict[str, set[str]]:
     """Return the packages that the project itself requires, directly or not, with the extras of each."""
     packages = {entry["name"]: entry for entry in entries}
-    waiting = [
-        dependency
-        for entry in entries
-        if [*entry.get("source", {}).values()] == ["."]
-        for dependency in entry.get("dependencies", [])
-    ]
+    listed = [[entry.get("dependencies", []), *_groups(entry).values()] for entry in _own(entries)]
+    waiting = [*itertools.chain.from_iterable(itertools.chain.from_iterable(listed))]
     needed: dict[str, set[str]] = {}
     while waiting:
         dependency = waiting.pop()

@@ -196,6 +196,14 @@ def _dependencies(pyproject: Path) -> list[str]:
     return [*listed, *content.get("tool", {}).get("poetry", {}).get("dependencies", {})]
 
 
+def list_nothing(source: Path, names: list[str]) -> bool:
+    """Return whether the only files are pyproject.toml of projects without dependencies, computed ones too."""
+    paths = [source / name for name in names]
+    tables = [django_virtualenv_lock.read_toml(path).get("project", {}) for path in paths if path.suffix == ".toml"]
+    is_dynamic = any("dependencies" in table.get("dynamic", []) for table in tables)
+    return len(tables) == len(paths) and not is_dynamic and not any(map(_dependencies, paths))
+
+
 def _of_setup(path: Path, text: str) -> list[str]:
     """Return the dependencies that a setup.py or setup.cfg lists literally."""
     if path.suffix == ".cfg":

@@ -123,6 +123,13 @@ def test_missing_program_is_an_error():
         run(["/no/program"], doing="testing")
 
 
+@pytest.mark.parametrize(("argv", "hint"), [(["no-program"], "install no-program on this host"), (["/no/program"], "")])
+def test_missing_program_is_to_be_installed(argv, hint):
+    with pytest.raises(DeploymentError) as error:
+        run(argv, doing="testing")
+    assert error.value.hint == hint
+
+
 @pytest.mark.parametrize(
     ("said", "transient"),
     [

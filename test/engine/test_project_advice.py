@@ -185,8 +185,14 @@ def test_page_for_the_health_check_is_named_where_the_project_lacks_that_of_the_
 def test_every_missing_module_is_named(project_commands, release):
     text = "import os, yaml, blog.urls\nINSTALLED_APPS = ['shop', 'debug_toolbar', 'rest_framework', 'django.x']\n"
     write_tree(release / "source", {"blog/settings.py": text, "blog/urls.py": ""})
-    (release / "virtualenv/lib/python3.11/site-packages/rest_framework").mkdir(parents=True)
+    packages = release / "virtualenv/lib/python3.11/site-packages"
     for module, hint in (
+        (
+            "django",
+            "no package that is installed has the modules debug_toolbar, django, rest_framework, shop, yaml: set "
+            "django:sites:blog:python_packages: ['drf[x]', django-debug-toolbar, django, djangorestframework, PyYAML], "
+            "and the packages that have shop",
+        ),
         (
             "shop",
             "no package that is installed has the modules debug_toolbar, shop, yaml: set "
@@ -199,6 +205,9 @@ def test_every_missing_module_is_named(project_commands, release):
             "django:sites:blog:python_packages",
         ),
     ):
+        for name in () if module == "django" else ("django", "rest_framework"):
+            (packages / name).mkdir(exist_ok=True)
+        (packages / "pip").mkdir(parents=True, exist_ok=True)
         log = f"cause: ModuleNotFoundError: No module named '{module}' (blog/settings.py:5)\n"
         project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
         with pytest.raises(DeploymentError) as error:

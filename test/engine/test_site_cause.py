@@ -48,6 +48,16 @@ def test_endless_output_takes_little_time(piece):
     assert time.process_time() - began < 2
 
 
+def test_a_log_next_to_the_code_is_shared_alone():
+    """Its folder has manage.py: no process of the site may write to the code."""
+    source = "/srv/django/blog/releases/0042-3f2a9c1b77de/source"
+    cause = f"OSError: [Errno 30] Read-only file system: '{source}/backend/server.log'"
+    hint = (
+        "the release is read-only: set django:sites:blog:shared: [backend/server.log], which keeps backend/server.log "
+    )
+    assert django_site_cause.hint(configured(), cause, {"folder": "backend"}) == f"{hint}outside of it"
+
+
 def test_a_compressed_block_that_depends_on_the_page():
     site = configured(commands={"after_static": ["manage.py compress --force"]})
     assert django_site_cause.hint(site, "compressor.exceptions.OfflineGenerationError: key") == (

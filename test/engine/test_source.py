@@ -326,6 +326,12 @@ def test_refused_connection_is_transient(cloned, scheme):
     ("output", "message", "hint", "transient"),
     [
         (
+            "remote: fatal: unable to read b364c53da5bd68f5cd4b3f7064a362ebd8c53ff9\nfatal: early EOF",
+            "https://**********@git.example.org/blog.git lacks an object of its history",
+            "the log above names it: run git fsck --full in that repository, and restore it from a complete clone",
+            False,
+        ),
+        (
             "@@@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @@@\nHost key verification failed.",
             "the host key of git.example.org is not the pinned one",
             "find out why it changed, then correct django:sites:blog:known_hosts",

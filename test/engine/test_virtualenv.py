@@ -192,6 +192,23 @@ def test_uv_lock_is_exported_by_uv(make_site, uv, tmp_path):
     assert uv.calls[2][0][-2:] == ["--requirement", f"{work}/.uv.lock.txt"]
 
 
+def test_groups_of_uv_lock_that_a_site_needs_are_exported(make_site, uv, tmp_path):
+    lock = """
+[[package]]
+name = "blog"
+source = { virtual = "." }
+dev-dependencies = { dev = [{ name = "pytest" }], production = [{ name = "psycopg2" }], prod = [], docs = [] }
+[[package]]
+name = "other"
+source = { virtual = "other" }
+dev-dependencies = { web = [] }
+"""
+    source = write_tree(tmp_path / "source", {"uv.lock": lock, "pyproject.toml": ""})
+    django_virtualenv.build(make_site(), source, ["uv.lock"], "key")
+    argv, _folder = uv.calls[1]
+    assert [argument for argument in argv if argument.startswith("--group")] == ["--group=production", "--group=prod"]
+
+
 def test_packages_that_do_not_suit_the_requirements_override_them(make_site, uv, tmp_path):
     source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
     site = make_site(python_packages=["a==2"])
