@@ -919,10 +919,10 @@ def test_a_neighbour_that_breaks_nginx_stops_the_proxy_step_only(world):
 
 def test_missing_database_driver_is_installed_and_reported(world):
     world.drivers = ["psycopg[binary]>=3.1.8"]
-    assert world.apply()["virtualenv"]["drivers"] == world.drivers
+    assert world.apply()["virtualenv"]["added"] == world.drivers
     world.drivers = []
     world.push("two")
-    assert "drivers" not in world.apply()["virtualenv"]
+    assert "added" not in world.apply()["virtualenv"]
 
 
 def test_only_a_release_changes_how_sqlite_keeps_its_log(world, monkeypatch):
