@@ -102,15 +102,15 @@ def not_in_pillar(
         facts: ``folder``, ``python_path`` and ``settings_module`` of the release.
         step: the step of the release that failed.
         hint: that of the error; what it says is not said again.
-        has_page: whether the project has a page at the path of the health check.
+        has_page: whether the project has a page for every visitor at the path of the health check.
     """
     found = _asked(site, release, _found, _own(release, facts), site.config["domains"][0]) or {}
     if found.get("build") and _built_before(site, release):
         found = {key: value for key, value in found.items() if key != "build"}
     lacking = [(key, value) for key, value in _lacking(site.config, found, step) if not _says(hint, key, value)]
     lines = [f"{key}: {_flow(value)}" for key, value in lacking]
-    path = "" if has_page else _asked(site, release, _page, _own(release, facts))
-    if path and path != site.config["health"]["path"]:
+    path = "" if has_page else _asked(site, release, _page, _own(release, facts), site.config["health"]["path"])
+    if path:
         lines.append(f"health:path: {path}")
     return f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}" if lines else ""
 
@@ -134,11 +134,11 @@ def _found(source: Path, facts: Mapping[str, Any], domain: str) -> dict[str, Any
     return report.keys()
 
 
-def _page(source: Path, facts: Mapping[str, Any]) -> str:
-    """Return the path of a page for the health check, where / is none; empty if none is known."""
+def _page(source: Path, facts: Mapping[str, Any], but: str) -> str:
+    """Return the path of a page for the health check, where that of the pillar is none; empty if none is known."""
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
     settings = django_project_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
-    return django_project_routes.health_path(roots, settings.get("ROOT_URLCONF"), lacks_home=True)[0]
+    return django_project_routes.health_path(roots, settings.get("ROOT_URLCONF"), but=but)[0]
 
 
 def _own(release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

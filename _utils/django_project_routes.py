@@ -1,6 +1,7 @@
 """The URLs of a project, as far as its modules of routes tell: a page for the health check."""
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ _NO_VIEW = re.compile(
 _VIEWS = ("LoginView", "TemplateView")
 
 
-def health_path(roots: list[Path], urlconf: Any, *, lacks_home: bool = False) -> tuple[str, str]:
+def health_path(roots: list[Path], urlconf: Any, *, but: str = "") -> tuple[str, str]:
     """Return the path of the project's health check, and why it was taken; empty if there is none and / is a page.
 
     Where / surely is no page, the login page of Django's admin is taken: it requires the database. Without the admin it
@@ -39,20 +40,19 @@ def health_path(roots: list[Path], urlconf: Any, *, lacks_home: bool = False) ->
     Args:
         roots: the folders that the project is imported from.
         urlconf: ROOT_URLCONF, as far as it is known.
-        lacks_home: whether / is no page, as a request has shown; else the code decides.
+        but: a path that is no page for every visitor, as a request has shown; else the code decides.
     """
-    found = next(filter(None, map(_HEALTH.search, _texts(roots, urlconf))), None)
-    if found:
-        return f"/{found.group(1)}", "guessed"
+    paths = (f"/{found.group(1)}" for found in map(_HEALTH.search, _texts(roots, urlconf)) if found)
+    found = next((path for path in paths if path != but), "")
     files = _files(roots, urlconf) if isinstance(urlconf, str) else []
-    if len(files) == 1 and (lacks_home or not _has_home(roots, files[0], {files[0]})):
-        admin = next(filter(None, map(_admin, _calls(files[0]))), None)
-        if admin:
-            return f"/{admin}login/", "guessed: / is no page of the project"
-        page = next(_pages(roots, files[0], "", {files[0]}), "")
-        if page:
-            return f"/{page}", "guessed: / is no page of the project"
-    return "", ""
+    if found or len(files) != 1:
+        return (found, "guessed") if found else ("", "")
+    if but != "/" and _has_home(roots, files[0], {files[0]}):
+        return ("/", "guessed") if but else ("", "")
+    logins = (f"/{admin}login/" for admin in map(_admin, _calls(files[0])) if admin)
+    pages = (f"/{page}" for page in _pages(roots, files[0], "", {files[0]}) if page)
+    page = next((path for path in itertools.chain(logins, pages) if path != but), "")
+    return (page, "guessed: / is no page of the project") if page else ("", "")
 
 
 def _texts(roots: list[Path], urlconf: Any) -> Iterator[str]:

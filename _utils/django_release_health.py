@@ -41,7 +41,7 @@ _LASTING = re.compile(r"no such|does not exist|doesn't exist|unable to open|Unkn
 
 
 class NoPage(DeploymentError):
-    """The project has no page at the path of the health check: it answers 404."""
+    """The project has no page for every visitor at the path of the health check: it answers 404, 401 or 403."""
 
 
 class Raised(NamedTuple):
@@ -150,7 +150,7 @@ class _Wait:
                 exception, log = self._raised
                 problem = f"returned 500: {exception}"
         path = self._found.path or django_release_cure.page(self.site)
-        kind = NoPage if self._found.status == 404 else DeploymentError
+        kind = NoPage if self._found.status in (401, 403, 404) else DeploymentError
         return kind(
             f"health check failed: GET {path} on release {self.release.name} {problem}",
             log=log or _settled_journal(self.site, self.release, self.began),

@@ -169,6 +169,14 @@ def test_a_database_a_header_and_committed_static_files_are_named(release):
         ("path('news/', views.news)", {"health": {"path": "/news/"}}, ""),
         ("path('', include('shop.urls')), path('staff/', admin.site.urls)", {}, "/staff/login/"),
         ("path('<int:number>/', views.one)", {}, ""),
+        (
+            "path('healthz/', health), path('staff/', admin.site.urls)",
+            {"health": {"path": "/healthz/"}},
+            "/staff/login/",
+        ),
+        ("path('healthz/', health), path('', views.news)", {"health": {"path": "/healthz/"}}, "/"),
+        ("path('staff/', admin.site.urls)", {"health": {"path": "/staff/login/"}}, ""),
+        ("path('healthz/', health), path('ping/', health)", {"health": {"path": "/healthz/"}}, "/ping/"),
     ],
 )
 def test_page_for_the_health_check_is_named_where_the_project_lacks_that_of_the_pillar(release, routes, options, path):

@@ -219,6 +219,7 @@ def redirect(to, status=302):
         ({"/": GOOD}, {"contains": "not ready"}, "returned a page without 'not ready'"),
         ({"/": (500, {}, "")}, {}, "returned 500 (expected 200)"),
         ({}, {}, "returned 404 (expected 200)"),
+        ({"/": (403, {}, "")}, {}, "returned 403 (expected 200)"),
         ({"/": GOOD}, {"status": [204]}, "returned 200 (expected 204)"),
         ({"/": redirect("/login/?next=/"), "/login/?next=/": GOOD}, {}, None),
         ({"/": redirect("http://blog.example.org/a", 301), "/a": redirect("b/", 308), "/b/": GOOD}, {}, None),
@@ -245,7 +246,7 @@ def test_health_check_passes_or_names_the_problem(instance, answers, options, pr
     assert error.value.message.startswith(f"health check failed: GET {path} on release 0001-3f2a9c1b77de ")
     assert error.value.message.split("3f2a9c1b77de ")[1] == problem
     assert error.value.log == "the journal"
-    assert isinstance(error.value, django_release_health.NoPage) == ("404" in problem)
+    assert isinstance(error.value, django_release_health.NoPage) == ("404" in problem or "403" in problem)
 
 
 def test_health_page_is_what_redirects_lead_to(instance):
