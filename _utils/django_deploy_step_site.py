@@ -13,7 +13,9 @@ import django_proxy_listener
 import django_proxy_ports
 import django_push
 import django_schedule
+import django_secret
 import django_source_mirror
+import django_store
 import django_timer
 import django_tls
 import django_tls_renewal  # noqa: F401 - django_timer packs its program from the modules that are loaded
@@ -122,6 +124,8 @@ def _look(deployment: Deployment) -> _Pending:
         changes["push"] = "secret kept" if deployment.push_secret else "secret removed"
     if os.path.lexists(django_push.keys(site)) and not deployment.lock.holder():
         changes[str(django_push.keys(site))] = "removed: a push was interrupted"
+    if _lacks_store_password(site):
+        changes[str(django_secret.store_password_file(site))] = "new"
     if schedule := {path: change for found in schedules.values() for path, change in found.items()}:
         changes["schedule"] = schedule
     if dropped := django_schedule.dropped(site):
@@ -130,6 +134,11 @@ def _look(deployment: Deployment) -> _Pending:
         changes["removed"] = f"leftovers of an interrupted restore: {', '.join(leftovers)}"
     tasks = [task for task, found in schedules.items() if found]
     return _Pending(changes, applied, [*wrong], stale, tasks, leftovers)
+
+
+def _lacks_store_password(site: Site) -> bool:
+    has_redis = any(kind.KIND == "redis" for kind, _server in django_store.own_servers(site))
+    return has_redis and not django_secret.store_password_file(site).exists()
 
 
 def _apply(deployment: Deployment, pending: _Pending) -> None:
@@ -151,6 +160,9 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
     django_source_mirror.prepare(site, deployment.deploy_key)
     django_virtualenv_index.keep(site, deployment.index_password)
     django_push.keep(site, deployment.push_secret)
+    if _lacks_store_password(site):
+        password = django_secret.store_password(site)
+        django_host_file.write(django_secret.store_password_file(site), password, mode=0o600)
     django_host_file.write_json(site.applied, pending.applied, mode=0o600)
     site.register()
     for task in pending.tasks:

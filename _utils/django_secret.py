@@ -218,16 +218,14 @@ def record_key(site: Site) -> bytes:
     return key
 
 
+def store_password_file(site: Site) -> Path:
+    """Return the file of the password with which root administers the site's own Redis; only root can read it."""
+    return site.secrets / ".store_password"
+
+
 def store_password(site: Site) -> str:
-    """Return the password of the user of the site's own Redis that may change its settings; only root can read it."""
-    path = site.secrets / ".store_password"
-    kept = django_host_file.read_text(path)
-    if kept:
-        return kept
-    password = secrets.token_hex(32)
-    if site.secrets.is_dir():
-        django_host_file.write(path, password, mode=0o600)
-    return password
+    """Return the password with which root administers the site's own Redis: a new one as long as none is kept."""
+    return django_host_file.read_text(store_password_file(site)) or secrets.token_hex(32)
 
 
 def keyed_hash(key: bytes, value: Any) -> str:

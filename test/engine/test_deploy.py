@@ -1224,3 +1224,14 @@ def test_every_step_is_in_the_sweeps():
     names = [step.__name__ for step in django_deploy_steps.RELEASE]
     assert sorted(itertools.chain(BUILT, AFTER)) == sorted(names)
     assert django_host_command.locks == set()
+
+
+def test_password_of_the_sites_own_redis_is_made_once_and_not_by_a_dry_run(world):
+    file = world.site.secrets / ".store_password"
+    world.apply()
+    world.options = {"queue": {"engine": "redis"}}
+    assert world.apply(test=True)["site"][str(file)] == "new" and not file.exists()
+    world.apply()
+    password = file.read_text()
+    assert len(password) == 64 and stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert world.apply() == {} and file.read_text() == password

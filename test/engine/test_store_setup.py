@@ -9,6 +9,7 @@ import django_host_proc
 import django_host_service
 import django_release
 import django_release_workers
+import django_secret
 import django_store_client
 import django_store_contract
 import django_store_redis
@@ -32,6 +33,7 @@ def host(own_host, tmp_path, monkeypatch):
     monkeypatch.setattr(django_store_service, "PROGRAMS", programs)
     monkeypatch.setattr(django_host_service, "pid", lambda _daemon: 1)
     monkeypatch.setattr(django_store_service, "folders", lambda _server: [])
+    monkeypatch.setattr(django_secret, "store_password", lambda _site: "5e" * 32)
     monkeypatch.setattr(django_store_service, "answers", lambda _server: True)
     monkeypatch.setattr(django_store_redis.RedisStore, "differences", lambda _self, _server: {})
     monkeypatch.setattr(django_store_redis, "lengths", lambda _server: {"celery": found.waiting})

@@ -141,6 +141,24 @@ def test_queue_and_sessions_survive_a_restart_and_a_kill(blog):
     assert re.search(r"queue \d+M of 256M, 3 tasks wait", row["stores"])
 
 
+@pytest.mark.full
+def test_restart_with_10000_tasks_and_1000_sessions_takes_less_than_a_second(blog):
+    """The fastest of five, since other tests may run on this machine; a store that has started has read its file."""
+    session = log_in(blog)
+    client(blog, "EVAL", "for n = 1, 10000 do redis.call('RPUSH', 'many', string.rep('x', 500)) end", "0")
+    many = "for n = 1, 1000 do redis.call('SET', 'session' .. n, string.rep('x', 500)) end"
+    client(blog, "EVAL", many, "0", part="cache_sessions")
+    for unit in ("django-blog-queue", "django-blog-cache_sessions"):
+        timed = f"for n in 1 2 3 4 5; do date +%s%N; systemctl restart {unit}; date +%s%N; done"
+        times = [int(line) for line in blog.host.run(timed).stdout.split()]
+        seconds = sorted((after - before) / 1e9 for before, after in zip(times[::2], times[1::2], strict=True))
+        print(f"{unit}: {seconds[0]:.2f} to {seconds[-1]:.2f} s")
+        assert seconds[0] <= 1, seconds
+    assert (client(blog, "LLEN", "many"), who(blog, session)) == ("10000", "ada")
+    assert int(client(blog, "DBSIZE", part="cache_sessions")) >= 1000
+    client(blog, "DEL", "many")
+
+
 def test_changed_memory_restarts_nothing_and_makes_no_release(blog):
     live, before = blog.live, processes(blog)
     assert (limit(blog), limit(blog, "cache")) == (3 * 256 + 128, 2 * 64 + 128)

@@ -124,7 +124,7 @@ PROJECT = {
     "guestbook/management/commands/send.py": SEND,
     "guestbook/management/commands/stream.py": STREAM,
     "guestbook/management/commands/feed.py": FEED,
-    "requirements.txt": "Django==5.2.19\ncelery[redis]==5.7.0\n",
+    "requirements.txt": "Django==5.2.19\ncelery==5.7.0\n",  # what it needs for a Redis is installed for the queue
 }
 WORKERS: dict[str, Any] = {
     "default": {"kind": "celery", "processes": 2},
