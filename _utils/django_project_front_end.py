@@ -21,6 +21,11 @@ _CONFIGURATION = re.compile(r"(vite|webpack|rollup|vue|svelte|next|gulpfile|Grun
 #: Packages of frameworks whose applications are served by a process of their own, or are files for a web server.
 _OF_APPLICATIONS = {"@sveltejs/kit", "next", "nuxt", "astro", "@remix-run/node"}
 _OTHERS = ("docs", "doc", "examples", "website")
+#: A target of a Makefile and its recipe; the programs of npm in it.
+_TARGET = re.compile(r"^([\w.-]+)[ \t]*:(?!=)[^\n]*\n((?:\t[^\n]*(?:\n|\Z))+)", re.MULTILINE)
+_OF_NPM = re.compile(r"\bnpx\b|\bnpm run\b|\bnode_modules/")
+#: What a Dockerfile makes, by one command of a line.
+_MAKE = re.compile(r"^\s*RUN\s+(?:.*&&\s*)?make((?:[ \t]+[\w.-]+)+)\s*$", re.MULTILINE)
 _PART = re.compile(r"(>=|<=|>|<|=|\^|~)?\s*v?(\d+)(?:\.(\d+|x|\*))?(?:\.[\dx*]+)?")
 
 
@@ -34,6 +39,7 @@ class FrontEnd:
         remark: why it is not built; empty if it is.
         node: the requirement of a Node.js that it runs on; empty if that of the distribution suffices.
         reason: why that one does not.
+        packages: packages of Debian that the commands need, but for npm.
     """
 
     path: str
@@ -41,6 +47,7 @@ class FrontEnd:
     remark: str = ""
     node: str = ""
     reason: str = ""
+    packages: tuple[str, ...] = ()
 
 
 def find(tree: Path, project: str, settings: Settings, distribution: str) -> list[FrontEnd]:
@@ -94,13 +101,24 @@ def _front_end(
     if has_build and str(folder) not in (".", project) and _is_application(tree, path.parent, content, settings):
         remark = f"{name} is not built: it is an application of its own, to which the settings do not refer"
         return FrontEnd(name, remark=remark)
-    if not has_build and not _reads(settings, path.parent / "node_modules"):
+    made = [] if has_build else _made(path.parent)
+    if not has_build and not made and not _reads(settings, path.parent / "node_modules"):
         return None
-    prefix = "" if str(folder) in (".", project) else f" --prefix {os.path.relpath(folder, project)}"
+    there = os.path.relpath(folder, project)
+    prefix = "" if str(folder) in (".", project) else f" --prefix {there}"
     install = "ci" if path.with_name("package-lock.json").exists() else "install"
     options = " --ignore-scripts" if has_build and _only_checks(scripts) else ""
     commands = [f"npm{prefix} {install}", *([f"npm{prefix} run build{options}"] if has_build else [])]
-    return FrontEnd(name, tuple(commands), "", *_node(path, content, distribution))
+    commands += [f"make{'' if there == '.' else f' -C {there}'} {target}" for target in made]
+    return FrontEnd(name, tuple(commands), "", *_node(path, content, distribution), ("make",) if made else ())
+
+
+def _made(folder: Path) -> list[str]:
+    """Return the targets of a Makefile that run programs of npm and that the Dockerfile next to it makes."""
+    recipes = dict(_TARGET.findall(django_project_code.read(folder / "Makefile")))
+    listed = _MAKE.findall(django_project_code.read(folder / "Dockerfile"))
+    targets = dict.fromkeys(target for words in listed for target in words.split())
+    return [target for target in targets if _OF_NPM.search(recipes.get(target, ""))]
 
 
 def _only_checks(scripts: dict[str, Any]) -> bool:

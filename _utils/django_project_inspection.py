@@ -340,8 +340,9 @@ def _front_ends(report: Report, settings: Settings, tree: Path, project: str) ->
         report.extend("build", [*one.commands], one.path)
         if one.node:
             report.extend("python_packages", [one.node], one.reason)
-        else:
-            report.extend("packages", ["npm"], "for the build")
+        packages = [*one.packages, *([] if one.node else ["npm"])]
+        if packages:
+            report.extend("packages", packages, "for the build")
 
 
 def _distribution() -> str:
