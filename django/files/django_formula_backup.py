@@ -51,12 +51,23 @@ def pending(connection):
     return [f"{migration.app_label}.{migration.name}" for migration, backwards in plan if not backwards]
 
 
+def import_application(request):
+    """Import the project; its databases are known although it reads a table that migrations have yet to make."""
+    from django.db import DatabaseError
+
+    try:
+        importlib.import_module(request["application"])
+    except DatabaseError:
+        if request["mode"] != "connections":
+            raise
+
+
 def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     try:
-        importlib.import_module(request["application"])
+        import_application(request)
         answer = {"connections": connections_of, "fit": fit}[request["mode"]](request)
     except (Exception, SystemExit) as error:
         traceback.print_exc()

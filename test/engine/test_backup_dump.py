@@ -347,7 +347,8 @@ def test_uploads_dumped_and_loaded(site, tmp_path):
 # The program that asks the project
 
 
-def test_program_reports_connection_parameters(site, tmp_path):
+@pytest.mark.parametrize("reads_tables", [False, True])
+def test_program_reports_connection_parameters(site, tmp_path, reads_tables):
     """As `django_project_program.backup` runs it: the program and its request come by the standard input."""
     django = tmp_path / "django/db"
     django.mkdir(parents=True)
@@ -357,8 +358,10 @@ def test_program_reports_connection_parameters(site, tmp_path):
         "params['ssl'] = {'ca': '/ca'}\n"
         "class Connection:\n    get_connection_params = staticmethod(lambda: params)\n"
         "connections = {'default': Connection()}\n"
+        "class DatabaseError(Exception):\n    pass\n"
     )
-    (tmp_path / "wsgi.py").write_text("print('noise')\n")
+    raises = "from django.db import DatabaseError\nraise DatabaseError('no such table: blog_post')\n"
+    (tmp_path / "wsgi.py").write_text(f"print('noise')\n{raises * reads_tables}")
     program = site.kept_template(django_project_program.BACKUP).read_bytes()
     request = json.dumps({"mode": "connections", "aliases": ["default"], "application": "wsgi"}).encode()
     done = subprocess.run(
