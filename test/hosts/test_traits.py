@@ -69,6 +69,11 @@ def test_a_package_writes_into_its_own_folder(manor):
     assert manor.host.call("django.drift", "manor")["drift"] == []
 
 
+def test_an_application_reads_a_table_when_it_is_ready(manor):
+    """Its first migration makes the table; Django alone would run ready() before it, and fail."""
+    assert manor.get("/about").json()["guests_at_start"] == 0
+
+
 def test_shared_files_of_the_source_outlive_a_release(manor):
     key = manor.get("/about").json()["key"]
     assert manor.get("/add").text == "/uploads/a.txt"
