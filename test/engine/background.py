@@ -145,6 +145,7 @@ class Lab:
         }
         argv = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(folder)]
         argv += ["--user", *f"default on nopass ~* &* {django_store_redis.SITE}".split()]  # as in a site's own server
+        argv += ["--user", *"operator on nopass ~* &* +@all".split()]
         self.server = subprocess.Popen(["redis-server", *argv], executable=SERVER, stdout=subprocess.DEVNULL)
         until(self.socket.exists)
 
@@ -209,6 +210,11 @@ class Lab:
     def redis(self, *command: str) -> str:
         argv = ["redis-cli", "-s", str(self.socket), *command]
         return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+
+    def limit(self, memory: int) -> None:
+        """Limit the memory of the server, as root does; 0 is no limit."""
+        limited = self.redis(*"--user operator --pass any CONFIG SET maxmemory".split(), str(memory))
+        assert limited == "OK", limited
 
     def lines(self) -> list[tuple[float, str, str, int]]:
         """Return what the tasks have written: time, release, ``begin`` or ``end``, number."""
