@@ -145,7 +145,7 @@ class Lab:
         }
         argv = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(folder)]
         argv += ["--user", *f"default on nopass ~* &* {django_store_redis.SITE}".split()]  # as in a site's own server
-        argv += ["--user", *"operator on nopass ~* &* +@all".split()]
+        argv += ["--user", "operator", "on", "nopass", "~*", "&*", "+@all"]
         self.server = subprocess.Popen(["redis-server", *argv], executable=SERVER, stdout=subprocess.DEVNULL)
         until(self.socket.exists)
 
@@ -213,7 +213,8 @@ class Lab:
 
     def limit(self, memory: int) -> None:
         """Limit the memory of the server, as root does; 0 is no limit."""
-        limited = self.redis(*"--user operator --pass any CONFIG SET maxmemory".split(), str(memory))
+        operator = ["--user", "operator", "--pass", "any"]
+        limited = self.redis(*operator, "CONFIG", "SET", "maxmemory", str(memory))
         assert limited == "OK", limited
 
     def lines(self) -> list[tuple[float, str, str, int]]:
