@@ -29,6 +29,8 @@ _TRUSTED = {
     *("ltree", "pg_trgm", "pgcrypto", "seg", "tablefunc", "tcn", "tsm_system_rows", "tsm_system_time", "unaccent"),
     *("uuid-ossp", "vector"),
 }
+#: How every SQLite file begins.
+_SQLITE = b"SQLite format 3\0"
 _PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README", "README.md", "README.txt", ".placeholder", "__init__.py"}
 
 
@@ -170,6 +172,19 @@ def committed_uploads(settings: Settings, tree: Path) -> str:
     top = Path(os.path.normpath(os.path.join(tree, root)))
     is_inside = top != tree and top.is_relative_to(tree) and top.is_dir()
     return str(top.relative_to(tree)) if is_inside and _has_files(top) else ""
+
+
+def committed_database(settings: Settings, tree: Path) -> str:
+    """Return the SQLite file of the default database if it is in a source; empty if it is not."""
+    engine, name = (settings.get("DATABASES", "default", key) for key in ("ENGINE", "NAME"))
+    if not str(engine).endswith("sqlite3") or not isinstance(name, str | PurePosixPath):
+        return ""
+    inside = _relative(tree, PurePosixPath(os.path.join(tree, name)))
+    path = tree / inside if inside else tree
+    if not path.is_file() or not re.fullmatch(r"[\w./@+-]+", str(inside)):
+        return ""
+    with open(path, "rb") as file:
+        return str(inside) if file.read(len(_SQLITE)) == _SQLITE else ""
 
 
 def _sources(settings: Settings, tree: Path, top: Path) -> set[Path]:

@@ -495,6 +495,14 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
         )
         copy = f"runuser -u SITE -- cp -rn /srv/django/SITE/current/source/{uploads}/. /srv/django/SITE/media"
         report.remarks.append(copy)
+    database = django_project_data.committed_database(settings, tree)
+    if database:
+        report.remarks += [
+            f"{database} has a database, and the site begins with an empty one; copy it after the first release:",
+            "runuser -u SITE -- python3 -c \"import sqlite3 as s; s.connect('file:/srv/django/SITE/current/source/"
+            f"{database}?immutable=1', uri=True).backup(s.connect('/srv/django/SITE/database/db.sqlite3'))\"",
+            "and apply the migrations that it lacks: salt-call django.release SITE",
+        ]
     committed = django_project_data.committed_static_files(settings, tree)
     if committed:
         report.set("static", {"collect": False}, f"STATIC_ROOT is committed: {committed}")

@@ -78,7 +78,7 @@ class Report:
             title: the first line: the repository or folder.
             name: the name of the site.
         """
-        remarks = [line for remark in self.remarks for line in textwrap.wrap(remark, 110, subsequent_indent="  ")]
+        remarks = [line for remark in self.remarks for line in _wrapped(remark)]
         lines = [f"# {title}", *(f"#   {remark}" for remark in remarks), "django:", "  sites:", f"    {name}:"]
         for key in sorted(self.pillar, key=_ORDER.index):
             value, comment = self.pillar[key]
@@ -90,6 +90,11 @@ class Report:
             else:
                 lines.append(_line(6, key, value, comment))
         return "\n".join(lines) + "\n"
+
+
+def _wrapped(remark: str) -> list[str]:
+    """Return the lines of a remark: one for a command, so that it can be pasted."""
+    return [remark] if remark.startswith("runuser ") else textwrap.wrap(remark, 110, subsequent_indent="  ")
 
 
 def _line(indent: int, key: str, value: Any, comment: str) -> str:
