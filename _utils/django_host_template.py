@@ -103,8 +103,7 @@ def _template(url: str, text: str) -> "jinja2.Template":
     bucket = cache.get_bucket(environment, url, None, text)
     if bucket.code is None:
         bucket.code = environment.compile(text, url)
-        with contextlib.suppress(OSError):  # before the first site there is no folder to keep it in
-            COMPILED.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(OSError):  # before the first site the folder is missing
             cache.set_bucket(bucket)
     return environment.template_class.from_code(environment, bucket.code, environment.make_globals(None))
 

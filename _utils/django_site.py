@@ -12,6 +12,7 @@ import django_host_file
 import django_host_folder
 import django_host_port
 import django_host_service
+import django_host_template
 import django_host_user
 import django_kinds
 from django_host_command import DeploymentError
@@ -209,6 +210,7 @@ class Site:
         return (
             entry.is_symlink()
             and os.readlink(entry) == str(self.root)
+            and django_host_template.COMPILED.is_dir()
             and (
                 not django_host_service.has_systemd()
                 or django_host_file.read_text(self.tmpfiles) == self._tmpfiles(self.current)
@@ -220,6 +222,7 @@ class Site:
         if self.is_registered():
             return
         REGISTRY.mkdir(parents=True, exist_ok=True)
+        django_host_template.COMPILED.mkdir(mode=0o700, parents=True, exist_ok=True)
         django_host_file.link(REGISTRY / self.name, str(self.root))
         if django_host_service.has_systemd():
             django_host_file.write(self.tmpfiles, self._tmpfiles(self.current))

@@ -118,7 +118,6 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_proxy_apache, "ETC"): "etc/apache2",
         (django_proxy_apache, "NOTES"): "var/lib/apache2/module",
         (django_tls, "STATE"): "var/lib/django-formula",
-        (django_host_template, "COMPILED"): "var/lib/django-formula/templates",
         (django_virtualenv_uv, "UV"): "usr/local/lib/django-formula/uv",
         (django_takeover_manager, "SYSTEMD"): "etc/systemd/system",
         (django_takeover_manager, "SUPERVISOR"): "etc/supervisor/conf.d",
@@ -126,6 +125,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for (module, name), folder in folders.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
+    monkeypatch.setattr(django_host_template, "COMPILED", tmp_path / "var/lib/django-formula/templates")
     (tmp_path / "proc/meminfo").symlink_to("/proc/meminfo")
     crontabs = [tmp_path / "var/spool/cron/crontabs", tmp_path / "etc/cron.d"]
     monkeypatch.setattr(django_takeover_manager, "CRONTABS", crontabs)

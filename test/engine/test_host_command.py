@@ -231,7 +231,7 @@ def test_progress_of_a_long_command_is_logged(caplog, monkeypatch, prints, told)
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(django_host_command, "PROGRESS", 0.1)
     secrets = ["canary", "several lines\nof a key"]
-    output = run(["sh", "-c", f"printf '{prints}' >&2; sleep 0.15; cat"], doing="testing", stdin="in", secrets=secrets)
+    output = run(["sh", "-c", f"printf '{prints}' >&2; sleep 0.5; cat"], doing="testing", stdin="in", secrets=secrets)
     assert (output, caplog.messages[0]) == ("in", told)
 
 
