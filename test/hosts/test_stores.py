@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from sites import Site
@@ -123,6 +127,58 @@ def test_site_cannot_change_its_stores(blog):
     found = blog.host.run(readable, user="blog", check=False).stdout.split()
     assert found == ["/srv/django/blog/stores/queue.conf"]  # which has a hash of a random password
     assert (setting(blog, "maxmemory"), processes(blog)) == (str(256 << 20), before)
+    assert not blog.apply().changed
+
+
+@contextmanager
+def enforced(site: Site, part: str) -> Iterator[None]:
+    """Have the kernel enforce the memory limit of a store's unit in the block.
+
+    systemd does it where it has the controller. In a container under cgroup v1 it has not: a group is made outside.
+    """
+    unit = f"django-{site.name}-{part}"
+    shown = site.host.run(["systemctl", "show", "-PMemoryCurrent", "-PMainPID", unit]).stdout.split()
+    group = Path("/sys/fs/cgroup/memory", f"{site.host.container}-{part}")
+    if "set]" not in shown:
+        yield
+        return
+    if not group.parent.is_dir() or not os.access(group.parent, os.W_OK):
+        pytest.skip("no limit of memory can be enforced here")
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(limit(site, part) << 20))
+        (group / "cgroup.procs").write_text(process_outside(site, shown))
+        yield
+    finally:
+        for number in (group / "cgroup.procs").read_text().split():  # it was not ended
+            (group.parent / "cgroup.procs").write_text(number)
+        group.rmdir()
+
+
+def process_outside(site: Site, inside: list[str]) -> str:
+    """Return the number that a process of the host has outside of its container."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            numbers = re.search(r"NSpid:\s+(\d+)\s+(\d+)\n", (path / "status").read_text())
+            if numbers and numbers[2] in inside and site.host.id in (path / "cgroup").read_text():
+                return numbers[1]
+    raise AssertionError(f"no process {inside} of {site.host}")
+
+
+@pytest.mark.full
+def test_site_that_fills_the_memory_of_its_store_ends_that_store_alone(blog):
+    """By a script, whose memory `maxmemory` does not count."""
+    session, before, unit = log_in(blog), processes(blog), "django-blog-queue.service"
+    client(blog, "RPUSH", "kept", "a", "b")
+    with enforced(blog, "queue"):
+        script = "local t = {} for n = 1, 1e9 do t[n] = string.rep('x', 1000) .. n end"
+        client(blog, "EVAL", script, "0", check=False)
+        deadline = time.monotonic() + 60
+        while processes(blog)[unit] in (before[unit], "0") or not is_active(blog):
+            assert time.monotonic() < deadline, "the store was not ended and started again within 60 s"
+            time.sleep(0.1)
+    assert {**processes(blog), unit: ""} == {**before, unit: ""} and who(blog, session) == "ada"
+    assert client(blog, "LLEN", "kept") == "2" and client(blog, "DEL", "kept")
     assert not blog.apply().changed
 
 
