@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Templates as Jinja has compiled them: it takes longer than all else that an apply with nothing to do does with them.
 COMPILED = Path("/var/lib/django-formula/templates")
+#: Those that were compiled before there was a folder to keep them in.
+_unkept: list["jinja2.bccache.Bucket"] = []
 
 
 def unit_value(value: Any) -> str:
@@ -103,9 +105,22 @@ def _template(url: str, text: str) -> "jinja2.Template":
     bucket = cache.get_bucket(environment, url, None, text)
     if bucket.code is None:
         bucket.code = environment.compile(text, url)
-        with contextlib.suppress(OSError):  # before the first site the folder is missing
-            cache.set_bucket(bucket)
+        if COMPILED.is_dir():
+            with contextlib.suppress(OSError):  # a full disk is reported by what needs it
+                cache.set_bucket(bucket)
+        else:
+            _unkept.append(bucket)
     return environment.template_class.from_code(environment, bucket.code, environment.make_globals(None))
+
+
+def keep_compiled() -> None:
+    """Make the folder of compiled templates, and keep in it those of this apply: the next one compiles none."""
+    import jinja2
+
+    COMPILED.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        while _unkept:
+            jinja2.FileSystemBytecodeCache(str(COMPILED)).set_bucket(_unkept.pop())
 
 
 def compile_templates(templates: Mapping[str, str], urls: Iterable[str]) -> None:

@@ -222,7 +222,7 @@ class Site:
         if self.is_registered():
             return
         REGISTRY.mkdir(parents=True, exist_ok=True)
-        django_host_template.COMPILED.mkdir(mode=0o700, parents=True, exist_ok=True)
+        django_host_template.keep_compiled()
         django_host_file.link(REGISTRY / self.name, str(self.root))
         if django_host_service.has_systemd():
             django_host_file.write(self.tmpfiles, self._tmpfiles(self.current))
