@@ -22,12 +22,18 @@ LONGEST = (
     "faults",
     "serving",
     "quickstart",
+    "worker_switch",
+    "workers",
     "servers",
     "release",
     "supervisor",
     "source",
+    "stores",
     "backups",
     "adopt",
+    "virtualenv",
+    "schedules",
+    "traits",
 )
 
 
