@@ -70,6 +70,8 @@ def activate(deployment: Deployment, release: Release) -> None:
     log.info("%s: activating %s", site.name, release.name)
     if deployment.is_new:
         django_host_file.sync(release.path)
+    if deployment.probe:
+        deployment.probe.wait_for_first()
     with django_proxy_switch.alone():
         reloads = _prepare_proxy(deployment, release)
         release.record.pop("held_since", None)

@@ -24,6 +24,8 @@ RATE = 20
 STEADY = 3
 #: Seconds after which a request counts as failed, even where `health:timeout` is longer.
 PATIENCE = 10.0
+#: Seconds that a switch waits for the first response of the active release, with which the later ones are compared.
+FIRST = 2.0
 #: Concurrent requests; while so many hang, no more are sent.
 _AT_ONCE = 20
 
@@ -58,6 +60,7 @@ class Probe:
         self._hurried = 0
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._has_sample = threading.Event()
         self._is_over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -95,6 +98,7 @@ class Probe:
             self._under_way.remove(sent)
             if not self._is_over:
                 self.samples.append(Sample(sent, time.monotonic(), problem))
+                self._has_sample.set()
 
     def problem(self) -> str:
         """Send one request; return the problem of the health page, empty when it is healthy."""
@@ -104,6 +108,10 @@ class Probe:
             return django_release_health.problem(site, functools.partial(_get_at_socket, site), deadline, site.scheme)
         scheme = "https" if django_proxy_connection.speaks_tls(site) else "http"
         return django_release_health.problem(site, functools.partial(_get_through_proxy, site), deadline, scheme)
+
+    def wait_for_first(self) -> None:
+        """Wait until one request is complete, at most `FIRST` seconds: on a busy host a release may start sooner."""
+        self._has_sample.wait(FIRST)
 
     @contextlib.contextmanager
     def switching(self) -> Iterator[None]:

@@ -169,11 +169,19 @@ def sync(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a file, a link or a tree, if it exists."""
+    """Delete a file, a link or a tree, if it exists; what another process deletes meanwhile is no failure.
+
+    systemd deletes the runtime folder of a unit shortly after `systemctl stop` has returned, for example.
+    """
     if path.is_symlink() or path.is_file():
-        path.unlink()
+        path.unlink(missing_ok=True)
     elif path.exists():
         try:
-            shutil.rmtree(path)
+            shutil.rmtree(path, onerror=_raise_unless_missing)
         except RecursionError:  # rm needs no stack frame per folder, and does not follow links either
             django_host_command.run(["rm", "-rf", "--", str(path)], doing=f"deleting {path}", timeout=600)
+
+
+def _raise_unless_missing(_function: object, _path: str, raised: tuple[type, BaseException, object]) -> None:
+    if not isinstance(raised[1], FileNotFoundError):
+        raise raised[1]

@@ -48,6 +48,26 @@ def test_what_meets_the_switch_on_its_way_belongs_to_no_release(make_site):
     assert (len(probe._before()), len(probe._after()), probe.report(0)["failed"]) == (1, 0, 2)
 
 
+def test_a_switch_waits_for_the_first_response_of_the_release_before(make_site, monkeypatch):
+    probe = Probe(make_site(), through_proxy=False)
+    monkeypatch.setattr(probe, "problem", lambda: time.sleep(0.3) or "")
+    probe.start().wait_for_first()
+    with probe.switching():
+        pass
+    probe.end()
+    assert probe.report(0)["latency_before"] >= 0.3
+
+
+def test_a_switch_does_not_wait_for_a_release_that_hangs(make_site, monkeypatch):
+    monkeypatch.setattr(django_deploy_switch_report, "FIRST", 0.1)
+    probe = Probe(make_site(), through_proxy=False)
+    monkeypatch.setattr(probe, "problem", lambda: time.sleep(1) or "")
+    began = time.monotonic()
+    probe.start().wait_for_first()
+    probe.end()
+    assert time.monotonic() - began < 0.9
+
+
 def test_report_has_counts_gap_and_latencies(make_site):
     probe = probe_of(make_site(), ["", ""], ["no answer", "", ""])
     probe.samples[-1] = Sample(100.4, 100.45, "")

@@ -1,5 +1,6 @@
 """Files that root writes completely or not at all."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -100,3 +101,28 @@ def test_tree_is_removed_without_following_links(own_host):
         django_host_file.remove_tree(own_host / name)
     assert not os.path.lexists(own_host / "tree") and not os.path.lexists(own_host / "link")
     assert (own_host / "outside").is_dir()
+
+
+def test_what_another_process_deletes_meanwhile_is_removed_without_failure(own_host, monkeypatch):
+    """systemd deletes a runtime folder after `systemctl stop` has returned."""
+    (own_host / "tree/inner").mkdir(parents=True)
+    rmtree = django_host_file.shutil.rmtree
+
+    def late(path, **options):
+        rmtree(path)
+        return rmtree(path, **options)
+
+    monkeypatch.setattr(django_host_file.shutil, "rmtree", late)
+    django_host_file.remove_tree(own_host / "tree")
+    assert not (own_host / "tree").exists()
+
+
+def test_what_cannot_be_deleted_is_reported(own_host, monkeypatch):
+    (own_host / "tree").mkdir()
+
+    def stuck(path, onerror):
+        onerror(os.rmdir, str(path), (OSError, OSError(errno.EPERM, "Operation not permitted", str(path)), None))
+
+    monkeypatch.setattr(django_host_file.shutil, "rmtree", stuck)
+    with pytest.raises(OSError, match="Operation not permitted"):
+        django_host_file.remove_tree(own_host / "tree")
