@@ -1,14 +1,18 @@
 """Compile the pillar while Salt renders: `django/map.jinja` runs this file by Salt's py renderer.
 
-The formula's modules may not be synced to the minion yet. So the modules that compile the pillar are rendered too,
-lower ones first: the renderer registers each in ``sys.modules``, where the imports of the next ones find it. See
-docs/decisions/0004.
+The formula's modules may not be synced to the minion yet. So the modules that compile the pillar are loaded from the
+file server too, lower ones first: each is registered in ``sys.modules``, where the imports of the next ones find it.
+See docs/decisions/0004.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 #: What compiles the pillar, in the order of its imports.
 MODULES = (
@@ -28,6 +32,9 @@ MODULES = (
     "django_pillar_site",
     "django_pillar",
 )
+#: The files in `django/` that it reads.
+TABLES = ("schema", "platforms")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Each file that imports map.jinja runs this one anew. The pillar of one apply is one object, so its last compilation is
 # kept from one run to the next: reading modules and schema through Salt costs more than all the rest.
 KEPT: list[Any] = getattr(sys.modules.get("django_pillar_render"), "KEPT", [])
@@ -45,13 +52,33 @@ def run() -> dict[str, Any]:
 
 def _compiled(context: dict[str, Any], given: Any) -> dict[str, Any]:
     environment = {"saltenv": context["saltenv"]} if context.get("saltenv") else {}
-    render = context["__salt__"]["slsutil.renderer"]
-    for name in MODULES:
-        render(f"salt://_utils/{name}.py", default_renderer="py", **environment)
-    schema, platforms = (
-        render(f"salt://django/{name}.yaml", default_renderer="yaml", **environment) for name in ("schema", "platforms")
-    )
+    load = _loaded_on_master if "no_such_module" in context["__salt__"] else _loaded_on_minion
+    schema, platforms = load(context["__salt__"], environment)
     compiled: dict[str, Any] = sys.modules["django_pillar"].compile(
         {"django": given}, schema, platforms, context["__grains__"]
     )
     return compiled
+
+
+def _loaded_on_master(functions: Any, environment: dict[str, str]) -> list[Any]:
+    """Load `MODULES` and return `TABLES` under salt-ssh, whose wrapper contains every name.
+
+    There `cp.cache_file` would name a file of the target, so Salt's renderers fetch the files.
+    """
+    render = functions["slsutil.renderer"]
+    for name in MODULES:
+        render(f"salt://_utils/{name}.py", default_renderer="py", **environment)
+    return [render(f"salt://django/{name}.yaml", default_renderer="yaml", **environment) for name in TABLES]
+
+
+def _loaded_on_minion(functions: Any, environment: dict[str, str]) -> list[Any]:
+    """Load `MODULES` and return `TABLES`, for which Salt need not build its renderers anew for each file."""
+    cached = functions["cp.cache_file"]
+    for name in MODULES:
+        spec = importlib.util.spec_from_file_location(name, cached(f"salt://_utils/{name}.py", **environment))
+        assert spec is not None and spec.loader is not None  # noqa: S101 - the path ends in .py
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    texts = (Path(cached(f"salt://django/{name}.yaml", **environment)).read_bytes() for name in TABLES)
+    return [yaml.load(text, Loader=_LOADER) for text in texts]  # noqa: S506  # nosec B506 - a safe loader

@@ -183,10 +183,16 @@ def test_fifty_sites_cost_no_more_for_each_than_one() -> None:
 
 
 class Renderer:
-    """Salt's renderers: a Python file becomes a new module, in sys.modules while its run() is called."""
+    """Salt's renderers: a Python file becomes a new module, in sys.modules while its run() is called.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+    On a minion they are asked for the first file alone; the others are read from Salt's cache.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, where: str):
         self.monkeypatch = monkeypatch
+        self.salt: dict[str, Any] = {"slsutil.renderer": self, "cp.cache_file": self.cached}
+        if where == "salt-ssh":
+            self.salt["no_such_module"] = None
         self.reads: list[str] = []
         self.pillar: dict[str, Any] = {}
 
@@ -199,18 +205,24 @@ class Renderer:
         module = ModuleType(file.stem)
         exec(compile(file.read_text(), file.name, "exec"), module.__dict__)
         self.monkeypatch.setitem(sys.modules, file.stem, module)
-        salt = {"slsutil.renderer": self}
-        vars(module).update(__pillar__=self.pillar, __grains__=GRAINS, __salt__=salt, saltenv=saltenv)
+        vars(module).update(__pillar__=self.pillar, __grains__=GRAINS, __salt__=self.salt, saltenv=saltenv)
         return module.run()
+
+    def cached(self, path: str, saltenv: str) -> str:
+        assert saltenv == "base" and "no_such_module" not in self.salt
+        self.reads.append(path)
+        return str(ROOT / path.removeprefix("salt://"))
 
 
 Render = Callable[[dict[str, Any]], tuple[dict[str, Any], list[str]]]
 
 
-@pytest.fixture
-def rendered(monkeypatch: pytest.MonkeyPatch) -> Render:
+@pytest.fixture(params=["minion", "salt-ssh"])
+def rendered(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Render:
     """Return what compiles a pillar as map.jinja does, and the files that Salt read for it."""
-    renderer = Renderer(monkeypatch)
+    renderer = Renderer(monkeypatch, request.param)
+    for name in django_pillar_render.MODULES:
+        monkeypatch.setitem(sys.modules, name, sys.modules.get(name) or ModuleType(name))
 
     def render(pillar: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         renderer.pillar = pillar
