@@ -14,6 +14,8 @@ import django_host_import
 import django_project_inspection
 import django_site
 import django_verbs
+import django_verbs_backup
+import django_verbs_rotation
 import django_verbs_schedule
 import django_verbs_status
 import django_verbs_superuser
@@ -209,7 +211,7 @@ def rotate_secret_key(site):
 
         salt-call django.rotate_secret_key blog
     """
-    return _answer(lambda: _deployed(*django_verbs.rotate_secret_key(site, _asked_by("rotate_secret_key"))))
+    return _answer(lambda: _deployed(*django_verbs_rotation.rotate_secret_key(site, _asked_by("rotate_secret_key"))))
 
 
 def rotate_database_password(site, database="default"):
@@ -231,7 +233,9 @@ def rotate_database_password(site, database="default"):
         salt-call django.rotate_database_password blog metrics
     """
     return _answer(
-        lambda: _deployed(*django_verbs.rotate_database_password(site, database, _asked_by("rotate_database_password")))
+        lambda: _deployed(
+            *django_verbs_rotation.rotate_database_password(site, database, _asked_by("rotate_database_password"))
+        )
     )
 
 
@@ -439,7 +443,7 @@ def backup(site):
 
         salt-call django.backup blog
     """
-    return _answer(lambda: django_verbs.backup(site, _asked_by("backup")))
+    return _answer(lambda: django_verbs_backup.backup(site, _asked_by("backup")))
 
 
 def backups(site, full=None):
@@ -488,7 +492,7 @@ def restore(site, which=None, media=False, migrate=False, rollback=False, queue=
         salt-call django.restore blog 20260301T120000Z-0041-9be1c07d2a44 rollback=True
     """
     options = {"media": bool(media), "migrate": bool(migrate), "rollback": bool(rollback), "queue": bool(queue)}
-    return _answer(lambda: django_verbs.restore(site, which, asked_by=_asked_by("restore"), **options))
+    return _answer(lambda: django_verbs_backup.restore(site, which, asked_by=_asked_by("restore"), **options))
 
 
 def restore_drill(site):
@@ -505,7 +509,7 @@ def restore_drill(site):
 
         salt-call django.restore_drill blog
     """
-    return _answer(lambda: django_verbs.restore_drill(site))
+    return _answer(lambda: django_verbs_backup.restore_drill(site))
 
 
 def collectstatic(site):

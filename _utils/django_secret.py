@@ -54,6 +54,11 @@ def values(site: Site, given: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in known.items() if value}
 
 
+def known(site: Site) -> list[str]:
+    """Return the values of all secrets that are stored on this host, for masking them in output."""
+    return list(values(site, {}).values())
+
+
 def stored(site: Site, name: str) -> str | None:
     """Return the stored value of a secret, or None if there is none or it is not usable."""
     try:

@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import django_backup
-import django_backup_restore
-import django_database
 import django_deploy_drift
 import django_deploy_migration
 import django_deploy_rollback
-import django_deploy_step_database
 import django_deploy_steps
 import django_project_command
 import django_project_program
@@ -78,75 +75,6 @@ def release(
     site = django_site.find(name)
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by, revision=revision, again=True)
     return deployment, django_deploy_steps.walk(deployment, django_deploy_steps.RELEASE)
-
-
-def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> tuple[Deployment, dict[str, Any]]:
-    """Give a site a new secret key, by a release of the live commit; the old key becomes a fallback.
-
-    Raises:
-        DeploymentError: the pillar gives the key, there is no active release, or a step fails.
-    """
-    site = django_site.find(name)
-    live = _live(site)
-    if site.config["secret_key"]:
-        raise DeploymentError(
-            f"the pillar gives {name} its secret key", hint="change it there, and apply: the old one stays a fallback"
-        )
-    deployment = Deployment(
-        site, {}, site.kept_templates(), asked_by=asked_by, revision=live.record["commit"], again=True
-    )
-    with deployment.step("rotate_secret_key"):
-        deployment.take_lock()
-        django_secret.store(site, "secret_key", django_secret.generate(site, "secret_key"))
-    return deployment, django_deploy_steps.walk(deployment, django_deploy_steps.RELEASE)
-
-
-def rotate_database_password(
-    name: str, alias: str = "default", asked_by: str = "django.rotate_database_password"
-) -> tuple[Deployment, dict[str, Any]]:
-    """Give a database of a site a new generated password, by a release of the live commit.
-
-    Until the old instance has exited, the database server accepts the former password too.
-
-    Raises:
-        DeploymentError: the formula does not manage the password, there is no active release, or a step fails.
-    """
-    site = django_site.find(name)
-    live = _live(site)
-    secret = django_database.secret_name(alias)
-    _refuse_to_rotate(site, alias)
-    given = {secret: django_secret.generate(site, secret)}
-    deployment = Deployment(
-        site, given, site.kept_templates(), asked_by=asked_by, revision=live.record["commit"], again=True
-    )
-    with deployment.step("rotate_database_password"):
-        deployment.take_lock()
-    return deployment, django_deploy_steps.walk(
-        deployment, (django_deploy_step_database.database, *django_deploy_steps.RELEASE)
-    )
-
-
-def _refuse_to_rotate(site: django_site.Site, alias: str) -> None:
-    """Check that the password of a database was generated on this host."""
-    database = site.config["databases"].get(alias, {})
-    at = django_database.pillar_key(site, alias)
-    if not database.get("engine"):
-        known = ", ".join(site.config["databases"]) or "none"
-        raise DeploymentError(f"the pillar of {site.name} has no database {alias!r}", hint=f"it has {known}")
-    if not database.get("manage"):
-        raise DeploymentError(
-            f"the database {alias!r} of {site.name} is not on a server that the formula sets up",
-            hint=f"let its server accept a new password in addition to the old one, change {at}:password, and apply",
-        )
-    if not database["password"]:
-        raise DeploymentError(
-            f"the database {alias!r} of {site.name} has no password: its server authenticates socket connections"
-        )
-    if "generate" not in database["password"]:
-        raise DeploymentError(
-            f"the pillar gives {site.name} the password of its database {alias!r}",
-            hint=f"change it there ({at}:password), and apply: no visitor notices",
-        )
 
 
 def unlock(name: str) -> dict[str, Any]:
@@ -288,85 +216,6 @@ def _pending(live: Release, secrets: list[str]) -> list[str]:
     return [alias for alias, missing in found.items() if missing]
 
 
-def backup(name: str, asked_by: str = "django.backup") -> dict[str, Any]:
-    """Back up the databases of a site; return the files that were made, and those that were deleted for them.
-
-    Raises:
-        DeploymentError: there is no active release, or a database cannot be backed up.
-    """
-    site = django_site.find(name)
-    before = {one["name"] for one in django_backup.manifests(site)}
-    made = django_backup.make(site, _live(site), why=django_backup.BY_COMMAND, secrets=_secrets(site))
-    gone = sorted(before - {one["name"] for one in django_backup.manifests(site)})
-    return {"made": [str(path) for path in made], "deleted": gone}
-
-
-def restore(
-    name: str,
-    which: str | None = None,
-    *,
-    media: bool = False,
-    queue: bool = False,
-    migrate: bool = False,
-    rollback: bool = False,
-    asked_by: str = "django.restore",
-) -> dict[str, Any]:
-    """Restore a backup instead of a site's data, which is kept under another name.
-
-    Args:
-        rollback: activate the release that the backup was made under, too.
-
-    Raises:
-        DeploymentError: it does not fit, or cannot be restored; the data stays unchanged then.
-    """
-    site = django_site.find(name)
-    deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
-    with deployment.step("restore"):
-        deployment.take_lock(look_again=True)
-        live = _live(site)
-        deployment.read_secrets()
-        to = _made_under(site, which, live) if rollback else None
-
-        def go_back() -> None:
-            if to:
-                deployment.return_to(to, live)
-            django_deploy_steps.walk(deployment, django_deploy_steps.BACK)
-
-        options: dict[str, Any] = {"to": to, "serve": go_back} if to else {}
-        answer = django_backup_restore.restore(
-            site, live, which, media=media, queue=queue, migrate=migrate, secrets=deployment.masked(), **options
-        )
-        deployment.lock.release()
-    return {**answer, "release": (to or live).name}
-
-
-def _made_under(site: django_site.Site, which: str | None, live: Release) -> Release | None:
-    """Return the release that a backup was made under; None where it is the active one."""
-    release = Release(site, django_backup.find(site, which)[0]["release"])
-    if release.name == live.name:
-        return None
-    if not release.is_whole() or release.record.get("state") not in ("good", "held"):
-        raise DeploymentError(
-            f"the release {release.name}, which the backup was made under, is not on this host any more",
-            hint=f"migrate=True brings the backup to what {live.name} needs",
-        )
-    return release
-
-
-def restore_drill(name: str) -> dict[str, Any]:
-    """Load the newest backup into temporary databases, and check that the active release works with it.
-
-    Raises:
-        DeploymentError: there is no active release, no backup, or it is not usable.
-    """
-    site = django_site.find(name)
-    return django_backup_restore.drill(site, _live(site), _secrets(site))
-
-
-def _secrets(site: django_site.Site) -> list[str]:
-    return list(django_secret.values(site, {}).values())
-
-
 def renew(name: str, *, force: bool = False) -> dict[str, Any]:
     """Renew the certificates of a site that are due or could not be ordered before; return what has changed.
 
@@ -404,7 +253,7 @@ def check(name: str) -> list[str]:
     site = django_site.find(name)
     release = django_verbs_attempt.runnable(site)
     with _noticed(release) as notice:
-        found = django_project_program.check(site, release.path, release.facts, _secrets(site))
+        found = django_project_program.check(site, release.path, release.facts, django_secret.known(site))
     return [*notice.splitlines(), *found]
 
 
@@ -523,4 +372,4 @@ def logs(name: str, lines: int, worker: str | None = None) -> str:
         text = ""  # its application server was never started
     if notice:
         text = f"{notice}:\n{release.record['error']}\n{text}"
-    return redact(text, _secrets(site))
+    return redact(text, django_secret.known(site))

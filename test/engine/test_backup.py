@@ -16,6 +16,7 @@ import django_host_file
 import django_proxy_maintenance
 import django_release
 import django_verbs
+import django_verbs_backup
 import pytest
 from django_host_command import DeploymentError
 
@@ -206,7 +207,7 @@ def test_failed_migration_names_backup(world, site, pending, clock, monkeypatch)
     way = f"to restore the database as it was before: salt-call django.restore blog {which}"
     assert error.value.hint == f"mend it\n{way}\n{world.live} still runs"
     clock()
-    assert django_verbs.restore("blog", which)["restored"]
+    assert django_verbs_backup.restore("blog", which)["restored"]
 
 
 # Retention
@@ -268,7 +269,7 @@ def test_restore_exchanges_databases(world, site, clock):
     backup(site)
     world.server.databases["blog"]["rows"]["public.guestbook_entry"] = 5
     clock()
-    answer = django_verbs.restore("blog")
+    answer = django_verbs_backup.restore("blog")
     kept = "blog_before_20260301t130000"
     assert world.server.databases["blog"]["rows"] == ROWS and set(world.server.databases) == {"blog", kept}
     assert world.server.databases[kept]["rows"]["public.guestbook_entry"] == 5
@@ -283,7 +284,7 @@ def test_maintenance_stays_on_after_restore(site, clock):
     backup(site)
     django_proxy_maintenance.on(site, by="Ada")
     clock()
-    django_verbs.restore("blog")
+    django_verbs_backup.restore("blog")
     assert django_proxy_maintenance.is_on(site)
 
 
@@ -293,7 +294,7 @@ def test_maintenance_stays_on_after_restore(site, clock):
 )
 def test_restore_refused_without_backup(site, which, message):
     with pytest.raises(DeploymentError, match=message):
-        django_verbs.restore("blog", which)
+        django_verbs_backup.restore("blog", which)
 
 
 def damaged(world, site):
@@ -331,7 +332,7 @@ def test_failed_restore_changes_nothing(world, site, clock, breaks, message):
         world.server.fails[breaks] = DeploymentError("the server says no")
     clock()
     with pytest.raises(DeploymentError, match=message) as error:
-        django_verbs.restore("blog")
+        django_verbs_backup.restore("blog")
     assert error.value.hint.endswith(f"{world.live} still runs")
     assert set(world.server.databases) == {"blog"}
     assert world.server.databases["blog"]["rows"]["public.guestbook_entry"] == 5
@@ -351,11 +352,11 @@ def test_databases_exchanged_all_or_none(world, site, clock):
     world.server.fails["swap default"] = DeploymentError("the server says no")
     clock()
     with pytest.raises(DeploymentError, match="the server says no"):
-        django_verbs.restore("blog")
+        django_verbs_backup.restore("blog")
     assert set(world.server.databases) == {"blog", "m"} and not django_proxy_maintenance.is_on(site)
     assert all("public.new" in database["rows"] for database in world.server.databases.values())
     world.server.fails.clear()
-    answer = django_verbs.restore("blog", f"metrics-20260301T120000Z-{world.live}.dump")
+    answer = django_verbs_backup.restore("blog", f"metrics-20260301T120000Z-{world.live}.dump")
     assert list(answer["kept"]) == ["metrics"] and "public.new" in world.server.databases["blog"]["rows"]
 
 
@@ -364,7 +365,7 @@ def test_maintenance_stays_when_restored_site_fails(world, site, clock):
     clock()
     world.fails["enable"] = DeploymentError("no")
     with pytest.raises(DeploymentError) as error:
-        django_verbs.restore("blog")
+        django_verbs_backup.restore("blog")
     told = "the backup is restored; the former databases are in blog_before_20260301t130000"
     assert told in error.value.hint and "salt-call django.maintenance blog off" in error.value.hint
     assert django_proxy_maintenance.is_on(site) and world.server.databases["blog"]["rows"] == ROWS
@@ -375,7 +376,7 @@ def test_restore_with_rollback_activates_former_release(world, site, pending, cl
     pending("0002")
     world.apply()
     clock()
-    answer = django_verbs.restore("blog", rollback=True)
+    answer = django_verbs_backup.restore("blog", rollback=True)
     assert world.live == answer["release"] == before and not django_proxy_maintenance.is_on(site)
     world.check()
     assert world.apply() == {}
@@ -387,7 +388,7 @@ def test_restore_with_rollback_refused_when_release_is_gone(world, site, pending
     world.apply()
     django_host_file.remove_tree(site.releases / before)
     with pytest.raises(DeploymentError, match=f"{before}, which the backup was made under, is not on this host") as no:
-        django_verbs.restore("blog", rollback=True)
+        django_verbs_backup.restore("blog", rollback=True)
     assert "migrate=True" in no.value.hint
 
 
@@ -395,7 +396,7 @@ def test_restore_with_migrate_applies_migrations(world, site, clock):
     backup(site)
     world.lacking = {"default": ["guestbook.0002"]}
     clock()
-    assert django_verbs.restore("blog", migrate=True)["release"] == world.live
+    assert django_verbs_backup.restore("blog", migrate=True)["release"] == world.live
 
 
 # The drill
@@ -404,7 +405,7 @@ def test_restore_with_migrate_applies_migrations(world, site, clock):
 def test_drill_loads_newest_backup(world, site, clock):
     backup(site)
     clock()
-    answer = django_verbs.restore_drill("blog")
+    answer = django_verbs_backup.restore_drill("blog")
     assert answer["result"] == "good" and answer["rows"] == {"default": 4} and answer["migrations to apply"] == {}
     assert set(world.server.databases) == {"blog"} and world.server.swapped == []
     assert django_backup.overview(site)[0]["verified"] == "2026-03-01T13:00:00Z"
@@ -416,12 +417,12 @@ def test_drill_loads_newest_backup(world, site, clock):
 def test_drill_lists_migrations_to_apply(world, site, clock):
     backup(site)
     world.lacking = {"default": ["guestbook.0002"]}
-    assert django_verbs.restore_drill("blog")["migrations to apply"] == world.lacking
+    assert django_verbs_backup.restore_drill("blog")["migrations to apply"] == world.lacking
     world.lacking = {"default": ["guestbook.0001"]}
     with pytest.raises(
         DeploymentError, match=r"migrations that the backup had when it was made are missing in it: guestbook\.0001"
     ):
-        django_verbs.restore_drill("blog")
+        django_verbs_backup.restore_drill("blog")
 
 
 @pytest.mark.parametrize("breaks", [damaged, other_rows, "load"])
@@ -432,7 +433,7 @@ def test_failed_drill_recorded(world, site, clock, breaks):
     else:
         world.server.fails[breaks] = DeploymentError("the server says no")
     with contextlib.suppress(DeploymentError):
-        django_verbs.restore_drill("blog")
+        django_verbs_backup.restore_drill("blog")
     assert set(world.server.databases) == {"blog"}
     assert " s: failed: " in django_backup.status(site)["restore_drill"]
     assert json.loads((site.backups / "drill.json").read_text())["backup"].startswith("20260301T")

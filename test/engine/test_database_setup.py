@@ -12,6 +12,7 @@ import django_project_program
 import django_release_health
 import django_release_instance
 import django_verbs
+import django_verbs_rotation
 import pytest
 from django_host_command import DeploymentError
 from world import commit
@@ -94,14 +95,14 @@ def login(world):
 
 def test_generated_password_renewed_while_both_logins_work(blog, server):
     assert blog.first[0] == "blog" and server.lets_in(blog.first)
-    deployment, changes = django_verbs.rotate_database_password("blog")
+    deployment, changes = django_verbs_rotation.rotate_database_password("blog")
     assert blog.both == {"old": True, "new": True}
     assert login(blog)[0] == "blog_2" and server.lets_in(login(blog)) and not server.lets_in(blog.first)
     assert changes["database"] == {"postgres": {"role blog_2": "new", "membership of blog_2": "of blog"}}
     assert changes["live"]["postgres"] == {"role blog": "password removed"} and deployment.warnings == []
     assert blog.live == f"0002-{commit('one')[:12]}" and blog.apply() == {}
     blog.first = login(blog)
-    django_verbs.rotate_database_password("blog")
+    django_verbs_rotation.rotate_database_password("blog")
     assert blog.both == {"old": True, "new": True}
     assert login(blog)[0] == "blog" and not server.lets_in(blog.first) and server.lets_in(login(blog))
     assert blog.apply() == {} and not any(blog.first[1] in text for text in server.told)
@@ -122,7 +123,7 @@ def test_pillar_password_renewed_by_apply(blog, server):
 def test_failed_release_keeps_login_of_active_one(blog, server, monkeypatch):
     monkeypatch.setattr(django_release_health, "check", lambda site, release, explain=None: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        django_verbs.rotate_database_password("blog")
+        django_verbs_rotation.rotate_database_password("blog")
     assert login(blog) == blog.first and server.lets_in(blog.first)
     monkeypatch.setattr(django_release_health, "check", lambda site, release, explain=None: None)
     assert blog.apply()["database"] == {"postgres": {"role blog_2": "password removed"}}
@@ -134,7 +135,7 @@ def test_killed_deployment_resumed_with_new_login(blog, server, monkeypatch):
     start = django_release_instance.start
     monkeypatch.setattr(django_release_instance, "start", lambda site, release: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        django_verbs.rotate_database_password("blog")
+        django_verbs_rotation.rotate_database_password("blog")
     assert login(blog)[0] == "blog_2" and server.lets_in(blog.first)
     monkeypatch.setattr(django_release_instance, "start", start)
     changes = blog.apply()
@@ -144,7 +145,7 @@ def test_killed_deployment_resumed_with_new_login(blog, server, monkeypatch):
 
 def test_former_password_closed_by_next_apply_after_error(blog, server):
     server.refuses = "PASSWORD NULL"
-    deployment, _changes = django_verbs.rotate_database_password("blog")
+    deployment, _changes = django_verbs_rotation.rotate_database_password("blog")
     assert deployment.warnings == [
         "the former database password is still valid: setting PostgreSQL up failed; apply again"
     ]
@@ -154,7 +155,7 @@ def test_former_password_closed_by_next_apply_after_error(blog, server):
 
 
 def test_rollback_uses_new_login(blog, server):
-    django_verbs.rotate_database_password("blog")
+    django_verbs_rotation.rotate_database_password("blog")
     django_verbs.rollback("blog")
     assert blog.live == f"0001-{commit('one')[:12]}"
     data = django_host_file.read_json(blog.site.current / "config/settings.json")["databases"]["default"]
@@ -174,7 +175,7 @@ def test_rollback_refused_when_database_is_unreachable(blog, monkeypatch):
     monkeypatch.setattr(django_project_program, "backup", ask)
     django_verbs.rollback("blog")
     assert asked == [] and blog.live == f"0001-{commit('one')[:12]}"
-    django_verbs.rotate_database_password("blog")
+    django_verbs_rotation.rotate_database_password("blog")
     live = blog.live
     with pytest.raises(
         DeploymentError, match="cannot connect to its databases with the present passwords: FATAL"
@@ -188,7 +189,7 @@ def test_rollback_refused_when_database_is_unreachable(blog, monkeypatch):
 
 @pytest.mark.parametrize("torn", ["", "postgres", "blog_", None])
 def test_damaged_login_file_restored(blog, server, torn):
-    django_verbs.rotate_database_password("blog")
+    django_verbs_rotation.rotate_database_password("blog")
     right, file = login(blog), blog.site.secrets / "database.default.user"
     if torn is None:
         file.unlink()
@@ -216,7 +217,7 @@ def test_rotation_refused_for_password_that_was_not_generated(world, database, a
         world.given = {"database.default": "made before"}
     world.apply()
     with pytest.raises(DeploymentError, match=told):
-        django_verbs.rotate_database_password("blog", alias)
+        django_verbs_rotation.rotate_database_password("blog", alias)
     assert world.live == f"0001-{commit('one')[:12]}"
 
 

@@ -11,6 +11,7 @@ import django_release_instance
 import django_secret
 import django_secret_rotation
 import django_verbs
+import django_verbs_rotation
 import pytest
 from django_host_command import DeploymentError
 from world import commit
@@ -156,7 +157,7 @@ def keys(world):
 
 def test_rotated_key_is_released_with_the_same_commit(blog, clock):
     old, _none = keys(blog)
-    django_verbs.rotate_secret_key("blog")
+    django_verbs_rotation.rotate_secret_key("blog")
     new, fallbacks = keys(blog)
     assert fallbacks == [old] and blog.apply() == {} and blog.live.startswith("0002-")
     clock.up += DAY + 1
@@ -180,7 +181,7 @@ def test_age_of_a_key_starts_with_the_next_active_key(blog, clock, monkeypatch):
 
     real = django_release_instance.start
     monkeypatch.setattr(django_release_instance, "start", slow)
-    django_verbs.rotate_secret_key("blog")
+    django_verbs_rotation.rotate_secret_key("blog")
     assert len(keys(blog)[1]) == 1 and blog.apply() == {}
     clock.up += DAY - 1
     assert blog.apply() == {}
@@ -201,7 +202,7 @@ def test_key_of_the_pillar_is_rotated(world, clock):
 
 
 def test_expired_key_does_not_activate_a_commit_on_hold(blog, clock):
-    django_verbs.rotate_secret_key("blog")
+    django_verbs_rotation.rotate_secret_key("blog")
     blog.push("two")
     blog.apply()
     django_verbs.rollback("blog")
@@ -230,7 +231,7 @@ def test_expired_key_does_not_activate_a_commit_on_hold(blog, clock):
 )
 def test_rotation_that_ends_sessions_is_reported(blog, answers, why):
     blog.answers |= answers
-    deployment, _changes = django_verbs.rotate_secret_key("blog")
+    deployment, _changes = django_verbs_rotation.rotate_secret_key("blog")
     told = [text for text in deployment.warnings if "every session ends" in text]
     assert told == ([f"the secret key has changed, and every session ends with this release: {why}"] if why else [])
     assert django_verbs.release("blog")[0].warnings == []
@@ -244,7 +245,7 @@ def test_project_without_the_overlay_gets_the_former_keys(world, clock):
     environment = world.site.secrets / "environment"
     assert environment.read_text() == 'OLD=""\n' and world.apply() == {}
     old, _none = keys(world)
-    deployment, _changes = django_verbs.rotate_secret_key("blog")
+    deployment, _changes = django_verbs_rotation.rotate_secret_key("blog")
     kept = django_host_environment.read_environment(environment.read_text())
     assert kept == {"OLD": old} and deployment.warnings == [] and old in deployment.masked()
     assert world.apply() == {} and django_verbs.drift("blog")["drift"] == []

@@ -11,6 +11,7 @@ import django_process_systemd
 import django_release
 import django_secret_rotation
 import django_verbs
+import django_verbs_rotation
 import django_verbs_status
 import pytest
 from django_host_command import DeploymentError
@@ -49,7 +50,7 @@ def blog(world):
     world.options["secrets"] = {"TOKEN": {"generate": 40}}
     world.answers["signed_for"] = 1e9
     world.apply()
-    django_verbs.rotate_secret_key("blog")
+    django_verbs_rotation.rotate_secret_key("blog")
     world.push("two")
     world.apply()
     assert world.apply() == {}

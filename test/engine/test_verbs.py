@@ -10,6 +10,7 @@ import django_release
 import django_secret
 import django_site
 import django_verbs
+import django_verbs_rotation
 import django_verbs_status
 import django_verbs_superuser
 import django_virtualenv
@@ -183,7 +184,7 @@ def test_going_back_needs_no_network(two):
 def test_a_new_secret_key(two):
     before = two.site.secrets / "secret_key.json"
     old = django_host_file.read_json(before)["key"]
-    django_verbs.rotate_secret_key("blog")
+    django_verbs_rotation.rotate_secret_key("blog")
     told = django_host_file.read_json(before)
     assert told["key"] != old and told["fallbacks"] == [old]
     assert two.live == f"0003-{commit('two')[:12]}"
@@ -197,19 +198,24 @@ def test_rotation_refused_when_the_pillar_gives_the_key(world):
     world.options, world.given = {"secret_key": "x" * 50}, {"secret_key": "x" * 50}
     world.apply()
     with pytest.raises(DeploymentError, match="the pillar gives blog its secret key"):
-        django_verbs.rotate_secret_key("blog")
+        django_verbs_rotation.rotate_secret_key("blog")
 
 
-@pytest.mark.parametrize("verb", ["rollback", "rotate_secret_key", "superuser"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        django_verbs.rollback,
+        django_verbs_rotation.rotate_secret_key,
+        lambda name: django_verbs_superuser.create(name, "admin", ""),
+    ],
+    ids=["rollback", "rotate_secret_key", "superuser"],
+)
 def test_nothing_is_live_yet(world, verb):
     world.fails["systemd-run"] = DeploymentError("no")
     with pytest.raises(DeploymentError):
         world.apply()
     with pytest.raises(DeploymentError, match="blog has no live release") as error:
-        if verb == "superuser":
-            django_verbs_superuser.create("blog", "admin", "")
-        else:
-            getattr(django_verbs, verb)("blog")
+        verb("blog")
     assert error.value.hint.splitlines()[0] == "salt-call state.apply django"
 
 
@@ -294,11 +300,19 @@ def test_attempt_that_left_no_release_has_nothing_to_run_in(world):
         assert error.value.message == "blog has no live release"
 
 
-@pytest.mark.parametrize("verb", ["release", "rollback", "rotate_secret_key", "manage"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        django_verbs.release,
+        django_verbs.rollback,
+        django_verbs_rotation.rotate_secret_key,
+        lambda name: django_verbs.manage(name, ["check"], None, 60.0),
+    ],
+    ids=["release", "rollback", "rotate_secret_key", "manage"],
+)
 def test_a_site_that_is_not_there(world, verb):
-    arguments = [["check"], None, 60.0] if verb == "manage" else []
     with pytest.raises(DeploymentError, match=r"there is no site 'shop' on this host \(registered: none\)"):
-        getattr(django_verbs, verb)("shop", *arguments)
+        verb("shop")
 
 
 def test_a_command_is_refused_during_a_restore(two):
@@ -544,7 +558,7 @@ def test_fingerprints_of_the_secret_key(two):
     first = django_verbs.secret_key("blog")
     key = django_host_file.read_json(two.site.secrets / "secret_key.json")["key"]
     assert first["fallbacks"] == [] and first["given_by"] == "generated" and key not in repr(first)
-    django_verbs.rotate_secret_key("blog")
+    django_verbs_rotation.rotate_secret_key("blog")
     second = django_verbs.secret_key("blog")
     assert second["fallbacks"] == [first["fingerprint"]] and second["fingerprint"] != first["fingerprint"]
 
