@@ -138,13 +138,15 @@ def _make_writable(site: Site, tree: Foreign) -> None:
 def _link_shared(site: Site, tree: Foreign, *, fill: bool) -> None:
     """Replace the paths of ``shared`` by links to what outlives a release; fill it from the first release.
 
-    The site's processes may be working in ``shared/``, so it is filled as the site's user.
+    The site's processes may be working in ``shared/``, so it is filled as the site's user. A path below another one
+    is a folder that is created there.
 
     Args:
         fill: whether to fill it; otherwise a path that is not shared yet stays as the source has it.
     """
     at = f"django:sites:{site.name}:shared"
-    for path in site.config["shared"]:
+    outermost = django_process_sandbox.outermost(site.config["shared"])
+    for path in outermost:
         inside = django_site.inside(tree, path, at)
         kept = django_site.inside(site.shared, path, at)
         if not kept.exists():
@@ -155,6 +157,13 @@ def _link_shared(site: Site, tree: Foreign, *, fill: bool) -> None:
         inside.remove()
         inside.parent.make_folder(mode=0o750, owner=django_host_user.owner("root", site.user))
         inside.link(str(kept))
+    for path in sorted({*site.config["shared"]} - {*outermost}) if fill else ():
+        kept = django_site.inside(site.shared, path, at)
+        django_wall_delegate.ask(site.user, _make_folder, kept, doing=f"creating {kept}")
+
+
+def _make_folder(folder: Foreign) -> None:
+    folder.path.mkdir(mode=0o750, parents=True, exist_ok=True)
 
 
 def _fill(source: Foreign, target: Foreign) -> None:

@@ -114,10 +114,15 @@ def paths(site: Site, _own: Site) -> Iterator[Problem]:
 
 
 def source_paths(site: Site, _own: Site) -> Iterator[Problem]:
-    """Yield paths in the source that contain each other, of which each would replace the other."""
+    """Yield paths in the source that contain each other, of which each would replace the other.
+
+    Of two in ``shared`` the inner one is a folder that is created.
+    """
     named = [(key, path) for key in ("shared", "writable", "files") for path in site[key]]
     for (first_key, first), (key, path) in itertools.combinations(named, 2):
-        if _is_nested(first, path):
+        inner = max(first, path, key=len)
+        is_folder = first_key == key == "shared" and first != path and "." not in inner.rpartition("/")[2]
+        if _is_nested(first, path) and not is_folder:
             yield (key,), f"{path} and {first} (in {first_key}) are within each other: remove one of them"
 
 

@@ -176,6 +176,8 @@ def _lacking(config: Mapping[str, Any], found: Mapping[str, Any], step: str) -> 
             yield f"commands:{stage}", rest
     for key in ("packages", "python_packages", "constraints", "shared", "writable"):
         rest = _without(found.get(key, []), config[key])
+        if key in ("shared", "writable"):
+            rest = [path for path in rest if not any(f"{path}/".startswith(f"{outer}/") for outer in config["shared"])]
         is_setuptools = key == "python_packages" and any(one.startswith("setuptools") for one in config[key])
         if rest and not is_setuptools and (key != "packages" or step in _BUILDS):
             yield key, rest

@@ -37,15 +37,19 @@ _PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README", "README.md", "READ
 def written(settings: Settings, tree: Path, folder: str) -> tuple[list[str], list[str]]:
     """Return what the project writes inside its source: paths with data that outlives a release, and other folders.
 
+    Folders of logs, which logging does not create, are listed too where they are below another path.
+
     Args:
         folder: the folder of manage.py.
     """
     shared: dict[str, None] = {}
     writable: dict[str, None] = {}
+    of_logs: set[str] = set()
     for path, is_log in _paths(settings, tree, folder):
         inside = _outermost(tree, path)
         if not inside:
             continue
+        of_logs |= _folder_of_log(settings, tree, path, is_log=is_log)
         if _FILE.search(inside) and not (tree / inside).is_dir():
             shared[inside] = None
         elif is_log or _TEMPORARY.search(inside.rpartition("/")[2]):
@@ -53,7 +57,25 @@ def written(settings: Settings, tree: Path, folder: str) -> tuple[list[str], lis
         else:
             shared[inside] = None
     only = [path for path in writable if not any(_is_below(path, other) for other in shared)]
-    return _without_inner(shared), _without_inner(only)
+    kept = _without_inner(shared)
+    below = {path for path in of_logs if any(path != outer and _is_below(path, outer) for outer in kept)}
+    return sorted({*kept, *below}), _without_inner(only)
+
+
+def _folder_of_log(settings: Settings, tree: Path, path: PurePosixPath, *, is_log: bool) -> set[str]:
+    """Return the folder of a log file, or one of logs that a setting names and the settings do not create; or none.
+
+    Args:
+        is_log: whether a handler of LOGGING writes the file.
+    """
+    is_file = bool(_FILE.search(path.name))
+    folder = path.parent if is_file else path
+    inside = _relative(tree, folder)
+    is_of_logs = is_log if is_file else any(re.fullmatch(r"logs?", part, re.I) for part in path.parts)
+    is_made = any(kind == "folder" and _is_below(str(made), str(folder)) for made, kind in settings.written.items())
+    if not inside or not is_of_logs or is_made or not re.fullmatch(r"[\w/@+-]+", str(inside)):
+        return set()
+    return {str(inside)}
 
 
 def extensions(tree: Path) -> list[str]:

@@ -17,6 +17,7 @@ import django_host_user
 import django_kinds
 import django_project
 import django_project_background
+import django_project_code
 import django_project_data
 import django_project_environment
 import django_project_front_end
@@ -44,6 +45,8 @@ _READER = "nobody"
 
 #: Programs that compile style sheets for django-compressor → their packages of Debian.
 _PRECOMPILERS = {"sassc": "sassc", "lessc": "node-less"}
+#: The calls of the system that a project may make which changes the owner of a file of its own.
+_WITH_CHOWN = ["@system-service", "~@privileged @resources", "@chown"]
 #: Names that the schema refuses.
 _RESERVED = re.compile(
     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|gnats|nobody|messagebus|sshd"
@@ -142,6 +145,7 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
         report.set("files", own_files, "the project reads its own metadata, and is not installed as a package")
     engine = _database(report, settings, django_project_requirements.drivers(required))
     _extensions(report, settings, tree)
+    _sandbox(report, settings)
     stores = django_project_background.add(report, tree, roots, settings, required)
     _environment(report, settings, tree, roots, engine, domain, stores.words)
     _mail(report, settings)
@@ -385,6 +389,16 @@ def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> st
         more = ["libsqlite3-mod-spatialite"] if engine and engine.name == "sqlite" else []
         report.extend("packages", ["gdal-bin", *more], f"for {backend}")
     return engine.name if engine else "sqlite"
+
+
+def _sandbox(report: Report, settings: Settings) -> None:
+    """Allow the settings what they do and the sandbox refuses: to change the owner of a file to their own user."""
+    calls = {path: re.search(r"\bos\.l?chown\(", django_project_code.read(path)) for path in settings.files}
+    path = next((path for path, call in calls.items() if call), None)
+    if path and django_host_service.SYSTEMD.exists():
+        before, comment = report.pillar.get("sandbox", ({}, ""))
+        why = "; ".join(filter(None, [comment, f"{path.name} calls os.chown"]))
+        report.set("sandbox", {**before, "SystemCallFilter": _WITH_CHOWN}, why)
 
 
 def _extensions(report: Report, settings: Settings, tree: Path) -> None:

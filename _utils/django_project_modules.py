@@ -102,6 +102,20 @@ def _imported(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
+def _imported_if_present(path: Path) -> Iterator[str]:
+    """Yield the modules whose absence a module of the settings handles."""
+    for node in ast.walk(django_project_code.tree(path)):
+        if not isinstance(node, ast.Try | ast.With):
+            continue
+        handled = [one.type for one in node.handlers] if isinstance(node, ast.Try) else []
+        handled += [one.context_expr for one in node.items] if isinstance(node, ast.With) else []
+        if any(one and re.search(r"ImportError|ModuleNotFoundError", ast.unparse(one)) for one in handled):
+            for part in ast.walk(ast.Module(node.body, [])):
+                names = [part.module or ""] if isinstance(part, ast.ImportFrom) else []
+                names += [alias.name for alias in part.names] if isinstance(part, ast.Import) else []
+                yield from (name.partition(".")[0] for name in names)
+
+
 def is_own(roots: Sequence[Path], module: str) -> bool:
     """Return whether a module is in one of the folders that a project is imported from."""
     return any((root / module).is_dir() or (root / f"{module}.py").is_file() for root in roots)
@@ -115,7 +129,12 @@ def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str
         required: the names of the required packages, in lower case.
     """
     names = {re.sub(r"\[.*", "", name) for name in required}
-    missing = [name for name in needed(settings) if _is_left_out(name, names) and not is_own(roots, name)]
+    optional = {name for path in settings.files for name in _imported_if_present(path)}
+    missing = [
+        name
+        for name in needed(settings)
+        if name not in optional and _is_left_out(name, names) and not is_own(roots, name)
+    ]
     missing += ["PIL"] if _is_left_out("PIL", names) and _has_image_field(roots[0]) else []
     found = {name: re.sub(r"[-_.]+", "-", package_of(name)).lower() for name in missing}
     also = {"environ": "environs", "django_q": "django-q"}

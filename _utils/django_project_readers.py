@@ -229,6 +229,8 @@ class Readers(Expressions):
             return _of_dictionary(owner, name, args, keywords)
         if isinstance(content, list):
             return _of_list(owner, name, args)
+        if name in ("get", "getint", "getboolean", "getfloat") and "fallback" in keywords:
+            return keywords["fallback"]  # of configparser: its files are not in the source
         if isinstance(content, str) and name == "join" and args and isinstance(args[0].content, list):
             parts = [part.content for part in args[0].content]
             known = all(isinstance(part, str) for part in parts)

@@ -228,6 +228,8 @@ class _Interpreter(Readers):
         name = getattr(target, "id", "")
         if frame.class_kind == "configuration" and isinstance(value.content, Called):
             value = self._configured(name, value.content, place)
+        if name == "BASE_DIR" and value.content is UNKNOWN and not value.taint and not frame.called_from:
+            value = Value(PurePosixPath(self.roots[0]))  # by convention the folder of manage.py
         if value.source and name.isupper():
             self.sources.setdefault(name, {})[value.source] = value.how
         self.bind(target, value, frame)

@@ -175,6 +175,11 @@ _HINTS = (
         "{at}:sandbox: {{MemoryDenyWriteExecute: false}}",
     ),
     (
+        r"\bos\.l?chown\([^\n]*\n(?:[^\n]*\n){0,4}[^\n]*PermissionError: \[Errno 1\]",
+        "the project changes the owner of a file, which the sandbox refuses even for its own user: set {at}:sandbox: "
+        "{{SystemCallFilter: ['@system-service', '~@privileged @resources', '@chown']}}",
+    ),
+    (
         r"No module named '?(pkg_resources|setuptools|distutils)\b",
         "set {at}:python_packages: {python_packages}, which has {0}",
     ),
@@ -553,12 +558,14 @@ def _is_shared(site: Site, path: PurePosixPath, inside: PurePosixPath | None) ->
 
 
 def _make_folder(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> str:
-    """Return the command that creates a folder which the project expects in what releases share."""
-    real = PurePosixPath(str(site.shared.top), inside) if inside else path
-    folder = real.parent if _FILE_NAME.search(real.name) else real
-    return (
-        f"{path.name} is missing in what releases share: runuser -u {site.user} -- mkdir -p {folder}, or put it there"
-    )
+    """Return what creates a folder which the project expects in what releases share: an option, or a command."""
+    folder = (inside or path).parent if _FILE_NAME.search(path.name) else inside or path
+    cure = f"runuser -u {site.user} -- mkdir -p {folder}"
+    if inside and str(folder) not in site.config["shared"] and "." not in folder.name:
+        cure = f"set {_at(site)}:shared: {_listed([*site.config['shared'], str(folder)])}, which creates {folder}"
+    elif inside:
+        cure = f"runuser -u {site.user} -- mkdir -p {site.shared.top}/{folder}"
+    return f"{path.name} is missing in what releases share: {cure}, or put it there"
 
 
 def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> str:

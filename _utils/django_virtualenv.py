@@ -150,7 +150,7 @@ def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
         _add_packages(uv, prepared["required"], ["--", *site.config["python_packages"]], prepared["limit"])
     added = [*_missing_drivers(site, uv.folder), *_missing_setuptools(site, uv.folder)]
     for requirement in added:
-        uv.install(*prepared["limit"], requirement, doing=f"installing {requirement}")
+        _add_missing(uv, prepared, requirement)
     server = django_server.requirements(site, packages(uv.folder))
     if server:
         uv.install(*server, doing=f"installing {site.config['server']['kind']}")
@@ -164,6 +164,15 @@ def _add_packages(uv: Uv, required: list[str], packages: list[str], limit: list[
             uv.install(*required, *packages)
             return
     uv.install(*limit, *packages)
+
+
+def _add_missing(uv: Uv, prepared: Mapping[str, Any], requirement: str) -> None:
+    """Install what the requirements lack, in a version that suits them: a newer django-redis brings a newer Django."""
+    present = [*(prepared["required"] or prepared["limit"]), "--", *uv.site.config["python_packages"]]
+    with contextlib.suppress(DeploymentError):
+        uv.install(*present, requirement)
+        return
+    uv.install(*prepared["limit"], requirement, doing=f"installing {requirement}")
 
 
 def _missing_drivers(site: Site, folder: Path) -> list[str]:

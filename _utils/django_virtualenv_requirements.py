@@ -26,6 +26,7 @@ _FILES = (
 _OTHER = re.compile(r"(^|[/._-])(requirements|reqs?|requires)([/._-]|$)")
 _NOT_OTHER = re.compile(
     r"(^|[/._-])(dev\w*|tests?|testing|docs?|lint\w*|ci|local|build|optional|extras?|style|typing)([/._-]|$)"
+    r"|\.(egg|dist)-info/"  # of a package: not in the form of requirements
 )
 _BEST = (r"prod\w*|live", r"deploy\w*|server|web|main|default|all")
 _PYTHON_VERSIONS = {

@@ -27,6 +27,17 @@ def release(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_paths_below_a_shared_one_are_not_lacking(release):
+    (release / "source/logs").symlink_to(release / "shared")
+    write_tree(release / "shared", {"own.log": "x", "inner/cache/x": "x"})
+    settings = "LOGGING = {'handlers': {'a': {'filename': 'logs/inner/a.log'}}}\n"
+    (release / "source/blog/settings.py").write_text(settings)
+    lacking = django_project_advice.not_in_pillar(configured(), release, FACTS, "static")
+    assert 'shared: ["logs/inner/a.log"]' in lacking
+    site = configured(shared=["logs"], build=["x"])
+    assert "logs" not in django_project_advice.not_in_pillar(site, release, FACTS, "static")
+
+
 def test_every_missing_variable_is_found(release):
     assert django_project_advice.missing_variables(configured(), release, FACTS) == ["KEY", "REGION", "TOKEN"]
     site = configured(environment={"KEY": {"from": "secret_key"}, "MAIL": "yes"}, secrets={"TOKEN": {"generate": 50}})

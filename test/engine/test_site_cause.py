@@ -122,20 +122,31 @@ def test_file_of_an_unnamed_database_is_that_of_the_release():
 
 
 @pytest.mark.parametrize(
-    ("path", "folder"),
+    ("path", "cure"),
     [
-        ("{root}/releases/0001-45b8563d90e6/source/data/logs/a.log", "/srv/django/blog/shared/data/logs"),
-        ("{root}/releases/0001-45b8563d90e6/source/data/cache", "/srv/django/blog/shared/data/cache"),
-        ("{root}/shared/uploads/x.json", "/srv/django/blog/shared/uploads"),
-        ("data/in/x.json", "/srv/django/blog/shared/data/in"),
+        (
+            "{root}/releases/0001-45b8563d90e6/source/data/logs/a.log",
+            f"set {AT}:shared: [data, data/logs], which creates data/logs",
+        ),
+        (
+            "{root}/releases/0001-45b8563d90e6/source/data/cache",
+            f"set {AT}:shared: [data, data/cache], which creates data/cache",
+        ),
+        (
+            "{root}/releases/0001-45b8563d90e6/source/data/v1.2/a.log",
+            "runuser -u blog -- mkdir -p /srv/django/blog/shared/data/v1.2",
+        ),
+        ("{root}/shared/uploads/x.json", "runuser -u blog -- mkdir -p /srv/django/blog/shared/uploads"),
+        ("data/in/x.json", f"set {AT}:shared: [data, data/in], which creates data/in"),
+        ("data/x.json", "runuser -u blog -- mkdir -p /srv/django/blog/shared/data"),
     ],
 )
-def test_missing_folder_below_a_shared_one(path, folder):
+def test_missing_folder_below_a_shared_one(path, cure):
     path = path.format(root="/srv/django/blog")
     text = f"FileNotFoundError: [Errno 2] No such file or directory: '{path}'"
     name = path.rpartition("/")[2]
     assert django_site_cause.hint(configured(shared=["data"]), text) == (
-        f"{name} is missing in what releases share: runuser -u blog -- mkdir -p {folder}, or put it there"
+        f"{name} is missing in what releases share: {cure}, or put it there"
     )
 
 

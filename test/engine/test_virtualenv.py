@@ -218,6 +218,23 @@ def test_packages_that_do_not_suit_the_requirements_override_them(make_site, uv,
     assert added == [["--requirement", f"{site.build.top}/requirements/requirements.txt", "--", "a==2"], ["--", "a==2"]]
 
 
+def test_missing_driver_suits_the_requirements_if_one_does(make_site, uv, tmp_path, monkeypatch):
+    source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
+    site = make_site(python_packages=["b"])
+    monkeypatch.setattr(django_virtualenv, "_missing_drivers", lambda *_: ["django-redis>=5.0"])
+    listed = ["--requirement", f"{site.build.top}/requirements/requirements.txt"]
+    driver = "django-redis>=5.0"
+
+    def installed():
+        uv.calls.clear()
+        django_virtualenv.build(site, source, ["requirements.txt"], "key")
+        return [argv[argv.index("--python") + 2 :] for argv, _folder in uv.calls if driver in argv]
+
+    assert installed() == [[*listed, "--", "b", driver]]
+    uv.fails = f"-- b {driver}"
+    assert installed() == [[*listed, "--", "b", driver], [driver]]
+
+
 def test_server_is_not_installed_when_the_project_requires_one(make_site, uv, tmp_path, monkeypatch):
     run = uv.run
 
@@ -258,14 +275,16 @@ def test_missing_database_driver_is_installed(make_site, uv, tmp_path, monkeypat
     def with_packages(site, argv, **options):
         if "--requirement" in argv:
             for name in installed:
-                (Path(argv[4]).parents[1] / f"lib/python3.11/site-packages/{name}.dist-info").mkdir(parents=True)
+                (Path(argv[4]).parents[1] / f"lib/python3.11/site-packages/{name}.dist-info").mkdir(
+                    parents=True, exist_ok=True
+                )
         return run(site, argv, **options)
 
     monkeypatch.setattr(django_process_build, "run", with_packages)
     site = make_site(databases=databases, constraints=["psycopg<4"])
     reported = django_virtualenv.build(site, write_tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
     drivers = [argv[5:] for argv, _folder in uv.calls[2:-1]]
-    assert all(argv[0] == "--constraint" for argv in drivers)
+    assert all([*argv[:1], argv[-2]] == ["--constraint", "--"] and "--requirement" in argv for argv in drivers)
     requirements = ["mysqlclient>=2.2.1", "psycopg[binary]>=3.1.8"] if expected == 2 else expected
     assert [argv[-1] for argv in drivers] == requirements == reported
 

@@ -121,13 +121,15 @@ def test_files_are_rendered_for_projects_that_want_them(plain):
 def test_shared_paths_outlive_a_release_and_writable_ones_do_not(plain):
     files = {"data/words.txt": "committed\n", "notes/first.txt": "committed\n"}
     plain.repository.commit(files)
-    plain.deploy(shared=["data"], writable=["logs", "notes"])
-    program = "[open(p, 'a').write('written\\n') for p in ('data/words.txt', 'logs/own.log', 'notes/own.txt')]"
+    plain.deploy(shared=["data", "data/inner/logs"], writable=["logs", "notes"])
+    paths = "('data/words.txt', 'data/inner/logs/own.log', 'logs/own.log', 'notes/own.txt')"
+    program = f"[open(p, 'a').write('written\\n') for p in {paths}]"
     value(plain, program)
     plain.repository.commit(files | version("2.0") | {"data/words.txt": "committed later\n"})
     plain.deploy()
     source = f"{plain.root}/current/source"
     assert plain.host.read(f"{source}/data/words.txt") == "committed\nwritten\n"
+    assert plain.host.read(f"{source}/data/inner/logs/own.log") == "written\n"
     assert plain.host.run(["ls", f"{source}/logs", f"{source}/notes"]).stdout.split() == [
         *(f"{source}/logs:", f"{source}/notes:", "first.txt")
     ]
