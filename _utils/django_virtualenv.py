@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +239,7 @@ def _required(site: Site, work: Path, files: list[str]) -> list[str]:
     paths = [django_virtualenv_lock.as_requirements(work, name, indexes=not is_only) for name in files]
     locks = [work / name for name in files if Path(name).name == "uv.lock" and not is_only]
     indexes = [path for lock in locks if (path := django_virtualenv_lock.uv_indexes(lock))]
-    listed = [argument for path in [*indexes, *paths] for argument in ("--requirement", str(path))]
+    listed = [argument for path in [*indexes, *paths] for argument in _arguments(path)]
     if indexes:  # each version is pinned by its hash: it does not matter which index another version is on
         listed += ["--index-strategy", "unsafe-best-match"]
     if extras is not None:
@@ -248,6 +248,15 @@ def _required(site: Site, work: Path, files: list[str]) -> list[str]:
         packaging = next((name for name in names if (work / name).is_file() and declares(work / name)), None)
         listed += ["--requirement", packaging, *(f"--extra={extra}" for extra in extras)] if packaging else []
     return [*limit, *listed] if listed else []
+
+
+def _arguments(path: Path) -> Iterator[str]:
+    """Yield the arguments of ``uv pip install`` for a file with requirements, and for its groups that a site needs."""
+    is_pyproject = path.name == "pyproject.toml"
+    if not is_pyproject or django_virtualenv_requirements.is_package(path):
+        yield from ("--requirement", str(path))
+    if is_pyproject:
+        yield from (f"--group={path}:{group}" for group in django_virtualenv_lock.groups_of_pyproject(path))
 
 
 def _remove_project(work: Path, files: list[str]) -> list[str] | None:

@@ -15,6 +15,8 @@ NAMES = ("uv.lock", "Pipfile.lock", "poetry.lock")
 _INDEX = "--extra-index-url"
 #: Groups of dependencies that a site needs; others are for development.
 _GROUP = re.compile(r"main|prod\w*|live|deploy\w*|server|web")
+_DEVELOPMENT = re.compile(r"(^|[._-])(dev\w*|tests?|testing|docs?|lint\w*|ci|typing|types|debug|local)([._-]|$)", re.I)
+_DJANGO = re.compile(r"django(?![\w.-])", re.IGNORECASE)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -24,6 +26,39 @@ def read_toml(path: Path) -> dict[str, Any]:
         ValueError: it is no TOML.
     """
     return django_host_toml.loads(path.read_text())
+
+
+def groups_of_pyproject(path: Path) -> dict[str, list[str]]:
+    """Return the dependency groups (PEP 735) of a pyproject.toml that a site needs: name → requirements.
+
+    Those for production; where neither these nor the project's own dependencies have Django, the ones that have it too.
+    """
+    try:
+        content = read_toml(path)
+        groups = {
+            name: [*_of_group(content["dependency-groups"], name, set())] for name in content["dependency-groups"]
+        }
+        own: list[str] = content.get("project", {}).get("dependencies", [])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return {}
+    found = {name: listed for name, listed in groups.items() if _GROUP.fullmatch(name)}
+    if not any(map(_DJANGO.match, itertools.chain(own, *found.values()))):
+        others = {name: listed for name, listed in groups.items() if not _DEVELOPMENT.search(name)}
+        found |= {name: listed for name, listed in others.items() if any(map(_DJANGO.match, listed))}
+    return found
+
+
+def _of_group(groups: dict[str, Any], name: str, above: set[str]) -> Iterator[str]:
+    """Yield the requirements of a dependency group and of the groups that it includes.
+
+    Args:
+        above: the groups that include it.
+    """
+    for entry in groups[name] if name not in above else ():
+        if isinstance(entry, str):
+            yield entry
+        elif isinstance(entry, dict) and entry.get("include-group") in groups:
+            yield from _of_group(groups, entry["include-group"], {*above, name})
 
 
 def converted_path(lock: Path) -> Path:

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -142,9 +143,14 @@ def _rank(name: str) -> tuple[int, int, str]:
 
 def declares_dependencies(path: Path) -> bool:
     """Return whether a file declares dependencies; many a pyproject.toml has only the configuration of tools."""
-    if path.name != "pyproject.toml":
-        return True
-    return bool(re.search(r"^\[(project|tool\.poetry)\]", django_host_file.decoded(path.read_bytes()), re.MULTILINE))
+    is_other = path.name != "pyproject.toml"
+    return is_other or is_package(path) or bool(django_virtualenv_lock.groups_of_pyproject(path))
+
+
+def is_package(pyproject: Path) -> bool:
+    """Return whether a pyproject.toml describes a package, and not only tools and groups of dependencies."""
+    text = django_host_file.decoded(pyproject.read_bytes())
+    return bool(re.search(r"^\[(project|tool\.poetry)\]", text, re.MULTILINE))
 
 
 def python_versions(source: Path, names: list[str]) -> str:
@@ -191,10 +197,15 @@ def _packages(path: Path) -> list[str]:
 
 
 def _dependencies(pyproject: Path) -> list[str]:
-    """Return the dependencies that a pyproject.toml lists; those of poetry by their names."""
+    """Return the dependencies that a pyproject.toml lists, also in groups that a site needs; of poetry their names."""
     content = django_virtualenv_lock.read_toml(pyproject)
     listed: list[str] = content.get("project", {}).get("dependencies", [])
-    return [*listed, *content.get("tool", {}).get("poetry", {}).get("dependencies", {})]
+    groups = django_virtualenv_lock.groups_of_pyproject(pyproject).values()
+    return [
+        *listed,
+        *itertools.chain.from_iterable(groups),
+        *content.get("tool", {}).get("poetry", {}).get("dependencies", {}),
+    ]
 
 
 def list_nothing(source: Path, names: list[str]) -> bool:

@@ -209,6 +209,20 @@ dev-dependencies = { web = [] }
     assert [argument for argument in argv if argument.startswith("--group")] == ["--group=production", "--group=prod"]
 
 
+@pytest.mark.parametrize("project", ["", '[project]\nname = "blog"\nversion = "1"\n'])
+def test_dependency_groups_of_pyproject_are_installed(make_site, uv, tmp_path, project):
+    text = f'{project}[dependency-groups]\nprod = ["django"]\ndev = ["pytest"]\n'
+    source = write_tree(tmp_path / "source", {"pyproject.toml": text})
+    assert django_virtualenv_requirements.default_files(source, ".") == ["pyproject.toml"]
+    assert django_virtualenv_requirements.package_names(source, ["pyproject.toml"]) == ["django"]
+    site = make_site()
+    django_virtualenv.build(site, source, ["pyproject.toml"], "key")
+    path = f"{site.build.top}/requirements/pyproject.toml"
+    own = ["--requirement", path] if project else []
+    argv, _folder = uv.calls[1]
+    assert argv[argv.index("--python") + 2 :] == [*own, f"--group={path}:prod"]
+
+
 def test_packages_that_do_not_suit_the_requirements_override_them(make_site, uv, tmp_path):
     source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
     site = make_site(python_packages=["a==2"])

@@ -24,3 +24,37 @@ def test_lock_file_is_converted_into_requirements(make_site, tmp_path, case):
         assert made.read_text() == case["requirements"].replace("{folder}", str(work))
         constraints = work / f".{case['file']}.constraints.txt"
         assert (constraints.read_text() if constraints.exists() else None) == case.get("constraints")
+
+
+@pytest.mark.parametrize(
+    ("pyproject", "expected"),
+    [
+        (
+            """
+[project]
+dependencies = ["django"]
+[dependency-groups]
+prod = ["gunicorn>=23", {include-group = "database"}]
+database = ["psycopg[binary]", {include-group = "prod"}]
+dev = ["pytest"]
+""",
+            {"prod": ["gunicorn>=23", "psycopg[binary]"]},
+        ),
+        (
+            """
+[dependency-groups]
+app = ["Django>=5.2", "django-filter"]
+test = ["django", "pytest-django"]
+other = ["django-extensions"]
+""",
+            {"app": ["Django>=5.2", "django-filter"]},
+        ),
+        ('[dependency-groups]\ndev = ["django"]\n', {}),
+        ("[dependency-groups]\nprod = 1\n", {}),
+        ('[project]\nname = "x"\n', {}),
+        ("[dependency-groups", {}),
+    ],
+)
+def test_dependency_groups_that_a_site_needs(tmp_path, pyproject, expected):
+    path = write_tree(tmp_path, {"pyproject.toml": pyproject}) / "pyproject.toml"
+    assert django_virtualenv_lock.groups_of_pyproject(path) == expected
