@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import django_project
+import django_project_modules
 import django_project_process_files
 import django_project_shell
 import django_project_stores
@@ -68,6 +69,7 @@ def add(report: Report, tree: Path, roots: Sequence[Path], settings: Settings, r
     """
     packages = {re.sub(r"\[.*", "", name) for name in required}
     found = _of_files(report, tree)
+    _without_folder(found, roots)
     tasks = django_project_tasks.read(roots) if "celery" in packages else django_project_tasks.Tasks()
     _of_code(found, settings, packages, tasks)
     _without_package(report, found, packages)
@@ -95,6 +97,15 @@ def _of_files(report: Report, tree: Path) -> _Found:
         elif commands:
             _process(found, line, commands)
     return found
+
+
+def _without_folder(found: _Found, roots: Sequence[Path]) -> None:
+    """Name Celery's applications as they are imported from the folder of manage.py, not from the one above it."""
+    for worker in found.workers.values():
+        folder, _dot, app = worker.about.get("app", "").partition(".")
+        is_inside = folder == roots[0].name and not django_project_modules.is_own(roots, folder)
+        if is_inside and django_project_modules.is_own(roots, re.split("[.:]", app)[0]):
+            worker.about["app"] = app
 
 
 def _process(found: _Found, line: Line, commands: list[list[str]]) -> None:

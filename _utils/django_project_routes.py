@@ -27,8 +27,8 @@ _NO_VIEW = re.compile(
     r"|logout|delete|remove|create|update|form(?!a)|cron|run|send|sync|hook|callback|export|download|reset|stream",
     re.IGNORECASE,
 )
-#: Views of Django that are pages by themselves.
-_VIEWS = ("LoginView", "TemplateView")
+#: Views that are pages by themselves: of Django, and of packages that document an API.
+_VIEWS = ("LoginView", "TemplateView", "SpectacularSwaggerView", "SpectacularRedocView", "with_ui")
 
 
 def health_path(roots: list[Path], urlconf: Any, *, but: str = "") -> tuple[str, str]:
@@ -82,16 +82,38 @@ def _files(roots: list[Path], module: str) -> list[Path]:
     return [path for root in roots if (path := django_project_python_path.module_file(root, module))]
 
 
-def _patterns(path: Path) -> Iterator[ast.expr]:
-    """Yield the expressions that ``urlpatterns`` of a module consists of, without those of development."""
+def _patterns(path: Path, above: frozenset[Path] = frozenset()) -> Iterator[ast.expr]:
+    """Yield the expressions that ``urlpatterns`` of a module consists of, without those of development.
+
+    Those that it takes over from a module next to it are among them.
+
+    Args:
+        above: the modules that take over its own.
+    """
+    neighbours = _neighbours(path)
     for node in _statements(django_project_code.tree(path).body):
         value = getattr(node, "value", None)
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         if any(getattr(target, "id", "") == "urlpatterns" for target in targets):
-            yield value or ast.Constant(None)
+            neighbour = neighbours.get(value.id) if isinstance(value, ast.Name) else None
+            is_new = neighbour and neighbour not in {*above, path}
+            yield from _patterns(neighbour, above | {path}) if neighbour and is_new else [value or ast.Constant(None)]
         elif isinstance(node, ast.Expr) and isinstance(value, ast.Call):
             is_addition = django_project_code.dotted(value.func) in ("urlpatterns.append", "urlpatterns.extend")
             yield from value.args[-1:] if is_addition else ()
+
+
+def _neighbours(path: Path) -> dict[str, Path]:
+    """Return the names under which a module imports ``urlpatterns`` of modules next to it, and these."""
+    nodes = [node for node in django_project_code.tree(path).body if isinstance(node, ast.ImportFrom) and node.module]
+    found: dict[str, Path] = {}
+    for node in nodes:
+        package, _dot, name = str(node.module).rpartition(".")
+        is_near = (node.level == 1 and not package) or package.rpartition(".")[2] == path.parent.name
+        neighbour = path.with_name(f"{name}.py")
+        if is_near and neighbour != path and neighbour.is_file():
+            found |= {one.asname or one.name: neighbour for one in node.names if one.name == "urlpatterns"}
+    return found
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
