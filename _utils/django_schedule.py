@@ -113,8 +113,9 @@ def remove(site: Site) -> None:
         django_schedule_run.end(site, name)
     if names and django_host_service.has_systemd():  # one whose command was ended has failed, and would stay listed
         services = [_service(site, name).name for name in names]
-        with contextlib.suppress(DeploymentError):  # of those that did not fail systemd knows nothing any more
-            _systemctl("reset-failed", *services, doing=f"forgetting the schedules of {site.name}")
+        for verb in ("stop", "reset-failed"):  # the first waits until systemd has noticed the end
+            with contextlib.suppress(DeploymentError):  # of those that did not fail systemd knows nothing any more
+                _systemctl(verb, *services, doing=f"forgetting the schedules of {site.name}")
 
 
 def refuse_impossible(site: Site) -> None:
