@@ -135,6 +135,7 @@ def _own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path
 def _module(path: Path, roots: Sequence[Path]) -> str:
     """Return the name that a file is imported by: below the root that has its outermost package."""
     above = sorted((root for root in roots if path.is_relative_to(root)), key=lambda root: -len(root.parts))
+    path = path.parent if path.stem == "__init__" else path
     if roots[0] in above and _has_settings_of_manage(roots[0]):
         return ".".join(path.relative_to(roots[0]).with_suffix("").parts)
     packages = [path.parent]
@@ -173,15 +174,21 @@ def settings_named(roots: Sequence[Path], application: str) -> str:
 
 
 def settings_modules(roots: Sequence[Path]) -> list[str]:
-    """Return the modules that look like settings: ``settings.py``, and modules in a package of settings."""
+    """Return the modules that look like settings: ``settings.py``, and modules and packages in one of settings."""
     return sorted({name for path in _settings_files(roots) for name in _importable(path, roots)})
 
 
 def _settings_files(roots: Sequence[Path]) -> Iterator[Path]:
     for path in _own_files(roots, None, depth=4):
-        in_package = path.parent.name in ("settings", "config", "conf") and path.stem != "__init__"
-        is_named_so = path.suffix == ".py" and path.stem.isidentifier() and (path.stem == "settings" or in_package)
-        if is_named_so and django_project_code.is_settings(django_project_code.tree(path)):
+        is_package = path.stem == "__init__"
+        in_package = path.parent.name in ("settings", "config", "conf") and not is_package
+        is_inner = is_package and path.parent.parent.name == "settings"
+        is_module = path.suffix == ".py" and path.stem.isidentifier()
+        if (
+            is_module
+            and (path.stem == "settings" or in_package or is_inner)
+            and django_project_code.is_settings(django_project_code.tree(path))
+        ):
             yield path
 
 

@@ -190,12 +190,15 @@ def of(settings: Settings, context: Context) -> Environment:
     result = Environment()
     examples = context.examples
     secret_key = settings.values.get("SECRET_KEY", Value()).content
+    if settings.configuration:
+        comment = f"a class of {context.settings_module}, by django-configurations"
+        result.environment["DJANGO_CONFIGURATION"] = (settings.configuration, comment)
     for prefix, place in prefixes(settings) if "SECRET_KEY" not in settings.sources else ():
         if secret_key in ("", None, UNKNOWN) or isinstance(secret_key, Called | Method):
             result.environment[f"{prefix}SECRET_KEY"] = ({"from": "secret_key"}, f"{place}: {prefix}* are settings")
     for variable in sorted(settings.variables.values(), key=lambda one: one.name):
         name, place = variable.name, variable.place
-        if _OWN.fullmatch(name):
+        if _OWN.fullmatch(name) or (name == "DJANGO_CONFIGURATION" and settings.configuration):
             continue
         known = context.stores.get(name) or _known(settings, variable, context)
         known = settings.given.get(name) if known is None else known

@@ -20,7 +20,7 @@ _WHEELS = ((18, 18), (20, 18), (22, 20), (24, 19))
 _CONFIGURATION = re.compile(r"(vite|webpack|rollup|vue|svelte|next|gulpfile|Gruntfile|angular|craco|esbuild)[\w.-]*")
 #: Packages of frameworks whose applications are served by a process of their own, or are files for a web server.
 _OF_APPLICATIONS = {"@sveltejs/kit", "next", "nuxt", "astro", "@remix-run/node"}
-_OTHERS = ("docs", "doc", "examples", "website")
+_OTHER = re.compile(r"docs?|examples?|website|([\w-]+-)?(tests?|e2e|cypress|playwright)(-[\w-]+)?")
 #: A target of a Makefile and its recipe; the programs of npm in it.
 _TARGET = re.compile(r"^([\w.-]+)[ \t]*:(?!=)[^\n]*\n((?:\t[^\n]*(?:\n|\Z))+)", re.MULTILINE)
 _OF_NPM = re.compile(r"\bnpx\b|\bnpm run\b|\bnode_modules/")
@@ -63,7 +63,7 @@ def find(tree: Path, project: str, settings: Settings, distribution: str) -> lis
         folder = path.parent.relative_to(tree)
         is_plain = re.fullmatch(r"[\w./@+-]+", str(folder))  # it becomes a part of a command
         content = _content(path)
-        is_other = folder.parts[:1] and folder.parts[0] in _OTHERS
+        is_other = folder.parts[:1] and _OTHER.fullmatch(folder.parts[0])
         if is_plain and not is_other and not any(_is_member(path.parent, *outer) for outer in built):
             one = _front_end(tree, project, path, content, settings, distribution)
             found += [one] if one else []

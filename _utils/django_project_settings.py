@@ -3,6 +3,7 @@
 import ast
 import builtins
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -71,6 +72,7 @@ class Settings:
         dotenv: files with variables that have to exist.
         set_by_application: the variables that the WSGI or ASGI module sets.
         given: the variables that were taken as set.
+        configuration: the class of django-configurations whose attributes the settings are; empty for others.
     """
 
     variables: dict[str, Variable] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Settings:
     dotenv: list[str] = field(default_factory=list)
     set_by_application: dict[str, str] = field(default_factory=dict)
     given: dict[str, str] = field(default_factory=dict)
+    configuration: str = ""
 
     def get(self, *names: str) -> Any:
         """Return a setting, or an element of it, without sources; `UNKNOWN` if it is not known."""
@@ -116,6 +119,7 @@ def read(roots: Sequence[Path], module: str, given: Mapping[str, str], applicati
         interpreter.files,
         own,
         dict(given),
+        interpreter.configuration,
     )
 
 
@@ -129,6 +133,7 @@ class _Interpreter(Readers):
         self.handled: list[set[str]] = []
         self.handling = 0
         self.sources: dict[str, dict[str, str]] = {}
+        self.configuration = ""
 
     def settings(self, module: str) -> dict[str, Value]:
         """Return the names of the settings module, which is imported after the packages that it is in."""
@@ -136,7 +141,31 @@ class _Interpreter(Readers):
         for number in range(1, len(parts)):
             self._imported(".".join(parts[:number]))
         found = self._imported(module)
-        return found.names if found else {}
+        return self._of_class(found.names) if found else {}
+
+    def _of_class(self, names: dict[str, Value]) -> dict[str, Value]:
+        """Return the names of a settings module with those of its class of django-configurations, if it has any."""
+        contents = {name: value.content for name, value in names.items()}
+        classes = {
+            name: content
+            for name, content in contents.items()
+            if isinstance(content, Namespace) and content.kind == "configuration"
+        }
+        self.configuration = _live_class([*classes], self.given.get("DJANGO_CONFIGURATION", ""))
+        if not self.configuration:
+            return names
+        chosen = classes[self.configuration]
+        return {**names, **{name: self._of_owner(chosen, name) for name in chosen.names if name.isupper()}}
+
+    def _of_owner(self, owner: Namespace, name: str) -> Value:
+        """Return a setting that is an attribute of a class: the result of a property or method."""
+        value = owner.names[name]
+        if isinstance(value.content, Function):
+            place = f"{value.content.frame.file}:{value.content.node.lineno}"
+            with contextlib.suppress(_Raised, Missing):
+                return self._function(value.content, [Value(owner)], {}, place)
+            return Value()
+        return value
 
     def set_by(self, application: str) -> None:
         """Take the variables that statements at the top of the application's module set to known texts."""
@@ -226,19 +255,29 @@ class _Interpreter(Readers):
 
     def _assign(self, target: ast.expr, value: Value, frame: Frame, place: str) -> None:
         name = getattr(target, "id", "")
-        if frame.class_kind == "configuration" and isinstance(value.content, Called):
-            value = self._configured(name, value.content, place)
+        if frame.class_kind == "configuration":
+            value = self._configured(name, value, place)
         if name == "BASE_DIR" and value.content is UNKNOWN and not value.taint and not frame.called_from:
             value = Value(PurePosixPath(self.roots[0]))  # by convention the folder of manage.py
         if value.source and name.isupper():
             self.sources.setdefault(name, {})[value.source] = value.how
         self.bind(target, value, frame)
 
-    def _configured(self, name: str, called: Called, place: str) -> Value:
+    def _configured(self, name: str, value: Value, place: str) -> Value:
+        """Read the variables of the values of django-configurations in a value; an inner one names its variable."""
+        content = value.content
+        if isinstance(content, Called) and content.name.endswith("Value"):
+            return self._of_environment(name, content, place)
+        if isinstance(content, dict):
+            parts = {key: self._configured("", part, place) for key, part in content.items()}
+            return replace(value, content=parts)
+        return value
+
+    def _of_environment(self, name: str, called: Called, place: str) -> Value:
         """Read the variable of a value of django-configurations."""
-        if not called.name.endswith("Value"):
-            return Value(called)
         named = called.keywords.get("environ_name", Value(name)).content
+        if not named:
+            return Value(called)
         prefix = called.keywords.get("environ_prefix", Value("DJANGO")).content
         default = called.keywords.get("default", called.args[0] if called.args else Value(None))
         required = called.name.endswith("SecretValue") or bool(called.keywords.get("environ_required"))
@@ -486,6 +525,14 @@ class _Interpreter(Readers):
         source = next((value for value in every if value.source), Value())
         content = result.content if all(value.content is UNKNOWN for value in frame.results) else UNKNOWN
         return Value(content, source.source, source.how, taint(*every))
+
+
+def _live_class(classes: Sequence[str], named: str) -> str:
+    """Return the class of django-configurations for a live site: the one that the project names, unless another is."""
+    live = [name for name in classes if re.match("prod|live", name, re.IGNORECASE)]
+    if named in classes and (not live or not django_project_code.NOT_LIVE.search(named.lower())):
+        return named
+    return next(iter([*live, *classes[-1:]]), "")
 
 
 def _raises(body: Sequence[ast.stmt]) -> bool:

@@ -1,6 +1,6 @@
 """The project's settings, overridden by those that the pillar decides, which are data: settings.json in this folder."""
 
-import importlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -253,7 +253,36 @@ def _server(database, given, alias, folder):
     return {**rest, "ENGINE": engine, **where, **login, "OPTIONS": options}
 
 
+def _imported(module):
+    """The names of the project's settings; those of django-configurations are the attributes of a class.
+
+    It makes them names of the module that DJANGO_SETTINGS_MODULE names while that is imported.
+    """
+    if not _class:
+        return vars(importlib.import_module(module))
+    own = os.environ["DJANGO_SETTINGS_MODULE"]
+    os.environ["DJANGO_SETTINGS_MODULE"] = module
+    try:
+        importlib.import_module("configurations.importer").install()
+        return vars(importlib.import_module(module))
+    finally:
+        os.environ["DJANGO_SETTINGS_MODULE"] = own
+
+
+class _NoFurther:
+    """What django-configurations finds in this module, which has its settings already."""
+
+    @classmethod
+    def pre_setup(cls):
+        pass
+
+    setup = post_setup = pre_setup
+
+
 _data = json.loads(pathlib.Path(__file__).with_name("settings.json").read_text())
-_project = vars(importlib.import_module(_data["settings_module"]))
+_class = os.environ.get("DJANGO_CONFIGURATION") if importlib.util.find_spec("configurations") else None
+_project = _imported(_data["settings_module"])
 globals().update({name: value for name, value in _project.items() if name.isupper()})
 globals().update(_over(_project, _data))
+if _class:
+    globals()[_class] = _NoFurther

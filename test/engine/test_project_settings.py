@@ -151,6 +151,12 @@ def kinds(settings) -> dict[str, str]:
             {"DJANGO_SECRET_KEY": "required", "DJANGO_DEBUG": "optional bool", "X": "optional"},
         ),
         (
+            "from configurations import Configuration, values\nclass Prod(Configuration):\n"
+            "    DATABASES = {'default': {'HOST': values.Value('x', environ_name='H', environ_prefix=None),\n"
+            "                             'NAME': values.Value('x')}}",
+            {"H": "optional"},
+        ),
+        (
             "from helper import *\nfrom lib import need as n\nimport more\nx = n('A')",
             {"A": "required", "B": "optional"},
         ),
@@ -266,3 +272,37 @@ def test_variables_that_the_application_module_sets(tmp_path):
     settings = django_project_settings.read([tree], "settings", {}, "blog.wsgi")
     assert kinds(settings) == {"A": "required", "STAGE": "optional", "X": "optional"}
     assert kinds(django_project_settings.read([tree], "settings", {}))["X"] == "required"
+
+
+CLASSES = """
+from configurations import Configuration
+class Common:
+    def SITE_NAME(self): return self.WORD + "s"
+class Base(Common, Configuration):
+    WORD = "pear"
+    @property
+    def HIDDEN(self): raise ValueError
+class Development(Base): WORD = "plum"
+class Production(Base): WORD = "apple"
+class Demo(Production): WORD = "fig"
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen", "name"),
+    [
+        ({}, "Production", "apples"),
+        ({"DJANGO_CONFIGURATION": "Development"}, "Production", "apples"),
+        ({"DJANGO_CONFIGURATION": "Demo"}, "Demo", "figs"),
+        ({"DJANGO_CONFIGURATION": "Nowhere"}, "Production", "apples"),
+    ],
+)
+def test_settings_are_those_of_the_class_for_a_live_site(tmp_path, given, chosen, name):
+    settings = read(tmp_path, CLASSES, given)
+    assert (settings.configuration, settings.get("SITE_NAME"), settings.get("HIDDEN")) == (chosen, name, UNKNOWN)
+
+
+def test_without_a_class_for_a_live_site_the_last_is_taken(tmp_path):
+    classes = "from configurations import Configuration\nclass Base(Configuration): A = 1\nclass Demo(Base): A = 2\n"
+    settings = read(tmp_path, classes)
+    assert (settings.configuration, settings.get("A")) == ("Demo", 2)

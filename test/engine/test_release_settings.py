@@ -17,6 +17,7 @@ import django_host_environment
 import django_host_template
 import django_release_settings
 import dotenv
+import in_django
 import jinja2
 import pytest
 from django_host_command import DeploymentError
@@ -351,6 +352,53 @@ def test_static_root_stays_the_projects_when_nothing_is_collected(overlaid, root
     found = overlaid(f"STATIC_ROOT = {root}\n", static={"collect": False})
     assert str(found["STATIC_ROOT"]) == "/app/committed" and found["MEDIA_ROOT"] == "/srv/django/blog/media"
     assert "STATIC_ROOT" not in overlaid("", static={"collect": False})
+
+
+CLASSES = """
+from configurations import Configuration, values
+class Base(Configuration):
+    SECRET_KEY = values.SecretValue()
+    ALLOWED_HOSTS = values.ListValue(["of.the.project"])
+    @property
+    def NAME(self): return type(self).__name__
+class Development(Base): DEBUG = True
+class Production(Base): COLOUR = "green"
+"""
+NAMES = 'os.environ.setdefault("DJANGO_CONFIGURATION", "Development")'
+SHOWN = "from django.conf import settings as s; print(s.NAME, s.COLOUR, s.SECRET_KEY, s.ALLOWED_HOSTS, s.DEBUG)"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["-c", f"import django; django.setup(); {SHOWN}"],
+        ["-c", f"import wsgi; {SHOWN}"],
+        ["-c", f"import configurations; configurations.setup(); {SHOWN}"],
+        ["manage.py", "shell", "--no-imports", "-c", SHOWN],
+    ],
+    ids=["a program of the formula", "the server", "a worker", "manage.py"],
+)
+def test_settings_of_a_class_are_overridden_like_others(overlaid, tmp_path, argv):
+    """By django-configurations, which makes them names of the module that DJANGO_SETTINGS_MODULE names."""
+    overlaid("", domains=["blog.example.org"])
+    files = {
+        "project_settings.py": CLASSES,
+        "wsgi.py": f"import os\n{NAMES}\nfrom configurations.wsgi import get_wsgi_application as get\nget()\n",
+        "manage.py": f"import os, sys\n{NAMES}\n"
+        "from configurations.management import execute_from_command_line as run\nrun(sys.argv)\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    environment = {
+        "PYTHONPATH": str(tmp_path),
+        "DJANGO_SETTINGS_MODULE": "django_formula_settings",
+        "DJANGO_CONFIGURATION": "Production",
+        "DJANGO_SECRET_KEY": "of the environment",
+    }
+    ran = subprocess.run(
+        [in_django.python("configurations"), *argv], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (ran.stdout, ran.returncode) == ("Production green the key ['blog.example.org'] False\n", 0), ran.stderr
 
 
 def test_over_https_django_knows_of_it(overlaid):

@@ -117,3 +117,15 @@ def test_a_project_from_an_image(clinic):
     assert clinic.get("/collected/clinic/new.css").text == "body {color: white}\n"
     assert clinic.get("/collected/old.css").status_code == 404
     assert not clinic.apply().changed
+
+
+def test_settings_are_classes(manor, repositories, tmp_path_factory):
+    """Of django-configurations: for the server, for the steps of a release and for commands of manage.py."""
+    repository, options = project("guild", repositories, tmp_path_factory, manor.host)
+    guild = Site(manor.host, repository, "guild", neighbour=manor, **options)
+    guild.deploy()
+    shown = {"TITLE": "Guild in Production", "PRICES": ["3", "5"], "DEBUG": False, "ALLOWED_HOSTS": [guild.domain]}
+    assert guild.get("/").json() == shown
+    printed = guild.manage("shell -c 'from django.conf import settings; print(settings.TITLE)'")
+    assert printed.splitlines()[-1] == "Guild in Production"
+    assert not guild.apply().changed
