@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import sys
 
 
 def _over(project, data):
@@ -259,7 +260,7 @@ def _imported(module):
     It makes them names of the module that DJANGO_SETTINGS_MODULE names while that is imported.
     """
     if not _class:
-        return vars(importlib.import_module(module))
+        return _imported_anew(module)
     own = os.environ["DJANGO_SETTINGS_MODULE"]
     os.environ["DJANGO_SETTINGS_MODULE"] = module
     try:
@@ -267,6 +268,19 @@ def _imported(module):
         return vars(importlib.import_module(module))
     finally:
         os.environ["DJANGO_SETTINGS_MODULE"] = own
+
+
+def _imported_anew(module):
+    """The names of the project's settings.
+
+    Their package may set up Django while it is imported, as one that has a Celery app does, and so ask for this module,
+    which has no settings until then: it is made anew for that.
+    """
+    this = sys.modules.pop(__name__)
+    try:
+        return vars(importlib.import_module(module))
+    finally:
+        sys.modules[__name__] = this
 
 
 class _NoFurther:

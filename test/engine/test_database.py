@@ -168,8 +168,8 @@ def overlay(tmp_path, monkeypatch):
     path.write_text((ROOT / "django/files" / path.name).read_text())
     spec = importlib.util.spec_from_file_location("overlay_of_databases", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.setitem(sys.modules, "overlay_of_databases", module)
+    spec.loader.exec_module(module)
 
     def databases(project, root="/srv/django/blog", **options):
         text = django_release_settings.overlay(configured(**options), RELEASE, "x")

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -280,10 +281,31 @@ def overlaid(tmp_path, monkeypatch):
         (tmp_path / overlay.name).write_text(overlay.read_text())
         spec = importlib.util.spec_from_file_location("overlay", tmp_path / overlay.name)
         module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
         return {name: value for name, value in vars(module).items() if name.isupper()}
 
     return overlay_over
+
+
+def test_package_that_sets_up_django_while_the_settings_are_imported(tmp_path):
+    """As one with a Celery app does: the applications are those of the settings, not none."""
+    (tmp_path / "key.json").write_text(json.dumps({"key": "the key", "fallbacks": []}))
+    data = json.loads(django_release_settings.overlay(configured(), RELEASE, "shop.settings.live"))
+    (tmp_path / "settings.json").write_text(json.dumps({**data, "secret_key_file": str(tmp_path / "key.json")}))
+    overlay = ROOT / "django/files/django_formula_settings.py"
+    shutil.copy(overlay, tmp_path)
+    (tmp_path / "shop/settings").mkdir(parents=True)
+    (tmp_path / "shop/__init__.py").write_text("import django\ndjango.setup()\n")
+    (tmp_path / "shop/settings/live.py").write_text("INSTALLED_APPS = ['django.contrib.humanize']\nTIME_ZONE = 'UTC'\n")
+    program = (
+        "import django; django.setup()\nfrom django.apps import apps\nfrom django.conf import settings\n"
+        "print([config.name for config in apps.get_app_configs()], settings.SECRET_KEY)"
+    )
+    environment = {"PYTHONPATH": str(tmp_path), "DJANGO_SETTINGS_MODULE": "django_formula_settings"}
+    argv = [in_django.python(in_django.DJANGOS[0]), "-c", program]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True)
+    assert done.stdout == "['django.contrib.humanize'] the key\n", done.stderr
 
 
 REDIS_URL = "unix:///run/django-blog-queue/socket"
