@@ -8,6 +8,7 @@ from typing import Any
 
 import django_project
 import django_project_code
+import django_project_environment
 from django_project_settings import Settings
 from django_project_values import plain
 
@@ -23,6 +24,8 @@ _DATA = re.compile(
 _TEMPORARY = re.compile(r"cache|tmp|temp|logs?$|run$", re.I)
 _FILE = re.compile(r"\.(sqlite3?|db|key|pem|secret|json|txt|log|dat|pickle|pid|sock)$", re.I)
 _CREATED = re.compile(r"""\bCreateExtension\(\s*(?:name=)?["']([a-z][a-z0-9_-]*)["']""")
+#: The only operation of Django with a name of its own that makes one which the owner may not create.
+_BLOOM = re.compile(r"\bBloomExtension\(")
 #: Extensions that the owner of a database may create, since PostgreSQL 13; the last one since its version 0.5.
 _TRUSTED = {
     *("btree_gin", "btree_gist", "citext", "cube", "dict_int", "fuzzystrmatch", "hstore", "intarray", "isn", "lo"),
@@ -81,9 +84,22 @@ def _folder_of_log(settings: Settings, tree: Path, path: PurePosixPath, *, is_lo
 def extensions(tree: Path) -> list[str]:
     """Return the extensions of PostgreSQL that migrations create and that only a superuser may create."""
     paths = (path for path in django_project.files(tree, None, depth=6) if path.parent.name == "migrations")
-    texts = (django_project_code.read(path) for path in paths if path.suffix == ".py")
-    found = {name for text in texts if "CreateExtension" in text for name in _CREATED.findall(text)}
+    texts = [
+        text for path in paths if path.suffix == ".py" and "Extension(" in (text := django_project_code.read(path))
+    ]
+    found = {name for text in texts for name in _CREATED.findall(text)}
+    found |= {"bloom"} if any(map(_BLOOM.search, texts)) else set()
     return sorted(found - _TRUSTED)
+
+
+def command_with(tree: Path, module: str) -> str:
+    """Return the project's own management command that imports a module of a package; empty if none does."""
+    for path in django_project.files(tree, None, depth=6):
+        if path.suffix == ".py" and path.parent.name == "commands" and not path.name.startswith("_"):
+            text = django_project_code.read(path)
+            if module in text and django_project_code.names(django_project_code.parse(text), module):
+                return path.stem
+    return ""
 
 
 def _is_below(path: str, other: str) -> bool:
@@ -109,13 +125,14 @@ def _paths(settings: Settings, tree: Path, folder: str) -> Iterator[tuple[PurePo
     served = {str(settings.get(name)) for name in ("STATIC_ROOT", "MEDIA_ROOT")}
     served |= {str(one) for one in _listed(settings.get("STATICFILES_DIRS"))}
     for path, kind in settings.written.items():
+        whole = PurePosixPath(os.path.join(current, path))
         if kind == "folder" and str(path) == str(settings.get("STATIC_ROOT")):
-            yield (
-                PurePosixPath(os.path.join(current, path)),
-                True,
-            )  # only created: a release collects its files elsewhere
+            yield whole, True  # only created: a release collects its files elsewhere
+        elif kind == "folder" and django_project_environment.is_in_media(settings, path):
+            if not settings.values["MEDIA_ROOT"].source:  # else a variable gives the folder of the site's uploads
+                yield whole, True  # only created: uploads are elsewhere
         elif str(path) not in served:
-            yield PurePosixPath(os.path.join(current, path)), kind == "folder" and bool(_TEMPORARY.search(path.name))
+            yield whole, kind == "folder" and bool(_TEMPORARY.search(path.name))
     for name, value in settings.values.items():
         if _READ.fullmatch(name):
             continue

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import django_database_engine
@@ -264,9 +264,23 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         return _joined("secret_key_fallbacks", forms["SECRET_KEY_FALLBACKS"])
     if variable.kind == "database" and ("DATABASES" in forms or _DATABASE_URL.fullmatch(name)):
         return {"from": "database_url"}
+    if "MEDIA_ROOT" in forms and _makes_folders(settings, name):
+        return {"from": "media_root"}
     if variable.required:
         return _required(settings, name, forms, context)
     return None
+
+
+def _makes_folders(settings: Settings, name: str) -> bool:
+    """Return whether the settings make folders in MEDIA_ROOT, which is the value of a variable."""
+    is_root = settings.values.get("MEDIA_ROOT", Value()).source == name
+    return is_root and any(is_in_media(settings, path) for path, kind in settings.written.items() if kind == "folder")
+
+
+def is_in_media(settings: Settings, path: PurePosixPath) -> bool:
+    """Return whether a path is that of MEDIA_ROOT or below it, as far as that is known."""
+    root = settings.get("MEDIA_ROOT")
+    return isinstance(root, str | PurePosixPath) and bool(str(root)) and path.is_relative_to(root)
 
 
 def _required(settings: Settings, name: str, forms: dict[str, str], context: Context) -> Any:

@@ -149,7 +149,7 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     stores = django_project_background.add(report, tree, roots, settings, required)
     _environment(report, settings, tree, roots, engine, domain, stores.words)
     _mail(report, settings)
-    _assets(report, settings)
+    _assets(report, settings, tree)
     _commands(report, settings)
     _data(report, settings, tree, project)
     _health(report, roots, settings)
@@ -357,18 +357,25 @@ def _distribution() -> str:
     return ""
 
 
-def _assets(report: Report, settings: Settings) -> None:
+#: Words for addresses, which settings may parse while they are imported → one of that kind for a build without it.
+_ADDRESSES = {
+    "database_url": "sqlite:///x",
+    **dict.fromkeys(("cache_url", "queue_url", "celery_broker_url"), "redis://localhost"),
+}
+
+
+def _assets(report: Report, settings: Settings, tree: Path) -> None:
     """Find applications whose assets a management command builds before static files are collected."""
     installed = settings.get("INSTALLED_APPS")
     if isinstance(installed, list) and "sass_processor" in installed:
         given = {"DJANGO_SETTINGS_MODULE": report.settings_module, **settings.set_by_application}
         for name, (value, _comment) in {**report.value("environment", {}), **report.value("secrets", {})}.items():
             given[name] = value if isinstance(value, str) else str(value.get("from", "x"))  # a build has no secrets
-            given[name] = "sqlite:///x" if given[name] == "database_url" else given[name]
+            given[name] = _ADDRESSES.get(given[name], given[name])
         words = [f"{name}={value}" for name, value in given.items() if re.fullmatch(r"[\w.:/@-]*", value)]
-        report.extend(
-            "build", [" ".join(["env", *words, "python manage.py compilescss"])], "sass_processor is installed"
-        )
+        own = django_project_data.command_with(tree, "sass_processor.processor")
+        why = f"{own} compiles its style sheets" if own else "sass_processor is installed"
+        report.extend("build", [" ".join(["env", *words, f"python manage.py {own or 'compilescss'}"])], why)
 
 
 def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> str:

@@ -34,7 +34,7 @@ _NAMES = {
 _FALSE = ("", "0", "false", "off", "no", "n", "f", "none")
 #: Functions of libraries that read a variable with an optional default → the kind of object that they are.
 _DECOUPLE = ("decouple.config", "config", "prettyconf.config", "starlette.config")
-_ENV = ("env", "envparse.env", "environs.env")
+_ENV = re.compile(r"(env|(envparse|environs)\.env)(\.|$)")
 _WITH_NONE = (
     "os.getenv",
     "getenv",
@@ -115,8 +115,8 @@ class Readers(Expressions):
             return self._named(args or [keywords.get("key", Value())], default, "text", place)
         if name in _DECOUPLE or name in ("decouple.Config", "decouple.AutoConfig"):
             return self._decouple(name, args, keywords, place)
-        if name.split(".")[0] in ("env", "envparse") or name in _ENV:
-            return self._environ(Reader("environ"), name.partition(".")[2], args, keywords, place)
+        if _ENV.match(name):
+            return self._environ(Reader("environ"), _ENV.sub("", name), args, keywords, place)
         if re.fullmatch(r"(environ|environs|django_environ)\.(Env|FileAwareEnv)|Env|FileAwareEnv", name):
             scheme = {key: part.content for key, part in keywords.items() if isinstance(part.content, list)}
             return Value(Reader("environ", scheme))

@@ -126,6 +126,11 @@ def kinds(settings) -> dict[str, str]:
             {"P_A": "required int", "B": "optional"},
         ),
         (
+            "from environs import env\nenv.read_env()\n"
+            "x = env.int('A')\ny = env.str('B', 'x'); z = env.bool('C', True)",
+            {"A": "required int", "B": "optional", "C": "optional bool"},
+        ),
+        (
             "from decouple import config, Csv\n"
             "x = config('A', cast=Csv()); y = config('B', default=1)\nz = config('C', cast=int)",
             {"A": "required list", "B": "optional", "C": "required int"},
