@@ -40,7 +40,7 @@ _HEADERS: tuple[tuple[str, list[str]], ...] = (
 )
 #: Python packages that uv reports as not built → the packages of Debian that their compilation needs.
 _BUILT = (
-    (r"psycopg2(cffi|-binary)?", ["libpq-dev"]),
+    (r"psycopg2(cffi|-binary)?|psycopg-c", ["libpq-dev"]),
     (r"mysqlclient", ["default-libmysqlclient-dev", "pkg-config"]),
     (r"pillow(-simd)?", ["libfreetype-dev", "libjpeg-dev", "zlib1g-dev"]),
     (r"pylibmc", ["libmemcached-dev", "zlib1g-dev"]),
@@ -232,6 +232,11 @@ _HINTS = (
         r"DoesNotExist: (\w+) matching query does not exist",
         "the database has no such {0}: load what the project requires, as in salt-call django.manage {site} 'loaddata "
         "NAME', then salt-call django.release {site}",
+    ),
+    (
+        r"(?:[Cc]olumn |no such column: |no column named )[\"']?([\w.]+)[\"']?"
+        r"(?: of relation \"\w+\")?(?: does not exist| in '|$|\n| \()",
+        "the database has no column {0}: commit the migration that adds it; manage.py makemigrations writes it",
     ),
     (
         r"(?:relation|Table|no such table:) [\"']?([\w.]+)[\"']?(?: does not exist| doesn't exist|$|\n| \()",

@@ -46,7 +46,7 @@ def migrate(request):
     return {
         "migrations": {alias: start.migrations(alias) for alias in request["databases"]},
         "migrated": done,
-        "checks": start.checks(request),
+        "checks": [*start.checks(request), *start.not_made(request["databases"])],
     }
 
 

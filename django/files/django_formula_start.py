@@ -54,7 +54,7 @@ def start(request):
             require_order(alias)
         answer["schema"] = {alias: classified(alias, names) for alias, names in pending.items()}
     else:
-        answer["checks"] = checks(request)
+        answer["checks"] = [*checks(request), *not_made(databases)]
     return answer
 
 
@@ -356,6 +356,15 @@ def classified(alias, names):
     except Exception as error:
         print(f"the pending migrations cannot be looked at: {cause(error)}", file=sys.stderr)
         return [{"name": name, "class": "opaque", "reversible": False, "operations": []} for name in names]
+
+
+def not_made(aliases):
+    """Return warnings for tables and columns of models that no migration makes."""
+    if not aliases:
+        return []
+    import django_formula_tables as tables
+
+    return tables.not_made(aliases)
 
 
 class CheckFailure(Exception):

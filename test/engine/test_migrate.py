@@ -355,6 +355,51 @@ def test_application_that_reads_what_migrations_make(project, query, text):
     assert started(project)["unready"] == []
 
 
+MODELS = """
+from django.contrib.auth.models import User
+from django.db import models
+
+class Post(models.Model):
+    title = models.TextField()
+    note = models.TextField(null=True)
+
+class Tag(models.Model):
+    posts = models.ManyToManyField(Post)
+
+class Report(models.Model):
+    class Meta:
+        managed = False
+
+class Own(Post):
+    class Meta:
+        proxy = True
+
+User.add_to_class("is_new", models.BooleanField(default=False))
+"""
+
+
+def test_tables_and_columns_that_no_migration_makes_are_named(project):
+    settings = project.folder / "settings.py"
+    applications = '["blog", "django.contrib.auth", "django.contrib.contenttypes"]'
+    settings.write_text(settings.read_text().replace('["blog"]', applications))
+    (project.folder / "blog/models.py").write_text(MODELS)
+    own = (
+        "which models have: pages that need them fail; run manage.py makemigrations in the project, and commit the "
+        "migrations"
+    )
+    package = (
+        "; those of auth, which is a package, belong in a folder of the project with a copy of its migrations, which "
+        "MIGRATION_MODULES names"
+    )
+    missing = f"no migration makes blog_post.note, blog_tag_posts, blog_tag, auth_user.is_new, {own}{package}"
+    assert missing in project.migrate()["checks"]
+    assert missing in started(project)["checks"]
+    (project.folder / "blog/models.py").write_text(MODELS.partition("class Tag")[0])
+    assert f"no migration makes blog_post.note, {own}" in started(project)["checks"]
+    project.add("0002_note", SECOND)
+    assert not any(text.startswith("no migration makes") for text in project.migrate()["checks"])
+
+
 @pytest.mark.parametrize(("migrated", "query"), [(True, "SELECT 1 FROM nowhere"), (False, "SELECT FROM")])
 def test_application_that_no_migration_makes_ready(project, migrated, query):
     if migrated:
