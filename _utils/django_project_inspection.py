@@ -18,11 +18,13 @@ import django_kinds
 import django_project
 import django_project_background
 import django_project_code
+import django_project_configuration
 import django_project_data
 import django_project_environment
 import django_project_front_end
 import django_project_layout
 import django_project_metadata
+import django_project_models
 import django_project_modules
 import django_project_removed
 import django_project_requirements
@@ -148,10 +150,12 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     _sandbox(report, settings)
     stores = django_project_background.add(report, tree, roots, settings, required)
     _environment(report, settings, tree, roots, engine, domain, stores.words)
+    _configuration(report, settings, tree, roots)
     _mail(report, settings)
     _assets(report, settings, tree)
     _commands(report, settings)
     _data(report, settings, tree, project)
+    _migrations(report, settings, roots)
     _health(report, roots, settings)
 
 
@@ -319,12 +323,17 @@ def _host_python() -> str:
 def _server(report: Report, tree: Path, folder: str, required: Collection[str]) -> None:
     """Propose the application server that the project's requirements are for, if it is not the default."""
     roots = [tree / path for path in (folder, *report.value("python_path", []))]
+    names = {re.sub(r"\[.*", "", name) for name in required}
     for name, kind in django_kinds.SERVERS.items():
-        packages = [package for package in kind.suggested_by if package in required]
-        others = {other for other, one in django_kinds.SERVERS.items() if one.interface == kind.interface} - {name}
-        has_other_server = bool(others & {*required})
-        if packages and not has_other_server and django_project.application_modules(roots, kind.interface):
+        packages = [package for package in kind.suggested_by if package in names]
+        every = (other for other, one in django_kinds.SERVERS.items() if one.interface == kind.interface)
+        others = [other for other in every if other != name and other in names]
+        if not packages or not django_project.application_modules(roots, kind.interface):
+            continue
+        if not others:
             report.set("server", {"kind": name}, f"guessed: {packages[0]} is required")
+        elif name not in names:  # Channels itself serves nothing
+            report.set("server", {"kind": others[0]}, f"guessed: {packages[0]} and {others[0]} are required")
 
 
 def _setup(report: Report, tree: Path) -> list[str]:
@@ -459,12 +468,29 @@ def _environment(
         report.remarks.append(f"switched on by a variable, so not written: {', '.join(found.presence)}")
 
 
+def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequence[Path]) -> None:
+    """Add the files with configuration that the settings import and that are not committed."""
+    found = [*django_project_configuration.find(settings, tree, roots)]
+    if found:
+        before, comment = report.pillar.get("files", ({}, ""))
+        examples = "; ".join(one.example for one in found)
+        why = f"not in the source, and needed: with the values of {examples}"
+        contents = {one.path: {"contents": one.contents} for one in found}
+        report.set("files", {**before, **contents}, "; ".join(filter(None, [comment, why])))
+    words = {name: ({"from": word}, f"for {one.path}") for one in found for name, word in one.words.items()}
+    if words:
+        report.set("environment", {**words, **report.value("environment", {})})
+
+
 def _mail(report: Report, settings: Settings) -> None:
     """Name the option for a mail server, if the settings have another one than this host's."""
     host = settings.values.get("EMAIL_HOST", Value("localhost"))
     if host.taint or host.content not in ("localhost", "127.0.0.1", "", None):
         variables = f" ({django_project.listed(sorted(host.taint))})" if host.taint else ""
         report.remarks.append(f"mail is sent by the server of EMAIL_HOST{variables}: `email` sets another one")
+    elif settings.get("EMAIL_PORT") not in (25, "25", UNKNOWN):
+        port = settings.get("EMAIL_PORT")
+        report.remarks.append(f"mail is sent to port {port} of this host (EMAIL_PORT): `email` sets a server")
 
 
 def _inside(root: Path) -> Callable[[str], str]:
@@ -529,6 +555,16 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
         report.set("static", {"collect": False}, f"STATIC_ROOT is committed: {committed}")
 
 
+def _migrations(report: Report, settings: Settings, roots: Sequence[Path]) -> None:
+    """Name the applications whose tables no migration makes."""
+    labels = django_project_models.without_migrations(settings, roots)
+    if labels:
+        report.remarks.append(
+            f"no migrations are committed for {django_project.listed(labels)}, and a release makes none: run manage.py "
+            "makemigrations in the project, and commit what it writes"
+        )
+
+
 def _health(report: Report, roots: list[Path], settings: Settings) -> None:
     """Guess the path of the health check, and the header by which the project recognises https."""
     path, comment = django_project_routes.health_path(roots, settings.get("ROOT_URLCONF"))
@@ -540,6 +576,11 @@ def _health(report: Report, roots: list[Path], settings: Settings) -> None:
         health["headers"] = {name.removeprefix("HTTP_").replace("_", "-").title(): value}
         report.remarks.append(
             "visitors are redirected to https (SECURE_SSL_REDIRECT): set `tls`, "
+            "or `proxy:trusted` if a server in front of this host has the certificate"
+        )
+    elif settings.get("SESSION_COOKIE_SECURE") is True or settings.get("CSRF_COOKIE_SECURE") is True:
+        report.remarks.append(
+            "logins need https (SESSION_COOKIE_SECURE, CSRF_COOKIE_SECURE): set `tls`, "
             "or `proxy:trusted` if a server in front of this host has the certificate"
         )
     if health:

@@ -17,7 +17,8 @@ import django_virtualenv_requirements
 #: A required Python package → packages of Debian that it needs to be built or loaded.
 _SYSTEM_PACKAGES = (
     (r"psycopg2(cffi)?(?!-binary)", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
-    (r"psycopg(?!2)(?!\[[^\]]*(binary|c)\b)(?!-binary)", ["libpq5"]),
+    (r"psycopg(?!2)(?!\[[^\]]*(binary|c)\b)(?!-(binary|c\b))", ["libpq5"]),
+    (r"psycopg(\[([^\]]*,\s*)?c\b[^\]]*\]|-c)", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
     (r"mysqlclient", ["default-libmysqlclient-dev", "gcc", "libc6-dev", "pkg-config", "python3-dev"]),
     (r"pylibmc", ["gcc", "libc6-dev", "libmemcached-dev", "python3-dev", "zlib1g-dev"]),
     (r"uwsgi", ["gcc", "libc6-dev", "python3-dev"]),

@@ -1,0 +1,89 @@
+"""Python files with the configuration of a project that it does not commit, and has examples of."""
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import django_project
+import django_project_code
+from django_project_settings import Settings
+
+#: Names of examples that can be imported: configuration_example.py, example_local.py.
+_EXAMPLE = re.compile(r"(?:(?:example|sample)_([a-z]\w*)|([a-z]\w*?)_(?:example|sample|template|dist))\.py")
+#: Settings that the site knows → the word of the pillar for the variable of that name, and how it is read.
+_KNOWN = {
+    "ALLOWED_HOSTS": ("domains", 'os.environ["ALLOWED_HOSTS"].split(",")'),
+    "SECRET_KEY": ("secret_key", 'os.environ["SECRET_KEY"]'),
+}
+
+
+class Configuration(NamedTuple):
+    """A file that a site needs.
+
+    Attributes:
+        path: relative to the source.
+        example: the name of the file that it takes its values from.
+        contents: its text.
+        words: the variables that it reads → the words of the pillar for them.
+    """
+
+    path: str
+    example: str
+    contents: str
+    words: dict[str, str]
+
+
+def find(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Configuration]:
+    """Yield the files that the settings need, and that are in the source as an example only.
+
+    Args:
+        tree: the source.
+        roots: the folders that the project is imported from.
+    """
+    needed = {name for path in settings.files for name in _modules(path, roots)}
+    for root in roots:
+        for example in sorted(django_project.files(root, None, depth=4)):
+            named = _EXAMPLE.fullmatch(example.name)
+            path = example.with_name(f"{named[1] or named[2]}.py") if named else example
+            if not path.exists() and _module(path, root) in needed:
+                yield _configuration(path.relative_to(tree), example, _module(example, root))
+
+
+def _configuration(path: Path, example: Path, module: str) -> Configuration:
+    code = django_project_code.tree(example)
+    known = {name: how for name, how in _KNOWN.items() if django_project_code.assigns(code, name)}
+    lines = [*(["import os"] if known else []), f"from {module} import *"]
+    lines += [f"{name} = {expression}" for name, (_word, expression) in known.items()]
+    words = {name: word for name, (word, _expression) in known.items()}
+    return Configuration(str(path), example.name, "\n".join([*lines, ""]), words)
+
+
+def _module(path: Path, root: Path) -> str:
+    return ".".join(path.relative_to(root).with_suffix("").parts)
+
+
+def _modules(path: Path, roots: Sequence[Path]) -> Iterator[str]:
+    """Yield the modules that a file imports, or that it has the names of, but not those that it does without."""
+    code = django_project_code.tree(path)
+    tries = [node for node in ast.walk(code) if isinstance(node, ast.Try)]
+    optional = {id(part) for node in tries if not _raises(node) for one in node.body for part in ast.walk(one)}
+    root = next((root for root in roots if path.is_relative_to(root)), path.parent)
+    package = path.relative_to(root).parent.parts
+    for node in ast.walk(code):
+        if id(node) in optional:
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *filter(None, [node.module])])
+            yield from (module, *(f"{module}.{alias.name}".lstrip(".") for alias in node.names))
+
+
+def _raises(node: ast.Try) -> bool:
+    """Return whether every handler of an exception raises one itself."""
+    return all(any(isinstance(part, ast.Raise) for part in ast.walk(handler)) for handler in node.handlers)

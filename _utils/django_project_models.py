@@ -1,0 +1,47 @@
+"""Models of a project for which its source has no migrations, so that a release would lack their tables."""
+
+import ast
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import django_project_code
+from django_project_settings import Settings
+
+
+def without_migrations(settings: Settings, roots: Sequence[Path]) -> list[str]:
+    """Return the labels of the project's applications that have models and no migration."""
+    moved = settings.get("MIGRATION_MODULES")
+    found = (folder for folder in _applications(settings, roots) if not _has_migrations(folder) and _has_tables(folder))
+    return sorted({folder.name for folder in found} - ({*moved} if isinstance(moved, dict) else set()))
+
+
+def _applications(settings: Settings, roots: Sequence[Path]) -> Iterator[Path]:
+    """Yield the folders of the project's own applications."""
+    installed = settings.get("INSTALLED_APPS")
+    for entry in installed if isinstance(installed, list) else ():
+        parts = entry.split(".") if isinstance(entry, str) else []
+        if len(parts) > 2 and parts[-2] == "apps":  # shop.apps.ShopConfig
+            parts = parts[:-2]
+        yield from (root.joinpath(*parts) for root in roots if parts and root.joinpath(*parts, "__init__.py").is_file())
+
+
+def _has_migrations(folder: Path) -> bool:
+    return any(path.name != "__init__.py" for path in folder.glob("migrations/*.py"))
+
+
+def _has_tables(folder: Path) -> bool:
+    """Return whether an application has a model with a table of its own."""
+    paths = [folder / "models.py", *sorted(folder.glob("models/*.py"))]
+    nodes = (node for path in paths for node in django_project_code.tree(path).body)
+    return any(isinstance(node, ast.ClassDef) and _is_model(node) for node in nodes)
+
+
+def _is_model(node: ast.ClassDef) -> bool:
+    """Return whether a class is a model with fields, and neither abstract nor unmanaged."""
+    bases = [django_project_code.dotted(base) for base in node.bases]
+    calls = [part.value.func for part in node.body if isinstance(part, ast.Assign) and isinstance(part.value, ast.Call)]
+    has_fields = any(django_project_code.dotted(call).startswith("models.") for call in calls)
+    meta = next((part for part in node.body if isinstance(part, ast.ClassDef) and part.name == "Meta"), None)
+    texts = {ast.unparse(part) for part in meta.body} if meta else set()
+    has_table = not texts & {"abstract = True", "managed = False", "proxy = True"}
+    return any(base.endswith("Model") for base in bases) and has_fields and has_table
