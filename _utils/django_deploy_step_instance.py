@@ -51,6 +51,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         _configure(deployment, release)
     if site.binds_socket(release.path):
         _follow_no_link(deployment)
+    began = time.time()
     with ThreadPoolExecutor(1) as pool:  # this process is idle while the server starts
         finished = pool.submit(_finish_files, deployment, release)
         django_release_instance.start(site, release.path)
@@ -60,18 +61,24 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     explain = django_project_page.explain(site, release.path, release.facts, deployment.masked())
     django_release_health.check(site, release.path, explain)
     if deployment.is_new:
-        _warn_of_missing_files(deployment, release)
+        _warn_of_missing_files(deployment, release, began)
     if release.record.get("page") != django_release_health.page(site):
         release.update(page=django_release_health.page(site))
     deployment.set_healthy(django_release_instance.pid(site, release.path))
     django_deploy_commands.run(deployment, "before_switch")
 
 
-def _warn_of_missing_files(deployment: Deployment, release: Release) -> None:
-    """Warn of stylesheets and scripts that the health page links to and the release does not have."""
+def _warn_of_missing_files(deployment: Deployment, release: Release, began: float) -> None:
+    """Warn of stylesheets and scripts that the health page links to or inlines and the release does not have.
+
+    Args:
+        began: when the instance was started.
+    """
     site = deployment.site
     body = django_release_health.body(site, release.path, time.monotonic() + _PATIENCE)
-    deployment.warn(django_release_page.warnings(site, release.path, release.facts, body))
+    log = django_release_instance.process_manager(site, release.path).journal(site, release.path, began)
+    found = django_release_page.warnings(site, release.path, release.facts, body)
+    deployment.warn([*found, *django_release_page.logged(site, log)])
 
 
 def _units(deployment: Deployment, release: Release) -> list[str]:

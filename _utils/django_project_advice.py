@@ -15,6 +15,7 @@ from typing import Any
 import django_host_file
 import django_project_code
 import django_project_environment
+import django_project_imports
 import django_project_inspection
 import django_project_modules
 import django_project_routes
@@ -62,7 +63,7 @@ def _required(source: Path, facts: Mapping[str, Any], given: Mapping[str, str]) 
 
 
 def missing_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:
-    """Return the modules that the settings need and neither the source nor the virtualenv has; empty if not known."""
+    """Return the modules that the project needs and neither the source nor the virtualenv has; empty if not known."""
     folders = [*(release / "virtualenv").glob("lib/python3*/site-packages")]
     present = {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
     found: list[str] = _asked(site, release, _absent, _own(release, facts), present) if present else []
@@ -72,7 +73,8 @@ def missing_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list
 def _absent(source: Path, facts: Mapping[str, Any], present: Collection[str]) -> list[str]:
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
     settings = django_project_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
-    names = [name for name in django_project_modules.needed(settings) if not django_project_modules.is_own(roots, name)]
+    needed = [*django_project_modules.needed(settings), *django_project_imports.foreign(roots, settings)]
+    names = [name for name in needed if not django_project_modules.is_own(roots, name)]
     return sorted({"django", *names} - {*present} - sys.stdlib_module_names)
 
 

@@ -1,4 +1,4 @@
-"""What the front ends of a project need to be built: commands of npm, and the version of Node.js."""
+"""What the front ends of a project need to be built: commands, and the version of Node.js."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from typing import Any
 
 import django_project
 import django_project_code
+import django_project_node_packages
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, plain
 
@@ -105,12 +106,15 @@ def _front_end(
     if not has_build and not made and not _reads(settings, path.parent / "node_modules"):
         return None
     there = os.path.relpath(folder, project)
-    prefix = "" if str(folder) in (".", project) else f" --prefix {there}"
-    install = "ci" if path.with_name("package-lock.json").exists() else "install"
+    program = django_project_node_packages.of(tree, path.parent, content)
     options = " --ignore-scripts" if has_build and _only_checks(scripts) else ""
-    commands = [f"npm{prefix} {install}", *([f"npm{prefix} run build{options}"] if has_build else [])]
+    is_found = str(folder) == project or (program.name == "npm" and str(folder) == ".")
+    prefix = "" if is_found else there
+    commands = program.commands(prefix, build=has_build, options=options)
     commands += [f"make{'' if there == '.' else f' -C {there}'} {target}" for target in made]
-    return FrontEnd(name, tuple(commands), "", *_node(path, content, distribution), ("make",) if made else ())
+    return FrontEnd(
+        name, tuple(commands), "", *_node(path, content, distribution, program.node), ("make",) if made else ()
+    )
 
 
 def _made(folder: Path) -> list[str]:
@@ -178,10 +182,14 @@ def _paths(value: Any) -> Iterator[str]:
 # The version of Node.js
 
 
-def _node(path: Path, content: dict[str, Any], distribution: str) -> tuple[str, str]:
-    """Return the requirement of another Node.js than the distribution's, and why; empty texts if that one will do."""
+def _node(path: Path, content: dict[str, Any], distribution: str, of_program: str = "") -> tuple[str, str]:
+    """Return the requirement of another Node.js than the distribution's, and why; empty texts if that one will do.
+
+    Args:
+        of_program: the versions that the program which installs the packages is for; empty for any.
+    """
     own = _NODE.get(distribution)
-    specifications = [*_specifications(path, content)] if own else []
+    specifications = [*_specifications(path, content), *filter(None, [of_program])] if own else []
     unmet = [one for one in specifications if own and not _is_met(own, one)]
     better = [one for one in _WHEELS if all(_is_met(one, specification) for specification in specifications)]
     newer = next((one for one in better if own and one > own), None)
@@ -203,6 +211,12 @@ def _specifications(path: Path, content: dict[str, Any]) -> Iterator[str]:
         engines = entry.get("engines") if isinstance(entry, dict) else None
         if isinstance(engines, dict) and isinstance(engines.get("node"), str):
             yield engines["node"]
+    pnpm = django_project_code.read(path.with_name("pnpm-lock.yaml"))
+    for name in names if pnpm else ():
+        entry = rf"^  '?/?{re.escape(name)}@[^\n]*:\n(?:    [^\n]*\n)*?    engines: {{node: '?([^'}}\n]+)"
+        found = re.search(entry, pnpm, re.MULTILINE)
+        if found:
+            yield found[1]
 
 
 def _is_met(version: tuple[int, int], specification: str) -> bool:

@@ -138,7 +138,7 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     if files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required):
         left_out = django_project_modules.left_out(settings, roots, required)
         if left_out:
-            report.extend("python_packages", left_out, "the settings need them, and no file requires them")
+            report.extend("python_packages", left_out, "the project needs them, and no file requires them")
     else:
         _guess_packages(report, settings, roots, files)
     _front_ends(report, settings, tree, project)

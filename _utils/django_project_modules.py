@@ -8,72 +8,10 @@ from pathlib import Path
 
 import django_project
 import django_project_code
+import django_project_imports
+import django_site_package
 from django_project_settings import Settings
 from django_site import Site
-
-#: Module → the package that has it, where its name is another one.
-_PACKAGES = {
-    **{
-        name: f"django-{name.replace('_', '-')}"
-        for name in (
-            *("allauth", "axes", "compressor", "constance", "crispy_forms", "environ", "guardian", "haystack"),
-            *("admin_interface", "auditlog", "ckeditor", "colorfield", "embed_video", "grappelli", "hijack"),
-            *("health_check", "hitcount", "imagekit", "import_export", "jazzmin", "leaflet", "loginas", "markdownx"),
-            *("mathfilters", "modeltranslation", "mptt", "multiselectfield", "nested_admin", "polymorphic"),
-            *("reversion", "rosetta", "silk", "simple_history", "storages", "tables2", "tailwind", "taggit"),
-            *("tinymce", "two_factor", "unfold", "waffle", "widget_tweaks"),
-        )
-    },
-    "anymail": "django-anymail",
-    "bootstrap4": "django-bootstrap4",
-    "bs4": "beautifulsoup4",
-    "ckeditor_uploader": "django-ckeditor",
-    "cloudinary_storage": "django-cloudinary-storage",
-    "corsheaders": "django-cors-headers",
-    "dateutil": "python-dateutil",
-    "debug_toolbar": "django-debug-toolbar",
-    "decouple": "python-decouple",
-    "django_q": "django-q2",
-    "django": "django",
-    "dotenv": "python-dotenv",
-    "django_htmx": "django-htmx",
-    "django_filters": "django-filter",
-    "djcelery_email": "django-celery-email",
-    "drf_yasg": "drf-yasg",
-    "jwt": "PyJWT",
-    "knox": "django-rest-knox",
-    "ldap": "python-ldap",
-    "magic": "python-magic",
-    "MySQLdb": "mysqlclient",
-    "oauth2_provider": "django-oauth-toolkit",
-    "phonenumber_field": "django-phonenumber-field[phonenumbers]",
-    "PIL": "pillow",
-    "post_office": "django-post_office",
-    "psycopg2": "psycopg2-binary",
-    "rest_framework": "djangorestframework",
-    "rest_framework_simplejwt": "djangorestframework-simplejwt",
-    "sass_processor": "django-sass-processor",
-    "slugify": "python-slugify",
-    "social_django": "social-auth-app-django",
-    "sorl": "sorl-thumbnail",
-    "split_settings": "django-split-settings",
-    "treebeard": "django-treebeard",
-    "webpack_loader": "django-webpack-loader",
-    "yaml": "PyYAML",
-}
-#: Modules that projects have in their settings for development and leave out of their requirements; no other package
-#: brings them.
-_LEFT_OUT = {
-    *("anymail", "corsheaders", "debug_toolbar", "decouple", "dj_database_url", "django_extensions", "django_q"),
-    *("environ", "import_export", "sentry_sdk", "silk", "whitenoise", "widget_tweaks"),
-}
-
-
-def package_of(module: str) -> str:
-    """Return the package that has a module; empty if that is not known."""
-    known = _PACKAGES.get(module, "")
-    is_own_name = module in _LEFT_OUT or re.match(r"(django|drf|wagtail|rest)_\w+$", module)
-    return known or (module.replace("_", "-") if is_own_name else "")
 
 
 def needed(settings: Settings) -> list[str]:
@@ -122,7 +60,7 @@ def is_own(roots: Sequence[Path], module: str) -> bool:
 
 
 def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str]) -> list[str]:
-    """Return the packages that the settings need and the requirements do not have.
+    """Return the packages that the settings and the code of pages need and the requirements do not have.
 
     Args:
         roots: the folders that the project is imported from.
@@ -130,13 +68,11 @@ def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str
     """
     names = {re.sub(r"\[.*", "", name) for name in required}
     optional = {name for path in settings.files for name in _imported_if_present(path)}
-    missing = [
-        name
-        for name in needed(settings)
-        if name not in optional and _is_left_out(name, names) and not is_own(roots, name)
-    ]
+    imported = dict.fromkeys([*needed(settings), *django_project_imports.foreign(roots, settings)])
+    wanted = [name for name in imported if name not in optional and not is_own(roots, name)]
+    missing = [name for name in wanted if _is_left_out(name, names)]
     missing += ["PIL"] if _is_left_out("PIL", names) and _has_image_field(roots[0]) else []
-    found = {name: re.sub(r"[-_.]+", "-", package_of(name)).lower() for name in missing}
+    found = {name: re.sub(r"[-_.]+", "-", django_site_package.package_of(name)).lower() for name in missing}
     also = {"environ": "environs", "django_q": "django-q"}
     return sorted(package for name, package in found.items() if not {package, also.get(name, package)} & names)
 
@@ -144,7 +80,9 @@ def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str
 def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
     """Return Django and the packages of all modules that the settings need; of an unknown one its name is the guess."""
     found = [name for name in needed(settings) if not is_own(roots, name) and name not in sys.stdlib_module_names]
-    return [*dict.fromkeys(["django", *(package_of(name) or name.replace("_", "-") for name in found)])]
+    return [
+        *dict.fromkeys(["django", *(django_site_package.package_of(name) or name.replace("_", "-") for name in found)])
+    ]
 
 
 def _is_left_out(module: str, names: Collection[str]) -> bool:
@@ -152,9 +90,9 @@ def _is_left_out(module: str, names: Collection[str]) -> bool:
 
     Where they name sqlparse, which Django brings, they are all packages of a virtualenv, as `pip freeze` lists them.
     """
-    if module in _LEFT_OUT:
+    if module in django_site_package.LEFT_OUT:
         return True
-    words = (module.replace("_", "-").lower(), package_of(module))
+    words = (module.replace("_", "-").lower(), django_site_package.package_of(module))
     return "sqlparse" in names and bool(words[1]) and not any(word in name for name in names for word in words)
 
 
@@ -166,8 +104,8 @@ def _has_image_field(root: Path) -> bool:
 
 def hint(site: Site, modules: Sequence[str]) -> str:
     """Return what installs modules that are missing."""
-    packages = [*site.config["python_packages"], *filter(None, map(package_of, modules))]
-    unknown = [module for module in modules if not package_of(module)]
+    packages = [*site.config["python_packages"], *filter(None, map(django_site_package.package_of, modules))]
+    unknown = [module for module in modules if not django_site_package.package_of(module)]
     listed = ", ".join(name if re.fullmatch(r"[\w.-]+", name) else f"'{name}'" for name in dict.fromkeys(packages))
     at = f"django:sites:{site.name}:python_packages"
     cure = f"set {at}: [{listed}]" if len(unknown) < len(modules) else f"add the packages that have them to {at}"

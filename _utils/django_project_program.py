@@ -13,6 +13,7 @@ import django_host_file
 import django_project
 import django_release_instance
 import django_site_cause
+import django_site_package
 import django_store
 import django_virtualenv
 import django_wall_delegate
@@ -378,7 +379,7 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     if own:
         return f"the project imports {own}, which is not in the source: add it to {at}:files, or commit it"
     absent = _absent(site, release, facts) if module and "." not in module[1] else []
-    if module and module[1] in absent and len(absent) + bool(django_project_modules.package_of(module[1])) > 1:
+    if module and module[1] in absent and len(absent) + bool(django_site_package.package_of(module[1])) > 1:
         return django_project_modules.hint(site, absent)
     missing = _missing(site, release, facts, report["missing"], cause)
     if len(missing) > 1:

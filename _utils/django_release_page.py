@@ -1,4 +1,4 @@
-"""Stylesheets and scripts that the health page of a release links to and its static files lack."""
+"""Stylesheets and scripts that the health page of a release links to, or inlines, and its static files lack."""
 
 import html
 import os
@@ -13,6 +13,10 @@ from django_site import Site
 _TAG = re.compile(r"<(?:(?P<link>link)|script)\b(?P<attributes>[^>]{0,1000})>", re.IGNORECASE)
 _URL = re.compile(r"""\b(?:href|src)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
 _STYLESHEET = re.compile(r"""\brel\s*=\s*["']?stylesheet\b""", re.IGNORECASE)
+#: What the project's packages log of a static file that a page cannot have: its name.
+_LOGGED = re.compile(
+    r"""Unable to include inline static file "([^"\n]+)"|issing staticfiles manifest entry for '([^'\n]+)'"""
+)
 #: Files that a warning names, and the length of the names.
 _SHOWN, _LONGEST = 5, 200
 
@@ -28,13 +32,26 @@ def warnings(site: Site, release: Path, facts: Mapping[str, Any], body: str) -> 
         return []
     names = dict.fromkeys(_names(site, facts["static_url"], body))
     missing = [name for name in names if not os.path.isfile(release / "static" / name)]
-    if not missing:
-        return []
-    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-    return [
-        f"the health page links to {', '.join(missing[:_SHOWN])}{more}, not among the static files: have "
+    return _warning(site, "links to", missing)
+
+
+def logged(site: Site, log: str) -> list[str]:
+    """Return a warning with the static files that the health page uses otherwise and its log reports as missing.
+
+    Args:
+        log: what the release logged; the site controls it.
+    """
+    names = (next(filter(None, found.groups())) for found in _LOGGED.finditer(log))
+    return _warning(site, "uses", [name for name in dict.fromkeys(names) if name.isprintable()])
+
+
+def _warning(site: Site, verb: str, names: list[str]) -> list[str]:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    text = (
+        f"the health page {verb} {', '.join(names[:_SHOWN])}{more}, not among the static files: have "
         f"django:sites:{site.name}:build create what is generated, or correct the names in the project"
-    ]
+    )
+    return [text] if names else []
 
 
 def _names(site: Site, static_url: str, body: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+import django_site_package
 from django_site import Site
 
 _NETWORKS = "docs/guides/networks.md"
@@ -73,6 +74,8 @@ _LIBRARIES = (
     (r"libodbc\.so", ["unixodbc"]),
 )
 #: How shells, env and Python report a program that is not installed; the packages whose names differ from theirs.
+#: A module of which no part is installed.
+_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)'(?!\S)")
 _PROGRAM = re.compile(
     r"(?:sh: (?:\d+: )?|/usr/bin/env: .)(?P<shell>[\w+.-]+)(?:: not found|.: No such file)"
     r"|No such file or directory: '(?P<python>[\w+.-]+)'"
@@ -184,6 +187,17 @@ _HINTS = (
         "set {at}:python_packages: {python_packages}, which has {0}",
     ),
     (
+        r"reading 'edgesOut'|Unsupported URL Type \"(workspace|catalog|portal|link|patch):",
+        "npm cannot install packages as the project has them; with pnpm: set {at}:build: ['npm exec --yes "
+        "--package=pnpm@10 -- pnpm install --frozen-lockfile', 'npm exec --yes --package=pnpm@10 -- pnpm run build'], "
+        "with yarn --package=yarn@1 -- yarn",
+    ),
+    (
+        r"ERR_PNPM_OUTDATED_LOCKFILE|YN0028|lockfile needs to be updated|had changes, but lockfile is frozen",
+        "the lock file of the front end does not fit its package.json: write it again and commit it, or take the "
+        "option by which it is frozen out of {at}:build",
+    ),
+    (
         r"npm (?:ERR!|error) 404 Not Found - GET (\S+)",
         "the registry of npm does not have {0}: correct package.json and its lock file, have .npmrc name the registry "
         "that has it, or take the command out of {at}:build",
@@ -214,7 +228,7 @@ _HINTS = (
         f"this host does not reach a server: set a proxy in {{where}}{{index}} ({_NETWORKS})",
     ),
     (
-        r"[Mm]issing staticfiles manifest entry for '([^']+)'",
+        r"(?:[Mm]issing staticfiles manifest entry for '|Unable to include inline static file \")([^'\"]+)",
         "{0} is not among the collected static files: have {at}:build create it, or correct its name in the project; "
         "with {at}:static:collect: false commit it with its manifest",
     ),
@@ -352,6 +366,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         or _of_compressed_block(site, text)
         or _of_store(site, text)
         or (_of_static_url(site, text) if building else "")
+        or _of_module(site, text)
         or _of_table(site, text, building=building)
     )
 
@@ -359,6 +374,17 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
 def _bounded(text: str) -> str:
     """Return the end of an output, with the beginnings of its lines: a project controls how much it prints."""
     return "\n".join(line[:_LINE] for line in text[-_TEXT:].splitlines())
+
+
+def _of_module(site: Site, text: str) -> str:
+    """Return the package of a module that is not installed, with those that the pillar has; empty for another cause."""
+    found = _NO_MODULE.search(text)
+    package = django_site_package.package_of(found[1]) if found else ""
+    present: list[str] = site.config["python_packages"]
+    if not found or not package or package in present:
+        return ""
+    listed = _listed([*present, package])
+    return f"no package that is installed has the module {found[1]}: set {_at(site)}:python_packages: {listed}"
 
 
 def _at(site: Site) -> str:

@@ -27,6 +27,14 @@ def release(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_missing_modules_of_views_are_found_too(release):
+    files = {"blog/urls.py": "from blog import views\n", "blog/views.py": "import qrcode\nimport bs4, shop\n"}
+    write_tree(release / "source", {**files, "blog/settings.py": f"{SETTINGS}ROOT_URLCONF = 'blog.urls'\n"})
+    for name in ("django", "compressor", "bs4"):
+        (release / f"virtualenv/lib/python3.11/site-packages/{name}").mkdir(parents=True)
+    assert django_project_advice.missing_modules(configured(), release, FACTS) == ["qrcode", "shop"]
+
+
 def test_paths_below_a_shared_one_are_not_lacking(release):
     (release / "source/logs").symlink_to(release / "shared")
     write_tree(release / "shared", {"own.log": "x", "inner/cache/x": "x"})
@@ -220,8 +228,8 @@ def test_every_missing_module_is_named(project_commands, release):
         ),
         (
             "rest_framework",
-            "no package that is installed has the module rest_framework: add the one that has it to "
-            "django:sites:blog:python_packages",
+            "no package that is installed has the module rest_framework: set django:sites:blog:python_packages: "
+            "['drf[x]', djangorestframework]",
         ),
     ):
         for name in () if module == "django" else ("django", "rest_framework"):

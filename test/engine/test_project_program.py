@@ -157,8 +157,7 @@ def test_known_cause_has_its_cure_and_is_not_tried_again(project_commands):
         ("shop.models", ""),
         (
             "celery",
-            "no package that is installed has the module celery: add the one that has it to "
-            "django:sites:blog:python_packages",
+            "no package that is installed has the module celery: set django:sites:blog:python_packages: [celery]",
         ),
         (
             "shops",

@@ -61,3 +61,17 @@ def test_page_of_a_hostile_site_takes_little_time(release, piece):
     began = time.process_time()
     django_release_page.warnings(configured(), release, FACTS, (piece * 65536)[:65536])
     assert time.process_time() - began < 2
+
+
+def test_files_that_the_page_inlines_are_named():
+    log = (
+        'WARNING Unable to include inline static file "site.css", file not found.\n'
+        "django.x: Missing staticfiles manifest entry for 'js/a.js'\n"
+        'WARNING Unable to include inline static file "site.css", file not found.\n'
+        "GET / 200\n"
+    )
+    assert django_release_page.logged(configured(), log) == [
+        "the health page uses site.css, js/a.js, not among the static files: have django:sites:blog:build create what "
+        "is generated, or correct the names in the project"
+    ]
+    assert django_release_page.logged(configured(), "GET / 200\n") == []

@@ -1,0 +1,85 @@
+"""The modules of other packages that a project imports before it serves pages: by its applications and its routes."""
+
+import ast
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import django_project_code
+import django_project_python_path
+from django_project_settings import Settings
+
+#: Modules of an application that Django imports.
+_OF_APPLICATION = ("", ".apps", ".models", ".admin")
+#: Modules of the project that are read at most.
+_MOST = 500
+
+
+def foreign(roots: Sequence[Path], settings: Settings) -> dict[str, Path]:
+    """Return the top-level names of modules that are not the project's, and the first file that imports each.
+
+    Only imports that are surely run: not those in functions, conditions and ``try``.
+
+    Args:
+        roots: the folders that the project is imported from.
+    """
+    waiting, done, found = [*_first(settings)], set[Path](), dict[str, Path]()
+    while waiting and len(done) < _MOST:
+        module = waiting.pop(0)
+        path = _file(roots, module)
+        if path and path not in done:
+            done.add(path)
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            names = [name for node in django_project_code.tree(path).body for name in _imported(node, package)]
+            waiting += [part for name in names for part in _packages(name)]
+            top = [name.partition(".")[0] for name in names]
+            found |= {name: path for name in top if name not in found and not _is_own(roots, name)}
+    return found
+
+
+def _first(settings: Settings) -> Iterator[str]:
+    """Yield the modules that Django imports by their names."""
+    installed, routes = settings.get("INSTALLED_APPS"), settings.get("ROOT_URLCONF")
+    for name in installed if isinstance(installed, list) else ():
+        if isinstance(name, str):
+            application = name.partition(".apps.")[0]
+            yield from (f"{application}{module}" for module in _OF_APPLICATION)
+    if isinstance(routes, str):
+        yield routes
+
+
+def _file(roots: Sequence[Path], module: str) -> Path | None:
+    names = all(part.isidentifier() for part in module.split("."))
+    found = (django_project_python_path.module_file(root, module) for root in roots) if names else iter(())
+    return next(filter(None, found), None)
+
+
+def _is_own(roots: Sequence[Path], name: str) -> bool:
+    return any((root / name).is_dir() or (root / f"{name}.py").is_file() for root in roots)
+
+
+def _packages(module: str) -> list[str]:
+    """Return a module and the packages that it is in, which are imported before it."""
+    parts = module.split(".")
+    return [".".join(parts[: number + 1]) for number in range(len(parts))]
+
+
+def _imported(node: ast.stmt, package: str) -> Iterator[str]:
+    """Yield the modules that a statement imports or includes; of names in a package the modules that they may be.
+
+    Args:
+        package: the package of the statement's module.
+    """
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        above = package.split(".") if node.level and package else []
+        base = ".".join([*above[: len(above) - node.level + 1], *filter(None, [node.module])])
+        names = [f"{base}.{alias.name}" for alias in node.names if alias.name != "*"]
+        yield from filter(None, [base, *names]) if base or node.level == 0 else ()
+    elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
+        calls = [part for part in ast.walk(node) if isinstance(part, ast.Call) and part.args]
+        for call in calls:
+            first = call.args[0]
+            is_include = django_project_code.dotted(call.func).rpartition(".")[2] == "include"
+            if is_include and isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield first.value

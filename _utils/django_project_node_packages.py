@@ -1,0 +1,112 @@
+"""The program that installs the packages of a front end, by its lock file: npm, pnpm, yarn or bun.
+
+Debian has only npm; `npm exec` brings the others from its registry.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import django_project_code
+
+#: Lock file → its program; of several the first is taken.
+_LOCKS = {
+    "package-lock.json": "npm",
+    "npm-shrinkwrap.json": "npm",
+    "pnpm-lock.yaml": "pnpm",
+    "yarn.lock": "yarn",
+    "bun.lock": "bun",
+    "bun.lockb": "bun",
+}
+_EXACT = re.compile(r"(npm|pnpm|yarn|bun)@(\d+\.\d+\.\d+)(?![\w-])")
+#: What pnpm's and yarn's lock files begin with → the version of the program that wrote them.
+_OF_PNPM = {"9": "10", "6": "8", "5.4": "7", "5.3": "6"}
+_OF_YARN = {"4": "2", "5": "2", "6": "3", "7": "3"}
+#: The Node.js that programs need; older versions of them need an older one.
+_NODE = {"pnpm@10": ">=18.12", "@yarnpkg/cli-dist@4": ">=18.12", "pnpm@8": ">=16.14", "pnpm@9": ">=18.12"}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that installs packages and runs scripts of a package.json.
+
+    Attributes:
+        name: ``npm``, ``pnpm``, ``yarn`` or ``bun``.
+        package: its package and version for ``npm exec``; empty for npm itself.
+        is_locked: whether there is a lock file, which the program must not change.
+    """
+
+    name: str
+    package: str = ""
+    is_locked: bool = True
+
+    @property
+    def node(self) -> str:
+        """The versions of Node.js that it needs, as package.json has them; empty if any will do."""
+        return next((need for start, need in _NODE.items() if re.match(rf"{re.escape(start)}(\.|$)", self.package)), "")
+
+    def commands(self, folder: str, *, build: bool, options: str = "") -> list[str]:
+        """Return the commands that install the packages of a folder and run its script ``build``.
+
+        Args:
+            folder: where its package.json is, from the folder of manage.py; empty if it is found from there.
+            build: whether it has that script.
+            options: those of npm for the script.
+        """
+        if self.name == "npm":
+            prefix = f"npm --prefix {folder}" if folder else "npm"
+            return [f"{prefix} {'ci' if self.is_locked else 'install'}", *([f"{prefix} run build{options}"] * build)]
+        own = f"npm exec --yes --package={self.package} -- {self.name}"
+        install = {
+            "pnpm": "install --frozen-lockfile --package-import-method=copy",  # no hard links to its store
+            "yarn": f"install{self._strictness()}",
+            "bun": "install --frozen-lockfile --backend=copyfile",
+        }[self.name]
+        at = f" {'--dir' if self.name == 'pnpm' else '--cwd'} {folder}" if folder else ""
+        if self.name == "bun":  # its options follow the command
+            return [f"{own} {install}{at}", *([f"{own} run{at} build"] * build)]
+        return [f"{own}{at} {install}", *([f"{own}{at} run build"] * build)]
+
+    def _strictness(self) -> str:
+        """Return the option by which yarn does not change its lock file; a newer yarn 2 rewrites its form."""
+        if self.package.startswith("yarn@"):
+            return " --frozen-lockfile"
+        return " --immutable" if self.package.count(".") else ""
+
+
+def of(tree: Path, folder: Path, content: Mapping[str, Any]) -> Program:
+    """Return the program by which the packages of a package.json are locked; npm without a lock.
+
+    Args:
+        folder: the folder of package.json, in the tree or the tree itself.
+        content: that of package.json.
+    """
+    found = {_LOCKS[name]: folder / name for name in reversed(_LOCKS) if (folder / name).is_file()}
+    for above in folder.parents if not found else ():
+        workspace = above / "pnpm-workspace.yaml"
+        if above.is_relative_to(tree) and workspace.is_file() and (above / "pnpm-lock.yaml").is_file():
+            found = {"pnpm": above / "pnpm-lock.yaml"}
+    exact = _EXACT.match(str(content.get("packageManager", "")))
+    named = exact[1] if exact and exact[1] in found else ""
+    name = named or next((one for one in dict.fromkeys(_LOCKS.values()) if one in found), "npm")
+    version = exact[2] if exact and named else ""
+    if name == "npm":
+        return Program(name, is_locked="npm" in found)
+    return Program(name, _package(name, version, found[name]))
+
+
+def _package(name: str, version: str, lock: Path) -> str:
+    """Return the package for ``npm exec`` of the version that is named, or that wrote a lock file."""
+    if name == "bun":
+        return f"bun@{version or 1}"
+    text = django_project_code.read(lock)[:2000]
+    if name == "pnpm":
+        found = re.search(r"^lockfileVersion: *'?([\d.]+)", text, re.MULTILINE)
+        known = [made for start, made in _OF_PNPM.items() if found and re.match(rf"{re.escape(start)}(\.|$)", found[1])]
+        return f"pnpm@{version or (known or ['latest'])[0]}"
+    found = re.search(r"^__metadata:\s+version: *\"?(\d+)", text, re.MULTILINE)
+    if not found:
+        return f"yarn@{version or 1}"
+    return f"@yarnpkg/cli-dist@{version or _OF_YARN.get(found[1], '4')}"
