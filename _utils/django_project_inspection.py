@@ -26,6 +26,7 @@ import django_project_layout
 import django_project_metadata
 import django_project_models
 import django_project_modules
+import django_project_release
 import django_project_removed
 import django_project_requirements
 import django_project_routes
@@ -154,6 +155,7 @@ def read_project(report: Report, tree: Path, project: str, domain: str, host: st
     _mail(report, settings)
     _assets(report, settings, tree)
     _commands(report, settings)
+    _after_migrate(report, tree)
     _data(report, settings, tree, project)
     _migrations(report, settings, roots)
     _health(report, roots, settings)
@@ -520,6 +522,17 @@ def _commands(report: Report, settings: Settings) -> None:
     backends = [cache.get("BACKEND") for cache in entries if isinstance(cache, dict)]
     if any(str(backend).endswith("db.DatabaseCache") for backend in backends):
         report.extend("commands", [("after_migrate", ["manage.py createcachetable"])], "DatabaseCache")
+
+
+def _after_migrate(report: Report, tree: Path) -> None:
+    """Name the commands that the project itself runs after migrations."""
+    commands, path = django_project_release.after_migrate(tree)
+    built = " ".join(report.value("build", []))
+    found = [command for command in commands if command not in built]
+    if found:
+        present = [one for stage, listed in report.value("commands", []) if stage == "after_migrate" for one in listed]
+        listed = ", ".join(dict.fromkeys([*present, *found]))
+        report.remarks.append(f"{path} runs more after migrate; to have that: commands: {{after_migrate: [{listed}]}}")
 
 
 def _compresses_at_requests(settings: Settings) -> bool:

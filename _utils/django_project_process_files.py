@@ -65,9 +65,14 @@ def lines(tree: Path, remarks: list[str]) -> list[Line]:
     for reader in readers:
         for path in paths:
             inside = path.relative_to(tree)
-            if not any(map(_NOT_LIVE.search, inside.parts)):
+            if is_for_live(inside):
                 found += reader(path, str(inside), remarks)
     return found
+
+
+def is_for_live(path: Path) -> bool:
+    """Return whether a path, relative to the source, is not one for development or tests."""
+    return not any(map(_NOT_LIVE.search, path.parts))
 
 
 def _procfiles(path: Path, place: str, _remarks: list[str]) -> Iterator[Line]:
