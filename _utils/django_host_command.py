@@ -84,10 +84,11 @@ _CODE = re.compile(r"(?:\d{4}-\S+ )?    ")
 _JAVASCRIPT_FRAME = re.compile(r"\s+at (?:async )?(?:new )?[\w.<>$\[\] ]*\(?(?:file:|node:|/|<anonymous>)\S*\)?$")
 #: Lines of an output that an error shows: the last ones; or the beginning of an error further up, and fewer last ones.
 _LAST, _FIRST, _LAST_AFTER_FIRST = 5, 2, 3
-#: How npm, yarn, webpack, esbuild, Vite, TypeScript and others begin an error. They print more after it: what it leads
-#: to, how often it happened, where their log is.
+#: How npm, yarn, webpack, esbuild, Vite, TypeScript, GCC and others begin an error. They print more after it: what it
+#: leads to, how often it happened, where their log is.
 _ERROR = re.compile(
-    r"\s*(?:npm (?:ERR!|error) |ERROR in |✘ \[ERROR\]|\[!\] |error during build:|\S+: error TS\d+: |error |Error: )"
+    r"\s*(?:npm (?:ERR!|error) |ERROR in |✘ \[ERROR\]|\[!\] |error during build:|\S+: error TS\d+: |error |Error: "
+    r"|\S+:\d+:\d+: (?:fatal )?error: )"
 )
 
 

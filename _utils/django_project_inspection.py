@@ -270,6 +270,10 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.set("python_packages", packages, f"those of the extra {extra}, which has Django")
         required = [*required, *django_virtualenv_requirements.names(packages)]
     pinned = django_project_requirements.versions(contents)
+    for name, version in django_project_requirements.unbuilt(pinned, host):
+        reason = f"{name} {pinned[name]} cannot be built for Python {'.'.join(host.split('.')[:2])}"
+        report.extend("python_packages", [f"{name}~={version}"], reason)
+        pinned[name] = version
     for name, packages in django_project_requirements.system_packages(required):
         report.extend("packages", packages, f"for {name}")
     for reason, packages in django_project_requirements.without_wheel(pinned, host):

@@ -37,6 +37,23 @@ _WHEELS = {
     "cffi": (("3.11", "1.15.1"), ("3.13", "1.17")),
     "greenlet": (("3.11", "1.1.3"), ("3.13", "3.1")),
 }
+#: Package → Python, the first version that may be built for it with the libraries of Debian, and the version that
+#: replaces an older one: the nearest that has a wheel, or can be built.
+_BUILT_SINCE = {
+    "cffi": (("3.11", "1.14.1", "1.15.1"), ("3.13", "1.14.1", "1.17")),
+    "frozenlist": (("3.11", "1.3", "1.3.3"), ("3.13", "1.3.4", "1.4.1")),
+    "greenlet": (("3.11", "1.1.3", "1.1.3"), ("3.13", "1.1.4", "3.1")),
+    "httptools": (("3.11", "0.4.1", "0.5"), ("3.13", "0.5.1", "0.6.2")),
+    "lxml": (("3.11", "4.8.1", "4.9.1"), ("3.13", "4.8.1", "5.3")),
+    "mysqlclient": (("3.11", "1.3.11", "2.2.5"),),
+    "psycopg2": (("3.11", "2.8.5", "2.8.6"), ("3.13", "2.9.6", "2.9.10")),
+    "psycopg2-binary": (("3.11", "2.8.5", "2.8.6"), ("3.13", "2.9.6", "2.9.10")),
+    "pylibmc": (("3.11", "1.6.2", "1.6.3"),),
+    "reportlab": (("3.11", "3.6.9", "3.6.12"), ("3.13", "3.6.9", "4.0")),
+    "uvloop": (("3.11", "0.16.1", "0.17"), ("3.13", "0.16.1", "0.21")),
+    "uwsgi": (("3.11", "2.0.21", "2.0.21"), ("3.13", "2.0.22", "2.0.28")),
+    "yarl": (("3.11", "1.8", "1.8.2"), ("3.13", "1.8.3", "1.9.3")),
+}
 #: Packages that make code at run time, which the sandbox of the site's processes refuses.
 _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
 #: Pinned package, the first version that is built without it, the first Python without a wheel → what its build needs.
@@ -69,6 +86,18 @@ def without_wheel(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str,
             minor = ".".join(python.split(".")[:2])
             reason = f"{name} {pinned[name]}, of which there is no wheel for Python {minor}"
             yield reason, django_site_cause.build_packages([name])
+
+
+def unbuilt(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
+    """Yield the pinned packages that cannot be built for a Python, and the version that is installed in their place.
+
+    Args:
+        python: as for `without_wheel`.
+    """
+    for name, rows in _BUILT_SINCE.items():
+        of_python = [row for row in rows if python and not _is_before(python, row[0])]
+        if of_python and _is_before(pinned.get(name, ""), of_python[-1][1]):
+            yield name, of_python[-1][2]
 
 
 def writable_packages(required: Collection[str]) -> Iterator[tuple[str, str]]:

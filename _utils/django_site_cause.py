@@ -58,8 +58,9 @@ _BUILT = (
     (r"greenlet|gevent|numpy|pandas|scipy|grpcio", ["g++"]),
 )
 _NOT_BUILT = re.compile(r"Failed to (?:build|download and build) `([\w.-]+)(?:==|@)|\bfor `([\w.-]+)@")
-#: A header that no row names, as uv and GCC report it.
-_HEADER = re.compile(r"(?:provides `|fatal error: )([\w./+-]+\.h(?:pp|xx)?)(?:`|: No such)")
+_UNBUILT = re.compile(r"Failed to (?:build|download and build) `([\w.-]+)==([\w.!+]+)`")
+#: A header that no row names, as uv and GCC report it; that of Python 3.10, which later ones do not have, is no cause.
+_HEADER = re.compile(r"(?:provides `|fatal error: )(?!longintrepr\.h)([\w./+-]+\.h(?:pp|xx)?)(?:`|: No such)")
 #: What a running project reports where a library is missing → the packages of Debian that have it.
 _LIBRARIES = (
     (r"libpq\.so|no pq wrapper available", ["libpq5"]),
@@ -357,7 +358,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         facts: those of the release, which have its databases.
         building: whether the build user's program failed, whose sandbox is another.
     """
-    text = _bounded(text)
+    whole, text = text, _bounded(text)
     return (
         _of_database_file(site, text, facts or {})
         or of_file(site, text, facts or {}, building=building)
@@ -368,6 +369,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         or (_of_static_url(site, text) if building else "")
         or _of_module(site, text)
         or _of_table(site, text, building=building)
+        or _of_unbuilt_package(site, whole)
     )
 
 
@@ -483,6 +485,25 @@ def build_packages(names: Collection[str], python: str = "python3") -> list[str]
     headers = [header for pattern, found in _BUILT for name in names if re.fullmatch(pattern, name) for header in found]
     of_python = f"{python}-dev" if re.fullmatch(r"python3(\.\d+)?", python) else "python3-dev"
     return ["gcc", "libc6-dev", *headers, of_python]
+
+
+def _of_unbuilt_package(site: Site, text: str) -> str:
+    """Return what to install in place of a version that cannot be built; empty where the pillar names another.
+
+    Args:
+        text: the whole output, which names the package before all that its compiler reports.
+    """
+    found = _UNBUILT.search(text)
+    if not found:
+        return ""
+    (name, version), at, present = found.groups(), _at(site), site.config["python_packages"]
+    if any(re.fullmatch(rf"{re.escape(name)}\b[^-_.\w].*", one, re.IGNORECASE) for one in present):
+        return ""
+    newer = _listed([*present, f"{name}>{version}"])
+    return (
+        f"{name} {version} cannot be built for {site.config['python']}: set {at}:python_packages: {newer}, whose "
+        f"version replaces the one that the project requires, or {at}:python to a Python that it supports"
+    )
 
 
 def _of_program(site: Site, text: str) -> str:

@@ -144,35 +144,62 @@ def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
         exported = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header"]
         exported += [f"--group={group}" for group in groups]
         uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
-    if prepared["required"]:
-        uv.install(*prepared["required"])
-    if site.config["python_packages"]:
-        _add_packages(uv, prepared["required"], ["--", *site.config["python_packages"]], prepared["limit"])
+    present = _install_packages(uv, prepared, site.config["python_packages"])
     added = [*_missing_drivers(site, uv.folder), *_missing_setuptools(site, uv.folder)]
     for requirement in added:
-        _add_missing(uv, prepared, requirement)
+        _add_missing(uv, present, requirement, prepared["limit"])
     server = django_server.requirements(site, packages(uv.folder))
     if server:
         uv.install(*server, doing=f"installing {site.config['server']['kind']}")
     return added
 
 
-def _add_packages(uv: Uv, required: list[str], packages: list[str], limit: list[str]) -> None:
-    """Install the pillar's packages in versions that suit the project's requirements, or else over these."""
-    if required:
-        with contextlib.suppress(DeploymentError):
-            uv.install(*required, *packages)
-            return
-    uv.install(*limit, *packages)
+def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) -> list[str]:
+    """Install the project's requirements, and the pillar's packages in versions that suit these.
+
+    Where there are no such versions, those of the pillar replace what the project requires of the same packages, so
+    that one which cannot be built for this Python is not built. Where other requirements of the project exclude them,
+    they are installed over these.
+
+    Returns:
+        The arguments of ``uv pip install`` that the virtualenv complies with.
+    """
+    required, limit, override = (list(prepared[key]) for key in ("required", "limit", "override"))
+    more = ["--", *packages]
+    if not required or not packages:
+        if required or packages:
+            uv.install(*(required or limit), *(more if packages else []))
+        return [*(required or limit), *more]
+    for arguments in ([*required, *more], [*required, *override, *more]):
+        if _is_solvable(uv, arguments):
+            return arguments
+    uv.install(*required)
+    uv.install(*limit, *more)
+    return [*limit, *more]
 
 
-def _add_missing(uv: Uv, prepared: Mapping[str, Any], requirement: str) -> None:
-    """Install what the requirements lack, in a version that suits them: a newer django-redis brings a newer Django."""
-    present = [*(prepared["required"] or prepared["limit"]), "--", *uv.site.config["python_packages"]]
+def _is_solvable(uv: Uv, arguments: list[str]) -> bool:
+    """Install packages if there are versions that suit all arguments; return whether there are."""
+    try:
+        uv.install(*arguments)
+    except DeploymentError as error:
+        if "No solution found" not in error.log:
+            raise
+        return False
+    return True
+
+
+def _add_missing(uv: Uv, present: list[str], requirement: str, limit: list[str]) -> None:
+    """Install what the requirements lack, in a version that suits them: a newer django-redis brings a newer Django.
+
+    Args:
+        present: the arguments of ``uv pip install`` that the virtualenv complies with.
+        limit: those for the constraints.
+    """
     with contextlib.suppress(DeploymentError):
         uv.install(*present, requirement)
         return
-    uv.install(*prepared["limit"], requirement, doing=f"installing {requirement}")
+    uv.install(*limit, requirement, doing=f"installing {requirement}")
 
 
 def _missing_drivers(site: Site, folder: Path) -> list[str]:
@@ -201,7 +228,8 @@ def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dic
 
     Returns:
         ``required``, the arguments of ``uv pip install`` for the project's requirements; empty if it has none;
-        ``limit``, the arguments for the constraints, which are among them;
+        ``limit``, the arguments for the constraints, which are among them; ``override``, those by which the versions of
+        the pillar's packages replace the project's;
         ``exports``, each uv.lock, the path that uv exports it to and the groups that a site needs; ``indexes``, whether
         the project configures indexes of uv.
     """
@@ -214,7 +242,8 @@ def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dic
     lock_file = django_virtualenv_lock
     exports = [[str(path), str(lock_file.converted_path(path)), lock_file.groups_of_uv(path)] for path in locks]
     indexes = django_virtualenv_project_indexes.are_configured(work, files)
-    return {"required": required, "limit": _limit(site, work), "exports": exports, "indexes": indexes}
+    found = {"required": required, "limit": _limit(site, work), "override": _override(site, work)}
+    return {**found, "exports": exports, "indexes": indexes}
 
 
 def _other_files(folder: str, names: list[str]) -> list[str]:
@@ -285,3 +314,11 @@ def _limit(site: Site, work: Path) -> list[str]:
     if not site.config["constraints"]:
         return []
     return ["--constraint", str(constraints), "--build-constraint", str(constraints)]
+
+
+def _override(site: Site, work: Path) -> list[str]:
+    """Return the arguments by which the pillar's packages that name a version replace the project's."""
+    versions = [package for package in site.config["python_packages"] if re.search("[<>=!~@]", package)]
+    overrides = work / ".overrides.txt"
+    django_virtualenv_lock.replace(overrides, "".join(f"{line}\n" for line in versions))
+    return ["--overrides", str(overrides)] if versions else []

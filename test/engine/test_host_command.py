@@ -314,9 +314,14 @@ def test_error_shows_the_last_lines_of_the_log():
         ["npm error code EUSAGE", "npm error `npm ci` can only install packages with an existing package-lock.json"],
         ['error Couldn\'t find package "menu@1" required by "site@1".', "info Visit https://yarnpkg.com"],
         ["Error: Can't find stylesheet to import.", "  ╷"],
+        [
+            "   _mysql.c:1968:48: error: 'MYSQL' has no member named 'reconnect'",
+            "    1968 |  self->connection.reconnect",
+        ],
+        ["   a.c:1:9: fatal error: longintrepr.h: No such file", "    1 | #include <longintrepr.h>"],
     ],
 )
-def test_error_shows_the_first_error_of_a_front_end(error):
+def test_error_shows_the_first_error_of_a_front_end_or_compiler(error):
     """The end of such an output tells what it leads to, or where the log is."""
     after = [f"line {number}" for number in range(1, 9)]
     lines = str(DeploymentError("it failed", log="\n".join(["begin", *error, *after]))).splitlines()

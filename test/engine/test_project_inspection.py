@@ -125,6 +125,37 @@ def test_compiler_is_proposed_for_a_pinned_package_without_a_wheel(pinned, pytho
 
 
 @pytest.mark.parametrize(
+    ("pinned", "python", "expected"),
+    [
+        ({"pylibmc": "1.6.0", "lxml": "4.6.3"}, "3.11.2", [("lxml", "4.9.1"), ("pylibmc", "1.6.3")]),
+        ({"pylibmc": "1.6.0", "lxml": "4.6.3"}, "3.13.5", [("lxml", "5.3"), ("pylibmc", "1.6.3")]),
+        ({"pylibmc": "1.6.0", "lxml": "4.6.3"}, "3.10.1", []),
+        ({"pylibmc": "1.6.2", "lxml": "4.9.0", "cffi": "1.14.6"}, "3.11.2", []),
+        ({"uwsgi": "2.0.21", "greenlet": "1.1.3"}, "3.12.3", []),
+        ({"uwsgi": "2.0.21", "greenlet": "1.1.3"}, "3.13.5", [("greenlet", "3.1"), ("uwsgi", "2.0.28")]),
+        ({"pylibmc": "1.6.0"}, "", []),
+        ({}, "3.11.2", []),
+    ],
+)
+def test_a_pinned_package_that_cannot_be_built_is_replaced(pinned, python, expected):
+    assert [*django_project_requirements.unbuilt(pinned, python)] == expected
+
+
+def test_what_replaces_a_pinned_package_needs_no_compiler_where_it_has_a_wheel(monkeypatch, tmp_path):
+    monkeypatch.setattr(django_project_inspection, "_host_python", lambda: "3.11.2")
+    manage = "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'old.settings')\n"
+    files = {"manage.py": manage, "old/settings.py": "INSTALLED_APPS = []\n"}
+    pins = "django==4.2\nlxml==4.6.3\npsycopg2-binary==2.8\n"
+    text = django_project_inspection.inspect(str(write_tree(tmp_path, {**files, "requirements.txt": pins})))
+    assert (
+        '      python_packages: ["lxml~=4.9.1", "psycopg2-binary~=2.8.6"]'
+        "  # lxml 4.6.3 cannot be built for Python 3.11; psycopg2-binary 2.8 cannot be built for Python 3.11\n"
+        "      packages: [gcc, libc6-dev, libpq-dev, python3-dev]  # for psycopg2-binary 2.8.6, of which there is no "
+        "wheel for Python 3.11\n"
+    ) in text
+
+
+@pytest.mark.parametrize(
     ("pinned", "python", "constraint"),
     [("5.4.1", "3.11.2", "cython<3"), ("6.0", "3.11.2", ""), ("6.0", "3.13.5", "cython<3"), ("6.0.2", "3.13.5", "")],
 )

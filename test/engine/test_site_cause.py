@@ -38,6 +38,23 @@ def test_packages_of_a_hint_include_those_of_the_pillar():
     assert django_site_cause.hint(site, "ImportError: no pq wrapper available.") == ""
 
 
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        (["gunicorn"], "[gunicorn, 'pylibmc>1.6.0'], whose version"),
+        (["pylibmc-sasl>1"], "['pylibmc-sasl>1', 'pylibmc>1.6.0'], whose version"),
+        (["pylibmc"], "[pylibmc, 'pylibmc>1.6.0'], whose version"),
+        (["pylibmc>1.6.0"], ""),
+        (["PyLibMC ~= 1.6"], ""),
+        (["pylibmc[sasl]>1.5"], ""),
+    ],
+)
+def test_another_version_is_advised_where_the_pillar_names_none(present, expected):
+    text = "error: Failed to build `pylibmc==1.6.0`\n" + "a.c:1:9: warning: unused\n" * 2000
+    found = django_site_cause.hint(configured(python_packages=present), text, building=True)
+    assert found == "" if not expected else f"set {AT}:python_packages: {expected}" in found
+
+
 @pytest.mark.parametrize("piece", ["EACCES", "git executable ", "Failed to build ", "Permission denied, a ", "/.so"])
 def test_endless_output_takes_little_time(piece):
     """A project controls what is searched; the end of an output counts."""

@@ -1,6 +1,7 @@
 """Virtualenvs: their keys, how they are built, which of them releases use."""
 
 import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -88,13 +89,19 @@ def test_requirements_file_that_links_out_of_the_source_is_refused(make_site, tm
         key_in(make_site(), source, ["requirements.txt"])
 
 
+REQUIRED, OVERRIDES = ["--requirement", "requirements.txt"], ["--overrides", ".overrides.txt"]
+
+
 @pytest.fixture
 def uv(monkeypatch):
-    """Replace uv: record its command lines, create its files, and fail at a command that has `uv.fails`."""
+    """Replace uv: record its command lines, create its files, and fail at a command that has `uv.fails`.
+
+    It finds no solution for one that `uv.contradiction` matches.
+    """
 
     class FakeUv:
         calls: list
-        fails = ""
+        fails = contradiction = ""
 
         def __init__(self):
             self.calls = []
@@ -103,7 +110,9 @@ def uv(monkeypatch):
             self.calls.append((argv, folder))
             self.configuration = Path(environment["XDG_CONFIG_HOME"], "uv/uv.toml").read_text()
             self.options = {"environment": environment, "writable": writable, "timeout": timeout, "hint": hint}
-            if self.fails and (self.fails in argv or " ".join(argv).endswith(self.fails)):
+            if self.contradiction and re.search(self.contradiction, " ".join(argv)):
+                raise DeploymentError(f"{doing} failed", log="error: No solution found when resolving dependencies")
+            if self.fails and self.fails in argv:
                 raise DeploymentError(f"{doing} failed")
             if "venv" in argv:
                 Path(argv[-1], "bin").mkdir()
@@ -157,7 +166,6 @@ def test_virtualenv_is_built_from_requirements_packages_and_server(make_site, uv
             ],
             str(site.build.top),
         ),
-        ([*install, *constraint, *required], str(work)),
         ([*install, *constraint, *required, "--", "psycopg[binary]", "a @ https://x.org/a"], str(work)),
         ([*install, django_server_uwsgi.PYUWSGI], str(work)),
     ]
@@ -176,7 +184,7 @@ def test_virtualenv_is_built_from_requirements_packages_and_server(make_site, uv
         }.items()
     )
     assert "UV_INDEX" not in uv.options["environment"] and 'url = "https://pypi.example.org/simple"' in uv.configuration
-    assert files_seen_by_uv[-1] == {".constraints.txt", "link.txt", "blog/models.py", *CHAIN}
+    assert files_seen_by_uv[-1] == {".constraints.txt", ".overrides.txt", "link.txt", "blog/models.py", *CHAIN}
     assert not work.exists() and django_virtualenv.is_complete(site, "key")
     assert sorted(path.name for path in folder.iterdir()) == [".complete", "bin"]
 
@@ -223,30 +231,55 @@ def test_dependency_groups_of_pyproject_are_installed(make_site, uv, tmp_path, p
     assert argv[argv.index("--python") + 2 :] == [*own, f"--group={path}:prod"]
 
 
-def test_packages_that_do_not_suit_the_requirements_override_them(make_site, uv, tmp_path):
+@pytest.mark.parametrize(
+    ("contradiction", "expected"),
+    [
+        ("", [[*REQUIRED, "--", "a==2", "b"]]),
+        ("requirements.txt -- a", [[*REQUIRED, "--", "a==2", "b"], [*REQUIRED, *OVERRIDES, "--", "a==2", "b"]]),
+        (
+            "requirements.txt .*-- a",
+            [
+                *([*REQUIRED, "--", "a==2", "b"], [*REQUIRED, *OVERRIDES, "--", "a==2", "b"]),
+                *(REQUIRED, ["--", "a==2", "b"]),
+            ],
+        ),
+    ],
+)
+def test_packages_that_do_not_suit_the_requirements_override_them(make_site, uv, tmp_path, contradiction, expected):
+    """First in place of the project's versions, of which none has to be built then, or else over its packages."""
     source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
-    site = make_site(python_packages=["a==2"])
-    uv.fails = "requirements.txt -- a==2"
+    site = make_site(python_packages=["a==2", "b"])
+    work = f"{site.build.top}/requirements/"
+    uv.contradiction = contradiction
     django_virtualenv.build(site, source, ["requirements.txt"], "key")
-    added = [argv[argv.index("--python") + 2 :] for argv, _folder in uv.calls if "a==2" in argv]
-    assert added == [["--requirement", f"{site.build.top}/requirements/requirements.txt", "--", "a==2"], ["--", "a==2"]]
+    added = [argv[5:] for argv, _folder in uv.calls if "install" in argv][:-1]
+    assert [[argument.replace(work, "") for argument in argv] for argv in added] == expected
+
+
+def test_a_failure_of_another_kind_is_not_tried_with_overrides(make_site, uv, tmp_path):
+    source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
+    uv.fails = "--requirement"
+    with pytest.raises(DeploymentError, match="installing packages failed"):
+        django_virtualenv.build(make_site(python_packages=["a==2"]), source, ["requirements.txt"], "key")
+    assert sum("install" in argv for argv, _folder in uv.calls) == 1
 
 
 def test_missing_driver_suits_the_requirements_if_one_does(make_site, uv, tmp_path, monkeypatch):
     source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
-    site = make_site(python_packages=["b"])
+    site = make_site(python_packages=["b", "a==2"])
     monkeypatch.setattr(django_virtualenv, "_missing_drivers", lambda *_: ["django-redis>=5.0"])
-    listed = ["--requirement", f"{site.build.top}/requirements/requirements.txt"]
-    driver = "django-redis>=5.0"
+    work, driver = f"{site.build.top}/requirements/", "django-redis>=5.0"
 
     def installed():
         uv.calls.clear()
         django_virtualenv.build(site, source, ["requirements.txt"], "key")
-        return [argv[argv.index("--python") + 2 :] for argv, _folder in uv.calls if driver in argv]
+        return [[argument.replace(work, "") for argument in argv[5:]] for argv, _ in uv.calls if driver in argv]
 
-    assert installed() == [[*listed, "--", "b", driver]]
-    uv.fails = f"-- b {driver}"
-    assert installed() == [[*listed, "--", "b", driver], [driver]]
+    assert installed() == [[*REQUIRED, "--", "b", "a==2", driver]]
+    uv.contradiction = f"-- b a==2 {driver}$"
+    assert installed() == [[*REQUIRED, "--", "b", "a==2", driver], [driver]]
+    uv.contradiction = "requirements.txt -- b"
+    assert installed() == [[*REQUIRED, *OVERRIDES, "--", "b", "a==2", driver]]
 
 
 def test_server_is_not_installed_when_the_project_requires_one(make_site, uv, tmp_path, monkeypatch):

@@ -59,8 +59,8 @@ FORMS = {
         {"django": "5.2.19", "django-widget-tweaks": "1.4.12", "setuptools": "80.9.0"},
     ),
     "packages over pins": (
-        {"requirements.txt": "Django==5.2.19\npython-dotenv==1.0.1\n"},
-        {"requirements": None, "constraints": None, "python_packages": ["python-dotenv==1.1.1"]},
+        {"requirements.txt": "Django==5.2.19\npython-dotenv==1.0.1\nfrozenlist==1.2.0\n"},  # frozenlist cannot be built
+        {"requirements": None, "constraints": None, "python_packages": ["python-dotenv==1.1.1", "frozenlist>1.2.0"]},
         {"django": "5.2.19", "python-dotenv": "1.1.1"},
     ),
 }
