@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import django_project
+import django_project_code
 import django_project_modules
 import django_project_process_files
+import django_project_python_path
+import django_project_settings
 import django_project_shell
 import django_project_stores
 import django_project_tasks
@@ -75,6 +78,7 @@ def add(report: Report, tree: Path, roots: Sequence[Path], settings: Settings, r
     _without_package(report, found, packages)
     _without_eager(report, found, settings)
     _of_cronjobs(found, settings)
+    _of_own_settings(found, settings, roots, report.settings_module)
     commands = [worker.about.get("command", "") for worker in found.workers.values()]
     stores = django_project_stores.read(settings, [worker.kind for worker in found.workers.values()], commands)
     _write(report, found, stores)
@@ -256,6 +260,24 @@ def _without_eager(report: Report, found: _Found, settings: Settings) -> None:
         for worker in celery:
             del found.workers[worker]
         report.remarks.append(f"{name} is set: tasks of Celery run in the web process, no worker is proposed")
+
+
+def _of_own_settings(found: _Found, settings: Settings, roots: Sequence[Path], settings_module: str) -> None:
+    """Add the broker, and the variables with its URLs, of settings that a Celery app has besides those of the site.
+
+    Its module names them for Django, where none are named yet, and code that sends tasks imports them.
+    """
+    apps = [worker.about.get("app", "").partition(":")[0] for worker in found.workers.values()]
+    modules = [f"{app}{end}" for app in dict.fromkeys(filter(None, apps)) for end in ("", ".celery", ".celery_app")]
+    files = (django_project_python_path.module_file(root, module) for module in modules for root in roots)
+    named = dict.fromkeys(django_project_code.settings_named(file) for file in files if file)
+    for module in named:
+        if module in ("", settings_module) or any(name in settings.values for name in django_project_stores.BROKERS):
+            continue
+        more = django_project_settings.read(roots, module, settings.given)
+        settings.values |= {name: more.values[name] for name in django_project_stores.BROKERS if name in more.values}
+        for name in django_project_stores.read(more, ["celery"], []).words:
+            settings.variables.setdefault(name, more.variables[name])
 
 
 def _of_cronjobs(found: _Found, settings: Settings) -> None:

@@ -18,7 +18,7 @@ _CACHES = (
     ),
 )
 #: Settings with the URL of Celery's broker or of its results.
-_BROKERS = ("CELERY_BROKER_URL", "BROKER_URL", "CELERY_RESULT_BACKEND")
+BROKERS = ("CELERY_BROKER_URL", "BROKER_URL", "CELERY_RESULT_BACKEND")
 #: Names of variables by which projects get such a URL.
 _OF_BROKER = re.compile(r"(\w+_)?(BROKER_URL|CELERY_BROKER|CELERY_RESULT_BACKEND)")
 _OF_CACHE = re.compile(r"(\w+_)?CACHE_(URL|URI|LOCATION)")
@@ -77,7 +77,7 @@ def _queue(stores: Stores, settings: Settings, kinds: Collection[str], commands:
     """Return what in the project needs a queue; empty if nothing does."""
     reasons = []
     if "celery" in kinds:
-        broker = next((settings.get(name) for name in _BROKERS[:2] if name in settings.values), UNKNOWN)
+        broker = next((settings.get(name) for name in BROKERS[:2] if name in settings.values), UNKNOWN)
         reasons += _of_broker(stores, broker)
     if "rq" in kinds and not _has_host_elsewhere(stores, settings, "RQ_QUEUES"):
         reasons.append("RQ")
@@ -158,7 +158,7 @@ def _words(stores: Stores, settings: Settings) -> None:
 def _values(settings: Settings) -> Iterator[tuple[str, Value]]:
     """Yield the settings that have URLs of stores, with what each is for."""
     for name, value in settings.values.items():
-        if name in _BROKERS:
+        if name in BROKERS:
             yield "broker", value
         elif name in ("RQ_QUEUES", "HUEY", "Q_CLUSTER", "CHANNEL_LAYERS"):
             yield "queue", value
