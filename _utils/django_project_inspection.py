@@ -561,12 +561,7 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
         report.remarks.append(copy)
     database = django_project_data.committed_database(settings, tree)
     if database:
-        report.remarks += [
-            f"{database} has a database, and the site begins with an empty one; copy it after the first release:",
-            "runuser -u SITE -- python3 -c \"import sqlite3 as s; s.connect('file:/srv/django/SITE/current/source/"
-            f"{database}?immutable=1', uri=True).backup(s.connect('/srv/django/SITE/database/db.sqlite3'))\"",
-            "and apply the migrations that it lacks: salt-call django.release SITE",
-        ]
+        report.remarks += _copy_of_database(database, report.value("database", {}).get("engine", "sqlite"))
     committed = django_project_data.committed_static_files(settings, tree)
     if committed:
         report.set("static", {"collect": False}, f"STATIC_ROOT is committed: {committed}")
@@ -580,6 +575,24 @@ def _migrations(report: Report, settings: Settings, roots: Sequence[Path]) -> No
             f"no migrations are committed for {django_project.listed(labels)}, and a release makes none: run manage.py "
             "makemigrations in the project, and commit what it writes"
         )
+
+
+def _copy_of_database(path: str, engine: str) -> list[str]:
+    """Return how the rows of a SQLite file in the source come into the site's database, which is empty at first."""
+    if engine != "sqlite":
+        title = django_database_engine.ENGINES[engine].title
+        return [
+            f"{path} has a database, and the site begins with an empty one of {title}; to have its rows, dump them "
+            "where the project uses it, and load them after the first release, or set `database: {engine: sqlite}`:",
+            "manage.py dumpdata --exclude contenttypes --exclude auth.permission --output rows.json",
+            "salt-call django.manage SITE 'loaddata /srv/django/SITE/shared/rows.json'",
+        ]
+    return [
+        f"{path} has a database, and the site begins with an empty one; copy it after the first release:",
+        "runuser -u SITE -- python3 -c \"import sqlite3 as s; s.connect('file:/srv/django/SITE/current/source/"
+        f"{path}?immutable=1', uri=True).backup(s.connect('/srv/django/SITE/database/db.sqlite3'))\"",
+        "and apply the migrations that it lacks: salt-call django.release SITE",
+    ]
 
 
 def _health(report: Report, roots: list[Path], settings: Settings) -> None:
