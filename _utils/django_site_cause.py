@@ -59,8 +59,10 @@ _BUILT = (
 )
 _NOT_BUILT = re.compile(r"Failed to (?:build|download and build) `([\w.-]+)(?:==|@)|\bfor `([\w.-]+)@")
 _UNBUILT = re.compile(r"Failed to (?:build|download and build) `([\w.-]+)==([\w.!+]+)`")
-#: A header that no row names, as uv and GCC report it; that of Python 3.10, which later ones do not have, is no cause.
-_HEADER = re.compile(r"(?:provides `|fatal error: )(?!longintrepr\.h)([\w./+-]+\.h(?:pp|xx)?)(?:`|: No such)")
+#: Headers of older versions of Python: no package of Debian has them.
+_REMOVED = r"(?:longintrepr|code|eval|grammar|graminit|parsetok|asdl|ucnhash|pyfpe|(?:cell|class|func|gen)object)\.h"
+#: A header that no row names, as uv and GCC report it.
+_HEADER = re.compile(rf"(?:provides `|fatal error: )(?!{_REMOVED})([\w./+-]+\.h(?:pp|xx)?)(?:`|: No such)")
 #: What a running project reports where a library is missing → the packages of Debian that have it.
 _LIBRARIES = (
     (r"libpq\.so|no pq wrapper available", ["libpq5"]),
