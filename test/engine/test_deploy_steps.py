@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import re
 import sqlite3
 import stat
 import subprocess
@@ -79,6 +80,13 @@ def test_states_are_given_every_program_of_a_release():
     named = (ROOT / "django/site.sls").read_text()
     names = [url.rpartition("/")[2] for url in (*django_deploy_inputs.PROGRAMS, django_deploy_inputs.OVERLAY)]
     assert [name for name in names if f"'{name}'" not in named] == []
+
+
+def test_programs_of_a_release_have_the_modules_that_they_import():
+    """They are all in one folder, where nothing else of the formula is."""
+    paths = [ROOT / url.removeprefix("salt://") for url in django_deploy_inputs.PROGRAMS]
+    imported = {name for path in paths for name in re.findall(r"import (django_formula_\w+)", path.read_text())}
+    assert imported and imported <= {path.stem for path in paths}
 
 
 def test_existing_site_directories_are_unchanged(world):
