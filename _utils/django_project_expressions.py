@@ -253,7 +253,8 @@ class Expressions:
                     stack.enter_context(self.uncertain())
         sources = [value for value in found if value.source]
         source, how = (sources[0].source, sources[0].how) if sources and decides else ("", "")
-        unknown = any(truth(value) is None for value in found)
+        is_false = not decides and truth(found[-1]) is False  # whatever the parts before it are
+        unknown = any(truth(value) is None for value in found) and not is_false
         return Value(UNKNOWN if unknown else found[-1].content, source, how, taint(*found))
 
     def _unaryop(self, node: ast.UnaryOp, frame: Frame) -> Value:

@@ -92,6 +92,10 @@ def _is_left_out(module: str, names: Collection[str]) -> bool:
     """
     if module in django_site_package.LEFT_OUT:
         return True
+    bringing = django_site_package.SELDOM.get(module)
+    if bringing:
+        package = django_site_package.package_of(module).lower()
+        return not any(name == package or re.search(bringing, name) for name in names)
     words = (module.replace("_", "-").lower(), django_site_package.package_of(module))
     return "sqlparse" in names and bool(words[1]) and not any(word in name for name in names for word in words)
 

@@ -26,6 +26,7 @@ _PACKAGES = {
     "decouple": "python-decouple",
     "django_q": "django-q2",
     "django": "django",
+    "django_comments": "django-contrib-comments",
     "dotenv": "python-dotenv",
     "django_htmx": "django-htmx",
     "django_filters": "django-filter",
@@ -109,9 +110,24 @@ LEFT_OUT = {
     *("environ", "import_export", "sentry_sdk", "silk", "whitenoise", "widget_tweaks"),
 }
 
+#: Modules that pages are made with and that few other packages bring → what the names of these have.
+SELDOM = {
+    "bs4": r"wagtail|bootstrap|coderedcms|inlinestyler|premailer|scrap|marka?down|html",
+    "docx": r"docx",
+    "markdown": r"markdown|mdeditor|martor|wiki|wagtail|docs",
+    "openpyxl": r"import-export|tablib|pandas|excel|wagtail",
+    "pptx": r"pptx",
+    "qrcode": r"two-factor|otp|mfa|allauth|qr",
+    "reportlab": r"pdf|svglib|rlpycairo|barcode",
+    "stripe": r"stripe|pay",
+    "xlrd": r"import-export|tablib|pandas|excel",
+    "xlsxwriter": r"excel|wagtail|polars",
+    "xlwt": r"import-export|tablib|excel",
+}
+
 
 def package_of(module: str) -> str:
     """Return the package that has a module; empty if that is not known."""
     known = _PACKAGES.get(module, "")
-    is_own_name = module in LEFT_OUT or re.match(r"(django|drf|wagtail|rest)_\w+$", module)
+    is_own_name = module in LEFT_OUT or re.match(r"(django(?!_formula)|drf|wagtail|rest)_\w+$", module)
     return known or (module.replace("_", "-") if is_own_name else "")

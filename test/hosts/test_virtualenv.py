@@ -31,9 +31,9 @@ FORMS = {
     "Pipfile.lock": ({"Pipfile.lock": lock("Pipfile.lock")}, {}, NEEDED | {"python-dotenv": "1.1.1"}),
     "poetry.lock": ({"poetry.lock": lock("poetry.lock")}, {}, NEEDED | {"python-dotenv": "1.0.1"}),
     "pyproject.toml": (
-        {"pyproject.toml": PYPROJECT},
+        {"pyproject.toml": f'{PYPROJECT}[dependency-groups]\nprod = ["python-dotenv==1.0.1"]\ndev = ["x==0"]\n'},
         {},
-        {"django": "5.2.19", "iniconfig": "2.3.1"},
+        {"django": "5.2.19", "iniconfig": "2.3.1", "python-dotenv": "1.0.1"},
     ),
     "chain": (
         {
