@@ -215,10 +215,20 @@ _HINTS = (
         "the package index refused the login: set {at}:index:user and {at}:index:password",
     ),
     (
+        r"SSLError: HTTPSConnectionPool\(host='([\w.-]+)'[^\n]*certificate verify failed",
+        "the certificate authority of {0} is not trusted: add it to the system's store, and in {where} set "
+        "REQUESTS_CA_BUNDLE to /etc/ssl/certs/ca-certificates.crt, since requests has a store of its own "
+        f"({_NETWORKS})",
+    ),
+    (
         r"invalid peer certificate|certificate verify failed|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_GET_ISSUER_CERT"
         r"|unable to get local issuer certificate",
         "the certificate authority of the server is not trusted: add it to the system's store, or to the file that "
         f"SSL_CERT_FILE names in {{where}} and that {{user}} can read ({_NETWORKS})",
+    ),
+    (
+        r"HTTPS?ConnectionPool\(host='([\w.-]+)'[^\n]*(?:Name or service not known|name resolution|Failed to resolve)",
+        f"this host cannot resolve {{0}}: correct its DNS, or set a proxy in {{where}}{{index}} ({_NETWORKS})",
     ),
     (
         r"dns error|failed to lookup address|[Cc]ould(?: not|n't) resolve host|name resolution"
