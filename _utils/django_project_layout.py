@@ -112,6 +112,9 @@ def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> t
     is_live = not live or not django_project_code.NOT_LIVE.search(of_manage)
     if of_manage and is_live and not _has_code(roots, named) and _has_code(roots, of_manage):
         return of_manage, f"named by manage.py; {wsgi} names {named}, which has no settings"
+    inner = [module for module in live if module.startswith(f"{named}.")]
+    if inner and not _has_code(roots, named):
+        return inner[0], f"guessed: the project names {named}, which has no settings"
     if live and not _module_file(roots, named):
         return live[0], f"guessed: the project names {named}, which is not in the source"
     return "", ""
