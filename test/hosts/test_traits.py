@@ -85,6 +85,17 @@ def test_shared_files_of_the_source_outlive_a_release(manor):
     assert about["key"] == key and about["kept"] is True
 
 
+def test_a_model_without_migration_is_named(manor):
+    """Its pages would fail; the release is made all the same, and the next one is warned of too."""
+    models = (manor.repository.worktree / "src/manor/models.py").read_text()
+    room = "class Room(models.Model):\n    name = models.TextField()\n"
+    manor.repository.commit({"src/manor/models.py": models + room})
+    warnings = str(manor.deploy().warnings)
+    assert "no migration makes manor_room, which models have" in warnings
+    manor.repository.commit({"src/manor/models.py": models})
+    assert "no migration makes" not in str(manor.deploy().warnings)
+
+
 def test_a_variable_that_is_missing_is_named(clinic):
     failed = clinic.apply(migrate={"timeout": "20s"}).failed["clinic has its static files"]
     assert "KeyError: 'CLINIC_TOKEN' (clinic/settings.py:7)" in failed
