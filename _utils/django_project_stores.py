@@ -160,6 +160,10 @@ def _values(settings: Settings) -> Iterator[tuple[str, Value]]:
     for name, value in settings.values.items():
         if name in BROKERS:
             yield "broker", value
+        elif name == "CELERY" and isinstance(value.content, dict):
+            yield from (
+                ("broker", part) for key, part in value.content.items() if key in ("broker_url", "result_backend")
+            )
         elif name in ("RQ_QUEUES", "HUEY", "Q_CLUSTER", "CHANNEL_LAYERS"):
             yield "queue", value
         elif name == "CACHES" and isinstance(value.content, dict):
@@ -196,6 +200,8 @@ def _word(stores: Stores, name: str, uses: set[str]) -> dict[str, str]:
             return word
     if not stores.queue:
         return {}
-    if (rest == {"broker"} and not _OF_QUEUE.fullmatch(name)) or (not uses and _OF_BROKER.fullmatch(name)):
+    is_broker = bool(_OF_BROKER.fullmatch(name))
+    is_of_client = "REDIS" in name and is_broker and not uses  # not Celery's own: code gives it to a client of Redis
+    if (rest == {"broker"} and not _OF_QUEUE.fullmatch(name)) or (not uses and is_broker and not is_of_client):
         return {"from": "celery_broker_url"}
-    return {"from": "queue_url"} if rest or _OF_QUEUE.fullmatch(name) else {}
+    return {"from": "queue_url"} if rest or is_of_client or _OF_QUEUE.fullmatch(name) else {}

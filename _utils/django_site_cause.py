@@ -176,6 +176,11 @@ _HINTS = (
         "{older_kombu}, with which celery is an older one too, or have the project require a newer redis",
     ),
     (
+        r"Redis URL must specify one of the following schemes",
+        "a client of Redis gets a URL that is not for it: in {at}:environment give its variable {{from: queue_url}} or "
+        "{{from: cache_url}}, which begin with unix://; {{from: celery_broker_url}} is for Celery alone",
+    ),
+    (
         r"Cannot allocate write\+execute memory|ffi\.callback\(\)|LLVM ERROR: Unable to allocate section memory",
         "a package makes code at run time, which the sandbox of the site's processes refuses: set "
         "{at}:sandbox: {{MemoryDenyWriteExecute: false}}",
