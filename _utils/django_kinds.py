@@ -129,7 +129,10 @@ _WORKER_PROGRAMS = ("django_formula_worker.py", "django_formula_ready.py", "djan
 #: Every kind of worker, by its name in the pillar.
 WORKERS = {
     "celery": WorkerKind(
-        ("django_formula_celery.py", "django_formula_celery_app.py", *_WORKER_PROGRAMS),
+        (
+            *("django_formula_celery.py", "django_formula_celery_worker.py", "django_formula_celery_app.py"),
+            *_WORKER_PROGRAMS,
+        ),
         ("app", "queues", "processes", "options"),
     ),
     "celery_beat": WorkerKind(

@@ -11,7 +11,7 @@ import django_kinds
 #: Options of Celery's worker that the pillar has in `options`, by their long names.
 _CELERY_KEPT = ("max-tasks-per-child", "max-memory-per-child", "prefetch-multiplier", "time-limit", "soft-time-limit")
 #: Pools that keep their tasks through the switch.
-_POOLS = ("prefork", "threads", "solo")
+_POOLS = ("prefork", "threads", "solo", "gevent")
 _CELERY_SHORT = {
     **{"A": "app", "Q": "queues", "c": "concurrency", "P": "pool", "n": "hostname", "l": "loglevel", "f": "logfile"},
     **{"s": "schedule", "S": "scheduler", "b": "broker", "I": "include", "X": "exclude-queues", "O": "optimization"},

@@ -49,13 +49,13 @@ def celery(worker, request):
 
 def change_parked(app, url, names, request):
     """Give back the parked tasks whose names the release knows, or delete those of one name."""
-    import django_formula_celery
+    import django_formula_celery_worker
     from celery import Celery
 
     app = app or Celery(broker=url)
     if request["give_back"]:
         app.loader.import_default_modules()
-    sorter = django_formula_celery.Parked(app, names, drop=request["drop"])
+    sorter = django_formula_celery_worker.Parked(app, names, drop=request["drop"])
     while sorter.step():
         pass
 

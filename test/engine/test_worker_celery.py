@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 import pytest
-from background import Lab, Worker, lab, until
+from background import SETTINGS, Lab, Worker, lab, until
+from in_django import python
 
 pytestmark = pytest.mark.slow  # workers that run for seconds
 
@@ -45,6 +46,23 @@ def new(number, seconds=0.0):
     work(number, seconds)
 """
 )
+#: Tasks of which one waits for the test, and all acknowledge late where LATE is true.
+LONG = """
+import os, time
+from celery import shared_task
+from shop.work import line, work
+
+@shared_task(acks_late=LATE)
+def old(number, seconds=0.0):
+    work(number, seconds)
+
+@shared_task(acks_late=LATE)
+def long(number):
+    line(f"begin {number}")
+    while not os.path.exists(os.path.join(os.environ["HOME"], "go")):
+        time.sleep(0.05)
+    line(f"end {number}")
+"""
 GIVEN: dict[str, Any] = {"app": None, "queues": None, "processes": 2, "options": {}}
 
 
@@ -213,8 +231,9 @@ def test_worker_connects_again_after_a_restart_of_redis(lab, more):
     until(lambda: lab.counts("end")[5] == 1)
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
 def test_other_pools(lab, pool):
+    lab.python = python("workers-gevent")
     for number in ("0001", "0002"):
         release(lab, number)
     lab.activate("0001")
@@ -229,6 +248,79 @@ def test_other_pools(lab, pool):
     until(lambda: len(lab.runs()) == 20)
     assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(20), 1)
     assert {*lab.runs().values()} == {"0001", "0002"} and second.is_fetching
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
+@pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.full)], ids=["", "acks_late"])
+def test_tasks_that_an_old_worker_has_not_begun_do_not_wait_for_its_long_task(lab, pool, late):
+    """Those with a countdown too. With gevent the loop waits while the pool is full: there is none that is not begun."""
+    lab.python = python("workers-gevent")
+    for number in ("0001", "0002"):
+        release(lab, number, LONG.replace("LATE", str(late)))
+    lab.activate("0001")
+    given = {"options": {"pool": pool}, "processes": 3 if pool == "gevent" else 2}
+    first, second = (celery(lab, number, **given).ready() for number in ("0001", "0002"))
+    is_full = pool in ("prefork", "threads")
+    send(lab, "0001", "for number in range(3, 6): old.apply_async((number,), countdown=15)")
+    until(lambda: int(lab.redis("HLEN", "unacked")) == 3)
+    send(lab, "0001", f"for number in range({2 if is_full else 1}): long.delay(number)")
+    until(lambda: first.state["active"] == (2 if is_full else 1))
+    if is_full:
+        send(lab, "0001", "old.delay(2)")
+        until(lambda: first.state["reserved"] == 1)
+    with lab.switching():
+        until(lambda: not first.is_fetching)
+        lab.activate("0002")
+    assert sum(lab.counts("end").values()) == 0
+    first.stop()
+    others = {3, 4, 5, *([2] if is_full else [])} if pool != "solo" else set()
+    until(lambda: lab.runs().keys() >= others)
+    assert {*lab.runs().values()} <= {"0002"} and first.process.poll() is None
+    (lab.folder / "go").touch()
+    assert first.wait() == 0
+    numbers = {0, 3, 4, 5, *([1, 2] if is_full else [])}
+    until(lambda: lab.runs().keys() == numbers)
+    assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(numbers, 1)
+    assert {number for number, by in lab.runs().items() if by == "0001"} == {0, *([1] if is_full else [])}
+    until(lambda: second.is_fetching and int(lab.redis("HLEN", "unacked")) == 0)
+
+
+def test_task_of_the_pool_solo_is_reported_and_no_other_begins_while_a_deployment_switches(lab):
+    release(lab, "0001", LONG.replace("LATE", "False"))
+    lab.activate("0001")
+    first = celery(lab, "0001", options={"pool": "solo"}).ready()
+    send(lab, "0001", "long.delay(0)\nold.delay(1)")
+    until(lambda: first.state["active"] == 1)
+    assert first.state["tasks"] == ["shop.tasks.long"]
+    with lab.switching():
+        until(lambda: not first.is_fetching)
+        (lab.folder / "go").touch()
+        until(lambda: lab.counts("end")[0] == 1)
+        time.sleep(0.5)
+        assert not first.is_fetching and lab.counts("begin") == {0: 1}
+    until(lambda: lab.counts("end")[1] == 1)
+
+
+def test_pool_of_the_settings_is_used_unless_the_pillar_has_one(lab):
+    files = {"project/settings.py": f"{SETTINGS}\nCELERY_WORKER_POOL = 'threads'"}
+    release(lab, "0001", **files)
+    lab.activate("0001")
+    for options, used in (({}, "(thread)"), ({"pool": "prefork"}, "(prefork)")):
+        worker = celery(lab, "0001", options=options)
+        until(lambda worker=worker, used=used: used in worker.log.read_text())
+        worker.kill()
+
+
+@pytest.mark.parametrize(
+    ("pool", "cause"),
+    [("gevent", "needs the option pool: gevent of the worker"), ("eventlet", "is not supported")],
+)
+def test_pool_of_the_settings_that_cannot_be_used_is_refused(lab, pool, cause):
+    release(lab, "0001", **{"project/settings.py": f"{SETTINGS}\nCELERY_WORKER_POOL = {pool!r}"})
+    lab.activate("0001")
+    first = celery(lab, "0001")
+    assert first.wait() != 0 and not (first.run / "ready").exists()
+    assert f"worker_pool = '{pool}' of the project's settings {cause}" in first.log.read_text()
 
 
 def test_worker_whose_tasks_cannot_be_imported_ends_before_it_is_ready(lab):
