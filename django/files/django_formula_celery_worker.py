@@ -233,7 +233,7 @@ class Follower:
                 yield request
 
     def finish(self, consumer):
-        """Wait for what gevent runs while its messages can be acknowledged; Celery waits for the tasks of other pools."""
+        """Wait for what gevent runs while its messages can be acknowledged; Celery waits for what other pools run."""
         while self.waits and self.is_stopping and state.active_requests:
             time.sleep(django_formula_worker.LOOK)
         consumer.perform_pending_operations()
@@ -305,9 +305,10 @@ def pool_of(app, chosen):
         RuntimeError: the pool of the settings cannot be used.
     """
     pool = chosen or app.conf.worker_pool
-    if pool not in POOLS and not chosen:
-        cause = "needs the option pool: gevent of the worker" if pool == "gevent" else "is not supported"
-        raise RuntimeError(f"worker_pool = {pool!r} of the project's settings {cause}")
+    if pool == "gevent" and not chosen:
+        raise RuntimeError("worker_pool of the project's settings needs the option pool: gevent of the worker")
+    if pool not in (*POOLS, "gevent"):
+        raise RuntimeError(f"worker_pool of the project's settings is not supported: {pool!r}")
     app.conf.worker_pool = pool if pool in POOLS else POOLS[0]
     return pool
 
