@@ -75,6 +75,13 @@ def test_parent_folder_closed_to_the_proxy_is_refused(open_folder, monkeypatch, 
     assert error.value.hint == f"chmod o+x {home}, or set django:sites:blog:root to another folder"
 
 
+def test_every_release_has_the_modules_that_its_programs_import():
+    given = {url.rpartition("/")[2].removesuffix(".py") for url in django_deploy_inputs.PROGRAMS}
+    texts = [(ROOT / f"django/files/{name}.py").read_text() for name in given]
+    imported = {name for text in texts for name in re.findall(r"^ *import (django_formula_\w+)", text, re.M)}
+    assert imported - given == {"django_formula_celery_app"}, "a release with workers of Celery has that"
+
+
 def test_states_are_given_every_program_of_a_release():
     """The engine's tests have all templates; on a host `django/site.sls` names them."""
     named = (ROOT / "django/site.sls").read_text()
