@@ -7,6 +7,7 @@ apply resumes one that was killed. What is moved aside is below ``adopted/<time>
 import contextlib
 import os
 import shutil
+import threading
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,8 @@ class Takeover:
         self._shared: list[tuple[Foreign, FormerOwners]] = []
         #: The processes of Apache before the switch, which may run the existing deployment.
         self._apache_processes: set[int] = set()
+        #: The threads that wait for old workers under supervisor.
+        self._ending: list[threading.Thread] = []
 
     def write(self, **values: Any) -> None:
         """Change values of the plan, and write it to disk."""
@@ -244,11 +247,11 @@ class Takeover:
             DeploymentError: the proxy refuses the files, or the existing deployment has written since it was copied.
         """
         self._refuse_late_writes()
-        django_takeover_worker.ask_to_stop(self.site, self.plan)
+        self._ending = django_takeover_worker.ask_to_stop(self.site, self.plan)
         try:
             self._switch_proxy(files, templates)
         except BaseException:
-            django_takeover_worker.start_again(self.plan)
+            django_takeover_worker.start_again(self.plan, self._ending)
             raise
 
     def _switch_proxy(self, files: Files, templates: Mapping[str, str]) -> None:
@@ -292,6 +295,8 @@ class Takeover:
         plan, aside = self.plan, self.aside
         aside.mkdir(mode=0o700, exist_ok=True)
         warnings = django_takeover_stop.drain(self.site, plan, self._apache_processes)
+        for thread in self._ending:
+            thread.join()
         django_takeover_stop.stop(self.site, plan, aside)
         self._shared.clear()
         self.release_data()

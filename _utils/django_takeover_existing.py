@@ -41,7 +41,8 @@ class ExistingDeployment:
         commands: the workers' commands, by the names in `workers`; a job of a timer is in `timers` instead.
         timers: services that timers run → command and time.
         crontabs: crontabs with commands of manage.py that name the project's folders.
-        replaced: workers that the pillar has too → a line that their unit needs for its stop, or an empty text.
+        replaced: workers that the pillar has too → a line that their unit needs for its stop, or an empty text; of a
+            program of supervisor, the signal that stops it.
         addresses: where it listens: paths of sockets, or ``host:port``.
         databases: SQLite files, with the path that the new site uses for each.
         media: folders of uploads.

@@ -3,6 +3,7 @@
 Imported by functions only: an apply without an existing deployment does not need it.
 """
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,9 @@ def review(site: Site, existing: ExistingDeployment) -> None:
     for name, command in existing.commands.items():
         worker = _worker(command)
         if worker and any(_covers(one, worker) for one in _with_all_queues(worker, present)):
-            existing.replaced[name] = stop_signal(worker, existing.units, name)
+            is_program = name in existing.program_names
+            signal = program_signal(worker, existing.programs, name)
+            existing.replaced[name] = signal if is_program else stop_signal(worker, existing.units, name)
         elif worker:
             entry = django_project_report.flow({_name(name, worker): _entry(worker)})
             existing.refusals.append(
@@ -92,6 +95,14 @@ def stop_signal(worker: Worker, units: Sequence[Path], name: str) -> str:
     unit = next((path for path in units if path.name == name), None)
     text = django_takeover_existing.read_text(unit) if unit else ""
     return "KillSignal=SIGINT" if worker.kind == "huey" and text and "KillSignal" not in text else ""
+
+
+def program_signal(worker: Worker, programs: Sequence[Path], name: str) -> str:
+    """Return the signal on which a worker of supervisor finishes what it has in hand."""
+    text = "\n".join(map(django_takeover_existing.read_text, programs))
+    section = re.search(rf"^\[program:{re.escape(name)}\](.*?)(?=^\[|\Z)", text, re.M | re.S)
+    own = re.search(r"^stopsignal\s*=\s*(?:SIG)?(\w+)", section[1], re.M) if section else None
+    return own[1] if own else "INT" if worker.kind == "huey" else "TERM"
 
 
 # Jobs

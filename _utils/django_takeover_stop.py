@@ -18,8 +18,9 @@ import django_host_service
 import django_release_drain
 import django_takeover_copy
 import django_takeover_process
+import django_takeover_supervisor
 import django_takeover_worker
-from django_host_command import DeploymentError, seconds
+from django_host_command import seconds
 from django_site import Site
 from django_takeover_process import Process
 
@@ -81,7 +82,7 @@ def stop(site: Site, plan: dict[str, Any], aside: Path) -> None:
         timeout = 120 + django_takeover_worker.patience(site)
         django_host_command.run(argv, doing=f"stopping {' '.join(units)}", timeout=timeout)
     for name in plan["names"]:
-        _stop_program(name)
+        django_takeover_supervisor.stop(name)
     uwsgi_files = [Path(path) for path in plan["apps"]]
     for path in uwsgi_files:
         move_aside(path, aside)  # before its process is stopped, which an emperor would restart
@@ -92,16 +93,6 @@ def stop(site: Site, plan: dict[str, Any], aside: Path) -> None:
     workers = [process for process in old if not process.serves_pages()]
     _end([process for process in old if process not in workers], _TERM_TIMEOUT)
     _end(workers, django_takeover_worker.patience(site))
-
-
-def _stop_program(name: str) -> None:
-    """Stop a program of supervisor and remove it, unless supervisor does not run."""
-    try:
-        for verb, program in (("stop", f"{name}:*"), ("remove", name)):
-            django_host_command.run(["supervisorctl", verb, program], doing=f"stopping {name}", timeout=120)
-    except DeploymentError as error:
-        if "no such file" not in error.log and "refused connection" not in error.log:
-            raise
 
 
 def _end(processes: list[Process], timeout: float) -> None:

@@ -23,8 +23,8 @@ WORKERS: dict[str, Worker] = {
     kind: importlib.import_module(f"django_worker_{kind}").WORKER for kind in django_kinds.WORKERS
 }
 
-#: Bytes of a state file that are read, and names of tasks that are taken from it.
-_STATE, _NAMES = 1 << 16, 100
+#: Bytes of a state file that are read, names of tasks that are taken from it, and the highest of its numbers.
+_STATE, _NAMES, _HIGHEST = 1 << 16, 100, 10**12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +73,8 @@ def state(run: Foreign) -> State | None:
         return None
     tasks = tuple(name[:200] for name in found.get("tasks", ())[:_NAMES] if name.isprintable())
     counts = {name: found.get(name) for name in ("active", "reserved", "done", "failed")}
+    if not all(0 <= (number or 0) <= _HIGHEST for number in (found["pid"], *counts.values())):
+        return None
     return State(found["pid"], found["time"], found["fetching"], tasks=tasks, **counts)
 
 

@@ -49,6 +49,11 @@ def test_state_of_another_shape_is_none(tmp_path, text):
     assert state(tmp_path, text) is None
 
 
+@pytest.mark.parametrize("counts", [{"active": -1}, {"done": 10**13}, {"reserved": 10**4000}, {"pid": -1}])
+def test_state_with_numbers_that_cannot_be_is_none(tmp_path, counts):
+    assert state(tmp_path, json.dumps({**STATE, **counts})) is None
+
+
 def test_state_of_a_unit_that_has_ended_is_none(tmp_path):
     assert django_worker.state(Foreign(tmp_path / "django-blog-0042-mail")) is None
 

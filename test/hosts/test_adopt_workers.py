@@ -1,4 +1,7 @@
-"""A site with a worker of Celery and a crontab, as tutorials have them, is taken over while visitors queue tasks."""
+"""A site with a worker of Celery and a crontab, as tutorials have them, is taken over while visitors queue tasks.
+
+With systemd, and without it under supervisor, which would kill tasks of 2 s in hand after 1 s.
+"""
 
 import contextlib
 import itertools
@@ -7,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 from lab import Host
@@ -24,6 +28,15 @@ Restart=always
 
 [Install]
 WantedBy=multi-user.target
+"""
+PROGRAM = """[program:{name}]
+command=/opt/shop/venv/bin/{command}
+directory=/opt/shop
+user=www-data
+autorestart=true
+stopasgroup=true
+killasgroup=true
+stopwaitsecs=1
 """
 NGINX = """server {
     listen 80;
@@ -54,7 +67,7 @@ from celery import shared_task
 def note(number):
     database = redis.Redis(db=1)
     database.rpush("begun", number)
-    time.sleep(0.3)
+    time.sleep(2)
     database.rpush("ended", f"{number} {os.environ.get('DJANGO_SITE', 'old')}")
 """
 VIEW = """+
@@ -85,9 +98,39 @@ def tasks(host: Host, word: str) -> list[str]:
     return host.run(["redis-cli", "-n", "1", "lrange", word, "0", "-1"]).stdout.splitlines()
 
 
+class Systemd:
+    """Units run the old site."""
+
+    FILE, TEXT = "/etc/systemd/system/{}.service", UNIT
+    WORKER = "shop-tasks.service"
+    SERVICES = "systemctl start redis-server"
+    START = "systemctl daemon-reload; systemctl enable --quiet --now shop shop-tasks"
+    RELOAD = "systemctl reload nginx"
+    RUNS = "systemctl is-active shop-tasks"
+    PACKAGES = ""
+    HOST: ClassVar[dict[str, Any]] = {}
+
+
+class Supervisor:
+    """Programs of supervisor run the old site, on a host without systemd."""
+
+    FILE, TEXT = "/etc/supervisor/conf.d/{}.conf", PROGRAM
+    WORKER = "shop-tasks"
+    SERVICES = "service redis-server start; service cron start; service supervisor start; service nginx start"
+    START = "supervisorctl update"
+    RELOAD = "nginx -s reload"
+    RUNS = "supervisorctl status shop-tasks | grep -q RUNNING && echo active"
+    PACKAGES = " supervisor"
+    HOST: ClassVar[dict[str, Any]] = {
+        "init": False,
+        "command": ("sh", "-c", "service supervisor start; service nginx start; exec sleep infinity"),
+    }
+
+
 @pytest.mark.full
-def test_worker_and_crontab_taken_over_and_given_back(hosts, repositories):
-    host = hosts("bookworm", kind="ready")
+@pytest.mark.parametrize("manager", [Systemd, Supervisor])
+def test_worker_and_crontab_taken_over_and_given_back(hosts, repositories, manager):
+    host = hosts("bookworm", kind="ready", **manager.HOST)
     repository = repositories(host)
     urls = repository.read("guestbook/urls.py")
     repository.commit(
@@ -103,16 +146,16 @@ def test_worker_and_crontab_taken_over_and_given_back(hosts, repositories):
             }
         )
     )
-    host.run("apt-get -qq update && apt-get -qq install --no-install-recommends git redis-server cron", environment=APT)
+    packages = f"git redis-server cron{manager.PACKAGES}"
+    host.run(f"apt-get -qq update && apt-get -qq install --no-install-recommends {packages}", environment=APT)
     host.run("git config --system --add safe.directory '*'; rm -f /etc/nginx/sites-enabled/default")
     old_site(host, "/opt/shop", "/opt/shop/venv", "www-data")
-    units = {"shop": "gunicorn --bind 127.0.0.1:8001 website.wsgi", "shop-tasks": "celery -A website worker -c 2"}
+    units = {"shop": "gunicorn --bind 127.0.0.1:8001 website.wsgi", "shop-tasks": "celery -A website worker -c 8"}
     for name, command in units.items():
-        host.write(f"/etc/systemd/system/{name}.service", UNIT.format(name=name, command=command))
+        host.write(manager.FILE.format(name), manager.TEXT.format(name=name, command=command))
     host.write("/etc/nginx/sites-enabled/shop", NGINX)
     host.write("/etc/cron.d/shop", CRONTAB)
-    host.run("systemctl start redis-server; systemctl daemon-reload; systemctl enable --quiet --now shop shop-tasks")
-    host.run("nginx -t -q && systemctl reload nginx")
+    host.run(f"{manager.SERVICES}; {manager.START}; nginx -t -q && {manager.RELOAD}")
     shop = Site(host, repository, "shop", adopt=True, queue={"engine": "redis", "host": "127.0.0.1"})
 
     def enqueue(number: int) -> bool:
@@ -123,22 +166,22 @@ def test_worker_and_crontab_taken_over_and_given_back(hosts, repositories):
     host.run(["redis-cli", "-n", "1", "flushdb"])
 
     told = shop.apply().failed["shop can be deployed"]
-    assert "shop-tasks.service is a worker that the pillar does not have: set django:sites:shop:workers:" in told
+    assert f"{manager.WORKER} is a worker that the pillar does not have: set django:sites:shop:workers:" in told
     assert "/etc/cron.d/shop runs manage.py clearsessions, which the pillar does not: set" in told
-    assert host.run("systemctl is-active shop-tasks").stdout == "active\n"
+    assert host.run(manager.RUNS).stdout == "active\n"
 
     sent: list[int] = []
     numbers, ended = itertools.count(1), threading.Event()
 
     def visit() -> None:
-        while not ended.wait(0.1):
+        while not ended.wait(0.4):
             if enqueue(number := next(numbers)):
                 sent.append(number)
 
     visitor = threading.Thread(target=visit, daemon=True)
     visitor.start()
     schedules = {"clearsessions": {"command": "manage.py clearsessions", "at": "*/5 * * * *"}}
-    workers = {"default": {"kind": "celery", "app": "website", "processes": 2}}
+    workers = {"default": {"kind": "celery", "app": "website", "processes": 8}}
     shop.deploy(workers=workers, schedules=schedules)
     wait(host, lambda: any(row.endswith(" shop") for row in tasks(host, "ended")), "the new worker does not work")
     ended.set()
@@ -148,16 +191,16 @@ def test_worker_and_crontab_taken_over_and_given_back(hosts, repositories):
     assert [number for number in sent if ran[number] != 1] == [], "none is lost or run twice"
     assert max(Counter(tasks(host, "begun")).values()) == 1
 
-    assert not host.testinfra.file("/etc/systemd/system/shop-tasks.service").exists
+    assert not host.testinfra.file(manager.FILE.format("shop-tasks")).exists
     assert "/opt/shop/venv/bin/celery" not in host.run("ps -eo args").stdout
     assert host.read("/etc/cron.d/shop") == re.sub(r".*clearsessions.*\n", "", CRONTAB)
-    assert "clearsessions" in host.run("systemctl list-timers --all --no-pager").stdout
+    assert [row["schedule"] for row in host.call("django.schedules", "shop", full=True)] == ["clearsessions"]
     assert not shop.apply().changed
 
     shop.deploy(state="absent")
     (aside,) = host.run(f"ls -d {shop.root}/adopted/*").stdout.split()
-    host.run(f"cd {aside} && rm adoption.json && tar -c . | tar -x -C / --no-overwrite-dir && systemctl daemon-reload")
-    host.run("systemctl enable --quiet --now shop shop-tasks; nginx -t -q && systemctl reload nginx")
+    host.run(f"cd {aside} && rm adoption.json && tar -c . | tar -x -C / --no-overwrite-dir")
+    host.run(f"{manager.START}; nginx -t -q && {manager.RELOAD}")
     assert host.read("/etc/cron.d/shop") == CRONTAB
     wait(host, lambda: enqueue(next(numbers)), "the old site does not come back")
     wait(host, lambda: tasks(host, "ended")[-1].endswith(" old"), "its worker does not come back")
