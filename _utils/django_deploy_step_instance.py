@@ -20,6 +20,7 @@ import django_release_instance
 import django_release_page
 import django_release_static
 import django_site
+import django_virtualenv
 import django_worker
 from django_deploy import Changes, Deployment
 from django_deploy_switch_report import Probe
@@ -76,9 +77,10 @@ def _warn_of_missing_files(deployment: Deployment, release: Release, began: floa
     """
     site = deployment.site
     body = django_release_health.body(site, release.path, time.monotonic() + _PATIENCE)
-    log = django_release_instance.process_manager(site, release.path).journal(site, release.path, began)
-    found = django_release_page.warnings(site, release.path, release.facts, body)
-    deployment.warn([*found, *django_release_page.logged(site, log)])
+    deployment.warn(django_release_page.warnings(site, release.path, release.facts, body))
+    if django_release_page.INLINES & django_virtualenv.packages(release.path / "virtualenv").keys():
+        log = django_release_instance.process_manager(site, release.path).journal(site, release.path, began)
+        deployment.warn(django_release_page.logged(site, log))
 
 
 def _units(deployment: Deployment, release: Release) -> list[str]:

@@ -13,6 +13,8 @@ from django_site import Site
 _TAG = re.compile(r"<(?:(?P<link>link)|script)\b(?P<attributes>[^>]{0,1000})>", re.IGNORECASE)
 _URL = re.compile(r"""\b(?:href|src)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
 _STYLESHEET = re.compile(r"""\brel\s*=\s*["']?stylesheet\b""", re.IGNORECASE)
+#: Packages that write static files into pages, and only log which of them they do not find.
+INLINES = {"django-staticinline"}
 #: What the project's packages log of a static file that a page cannot have: its name.
 _LOGGED = re.compile(
     r"""Unable to include inline static file "([^"\n]+)"|issing staticfiles manifest entry for '([^'\n]+)'"""

@@ -654,6 +654,18 @@ def test_files_that_the_health_page_links_to_and_the_release_lacks_give_a_warnin
     assert world.last.warnings == []
 
 
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_log_is_read_for_files_of_the_health_page_only_where_a_package_inlines_them(world, is_installed):
+    world.packages |= {"django_staticinline": "1.0"} if is_installed else {}
+    world.prints["journalctl"] = 'WARNING Unable to include inline static file "gone.css", file not found.\n'
+    world.apply()
+    warning = (
+        "the health page uses gone.css, not among the static files: have django:sites:blog:build create what is "
+        "generated, or correct the names in the project"
+    )
+    assert world.last.warnings == [warning] * is_installed
+
+
 @pytest.mark.parametrize(
     ("options", "answers", "words"),
     [
