@@ -211,13 +211,13 @@ _HINTS = (
         "that has it, or take the command out of {at}:build",
     ),
     (
+        r"\b(401 Unauthorized|403 Forbidden|407 Proxy)",
+        "the package index refused the login: set {at}:index:user and {at}:index:password",
+    ),
+    (
         r"Because ([\w.-]+) was not found in the package registry",
         "the package index has no package {0}: correct its name in the requirements, or in {at}:python_packages; one "
         "of your own is from {at}:index",
-    ),
-    (
-        r"\b(401 Unauthorized|403 Forbidden|407 Proxy)",
-        "the package index refused the login: set {at}:index:user and {at}:index:password",
     ),
     (
         r"SSLError: HTTPSConnectionPool\(host='([\w.-]+)'[^\n]*certificate verify failed",
