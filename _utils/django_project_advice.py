@@ -18,6 +18,7 @@ import django_project_environment
 import django_project_imports
 import django_project_inspection
 import django_project_modules
+import django_project_python_path
 import django_project_routes
 import django_project_settings
 import django_release
@@ -74,7 +75,7 @@ def _absent(source: Path, facts: Mapping[str, Any], present: Collection[str]) ->
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
     settings = django_project_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
     needed = [*django_project_modules.needed(settings), *django_project_imports.foreign(roots, settings)]
-    names = [name for name in needed if not django_project_modules.is_own(roots, name)]
+    names = [name for name in needed if not django_project_python_path.is_own(roots, name)]
     return sorted({"django", *names} - {*present} - sys.stdlib_module_names)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import django_project
 import django_project_code
-import django_project_modules
 import django_project_process_files
 import django_project_python_path
 import django_project_settings
@@ -107,8 +106,8 @@ def _without_folder(found: _Found, roots: Sequence[Path]) -> None:
     """Name Celery's applications as they are imported from the folder of manage.py, not from the one above it."""
     for worker in found.workers.values():
         folder, _dot, app = worker.about.get("app", "").partition(".")
-        is_inside = folder == roots[0].name and not django_project_modules.is_own(roots, folder)
-        if is_inside and django_project_modules.is_own(roots, re.split("[.:]", app)[0]):
+        is_inside = folder == roots[0].name and not django_project_python_path.is_own(roots, folder)
+        if is_inside and django_project_python_path.is_own(roots, re.split("[.:]", app)[0]):
             worker.about["app"] = app
 
 

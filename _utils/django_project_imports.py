@@ -32,7 +32,9 @@ def foreign(roots: Sequence[Path], settings: Settings) -> dict[str, Path]:
             names = [name for node in django_project_code.tree(path).body for name in _imported(node, package)]
             waiting += [part for name in names for part in _packages(name)]
             top = [name.partition(".")[0] for name in names]
-            found |= {name: path for name in top if name not in found and not _is_own(roots, name)}
+            found |= {
+                name: path for name in top if name not in found and not django_project_python_path.is_own(roots, name)
+            }
     return found
 
 
@@ -51,10 +53,6 @@ def _file(roots: Sequence[Path], module: str) -> Path | None:
     names = all(part.isidentifier() for part in module.split("."))
     found = (django_project_python_path.module_file(root, module) for root in roots) if names else iter(())
     return next(filter(None, found), None)
-
-
-def _is_own(roots: Sequence[Path], name: str) -> bool:
-    return any((root / name).is_dir() or (root / f"{name}.py").is_file() for root in roots)
 
 
 def _packages(module: str) -> list[str]:

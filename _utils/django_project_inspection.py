@@ -26,6 +26,7 @@ import django_project_layout
 import django_project_metadata
 import django_project_models
 import django_project_modules
+import django_project_python_path
 import django_project_release
 import django_project_removed
 import django_project_requirements
@@ -176,7 +177,7 @@ def _own_folders(report: Report, settings: Settings, tree: Path, project: str, r
     The folder above that of manage.py is one where modules import the folder of manage.py itself.
     """
     for module in django_project_modules.needed(settings):
-        if django_project_modules.is_own(roots, module):
+        if django_project_python_path.is_own(roots, module):
             continue
         folders = django_project.import_folders(tree, project, module)
         tops = [tree / folder for folder in folders if (tree / folder / module / "__init__.py").is_file()]
@@ -184,7 +185,7 @@ def _own_folders(report: Report, settings: Settings, tree: Path, project: str, r
             report.extend("python_path", [str(tops[0].relative_to(tree))], f"has {module}")
             yield tops[0]
     folder = tree / project
-    is_known = folder == tree or django_project_modules.is_own(roots, folder.name)
+    is_known = folder == tree or django_project_python_path.is_own(roots, folder.name)
     if not is_known and django_project_modules.imports_itself(folder):
         report.extend("python_path", [str(folder.parent.relative_to(tree))], f"{folder.name} is imported from there")
         yield folder.parent

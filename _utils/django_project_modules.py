@@ -9,6 +9,7 @@ from pathlib import Path
 import django_project
 import django_project_code
 import django_project_imports
+import django_project_python_path
 import django_site_package
 from django_project_settings import Settings
 from django_site import Site
@@ -29,7 +30,7 @@ def imports_itself(project: Path) -> bool:
     pattern = re.compile(rf"^[ \t]*(?:from|import)[ \t]+{re.escape(project.name)}\.(\w+)", re.MULTILINE)
     modules = [path for path in django_project.files(project, None, depth=6) if path.suffix == ".py"]
     named = (name for path in modules for name in pattern.findall(django_project_code.read(path)))
-    return any((project / name).is_dir() or (project / f"{name}.py").is_file() for name in named)
+    return any(django_project_python_path.is_own([project], name) for name in named)
 
 
 def _imported(path: Path) -> Iterator[str]:
@@ -54,11 +55,6 @@ def _imported_if_present(path: Path) -> Iterator[str]:
                 yield from (name.partition(".")[0] for name in names)
 
 
-def is_own(roots: Sequence[Path], module: str) -> bool:
-    """Return whether a module is in one of the folders that a project is imported from."""
-    return any((root / module).is_dir() or (root / f"{module}.py").is_file() for root in roots)
-
-
 def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str]) -> list[str]:
     """Return the packages that the settings and the code of pages need and the requirements do not have.
 
@@ -69,7 +65,7 @@ def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str
     names = {re.sub(r"\[.*", "", name) for name in required}
     optional = {name for path in settings.files for name in _imported_if_present(path)}
     imported = dict.fromkeys([*needed(settings), *django_project_imports.foreign(roots, settings)])
-    wanted = [name for name in imported if name not in optional and not is_own(roots, name)]
+    wanted = [name for name in imported if name not in optional and not django_project_python_path.is_own(roots, name)]
     missing = [name for name in wanted if _is_left_out(name, names)]
     missing += ["PIL"] if _is_left_out("PIL", names) and _has_image_field(roots[0]) else []
     found = {name: re.sub(r"[-_.]+", "-", django_site_package.package_of(name)).lower() for name in missing}
@@ -79,10 +75,10 @@ def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str
 
 def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
     """Return Django and the packages of all modules that the settings need; of an unknown one its name is the guess."""
-    found = [name for name in needed(settings) if not is_own(roots, name) and name not in sys.stdlib_module_names]
-    return [
-        *dict.fromkeys(["django", *(django_site_package.package_of(name) or name.replace("_", "-") for name in found)])
-    ]
+    names = [name for name in needed(settings) if name not in sys.stdlib_module_names]
+    foreign = [name for name in names if not django_project_python_path.is_own(roots, name)]
+    packages = (django_site_package.package_of(name) or name.replace("_", "-") for name in foreign)
+    return [*dict.fromkeys(["django", *packages])]
 
 
 def _is_left_out(module: str, names: Collection[str]) -> bool:

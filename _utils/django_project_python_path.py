@@ -4,7 +4,7 @@ import ast
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ def module_file(folder: Path, module: str) -> Path | None:
     """Return the file of a module that is imported from a folder, or None if it does not exist."""
     base = folder / module.replace(".", "/")
     return next((path for path in (base.with_name(f"{base.name}.py"), base / "__init__.py") if path.is_file()), None)
+
+
+def is_own(roots: Sequence[Path], module: str) -> bool:
+    """Return whether a top-level module is in one of the folders that a project is imported from."""
+    return any((root / module).is_dir() or (root / f"{module}.py").is_file() for root in roots)
 
 
 def _imports(folder: Path, package: str) -> bool:
