@@ -93,6 +93,16 @@ def assigns(module: ast.Module, name: str = "application") -> bool:
     return any(getattr(target, "id", None) == name for node in statements for target in node.targets)
 
 
+def imported_from(node: ast.ImportFrom, package: str) -> str:
+    """Return the module that a statement imports names from; empty if the statement has only dots at the top.
+
+    Args:
+        package: the package of the statement's own module; empty if it has none.
+    """
+    above = package.split(".") if node.level and package else []
+    return ".".join([*above[: len(above) - node.level + 1], *filter(None, [node.module])])
+
+
 def star_imports(module: ast.Module, *, absolute: bool = False) -> list[str]:
     """Return the modules that a module takes every name from, as they are written there without leading dots.
 

@@ -70,7 +70,7 @@ def _modules(path: Path, roots: Sequence[Path]) -> Iterator[str]:
     tries = [node for node in ast.walk(code) if isinstance(node, ast.Try)]
     optional = {id(part) for node in tries if not _raises(node) for one in node.body for part in ast.walk(one)}
     root = next((root for root in roots if path.is_relative_to(root)), path.parent)
-    package = path.relative_to(root).parent.parts
+    package = ".".join(path.relative_to(root).parent.parts)
     for node in ast.walk(code):
         if id(node) in optional:
             continue
@@ -79,8 +79,7 @@ def _modules(path: Path, roots: Sequence[Path]) -> Iterator[str]:
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*above, *filter(None, [node.module])])
+            module = django_project_code.imported_from(node, package)
             yield from (module, *(f"{module}.{alias.name}".lstrip(".") for alias in node.names))
 
 

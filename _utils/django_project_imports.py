@@ -70,10 +70,9 @@ def _imported(node: ast.stmt, package: str) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-        above = package.split(".") if node.level and package else []
-        base = ".".join([*above[: len(above) - node.level + 1], *filter(None, [node.module])])
-        names = [f"{base}.{alias.name}" for alias in node.names if alias.name != "*"]
-        yield from filter(None, [base, *names]) if base or node.level == 0 else ()
+        module = django_project_code.imported_from(node, package)
+        names = [f"{module}.{alias.name}" for alias in node.names if alias.name != "*"]
+        yield from [module, *names] if module else ()
     elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
         calls = [part for part in ast.walk(node) if isinstance(part, ast.Call) and part.args]
         for call in calls:

@@ -231,9 +231,7 @@ class _Interpreter(Readers):
             frame.names[alias.asname or name] = Value(value or Symbol(name))
 
     def _run_importfrom(self, node: ast.ImportFrom, frame: Frame) -> None:
-        above = frame.module.split(".") if node.level else []
-        package = [part for part in above[: len(above) - node.level + 1] if part]
-        module = ".".join([*package, *filter(None, [node.module])])
+        module = django_project_code.imported_from(node, frame.module)
         found = self._imported(module)
         if node.level and not found and node.module and self.guards:
             raise _Raised("ImportError", "ModuleNotFoundError")
