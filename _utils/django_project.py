@@ -59,7 +59,7 @@ def python_path(source: Path, folder: str) -> list[str]:
     """
     found = django_project_python_path.declared(source, folder)
     named = django_project_code.settings_named(source / folder / "manage.py")
-    if named and not any(django_project_python_path.module_file(source / path, named) for path in (folder, *found)):
+    if named and not django_project_python_path.find_module([source / path for path in (folder, *found)], named):
         folders = import_folders(source, folder, named)
         found += folders if len(folders) == 1 else []
     return found
@@ -199,13 +199,9 @@ def _importable(path: Path, roots: Sequence[Path]) -> list[str]:
     """
     taken = django_project_code.star_imports(django_project_code.tree(path), absolute=True)
     own = [name for name in taken if any((root / name.partition(".")[0]).is_dir() for root in roots)]
-    files = {name: next(filter(None, (_file(root, name) for root in roots)), None) for name in own}
+    files = {name: django_project_python_path.find_module(roots, name) for name in own}
     others = [name for name, file in files.items() if file and _installs(file)]
     return others if others and not all(files.values()) else [_module(path, roots)]
-
-
-def _file(root: Path, module: str) -> Path | None:
-    return django_project_python_path.module_file(root, module)
 
 
 def _installs(path: Path) -> bool:

@@ -50,9 +50,8 @@ def _first(settings: Settings) -> Iterator[str]:
 
 
 def _file(roots: Sequence[Path], module: str) -> Path | None:
-    names = all(part.isidentifier() for part in module.split("."))
-    found = (django_project_python_path.module_file(root, module) for root in roots) if names else iter(())
-    return next(filter(None, found), None)
+    is_module = all(part.isidentifier() for part in module.split("."))
+    return django_project_python_path.find_module(roots, module) if is_module else None
 
 
 def _packages(module: str) -> list[str]:

@@ -95,7 +95,7 @@ def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -
         report.set("settings_module", production[0], f"guessed: the project names {named}")
         return production[0]
     guess, comment = _instead_of(roots, named, wsgi, [*production, *found])
-    if guess and not _module_file(roots, named) and _is_imported(roots, named):
+    if guess and not django_project_python_path.find_module(roots, named) and _is_imported(roots, named):
         _add_module(report, tree, roots, named, guess)
         return guess
     if guess:
@@ -115,7 +115,7 @@ def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> t
     inner = [module for module in live if module.startswith(f"{named}.")]
     if inner and not _has_code(roots, named):
         return inner[0], f"guessed: the project names {named}, which has no settings"
-    if live and not _module_file(roots, named):
+    if live and not django_project_python_path.find_module(roots, named):
         return live[0], f"guessed: the project names {named}, which is not in the source"
     return "", ""
 
@@ -139,23 +139,18 @@ def _is_imported(roots: list[Path], module: str) -> bool:
 
 def _has_code(roots: list[Path], module: str) -> bool:
     """Return whether a module of the project has statements; one of a package that is installed counts as if it had."""
-    path = _module_file(roots, module)
+    path = django_project_python_path.find_module(roots, module)
     if not path:
         return not any((root / module.partition(".")[0]).is_dir() for root in roots)
     body = django_project_code.tree(path).body
     return any(not isinstance(getattr(statement, "value", None), ast.Constant) for statement in body)
 
 
-def _module_file(roots: list[Path], module: str) -> Path | None:
-    """Return the file of a module of the project, or None if its source does not have it."""
-    return next(filter(None, (django_project_python_path.module_file(root, module) for root in roots)), None)
-
-
 def _is_for_servers(roots: list[Path], module: str) -> bool:
     """Return whether a settings module is not for development, and neither empty nor taken from one that is."""
     if django_project_code.NOT_LIVE.search(module):
         return False
-    path = _module_file(roots, module)
+    path = django_project_python_path.find_module(roots, module)
     tree = django_project_code.tree(path) if path else None
     taken = django_project_code.star_imports(tree) if tree else []
     return not tree or (

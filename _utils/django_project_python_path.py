@@ -42,6 +42,11 @@ def module_file(folder: Path, module: str) -> Path | None:
     return next((path for path in (base.with_name(f"{base.name}.py"), base / "__init__.py") if path.is_file()), None)
 
 
+def find_module(roots: Sequence[Path], module: str) -> Path | None:
+    """Return the file of a module in the first of several folders that has it, or None if none has."""
+    return next(filter(None, (module_file(root, module) for root in roots)), None)
+
+
 def is_own(roots: Sequence[Path], module: str) -> bool:
     """Return whether a top-level module is in one of the folders that a project is imported from."""
     return any((root / module).is_dir() or (root / f"{module}.py").is_file() for root in roots)

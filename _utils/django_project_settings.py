@@ -181,8 +181,7 @@ class _Interpreter(Readers):
     # Modules
 
     def _file(self, module: str) -> Path | None:
-        found = (django_project_python_path.module_file(root, module) for root in self.roots)
-        return next(filter(None, found), None) if module else None
+        return django_project_python_path.find_module(self.roots, module) if module else None
 
     def _imported(self, module: str) -> Namespace | None:
         """Return a module of the project; None if it is not one."""
