@@ -10,94 +10,66 @@ from trees import write_tree
 
 PACKAGE = {"scripts": {"build": "vite build"}}
 YARN = "npm exec --yes --package=yarn@1 -- yarn"
-BERRY = "npm exec --yes --package=@yarnpkg/cli-dist@"
-PNPM = "npm exec --yes --package=pnpm@"
+BERRY = "npm exec --yes --package=@yarnpkg/cli-dist@{} -- yarn"
+PNPM = "npm exec --yes --package=pnpm@{} -- pnpm"
+BUN = "npm exec --yes --package=bun@1 -- bun"
 COPY = "--frozen-lockfile --package-import-method=copy"
+COPY_OF_BUN = "--frozen-lockfile --backend=copyfile"
+
+
+def front_end(source, files, *, folder=".", project=".", distribution="trixie", **package):
+    """Return the front end of a source that has its package in a folder, and some files."""
+    write_tree(source, {f"{folder}/package.json": json.dumps({**PACKAGE, **package}), **files})
+    (found,) = django_project_front_end.find(source, project, Settings(), distribution)
+    return found
 
 
 @pytest.mark.parametrize(
-    ("files", "manager", "commands"),
+    ("files", "manager", "program", "install"),
     [
-        ({}, "", ["npm install", "npm run build"]),
-        ({"package-lock.json": "{}", "yarn.lock": ""}, "", ["npm ci", "npm run build"]),
-        (
-            {"pnpm-lock.yaml": "lockfileVersion: '9.0'\n"},
-            "",
-            [f"{PNPM}10 -- pnpm install {COPY}", f"{PNPM}10 -- pnpm run build"],
-        ),
+        ({}, "", "npm", "install"),
+        ({"package-lock.json": "{}", "yarn.lock": ""}, "", "npm", "ci"),
+        ({"pnpm-lock.yaml": "lockfileVersion: '9.0'\n"}, "", PNPM.format(10), f"install {COPY}"),
         (
             {"pnpm-lock.yaml": "lockfileVersion: '6.0'\n"},
             "pnpm@8.6.1+sha512.abc",
-            [f"{PNPM}8.6.1 -- pnpm install {COPY}", f"{PNPM}8.6.1 -- pnpm run build"],
+            PNPM.format("8.6.1"),
+            f"install {COPY}",
         ),
-        (
-            {"pnpm-lock.yaml": "lockfileVersion: 5.4\n"},
-            "yarn@1.22.0",
-            [f"{PNPM}7 -- pnpm install {COPY}", f"{PNPM}7 -- pnpm run build"],
-        ),
-        (
-            {"pnpm-lock.yaml": "lockfileVersion: '99'\n"},
-            "pnpm@9; touch /x",
-            [f"{PNPM}latest -- pnpm install {COPY}", f"{PNPM}latest -- pnpm run build"],
-        ),
-        ({"yarn.lock": "# yarn lockfile v1\n"}, "", [f"{YARN} install --frozen-lockfile", f"{YARN} run build"]),
-        (
-            {"yarn.lock": "__metadata:\n  version: 8\n"},
-            "",
-            [f"{BERRY}4 -- yarn install", f"{BERRY}4 -- yarn run build"],
-        ),
-        (
-            {"yarn.lock": "__metadata:\n  version: 6\n"},
-            "",
-            [f"{BERRY}3 -- yarn install", f"{BERRY}3 -- yarn run build"],
-        ),
+        ({"pnpm-lock.yaml": "lockfileVersion: 5.4\n"}, "yarn@1.22.0", PNPM.format(7), f"install {COPY}"),
+        ({"pnpm-lock.yaml": "lockfileVersion: '99'\n"}, "pnpm@9; touch /x", PNPM.format("latest"), f"install {COPY}"),
+        ({"yarn.lock": "# yarn lockfile v1\n"}, "", YARN, "install --frozen-lockfile"),
+        ({"yarn.lock": "__metadata:\n  version: 8\n"}, "", BERRY.format(4), "install"),
+        ({"yarn.lock": "__metadata:\n  version: 6\n"}, "", BERRY.format(3), "install"),
         (
             {"yarn.lock": "__metadata:\n  version: 8\n", "package-lock.json": "{}"},
             "yarn@4.5.0",
-            [f"{BERRY}4.5.0 -- yarn install --immutable", f"{BERRY}4.5.0 -- yarn run build"],
+            BERRY.format("4.5.0"),
+            "install --immutable",
         ),
-        (
-            {"bun.lockb": ""},
-            "",
-            [
-                "npm exec --yes --package=bun@1 -- bun install --frozen-lockfile --backend=copyfile",
-                "npm exec --yes --package=bun@1 -- bun run build",
-            ],
-        ),
+        ({"bun.lockb": ""}, "", BUN, f"install {COPY_OF_BUN}"),
     ],
 )
-def test_program_of_a_lock_file_installs_and_builds(tmp_path, files, manager, commands):
-    write_tree(tmp_path, {"package.json": json.dumps({**PACKAGE, "packageManager": manager}), **files})
-    (found,) = django_project_front_end.find(tmp_path, ".", Settings(), "trixie")
-    assert [*found.commands] == commands
+def test_program_of_a_lock_file_installs_and_builds(tmp_path, files, manager, program, install):
+    found = front_end(tmp_path, files, packageManager=manager)
+    assert [*found.commands] == [f"{program} {install}", f"{program} run build"]
 
 
 @pytest.mark.parametrize(
-    ("lock", "commands"),
+    ("lock", "program", "install", "build"),
     [
-        (
-            "pnpm-lock.yaml",
-            [f"{PNPM}latest -- pnpm --dir ../ui install {COPY}", f"{PNPM}latest -- pnpm --dir ../ui run build"],
-        ),
-        ("yarn.lock", [f"{YARN} --cwd ../ui install --frozen-lockfile", f"{YARN} --cwd ../ui run build"]),
-        (
-            "bun.lock",
-            [
-                "npm exec --yes --package=bun@1 -- bun install --frozen-lockfile --backend=copyfile --cwd ../ui",
-                "npm exec --yes --package=bun@1 -- bun run --cwd ../ui build",
-            ],
-        ),
+        ("pnpm-lock.yaml", PNPM.format("latest"), f"--dir ../ui install {COPY}", "--dir ../ui run build"),
+        ("yarn.lock", YARN, "--cwd ../ui install --frozen-lockfile", "--cwd ../ui run build"),
+        ("bun.lock", BUN, f"install {COPY_OF_BUN} --cwd ../ui", "run --cwd ../ui build"),
     ],
 )
-def test_front_end_in_a_folder_of_its_own(tmp_path, lock, commands):
-    write_tree(tmp_path, {"ui/package.json": json.dumps(PACKAGE), f"ui/{lock}": ""})
-    (found,) = django_project_front_end.find(tmp_path, "src", Settings(), "trixie")
-    assert [*found.commands] == commands
+def test_front_end_in_a_folder_of_its_own(tmp_path, lock, program, install, build):
+    found = front_end(tmp_path, {f"ui/{lock}": ""}, folder="ui", project="src")
+    assert [*found.commands] == [f"{program} {install}", f"{program} {build}"]
 
 
 def test_only_npm_finds_a_package_above(tmp_path):
-    write_tree(tmp_path, {"package.json": json.dumps(PACKAGE), "yarn.lock": ""})
-    (found,) = django_project_front_end.find(tmp_path, "src", Settings(), "trixie")
+    found = front_end(tmp_path, {"yarn.lock": ""}, project="src")
     assert found.commands[1] == f"{YARN} --cwd .. run build"
 
 
@@ -123,7 +95,6 @@ def test_lock_of_a_workspace_of_pnpm_is_above(tmp_path):
     ],
 )
 def test_node_that_pnpm_and_its_packages_are_for(tmp_path, distribution, lock, node):
-    package = {**PACKAGE, "devDependencies": {"vite": "^7"}}
-    write_tree(tmp_path, {"package.json": json.dumps(package), "pnpm-lock.yaml": lock})
-    (found,) = django_project_front_end.find(tmp_path, ".", Settings(), distribution)
+    files, dependencies = {"pnpm-lock.yaml": lock}, {"vite": "^7"}
+    found = front_end(tmp_path, files, distribution=distribution, devDependencies=dependencies)
     assert found.node == node
