@@ -1,108 +1,80 @@
-"""Python packages and the modules that they are imported by, where these have other names."""
+"""Python packages and the modules that they are imported by."""
 
 import re
 
+#: Modules whose package is ``django-`` and their name, with hyphens.
+_OF_DJANGO = {
+    *("admin_interface", "allauth", "anymail", "auditlog", "axes", "bootstrap4", "bootstrap5", "ckeditor"),
+    *("cloudinary_storage", "colorfield", "compressor", "constance", "crispy_forms", "debug_toolbar", "embed_video"),
+    *("environ", "grappelli", "guardian", "haystack", "health_check", "hijack", "hitcount", "imagekit"),
+    *("import_export", "jazzmin", "leaflet", "loginas", "markdownx", "mathfilters", "modeltranslation", "mptt"),
+    *("multiselectfield", "nested_admin", "ninja", "polymorphic", "reversion", "rosetta", "sass_processor", "silk"),
+    *("simple_history", "split_settings", "storages", "tables2", "taggit", "tailwind", "tinymce", "treebeard"),
+    *("two_factor", "unfold", "waffle", "webpack_loader", "widget_tweaks"),
+}
+#: Modules whose package has their own name, with hyphens.
+_OWN_NAMES = {
+    *("aiohttp", "arrow", "bleach", "boto3", "celery", "channels", "channels_redis", "cloudinary"),
+    *("crispy_bootstrap4", "crispy_bootstrap5", "cryptography", "dj_database_url", "django", "feedparser", "geoip2"),
+    *("html5lib", "httpx", "humanize", "icalendar", "ldap3", "lxml", "matplotlib", "nltk", "num2words", "numpy"),
+    *("openai", "openpyxl", "orjson", "pandas", "pdfkit", "pendulum", "phonenumbers", "plotly", "polib", "psutil"),
+    *("pydantic", "pydantic_settings", "pypdf", "pytz", "qrcode", "razorpay", "redis", "reportlab", "requests", "rq"),
+    *("scipy", "segno", "sentry_sdk", "simplejson", "stripe", "tabulate", "tqdm", "twilio", "ujson", "unidecode"),
+    *("vobject", "weasyprint", "whitenoise", "whoosh", "xhtml2pdf", "xlrd", "xlsxwriter", "xlwt", "xmltodict"),
+    *("zeep",),
+}
 #: Module → the package that has it, where its name is another one.
 _PACKAGES = {
-    **{
-        name: f"django-{name.replace('_', '-')}"
-        for name in (
-            *("allauth", "axes", "compressor", "constance", "crispy_forms", "environ", "guardian", "haystack"),
-            *("admin_interface", "auditlog", "ckeditor", "colorfield", "embed_video", "grappelli", "hijack"),
-            *("health_check", "hitcount", "imagekit", "import_export", "jazzmin", "leaflet", "loginas", "markdownx"),
-            *("mathfilters", "modeltranslation", "mptt", "multiselectfield", "nested_admin", "polymorphic"),
-            *("reversion", "rosetta", "silk", "simple_history", "storages", "tables2", "tailwind", "taggit"),
-            *("tinymce", "two_factor", "unfold", "waffle", "widget_tweaks"),
-        )
-    },
-    "anymail": "django-anymail",
-    "bootstrap4": "django-bootstrap4",
+    "barcode": "python-barcode",
     "bs4": "beautifulsoup4",
     "ckeditor_uploader": "django-ckeditor",
-    "cloudinary_storage": "django-cloudinary-storage",
     "corsheaders": "django-cors-headers",
-    "dateutil": "python-dateutil",
-    "debug_toolbar": "django-debug-toolbar",
-    "decouple": "python-decouple",
-    "django_q": "django-q2",
-    "django": "django",
-    "django_comments": "django-contrib-comments",
-    "dotenv": "python-dotenv",
-    "django_htmx": "django-htmx",
-    "django_filters": "django-filter",
-    "djcelery_email": "django-celery-email",
-    "drf_yasg": "drf-yasg",
-    "jwt": "PyJWT",
-    "knox": "django-rest-knox",
-    "ldap": "python-ldap",
-    "magic": "python-magic",
-    "MySQLdb": "mysqlclient",
-    "oauth2_provider": "django-oauth-toolkit",
-    "phonenumber_field": "django-phonenumber-field[phonenumbers]",
-    "PIL": "pillow",
-    "post_office": "django-post_office",
-    "psycopg2": "psycopg2-binary",
-    "rest_framework": "djangorestframework",
-    "rest_framework_simplejwt": "djangorestframework-simplejwt",
-    "sass_processor": "django-sass-processor",
-    "slugify": "python-slugify",
-    "social_django": "social-auth-app-django",
-    "sorl": "sorl-thumbnail",
-    "split_settings": "django-split-settings",
-    "treebeard": "django-treebeard",
-    "webpack_loader": "django-webpack-loader",
-    "yaml": "PyYAML",
-    "barcode": "python-barcode",
-    "bootstrap5": "django-bootstrap5",
-    "channels": "channels",
-    "channels_redis": "channels-redis",
-    "crispy_bootstrap4": "crispy-bootstrap4",
-    "crispy_bootstrap5": "crispy-bootstrap5",
     "Crypto": "pycryptodome",
     "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "decouple": "python-decouple",
+    "django_comments": "django-contrib-comments",
+    "django_filters": "django-filter",
+    "django_q": "django-q2",
+    "djcelery_email": "django-celery-email",
     "dns": "dnspython",
     "docx": "python-docx",
+    "dotenv": "python-dotenv",
     "fitz": "PyMuPDF",
     "git": "GitPython",
     "github": "PyGithub",
     "googleapiclient": "google-api-python-client",
     "jose": "python-jose",
+    "jwt": "PyJWT",
+    "knox": "django-rest-knox",
+    "ldap": "python-ldap",
+    "magic": "python-magic",
     "markdown": "Markdown",
+    "MySQLdb": "mysqlclient",
     "nacl": "PyNaCl",
-    "ninja": "django-ninja",
+    "oauth2_provider": "django-oauth-toolkit",
     "OpenSSL": "pyOpenSSL",
     "pdfminer": "pdfminer.six",
+    "phonenumber_field": "django-phonenumber-field[phonenumbers]",
+    "PIL": "pillow",
+    "post_office": "django-post_office",
     "pptx": "python-pptx",
     "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
     "pymysql": "PyMySQL",
+    "rest_framework": "djangorestframework",
     "rest_framework_nested": "drf-nested-routers",
+    "rest_framework_simplejwt": "djangorestframework-simplejwt",
     "serial": "pyserial",
     "sklearn": "scikit-learn",
+    "slugify": "python-slugify",
+    "social_django": "social-auth-app-django",
+    "sorl": "sorl-thumbnail",
     "telegram": "python-telegram-bot",
-    **{
-        name: name.replace("_", "-")
-        for name in (
-            *("aiohttp", "arrow", "bleach", "boto3", "celery", "cloudinary", "cryptography", "feedparser", "geoip2"),
-            *(
-                "html5lib",
-                "httpx",
-                "humanize",
-                "icalendar",
-                "ldap3",
-                "lxml",
-                "matplotlib",
-                "nltk",
-                "num2words",
-                "numpy",
-            ),
-            *("openai", "openpyxl", "orjson", "pandas", "pdfkit", "pendulum", "phonenumbers", "plotly", "polib"),
-            *("psutil", "pydantic", "pydantic_settings", "pypdf", "pytz", "qrcode", "razorpay", "redis", "reportlab"),
-            *("requests", "rq", "scipy", "segno", "sentry_sdk", "simplejson", "stripe", "tabulate", "tqdm", "twilio"),
-            *("ujson", "unidecode", "vobject", "weasyprint", "whoosh", "xhtml2pdf", "xlrd", "xlsxwriter", "xlwt"),
-            *("xmltodict", "zeep"),
-        )
-    },
+    "yaml": "PyYAML",
 }
+#: Extensions of Django, Wagtail and its REST framework whose package has their own name too.
+_BY_PREFIX = re.compile(r"(django(?!_formula)|drf|wagtail|rest)_\w+$")
 #: Modules that projects have in their settings for development and leave out of their requirements; no other package
 #: brings them.
 LEFT_OUT = {
@@ -128,6 +100,9 @@ SELDOM = {
 
 def package_of(module: str) -> str:
     """Return the package that has a module; empty if that is not known."""
-    known = _PACKAGES.get(module, "")
-    is_own_name = module in LEFT_OUT or re.match(r"(django(?!_formula)|drf|wagtail|rest)_\w+$", module)
-    return known or (module.replace("_", "-") if is_own_name else "")
+    if module in _PACKAGES:
+        return _PACKAGES[module]
+    name = module.replace("_", "-")
+    if module in _OF_DJANGO:
+        return f"django-{name}"
+    return name if module in _OWN_NAMES or _BY_PREFIX.match(module) else ""
