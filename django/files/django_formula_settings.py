@@ -257,30 +257,26 @@ def _server(database, given, alias, folder):
 def _imported(module):
     """The names of the project's settings; those of django-configurations are the attributes of a class.
 
-    It makes them names of the module that DJANGO_SETTINGS_MODULE names while that is imported.
-    """
-    if not _class:
-        return _imported_anew(module)
-    own = os.environ["DJANGO_SETTINGS_MODULE"]
-    os.environ["DJANGO_SETTINGS_MODULE"] = module
-    try:
-        importlib.import_module("configurations.importer").install()
-        return vars(importlib.import_module(module))
-    finally:
-        os.environ["DJANGO_SETTINGS_MODULE"] = own
-
-
-def _imported_anew(module):
-    """The names of the project's settings.
-
     Their package may set up Django while it is imported, as one that has a Celery app does, and so ask for this module,
     which has no settings until then: it is made anew for that.
     """
-    this = sys.modules.pop(__name__)
+    this, finder = sys.modules.pop(__name__), _finder(module) if _class else None
+    sys.meta_path[:0] = filter(None, [finder])
     try:
         return vars(importlib.import_module(module))
     finally:
         sys.modules[__name__] = this
+        sys.meta_path[:] = [one for one in sys.meta_path if one is not finder]
+
+
+def _finder(module):
+    """What makes the attributes of a class names of the project's module.
+
+    That of django-configurations itself does so with the module that DJANGO_SETTINGS_MODULE names, which is this one.
+    """
+    importer = importlib.import_module("configurations.importer")
+    importer.install()  # its classes refuse to be made otherwise
+    return type("_Finder", (importer.ConfigurationImporter,), {"module": module})()
 
 
 class _NoFurther:

@@ -387,9 +387,16 @@ class Development(Base): DEBUG = True
 class Production(Base): COLOUR = "green"
 """
 NAMES = 'os.environ.setdefault("DJANGO_CONFIGURATION", "Development")'
+SETS_UP = """
+import configurations
+configurations.setup()
+from django.conf import settings
+assert settings.SECRET_KEY == "the key"
+"""
 SHOWN = "from django.conf import settings as s; print(s.NAME, s.COLOUR, s.SECRET_KEY, s.ALLOWED_HOSTS, s.DEBUG)"
 
 
+@pytest.mark.parametrize("package", ["", SETS_UP], ids=["plain", "set up"])
 @pytest.mark.parametrize(
     "argv",
     [
@@ -400,11 +407,15 @@ SHOWN = "from django.conf import settings as s; print(s.NAME, s.COLOUR, s.SECRET
     ],
     ids=["a program of the formula", "the server", "a worker", "manage.py"],
 )
-def test_settings_of_a_class_are_overridden_like_others(overlaid, tmp_path, argv):
-    """By django-configurations, which makes them names of the module that DJANGO_SETTINGS_MODULE names."""
+def test_settings_of_a_class_are_overridden_like_others(overlaid, tmp_path, argv, package):
+    """By django-configurations, also where their package sets up Django when it is imported, as Celery apps do."""
     overlaid("", domains=["blog.example.org"])
+    data = json.loads((tmp_path / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps({**data, "settings_module": "project.settings"}))
+    (tmp_path / "project").mkdir()
     files = {
-        "project_settings.py": CLASSES,
+        "project/__init__.py": package,
+        "project/settings.py": CLASSES,
         "wsgi.py": f"import os\n{NAMES}\nfrom configurations.wsgi import get_wsgi_application as get\nget()\n",
         "manage.py": f"import os, sys\n{NAMES}\n"
         "from configurations.management import execute_from_command_line as run\nrun(sys.argv)\n",
