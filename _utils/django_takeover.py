@@ -7,7 +7,6 @@ apply resumes one that was killed. What is moved aside is below ``adopted/<time>
 import contextlib
 import os
 import shutil
-import threading
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ from django_release import Release
 from django_site import Site
 from django_takeover_copy import LockedDatabase
 from django_takeover_existing import ExistingDeployment
+from django_takeover_supervisor import Ending
 from django_wall_foreign import Foreign, FormerOwners, Modes
 
 #: Seconds to wait for a lock on a database of the existing deployment.
@@ -73,8 +73,8 @@ class Takeover:
         self._shared: list[tuple[Foreign, FormerOwners]] = []
         #: The processes of Apache before the switch, which may run the existing deployment.
         self._apache_processes: set[int] = set()
-        #: The threads that wait for old workers under supervisor.
-        self._ending: list[threading.Thread] = []
+        #: The programs of old workers under supervisor, which end.
+        self._ending: list[Ending] = []
 
     def write(self, **values: Any) -> None:
         """Change values of the plan, and write it to disk."""
@@ -250,6 +250,12 @@ class Takeover:
         self._ending = django_takeover_worker.ask_to_stop(self.site, self.plan)
         try:
             self._switch_proxy(files, templates)
+        except DeploymentError as error:
+            try:
+                django_takeover_worker.start_again(self.plan, self._ending)
+            except DeploymentError as another:
+                error.message += f"; the existing workers do not run: {another.message}"
+            raise
         except BaseException:
             django_takeover_worker.start_again(self.plan, self._ending)
             raise
@@ -295,8 +301,8 @@ class Takeover:
         plan, aside = self.plan, self.aside
         aside.mkdir(mode=0o700, exist_ok=True)
         warnings = django_takeover_stop.drain(self.site, plan, self._apache_processes)
-        for thread in self._ending:
-            thread.join()
+        for program in self._ending:
+            program.join()
         django_takeover_stop.stop(self.site, plan, aside)
         self._shared.clear()
         self.release_data()

@@ -9,39 +9,57 @@ import django_host_command
 import django_host_proc
 from django_host_command import DeploymentError
 
-#: What supervisorctl answers where there is nothing to stop or to remove.
-_NOTHING = ("no such file", "refused connection", "no such group", "no such process", "not running")
+#: What supervisorctl answers where there is nothing to do.
+_NOTHING = (
+    *("no such file", "refused connection", "no such group", "no such process", "not running"),
+    *("already active", "already started"),
+)
 #: Seconds within which a program that supervisor has just started again is stopped and removed.
 _AGAIN = 20.0
 
 
-def ask_to_end(name: str, signal: str, timeout: float) -> threading.Thread:
-    """Have a program's processes end, and remove it when they have, so that supervisor does not start it again.
+class Ending:
+    """A program whose processes end, and which is removed when they have, so that supervisor does not start it again.
 
     `supervisorctl stop` would kill them after ``stopwaitsecs``, and with ``stopasgroup`` signal the processes of a pool
     too, whose tasks are lost then.
-
-    Args:
-        signal: on which they finish what they have in hand, such as TERM.
-        timeout: seconds after which the program is stopped in supervisor's way.
-
-    Returns:
-        The thread that waits for them.
     """
-    found = _run("status", f"{name}:*", name=name)
-    pids = [int(pid) for pid in re.findall(r"\bpid (\d+),", found)]
-    _run("signal", signal, f"{name}:*", name=name)
-    thread = threading.Thread(target=_remove_ended, args=(name, pids, timeout), daemon=True)
-    thread.start()
-    return thread
 
+    def __init__(self, name: str, signal: str, timeout: float):
+        """Ask the processes to end.
 
-def _remove_ended(name: str, pids: list[int], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while any(map(django_host_proc.is_running, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    with contextlib.suppress(DeploymentError):  # the end of the takeover tries it again, and reports it
-        stop(name)
+        Args:
+            signal: on which they finish what they have in hand, such as TERM.
+            timeout: seconds after which the program is stopped in supervisor's way.
+        """
+        self._name, self._timeout = name, timeout
+        status = _run("status", f"{name}:*", name=name)
+        self._pids = [int(pid) for pid in re.findall(r"\bpid (\d+),", status)]
+        _run("signal", signal, f"{name}:*", name=name)
+        self._thread = threading.Thread(target=self._remove_ended, daemon=True)
+        self._thread.start()
+
+    def _remove_ended(self) -> None:
+        deadline = time.monotonic() + self._timeout
+        while any(map(django_host_proc.is_running, self._pids)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with contextlib.suppress(DeploymentError):  # the end of the takeover tries it again, and reports it
+            stop(self._name)
+
+    def join(self) -> None:
+        """Wait until the program is removed."""
+        self._thread.join()
+
+    def start_again(self) -> None:
+        """Wait until the program is removed, and have supervisor run it again if it ran before.
+
+        Raises:
+            DeploymentError: supervisor refuses it.
+        """
+        self.join()
+        _run("add", self._name, name=self._name, doing="starting")
+        if self._pids:  # supervisor starts those with autostart only
+            _run("start", f"{self._name}:*", name=self._name, doing="starting")
 
 
 def stop(name: str) -> None:
@@ -62,15 +80,10 @@ def stop(name: str) -> None:
             return
 
 
-def start_again(name: str) -> None:
-    """Have supervisor run a program again that was removed."""
-    _run("add", name, name=name)
-
-
-def _run(verb: str, *arguments: str, name: str) -> str:
+def _run(verb: str, *arguments: str, name: str, doing: str = "stopping") -> str:
     """Run supervisorctl; return what it prints, or nothing where there is nothing to do."""
     try:
-        return django_host_command.run(["supervisorctl", verb, *arguments], doing=f"stopping {name}", timeout=120)
+        return django_host_command.run(["supervisorctl", verb, *arguments], doing=f"{doing} {name}", timeout=120)
     except DeploymentError as error:
         if not any(answer in error.log.lower() for answer in _NOTHING):
             raise

@@ -4,7 +4,6 @@ import contextlib
 import os
 import pwd
 import shutil
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import django_host_file
 import django_host_service
 import django_host_user
 import django_takeover_existing
-import django_takeover_supervisor
 from django_host_command import seconds
 from django_site import Site
+from django_takeover_supervisor import Ending
 
 
 def rows(path: Path, folders: Sequence[Path]) -> list[str]:
@@ -61,14 +60,14 @@ def _drop_in(unit: str) -> Path:
     return django_host_service.SYSTEMD / f"{unit}.d/django-formula.conf"
 
 
-def ask_to_stop(site: Site, plan: Mapping[str, Any]) -> list[threading.Thread]:
+def ask_to_stop(site: Site, plan: Mapping[str, Any]) -> list[Ending]:
     """Let the old workers take nothing more: each finishes what it has in hand, for `patience` at most.
 
     Units get ``KillMode=mixed``: by systemd's default SIGTERM reaches the processes of a worker's pool too, and tasks
     that they have begun are lost.
 
     Returns:
-        The threads that wait for the programs of supervisor.
+        The programs of supervisor, which end.
     """
     units = _units(plan)
     for unit in units:
@@ -80,19 +79,20 @@ def ask_to_stop(site: Site, plan: Mapping[str, Any]) -> list[threading.Thread]:
         django_host_command.run(["systemctl", "daemon-reload"], doing="reloading the units")
         django_host_command.run(["systemctl", "stop", "--no-block", *units], doing="stopping the old workers")
     programs = [(name, signal) for name, signal in plan.get("replaced", {}).items() if name in plan["names"]]
-    return [django_takeover_supervisor.ask_to_end(*program, patience(site)) for program in programs]
+    return [Ending(*program, patience(site)) for program in programs]
 
 
-def start_again(plan: Mapping[str, Any], ending: Sequence[threading.Thread]) -> None:
+def start_again(plan: Mapping[str, Any], ending: Sequence[Ending]) -> None:
     """Start the old workers again where the switch has failed.
 
     Args:
         ending: what `ask_to_stop` has returned.
+
+    Raises:
+        DeploymentError: systemd or supervisor refuses it.
     """
-    for thread in ending:
-        thread.join()
-    for name in [name for name in plan.get("replaced", {}) if name in plan["names"]]:
-        django_takeover_supervisor.start_again(name)
+    for program in ending:
+        program.start_again()
     units = _units(plan)
     if units:
         forget(plan)

@@ -9,6 +9,7 @@ import django_host_command
 import django_takeover_supervisor
 import pytest
 from django_host_command import DeploymentError
+from django_takeover_supervisor import Ending
 
 #: A worker that has a task in hand when it is signalled.
 WORKER = """
@@ -29,15 +30,17 @@ class Supervisor:
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.calls: list[tuple[str, ...]] = []
         self.refuses = 0
+        self.is_removed = False
         self.process = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout and self.process.stdout.readline() == "begun\n"
+        self.status = f"shop:shop_00   RUNNING   pid {self.process.pid}, uptime 0:10:00\n"
         monkeypatch.setattr(django_host_command, "run", self.run)
 
     def run(self, argv: list[str], **_given: object) -> str:
         _program, verb, *arguments = argv
         self.calls.append((verb, *arguments))
         if verb == "status":
-            return f"shop:shop_00   RUNNING   pid {self.process.pid}, uptime 0:10:00\n"
+            return self.status
         if verb == "signal":
             os.kill(self.process.pid, getattr(signal, f"SIG{arguments[0]}"))
         if verb == "stop" and self.process.poll() is None:
@@ -47,6 +50,9 @@ class Supervisor:
         if verb == "remove" and self.refuses:
             self.refuses -= 1
             raise DeploymentError("stopping shop failed (exit 1)", log="ERROR: process/group still running: shop")
+        if verb == "add" and not self.is_removed:
+            raise DeploymentError("starting shop failed (exit 1)", log="ERROR: process group already active")
+        self.is_removed = verb == "remove" or (self.is_removed and verb != "add")
         return ""
 
 
@@ -60,7 +66,7 @@ def supervisor(monkeypatch: pytest.MonkeyPatch):
 
 def test_program_ends_its_task_and_is_removed(supervisor):
     supervisor.refuses = 1  # supervisor has just started it again
-    django_takeover_supervisor.ask_to_end("shop", "TERM", 60).join()
+    Ending("shop", "TERM", 60).join()
     assert supervisor.process.stdout.read() == "done\n" and supervisor.process.wait() == 0
     verbs = [call[0] for call in supervisor.calls]
     assert verbs == ["status", "signal", "stop", "remove", "stop", "remove"]
@@ -68,9 +74,24 @@ def test_program_ends_its_task_and_is_removed(supervisor):
 
 
 def test_program_that_does_not_end_is_stopped(supervisor):
-    django_takeover_supervisor.ask_to_end("shop", "WINCH", 0.2).join()
+    Ending("shop", "WINCH", 0.2).join()
     assert supervisor.process.wait() == -signal.SIGKILL
     assert supervisor.calls[-1] == ("remove", "shop")
+
+
+@pytest.mark.parametrize("refuses", [0, 1000], ids=["removed", "not removed"])
+def test_program_that_ran_is_started_again(supervisor, monkeypatch: pytest.MonkeyPatch, refuses: int):
+    monkeypatch.setattr(django_takeover_supervisor, "_AGAIN", 0.1)
+    supervisor.refuses = refuses
+    Ending("shop", "TERM", 60).start_again()
+    assert supervisor.is_removed is False
+    assert supervisor.calls[-2:] == [("add", "shop"), ("start", "shop:*")]
+
+
+def test_program_that_did_not_run_is_not_started(supervisor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(supervisor, "status", "shop:shop_00   STOPPED   Nov 22 09:11 AM\n")
+    Ending("shop", "TERM", 60).start_again()
+    assert supervisor.calls[-1] == ("add", "shop")
 
 
 @pytest.mark.parametrize(
