@@ -7,7 +7,8 @@ which runs the command in the release that is active at that time: docs/decision
 import contextlib
 import json
 import os
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from django_site import Site
 
 #: Where systemd keeps when a timer elapsed last.
 STAMPS = Path("/var/lib/systemd/timers")
+#: Seconds within which systemd forgets the services of a removed site.
+_FORGOTTEN = 10.0
 
 
 def installed(site: Site) -> list[str]:
@@ -111,11 +114,25 @@ def remove(site: Site) -> None:
     _remove(site, names)
     for name in names:
         django_schedule_run.end(site, name)
-    if names and django_host_service.has_systemd():  # one whose command was ended has failed, and would stay listed
-        services = [_service(site, name).name for name in names]
-        for verb in ("stop", "reset-failed"):  # the first waits until systemd has noticed the end
-            with contextlib.suppress(DeploymentError):  # of those that did not fail systemd knows nothing any more
-                _systemctl(verb, *services, doing=f"forgetting the schedules of {site.name}")
+    if names and django_host_service.has_systemd():
+        _forget(site, [_service(site, name).name for name in names])
+
+
+def _forget(site: Site, services: Sequence[str]) -> None:
+    """Have systemd forget services whose files are deleted: one whose command was ended fails, and would stay listed.
+
+    It may fail, or its timer may have started it once more, a moment after it was asked to stop.
+    """
+    doing = f"forgetting the schedules of {site.name}"
+    django_process_systemd.forget()  # nothing starts them any more
+    deadline = time.monotonic() + _FORGOTTEN
+    while _systemctl("list-units", "--all", "--plain", "--no-legend", *services, doing=doing):
+        for verb in ("stop", "reset-failed"):
+            with contextlib.suppress(DeploymentError):  # of those that have gone meanwhile systemd knows nothing
+                _systemctl(verb, *services, doing=doing)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
 
 
 def refuse_impossible(site: Site) -> None:
@@ -219,5 +236,5 @@ def _link(timer: Path) -> Path:
     return django_process_systemd.UNITS / "timers.target.wants" / timer.name
 
 
-def _systemctl(*arguments: str, doing: str) -> None:
-    django_host_command.run(["systemctl", *arguments], doing=doing)
+def _systemctl(*arguments: str, doing: str) -> str:
+    return django_host_command.run(["systemctl", *arguments], doing=doing)
