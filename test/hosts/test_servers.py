@@ -84,6 +84,24 @@ def test_site_with_databases_on_both_servers(blog, shop):
     assert sum(asked) < 1000  # milliseconds, on a machine with much else to do
 
 
+ROOM = """
+class Room(models.Model):
+    name = models.TextField()
+
+class Moved(models.Model):
+    floor = models.TextField()
+    class Meta:
+        db_table = "django_migrations"
+"""
+
+
+def test_tables_and_columns_that_no_migration_makes_are_named_on_both_servers(blog, shop):
+    shop.repository.append("guestbook/models.py", ROOM)
+    warnings = str(shop.deploy().warnings)
+    missing = "no migration makes guestbook_room, django_migrations.floor, which models have"
+    assert warnings.count(missing) == 2 and warnings.count("(database metrics)") == 1, warnings
+
+
 def test_site_cannot_reach_databases_of_another(blog, shop):
     for who in ("blog", "blog-build", "shop-build", "www-data"):
         for tried in (
