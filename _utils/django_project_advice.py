@@ -16,8 +16,8 @@ import django_host_file
 import django_project_code
 import django_project_environment
 import django_project_imports
-import django_project_inspection
 import django_project_modules
+import django_project_options
 import django_project_python_path
 import django_project_routes
 import django_project_settings
@@ -133,7 +133,7 @@ def _found(source: Path, facts: Mapping[str, Any], domain: str) -> dict[str, Any
     report = Report(settings_module=facts["settings_module"], application=facts.get("application", ""))
     if facts["python_path"]:
         report.set("python_path", facts["python_path"])
-    django_project_inspection.read_project(report, source, facts["folder"], domain, "")
+    django_project_options.add(report, source, facts["folder"], domain, "")
     return report.keys()
 
 

@@ -1,0 +1,352 @@
+"""Find the options of a site that a project needs, from its settings and its files."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import django_database_engine
+import django_host_service
+import django_project
+import django_project_background
+import django_project_code
+import django_project_configuration
+import django_project_data
+import django_project_environment
+import django_project_front_end
+import django_project_metadata
+import django_project_models
+import django_project_modules
+import django_project_packages
+import django_project_python_path
+import django_project_release
+import django_project_requirements
+import django_project_routes
+from django_project_report import Report
+from django_project_settings import Settings
+from django_project_values import UNKNOWN, Value
+
+#: Programs that compile style sheets for django-compressor → their packages of Debian.
+_PRECOMPILERS = {"sassc": "sassc", "lessc": "node-less"}
+#: The calls of the system that a project may make which changes the owner of a file of its own.
+_WITH_CHOWN = ["@system-service", "~@privileged @resources", "@chown"]
+
+
+def add(report: Report, tree: Path, project: str, domain: str, host: str) -> None:
+    """Add what a project needs to a report that has its settings module and the folders that it is imported from.
+
+    Args:
+        project: the folder of manage.py.
+        domain: the domain of the site.
+        host: the version of this host's python3; empty if there is none.
+    """
+    files, required = django_project_packages.add(report, tree, project, host)
+    roots = [tree / folder for folder in (project, *report.value("python_path", []))]
+    settings = django_project_environment.read(roots, report.settings_module, report.application)
+    roots += _own_folders(report, settings, tree, project, roots)
+    django_project_packages.complete(report, settings, tree, roots, files, required)
+    _front_ends(report, settings, tree, project)
+    own_files = django_project_metadata.files(tree, project, roots)
+    if own_files:
+        report.set("files", own_files, "the project reads its own metadata, and is not installed as a package")
+    engine = _database(report, settings, django_project_requirements.drivers(required))
+    _extensions(report, settings, tree)
+    _sandbox(report, settings)
+    stores = django_project_background.add(report, tree, roots, settings, required)
+    _environment(report, settings, tree, roots, engine, domain, stores.words)
+    _configuration(report, settings, tree, roots)
+    _mail(report, settings)
+    _assets(report, settings, tree)
+    _commands(report, settings)
+    _after_migrate(report, tree)
+    _data(report, settings, tree, project)
+    _migrations(report, settings, roots)
+    _health(report, roots, settings)
+
+
+def _own_folders(report: Report, settings: Settings, tree: Path, project: str, roots: Sequence[Path]) -> Iterator[Path]:
+    """Yield further folders that the project is imported from: those of its applications that are elsewhere.
+
+    The folder above that of manage.py is one where modules import the folder of manage.py itself.
+    """
+    for module in django_project_modules.needed(settings):
+        if django_project_python_path.is_own(roots, module):
+            continue
+        folders = django_project.import_folders(tree, project, module)
+        tops = [tree / folder for folder in folders if (tree / folder / module / "__init__.py").is_file()]
+        if len(tops) == 1 and not (tops[0] / "__init__.py").exists():
+            report.extend("python_path", [str(tops[0].relative_to(tree))], f"has {module}")
+            yield tops[0]
+    folder = tree / project
+    is_known = folder == tree or django_project_python_path.is_own(roots, folder.name)
+    if not is_known and django_project_modules.imports_itself(folder):
+        report.extend("python_path", [str(folder.parent.relative_to(tree))], f"{folder.name} is imported from there")
+        yield folder.parent
+
+
+def _front_ends(report: Report, settings: Settings, tree: Path, project: str) -> None:
+    """Add the commands that build the front ends of a project, and what they need."""
+    for one in django_project_front_end.find(tree, project, settings, _distribution()):
+        if one.remark:
+            report.remarks.append(one.remark)
+            continue
+        report.extend("build", [*one.commands], one.path)
+        if one.node:
+            report.extend("python_packages", [one.node], one.reason)
+        packages = [*one.packages, *([] if one.node else ["npm"])]
+        if packages:
+            report.extend("packages", packages, "for the build")
+
+
+def _distribution() -> str:
+    """Return the code name of this host's distribution; empty if it is not known."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.MULTILINE)
+        return found[1] if found else ""
+    return ""
+
+
+#: Words for addresses, which settings may parse while they are imported → one of that kind for a build without it.
+_ADDRESSES = {
+    "database_url": "sqlite:///x",
+    **dict.fromkeys(("cache_url", "queue_url", "celery_broker_url"), "redis://localhost"),
+}
+
+
+def _assets(report: Report, settings: Settings, tree: Path) -> None:
+    """Find applications whose assets a management command builds before static files are collected."""
+    installed = settings.get("INSTALLED_APPS")
+    if isinstance(installed, list) and "sass_processor" in installed:
+        given = {"DJANGO_SETTINGS_MODULE": report.settings_module, **settings.set_by_application}
+        for name, (value, _comment) in {**report.value("environment", {}), **report.value("secrets", {})}.items():
+            given[name] = value if isinstance(value, str) else str(value.get("from", "x"))  # a build has no secrets
+            given[name] = _ADDRESSES.get(given[name], given[name])
+        words = [f"{name}={value}" for name, value in given.items() if re.fullmatch(r"[\w.:/@-]*", value)]
+        own = django_project_data.command_with(tree, "sass_processor.processor")
+        why = f"{own} compiles its style sheets" if own else "sass_processor is installed"
+        report.extend("build", [" ".join(["env", *words, f"python manage.py {own or 'compilescss'}"])], why)
+
+
+def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> str:
+    """Propose the database that the settings or the project's driver are for; return its kind."""
+    backend = settings.get("DATABASES", "default", "ENGINE")
+    engine = django_database_engine.find(backend) if isinstance(backend, str) else None
+    is_by_url = any(variable.kind == "database" for variable in settings.variables.values())
+    comment = f"the settings have {backend}"
+    has_driver = len(drivers) == 1
+    if engine and engine.is_server and not (has_driver and is_by_url and engine.name not in drivers):
+        report.set("database", {"engine": engine.name}, comment)
+    elif has_driver and (is_by_url or (backend is UNKNOWN and "DATABASES" in settings.values)):
+        engine = django_database_engine.ENGINES[next(iter(drivers))]
+        report.set("database", {"engine": engine.name}, f"guessed: {drivers[engine.name]} is required")
+    elif is_by_url:
+        report.set("database", {"engine": "sqlite"}, "guessed from DATABASE_URL")
+    if isinstance(backend, str) and re.search(r"mysqlgis|gis\S*mysql|spatialite", backend):
+        more = ["libsqlite3-mod-spatialite"] if engine and engine.name == "sqlite" else []
+        report.extend("packages", ["gdal-bin", *more], f"for {backend}")
+    return engine.name if engine else "sqlite"
+
+
+def _sandbox(report: Report, settings: Settings) -> None:
+    """Allow the settings what they do and the sandbox refuses: to change the owner of a file to their own user."""
+    calls = {path: re.search(r"\bos\.l?chown\(", django_project_code.read(path)) for path in settings.files}
+    path = next((path for path, call in calls.items() if call), None)
+    if path and django_host_service.SYSTEMD.exists():
+        before, comment = report.pillar.get("sandbox", ({}, ""))
+        why = "; ".join(filter(None, [comment, f"{path.name} calls os.chown"]))
+        report.set("sandbox", {**before, "SystemCallFilter": _WITH_CHOWN}, why)
+
+
+def _extensions(report: Report, settings: Settings, tree: Path) -> None:
+    """Add the extensions that only a superuser of PostgreSQL creates to the database that is proposed."""
+    database, comment = report.pillar.get("database", ({}, ""))
+    if database.get("engine") != "postgres":
+        return
+    backend, installed = settings.get("DATABASES", "default", "ENGINE"), settings.get("INSTALLED_APPS")
+    is_spatial = "postgis" in str(backend) or (isinstance(installed, list) and "django.contrib.gis" in installed)
+    names = dict.fromkeys([*(["postgis"] if is_spatial else []), *django_project_data.extensions(tree)])
+    if names:
+        report.set("database", {**database, "extensions": [*names]}, comment)
+
+
+def _environment(
+    report: Report,
+    settings: Settings,
+    tree: Path,
+    roots: list[Path],
+    engine: str,
+    domain: str,
+    stores: dict[str, dict[str, str]],
+) -> None:
+    """Put required and well-known variables into the pillar, and the others into remarks."""
+    examples = django_project_environment.examples([*roots, tree])
+    modules = (report.settings_module, report.application)
+    context = django_project_environment.Context(roots, *modules, engine, domain, examples, stores)
+    found = django_project_environment.of(settings, context)
+    if (
+        any("database_" in str(value) for value, _place in found.environment.values())
+        and "database" not in report.pillar
+    ):
+        report.set("database", {"engine": engine}, "guessed from the variables")
+    report.open_variables = found.open
+    for name, (value, _place) in found.environment.items():
+        package = django_project_environment.server_on_this_host(name, value)
+        if package:
+            report.extend("packages", [package], f"for {name}")
+    top = f"{roots[0]}/"
+    for key, entries in (("environment", found.environment), ("secrets", found.secrets)):
+        shown = {name: (value, comment.replace(top, "")) for name, (value, comment) in entries.items()}
+        if shown:
+            report.set(key, shown)
+    if settings.dotenv:
+        read = {name: {"environment": True} for name in map(_inside(roots[0]), settings.dotenv)}
+        before, comment = report.pillar.get("files", ({}, "is read"))
+        report.set("files", {**before, **read}, comment)
+    if found.optional:
+        report.remarks.append(f"environment variables with a default: {', '.join(found.optional)}")
+    if found.presence:
+        report.remarks.append(f"switched on by a variable, so not written: {', '.join(found.presence)}")
+
+
+def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequence[Path]) -> None:
+    """Add the files with configuration that the settings import and that are not committed."""
+    found = [*django_project_configuration.find(settings, tree, roots)]
+    if found:
+        before, comment = report.pillar.get("files", ({}, ""))
+        examples = "; ".join(one.example for one in found)
+        why = f"not in the source, and needed: with the values of {examples}"
+        contents = {one.path: {"contents": one.contents} for one in found}
+        report.set("files", {**before, **contents}, "; ".join(filter(None, [comment, why])))
+    words = {name: ({"from": word}, f"for {one.path}") for one in found for name, word in one.words.items()}
+    if words:
+        report.set("environment", {**words, **report.value("environment", {})})
+
+
+def _mail(report: Report, settings: Settings) -> None:
+    """Name the option for a mail server, if the settings have another one than this host's."""
+    host = settings.values.get("EMAIL_HOST", Value("localhost"))
+    if host.taint or host.content not in ("localhost", "127.0.0.1", "", None):
+        variables = f" ({django_project.listed(sorted(host.taint))})" if host.taint else ""
+        report.remarks.append(f"mail is sent by the server of EMAIL_HOST{variables}: `email` sets another one")
+    elif settings.get("EMAIL_PORT") not in (25, "25", UNKNOWN):
+        port = settings.get("EMAIL_PORT")
+        report.remarks.append(f"mail is sent to port {port} of this host (EMAIL_PORT): `email` sets a server")
+
+
+def _inside(root: Path) -> Callable[[str], str]:
+    """Return a function that makes the path of a .env file relative to the source."""
+    return lambda path: path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else Path(path).name
+
+
+def _commands(report: Report, settings: Settings) -> None:
+    """Find the management commands that a release has to run."""
+    installed = settings.get("INSTALLED_APPS")
+    has_compressor = installed is UNKNOWN or "compressor" in installed
+    is_offline = settings.get("COMPRESS_OFFLINE")
+    if is_offline is True and has_compressor:
+        report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
+    elif _compresses_at_requests(settings) and is_offline is not True:
+        comment = "django-compressor would write to STATIC_ROOT when a page is requested"
+        report.set("settings", {"COMPRESS_OFFLINE": True}, comment)
+        report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
+    precompilers = settings.get("COMPRESS_PRECOMPILERS")
+    for entry in precompilers if isinstance(precompilers, list) and has_compressor else ():
+        words = entry[1].split() if isinstance(entry, list) and len(entry) > 1 and isinstance(entry[1], str) else []
+        package = _PRECOMPILERS.get(words[0] if words else "")
+        if package:
+            report.extend("packages", [package], "for COMPRESS_PRECOMPILERS")
+    caches = settings.get("CACHES")
+    entries = caches.values() if isinstance(caches, dict) else ()
+    backends = [cache.get("BACKEND") for cache in entries if isinstance(cache, dict)]
+    if any(str(backend).endswith("db.DatabaseCache") for backend in backends):
+        report.extend("commands", [("after_migrate", ["manage.py createcachetable"])], "DatabaseCache")
+
+
+def _after_migrate(report: Report, tree: Path) -> None:
+    """Name the commands that the project itself runs after migrations."""
+    commands, path = django_project_release.after_migrate(tree)
+    built = " ".join(report.value("build", []))
+    found = [command for command in commands if command not in built]
+    if found:
+        present = [one for stage, listed in report.value("commands", []) if stage == "after_migrate" for one in listed]
+        listed = ", ".join(dict.fromkeys([*present, *found]))
+        report.remarks.append(f"{path} runs more after migrate; to have that: commands: {{after_migrate: [{listed}]}}")
+
+
+def _compresses_at_requests(settings: Settings) -> bool:
+    """Return whether the project has django-compressor, and nothing turns it off."""
+    installed, is_on = settings.get("INSTALLED_APPS"), settings.get("COMPRESS_ENABLED")
+    return isinstance(installed, list) and "compressor" in installed and is_on is not False
+
+
+def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
+    """Find what the project writes into its source, and static files that are committed where they are served from."""
+    shared, writable = django_project_data.written(settings, tree, folder)
+    if shared:
+        report.set("shared", shared, "written by the project, and kept from release to release")
+    if writable:
+        report.set("writable", writable, "written by the project")
+    uploads = django_project_data.committed_uploads(settings, tree)
+    if uploads and not any(path == uploads or uploads.startswith(f"{path}/") for path in shared):
+        report.remarks.append(
+            f"{uploads} has uploads, and the site's are elsewhere; copy them after the first release:"
+        )
+        copy = f"runuser -u SITE -- cp -rn /srv/django/SITE/current/source/{uploads}/. /srv/django/SITE/media"
+        report.remarks.append(copy)
+    database = django_project_data.committed_database(settings, tree)
+    if database:
+        report.remarks += _copy_of_database(database, report.value("database", {}).get("engine", "sqlite"))
+    committed = django_project_data.committed_static_files(settings, tree)
+    if committed:
+        report.set("static", {"collect": False}, f"STATIC_ROOT is committed: {committed}")
+
+
+def _migrations(report: Report, settings: Settings, roots: Sequence[Path]) -> None:
+    """Name the applications whose tables no migration makes."""
+    labels = django_project_models.without_migrations(settings, roots)
+    if labels:
+        report.remarks.append(
+            f"no migrations are committed for {django_project.listed(labels)}, and a release makes none: run manage.py "
+            "makemigrations in the project, and commit what it writes"
+        )
+
+
+def _copy_of_database(path: str, engine: str) -> list[str]:
+    """Return how the rows of a SQLite file in the source come into the site's database, which is empty at first."""
+    if engine != "sqlite":
+        title = django_database_engine.ENGINES[engine].title
+        return [
+            f"{path} has a database, and the site begins with an empty one of {title}; to have its rows, dump them "
+            "where the project uses it, and load them after the first release, or set `database: {engine: sqlite}`:",
+            "manage.py dumpdata --exclude contenttypes --exclude auth.permission --output rows.json",
+            "salt-call django.manage SITE 'loaddata /srv/django/SITE/shared/rows.json'",
+        ]
+    return [
+        f"{path} has a database, and the site begins with an empty one; copy it after the first release:",
+        "runuser -u SITE -- python3 -c \"import sqlite3 as s; s.connect('file:/srv/django/SITE/current/source/"
+        f"{path}?immutable=1', uri=True).backup(s.connect('/srv/django/SITE/database/db.sqlite3'))\"",
+        "and apply the migrations that it lacks: salt-call django.release SITE",
+    ]
+
+
+def _health(report: Report, roots: list[Path], settings: Settings) -> None:
+    """Guess the path of the health check, and the header by which the project recognises https."""
+    path, comment = django_project_routes.health_path(roots, settings.get("ROOT_URLCONF"))
+    health: dict[str, Any] = {"path": path} if path else {}
+    if settings.get("SECURE_SSL_REDIRECT") is True:
+        header = settings.get("SECURE_PROXY_SSL_HEADER")
+        is_known = isinstance(header, list) and len(header) == 2 and all(isinstance(part, str) for part in header)
+        name, value = header if is_known else ("HTTP_X_FORWARDED_PROTO", "https")
+        health["headers"] = {name.removeprefix("HTTP_").replace("_", "-").title(): value}
+        report.remarks.append(
+            "visitors are redirected to https (SECURE_SSL_REDIRECT): set `tls`, "
+            "or `proxy:trusted` if a server in front of this host has the certificate"
+        )
+    elif settings.get("SESSION_COOKIE_SECURE") is True or settings.get("CSRF_COOKIE_SECURE") is True:
+        report.remarks.append(
+            "logins need https (SESSION_COOKIE_SECURE, CSRF_COOKIE_SECURE): set `tls`, "
+            "or `proxy:trusted` if a server in front of this host has the certificate"
+        )
+    if health:
+        report.set("health", health, comment or "guessed")

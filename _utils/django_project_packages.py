@@ -1,0 +1,136 @@
+"""Find the packages that a project needs: those of Python and Debian, its Python, and its application server."""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import django_host_service
+import django_kinds
+import django_project
+import django_project_modules
+import django_project_removed
+import django_project_requirements
+import django_virtualenv_python
+import django_virtualenv_requirements
+from django_project_report import Report
+from django_project_settings import Settings
+
+
+def add(report: Report, tree: Path, folder: str, host: str) -> tuple[list[str], list[str]]:
+    """Add what the requirements of a project tell to a report.
+
+    Args:
+        folder: the folder of manage.py.
+        host: the version of this host's python3; empty if there is none.
+
+    Returns:
+        The files with requirements, and the packages that they require.
+    """
+    files = django_virtualenv_requirements.default_files(tree, folder) or _setup(report, tree)
+    return files, _requirements(report, tree, folder, files, host) if files else []
+
+
+def complete(
+    report: Report, settings: Settings, tree: Path, roots: Sequence[Path], files: list[str], required: list[str]
+) -> None:
+    """Add the packages of modules that the project needs and that no file requires.
+
+    Args:
+        roots: the folders that the project is imported from.
+        files: the files with requirements.
+        required: the packages that they require.
+    """
+    if files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required):
+        left_out = django_project_modules.left_out(settings, roots, required)
+        if left_out:
+            report.extend("python_packages", left_out, "the project needs them, and no file requires them")
+    else:
+        _guess(report, settings, roots, files)
+
+
+def _setup(report: Report, tree: Path) -> list[str]:
+    """Take the dependencies of the project's package where nothing else lists any; return the file."""
+    name = django_virtualenv_requirements.setup_file(tree)
+    if name:
+        report.set("requirements", [name], "found: it has the dependencies of the project")
+    return [name] if name else []
+
+
+def _requirements(report: Report, tree: Path, folder: str, files: list[str], host: str) -> list[str]:
+    """Find the Python and system packages that the project needs; return the required packages."""
+    report.remarks.append(f"requirements: {', '.join(files)}")
+    required, contents, python = django_project_requirements.read(tree, files)
+    extra, packages = django_project_requirements.extra_with_django(tree, files, required)
+    if extra:
+        report.set("python_packages", packages, f"those of the extra {extra}, which has Django")
+        required = [*required, *django_virtualenv_requirements.names(packages)]
+    pinned = django_project_requirements.versions(contents)
+    for name, version in django_project_requirements.unbuilt(pinned, host):
+        reason = f"{name} {pinned[name]} cannot be built for Python {'.'.join(host.split('.')[:2])}"
+        report.extend("python_packages", [f"{name}~={version}"], reason)
+        pinned[name] = version
+    for name, packages in django_project_requirements.system_packages(required):
+        report.extend("packages", packages, f"for {name}")
+    for reason, packages in django_project_requirements.without_wheel(pinned, host):
+        report.extend("packages", packages, f"for {reason}")
+    for name, imported in django_project_requirements.writable_packages(required):
+        report.extend("writable_packages", [imported], f"{name} writes into its own folder")
+    constraint, why = django_project_removed.limit(tree, contents)
+    for text, reason in ((constraint, why), django_project_requirements.built_with(pinned, host)):
+        if text:
+            report.extend("constraints", [text], reason)
+    makes_code = django_project_requirements.makes_code(required)
+    if makes_code and django_host_service.SYSTEMD.exists():
+        report.set("sandbox", {"MemoryDenyWriteExecute": False}, f"{makes_code} makes code at run time")
+    needed_by = django_project_requirements.needs_setuptools(tree, required, pinned)
+    if needed_by:
+        report.extend("python_packages", ["setuptools<81"], f"{needed_by} imports pkg_resources")
+    _server(report, tree, folder, required)
+    for url in django_project_requirements.indexes(contents):
+        report.remarks.append(f"packages come from {url} too; a mirror, or a login, is set by `index`")
+    _python(report, host, pinned.get("django", ""), python, django_project_requirements.compiled_for(contents))
+    return required
+
+
+def _python(report: Report, host: str, django: str, supported: str, compiled_for: str) -> None:
+    """Tell which versions of Python the project is for.
+
+    Args:
+        host: the version of this host's python3; empty if there is none.
+        django: the version of Django that is pinned.
+        supported: the versions of Python that the requirements declare.
+        compiled_for: the version of Python that the requirements were compiled for.
+    """
+    if supported:
+        report.remarks.append(f"requires Python {supported}; set `python` if the host's python3 is another version")
+    if compiled_for and not host.startswith(f"{compiled_for}."):
+        report.remarks.append(f"requirements compiled for Python {compiled_for}: set `python` if packages do not build")
+    versions = django_virtualenv_python.of_django(django)
+    if versions and host and not django_virtualenv_python.is_among(host, versions):
+        text = f"Django {django} runs on Python {versions}, and python3 of this host is {host}"
+        report.remarks.append(f"{text}: set `python` to another one")
+
+
+def _server(report: Report, tree: Path, folder: str, required: Collection[str]) -> None:
+    """Propose the application server that the project's requirements are for, if it is not the default."""
+    roots = [tree / path for path in (folder, *report.value("python_path", []))]
+    names = {re.sub(r"\[.*", "", name) for name in required}
+    for name, kind in django_kinds.SERVERS.items():
+        packages = [package for package in kind.suggested_by if package in names]
+        every = (other for other, one in django_kinds.SERVERS.items() if one.interface == kind.interface)
+        others = [other for other in every if other != name and other in names]
+        if not packages or not django_project.application_modules(roots, kind.interface):
+            continue
+        if not others:
+            report.set("server", {"kind": name}, f"guessed: {packages[0]} is required")
+        elif name not in names:  # Channels itself serves nothing
+            report.set("server", {"kind": others[0]}, f"guessed: {packages[0]} and {others[0]} are required")
+
+
+def _guess(report: Report, settings: Settings, roots: Sequence[Path], files: Collection[str]) -> None:
+    """Propose the packages of the modules that the settings need, where no file lists packages."""
+    packages = django_project_modules.guessed(settings, roots)
+    comment = f"guessed from the settings: {', '.join(files)} lists no packages"
+    if not files:
+        comment = "no requirements found: list all packages of the project"
+    report.set("python_packages", packages, comment, is_open=not files)
