@@ -13,6 +13,7 @@ import django_host_file
 import django_project
 import django_release_instance
 import django_site_cause
+import django_site_cause_file
 import django_site_package
 import django_store
 import django_virtualenv
@@ -350,7 +351,8 @@ def _explained(
         text,
         log="" if report["blocked"] else error.log,
         hint=_hint(site, release, facts, report, evidence) or error.hint,
-        transient=bool(report["blocked"]) or (error.transient and not django_site_cause.of_file(site, evidence, facts)),
+        transient=bool(report["blocked"])
+        or (error.transient and not django_site_cause_file.of_file(site, evidence, facts)),
     )
     if isinstance(failure, PartlyMigrated):
         failure.names = report["applied"].split(", ")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import django_database_engine
 import django_project
 import django_project_code
-import django_site_cause
+import django_site_cause_package
 import django_virtualenv_lock
 import django_virtualenv_requirements
 
@@ -85,7 +85,7 @@ def without_wheel(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str,
         if any(not _is_before(python, first) and _is_before(pinned.get(name, ""), version) for first, version in rows):
             minor = ".".join(python.split(".")[:2])
             reason = f"{name} {pinned[name]}, of which there is no wheel for Python {minor}"
-            yield reason, django_site_cause.build_packages([name])
+            yield reason, django_site_cause_package.build_packages([name])
 
 
 def unbuilt(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:

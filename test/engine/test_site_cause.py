@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import django_site_cause
+import django_site_cause_package
 import pytest
 import yaml
 from specimen import configured
@@ -24,7 +25,7 @@ def test_known_cause_has_its_cure(text, hint, building):
 
 def test_every_row_of_the_tables_has_a_case():
     texts = "\n".join(case.values[0] for case in CASES)
-    rows = [*django_site_cause._HEADERS, *django_site_cause._LIBRARIES, *django_site_cause._HINTS]
+    rows = [*django_site_cause_package._HEADERS, *django_site_cause_package._LIBRARIES, *django_site_cause._HINTS]
     assert [pattern for pattern, _cure in rows if not re.search(pattern, texts)] == []
 
 
