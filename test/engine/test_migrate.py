@@ -14,6 +14,8 @@ import in_django
 import pytest
 from specimen import ROOT
 
+pytestmark = pytest.mark.slow  # migrations by real processes
+
 SETTINGS = """
 import os
 SECRET_KEY = "x" * 50

@@ -530,6 +530,7 @@ def smart(repository, pause):
     return answer
 
 
+@pytest.mark.slow
 def test_slow_transfer_completes(cloned, upstream):
     commit = upstream.commit({"film": os.urandom(1 << 20)})
     with web(smart(upstream, lambda _sent: 0.25)) as (port, _requests):

@@ -16,6 +16,8 @@ import django_verbs_status
 import pytest
 from django_host_command import DeploymentError
 
+pytestmark = pytest.mark.slow  # many applies for each file
+
 TEARS = {
     "nothing": lambda whole: b"",
     "half": lambda whole: whole[: len(whole) // 2],

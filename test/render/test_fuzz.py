@@ -39,6 +39,8 @@ from django_site import Site
 from readers import read_apache, read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, contract, formula_templates, three_keys
 
+pytestmark = pytest.mark.slow  # each place of the pillar with each value
+
 NASTY = {
     "newline": "\nExecStartPre=/bin/touch /tmp/pwn",
     "newline in nginx": "\n}\nserver { return 200 pwn; }\n#",

@@ -30,6 +30,7 @@ def test_python_is_formatted():
     run("ruff", "format", "--check")
 
 
+@pytest.mark.slow
 def test_python_is_safe():
     run(
         "bandit",
