@@ -26,6 +26,7 @@ import django_takeover_copy
 import django_takeover_detection
 import django_takeover_stop
 import django_takeover_worker
+import django_wall_handover
 from django_host_command import DeploymentError, seconds
 from django_host_config import Files
 from django_host_folder import Folder
@@ -34,7 +35,8 @@ from django_site import Site
 from django_takeover_copy import LockedDatabase
 from django_takeover_existing import ExistingDeployment
 from django_takeover_supervisor import Ending
-from django_wall_foreign import Foreign, FormerOwners, Modes
+from django_wall_foreign import Foreign, Modes
+from django_wall_handover import FormerOwners
 
 #: Seconds to wait for a lock on a database of the existing deployment.
 LOCK_TIMEOUT = 30.0
@@ -198,7 +200,7 @@ class Takeover:
         owner = (django_host_user.user_id(self.site.user), django_host_user.group_id(group))
         of = {self.plan["owner"][0]} if self.plan["owner"] else set()
         modes = Modes(0o750 | extra, 0o640, 0o640)
-        self._shared.append((tree, tree.hand_over(owner, modes, of=of, strict=not final)))
+        self._shared.append((tree, django_wall_handover.hand_over(tree, owner, modes, of=of, strict=not final)))
 
     def _check_folder_owner(self, folder: Foreign) -> None:
         status = folder.status()
@@ -233,7 +235,7 @@ class Takeover:
             self._locked.pop().unlock()
         while self._shared:
             tree, had = self._shared.pop()
-            tree.take_back(had)
+            django_wall_handover.take_back(tree, had)
 
     # The switch
 

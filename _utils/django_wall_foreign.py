@@ -1,4 +1,4 @@
-"""Trees whose entries a less trusted user decides: only this module opens what is in them.
+"""Trees whose entries a less trusted user decides: only this module, and `django_wall_handover`, open what is in them.
 
 A `Foreign` path is not a `pathlib.Path` and cannot be passed to `open`, `os` or `shutil`; mypy and Python both refuse
 it. Everything is opened relative to the descriptor of its folder. Links are never followed out of the tree, nor where
@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,13 +24,12 @@ BYTES, ENTRIES, DEPTH = 4 << 20, 1_000_000, 100
 #: The most links that are followed to a file that is read, as in the kernel.
 _LINKS = 40
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: How a file or a folder is opened: no link is followed, and nothing blocks.
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: A uid and a gid.
 Owner = tuple[int, int]
-#: Uid, gid and mode of entries, by device and inode.
-FormerOwners = dict[tuple[int, int], tuple[int, int, int]]
 
 
 class Modes(NamedTuple):
@@ -156,7 +155,7 @@ class Foreign:
         """
         try:
             with self._folder() as folder:
-                return sorted(_names(folder, str(self)))
+                return sorted(entries(folder, str(self)))
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 return []
@@ -205,7 +204,7 @@ class Foreign:
                     folders.pop()
                     continue
                 try:
-                    descriptor = os.open(name, _FILE, dir_fd=folders[-1])
+                    descriptor = os.open(name, FILE, dir_fd=folders[-1])
                 except OSError as error:
                     if error.errno == errno.ELOOP and links < _LINKS:
                         target = os.readlink(name, dir_fd=folders[-1])
@@ -319,51 +318,22 @@ class Foreign:
             elif not stat.S_ISDIR(status.st_mode):
                 _give_file(folder, name, path, owner, modes, of)
 
-    def hand_over(self, owner: Owner, modes: Modes, *, of: Collection[int], strict: bool = True) -> FormerOwners:
-        """Change the owner of a tree that is in use: open files stay the same files.
-
-        Args:
-            owner: the new owner.
-            modes: the new modes of folders and files.
-            of: the uids of the present owners. Entries of root change too if only root can have created them.
-            strict: whether entries of other users are refused; otherwise they stay as they are.
-
-        Returns:
-            The former owner and mode of each entry, for `take_back`.
-
-        Raises:
-            DeploymentError: an entry is owned by another user.
-        """
-        former: FormerOwners = {}
-        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
-            folder = stack.enter_context(self._parent()) if self.parts else _opened(stack, self.top.parent, None)
-            name = self.name if self.parts else self.top.name
-            for one in _walk_in_use(folder, name, str(self), {*of, owner[0]}, strict, is_roots=True):
-                former[one.key] = (one.status.st_uid, one.status.st_gid, stat.S_IMODE(one.status.st_mode))
-                if len(former) > ENTRIES:
-                    raise DeploymentError(f"{self} has more than {ENTRIES} entries")
-                os.fchown(one.descriptor, *owner)
-                os.fchmod(one.descriptor, modes.folder if stat.S_ISDIR(one.status.st_mode) else modes.file)
-        return former
-
-    def take_back(self, former: FormerOwners) -> None:
-        """Restore the owners and modes that entries had before `hand_over`; new entries stay as they are."""
-        uids = {0, *(uid for uid, _gid, _mode in former.values())}
-        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
-            folder = stack.enter_context(self._parent()) if self.parts else _opened(stack, self.top.parent, None)
-            name = self.name if self.parts else self.top.name
-            for one in _walk_in_use(folder, name, str(self), uids, False, is_roots=True, known=former):
-                if one.key in former:
-                    uid, gid, mode = former[one.key]
-                    os.fchown(one.descriptor, uid, gid)
-                    os.fchmod(one.descriptor, mode)
-
     def _walk_to_give(
         self, owner: Owner, modes: Modes | None, of: int
     ) -> Iterator[tuple[int, str, os.stat_result, str]]:
         """Change the owner of each folder of the tree before its entries are listed, and yield these."""
         with self._folder() as folder:
             yield from _give_folder(folder, str(self), owner, modes, of, DEPTH)
+
+    @contextlib.contextmanager
+    def folder_above(self) -> Iterator[tuple[int, str]]:
+        """Open the folder above, also that of the tree itself; yield its descriptor, and the name of this entry in it.
+
+        For `django_wall_handover` alone, which opens the entry by them.
+        """
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(self._parent()) if self.parts else _opened(stack, self.top.parent, None)
+            yield folder, self.name
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[int]:
@@ -412,7 +382,12 @@ def _opened(stack: contextlib.ExitStack, name: str | Path, folder: int | None) -
     return descriptor
 
 
-def _names(folder: int, path: str) -> list[str]:
+def entries(folder: int, path: str) -> list[str]:
+    """Return the names in an open folder.
+
+    Raises:
+        DeploymentError: it has more than `ENTRIES` entries.
+    """
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -420,64 +395,6 @@ def _names(folder: int, path: str) -> list[str]:
             if len(found) > ENTRIES:
                 raise DeploymentError(f"{path} has more than {ENTRIES} entries")
     return found
-
-
-class _InUse(NamedTuple):
-    """An open folder or regular file: its descriptor and status."""
-
-    descriptor: int
-    status: os.stat_result
-
-    @property
-    def key(self) -> tuple[int, int]:
-        return self.status.st_dev, self.status.st_ino
-
-
-def _walk_in_use(
-    folder: int,
-    name: str,
-    path: str,
-    uids: Collection[int],
-    strict: bool,
-    *,
-    is_roots: bool,
-    known: Collection[tuple[int, int]] = (),
-    depth: int = DEPTH,
-) -> Iterator[_InUse]:
-    """Yield the folders and regular files of a tree, each folder before its entries; links and others are skipped.
-
-    Args:
-        uids: the allowed owners.
-        is_roots: whether only root can have created this entry.
-        known: entries that any user may own.
-    """
-    try:
-        descriptor = os.open(name, _FILE, dir_fd=folder)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-            return
-        raise
-    try:
-        status = os.fstat(descriptor)
-        one = _InUse(descriptor, status)
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            return
-        if status.st_uid not in uids and one.key not in known and not (is_roots and status.st_uid == 0):
-            if strict:
-                raise DeploymentError(
-                    f"{path} belongs to uid {status.st_uid}, neither to the old site nor to the new one",
-                    hint="give it to the old site's user, or move it away",
-                )
-            return
-        yield one
-        if stat.S_ISDIR(status.st_mode) and depth:
-            is_roots = is_roots and status.st_uid == 0 and not status.st_mode & 0o022
-            for below in _names(descriptor, path):
-                yield from _walk_in_use(
-                    descriptor, below, f"{path}/{below}", uids, strict, is_roots=is_roots, known=known, depth=depth - 1
-                )
-    finally:
-        os.close(descriptor)
 
 
 def _give_folder(
@@ -491,7 +408,7 @@ def _give_folder(
     os.fchown(folder, *owner)
     _strip(folder)
     os.fchmod(folder, modes.folder if modes else status.st_mode & 0o755)
-    for name in _names(folder, path):
+    for name in entries(folder, path):
         below = f"{path}/{name}"
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         yield folder, name, found, below
@@ -518,7 +435,7 @@ def _give_link(folder: int, name: str, path: str, owner: Owner, of: int) -> None
 
 def _give_file(folder: int, name: str, path: str, owner: Owner, modes: Modes | None, of: int) -> None:
     try:
-        descriptor = os.open(name, _FILE, dir_fd=folder)
+        descriptor = os.open(name, FILE, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.ELOOP):  # a socket
             raise DeploymentError(f"{path} is neither a file nor a folder nor a link") from None
@@ -599,7 +516,7 @@ def _remove(folder: int, name: str, path: str, depth: int = DEPTH) -> None:
         return
     descriptor = os.open(name, _FOLDER, dir_fd=folder)
     try:
-        for below in _names(descriptor, path):
+        for below in entries(descriptor, path):
             with contextlib.suppress(FileNotFoundError):
                 _remove(descriptor, below, f"{path}/{below}", depth - 1)
     finally:

@@ -16,6 +16,7 @@ import django_host_folder
 import django_host_user
 import django_site
 import django_takeover_copy
+import django_wall_handover
 import pytest
 from django_host_command import DeploymentError
 from django_wall_foreign import Foreign, Modes
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="left out: other identi
 
 #: Debian's own user and group of the attacker, and of the site.
 EVIL, SITE = "games", "nobody"
+MODES = Modes(0o750, 0o640, 0o640)
 
 
 @pytest.fixture
@@ -228,14 +230,14 @@ def test_tree_in_use_handed_over_and_taken_back(shelf):
         os.lchown(path, evil.pw_uid, evil.pw_gid)
     before = {path: path.lstat() for path in (top, *top.rglob("*"))}
     with open(top / "below/file", "a") as held:
-        had = Foreign(top).hand_over((ours.pw_uid, ours.pw_gid), Modes(0o750, 0o640, 0o640), of={evil.pw_uid})
+        had = django_wall_handover.hand_over(Foreign(top), (ours.pw_uid, ours.pw_gid), MODES, of={evil.pw_uid})
         held.write("y")
     assert (top / "below/file").read_text() == "xy"
     for path in (top, top / "below", top / "below/file"):
         assert path.lstat().st_uid == ours.pw_uid
     secret = (shelf / "root/secret").stat()
     assert (secret.st_uid, secret.st_mode & 0o777) == (0, 0o644)
-    Foreign(top).take_back(had)
+    django_wall_handover.take_back(Foreign(top), had)
     after = {path: path.lstat() for path in (top, *top.rglob("*"))}
     assert {path: (one.st_uid, one.st_gid, one.st_mode) for path, one in after.items()} == {
         path: (one.st_uid, one.st_gid, one.st_mode) for path, one in before.items()
@@ -248,11 +250,12 @@ def test_file_of_root_keeps_its_owner(shelf):
     evil, ours = pwd.getpwnam(EVIL), pwd.getpwnam(SITE)
     shutil.chown(top, EVIL)
     (top / "dump").write_text("of root's")
+    tree, owner = Foreign(top), (ours.pw_uid, ours.pw_gid)
     with pytest.raises(
         DeploymentError, match=r"data/dump belongs to uid 0, neither to the old site nor to the new one"
     ):
-        Foreign(top).hand_over((ours.pw_uid, ours.pw_gid), Modes(0o750, 0o640, 0o640), of={evil.pw_uid})
-    Foreign(top).hand_over((ours.pw_uid, ours.pw_gid), Modes(0o750, 0o640, 0o640), of={evil.pw_uid}, strict=False)
+        django_wall_handover.hand_over(tree, owner, MODES, of={evil.pw_uid})
+    django_wall_handover.hand_over(tree, owner, MODES, of={evil.pw_uid}, strict=False)
     assert (top / "dump").stat().st_uid == 0
 
 

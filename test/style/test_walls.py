@@ -124,5 +124,5 @@ def test_only_one_module_works_by_descriptors_of_folders(module):
     assert found == [] or module.stem in BY_DESCRIPTOR, found
 
 
-#: Modules that look at the way to a path, or read one file, by descriptors: each says why.
-BY_DESCRIPTOR = {"django_source_reader", "django_proxy_page", "django_source_submodule"}
+#: Modules that look at the way to a path, read one file or change the owners of a tree by descriptors: each says why.
+BY_DESCRIPTOR = {"django_source_reader", "django_proxy_page", "django_source_submodule", "django_wall_handover"}
