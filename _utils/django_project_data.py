@@ -190,11 +190,8 @@ def committed_static_files(settings: Settings, tree: Path) -> str:
 
     Empty if it has none.
     """
-    root = settings.get("STATIC_ROOT")
-    if not isinstance(root, str | PurePosixPath) or not str(root):
-        return ""
-    top = Path(os.path.normpath(os.path.join(tree, root)))
-    if top == tree or not top.is_relative_to(tree) or not top.is_dir():
+    top = _folder_inside(settings, "STATIC_ROOT", tree)
+    if not top:
         return ""
     own = {path.relative_to(top) for path in _files(top)}
     own = {path for path in own if path.name not in _PLACEHOLDERS and path.parts[0] not in ("admin", "rest_framework")}
@@ -205,12 +202,17 @@ def committed_static_files(settings: Settings, tree: Path) -> str:
 
 def committed_uploads(settings: Settings, tree: Path) -> str:
     """Return the folder of MEDIA_ROOT in a source if it has files; empty if it has none, or is elsewhere."""
-    root = settings.get("MEDIA_ROOT")
+    top = _folder_inside(settings, "MEDIA_ROOT", tree)
+    return str(top.relative_to(tree)) if top and _has_files(top) else ""
+
+
+def _folder_inside(settings: Settings, setting: str, tree: Path) -> Path | None:
+    """Return the folder of a setting if it is one in a source, else None."""
+    root = settings.get(setting)
     if not isinstance(root, str | PurePosixPath) or not str(root):
-        return ""
+        return None
     top = Path(os.path.normpath(os.path.join(tree, root)))
-    is_inside = top != tree and top.is_relative_to(tree) and top.is_dir()
-    return str(top.relative_to(tree)) if is_inside and _has_files(top) else ""
+    return top if top != tree and top.is_relative_to(tree) and top.is_dir() else None
 
 
 def committed_database(settings: Settings, tree: Path) -> str:
