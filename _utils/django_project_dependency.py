@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 import django_project_removed
+import django_site_hint
 from django_site import Site
 
 #: How Python reports a name that a module does not have.
@@ -32,12 +33,9 @@ def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
     present: list[str] = site.config["constraints"]
     if not limit or not version or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
         return ""
-    listed = ", ".join(f"'{one}'" for one in [*present, f"{package}<{limit}"])
     what = f"the module {name}" if found["missing"] else name
-    return (
-        f"{package} {version}, which is installed, does not have {what}: "
-        f"set django:sites:{site.name}:constraints: [{listed}]"
-    )
+    cure = django_site_hint.extended(site, "constraints", [f"{package}<{limit}"])
+    return f"{package} {version}, which is installed, does not have {what}: set {cure}"
 
 
 def _below(version: str) -> str:

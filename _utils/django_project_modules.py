@@ -10,6 +10,7 @@ import django_project
 import django_project_code
 import django_project_imports
 import django_project_python_path
+import django_site_hint
 import django_site_package
 from django_project_settings import Settings
 from django_site import Site
@@ -104,11 +105,11 @@ def _has_image_field(root: Path) -> bool:
 
 def hint(site: Site, modules: Sequence[str]) -> str:
     """Return what installs modules that are missing."""
-    packages = [*site.config["python_packages"], *filter(None, map(django_site_package.package_of, modules))]
+    packages = [*filter(None, map(django_site_package.package_of, modules))]
     unknown = [module for module in modules if not django_site_package.package_of(module)]
-    listed = ", ".join(name if re.fullmatch(r"[\w.-]+", name) else f"'{name}'" for name in dict.fromkeys(packages))
-    at = f"django:sites:{site.name}:python_packages"
-    cure = f"set {at}: [{listed}]" if len(unknown) < len(modules) else f"add the packages that have them to {at}"
-    also = f", and the packages that have {', '.join(unknown)}" if 0 < len(unknown) < len(modules) else ""
+    cure = f"add the packages that have them to {django_site_hint.at(site)}:python_packages"
+    if packages:
+        cure = f"set {django_site_hint.extended(site, 'python_packages', packages)}"
+    also = f", and the packages that have {', '.join(unknown)}" if unknown and packages else ""
     many = "modules" if len(modules) > 1 else "module"
     return f"no package that is installed has the {many} {', '.join(modules)}: {cure}{also}"
