@@ -102,8 +102,11 @@ def answer(stream: IO[bytes], path: Path, depth: int = 0) -> Any:
     line = _line(stream)
     kind, text = line[:1], line[1:]
     if kind == "-":
+        is_busy = text.startswith("BUSY ")
         raise DeploymentError(
-            f"the store at {path} refuses a command: {text}", transient=text.startswith(("LOADING", "MISCONF"))
+            f"the store at {path} refuses a command: {text}",
+            hint=f"a script of the project does not end: restart {path.parent.name}" if is_busy else "",
+            transient=is_busy or text.startswith(("LOADING", "MISCONF")),
         )
     if kind == "+":
         return text

@@ -137,6 +137,20 @@ def test_cache_without_a_file_is_empty_after_a_kill(start):
     assert start(cache={"engine": "redis"})("GET", "a") is None and os.listdir(cache.own.data) == []
 
 
+def test_endless_script_of_the_project_is_named_with_its_cure(start):
+    """The kernel ends a server that does not stop, as systemd does by SIGKILL; it has its tasks then."""
+    queue = start(queue={"engine": "redis"})
+    queue("RPUSH", "celery", "task")
+    django_store_redis.operate(queue.own, [["CONFIG", "SET", "lua-time-limit", "10"]])
+    with django_store_client.connection(queue.own.socket) as (connected, _stream):
+        django_store_client.send(connected, [["EVAL", "while true do end", "0"]])
+        with pytest.raises(DeploymentError, match=r"refuses a command: BUSY .* script") as error:
+            until(lambda: REDIS.differences(queue.own))
+    assert error.value.hint == "a script of the project does not end: restart django-blog-queue"
+    queue.kill()
+    assert start(queue={"engine": "redis"})("LRANGE", "celery", "0", "-1") == ["task"]
+
+
 def test_memory_and_sync_change_without_a_restart(start):
     queue = start(queue={"engine": "redis"})
     assert REDIS.differences(queue.own) == {}
