@@ -23,6 +23,8 @@ _DJANGO = (
     ("6.0", ">=3.10"),
     ("7.0", ">=3.12"),
 )
+#: The releases that a series of Python has at most: 3.11.0, 3.11.1, …
+_RELEASES = 50
 
 
 class Interpreter(NamedTuple):
@@ -123,6 +125,8 @@ def _fits(version: list[int], restriction: str) -> bool:
 def require(site: Site, versions: str) -> None:
     """Refuse an interpreter whose version the project does not support.
 
+    Any release of its series may be among them: a distribution has one of each, with the corrections of later ones.
+
     Args:
         versions: the versions that the project or its lock file supports, such as ``>=3.12``.
 
@@ -130,7 +134,8 @@ def require(site: Site, versions: str) -> None:
         DeploymentError: the interpreter's version is not among them.
     """
     version = interpreter(site).version
-    if not is_among(version, versions):
+    series = ".".join(version.split(".")[:2])
+    if not any(is_among(f"{series}.{number}", versions) for number in range(_RELEASES)):
         raise DeploymentError(
             f"the project requires Python {versions}, and {site.config['python']} is {version}",
             hint=f"set django:sites:{site.name}:python to another interpreter",

@@ -40,6 +40,10 @@ def test_interpreter_is_found_by_name_and_a_missing_one_refused():
         ({"poetry.lock": '[metadata]\npython-versions = "^3.8"\n'}, None),
         ({"pyproject.toml": "[project]\nrequires-python = '>=3.2'\n"}, None),
         ({"requirements.txt": "django\n"}, None),
+        ({"uv.lock": 'requires-python = "==3.11.9"\n'}, None),
+        ({"pyproject.toml": "[project]\nrequires-python = '>=3.11.4,<3.12'\n"}, None),
+        ({"poetry.lock": '[metadata]\npython-versions = "3.11.9"\n'}, None),
+        ({"uv.lock": 'requires-python = "==3.13.11"\n'}, "==3.13.11"),
     ],
 )
 def test_interpreter_that_the_project_does_not_support_is_refused(make_site, tmp_path, monkeypatch, files, expected):
