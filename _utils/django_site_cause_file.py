@@ -1,5 +1,6 @@
 """Failures whose cause is a file: the project may not read or write it, or it does not exist."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -143,9 +144,11 @@ def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> 
         return f"have the project write below {site.shared.top}"
     key, user = ("build_sandbox", site.build_user) if building else ("sandbox", site.user)
     exception = f"set {django_site_hint.at(site)}:{key}: {{ReadWritePaths: [{folder}]}}"
-    if why.startswith("No such"):
+    is_there = os.path.isdir(folder)  # systemd refuses a unit with a path of these that does not exist
+    is_sandbox = why in ("Read-only file system", "EROFS") and site.process == "systemd"
+    if why.startswith("No such") or (is_sandbox and not is_there):
         cure = f"create {folder} for {user}" + (f" and {exception}" if site.process == "systemd" else "")
-    elif why in ("Read-only file system", "EROFS") and site.process == "systemd":
+    elif is_sandbox:
         cure = exception
     else:
         cure = f"let {user} write to {folder}"
