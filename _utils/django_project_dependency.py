@@ -13,6 +13,10 @@ _NO_NAME = re.compile(
     r"|module '(?P<module>[\w.]+)' has no attribute '(?P<attribute>\w+)'"
     r"|No module named '(?P<missing>\w+\.[\w.]+)'"
 )
+#: How Python reports that a module of the project is imported where an installed package is meant.
+_HIDING = re.compile(
+    r"partially initialized module '(?P<name>\w+)'.*\(\S*?/source/(?P<path>(?:\S+/)?(?P=name)(?:/__init__)?\.py)\)"
+)
 
 
 def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
@@ -25,6 +29,12 @@ def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
     found = _NO_NAME.search(cause)
     if not found:
         return ""
+    hiding = _HIDING.search(cause)
+    if hiding:
+        return (
+            f"{hiding['path']} has the name of the package {hiding['name']} and is imported in its place: "
+            f"take its folder out of django:sites:{site.name}:python_path, or rename the file"
+        )
     module = found["of"] or found["module"] or found["missing"]
     name = found["name"] or found["attribute"] or found["missing"]
     package = re.sub("[-_.]+", "-", module.partition(".")[0]).lower()

@@ -25,7 +25,8 @@ def declared(source: Path, folder: str) -> list[str]:
     project = source / folder
     found = [*_of_packaging(project), *_of_packaging(source)]
     with contextlib.suppress(RecursionError):  # a hostile source
-        found = [*_of_manage(project / "manage.py"), *found]
+        of_manage = _of_manage(project / "manage.py")
+        found = [*(path for path in of_manage if not _hides_packages(path)), *found]
     paths = dict.fromkeys(Path(os.path.normpath(path)) for path in found)
     if (project / "__init__.py").is_file() and not _imports(project, project.name):
         paths.pop(project.parent, None)  # the distribution's top; the project does not import itself from there
@@ -50,6 +51,18 @@ def find_module(roots: Sequence[Path], module: str) -> Path | None:
 def is_own(roots: Sequence[Path], module: str) -> bool:
     """Return whether a top-level module is in one of the folders that a project is imported from."""
     return any((root / module).is_dir() or (root / f"{module}.py").is_file() for root in roots)
+
+
+def _hides_packages(folder: Path) -> bool:
+    """Return whether a package has a module that imports the installed package of the same name: jinja2.py, celery.py.
+
+    Imported from its folder, which comes before those of installed packages, the module would import itself.
+    """
+    if not (folder / "__init__.py").is_file():
+        return False
+    pattern = r"^(?:from|import)\s+{}\b"
+    paths = [path for path in folder.glob("*.py") if path.stem.isidentifier()]
+    return any(re.search(pattern.format(path.stem), django_project_code.read(path), re.MULTILINE) for path in paths)
 
 
 def _imports(folder: Path, package: str) -> bool:

@@ -32,6 +32,12 @@ SET = "set django:sites:blog:constraints:"
             "ImportError: cannot import name 'x' from 'kombu.utils' (/x.py)",
             f"kombu 0.3.1{LACKS} x: {SET} ['celery<6', 'kombu<0.3']",
         ),
+        (
+            "ImportError: cannot import name 'Template' from partially initialized module 'jinja2' (most likely due to "
+            "a circular import) (/srv/django/blog/releases/0001-1/source/blog/jinja2.py) (blog/jinja2.py:1)",
+            "blog/jinja2.py has the name of the package jinja2 and is imported in its place: take its folder out of "
+            "django:sites:blog:python_path, or rename the file",
+        ),
         ("ImportError: cannot import name 'x' from 'one' (/x.py)", ""),
         ("ImportError: cannot import name 'x' from 'zero' (/x.py)", ""),
         ("ImportError: cannot import name 'x' from 'blog.views' (/x.py)", ""),
