@@ -114,11 +114,16 @@ def application_modules(roots: Sequence[Path], interface: str = "wsgi") -> list[
         roots: the folders that it is imported from, the folder of manage.py first.
         interface: ``wsgi`` or ``asgi``.
     """
-    packages = [path for path in _own_files(roots, "__init__.py", depth=3) if path.parent.name == interface]
-    paths = [*_own_files(roots, f"{interface}.py", depth=3), *packages]
+    inside = [
+        path for path in _own_files(roots, None, depth=3) if path.parent.name == interface and path.suffix == ".py"
+    ]
+    paths = [*_own_files(roots, f"{interface}.py", depth=3), *(path for path in inside if path.name == "__init__.py")]
     as_template = f"get_{interface}_application"
-    found = [path for path in paths if django_project_code.names(django_project_code.tree(path), as_template)]
-    found = found or [path for path in paths if django_project_code.assigns(django_project_code.tree(path))]
+    for among in (paths, inside):
+        found = [path for path in among if django_project_code.names(django_project_code.tree(path), as_template)]
+        found = found or [path for path in among if django_project_code.assigns(django_project_code.tree(path))]
+        if found:
+            break
     return sorted(_module(path, roots).removesuffix(".__init__") for path in found)
 
 

@@ -73,6 +73,7 @@ def add(report: Report, tree: Path, roots: Sequence[Path], settings: Settings, r
     found = _of_files(report, tree)
     _without_folder(found, roots)
     tasks = django_project_tasks.read(roots) if "celery" in packages else django_project_tasks.Tasks()
+    _without_app(found, roots, tasks)
     _of_code(found, settings, packages, tasks)
     _without_package(report, found, packages)
     _without_eager(report, found, settings)
@@ -109,6 +110,17 @@ def _without_folder(found: _Found, roots: Sequence[Path]) -> None:
         is_inside = folder == roots[0].name and not django_project_python_path.is_own(roots, folder)
         if is_inside and django_project_python_path.is_own(roots, re.split("[.:]", app)[0]):
             worker.about["app"] = app
+
+
+def _without_app(found: _Found, roots: Sequence[Path], tasks: django_project_tasks.Tasks) -> None:
+    """Leave out workers of Celery applications that are not the project's, such as that of a program next to it."""
+    for name, worker in [*found.workers.items()]:
+        app = re.split("[.:]", worker.about.get("app", ""))[0]
+        is_one = any(re.fullmatch(rf"{re.escape(app)}(\.celery)?(:\w+)?", known) for known in tasks.apps)
+        is_package = any((root / app / "__init__.py").is_file() for root in roots)
+        if app and tasks.apps and not is_one and not is_package:
+            found.unknown.setdefault(name, found.places.pop(name))
+            del found.workers[name]
 
 
 def _process(found: _Found, line: Line, commands: list[list[str]]) -> None:

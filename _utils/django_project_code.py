@@ -15,7 +15,8 @@ _SETTING = "DJANGO_SETTINGS_MODULE"
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 #: The last part, or the package, of a settings module that is not for a server.
 NOT_LIVE = re.compile(
-    r"(^|[._])(dev|devel|development|local|tests?|testing|ci)$|\.(dev|devel|development|local|tests?|testing|ci)\.\w+$"
+    r"(^|[._])(dev|devel|develop|development|local|tests?|testing|ci)$"
+    r"|\.(dev|devel|develop|development|local|tests?|testing|ci)\.\w+$"
 )
 
 

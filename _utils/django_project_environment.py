@@ -57,6 +57,10 @@ _EXAMPLE = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)[ \t]*=[ \t]*(.*?)
 _PLACEHOLDER = re.compile(r"[<{\[*]|change.?me|replace|your|xxx|todo|\$|^$", re.IGNORECASE)
 #: Names of variables for the URL of a Redis, which Debian's package serves on this host.
 _REDIS = re.compile(r"(\w+_)?REDIS_(URL|URI)|(\w+_)?(CELERY_)?BROKER_(URL|URI)")
+#: The URL of a Redis without a login, on a host whose name has no dots.
+_OF_REDIS = re.compile(r"^(redis://)[\w-]+(?=:6379/)")
+#: Folders in which everyone may create others, and those of the system.
+_OF_ALL = ("/tmp", "/var/tmp", "/dev", "/run", "/proc")  # noqa: S108  # nosec B108 - paths of projects
 #: The value of a kind of variable that turns nothing on.
 _OFF = {
     **{"bool": "False", "json": "{}", "array": "[]", "pairs": ""},
@@ -211,6 +215,9 @@ def of(settings: Settings, context: Context) -> Environment:
             result.environment[name] = (url, f"{place}: https with a certificate")
         elif known is None and _is_in_home(variable):
             result.environment[name] = ({"from": "shared"}, f"{place}: in the home that the site's user does not have")
+        elif known is None and _is_made_elsewhere(settings, variable, context.roots):
+            word = "static_root" if name in settings.sources.get("STATIC_ROOT", {}) else "shared"
+            result.environment[name] = ({"from": word}, f"{place}: the settings create {variable.default}")
         elif known is not None:
             result.environment[name] = (known, place)
         elif variable.required and variable.kind == "text" and _SECRET.search(name) and not _ISSUED.search(name):
@@ -219,7 +226,8 @@ def of(settings: Settings, context: Context) -> Environment:
         elif variable.required and variable.kind in _OFF:
             result.environment[name] = (_OFF[variable.kind], f"{place}: required; this turns nothing on")
         elif variable.required and name in examples:
-            result.environment[name] = (examples[name], f"{place}: as in {examples['']}")
+            value = _OF_REDIS.sub(r"\1localhost", examples[name])  # a container of the example
+            result.environment[name] = (value, f"{place}: as in {examples['']}")
         elif variable.required:
             kind = {"int": "a number", "list": "a list, separated by commas"}.get(variable.kind, "")
             result.environment[name] = ("", f"{place}: set it{f' to {kind}' if kind else ''}, it has no default")
@@ -240,6 +248,13 @@ def _is_in_home(variable: Variable) -> bool:
     """Return whether the default of a variable is a folder in the home of the site's user, which has none."""
     top = re.escape(str(HOME))
     return not variable.required and bool(re.fullmatch(rf"(~|{top})(/\.?[^./]+)+/?", variable.default))
+
+
+def _is_made_elsewhere(settings: Settings, variable: Variable, roots: Sequence[Path]) -> bool:
+    """Return whether the settings create the folder that a variable has by default, where a site may not write."""
+    path = PurePosixPath(variable.default)
+    is_made = path.is_absolute() and settings.written.get(path) == "folder"
+    return is_made and not any(path.is_relative_to(one) for one in (*map(str, roots), *_OF_ALL))
 
 
 def _url(variable: Variable, domain: str) -> str:

@@ -68,7 +68,7 @@ def find(tree: Path, project: str, settings: Settings, distribution: str) -> lis
         if is_plain and not is_other and not any(_is_member(path.parent, *outer) for outer in built):
             one = _front_end(tree, project, path, content, settings, distribution)
             found += [one] if one else []
-            built += [(path.parent, content)] if one and one.commands else []
+            built += [(path.parent, content)] if one else []
     return found
 
 
@@ -82,12 +82,23 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _is_member(folder: Path, outer: Path, content: dict[str, Any]) -> bool:
     """Return whether a folder is a workspace of an outer package, whose own command builds it."""
+    return folder.is_relative_to(outer) and any(
+        folder.relative_to(outer).match(pattern.removeprefix("./").rstrip("/"))
+        for pattern in _workspaces(outer, content)
+    )
+
+
+def _workspaces(outer: Path, content: dict[str, Any]) -> list[str]:
+    """Return the patterns of the folders that are workspaces of a package, for npm and yarn or for pnpm."""
     listed = content.get("workspaces")
     patterns = listed.get("packages") if isinstance(listed, dict) else listed
-    return folder.is_relative_to(outer) and any(
-        isinstance(pattern, str) and folder.relative_to(outer).match(pattern.removeprefix("./").rstrip("/"))
-        for pattern in (patterns if isinstance(patterns, list) else ())
+    of_pnpm = re.search(
+        r"^packages:\s*\n((?:[ \t]*-[^\n]*\n?)+)", django_project_code.read(outer / "pnpm-workspace.yaml"), re.M
     )
+    return [
+        *(pattern for pattern in (patterns if isinstance(patterns, list) else ()) if isinstance(pattern, str)),
+        *(re.findall(r"""-[ \t]*["']?([^"'\s!][^"'\s]*)""", of_pnpm[1]) if of_pnpm else ()),
+    ]
 
 
 def _front_end(
@@ -99,6 +110,11 @@ def _front_end(
     committed = _committed_outputs(scripts, path.parent) if has_build else []
     if committed:
         return FrontEnd(name, remark=f"{name} is not built: it has {django_project.listed(committed)}")
+    if has_build and _has_only_applications(tree, project, path.parent, content, settings):
+        remark = (
+            f"{name} is not built: its workspaces are applications of their own, to which the settings do not refer"
+        )
+        return FrontEnd(name, remark=remark)
     if has_build and str(folder) not in (".", project) and _is_application(tree, path.parent, content, settings):
         remark = f"{name} is not built: it is an application of its own, to which the settings do not refer"
         return FrontEnd(name, remark=remark)
@@ -156,6 +172,20 @@ def _is_application(tree: Path, folder: Path, content: dict[str, Any], settings:
         return False
     files = [path for path in folder.iterdir() if path.is_file() and _CONFIGURATION.fullmatch(path.name)]
     return not any("../" in text for text in (str(content["scripts"]), *map(django_project_code.read, files)))
+
+
+def _has_only_applications(tree: Path, project: str, folder: Path, content: dict[str, Any], settings: Settings) -> bool:
+    """Return whether a package above the folder of manage.py has workspaces, and no setting refers to one of them."""
+    top = tree / project
+    inside = [
+        path
+        for pattern in _workspaces(folder, content)
+        if not pattern.startswith("/")
+        for path in folder.glob(pattern)
+        if (path / "package.json").is_file()
+    ]
+    members = [path for path in inside if not top.is_relative_to(path)]
+    return bool(members) and folder in top.parents and not any(_reads(settings, path) for path in members)
 
 
 def _reads(settings: Settings, folder: Path) -> bool:

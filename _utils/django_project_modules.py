@@ -3,7 +3,7 @@
 import ast
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import django_project
@@ -56,12 +56,15 @@ def _imported_if_present(path: Path) -> Iterator[str]:
                 yield from (name.partition(".")[0] for name in names)
 
 
-def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str]) -> list[str]:
+def left_out(
+    settings: Settings, roots: Sequence[Path], required: Collection[str], offered: Mapping[str, str]
+) -> list[str]:
     """Return the packages that the settings and the code of pages need and the requirements do not have.
 
     Args:
         roots: the folders that the project is imported from.
         required: the names of the required packages, in lower case.
+        offered: the packages of the project's extras, which are not installed: name in lower case → requirement.
     """
     names = {re.sub(r"\[.*", "", name) for name in required}
     optional = {name for path in settings.files for name in _imported_if_present(path)}
@@ -71,7 +74,11 @@ def left_out(settings: Settings, roots: Sequence[Path], required: Collection[str
     missing += ["PIL"] if _is_left_out("PIL", names) and _has_image_field(roots[0]) else []
     found = {name: re.sub(r"[-_.]+", "-", django_site_package.package_of(name)).lower() for name in missing}
     also = {"environ": "environs", "django_q": "django-q"}
-    return sorted(package for name, package in found.items() if not {package, also.get(name, package)} & names)
+    packages = [package for name, package in found.items() if not {package, also.get(name, package)} & names]
+    in_extras = {_plain(one): one for one in offered if one not in names}
+    known = [_plain(name) for module in wanted for name in (module, django_site_package.package_of(module))]
+    packages += [in_extras[name] for name in known if name in in_extras]
+    return sorted({offered.get(package, package) for package in packages})
 
 
 def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
@@ -93,8 +100,14 @@ def _is_left_out(module: str, names: Collection[str]) -> bool:
     if bringing:
         package = django_site_package.package_of(module).lower()
         return not any(name == package or re.search(bringing, name) for name in names)
-    words = (module.replace("_", "-").lower(), django_site_package.package_of(module))
-    return "sqlparse" in names and bool(words[1]) and not any(word in name for name in names for word in words)
+    package = django_site_package.package_of(module)
+    words = (_plain(module), _plain(package))
+    return "sqlparse" in names and bool(package) and not any(word in _plain(name) for name in names for word in words)
+
+
+def _plain(name: str) -> str:
+    """Return the name of a module or package by which they are compared; Django REST framework has two."""
+    return re.sub(r"[-_.]", "", name.lower()).replace("djangorestframework", "drf").replace("restframework", "drf")
 
 
 def _has_image_field(root: Path) -> bool:

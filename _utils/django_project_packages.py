@@ -41,7 +41,8 @@ def complete(
         required: the packages that they require.
     """
     if files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required):
-        left_out = django_project_modules.left_out(settings, roots, required)
+        offered = django_project_requirements.offered(tree, files)
+        left_out = django_project_modules.left_out(settings, roots, required, offered)
         if left_out:
             report.extend("python_packages", left_out, "the project needs them, and no file requires them")
     else:
@@ -63,6 +64,10 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     extra, packages = django_project_requirements.extra_with_django(tree, files, required)
     if extra:
         report.set("python_packages", packages, f"those of the extra {extra}, which has Django")
+        required = [*required, *django_virtualenv_requirements.names(packages)]
+    of_servers, packages = django_project_requirements.extra_for_servers(tree, files)
+    if of_servers not in ("", extra):
+        report.extend("python_packages", packages, f"those of the extra {of_servers}")
         required = [*required, *django_virtualenv_requirements.names(packages)]
     pinned = django_project_requirements.versions(contents)
     for name, version in django_project_requirements.unbuilt(pinned, host):

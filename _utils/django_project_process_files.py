@@ -158,7 +158,11 @@ def _service(name: str, service: dict[str, Any], place: str) -> Iterator[Line]:
 
 
 def _shell(command: Any) -> str:
-    """Return a command of a compose file as a line of shell; ``$$`` is ``$`` there."""
+    """Return a command of a compose file as a line of shell; ``$$`` is ``$`` there.
+
+    A list of one text with blanks is for the shell of an entrypoint.
+    """
+    command = command[0] if isinstance(command, list) and len(command) == 1 else command
     if isinstance(command, list) and all(isinstance(word, str) for word in command):
         return shlex.join(command).replace("$$", "$")
     return " ".join(command.split()).replace("$$", "$") if isinstance(command, str) else ""

@@ -11,7 +11,7 @@ from typing import Any
 import django_project_code
 from django_project_expressions import Missing, TooMuch
 from django_project_statements import Raised, Statements
-from django_project_values import UNKNOWN, Frame, Function, Namespace, Value, Variable, plain
+from django_project_values import UNKNOWN, Called, Frame, Function, Method, Namespace, Value, Variable, plain
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Settings:
         for name in names:
             content = content.get(name, UNKNOWN) if isinstance(content, dict) else UNKNOWN
             content = content.content if isinstance(content, Value) else content
-        return plain(content)
+        return UNKNOWN if isinstance(content, Called | Function | Method | Namespace) else plain(content)
 
 
 def read(roots: Sequence[Path], module: str, given: Mapping[str, str], application: str = "") -> Settings:
@@ -96,12 +96,13 @@ class _Interpreter(Statements):
     def _of_class(self, names: dict[str, Value]) -> dict[str, Value]:
         """Return the names of a settings module with those of its class of django-configurations, if it has any."""
         contents = {name: value.content for name, value in names.items()}
+        named = self.given.get("DJANGO_CONFIGURATION", "")  # its class may be that of a package's, which is not read
         classes = {
             name: content
             for name, content in contents.items()
-            if isinstance(content, Namespace) and content.kind == "configuration"
+            if isinstance(content, Namespace) and (content.kind == "configuration" or name == named)
         }
-        self.configuration = _live_class([*classes], self.given.get("DJANGO_CONFIGURATION", ""))
+        self.configuration = _live_class([*classes], named)
         if not self.configuration:
             return names
         chosen = classes[self.configuration]

@@ -19,9 +19,13 @@ _PREFIXES = {
 _RUNNERS = {
     **dict.fromkeys(("poetry", "pipenv", "uv", "pdm", "hatch", "rye"), "run"),
     "newrelic-admin": "run-program",
+    "watchmedo": "auto-restart",
 }
 #: Options of prefixes that have a value.
-_WITH_VALUE = {"-n", "-w", "-u", "-g", "-c", "--user", "--group", "--wait", "--env-file", "--project", "-s", "-k"}
+_WITH_VALUE = {
+    *("-n", "-w", "-u", "-g", "-c", "--user", "--group", "--wait", "--env-file", "--project", "-s", "-k"),
+    *("-d", "--directory", "-p", "--pattern", "--patterns", "-i", "--ignore-patterns", "--signal"),
+}
 
 
 def commands(line: str) -> list[list[str]] | None:

@@ -40,6 +40,7 @@ _PACKAGES = {
     "dns": "dnspython",
     "docx": "python-docx",
     "dotenv": "python-dotenv",
+    "easy_thumbnails": "easy-thumbnails",
     "fitz": "PyMuPDF",
     "git": "GitPython",
     "github": "PyGithub",
@@ -63,6 +64,7 @@ _PACKAGES = {
     "psycopg2": "psycopg2-binary",
     "pymysql": "PyMySQL",
     "rest_framework": "djangorestframework",
+    "rest_framework_extensions": "drf-extensions",
     "rest_framework_nested": "drf-nested-routers",
     "rest_framework_simplejwt": "djangorestframework-simplejwt",
     "serial": "pyserial",
@@ -73,8 +75,8 @@ _PACKAGES = {
     "telegram": "python-telegram-bot",
     "yaml": "PyYAML",
 }
-#: Extensions of Django, Wagtail and its REST framework whose package has their own name too.
-_BY_PREFIX = re.compile(r"(django(?!_formula)|drf|wagtail|rest)_\w+$")
+#: Extensions of Django, Wagtail and Django REST framework whose package has their own name too.
+_BY_PREFIX = re.compile(r"(django(?!_formula)|drf|wagtail)_\w+$")
 #: Modules that projects have in their settings for development and leave out of their requirements; no other package
 #: brings them.
 LEFT_OUT = {
@@ -103,6 +105,8 @@ def package_of(module: str) -> str:
     if module in _PACKAGES:
         return _PACKAGES[module]
     name = module.replace("_", "-")
+    if module.startswith("rest_framework_"):  # as most extensions of Django REST framework are named
+        return name.replace("rest-framework", "djangorestframework")
     if module in _OF_DJANGO:
         return f"django-{name}"
     return name if module in _OWN_NAMES or _BY_PREFIX.match(module) else ""

@@ -117,17 +117,33 @@ def default_files(source: Path, folder: str) -> list[str]:
         for parent in folders:
             for name in names:
                 if (parent / name).is_file() and declares_dependencies(parent / name):
-                    return [str((parent / name).relative_to(source))]
+                    found = [str((parent / name).relative_to(source))]
+                    is_stale = parent == source and name in _FILES and _lacks_all(source, name)
+                    return (_otherwise_named(source, folders) or found) if is_stale else found
     return _otherwise_named(source, folders)
 
 
 def _otherwise_named(source: Path, folders: list[Path]) -> list[str]:
-    """Return the best file of another name that lists requirements, at most one folder below those given."""
-    found = {
-        str(path.relative_to(source)) for top in folders for name in ("*.txt", "*/*.txt") for path in top.glob(name)
-    }
-    named = sorted((name for name in found if _OTHER.search(name) and not _NOT_OTHER.search(name)), key=_rank)
-    return next(([name] for name in named if _lists_packages(source, name)), [])
+    """Return the best file of another name that lists requirements, or an empty list.
+
+    It is at most one folder below those given, or two where the outer one is named for requirements; a file below the
+    first folder, that of manage.py, is better than all others.
+    """
+    patterns = ("*.txt", "*/*.txt", "*req*/*/*.txt")
+    for top in folders:
+        found = {str(path.relative_to(source)) for pattern in patterns for path in top.glob(pattern)}
+        named = sorted((name for name in found if _OTHER.search(name) and not _NOT_OTHER.search(name)), key=_rank)
+        best = next((name for name in named if _lists_packages(source, name)), "")
+        if best:
+            return [best]
+    return []
+
+
+def _lacks_all(source: Path, name: str) -> bool:
+    """Return whether a file lists no packages, and only includes files that are not in the source."""
+    included = _INCLUDE.findall(django_host_file.decoded((source / name).read_bytes()))
+    is_there = any((source / name).parent.joinpath(path).is_file() for path in included)
+    return bool(included) and not is_there and not _packages(source / name)
 
 
 def _lists_packages(source: Path, name: str) -> bool:

@@ -5,6 +5,11 @@ import json
 import django_project_front_end
 import pytest
 from django_project_settings import Settings
+from django_project_values import Value
+
+WORKSPACES = (
+    "package.json is not built: its workspaces are applications of their own, to which the settings do not refer"
+)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +87,42 @@ def test_application_of_its_own_is_not_built(tmp_path, files, is_built):
         (tmp_path / "front" / name).write_text("outDir: '../shop/static'")
     (found,) = django_project_front_end.find(tmp_path, ".", Settings(), "")
     assert bool(found.commands) is is_built and bool(found.remark) is not is_built
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "commands", "remark"),
+    [
+        (
+            {"package.json": '{"workspaces": ["apps/*"], "scripts": {"build": "turbo build"}}'},
+            Settings(),
+            [],
+            WORKSPACES,
+        ),
+        (
+            {
+                "package.json": '{"scripts": {"build": "turbo build"}}',
+                "pnpm-workspace.yaml": "packages:\n  - 'apps/*'\n  - \"!apps/api\"\ncatalog:\n  x: 1\n",
+            },
+            Settings(),
+            [],
+            WORKSPACES,
+        ),
+        (
+            {"package.json": '{"workspaces": ["apps/*"], "scripts": {"build": "turbo build"}}'},
+            "apps/web/dist",
+            ["npm install", "npm run build"],
+            "",
+        ),
+    ],
+)
+def test_workspaces_that_the_settings_do_not_read_are_not_built(tmp_path, files, settings, commands, remark):
+    for name, text in {**files, "apps/web/package.json": '{"scripts": {"build": "vite build"}}'}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    if isinstance(settings, str):
+        settings = Settings(values={"STATICFILES_DIRS": Value([Value(str(tmp_path / settings))])})
+    found = django_project_front_end.find(tmp_path, "apps/api", settings, "")
+    built = [one for one in found if one.path == "package.json"]
+    assert [[*one.commands] for one in built] == [commands]
+    assert [one.remark for one in built] == [remark]
+    assert len(found) == 1
