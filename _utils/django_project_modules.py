@@ -17,12 +17,14 @@ from django_site import Site
 
 
 def needed(settings: Settings) -> list[str]:
-    """Return the top-level modules that settings import in every case, and those of applications and middleware."""
+    """Return the top-level modules that settings import in every case, and those of applications, middleware and haystack."""
     found = {name: None for path in settings.files for name in _imported(path)}
     for setting in ("INSTALLED_APPS", "MIDDLEWARE"):
         entries = settings.get(setting)
         texts = entries if isinstance(entries, list) else []
         found |= {text.partition(".")[0]: None for text in texts if isinstance(text, str)}
+    indexes = settings.get("HAYSTACK_CONNECTIONS")
+    found |= {"whoosh": None} if "whoosh" in str(indexes) else {}
     return [name for name in found if name.isidentifier() and name != "django"]
 
 

@@ -94,6 +94,7 @@ SELDOM = {
     "qrcode": r"two-factor|otp|mfa|allauth|qr",
     "reportlab": r"pdf|svglib|rlpycairo|barcode",
     "stripe": r"stripe|pay",
+    "whoosh": r"whoosh",
     "xlrd": r"import-export|tablib|pandas|excel",
     "xlsxwriter": r"excel|wagtail|polars",
     "xlwt": r"import-export|tablib|excel",
