@@ -17,7 +17,7 @@ from django_site import Site
 
 
 def needed(settings: Settings) -> list[str]:
-    """Return the top-level modules that settings import in every case, and those of applications, middleware and haystack."""
+    """Return the top-level modules that settings import in every case, and those of applications and indexes."""
     found = {name: None for path in settings.files for name in _imported(path)}
     for setting in ("INSTALLED_APPS", "MIDDLEWARE"):
         entries = settings.get(setting)
