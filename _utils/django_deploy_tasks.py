@@ -50,6 +50,11 @@ def _warnings(site: Site, name: str, app: Mapping[str, Any]) -> Iterator[str]:
         for entry, task in sorted(unknown.items()):
             yield f"Celery beat: the entry {entry} sends {task}, and no task of the release has this name"
         return
+    if app.get("no_results"):
+        yield (
+            f"worker {name}: results of tasks are lost, since their server does not answer ({app['no_results']}): "
+            f"django:sites:{site.name}:environment: {{CELERY_RESULT_BACKEND: {{from: celery_broker_url}}}}"
+        )
     patience = seconds(worker["patience"])
     if app["acks_late"] and not app["rejects_lost"]:
         yield (

@@ -97,6 +97,7 @@ CELERY = {
     str: {
         **dict.fromkeys(("broker", "place"), str),
         **{name: [str] for name in ("queues", "tasks")},
+        "no_results?": str,
         **dict.fromkeys(("uses_variable", "acks_late", "rejects_lost", "waits_when_idle"), bool),
         **dict.fromkeys(("visibility_timeout", "time_limit"), (float, types.NoneType)),
         "schedule": {str: str},

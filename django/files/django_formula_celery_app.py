@@ -4,11 +4,14 @@ import ast
 import importlib
 import importlib.util
 import os
+import socket
 import sys
 
 #: Modules of a package in which projects make their app, and the names that they give it.
 MODULES = ("", ".celery", ".celery_app", ".celeryapp")
 NAMES = ("app", "celery_app", "celery")
+#: Seconds in which the server that keeps results has to accept a connection.
+ANSWER = 3
 
 
 def find(named, modules):
@@ -75,6 +78,7 @@ def facts(named, modules):
     return {
         "broker": connection.as_uri(),
         "uses_variable": other is None,
+        "no_results": no_results(app),
         "place": place(app),
         "queues": sorted(app.amqp.queues.consume_from),
         "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
@@ -87,6 +91,22 @@ def facts(named, modules):
         "rejects_lost": bool(conf.task_reject_on_worker_lost),
         "waits_when_idle": bool(getattr(conf, "worker_enable_soft_shutdown_on_idle", False)),
     }
+
+
+def no_results(app):
+    """Return why the Redis server that keeps the app's results does not answer; empty where it does."""
+    if app.conf.task_ignore_result or not str(app.conf.result_backend or "").startswith("redis"):
+        return ""
+    where = app.backend.connparams
+    address = where.get("path") or (where["host"], int(where["port"]))
+    shown = where.get("path") or f"{where['host']}:{where['port']}"
+    try:
+        with socket.socket(socket.AF_UNIX) if "path" in where else socket.create_connection(address, ANSWER) as server:
+            if "path" in where:
+                server.connect(address)
+    except OSError as error:
+        return f"{shown}: {error.strerror or error}"
+    return ""
 
 
 def seconds(value):

@@ -15,6 +15,7 @@ APP: dict[str, Any] = {
     "broker": "redis+socket:///run/x",
     "place": "shop/celery.py:7",
     "uses_variable": True,
+    "no_results": "",
     "queues": ["celery"],
     "tasks": ["shop.tasks.a", "shop.tasks.b"],
     "schedule": {"nightly": "shop.tasks.a", "cleanup": "celery.backend_cleanup"},
@@ -67,6 +68,11 @@ def test_app_with_another_broker_than_the_variable_names_is_refused():
         (
             {"acks_late": True, "rejects_lost": True, "visibility_timeout": 600.0},
             "worker default: a task that takes longer than visibility_timeout (600 s) is run twice; patience is 10m",
+        ),
+        (
+            {"no_results": "redis:6379: Name or service not known"},
+            "worker default: results of tasks are lost, since their server does not answer (redis:6379: Name or service "
+            "not known): django:sites:blog:environment: {CELERY_RESULT_BACKEND: {from: celery_broker_url}}",
         ),
         ({"time_limit": 3600.0}, "worker default: task_time_limit is 3600 s, and after patience (10m)"),
         ({"waits_when_idle": True}, "worker default: worker_enable_soft_shutdown_on_idle lets an idle worker wait"),

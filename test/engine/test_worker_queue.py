@@ -163,6 +163,7 @@ def test_app_is_reported_with_its_tasks_and_limits(lab):
     assert found.pop("broker").startswith("redis+socket://")
     assert found == {
         "uses_variable": True,
+        "no_results": "",
         "place": "project/celery.py:4",
         "queues": ["celery"],
         "tasks": ["shop.old"],
@@ -188,6 +189,22 @@ def test_app_is_reported_with_its_tasks_and_limits(lab):
 def test_broker_that_is_not_that_of_the_environment_is_reported_without_its_password(lab, setting, variable, uses):
     found = facts(lab, f"{APP}\napp.conf.{setting}", CELERY_BROKER_URL=variable)
     assert found["uses_variable"] is uses and "hunter2" not in str(found) and found["place"] == "project/celery.py:4"
+
+
+@pytest.mark.parametrize(
+    ("url", "reported"),
+    [
+        ("redis://:hunter2@nowhere.invalid:6379/1", "nowhere.invalid:6379: Name or service not known"),
+        ("redis://127.0.0.1:9/1", "127.0.0.1:9: Connection refused"),
+        ("redis+socket:///nowhere/socket", "/nowhere/socket: No such file or directory"),
+        ("redis+socket://{socket}", ""),
+        ("db+sqlite:///results.sqlite", ""),
+        ("", ""),
+    ],
+)
+def test_server_of_results_that_does_not_answer_is_reported(lab, url, reported):
+    backend = url.replace("{socket}", str(lab.socket))
+    assert facts(lab, f"{APP}\napp.conf.result_backend = {backend!r}")["no_results"] == reported
 
 
 IN_APPS = """
