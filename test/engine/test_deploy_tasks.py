@@ -71,8 +71,8 @@ def test_app_with_another_broker_than_the_variable_names_is_refused():
         ),
         (
             {"no_results": "redis:6379: Name or service not known"},
-            "worker default: results of tasks are lost, since their server does not answer (redis:6379: Name or service "
-            "not known): django:sites:blog:environment: {CELERY_RESULT_BACKEND: {from: celery_broker_url}}",
+            "worker default: results of tasks are lost, since their server does not answer (redis:6379: Name or "
+            "service not known): django:sites:blog:environment: {CELERY_RESULT_BACKEND: {from: celery_broker_url}}",
         ),
         ({"time_limit": 3600.0}, "worker default: task_time_limit is 3600 s, and after patience (10m)"),
         ({"waits_when_idle": True}, "worker default: worker_enable_soft_shutdown_on_idle lets an idle worker wait"),
