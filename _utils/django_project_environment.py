@@ -200,6 +200,8 @@ def of(settings: Settings, context: Context) -> Environment:
     for prefix, place in prefixes(settings) if "SECRET_KEY" not in settings.sources else ():
         if secret_key in ("", None, UNKNOWN) or isinstance(secret_key, Called | Method):
             result.environment[f"{prefix}SECRET_KEY"] = ({"from": "secret_key"}, f"{place}: {prefix}* are settings")
+    for name in {*context.stores} - {*settings.variables}:
+        result.environment[name] = (context.stores[name], "Celery has another form of URL than clients of Redis")
     for variable in sorted(settings.variables.values(), key=lambda one: one.name):
         name, place = variable.name, variable.place
         if _OWN.fullmatch(name) or (name == "DJANGO_CONFIGURATION" and settings.configuration):

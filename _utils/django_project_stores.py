@@ -153,6 +153,23 @@ def _words(stores: Stores, settings: Settings) -> None:
         word = _word(stores, name, uses.get(name, set()))
         if word:
             stores.words[name] = word
+    if any(_has_form_of_client(stores, value) for value in _results(settings)) and "Celery" in stores.queue:
+        stores.words["CELERY_RESULT_BACKEND"] = {"from": "celery_broker_url"}  # Celery reads it before its settings
+
+
+def _results(settings: Settings) -> Iterator[Value]:
+    """Yield the settings that name where Celery keeps results."""
+    own = settings.values.get("CELERY", Value()).content
+    yield from (value for name, value in settings.values.items() if name == "CELERY_RESULT_BACKEND")
+    yield from (value for key, value in own.items() if key == "result_backend") if isinstance(own, dict) else ()
+
+
+def _has_form_of_client(stores: Stores, value: Value) -> bool:
+    """Return whether results are in Redis, by a URL that is for its clients or for a server that the site has not."""
+    if value.source in stores.words:
+        return bool(stores.words[value.source]["from"] != "celery_broker_url")
+    content = value.content
+    return isinstance(content, str) and content.startswith("redis://") and not _elsewhere(content)
 
 
 def _values(settings: Settings) -> Iterator[tuple[str, Value]]:

@@ -68,6 +68,11 @@ _HINTS = (
         "{older_kombu}, with which celery is an older one too, or have the project require a newer redis",
     ),
     (
+        r"No module named '?unix\b",
+        "Celery's results have a URL that is for clients of Redis: set {at}:environment: {{CELERY_RESULT_BACKEND: "
+        "{{from: celery_broker_url}}}}, which Celery reads before its settings",
+    ),
+    (
         r"Redis URL must specify one of the following schemes",
         "a client of Redis gets a URL that is not for it: in {at}:environment give its variable {{from: queue_url}} or "
         "{{from: cache_url}}, which begin with unix://; {{from: celery_broker_url}} is for Celery alone",

@@ -7,11 +7,13 @@ from django_site import Site
 
 #: The most characters of an output, and of each of its lines, that are searched for causes.
 _TEXT, _LINE = 20_000, 2_000
+#: What sets the colours of a terminal, in the middle of words too.
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def bounded(text: str) -> str:
     """Return the end of an output, with the beginnings of its lines: a project controls how much it prints."""
-    return "\n".join(line[:_LINE] for line in text[-_TEXT:].splitlines())
+    return "\n".join(line[:_LINE] for line in _COLOURS.sub("", text[-_TEXT:]).splitlines())
 
 
 def at(site: Site) -> str:
