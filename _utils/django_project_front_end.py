@@ -25,6 +25,11 @@ _OTHER = re.compile(r"docs?|examples?|website|([\w-]+-)?(tests?|e2e|cypress|play
 #: A target of a Makefile and its recipe; the programs of npm in it.
 _TARGET = re.compile(r"^([\w.-]+)[ \t]*:(?!=)[^\n]*\n((?:\t[^\n]*(?:\n|\Z))+)", re.MULTILINE)
 _OF_NPM = re.compile(r"\bnpx\b|\bnpm run\b|\bnode_modules/")
+#: Names of scripts that build a part, and files of a deployment.
+_PART_OF_BUILD = r"build[-:_](?!dev|watch|test|docs|storybook)[\w:-]+"
+_OF_DEPLOYMENT = re.compile(
+    r"(^|/)((Docker|Container|Make)file[\w.-]*|Procfile|(post|pre)_(compile|deploy)|deploy[\w.-]*|[\w-]+\.sh)$"
+)
 #: What a Dockerfile makes, by one command of a line.
 _MAKE = re.compile(r"^\s*RUN\s+(?:.*&&\s*)?make((?:[ \t]+[\w.-]+)+)\s*$", re.MULTILINE)
 _PART = re.compile(r"(>=|<=|>|<|=|\^|~)?\s*v?(\d+)(?:\.(\d+|x|\*))?(?:\.[\dx*]+)?")
@@ -118,19 +123,33 @@ def _front_end(
     if has_build and str(folder) not in (".", project) and _is_application(tree, path.parent, content, settings):
         remark = f"{name} is not built: it is an application of its own, to which the settings do not refer"
         return FrontEnd(name, remark=remark)
-    made = [] if has_build else _made(path.parent)
-    if not has_build and not made and not _reads(settings, path.parent / "node_modules"):
+    named = ["build"] if has_build else _named(path.parent, scripts)
+    made = [] if named else _made(path.parent)
+    if not named and not made and not _reads(settings, path.parent / "node_modules"):
         return None
     there = os.path.relpath(folder, project)
     program = django_project_node_packages.of(tree, path.parent, content)
     options = " --ignore-scripts" if has_build and _only_checks(scripts) else ""
     is_found = str(folder) == project or (program.name == "npm" and str(folder) == ".")
     prefix = "" if is_found else there
-    commands = program.commands(prefix, build=has_build, options=options)
+    commands = program.commands(prefix, named, options=options)
     commands += [f"make{'' if there == '.' else f' -C {there}'} {target}" for target in made]
     return FrontEnd(
         name, tuple(commands), "", *_node(path, content, distribution, program.node), ("make",) if made else ()
     )
+
+
+def _named(folder: Path, scripts: Any) -> list[str]:
+    """Return the scripts that build a part each and that files of a deployment run: ``npm run build-css``."""
+    parts = [name for name in scripts if re.fullmatch(_PART_OF_BUILD, name)] if isinstance(scripts, dict) else []
+    paths = django_project.files(folder, None, depth=3) if parts else []
+    texts = [django_project_code.read(path) for path in paths if _OF_DEPLOYMENT.search(str(path.relative_to(folder)))]
+    run = "\n".join(texts)
+    return [
+        name
+        for name in parts
+        if re.search(rf"\b(?:npm run|yarn(?: run)?|pnpm(?: run)?) {re.escape(name)}(?![\w:-])", run)
+    ]
 
 
 def _made(folder: Path) -> list[str]:

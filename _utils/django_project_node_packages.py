@@ -4,7 +4,7 @@ Debian has only npm; `npm exec` brings the others from its registry.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,17 +47,18 @@ class Program:
         """The versions of Node.js that it needs, as package.json has them; empty if any will do."""
         return next((need for start, need in _NODE.items() if re.match(rf"{re.escape(start)}(\.|$)", self.package)), "")
 
-    def commands(self, folder: str, *, build: bool, options: str = "") -> list[str]:
-        """Return the commands that install the packages of a folder and run its script ``build``.
+    def commands(self, folder: str, scripts: Sequence[str], *, options: str = "") -> list[str]:
+        """Return the commands that install the packages of a folder and run scripts of its package.json.
 
         Args:
             folder: where its package.json is, from the folder of manage.py; empty if it is found from there.
-            build: whether it has that script.
-            options: those of npm for the script.
+            scripts: their names.
+            options: those of npm for the scripts.
         """
         if self.name == "npm":
             prefix = f"npm --prefix {folder}" if folder else "npm"
-            return [f"{prefix} {'ci' if self.is_locked else 'install'}", *([f"{prefix} run build{options}"] * build)]
+            install = f"{prefix} {'ci' if self.is_locked else 'install'}"
+            return [install, *(f"{prefix} run {script}{options}" for script in scripts)]
         own = f"npm exec --yes --package={self.package} -- {self.name}"
         install = {
             "pnpm": "install --frozen-lockfile --package-import-method=copy",  # no hard links to its store
@@ -66,8 +67,8 @@ class Program:
         }[self.name]
         at = f" {'--dir' if self.name == 'pnpm' else '--cwd'} {folder}" if folder else ""
         if self.name == "bun":  # its options follow the command
-            return [f"{own} {install}{at}", *([f"{own} run{at} build"] * build)]
-        return [f"{own}{at} {install}", *([f"{own}{at} run build"] * build)]
+            return [f"{own} {install}{at}", *(f"{own} run{at} {script}" for script in scripts)]
+        return [f"{own}{at} {install}", *(f"{own}{at} run {script}" for script in scripts)]
 
     def _strictness(self) -> str:
         """Return the option by which yarn does not change its lock file; a newer yarn 2 rewrites its form."""
