@@ -2,9 +2,10 @@
 # so that all remotes are queried at the same time. A step that finds nothing to do reports no change; one that fails
 # stops its own site only. Nothing that serves is changed before "is live".
 {% from "django/map.jinja" import django with context %}
-{% set files = ['django_formula_start.py', 'django_formula_migrate.py', 'django_formula_lock.py', 'django_formula_guard.py',
-                'django_formula_keep.py', 'django_formula_request.py', 'django_formula_settings.py', 'maintenance.html',
-                'django_formula_backup.py', 'django_formula_sqlite.py', 'django_formula_tables.py'] %}
+{% set files = ['django_formula_application.py', 'django_formula_start.py', 'django_formula_migrate.py',
+                'django_formula_lock.py', 'django_formula_guard.py', 'django_formula_keep.py', 'django_formula_request.py',
+                'django_formula_settings.py', 'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py',
+                'django_formula_tables.py'] %}
 {% for name, site in django.sites.items() %}
 {% set templates = ['salt://django/files/django_formula_plan.py'] + django.templates[name] %}
 {% for file in files %}

@@ -53,10 +53,14 @@ def pending(connection):
 
 def import_application(request):
     """Import the project; its databases are known although it reads a table that migrations have yet to make."""
+    import django
+    from django.core.exceptions import AppRegistryNotReady
     from django.db import DatabaseError
 
     try:
         importlib.import_module(request["application"])
+    except AppRegistryNotReady:  # it imports models before it sets up Django, which is all that is needed here
+        django.setup()
     except DatabaseError:
         if request["mode"] != "connections":
             raise

@@ -6,7 +6,6 @@ first of them is ready.
 """
 
 import contextlib
-import importlib
 import inspect
 import json
 import os
@@ -16,6 +15,7 @@ import sys
 import time
 import traceback
 
+import django_formula_application
 import django_formula_ready
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -32,7 +32,7 @@ def project():
     """Import the project's application, below the path of the site."""
     from asgiref.compatibility import guarantee_single_callable
 
-    found = guarantee_single_callable(importlib.import_module(GIVEN["module"]).application)
+    found = guarantee_single_callable(django_formula_application.load(GIVEN["module"]))
 
     async def application(scope, receive, send):
         # Daphne takes the path from a header, Daphne-Root-Path, that visitors may send too.

@@ -4,7 +4,6 @@ Runs granian as granian.json in the same folder configures it; granian binds its
 The main process serves no requests: it replaces those that do, and reports when they accept connections.
 """
 
-import importlib
 import inspect
 import json
 import os
@@ -14,6 +13,7 @@ import sys
 import threading
 import time
 
+import django_formula_application
 import django_formula_ready
 import django_formula_unread
 import granian
@@ -32,7 +32,7 @@ def application():
     # On SIGTERM some lived on without their main process.
     django_formula_ready.end_with_parent(signal.SIGKILL)
     sys.path[:0] = [GIVEN["folder"]]
-    project = importlib.import_module(GIVEN["module"]).application
+    project = django_formula_application.load(GIVEN["module"])
     with open(IMPORTED, "w", encoding="utf-8"):
         pass
     if SETTINGS["interface"] == "wsgi":

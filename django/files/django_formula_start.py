@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import gc
-import importlib
 import io
 import json
 import os
@@ -65,9 +64,11 @@ def check(request):
 
 def import_application(name):
     """Import the module of the application as the server does, which sets up Django."""
+    import django_formula_application
+
     with contextlib.suppress(ImportError):  # of Django, which the import of the project reports
         ready_before_migrations()
-    module = importlib.import_module(name)
+    module = django_formula_application.module(name)
     if not callable(getattr(module, "application", None)):
         raise RuntimeError(f"{name} has no application")
 

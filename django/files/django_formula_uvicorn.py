@@ -4,7 +4,6 @@ Runs uvicorn as uvicorn.json in the same folder configures it, on the socket tha
 The main process serves no requests: it replaces those that do, and reports when the first of them is ready.
 """
 
-import importlib
 import inspect
 import json
 import os
@@ -13,6 +12,7 @@ import sys
 import threading
 import time
 
+import django_formula_application
 import django_formula_ready
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -30,7 +30,7 @@ def __getattr__(name):
     if name != "application":
         raise AttributeError(name)
     django_formula_ready.end_with_parent()
-    project = importlib.import_module(GIVEN["module"]).application
+    project = django_formula_application.load(GIVEN["module"])
     with open(READY, "w", encoding="utf-8"):
         pass
     if not GIVEN["prefix"]:

@@ -1,13 +1,13 @@
 """The application that uWSGI runs: that of the project's module, which uwsgi.ini names, once it is warm."""
 
 import gc
-import importlib
 
+import django_formula_application
 import django_formula_unread
 import django_formula_warm
 import uwsgi
 
 gc.disable()  # what is imported now stays in memory; `warm` enables it again
-project = importlib.import_module(uwsgi.opt["set-ph"].decode().partition("=")[2]).application
+project = django_formula_application.load(uwsgi.opt["set-ph"].decode().partition("=")[2])
 application = django_formula_unread.reading_on(project)
 django_formula_warm.warm()

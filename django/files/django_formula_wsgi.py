@@ -1,7 +1,6 @@
 """The application that mod_wsgi runs: that of the project's module, which mod_wsgi.json in the same folder names."""
 
 import gc
-import importlib
 import json
 import os
 import sys
@@ -17,12 +16,13 @@ def load():
     sys.stdout = sys.stderr = log
     os.chdir(given["folder"])
     sys.path.append(HERE)
+    import django_formula_application
     import django_formula_warm
 
     state = "broken"
     try:
         gc.disable()  # what is imported now stays in memory; `warm` enables it again
-        found = importlib.import_module(given["module"]).application
+        found = django_formula_application.load(given["module"])
         django_formula_warm.warm()
         state = "loaded"
     finally:

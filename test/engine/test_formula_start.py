@@ -3,6 +3,7 @@
 import datetime
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 from specimen import ROOT
 
 PROGRAM = ROOT / "django/files/django_formula_start.py"
+APPLICATION = PROGRAM.with_name("django_formula_application.py")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,8 @@ def test_program_reports_why_a_project_does_not_start(tmp_path, wsgi, cause, mis
     (tmp_path / "wsgi.py").write_text(wsgi)
     (tmp_path / "settings.py").write_text("import os\nos.environ['X']\n")
     (tmp_path / "config").mkdir()
-    (tmp_path / "config" / PROGRAM.name).write_text(PROGRAM.read_text())
+    for path in (PROGRAM, APPLICATION):
+        shutil.copy(path, tmp_path / "config")
     (tmp_path / "django").mkdir()
     (tmp_path / "django").joinpath("__init__.py").write_text("")
     request = json.dumps({"mode": "start", "application": "wsgi", "collect": False})
@@ -79,7 +82,8 @@ def test_program_reports_why_a_project_does_not_start(tmp_path, wsgi, cause, mis
 
 def test_traceback_has_no_frames_of_the_formula(tmp_path):
     (tmp_path / "wsgi.py").write_text("raise ValueError('x')\n")
-    (tmp_path / PROGRAM.name).write_text(PROGRAM.read_text())
+    for path in (PROGRAM, APPLICATION):
+        shutil.copy(path, tmp_path)
     request = json.dumps({"mode": "start", "application": "wsgi", "collect": False})
     argv, environment = [sys.executable, PROGRAM.name], {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
@@ -88,6 +92,26 @@ def test_traceback_has_no_frames_of_the_formula(tmp_path):
     assert "django_formula_" not in done.stderr
     assert done.stderr.startswith("Traceback (most recent call last):\n") and "\nValueError: x\n" in done.stderr
     assert f'  File "{tmp_path}/wsgi.py", line 1, in <module>' in done.stderr
+
+
+IMPORTS_MODELS_FIRST = """
+import django.contrib.contenttypes.models
+from django.core.asgi import get_asgi_application
+application = get_asgi_application()
+"""
+
+
+def test_application_that_imports_models_before_django_is_set_up(tmp_path):
+    """As runserver shows no fault in; anything else that is missing is reported."""
+    (tmp_path / "asgi.py").write_text(IMPORTS_MODELS_FIRST)
+    (tmp_path / "wrong.py").write_text(IMPORTS_MODELS_FIRST + "nothing\n")
+    (tmp_path / "live.py").write_text("INSTALLED_APPS = ['django.contrib.contenttypes']\nSECRET_KEY = 'a'\n")
+    program = "import django_formula_application as a; print(type(a.load('asgi')).__name__); a.load('wrong')"
+    environment = {"PYTHONPATH": f"{tmp_path}:{PROGRAM.parent}", "DJANGO_SETTINGS_MODULE": "live"}
+    argv = [in_django.python("django"), "-B", "-c", program]
+    ended = subprocess.run(argv, capture_output=True, text=True, env=environment)
+    assert ended.stdout == "ASGIHandler\n"
+    assert ended.stderr.endswith("NameError: name 'nothing' is not defined\n")
 
 
 def test_error_of_the_formula_itself_has_no_traceback(program, capsys):
@@ -372,7 +396,7 @@ def test_project_that_asks_for_static_urls_at_import(tmp_path, collects):
     request |= {"migrate": {}, "write_ahead": False, "check": "off", "ignored_checks": []}
     program = f"""
 import importlib.util, json, sys
-sys.path.insert(0, {str(tmp_path)!r})
+sys.path[:0] = [{str(tmp_path)!r}, {str(PROGRAM.parent)!r}]
 spec = importlib.util.spec_from_file_location("start", {str(PROGRAM)!r})
 start = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(start)
