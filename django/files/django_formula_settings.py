@@ -25,6 +25,7 @@ def _over(project, data):
         url = project.get(name) or default
         elsewhere = url.startswith((path + "/", "http:", "https:", "//"))
         values[name] = url if elsewhere or not path else f"{path}/{url.lstrip('/')}"
+    values.update(_static_folders(project))
     if "LOGGING" not in project:
         console = {"class": "logging.StreamHandler"}
         django = {"handlers": ["console"], "level": "INFO", "propagate": False}
@@ -47,6 +48,20 @@ def _over(project, data):
         silenced = values.get("SILENCED_SYSTEM_CHECKS", project.get("SILENCED_SYSTEM_CHECKS", []))
         values["SILENCED_SYSTEM_CHECKS"] = [*silenced, *data["silenced_checks"]]
     return values
+
+
+def _static_folders(project):
+    """STATICFILES_DIRS without folders that do not exist, which collectstatic fails at before Django 4.0.
+
+    Later versions ignore them. A folder that is empty in a work tree is not in a repository.
+    """
+    import django
+
+    folders = project.get("STATICFILES_DIRS")
+    if django.VERSION >= (4, 0) or not isinstance(folders, (list, tuple)):
+        return {}
+    present = [one for one in folders if os.path.isdir(one[1] if isinstance(one, (list, tuple)) else one)]
+    return {"STATICFILES_DIRS": present} if len(present) < len(folders) else {}
 
 
 def _over_https(project, data):

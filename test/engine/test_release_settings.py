@@ -485,6 +485,15 @@ def test_a_django_of_before_trusts_hosts_not_origins(overlaid, monkeypatch):
     assert overlaid("", tls={"kind": "self_signed"})["CSRF_TRUSTED_ORIGINS"] == ["blog.example.org"]
 
 
+def test_a_folder_of_static_files_that_does_not_exist_is_left_out_as_later_versions_do(overlaid, monkeypatch, tmp_path):
+    (tmp_path / "assets").mkdir()
+    named = f"STATICFILES_DIRS = [({'x'!r}, {str(tmp_path / 'assets')!r}), {str(tmp_path / 'static')!r}]\n"
+    assert overlaid(named)["STATICFILES_DIRS"][1] == str(tmp_path / "static")
+    monkeypatch.setitem(sys.modules, "django", SimpleNamespace(VERSION=(3, 2, 0)))
+    assert overlaid(named)["STATICFILES_DIRS"] == [("x", str(tmp_path / "assets"))]
+    assert "STATICFILES_DIRS" not in overlaid("")
+
+
 def test_a_path_stays_a_path(overlaid):
     """Projects reckon with it: `STATIC_ROOT / "manifest.json"`."""
     found = overlaid("import pathlib\nSTATIC_ROOT = pathlib.Path('/app/static')\nMEDIA_ROOT = '/app/media'\n")
