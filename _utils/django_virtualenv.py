@@ -171,19 +171,25 @@ def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) 
             uv.install(*(required or limit), *(more if packages else []))
         return [*(required or limit), *more]
     for arguments in ([*required, *more], [*required, *override, *more]):
-        if _is_solvable(uv, arguments):
+        if _is_solvable(uv, arguments, packages):
             return arguments
     uv.install(*required)
     uv.install(*limit, *more)
     return [*limit, *more]
 
 
-def _is_solvable(uv: Uv, arguments: list[str]) -> bool:
-    """Install packages if there are versions that suit all arguments; return whether there are."""
+def _is_solvable(uv: Uv, arguments: list[str], packages: list[str]) -> bool:
+    """Install packages if there are versions that suit all arguments; return whether there are.
+
+    Args:
+        packages: those of the pillar, of which one that the index lacks is no matter of versions.
+    """
     try:
         uv.install(*arguments)
     except DeploymentError as error:
-        if "No solution found" not in error.log:
+        absent = re.search(r"Because ([\w.-]+) was not found in the package registry", error.log)
+        named = [name.partition("[")[0] for name in django_virtualenv_requirements.names(packages)]
+        if "No solution found" not in error.log or (absent and absent[1] in named):
             raise
         return False
     return True

@@ -101,7 +101,7 @@ def uv(monkeypatch):
 
     class FakeUv:
         calls: list
-        fails = contradiction = ""
+        fails = contradiction = absent = ""
 
         def __init__(self):
             self.calls = []
@@ -111,7 +111,9 @@ def uv(monkeypatch):
             self.configuration = Path(environment["XDG_CONFIG_HOME"], "uv/uv.toml").read_text()
             self.options = {"environment": environment, "writable": writable, "timeout": timeout, "hint": hint}
             if self.contradiction and re.search(self.contradiction, " ".join(argv)):
-                raise DeploymentError(f"{doing} failed", log="error: No solution found when resolving dependencies")
+                log = "error: No solution found when resolving dependencies\n"
+                log += f"  cause: Because {self.absent} was not found in the package registry" if self.absent else ""
+                raise DeploymentError(f"{doing} failed", log=log)
             if self.fails and self.fails in argv:
                 raise DeploymentError(f"{doing} failed")
             if "venv" in argv:
@@ -254,6 +256,16 @@ def test_packages_that_do_not_suit_the_requirements_override_them(make_site, uv,
     django_virtualenv.build(site, source, ["requirements.txt"], "key")
     added = [argv[5:] for argv, _folder in uv.calls if "install" in argv][:-1]
     assert [[argument.replace(work, "") for argument in argv] for argv in added] == expected
+
+
+@pytest.mark.parametrize(("absent", "installs"), [("b-c", 1), ("a", 3)])
+def test_package_of_the_pillar_that_the_index_lacks_is_named(make_site, uv, tmp_path, absent, installs):
+    """The project's requirements alone may not be built, which the pillar's other packages are for."""
+    source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
+    uv.contradiction, uv.absent = "requirements.txt", absent
+    with pytest.raises(DeploymentError, match=f"Because {absent} was not found"):
+        django_virtualenv.build(make_site(python_packages=["B_c[x]==2"]), source, ["requirements.txt"], "key")
+    assert len([argv for argv, _folder in uv.calls if "install" in argv]) == installs
 
 
 def test_a_failure_of_another_kind_is_not_tried_with_overrides(make_site, uv, tmp_path):
