@@ -127,7 +127,8 @@ class Statements(Readers):
     def _run_importfrom(self, node: ast.ImportFrom, frame: Frame) -> None:
         module = django_project_code.imported_from(node, frame.module)
         found = self.imported(module)
-        if node.level and not found and node.module and self.guards:
+        is_own = node.level or ("." in module and self.module_file(module.partition(".")[0]))
+        if is_own and not found and node.module and self.guards:
             raise Raised("ImportError", "ModuleNotFoundError")
         for alias in node.names:
             if alias.name == "*":

@@ -202,6 +202,11 @@ _HINTS = (
         "of {at}:files that imports them",
     ),
     (
+        r"'Settings' object has no attribute '([A-Z][A-Z0-9_]*)'",
+        "the project's settings have no {0}, which may be in a file that is not committed: set {at}:settings: "
+        "{{{0}: VALUE}}",
+    ),
+    (
         r"webpack-stats|WebpackLoader\w+|vite manifest|DjangoVite\w+",
         "the project's assets are not built: set {at}:build: {build} and {at}:packages: {packages}",
     ),

@@ -133,6 +133,7 @@ def test_compiler_is_proposed_for_a_pinned_package_without_a_wheel(pinned, pytho
         ({"pylibmc": "1.6.2", "lxml": "4.9.0", "cffi": "1.14.6"}, "3.11.2", []),
         ({"uwsgi": "2.0.21", "greenlet": "1.1.3"}, "3.12.3", []),
         ({"uwsgi": "2.0.21", "greenlet": "1.1.3"}, "3.13.5", [("greenlet", "3.1"), ("uwsgi", "2.0.28")]),
+        ({"ruamel-yaml-clib": "0.2.6"}, "3.11.2", [("ruamel-yaml-clib", "0.2.7")]),
         ({"pylibmc": "1.6.0"}, "", []),
         ({}, "3.11.2", []),
     ],
