@@ -124,6 +124,16 @@ def built_with(pinned: Mapping[str, str], python: str) -> tuple[str, str]:
     return "", ""
 
 
+def fitting_kombu(pinned: Mapping[str, str], required: Collection[str]) -> tuple[str, str]:
+    """Return a constraint for a Celery whose kombu would be one that the pinned redis is too old for, and why.
+
+    Empty texts if that is not so. No metadata of kombu says it, unless Celery is required with its extra for Redis.
+    """
+    if "celery" in required and "kombu" not in pinned and _is_before(pinned.get("redis", ""), "6.1"):
+        return "kombu<5.7", f"kombu 5.7 refuses redis {pinned['redis']}"
+    return "", ""
+
+
 def makes_code(required: Collection[str]) -> str:
     """Return a required package that makes code at run time; empty if none does."""
     return next((name for name in _MAKE_CODE if name in required), "")

@@ -32,6 +32,7 @@ _ADDED = {
     "older_numpy": ("constraints", ["numpy<2"]),
     "newer_numpy": ("constraints", ["numpy>=2"]),
     "older_kombu": ("constraints", ["kombu<4.4"]),
+    "kombu_before_redis_6": ("constraints", ["kombu<5.7"]),
     "after_static": ("after_static", ["manage.py compress"]),
     "build": ("build", ["npm ci", "npm run build"]),
     "packages": ("packages", ["npm"]),
@@ -61,6 +62,11 @@ _HINTS = (
     (
         r"numpy\.dtype size changed|compiled using NumPy 1\.x cannot be run",
         "a package was compiled for numpy 1, and numpy 2 is installed: set {at}:constraints: {older_numpy}",
+    ),
+    (
+        r"Redis transport requires redis-py versions ([4-9][\d.]*\d) or later\. You have ([\d.]*\d)",
+        "the installed kombu requires redis {0} or later, and the project installs {1}: set {at}:constraints: "
+        "{kombu_before_redis_6}, or have the project require a newer redis",
     ),
     (
         r"Redis transport requires redis-py versions (3\.2\.0) or later\. You have ([\d.]*\d)",

@@ -142,6 +142,20 @@ def test_a_pinned_package_that_cannot_be_built_is_replaced(pinned, python, expec
     assert [*django_project_requirements.unbuilt(pinned, python)] == expected
 
 
+@pytest.mark.parametrize(
+    ("pinned", "required", "constraint"),
+    [
+        ({"redis": "4.2.1"}, ["celery", "redis"], "kombu<5.7"),
+        ({"redis": "6.4.0"}, ["celery", "redis"], ""),
+        ({"redis": "4.2.1", "kombu": "5.2.4"}, ["celery", "kombu", "redis"], ""),
+        ({"redis": "4.2.1"}, ["django-redis", "redis"], ""),
+        ({}, ["celery", "redis"], ""),
+    ],
+)
+def test_kombu_that_the_pinned_redis_is_too_old_for_is_not_installed(pinned, required, constraint):
+    assert django_project_requirements.fitting_kombu(pinned, required)[0] == constraint
+
+
 def test_what_replaces_a_pinned_package_needs_no_compiler_where_it_has_a_wheel(monkeypatch, tmp_path):
     monkeypatch.setattr(django_project_inspection, "_host_python", lambda: "3.11.2")
     manage = "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'old.settings')\n"
