@@ -33,6 +33,8 @@ from django_wall_foreign import OWN, PUBLIC, Foreign
 log = logging.getLogger(__name__)
 
 _COMPLETE = ".complete"
+#: The lines of a requirement for what Python has since 3.9, with its hashes; one with a marker is for older ones.
+_ZONEINFO = re.compile(r"^backports[.-]zoneinfo\b(?![^\n]*;)(?:[^\n\\]|\\\n?)*\n?", re.MULTILINE | re.IGNORECASE)
 
 
 # Which virtualenv
@@ -268,6 +270,7 @@ def _required(site: Site, work: Path, files: list[str]) -> list[str]:
     """Return the arguments of ``uv pip install`` for the project's requirements; empty if it has none."""
     limit = _limit(site, work)
     extras = _remove_project(work, files)
+    _remove_backports(site, work, files)
     is_only = django_virtualenv_index.is_only(site)
     if is_only:
         django_virtualenv_project_indexes.replace(work, files, site.config["index"]["url"])
@@ -311,6 +314,20 @@ def _remove_project(work: Path, files: list[str]) -> list[str] | None:
             if project.search(text):
                 django_virtualenv_lock.replace(path, project.sub("", text))
     return extras
+
+
+def _remove_backports(site: Site, work: Path, files: list[str]) -> None:
+    """Remove the lines for a backport of a module that the site's Python has, and that cannot be built for it.
+
+    pip-compile writes it without a marker where it runs with an older Python.
+    """
+    if not django_virtualenv_python.is_among(django_virtualenv_python.interpreter(site).version, ">=3.9"):
+        return
+    for name in files:
+        for path in django_virtualenv_requirements.with_included(work, work / name, set()):
+            text = path.read_text(errors="replace") if path.suffix in (".txt", ".in") else ""
+            if _ZONEINFO.search(text):
+                django_virtualenv_lock.replace(path, _ZONEINFO.sub("", text))
 
 
 def _limit(site: Site, work: Path) -> list[str]:

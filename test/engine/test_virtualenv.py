@@ -268,6 +268,25 @@ def test_package_of_the_pillar_that_the_index_lacks_is_named(make_site, uv, tmp_
     assert len([argv for argv, _folder in uv.calls if "install" in argv]) == installs
 
 
+@pytest.mark.parametrize(
+    ("version", "written"),
+    [
+        ("3.11.2", 'asgiref==3.6\n    # via django\nbackports.zoneinfo==0.2.1 ; python_version < "3.9"\n'),
+        ("3.8.1", None),
+    ],
+)
+def test_a_backport_that_python_has_is_not_required(make_site, tmp_path, monkeypatch, version, written):
+    text = (
+        "asgiref==3.6\nbackports-zoneinfo==0.2.1 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n    # via django\n"
+        'backports.zoneinfo==0.2.1 ; python_version < "3.9"\n'
+    )
+    interpreter = django_virtualenv_python.Interpreter(sys.executable, f"cpython-311 linux glibc 2.36 {version}")
+    monkeypatch.setattr(django_virtualenv_python, "interpreter", lambda site: interpreter)
+    work = write_tree(tmp_path / "work", {"requirements.txt": "-r base.txt\n", "base.txt": text})
+    django_virtualenv._remove_backports(make_site(), work, ["requirements.txt"])
+    assert (work / "base.txt").read_text() == (written or text)
+
+
 def test_a_failure_of_another_kind_is_not_tried_with_overrides(make_site, uv, tmp_path):
     source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
     uv.fails = "--requirement"
