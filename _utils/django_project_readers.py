@@ -44,6 +44,8 @@ _WITH_NONE = (
     "os.environ.setdefault",
     "os.environ.pop",
 )
+#: Functions of a package's module for variables, such as mitol.common.envs: get_bool(name="X", default=True).
+_GETTER = re.compile(r"[\w.]+\.envs?\.get_(string|bool|int|float|delimited_list|any)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: The home of the site's user, which does not exist.
 HOME = PurePosixPath("/nonexistent")
@@ -117,9 +119,16 @@ class Readers(Expressions):
             return self._decouple(name, args, keywords, place)
         if _ENV.match(name):
             return self._environ(Reader("environ"), _ENV.sub("", name), args, keywords, place)
-        if re.fullmatch(r"(environ|environs|django_environ)\.(Env|FileAwareEnv)|Env|FileAwareEnv", name):
-            scheme = {key: part.content for key, part in keywords.items() if isinstance(part.content, list)}
+        if re.fullmatch(r"((environ|environs|django_environ|smart_env)\.)?(Env|FileAwareEnv|SmartEnv)", name):
+            spread = keywords.get("**", Value()).content
+            entries = {**(spread if isinstance(spread, dict) else {}), **keywords}
+            scheme = {key: part.content for key, part in entries.items() if isinstance(part.content, list)}
             return Value(Reader("environ", scheme))
+        if getter := _GETTER.fullmatch(name):
+            required = keywords.get("required", Value()).content is True
+            otherwise = None if required else keywords.get("default", Value(None))
+            named = args or [keywords.get("name", Value())]
+            return self._named(named, otherwise, _KINDS.get(getter[1].rpartition("_")[2], "text"), place)
         if name.startswith("dj_database_url."):
             return self._database_url(name, args, keywords, place)
         if name.endswith(("dotenv_values", "RepositoryEnv")):
