@@ -64,7 +64,7 @@ _OF_ALL = ("/tmp", "/var/tmp", "/dev", "/run", "/proc")  # noqa: S108  # nosec B
 #: The value of a kind of variable that turns nothing on.
 _OFF = {
     **{"bool": "False", "json": "{}", "array": "[]", "pairs": ""},
-    **{"cache": "locmemcache://", "dj_cache": "locmem://"},
+    **{"cache": "locmemcache://", "dj_cache": "locmem://", "parsed_cache": "locmem://"},
     **dict.fromkeys(("email", "dj_email"), "smtp://localhost:25"),  # as Django has it without a setting
 }
 #: What a text may be by which a project turns DEBUG off.
@@ -283,6 +283,8 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         return {"from": "database_url"}
     if "MEDIA_ROOT" in forms and _makes_folders(settings, name):
         return {"from": "media_root"}
+    if variable.kind == "parsed_cache" and _REDIS.fullmatch(name):
+        return "redis://localhost:6379/0"
     if variable.required:
         return _required(settings, name, forms, context)
     return None

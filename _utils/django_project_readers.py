@@ -131,6 +131,9 @@ class Readers(Expressions):
             return self._named(named, otherwise, _KINDS.get(getter[1].rpartition("_")[2], "text"), place)
         if name.startswith("dj_database_url."):
             return self._database_url(name, args, keywords, place)
+        if name == "django_cache_url.parse" and args and args[0].source in self.variables:
+            self.variables[args[0].source].kind = "parsed_cache"  # no URL of a socket
+            return Value(Called(name, args, keywords), taint=taint(*args))
         if name.endswith(("dotenv_values", "RepositoryEnv")):
             self.files.append(str(first) if isinstance(first, str | PurePosixPath) else ".env")
             return Value(Reader("dotenv"))
