@@ -30,6 +30,8 @@ HOSTILE = Path(__file__).with_name("hostile")
 CANARY = "canary-[0-9a-f]{24}"
 #: Bytes that a process of root may have in memory at most, and those at which it is killed, for the machine's sake.
 BOUND, KILLED = 300 << 20, 900 << 20
+#: Seconds after which a command of the operator hangs; it takes about ten, and many times that on a busy machine.
+PATIENCE = 180
 DJANGO = "Django==5.2.19"
 EXCLUDED = ("/proc", "/sys", "/dev", "/run/systemd", "/run/log", "/run/udev", "/run/credentials")
 #: Trees in which content is known by size, times and number of the file instead of a hash, for they are large.
@@ -221,14 +223,14 @@ class Watched:
         )
 
 
-def watched(host: Host, *argv: str, patience: float = 60) -> Watched:
+def watched(host: Host, *argv: str, patience: float = PATIENCE) -> Watched:
     """Run a command as root for at most `patience` seconds, and with less than KILLED memory."""
     program = ["/usr/bin/python3", "-I", "-S", "-c", _WATCH, str(KILLED), str(patience), *argv]
     told = json.loads(host.run(program, timeout=patience + 60).stdout)
     return Watched(command=" ".join(argv), **told)
 
 
-def salt(host: Host, function: str, *arguments: str, patience: float = 60) -> Watched:
+def salt(host: Host, function: str, *arguments: str, patience: float = PATIENCE) -> Watched:
     """`salt-call --local` as `watched` has it."""
     argv = ["salt-call", "--local", "--out=json", "--log-level=warning", function, *arguments]
     return watched(host, *argv, patience=patience)
@@ -557,13 +559,13 @@ class Lair:
             assert time.monotonic() < deadline, "mallory does not come up again"
             time.sleep(0.2)
 
-    def release(self, patience: float = 90) -> Watched:
+    def release(self) -> Watched:
         """`django.release mallory`."""
-        return salt(self.host, "django.release", "mallory", patience=patience)
+        return salt(self.host, "django.release", "mallory")
 
-    def ask(self, function: str, *arguments: str, patience: float = 60) -> Watched:
+    def ask(self, function: str, *arguments: str) -> Watched:
         """Another function of the module, for mallory."""
-        return salt(self.host, f"django.{function}", "mallory", *arguments, patience=patience)
+        return salt(self.host, f"django.{function}", "mallory", *arguments)
 
     def live(self, text: str, **constants: object) -> str:
         """Run a program inside the live web process. Returns what it prints."""
