@@ -40,6 +40,8 @@ _URL = re.compile(
 _OF_EXAMPLE = re.compile(
     r"https?://(localhost|127\.0\.0\.1|0\.0\.0\.0|([\w-]+\.)*(example\.(com|org|net)|localhost|local))(:\d+)?(?P<end>/?)"
 )
+#: Settings with origins, which begin with https://, whatever the variables with them are called.
+_ORIGINS = re.compile(r"CORS_ALLOWED_ORIGINS|CORS_ORIGIN_WHITELIST|CSRF_TRUSTED_ORIGINS")
 #: Names of variables for the host of a service, words in them → the package of Debian whose server listens there.
 _SERVICE = re.compile(
     r"(\w+_)?(REDIS|CACHE|MEMCACHED?|RABBITMQ|BROKER|ELASTIC(SEARCH)?|OPENSEARCH|SOLR)_(\w+_)?HOST(NAME)?"
@@ -287,7 +289,20 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         return "redis://localhost:6379/0"
     if variable.required:
         return _required(settings, name, forms, context)
+    if context.engine != "sqlite" and _is_in_another_text(settings, name):
+        part = next((value.content for value in _parts(settings).values() if value.source == name), None)
+        known = _of_database(settings, name, context.engine)
+        return None if part is not None and known == str(part) else known
     return None
+
+
+def _is_in_another_text(settings: Settings, name: str) -> bool:
+    """Return whether a setting with a text, such as a URL of Celery's results, is made of a variable and others."""
+    return any(
+        name in value.taint and value.source != name and len(value.taint) > 1
+        for value in settings.values.values()
+        if value.content is UNKNOWN or isinstance(value.content, str)
+    )
 
 
 def _makes_folders(settings: Settings, name: str) -> bool:
@@ -307,6 +322,8 @@ def _required(settings: Settings, name: str, forms: dict[str, str], context: Con
     if "ALLOWED_HOSTS" in forms:
         how = forms["ALLOWED_HOSTS"]
         return json.dumps([domain]) if how == "json" else _joined("domains", how)
+    if origins := next((how for setting, how in forms.items() if _ORIGINS.fullmatch(setting)), None):
+        return json.dumps([f"https://{domain}"]) if origins == "json" else f"https://{domain}"
     elements = settings.values.get("ALLOWED_HOSTS", Value()).content
     if isinstance(elements, list) and any(element.source == name for element in elements):
         return domain
@@ -332,11 +349,16 @@ def _joined(word: str, how: str) -> dict[str, str]:
     return {"from": word} if separator == "," else {"from": word, "join": separator}
 
 
-def _of_database(settings: Settings, name: str, engine: str) -> Any:
-    """Return the value of a variable that is a part of the default database's entry."""
+def _parts(settings: Settings) -> dict[str, Value]:
+    """Return the entry of the default database as far as it is known."""
     databases = settings.values.get("DATABASES", Value()).content
     default = databases.get("default", Value()).content if isinstance(databases, dict) else None
-    for key, value in default.items() if isinstance(default, dict) else ():
+    return default if isinstance(default, dict) else {}
+
+
+def _of_database(settings: Settings, name: str, engine: str) -> Any:
+    """Return the value of a variable that is a part of the default database's entry."""
+    for key, value in _parts(settings).items():
         is_file = key == "NAME" and engine == "sqlite"
         if value.source != name and not (is_file and value.taint == {name}):  # NAME: BASE_DIR / config("DB_NAME")
             continue

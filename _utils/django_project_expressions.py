@@ -38,6 +38,8 @@ _OF_TEXT = {
         "encode",
     ),
 }
+#: Modules that are imported where tests run.
+_OF_TESTS = ("pytest", "_pytest", "unittest", "nose", "xdist")
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: lambda a, b: a == b,
     ast.NotEq: lambda a, b: a != b,
@@ -66,6 +68,7 @@ class Expressions:
     Attributes:
         given: the environment variables that are set.
         variables: those that are read, by name.
+        surely_read: those that code reads which is surely run.
         certain: whether the code at hand is surely run.
         guards: blocks around the code at hand that handle a missing variable.
         written: paths that are opened for writing, or created as folders.
@@ -75,6 +78,7 @@ class Expressions:
     def __init__(self, given: dict[str, str]):
         self.given = given
         self.variables: dict[str, Variable] = {}
+        self.surely_read: set[str] = set()
         self.certain = True
         self.guards = 0
         self.assumed: frozenset[str] = frozenset()
@@ -154,7 +158,7 @@ class Expressions:
         owner = self.evaluate(node.value, frame)
         content, name = owner.content, node.attr
         if isinstance(content, Symbol):
-            return Value(Symbol(f"{content.name}.{name}"))
+            return self.of_library(f"{content.name}.{name}")
         if isinstance(content, Namespace):
             return content.names.get(name, Value())
         if isinstance(content, PurePosixPath):
@@ -163,6 +167,11 @@ class Expressions:
             if name in ("parent", "name", "stem", "suffix"):
                 return Value(getattr(content, name))
         return Value(Method(owner, name), taint=owner.taint)
+
+    @staticmethod
+    def of_library(name: str) -> Value:
+        """Return something of a library; a server is started without the words that commands and tests have."""
+        return Value([Value()] if name == "sys.argv" else Symbol(name))
 
     def _subscript(self, node: ast.Subscript, frame: Frame) -> Value:
         owner = self.evaluate(node.value, frame)
@@ -275,6 +284,8 @@ class Expressions:
         if isinstance(operator, ast.In | ast.NotIn) and self._is_environment(right) and isinstance(left.content, str):
             is_set = self.presence(left.content, self._place(node, frame))
             return Value(is_set == isinstance(operator, ast.In), taint=frozenset({left.content}))
+        if right.content == Symbol("sys.modules") and left.content in _OF_TESTS:
+            return Value(isinstance(operator, ast.NotIn))
         known = len(others) == 1 and all(_is_plain(value.content) for value in (left, right))
         if isinstance(operator, ast.In | ast.NotIn) and known and isinstance(right.content, list):
             right = Value([part.content for part in right.content], taint=right.taint)

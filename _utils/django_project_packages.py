@@ -129,6 +129,8 @@ def _server(report: Report, tree: Path, folder: str, required: Collection[str]) 
             continue
         if not others:
             report.set("server", {"kind": name}, f"guessed: {packages[0]} is required")
+        elif len(packages) == len(kind.suggested_by):  # pip freeze lists every server that was ever tried
+            report.set("server", {"kind": name}, f"guessed: {' and '.join(packages)} are required")
         elif name not in names:  # Channels itself serves nothing
             report.set("server", {"kind": others[0]}, f"guessed: {packages[0]} and {others[0]} are required")
 

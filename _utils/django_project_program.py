@@ -46,6 +46,8 @@ _OF_PYDANTIC = re.compile(r"validation errors? for .*\b(Field required|field req
 
 #: How Python reports that a value is None: a variable that is not set, of which the settings need a text.
 _OF_NONE = re.compile(r"(AttributeError|TypeError): .*\bNoneType\b")
+#: What may be the name of a variable, in the words of the project.
+_NAME_OF_VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]{2,}\b")
 #: How Python reports a module that is missing, or one of a package that may be an attribute of it.
 _NO_MODULE = re.compile(
     r"No module named '(?P<module>[\w.]+)'(?!;)"
@@ -416,11 +418,14 @@ def _missing(site: Site, release: Path, facts: Mapping[str, Any], name: str, cau
     Args:
         name: the variable that the project reported; empty if it reported none.
     """
-    if not name and not _OF_PYDANTIC.search(cause) and not _OF_NONE.match(cause):
+    words = {*_NAME_OF_VARIABLE.findall(cause)}
+    is_of_none = bool(_OF_PYDANTIC.search(cause) or _OF_NONE.match(cause))
+    if not name and not words and not is_of_none:
         return []
     import django_project_advice  # which only a failure needs
 
-    return sorted({*filter(None, [name]), *django_project_advice.missing_variables(site, release, facts)})
+    missing = {*filter(None, [name]), *django_project_advice.missing_variables(site, release, facts)}
+    return sorted(missing) if name or is_of_none or words & missing else []
 
 
 def _import_folders(site: Site, release: Path, folder: str, module: str) -> list[str]:

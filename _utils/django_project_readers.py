@@ -10,7 +10,7 @@ from typing import Any
 
 import django_database_engine
 from django_project_expressions import Expressions, Missing, joined, text_method
-from django_project_values import UNKNOWN, Called, Method, Namespace, Reader, Symbol, Value, Variable, taint
+from django_project_values import UNKNOWN, Called, Method, Namespace, Reader, Symbol, Value, Variable, taint, truth
 
 #: A word of a function or type that converts a variable → the kind of the variable.
 _KINDS = {
@@ -63,14 +63,17 @@ class Readers(Expressions):
         if not _NAME.fullmatch(name):
             return default or Value()
         variable = self.variables.setdefault(name, Variable(name, place))
+        if self.certain and name not in self.surely_read:
+            self.surely_read.add(name)
+            variable.place = place
         variable.is_read = True
         variable.kind = kind if variable.kind == "text" else variable.kind
         how = {"list": "list:,", "database": "url", "array": "json"}.get(kind, "")
         known = frozenset({name})
-        if name in self.given:
-            return Value(_converted(self.given[name], kind), name, how, known)
         if name in self.assumed:
             return Value(UNKNOWN, name, how, known)
+        if name in self.given:
+            return Value(_converted(self.given[name], kind), name, how, known)
         if default:
             content = default.content
             variable.default = str(content) if isinstance(content, str | PurePosixPath) else variable.default
@@ -191,6 +194,8 @@ class Readers(Expressions):
             return self._opened(short, args, keywords)
         if name in ("str", "int", "bool", "float", "list", "tuple", "set", "dict", "bytes"):
             return self._converted_by(name, args, keywords)
+        if name in ("any", "all", "len") and isinstance(first, list):
+            return Value(_of_elements(name, first), taint=taint(*args))
         if name.endswith("strtobool") and args:
             return Value(
                 _converted(first, "bool") if isinstance(first, str) else UNKNOWN, args[0].source, taint=taint(*args)
@@ -406,6 +411,14 @@ def _of_dictionary(owner: Value, name: str, args: list[Value], keywords: Mapping
     if name in ("keys", "values"):
         return Value([Value(one) for one in content] if name == "keys" else [*content.values()], taint=owner.taint)
     return Value(taint=taint(owner, *args))
+
+
+def _of_elements(name: str, elements: list[Value]) -> Any:
+    """Return what ``any``, ``all`` or ``len`` returns for a list."""
+    if name == "len":
+        return len(elements)
+    found, decides = [truth(element) for element in elements], name == "any"
+    return decides if decides in found else UNKNOWN if None in found else not decides
 
 
 def _of_list(owner: Value, name: str, args: list[Value]) -> Value:

@@ -87,6 +87,7 @@ class _Interpreter(Statements):
 
     def settings(self, module: str) -> dict[str, Value]:
         """Return the names of the settings module, which is imported after the packages that it is in."""
+        self.given["DJANGO_SETTINGS_MODULE"] = module
         parts = module.split(".")
         for number in range(1, len(parts)):
             self.imported(".".join(parts[:number]))

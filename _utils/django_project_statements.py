@@ -137,7 +137,8 @@ class Statements(Readers):
                 continue
             value = found.names.get(alias.name) if found else None
             inner = None if value else self.imported(f"{module}.{alias.name}".lstrip("."))
-            frame.names[alias.asname or alias.name] = value or Value(inner or Symbol(f"{module}.{alias.name}"))
+            other = Value(inner) if inner else self.of_library(f"{module}.{alias.name}")
+            frame.names[alias.asname or alias.name] = value or other
 
     # Assignments
 
@@ -247,7 +248,7 @@ class Statements(Readers):
 
     def _require(self, names: frozenset[str]) -> None:
         """Record that the code raises an exception without these variables."""
-        for name in names - {*self.given}:
+        for name in names - {name for name, value in self.given.items() if value}:
             if name in self.variables and self.variables[name].kind != "bool":
                 self.variables[name].required = True
 

@@ -72,6 +72,35 @@ def test_all_missing_variables_are_in_the_hint(project_commands, release, cause,
     )
 
 
+HELPER = """import os
+def needed(name, default=None):
+    value = os.getenv(name, default)
+    if not value:
+        if default is None:
+            raise ValueError(f"{name} is empty")
+        return default
+    return value
+A, B, C = needed("REGION"), needed("TITLE", "x"), needed("KEY")
+D, E = needed("GIVEN"), needed("OTHER")
+"""
+
+
+@pytest.mark.parametrize(
+    ("cause", "hint"),
+    [
+        ("ValueError: REGION is empty (blog/settings.py:6)", "set KEY, OTHER, REGION, which the settings require, in "),
+        ("ValueError: a REGION_B is empty (blog/settings.py:6)", ""),
+    ],
+)
+def test_variables_of_a_helper_are_missing_where_the_pillar_has_an_empty_text(project_commands, release, cause, hint):
+    (release / "source/blog/settings.py").write_text(HELPER)
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=f"missing: \ncause: {cause}\n")
+    with pytest.raises(DeploymentError) as error:
+        environment = {"GIVEN": "x", "REGION": "", "KEY": ""}
+        django_project_program.start(configured(environment=environment), release, FACTS, [])
+    assert error.value.hint == (hint and f"{hint}django:sites:blog:environment or django:sites:blog:secrets")
+
+
 @pytest.mark.parametrize(
     ("cause", "line", "hint"),
     [
