@@ -353,6 +353,8 @@ def test_program_reports_connection_parameters(site, tmp_path, reads_tables):
     django = tmp_path / "django/db"
     django.mkdir(parents=True)
     (tmp_path / "django/__init__.py").touch()
+    (tmp_path / "django/core").mkdir()
+    (tmp_path / "django/core/exceptions.py").write_text("class AppRegistryNotReady(Exception):\n    pass\n")
     django.joinpath("__init__.py").write_text(
         f"params = dict(dbname='blog', passwd={PASSWORD!r}, conv={{1: str}}, factory=object, n=1)\n"
         "params['ssl'] = {'ca': '/ca'}\n"

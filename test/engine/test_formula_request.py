@@ -75,7 +75,7 @@ def ask(request, make_site, monkeypatch, tmp_path):
         config.mkdir()
         for name, text in {"settings": SETTINGS, "urls": URLS, "wsgi": WSGI, "asgi": ASGI}.items():
             (source / f"blog/{name}.py").write_text(text)
-        for name in ("start", "request"):
+        for name in ("application", "start", "request"):
             (config / f"django_formula_{name}.py").write_text(
                 (ROOT / f"django/files/django_formula_{name}.py").read_text()
             )

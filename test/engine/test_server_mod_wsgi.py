@@ -170,6 +170,7 @@ def test_application_is_loaded_and_its_state_reported(tmp_path, source, state, s
     (folder / "blog.py").write_text(source)
     (config / "django_formula_warm.py").write_text("def warm():\n    print('warm')\n")
     (config / "mod_wsgi.json").write_text(json.dumps({"folder": str(folder), "module": "blog", "run": str(run)}))
+    shutil.copy(FILES / "django_formula_application.py", config)
     script = shutil.copy(FILES / "django_formula_wsgi.py", config)
     environment = {"PYTHONPATH": str(folder), "PYTHONIOENCODING": "ascii"}
     shown = subprocess.run([sys.executable, "-c", SCRIPT, script], env=environment, capture_output=True, text=True)
