@@ -85,10 +85,11 @@ def manage_files(source: Path) -> list[Path]:
 def is_in_package(source: Path, folder: str) -> bool:
     """Return whether manage.py is in a package whose name the settings have in ROOT_URLCONF or WSGI_APPLICATION.
 
-    Its folder must not be on the path: its ``celery.py`` would be imported in place of Celery.
+    Its folder must not be on the path: its ``celery.py`` would be imported in place of Celery. A package of that name
+    next to manage.py is the one that the settings mean.
     """
     package = (source / folder).name
-    if folder == "." or not (source / folder / "__init__.py").is_file():
+    if folder == "." or not (source / folder / "__init__.py").is_file() or (source / folder / package).is_dir():
         return False
     trees = (django_project_code.tree(path) for path in _own_files([source / folder], "settings.py", depth=3))
     texts = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
@@ -179,8 +180,28 @@ def settings_named(roots: Sequence[Path], application: str) -> str:
 
 
 def settings_modules(roots: Sequence[Path]) -> list[str]:
-    """Return the modules that look like settings: ``settings.py``, and modules and packages in one of settings."""
-    return sorted({name for path in _settings_files(roots) for name in _importable(path, roots)})
+    """Return the modules that look like settings: ``settings.py``, and modules and packages in one of settings.
+
+    Where there are none, they are the modules that have ROOT_URLCONF, and those next to them that take it from them.
+    """
+    files = [*_settings_files(roots)] or _with_urls(roots)
+    return sorted({name for path in files for name in _importable(path, roots)})
+
+
+def _with_urls(roots: Sequence[Path]) -> list[Path]:
+    """Return the modules that have ROOT_URLCONF, and those next to them that take every name from one of these."""
+    trees = {
+        path: django_project_code.tree(path)
+        for path in _own_files(roots, None, depth=3)
+        if path.suffix == ".py" and path.stem.isidentifier()
+    }
+    having = [path for path, tree in trees.items() if django_project_code.assigns(tree, "ROOT_URLCONF")]
+    folders = {path.parent: path.stem for path in having}
+    return [
+        path
+        for path, tree in trees.items()
+        if path in having or folders.get(path.parent) in django_project_code.star_imports(tree)
+    ]
 
 
 def _settings_files(roots: Sequence[Path]) -> Iterator[Path]:

@@ -118,7 +118,8 @@ def _without_app(found: _Found, roots: Sequence[Path], tasks: django_project_tas
         app = re.split("[.:]", worker.about.get("app", ""))[0]
         is_one = any(re.fullmatch(rf"{re.escape(app)}(\.celery)?(:\w+)?", known) for known in tasks.apps)
         is_package = any((root / app / "__init__.py").is_file() for root in roots)
-        if app and tasks.apps and not is_one and not is_package:
+        is_own = django_project_python_path.is_own(roots, app.partition(".")[0])
+        if app and not is_one and not is_package and (tasks.apps or not is_own):
             found.unknown.setdefault(name, found.places.pop(name))
             del found.workers[name]
 

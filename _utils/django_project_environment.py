@@ -150,12 +150,18 @@ def examples(folders: Iterable[Path]) -> dict[str, str]:
         for name in sorted(os.listdir(folder)):
             if _EXAMPLES.fullmatch(name):
                 pairs = _EXAMPLE.findall(django_project_code.read(folder / name))
-                found = {key: value.strip("\"'") for key, value in pairs if not value.startswith("#")}
+                found = {key: _unquoted(value) for key, value in pairs if not value.startswith("#")}
                 is_usable = {
                     key: value.isprintable() and not _PLACEHOLDER.search(value) for key, value in found.items()
                 }
                 return {**{key: value for key, value in found.items() if is_usable[key]}, "": name}
     return {}
+
+
+def _unquoted(value: str) -> str:
+    """Return the value of a line of a .env file without its quotes, and without a comment after it."""
+    quoted = re.match(r"""(["'])(.*?)\1\s*(#.*)?$""", value)
+    return quoted[2] if quoted else re.sub(r"\s+#.*", "", value).strip("\"'")
 
 
 def prefixes(settings: Settings) -> list[tuple[str, str]]:

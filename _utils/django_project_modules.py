@@ -23,9 +23,21 @@ def needed(settings: Settings) -> list[str]:
         entries = settings.get(setting)
         texts = entries if isinstance(entries, list) else []
         found |= {text.partition(".")[0]: None for text in texts if isinstance(text, str)}
+    found |= {name.partition(".")[0]: None for name in _backends(settings)}
     indexes = settings.get("HAYSTACK_CONNECTIONS")
     found |= {"whoosh": None} if "whoosh" in str(indexes) else {}
     return [name for name in found if name.isidentifier() and name != "django"]
+
+
+def _backends(settings: Settings) -> list[str]:
+    """Return the backends that the settings name for authentication, caches and channel layers."""
+    found = settings.get("AUTHENTICATION_BACKENDS")
+    backends = found if isinstance(found, list) else []
+    for setting in ("CACHES", "CHANNEL_LAYERS"):
+        aliases = settings.get(setting)
+        if isinstance(aliases, dict):
+            backends = [*backends, *(settings.get(setting, alias, "BACKEND") for alias in aliases)]
+    return [backend for backend in backends if isinstance(backend, str)]
 
 
 def imports_itself(project: Path) -> bool:

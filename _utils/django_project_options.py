@@ -45,7 +45,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
     settings = django_project_environment.read(roots, report.settings_module, report.application)
     roots += _own_folders(report, settings, tree, project, roots)
-    django_project_packages.complete(report, settings, tree, roots, files, required)
+    required = django_project_packages.complete(report, settings, tree, roots, files, required)
     _front_ends(report, settings, tree, project)
     own_files = django_project_metadata.files(tree, project, roots)
     if own_files:
@@ -136,7 +136,10 @@ def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> st
     comment = f"the settings have {backend}"
     has_driver = len(drivers) == 1
     if engine and engine.is_server and not (has_driver and is_by_url and engine.name not in drivers):
-        report.set("database", {"engine": engine.name}, comment)
+        is_by_tcp = engine.name == "mysql" and drivers.get("mysql") == "pymysql"
+        where = {"host": engine.default_sockets[0], "manage": True} if is_by_tcp else {}
+        why = "; PyMySQL uses TCP without `host`" if is_by_tcp else ""
+        report.set("database", {"engine": engine.name, **where}, f"{comment}{why}")
     elif has_driver and (is_by_url or (backend is UNKNOWN and "DATABASES" in settings.values)):
         engine = django_database_engine.ENGINES[next(iter(drivers))]
         report.set("database", {"engine": engine.name}, f"guessed: {drivers[engine.name]} is required")

@@ -27,13 +27,17 @@ def add(report: Report, tree: Path, folder: str, host: str) -> tuple[list[str], 
         The files with requirements, and the packages that they require.
     """
     files = django_virtualenv_requirements.default_files(tree, folder) or _setup(report, tree)
+    of_image, place = django_project_requirements.of_dockerfile(tree, folder, files)
+    if of_image:
+        report.set("requirements", of_image, f"{place} installs them, and not {files[0]}")
+        files = of_image
     return files, _requirements(report, tree, folder, files, host) if files else []
 
 
 def complete(
     report: Report, settings: Settings, tree: Path, roots: Sequence[Path], files: list[str], required: list[str]
-) -> None:
-    """Add the packages of modules that the project needs and that no file requires.
+) -> list[str]:
+    """Add the packages of modules that the project needs and that no file requires; return all that are known.
 
     Args:
         roots: the folders that the project is imported from.
@@ -45,8 +49,9 @@ def complete(
         left_out = django_project_modules.left_out(settings, roots, required, offered)
         if left_out:
             report.extend("python_packages", left_out, "the project needs them, and no file requires them")
-    else:
-        _guess(report, settings, roots, files)
+        return [*required, *django_virtualenv_requirements.names(left_out)]
+    _guess(report, settings, roots, files)
+    return required
 
 
 def _setup(report: Report, tree: Path) -> list[str]:

@@ -310,7 +310,7 @@ class Statements(Readers):
     def _run_try(self, node: ast.Try, frame: Frame) -> None:
         handlers = [handler for handler in node.handlers if _handled(handler) & {*_OF_MISSING, "ImportError", "*"}]
         in_function = bool(frame.called_from)
-        handles = [h for h in handlers if in_function or not any(isinstance(part, ast.Raise) for part in ast.walk(h))]
+        handles = [handler for handler in handlers if in_function or not _leaves(handler.body)]
         self.guards += bool(handles)
         self.handled.append({name for handler in handles for name in _handled(handler)})
         try:
@@ -348,6 +348,9 @@ class Statements(Readers):
             if self.guards:
                 raise Missing(name) from None
             self.variables[name].required |= self.certain
+            if not frame.called_from:
+                self.assumed |= {name}
+                raise _Again from None
             raise _Return(Value(UNKNOWN, name, taint=frozenset({name}))) from None
         finally:
             self.handling -= 1
@@ -423,11 +426,16 @@ class Statements(Readers):
 
 def _raises(body: Sequence[ast.stmt]) -> bool:
     """Return whether statements raise an exception themselves, or only call what does; not one in a longer body."""
+    is_call = len(body) == 1 and isinstance(body[0], ast.Expr)
+    return is_call or _leaves(body)
+
+
+def _leaves(body: Sequence[ast.stmt]) -> bool:
+    """Return whether statements raise an exception themselves, or end the program."""
     parts = [part for statement in body for part in ast.walk(statement)]
     calls = [django_project_code.dotted(part.func) for part in parts if isinstance(part, ast.Call)]
     exits = any(name.rpartition(".")[2] in ("exit", "_exit") for name in calls)
-    is_call = len(body) == 1 and isinstance(body[0], ast.Expr)
-    return exits or is_call or any(isinstance(part, ast.Raise) for part in parts)
+    return exits or any(isinstance(part, ast.Raise) for part in parts)
 
 
 def _apart(frame: Frame) -> Frame:

@@ -49,6 +49,7 @@ _PACKAGES = {
     "jwt": "PyJWT",
     "knox": "django-rest-knox",
     "ldap": "python-ldap",
+    "login_required": "django-login-required-middleware",
     "magic": "python-magic",
     "markdown": "Markdown",
     "MySQLdb": "mysqlclient",

@@ -25,7 +25,8 @@ _FILES = (
 )
 #: Other names of files with requirements, and words in them by which one is chosen: the first is the best.
 _OTHER = re.compile(r"(^|[/._-])(requirements|reqs?|requires)([/._-]|$)")
-_NOT_OTHER = re.compile(
+#: Words in names of files with requirements that are not those of a site.
+NOT_FOR_SITES = re.compile(
     r"(^|[/._-])(dev\w*|tests?|testing|docs?|lint\w*|ci|local|build|optional|extras?|style|typing)([/._-]|$)"
     r"|\.(egg|dist)-info/"  # of a package: not in the form of requirements
 )
@@ -132,7 +133,7 @@ def _otherwise_named(source: Path, folders: list[Path]) -> list[str]:
     patterns = ("*.txt", "*/*.txt", "*req*/*/*.txt")
     for top in folders:
         found = {str(path.relative_to(source)) for pattern in patterns for path in top.glob(pattern)}
-        named = sorted((name for name in found if _OTHER.search(name) and not _NOT_OTHER.search(name)), key=_rank)
+        named = sorted((name for name in found if _OTHER.search(name) and not NOT_FOR_SITES.search(name)), key=_rank)
         best = next((name for name in named if _lists_packages(source, name)), "")
         if best:
             return [best]
