@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 import django_project_removed
+import django_project_requirements
 import django_site_hint
 from django_site import Site
 
@@ -20,7 +21,7 @@ _HIDING = re.compile(
 
 
 def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
-    """Return the constraint for a package whose installed version lacks what another module uses; empty for others.
+    """Return the packages or the constraint for an installed version that lacks what a module uses, or empty text.
 
     Args:
         cause: the exception.
@@ -29,6 +30,15 @@ def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
     found = _NO_NAME.search(cause)
     if not found:
         return ""
+    celery = django_project_requirements.newer_celery(installed, "3.11") if found["name"] == "formatargspec" else []
+    if celery:
+        cure = django_site_hint.extended(site, "python_packages", celery)
+        return f"Celery {installed['celery']} does not run on Python since 3.11: set {cure}"
+    if found["missing"] and re.match(r"celery\.(task|decorators)\b", found["missing"]):
+        return (
+            f"Celery 5 does not have {found['missing']}, and Celery 4 does not run on Python since 3.11: have the "
+            f"project take shared_task from celery, or set django:sites:{site.name}:python to an older interpreter"
+        )
     hiding = _HIDING.search(cause)
     if hiding:
         return (

@@ -87,8 +87,10 @@ def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -
     named, found = django_project.settings_named(roots, wsgi), django_project.settings_modules(roots)
     production = [module for module in found if re.search(r"\.(production|prod|live)$", module)]
     if not named:
-        guess = [*production, *found, "mysite.settings"][0]
+        wrong = {one: error for one in found if (error := _syntax_error(roots, one))}
+        guess = next(iter([*sorted([*production, *found], key=wrong.__contains__), "mysite.settings"]))
         comment = f"guessed: found {django_project.listed(found) or 'no settings module'}"
+        comment += "".join(f"; {one} has a SyntaxError in line {error}" for one, error in wrong.items())
         report.set("settings_module", guess, comment, is_open=not found)
         return guess
     if production and not _is_for_servers(roots, named):
@@ -103,6 +105,12 @@ def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -
         return guess
     report.remarks.append(f"settings module: {named}")
     return named
+
+
+def _syntax_error(roots: list[Path], module: str) -> str:
+    """Return the line and the reason of a syntax error in a module of the project; empty if it has none."""
+    path = django_project_python_path.find_module(roots, module)
+    return django_project_code.syntax_error(path) if path else ""
 
 
 def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Find the options of a site that a project needs, from its settings and its files."""
 
 import contextlib
+import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     files, required = django_project_packages.add(report, tree, project, host)
     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
     settings = django_project_environment.read(roots, report.settings_module, report.application)
+    _syntax(report, settings, tree)
     roots += _own_folders(report, settings, tree, project, roots)
     required = django_project_packages.complete(report, settings, tree, roots, files, required)
     _front_ends(report, settings, tree, project)
@@ -63,6 +65,16 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     _data(report, settings, tree, project)
     _migrations(report, settings, roots)
     _health(report, roots, settings)
+
+
+def _syntax(report: Report, settings: Settings, tree: Path) -> None:
+    """Name the modules of the settings that Python cannot import."""
+    version = ".".join(platform.python_version_tuple()[:2])
+    for path in settings.files:
+        error = django_project_code.syntax_error(path)
+        if error:
+            where = f"{path.relative_to(tree)}:{error}, a SyntaxError for Python {version}"
+            report.remarks.append(f"{where}: correct it, or set `settings_module` to another one")
 
 
 def _own_folders(report: Report, settings: Settings, tree: Path, project: str, roots: Sequence[Path]) -> Iterator[Path]:

@@ -79,6 +79,11 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         reason = f"{name} {pinned[name]} cannot be built for Python {'.'.join(host.split('.')[:2])}"
         report.extend("python_packages", [f"{name}~={version}"], reason)
         pinned[name] = version
+    celery = django_project_requirements.newer_celery(pinned, host)
+    if celery:
+        text = f"Celery {pinned['celery']} runs on Python <3.11, and python3 of this host is {host}"
+        report.remarks.append(f"{text}: `python_packages` replaces it by Celery 5, unless `python` is an older one")
+        report.extend("python_packages", celery, f"Celery {pinned['celery']} does not run on this host's Python")
     for name, packages in django_project_requirements.system_packages(required):
         report.extend("packages", packages, f"for {name}")
     for reason, packages in django_project_requirements.without_wheel(pinned, host):

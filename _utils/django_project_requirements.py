@@ -63,6 +63,8 @@ _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
 _BUILT_WITH = (("pyyaml", "6.0.1", "3.12", "cython<3"), ("pyyaml", "6", "3.10", "cython<3"))
 #: Packages that write into their own folder → the names that they are imported by.
 _WRITE_INTO_THEMSELVES = {"django-simple-bulma": "django_simple_bulma"}
+#: Celery and what it requires of its own authors → the series that replace pins of Celery 4 together.
+_CELERY = {"celery": "5.4.0", "kombu": "5.4.0", "vine": "5.1", "amqp": "5.2", "billiard": "4.2"}
 _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
 _OF_LOCK = re.compile(r"""(?:registry = |^url = )"(https?://[^"]+)\"""", re.MULTILINE)
 _PINNED = re.compile(r"^\s*[\"']?([A-Za-z][\w.-]*)(?:\[[^\]]*\])?\s*===?\s*([\w.!+]+)", re.MULTILINE)
@@ -136,6 +138,18 @@ def fitting_kombu(pinned: Mapping[str, str], required: Collection[str]) -> tuple
     if "celery" in required and "kombu" not in pinned and _is_before(pinned.get("redis", ""), "6.1"):
         return "kombu<5.7", f"kombu 5.7 refuses redis {pinned['redis']}"
     return "", ""
+
+
+def newer_celery(versions: Mapping[str, str], python: str) -> list[str]:
+    """Return requirements that replace a Celery before 5, whose vine a Python since 3.11 cannot import.
+
+    Args:
+        versions: the packages that are pinned or installed.
+        python: the version of Python; empty if it is not known.
+    """
+    if not python or _is_before(python, "3.11") or not _is_before(versions.get("celery", ""), "5"):
+        return []
+    return [f"{name}~={version}" for name, version in _CELERY.items() if name in versions]
 
 
 def makes_code(required: Collection[str]) -> str:

@@ -172,16 +172,35 @@ def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) 
         if required or packages:
             uv.install(*(required or limit), *(more if packages else []))
         return [*(required or limit), *more]
-    for arguments in ([*required, *more], [*required, *override, *more]):
-        if _is_solvable(uv, arguments, packages):
-            return arguments
-    uv.install(*required)
+    with_override = [*required, *override, *more]
+    if not _unsolved(uv, [*required, *more], packages):
+        return [*required, *more]
+    unsolved = _unsolved(uv, with_override, packages)
+    if not unsolved:
+        return with_override
+    try:
+        uv.install(*required)
+    except DeploymentError as error:
+        raise _without_solution(uv.site, unsolved, error) from error
     uv.install(*limit, *more)
     return [*limit, *more]
 
 
-def _is_solvable(uv: Uv, arguments: list[str], packages: list[str]) -> bool:
-    """Install packages if there are versions that suit all arguments; return whether there are.
+def _without_solution(site: Site, unsolved: DeploymentError, error: DeploymentError) -> DeploymentError:
+    """Return the error where versions exclude each other, and the project's own packages cannot be installed either.
+
+    Args:
+        unsolved: what excludes what.
+        error: that of the project's packages.
+    """
+    at = f"django:sites:{site.name}:python_packages"
+    hint = f"no versions suit both the requirements and {at}: add what the lines above name to it, in a version that "
+    hint += f"suits the rest. The requirements alone cannot be installed: {error.message}"
+    return DeploymentError(unsolved.message, log=unsolved.log, hint="; ".join(filter(None, [hint, error.hint])))
+
+
+def _unsolved(uv: Uv, arguments: list[str], packages: list[str]) -> DeploymentError | None:
+    """Install packages if there are versions that suit all arguments; return the error where there are none.
 
     Args:
         packages: those of the pillar, of which one that the index lacks is no matter of versions.
@@ -193,8 +212,8 @@ def _is_solvable(uv: Uv, arguments: list[str], packages: list[str]) -> bool:
         named = [name.partition("[")[0] for name in django_virtualenv_requirements.names(packages)]
         if "No solution found" not in error.log or (absent and absent[1] in named):
             raise
-        return False
-    return True
+        return error
+    return None
 
 
 def _add_missing(uv: Uv, present: list[str], requirement: str, limit: list[str]) -> None:

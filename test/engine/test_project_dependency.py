@@ -38,6 +38,11 @@ SET = "set django:sites:blog:constraints:"
             "blog/jinja2.py has the name of the package jinja2 and is imported in its place: take its folder out of "
             "django:sites:blog:python_path, or rename the file",
         ),
+        (
+            "ModuleNotFoundError: No module named 'celery.task' (shop/tasks.py:1)",
+            "Celery 5 does not have celery.task, and Celery 4 does not run on Python since 3.11: have the project take "
+            "shared_task from celery, or set django:sites:blog:python to an older interpreter",
+        ),
         ("ImportError: cannot import name 'x' from 'one' (/x.py)", ""),
         ("ImportError: cannot import name 'x' from 'zero' (/x.py)", ""),
         ("ImportError: cannot import name 'x' from 'blog.views' (/x.py)", ""),
@@ -52,3 +57,13 @@ def test_constraint_for_a_package_without_a_name(cause, hint):
 def test_constraint_of_the_pillar_is_not_repeated():
     cause = "AttributeError: module 'marshmallow' has no attribute 'x'"
     assert django_project_dependency.hint(configured(constraints=["marshmallow<5"]), cause, INSTALLED) == ""
+
+
+def test_celery_that_python_cannot_import_is_replaced():
+    cause = "ImportError: cannot import name 'formatargspec' from 'inspect' (/usr/lib/python3.11/inspect.py) (x.py:1)"
+    old = {**INSTALLED, "celery": "4.4.2", "vine": "1.3.0"}
+    assert django_project_dependency.hint(configured(), cause, old) == (
+        "Celery 4.4.2 does not run on Python since 3.11: set "
+        "django:sites:blog:python_packages: ['celery~=5.4.0', 'kombu~=5.4.0', 'vine~=5.1']"
+    )
+    assert django_project_dependency.hint(configured(), cause, {**old, "celery": "5.2.7"}) == ""

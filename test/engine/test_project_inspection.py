@@ -28,7 +28,7 @@ def test_inspection_writes_a_valid_pillar(tmp_path, case, monkeypatch):
     tree = write_tree(tmp_path / case["folder"], case["files"])
     text = django_project_inspection.inspect(str(tree))
     text = text.replace(str(tree), "<tree>")
-    assert re.sub(r"(host is|wheel for Python) 3[\d.]+", r"\1 <python>", text) == case["pillar"]
+    assert re.sub(r"(host is|for Python)(\s+#?\s*)3[\d.]+", r"\1\2<python>", text) == case["pillar"]
     pillar = yaml.safe_load(text.replace("<tree>", str(tree)))
     assert django_pillar.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
 
@@ -154,6 +154,19 @@ def test_a_pinned_package_that_cannot_be_built_is_replaced(pinned, python, expec
 )
 def test_kombu_that_the_pinned_redis_is_too_old_for_is_not_installed(pinned, required, constraint):
     assert django_project_requirements.fitting_kombu(pinned, required)[0] == constraint
+
+
+@pytest.mark.parametrize(("host", "is_replaced"), [("3.11.2", True), ("3.13.5", True), ("3.10.1", False), ("", False)])
+def test_celery_that_the_python_of_this_host_cannot_import_is_replaced(monkeypatch, tmp_path, host, is_replaced):
+    monkeypatch.setattr(django_project_inspection, "_host_python", lambda: host)
+    files = {"manage.py": "", "old/wsgi.py": "get_wsgi_application", "old/settings.py": "INSTALLED_APPS = []\n"}
+    pins = "django==4.2\ncelery[redis]==4.4.2\nvine==1.3.0\nbilliard==3.6.3.0\n"
+    text = django_project_inspection.inspect(str(write_tree(tmp_path / "old", {**files, "requirements.txt": pins})))
+    line = '["celery~=5.4.0", "vine~=5.1", "billiard~=4.2"]  # Celery 4.4.2 does not run on this host\'s Python\n'
+    assert (f"      python_packages: {line}" in text) is is_replaced
+    remark = f"Celery 4.4.2 runs on Python <3.11, and python3 of this host is {host}: `python_packages` replaces it by "
+    remark += "Celery 5, unless `python` is an older one"
+    assert (remark in text.replace("\n#     ", " ")) is is_replaced
 
 
 def test_what_replaces_a_pinned_package_needs_no_compiler_where_it_has_a_wheel(monkeypatch, tmp_path):

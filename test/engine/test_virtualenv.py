@@ -101,7 +101,7 @@ def uv(monkeypatch):
 
     class FakeUv:
         calls: list
-        fails = contradiction = absent = ""
+        fails = contradiction = absent = cause = ""
 
         def __init__(self):
             self.calls = []
@@ -113,9 +113,10 @@ def uv(monkeypatch):
             if self.contradiction and re.search(self.contradiction, " ".join(argv)):
                 log = "error: No solution found when resolving dependencies\n"
                 log += f"  cause: Because {self.absent} was not found in the package registry" if self.absent else ""
-                raise DeploymentError(f"{doing} failed", log=log)
+                log += f"  cause: {self.cause}" if self.cause else ""
+                raise DeploymentError(f"{doing} failed (exit 1)", log=log)
             if self.fails and self.fails in argv:
-                raise DeploymentError(f"{doing} failed")
+                raise DeploymentError(f"{doing} failed", hint="set what cures it")
             if "venv" in argv:
                 Path(argv[-1], "bin").mkdir()
                 Path(argv[-1], "bin/python").write_text("")
@@ -256,6 +257,21 @@ def test_packages_that_do_not_suit_the_requirements_override_them(make_site, uv,
     django_virtualenv.build(site, source, ["requirements.txt"], "key")
     added = [argv[5:] for argv, _folder in uv.calls if "install" in argv][:-1]
     assert [[argument.replace(work, "") for argument in argv] for argv in added] == expected
+
+
+def test_versions_without_solution_are_the_error_where_the_requirements_alone_fail(make_site, uv, tmp_path):
+    source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
+    uv.contradiction, uv.fails = "requirements.txt .*-- a", "--requirement"
+    uv.cause = "Because you require a>=2 and b==1, we can conclude that …"
+    with pytest.raises(DeploymentError) as error:
+        django_virtualenv.build(make_site(python_packages=["a~=2.0"]), source, ["requirements.txt"], "key")
+    assert (error.value.message, error.value.log, error.value.hint) == (
+        "installing packages failed (exit 1)",
+        f"error: No solution found when resolving dependencies\n  cause: {uv.cause}",
+        "no versions suit both the requirements and django:sites:blog:python_packages: add what the lines above name "
+        "to it, in a version that suits the rest. "
+        "The requirements alone cannot be installed: installing packages failed; set what cures it",
+    )
 
 
 @pytest.mark.parametrize(("absent", "installs"), [("b-c", 1), ("a", 3)])
