@@ -52,7 +52,7 @@ _FOLDER = re.compile(r"(\w+_)?(DIR|DIRECTORY|FOLDER|UPLOAD_TMP|(STORE|STORAGE|DA
 #: Files with examples of variables, and values in them that have to be replaced.
 _EXAMPLES = re.compile(
     r"\.?(dot)?env[._-](example|sample|template|dist|defaults?)s?|(example|sample|template)s?[._-]env"
-    r"|\.?env\.[\w-]+\.(example|sample|template|dist)",
+    r"|\.?env\.[\w-]+\.(example|sample|template|dist)|\.env",
     re.IGNORECASE,
 )
 _EXAMPLE = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
@@ -145,17 +145,25 @@ def read(roots: Sequence[Path], settings_module: str, application: str) -> Setti
 
 
 def examples(folders: Iterable[Path]) -> dict[str, str]:
-    """Return the variables with a usable value in a project's example of a .env file, whose name has the empty key."""
+    """Return the variables with a usable value in a project's example of a .env file, whose name has the empty key.
+
+    A .env file itself is taken where there is no example, without what may be a secret.
+    """
     for folder in dict.fromkeys(folders):
-        for name in sorted(os.listdir(folder)):
+        for name in sorted(os.listdir(folder), key=lambda name: (name == ".env", name)):
             if _EXAMPLES.fullmatch(name):
                 pairs = _EXAMPLE.findall(django_project_code.read(folder / name))
                 found = {key: _unquoted(value) for key, value in pairs if not value.startswith("#")}
+                found = {key: value for key, value in found.items() if name != ".env" or not _is_issued(key)}
                 is_usable = {
                     key: value.isprintable() and not _PLACEHOLDER.search(value) for key, value in found.items()
                 }
                 return {**{key: value for key, value in found.items() if is_usable[key]}, "": name}
     return {}
+
+
+def _is_issued(name: str) -> bool:
+    return bool(_SECRET.search(name) or _ISSUED.search(name))
 
 
 def _unquoted(value: str) -> str:

@@ -245,6 +245,11 @@ _HINTS = (
         "the settings include {0}, which is not in the source: add it to {at}:files, or commit it",
     ),
     (
+        r"cannot cast type ([a-z ]+?) to (\w+)|cannot be cast automatically to type (\w+)",
+        "PostgreSQL does not change the type of such a column, as SQLite does: correct the migration, or set "
+        "{at}:database: {{engine: sqlite}}",
+    ),
+    (
         r"permission denied to create extension \"([\w-]+)\"",
         "only a superuser of PostgreSQL may create it: set {at}:database:extensions: [{0}]; for a server elsewhere: "
         "runuser -u postgres -- psql --dbname={database} --command='CREATE EXTENSION IF NOT EXISTS \"{0}\"' on its "
@@ -294,6 +299,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         or (_of_static_url(site, text) if building else "")
         or django_site_cause_package.of_module(site, text)
         or _of_table(site, text, building=building)
+        or _of_variable(site, text)
         or django_site_cause_package.of_unbuilt_package(site, whole)
     )
 
@@ -314,6 +320,19 @@ def _of_table(site: Site, text: str, *, building: bool) -> str:
         if found:
             return cure.format(*found.groups(), **values)
     return ""
+
+
+def _of_variable(site: Site, text: str) -> str:
+    """Return the variables of the pillar that a line of code reads which cannot use their value."""
+    if not re.search(r"^(\| )?(json\.decoder\.JSONDecodeError|decimal\.\w+|ValueError)\b", text, re.MULTILINE):
+        return ""
+    read = re.findall(r"""(?:environ|env|config)\S*?[\[(]\s*["'](\w+)["']""", text)
+    names = [name for name in dict.fromkeys(read) if isinstance(site.config["environment"].get(name), str)]
+    keys = [f"{django_site_hint.at(site)}:environment:{name}" for name in names]
+    empty = [f"{key} is empty" for key, name in zip(keys, names, strict=True) if not site.config["environment"][name]]
+    if empty:
+        return f"{', '.join(empty)}: set a value that the code can read"
+    return f"correct {' or '.join(keys)}, which the code cannot read" if keys else ""
 
 
 def _of_store(site: Site, text: str) -> str:

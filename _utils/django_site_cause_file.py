@@ -25,6 +25,8 @@ _CONFIGURATION = re.compile(
     r"\.(py|ini|cfg|conf|cnf|ya?ml|toml|properties|env)$|^\.env(\.\w+)?$|(config\w*|settings|secrets?|credentials)\.json$",
     re.IGNORECASE,
 )
+#: Files that a project reads, and no build of it writes: data, models of scikit-learn and the like, keys.
+_DATA = re.compile(r"\.(pkl|pickle|joblib|sav|h5|keras|onnx|np[yz]|mmdb|csv|xlsx?|pem|key|crt)$", re.IGNORECASE)
 #: Folders in which no site may write.
 _OF_SYSTEM = r"/(bin|boot|dev|etc|lib\w*|proc|root|run|sbin|sys|usr|var/(run|lib/(dpkg|systemd|django-formula)))(/|$)"
 #: A path in the folder of a package that is installed.
@@ -49,6 +51,8 @@ def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool =
             return _make_folder(site, path, inside)
         if not building and is_missing and _CONFIGURATION.search(path.name):
             return _add_file(site, path, inside)
+        if inside and not building and is_missing and _DATA.search(path.name):
+            return _put_file(site, inside)
         is_program = found["why"] in ("Permission denied", "EACCES") and path.suffix in (".sh", ".py")
         if inside and not building and not is_program and (not is_missing or path.suffix == ".log"):
             return _make_writable(site, inside, facts, is_missing=is_missing)
@@ -107,6 +111,13 @@ def _add_file(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> 
     if path.is_relative_to("/nonexistent"):
         return f"the project reads {path.name} from its home, which {site.user} does not have: {by_name}"
     return f"the project reads {path}, which this host does not have: create it for {site.user}, or {by_name}"
+
+
+def _put_file(site: Site, path: PurePosixPath) -> str:
+    """Return what gives a project a file with data, which is not committed."""
+    shared = django_site_hint.extended(site, "shared", [str(path)])
+    there = f"put it into {site.shared.top}/{path}"
+    return f"the project reads {path}, which is not in the source: commit it, or set {shared} and {there}"
 
 
 def _is_shared(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> bool:

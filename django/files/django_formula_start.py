@@ -63,7 +63,7 @@ def check(request):
 
 
 def import_application(name):
-    """Import the module of the application as the server does, which sets up Django."""
+    """Import the module of the application as the server does, which sets up Django; some only do at a request."""
     import django_formula_application
 
     with contextlib.suppress(ImportError):  # of Django, which the import of the project reports
@@ -71,6 +71,11 @@ def import_application(name):
     module = django_formula_application.module(name)
     if not callable(getattr(module, "application", None)):
         raise RuntimeError(f"{name} has no application")
+    import django
+    from django.apps import apps
+
+    if not apps.ready:
+        django.setup()
 
 
 def ready_before_migrations():

@@ -19,7 +19,7 @@ APPLICATION = PROGRAM.with_name("django_formula_application.py")
 @pytest.mark.parametrize(
     ("wsgi", "cause", "missing"),
     [
-        ("def application(): pass\n", "ModuleNotFoundError: No module named 'django.conf'", ""),
+        ("def application(): pass\n", "ModuleNotFoundError: No module named 'django.apps'", ""),
         ("", "RuntimeError: wsgi has no application", ""),
         ("import settings\n", "KeyError: 'X' (settings.py:2)", "X"),
         ("import os\nos.environ['Y']\n", "KeyError: 'Y' (wsgi.py:2)", "Y"),
@@ -112,6 +112,24 @@ def test_application_that_imports_models_before_django_is_set_up(tmp_path):
     ended = subprocess.run(argv, capture_output=True, text=True, env=environment)
     assert ended.stdout == "ASGIHandler\n"
     assert ended.stderr.endswith("NameError: name 'nothing' is not defined\n")
+
+
+SETS_UP_LATE = """
+def application(environ, start_response):
+    from django.core.wsgi import get_wsgi_application
+    return get_wsgi_application()(environ, start_response)
+"""
+
+
+def test_application_that_sets_django_up_at_the_first_request(tmp_path):
+    (tmp_path / "wsgi.py").write_text(SETS_UP_LATE)
+    (tmp_path / "live.py").write_text("INSTALLED_APPS = ['django.contrib.contenttypes']\nSECRET_KEY = 'a'\n")
+    program = "import django_formula_start as s; s.import_application('wsgi')"
+    environment = {"PYTHONPATH": f"{tmp_path}:{PROGRAM.parent}", "DJANGO_SETTINGS_MODULE": "live"}
+    more = "import django.contrib.contenttypes.models as m; print(m.ContentType.__name__)"
+    argv = [in_django.python("django"), "-B", "-c", f"{program}; {more}"]
+    ended = subprocess.run(argv, capture_output=True, text=True, env=environment)
+    assert (ended.stdout, ended.stderr) == ("ContentType\n", "")
 
 
 def test_error_of_the_formula_itself_has_no_traceback(program, capsys):

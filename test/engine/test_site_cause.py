@@ -29,6 +29,22 @@ def test_every_row_of_the_tables_has_a_case():
     assert [pattern for pattern, _cure in rows if not re.search(pattern, texts)] == []
 
 
+@pytest.mark.parametrize(
+    ("value", "code", "hint"),
+    [
+        ("", 'int(os.getenv("ROWS"))', f"{AT}:environment:ROWS is empty: set a value that the code can read"),
+        ("1  # a", "int(os.environ['ROWS'])", f"correct {AT}:environment:ROWS, which the code cannot read"),
+        ({"from": "secret_key"}, "int(os.environ['ROWS'])", ""),
+        ("1", "int(os.environ['COLUMNS'])", ""),
+    ],
+)
+def test_variable_whose_value_the_settings_cannot_read(value, code, hint):
+    site = configured(environment={"ROWS": value})
+    text = f'  File "settings.py", line 7, in <module>\n    ROWS = {code}\nValueError: invalid literal for int()'
+    assert django_site_cause.hint(site, text) == hint
+    assert django_site_cause.hint(site, text.replace("ValueError", "OSError")) == ""
+
+
 def test_packages_of_a_hint_include_those_of_the_pillar():
     """So that the line can be pasted; what the pillar has already is no cure."""
     site = configured(packages=["gettext", "libpq5"], python="/usr/bin/python3.12")
