@@ -19,18 +19,20 @@ _READ = re.compile(
     r"|NODE|NPM|YARN|BOWER|BUNDLE|MANIFEST|FIXTURE|REQUIREMENTS|VERSION|LICENSE|DOCS?|SPHINX|TESTS?|SCHEMA).*"
 )
 _DATA = re.compile(
-    r"data|upload|storage|index|backup|private|protected|sendfile|archive|media|export|document|var", re.I
+    r"data|upload|storage|index|backup|private|protected|sendfile|archive|media|export|document|var"
+    r"|image|img|photo|picture|avatar|attachment",
+    re.I,
 )
 _TEMPORARY = re.compile(r"cache|tmp|temp|logs?$|run$", re.I)
 _FILE = re.compile(r"\.(sqlite3?|db|key|pem|secret|json|txt|log|dat|pickle|pid|sock)$", re.I)
 _CREATED = re.compile(r"""\bCreateExtension\(\s*(?:name=)?["']([a-z][a-z0-9_-]*)["']""")
-#: The only operation of Django with a name of its own that makes one which the owner may not create.
-_BLOOM = re.compile(r"\bBloomExtension\(")
-#: Extensions that the owner of a database may create, since PostgreSQL 13; the last one since its version 0.5.
+#: Operations with a name of their own that make one which the owner may not create, or whose package is not installed.
+_OPERATIONS = {"bloom": re.compile(r"\bBloomExtension\("), "vector": re.compile(r"\bVectorExtension\(")}
+#: Extensions that the owner of a database may create, since PostgreSQL 13.
 _TRUSTED = {
     *("btree_gin", "btree_gist", "citext", "cube", "dict_int", "fuzzystrmatch", "hstore", "intarray", "isn", "lo"),
     *("ltree", "pg_trgm", "pgcrypto", "seg", "tablefunc", "tcn", "tsm_system_rows", "tsm_system_time", "unaccent"),
-    *("uuid-ossp", "vector"),
+    "uuid-ossp",
 }
 #: How every SQLite file begins.
 _SQLITE = b"SQLite format 3\0"
@@ -82,13 +84,16 @@ def _folder_of_log(settings: Settings, tree: Path, path: PurePosixPath, *, is_lo
 
 
 def extensions(tree: Path) -> list[str]:
-    """Return the extensions of PostgreSQL that migrations create and that only a superuser may create."""
+    """Return the extensions of PostgreSQL that migrations create and that the owner of a database cannot create.
+
+    Only a superuser may create them, or they are in a package of their own.
+    """
     paths = (path for path in django_project.files(tree, None, depth=6) if path.parent.name == "migrations")
     texts = [
         text for path in paths if path.suffix == ".py" and "Extension(" in (text := django_project_code.read(path))
     ]
     found = {name for text in texts for name in _CREATED.findall(text)}
-    found |= {"bloom"} if any(map(_BLOOM.search, texts)) else set()
+    found |= {name for name, operation in _OPERATIONS.items() if any(map(operation.search, texts))}
     return sorted(found - _TRUSTED)
 
 

@@ -71,11 +71,19 @@ _OFF = {
 }
 #: What a text may be by which a project turns DEBUG off.
 _FALSE = ("False", "0", "", "false", "no", "off")
+_FILES = "django.core.files.storage.FileSystemStorage"
+_STATIC = "django.contrib.staticfiles.storage.StaticFilesStorage"
+#: Settings with the name of a class → the one that Django has without them.
+_BACKENDS = {
+    "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+    **dict.fromkeys(("DEFAULT_FILE_STORAGE", "STORAGES:default"), _FILES),
+    **dict.fromkeys(("STATICFILES_STORAGE", "STORAGES:staticfiles"), _STATIC),
+}
 #: Settings of mail → what Django has without them: the mail server of this host.
 _MAIL = {"EMAIL_HOST": "localhost", "EMAIL_PORT": "25", "EMAIL_HOST_USER": "", "EMAIL_HOST_PASSWORD": ""}
 #: Names of variables for the URL of the default database; a replica has another one.
 _DATABASE_URL = re.compile(
-    r"(?!\w*(REPLICA|READ|SECONDARY|LEGACY|TEST))(\w+_)?"
+    r"(?!\w*(REPLICA|READ|SECONDARY|LEGACY|TEST|MONGO))(\w+_)?"
     r"(DATABASE_(URL|URI|DSN|SERVER)|DB_(URL|URI|DSN)|POSTGRES(QL)?_(URL|URI|DSN))"
 )
 #: Parts of a database's entry that a database on this host has; it is reached over a socket, without a password.
@@ -133,7 +141,8 @@ def read(roots: Sequence[Path], settings_module: str, application: str) -> Setti
     """
     settings = django_project_settings.read(roots, settings_module, {}, application)
     debug = settings.values.get("DEBUG", Value())
-    names = [name for name in sorted(debug.taint) if name in settings.variables and not _OWN.fullmatch(name)]
+    by_name = sorted(debug.taint, key=lambda name: ("DEBUG" not in name, name))
+    names = [name for name in by_name if name in settings.variables and not _OWN.fullmatch(name)]
     for name in names:
         if truth(debug) is False and not settings.variables[name].required:
             continue
@@ -297,6 +306,8 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         return _joined("secret_key_fallbacks", forms["SECRET_KEY_FALLBACKS"])
     if variable.kind == "database" and ("DATABASES" in forms or _DATABASE_URL.fullmatch(name)):
         return {"from": "database_url"}
+    if backend := _backend(settings, variable, forms):
+        return backend
     if "MEDIA_ROOT" in forms and _makes_folders(settings, name):
         return {"from": "media_root"}
     if variable.kind == "parsed_cache" and _REDIS.fullmatch(name):
@@ -317,6 +328,17 @@ def _is_in_another_text(settings: Settings, name: str) -> bool:
         for value in settings.values.values()
         if value.content is UNKNOWN or isinstance(value.content, str)
     )
+
+
+def _backend(settings: Settings, variable: Variable, forms: dict[str, str]) -> str:
+    """Return Django's own class for a setting that is None without its variable, which Django cannot import."""
+    storages = settings.values.get("STORAGES", Value()).content
+    entries = storages.items() if isinstance(storages, dict) else ()
+    found = [(_BACKENDS.get(setting, ""), settings.values.get(setting, Value(""))) for setting in forms]
+    for alias, entry in entries:
+        value = entry.content.get("BACKEND", Value("")) if isinstance(entry.content, dict) else Value("")
+        found.append((_BACKENDS.get(f"STORAGES:{alias}", ""), value))
+    return next((name for name, value in found if value.content is None and value.source == variable.name), "")
 
 
 def _makes_folders(settings: Settings, name: str) -> bool:

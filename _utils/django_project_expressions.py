@@ -200,7 +200,10 @@ class Expressions:
         if isinstance(content, Symbol):
             return self.call_library(content.name, args, keywords, place)
         if isinstance(content, Function):
-            return self._function(content, args, keywords, place)
+            result = self._function(content, args, keywords, place)
+            is_of_environment = len(args) == 1 and not keywords and self._is_environment(args[0])
+            is_known = result.content is not UNKNOWN or result.source
+            return args[0] if is_of_environment and not is_known else result  # such as a copy of it
         if isinstance(content, Method):
             return self.call_method(content.owner, content.name, args, keywords, place)
         if isinstance(content, Namespace):

@@ -123,7 +123,7 @@ def _front_end(
     if has_build and str(folder) not in (".", project) and _is_application(tree, path.parent, content, settings):
         remark = f"{name} is not built: it is an application of its own, to which the settings do not refer"
         return FrontEnd(name, remark=remark)
-    named = ["build"] if has_build else _named(path.parent, scripts)
+    named = [_build(scripts)] if has_build else _named(path.parent, scripts)
     made = [] if named else _made(path.parent)
     if not named and not made and not _reads(settings, path.parent / "node_modules"):
         return None
@@ -137,6 +137,13 @@ def _front_end(
     return FrontEnd(
         name, tuple(commands), "", *_node(path, content, distribution, program.node), ("make",) if made else ()
     )
+
+
+def _build(scripts: dict[str, Any]) -> str:
+    """Return the script that builds a front end: the one for production where the script build is for development."""
+    is_other = re.search(r"--mode[ =]dev|NODE_ENV=dev|webpack\S*\.dev", str(scripts["build"]))
+    found = [name for name in scripts if re.fullmatch(r"build[-:_.](prod|production)|production|prod", name)]
+    return found[0] if is_other and found else "build"
 
 
 def _named(folder: Path, scripts: Any) -> list[str]:

@@ -23,13 +23,20 @@ def add(report: Report, tree: Path) -> str:
     package = next((one for one in folders if django_project.is_in_package(tree, one)), "")
     if package:
         return _package(report, tree, package)
-    folder = next((one for one in folders if django_project.application_modules([tree / one])), folders[0])
+    served = [one for one in folders if django_project.application_modules([tree / one])]
+    folder = [*served, *(one for one in folders if _has_own_settings(tree / one)), folders[0]][0]
     if len(folders) > 1:
         report.set("project", folder, f"guessed: manage.py is in {django_project.listed(folders)}")
     elif folder != ".":
         report.remarks.append(f"manage.py is in {folder}")
     _modules(report, tree, folder)
     return folder
+
+
+def _has_own_settings(folder: Path) -> bool:
+    """Return whether the settings module that manage.py in a folder names can be imported from there."""
+    named = django_project_code.settings_named(folder / "manage.py")
+    return bool(named) and bool(django_project_python_path.find_module([folder], named))
 
 
 def _without_manage(report: Report, tree: Path) -> str:
@@ -85,7 +92,7 @@ def _application(report: Report, roots: list[Path]) -> str:
 
 def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -> str:
     named, found = django_project.settings_named(roots, wsgi), django_project.settings_modules(roots)
-    production = [module for module in found if re.search(r"\.(production|prod|live)$", module)]
+    production = [module for module in found if re.search(r"\.(production|prod|live|deploy)$", module)]
     if not named:
         wrong = {one: error for one in found if (error := _syntax_error(roots, one))}
         guess = next(iter([*sorted([*production, *found], key=wrong.__contains__), "mysite.settings"]))
@@ -124,6 +131,7 @@ def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> t
     if inner and not _has_code(roots, named):
         return inner[0], f"guessed: the project names {named}, which has no settings"
     if live and not django_project_python_path.find_module(roots, named):
+        live.sort(key=lambda module: module.rpartition(".")[2] != named.rpartition(".")[2])
         return live[0], f"guessed: the project names {named}, which is not in the source"
     return "", ""
 

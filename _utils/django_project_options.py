@@ -119,6 +119,8 @@ def _distribution() -> str:
     return ""
 
 
+#: A distribution → the version of its PostgreSQL.
+_POSTGRES = {"bookworm": "15", "trixie": "17", "noble": "16"}
 #: Words for addresses, which settings may parse while they are imported → one of that kind for a build without it.
 _ADDRESSES = {
     "database_url": "sqlite:///x",
@@ -183,6 +185,9 @@ def _extensions(report: Report, settings: Settings, tree: Path) -> None:
     names = dict.fromkeys([*(["postgis"] if is_spatial else []), *django_project_data.extensions(tree)])
     if names:
         report.set("database", {**database, "extensions": [*names]}, comment)
+    server = _POSTGRES.get(_distribution())
+    if "vector" in names and server:
+        report.extend("packages", [f"postgresql-{server}-pgvector"], "for the extension vector")
 
 
 def _environment(

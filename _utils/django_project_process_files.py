@@ -26,6 +26,8 @@ _CRONTAB_NAME = re.compile(r"(crontab|cron)(\.\w+)?|[\w-]+\.(cron|crontab)|[\w-]
 _COMPOSE_NAME = re.compile(r"(docker-)?compose[\w.-]*\.ya?ml|(production|prod|live)\.ya?ml")
 #: Names that any of these files may have; scripts have none, or .sh, at their end.
 _CANDIDATE = re.compile(r"Procfile\.\w+|.+\.(service|conf|ini|ya?ml|cron|crontab|txt|sh)|[^.]+")
+#: A command of Django in a line of shell.
+_OF_DJANGO = re.compile(r"(^|[\s/\"'])manage\.py\s")
 _NOT_LIVE = re.compile(r"(^|[._-])(dev|devel|development|local|test|tests|testing|ci|e2e|debug|docs)([._-]|$)")
 
 
@@ -146,7 +148,7 @@ def _compose_files(path: Path, place: str, remarks: list[str]) -> Iterator[Line]
 def _service(name: str, service: dict[str, Any], place: str) -> Iterator[Line]:
     command = _shell(service.get("command")) or _shell(service.get("entrypoint"))
     if command and name not in _NOT_WORKERS:
-        yield Line(name, command, place, is_own="build" in service)
+        yield Line(name, command, place, is_own="build" in service or bool(_OF_DJANGO.search(command)))
     labels = service.get("labels")
     pairs = labels.items() if isinstance(labels, dict) else [str(one).partition("=")[::2] for one in labels or ()]
     about = {str(key): str(value) for key, value in pairs}

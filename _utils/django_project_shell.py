@@ -13,12 +13,15 @@ _SHELL = re.compile(r"(ba|da|z|a)?sh")
 #: Programs that run the command after them → how many of their arguments come before it.
 _PREFIXES = {
     **dict.fromkeys(("exec", "env", "command", "nohup", "time", "ddtrace-run", "opentelemetry-instrument"), 0),
-    **dict.fromkeys(("gosu", "su-exec", "chpst", "timeout"), 1),
+    **dict.fromkeys(("start-pgbouncer", "start-pgbouncer-stunnel", "start-stunnel", "qgtunnel", "with-contenv"), 0),
+    **dict.fromkeys(("gosu", "su-exec", "chpst", "timeout", "s6-setuidgid"), 1),
 }
 #: Programs that run the command after one of their own words.
 _RUNNERS = {
     **dict.fromkeys(("poetry", "pipenv", "uv", "pdm", "hatch", "rye"), "run"),
     "newrelic-admin": "run-program",
+    **dict.fromkeys(("doppler", "infisical", "dotenv"), "run"),
+    **dict.fromkeys(("wait-for-it", "wait-for-it.sh", "wait-for", "wait-for.sh"), "--"),
     "watchmedo": "auto-restart",
 }
 #: Options of prefixes that have a value.

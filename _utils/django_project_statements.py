@@ -36,6 +36,14 @@ _OF_MISSING = {
 }
 
 
+#: A value of django-configurations → the kind of its variable.
+_OF_CONFIGURATIONS = {
+    **{"BooleanValue": "bool", "DatabaseURLValue": "database", "DictValue": "json"},
+    **dict.fromkeys(("IntegerValue", "PositiveIntegerValue", "FloatValue", "DecimalValue"), "int"),
+    **dict.fromkeys(("ListValue", "TupleValue", "SetValue"), "list"),
+}
+
+
 class Raised(Exception):
     """The code raises an exception.
 
@@ -174,9 +182,9 @@ class Statements(Readers):
             return Value(called)
         prefix = called.keywords.get("environ_prefix", Value("DJANGO")).content
         default = called.keywords.get("default", called.args[0] if called.args else Value(None))
-        required = called.name.endswith("SecretValue") or bool(called.keywords.get("environ_required"))
-        kinds = {"BooleanValue": "bool", "IntegerValue": "int", "ListValue": "list", "DatabaseURLValue": "database"}
-        kind = kinds.get(called.name.rpartition(".")[2], "text")
+        is_required = called.keywords.get("environ_required", Value(False)).content is True
+        required = called.name.endswith("SecretValue") or is_required
+        kind = _OF_CONFIGURATIONS.get(called.name.rpartition(".")[2], "text")
         named = "DATABASE_URL" if kind == "database" and "environ_name" not in called.keywords else named
         own = f"{prefix}_" if isinstance(prefix, str) and kind != "database" else ""
         return self.read(f"{own}{named}", None if required else default, kind, place)

@@ -24,7 +24,7 @@ _FILES = (
     "requirements-prod.txt",
 )
 #: Other names of files with requirements, and words in them by which one is chosen: the first is the best.
-_OTHER = re.compile(r"(^|[/._-])(requirements|reqs?|requires)([/._-]|$)")
+_OTHER = re.compile(r"(^|[/._-])(requirements|reqs?|requires)([/._-]|$)", re.IGNORECASE)
 #: Words in names of files with requirements that are not those of a site.
 NOT_FOR_SITES = re.compile(
     r"(^|[/._-])(dev\w*|tests?|testing|docs?|lint\w*|ci|local|build|optional|extras?|style|typing)([/._-]|$)"
@@ -128,16 +128,22 @@ def _otherwise_named(source: Path, folders: list[Path]) -> list[str]:
     """Return the best file of another name that lists requirements, or an empty list.
 
     It is at most one folder below those given, or two where the outer one is named for requirements; a file below the
-    first folder, that of manage.py, is better than all others.
+    first folder, that of manage.py, is better than all others. Where there is none, it is any other file named for
+    requirements two folders below that lists Django.
     """
     patterns = ("*.txt", "*/*.txt", "*req*/*/*.txt")
     for top in folders:
-        found = {str(path.relative_to(source)) for pattern in patterns for path in top.glob(pattern)}
-        named = sorted((name for name in found if _OTHER.search(name) and not NOT_FOR_SITES.search(name)), key=_rank)
-        best = next((name for name in named if _lists_packages(source, name)), "")
+        best = next((name for name in _named(source, top, patterns) if _lists_packages(source, name)), "")
         if best:
             return [best]
-    return []
+    inner = [name for top in folders for name in _named(source, top, ("*/*/*.txt",))]
+    return [name for name in inner if _lists_packages(source, name, "django")][:1]
+
+
+def _named(source: Path, top: Path, patterns: Iterable[str]) -> list[str]:
+    """Return the files below a folder that are named for requirements, the best one first."""
+    found = {str(path.relative_to(source)) for pattern in patterns for path in top.glob(pattern)}
+    return sorted((name for name in found if _OTHER.search(name) and not NOT_FOR_SITES.search(name)), key=_rank)
 
 
 def _lacks_all(source: Path, name: str) -> bool:
@@ -147,9 +153,11 @@ def _lacks_all(source: Path, name: str) -> bool:
     return bool(included) and not is_there and not _packages(source / name)
 
 
-def _lists_packages(source: Path, name: str) -> bool:
+def _lists_packages(source: Path, name: str, package: str = "") -> bool:
+    """Return whether a file lists packages, and a certain one among them if it is given."""
     with contextlib.suppress(DeploymentError):
-        return (source / name).is_file() and bool(package_names(source, [name]))
+        listed = package_names(source, [name]) if (source / name).is_file() else []
+        return package in listed if package else bool(listed)
     return False
 
 

@@ -13,6 +13,18 @@ WORKSPACES = (
 
 
 @pytest.mark.parametrize(
+    ("scripts", "script"),
+    [
+        ({"build": "webpack --mode development", "build:prod": "webpack --mode production"}, "build:prod"),
+        ({"build": "webpack --mode production", "build:prod": "webpack"}, "build"),
+        ({"build": "webpack -c webpack.dev.js"}, "build"),
+    ],
+)
+def test_front_end_is_built_for_production(scripts, script):
+    assert django_project_front_end._build(scripts) == script
+
+
+@pytest.mark.parametrize(
     ("version", "specification", "met"),
     [
         ((18, 20), ">= 24", False),

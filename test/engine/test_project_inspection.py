@@ -7,6 +7,7 @@ from pathlib import Path
 import django_host_service
 import django_pillar
 import django_project_inspection
+import django_project_options
 import django_project_requirements
 import pytest
 import yaml
@@ -51,6 +52,18 @@ def test_background_work_is_proposed_as_the_project_has_it(tmp_path, case):
     assert [remark for remark in case.get("remarks", []) if f"#   {remark}\n" not in told] == [], text
     assert ("not understood" in told) == ("not understood" in str(case.get("remarks"))) and "secret" not in text
     assert django_pillar.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+
+
+@pytest.mark.parametrize(("distribution", "packages"), [("bookworm", ["postgresql-15-pgvector"]), ("jammy", None)])
+def test_extension_vector_is_installed_with_the_server(tmp_path, monkeypatch, distribution, packages):
+    settings = "INSTALLED_APPS = []\nDATABASES = {'default': {'ENGINE': 'django.db.backends.postgresql'}}\n"
+    files = {"manage.py": "", "site/wsgi.py": "application = get_wsgi_application()", "site/settings.py": settings}
+    migration = "from pgvector.django import VectorExtension\noperations = [VectorExtension()]\n"
+    tree = write_tree(tmp_path / "x", files | {"site/migrations/1.py": migration, "requirements.txt": "django\n"})
+    monkeypatch.setattr(django_project_options, "_distribution", lambda: distribution)
+    (site,) = yaml.safe_load(django_project_inspection.inspect(str(tree)))["django"]["sites"].values()
+    assert site["database"] == {"engine": "postgres", "extensions": ["vector"]}
+    assert site.get("packages") == packages
 
 
 def test_inspection_of_a_repository_at_a_revision(tmp_path):

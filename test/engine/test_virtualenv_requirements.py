@@ -83,6 +83,11 @@ def test_requirements_files_are_found_or_named_by_the_pillar(make_site, tmp_path
         ),
         ({"requirements-live.txt": "-r missing.txt", "requirements-web.txt": "django"}, ["requirements-web.txt"]),
         ({"requirements-x.txt": "# none"}, []),
+        (
+            {"REQUIREMENTS.txt": "-r deploy/docker/REQUIREMENTS.txt", "deploy/docker/REQUIREMENTS.txt": "Django"},
+            ["REQUIREMENTS.txt"],
+        ),
+        ({"a/pip/requirements.txt": "fabric", "b/pip/requirements.txt": "Django==5.2"}, ["b/pip/requirements.txt"]),
     ],
 )
 def test_requirements_of_other_names_are_found(tmp_path, files, expected):
