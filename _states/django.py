@@ -11,6 +11,7 @@ import json
 import django_database_setup
 import django_deploy_steps
 import django_host_import
+import django_host_package
 import django_host_service
 import django_host_user
 import django_push
@@ -457,7 +458,7 @@ def packages(name, pkgs):
     Install packages of the operating system with Salt's ``pkg.installed``, if one is missing.
 
     If none is missing, this state is much cheaper than ``pkg.installed``, which makes Salt load every execution
-    module.
+    module. A package that another one provides, such as libmagic1 of Debian 13 by libmagic1t64, is not missing.
 
     name
         Any name.
@@ -470,9 +471,13 @@ def packages(name, pkgs):
           django.packages:
             - pkgs: [git, python3-venv]
     """
-    if set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
+    if not django_host_package.missing(pkgs, __salt__["pkg.list_pkgs"]()):
         return {"name": name, "changes": {}, "result": True, "comment": "all packages are already installed"}
-    return __states__["pkg.installed"](name=name, pkgs=pkgs, refresh=True, cache_valid_time=300)
+    result = __states__["pkg.installed"](name=name, pkgs=pkgs, refresh=True, cache_valid_time=300)
+    if result["result"] is False and not django_host_package.missing(pkgs, __salt__["pkg.list_pkgs"]()):
+        # pkg.installed does not find a package by a name that another one provides, which apt installs for it
+        return {**result, "result": True, "comment": "the packages were installed"}
+    return result
 
 
 def web_server(name, kind, pkgs):
@@ -495,7 +500,7 @@ def web_server(name, kind, pkgs):
     """
     import django_proxy
 
-    if not __opts__["test"] and not set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
+    if not __opts__["test"] and django_host_package.missing(pkgs, __salt__["pkg.list_pkgs"]()):
         django_proxy.PROXIES[kind].leave_out_the_default_site()
     return packages(name, pkgs)
 

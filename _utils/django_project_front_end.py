@@ -25,6 +25,13 @@ _OTHER = re.compile(r"docs?|examples?|website|([\w-]+-)?(tests?|e2e|cypress|play
 #: A target of a Makefile and its recipe; the programs of npm in it.
 _TARGET = re.compile(r"^([\w.-]+)[ \t]*:(?!=)[^\n]*\n((?:\t[^\n]*(?:\n|\Z))+)", re.MULTILINE)
 _OF_NPM = re.compile(r"\bnpx\b|\bnpm run\b|\bnode_modules/")
+#: Packages that download a browser or its driver when they are installed → the variable by which they do not.
+_BROWSERS = {
+    "cypress": "CYPRESS_INSTALL_BINARY=0",
+    "playwright": "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1",
+    "puppeteer": "PUPPETEER_SKIP_DOWNLOAD=1 PUPPETEER_SKIP_CHROMIUM_DOWNLOAD=1",
+    "chromedriver": "CHROMEDRIVER_SKIP_DOWNLOAD=1",
+}
 #: Names of scripts that build a part, and files of a deployment.
 _PART_OF_BUILD = r"build[-:_](?!dev|watch|test|docs|storybook)[\w:-]+"
 _OF_DEPLOYMENT = re.compile(
@@ -133,10 +140,19 @@ def _front_end(
     is_found = str(folder) == project or (program.name == "npm" and str(folder) == ".")
     prefix = "" if is_found else there
     commands = program.commands(prefix, named, options=options)
+    commands = _without_browsers(path.parent, commands)
     commands += [f"make{'' if there == '.' else f' -C {there}'} {target}" for target in made]
     return FrontEnd(
         name, tuple(commands), "", *_node(path, content, distribution, program.node), ("make",) if made else ()
     )
+
+
+def _without_browsers(folder: Path, commands: list[str]) -> list[str]:
+    """Have the first command, which installs the packages, leave out the browsers that some download for tests."""
+    names = ("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml")
+    text = "\n".join(django_project_code.read(folder / name) for name in names)
+    words = [word for name, word in _BROWSERS.items() if re.search(rf"""["'/\s]{name}["'@]""", text)]
+    return [f"env {' '.join(words)} {commands[0]}", *commands[1:]] if commands and words else commands
 
 
 def _build(scripts: dict[str, Any]) -> str:

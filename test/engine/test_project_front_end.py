@@ -25,6 +25,18 @@ def test_front_end_is_built_for_production(scripts, script):
 
 
 @pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        ('{"devDependencies": {"cypress": "13"}}', ["env CYPRESS_INSTALL_BINARY=0 npm ci", "npm run build"]),
+        ('{"devDependencies": {"cypress-axe": "1"}}', ["npm ci", "npm run build"]),
+    ],
+)
+def test_browsers_of_tests_are_not_downloaded(tmp_path, package, expected):
+    (tmp_path / "package.json").write_text(package)
+    assert django_project_front_end._without_browsers(tmp_path, ["npm ci", "npm run build"]) == expected
+
+
+@pytest.mark.parametrize(
     ("version", "specification", "met"),
     [
         ((18, 20), ">= 24", False),

@@ -53,7 +53,7 @@ __all__ = ["World", "world"]
 
 
 #: Programs that print nothing, unless a test has something in `World.prints`.
-SILENT = ("nginx", "journalctl", "tail", "sync", "systemd-analyze")
+SILENT = ("nginx", "journalctl", "tail", "sync", "systemd-analyze", "dpkg-query")
 #: What a process finds of its sandbox where all of it is in force.
 CONFINED: dict[str, Any] = {
     "namespaces": {"ipc": "2", "mnt": "2", "net": "1", "user": "2"},

@@ -1,0 +1,23 @@
+"""Packages of the operating system."""
+
+import django_host_command
+import django_host_package
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["git", "libmagic1"], set()),
+        (["git", "awk", "libold1", "libnone1"], {"libold1", "libnone1"}),
+    ],
+)
+def test_package_that_another_one_provides_is_not_missing(monkeypatch, names, expected):
+    lines = ["ii  libmagic1 (= 1:5.46-5)", "ii  x (= 2), awk:any", "rc  libold1", "ii  "]
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: "\n".join(lines))
+    assert django_host_package.missing(names, ["git", "mawk"]) == expected
+
+
+def test_no_program_is_run_where_all_are_installed(monkeypatch):
+    monkeypatch.setattr(django_host_command, "run", pytest.fail)
+    assert django_host_package.missing(["git"], ["git", "mawk"]) == set()
