@@ -74,7 +74,8 @@ def test_dry_run_of_a_bare_host_reports_all_changes_and_makes_none(salt, world, 
     assert results(states) == expected
     assert states[len(HOST) + 2].changes == {"release": "would be built from main"}
     made = {str(path) for path in own_host.rglob("*")} - before
-    assert [path for path in made if "/minion" not in path] == [] and {line[0] for line in world.commands} <= {"dpkg-query"}
+    assert [path for path in made if "/minion" not in path] == []
+    assert {line[0] for line in world.commands} <= {"dpkg-query"}
 
 
 def test_first_apply_releases_the_site_and_the_second_changes_nothing(salt, world, own_host):
