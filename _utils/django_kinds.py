@@ -60,7 +60,7 @@ SERVERS = {
         ("uwsgi.ini", "django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_unread.py"),
     ),
     "gunicorn": ServerKind(
-        ("gunicorn.conf.py", "django_formula_warm.py", "django_formula_unread.py"),
+        ("gunicorn.conf.py", "django_formula_gunicorn.py", "django_formula_warm.py", "django_formula_unread.py"),
         keepalive="keepalive",
         variants=(
             (

@@ -1,4 +1,4 @@
-"""Gunicorn (https://docs.gunicorn.org): its settings in a JSON file that a Python file of the formula reads."""
+"""Gunicorn (https://docs.gunicorn.org): its settings in a JSON file that Python files of the formula read."""
 
 import json
 from collections.abc import Mapping
@@ -44,6 +44,7 @@ class Gunicorn(Server):
         run = f"/run/{variables['unit']}"
         given = {
             "settings": _settings(site, variables, run),
+            "module": variables["facts"]["application"],
             "options": site.config["server"]["options"],
             "script_name": site.config["path"].rstrip("/"),
             "ready": f"{run}/ready",
@@ -56,7 +57,7 @@ class Gunicorn(Server):
     def command(self, release: Path, facts: Mapping[str, Any]) -> list[str]:
         """Return the command that runs Gunicorn."""
         config = f"{release}/config/gunicorn.conf.py"
-        return [f"{release}/virtualenv/bin/gunicorn", "--config", config, f"{facts['application']}:application"]
+        return [f"{release}/virtualenv/bin/gunicorn", "--config", config, "django_formula_gunicorn:application"]
 
     def keeps_threads(self, site: Site) -> bool:
         """Return whether threads run the requests: gevent has a greenlet for each, Uvicorn a task."""

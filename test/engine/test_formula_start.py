@@ -101,6 +101,19 @@ application = get_asgi_application()
 """
 
 
+def test_gunicorn_imports_the_application_as_other_servers_do(tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/shop_asgi.py").write_text(IMPORTS_MODELS_FIRST)
+    (tmp_path / "site/live.py").write_text("INSTALLED_APPS = ['django.contrib.contenttypes']\nSECRET_KEY = 'a'\n")
+    for path in (PROGRAM.with_name("django_formula_gunicorn.py"), APPLICATION):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "gunicorn.json").write_text('{"module": "shop_asgi"}')
+    program = "import django_formula_gunicorn as a; print(type(a.application).__name__)"
+    environment = {"PYTHONPATH": f"{tmp_path}/site:{tmp_path}", "DJANGO_SETTINGS_MODULE": "live"}
+    argv = [in_django.python("django"), "-B", "-c", program]
+    assert subprocess.run(argv, capture_output=True, text=True, env=environment).stdout == "ASGIHandler\n"
+
+
 def test_application_that_imports_models_before_django_is_set_up(tmp_path):
     """As runserver shows no fault in; anything else that is missing is reported."""
     (tmp_path / "asgi.py").write_text(IMPORTS_MODELS_FIRST)

@@ -30,4 +30,4 @@ set -a
 . /srv/django/blog/releases/0042-3f2a9c1b77de/config/environment
 . /srv/django/blog/secrets/environment
 set +a
-exec /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/python -I /srv/django/blog/releases/0042-3f2a9c1b77de/config/django_formula_listen.py /run/django/blog/0042/server.sock /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/gunicorn --config /srv/django/blog/releases/0042-3f2a9c1b77de/config/gunicorn.conf.py blog.wsgi:application
+exec /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/python -I /srv/django/blog/releases/0042-3f2a9c1b77de/config/django_formula_listen.py /run/django/blog/0042/server.sock /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/gunicorn --config /srv/django/blog/releases/0042-3f2a9c1b77de/config/gunicorn.conf.py django_formula_gunicorn:application

@@ -29,4 +29,4 @@ set -a
 . /srv/django/shop/releases/0042-3f2a9c1b77de/config/environment
 . /srv/django/shop/secrets/environment
 set +a
-exec /srv/django/shop/releases/0042-3f2a9c1b77de/virtualenv/bin/python -I /srv/django/shop/releases/0042-3f2a9c1b77de/config/django_formula_listen.py 127.0.0.1:8001 /srv/django/shop/releases/0042-3f2a9c1b77de/virtualenv/bin/gunicorn --config /srv/django/shop/releases/0042-3f2a9c1b77de/config/gunicorn.conf.py blog.wsgi:application
+exec /srv/django/shop/releases/0042-3f2a9c1b77de/virtualenv/bin/python -I /srv/django/shop/releases/0042-3f2a9c1b77de/config/django_formula_listen.py 127.0.0.1:8001 /srv/django/shop/releases/0042-3f2a9c1b77de/virtualenv/bin/gunicorn --config /srv/django/shop/releases/0042-3f2a9c1b77de/config/gunicorn.conf.py django_formula_gunicorn:application
