@@ -30,6 +30,7 @@ _HEADERS: tuple[tuple[str, list[str]], ...] = (
     (r"\bsqlite3\.h: No such file", ["libsqlite3-dev"]),
     (r"\bcairo\.h: No such file|[Dd]ependency \"?cairo\"? not found", ["libcairo2-dev", "pkg-config"]),
     (r"libmemcached/memcached\.h", ["libmemcached-dev", "zlib1g-dev"]),
+    (r"\bpuccinialin\b", ["cargo"]),  # which downloads Rust where it is not installed
 )
 #: Python packages that uv reports as not built → the packages of Debian that their compilation needs.
 _BUILT = (

@@ -149,6 +149,8 @@ def test_compiler_is_proposed_for_a_pinned_package_without_a_wheel(pinned, pytho
         ({"ruamel-yaml-clib": "0.2.6"}, "3.11.2", [("ruamel-yaml-clib", "0.2.7")]),
         ({"pylibmc": "1.6.0"}, "", []),
         ({}, "3.11.2", []),
+        ({"rpds-py": "0.12.0"}, "3.13.5", [("rpds-py", "0.20")]),
+        ({"rpds-py": "0.12.0"}, "3.11.2", []),
     ],
 )
 def test_a_pinned_package_that_cannot_be_built_is_replaced(pinned, python, expected):
