@@ -19,6 +19,8 @@ _CACHES = (
 )
 #: Settings with the URL of Celery's broker or of its results.
 BROKERS = ("CELERY_BROKER_URL", "BROKER_URL", "CELERY_RESULT_BACKEND")
+#: Keys whose value is a URL of a server, or several.
+_OF_URL = re.compile(r"ur[il]|hosts$|address|location|redis$|broker|connection|dsn", re.IGNORECASE)
 #: Names of variables by which projects get such a URL.
 _OF_BROKER = re.compile(r"(\w+_)?(BROKER_URL|CELERY_BROKER|CELERY_RESULT_BACKEND)")
 _OF_CACHE = re.compile(r"(\w+_)?CACHE_(URL|URI|LOCATION)")
@@ -196,8 +198,7 @@ def _sources(value: Value) -> Iterator[str]:
         yield value.source
     if isinstance(content, dict):
         for key, part in content.items():
-            if str(key).upper() not in ("HOST", "PORT", "DB", "PASSWORD", "USERNAME", "SSL"):
-                yield from _sources(part)
+            yield from _sources(part) if not part.source or _OF_URL.search(str(key)) else ()
     elif isinstance(content, list):
         for part in content:
             yield from _sources(part)
