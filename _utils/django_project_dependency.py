@@ -29,7 +29,7 @@ def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
     """
     found = _NO_NAME.search(cause)
     if not found:
-        return ""
+        return _of_psycopg(site, cause, installed)
     celery = django_project_requirements.newer_celery(installed, "3.11") if found["name"] == "formatargspec" else []
     if celery:
         cure = django_site_hint.extended(site, "python_packages", celery)
@@ -56,6 +56,15 @@ def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
     what = f"the module {name}" if found["missing"] else name
     cure = django_site_hint.extended(site, "constraints", [f"{package}<{limit}"])
     return f"{package} {version}, which is installed, does not have {what}: set {cure}"
+
+
+def _of_psycopg(site: Site, cause: str, installed: Mapping[str, str]) -> str:
+    """Return the version that replaces a psycopg2 that can be built for this Python and not imported; or empty text."""
+    name = next((one for one in ("psycopg2", "psycopg2-binary") if one in installed), "")
+    if not name or "initialization of _psycopg raised" not in cause:
+        return ""
+    cure = django_site_hint.extended(site, "python_packages", [f"{name}~=2.9.5"])
+    return f"{name} {installed[name]} does not run on this Python: set {cure}"
 
 
 def _below(version: str) -> str:

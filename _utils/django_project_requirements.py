@@ -38,8 +38,8 @@ _WHEELS = {
     "cffi": (("3.11", "1.15.1"), ("3.13", "1.17")),
     "greenlet": (("3.11", "1.1.3"), ("3.13", "3.1")),
 }
-#: Package → Python, the first version that may be built for it with the libraries of Debian, and the version that
-#: replaces an older one: the nearest that has a wheel, or can be built.
+#: Package → Python, the first version that may be built for it with the libraries of Debian and imported, and the
+#: version that replaces an older one: the nearest that has a wheel, or can be built.
 _BUILT_SINCE = {
     "aiohttp": (("3.11", "3.8.3", "3.8.3"),),
     "cffi": (("3.11", "1.14.1", "1.15.1"), ("3.13", "1.14.1", "1.17")),
@@ -48,8 +48,8 @@ _BUILT_SINCE = {
     "httptools": (("3.11", "0.4.1", "0.5"), ("3.13", "0.5.1", "0.6.2")),
     "lxml": (("3.11", "4.8.1", "4.9.1"), ("3.13", "4.8.1", "5.3")),
     "mysqlclient": (("3.11", "1.3.11", "2.2.5"),),
-    "psycopg2": (("3.11", "2.8.5", "2.8.6"), ("3.13", "2.9.6", "2.9.10")),
-    "psycopg2-binary": (("3.11", "2.8.5", "2.8.6"), ("3.13", "2.9.6", "2.9.10")),
+    "psycopg2": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.6", "2.9.10")),
+    "psycopg2-binary": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.6", "2.9.10")),
     "pylibmc": (("3.11", "1.6.2", "1.6.3"),),
     "reportlab": (("3.11", "3.6.9", "3.6.12"), ("3.13", "3.6.9", "4.0")),
     "rpds-py": (("3.13", "0.19", "0.20"),),

@@ -67,3 +67,11 @@ def test_celery_that_python_cannot_import_is_replaced():
         "django:sites:blog:python_packages: ['celery~=5.4.0', 'kombu~=5.4.0', 'vine~=5.1']"
     )
     assert django_project_dependency.hint(configured(), cause, {**old, "celery": "5.2.7"}) == ""
+
+
+def test_psycopg2_that_python_cannot_import_is_replaced():
+    cause = "SystemError: initialization of _psycopg raised unreported exception (profiles/models.py:2)"
+    assert django_project_dependency.hint(configured(), cause, {**INSTALLED, "psycopg2": "2.8.6"}) == (
+        "psycopg2 2.8.6 does not run on this Python: set django:sites:blog:python_packages: ['psycopg2~=2.9.5']"
+    )
+    assert django_project_dependency.hint(configured(), cause, INSTALLED) == ""

@@ -191,11 +191,9 @@ def test_what_replaces_a_pinned_package_needs_no_compiler_where_it_has_a_wheel(m
     pins = "django==4.2\nlxml==4.6.3\npsycopg2-binary==2.8\n"
     text = django_project_inspection.inspect(str(write_tree(tmp_path, {**files, "requirements.txt": pins})))
     assert (
-        '      python_packages: ["lxml~=4.9.1", "psycopg2-binary~=2.8.6"]'
+        '      python_packages: ["lxml~=4.9.1", "psycopg2-binary~=2.9.5"]'
         "  # lxml 4.6.3 cannot be built for Python 3.11; psycopg2-binary 2.8 cannot be built for Python 3.11\n"
-        "      packages: [gcc, libc6-dev, libpq-dev, python3-dev]  # for psycopg2-binary 2.8.6, of which there is no "
-        "wheel for Python 3.11\n"
-    ) in text
+    ) in text and "      packages: " not in text
 
 
 @pytest.mark.parametrize(
