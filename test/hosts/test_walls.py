@@ -369,7 +369,7 @@ def test_finding_10_endless_statistics(lair):
     lair.restart()
     lair.live(ENDLESS_STATS)
     time.sleep(1)
-    status = lair.ask("status", patience=30).held()
+    status = lair.ask("status").held()
     assert status.returncode == 0 and status.answer[0]["running"] is True, status
     lair.restart()
 
@@ -432,7 +432,7 @@ def test_finding_12_adoption_opens_no_database_as_root(lair):
     old = Site(host, lair.repository, "old", neighbour=lair.shop, adopt=True)
     try:
         old.configure()
-        adopted = salt(host, "state.apply", "django", patience=120)
+        adopted = salt(host, "state.apply", "django")
         assert "old" in adopted.stdout and "adopted" in adopted.stdout, adopted
         assert host.testinfra.file("/root/victim-file").exists
     finally:
@@ -463,8 +463,8 @@ def test_finding_13_root_is_not_taken_hostage_by_the_site(lair, what):
     run = f"/run/{lair.mallory.unit}"
     try:
         lair.live(BY_THE_SITE[what], folder=run, database=database)
-        lair.ask("status", patience=15).held()
-        salt(lair.host, "state.apply", "django", patience=60).held()
+        lair.ask("status").held()
+        salt(lair.host, "state.apply", "django").held()
     finally:
         stop = (
             f"systemctl stop {lair.mallory.unit}.service"
@@ -503,7 +503,7 @@ def test_finding_13_root_is_not_taken_hostage_by_the_repository(lair, what, verb
     lair.host.run("test -p /run/a-fifo || mkfifo /run/a-fifo")
     files, links = BY_THE_REPOSITORY[what]
     lair.commit(files, links)
-    lair.ask(verb, patience=40).held()
+    lair.ask(verb).held()
 
 
 def test_finding_13_root_is_not_taken_hostage_by_a_build(lair):
@@ -511,7 +511,7 @@ def test_finding_13_root_is_not_taken_hostage_by_a_build(lair):
     lair.commit({"talk.py": TALKATIVE})
     lair.mallory.configure(build=["python3 talk.py"])
     try:
-        salt(lair.host, "state.apply", "django", patience=90).held()
+        salt(lair.host, "state.apply", "django").held()
     finally:
         lair.mallory.configure(build=None)
 
@@ -534,7 +534,7 @@ def test_finding_13_root_is_not_taken_hostage_by_a_health_page(lair):
         "urlpatterns = [", "from . import slow\nurlpatterns = [path('healthz', slow.slowly),"
     )
     lair.commit({"website/slow.py": SLOW_VIEW, "website/urls.py": urls})
-    done = lair.release(patience=60).held()
+    done = lair.release().held()
     assert done.returncode and done.seconds < 15 + 5 + 20, done
 
 
@@ -560,7 +560,7 @@ def test_finding_14_abstract_socket_with_a_newline(lair, kind):
     lair.start("forger", "python3", "-c", text, user="65534")
     try:
         lair.shop.repository.commit(version(f"14 {kind}"))
-        done = salt(lair.host, "django.release", "shop", patience=60)
+        done = salt(lair.host, "django.release", "shop")
         lair.shop.get("/")
         assert done.returncode == 0 and "Traceback" not in done.stderr, done
         assert done.seconds < 12, done
