@@ -235,6 +235,8 @@ def of(settings: Settings, context: Context) -> Environment:
         known = settings.given.get(name) if known is None else known
         if known is None and variable.required and variable.accepted:
             known = variable.accepted
+        if known == "" and variable.filled and name in {value.source for value in _parts(settings).values()}:
+            known, place = "unused", f"{place}: the settings refuse an empty one; `database` replaces it"
         if name in settings.set_by_application:
             given = settings.set_by_application[name]  # workers and commands of manage.py do not import that module
             result.environment[name] = (given, f"set by {context.application}")

@@ -352,7 +352,9 @@ def _copy_of_database(path: str, engine: str) -> list[str]:
 
 def _health(report: Report, roots: list[Path], settings: Settings) -> None:
     """Guess the path of the health check, and the header by which the project recognises https."""
-    path, comment = django_project_routes.health_path(roots, settings.get("ROOT_URLCONF"))
+    urls = settings.get("ROOT_URLCONF")
+    from_template = f"{report.application.rpartition('.')[0]}.urls"  # where Django's project template has them
+    path, comment = django_project_routes.health_path(roots, urls if isinstance(urls, str) else from_template)
     health: dict[str, Any] = {"path": path} if path else {}
     if settings.get("SECURE_SSL_REDIRECT") is True:
         header = settings.get("SECURE_PROXY_SSL_HEADER")

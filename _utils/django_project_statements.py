@@ -76,6 +76,7 @@ class Statements(Readers):
         super().__init__(given)
         self.roots = roots
         self.modules: dict[Path, Namespace] = {}
+        self.perhaps: set[Path] = set()
         self.handled: list[set[str]] = []
         self.handling = 0
         self.sources: dict[str, dict[str, str]] = {}
@@ -87,11 +88,18 @@ class Statements(Readers):
         return django_project_python_path.find_module(self.roots, module) if module else None
 
     def imported(self, module: str) -> Namespace | None:
-        """Return a module of the project; None if it is not one."""
+        """Return a module of the project; None if it is not one.
+
+        It is evaluated again where it is surely imported, and was only perhaps before.
+        """
         path = self.module_file(module)
         if not path:
             return None
-        if path not in self.modules and len(self.modules) < _MODULES:
+        if self.certain and path in self.perhaps:
+            del self.modules[path]
+        is_known = path in self.modules or len(self.modules) >= _MODULES
+        if not is_known:
+            (self.perhaps.discard if self.certain else self.perhaps.add)(path)
             shown = {"__file__": Value(str(path)), "__name__": Value(module)}
             self.modules[path] = Namespace(shown)
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -259,6 +267,7 @@ class Statements(Readers):
         for name in names - {name for name, value in self.given.items() if value}:
             if name in self.variables and self.variables[name].kind != "bool":
                 self.variables[name].required = True
+                self.variables[name].filled = True
 
     def _accept(self, test: ast.expr, frame: Frame, refuses: bool) -> None:
         """Record the text of a variable without which code raises an exception: ``if env.get("X") != "1": raise``."""

@@ -132,6 +132,7 @@ class Variable:
             ``cache`` or ``email``; ``dj_cache`` and ``dj_email`` in the notation of environs.
         is_read: whether its value is read, not only whether it is set.
         default: the text that it has by default; empty for other values.
+        filled: whether an empty text is refused.
         accepted: the text without which the settings raise an exception; empty if any will do.
     """
 
@@ -141,6 +142,7 @@ class Variable:
     kind: str = "text"
     is_read: bool = False
     default: str = ""
+    filled: bool = False
     accepted: str = ""
 
 

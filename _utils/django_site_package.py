@@ -83,8 +83,10 @@ _BY_PREFIX = re.compile(r"(django(?!_formula)|drf|wagtail)_\w+$")
 #: Modules that projects have in their settings for development and leave out of their requirements; no other package
 #: brings them.
 LEFT_OUT = {
-    *("anymail", "corsheaders", "debug_toolbar", "decouple", "dj_database_url", "django_extensions", "django_q"),
-    *("environ", "import_export", "sentry_sdk", "silk", "whitenoise", "widget_tweaks"),
+    *("anymail", "channels_redis", "corsheaders", "crispy_bootstrap4", "crispy_bootstrap5", "debug_toolbar"),
+    *("decouple", "dj_database_url", "django_celery_beat", "django_celery_results", "django_extensions", "django_q"),
+    *("django_redis", "drf_spectacular", "drf_yasg", "environ", "import_export", "sentry_sdk", "silk", "whitenoise"),
+    *("widget_tweaks",),
 }
 
 #: Modules that pages are made with and that few other packages bring → what the names of these have.
@@ -96,6 +98,7 @@ SELDOM = {
     "pptx": r"pptx",
     "qrcode": r"two-factor|otp|mfa|allauth|qr",
     "reportlab": r"pdf|svglib|rlpycairo|barcode",
+    "rest_framework_simplejwt": r"simplejwt|djoser|rest-auth|ninja-jwt",
     "stripe": r"stripe|pay",
     "whoosh": r"whoosh",
     "xlrd": r"import-export|tablib|pandas|excel",
