@@ -37,11 +37,12 @@ def _has_tables(folder: Path) -> bool:
 
 
 def _is_model(node: ast.ClassDef) -> bool:
-    """Return whether a class is a model with fields, and neither abstract nor unmanaged."""
+    """Return whether a class is a model with fields, or a user, and neither abstract nor unmanaged."""
     bases = [django_project_code.dotted(base) for base in node.bases]
     calls = [part.value.func for part in node.body if isinstance(part, ast.Assign) and isinstance(part.value, ast.Call)]
     has_fields = any(django_project_code.dotted(call).startswith("models.") for call in calls)
     meta = next((part for part in node.body if isinstance(part, ast.ClassDef) and part.name == "Meta"), None)
     texts = {ast.unparse(part) for part in meta.body} if meta else set()
     has_table = not texts & {"abstract = True", "managed = False", "proxy = True"}
-    return any(base.endswith("Model") for base in bases) and has_fields and has_table
+    is_user = any(base.endswith(("AbstractUser", "AbstractBaseUser")) for base in bases)
+    return has_table and (is_user or (has_fields and any(base.endswith("Model") for base in bases)))
