@@ -53,6 +53,7 @@ def blog(master, module_hosts, repositories) -> Site:
     web1 = Driven(minion, by=master, command=("salt", "--timeout=600"))
     key, token = f"{CANARY}-secret-key-of-the-pillar", f"{CANARY}-token"
     blog = Site(web1, repositories(minion), secret_key=key, secrets={"API_TOKEN": token})
+    blog.configure(packages=["libmagic1"])  # which libmagic1t64 provides on Debian 13
     master.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=180)
     blog.foreseen = blog.apply(test=True)
     blog.before = minion.run("ls /srv /usr/bin/git /usr/sbin/nginx", check=False).stdout.split()
