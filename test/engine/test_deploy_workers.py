@@ -28,6 +28,8 @@ from django_host_command import DeploymentError
 from django_release_workers import SwitchLock
 from world import commit
 
+pytestmark = pytest.mark.slow  # workers that are waited for
+
 ONE, TWO, THREE = (f"000{number}-{commit(name)[:12]}" for number, name in enumerate(("one", "two", "three"), 1))
 WORKERS = {"mail": {"kind": "rq"}, "feed": {"kind": "command", "command": "manage.py follow_feed", "patience": "2h"}}
 

@@ -28,6 +28,8 @@ from django_host_command import DeploymentError
 from django_release_health import Raised
 from specimen import FACTS, formula_templates
 
+pytestmark = pytest.mark.slow  # answers that are waited for
+
 
 def read_uwsgi(connection: socket.socket) -> dict[str, str]:
     """The variables of a request in the uwsgi protocol."""

@@ -18,6 +18,8 @@ import pytest
 from django_host_command import DeploymentError
 from upstream import Upstream
 
+pytestmark = pytest.mark.slow  # transfers that wait
+
 
 @pytest.fixture
 def upstream(tmp_path):
@@ -530,7 +532,6 @@ def smart(repository, pause):
     return answer
 
 
-@pytest.mark.slow
 def test_slow_transfer_completes(cloned, upstream):
     commit = upstream.commit({"film": os.urandom(1 << 20)})
     with web(smart(upstream, lambda _sent: 0.25)) as (port, _requests):

@@ -21,6 +21,8 @@ from django_host_command import DeploymentError
 from specimen import ROOT, compiled
 from world import commit
 
+pytestmark = pytest.mark.slow  # whole applies by Salt
+
 POSTGRESQL = django_database_setup.SERVERS["postgres"]
 KEY = "canary-0123456789-canary"
 SITE = {"repository": "https://git.example.org/blog.git", "revision": "main", "domains": ["blog.example.org"]}

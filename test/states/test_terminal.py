@@ -12,6 +12,8 @@ import pytest
 import salt.loader
 from django_host_command import DeploymentError
 
+pytestmark = pytest.mark.slow  # whole applies by Salt
+
 SITE = {"repository": "https://git.example.org/blog.git", "revision": "main", "domains": ["blog.example.org"]}
 STEPS = ("database", "tls", *(step.__name__ for step in django_deploy_steps.RELEASE), "acme")
 #: What an error, a value or a project's own text may have.
