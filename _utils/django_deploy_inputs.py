@@ -12,7 +12,7 @@ from django_site import Site
 _NOT_INPUTS = {
     *("state", "remove_data", "adopt", "repository", "folder", "revision", "deploy", "deploy_key", "known_hosts"),
     *("redirect_domains", "packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases"),
-    *("timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules"),
+    *("timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules", "fleet", "balancer"),
 }
 #: Keys of `static:push` that change no file in the store.
 _NOT_PUSHED = {"key", "secret", "ssh_key", "known_hosts", "prune", "timeout"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import django_kinds
+import django_pillar_fleet
 import django_pillar_worker
 from django_pillar_check import Problem, Rules, check, lines, plain, prune, report, resolve, shown, traps
 from django_pillar_database import oversized
@@ -29,12 +30,13 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         schema: ``schema.yaml``.
         platforms: ``platforms.yaml``.
         grains: of the minion; ``os_family``, ``os`` and ``osmajorrelease`` choose the platform, ``init`` is systemd
-            where that is PID 1, ``uid`` is the user of Salt.
+            where that is PID 1, ``uid`` is the user of Salt, ``id`` is the minion's name.
 
     Returns:
         ``errors``: lines that name the key and the mistake.
         ``sites`` and ``absent``: configurations by the name of the site, empty when there are errors; each secret is a
         reference to its place, ``{"pillar": "django:sites:blog:secret_key"}``.
+        ``balanced``: configurations of the sites that this host balances between their hosts.
         ``servers``: database engines with a server on this host.
         ``stores``: kinds of the servers that each site has of its own. ``proxies``: kinds of proxies.
         ``default_servers``: by proxy, templates of the server that refuses unknown hosts.
@@ -51,7 +53,8 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     report(found, departures)
     layers = given if isinstance(given, dict) else {}
     process = _process_manager(layers, grains, found)
-    configurations, problems = _configurations(layers, platform.get("defaults", {}), rules, process)
+    host = str(grains.get("id", ""))
+    configurations, problems = _configurations(layers, platform.get("defaults", {}), rules, process, host)
     report(found, problems)
     sites = {} if found else configurations
     return {"errors": lines(found), **_summary(sites), "platform": platform, "process": process}
@@ -61,11 +64,13 @@ def _summary(configurations: dict[str, Any]) -> dict[str, Any]:
     """Return the sites that are present and absent, and which database servers and proxies the host needs for them."""
     absent = {name: site for name, site in configurations.items() if site["state"] == "absent"}
     sites = {name: site for name, site in configurations.items() if name not in absent}
+    fleets = {name: site["fleet"] for name, site in configurations.items() if "fleet" in site}
     databases = [database for site in sites.values() for database in site["databases"].values()]
     proxies = sorted({site["proxy"]["kind"] for site in sites.values()} - {"none"})
     return {
         "sites": sites,
         "absent": absent,
+        "balanced": {name: configurations[name] for name, one in fleets.items() if "balancer" in one["parts"]},
         "servers": sorted({database["engine"] for database in databases if database["manage"]}),
         "stores": {name: django_kinds.own_stores(site) for name, site in sites.items()},
         "templates": {name: django_kinds.templates(site) for name, site in sites.items()},
@@ -103,7 +108,9 @@ def _process_manager(layers: Any, grains: Any, found: list[Problem]) -> str:
     return str(chosen) if chosen != "auto" else "systemd" if init == "systemd" else "supervisor"
 
 
-def _configurations(layers: Any, platform: Any, rules: Rules, process: str) -> tuple[dict[str, Any], list[Problem]]:
+def _configurations(
+    layers: Any, platform: Any, rules: Rules, process: str, host: str
+) -> tuple[dict[str, Any], list[Problem]]:
     """Return the configuration of each site, and what contradicts itself in them."""
     problems: list[Problem] = []
     site_rules = rules["properties"]["defaults"]
@@ -123,6 +130,8 @@ def _configurations(layers: Any, platform: Any, rules: Rules, process: str) -> t
             part_rules = site_rules["properties"][part]
             problems += fill_by_kind((part,), site[part], own.get(part) or {}, part_rules, name)
         problems += django_pillar_worker.complete(site, own, site_rules, name)
+        problems += [((*path, *key), text) for key, text in django_pillar_fleet.complete(site, host)]
         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
         problems += oversized(own, path)
+        django_pillar_fleet.settle(site)
     return configurations, [*problems, *contradictions_between(configurations)]

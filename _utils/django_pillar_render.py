@@ -29,6 +29,7 @@ MODULES = (
     "django_pillar_database",
     "django_pillar_store",
     "django_pillar_static",
+    "django_pillar_fleet",
     "django_pillar_site",
     "django_pillar",
 )

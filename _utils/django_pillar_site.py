@@ -12,6 +12,7 @@ from typing import Any
 
 import django_pillar_database
 import django_pillar_email
+import django_pillar_fleet
 import django_pillar_listen
 import django_pillar_proxy
 import django_pillar_schedule
@@ -186,6 +187,8 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_worker.resources,
     django_pillar_schedule.schedules,
     django_pillar_email.email,
+    django_pillar_fleet.hosts,
+    django_pillar_fleet.shared,
 )
 
 

@@ -254,6 +254,143 @@ def test_every_pillar_module_is_rendered() -> None:
     }
 
 
+# The hosts of a site
+
+
+FLEET = {
+    "secret_key": "of-the-master-and-at-least-twenty-characters",
+    "database": {"engine": "postgres", "host": "10.0.0.5", "name": "blog", "user": "blog", "password": "hunter2"},
+    "media": {"shared": False},
+    "schedules": {"clean": {"command": "clearsessions", "at": "daily"}},
+}
+KNOWN = {"web1": "10.0.0.1", "web2": "10.0.0.2", "lb1": "10.0.0.9"}
+COMMIT = "3f2a9c1b77de0000000000000000000000000000"
+
+
+def on(host: str, hosts: dict[str, Any], *, known: bool = True, **options: Any) -> dict[str, Any]:
+    """The pillar of a site with these hosts, as one of them compiles it."""
+    fleet = {"fleet": {"commit": COMMIT, "sequence": 7, "held": [], "addresses": KNOWN}} if known else {}
+    site = {**SITE, **FLEET, "hosts": hosts, **fleet, **options}
+    return compiled({"django": {"sites": {"blog": site}}}, {**GRAINS, "id": host})
+
+
+def test_each_host_of_a_site_finds_its_part() -> None:
+    hosts = {"web*": ["app"], "lb1": ["balancer"]}
+    web1, web2, lb1, other = (on(host, hosts) for host in ("web1", "web2", "lb1", "db1"))
+    assert [one["errors"] for one in (web1, web2, lb1, other)] == [[]] * 4
+    assert [[*one["sites"]] for one in (web1, web2, lb1, other)] == [["blog"], ["blog"], [], []]
+    assert [[*one["absent"]] for one in (web1, web2, lb1, other)] == [[], [], ["blog"], ["blog"]]
+    assert [[*one["balanced"]] for one in (web1, web2, lb1, other)] == [[], [], ["blog"], []]
+    fleet = web2["sites"]["blog"]["fleet"]
+    assert fleet["host"] == "web2" and fleet["parts"] == ["app"]
+    assert {name: entry["address"] for name, entry in fleet["hosts"].items()} == KNOWN
+    assert fleet["release"] == {"commit": COMMIT, "sequence": 7, "held": []}
+    assert web1["sites"]["blog"]["proxy"]["trusted"] == ["10.0.0.9"]
+    assert "schedules" in web1["sites"]["blog"] and "schedules" not in web2["sites"]["blog"]
+
+
+def test_a_site_without_hosts_is_not_changed_by_what_fleets_have() -> None:
+    assert not {"hosts", "fleet", "balancer"} & site().keys() and "shared" not in site()["media"]
+
+
+def test_a_host_that_loses_its_part_keeps_its_data() -> None:
+    absent = on("web2", {"web1": ["app"]}, remove_data=True)["absent"]["blog"]
+    assert absent["state"] == "absent" and absent["remove_data"] is False
+
+
+def test_a_host_alone_needs_nothing_in_common() -> None:
+    alone = on("web1", {"web1": ["app"]}, known=False, secret_key=None, database={"engine": "sqlite"}, media={})
+    assert alone["errors"] == [] and [*alone["sites"]] == ["blog"]
+
+
+WRONG_FLEETS = {
+    "no-app": ({"web1": []}, {}, ["hosts — expected at least one host with the part app"]),
+    "both-parts": (
+        {"web1": ["app", "balancer"]},
+        {},
+        ["hosts:web1 — expected app or balancer, got both: each needs port 80 of its host"],
+    ),
+    "unknown-minion": (
+        {"web1": ["app"], "web7": ["app"]},
+        {},
+        [
+            "hosts:web7 — no minion of this master has that name: start it and accept its key, or set address",
+        ],
+    ),
+    "pattern-without-a-match": (
+        {"web1": ["app"], "app*": ["app"]},
+        {},
+        ["hosts:app* — matches no minion whose key the master has accepted"],
+    ),
+    "two-patterns": (
+        {"web*": ["app"], "*1": ["app"]},
+        {},
+        ["hosts:web* — matches web1, which *1 matches too: write web1 itself"],
+    ),
+    "pattern-without-a-master": (
+        {"web*": ["app"], "web1": ["app"]},
+        {"known": False},
+        [
+            "hosts:web* — a pattern needs the names of the master's minions: set module_dirs and ext_pillar in the "
+            "master's configuration (docs/guides/fleet.md), or write each name",
+        ],
+    ),
+    "this-host-is-not-named": (
+        {"web2": ["app"], "web3": ["app"]},
+        {"known": False},
+        ["hosts — expected web1, the name of this host's minion, among web2, web3"],
+    ),
+    "what-they-need-in-common": (
+        {"web1": ["app"], "web2": ["app"]},
+        {
+            "secret_key": None,
+            "database": {"engine": "sqlite"},
+            "media": {},
+            "secrets": {"TOKEN": {"generate": 50}},
+            "queue": {"engine": "redis"},
+            "deploy": "manual",
+        },
+        [
+            "databases:default:engine — a file of SQLite is on one host only, and the hosts with the part app need one "
+            "database: set host",
+            "deploy — has no effect with hosts: salt-run django.deploy makes their releases",
+            "media:shared — missing: the hosts with the part app have an own folder for uploads each: true if "
+            "ROOT/media is a mount of the same files on all, false if the project stores uploads elsewhere or has none",
+            "queue:host — missing: the hosts with the part app need one server",
+            "secret_key — missing: the hosts with the part app need the same key: set it, or module_dirs and "
+            "ext_pillar in the master's configuration (docs/guides/fleet.md)",
+            "secrets:TOKEN — each of the hosts with the part app would generate another value: set the value",
+        ],
+    ),
+    "own-database-server": (
+        {"web1": ["app"], "web2": ["app"]},
+        {"database": {"engine": "postgres"}},
+        ["databases:default:host — missing: the hosts with the part app need one database server"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("hosts", "options", "errors"), WRONG_FLEETS.values(), ids=[*WRONG_FLEETS])
+def test_hosts_that_are_no_fleet_are_named(hosts: Any, options: dict[str, Any], errors: list[str]) -> None:
+    found = on("web1", hosts, **options)["errors"]
+    assert found == [f"django:sites:blog:{line}" for line in errors]
+
+
+def test_a_balancer_needs_the_addresses_of_all_hosts() -> None:
+    text = "its address is not known to the master yet: let it apply once more, or set address"
+    fleet = {"commit": "", "sequence": 0, "held": [], "addresses": {**KNOWN, "web2": ""}}
+    wrong = on("lb1", {"web*": ["app"], "lb1": ["balancer"]}, fleet=fleet)
+    assert wrong["errors"] == [f"django:sites:blog:hosts:web2 — {text}"]
+
+
+def test_hosts_of_the_master_without_hosts_of_the_pillar_are_refused() -> None:
+    result = compiled({"django": {"sites": {"blog": {**SITE, "fleet": {}, "media": {"shared": True}}}}})
+    assert result["errors"] == [
+        "django:sites:blog:fleet — has no effect without hosts",
+        "django:sites:blog:media:shared — has no effect without hosts",
+    ]
+
+
 def test_pillar_without_django_is_an_error(rendered: Render) -> None:
     assert rendered({})[0]["errors"] == ["django — expected a map, got nothing (null)"]
 
@@ -294,4 +431,6 @@ def test_pillar_example_has_every_option() -> None:
     given |= {f"proxy:limit_req:{name}" for name in shown["blog"]["proxy"]["limit_req"]}
     given |= {"server:options:harakiri", "settings:DEBUG"}
     given |= {f"cache:{name}" for site in (shown["kiosk"], shown["blog"]) for name in site["queue"]}  # the same keys
+    fleet = yaml.safe_load((ROOT / "examples/fleet.sls").read_text())["django"]["sites"]["blog"]
+    given |= {"fleet", *fleet, *(f"media:{name}" for name in fleet["media"])}  # `fleet` is set on the master
     assert {*options(rules)} - given == set()

@@ -69,6 +69,7 @@ VALUES: list[Any] = [
         "salt://a",
     ),
     *("sdb://a/b", "x" * 20, "-----BEGIN RSA PRIVATE KEY-----\nAA==\n", "root", "www-data", "blog-build", "kombu<5.6"),
+    *("3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d", "10.0.0.5"),
     *(
         "SECRET_KEY",
         "DEBUG",

@@ -1,0 +1,159 @@
+"""The hosts of a site: which there are, what each is for, and what contradicts that.
+
+A site without ``hosts`` is on this host alone. With it every host gets the same pillar and finds its own part by its
+minion's name. What the master knows comes as ``fleet``, from the formula's external pillar: the addresses of its
+minions, and the commit that the hosts have in common.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+from typing import Any
+
+from django_pillar_check import Problem
+
+Site = dict[str, Any]
+#: The characters of a pattern of names.
+_PATTERN = frozenset("*?[")
+#: What the master's configuration needs, for hints.
+MASTER = "module_dirs and ext_pillar in the master's configuration (docs/guides/fleet.md)"
+
+
+def run() -> dict[str, Any]:
+    """Return nothing: Salt's py renderer only registers this module (see `django_pillar_render`)."""
+    return {}
+
+
+def complete(site: Site, host: str) -> Iterator[Problem]:
+    """Give a site its ``fleet``: the hosts by name, the parts of this one, and what the master says of the release.
+
+    A site with ``hosts`` that has no part for this host gets none; one without ``hosts`` is not changed.
+
+    Args:
+        site: its configuration, which is changed.
+        host: the name of this host's minion.
+    """
+    hosts, known = site.pop("hosts", None), site.pop("fleet", None)
+    if not hosts:
+        for key in [("fleet",)] * bool(known) + [("media", "shared")] * (site["media"]["shared"] is not None):
+            yield key, "has no effect without hosts"
+        return
+    addresses = known["addresses"] if known else {}
+    found: dict[str, Any] = {}
+    for name in sorted(hosts, key=lambda name: (is_pattern(name), name)):
+        matching = fnmatch.filter(sorted(addresses), name) if is_pattern(name) else [name]
+        if is_pattern(name) and not known:
+            yield (
+                ("hosts", name),
+                f"a pattern needs the names of the master's minions: set {MASTER}, or write each name",
+            )
+        elif not matching:
+            yield ("hosts", name), "matches no minion whose key the master has accepted"
+        for one in matching:
+            if one in found and is_pattern(name) and is_pattern(found[one]["by"]):
+                yield ("hosts", name), f"matches {one}, which {found[one]['by']} matches too: write {one} itself"
+            found.setdefault(one, {**_entry(hosts[name]), "by": name})
+    for name, entry in found.items():
+        if known and name not in addresses and not entry["address"]:
+            yield ("hosts", name), "no minion of this master has that name: start it and accept its key, or set address"
+        entry["address"] = entry["address"] or addresses.get(name, "")
+        del entry["by"]
+    if not known and host not in found:
+        yield ("hosts",), f"expected {host}, the name of this host's minion, among {', '.join(found)}"
+    parts = found[host]["parts"] if host in found and site["state"] == "present" else []
+    release = {key: known[key] for key in ("commit", "sequence", "held")} if known else None
+    site["fleet"] = {"host": host, "parts": parts, "hosts": dict(sorted(found.items())), "release": release}
+    trusted = site["proxy"]["trusted"]
+    balancers = [entry["address"] for entry in found.values() if "balancer" in entry["parts"] and entry["address"]]
+    site["proxy"]["trusted"] = [*trusted, *(address for address in balancers if address not in trusted)]
+
+
+def is_pattern(name: str) -> bool:
+    """Return whether a key of ``hosts`` stands for several minions."""
+    return not _PATTERN.isdisjoint(name)
+
+
+def _entry(value: Any) -> dict[str, Any]:
+    """Return a host's entry in one shape: its parts may be written as a list alone."""
+    entry = value if isinstance(value, dict) else {"parts": value}
+    return {
+        "parts": sorted(entry.get("parts") or []),
+        "address": entry.get("address") or "",
+        "weight": entry.get("weight") or 100,
+        "backup": bool(entry.get("backup")),
+    }
+
+
+def hosts_with(site: Site, part: str) -> list[str]:
+    """Return the names of a site's hosts that have a part, in order; none for a site without ``hosts``."""
+    return [name for name, entry in site.get("fleet", {}).get("hosts", {}).items() if part in entry["parts"]]
+
+
+def settle(site: Site) -> None:
+    """Leave out what this host does not do: the whole site without the part `app`, schedules on all but the first host.
+
+    To be called once contradictions are found, which are the same on every host.
+    """
+    del site["media"]["shared"]
+    if "fleet" not in site:
+        return
+    if "app" not in site["fleet"]["parts"]:
+        site |= {"state": "absent", "remove_data": False}
+    elif hosts_with(site, "app")[0] != site["fleet"]["host"]:
+        site.pop("schedules", None)
+
+
+# Contradictions within a site
+
+
+def hosts(site: Site, own: Site) -> Iterator[Problem]:
+    """Yield hosts that cannot be one fleet."""
+    if "fleet" not in site or site["state"] != "present":
+        return
+    entries = site["fleet"]["hosts"]
+    if not hosts_with(site, "app"):
+        yield ("hosts",), "expected at least one host with the part app"
+    for name in hosts_with(site, "balancer"):
+        if "app" in entries[name]["parts"]:
+            yield ("hosts", name), "expected app or balancer, got both: each needs port 80 of its host"
+    unknown = [name for name, entry in entries.items() if not entry["address"]]
+    if hosts_with(site, "balancer"):
+        for name in unknown:
+            yield (
+                ("hosts", name),
+                "its address is not known to the master yet: let it apply once more, or set address",
+            )
+    if site["folder"]:
+        yield ("folder",), "the hosts of a site get the same commit: set repository instead"
+    if own.get("deploy") == "manual":
+        yield ("deploy",), "has no effect with hosts: salt-run django.deploy makes their releases"
+
+
+def shared(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield what several app hosts would each have of their own, although the site needs it once."""
+    if len(hosts_with(site, "app")) < 2 or site["state"] != "present":
+        return
+    several = "the hosts with the part app"
+    if not site["secret_key"]:
+        yield ("secret_key",), f"missing: {several} need the same key: set it, or {MASTER}"
+    for name, secret in site["secrets"].items():
+        if "generate" in secret and "value" not in secret:
+            yield ("secrets", name), f"each of {several} would generate another value: set the value"
+    for alias, database in site["databases"].items():
+        key = ("databases", alias)
+        if database["engine"] == "sqlite":
+            yield (*key, "engine"), f"a file of SQLite is on one host only, and {several} need one database: set host"
+        elif database.get("manage"):
+            yield (*key, "host"), f"missing: {several} need one database server"
+    stores: list[tuple[tuple[str, ...], Any]] = [(("queue", "host"), site.get("queue"))]
+    stores += [(("caches", alias, "host"), store) for alias, store in site.get("caches", {}).items()]
+    for place, store in stores:
+        if store and store["engine"] in ("redis", "memcached") and not store["host"]:
+            yield place, f"missing: {several} need one server"
+    if site["media"]["shared"] is None:
+        text = (
+            f"missing: {several} have an own folder for uploads each: true if ROOT/media is a mount of the same "
+            "files on all, false if the project stores uploads elsewhere or has none"
+        )
+        yield ("media", "shared"), text
