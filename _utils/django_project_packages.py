@@ -91,8 +91,8 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     for name, imported in django_project_requirements.writable_packages(required):
         report.extend("writable_packages", [imported], f"{name} writes into its own folder")
     constraint, why = django_project_removed.limit(tree, contents)
-    kombu = django_project_requirements.fitting_kombu(pinned, required)
-    for text, reason in ((constraint, why), django_project_requirements.built_with(pinned, host), kombu):
+    fitting = django_project_requirements.fitting(pinned, required)
+    for text, reason in ((constraint, why), django_project_requirements.built_with(pinned, host), *fitting):
         if text:
             report.extend("constraints", [text], reason)
     makes_code = django_project_requirements.makes_code(required)

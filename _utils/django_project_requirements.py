@@ -62,6 +62,13 @@ _BUILT_SINCE = {
 _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
 #: Pinned package, the first version that is built without it, the first Python without a wheel → what its build needs.
 _BUILT_WITH = (("pyyaml", "6.0.1", "3.12", "cython<3"), ("pyyaml", "6", "3.10", "cython<3"))
+#: Package, its extra, its first version that requires another package without a limit, its first one that has it
+#: right, the other package, and the first version of that which those between do not run with.
+_FITTING = (
+    ("django-allauth", "mfa", "64", "65.8.1", "fido2", "2"),
+    ("jinja2", "", "2", "3", "markupsafe", "2.1"),
+    ("openai", "", "1", "1.55.3", "httpx", "0.28"),
+)
 #: Packages that write into their own folder → the names that they are imported by.
 _WRITE_INTO_THEMSELVES = {"django-simple-bulma": "django_simple_bulma"}
 #: Celery and what it requires of its own authors → the series that replace pins of Celery 4 together.
@@ -131,14 +138,17 @@ def built_with(pinned: Mapping[str, str], python: str) -> tuple[str, str]:
     return "", ""
 
 
-def fitting_kombu(pinned: Mapping[str, str], required: Collection[str]) -> tuple[str, str]:
-    """Return a constraint for a Celery whose kombu would be one that the pinned redis is too old for, and why.
-
-    Empty texts if that is not so. No metadata of kombu says it, unless Celery is required with its extra for Redis.
-    """
+def fitting(pinned: Mapping[str, str], required: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield constraints for packages that are not pinned, of which the newest does not fit a pinned one, and why."""
     if "celery" in required and "kombu" not in pinned and _is_before(pinned.get("redis", ""), "6.1"):
-        return "kombu<5.7", f"kombu 5.7 refuses redis {pinned['redis']}"
-    return "", ""
+        # no metadata of kombu says it, unless Celery is required with its extra for Redis
+        yield "kombu<5.7", f"kombu 5.7 refuses redis {pinned['redis']}"
+    for package, extra, first, fixed, other, limit in _FITTING:
+        pattern = rf"{package}\[(.+,)?{extra}(,.+)?\]" if extra else rf"{package}(\[.+\])?"
+        is_required = any(re.fullmatch(pattern, one) for one in required) and other not in pinned
+        version = pinned.get(package, "")
+        if is_required and _is_before(version, fixed) and not _is_before(version, first):
+            yield f"{other}<{limit}", f"{package} {pinned[package]} does not run with {other} {limit}"
 
 
 def newer_celery(versions: Mapping[str, str], python: str) -> list[str]:

@@ -160,15 +160,23 @@ def test_a_pinned_package_that_cannot_be_built_is_replaced(pinned, python, expec
 @pytest.mark.parametrize(
     ("pinned", "required", "constraint"),
     [
-        ({"redis": "4.2.1"}, ["celery", "redis"], "kombu<5.7"),
-        ({"redis": "6.4.0"}, ["celery", "redis"], ""),
-        ({"redis": "4.2.1", "kombu": "5.2.4"}, ["celery", "kombu", "redis"], ""),
-        ({"redis": "4.2.1"}, ["django-redis", "redis"], ""),
-        ({}, ["celery", "redis"], ""),
+        ({"redis": "4.2.1"}, ["celery", "redis"], ["kombu<5.7"]),
+        ({"redis": "6.4.0"}, ["celery", "redis"], []),
+        ({"redis": "4.2.1", "kombu": "5.2.4"}, ["celery", "kombu", "redis"], []),
+        ({"redis": "4.2.1"}, ["django-redis", "redis"], []),
+        ({}, ["celery", "redis"], []),
+        ({"django-allauth": "65.2.0"}, ["django-allauth[mfa]"], ["fido2<2"]),
+        ({"django-allauth": "65.8.0"}, ["django-allauth[headless,mfa,socialaccount]"], ["fido2<2"]),
+        ({"django-allauth": "65.2.0"}, ["django-allauth[socialaccount]"], []),
+        ({"django-allauth": "63.6.0"}, ["django-allauth[mfa]"], []),
+        ({"django-allauth": "65.8.1"}, ["django-allauth[mfa]"], []),
+        ({"django-allauth": "65.2.0", "fido2": "1.1.3"}, ["django-allauth[mfa]", "fido2"], []),
+        ({"jinja2": "2.11.3", "openai": "1.50.2"}, ["jinja2[i18n]", "openai"], ["markupsafe<2.1", "httpx<0.28"]),
+        ({"jinja2": "3.1", "openai": "0.27.8"}, ["jinja2", "openai"], []),
     ],
 )
-def test_kombu_that_the_pinned_redis_is_too_old_for_is_not_installed(pinned, required, constraint):
-    assert django_project_requirements.fitting_kombu(pinned, required)[0] == constraint
+def test_package_that_is_too_new_for_a_pinned_one_is_not_installed(pinned, required, constraint):
+    assert [one for one, _why in django_project_requirements.fitting(pinned, required)] == constraint
 
 
 @pytest.mark.parametrize(("host", "is_replaced"), [("3.11.2", True), ("3.13.5", True), ("3.10.1", False), ("", False)])
