@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import django_host_file
-import django_project_code
+import django_project
 import django_project_environment
 import django_project_imports
 import django_project_modules
@@ -21,6 +21,7 @@ import django_project_options
 import django_project_python_path
 import django_project_routes
 import django_project_settings
+import django_project_variables
 import django_release
 import django_wall_delegate
 from django_host_command import DeploymentError
@@ -30,8 +31,8 @@ from django_wall_foreign import Foreign
 
 #: A value of a variable that the release has, where it is a secret or depends on the release.
 _SET = "x"
-#: A line of a .env file.
-_OF_FILE = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
+#: A place in the description of an exception, relative to the folder of manage.py.
+_PLACE = re.compile(r"\(([^\s():]+\.py):(\d+)\)")
 #: Modules with the configuration of a site, which its owner writes and no package has.
 _OWNERS = re.compile(
     r"(?:(?:local|my|private|secret|prod|production|live|site|custom|instance|server|env|host|deploy)_?)?"
@@ -47,20 +48,46 @@ def missing_variables(site: Site, release: Path, facts: Mapping[str, Any]) -> li
     Args:
         facts: ``folder``, ``python_path`` and ``settings_module`` of the release.
     """
+    found: list[str] = _asked(site, release, _required, _own(release, facts), _given(site)) or []
+    return found
+
+
+def _given(site: Site) -> dict[str, str]:
+    """Return the variables that the pillar of a site sets, and their values where these are plain texts."""
     given = {name: value if isinstance(value, str) else _SET for name, value in site.config["environment"].items()}
     given |= {secret["variable"]: _SET for secret in site.config["secrets"].values()}
     given |= {database["variable"]: _SET for database in site.config["databases"].values() if database["variable"]}
-    found: list[str] = _asked(site, release, _required, _own(release, facts), given) or []
-    return found
+    return given
 
 
 def _required(source: Path, facts: Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
-    texts = [django_project_code.read(folder / ".env") for folder in (source, roots[0])]
-    listed = [name for text in texts for name in _OF_FILE.findall(text)]
-    known = {**dict.fromkeys(listed, _SET), **given}
+    known = {**dict.fromkeys(django_project_variables.of_files([source, roots[0]]), _SET), **given}
     settings = django_project_settings.read(roots, facts["settings_module"], known, facts.get("application", ""))
+    django_project_variables.add(settings, roots, known)
     return django_project_environment.required(settings)
+
+
+def unset_variables(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
+    """Return a hint with the variables that the line of an exception uses and the site does not set; or empty text."""
+    at, given = f"django:sites:{site.name}", _given(site)
+    for path, line in reversed(_PLACE.findall(cause)):
+        used: dict[str, str] = _asked(site, release, _used, facts, path, int(line)) or {}
+        unset = sorted(name for name in used if not given.get(name))
+        if unset:
+            what = f"{path}:{line} uses {django_project.listed(unset)}, not set or empty"
+            has_database = site.config["databases"].get("default", {}).get("engine")
+            if has_database and re.search(r"DATABASES|dj_database_url", used[unset[0]]):
+                return f"{what}: set {at}:environment:{unset[0]}: {{from: database_url}}"
+            if len(unset) > 1:
+                return f"{what}: set them in {at}:environment or {at}:secrets"
+            return f"{what}: set {at}:environment:{unset[0]}, or {at}:secrets:{unset[0]}"
+    return ""
+
+
+def _used(source: Path, facts: Mapping[str, Any], path: str, line: int) -> dict[str, str]:
+    file = Path(os.path.normpath(source / facts["folder"] / path))
+    return django_project_variables.of_line(file, line) if file.is_relative_to(source) else {}
 
 
 def missing_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:

@@ -306,7 +306,7 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         return {"from": "secret_key"}
     if forms.get("SECRET_KEY_FALLBACKS", "").startswith("list:"):
         return _joined("secret_key_fallbacks", forms["SECRET_KEY_FALLBACKS"])
-    if variable.kind == "database" and ("DATABASES" in forms or _DATABASE_URL.fullmatch(name)):
+    if variable.kind == "database" and (_is_of_database(settings, name) or _DATABASE_URL.fullmatch(name)):
         return {"from": "database_url"}
     if backend := _backend(settings, variable, forms):
         return backend
@@ -321,6 +321,13 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         known = _of_database(settings, name, context.engine)
         return None if part is not None and known == str(part) else known
     return None
+
+
+def _is_of_database(settings: Settings, name: str) -> bool:
+    """Return whether the default database, or all of them, are taken from a variable."""
+    databases = settings.values.get("DATABASES", Value())
+    entries = databases.content if isinstance(databases.content, dict) else {}
+    return name in settings.sources.get("DATABASES", {}) or entries.get("default", Value()).source == name
 
 
 def _is_in_another_text(settings: Settings, name: str) -> bool:

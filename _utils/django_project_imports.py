@@ -22,19 +22,28 @@ def foreign(roots: Sequence[Path], settings: Settings) -> dict[str, Path]:
     Args:
         roots: the folders that the project is imported from.
     """
-    waiting, done, found = [*_first(settings)], set[Path](), dict[str, Path]()
-    while waiting and len(done) < _MOST:
+    found = dict[str, Path]()
+    for path, names in imported(roots, settings).items():
+        for name in (name.partition(".")[0] for name in names):
+            if name not in found and not django_project_python_path.is_own(roots, name):
+                found[name] = path
+    return found
+
+
+def imported(roots: Sequence[Path], settings: Settings) -> dict[Path, list[str]]:
+    """Return the modules of the project that Django surely imports, and what each of them imports.
+
+    Args:
+        roots: the folders that the project is imported from.
+    """
+    waiting, found = [*_first(settings)], dict[Path, list[str]]()
+    while waiting and len(found) < _MOST:
         module = waiting.pop(0)
         path = _file(roots, module)
-        if path and path not in done:
-            done.add(path)
+        if path and path not in found:
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-            names = [name for node in django_project_code.tree(path).body for name in _imported(node, package)]
-            waiting += [part for name in names for part in _packages(name)]
-            top = [name.partition(".")[0] for name in names]
-            found |= {
-                name: path for name in top if name not in found and not django_project_python_path.is_own(roots, name)
-            }
+            found[path] = [name for node in django_project_code.tree(path).body for name in _imported(node, package)]
+            waiting += [part for name in found[path] for part in _packages(name)]
     return found
 
 

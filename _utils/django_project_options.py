@@ -24,6 +24,7 @@ import django_project_python_path
 import django_project_release
 import django_project_requirements
 import django_project_routes
+import django_project_variables
 from django_project_report import Report
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, Value
@@ -55,6 +56,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     engine = _database(report, settings, django_project_requirements.drivers(required))
     _extensions(report, settings, tree)
     _sandbox(report, settings)
+    django_project_variables.add(settings, roots, django_project_variables.of_files([*roots, tree]))
     stores = django_project_background.add(report, tree, roots, settings, required)
     _environment(report, settings, tree, roots, engine, domain, stores.words)
     _configuration(report, settings, tree, roots)

@@ -364,7 +364,8 @@ def _explained(
 
 def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[str, str], cause: str) -> str:
     """Return what to do about a failure of a project: a lock, a missing module or variable, or a known cause."""
-    import django_project_dependency  # which only a failure needs
+    import django_project_advice  # which only a failure needs
+    import django_project_dependency
     import django_project_modules
 
     at = f"django:sites:{site.name}"
@@ -391,7 +392,8 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     if missing:
         return f"set {at}:environment:{missing[0]}, or {at}:secrets:{missing[0]}"
     packages = django_virtualenv.packages(release / "virtualenv")
-    return django_site_cause.hint(site, cause, facts) or django_project_dependency.hint(site, cause, packages)
+    known = django_site_cause.hint(site, cause, facts) or django_project_dependency.hint(site, cause, packages)
+    return known or django_project_advice.unset_variables(site, release, facts, cause)
 
 
 def _absent_file(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:

@@ -271,6 +271,10 @@ _HINTS = (
         "one to {at}:python_packages",
     ),
     (
+        r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+) environment variable\b",
+        "set {at}:environment:{0}, or {at}:secrets:{0}",
+    ),
+    (
         r"ModuleNotFoundError: No module named '(\w+)'(?!\S)",
         "no package that is installed has the module {0}: add the one that has it to {at}:python_packages",
     ),

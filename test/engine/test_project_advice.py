@@ -130,6 +130,76 @@ def test_variable_that_is_none_is_in_the_hint(project_commands, release, cause, 
     assert error.value.hint == hint
 
 
+TEXTS = """import os
+from twilio.rest import Client
+account = "AC1"
+token = os.getenv("TWILIO_KEY")
+region = os.environ.get("REGION", "eu")
+client = Client(account, token, region)
+def send():
+    from_, to = os.environ["SENDER"], env("RECEIVER")
+    return client.send(
+        from_,
+        to,
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("cause", "environment", "hint"),
+    [
+        (
+            "TwilioException: Credentials are required (texts.py:6)",
+            {},
+            "texts.py:6 uses TWILIO_KEY, not set or empty: set django:sites:blog:environment:TWILIO_KEY, or "
+            "django:sites:blog:secrets:TWILIO_KEY",
+        ),
+        (
+            "ValueError: x (texts.py:11), caused by TypeError: x",
+            {"SENDER": "", "TWILIO_KEY": "x"},
+            "texts.py:11 uses RECEIVER, SENDER, not set or empty: set them in django:sites:blog:environment "
+            "or django:sites:blog:secrets",
+        ),
+        ("TwilioException: Credentials are required (texts.py:6)", {"TWILIO_KEY": "x"}, ""),
+        ("TwilioException: x (texts.py:7)", {}, ""),
+        ("TwilioException: x (texts.py:99)", {}, ""),
+        ("TwilioException: x (../../texts.py:6)", {}, ""),
+    ],
+)
+def test_variables_of_the_line_of_an_exception_are_in_the_hint(project_commands, release, cause, environment, hint):
+    write_tree(release / "source", {"texts.py": TEXTS})
+    write_tree(release.parent, {"texts.py": TEXTS})
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=f"Traceback\ncause: {cause}\n")
+    with pytest.raises(DeploymentError) as error:
+        site = configured(environment={"KEY": "x", "TOKEN": "x", "REGION": "x", **environment})
+        django_project_program.start(site, release, FACTS, [])
+    assert error.value.hint == hint
+
+
+def test_url_of_the_database_is_the_hint_where_its_line_uses_an_empty_variable(project_commands, release):
+    lines = "import os, dj_database_url\nurl = os.environ['database']\n"
+    lines += "DATABASES = {'default': dj_database_url.parse(url)}\n"
+    write_tree(release / "source", {"blog/settings.py": lines})
+    log = "Traceback\ncause: ValueError: No support for ''. We support: mysql, postgres (blog/settings.py:3)\n"
+    for engine, cure in (
+        ({"engine": "postgres"}, "{from: database_url}"),
+        (None, ", or django:sites:blog:secrets:database"),
+    ):
+        project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
+        site = configured(environment={"database": ""}, **({"database": engine} if engine else {}))
+        with pytest.raises(DeploymentError) as error:
+            django_project_program.start(site, release, FACTS, [])
+        key = "blog/settings.py:3 uses database, not set or empty: set django:sites:blog:environment:database"
+        assert error.value.hint == (f"{key}: {cure}" if engine else f"{key}{cure}")
+
+
+def test_variables_that_views_require_are_missing_too(release):
+    files = {"blog/urls.py": "from blog import views\n", "blog/views.py": "import os\nA = os.environ['OF_VIEW']\n"}
+    write_tree(release / "source", {**files, "blog/settings.py": f"{SETTINGS}ROOT_URLCONF = 'blog.urls'\n"})
+    site = configured(environment={"KEY": "x", "TOKEN": ""})
+    assert django_project_advice.missing_variables(site, release, FACTS) == ["OF_VIEW", "REGION"]
+
+
 @pytest.mark.parametrize(
     ("cause", "path"),
     [
