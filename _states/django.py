@@ -809,6 +809,60 @@ def proxy_runs(name, kind, http, templates, https=()):
     return {**(runs if runs["changes"] or runs["result"] is False else ret), "name": name, "changes": changes}
 
 
+def balancer(name, sites, gone, platform, templates):
+    """
+    Balance sites between their hosts: configure HAProxy in a unit of its own, have it test the configuration, and
+    reload it. Sites of which this host is no balancer any more are removed; with the last one HAProxy is stopped.
+
+    name
+        Any name.
+    sites
+        Configurations of the sites by name, from ``map.jinja``, as JSON.
+    gone
+        Names of the sites that this host does not balance.
+    platform
+        As for ``django.site``.
+    templates
+        ``salt://`` URLs of the balancer's files.
+
+    .. code-block:: yaml
+
+        The balancer serves its sites:
+          django.balancer:
+            - sites: {{ django.balanced | tojson | yaml_dquote }}
+            - gone: []
+            - platform: {{ django.platform | tojson }}
+            - templates:
+              - salt://django/files/haproxy/haproxy.cfg
+              - salt://django/files/haproxy/haproxy.service
+    """
+    import django_balancer
+    import django_balancer_haproxy
+
+    ret = {"name": name, "changes": {}, "result": True, "comment": "the balancer is unchanged"}
+    sites = json.loads(sites)
+    try:
+        texts = {url: _text(url) for url in templates}
+        entries = {}
+        for key, site in sites.items():
+            status = site["balancer"]["status"]
+            password = _secret(status["password"]["pillar"]) if status else None
+            entries[key] = django_balancer.entry(django_site.Site(site, platform), password)
+        if __opts__["test"]:
+            changes = django_balancer.planned(entries, gone, texts).changes
+        else:
+            changes = django_balancer.apply(entries, gone, texts)
+    except DeploymentError as error:
+        return {**ret, "result": False, "comment": str(error)}
+    if changes:
+        comment = f"the balancer {'would be' if __opts__['test'] else 'has been'} {'changed' if sites else 'removed'}"
+        ret.update(changes=changes, result=None if __opts__["test"] else True, comment=comment)
+    if not sites and not changes:
+        return {**ret, "comment": "this host is no balancer"}
+    runs = running(django_balancer_haproxy.NAME, enable=True) if sites and not changes else ret
+    return {**runs, "name": name} if runs["changes"] or runs["result"] is False else ret
+
+
 def _deployments():
     return __context__.setdefault("django.deployments", {})
 

@@ -47,7 +47,8 @@ SUPERVISOR = Daemon("supervisor", "supervisord.pid", "supervisord")
 POSTGRES = Daemon("postgresql", "postgresql/*.pid", "postgres")
 MARIADB = Daemon("mariadb", "mysqld/*.pid", "mariadbd")
 CRON = Daemon("cron", "crond.pid", "cron")
-DAEMONS = {daemon.service: daemon for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB, CRON)}
+HAPROXY = Daemon("django-haproxy", "django-haproxy/haproxy.pid", "haproxy")  # a unit of the formula's own
+DAEMONS = {daemon.service: daemon for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB, CRON, HAPROXY)}
 
 
 @contextlib.contextmanager

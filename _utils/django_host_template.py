@@ -77,6 +77,27 @@ def apache_header(value: Any) -> str:
     return apache_value(str(value).replace("%", "%%"))
 
 
+def haproxy_value(value: Any) -> str:
+    """Quote a value for HAProxy's configuration, so that nothing in it is expanded.
+
+    Raises:
+        ValueError: it contains a control character.
+    """
+    text = str(value)
+    if not text.isprintable():
+        raise ValueError(f"{text!r} cannot be written to HAProxy's configuration")
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def haproxy_format(value: Any) -> str:
+    """Quote a value for HAProxy's configuration where ``%`` begins a variable.
+
+    Raises:
+        ValueError: it contains a control character.
+    """
+    return haproxy_value(str(value).replace("%", "%%"))
+
+
 @functools.cache
 def _jinja() -> "jinja2.Environment":
     import jinja2  # which the Python of a timer's program does not have
@@ -91,6 +112,8 @@ def _jinja() -> "jinja2.Environment":
         nginx=nginx_value,
         apache=apache_value,
         apache_header=apache_header,
+        haproxy=haproxy_value,
+        haproxy_format=haproxy_format,
         meta=django_wall_headers.meta,
     )
     return environment

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import django_kinds
+import django_pillar_balancer
 import django_pillar_fleet
 import django_pillar_worker
 from django_pillar_check import Problem, Rules, check, lines, plain, prune, report, resolve, shown, traps
@@ -131,6 +132,7 @@ def _configurations(
             problems += fill_by_kind((part,), site[part], own.get(part) or {}, part_rules, name)
         problems += django_pillar_worker.complete(site, own, site_rules, name)
         problems += [((*path, *key), text) for key, text in django_pillar_fleet.complete(site, host)]
+        django_pillar_balancer.complete(site)
         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
         problems += oversized(own, path)
         django_pillar_fleet.settle(site)

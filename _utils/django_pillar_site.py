@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import django_pillar_balancer
 import django_pillar_database
 import django_pillar_email
 import django_pillar_fleet
@@ -189,6 +190,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_email.email,
     django_pillar_fleet.hosts,
     django_pillar_fleet.shared,
+    django_pillar_balancer.balancer,
 )
 
 

@@ -2,6 +2,7 @@
 #
 #   django.sync        our own modules, where they are missing or old
 #   django.clean       removes sites with `state: absent`
+#   django.balancer    HAProxy, where this host balances sites between their hosts
 #   django.place       stops where another deployment is in the path of a site
 #   django.host        packages and uv
 #   django.proxy       nginx and Apache, which reject unknown hosts
@@ -23,6 +24,9 @@ include:
   - django.sync
 {% if django.absent %}
   - django.clean
+{% endif %}
+{% if django.balanced or django.absent.values() | selectattr('fleet', 'defined') | list %}
+  - django.balancer
 {% endif %}
 {% if django.sites %}
   - django.place

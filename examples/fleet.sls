@@ -8,5 +8,11 @@ django:
       hosts:
         'web*': [app]
         lb1: {parts: [balancer], address: 10.0.0.9}
+      balancer:
+        kind: haproxy
+        listen: [80]
+        balance: roundrobin
+        sticky: false
+        status: {password: sdb://vault/balancer}
       database: {engine: postgres, host: db.example.org, name: blog, user: blog, password: sdb://vault/blog-database}
       media: {shared: false}

@@ -1,0 +1,235 @@
+"""The balancer of this host: which sites it balances between their hosts, and which releases let a host in.
+
+What was applied is recorded, so that the verbs of a deployment need no pillar: they change which commits are let in,
+and take a host out and in again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import django_balancer_haproxy
+import django_host_file
+import django_host_folder
+import django_host_port
+import django_server
+import django_site
+from django_host_command import DeploymentError
+from django_host_config import Files
+from django_host_folder import Folder
+from django_host_lock import Lock
+from django_site import Site
+
+STATE = Path("/var/lib/django-formula/balancer")
+#: The sites as they were applied, and the texts of the templates. Of root alone: it has passwords.
+RECORD = STATE / "sites.json"
+
+Entry = dict[str, Any]  # what a balancer has to know of a site
+
+
+class Plan(NamedTuple):
+    """What an apply would record, the files that follow from it, and the changes in them by path."""
+
+    record: dict[str, Any]
+    files: Files
+    changes: dict[str, str]
+
+
+def entry(site: Site, password: str | None) -> Entry:
+    """Return what a balancer has to know of a site.
+
+    Args:
+        site: the site, which is not on this host.
+        password: of its status page.
+    """
+    config, fleet, balancer = site.config, site.config["fleet"], site.config["balancer"]
+    prefix, release = config["path"].rstrip("/"), fleet["release"] or {}
+    port = django_host_port.split(config["proxy"]["listen"][0])[1]
+    health = {key: config["health"][key] for key in ("status", "contains", "headers")}
+    status = balancer["status"]
+    return {
+        "name": site.name,
+        "domains": [*config["domains"], *config["redirect_domains"]],
+        "path": prefix or "/",
+        **{key: balancer[key] for key in ("listen", "balance", "sticky")},
+        "timeout": django_server.of_site(site).timeout(site) + 10,  # the host's own proxy times out first
+        "removed_headers": config["proxy"]["trusted_headers"],
+        "health": {**health, "path": prefix + config["health"]["path"]},
+        "status": status and {"user": status["user"], "password": password, "path": f"{prefix}/.django/balancer"},
+        "servers": [_server(name, host, port) for name, host in fleet["hosts"].items() if "app" in host["parts"]],
+        "commits": [release["commit"]] if release.get("commit") else [],
+        "sequence": release.get("sequence", 0),
+    }
+
+
+def _server(name: str, host: Mapping[str, Any], port: int) -> dict[str, Any]:
+    address = f"[{host['address']}]" if ":" in host["address"] else host["address"]
+    return {
+        "name": name,
+        "place": f"{address}:{port}",
+        "weight": host["weight"],
+        "backup": host["backup"],
+        "cookie": hashlib.sha256(name.encode()).hexdigest()[:12],  # visitors do not learn the names of hosts
+    }
+
+
+def planned(entries: Mapping[str, Entry], gone: Collection[str], templates: Mapping[str, str]) -> Plan:
+    """Return what an apply would change.
+
+    A site that the pillar does not mention any more is kept, as a site is that this host serves.
+
+    Args:
+        entries: the sites of the pillar that this host balances.
+        gone: those that it does not balance any more.
+        templates: texts of the balancer's templates.
+
+    Raises:
+        DeploymentError: a file is in the way, or a template cannot be rendered.
+    """
+    present = _recorded()["sites"]
+    sites = {name: one for name, one in present.items() if name not in gone}
+    sites |= {name: _with_commits(one, present.get(name)) for name, one in entries.items()}
+    files = django_balancer_haproxy.files(sites, templates)
+    changes = django_balancer_haproxy.differences(files)
+    return Plan({"sites": sites, "templates": dict(templates)}, files, changes)
+
+
+def _with_commits(new: Entry, present: Entry | None) -> Entry:
+    """Return a site with the commits that let a host in.
+
+    A deployment sets them while it runs, and it may end between the compilation of the pillar and this apply. So those
+    of the pillar count only if they belong to a later release than the recorded ones.
+    """
+    if not present or new["sequence"] > present["sequence"]:
+        return new
+    return {**new, "commits": present["commits"], "sequence": present["sequence"]}
+
+
+def apply(entries: Mapping[str, Entry], gone: Collection[str], templates: Mapping[str, str]) -> dict[str, str]:
+    """Install what `planned` returns, and return the changes; on failure the balancer goes on as before.
+
+    Raises:
+        DeploymentError: the balancer refuses it, or another process listens on its ports.
+    """
+    with lock().held():
+        plan = planned(entries, gone, templates)
+        if plan.record["sites"]:
+            _refuse_taken_ports(plan.record["sites"].values())
+        _apply(plan)
+    return plan.changes
+
+
+def _refuse_taken_ports(sites: Collection[Entry]) -> None:
+    """Refuse places where this host cannot listen, or another process does."""
+    own = f"{django_balancer_haproxy.NAME}.service"
+    for listen in django_host_port.ordered({listen for site in sites for listen in site["listen"]}):
+        host, port = django_host_port.split(listen)
+        problem = django_host_port.bind_error(host) if host else ""
+        if problem:
+            raise DeploymentError(
+                f"balancer:listen: this host cannot listen on {listen} ({problem}); nothing has been changed",
+                hint="choose an address that ip address shows; for one that the host gets later, as with keepalived, "
+                "set sysctl net.ipv4.ip_nonlocal_bind=1 (or net.ipv6)",
+            )
+        holder = django_host_port.listener(port, ports=django_host_port.listening(host))
+        if holder and holder.unit != own:
+            stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' shows it"
+            raise DeploymentError(
+                f"{listen if host else f'port {port}'} is taken by {holder}, so the balancer cannot listen there; "
+                "nothing has been changed",
+                hint=f"stop that process ({stop}), or set another port in balancer:listen of the site",
+            )
+
+
+def _apply(plan: Plan) -> None:
+    if plan.changes:
+        django_balancer_haproxy.install(plan.files)
+    if plan.record["sites"]:
+        django_host_folder.make(Folder(STATE, "root", "root", 0o700))
+        if _recorded() != plan.record:
+            django_host_file.write_json(RECORD, plan.record, mode=0o600)
+    elif STATE.exists():
+        RECORD.unlink(missing_ok=True)
+        STATE.rmdir()
+
+
+def lock() -> Lock:
+    """Return the lock of this host's balancer."""
+    if not django_site.RUNTIME.is_dir():
+        django_host_folder.make(Folder(django_site.RUNTIME, "root", "root", 0o755))
+    return Lock(
+        django_site.RUNTIME / "balancer.lock",
+        "balancer",
+        busy="another change of the balancer",
+        timeout="60s",
+        hint="wait for it, or end that process, which releases the lock",
+    )
+
+
+def _recorded() -> dict[str, Any]:
+    return django_host_file.read_json(RECORD) or {"sites": {}, "templates": {}}
+
+
+# Verbs
+
+
+def backend(site: str, host: str | None, state: str) -> dict[str, Any]:
+    """Set the state of a host of a site, or only read it.
+
+    Args:
+        site: the site.
+        host: the host; None for all, which can only be read.
+        state: ``ready``, ``drain``, ``maint``, or ``state``, which changes nothing.
+
+    Returns:
+        The hosts by name as the balancer sees them, or the one.
+
+    Raises:
+        DeploymentError: there is no such site, host or state, or the balancer refuses it.
+    """
+    known = [server["name"] for server in _site(site)["servers"]]
+    if state not in (*django_balancer_haproxy.STATES, "state"):
+        raise DeploymentError(f"{state} is no state of a host", hint="use ready, drain, maint or state")
+    if host not in known and (host is not None or state != "state"):
+        raise DeploymentError(f"{host} is no host of {site} that this balancer knows", hint=f"use {', '.join(known)}")
+    if host is not None and state != "state":
+        with lock().held():
+            django_balancer_haproxy.set_state(site, host, state)
+    found = django_balancer_haproxy.servers(site)
+    return found if host is None else {"host": host, **found[host]}
+
+
+def expect(site: str, commits: Collection[str]) -> bool:
+    """Set the commits of which a host gets requests; without any its release does not count.
+
+    Args:
+        site: the site.
+        commits: whole commits.
+
+    Returns:
+        Whether that changed anything.
+
+    Raises:
+        DeploymentError: this host does not balance the site, or the balancer refuses it.
+    """
+    if not all(re.fullmatch("[0-9a-f]{40}", commit) for commit in commits):
+        raise DeploymentError(f"{', '.join(commits)}: expected whole commits")
+    with lock().held():
+        record = _recorded()
+        record["sites"][site] = {**_site(site), "commits": list(dict.fromkeys(commits))}
+        files = django_balancer_haproxy.files(record["sites"], record["templates"])
+        changes = django_balancer_haproxy.differences(files)
+        _apply(Plan(record, files, changes))
+    return bool(changes)
+
+
+def _site(name: str) -> Entry:
+    sites: dict[str, Entry] = _recorded()["sites"]
+    if name not in sites:
+        known = f"it balances {', '.join(sites)}" if sites else "it balances none: apply the pillar on it"
+        raise DeploymentError(f"this host does not balance {name}", hint=known)
+    return sites[name]

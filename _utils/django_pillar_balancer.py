@@ -1,0 +1,54 @@
+"""The balancer of a site's hosts: which options a site has for it, and what contradicts that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import django_kinds
+from django_pillar_check import Problem
+from django_pillar_fleet import hosts_with
+
+Site = dict[str, Any]
+
+
+def run() -> dict[str, Any]:
+    """Return nothing: Salt's py renderer only registers this module (see `django_pillar_render`)."""
+    return {}
+
+
+def complete(site: Site) -> None:
+    """Leave the options out of a site without a balancer; else the balancers may ask its health on each host.
+
+    Their requests have the address of the balancer itself, and those of visitors the visitor's.
+
+    Args:
+        site: its configuration with `fleet`, which is changed.
+    """
+    balancers = hosts_with(site, "balancer")
+    if not balancers:
+        del site["balancer"]
+        return
+    addresses = [site["fleet"]["hosts"][name]["address"] for name in balancers]
+    for part in ("proxy", "maintenance"):
+        allowed = site[part]["allow"]
+        if allowed or part == "maintenance":
+            site[part]["allow"] = [*allowed, *(one for one in addresses if one and one not in allowed)]
+
+
+def balancer(site: Site, own: Site) -> Iterator[Problem]:
+    """Yield what a balancer cannot do, or does not apply to."""
+    if "balancer" not in site:
+        if own.get("balancer"):
+            yield ("balancer",), "has no effect without a host with the part balancer"
+        return
+    if site["tls"]["kind"] != "none":
+        text = "not supported with a host with the part balancer, which serves http: remove it"
+        yield ("tls", "kind"), text
+    if site["proxy"]["kind"] == "none":
+        text = "the balancer sends requests to the web server of each host: set proxy:kind to nginx or apache"
+        yield ("proxy", "kind"), text
+    if "balancer" in site["fleet"]["parts"] and site["process"] != "systemd":
+        yield ("hosts", site["fleet"]["host"]), "a balancer needs systemd as PID 1 of its host"
+    if django_kinds.PROXIES.get(site["proxy"]["kind"]) and not site["proxy"]["listen"]:
+        yield ("proxy", "listen"), "missing: the balancer sends requests to the first port"

@@ -1,0 +1,24 @@
+# The balancer of sites whose `hosts` give this host that part: HAProxy with a unit and a configuration of its own. The
+# service of Debian's package is not started, and an existing haproxy.cfg is left alone.
+{% from "django/map.jinja" import django with context %}
+{% set gone = (django.sites.keys() | list + django.absent.keys() | list) | reject('in', django.balanced) | list %}
+{% if django.balanced %}
+
+The balancer is installed:
+  django.quiet_packages:
+    - pkgs: [{{ django.platform.packages.haproxy }}]
+    - service: haproxy
+{% endif %}
+
+The balancer serves its sites:
+  django.balancer:
+    - sites: {{ django.balanced | tojson | yaml_dquote }}
+    - gone: {{ gone | tojson }}
+    - platform: {{ django.platform | tojson }}
+    - templates:
+      - salt://django/files/haproxy/haproxy.cfg
+      - salt://django/files/haproxy/haproxy.service
+{% if django.balanced %}
+    - require:
+      - django: The balancer is installed
+{% endif %}

@@ -1,0 +1,247 @@
+"""The balancer of a host: its configuration as HAProxy gets it, and which releases let a host in."""
+
+import functools
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import django_balancer
+import django_balancer_haproxy
+import django_host_command
+import django_pillar
+import pytest
+import yaml
+from django_balancer import Entry
+from django_host_command import DeploymentError
+from django_host_template import haproxy_format, haproxy_value
+from django_site import Site
+from specimen import GRAINS, contract, formula_templates
+
+ROOT = Path(__file__).parents[2]
+RENDER = ROOT / "test/render/balancer"
+COMMON = {
+    "secret_key": "of-the-master-and-at-least-fifty-characters-so-that-it-is-good",
+    "database": {"engine": "postgres", "host": "10.0.0.5", "password": "of the database"},
+    "media": {"shared": False},
+}
+OLD, NEW = "a" * 40, "b" * 40
+URLS = django_balancer_haproxy.TEMPLATES
+
+
+@functools.cache
+def _sites() -> str:
+    return (RENDER / "sites.yaml").read_text()
+
+
+def compiled(sites: dict[str, Any], host: str = "lb1") -> dict[str, Any]:
+    pillar = {"django": {"sites": {name: {**COMMON, **site} for name, site in sites.items()}}}
+    schema, platforms = contract("schema.yaml"), contract("platforms.yaml")
+    return django_pillar.compile(pillar, schema, platforms, {**GRAINS, "id": host})
+
+
+def entries(sites: dict[str, Any]) -> dict[str, Entry]:
+    result = compiled(sites)
+    assert result["errors"] == [] and result["sites"] == {}
+    return {
+        name: django_balancer.entry(Site(config, result["platform"]), "of-the-page")
+        for name, config in result["balanced"].items()
+    }
+
+
+def templates() -> dict[str, str]:
+    return {url: formula_templates()[url] for url in URLS}
+
+
+def blog(commit: str = OLD, sequence: int = 1, **options: Any) -> dict[str, Entry]:
+    site = {**yaml.safe_load(_sites())["blog"], "fleet": {"commit": commit, "sequence": sequence}, **options}
+    return entries({"blog": site})
+
+
+@pytest.fixture
+def haproxy(own_host: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done with HAProxy, whose configuration is never refused."""
+    done: list[str] = []
+    state = own_host / "var/lib/django-formula/balancer"
+    monkeypatch.setattr(django_balancer, "STATE", state)
+    monkeypatch.setattr(django_balancer, "RECORD", state / "sites.json")
+    monkeypatch.setattr(django_balancer_haproxy, "SERVERS", state / "haproxy.servers")
+    monkeypatch.setattr(django_balancer_haproxy, "CONFIG", own_host / "etc/haproxy/django.cfg")
+    monkeypatch.setattr(django_balancer_haproxy, "UNIT", own_host / "etc/systemd/system/django-haproxy.service")
+    monkeypatch.setattr(django_balancer_haproxy, "SOCKET", own_host / "run/django-haproxy/admin.sock")
+    monkeypatch.setattr(django_balancer_haproxy, "run", lambda: done.append("run"))
+    monkeypatch.setattr(django_balancer_haproxy, "check", lambda text: done.append("check"))
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: done.append(" ".join(argv)) or "")
+    monkeypatch.setattr(django_balancer.django_host_port, "listener", lambda *_port, **_options: None)
+    return done
+
+
+def commits() -> Any:
+    return json.loads(django_balancer.RECORD.read_text())["sites"]["blog"]["commits"]
+
+
+def test_configuration_of_haproxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole: UPDATE=1 writes what is rendered now, and the diff is the change to review."""
+    monkeypatch.setattr(django_balancer_haproxy, "IPV6", Path(__file__))
+    rendered = django_balancer_haproxy.files(entries(yaml.safe_load(_sites())), templates())
+    for path, text in rendered.items():
+        if os.environ.get("UPDATE"):
+            (RENDER / path.name).write_text(text or "")
+        assert text == (RENDER / path.name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "as_format"),
+    [("plain", "'plain'", "'plain'"), ("it's", "'it'\\''s'", "'it'\\''s'"), ('5% "$X"', "'5% \"$X\"'", "'5%% \"$X\"'")],
+)
+def test_values_are_quoted_for_haproxy(value: str, expected: str, as_format: str) -> None:
+    assert (haproxy_value(value), haproxy_format(value)) == (expected, as_format)
+    with pytest.raises(ValueError, match="cannot be written to HAProxy"):
+        haproxy_value(f"{value}\n    server evil 192.0.2.1:80")
+
+
+NASTY = [
+    "'",
+    '"',
+    "\\",
+    "a'b\\",
+    "$HOME",
+    "${HOME}",
+    "%[src]",
+    "# c",
+    "a # b",
+    "'; daemon",
+    "%",
+    "%%",
+    "{a}",
+    "[a]",
+    "a,b",
+]
+
+
+@pytest.mark.parametrize("value", [*NASTY, *(f"{one} {one}" for one in NASTY)])
+def test_values_stay_one_word_of_haproxy(value: str) -> None:
+    """HAProxy reads a text in single quotes as it is, and ends it at the next one."""
+    word = haproxy_value(value)
+    assert shlex.split(word) == [value] and word[0] == word[-1] == "'"
+    configuration = {
+        "health": {"path": "/x", "contains": value, "headers": {"X-One": value}},
+        "balancer": {"status": {"password": "of-the-page"}},
+    }
+    (site,) = blog(**configuration).values()
+    site["status"]["password"] = value
+    text = django_balancer_haproxy.files({"blog": site}, templates())[django_balancer_haproxy.CONFIG] or ""
+    lines = [shlex.split(line) for line in text.splitlines() if " string " in line or "insecure" in line]
+    assert lines == [["user", "ops", "insecure-password", value], ["http-check", "expect", "string", value]]
+    (sent,) = [shlex.split(line) for line in text.splitlines() if "X-One" in line]
+    assert sent[-2:] == ["X-One", value.replace("%", "%%")]
+
+
+def test_second_apply_changes_nothing_and_the_last_site_takes_all_files_with_it(haproxy: list[str]) -> None:
+    config, unit = django_balancer_haproxy.CONFIG, django_balancer_haproxy.UNIT
+    assert set(django_balancer.planned(blog(), [], templates()).changes) == {str(config), str(unit)}
+    assert not config.exists() and haproxy == []
+    assert django_balancer.apply(blog(), [], templates()) and "run" in haproxy
+    assert config.stat().st_mode & 0o777 == 0o600 and django_balancer.RECORD.stat().st_mode & 0o777 == 0o600
+    haproxy.clear()
+    assert django_balancer.apply(blog(), [], templates()) == {} and haproxy == []
+    assert django_balancer.apply({}, [], templates()) == {}  # a site that the pillar no longer names stays
+    assert django_balancer.apply({}, ["blog"], templates()).keys() == {str(config), str(unit)}
+    assert not any(path.exists() for path in (config, unit, django_balancer.STATE))
+    assert django_balancer.apply({}, ["blog"], templates()) == {}
+
+
+def test_file_that_the_formula_did_not_write_is_not_overwritten(haproxy: list[str]) -> None:
+    django_balancer_haproxy.CONFIG.parent.mkdir(parents=True)
+    django_balancer_haproxy.CONFIG.write_text("global\n")
+    with pytest.raises(DeploymentError, match="was not written by this formula"):
+        django_balancer.apply(blog(), [], templates())
+    assert django_balancer_haproxy.CONFIG.read_text() == "global\n" and haproxy == []
+
+
+def test_everything_is_as_before_when_haproxy_does_not_run_with_it(
+    haproxy: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    django_balancer.apply(blog(), [], templates())
+    before = django_balancer_haproxy.CONFIG.read_text()
+
+    def refused() -> None:
+        raise DeploymentError("it keeps its old configuration")
+
+    monkeypatch.setattr(django_balancer_haproxy, "run", refused)
+    with pytest.raises(DeploymentError, match="keeps its old"):
+        django_balancer.apply(blog(balancer={"balance": "source"}), [], templates())
+    assert django_balancer_haproxy.CONFIG.read_text() == before
+
+
+def test_password_is_in_no_change(haproxy: list[str]) -> None:
+    django_balancer.apply(blog(), [], templates())
+    changes = django_balancer.apply(blog(balancer={"status": {"password": "of-the-page"}}), [], templates())
+    assert "insecure-password **********" in str(changes) and "of-the-page" not in str(changes)
+    assert "'of-the-page'" in django_balancer_haproxy.CONFIG.read_text()
+
+
+def test_commits_of_a_deployment_outlast_applies_until_a_later_release(haproxy: list[str]) -> None:
+    django_balancer.apply(blog(), [], templates())
+    assert commits() == [OLD]
+    assert django_balancer.expect("blog", [OLD, NEW])
+    assert f"^({OLD}|{NEW})" in django_balancer_haproxy.CONFIG.read_text()
+    assert not django_balancer.expect("blog", [OLD, NEW])
+    django_balancer.apply(blog(OLD, 1), [], templates())
+    assert commits() == [OLD, NEW]
+    django_balancer.expect("blog", [NEW])
+    django_balancer.apply(blog(OLD, 1), [], templates())  # a pillar that was compiled before the switch
+    assert commits() == [NEW]
+    django_balancer.apply(blog(OLD, 3), [], templates())
+    assert commits() == [OLD]
+    django_balancer.expect("blog", [])
+    assert "/.django/release" not in django_balancer_haproxy.CONFIG.read_text()
+
+
+def test_verbs_name_what_is_wrong(haproxy: list[str]) -> None:
+    with pytest.raises(DeploymentError, match="does not balance blog\nit balances none"):
+        django_balancer.expect("blog", [NEW])
+    django_balancer.apply(blog(), [], templates())
+    with pytest.raises(DeploymentError, match="does not balance shop\nit balances blog"):
+        django_balancer.backend("shop", None, "state")
+    with pytest.raises(DeploymentError, match=r"web9 is no host of blog .*\nuse web1, web2"):
+        django_balancer.backend("blog", "web9", "drain")
+    with pytest.raises(DeploymentError, match="None is no host"):
+        django_balancer.backend("blog", None, "drain")
+    with pytest.raises(DeploymentError, match="off is no state"):
+        django_balancer.backend("blog", "web1", "off")
+    with pytest.raises(DeploymentError, match="expected whole commits"):
+        django_balancer.expect("blog", ["main"])
+    with pytest.raises(DeploymentError, match=r"django-haproxy does not answer on .*admin.sock"):
+        django_balancer.backend("blog", "web1", "drain")
+
+
+def test_balancer_may_ask_for_the_health_of_a_site_that_is_not_for_everybody() -> None:
+    site = {**yaml.safe_load(_sites())["blog"], "proxy": {"allow": ["192.0.2.0/24"]}}
+    app = compiled({"blog": site}, "web1")["sites"]["blog"]
+    assert app["proxy"]["allow"] == ["192.0.2.0/24", "10.0.0.9"] and app["maintenance"]["allow"] == ["10.0.0.9"]
+
+
+def test_pillar_of_the_guide_is_valid() -> None:
+    (block,) = re.findall(r"(?ms)^```yaml\n(.*?)^```", (ROOT / "docs/guides/balancer.md").read_text())
+    site = yaml.safe_load(block)["django"]["sites"]["blog"]
+    known = {"commit": OLD, "addresses": {"web1": "10.0.0.1", "web2": "10.0.0.2", "lb1": "10.0.0.9"}}
+    result = compiled({"blog": {**site, "fleet": known}})
+    assert result["errors"] == [] and result["balanced"]["blog"]["balancer"]["balance"] == "leastconn"
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "problem"),
+    [
+        ({"tls": {"kind": "self_signed"}}, "tls:kind", "not supported with a host with the part balancer"),
+        ({"proxy": {"kind": "none"}}, "proxy:kind", "the balancer sends requests to the web server of each host"),
+        ({"balancer": {"kind": "nginx"}}, "balancer:kind", "expected haproxy"),
+        ({"balancer": {"status": {}}}, "balancer:status:password", "missing"),
+        ({"hosts": {"web1": ["app"]}, "balancer": {"sticky": True}}, "balancer", "no effect without a host with the"),
+    ],
+)
+def test_what_a_balancer_cannot_do_is_refused(options: dict[str, Any], key: str, problem: str) -> None:
+    errors = compiled({"blog": {**yaml.safe_load(_sites())["blog"], **options}})["errors"]
+    assert any(line.startswith(f"django:sites:blog:{key} — ") and problem in line for line in errors), errors

@@ -1,0 +1,303 @@
+"""HAProxy between the hosts of a site: it loses no request when a host is killed, cut off, drained or behind.
+
+The hosts behind it are nginx alone, which answers with its name, the release that it serves, and what it was sent.
+"""
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import requests
+from client import Load
+from conftest import Hosts
+from lab import Host, podman
+
+OLD, NEW = "a" * 40, "b" * 40
+NGINX = """server {
+    listen 80;
+    server_name blog.example.org;
+    default_type text/plain;
+    location = /.django/release { alias /srv/release; }
+    location = /healthz { return 200 well; }
+    location = /slow { proxy_pass http://127.0.0.1:8000; }
+    location / { return 200 "NAME $http_x_forwarded_for $http_x_forwarded_proto $http_x_forwarded_host"; }
+}
+"""
+STATES = """import csv, socket
+s = socket.socket(socket.AF_UNIX); s.connect("/run/django-haproxy/admin.sock"); s.sendall(b"show stat\\n")
+text = b"".join(iter(lambda: s.recv(65536), b"")).decode()
+print(*(f"{row['svname']}={row['status'].split()[0]}" for row in csv.DictReader(text[2:].splitlines())
+        if row["pxname"] == "django-blog"))
+"""
+
+
+class Fleet:
+    """A balancer `lb` and two hosts `web1` and `web2` behind it."""
+
+    def __init__(self, lb: Host, web: list[Host]):
+        self.lb, self.web = lb, web
+        self.hosts: dict[str, Any] = {host.name: {"parts": ["app"], "address": host.address} for host in web}
+        self.hosts |= {lb.name: {"parts": ["balancer"], "address": lb.address}}
+        self.release: dict[str, Any] = {"commit": OLD, "sequence": 1}
+        self.balancer: dict[str, Any] = {}
+
+    def configure(self, **options: Any) -> None:
+        site = {
+            "repository": "/srv/none",
+            "domains": ["blog.example.org"],
+            "health": {"path": "/healthz"},
+            "secret_key": "k" * 50,
+            "database": {"engine": "postgres", "host": "db.example.org", "password": "of the database"},
+            "media": {"shared": False},
+            "hosts": self.hosts,
+            "fleet": self.release,
+            "balancer": self.balancer,
+            **options,
+        }
+        self.lb.pillar({"django": {"sites": {"blog": site}}})
+
+    def apply(self, **options: Any) -> Any:
+        self.configure(**options)
+        applied = self.lb.apply()
+        assert applied.ok, applied
+        return applied
+
+    def load(self, connections: int = 8, pause: float = 0.08) -> Load:
+        """About a hundred requests a second."""
+        return Load(f"http://{self.lb.address}/", "blog.example.org", connections, pause, release=name_of, timeout=20)
+
+    def serve(self, host: Host, commit: str) -> None:
+        host.write("/srv/release", f"{commit}\n")
+
+    def states(self) -> dict[str, str]:
+        """What HAProxy thinks of each host: UP, DOWN, DRAIN or MAINT."""
+        text = self.lb.run(["python3", "-c", STATES]).stdout
+        return dict(entry.split("=") for entry in text.split() if not entry.startswith("BACKEND"))
+
+    def wait(self, host: Host, state: str, timeout: float = 20) -> float:
+        """Wait until HAProxy gives a host a state, and return the seconds."""
+        began = time.monotonic()
+        while self.states()[host.name] != state:
+            assert time.monotonic() < began + timeout, (host.name, state, self.states())
+            time.sleep(0.05)
+        return round(time.monotonic() - began, 1)
+
+    def backend(self, *arguments: str) -> Any:
+        return self.lb.call("django_fleet.backend", "blog", *arguments)
+
+    def expect(self, *commits: str) -> bool:
+        return bool(self.lb.call("django_fleet.expect", "blog", commits=list(commits)))
+
+    @contextmanager
+    def lossless(self) -> Iterator[Load]:
+        with self.load() as load:
+            load.wait(20)
+            yield load
+            load.wait(50)
+        assert load.failed == [], load.failed[:3]
+
+    def shares(self, count: int, ask: Callable[[], str | None] | None = None) -> Counter[str | None]:
+        return Counter((ask or self.ask)() for _number in range(count))
+
+    def ask(self, **options: Any) -> str | None:
+        return name_of(self.lb.http("/", "blog.example.org", **options).content)
+
+
+def name_of(body: bytes) -> str | None:
+    return body.decode().split()[0] if body.startswith(b"web") else None
+
+
+def answers_of(load: Load, host: Host, since: float) -> int:
+    return sum(answer.release == host.name and answer.time > since for answer in load.answers)
+
+
+def cable(host: Host, state: str) -> None:
+    """Cut a host off, or connect it again; it has no right to do that itself."""
+    pid = podman("inspect", "--format={{.State.Pid}}", host.container).stdout.strip()
+    subprocess.run(["nsenter", f"--target={pid}", "--net", "ip", "link", "set", "eth0", state], check=True)
+
+
+@pytest.fixture(scope="module")
+def fleet(module_hosts: Hosts) -> Fleet:
+    web = [module_hosts(kind="ready", name=name) for name in ("web1", "web2")]
+    for host in web:
+        host.write("/etc/nginx/conf.d/blog.conf", NGINX.replace("NAME", host.name))
+        host.write("/srv/release", f"{OLD}\n")
+        host.run(["systemctl", "reload", "nginx"])
+    lb = module_hosts(name="lb1")
+    fleet = Fleet(lb, web)
+    fleet.configure()
+    return fleet
+
+
+def test_balancer_leaves_an_existing_haproxy_alone(fleet: Fleet) -> None:
+    """Its package starts no service, a dry run changes nothing, and a second apply finds nothing to do."""
+    lb = fleet.lb
+    lb.write("/etc/haproxy/haproxy.cfg", "# theirs\n")
+    planned = lb.apply(test=True)
+    assert planned.ok and planned["The balancer serves its sites"].result is None
+    assert set(planned["The balancer serves its sites"].changes) == {
+        "/etc/haproxy/django.cfg",
+        "/etc/systemd/system/django-haproxy.service",
+    }
+    assert lb.run(["test", "-e", "/etc/haproxy/django.cfg"], check=False).returncode
+    fleet.apply()
+    assert lb.apply().changed == {}
+    assert lb.read("/etc/haproxy/haproxy.cfg") == "# theirs\n"
+    assert lb.run(["systemctl", "is-active", "haproxy"], check=False).stdout.strip() == "inactive"
+    assert lb.run(["stat", "-c", "%a", "/etc/haproxy/django.cfg"]).stdout.strip() == "600"
+    for host in fleet.web:
+        fleet.wait(host, "UP")
+
+
+def test_balancer_says_who_the_visitor_is_and_believes_no_visitor(fleet: Fleet) -> None:
+    assert fleet.shares(10) == {"web1": 5, "web2": 5}
+    lies = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example.org"}
+    _name, address, *rest = fleet.lb.http("/", "blog.example.org", headers=lies).text.split()
+    assert address not in ("192.0.2.1", fleet.lb.address) and rest == ["http"]
+    with pytest.raises(requests.ConnectionError):
+        fleet.lb.http("/", "other.example.org")
+
+
+def test_no_request_is_lost_when_a_web_server_is_killed(fleet: Fleet) -> None:
+    host = fleet.web[0]
+    with fleet.lossless() as load:
+        host.run("systemctl kill --signal=KILL nginx; systemctl stop nginx")
+        out = fleet.wait(host, "DOWN")
+        since = time.time()
+        load.wait(50)
+        assert answers_of(load, host, since) == 0
+        host.run(["systemctl", "start", "nginx"])
+        back = fleet.wait(host, "UP")
+        load.wait(50)
+        assert answers_of(load, host, since) > 0
+    print(f"killed: out after {out} s, back after {back} s, {len(load.answers)} requests")
+
+
+def test_no_request_is_lost_when_a_host_is_cut_off(fleet: Fleet) -> None:
+    host = fleet.web[0]
+    with fleet.lossless() as load:
+        cable(host, "down")
+        out = fleet.wait(host, "DOWN")
+        cable(host, "up")
+        back = fleet.wait(host, "UP")
+    slow = sum(answer.duration > 3 for answer in load.answers)
+    print(f"cut off: out after {out} s, back after {back} s, {len(load.answers)} requests, {slow} over 3 s")
+    assert slow == 0
+
+
+def test_drained_host_gets_no_request_and_stays_drained_over_reloads(fleet: Fleet, pytestconfig: Any) -> None:
+    host = fleet.web[1]
+    reloads = 20 if pytestconfig.getoption("--all") else 4
+    with fleet.lossless() as load:
+        assert fleet.backend(host.name, "drain")["state"] == "drain"
+        since = time.time()
+        for number in range(reloads):
+            assert fleet.expect(OLD, *([NEW] if number % 2 == 0 else []))
+            assert fleet.states() == {"web1": "UP", "web2": "DRAIN"}
+        load.wait(50)
+        assert answers_of(load, host, since + 0.5) == 0
+        shown = fleet.backend()
+        assert {name: entry["state"] for name, entry in shown.items()} == {"web1": "ready", "web2": "drain"}
+        fleet.backend(host.name, "ready")
+        fleet.wait(host, "UP")
+        load.wait(50)
+        assert answers_of(load, host, since) > 0
+    workers = fleet.lb.run(["systemctl", "show", "--value", "--property=NRestarts", "django-haproxy"]).stdout
+    assert workers.strip() == "0"
+
+
+def test_host_behind_gets_requests_only_while_its_commit_is_expected(fleet: Fleet) -> None:
+    """During a switch both commits are; an apply with the pillar of before does not undo that, one of later counts."""
+    early, late = fleet.web
+    fleet.expect(OLD)
+    with fleet.lossless() as load:
+        assert fleet.expect(OLD, NEW)
+        assert fleet.apply().changed == {}
+        fleet.serve(early, NEW)
+        load.wait(50)
+        assert fleet.states() == {"web1": "UP", "web2": "UP"}
+        assert fleet.expect(NEW)
+        fleet.wait(late, "DOWN")
+        since = time.time()
+        load.wait(50)
+        assert answers_of(load, late, since) == 0
+        fleet.release = {"commit": NEW, "sequence": 2}
+        assert fleet.apply().changed == {}
+        fleet.serve(late, NEW)
+        fleet.wait(late, "UP")
+    fleet.release = {"commit": OLD, "sequence": 3}
+    assert "/etc/haproxy/django.cfg" in fleet.apply()["The balancer serves its sites"].changes
+    for host in fleet.web:
+        fleet.serve(host, OLD)
+    for host in fleet.web:
+        fleet.wait(host, "UP")
+
+
+def test_configuration_that_haproxy_refuses_leaves_the_running_one(fleet: Fleet) -> None:
+    lb, template = fleet.lb, "/srv/formula/django/files/haproxy/haproxy.cfg"
+    text, installed = lb.read(template), lb.read("/etc/haproxy/django.cfg")
+    lb.write(template, text.replace("    retries 3", "    tries 3"))
+    with fleet.lossless():
+        applied = lb.apply()
+    lb.write(template, text)
+    assert "HAProxy refuses its new configuration: parsing [/etc/haproxy/django.cfg:" in str(applied.failed)
+    assert "the balancer keeps its running configuration" in str(applied.failed)
+    fleet.configure()
+    fleet.balancer = {"listen": ["192.0.2.7:80"]}
+    fleet.configure()
+    assert "this host cannot listen on 192.0.2.7:80" in str(lb.apply().failed)
+    fleet.balancer = {"listen": [80, 22]}
+    fleet.configure()
+    lb.run(["systemctl", "start", "ssh"])
+    assert "port 22 is taken by sshd" in str(lb.apply().failed)
+    fleet.balancer = {}
+    assert fleet.apply().changed == {} and lb.read("/etc/haproxy/django.cfg") == installed
+
+
+def test_requests_are_distributed_as_the_pillar_says(fleet: Fleet) -> None:
+    one, two = fleet.web
+    fleet.hosts["web1"]["weight"] = 50
+    fleet.apply()
+    assert fleet.shares(30) == {"web1": 10, "web2": 20}
+    fleet.hosts["web2"]["backup"] = True
+    fleet.balancer = {"status": {"password": "of the page"}}
+    fleet.configure()
+    assert "without blanks" in fleet.lb.apply().states[0].name
+    fleet.balancer = {"status": {"password": "of-the-page"}, "sticky": True}
+    changes = fleet.apply().changed
+    assert "of-the-page" not in json.dumps(changes)
+    assert fleet.shares(10) == {"web1": 10}
+    assert fleet.lb.http("/.django/balancer", "blog.example.org").status_code == 401
+    page = fleet.lb.http("/.django/balancer", "blog.example.org", auth=("ops", "of-the-page"))
+    assert page.status_code == 200 and "web2" in page.text
+    del fleet.hosts["web1"]["weight"], fleet.hosts["web2"]["backup"]
+    fleet.apply()
+    with fleet.lb.browser("blog.example.org") as visitor:
+        assert len({name_of(visitor.get("/").content) for _number in range(6)}) == 1
+        assert one.name not in str(visitor.cookies) and two.name not in str(visitor.cookies)
+    for balance in ("source", "leastconn"):
+        fleet.balancer = {"balance": balance}
+        fleet.apply()
+        assert len(fleet.shares(10)) == (1 if balance == "source" else 2)
+
+
+def test_last_site_takes_the_balancer_with_it(fleet: Fleet) -> None:
+    lb = fleet.lb
+    fleet.hosts["lb2"] = {**fleet.hosts.pop("lb1")}
+    fleet.hosts["lb1"] = {"parts": [], "address": lb.address}
+    fleet.configure()
+    assert lb.apply(test=True).ok
+    assert fleet.ask()
+    assert "/etc/haproxy/django.cfg" in fleet.apply()["The balancer serves its sites"].changes
+    assert lb.apply().changed == {}
+    left = lb.run("ls /etc/haproxy /etc/systemd/system /var/lib/django-formula /run", check=False).stdout
+    assert not {"django.cfg", "django-haproxy.service", "balancer", "django-haproxy"} & {*left.split()}
+    assert lb.read("/etc/haproxy/haproxy.cfg") == "# theirs\n"
+    with pytest.raises(requests.ConnectionError):
+        fleet.ask()
