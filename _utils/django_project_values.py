@@ -72,14 +72,6 @@ class Namespace:
 
 
 @dataclass
-class Function:
-    """A function of the project."""
-
-    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-    frame: "Frame"
-
-
-@dataclass
 class Reader:
     """An object by which a project reads its environment.
 
@@ -106,7 +98,7 @@ class Frame:
     names: dict[str, Value]
     file: Path
     module: str = ""
-    outer: "Frame | None" = None
+    outer: Any = None  # a Frame; Salt cannot load a dataclass whose annotation is a text
     called_from: str = ""
     class_kind: str = ""
     results: list[Value] = field(default_factory=list)
@@ -119,6 +111,14 @@ class Frame:
                 return frame.names[name]
             frame = frame.outer
         return None
+
+
+@dataclass
+class Function:
+    """A function of the project."""
+
+    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    frame: Frame
 
 
 @dataclass
