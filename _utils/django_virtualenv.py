@@ -275,12 +275,12 @@ def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dic
 
 def _other_files(folder: str, names: list[str]) -> list[str]:
     """Return what uv does not need: everything except folders and the files that describe packages."""
-    needed = (".txt", ".in", ".toml", ".lock", ".cfg", ".py", ".md", ".rst", ".whl", ".gz", ".json", ".pip")
+    needed = (".txt", ".in", ".toml", ".lock", ".cfg", ".py", ".md", ".rst", ".json", ".pip")
     return [
         name
         for name in names
         if not os.path.isdir(os.path.join(folder, name))
-        and not name.endswith(needed)
+        and not name.endswith((*needed, *django_virtualenv_requirements.ARCHIVES))
         and name not in ("Pipfile", "README", "LICENSE", "VERSION")
     ]
 

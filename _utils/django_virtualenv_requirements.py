@@ -3,6 +3,7 @@
 import ast
 import configparser
 import contextlib
+import hashlib
 import itertools
 import json
 import re
@@ -44,6 +45,9 @@ PROJECT = re.compile(
 PACKAGING = ("pyproject.toml", "setup.py", "setup.cfg")
 _REQUIREMENT = re.compile(r"[A-Za-z][\w.-]*(\[[\w, -]+\])?")
 _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
+#: The ends of names of packages that are files, and such a file in a line of requirements.
+ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_ARCHIVE = re.compile(rf"(?:^|[\s:@])([\w./+-]+(?:{'|'.join(map(re.escape, ARCHIVES))}))(?=[\s;#]|$)", re.MULTILINE)
 #: The most characters that the files may have together.
 _MOST = 8 << 20
 
@@ -293,9 +297,12 @@ def with_included(source: Path, path: Path, done: set[Path]) -> Iterator[Path]:
 
 
 def contents(source: Path, names: list[str]) -> dict[str, str]:
-    """Return the texts of all files that decide which packages are installed, by their paths."""
+    """Return the texts of all files that decide which packages are installed, by their paths.
+
+    Of a package that is a file in the source it is its hash.
+    """
     done: set[Path] = set()
-    texts = {}
+    texts: dict[str, str] = {}
     for name in names:
         for path in with_included(source, source / name, done):
             texts[str(path.relative_to(source.resolve()))] = django_host_file.decoded(path.read_bytes())
@@ -304,4 +311,21 @@ def contents(source: Path, names: list[str]) -> dict[str, str]:
             texts[str(pyproject.relative_to(source))] = django_host_file.decoded(pyproject.read_bytes())
     if any(PROJECT.search(text) for name, text in texts.items() if name.endswith((".txt", ".in"))):
         texts |= {name: text for name in PACKAGING if (text := django_host_file.read_text(source / name)) is not None}
-    return texts
+    return texts | {name: _hash(source / name) for text in [*texts.values()] for name in _archives(source, text)}
+
+
+def _archives(source: Path, text: str) -> Iterator[str]:
+    """Yield the files of a source that requirements name as packages: their paths are those from its top."""
+    top = source.resolve()
+    for name in _ARCHIVE.findall(text):
+        path = (source / name).resolve()
+        if path.is_file() and path.is_relative_to(top):
+            yield str(path.relative_to(top))
+
+
+def _hash(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()

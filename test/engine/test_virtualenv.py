@@ -59,6 +59,24 @@ def test_key_changes_with_every_input_of_the_virtualenv(key, monkeypatch):
     assert len({first, *changed}) == 1 + len(changed) == 12
 
 
+@pytest.mark.parametrize(
+    "line", ["kit.zip", "./kit.zip\n", "kit @ file:kit.zip ; python_version > '3'", "-r base.txt\n  kit.zip  # ours"]
+)
+def test_key_changes_with_a_package_that_is_a_file_of_the_source(key, line):
+    files = {"requirements/prod.txt": f"django\n{line}", "requirements/base.txt": "", "kit.zip": "one"}
+    first = key(files, ["requirements/prod.txt"])
+    assert key(files | {"other.zip": "two"}, ["requirements/prod.txt"]) == first
+    assert key(files | {"kit.zip": "two"}, ["requirements/prod.txt"]) != first
+
+
+@pytest.mark.parametrize("line", ["../kit.zip", "/etc/kit.zip", "https://example.org/kit.zip", "gone.whl"])
+def test_key_has_no_package_outside_of_the_source(key, tmp_path, line):
+    (tmp_path / "kit.zip").write_text("one")
+    first = key({"requirements.txt": line}, ["requirements.txt"])
+    (tmp_path / "kit.zip").write_text("two")
+    assert key({"requirements.txt": line}, ["requirements.txt"]) == first
+
+
 @pytest.mark.parametrize("lock", ["uv.lock", "poetry.lock"])
 def test_key_changes_with_pyproject_of_a_lock(key, lock):
     files = {lock: "lock", "pyproject.toml": "one"}

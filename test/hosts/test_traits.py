@@ -17,7 +17,7 @@ def project(name, repositories, tmp_path_factory, host) -> tuple[Repository, dic
     folder = tmp_path_factory.mktemp(name)
     for path, content in described["files"].items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(content)
+        (folder / path).write_bytes(content if isinstance(content, bytes) else content.encode())
     return repositories(host, f"/srv/git/{name}.git", folder), described["options"]
 
 
@@ -50,9 +50,9 @@ def test_files_in_odd_places(manor):
 
 
 def test_requirements_that_lead_on(manor):
-    """A chain with constraints and an index, and the project itself among them, which is not installed."""
+    """A chain with constraints and an index, an archive, and the project itself among them, which is not installed."""
     listed = manor.host.run(f"ls {manor.root}/current/virtualenv/lib/python3*/site-packages").stdout
-    for package in ("django-5.2.19", "iniconfig-2.3.1", "python_dotenv-1.1.1"):
+    for package in ("django-5.2.19", "iniconfig-2.3.1", "python_dotenv-1.1.1", "kit-1.0"):
         assert f"{package}.dist-info" in listed
     assert "manor" not in listed
 
