@@ -70,17 +70,30 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
 
 
 def _warn_of_missing_files(deployment: Deployment, release: Release, began: float) -> None:
-    """Warn of stylesheets and scripts that the health page links to or inlines and the release does not have.
+    """Warn of stylesheets and scripts that the health page or the home page uses and the release does not have.
 
     Args:
         began: when the instance was started.
     """
     site = deployment.site
     body = django_release_health.body(site, release.path, time.monotonic() + _PATIENCE)
-    deployment.warn(django_release_page.warnings(site, release.path, release.facts, body))
+    found = django_release_page.warnings(site, release.path, release.facts, body)
+    deployment.warn(found or _of_home(site, release))
     if django_release_page.INLINES & django_virtualenv.packages(release.path / "virtualenv").keys():
         log = django_release_instance.process_manager(site, release.path).journal(site, release.path, began)
         deployment.warn(django_release_page.logged(site, log))
+
+
+def _of_home(site: Site, release: Release) -> list[str]:
+    """Return a warning where the page at the site's path lacks files or returns 500, if it is not the health page."""
+    status, body = django_release_health.home(site, release.path, time.monotonic() + _PATIENCE)
+    path = f"{site.config['path'].rstrip('/')}/"
+    if status == 500:
+        return [
+            f"GET {path} on release {release.name} returned 500, and the health check requests another page: the "
+            f"exception is in salt-call django.logs {site.name}, if the project logs it"
+        ]
+    return django_release_page.warnings(site, release.path, release.facts, body, f"the page {path}")
 
 
 def _units(deployment: Deployment, release: Release) -> list[str]:

@@ -231,6 +231,15 @@ def body(site: Site, release: Path, deadline: float) -> str:
     return answers[-1].body if answers and not found.problem else ""
 
 
+def home(site: Site, release: Path, deadline: float) -> tuple[int, str]:
+    """Return how a release answers at the path of its site, and the page; 0 and no page if the health page is there."""
+    health = {**site.config["health"], "path": "/", "contains": ""}
+    if site.config["health"]["path"] in ("/", ""):
+        return 0, ""
+    found, answers = _find(Site({**site.config, "health": health}, site.platform), release, deadline)
+    return (answers[-1].status, "" if found.problem else answers[-1].body) if answers else (0, "")
+
+
 def _find(site: Site, release: Path, deadline: float) -> tuple[Finding, list[Answer]]:
     """Return what a release's health page answers, and the answers of all requests: redirects are followed."""
     headers = site.config["health"]["headers"]

@@ -1,4 +1,4 @@
-"""Stylesheets and scripts that the health page of a release links to, or inlines, and its static files lack."""
+"""Stylesheets and scripts that pages of a release link to, or inline, and its static files lack."""
 
 import html
 import os
@@ -23,18 +23,21 @@ _LOGGED = re.compile(
 _SHOWN, _LONGEST = 5, 200
 
 
-def warnings(site: Site, release: Path, facts: Mapping[str, Any], body: str) -> list[str]:
+def warnings(
+    site: Site, release: Path, facts: Mapping[str, Any], body: str, name: str = "the health page"
+) -> list[str]:
     """Return a warning with the files of STATIC_URL that a page links to and the release does not have.
 
     Args:
         facts: of the release: ``static_url``, ``collected``.
         body: the page; the site controls it.
+        name: what the warning calls the page.
     """
     if facts.get("collected") is None or not facts.get("static_url"):
         return []
     names = dict.fromkeys(_names(site, facts["static_url"], body))
     missing = [name for name in names if not os.path.isfile(release / "static" / name)]
-    return _warning(site, "links to", missing)
+    return _warning(site, f"{name} links to", missing)
 
 
 def logged(site: Site, log: str) -> list[str]:
@@ -44,13 +47,13 @@ def logged(site: Site, log: str) -> list[str]:
         log: what the release logged; the site controls it.
     """
     names = (next(filter(None, found.groups())) for found in _LOGGED.finditer(log))
-    return _warning(site, "uses", [name for name in dict.fromkeys(names) if name.isprintable()])
+    return _warning(site, "the health page uses", [name for name in dict.fromkeys(names) if name.isprintable()])
 
 
-def _warning(site: Site, verb: str, names: list[str]) -> list[str]:
+def _warning(site: Site, beginning: str, names: list[str]) -> list[str]:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     text = (
-        f"the health page {verb} {', '.join(names[:_SHOWN])}{more}, not among the static files: have "
+        f"{beginning} {', '.join(names[:_SHOWN])}{more}, not among the static files: have "
         f"django:sites:{site.name}:build create what is generated, or correct the names in the project"
     )
     return [text] if names else []

@@ -654,6 +654,32 @@ def test_files_that_the_health_page_links_to_and_the_release_lacks_give_a_warnin
     assert world.last.warnings == []
 
 
+@pytest.mark.parametrize(
+    ("options", "home", "warning"),
+    [
+        (
+            {},
+            (200, '<link rel="stylesheet" href="/static/css/site.css">'),
+            "the page / links to css/site.css, not among the static files: have django:sites:blog:build create what is "
+            "generated, or correct the names in the project",
+        ),
+        (
+            {"path": "/app"},
+            (500, ""),
+            "GET /app/ on release 0001-3f2a9c1b77de returned 500, and the health check requests another page: the "
+            "exception is in salt-call django.logs blog, if the project logs it",
+        ),
+        ({}, (404, ""), ""),
+    ],
+)
+def test_home_page_that_the_health_check_does_not_request_gives_warnings(world, options, home, warning):
+    world.answers, world.home = {"static_url": "/static/"}, home
+    world.options |= options
+    world.apply()
+    told = [text.replace(world.live, "0001-3f2a9c1b77de") for text in world.last.warnings]
+    assert [text for text in told if "STATIC_URL" not in text] == ([warning] if warning else [])
+
+
 @pytest.mark.parametrize("is_installed", [True, False])
 def test_log_is_read_for_files_of_the_health_page_only_where_a_package_inlines_them(world, is_installed):
     world.packages |= {"django_staticinline": "1.0"} if is_installed else {}

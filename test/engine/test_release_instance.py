@@ -259,6 +259,21 @@ def test_health_page_is_what_redirects_lead_to(instance):
     assert django_release_health.body(site, release, time.monotonic() + 10) == ""
 
 
+@pytest.mark.parametrize(
+    ("path", "answer", "expected"),
+    [
+        ("/health/", (200, {}, "<link>"), (200, "<link>")),
+        ("/health/", (500, {}, "an error"), (500, "")),
+        ("/health/", (404, {}, "no page"), (404, "")),
+        ("/", (200, {}, "<link>"), (0, "")),
+    ],
+)
+def test_home_page_is_another_one_than_the_health_page(instance, path, answer, expected):
+    site, release, server = instance(health={"path": path, "contains": "well"})
+    server.answers = {"/health/": (200, {}, "well"), "/": answer}
+    assert django_release_health.home(site, release, time.monotonic() + 10) == expected
+
+
 HEALTH = "correct the project, or set django:sites:blog:health (path, status, contains, timeout)"
 AT = "django:sites:blog"
 OTHER_PAGE = f"set {AT}:health:path to a page without the redirect"

@@ -48,6 +48,12 @@ def test_missing_files_of_the_health_page_are_named(release, page, missing):
     assert django_release_page.warnings(configured(), release, FACTS, page) == (warned(missing) if missing else [])
 
 
+def test_warning_has_the_name_of_the_page(release):
+    page = '<script src="/static/b.js"></script>'
+    found = django_release_page.warnings(configured(), release, FACTS, page, "the page /")
+    assert found == [warned("b.js")[0].replace("the health page", "the page /")]
+
+
 @pytest.mark.parametrize(
     "facts", [{"collected": None}, {"static_url": ""}, {"static_url": "https://cdn.example.org/static/"}]
 )

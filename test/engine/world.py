@@ -173,6 +173,7 @@ class World:
         self.connections = 0
         self.problems: dict[str, str] = {}
         self.page = ""
+        self.home = 0, ""
         self.sandbox = dict(CONFINED)
         self.last: Deployment | None = None
 
@@ -486,6 +487,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_host_command, "execute"): world.execute,
         (django_release_health, "check"): lambda site, release, explain=None: None,
         (django_release_health, "body"): lambda site, release, deadline: world.page,
+        (django_release_health, "home"): lambda site, release, deadline: world.home,
         (django_release_health, "problem_of"): world.problem_of,
         (django_release_drain, "drain"): lambda site, release: world.connections,
         (django_deploy_switch_report, "RATE"): 2000,
