@@ -6,9 +6,14 @@ from pathlib import Path
 
 import django_project
 import django_project_code
+import django_project_process_files
 import django_project_python_path
 from django_host_command import DeploymentError
 from django_project_report import Report
+
+#: Files that describe a container or a service, and how they set the settings module.
+_CONTAINER = re.compile(r"Dockerfile[\w.-]*|(docker-)?compose[\w.-]*\.ya?ml|[\w.-]*\.env|.+\.service")
+_SET = re.compile(r"""^[^#\n]*\bDJANGO_SETTINGS_MODULE\s*[=:]\s*["']?([\w.]+)""", re.MULTILINE)
 
 
 def add(report: Report, tree: Path) -> str:
@@ -103,7 +108,8 @@ def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -
     if production and not _is_for_servers(roots, named):
         report.set("settings_module", production[0], f"guessed: the project names {named}")
         return production[0]
-    guess, comment = _instead_of(roots, named, wsgi, [*production, *found])
+    guess, comment = _of_container(tree, roots) if not _has_code(roots, named) else ("", "")
+    guess, comment = (guess, comment) if guess else _instead_of(roots, named, wsgi, [*production, *found])
     if guess and not django_project_python_path.find_module(roots, named) and _is_imported(roots, named):
         _add_module(report, tree, roots, named, guess)
         return guess
@@ -118,6 +124,24 @@ def _syntax_error(roots: list[Path], module: str) -> str:
     """Return the line and the reason of a syntax error in a module of the project; empty if it has none."""
     path = django_project_python_path.find_module(roots, module)
     return django_project_code.syntax_error(path) if path else ""
+
+
+def _of_container(tree: Path, roots: list[Path]) -> tuple[str, str]:
+    """Return the settings module that a file of a container or a service sets, and the file; none for development."""
+    for path in sorted(django_project.files(tree, None, depth=3), key=lambda path: (len(path.parts), path)):
+        inside = path.relative_to(tree)
+        if _CONTAINER.fullmatch(path.name) and django_project_process_files.is_for_live(inside):
+            live = [name for name in _SET.findall(django_project_code.read(path)) if _is_live(roots, name)]
+            if live:
+                return live[0], f"named by {inside}"
+    return "", ""
+
+
+def _is_live(roots: list[Path], module: str) -> bool:
+    """Return whether a settings module is in the source, and not one for development by its name."""
+    return not django_project_code.NOT_LIVE.search(module) and bool(
+        django_project_python_path.find_module(roots, module)
+    )
 
 
 def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> tuple[str, str]:

@@ -133,15 +133,26 @@ _ADDRESSES = {
 def _assets(report: Report, settings: Settings, tree: Path) -> None:
     """Find applications whose assets a management command builds before static files are collected."""
     installed = settings.get("INSTALLED_APPS")
-    if isinstance(installed, list) and "sass_processor" in installed:
-        given = {"DJANGO_SETTINGS_MODULE": report.settings_module, **settings.set_by_application}
-        for name, (value, _comment) in {**report.value("environment", {}), **report.value("secrets", {})}.items():
-            given[name] = value if isinstance(value, str) else str(value.get("from", "x"))  # a build has no secrets
-            given[name] = _ADDRESSES.get(given[name], given[name])
-        words = [f"{name}={value}" for name, value in given.items() if re.fullmatch(r"[\w.:/@-]*", value)]
+    names = installed if isinstance(installed, list) else []
+    if "sass_processor" in names:
         own = django_project_data.command_with(tree, "sass_processor.processor")
         why = f"{own} compiles its style sheets" if own else "sass_processor is installed"
-        report.extend("build", [" ".join(["env", *words, f"python manage.py {own or 'compilescss'}"])], why)
+        report.extend("build", [_at_build(report, settings, own or "compilescss")], why)
+    if "django_tailwind_cli" in names:
+        downloads = settings.get("TAILWIND_CLI_AUTOMATIC_DOWNLOAD") is False
+        verbs = [*(["download_cli"] if downloads else []), "build"]
+        commands = [_at_build(report, settings, f"tailwind --skip-checks {verb}") for verb in verbs]
+        report.extend("build", commands, "django_tailwind_cli is installed; its program is downloaded from github.com")
+
+
+def _at_build(report: Report, settings: Settings, command: str) -> str:
+    """Return a command of manage.py as a build runs it, which has neither the site's variables nor its secrets."""
+    given = {"DJANGO_SETTINGS_MODULE": report.settings_module, **settings.set_by_application}
+    for name, (value, _comment) in {**report.value("environment", {}), **report.value("secrets", {})}.items():
+        given[name] = value if isinstance(value, str) else str(value.get("from", "x"))
+        given[name] = _ADDRESSES.get(given[name], given[name])
+    words = [f"{name}={value}" for name, value in given.items() if re.fullmatch(r"[\w.:/@-]*", value)]
+    return " ".join(["env", *words, f"python manage.py {command}"])
 
 
 def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> str:
@@ -294,6 +305,10 @@ def _after_migrate(report: Report, tree: Path) -> None:
         present = [one for stage, listed in report.value("commands", []) if stage == "after_migrate" for one in listed]
         listed = ", ".join(dict.fromkeys([*present, *found]))
         report.remarks.append(f"{path} runs more after migrate; to have that: commands: {{after_migrate: [{listed}]}}")
+    fixtures, path = django_project_release.loaded(tree)
+    if fixtures:
+        report.remarks.append(f"{path} loads rows after migrate; to have them, once after the first release:")
+        report.remarks.append(f"salt-call django.manage SITE 'loaddata {' '.join(fixtures)}'")
 
 
 def _compresses_at_requests(settings: Settings) -> bool:

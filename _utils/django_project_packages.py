@@ -45,6 +45,7 @@ def complete(
         required: the packages that they require.
     """
     if files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required):
+        required = [*required, *_of_applications(report, settings, tree, roots, files, required)]
         offered = django_project_requirements.offered(tree, files)
         left_out = django_project_modules.left_out(settings, roots, required, offered)
         if left_out:
@@ -52,6 +53,29 @@ def complete(
         return [*required, *django_virtualenv_requirements.names(left_out)]
     _guess(report, settings, roots, files)
     return required
+
+
+def _of_applications(
+    report: Report, settings: Settings, tree: Path, roots: Sequence[Path], files: list[str], required: Collection[str]
+) -> list[str]:
+    """Add the requirements that installed applications of the project have in their own folders; return the packages.
+
+    Locks have all packages of a project.
+    """
+    installed = settings.get("INSTALLED_APPS")
+    names = (
+        [name.partition(".")[0] for name in installed if isinstance(name, str)] if isinstance(installed, list) else []
+    )
+    paths = [root / name / "requirements.txt" for name in dict.fromkeys(names) for root in roots]
+    own = [str(path.relative_to(tree)) for path in paths if path.is_file()]
+    more = [name for name in own if {*django_virtualenv_requirements.package_names(tree, [name])} - {*required}]
+    if not all(name.endswith(".txt") for name in files) or not {*more} - {*files}:
+        return []
+    report.set("requirements", [*files, *more], "of the installed applications too")
+    found = django_virtualenv_requirements.package_names(tree, more)
+    for name, packages in django_project_requirements.system_packages(found):
+        report.extend("packages", packages, f"for {name}")
+    return found
 
 
 def _setup(report: Report, tree: Path) -> list[str]:

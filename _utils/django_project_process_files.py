@@ -126,23 +126,45 @@ def _programs(path: Path, place: str, _remarks: list[str]) -> Iterator[Line]:
             yield Line(section.partition(":")[2], command, place, stop=f"SIG{stop}" if stop != "TERM" else "")
 
 
+def is_compose_file(path: Path) -> bool:
+    """Return whether a file is named like those of docker compose."""
+    return bool(_COMPOSE_NAME.fullmatch(path.name))
+
+
 def _compose_files(path: Path, place: str, remarks: list[str]) -> Iterator[Line]:
-    if not _COMPOSE_NAME.fullmatch(path.name):
-        return
+    if is_compose_file(path):
+        found: list[str] = []
+        for name, service in services(path, found).items():
+            yield from _service(name, service, place)
+        remarks += [f"{place} was not read: {reason}" for reason in found]
+
+
+def services(path: Path, remarks: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the services of a compose file.
+
+    Args:
+        remarks: gets why the file could not be read.
+    """
     try:
         import yaml  # which Salt has, and a bare python3 may not
     except ImportError:
-        remarks.append(f"{place} was not read: Python's package yaml is missing here")
-        return
+        remarks.append("Python's package yaml is missing here")
+        return {}
     try:
         content = yaml.safe_load(django_project_code.read(path))
     except (yaml.YAMLError, RecursionError, ValueError):
-        remarks.append(f"{place} was not read: it is not valid YAML")
-        return
-    services = content.get("services") if isinstance(content, dict) else None
-    for name, service in services.items() if isinstance(services, dict) else ():
-        if isinstance(service, dict):
-            yield from _service(str(name), service, place)
+        remarks.append("it is not valid YAML")
+        return {}
+    found = content.get("services") if isinstance(content, dict) else None
+    entries = found.items() if isinstance(found, dict) else ()
+    return {str(name): service for name, service in entries if isinstance(service, dict)}
+
+
+def line_of(service: dict[str, Any]) -> str:
+    """Return what a service of a compose file runs, as a line of shell: a shell as its entrypoint runs its command."""
+    command, entrypoint = _shell(service.get("command")), _shell(service.get("entrypoint"))
+    is_shell = re.fullmatch(r"(/\S*/)?(ba|da|a)?sh( -[a-z]*c)?", entrypoint)
+    return f"{entrypoint} {command}" if is_shell and command else command or entrypoint
 
 
 def _service(name: str, service: dict[str, Any], place: str) -> Iterator[Line]:

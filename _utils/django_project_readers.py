@@ -31,6 +31,11 @@ _NAMES = {
     **dict.fromkeys(("cache", "dj_cache"), "CACHE_URL"),
     **dict.fromkeys(("email", "dj_email"), "EMAIL_URL"),
 }
+#: Schemes of the URLs of caches → the backend.
+_CACHES = (
+    (r"(hi)?rediss?(cache)?", "django.core.cache.backends.redis.RedisCache"),
+    (r"(py)?memcached?|(django)?pylibmc|elasticache", "django.core.cache.backends.memcached.PyMemcacheCache"),
+)
 _FALSE = ("", "0", "false", "off", "no", "n", "f", "none")
 #: Functions of libraries that read a variable with an optional default → the kind of object that they are.
 _DECOUPLE = ("decouple.config", "config", "prettyconf.config", "starlette.config")
@@ -79,7 +84,9 @@ class Readers(Expressions):
             variable.default = str(content) if isinstance(content, str | PurePosixPath) else variable.default
             if kind == "list" and isinstance(content, str):
                 content = [Value(part) for part in content.split(",") if part]
-            return Value(self._database(content) if kind == "database" else content, name, how, known | default.taint)
+            if kind in _FROM_URL:
+                content = _FROM_URL[kind](content)
+            return Value(content, name, how, known | default.taint)
         if self.guards:
             raise Missing(name)
         variable.required |= self.certain
@@ -96,15 +103,6 @@ class Readers(Expressions):
             return value
         variable = self.variables[value.source]
         return replace(self.read(variable.name, None, kind or variable.kind, variable.place), how=value.how)
-
-    @staticmethod
-    def _database(url: Any) -> Any:
-        """Return the entry of DATABASES that a URL results in, as far as it is known."""
-        scheme = url.partition(":")[0] if isinstance(url, str) else ""
-        engine = {"postgis": "postgis", "spatialite": "spatialite"}.get(scheme, "") or next(
-            (one.backend for one in django_database_engine.ENGINES.values() if one.is_backend(scheme)), ""
-        )
-        return {"ENGINE": Value(engine), "NAME": Value()} if engine else UNKNOWN
 
     # Functions of libraries
 
@@ -161,7 +159,7 @@ class Readers(Expressions):
         url = args[0] if args else keywords.get("url", Value())
         if url.source in self.variables and name == "dj_database_url.parse":
             self.variables[url.source].kind = "database"
-        return Value(self._database(url.content), url.source, "url", url.taint)
+        return Value(_database(url.content), url.source, "url", url.taint)
 
     def _named(self, args: list[Value], default: Value | None, kind: str, place: str) -> Value:
         """Read the variable that the first argument names."""
@@ -337,6 +335,26 @@ class Readers(Expressions):
             value = value or (Value(None) if optional else None)
             names[name] = self.read(variable, value, _kind_of_annotation(annotation), place_of_field or place)
         return Value(Namespace(names))
+
+
+def _database(url: Any) -> Any:
+    """Return the entry of DATABASES that a URL results in, as far as it is known."""
+    scheme = url.partition(":")[0] if isinstance(url, str) else ""
+    engine = {"postgis": "postgis", "spatialite": "spatialite"}.get(scheme, "") or next(
+        (one.backend for one in django_database_engine.ENGINES.values() if one.is_backend(scheme)), ""
+    )
+    return {"ENGINE": Value(engine), "NAME": Value()} if engine else UNKNOWN
+
+
+def _cache(url: Any) -> Any:
+    """Return the entry of CACHES that a URL results in, if it is one of Redis or Memcached."""
+    scheme = url.partition(":")[0] if isinstance(url, str) else ""
+    backend = next((backend for pattern, backend in _CACHES if re.fullmatch(pattern, scheme)), "")
+    return {"BACKEND": Value(backend), "LOCATION": Value(url)} if backend else UNKNOWN
+
+
+#: Kinds of variables that a library makes an entry of a setting of → how it does so with a URL.
+_FROM_URL = {"database": _database, "cache": _cache, "dj_cache": _cache}
 
 
 def _at_home(path: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The management commands that a project runs in each release after migrations: in its Procfile or entry point."""
+"""The management commands that a project runs after migrations: in its Procfile, entry point or compose file."""
 
 import re
 import shlex
@@ -24,22 +24,58 @@ _PLAIN = re.compile(r"manage\.py( [\w./=@:+-]+)+")
 
 def after_migrate(tree: Path) -> tuple[list[str], str]:
     """Return the commands of manage.py that the project runs after migrate, and the file that has them."""
-    paths = [path.relative_to(tree) for path in django_project.files(tree, None, depth=4)]
-    paths = [path for path in paths if path.name == "Procfile" or _SCRIPT.fullmatch(path.name)]
-    for path in sorted(paths, key=lambda one: (one.name != "Procfile", "prod" not in str(one), len(one.parts), one)):
-        if not django_project_process_files.is_for_live(path):
-            continue
-        found = [*_following(_commands(path.name, django_project_code.read(tree / path)))]
+    for path, commands in _files(tree):
+        texts = [shlex.join(words) for words in commands if not _OTHERS.fullmatch(words[1])]
+        found = [text for text in texts if _PLAIN.fullmatch(text)]
         if found:
-            return found, str(path)
+            return found, path
     return [], ""
 
 
-def _commands(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
+def loaded(tree: Path) -> tuple[list[str], str]:
+    """Return the fixtures that the project loads after migrate, and the file that has the command.
+
+    Those that are named for development or tests are left out.
+    """
+    for path, commands in _files(tree):
+        words = [word for command in commands if command[1] == "loaddata" for word in command[2:]]
+        names = [name for word in words if re.fullmatch(r"[\w./*-]+", word) for name in _fixtures(tree, word)]
+        if names:
+            return names, path
+    return [], ""
+
+
+def _fixtures(tree: Path, word: str) -> list[str]:
+    """Return the fixtures that a word of loaddata names, which a shell expands."""
+    if word.startswith(("/", "-")) or ".." in word:
+        return []
+    names = sorted(str(path.relative_to(tree)) for path in tree.glob(word)) if "*" in word else [word]
+    return [name for name in names if django_project_process_files.is_for_live(Path(name))]
+
+
+def _files(tree: Path) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yield the files that have commands of manage.py after migrate, and these commands."""
+    paths = [path.relative_to(tree) for path in django_project.files(tree, None, depth=4)]
+    is_compose = django_project_process_files.is_compose_file
+    paths = [path for path in paths if path.name == "Procfile" or _SCRIPT.fullmatch(path.name) or is_compose(path)]
+    order = [(path.name != "Procfile", is_compose(path), "prod" not in str(path), len(path.parts)) for path in paths]
+    for _rank, path in sorted(zip(order, paths, strict=True)):
+        if django_project_process_files.is_for_live(path):
+            yield str(path), [*_following(_commands(tree / path))]
+
+
+def _commands(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the commands of a file's lines, each with the number of the block that it is in."""
-    if name == "Procfile":
+    text = django_project_code.read(path)
+    if path.name == "Procfile":
         found = re.search(r"^release:\s*(\S.*)", text, re.MULTILINE)
         yield from ((0, words) for words in django_project_shell.commands(found[1] if found else "") or ())
+        return
+    if django_project_process_files.is_compose_file(path):
+        lines = django_project_process_files.services(path, [])
+        for block, service in enumerate(lines.values()):
+            line = django_project_process_files.line_of(service)
+            yield from ((block, words) for words in django_project_shell.commands(line) or ())
         return
     blocks, last = [0], 0
     for line in re.sub(r"\\\n\s*", " ", text[:20_000]).splitlines():
@@ -55,13 +91,11 @@ def _commands(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
             yield from ((blocks[-1], words) for words in django_project_shell.commands(row) or ())
 
 
-def _following(commands: Iterable[tuple[int, list[str]]]) -> Iterator[str]:
+def _following(commands: Iterable[tuple[int, list[str]]]) -> Iterator[list[str]]:
     """Yield the commands of manage.py that come after migrate in the same block."""
     migrated: set[int] = set()
     for block, words in commands:
         if words[:2] == ["manage.py", "migrate"]:
             migrated.add(block)
         elif block in migrated and words[:1] == ["manage.py"] and len(words) > 1:
-            text = shlex.join(words)
-            if _PLAIN.fullmatch(text) and not _OTHERS.fullmatch(words[1]):
-                yield text
+            yield words

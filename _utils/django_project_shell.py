@@ -143,7 +143,7 @@ def _of_python(words: list[str]) -> list[str]:
     for word in rest:
         if word == "-m":
             module = next(rest, "")
-            return ["manage.py" if module == "django" else module.replace(".__main__", ""), *rest]
+            return ["manage.py" if module in ("django", "manage") else module.replace(".__main__", ""), *rest]
         if word in ("-W", "-X"):
             next(rest, None)
         elif not word.startswith("-"):

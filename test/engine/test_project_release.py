@@ -47,7 +47,40 @@ exec python manage.py serve
             {"release.sh": "case $1 in\na) x\n;;\nesac\nmanage.py migrate\nmanage.py a\n"},
             (["manage.py a"], "release.sh"),
         ),
+        (
+            {
+                "compose.yml": "services:\n"
+                "  web: {entrypoint: /bin/sh, command: -c 'manage.py migrate && manage.py a && manage.py check'}\n",
+                "docker-compose.dev.yml": "services: {web: {command: manage.py migrate && manage.py b}}\n",
+            },
+            (["manage.py a"], "compose.yml"),
+        ),
     ],
 )
 def test_commands_after_migrate(tmp_path, files, expected):
     assert django_project_release.after_migrate(write_tree(tmp_path, files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            {
+                "compose.yml": "services:\n"
+                "  web: {command: [sh, -c, manage.py migrate && manage.py loaddata a/*.json b /x]}\n",
+                "a/2.json": "",
+                "a/1.json": "",
+                "a/1_test.json": "",
+            },
+            (["a/1.json", "a/2.json", "b"], "compose.yml"),
+        ),
+        (
+            {"entrypoint.sh": "manage.py migrate\nmanage.py loaddata -i $FIXTURES ../x* one\n"},
+            (["one"], "entrypoint.sh"),
+        ),
+        ({"compose.yml": "services: {web: {command: manage.py loaddata one && manage.py migrate}}\n"}, ([], "")),
+        ({"compose.yml": "services: [\n"}, ([], "")),
+    ],
+)
+def test_fixtures_that_are_loaded_after_migrate(tmp_path, files, expected):
+    assert django_project_release.loaded(write_tree(tmp_path, files)) == expected
