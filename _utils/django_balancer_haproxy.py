@@ -9,7 +9,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ IPV6 = Path("/proc/net/if_inet6")
 PATIENCE = 10.0
 #: The administrative state of a server in ``show servers state``: bits of maintenance, and of a drain.
 _MAINTENANCE, _DRAIN = 0x01 | 0x04 | 0x20, 0x08
+#: The place in its rows of how many checks passed, after the status and the result of the last one.
+_HEALTH = 12
 
 
 # Files
@@ -207,7 +209,25 @@ def _worker() -> str | None:
 def keep_servers() -> None:
     """Write what HAProxy knows of its servers to the file that a new process begins with."""
     with contextlib.suppress(OSError):
-        django_host_file.write(SERVERS, ask("show servers state"), mode=0o600)
+        text = ask("show servers state")
+        configuration = django_host_file.read_text(CONFIG) or ""
+        django_host_file.write(SERVERS, text + "".join(_newcomers(configuration, text)), mode=0o600)
+
+
+def _newcomers(configuration: str, state: str) -> Iterator[str]:
+    """Yield lines for the servers that a running HAProxy does not have yet: down until their checks pass.
+
+    HAProxy takes a server that it does not know for up, and would give it requests before it has checked its release.
+    """
+    rows = {row[1]: row for line in state.splitlines() if len(row := line.split()) > _HEALTH and row[0] != "#"}
+    known = {(row[1], row[3]) for line in state.splitlines() if len(row := line.split()) > _HEALTH}
+    for backend, text in re.findall(r"(?ms)^backend (\S+)$(.*?)(?=^\S|\Z)", configuration):
+        for name in re.findall(r"(?m)^    server (\S+) ", text):
+            if backend in rows and (backend, name) not in known:
+                row = [*rows[backend]]  # HAProxy takes address and weight from its configuration
+                row[3], row[5], row[6] = name, "0", "0"
+                row[_HEALTH - 2 : _HEALTH + 1] = ["1", "0", "0"]
+                yield " ".join(row) + "\n"
 
 
 def ask(command: str) -> str:
