@@ -20,6 +20,25 @@ NOT_LIVE = re.compile(
 )
 
 
+#: Ends of names of examples that cannot be imported: local_settings.py.sample, local_settings.example.py.
+_OF_EXAMPLE = r"(?:[.-][\w-]+)?[.-]\w*(?:example|sample|template|dist)"
+_EXAMPLE = re.compile(rf"(?P<name>[a-z]\w*)(?:\.py{_OF_EXAMPLE}|{_OF_EXAMPLE}\.py)", re.IGNORECASE)
+
+
+def example_of(path: Path) -> Path | None:
+    """Return the example of a module that is not in the source, where it is one that cannot be imported; else None."""
+    if path.suffix != ".py" or path.exists() or not path.parent.is_dir():
+        return None
+    found = [one for one in path.parent.iterdir() if has_example(one) == path and one.is_file()]
+    return min(found, key=lambda one: (len(one.name), one.name), default=None)
+
+
+def has_example(example: Path) -> Path | None:
+    """Return the path of the module that a file is an example of, by its name; None for another file."""
+    named = _EXAMPLE.fullmatch(example.name)
+    return example.with_name(f"{named['name']}.py") if named else None
+
+
 def read(path: Path) -> str:
     """Return the text of a file of a project, up to a limit, with the line ends of Unix.
 

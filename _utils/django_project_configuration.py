@@ -42,6 +42,10 @@ def find(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Conf
         tree: the source.
         roots: the folders that the project is imported from.
     """
+    for example in settings.files:
+        path = django_project_code.has_example(example)
+        if path:
+            yield _copy(path.relative_to(tree), example)
     needed = {name for path in settings.files for name in _modules(path, roots)}
     for root in roots:
         for example in sorted(django_project.files(root, None, depth=4)):
@@ -52,12 +56,24 @@ def find(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Conf
 
 
 def _configuration(path: Path, example: Path, module: str) -> Configuration:
+    """Return a file that takes the names of its example."""
+    return _with_known(path, example, [f"from {module} import *"])
+
+
+def _copy(path: Path, example: Path) -> Configuration:
+    """Return a file with the statements of its example, which cannot be imported."""
+    return _with_known(path, example, ast.unparse(django_project_code.tree(example)).splitlines())
+
+
+def _with_known(path: Path, example: Path, lines: list[str]) -> Configuration:
+    """Return a file that ends with the settings that the site knows, as far as the example has them."""
     code = django_project_code.tree(example)
     known = {name: how for name, how in _KNOWN.items() if django_project_code.assigns(code, name)}
-    lines = [*(["import os"] if known else []), f"from {module} import *"]
-    lines += [f"{name} = {expression}" for name, (_word, expression) in known.items()]
+    ends = [f"{name} = {expression}" for name, (_word, expression) in known.items()]
     words = {name: word for name, (word, _expression) in known.items()}
-    return Configuration(str(path), example.name, "\n".join([*lines, ""]), words)
+    first = ["import os"] if known and "import os" not in lines else []
+    text = "\n".join([*first, *lines, *ends, ""])
+    return Configuration(str(path), example.name, text, words)
 
 
 def _module(path: Path, root: Path) -> str:

@@ -63,7 +63,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     _mail(report, settings)
     _assets(report, settings, tree)
     _commands(report, settings)
-    _after_migrate(report, tree)
+    _after_migrate(report, settings, tree)
     _data(report, settings, tree, project)
     _migrations(report, settings, roots)
     _health(report, roots, settings)
@@ -296,7 +296,7 @@ def _commands(report: Report, settings: Settings) -> None:
         report.extend("commands", [("after_migrate", ["manage.py createcachetable"])], "DatabaseCache")
 
 
-def _after_migrate(report: Report, tree: Path) -> None:
+def _after_migrate(report: Report, settings: Settings, tree: Path) -> None:
     """Name the commands that the project itself runs after migrations."""
     commands, path = django_project_release.after_migrate(tree)
     built = " ".join(report.value("build", []))
@@ -305,7 +305,9 @@ def _after_migrate(report: Report, tree: Path) -> None:
         present = [one for stage, listed in report.value("commands", []) if stage == "after_migrate" for one in listed]
         listed = ", ".join(dict.fromkeys([*present, *found]))
         report.remarks.append(f"{path} runs more after migrate; to have that: commands: {{after_migrate: [{listed}]}}")
-    fixtures, path = django_project_release.loaded(tree)
+    installed = settings.get("INSTALLED_APPS")
+    names = [name for name in installed if isinstance(name, str)] if isinstance(installed, list) else []
+    fixtures, path = django_project_release.loaded(tree, names)
     if fixtures:
         report.remarks.append(f"{path} loads rows after migrate; to have them, once after the first release:")
         report.remarks.append(f"salt-call django.manage SITE 'loaddata {' '.join(fixtures)}'")

@@ -103,6 +103,8 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         reason = f"{name} {pinned[name]} cannot be built for Python {'.'.join(host.split('.')[:2])}"
         report.extend("python_packages", [f"{name}~={version}"], reason)
         pinned[name] = version
+    if pinned.get("redis") == "8.0.0":
+        report.extend("python_packages", ["redis~=8.0.1"], "redis 8.0.0 cannot connect to a unix socket")
     celery = django_project_requirements.newer_celery(pinned, host)
     if celery:
         text = f"Celery {pinned['celery']} runs on Python <3.11, and python3 of this host is {host}"

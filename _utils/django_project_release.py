@@ -1,8 +1,10 @@
 """The management commands that a project runs after migrations: in its Procfile, entry point or compose file."""
 
+import contextlib
+import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import django_project
@@ -32,17 +34,32 @@ def after_migrate(tree: Path) -> tuple[list[str], str]:
     return [], ""
 
 
-def loaded(tree: Path) -> tuple[list[str], str]:
+def loaded(tree: Path, installed: Collection[str]) -> tuple[list[str], str]:
     """Return the fixtures that the project loads after migrate, and the file that has the command.
 
-    Those that are named for development or tests are left out.
+    Those that are named for development or tests, or are for applications that are not installed, are left out.
+
+    Args:
+        installed: the entries of INSTALLED_APPS.
     """
     for path, commands in _files(tree):
         words = [word for command in commands if command[1] == "loaddata" for word in command[2:]]
         names = [name for word in words if re.fullmatch(r"[\w./*-]+", word) for name in _fixtures(tree, word)]
+        names = [
+            name for name in names if _labels(tree / name) <= {part for app in installed for part in app.split(".")}
+        ]
         if names:
             return names, path
     return [], ""
+
+
+def _labels(path: Path) -> set[str]:
+    """Return the labels of the applications whose rows a fixture in JSON has; none for another file."""
+    with contextlib.suppress(ValueError, RecursionError):
+        rows = json.loads(django_project_code.read(path)) if path.suffix == ".json" else []
+        models = [str(row.get("model")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        return {model.partition(".")[0] for model in models}
+    return set()
 
 
 def _fixtures(tree: Path, word: str) -> list[str]:

@@ -92,7 +92,7 @@ class Statements(Readers):
 
         It is evaluated again where it is surely imported, and was only perhaps before.
         """
-        path = self.module_file(module)
+        path = self.module_file(module) or self._example(module)
         if not path:
             return None
         if self.certain and path in self.perhaps:
@@ -108,6 +108,11 @@ class Statements(Readers):
                 with contextlib.suppress(Raised, Missing):
                     self.run([statement], frame)
         return self.modules.get(path)
+
+    def _example(self, module: str) -> Path | None:
+        """Return the example of a module that is not committed, and that the project does not do without; else None."""
+        paths = [root / f"{module.replace('.', '/')}.py" for root in self.roots if "." in module and not self.guards]
+        return next(filter(None, map(django_project_code.example_of, paths)), None)
 
     def run(self, body: Sequence[ast.stmt], frame: Frame) -> None:
         """Run statements."""
@@ -317,9 +322,11 @@ class Statements(Readers):
     def _include(self, called: Called, frame: Frame) -> None:
         """Run the files that ``include`` of django-split-settings names, in the module itself."""
         for value in called.args:
-            name = value.content
+            name, needed = value.content, isinstance(value.content, str)
             name = name.args[0].content if isinstance(name, Called) and name.args else name
-            for path in _matching(frame.file.parent, name):
+            found = _matching(frame.file.parent, name)
+            example = django_project_code.example_of(frame.file.parent / name) if needed and not found else None
+            for path in [*found, *filter(None, [example])]:
                 if path.is_file() and path not in self.modules and len(self.modules) < _MODULES:
                     self.modules[path] = Namespace(frame.names)
                     self.run(django_project_code.tree(path).body, Frame(frame.names, path, frame.module))

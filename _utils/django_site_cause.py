@@ -25,6 +25,7 @@ _OF_CACHE = re.compile(r"django_redis|django/core/cache|django\.core\.cache")
 _ADDED = {
     "python_packages": ("python_packages", ["setuptools<81"]),
     "pillow": ("python_packages", ["pillow"]),
+    "newer_redis": ("python_packages", ["redis~=8.0.1"]),
     "setuptools": ("constraints", ["setuptools<81"]),
     "older_setuptools": ("constraints", ["setuptools<70"]),
     "oldest_setuptools": ("constraints", ["setuptools<58"]),
@@ -107,6 +108,20 @@ _HINTS = (
         r"ERR_PNPM_OUTDATED_LOCKFILE|YN0028|lockfile needs to be updated|had changes, but lockfile is frozen",
         "the lock file of the front end does not fit its package.json: write it again and commit it, or take the "
         "option by which it is frozen out of {at}:build",
+    ),
+    (
+        r"Can't resolve '([^'\n]+\.(?:woff2?|[ot]tf|eot|svg|png|jpe?g|gif|webp|ico))' in '[^'\n]*/source/([^'\n]*)'",
+        "the build needs {0}, which is not in {1} of the source: commit it, which a .gitignore may prevent, or have "
+        "a command before that one in {at}:build put it there",
+    ),
+    (
+        r"Failed to download Tailwind CSS CLI",
+        "its program is downloaded from github.com, which this host does not reach: set a proxy in Salt's environment "
+        f"({_NETWORKS}), or have {{at}}:build run that of npm, @tailwindcss/cli, in place of manage.py tailwind",
+    ),
+    (
+        r"Cannot enable maintenance notifications for connection object",
+        "redis 8.0.0 cannot connect to a unix socket: set {at}:python_packages: {newer_redis}",
     ),
     (
         r"npm (?:ERR!|error) 404 Not Found - GET (\S+)",

@@ -68,9 +68,10 @@ def test_commands_after_migrate(tmp_path, files, expected):
             {
                 "compose.yml": "services:\n"
                 "  web: {command: [sh, -c, manage.py migrate && manage.py loaddata a/*.json b /x]}\n",
-                "a/2.json": "",
-                "a/1.json": "",
+                "a/2.json": '[{"model": "own.kind", "pk": 1}, {"model": "auth.group"}]',
+                "a/1.json": "no JSON",
                 "a/1_test.json": "",
+                "a/3.json": '[{"model": "own.kind"}, {"model": "gone.kind"}]',
             },
             (["a/1.json", "a/2.json", "b"], "compose.yml"),
         ),
@@ -83,4 +84,6 @@ def test_commands_after_migrate(tmp_path, files, expected):
     ],
 )
 def test_fixtures_that_are_loaded_after_migrate(tmp_path, files, expected):
-    assert django_project_release.loaded(write_tree(tmp_path, files)) == expected
+    assert (
+        django_project_release.loaded(write_tree(tmp_path, files), ["django.contrib.auth", "own.apps.Own"]) == expected
+    )
