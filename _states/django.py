@@ -10,6 +10,7 @@ import json
 
 import django_database_setup
 import django_deploy_steps
+import django_host_fileserver
 import django_host_import
 import django_host_package
 import django_host_service
@@ -908,8 +909,9 @@ def _from_disk(name):
 def _text(url):
     """Return the text of a file of the file server, fetched once in a run."""
     texts = __context__.setdefault("django.templates", {})
+    files = __context__.setdefault("django.files", django_host_fileserver.Files(__opts__, __salt__, __env__))
     if url not in texts:
-        path = __salt__["cp.cache_file"](url, saltenv=__env__)
+        path = files.path(url)
         if not path:
             raise DeploymentError(f"cannot find {url} on the file server", hint="check file_roots and gitfs_remotes")
         with open(path, encoding="utf-8") as file:

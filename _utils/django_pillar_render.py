@@ -1,4 +1,4 @@
-"""Compile the pillar while Salt renders: `django/map.jinja` runs this file by Salt's py renderer.
+"""Compile the pillar while Salt renders: `django/init.sls` and `map.jinja` run this file by Salt's py renderer.
 
 The formula's modules may not be synced to the minion yet. So the modules that compile the pillar are loaded from the
 file server too, lower ones first: each is registered in ``sys.modules``, where the imports of the next ones find it.
@@ -7,8 +7,10 @@ See docs/decisions/0004.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +56,12 @@ def run() -> dict[str, Any]:
 
 def _compiled(context: dict[str, Any], given: Any) -> dict[str, Any]:
     environment = {"saltenv": context["saltenv"]} if context.get("saltenv") else {}
-    load = _loaded_on_master if "no_such_module" in context["__salt__"] else _loaded_on_minion
-    schema, platforms = load(context["__salt__"], environment)
+    if "no_such_module" in context["__salt__"]:
+        schema, platforms = _loaded_on_master(context["__salt__"], environment)
+    else:
+        files = context.get("files")  # django/init.sls gives it
+        cached = files.path if files else functools.partial(context["__salt__"]["cp.cache_file"], **environment)
+        schema, platforms = _loaded_on_minion(cached)
     compiled: dict[str, Any] = sys.modules["django_pillar"].compile(
         {"django": given}, schema, platforms, context["__grains__"]
     )
@@ -73,14 +79,13 @@ def _loaded_on_master(functions: Any, environment: dict[str, str]) -> list[Any]:
     return [render(f"salt://django/{name}.yaml", default_renderer="yaml", **environment) for name in TABLES]
 
 
-def _loaded_on_minion(functions: Any, environment: dict[str, str]) -> list[Any]:
+def _loaded_on_minion(cached: Callable[[str], str]) -> list[Any]:
     """Load `MODULES` and return `TABLES`, for which Salt need not build its renderers anew for each file."""
-    cached = functions["cp.cache_file"]
     for name in MODULES:
-        spec = importlib.util.spec_from_file_location(name, cached(f"salt://_utils/{name}.py", **environment))
+        spec = importlib.util.spec_from_file_location(name, cached(f"salt://_utils/{name}.py"))
         assert spec is not None and spec.loader is not None  # noqa: S101 - the path ends in .py
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         sys.modules[name] = module
-    texts = (Path(cached(f"salt://django/{name}.yaml", **environment)).read_bytes() for name in TABLES)
+    texts = (Path(cached(f"salt://django/{name}.yaml")).read_bytes() for name in TABLES)
     return [yaml.load(text, Loader=_LOADER) for text in texts]  # noqa: S506  # nosec B506 - a safe loader

@@ -28,17 +28,17 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(dir=cache_folder(), ignore_cleanup_errors=True) as disk:
             Path(disk).chmod(0o755)
-            report(lab.start(name="web1", options=[f"--volume={disk}:/srv"]), options)
+            report(lab, lab.start(name="web1", options=[f"--volume={disk}:/srv"]), options)
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):  # many sites take long to remove; the next run sees to it
             lab.close()
 
 
-def report(host: Host, options: argparse.Namespace) -> None:
+def report(lab: Lab, host: Host, options: argparse.Namespace) -> None:
     """Measure on a host, print the table, and keep it where it is of all figures."""
     refuse_slow_start(host)
     machine, began = about(host), load_average()
-    rows, missing = measure(host, options)
+    rows, missing = measure(lab, host, options)
     text = "\n".join([*table(rows), "", *missing, *machine, f"* load average: {began} before, {load_average()} after"])
     print(text, flush=True)
     if not options.quick and set(options.figures) == set(figures.FIGURES):
@@ -63,11 +63,11 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def measure(host: Host, options: argparse.Namespace) -> tuple[list[figures.Figure], list[str]]:
+def measure(lab: Lab, host: Host, options: argparse.Namespace) -> tuple[list[figures.Figure], list[str]]:
     """The figures in their order, and a line for each that could not be measured."""
     rows, missing = [], []
     with tempfile.TemporaryDirectory() as folder:
-        bench = figures.Bench(host, Path(folder), say, options.runs, options.sites, options.deployments)
+        bench = figures.Bench(lab, host, Path(folder), say, options.runs, options.sites, options.deployments)
         for name in [name for name in figures.FIGURES if name in options.figures]:
             try:
                 found = figures.FIGURES[name](bench)

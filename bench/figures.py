@@ -30,7 +30,8 @@ from contestants import (
     install_peers,
     measured,
 )
-from lab import ROOT, CommandFailed, Host
+from lab import ROOT, CommandFailed, Host, Lab
+from minion import Pair
 from repository import Repository
 
 
@@ -52,8 +53,9 @@ class Figure:
 
 @dataclass
 class Bench:
-    """One host with both contestants' sites, and how much is measured."""
+    """One host with both contestants' sites, and how much is measured; figures may start further hosts of the lab."""
 
+    lab: Lab
     host: Host
     folder: Path
     say: Callable[[str], object]
@@ -120,6 +122,18 @@ def nothing(bench: Bench) -> list[Figure]:
     details = f"CPU: {seconds(ours)}; empty {seconds(empties)}; plain Salt tree {seconds(plain)}"
     values = ratios(ours, empties)
     return [Figure("nothing to do, one site", "CPU ÷ an empty state.apply", 1.45, values, details)]
+
+
+def master(bench: Bench) -> list[Figure]:
+    with Pair(bench.lab, bench.folder / "minion") as pair:
+        idle = pair.idle()
+        costs = [pair.nothing(8, idle) for _run in bench.each("nothing to do, by a master; eight applies each")]
+    counted = ", ".join(f"{number:g} {command}" for command, number in sorted(costs[-1].requests.items()))
+    title, requests = "nothing to do, by a master", [sum(cost.requests.values()) for cost in costs]
+    return [
+        Figure(title, "requests of the minion", 12, requests, counted),
+        Figure(title, "CPU of the master, ms", 110, [1000 * cost.cpu for cost in costs], "eight applies each"),
+    ]
 
 
 def deployment(bench: Bench) -> list[Figure]:
@@ -601,6 +615,7 @@ def seconds(values: Sequence[float]) -> str:
 
 FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "nothing": nothing,
+    "master": master,
     "deployment": deployment,
     "cold": cold,
     "inspect": inspect,

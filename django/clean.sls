@@ -1,5 +1,5 @@
 # Remove sites with `state: absent`: proxy, instances, releases, users. Their data stays unless `remove_data` is true.
-{% from "django/map.jinja" import django with context %}
+{% if django is not defined %}{% from "django/map.jinja" import django with context %}{% endif %}
 {% for name, site in django.absent.items() %}
 
 {{ name }} is absent:

@@ -1,5 +1,5 @@
 # What all sites need on the host: packages, and uv for their virtualenvs.
-{% from "django/map.jinja" import django with context %}
+{% if django is not defined %}{% from "django/map.jinja" import django with context %}{% endif %}
 {% set platform = django.platform %}
 {% set own = ['certificates', 'git', 'python', 'ssh', 'venv'] + (['bus'] if django.process == 'systemd' else []) %}
 {% set packages = [] %}

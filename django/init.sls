@@ -1,43 +1,63 @@
-# The Django sites of this host: `salt '*' state.apply django`. The pillar is described in pillar.example.
-#
-#   django.sync        our own modules, where they are missing or old
-#   django.clean       removes sites with `state: absent`
-#   django.balancer    HAProxy, where this host balances sites between their hosts
-#   django.place       stops where another deployment is in the path of a site
-#   django.host        packages and uv
-#   django.proxy       nginx and Apache, which reject unknown hosts
-#   django.postgres    PostgreSQL, where a site has its database on a server of this host
-#   django.mysql       MariaDB, likewise
-#   django.supervisor  the process manager where it is not systemd
-#   django.site        each site, step by step
-{% from "django/map.jinja" import django with context %}
-{% if django.errors %}
+#!py
+"""
+The Django sites of this host: ``salt '*' state.apply django``. The pillar is described in pillar.example. The parts:
 
-The pillar has errors:
-  test.fail_without_changes:
-    - name: {{ ("\n" ~ django.errors | join("\n")) | yaml_dquote }}
-    - comment: Correct the pillar; nothing has been changed.
-    - failhard: True
-{% else %}
+django.sync        our own modules, where they are missing or old
+django.clean       removes sites with `state: absent`
+django.balancer    HAProxy, where this host balances sites between their hosts
+django.place       stops where another deployment is in the path of a site
+django.host        packages and uv
+django.proxy       nginx and Apache, which reject unknown hosts
+django.postgres    PostgreSQL, where a site has its database on a server of this host
+django.mysql       MariaDB, likewise
+django.supervisor  the process manager where it is not systemd
+django.site        each site, step by step
 
-include:
-  - django.sync
-{% if django.absent %}
-  - django.clean
-{% endif %}
-{% if django.balanced or django.absent.values() | selectattr('fleet', 'defined') | list %}
-  - django.balancer
-{% endif %}
-{% if django.sites %}
-  - django.place
-  - django.host
-  - django.proxy
-{% for engine in django.servers %}
-  - django.{{ engine }}
-{% endfor %}
-{% if django.process == 'supervisor' %}
-  - django.supervisor
-{% endif %}
-  - django.site
-{% endif %}
-{% endif %}
+They are rendered here, with one compilation of the pillar, and not included: of each included file Salt asks the master
+for the file itself and for all that it imports. See docs/decisions/0065.
+"""
+
+
+def run():
+    files = _rendered("salt://_utils/django_host_fileserver.py", "py")
+    django = _rendered(files.path("salt://_utils/django_pillar_render.py"), "py", files=files)
+    if django["errors"]:
+        return _failing(django["errors"])
+    states = {}
+    for part in _parts(django):
+        path = files.path(f"salt://django/{part}.sls")
+        own = _rendered(path, "jinja|yaml", sls=f"django.{part}", files=files, django=django) or {}
+        own.pop("include", None)
+        # As if the part had been included: requisites may name its SLS.
+        states.update({name: {**state, "__sls__": f"django.{part}"} for name, state in own.items()})
+    return states
+
+
+def _parts(django):
+    parts = ["sync"]
+    if django["absent"]:
+        parts.append("clean")
+    if django["balanced"] or any("fleet" in site for site in django["absent"].values()):
+        parts.append("balancer")
+    if django["sites"]:
+        parts += ["place", "host", "proxy", *django["servers"]]
+        if django["process"] == "supervisor":
+            parts.append("supervisor")
+        parts.append("site")
+    return parts
+
+
+def _rendered(path, renderer, **context):
+    return __salt__["slsutil.renderer"](path, default_renderer=renderer, saltenv=__env__, **context)
+
+
+def _failing(errors):
+    return {
+        "The pillar has errors": {
+            "test.fail_without_changes": [
+                {"name": "\n" + "\n".join(errors)},
+                {"comment": "Correct the pillar; nothing has been changed."},
+                {"failhard": True},
+            ]
+        }
+    }

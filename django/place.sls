@@ -1,5 +1,5 @@
 # Before anything is changed: no other deployment is in the path of a site, or the pillar has it taken over (`adopt`).
-{% from "django/map.jinja" import django with context %}
+{% if django is not defined %}{% from "django/map.jinja" import django with context %}{% endif %}
 {% for name, site in django.sites.items() %}
 
 {{ name }} can be deployed:

@@ -1,7 +1,7 @@
 # The steps of each site, in the order of _utils/django_deploy_steps.py. Users and directories come first, for all sites,
 # so that all remotes are queried at the same time. A step that finds nothing to do reports no change; one that fails
 # stops its own site only. Nothing that serves is changed before "is live".
-{% from "django/map.jinja" import django with context %}
+{% if django is not defined %}{% from "django/map.jinja" import django with context %}{% endif %}
 {% set files = ['django_formula_application.py', 'django_formula_start.py', 'django_formula_migrate.py',
                 'django_formula_lock.py', 'django_formula_guard.py', 'django_formula_keep.py', 'django_formula_request.py',
                 'django_formula_settings.py', 'maintenance.html', 'django_formula_backup.py', 'django_formula_sqlite.py',

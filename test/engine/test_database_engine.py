@@ -35,7 +35,7 @@ def test_every_server_is_set_up_and_every_engine_backed_up():
 def test_every_server_has_its_packages_and_its_state(name):
     packages = PLATFORMS["Debian"]["packages"]
     assert SERVERS[name].client_package in packages[name] and packages[f"{name}_server"]
-    assert f"{SERVERS[name].title} runs:" in (ROOT / f"django/{name}/init.sls").read_text()
+    assert f"{SERVERS[name].title} runs:" in (ROOT / f"django/{name}.sls").read_text()
     assert f"'{name}': '{SERVERS[name].title}'" in (ROOT / "django/site.sls").read_text()
 
 

@@ -15,6 +15,8 @@ MASTER = {
     "pillar_roots": {"base": ["/srv/pillar"]},
 }
 
+#: Writes the digests of the master's files anew.
+DIGESTS = ["python3", "/srv/formula/django/digests.py"]
 #: Appended to a module of each kind on the master; the minion shows which code it runs.
 CHANGED = {
     "_utils/django_verbs_status.py": """
@@ -35,11 +37,16 @@ def _run(step, name):
 }
 
 
+#: Where the master notes the requests of its minion, and what it is started by.
+REQUESTS = "/var/log/requests"
+COUNTING = ("/opt/salt/bin/python", "/srv/formula/bench/counting_master.py")
+
+
 @pytest.fixture(scope="module")
 def master(module_hosts) -> Host:
     master = module_hosts(name="master")
     master.write("/etc/salt/master", json.dumps(MASTER))
-    master.run(["systemd-run", "--unit=salt-master", "salt-master"])
+    master.run(["systemd-run", "--unit=salt-master", f"--setenv=REQUESTS={REQUESTS}", *COUNTING])
     return master
 
 
@@ -77,6 +84,15 @@ def test_a_minion_serves_what_its_master_says(blog):
 def test_a_second_apply_changes_nothing(blog):
     again = blog.apply()
     assert again.ok and not again.changed, again
+
+
+def test_an_apply_with_nothing_to_do_asks_the_master_for_four_files(blog, master):
+    master.run(["truncate", "--size=0", REQUESTS])
+    assert not blog.apply().changed
+    requests = master.read(REQUESTS).splitlines()
+    files = {line.partition(" ")[2] for line in requests if line.startswith("_file_hash")}
+    assert files == {"django.sls", "django/init.sls", "_utils/django_host_fileserver.py", "django/digests"}, requests
+    assert len(requests) <= 12, requests
 
 
 @pytest.mark.smoke
@@ -145,9 +161,33 @@ def test_changed_code_reaches_a_running_minion_by_the_next_apply(blog, master):
     for name, lines in CHANGED.items():
         path = f"/srv/formula/{name}"
         master.write(path, master.read(path) + lines)
+    master.run(DIGESTS)
     applied = blog.deploy()
     assert "(new code)" in applied["blog is live"].comment
     assert blog.host.call("django.status", "blog", full=True)[0]["code"] == "new"
+    assert not blog.apply().changed
+
+
+def test_a_changed_template_without_a_digest_is_found_within_a_day_and_followed_from_then_on(blog, master):
+    path = "/srv/formula/django/files/maintenance.html"
+    text, templates = master.read(path), "blog has its directories"
+    master.write(path, text + "<!-- ours -->\n")
+    assert not blog.apply().changed
+    blog.host.run("find /var/cache/salt/minion/files -type f -exec touch --date='25 hours ago' {} +")
+    assert templates in blog.deploy().changed
+    master.write(path, text + "<!-- ours, again -->\n")
+    assert templates in blog.deploy().changed
+    master.write(path, text)
+    assert templates in blog.deploy().changed
+    assert not blog.apply().changed
+
+
+def test_a_changed_template_without_a_digest_is_found_at_once_after_the_cache_is_cleared(blog, master):
+    path = "/srv/formula/django/files/maintenance.html"
+    master.write(path, master.read(path) + "<!-- ours -->\n")
+    assert blog.host.call("saltutil.clear_cache") is True
+    assert "blog has its directories" in blog.deploy().changed
+    master.run(DIGESTS)
     assert not blog.apply().changed
 
 

@@ -1,6 +1,6 @@
 # The web servers that face the clients, where their ports are free. Debian's default site goes only where it is this
 # formula that installs one; a site's own files are made by the site's step `proxy`.
-{% from "django/map.jinja" import django with context %}
+{% if django is not defined %}{% from "django/map.jinja" import django with context %}{% endif %}
 
 include:
   - django.place

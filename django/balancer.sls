@@ -1,6 +1,6 @@
 # The balancer of sites whose `hosts` give this host that part: HAProxy with a unit and a configuration of its own. The
 # service of Debian's package is not started, and an existing haproxy.cfg is left alone.
-{% from "django/map.jinja" import django with context %}
+{% if django is not defined %}{% from "django/map.jinja" import django with context %}{% endif %}
 {% set gone = (django.sites.keys() | list + django.absent.keys() | list) | reject('in', django.balanced) | list %}
 {% if django.balanced %}
 

@@ -1,6 +1,6 @@
 # PostgreSQL on this host, for sites whose database names no host. A server that is already installed is used as it is; the
 # state `… has its databases` of a site creates its database and login there.
-{% from "django/map.jinja" import django with context %}
+{% if django is not defined %}{% from "django/map.jinja" import django with context %}{% endif %}
 
 PostgreSQL is installed:
   django.server:

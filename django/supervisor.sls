@@ -1,6 +1,6 @@
 # supervisor keeps the sites alive where systemd is not PID 1, or pillar wants it. Each release has a program of its own, which
 # the site's step `instance` makes.
-{% from "django/map.jinja" import django with context %}
+{% if django is not defined %}{% from "django/map.jinja" import django with context %}{% endif %}
 
 supervisor is installed:
   django.packages:
