@@ -19,10 +19,12 @@ import django_project_imports
 import django_project_modules
 import django_project_options
 import django_project_python_path
+import django_project_removed
 import django_project_routes
 import django_project_settings
 import django_project_variables
 import django_release
+import django_site_hint
 import django_wall_delegate
 from django_host_command import DeploymentError
 from django_project_report import Report
@@ -83,6 +85,27 @@ def unset_variables(site: Site, release: Path, facts: Mapping[str, Any], cause: 
                 return f"{what}: set them in {at}:environment or {at}:secrets"
             return f"{what}: set {at}:environment:{unset[0]}, or {at}:secrets:{unset[0]}"
     return ""
+
+
+def newer_django(site: Site, release: Path, facts: Mapping[str, Any], cause: str, installed: Mapping[str, str]) -> str:
+    """Return a hint where a migration that raises was written by a newer Django than the installed one; or empty text.
+
+    Args:
+        installed: the packages of the virtualenv: normalised name → version.
+    """
+    path = next((path for path, _line in reversed(_PLACE.findall(cause)) if "migrations/" in path), "")
+    version: str = (_asked(site, release, _written_by, facts, path) if path else "") or ""
+    present = installed.get("django", "")
+    numbers = [[int(part) for part in re.findall(r"\d+", one)[:2]] for one in (version, present)]
+    if not present or numbers[0] <= numbers[1]:
+        return ""
+    cure = django_site_hint.extended(site, "python_packages", [f"django~={version}.0"])
+    return f"{path} was written by Django {version}, and {present} is installed: set {cure}"
+
+
+def _written_by(source: Path, facts: Mapping[str, Any], path: str) -> str:
+    file = Path(os.path.normpath(source / facts["folder"] / path))
+    return django_project_removed.written_by(file) if file.is_relative_to(source) else ""
 
 
 def _used(source: Path, facts: Mapping[str, Any], path: str, line: int) -> dict[str, str]:

@@ -113,15 +113,26 @@ def _without_folder(found: _Found, roots: Sequence[Path]) -> None:
 
 
 def _without_app(found: _Found, roots: Sequence[Path], tasks: django_project_tasks.Tasks) -> None:
-    """Leave out workers of Celery applications that are not the project's, such as that of a program next to it."""
+    """Leave out workers of Celery applications that are not the project's, such as that of a program next to it.
+
+    A package of the project that surely has no application is replaced by the only one that the project has.
+    """
     for name, worker in [*found.workers.items()]:
         app = re.split("[.:]", worker.about.get("app", ""))[0]
         is_one = any(re.fullmatch(rf"{re.escape(app)}(\.celery)?(:\w+)?", known) for known in tasks.apps)
-        is_package = any((root / app / "__init__.py").is_file() for root in roots)
+        packages = [root / app for root in roots if (root / app / "__init__.py").is_file()] if app else []
         is_own = django_project_python_path.is_own(roots, app.partition(".")[0])
-        if app and not is_one and not is_package and (tasks.apps or not is_own):
+        if packages and len(tasks.apps) == 1 and not is_one and not any(map(_may_have_app, packages)):
+            worker.about["app"] = next(iter(tasks.apps))
+        if app and not is_one and not packages and (tasks.apps or not is_own):
             found.unknown.setdefault(name, found.places.pop(name))
             del found.workers[name]
+
+
+def _may_have_app(package: Path) -> bool:
+    """Return whether a package may have an application of Celery, by a name in it or in its module for that."""
+    is_named = "celery" in django_project_code.read(package / "__init__.py").lower()
+    return is_named or (package / "celery.py").exists() or (package / "celery").exists()
 
 
 def _process(found: _Found, line: Line, commands: list[list[str]]) -> None:

@@ -99,12 +99,20 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.extend("python_packages", packages, f"those of the extra {of_servers}")
         required = [*required, *django_virtualenv_requirements.names(packages)]
     pinned = django_project_requirements.versions(contents)
+    of_system = django_project_requirements.of_system(pinned)
+    if of_system:
+        left_out = [f"{name}; sys_platform == 'none'" for name in of_system]
+        report.extend("python_packages", left_out, "left out, being of the Ubuntu on which they were listed")
     for name, version in django_project_requirements.unbuilt(pinned, host):
         reason = f"{name} {pinned[name]} cannot be built for Python {'.'.join(host.split('.')[:2])}"
         report.extend("python_packages", [f"{name}~={version}"], reason)
         pinned[name] = version
     if pinned.get("redis") == "8.0.0":
         report.extend("python_packages", ["redis~=8.0.1"], "redis 8.0.0 cannot connect to a unix socket")
+    django, why_newer = django_project_removed.newer(tree, pinned.get("django", ""))
+    if django:
+        report.extend("python_packages", [f"django~={django}.0"], why_newer)
+        pinned["django"] = f"{django}.0"
     celery = django_project_requirements.newer_celery(pinned, host)
     if celery:
         text = f"Celery {pinned['celery']} runs on Python <3.11, and python3 of this host is {host}"

@@ -393,6 +393,7 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
         return f"set {at}:environment:{missing[0]}, or {at}:secrets:{missing[0]}"
     packages = django_virtualenv.packages(release / "virtualenv")
     known = django_site_cause.hint(site, cause, facts) or django_project_dependency.hint(site, cause, packages)
+    known = known or django_project_advice.newer_django(site, release, facts, cause, packages)
     return known or django_project_advice.unset_variables(site, release, facts, cause)
 
 

@@ -29,6 +29,7 @@ _SYSTEM_PACKAGES = (
     (r"cairocffi|cairosvg", ["libcairo2"]),
     (r"weasyprint", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
     (r"python-magic", ["libmagic1"]),
+    (r"netifaces", ["gcc", "libc6-dev", "python3-dev"]),
 )
 #: Package → Python, and the first version that has a wheel for it: an older one is built.
 _WHEELS = {
@@ -62,6 +63,13 @@ _BUILT_SINCE = {
 _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
 #: Pinned package, the first version that is built without it, the first Python without a wheel → what its build needs.
 _BUILT_WITH = (("pyyaml", "6.0.1", "3.12", "cython<3"), ("pyyaml", "6", "3.10", "cython<3"))
+#: Packages of Ubuntu's own system, which ``pip freeze`` lists there and no index has; and others of a desktop that come
+#: with them, whose builds need its libraries.
+_OF_UBUNTU = {
+    *("apturl", "command-not-found", "cupshelpers", "language-selector", "python-apt", "screen-resolution-extra"),
+    *("ubuntu-advantage-tools", "ubuntu-drivers-common", "ubuntu-pro-client", "ufw", "unattended-upgrades", "xkit"),
+}
+_OF_DESKTOP = {"brlapi", "dbus-python", "defer", "louis", "pycups", "pygobject", "systemd-python", "usb-creator"}
 #: Package, its extra, its first version that requires another package without a limit, its first one that has it
 #: right, the other package, and the first version of that which those between do not run with.
 _FITTING = (
@@ -161,6 +169,15 @@ def newer_celery(versions: Mapping[str, str], python: str) -> list[str]:
     if not python or _is_before(python, "3.11") or not _is_before(versions.get("celery", ""), "5"):
         return []
     return [f"{name}~={version}" for name, version in _CELERY.items() if name in versions]
+
+
+def of_system(pinned: Mapping[str, str]) -> list[str]:
+    """Return the pinned packages that only the system has on which the requirements were written, Ubuntu or Debian.
+
+    No index has a version with ``+ubuntu`` in it.
+    """
+    only = {name for name, version in pinned.items() if name in _OF_UBUNTU or re.search(r"\+(ubuntu|deb)", version)}
+    return sorted(only | (_OF_DESKTOP & {*pinned} if only else set()))
 
 
 def makes_code(required: Collection[str]) -> str:

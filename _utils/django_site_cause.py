@@ -135,7 +135,7 @@ _HINTS = (
     (
         r"Because ([\w.-]+) was not found in the package registry",
         "the package index has no package {0}: correct its name in the requirements, or in {at}:python_packages; one "
-        "of your own is from {at}:index",
+        "of your own is from {at}:index; to leave it out, add \"{0}; sys_platform == 'none'\" to {at}:python_packages",
     ),
     (
         r"SSLError: HTTPSConnectionPool\(host='([\w.-]+)'[^\n]*certificate verify failed",
@@ -284,6 +284,11 @@ _HINTS = (
         "{0} is not installed as a package: if it is the project itself, set {at}:files: {{{0}-0.dist-info/METADATA: "
         '{{contents: "Metadata-Version: 2.1\\nName: {0}\\nVersion: 0\\n"}}}}, in the folder of manage.py; add another '
         "one to {at}:python_packages",
+    ),
+    (
+        r"AttributeError: module '([\w.]+)' has no attribute 'celery'",
+        "the module {0} has no application of Celery: set app of the site's {at}:workers to the module that calls "
+        "Celery(…)",
     ),
     (
         r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+) environment variable\b",

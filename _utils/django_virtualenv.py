@@ -209,7 +209,8 @@ def _unsolved(uv: Uv, arguments: list[str], packages: list[str]) -> DeploymentEr
         uv.install(*arguments)
     except DeploymentError as error:
         absent = re.search(r"Because ([\w.-]+) was not found in the package registry", error.log)
-        named = [name.partition("[")[0] for name in django_virtualenv_requirements.names(packages)]
+        wanted = [package for package in packages if ";" not in package]  # one with a marker may be left out by it
+        named = [name.partition("[")[0] for name in django_virtualenv_requirements.names(wanted)]
         if "No solution found" not in error.log or (absent and absent[1] in named):
             raise
         return error

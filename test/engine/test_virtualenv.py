@@ -302,6 +302,15 @@ def test_package_of_the_pillar_that_the_index_lacks_is_named(make_site, uv, tmp_
     assert len([argv for argv, _folder in uv.calls if "install" in argv]) == installs
 
 
+def test_package_that_a_marker_leaves_out_need_not_be_in_the_index(make_site, uv, tmp_path):
+    source = write_tree(tmp_path / "source", {"requirements.txt": "ufw==0.36.1\n"})
+    uv.contradiction, uv.absent = r"requirements\.txt (?!.*--overrides)", "ufw"
+    left_out = "ufw; sys_platform == 'none'"
+    django_virtualenv.build(make_site(python_packages=[left_out]), source, ["requirements.txt"], "key")
+    argv = [argv for argv, _folder in uv.calls if "install" in argv][1]
+    assert "--overrides" in argv and argv[-2:] == ["--", left_out]
+
+
 @pytest.mark.parametrize(
     ("version", "written"),
     [
