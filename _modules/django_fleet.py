@@ -1,12 +1,11 @@
 """
-What the master has the hosts of a fleet do, and what people may ask of one host: which hosts of a site its balancer
-gives requests to.
-
-A verb that fails returns the error as text and sets the return code.
+What the master's runner ``django`` has the hosts of a site do, one part of a release at a time: see
+docs/guides/fleet.md. People call the runner instead: ``salt-run django.deploy blog``.
 """
 
 import django_balancer
 import django_host_import
+import django_verbs_fleet
 from django_host_command import DeploymentError
 
 django_host_import.keep_folder()
@@ -16,6 +15,223 @@ __virtualname__ = "django_fleet"
 
 def __virtual__():
     return __virtualname__
+
+
+def ready(site):
+    """
+    Return what the master has to know before a deployment: the active release, the next number, a fingerprint of
+    the secret key, the hosts as last applied, who deploys the site.
+
+    site
+        Name of the site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.ready blog
+    """
+    return _answer(lambda: django_verbs_fleet.ready(site))
+
+
+def resolve(site, revision=None):
+    """
+    Return the commit of a revision.
+
+    site
+        Name of the site.
+    revision
+        Branch, tag or commit. That of the last apply by default.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.resolve blog main
+    """
+    return _answer(lambda: {"commit": django_verbs_fleet.resolve(site, None if revision is None else str(revision))})
+
+
+def claim(site, deployment, by, until):
+    """
+    Claim a site for a deployment, or renew its claim.
+
+    site
+        Name of the site.
+    deployment
+        Id of the deployment.
+    by
+        Who has started it, and where.
+    until
+        When the claim ends by itself (Unix time).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.claim blog 20260301T120000-4711 'root on master1' 1772366460
+    """
+    return _answer(lambda: django_verbs_fleet.claim(site, deployment, by, until))
+
+
+def prepare(site, deployment, by, commit, sequence):
+    """
+    Build a release up to its static files.
+
+    site, deployment, by
+        As for ``django_fleet.claim``.
+    commit
+        What is released.
+    sequence
+        Number of the release.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.prepare blog ID 'root on master1' 3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d 42
+    """
+    return _answer(lambda: _done(*django_verbs_fleet.prepare(site, deployment, by, commit, sequence)))
+
+
+def migrate(site, deployment, by, until):
+    """
+    Push static files and migrate the databases for the prepared release, on one host for all.
+
+    site, deployment, by, until
+        As for ``django_fleet.claim``; nothing is begun after ``until``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.migrate blog ID 'root on master1' 1772366460
+    """
+    return _answer(lambda: _done(*django_verbs_fleet.migrate(site, deployment, by, until)))
+
+
+def start(site, deployment, by, until, migrated):
+    """
+    Start the prepared release, and check its health.
+
+    site, deployment, by, until
+        As for ``django_fleet.migrate``.
+    migrated
+        Migrations that one host has applied for all.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.start blog ID 'root on master1' 1772366460 '[]'
+    """
+    return _answer(lambda: _done(*django_verbs_fleet.start(site, deployment, by, until, migrated)))
+
+
+def switch(site, deployment, by, until):
+    """
+    Activate the release that was started.
+
+    site, deployment, by, until
+        As for ``django_fleet.migrate``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.switch blog ID 'root on master1' 1772366460
+    """
+    return _answer(lambda: _done(*django_verbs_fleet.switch(site, deployment, by, until)))
+
+
+def back(site, deployment, by):
+    """
+    Activate the release again that was active before a deployment.
+
+    site, deployment, by
+        As for ``django_fleet.claim``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.back blog ID 'root on master1'
+    """
+    return _answer(lambda: _done(*django_verbs_fleet.back(site, deployment, by)))
+
+
+def rollback(site, deployment, by, commit, force=False):
+    """
+    Activate the newest release of an older commit that is still on this host.
+
+    site, deployment, by
+        As for ``django_fleet.claim``.
+    commit
+        Commit of the release.
+    force
+        Also where it does not work with the schema of the databases.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.rollback blog ID 'root on master1' 3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d
+    """
+    return _answer(lambda: _done(*django_verbs_fleet.rollback(site, deployment, by, commit, force=force)))
+
+
+def finish(site, deployment, by, commands, known):
+    """
+    End a deployment on this host, which has switched.
+
+    site, deployment, by
+        As for ``django_fleet.claim``.
+    commands
+        Run the commands of ``after_switch``.
+    known
+        Commit, number and held commits of the release that the hosts have in common now.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.finish blog ID 'root on master1' false '{commit: …, sequence: 42, held: []}'
+    """
+    return _answer(lambda: django_verbs_fleet.finish(site, deployment, by, commands, known))
+
+
+def abandon(site, deployment):
+    """
+    End a deployment, and remove what it has prepared and not activated.
+
+    site
+        Name of the site.
+    deployment
+        Id of the deployment; empty for whichever has claimed the site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.abandon blog ''
+    """
+    return _answer(lambda: django_verbs_fleet.abandon(site, deployment))
+
+
+def outcome(site, deployment):
+    """
+    Return what has become of a deployment on this host: ``live``, ``prepared`` or ``none``.
+
+    site, deployment
+        As for ``django_fleet.claim``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.outcome blog ID
+    """
+    return _answer(lambda: django_verbs_fleet.outcome(site, deployment))
 
 
 def backend(site, host=None, state="state"):
@@ -59,9 +275,17 @@ def expect(site, commits):
     return _answer(lambda: django_balancer.expect(site, commits))
 
 
-def _answer(function):
+def _done(deployment, answer):
+    """Return what a part of a deployment has done, with its release, the seconds of each step, and warnings."""
+    release = deployment.release.name if deployment.release else ""
+    warnings = list(dict.fromkeys(deployment.warnings))
+    return {"release": release, "seconds": deployment.seconds, "warnings": warnings, **answer}
+
+
+def _answer(verb):
+    """Return what a verb answers; where it fails, the error, which the master shows with the host's name."""
     try:
-        return function()
+        return verb()
     except (DeploymentError, OSError) as error:
         __context__["retcode"] = 1
-        return str(error)
+        return {"error": str(error)}

@@ -56,6 +56,8 @@ class Deployment:
         servers: what is known of the database servers of this host; shared by the sites of an apply.
         listening: the users of each port, where this apply has looked already.
         coming: the sites that this apply gives to the proxy of the site; None where the pillar is not known.
+        fleet: the id of the fleet's deployment that this is a part of; empty for one of this host alone.
+        sequence: the least number of a new release.
     """
 
     #: In a dry run or a plan, the name of the release that would be made.
@@ -98,6 +100,8 @@ class Deployment:
         servers: dict[Any, Any] | None = None,
         listening: Mapping[int, set[str]] | None = None,
         coming: Collection[str] | None = None,
+        fleet: str = "",
+        sequence: int = 0,
     ):
         self.site = site
         keys = ("deploy_key", "index_password", "push_secret")
@@ -116,6 +120,8 @@ class Deployment:
         self.servers = {} if servers is None else servers
         self.listening = listening
         self.coming = coming
+        self.fleet = fleet
+        self.sequence = sequence or self.release_of_fleet.get("sequence", 0)
         self.lock = site.lock(asked_by)
         self.switch_lock = django_release_workers.SwitchLock(site)
         self.live = django_release.linked(site, site.current)
@@ -135,6 +141,12 @@ class Deployment:
         self.began = time.time()
         self.seconds: dict[str, float] = {}
         self._fallbacks: list[str] = []
+
+    @property
+    def release_of_fleet(self) -> dict[str, Any]:
+        """The commit and the number of the release that the master keeps for all hosts of the site; empty without."""
+        known: dict[str, Any] = self.site.config.get("fleet", {}).get("release") or {}
+        return known
 
     # What steps find out
 
@@ -202,6 +214,16 @@ class Deployment:
         """Let the steps work on a new release."""
         self.release, self.is_new = release, True
 
+    def resume(self, release: Release) -> None:
+        """Let the steps go on with a new release that another process has begun.
+
+        Raises:
+            DeploymentError: a file holds no usable secret.
+        """
+        self.begin(release)
+        self.commit = release.record["commit"]
+        self.read_secrets()
+
     def keep_live(self) -> None:
         """Let the steps work on the active release, which another deployment has made meanwhile."""
         self.release = self.live
@@ -259,6 +281,12 @@ class Deployment:
         """Set the requests of the switch; the deployment ends them."""
         self.probe = probe
         return probe
+
+    def end_probe(self) -> None:
+        """End the requests of the switch, which another process begins anew."""
+        if self.probe:
+            self.probe.end()
+        self.probe = None
 
     def set_activated(self, is_activated: bool) -> None:
         """Set whether `current` points to the release by this deployment."""
@@ -322,6 +350,8 @@ class Deployment:
         revision = self.revision or site.config["revision"]
         if site.config["folder"] and not self.revision:
             self._find_commit = lambda: django_source_folder.tree(site)
+        elif self.release_of_fleet.get("commit") and not self.again:
+            self._find_commit = lambda: str(self.release_of_fleet["commit"])
         elif live and site.config["deploy"] == "manual" and not self.again:
             self._find_commit = lambda: live.record["commit"]
         elif django_source.COMMIT.fullmatch(revision):

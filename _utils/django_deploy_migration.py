@@ -188,6 +188,23 @@ def migrate(release: Release, secrets: list[str]) -> list[str]:
     return warnings
 
 
+def follow(release: Release, names: Collection[str], secrets: list[str]) -> list[str]:
+    """Have a release find the databases as another host's deployment of the same commit has migrated them.
+
+    Args:
+        names: the migrations that the formula's own program has applied there.
+
+    Returns:
+        Warnings of Django's checks.
+
+    Raises:
+        DeploymentError: a check fails.
+    """
+    warnings = migrate(release, secrets)
+    _record_migrated(release, names)
+    return warnings
+
+
 def _record_migrated(release: Release, names: Collection[str]) -> None:
     """Record the migrations that the formula's own program has applied, which keeps the defaults of new columns."""
     recorded = release.record.get("migrated", [])

@@ -69,6 +69,22 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     django_deploy_commands.run(deployment, "before_switch")
 
 
+def take_up(deployment: Deployment) -> None:
+    """Go on with the instance that another process of this deployment has started.
+
+    Raises:
+        DeploymentError: it does not run any more, or its health check fails.
+    """
+    site, release = deployment.site, deployment.release
+    assert release is not None  # noqa: S101 - the caller has it from disk
+    django_release_instance.start(site, release.path)
+    if deployment.live and deployment.live.name != release.name:
+        deployment.set_probe(_probe(site, deployment.live)).start()
+    explain = django_project_page.explain(site, release.path, release.facts, deployment.masked())
+    django_release_health.check(site, release.path, explain)
+    deployment.set_healthy(django_release_instance.pid(site, release.path))
+
+
 def _warn_of_missing_files(deployment: Deployment, release: Release, began: float) -> None:
     """Warn of stylesheets and scripts that the health page or the home page uses and the release does not have.
 

@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import django_deploy_difference
 import django_deploy_preflight
 import django_host_clock
+import django_host_file
 import django_host_folder
 import django_process
 import django_project
 import django_release
+import django_release_claim
 import django_release_instance
 import django_source
 import django_source_history
@@ -21,6 +23,9 @@ from django_deploy import Changes, Deployment, RepeatedFailure
 from django_host_command import redact
 from django_release import Release
 
+#: The file of a release with its commit, which the proxy of a fleet's host serves to balancers.
+COMMIT = "commit"
+
 
 def source(deployment: Deployment) -> Iterator[Changes]:
     """Decide whether there is a new release; export the commit of the revision into it."""
@@ -29,11 +34,14 @@ def source(deployment: Deployment) -> Iterator[Changes]:
         deployment.plan("the first release")
         yield {"release": f"would be built from {site.config['folder'] or site.config['revision']}"}
         return
+    if _waits_for_fleet(deployment):
+        deployment.read_secrets()
+        return
     recorded, inputs = deployment.find_inputs()
     if not deployment.again and (_is_made_of(live, inputs) or _is_on_hold(deployment, inputs)):
         return
     changes = differences(deployment, recorded, inputs)
-    deployment.plan(django_release.next_name(site, deployment.commit))
+    deployment.plan(django_release.next_name(site, deployment.commit, deployment.sequence))
     foreseen = _foresee(deployment, live) if deployment.test and live else {}
     outlook = django_deploy_preflight.look(deployment, changes)
     release = {"old": live.name if live else None, "new": deployment.planned}
@@ -49,6 +57,21 @@ def source(deployment: Deployment) -> Iterator[Changes]:
         _begin(deployment, inputs)
 
 
+def _waits_for_fleet(deployment: Deployment) -> bool:
+    """Return whether the hosts of a site get their release together, and not by this deployment; with a warning why."""
+    site, known = deployment.site, deployment.release_of_fleet
+    if deployment.fleet or "fleet" not in site.config:
+        return False
+    claim = django_release_claim.current(site)
+    if claim:
+        deployment.warn([f"{site.name} is being deployed by {claim}: apply again when it is done"])
+        return True
+    if known and not known["commit"]:
+        deployment.warn([f"the hosts of {site.name} have no release yet: salt-run django.deploy {site.name} makes it"])
+        return True
+    return False
+
+
 def _is_made_of(release: Release | None, inputs: dict[str, str]) -> bool:
     return bool(release and release.record.get("inputs") == inputs and release.is_whole())
 
@@ -56,9 +79,11 @@ def _is_made_of(release: Release | None, inputs: dict[str, str]) -> bool:
 def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
     """Make the folder and the record of a new release, and export its source."""
     site = deployment.site
-    release = Release(site, django_release.next_name(site, deployment.commit))
+    release = Release(site, django_release.next_name(site, deployment.commit, deployment.sequence))
     django_release.clear_leftovers(site)
     release.path.mkdir(mode=0o755)
+    if site.config.get("fleet"):
+        django_host_file.write(release.path / COMMIT, deployment.commit, mode=0o644, durable=False)
     deployment.begin(release)
     about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": django_host_clock.now()}
     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
@@ -107,7 +132,7 @@ def _is_on_hold(deployment: Deployment, inputs: dict[str, str]) -> bool:
     site, live = deployment.site, deployment.live
     former = [release for release in django_release.releases(site) if release.record.get("inputs") == inputs]
     state = former[-1].record.get("state") if former else None
-    if state == "held" and live:
+    if state == "held" and live and not deployment.release_of_fleet:
         text = f"{former[-1].name} is on hold since it was rolled back; {live.name} stays live."
         again = f"salt-call django.release {site.name} releases it anyway"
         if former[-1].is_whole():

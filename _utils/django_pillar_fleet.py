@@ -8,6 +8,7 @@ minions, and the commit that the hosts have in common.
 from __future__ import annotations
 
 import fnmatch
+import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,6 +118,9 @@ def hosts(site: Site, own: Site) -> Iterator[Problem]:
     for name in hosts_with(site, "balancer"):
         if "app" in entries[name]["parts"]:
             yield ("hosts", name), "expected app or balancer, got both: each needs port 80 of its host"
+    for name, entry in entries.items():
+        if entry["address"] and not _is_address(entry["address"]):
+            yield ("hosts", name), f"expected an IP address, got {entry['address']}"
     unknown = [name for name, entry in entries.items() if not entry["address"]]
     if hosts_with(site, "balancer"):
         for name in unknown:
@@ -128,6 +132,14 @@ def hosts(site: Site, own: Site) -> Iterator[Problem]:
         yield ("folder",), "the hosts of a site get the same commit: set repository instead"
     if own.get("deploy") == "manual":
         yield ("deploy",), "has no effect with hosts: salt-run django.deploy makes their releases"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def shared(site: Site, _own: Site) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ import django_host_proc
 import django_process
 import django_process_systemd
 import django_release_attempt
+import django_release_claim
 import django_release_instance
 import django_release_use
 import django_release_workers
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 RECORD = {
     **dict.fromkeys(("name?", "state?", "commit?", "asked_by?", "began?", "live_since?", "held_since?"), str),
     **dict.fromkeys(("author?", "subject?", "committed?", "virtualenv?"), django_wall_shape.MAYBE),
-    **dict.fromkeys(("step?", "error?"), str),
+    **dict.fromkeys(("step?", "error?", "fleet?"), str),
     "inputs?": {str: str},
     "facts?": django_wall_shape.FACTS,
     "schema?": django_wall_shape.SCHEMA,
@@ -184,9 +185,9 @@ def next_sequence(site: Site) -> int:
     )
 
 
-def next_name(site: Site, commit: str) -> str:
-    """Return the name of the next release: ``0042-3f2a9c1b77de``."""
-    return f"{next_sequence(site):04d}-{commit[:12]}"
+def next_name(site: Site, commit: str, least: int = 0) -> str:
+    """Return the name of the next release: ``0042-3f2a9c1b77de``; its number is not less than `least`."""
+    return f"{max(next_sequence(site), least):04d}-{commit[:12]}"
 
 
 def clear_leftovers(site: Site) -> None:
@@ -196,6 +197,10 @@ def clear_leftovers(site: Site) -> None:
     where their record is damaged: they may serve.
     """
     kept = {Path(os.readlink(link)).name for link in (site.current, site.previous) if link.is_symlink()}
+    if django_release_claim.current(site):
+        kept.add(django_release_claim.prepared(site))
+    else:
+        django_release_claim.drop(site)
     clear_plans(site)
     for release in releases(site):
         if release.name not in kept and release.record.get("state") not in ("good", "failed", "held"):

@@ -306,6 +306,12 @@ def registered() -> list[str]:
     )
 
 
+def keep_applied(site: Site) -> None:
+    """Write the configuration of a site as applied to ``site.json``."""
+    applied = django_host_file.with_checksum({"config": dict(site.config), "platform": dict(site.platform)})
+    django_host_file.write_json(site.applied, applied, mode=0o600)
+
+
 def refuse_another_identity(site: Site, managed: Collection[str]) -> None:
     """Refuse a change of a site's root, user or name in the pillar, because its data belongs to them.
 

@@ -17,6 +17,7 @@ import django_project_command
 import django_project_program
 import django_proxy_maintenance
 import django_release
+import django_release_claim
 import django_release_instance
 import django_secret
 import django_site
@@ -73,6 +74,7 @@ def release(
         DeploymentError: a step fails.
     """
     site = django_site.find(name)
+    django_release_claim.refuse_alone(site, "deploy")
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by, revision=revision, again=True)
     return deployment, django_deploy_steps.walk(deployment, django_deploy_steps.RELEASE)
 
@@ -98,6 +100,7 @@ def rollback(
     migrate: bool = False,
     force: bool = False,
     asked_by: str = "django.rollback",
+    alone: bool = True,
 ) -> tuple[Deployment, dict[str, Any]]:
     """Activate an older release again, and put the active one on hold; or a newer one that is still on the host.
 
@@ -105,12 +108,15 @@ def rollback(
         to: the name, the number or the commit of a release; None is the newest good one before the active one.
         migrate: reverse the migrations that it does not have.
         force: roll back even where it does not work with the databases' schema.
+        alone: on this host only, which hosts that have their release in common refuse.
 
     Raises:
         DeploymentError: there is none, it does not work with the databases' schema, or it does not start; the active
             release stays active then.
     """
     site = django_site.find(name)
+    if alone:
+        django_release_claim.refuse_alone(site, "rollback")
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
     with deployment.step("rollback"):
         with deployment.deciding():

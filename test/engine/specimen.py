@@ -30,7 +30,7 @@ import yaml
 from django_site import Site
 
 ROOT = Path(__file__).parents[2]
-GRAINS = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
+GRAINS = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd", "id": "web1"}
 COMMIT = "3f2a9c1b77de4e0f8a5d6c7b8a9f0e1d2c3b4a59"
 #: What was found in the source of a release, and what its start has answered.
 FACTS: dict[str, Any] = {

@@ -197,7 +197,7 @@ def test_commits_of_a_deployment_outlast_applies_until_a_later_release(haproxy: 
     django_balancer.apply(blog(OLD, 3), [], templates())
     assert commits() == [OLD]
     django_balancer.expect("blog", [])
-    assert "/.django/release" not in django_balancer_haproxy.CONFIG.read_text()
+    assert "/.django-release" not in django_balancer_haproxy.CONFIG.read_text()
 
 
 def test_verbs_name_what_is_wrong(haproxy: list[str]) -> None:

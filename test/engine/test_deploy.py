@@ -428,6 +428,8 @@ INPUTS = {
     "email": ({"host": "mail.example.org"}, None),
     "backup": (None, {"keep": 3}),
     "log": ({"requests": True}, None),
+    "hosts": (None, {"web1": ["app"]}),
+    "fleet": (None, {"commit": "3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d"}),
 }
 
 
@@ -460,7 +462,7 @@ def test_which_options_make_a_release(laid_out, option):
         more = {"salt"} if option in ("workers", "email") else set()  # programs that no other release has
         assert {name.split(":")[0] for name in changed} - more == {_ALIASED.get(option, option)}
     if keeps is not None:
-        world.options = {option: keeps}
+        world.options = {option: keeps, **({"hosts": {"web1": ["app"]}} if option == "fleet" else {})}
         assert world.deployment().inputs() == before
 
 

@@ -24,7 +24,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
 PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
-GRAINS = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
+GRAINS = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd", "id": "web1"}
 SITE = {"repository": "https://git.example.org/blog.git", "revision": "main", "domains": ["blog.example.org"]}
 
 

@@ -22,7 +22,7 @@ NGINX = """server {
     listen 80;
     server_name blog.example.org;
     default_type text/plain;
-    location = /.django/release { alias /srv/release; }
+    location = /.django-release/blog { alias /srv/release; }
     location = /healthz { return 200 well; }
     location = /slow { proxy_pass http://127.0.0.1:8000; }
     location / { return 200 "NAME $http_x_forwarded_for $http_x_forwarded_proto $http_x_forwarded_host"; }

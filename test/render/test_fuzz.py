@@ -103,6 +103,7 @@ HARMLESS = [
 #: What else has to be said for a value to reach a file, by the beginning of its path.
 TOGETHER = {
     "settings_module": {"overlay": False},
+    "fleet": {"hosts": {"web1": {"parts": ["app"], "address": "192.0.2.1"}}},
     "tls": {"tls": {"kind": "acme", "challenge": "dns-01", "hook": "/x", "eab": {"key_id": "x", "key": "x"}}},
     "index": {"index": {"url": "https://example.org/simple", "user": "x", "password": "x"}},
     "email": {"email": {"host": "smtp.example.org", "user": "x", "password": "x"}},

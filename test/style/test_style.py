@@ -36,16 +36,25 @@ def test_python_is_safe():
         "bandit",
         "--quiet",
         "-ll",
-        *files("_utils/*.py", "_states/*.py", "_modules/*.py", "django/*.py", "bench/[!p]*.py", "quickstart.py"),
+        *files(
+            "_utils/*.py",
+            "_states/*.py",
+            "_modules/*.py",
+            "_runners/*.py",
+            "_pillar/*.py",
+            "django/*.py",
+            "bench/[!p]*.py",
+            "quickstart.py",
+        ),
     )
 
 
 # One folder at a time: _modules and _states both have a django.py.
-@pytest.mark.parametrize("folder", ["_utils", "_states", "_modules", "test/hosts", "bench"])
+@pytest.mark.parametrize("folder", ["_utils", "_states", "_modules", "_runners", "_pillar", "test/hosts", "bench"])
 def test_types_hold(folder):
     written = [Path(name) for name in files(f"{folder}/*.py") if not name.startswith("bench/peers/")]
     modules = [str(path) for path in written if not path.name.startswith(("test_", "conftest"))]
-    assert modules or folder in ("_states", "_modules")
+    assert modules or folder in ("_states", "_modules", "_runners", "_pillar")
     if modules:
         oldest = ["--python-version=3.10"] if folder.startswith("_") else []  # Salt's on Ubuntu 22.04
         run("mypy", *oldest, *modules, MYPYPATH="_utils:test/hosts:bench")

@@ -29,7 +29,11 @@ def misuse(site: Site) -> None:
 
 
 def modules() -> list[Path]:
-    return sorted(path for folder in ("_utils", "_modules", "_states") for path in (ROOT / folder).glob("*.py"))
+    return sorted(
+        path
+        for folder in ("_utils", "_modules", "_states", "_runners", "_pillar")
+        for path in (ROOT / folder).glob("*.py")
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,18 @@ QUOTES = ("test/style/words.py", "test/style/test_words.py", "test/hosts/locks/"
 TEXTS = [
     name
     for name in style.files(
-        *("_utils/*.py", "_modules/*.py", "_states/*.py", "django/*", "examples/*", "bench/*", "test/*", "docs/*.md"),
+        *(
+            "_utils/*.py",
+            "_modules/*.py",
+            "_states/*.py",
+            "_runners/*.py",
+            "_pillar/*.py",
+            "django/*",
+            "examples/*",
+            "bench/*",
+            "test/*",
+            "docs/*.md",
+        ),
         *("*.md", "pillar.example", "pyproject.toml", "quickstart", "quickstart.py"),
     )
     if not name.startswith(QUOTES)

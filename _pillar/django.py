@@ -1,0 +1,77 @@
+"""
+External pillar: what the hosts of a site have in common. Two lines of the master's configuration switch it on:
+
+.. code-block:: yaml
+
+    module_dirs: [/srv/django-formula]
+    ext_pillar: [{django: /srv/django-fleet}]
+
+The value is the folder of its store, which it makes. Sites without ``hosts`` get nothing. See docs/guides/fleet.md.
+"""
+
+import fnmatch
+import ipaddress
+import os
+import sys
+
+import salt.cache
+import salt.key
+
+for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
+    sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _name))
+
+import django_master_store  # noqa: E402
+
+
+def ext_pillar(minion_id, pillar, store):
+    """
+    Return the fleet and the secret key of each site of which this minion is a host.
+
+    minion_id
+        Name of the minion.
+    pillar
+        Its pillar so far.
+    store
+        Folder of the store.
+    """
+    given = pillar.get("django") or {}
+    defaults = (given.get("defaults") or {}).get("hosts") or {}
+    found = {}
+    for name, site in (given.get("sites") or {}).items():
+        hosts = {**defaults, **((site or {}).get("hosts") or {})}
+        if isinstance(site, dict) and hosts:
+            found[name] = _of_site(minion_id, name, site, hosts, store)
+    return {"django": {"sites": found}} if found else {}
+
+
+def _of_site(minion_id, name, site, hosts, folder):
+    store = django_master_store.Store(folder, name)
+    names = [one for one in _accepted() if any(fnmatch.fnmatchcase(one, pattern) for pattern in hosts)]
+    literal = [one for one in hosts if not any(character in one for character in "*?[")]
+    store.keep_hosts({one: _parts(one, hosts) for one in sorted({*names, *literal})})
+    known = {"fleet": {**store.release(), "addresses": {one: _address(one, minion_id) for one in names}}}
+    needs_key = not site.get("secret_key") and "app" in _parts(minion_id, hosts)
+    return known | ({"secret_key": store.secret_key()} if needs_key else {})
+
+
+def _accepted():
+    """Return the names of the minions whose keys the master has accepted."""
+    return sorted(salt.key.get_key(__opts__).list_keys()["minions"])
+
+
+def _address(name, minion_id):
+    """Return the first address of a minion that is not of its loopback; empty where the master has not seen it yet."""
+    cached = salt.cache.factory(__opts__).fetch("grains", name) or {}
+    grains = __grains__ if name == minion_id and __grains__.get("id") == name else cached
+    for address in [*(grains.get("ipv4") or []), *(grains.get("ipv6") or [])]:
+        one = ipaddress.ip_address(address)
+        if not (one.is_loopback or one.is_link_local):
+            return str(one)
+    return ""
+
+
+def _parts(name, hosts):
+    """Return the parts of a host: those under its own name, else under the first pattern that matches."""
+    matching = [value for pattern, value in sorted(hosts.items()) if fnmatch.fnmatchcase(name, pattern)]
+    entry = hosts.get(name) or (matching or [[]])[0]
+    return (entry.get("parts") if isinstance(entry, dict) else entry) or []

@@ -1,0 +1,146 @@
+"""
+One site on many hosts: release, roll back, show what they serve. Each command is one for all hosts, and each host gets
+the same release or keeps what it serves. See docs/guides/fleet.md.
+
+.. code-block:: yaml
+
+    # the master's configuration
+    module_dirs: [/srv/django-formula]
+    ext_pillar: [{django: /srv/django-fleet}]
+"""
+
+import getpass
+import os
+import socket
+import sys
+
+import salt.utils.event
+
+for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
+    sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _name))
+
+import django_master_deploy  # noqa: E402
+import django_master_minions  # noqa: E402
+import django_master_store  # noqa: E402
+from django_host_command import DeploymentError  # noqa: E402
+
+__virtualname__ = "django"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def deploy(site, revision=None):
+    """
+    Release a site on all its hosts: as a whole, or not at all. The exit code is 1 when it was not released.
+
+    site
+        Name of the site.
+    revision
+        Branch, tag or commit, instead of the revision of the pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.deploy blog
+        salt-run django.deploy blog v2.4.1
+    """
+    return _answer(lambda: _fleet(site, "deploy").deploy(None if revision is None else str(revision)))
+
+
+def rollback(site, to=None, force=False):
+    """
+    Roll all hosts of a site back to an older commit, of which each host still has a release. The commit that was
+    active is put on hold.
+
+    site
+        Name of the site.
+    to
+        Commit to return to. The one before the active one by default.
+    force
+        Roll back even if the older release does not work with the schema of the databases.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.rollback blog
+        salt-run django.rollback blog 3f2a9c1b77de
+    """
+    return _answer(lambda: _fleet(site, "rollback").rollback(None if to is None else str(to), force=force))
+
+
+def status(site=None):
+    """
+    Show what the hosts of sites serve. The exit code is 1 when one does not answer or is behind.
+
+    site
+        Name of the site. All sites with hosts by default.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.status
+        salt-run django.status blog
+    """
+    names = [site] if site else django_master_store.sites(_folder())
+    answer = _answer(lambda: {name: _fleet(name, "status").status() for name in names})
+    if any(isinstance(row, dict) and row.get("behind") for row in answer.values()):
+        __context__["retcode"] = 1
+    return answer
+
+
+def abandon(site):
+    """
+    End a deployment whose runner is gone, and remove what it has prepared and not activated. A claim ends by itself
+    after a minute; this ends it at once.
+
+    site
+        Name of the site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.abandon blog
+    """
+    return _answer(lambda: _fleet(site, "abandon").abandon())
+
+
+def _folder():
+    """Return the folder of the store, which the master's configuration names."""
+    for entry in __opts__.get("ext_pillar") or ():
+        if isinstance(entry.get("django"), str):
+            return entry["django"]
+    raise DeploymentError(
+        "the master has no store for the hosts of sites",
+        hint="add to its configuration, and restart it: ext_pillar: [{django: /srv/django-fleet}]",
+    )
+
+
+def _fleet(site, verb):
+    def tell(phase, found):
+        with salt.utils.event.get_event("master", opts=__opts__, listen=False) as events:
+            events.fire_event({"site": site, "phase": phase, **found}, f"django/{site}/{verb}/{phase}")
+        hosts = ", ".join(f"{host} {text}" for host, text in found["hosts"].items())
+        # At once and apart from the answer, which may be read by a program.
+        print(f"{phase} {found['seconds']} s: {hosts}", file=sys.stderr, flush=True)
+
+    by = f"{getpass.getuser()} (salt-run django.{verb} on {socket.gethostname()})"
+    store = django_master_store.Store(_folder(), site)
+    return django_master_deploy.Fleet(store, django_master_minions.Minions(__opts__), by, tell)
+
+
+def _answer(verb):
+    """Return what a command answers; where it fails, the error, and the exit codes that Salt knows.
+
+    Each of the two is needed: salt-run looks into the answer, an orchestration into the context.
+    """
+    try:
+        return verb()
+    except (DeploymentError, OSError) as error:
+        __context__["retcode"] = 1
+        return {"retcode": 1, "error": str(error)}

@@ -1,0 +1,359 @@
+"""A deployment on all hosts of a site at once: in phases, and as a whole or not at all.
+
+Until the switch nothing is visible, and whatever fails leaves every host as it was. In the switch those that have
+switched go back. See docs/guides/fleet.md.
+"""
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Protocol
+
+import django_host_clock
+from django_host_command import DeploymentError
+from django_master_minions import Answer
+from django_master_store import Progress, Store
+
+#: Seconds for which a claim holds, unless it is renewed; after the death of the runner it ends by itself.
+CLAIM = 60.0
+#: Seconds after which a host does not begin any more what the master has asked it to do.
+PATIENCE = 20.0
+#: Seconds by which the clocks of hosts may differ: deadlines are in their time.
+SKEW = 5.0
+#: Seconds between two questions to hosts that do not answer, before anything is begun.
+_LOOK_FIRST = 1.7
+
+Answers = dict[str, Answer]
+Tell = Callable[[str, dict[str, Any]], None]
+
+
+class Hosts(Protocol):
+    """How functions are called on hosts: see `django_master_minions`."""
+
+    def ask(
+        self,
+        hosts: Collection[str],
+        function: str,
+        *arguments: Any,
+        look: float = ...,
+        every: float = ...,
+        meanwhile: Callable[[], None] | None = ...,
+    ) -> Answers:
+        """Call a function on hosts at once; return the answer of each."""
+
+    def tell(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
+        """Call a function on hosts without waiting for an answer."""
+
+
+class Failed(DeploymentError):
+    """A phase has failed on some hosts.
+
+    Args:
+        phase: which one.
+        problems: why, by the name of the host.
+    """
+
+    def __init__(self, phase: str, problems: Mapping[str, str]):
+        reasons = [f"{name}: {text}" for name, text in sorted(problems.items())]
+        super().__init__("\n".join([f"{phase} failed on {len(reasons)} of the hosts:", *reasons]))
+        self.phase = phase
+
+
+class Fleet:
+    """The hosts of a site, as one deployment deals with them.
+
+    Args:
+        store: what the master keeps of the site.
+        hosts: how functions are called on hosts.
+        by: who asks, and how.
+        tell: is called with the name of each phase and what has become of it.
+    """
+
+    def __init__(self, store: Store, hosts: Hosts, by: str, tell: Tell):
+        self.store = store
+        self.site = store.site
+        self.by = by
+        self.id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
+        self._hosts = hosts
+        self._tell = tell
+        self._progress: Progress | None = None
+
+    def names(self, part: str) -> list[str]:
+        """Return the hosts that have a part.
+
+        Raises:
+            DeploymentError: the store knows no host of the site.
+        """
+        known = self.store.hosts()
+        if not known:
+            raise DeploymentError(
+                f"the master knows no hosts of {self.site}",
+                hint="name them in the pillar (hosts), and apply on them: salt '*' state.apply django",
+            )
+        return sorted(name for name, parts in known.items() if part in parts)
+
+    # One phase
+
+    def phase(self, name: str, hosts: Collection[str], verb: str, *arguments: Any, **options: Any) -> Answers:
+        """Call a verb of `django_fleet` on hosts; return their answers.
+
+        Raises:
+            Failed: on one of them it failed, or the host is lost.
+        """
+        answers = self.ask(name, hosts, verb, *arguments, **options)
+        problems = {host: answer.error for host, answer in answers.items() if answer.error}
+        if problems:
+            raise Failed(name, problems)
+        return answers
+
+    def ask(self, name: str, hosts: Collection[str], verb: str, *arguments: Any, **options: Any) -> Answers:
+        """Call a verb of `django_fleet` on hosts; return their answers, whatever they are."""
+        began = time.monotonic()
+        if self._progress:
+            self._progress.phase(name)
+        answers = self._hosts.ask(hosts, f"django_fleet.{verb}", self.site, *arguments, **options)
+        said = {host: answer.error or answer.value.get("release") or "ok" for host, answer in sorted(answers.items())}
+        self._tell(name, {"hosts": said, "seconds": round(time.monotonic() - began, 2)})
+        return answers
+
+    def renew(self, hosts: Collection[str]) -> Callable[[], None]:
+        """Return what renews the claim of this deployment on hosts."""
+        return lambda: self._hosts.tell(hosts, "django_fleet.claim", self.site, self.id, self.by, time.time() + CLAIM)
+
+    # Deployments
+
+    def deploy(self, revision: str | None) -> dict[str, Any]:
+        """Release a revision on all hosts.
+
+        Returns:
+            ``commit``, ``sequence``, ``release`` and ``warnings`` of each host, ``seconds``.
+
+        Raises:
+            DeploymentError: another deployment is under way, or a phase fails; the message says what serves.
+        """
+        began, apps = time.monotonic(), self.names("app")
+        with self.store.deploying(self.by) as self._progress:
+            ready = self._preflight(apps)
+            commit = self._resolve(apps, revision)
+            sequence = max(answer.value["sequence"] for answer in ready.values())
+            with self._undone(apps, ready):
+                self._claim(apps)
+                built = self._prepare(apps, commit, sequence)
+                migrated = self._migrate(apps, built, ready)
+                started = self._start(apps, migrated)
+            switched = self._switch(apps, ready, "switch")
+            return self._complete(apps, commit, sequence, [built, started, switched], began)
+
+    def rollback(self, to: str | None, *, force: bool) -> dict[str, Any]:
+        """Activate an older commit again on all hosts, of releases that they still have.
+
+        Args:
+            to: the commit; the one before the active one by default.
+            force: also where it does not work with the databases' schema.
+
+        Returns:
+            As `deploy`.
+
+        Raises:
+            DeploymentError: as `deploy`.
+        """
+        began, apps = time.monotonic(), self.names("app")
+        with self.store.deploying(self.by) as self._progress:
+            ready = self._preflight(apps)
+            first = ready[apps[0]].value
+            older = {answer.value["older"] for answer in ready.values()}
+            if to is None and len(older) != 1:
+                lists = {host: answer.value["older"] or "none" for host, answer in ready.items()}
+                raise Failed("preflight", {host: f"its older release is {commit}" for host, commit in lists.items()})
+            commit = to or older.pop()
+            if not commit:
+                raise DeploymentError(f"the hosts of {self.site} have no older good release to roll back to")
+            with self._undone(apps, ready):
+                self._claim(apps)
+            switched = self._switch(apps, ready, "rollback", commit, force)
+            commit = next(iter(switched.values())).value["commit"]
+            sequence = int(next(iter(switched.values())).value["release"].partition("-")[0])
+            return self._complete(apps, commit, sequence, [switched], began, held=first["commit"])
+
+    def abandon(self) -> dict[str, Any]:
+        """End the deployment that has claimed the site's hosts, and remove what it has prepared; return each answer."""
+        answers = self.ask("abandon", self.names("app"), "abandon", "", look=_LOOK_FIRST)
+        return {host: answer.error or answer.value for host, answer in sorted(answers.items())}
+
+    def status(self) -> dict[str, Any]:
+        """Return the release that the hosts have in common, and what each says."""
+        answers = self.ask("status", self.names("app"), "ready", look=_LOOK_FIRST)
+        known = self.store.release()
+        rows = {
+            host: answer.error
+            or {key: answer.value[key] for key in ("release", "commit", "claim", "deployment") if answer.value[key]}
+            for host, answer in sorted(answers.items())
+        }
+        behind = [host for host, row in rows.items() if isinstance(row, str) or row.get("commit") != known["commit"]]
+        return {**known, "hosts": rows, "behind": behind}
+
+    # Their phases
+
+    def _preflight(self, apps: list[str]) -> Answers:
+        """Return what all hosts say before anything is begun, every reason against it at once.
+
+        Raises:
+            Failed: a host does not answer, is being deployed, or does not fit to the others.
+        """
+        answers = self.ask("preflight", apps, "ready", look=_LOOK_FIRST)
+        problems = {host: answer.error for host, answer in answers.items() if answer.error}
+        values = {host: answer.value for host, answer in answers.items() if not answer.error}
+        known = self.store.release()["commit"]
+        for host, value in values.items():
+            found = list(self._problems(value, values[min(values)], known))
+            if found:
+                problems[host] = "; ".join(found)
+        if problems:
+            raise Failed("preflight", problems)
+        return answers
+
+    def _problems(self, value: dict[str, Any], first: dict[str, Any], known: str) -> Iterator[str]:
+        """Yield what speaks against a deployment on one host."""
+        if value["claim"]:
+            yield f"it is being deployed by {value['claim']}; salt-run django.abandon {self.site} ends it"
+        elif value["deployment"]:
+            yield f"it is being deployed by {value['deployment']}"
+        if abs(value["time"] - time.time()) > SKEW:
+            yield f"its clock differs by {abs(value['time'] - time.time()):.0f} s from the master's"
+        if value["hosts"] != first["hosts"]:
+            yield "its hosts were applied from another pillar: apply on it"
+        if value["key"] != first["key"]:
+            yield "it has another secret key: apply on it"
+        if known and value["commit"] != known:
+            yield f"it serves {value['commit'][:12] or 'nothing'}, the others {known[:12]}: apply on it"
+
+    def _resolve(self, apps: list[str], revision: str | None) -> str:
+        answers = self.phase("resolve", apps[:1], "resolve", revision)
+        return str(answers[apps[0]].value["commit"])
+
+    def _claim(self, apps: list[str]) -> None:
+        self.phase("claim", apps, "claim", self.id, self.by, time.time() + CLAIM, look=_LOOK_FIRST)
+
+    def _prepare(self, apps: list[str], commit: str, sequence: int) -> Answers:
+        arguments = (self.id, self.by, commit, sequence)
+        return self.phase("prepare", apps, "prepare", *arguments, meanwhile=self.renew(apps))
+
+    def _migrate(self, apps: list[str], built: Answers, ready: Answers) -> list[str]:
+        """Migrate the databases on the first host; return the migrations that it has applied.
+
+        Raises:
+            Failed: one fails, or the hosts serve different commits, for which it was not judged.
+        """
+        lives = {answer.value["commit"] for answer in ready.values()}
+        pending = built[apps[0]].value["pending"]
+        if pending and len(lives) > 1:
+            text = f"migrations are pending ({', '.join(pending)}), and the hosts do not serve the same commit"
+            raise Failed("judge", dict.fromkeys(apps, text))
+        first = apps[:1]
+        arguments = (self.id, self.by, time.time() + PATIENCE)
+        answer = self.phase("migrate", first, "migrate", *arguments, meanwhile=self.renew(apps))[first[0]]
+        return list(answer.value["migrated"])
+
+    def _start(self, apps: list[str], migrated: list[str]) -> Answers:
+        arguments = (self.id, self.by, time.time() + PATIENCE, migrated)
+        return self.phase("start", apps, "start", *arguments, meanwhile=self.renew(apps))
+
+    def _switch(self, apps: list[str], ready: Answers, verb: str, *more: Any) -> Answers:
+        """Activate the release on one batch of hosts after the other; where one fails, take all back.
+
+        Raises:
+            Failed: a host fails or is lost; the message says what serves.
+        """
+        done: Answers = {}
+        for batch in batches(apps):
+            arguments = (self.id, self.by, *more) if more else (self.id, self.by, time.time() + PATIENCE)
+            answers = self.ask(verb, batch, verb, *arguments, meanwhile=self.renew(apps))
+            done |= {host: answer for host, answer in answers.items() if not answer.error}
+            problems = {host: answer.error for host, answer in answers.items() if answer.error}
+            if problems:
+                failure = Failed(verb, problems)
+                lost = {host for host, answer in answers.items() if answer.is_lost}
+                self._take_back(apps, sorted(done), lost, ready, failure)
+                raise failure
+        return done
+
+    def _take_back(
+        self, apps: list[str], done: list[str], lost: Collection[str], ready: Answers, failure: Failed
+    ) -> None:
+        """Activate the former release on the hosts that have switched, and give up what the others have prepared."""
+        answers = self.ask("back", done, "back", self.id, self.by, meanwhile=self.renew(apps)) if done else {}
+        self._abandon([host for host in apps if host not in lost])
+        stay = [f"{host}: {answer.error}" for host, answer in answers.items() if answer.error]
+        failure.hint = "\n".join([*stay, self._what_serves(ready, lost)])
+
+    def _undone(self, apps: list[str], ready: Answers) -> "_Undone":
+        return _Undone(self, apps, ready)
+
+    def _abandon(self, hosts: Collection[str]) -> None:
+        self.ask("abandon", hosts, "abandon", self.id, look=_LOOK_FIRST)
+
+    def _what_serves(self, ready: Answers, lost: Collection[str] = ()) -> str:
+        """Return what the hosts serve after a failure, and what becomes of those that were lost."""
+        commits = sorted({answer.value["commit"][:12] or "nothing" for answer in ready.values()})
+        text = f"the hosts of {self.site} serve {', '.join(commits)}, as before"
+        if lost:
+            text += f"; it is not known what {', '.join(sorted(lost))} does: once it answers, apply on it"
+        return text
+
+    def _complete(
+        self, apps: list[str], commit: str, sequence: int, parts: list[Answers], began: float, *, held: str = ""
+    ) -> dict[str, Any]:
+        """Keep the release in the store, and end the deployment on each host.
+
+        Args:
+            held: the commit that was rolled back.
+        """
+        known = self.store.release()
+        on_hold = [one for one in known["held"] if one != commit]
+        release = {"commit": commit, "sequence": sequence, "held": [*on_hold, held] if held else on_hold}
+        self.store.set_release(release)
+        warnings: dict[str, list[str]] = {}
+        for answers in parts:
+            for host, answer in answers.items():
+                warnings.setdefault(host, []).extend(answer.value.get("warnings", ()))
+        for hosts, commands in ((apps[:1], not held), (apps[1:], False)):
+            for host, answer in self.ask("finish", hosts, "finish", self.id, self.by, commands, release).items():
+                if answer.error:
+                    warnings.setdefault(host, []).append(answer.error)
+        last = parts[-1]
+        told = {host: [*dict.fromkeys(texts)] for host, texts in warnings.items() if texts}
+        return {
+            "commit": commit,
+            "sequence": sequence,
+            "hosts": {host: last[host].value.get("release", "") for host in apps},
+            **({"warnings": told} if told else {}),
+            "seconds": round(time.monotonic() - began, 1),
+            "time": django_host_clock.now(),
+        }
+
+
+class _Undone:
+    """A block before the switch: where it fails, the hosts give up what they have prepared, and serve as before."""
+
+    def __init__(self, fleet: Fleet, apps: list[str], ready: Answers):
+        self._fleet, self._apps, self._ready = fleet, apps, ready
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        self._fleet._abandon(self._apps)
+        if isinstance(error, DeploymentError):
+            error.hint = "\n".join(filter(None, [error.hint, self._fleet._what_serves(self._ready)]))
+
+
+def batches(hosts: list[str]) -> list[list[str]]:
+    """Return the hosts in the order of their switch: the first one alone, then a quarter of all at a time.
+
+    >>> batches(["a", "b", "c", "d", "e", "f", "g", "h"])
+    [['a'], ['b', 'c'], ['d', 'e'], ['f', 'g'], ['h']]
+    """
+    size = max(1, len(hosts) // 4)
+    return [hosts[:1], *(hosts[at : at + size] for at in range(1, len(hosts), size))]

@@ -1,0 +1,148 @@
+"""Functions on minions, from a runner of their master: whose answer comes, whose job has failed, who is lost.
+
+Salt's own client takes silence for success. Here each minion answers, or is named as lost after two questions for its
+job without an answer. A job that goes on is waited for.
+"""
+
+import time
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import salt.client
+
+#: Seconds that the master's client waits for the publication of a job.
+_PUBLISH = 5
+
+
+class Answer(NamedTuple):
+    """What has become of a function on one host.
+
+    value: what it returned; empty where it failed. error: why it failed, or how the host was lost; empty on success.
+    is_lost: whether it is not known what the host has done.
+    """
+
+    value: dict[str, Any]
+    error: str = ""
+    is_lost: bool = False
+
+
+class Minions:
+    """The minions of a master.
+
+    Args:
+        options: the master's configuration.
+    """
+
+    def __init__(self, options: dict[str, Any]):
+        self._client = salt.client.get_local_client(mopts=options)
+
+    def ask(
+        self,
+        hosts: Collection[str],
+        function: str,
+        *arguments: Any,
+        look: float = 3.0,
+        every: float = 20.0,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> dict[str, Answer]:
+        """Call a function on hosts at once; return the answer of each.
+
+        Args:
+            look: seconds after which those without an answer are asked whether the job runs, and for which each of
+                two such questions may stay without an answer.
+            every: seconds between two calls of `meanwhile`.
+            meanwhile: is called as long as an answer is missing.
+        """
+        if not hosts:
+            return {}
+        job = self._publish(hosts, function, arguments)
+        waiting = _Waiting(hosts, job, time.monotonic())
+        called = time.monotonic()
+        while waiting.names:
+            waiting.take(self._client.event.get_event(wait=0.05, tag="salt/job/", full=True, auto_reconnect=True))
+            now = time.monotonic()
+            if waiting.has_to_look(now, look):
+                asked = self._publish(waiting.names, "saltutil.find_job", [waiting.job["jid"]])
+                waiting.look(str(asked.get("jid", "")), now)
+            if meanwhile and now - called > every:
+                meanwhile()
+                called = now
+        return waiting.answers
+
+    def tell(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
+        """Call a function on hosts without waiting for an answer."""
+        self._publish(hosts, function, arguments)
+
+    def _publish(self, hosts: Collection[str], function: str, arguments: Collection[Any]) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.run_job(
+            sorted(hosts), function, list(arguments), tgt_type="list", timeout=_PUBLISH, listen=True
+        )
+        return found or {"jid": "", "minions": []}
+
+
+class _Waiting:
+    """The hosts whose answer to a job is missing.
+
+    Args:
+        hosts: whom it was sent to.
+        job: as Salt's client returns it: ``jid``, and the names of the minions that the master knows.
+        now: the time of the monotonic clock.
+    """
+
+    def __init__(self, hosts: Collection[str], job: dict[str, Any], now: float):
+        self.job = job
+        self.names = {*hosts} & {*job["minions"]}
+        self.answers = {
+            name: Answer({}, "the master has no accepted key of it", True) for name in {*hosts} - self.names
+        }
+        self._looked = now
+        self._question = ""
+        self._unanswered: set[str] = set()
+        self._silent = dict.fromkeys(self.names, 0)
+
+    def take(self, event: dict[str, Any] | None) -> None:
+        """Take an event of the master's bus: the answer of a host to the job, or whether its job runs."""
+        if not event or not event["tag"].endswith(f"/ret/{event['data'].get('id')}"):
+            return
+        name, jid, data = event["data"]["id"], event["tag"].split("/")[2], event["data"]
+        if jid == self.job["jid"] and name in self.names:
+            self._settle(name, _answer(data["return"], data.get("retcode", 0)))
+        elif self._question and jid == self._question and name in self._unanswered:
+            self._unanswered.discard(name)
+            self._count(name, "" if data["return"] else "its job has ended without an answer")
+
+    def has_to_look(self, now: float, look: float) -> bool:
+        """Return whether it is time for the next question; those who did not answer the last one are counted."""
+        if now - self._looked < look:
+            return False
+        for name in list(self._unanswered):
+            self._count(name, "it does not answer")
+        self._unanswered, self._looked = set(), now
+        return bool(self.names)
+
+    def look(self, question: str, now: float) -> None:
+        """Remember the question that was just asked."""
+        self._question, self._looked, self._unanswered = question, now, {*self.names}
+
+    def _count(self, name: str, problem: str) -> None:
+        self._silent[name] = self._silent[name] + 1 if problem else 0
+        if self._silent[name] >= 2:
+            self._settle(name, Answer({}, problem, True))
+
+    def _settle(self, name: str, answer: Answer) -> None:
+        self.names.discard(name)
+        self._unanswered.discard(name)
+        self.answers[name] = answer
+
+
+def _answer(value: Any, code: int) -> Answer:
+    """Return the answer of a function: a map, with ``error`` where it failed; Salt's own errors are texts."""
+    if isinstance(value, dict):
+        error = str(value.get("error", "")) or (f"exit code {code}" if code else "")
+        return Answer({} if error else value, error)
+    if not isinstance(value, str) and not code:
+        return Answer({"value": value})
+    text = str(value).strip()
+    if "is not available" in text:
+        text = f"{text} (the formula is not there yet: apply on it)"
+    return Answer({}, text or f"exit code {code}")

@@ -1,0 +1,137 @@
+"""What the master keeps of each site that is on several hosts: its secrets, and the release that they have in common.
+
+The store is a folder that only root reads, with a folder for each site:
+
+    secret_key    what the external pillar gives to the hosts that serve the site
+    hosts.json    the parts of each host, as the pillar had them when a host compiled it last
+    fleet.json    commit and number of the release, and the commits that were rolled back
+    lock          held by the runner that deploys the site, with what it does
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import string
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import django_host_clock
+import django_host_file
+from django_host_command import DeploymentError
+
+#: Characters of a secret key, and how many it has, as Django's own.
+_ALPHABET = string.ascii_letters + string.digits + "!@#$%^&*(-_=+)"
+_LENGTH = 50
+_FLEET = {"commit": str, "sequence": int, "held": [str]}
+
+
+class Store:
+    """What is kept of one site.
+
+    Args:
+        folder: the master's store.
+        site: the name of the site.
+    """
+
+    def __init__(self, folder: str | Path, site: str):
+        self.folder = Path(folder, site)
+        self.site = site
+
+    def make(self) -> None:
+        """Make the folders, for root only.
+
+        Raises:
+            DeploymentError: others may write to the store.
+        """
+        for path in (self.folder.parent, self.folder):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = path.lstat()
+            if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+                raise DeploymentError(
+                    f"{path} has to be a folder that only root reads", hint=f"chown root: {path} && chmod 700 {path}"
+                )
+
+    def secret_key(self) -> str:
+        """Return the secret key of the site; it is generated once."""
+        self.make()
+        with self._alone():
+            path = self.folder / "secret_key"
+            if not path.exists():
+                value = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+                django_host_file.write(path, value, mode=0o600)
+            return path.read_text()
+
+    def keep_hosts(self, hosts: Mapping[str, list[str]]) -> None:
+        """Keep the parts of each host."""
+        self.make()
+        path = self.folder / "hosts.json"
+        if django_host_file.read_json(path) != hosts:
+            django_host_file.write_json(path, hosts, mode=0o600)
+
+    def hosts(self) -> dict[str, list[str]]:
+        """Return the parts of each host; empty where none has compiled its pillar yet."""
+        return django_host_file.read_json(self.folder / "hosts.json", {str: [str]}) or {}
+
+    def release(self) -> dict[str, Any]:
+        """Return ``commit``, ``sequence`` and ``held`` of the release that the hosts have in common."""
+        known = django_host_file.read_json(self.folder / "fleet.json", _FLEET)
+        return known or {"commit": "", "sequence": 0, "held": []}
+
+    def set_release(self, release: Mapping[str, Any]) -> None:
+        """Set ``commit``, ``sequence`` and ``held`` of the release that the hosts have in common."""
+        django_host_file.write_json(self.folder / "fleet.json", release, mode=0o600)
+
+    @contextlib.contextmanager
+    def deploying(self, by: str) -> Iterator["Progress"]:
+        """Hold the lock of the site's deployments on this master; it ends with this process.
+
+        Args:
+            by: who deploys, and how.
+
+        Raises:
+            DeploymentError: another process holds it.
+        """
+        self.make()
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "r+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DeploymentError(
+                    f"{self.site} is being deployed by {file.read().strip() or 'another process'}", transient=True
+                ) from None
+            yield Progress(descriptor, f"{by}, pid {os.getpid()}, since {django_host_clock.now()}")
+            os.ftruncate(descriptor, 0)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with open(self.folder / ".secrets.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+class Progress:
+    """What a deployment does, for others who want to deploy the same site.
+
+    Args:
+        descriptor: of the lock's file.
+        by: who deploys, and since when.
+    """
+
+    def __init__(self, descriptor: int, by: str):
+        self._descriptor = descriptor
+        self._by = by
+        self.phase("begins")
+
+    def phase(self, name: str) -> None:
+        """Say in which phase it is."""
+        text = f"{self._by}, phase {name}\n".encode()
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text, 0)
+
+
+def sites(folder: str | Path) -> list[str]:
+    """Return the names of the sites that the store knows."""
+    return sorted(path.parent.name for path in Path(folder).glob("*/hosts.json"))

@@ -1,0 +1,116 @@
+"""The claim of a fleet's deployment on a site of this host: while it holds, no other one makes a release.
+
+The master's runner takes it on every host before it builds anything, renews it with each of its commands, and gives it
+back at the end. A claim whose time is over is nobody's: what it has prepared is removed by the next deployment.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import django_host_clock
+import django_host_file
+from django_host_command import DeploymentError
+from django_site import Site
+
+#: The shape of the file; another one is no claim.
+_SHAPE = {"id": str, "by": str, "since": str, "until": float}
+
+
+class Claim(NamedTuple):
+    """Who deploys a site of this host.
+
+    id: of the deployment. by: who has started it, and where.
+    since: when it began, in words. until: the time at which it ends by itself, in seconds since 1970.
+    """
+
+    id: str
+    by: str
+    since: str
+    until: float
+
+    def __str__(self) -> str:
+        return f"{self.by}, since {self.since}"
+
+
+def path(site: Site) -> Path:
+    """Return the file of a site's claim, in its folder, which is root's."""
+    return site.root / "claim.json"
+
+
+def next_link(site: Site) -> Path:
+    """Return the link to the release that a fleet's deployment has prepared; the proxy serves its static files."""
+    return site.root / "next"
+
+
+def current(site: Site) -> Claim | None:
+    """Return the claim on a site that holds now."""
+    found = django_host_file.read_json(path(site), _SHAPE)
+    return Claim(**{key: found[key] for key in _SHAPE}) if found and found["until"] > time.time() else None
+
+
+def take(site: Site, deployment: str, by: str, until: float) -> None:
+    """Claim a site for a deployment, or renew its claim.
+
+    Args:
+        deployment: its id.
+        by: who has started it, and where.
+        until: when the claim ends by itself, in seconds since 1970.
+
+    Raises:
+        DeploymentError: another deployment has claimed it.
+    """
+    known = current(site)
+    if known and known.id != deployment:
+        raise DeploymentError(
+            f"{site.name} is being deployed by {known}",
+            hint=f"wait for it, or end it: salt-run django.abandon {site.name}",
+            transient=True,
+        )
+    since = known.since if known else django_host_clock.now()
+    claim = {"id": deployment, "by": by, "since": since, "until": float(until)}
+    django_host_file.write_json(path(site), claim, mode=0o600)
+
+
+def refuse_others(site: Site, deployment: str) -> None:
+    """Refuse what belongs to a deployment whose claim does not hold any more.
+
+    Raises:
+        DeploymentError: its time is over, or another one has claimed the site.
+    """
+    known = current(site)
+    if not known or known.id != deployment:
+        raise DeploymentError(
+            f"the deployment {deployment} has no claim on {site.name} any more"
+            + (f", which is being deployed by {known}" if known else ": its time is over"),
+            transient=True,
+        )
+
+
+def drop(site: Site) -> None:
+    """End the claim on a site, and take the link to what was prepared away."""
+    next_link(site).unlink(missing_ok=True)
+    path(site).unlink(missing_ok=True)
+
+
+def prepared(site: Site) -> str:
+    """Return the name of the release that was prepared; empty without one."""
+    link = next_link(site)
+    return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
+
+
+def refuse_alone(site: Site, verb: str) -> None:
+    """Refuse what would give this host another release than the other hosts of its site.
+
+    Args:
+        verb: what the master's runner calls it.
+
+    Raises:
+        DeploymentError: the master keeps the release that the hosts have in common.
+    """
+    if site.config.get("fleet", {}).get("release") is not None:
+        raise DeploymentError(
+            f"the hosts of {site.name} have their release in common, and this is one of them",
+            hint=f"on the master: salt-run django.{verb} {site.name}",
+        )

@@ -1,0 +1,282 @@
+"""What the master's runner has a host do for a fleet's deployment: each verb is a part of one release.
+
+All take the deployment's id, and refuse what belongs to another one: see `django_release_claim`. What becomes visible
+is done before its deadline or not at all, since the master no longer counts on a host that does not answer.
+"""
+
+import time
+from typing import Any
+
+import django_deploy_commands
+import django_deploy_migration
+import django_deploy_step_instance
+import django_deploy_steps
+import django_host_file
+import django_release
+import django_release_claim
+import django_secret
+import django_site
+import django_source
+import django_verbs
+from django_deploy import Deployment
+from django_deploy_step_build import build, virtualenv
+from django_deploy_step_database import migration
+from django_deploy_step_instance import instance
+from django_deploy_step_live import live
+from django_deploy_step_proxy import proxy
+from django_deploy_step_push import push
+from django_deploy_step_record import record
+from django_deploy_step_settings import secret_key, settings
+from django_deploy_step_source import source
+from django_deploy_step_static import static
+from django_host_command import DeploymentError
+from django_release import Release
+from django_site import Site
+
+#: What is done on all hosts before anything is visible, on the first host alone, and in the switch.
+PREPARE = (source, virtualenv, build, secret_key, settings, static)
+MIGRATE = (push, migration)
+SWITCH = (live, proxy, record)
+
+
+def ready(name: str) -> dict[str, Any]:
+    """Return what the master has to know of a host before a deployment.
+
+    Returns:
+        ``release`` and ``commit`` that are live, empty without one; ``older``: the
+        commit that a rollback returns to; ``sequence``: the next one of this host; ``key``:
+        a fingerprint of the secret key; ``hosts``: by name, as last applied; ``claim``: who deploys it, empty without
+        a claim; ``time`` of this host (Unix time).
+
+    Raises:
+        DeploymentError: there is no such site, or it has no ``hosts``.
+    """
+    site = _find(name)
+    found = django_release.linked(site, site.current)
+    older = django_release.older_good(site, found) if found else None
+    key = django_secret.values(site, {}).get("secret_key")
+    return {
+        "release": found.name if found else "",
+        "commit": found.record["commit"] if found else "",
+        "older": older.record["commit"] if older else "",
+        "sequence": django_release.next_sequence(site),
+        "key": django_secret.fingerprint(key) if key else "",
+        "hosts": site.config["fleet"]["hosts"],
+        "claim": str(django_release_claim.current(site) or ""),
+        "deployment": site.lock("").holder(),
+        "time": time.time(),
+    }
+
+
+def resolve(name: str, revision: str | None) -> str:
+    """Return the commit of a revision; of the one of the last apply without one.
+
+    Raises:
+        DeploymentError: the remote has no such revision, or cannot be reached.
+    """
+    site = _find(name)
+    revision = revision or site.config["revision"]
+    return revision if django_source.COMMIT.fullmatch(revision) else django_source.resolve(site, revision)
+
+
+def claim(name: str, deployment: str, by: str, until: float) -> dict[str, Any]:
+    """Claim the site for a deployment, or renew its claim.
+
+    Raises:
+        DeploymentError: another deployment has claimed it.
+    """
+    django_release_claim.take(_find(name), deployment, by, until)
+    return {}
+
+
+def prepare(name: str, deployment: str, by: str, commit: str, sequence: int) -> tuple[Deployment, dict[str, Any]]:
+    """Build a release up to its static files, which the proxy serves from then on.
+
+    Args:
+        sequence: the number of the release, unless this host has used it.
+
+    Raises:
+        DeploymentError: a step fails, or the claim has ended meanwhile.
+    """
+    site = _find(name)
+    django_release_claim.refuse_others(site, deployment)
+    own = Deployment(
+        site, {}, site.kept_templates(), asked_by=by, revision=commit, again=True, fleet=deployment, sequence=sequence
+    )
+    django_deploy_steps.walk(own, PREPARE)
+    assert own.release is not None  # noqa: S101 - `source` has begun it
+    with own.step("prepare"):
+        django_release_claim.refuse_others(site, deployment)
+        own.release.update(fleet=deployment)
+        django_host_file.link(django_release_claim.next_link(site), f"releases/{own.release.name}")
+        pending = django_deploy_migration.pending(site, own.release, True)
+    own.lock.release()
+    return own, {"commit": own.commit, "pending": sorted({name for names in pending.values() for name in names})}
+
+
+def migrate(name: str, deployment: str, by: str, until: float) -> tuple[Deployment, dict[str, Any]]:
+    """Push static files and migrate the databases, on one host for all.
+
+    Returns:
+        The deployment; ``migrated``: the names of the migrations that the formula has applied.
+
+    Raises:
+        DeploymentError: a step fails, or it is too late.
+    """
+    own, release = _resumed(name, deployment, by, until)
+    changes = django_deploy_steps.walk(own, MIGRATE)
+    own.lock.release()
+    return own, {"changes": changes, "migrated": release.record.get("migrated", [])}
+
+
+def start(name: str, deployment: str, by: str, until: float, migrated: list[str]) -> tuple[Deployment, dict[str, Any]]:
+    """Start the application server and workers of the prepared release, and check its health.
+
+    Args:
+        migrated: the migrations that one host has applied for all.
+
+    Raises:
+        DeploymentError: a step fails, or it is too late.
+    """
+    own, release = _resumed(name, deployment, by, until)
+    if own.site.config["migrate"]["run"] and django_deploy_migration.pending(own.site, release, True):
+        with own.step("migration"):
+            own.warn(django_deploy_migration.follow(release, migrated, own.masked()))
+    changes = django_deploy_steps.walk(own, (instance,))
+    own.end_probe()
+    own.lock.release()
+    return own, {"changes": changes}
+
+
+def switch(name: str, deployment: str, by: str, until: float) -> tuple[Deployment, dict[str, Any]]:
+    """Activate the release that was started; the commands of ``after_switch`` wait for `finish`.
+
+    Raises:
+        DeploymentError: a step fails, and the release before is active again; or it is too late.
+    """
+    own, _ = _resumed(name, deployment, by, until)
+    own.site.config = _without_commands(own.site, "after_switch")
+    with own.step("instance"):
+        django_deploy_step_instance.take_up(own)
+    changes = django_deploy_steps.walk(own, SWITCH)
+    return own, {"changes": changes}
+
+
+def back(name: str, deployment: str, by: str) -> tuple[Deployment, dict[str, Any]]:
+    """Activate the release again that was active before the switch of a deployment.
+
+    Raises:
+        DeploymentError: there is none, or it does not start.
+    """
+    site = _find(name)
+    found, before = django_release.linked(site, site.current), django_release.linked(site, site.previous)
+    if not found or found.record.get("fleet") != deployment:
+        raise DeploymentError(f"the deployment {deployment} is not live on this host")
+    if not before:
+        raise DeploymentError(f"there is no release before {found.name}, which stays live")
+    return django_verbs.rollback(name, before.name, asked_by=by, alone=False)
+
+
+def rollback(name: str, deployment: str, by: str, commit: str, *, force: bool) -> tuple[Deployment, dict[str, Any]]:
+    """Activate the newest good release of an older commit again.
+
+    Args:
+        force: also where it does not work with the databases' schema.
+
+    Raises:
+        DeploymentError: this host has none, it does not work with the databases' schema, or it does not start.
+    """
+    site = _find(name)
+    django_release_claim.refuse_others(site, deployment)
+    own, changes = django_verbs.rollback(name, commit, force=force, asked_by=by, alone=False)
+    assert own.release is not None  # noqa: S101 - the target of the rollback
+    own.release.update(fleet=deployment)
+    return own, {"commit": own.release.record["commit"], "changes": changes}
+
+
+def finish(name: str, deployment: str, by: str, commands: bool, known: dict[str, Any]) -> dict[str, Any]:
+    """End a deployment on this host, which has switched.
+
+    Args:
+        commands: run those of ``after_switch``, on one host for all.
+        known: the release that the hosts have in common now, as the next pillar has it.
+
+    Raises:
+        DeploymentError: a command fails; the release stays live.
+    """
+    site = _find(name)
+    django_release_claim.refuse_others(site, deployment)
+    release = django_release.linked(site, site.current)
+    try:
+        if commands and release and release.record.get("fleet") == deployment:
+            own = Deployment(site, {}, site.kept_templates(), asked_by=by)
+            own.resume(release)
+            with own.step("after_switch"):
+                django_deploy_commands.run(own, "after_switch")
+    finally:
+        if site.config["fleet"]["release"] is not None:
+            site.config["fleet"]["release"] = known
+            django_site.keep_applied(site)
+        django_release_claim.drop(site)
+    return {}
+
+
+def abandon(name: str, deployment: str) -> dict[str, Any]:
+    """End the claim of a deployment, and remove what it has prepared and not activated.
+
+    Args:
+        deployment: its id; empty for whichever has claimed the site.
+
+    Raises:
+        DeploymentError: another deployment has claimed the site, or one on this host does not end.
+    """
+    site = _find(name)
+    known = django_release_claim.current(site)
+    if deployment and known and known.id != deployment:
+        return {"claim": str(known)}
+    name_of_prepared = django_release_claim.prepared(site)
+    django_release_claim.drop(site)
+    with site.lock("salt-run django.abandon").held():
+        django_release.clear_leftovers(site)
+    return {"abandoned": name_of_prepared, "claim": str(known or "")}
+
+
+def outcome(name: str, deployment: str) -> dict[str, Any]:
+    """Return what has become of a deployment on this host: ``live``, ``prepared`` or ``none``, and what is live."""
+    site = _find(name)
+    found = django_release.linked(site, site.current)
+    is_live = bool(found and found.record.get("fleet") == deployment)
+    known = django_release_claim.current(site)
+    is_prepared = bool(known and known.id == deployment and django_release_claim.prepared(site))
+    state = "live" if is_live else "prepared" if is_prepared else "none"
+    return {"state": state, "release": found.name if found else "", "commit": found.record["commit"] if found else ""}
+
+
+def _find(name: str) -> Site:
+    site = django_site.find(name)
+    if "fleet" not in site.config:
+        raise DeploymentError(f"{name} has no hosts in its pillar, as last applied", hint="apply, then try again")
+    return site
+
+
+def _resumed(name: str, deployment: str, by: str, until: float) -> tuple[Deployment, Release]:
+    """Return a deployment that goes on with the prepared release, its lock taken.
+
+    Raises:
+        DeploymentError: it is too late, or nothing was prepared.
+    """
+    site = _find(name)
+    if time.time() > until:
+        raise DeploymentError("too late: the master no longer counts on this host", transient=True)
+    django_release_claim.refuse_others(site, deployment)
+    release = Release(site, django_release_claim.prepared(site) or "0000-none")
+    if release.record.get("fleet") != deployment:
+        raise DeploymentError(f"the deployment {deployment} has prepared no release on this host", transient=True)
+    own = Deployment(site, {}, site.kept_templates(), asked_by=by, again=True, fleet=deployment)
+    own.take_lock()
+    own.resume(release)
+    return own, release
+
+
+def _without_commands(site: Site, stage: str) -> dict[str, Any]:
+    return {**site.config, "commands": {**site.config["commands"], stage: []}}

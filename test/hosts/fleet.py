@@ -1,0 +1,143 @@
+"""A fleet: a master, hosts that serve one site, and a database server of a company's own."""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lab import Host, Result
+from repository import EXAMPLE, Repository
+from sites import version
+
+STORE = "/srv/django-fleet"
+MASTER = {
+    "auto_accept": True,
+    "file_roots": {"base": ["/srv/formula"]},
+    "pillar_roots": {"base": ["/srv/pillar"]},
+    "module_dirs": ["/srv/formula"],
+    "ext_pillar": [{"django": STORE}],
+}
+PASSWORD = "canary-4c7e12-of-the-database"
+
+
+class Shared(Repository):
+    """A repository on each of several hosts, at the same path."""
+
+    def __init__(self, folder: Path, hosts: Sequence[Host]):
+        self.hosts = hosts
+        super().__init__(folder, hosts[0], "/srv/git/project.git", EXAMPLE)
+
+    def push(self) -> None:
+        self.git("push", "--quiet", "--force", "--all", "origin")
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            tar.add(self.bare, ".")
+        for host in self.hosts:
+            host.send(archive.getvalue(), self.path)
+
+
+class Fleet:
+    """A site on several hosts of one master.
+
+    Args:
+        master: has the formula, the pillar and the store.
+        apps: the hosts that serve the site.
+        database: has a server of PostgreSQL.
+    """
+
+    def __init__(self, master: Host, apps: Sequence[Host], database: Host, folder: Path, **options: Any):
+        self.master, self.apps, self.database = master, [*apps], database
+        self.repository = Shared(folder, self.apps)
+        self.options: dict[str, Any] = {
+            "repository": self.repository.url,
+            "revision": "main",
+            "domains": ["blog.example.org"],
+            "health": {"path": "/healthz", "timeout": "5s"},
+            "hosts": {"web*": ["app"]},
+            "database": {
+                "engine": "postgres",
+                "host": database.address,
+                "name": "blog",
+                "user": "blog",
+                "password": PASSWORD,
+            },
+            "media": {"shared": False},
+            **options,
+        }
+
+    def configure(self, **changes: Any) -> None:
+        """Change options of the site's pillar; None takes one out."""
+        self.options.update(changes)
+        for key in [key for key, value in changes.items() if value is None]:
+            del self.options[key]
+        self.master.pillar({"django": {"sites": {"blog": self.options}}})
+
+    def run(self, verb: str, *arguments: str, timeout: float = 600) -> Result:
+        """A command of the runner."""
+        argv = ["salt-run", "--out=json", "--log-level=warning", f"django.{verb}", "blog", *arguments]
+        return self.master.run(argv, check=False, timeout=timeout)
+
+    def deploy(self, *arguments: str) -> dict[str, Any]:
+        """A deployment that has to succeed; return what the runner says of it."""
+        return answer_of(self.run("deploy", *arguments).check())
+
+    def release(self, number: str) -> dict[str, Any]:
+        """Commit a version of the project, and deploy it."""
+        self.repository.commit(version(number))
+        return self.deploy()
+
+    def apply(self, target: str = "web*") -> dict[str, Any]:
+        """`state.apply django` on hosts; return each one's states."""
+        argv = ["salt", "--timeout=600", "--out=json", "--static", "--log-level=warning", target]
+        found: dict[str, Any] = json.loads(self.master.run([*argv, "state.apply", "django"], timeout=900).stdout)
+        return found
+
+    def live(self) -> dict[str, str]:
+        """The release that each host serves."""
+        argv = ["readlink", "/srv/django/blog/current"]
+        return {host.name: host.run(argv, check=False).stdout.strip().removeprefix("releases/") for host in self.apps}
+
+    def commits(self) -> dict[str, str]:
+        """The commit that each host serves to balancers."""
+        argv = ["curl", "-sf", "-H", "Host: blog.example.org", "http://127.0.0.1/.django-release/blog"]
+        return {host.name: host.run(argv, check=False).stdout for host in self.apps}
+
+
+def answer_of(done: Result) -> dict[str, Any]:
+    """What a runner returned."""
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def start_master(master: Host) -> None:
+    """Start Salt's master with the formula's two lines."""
+    master.write("/etc/salt/master", json.dumps(MASTER))
+    master.run(["systemd-run", "--unit=salt-master", "salt-master"])
+
+
+def start_minions(master: Host, hosts: Sequence[Host]) -> None:
+    """Start a minion on each host, and wait until the master has their answers."""
+    for host in hosts:
+        host.run("rm -rf /srv/formula /srv/pillar")
+        host.write("/etc/salt/minion", json.dumps({"id": host.name, "master": master.name}))
+        host.run(["systemd-run", "--unit=salt-minion", "salt-minion"])
+    for host in hosts:
+        master.run(f"until salt --timeout=5 {host.name} test.ping | grep True; do sleep 0.5; done", timeout=240)
+
+
+def start_database(host: Host) -> None:
+    """Set up a server of PostgreSQL that other hosts may log in to, as a company has one."""
+    host.run(
+        "apt-get -qq install postgresql >/dev/null", environment={"DEBIAN_FRONTEND": "noninteractive"}, timeout=300
+    )
+    version_ = host.run("ls /etc/postgresql").stdout.strip()
+    folder = f"/etc/postgresql/{version_}/main"
+    host.run(f"echo \"listen_addresses = '*'\" >>{folder}/postgresql.conf")
+    host.run(f"echo 'host all all 0.0.0.0/0 scram-sha-256' >>{folder}/pg_hba.conf")
+    host.run(["systemctl", "restart", "postgresql"])
+    host.run(
+        "su postgres -c psql",
+        stdin=f"CREATE ROLE blog LOGIN PASSWORD '{PASSWORD}';\nCREATE DATABASE blog OWNER blog;\n",
+    )
