@@ -52,6 +52,24 @@ def resolve(site, revision=None):
     return _answer(lambda: {"commit": django_verbs_fleet.resolve(site, None if revision is None else str(revision))})
 
 
+def release(site, commit):
+    """
+    Return the newest release of a commit that can be activated again.
+
+    site
+        Name of the site.
+    commit
+        Commit, or its first characters, seven at least.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.release blog 3f2a9c1b77de
+    """
+    return _answer(lambda: django_verbs_fleet.release(site, str(commit)))
+
+
 def claim(site, deployment, by, until):
     """
     Claim a site for a deployment, or renew its claim.

@@ -93,6 +93,42 @@ def status(site=None):
     return answer
 
 
+def drain(site, host):
+    """
+    Have the balancers give a host of a site no new requests; those that it has are finished.
+
+    site
+        Name of the site.
+    host
+        Name of the host's minion.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.drain blog web2
+    """
+    return _answer(lambda: _fleet(site, "drain").set_backend(host, "drain"))
+
+
+def join(site, host):
+    """
+    Have the balancers give a host of a site requests again, while its checks pass.
+
+    site
+        Name of the site.
+    host
+        Name of the host's minion.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.join blog web2
+    """
+    return _answer(lambda: _fleet(site, "join").set_backend(host, "ready"))
+
+
 def abandon(site):
     """
     End a deployment whose runner is gone, and remove what it has prepared and not activated. A claim ends by itself

@@ -111,6 +111,8 @@ class Fleet:
         began = time.monotonic()
         if self._progress:
             self._progress.phase(name)
+        if not hosts:
+            return {}
         answers = self._hosts.ask(hosts, f"django_fleet.{verb}", self.site, *arguments, **options)
         said = {host: answer.error or answer.value.get("release") or "ok" for host, answer in sorted(answers.items())}
         self._tell(name, {"hosts": said, "seconds": round(time.monotonic() - began, 2)})
@@ -141,6 +143,7 @@ class Fleet:
                 built = self._prepare(apps, commit, sequence)
                 migrated = self._migrate(apps, built, ready)
                 started = self._start(apps, migrated)
+                self._expect([*_commits(ready), commit])
             switched = self._switch(apps, ready, "switch")
             return self._complete(apps, commit, sequence, [built, started, switched], began)
 
@@ -170,8 +173,9 @@ class Fleet:
                 raise DeploymentError(f"the hosts of {self.site} have no older good release to roll back to")
             with self._undone(apps, ready):
                 self._claim(apps)
+                commit = self._whole(apps, commit)
+                self._expect([*_commits(ready), commit])
             switched = self._switch(apps, ready, "rollback", commit, force)
-            commit = next(iter(switched.values())).value["commit"]
             sequence = int(next(iter(switched.values())).value["release"].partition("-")[0])
             return self._complete(apps, commit, sequence, [switched], began, held=first["commit"])
 
@@ -192,6 +196,18 @@ class Fleet:
         behind = [host for host, row in rows.items() if isinstance(row, str) or row.get("commit") != known["commit"]]
         return {**known, "hosts": rows, "behind": behind}
 
+    def set_backend(self, host: str, state: str) -> dict[str, Any]:
+        """Have all balancers give a host of the site no new requests (``drain``), or requests again (``ready``).
+
+        Raises:
+            DeploymentError: the site has no balancer of the formula's, or one of them fails.
+        """
+        balancers = self.names("balancer")
+        if not balancers:
+            raise DeploymentError(f"{self.site} has no host with the part balancer")
+        answers = self.phase(state, balancers, "backend", host, state, look=_LOOK_FIRST)
+        return {balancer: answer.value for balancer, answer in sorted(answers.items())}
+
     # Their phases
 
     def _preflight(self, apps: list[str]) -> Answers:
@@ -201,7 +217,8 @@ class Fleet:
             Failed: a host does not answer, is being deployed, or does not fit to the others.
         """
         answers = self.ask("preflight", apps, "ready", look=_LOOK_FIRST)
-        problems = {host: answer.error for host, answer in answers.items() if answer.error}
+        balancers = self.ask("balancers", self.names("balancer"), "backend", look=_LOOK_FIRST)
+        problems = {host: answer.error for host, answer in (answers | balancers).items() if answer.error}
         values = {host: answer.value for host, answer in answers.items() if not answer.error}
         known = self.store.release()["commit"]
         for host, value in values.items():
@@ -230,6 +247,23 @@ class Fleet:
     def _resolve(self, apps: list[str], revision: str | None) -> str:
         answers = self.phase("resolve", apps[:1], "resolve", revision)
         return str(answers[apps[0]].value["commit"])
+
+    def _whole(self, apps: list[str], commit: str) -> str:
+        """Return the whole commit of a part of one, of a release that every host still has.
+
+        Raises:
+            Failed: a host has none.
+        """
+        answers = self.phase("look", apps, "release", commit)
+        return str(answers[apps[0]].value["commit"])
+
+    def _expect(self, commits: Collection[str]) -> None:
+        """Have the balancers give requests to hosts that serve one of these commits.
+
+        Raises:
+            Failed: one of them fails.
+        """
+        self.phase("expect", self.names("balancer"), "expect", sorted({*commits} - {""}))
 
     def _claim(self, apps: list[str]) -> None:
         self.phase("claim", apps, "claim", self.id, self.by, time.time() + CLAIM, look=_LOOK_FIRST)
@@ -283,6 +317,7 @@ class Fleet:
         """Activate the former release on the hosts that have switched, and give up what the others have prepared."""
         answers = self.ask("back", done, "back", self.id, self.by, meanwhile=self.renew(apps)) if done else {}
         self._abandon([host for host in apps if host not in lost])
+        self.ask("expect", self.names("balancer"), "expect", _commits(ready))
         stay = [f"{host}: {answer.error}" for host, answer in answers.items() if answer.error]
         failure.hint = "\n".join([*stay, self._what_serves(ready, lost)])
 
@@ -294,7 +329,7 @@ class Fleet:
 
     def _what_serves(self, ready: Answers, lost: Collection[str] = ()) -> str:
         """Return what the hosts serve after a failure, and what becomes of those that were lost."""
-        commits = sorted({answer.value["commit"][:12] or "nothing" for answer in ready.values()})
+        commits = [commit[:12] for commit in _commits(ready)] or ["nothing"]
         text = f"the hosts of {self.site} serve {', '.join(commits)}, as before"
         if lost:
             text += f"; it is not known what {', '.join(sorted(lost))} does: once it answers, apply on it"
@@ -320,6 +355,9 @@ class Fleet:
             for host, answer in self.ask("finish", hosts, "finish", self.id, self.by, commands, release).items():
                 if answer.error:
                     warnings.setdefault(host, []).append(answer.error)
+        for host, answer in self.ask("expect", self.names("balancer"), "expect", [commit]).items():
+            if answer.error:
+                warnings.setdefault(host, []).append(answer.error)
         last = parts[-1]
         told = {host: [*dict.fromkeys(texts)] for host, texts in warnings.items() if texts}
         return {
@@ -347,6 +385,11 @@ class _Undone:
         self._fleet._abandon(self._apps)
         if isinstance(error, DeploymentError):
             error.hint = "\n".join(filter(None, [error.hint, self._fleet._what_serves(self._ready)]))
+
+
+def _commits(ready: Answers) -> list[str]:
+    """Return the commits that the hosts serve."""
+    return sorted({answer.value["commit"] for answer in ready.values()} - {""})
 
 
 def batches(hosts: list[str]) -> list[list[str]]:

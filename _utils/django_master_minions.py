@@ -53,8 +53,6 @@ class Minions:
             every: seconds between two calls of `meanwhile`.
             meanwhile: is called as long as an answer is missing.
         """
-        if not hosts:
-            return {}
         job = self._publish(hosts, function, arguments)
         waiting = _Waiting(hosts, job, time.monotonic())
         called = time.monotonic()

@@ -163,6 +163,8 @@ def shared(site: Site, _own: Site) -> Iterator[Problem]:
     for place, store in stores:
         if store and store["engine"] in ("redis", "memcached") and not store["host"]:
             yield place, f"missing: {several} need one server"
+    if site["migrate"]["unsafe"] == "maintenance":
+        yield ("migrate", "unsafe"), f"expected refuse or allow: {several} have a maintenance page each"
     if site["media"]["shared"] is None:
         text = (
             f"missing: {several} have an own folder for uploads each: true if ROOT/media is a mount of the same "

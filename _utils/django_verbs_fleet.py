@@ -9,6 +9,7 @@ from typing import Any
 
 import django_deploy_commands
 import django_deploy_migration
+import django_deploy_rollback
 import django_deploy_step_instance
 import django_deploy_steps
 import django_host_file
@@ -18,6 +19,7 @@ import django_secret
 import django_site
 import django_source
 import django_verbs
+import django_verbs_attempt
 from django_deploy import Deployment
 from django_deploy_step_build import build, virtualenv
 from django_deploy_step_database import migration
@@ -77,6 +79,18 @@ def resolve(name: str, revision: str | None) -> str:
     site = _find(name)
     revision = revision or site.config["revision"]
     return revision if django_source.COMMIT.fullmatch(revision) else django_source.resolve(site, revision)
+
+
+def release(name: str, commit: str) -> dict[str, Any]:
+    """Return the newest release of a commit, or of a part of one, that can be activated again.
+
+    Raises:
+        DeploymentError: this host has none.
+    """
+    site = _find(name)
+    live = django_verbs_attempt.live(site)
+    found = django_deploy_rollback.target(site, live, commit)
+    return {"release": found.name, "commit": found.record["commit"]}
 
 
 def claim(name: str, deployment: str, by: str, until: float) -> dict[str, Any]:

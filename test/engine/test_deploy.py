@@ -429,10 +429,18 @@ INPUTS = {
     "backup": (None, {"keep": 3}),
     "log": ({"requests": True}, None),
     "hosts": (None, {"web1": ["app"]}),
+    "balancer": (None, {"sticky": True}),
     "fleet": (None, {"commit": "3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d"}),
 }
 
 
+#: What the options of a site on several hosts need besides.
+HOSTS = {
+    "hosts": {
+        "web1": {"address": "10.0.0.1", "parts": ["app"]},
+        "lb1": {"address": "10.0.0.9", "parts": ["balancer"]},
+    }
+}
 #: Options that are short for an entry of another one.
 _ALIASED = {"database": "databases", "cache": "caches"}
 
@@ -462,7 +470,7 @@ def test_which_options_make_a_release(laid_out, option):
         more = {"salt"} if option in ("workers", "email") else set()  # programs that no other release has
         assert {name.split(":")[0] for name in changed} - more == {_ALIASED.get(option, option)}
     if keeps is not None:
-        world.options = {option: keeps, **({"hosts": {"web1": ["app"]}} if option == "fleet" else {})}
+        world.options = {option: keeps, **(HOSTS if option in ("fleet", "balancer") else {})}
         assert world.deployment().inputs() == before
 
 

@@ -349,6 +349,7 @@ WRONG_FLEETS = {
             "secrets": {"TOKEN": {"generate": 50}},
             "queue": {"engine": "redis"},
             "deploy": "manual",
+            "migrate": {"unsafe": "maintenance"},
         },
         [
             "databases:default:engine — a file of SQLite is on one host only, and the hosts with the part app need one "
@@ -356,6 +357,7 @@ WRONG_FLEETS = {
             "deploy — has no effect with hosts: salt-run django.deploy makes their releases",
             "media:shared — missing: the hosts with the part app have an own folder for uploads each: true if "
             "ROOT/media is a mount of the same files on all, false if the project stores uploads elsewhere or has none",
+            "migrate:unsafe — expected refuse or allow: the hosts with the part app have a maintenance page each",
             "queue:host — missing: the hosts with the part app need one server",
             "secret_key — missing: the hosts with the part app need the same key: set it, or module_dirs and "
             "ext_pillar in the master's configuration (docs/guides/fleet.md)",

@@ -1,0 +1,403 @@
+"""A deployment on several hosts, with hosts that are played: what each phase asks, and what a failure leaves."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import django_master_deploy
+import pytest
+from django_host_command import DeploymentError
+from django_master_deploy import Fleet, batches
+from django_master_minions import Answer, _answer, _Waiting
+from django_master_store import Store, sites
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+class Played:
+    """Hosts that answer as real ones do, and fail where a test says so.
+
+    Attributes:
+        fails: what a host answers to a verb instead.
+        calls: the verbs that were asked, each with its hosts.
+        live: the commit that each host serves; claims: the deployment that has claimed it.
+    """
+
+    def __init__(self, names: Collection[str]):
+        self.live = dict.fromkeys(names, OLD)
+        self.before: dict[str, str] = {}
+        self.claims: dict[str, str] = {}
+        self.prepared: dict[str, str] = {}
+        self.sequence = dict.fromkeys(names, 5)
+        self.expected: list[str] = []
+        self.fails: dict[tuple[str, str], Answer] = {}
+        self.differs: dict[str, dict[str, Any]] = {}
+        self.pending: list[str] = []
+        self.calls: list[tuple[str, list[str]]] = []
+
+    def ask(
+        self,
+        hosts: Collection[str],
+        function: str,
+        site: str,
+        *arguments: Any,
+        look: float = 3.0,
+        every: float = 20.0,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> dict[str, Answer]:
+        verb = function.removeprefix("django_fleet.")
+        self.calls.append((verb, sorted(hosts)))
+        if meanwhile:
+            meanwhile()
+        return {
+            host: self.fails.get((host, verb)) or Answer(getattr(self, f"_{verb}")(host, *arguments) or {})
+            for host in hosts
+        }
+
+    def tell(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
+        self.calls.append((f"tell {function}", sorted(hosts)))
+
+    def verbs(self) -> list[str]:
+        return [verb for verb, _ in self.calls if not verb.startswith("tell")]
+
+    def _ready(self, host: str) -> dict[str, Any]:
+        value = {
+            "release": "0004-x",
+            "commit": self.live[host],
+            "older": OLD,
+            "sequence": self.sequence[host],
+            "key": "k",
+            "hosts": {},
+            "claim": self.claims.get(host, ""),
+            "deployment": "",
+            "time": time.time(),
+        }
+        return value | self.differs.get(host, {})
+
+    def _resolve(self, _host: str, revision: str | None) -> dict[str, Any]:
+        return {"commit": NEW}
+
+    def _release(self, _host: str, commit: str) -> dict[str, Any]:
+        return {"commit": OLD}
+
+    def _claim(self, host: str, deployment: str, by: str, until: float) -> None:
+        assert time.time() < until < time.time() + 120
+        self.claims[host] = deployment
+
+    def _prepare(self, host: str, deployment: str, by: str, commit: str, sequence: int) -> dict[str, Any]:
+        assert self.claims[host] == deployment
+        self.prepared[host] = commit
+        self.sequence[host] = sequence
+        return {"pending": self.pending, "release": f"{sequence:04}-{commit[:12]}"}
+
+    def _migrate(self, host: str, deployment: str, by: str, until: float) -> dict[str, Any]:
+        return {"migrated": self.pending}
+
+    def _start(self, host: str, deployment: str, by: str, until: float, migrated: list[str]) -> dict[str, Any]:
+        assert migrated == self.pending
+        return {"warnings": [f"{host} is slow"]}
+
+    def _switch(self, host: str, deployment: str, by: str, until: float) -> dict[str, Any]:
+        self.before[host], self.live[host] = self.live[host], self.prepared.pop(host)
+        return {"release": f"{self.sequence[host]:04}-{self.live[host][:12]}"}
+
+    def _rollback(self, host: str, deployment: str, by: str, commit: str, force: bool) -> dict[str, Any]:
+        self.before[host], self.live[host] = self.live[host], commit
+        return {"release": f"0003-{commit[:12]}", "commit": commit}
+
+    def _back(self, host: str, deployment: str, by: str) -> None:
+        self.live[host] = self.before[host]
+
+    def _finish(self, host: str, deployment: str, by: str, commands: bool, known: dict[str, Any]) -> None:
+        self.claims.pop(host)
+
+    def _abandon(self, host: str, deployment: str) -> None:
+        self.claims.pop(host, None)
+        self.prepared.pop(host, None)
+
+    def _backend(self, host: str, *_arguments: str) -> None:
+        pass
+
+    def _expect(self, host: str, commits: list[str]) -> None:
+        assert not commits or {*self.live.values()} & {*commits}, "every host would be taken out"
+        self.expected = commits
+
+
+class World:
+    """A site on hosts that are played, and its store."""
+
+    def __init__(self, folder: Path):
+        self.store = Store(folder / "store", "blog")
+        self.store.keep_hosts({"web1": ["app"], "web2": ["app"], "web3": ["app"], "lb1": ["balancer"]})
+        self.hosts = Played(["web1", "web2", "web3"])
+        self.told: list[str] = []
+
+    def fleet(self) -> Fleet:
+        return Fleet(self.store, self.hosts, "ops on master1", lambda phase, found: self.told.append(phase))
+
+    def fail(self, host: str, verb: str, error: str = "refused", *, is_lost: bool = False) -> None:
+        self.hosts.fails[host, verb] = Answer({}, error, is_lost)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_deployment_goes_through_its_phases_on_all_hosts(world: World) -> None:
+    done = world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {NEW} and not world.hosts.claims
+    assert world.store.release() == {"commit": NEW, "sequence": 5, "held": []}
+    assert done["hosts"] == dict.fromkeys(("web1", "web2", "web3"), f"0005-{NEW[:12]}")
+    assert done["warnings"]["web2"] == ["web2 is slow"]
+    assert world.hosts.verbs() == [
+        *("ready", "backend", "resolve", "claim", "prepare", "migrate", "start", "expect"),
+        *("switch", "switch", "switch", "finish", "finish", "expect"),
+    ]
+    assert world.hosts.expected == [NEW]
+    assert ("tell django_fleet.claim", ["web1", "web2", "web3"]) in world.hosts.calls, "claims are renewed"
+
+
+BEFORE = ("claim", "prepare", "start")
+
+
+@pytest.mark.parametrize("host", ["web1", "web2"])
+@pytest.mark.parametrize("is_lost", [False, True])
+@pytest.mark.parametrize("verb", [*BEFORE, "migrate", "resolve", "expect"])
+def test_a_failure_before_the_switch_leaves_every_host_as_it_was(
+    world: World, verb: str, host: str, is_lost: bool
+) -> None:
+    host = {"migrate": "web1", "resolve": "web1", "expect": "lb1"}.get(verb, host)
+    world.fail(host, verb, "no space left on device", is_lost=is_lost)
+    with pytest.raises(DeploymentError) as failure:
+        world.fleet().deploy(None)
+    assert "switch" not in world.hosts.verbs()
+    assert {*world.hosts.live.values()} == {OLD} and not world.hosts.claims and not world.hosts.prepared
+    assert world.store.release()["commit"] == ""
+    text = str(failure.value)
+    assert verb in text and f"{host}: no space left on device" in text
+    if verb != "resolve":
+        assert f"serve {OLD[:12]}, as before" in text
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+@pytest.mark.parametrize("host", ["web1", "web2", "web3"])
+def test_a_failure_in_the_switch_takes_back_those_that_have_switched(world: World, host: str, is_lost: bool) -> None:
+    world.fail(host, "switch", "its server exited", is_lost=is_lost)
+    with pytest.raises(DeploymentError) as failure:
+        world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {OLD} and world.hosts.expected == [OLD]
+    assert world.store.release()["commit"] == ""
+    assert [*world.hosts.claims] == ([host] if is_lost else []), "a lost host is not waited for"
+    assert f"{host}: its server exited" in str(failure.value)
+    assert ("once it answers, apply on it" in str(failure.value)) is is_lost
+
+
+def test_a_host_that_cannot_be_taken_back_is_named(world: World) -> None:
+    world.fail("web2", "switch", "its server exited")
+    world.fail("web1", "back", "the former release does not start")
+    with pytest.raises(DeploymentError, match="web1: the former release does not start"):
+        world.fleet().deploy(None)
+
+
+PROBLEMS = [
+    (
+        {"claim": "ada, since noon"},
+        "web2: it is being deployed by ada, since noon; salt-run django.abandon blog ends it",
+    ),
+    ({"deployment": "salt job 1"}, "web2: it is being deployed by salt job 1"),
+    ({"key": "other"}, "web2: it has another secret key: apply on it"),
+    ({"hosts": {"web9": {}}}, "web2: its hosts were applied from another pillar: apply on it"),
+    ({"time": 0.0}, "web2: its clock differs by"),
+    ({"commit": ""}, "web2: it serves nothing, the others aaaaaaaaaaaa: apply on it"),
+]
+
+
+@pytest.mark.parametrize(("differs", "text"), PROBLEMS, ids=[next(iter(one)) for one, _ in PROBLEMS])
+def test_every_reason_is_said_before_anything_is_begun(world: World, differs: dict[str, Any], text: str) -> None:
+    world.store.set_release({"commit": OLD, "sequence": 4, "held": []})
+    world.hosts.differs["web2"] = differs
+    world.fail("web3", "ready", "it does not answer", is_lost=True)
+    world.fail("lb1", "backend", "does not answer on its socket")
+    with pytest.raises(DeploymentError) as failure:
+        world.fleet().deploy(None)
+    assert world.hosts.verbs() == ["ready", "backend"]
+    for line in (text, "web3: it does not answer", "lb1: does not answer on its socket"):
+        assert line in str(failure.value)
+
+
+def test_migrations_are_not_judged_for_hosts_that_serve_different_commits(world: World) -> None:
+    world.hosts.pending, world.hosts.live["web3"] = ["0002_more"], "c" * 40
+    with pytest.raises(DeploymentError, match="do not serve the same commit"):
+        world.fleet().deploy(None)
+    assert "migrate" not in world.hosts.verbs()
+
+
+def test_a_rollback_is_one_for_all_hosts(world: World) -> None:
+    world.fleet().deploy(None)
+    done = world.fleet().rollback(None, force=False)
+    assert {*world.hosts.live.values()} == {OLD} and world.hosts.expected == [OLD]
+    assert done["commit"] == OLD and world.store.release() == {"commit": OLD, "sequence": 3, "held": [NEW]}
+    world.fleet().deploy(None)
+    assert world.store.release()["held"] == []
+
+
+def test_a_rollback_that_fails_on_one_host_leaves_all_on_the_newer_release(world: World) -> None:
+    world.fleet().deploy(None)
+    world.fail("web3", "rollback", "it does not start")
+    with pytest.raises(DeploymentError, match="web3: it does not start"):
+        world.fleet().rollback(None, force=False)
+    assert {*world.hosts.live.values()} == {NEW} and world.store.release()["commit"] == NEW
+
+
+def test_hosts_without_a_common_older_release_are_named(world: World) -> None:
+    world.hosts.differs["web2"] = {"older": ""}
+    with pytest.raises(DeploymentError, match="web2: its older release is none"):
+        world.fleet().rollback(None, force=False)
+
+
+def test_status_names_hosts_that_are_behind_or_silent(world: World) -> None:
+    world.fleet().deploy(None)
+    world.hosts.live["web2"] = OLD
+    world.fail("web3", "ready", "it does not answer", is_lost=True)
+    status = world.fleet().status()
+    assert status["behind"] == ["web2", "web3"] and status["hosts"]["web3"] == "it does not answer"
+
+
+def test_drain_needs_a_balancer(world: World) -> None:
+    assert world.fleet().set_backend("web2", "drain") == {"lb1": {}}
+    world.store.keep_hosts({"web1": ["app"]})
+    with pytest.raises(DeploymentError, match="no host with the part balancer"):
+        world.fleet().set_backend("web2", "drain")
+
+
+def test_batches_begin_with_one_host() -> None:
+    assert batches(["a"]) == [["a"]]
+    assert batches(["a", "b", "c"]) == [["a"], ["b"], ["c"]]
+    assert [len(batch) for batch in batches([f"web{number}" for number in range(20)])] == [1, 5, 5, 5, 4]
+
+
+# The store
+
+
+def test_the_second_deployment_of_a_site_names_the_first(world: World) -> None:
+    with world.store.deploying("ada (salt-run)") as progress:
+        progress.phase("prepare")
+        with pytest.raises(DeploymentError, match=r"being deployed by ada \(salt-run\), pid .*, phase prepare"):
+            world.fleet().deploy(None)
+    world.fleet().deploy(None)
+
+
+def test_the_lock_dies_with_its_process(world: World) -> None:
+    code = (
+        "import sys, time; from django_master_store import Store\n"
+        f"with Store({str(world.store.folder.parent)!r}, 'blog').deploying('ada'):\n"
+        "    print('has it', flush=True)\n"
+        "    time.sleep(60)"
+    )
+    path = os.pathsep.join(sys.path)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={"PYTHONPATH": path}) as other:
+        assert other.stdout and other.stdout.readline()
+        with pytest.raises(DeploymentError, match="being deployed by ada"), world.store.deploying("bob"):
+            pass
+        other.kill()
+        other.wait()
+        with world.store.deploying("bob"):
+            pass
+
+
+def test_the_secret_key_is_made_once_for_all_who_ask_at_once(tmp_path: Path) -> None:
+    found: set[str] = set()
+    threads = [
+        threading.Thread(target=lambda: found.add(Store(tmp_path / "s", "blog").secret_key())) for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 1 and len(next(iter(found))) == 50
+    folder = tmp_path / "s/blog"
+    assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
+    assert (folder / "secret_key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_store_that_others_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir(mode=0o755)
+    with pytest.raises(DeploymentError, match="only root reads"):
+        Store(tmp_path / "store", "blog").secret_key()
+
+
+def test_a_damaged_file_of_the_store_is_no_release(world: World) -> None:
+    (world.store.folder / "fleet.json").write_text('{"commit": 1}')
+    assert world.store.release() == {"commit": "", "sequence": 0, "held": []}
+    assert sites(world.store.folder.parent) == ["blog"]
+
+
+# Minions
+
+
+def event(job: str, host: str, value: Any, code: int = 0) -> dict[str, Any]:
+    return {"tag": f"salt/job/{job}/ret/{host}", "data": {"id": host, "return": value, "retcode": code}}
+
+
+def test_minions_that_answer_are_waited_for_and_silent_ones_are_lost_after_two_questions() -> None:
+    waiting = _Waiting(["web1", "web2", "web3", "new"], {"jid": "1", "minions": ["web1", "web2", "web3"]}, 0.0)
+    assert waiting.answers["new"].is_lost and waiting.names == {"web1", "web2", "web3"}
+    waiting.take(event("1", "web1", {"release": "x"}))
+    for number, now in enumerate((3.0, 6.0, 9.0)):
+        assert waiting.has_to_look(now, 3.0) is (number < 3)
+        waiting.look(f"q{number}", now)
+        waiting.take(event(f"q{number}", "web2", {"pid": 7}))
+    assert waiting.names == {"web2"} and waiting.answers["web3"] == Answer({}, "it does not answer", True)
+    waiting.take(event("1", "web2", {"error": "no space"}, 1))
+    assert waiting.answers["web2"] == Answer({}, "no space") and not waiting.names
+    assert waiting.answers["web1"] == Answer({"release": "x"})
+
+
+def test_one_unanswered_question_is_no_loss() -> None:
+    waiting = _Waiting(["web1"], {"jid": "1", "minions": ["web1"]}, 0.0)
+    for number, answer in enumerate((None, {"pid": 1}, None, {"pid": 1}, None)):
+        waiting.has_to_look(3.0 * (number + 1), 3.0)
+        waiting.look(f"q{number}", 3.0 * (number + 1))
+        if answer:
+            waiting.take(event(f"q{number}", "web1", answer))
+    assert waiting.names == {"web1"}
+
+
+def test_a_job_that_is_gone_without_an_answer_is_lost() -> None:
+    waiting = _Waiting(["web1"], {"jid": "1", "minions": ["web1"]}, 0.0)
+    for number in range(2):
+        waiting.has_to_look(3.0 * (number + 1), 3.0)
+        waiting.look(f"q{number}", 3.0 * (number + 1))
+        waiting.take(event(f"q{number}", "web1", {}))
+    assert waiting.answers["web1"] == Answer({}, "its job has ended without an answer", True)
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "expected"),
+    [
+        ({"a": 1}, 0, Answer({"a": 1})),
+        ({"a": 1}, 11, Answer({}, "exit code 11")),
+        ({"error": "no"}, 1, Answer({}, "no")),
+        (True, 0, Answer({"value": True})),
+        ("Passed invalid arguments", 1, Answer({}, "Passed invalid arguments")),
+        (
+            "'django_fleet.ready' is not available.",
+            254,
+            Answer({}, "'django_fleet.ready' is not available. (the formula is not there yet: apply on it)"),
+        ),
+    ],
+    ids=json.dumps,
+)
+def test_what_salt_returns_becomes_an_answer(value: Any, code: int, expected: Answer) -> None:
+    assert _answer(value, code) == expected
+
+
+def test_the_claim_outlives_the_time_between_two_renewals() -> None:
+    assert django_master_deploy.CLAIM >= 3 * 20 and django_master_deploy.PATIENCE <= django_master_deploy.CLAIM
