@@ -140,6 +140,9 @@ def read(roots: Sequence[Path], settings_module: str, application: str) -> Setti
         application: the WSGI or ASGI module.
     """
     settings = django_project_settings.read(roots, settings_module, {}, application)
+    given = {name: text for name, variable in settings.variables.items() if (text := _of_live_site(variable))}
+    if given:
+        settings = django_project_settings.read(roots, settings_module, given, application)
     debug = settings.values.get("DEBUG", Value())
     by_name = sorted(debug.taint, key=lambda name: ("DEBUG" not in name, name))
     names = [name for name in by_name if name in settings.variables and not _OWN.fullmatch(name)]
@@ -147,10 +150,19 @@ def read(roots: Sequence[Path], settings_module: str, application: str) -> Setti
         if truth(debug) is False and not settings.variables[name].required:
             continue
         for text in _FALSE:
-            changed = django_project_settings.read(roots, settings_module, {name: text}, application)
+            changed = django_project_settings.read(roots, settings_module, {**given, name: text}, application)
             if changed.get("DEBUG") is not UNKNOWN and not changed.get("DEBUG"):
                 return changed
     return settings
+
+
+def _of_live_site(variable: Variable) -> str:
+    """Return the text of a required switch that a live site has by its name: DEBUG is off, PRODUCTION is on."""
+    is_on = bool(re.fullmatch(r"(\w+_)?(PROD|PRODUCTION)(_MODE)?", variable.name))
+    is_off = bool(re.fullmatch(r"(\w+_)?DEBUG(_MODE)?", variable.name))
+    if not variable.required or variable.kind not in ("int", "bool") or not (is_on or is_off):
+        return ""
+    return str(int(is_on)) if variable.kind == "int" else str(is_on)
 
 
 def examples(folders: Iterable[Path]) -> dict[str, str]:
@@ -235,7 +247,7 @@ def of(settings: Settings, context: Context) -> Environment:
         known = settings.given.get(name) if known is None else known
         if known is None and variable.required and variable.accepted:
             known = variable.accepted
-        if known == "" and variable.filled and name in {value.source for value in _parts(settings).values()}:
+        if known == "" and variable.filled and name in {value.source for value in default_database(settings).values()}:
             known, place = "unused", f"{place}: the settings refuse an empty one; `database` replaces it"
         if name in settings.set_by_application:
             given = settings.set_by_application[name]  # workers and commands of manage.py do not import that module
@@ -317,7 +329,7 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
     if variable.required:
         return _required(settings, name, forms, context)
     if context.engine != "sqlite" and _is_in_another_text(settings, name):
-        part = next((value.content for value in _parts(settings).values() if value.source == name), None)
+        part = next((value.content for value in default_database(settings).values() if value.source == name), None)
         known = _of_database(settings, name, context.engine)
         return None if part is not None and known == str(part) else known
     return None
@@ -394,7 +406,7 @@ def _joined(word: str, how: str) -> dict[str, str]:
     return {"from": word} if separator == "," else {"from": word, "join": separator}
 
 
-def _parts(settings: Settings) -> dict[str, Value]:
+def default_database(settings: Settings) -> dict[str, Value]:
     """Return the entry of the default database as far as it is known."""
     databases = settings.values.get("DATABASES", Value()).content
     default = databases.get("default", Value()).content if isinstance(databases, dict) else None
@@ -403,7 +415,7 @@ def _parts(settings: Settings) -> dict[str, Value]:
 
 def _of_database(settings: Settings, name: str, engine: str) -> Any:
     """Return the value of a variable that is a part of the default database's entry."""
-    for key, value in _parts(settings).items():
+    for key, value in default_database(settings).items():
         is_file = key == "NAME" and engine == "sqlite"
         if value.source != name and not (is_file and value.taint == {name}):  # NAME: BASE_DIR / config("DB_NAME")
             continue

@@ -159,6 +159,7 @@ def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> st
     """Propose the database that the settings or the project's driver are for; return its kind."""
     backend = settings.get("DATABASES", "default", "ENGINE")
     engine = django_database_engine.find(backend) if isinstance(backend, str) else None
+    is_by_variable = bool(django_project_environment.default_database(settings).get("ENGINE", Value()).taint)
     is_by_url = any(variable.kind == "database" for variable in settings.variables.values())
     comment = f"the settings have {backend}"
     has_driver = len(drivers) == 1
@@ -167,7 +168,7 @@ def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> st
         where = {"host": engine.default_sockets[0], "manage": True} if is_by_tcp else {}
         why = "; PyMySQL uses TCP without `host`" if is_by_tcp else ""
         report.set("database", {"engine": engine.name, **where}, f"{comment}{why}")
-    elif has_driver and (is_by_url or (backend is UNKNOWN and "DATABASES" in settings.values)):
+    elif has_driver and (is_by_url or is_by_variable or (backend is UNKNOWN and "DATABASES" in settings.values)):
         engine = django_database_engine.ENGINES[next(iter(drivers))]
         report.set("database", {"engine": engine.name}, f"guessed: {drivers[engine.name]} is required")
     elif is_by_url:

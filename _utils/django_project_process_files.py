@@ -7,7 +7,7 @@ import configparser
 import contextlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ _CRON = re.compile(
 _CRONTAB_NAME = re.compile(r"(crontab|cron)(\.\w+)?|[\w-]+\.(cron|crontab)|[\w-]*crontab")
 _COMPOSE_NAME = re.compile(r"(docker-)?compose[\w.-]*\.ya?ml|(production|prod|live)\.ya?ml")
 #: Names that any of these files may have; scripts have none, or .sh, at their end.
-_CANDIDATE = re.compile(r"Procfile\.\w+|.+\.(service|conf|ini|ya?ml|cron|crontab|txt|sh)|[^.]+")
+_CANDIDATE = re.compile(r"Procfile\.\w+|.+\.(service|conf|ini|ya?ml|cron|crontab|txt|sh)|[Dd]ockerfile\..+|[^.]+")
+#: A file that a Dockerfile copies to a path of its own.
+_COPY = re.compile(r"^[ \t]*(?:COPY|ADD)[ \t]+(?:--\S+[ \t]+)*(\S+)[ \t]+(/\S+)[ \t]*$", re.MULTILINE)
 #: A command of Django in a line of shell.
 _OF_DJANGO = re.compile(r"(^|[\s/\"'])manage\.py\s")
 _NOT_LIVE = re.compile(r"(^|[._-])(dev|devel|development|local|test|tests|testing|ci|e2e|debug|docs)([._-]|$)")
@@ -69,7 +71,15 @@ def lines(tree: Path, remarks: list[str]) -> list[Line]:
             inside = path.relative_to(tree)
             if is_for_live(inside):
                 found += reader(path, str(inside), remarks)
-    return found
+    copied = _copied_scripts(tree, paths)
+    return [line for line in found if line.command not in copied]
+
+
+def _copied_scripts(tree: Path, paths: Iterable[Path]) -> set[str]:
+    """Return the paths in containers that Dockerfiles copy scripts of the source to; these are read where they are."""
+    files = [path for path in paths if re.fullmatch(r"(?i)([\w-]+\.)?dockerfile([._-][\w.-]+)?", path.name)]
+    pairs = (pair for path in files for pair in _COPY.findall(django_project_code.read(path)))
+    return {target for source, target in pairs if (tree / source).is_file()}
 
 
 def is_for_live(path: Path) -> bool:
