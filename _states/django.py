@@ -839,29 +839,41 @@ def balancer(name, sites, gone, platform, templates):
     """
     import django_balancer
     import django_balancer_haproxy
+    import django_tls
 
     ret = {"name": name, "changes": {}, "result": True, "comment": "the balancer is unchanged"}
     sites = json.loads(sites)
     try:
         texts = {url: _text(url) for url in templates}
-        entries = {}
-        for key, site in sites.items():
-            status = site["balancer"]["status"]
-            password = _secret(status["password"]["pillar"]) if status else None
-            entries[key] = django_balancer.entry(django_site.Site(site, platform), password)
+        given = {key: _given_to_balancer(config) for key, config in sites.items()}
+        served = {key: django_site.Site(config, platform) for key, config in sites.items()}
+        entries = {key: django_balancer.entry(site, given[key].get("password")) for key, site in served.items()}
+        missing = {key: django_tls.missing(site, given[key], texts) for key, site in served.items() if site.https}
+        files = {url: texts[url] for url in django_balancer_haproxy.TEMPLATES}
         if __opts__["test"]:
-            changes = django_balancer.planned(entries, gone, texts).changes
+            changes = django_balancer.planned(entries, gone, files).changes
         else:
-            changes = django_balancer.apply(entries, gone, texts)
+            made = [django_tls.texts(served[key], due, given[key], texts) for key, due in missing.items() if due]
+            keys = {path: text for one in made for path, text in one.items()}
+            changes = django_balancer.apply(entries, gone, files, keys)
+        certificates = {domain: reason for due in missing.values() for domain, reason in due.items()}
+        ret["changes"] = {**changes, **({"certificates": certificates} if certificates else {})}
     except DeploymentError as error:
         return {**ret, "result": False, "comment": str(error)}
-    if changes:
+    if ret["changes"]:
         comment = f"the balancer {'would be' if __opts__['test'] else 'has been'} {'changed' if sites else 'removed'}"
-        ret.update(changes=changes, result=None if __opts__["test"] else True, comment=comment)
-    if not sites and not changes:
+        ret.update(result=None if __opts__["test"] else True, comment=comment)
+    elif not sites:
         return {**ret, "comment": "this host is no balancer"}
-    runs = running(django_balancer_haproxy.NAME, enable=True) if sites and not changes else ret
+    runs = ret if ret["changes"] else running(django_balancer_haproxy.NAME, enable=True)
     return {**runs, "name": name} if runs["changes"] or runs["result"] is False else ret
+
+
+def _given_to_balancer(config):
+    """Return the secrets that the pillar has for the balancer of a site: of its status page, and certificates."""
+    given = {key: config["tls"][key] for key in ("certificate", "key")}
+    given["password"] = (config["balancer"]["status"] or {}).get("password")
+    return {name: _secret(entry["pillar"]) for name, entry in given.items() if isinstance(entry, dict)}
 
 
 def _deployments():

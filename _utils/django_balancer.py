@@ -7,6 +7,7 @@ and take a host out and in again.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,8 +17,11 @@ import django_balancer_haproxy
 import django_host_file
 import django_host_folder
 import django_host_port
+import django_proxy
+import django_proxy_connection
 import django_server
 import django_site
+import django_tls
 from django_host_command import DeploymentError
 from django_host_config import Files
 from django_host_folder import Folder
@@ -56,6 +60,8 @@ def entry(site: Site, password: str | None) -> Entry:
         "domains": [*config["domains"], *config["redirect_domains"]],
         "path": prefix or "/",
         **{key: balancer[key] for key in ("listen", "balance", "sticky")},
+        "https": site.listens_tls,
+        "port": f":{site.https[0]}" if site.https and site.https[0] != 443 else "",
         "timeout": django_server.of_site(site).timeout(site) + 10,  # the host's own proxy times out first
         "removed_headers": config["proxy"]["trusted_headers"],
         "health": {**health, "path": prefix + config["health"]["path"]},
@@ -109,8 +115,16 @@ def _with_commits(new: Entry, present: Entry | None) -> Entry:
     return {**new, "commits": present["commits"], "sequence": present["sequence"]}
 
 
-def apply(entries: Mapping[str, Entry], gone: Collection[str], templates: Mapping[str, str]) -> dict[str, str]:
+def apply(
+    entries: Mapping[str, Entry], gone: Collection[str], templates: Mapping[str, str], keys: Mapping[Path, str]
+) -> dict[str, str]:
     """Install what `planned` returns, and return the changes; on failure the balancer goes on as before.
+
+    Args:
+        entries: as for `planned`.
+        gone: as for `planned`.
+        templates: as for `planned`.
+        keys: files with keys and certificates of domains that differ.
 
     Raises:
         DeploymentError: the balancer refuses it, or another process listens on its ports.
@@ -119,14 +133,30 @@ def apply(entries: Mapping[str, Entry], gone: Collection[str], templates: Mappin
         plan = planned(entries, gone, templates)
         if plan.record["sites"]:
             _refuse_taken_ports(plan.record["sites"].values())
-        _apply(plan)
+        before = _domains(_recorded()["sites"])
+        _apply(plan, keys)
+        _remove_certificates(before - _domains(plan.record["sites"]))
     return plan.changes
+
+
+def _domains(sites: Mapping[str, Entry]) -> set[str]:
+    """Return the domains that the balancer has certificates of."""
+    return {domain for site in sites.values() if site["https"] for domain in site["domains"]}
+
+
+def _remove_certificates(domains: Collection[str]) -> None:
+    """Remove the certificates of domains that no proxy of this host serves either."""
+    proxies = django_proxy.PROXIES.values()
+    for domain in domains:
+        if not any(django_proxy_connection.has_certificate(proxy, domain) for proxy in proxies):
+            for path in django_tls.belongings(domain):
+                path.unlink()
 
 
 def _refuse_taken_ports(sites: Collection[Entry]) -> None:
     """Refuse places where this host cannot listen, or another process does."""
     own = f"{django_balancer_haproxy.NAME}.service"
-    for listen in django_host_port.ordered({listen for site in sites for listen in site["listen"]}):
+    for listen in django_host_port.ordered({*itertools.chain(*([*site["listen"], *site["https"]] for site in sites))}):
         host, port = django_host_port.split(listen)
         problem = django_host_port.bind_error(host) if host else ""
         if problem:
@@ -141,13 +171,15 @@ def _refuse_taken_ports(sites: Collection[Entry]) -> None:
             raise DeploymentError(
                 f"{listen if host else f'port {port}'} is taken by {holder}, so the balancer cannot listen there; "
                 "nothing has been changed",
-                hint=f"stop that process ({stop}), or set another port in balancer:listen of the site",
+                hint=f"stop that process ({stop}), or set another port in balancer:listen or tls:listen of the site",
             )
 
 
-def _apply(plan: Plan) -> None:
-    if plan.changes:
-        django_balancer_haproxy.install(plan.files)
+def _apply(plan: Plan, keys: Mapping[Path, str]) -> None:
+    if plan.changes or keys:
+        for folder, mode in ((django_tls.STATE, 0o755), (django_tls.STATE / "certificates", 0o700)):
+            django_host_folder.make(Folder(folder, "root", "root", mode))
+        django_balancer_haproxy.install(plan.files, keys)
     if plan.record["sites"]:
         django_host_folder.make(Folder(STATE, "root", "root", 0o700))
         if _recorded() != plan.record:
@@ -223,7 +255,7 @@ def expect(site: str, commits: Collection[str]) -> bool:
         record["sites"][site] = {**_site(site), "commits": list(dict.fromkeys(commits))}
         files = django_balancer_haproxy.files(record["sites"], record["templates"])
         changes = django_balancer_haproxy.differences(files)
-        _apply(Plan(record, files, changes))
+        _apply(Plan(record, files, changes), {})
     return bool(changes)
 
 

@@ -19,6 +19,7 @@ import django_host_file
 import django_host_port
 import django_host_service
 import django_host_template
+import django_tls
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
 from django_kinds import FILES
@@ -26,6 +27,8 @@ from django_kinds import FILES
 DAEMON = django_host_service.HAPROXY
 NAME = DAEMON.service
 CONFIG = Path("/etc/haproxy/django.cfg")
+#: The files of certificates, which are for all places.
+CERTIFICATES = Path("/etc/haproxy/django.certificates")
 UNIT = Path(f"/etc/systemd/system/{NAME}.service")
 #: The socket for commands, of root alone.
 SOCKET = Path(f"/run/{NAME}/admin.sock")
@@ -55,28 +58,48 @@ def files(sites: Mapping[str, Mapping[str, Any]], templates: Mapping[str, str]) 
         templates: texts of `TEMPLATES`.
     """
     if not sites:
-        return {CONFIG: None, UNIT: None}
+        return dict.fromkeys((CONFIG, CERTIFICATES, UNIT))
     ordered = [site for _name, site in sorted(sites.items())]
+    domains = sorted({domain for site in ordered if site["https"] for domain in site["domains"]})
+    paths = {"socket": SOCKET, "state": SERVERS, "certificates": CERTIFICATES}
     text = django_host_template.render(
-        templates, TEMPLATES[0], ours=OURS, socket=SOCKET, state=SERVERS, sites=ordered, places=_places(ordered)
+        templates, TEMPLATES[0], ours=OURS, sites=ordered, places=_places(ordered), **paths
     )
+    listed = [f"{OURS}: key and certificate of each domain.", *map(_line, domains), ""] if domains else []
     unit = django_host_template.render(templates, TEMPLATES[1], ours=OURS, name=NAME, config=CONFIG)
-    return {CONFIG: text, UNIT: unit}
+    return {CERTIFICATES: "\n".join(listed) or None, CONFIG: text, UNIT: unit}
+
+
+def certificates() -> set[Path]:
+    """Return the certificates that HAProxy uses now."""
+    lines = (django_host_file.read_text(CERTIFICATES) or "").splitlines()
+    return {Path(line.split()[0]) for line in lines if line.startswith("/")}
+
+
+def _line(domain: str) -> str:
+    return f"{django_tls.path_of(domain)} {domain}"
 
 
 def _places(sites: Collection[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return where HAProxy listens, and which sites it serves there: those with longer paths decide last."""
-    listens = django_host_port.ordered({listen for site in sites for listen in site["listen"]})
-    return [
-        {
-            "name": "django-" + re.sub(r"[^0-9a-z]+", "-", str(listen)).strip("-"),
-            "binds": _binds(listen),
-            "sites": sorted(
-                (site for site in sites if listen in site["listen"]), key=lambda site: (len(site["path"]), site["name"])
-            ),
-        }
-        for listen in listens
-    ]
+    """Return where HAProxy listens, and which sites it serves there: those with longer paths decide last.
+
+    Raises:
+        DeploymentError: a place is for http and for https.
+    """
+    found = []
+    for key in ("listen", "https"):
+        for listen in django_host_port.ordered({listen for site in sites for listen in site[key]}):
+            here = [site for site in sites if listen in site[key]]
+            other = [site["name"] for site in sites if listen in site["https"] and key == "listen"]
+            if other:
+                raise DeploymentError(
+                    f"{listen} is for http of {here[0]['name']} and for https of {other[0]}",
+                    hint="change balancer:listen of the one, or tls:listen of the other",
+                )
+            here.sort(key=lambda site: (len(site["path"]), site["name"]))
+            name = "django-" + re.sub(r"[^0-9a-z]+", "-", str(listen)).strip("-")
+            found.append({"name": name, "binds": _binds(listen), "sites": here, "tls": key == "https"})
+    return found
 
 
 def _binds(listen: django_host_port.Listen) -> list[str]:
@@ -96,29 +119,39 @@ def differences(wanted: Files) -> dict[str, str]:
     return {path: re.sub(r"(?m)(insecure-password ).*", r"\1**********", text) for path, text in found.items()}
 
 
-def check(text: str) -> None:
+def check(text: str, certificates: str | None) -> None:
     """Have HAProxy test a configuration that is not installed yet.
+
+    Args:
+        text: its content.
+        certificates: that of `CERTIFICATES`.
 
     Raises:
         DeploymentError: HAProxy refuses it; the message is HAProxy's.
     """
     SERVERS.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{NAME}-") as folder:
-        path = Path(folder, CONFIG.name)
+        path, listed = Path(folder, CONFIG.name), Path(folder, CERTIFICATES.name)
+        django_host_file.write(listed, certificates or "", durable=False)
+        text = text.replace(f"crt-list {CERTIFICATES}", f"crt-list {listed}")
         django_host_file.write(path, text, mode=0o600, durable=False)
         try:
             django_host_command.run(["haproxy", "-c", "-f", str(path)], doing="haproxy -c")
         except DeploymentError as error:
             found = re.search(r"(?m)\[ALERT\].*? : (?:config : )?(.*)", error.log)
-            cause = (found[1] if found else error.message).replace(str(path), str(CONFIG))
+            cause = (found[1] if found else error.message).replace(f"{folder}/", f"{CONFIG.parent}/")
             raise DeploymentError(
                 f"HAProxy refuses its new configuration: {cause}",
                 hint="the balancer keeps its running configuration; correct the pillar and apply again",
             ) from None
 
 
-def install(wanted: Files) -> None:
+def install(wanted: Files, keys: Mapping[Path, str]) -> None:
     """Install files that differ, and have HAProxy run with them; on failure all is as it was before.
+
+    Args:
+        wanted: what `files` returns.
+        keys: files with the keys and certificates of domains.
 
     Raises:
         DeploymentError: HAProxy refuses the configuration, or does not start.
@@ -127,26 +160,27 @@ def install(wanted: Files) -> None:
     if text is None:
         remove()
         return
-    check(text)
-    before = {path: django_host_config.read(path) for path in wanted}
+    before = {path: django_host_config.read(path) for path in (*keys, *wanted)}
     try:
+        _write(keys)
+        check(text, wanted[CERTIFICATES])
         _write(wanted)
         run()
     except BaseException:
         _write(before)
-        if before[CONFIG] is not None:
+        if before[CONFIG] is not None and django_host_service.pid(DAEMON):
             with contextlib.suppress(DeploymentError):
                 run()
         raise
 
 
-def _write(wanted: Files) -> None:
+def _write(wanted: Mapping[Path, str | None]) -> None:
     for path, text in wanted.items():
         if text is None:
             path.unlink(missing_ok=True)
         elif django_host_config.read(path) != text:
             path.parent.mkdir(parents=True, exist_ok=True)
-            django_host_file.write(path, text, mode=0o600 if path == CONFIG else 0o644)
+            django_host_file.write(path, text, mode=0o644 if path in (UNIT, CERTIFICATES) else 0o600)
             if path == UNIT:
                 django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
 
@@ -155,7 +189,7 @@ def remove() -> None:
     """Stop HAProxy, and remove what the formula has laid for it."""
     if UNIT.exists():
         django_host_service.stop(DAEMON)
-    _write({CONFIG: None, UNIT: None})
+    _write(files({}, {}))
     django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
     SERVERS.unlink(missing_ok=True)
 

@@ -100,7 +100,7 @@ def _of_origins(site: Site, origins: Sequence[str]) -> Iterator[str]:
             f"correct {_setting(site, 'CSRF_TRUSTED_ORIGINS')}"
         )
     plain = [origin for origin in own if origin.lower().startswith("http://")]
-    if plain and site.https:
+    if plain and site.public_https:
         yield (
             f"CSRF_TRUSTED_ORIGINS has {' and '.join(plain)}, and the site is served by https only; "
             f"correct {_setting(site, 'CSRF_TRUSTED_ORIGINS')}"

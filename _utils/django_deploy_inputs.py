@@ -66,8 +66,8 @@ def _configuration(site: Site) -> dict[str, Any]:
         config["caches"] = {alias: _of_project(cache) for alias, cache in config["caches"].items()}
     if site.config.get("email"):
         config["email"] = {**site.config["email"], "password": None}
-    if site.https and site.config["overlay"]:
-        config["tls"] = {"listen": site.https}
+    if site.public_https and site.config["overlay"]:
+        config["tls"] = {"listen": site.public_https}
     if site.config["proxy"].get("keepalive"):
         config["proxy"] = {"keepalive": True}
     return config

@@ -136,4 +136,5 @@ def _configurations(
         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
         problems += oversized(own, path)
         django_pillar_fleet.settle(site)
+        django_pillar_balancer.settle(site)
     return configurations, [*problems, *contradictions_between(configurations)]

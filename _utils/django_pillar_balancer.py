@@ -8,6 +8,7 @@ from typing import Any
 import django_kinds
 from django_pillar_check import Problem
 from django_pillar_fleet import hosts_with
+from django_pillar_listen import https, port_of
 
 Site = dict[str, Any]
 
@@ -36,15 +37,28 @@ def complete(site: Site) -> None:
             site[part]["allow"] = [*allowed, *(one for one in addresses if one and one not in allowed)]
 
 
+def settle(site: Site) -> None:
+    """Leave the certificates to the balancers: a host behind them serves http, and knows that visitors use https.
+
+    To be called once contradictions are found.
+    """
+    if "balancer" not in site or "balancer" in site["fleet"]["parts"] or not https(site):
+        return
+    site["fleet"]["https"] = sorted({port_of(place) for place in https(site)})
+    unused = dict.fromkeys(("certificate", "key", "hook", "email", "client"))
+    site["tls"] = {**site["tls"], **unused, "kind": "none", "eab": {"key_id": None, "key": None}}
+
+
 def balancer(site: Site, own: Site) -> Iterator[Problem]:
     """Yield what a balancer cannot do, or does not apply to."""
     if "balancer" not in site:
         if own.get("balancer"):
             yield ("balancer",), "has no effect without a host with the part balancer"
         return
-    if site["tls"]["kind"] != "none":
-        text = "not supported with a host with the part balancer, which serves http: remove it"
-        yield ("tls", "kind"), text
+    if site["tls"]["kind"] == "acme":
+        yield ("tls", "kind"), "not supported with a host with the part balancer: use files or self_signed"
+    if {*site["balancer"]["listen"]} & {*https(site)}:
+        yield ("balancer", "listen"), "expected other ports than those of tls:listen"
     if site["proxy"]["kind"] == "none":
         text = "the balancer sends requests to the web server of each host: set proxy:kind to nginx or apache"
         yield ("proxy", "kind"), text

@@ -38,7 +38,7 @@ NOT_WITHOUT_TLS = ["security.W004", "security.W008", "security.W012", "security.
 def ignored_checks(site: Site) -> list[str]:
     """Return the checks that do not apply to a site, and those that the pillar silences."""
     silenced: list[str] = site.config.get("silenced_checks", [])
-    return [*([] if site.https else NOT_WITHOUT_TLS), *silenced]
+    return [*([] if site.public_https else NOT_WITHOUT_TLS), *silenced]
 
 
 #: How pydantic-settings reports missing variables, by the names of its fields.

@@ -50,7 +50,7 @@ def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: b
         **django_email.overlay_data(site),
         **({"silenced_checks": config["silenced_checks"]} if config.get("silenced_checks") else {}),
         **({"shared_folder": os.path.realpath(site.shared.top)} if uses_shared(site) else {}),
-        **({"https": origins(site)} if site.https else {}),
+        **({"https": origins(site)} if site.public_https else {}),
         **({"stores": stores} if (stores := django_store.overlay_data(site)) else {}),
     }
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
@@ -64,7 +64,7 @@ def uses_shared(site: Site) -> bool:
 
 def origins(site: Site) -> list[str]:
     """Return the origins of a site with https: ``https://blog.example.org``."""
-    port = "" if site.https[0] == 443 else f":{site.https[0]}"
+    port = "" if site.public_https[0] == 443 else f":{site.public_https[0]}"
     return [f"https://{domain}{port}" for domain in site.config["domains"]]
 
 

@@ -49,7 +49,7 @@ def present(site: Site) -> dict[str, str]:
         *(path for paths in django_store_service.files_on_host(site).values() for path in paths),
         *(path for task in django_timer.TASKS for path in django_timer.present(site, task)),
         *django_schedule.present(site),
-        *django_proxy_files.leftovers(site, django_proxy_files.absent(site)),
+        *_certificates(site),
     ]
     if site.config["remove_data"]:
         own += [*data(site), site.root]
@@ -113,8 +113,16 @@ def remove(site: Site, asked_by: str) -> None:
         site.root.rmdir()
 
 
+def _certificates(site: Site) -> list[Path]:
+    """Return the certificates that no proxy needs any more, nor the balancer of the site's hosts, if that is here."""
+    import django_balancer_haproxy  # a site is seldom removed
+
+    served = django_balancer_haproxy.certificates()
+    return [path for path in django_proxy_files.leftovers(site, django_proxy_files.absent(site)) if path not in served]
+
+
 def _remove(site: Site) -> None:
-    certificates = django_proxy_files.leftovers(site, django_proxy_files.absent(site))
+    certificates = _certificates(site)
     if _proxy_files(site):
         django_proxy_switch.apply(django_proxy_files.absent(site))
     django_proxy_listener.remove(site)

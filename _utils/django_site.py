@@ -52,7 +52,9 @@ class Site:
         #: Where it is served by https, as in the pillar, and on which ports; empty without a certificate.
         self.listens_tls: list[django_host_port.Listen] = list(tls["listen"]) if tls["kind"] != "none" else []
         self.https = sorted({django_host_port.split(listen)[1] for listen in self.listens_tls})
-        self.scheme = "https" if self.https else "http"
+        #: The ports of https that visitors use: those of its balancers, where these have the certificates.
+        self.public_https: list[int] = self.https or (config.get("fleet") or {}).get("https", [])
+        self.scheme = "https" if self.public_https else "http"
         #: The address on which systemd listens for a site without a proxy; empty if none is configured.
         self.listener: str = config.get("listener", "")
         self.root = Path(config["root"])

@@ -2,11 +2,15 @@
 # service of Debian's package is not started, and an existing haproxy.cfg is left alone.
 {% if django is not defined %}{% from "django/map.jinja" import django with context %}{% endif %}
 {% set gone = (django.sites.keys() | list + django.absent.keys() | list) | reject('in', django.balanced) | list %}
+{% set templates = ['salt://django/files/haproxy/haproxy.cfg', 'salt://django/files/haproxy/haproxy.service'] %}
+{% for site in django.balanced.values() %}
+{% for url in (site.tls.certificate, site.tls.key) if url is string and url.startswith('salt://') %}{% do templates.append(url) %}{% endfor %}
+{% endfor %}
 {% if django.balanced %}
 
 The balancer is installed:
   django.quiet_packages:
-    - pkgs: [{{ django.platform.packages.haproxy }}]
+    - pkgs: [{{ django.platform.packages.haproxy }}, {{ django.platform.packages.tls }}]
     - service: haproxy
 {% endif %}
 
@@ -15,9 +19,7 @@ The balancer serves its sites:
     - sites: {{ django.balanced | tojson | yaml_dquote }}
     - gone: {{ gone | tojson }}
     - platform: {{ django.platform | tojson }}
-    - templates:
-      - salt://django/files/haproxy/haproxy.cfg
-      - salt://django/files/haproxy/haproxy.service
+    - templates: {{ templates | unique | tojson }}
 {% if django.balanced %}
     - require:
       - django: The balancer is installed

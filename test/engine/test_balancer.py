@@ -12,6 +12,7 @@ import django_balancer
 import django_balancer_haproxy
 import django_host_command
 import django_pillar
+import django_release_settings
 import pytest
 import yaml
 from django_balancer import Entry
@@ -69,13 +70,18 @@ def haproxy(own_host: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(django_balancer, "RECORD", state / "sites.json")
     monkeypatch.setattr(django_balancer_haproxy, "SERVERS", state / "haproxy.servers")
     monkeypatch.setattr(django_balancer_haproxy, "CONFIG", own_host / "etc/haproxy/django.cfg")
+    monkeypatch.setattr(django_balancer_haproxy, "CERTIFICATES", own_host / "etc/haproxy/django.certificates")
     monkeypatch.setattr(django_balancer_haproxy, "UNIT", own_host / "etc/systemd/system/django-haproxy.service")
     monkeypatch.setattr(django_balancer_haproxy, "SOCKET", own_host / "run/django-haproxy/admin.sock")
     monkeypatch.setattr(django_balancer_haproxy, "run", lambda: done.append("run"))
-    monkeypatch.setattr(django_balancer_haproxy, "check", lambda text: done.append("check"))
+    monkeypatch.setattr(django_balancer_haproxy, "check", lambda *_texts: done.append("check"))
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: done.append(" ".join(argv)) or "")
     monkeypatch.setattr(django_balancer.django_host_port, "listener", lambda *_port, **_options: None)
     return done
+
+
+def apply(entries: dict[str, Entry], gone: list[str]) -> dict[str, str]:
+    return django_balancer.apply(entries, gone, templates(), {})
 
 
 def commits() -> Any:
@@ -87,8 +93,8 @@ def test_configuration_of_haproxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(django_balancer_haproxy, "IPV6", Path(__file__))
     rendered = django_balancer_haproxy.files(entries(yaml.safe_load(_sites())), templates())
     for path, text in rendered.items():
-        if os.environ.get("UPDATE"):
-            (RENDER / path.name).write_text(text or "")
+        if os.environ.get("UPDATE") and text:
+            (RENDER / path.name).write_text(text)
         assert text == (RENDER / path.name).read_text()
 
 
@@ -143,28 +149,28 @@ def test_second_apply_changes_nothing_and_the_last_site_takes_all_files_with_it(
     config, unit = django_balancer_haproxy.CONFIG, django_balancer_haproxy.UNIT
     assert set(django_balancer.planned(blog(), [], templates()).changes) == {str(config), str(unit)}
     assert not config.exists() and haproxy == []
-    assert django_balancer.apply(blog(), [], templates()) and "run" in haproxy
+    assert apply(blog(), []) and "run" in haproxy
     assert config.stat().st_mode & 0o777 == 0o600 and django_balancer.RECORD.stat().st_mode & 0o777 == 0o600
     haproxy.clear()
-    assert django_balancer.apply(blog(), [], templates()) == {} and haproxy == []
-    assert django_balancer.apply({}, [], templates()) == {}  # a site that the pillar no longer names stays
-    assert django_balancer.apply({}, ["blog"], templates()).keys() == {str(config), str(unit)}
+    assert apply(blog(), []) == {} and haproxy == []
+    assert apply({}, []) == {}  # a site that the pillar no longer names stays
+    assert apply({}, ["blog"]).keys() == {str(config), str(unit)}
     assert not any(path.exists() for path in (config, unit, django_balancer.STATE))
-    assert django_balancer.apply({}, ["blog"], templates()) == {}
+    assert apply({}, ["blog"]) == {}
 
 
 def test_file_that_the_formula_did_not_write_is_not_overwritten(haproxy: list[str]) -> None:
     django_balancer_haproxy.CONFIG.parent.mkdir(parents=True)
     django_balancer_haproxy.CONFIG.write_text("global\n")
     with pytest.raises(DeploymentError, match="was not written by this formula"):
-        django_balancer.apply(blog(), [], templates())
+        apply(blog(), [])
     assert django_balancer_haproxy.CONFIG.read_text() == "global\n" and haproxy == []
 
 
 def test_everything_is_as_before_when_haproxy_does_not_run_with_it(
     haproxy: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    django_balancer.apply(blog(), [], templates())
+    apply(blog(), [])
     before = django_balancer_haproxy.CONFIG.read_text()
 
     def refused() -> None:
@@ -172,29 +178,29 @@ def test_everything_is_as_before_when_haproxy_does_not_run_with_it(
 
     monkeypatch.setattr(django_balancer_haproxy, "run", refused)
     with pytest.raises(DeploymentError, match="keeps its old"):
-        django_balancer.apply(blog(balancer={"balance": "source"}), [], templates())
+        apply(blog(balancer={"balance": "source"}), [])
     assert django_balancer_haproxy.CONFIG.read_text() == before
 
 
 def test_password_is_in_no_change(haproxy: list[str]) -> None:
-    django_balancer.apply(blog(), [], templates())
-    changes = django_balancer.apply(blog(balancer={"status": {"password": "of-the-page"}}), [], templates())
+    apply(blog(), [])
+    changes = apply(blog(balancer={"status": {"password": "of-the-page"}}), [])
     assert "insecure-password **********" in str(changes) and "of-the-page" not in str(changes)
     assert "'of-the-page'" in django_balancer_haproxy.CONFIG.read_text()
 
 
 def test_commits_of_a_deployment_outlast_applies_until_a_later_release(haproxy: list[str]) -> None:
-    django_balancer.apply(blog(), [], templates())
+    apply(blog(), [])
     assert commits() == [OLD]
     assert django_balancer.expect("blog", [OLD, NEW])
     assert f"^({OLD}|{NEW})" in django_balancer_haproxy.CONFIG.read_text()
     assert not django_balancer.expect("blog", [OLD, NEW])
-    django_balancer.apply(blog(OLD, 1), [], templates())
+    apply(blog(OLD, 1), [])
     assert commits() == [OLD, NEW]
     django_balancer.expect("blog", [NEW])
-    django_balancer.apply(blog(OLD, 1), [], templates())  # a pillar that was compiled before the switch
+    apply(blog(OLD, 1), [])  # a pillar that was compiled before the switch
     assert commits() == [NEW]
-    django_balancer.apply(blog(OLD, 3), [], templates())
+    apply(blog(OLD, 3), [])
     assert commits() == [OLD]
     django_balancer.expect("blog", [])
     assert "/.django-release" not in django_balancer_haproxy.CONFIG.read_text()
@@ -203,7 +209,7 @@ def test_commits_of_a_deployment_outlast_applies_until_a_later_release(haproxy: 
 def test_verbs_name_what_is_wrong(haproxy: list[str]) -> None:
     with pytest.raises(DeploymentError, match="does not balance blog\nit balances none"):
         django_balancer.expect("blog", [NEW])
-    django_balancer.apply(blog(), [], templates())
+    apply(blog(), [])
     with pytest.raises(DeploymentError, match="does not balance shop\nit balances blog"):
         django_balancer.backend("shop", None, "state")
     with pytest.raises(DeploymentError, match=r"web9 is no host of blog .*\nuse web1, web2"):
@@ -216,6 +222,25 @@ def test_verbs_name_what_is_wrong(haproxy: list[str]) -> None:
         django_balancer.expect("blog", ["main"])
     with pytest.raises(DeploymentError, match=r"django-haproxy does not answer on .*admin.sock"):
         django_balancer.backend("blog", "web1", "drain")
+
+
+def test_balancer_has_the_certificates_of_a_site_and_its_hosts_know_of_https() -> None:
+    site = yaml.safe_load(_sites())["shop"]
+    result = compiled({"shop": site}, "web1")
+    app = Site(result["sites"]["shop"], result["platform"])
+    assert app.config["tls"]["kind"] == "none" and (app.https, app.listens_tls) == ([], [])
+    assert (app.scheme, django_release_settings.origins(app)) == ("https", ["https://shop.example.org"])
+    files = {"kind": "files", "certificate": "sdb://vault/certificate", "key": "sdb://vault/key"}
+    site["tls"] = files
+    assert compiled({"shop": site}, "web1")["sites"]["shop"]["tls"]["key"] is None
+    assert compiled({"shop": site})["balanced"]["shop"]["tls"]["key"] == {"pillar": "django:sites:shop:tls:key"}
+
+
+def test_place_of_http_and_of_https_is_refused() -> None:
+    sites = entries({name: yaml.safe_load(_sites())[name] for name in ("blog", "shop")})
+    sites["blog"]["listen"] = [443]
+    with pytest.raises(DeploymentError, match="443 is for http of blog and for https of shop"):
+        django_balancer_haproxy.files(sites, templates())
 
 
 def test_balancer_may_ask_for_the_health_of_a_site_that_is_not_for_everybody() -> None:
@@ -235,7 +260,8 @@ def test_pillar_of_the_guide_is_valid() -> None:
 @pytest.mark.parametrize(
     ("options", "key", "problem"),
     [
-        ({"tls": {"kind": "self_signed"}}, "tls:kind", "not supported with a host with the part balancer"),
+        ({"tls": {"kind": "acme"}}, "tls:kind", "not supported with a host with the part balancer"),
+        ({"tls": {"kind": "self_signed", "listen": [80]}}, "balancer:listen", "other ports than those of tls:listen"),
         ({"proxy": {"kind": "none"}}, "proxy:kind", "the balancer sends requests to the web server of each host"),
         ({"balancer": {"kind": "nginx"}}, "balancer:kind", "expected haproxy"),
         ({"balancer": {"status": {}}}, "balancer:status:password", "missing"),

@@ -4,6 +4,7 @@ The hosts behind it are nginx alone, which answers with its name, the release th
 """
 
 import json
+import ssl
 import subprocess
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import requests
+from certificates import Authority, Visitors, ask
 from client import Load
 from conftest import Hosts
 from lab import Host, podman
@@ -302,6 +304,37 @@ def test_requests_are_distributed_as_the_pillar_says(fleet: Fleet) -> None:
         fleet.balancer = {"balance": balance}
         fleet.apply()
         assert len(fleet.shares(10)) == (1 if balance == "source" else 2)
+
+
+def test_https_ends_at_the_balancer(fleet: Fleet) -> None:
+    """With certificates of the host's own authority and of the pillar; a change of them loses no request."""
+    lb, domain = fleet.lb, "blog.example.org"
+    fleet.balancer = {}
+    applied = fleet.apply(tls={"kind": "self_signed"})
+    assert applied["The balancer serves its sites"].changes["certificates"] == {domain: "new"}
+    assert lb.apply().changed == {}
+    for host in fleet.web:
+        fleet.wait(host, "UP")
+    root = lb.read("/var/lib/django-formula/authority/root.pem")
+    for method, status in (("GET", 301), ("POST", 308)):
+        moved = lb.http("/a?b=c", domain, method)
+        assert (moved.status_code, moved.headers["Location"]) == (status, f"https://{domain}/a?b=c")
+    name, _address, *scheme = ask(lb.address, domain, root=root).body.split()
+    assert name in ("web1", "web2") and scheme == ["https"]
+    with pytest.raises(ssl.SSLError):
+        ask(lb.address, "other.example.org", root=None)
+    authority = Authority()
+    signed = authority.sign(domain)
+    with Visitors(lb.address, domain, "/") as visitors:
+        changes = fleet.apply(tls={"kind": "files", "certificate": signed.certificate, "key": signed.key}).changed
+        assert changes == {"The balancer serves its sites": {"certificates": {domain: "changed"}}}
+        assert ask(lb.address, domain, root=authority.root).status == 200
+        time.sleep(1)
+    assert visitors.failed == [] and visitors.statuses[301] > 10
+    assert signed.key.splitlines()[1] not in str(changes)
+    fleet.apply()
+    certificate = f"/var/lib/django-formula/certificates/{domain}.pem"
+    assert lb.run(["test", "-e", certificate], check=False).returncode
 
 
 def test_last_site_takes_the_balancer_with_it(fleet: Fleet) -> None:
