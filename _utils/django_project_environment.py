@@ -21,12 +21,15 @@ _OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHO
 #: Names of secrets that the project itself may choose, and of those that another service issues.
 _SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|SALT|PEPPER|API_?KEY|_KEY$")
 _ISSUED = re.compile(
-    r"(^|_)(AWS|S3|SES|GCP|GCS|GOOGLE|AZURE|STRIPE|PAYPAL|TWILIO|SLACK|GITHUB|GITLAB|FACEBOOK|TWITTER|OPENAI"
+    r"(^|_)(AWS|S3|SES|GCP|GCS|GOOGLE|AZURE|STRIPE|PAYPAL|RAZORPAY|PAYSTACK|FLUTTERWAVE|MPESA|TWILIO|SLACK"
+    r"|GITHUB|GITLAB|FACEBOOK|TWITTER|OPENAI"
     r"|MAIL|EMAIL|SMTP|MAILGUN|MAILJET|MANDRILL|BREVO|SPARKPOST|SENDGRID|POSTMARK|SENTRY"
     r"|LDAP|OAUTH2?|OIDC|SOCIAL|RECAPTCHA|CLOUDFLARE|CF|ALGOLIA|CLIENT|CONSUMER"
     r"|API_KEY|APIKEY|ACCESS|PUBLIC|PRIVATE|FERNET|ENCRYPTION|VAPID|DSN|LICENSE|MAPBOX"
     r"|REDIS|RABBITMQ|CELERY|BROKER)(_|$)"
 )
+#: Names of switches, whatever their values are read as.
+_SWITCH = re.compile(r"(^|_)ENABLED?$|^(USE|ENABLE)_")
 #: Names of variables for the domain of the site.
 _DOMAIN = re.compile(
     r"((\w+_)?(SITE|APP|SERVER|DJANGO|WEB|MAIN|PRIMARY|BASE|ROOT|PUBLIC|DEFAULT|CURRENT|COOKIE)_)?"
@@ -264,6 +267,8 @@ def of(settings: Settings, context: Context) -> Environment:
         elif variable.required and variable.kind == "text" and _SECRET.search(name) and not _ISSUED.search(name):
             comment = f"{place}: if another service issued it, give that value instead"
             result.secrets[name] = ({"generate": 50}, comment)
+        elif variable.required and variable.kind == "int" and _SWITCH.search(name):
+            result.environment[name] = ("0", f"{place}: required; this turns nothing on")
         elif variable.required and variable.kind in _OFF:
             result.environment[name] = (_OFF[variable.kind], f"{place}: required; this turns nothing on")
         elif variable.required and name in examples:

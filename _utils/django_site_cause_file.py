@@ -105,6 +105,13 @@ def _add_file(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> 
     files = f"{django_site_hint.at(site)}:files"
     if inside:
         return f"the project reads {inside}, which is not in the source: add it to {files}, or commit it"
+    above = re.match(
+        re.escape(f"{site.root}/") + r"releases/[^/]+/(?!(?:source|virtualenv|config|static)/)(.+)", str(path)
+    )
+    if above and not site.config["mount"] and ".." not in path.parts:
+        top = f"/opt/{site.name}"
+        what = f"the project reads {above[1]} from the folder above its source"
+        return f"{what}: set {django_site_hint.at(site)}:mount: {top}/source, and put the file into {top}/{above[1]}"
     if path.is_relative_to(site.root.parent) or ".." in path.parts:
         return ""
     by_name = f"add it to {files} and set the variable that has its path to that one, relative to manage.py's folder"
