@@ -68,7 +68,7 @@ def entry(site: Site, password: str | None) -> Entry:
         "status": status and {"user": status["user"], "password": password, "path": f"{prefix}/.django/balancer"},
         "servers": [_server(name, host, port) for name, host in fleet["hosts"].items() if "app" in host["parts"]],
         "commits": [release["commit"]] if release.get("commit") else [],
-        "sequence": release.get("sequence", 0),
+        "release": [release.get("commit", ""), release.get("sequence", 0)],
     }
 
 
@@ -107,12 +107,12 @@ def planned(entries: Mapping[str, Entry], gone: Collection[str], templates: Mapp
 def _with_commits(new: Entry, present: Entry | None) -> Entry:
     """Return a site with the commits that let a host in.
 
-    A deployment sets them while it runs, and it may end between the compilation of the pillar and this apply. So those
-    of the pillar count only if they belong to a later release than the recorded ones.
+    A deployment sets them while it runs, and it may end between the compilation of the pillar and this apply. So that
+    of the pillar counts only if it is another one than at the last apply.
     """
-    if not present or new["sequence"] > present["sequence"]:
-        return new
-    return {**new, "commits": present["commits"], "sequence": present["sequence"]}
+    if present and new["release"] == present["release"]:
+        return {**new, "commits": present["commits"]}
+    return new
 
 
 def apply(

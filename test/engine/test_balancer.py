@@ -189,7 +189,7 @@ def test_password_is_in_no_change(haproxy: list[str]) -> None:
     assert "'of-the-page'" in django_balancer_haproxy.CONFIG.read_text()
 
 
-def test_commits_of_a_deployment_outlast_applies_until_a_later_release(haproxy: list[str]) -> None:
+def test_commits_of_a_deployment_outlast_applies_until_the_master_has_another(haproxy: list[str]) -> None:
     apply(blog(), [])
     assert commits() == [OLD]
     assert django_balancer.expect("blog", [OLD, NEW])
@@ -201,6 +201,9 @@ def test_commits_of_a_deployment_outlast_applies_until_a_later_release(haproxy: 
     apply(blog(OLD, 1), [])  # a pillar that was compiled before the switch
     assert commits() == [NEW]
     apply(blog(OLD, 3), [])
+    assert commits() == [OLD]
+    apply(blog(NEW, 4), [])
+    apply(blog(OLD, 3), [])  # a rollback while this balancer was down
     assert commits() == [OLD]
     django_balancer.expect("blog", [])
     assert "/.django-release" not in django_balancer_haproxy.CONFIG.read_text()
