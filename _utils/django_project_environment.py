@@ -331,7 +331,8 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         return {"from": "media_root"}
     if variable.kind == "parsed_cache" and _REDIS.fullmatch(name):
         return "redis://localhost:6379/0"
-    if variable.required:
+    is_for_origins = "ALLOWED_HOSTS" in forms and name in settings.values.get("CSRF_TRUSTED_ORIGINS", Value()).taint
+    if variable.required or is_for_origins:
         return _required(settings, name, forms, context)
     if context.engine != "sqlite" and _is_in_another_text(settings, name):
         part = next((value.content for value in default_database(settings).values() if value.source == name), None)
