@@ -7,6 +7,7 @@ from pathlib import Path
 import django_host_service
 import django_kinds
 import django_project
+import django_project_imports
 import django_project_modules
 import django_project_removed
 import django_project_requirements
@@ -44,6 +45,9 @@ def complete(
         files: the files with requirements.
         required: the packages that they require.
     """
+    for name, path in django_project_imports.foreign(roots, settings).items():
+        if name in ("tkinter", "turtle"):
+            report.extend("packages", ["python3-tk"], f"{path.relative_to(tree)} imports {name}")
     if files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required):
         required = [*required, *_of_applications(report, settings, tree, roots, files, required)]
         offered = django_project_requirements.offered(tree, files)

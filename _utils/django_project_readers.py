@@ -31,6 +31,11 @@ _NAMES = {
     **dict.fromkeys(("cache", "dj_cache"), "CACHE_URL"),
     **dict.fromkeys(("email", "dj_email"), "EMAIL_URL"),
 }
+#: Types of Python itself by their names; tuples and sets are lists here.
+_TYPES: dict[str, type] = {
+    **{"str": str, "bool": bool, "int": int, "float": float, "dict": dict},
+    **dict.fromkeys(("list", "tuple", "set"), list),
+}
 #: Schemes of the URLs of caches → the backend.
 _CACHES = (
     (r"(hi)?rediss?(cache)?", "django.core.cache.backends.redis.RedisCache"),
@@ -192,6 +197,8 @@ class Readers(Expressions):
             return self._opened(short, args, keywords)
         if name in ("str", "int", "bool", "float", "list", "tuple", "set", "dict", "bytes"):
             return self._converted_by(name, args, keywords)
+        if name == "isinstance" and len(args) == 2:
+            return Value(_is_instance(first, args[1].content), taint=taint(args[0]))
         if name in ("any", "all", "len") and isinstance(first, list):
             return Value(_of_elements(name, first), taint=taint(*args))
         if name.endswith("strtobool") and args:
@@ -429,6 +436,16 @@ def _of_dictionary(owner: Value, name: str, args: list[Value], keywords: Mapping
     if name in ("keys", "values"):
         return Value([Value(one) for one in content] if name == "keys" else [*content.values()], taint=owner.taint)
     return Value(taint=taint(owner, *args))
+
+
+def _is_instance(content: Any, kind: Any) -> Any:
+    """Return what ``isinstance`` returns for a value and a type, or a list of types, of Python itself."""
+    kinds = [one.content for one in kind] if isinstance(kind, list) else [kind]
+    names = [one.name for one in kinds if isinstance(one, Symbol)]
+    is_known = content is None or isinstance(content, str | int | float | list | dict)
+    if not is_known or len(names) < len(kinds) or not {*names} <= {*_TYPES}:
+        return UNKNOWN
+    return isinstance(content, tuple(_TYPES[name] for name in names))
 
 
 def _of_elements(name: str, elements: list[Value]) -> Any:

@@ -37,6 +37,7 @@ _ADDED = {
     "after_static": ("after_static", ["manage.py compress"]),
     "build": ("build", ["npm ci", "npm run build"]),
     "packages": ("packages", ["npm"]),
+    "tk": ("packages", ["python3-tk"]),
 }
 #: What a program reports → the hint, with {at}, {user}, {python} of the site, the lists of `_ADDED`, and its groups.
 _HINTS = (
@@ -293,6 +294,11 @@ _HINTS = (
     (
         r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+) environment variable\b",
         "set {at}:environment:{0}, or {at}:secrets:{0}",
+    ),
+    (
+        r"No module named '_?tkinter'",
+        "tkinter is in a package of Debian of its own: set {at}:packages: {tk}, or take the import out of the project, "
+        "where an editor may have added it",
     ),
     (
         r"ModuleNotFoundError: No module named '(\w+)'(?!\S)",
