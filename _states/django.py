@@ -921,7 +921,7 @@ def _from_disk(name):
 def _text(url):
     """Return the text of a file of the file server, fetched once in a run."""
     texts = __context__.setdefault("django.templates", {})
-    files = __context__.setdefault("django.files", django_host_fileserver.Files(__opts__, __salt__, __env__))
+    files = __context__.setdefault("django.files", django_host_fileserver.of_states(__opts__, __salt__, __env__))
     if url not in texts:
         path = files.path(url)
         if not path:

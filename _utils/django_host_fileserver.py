@@ -102,7 +102,21 @@ def _trust(copy: Path) -> None:
         os.utime(copy, (compared, compared))
 
 
+#: What this apply was rendered with: Salt's py renderer executes this file anew for each apply.
+_rendered: Files | None = None
+
+
 def run() -> Files:
     """Return the files of the environment that Salt's py renderer runs this for."""
-    context = globals()  # it adds __salt__ and the like
-    return Files(context["__opts__"], context["__salt__"], context["saltenv"] or "base")
+    global _rendered
+    context = globals()  # Salt's py renderer adds __salt__ and the like
+    _rendered = Files(context["__opts__"], context["__salt__"], context["saltenv"] or "base")
+    return _rendered
+
+
+def of_states(opts: Mapping[str, Any], functions: Mapping[str, Any], saltenv: str) -> Files:
+    """Return the files for the states of an apply, with the digests that it was rendered with."""
+    files = Files(opts, functions, saltenv)
+    if _rendered and _rendered.saltenv == saltenv:
+        files.digests = _rendered.digests
+    return files

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import django_host_fileserver
 import pytest
 from django_host_fileserver import TRUSTED, Files
 
@@ -93,6 +94,20 @@ def master(tmp_path: Path) -> Master:
 
 def test_one_request_when_nothing_has_changed(master: Master) -> None:
     assert master.apply()[NGINX] == f"# {NGINX}\n"
+    assert master.asked == ["django/digests"]
+
+
+def test_states_use_the_digests_that_the_apply_was_rendered_with(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"__opts__": master.opts, "__salt__": master.functions, "saltenv": "base", "_rendered": None}
+    for name, value in given.items():
+        monkeypatch.setattr(django_host_fileserver, name, value, raising=False)
+    rendering = django_host_fileserver.run()
+    master.asked.clear()
+    states = django_host_fileserver.of_states(master.opts, master.functions, "base")
+    for files in (rendering, states):
+        assert files.path(f"salt://{PLAN}") == str(master.copy(PLAN))
     assert master.asked == ["django/digests"]
 
 
