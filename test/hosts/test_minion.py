@@ -182,6 +182,7 @@ def test_a_changed_template_without_a_digest_is_found_within_a_day_and_followed_
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_a_changed_template_without_a_digest_is_found_at_once_after_the_cache_is_cleared(blog, master):
     path = "/srv/formula/django/files/maintenance.html"
     master.write(path, master.read(path) + "<!-- ours -->\n")
