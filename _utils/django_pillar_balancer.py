@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import django_kinds
 from django_pillar_check import Problem
 from django_pillar_fleet import hosts_with
 from django_pillar_listen import https, port_of
@@ -59,10 +58,9 @@ def balancer(site: Site, own: Site) -> Iterator[Problem]:
         yield ("tls", "kind"), "not supported with a host with the part balancer: use files or self_signed"
     if {*site["balancer"]["listen"]} & {*https(site)}:
         yield ("balancer", "listen"), "expected other ports than those of tls:listen"
-    if site["proxy"]["kind"] == "none":
-        text = "the balancer sends requests to the web server of each host: set proxy:kind to nginx or apache"
-        yield ("proxy", "kind"), text
+    if site["proxy"]["kind"] != "nginx":
+        yield ("proxy", "kind"), "a balancer asks the nginx of each host for its release: set proxy:kind to nginx"
+    elif not site["proxy"]["listen"]:
+        yield ("proxy", "listen"), "missing: the balancer sends requests to the first port"
     if "balancer" in site["fleet"]["parts"] and site["process"] != "systemd":
         yield ("hosts", site["fleet"]["host"]), "a balancer needs systemd as PID 1 of its host"
-    if django_kinds.PROXIES.get(site["proxy"]["kind"]) and not site["proxy"]["listen"]:
-        yield ("proxy", "listen"), "missing: the balancer sends requests to the first port"

@@ -147,7 +147,7 @@ def shared(site: Site, _own: Site) -> Iterator[Problem]:
     if len(hosts_with(site, "app")) < 2 or site["state"] != "present":
         return
     several = "the hosts with the part app"
-    if not site["secret_key"]:
+    if not site["secret_key"] and "app" in site["fleet"]["parts"]:  # the master gives it to no other host
         yield ("secret_key",), f"missing: {several} need the same key: set it, or {MASTER}"
     for name, secret in site["secrets"].items():
         if "generate" in secret and "value" not in secret:

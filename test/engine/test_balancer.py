@@ -252,6 +252,15 @@ def test_balancer_may_ask_for_the_health_of_a_site_that_is_not_for_everybody() -
     assert app["proxy"]["allow"] == ["192.0.2.0/24", "10.0.0.9"] and app["maintenance"]["allow"] == ["10.0.0.9"]
 
 
+def test_balancer_needs_no_secret_of_the_site() -> None:
+    """The master gives the secret key to the hosts that serve the site only."""
+    site = {**yaml.safe_load(_sites())["blog"], "secret_key": None}
+    assert compiled({"blog": site})["errors"] == []
+    assert [line.split(" — ")[0] for line in compiled({"blog": site}, "web1")["errors"]] == [
+        "django:sites:blog:secret_key"
+    ]
+
+
 def test_pillar_of_the_guide_is_valid() -> None:
     (block,) = re.findall(r"(?ms)^```yaml\n(.*?)^```", (ROOT / "docs/guides/balancer.md").read_text())
     site = yaml.safe_load(block)["django"]["sites"]["blog"]
@@ -265,7 +274,8 @@ def test_pillar_of_the_guide_is_valid() -> None:
     [
         ({"tls": {"kind": "acme"}}, "tls:kind", "not supported with a host with the part balancer"),
         ({"tls": {"kind": "self_signed", "listen": [80]}}, "balancer:listen", "other ports than those of tls:listen"),
-        ({"proxy": {"kind": "none"}}, "proxy:kind", "the balancer sends requests to the web server of each host"),
+        ({"proxy": {"kind": "none"}}, "proxy:kind", "set proxy:kind to nginx"),
+        ({"proxy": {"kind": "apache"}}, "proxy:kind", "set proxy:kind to nginx"),
         ({"balancer": {"kind": "nginx"}}, "balancer:kind", "expected haproxy"),
         ({"balancer": {"status": {}}}, "balancer:status:password", "missing"),
         ({"hosts": {"web1": ["app"]}, "balancer": {"sticky": True}}, "balancer", "no effect without a host with the"),

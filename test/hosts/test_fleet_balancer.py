@@ -1,0 +1,57 @@
+"""A site on two hosts behind a balancer of the formula: deployments and rollbacks under load lose no request."""
+
+import pytest
+from client import Load
+from fleet import Fleet, answer_of, start_database, start_master, start_minions
+from sites import release_of
+
+pytestmark = pytest.mark.full
+
+
+@pytest.fixture(scope="module")
+def fleet(module_hosts, tmp_path_factory) -> Fleet:
+    """Hosts of different releases of Debian, and a balancer."""
+    master, database, lb = module_hosts(name="master"), module_hosts(name="db1"), module_hosts(name="lb1")
+    apps = [module_hosts("bookworm", kind="ready", name="web1"), module_hosts("trixie", kind="ready", name="web2")]
+    start_master(master)
+    start_database(database)
+    start_minions(master, [*apps, lb])
+    hosts = {host.name: {"parts": ["app"], "address": host.address} for host in apps}
+    hosts[lb.name] = {"parts": ["balancer"], "address": lb.address}
+    fleet = Fleet(master, apps, database, tmp_path_factory.mktemp("repository"), hosts=hosts)
+    fleet.lb = lb
+    fleet.configure()
+    for states in fleet.apply("*").values():
+        assert [state["name"] for state in states.values() if state["result"] is False] == []
+    fleet.deploy()
+    return fleet
+
+
+def load(fleet: Fleet) -> Load:
+    url = f"http://{fleet.lb.address}/release"
+    return Load(url, "blog.example.org", connections=8, pause=0.08, release=release_of)
+
+
+def backends(fleet: Fleet) -> dict[str, bool]:
+    answer = fleet.master.run(["salt", "--out=json", "--static", "lb1", "django_fleet.backend", "blog"])
+    return {name: entry["is_up"] for name, entry in answer_of(answer)["lb1"].items()}
+
+
+def test_deployments_and_rollbacks_lose_no_request(fleet):
+    assert backends(fleet) == {"web1": True, "web2": True}
+    with load(fleet) as visitors:
+        visitors.wait(50)
+        for number in range(5):
+            done = fleet.release(f"2.{number}")
+            assert {*fleet.live().values()} == {*done["hosts"].values()} and len({*fleet.live().values()}) == 1
+            visitors.wait(50)
+        for _number in range(2):
+            fleet.run("rollback").check()
+            assert len({*fleet.live().values()}) == 1
+            visitors.wait(50)
+        for states in fleet.apply("*").values():
+            assert [state["comment"] for state in states.values() if state["result"] is False] == []
+        visitors.wait(50)
+    print(f"{len(visitors.answers)} requests, {len(visitors.failed)} failed, {len(visitors.releases)} releases")
+    assert visitors.failed == [], visitors.failed[:3]
+    assert len(visitors.releases) >= 6 and backends(fleet) == {"web1": True, "web2": True}
