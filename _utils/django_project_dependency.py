@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import django_project_removed
 import django_project_requirements
 import django_site_hint
+import django_site_package
 from django_site import Site
 
 #: How Python reports a name that a module does not have.
@@ -47,9 +48,12 @@ def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
         )
     module = found["of"] or found["module"] or found["missing"]
     name = found["name"] or found["attribute"] or found["missing"]
-    package = re.sub("[-_.]+", "-", module.partition(".")[0]).lower()
+    top = module.partition(".")[0]
+    package = django_site_package.package_of(top)
+    limit = django_project_removed.version_of_package_without(package, module)
+    package = package if limit else re.sub("[-_.]+", "-", top).lower()
     version = installed.get(package, "")
-    limit = django_project_removed.version_without(module, name.rpartition(".")[2]) or _below(version)
+    limit = limit or django_project_removed.version_without(module, name.rpartition(".")[2]) or _below(version)
     present: list[str] = site.config["constraints"]
     if not limit or not version or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
         return ""

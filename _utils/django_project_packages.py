@@ -130,7 +130,9 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.extend("writable_packages", [imported], f"{name} writes into its own folder")
     constraint, why = django_project_removed.limit(tree, contents)
     fitting = django_project_requirements.fitting(pinned, required)
-    for text, reason in ((constraint, why), django_project_requirements.built_with(pinned, host), *fitting):
+    limits = django_project_removed.limits_of_packages(tree, pinned, required)
+    built = django_project_requirements.built_with(pinned, host)
+    for text, reason in ((constraint, why), built, *fitting, *limits):
         if text:
             report.extend("constraints", [text], reason)
     makes_code = django_project_requirements.makes_code(required)

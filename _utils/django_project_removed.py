@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import django_project
@@ -33,6 +33,10 @@ _REMOVED: dict[str, dict[str, str]] = {
     "django.core.files.storage": {"get_storage_class": "5.1"},
     "django.utils.itercompat": {"*": "6.0"},
 }
+#: Package → its modules that it no longer has, and the first version without each.
+_REMOVED_OF = {
+    "djangorestframework": dict.fromkeys(("rest_framework.documentation", "rest_framework.schemas.coreapi"), "3.17"),
+}
 #: What migrations call, and the argument of it where that is newer → the first version of Django with it.
 _ADDED = {
     **{("AlterModelTableComment", ""): "4.2", ("GeneratedField", ""): "5.0", ("CompositePrimaryKey", ""): "5.2"},
@@ -48,6 +52,29 @@ _BOUND = re.compile(
 def version_without(module: str, name: str) -> str:
     """Return the first version of Django without a name of a module; empty if it is not known."""
     return _REMOVED.get(module, {}).get(name, "") or _REMOVED.get(module, {}).get("*", "")
+
+
+def version_of_package_without(package: str, module: str) -> str:
+    """Return the first version of a package without one of its modules; empty if it is not known."""
+    return _REMOVED_OF.get(package, {}).get(module, "")
+
+
+def limits_of_packages(tree: Path, pinned: Mapping[str, str], required: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield constraints for packages that are not pinned and of which the code names what later versions lack, and why.
+
+    Settings name modules as texts.
+    """
+    for package, modules in _REMOVED_OF.items():
+        if package not in required or package in pinned:
+            continue
+        names = re.compile(rf"\b({'|'.join(map(re.escape, modules))})\b")
+        for path in django_project.files(tree, None, depth=6):
+            found = names.search(django_project_code.read(path)) if path.suffix == ".py" else None
+            if found:
+                version = modules[found[0]]
+                why = f"{path.relative_to(tree)} names {found[0]}, which {package} {version} does not have"
+                yield f"{package}<{version}", why
+                break
 
 
 def limit(tree: Path, contents: Mapping[str, str]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ import pytest
 from specimen import configured
 
 INSTALLED = {"marshmallow": "4.0.1", "django": "5.2.1", "kombu": "0.3.1", "one": "1.4", "zero": "0.0.3"}
+INSTALLED |= {"djangorestframework": "3.17.2"}
 LACKS = ", which is installed, does not have"
 SET = "set django:sites:blog:constraints:"
 
@@ -43,6 +44,13 @@ SET = "set django:sites:blog:constraints:"
             "Celery 5 does not have celery.task, and Celery 4 does not run on Python since 3.11: have the project take "
             "shared_task from celery, or set django:sites:blog:python to an older interpreter",
         ),
+        (
+            "ImportError: Could not import 'rest_framework.schemas.coreapi.AutoSchema' for API setting "
+            "'DEFAULT_SCHEMA_CLASS'. ModuleNotFoundError: No module named 'rest_framework.schemas.coreapi'.",
+            f"djangorestframework 3.17.2{LACKS} the module rest_framework.schemas.coreapi: {SET} ['celery<6', "
+            "'djangorestframework<3.17']",
+        ),
+        ("ImportError: cannot import name 'x' from 'rest_framework.views' (/x.py)", ""),
         ("ImportError: cannot import name 'x' from 'one' (/x.py)", ""),
         ("ImportError: cannot import name 'x' from 'zero' (/x.py)", ""),
         ("ImportError: cannot import name 'x' from 'blog.views' (/x.py)", ""),

@@ -220,6 +220,22 @@ def test_migration_that_the_pinned_django_cannot_run_has_a_newer_one_installed(t
     assert django_project_removed.newer(tree, pinned) == expected
 
 
+@pytest.mark.parametrize(
+    ("pinned", "required", "is_limited"),
+    [
+        ({}, ["django", "djangorestframework"], True),
+        ({"djangorestframework": "3.16.0"}, ["djangorestframework"], False),
+        ({}, ["django"], False),
+    ],
+)
+def test_package_that_lacks_a_module_which_the_code_names_is_limited(tmp_path, pinned, required, is_limited):
+    code = "from rest_framework.documentation import include_docs_urls\n"
+    tree = write_tree(tmp_path, {"blog/urls.py": code, "blog/views.py": "import rest_framework.documents\n"})
+    why = "blog/urls.py names rest_framework.documentation, which djangorestframework 3.17 does not have"
+    expected = [("djangorestframework<3.17", why)] if is_limited else []
+    assert [*django_project_removed.limits_of_packages(tree, pinned, required)] == expected
+
+
 @pytest.mark.parametrize(("host", "is_replaced"), [("3.11.2", True), ("3.13.5", True), ("3.10.1", False), ("", False)])
 def test_celery_that_the_python_of_this_host_cannot_import_is_replaced(monkeypatch, tmp_path, host, is_replaced):
     monkeypatch.setattr(django_project_inspection, "_host_python", lambda: host)
