@@ -5,9 +5,10 @@ They are read, and nothing that they name is run.
 
 import configparser
 import contextlib
+import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ _COMPOSE_NAME = re.compile(r"(docker-)?compose[\w.-]*\.ya?ml|(production|prod|li
 #: Names that any of these files may have; scripts have none, or .sh, at their end.
 _CANDIDATE = re.compile(r"Procfile\.\w+|.+\.(service|conf|ini|ya?ml|cron|crontab|txt|sh)|[Dd]ockerfile\..+|[^.]+")
 #: A file that a Dockerfile copies to a path of its own.
-_COPY = re.compile(r"^[ \t]*(?:COPY|ADD)[ \t]+(?:--\S+[ \t]+)*(\S+)[ \t]+(/\S+)[ \t]*$", re.MULTILINE)
+_COPY = re.compile(r"^[ \t]*(?:COPY|ADD)[ \t]+(?:--(?!from=)\S+[ \t]+)*([^-\s]\S+)[ \t]+(/\S+)[ \t]*$", re.MULTILINE)
 #: A command of Django in a line of shell.
 _OF_DJANGO = re.compile(r"(^|[\s/\"'])manage\.py\s")
 _NOT_LIVE = re.compile(r"(^|[._-])(dev|devel|development|local|test|tests|testing|ci|e2e|debug|docs)([._-]|$)")
@@ -75,11 +76,12 @@ def lines(tree: Path, remarks: list[str]) -> list[Line]:
     return [line for line in found if line.command not in copied]
 
 
-def _copied_scripts(tree: Path, paths: Iterable[Path]) -> set[str]:
+def _copied_scripts(tree: Path, paths: Collection[Path]) -> set[str]:
     """Return the paths in containers that Dockerfiles copy scripts of the source to; these are read where they are."""
     files = [path for path in paths if re.fullmatch(r"(?i)([\w-]+\.)?dockerfile([._-][\w.-]+)?", path.name)]
     pairs = (pair for path in files for pair in _COPY.findall(django_project_code.read(path)))
-    return {target for source, target in pairs if (tree / source).is_file()}
+    inside = {path.relative_to(tree) for path in paths}
+    return {target for source, target in pairs if Path(os.path.normpath(source.lstrip("/"))) in inside}
 
 
 def is_for_live(path: Path) -> bool:
