@@ -289,6 +289,12 @@ def test_each_host_of_a_site_finds_its_part() -> None:
     assert "schedules" in web1["sites"]["blog"] and "schedules" not in web2["sites"]["blog"]
 
 
+def test_a_balancer_needs_no_secret_key_of_the_site() -> None:
+    hosts = {"web*": ["app"], "lb1": ["balancer"]}
+    assert on("lb1", hosts, secret_key=None)["errors"] == []
+    assert "secret_key" in on("web1", hosts, secret_key=None)["errors"][0]
+
+
 def test_a_site_without_hosts_is_not_changed_by_what_fleets_have() -> None:
     assert not {"hosts", "fleet", "balancer"} & site().keys() and "shared" not in site()["media"]
 
