@@ -51,12 +51,14 @@ class Failed(DeploymentError):
     Args:
         phase: which one.
         problems: why, by the name of the host.
+        lost: the hosts of which it is not known what they have done.
     """
 
-    def __init__(self, phase: str, problems: Mapping[str, str]):
+    def __init__(self, phase: str, problems: Mapping[str, str], lost: Collection[str] = ()):
         reasons = [f"{name}: {text}" for name, text in sorted(problems.items())]
         super().__init__("\n".join([f"{phase} failed on {len(reasons)} of the hosts:", *reasons]))
         self.phase = phase
+        self.lost = lost
 
 
 class Fleet:
@@ -103,7 +105,7 @@ class Fleet:
         answers = self.ask(name, hosts, verb, *arguments, **options)
         problems = {host: answer.error for host, answer in answers.items() if answer.error}
         if problems:
-            raise Failed(name, problems)
+            raise Failed(name, problems, [host for host, answer in answers.items() if answer.is_lost])
         return answers
 
     def ask(self, name: str, hosts: Collection[str], verb: str, *arguments: Any, **options: Any) -> Answers:
@@ -305,21 +307,18 @@ class Fleet:
             done |= {host: answer for host, answer in answers.items() if not answer.error}
             problems = {host: answer.error for host, answer in answers.items() if answer.error}
             if problems:
-                failure = Failed(verb, problems)
-                lost = {host for host, answer in answers.items() if answer.is_lost}
-                self._take_back(apps, sorted(done), lost, ready, failure)
+                failure = Failed(verb, problems, [host for host, answer in answers.items() if answer.is_lost])
+                self._take_back(apps, sorted(done), ready, failure)
                 raise failure
         return done
 
-    def _take_back(
-        self, apps: list[str], done: list[str], lost: Collection[str], ready: Answers, failure: Failed
-    ) -> None:
+    def _take_back(self, apps: list[str], done: list[str], ready: Answers, failure: Failed) -> None:
         """Activate the former release on the hosts that have switched, and give up what the others have prepared."""
         answers = self.ask("back", done, "back", self.id, self.by, meanwhile=self.renew(apps)) if done else {}
-        self._abandon([host for host in apps if host not in lost])
+        self._abandon([host for host in apps if host not in failure.lost])
         self.ask("expect", self.names("balancer"), "expect", _commits(ready))
         stay = [f"{host}: {answer.error}" for host, answer in answers.items() if answer.error]
-        failure.hint = "\n".join([*stay, self._what_serves(ready, lost)])
+        failure.hint = "\n".join([*stay, self._what_serves(ready, failure.lost)])
 
     def _undone(self, apps: list[str], ready: Answers) -> "_Undone":
         return _Undone(self, apps, ready)
@@ -382,9 +381,10 @@ class _Undone:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             return
-        self._fleet._abandon(self._apps)
+        lost = error.lost if isinstance(error, Failed) else ()
+        self._fleet._abandon([host for host in self._apps if host not in lost])
         if isinstance(error, DeploymentError):
-            error.hint = "\n".join(filter(None, [error.hint, self._fleet._what_serves(self._ready)]))
+            error.hint = "\n".join(filter(None, [error.hint, self._fleet._what_serves(self._ready, lost)]))
 
 
 def _commits(ready: Answers) -> list[str]:

@@ -49,6 +49,10 @@ class Fleet:
 
     def __init__(self, master: Host, apps: Sequence[Host], database: Host, folder: Path, **options: Any):
         self.master, self.apps, self.database = master, [*apps], database
+        self.balancer: Host
+        #: What the first apply and the first deployment have answered.
+        self.laid_out: dict[str, Any] = {}
+        self.first: dict[str, Any] = {}
         self.repository = Shared(folder, self.apps)
         self.options: dict[str, Any] = {
             "repository": self.repository.url,
@@ -100,9 +104,18 @@ class Fleet:
         return {host.name: host.run(argv, check=False).stdout.strip().removeprefix("releases/") for host in self.apps}
 
     def commits(self) -> dict[str, str]:
-        """The commit that each host serves to balancers."""
-        argv = ["curl", "-sf", "-H", "Host: blog.example.org", "http://127.0.0.1/.django-release/blog"]
-        return {host.name: host.run(argv, check=False).stdout for host in self.apps}
+        """The commit of the release that each host serves, as balancers see it."""
+        return {host.name: host.run(["cat", "/srv/django/blog/current/commit"]).stdout for host in self.apps}
+
+    def fingerprints(self) -> set[str]:
+        """Those of the hosts' secret keys."""
+        argv = ["salt", "--timeout=60", "--out=json", "--static", "web*", "django.secret_key", "blog"]
+        found = json.loads(self.master.run(argv).stdout)
+        return {answer["fingerprint"] for answer in found.values()}
+
+    def answering(self) -> dict[str, Any]:
+        """What the site says of itself through its balancer."""
+        return dict(self.balancer.http("/release", "blog.example.org").json())
 
 
 def answer_of(done: Result) -> dict[str, Any]:

@@ -1,33 +1,156 @@
-"""One site on several hosts of a master: deployments of all or none, rollbacks, plain applies between them."""
+"""One site on several hosts of a master: releases on all or none, rollbacks, plain applies between them."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
-from fleet import Fleet, start_database, start_master, start_minions
+from client import Load
+from fleet import PASSWORD, STORE, Fleet, start_database, start_master, start_minions
+from sites import release_of, version
 
 
 @pytest.fixture(scope="module")
 def fleet(module_hosts, tmp_path_factory) -> Fleet:
-    """Two hosts of different releases of Debian, laid out by the first apply and released by the runner."""
-    master, database = module_hosts(name="master"), module_hosts(name="db1")
+    """A balancer and two hosts of different releases of Debian, after the first apply and the first deployment."""
+    master, database, balancer = (module_hosts(name=name) for name in ("master", "db1", "lb1"))
     apps = [module_hosts("bookworm", kind="ready", name="web1"), module_hosts("trixie", kind="ready", name="web2")]
     start_master(master)
     start_database(database)
-    start_minions(master, apps)
+    start_minions(master, [*apps, balancer])
     fleet = Fleet(master, apps, database, tmp_path_factory.mktemp("repository"))
-    fleet.configure()
-    fleet.laid_out = fleet.apply()
-    for host, states in fleet.laid_out.items():
-        failed = [state["comment"] for state in states.values() if state["result"] is False]
-        assert failed == [], host
+    fleet.balancer = balancer
+    fleet.configure(hosts={"web*": ["app"], "lb1": ["balancer"]})
+    fleet.laid_out = fleet.apply("*")
     fleet.first = fleet.deploy()
     return fleet
 
 
+@contextmanager
+def lossless(fleet: Fleet) -> Iterator[Load]:
+    """What is done in the block loses no request at the balancer."""
+    address = f"http://{fleet.balancer.address}/release"
+    with Load(address, "blog.example.org", connections=4, release=release_of, pause=0.03) as load:
+        load.wait(20)
+        yield load
+        load.wait(20)
+    assert load.failed == []
+
+
+def in_phase(fleet: Fleet, phase: str, act: Callable[[], object]) -> threading.Thread:
+    """Do something as soon as a deployment is in a phase."""
+
+    def wait() -> None:
+        limit = time.monotonic() + 120
+        while f"phase {phase}" not in fleet.master.run(["cat", f"{STORE}/blog/lock"], check=False).stdout:
+            assert time.monotonic() < limit, f"there was no phase {phase}"
+            time.sleep(0.02)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def assert_nothing_is_left(fleet: Fleet) -> None:
+    """No host has a claim or a prepared release."""
+    for host in fleet.apps:
+        assert host.run("ls -d /srv/django/blog/next /srv/django/blog/claim.json", check=False).stdout == "", host.name
+
+
 def test_first_apply_lays_hosts_out_and_leaves_the_release_to_the_runner(fleet):
-    for host, states in fleet.laid_out.items():
-        assert any("salt-run django.deploy blog makes it" in str(state) for state in states.values()), host
+    failed = {
+        host: [state["comment"] for state in states.values() if state["result"] is False]
+        for host, states in fleet.laid_out.items()
+    }
+    assert failed == {"lb1": [], "web1": [], "web2": []}
+    assert "salt-run django.deploy blog makes it" in str(fleet.laid_out["web1"])
+    assert fleet.balancer.run("ls /srv/django", check=False).stdout == "", "the site is not on its balancer"
 
 
 def test_a_deployment_gives_all_hosts_the_same_release(fleet):
-    assert len({*fleet.live().values()}) == 1, fleet.live()
+    assert fleet.first["hosts"] == fleet.live() and len({*fleet.live().values()}) == 1
     assert {*fleet.commits().values()} == {fleet.first["commit"]}
-    assert fleet.first["hosts"] == fleet.live()
+    assert fleet.answering()["release"] in fleet.live().values()
+    assert len(fleet.fingerprints()) == 1
+
+
+def test_an_apply_after_a_deployment_changes_nothing(fleet):
+    for host, states in fleet.apply("*").items():
+        assert [state["comment"] for state in states.values() if state["changes"] or not state["result"]] == [], host
+
+
+def test_deployments_and_a_rollback_lose_no_request(fleet):
+    with lossless(fleet) as load:
+        newer = fleet.release("2.0")
+        back = fleet.run("rollback")
+    assert back.returncode == 0, back
+    assert load.releases == [fleet.first["hosts"]["web1"], newer["hosts"]["web1"]]
+    assert fleet.live() == fleet.first["hosts"]
+
+
+def test_an_apply_takes_no_host_further_than_the_others(fleet):
+    before = fleet.live()
+    fleet.repository.commit(version("3.0"))
+    fleet.apply("web1")
+    assert fleet.live() == before, "neither to the tip of the branch, nor to what was rolled back"
+    refused = fleet.master.run(["salt", "--timeout=60", "web1", "django.release", "blog"], check=False)
+    assert refused.returncode != 0 and "salt-run django.deploy blog" in refused.stdout
+
+
+def test_a_release_that_fails_leaves_all_hosts_as_they_were(fleet):
+    before, urls = fleet.live(), fleet.repository.read("website/urls.py")
+    fleet.repository.commit({"website/urls.py": "import nothing_there\n"})
+    with lossless(fleet):
+        failed = fleet.run("deploy")
+    fleet.repository.commit({"website/urls.py": urls})
+    error = json.loads(failed.stdout)["error"]
+    assert failed.returncode == 1 and "web1: " in error and "web2: " in error and "nothing_there" in error
+    assert "as before" in error and fleet.live() == before
+    assert_nothing_is_left(fleet)
+
+
+def test_a_host_that_is_lost_in_a_deployment_is_named_and_comes_back(fleet):
+    before, web2 = fleet.live(), fleet.apps[1]
+    with lossless(fleet):
+        killing = in_phase(fleet, "prepare", lambda: web2.run("systemctl kill --signal=KILL salt-minion"))
+        lost = fleet.run("deploy")
+        killing.join()
+        silent = fleet.run("deploy")
+    assert lost.returncode == silent.returncode == 1 and fleet.live() == before
+    assert "prepare failed on 1 of the hosts:\nweb2: " in json.loads(lost.stdout)["error"]
+    assert "preflight failed on 1 of the hosts:\nweb2: it does not answer" in json.loads(silent.stdout)["error"]
+    web2.run("until systemctl reset-failed salt-minion; do sleep 0.1; done", timeout=60)
+    start_minions(fleet.master, [web2])
+    fleet.deploy()
+    assert len({*fleet.live().values()}) == 1 and fleet.live() != before
+    assert_nothing_is_left(fleet)
+
+
+def test_the_claims_of_a_killed_runner_are_named_and_ended(fleet):
+    before = fleet.live()
+    fleet.repository.commit(version("4.0"))
+    killing = in_phase(fleet, "prepare", lambda: fleet.master.run("pkill --signal KILL --full salt-run", check=False))
+    assert fleet.run("deploy").returncode != 0
+    killing.join()
+    refused = json.loads(fleet.run("deploy").stdout)["error"]
+    assert "web1: it is being deployed by root (salt-run django.deploy on master)" in refused
+    assert fleet.run("abandon").returncode == 0
+    assert_nothing_is_left(fleet)
+    assert fleet.live() == before
+    fleet.deploy()
+    assert len({*fleet.live().values()}) == 1
+
+
+def test_secrets_are_in_no_log_job_or_event(fleet):
+    key = fleet.master.read(f"{STORE}/blog/secret_key")
+    for host in (fleet.master, fleet.balancer):
+        where = (
+            "/var/cache/salt/master/jobs /var/log/salt" if host is fleet.master else "/srv /etc/haproxy /var/log/salt"
+        )
+        found = host.run(["bash", "-c", f"grep -rlF -e {key!r} {where} 2>/dev/null"], check=False)
+        assert found.stdout == "", host.name
+    jobs = fleet.master.run(f"grep -rlF {PASSWORD} /var/cache/salt/master/jobs /var/log/salt 2>/dev/null", check=False)
+    assert jobs.stdout == ""
