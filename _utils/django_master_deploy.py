@@ -218,13 +218,17 @@ class Fleet:
         Raises:
             Failed: a host does not answer, is being deployed, or does not fit to the others.
         """
+        began = time.time()
         answers = self.ask("preflight", apps, "ready", look=_LOOK_FIRST)
+        ended = time.time()
         balancers = self.ask("balancers", self.names("balancer"), "backend", look=_LOOK_FIRST)
         problems = {host: answer.error for host, answer in (answers | balancers).items() if answer.error}
         values = {host: answer.value for host, answer in answers.items() if not answer.error}
         known = self.store.release()["commit"]
         for host, value in values.items():
             found = list(self._problems(value, values[min(values)], known))
+            if not began - SKEW <= value["time"] <= ended + SKEW:
+                found.append(f"its clock differs by {abs(value['time'] - ended):.0f} s from the master's")
             if found:
                 problems[host] = "; ".join(found)
         if problems:
@@ -237,8 +241,6 @@ class Fleet:
             yield f"it is being deployed by {value['claim']}; salt-run django.abandon {self.site} ends it"
         elif value["deployment"]:
             yield f"it is being deployed by {value['deployment']}"
-        if abs(value["time"] - time.time()) > SKEW:
-            yield f"its clock differs by {abs(value['time'] - time.time()):.0f} s from the master's"
         if value["hosts"] != first["hosts"]:
             yield "its hosts were applied from another pillar: apply on it"
         if value["key"] != first["key"]:

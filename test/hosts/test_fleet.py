@@ -112,6 +112,7 @@ def test_a_release_that_fails_leaves_all_hosts_as_they_were(fleet):
     assert_nothing_is_left(fleet)
 
 
+@pytest.mark.full
 def test_a_host_that_is_lost_in_a_deployment_is_named_and_comes_back(fleet):
     before, web2 = fleet.live(), fleet.apps[1]
     with lossless(fleet):
@@ -129,6 +130,7 @@ def test_a_host_that_is_lost_in_a_deployment_is_named_and_comes_back(fleet):
     assert_nothing_is_left(fleet)
 
 
+@pytest.mark.full
 def test_the_claims_of_a_killed_runner_are_named_and_ended(fleet):
     before = fleet.live()
     fleet.repository.commit(version("4.0"))
