@@ -132,7 +132,7 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     fitting = django_project_requirements.fitting(pinned, required)
     limits = django_project_removed.limits_of_packages(tree, pinned, required)
     built = django_project_requirements.built_with(pinned, host)
-    for text, reason in ((constraint, why), built, *fitting, *limits):
+    for text, reason in ((constraint, why), *built, *fitting, *limits):
         if text:
             report.extend("constraints", [text], reason)
     makes_code = django_project_requirements.makes_code(required)

@@ -62,7 +62,11 @@ _BUILT_SINCE = {
 #: Packages that make code at run time, which the sandbox of the site's processes refuses.
 _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
 #: Pinned package, the first version that is built without it, the first Python without a wheel → what its build needs.
-_BUILT_WITH = (("pyyaml", "6.0.1", "3.12", "cython<3"), ("pyyaml", "6", "3.10", "cython<3"))
+_BUILT_WITH = (
+    ("pyyaml", "6.0.1", "3.12", "cython<3"),
+    ("pyyaml", "6", "3.10", "cython<3"),
+    ("django-allauth", "0.50", "3", "setuptools<70"),  # imports setuptools.convert_path
+)
 #: Packages of Ubuntu's own system, which ``pip freeze`` lists there and no index has; and others of a desktop that come
 #: with them, whose builds need its libraries.
 _OF_UBUNTU = {
@@ -134,16 +138,17 @@ def writable_packages(required: Collection[str]) -> Iterator[tuple[str, str]]:
             yield name, imported
 
 
-def built_with(pinned: Mapping[str, str], python: str) -> tuple[str, str]:
-    """Return a constraint for the build of a pinned package, and which it is; empty texts if there is none.
+def built_with(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
+    """Yield constraints for the builds of pinned packages, and which these are.
 
     Args:
-        python: the version of Python that it is built for; empty if it is not known.
+        python: the version of Python that they are built for; empty if it is not known.
     """
-    for name, fixed, first, constraint in _BUILT_WITH:
-        if python and _is_before(pinned.get(name, ""), fixed) and not _is_before(python, first):
-            return constraint, f"for the build of {name} {pinned[name]}"
-    return "", ""
+    done = set[str]()
+    for name, fixed, first, constraint in _BUILT_WITH if python else ():
+        if name not in done and _is_before(pinned.get(name, ""), fixed) and not _is_before(python, first):
+            done.add(name)
+            yield constraint, f"for the build of {name} {pinned[name]}"
 
 
 def fitting(pinned: Mapping[str, str], required: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -266,7 +266,13 @@ def test_what_replaces_a_pinned_package_needs_no_compiler_where_it_has_a_wheel(m
     [("5.4.1", "3.11.2", "cython<3"), ("6.0", "3.11.2", ""), ("6.0", "3.13.5", "cython<3"), ("6.0.2", "3.13.5", "")],
 )
 def test_build_of_a_pinned_package_needs_an_older_cython(pinned, python, constraint):
-    found = django_project_requirements.built_with({"pyyaml": pinned}, python)
-    assert found == ((constraint, f"for the build of pyyaml {pinned}") if constraint else ("", ""))
-    assert django_project_requirements.built_with({}, python) == ("", "")
-    assert django_project_requirements.built_with({"pyyaml": pinned}, "") == ("", "")
+    found = [*django_project_requirements.built_with({"pyyaml": pinned}, python)]
+    assert found == ([(constraint, f"for the build of pyyaml {pinned}")] if constraint else [])
+    assert [*django_project_requirements.built_with({}, python)] == []
+    assert [*django_project_requirements.built_with({"pyyaml": pinned}, "")] == []
+
+
+def test_build_of_each_pinned_package_has_its_constraint():
+    found = django_project_requirements.built_with({"pyyaml": "5.4", "django-allauth": "0.47.0"}, "3.11.2")
+    assert [constraint for constraint, _why in found] == ["cython<3", "setuptools<70"]
+    assert [*django_project_requirements.built_with({"django-allauth": "0.51.0"}, "3.11.2")] == []
